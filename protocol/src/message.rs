@@ -1,0 +1,213 @@
+//! The messages, one enum per direction.
+//!
+//! A kind, once given, is never given again. `Hello` and `Welcome` never change.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::frame::{self, FrameError, Message};
+use crate::ids::{Generation, ListenerName, ServiceName};
+use crate::version::VersionRange;
+
+/// How the processes of a service may overlap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// One writer: the successor opens the data only after the incumbent has released it.
+    Exclusive,
+    /// Stateless: both may serve at the same time.
+    Overlap,
+}
+
+/// First message of a service on its channel.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Hello {
+    /// The versions that the service speaks.
+    pub versions: VersionRange,
+    /// The process that will serve. It differs from the one that was started if a wrapper forked.
+    pub pid: u32,
+}
+
+/// Answer to [`Hello`]. The listeners travel with it, in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The version that is spoken from now on.
+    pub version: u16,
+    /// The service that the process is to be.
+    pub service: ServiceName,
+    /// The generation that the process becomes when it is committed.
+    pub generation: Generation,
+    /// Whether the process must take the data lock before it opens its data.
+    pub mode: Mode,
+    /// A name per file descriptor.
+    pub listeners: Vec<ListenerName>,
+    /// A party that works for longer than this without an answer sends [`Progress`] meanwhile. Milliseconds.
+    pub lease_ms: u64,
+}
+
+/// To the successor: do all slow start-up, touch no data, then answer `Prepared`. To the incumbent: go on accepting,
+/// ask clients to move on, wait for long requests, then answer `Drained`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Prepare {
+    /// The time that this may take. Milliseconds.
+    pub grace_ms: u64,
+    /// The incumbent resumes by itself, and the successor leaves, if nothing follows within this time. Milliseconds.
+    pub lease_ms: u64,
+}
+
+/// To the incumbent: stop accepting, finish what was accepted, flush, release the lock, then answer `Sealed`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Seal {
+    /// The incumbent resumes by itself if nothing follows its `Sealed` within this time. Milliseconds.
+    pub lease_ms: u64,
+    /// Whether requests that are still running may be cut.
+    pub cut: bool,
+}
+
+/// To the successor: take the lock, open the data, accept, then answer `Ready`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Begin {}
+
+/// To the successor: you are the incumbent. To the incumbent: leave, in order if you still serve.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Commit {}
+
+/// To the successor: leave, in order if you already serve.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Abort {}
+
+/// To the incumbent: take the lock, reopen, accept, then answer `Resumed`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Resume {}
+
+/// An answer that says no more than its kind.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Done {}
+
+/// An answer that says that something failed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Failed {
+    /// Cause, for a person.
+    pub reason: String,
+}
+
+/// Answer to [`Begin`]; a successor that is not healthy may send it at any time before that too.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Ready {
+    /// Whether the successor serves. If not, it must not be accepting.
+    pub healthy: bool,
+    /// Cause if it is not healthy, for a person.
+    pub reason: String,
+}
+
+/// A sign of life during long work.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Progress {
+    /// What the party is waiting for, for a person; may be empty.
+    pub note: String,
+}
+
+macro_rules! direction {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $kind:literal $variant:ident($body:ty)),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$vdoc])* $variant($body),)*
+        }
+
+        impl $name {
+            /// The name of the message, as in docs/protocol.md.
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$variant(_) => stringify!($variant),)* }
+            }
+
+            /// Every kind of this direction, with its name.
+            pub const KINDS: &'static [(u8, &'static str)] = &[$(($kind, stringify!($variant)),)*];
+        }
+
+        impl Message for $name {
+            fn kind(&self) -> u8 {
+                match self { $(Self::$variant(_) => $kind,)* }
+            }
+            fn before_agreement(&self) -> bool {
+                matches!(self.kind(), HELLO | WELCOME)
+            }
+            fn fd_count(&self) -> usize {
+                self.listeners()
+            }
+            fn encode_body(&self) -> Result<Vec<u8>, FrameError> {
+                match self { $(Self::$variant(body) => frame::encode_body($kind, body),)* }
+            }
+            fn decode_body(kind: u8, body: &[u8]) -> Result<Self, FrameError> {
+                match kind {
+                    $($kind => frame::decode_body(kind, body).map(Self::$variant),)*
+                    _ => Err(FrameError::Kind { kind }),
+                }
+            }
+        }
+    };
+}
+
+const HELLO: u8 = 0x01;
+const WELCOME: u8 = 0x81;
+
+direction! {
+    /// What a service says to its supervisor.
+    FromService {
+        /// First message.
+        0x01 Hello(Hello),
+        /// The successor is started and parked.
+        0x02 Prepared(Done),
+        /// The incumbent has only short requests left.
+        0x03 Drained(Done),
+        /// The incumbent does not accept, has nothing in flight, and has released its data.
+        0x04 Sealed(Done),
+        /// The incumbent could not drain or seal; it still holds its data.
+        0x05 SealFailed(Failed),
+        /// The successor serves, or cannot.
+        0x06 Ready(Ready),
+        /// The incumbent serves again.
+        0x07 Resumed(Done),
+        /// The incumbent cannot serve again, and exits.
+        0x08 ResumeFailed(Failed),
+        /// A sign of life.
+        0x09 Progress(Progress),
+    }
+}
+
+direction! {
+    /// What a supervisor says to a service.
+    ToService {
+        /// Answer to `Hello`.
+        0x81 Welcome(Welcome),
+        /// Start up, or drain.
+        0x82 Prepare(Prepare),
+        /// Stop and release.
+        0x83 Seal(Seal),
+        /// Take over.
+        0x84 Begin(Begin),
+        /// It is decided.
+        0x85 Commit(Commit),
+        /// You are not wanted.
+        0x86 Abort(Abort),
+        /// Serve again.
+        0x87 Resume(Resume),
+    }
+}
+
+impl FromService {
+    fn listeners(&self) -> usize {
+        0
+    }
+}
+
+impl ToService {
+    fn listeners(&self) -> usize {
+        match self {
+            Self::Welcome(welcome) => welcome.listeners.len(),
+            _ => 0,
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The version ledger: each version of the protocol, with the one reason why it exists.
+//!
+//! | version | reason |
+//! |---|---|
+//! | 1 | the first |
+//!
+//! The frame header, `Hello` and `Welcome` are the same in every version, so that two parties can always find out
+//! that they do not understand each other.
+
+use serde::{Deserialize, Serialize};
+
+/// The newest version that this crate speaks.
+pub const CURRENT: u16 = 1;
+
+/// The oldest version that this crate still speaks.
+pub const MINIMUM: u16 = 1;
+
+/// The version field of a frame that is sent before a version is agreed: `Hello` and `Welcome`.
+pub const UNAGREED: u16 = 0;
+
+/// The versions that a party speaks, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct VersionRange {
+    /// The oldest.
+    pub minimum: u16,
+    /// The newest.
+    pub current: u16,
+}
+
+impl VersionRange {
+    /// What this crate speaks.
+    pub const OURS: Self = Self { minimum: MINIMUM, current: CURRENT };
+
+    /// Whether `version` lies in the range.
+    pub fn contains(self, version: u16) -> bool {
+        (self.minimum..=self.current).contains(&version)
+    }
+}
+
+/// Two parties have no version in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[error(
+    "no common protocol version: we speak {}..={}, the peer speaks {}..={}",
+    ours.minimum, ours.current, theirs.minimum, theirs.current
+)]
+pub struct NoCommonVersion {
+    /// What this side speaks.
+    pub ours: VersionRange,
+    /// What the peer said that it speaks.
+    pub theirs: VersionRange,
+}
+
+/// Chooses the newest version that both speak.
+pub fn negotiate(ours: VersionRange, theirs: VersionRange) -> Result<u16, NoCommonVersion> {
+    let chosen = ours.current.min(theirs.current);
+    if chosen != UNAGREED && ours.contains(chosen) && theirs.contains(chosen) {
+        Ok(chosen)
+    } else {
+        Err(NoCommonVersion { ours, theirs })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(minimum: u16, current: u16) -> VersionRange {
+        VersionRange { minimum, current }
+    }
+
+    #[test]
+    fn the_newest_common_version_is_chosen() {
+        assert_eq!(negotiate(range(1, 3), range(2, 7)), Ok(3));
+        assert_eq!(negotiate(range(2, 7), range(1, 3)), Ok(3));
+        assert_eq!(negotiate(range(1, 1), range(1, 1)), Ok(1));
+    }
+
+    #[test]
+    fn strangers_backward_ranges_and_version_zero_are_refused() {
+        for theirs in [range(2, 3), range(3, 1), range(0, 0), range(u16::MAX, u16::MAX)] {
+            assert!(negotiate(range(1, 1), theirs).is_err(), "{theirs:?}");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The release stamp: a few lines behind the end of an executable that say which release it is.
+//!
+//! The loader of the kernel takes no notice of bytes behind the last section of an ELF file, so one build
+//! can be packaged as many releases, each a different file with its own hash:
+//!
+//! ```text
+//! (the executable)
+//! #release-stamp
+//! version=1.2.3
+//! fault=slow-begin:250
+//! #end-of-release-stamp
+//! ```
+//!
+//! The `fault` line is for rehearsals: it makes a release that goes wrong in a known way.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+const HEAD: &str = "\n#release-stamp\n";
+const TAIL: &str = "#end-of-release-stamp\n";
+/// The whole stamp has to fit in this many bytes at the end of the file.
+const LIMIT: usize = 512;
+
+/// What the stamp of an executable says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    /// The version, as `--version` prints it.
+    pub version: String,
+    /// What this release does wrong, if it is made for a rehearsal.
+    pub fault: Option<Fault>,
+}
+
+/// A way in which a rehearsed release fails. The text form is the one in the stamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// `never-ready`: opens its data and then never says that it is ready.
+    NeverReady,
+    /// `unhealthy`: says of itself that it is not fit to serve.
+    Unhealthy,
+    /// `slow-begin:<ms>`: is ready only after that time.
+    SlowBegin(Duration),
+    /// `crash-after-ready`: says that it is ready and dies at once.
+    CrashAfterReady,
+}
+
+impl Stamp {
+    /// The stamp of the running executable; an executable without one has the version of its package.
+    ///
+    /// # Errors
+    ///
+    /// `/proc/self/exe` cannot be read, or holds a stamp that makes no sense.
+    pub fn current() -> io::Result<Self> {
+        Ok(read("/proc/self/exe".as_ref())?
+            .unwrap_or_else(|| Self { version: env!("CARGO_PKG_VERSION").to_owned(), fault: None }))
+    }
+}
+
+/// Reads the stamp of the executable file `path`; `None` if it has none. Blocks on the file.
+///
+/// # Errors
+///
+/// The file cannot be read, or its stamp has a line that is not known.
+pub fn read(path: &Path) -> io::Result<Option<Stamp>> {
+    let mut file = File::open(path).map_err(|error| named(path, "cannot be opened", &error))?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LIMIT as u64)))?;
+    let mut end = Vec::with_capacity(LIMIT);
+    file.read_to_end(&mut end)?;
+    match locate(&end) {
+        Some(start) => parse(&end[start..]).map(Some).map_err(|error| named(path, "has a bad stamp", &error)),
+        None => Ok(None),
+    }
+}
+
+/// Writes the executable `src` to `dst` as the release `version`, in place of any stamp `src` already has.
+///
+/// `dst` appears complete or not at all, and a running executable of that name is not disturbed. Blocks
+/// until the new file is durable.
+///
+/// # Errors
+///
+/// A file cannot be read or written, or the version is empty, too long or more than one line.
+pub fn stamp(src: &Path, dst: &Path, version: &str, fault: Option<Fault>) -> io::Result<()> {
+    let block = block(version, fault)?;
+    let mut image = fs::read(src).map_err(|error| named(src, "cannot be read", &error))?;
+    let end = image.len().saturating_sub(LIMIT);
+    if let Some(start) = locate(&image[end..]) {
+        image.truncate(end + start);
+    }
+    image.extend_from_slice(block.as_bytes());
+
+    let mut beside = dst.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = Path::new(&beside);
+    let write = || {
+        let mut file = File::create(beside)?;
+        file.set_permissions(fs::metadata(src)?.permissions())?;
+        file.write_all(&image)?;
+        file.sync_all()?;
+        fs::rename(beside, dst)
+    };
+    write().map_err(|error| {
+        let _ = fs::remove_file(beside);
+        named(dst, "cannot be written", &error)
+    })
+}
+
+fn block(version: &str, fault: Option<Fault>) -> io::Result<String> {
+    if version.is_empty() || version.contains('\n') {
+        return Err(invalid(format!("the version {version:?} is not one line of text")));
+    }
+    let fault = fault.map(|fault| format!("fault={fault}\n")).unwrap_or_default();
+    let block = format!("{HEAD}version={version}\n{fault}{TAIL}");
+    if block.len() > LIMIT {
+        return Err(invalid(format!("the version {version:?} is too long for a stamp of {LIMIT} bytes")));
+    }
+    Ok(block)
+}
+
+/// Where in `end`, the last bytes of a file, the stamp starts.
+fn locate(end: &[u8]) -> Option<usize> {
+    if !end.ends_with(TAIL.as_bytes()) {
+        return None;
+    }
+    end.windows(HEAD.len()).rposition(|window| window == HEAD.as_bytes())
+}
+
+fn parse(block: &[u8]) -> io::Result<Stamp> {
+    let block = std::str::from_utf8(block).map_err(|error| invalid(error.to_string()))?;
+    let lines = block.strip_prefix(HEAD).and_then(|rest| rest.strip_suffix(TAIL)).unwrap_or_default();
+    let (mut version, mut fault) = (None, None);
+    for line in lines.lines() {
+        match line.split_once('=') {
+            Some(("version", text)) => version = Some(text.to_owned()),
+            Some(("fault", text)) => fault = Some(text.parse().map_err(invalid)?),
+            _ => return Err(invalid(format!("unknown line {line:?}"))),
+        }
+    }
+    let version = version.ok_or_else(|| invalid("the version line is missing".to_owned()))?;
+    Ok(Stamp { version, fault })
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NeverReady => f.write_str("never-ready"),
+            Self::Unhealthy => f.write_str("unhealthy"),
+            Self::SlowBegin(delay) => write!(f, "slow-begin:{}", delay.as_millis()),
+            Self::CrashAfterReady => f.write_str("crash-after-ready"),
+        }
+    }
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            None if text == "never-ready" => Ok(Self::NeverReady),
+            None if text == "unhealthy" => Ok(Self::Unhealthy),
+            None if text == "crash-after-ready" => Ok(Self::CrashAfterReady),
+            Some(("slow-begin", ms)) => {
+                let ms = ms.parse().map_err(|error| format!("fault {text:?}: {ms:?} ms: {error}"))?;
+                Ok(Self::SlowBegin(Duration::from_millis(ms)))
+            }
+            _ => Err(format!(
+                "unknown fault {text:?}: use never-ready, unhealthy, slow-begin:<ms> or crash-after-ready"
+            )),
+        }
+    }
+}
+
+fn invalid(reason: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
+}
+
+fn named(path: &Path, what: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{} {what}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_stamp_reads_back_and_is_replaced_by_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let (plain, first, second) = (dir.path().join("plain"), dir.path().join("1"), dir.path().join("2"));
+        let image: Vec<u8> = (0..4000u32).map(|n| n as u8).collect();
+        fs::write(&plain, &image).unwrap();
+        assert_eq!(read(&plain).unwrap(), None);
+
+        let faults = [
+            None,
+            Some(Fault::NeverReady),
+            Some(Fault::Unhealthy),
+            Some(Fault::SlowBegin(Duration::from_millis(250))),
+            Some(Fault::CrashAfterReady),
+        ];
+        for fault in faults {
+            stamp(&plain, &first, "1.0.0", fault).unwrap();
+            assert_eq!(read(&first).unwrap(), Some(Stamp { version: "1.0.0".into(), fault }));
+            stamp(&first, &second, "2.10.0-rc.1", None).unwrap();
+            assert_eq!(read(&second).unwrap(), Some(Stamp { version: "2.10.0-rc.1".into(), fault: None }));
+            let mut expected = image.clone();
+            expected.extend_from_slice(b"\n#release-stamp\nversion=2.10.0-rc.1\n#end-of-release-stamp\n");
+            assert_eq!(fs::read(&second).unwrap(), expected);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "no temporary file is left");
+    }
+
+    #[test]
+    fn bad_stamps_are_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (plain, bad) = (dir.path().join("plain"), dir.path().join("bad"));
+        fs::write(&plain, b"short").unwrap();
+        for version in ["", "1\n2", &"9".repeat(600)] {
+            assert!(stamp(&plain, &bad, version, None).is_err(), "{version:?}");
+        }
+        for lines in
+            ["", "version=1\nfault=lazy\n", "version=1\ncolour=red\n", "version=1\nfault=slow-begin:x\n"]
+        {
+            fs::write(&bad, format!("code{HEAD}{lines}{TAIL}")).unwrap();
+            let error = read(&bad).unwrap_err().to_string();
+            assert!(error.contains("bad has a bad stamp"), "{error}");
+        }
+        let error = read(&dir.path().join("missing")).unwrap_err().to_string();
+        assert!(error.contains("missing cannot be opened"), "{error}");
+    }
+}

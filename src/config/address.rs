@@ -1,0 +1,233 @@
+//! Where a service listens.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// `sockaddr_un` has room for 108 bytes, of which one is the closing zero.
+pub const UNIX_PATH_MAX_BYTES: usize = 107;
+
+/// One address to listen on. A port is never 0: a supervisor binds addresses that clients know beforehand.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ListenAddress {
+    /// `127.0.0.1:9000`, `[::1]:9000`, `0.0.0.0:9000` (v4 only), `[::]:9000` (v6 only).
+    Tcp(SocketAddr),
+    /// `*:9000`: one v6 socket that takes v4 as well.
+    DualStack {
+        /// The port.
+        port: u16,
+    },
+    /// `unix:/run/s3.sock`: an absolute path of at most [`UNIX_PATH_MAX_BYTES`].
+    Unix(PathBuf),
+}
+
+impl ListenAddress {
+    /// Whether the two cannot be bound at the same time by different listeners.
+    pub fn conflicts_with(&self, other: &ListenAddress) -> bool {
+        use ListenAddress::{DualStack, Tcp, Unix};
+        match (self, other) {
+            (Tcp(a), Tcp(b)) => a == b,
+            (DualStack { port: a }, DualStack { port: b }) => a == b,
+            (Unix(a), Unix(b)) => a == b,
+            (DualStack { port }, Tcp(tcp)) | (Tcp(tcp), DualStack { port }) => {
+                tcp.ip().is_unspecified() && tcp.port() == *port
+            }
+            (Unix(_), Tcp(_) | DualStack { .. }) | (Tcp(_) | DualStack { .. }, Unix(_)) => false,
+        }
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenAddress::Tcp(address) => write!(f, "{address}"),
+            ListenAddress::DualStack { port } => write!(f, "*:{port}"),
+            ListenAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Why a text is no listen address. `Display` is one clause without a full stop.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// Not one of the known forms.
+    #[error("{0:?} is no listen address")]
+    Form(String),
+    /// An IP address or `*` without a port.
+    #[error("{0:?} has no port")]
+    NoPort(String),
+    /// Port 0 means "any", which no client can know.
+    #[error("{0:?} asks for port 0, which is a different one at each start")]
+    PortZero(String),
+    /// A name instead of a number: it may resolve differently tomorrow.
+    #[error("{0:?} names a host; a listen address needs the IP address itself")]
+    HostName(String),
+    /// A v4 address in v6 clothes.
+    #[error("{0:?} is a v4 address written as v6; write it as v4")]
+    Mapped(String),
+    /// The path of a unix socket is not absolute or does not name a file.
+    #[error("the unix socket path {0:?} is not the absolute path of a file")]
+    NotAbsolute(PathBuf),
+    /// The path of a unix socket does not fit into the kernel's structure.
+    #[error(
+        "the unix socket path {path:?} has {length} bytes; the kernel takes at most {UNIX_PATH_MAX_BYTES}"
+    )]
+    PathTooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// A zero byte in the path.
+    #[error("the unix socket path {0:?} has a zero byte in it")]
+    ZeroByte(PathBuf),
+}
+
+impl FromStr for ListenAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<ListenAddress, AddressError> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return parse_unix(Path::new(path));
+        }
+        if let Some(rest) = text.strip_prefix('*') {
+            let port = rest.strip_prefix(':').ok_or_else(|| AddressError::NoPort(text.to_owned()))?;
+            let port = parse_port(port).ok_or_else(|| AddressError::Form(text.to_owned()))?;
+            return checked(ListenAddress::DualStack { port }, port, text);
+        }
+        let address: SocketAddr = text.parse().map_err(|_| explain(text))?;
+        if let SocketAddr::V6(v6) = address
+            && v6.ip().to_ipv4_mapped().is_some()
+        {
+            return Err(AddressError::Mapped(text.to_owned()));
+        }
+        checked(ListenAddress::Tcp(address), address.port(), text)
+    }
+}
+
+fn checked(address: ListenAddress, port: u16, text: &str) -> Result<ListenAddress, AddressError> {
+    if port == 0 { Err(AddressError::PortZero(text.to_owned())) } else { Ok(address) }
+}
+
+/// Digits only: `u16::from_str` would take a plus sign too.
+fn parse_port(text: &str) -> Option<u16> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+fn parse_unix(path: &Path) -> Result<ListenAddress, AddressError> {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.contains(&0) {
+        return Err(AddressError::ZeroByte(path.to_owned()));
+    }
+    if !path.is_absolute() || bytes.ends_with(b"/") || path.file_name().is_none() {
+        return Err(AddressError::NotAbsolute(path.to_owned()));
+    }
+    if bytes.len() > UNIX_PATH_MAX_BYTES {
+        return Err(AddressError::PathTooLong { path: path.to_owned(), length: bytes.len() });
+    }
+    Ok(ListenAddress::Unix(path.to_owned()))
+}
+
+/// Finds the most useful reason why `text` is no socket address.
+fn explain(text: &str) -> AddressError {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    if bare.parse::<Ipv4Addr>().is_ok() || bare.parse::<Ipv6Addr>().is_ok() {
+        return AddressError::NoPort(text.to_owned());
+    }
+    let host_and_port = text.rsplit_once(':').filter(|(_, port)| parse_port(port).is_some());
+    match host_and_port {
+        Some((host, _))
+            if host.starts_with(|c: char| c.is_ascii_alphabetic())
+                && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte)) =>
+        {
+            AddressError::HostName(text.to_owned())
+        }
+        _ => AddressError::Form(text.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> ListenAddress {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn every_form_reads_and_prints_the_same() {
+        for text in [
+            "127.0.0.1:9000",
+            "[::1]:9000",
+            "[::]:9000",
+            "0.0.0.0:9000",
+            "*:9000",
+            "unix:/run/s3.sock",
+            "*:65535",
+        ] {
+            assert_eq!(parse(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn mistakes_are_told_apart() {
+        use AddressError as E;
+        let long = format!("unix:/{}", "x".repeat(107));
+        let error = |text: &str| text.parse::<ListenAddress>().expect_err(text);
+        assert!(matches!(error(""), E::Form(_)));
+        assert!(matches!(error("127.0.0.1"), E::NoPort(_)));
+        assert!(matches!(error("[::1]"), E::NoPort(_)));
+        assert!(matches!(error("::1"), E::NoPort(_)));
+        assert!(matches!(error("*"), E::NoPort(_)));
+        assert!(matches!(error("*:0"), E::PortZero(_)));
+        assert!(matches!(error("127.0.0.1:0"), E::PortZero(_)));
+        assert!(matches!(error("[::1]:0"), E::PortZero(_)));
+        assert!(matches!(error("*:+5"), E::Form(_)));
+        assert!(matches!(error("*:65536"), E::Form(_)));
+        assert!(matches!(error("localhost:80"), E::HostName(_)));
+        assert!(matches!(error("300.0.0.1:80"), E::Form(_)));
+        assert!(matches!(error("[::ffff:127.0.0.1]:80"), E::Mapped(_)));
+        assert!(matches!(error("unix:run/s3.sock"), E::NotAbsolute(_)));
+        assert!(matches!(error("unix:/run/"), E::NotAbsolute(_)));
+        assert!(matches!(error("unix:/.."), E::NotAbsolute(_)));
+        assert!(matches!(error("unix:"), E::NotAbsolute(_)));
+        assert!(matches!(error("unix:/a\0b"), E::ZeroByte(_)));
+        assert_eq!(error(&long), E::PathTooLong { path: long[5..].into(), length: 108 });
+        assert!(long[..long.len() - 1].parse::<ListenAddress>().is_ok());
+    }
+
+    #[test]
+    fn conflicts() {
+        let conflict = |a: &str, b: &str| {
+            let (a, b) = (parse(a), parse(b));
+            assert_eq!(a.conflicts_with(&b), b.conflicts_with(&a));
+            a.conflicts_with(&b)
+        };
+        assert!(conflict("127.0.0.1:1", "127.0.0.1:1"));
+        assert!(conflict("*:1", "*:1"));
+        assert!(conflict("*:1", "0.0.0.0:1"));
+        assert!(conflict("*:1", "[::]:1"));
+        assert!(conflict("unix:/run/a", "unix:/run//a"));
+        assert!(!conflict("*:1", "*:2"));
+        assert!(!conflict("*:1", "127.0.0.1:1"));
+        assert!(!conflict("0.0.0.0:1", "[::]:1"));
+        assert!(!conflict("unix:/run/a", "*:1"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in ".*") {
+            let _ = text.parse::<ListenAddress>();
+        }
+
+        #[test]
+        fn what_parses_prints_and_parses_again(text in r"(\*|[0-9.]{7,9}|\[[0-9a-f:]{2,9}\]):[0-9]{1,5}|unix:/[a-z/.]{1,9}") {
+            if let Ok(address) = text.parse::<ListenAddress>() {
+                prop_assert_eq!(address.to_string().parse(), Ok(address));
+            }
+        }
+    }
+}

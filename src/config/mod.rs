@@ -1,0 +1,24 @@
+//! Service files and directories: what the user wrote, turned into types that cannot hold nonsense.
+//!
+//! One TOML file per service, `<config>/services/<name>.toml`. Every mistake is reported, not only the first
+//! one, and each names file, line, column, key, cause and remedy.
+
+mod address;
+mod binary;
+mod dirs;
+mod error;
+mod load;
+mod names;
+mod service;
+mod table;
+mod units;
+
+pub use address::{AddressError, ListenAddress, UNIX_PATH_MAX_BYTES};
+pub use binary::{BinaryError, check_binary};
+pub use dirs::{DirOverrides, Dirs, DirsError};
+pub use error::{Error, Position};
+pub use handoff_protocol::message::Mode;
+pub use load::{Loaded, load, load_service};
+pub use names::nearest;
+pub use service::{Adapter, Listener, LogLimits, Service, Stragglers};
+pub use units::{format_duration_ms, parse_duration_ms, parse_size_bytes};

@@ -1,0 +1,276 @@
+//! One service file, parsed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use handoff_protocol::ids::{ListenerName, ServiceName};
+use handoff_protocol::message::Mode;
+use serde::{Deserialize, Serialize};
+use toml::de::DeTable;
+
+use super::address::ListenAddress;
+use super::error::{Error, Position, Report};
+use super::table::{Found, Section};
+use super::units::format_duration_ms;
+
+const KEYS: &[&str] = &[
+    "binary",
+    "args",
+    "adapter",
+    "mode",
+    "working_dir",
+    "deadline",
+    "drain_grace",
+    "stragglers",
+    "lease",
+    "stop_grace",
+    "resume_limit",
+    "autostart",
+    "env",
+    "listen",
+    "log",
+];
+const LOG_KEYS: &[&str] = &["max_size", "files"];
+const BINARY_EXAMPLE: &str = "write binary = \"/absolute/path/of/the/server\"";
+
+/// A log file holds at least a page, or rotation would cost more than the lines.
+const LEAST_LOG_BYTES: u64 = 4096;
+
+/// What a service file says, with the defaults filled in. Whether the binary can be executed is a question of
+/// the moment and not of the file: see [`super::check_binary`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// The stem of the file's name.
+    pub name: ServiceName,
+    /// The file it came from.
+    pub file: PathBuf,
+    /// Absolute path of the program.
+    pub binary: PathBuf,
+    /// Where the file names the program.
+    pub binary_at: Position,
+    /// Arguments after the program's name.
+    pub args: Vec<String>,
+    /// How the supervisor talks to the service.
+    pub adapter: Adapter,
+    /// Whether two generations may run side by side.
+    pub mode: Mode,
+    /// Absolute path of the directory the program starts in.
+    pub working_dir: PathBuf,
+    /// Limit of a whole upgrade.
+    pub deadline_ms: u64,
+    /// How long the incumbent may take to finish what it accepted; at most `deadline_ms`.
+    pub drain_grace_ms: u64,
+    /// What happens to an upgrade whose incumbent does not finish in time.
+    pub stragglers: Stragglers,
+    /// Time without news after which a party acts on its own.
+    pub lease_ms: u64,
+    /// Time between SIGTERM and SIGKILL when the service is stopped.
+    pub stop_grace_ms: u64,
+    /// How long an incumbent may take to serve again after a rollback.
+    pub resume_limit_ms: u64,
+    /// Whether the daemon starts the service when it starts itself.
+    pub autostart: bool,
+    /// Variables added to the program's environment.
+    pub env: BTreeMap<String, String>,
+    /// The listeners, sorted by name.
+    pub listeners: Vec<Listener>,
+    /// Rotation of the service's log.
+    pub log: LogLimits,
+}
+
+/// One named address of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// The name by which the service asks for it.
+    pub name: ListenerName,
+    /// What it is bound to.
+    pub address: ListenAddress,
+    /// Where the file says so.
+    pub at: Position,
+}
+
+/// How the supervisor talks to a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Adapter {
+    /// The service embeds the library of this project.
+    Handoff,
+}
+
+/// What happens when the incumbent has not finished its requests within the drain grace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stragglers {
+    /// The upgrade is called off and the incumbent goes on.
+    Abort,
+    /// The rest is cut.
+    Cut,
+}
+
+/// Rotation of a service's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogLimits {
+    /// Size at which a file is rotated.
+    pub max_size_bytes: u64,
+    /// How many files are kept, the current one included; at least 2.
+    pub files: u32,
+}
+
+impl Service {
+    /// Parses the text of a service file; `file` is only for messages. On failure gives every mistake found, in
+    /// the order of the file.
+    pub fn parse(name: ServiceName, file: &Path, text: &str) -> Result<Service, Vec<Error>> {
+        let mut report = Report::new(file, text);
+        let (document, syntax_errors) = DeTable::parse_recoverable(text);
+        for error in &syntax_errors {
+            let span = error.span().unwrap_or(text.len()..text.len());
+            report.add(span, None, error.message(), "correct the TOML syntax here");
+        }
+        // A file with broken syntax would only give misleading errors about missing keys.
+        let service = match report.is_clean() {
+            true => read(&mut report, name, &Section::root(document.get_ref(), 0..0)),
+            false => None,
+        };
+        match service {
+            Some(service) if report.is_clean() => Ok(service),
+            _ => Err(report.into_errors()),
+        }
+    }
+}
+
+/// Reads all keys; `None` only together with at least one report.
+fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Service> {
+    root.refuse_unknown(report, KEYS);
+    let binary = binary(report, root);
+    let (deadline_ms, drain_grace_ms) = deadline_and_grace(report, root);
+    let mut duration_ms =
+        |key, default, least| root.duration_ms(report, key, least).map_or(default, |found| found.value);
+    let lease_ms = duration_ms("lease", 5_000, 1);
+    let stop_grace_ms = duration_ms("stop_grace", 30_000, 0);
+    let resume_limit_ms = duration_ms("resume_limit", 30_000, 1);
+    let modes = [("exclusive", Mode::Exclusive), ("overlap", Mode::Overlap)];
+    let stragglers = [("abort", Stragglers::Abort), ("cut", Stragglers::Cut)];
+    let service = Service {
+        name,
+        file: report.file().to_owned(),
+        args: root.strings(report, "args").unwrap_or_default(),
+        adapter: root.choice(report, "adapter", &[("handoff", Adapter::Handoff)]).unwrap_or(Adapter::Handoff),
+        mode: root.choice(report, "mode", &modes).unwrap_or(Mode::Exclusive),
+        working_dir: absolute_path(report, root, "working_dir", "write working_dir = \"/\"")
+            .map_or_else(|| PathBuf::from("/"), |found| found.value),
+        deadline_ms,
+        drain_grace_ms,
+        stragglers: root.choice(report, "stragglers", &stragglers).unwrap_or(Stragglers::Abort),
+        lease_ms,
+        stop_grace_ms,
+        resume_limit_ms,
+        autostart: root.boolean(report, "autostart").unwrap_or(true),
+        env: environment(report, root),
+        listeners: listeners(report, root),
+        log: log_limits(report, root),
+        binary_at: binary.as_ref()?.at(report),
+        binary: binary?.value,
+    };
+    Some(service)
+}
+
+fn binary(report: &mut Report, root: &Section) -> Option<Found<PathBuf>> {
+    if !root.has("binary") {
+        root.missing(report, "binary", BINARY_EXAMPLE);
+    }
+    absolute_path(report, root, "binary", BINARY_EXAMPLE)
+}
+
+fn absolute_path(
+    report: &mut Report,
+    root: &Section,
+    key: &'static str,
+    example: &str,
+) -> Option<Found<PathBuf>> {
+    let found = root.string(report, key, example)?;
+    let path = Path::new(found.value);
+    if found.value.contains('\0') {
+        return root.wrong(report, key, found.span, "has a zero byte in it", "remove the \\u0000");
+    }
+    if !path.is_absolute() {
+        return root.wrong(report, key, found.span, &format!("{path:?} is not an absolute path"), example);
+    }
+    Some(Found { value: path.to_owned(), span: found.span })
+}
+
+fn deadline_and_grace(report: &mut Report, root: &Section) -> (u64, u64) {
+    let deadline = root.duration_ms(report, "deadline", 1);
+    let grace = root.duration_ms(report, "drain_grace", 0);
+    let deadline_ms = deadline.as_ref().map_or(300_000, |found| found.value);
+    let grace_ms = grace.as_ref().map_or(30_000, |found| found.value);
+    if grace_ms > deadline_ms {
+        let cause = format!(
+            "drain_grace ({}) is longer than deadline ({})",
+            format_duration_ms(grace_ms),
+            format_duration_ms(deadline_ms)
+        );
+        let hint = "the drain is one part of the upgrade: shorten drain_grace or raise deadline";
+        // One of the two stands in the file, for the defaults agree with each other.
+        let span = grace.or(deadline).map_or(0..0, |found| found.span);
+        root.wrong::<()>(report, "drain_grace", span, &cause, hint);
+    }
+    (deadline_ms, grace_ms)
+}
+
+fn environment(report: &mut Report, root: &Section) -> BTreeMap<String, String> {
+    let Some(section) = root.section(report, "env", "env.") else { return BTreeMap::new() };
+    let mut env = BTreeMap::new();
+    for (key, value) in section.entries(report) {
+        if key.value.is_empty() || key.value.contains(['=', '\0']) {
+            let hint = "a variable's name is not empty and has neither '=' nor a zero byte in it";
+            section.wrong::<()>(report, key.value, key.span, "is no name of a variable", hint);
+        } else {
+            env.insert(key.value.to_owned(), value.value);
+        }
+    }
+    env
+}
+
+fn listeners(report: &mut Report, root: &Section) -> Vec<Listener> {
+    let hint = "write 127.0.0.1:9000, [::1]:9000, *:9000 or unix:/run/name.sock";
+    let Some(section) = root.section(report, "listen", "listen.") else { return Vec::new() };
+    let mut listeners: Vec<Listener> = Vec::new();
+    for (key, value) in section.entries(report) {
+        let at = value.at(report);
+        let name = key.value.parse::<ListenerName>();
+        let address = value.value.parse::<ListenAddress>();
+        if let Err(error) = &name {
+            section.wrong::<()>(report, key.value, key.span, &error.to_string(), "rename the listener");
+        }
+        if let Err(error) = &address {
+            section.wrong::<()>(report, key.value, value.span.clone(), &error.to_string(), hint);
+        }
+        let (Ok(name), Ok(address)) = (name, address) else { continue };
+        if let Some(other) = listeners.iter().find(|other| other.address.conflicts_with(&address)) {
+            let cause = format!("{address} is already taken by listen.{} ({})", other.name, other.address);
+            section.wrong::<()>(
+                report,
+                name.as_str(),
+                value.span,
+                &cause,
+                "give each listener its own address",
+            );
+            continue;
+        }
+        listeners.push(Listener { name, address, at });
+    }
+    listeners
+}
+
+fn log_limits(report: &mut Report, root: &Section) -> LogLimits {
+    let mut limits = LogLimits { max_size_bytes: 10 << 20, files: 5 };
+    let Some(section) = root.section(report, "log", "log.") else { return limits };
+    section.refuse_unknown(report, LOG_KEYS);
+    if let Some(bytes) = section.size_bytes(report, "max_size", LEAST_LOG_BYTES) {
+        limits.max_size_bytes = bytes;
+    }
+    if let Some(files) = section.count(report, "files", 2..=100) {
+        limits.files = files;
+    }
+    limits
+}

@@ -1,0 +1,265 @@
+//! Reads typed values out of a TOML table and reports what does not fit, with its position.
+
+use std::ops::Range;
+
+use toml::de::{DeTable, DeValue};
+
+use super::error::{Position, Report};
+use super::names::nearest;
+use super::units::{parse_duration_ms, parse_size_bytes};
+
+/// One table of a service file. A getter gives `None` both for a key that is absent and for one whose value is
+/// wrong; the latter is in the report, so a caller may go on with a default and learn of all mistakes.
+pub(super) struct Section<'t> {
+    /// Dotted prefix of the keys: empty, or `log.`.
+    prefix: &'static str,
+    table: &'t DeTable<'t>,
+    span: Range<usize>,
+}
+
+/// A value that was read, and where it stands.
+pub(super) struct Found<T> {
+    pub value: T,
+    pub span: Range<usize>,
+}
+
+impl<'t> Section<'t> {
+    pub(super) fn root(table: &'t DeTable<'t>, span: Range<usize>) -> Section<'t> {
+        Section { prefix: "", table, span }
+    }
+
+    /// The table under `key`, whose own keys are reported with `prefix`.
+    pub(super) fn section(
+        &self,
+        report: &mut Report,
+        key: &'static str,
+        prefix: &'static str,
+    ) -> Option<Section<'t>> {
+        let found = self.get(key)?;
+        match found.value {
+            DeValue::Table(table) => Some(Section { prefix, table, span: found.span }),
+            other => {
+                self.wrong_type(report, key, found.span, "a table", other, &format!("write it as [{key}]"))
+            }
+        }
+    }
+
+    /// Reports every key that is not in `known`, with the nearest one that is.
+    pub(super) fn refuse_unknown(&self, report: &mut Report, known: &[&'static str]) {
+        for key in self.table.keys() {
+            let name: &str = key.get_ref();
+            if known.contains(&name) {
+                continue;
+            }
+            let hint = match nearest(name, known.iter().copied()) {
+                Some(near) => format!("did you mean {:?}?", format!("{}{near}", self.prefix)),
+                None => format!("known keys are {}", known.join(", ")),
+            };
+            report.add(key.span(), Some(self.dotted(name)), "unknown key", hint);
+        }
+    }
+
+    /// Reports a key that must be there and is not.
+    pub(super) fn missing(&self, report: &mut Report, key: &'static str, example: &str) {
+        report.add(
+            self.span.start..self.span.start,
+            Some(self.dotted(key)),
+            "required key is missing",
+            example,
+        );
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    pub(super) fn string(
+        &self,
+        report: &mut Report,
+        key: &'static str,
+        example: &str,
+    ) -> Option<Found<&'t str>> {
+        let found = self.get(key)?;
+        match found.value {
+            DeValue::String(text) => Some(Found { value: text, span: found.span }),
+            other => self.wrong_type(report, key, found.span, "a string", other, example),
+        }
+    }
+
+    pub(super) fn boolean(&self, report: &mut Report, key: &'static str) -> Option<bool> {
+        let found = self.get(key)?;
+        match found.value {
+            DeValue::Boolean(value) => Some(*value),
+            other => self.wrong_type(report, key, found.span, "a boolean", other, "write true or false"),
+        }
+    }
+
+    /// An array of strings without zero bytes, which no program could be given.
+    pub(super) fn strings(&self, report: &mut Report, key: &'static str) -> Option<Vec<String>> {
+        let example = "write [\"one\", \"two\"]";
+        let found = self.get(key)?;
+        let DeValue::Array(items) = found.value else {
+            return self.wrong_type(report, key, found.span, "an array of strings", found.value, example);
+        };
+        let mut strings = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            let key = format!("{key}[{index}]");
+            strings.push(self.plain_string(report, &key, item.span(), item.get_ref())?);
+        }
+        Some(strings)
+    }
+
+    /// Every key of this table with its string value; for tables whose keys the user chooses.
+    pub(super) fn entries(&self, report: &mut Report) -> Vec<(Found<&'t str>, Found<String>)> {
+        let mut entries = Vec::with_capacity(self.table.len());
+        for (key, value) in self.table {
+            let name: &str = key.get_ref();
+            if let Some(text) = self.plain_string(report, name, value.span(), value.get_ref()) {
+                entries.push((
+                    Found { value: name, span: key.span() },
+                    Found { value: text, span: value.span() },
+                ));
+            }
+        }
+        entries
+    }
+
+    /// A duration of at least `least_ms`, with where it stands.
+    pub(super) fn duration_ms(
+        &self,
+        report: &mut Report,
+        key: &'static str,
+        least_ms: u64,
+    ) -> Option<Found<u64>> {
+        let hint = "write a duration such as \"500ms\", \"30s\" or \"5m\"";
+        let found = self.string(report, key, hint)?;
+        match parse_duration_ms(found.value) {
+            Ok(ms) if ms >= least_ms => Some(Found { value: ms, span: found.span }),
+            Ok(_) => self.wrong(report, key, found.span, "must be longer than nothing", hint),
+            Err(cause) => self.wrong(report, key, found.span, &cause, hint),
+        }
+    }
+
+    /// A size of at least `least` bytes.
+    pub(super) fn size_bytes(&self, report: &mut Report, key: &'static str, least: u64) -> Option<u64> {
+        let hint = "write a size such as \"512KiB\" or \"10MiB\"";
+        let found = self.string(report, key, hint)?;
+        match parse_size_bytes(found.value) {
+            Ok(bytes) if bytes >= least => Some(bytes),
+            Ok(bytes) => {
+                let cause = format!("{bytes} bytes is less than the {least} that are needed");
+                self.wrong(report, key, found.span, &cause, hint)
+            }
+            Err(cause) => self.wrong(report, key, found.span, &cause, hint),
+        }
+    }
+
+    /// A whole number within `range`.
+    pub(super) fn count(
+        &self,
+        report: &mut Report,
+        key: &'static str,
+        range: std::ops::RangeInclusive<u32>,
+    ) -> Option<u32> {
+        let hint = format!("write a whole number from {} to {}", range.start(), range.end());
+        let found = self.get(key)?;
+        let DeValue::Integer(integer) = found.value else {
+            return self.wrong_type(report, key, found.span, "a whole number", found.value, &hint);
+        };
+        match u32::from_str_radix(integer.as_str(), integer.radix()) {
+            Ok(number) if range.contains(&number) => Some(number),
+            _ => self.wrong(report, key, found.span, &format!("{integer} is out of range"), &hint),
+        }
+    }
+
+    /// One of a few words.
+    pub(super) fn choice<T: Copy>(
+        &self,
+        report: &mut Report,
+        key: &'static str,
+        choices: &[(&'static str, T)],
+    ) -> Option<T> {
+        let words: Vec<String> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
+        let hint = format!("write {}", words.join(" or "));
+        let found = self.string(report, key, &hint)?;
+        match choices.iter().find(|(word, _)| *word == found.value) {
+            Some((_, choice)) => Some(*choice),
+            None => self.wrong(
+                report,
+                key,
+                found.span,
+                &format!("{:?} is not one of its values", found.value),
+                &hint,
+            ),
+        }
+    }
+
+    /// Reports a value that has the right type but is not acceptable.
+    pub(super) fn wrong<T>(
+        &self,
+        report: &mut Report,
+        key: &str,
+        span: Range<usize>,
+        cause: &str,
+        hint: &str,
+    ) -> Option<T> {
+        report.add(span, Some(self.dotted(key)), cause, hint);
+        None
+    }
+
+    fn get(&self, key: &str) -> Option<Found<&'t DeValue<'t>>> {
+        let value = self.table.get(key)?;
+        Some(Found { value: value.get_ref(), span: value.span() })
+    }
+
+    fn plain_string(
+        &self,
+        report: &mut Report,
+        key: &str,
+        span: Range<usize>,
+        value: &DeValue,
+    ) -> Option<String> {
+        match value {
+            DeValue::String(text) if text.contains('\0') => {
+                self.wrong(report, key, span, "has a zero byte in it", "remove the \\u0000")
+            }
+            DeValue::String(text) => Some(text.to_string()),
+            other => self.wrong_type(report, key, span, "a string", other, "put it in quotes"),
+        }
+    }
+
+    fn wrong_type<T>(
+        &self,
+        report: &mut Report,
+        key: &str,
+        span: Range<usize>,
+        expected: &str,
+        value: &DeValue,
+        hint: &str,
+    ) -> Option<T> {
+        self.wrong(report, key, span, &format!("expected {expected}, found {}", type_name(value)), hint)
+    }
+
+    fn dotted(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+}
+
+impl<T> Found<T> {
+    /// Where the value begins.
+    pub(super) fn at(&self, report: &Report) -> Position {
+        report.position(self.span.start)
+    }
+}
+
+fn type_name(value: &DeValue) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}

@@ -1,0 +1,4 @@
+//! Placeholder.
+
+#[cfg(feature = "supervisor")]
+pub mod config;

@@ -1,0 +1,196 @@
+//! Service files as a user gets them right and wrong.
+#![cfg(feature = "supervisor")]
+
+use std::path::{Path, PathBuf};
+
+use handoff::config::{self, Adapter, LogLimits, Mode, Position, Service, Stragglers};
+use proptest::prelude::*;
+
+const FULL: &str = r#"
+binary = "/srv/s3/bin/s3-server"
+args = ["--root", "/srv/s3/data"]
+adapter = "handoff"
+mode = "overlap"
+working_dir = "/srv"
+deadline = "1m"
+drain_grace = "10s"
+stragglers = "cut"
+lease = "2s"
+stop_grace = "0s"
+resume_limit = "1m 1s"
+autostart = false
+[env]
+KEY = "value"
+[listen]
+s3 = "127.0.0.1:9000"
+admin = "unix:/run/s3.sock"
+[log]
+max_size = "1MiB"
+files = 3
+"#;
+
+fn parse(text: &str) -> Result<Service, Vec<config::Error>> {
+    Service::parse("s3".parse().unwrap(), Path::new("/c/s3.toml"), text)
+}
+
+fn messages(text: &str) -> Vec<String> {
+    parse(text).expect_err("the file must be refused").iter().map(ToString::to_string).collect()
+}
+
+/// The one message about `line`, put into a file that is right otherwise.
+fn message(line: &str) -> String {
+    let [message] = messages(&format!("binary = \"/b\"\n{line}\n")).try_into().expect("one message");
+    message
+}
+
+#[test]
+fn a_full_file() {
+    let service = parse(FULL).unwrap();
+    assert_eq!(service.name.as_str(), "s3");
+    assert_eq!(service.file, Path::new("/c/s3.toml"));
+    assert_eq!(service.binary, Path::new("/srv/s3/bin/s3-server"));
+    assert_eq!(service.binary_at, Position { line: 2, column: 10 });
+    assert_eq!(service.args, ["--root", "/srv/s3/data"]);
+    assert_eq!((service.adapter, service.mode), (Adapter::Handoff, Mode::Overlap));
+    assert_eq!(service.working_dir, Path::new("/srv"));
+    assert_eq!((service.deadline_ms, service.drain_grace_ms, service.lease_ms), (60_000, 10_000, 2_000));
+    assert_eq!((service.stop_grace_ms, service.resume_limit_ms), (0, 61_000));
+    assert_eq!((service.stragglers, service.autostart), (Stragglers::Cut, false));
+    assert_eq!(service.env["KEY"], "value");
+    let listeners: Vec<_> = service.listeners.iter().map(|l| format!("{} {}", l.name, l.address)).collect();
+    assert_eq!(listeners, ["admin unix:/run/s3.sock", "s3 127.0.0.1:9000"]);
+    assert_eq!(service.log, LogLimits { max_size_bytes: 1 << 20, files: 3 });
+}
+
+#[test]
+fn the_defaults() {
+    let service = parse("binary = \"/b\"").unwrap();
+    assert_eq!((service.adapter, service.mode), (Adapter::Handoff, Mode::Exclusive));
+    assert_eq!((service.working_dir, service.autostart), (PathBuf::from("/"), true));
+    assert_eq!((service.deadline_ms, service.drain_grace_ms, service.lease_ms), (300_000, 30_000, 5_000));
+    assert_eq!((service.stop_grace_ms, service.resume_limit_ms), (30_000, 30_000));
+    assert_eq!(service.stragglers, Stragglers::Abort);
+    assert_eq!(service.log, LogLimits { max_size_bytes: 10 << 20, files: 5 });
+    assert!(service.listeners.is_empty() && service.args.is_empty() && service.env.is_empty());
+}
+
+#[test]
+fn every_mistake_says_where_what_and_what_to_do() {
+    let table = [
+        ("deadlin = \"5m\"", "/c/s3.toml:2:1: deadlin: unknown key; did you mean \"deadline\"?"),
+        (
+            "log.max_sise = \"1MiB\"",
+            "/c/s3.toml:2:5: log.max_sise: unknown key; did you mean \"log.max_size\"?",
+        ),
+        ("deadline = 300", "2:12: deadline: expected a string, found an integer; write a duration such as"),
+        ("deadline = \"300\"", "2:12: deadline: \"300\" is no duration"),
+        ("deadline = \"0s\"\ndrain_grace = \"0s\"", "2:12: deadline: must be longer than nothing"),
+        ("mode = \"exclusiv\"", "2:8: mode: \"exclusiv\" is not one of its values; write \"exclusive\" or"),
+        ("adapter = \"inject\"", "2:11: adapter: \"inject\" is not one of its values; write \"handoff\""),
+        ("autostart = \"yes\"", "2:13: autostart: expected a boolean, found a string; write true or false"),
+        ("args = \"--root\"", "2:8: args: expected an array of strings, found a string"),
+        ("args = [\"a\", 1]", "2:14: args[1]: expected a string, found an integer; put it in quotes"),
+        ("args = [\"a\\u0000\"]", "2:9: args[0]: has a zero byte in it"),
+        ("working_dir = \"srv\"", "2:15: working_dir: \"srv\" is not an absolute path"),
+        ("env = 1", "2:7: env: expected a table, found an integer; write it as [env]"),
+        ("env.A = 1", "2:9: env.A: expected a string, found an integer; put it in quotes"),
+        ("env.\"A=B\" = \"\"", "2:5: env.A=B: is no name of a variable"),
+        ("listen.s3 = \"127.0.0.1:0\"", "2:13: listen.s3: \"127.0.0.1:0\" asks for port 0"),
+        ("listen.s3 = \"9000\"", "2:13: listen.s3: \"9000\" is no listen address; write 127.0.0.1:9000"),
+        ("listen.S3 = \"*:1\"", "2:8: listen.S3: 'S' is not allowed in a name"),
+        (
+            "listen.a = \"*:1\"\nlisten.b = \"0.0.0.0:1\"",
+            "3:12: listen.b: 0.0.0.0:1 is already taken by listen.a (*:1)",
+        ),
+        ("log.files = 1", "2:13: log.files: 1 is out of range; write a whole number from 2 to 100"),
+        ("log.files = 0x1_0000_0000", "2:13: log.files: 0x"),
+        ("log.max_size = \"10MB\"", "2:16: log.max_size: \"MB\" is no unit of size"),
+        ("log.max_size = \"1B\"", "2:16: log.max_size: 1 bytes is less than the 4096"),
+        (
+            "drain_grace = \"6m\"",
+            "2:15: drain_grace: drain_grace (6m) is longer than deadline (5m); the drain is one part of",
+        ),
+        ("deadline = \"10s\"", "2:12: drain_grace: drain_grace (30s) is longer than deadline (10s)"),
+        ("binary = \"/c\"", "2:1: duplicate key; correct the TOML syntax here"),
+        ("args = [", "correct the TOML syntax here"),
+    ];
+    for (line, expected) in table {
+        let message = message(line);
+        assert!(message.contains(expected), "\n{line}\n  gave {message}\n  not  {expected}");
+    }
+}
+
+#[test]
+fn binary_must_be_named_by_an_absolute_path() {
+    assert!(messages("")[0].contains("/c/s3.toml:1:1: binary: required key is missing; write binary = "));
+    assert!(messages("binary = \"b\"")[0].contains("1:10: binary: \"b\" is not an absolute path"));
+    assert!(messages("binary = 1")[0].contains("1:10: binary: expected a string, found an integer"));
+}
+
+#[test]
+fn all_mistakes_of_a_file_are_told_in_its_order() {
+    let text = "mode = 1\nbinary = \"b\"\nlease = \"x\"\n[log]\nfile = 3\n";
+    let lines: Vec<u32> = parse(text).unwrap_err().iter().map(|error| error.at.unwrap().line).collect();
+    assert_eq!(lines, [1, 2, 3, 5]);
+}
+
+#[test]
+fn a_bad_file_hides_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let services = dir.path().join("services");
+    assert!(config::load(dir.path()).services.is_empty(), "no directory, no services");
+    std::fs::create_dir(&services).unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(services.join(name), bytes).unwrap();
+    write("good.toml", b"binary = \"/b\"\nlisten.a = \"*:7000\"\n");
+    write("later.toml", b"binary = \"/b\"\nlisten.a = \"[::]:7000\"\n");
+    write("broken.toml", b"binary = ");
+    write("latin.toml", b"# caf\xe9\n");
+    write("Bad Name.toml", b"binary = \"/b\"\n");
+    write(".good.toml.swp", b"");
+    write(".hidden.toml", b"");
+    write("notes.txt", b"");
+    write("huge.toml", &[b'#'; (1 << 20) + 1]);
+    std::fs::create_dir(services.join("dir.toml")).unwrap();
+
+    let loaded = config::load(dir.path());
+    assert_eq!(loaded.services.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["good"]);
+    let errors: Vec<String> = loaded.errors.iter().map(ToString::to_string).collect();
+    let about = |file: &str| {
+        let found: Vec<_> =
+            errors.iter().filter(|error| error.contains(&format!("/services/{file}"))).collect();
+        assert!(!found.is_empty(), "nothing about {file} in {errors:#?}");
+        found[0].clone()
+    };
+    assert!(about("latin.toml").contains("latin.toml:1:6: this is not UTF-8; save"));
+    assert!(about("Bad Name.toml").contains("'B' is not allowed in a name"));
+    assert!(about("huge.toml").contains("larger than 1048576 bytes"));
+    assert!(about("dir.toml").contains("not a regular file"));
+    about("broken.toml");
+    let conflict = about("later.toml");
+    assert!(
+        conflict.contains("later.toml:2:12: listen.a: [::]:7000 is already taken by listen.a (*:7000) of")
+    );
+    assert!(conflict.contains("good.toml:2:12"));
+
+    assert!(config::load_service(dir.path(), &"later".parse().unwrap()).is_ok(), "alone it is fine");
+    let missing = config::load_service(dir.path(), &"nobody".parse().unwrap()).unwrap_err();
+    assert!(missing[0].to_string().contains("nobody.toml: cannot be read: No such file"), "{}", missing[0]);
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in ".*") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn no_edit_of_a_good_file_panics(at in 0..FULL.len(), cut in 0usize..20, insert in r#"[\[\]{}="'a-z0-9\n.#,]{0,5}"#) {
+        let mut bytes = FULL.as_bytes().to_vec();
+        let end = (at + cut).min(bytes.len());
+        bytes.splice(at..end, insert.bytes());
+        if let Err(errors) = parse(std::str::from_utf8(&bytes).unwrap()) {
+            prop_assert!(!errors.is_empty());
+            prop_assert!(errors.iter().all(|error| error.at.is_some()));
+        }
+    }
+}

@@ -110,9 +110,7 @@ name! {
 }
 
 /// Number of a generation of a service: 0 before the first commit, then raised by one by each commit.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
 #[serde(transparent)]
 pub struct Generation(pub u64);
 

@@ -38,7 +38,7 @@ impl VersionRange {
 }
 
 /// Two parties have no version in common.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 #[error(
     "no common protocol version: we speak {}..={}, the peer speaks {}..={}",
     ours.minimum, ours.current, theirs.minimum, theirs.current

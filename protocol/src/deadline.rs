@@ -1,0 +1,111 @@
+//! The table of named deadlines.
+//!
+//! A machine arms and disarms them by name; the effects keep the clock. At most one timer per name is armed, and arming
+//! an armed one moves it. Every limit of a phase before the commit is cut to what is left of the whole upgrade.
+
+use serde::{Deserialize, Serialize};
+
+/// Milliseconds on the monotonic clock of the caller.
+pub type Millis = u64;
+
+/// A deadline of the supervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Deadline {
+    /// A spawned process must say `Hello`: [`Policy::greet_limit_ms`].
+    Greet,
+    /// The successor must be `Prepared`: what is left of the upgrade.
+    Prepare,
+    /// The incumbent must be `Drained`: [`Policy::drain_grace_ms`].
+    Drain,
+    /// The incumbent must be `Sealed`: [`Policy::seal_limit_ms`].
+    Seal,
+    /// The successor must be `Ready`: what is left of the upgrade.
+    Begin,
+    /// A working party must give a sign of life: [`Policy::lease_ms`].
+    Silence,
+    /// A successor that was sent away must be gone: [`Policy::exit_limit_ms`].
+    Leave,
+    /// The incumbent must have `Resumed`: [`Policy::resume_limit_ms`].
+    Resume,
+    /// Pause before a service that keeps failing is started again.
+    Backoff,
+    /// The old process must be `Drained`: [`Policy::drain_grace_ms`], or [`Policy::stop_grace_ms`] for a stop.
+    RetireDrain,
+    /// The old process must be `Sealed`: [`Policy::seal_limit_ms`].
+    RetireSeal,
+    /// The old process must have exited: [`Policy::exit_limit_ms`], then once more after SIGTERM.
+    RetireExit,
+}
+
+/// What to do with requests that are still running when the drain grace ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stragglers {
+    /// Give the upgrade up; the old version goes on.
+    Abort,
+    /// Seal all the same.
+    Cut,
+}
+
+/// The times of one service. All in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Policy {
+    /// One upgrade, from the request to the commit.
+    pub deadline_ms: u64,
+    /// From `Prepare` to `Drained`.
+    pub drain_grace_ms: u64,
+    /// What happens when that is over.
+    pub stragglers: Stragglers,
+    /// After so much silence a party acts on its own.
+    pub lease_ms: u64,
+    /// From the spawn to `Hello`.
+    pub greet_limit_ms: u64,
+    /// From `Seal` to `Sealed`.
+    pub seal_limit_ms: u64,
+    /// From `Resume` to `Resumed`.
+    pub resume_limit_ms: u64,
+    /// From `Commit` or `Abort` to the exit of the process, before it is killed.
+    pub exit_limit_ms: u64,
+    /// From a request to stop to the `Seal`.
+    pub stop_grace_ms: u64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            deadline_ms: 300_000,
+            drain_grace_ms: 30_000,
+            stragglers: Stragglers::Abort,
+            lease_ms: 5_000,
+            greet_limit_ms: 30_000,
+            seal_limit_ms: 10_000,
+            resume_limit_ms: 30_000,
+            exit_limit_ms: 10_000,
+            stop_grace_ms: 30_000,
+        }
+    }
+}
+
+/// A service that served for this long is not in a crash loop: the next restart is immediate again.
+pub const STABLE_MS: Millis = 10_000;
+
+/// Pause before the `attempt`-th restart in a row: none before the first, then 100 ms doubled up to 30 s.
+pub fn backoff_ms(attempt: u8) -> Millis {
+    match attempt {
+        0 => 0,
+        n => (100 << u32::from(n - 1).min(9)).min(30_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_begins_at_once_doubles_and_is_capped() {
+        let pauses: [Millis; 6] = core::array::from_fn(|n| backoff_ms(n as u8));
+        assert_eq!(pauses, [0, 100, 200, 400, 800, 1600]);
+        assert_eq!(backoff_ms(10), 30_000);
+        assert_eq!(backoff_ms(u8::MAX), 30_000);
+    }
+}

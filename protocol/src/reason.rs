@@ -1,0 +1,118 @@
+//! Why a handoff was rolled back or a start failed, in words that a person can act on.
+
+use alloc::string::String;
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::version::NoCommonVersion;
+
+/// One of the two processes of a handoff.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Party {
+    /// The process that serves now.
+    Incumbent,
+    /// The process that is to take over.
+    Successor,
+}
+
+impl fmt::Display for Party {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Incumbent => "old process",
+            Self::Successor => "new process",
+        })
+    }
+}
+
+/// How a process ended, as wait(2) tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Exit {
+    /// It exited with this code.
+    Code(i32),
+    /// A signal ended it.
+    Signal(i32),
+    /// It is gone; the kernel does not tell how.
+    Unknown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exited with code {code}"),
+            Self::Signal(signal) => write!(f, "was killed by signal {signal}"),
+            Self::Unknown => f.write_str("is gone"),
+        }
+    }
+}
+
+/// Why a handoff was rolled back or a start failed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
+pub enum Reason {
+    /// The binary could not be started.
+    #[error("the new process could not be started: {0}")]
+    Spawn(String),
+    /// It did not say `Hello`.
+    #[error(
+        "the new process did not say Hello in time; does the binary call handoff::service::start() early in main()?"
+    )]
+    NoHello,
+    /// It speaks another protocol.
+    #[error("the new process speaks another protocol: {0}")]
+    Version(NoCommonVersion),
+    /// It was not `Prepared` before the deadline.
+    #[error(
+        "the new process was not prepared before the deadline of the upgrade; its log may say what it waits for"
+    )]
+    NotPrepared,
+    /// It was not `Ready` before the deadline.
+    #[error(
+        "the new process was not ready before the deadline of the upgrade; its log may say what it waits for"
+    )]
+    NotReady,
+    /// It said so.
+    #[error("the new process says that it is not healthy: {0}")]
+    Unhealthy(String),
+    /// It ended.
+    #[error("the new process {0} before it was ready; its log may say why")]
+    SuccessorExited(Exit),
+    /// A party gave no sign of life for longer than the lease.
+    #[error("the {0} gave no sign of life for longer than the lease")]
+    Silent(Party),
+    /// A party closed its channel.
+    #[error("the {0} closed its channel to the supervisor")]
+    HungUp(Party),
+    /// A party broke the protocol.
+    #[error("the {party} broke the protocol: {what}")]
+    Broke {
+        /// Who.
+        party: Party,
+        /// What it did.
+        what: String,
+    },
+    /// Requests were still running at the end of the drain grace.
+    #[error(
+        "the old process still had requests running at the end of the drain grace; \
+         give it more time (drain_grace) or allow them to be cut (stragglers = \"cut\")"
+    )]
+    DrainGrace,
+    /// The incumbent was not `Sealed` in time.
+    #[error("the old process was not sealed in time")]
+    NotSealed,
+    /// The incumbent could not drain or seal.
+    #[error("the old process could not drain or seal: {0}")]
+    SealFailed(String),
+    /// The incumbent heard nothing for longer than its lease and went on serving.
+    #[error(
+        "the old process heard nothing from the supervisor for longer than its lease and went on serving"
+    )]
+    LeaseEnded,
+    /// The commit could not be made durable.
+    #[error("the commit could not be written to the journal: {0}")]
+    Journal(String),
+    /// A person asked for it.
+    #[error("it was cancelled")]
+    Cancelled,
+}

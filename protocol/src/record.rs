@@ -1,0 +1,225 @@
+//! What the journal remembers: facts, and the fold that makes the standing of a service out of them.
+//!
+//! Facts are folded by the same function live and in replay. Which of them must be on the disk follows from one
+//! thought: after a power cut no process lives, so only what outlives all processes must be durable. That is which
+//! binary is current. All others serve a supervisor that restarts on a running kernel; the page cache is enough.
+
+use alloc::string::String;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Generation, HandoffId};
+use crate::reason::Exit;
+
+/// A file that a generation is started from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Binary {
+    /// Absolute path.
+    pub path: String,
+    /// SHA-256 of the content.
+    pub sha256: [u8; 32],
+}
+
+/// A process, named so that a later one with the same pid is not taken for it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Process {
+    /// Process id.
+    pub pid: u32,
+    /// Start time in clock ticks since boot (field 22 of proc_pid_stat(5)).
+    pub start_ticks: u64,
+    /// The boot that it belongs to (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: [u8; 16],
+}
+
+/// One fact.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Fact {
+    /// The service is to run, or not.
+    Wanted {
+        /// Whether it is to run.
+        up: bool,
+    },
+    /// A process is about to be started.
+    Intent {
+        /// The handoff.
+        handoff: HandoffId,
+        /// The generation that it would be.
+        generation: Generation,
+        /// What it is started from.
+        binary: Binary,
+    },
+    /// It was started.
+    Spawned {
+        /// The handoff.
+        handoff: HandoffId,
+        /// The process.
+        process: Process,
+    },
+    /// It was told to begin: from now on it may hold the lock and serve.
+    Begun {
+        /// The handoff.
+        handoff: HandoffId,
+    },
+    /// It is the current generation. Durable.
+    Committed {
+        /// The handoff.
+        handoff: HandoffId,
+    },
+    /// The handoff was undone.
+    RolledBack {
+        /// The handoff.
+        handoff: HandoffId,
+        /// Why, for a person.
+        reason: String,
+    },
+    /// The commit of this handoff did not last; the generation before it is current again, under a new number. Durable.
+    Reverted {
+        /// The handoff.
+        handoff: HandoffId,
+    },
+    /// The process of the current generation ended.
+    Exited {
+        /// The generation.
+        generation: Generation,
+        /// How.
+        exit: Exit,
+    },
+}
+
+impl Fact {
+    /// Whether the fact must be on the disk before anything depends on it.
+    pub fn is_durable(&self) -> bool {
+        matches!(self, Self::Committed { .. } | Self::Reverted { .. })
+    }
+}
+
+/// A fact and its time.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Record {
+    /// Milliseconds since 1970-01-01 UTC; for people, no decision hangs on it.
+    pub at_unix_ms: u64,
+    /// The fact.
+    pub fact: Fact,
+}
+
+/// A generation that was committed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Current {
+    /// Its number.
+    pub generation: Generation,
+    /// What it is started from.
+    pub binary: Binary,
+    /// Its process, unless it ended.
+    pub process: Option<Process>,
+    /// When it was committed. Milliseconds since 1970-01-01 UTC.
+    pub since_unix_ms: u64,
+}
+
+/// A handoff that was begun and not yet ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Its id.
+    pub handoff: HandoffId,
+    /// The generation that it would commit.
+    pub generation: Generation,
+    /// What the successor is started from.
+    pub binary: Binary,
+    /// The successor, once it was started.
+    pub process: Option<Process>,
+    /// Whether the successor was told to begin.
+    pub begun: bool,
+}
+
+/// What the facts add up to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Standing {
+    /// Whether the service is to run.
+    pub wanted: bool,
+    /// The current generation.
+    pub current: Option<Current>,
+    /// The one before it.
+    pub previous: Option<Current>,
+    /// The handoff under way.
+    pub attempt: Option<Attempt>,
+    /// How often a process of the current generation ended although it was to run.
+    pub restarts: u64,
+}
+
+impl Standing {
+    /// Number of the current generation; 0 if there was none.
+    pub fn generation(&self) -> Generation {
+        self.current.as_ref().map_or(Generation(0), |current| current.generation)
+    }
+
+    /// Adds one fact. A fact about a handoff that is not under way changes nothing.
+    pub fn fold(&mut self, record: &Record) {
+        match &record.fact {
+            Fact::Wanted { up } => self.wanted = *up,
+            Fact::Intent { handoff, generation, binary } => {
+                self.attempt = Some(Attempt {
+                    handoff: *handoff,
+                    generation: *generation,
+                    binary: binary.clone(),
+                    process: None,
+                    begun: false,
+                });
+            }
+            Fact::Spawned { handoff, process } => {
+                if let Some(attempt) = self.attempt_of(*handoff) {
+                    attempt.process = Some(process.clone());
+                }
+            }
+            Fact::Begun { handoff } => {
+                if let Some(attempt) = self.attempt_of(*handoff) {
+                    attempt.begun = true;
+                }
+            }
+            Fact::Committed { handoff } => {
+                if let Some(attempt) = self.attempt.take_if(|attempt| attempt.handoff == *handoff) {
+                    self.previous = self.current.take();
+                    self.current = Some(Current {
+                        generation: attempt.generation,
+                        binary: attempt.binary,
+                        process: attempt.process,
+                        since_unix_ms: record.at_unix_ms,
+                    });
+                }
+            }
+            Fact::RolledBack { handoff, .. } => {
+                self.attempt.take_if(|attempt| attempt.handoff == *handoff);
+            }
+            Fact::Reverted { .. } => self.revert(record.at_unix_ms),
+            Fact::Exited { generation, .. } => self.exited(*generation),
+        }
+    }
+
+    fn attempt_of(&mut self, handoff: HandoffId) -> Option<&mut Attempt> {
+        self.attempt.as_mut().filter(|attempt| attempt.handoff == handoff)
+    }
+
+    fn revert(&mut self, at_unix_ms: u64) {
+        if let (Some(previous), Some(current)) = (self.previous.take(), self.current.take()) {
+            let generation = current.generation.next();
+            self.current = Some(Current { generation, since_unix_ms: at_unix_ms, ..previous });
+            self.previous = Some(current);
+        }
+    }
+
+    fn exited(&mut self, generation: Generation) {
+        if let Some(current) = self.current.as_mut().filter(|current| current.generation == generation)
+            && current.process.take().is_some()
+            && self.wanted
+        {
+            self.restarts = self.restarts.saturating_add(1);
+        }
+    }
+}
+
+/// Folds all records, oldest first.
+pub fn fold<'a>(records: impl IntoIterator<Item = &'a Record>) -> Standing {
+    let mut standing = Standing::default();
+    for record in records {
+        standing.fold(record);
+    }
+    standing
+}

@@ -1,0 +1,389 @@
+//! The way back and the way out: failures, deaths, and processes that leave.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use super::{
+    Action, Incumbent, Lasting, Leaving, Moment, Outcome, Phase, Retiree, Successor, Supervisor, Target,
+};
+use crate::deadline::Deadline;
+use crate::ids::HandoffId;
+use crate::message::{Abort, Commit, FromService, Mode, Prepare, Resume, Seal, ToService};
+use crate::reason::{Exit, Party, Reason};
+
+impl Supervisor {
+    /// Undoes the handoff under way. The first reason counts.
+    pub(super) fn fail(&mut self, at: Moment, reason: Reason, out: &mut Vec<Action>) {
+        let trusted = !matches!(
+            reason,
+            Reason::Unhealthy(_)
+                | Reason::Version(_)
+                | Reason::Silent(Party::Successor)
+                | Reason::HungUp(Party::Successor)
+                | Reason::Broke { party: Party::Successor, .. }
+        );
+        self.reason.get_or_insert(reason);
+        match self.successor {
+            Successor::Absent => self.reaped(at, out),
+            // It may yet be needed: the incumbent has not shown that it can serve again.
+            Successor::Parked if trusted && self.incumbent == Incumbent::Touched => self.resume(at, out),
+            Successor::Starting | Successor::Parked | Successor::Ready if trusted => self.dismiss(at, out),
+            // It may hold the lock and be at work on the data, or not listen at all.
+            Successor::Starting | Successor::Parked | Successor::Begun | Successor::Ready => {
+                self.reap(at, out)
+            }
+        }
+    }
+
+    fn resume(&mut self, at: Moment, out: &mut Vec<Action>) {
+        self.enter(at, Phase::Resuming, Deadline::Resume, out);
+        out.push(Action::ToIncumbent(self.handoff, ToService::Resume(Resume {})));
+    }
+
+    fn dismiss(&mut self, at: Moment, out: &mut Vec<Action>) {
+        self.enter(at, Phase::Reaping, Deadline::Leave, out);
+        out.push(Action::ToSuccessor(self.handoff, ToService::Abort(Abort {})));
+    }
+
+    fn reap(&mut self, at: Moment, out: &mut Vec<Action>) {
+        self.enter(at, Phase::Reaping, Deadline::Leave, out);
+        out.push(Action::KillSuccessor);
+    }
+
+    /// The successor is gone. What of the incumbent?
+    fn reaped(&mut self, at: Moment, out: &mut Vec<Action>) {
+        match self.incumbent {
+            Incumbent::Touched => self.resume(at, out),
+            Incumbent::Whole | Incumbent::Mute => {
+                self.disarm_phase(out);
+                self.phase = Phase::Serving;
+                self.rolled_back(out);
+            }
+            Incumbent::Absent => {
+                self.disarm_phase(out);
+                self.nobody_serves(at, out);
+            }
+        }
+    }
+
+    fn rolled_back(&mut self, out: &mut Vec<Action>) {
+        if let Some(reason) = self.reason.take() {
+            self.report(Outcome::RolledBack(reason), out);
+        }
+    }
+
+    /// Neither an incumbent nor a successor is left.
+    fn nobody_serves(&mut self, at: Moment, out: &mut Vec<Action>) {
+        if !self.wanted {
+            return self.stopped(out);
+        }
+        match (self.target, self.reason.clone()) {
+            // The way back to the last good version is not a repetition: no pause.
+            (Target::Candidate, Some(_)) => self.spawn(at, Target::Committed, out),
+            (_, reason) => {
+                if let Some(reason) = reason {
+                    self.report(Outcome::Failed(reason), out);
+                }
+                self.phase = Phase::Backoff;
+                if self.attempts == 0 {
+                    self.attempts = 1;
+                    self.spawn(at, Target::Committed, out);
+                } else {
+                    self.arm(at, Deadline::Backoff, out);
+                    self.attempts = self.attempts.saturating_add(1).min(10);
+                }
+            }
+        }
+    }
+
+    pub(super) fn stopped(&mut self, out: &mut Vec<Action>) {
+        self.phase = Phase::Stopped;
+        out.push(Action::CloseListeners);
+        self.report(Outcome::Stopped, out);
+    }
+
+    pub(super) fn spawn_failed(&mut self, at: Moment, why: String, out: &mut Vec<Action>) {
+        if self.phase == Phase::Greeting {
+            self.successor = Successor::Absent;
+            self.fail(at, Reason::Spawn(why), out);
+        }
+    }
+
+    pub(super) fn successor_gone(&mut self, at: Moment, exit: Exit, out: &mut Vec<Action>) {
+        self.successor = Successor::Absent;
+        match self.phase {
+            Phase::Greeting | Phase::Warming | Phase::Draining | Phase::Sealing | Phase::Beginning => {
+                self.fail(at, Reason::SuccessorExited(exit), out)
+            }
+            Phase::Reaping => self.reaped(at, out),
+            // What is on the disk decides; the answer is on its way.
+            Phase::Committing => {
+                self.reason.get_or_insert(Reason::SuccessorExited(exit));
+            }
+            // The incumbent is asked already.
+            Phase::Resuming => {}
+            Phase::Stopped | Phase::Backoff | Phase::Reverting | Phase::Serving | Phase::Stopping => {}
+        }
+    }
+
+    pub(super) fn incumbent_gone(&mut self, at: Moment, out: &mut Vec<Action>) {
+        self.incumbent = Incumbent::Absent;
+        match self.phase {
+            Phase::Serving => {
+                self.note_crash(at);
+                self.target = Target::Committed;
+                self.nobody_serves(at, out);
+            }
+            // The successor goes forward; nothing is to be waited for any more.
+            Phase::Draining | Phase::Sealing => self.begin(at, out),
+            Phase::Resuming if self.successor == Successor::Parked => {
+                self.reason = None;
+                self.ends_at = at.now.saturating_add(self.policy.deadline_ms);
+                self.begin(at, out);
+            }
+            Phase::Resuming => {
+                self.disarm_phase(out);
+                self.nobody_serves(at, out);
+            }
+            Phase::Greeting
+            | Phase::Warming
+            | Phase::Beginning
+            | Phase::Committing
+            | Phase::Reaping
+            | Phase::Reverting
+            | Phase::Stopped
+            | Phase::Backoff
+            | Phase::Stopping => {}
+        }
+    }
+
+    /// The incumbent serves again, asked or by its lease.
+    pub(super) fn resumed(&mut self, at: Moment, out: &mut Vec<Action>) {
+        self.incumbent = Incumbent::Whole;
+        match (self.phase, self.successor) {
+            (Phase::Resuming, Successor::Absent) if self.reverts => {
+                self.disarm_phase(out);
+                self.revert(out);
+            }
+            (Phase::Resuming, Successor::Absent) => self.reaped(at, out),
+            (Phase::Resuming, _) => self.dismiss(at, out),
+            (Phase::Reaping, _) => {}
+            (_, _) => self.fail(at, Reason::LeaseEnded, out),
+        }
+    }
+
+    pub(super) fn hung_up(&mut self, at: Moment, party: Party, out: &mut Vec<Action>) {
+        match (party, self.phase) {
+            (Party::Successor, Phase::Reaping | Phase::Committing) => {}
+            (Party::Successor, _) => self.fail(at, Reason::HungUp(party), out),
+            (Party::Incumbent, _) if self.incumbent == Incumbent::Touched => self.end_incumbent(out),
+            (Party::Incumbent, _) => self.mute(),
+        }
+    }
+
+    pub(super) fn broke(&mut self, at: Moment, party: Party, what: String, out: &mut Vec<Action>) {
+        match (party, self.phase) {
+            (Party::Successor, Phase::Reaping) => {}
+            (Party::Successor, Phase::Committing) => {
+                self.reason.get_or_insert(Reason::Broke { party, what });
+                out.push(Action::KillSuccessor);
+            }
+            (Party::Successor, _) => self.fail(at, Reason::Broke { party, what }, out),
+            (Party::Incumbent, Phase::Draining | Phase::Sealing) => {
+                self.fail(at, Reason::Broke { party, what }, out)
+            }
+            (Party::Incumbent, _) if self.incumbent == Incumbent::Touched => self.end_incumbent(out),
+            (Party::Incumbent, _) => {
+                out.push(Action::HangUpIncumbent);
+                self.mute();
+            }
+        }
+    }
+
+    /// It can be told nothing and has given up something: only its end makes things clear.
+    fn end_incumbent(&mut self, out: &mut Vec<Action>) {
+        match self.phase {
+            Phase::Beginning | Phase::Committing => {}
+            Phase::Draining
+            | Phase::Sealing
+            | Phase::Reaping
+            | Phase::Resuming
+            | Phase::Reverting
+            | Phase::Greeting
+            | Phase::Warming
+            | Phase::Serving
+            | Phase::Stopping
+            | Phase::Stopped
+            | Phase::Backoff => out.push(Action::KillIncumbent),
+        }
+    }
+
+    fn mute(&mut self) {
+        if self.incumbent == Incumbent::Whole {
+            self.incumbent = Incumbent::Mute;
+        }
+    }
+
+    pub(super) fn durable(&mut self, at: Moment, out: &mut Vec<Action>) {
+        match (self.phase, self.successor) {
+            (Phase::Committing, Successor::Ready) => self.committed(at, out),
+            (Phase::Committing, _) => self.committed_but_dead(at, out),
+            (Phase::Reverting, _) => {
+                self.reverts = false;
+                self.phase = Phase::Serving;
+                self.rolled_back(out);
+                if self.incumbent == Incumbent::Absent {
+                    self.incumbent_gone(at, out);
+                }
+            }
+            (_, _) => {}
+        }
+    }
+
+    /// The commit is a fact, but its process died before anybody was told.
+    fn committed_but_dead(&mut self, at: Moment, out: &mut Vec<Action>) {
+        match self.incumbent {
+            Incumbent::Absent => {
+                self.target = Target::Committed;
+                self.nobody_serves(at, out);
+            }
+            Incumbent::Touched => {
+                self.reverts = true;
+                self.resume(at, out);
+            }
+            Incumbent::Whole | Incumbent::Mute => {
+                if self.mode == Mode::Overlap {
+                    out.push(Action::SteerToIncumbent);
+                }
+                self.revert(out);
+            }
+        }
+    }
+
+    fn revert(&mut self, out: &mut Vec<Action>) {
+        self.phase = Phase::Reverting;
+        out.push(Action::RecordDurably(self.handoff, Lasting::Revert));
+    }
+
+    pub(super) fn not_durable(&mut self, at: Moment, why: String, out: &mut Vec<Action>) {
+        match (self.phase, self.incumbent) {
+            // The only one that serves goes on serving; the next cold start is from the old binary.
+            (Phase::Committing, Incumbent::Absent) if self.successor == Successor::Ready => {
+                self.committed(at, out)
+            }
+            (Phase::Committing, _) => {
+                if self.mode == Mode::Overlap && self.incumbent != Incumbent::Absent {
+                    out.push(Action::SteerToIncumbent);
+                }
+                self.fail(at, Reason::Journal(why), out);
+            }
+            (Phase::Reverting, _) => self.durable(at, out),
+            (_, _) => {}
+        }
+    }
+
+    pub(super) fn retire(&mut self, at: Moment, step: Leaving, out: &mut Vec<Action>) {
+        let step = if self.incumbent == Incumbent::Mute { Leaving::Terminating } else { step };
+        self.handoff = at.fresh;
+        self.incumbent = Incumbent::Absent;
+        self.retiree = Some(Retiree { step, handoff: self.handoff, reports: false });
+        out.push(Action::Retire);
+        self.tell_retiree(self.policy.stop_grace_ms, out);
+    }
+
+    /// Tells the retiree what its step asks of it.
+    pub(super) fn tell_retiree(&mut self, grace_ms: u64, out: &mut Vec<Action>) {
+        let Some(retiree) = self.retiree else { return };
+        let lease_ms = self.policy.lease_ms;
+        match retiree.step {
+            Leaving::Draining => {
+                let prepare = Prepare { grace_ms, lease_ms: grace_ms.saturating_add(lease_ms) };
+                out.push(Action::ToRetiree(retiree.handoff, ToService::Prepare(prepare)));
+                out.push(Action::Arm(Deadline::RetireDrain, grace_ms));
+            }
+            Leaving::Sealing => {
+                let seal = Seal { lease_ms, cut: true };
+                out.push(Action::ToRetiree(retiree.handoff, ToService::Seal(seal)));
+                out.push(Action::Arm(Deadline::RetireSeal, self.policy.seal_limit_ms));
+            }
+            Leaving::Exiting => {
+                out.push(Action::ToRetiree(retiree.handoff, ToService::Commit(Commit {})));
+                out.push(Action::Arm(Deadline::RetireExit, self.policy.exit_limit_ms));
+            }
+            Leaving::Terminating => {
+                out.push(Action::TerminateRetiree);
+                out.push(Action::Arm(Deadline::RetireExit, self.policy.exit_limit_ms));
+            }
+            Leaving::Killed => out.push(Action::KillRetiree),
+        }
+    }
+
+    fn retire_on(&mut self, step: Leaving, out: &mut Vec<Action>) {
+        for deadline in [Deadline::RetireDrain, Deadline::RetireSeal, Deadline::RetireExit] {
+            out.push(Action::Disarm(deadline));
+        }
+        if let Some(retiree) = &mut self.retiree {
+            retiree.step = step;
+        }
+        self.tell_retiree(self.policy.stop_grace_ms, out);
+    }
+
+    pub(super) fn retire_late(&mut self, deadline: Deadline, out: &mut Vec<Action>) {
+        match (deadline, self.retiree.map(|retiree| retiree.step)) {
+            (Deadline::RetireDrain, Some(Leaving::Draining)) => self.retire_on(Leaving::Sealing, out),
+            (Deadline::RetireSeal, Some(Leaving::Sealing)) => self.retire_on(Leaving::Exiting, out),
+            (Deadline::RetireExit, Some(Leaving::Exiting)) => self.retire_on(Leaving::Terminating, out),
+            (Deadline::RetireExit, Some(Leaving::Terminating)) => self.retire_on(Leaving::Killed, out),
+            (_, _) => {}
+        }
+    }
+
+    pub(super) fn on_retiree(&mut self, id: HandoffId, message: &FromService, out: &mut Vec<Action>) {
+        let Some(retiree) = self.retiree.filter(|retiree| retiree.handoff == id) else { return };
+        match (retiree.step, message) {
+            (Leaving::Draining, FromService::Drained(_)) => self.retire_on(Leaving::Sealing, out),
+            // Sealed, failed, or serving again since its lease ended: in each case it leaves in order when told.
+            (
+                Leaving::Draining | Leaving::Sealing,
+                FromService::Sealed(_) | FromService::SealFailed(_) | FromService::Resumed(_),
+            ) => self.retire_on(Leaving::Exiting, out),
+            // Whatever else it says, its end is near and bounded.
+            (_, _) => {}
+        }
+    }
+
+    pub(super) fn retiree_gone(&mut self, out: &mut Vec<Action>) {
+        let Some(retiree) = self.retiree.take() else { return };
+        for deadline in [Deadline::RetireDrain, Deadline::RetireSeal, Deadline::RetireExit] {
+            out.push(Action::Disarm(deadline));
+        }
+        if self.phase == Phase::Stopping {
+            return self.stopped(out);
+        }
+        out.push(Action::RetireSlot);
+        if retiree.reports {
+            out.push(Action::Report(Outcome::Committed));
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Stopped => "stopped",
+            Self::Backoff => "backoff",
+            Self::Greeting => "greeting",
+            Self::Warming => "warming",
+            Self::Draining => "draining",
+            Self::Sealing => "sealing",
+            Self::Beginning => "beginning",
+            Self::Committing => "committing",
+            Self::Reaping => "reaping",
+            Self::Resuming => "resuming",
+            Self::Reverting => "reverting",
+            Self::Serving => "serving",
+            Self::Stopping => "stopping",
+        })
+    }
+}

@@ -1,0 +1,392 @@
+//! The supervisor of one service, as a table of phases and events.
+//!
+//! Three processes can exist at once: the *incumbent* serves, the *successor* is to take over, and the *retiree* was
+//! replaced or stopped and is on its way out. What must hold, whatever they do:
+//! - the commit is told only after it is durable;
+//! - a successor is told to begin (exclusive mode) only when the incumbent is sealed or gone;
+//! - a parked successor is kept until the incumbent is known to serve again: if it cannot, the successor goes forward;
+//! - a successor that was told to begin is killed and reaped before the incumbent is asked to resume;
+//! - an incumbent is killed only when it is silent, mute, or failed to resume;
+//! - every request is reported once, and only when a process serves (or none is wanted).
+//!
+//! ```text
+//!  exclusive: Greeting ▶ Warming ▶ Draining ▶ Sealing ▶ Beginning ▶ Committing ▶ Serving (+ retiree leaves)
+//!  overlap:   Greeting ▶ Warming ▶ Beginning ▶ Committing (steered) ▶ Serving (+ retiree drains, seals, leaves)
+//!  cold:      Greeting ▶ Warming ▶ Beginning ▶ Committing ▶ Serving
+//!  failure:   any of these ▶ Reaping (the successor) ▶ Resuming (the incumbent) ▶ Serving
+//!                          ▶ Resuming (successor parked) ▶ Reaping ▶ Serving, or ▶ Beginning if the incumbent cannot
+//! ```
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::deadline::{Deadline, Millis, Policy};
+use crate::ids::HandoffId;
+use crate::message::{FromService, Mode, ToService};
+use crate::reason::{Exit, Party, Reason};
+
+mod fail;
+mod step;
+
+/// What the service is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// No process runs, and none should.
+    Stopped,
+    /// No process runs; the next start waits.
+    Backoff,
+    /// The successor was spawned and must say `Hello`.
+    Greeting,
+    /// The successor starts up.
+    Warming,
+    /// The incumbent waits for long requests, and still accepts.
+    Draining,
+    /// The incumbent finishes and releases.
+    Sealing,
+    /// The successor takes over.
+    Beginning,
+    /// The commit is being made durable.
+    Committing,
+    /// The successor failed or is not wanted; it must be gone before anything else happens.
+    Reaping,
+    /// The incumbent is to serve again.
+    Resuming,
+    /// The return to the old version, after a commit that did not last, is being made durable.
+    Reverting,
+    /// The incumbent serves; no handoff is under way.
+    Serving,
+    /// The service is being stopped; its process is the retiree.
+    Stopping,
+}
+
+/// Which binary a successor is started from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Target {
+    /// The one of the current generation, or of the service file if there is none yet.
+    Committed,
+    /// The one that was asked for.
+    Candidate,
+}
+
+/// What is known of the incumbent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Incumbent {
+    /// There is none.
+    Absent,
+    /// It serves; nothing was taken from it, or it has it back.
+    Whole,
+    /// It was told to drain or seal.
+    Touched,
+    /// It serves, but its channel is unusable.
+    Mute,
+}
+
+/// What is known of the successor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Successor {
+    /// There is none.
+    Absent,
+    /// It has not said `Prepared`.
+    Starting,
+    /// It waits for `Begin`.
+    Parked,
+    /// It was told to begin.
+    Begun,
+    /// It said `Ready`.
+    Ready,
+}
+
+/// How far the retiree is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Leaving {
+    /// It was told to drain.
+    Draining,
+    /// It was told to seal.
+    Sealing,
+    /// It was told to leave.
+    Exiting,
+    /// It was sent SIGTERM.
+    Terminating,
+    /// It was sent SIGKILL.
+    Killed,
+}
+
+/// The process that was replaced or stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Retiree {
+    /// How far it is.
+    pub step: Leaving,
+    /// The handoff that it leaves in.
+    pub handoff: HandoffId,
+    /// Whether the end of it ends an upgrade that somebody waits for.
+    pub reports: bool,
+}
+
+/// What is handed to each step: the time, and an id that was never used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Moment {
+    /// Milliseconds on a monotonic clock.
+    pub now: Millis,
+    /// The id of the next handoff, if this step begins one.
+    pub fresh: HandoffId,
+}
+
+/// What somebody asks of the service.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Request {
+    /// Let it run.
+    Start,
+    /// Let it end, in order.
+    Stop,
+    /// Replace its process.
+    Upgrade {
+        /// From which binary.
+        target: Target,
+        /// Instead of [`Policy::deadline_ms`].
+        deadline_ms: Option<u64>,
+        /// Instead of [`Policy::drain_grace_ms`].
+        drain_grace_ms: Option<u64>,
+    },
+    /// Give up the upgrade or start that is under way.
+    Cancel,
+}
+
+/// What can happen to the supervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// Somebody asks.
+    Request(Request),
+    /// The successor could not be started.
+    SpawnFailed(String),
+    /// The successor sent a message.
+    FromSuccessor(HandoffId, FromService),
+    /// The incumbent sent a message.
+    FromIncumbent(HandoffId, FromService),
+    /// The retiree sent a message.
+    FromRetiree(HandoffId, FromService),
+    /// A party closed its channel.
+    HungUp(Party),
+    /// A party sent something that is not a message.
+    Garbage(Party, String),
+    /// The successor is gone, and was waited for.
+    SuccessorGone(Exit),
+    /// The incumbent is gone, and was waited for.
+    IncumbentGone(Exit),
+    /// The retiree is gone, and was waited for.
+    RetireeGone,
+    /// What was to be recorded durably is on the disk.
+    Durable,
+    /// It is not, and the journal takes no more.
+    NotDurable(String),
+    /// A deadline passed.
+    Deadline(Deadline),
+}
+
+/// A fact that must be durable before anything depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lasting {
+    /// The successor of this handoff is the current generation.
+    Commit,
+    /// The incumbent is it again.
+    Revert,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The service runs.
+    Started,
+    /// The new process serves, the old one is gone.
+    Committed,
+    /// The old version serves.
+    RolledBack(Reason),
+    /// The service does not run; it is tried again if it is wanted.
+    Failed(Reason),
+    /// The service has ended.
+    Stopped,
+}
+
+/// Why a request is not even begun.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Refusal {
+    /// Something else is under way.
+    #[error("busy")]
+    Busy(Phase),
+    /// The last process that was replaced has not left yet.
+    #[error("the process that was replaced is still leaving")]
+    Retiring,
+    /// There is nothing to upgrade or stop.
+    #[error("not running")]
+    NotRunning,
+    /// It runs already.
+    #[error("already running")]
+    AlreadyRunning,
+    /// The process that serves cannot be talked to.
+    #[error(
+        "the process that serves has closed its channel, so it cannot be drained; stop and start the service"
+    )]
+    Mute,
+    /// There is nothing to cancel, or it is too late.
+    #[error("nothing that can be cancelled is under way")]
+    NothingToCancel,
+}
+
+/// What the supervisor does. In the order given.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Record the intent, then start a successor.
+    Spawn(HandoffId, Target),
+    /// Answer `Hello` with the agreed version, and send the listeners.
+    Welcome(HandoffId, u16),
+    /// Send.
+    ToSuccessor(HandoffId, ToService),
+    /// Send.
+    ToIncumbent(HandoffId, ToService),
+    /// Send.
+    ToRetiree(HandoffId, ToService),
+    /// SIGKILL.
+    KillSuccessor,
+    /// SIGKILL.
+    KillIncumbent,
+    /// SIGTERM.
+    TerminateRetiree,
+    /// SIGKILL.
+    KillRetiree,
+    /// Close the channel.
+    HangUpIncumbent,
+    /// New connections go to the successor from now on.
+    SteerToSuccessor,
+    /// New connections go to the incumbent again.
+    SteerToIncumbent,
+    /// Record durably; answered by [`Event::Durable`] or [`Event::NotDurable`].
+    RecordDurably(HandoffId, Lasting),
+    /// The successor is the incumbent, and the incumbent, if any, the retiree.
+    Promote,
+    /// The incumbent is the retiree.
+    Retire,
+    /// Nobody uses the listeners of the retiree any more.
+    RetireSlot,
+    /// Stop listening.
+    CloseListeners,
+    /// Start a timer anew.
+    Arm(Deadline, Millis),
+    /// Stop a timer.
+    Disarm(Deadline),
+    /// The request that is under way ended.
+    Report(Outcome),
+    /// The request is refused.
+    Refuse(Refusal),
+}
+
+/// The machine.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Supervisor {
+    mode: Mode,
+    policy: Policy,
+    phase: Phase,
+    /// Whether the service is to run.
+    wanted: bool,
+    /// The handoff under way, or the last one.
+    handoff: HandoffId,
+    target: Target,
+    /// End of the whole upgrade.
+    ends_at: Millis,
+    drain_grace_ms: Millis,
+    incumbent: Incumbent,
+    successor: Successor,
+    retiree: Option<Retiree>,
+    /// Answers that the incumbent still owes, since it was asked and then asked otherwise.
+    owes: Owes,
+    /// Why the handoff under way is being undone.
+    reason: Option<Reason>,
+    /// Whether somebody waits for the end of what is under way.
+    asked: bool,
+    /// Whether the commit stands although the successor has died.
+    reverts: bool,
+    /// Failed starts in a row.
+    attempts: u8,
+    serving_since: Millis,
+}
+
+/// Answers that are still to come from the incumbent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+struct Owes {
+    drained: bool,
+    sealed: bool,
+}
+
+impl Supervisor {
+    /// A service that does not run.
+    pub fn new(mode: Mode, policy: Policy) -> Self {
+        Self {
+            mode,
+            phase: Phase::Stopped,
+            wanted: false,
+            handoff: HandoffId::NIL,
+            target: Target::Committed,
+            ends_at: 0,
+            drain_grace_ms: policy.drain_grace_ms,
+            policy,
+            incumbent: Incumbent::Absent,
+            successor: Successor::Absent,
+            retiree: None,
+            owes: Owes::default(),
+            reason: None,
+            asked: false,
+            reverts: false,
+            attempts: 0,
+            serving_since: 0,
+        }
+    }
+
+    /// What the service is doing.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// What is known of the incumbent.
+    pub fn incumbent(&self) -> Incumbent {
+        self.incumbent
+    }
+
+    /// What is known of the successor.
+    pub fn successor(&self) -> Successor {
+        self.successor
+    }
+
+    /// The process that is on its way out.
+    pub fn retiree(&self) -> Option<Retiree> {
+        self.retiree
+    }
+
+    /// Whether the service is to run.
+    pub fn is_wanted(&self) -> bool {
+        self.wanted
+    }
+
+    /// The handoff under way, or the last one.
+    pub fn handoff(&self) -> HandoffId {
+        self.handoff
+    }
+
+    /// Failed starts in a row.
+    pub fn attempts(&self) -> u8 {
+        self.attempts
+    }
+
+    /// Takes over new times from the service file. They count from the next handoff on.
+    pub fn set_policy(&mut self, mode: Mode, policy: Policy) {
+        self.mode = mode;
+        self.policy = policy;
+    }
+
+    /// Takes one event and returns what to do.
+    pub fn step(&mut self, at: Moment, event: Event) -> Vec<Action> {
+        let mut out = Vec::new();
+        self.dispatch(at, event, &mut out);
+        out
+    }
+}

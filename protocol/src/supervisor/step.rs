@@ -1,0 +1,419 @@
+//! The way forward: requests, messages and deadlines of a handoff that goes well.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use super::{
+    Action, Event, Incumbent, Lasting, Leaving, Moment, Outcome, Owes, Phase, Refusal, Request, Retiree,
+    Successor, Supervisor, Target,
+};
+use crate::deadline::{Deadline, Millis, STABLE_MS, Stragglers, backoff_ms};
+use crate::ids::HandoffId;
+use crate::message::{Begin, Commit, FromService, Hello, Mode, Prepare, Ready, Seal, ToService};
+use crate::reason::{Party, Reason};
+use crate::version::{VersionRange, negotiate};
+
+impl Supervisor {
+    pub(super) fn dispatch(&mut self, at: Moment, event: Event, out: &mut Vec<Action>) {
+        match event {
+            Event::Request(Request::Start) => self.start(at, out),
+            Event::Request(Request::Stop) => self.stop(at, out),
+            Event::Request(Request::Upgrade { target, deadline_ms, drain_grace_ms }) => {
+                self.upgrade(at, target, deadline_ms, drain_grace_ms, out)
+            }
+            Event::Request(Request::Cancel) => self.cancel(at, out),
+            Event::SpawnFailed(why) => self.spawn_failed(at, why, out),
+            Event::FromSuccessor(id, message) => self.on_successor(at, id, message, out),
+            Event::FromIncumbent(id, message) => self.on_incumbent(at, id, message, out),
+            Event::FromRetiree(id, message) => self.on_retiree(id, &message, out),
+            Event::HungUp(party) => self.hung_up(at, party, out),
+            Event::Garbage(party, what) => self.broke(at, party, what, out),
+            Event::SuccessorGone(exit) => self.successor_gone(at, exit, out),
+            Event::IncumbentGone(_) => self.incumbent_gone(at, out),
+            Event::RetireeGone => self.retiree_gone(out),
+            Event::Durable => self.durable(at, out),
+            Event::NotDurable(why) => self.not_durable(at, why, out),
+            Event::Deadline(deadline) => self.deadline(at, deadline, out),
+        }
+    }
+
+    fn start(&mut self, at: Moment, out: &mut Vec<Action>) {
+        match self.phase {
+            Phase::Stopped | Phase::Backoff if self.retiree.is_none() => {
+                self.wanted = true;
+                self.asked = true;
+                self.attempts = 0;
+                self.spawn(at, Target::Committed, out);
+            }
+            Phase::Stopped | Phase::Backoff => out.push(Action::Refuse(Refusal::Retiring)),
+            Phase::Serving => out.push(Action::Refuse(Refusal::AlreadyRunning)),
+            phase => out.push(Action::Refuse(Refusal::Busy(phase))),
+        }
+    }
+
+    fn upgrade(
+        &mut self,
+        at: Moment,
+        target: Target,
+        deadline_ms: Option<Millis>,
+        drain_grace_ms: Option<Millis>,
+        out: &mut Vec<Action>,
+    ) {
+        match (self.phase, self.incumbent) {
+            _ if self.retiree.is_some() => out.push(Action::Refuse(Refusal::Retiring)),
+            (Phase::Serving, Incumbent::Mute) => out.push(Action::Refuse(Refusal::Mute)),
+            (Phase::Serving | Phase::Backoff, _) => {
+                self.asked = true;
+                self.spawn(at, target, out);
+                self.ends_at = at.now.saturating_add(deadline_ms.unwrap_or(self.policy.deadline_ms));
+                self.drain_grace_ms = drain_grace_ms.unwrap_or(self.policy.drain_grace_ms);
+                self.arm(at, Deadline::Greet, out);
+            }
+            (Phase::Stopped, _) => out.push(Action::Refuse(Refusal::NotRunning)),
+            (phase, _) => out.push(Action::Refuse(Refusal::Busy(phase))),
+        }
+    }
+
+    fn stop(&mut self, at: Moment, out: &mut Vec<Action>) {
+        match self.phase {
+            Phase::Serving if self.retiree.is_some() => out.push(Action::Refuse(Refusal::Retiring)),
+            Phase::Serving => {
+                self.wanted = false;
+                self.asked = true;
+                self.phase = Phase::Stopping;
+                self.retire(at, Leaving::Draining, out);
+            }
+            Phase::Backoff if self.retiree.is_none() => {
+                self.wanted = false;
+                out.push(Action::Disarm(Deadline::Backoff));
+                self.asked = true;
+                self.stopped(out);
+            }
+            // A start that hangs must not keep a person from ending it.
+            Phase::Greeting | Phase::Warming | Phase::Beginning if self.incumbent == Incumbent::Absent => {
+                self.wanted = false;
+                self.fail(at, Reason::Cancelled, out);
+            }
+            Phase::Stopped => out.push(Action::Refuse(Refusal::NotRunning)),
+            phase => out.push(Action::Refuse(Refusal::Busy(phase))),
+        }
+    }
+
+    fn cancel(&mut self, at: Moment, out: &mut Vec<Action>) {
+        match self.phase {
+            Phase::Greeting | Phase::Warming | Phase::Draining | Phase::Sealing | Phase::Beginning => {
+                self.fail(at, Reason::Cancelled, out)
+            }
+            Phase::Stopped
+            | Phase::Backoff
+            | Phase::Committing
+            | Phase::Reaping
+            | Phase::Resuming
+            | Phase::Reverting
+            | Phase::Serving
+            | Phase::Stopping => out.push(Action::Refuse(Refusal::NothingToCancel)),
+        }
+    }
+
+    pub(super) fn spawn(&mut self, at: Moment, target: Target, out: &mut Vec<Action>) {
+        out.push(Action::Disarm(Deadline::Backoff));
+        self.handoff = at.fresh;
+        self.target = target;
+        self.ends_at = at.now.saturating_add(self.policy.deadline_ms);
+        self.drain_grace_ms = self.policy.drain_grace_ms;
+        self.owes = Owes::default();
+        self.successor = Successor::Starting;
+        self.phase = Phase::Greeting;
+        out.push(Action::Spawn(self.handoff, target));
+        self.arm(at, Deadline::Greet, out);
+    }
+
+    pub(super) fn on_successor(
+        &mut self,
+        at: Moment,
+        id: HandoffId,
+        message: FromService,
+        out: &mut Vec<Action>,
+    ) {
+        if id != self.handoff {
+            return self.broke(at, Party::Successor, wrong_id(&message), out);
+        }
+        match (self.phase, message) {
+            // What it says while it is being sent away changes nothing.
+            (Phase::Reaping, _) => {}
+            (_, FromService::Ready(Ready { healthy: false, reason })) => {
+                self.fail(at, Reason::Unhealthy(reason), out);
+            }
+            (Phase::Greeting, FromService::Hello(hello)) => self.greeted(at, &hello, out),
+            (Phase::Warming, FromService::Prepared(_)) => self.prepared(at, out),
+            (Phase::Beginning, FromService::Ready(_)) => self.ready(out),
+            (Phase::Warming | Phase::Beginning, FromService::Progress(_)) => self.alive(out),
+            (_, FromService::Progress(_)) if self.successor != Successor::Starting => {}
+            (phase, message) => {
+                let what = unexpected(&message, phase);
+                self.broke(at, Party::Successor, what, out);
+            }
+        }
+    }
+
+    fn greeted(&mut self, at: Moment, hello: &Hello, out: &mut Vec<Action>) {
+        match negotiate(VersionRange::OURS, hello.versions) {
+            Ok(version) => {
+                self.enter(at, Phase::Warming, Deadline::Prepare, out);
+                out.push(Action::Welcome(self.handoff, version));
+                let left = self.left(at);
+                let prepare = Prepare { grace_ms: left, lease_ms: left.saturating_add(self.policy.lease_ms) };
+                out.push(Action::ToSuccessor(self.handoff, ToService::Prepare(prepare)));
+            }
+            Err(none) => self.fail(at, Reason::Version(none), out),
+        }
+    }
+
+    fn prepared(&mut self, at: Moment, out: &mut Vec<Action>) {
+        self.successor = Successor::Parked;
+        match (self.mode, self.incumbent) {
+            (Mode::Exclusive, Incumbent::Whole) => {
+                self.incumbent = Incumbent::Touched;
+                self.owes.drained = true;
+                self.enter(at, Phase::Draining, Deadline::Drain, out);
+                let grace_ms = self.drain_grace_ms.min(self.left(at));
+                let lease_ms = grace_ms.saturating_add(self.policy.lease_ms);
+                let prepare = ToService::Prepare(Prepare { grace_ms, lease_ms });
+                out.push(Action::ToIncumbent(self.handoff, prepare));
+            }
+            (Mode::Overlap, _) | (Mode::Exclusive, Incumbent::Absent) => self.begin(at, out),
+            (Mode::Exclusive, Incumbent::Touched | Incumbent::Mute) => {
+                self.fail(at, Reason::HungUp(Party::Incumbent), out);
+            }
+        }
+    }
+
+    fn seal(&mut self, at: Moment, cut: bool, out: &mut Vec<Action>) {
+        self.owes.sealed = true;
+        self.enter(at, Phase::Sealing, Deadline::Seal, out);
+        let seal = ToService::Seal(Seal { lease_ms: self.policy.lease_ms, cut });
+        out.push(Action::ToIncumbent(self.handoff, seal));
+    }
+
+    /// The successor goes forward: the incumbent is sealed, gone, or stays beside it.
+    pub(super) fn begin(&mut self, at: Moment, out: &mut Vec<Action>) {
+        self.successor = Successor::Begun;
+        self.enter(at, Phase::Beginning, Deadline::Begin, out);
+        out.push(Action::ToSuccessor(self.handoff, ToService::Begin(Begin {})));
+    }
+
+    fn ready(&mut self, out: &mut Vec<Action>) {
+        self.successor = Successor::Ready;
+        self.phase = Phase::Committing;
+        self.disarm_phase(out);
+        if self.mode == Mode::Overlap && self.incumbent != Incumbent::Absent {
+            out.push(Action::SteerToSuccessor);
+        }
+        out.push(Action::RecordDurably(self.handoff, Lasting::Commit));
+    }
+
+    pub(super) fn committed(&mut self, at: Moment, out: &mut Vec<Action>) {
+        let replaced = self.incumbent;
+        let mute = replaced == Incumbent::Mute;
+        out.push(Action::Promote);
+        self.incumbent = Incumbent::Whole;
+        self.successor = Successor::Absent;
+        self.phase = Phase::Serving;
+        self.serving_since = at.now;
+        out.push(Action::ToIncumbent(self.handoff, ToService::Commit(Commit {})));
+        if replaced == Incumbent::Absent {
+            let outcome = self.cold_outcome();
+            self.report(outcome, out);
+        } else {
+            let step = match self.mode {
+                _ if mute => Leaving::Terminating,
+                Mode::Exclusive => Leaving::Exiting,
+                Mode::Overlap => Leaving::Draining,
+            };
+            self.retiree = Some(Retiree { step, handoff: self.handoff, reports: self.asked });
+            self.asked = false;
+            self.tell_retiree(self.drain_grace_ms, out);
+        }
+    }
+
+    fn cold_outcome(&mut self) -> Outcome {
+        match (self.reason.take(), self.target) {
+            (Some(reason), Target::Committed) => Outcome::RolledBack(reason),
+            (_, Target::Candidate) => Outcome::Committed,
+            (None, Target::Committed) => Outcome::Started,
+        }
+    }
+
+    pub(super) fn on_incumbent(
+        &mut self,
+        at: Moment,
+        id: HandoffId,
+        message: FromService,
+        out: &mut Vec<Action>,
+    ) {
+        if id != self.handoff {
+            return self.broke(at, Party::Incumbent, wrong_id(&message), out);
+        }
+        match (self.phase, message) {
+            (Phase::Draining, FromService::Drained(_)) => {
+                self.owes.drained = false;
+                self.seal(at, false, out);
+            }
+            (Phase::Sealing, FromService::Sealed(_)) => {
+                self.owes.sealed = false;
+                self.begin(at, out);
+            }
+            (Phase::Draining | Phase::Sealing, FromService::SealFailed(failed)) => {
+                self.owes = Owes::default();
+                self.fail(at, Reason::SealFailed(failed.reason), out);
+            }
+            (Phase::Draining | Phase::Sealing | Phase::Resuming, FromService::Progress(_)) => self.alive(out),
+            (_, FromService::Progress(_)) => {}
+            (
+                Phase::Draining | Phase::Sealing | Phase::Beginning | Phase::Reaping | Phase::Resuming,
+                FromService::Resumed(_),
+            ) if self.incumbent == Incumbent::Touched => self.resumed(at, out),
+            (Phase::Committing, FromService::Resumed(_)) => self.incumbent = Incumbent::Whole,
+            (Phase::Sealing | Phase::Resuming | Phase::Reaping, FromService::Drained(_))
+                if self.owes.drained =>
+            {
+                self.owes.drained = false;
+            }
+            (Phase::Resuming | Phase::Reaping, FromService::Sealed(_)) if self.owes.sealed => {
+                self.owes.sealed = false;
+            }
+            (Phase::Resuming | Phase::Reaping, FromService::SealFailed(_))
+                if self.owes.sealed || self.owes.drained =>
+            {
+                self.owes = Owes::default();
+            }
+            // It exits by itself; that is waited for.
+            (_, FromService::ResumeFailed(_)) if self.incumbent == Incumbent::Touched => {}
+            (phase, message) => {
+                let what = unexpected(&message, phase);
+                self.broke(at, Party::Incumbent, what, out);
+            }
+        }
+    }
+
+    fn deadline(&mut self, at: Moment, deadline: Deadline, out: &mut Vec<Action>) {
+        match (deadline, self.phase) {
+            (Deadline::Greet, Phase::Greeting) => self.fail(at, Reason::NoHello, out),
+            (Deadline::Prepare, Phase::Warming) => self.fail(at, Reason::NotPrepared, out),
+            (Deadline::Drain, Phase::Draining) => match self.policy.stragglers {
+                Stragglers::Cut if self.left(at) > 0 => self.seal(at, true, out),
+                Stragglers::Cut | Stragglers::Abort => self.fail(at, Reason::DrainGrace, out),
+            },
+            (Deadline::Seal, Phase::Sealing) => self.fail(at, Reason::NotSealed, out),
+            (Deadline::Begin, Phase::Beginning) => self.fail(at, Reason::NotReady, out),
+            (Deadline::Silence, Phase::Warming | Phase::Beginning) => {
+                self.fail(at, Reason::Silent(Party::Successor), out)
+            }
+            // Whoever is frozen serves nobody: it counts as dead, and the successor goes forward.
+            (Deadline::Silence, Phase::Draining | Phase::Sealing | Phase::Resuming)
+            | (Deadline::Resume, Phase::Resuming) => out.push(Action::KillIncumbent),
+            (Deadline::Leave, Phase::Reaping) => out.push(Action::KillSuccessor),
+            (Deadline::Backoff, Phase::Backoff) => self.spawn(at, Target::Committed, out),
+            (Deadline::RetireDrain | Deadline::RetireSeal | Deadline::RetireExit, _) => {
+                self.retire_late(deadline, out)
+            }
+            // A timer that fired before it was disarmed.
+            (
+                Deadline::Greet
+                | Deadline::Prepare
+                | Deadline::Drain
+                | Deadline::Seal
+                | Deadline::Begin
+                | Deadline::Silence
+                | Deadline::Leave
+                | Deadline::Resume
+                | Deadline::Backoff,
+                _,
+            ) => {}
+        }
+    }
+
+    /// A sign of life.
+    fn alive(&self, out: &mut Vec<Action>) {
+        out.push(Action::Arm(Deadline::Silence, self.policy.lease_ms));
+    }
+
+    pub(super) fn enter(&mut self, at: Moment, phase: Phase, deadline: Deadline, out: &mut Vec<Action>) {
+        self.disarm_phase(out);
+        self.phase = phase;
+        self.arm(at, deadline, out);
+    }
+
+    /// What is left of the whole upgrade.
+    pub(super) fn left(&self, at: Moment) -> Millis {
+        self.ends_at.saturating_sub(at.now)
+    }
+
+    pub(super) fn arm(&mut self, at: Moment, deadline: Deadline, out: &mut Vec<Action>) {
+        let left = self.left(at);
+        let ms = match deadline {
+            Deadline::Greet => self.policy.greet_limit_ms.min(left),
+            Deadline::Prepare | Deadline::Begin => left,
+            Deadline::Drain => self.drain_grace_ms.min(left),
+            Deadline::Seal => self.policy.seal_limit_ms.min(left),
+            Deadline::Silence => self.policy.lease_ms,
+            Deadline::Leave => self.policy.exit_limit_ms,
+            Deadline::Resume => self.policy.resume_limit_ms,
+            Deadline::Backoff => backoff_ms(self.attempts),
+            Deadline::RetireDrain => self.policy.stop_grace_ms,
+            Deadline::RetireSeal => self.policy.seal_limit_ms,
+            Deadline::RetireExit => self.policy.exit_limit_ms,
+        };
+        out.push(Action::Arm(deadline, ms));
+        if matches!(
+            deadline,
+            Deadline::Prepare | Deadline::Drain | Deadline::Seal | Deadline::Begin | Deadline::Resume
+        ) {
+            out.push(Action::Arm(Deadline::Silence, self.policy.lease_ms));
+        }
+    }
+
+    pub(super) fn disarm_phase(&self, out: &mut Vec<Action>) {
+        for deadline in match self.phase {
+            Phase::Greeting => &[Deadline::Greet][..],
+            Phase::Warming => &[Deadline::Prepare, Deadline::Silence],
+            Phase::Draining => &[Deadline::Drain, Deadline::Silence],
+            Phase::Sealing => &[Deadline::Seal, Deadline::Silence],
+            Phase::Beginning | Phase::Committing => &[Deadline::Begin, Deadline::Silence],
+            Phase::Reaping => &[Deadline::Leave],
+            Phase::Resuming => &[Deadline::Resume, Deadline::Silence],
+            Phase::Backoff => &[Deadline::Backoff],
+            Phase::Stopped | Phase::Reverting | Phase::Serving | Phase::Stopping => &[],
+        } {
+            out.push(Action::Disarm(*deadline));
+        }
+    }
+
+    /// Ends what somebody asked for, if somebody did.
+    pub(super) fn report(&mut self, outcome: Outcome, out: &mut Vec<Action>) {
+        self.reason = None;
+        if core::mem::take(&mut self.asked) {
+            out.push(Action::Report(outcome));
+        }
+    }
+
+    /// The pause that the crash of a process that served calls for.
+    pub(super) fn note_crash(&mut self, at: Moment) {
+        if at.now.saturating_sub(self.serving_since) >= STABLE_MS {
+            self.attempts = 0;
+        }
+    }
+}
+
+fn wrong_id(message: &FromService) -> String {
+    let mut what = String::from(message.name());
+    what.push_str(" carries the id of another handoff");
+    what
+}
+
+fn unexpected(message: &FromService, phase: Phase) -> String {
+    let mut what = String::from(message.name());
+    what.push_str(" was not expected while ");
+    what.push_str(&phase.to_string());
+    what
+}

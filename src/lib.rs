@@ -2,3 +2,5 @@
 
 #[cfg(feature = "supervisor")]
 pub mod config;
+#[cfg(feature = "supervisor")]
+pub mod control;

@@ -1,0 +1,348 @@
+//! What can be asked and what is answered: the types shared by the daemon and its clients.
+//!
+//! Units are in the names: `_us` microseconds, `_ms` milliseconds, `_at` milliseconds since 1970.
+
+use std::path::PathBuf;
+
+use handoff_protocol::ids::{Generation, HandoffId, ListenerName, ServiceName};
+use handoff_protocol::message::Mode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::error::{Error, Kind};
+use crate::config::{format_duration_ms, nearest};
+
+const METHODS: [&str; 7] = ["ping", "list", "status", "start", "stop", "restart", "upgrade"];
+
+/// One request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Is anybody there? Answered by [`Response::Pong`].
+    Ping,
+    /// All services. Answered by [`Response::List`].
+    List,
+    /// One service. Answered by [`Response::Status`].
+    Status(ServiceName),
+    /// Start a stopped service. This and the following are answered by [`Response::Outcome`].
+    Start(ServiceName),
+    /// Stop a service and close its listeners.
+    Stop(ServiceName),
+    /// Upgrade a service to the same binary; start it if it is stopped.
+    Restart(ServiceName),
+    /// Upgrade a service.
+    Upgrade(Upgrade),
+}
+
+/// The parameters of an upgrade.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Upgrade {
+    /// Which service.
+    pub service: ServiceName,
+    /// Absolute path of the new binary; without it, what the service file names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub binary: Option<PathBuf>,
+    /// Limit of the whole upgrade instead of the service file's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+    /// Limit of the drain instead of the service file's; never more than the deadline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain_grace_ms: Option<u64>,
+}
+
+/// One answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Response {
+    /// To `ping`.
+    Pong(Pong),
+    /// To `list`.
+    List(Vec<ServiceStatus>),
+    /// To `status`.
+    Status(Box<ServiceStatus>),
+    /// To `start`, `stop`, `restart` and `upgrade`.
+    Outcome(Box<Outcome>),
+}
+
+/// Who answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pong {
+    /// The daemon's version.
+    pub version: String,
+    /// The daemon's process.
+    pub pid: u32,
+}
+
+/// What a service is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Nothing; nobody holds its listeners.
+    Stopped,
+    /// Its first process is on the way up.
+    Starting,
+    /// It serves.
+    Serving,
+    /// It serves, and a successor is on the way.
+    Upgrading,
+    /// Its last process is on the way down.
+    Stopping,
+    /// It died, and is started again after a pause.
+    Backoff,
+    /// It died too often, or could not be started; a person has to look.
+    Failed,
+}
+
+/// Everything about a service at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// The service.
+    pub service: ServiceName,
+    /// What it is doing.
+    pub state: State,
+    /// The phase within that, where there is one.
+    pub phase: Option<String>,
+    /// The committed generation, 0 before the first.
+    pub generation: Generation,
+    /// The process that serves.
+    pub pid: Option<u32>,
+    /// The binary of that process, or the configured one.
+    pub binary: PathBuf,
+    /// SHA-256 of that binary in hex, where it is known.
+    pub sha256: Option<String>,
+    /// When that process was started, in milliseconds since 1970.
+    pub started_at: Option<u64>,
+    /// How often the service was started again because it died.
+    pub restarts: u64,
+    /// Whether generations may overlap.
+    pub mode: Mode,
+    /// Where it listens.
+    pub listeners: Vec<ListenerStatus>,
+    /// How the last operation ended.
+    pub last_handoff: Option<Outcome>,
+    /// What a person should know: one sentence.
+    pub problem: Option<String>,
+}
+
+/// A listener of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// Its name within the service.
+    pub name: ListenerName,
+    /// Its address, written as in the service file.
+    pub address: String,
+}
+
+/// How an operation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// The new version serves.
+    Committed,
+    /// The old version serves.
+    RolledBack,
+    /// The service serves after it was stopped.
+    Started,
+    /// The service is stopped.
+    Stopped,
+}
+
+/// The end of an operation. The process and the binary are those that serve now (or served last, once stopped).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The service.
+    pub service: ServiceName,
+    /// The handoff.
+    pub handoff: HandoffId,
+    /// How it ended.
+    pub outcome: Ending,
+    /// Why it was rolled back, one clause; nothing otherwise.
+    pub reason: Option<String>,
+    /// The generation.
+    pub generation: Generation,
+    /// The process.
+    pub pid: Option<u32>,
+    /// The binary.
+    pub binary: PathBuf,
+    /// SHA-256 of the binary in hex.
+    pub sha256: Option<String>,
+    /// From the request to the end.
+    pub took_us: u64,
+    /// How long nobody accepted; connects waited meanwhile. Nothing where there was no such time.
+    pub accept_gap_us: Option<u64>,
+    /// The phases in their order.
+    pub phases: Vec<PhaseTime>,
+}
+
+/// One phase of an operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseTime {
+    /// Its name.
+    pub phase: String,
+    /// When it began, since the operation's start.
+    pub started_us: u64,
+    /// How long it lasted.
+    pub took_us: u64,
+}
+
+/// Something happened in an operation that is under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The service.
+    pub service: ServiceName,
+    /// The handoff.
+    pub handoff: HandoffId,
+    /// The phase that begins.
+    pub phase: String,
+    /// When, since the operation's start.
+    pub at_us: u64,
+    /// One clause for people.
+    pub detail: Option<String>,
+}
+
+impl Request {
+    /// The method's name on the wire.
+    pub fn method(&self) -> &'static str {
+        match self {
+            Request::Ping => "ping",
+            Request::List => "list",
+            Request::Status(_) => "status",
+            Request::Start(_) => "start",
+            Request::Stop(_) => "stop",
+            Request::Restart(_) => "restart",
+            Request::Upgrade(_) => "upgrade",
+        }
+    }
+
+    /// The method's parameters on the wire.
+    pub fn params(&self) -> Value {
+        match self {
+            Request::Ping | Request::List => json!({}),
+            Request::Status(service)
+            | Request::Start(service)
+            | Request::Stop(service)
+            | Request::Restart(service) => json!({ "service": service }),
+            Request::Upgrade(upgrade) => json!(upgrade),
+        }
+    }
+
+    /// Reads a method and its parameters. The error is [`Kind::UnknownMethod`] or [`Kind::InvalidParams`], and the
+    /// latter names the parameter.
+    pub fn parse(method: &str, params: Option<Value>) -> Result<Request, Error> {
+        let mut params = Params::new(params)?;
+        let request = match method {
+            "ping" => Request::Ping,
+            "list" => Request::List,
+            "status" => Request::Status(params.service()?),
+            "start" => Request::Start(params.service()?),
+            "stop" => Request::Stop(params.service()?),
+            "restart" => Request::Restart(params.service()?),
+            "upgrade" => Request::Upgrade(params.upgrade()?),
+            _ => return Err(unknown_method(method)),
+        };
+        params.finish(method)?;
+        Ok(request)
+    }
+
+    /// Reads the answer to this request. The error says what does not fit.
+    pub fn parse_response(&self, result: Value) -> Result<Response, serde_json::Error> {
+        match self {
+            Request::Ping => serde_json::from_value(result).map(Response::Pong),
+            Request::List => serde_json::from_value(result).map(Response::List),
+            Request::Status(_) => serde_json::from_value(result).map(Response::Status),
+            Request::Start(_) | Request::Stop(_) | Request::Restart(_) | Request::Upgrade(_) => {
+                serde_json::from_value(result).map(Response::Outcome)
+            }
+        }
+    }
+}
+
+fn unknown_method(method: &str) -> Error {
+    let hint = match nearest(method, METHODS) {
+        Some(near) => format!("Did you mean {near:?}?"),
+        None => format!("The methods are {}.", METHODS.join(", ")),
+    };
+    Error::new(Kind::UnknownMethod, format!("There is no method {method:?}."), hint)
+}
+
+/// Parameters by name. Each is taken out as it is read, so that what is left is unknown.
+struct Params(Map<String, Value>);
+
+impl Params {
+    fn new(params: Option<Value>) -> Result<Params, Error> {
+        match params {
+            None | Some(Value::Null) => Ok(Params(Map::new())),
+            Some(Value::Object(map)) => Ok(Params(map)),
+            Some(_) => Err(invalid("The parameters are not an object.".into(), "Give them by name.")),
+        }
+    }
+
+    fn service(&mut self) -> Result<ServiceName, Error> {
+        let hint = "It is the name of a service, a string.";
+        let Some(value) = self.0.remove("service") else {
+            return Err(invalid("The parameter \"service\" is missing.".into(), hint));
+        };
+        let Value::String(name) = value else {
+            return Err(invalid(format!("The parameter \"service\" is {value}."), hint));
+        };
+        name.parse()
+            .map_err(|error| invalid(format!("The parameter \"service\" is {name:?}: {error}."), hint))
+    }
+
+    fn upgrade(&mut self) -> Result<Upgrade, Error> {
+        let upgrade = Upgrade {
+            service: self.service()?,
+            binary: self.binary()?,
+            deadline_ms: self.milliseconds("deadline_ms")?,
+            drain_grace_ms: self.milliseconds("drain_grace_ms")?,
+        };
+        if let (Some(grace), Some(deadline)) = (upgrade.drain_grace_ms, upgrade.deadline_ms)
+            && grace > deadline
+        {
+            let (grace, deadline) = (format_duration_ms(grace), format_duration_ms(deadline));
+            let message = format!("drain_grace_ms ({grace}) is longer than deadline_ms ({deadline}).");
+            return Err(invalid(
+                message,
+                "The drain is one part of the upgrade: shorten it or raise the deadline.",
+            ));
+        }
+        Ok(upgrade)
+    }
+
+    fn binary(&mut self) -> Result<Option<PathBuf>, Error> {
+        let hint = "It is the absolute path of the new binary, a string.";
+        match self.0.remove("binary") {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(path)) if path.starts_with('/') && !path.contains('\0') => {
+                Ok(Some(path.into()))
+            }
+            Some(other) => Err(invalid(format!("The parameter \"binary\" is {other}."), hint)),
+        }
+    }
+
+    fn milliseconds(&mut self, name: &str) -> Result<Option<u64>, Error> {
+        match self.0.remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => match value.as_u64() {
+                Some(ms) => Ok(Some(ms)),
+                None => Err(invalid(
+                    format!("The parameter {name:?} is {value}."),
+                    "It is a whole number of milliseconds.",
+                )),
+            },
+        }
+    }
+
+    fn finish(self, method: &str) -> Result<(), Error> {
+        match self.0.keys().next() {
+            None => Ok(()),
+            Some(unknown) => Err(invalid(
+                format!("The method {method:?} has no parameter {unknown:?}."),
+                "Remove it; a misspelt parameter must not be ignored.",
+            )),
+        }
+    }
+}
+
+fn invalid(message: String, hint: &str) -> Error {
+    Error::new(Kind::InvalidParams, message, hint)
+}

@@ -1,0 +1,129 @@
+//! A client's end of the control socket. Blocking: a command line has nothing else to do.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::api::{Progress, Request, Response};
+use super::error::Error;
+use super::rpc::{Outgoing, parse_answer, request_line};
+
+/// A daemon that takes longer over a question that needs no work is frozen.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One connection to the daemon.
+#[derive(Debug)]
+pub struct Client {
+    path: PathBuf,
+    stream: BufReader<UnixStream>,
+    last_id: u64,
+}
+
+/// Why a request has no answer, or not the wanted one.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers.
+    #[error("The daemon at {path:?} cannot be reached: {cause}. {hint}")]
+    Unreachable {
+        /// The control socket.
+        path: PathBuf,
+        /// Why, one clause.
+        cause: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// Somebody answers, but not in this protocol.
+    #[error("What answers at {path:?} is no handoff daemon, or one of another version: {cause}.")]
+    Strange {
+        /// The control socket.
+        path: PathBuf,
+        /// What does not fit.
+        cause: String,
+    },
+    /// The daemon said no.
+    #[error(transparent)]
+    Refused(#[from] Error),
+}
+
+impl Client {
+    /// Connects. Blocks only while the daemon's queue of connections is full.
+    pub fn connect(path: &Path) -> Result<Client, ClientError> {
+        let stream = UnixStream::connect(path).map_err(|error| unreachable(path, &error))?;
+        Ok(Client { path: path.to_owned(), stream: BufReader::new(stream), last_id: 0 })
+    }
+
+    /// Asks and waits for the answer, handing over progress meanwhile. `ping`, `list` and `status` are given up
+    /// after 10 s of silence; the others last as long as they last.
+    pub fn call(
+        &mut self,
+        request: &Request,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<Response, ClientError> {
+        let quick = matches!(request, Request::Ping | Request::List | Request::Status(_));
+        self.last_id += 1;
+        self.stream
+            .get_ref()
+            .set_read_timeout(quick.then_some(PATIENCE))
+            .and_then(|()| self.send(request))
+            .map_err(|error| unreachable(&self.path, &error))?;
+        loop {
+            match parse_answer(&self.read_line()?, self.last_id).map_err(|cause| self.strange(cause))? {
+                Outgoing::Ignored => {}
+                Outgoing::Progress(progress) => on_progress(progress),
+                Outgoing::Answer(Err(error)) => return Err(ClientError::Refused(error)),
+                Outgoing::Answer(Ok(result)) => {
+                    return request.parse_response(result).map_err(|error| self.strange(error.to_string()));
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, request: &Request) -> io::Result<()> {
+        match self.stream.get_mut().write_all(&request_line(self.last_id, request)) {
+            // It hung up at once; why, stands in what it sent before.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other,
+        }
+    }
+
+    fn read_line(&mut self) -> Result<Vec<u8>, ClientError> {
+        let mut line = Vec::new();
+        match self.stream.read_until(b'\n', &mut line) {
+            Ok(_) if line.ends_with(b"\n") => Ok(line),
+            Ok(_) => Err(unreachable(&self.path, &io::ErrorKind::UnexpectedEof.into())),
+            Err(error) => Err(unreachable(&self.path, &error)),
+        }
+    }
+
+    fn strange(&self, cause: String) -> ClientError {
+        ClientError::Strange { path: self.path.clone(), cause }
+    }
+}
+
+fn unreachable(path: &Path, error: &io::Error) -> ClientError {
+    const START: &str = "Start it with `handoff daemon`, or say where it is with --runtime-dir.";
+    let (cause, hint) = match error.kind() {
+        io::ErrorKind::NotFound => ("there is no such socket".to_owned(), START),
+        io::ErrorKind::ConnectionRefused => {
+            ("the socket is there, but no process behind it".to_owned(), START)
+        }
+        io::ErrorKind::PermissionDenied => (
+            "permission denied".to_owned(),
+            "It belongs to another user: run this command as that user or as root.",
+        ),
+        io::ErrorKind::InvalidInput => {
+            ("the path is too long".to_owned(), "Choose another with --runtime-dir.")
+        }
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => (
+            format!("it has not answered for {} s", PATIENCE.as_secs()),
+            "It may be stopped or overloaded; the services run on without it.",
+        ),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => (
+            "it closed the connection without an answer".to_owned(),
+            "It may have been stopped; its log says more. `handoff status` shows what runs once it is back.",
+        ),
+        _ => (error.to_string(), START),
+    };
+    ClientError::Unreachable { path: path.to_owned(), cause, hint }
+}

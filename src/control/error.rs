@@ -1,0 +1,212 @@
+//! Errors that the daemon answers, and what each means as a JSON-RPC code and as an exit code.
+
+use std::fmt;
+
+use handoff_protocol::ids::ServiceName;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::config;
+
+/// An answer that says no. `Display` is the message and the hint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Error {
+    /// Which kind of no.
+    pub kind: Kind,
+    /// A full sentence that names the thing and the cause.
+    pub message: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.message, self.hint)
+    }
+}
+
+/// The kinds of errors. The words on the wire are these names in snake case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A line is not JSON.
+    ParseError,
+    /// A line is JSON, but no request.
+    InvalidRequest,
+    /// There is no such method.
+    UnknownMethod,
+    /// A parameter is missing, unknown or has the wrong type.
+    InvalidParams,
+    /// The caller is neither the daemon's user nor root.
+    PermissionDenied,
+    /// Every connection is busy.
+    TooManyClients,
+    /// No service file has this name.
+    UnknownService,
+    /// Another operation works on the service.
+    Busy,
+    /// The operation needs a service that runs.
+    NotRunning,
+    /// The service runs already.
+    AlreadyRunning,
+    /// The service's file has mistakes.
+    ConfigInvalid,
+    /// The program could not be started, or did not get ready.
+    SpawnFailed,
+    /// A listen address could not be bound.
+    BindFailed,
+    /// The journal or another file could not be written.
+    StorageFailed,
+    /// The service does not serve, and could not be brought back.
+    ServiceDown,
+    /// A mistake of the daemon itself.
+    Internal,
+}
+
+impl Kind {
+    /// All kinds, for documentation and tests.
+    pub const ALL: [Kind; 16] = [
+        Kind::ParseError,
+        Kind::InvalidRequest,
+        Kind::UnknownMethod,
+        Kind::InvalidParams,
+        Kind::PermissionDenied,
+        Kind::TooManyClients,
+        Kind::UnknownService,
+        Kind::Busy,
+        Kind::NotRunning,
+        Kind::AlreadyRunning,
+        Kind::ConfigInvalid,
+        Kind::SpawnFailed,
+        Kind::BindFailed,
+        Kind::StorageFailed,
+        Kind::ServiceDown,
+        Kind::Internal,
+    ];
+
+    /// The code of the JSON-RPC error object.
+    pub fn rpc_code(self) -> i64 {
+        self.codes().0
+    }
+
+    /// The exit code of a command that got this answer.
+    pub fn exit_code(self) -> u8 {
+        self.codes().1
+    }
+
+    /// The one table of codes: (JSON-RPC, exit).
+    fn codes(self) -> (i64, u8) {
+        match self {
+            Kind::ParseError => (-32700, 1),
+            Kind::InvalidRequest => (-32600, 1),
+            Kind::UnknownMethod => (-32601, 1),
+            Kind::InvalidParams => (-32602, 1),
+            Kind::Internal => (-32603, 1),
+            Kind::PermissionDenied => (-32000, 2),
+            Kind::TooManyClients => (-32001, 5),
+            Kind::UnknownService => (-32002, 1),
+            Kind::Busy => (-32003, 5),
+            Kind::NotRunning => (-32004, 1),
+            Kind::AlreadyRunning => (-32005, 1),
+            Kind::ConfigInvalid => (-32006, 3),
+            Kind::SpawnFailed => (-32007, 1),
+            Kind::BindFailed => (-32008, 1),
+            Kind::StorageFailed => (-32009, 1),
+            Kind::ServiceDown => (-32010, 1),
+        }
+    }
+}
+
+impl Error {
+    /// An error with its sentence and what to do.
+    pub fn new(kind: Kind, message: impl Into<String>, hint: impl Into<String>) -> Error {
+        Error { kind, message: message.into(), hint: hint.into() }
+    }
+
+    /// Nobody has heard of `service`; `known` are the names to suggest from.
+    pub fn unknown_service<'a>(service: &ServiceName, known: impl IntoIterator<Item = &'a str>) -> Error {
+        let hint = match config::nearest(service.as_str(), known) {
+            Some(near) => format!("Did you mean {near:?}?"),
+            None => "`handoff list` names the services.".into(),
+        };
+        Error::new(Kind::UnknownService, format!("There is no service {:?}.", service.as_str()), hint)
+    }
+
+    /// `service` is in the middle of something; `phase` says of what.
+    pub fn busy(service: &ServiceName, phase: &str) -> Error {
+        let message = format!("Service {:?} is busy: {phase}.", service.as_str());
+        Error::new(Kind::Busy, message, "Wait until it is done; `handoff status` shows how far it is.")
+    }
+
+    /// The operation needs a running service.
+    pub fn not_running(service: &ServiceName) -> Error {
+        let message = format!("Service {:?} does not run.", service.as_str());
+        Error::new(Kind::NotRunning, message, format!("Start it: handoff start {service}"))
+    }
+
+    /// The service runs already, as process `pid`.
+    pub fn already_running(service: &ServiceName, pid: u32) -> Error {
+        let message = format!("Service {:?} runs already, as pid {pid}.", service.as_str());
+        Error::new(Kind::AlreadyRunning, message, format!("To start it anew: handoff restart {service}"))
+    }
+
+    /// The service's file has mistakes: every one of `errors` is told.
+    pub fn config_invalid(service: &ServiceName, errors: &[config::Error]) -> Error {
+        let list: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let message =
+            format!("The file of service {:?} has mistakes: {}.", service.as_str(), list.join("; "));
+        Error::new(Kind::ConfigInvalid, message, format!("Correct it, then: handoff check {service}"))
+    }
+
+    /// The daemon caught itself in a mistake.
+    pub fn internal(cause: impl fmt::Display) -> Error {
+        let message = format!("The daemon failed inside: {cause}.");
+        Error::new(Kind::Internal, message, "Please report this with the daemon's log.")
+    }
+
+    /// The JSON-RPC error object.
+    pub(super) fn to_json(&self) -> Value {
+        json!({
+            "code": self.kind.rpc_code(),
+            "message": self.message,
+            "data": { "kind": self.kind, "hint": self.hint },
+        })
+    }
+
+    /// Reads a JSON-RPC error object; a kind that a newer daemon invented counts as internal.
+    pub(super) fn from_json(object: &Value) -> Error {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let data = &object["data"];
+        let kind = Kind::deserialize(&data["kind"]).unwrap_or(Kind::Internal);
+        Error { kind, message: text(&object["message"]), hint: text(&data["hint"]) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_survives_the_wire_and_has_a_code_of_its_own() {
+        let mut codes: Vec<i64> = Kind::ALL.iter().map(|kind| kind.rpc_code()).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), Kind::ALL.len());
+        for kind in Kind::ALL {
+            let error = Error::new(kind, "It is so.", "Do this.");
+            assert_eq!(Error::from_json(&error.to_json()), error);
+        }
+        assert_eq!(Error::from_json(&json!({"data": {"kind": "of_tomorrow"}})).kind, Kind::Internal);
+        assert_eq!(Error::from_json(&json!(7)).kind, Kind::Internal);
+    }
+
+    #[test]
+    fn an_unknown_service_suggests_the_nearest() {
+        let name: ServiceName = "s4".parse().unwrap();
+        assert_eq!(
+            Error::unknown_service(&name, ["mcp", "s3"]).to_string(),
+            "There is no service \"s4\". Did you mean \"s3\"?"
+        );
+        assert!(Error::unknown_service(&name, ["mcp"]).hint.contains("handoff list"));
+    }
+}

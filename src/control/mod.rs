@@ -1,0 +1,19 @@
+//! The control socket: how the command line, or anything else, talks to the daemon.
+//!
+//! JSON-RPC 2.0 over a unix socket, one object a line in both directions. A connection carries one request at a
+//! time and answers in order; while a request works, the daemon sends `progress` notifications before the
+//! answer. The operations belong to the daemon: a client that hangs up stops nothing.
+
+pub mod api;
+mod client;
+mod error;
+mod rpc;
+mod server;
+
+pub use client::{Client, ClientError};
+pub use error::{Error, Kind};
+pub use rpc::LINE_MAX_BYTES;
+pub use server::{BindError, CONNECTIONS_MAX, Handler, Listener, ProgressSink, serve};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,298 @@
+//! The daemon's end of the control socket.
+//!
+//! Runs on a `current_thread` runtime within a `LocalSet`. A connection is one task that sleeps in a read: a client
+//! that says nothing costs a file descriptor and no time. When all places are taken, the oldest silent client
+//! has to leave, so that nobody can lock others out by connecting. Each request runs in a task of its own, which
+//! no hang-up cancels.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, spawn_local};
+
+use super::api::{Progress, Request, Response};
+use super::error::{Error, Kind};
+use super::rpc::{LINE_MAX_BYTES, parse_request, progress_line, response_line};
+use crate::config::UNIX_PATH_MAX_BYTES;
+
+/// How many clients are connected at the most.
+pub const CONNECTIONS_MAX: usize = 128;
+
+/// Answers requests.
+pub trait Handler {
+    /// Performs one request. Runs to its end even if the client hangs up meanwhile. What is sent to `progress`
+    /// reaches the client before the answer does.
+    #[allow(async_fn_in_trait)] // Everything stays on one thread; nobody needs a Send bound.
+    async fn call(&self, request: Request, progress: ProgressSink) -> Result<Response, Error>;
+}
+
+/// Where a handler reports progress. Never blocks, never fails: nobody may be listening any more.
+#[derive(Clone, Debug)]
+pub struct ProgressSink(mpsc::UnboundedSender<Progress>);
+
+impl ProgressSink {
+    /// Tells the client.
+    pub fn send(&self, progress: Progress) {
+        // A client that hung up is no reason to stop.
+        let _ = self.0.send(progress);
+    }
+}
+
+/// Why the control socket cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The path does not fit into the kernel's structure.
+    #[error(
+        "the control socket path {path:?} has {length} bytes and the kernel takes at most \
+         {UNIX_PATH_MAX_BYTES}; choose a shorter one with --runtime-dir"
+    )]
+    PathTooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// Somebody answers there.
+    #[error("another daemon answers on {0:?}; stop it, or choose another place with --runtime-dir")]
+    InUse(PathBuf),
+    /// A file that is not a socket is in the way.
+    #[error("{0:?} is not a socket; it is in the way of the control socket: remove it")]
+    NotASocket(PathBuf),
+    /// The kernel refused.
+    #[error("the control socket {path:?} cannot be opened: {error}; check its directory")]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
+    },
+}
+
+/// The bound control socket. Dropping it removes the path, if it still is this socket's.
+#[derive(Debug)]
+pub struct Listener {
+    socket: StdListener,
+    path: PathBuf,
+    /// Device and inode of the path.
+    identity: (u64, u64),
+}
+
+impl Listener {
+    /// Binds the socket with mode 0600. A socket that a dead daemon left is replaced, one that somebody answers on
+    /// is not. Needs no runtime; does not block.
+    pub fn bind(path: &Path) -> Result<Listener, BindError> {
+        let length = path.as_os_str().len();
+        if length > UNIX_PATH_MAX_BYTES {
+            return Err(BindError::PathTooLong { path: path.to_owned(), length });
+        }
+        remove_stale(path)?;
+        bind_private(path).map_err(|error| match error.kind() {
+            // Somebody was faster by a moment.
+            io::ErrorKind::AddrInUse => BindError::InUse(path.to_owned()),
+            _ => BindError::Io { path: path.to_owned(), error },
+        })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Serves clients for ever; to stop, drop the future. Must run within a `LocalSet`. Fails only if the socket
+/// cannot be given to the runtime.
+pub async fn serve(listener: Listener, handler: Rc<impl Handler + 'static>) -> io::Result<Infallible> {
+    let socket = UnixListener::from_std(listener.socket.try_clone()?)?;
+    let guests = Guests::default();
+    loop {
+        match socket.accept().await {
+            Ok((stream, _)) => admit(stream, &handler, &guests),
+            Err(error) => {
+                tracing::warn!(%error, "a control connection could not be accepted");
+                // Out of descriptors: the connection stays in the queue, and asking at once again would spin.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+fn remove_stale(path: &Path) -> Result<(), BindError> {
+    let io_error = |error| BindError::Io { path: path.to_owned(), error };
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io_error(error)),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(BindError::NotASocket(path.to_owned()));
+        }
+        Ok(_) => {}
+    }
+    match StdStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(io_error)
+        }
+        Err(error) => Err(io_error(error)),
+        Ok(_) => Err(BindError::InUse(path.to_owned())),
+    }
+}
+
+fn bind_private(path: &Path) -> io::Result<Listener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // Before bind: the path is created with the mode of the socket, so it is never open to others.
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(0o600))?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    let listener = Listener { socket: socket.into(), path: path.to_owned(), identity: identity(path)? };
+    rustix::net::listen(&listener.socket, CONNECTIONS_MAX as i32)?;
+    Ok(listener)
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    std::fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// Who is connected, by order of arrival.
+#[derive(Clone, Default)]
+struct Guests(Rc<RefCell<BTreeMap<u64, Guest>>>);
+
+struct Guest {
+    task: AbortHandle,
+    busy: bool,
+}
+
+impl Guests {
+    /// Makes room for one more; false if all are busy.
+    fn make_room(&self) -> bool {
+        let mut guests = self.0.borrow_mut();
+        if guests.len() < CONNECTIONS_MAX {
+            return true;
+        }
+        let silent = guests.iter().find(|(_, guest)| !guest.busy).map(|(&number, _)| number);
+        match silent.and_then(|number| guests.remove(&number)) {
+            Some(guest) => {
+                guest.task.abort();
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn next_number(&self) -> u64 {
+        self.0.borrow().last_key_value().map_or(0, |(number, _)| number + 1)
+    }
+
+    fn set_busy(&self, number: u64, busy: bool) {
+        if let Some(guest) = self.0.borrow_mut().get_mut(&number) {
+            guest.busy = busy;
+        }
+    }
+}
+
+fn admit(stream: UnixStream, handler: &Rc<impl Handler + 'static>, guests: &Guests) {
+    let refusal = match stream.peer_cred() {
+        Ok(peer) if !may_control(peer.uid()) => Some(Error::new(
+            Kind::PermissionDenied,
+            format!("User {} may not control this daemon.", peer.uid()),
+            format!("Ask as user {} or as root.", rustix::process::geteuid().as_raw()),
+        )),
+        Err(error) => Some(Error::internal(format!("the peer's credentials cannot be read: {error}"))),
+        Ok(_) if !guests.make_room() => Some(Error::new(
+            Kind::TooManyClients,
+            format!("All {CONNECTIONS_MAX} control connections are at work."),
+            "Try again when an operation has ended.",
+        )),
+        Ok(_) => None,
+    };
+    if let Some(error) = refusal {
+        // A new socket's buffer is empty, so that this short line fits.
+        let _ = stream.try_write(&response_line(&serde_json::Value::Null, &Err(error)));
+        return;
+    }
+    let number = guests.next_number();
+    let (handler, host) = (Rc::clone(handler), guests.clone());
+    let task = spawn_local(async move {
+        // An error means that the client is gone: there is nobody to tell.
+        let _ = converse(stream, handler, |busy| host.set_busy(number, busy)).await;
+        host.0.borrow_mut().remove(&number);
+    });
+    guests.0.borrow_mut().insert(number, Guest { task: task.abort_handle(), busy: false });
+}
+
+fn may_control(uid: u32) -> bool {
+    uid == 0 || uid == rustix::process::geteuid().as_raw()
+}
+
+async fn converse(
+    stream: UnixStream,
+    handler: Rc<impl Handler + 'static>,
+    set_busy: impl Fn(bool),
+) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::with_capacity(1024, reader);
+    while let Some(line) = read_line(&mut reader).await? {
+        if line.len() > LINE_MAX_BYTES {
+            let message = format!("The request line is longer than {LINE_MAX_BYTES} bytes.");
+            let error =
+                Error::new(Kind::InvalidRequest, message, "The connection is closed; send shorter lines.");
+            return writer.write_all(&response_line(&serde_json::Value::Null, &Err(error))).await;
+        }
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        set_busy(true);
+        let incoming = parse_request(&line);
+        let answer = match incoming.request {
+            Ok(request) => perform(request, &handler, &mut writer).await?,
+            Err(error) => Err(error),
+        };
+        writer.write_all(&response_line(&incoming.id, &answer)).await?;
+        set_busy(false);
+    }
+    Ok(())
+}
+
+/// One line without regard to its content; longer than [`LINE_MAX_BYTES`] means there was no end within that.
+async fn read_line(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    let limit = LINE_MAX_BYTES as u64 + 1;
+    let length = reader.take(limit).read_until(b'\n', &mut line).await?;
+    Ok((length > 0).then_some(line))
+}
+
+/// Runs the handler in a task of its own and passes its progress on. An error means that the client is gone; the
+/// task goes on without it.
+async fn perform(
+    request: Request,
+    handler: &Rc<impl Handler + 'static>,
+    writer: &mut OwnedWriteHalf,
+) -> io::Result<Result<Response, Error>> {
+    let (sink, mut progress) = mpsc::unbounded_channel();
+    let handler = Rc::clone(handler);
+    let mut task = spawn_local(async move { handler.call(request, ProgressSink(sink)).await });
+    let answer = loop {
+        tokio::select! {
+            biased;
+            Some(step) = progress.recv() => writer.write_all(&progress_line(&step)).await?,
+            ended = &mut task => break ended,
+        }
+    };
+    // What was said in the same breath as the answer.
+    while let Ok(step) = progress.try_recv() {
+        writer.write_all(&progress_line(&step)).await?;
+    }
+    Ok(answer.unwrap_or_else(|failure| Err(Error::internal(format!("the operation broke off: {failure}")))))
+}

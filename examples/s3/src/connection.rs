@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -40,6 +40,9 @@ pub(crate) enum Gate {
 const DRAIN_IDLE: Duration = Duration::from_millis(500);
 /// What a client gets that has connected and not yet sent its request when the server seals.
 const SEAL_IDLE: Duration = Duration::from_millis(250);
+
+/// An answer of more bytes than this may take its client long to receive.
+const SHORT_ANSWER: u64 = 1024 * 1024;
 
 /// Serves one connection until it ends. Client errors end the connection and nothing else.
 pub(crate) async fn serve(
@@ -96,16 +99,19 @@ impl hyper::service::Service<Request<Incoming>> for Handler {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let entry = Arc::new(self.entry.request(length(&request.body().size_hint())));
-        let held = entry.clone();
+        let entry = Arc::new(self.entry.request());
         let service = self.service.clone();
         let gate = self.gate.clone();
         let what = format!("{} {}", request.method(), request.uri().path());
+        let long_work = is_long_work(&request);
+        let request = request.map(|body| Question { body, long_work, entry: entry.clone() });
+        request.body().tell_if_complete();
         // In a task of its own, because a client that leaves takes this future with it: a change of the
         // store that has begun goes on to its end, and is counted until then.
+        let held = entry.clone();
         let work = tokio::spawn(async move {
             let _held = held;
-            service.call(request.map(s3s::Body::from)).await
+            service.call(request.map(s3s::Body::http_body_unsync)).await
         });
         Box::pin(async move {
             let mut response = match work.await {
@@ -119,7 +125,7 @@ impl hyper::service::Service<Request<Incoming>> for Handler {
             if *gate.borrow() != Gate::Open {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            entry.answer(length(&response.body().size_hint()));
+            entry.busy(response.body().size_hint().upper().is_none_or(|bytes| bytes > SHORT_ANSWER));
             Ok(response.map(|body| Answer { body, _entry: entry }))
         })
     }
@@ -132,8 +138,51 @@ fn failure(what: &str, error: &dyn std::fmt::Debug) -> Response<s3s::Body> {
     response
 }
 
-fn length(hint: &SizeHint) -> u64 {
-    hint.upper().unwrap_or(u64::MAX)
+/// Whether the server may be at work on a request for long, although it has all of it. For a GET this is
+/// said when the length of its answer is known.
+fn is_long_work(request: &Request<Incoming>) -> bool {
+    match *request.method() {
+        Method::PUT => request.headers().contains_key("x-amz-copy-source"),
+        Method::HEAD | Method::DELETE => false,
+        _ => true,
+    }
+}
+
+/// The body of a request, which says when it has come in completely.
+struct Question {
+    body: Incoming,
+    long_work: bool,
+    entry: Arc<RequestEntry>,
+}
+
+impl Question {
+    fn tell_if_complete(&self) {
+        if self.body.is_end_stream() {
+            self.entry.busy(self.long_work);
+        }
+    }
+}
+
+impl Body for Question {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        self.tell_if_complete();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// The body of an answer; its request is in progress for as long as this exists.

@@ -9,10 +9,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// What takes longer than this, or moves more bytes than [`SHORT_BYTES`], is long: a drain waits for it, so
-/// that a seal, which keeps new connections waiting, does not have to.
+/// What takes longer than this is long: a drain waits for it, so that a seal, which keeps new connections
+/// waiting, does not have to.
 const SHORT: Duration = Duration::from_millis(100);
-const SHORT_BYTES: u64 = 1024 * 1024;
 
 /// All connections and requests of the server. Cheap to clone, shared by all.
 #[derive(Clone, Default)]
@@ -44,8 +43,10 @@ struct Connection {
 enum Activity {
     /// Accepted, and not a byte has come yet.
     Silent { since: Instant },
-    /// A request is being received, worked on or answered.
-    Busy { since: Instant, bytes: u64 },
+    /// A request is coming in, and the client decides how long that takes.
+    Asking,
+    /// A request is worked on or answered; `long` if that may well take long.
+    Busy { since: Instant, long: bool },
     /// The last answer is complete.
     Idle { since: Instant },
 }
@@ -100,8 +101,8 @@ impl Book {
         self.connections.values().all(|connection| {
             connection.accepted >= drain_began
                 && match connection.activity {
-                    Activity::Silent { .. } => false,
-                    Activity::Busy { since, bytes } => since.elapsed() < SHORT && bytes <= SHORT_BYTES,
+                    Activity::Silent { .. } | Activity::Asking => false,
+                    Activity::Busy { since, long } => !long && since.elapsed() < SHORT,
                     Activity::Idle { since } => since.elapsed() < SHORT,
                 }
         })
@@ -123,7 +124,7 @@ impl ConnectionEntry {
     pub(crate) fn idle_for(&self) -> Option<Duration> {
         match self.traffic.book().connections.get(&self.id)?.activity {
             Activity::Silent { since } | Activity::Idle { since } => Some(since.elapsed()),
-            Activity::Busy { .. } => None,
+            Activity::Asking | Activity::Busy { .. } => None,
         }
     }
 
@@ -131,16 +132,16 @@ impl ConnectionEntry {
     pub(crate) fn received(&self) {
         if self.idle_for().is_some() {
             let id = self.id;
-            self.traffic.update(|book| book.set(id, Activity::Busy { since: Instant::now(), bytes: 0 }));
+            self.traffic.update(|book| book.set(id, Activity::Asking));
         }
     }
 
-    /// A request begins; `bytes` is the announced length of its body, or the largest number if unknown.
-    pub(crate) fn request(&self, bytes: u64) -> RequestEntry {
+    /// A request begins, and its body is coming in.
+    pub(crate) fn request(&self) -> RequestEntry {
         let id = self.id;
         self.traffic.update(|book| {
             book.requests += 1;
-            book.set(id, Activity::Busy { since: Instant::now(), bytes });
+            book.set(id, Activity::Asking);
         });
         RequestEntry { traffic: self.traffic.clone(), connection: id }
     }
@@ -169,16 +170,11 @@ pub(crate) struct RequestEntry {
 }
 
 impl RequestEntry {
-    /// The answer has a body of `bytes`, or of the largest number if its length is unknown.
-    pub(crate) fn answer(&self, bytes: u64) {
+    /// The body has come in completely, or it is being answered: nothing but the server itself, or the
+    /// client's taking of the answer, is waited for. `long` if that may well take long.
+    pub(crate) fn busy(&self, long: bool) {
         let id = self.connection;
-        self.traffic.update(|book| {
-            if let Some(Activity::Busy { bytes: announced, .. }) =
-                book.connections.get_mut(&id).map(|connection| &mut connection.activity)
-            {
-                *announced = bytes;
-            }
-        });
+        self.traffic.update(|book| book.set(id, Activity::Busy { since: Instant::now(), long }));
     }
 }
 
@@ -213,15 +209,17 @@ mod tests {
         let new = traffic.connection();
         assert!(!is_quiet(&traffic, drain), "accepted, nothing sent yet");
         new.received();
-        assert!(is_quiet(&traffic, drain), "a request head is coming in");
-        let upload = new.request(SHORT_BYTES + 1);
-        assert!(!is_quiet(&traffic, drain), "a large upload");
-        upload.answer(10);
-        assert!(is_quiet(&traffic, drain), "its short answer");
+        assert!(!is_quiet(&traffic, drain), "the head of a request is coming in");
+        let request = new.request();
+        assert!(!is_quiet(&traffic, drain), "its body is coming in");
+        request.busy(true);
+        assert!(!is_quiet(&traffic, drain), "long work");
+        request.busy(false);
+        assert!(is_quiet(&traffic, drain), "short work");
         tokio::time::advance(SHORT).await;
-        assert!(!is_quiet(&traffic, drain), "a request that takes long");
-        drop(upload);
-        assert!(is_quiet(&traffic, drain));
+        assert!(!is_quiet(&traffic, drain), "work that takes long all the same");
+        drop(request);
+        assert!(is_quiet(&traffic, drain), "answered");
         tokio::time::advance(SHORT).await;
         assert!(!is_quiet(&traffic, drain), "a client that does not take its answer");
     }
@@ -230,7 +228,7 @@ mod tests {
     async fn a_handler_without_a_client_still_counts() {
         let traffic = Traffic::default();
         let connection = traffic.connection();
-        let request = connection.request(0);
+        let request = connection.request();
         assert_eq!(connection.idle_for(), None);
         drop(connection);
         assert!(!traffic.book().is_empty());

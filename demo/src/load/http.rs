@@ -1,0 +1,197 @@
+//! One HTTP request at a time on plain connections, so that every failure is seen as it is.
+//!
+//! Nothing is ever sent twice. A kept-alive connection that the server has ended in order *before* the next
+//! request was written is replaced by a new one, as every HTTP client does; if a byte of the request was on
+//! its way, that is a cut or a reset and counts.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue};
+use http::{HeaderMap, Request, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use super::failure::{Failure, Kind};
+
+/// How long a client waits for a whole answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A complete answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its header fields.
+    pub headers: HeaderMap,
+    /// Its whole body.
+    pub body: Bytes,
+}
+
+/// The connections of one client to one server.
+pub struct Http {
+    endpoint: SocketAddr,
+    keep_alive: bool,
+    open: Option<Open>,
+}
+
+struct Open {
+    sender: SendRequest<Upload>,
+    driver: JoinHandle<hyper::Result<()>>,
+}
+
+impl Http {
+    /// A client of `endpoint` that keeps its connection for the next request, or makes a new one each time.
+    pub fn new(endpoint: SocketAddr, keep_alive: bool) -> Self {
+        Self { endpoint, keep_alive, open: None }
+    }
+
+    /// Sends a request and waits for the whole answer.
+    ///
+    /// # Errors
+    ///
+    /// Whatever goes wrong before the last byte of the answer; the status is not looked at.
+    pub async fn exchange(&mut self, mut request: Request<Upload>) -> Result<Answer, Failure> {
+        if !self.keep_alive {
+            request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        match timeout(PATIENCE + request.body().takes(), self.attempt(request)).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::new(Kind::Timeout, format!("no answer within {PATIENCE:?}"))),
+        }
+    }
+
+    async fn attempt(&mut self, mut request: Request<Upload>) -> Result<Answer, Failure> {
+        loop {
+            // Taken, not borrowed: a connection is put back only after a complete answer.
+            let (mut open, fresh) = match self.open.take() {
+                Some(open) => (open, false),
+                None => (self.connect().await?, true),
+            };
+            let response = match open.sender.try_send_request(request).await {
+                Ok(response) => response,
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if !fresh => {
+                        ended_in_order(open.driver).await?;
+                        request = unsent;
+                        continue;
+                    }
+                    _ => return Err(error.into_error().into()),
+                },
+            };
+            let (head, body) = response.into_parts();
+            let body = body.collect().await?.to_bytes();
+            let close = head.headers.get(CONNECTION).is_some_and(|value| value == "close");
+            if self.keep_alive && !close {
+                self.open = Some(open);
+            }
+            return Ok(Answer { status: head.status, headers: head.headers, body });
+        }
+    }
+
+    async fn connect(&self) -> Result<Open, Failure> {
+        let stream = TcpStream::connect(self.endpoint).await?;
+        stream.set_nodelay(true)?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let driver = tokio::spawn(connection);
+        sender.ready().await?;
+        Ok(Open { sender, driver })
+    }
+}
+
+/// Checks that an idle connection was closed, not reset.
+async fn ended_in_order(driver: JoinHandle<hyper::Result<()>>) -> Result<(), Failure> {
+    match driver.await {
+        Ok(ended) => ended.map_err(|error| Failure::from(error).during("idle connection")),
+        Err(panic) => Err(Failure::other(panic.to_string())),
+    }
+}
+
+/// The body of a request, sent at once or in pieces with pauses.
+pub struct Upload {
+    rest: Bytes,
+    pace: Option<Pace>,
+}
+
+struct Pace {
+    piece: usize,
+    pause: Duration,
+    next: Pin<Box<Sleep>>,
+}
+
+impl Upload {
+    /// No body.
+    pub fn empty() -> Self {
+        Self::all(Bytes::new())
+    }
+
+    /// The whole body as fast as it can be sent.
+    pub fn all(bytes: impl Into<Bytes>) -> Self {
+        Self { rest: bytes.into(), pace: None }
+    }
+
+    /// The body in `pieces` pieces, spread over the time `over`.
+    pub fn paced(bytes: impl Into<Bytes>, pieces: usize, over: Duration) -> Self {
+        let rest = bytes.into();
+        let piece = rest.len().div_ceil(pieces.max(1)).max(1);
+        let next = Box::pin(sleep_until(Instant::now()));
+        let pause = over / u32::try_from(pieces.max(1)).unwrap_or(u32::MAX);
+        Self { rest, pace: Some(Pace { piece, pause, next }) }
+    }
+
+    /// Whether it is slow on purpose.
+    pub fn is_paced(&self) -> bool {
+        self.pace.is_some()
+    }
+
+    /// How long it takes because it is slow on purpose.
+    fn takes(&self) -> Duration {
+        match &self.pace {
+            Some(pace) => {
+                pace.pause * u32::try_from(self.rest.len().div_ceil(pace.piece)).unwrap_or(u32::MAX)
+            }
+            None => Duration::ZERO,
+        }
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = &mut *self;
+        if this.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        let length = match &mut this.pace {
+            Some(pace) => {
+                ready!(pace.next.as_mut().poll(cx));
+                pace.next.as_mut().reset(Instant::now() + pace.pause);
+                pace.piece.min(this.rest.len())
+            }
+            None => this.rest.len(),
+        };
+        Poll::Ready(Some(Ok(Frame::data(this.rest.split_to(length)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
+    }
+}

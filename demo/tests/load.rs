@@ -1,0 +1,88 @@
+//! The load against the S3 server, without a supervisor: it finds nothing when nothing is wrong, also while
+//! the server drains, seals and resumes; and it finds everything when the server is killed.
+
+use std::future::pending;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use handoff_demo::load::failure::Kind;
+use handoff_demo::load::meter::{Meter, Spread, histogram, record};
+use handoff_demo::load::{Load, Plan};
+use handoff_example_s3::server::{Config, S3Server};
+use tokio::time::sleep;
+
+const KEYS: (&str, &str) = ("access", "secret");
+
+fn plan(endpoint: SocketAddr) -> Plan {
+    let (access_key, secret_key) = (KEYS.0.to_owned(), KEYS.1.to_owned());
+    Plan { endpoint, access_key, secret_key, clients: 8, seed: 7 }
+}
+
+fn open(data_dir: &Path, listener: TcpListener) -> S3Server {
+    let (access_key, secret_key) = (KEYS.0.to_owned(), KEYS.1.to_owned());
+    let config = Config { data_dir: data_dir.to_owned(), access_key, secret_key };
+    S3Server::open(config, listener).unwrap()
+}
+
+fn assert_clean(meter: &Meter) {
+    assert_eq!(meter.failures(), 0, "{:#?}", meter.examples());
+    assert!(meter.requests() > 100, "only {} requests", meter.requests());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_noticed_when_nothing_happens() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = open(dir.path(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let load = Load::start(&plan(server.local_addr().unwrap())).await.unwrap();
+    sleep(Duration::from_secs(2)).await;
+    assert_clean(&*load.finish().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_noticed_while_the_server_drains_seals_and_resumes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = open(dir.path(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let load = Load::start(&plan(server.local_addr().unwrap())).await.unwrap();
+    let (mut drains, mut gaps) = (histogram(), histogram());
+    for _ in 0..5 {
+        sleep(Duration::from_millis(300)).await;
+        load.meter().set_upgrading(true);
+        let began = Instant::now();
+        server.drain(Duration::from_secs(30), pending()).await.unwrap();
+        record(&mut drains, began.elapsed());
+        let began = Instant::now();
+        server.seal().await.unwrap();
+        server.resume().await.unwrap();
+        record(&mut gaps, began.elapsed());
+        load.meter().set_upgrading(false);
+    }
+    let meter = load.finish().await;
+    println!("drain {:?}\nseal and resume {:?}", Spread::of(&drains), Spread::of(&gaps));
+    println!("latencies, steady and during upgrades: {:?}", meter.latencies());
+    assert_clean(&meter);
+}
+
+#[test]
+fn a_killed_server_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let (clients, host) = (runtime().unwrap(), runtime().unwrap());
+    let server = {
+        let _inside = host.enter();
+        open(dir.path(), TcpListener::bind("127.0.0.1:0").unwrap())
+    };
+    let load = clients.block_on(Load::start(&plan(server.local_addr().unwrap()))).unwrap();
+    clients.block_on(async { sleep(Duration::from_millis(800)).await });
+    assert_eq!(load.meter().failures(), 0, "{:#?}", load.meter().examples());
+
+    drop(server);
+    host.shutdown_background();
+    let meter = clients.block_on(async {
+        sleep(Duration::from_millis(300)).await;
+        load.finish().await
+    });
+    let cut = meter.count(Kind::Cut) + meter.count(Kind::Reset);
+    assert!(cut > 0, "a slow upload was in progress: {:#?}", meter.examples());
+    assert!(meter.count(Kind::Refused) > 10, "{:#?}", meter.examples());
+}

@@ -10,7 +10,7 @@ use handoff_demo::load::failure::Kind;
 use handoff_demo::load::meter::{Meter, Spread, histogram, record};
 use handoff_demo::load::{Load, Plan};
 use handoff_example_s3::server::{Config, S3Server};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 const KEYS: (&str, &str) = ("access", "secret");
 
@@ -49,10 +49,10 @@ async fn nothing_is_noticed_while_the_server_drains_seals_and_resumes() {
         sleep(Duration::from_millis(300)).await;
         load.meter().set_upgrading(true);
         let began = Instant::now();
-        server.drain(Duration::from_secs(30), pending()).await.unwrap();
+        timeout(Duration::from_secs(30), server.drain(pending())).await.unwrap();
         record(&mut drains, began.elapsed());
         let began = Instant::now();
-        server.seal().await.unwrap();
+        server.seal(false).await.unwrap();
         server.resume().await.unwrap();
         record(&mut gaps, began.elapsed());
         load.meter().set_upgrading(false);

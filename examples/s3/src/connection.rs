@@ -35,6 +35,8 @@ pub(crate) enum Gate {
     Draining,
     /// As in a drain, but an idle one has to go after [`SEAL_IDLE`].
     Sealing,
+    /// They end now, whatever they are at.
+    Cut,
 }
 
 const DRAIN_IDLE: Duration = Duration::from_millis(500);
@@ -62,6 +64,7 @@ pub(crate) async fn serve(
             Gate::Open => None,
             Gate::Draining => Some(DRAIN_IDLE),
             Gate::Sealing => Some(SEAL_IDLE),
+            Gate::Cut => return,
         };
         let wait = allowed.map(|allowed| allowed.saturating_sub(entry.idle_for().unwrap_or_default()));
         tokio::select! {

@@ -27,6 +27,9 @@ use crate::traffic::Traffic;
 /// connections wait meanwhile, so giving up is better than patience.
 const SEAL_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long requests may still take before they are cut, if they may be cut.
+const CUT_PATIENCE: Duration = Duration::from_millis(500);
+
 /// How long nobody is accepted after the system has run out of something, such as file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -77,41 +80,41 @@ impl S3Server {
     }
 
     /// Asks the clients to move on, and waits until only short requests of new connections are in
-    /// progress. Accepts all the while; the answers say `Connection: close`.
-    ///
-    /// # Errors
-    ///
-    /// `grace` has passed, or `cancelled` is ready: the server then serves as before.
-    pub async fn drain(
-        &mut self,
-        grace: Duration,
-        cancelled: impl Future<Output = ()>,
-    ) -> Result<(), BoxError> {
+    /// progress, or until `cancelled` is ready. Accepts all the while; the answers say `Connection: close`.
+    /// Either way the server goes on like this until it is told to [`seal`](Self::seal) or to
+    /// [`resume`](Self::resume).
+    pub async fn drain(&mut self, cancelled: impl Future<Output = ()>) {
         self.gate.send_replace(Gate::Draining);
-        let failure = tokio::select! {
-            () = self.traffic.quiet(Instant::now()) => return Ok(()),
-            () = cancelled => "the drain was cancelled".to_owned(),
-            () = sleep(grace) => format!("after {grace:?} of drain still {}", self.traffic.summary()),
-        };
-        self.gate.send_replace(Gate::Open);
-        Err(failure.into())
+        tokio::select! {
+            () = self.traffic.quiet(Instant::now()) => {}
+            () = cancelled => {}
+        }
     }
 
     /// Stops accepting, finishes what is in progress, and closes the store. The listener stays open, and
     /// who has not been accepted yet waits in its queue. Nothing is left to flush: the store syncs each
     /// change before it is acknowledged. After this the process does not write.
     ///
+    /// With `may_cut`, connections that do not end soon are cut.
+    ///
     /// # Errors
     ///
     /// A request takes too long. The connections go on and the store stays open, so the data directory must
     /// not be given away: `resume`.
-    pub async fn seal(&mut self) -> Result<(), BoxError> {
+    pub async fn seal(&mut self, may_cut: bool) -> Result<(), BoxError> {
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.stop().await;
         }
         self.gate.send_replace(Gate::Sealing);
-        if timeout(SEAL_PATIENCE, self.traffic.empty()).await.is_err() {
-            return Err(format!("after {SEAL_PATIENCE:?} of seal still {}", self.traffic.summary()).into());
+        let patience = if may_cut { CUT_PATIENCE } else { SEAL_PATIENCE };
+        let mut ended = timeout(patience, self.traffic.empty()).await;
+        if ended.is_err() && may_cut {
+            eprintln!("cuts what is left: {}", self.traffic.summary());
+            self.gate.send_replace(Gate::Cut);
+            ended = timeout(SEAL_PATIENCE, self.traffic.empty()).await;
+        }
+        if ended.is_err() {
+            return Err(format!("cannot seal yet: {}", self.traffic.summary()).into());
         }
         self.store = None;
         Ok(())

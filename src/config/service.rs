@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
 use super::address::ListenAddress;
+use super::binary::check_binary;
 use super::error::{Error, Position, Report};
 use super::table::{Found, Section};
 use super::units::format_duration_ms;
@@ -37,7 +38,7 @@ const BINARY_EXAMPLE: &str = "write binary = \"/absolute/path/of/the/server\"";
 const LEAST_LOG_BYTES: u64 = 4096;
 
 /// What a service file says, with the defaults filled in. Whether the binary can be executed is a question of
-/// the moment and not of the file: see [`super::check_binary`].
+/// the moment and not of the file: see [`Service::check_files`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// The stem of the file's name.
@@ -56,6 +57,8 @@ pub struct Service {
     pub mode: Mode,
     /// Absolute path of the directory the program starts in.
     pub working_dir: PathBuf,
+    /// Where the file names that directory, if it does.
+    pub working_dir_at: Option<Position>,
     /// Limit of a whole upgrade.
     pub deadline_ms: u64,
     /// How long the incumbent may take to finish what it accepted; at most `deadline_ms`.
@@ -136,6 +139,29 @@ impl Service {
             _ => Err(report.into_errors()),
         }
     }
+
+    /// Looks at the files that the service needs as they are at this moment: the binary and the working directory.
+    /// Blocks on the file system.
+    pub fn check_files(&self) -> Vec<Error> {
+        let mistake = |at, key: &str, cause, hint| {
+            let (file, key) = (self.file.clone(), Some(key.to_owned()));
+            Error { file, at, key, cause, hint }
+        };
+        let mut errors = Vec::new();
+        if let Err(error) = check_binary(&self.binary) {
+            errors.push(mistake(Some(self.binary_at), "binary", error.to_string(), error.hint()));
+        }
+        if !self.working_dir.is_dir() {
+            let cause = format!("{:?} is not a directory", self.working_dir);
+            errors.push(mistake(
+                self.working_dir_at,
+                "working_dir",
+                cause,
+                "create it or correct the path".into(),
+            ));
+        }
+        errors
+    }
 }
 
 /// Reads all keys; `None` only together with at least one report.
@@ -148,6 +174,7 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
     let lease_ms = duration_ms("lease", 5_000, 1);
     let stop_grace_ms = duration_ms("stop_grace", 30_000, 0);
     let resume_limit_ms = duration_ms("resume_limit", 30_000, 1);
+    let working_dir = absolute_path(report, root, "working_dir", "write working_dir = \"/\"");
     let modes = [("exclusive", Mode::Exclusive), ("overlap", Mode::Overlap)];
     let stragglers = [("abort", Stragglers::Abort), ("cut", Stragglers::Cut)];
     let service = Service {
@@ -156,8 +183,8 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
         args: root.strings(report, "args").unwrap_or_default(),
         adapter: root.choice(report, "adapter", &[("handoff", Adapter::Handoff)]).unwrap_or(Adapter::Handoff),
         mode: root.choice(report, "mode", &modes).unwrap_or(Mode::Exclusive),
-        working_dir: absolute_path(report, root, "working_dir", "write working_dir = \"/\"")
-            .map_or_else(|| PathBuf::from("/"), |found| found.value),
+        working_dir_at: working_dir.as_ref().map(|found| found.at(report)),
+        working_dir: working_dir.map_or_else(|| PathBuf::from("/"), |found| found.value),
         deadline_ms,
         drain_grace_ms,
         stragglers: root.choice(report, "stragglers", &stragglers).unwrap_or(Stragglers::Abort),

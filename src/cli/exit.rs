@@ -1,0 +1,140 @@
+//! How a command ends: the exit codes, and the errors that lead to them.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::config::{self, DirsError};
+use crate::control::{self, ClientError};
+
+/// The exit codes. They are part of the interface: scripts depend on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed.
+    Failed = 1,
+    /// The daemon cannot be reached.
+    Unreachable = 2,
+    /// A service file is invalid.
+    ConfigInvalid = 3,
+    /// Rolled back; the old version serves.
+    RolledBack = 4,
+    /// Busy with another operation.
+    Busy = 5,
+    /// The command line is wrong (the number that sysexits.h gives to this).
+    Usage = 64,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The daemon could not be asked, or said no.
+    Client(ClientError),
+    /// The directories are unusable.
+    Dirs(DirsError),
+    /// Anything that the command found out by itself.
+    Own {
+        /// A word for programs.
+        kind: &'static str,
+        /// A full sentence.
+        message: String,
+        /// What to do.
+        hint: String,
+        /// How the command ends.
+        exit: Exit,
+    },
+}
+
+impl Failure {
+    /// Something did not work: one sentence, and what to do.
+    pub(super) fn failed(message: String, hint: impl Into<String>) -> Failure {
+        Failure::Own { kind: "failed", message, hint: hint.into(), exit: Exit::Failed }
+    }
+
+    /// The options contradict each other.
+    pub(super) fn usage(message: String, hint: impl Into<String>) -> Failure {
+        Failure::Own { kind: "usage", message, hint: hint.into(), exit: Exit::Usage }
+    }
+
+    /// The exit code of the command.
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            Failure::Client(ClientError::Unreachable { .. }) => Exit::Unreachable,
+            Failure::Client(ClientError::Strange { .. }) | Failure::Dirs(_) => Exit::Failed,
+            Failure::Client(ClientError::Refused(error)) => match error.kind.exit_code() {
+                2 => Exit::Unreachable,
+                3 => Exit::ConfigInvalid,
+                5 => Exit::Busy,
+                _ => Exit::Failed,
+            },
+            Failure::Own { exit, .. } => *exit,
+        }
+    }
+
+    /// The same for programs.
+    pub(super) fn to_json(&self) -> Value {
+        let (kind, message, hint) = match self {
+            Failure::Client(ClientError::Refused(control::Error { kind, message, hint })) => {
+                (json!(kind), message.clone(), hint.clone())
+            }
+            Failure::Client(ClientError::Unreachable { path, cause, hint }) => {
+                let message = format!("The daemon at {path:?} cannot be reached: {cause}.");
+                (json!("unreachable"), message, (*hint).to_owned())
+            }
+            Failure::Client(error @ ClientError::Strange { .. }) => {
+                (json!("strange_daemon"), error.to_string(), String::new())
+            }
+            Failure::Dirs(error) => (json!("directories"), error.to_string(), String::new()),
+            Failure::Own { kind, message, hint, .. } => (json!(kind), message.clone(), hint.clone()),
+        };
+        json!({"error": {"kind": kind, "message": message, "hint": hint, "exit": self.exit() as u8}})
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Client(error) => error.fmt(f),
+            Failure::Dirs(error) => error.fmt(f),
+            Failure::Own { message, hint, .. } => write!(f, "{message} {hint}"),
+        }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Failure {
+        Failure::Client(error)
+    }
+}
+
+impl From<control::Error> for Failure {
+    fn from(error: control::Error) -> Failure {
+        Failure::Client(ClientError::Refused(error))
+    }
+}
+
+impl From<DirsError> for Failure {
+    fn from(error: DirsError) -> Failure {
+        Failure::Dirs(error)
+    }
+}
+
+/// The service names that the configuration and the state know of, to suggest from.
+pub(super) fn known_services(dirs: &config::Dirs) -> Vec<String> {
+    let entries = [dirs.config.join("services"), dirs.state.join("services")]
+        .into_iter()
+        .flat_map(|directory| std::fs::read_dir(directory).into_iter().flatten().flatten());
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| Some(entry.path().file_stem()?.to_str()?.to_owned())).collect();
+    names.sort();
+    names.dedup();
+    names
+}

@@ -1,0 +1,261 @@
+//! Follows a log through its rotation.
+//!
+//! A log directory holds `current`, to which is written, and `1` (newest), `2` and so on. Rotation renames the
+//! oldest first, then `current` to `1`, and then creates a new `current`; so a file only ever moves to the next
+//! higher number. The follower holds the file it reads open, which keeps its inode number from being used again, and
+//! finds it by that number: what bears the next lower number comes next.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+
+use super::output::note;
+
+/// One file of a log.
+pub(super) struct LogFile {
+    pub file: File,
+    identity: Identity,
+}
+
+/// More files than any service file can ask for; a higher number is not a file of the log.
+const HIGHEST_NUMBER: u32 = 1000;
+
+/// How often a file is looked for that keeps moving. Each failure takes two rotations within microseconds, so that
+/// in truth somebody has moved the file elsewhere.
+const ATTEMPTS: usize = 100;
+
+/// Device and inode.
+type Identity = (u64, u64);
+
+/// Opens all files of a log, newest first, each once although the log may be rotated meanwhile. An empty log is no
+/// error; a missing directory is.
+pub(super) fn open_all(directory: &Path) -> io::Result<Vec<LogFile>> {
+    let mut files: Vec<LogFile> = Vec::new();
+    for path in paths(directory)? {
+        match open(&path) {
+            Ok(found) if files.iter().all(|file| file.identity != found.identity) => files.push(found),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(files)
+}
+
+/// Waits for a log to grow.
+pub(super) struct Follower {
+    directory: PathBuf,
+    inotify: OwnedFd,
+}
+
+impl Follower {
+    /// Begins to watch: whatever happens to the log from now on ends a wait.
+    pub(super) fn watch(directory: &Path) -> io::Result<Follower> {
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        let changes = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO;
+        inotify::add_watch(&inotify, directory, changes)?;
+        Ok(Follower { directory: directory.to_owned(), inotify })
+    }
+
+    /// Calls `copy` whenever there may be something to read, first with `current`, until it gives false or the reader
+    /// of standard output is gone. Blocks in between without waking up.
+    pub(super) fn run(
+        &self,
+        mut current: Option<LogFile>,
+        mut copy: impl FnMut(&mut File) -> io::Result<bool>,
+    ) -> io::Result<()> {
+        loop {
+            let next = self.next_after(current.as_ref())?;
+            // Only after the look for a successor: a file that has one gets no more lines.
+            if let Some(reading) = &mut current
+                && !copy(&mut reading.file)?
+            {
+                return Ok(());
+            }
+            match next {
+                Some(next) => current = Some(next),
+                None if self.wait()? => {}
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// The file that comes after `reading`, if the log was rotated.
+    fn next_after(&self, reading: Option<&LogFile>) -> io::Result<Option<LogFile>> {
+        let Some(reading) = reading else { return Ok(open_all(&self.directory)?.pop()) };
+        for _ in 0..ATTEMPTS {
+            let paths = paths(&self.directory)?;
+            let Some(place) = paths.iter().position(|path| identity_at(path) == Some(reading.identity))
+            else {
+                if reading.file.metadata()?.nlink() == 0 {
+                    break;
+                }
+                // It was moved on twice while it was looked for.
+                continue;
+            };
+            let Some(newer) = place.checked_sub(1) else { return Ok(None) };
+            let next = match open(&paths[newer]) {
+                // Rotation is under way; the new file's creation ends the wait.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                other => other?,
+            };
+            // If ours has not moved meanwhile, then neither had the one before it when it was opened.
+            if identity_at(&paths[place]) == Some(reading.identity) {
+                return Ok(Some(next));
+            }
+        }
+        note("Lines may be missing here: the log was rotated faster than it was read.");
+        Ok(open_all(&self.directory)?.pop())
+    }
+
+    /// Waits for a change; false once nobody reads standard output any more.
+    fn wait(&self) -> io::Result<bool> {
+        let stdout = io::stdout();
+        let mut fds = [
+            PollFd::new(&self.inotify, PollFlags::IN),
+            PollFd::from_borrowed_fd(stdout.as_fd(), PollFlags::empty()),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if fds[1].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
+            return Ok(false);
+        }
+        // What changed does not matter: everything is looked at anew.
+        let mut events = [0_u8; 4096];
+        match rustix::io::read(&self.inotify, &mut events) {
+            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Where the files of a log may be, newest first, without a gap: a listing that is made during a rotation may miss
+/// a file that is there, so that only its highest number is used.
+fn paths(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let numbers = std::fs::read_dir(directory)?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|&number| number <= HIGHEST_NUMBER);
+    // One more than there are: the oldest may be renamed before it is looked at.
+    let last = numbers.max().unwrap_or(0) + 1;
+    let rotated = (1..=last).map(|number| directory.join(number.to_string()));
+    Ok(std::iter::once(directory.join("current")).chain(rotated).collect())
+}
+
+fn open(path: &Path) -> io::Result<LogFile> {
+    let file = File::open(path)?;
+    let identity = identity(&file.metadata()?);
+    Ok(LogFile { file, identity })
+}
+
+fn identity_at(path: &Path) -> Option<Identity> {
+    std::fs::metadata(path).ok().map(|metadata| identity(&metadata))
+}
+
+fn identity(metadata: &Metadata) -> Identity {
+    (metadata.dev(), metadata.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    struct Log {
+        dir: tempfile::TempDir,
+    }
+
+    impl Log {
+        fn new() -> Log {
+            Log { dir: tempfile::tempdir().unwrap() }
+        }
+
+        fn append(&self, text: &str) {
+            let path = self.dir.path().join("current");
+            let mut file = File::options().create(true).append(true).open(path).unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+        }
+
+        fn rotate(&self, keep: u32) {
+            let at = |name: &str| self.dir.path().join(name);
+            for number in (1..keep).rev() {
+                let _ = std::fs::rename(at(&number.to_string()), at(&(number + 1).to_string()));
+            }
+            std::fs::rename(at("current"), at("1")).unwrap();
+        }
+
+        /// What a follower sees that begins with `reading` and ends when the log has no more.
+        fn follow(&self, mut reading: Option<LogFile>) -> String {
+            let follower = Follower::watch(self.dir.path()).unwrap();
+            let mut seen = String::new();
+            loop {
+                let next = follower.next_after(reading.as_ref()).unwrap();
+                if let Some(reading) = &mut reading {
+                    reading.file.read_to_string(&mut seen).unwrap();
+                }
+                match next {
+                    Some(next) => reading = Some(next),
+                    None => return seen,
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_line_is_lost_or_doubled_through_rotation() {
+        let log = Log::new();
+        log.append("a\n");
+        let mut reading = open_all(log.dir.path()).unwrap();
+        log.append("b\n");
+        log.rotate(4);
+        log.append("c\n");
+        log.rotate(4);
+        // Here a rotation was interrupted: `current` is missing, which is no end and no error.
+        assert_eq!(log.follow(None), "a\nb\nc\n");
+        log.append("d\n");
+        assert_eq!(log.follow(reading.pop()), "a\nb\nc\nd\n");
+        assert_eq!(log.follow(None), "a\nb\nc\nd\n", "from the oldest");
+    }
+
+    #[test]
+    fn a_reader_that_was_overtaken_goes_on_with_the_oldest() {
+        let log = Log::new();
+        log.append("a\n");
+        let mut reading = open_all(log.dir.path()).unwrap();
+        for text in ["b\n", "c\n", "d\n", "e\n"] {
+            log.rotate(2);
+            log.append(text);
+        }
+        assert_eq!(log.follow(reading.pop()), "a\nc\nd\ne\n");
+    }
+
+    #[test]
+    fn files_are_opened_newest_first() {
+        let log = Log::new();
+        assert!(open_all(log.dir.path()).unwrap().is_empty());
+        for number in 0..12 {
+            log.append(&number.to_string());
+            if number < 11 {
+                log.rotate(20);
+            }
+        }
+        std::fs::write(log.dir.path().join("note.txt"), "x").unwrap();
+        let texts: Vec<String> = open_all(log.dir.path())
+            .unwrap()
+            .into_iter()
+            .map(|mut found| {
+                let mut text = String::new();
+                found.file.read_to_string(&mut text).unwrap();
+                text
+            })
+            .collect();
+        assert_eq!(texts, ["11", "10", "9", "8", "7", "6", "5", "4", "3", "2", "1", "0"]);
+        assert!(open_all(&log.dir.path().join("missing")).is_err());
+    }
+}

@@ -1,0 +1,59 @@
+//! Times the way people read them.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A span with about three significant digits: `850 µs`, `2.1 ms`, `1.25 s`, `2 min 5 s`, `3 h 2 min`, `4 d 1 h`.
+pub(super) fn span(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..99_950 => format!("{:.1} ms", us as f64 / 1e3),
+        99_950..999_500 => format!("{:.0} ms", us as f64 / 1e3),
+        999_500..59_995_000 => format!("{:.2} s", us as f64 / 1e6),
+        _ => long_span(us.div_ceil(500_000) / 2),
+    }
+}
+
+/// How long ago `at_ms` (since 1970) was.
+pub(super) fn since(at_ms: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let ago = now.saturating_sub(Duration::from_millis(at_ms));
+    long_span(ago.as_secs())
+}
+
+fn long_span(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{minutes} min {} s", seconds % 60),
+        3_600..86_400 => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans() {
+        let table = [
+            (0, "0 µs"),
+            (999, "999 µs"),
+            (2_100, "2.1 ms"),
+            (99_949, "99.9 ms"),
+            (99_950, "100 ms"),
+            (350_000, "350 ms"),
+            (999_500, "1.00 s"),
+            (1_250_000, "1.25 s"),
+            (59_994_999, "59.99 s"),
+            (59_995_000, "1 min 0 s"),
+            (125_000_000, "2 min 5 s"),
+            (10_920_000_000, "3 h 2 min"),
+            (349_200_000_000, "4 d 1 h"),
+        ];
+        for (us, text) in table {
+            assert_eq!(span(us), text, "{us}");
+        }
+        assert_eq!(since(u64::MAX), "0 s", "a clock that was set back");
+    }
+}

@@ -1,0 +1,58 @@
+//! `handoff list`.
+
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use serde_json::json;
+
+use super::exit::{Exit, Failure};
+use super::output::Output;
+use super::{Json, ask, human};
+use crate::config::Dirs;
+use crate::control::api::{Request, Response, ServiceStatus};
+
+/// List the services
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  handoff list\n  handoff list --json | jq -r '.services[].service'")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+pub(super) fn run(_: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
+    let services = services(dirs)?;
+    if out.is_json() {
+        out.object(&json!({ "services": services }));
+    } else if services.is_empty() {
+        out.line("The daemon has no services.");
+    } else {
+        out.line(table(&services));
+    }
+    Ok(Exit::Done)
+}
+
+/// All services, as the daemon sees them.
+pub(super) fn services(dirs: &Dirs) -> Result<Vec<ServiceStatus>, Failure> {
+    match ask(dirs, &Request::List)? {
+        Response::List(services) => Ok(services),
+        other => unreachable!("the client reads only a list as the answer to list: {other:?}"),
+    }
+}
+
+fn table(services: &[ServiceStatus]) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(["SERVICE", "STATE", "GENERATION", "PID", "UP", "LISTENS", "BINARY"]);
+    for status in services {
+        let listens: Vec<&str> = status.listeners.iter().map(|listener| listener.address.as_str()).collect();
+        table.add_row([
+            status.service.to_string(),
+            status.state.as_str().to_owned(),
+            status.generation.to_string(),
+            status.pid.map_or_else(String::new, |pid| pid.to_string()),
+            status.started_at.map_or_else(String::new, human::since),
+            listens.join(" "),
+            status.binary.display().to_string(),
+        ]);
+    }
+    table.trim_fmt()
+}

@@ -1,0 +1,162 @@
+//! The command line: one file per verb, and what they share.
+
+mod check;
+mod completions;
+mod daemon;
+mod exit;
+mod follow;
+mod human;
+mod list;
+mod logs;
+mod man;
+mod operation;
+mod output;
+mod restart;
+mod sentence;
+mod start;
+mod status;
+mod stop;
+mod upgrade;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{DirOverrides, Dirs};
+use crate::control::api::{Request, Response};
+use crate::control::{Client, ClientError};
+use exit::{Exit, Failure};
+use output::Output;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done
+  1   failed
+  2   the daemon cannot be reached
+  3   a service file is invalid
+  4   rolled back; the old version serves
+  5   busy with another operation
+  64  the command line is wrong
+
+Environment:
+  HANDOFF_CONFIG_DIR, HANDOFF_STATE_DIR, HANDOFF_RUNTIME_DIR  as the options of these names
+  HANDOFF_LOG  what the daemon logs, for example `debug` (default: info)
+  NO_COLOR     no colours
+
+Examples:
+  handoff check                        are the service files right?
+  handoff daemon                       run the supervisor in the foreground
+  handoff upgrade s3 --binary ./s3-v2  replace the binary, drop nothing
+  handoff status s3                    what runs, and how the last upgrade ended";
+
+/// Replaces the binary of a running server with nothing dropped.
+#[derive(Parser)]
+#[command(name = "handoff", version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    places: Places,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Directories")]
+struct Places {
+    /// Directory of the configuration; the service files are in its subdirectory `services`
+    #[arg(long, value_name = "DIR", env = "HANDOFF_CONFIG_DIR", global = true, hide_env = true)]
+    config_dir: Option<PathBuf>,
+    /// Directory of journals and logs
+    #[arg(long, value_name = "DIR", env = "HANDOFF_STATE_DIR", global = true, hide_env = true)]
+    state_dir: Option<PathBuf>,
+    /// Directory of the control socket
+    #[arg(long, value_name = "DIR", env = "HANDOFF_RUNTIME_DIR", global = true, hide_env = true)]
+    runtime_dir: Option<PathBuf>,
+}
+
+/// For the verbs that can answer a program.
+#[derive(Args)]
+struct Json {
+    /// Write JSON, one object a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Check(check::Arguments),
+    Daemon(daemon::Arguments),
+    List(list::Arguments),
+    Status(status::Arguments),
+    Start(start::Arguments),
+    Stop(stop::Arguments),
+    Restart(restart::Arguments),
+    Upgrade(upgrade::Arguments),
+    Logs(logs::Arguments),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
+}
+
+/// Runs the command line of this process and says how the process should exit. Blocks until the verb is done.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // If nobody reads the help, nobody misses it.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+        }
+    };
+    let mut out = Output::new(cli.verb.json());
+    let exit = perform(cli, &mut out).unwrap_or_else(|failure| {
+        out.failure(&failure);
+        failure.exit()
+    });
+    out.finish(exit).into()
+}
+
+fn perform(cli: Cli, out: &mut Output) -> Result<Exit, Failure> {
+    // Found only for the verbs that need them: the others must work anywhere, as when a package is built.
+    let dirs = || Dirs::resolve(cli.places.into());
+    match cli.verb {
+        Verb::Check(arguments) => check::run(&arguments, &dirs()?, out),
+        Verb::Daemon(arguments) => daemon::run(&arguments, dirs()?),
+        Verb::List(arguments) => list::run(&arguments, &dirs()?, out),
+        Verb::Status(arguments) => status::run(&arguments, &dirs()?, out),
+        Verb::Start(arguments) => start::run(&arguments, &dirs()?, out),
+        Verb::Stop(arguments) => stop::run(&arguments, &dirs()?, out),
+        Verb::Restart(arguments) => restart::run(&arguments, &dirs()?, out),
+        Verb::Upgrade(arguments) => upgrade::run(&arguments, &dirs()?, out),
+        Verb::Logs(arguments) => logs::run(&arguments, &dirs()?, out),
+        Verb::Completions(arguments) => completions::run(&arguments, out),
+        Verb::Man(arguments) => man::run(&arguments, out),
+    }
+}
+
+impl Verb {
+    fn json(&self) -> bool {
+        match self {
+            Verb::Check(arguments) => arguments.json.json,
+            Verb::List(arguments) => arguments.json.json,
+            Verb::Status(arguments) => arguments.json.json,
+            Verb::Start(arguments) => arguments.json.json,
+            Verb::Stop(arguments) => arguments.json.json,
+            Verb::Restart(arguments) => arguments.json.json,
+            Verb::Upgrade(arguments) => arguments.json.json,
+            Verb::Logs(arguments) => arguments.json.json,
+            Verb::Daemon(_) | Verb::Completions(_) | Verb::Man(_) => false,
+        }
+    }
+}
+
+impl From<Places> for DirOverrides {
+    fn from(places: Places) -> DirOverrides {
+        DirOverrides { config: places.config_dir, state: places.state_dir, runtime: places.runtime_dir }
+    }
+}
+
+/// Asks one question that needs no progress.
+fn ask(dirs: &Dirs, request: &Request) -> Result<Response, ClientError> {
+    Client::connect(&dirs.control_socket())?.call(request, &mut |_| {})
+}

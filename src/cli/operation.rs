@@ -1,0 +1,92 @@
+//! What `start`, `stop`, `restart` and `upgrade` share: the request, its progress, and the end.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use super::exit::{Exit, Failure};
+use super::output::{Output, Style, note};
+use super::{human, sentence};
+use crate::config::Dirs;
+use crate::control::Client;
+use crate::control::api::{Ending, Outcome, Progress, Request, Response};
+
+/// Performs an operation and shows it. The operation belongs to the daemon: interrupting this command does not
+/// stop it.
+pub(super) fn run(request: &Request, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
+    let mut client = Client::connect(&dirs.control_socket())?;
+    // An operation may take its time, so that a daemon that is frozen would go unnoticed.
+    client.call(&Request::Ping, &mut |_| {})?;
+    let mut display = Display::new(out.is_json());
+    let answer = client.call(request, &mut |progress| display.show(&progress, out));
+    display.clear();
+    match answer? {
+        Response::Outcome(outcome) => Ok(conclude(&outcome, out)),
+        other => unreachable!("the client reads only an outcome as the answer to an operation: {other:?}"),
+    }
+}
+
+fn conclude(outcome: &Outcome, out: &mut Output) -> Exit {
+    let (exit, mark) = match outcome.outcome {
+        Ending::RolledBack => (Exit::RolledBack, Style::yellow as fn(Style, &str) -> String),
+        Ending::Committed | Ending::Started | Ending::Stopped => (Exit::Done, Style::green as _),
+    };
+    if out.is_json() {
+        out.object(&json!({ "outcome": outcome }));
+    } else {
+        out.line(mark(Style::of_stdout(), &sentence::of(outcome)));
+    }
+    exit
+}
+
+/// How progress is shown.
+enum Display {
+    /// As objects on standard output.
+    Objects,
+    /// As lines on standard error.
+    Lines,
+    /// As lines on a terminal, above a line that moves.
+    Spinner(ProgressBar),
+}
+
+impl Display {
+    fn new(json: bool) -> Display {
+        if json {
+            return Display::Objects;
+        }
+        if !std::io::stderr().is_terminal() {
+            return Display::Lines;
+        }
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        bar.set_message("asking the daemon");
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Display::Spinner(bar)
+    }
+
+    fn show(&mut self, progress: &Progress, out: &mut Output) {
+        match self {
+            Display::Objects => out.object(&json!({ "progress": progress })),
+            Display::Lines => note(line(progress)),
+            Display::Spinner(bar) => {
+                bar.println(line(progress));
+                bar.set_message(format!("{}: {}", progress.service, progress.phase));
+            }
+        }
+    }
+
+    fn clear(&self) {
+        if let Display::Spinner(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn line(progress: &Progress) -> String {
+    let at = format!("+{}", human::span(progress.at_us));
+    let detail = progress.detail.as_ref().map_or_else(String::new, |detail| format!("  {detail}"));
+    format!("{at:>10}  {:<10}{detail}", progress.phase).trim_end().to_owned()
+}

@@ -1,0 +1,30 @@
+//! `handoff restart`.
+
+use handoff_protocol::ids::ServiceName;
+
+use super::exit::{Exit, Failure};
+use super::output::Output;
+use super::{Json, operation};
+use crate::config::Dirs;
+use crate::control::api::Request;
+
+const EXAMPLES: &str = "\
+Examples:
+  handoff restart s3
+
+This is an upgrade to the same binary: it rolls back if the new process fails. A stopped service
+is started. Interrupting the command does not stop the restart.";
+
+/// Start a service anew with the same binary, with nothing dropped
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// The service
+    service: ServiceName,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
+    operation::run(&Request::Restart(arguments.service.clone()), dirs, out)
+}

@@ -1,0 +1,27 @@
+//! `handoff start`.
+
+use handoff_protocol::ids::ServiceName;
+
+use super::exit::{Exit, Failure};
+use super::output::Output;
+use super::{Json, operation};
+use crate::config::Dirs;
+use crate::control::api::Request;
+
+const EXAMPLES: &str = "\
+Examples:
+  handoff start s3";
+
+/// Start a stopped service
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// The service
+    service: ServiceName,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
+    operation::run(&Request::Start(arguments.service.clone()), dirs, out)
+}

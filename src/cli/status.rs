@@ -1,0 +1,94 @@
+//! `handoff status`.
+
+use handoff_protocol::ids::ServiceName;
+use handoff_protocol::message::Mode;
+use serde_json::json;
+
+use super::exit::{Exit, Failure};
+use super::output::{Output, Style};
+use super::{Json, ask, human, list, sentence};
+use crate::config::Dirs;
+use crate::control::api::{Request, Response, ServiceStatus, State};
+
+const EXAMPLES: &str = "\
+Examples:
+  handoff status               every service
+  handoff status s3            one
+  handoff status s3 --json | jq -r .state";
+
+/// Show what a service is doing and how its last upgrade ended
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// Only this service
+    service: Option<ServiceName>,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
+    let Some(service) = &arguments.service else { return all(dirs, out) };
+    match ask(dirs, &Request::Status(service.clone()))? {
+        Response::Status(status) if out.is_json() => out.object(&status),
+        Response::Status(status) => out.line(describe(&status, Style::of_stdout())),
+        other => unreachable!("the client reads only a status as the answer to status: {other:?}"),
+    }
+    Ok(Exit::Done)
+}
+
+fn all(dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
+    let services = list::services(dirs)?;
+    if out.is_json() {
+        out.object(&json!({ "services": services }));
+    } else if services.is_empty() {
+        out.line("The daemon has no services.");
+    } else {
+        let style = Style::of_stdout();
+        let texts: Vec<String> = services.iter().map(|status| describe(status, style)).collect();
+        out.line(texts.join("\n\n"));
+    }
+    Ok(Exit::Done)
+}
+
+fn describe(status: &ServiceStatus, style: Style) -> String {
+    let state = match status.state {
+        State::Serving => style.green(status.state.as_str()),
+        State::Failed | State::Backoff => style.red(status.state.as_str()),
+        State::Starting | State::Upgrading | State::Stopping => style.yellow(status.state.as_str()),
+        State::Stopped => status.state.as_str().to_owned(),
+    };
+    let phase = status.phase.as_ref().map_or_else(String::new, |phase| format!(" ({phase})"));
+    let mut lines = vec![format!("{}: {state}{phase}", style.bold(status.service.as_str()))];
+    let mut add = |label: &str, value: String| lines.push(format!("  {label:<12}{value}"));
+    if let Some(problem) = &status.problem {
+        add("problem", style.red(problem));
+    }
+    let sha256 = status.sha256.as_deref().map_or_else(String::new, |sha| format!(" (sha256 {})", short(sha)));
+    add("binary", format!("{}{sha256}", status.binary.display()));
+    add("generation", status.generation.to_string());
+    if let Some(pid) = status.pid {
+        let up = status.started_at.map_or_else(String::new, |at| format!(", up {}", human::since(at)));
+        add("pid", format!("{pid}{up}"));
+    }
+    add("restarts", status.restarts.to_string());
+    add("mode", mode_word(status.mode).to_owned());
+    for listener in &status.listeners {
+        add("listens", format!("{} = {}", listener.name, listener.address));
+    }
+    if let Some(last) = &status.last_handoff {
+        add("last", sentence::of(last));
+    }
+    lines.join("\n")
+}
+
+fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Exclusive => "exclusive",
+        Mode::Overlap => "overlap",
+    }
+}
+
+/// Enough of a hash to tell binaries apart.
+fn short(sha256: &str) -> &str {
+    sha256.get(..12).unwrap_or(sha256)
+}

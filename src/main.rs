@@ -1,0 +1,7 @@
+//! The command `handoff`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    handoff::cli::main()
+}

@@ -1,6 +1,20 @@
-//! Placeholder.
+//! Upgrades the binary of a running server with no refused, reset or cut connection, no lost write, never two writers,
+//! and a rollback by itself when the new version is bad.
+//!
+//! - [`service`] is what a server embeds. It needs none of the default features.
+//! - `supervisor` (feature `supervisor`, default) is the daemon behind `handoff daemon`, with its `keeper`, `slots`,
+//!   `journal`, `config` and the `control` socket that the command line (`cli`) talks to.
+//! - [`handoff_protocol`] is the protocol itself, without I/O.
 
+#[cfg(feature = "supervisor")]
+pub mod cli;
 #[cfg(feature = "supervisor")]
 pub mod config;
 #[cfg(feature = "supervisor")]
 pub mod control;
+#[cfg(feature = "supervisor")]
+pub mod journal;
+pub mod service;
+#[cfg(feature = "supervisor")]
+pub mod supervisor;
+pub mod sys;

@@ -1,0 +1,189 @@
+//! The service that the tests upgrade: it answers each request line with its version, appends each line that begins
+//! with `put ` to a file before it answers, and misbehaves as its release stamp says.
+//!
+//! A stamp is a last line `testee version=2 fault=…` behind the ELF file, so that one build makes many releases.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use handoff::service::{self, BoxError, Drain, Seal, Server};
+
+mod rude;
+mod stamp;
+
+use stamp::Stamp;
+
+fn main() -> Result<(), BoxError> {
+    let stamp = Stamp::of_this_program()?;
+    let data = std::env::args_os().nth(1).map(PathBuf::from);
+    println!("testee {} starts", stamp.version);
+    if stamp.fault.starts_with("rude-") {
+        return rude::run(&stamp.fault);
+    }
+    match stamp.fault.as_str() {
+        "exit-at-once" => return Err("told to exit at once".into()),
+        "silent" => wait_for_ever(),
+        _ => {}
+    }
+    let mut starting = service::start()?;
+    let listener = starting.tcp_listener("main", "127.0.0.1:0")?;
+    match stamp.fault.as_str() {
+        "exit-while-warming" => return Err("told to exit while warming".into()),
+        "hang-while-warming" => wait_for_ever(),
+        "unhealthy" => return Err(starting.unhealthy("told to be unhealthy").into()),
+        _ => {}
+    }
+    let begun = starting.begin(data.as_deref())?;
+    match stamp.fault.as_str() {
+        "exit-after-begin" => return Err("told to exit after begin".into()),
+        "hang-after-begin" => wait_for_ever(),
+        "unhealthy-after-begin" => return Err(begun.unhealthy("told to be unhealthy").into()),
+        slow if slow.starts_with("slow-begin-") => std::thread::sleep(milliseconds(slow)),
+        _ => {}
+    }
+    let testee = Testee::open(&stamp, listener, data)?;
+    let serving = begun.ready()?;
+    if stamp.fault == "exit-after-ready" {
+        return Err("told to exit after ready".into());
+    }
+    serving.run(testee)?;
+    println!("testee {} ends", stamp.version);
+    Ok(())
+}
+
+fn milliseconds(fault: &str) -> Duration {
+    Duration::from_millis(fault.rsplit('-').next().and_then(|ms| ms.parse().ok()).unwrap_or_default())
+}
+
+fn wait_for_ever() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
+struct Testee {
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    stamp: Stamp,
+    file: Mutex<Option<std::fs::File>>,
+    data: Option<PathBuf>,
+    stop: AtomicBool,
+    busy: AtomicUsize,
+}
+
+impl Testee {
+    fn open(stamp: &Stamp, listener: TcpListener, data: Option<PathBuf>) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            stamp: stamp.clone(),
+            file: Mutex::default(),
+            data,
+            stop: AtomicBool::new(false),
+            busy: AtomicUsize::new(0),
+        });
+        let mut testee = Self { shared, listener, acceptor: None };
+        testee.accept()?;
+        Ok(testee)
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        *self.shared.file.lock().unwrap() = self.shared.data.as_deref().map(open_lines).transpose()?;
+        self.shared.stop.store(false, Ordering::SeqCst);
+        // A wait with a limit, so that the acceptor sees when it is to stop.
+        self.listener.set_nonblocking(true)?;
+        let (listener, shared) = (self.listener.try_clone()?, Arc::clone(&self.shared));
+        self.acceptor = Some(std::thread::spawn(move || {
+            use rustix::event::{PollFd, PollFlags, Timespec, poll};
+            let tick = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+            while !shared.stop.load(Ordering::SeqCst) {
+                let _ = poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&tick));
+                while !shared.stop.load(Ordering::SeqCst) {
+                    let Ok((connection, _)) = listener.accept() else { break };
+                    let shared = Arc::clone(&shared);
+                    shared.busy.fetch_add(1, Ordering::SeqCst);
+                    std::thread::spawn(move || {
+                        let _ = shared.answer(connection);
+                        shared.busy.fetch_sub(1, Ordering::SeqCst);
+                    });
+                }
+            }
+        }));
+        Ok(())
+    }
+}
+
+fn open_lines(data: &Path) -> io::Result<std::fs::File> {
+    std::fs::File::options().append(true).create(true).open(data.join("lines"))
+}
+
+impl Shared {
+    /// One request a connection.
+    fn answer(&self, connection: TcpStream) -> io::Result<()> {
+        connection.set_nonblocking(false)?;
+        connection.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let mut line = String::new();
+        BufReader::new(&connection).read_line(&mut line)?;
+        if line.starts_with("put ")
+            && let Some(file) = self.file.lock().unwrap().as_mut()
+        {
+            file.write_all(line.as_bytes())?;
+        }
+        if let Some(ms) = line.trim().strip_prefix("slow ") {
+            std::thread::sleep(Duration::from_millis(ms.parse().unwrap_or(0)));
+        }
+        (&connection).write_all(format!("{} {line}", self.stamp.version).as_bytes())
+    }
+}
+
+impl Server for Testee {
+    fn drain(&mut self, drain: Drain) -> Result<(), BoxError> {
+        match self.shared.stamp.fault.as_str() {
+            "drain-error" => return Err("told to fail in drain".into()),
+            "drain-panic" => panic!("told to panic in drain"),
+            "drain-exit" => std::process::exit(7),
+            "drain-hang" => wait_for_ever(),
+            _ => {}
+        }
+        while self.shared.busy.load(Ordering::SeqCst) > 0 && !drain.wait(Duration::from_millis(1)) {}
+        Ok(())
+    }
+
+    fn seal(&mut self, seal: Seal) -> Result<(), BoxError> {
+        match self.shared.stamp.fault.as_str() {
+            "seal-error" => return Err("told to fail in seal".into()),
+            "seal-panic" => panic!("told to panic in seal"),
+            "seal-exit" => std::process::exit(7),
+            "seal-hang" => wait_for_ever(),
+            slow if slow.starts_with("slow-seal-") => std::thread::sleep(milliseconds(slow)),
+            _ => {}
+        }
+        self.shared.stop.store(true, Ordering::SeqCst);
+        if let Some(acceptor) = self.acceptor.take() {
+            acceptor.join().map_err(|_| "the acceptor panicked")?;
+        }
+        while self.shared.busy.load(Ordering::SeqCst) > 0 && !seal.may_cut() {
+            std::thread::yield_now();
+        }
+        if let Some(file) = self.shared.file.lock().unwrap().take() {
+            file.sync_data()?;
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), BoxError> {
+        match self.shared.stamp.fault.as_str() {
+            "resume-error" => return Err("told to fail in resume".into()),
+            "resume-panic" => panic!("told to panic in resume"),
+            _ => {}
+        }
+        if self.acceptor.is_none() { Ok(self.accept()?) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,46 @@
+//! Processes that break the protocol, each in a way of its own. They speak it by hand.
+
+use handoff::service::BoxError;
+use handoff::sys::channel::Channel;
+use handoff::sys::inherit::take_channel;
+use handoff::sys::wire::{recv_message, send_message};
+use handoff_protocol::frame::FRAME_MAX;
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::message::{Done, FromService, Hello, Ready, ToService};
+use handoff_protocol::version::{UNAGREED, VersionRange};
+
+pub fn run(fault: &str) -> Result<(), BoxError> {
+    let channel = take_channel()?.ok_or("no supervisor")?;
+    let id: HandoffId = std::env::var("HANDOFF_ID")?.parse()?;
+    match fault {
+        "rude-garbage" => channel.send(b"GET / HTTP/1.1\r\n\r\n and so on, and so on", &[])?,
+        "rude-too-long" => channel.send(&vec![0x68; FRAME_MAX + 1], &[])?,
+        "rude-version" => hello(&channel, id, VersionRange { minimum: 90, current: 99 })?,
+        "rude-wrong-id" => hello(&channel, HandoffId::NIL, VersionRange::OURS)?,
+        "rude-hang-up" => drop(channel),
+        "rude-twice" => twice(&channel, id)?,
+        other => return Err(format!("no such fault: {other}").into()),
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+fn hello(channel: &Channel, id: HandoffId, versions: VersionRange) -> Result<(), BoxError> {
+    let hello = FromService::Hello(Hello { versions, pid: std::process::id() });
+    Ok(send_message(channel, UNAGREED, id, &hello, &[])?)
+}
+
+/// Says `Ready` twice.
+fn twice(channel: &Channel, id: HandoffId) -> Result<(), BoxError> {
+    hello(channel, id, VersionRange::OURS)?;
+    let (_, welcome, _) = recv_message::<ToService>(channel, UNAGREED)?.ok_or("closed")?;
+    let ToService::Welcome(welcome) = welcome else { return Err("no welcome".into()) };
+    let version = welcome.version;
+    recv_message::<ToService>(channel, version)?.ok_or("closed")?;
+    send_message(channel, version, id, &FromService::Prepared(Done {}), &[])?;
+    recv_message::<ToService>(channel, version)?.ok_or("closed")?;
+    let ready = FromService::Ready(Ready { healthy: true, reason: String::new() });
+    send_message(channel, version, id, &ready, &[])?;
+    Ok(send_message(channel, version, id, &ready, &[])?)
+}

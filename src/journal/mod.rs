@@ -1,0 +1,196 @@
+//! The journal of one service: facts are appended, and folded by the same function live and in replay.
+//!
+//! Only a durable fact waits for the disk, and that wait is the caller's: [`Journal::append`] returns when the page
+//! cache has the record, [`Storage::sync`] when the disk has it. The first storage error latches: after a failed
+//! `fdatasync` nobody knows what the disk has, so nothing is appended any more until the journal is opened anew.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use handoff_protocol::log_image::{self, ImageError};
+use handoff_protocol::record::{Fact, Record, Standing, fold};
+
+mod file;
+
+pub use file::FileStorage;
+
+/// Where the bytes of a journal live.
+pub trait Storage: Send + Sync + std::fmt::Debug {
+    /// All bytes.
+    fn read_all(&self) -> io::Result<Vec<u8>>;
+    /// Writes all of `bytes` at `offset`, into the page cache. A short write is an error.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Cuts everything off behind `length`.
+    fn truncate(&self, length: u64) -> io::Result<()>;
+    /// Returns when everything that was written is on the disk. Blocks.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// Why a journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The storage failed.
+    #[error("{}: cannot {what}: {source}", path.display())]
+    Storage {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// Cause.
+        source: io::Error,
+    },
+    /// The content cannot be trusted.
+    #[error(
+        "{}: {source}; move the file away to let the service start from its service file", path.display()
+    )]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: ImageError,
+    },
+    /// An earlier error stopped it.
+    #[error("{}: it takes no more records since an earlier error: {first}", path.display())]
+    Latched {
+        /// The file.
+        path: PathBuf,
+        /// The error that stopped it.
+        first: String,
+    },
+    /// The record is too large.
+    #[error("{}: a record is larger than {} bytes", path.display(), log_image::BODY_MAX)]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// A durable fact on its way to the disk.
+#[derive(Debug)]
+#[must_use = "it counts only when it is settled"]
+pub struct Pending(Record);
+
+/// An open journal.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    storage: Arc<dyn Storage>,
+    standing: Standing,
+    end: u64,
+    next_sequence: u64,
+    latched: Option<String>,
+    /// Facts that were appended behind one that is on its way to the disk: they are folded after it, as in replay.
+    behind: Option<Vec<Record>>,
+}
+
+impl Journal {
+    /// Opens the journal at `path`, creates it if there is none, drops a torn tail, and folds what is there. Blocks on
+    /// the disk when it creates the file.
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        let storage = FileStorage::open(path).map_err(|source| storage_error(path, "open it", source))?;
+        Self::with_storage(path, Arc::new(storage))
+    }
+
+    /// Like [`Journal::open`], over any storage. `path` is for messages.
+    pub fn with_storage(path: &Path, storage: Arc<dyn Storage>) -> Result<Self, JournalError> {
+        let failed = |what| move |source| storage_error(path, what, source);
+        let bytes = storage.read_all().map_err(failed("read it"))?;
+        let image =
+            log_image::parse(&bytes).map_err(|source| JournalError::Image { path: path.to_owned(), source })?;
+        let mut end = image.end;
+        if end < bytes.len() {
+            storage.truncate(end as u64).map_err(failed("cut off its torn tail"))?;
+        }
+        if end == 0 {
+            storage.write_at(0, &log_image::header()).map_err(failed("write its header"))?;
+            end = log_image::HEADER_LEN;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            storage,
+            standing: fold(&image.records),
+            end: end as u64,
+            next_sequence: image.next_sequence,
+            latched: None,
+            behind: None,
+        })
+    }
+
+    /// What the facts add up to.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// The storage, to wait for the disk with.
+    pub fn storage(&self) -> Arc<dyn Storage> {
+        Arc::clone(&self.storage)
+    }
+
+    /// Appends one fact to the page cache and folds it. Does not wait for the disk.
+    pub fn append(&mut self, fact: Fact) -> Result<(), JournalError> {
+        let record = self.write(fact)?;
+        match &mut self.behind {
+            Some(behind) => behind.push(record),
+            None => self.standing.fold(&record),
+        }
+        Ok(())
+    }
+
+    /// Appends one fact to the page cache, to be folded by [`Journal::settle`] when [`Storage::sync`] has returned.
+    /// One at a time.
+    pub fn prepare(&mut self, fact: Fact) -> Result<Pending, JournalError> {
+        let record = self.write(fact)?;
+        self.behind.get_or_insert_default();
+        Ok(Pending(record))
+    }
+
+    fn write(&mut self, fact: Fact) -> Result<Record, JournalError> {
+        if let Some(first) = &self.latched {
+            return Err(JournalError::Latched { path: self.path.clone(), first: first.clone() });
+        }
+        let record = Record { at_unix_ms: unix_ms(), fact };
+        let bytes = log_image::encode(self.next_sequence, &record)
+            .ok_or_else(|| JournalError::TooLarge { path: self.path.clone() })?;
+        if let Err(source) = self.storage.write_at(self.end, &bytes) {
+            let error = storage_error(&self.path, "append to it", source);
+            self.latched.get_or_insert(error.to_string());
+            return Err(error);
+        }
+        self.end += bytes.len() as u64;
+        self.next_sequence += 1;
+        Ok(record)
+    }
+
+    /// Folds a durable fact if the disk has it. If it may not have it, the journal takes no more records.
+    pub fn settle(&mut self, pending: Pending, synced: io::Result<()>) -> Result<(), JournalError> {
+        let durable = synced.is_ok();
+        for record in durable.then_some(pending.0).iter().chain(self.behind.take().iter().flatten()) {
+            self.standing.fold(record);
+        }
+        synced.map_err(|source| {
+            let error = storage_error(&self.path, "make it durable", source);
+            self.latched.get_or_insert(error.to_string());
+            error
+        })
+    }
+
+    /// Why it takes no more records, if it does not.
+    pub fn latched(&self) -> Option<&str> {
+        self.latched.as_deref()
+    }
+}
+
+fn storage_error(path: &Path, what: &'static str, source: io::Error) -> JournalError {
+    JournalError::Storage { path: path.to_owned(), what, source }
+}
+
+/// Milliseconds since 1970-01-01 UTC.
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

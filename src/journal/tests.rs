@@ -1,0 +1,107 @@
+use std::sync::Mutex;
+
+use handoff_protocol::ids::{Generation, HandoffId};
+use handoff_protocol::record::Binary;
+
+use super::*;
+
+fn id(n: u8) -> HandoffId {
+    HandoffId::from_bytes([n; 16])
+}
+
+fn upgrade(journal: &mut Journal, n: u8) {
+    let binary = Binary { path: format!("/bin/v{n}"), sha256: [n; 32] };
+    let generation = Generation(n.into());
+    journal.append(Fact::Intent { handoff: id(n), generation, binary }).unwrap();
+    journal.append(Fact::Committed { handoff: id(n) }).unwrap();
+}
+
+#[test]
+fn what_was_appended_is_there_when_it_is_opened_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let mut journal = Journal::open(&path).unwrap();
+    journal.append(Fact::Wanted { up: true }).unwrap();
+    upgrade(&mut journal, 1);
+    upgrade(&mut journal, 2);
+    let live = journal.standing().clone();
+    drop(journal);
+    let again = Journal::open(&path).unwrap();
+    assert_eq!(*again.standing(), live);
+    assert_eq!(live.generation(), Generation(2));
+    assert_eq!(live.previous.unwrap().binary.path, "/bin/v1");
+}
+
+#[test]
+fn a_torn_tail_is_dropped_at_every_byte_and_writing_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let mut journal = Journal::open(&path).unwrap();
+    upgrade(&mut journal, 1);
+    let durable = journal.end;
+    journal.append(Fact::Wanted { up: true }).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    for length in durable as usize..whole.len() {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        let mut journal = Journal::open(&path).unwrap();
+        assert!(!journal.standing().wanted);
+        upgrade(&mut journal, 2);
+        assert_eq!(Journal::open(&path).unwrap().standing().generation(), Generation(2));
+    }
+}
+
+#[test]
+fn damage_before_a_durable_record_is_refused_with_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let mut journal = Journal::open(&path).unwrap();
+    upgrade(&mut journal, 1);
+    upgrade(&mut journal, 2);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[40] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let error = Journal::open(&path).unwrap_err().to_string();
+    assert!(error.contains("at byte 16") && error.contains("journal"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "a refused journal is left as it is");
+}
+
+#[derive(Debug, Default)]
+struct Failing {
+    bytes: Mutex<Vec<u8>>,
+    fails: Mutex<bool>,
+}
+
+impl Storage for Failing {
+    fn read_all(&self) -> io::Result<Vec<u8>> {
+        Ok(self.bytes.lock().unwrap().clone())
+    }
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if *self.fails.lock().unwrap() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let mut all = self.bytes.lock().unwrap();
+        all.truncate(offset as usize);
+        all.extend_from_slice(bytes);
+        Ok(())
+    }
+    fn truncate(&self, length: u64) -> io::Result<()> {
+        self.bytes.lock().unwrap().truncate(length as usize);
+        Ok(())
+    }
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_first_error_latches_and_names_the_cause() {
+    let storage = Arc::new(Failing::default());
+    let mut journal = Journal::with_storage(Path::new("/j"), Arc::clone(&storage) as Arc<dyn Storage>).unwrap();
+    upgrade(&mut journal, 1);
+    *storage.fails.lock().unwrap() = true;
+    journal.append(Fact::Wanted { up: true }).unwrap_err();
+    *storage.fails.lock().unwrap() = false;
+    let error = journal.append(Fact::Wanted { up: true }).unwrap_err().to_string();
+    assert!(error.contains("takes no more records") && error.contains("/j"), "{error}");
+    assert!(!journal.standing().wanted);
+}

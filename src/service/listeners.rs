@@ -1,0 +1,47 @@
+//! The listeners that came with `Welcome`, by name.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+
+use handoff_protocol::ids::ListenerName;
+use rustix::net::{AddressFamily, SocketType, sockopt};
+
+use super::Error;
+
+/// Listeners that the server has not asked for yet stay open here, so that nobody is refused.
+#[derive(Debug, Default)]
+pub(super) struct Listeners(Vec<(ListenerName, Option<OwnedFd>)>);
+
+impl Listeners {
+    pub(super) fn new(names: Vec<ListenerName>, fds: Vec<OwnedFd>) -> Self {
+        Self(names.into_iter().zip(fds.into_iter().map(Some)).collect())
+    }
+
+    pub(super) fn tcp(&mut self, name: &str) -> Result<TcpListener, Error> {
+        self.take(name, "TCP", &[AddressFamily::INET, AddressFamily::INET6]).map(TcpListener::from)
+    }
+
+    pub(super) fn unix(&mut self, name: &str) -> Result<UnixListener, Error> {
+        self.take(name, "unix stream", &[AddressFamily::UNIX]).map(UnixListener::from)
+    }
+
+    fn take(
+        &mut self,
+        name: &str,
+        wanted: &'static str,
+        families: &[AddressFamily],
+    ) -> Result<OwnedFd, Error> {
+        name.parse::<ListenerName>().map_err(|source| Error::Name { name: name.to_owned(), source })?;
+        let Some((_, slot)) = self.0.iter_mut().find(|(known, _)| known.as_str() == name) else {
+            let known: Vec<&str> = self.0.iter().map(|(known, _)| known.as_str()).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(Error::NoListener { name: name.to_owned(), known });
+        };
+        let fd = slot.take().ok_or_else(|| Error::ListenerTaken { name: name.to_owned() })?;
+        let fits = sockopt::socket_type(&fd) == Ok(SocketType::STREAM)
+            && sockopt::socket_acceptconn(&fd) == Ok(true)
+            && sockopt::socket_domain(&fd).is_ok_and(|domain| families.contains(&domain));
+        if fits { Ok(fd) } else { Err(Error::WrongListener { name: name.to_owned(), wanted }) }
+    }
+}

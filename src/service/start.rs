@@ -1,0 +1,156 @@
+//! From the start of the process to the driver: `Hello`, `Welcome`, and what the states of the server share.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::message::{FromService, Hello, ToService, Welcome};
+use handoff_protocol::version::{UNAGREED, VersionRange};
+
+use super::driver::{self, Driver, Order};
+use super::inbox::{Inbox, Input};
+use super::listeners::Listeners;
+use super::work::Done;
+use super::{Error, Origin, standalone};
+use crate::sys::channel::Channel;
+use crate::sys::inherit;
+use crate::sys::lock::DataLock;
+use crate::sys::wire::{WireError, recv_message, send_message};
+
+/// The environment variable that holds the id of the handoff in which a process is started.
+pub(crate) const ID_VARIABLE: &str = "HANDOFF_ID";
+
+/// What all states of the server have in common.
+#[derive(Debug)]
+pub(super) enum Link {
+    Standalone { lock: Mutex<Option<DataLock>> },
+    Supervised { inbox: Arc<Inbox>, listeners: Listeners },
+}
+
+/// Finds out who started the process. `orders` is called from the driver's thread.
+pub(super) fn link(orders: impl Fn(Order) + Send + 'static) -> Result<Link, Error> {
+    let Some(channel) = inherit::take_channel()? else {
+        // The driver's end stays open, or a receiver would take it for the end of the service.
+        std::mem::forget(orders);
+        return Ok(Link::Standalone { lock: Mutex::new(None) });
+    };
+    let id = handoff_id()?;
+    let (welcome, fds) = greet(&channel, id)?;
+    let listeners = Listeners::new(welcome.listeners.clone(), fds);
+    let inbox = Arc::new(Inbox::new().map_err(Error::Channel)?);
+    channel.set_nonblocking(true).map_err(Error::Channel)?;
+    let driver = Driver::new(channel, id, &welcome, Arc::clone(&inbox), Box::new(orders));
+    driver::spawn(driver).map_err(Error::Thread)?;
+    Ok(Link::Supervised { inbox, listeners })
+}
+
+fn handoff_id() -> Result<HandoffId, Error> {
+    let text =
+        std::env::var(ID_VARIABLE).map_err(|_| Error::Protocol(format!("{ID_VARIABLE} is not set")))?;
+    text.parse().map_err(|_| Error::Protocol(format!("{ID_VARIABLE}={text:?} is not a handoff id")))
+}
+
+fn greet(channel: &Channel, id: HandoffId) -> Result<(Welcome, Vec<OwnedFd>), Error> {
+    let hello = FromService::Hello(Hello { versions: VersionRange::OURS, pid: std::process::id() });
+    send_message(channel, UNAGREED, id, &hello, &[]).map_err(wire_error)?;
+    let (answered, message, fds) =
+        recv_message::<ToService>(channel, UNAGREED).map_err(wire_error)?.ok_or(Error::Closed)?;
+    let ToService::Welcome(welcome) = message else {
+        return Err(Error::Protocol(format!("{} instead of Welcome", message.name())));
+    };
+    if answered != id {
+        return Err(Error::Protocol("Welcome carries the id of another handoff".to_owned()));
+    }
+    if !VersionRange::OURS.contains(welcome.version) {
+        return Err(Error::Protocol(format!("it chose version {}, which was not offered", welcome.version)));
+    }
+    Ok((welcome, fds))
+}
+
+fn wire_error(error: WireError) -> Error {
+    match error {
+        WireError::Io(source) => Error::Channel(source),
+        WireError::Frame(source) => Error::Frame(source),
+    }
+}
+
+/// Waits until the supervisor was told that the process is not healthy.
+pub(super) fn told(orders: impl IntoIterator<Item = Order>) -> Error {
+    for order in orders {
+        if let Order::End(Err(error)) = order {
+            return error;
+        }
+    }
+    Error::Closed
+}
+
+/// Waits for the order to open the data.
+pub(super) fn await_open(orders: impl IntoIterator<Item = Order>) -> Result<(), Error> {
+    for order in orders {
+        match order {
+            Order::Open(result) => return result,
+            Order::End(end) => return end.map(drop),
+            Order::Drain(_) | Order::Seal(_) | Order::Resume => {}
+        }
+    }
+    Err(Error::Closed)
+}
+
+impl Link {
+    pub(super) fn origin(&self) -> Origin {
+        match self {
+            Self::Standalone { .. } => Origin::Standalone,
+            Self::Supervised { .. } => Origin::Supervised,
+        }
+    }
+
+    pub(super) fn tcp_listener(&mut self, name: &str, address: &str) -> Result<TcpListener, Error> {
+        match self {
+            Self::Standalone { .. } => standalone::bind_tcp(address),
+            Self::Supervised { listeners, .. } => listeners.tcp(name),
+        }
+    }
+
+    pub(super) fn unix_listener(&mut self, name: &str, path: &Path) -> Result<UnixListener, Error> {
+        match self {
+            Self::Standalone { .. } => standalone::bind_unix(path),
+            Self::Supervised { listeners, .. } => listeners.unix(name),
+        }
+    }
+
+    pub(super) fn started(&self, data: Option<&Path>) -> Result<(), Error> {
+        match self {
+            Self::Standalone { lock } => {
+                let taken = data.map(standalone::lock).transpose()?;
+                *lock.lock().unwrap_or_else(PoisonError::into_inner) = taken;
+            }
+            Self::Supervised { inbox, .. } => inbox.push(Input::Started(data.map(Path::to_owned))),
+        }
+        Ok(())
+    }
+
+    pub(super) fn opened(&self, result: Done) {
+        self.tell(Input::Opened(result));
+    }
+
+    pub(super) fn drained(&self, result: Done) {
+        self.tell(Input::Drained(result));
+    }
+
+    pub(super) fn sealed(&self, result: Done) {
+        self.tell(Input::Sealed(result));
+    }
+
+    pub(super) fn resumed(&self, result: Done) {
+        self.tell(Input::Resumed(result));
+    }
+
+    fn tell(&self, input: Input) {
+        if let Self::Supervised { inbox, .. } = self {
+            inbox.push(input);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The asynchronous form, for servers on tokio. The same states, the same meaning; see [`crate::service`].
+
+use std::future::Future;
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::pin::pin;
+use std::task::Poll;
+
+use tokio::sync::mpsc;
+
+use super::driver::Order;
+use super::start::{self, Link};
+use super::work::{self, Done};
+pub use super::{BoxError, Drain, Ended, Error, Origin, Seal};
+
+/// What a server can do besides serving; [`crate::service::Server`] says what each call means. All calls come from the
+/// task that called [`Serving::run`], one at a time.
+pub trait Server: Send {
+    /// See [`crate::service::Server::drain`].
+    fn drain(&mut self, drain: Drain) -> impl Future<Output = Result<(), BoxError>> + Send;
+    /// See [`crate::service::Server::seal`].
+    fn seal(&mut self, seal: Seal) -> impl Future<Output = Result<(), BoxError>> + Send;
+    /// See [`crate::service::Server::resume`].
+    fn resume(&mut self) -> impl Future<Output = Result<(), BoxError>> + Send;
+}
+
+/// See [`crate::service::start`]. Blocks for one exchange with the supervisor.
+pub async fn start() -> Result<Starting, Error> {
+    let (orders, inbox) = mpsc::unbounded_channel();
+    let link = start::link(move |order| drop(orders.send(order)))?;
+    Ok(Starting { link, orders: inbox })
+}
+
+/// See [`crate::service::Starting`].
+#[derive(Debug)]
+pub struct Starting {
+    link: Link,
+    orders: mpsc::UnboundedReceiver<Order>,
+}
+
+impl Starting {
+    /// Who started the process.
+    pub fn origin(&self) -> Origin {
+        self.link.origin()
+    }
+
+    /// See [`crate::service::Starting::tcp_listener`]. Make it non-blocking for tokio only after
+    /// [`Starting::begin`].
+    pub fn tcp_listener(&mut self, name: &str, address: &str) -> Result<TcpListener, Error> {
+        self.link.tcp_listener(name, address)
+    }
+
+    /// See [`crate::service::Starting::unix_listener`].
+    pub fn unix_listener(&mut self, name: &str, path: &Path) -> Result<UnixListener, Error> {
+        self.link.unix_listener(name, path)
+    }
+
+    /// See [`crate::service::Starting::begin`].
+    pub async fn begin(mut self, data: Option<&Path>) -> Result<Begun, Error> {
+        self.link.started(data)?;
+        if self.link.origin() == Origin::Supervised {
+            let order = self.orders.recv().await;
+            start::await_open(order)?;
+        }
+        Ok(Begun { link: self.link, orders: self.orders })
+    }
+
+    /// See [`crate::service::Starting::unhealthy`].
+    pub async fn unhealthy(mut self, reason: &str) -> Error {
+        self.link.opened(Err(reason.to_owned()));
+        match self.link.origin() {
+            Origin::Standalone => Error::Unhealthy(reason.to_owned()),
+            Origin::Supervised => told(&mut self.orders).await,
+        }
+    }
+}
+
+/// See [`crate::service::Begun`].
+#[derive(Debug)]
+pub struct Begun {
+    link: Link,
+    orders: mpsc::UnboundedReceiver<Order>,
+}
+
+impl Begun {
+    /// See [`crate::service::Begun::ready`].
+    pub async fn ready(self) -> Result<Serving, Error> {
+        self.link.opened(Ok(()));
+        Ok(Serving { link: self.link, orders: self.orders })
+    }
+
+    /// See [`crate::service::Begun::unhealthy`].
+    pub async fn unhealthy(mut self, reason: &str) -> Error {
+        self.link.opened(Err(reason.to_owned()));
+        match self.link.origin() {
+            Origin::Standalone => Error::Unhealthy(reason.to_owned()),
+            Origin::Supervised => told(&mut self.orders).await,
+        }
+    }
+}
+
+/// See [`crate::service::Serving`].
+#[derive(Debug)]
+pub struct Serving {
+    link: Link,
+    orders: mpsc::UnboundedReceiver<Order>,
+}
+
+impl Serving {
+    /// Calls `server` when it is to drain, seal or resume, until the process is to leave. Without a supervisor it
+    /// never completes.
+    pub async fn run(mut self, mut server: impl Server) -> Result<Ended, Error> {
+        while let Some(order) = self.orders.recv().await {
+            match order {
+                Order::Open(_) => {}
+                Order::Drain(drain) => self.link.drained(guard(|| server.drain(drain)).await),
+                Order::Seal(seal) => self.link.sealed(guard(|| server.seal(seal)).await),
+                Order::Resume => self.link.resumed(guard(|| server.resume()).await),
+                Order::End(end) => return end,
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+async fn told(orders: &mut mpsc::UnboundedReceiver<Order>) -> Error {
+    loop {
+        match orders.recv().await {
+            Some(Order::End(Err(error))) => return error,
+            Some(_) => {}
+            None => return Error::Closed,
+        }
+    }
+}
+
+/// Runs the server's own code so that a panic in it becomes an answer.
+async fn guard<F: Future<Output = Result<(), BoxError>>>(code: impl FnOnce() -> F) -> Done {
+    let future = match catch_unwind(AssertUnwindSafe(code)) {
+        Ok(future) => future,
+        Err(payload) => return Err(work::panic_text(&*payload)),
+    };
+    let mut future = pin!(future);
+    std::future::poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        Ok(poll) => poll.map(|result| result.map_err(|error| error.to_string())),
+        Err(payload) => Poll::Ready(Err(work::panic_text(&*payload))),
+    })
+    .await
+}

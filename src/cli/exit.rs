@@ -104,6 +104,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Client(error) => error.fmt(f),
             Failure::Dirs(error) => error.fmt(f),
+            Failure::Own { message, hint, .. } if hint.is_empty() => f.write_str(message),
             Failure::Own { message, hint, .. } => write!(f, "{message} {hint}"),
         }
     }

@@ -20,7 +20,11 @@ and the next daemon adopts them.";
 pub(super) struct Arguments {}
 
 pub(super) fn run(_: &Arguments, dirs: Dirs) -> Result<Exit, Failure> {
-    let filter = EnvFilter::try_from_env("HANDOFF_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let wanted = std::env::var("HANDOFF_LOG").unwrap_or_else(|_| "info".into());
+    let filter = EnvFilter::try_new(&wanted).map_err(|error| {
+        let message = format!("HANDOFF_LOG is {wanted:?}, which is no filter: {error}.");
+        Failure::usage(message, "Write error, warn, info, debug or trace.")
+    })?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     supervisor::run(dirs)
         .map(|()| Exit::Done)

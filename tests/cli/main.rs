@@ -146,6 +146,14 @@ fn a_wrong_command_line_exits_with_64() {
 }
 
 #[test]
+fn a_wrong_log_filter_is_told_before_the_daemon_starts() {
+    let world = World::new();
+    let ran = Ran::of(world.command(&["daemon"]).env("HANDOFF_LOG", "handoff=loud").output().unwrap());
+    assert_eq!(ran.code, Some(64));
+    assert!(ran.stderr.contains("HANDOFF_LOG is \"handoff=loud\""), "{ran:?}");
+}
+
+#[test]
 fn list_and_status() {
     let world = World::with_daemon(|request, _| match request {
         Request::List => Ok(Response::List(vec![status()])),

@@ -22,7 +22,9 @@ fn plan(endpoint: SocketAddr) -> Plan {
 fn open(data_dir: &Path, listener: TcpListener) -> S3Server {
     let (access_key, secret_key) = (KEYS.0.to_owned(), KEYS.1.to_owned());
     let config = Config { data_dir: data_dir.to_owned(), access_key, secret_key };
-    S3Server::open(config, listener).unwrap()
+    let mut server = S3Server::open(config, listener).unwrap();
+    server.serve().unwrap();
+    server
 }
 
 fn assert_clean(meter: &Meter) {
@@ -53,7 +55,7 @@ async fn nothing_is_noticed_while_the_server_drains_seals_and_resumes() {
         record(&mut drains, began.elapsed());
         let began = Instant::now();
         server.seal(false).await.unwrap();
-        server.resume().await.unwrap();
+        server.serve().unwrap();
         record(&mut gaps, began.elapsed());
         load.meter().set_upgrading(false);
     }

@@ -123,7 +123,7 @@ impl hyper::service::Service<Request<Incoming>> for Handler {
                 Err(panic) => failure(&what, &panic),
             };
             if response.status().is_server_error() {
-                eprintln!("{what}: answered {}", response.status());
+                log!("{what}: answered {}", response.status());
             }
             if *gate.borrow() != Gate::Open {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -135,7 +135,7 @@ impl hyper::service::Service<Request<Incoming>> for Handler {
 }
 
 fn failure(what: &str, error: &dyn std::fmt::Debug) -> Response<s3s::Body> {
-    eprintln!("{what}: {error:?}");
+    log!("{what}: {error:?}");
     let mut response = Response::new(s3s::Body::empty());
     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
     response

@@ -1,21 +1,20 @@
-//! `s3-server`: the command line and the life of the server.
+//! `s3-server`: the command line, and the life of the server from its start to the end of its turn.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
-use handoff_example_s3::BoxError;
+use handoff::service::tokio::{self as service, BoxError, Drain, Seal, Server};
 use handoff_example_s3::server::{Config, S3Server};
 use handoff_example_s3::stamp::Stamp;
-use tokio::signal::unix::{SignalKind, signal};
+use handoff_example_s3::{log, rehearsal};
 
 /// An S3 server over a directory, whose binary can be replaced while it serves.
 #[derive(Debug, Parser)]
 #[command(name = "s3-server")]
 struct Args {
-    /// Address to listen on when nobody hands a listener over.
+    /// Address to listen on when no supervisor hands a listener over.
     #[arg(long, default_value = "127.0.0.1:9000", value_name = "ADDRESS")]
     listen: SocketAddr,
     /// Access key that requests must be signed with.
@@ -43,25 +42,52 @@ async fn main() -> ExitCode {
 }
 
 fn failed(error: &BoxError) -> ExitCode {
-    eprintln!("s3-server: {error}");
+    log!("s3-server: {error}");
     ExitCode::FAILURE
 }
 
 async fn run(args: Args, release: Stamp) -> Result<(), BoxError> {
+    // Everything that is slow and touches no data comes first: the process before us still serves.
     std::fs::create_dir_all(&args.data_dir)
         .map_err(|error| format!("cannot make {}: {error}", args.data_dir.display()))?;
-    let listener = TcpListener::bind(args.listen)
-        .map_err(|error| format!("cannot listen on {}: {error}", args.listen))?;
-    let config = Config { data_dir: args.data_dir, access_key: args.access_key, secret_key: args.secret_key };
-    let mut server = S3Server::open(config, listener)?;
-    eprintln!("s3-server {} serves on {}", release.version, server.local_addr()?);
+    let mut starting = service::start().await?;
+    let listener = starting.tcp_listener("s3", &args.listen.to_string())?;
+    let address = listener.local_addr()?;
 
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    // From here on this process is the only one that may write to the data directory.
+    let begun = starting.begin(Some(&args.data_dir)).await?;
+    let config = Config { data_dir: args.data_dir, access_key: args.access_key, secret_key: args.secret_key };
+    let mut server = match S3Server::open(config, listener) {
+        Ok(server) => server,
+        Err(error) => return Err(begun.unhealthy(&error.to_string()).await.into()),
+    };
+    if let Err(error) = rehearsal::before_ready(release.fault).await {
+        return Err(begun.unhealthy(&error.to_string()).await.into());
     }
-    server.drain(tokio::time::sleep(Duration::from_secs(10))).await;
-    server.seal(true).await
+    server.serve()?;
+    let serving = begun.ready().await?;
+    log!("s3-server {} serves on {address}", release.version);
+    rehearsal::after_ready(release.fault);
+
+    serving.run(Upgradable(server)).await?;
+    log!("s3-server {} has handed over", release.version);
+    Ok(())
+}
+
+/// What a supervisor asks of the server, in the words of the server.
+struct Upgradable(S3Server);
+
+impl Server for Upgradable {
+    async fn drain(&mut self, drain: Drain) -> Result<(), BoxError> {
+        self.0.drain(drain.cancelled()).await;
+        Ok(())
+    }
+
+    async fn seal(&mut self, seal: Seal) -> Result<(), BoxError> {
+        self.0.seal(seal.may_cut()).await
+    }
+
+    async fn resume(&mut self) -> Result<(), BoxError> {
+        Ok(self.0.serve()?)
+    }
 }

@@ -1,9 +1,8 @@
 //! The S3 server, and what a handoff asks of it.
 //!
-//! States: *serving* → [`drain`](S3Server::drain) → *draining* (still accepts; clients move on) →
-//! [`seal`](S3Server::seal) → *sealed* (accepts nothing, writes nothing, has closed everything but the
-//! listener) → [`resume`](S3Server::resume) → *serving*. A resume is good from every state, also after a
-//! drain or a seal that failed.
+//! States: *opened* → [`serve`](S3Server::serve) → *serving* → [`drain`](S3Server::drain) → *draining* (still
+//! accepts; clients move on) → [`seal`](S3Server::seal) → *sealed* (accepts nothing, writes nothing, has closed
+//! everything but the listener). `serve` leads back from every state, also after a seal that failed.
 
 use std::future::Future;
 use std::io;
@@ -56,18 +55,16 @@ pub struct S3Server {
 }
 
 impl S3Server {
-    /// Opens the data and starts to accept. To be called only when no other process writes to the data
-    /// directory, because opening the store removes the temporary files it finds.
+    /// Opens the data; nothing is accepted before [`serve`](Self::serve). To be called only when no other
+    /// process writes to the data directory, because opening the store removes the temporary files it finds.
     ///
     /// # Errors
     ///
-    /// The data directory cannot be opened, or the listener cannot be polled.
+    /// The data directory cannot be opened.
     pub fn open(config: Config, listener: TcpListener) -> io::Result<Self> {
-        let gate = watch::Sender::new(Gate::Open);
-        let mut server =
-            Self { config, listener, gate, traffic: Traffic::default(), store: None, acceptor: None };
-        server.serve()?;
-        Ok(server)
+        let (gate, traffic) = (watch::Sender::new(Gate::Open), Traffic::default());
+        let store = Some(open_store(&config)?);
+        Ok(Self { config, listener, gate, traffic, store, acceptor: None })
     }
 
     /// The address that clients connect to.
@@ -82,7 +79,7 @@ impl S3Server {
     /// Asks the clients to move on, and waits until only short requests of new connections are in
     /// progress, or until `cancelled` is ready. Accepts all the while; the answers say `Connection: close`.
     /// Either way the server goes on like this until it is told to [`seal`](Self::seal) or to
-    /// [`resume`](Self::resume).
+    /// [`serve`](Self::serve).
     pub async fn drain(&mut self, cancelled: impl Future<Output = ()>) {
         self.gate.send_replace(Gate::Draining);
         tokio::select! {
@@ -100,7 +97,7 @@ impl S3Server {
     /// # Errors
     ///
     /// A request takes too long. The connections go on and the store stays open, so the data directory must
-    /// not be given away: `resume`.
+    /// not be given away: [`serve`](Self::serve).
     pub async fn seal(&mut self, may_cut: bool) -> Result<(), BoxError> {
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.stop().await;
@@ -109,7 +106,7 @@ impl S3Server {
         let patience = if may_cut { CUT_PATIENCE } else { SEAL_PATIENCE };
         let mut ended = timeout(patience, self.traffic.empty()).await;
         if ended.is_err() && may_cut {
-            eprintln!("cuts what is left: {}", self.traffic.summary());
+            log!("cuts what is left: {}", self.traffic.summary());
             self.gate.send_replace(Gate::Cut);
             ended = timeout(SEAL_PATIENCE, self.traffic.empty()).await;
         }
@@ -120,16 +117,12 @@ impl S3Server {
         Ok(())
     }
 
-    /// Serves again, whatever was asked before.
+    /// Serves, for the first time or again, whatever was asked before.
     ///
     /// # Errors
     ///
     /// The data directory cannot be opened, or the listener cannot be polled.
-    pub async fn resume(&mut self) -> Result<(), BoxError> {
-        Ok(self.serve()?)
-    }
-
-    fn serve(&mut self) -> io::Result<()> {
+    pub fn serve(&mut self) -> io::Result<()> {
         let store = match &self.store {
             Some(store) => store.clone(),
             None => self.store.insert(open_store(&self.config)?).clone(),
@@ -173,7 +166,7 @@ impl Acceptor {
     async fn stop(self) {
         drop(self.stop);
         if let Err(error) = self.task.await {
-            eprintln!("the accept task failed: {error}");
+            log!("the accept task failed: {error}");
         }
     }
 }
@@ -202,7 +195,7 @@ async fn accept(
             }
             Err(error) if is_shortage(&error) => {
                 if !std::mem::replace(&mut stalled, true) {
-                    eprintln!("cannot accept: {error}; trying again every {ACCEPT_PAUSE:?}");
+                    log!("cannot accept: {error}; trying again every {ACCEPT_PAUSE:?}");
                 }
                 tokio::select! {
                     _ = &mut stopped => return,

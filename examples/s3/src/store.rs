@@ -29,23 +29,26 @@ impl Store {
         Ok(Self { files, root })
     }
 
-    async fn sync_object(&self, bucket: &str, key: &str) -> S3Result {
-        let mut paths = vec![self.root.join(bucket).join(key), self.sidecar(bucket, key, ".metadata.json")];
-        paths.push(self.sidecar(bucket, key, ".internal.json"));
+    /// What a PUT of an object may write.
+    fn object_files(&self, bucket: &str, key: &str) -> Vec<PathBuf> {
+        let mut paths = vec![
+            self.root.join(bucket).join(key),
+            self.sidecar(bucket, key, ".metadata.json"),
+            self.sidecar(bucket, key, ".internal.json"),
+        ];
         paths.extend(self.directories(bucket, key));
-        sync(paths).await
+        paths
     }
 
-    async fn sync_directories(&self, bucket: &str, keys: impl Iterator<Item = &str>) -> S3Result {
-        let mut paths: Vec<_> = keys.flat_map(|key| self.directories(bucket, key)).collect();
-        paths.sort_unstable();
-        paths.dedup();
-        sync(paths).await
+    /// What the begin of a multipart upload writes.
+    fn upload_files(&self, bucket: &str, key: &str, id: &str) -> Vec<PathBuf> {
+        let metadata = self.sidecar(bucket, key, &format!(".upload-{id}.metadata.json"));
+        vec![self.root.join(format!(".upload-{id}.json")), metadata, self.root.clone()]
     }
 
-    async fn sync_part(&self, upload_id: &str, part_number: PartNumber) -> S3Result {
-        let part = self.root.join(format!(".upload_id-{upload_id}.part-{part_number}"));
-        sync(vec![part, self.root.clone()]).await
+    /// What the upload of a part writes.
+    fn part_files(&self, id: &str, part: PartNumber) -> Vec<PathBuf> {
+        vec![self.root.join(format!(".upload_id-{id}.part-{part}")), self.root.clone()]
     }
 
     /// Every directory from that of the object up to the root: a PUT may have made any of them.
@@ -80,7 +83,7 @@ async fn sync(paths: Vec<PathBuf>) -> S3Result {
         Ok(Err(failed)) => failed,
         Err(panic) => panic.to_string(),
     };
-    eprintln!("{failed}");
+    log!("{failed}");
     Err(s3_error!(InternalError, "{failed}"))
 }
 
@@ -89,14 +92,14 @@ impl S3 for Store {
     async fn put_object(&self, req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
         let (bucket, key) = (req.input.bucket.clone(), req.input.key.clone());
         let response = self.files.put_object(req).await?;
-        self.sync_object(&bucket, &key).await?;
+        sync(self.object_files(&bucket, &key)).await?;
         Ok(response)
     }
 
     async fn copy_object(&self, req: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
         let (bucket, key) = (req.input.bucket.clone(), req.input.key.clone());
         let response = self.files.copy_object(req).await?;
-        self.sync_object(&bucket, &key).await?;
+        sync(self.object_files(&bucket, &key)).await?;
         Ok(response)
     }
 
@@ -106,7 +109,7 @@ impl S3 for Store {
     ) -> S3Result<S3Response<DeleteObjectOutput>> {
         let (bucket, key) = (req.input.bucket.clone(), req.input.key.clone());
         let response = self.files.delete_object(req).await?;
-        self.sync_directories(&bucket, std::iter::once(key.as_str())).await?;
+        sync(self.directories(&bucket, &key)).await?;
         Ok(response)
     }
 
@@ -117,7 +120,10 @@ impl S3 for Store {
         let bucket = req.input.bucket.clone();
         let keys: Vec<_> = req.input.delete.objects.iter().map(|object| object.key.clone()).collect();
         let response = self.files.delete_objects(req).await?;
-        self.sync_directories(&bucket, keys.iter().map(String::as_str)).await?;
+        let mut paths: Vec<_> = keys.iter().flat_map(|key| self.directories(&bucket, key)).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        sync(paths).await?;
         Ok(response)
     }
 
@@ -146,16 +152,14 @@ impl S3 for Store {
         let (bucket, key) = (req.input.bucket.clone(), req.input.key.clone());
         let response = self.files.create_multipart_upload(req).await?;
         let id = response.output.upload_id.as_deref().unwrap_or_default();
-        let about = self.root.join(format!(".upload-{id}.json"));
-        let metadata = self.sidecar(&bucket, &key, &format!(".upload-{id}.metadata.json"));
-        sync(vec![about, metadata, self.root.clone()]).await?;
+        sync(self.upload_files(&bucket, &key, id)).await?;
         Ok(response)
     }
 
     async fn upload_part(&self, req: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
         let (id, part) = (req.input.upload_id.clone(), req.input.part_number);
         let response = self.files.upload_part(req).await?;
-        self.sync_part(&id, part).await?;
+        sync(self.part_files(&id, part)).await?;
         Ok(response)
     }
 
@@ -165,7 +169,7 @@ impl S3 for Store {
     ) -> S3Result<S3Response<UploadPartCopyOutput>> {
         let (id, part) = (req.input.upload_id.clone(), req.input.part_number);
         let response = self.files.upload_part_copy(req).await?;
-        self.sync_part(&id, part).await?;
+        sync(self.part_files(&id, part)).await?;
         Ok(response)
     }
 
@@ -175,7 +179,7 @@ impl S3 for Store {
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let (bucket, key) = (req.input.bucket.clone(), req.input.key.clone());
         let response = self.files.complete_multipart_upload(req).await?;
-        self.sync_object(&bucket, &key).await?;
+        sync(self.object_files(&bucket, &key)).await?;
         Ok(response)
     }
 
@@ -230,5 +234,82 @@ impl S3 for Store {
 
     async fn list_parts(&self, req: S3Request<ListPartsInput>) -> S3Result<S3Response<ListPartsOutput>> {
         self.files.list_parts(req).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn request<T>(input: T) -> S3Request<T> {
+        S3Request {
+            input,
+            method: http::Method::PUT,
+            uri: http::Uri::default(),
+            headers: http::HeaderMap::default(),
+            extensions: http::Extensions::default(),
+            credentials: None,
+            region: None,
+            service: None,
+            trailing_headers: None,
+        }
+    }
+
+    fn blob() -> Option<StreamingBlob> {
+        Some(StreamingBlob::from(s3s::Body::from(bytes::Bytes::from_static(b"content"))))
+    }
+
+    /// Everything below `dir`, and `dir` itself.
+    fn tree(dir: &Path) -> BTreeSet<PathBuf> {
+        let mut found = BTreeSet::from([dir.to_owned()]);
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            found.extend(if path.is_dir() { tree(&path) } else { BTreeSet::from([path]) });
+        }
+        found
+    }
+
+    /// Everything that exists and was not there `before` is among `synced`.
+    fn assert_covers(synced: Vec<PathBuf>, before: &BTreeSet<PathBuf>, root: &Path) {
+        let synced = BTreeSet::from_iter(synced);
+        let missed: Vec<_> =
+            tree(root).into_iter().filter(|path| !before.contains(path) && !synced.contains(path)).collect();
+        assert!(missed.is_empty(), "written but not synced: {missed:?}");
+    }
+
+    #[tokio::test]
+    async fn every_file_that_an_operation_writes_is_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let (bucket, key) = ("box", "a/b/key");
+        std::fs::create_dir(store.root.join(bucket)).unwrap();
+
+        let put =
+            PutObjectInput::builder().bucket(bucket.into()).key(key.into()).body(blob()).build().unwrap();
+        store.put_object(request(put)).await.unwrap();
+        assert_covers(store.object_files(bucket, key), &BTreeSet::new(), &store.root);
+
+        let before = tree(&store.root);
+        let begin =
+            CreateMultipartUploadInput::builder().bucket(bucket.into()).key("m".into()).build().unwrap();
+        let begun = store.create_multipart_upload(request(begin)).await.unwrap();
+        let id = begun.output.upload_id.unwrap();
+        assert_covers(store.upload_files(bucket, "m", &id), &before, &store.root);
+
+        let before = tree(&store.root);
+        let part = UploadPartInput::builder().bucket(bucket.into()).key("m".into()).upload_id(id.clone());
+        let part = part.part_number(1).body(blob()).build().unwrap();
+        store.upload_part(request(part)).await.unwrap();
+        assert_covers(store.part_files(&id, 1), &before, &store.root);
+
+        let before = tree(&store.root);
+        let parts = vec![CompletedPart { part_number: Some(1), ..CompletedPart::default() }];
+        let parts = CompletedMultipartUpload { parts: Some(parts) };
+        let complete = CompleteMultipartUploadInput::builder().bucket(bucket.into()).key("m".into());
+        let complete = complete.upload_id(id).multipart_upload(Some(parts)).build().unwrap();
+        store.complete_multipart_upload(request(complete)).await.unwrap();
+        assert_covers(store.object_files(bucket, "m"), &before, &store.root);
     }
 }

@@ -20,7 +20,8 @@ async fn serve() -> (TempDir, S3Server, Signer) {
     std::fs::create_dir(dir.path().join("box")).unwrap();
     let config =
         Config { data_dir: dir.path().to_owned(), access_key: "access".into(), secret_key: "secret".into() };
-    let server = S3Server::open(config, TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+    let mut server = S3Server::open(config, TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+    server.serve().unwrap();
     let signer = Signer::new(server.local_addr().unwrap());
     (dir, server, signer)
 }
@@ -131,7 +132,7 @@ async fn a_drain_lets_a_slow_upload_finish_and_still_accepts() {
 
     let mut server = timeout(LIMIT, drain).await.expect("drained").unwrap();
     server.seal(false).await.unwrap();
-    server.resume().await.unwrap();
+    server.serve().unwrap();
     assert_eq!(exchange(&mut s3.connect().await, &s3.get("slow")).await.body, b"1234567890");
 }
 
@@ -168,7 +169,7 @@ async fn who_connects_while_sealed_is_served_after_the_resume() {
         let mut waiting = s3.connect().await;
         send(&mut waiting, &(s3.put(&key, 2) + "ok")).await;
         assert!(timeout(Duration::from_millis(50), waiting.readable()).await.is_err(), "sealed");
-        server.resume().await.unwrap();
+        server.serve().unwrap();
         assert!(!answer(&mut waiting).await.is_last());
         assert_eq!(exchange(&mut waiting, &s3.get(&key)).await.body, b"ok");
         drop(waiting);
@@ -182,7 +183,7 @@ async fn a_cancelled_drain_returns_at_once_and_a_resume_makes_it_as_before() {
     send(&mut upload, &s3.put("slow", 4)).await;
     exchange(&mut s3.connect().await, &(s3.put("first", 3) + "abc")).await;
     timeout(LIMIT, server.drain(sleep(Duration::from_millis(20)))).await.expect("cancelled");
-    server.resume().await.unwrap();
+    server.serve().unwrap();
 
     assert!(!exchange(&mut upload, "done").await.is_last());
     assert_eq!(exchange(&mut upload, &s3.get("slow")).await.body, b"done");
@@ -197,13 +198,13 @@ async fn a_seal_that_may_not_cut_fails_and_one_that_may_cuts() {
     exchange(&mut s3.connect().await, &(s3.put("first", 3) + "abc")).await;
     let error = server.seal(false).await.unwrap_err().to_string();
     assert!(error.contains("1 requests in progress"), "{error}");
-    server.resume().await.unwrap();
+    server.serve().unwrap();
     exchange(&mut s3.connect().await, &s3.get("first")).await;
 
     server.seal(true).await.unwrap();
     assert!(!matches!(upload.read(&mut [0; 64]).await, Ok(1..)), "the upload was cut");
     assert_eq!(unfinished(dir.path()), 0, "and its file is gone");
-    server.resume().await.unwrap();
+    server.serve().unwrap();
     exchange(&mut s3.connect().await, &s3.get("first")).await;
 }
 

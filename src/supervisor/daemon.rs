@@ -1,0 +1,234 @@
+//! From the start of the daemon to its end.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use handoff_protocol::ids::ServiceName;
+use handoff_protocol::supervisor::{Phase, Request};
+use rustix::fs::{FlockOperation, flock};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::LocalSet;
+
+use super::binary::Hashes;
+use super::keeping::Keeping;
+use super::service::Handle;
+use super::timeline::Operation;
+use crate::config::{self, Dirs, DirsError, load};
+use crate::control::{BindError, Listener, serve};
+use crate::journal::Journal;
+use crate::sys::spawn::close_all_on_exec;
+
+/// Why the daemon cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A directory cannot be made or is not safe.
+    #[error(transparent)]
+    Dirs(#[from] DirsError),
+    /// Another daemon has the state directory.
+    #[error("the state directory {} is in use by another handoff daemon{owner}; there can be one", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// Its pid, if it is known.
+        owner: String,
+    },
+    /// The lock file cannot be used.
+    #[error("cannot lock {}: {source}", path.display())]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// The control socket cannot be opened.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The keeper cannot be started.
+    #[error("the keeper cannot be started: {0}")]
+    Keeper(io::Error),
+    /// Something that the kernel should always give.
+    #[error("the daemon cannot run: {0}")]
+    System(#[from] io::Error),
+}
+
+/// What all services share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) dirs: Dirs,
+    pub(super) hashes: Hashes,
+    pub(super) keeper: Keeping,
+}
+
+/// All services.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    pub(super) shared: Rc<Shared>,
+    pub(super) services: RefCell<BTreeMap<ServiceName, Handle>>,
+}
+
+/// Runs the daemon until SIGTERM or SIGINT, then stops the services in order and returns. A second signal returns at
+/// once and leaves the services running. Blocks.
+pub fn run(dirs: Dirs) -> Result<(), Error> {
+    dirs.create()?;
+    close_all_on_exec()?;
+    let _lock = lock(&dirs)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .thread_keep_alive(std::time::Duration::from_secs(1))
+        .build()?;
+    LocalSet::new().block_on(&runtime, main(dirs))
+}
+
+async fn main(dirs: Dirs) -> Result<(), Error> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let control = Listener::bind(&dirs.control_socket())?;
+    let keeper = Keeping::start(&dirs).map_err(Error::Keeper)?;
+    let daemon = Rc::new(Daemon {
+        shared: Rc::new(Shared { dirs: dirs.clone(), hashes: Hashes::default(), keeper }),
+        services: RefCell::default(),
+    });
+    daemon.load_all();
+    tracing::info!(socket = %dirs.control_socket().display(), "ready");
+    tokio::select! {
+        ended = serve(control, Rc::clone(&daemon)) => { ended?; }
+        () = either(&mut terminate, &mut interrupt) => {}
+    }
+    tracing::info!("stopping all services; signal once more to leave them running");
+    tokio::select! {
+        () = daemon.stop_all() => daemon.shared.keeper.quit(),
+        () = either(&mut terminate, &mut interrupt) => tracing::warn!("leaving; the services keep running"),
+    }
+    Ok(())
+}
+
+async fn either(first: &mut Signal, second: &mut Signal) {
+    tokio::select! {
+        _ = first.recv() => {}
+        _ = second.recv() => {}
+    }
+}
+
+impl Daemon {
+    fn load_all(&self) {
+        let loaded = load(&self.shared.dirs.config);
+        for error in &loaded.errors {
+            tracing::error!("{error}");
+        }
+        for config in loaded.services.into_values() {
+            let autostart = config.autostart;
+            match self.add(config) {
+                Ok(handle) if autostart => start_alone(&handle),
+                Ok(_) => {}
+                Err(error) => tracing::error!("{error}"),
+            }
+        }
+    }
+
+    /// Makes a service known, with what its journal says.
+    pub(super) fn add(&self, config: config::Service) -> Result<Handle, crate::control::Error> {
+        let name = config.name.clone();
+        let storage_failed = |error: String| {
+            use crate::control::{Error, Kind};
+            let message = format!("The state of service {:?} cannot be used: {error}.", name.as_str());
+            Error::new(Kind::StorageFailed, message, "Nothing was changed.")
+        };
+        let directory = self.shared.dirs.service_state(&name);
+        std::fs::create_dir_all(&directory)
+            .map_err(|error| storage_failed(format!("{}: {error}", directory.display())))?;
+        let journal = Journal::open(&self.shared.dirs.journal(&name))
+            .map_err(|error| storage_failed(error.to_string()))?;
+        let handle = Handle::new(config, journal, Rc::clone(&self.shared));
+        self.services.borrow_mut().insert(name, handle.clone());
+        Ok(handle)
+    }
+
+    /// Stops every service that runs, side by side, and returns when all are down.
+    async fn stop_all(&self) {
+        let handles: Vec<Handle> = self.services.borrow().values().cloned().collect();
+        let stops: Vec<_> = handles.into_iter().map(|handle| tokio::task::spawn_local(stop(handle))).collect();
+        for stop in stops {
+            let _ = stop.await;
+        }
+    }
+}
+
+/// An upgrade that is under way is called off; then the service is stopped.
+async fn stop(handle: Handle) {
+    loop {
+        if handle.with(|service| service.machine.phase()) == Phase::Stopped {
+            return;
+        }
+        for request in [Request::Cancel, Request::Stop] {
+            let (operation, answer) = operation();
+            handle.with(|service| service.ask(request, operation));
+            if let Ok(Ok(_)) = answer.await
+                && handle.with(|service| service.machine.phase()) == Phase::Stopped
+            {
+                return;
+            }
+        }
+        handle.settled().await;
+    }
+}
+
+/// Starts a service for which nobody waits.
+fn start_alone(handle: &Handle) {
+    let (operation, answer) = operation();
+    let started = handle.with(|service| {
+        service.open_listeners().map(|()| service.ask(Request::Start, operation)).inspect_err(|error| {
+            service.problem = Some(error.to_string());
+        })
+    });
+    if let Err(error) = started {
+        return tracing::error!("{error}");
+    }
+    tokio::task::spawn_local(async move {
+        if let Ok(Err(error)) = answer.await {
+            tracing::error!("{error}");
+        }
+    });
+}
+
+/// An operation that reports to nobody but the one who waits for the answer.
+fn operation() -> (Operation, oneshot::Receiver<Result<crate::control::api::Outcome, crate::control::Error>>) {
+    let (reply, answer) = oneshot::channel();
+    (Operation { reply, progress: None }, answer)
+}
+
+/// Takes the state directory for this process. The lock ends with the returned file.
+fn lock(dirs: &Dirs) -> Result<File, Error> {
+    let path = dirs.lock();
+    let failed = |source| Error::Lock { path: path.clone(), source };
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            return Err(Error::InUse { path: dirs.state.clone(), owner: owner(&mut file) });
+        }
+        Err(error) => return Err(failed(error.into())),
+    }
+    file.set_len(0).map_err(failed)?;
+    writeln!(file, "{}", std::process::id()).map_err(failed)?;
+    Ok(file)
+}
+
+fn owner(file: &mut File) -> String {
+    let mut text = String::new();
+    match file.read_to_string(&mut text) {
+        Ok(_) if !text.trim().is_empty() => format!(" (pid {})", text.trim()),
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,209 @@
+//! Answers what is asked over the control socket.
+
+use handoff_protocol::ids::ServiceName;
+use handoff_protocol::supervisor::{Incumbent, Phase, Request, Target};
+use tokio::sync::oneshot;
+
+use super::binary::hex;
+use super::daemon::Daemon;
+use super::service::{Handle, Service};
+use super::timeline::Operation;
+use crate::config::{self, BinaryError, check_binary, format_duration_ms, load_service};
+use crate::control::{Error, Handler, Kind, ProgressSink, api};
+
+impl Handler for Daemon {
+    async fn call(&self, request: api::Request, progress: ProgressSink) -> Result<api::Response, Error> {
+        match request {
+            api::Request::Ping => Ok(api::Response::Pong(api::Pong {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+            })),
+            api::Request::List => Ok(api::Response::List(self.list())),
+            api::Request::Status(name) => {
+                let status = self.find(&name)?.with(|service| service.status());
+                Ok(api::Response::Status(Box::new(status)))
+            }
+            api::Request::Start(name) => self.start(&name, progress).await,
+            api::Request::Stop(name) => {
+                let handle = self.find(&name)?;
+                wait(&handle, Request::Stop, progress).await
+            }
+            api::Request::Restart(name) => self.restart(&name, progress).await,
+            api::Request::Upgrade(upgrade) => self.upgrade(upgrade, progress).await,
+        }
+    }
+}
+
+async fn wait(handle: &Handle, request: Request, progress: ProgressSink) -> Result<api::Response, Error> {
+    let (reply, answer) = oneshot::channel();
+    handle.with(|service| service.ask(request, Operation { reply, progress: Some(progress) }));
+    let outcome = answer.await.unwrap_or_else(|_| Err(Error::internal("an operation was dropped")))?;
+    Ok(api::Response::Outcome(Box::new(outcome)))
+}
+
+impl Daemon {
+    fn list(&self) -> Vec<api::ServiceStatus> {
+        self.services.borrow().values().map(|handle| handle.with(|service| service.status())).collect()
+    }
+
+    fn find(&self, name: &ServiceName) -> Result<Handle, Error> {
+        let services = self.services.borrow();
+        services
+            .get(name)
+            .cloned()
+            .ok_or_else(|| Error::unknown_service(name, services.keys().map(ServiceName::as_str)))
+    }
+
+    /// The service with what its file says now; a file that is new since the daemon started is taken in.
+    fn find_fresh(&self, name: &ServiceName) -> Result<(Handle, config::Service), Error> {
+        if !self.shared.dirs.service_file(name).exists() {
+            let handle = self.find(name)?;
+            let config = handle.with(|service| service.config.clone());
+            return Ok((handle, config));
+        }
+        let config = load_service(&self.shared.dirs.config, name)
+            .map_err(|errors| Error::config_invalid(name, &errors))?;
+        self.refuse_conflicts(&config)?;
+        let known = self.services.borrow().get(name).cloned();
+        let handle = match known {
+            Some(handle) => handle,
+            None => self.add(config.clone())?,
+        };
+        Ok((handle, config))
+    }
+
+    /// Two services cannot listen on one address.
+    fn refuse_conflicts(&self, config: &config::Service) -> Result<(), Error> {
+        for (name, handle) in self.services.borrow().iter().filter(|(name, _)| **name != config.name) {
+            let taken = handle.with(|other| {
+                let pairs = config.listeners.iter().flat_map(|ours| {
+                    other.config.listeners.iter().map(move |theirs| (ours.address.clone(), theirs.address.clone()))
+                });
+                pairs.into_iter().find(|(ours, theirs)| ours.conflicts_with(theirs))
+            });
+            if let Some((address, _)) = taken {
+                let message = format!("{address} of service {:?} is an address of {name:?} too.", config.name.as_str());
+                return Err(Error::new(Kind::ConfigInvalid, message, "Give each service addresses of its own."));
+            }
+        }
+        Ok(())
+    }
+
+    async fn start(&self, name: &ServiceName, progress: ProgressSink) -> Result<api::Response, Error> {
+        let (handle, config) = self.find_fresh(name)?;
+        let stopped = handle.with(|service| service.machine.phase() == Phase::Stopped);
+        if stopped {
+            check(&config.name, &config.binary)?;
+            handle.with(|service| {
+                service.reconfigure(config);
+                service.open_listeners()
+            })?;
+        }
+        wait(&handle, Request::Start, progress).await
+    }
+
+    async fn restart(&self, name: &ServiceName, progress: ProgressSink) -> Result<api::Response, Error> {
+        let (handle, config) = self.find_fresh(name)?;
+        if handle.with(|service| service.machine.phase() == Phase::Stopped) {
+            return self.start(name, progress).await;
+        }
+        handle.with(|service| {
+            service.take_over(config)?;
+            service.candidate = Some(service.path_of(Target::Committed));
+            Ok::<_, Error>(())
+        })?;
+        let request = Request::Upgrade { target: Target::Candidate, deadline_ms: None, drain_grace_ms: None };
+        wait(&handle, request, progress).await
+    }
+
+    async fn upgrade(&self, asked: api::Upgrade, progress: ProgressSink) -> Result<api::Response, Error> {
+        let (handle, config) = self.find_fresh(&asked.service)?;
+        let deadline_ms = asked.deadline_ms.unwrap_or(config.deadline_ms);
+        if let Some(grace_ms) = asked.drain_grace_ms.filter(|grace_ms| *grace_ms > deadline_ms) {
+            let (grace, deadline) = (format_duration_ms(grace_ms), format_duration_ms(deadline_ms));
+            let message = format!("The drain grace ({grace}) is longer than the deadline ({deadline}).");
+            let hint = "The drain is one part of the upgrade: shorten it or raise the deadline.";
+            return Err(Error::new(Kind::InvalidParams, message, hint));
+        }
+        let is_idle = handle.with(|service| service.is_open_to_upgrades());
+        if is_idle {
+            let binary = asked.binary.unwrap_or_else(|| config.binary.clone());
+            check(&asked.service, &binary)?;
+            handle.with(|service| {
+                service.take_over(config)?;
+                service.candidate = Some(binary);
+                Ok::<_, Error>(())
+            })?;
+        }
+        let request = Request::Upgrade {
+            target: Target::Candidate,
+            deadline_ms: asked.deadline_ms,
+            drain_grace_ms: asked.drain_grace_ms,
+        };
+        wait(&handle, request, progress).await
+    }
+}
+
+fn check(name: &ServiceName, binary: &std::path::Path) -> Result<(), Error> {
+    check_binary(binary).map_err(|error: BinaryError| {
+        let message = format!("Service {:?} cannot be started from {}: {error}.", name.as_str(), binary.display());
+        Error::new(Kind::SpawnFailed, message, error.hint())
+    })
+}
+
+impl Service {
+    fn is_open_to_upgrades(&self) -> bool {
+        matches!(self.machine.phase(), Phase::Serving | Phase::Backoff) && self.machine.retiree().is_none()
+    }
+
+    /// Takes over a changed service file without a stop, unless it changes what is bound.
+    fn take_over(&mut self, config: config::Service) -> Result<(), Error> {
+        let bound = |config: &config::Service| -> Vec<_> {
+            config.listeners.iter().map(|listener| (listener.name.clone(), listener.address.clone())).collect()
+        };
+        if bound(&config) != bound(&self.config) {
+            let message = format!("The [listen] table of service {:?} has changed.", self.name.as_str());
+            let hint = format!("Addresses change only with a stop: handoff stop {0}, then handoff start {0}", self.name);
+            return Err(Error::new(Kind::ConfigInvalid, message, hint));
+        }
+        if config.mode != self.config.mode {
+            let message = format!("The mode of service {:?} has changed.", self.name.as_str());
+            let hint = format!("The mode changes only with a stop: handoff stop {0}, then handoff start {0}", self.name);
+            return Err(Error::new(Kind::ConfigInvalid, message, hint));
+        }
+        self.reconfigure(config);
+        Ok(())
+    }
+
+    pub(super) fn status(&self) -> api::ServiceStatus {
+        let state = match (self.machine.phase(), self.machine.incumbent()) {
+            (Phase::Stopped, _) if self.problem.is_some() => api::State::Failed,
+            (Phase::Stopped, _) => api::State::Stopped,
+            (Phase::Backoff, _) => api::State::Backoff,
+            (Phase::Serving, _) => api::State::Serving,
+            (Phase::Stopping, _) => api::State::Stopping,
+            (_, Incumbent::Absent) => api::State::Starting,
+            (_, _) => api::State::Upgrading,
+        };
+        let phase = self.phase_name();
+        api::ServiceStatus {
+            service: self.name.clone(),
+            state,
+            phase: (!matches!(phase, "serving" | "stopped" | "backoff")).then(|| phase.to_owned()),
+            generation: self.journal.standing().generation(),
+            pid: self.incumbent.as_ref().map(|party| party.process.pid),
+            binary: self.path_of(Target::Committed),
+            sha256: self.current_binary().map(|binary| hex(&binary.sha256)),
+            started_at: self.incumbent.as_ref().map(|party| party.started_at_unix_ms),
+            restarts: self.journal.standing().restarts,
+            mode: self.config.mode,
+            listeners: self.config.listeners.iter().map(listener_status).collect(),
+            last_handoff: self.last.clone(),
+            problem: self.problem.clone(),
+        }
+    }
+}
+
+fn listener_status(listener: &config::Listener) -> api::ListenerStatus {
+    api::ListenerStatus { name: listener.name.clone(), address: listener.address.to_string() }
+}

@@ -1,0 +1,104 @@
+//! Starting a process of a service.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::record::{Binary, Fact, Process};
+use handoff_protocol::supervisor::{Event, Target};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::party::{Parts, Party};
+use super::service::Service;
+use crate::journal::unix_ms;
+use crate::service::ID_VARIABLE;
+use crate::sys::channel::Channel;
+use crate::sys::process::ProcessId;
+use crate::sys::spawn::{SpawnSpec, spawn};
+
+/// What a service may know of the daemon's own environment; everything else comes from its file.
+const INHERITED: [&str; 10] =
+    ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_RUNTIME_DIR"];
+
+impl Service {
+    /// Records the intent and starts the process.
+    pub(super) fn launch(
+        &mut self,
+        id: HandoffId,
+        target: Target,
+        binary: &Binary,
+        events: &mut VecDeque<Event>,
+    ) {
+        let generation = self.journal.standing().generation().next();
+        let intent = Fact::Intent { handoff: id, generation, binary: binary.clone() };
+        if let Err(error) = self.journal.append(intent) {
+            self.problem = Some(error.to_string());
+            // An upgrade can wait for a better disk. A service that is down cannot.
+            if target == Target::Candidate {
+                return events.push_back(Event::SpawnFailed(error.to_string()));
+            }
+        }
+        if let Err(error) = self.try_launch(id, binary) {
+            self.forget_successor();
+            events.push_back(Event::SpawnFailed(error.to_string()));
+        }
+    }
+
+    fn try_launch(&mut self, id: HandoffId, binary: &Binary) -> io::Result<()> {
+        let slot = self.slot_for_successor()?;
+        let (channel, theirs) = Channel::pair()?;
+        let (log, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+        let stderr = stdout.try_clone()?;
+        self.shared.keeper.log(&self.name, &self.config.log, &log);
+        let spec = SpawnSpec {
+            binary: PathBuf::from(&binary.path),
+            args: self.config.args.iter().map(OsString::from).collect(),
+            env: self.environment(id),
+            working_dir: self.config.working_dir.clone(),
+            stdout,
+            stderr,
+            channel: Some(theirs),
+        };
+        let spawned = spawn(spec)?;
+        let process = identity(spawned.pid);
+        self.note(Fact::Spawned { handoff: id, process: process.clone() });
+        let this = self.this.clone();
+        let parts = Parts {
+            serial: self.next_serial(),
+            process,
+            started_at_unix_ms: unix_ms(),
+            slot,
+            log,
+            channel,
+            pidfd: spawned.pidfd,
+        };
+        let party = Party::new(parts, move |serial, happened| {
+            if let Some(service) = this.upgrade() {
+                service.borrow_mut().happened(serial, happened);
+            }
+        })?;
+        tracing::info!(service = %self.name, handoff = %id, pid = spawned.pid, binary = binary.path, "started");
+        self.successor = Some(party);
+        Ok(())
+    }
+
+    fn environment(&self, id: HandoffId) -> Vec<(OsString, OsString)> {
+        let inherited = INHERITED.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
+        let own = self.config.env.iter().map(|(name, value)| (name.into(), value.into()));
+        let inherited = inherited.filter(|(name, _): &(OsString, OsString)| {
+            !self.config.env.keys().any(|own| name.as_os_str() == own.as_str())
+        });
+        inherited.chain(own).chain([(ID_VARIABLE.into(), id.to_string().into())]).collect()
+    }
+}
+
+/// A process that was just started cannot have been mistaken for another, since nobody has waited for it yet.
+fn identity(pid: u32) -> Process {
+    let (start_ticks, boot_id) = match ProcessId::of(pid) {
+        Ok(found) => (found.start_ticks, found.boot_id.parse::<uuid::Uuid>().unwrap_or_default().into_bytes()),
+        Err(_) => (0, [0; 16]),
+    };
+    Process { pid, start_ticks, boot_id }
+}

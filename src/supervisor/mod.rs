@@ -1,0 +1,18 @@
+//! The daemon: one machine per service, and the effects around it.
+//!
+//! Everything runs on one thread. A service is a `Service`: events come in one at a time, from tasks that
+//! wait for its processes, its deadlines, the disk and those who ask; what the machine answers is carried out at once.
+//! Nothing is polled: a daemon whose services are at rest makes no system call.
+
+mod binary;
+mod daemon;
+mod handler;
+mod keeping;
+mod launch;
+mod listening;
+mod party;
+mod perform;
+mod service;
+mod timeline;
+
+pub use daemon::{Error, run};

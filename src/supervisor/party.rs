@@ -1,0 +1,199 @@
+//! One process of a service, as the supervisor holds it: its channel, its pidfd, and the task that watches both.
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::message::{FromService, ToService};
+use handoff_protocol::reason::Exit;
+use handoff_protocol::record::Process;
+use handoff_protocol::version::UNAGREED;
+use rustix::process::Signal;
+use tokio::io::unix::AsyncFd;
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::timeout;
+
+use crate::sys::channel::Channel;
+use crate::sys::process::{kill, reap};
+use crate::sys::readable::readable;
+use crate::sys::wire::{WireError, recv_message, send_message};
+
+/// A process that ends closes its channel a moment before the kernel tells that it is gone, and why it is gone is the
+/// better reason. For so long the end of the channel is not told.
+const EXIT_FOLLOWS: Duration = Duration::from_millis(200);
+
+/// What a party did.
+#[derive(Debug)]
+pub(super) enum Happened {
+    /// It sent a message.
+    Said(HandoffId, FromService),
+    /// It sent something that is not a message.
+    Garbage(String),
+    /// It closed its channel, and lives on.
+    HungUp,
+    /// It is gone and was waited for.
+    Gone(Exit),
+}
+
+/// Tells one party from another, whatever their roles become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Serial(pub(super) u64);
+
+#[derive(Debug)]
+pub(super) struct Party {
+    pub(super) serial: Serial,
+    pub(super) process: Process,
+    pub(super) started_at_unix_ms: u64,
+    /// Which slot of the listeners it accepts from.
+    pub(super) slot: u64,
+    /// The read end of its log pipe, so that the pipe outlives the keeper.
+    pub(super) log: OwnedFd,
+    version: Rc<Cell<u16>>,
+    channel: Option<Rc<AsyncFd<Channel>>>,
+    pidfd: Rc<AsyncFd<OwnedFd>>,
+    watch: AbortHandle,
+}
+
+/// What a party is made of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) serial: Serial,
+    pub(super) process: Process,
+    pub(super) started_at_unix_ms: u64,
+    pub(super) slot: u64,
+    pub(super) log: OwnedFd,
+    pub(super) channel: Channel,
+    pub(super) pidfd: OwnedFd,
+}
+
+impl Party {
+    /// Begins to watch. `tell` is called from the task that watches, never from here.
+    pub(super) fn new(parts: Parts, tell: impl Fn(Serial, Happened) + 'static) -> io::Result<Self> {
+        parts.channel.set_nonblocking(true)?;
+        let channel = Rc::new(readable(parts.channel)?);
+        let pidfd = Rc::new(readable(parts.pidfd)?);
+        let version = Rc::new(Cell::new(UNAGREED));
+        let serial = parts.serial;
+        let tell = move |happened| tell(serial, happened);
+        let watch = spawn_local(watch(Rc::clone(&channel), Rc::clone(&pidfd), Rc::clone(&version), tell));
+        Ok(Self {
+            serial,
+            process: parts.process,
+            started_at_unix_ms: parts.started_at_unix_ms,
+            slot: parts.slot,
+            log: parts.log,
+            version,
+            channel: Some(channel),
+            pidfd,
+            watch: watch.abort_handle(),
+        })
+    }
+
+    /// From now on this version is spoken.
+    pub(super) fn agree(&self, version: u16) {
+        self.version.set(version);
+    }
+
+    /// Sends without blocking. That the channel is closed, or that the process does not read, is no error here: both are
+    /// seen elsewhere, by the end of the channel or by a deadline.
+    pub(super) fn send(&self, id: HandoffId, message: &ToService, fds: &[BorrowedFd<'_>]) {
+        let Some(channel) = &self.channel else { return };
+        if let Err(error) = send_message(channel.get_ref(), self.version.get(), id, message, fds) {
+            tracing::debug!(pid = self.process.pid, message = message.name(), %error, "not sent");
+        }
+    }
+
+    /// Sends a signal. That the process is gone already is no error.
+    pub(super) fn signal(&self, signal: Signal) {
+        if let Err(error) = kill(self.pidfd.get_ref().as_fd(), signal) {
+            tracing::debug!(pid = self.process.pid, ?signal, %error, "not signalled");
+        }
+    }
+
+    /// Stops listening to it; its end is still told.
+    pub(super) fn hang_up(&mut self) {
+        if let Some(channel) = self.channel.take() {
+            // The watching task still has the channel open: make it see the end, and the process as well.
+            let _ = rustix::net::shutdown(channel.get_ref(), rustix::net::Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for Party {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
+
+async fn watch(
+    channel: Rc<AsyncFd<Channel>>,
+    pidfd: Rc<AsyncFd<OwnedFd>>,
+    version: Rc<Cell<u16>>,
+    tell: impl Fn(Happened),
+) {
+    loop {
+        tokio::select! {
+            biased;
+            message = receive(&channel, &version) => match message {
+                Some(happened) => tell(happened),
+                None => break,
+            },
+            exit = gone(&pidfd) => {
+                // What it said before it went comes first.
+                while let Some(Ok(happened)) = receive_now(&channel, &version) {
+                    tell(happened);
+                }
+                return tell(Happened::Gone(exit));
+            }
+        }
+    }
+    if let Ok(exit) = timeout(EXIT_FOLLOWS, gone(&pidfd)).await {
+        return tell(Happened::Gone(exit));
+    }
+    tell(Happened::HungUp);
+    tell(Happened::Gone(gone(&pidfd).await));
+}
+
+/// The next message, or `None` at the end.
+async fn receive(channel: &AsyncFd<Channel>, version: &Cell<u16>) -> Option<Happened> {
+    loop {
+        let Ok(mut guard) = channel.readable().await else { return None };
+        match receive_now(channel, version) {
+            Some(Err(())) => guard.clear_ready(),
+            Some(Ok(happened)) => return Some(happened),
+            None => return None,
+        }
+    }
+}
+
+/// `Err` if there is nothing yet, `None` at the end.
+fn receive_now(channel: &AsyncFd<Channel>, version: &Cell<u16>) -> Option<Result<Happened, ()>> {
+    match recv_message::<FromService>(channel.get_ref(), version.get()) {
+        Ok(Some((id, message, _))) => Some(Ok(Happened::Said(id, message))),
+        Ok(None) => None,
+        Err(error) if error.would_block() => Some(Err(())),
+        Err(WireError::Frame(error)) => Some(Ok(Happened::Garbage(error.to_string()))),
+        // Reading fails when the peer is gone (ECONNRESET): the end.
+        Err(WireError::Io(_)) => None,
+    }
+}
+
+async fn gone(pidfd: &AsyncFd<OwnedFd>) -> Exit {
+    loop {
+        let Ok(mut guard) = pidfd.readable().await else { return Exit::Unknown };
+        match reap(pidfd.get_ref().as_fd()) {
+            Ok(None) => guard.clear_ready(),
+            Ok(Some(exit)) => {
+                return match (exit.code, exit.signal) {
+                    (Some(code), _) => Exit::Code(code),
+                    (None, Some(signal)) => Exit::Signal(signal),
+                    (None, None) => Exit::Unknown,
+                };
+            }
+            Err(_) => return Exit::Unknown,
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! One service: the machine, and everything that it acts on. Events come in, one at a time; [`perform`](super::perform)
+//! carries out what the machine says.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
+
+use handoff_protocol::deadline::{Deadline, Policy, Stragglers};
+use handoff_protocol::ids::{HandoffId, ServiceName};
+use handoff_protocol::reason::Party as Role;
+use handoff_protocol::record::{Binary, Fact};
+use handoff_protocol::supervisor::{Event, Moment, Phase, Request, Supervisor, Target};
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, spawn_local, yield_now};
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use super::daemon::Shared;
+use super::listening::Listening;
+use super::party::{Happened, Party, Serial};
+use super::timeline::{Operation, Timeline, progress};
+use crate::config;
+use crate::control::api;
+use crate::journal::Journal;
+
+/// A service that tasks can reach.
+#[derive(Debug, Clone)]
+pub(super) struct Handle(Rc<RefCell<Service>>);
+
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) name: ServiceName,
+    pub(super) config: config::Service,
+    pub(super) machine: Supervisor,
+    pub(super) journal: Journal,
+    pub(super) listening: Option<Listening>,
+    pub(super) incumbent: Option<Party>,
+    pub(super) successor: Option<Party>,
+    pub(super) retiree: Option<Party>,
+    pub(super) candidate: Option<PathBuf>,
+    pub(super) operations: Vec<Operation>,
+    pub(super) incoming: Option<Operation>,
+    pub(super) timeline: Timeline,
+    pub(super) last: Option<api::Outcome>,
+    pub(super) problem: Option<String>,
+    pub(super) shared: Rc<Shared>,
+    pub(super) this: Weak<RefCell<Service>>,
+    /// Told when the service comes to rest.
+    pub(super) settled: Rc<Notify>,
+    timers: HashMap<Deadline, AbortHandle>,
+    serials: u64,
+    shown: &'static str,
+    clock: Instant,
+}
+
+impl Handle {
+    pub(super) fn new(config: config::Service, journal: Journal, shared: Rc<Shared>) -> Self {
+        Self(Rc::new_cyclic(|this| {
+            RefCell::new(Service {
+                name: config.name.clone(),
+                machine: Supervisor::new(config.mode, policy(&config)),
+                config,
+                journal,
+                listening: None,
+                incumbent: None,
+                successor: None,
+                retiree: None,
+                candidate: None,
+                operations: Vec::new(),
+                incoming: None,
+                timeline: Timeline::begin(),
+                last: None,
+                problem: None,
+                shared,
+                this: this.clone(),
+                settled: Rc::default(),
+                timers: HashMap::new(),
+                serials: 0,
+                shown: "",
+                clock: Instant::now(),
+            })
+        }))
+    }
+
+    pub(super) fn with<T>(&self, look: impl FnOnce(&mut Service) -> T) -> T {
+        look(&mut self.0.borrow_mut())
+    }
+
+    /// Completes when the service is stopped, or rests although it was not asked to.
+    pub(super) async fn settled(&self) {
+        loop {
+            let settled = self.with(|service| Rc::clone(&service.settled));
+            let waiting = settled.notified();
+            if self.with(|service| service.is_settled()) {
+                return;
+            }
+            waiting.await;
+        }
+    }
+}
+
+impl Service {
+    /// Lets one thing happen, and what follows from it.
+    pub(super) fn feed(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            tracing::debug!(service = %self.name, ?event, "event");
+            let at = Moment {
+                now: u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX),
+                fresh: HandoffId::from_uuid(Uuid::now_v7()),
+            };
+            let actions = self.machine.step(at, event);
+            if self.machine.is_wanted() != self.journal.standing().wanted {
+                self.note(Fact::Wanted { up: self.machine.is_wanted() });
+            }
+            self.show_phase();
+            for action in actions {
+                tracing::debug!(service = %self.name, ?action, "action");
+                self.perform(action, &mut events);
+            }
+            self.end_attempt();
+        }
+        if self.is_settled() {
+            self.settled.notify_waiters();
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        matches!(self.machine.phase(), Phase::Stopped | Phase::Serving | Phase::Backoff)
+            && self.machine.retiree().is_none()
+    }
+
+    /// Somebody asks. The answer goes to `operation`, at once if the machine refuses.
+    pub(super) fn ask(&mut self, request: Request, operation: Operation) {
+        let before = std::mem::replace(&mut self.timeline, Timeline::begin());
+        let shown = std::mem::take(&mut self.shown);
+        self.incoming = Some(operation);
+        self.feed(Event::Request(request));
+        match self.incoming.take() {
+            Some(operation) => self.operations.push(operation),
+            None if self.shown.is_empty() => {
+                self.timeline = before;
+                self.shown = shown;
+            }
+            None => {}
+        }
+    }
+
+    /// Tells those who wait that a phase began.
+    fn show_phase(&mut self) {
+        let phase = self.phase_name();
+        if phase == self.shown {
+            return;
+        }
+        self.shown = phase;
+        let at_us = self.timeline.enter(phase);
+        let handoff = self.machine.handoff();
+        tracing::info!(service = %self.name, %handoff, phase);
+        for sink in self.operations.iter().chain(&self.incoming).filter_map(|operation| operation.progress.as_ref()) {
+            sink.send(progress(&self.name, handoff, phase, at_us));
+        }
+    }
+
+    pub(super) fn phase_name(&self) -> &'static str {
+        match self.machine.phase() {
+            Phase::Stopped => "stopped",
+            Phase::Backoff => "backoff",
+            Phase::Greeting => "greeting",
+            Phase::Warming => "warming",
+            Phase::Draining => "draining",
+            Phase::Sealing => "sealing",
+            Phase::Beginning => "beginning",
+            Phase::Committing => "committing",
+            Phase::Reaping => "reaping",
+            Phase::Resuming => "resuming",
+            Phase::Reverting => "reverting",
+            Phase::Serving if self.machine.retiree().is_some() => "retiring",
+            Phase::Serving => "serving",
+            Phase::Stopping => "stopping",
+        }
+    }
+
+    /// The journal must not keep an attempt that is over.
+    fn end_attempt(&mut self) {
+        if !matches!(self.machine.phase(), Phase::Serving | Phase::Stopped | Phase::Backoff) {
+            return;
+        }
+        if let Some(attempt) = &self.journal.standing().attempt {
+            let fact = Fact::RolledBack {
+                handoff: attempt.handoff,
+                reason: self.last.as_ref().and_then(|last| last.reason.clone()).unwrap_or_default(),
+            };
+            self.note(fact);
+        }
+    }
+
+    /// Records a fact whose loss a restart of the supervisor could live with.
+    pub(super) fn note(&mut self, fact: Fact) {
+        if let Err(error) = self.journal.append(fact) {
+            tracing::error!(service = %self.name, %error, "not recorded");
+            self.problem = Some(error.to_string());
+        }
+    }
+
+    /// Something happened to a process.
+    pub(super) fn happened(&mut self, serial: Serial, happened: Happened) {
+        let is = |party: &Option<Party>| party.as_ref().is_some_and(|party| party.serial == serial);
+        let event = if is(&self.incumbent) {
+            match happened {
+                Happened::Said(id, message) => Event::FromIncumbent(id, message),
+                Happened::Garbage(what) => Event::Garbage(Role::Incumbent, what),
+                Happened::HungUp => Event::HungUp(Role::Incumbent),
+                Happened::Gone(exit) => {
+                    self.note_death(exit);
+                    Event::IncumbentGone(exit)
+                }
+            }
+        } else if is(&self.successor) {
+            match happened {
+                Happened::Said(id, message) => Event::FromSuccessor(id, message),
+                Happened::Garbage(what) => Event::Garbage(Role::Successor, what),
+                Happened::HungUp => Event::HungUp(Role::Successor),
+                Happened::Gone(exit) => {
+                    self.forget_successor();
+                    Event::SuccessorGone(exit)
+                }
+            }
+        } else if is(&self.retiree) {
+            match happened {
+                Happened::Said(id, message) => Event::FromRetiree(id, message),
+                Happened::Gone(_) => Event::RetireeGone,
+                // It is on its way out; its end is near and bounded.
+                Happened::Garbage(_) | Happened::HungUp => return,
+            }
+        } else {
+            return;
+        };
+        self.feed(event);
+    }
+
+    fn note_death(&mut self, exit: handoff_protocol::reason::Exit) {
+        if let Some(party) = self.incumbent.take() {
+            let generation = self.journal.standing().generation();
+            tracing::warn!(service = %self.name, pid = party.process.pid, "the process {exit}");
+            self.problem = Some(format!("The process {} {exit}; it was started again.", party.process.pid));
+            self.note(Fact::Exited { generation, exit });
+        }
+    }
+
+    pub(super) fn next_serial(&mut self) -> Serial {
+        self.serials += 1;
+        Serial(self.serials)
+    }
+
+    pub(super) fn arm(&mut self, deadline: Deadline, ms: u64) {
+        let this = self.this.clone();
+        let timer = spawn_local(async move {
+            sleep(Duration::from_millis(ms)).await;
+            // After a stall of this process a message may be there that was not read yet, and it comes first.
+            for _ in 0..3 {
+                yield_now().await;
+            }
+            if let Some(service) = this.upgrade() {
+                let mut service = service.borrow_mut();
+                service.timers.remove(&deadline);
+                service.feed(Event::Deadline(deadline));
+            }
+        });
+        if let Some(before) = self.timers.insert(deadline, timer.abort_handle()) {
+            before.abort();
+        }
+    }
+
+    pub(super) fn disarm(&mut self, deadline: Deadline) {
+        if let Some(timer) = self.timers.remove(&deadline) {
+            timer.abort();
+        }
+    }
+
+    /// The file that a target means now.
+    pub(super) fn path_of(&self, target: Target) -> PathBuf {
+        let current = || self.journal.standing().current.as_ref().map(|current| current.binary.path.clone().into());
+        match (target, &self.candidate) {
+            (Target::Candidate, Some(path)) => path.clone(),
+            (Target::Candidate | Target::Committed, _) => current().unwrap_or_else(|| self.config.binary.clone()),
+        }
+    }
+
+    /// The binary of the current generation.
+    pub(super) fn current_binary(&self) -> Option<&Binary> {
+        self.journal.standing().current.as_ref().map(|current| &current.binary)
+    }
+
+    /// Takes over what the service file says now. It counts from the next process on.
+    pub(super) fn reconfigure(&mut self, config: config::Service) {
+        self.machine.set_policy(config.mode, policy(&config));
+        self.config = config;
+    }
+}
+
+fn policy(config: &config::Service) -> Policy {
+    Policy {
+        deadline_ms: config.deadline_ms,
+        drain_grace_ms: config.drain_grace_ms,
+        stragglers: match config.stragglers {
+            config::Stragglers::Abort => Stragglers::Abort,
+            config::Stragglers::Cut => Stragglers::Cut,
+        },
+        lease_ms: config.lease_ms,
+        resume_limit_ms: config.resume_limit_ms,
+        stop_grace_ms: config.stop_grace_ms,
+        ..Policy::default()
+    }
+}

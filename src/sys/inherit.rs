@@ -1,0 +1,97 @@
+//! How a service finds the channel that its supervisor gave it.
+
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
+
+use super::channel::Channel;
+
+/// The environment variable that holds the number of the inherited channel.
+///
+/// It is not removed (that would race with other threads of the process), so a service that starts programs of its own
+/// should remove it for them.
+pub const CHANNEL_VARIABLE: &str = "HANDOFF_FD";
+
+/// Why the inherited channel cannot be used. `Display` is a sentence without a full stop.
+#[derive(Debug, thiserror::Error)]
+pub enum InheritError {
+    /// The variable does not hold the number of a descriptor above the standard ones.
+    #[error("{CHANNEL_VARIABLE}={0:?} is not the number of a descriptor")]
+    Number(String),
+    /// No such descriptor is open.
+    #[error(
+        "{CHANNEL_VARIABLE}={0}, but descriptor {0} is not open; was it closed by a wrapper, or was \
+         {CHANNEL_VARIABLE} left set by a parent that is itself a service?"
+    )]
+    NotOpen(RawFd),
+    /// The descriptor is something else.
+    #[error("{CHANNEL_VARIABLE}={fd} cannot be used: {error}")]
+    Unfit {
+        /// The number of the descriptor.
+        fd: RawFd,
+        /// What is wrong with it.
+        error: io::Error,
+    },
+    /// The process has only one channel, and it was given out already.
+    #[error("the channel of this process has been taken already")]
+    Taken,
+}
+
+/// Takes the channel that this process inherited and makes it close-on-exec. `None` if there is no supervisor: the
+/// variable is not set. Gives the channel once; does not block.
+pub fn take_channel() -> Result<Option<Channel>, InheritError> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+
+    let Some(value) = std::env::var_os(CHANNEL_VARIABLE) else { return Ok(None) };
+    let fd = parse(&value.to_string_lossy())?;
+    check_open(fd)?;
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Err(InheritError::Taken);
+    }
+    // SAFETY: the descriptor is open, and whoever set the variable gave it to this process for exactly this call,
+    // which gets here once.
+    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    let unfit = |error| InheritError::Unfit { fd, error };
+    fcntl_setfd(&owned, FdFlags::CLOEXEC).map_err(|error| unfit(error.into()))?;
+    Channel::from_fd(owned).map(Some).map_err(unfit)
+}
+
+fn parse(text: &str) -> Result<RawFd, InheritError> {
+    // 0 to 2 are the standard streams: to own one of them would be to close it.
+    match text.parse::<RawFd>() {
+        Ok(fd) if fd > 2 && text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(fd),
+        _ => Err(InheritError::Number(text.to_owned())),
+    }
+}
+
+fn check_open(fd: RawFd) -> Result<(), InheritError> {
+    // SAFETY: the number is only asked about; EBADF is a fine answer.
+    let asked = fcntl_getfd(unsafe { BorrowedFd::borrow_raw(fd) });
+    match asked {
+        Ok(_) => Ok(()),
+        Err(Errno::BADF) => Err(InheritError::NotOpen(fd)),
+        Err(error) => Err(InheritError::Unfit { fd, error: error.into() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_numbers_above_the_standard_streams() {
+        assert_eq!(parse("3").unwrap(), 3);
+        assert_eq!(parse("250").unwrap(), 250);
+        for bad in ["", "0", "2", "-1", "+5", " 5", "5 ", "0x5", "99999999999", "five"] {
+            assert!(matches!(parse(bad), Err(InheritError::Number(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_closed_number_is_told() {
+        let error = check_open(RawFd::MAX).unwrap_err();
+        assert!(error.to_string().contains("is not open"), "{error}");
+    }
+}

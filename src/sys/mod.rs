@@ -1,0 +1,21 @@
+//! What the kernel gives, as safe functions. This is the only folder with `unsafe`.
+//!
+//! A server that embeds `handoff::service` uses [`channel`], [`wire`], [`inherit`] and [`lock`]; the rest is for the
+//! supervisor and its keeper.
+
+pub mod channel;
+pub mod inherit;
+pub mod lock;
+pub mod process;
+pub mod wire;
+
+#[cfg(feature = "supervisor")]
+pub mod owner;
+#[cfg(feature = "supervisor")]
+pub mod readable;
+#[cfg(feature = "supervisor")]
+pub mod signals;
+#[cfg(feature = "supervisor")]
+pub mod spawn;
+#[cfg(feature = "supervisor")]
+pub mod steer;

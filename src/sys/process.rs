@@ -1,0 +1,161 @@
+//! Processes by pidfd, and an identity of a process that outlives its pid.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open as open, pidfd_send_signal, waitid,
+};
+use serde::{Deserialize, Serialize};
+
+/// Tells a process from every other one that ever had its pid, across reboots.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// The pid.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot: field 22 of `/proc/<pid>/stat`.
+    pub start_ticks: u64,
+    /// Which boot: `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+}
+
+impl ProcessId {
+    /// Reads the identity of the process that has this pid now. `NotFound` if there is none.
+    pub fn of(pid: u32) -> io::Result<ProcessId> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|error| {
+            // ESRCH comes instead of ENOENT when the process ends during the read.
+            let gone = error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error());
+            if gone { io::ErrorKind::NotFound.into() } else { error }
+        })?;
+        let start_ticks = start_ticks(&stat).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat has no start time"))
+        })?;
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+        Ok(ProcessId { pid, start_ticks, boot_id })
+    }
+
+    /// Reads the identity of the calling process.
+    pub fn own() -> io::Result<ProcessId> {
+        ProcessId::of(std::process::id())
+    }
+
+    /// Opens the process if it still exists and is the same one; `None` if it is gone (an unreaped one is not gone).
+    pub fn open(&self) -> io::Result<Option<OwnedFd>> {
+        let pidfd = match pidfd_open(self.pid) {
+            Ok(pidfd) => pidfd,
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        // Asked after the opening: if it is the same process now, then it was when it was opened.
+        match ProcessId::of(self.pid) {
+            Ok(found) if found == *self => Ok(Some(pidfd)),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// How a process ended. One of the two is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Exit {
+    /// The exit code.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.code, self.signal) {
+            (Some(code), _) => write!(f, "exited with code {code}"),
+            (None, Some(signal)) => write!(f, "was ended by signal {signal}"),
+            (None, None) => f.write_str("ended"),
+        }
+    }
+}
+
+/// Opens a process by its pid. The pidfd becomes readable when the process has ended; it is close-on-exec.
+pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not the pid of a process"))?;
+    Ok(open(pid, PidfdFlags::empty())?)
+}
+
+/// Takes the end of a child off the kernel, or `None` while it runs. Does not block. Each child must be reaped once; the
+/// second time, and for a process that is no child, it is ECHILD.
+pub fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Exit>> {
+    wait(pidfd, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+}
+
+/// Like [`reap`], but waits until the child has ended.
+pub fn reap_blocking(pidfd: BorrowedFd<'_>) -> io::Result<Exit> {
+    loop {
+        if let Some(exit) = wait(pidfd, WaitIdOptions::EXITED)? {
+            return Ok(exit);
+        }
+    }
+}
+
+/// Sends a signal to exactly this process, never to another one that got its pid. ESRCH if it has been reaped.
+pub fn kill(pidfd: impl AsFd, signal: Signal) -> io::Result<()> {
+    Ok(pidfd_send_signal(pidfd, signal)?)
+}
+
+fn wait(pidfd: BorrowedFd<'_>, options: WaitIdOptions) -> io::Result<Option<Exit>> {
+    let status = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd), options))?;
+    Ok(status.map(|status| Exit { code: status.exit_status(), signal: status.terminating_signal() }))
+}
+
+/// The name of the program may have blanks and parentheses in it: fields are counted from the last `)`.
+fn start_ticks(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn start_time_is_found_behind_any_name() {
+        let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21";
+        assert_eq!(start_ticks(&format!("12 (sleep) {tail}")), Some(4711));
+        assert_eq!(start_ticks(&format!("12 (a) b) (c) {tail}")), Some(4711));
+        assert_eq!(start_ticks("12 (cut) S 1 2"), None);
+        assert_eq!(start_ticks(""), None);
+    }
+
+    #[test]
+    fn a_process_is_itself_until_it_is_reaped() {
+        let own = ProcessId::own().unwrap();
+        assert!(own.open().unwrap().is_some());
+        assert!(ProcessId { start_ticks: own.start_ticks + 1, ..own.clone() }.open().unwrap().is_none());
+        assert!(ProcessId { boot_id: "other".into(), ..own }.open().unwrap().is_none());
+
+        let mut child = Command::new("/bin/cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let id = ProcessId::of(child.id()).unwrap();
+        let pidfd = id.open().unwrap().unwrap();
+        assert_eq!(reap(pidfd.as_fd()).unwrap(), None);
+        drop(child.stdin.take());
+        assert_eq!(reap_blocking(pidfd.as_fd()).unwrap(), Exit { code: Some(0), signal: None });
+        assert!(reap(pidfd.as_fd()).is_err());
+        assert!(kill(&pidfd, Signal::TERM).is_err());
+        assert!(id.open().unwrap().is_none());
+        assert_eq!(ProcessId::of(id.pid).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_signal_is_told_from_a_code() {
+        let child = Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        let pidfd = pidfd_open(child.id()).unwrap();
+        kill(&pidfd, Signal::KILL).unwrap();
+        let exit = reap_blocking(pidfd.as_fd()).unwrap();
+        assert_eq!(exit, Exit { code: None, signal: Some(9) });
+        assert_eq!(exit.to_string(), "was ended by signal 9");
+        assert!(pidfd_open(0).is_err());
+        assert!(pidfd_open(u32::MAX).is_err());
+    }
+}

@@ -1,0 +1,143 @@
+use super::*;
+use crate::sys::channel::Channel;
+use crate::sys::process::{Exit, reap_blocking};
+use std::fs::{self, File, OpenOptions};
+use std::io::Read;
+use std::net::TcpListener;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+/// A spec for `binary` whose output goes to the returned pipe.
+fn spec(binary: &Path, args: &[&str]) -> (SpawnSpec, File) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let stdout = OwnedFd::from(writer);
+    let spec = SpawnSpec {
+        binary: binary.to_owned(),
+        args: args.iter().map(OsString::from).collect(),
+        env: vec![("ONLY".into(), "this".into())],
+        working_dir: "/".into(),
+        stderr: stdout.try_clone().unwrap(),
+        stdout,
+        channel: None,
+    };
+    (spec, File::from(OwnedFd::from(reader)))
+}
+
+fn shell(script: &str) -> (SpawnSpec, File) {
+    spec(Path::new("/bin/sh"), &["-c", script])
+}
+
+fn run((spec, mut output): (SpawnSpec, File)) -> (String, Exit) {
+    let spawned = spawn(spec).unwrap();
+    let mut text = String::new();
+    output.read_to_string(&mut text).unwrap();
+    (text, reap_blocking(spawned.pidfd.as_fd()).unwrap())
+}
+
+fn listeners(count: usize) -> Vec<TcpListener> {
+    (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect()
+}
+
+#[test]
+fn only_the_standard_streams_and_the_channel_are_inherited() {
+    for count in [0, 3, 10] {
+        let _held = listeners(count);
+        // Below the channel's number, and inheritable by mistake only.
+        let (ours, theirs) = Channel::pair().unwrap();
+        let number = theirs.as_raw_fd();
+        let (mut spec, output) = shell("echo $HANDOFF_FD; for fd in /proc/$$/fd/*; do echo $fd; done; echo hi >&2");
+        spec.channel = Some(theirs);
+        let (text, exit) = run((spec, output));
+        assert_eq!(exit, Exit { code: Some(0), signal: None });
+        let found: Vec<String> = text.lines().map(|line| line.rsplit('/').next().unwrap().to_owned()).collect();
+        assert_eq!(found, [&number.to_string(), "0", "1", "2", &number.to_string(), "hi"], "{count} listeners");
+        assert!(ours.recv(&mut Vec::new()).unwrap().is_none(), "no other copy of the channel is left");
+    }
+}
+
+#[test]
+fn environment_directory_session_and_signals_are_what_is_meant() {
+    let (mut spec, output) = shell("env; pwd; cat /proc/$$/stat; grep Sig[BI] /proc/$$/status; readlink /proc/$$/fd/0");
+    spec.env.push((CHANNEL_VARIABLE.into(), "99".into()));
+    spec.working_dir = "/proc".into();
+    let (text, _) = run((spec, output));
+    assert!(text.contains("ONLY=this\n") && !text.contains("HOME=") && !text.contains("HANDOFF_FD"), "{text}");
+    assert!(text.contains("\n/proc\n"), "{text}");
+    let stat = text.lines().find(|line| line.contains("(sh)")).unwrap();
+    let fields: Vec<&str> = stat.split_whitespace().collect();
+    assert_eq!(fields[0], fields[5], "leader of its session: {stat}");
+    assert!(text.contains("SigBlk:\t0000000000000000") && text.contains("SigIgn:\t0000000000000000"), "{text}");
+    assert!(text.ends_with("/dev/null\n"), "{text}");
+}
+
+#[test]
+fn what_cannot_be_started_is_told_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = dir.path().join("plain");
+    fs::write(&plain, "no program").unwrap();
+    let script = dir.path().join("script");
+    fs::write(&script, "#!/nonexistent/interpreter\n").unwrap();
+    let garbage = dir.path().join("garbage");
+    fs::write(&garbage, "neither script nor program").unwrap();
+    for executable in [&script, &garbage] {
+        fs::set_permissions(executable, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let busy = dir.path().join("busy");
+    let _writer = OpenOptions::new().write(true).create_new(true).mode(0o755).open(&busy).unwrap();
+
+    for count in [0, 3, 10] {
+        let _held = listeners(count);
+        let refused = |binary: &Path, args: &[&str]| {
+            let (mut spec, mut output) = spec(binary, args);
+            let (ours, theirs) = Channel::pair().unwrap();
+            spec.channel = Some(theirs);
+            let error = spawn(spec).unwrap_err().to_string();
+            assert!(error.contains(binary.to_str().unwrap()), "{error}");
+            assert!(ours.recv(&mut Vec::new()).unwrap().is_none(), "the child's end is closed");
+            assert_eq!(output.read(&mut [0]).unwrap(), 0, "so is its output");
+            error
+        };
+        assert!(refused(&dir.path().join("missing"), &[]).contains("No such file"));
+        assert!(refused(&plain, &[]).contains("not executable"));
+        assert!(refused(dir.path(), &[]).contains("is a directory"));
+        assert!(refused(&script, &[]).contains("interpreter"));
+        assert!(refused(&garbage, &[]).contains("Exec format error"));
+        assert!(refused(&busy, &[]).contains("busy"));
+        assert!(refused(Path::new("/bin/true"), &[&"x".repeat(4 << 20)]).contains("too long"));
+        assert!(refused(Path::new("bin/true"), &[]).contains("not absolute"));
+    }
+}
+
+#[test]
+fn a_missing_working_directory_is_not_blamed_on_the_binary() {
+    let (mut spec, _output) = shell("true");
+    spec.working_dir = "/nonexistent/dir".into();
+    let error = spawn(spec).unwrap_err().to_string();
+    assert!(error.contains("working directory \"/nonexistent/dir\""), "{error}");
+    let (mut spec, _output) = shell("true");
+    spec.args.push("a\0b".into());
+    assert!(spawn(spec).unwrap_err().to_string().contains("zero byte"));
+}
+
+#[test]
+fn streams_that_are_standard_streams_here_are_not_clobbered() {
+    let dup = |fd: c_int| {
+        // SAFETY: the standard streams of a test are open.
+        unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned().unwrap()
+    };
+    let moved = Kept::Moved(fcntl_dupfd_cloexec(dup(1), 3).unwrap());
+    assert!(moved.as_fd().as_raw_fd() > 2);
+    // SAFETY: forgotten below, so that it stays open.
+    let standard = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(2) };
+    assert!(above_standard_streams(&standard).unwrap().as_fd().as_raw_fd() > 2);
+    std::mem::forget(standard);
+}
+
+#[test]
+fn inherited_descriptors_can_be_sealed() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    fcntl_setfd(&writer, FdFlags::empty()).unwrap();
+    close_all_on_exec().unwrap();
+    assert!(fcntl_getfd(&writer).unwrap().contains(FdFlags::CLOEXEC));
+    drop(reader);
+}

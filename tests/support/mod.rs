@@ -1,0 +1,234 @@
+//! What the end-to-end tests share: a daemon of its own in a temporary directory, releases of the test service, and
+//! waits that end.
+
+#![allow(dead_code)] // Each test program uses a part of it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use handoff::control::api::{Outcome, Request, Response, ServiceStatus, Upgrade};
+use handoff::control::{Client, ClientError};
+use handoff_protocol::ids::ServiceName;
+
+/// No wait in a test is longer.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// Waits until `look` finds something. Panics with `what` when the limit is over.
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + LIMIT;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < until, "waited too long for: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A daemon, its directories, and the services that it runs. All of it is gone when this is dropped.
+pub struct Rig {
+    pub root: tempfile::TempDir,
+    pub daemon: Option<Child>,
+}
+
+impl Rig {
+    /// A daemon with no services.
+    pub fn new() -> Self {
+        let root = tempfile::Builder::new().prefix("handoff-test-").tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("config/services")).unwrap();
+        std::fs::create_dir_all(root.path().join("data")).unwrap();
+        let mut rig = Self { root, daemon: None };
+        rig.start_daemon();
+        rig
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// `handoff` with the directories of this rig.
+    pub fn handoff(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_handoff"));
+        command
+            .env("HANDOFF_CONFIG_DIR", self.path("config"))
+            .env("HANDOFF_STATE_DIR", self.path("state"))
+            .env("HANDOFF_RUNTIME_DIR", self.path("run"))
+            .env("HANDOFF_LOG", "debug")
+            .stdin(Stdio::null())
+            .args(args);
+        command
+    }
+
+    /// Runs `handoff` to its end.
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.handoff(args).output().unwrap()
+    }
+
+    pub fn start_daemon(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.path("daemon.log")).unwrap();
+        let daemon = self.handoff(&["daemon"]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        self.daemon = Some(daemon);
+        wait_for("the daemon to answer", || {
+            if let Some(status) = self.daemon.as_mut().and_then(|daemon| daemon.try_wait().unwrap()) {
+                panic!("the daemon ended ({status}):\n{}", self.daemon_log());
+            }
+            Client::connect(&self.path("run/control.sock")).ok()
+        });
+    }
+
+    pub fn daemon_log(&self) -> String {
+        std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
+    }
+
+    /// Ends the daemon in order, which stops its services.
+    pub fn stop_daemon(&mut self) -> Option<ExitStatus> {
+        let mut daemon = self.daemon.take()?;
+        signal(daemon.id(), rustix::process::Signal::TERM);
+        let until = Instant::now() + LIMIT;
+        loop {
+            if let Some(status) = daemon.try_wait().unwrap() {
+                return Some(status);
+            }
+            if Instant::now() > until {
+                daemon.kill().unwrap();
+                daemon.wait().unwrap();
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// A release of the test service: a copy of the program with a stamp behind it.
+    pub fn release(&self, version: &str, fault: &str) -> PathBuf {
+        let path = self.path(&format!("testee-{version}"));
+        let mut program = std::fs::read(testee()).unwrap();
+        program.extend_from_slice(format!("\ntestee version={version} fault={fault}\n").as_bytes());
+        std::fs::write(&path, program).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        path
+    }
+
+    /// Writes the file of service `name`; `more` is put before its tables.
+    pub fn write_service(&self, name: &str, binary: &Path, more: &str) -> SocketAddr {
+        let address = free_address();
+        let data = self.path("data");
+        let text = format!(
+            "binary = {binary:?}\nargs = [{data:?}]\nautostart = false\n{more}\n[listen]\nmain = \"{address}\"\n"
+        );
+        std::fs::write(self.path(&format!("config/services/{name}.toml")), text).unwrap();
+        address
+    }
+
+    /// A running service `name` at `version`.
+    pub fn serve(&self, name: &str, version: &str, fault: &str, more: &str) -> SocketAddr {
+        let address = self.write_service(name, &self.release(version, fault), more);
+        self.call(Request::Start(service(name))).unwrap();
+        address
+    }
+
+    pub fn call(&self, request: Request) -> Result<Response, ClientError> {
+        Client::connect(&self.path("run/control.sock"))?.call(&request, &mut |_| {})
+    }
+
+    pub fn upgrade(&self, name: &str, binary: &Path) -> Result<Outcome, ClientError> {
+        self.upgrade_with(name, binary, None, None)
+    }
+
+    pub fn upgrade_with(
+        &self,
+        name: &str,
+        binary: &Path,
+        deadline_ms: Option<u64>,
+        drain_grace_ms: Option<u64>,
+    ) -> Result<Outcome, ClientError> {
+        let service = service(name);
+        let upgrade = Upgrade { service, binary: Some(binary.to_owned()), deadline_ms, drain_grace_ms };
+        match self.call(Request::Upgrade(upgrade))? {
+            Response::Outcome(outcome) => Ok(*outcome),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn status(&self, name: &str) -> ServiceStatus {
+        match self.call(Request::Status(service(name))).unwrap() {
+            Response::Status(status) => *status,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the daemon\n{}", self.daemon_log());
+            for name in std::fs::read_dir(self.path("state/services")).into_iter().flatten().flatten() {
+                let log = std::fs::read_to_string(name.path().join("log/current")).unwrap_or_default();
+                eprintln!("--- log of {:?}\n{log}", name.file_name());
+            }
+        }
+        self.stop_daemon();
+        // What the daemon left behind, if it was killed, names this directory.
+        for pid in processes_of(self.root.path()) {
+            signal(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+/// Processes whose program or command line lies in `directory`.
+pub fn processes_of(directory: &Path) -> Vec<u32> {
+    let needle = directory.to_string_lossy().into_owned();
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        *pid != std::process::id()
+            && (program.to_string_lossy().contains(&needle) || String::from_utf8_lossy(&line).contains(&needle))
+    })
+    .collect()
+}
+
+pub fn service(name: &str) -> ServiceName {
+    name.parse().unwrap()
+}
+
+pub fn signal(pid: u32, signal: rustix::process::Signal) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+/// An address that nobody listens on now.
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// One request over a connection of its own.
+pub fn ask(address: SocketAddr, line: &str) -> std::io::Result<String> {
+    let mut connection = TcpStream::connect(address)?;
+    connection.set_read_timeout(Some(LIMIT))?;
+    connection.write_all(format!("{line}\n").as_bytes())?;
+    let mut answer = String::new();
+    BufReader::new(connection).read_line(&mut answer)?;
+    if answer.is_empty() {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(answer.trim_end().to_owned())
+}
+
+/// The version that answers.
+pub fn version(address: SocketAddr) -> String {
+    let answer = ask(address, "version").unwrap();
+    answer.split(' ').next().unwrap_or_default().to_owned()
+}
+
+/// The program of the test service, an example of this package, which `cargo test` builds.
+fn testee() -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_handoff")).with_file_name("examples").join("testee");
+    assert!(program.exists(), "{} is missing: run `cargo build --examples`", program.display());
+    program
+}

@@ -189,8 +189,11 @@ impl Incumbent {
             }
             (_, ToService::Resume(_)) if known => self.take_back(out),
             (_, ToService::Commit(_)) if known => self.leave(out),
-            // A lease that ended here made this the past while the message was on its way.
-            (State::Serving | State::Waiting | State::Reopening { .. }, ToService::Seal(_)) if known => {}
+            // A lease that ended or a drain that failed made this the past while the message was on its way.
+            (
+                State::Serving | State::Failed | State::Waiting | State::Reopening { .. },
+                ToService::Seal(_),
+            ) if known => {}
             (_, _) => self.refuse(out),
         }
     }

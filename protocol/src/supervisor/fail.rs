@@ -55,6 +55,11 @@ impl Supervisor {
     fn reaped(&mut self, at: Moment, out: &mut Vec<Action>) {
         match self.incumbent {
             Incumbent::Touched => self.resume(at, out),
+            Incumbent::Whole | Incumbent::Mute if self.reverts => {
+                self.disarm_phase(out);
+                self.phase = Phase::Reverting;
+                out.push(Action::RecordDurably(self.handoff, Lasting::Revert));
+            }
             Incumbent::Whole | Incumbent::Mute => {
                 self.disarm_phase(out);
                 self.phase = Phase::Serving;
@@ -62,6 +67,11 @@ impl Supervisor {
             }
             Incumbent::Absent => {
                 self.disarm_phase(out);
+                if core::mem::take(&mut self.reverts) {
+                    self.target = Target::Committed;
+                    self.reason = None;
+                    self.stands = true;
+                }
                 self.nobody_serves(at, out);
             }
         }
@@ -76,7 +86,7 @@ impl Supervisor {
     /// Neither an incumbent nor a successor is left.
     fn nobody_serves(&mut self, at: Moment, out: &mut Vec<Action>) {
         if !self.wanted {
-            return self.stopped(out);
+            return self.ended(out);
         }
         match (self.target, self.reason.clone()) {
             // The way back to the last good version is not a repetition: no pause.
@@ -97,6 +107,14 @@ impl Supervisor {
         }
     }
 
+    /// No process is to follow. One that was replaced may still be on its way out.
+    fn ended(&mut self, out: &mut Vec<Action>) {
+        match self.retiree {
+            Some(_) => self.phase = Phase::Stopping,
+            None => self.stopped(out),
+        }
+    }
+
     pub(super) fn stopped(&mut self, out: &mut Vec<Action>) {
         self.phase = Phase::Stopped;
         out.push(Action::CloseListeners);
@@ -104,14 +122,26 @@ impl Supervisor {
     }
 
     pub(super) fn spawn_failed(&mut self, at: Moment, why: String, out: &mut Vec<Action>) {
-        if self.phase == Phase::Greeting {
-            self.successor = Successor::Absent;
-            self.fail(at, Reason::Spawn(why), out);
+        self.successor = Successor::Absent;
+        match self.phase {
+            Phase::Greeting => self.fail(at, Reason::Spawn(why), out),
+            Phase::Reaping => self.reaped(at, out),
+            Phase::Stopped
+            | Phase::Backoff
+            | Phase::Warming
+            | Phase::Draining
+            | Phase::Sealing
+            | Phase::Beginning
+            | Phase::Committing
+            | Phase::Resuming
+            | Phase::Reverting
+            | Phase::Serving
+            | Phase::Stopping => {}
         }
     }
 
     pub(super) fn successor_gone(&mut self, at: Moment, exit: Exit, out: &mut Vec<Action>) {
-        self.successor = Successor::Absent;
+        let was = core::mem::replace(&mut self.successor, Successor::Absent);
         match self.phase {
             Phase::Greeting | Phase::Warming | Phase::Draining | Phase::Sealing | Phase::Beginning => {
                 self.fail(at, Reason::SuccessorExited(exit), out)
@@ -119,6 +149,9 @@ impl Supervisor {
             Phase::Reaping => self.reaped(at, out),
             // What is on the disk decides; the answer is on its way.
             Phase::Committing => {
+                if was == Successor::Ready {
+                    self.steer_back(out);
+                }
                 self.reason.get_or_insert(Reason::SuccessorExited(exit));
             }
             // The incumbent is asked already.
@@ -142,10 +175,7 @@ impl Supervisor {
                 self.ends_at = at.now.saturating_add(self.policy.deadline_ms);
                 self.begin(at, out);
             }
-            Phase::Resuming => {
-                self.disarm_phase(out);
-                self.nobody_serves(at, out);
-            }
+            Phase::Resuming => self.reaped(at, out),
             Phase::Greeting
             | Phase::Warming
             | Phase::Beginning
@@ -162,10 +192,6 @@ impl Supervisor {
     pub(super) fn resumed(&mut self, at: Moment, out: &mut Vec<Action>) {
         self.incumbent = Incumbent::Whole;
         match (self.phase, self.successor) {
-            (Phase::Resuming, Successor::Absent) if self.reverts => {
-                self.disarm_phase(out);
-                self.revert(out);
-            }
             (Phase::Resuming, Successor::Absent) => self.reaped(at, out),
             (Phase::Resuming, _) => self.dismiss(at, out),
             (Phase::Reaping, _) => {}
@@ -186,6 +212,9 @@ impl Supervisor {
         match (party, self.phase) {
             (Party::Successor, Phase::Reaping) => {}
             (Party::Successor, Phase::Committing) => {
+                // No more trusted; what is on the disk decides, and the answer is on its way.
+                self.successor = Successor::Begun;
+                self.steer_back(out);
                 self.reason.get_or_insert(Reason::Broke { party, what });
                 out.push(Action::KillSuccessor);
             }
@@ -204,9 +233,11 @@ impl Supervisor {
     /// It can be told nothing and has given up something: only its end makes things clear.
     fn end_incumbent(&mut self, out: &mut Vec<Action>) {
         match self.phase {
-            Phase::Beginning | Phase::Committing => {}
+            // The successor serves; whatever becomes of the other one is not waited for.
+            Phase::Committing => {}
             Phase::Draining
             | Phase::Sealing
+            | Phase::Beginning
             | Phase::Reaping
             | Phase::Resuming
             | Phase::Reverting
@@ -228,53 +259,41 @@ impl Supervisor {
     pub(super) fn durable(&mut self, at: Moment, out: &mut Vec<Action>) {
         match (self.phase, self.successor) {
             (Phase::Committing, Successor::Ready) => self.committed(at, out),
-            (Phase::Committing, _) => self.committed_but_dead(at, out),
+            // The commit is a fact, but its process is lost and nobody was told.
+            (Phase::Committing, successor) => {
+                self.reverts = true;
+                match successor {
+                    Successor::Absent => self.reaped(at, out),
+                    _ => self.reap(at, out),
+                }
+            }
             (Phase::Reverting, _) => {
                 self.reverts = false;
-                self.phase = Phase::Serving;
-                self.rolled_back(out);
-                if self.incumbent == Incumbent::Absent {
-                    self.incumbent_gone(at, out);
-                }
+                self.reaped(at, out);
             }
             (_, _) => {}
         }
     }
 
-    /// The commit is a fact, but its process died before anybody was told.
-    fn committed_but_dead(&mut self, at: Moment, out: &mut Vec<Action>) {
-        match self.incumbent {
-            Incumbent::Absent => {
-                self.target = Target::Committed;
-                self.nobody_serves(at, out);
-            }
-            Incumbent::Touched => {
-                self.reverts = true;
-                self.resume(at, out);
-            }
-            Incumbent::Whole | Incumbent::Mute => {
-                if self.mode == Mode::Overlap {
-                    out.push(Action::SteerToIncumbent);
-                }
-                self.revert(out);
-            }
+    /// New connections go to the successor since it is ready; it is not to have them any more.
+    fn steer_back(&self, out: &mut Vec<Action>) {
+        if self.mode == Mode::Overlap && self.incumbent != Incumbent::Absent {
+            out.push(Action::SteerToIncumbent);
         }
-    }
-
-    fn revert(&mut self, out: &mut Vec<Action>) {
-        self.phase = Phase::Reverting;
-        out.push(Action::RecordDurably(self.handoff, Lasting::Revert));
     }
 
     pub(super) fn not_durable(&mut self, at: Moment, why: String, out: &mut Vec<Action>) {
         match (self.phase, self.incumbent) {
             // The only one that serves goes on serving; the next cold start is from the old binary.
             (Phase::Committing, Incumbent::Absent) if self.successor == Successor::Ready => {
+                if self.target == Target::Candidate {
+                    self.report(Outcome::Failed(Reason::Journal(why)), out);
+                }
                 self.committed(at, out)
             }
             (Phase::Committing, _) => {
-                if self.mode == Mode::Overlap && self.incumbent != Incumbent::Absent {
-                    out.push(Action::SteerToIncumbent);
+                if self.successor == Successor::Ready {
+                    self.steer_back(out);
                 }
                 self.fail(at, Reason::Journal(why), out);
             }
@@ -363,7 +382,12 @@ impl Supervisor {
         }
         out.push(Action::RetireSlot);
         if retiree.reports {
-            out.push(Action::Report(Outcome::Committed));
+            self.asked = true;
+            match (self.phase, self.incumbent) {
+                (Phase::Serving, Incumbent::Whole | Incumbent::Mute) => self.report(Outcome::Committed, out),
+                // The new process has died meanwhile; whoever waits is told when another one serves.
+                (_, _) => self.stands = true,
+            }
         }
     }
 }

@@ -304,8 +304,10 @@ pub struct Supervisor {
     reason: Option<Reason>,
     /// Whether somebody waits for the end of what is under way.
     asked: bool,
-    /// Whether the commit stands although the successor has died.
+    /// Whether the commit stands although the successor has died, and is to be undone.
     reverts: bool,
+    /// Whether the commit that somebody waits for stands although its process has died.
+    stands: bool,
     /// Failed starts in a row.
     attempts: u8,
     serving_since: Millis,
@@ -337,6 +339,7 @@ impl Supervisor {
             reason: None,
             asked: false,
             reverts: false,
+            stands: false,
             attempts: 0,
             serving_since: 0,
         }

@@ -92,6 +92,7 @@ impl Supervisor {
             // A start that hangs must not keep a person from ending it.
             Phase::Greeting | Phase::Warming | Phase::Beginning if self.incumbent == Incumbent::Absent => {
                 self.wanted = false;
+                self.asked = true;
                 self.fail(at, Reason::Cancelled, out);
             }
             Phase::Stopped => out.push(Action::Refuse(Refusal::NotRunning)),
@@ -141,7 +142,15 @@ impl Supervisor {
         match (self.phase, message) {
             // What it says while it is being sent away changes nothing.
             (Phase::Reaping, _) => {}
-            (_, FromService::Ready(Ready { healthy: false, reason })) => {
+            (
+                Phase::Greeting
+                | Phase::Warming
+                | Phase::Draining
+                | Phase::Sealing
+                | Phase::Beginning
+                | Phase::Resuming,
+                FromService::Ready(Ready { healthy: false, reason }),
+            ) => {
                 self.fail(at, Reason::Unhealthy(reason), out);
             }
             (Phase::Greeting, FromService::Hello(hello)) => self.greeted(at, &hello, out),
@@ -206,7 +215,7 @@ impl Supervisor {
         self.successor = Successor::Ready;
         self.phase = Phase::Committing;
         self.disarm_phase(out);
-        if self.mode == Mode::Overlap && self.incumbent != Incumbent::Absent {
+        if self.mode == Mode::Overlap {
             out.push(Action::SteerToSuccessor);
         }
         out.push(Action::RecordDurably(self.handoff, Lasting::Commit));
@@ -240,6 +249,7 @@ impl Supervisor {
         match (self.reason.take(), self.target) {
             (Some(reason), Target::Committed) => Outcome::RolledBack(reason),
             (_, Target::Candidate) => Outcome::Committed,
+            (None, Target::Committed) if self.stands => Outcome::Committed,
             (None, Target::Committed) => Outcome::Started,
         }
     }
@@ -392,6 +402,7 @@ impl Supervisor {
     /// Ends what somebody asked for, if somebody did.
     pub(super) fn report(&mut self, outcome: Outcome, out: &mut Vec<Action>) {
         self.reason = None;
+        self.stands = false;
         if core::mem::take(&mut self.asked) {
             out.push(Action::Report(outcome));
         }

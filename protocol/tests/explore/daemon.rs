@@ -1,0 +1,181 @@
+//! What the supervisor's actions do to the world.
+
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::message::{Done, FromService, Mode, ToService};
+use handoff_protocol::reason::Exit;
+use handoff_protocol::supervisor::{Action, Event, Lasting, Moment, Refusal, Request};
+
+use crate::defects::Defect;
+use crate::invariants;
+use crate::steps::Context;
+use crate::world::{Chair, Letter, Life, Process, World};
+
+impl World {
+    /// The supervisor takes one event and does what follows, unless it ends in the middle of it.
+    pub fn tell(&mut self, event: Event, cx: &mut Context) {
+        if cx.model.has(Defect::KillSuccessorWithIncumbent) && matches!(event, Event::IncumbentGone(_)) {
+            self.kill(self.roles.successor, cx);
+        }
+        let fresh = self.fresh();
+        let actions = self.machine.step(Moment { now: 0, fresh }, event);
+        if self.machine.handoff() == fresh {
+            self.ids += 1;
+        }
+        for action in actions {
+            if cx.ends_after == Some((cx.done, Chair::Dead)) || cx.ends_after == Some((cx.done, Chair::Frozen)) {
+                let chair = cx.ends_after.map_or(Chair::Dead, |(_, chair)| chair);
+                return self.lose_supervisor(cx.model, chair);
+            }
+            cx.done += 1;
+            cx.log(|| format!("supervisor: {action:?}"));
+            self.perform(action, cx);
+            if self.chair != Chair::Runs {
+                return;
+            }
+        }
+    }
+
+    pub fn ask(&mut self, request: Request, cx: &mut Context) {
+        // Who cancels waits for no report of its own.
+        let waits = request != Request::Cancel;
+        self.waiting += u8::from(waits);
+        cx.asking = waits;
+        self.tell(Event::Request(request), cx);
+        cx.asking = false;
+    }
+
+    fn perform(&mut self, action: Action, cx: &mut Context) {
+        match action {
+            Action::Spawn(id, _) => self.spawn(id, cx),
+            Action::Welcome(id, _) => self.write(self.roles.successor, id, Letter::Welcome, cx),
+            Action::ToSuccessor(id, message) => {
+                self.write(self.roles.successor, id, Letter::Message(message), cx)
+            }
+            Action::ToIncumbent(id, message) => {
+                self.write(self.roles.incumbent, id, Letter::Message(message), cx)
+            }
+            Action::ToRetiree(id, message) => self.write(self.roles.retiree, id, Letter::Message(message), cx),
+            Action::KillSuccessor => {
+                cx.check(invariants::may_kill_successor(self, cx));
+                self.kill(self.roles.successor, cx);
+                if cx.model.has(Defect::NoReap) && self.roles.successor.is_some() {
+                    self.roles.successor = None;
+                    self.tell(Event::SuccessorGone(Exit::Unknown), cx);
+                }
+            }
+            Action::KillIncumbent => {
+                cx.check(invariants::may_kill_incumbent(self, cx));
+                self.lost_another = true;
+                self.kill(self.roles.incumbent, cx);
+            }
+            Action::TerminateRetiree => {
+                cx.check(invariants::may_force_retiree(self, cx));
+                if let Some(at) = self.roles.retiree {
+                    let process = self.process_mut(at);
+                    process.terminated = process.life == Life::Runs;
+                }
+            }
+            Action::KillRetiree => {
+                cx.check(invariants::may_force_retiree(self, cx));
+                self.kill(self.roles.retiree, cx);
+            }
+            Action::HangUpIncumbent => {
+                if let Some(at) = self.roles.incumbent {
+                    cx.check(invariants::may_hang_up(self, at));
+                    self.process_mut(at).down = false;
+                }
+            }
+            Action::SteerToSuccessor => self.steer(self.roles.successor, cx),
+            Action::SteerToIncumbent => self.steer(self.roles.incumbent, cx),
+            Action::RecordDurably(id, lasting) => {
+                cx.check(invariants::may_record(self));
+                self.writing = Some((id, lasting));
+                if cx.model.has(Defect::CommitBeforeDurable) && lasting == Lasting::Commit {
+                    self.tell(Event::Durable, cx);
+                }
+            }
+            Action::Promote => {
+                cx.check(invariants::may_promote(self));
+                self.roles.retiree = self.roles.incumbent.or(self.roles.retiree);
+                self.roles.incumbent = self.roles.successor.take();
+            }
+            Action::Retire => {
+                cx.check(invariants::may_retire(self));
+                self.roles.retiree = self.roles.incumbent.take();
+            }
+            Action::RetireSlot => {}
+            Action::CloseListeners => {
+                cx.check(invariants::may_close(self));
+                self.listening = false;
+            }
+            Action::Arm(deadline, _) => self.arm(deadline, true),
+            Action::Disarm(deadline) => self.arm(deadline, false),
+            Action::Report(outcome) => {
+                cx.check(invariants::may_report(self, &outcome));
+                self.waiting = 0;
+            }
+            Action::Refuse(refusal) => self.refused(refusal, cx),
+        }
+    }
+
+    fn refused(&mut self, _: Refusal, cx: &mut Context) {
+        if cx.asking {
+            self.waiting -= 1;
+        }
+    }
+
+    fn spawn(&mut self, id: HandoffId, cx: &mut Context) {
+        cx.check(invariants::may_spawn(self));
+        let taken = |slot| self.existing().any(|(_, process)| process.slot == slot);
+        let slot = match (cx.model.mode, self.roles.incumbent) {
+            (Mode::Exclusive, _) => 0,
+            // A slot of its own, beside that of the process that serves.
+            (Mode::Overlap, Some(_)) => (0..).find(|slot| *slot != self.steering && !taken(*slot)).unwrap_or(0),
+            // The slot where connections wait.
+            (Mode::Overlap, None) => self.steering,
+        };
+        self.listening = true;
+        let Some(at) = self.processes.iter().position(Option::is_none) else {
+            return cx.check(Err("at most three processes exist"));
+        };
+        self.processes[at] = Some(Process::new(id, slot));
+        self.roles.successor = Some(at);
+    }
+
+    fn write(&mut self, to: Option<usize>, id: HandoffId, letter: Letter, cx: &mut Context) {
+        cx.check(invariants::may_write(self, cx.model.mode, to, id, &letter));
+        let Some(at) = to.filter(|at| self.process(*at).life != Life::Dead) else { return };
+        let seal = matches!(letter, Letter::Message(ToService::Seal(_)));
+        let resume = matches!(letter, Letter::Message(ToService::Resume(_)));
+        let process = self.process_mut(at);
+        process.begun |= matches!(letter, Letter::Message(ToService::Begin(_)));
+        if process.up && process.down {
+            process.inbox.push((id, letter));
+        }
+        let incumbent = to == self.roles.incumbent;
+        if incumbent && seal && cx.model.has(Defect::BeginEarly) {
+            self.tell(Event::FromIncumbent(id, FromService::Sealed(Done {})), cx);
+        }
+        if incumbent && resume && cx.model.has(Defect::TrustResume) {
+            self.tell(Event::FromIncumbent(id, FromService::Resumed(Done {})), cx);
+        }
+    }
+
+    fn kill(&mut self, whom: Option<usize>, _: &mut Context) {
+        if let Some(at) = whom {
+            let process = self.process_mut(at);
+            if process.life != Life::Dead {
+                process.life = Life::Killed;
+                (process.lease, process.code, process.next) = (false, None, None);
+                (process.waits, process.terminated) = (false, false);
+            }
+        }
+    }
+
+    fn steer(&mut self, to: Option<usize>, cx: &mut Context) {
+        match to {
+            Some(at) => self.steering = self.process(at).slot,
+            None => cx.check(Err("steering goes to a process that exists")),
+        }
+    }
+}

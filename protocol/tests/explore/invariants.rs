@@ -1,0 +1,207 @@
+//! What must hold. Each function is one promise, checked at the moment at which it could be broken.
+
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::message::{Mode, ToService};
+use handoff_protocol::reason::Reason;
+use handoff_protocol::supervisor::{Outcome, Phase};
+
+use crate::steps::{Context, Step};
+use crate::world::{Chair, Letter, Life, Model, Part, World};
+
+pub type Checked = Result<(), &'static str>;
+
+fn hold(holds: bool, invariant: &'static str) -> Checked {
+    if holds { Ok(()) } else { Err(invariant) }
+}
+
+/// In every state.
+pub fn always(world: &World, model: &Model) -> Checked {
+    for (at, process) in world.existing() {
+        let locked = model.mode == Mode::Overlap || world.lock == Some(at);
+        hold(!process.data_open || locked, "who has the data open holds the lock: never two writers")?;
+        hold(!process.accepts || process.life == Life::Dead || process.data_open, "who accepts has the data open")?;
+    }
+    if world.chair == Chair::Runs && model.mode == Mode::Overlap {
+        // A process that died and was not waited for still counts: nobody knows better yet.
+        let serves = world.roles.incumbent.is_some_and(|at| world.process(at).serves());
+        let there = world.existing().any(|(_, process)| process.slot == world.steering);
+        hold(!serves || there, "steering never points at a slot whose process is gone while another serves")?;
+    }
+    Ok(())
+}
+
+/// When nothing can happen any more but more bad luck.
+pub fn at_rest(world: &World, model: &Model) -> Checked {
+    match world.chair {
+        Chair::Runs => at_rest_under_supervisor(world, model),
+        Chair::Frozen => orphans_serve(world, model, "without a supervisor one process serves by itself"),
+        Chair::Dead => orphans_serve(world, model, "without a supervisor one process serves by itself"),
+    }
+}
+
+/// When nothing but the end of leases can happen any more: a closed channel alone must be enough.
+pub fn before_leases(world: &World, model: &Model) -> Checked {
+    match world.chair {
+        Chair::Dead => orphans_serve(world, model, "a closed channel is acted upon at once, not by the lease"),
+        Chair::Runs | Chair::Frozen => Ok(()),
+    }
+}
+
+fn at_rest_under_supervisor(world: &World, model: &Model) -> Checked {
+    hold(world.waiting == 0, "every request is reported")?;
+    hold(world.timers == 0 && world.writing.is_none(), "at rest no timer is armed and nothing is written")?;
+    if !world.machine.is_wanted() {
+        hold(world.machine.phase() == Phase::Stopped, "a service that is not wanted is stopped")?;
+        return hold(world.existing().count() == 0, "a service that is not wanted leaves no process");
+    }
+    hold(world.machine.phase() == Phase::Serving, "a service that is wanted serves")?;
+    hold(world.existing().count() == 1, "exactly one process is left")?;
+    let at = world.roles.incumbent.ok_or("the process that is left is the incumbent")?;
+    let process = world.process(at);
+    // Nobody watches an idle incumbent by messages; that is the work of the readiness probe.
+    if process.life == Life::Frozen {
+        return Ok(());
+    }
+    hold(process.serves(), "exactly one process serves")?;
+    hold(model.mode == Mode::Exclusive || world.steering == process.slot, "new connections go to who serves")?;
+    // With a broken disk the only one that serves goes on serving.
+    hold(world.disk_failed || world.current == process.born_in, "who serves is the current generation")
+}
+
+/// One death, or one everlasting freeze, of the supervisor alone. More than that, or a process that cannot resume
+/// besides, leaves nobody who could start another one: then only safety is promised. The same holds if nobody served
+/// and nobody was told to begin when the supervisor went (a cold start): its successor recovers that.
+fn orphans_serve(world: &World, model: &Model, promise: &'static str) -> Checked {
+    let alone = model.budget.deaths - world.budget.deaths == 1;
+    if !alone || !world.orphans || !world.wanted || world.lost_another {
+        return Ok(());
+    }
+    let serving = world.existing().filter(|(_, process)| process.serves()).count();
+    match model.mode {
+        Mode::Exclusive => hold(serving == 1, promise),
+        // Stateless processes may serve side by side until a supervisor is back; connections must reach one of them.
+        Mode::Overlap => {
+            let reached = |process: &crate::world::Process| process.serves() && process.slot == world.steering;
+            hold(world.existing().any(|(_, process)| reached(process)), promise)
+        }
+    }
+}
+
+pub fn may_release(world: &World, at: usize) -> Checked {
+    hold(world.process(at).sealed, "the lock is released only after a seal that succeeded")
+}
+
+pub fn may_say_sealed(world: &World, at: usize) -> Checked {
+    hold(world.lock != Some(at), "Sealed is said only after the lock was released")
+}
+
+pub fn may_write(world: &World, mode: Mode, to: Option<usize>, id: HandoffId, letter: &Letter) -> Checked {
+    let Letter::Message(message) = letter else {
+        return hold(to.is_some(), "a message goes to a process that exists");
+    };
+    match message {
+        ToService::Begin(_) => may_begin(world, mode, id),
+        ToService::Commit(_) => may_commit(world, to, id),
+        ToService::Resume(_) => may_resume(world),
+        _ => hold(to.is_some(), "a message goes to a process that exists"),
+    }
+}
+
+fn may_begin(world: &World, mode: Mode, id: HandoffId) -> Checked {
+    let clear = world.roles.incumbent.is_none_or(|at| {
+        let incumbent = world.process(at);
+        incumbent.life == Life::Dead || incumbent.said_sealed == Some(id)
+    });
+    hold(mode == Mode::Overlap || clear, "a successor begins only when the incumbent is sealed or gone")
+}
+
+/// The end of a service that is being stopped is no commit. Where nobody else serves, a broken disk must not end the
+/// one that does: that one is told, nobody is sent away for it.
+fn may_commit(world: &World, to: Option<usize>, id: HandoffId) -> Checked {
+    let stops = !world.machine.is_wanted();
+    let alone = world.disk_failed && to == world.roles.incumbent;
+    let leaving = to == world.roles.retiree && to.is_some_and(|at| world.process(at).born_in != world.current);
+    hold(stops || alone || world.current == id || leaving, "a commit is told only after it is durable")
+}
+
+fn may_resume(world: &World) -> Checked {
+    let begun = world.roles.successor.is_some_and(|at| world.process(at).begun);
+    let lingers = world.existing().any(|(at, process)| {
+        process.begun && process.life == Life::Killed && Some(at) != world.roles.incumbent
+    });
+    hold(!begun && !lingers, "a successor that was told to begin is gone before the incumbent is asked to resume")
+}
+
+pub fn may_kill_incumbent(world: &World, cx: &Context) -> Checked {
+    let Some(at) = world.roles.incumbent else { return Ok(()) };
+    hold(is_late(world, cx) || !world.process(at).is_healthy(), "a healthy incumbent is not killed")
+}
+
+/// A successor that began is killed also to let the incumbent back in; but not if there is no incumbent.
+pub fn may_kill_successor(world: &World, cx: &Context) -> Checked {
+    let Some(at) = world.roles.successor else { return Ok(()) };
+    let broke = cx.step == Step::SupervisorHears(at as u8) && world.process(at).is_healthy();
+    hold(!broke, "nobody breaks the protocol")?;
+    let asked = matches!(cx.step, Step::Ask(_));
+    let replaceable = world.roles.incumbent.is_some() && !matches!(cx.step, Step::DeadlinePasses(_));
+    hold(
+        asked || replaceable || is_late(world, cx) || !world.process(at).is_healthy(),
+        "a healthy process is never killed to make room for a dead one",
+    )
+}
+
+pub fn may_force_retiree(world: &World, cx: &Context) -> Checked {
+    let Some(at) = world.roles.retiree else { return Ok(()) };
+    hold(is_late(world, cx) || !world.process(at).is_healthy(), "a healthy process that leaves is not forced")
+}
+
+/// A deadline passed although something could still happen: somebody is too slow. If somebody is frozen, time passes
+/// for the others too.
+fn is_late(world: &World, cx: &Context) -> bool {
+    let frozen = world.existing().any(|(_, process)| process.life == Life::Frozen);
+    matches!(cx.step, Step::DeadlinePasses(_)) && (!cx.quiet || frozen)
+}
+
+pub fn may_hang_up(world: &World, at: usize) -> Checked {
+    hold(world.process(at).babbled, "nobody breaks the protocol")
+}
+
+pub fn may_record(world: &World) -> Checked {
+    hold(world.writing.is_none(), "one record is written at a time")
+}
+
+pub fn may_spawn(world: &World) -> Checked {
+    hold(world.roles.successor.is_none(), "a successor is started only when there is none")
+}
+
+pub fn may_promote(world: &World) -> Checked {
+    hold(world.roles.successor.is_some(), "only a successor is promoted, never a retiree")?;
+    may_retire(world)
+}
+
+pub fn may_retire(world: &World) -> Checked {
+    hold(world.roles.incumbent.is_none() || world.roles.retiree.is_none(), "at most one process leaves at a time")
+}
+
+pub fn may_close(world: &World) -> Checked {
+    hold(world.existing().count() == 0 && !world.machine.is_wanted(), "listeners close only when all is stopped")
+}
+
+pub fn may_report(world: &World, outcome: &Outcome) -> Checked {
+    hold(world.waiting > 0, "a request is reported at most once")?;
+    if let Outcome::RolledBack(Reason::Broke { .. }) | Outcome::Failed(Reason::Broke { .. }) = outcome {
+        hold(world.babbled, "nobody breaks the protocol")?;
+    }
+    match outcome {
+        // A process that died and was not waited for still counts: nobody can know better at that moment.
+        Outcome::Started | Outcome::Committed | Outcome::RolledBack(_) => {
+            let serves = world.roles.incumbent.is_some_and(|at| {
+                let process = world.process(at);
+                process.accepts && matches!(process.part, Part::Incumbent(_) | Part::Successor(_))
+            });
+            hold(serves, "an end is reported as good only when a process serves")
+        }
+        Outcome::Failed(_) => Ok(()),
+        Outcome::Stopped => hold(world.existing().count() == 0, "stopped is reported when nothing runs"),
+    }
+}

@@ -1,0 +1,137 @@
+//! Walks over **all** reachable states of the three machines together, in both modes, from each kind of request:
+//! every order of deliveries, every deadline, the death or freeze of every party at any point, closed channels, code
+//! of the service that fails, a disk that fails. Checks the promises of `invariants` in each of them.
+
+mod daemon;
+mod defects;
+mod invariants;
+mod service;
+mod show;
+mod steps;
+mod walk;
+mod world;
+
+use std::time::Instant;
+
+use handoff_protocol::deadline::Stragglers;
+use handoff_protocol::message::Mode;
+
+use crate::defects::Defect;
+use crate::steps::{Ask, Move, Step, apply};
+use crate::walk::{Seen, context, settle, walk};
+use crate::world::{Budget, Model, World};
+
+/// No bad luck at all.
+const LUCK: Budget = Budget { deaths: 0, faults: 0, slow: 0, asks: 0, chatter: 0 };
+
+/// The world in which `ask` was just asked of a service that is stopped (for a start) or serves.
+fn asked(model: &Model, ask: Ask) -> World {
+    let mut world = World::stopped(model);
+    if ask != Ask::Start {
+        world = settle(model, after(model, world, Ask::Start));
+    }
+    world = after(model, world, ask);
+    world.budget = model.budget;
+    world
+}
+
+fn after(model: &Model, mut world: World, ask: Ask) -> World {
+    apply(&mut world, &mut context(model, Move { step: Step::Ask(ask), ends_after: None }, false));
+    world
+}
+
+fn explore(name: &str, model: &Model, ask: Ask) -> Seen {
+    let began = Instant::now();
+    let seen = walk(model, &asked(model, ask));
+    println!(
+        "{name}, {:?}, {ask:?}: {} states, {} transitions, {} at rest, {:.1} s",
+        model.mode,
+        seen.states,
+        seen.transitions,
+        seen.at_rest,
+        began.elapsed().as_secs_f32()
+    );
+    seen
+}
+
+fn holds(name: &str, stragglers: Stragglers, budget: Budget) {
+    for mode in [Mode::Exclusive, Mode::Overlap] {
+        for ask in [Ask::Start, Ask::Stop, Ask::Upgrade] {
+            let model = Model { mode, stragglers, budget, defect: None };
+            if let Some(found) = explore(name, &model, ask).counterexample {
+                panic!("{name}, {mode:?}, {ask:?}: {} steps\n{}", found.steps, found.trace);
+            }
+        }
+    }
+}
+
+macro_rules! walks {
+    ($($name:ident: $stragglers:ident, $budget:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            holds(stringify!($name), Stragglers::$stragglers, $budget);
+        }
+    )*};
+}
+
+/// A defect must be found, by the promise that it breaks.
+macro_rules! found {
+    ($($name:ident: $defect:ident, $mode:ident, $ask:ident, $budget:expr, $invariant:literal;)*) => {$(
+        #[test]
+        fn $name() {
+            let defect = Some(Defect::$defect);
+            let model = Model { mode: Mode::$mode, stragglers: Stragglers::Abort, budget: $budget, defect };
+            let found = explore(stringify!($name), &model, Ask::$ask).counterexample;
+            let found = found.unwrap_or_else(|| panic!("{:?} is not found", defect));
+            println!("found after {} steps, {}", found.steps, found.trace);
+            assert_eq!(found.invariant, $invariant);
+        }
+    )*};
+}
+
+const DEATH: Budget = Budget { deaths: 1, ..LUCK };
+
+found! {
+    release_before_sealed: ReleaseBeforeSealed, Exclusive, Upgrade, LUCK,
+        "the lock is released only after a seal that succeeded";
+    release_after_sealed: ReleaseAfterSealed, Exclusive, Upgrade, LUCK,
+        "Sealed is said only after the lock was released";
+    kill_the_successor_with_the_incumbent: KillSuccessorWithIncumbent, Exclusive, Upgrade, DEATH,
+        "a healthy process is never killed to make room for a dead one";
+    give_up_the_lock: GiveUpLock, Exclusive, Upgrade, DEATH,
+        "X";
+    give_up_the_lock_slow: GiveUpLock, Exclusive, Upgrade, Budget { slow: 1, ..DEATH},
+        "X";
+    commit_before_durable: CommitBeforeDurable, Exclusive, Upgrade, LUCK,
+        "a commit is told only after it is durable";
+    begin_early: BeginEarly, Exclusive, Upgrade, LUCK,
+        "a successor begins only when the incumbent is sealed or gone";
+    resume_without_lock: ResumeWithoutLock, Exclusive, Upgrade, DEATH,
+        "who has the data open holds the lock: never two writers";
+    ignore_the_closed_channel: IgnoreClosed, Exclusive, Upgrade, DEATH,
+        "a closed channel is acted upon at once, not by the lease";
+    ignore_the_lease: IgnoreLease, Exclusive, Upgrade, DEATH,
+        "without a supervisor one process serves by itself";
+    leave_after_begin: LeaveAfterBegin, Exclusive, Start, DEATH,
+        "a closed channel is acted upon at once, not by the lease";
+    leave_after_begin_upgrade: LeaveAfterBegin, Exclusive, Upgrade, Budget { deaths: 2, ..LUCK},
+        "X";
+    no_reap: NoReap, Exclusive, Upgrade, DEATH,
+        "a successor that was told to begin is gone before the incumbent is asked to resume";
+    trust_resume: TrustResume, Exclusive, Upgrade, DEATH,
+        "an end is reported as good only when a process serves";
+}
+
+walks! {
+    nothing_goes_wrong: Abort, LUCK;
+    one_death: Abort, Budget { deaths: 1, chatter: 1, ..LUCK };
+    two_deaths: Abort, Budget { deaths: 2, ..LUCK };
+    three_deaths: Abort, Budget { deaths: 3, ..LUCK };
+    two_faults: Abort, Budget { faults: 2, ..LUCK };
+    two_slow: Abort, Budget { slow: 2, ..LUCK };
+    two_slow_and_cut: Cut, Budget { slow: 2, faults: 1, ..LUCK };
+    requests_between: Abort, Budget { asks: 2, deaths: 1, ..LUCK };
+    a_death_and_a_fault: Abort, Budget { deaths: 1, faults: 1, ..LUCK };
+    a_death_and_a_slow_party: Abort, Budget { deaths: 1, slow: 1, ..LUCK };
+    something_of_each: Cut, Budget { deaths: 1, faults: 1, slow: 1, asks: 1, chatter: 1 };
+}

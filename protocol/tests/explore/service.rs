@@ -1,0 +1,246 @@
+//! What the actions of the processes of the service do to the world, and what their code does.
+
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::incumbent::{self, Incumbent};
+use handoff_protocol::message::{FromService, Hello, ToService};
+use handoff_protocol::successor::{self, Successor};
+use handoff_protocol::version::VersionRange;
+
+use crate::defects::Defect;
+use crate::invariants;
+use crate::steps::Context;
+use crate::world::{Chair, Code, Letter, Part, World};
+
+impl World {
+    pub fn greet(&mut self, at: usize) {
+        self.process_mut(at).part = Part::Stranger { greeted: true };
+        let id = self.process(at).born_in;
+        self.say(at, id, FromService::Hello(Hello { versions: VersionRange::OURS, pid: 1 }));
+    }
+
+    /// A process takes the next message out of its channel.
+    pub fn hear(&mut self, at: usize, cx: &mut Context) {
+        let (id, letter) = self.process_mut(at).inbox.remove(0);
+        match (&self.process(at).part, letter) {
+            (Part::Stranger { .. }, Letter::Welcome) => {
+                let process = self.process_mut(at);
+                process.part = Part::Successor(Successor::new(cx.model.mode, id));
+                process.code = Some(Code::Start);
+            }
+            // It was sent away before it was welcomed.
+            (Part::Stranger { .. }, Letter::Message(ToService::Abort(_))) => self.end(at),
+            (Part::Successor(_), Letter::Message(message)) => {
+                self.succeed(at, successor::Event::Message(id, message), cx)
+            }
+            (Part::Incumbent(_), Letter::Message(message)) => {
+                self.incumb(at, incumbent::Event::Message(id, message), cx)
+            }
+            (Part::Stranger { .. } | Part::Successor(_) | Part::Incumbent(_), _) => {
+                cx.check(Err("nobody breaks the protocol"))
+            }
+        }
+    }
+
+    /// A process notices that its channel is closed.
+    pub fn notice_closed(&mut self, at: usize, cx: &mut Context) {
+        let process = self.process_mut(at);
+        process.closed_seen = true;
+        process.inbox.clear();
+        match &process.part {
+            Part::Stranger { .. } => self.end(at),
+            Part::Successor(machine) => {
+                let leaves = cx.model.has(Defect::LeaveAfterBegin)
+                    && matches!(machine.state(), successor::State::Locking | successor::State::Opening);
+                match leaves {
+                    true => self.end(at),
+                    false => self.succeed(at, successor::Event::Closed, cx),
+                }
+            }
+            Part::Incumbent(_) if cx.model.has(Defect::IgnoreClosed) => {}
+            Part::Incumbent(_) => self.incumb(at, incumbent::Event::Closed, cx),
+        }
+    }
+
+    pub fn lease_ends(&mut self, at: usize, cx: &mut Context) {
+        let process = self.process_mut(at);
+        process.lease = false;
+        match &process.part {
+            Part::Stranger { .. } => {}
+            Part::Successor(_) => self.succeed(at, successor::Event::Lease, cx),
+            Part::Incumbent(_) if cx.model.has(Defect::IgnoreLease) => {}
+            Part::Incumbent(_) => self.incumb(at, incumbent::Event::Lease, cx),
+        }
+    }
+
+    pub fn granted(&mut self, at: usize, cx: &mut Context) {
+        self.lock = Some(at);
+        let process = self.process_mut(at);
+        process.waits = false;
+        // A frozen process is given the lock, but does not know it.
+        match (&process.part, process.runs()) {
+            (Part::Successor(_), true) => self.succeed(at, successor::Event::Locked, cx),
+            (Part::Incumbent(_), true) => self.incumb(at, incumbent::Event::Locked, cx),
+            (_, _) => {}
+        }
+    }
+
+    /// The code of the service that runs returns.
+    pub fn code_returns(&mut self, at: usize, ok: bool, cx: &mut Context) {
+        let result = if ok { Ok(()) } else { Err(String::new()) };
+        let process = self.process_mut(at);
+        let Some(code) = process.code.take() else { return };
+        self.note_failure(at, code, ok);
+        let process = self.process_mut(at);
+        match (code, ok) {
+            (Code::Seal, true) => process.sealed = true,
+            (Code::Open | Code::Resume, true) => process.accepts = true,
+            (Code::Open | Code::Resume | Code::Start, false) => process.unfit = true,
+            (Code::Seal, false) | (Code::Start, true) | (Code::Drain, _) => {}
+        }
+        if let Some(next) = process.next.take() {
+            self.run(at, next);
+        }
+        match (&self.process(at).part, code) {
+            (Part::Successor(_), Code::Start) if ok => self.succeed(at, successor::Event::Started, cx),
+            (Part::Successor(_), Code::Start | Code::Open) => {
+                self.succeed(at, successor::Event::Opened(result), cx)
+            }
+            (Part::Successor(_), Code::Seal) => self.succeed(at, successor::Event::SealDone, cx),
+            (Part::Incumbent(_), Code::Drain) => self.incumb(at, incumbent::Event::DrainDone(result), cx),
+            (Part::Incumbent(_), Code::Seal) => self.incumb(at, incumbent::Event::SealDone(result), cx),
+            (Part::Incumbent(_), Code::Resume) => {
+                self.incumb(at, incumbent::Event::ResumeDone(result), cx)
+            }
+            (_, _) => {}
+        }
+    }
+
+    /// Without a supervisor nobody starts another process when the last one that could serve cannot.
+    fn note_failure(&mut self, at: usize, code: Code, ok: bool) {
+        let others = self.existing().any(|(other, process)| other != at && process.runs() && process.is_entitled());
+        let last = self.chair != Chair::Runs && !others;
+        self.lost_another |= last && !ok && matches!(code, Code::Open | Code::Resume);
+    }
+
+    /// A successor finds out that it is not fit before it was told to begin.
+    pub fn unfit(&mut self, at: usize, cx: &mut Context) {
+        self.process_mut(at).unfit = true;
+        self.succeed(at, successor::Event::Opened(Err(String::new())), cx);
+    }
+
+    /// Code runs at once, or after the code that runs now. Code is asked for twice only if it runs already.
+    fn run(&mut self, at: usize, code: Code) {
+        let process = self.process_mut(at);
+        match process.code {
+            None => {
+                process.code = Some(code);
+                match code {
+                    Code::Seal => process.accepts = false,
+                    Code::Open | Code::Resume => (process.data_open, process.sealed) = (true, false),
+                    Code::Start | Code::Drain => {}
+                }
+            }
+            Some(Code::Drain) if code == Code::Drain => {}
+            Some(_) => process.next = Some(code),
+        }
+    }
+
+    pub fn say(&mut self, at: usize, id: HandoffId, message: FromService) {
+        if self.chair == Chair::Runs && self.process(at).up && self.process(at).down {
+            self.process_mut(at).outbox.push((id, message));
+        }
+    }
+
+    fn succeed(&mut self, at: usize, event: successor::Event, cx: &mut Context) {
+        let Part::Successor(machine) = &mut self.process_mut(at).part else { return };
+        for action in machine.step(event) {
+            cx.log(|| format!("process {at}: {action:?}"));
+            match action {
+                successor::Action::Send(id, message) => self.say(at, id, message),
+                successor::Action::HangUp => self.hang_up(at, cx),
+                successor::Action::TakeLock => self.process_mut(at).waits = true,
+                successor::Action::Open => self.run(at, Code::Open),
+                successor::Action::ArmLease { .. } => self.process_mut(at).lease = true,
+                successor::Action::DisarmLease => self.process_mut(at).lease = false,
+                successor::Action::Leave { .. } => {
+                    self.run(at, Code::Drain);
+                    self.run(at, Code::Seal);
+                }
+                successor::Action::BecomeIncumbent => self.become_incumbent(at, cx),
+                successor::Action::Exit { .. } => return self.end(at),
+            }
+        }
+    }
+
+    fn become_incumbent(&mut self, at: usize, cx: &mut Context) {
+        let Part::Successor(machine) = &self.process(at).part else { return };
+        let connected = machine.is_connected();
+        let incumbent = Incumbent::new(cx.model.mode, machine.handoff());
+        self.process_mut(at).part = Part::Incumbent(incumbent);
+        if !connected {
+            self.incumb(at, incumbent::Event::Closed, cx);
+        }
+    }
+
+    fn incumb(&mut self, at: usize, event: incumbent::Event, cx: &mut Context) {
+        let Part::Incumbent(machine) = &mut self.process_mut(at).part else { return };
+        let mut actions = machine.step(event);
+        if cx.model.has(Defect::ReleaseAfterSealed)
+            && let Some(release) = actions.iter().position(|action| *action == incumbent::Action::ReleaseLock)
+        {
+            actions[release..].rotate_left(1);
+        }
+        for action in actions {
+            cx.log(|| format!("process {at}: {action:?}"));
+            self.perform_incumbent(at, action, cx);
+            if self.processes[at].as_ref().is_none_or(|process| !process.runs()) {
+                return;
+            }
+        }
+    }
+
+    fn perform_incumbent(&mut self, at: usize, action: incumbent::Action, cx: &mut Context) {
+        match action {
+            incumbent::Action::Send(id, message) => {
+                if let FromService::Sealed(_) = message {
+                    cx.check(invariants::may_say_sealed(self, at));
+                    self.process_mut(at).said_sealed = Some(id);
+                }
+                self.say(at, id, message)
+            }
+            incumbent::Action::HangUp => self.hang_up(at, cx),
+            incumbent::Action::Drain { .. } => self.run(at, Code::Drain),
+            // It returns when it likes; that is in the model anyway.
+            incumbent::Action::CancelDrain => {}
+            incumbent::Action::Seal { .. } => {
+                self.run(at, Code::Seal);
+                if cx.model.has(Defect::ReleaseBeforeSealed) {
+                    self.release(at, cx);
+                }
+            }
+            incumbent::Action::ReleaseLock => self.release(at, cx),
+            incumbent::Action::TakeLock if cx.model.has(Defect::ResumeWithoutLock) => {
+                self.incumb(at, incumbent::Event::Locked, cx)
+            }
+            incumbent::Action::TakeLock => self.process_mut(at).waits = true,
+            incumbent::Action::Resume => self.run(at, Code::Resume),
+            incumbent::Action::ArmLease { .. } => self.process_mut(at).lease = true,
+            incumbent::Action::DisarmLease => self.process_mut(at).lease = false,
+            incumbent::Action::Exit { .. } => self.end(at),
+        }
+    }
+
+    fn release(&mut self, at: usize, cx: &mut Context) {
+        cx.check(invariants::may_release(self, at));
+        if self.lock == Some(at) {
+            self.lock = None;
+        }
+        self.process_mut(at).data_open = false;
+    }
+
+    fn hang_up(&mut self, at: usize, cx: &mut Context) {
+        cx.check(Err("nobody breaks the protocol"));
+        let process = self.process_mut(at);
+        (process.up, process.closed_seen) = (false, true);
+    }
+}

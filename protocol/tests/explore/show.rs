@@ -1,0 +1,52 @@
+//! A world in a few lines, for the end of a counterexample.
+
+use std::fmt;
+
+use crate::world::{Part, World};
+
+pub struct Shown<'a>(pub &'a World);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let world = self.0;
+        writeln!(
+            f,
+            "then: supervisor {:?}, phase {}, {:?}, incumbent {:?}, successor {:?}, wanted {}, unreported {}, lock {:?}, \
+             steering {}, writing {:?}",
+            world.chair,
+            world.machine.phase(),
+            world.roles,
+            world.machine.incumbent(),
+            world.machine.successor(),
+            world.machine.is_wanted() || world.wanted,
+            world.waiting,
+            world.lock,
+            world.steering,
+            world.writing,
+        )?;
+        for (at, process) in world.existing() {
+            let state = match &process.part {
+                Part::Stranger { greeted } => format!("Stranger {{ greeted: {greeted} }}"),
+                Part::Successor(machine) => format!("Successor {:?}", machine.state()),
+                Part::Incumbent(machine) => format!("Incumbent {:?}", machine.state()),
+            };
+            writeln!(
+                f,
+                "      process {at}: {state}, {:?}, code {:?}, next {:?}, accepts {}, lease {}, waits {}, slot {}, \
+                 channel {}/{}, inbox {}, outbox {}",
+                process.life,
+                process.code,
+                process.next,
+                process.accepts,
+                process.lease,
+                process.waits,
+                process.slot,
+                process.up,
+                process.down,
+                process.inbox.len(),
+                process.outbox.len(),
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -124,8 +124,10 @@ fn stands_in_the_way(found: SocketAddr, wanted: SocketAddr) -> bool {
 
 fn holder_of_socket(inode: u64) -> Option<Owner> {
     let wanted = format!("socket:[{inode}]");
-    let mut pids: Vec<u32> =
-        fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    let mut pids: Vec<u32> = fs::read_dir("/proc")
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
     pids.sort_unstable();
     let holds = |pid: &u32| {
         let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
@@ -150,7 +152,10 @@ mod tests {
                   00000000:00000000 00:00000000 00000000     0        0 12 1 0";
         let entry = Entry { local: "[::1]:22".parse().unwrap(), listens: false, inode: 12 };
         assert_eq!(parse_tcp_line(v6), Some(entry));
-        assert_eq!(parse_tcp_line("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when"), None);
+        assert_eq!(
+            parse_tcp_line("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when"),
+            None
+        );
         assert_eq!(parse_tcp_line(""), None);
     }
 

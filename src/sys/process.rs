@@ -44,7 +44,9 @@ impl ProcessId {
     pub fn open(&self) -> io::Result<Option<OwnedFd>> {
         let pidfd = match pidfd_open(self.pid) {
             Ok(pidfd) => pidfd,
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => return Ok(None),
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
+                return Ok(None);
+            }
             Err(error) => return Err(error),
         };
         // Asked after the opening: if it is the same process now, then it was when it was opened.
@@ -117,7 +119,7 @@ fn start_ticks(stat: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
+    use std::process::{Child, Command, Stdio};
 
     #[test]
     fn start_time_is_found_behind_any_name() {
@@ -135,9 +137,9 @@ mod tests {
         assert!(ProcessId { start_ticks: own.start_ticks + 1, ..own.clone() }.open().unwrap().is_none());
         assert!(ProcessId { boot_id: "other".into(), ..own }.open().unwrap().is_none());
 
-        let mut child = Command::new("/bin/cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let (mut child, pidfd) = start(Command::new("/bin/cat").stdin(Stdio::piped()));
         let id = ProcessId::of(child.id()).unwrap();
-        let pidfd = id.open().unwrap().unwrap();
+        assert!(id.open().unwrap().is_some());
         assert_eq!(reap(pidfd.as_fd()).unwrap(), None);
         drop(child.stdin.take());
         assert_eq!(reap_blocking(pidfd.as_fd()).unwrap(), Exit { code: Some(0), signal: None });
@@ -149,13 +151,19 @@ mod tests {
 
     #[test]
     fn a_signal_is_told_from_a_code() {
-        let child = Command::new("/bin/sleep").arg("1000").spawn().unwrap();
-        let pidfd = pidfd_open(child.id()).unwrap();
+        let (_child, pidfd) = start(Command::new("/bin/sleep").arg("1000"));
         kill(&pidfd, Signal::KILL).unwrap();
         let exit = reap_blocking(pidfd.as_fd()).unwrap();
         assert_eq!(exit, Exit { code: None, signal: Some(9) });
         assert_eq!(exit.to_string(), "was ended by signal 9");
         assert!(pidfd_open(0).is_err());
         assert!(pidfd_open(u32::MAX).is_err());
+    }
+
+    /// The child is reaped by its pidfd, not through std.
+    fn start(command: &mut Command) -> (Child, OwnedFd) {
+        let child = command.spawn().unwrap();
+        let pidfd = pidfd_open(child.id()).unwrap();
+        (child, pidfd)
     }
 }

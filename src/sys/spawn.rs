@@ -148,7 +148,9 @@ fn explain(spec: &SpawnSpec, error: io::Error) -> io::Error {
     let binary = &spec.binary;
     let what = match (std::fs::metadata(&spec.working_dir), std::fs::metadata(binary)) {
         (Err(cause), _) => format!("its working directory {:?}: {cause}", spec.working_dir),
-        (Ok(dir), _) if !dir.is_dir() => format!("its working directory {:?} is not a directory", spec.working_dir),
+        (Ok(dir), _) if !dir.is_dir() => {
+            format!("its working directory {:?} is not a directory", spec.working_dir)
+        }
         (_, Ok(file)) if file.is_dir() => "it is a directory".to_owned(),
         (_, Ok(_)) if error.kind() == io::ErrorKind::NotFound => {
             "the file exists, but the interpreter or loader that it names does not".to_owned()
@@ -173,7 +175,9 @@ fn exec(
     let mut pid: c_int = 0;
     // SAFETY: both objects are initialised; every pointer is to a zero-terminated string that lives until the call
     // returns, and each array ends with a null pointer. The callee only reads them.
-    check(unsafe { posix_spawn(&mut pid, path.as_ptr(), &actions.0, &attributes.0, argv.as_ptr(), envp.as_ptr()) })?;
+    check(unsafe {
+        posix_spawn(&mut pid, path.as_ptr(), &actions.0, &attributes.0, argv.as_ptr(), envp.as_ptr())
+    })?;
     Pid::from_raw(pid).ok_or_else(|| io::Error::other("posix_spawn gave no pid"))
 }
 
@@ -196,7 +200,9 @@ impl FileActions {
     fn open_null(&mut self, number: c_int) -> io::Result<()> {
         const O_RDONLY: c_int = 0;
         // SAFETY: the object is initialised; the path is static and copied.
-        check(unsafe { posix_spawn_file_actions_addopen(&mut self.0, number, c"/dev/null".as_ptr(), O_RDONLY, 0) })
+        check(unsafe {
+            posix_spawn_file_actions_addopen(&mut self.0, number, c"/dev/null".as_ptr(), O_RDONLY, 0)
+        })
     }
 
     /// The copy is inherited. If `number` is that of `fd` itself, then only its close-on-exec flag is taken away.

@@ -1,0 +1,200 @@
+//! The daemon and the command line as a person meets them: mistakes, logs, and what is left behind.
+
+mod support;
+
+use std::net::TcpListener;
+use std::process::Output;
+
+use handoff::control::api::{Request, State};
+use support::{Rig, service, version, wait_for};
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn a_second_daemon_on_the_same_state_directory_is_refused_with_the_pid_of_the_first() {
+    let rig = Rig::new();
+    let first = rig.daemon.as_ref().unwrap().id();
+    let second = rig.handoff(&["daemon", "--runtime-dir"]).arg(rig.path("other-run")).output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(text(&second).contains(&format!("pid {first}")), "{}", text(&second));
+    assert!(text(&second).contains("state"), "{}", text(&second));
+}
+
+#[test]
+fn a_port_in_use_by_a_stranger_is_named_with_its_pid() {
+    let rig = Rig::new();
+    let binary = rig.release("1", "");
+    let address = rig.write_service("s", &binary, "");
+    let stranger = TcpListener::bind(address).unwrap();
+    let output = rig.run(&["start", "s"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let pid = std::process::id();
+    assert!(text(&output).contains(&address.to_string()), "{}", text(&output));
+    assert!(text(&output).contains(&format!("pid {pid}")), "{}", text(&output));
+    drop(stranger);
+    assert_eq!(rig.run(&["start", "s"]).status.code(), Some(0));
+    assert_eq!(version(address), "1");
+}
+
+#[test]
+fn a_broken_service_file_does_not_hide_the_others_and_breaks_nothing_that_runs() {
+    let mut rig = Rig::new();
+    let address = rig.serve("good", "1", "", "");
+    std::fs::write(rig.path("config/services/bad.toml"), "binary = 7\nbinnary = \"/x\"\n").unwrap();
+    let check = rig.run(&["check"]);
+    assert_eq!(check.status.code(), Some(3));
+    assert!(text(&check).contains("bad.toml:1:") && text(&check).contains("binnary"), "{}", text(&check));
+    let start = rig.run(&["start", "bad"]);
+    assert_eq!(start.status.code(), Some(3), "{}", text(&start));
+    assert_eq!(version(address), "1");
+    // A running service whose file is broken now goes on, and its upgrade is refused.
+    let file = rig.path("config/services/good.toml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("mode = \"neither\"\n{good}")).unwrap();
+    let upgrade = rig.run(&["upgrade", "good"]);
+    assert_eq!(upgrade.status.code(), Some(3), "{}", text(&upgrade));
+    assert_eq!(version(address), "1");
+    // The next daemon runs what is right.
+    std::fs::write(&file, good.replace("autostart = false\n", "")).unwrap();
+    rig.stop_daemon();
+    rig.start_daemon();
+    wait_for("the good service", || (rig.status("good").state == State::Serving).then_some(()));
+    assert_eq!(version(address), "1");
+}
+
+#[test]
+fn an_unknown_service_is_answered_with_the_nearest_name() {
+    let rig = Rig::new();
+    rig.serve("storage", "1", "", "");
+    let output = rig.run(&["upgrade", "storgae"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("\"storage\""), "{}", text(&output));
+}
+
+#[test]
+fn addresses_change_only_with_a_stop() {
+    let rig = Rig::new();
+    let address = rig.serve("s", "1", "", "");
+    let other = rig.write_service("s", &rig.release("2", ""), "");
+    assert_ne!(address, other);
+    let output = rig.run(&["upgrade", "s"]);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    assert!(text(&output).contains("[listen]"), "{}", text(&output));
+    assert_eq!(version(address), "1");
+    assert_eq!(rig.run(&["stop", "s"]).status.code(), Some(0));
+    assert_eq!(rig.run(&["start", "s"]).status.code(), Some(0));
+    assert_eq!(version(other), "1", "what was committed runs until an upgrade says otherwise");
+}
+
+#[test]
+fn the_command_line_says_in_one_sentence_what_happened() {
+    let rig = Rig::new();
+    let address = rig.serve("s", "1", "", "");
+    let good = rig.release("2", "");
+    let output = rig.run(&["upgrade", "s", "--binary", good.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(text(&output).contains("generation 2"), "{}", text(&output));
+    let bad = rig.release("3", "exit-at-once");
+    let output = rig.run(&["upgrade", "s", "--binary", bad.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output));
+    assert!(text(&output).contains("exited with code 1"), "{}", text(&output));
+    assert_eq!(version(address), "2");
+    let json = rig.run(&["status", "s", "--json"]);
+    let status: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert!(text(&json).contains("rolled_back"), "{status}");
+}
+
+#[test]
+fn every_line_of_the_log_is_kept_over_an_upgrade() {
+    let rig = Rig::new();
+    rig.serve("s", "1", "", "");
+    rig.upgrade("s", &rig.release("2", "")).unwrap();
+    wait_for("the lines of both", || {
+        let output = rig.run(&["logs", "s"]);
+        let log = String::from_utf8_lossy(&output.stdout).into_owned();
+        ["testee 1 starts", "testee 1 ends", "testee 2 starts"].iter().all(|line| log.contains(line)).then_some(())
+    });
+}
+
+#[test]
+fn without_a_daemon_each_verb_says_so() {
+    let mut rig = Rig::new();
+    rig.stop_daemon();
+    for verb in [&["list"][..], &["status"], &["start", "s"], &["upgrade", "s"]] {
+        let output = rig.run(verb);
+        assert_eq!(output.status.code(), Some(2), "{verb:?}: {}", text(&output));
+        assert!(text(&output).contains("control.sock"), "{}", text(&output));
+    }
+}
+
+#[test]
+fn a_client_that_sends_garbage_or_nothing_disturbs_nobody() {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    let rig = Rig::new();
+    let address = rig.serve("s", "1", "", "");
+    let silent: Vec<_> = (0..50).map(|_| UnixStream::connect(rig.path("run/control.sock")).unwrap()).collect();
+    let mut garbage = UnixStream::connect(rig.path("run/control.sock")).unwrap();
+    garbage.write_all(&[0xff; 1000]).unwrap();
+    garbage.write_all(b"\n").unwrap();
+    let mut answer = [0; 512];
+    let read = garbage.read(&mut answer).unwrap();
+    assert!(String::from_utf8_lossy(&answer[..read]).contains("-32700"));
+    rig.upgrade("s", &rig.release("2", "")).unwrap();
+    assert_eq!(version(address), "2");
+    drop(silent);
+}
+
+#[test]
+fn a_client_that_hangs_up_does_not_end_its_upgrade() {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    let rig = Rig::new();
+    let address = rig.serve("s", "1", "", "");
+    let binary = rig.release("2", "slow-begin-300");
+    let mut client = UnixStream::connect(rig.path("run/control.sock")).unwrap();
+    let request = serde_json::json!({
+        "jsonrpc": "2.0", "id": 1, "method": "upgrade", "params": {"service": "s", "binary": binary},
+    });
+    client.write_all(format!("{request}\n").as_bytes()).unwrap();
+    wait_for("the upgrade to begin", || (rig.status("s").state == State::Upgrading).then_some(()));
+    drop(client);
+    wait_for("the upgrade to end", || (rig.status("s").generation.0 == 2).then_some(()));
+    assert_eq!(version(address), "2");
+}
+
+#[test]
+fn a_start_that_hangs_can_be_stopped() {
+    let rig = Rig::new();
+    let binary = rig.release("1", "hang-while-warming");
+    rig.write_service("s", &binary, "");
+    std::thread::scope(|scope| {
+        let start = scope.spawn(|| rig.call(Request::Start(service("s"))));
+        wait_for("the start to warm", || (rig.status("s").phase.as_deref() == Some("warming")).then_some(()));
+        rig.call(Request::Stop(service("s"))).unwrap();
+        start.join().unwrap().unwrap();
+    });
+    assert_eq!(rig.status("s").state, State::Stopped);
+    wait_for("its process to end", || support::processes_of(&binary).is_empty().then_some(()));
+}
+
+#[test]
+fn many_listeners_reach_the_service_and_a_missing_binary_still_fails_as_such() {
+    let rig = Rig::new();
+    let main = rig.write_service("s", &rig.release("1", ""), "");
+    let file = rig.path("config/services/s.toml");
+    let mut toml = std::fs::read_to_string(&file).unwrap();
+    for n in 0..9 {
+        toml.push_str(&format!("extra-{n} = \"{}\"\n", support::free_address()));
+    }
+    std::fs::write(&file, toml).unwrap();
+    assert_eq!(rig.run(&["start", "s"]).status.code(), Some(0));
+    assert_eq!(version(main), "1");
+    let output = rig.run(&["upgrade", "s", "--binary", "/nonexistent/server"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("/nonexistent/server"), "{}", text(&output));
+    rig.upgrade("s", &rig.release("2", "")).unwrap();
+    assert_eq!(version(main), "2");
+}

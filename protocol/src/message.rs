@@ -1,6 +1,25 @@
 //! The messages, one enum per direction.
 //!
 //! A kind, once given, is never given again. `Hello` and `Welcome` never change.
+//!
+//! | kind | message | from | to |
+//! |---|---|---|---|
+//! | 0x01 | `Hello` | service | supervisor |
+//! | 0x02 | `Prepared` | service | supervisor |
+//! | 0x03 | `Drained` | service | supervisor |
+//! | 0x04 | `Sealed` | service | supervisor |
+//! | 0x05 | `SealFailed` | service | supervisor |
+//! | 0x06 | `Ready` | service | supervisor |
+//! | 0x07 | `Resumed` | service | supervisor |
+//! | 0x08 | `ResumeFailed` | service | supervisor |
+//! | 0x09 | `Progress` | service | supervisor |
+//! | 0x81 | `Welcome` | supervisor | service |
+//! | 0x82 | `Prepare` | supervisor | service |
+//! | 0x83 | `Seal` | supervisor | service |
+//! | 0x84 | `Begin` | supervisor | service |
+//! | 0x85 | `Commit` | supervisor | service |
+//! | 0x86 | `Abort` | supervisor | service |
+//! | 0x87 | `Resume` | supervisor | service |
 
 use alloc::string::String;
 use alloc::vec::Vec;

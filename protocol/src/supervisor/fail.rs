@@ -122,10 +122,15 @@ impl Supervisor {
     }
 
     pub(super) fn spawn_failed(&mut self, at: Moment, why: String, out: &mut Vec<Action>) {
-        self.successor = Successor::Absent;
         match self.phase {
-            Phase::Greeting => self.fail(at, Reason::Spawn(why), out),
-            Phase::Reaping => self.reaped(at, out),
+            Phase::Greeting => {
+                self.successor = Successor::Absent;
+                self.fail(at, Reason::Spawn(why), out);
+            }
+            Phase::Reaping => {
+                self.successor = Successor::Absent;
+                self.reaped(at, out);
+            }
             Phase::Stopped
             | Phase::Backoff
             | Phase::Warming

@@ -283,7 +283,9 @@ impl Supervisor {
                 Phase::Draining | Phase::Sealing | Phase::Beginning | Phase::Reaping | Phase::Resuming,
                 FromService::Resumed(_),
             ) if self.incumbent == Incumbent::Touched => self.resumed(at, out),
-            (Phase::Committing, FromService::Resumed(_)) => self.incumbent = Incumbent::Whole,
+            (Phase::Committing, FromService::Resumed(_)) if self.incumbent == Incumbent::Touched => {
+                self.incumbent = Incumbent::Whole;
+            }
             (Phase::Sealing | Phase::Resuming | Phase::Reaping, FromService::Drained(_))
                 if self.owes.drained =>
             {

@@ -14,6 +14,7 @@ impl World {
     /// The supervisor takes one event and does what follows, unless it ends in the middle of it.
     pub fn tell(&mut self, event: Event, cx: &mut Context) {
         if cx.model.has(Defect::KillSuccessorWithIncumbent) && matches!(event, Event::IncumbentGone(_)) {
+            cx.check(invariants::may_kill_successor(self, cx));
             self.kill(self.roles.successor, cx);
         }
         let fresh = self.fresh();
@@ -22,7 +23,9 @@ impl World {
             self.ids += 1;
         }
         for action in actions {
-            if cx.ends_after == Some((cx.done, Chair::Dead)) || cx.ends_after == Some((cx.done, Chair::Frozen)) {
+            if cx.ends_after == Some((cx.done, Chair::Dead))
+                || cx.ends_after == Some((cx.done, Chair::Frozen))
+            {
                 let chair = cx.ends_after.map_or(Chair::Dead, |(_, chair)| chair);
                 return self.lose_supervisor(cx.model, chair);
             }
@@ -54,7 +57,9 @@ impl World {
             Action::ToIncumbent(id, message) => {
                 self.write(self.roles.incumbent, id, Letter::Message(message), cx)
             }
-            Action::ToRetiree(id, message) => self.write(self.roles.retiree, id, Letter::Message(message), cx),
+            Action::ToRetiree(id, message) => {
+                self.write(self.roles.retiree, id, Letter::Message(message), cx)
+            }
             Action::KillSuccessor => {
                 cx.check(invariants::may_kill_successor(self, cx));
                 self.kill(self.roles.successor, cx);
@@ -130,7 +135,9 @@ impl World {
         let slot = match (cx.model.mode, self.roles.incumbent) {
             (Mode::Exclusive, _) => 0,
             // A slot of its own, beside that of the process that serves.
-            (Mode::Overlap, Some(_)) => (0..).find(|slot| *slot != self.steering && !taken(*slot)).unwrap_or(0),
+            (Mode::Overlap, Some(_)) => {
+                (0..).find(|slot| *slot != self.steering && !taken(*slot)).unwrap_or(0)
+            }
             // The slot where connections wait.
             (Mode::Overlap, None) => self.steering,
         };

@@ -19,7 +19,10 @@ pub fn always(world: &World, model: &Model) -> Checked {
     for (at, process) in world.existing() {
         let locked = model.mode == Mode::Overlap || world.lock == Some(at);
         hold(!process.data_open || locked, "who has the data open holds the lock: never two writers")?;
-        hold(!process.accepts || process.life == Life::Dead || process.data_open, "who accepts has the data open")?;
+        hold(
+            !process.accepts || process.life == Life::Dead || process.data_open,
+            "who accepts has the data open",
+        )?;
     }
     if world.chair == Chair::Runs && model.mode == Mode::Overlap {
         // A process that died and was not waited for still counts: nobody knows better yet.
@@ -42,7 +45,9 @@ pub fn at_rest(world: &World, model: &Model) -> Checked {
 /// When nothing but the end of leases can happen any more: a closed channel alone must be enough.
 pub fn before_leases(world: &World, model: &Model) -> Checked {
     match world.chair {
-        Chair::Dead => orphans_serve(world, model, "a closed channel is acted upon at once, not by the lease"),
+        Chair::Dead => {
+            orphans_serve(world, model, "a closed channel is acted upon at once, not by the lease")
+        }
         Chair::Runs | Chair::Frozen => Ok(()),
     }
 }
@@ -63,7 +68,10 @@ fn at_rest_under_supervisor(world: &World, model: &Model) -> Checked {
         return Ok(());
     }
     hold(process.serves(), "exactly one process serves")?;
-    hold(model.mode == Mode::Exclusive || world.steering == process.slot, "new connections go to who serves")?;
+    hold(
+        model.mode == Mode::Exclusive || world.steering == process.slot,
+        "new connections go to who serves",
+    )?;
     // With a broken disk the only one that serves goes on serving.
     hold(world.disk_failed || world.current == process.born_in, "who serves is the current generation")
 }
@@ -81,7 +89,8 @@ fn orphans_serve(world: &World, model: &Model, promise: &'static str) -> Checked
         Mode::Exclusive => hold(serving == 1, promise),
         // Stateless processes may serve side by side until a supervisor is back; connections must reach one of them.
         Mode::Overlap => {
-            let reached = |process: &crate::world::Process| process.serves() && process.slot == world.steering;
+            let reached =
+                |process: &crate::world::Process| process.serves() && process.slot == world.steering;
             hold(world.existing().any(|(_, process)| reached(process)), promise)
         }
     }
@@ -120,7 +129,8 @@ fn may_begin(world: &World, mode: Mode, id: HandoffId) -> Checked {
 fn may_commit(world: &World, to: Option<usize>, id: HandoffId) -> Checked {
     let stops = !world.machine.is_wanted();
     let alone = world.disk_failed && to == world.roles.incumbent;
-    let leaving = to == world.roles.retiree && to.is_some_and(|at| world.process(at).born_in != world.current);
+    let leaving =
+        to == world.roles.retiree && to.is_some_and(|at| world.process(at).born_in != world.current);
     hold(stops || alone || world.current == id || leaving, "a commit is told only after it is durable")
 }
 
@@ -129,7 +139,10 @@ fn may_resume(world: &World) -> Checked {
     let lingers = world.existing().any(|(at, process)| {
         process.begun && process.life == Life::Killed && Some(at) != world.roles.incumbent
     });
-    hold(!begun && !lingers, "a successor that was told to begin is gone before the incumbent is asked to resume")
+    hold(
+        !begun && !lingers,
+        "a successor that was told to begin is gone before the incumbent is asked to resume",
+    )
 }
 
 pub fn may_kill_incumbent(world: &World, cx: &Context) -> Checked {
@@ -180,11 +193,17 @@ pub fn may_promote(world: &World) -> Checked {
 }
 
 pub fn may_retire(world: &World) -> Checked {
-    hold(world.roles.incumbent.is_none() || world.roles.retiree.is_none(), "at most one process leaves at a time")
+    hold(
+        world.roles.incumbent.is_none() || world.roles.retiree.is_none(),
+        "at most one process leaves at a time",
+    )
 }
 
 pub fn may_close(world: &World) -> Checked {
-    hold(world.existing().count() == 0 && !world.machine.is_wanted(), "listeners close only when all is stopped")
+    hold(
+        world.existing().count() == 0 && !world.machine.is_wanted(),
+        "listeners close only when all is stopped",
+    )
 }
 
 pub fn may_report(world: &World, outcome: &Outcome) -> Checked {

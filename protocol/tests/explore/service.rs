@@ -108,16 +108,15 @@ impl World {
             (Part::Successor(_), Code::Seal) => self.succeed(at, successor::Event::SealDone, cx),
             (Part::Incumbent(_), Code::Drain) => self.incumb(at, incumbent::Event::DrainDone(result), cx),
             (Part::Incumbent(_), Code::Seal) => self.incumb(at, incumbent::Event::SealDone(result), cx),
-            (Part::Incumbent(_), Code::Resume) => {
-                self.incumb(at, incumbent::Event::ResumeDone(result), cx)
-            }
+            (Part::Incumbent(_), Code::Resume) => self.incumb(at, incumbent::Event::ResumeDone(result), cx),
             (_, _) => {}
         }
     }
 
     /// Without a supervisor nobody starts another process when the last one that could serve cannot.
     fn note_failure(&mut self, at: usize, code: Code, ok: bool) {
-        let others = self.existing().any(|(other, process)| other != at && process.runs() && process.is_entitled());
+        let others =
+            self.existing().any(|(other, process)| other != at && process.runs() && process.is_entitled());
         let last = self.chair != Chair::Runs && !others;
         self.lost_another |= last && !ok && matches!(code, Code::Open | Code::Resume);
     }

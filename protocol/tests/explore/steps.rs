@@ -134,7 +134,7 @@ fn of_process(world: &World, model: &Model, at: u8, process: &Process, all: &mut
     };
     add(process.part == (Part::Stranger { greeted: false }), Step::SaysHello(at), Cost::Free);
     add(!process.inbox.is_empty(), Step::Hears(at), Cost::Free);
-    add(!process.closed_seen && !(process.up && process.down), Step::SeesClosed(at), Cost::Free);
+    add(!(process.closed_seen || process.up && process.down), Step::SeesClosed(at), Cost::Free);
     add(process.waits && world.lock.is_none(), Step::TakesLock(at), Cost::Free);
     add(process.waits && model.has(Defect::GiveUpLock), Step::GivesUpLock(at), Cost::Time);
     add(process.code.is_some(), Step::CodeReturns(at, true), Cost::Free);
@@ -362,7 +362,9 @@ impl fmt::Display for Move {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.ends_after {
             None => write!(f, "{:?}", self.step),
-            Some((after, chair)) => write!(f, "{:?}; after {after} actions the supervisor is {chair:?}", self.step),
+            Some((after, chair)) => {
+                write!(f, "{:?}; after {after} actions the supervisor is {chair:?}", self.step)
+            }
         }
     }
 }

@@ -133,14 +133,7 @@ impl Walk<'_> {
     }
 
     /// Takes one step, if the budget allows it, and tells how many actions of the supervisor it had.
-    fn take(
-        &mut self,
-        id: u32,
-        world: &World,
-        moved: Move,
-        cost: Cost,
-        still: bool,
-    ) -> Result<u8, Broken> {
+    fn take(&mut self, id: u32, world: &World, moved: Move, cost: Cost, still: bool) -> Result<u8, Broken> {
         let mut next = world.clone();
         if !pay(&mut next, cost, still) {
             return Ok(0);
@@ -189,7 +182,8 @@ impl Walk<'_> {
         let mut world = self.start.clone();
         for (number, moved) in moves.iter().enumerate() {
             let all = steps(&world, self.model);
-            let quiet = all.contains(&(moved.step, Cost::Time)) && all.iter().all(|(_, cost)| *cost != Cost::Free);
+            let quiet =
+                all.contains(&(moved.step, Cost::Time)) && all.iter().all(|(_, cost)| *cost != Cost::Free);
             let mut cx = context(self.model, *moved, quiet);
             cx.trace = Some(Vec::new());
             apply(&mut world, &mut cx);

@@ -1,0 +1,64 @@
+//! One of each message and of each fact.
+
+use handoff_protocol::ids::{Generation, HandoffId};
+use handoff_protocol::message::{
+    Abort, Begin, Commit, Done, Failed, FromService, Hello, Mode, Prepare, Progress, Ready, Resume, Seal,
+    ToService, Welcome,
+};
+use handoff_protocol::reason::Exit;
+use handoff_protocol::record::{Binary, Fact, Process};
+use handoff_protocol::version::VersionRange;
+
+/// 00 11 22 … ff.
+pub fn id() -> HandoffId {
+    HandoffId::from_bytes(core::array::from_fn(|at| at as u8 * 0x11))
+}
+
+pub fn from_service() -> Vec<FromService> {
+    vec![
+        FromService::Hello(Hello { versions: VersionRange { minimum: 1, current: 1 }, pid: 4711 }),
+        FromService::Prepared(Done {}),
+        FromService::Drained(Done {}),
+        FromService::Sealed(Done {}),
+        FromService::SealFailed(Failed { reason: "disk full".into() }),
+        FromService::Ready(Ready { healthy: true, reason: String::new() }),
+        FromService::Resumed(Done {}),
+        FromService::ResumeFailed(Failed { reason: "no such bucket".into() }),
+        FromService::Progress(Progress { note: "3 uploads".into() }),
+    ]
+}
+
+pub fn to_service() -> Vec<ToService> {
+    vec![
+        ToService::Welcome(Welcome {
+            version: 1,
+            service: "s3".parse().expect("a name"),
+            generation: Generation(7),
+            mode: Mode::Exclusive,
+            listeners: vec!["http".parse().expect("a name"), "admin".parse().expect("a name")],
+            lease_ms: 5_000,
+        }),
+        ToService::Prepare(Prepare { grace_ms: 30_000, lease_ms: 35_000 }),
+        ToService::Seal(Seal { lease_ms: 5_000, cut: false }),
+        ToService::Begin(Begin {}),
+        ToService::Commit(Commit {}),
+        ToService::Abort(Abort {}),
+        ToService::Resume(Resume {}),
+    ]
+}
+
+pub fn facts() -> Vec<(&'static str, Fact)> {
+    let handoff = id();
+    let binary = Binary { path: "/srv/s3-2".into(), sha256: core::array::from_fn(|at| at as u8) };
+    let process = Process { pid: 4711, start_ticks: 123_456, boot_id: [0xb0; 16] };
+    vec![
+        ("wanted", Fact::Wanted { up: true }),
+        ("intent", Fact::Intent { handoff, generation: Generation(7), binary }),
+        ("spawned", Fact::Spawned { handoff, process }),
+        ("begun", Fact::Begun { handoff }),
+        ("committed", Fact::Committed { handoff }),
+        ("rolled_back", Fact::RolledBack { handoff, reason: "it was cancelled".into() }),
+        ("reverted", Fact::Reverted { handoff }),
+        ("exited", Fact::Exited { generation: Generation(7), exit: Exit::Signal(9) }),
+    ]
+}

@@ -1,0 +1,282 @@
+//! The whole table of each machine, state by state and event by event, as text under `tests/golden/`. A change of
+//! behaviour shows there as a change of a line.
+
+mod common;
+
+use std::collections::{HashSet, VecDeque};
+use std::fmt::{Debug, Write};
+
+use handoff_protocol::deadline::{Deadline, Policy};
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::incumbent::{self, Incumbent};
+use handoff_protocol::message::{
+    Abort, Begin, Commit, Done, Failed, FromService, Hello, Mode, Prepare, Progress, Ready, Resume, Seal,
+    ToService,
+};
+use handoff_protocol::reason::{Exit, Party};
+use handoff_protocol::successor::{self, Successor};
+use handoff_protocol::supervisor::{
+    Event, Incumbent as Old, Moment, Phase, Request, Successor as Seen, Supervisor, Target,
+};
+use handoff_protocol::version::VersionRange;
+
+#[test]
+fn the_incumbent_behaves_as_written() {
+    for (mode, name) in
+        [(Mode::Exclusive, "incumbent_exclusive.txt"), (Mode::Overlap, "incumbent_overlap.txt")]
+    {
+        let table = table(
+            Incumbent::new(mode, id(1)),
+            |machine| format!("{:?}, connected {}", machine.state(), is_connected(machine)),
+            incumbent_events,
+            |machine, event| machine.step(event),
+        );
+        common::assert_golden(name, &table);
+    }
+}
+
+#[test]
+fn the_successor_behaves_as_written() {
+    for (mode, name) in
+        [(Mode::Exclusive, "successor_exclusive.txt"), (Mode::Overlap, "successor_overlap.txt")]
+    {
+        let table = table(
+            Successor::new(mode, id(1)),
+            |machine| format!("{:?}, connected {}", machine.state(), machine.is_connected()),
+            successor_events,
+            |machine, event| machine.step(event),
+        );
+        common::assert_golden(name, &table);
+    }
+}
+
+#[test]
+fn the_supervisor_behaves_as_written() {
+    for (mode, name) in
+        [(Mode::Exclusive, "supervisor_exclusive.txt"), (Mode::Overlap, "supervisor_overlap.txt")]
+    {
+        let table = table(
+            Supervisor::new(mode, Policy::default()),
+            |machine| {
+                let leaving =
+                    machine.retiree().map_or(String::from("none"), |retiree| format!("{:?}", retiree.step));
+                format!(
+                    "{:?}, incumbent {:?}, successor {:?}, retiree {leaving}{}",
+                    machine.phase(),
+                    machine.incumbent(),
+                    machine.successor(),
+                    if machine.is_wanted() { "" } else { ", not wanted" },
+                )
+            },
+            supervisor_events,
+            |machine, event| machine.step(Moment { now: 0, fresh: other(machine.handoff()) }, event),
+        );
+        common::assert_golden(name, &table);
+    }
+}
+
+/// Every state that `key` tells apart, in the order in which it is first reached, and what each event does there.
+fn table<M: Clone, E: Clone + Debug, A: Debug>(
+    start: M,
+    key: impl Fn(&M) -> String,
+    events: impl Fn(&M) -> Vec<(&'static str, E)>,
+    step: impl Fn(&mut M, E) -> Vec<A>,
+) -> String {
+    let mut known = HashSet::from([key(&start)]);
+    let mut todo = VecDeque::from([start]);
+    let mut text = String::new();
+    while let Some(machine) = todo.pop_front() {
+        let state = key(&machine);
+        let _ = writeln!(text, "{state}");
+        let mut nothing = Vec::new();
+        for (name, event) in events(&machine) {
+            let mut next = machine.clone();
+            let actions = step(&mut next, event);
+            let after = key(&next);
+            let mut parts: Vec<String> = actions.iter().map(named).collect();
+            if after != state {
+                parts.insert(0, format!("[{after}]"));
+            }
+            if parts.is_empty() {
+                nothing.push(name);
+            } else {
+                let _ = writeln!(text, "    {name} -> {}", parts.join(" "));
+            }
+            if known.insert(after) {
+                todo.push_back(next);
+            }
+        }
+        let _ = writeln!(text, "    nothing: {}\n", nothing.join(", "));
+    }
+    text
+}
+
+/// An action without the ids: which handoff is meant follows from the table.
+fn named(action: &impl Debug) -> String {
+    let text = format!("{action:?}");
+    [(id(1), "id"), (id(2), "id")]
+        .iter()
+        .fold(text, |text, (id, name)| text.replace(&format!("{id:?}"), name))
+}
+
+fn id(number: u8) -> HandoffId {
+    let mut bytes = [0; 16];
+    bytes[15] = number;
+    HandoffId::from_bytes(bytes)
+}
+
+fn other(own: HandoffId) -> HandoffId {
+    if own == id(1) { id(2) } else { id(1) }
+}
+
+/// The machine does not tell whether it is connected; whether it still answers does.
+fn is_connected(machine: &Incumbent) -> bool {
+    format!("{machine:?}").contains("connected: true")
+}
+
+fn to_service(own: HandoffId) -> Vec<(&'static str, HandoffId, ToService)> {
+    let prepare = Prepare { grace_ms: 30, lease_ms: 35 };
+    vec![
+        ("Prepare", own, ToService::Prepare(prepare.clone())),
+        ("Prepare of another handoff", other(own), ToService::Prepare(prepare)),
+        ("Seal", own, ToService::Seal(Seal { lease_ms: 5, cut: false })),
+        ("Seal of another handoff", other(own), ToService::Seal(Seal { lease_ms: 5, cut: false })),
+        ("Begin", own, ToService::Begin(Begin {})),
+        ("Commit", own, ToService::Commit(Commit {})),
+        ("Commit of another handoff", other(own), ToService::Commit(Commit {})),
+        ("Abort", own, ToService::Abort(Abort {})),
+        ("Resume", own, ToService::Resume(Resume {})),
+    ]
+}
+
+/// Whose channel is closed hears nothing more; who is gone does nothing more.
+fn incumbent_events(machine: &Incumbent) -> Vec<(&'static str, incumbent::Event)> {
+    use incumbent::Event;
+    if machine.state() == incumbent::State::Gone {
+        return Vec::new();
+    }
+    let failed = || Err(String::from("why"));
+    let heard = if is_connected(machine) { to_service(machine.handoff()) } else { Vec::new() };
+    let messages = heard.into_iter().map(|(name, id, message)| (name, Event::Message(id, message)));
+    messages
+        .chain(is_connected(machine).then_some(("closed", Event::Closed)))
+        .chain([
+            ("lease", Event::Lease),
+            ("drain done", Event::DrainDone(Ok(()))),
+            ("drain failed", Event::DrainDone(failed())),
+            ("seal done", Event::SealDone(Ok(()))),
+            ("seal failed", Event::SealDone(failed())),
+            ("locked", Event::Locked),
+            ("resume done", Event::ResumeDone(Ok(()))),
+            ("resume failed", Event::ResumeDone(failed())),
+        ])
+        .collect()
+}
+
+/// A successor that became the incumbent goes on as another machine.
+fn successor_events(machine: &Successor) -> Vec<(&'static str, successor::Event)> {
+    use successor::Event;
+    if matches!(machine.state(), successor::State::Gone | successor::State::Incumbent) {
+        return Vec::new();
+    }
+    let heard = if machine.is_connected() { to_service(machine.handoff()) } else { Vec::new() };
+    let messages = heard.into_iter().map(|(name, id, message)| (name, Event::Message(id, message)));
+    messages
+        .chain(machine.is_connected().then_some(("closed", Event::Closed)))
+        .chain([
+            ("lease", Event::Lease),
+            ("started", Event::Started),
+            ("locked", Event::Locked),
+            ("opened", Event::Opened(Ok(()))),
+            ("not opened", Event::Opened(Err(String::from("why")))),
+            ("seal done", Event::SealDone),
+        ])
+        .collect()
+}
+
+/// Only a process that exists does anything. A process that leaves while another handoff is under way changes little:
+/// that is shown where nothing else is under way.
+fn supervisor_events(machine: &Supervisor) -> Vec<(&'static str, Event)> {
+    let busy = !matches!(machine.phase(), Phase::Serving | Phase::Backoff | Phase::Stopped | Phase::Stopping);
+    if busy && machine.retiree().is_some() {
+        return Vec::new();
+    }
+    let possible = |name: &str, event: &Event| match event {
+        Event::SpawnFailed(_) => machine.successor() == Seen::Starting,
+        Event::Durable | Event::NotDurable(_) => {
+            matches!(machine.phase(), Phase::Committing | Phase::Reverting)
+        }
+        _ if name.starts_with("successor") => machine.successor() != Seen::Absent,
+        _ if name.starts_with("incumbent") => machine.incumbent() != Old::Absent,
+        _ if name.starts_with("retire") => machine.retiree().is_some(),
+        _ => true,
+    };
+    all_supervisor_events(machine.handoff())
+        .into_iter()
+        .filter(|(name, event)| possible(name, event))
+        .collect()
+}
+
+fn all_supervisor_events(own: HandoffId) -> Vec<(&'static str, Event)> {
+    let upgrade = Request::Upgrade { target: Target::Candidate, deadline_ms: None, drain_grace_ms: None };
+    let why = || String::from("why");
+    let done = Done {};
+    let failed = Failed { reason: why() };
+    let hello = Hello { versions: VersionRange::OURS, pid: 1 };
+    let stranger = Hello { versions: VersionRange { minimum: 7, current: 9 }, pid: 1 };
+    let from_new = |message| Event::FromSuccessor(own, message);
+    let from_old = |message| Event::FromIncumbent(own, message);
+    let leaving = |message| Event::FromRetiree(own, message);
+    let mut events = vec![
+        ("start", Event::Request(Request::Start)),
+        ("stop", Event::Request(Request::Stop)),
+        ("upgrade", Event::Request(upgrade)),
+        ("cancel", Event::Request(Request::Cancel)),
+        ("spawn failed", Event::SpawnFailed(why())),
+        ("successor: Hello", from_new(FromService::Hello(hello))),
+        ("successor: Hello of another version", from_new(FromService::Hello(stranger))),
+        ("successor: Prepared", from_new(FromService::Prepared(done.clone()))),
+        ("successor: Ready", from_new(FromService::Ready(Ready { healthy: true, reason: String::new() }))),
+        ("successor: not healthy", from_new(FromService::Ready(Ready { healthy: false, reason: why() }))),
+        ("successor: Progress", from_new(FromService::Progress(Progress { note: String::new() }))),
+        ("successor: wrong id", Event::FromSuccessor(other(own), FromService::Prepared(done.clone()))),
+        ("successor: Sealed", from_new(FromService::Sealed(done.clone()))),
+        ("incumbent: Drained", from_old(FromService::Drained(done.clone()))),
+        ("incumbent: Sealed", from_old(FromService::Sealed(done.clone()))),
+        ("incumbent: SealFailed", from_old(FromService::SealFailed(failed.clone()))),
+        ("incumbent: Resumed", from_old(FromService::Resumed(done.clone()))),
+        ("incumbent: ResumeFailed", from_old(FromService::ResumeFailed(failed.clone()))),
+        ("incumbent: Progress", from_old(FromService::Progress(Progress { note: String::new() }))),
+        ("incumbent: wrong id", Event::FromIncumbent(other(own), FromService::Drained(done.clone()))),
+        ("retiree: Drained", leaving(FromService::Drained(done.clone()))),
+        ("retiree: Sealed", leaving(FromService::Sealed(done.clone()))),
+        ("retiree: SealFailed", leaving(FromService::SealFailed(failed))),
+        ("retiree: Resumed", leaving(FromService::Resumed(done))),
+        ("successor hung up", Event::HungUp(Party::Successor)),
+        ("incumbent hung up", Event::HungUp(Party::Incumbent)),
+        ("successor: garbage", Event::Garbage(Party::Successor, why())),
+        ("incumbent: garbage", Event::Garbage(Party::Incumbent, why())),
+        ("successor gone", Event::SuccessorGone(Exit::Code(1))),
+        ("incumbent gone", Event::IncumbentGone(Exit::Code(1))),
+        ("retiree gone", Event::RetireeGone),
+        ("durable", Event::Durable),
+        ("not durable", Event::NotDurable(why())),
+    ];
+    events.extend(DEADLINES.map(|(name, deadline)| (name, Event::Deadline(deadline))));
+    events
+}
+
+const DEADLINES: [(&str, Deadline); 12] = [
+    ("greet limit", Deadline::Greet),
+    ("prepare limit", Deadline::Prepare),
+    ("drain limit", Deadline::Drain),
+    ("seal limit", Deadline::Seal),
+    ("begin limit", Deadline::Begin),
+    ("silence", Deadline::Silence),
+    ("leave limit", Deadline::Leave),
+    ("resume limit", Deadline::Resume),
+    ("backoff", Deadline::Backoff),
+    ("retire drain limit", Deadline::RetireDrain),
+    ("retire seal limit", Deadline::RetireSeal),
+    ("retire exit limit", Deadline::RetireExit),
+];

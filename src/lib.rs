@@ -14,6 +14,8 @@ pub mod config;
 pub mod control;
 #[cfg(feature = "supervisor")]
 pub mod journal;
+#[cfg(feature = "supervisor")]
+pub mod keeper;
 pub mod service;
 #[cfg(feature = "supervisor")]
 pub mod supervisor;

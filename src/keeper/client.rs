@@ -1,0 +1,320 @@
+//! The supervisor's end.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use handoff_protocol::ids::HandoffId;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::process::Signal;
+
+use super::VERB;
+use super::message::{
+    Empty, KeeperReply, KeeperRequest, Key, List, Log as LogRequest, Stats, Store, VERSION,
+};
+use crate::sys::channel::Channel;
+use crate::sys::process::{kill, pidfd_open, reap};
+use crate::sys::spawn::{SpawnSpec, spawn};
+use crate::sys::wire::{WireError, recv_message, send_message};
+
+/// A keeper that takes longer to take a request or to answer it is hung.
+pub const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Descriptors in one request; the kernel takes 253.
+const STORE_BATCH: usize = 64;
+
+/// Where the lines of a log pipe go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSpec {
+    /// The service that writes, for people.
+    pub service: String,
+    /// The directory of the files, an absolute path; made when it is missing.
+    pub dir: PathBuf,
+    /// Size at which a file is rotated.
+    pub max_size_bytes: u64,
+    /// How many files are kept, the current one included; at least 2.
+    pub files: u32,
+}
+
+/// Why the keeper did not do what it was asked. `Display` is a sentence without a full stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no way to it.
+    #[error("the keeper cannot be reached at {}: {source}", path.display())]
+    Unreachable {
+        /// Its socket.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// It could not be started.
+    #[error("the keeper cannot be started: {0}")]
+    Start(#[source] io::Error),
+    /// It does not read, or does not answer. It is of no more use: kill it.
+    #[error("the keeper (pid {pid}) did not answer within {} s", TIMEOUT.as_secs())]
+    Silent {
+        /// Its pid.
+        pid: u32,
+    },
+    /// It is gone, or speaks another language.
+    #[error("the keeper (pid {pid}) failed: {source}")]
+    Broken {
+        /// Its pid.
+        pid: u32,
+        /// Cause.
+        source: WireError,
+    },
+    /// It said no.
+    #[error("the keeper refused: {0}")]
+    Refused(String),
+}
+
+/// A connection to a keeper. Every call blocks until the answer is there, at most about two times [`TIMEOUT`]. After
+/// `Silent` or `Broken` each further call fails likewise.
+#[derive(Debug)]
+pub struct Client {
+    channel: Channel,
+    pidfd: OwnedFd,
+    pid: u32,
+    /// Requests whose answer was not read yet.
+    outstanding: usize,
+    /// An answer may still be on its way, and would be taken for that to another request.
+    failed: bool,
+}
+
+impl Client {
+    /// Starts a keeper as a child of this process: `program keeper socket`, where `program` is `handoff` (an absolute
+    /// path) and `socket` the path that it listens at; a socket that is there already is replaced.
+    pub fn start(program: &Path, socket: &Path) -> Result<Client, Error> {
+        let (channel, theirs) = Channel::pair().map_err(Error::Start)?;
+        // It outlives whoever reads what this process writes.
+        let null = || std::fs::File::options().write(true).open("/dev/null").map(OwnedFd::from);
+        let spec = SpawnSpec {
+            binary: program.to_owned(),
+            args: vec![VERB.into(), socket.into()],
+            env: Vec::new(),
+            working_dir: PathBuf::from("/"),
+            stdout: null().map_err(Error::Start)?,
+            stderr: null().map_err(Error::Start)?,
+            channel: Some(theirs),
+        };
+        let spawned = spawn(spec).map_err(Error::Start)?;
+        let mut client =
+            Client { channel, pidfd: spawned.pidfd, pid: spawned.pid, outstanding: 0, failed: false };
+        let greeted = set_timeouts(&client.channel).map_err(Error::Start).and_then(|()| client.ping());
+        if let Err(error) = greeted {
+            client.kill();
+            client.wait_for_end();
+            return Err(error);
+        }
+        Ok(client)
+    }
+
+    /// Connects to a keeper that an earlier supervisor has started. It must belong to the same user, and answer.
+    pub fn connect(socket: &Path) -> Result<Client, Error> {
+        let unreachable = |source: io::Error| Error::Unreachable { path: socket.to_owned(), source };
+        let (channel, pid) = connect_to(socket).map_err(unreachable)?;
+        let pidfd = pidfd_open(pid).map_err(unreachable)?;
+        let mut client = Client { channel, pidfd, pid, outstanding: 0, failed: false };
+        // Whoever answers now lived when the pidfd was opened, so that it is the pidfd of no other process.
+        client.ping()?;
+        Ok(client)
+    }
+
+    /// The pid of the keeper.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The pidfd of the keeper: readable when it has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Asks whether it is there.
+    pub fn ping(&mut self) -> Result<(), Error> {
+        self.ask_done(&KeeperRequest::Ping(Empty {}), &[])
+    }
+
+    /// Gives it descriptors to hold, each by a key of 1 to [`super::KEY_MAX_BYTES`] bytes. A key that is taken gets the
+    /// new one.
+    pub fn store<'a>(
+        &mut self,
+        entries: impl IntoIterator<Item = (&'a str, BorrowedFd<'a>)>,
+    ) -> Result<(), Error> {
+        let entries: Vec<_> = entries.into_iter().collect();
+        for batch in entries.chunks(STORE_BATCH) {
+            let keys = batch.iter().map(|(key, _)| (*key).to_owned()).collect();
+            let fds: Vec<_> = batch.iter().map(|(_, fd)| *fd).collect();
+            self.ask_done(&KeeperRequest::Store(Store { keys }), &fds)?;
+        }
+        Ok(())
+    }
+
+    /// Lets it close what it holds by this key, if anything.
+    pub fn drop_key(&mut self, key: &str) -> Result<(), Error> {
+        self.ask_done(&KeeperRequest::Drop(Key { key: key.to_owned() }), &[])
+    }
+
+    /// Lets it read a log pipe from now on. Does not wait for the answer: an error of it comes from the next call, or
+    /// from [`Client::settle`].
+    pub fn log(&mut self, spec: &LogSpec, pipe: BorrowedFd<'_>) -> Result<(), Error> {
+        self.settle()?;
+        let request = KeeperRequest::Log(LogRequest {
+            service: spec.service.clone(),
+            dir: spec.dir.as_os_str().as_bytes().to_vec(),
+            max_size_bytes: spec.max_size_bytes,
+            files: spec.files,
+        });
+        self.send(&request, &[pipe])
+    }
+
+    /// The keys of all that it holds, sorted.
+    pub fn list(&mut self) -> Result<Vec<String>, Error> {
+        let mut keys: Vec<String> = Vec::new();
+        loop {
+            let after = keys.last().cloned().unwrap_or_default();
+            match self.ask(&KeeperRequest::List(List { after }), &[])? {
+                (KeeperReply::Entries(entries), _) => {
+                    keys.extend(entries.keys);
+                    if !entries.more {
+                        return Ok(keys);
+                    }
+                }
+                _ => return Err(self.misunderstood()),
+            }
+        }
+    }
+
+    /// A duplicate of what it holds by this key. `Refused` if there is none.
+    pub fn fetch(&mut self, key: &str) -> Result<OwnedFd, Error> {
+        match self.ask(&KeeperRequest::Fetch(Key { key: key.to_owned() }), &[])? {
+            (KeeperReply::Fetched(_), Some(fd)) => Ok(fd),
+            _ => Err(self.misunderstood()),
+        }
+    }
+
+    /// How much it holds, and how its logs fare.
+    pub fn stats(&mut self) -> Result<Stats, Error> {
+        match self.ask(&KeeperRequest::Stats(Empty {}), &[])? {
+            (KeeperReply::Stats(stats), _) => Ok(stats),
+            _ => Err(self.misunderstood()),
+        }
+    }
+
+    /// Lets it write down what is in the pipes and end, and waits until it is gone, at most [`TIMEOUT`] more.
+    pub fn quit(mut self) -> Result<(), Error> {
+        self.ask_done(&KeeperRequest::Quit(Empty {}), &[])?;
+        if self.wait_for_end() { Ok(()) } else { Err(Error::Silent { pid: self.pid }) }
+    }
+
+    /// Ends it at once. For one that does not answer; that it is gone already is no error.
+    pub fn kill(&self) {
+        let _ = kill(&self.pidfd, Signal::KILL);
+    }
+
+    /// Reads the answers that nobody has waited for.
+    pub fn settle(&mut self) -> Result<(), Error> {
+        let mut refused = Ok(());
+        while self.outstanding > 0 {
+            match self.receive() {
+                Ok(_) => {}
+                Err(Error::Refused(reason)) => refused = Err(Error::Refused(reason)),
+                Err(error) => return Err(error),
+            }
+        }
+        refused
+    }
+
+    /// Whether it ended within [`TIMEOUT`]; if it is a child, it is reaped.
+    fn wait_for_end(&self) -> bool {
+        let timeout = Timespec::try_from(TIMEOUT).ok();
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let ended =
+            rustix::io::retry_on_intr(|| poll(&mut fds, timeout.as_ref())).is_ok_and(|count| count > 0);
+        if ended {
+            // ECHILD if it was started by another process.
+            let _ = reap(self.pidfd.as_fd());
+        }
+        ended
+    }
+
+    fn ask_done(&mut self, request: &KeeperRequest, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        match self.ask(request, fds)? {
+            (KeeperReply::Done(_), _) => Ok(()),
+            _ => Err(self.misunderstood()),
+        }
+    }
+
+    fn ask(
+        &mut self,
+        request: &KeeperRequest,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(KeeperReply, Option<OwnedFd>), Error> {
+        self.settle()?;
+        self.send(request, fds)?;
+        self.receive()
+    }
+
+    fn send(&mut self, request: &KeeperRequest, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        if self.failed {
+            return Err(Error::Silent { pid: self.pid });
+        }
+        match send_message(&self.channel, VERSION, HandoffId::NIL, request, fds) {
+            Ok(()) => {
+                self.outstanding += 1;
+                Ok(())
+            }
+            Err(error) => Err(self.broken(error)),
+        }
+    }
+
+    fn receive(&mut self) -> Result<(KeeperReply, Option<OwnedFd>), Error> {
+        match recv_message::<KeeperReply>(&self.channel, VERSION) {
+            Ok(Some((_, reply, fds))) => {
+                self.outstanding = self.outstanding.saturating_sub(1);
+                match reply {
+                    KeeperReply::Failed(failed) => Err(Error::Refused(failed.reason)),
+                    reply => Ok((reply, fds.into_iter().next())),
+                }
+            }
+            Ok(None) => Err(self.broken(io::Error::from(io::ErrorKind::UnexpectedEof).into())),
+            Err(error) => Err(self.broken(error)),
+        }
+    }
+
+    fn broken(&mut self, source: WireError) -> Error {
+        self.failed = true;
+        self.outstanding = 0;
+        let pid = self.pid;
+        if source.would_block() { Error::Silent { pid } } else { Error::Broken { pid, source } }
+    }
+
+    fn misunderstood(&mut self) -> Error {
+        self.broken(io::Error::new(io::ErrorKind::InvalidData, "the answer is to another question").into())
+    }
+}
+
+/// On a blocking socket a call that has waited for so long fails with EAGAIN.
+fn set_timeouts(socket: impl AsFd) -> io::Result<()> {
+    set_socket_timeout(&socket, Timeout::Recv, Some(TIMEOUT))?;
+    Ok(set_socket_timeout(&socket, Timeout::Send, Some(TIMEOUT))?)
+}
+
+fn connect_to(path: &Path) -> io::Result<(Channel, u32)> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    // Connecting waits, too, while the keeper does not accept.
+    set_timeouts(&socket)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    // The credentials are those of the process that called listen().
+    let peer = socket_peercred(&socket)?;
+    if peer.uid != rustix::process::geteuid() {
+        let text = format!("it belongs to another user (uid {})", peer.uid.as_raw());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
+    Ok((Channel::from_fd(socket)?, peer.pid.as_raw_nonzero().get() as u32))
+}

@@ -1,0 +1,197 @@
+//! What a supervisor and its keeper say to each other.
+//!
+//! The frames are those of `handoff_protocol`, always with version 1 and without a handoff id: a keeper outlives its
+//! supervisor and may meet a newer one. So a kind, once given, keeps its meaning and its body for ever; what is new gets
+//! a new kind, which an old keeper answers with `Failed`.
+
+use handoff_protocol::frame::{self, FrameError, Message};
+use serde::{Deserialize, Serialize};
+
+/// The version in every frame.
+pub const VERSION: u16 = 1;
+
+/// The longest key of a descriptor, in bytes.
+pub const KEY_MAX_BYTES: usize = 512;
+
+/// Keep these. One descriptor per key travels along, in this order; a key that is taken gets the new descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Store {
+    /// Names that only the supervisor understands.
+    pub keys: Vec<String>,
+}
+
+/// The descriptor that is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    /// As it was stored.
+    pub key: String,
+}
+
+/// Write what comes out of the pipe, whose read end travels along, into rotated files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// The service that writes, for people who ask the keeper what it does.
+    pub service: String,
+    /// The directory of the files, an absolute path. Pipes with the same directory go into the same files.
+    pub dir: Vec<u8>,
+    /// Size at which a file is rotated.
+    pub max_size_bytes: u64,
+    /// How many files are kept, the current one included; at least 2.
+    pub files: u32,
+}
+
+/// A page of the keys, which are sorted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct List {
+    /// Only keys that come after this one; empty for the first page.
+    pub after: String,
+}
+
+/// Answer to [`List`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entries {
+    /// Some of the keys.
+    pub keys: Vec<String>,
+    /// Whether there are more after the last of these.
+    pub more: bool,
+}
+
+/// Answer to `Stats`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// How many descriptors are held by key.
+    pub held: u64,
+    /// How many log pipes are open.
+    pub pipes: u64,
+    /// Bytes that were written to logs.
+    pub written_bytes: u64,
+    /// Lines that could not be written.
+    pub lost_lines: u64,
+    /// The last thing that went wrong with a log, for a person; empty if nothing did.
+    pub trouble: String,
+}
+
+/// The request could not be carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// Cause, for a person.
+    pub reason: String,
+}
+
+/// A message that says no more than its kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Empty {}
+
+macro_rules! direction {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $kind:literal $variant:ident($body:ty)),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$vdoc])* $variant($body),)*
+        }
+
+        impl Message for $name {
+            fn kind(&self) -> u8 {
+                match self { $(Self::$variant(_) => $kind,)* }
+            }
+            fn before_agreement(&self) -> bool {
+                false
+            }
+            fn fd_count(&self) -> usize {
+                self.descriptors()
+            }
+            fn encode_body(&self) -> Result<Vec<u8>, FrameError> {
+                match self { $(Self::$variant(body) => frame::encode_body($kind, body),)* }
+            }
+            fn decode_body(kind: u8, body: &[u8]) -> Result<Self, FrameError> {
+                match kind {
+                    $($kind => frame::decode_body(kind, body).map(Self::$variant),)*
+                    _ => Err(FrameError::Kind { kind }),
+                }
+            }
+        }
+    };
+}
+
+direction! {
+    /// What a supervisor asks. Each request gets one reply, in order.
+    KeeperRequest {
+        /// Are you there?
+        0x21 Ping(Empty),
+        /// Hold descriptors.
+        0x22 Store(Store),
+        /// Close one; none of that name is fine as well.
+        0x23 Drop(Key),
+        /// Give me a copy of one.
+        0x24 Fetch(Key),
+        /// What do you hold?
+        0x25 List(List),
+        /// Read this pipe.
+        0x26 Log(Log),
+        /// How are you?
+        0x27 Stats(Empty),
+        /// Write down what is in the pipes, answer, and exit.
+        0x28 Quit(Empty),
+    }
+}
+
+direction! {
+    /// What a keeper answers.
+    KeeperReply {
+        /// It is done.
+        0xa1 Done(Empty),
+        /// It is not.
+        0xa2 Failed(Failed),
+        /// Answer to `Fetch`, with the descriptor.
+        0xa3 Fetched(Empty),
+        /// Answer to `List`.
+        0xa4 Entries(Entries),
+        /// Answer to `Stats`.
+        0xa5 Stats(Stats),
+    }
+}
+
+impl KeeperRequest {
+    fn descriptors(&self) -> usize {
+        match self {
+            Self::Store(store) => store.keys.len(),
+            Self::Log(_) => 1,
+            _ => 0,
+        }
+    }
+}
+
+impl KeeperReply {
+    fn descriptors(&self) -> usize {
+        usize::from(matches!(self, Self::Fetched(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use handoff_protocol::ids::HandoffId;
+
+    #[test]
+    fn requests_keep_their_bytes() {
+        let store = KeeperRequest::Store(Store { keys: vec!["s3/main/0".into()] });
+        let frame = frame::encode(VERSION, HandoffId::NIL, &store).unwrap();
+        assert_eq!(frame[..12], [b'h', b'o', b'f', b'f', 1, 0, 0x22, 0, 1, 0, 0, 0]);
+        assert_eq!(frame[36..], *b"\x01\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0s3/main/0");
+        assert_eq!(frame::decode::<KeeperRequest>(&frame, 1, VERSION).unwrap().1, store);
+
+        let log = Log { service: "s3".into(), dir: b"/l".to_vec(), max_size_bytes: 7, files: 2 };
+        let body = KeeperRequest::Log(log).encode_body().unwrap();
+        assert_eq!(body, b"\x02\0\0\0\0\0\0\0s3\x02\0\0\0\0\0\0\0/l\x07\0\0\0\0\0\0\0\x02\0\0\0");
+    }
+
+    #[test]
+    fn replies_keep_their_bytes() {
+        let stats = Stats { held: 1, pipes: 2, written_bytes: 3, lost_lines: 4, trouble: String::new() };
+        let body = KeeperReply::Stats(stats).encode_body().unwrap();
+        assert_eq!(body.iter().step_by(8).copied().collect::<Vec<_>>(), [1, 2, 3, 4, 0]);
+        let entries = KeeperReply::Entries(Entries { keys: vec!["a".into()], more: true });
+        assert_eq!(entries.encode_body().unwrap(), b"\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0a\x01");
+        assert!(KeeperReply::Done(Empty {}).encode_body().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,123 @@
+//! The keeper: a small process that holds what must outlive the supervisor.
+//!
+//! It has duplicates of the listeners, so that a listener is open as long as the keeper lives, and the read ends of the
+//! services' log pipes, which it writes to rotated files, so that no service blocks or gets SIGPIPE because the supervisor
+//! is gone. It decides nothing, and so has no reason to change or to end:
+//!
+//! - it is started by the supervisor over an inherited channel, and any later supervisor of the same user reaches it over a
+//!   socket;
+//! - it ends when it is told to ([`Client::quit`]), when SIGTERM has come and the last log pipe is closed, and when
+//!   it holds nothing and nobody is connected;
+//! - at rest it makes no system call.
+
+mod client;
+mod log;
+mod message;
+mod pipe;
+mod server;
+#[path = "../sys/signal_fd.rs"]
+mod signal_fd;
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use handoff_protocol::ids::HandoffId;
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::process::Signal;
+
+pub use client::{Client, Error, LogSpec, TIMEOUT};
+pub use message::{
+    Empty, Entries, Failed, KEY_MAX_BYTES, KeeperReply, KeeperRequest, Key, List, Log, Stats, Store, VERSION,
+};
+
+use crate::sys::channel::Channel;
+use crate::sys::inherit::take_channel;
+use crate::sys::signals::ignore;
+use crate::sys::wire::send_message;
+use server::Keeper;
+use signal_fd::signal_fd;
+
+/// The first argument of the process; the second is the path of its socket.
+pub const VERB: &str = "keeper";
+
+/// Runs the keeper process: what [`Client::start`] starts. Blocks until its end.
+pub fn main() -> ExitCode {
+    let Ok(Some(supervisor)) = take_channel() else {
+        eprintln!("handoff keeper is started by handoff daemon, and does nothing else.");
+        return ExitCode::from(2);
+    };
+    let path = std::env::args_os().nth(2).unwrap_or_default();
+    match prepare(&path) {
+        Ok((socket, terminate)) => serve(supervisor, socket, terminate),
+        Err(error) => {
+            let reason = format!("{}: {error}", Path::new(&path).display());
+            let failed = KeeperReply::Failed(Failed { reason });
+            // The supervisor takes it as the answer to its first request. If it is gone, nobody needs it.
+            let _ = send_message(&supervisor, VERSION, HandoffId::NIL, &failed, &[]);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn prepare(path: &OsStr) -> io::Result<(Socket<'_>, OwnedFd)> {
+    // A full disk or a file limit is an error to be told, not an end; a hang-up is none of our business.
+    for signal in [Signal::INT, Signal::HUP, Signal::QUIT, Signal::PIPE, Signal::XFSZ] {
+        ignore(signal)?;
+    }
+    let terminate = signal_fd(Signal::TERM)?;
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    // Started as /proc/self/exe, it would be known as "exe".
+    rustix::thread::set_name(c"handoff-keeper")?;
+    Ok((Socket::bind(Path::new(path))?, terminate))
+}
+
+fn serve(supervisor: Channel, socket: Socket<'_>, terminate: OwnedFd) -> ExitCode {
+    let served = socket
+        .listener
+        .try_clone()
+        .and_then(|listener| Keeper::new(supervisor, listener, terminate))
+        .and_then(Keeper::run);
+    if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The socket on which later supervisors come. Its path goes with it, unless another keeper has taken it over.
+struct Socket<'a> {
+    listener: OwnedFd,
+    path: &'a Path,
+    /// Device and inode of the path.
+    identity: (u64, u64),
+}
+
+impl<'a> Socket<'a> {
+    /// Binds it for this user alone, instead of whatever socket is there: the supervisor starts one keeper at a time.
+    fn bind(path: &'a Path) -> io::Result<Self> {
+        let address = SocketAddrUnix::new(path)?;
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        bind(&listener, &address)?;
+        listen(&listener, 16)?;
+        Ok(Self { listener, path, identity: identity(path)? })
+    }
+}
+
+impl Drop for Socket<'_> {
+    fn drop(&mut self) {
+        if identity(self.path).is_ok_and(|found| found == self.identity) {
+            let _ = std::fs::remove_file(self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}

@@ -1,0 +1,118 @@
+//! The read end of a log pipe: bytes in, whole lines out.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use rustix::io::Errno;
+
+use super::log::Log;
+
+/// A line that is longer is broken after this many bytes.
+const LINE_MAX_BYTES: usize = 64 << 10;
+
+/// How much is read at a time: what a pipe holds by default.
+const READ_BYTES: usize = 64 << 10;
+
+/// Memory for the beginning of a line is given back if it is more than this.
+const SMALL_BYTES: usize = 1 << 10;
+
+/// What one process of a service writes.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    fd: OwnedFd,
+    log: Rc<RefCell<Log>>,
+    /// The beginning of a line whose end has not come yet. Shorter than [`LINE_MAX_BYTES`].
+    begun: Vec<u8>,
+}
+
+/// What a read has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing at the moment.
+    Nothing,
+    /// Nobody can write any more, or the pipe is broken.
+    End,
+}
+
+/// Room for one read. All pipes share it.
+pub(super) struct Buffer(Vec<u8>);
+
+impl Buffer {
+    pub(super) fn new() -> Self {
+        Self(vec![0; LINE_MAX_BYTES + READ_BYTES])
+    }
+}
+
+impl Pipe {
+    /// Takes the read end of a pipe, and makes it nonblocking.
+    pub(super) fn new(fd: OwnedFd, log: Rc<RefCell<Log>>) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        Ok(Self { fd, log, begun: Vec::new() })
+    }
+
+    pub(super) fn log(&self) -> &Rc<RefCell<Log>> {
+        &self.log
+    }
+
+    /// Reads once and passes whole lines on to the log.
+    pub(super) fn read(&mut self, buffer: &mut Buffer) -> Found {
+        let begun = self.begun.len();
+        let room = &mut buffer.0[begun..begun + READ_BYTES];
+        let count = match rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut *room)) {
+            Ok(count) if count > 0 => count,
+            Err(Errno::AGAIN) => return Found::Nothing,
+            Ok(_) | Err(_) => {
+                self.end();
+                return Found::End;
+            }
+        };
+        let bytes = &mut buffer.0[..begun + count];
+        bytes[..begun].copy_from_slice(&self.begun);
+        self.take(bytes);
+        Found::Bytes(count)
+    }
+
+    /// Passes on what was begun, as a line.
+    pub(super) fn end(&mut self) {
+        let mut log = self.log.borrow_mut();
+        if self.begun.is_empty() {
+            return log.tell_of_lost_lines();
+        }
+        self.begun.push(b'\n');
+        log.write(&self.begun);
+        self.begun = Vec::new();
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        let read_from = self.begun.len();
+        let whole =
+            bytes[read_from..].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| read_from + at + 1);
+        let (lines, mut rest) = bytes.split_at(whole);
+        let mut log = self.log.borrow_mut();
+        if !lines.is_empty() {
+            log.write(lines);
+        }
+        self.begun.clear();
+        if let Some((piece, more)) = rest.split_at_checked(LINE_MAX_BYTES) {
+            self.begun.extend_from_slice(piece);
+            self.begun.push(b'\n');
+            log.write(&self.begun);
+            self.begun.clear();
+            rest = more;
+        }
+        if rest.len() <= SMALL_BYTES && self.begun.capacity() > SMALL_BYTES {
+            self.begun = Vec::new();
+        }
+        self.begun.extend_from_slice(rest);
+    }
+}
+
+impl AsFd for Pipe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

@@ -20,6 +20,9 @@ use proptest::prelude::*;
 const VERSION: u16 = 1;
 
 proptest! {
+    // A case that fails becomes a test of its own, not a file.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn a_message_of_a_service_survives_the_wire(id: [u8; 16], message in from_service()) {
         survives(id, &message)?;

@@ -1,15 +1,12 @@
-//! The way back and the way out: failures, deaths, and processes that leave.
+//! The way back: failures and deaths.
 
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::{
-    Action, Incumbent, Lasting, Leaving, Moment, Outcome, Phase, Retiree, Successor, Supervisor, Target,
-};
+use super::{Action, Incumbent, Lasting, Moment, Outcome, Phase, Successor, Supervisor, Target};
 use crate::deadline::Deadline;
-use crate::ids::HandoffId;
-use crate::message::{Abort, Commit, FromService, Mode, Prepare, Resume, Seal, ToService};
+use crate::message::{Abort, Mode, Resume, ToService};
 use crate::reason::{Exit, Party, Reason};
 
 impl Supervisor {
@@ -304,95 +301,6 @@ impl Supervisor {
             }
             (Phase::Reverting, _) => self.durable(at, out),
             (_, _) => {}
-        }
-    }
-
-    pub(super) fn retire(&mut self, at: Moment, step: Leaving, out: &mut Vec<Action>) {
-        let step = if self.incumbent == Incumbent::Mute { Leaving::Terminating } else { step };
-        self.handoff = at.fresh;
-        self.incumbent = Incumbent::Absent;
-        self.retiree = Some(Retiree { step, handoff: self.handoff, reports: false });
-        out.push(Action::Retire);
-        self.tell_retiree(self.policy.stop_grace_ms, out);
-    }
-
-    /// Tells the retiree what its step asks of it.
-    pub(super) fn tell_retiree(&mut self, grace_ms: u64, out: &mut Vec<Action>) {
-        let Some(retiree) = self.retiree else { return };
-        let lease_ms = self.policy.lease_ms;
-        match retiree.step {
-            Leaving::Draining => {
-                let prepare = Prepare { grace_ms, lease_ms: grace_ms.saturating_add(lease_ms) };
-                out.push(Action::ToRetiree(retiree.handoff, ToService::Prepare(prepare)));
-                out.push(Action::Arm(Deadline::RetireDrain, grace_ms));
-            }
-            Leaving::Sealing => {
-                let seal = Seal { lease_ms, cut: true };
-                out.push(Action::ToRetiree(retiree.handoff, ToService::Seal(seal)));
-                out.push(Action::Arm(Deadline::RetireSeal, self.policy.seal_limit_ms));
-            }
-            Leaving::Exiting => {
-                out.push(Action::ToRetiree(retiree.handoff, ToService::Commit(Commit {})));
-                out.push(Action::Arm(Deadline::RetireExit, self.policy.exit_limit_ms));
-            }
-            Leaving::Terminating => {
-                out.push(Action::TerminateRetiree);
-                out.push(Action::Arm(Deadline::RetireExit, self.policy.exit_limit_ms));
-            }
-            Leaving::Killed => out.push(Action::KillRetiree),
-        }
-    }
-
-    fn retire_on(&mut self, step: Leaving, out: &mut Vec<Action>) {
-        for deadline in [Deadline::RetireDrain, Deadline::RetireSeal, Deadline::RetireExit] {
-            out.push(Action::Disarm(deadline));
-        }
-        if let Some(retiree) = &mut self.retiree {
-            retiree.step = step;
-        }
-        self.tell_retiree(self.policy.stop_grace_ms, out);
-    }
-
-    pub(super) fn retire_late(&mut self, deadline: Deadline, out: &mut Vec<Action>) {
-        match (deadline, self.retiree.map(|retiree| retiree.step)) {
-            (Deadline::RetireDrain, Some(Leaving::Draining)) => self.retire_on(Leaving::Sealing, out),
-            (Deadline::RetireSeal, Some(Leaving::Sealing)) => self.retire_on(Leaving::Exiting, out),
-            (Deadline::RetireExit, Some(Leaving::Exiting)) => self.retire_on(Leaving::Terminating, out),
-            (Deadline::RetireExit, Some(Leaving::Terminating)) => self.retire_on(Leaving::Killed, out),
-            (_, _) => {}
-        }
-    }
-
-    pub(super) fn on_retiree(&mut self, id: HandoffId, message: &FromService, out: &mut Vec<Action>) {
-        let Some(retiree) = self.retiree.filter(|retiree| retiree.handoff == id) else { return };
-        match (retiree.step, message) {
-            (Leaving::Draining, FromService::Drained(_)) => self.retire_on(Leaving::Sealing, out),
-            // Sealed, failed, or serving again since its lease ended: in each case it leaves in order when told.
-            (
-                Leaving::Draining | Leaving::Sealing,
-                FromService::Sealed(_) | FromService::SealFailed(_) | FromService::Resumed(_),
-            ) => self.retire_on(Leaving::Exiting, out),
-            // Whatever else it says, its end is near and bounded.
-            (_, _) => {}
-        }
-    }
-
-    pub(super) fn retiree_gone(&mut self, out: &mut Vec<Action>) {
-        let Some(retiree) = self.retiree.take() else { return };
-        for deadline in [Deadline::RetireDrain, Deadline::RetireSeal, Deadline::RetireExit] {
-            out.push(Action::Disarm(deadline));
-        }
-        if self.phase == Phase::Stopping {
-            return self.stopped(out);
-        }
-        out.push(Action::RetireSlot);
-        if retiree.reports {
-            self.asked = true;
-            match (self.phase, self.incumbent) {
-                (Phase::Serving, Incumbent::Whole | Incumbent::Mute) => self.report(Outcome::Committed, out),
-                // The new process has died meanwhile; whoever waits is told when another one serves.
-                (_, _) => self.stands = true,
-            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Three processes can exist at once: the *incumbent* serves, the *successor* is to take over, and the *retiree* was
 //! replaced or stopped and is on its way out. What must hold, whatever they do:
-//! - the commit is told only after it is durable;
+//! - the commit is told only after it is durable (a disk that fails does not end the only process that serves);
 //! - a successor is told to begin (exclusive mode) only when the incumbent is sealed or gone;
 //! - a parked successor is kept until the incumbent is known to serve again: if it cannot, the successor goes forward;
 //! - a successor that was told to begin is killed and reaped before the incumbent is asked to resume;
@@ -28,7 +28,9 @@ use crate::message::{FromService, Mode, ToService};
 use crate::reason::{Exit, Party, Reason};
 
 mod fail;
+mod retire;
 mod step;
+mod timers;
 
 /// What the service is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -203,7 +205,8 @@ pub enum Outcome {
     Committed,
     /// The old version serves.
     RolledBack(Reason),
-    /// The service does not run; it is tried again if it is wanted.
+    /// The service does not run; it is tried again if it is wanted. With [`Reason::Journal`] it runs, in the version that
+    /// was asked for, as nobody else could: but the next start is from the old binary.
     Failed(Reason),
     /// The service has ended.
     Stopped,

@@ -1,4 +1,4 @@
-//! The way forward: requests, messages and deadlines of a handoff that goes well.
+//! The way forward: requests, and the messages of a handoff that goes well.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -7,7 +7,7 @@ use super::{
     Action, Event, Incumbent, Lasting, Leaving, Moment, Outcome, Owes, Phase, Refusal, Request, Retiree,
     Successor, Supervisor, Target,
 };
-use crate::deadline::{Deadline, Millis, STABLE_MS, Stragglers, backoff_ms};
+use crate::deadline::{Deadline, Millis, STABLE_MS};
 use crate::ids::HandoffId;
 use crate::message::{Begin, Commit, FromService, Hello, Mode, Prepare, Ready, Seal, ToService};
 use crate::reason::{Party, Reason};
@@ -197,7 +197,7 @@ impl Supervisor {
         }
     }
 
-    fn seal(&mut self, at: Moment, cut: bool, out: &mut Vec<Action>) {
+    pub(super) fn seal(&mut self, at: Moment, cut: bool, out: &mut Vec<Action>) {
         self.owes.sealed = true;
         self.enter(at, Phase::Sealing, Deadline::Seal, out);
         let seal = ToService::Seal(Seal { lease_ms: self.policy.lease_ms, cut });
@@ -305,99 +305,6 @@ impl Supervisor {
                 let what = unexpected(&message, phase);
                 self.broke(at, Party::Incumbent, what, out);
             }
-        }
-    }
-
-    fn deadline(&mut self, at: Moment, deadline: Deadline, out: &mut Vec<Action>) {
-        match (deadline, self.phase) {
-            (Deadline::Greet, Phase::Greeting) => self.fail(at, Reason::NoHello, out),
-            (Deadline::Prepare, Phase::Warming) => self.fail(at, Reason::NotPrepared, out),
-            (Deadline::Drain, Phase::Draining) => match self.policy.stragglers {
-                Stragglers::Cut if self.left(at) > 0 => self.seal(at, true, out),
-                Stragglers::Cut | Stragglers::Abort => self.fail(at, Reason::DrainGrace, out),
-            },
-            (Deadline::Seal, Phase::Sealing) => self.fail(at, Reason::NotSealed, out),
-            (Deadline::Begin, Phase::Beginning) => self.fail(at, Reason::NotReady, out),
-            (Deadline::Silence, Phase::Warming | Phase::Beginning) => {
-                self.fail(at, Reason::Silent(Party::Successor), out)
-            }
-            // Whoever is frozen serves nobody: it counts as dead, and the successor goes forward.
-            (Deadline::Silence, Phase::Draining | Phase::Sealing | Phase::Resuming)
-            | (Deadline::Resume, Phase::Resuming) => out.push(Action::KillIncumbent),
-            (Deadline::Leave, Phase::Reaping) => out.push(Action::KillSuccessor),
-            (Deadline::Backoff, Phase::Backoff) => self.spawn(at, Target::Committed, out),
-            (Deadline::RetireDrain | Deadline::RetireSeal | Deadline::RetireExit, _) => {
-                self.retire_late(deadline, out)
-            }
-            // A timer that fired before it was disarmed.
-            (
-                Deadline::Greet
-                | Deadline::Prepare
-                | Deadline::Drain
-                | Deadline::Seal
-                | Deadline::Begin
-                | Deadline::Silence
-                | Deadline::Leave
-                | Deadline::Resume
-                | Deadline::Backoff,
-                _,
-            ) => {}
-        }
-    }
-
-    /// A sign of life.
-    fn alive(&self, out: &mut Vec<Action>) {
-        out.push(Action::Arm(Deadline::Silence, self.policy.lease_ms));
-    }
-
-    pub(super) fn enter(&mut self, at: Moment, phase: Phase, deadline: Deadline, out: &mut Vec<Action>) {
-        self.disarm_phase(out);
-        self.phase = phase;
-        self.arm(at, deadline, out);
-    }
-
-    /// What is left of the whole upgrade.
-    pub(super) fn left(&self, at: Moment) -> Millis {
-        self.ends_at.saturating_sub(at.now)
-    }
-
-    pub(super) fn arm(&mut self, at: Moment, deadline: Deadline, out: &mut Vec<Action>) {
-        let left = self.left(at);
-        let ms = match deadline {
-            Deadline::Greet => self.policy.greet_limit_ms.min(left),
-            Deadline::Prepare | Deadline::Begin => left,
-            Deadline::Drain => self.drain_grace_ms.min(left),
-            Deadline::Seal => self.policy.seal_limit_ms.min(left),
-            Deadline::Silence => self.policy.lease_ms,
-            Deadline::Leave => self.policy.exit_limit_ms,
-            Deadline::Resume => self.policy.resume_limit_ms,
-            Deadline::Backoff => backoff_ms(self.attempts),
-            Deadline::RetireDrain => self.policy.stop_grace_ms,
-            Deadline::RetireSeal => self.policy.seal_limit_ms,
-            Deadline::RetireExit => self.policy.exit_limit_ms,
-        };
-        out.push(Action::Arm(deadline, ms));
-        if matches!(
-            deadline,
-            Deadline::Prepare | Deadline::Drain | Deadline::Seal | Deadline::Begin | Deadline::Resume
-        ) {
-            out.push(Action::Arm(Deadline::Silence, self.policy.lease_ms));
-        }
-    }
-
-    pub(super) fn disarm_phase(&self, out: &mut Vec<Action>) {
-        for deadline in match self.phase {
-            Phase::Greeting => &[Deadline::Greet][..],
-            Phase::Warming => &[Deadline::Prepare, Deadline::Silence],
-            Phase::Draining => &[Deadline::Drain, Deadline::Silence],
-            Phase::Sealing => &[Deadline::Seal, Deadline::Silence],
-            Phase::Beginning | Phase::Committing => &[Deadline::Begin, Deadline::Silence],
-            Phase::Reaping => &[Deadline::Leave],
-            Phase::Resuming => &[Deadline::Resume, Deadline::Silence],
-            Phase::Backoff => &[Deadline::Backoff],
-            Phase::Stopped | Phase::Reverting | Phase::Serving | Phase::Stopping => &[],
-        } {
-            out.push(Action::Disarm(*deadline));
         }
     }
 

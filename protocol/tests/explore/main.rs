@@ -125,9 +125,10 @@ walks! {
     two_deaths: Abort, Budget { deaths: 2, ..LUCK };
     three_deaths: Abort, Budget { deaths: 3, ..LUCK };
     two_faults: Abort, Budget { faults: 2, ..LUCK };
+    a_death_two_faults_and_a_slow_party: Abort, Budget { deaths: 1, faults: 2, slow: 1, ..LUCK };
     two_slow: Abort, Budget { slow: 2, ..LUCK };
     two_slow_and_cut: Cut, Budget { slow: 2, faults: 1, ..LUCK };
-    requests_between: Abort, Budget { asks: 2, deaths: 1, ..LUCK };
+    requests_between: Abort, Budget { asks: 2, deaths: 1, chatter: 1, ..LUCK };
     a_death_and_a_fault: Abort, Budget { deaths: 1, faults: 1, ..LUCK };
     a_death_and_a_slow_party: Abort, Budget { deaths: 1, slow: 1, ..LUCK };
     something_of_each: Cut, Budget { deaths: 1, faults: 1, slow: 1, asks: 1, chatter: 0 };

@@ -113,12 +113,16 @@ impl World {
         }
     }
 
-    /// Without a supervisor nobody starts another process when the last one that could serve cannot.
+    /// A standby that cannot resume is lost, and without a supervisor nobody starts another process when the last one
+    /// that could serve cannot.
     fn note_failure(&mut self, at: usize, code: Code, ok: bool) {
         let others =
             self.existing().any(|(other, process)| other != at && process.runs() && process.is_entitled());
-        let last = self.chair != Chair::Runs && !others;
-        self.lost_another |= last && !ok && matches!(code, Code::Open | Code::Resume);
+        self.lost_another |= match (self.chair, code) {
+            (Chair::Runs, Code::Resume) => !ok,
+            (Chair::Frozen | Chair::Dead, Code::Open | Code::Resume) => !ok && !others,
+            (_, _) => false,
+        };
     }
 
     /// A successor finds out that it is not fit before it was told to begin.

@@ -18,5 +18,7 @@ pub mod journal;
 pub mod keeper;
 pub mod service;
 #[cfg(feature = "supervisor")]
+pub mod slots;
+#[cfg(feature = "supervisor")]
 pub mod supervisor;
 pub mod sys;

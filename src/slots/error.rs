@@ -1,0 +1,85 @@
+//! What can go wrong with a listener.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::SlotId;
+use crate::config::ListenAddress;
+use crate::sys::owner::Owner;
+
+/// Why a listener cannot be opened or switched. `Display` names the address, and what to do where there is a choice.
+#[derive(Debug, thiserror::Error)]
+pub enum SlotError {
+    /// Somebody has the address.
+    #[error("{address} is in use by {}; stop it or choose another address", name(owner))]
+    InUse {
+        /// The address.
+        address: ListenAddress,
+        /// Who, if it can be known.
+        owner: Option<Owner>,
+    },
+    /// The path of a unix socket is taken by something else.
+    #[error("{} exists and is not a socket; remove it or choose another path", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The directory of a unix socket cannot be used.
+    #[error("the directory of unix:{} cannot be used: {error}; create it or choose another path", path.display())]
+    Directory {
+        /// The path of the socket.
+        path: PathBuf,
+        /// Cause.
+        error: io::Error,
+    },
+    /// The machine does not have this IP address.
+    #[error("no interface of this machine has the address of {address}")]
+    NotHere {
+        /// The address.
+        address: ListenAddress,
+    },
+    /// The port is below `net.ipv4.ip_unprivileged_port_start`.
+    #[error("{address} needs privilege: use a port from 1024 on, or give CAP_NET_BIND_SERVICE")]
+    Privileged {
+        /// The address.
+        address: ListenAddress,
+    },
+    /// Any other failure of a system call.
+    #[error("cannot {action} {address}: {error}")]
+    System {
+        /// The address.
+        address: ListenAddress,
+        /// What was tried.
+        action: &'static str,
+        /// Cause.
+        error: io::Error,
+    },
+    /// A descriptor that was kept is not a listener any more.
+    #[error("slot {slot} of {address} does not listen any more")]
+    NotListening {
+        /// The address.
+        address: ListenAddress,
+        /// The slot.
+        slot: SlotId,
+    },
+    /// The group has no such slot.
+    #[error("{address} has no slot {slot}")]
+    Unknown {
+        /// The address.
+        address: ListenAddress,
+        /// The slot.
+        slot: SlotId,
+    },
+    /// The slot that gets the new connections is not to be retired.
+    #[error("slot {slot} of {address} gets the new connections; steer them elsewhere before it is retired")]
+    Steered {
+        /// The address.
+        address: ListenAddress,
+        /// The slot.
+        slot: SlotId,
+    },
+}
+
+fn name(owner: &Option<Owner>) -> String {
+    owner.as_ref().map_or_else(|| "a process that cannot be seen from here".to_owned(), Owner::to_string)
+}

@@ -1,0 +1,203 @@
+//! The listeners of one address, and which of them gets new connections.
+//!
+//! A *slot* is one listener for one generation of a service. The slots of a TCP address form a `SO_REUSEPORT` group with
+//! a program that sends every new connection to one of them; a switch is one system call. It is attached even to a lone
+//! slot, so that a stranger who joins the port gets nothing. The slots of a unix socket each have a name of their own
+//! beside the path, and a switch renames a hard link over the path.
+//!
+//! A slot is bound and listens with the longest backlog that the kernel allows before any process exists, is
+//! close-on-exec, and has `TCP_NODELAY` set, which accepted sockets inherit. Its blocking mode is left as it is and must
+//! be left so by every holder: `O_NONBLOCK` belongs to the listener, not to the descriptor.
+
+mod error;
+mod order;
+mod tcp;
+mod unix;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{Shutdown, shutdown};
+
+pub use error::SlotError;
+use order::Order;
+
+use crate::config::ListenAddress;
+use crate::sys::steer;
+
+/// Names a slot within its group; never used twice, and the later one has the greater number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotId(pub u64);
+
+impl fmt::Display for SlotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// All slots of one address. There is always one that gets the new connections.
+///
+/// Dropping a group closes this process's descriptors and nothing else: whoever holds duplicates goes on. The end of
+/// the address is [`Group::close`].
+#[derive(Debug)]
+pub struct Group {
+    address: ListenAddress,
+    slots: BTreeMap<SlotId, OwnedFd>,
+    order: Order,
+    steered: SlotId,
+    next: SlotId,
+}
+
+impl Group {
+    /// Binds an address that nobody may have yet, and listens with a first slot that gets all connections. A stale unix
+    /// socket, at which nobody answers, is replaced.
+    pub fn open(address: &ListenAddress) -> Result<Group, SlotError> {
+        match address {
+            ListenAddress::Unix(path) => unix::check_free(path)?,
+            _ => tcp::check_free(address)?,
+        }
+        let first = SlotId(1);
+        let mut group = Group {
+            address: address.clone(),
+            slots: BTreeMap::new(),
+            order: Order::default(),
+            steered: first,
+            next: first,
+        };
+        group.add_slot()?;
+        group.steer_to(first)?;
+        Ok(group)
+    }
+
+    /// Puts a group together from descriptors that somebody kept. `members` are all slots that still listen, in the
+    /// order of [`Group::order`]; `steered` is one of them, and gets all new connections from now on.
+    pub fn restore(
+        address: &ListenAddress,
+        members: Vec<(SlotId, OwnedFd)>,
+        steered: SlotId,
+    ) -> Result<Group, SlotError> {
+        let mut order = Order::default();
+        let mut slots = BTreeMap::new();
+        for (slot, fd) in members {
+            let listens = rustix::net::sockopt::socket_acceptconn(&fd);
+            if !listens.map_err(|error| SlotError::new(address, "examine", error))? {
+                return Err(SlotError::NotListening { address: address.clone(), slot });
+            }
+            order.push(slot);
+            slots.insert(slot, fd);
+        }
+        let next = SlotId(slots.last_key_value().map_or(1, |(last, _)| last.0 + 1));
+        let mut group = Group { address: address.clone(), slots, order, steered, next };
+        group.steer_to(steered)?;
+        Ok(group)
+    }
+
+    /// The address.
+    pub fn address(&self) -> &ListenAddress {
+        &self.address
+    }
+
+    /// The slot that gets new connections.
+    pub fn steered(&self) -> SlotId {
+        self.steered
+    }
+
+    /// The slots in the order of the kernel's index, for [`Group::restore`]. It changes when one is retired.
+    pub fn order(&self) -> &[SlotId] {
+        self.order.members()
+    }
+
+    /// The listener of a slot.
+    pub fn fd(&self, slot: SlotId) -> Option<BorrowedFd<'_>> {
+        self.slots.get(&slot).map(AsFd::as_fd)
+    }
+
+    /// Adds a slot that gets no connection until it is steered to.
+    pub fn add_slot(&mut self) -> Result<SlotId, SlotError> {
+        let slot = self.next;
+        let listener = match &self.address {
+            ListenAddress::Unix(path) => unix::listen(path, slot)?,
+            address => tcp::listen(address)?,
+        };
+        self.next = SlotId(slot.0 + 1);
+        self.order.push(slot);
+        self.slots.insert(slot, listener);
+        Ok(slot)
+    }
+
+    /// Sends all new connections to `slot`, atomically. Those that wait elsewhere stay where they are.
+    pub fn steer_to(&mut self, slot: SlotId) -> Result<(), SlotError> {
+        let (Some(listener), Some(index)) = (self.slots.get(&slot), self.order.index_of(slot)) else {
+            return Err(SlotError::Unknown { address: self.address.clone(), slot });
+        };
+        match &self.address {
+            ListenAddress::Unix(path) => unix::put_in_place(path, slot)?,
+            address => steer::attach_constant(listener, index)
+                .map_err(|error| SlotError::new(address, "steer", error))?,
+        }
+        self.steered = slot;
+        Ok(())
+    }
+
+    /// Takes a slot out of the group for good, whoever else holds it. Connections that still wait in its queue are reset:
+    /// let its process serve them first, see [`Group::queue_len`]. The slot that gets new connections cannot be retired.
+    ///
+    /// With three slots or more, retire one before the next is added: between the two system calls of this function the
+    /// kernel may choose among all that remain.
+    pub fn retire(&mut self, slot: SlotId) -> Result<(), SlotError> {
+        if slot == self.steered {
+            return Err(SlotError::Steered { address: self.address.clone(), slot });
+        }
+        let Some(listener) = self.slots.remove(&slot) else {
+            return Err(SlotError::Unknown { address: self.address.clone(), slot });
+        };
+        // A duplicate in another process would keep a merely closed one in the group, and the indices wrong.
+        stop_listening(&listener);
+        drop(listener);
+        self.order.remove(slot);
+        if let ListenAddress::Unix(path) = &self.address {
+            unix::forget(path, slot);
+        }
+        self.steer_to(self.steered)
+    }
+
+    /// How many connections wait to be accepted at a slot. Those whose handshake is still going on are not counted, so at
+    /// a long distance wait two seconds after a switch before a 0 is believed. For a unix socket the kernel tells only
+    /// whether any waits: 0 or 1.
+    pub fn queue_len(&self, slot: SlotId) -> Result<u32, SlotError> {
+        let Some(listener) = self.slots.get(&slot) else {
+            return Err(SlotError::Unknown { address: self.address.clone(), slot });
+        };
+        let asked = match &self.address {
+            ListenAddress::Unix(_) => unix::queue_len(listener.as_fd()),
+            _ => steer::tcp_queue_len(listener),
+        };
+        asked.map_err(|error| SlotError::new(&self.address, "examine", error))
+    }
+
+    /// Ends the address: from now on connections are refused, whoever holds duplicates, and waiting ones are reset. The
+    /// path of a unix socket is removed if it is still this group's.
+    pub fn close(self) {
+        if let ListenAddress::Unix(path) = &self.address {
+            unix::remove(path, self.steered);
+            for slot in self.slots.keys() {
+                unix::forget(path, *slot);
+            }
+        }
+        self.slots.values().for_each(stop_listening);
+    }
+}
+
+/// ENOTCONN: it does not listen any more, which is what is wanted.
+fn stop_listening(listener: &OwnedFd) {
+    let stopped = shutdown(listener, Shutdown::Read);
+    debug_assert!(matches!(stopped, Ok(()) | Err(rustix::io::Errno::NOTCONN)));
+}
+
+impl SlotError {
+    fn new(address: &ListenAddress, action: &'static str, error: impl Into<io::Error>) -> SlotError {
+        SlotError::System { address: address.clone(), action, error: error.into() }
+    }
+}

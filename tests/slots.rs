@@ -1,0 +1,328 @@
+//! Listeners over real sockets.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use handoff::config::ListenAddress;
+use handoff::slots::{Group, SlotError, SlotId};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// The listener of a slot, as a process would hold it: a duplicate.
+fn duplicate(group: &Group, slot: SlotId) -> OwnedFd {
+    group.fd(slot).unwrap().try_clone_to_owned().unwrap()
+}
+
+fn tcp(group: &Group, slot: SlotId) -> TcpListener {
+    duplicate(group, slot).into()
+}
+
+/// Opens an address with a port that was free a moment ago; another test may be faster.
+fn open_on_free_port(address: impl Fn(u16) -> ListenAddress) -> (Group, u16) {
+    for _ in 0..20 {
+        let port = TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
+        match Group::open(&address(port)) {
+            Ok(group) => return (group, port),
+            Err(SlotError::InUse { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("no free port in 20 attempts");
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+fn open_loopback() -> (Group, SocketAddr) {
+    let (group, port) = open_on_free_port(|port| ListenAddress::Tcp(loopback(port)));
+    (group, loopback(port))
+}
+
+#[test]
+fn each_family_takes_its_own_and_dual_stack_takes_both() {
+    let v4 = |port| format!("127.0.0.1:{port}");
+    let v6 = |port| format!("[::1]:{port}");
+    let forms =
+        [("127.0.0.1", true, false), ("[::1]", false, true), ("0.0.0.0", true, false), ("[::]", false, true)];
+    for (host, by_v4, by_v6) in forms.into_iter().chain([("*", true, true)]) {
+        let (group, port) = open_on_free_port(|port| format!("{host}:{port}").parse().unwrap());
+        assert_eq!(TcpStream::connect(v4(port)).is_ok(), by_v4, "{host}");
+        assert_eq!(TcpStream::connect(v6(port)).is_ok(), by_v6, "{host}");
+        assert_eq!(group.queue_len(group.steered()).unwrap(), u32::from(by_v4) + u32::from(by_v6));
+        group.close();
+        assert!(TcpStream::connect(v4(port)).is_err() && TcpStream::connect(v6(port)).is_err());
+    }
+}
+
+#[test]
+fn accepted_sockets_do_not_delay_and_the_listener_is_not_inherited() {
+    let (group, address) = open_loopback();
+    let listener = tcp(&group, group.steered());
+    let _client = TcpStream::connect(address).unwrap();
+    assert!(listener.accept().unwrap().0.nodelay().unwrap());
+    let flags = rustix::io::fcntl_getfd(group.fd(group.steered()).unwrap()).unwrap();
+    assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+}
+
+#[test]
+fn more_connections_wait_than_a_library_would_allow() {
+    let somaxconn: u32 = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
+    let count = somaxconn.min(1000);
+    let (group, address) = open_loopback();
+    let clients: Vec<_> = (0..count).map(|_| TcpStream::connect(address).unwrap()).collect();
+    assert_eq!(group.queue_len(group.steered()).unwrap(), clients.len() as u32);
+}
+
+#[test]
+fn every_connection_lands_where_it_is_steered() {
+    let (mut group, address) = open_loopback();
+    let first = group.steered();
+    let second = group.add_slot().unwrap();
+    let mut expected = [0, 0];
+    for (turn, slot) in [first, second, first, second].into_iter().enumerate() {
+        group.steer_to(slot).unwrap();
+        (0..200).for_each(|_| drop(TcpStream::connect(address).unwrap()));
+        expected[turn % 2] += 200;
+        assert_eq!([first, second].map(|slot| group.queue_len(slot).unwrap()), expected);
+    }
+}
+
+#[test]
+fn the_kernel_counts_members_as_the_book_does() {
+    let (mut group, address) = open_loopback();
+    let mut alive = vec![group.steered()];
+    // Leave from the front, the middle and the end, with slots added in between.
+    for pick in [0, 1, 0, 2, 1, 3, 0, 4] {
+        while alive.len() < 5 {
+            alive.push(group.add_slot().unwrap());
+        }
+        let leaving = alive.remove(pick);
+        group.steer_to(alive[0]).unwrap();
+        // Somebody else keeps a duplicate: the slot leaves all the same.
+        let _held = duplicate(&group, leaving);
+        group.retire(leaving).unwrap();
+        for slot in &alive {
+            group.steer_to(*slot).unwrap();
+            let listener = tcp(&group, *slot);
+            (0..8).for_each(|_| drop(TcpStream::connect(address).unwrap()));
+            assert_eq!(group.queue_len(*slot).unwrap(), 8, "slot {slot} of {:?}", group.order());
+            (0..8).for_each(|_| drop(listener.accept().unwrap()));
+        }
+    }
+}
+
+/// A stand-in for the process of one generation.
+#[derive(Default)]
+struct Server {
+    leave: AtomicBool,
+    served: AtomicUsize,
+}
+
+impl Server {
+    /// Accepts and answers until it is to leave and nothing has come for a tenth of a second.
+    fn run(&self, listener: TcpListener) {
+        let a_while = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+        loop {
+            let mut asked = [PollFd::new(&listener, PollFlags::IN)];
+            if poll(&mut asked, Some(&a_while)).unwrap() > 0 {
+                listener.accept().unwrap().0.write_all(b"ok").unwrap();
+                self.served.fetch_add(1, Ordering::Relaxed);
+            } else if self.leave.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    }
+
+    fn served(&self) -> usize {
+        self.served.load(Ordering::Relaxed)
+    }
+}
+
+/// Connects again and again until `stop`; gives the number of full answers.
+fn load(address: SocketAddr, stop: &AtomicBool) -> io::Result<usize> {
+    let mut answered = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let mut answer = String::new();
+        TcpStream::connect(address)?.read_to_string(&mut answer)?;
+        assert_eq!(answer, "ok");
+        answered += 1;
+    }
+    Ok(answered)
+}
+
+#[test]
+fn retiring_loses_nothing_under_load() {
+    let (mut group, address) = open_loopback();
+    let servers: [Server; 6] = Default::default();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let listener = tcp(&group, group.steered());
+        let mut old = scope.spawn(|| servers[0].run(listener));
+        let clients = [0; 3].map(|_| scope.spawn(|| load(address, &stop)));
+        for pair in servers.windows(2) {
+            let (leaving, coming) = (&pair[0], &pair[1]);
+            wait_until("the old one has work", || leaving.served() > 50);
+            let (from, to) = (group.steered(), group.add_slot().unwrap());
+            let listener = tcp(&group, to);
+            let new = scope.spawn(|| coming.run(listener));
+            assert_eq!(coming.served(), 0);
+            group.steer_to(to).unwrap();
+            leaving.leave.store(true, Ordering::Relaxed);
+            old.join().unwrap();
+            assert_eq!(group.queue_len(from).unwrap(), 0);
+            group.retire(from).unwrap();
+            old = new;
+        }
+        wait_until("the last one has work", || servers[5].served() > 50);
+        stop.store(true, Ordering::Relaxed);
+        let answered: usize = clients.into_iter().map(|client| client.join().unwrap().unwrap()).sum();
+        servers[5].leave.store(true, Ordering::Relaxed);
+        old.join().unwrap();
+        assert_eq!(answered, servers.iter().map(Server::served).sum::<usize>());
+    });
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < end, "not within 20 s: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn the_slot_in_use_cannot_be_retired_and_unknown_ones_are_told() {
+    let (mut group, _) = open_loopback();
+    let only = group.steered();
+    assert!(matches!(group.retire(only), Err(SlotError::Steered { .. })));
+    assert!(matches!(group.retire(SlotId(9)), Err(SlotError::Unknown { .. })));
+    assert!(matches!(group.steer_to(SlotId(9)), Err(SlotError::Unknown { .. })));
+    assert!(matches!(group.queue_len(SlotId(9)), Err(SlotError::Unknown { .. })));
+}
+
+#[test]
+fn a_stranger_is_named() {
+    // The second one lets others of its user in; it is refused all the same.
+    let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (sharing, shared) = open_loopback();
+    for address in [stranger.local_addr().unwrap(), shared] {
+        let error = Group::open(&ListenAddress::Tcp(address)).unwrap_err();
+        let text = error.to_string();
+        let pid = std::process::id();
+        assert!(text.starts_with(&format!("{address} is in use by pid {pid} (")), "{text}");
+    }
+    let wildcard = format!("0.0.0.0:{}", shared.port()).parse().unwrap();
+    assert!(matches!(Group::open(&wildcard), Err(SlotError::InUse { owner: Some(_), .. })));
+    drop(sharing);
+    let error = Group::open(&"192.0.2.1:9000".parse().unwrap()).unwrap_err();
+    assert!(error.to_string().contains("no interface of this machine"), "{error}");
+}
+
+#[test]
+fn a_stranger_that_joins_the_port_gets_nothing() {
+    use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
+    let (group, address) = open_loopback();
+    let stranger = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    sockopt::set_socket_reuseport(&stranger, true).unwrap();
+    bind(&stranger, &address).unwrap();
+    listen(&stranger, 100).unwrap();
+    (0..50).for_each(|_| drop(TcpStream::connect(address).unwrap()));
+    assert_eq!(group.queue_len(group.steered()).unwrap(), 50);
+}
+
+#[test]
+fn a_group_is_put_together_again_from_duplicates() {
+    let (mut group, address) = open_loopback();
+    let first = group.steered();
+    let (second, third) = (group.add_slot().unwrap(), group.add_slot().unwrap());
+    group.steer_to(third).unwrap();
+    group.retire(first).unwrap();
+    let _waiting = TcpStream::connect(address).unwrap();
+    let members = group.order().iter().map(|slot| (*slot, duplicate(&group, *slot))).collect::<Vec<_>>();
+    drop(group);
+
+    let mut group = Group::restore(&ListenAddress::Tcp(address), members, third).unwrap();
+    assert_eq!(group.queue_len(third).unwrap(), 1, "what waited still waits");
+    drop(TcpStream::connect(address).unwrap());
+    assert_eq!((group.queue_len(second).unwrap(), group.queue_len(third).unwrap()), (0, 2));
+    assert!(group.add_slot().unwrap() > third);
+
+    let dead = duplicate(&group, third);
+    group.close();
+    let error = Group::restore(&ListenAddress::Tcp(address), vec![(third, dead)], third).unwrap_err();
+    assert!(error.to_string().contains("does not listen any more"), "{error}");
+}
+
+fn unix_address(path: &Path) -> ListenAddress {
+    ListenAddress::Unix(path.to_owned())
+}
+
+#[test]
+fn a_unix_path_switches_and_switches_back_without_a_moment_of_absence() {
+    let dir = tempfile::tempdir().unwrap();
+    // As long as a path can be: the names of the slots beside it are longer than a socket's name may be.
+    let room = 107 - dir.path().as_os_str().len() - 1;
+    for name in ["s.sock", &"x".repeat(room)] {
+        let path = dir.path().join(name);
+        let mut group = Group::open(&unix_address(&path)).unwrap();
+        let first = group.steered();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
+        let second = group.add_slot().unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let client = scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    UnixStream::connect(&path).unwrap();
+                }
+            });
+            for slot in [second, first, second, first, second] {
+                group.steer_to(slot).unwrap();
+                let listener = UnixListener::from(duplicate(&group, slot));
+                (0..20).for_each(|_| drop(listener.accept().unwrap()));
+            }
+            stop.store(true, Ordering::Relaxed);
+            client.join().unwrap();
+        });
+        group.retire(first).unwrap();
+        assert_eq!(group.queue_len(second).unwrap(), 1);
+        group.close();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "no file is left");
+    }
+}
+
+#[test]
+fn what_stands_at_a_unix_path_is_respected() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.sock");
+    let refused = || Group::open(&unix_address(&path)).unwrap_err().to_string();
+
+    fs::write(&path, "a file").unwrap();
+    assert!(refused().contains("is not a socket"));
+    fs::remove_file(&path).unwrap();
+
+    let stranger = UnixListener::bind(&path).unwrap();
+    assert!(refused().contains(&format!("is in use by pid {}", std::process::id())));
+    drop(stranger);
+    // Nobody answers any more: the file of a crashed process.
+    let group = Group::open(&unix_address(&path)).unwrap();
+    UnixStream::connect(&path).unwrap();
+
+    // Somebody else has taken the path meanwhile: it is not ours to remove.
+    fs::remove_file(&path).unwrap();
+    let _stranger = UnixListener::bind(&path).unwrap();
+    group.close();
+    let left: BTreeSet<_> =
+        fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, BTreeSet::from(["s.sock".into()]));
+
+    let error = Group::open(&unix_address(&dir.path().join("missing/s.sock"))).unwrap_err().to_string();
+    assert!(error.contains("the directory of unix:") && error.contains("missing/s.sock"), "{error}");
+}

@@ -62,7 +62,10 @@ fn in_source(name: &str, lines: &[&str], breach: &mut dyn FnMut(usize, String)) 
             breach(number, format!("{mark}: do it, or leave it"));
         }
         if has_word(line, ENCODER) && name != "protocol/src/frame.rs" {
-            breach(number, format!("{ENCODER} is named in protocol/src/frame.rs alone, so that it can be left"));
+            breach(
+                number,
+                format!("{ENCODER} is named in protocol/src/frame.rs alone, so that it can be left"),
+            );
         }
         if has_word(code, UNSAFE) && !name.starts_with("src/sys/") {
             breach(number, format!("{UNSAFE} code belongs into src/sys"));

@@ -171,12 +171,18 @@ async fn receive(channel: &AsyncFd<Channel>, version: &Cell<u16>) -> Option<Happ
 
 /// `Err` if there is nothing yet, `None` at the end.
 fn receive_now(channel: &AsyncFd<Channel>, version: &Cell<u16>) -> Option<Result<Happened, ()>> {
-    match recv_message::<FromService>(channel.get_ref(), version.get()) {
+    let received = match recv_message::<FromService>(channel.get_ref(), version.get()) {
+        // The peer went away with messages of ours unread. That is told once, ahead of what it said before.
+        Err(WireError::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
+            recv_message::<FromService>(channel.get_ref(), version.get())
+        }
+        received => received,
+    };
+    match received {
         Ok(Some((id, message, _))) => Some(Ok(Happened::Said(id, message))),
         Ok(None) => None,
         Err(error) if error.would_block() => Some(Err(())),
         Err(WireError::Frame(error)) => Some(Ok(Happened::Garbage(error.to_string()))),
-        // Reading fails when the peer is gone (ECONNRESET): the end.
         Err(WireError::Io(_)) => None,
     }
 }

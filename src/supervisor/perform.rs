@@ -63,7 +63,10 @@ impl Service {
             Action::SteerToIncumbent => self.steer(self.incumbent.as_ref().map(|party| party.slot)),
             Action::RecordDurably(id, lasting) => self.record_durably(id, lasting, events),
             Action::Promote => {
-                self.retiree = self.incumbent.take();
+                // After a crash there is no incumbent to replace, and an earlier one may still be on its way out.
+                if let Some(replaced) = self.incumbent.take() {
+                    self.retiree = Some(replaced);
+                }
                 self.incumbent = self.successor.take();
                 self.timeline.decided();
             }
@@ -203,6 +206,12 @@ impl Service {
     }
 
     fn failed(&mut self, reason: &Reason) -> Error {
+        if let Reason::Journal(cause) = reason {
+            let message = format!("The new version of service {:?} serves, but {cause}.", self.name.as_str());
+            self.problem = Some(message.clone());
+            let hint = "After a restart of the machine the old version would be started: mend the disk, then upgrade.";
+            return Error::new(Kind::StorageFailed, message, hint);
+        }
         let message = format!("Service {:?} could not be started: {reason}.", self.name.as_str());
         self.problem = Some(message.clone());
         let hint = format!("It is tried again; see: handoff logs {}", self.name);

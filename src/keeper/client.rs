@@ -17,7 +17,7 @@ use super::message::{
     Empty, KeeperReply, KeeperRequest, Key, List, Log as LogRequest, Stats, Store, VERSION,
 };
 use crate::sys::channel::Channel;
-use crate::sys::process::{kill, pidfd_open, reap};
+use crate::sys::process::{Exit, kill, pidfd_open, reap};
 use crate::sys::spawn::{SpawnSpec, spawn};
 use crate::sys::wire::{WireError, recv_message, send_message};
 
@@ -80,8 +80,10 @@ pub struct Client {
     channel: Channel,
     pidfd: OwnedFd,
     pid: u32,
-    /// Requests whose answer was not read yet.
-    outstanding: usize,
+    /// Number of requests that were sent.
+    asked: u64,
+    /// Number of answers that were read.
+    answered: u64,
     /// An answer may still be on its way, and would be taken for that to another request.
     failed: bool,
 }
@@ -104,7 +106,7 @@ impl Client {
         };
         let spawned = spawn(spec).map_err(Error::Start)?;
         let mut client =
-            Client { channel, pidfd: spawned.pidfd, pid: spawned.pid, outstanding: 0, failed: false };
+            Client { channel, pidfd: spawned.pidfd, pid: spawned.pid, asked: 0, answered: 0, failed: false };
         let greeted = set_timeouts(&client.channel).map_err(Error::Start).and_then(|()| client.ping());
         if let Err(error) = greeted {
             client.kill();
@@ -119,7 +121,7 @@ impl Client {
         let unreachable = |source: io::Error| Error::Unreachable { path: socket.to_owned(), source };
         let (channel, pid) = connect_to(socket).map_err(unreachable)?;
         let pidfd = pidfd_open(pid).map_err(unreachable)?;
-        let mut client = Client { channel, pidfd, pid, outstanding: 0, failed: false };
+        let mut client = Client { channel, pidfd, pid, asked: 0, answered: 0, failed: false };
         // Whoever answers now lived when the pidfd was opened, so that it is the pidfd of no other process.
         client.ping()?;
         Ok(client)
@@ -207,7 +209,7 @@ impl Client {
     }
 
     /// Lets it write down what is in the pipes and end, and waits until it is gone, at most [`TIMEOUT`] more.
-    pub fn quit(mut self) -> Result<(), Error> {
+    pub fn quit(&mut self) -> Result<(), Error> {
         self.ask_done(&KeeperRequest::Quit(Empty {}), &[])?;
         if self.wait_for_end() { Ok(()) } else { Err(Error::Silent { pid: self.pid }) }
     }
@@ -220,7 +222,7 @@ impl Client {
     /// Reads the answers that nobody has waited for.
     pub fn settle(&mut self) -> Result<(), Error> {
         let mut refused = Ok(());
-        while self.outstanding > 0 {
+        while self.answered < self.asked && !self.failed {
             match self.receive() {
                 Ok(_) => {}
                 Err(Error::Refused(reason)) => refused = Err(Error::Refused(reason)),
@@ -230,6 +232,36 @@ impl Client {
         refused
     }
 
+    /// Takes the end of the process off the kernel. `None` if it still runs, if that was done before, and if the process
+    /// was started by another.
+    pub fn reap(&self) -> Option<Exit> {
+        reap(self.pidfd.as_fd()).ok().flatten()
+    }
+
+    /// Asks for a sign of life without waiting for it, and gives the number of the request.
+    pub fn ask_for_sign(&mut self) -> Result<u64, Error> {
+        self.send(&KeeperRequest::Ping(Empty {}), &[])?;
+        Ok(self.asked)
+    }
+
+    /// Whether the request with this number is without an answer. Reads the answers that are there; does not block.
+    pub fn lacks(&mut self, request: u64) -> bool {
+        while self.answered < request && !self.failed && self.has_answer() {
+            let _ = self.receive();
+        }
+        self.answered < request
+    }
+
+    /// A descriptor that becomes readable when an answer comes.
+    pub fn answers(&self) -> io::Result<OwnedFd> {
+        self.channel.as_fd().try_clone_to_owned()
+    }
+
+    fn has_answer(&self) -> bool {
+        let mut fds = [PollFd::new(&self.channel, PollFlags::IN)];
+        rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec::default()))).is_ok_and(|count| count > 0)
+    }
+
     /// Whether it ended within [`TIMEOUT`]; if it is a child, it is reaped.
     fn wait_for_end(&self) -> bool {
         let timeout = Timespec::try_from(TIMEOUT).ok();
@@ -237,8 +269,7 @@ impl Client {
         let ended =
             rustix::io::retry_on_intr(|| poll(&mut fds, timeout.as_ref())).is_ok_and(|count| count > 0);
         if ended {
-            // ECHILD if it was started by another process.
-            let _ = reap(self.pidfd.as_fd());
+            self.reap();
         }
         ended
     }
@@ -266,7 +297,7 @@ impl Client {
         }
         match send_message(&self.channel, VERSION, HandoffId::NIL, request, fds) {
             Ok(()) => {
-                self.outstanding += 1;
+                self.asked += 1;
                 Ok(())
             }
             Err(error) => Err(self.broken(error)),
@@ -276,7 +307,7 @@ impl Client {
     fn receive(&mut self) -> Result<(KeeperReply, Option<OwnedFd>), Error> {
         match recv_message::<KeeperReply>(&self.channel, VERSION) {
             Ok(Some((_, reply, fds))) => {
-                self.outstanding = self.outstanding.saturating_sub(1);
+                self.answered += 1;
                 match reply {
                     KeeperReply::Failed(failed) => Err(Error::Refused(failed.reason)),
                     reply => Ok((reply, fds.into_iter().next())),
@@ -289,7 +320,6 @@ impl Client {
 
     fn broken(&mut self, source: WireError) -> Error {
         self.failed = true;
-        self.outstanding = 0;
         let pid = self.pid;
         if source.would_block() { Error::Silent { pid } } else { Error::Broken { pid, source } }
     }

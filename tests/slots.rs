@@ -292,8 +292,10 @@ fn a_unix_path_switches_and_switches_back_without_a_moment_of_absence() {
             client.join().unwrap();
         });
         group.retire(first).unwrap();
+        let _waiting = UnixStream::connect(&path).unwrap();
         assert_eq!(group.queue_len(second).unwrap(), 1);
         group.close();
+        assert!(UnixStream::connect(&path).is_err());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "no file is left");
     }
 }

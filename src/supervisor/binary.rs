@@ -37,10 +37,11 @@ impl Hashes {
         let sha256 = match known {
             Some(sha256) => sha256,
             None => {
-                let (sha256, after) =
-                    tokio::task::spawn_blocking(move || Ok::<_, io::Error>((hash(&file)?, self::look(&file)?)))
-                        .await
-                        .map_err(io::Error::other)??;
+                let (sha256, after) = tokio::task::spawn_blocking(move || {
+                    Ok::<_, io::Error>((hash(&file)?, self::look(&file)?))
+                })
+                .await
+                .map_err(io::Error::other)??;
                 if after == look {
                     let mut known = self.0.borrow_mut();
                     if known.len() >= REMEMBERED {

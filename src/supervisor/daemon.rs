@@ -152,7 +152,8 @@ impl Daemon {
     /// Stops every service that runs, side by side, and returns when all are down.
     async fn stop_all(&self) {
         let handles: Vec<Handle> = self.services.borrow().values().cloned().collect();
-        let stops: Vec<_> = handles.into_iter().map(|handle| tokio::task::spawn_local(stop(handle))).collect();
+        let stops: Vec<_> =
+            handles.into_iter().map(|handle| tokio::task::spawn_local(stop(handle))).collect();
         for stop in stops {
             let _ = stop.await;
         }
@@ -197,7 +198,8 @@ fn start_alone(handle: &Handle) {
 }
 
 /// An operation that reports to nobody but the one who waits for the answer.
-fn operation() -> (Operation, oneshot::Receiver<Result<crate::control::api::Outcome, crate::control::Error>>) {
+fn operation() -> (Operation, oneshot::Receiver<Result<crate::control::api::Outcome, crate::control::Error>>)
+{
     let (reply, answer) = oneshot::channel();
     (Operation { reply, progress: None }, answer)
 }
@@ -206,13 +208,8 @@ fn operation() -> (Operation, oneshot::Receiver<Result<crate::control::api::Outc
 fn lock(dirs: &Dirs) -> Result<File, Error> {
     let path = dirs.lock();
     let failed = |source| Error::Lock { path: path.clone(), source };
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(failed)?;
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {

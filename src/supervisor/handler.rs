@@ -77,13 +77,22 @@ impl Daemon {
         for (name, handle) in self.services.borrow().iter().filter(|(name, _)| **name != config.name) {
             let taken = handle.with(|other| {
                 let pairs = config.listeners.iter().flat_map(|ours| {
-                    other.config.listeners.iter().map(move |theirs| (ours.address.clone(), theirs.address.clone()))
+                    other
+                        .config
+                        .listeners
+                        .iter()
+                        .map(move |theirs| (ours.address.clone(), theirs.address.clone()))
                 });
                 pairs.into_iter().find(|(ours, theirs)| ours.conflicts_with(theirs))
             });
             if let Some((address, _)) = taken {
-                let message = format!("{address} of service {:?} is an address of {name:?} too.", config.name.as_str());
-                return Err(Error::new(Kind::ConfigInvalid, message, "Give each service addresses of its own."));
+                let message =
+                    format!("{address} of service {:?} is an address of {name:?} too.", config.name.as_str());
+                return Err(Error::new(
+                    Kind::ConfigInvalid,
+                    message,
+                    "Give each service addresses of its own.",
+                ));
             }
         }
         Ok(())
@@ -146,7 +155,8 @@ impl Daemon {
 
 fn check(name: &ServiceName, binary: &std::path::Path) -> Result<(), Error> {
     check_binary(binary).map_err(|error: BinaryError| {
-        let message = format!("Service {:?} cannot be started from {}: {error}.", name.as_str(), binary.display());
+        let message =
+            format!("Service {:?} cannot be started from {}: {error}.", name.as_str(), binary.display());
         Error::new(Kind::SpawnFailed, message, error.hint())
     })
 }
@@ -159,16 +169,26 @@ impl Service {
     /// Takes over a changed service file without a stop, unless it changes what is bound.
     fn take_over(&mut self, config: config::Service) -> Result<(), Error> {
         let bound = |config: &config::Service| -> Vec<_> {
-            config.listeners.iter().map(|listener| (listener.name.clone(), listener.address.clone())).collect()
+            config
+                .listeners
+                .iter()
+                .map(|listener| (listener.name.clone(), listener.address.clone()))
+                .collect()
         };
         if bound(&config) != bound(&self.config) {
             let message = format!("The [listen] table of service {:?} has changed.", self.name.as_str());
-            let hint = format!("Addresses change only with a stop: handoff stop {0}, then handoff start {0}", self.name);
+            let hint = format!(
+                "Addresses change only with a stop: handoff stop {0}, then handoff start {0}",
+                self.name
+            );
             return Err(Error::new(Kind::ConfigInvalid, message, hint));
         }
         if config.mode != self.config.mode {
             let message = format!("The mode of service {:?} has changed.", self.name.as_str());
-            let hint = format!("The mode changes only with a stop: handoff stop {0}, then handoff start {0}", self.name);
+            let hint = format!(
+                "The mode changes only with a stop: handoff stop {0}, then handoff start {0}",
+                self.name
+            );
             return Err(Error::new(Kind::ConfigInvalid, message, hint));
         }
         self.reconfigure(config);

@@ -41,17 +41,20 @@ impl Service {
             }
         }
         if let Err(error) = self.try_launch(id, binary) {
-            self.forget_successor();
             events.push_back(Event::SpawnFailed(error.to_string()));
         }
     }
 
     fn try_launch(&mut self, id: HandoffId, binary: &Binary) -> io::Result<()> {
-        let slot = self.slot_for_successor()?;
+        let slot = self.slot_for_successor().map_err(io::Error::other)?;
+        self.start_on(slot, id, binary).inspect_err(|_| self.retire_slot(slot))
+    }
+
+    fn start_on(&mut self, slot: u64, id: HandoffId, binary: &Binary) -> io::Result<()> {
         let (channel, theirs) = Channel::pair()?;
         let (log, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
         let stderr = stdout.try_clone()?;
-        self.shared.keeper.log(&self.name, &self.config.log, &log);
+        let log = self.shared.keeper.log(&self.name, &self.config.log, &log);
         let spec = SpawnSpec {
             binary: PathBuf::from(&binary.path),
             args: self.config.args.iter().map(OsString::from).collect(),
@@ -97,7 +100,9 @@ impl Service {
 /// A process that was just started cannot have been mistaken for another, since nobody has waited for it yet.
 fn identity(pid: u32) -> Process {
     let (start_ticks, boot_id) = match ProcessId::of(pid) {
-        Ok(found) => (found.start_ticks, found.boot_id.parse::<uuid::Uuid>().unwrap_or_default().into_bytes()),
+        Ok(found) => {
+            (found.start_ticks, found.boot_id.parse::<uuid::Uuid>().unwrap_or_default().into_bytes())
+        }
         Err(_) => (0, [0; 16]),
     };
     Process { pid, start_ticks, boot_id }

@@ -16,6 +16,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::timeout;
 
+use super::keeping::LogGuard;
 use crate::sys::channel::Channel;
 use crate::sys::process::{kill, reap};
 use crate::sys::readable::readable;
@@ -49,8 +50,8 @@ pub(super) struct Party {
     pub(super) started_at_unix_ms: u64,
     /// Which slot of the listeners it accepts from.
     pub(super) slot: u64,
-    /// The read end of its log pipe, so that the pipe outlives the keeper.
-    pub(super) log: OwnedFd,
+    /// Its log pipe, which so outlives the keeper.
+    _log: LogGuard,
     version: Rc<Cell<u16>>,
     channel: Option<Rc<AsyncFd<Channel>>>,
     pidfd: Rc<AsyncFd<OwnedFd>>,
@@ -64,7 +65,7 @@ pub(super) struct Parts {
     pub(super) process: Process,
     pub(super) started_at_unix_ms: u64,
     pub(super) slot: u64,
-    pub(super) log: OwnedFd,
+    pub(super) log: LogGuard,
     pub(super) channel: Channel,
     pub(super) pidfd: OwnedFd,
 }
@@ -84,7 +85,7 @@ impl Party {
             process: parts.process,
             started_at_unix_ms: parts.started_at_unix_ms,
             slot: parts.slot,
-            log: parts.log,
+            _log: parts.log,
             version,
             channel: Some(channel),
             pidfd,

@@ -237,12 +237,15 @@ impl Service {
                 Error::already_running(&self.name, pid)
             }
             Refusal::Mute => {
-                let message = format!("Service {:?} has closed its channel to the daemon.", self.name.as_str());
-                let hint = format!("It cannot be drained: handoff stop {0}, then handoff start {0}", self.name);
+                let message =
+                    format!("Service {:?} has closed its channel to the daemon.", self.name.as_str());
+                let hint =
+                    format!("It cannot be drained: handoff stop {0}, then handoff start {0}", self.name);
                 Error::new(Kind::ServiceDown, message, hint)
             }
             Refusal::NothingToCancel => {
-                let message = format!("Nothing that can be cancelled is under way for {:?}.", self.name.as_str());
+                let message =
+                    format!("Nothing that can be cancelled is under way for {:?}.", self.name.as_str());
                 Error::new(Kind::NotRunning, message, "`handoff status` shows what it is doing.")
             }
         };

@@ -158,7 +158,9 @@ impl Service {
         let at_us = self.timeline.enter(phase);
         let handoff = self.machine.handoff();
         tracing::info!(service = %self.name, %handoff, phase);
-        for sink in self.operations.iter().chain(&self.incoming).filter_map(|operation| operation.progress.as_ref()) {
+        for sink in
+            self.operations.iter().chain(&self.incoming).filter_map(|operation| operation.progress.as_ref())
+        {
             sink.send(progress(&self.name, handoff, phase, at_us));
         }
     }
@@ -281,10 +283,13 @@ impl Service {
 
     /// The file that a target means now.
     pub(super) fn path_of(&self, target: Target) -> PathBuf {
-        let current = || self.journal.standing().current.as_ref().map(|current| current.binary.path.clone().into());
+        let current =
+            || self.journal.standing().current.as_ref().map(|current| current.binary.path.clone().into());
         match (target, &self.candidate) {
             (Target::Candidate, Some(path)) => path.clone(),
-            (Target::Candidate | Target::Committed, _) => current().unwrap_or_else(|| self.config.binary.clone()),
+            (Target::Candidate | Target::Committed, _) => {
+                current().unwrap_or_else(|| self.config.binary.clone())
+            }
         }
     }
 

@@ -15,8 +15,6 @@ mod log;
 mod message;
 mod pipe;
 mod server;
-#[path = "../sys/signal_fd.rs"]
-mod signal_fd;
 
 use std::ffi::OsStr;
 use std::io;
@@ -37,10 +35,10 @@ pub use message::{
 
 use crate::sys::channel::Channel;
 use crate::sys::inherit::take_channel;
+use crate::sys::signal_fd::signal_fd;
 use crate::sys::signals::ignore;
 use crate::sys::wire::send_message;
 use server::Keeper;
-use signal_fd::signal_fd;
 
 /// The first argument of the process; the second is the path of its socket.
 pub const VERB: &str = "keeper";

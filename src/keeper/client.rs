@@ -84,6 +84,8 @@ pub struct Client {
     asked: u64,
     /// Number of answers that were read.
     answered: u64,
+    /// A refusal that nobody was told of yet.
+    refusal: Option<String>,
     /// An answer may still be on its way, and would be taken for that to another request.
     failed: bool,
 }
@@ -105,8 +107,15 @@ impl Client {
             channel: Some(theirs),
         };
         let spawned = spawn(spec).map_err(Error::Start)?;
-        let mut client =
-            Client { channel, pidfd: spawned.pidfd, pid: spawned.pid, asked: 0, answered: 0, failed: false };
+        let mut client = Client {
+            channel,
+            pidfd: spawned.pidfd,
+            pid: spawned.pid,
+            asked: 0,
+            answered: 0,
+            refusal: None,
+            failed: false,
+        };
         let greeted = set_timeouts(&client.channel).map_err(Error::Start).and_then(|()| client.ping());
         if let Err(error) = greeted {
             client.kill();
@@ -121,7 +130,7 @@ impl Client {
         let unreachable = |source: io::Error| Error::Unreachable { path: socket.to_owned(), source };
         let (channel, pid) = connect_to(socket).map_err(unreachable)?;
         let pidfd = pidfd_open(pid).map_err(unreachable)?;
-        let mut client = Client { channel, pidfd, pid, asked: 0, answered: 0, failed: false };
+        let mut client = Client { channel, pidfd, pid, asked: 0, answered: 0, refusal: None, failed: false };
         // Whoever answers now lived when the pidfd was opened, so that it is the pidfd of no other process.
         client.ping()?;
         Ok(client)
@@ -221,15 +230,10 @@ impl Client {
 
     /// Reads the answers that nobody has waited for.
     pub fn settle(&mut self) -> Result<(), Error> {
-        let mut refused = Ok(());
         while self.answered < self.asked && !self.failed {
-            match self.receive() {
-                Ok(_) => {}
-                Err(Error::Refused(reason)) => refused = Err(Error::Refused(reason)),
-                Err(error) => return Err(error),
-            }
+            self.receive_unasked()?;
         }
-        refused
+        self.refusal.take().map_or(Ok(()), |reason| Err(Error::Refused(reason)))
     }
 
     /// Takes the end of the process off the kernel. `None` if it still runs, if that was done before, and if the process
@@ -247,7 +251,8 @@ impl Client {
     /// Whether the request with this number is without an answer. Reads the answers that are there; does not block.
     pub fn lacks(&mut self, request: u64) -> bool {
         while self.answered < request && !self.failed && self.has_answer() {
-            let _ = self.receive();
+            // An error shows by the answer that stays away.
+            let _ = self.receive_unasked();
         }
         self.answered < request
     }
@@ -315,6 +320,18 @@ impl Client {
             }
             Ok(None) => Err(self.broken(io::Error::from(io::ErrorKind::UnexpectedEof).into())),
             Err(error) => Err(self.broken(error)),
+        }
+    }
+
+    /// Reads one answer to a request whose sender did not wait; a refusal is kept for whoever comes next.
+    fn receive_unasked(&mut self) -> Result<(), Error> {
+        match self.receive() {
+            Ok(_) => Ok(()),
+            Err(Error::Refused(reason)) => {
+                self.refusal = Some(reason);
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
     }
 

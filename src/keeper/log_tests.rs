@@ -1,1 +1,150 @@
 use super::*;
+use std::os::unix::fs::PermissionsExt;
+
+struct Fixture {
+    root: tempfile::TempDir,
+    log: Log,
+}
+
+impl Fixture {
+    fn new(max_size_bytes: u64, files: u32) -> Fixture {
+        let root = tempfile::tempdir().unwrap();
+        let log = Log::new(root.path().join("log"), Limits { max_size_bytes, files });
+        Fixture { root, log }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join("log").join(name)
+    }
+
+    /// What is in a file; nothing if it is not there.
+    fn text(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    fn put(&self, name: &str, text: &str) {
+        std::fs::create_dir_all(self.root.path().join("log")).unwrap();
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.root.path().join("log")).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+#[test]
+fn files_are_private_rotated_at_lines_and_limited_in_number() {
+    let mut fixture = Fixture::new(8, 3);
+    fixture.log.write(b"a1\na2\nb1\nb2\nc1\n");
+    fixture.log.write(b"c2\nd1\n");
+    assert_eq!(fixture.names(), ["1", "2", "current"]);
+    assert_eq!(["2", "1", "current"].map(|name| fixture.text(name)), ["b1\nb2\n", "c1\nc2\n", "d1\n"]);
+    let mode = |name: &str| std::fs::metadata(fixture.path(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("current"), mode(".")), (0o600, 0o700));
+    assert_eq!(fixture.log.take_tally().written_bytes, 21);
+}
+
+#[test]
+fn a_line_longer_than_a_file_gets_one_of_its_own() {
+    let mut fixture = Fixture::new(8, 5);
+    fixture.log.write(b"short\nmuch longer than that\nlast\n");
+    let files = ["2", "1", "current"].map(|name| fixture.text(name));
+    assert_eq!(files, ["short\n", "much longer than that\n", "last\n"]);
+}
+
+#[test]
+fn a_file_is_continued_and_a_torn_line_in_it_ended() {
+    let mut fixture = Fixture::new(1000, 2);
+    fixture.put("current", "whole\nto");
+    fixture.log.write(b"next\n");
+    assert_eq!(fixture.text("current"), "whole\nto\nnext\n");
+}
+
+#[test]
+fn a_smaller_number_of_files_removes_the_rest() {
+    let mut fixture = Fixture::new(4, 5);
+    fixture.log.write(b"1\n\n2\n\n3\n\n4\n\n5\n\n");
+    assert_eq!(fixture.names(), ["1", "2", "3", "4", "current"]);
+    fixture.log.set_limits(Limits { max_size_bytes: 4, files: 2 });
+    fixture.log.write(b"6\n\n");
+    assert_eq!(fixture.names(), ["1", "current"]);
+}
+
+#[test]
+fn a_rotation_that_fails_keeps_the_lines_and_the_older_files() {
+    let mut fixture = Fixture::new(4, 4);
+    fixture.log.write(b"old\nnew\n");
+    // Nothing can be renamed to a directory that is not empty.
+    std::fs::rename(fixture.path("1"), fixture.path("2")).unwrap();
+    std::fs::create_dir(fixture.path("3")).unwrap();
+    fixture.put("3/x", "");
+    std::fs::create_dir(fixture.path("1")).unwrap();
+    fixture.put("1/x", "");
+    fixture.log.write(b"a\nb\n");
+    fixture.log.write(b"c\n");
+    assert_eq!((fixture.text("current"), fixture.text("2")), ("new\na\nb\nc\n".into(), "old\n".into()));
+    let tally = fixture.log.take_tally();
+    assert_eq!(tally.lost_lines, 0);
+    assert!(tally.trouble.contains("log: "), "{}", tally.trouble);
+
+    std::fs::remove_dir_all(fixture.path("3")).unwrap();
+    fixture.log.write(b"d\n");
+    let files = ["3", "1", "current"].map(|name| fixture.text(name));
+    assert_eq!(files, ["old\n", "new\na\nb\nc\n", "d\n"]);
+}
+
+#[test]
+fn a_removed_file_or_directory_is_made_again() {
+    let mut fixture = Fixture::new(1000, 2);
+    fixture.log.write(b"a\n");
+    std::fs::remove_file(fixture.path("current")).unwrap();
+    fixture.log.write(b"b\n");
+    assert_eq!(fixture.text("current"), "b\n");
+    std::fs::remove_dir_all(fixture.root.path().join("log")).unwrap();
+    fixture.log.write(b"c\n");
+    assert_eq!(fixture.text("current"), "c\n");
+}
+
+#[test]
+fn what_somebody_cut_off_counts_no_more() {
+    let mut fixture = Fixture::new(8, 2);
+    fixture.log.write(b"1234\n");
+    File::options().write(true).open(fixture.path("current")).unwrap().set_len(0).unwrap();
+    fixture.log.write(b"5678\n");
+    assert_eq!(fixture.names(), ["current"]);
+    assert_eq!(fixture.text("current"), "5678\n");
+}
+
+#[test]
+fn lost_lines_are_counted_and_told_of_once() {
+    let mut fixture = Fixture::new(1000, 2);
+    // No directory can be made below a file.
+    std::fs::write(fixture.root.path().join("log"), "").unwrap();
+    fixture.log.write(b"a\nb\n");
+    fixture.log.write(b"c\n");
+    let tally = fixture.log.take_tally();
+    assert_eq!((tally.lost_lines, tally.written_bytes), (3, 0));
+    assert!(!tally.trouble.is_empty());
+
+    std::fs::remove_file(fixture.root.path().join("log")).unwrap();
+    fixture.log.write(b"d\n");
+    fixture.log.write(b"e\n");
+    let text = fixture.text("current");
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines[1..], ["d", "e"]);
+    assert!(lines[0].starts_with("handoff: 3 lines are missing here"), "{text}");
+    assert!(lines[0].contains("os error"), "{text}");
+}
+
+#[test]
+fn a_full_device_loses_lines_and_nothing_else() {
+    let mut fixture = Fixture::new(1000, 2);
+    std::fs::create_dir(fixture.root.path().join("log")).unwrap();
+    std::os::unix::fs::symlink("/dev/full", fixture.path("current")).unwrap();
+    fixture.log.write(b"a\nb\n");
+    assert_eq!(fixture.log.take_tally().lost_lines, 2);
+}

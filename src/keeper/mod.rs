@@ -37,7 +37,7 @@ use crate::sys::channel::Channel;
 use crate::sys::inherit::take_channel;
 use crate::sys::signal_fd::signal_fd;
 use crate::sys::signals::ignore;
-use crate::sys::wire::send_message;
+use crate::sys::wire::{recv_message, send_message};
 use server::Keeper;
 
 /// The first argument of the process; the second is the path of its socket.
@@ -54,9 +54,11 @@ pub fn main() -> ExitCode {
         Ok((socket, terminate)) => serve(supervisor, socket, terminate),
         Err(error) => {
             let reason = format!("{}: {error}", Path::new(&path).display());
-            let failed = KeeperReply::Failed(Failed { reason });
-            // The supervisor takes it as the answer to its first request. If it is gone, nobody needs it.
-            let _ = send_message(&supervisor, VERSION, HandoffId::NIL, &failed, &[]);
+            // The answer to the first request. If the supervisor is gone, nobody needs it.
+            if let Ok(Some(_)) = recv_message::<KeeperRequest>(&supervisor, VERSION) {
+                let failed = KeeperReply::Failed(Failed { reason });
+                let _ = send_message(&supervisor, VERSION, HandoffId::NIL, &failed, &[]);
+            }
             ExitCode::FAILURE
         }
     }
@@ -68,7 +70,6 @@ fn prepare(path: &OsStr) -> io::Result<(Socket<'_>, OwnedFd)> {
         ignore(signal)?;
     }
     let terminate = signal_fd(Signal::TERM)?;
-    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     // Started as /proc/self/exe, it would be known as "exe".
     rustix::thread::set_name(c"handoff-keeper")?;
     Ok((Socket::bind(Path::new(path))?, terminate))
@@ -101,7 +102,10 @@ impl<'a> Socket<'a> {
         }
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        bind(&listener, &address)?;
+        rustix::process::umask(Mode::XUSR | Mode::RWXG | Mode::RWXO);
+        let bound = bind(&listener, &address);
+        rustix::process::umask(Mode::RWXG | Mode::RWXO);
+        bound?;
         listen(&listener, 16)?;
         Ok(Self { listener, path, identity: identity(path)? })
     }

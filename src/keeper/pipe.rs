@@ -116,3 +116,75 @@ impl AsFd for Pipe {
         self.fd.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::log::Limits;
+    use super::*;
+    use std::io::{PipeWriter, Write};
+    use std::path::Path;
+
+    fn pipe(dir: &Path) -> (Pipe, PipeWriter) {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let log = Log::new(dir.to_owned(), Limits { max_size_bytes: 10 << 20, files: 2 });
+        (Pipe::new(reader.into(), Rc::new(RefCell::new(log))).unwrap(), writer)
+    }
+
+    fn current(dir: &Path) -> Vec<u8> {
+        std::fs::read(dir.join("current")).unwrap_or_default()
+    }
+
+    #[test]
+    fn only_whole_lines_are_passed_on_and_the_end_ends_the_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut pipe, mut writer) = pipe(dir.path());
+        let mut buffer = Buffer::new();
+        assert_eq!(pipe.read(&mut buffer), Found::Nothing);
+        writer.write_all(b"one\ntw").unwrap();
+        assert_eq!(pipe.read(&mut buffer), Found::Bytes(6));
+        assert_eq!(current(dir.path()), b"one\n");
+        writer.write_all(b"o\n\nthr").unwrap();
+        assert_eq!(pipe.read(&mut buffer), Found::Bytes(6));
+        assert_eq!(current(dir.path()), b"one\ntwo\n\n");
+        drop(writer);
+        assert_eq!(pipe.read(&mut buffer), Found::End);
+        assert_eq!(current(dir.path()), b"one\ntwo\n\nthr\n");
+    }
+
+    #[test]
+    fn a_line_that_comes_in_pieces_stays_whole_up_to_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut pipe, mut writer) = pipe(dir.path());
+        let mut buffer = Buffer::new();
+        let mut line = vec![b'x'; LINE_MAX_BYTES - 1];
+        for piece in line.chunks(999) {
+            writer.write_all(piece).unwrap();
+            pipe.read(&mut buffer);
+        }
+        writer.write_all(b"\n").unwrap();
+        pipe.read(&mut buffer);
+        line.push(b'\n');
+        assert_eq!(current(dir.path()), line);
+        assert_eq!(pipe.begun.capacity(), 0);
+    }
+
+    #[test]
+    fn a_longer_line_is_broken_and_no_byte_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut pipe, mut writer) = pipe(dir.path());
+        let mut buffer = Buffer::new();
+        let text: Vec<u8> = (0..5 * LINE_MAX_BYTES).map(|at| b'a' + (at % 26) as u8).collect();
+        for piece in text.chunks(40_000) {
+            writer.write_all(piece).unwrap();
+            while pipe.read(&mut buffer) != Found::Nothing {}
+            assert!(pipe.begun.len() < LINE_MAX_BYTES);
+        }
+        drop(writer);
+        assert_eq!(pipe.read(&mut buffer), Found::End);
+        let found = current(dir.path());
+        let lines: Vec<&[u8]> = found.split_inclusive(|byte| *byte == b'\n').collect();
+        assert!(lines.iter().all(|line| line.len() == LINE_MAX_BYTES + 1), "{} lines", lines.len());
+        let joined: Vec<u8> = found.iter().copied().filter(|byte| *byte != b'\n').collect();
+        assert!(joined == text);
+    }
+}

@@ -45,6 +45,10 @@ pub fn take_channel() -> Result<Option<Channel>, InheritError> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
 
     let Some(value) = std::env::var_os(CHANNEL_VARIABLE) else { return Ok(None) };
+    // Asked first as well: after the channel was dropped, its number may be somebody else's.
+    if TAKEN.load(Ordering::Relaxed) {
+        return Err(InheritError::Taken);
+    }
     let fd = parse(&value.to_string_lossy())?;
     check_open(fd)?;
     if TAKEN.swap(true, Ordering::Relaxed) {
@@ -93,5 +97,39 @@ mod tests {
     fn a_closed_number_is_told() {
         let error = check_open(RawFd::MAX).unwrap_err();
         assert!(error.to_string().contains("is not open"), "{error}");
+    }
+
+    /// The test is its own child: the second time with a channel.
+    #[test]
+    #[cfg(feature = "supervisor")]
+    fn the_channel_is_given_once_and_not_passed_on() {
+        use crate::sys::process::reap_blocking;
+        use crate::sys::spawn::{SpawnSpec, spawn};
+        use std::os::fd::AsFd;
+
+        if let Some(channel) = take_channel().unwrap() {
+            assert!(fcntl_getfd(&channel).unwrap().contains(FdFlags::CLOEXEC));
+            assert!(matches!(take_channel(), Err(InheritError::Taken)));
+            channel.send(b"taken", &[]).unwrap();
+            drop(channel);
+            assert!(matches!(take_channel(), Err(InheritError::Taken)));
+            return;
+        }
+        let (ours, theirs) = Channel::pair().unwrap();
+        let null = std::fs::File::options().write(true).open("/dev/null").unwrap();
+        let name = "sys::inherit::tests::the_channel_is_given_once_and_not_passed_on";
+        let spawned = spawn(SpawnSpec {
+            binary: std::env::current_exe().unwrap(),
+            args: ["--exact", name].map(Into::into).to_vec(),
+            env: Vec::new(),
+            working_dir: "/".into(),
+            stdout: null.try_clone().unwrap().into(),
+            stderr: null.into(),
+            channel: Some(theirs),
+        });
+        let mut buffer = Vec::new();
+        let packet = ours.recv(&mut buffer).unwrap().unwrap();
+        assert_eq!(buffer[..packet.len], *b"taken");
+        assert_eq!(reap_blocking(spawned.unwrap().pidfd.as_fd()).unwrap().code, Some(0));
     }
 }

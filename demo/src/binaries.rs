@@ -51,7 +51,10 @@ pub fn build() -> Result<Binaries, Error> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(&cargo)
         .args(["build", "--release", "--quiet", "--message-format=json-render-diagnostics"])
-        .args(["--package", "handoff-supervisor", "--package", "handoff-example-s3", "--bins"])
+        .args(["--package", "handoff-supervisor", "--package", "handoff-example-s3"])
+        // Fresh already, but it makes the choice of features, and so all dependencies, the same as in the
+        // build of this program: nothing is compiled twice.
+        .args(["--package", "handoff-demo", "--bins"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(Stdio::inherit())
         .output()
@@ -61,10 +64,10 @@ pub fn build() -> Result<Binaries, Error> {
     }
     let find = |name: &str| {
         let lines = output.stdout.split(|byte| *byte == b'\n');
-        let mut messages = lines.filter_map(|line| serde_json::from_slice::<Message>(line).ok());
-        let built =
-            messages.find(|message| message.target.as_ref().is_some_and(|target| target.name == name));
-        built.and_then(|message| message.executable).ok_or(format!("cargo has built no executable {name}"))
+        let messages = lines.filter_map(|line| serde_json::from_slice::<Message>(line).ok());
+        // A library of the same name has no executable.
+        let mut named = messages.filter(|message| message.target.as_ref().is_some_and(|it| it.name == name));
+        named.find_map(|message| message.executable).ok_or(format!("cargo has built no executable {name}"))
     };
     Ok(Binaries { handoff: find("handoff")?, server: find("s3-server")? })
 }

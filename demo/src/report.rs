@@ -101,7 +101,7 @@ impl fmt::Display for Report {
             ("accept gap, rolled back", self.accept_gap_rolled_back),
             ("upgrade, committed", self.upgrade_time),
         ];
-        for (what, spread) in rows {
+        for (what, spread) in rows.into_iter().filter(|(_, spread)| spread.count > 0) {
             let [p50, p99, max] = [spread.p50_us, spread.p99_us, spread.max_us].map(duration);
             times.add_row([what.to_owned(), spread.count.to_string(), p50, p99, max]);
         }

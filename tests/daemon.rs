@@ -114,7 +114,10 @@ fn every_line_of_the_log_is_kept_over_an_upgrade() {
     wait_for("the lines of both", || {
         let output = rig.run(&["logs", "s"]);
         let log = String::from_utf8_lossy(&output.stdout).into_owned();
-        ["testee 1 starts", "testee 1 ends", "testee 2 starts"].iter().all(|line| log.contains(line)).then_some(())
+        ["testee 1 starts", "testee 1 ends", "testee 2 starts"]
+            .iter()
+            .all(|line| log.contains(line))
+            .then_some(())
     });
 }
 
@@ -135,7 +138,8 @@ fn a_client_that_sends_garbage_or_nothing_disturbs_nobody() {
     use std::os::unix::net::UnixStream;
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", "");
-    let silent: Vec<_> = (0..50).map(|_| UnixStream::connect(rig.path("run/control.sock")).unwrap()).collect();
+    let silent: Vec<_> =
+        (0..50).map(|_| UnixStream::connect(rig.path("run/control.sock")).unwrap()).collect();
     let mut garbage = UnixStream::connect(rig.path("run/control.sock")).unwrap();
     garbage.write_all(&[0xff; 1000]).unwrap();
     garbage.write_all(b"\n").unwrap();
@@ -163,6 +167,15 @@ fn a_client_that_hangs_up_does_not_end_its_upgrade() {
     drop(client);
     wait_for("the upgrade to end", || (rig.status("s").generation.0 == 2).then_some(()));
     assert_eq!(version(address), "2");
+}
+
+#[test]
+fn a_service_file_that_is_new_is_known_at_once() {
+    let rig = Rig::new();
+    rig.write_service("later", &rig.release("1", ""), "");
+    assert_eq!(rig.status("later").state, State::Stopped);
+    let list = rig.run(&["list"]);
+    assert!(text(&list).contains("later"), "{}", text(&list));
 }
 
 #[test]

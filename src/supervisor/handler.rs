@@ -8,7 +8,7 @@ use super::binary::hex;
 use super::daemon::Daemon;
 use super::service::{Handle, Service};
 use super::timeline::Operation;
-use crate::config::{self, BinaryError, check_binary, format_duration_ms, load_service};
+use crate::config::{self, BinaryError, check_binary, format_duration_ms, load, load_service};
 use crate::control::{Error, Handler, Kind, ProgressSink, api};
 
 impl Handler for Daemon {
@@ -42,11 +42,25 @@ async fn wait(handle: &Handle, request: Request, progress: ProgressSink) -> Resu
 }
 
 impl Daemon {
+    /// Takes in the services whose files are new since the daemon started. One that is invalid is not there yet.
+    fn discover(&self) {
+        for (name, config) in load(&self.shared.dirs.config).services {
+            let is_new = !self.services.borrow().contains_key(&name);
+            if is_new && let Err(error) = self.add(config) {
+                tracing::error!("{error}");
+            }
+        }
+    }
+
     fn list(&self) -> Vec<api::ServiceStatus> {
+        self.discover();
         self.services.borrow().values().map(|handle| handle.with(|service| service.status())).collect()
     }
 
     fn find(&self, name: &ServiceName) -> Result<Handle, Error> {
+        if !self.services.borrow().contains_key(name) {
+            self.discover();
+        }
         let services = self.services.borrow();
         services
             .get(name)

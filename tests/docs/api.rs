@@ -1,0 +1,101 @@
+//! docs/control-api.md.
+
+use std::collections::BTreeSet;
+
+use handoff::control::Kind;
+use handoff::control::api::Request;
+use serde_json::Value;
+
+use crate::{blocks, quoted, read, table};
+
+#[test]
+fn the_table_of_errors_is_the_one_of_the_code() {
+    let text = read("docs/control-api.md");
+    let rows = table(&text, &["kind", "code", "meaning", "exit"]);
+    let documented: BTreeSet<(String, i64, u8)> = rows
+        .iter()
+        .map(|row| {
+            (
+                quoted(&row[0])[0].to_owned(),
+                row[1].parse().expect("a code"),
+                row[3].parse().expect("an exit code"),
+            )
+        })
+        .collect();
+    let word = |kind: &Kind| serde_json::to_value(kind).expect("a word").as_str().expect("a word").to_owned();
+    let known = Kind::ALL.iter().map(|kind| (word(kind), kind.rpc_code(), kind.exit_code())).collect();
+    assert_eq!(documented, known);
+}
+
+#[test]
+fn every_method_is_documented_with_its_parameters() {
+    let text = read("docs/control-api.md");
+    let rows = table(&text, &["method", "parameters", "result", "what it does"]);
+    let unknown = Request::parse("qqqqqqqqqqqqqqqq", None).expect_err("an unknown method").hint;
+    let known =
+        unknown.strip_prefix("The methods are ").and_then(|list| list.strip_suffix('.')).expect("a list");
+    let methods: Vec<&str> = rows.iter().map(|row| quoted(&row[0])[0]).collect();
+    assert_eq!(methods, known.split(", ").collect::<Vec<_>>());
+    for row in &rows {
+        let value = |name: &str| match name {
+            "service" => Value::from("s3"),
+            "binary" => Value::from("/b"),
+            _ => Value::from(7),
+        };
+        let params: serde_json::Map<String, Value> =
+            quoted(&row[1]).into_iter().map(|name| (name.to_owned(), value(name))).collect();
+        let method = quoted(&row[0])[0];
+        let request = Request::parse(method, Some(Value::Object(params.clone()))).expect(method);
+        assert_eq!(request.params(), Value::Object(params), "{method}");
+    }
+}
+
+#[test]
+fn the_transcript_is_what_both_sides_understand() {
+    let text = read("docs/control-api.md");
+    let transcript = blocks(&text, "jsonl").concat();
+    let mut asked = None;
+    let mut answers = 0;
+    for line in transcript.lines() {
+        if let Some(sent) = line.strip_prefix("--> ") {
+            asked = serde_json::from_str::<Value>(sent).ok().map(|sent| {
+                let method = sent["method"].as_str().expect("a method").to_owned();
+                Request::parse(&method, sent.get("params").cloned()).expect("a request")
+            });
+            continue;
+        }
+        let came: Value = serde_json::from_str(line.strip_prefix("<-- ").expect("an arrow")).expect("JSON");
+        match (&asked, came.get("result"), came.get("error")) {
+            (Some(request), Some(result), None) => {
+                let response = request.parse_response(result.clone()).expect("an answer to this request");
+                assert_eq!(&serde_json::to_value(response).expect("JSON"), result, "a member more or less");
+                answers += 1;
+            }
+            (_, None, Some(error)) => {
+                assert!(Kind::ALL.iter().any(|kind| error["code"] == kind.rpc_code()), "{error}");
+                answers += 1;
+            }
+            (_, _, _) => assert_eq!(came["method"], "progress"),
+        }
+    }
+    assert!(answers >= 5, "only {answers} answers were found");
+}
+
+#[test]
+fn the_members_of_results_are_documented() {
+    let text = read("docs/control-api.md");
+    let members = |section: &str| -> BTreeSet<String> {
+        let text = text.split(section).nth(1).expect("its section");
+        table(text, &["member", "type", "meaning"]).iter().map(|row| quoted(&row[0])[0].to_owned()).collect()
+    };
+    let transcript = blocks(&text, "jsonl").concat();
+    let answers: Vec<Value> =
+        transcript.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("<-- ")?).ok()).collect();
+    let keys = |value: &Value| value.as_object().expect("an object").keys().cloned().collect::<BTreeSet<_>>();
+    let find = |key: &str| answers.iter().find(|answer| answer["result"].get(key).is_some()).expect(key);
+    assert_eq!(members("\n### pong\n"), keys(&find("version")["result"]));
+    assert_eq!(members("\n### status\n"), keys(&find("state")["result"]));
+    assert_eq!(members("\n### outcome\n"), keys(&find("outcome")["result"]));
+    let progress = answers.iter().find(|answer| answer["method"] == "progress").expect("progress");
+    assert_eq!(members("\n## Notifications\n"), keys(&progress["params"]));
+}

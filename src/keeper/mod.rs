@@ -14,6 +14,8 @@ mod client;
 mod log;
 mod message;
 mod pipe;
+#[path = "../sys/resident.rs"]
+mod resident;
 mod server;
 
 use std::ffi::OsStr;
@@ -38,6 +40,7 @@ use crate::sys::inherit::take_channel;
 use crate::sys::signal_fd::signal_fd;
 use crate::sys::signals::ignore;
 use crate::sys::wire::{recv_message, send_message};
+use resident::release_start_up_pages;
 use server::Keeper;
 
 /// The first argument of the process; the second is the path of its socket.
@@ -76,6 +79,8 @@ fn prepare(path: &OsStr) -> io::Result<(Socket<'_>, OwnedFd)> {
 }
 
 fn serve(supervisor: Channel, socket: Socket<'_>, terminate: OwnedFd) -> ExitCode {
+    // To be small is a courtesy, no condition.
+    let _ = release_start_up_pages();
     let served = socket
         .listener
         .try_clone()

@@ -37,13 +37,10 @@ pub(super) struct Keeping {
     watch: AbortHandle,
 }
 
-/// Keeps the read end of a log pipe on record. Drop it when the process that writes is gone: the keeper reads on to the end,
-/// but a new keeper would not be given the pipe any more.
+/// The read end of a log pipe. Nobody who writes to it gets SIGPIPE while this lives, whatever becomes of the keeper.
 #[derive(Debug)]
 pub(super) struct LogGuard {
-    inner: Weak<Inner>,
-    number: u64,
-    watch: Option<AbortHandle>,
+    _pipe: Option<Rc<OwnedFd>>,
 }
 
 #[derive(Debug)]
@@ -56,6 +53,7 @@ struct Inner {
 struct State {
     client: Client,
     held: BTreeMap<String, OwnedFd>,
+    /// The log pipes that somebody may still write to, or that have not been read to the end.
     logs: BTreeMap<u64, (LogSpec, Rc<OwnedFd>)>,
     /// Number of the next log pipe.
     next: u64,
@@ -86,19 +84,19 @@ impl Keeping {
             files: limits.files,
         };
         self.inner.tell(|client| client.log(&spec, pipe.as_fd()));
+        let pipe = match pipe.try_clone() {
+            Ok(pipe) => Rc::new(pipe),
+            Err(error) => {
+                tracing::error!(%service, "a log pipe would not outlive the keeper: {error}");
+                return LogGuard { _pipe: None };
+            }
+        };
         let mut state = self.inner.state.borrow_mut();
         let number = state.next;
         state.next += 1;
-        let mut watch = None;
-        match pipe.try_clone() {
-            Ok(pipe) => {
-                let pipe = Rc::new(pipe);
-                state.logs.insert(number, (spec, Rc::clone(&pipe)));
-                watch = Some(spawn_local(watch_pipe(Rc::downgrade(&self.inner), pipe)).abort_handle());
-            }
-            Err(error) => tracing::error!(%service, "a log pipe would not outlive the keeper: {error}"),
-        }
-        LogGuard { inner: Rc::downgrade(&self.inner), number, watch }
+        state.logs.insert(number, (spec, Rc::clone(&pipe)));
+        spawn_local(watch_pipe(Rc::downgrade(&self.inner), number, Rc::clone(&pipe)));
+        LogGuard { _pipe: Some(pipe) }
     }
 
     /// Has the keeper hold a duplicate of a listener. Waits for the keeper.
@@ -119,7 +117,13 @@ impl Keeping {
     /// Ends the keeper, after it has written down what is in the pipes. Waits for its end.
     pub(super) fn quit(&self) {
         self.watch.abort();
-        self.inner.tell(Client::quit);
+        // One that hangs cannot write down what is in the pipes, but another can.
+        if !self.inner.tell(Client::quit) {
+            match self.inner.replace() {
+                Ok(()) => drop(self.inner.tell(Client::quit)),
+                Err(error) => tracing::error!("{error}"),
+            }
+        }
     }
 }
 
@@ -129,30 +133,18 @@ impl Drop for Keeping {
     }
 }
 
-impl Drop for LogGuard {
-    fn drop(&mut self) {
-        if let Some(watch) = &self.watch {
-            watch.abort();
-        }
-        if let Some(inner) = self.inner.upgrade() {
-            inner.state.borrow_mut().logs.remove(&self.number);
-        }
-    }
-}
-
 impl Inner {
     /// Asks the keeper for something that is on record. If it cannot be asked any more it is ended; the next one gets it
-    /// from the record.
-    fn tell(&self, ask: impl FnOnce(&mut Client) -> Result<(), Error>) {
+    /// from the record. Says whether the keeper lives.
+    fn tell(&self, ask: impl FnOnce(&mut Client) -> Result<(), Error>) -> bool {
         let mut state = self.state.borrow_mut();
-        match ask(&mut state.client) {
-            Ok(()) => {}
-            Err(error @ Error::Refused(_)) => tracing::error!("{error}"),
-            Err(error) => {
-                tracing::error!("{error}");
-                state.client.kill();
-            }
+        let Err(error) = ask(&mut state.client) else { return true };
+        tracing::error!("{error}");
+        let refused = matches!(error, Error::Refused(_));
+        if !refused {
+            state.client.kill();
         }
+        refused
     }
 
     /// Starts another keeper and gives it all that is on record.
@@ -252,8 +244,9 @@ async fn watch_keeper(inner: Weak<Inner>) {
     }
 }
 
-/// Suspects the keeper when a pipe is not read.
-async fn watch_pipe(inner: Weak<Inner>, pipe: Rc<OwnedFd>) {
+/// Suspects the keeper when a pipe is not read, and strikes the pipe off the record when nobody can write to it any more and
+/// all of it was read. That is later than the end of the process that it was made for, which may have left children.
+async fn watch_pipe(inner: Weak<Inner>, number: u64, pipe: Rc<OwnedFd>) {
     loop {
         // Registered for one event at a time, or every line of the service would wake this process.
         match pipe.try_clone().and_then(readable) {
@@ -265,7 +258,10 @@ async fn watch_pipe(inner: Weak<Inner>, pipe: Rc<OwnedFd>) {
         match contents(&pipe) {
             Contents::Nothing => {}
             Contents::Some => inner.check().await,
-            Contents::End => return,
+            Contents::End => {
+                inner.state.borrow_mut().logs.remove(&number);
+                return;
+            }
         }
     }
 }

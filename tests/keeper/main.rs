@@ -1,5 +1,7 @@
 //! The keeper process: what it holds, what it writes, and when it ends.
 
+mod daemon;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::io::{PipeWriter, Write};

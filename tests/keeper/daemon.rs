@@ -1,0 +1,103 @@
+//! The keeper of a daemon: replaced when it fails, and left when the daemon fails.
+
+use std::net::{TcpListener, TcpStream};
+use std::time::Instant;
+
+use handoff::keeper::Client;
+use rustix::process::Signal;
+
+use super::open_fds;
+use super::support::{LIMIT, Rig, processes_of, signal, wait_for};
+
+/// A daemon with a running service, whose log has its first line.
+fn daemon_with_service() -> Rig {
+    let rig = Rig::new();
+    rig.serve("svc", "1", "none", "");
+    wait_for_line(&rig, "testee 1 starts");
+    rig
+}
+
+fn wait_for_line(rig: &Rig, line: &str) {
+    let path = rig.path("state/services/svc/log/current");
+    wait_for(line, || {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        text.lines().any(|found| found == line).then_some(())
+    });
+}
+
+fn keepers(rig: &Rig) -> Vec<u32> {
+    let is_keeper = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).nth(1) == Some(b"keeper")
+    };
+    processes_of(rig.root.path()).into_iter().filter(is_keeper).collect()
+}
+
+fn wait_for_another_keeper(rig: &Rig, old: u32) -> u32 {
+    wait_for("another keeper", || match keepers(rig)[..] {
+        [new] if new != old => Some(new),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_killed_keeper_is_replaced_and_the_new_one_has_everything() {
+    let mut rig = daemon_with_service();
+    let mut old = keepers(&rig)[0];
+    let held = Client::connect(&rig.path("run/keeper.sock")).unwrap().list().unwrap();
+    assert!(!held.is_empty());
+    for _ in 0..3 {
+        signal(old, Signal::KILL);
+        old = wait_for_another_keeper(&rig, old);
+    }
+    let mut client =
+        wait_for("the socket of the new keeper", || Client::connect(&rig.path("run/keeper.sock")).ok());
+    wait_for("the listeners to be stored again", || (client.list().unwrap() == held).then_some(()));
+    wait_for("the log pipe to be read again", || (client.stats().unwrap().pipes == 1).then_some(()));
+    let daemon = rig.daemon.as_ref().unwrap().id();
+    let before = open_fds(daemon);
+    // Comes out of the pipe that three keepers have had before.
+    rig.upgrade("svc", &rig.release("2", "none")).unwrap();
+    wait_for_line(&rig, "testee 2 starts");
+    wait_for_line(&rig, "testee 1 ends");
+    wait_for("the old pipe to be forgotten", || (open_fds(daemon) == before).then_some(()));
+    rig.stop_daemon();
+    assert!(keepers(&rig).is_empty());
+}
+
+#[test]
+fn a_frozen_keeper_holds_no_upgrade_up_and_is_replaced() {
+    let rig = daemon_with_service();
+    let frozen = keepers(&rig)[0];
+    signal(frozen, Signal::STOP);
+    let began = Instant::now();
+    rig.upgrade("svc", &rig.release("2", "none")).unwrap();
+    assert!(began.elapsed() < LIMIT / 2);
+    wait_for_line(&rig, "testee 2 starts");
+    wait_for_line(&rig, "testee 1 ends");
+    wait_for_another_keeper(&rig, frozen);
+}
+
+#[test]
+fn a_keeper_whose_daemon_was_killed_stays_and_holds() {
+    let mut rig = daemon_with_service();
+    let keeper = keepers(&rig)[0];
+    let mut daemon = rig.daemon.take().unwrap();
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    let mut client = Client::connect(&rig.path("run/keeper.sock")).unwrap();
+    assert_eq!(client.stats().unwrap().pipes, 1);
+    let listener = client.list().unwrap().first().map(|key| client.fetch(key).unwrap()).unwrap();
+    let address = TcpListener::from(listener).local_addr().unwrap();
+    TcpStream::connect(address).unwrap();
+    assert_eq!(keepers(&rig), [keeper]);
+}
+
+#[test]
+fn a_daemon_that_ends_writes_down_what_a_frozen_keeper_left_in_the_pipes() {
+    let mut rig = daemon_with_service();
+    signal(keepers(&rig)[0], Signal::STOP);
+    rig.stop_daemon();
+    wait_for_line(&rig, "testee 1 ends");
+    assert!(keepers(&rig).is_empty());
+}

@@ -43,7 +43,9 @@ fn a_bad_version_is_never_noticed() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", OVERLAP);
     let old = rig.status("s").pid;
-    for (n, fault) in ["exit-at-once", "unhealthy-after-begin", "exit-after-begin", "rude-twice"].iter().enumerate() {
+    for (n, fault) in
+        ["exit-at-once", "unhealthy-after-begin", "exit-after-begin", "rude-twice"].iter().enumerate()
+    {
         let outcome = rig.upgrade("s", &rig.release(&format!("bad-{n}"), fault)).unwrap();
         assert_eq!((outcome.outcome, outcome.pid), (Ending::RolledBack, old), "{fault}: {outcome:?}");
         for _ in 0..20 {

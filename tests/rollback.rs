@@ -174,7 +174,10 @@ fn a_binary_that_is_missing_or_cannot_be_executed_fails_as_such() {
     for (path, words) in [(rig.path("nothing"), "does not exist"), (text, "execut")] {
         match rig.upgrade("s", &path) {
             Err(ClientError::Refused(error)) => {
-                assert!(error.message.contains(words) && error.message.contains(path.to_str().unwrap()), "{error}")
+                assert!(
+                    error.message.contains(words) && error.message.contains(path.to_str().unwrap()),
+                    "{error}"
+                )
             }
             other => panic!("{other:?}"),
         }
@@ -203,7 +206,9 @@ fn a_second_upgrade_while_one_runs_is_told_the_phase() {
     let hanging = rig.release("2", "hang-while-warming");
     std::thread::scope(|scope| {
         let first = scope.spawn(|| rig.upgrade_with("s", &hanging, Some(3000), None));
-        support::wait_for("the first to warm", || (rig.status("s").phase.as_deref() == Some("warming")).then_some(()));
+        support::wait_for("the first to warm", || {
+            (rig.status("s").phase.as_deref() == Some("warming")).then_some(())
+        });
         match rig.upgrade("s", &hanging) {
             Err(ClientError::Refused(error)) => assert!(error.message.contains("warming"), "{error}"),
             other => panic!("{other:?}"),
@@ -230,7 +235,9 @@ fn a_drain_grace_longer_than_the_deadline_is_refused() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", "");
     match rig.upgrade_with("s", &rig.release("2", ""), None, Some(600_000)) {
-        Err(ClientError::Refused(error)) => assert!(error.message.contains("longer than the deadline"), "{error}"),
+        Err(ClientError::Refused(error)) => {
+            assert!(error.message.contains("longer than the deadline"), "{error}")
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(version(address), "1");

@@ -21,7 +21,10 @@ fn an_upgrade_replaces_the_process_and_the_old_one_goes() {
     let status = rig.status("s");
     assert_eq!(status.state, State::Serving);
     assert_ne!(status.pid, Some(old));
-    assert!(!std::path::Path::new(&format!("/proc/{old}")).exists(), "the old process is gone and was waited for");
+    assert!(
+        !std::path::Path::new(&format!("/proc/{old}")).exists(),
+        "the old process is gone and was waited for"
+    );
 }
 
 #[test]
@@ -38,7 +41,8 @@ fn no_request_fails_and_no_write_is_lost_over_twenty_upgrades() {
                     if stop.load(Ordering::Relaxed) {
                         return n;
                     }
-                    ask(address, &format!("put {client}-{n}")).unwrap_or_else(|error| panic!("put {n}: {error}"));
+                    ask(address, &format!("put {client}-{n}"))
+                        .unwrap_or_else(|error| panic!("put {n}: {error}"));
                     acknowledged.fetch_add(1, Ordering::Relaxed);
                 }
                 unreachable!("there are more numbers than time")

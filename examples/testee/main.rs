@@ -3,9 +3,12 @@
 //!
 //! A stamp is a last line `testee version=2 fault=…` behind the ELF file, so that one build makes many releases.
 
-use std::io::{self, BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -18,7 +21,17 @@ mod stamp;
 
 use stamp::Stamp;
 
-fn main() -> Result<(), BoxError> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("testee: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), BoxError> {
     let stamp = Stamp::of_this_program()?;
     let data = std::env::args_os().nth(1).map(PathBuf::from);
     println!("testee {} starts", stamp.version);
@@ -31,7 +44,14 @@ fn main() -> Result<(), BoxError> {
         _ => {}
     }
     let mut starting = service::start()?;
-    let listener = starting.tcp_listener("main", "127.0.0.1:0")?;
+    // The tests of unix sockets name one here.
+    let listener = match std::env::var_os("TESTEE_UNIX") {
+        Some(path) => Listener::Unix(starting.unix_listener("main", Path::new(&path))?),
+        None => {
+            let address = std::env::var("TESTEE_ADDRESS").unwrap_or_else(|_| "127.0.0.1:0".to_owned());
+            Listener::Tcp(starting.tcp_listener("main", &address)?)
+        }
+    };
     match stamp.fault.as_str() {
         "exit-while-warming" => return Err("told to exit while warming".into()),
         "hang-while-warming" => wait_for_ever(),
@@ -66,9 +86,60 @@ fn wait_for_ever() -> ! {
     }
 }
 
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A connection, to be read from and written to through two descriptors.
+type Connection = (Box<dyn Read + Send>, Box<dyn Write + Send>);
+
+impl Listener {
+    fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(listener) => listener.set_nonblocking(true),
+            Self::Unix(listener) => listener.set_nonblocking(true),
+        }
+    }
+
+    fn try_clone(&self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(listener) => listener.try_clone().map(Self::Tcp),
+            Self::Unix(listener) => listener.try_clone().map(Self::Unix),
+        }
+    }
+
+    fn accept(&self) -> io::Result<Connection> {
+        let limit = Some(Duration::from_secs(20));
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(false)?;
+                stream.set_read_timeout(limit)?;
+                Ok((Box::new(stream.try_clone()?), Box::new(stream)))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(false)?;
+                stream.set_read_timeout(limit)?;
+                Ok((Box::new(stream.try_clone()?), Box::new(stream)))
+            }
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
 struct Testee {
     shared: Arc<Shared>,
-    listener: TcpListener,
+    listener: Listener,
     acceptor: Option<JoinHandle<()>>,
 }
 
@@ -81,7 +152,7 @@ struct Shared {
 }
 
 impl Testee {
-    fn open(stamp: &Stamp, listener: TcpListener, data: Option<PathBuf>) -> io::Result<Self> {
+    fn open(stamp: &Stamp, listener: Listener, data: Option<PathBuf>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             stamp: stamp.clone(),
             file: Mutex::default(),
@@ -98,7 +169,7 @@ impl Testee {
         *self.shared.file.lock().unwrap() = self.shared.data.as_deref().map(open_lines).transpose()?;
         self.shared.stop.store(false, Ordering::SeqCst);
         // A wait with a limit, so that the acceptor sees when it is to stop.
-        self.listener.set_nonblocking(true)?;
+        self.listener.set_nonblocking()?;
         let (listener, shared) = (self.listener.try_clone()?, Arc::clone(&self.shared));
         self.acceptor = Some(std::thread::spawn(move || {
             use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -106,7 +177,7 @@ impl Testee {
             while !shared.stop.load(Ordering::SeqCst) {
                 let _ = poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&tick));
                 while !shared.stop.load(Ordering::SeqCst) {
-                    let Ok((connection, _)) = listener.accept() else { break };
+                    let Ok(connection) = listener.accept() else { break };
                     let shared = Arc::clone(&shared);
                     shared.busy.fetch_add(1, Ordering::SeqCst);
                     std::thread::spawn(move || {
@@ -126,11 +197,9 @@ fn open_lines(data: &Path) -> io::Result<std::fs::File> {
 
 impl Shared {
     /// One request a connection.
-    fn answer(&self, connection: TcpStream) -> io::Result<()> {
-        connection.set_nonblocking(false)?;
-        connection.set_read_timeout(Some(Duration::from_secs(20)))?;
+    fn answer(&self, (reader, mut writer): Connection) -> io::Result<()> {
         let mut line = String::new();
-        BufReader::new(&connection).read_line(&mut line)?;
+        BufReader::new(reader).read_line(&mut line)?;
         if line.starts_with("put ")
             && let Some(file) = self.file.lock().unwrap().as_mut()
         {
@@ -139,7 +208,7 @@ impl Shared {
         if let Some(ms) = line.trim().strip_prefix("slow ") {
             std::thread::sleep(Duration::from_millis(ms.parse().unwrap_or(0)));
         }
-        (&connection).write_all(format!("{} {line}", self.stamp.version).as_bytes())
+        writer.write_all(format!("{} {line}", self.stamp.version).as_bytes())
     }
 }
 

@@ -17,7 +17,8 @@ impl Stamp {
         file.read_to_end(&mut tail)?;
         let tail = String::from_utf8_lossy(&tail);
         let line = tail.rsplit_once("\ntestee ").map(|(_, line)| line.trim()).unwrap_or_default();
-        let field = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name)).unwrap_or("").to_owned();
+        let field =
+            |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name)).unwrap_or("").to_owned();
         Ok(Self { version: field("version="), fault: field("fault=") })
     }
 }

@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use handoff::control::api::{Outcome, Request, Response, ServiceStatus, Upgrade};
@@ -187,7 +188,8 @@ pub fn processes_of(directory: &Path) -> Vec<u32> {
         let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         *pid != std::process::id()
-            && (program.to_string_lossy().contains(&needle) || String::from_utf8_lossy(&line).contains(&needle))
+            && (program.to_string_lossy().contains(&needle)
+                || String::from_utf8_lossy(&line).contains(&needle))
     })
     .collect()
 }
@@ -226,9 +228,18 @@ pub fn version(address: SocketAddr) -> String {
     answer.split(' ').next().unwrap_or_default().to_owned()
 }
 
-/// The program of the test service, an example of this package, which `cargo test` builds.
-fn testee() -> PathBuf {
-    let program = Path::new(env!("CARGO_BIN_EXE_handoff")).with_file_name("examples").join("testee");
-    assert!(program.exists(), "{} is missing: run `cargo build --examples`", program.display());
-    program
+/// The program of the test service, an example of this package. `cargo test` builds it; `cargo test --test upgrade` alone
+/// does not, so it is built here.
+fn testee() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let program = Path::new(env!("CARGO_BIN_EXE_handoff")).with_file_name("examples").join("testee");
+        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        build.args(["build", "--quiet", "--example", "testee"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        assert!(build.status().unwrap().success(), "the test service cannot be built");
+        program
+    })
 }

@@ -83,10 +83,16 @@ impl Fixture {
 
 impl Drop for Fixture {
     fn drop(&mut self) {
-        self.client.kill();
         for pid in processes_of(self.root.path()) {
             signal(pid, Signal::KILL);
         }
+        // All are children of this process. Not to panic here: a test may be about to tell something more useful.
+        let until = Instant::now() + LIMIT;
+        while !processes_of(self.root.path()).is_empty() && Instant::now() < until {
+            self.client.reap();
+            std::thread::yield_now();
+        }
+        self.client.reap();
     }
 }
 

@@ -22,6 +22,9 @@ use crate::connection::{self, Gate};
 use crate::store::Store;
 use crate::traffic::Traffic;
 
+/// How much longer a drain may take so that the seal finds nothing to wait for.
+const LULL: Duration = Duration::from_millis(50);
+
 /// How long a seal waits for requests that were short when the drain ended and turn out not to be. New
 /// connections wait meanwhile, so giving up is better than patience.
 const SEAL_PATIENCE: Duration = Duration::from_secs(2);
@@ -83,8 +86,17 @@ impl S3Server {
     pub async fn drain(&mut self, cancelled: impl Future<Output = ()>) {
         self.gate.send_replace(Gate::Draining);
         tokio::select! {
-            () = self.traffic.quiet(Instant::now()) => {}
+            () = self.lull(Instant::now()) => {}
             () = cancelled => {}
+        }
+    }
+
+    /// Waits for a good moment to seal: the first at which only short requests are in progress, or a little
+    /// later one at which there are none at all.
+    async fn lull(&self, drain_began: Instant) {
+        self.traffic.quiet(drain_began).await;
+        if timeout(LULL, self.traffic.empty()).await.is_err() {
+            self.traffic.quiet(drain_began).await;
         }
     }
 

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use handoff_protocol::ids::HandoffId;
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 pub use client::{Client, Error, LogSpec, TIMEOUT};
 pub use message::{
@@ -73,6 +73,9 @@ fn prepare(path: &OsStr) -> io::Result<(Socket<'_>, OwnedFd)> {
         ignore(signal)?;
     }
     let terminate = signal_fd(Signal::TERM)?;
+    // It is there to hold descriptors.
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
     // Started as /proc/self/exe, it would be known as "exe".
     rustix::thread::set_name(c"handoff-keeper")?;
     Ok((Socket::bind(Path::new(path))?, terminate))

@@ -1,0 +1,121 @@
+//! All that a service under measurement does: it accepts, answers one line with one line, and stops at once when it is
+//! told to. Both services consist of it, so that only the way they are upgraded differs.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+
+use crate::Error;
+use crate::marks::{Event, Marks};
+
+/// Clients of the benchmark write at once.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a service is told on its command line.
+#[derive(Debug)]
+pub struct Args {
+    /// The data directory, whose lock it takes.
+    pub data: PathBuf,
+    /// Where it notes what it does.
+    pub marks: PathBuf,
+    /// How long its seal takes.
+    pub seal: Duration,
+    /// Further arguments.
+    pub more: Vec<PathBuf>,
+}
+
+impl Args {
+    /// Reads the arguments of this process: data directory, marks, length of the seal in milliseconds, more. `None` if
+    /// there is none: then the process is to exit at once, which measures what starting a process costs.
+    pub fn of_this_process() -> Result<Option<Self>, Error> {
+        let mut args = std::env::args_os().skip(1);
+        let Some(data) = args.next() else { return Ok(None) };
+        let marks = args.next().ok_or("no file for the marks is named")?;
+        let seal_ms =
+            args.next().and_then(|ms| ms.to_str()?.parse().ok()).ok_or("no length of the seal is given")?;
+        Ok(Some(Self {
+            data: data.into(),
+            marks: marks.into(),
+            seal: Duration::from_millis(seal_ms),
+            more: args.map(PathBuf::from).collect(),
+        }))
+    }
+}
+
+/// A thread that accepts and answers.
+#[derive(Debug)]
+pub struct Acceptor {
+    listener: Arc<TcpListener>,
+    marks: Arc<Marks>,
+    stop: Arc<OwnedFd>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Acceptor {
+    /// Accepts from now on.
+    pub fn start(listener: TcpListener, marks: Marks) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let mut acceptor =
+            Self { listener: Arc::new(listener), marks: Arc::new(marks), stop: Arc::new(stop), thread: None };
+        acceptor.resume()?;
+        Ok(acceptor)
+    }
+
+    /// Accepts again. Returns when it does, not before.
+    pub fn resume(&mut self) -> io::Result<()> {
+        let _ = rustix::io::read(&*self.stop, &mut [0u8; 8]);
+        let (listener, marks, stop) = (self.listener.clone(), self.marks.clone(), self.stop.clone());
+        let (sender, accepting) = mpsc::sync_channel(1);
+        self.thread = Some(std::thread::Builder::new().spawn(move || {
+            let _ = sender.send(marks.note(Event::Accepting));
+            run(&listener, &marks, &stop)
+        })?);
+        accepting.recv().map_err(io::Error::other)?
+    }
+
+    /// Accepts no more, and returns when everything that was accepted is answered.
+    pub fn stop(&mut self) -> io::Result<()> {
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        rustix::io::write(&*self.stop, &1u64.to_ne_bytes())?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the acceptor panicked")))
+    }
+
+    /// Notes `event` among the marks.
+    pub fn note(&self, event: Event) -> io::Result<()> {
+        self.marks.note(event)
+    }
+}
+
+fn run(listener: &TcpListener, marks: &Marks, stop: &OwnedFd) -> io::Result<()> {
+    loop {
+        let mut fds = [PollFd::new(stop, PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if !fds[0].revents().is_empty() {
+            return marks.note(Event::Stopped);
+        }
+        match listener.accept() {
+            // What goes wrong on a connection is its client's to notice and to count.
+            Ok((stream, _)) => drop(answer(stream)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn answer(stream: TcpStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut line = String::new();
+    BufReader::new(&stream).read_line(&mut line)?;
+    (&stream).write_all(line.as_bytes())
+}

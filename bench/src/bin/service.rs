@@ -1,0 +1,39 @@
+//! The service under measurement: it embeds the library, drains and seals at once, and holds the lock of its data.
+
+use std::time::Duration;
+
+use handoff::service::{self, BoxError, Drain, Seal, Server};
+use handoff_bench::acceptor::{Acceptor, Args};
+use handoff_bench::marks::Marks;
+
+struct Service {
+    acceptor: Acceptor,
+    seal: Duration,
+}
+
+impl Server for Service {
+    fn drain(&mut self, _: Drain) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    fn seal(&mut self, _: Seal) -> Result<(), BoxError> {
+        self.acceptor.stop()?;
+        std::thread::sleep(self.seal);
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), BoxError> {
+        Ok(self.acceptor.resume()?)
+    }
+}
+
+fn main() -> Result<(), BoxError> {
+    let Some(args) = Args::of_this_process()? else { return Ok(()) };
+    let mut starting = service::start()?;
+    let listener = starting.tcp_listener("main", "127.0.0.1:0")?;
+    let marks = Marks::open(&args.marks)?;
+    let begun = starting.begin(Some(&args.data))?;
+    let acceptor = Acceptor::start(listener, marks)?;
+    begun.ready()?.run(Service { acceptor, seal: args.seal })?;
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! Many clients that connect while nobody accepts.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll;
+use rustix::io::Errno;
+use rustix::net::sockopt::socket_error;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, recv, send, socket_with,
+};
+use serde::Serialize;
+
+use crate::Error;
+use crate::marks::{Event, Reader};
+use crate::rig::{Gap, LIMIT, Rig, wait_for};
+use crate::spread::Spread;
+
+/// A connect that takes longer has sent its SYN a second time, which happens after one second.
+const RETRANSMITTED: Duration = Duration::from_millis(900);
+
+/// What the clients of one upgrade met with.
+#[derive(Debug, Serialize)]
+pub struct Burst {
+    /// Whose upgrade it was.
+    pub name: &'static str,
+    /// How many clients there were.
+    pub clients: usize,
+    /// How long nobody accepted, in microseconds.
+    pub gap_us: u64,
+    /// From each client's connect to its connection.
+    pub connect: Spread,
+    /// From each client's connect to its answer.
+    pub answer: Spread,
+    /// How many connects took more than 900 ms.
+    pub retransmitted: usize,
+    /// How many clients got no answer.
+    pub failed: usize,
+}
+
+/// Upgrades `rig`, whose service seals for a while, and lets `count` clients connect as soon as it has stopped accepting.
+pub fn measure(rig: &mut dyn Rig, count: usize) -> Result<Burst, Error> {
+    let address = rig.address();
+    let mut marks = Reader::open(rig.marks())?;
+    let stops = |marks: &mut Reader| -> Result<usize, Error> {
+        Ok(marks.all()?.iter().filter(|mark| mark.event == Event::Stopped).count())
+    };
+    let before = stops(&mut marks)?;
+    let (gap, clients) = std::thread::scope(|scope| {
+        let clients = scope.spawn(move || {
+            wait_for("the service to stop accepting", || Ok((stops(&mut marks)? > before).then_some(())))?;
+            Clients::new(address)?.run(count)
+        });
+        let gap: Result<Gap, Error> = rig.upgrade().map(|upgrade| upgrade.gap);
+        let clients = clients.join().unwrap_or_else(|_| Err("the clients panicked".into()));
+        Ok::<_, Error>((gap?, clients?))
+    })?;
+    let connects: Vec<Duration> = clients.iter().filter_map(|client| client.connected).collect();
+    let answers = clients.iter().filter_map(|client| client.answered);
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    Ok(Burst {
+        name: rig.name(),
+        clients: count,
+        gap_us: gap.us,
+        retransmitted: connects.iter().filter(|time| **time > RETRANSMITTED).count(),
+        connect: Spread::of(connects.into_iter().map(micros)),
+        answer: Spread::of(answers.map(micros)),
+        failed: clients.iter().filter(|client| client.answered.is_none()).count(),
+    })
+}
+
+/// One thread serves all clients, so that it is not the number of threads that is measured.
+struct Clients {
+    address: SocketAddr,
+    epoll: OwnedFd,
+    all: Vec<Client>,
+    open: usize,
+}
+
+struct Client {
+    socket: Option<OwnedFd>,
+    began: Instant,
+    connected: Option<Duration>,
+    answered: Option<Duration>,
+}
+
+impl Clients {
+    fn new(address: SocketAddr) -> Result<Self, Error> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        Ok(Self { address, epoll, all: Vec::new(), open: 0 })
+    }
+
+    fn run(mut self, count: usize) -> Result<Vec<Client>, Error> {
+        for _ in 0..count {
+            self.connect()?;
+            self.look(Duration::ZERO)?;
+        }
+        let until = Instant::now() + LIMIT;
+        while self.open > 0 && Instant::now() < until {
+            self.look(Duration::from_millis(100))?;
+        }
+        Ok(self.all)
+    }
+
+    fn connect(&mut self) -> Result<(), Error> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+        let began = Instant::now();
+        match connect(&socket, &self.address) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(error) => return Err(format!("connect: {error}").into()),
+        }
+        let data = epoll::EventData::new_u64(self.all.len().try_into()?);
+        epoll::add(&self.epoll, &socket, data, epoll::EventFlags::OUT)?;
+        self.all.push(Client { socket: Some(socket), began, connected: None, answered: None });
+        self.open += 1;
+        Ok(())
+    }
+
+    fn look(&mut self, wait: Duration) -> Result<(), Error> {
+        let mut events = Vec::with_capacity(256);
+        let wait = rustix::time::Timespec::try_from(wait)?;
+        match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&wait)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        for event in events {
+            let data = event.data;
+            let client = &mut self.all[usize::try_from(data.u64())?];
+            let done = match client.connected {
+                None => client.greet(&self.epoll, data)?,
+                Some(_) => client.hear(),
+            };
+            if done {
+                client.socket = None;
+                self.open -= 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Client {
+    /// It is connected, or cannot be: then it is done.
+    fn greet(&mut self, epoll: &OwnedFd, data: epoll::EventData) -> Result<bool, Error> {
+        let Some(socket) = &self.socket else { return Ok(true) };
+        if socket_error(socket)?.is_err() {
+            return Ok(true);
+        }
+        self.connected = Some(self.began.elapsed());
+        if send(socket, b"burst\n", SendFlags::NOSIGNAL).is_err() {
+            return Ok(true);
+        }
+        epoll::modify(epoll, socket.as_fd(), data, epoll::EventFlags::IN)?;
+        Ok(false)
+    }
+
+    /// It has its answer, or its connection has ended.
+    fn hear(&mut self) -> bool {
+        let Some(socket) = &self.socket else { return true };
+        let mut buffer = [0; 16];
+        match recv(socket, &mut buffer, RecvFlags::empty()) {
+            Ok((count, _)) if &buffer[..count] == b"burst\n" => self.answered = Some(self.began.elapsed()),
+            Err(Errno::AGAIN | Errno::INTR) => return false,
+            Ok(_) | Err(_) => {}
+        }
+        true
+    }
+}

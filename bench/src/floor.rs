@@ -1,0 +1,72 @@
+//! What the machine makes everybody pay.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
+use serde::Serialize;
+
+use crate::Error;
+use crate::programs::Programs;
+use crate::spread::Spread;
+
+/// The floor under every supervisor.
+#[derive(Debug, Serialize)]
+pub struct Floor {
+    /// To start a process of the service, which exits at once, and to wait for it.
+    pub process: Spread,
+    /// To append 4 KiB to a file and to wait until the disk has them.
+    pub sync: Spread,
+    /// To send a packet to another thread over a socket, and to get one back.
+    pub round_trip: Spread,
+}
+
+/// Measures each `count` times.
+pub fn measure(programs: &Programs, place: &Path, count: usize) -> Result<Floor, Error> {
+    let mut file = File::create(place.join("floor"))?;
+    Ok(Floor {
+        process: repeat(count, || {
+            let status = Command::new(&programs.service).stdin(Stdio::null()).status()?;
+            if status.success() { Ok(()) } else { Err(format!("the service ended with {status}").into()) }
+        })?,
+        sync: repeat(count, || {
+            file.write_all(&[7; 4096])?;
+            Ok(file.sync_data()?)
+        })?,
+        round_trip: round_trip(count)?,
+    })
+}
+
+fn round_trip(count: usize) -> Result<Spread, Error> {
+    let (here, there) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut packet = [0; 64];
+            while let Ok((count @ 1.., _)) = recv(&there, &mut packet, RecvFlags::empty()) {
+                if send(&there, &packet[..count], SendFlags::NOSIGNAL).is_err() {
+                    return;
+                }
+            }
+        });
+        let spread = repeat(count, || {
+            send(&here, &[7; 64], SendFlags::NOSIGNAL)?;
+            recv(&here, &mut [0; 64], RecvFlags::empty())?;
+            Ok(())
+        });
+        drop(here);
+        spread
+    })
+}
+
+fn repeat(count: usize, mut work: impl FnMut() -> Result<(), Error>) -> Result<Spread, Error> {
+    let mut times = Vec::with_capacity(count);
+    for _ in 0..count {
+        let began = Instant::now();
+        work()?;
+        times.push(began.elapsed().as_micros().try_into()?);
+    }
+    Ok(Spread::of(times))
+}

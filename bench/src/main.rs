@@ -1,0 +1,196 @@
+//! `cargo upgrade-bench`: measures upgrades, beside those of the crate beyond-handoff on the same work.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::Parser;
+use handoff_bench::machine::Machine;
+use handoff_bench::ours::Ours;
+use handoff_bench::peer::Peer;
+use handoff_bench::place::Place;
+use handoff_bench::programs::{Programs, build};
+use handoff_bench::report::Report;
+use handoff_bench::rig::{Options, Rig};
+use handoff_bench::upgrades::{Plan, Series};
+use handoff_bench::{Error, burst, floor, idle, syncs, upgrades};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+/// Measures how long an upgrade takes, how long nobody accepts meanwhile, what clients notice of it, and what an idle
+/// supervisor costs; the crate beyond-handoff does the same work in turns. Times are only told, never judged: the exit
+/// code is 1 only if an upgrade was not committed or a request failed.
+#[derive(Debug, Parser)]
+#[command(name = "upgrade-bench", version)]
+struct Args {
+    /// How many upgrades of each.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    upgrades: u16,
+    /// Do a little of everything, to see whether it works.
+    #[arg(long)]
+    quick: bool,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Where all files lie; it must not be in memory. Default: the build directory.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+/// How much of each.
+struct Size {
+    upgrades: usize,
+    more_upgrades: usize,
+    traced_upgrades: usize,
+    seal: Duration,
+    bursts: &'static [usize],
+    idle: Duration,
+    floor: usize,
+}
+
+impl Args {
+    fn size(&self) -> Size {
+        let upgrades: usize = self.upgrades.into();
+        match self.quick {
+            true => Size {
+                upgrades: upgrades.min(5),
+                more_upgrades: 3,
+                traced_upgrades: 2,
+                seal: Duration::from_millis(100),
+                bursts: &[100],
+                idle: Duration::from_millis(500),
+                floor: 10,
+            },
+            false => Size {
+                upgrades,
+                more_upgrades: upgrades.div_ceil(2),
+                traced_upgrades: 20,
+                seal: Duration::from_millis(1500),
+                bursts: &[200, 3000],
+                idle: Duration::from_secs(10),
+                floor: 500,
+            },
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match bench(&args) {
+        Ok(report) => {
+            match args.json {
+                true => println!("{}", serde_json::to_string(&report).expect("a report is JSON")),
+                false => println!("{report}"),
+            }
+            if report.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("upgrade-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(args: &Args) -> Result<Report, Error> {
+    eprintln!("building");
+    let programs = build()?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        // The second one is not waited for.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&interrupted))?;
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    raise_file_limit()?;
+    let directory = match &args.dir {
+        Some(directory) => directory,
+        None => programs.handoff.ancestors().nth(2).ok_or("the program lies in no directory")?,
+    };
+    let place = Place::in_directory(directory)?;
+    let run = Run { programs: &programs, place: place.path(), size: args.size(), interrupted: &interrupted };
+    run.all(Machine::look(&place.filesystem))
+}
+
+struct Run<'a> {
+    programs: &'a Programs,
+    place: &'a Path,
+    size: Size,
+    interrupted: &'a AtomicBool,
+}
+
+impl Run<'_> {
+    fn all(&self, machine: Machine) -> Result<Report, Error> {
+        let size = &self.size;
+        let mut report = Report {
+            machine,
+            floor: floor::measure(self.programs, self.place, size.floor)?,
+            quiet: Vec::new(),
+            unseen: Vec::new(),
+            busy: Vec::new(),
+            syncs: None,
+            bursts: Vec::new(),
+            idle: Vec::new(),
+        };
+        let mut rigs = self.rigs(Duration::ZERO)?;
+        let plan = |count, probe, unseen| Plan { count, probe, unseen };
+        report.quiet = self.upgrades(&mut rigs, "upgrades", plan(size.upgrades, false, false))?;
+        report.unseen =
+            self.upgrades(&mut rigs, "upgrades to a new file", plan(size.more_upgrades, false, true))?;
+        report.busy =
+            self.upgrades(&mut rigs, "upgrades under requests", plan(size.more_upgrades, true, false))?;
+        for rig in &rigs {
+            self.go_on(&format!("{}: idle", rig.name()))?;
+            report.idle.extend(idle::measure(rig.name(), rig.supervisor(), size.idle, self.place)?);
+        }
+        drop(rigs);
+
+        let mut rigs = self.rigs(size.seal)?;
+        for count in size.bursts {
+            for rig in &mut rigs {
+                self.go_on(&format!("{}: {count} clients while nobody accepts", rig.name()))?;
+                report.bursts.push(burst::measure(rig.as_mut(), *count)?);
+            }
+        }
+        drop(rigs);
+
+        if syncs::is_possible() {
+            self.go_on("disk barriers")?;
+            let count = size.traced_upgrades;
+            let ours =
+                syncs::measure(self.place, count, |options| Ours::start(self.programs, self.place, options))?;
+            let peer =
+                syncs::measure(self.place, count, |options| Peer::start(self.programs, self.place, options))?;
+            report.syncs = Some(vec![ours, peer]);
+        }
+        report.machine.look_again();
+        Ok(report)
+    }
+
+    fn rigs(&self, seal: Duration) -> Result<Vec<Box<dyn Rig>>, Error> {
+        let options = Options { seal, wrapper: Vec::new() };
+        let ours = Ours::start(self.programs, self.place, &options)?;
+        let peer = Peer::start(self.programs, self.place, &options)?;
+        Ok(vec![Box::new(ours), Box::new(peer)])
+    }
+
+    fn upgrades(&self, rigs: &mut [Box<dyn Rig>], what: &str, plan: Plan) -> Result<Vec<Series>, Error> {
+        self.go_on(&format!("{} {what} of each", plan.count))?;
+        upgrades::measure(rigs, plan, self.interrupted)
+    }
+
+    /// Says what comes next, unless it is to end.
+    fn go_on(&self, what: &str) -> Result<(), Error> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            return Err("interrupted".into());
+        }
+        eprintln!("{what}");
+        Ok(())
+    }
+}
+
+/// Thousands of clients have thousands of sockets.
+fn raise_file_limit() -> Result<(), Error> {
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
+}

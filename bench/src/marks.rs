@@ -1,0 +1,115 @@
+//! What the processes of a service tell about themselves: a line per event, in one file that all of them append to.
+//! So a gap between two processes is measured where it happens, and the same way whoever supervises them.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The process accepts from now on.
+    Accepting,
+    /// The process has accepted its last connection.
+    Stopped,
+    /// The process can be reached by the supervisor for the next upgrade.
+    Reachable,
+}
+
+const WORDS: [(Event, &str); 3] =
+    [(Event::Accepting, "accepting"), (Event::Stopped, "stopped"), (Event::Reachable, "reachable")];
+
+/// One event. The clocks are those of the machine, so that the marks of two processes can be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// What happened.
+    pub event: Event,
+    /// The process.
+    pub pid: u32,
+    /// When, in nanoseconds of the monotonic clock.
+    pub monotonic_ns: u64,
+    /// When, in nanoseconds since 1970.
+    pub unix_ns: u64,
+}
+
+/// The writing end.
+#[derive(Debug)]
+pub struct Marks(File);
+
+impl Marks {
+    /// Opens `path` to append to it; creates it if there is none.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        File::options().append(true).create(true).open(path).map(Self)
+    }
+
+    /// Notes that `event` happens now. One write into the page cache.
+    pub fn note(&self, event: Event) -> io::Result<()> {
+        let (monotonic, unix) = (nanos(ClockId::Monotonic), nanos(ClockId::Realtime));
+        let word = WORDS.iter().find(|(each, _)| *each == event).map_or("", |(_, word)| word);
+        (&self.0).write_all(format!("{word} {} {monotonic} {unix}\n", std::process::id()).as_bytes())
+    }
+}
+
+/// The reading end, which remembers what it has read.
+#[derive(Debug)]
+pub struct Reader {
+    file: File,
+    seen: Vec<Mark>,
+    partial: String,
+}
+
+impl Reader {
+    /// Opens `path`; creates it if there is none.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::options().read(true).append(true).create(true).open(path)?;
+        Ok(Self { file, seen: Vec::new(), partial: String::new() })
+    }
+
+    /// All marks so far.
+    pub fn all(&mut self) -> io::Result<&[Mark]> {
+        self.file.read_to_string(&mut self.partial)?;
+        let complete = self.partial.rfind('\n').map_or(0, |end| end + 1);
+        let lines: String = self.partial.drain(..complete).collect();
+        for line in lines.lines() {
+            let mark = parse(line).ok_or_else(|| io::Error::other(format!("{line:?} is not a mark")))?;
+            self.seen.push(mark);
+        }
+        Ok(&self.seen)
+    }
+}
+
+fn parse(line: &str) -> Option<Mark> {
+    let mut words = line.split(' ');
+    let word = words.next()?;
+    let (event, _) = WORDS.into_iter().find(|(_, each)| *each == word)?;
+    let pid = words.next()?.parse().ok()?;
+    let mut number = || words.next()?.parse().ok();
+    Some(Mark { event, pid, monotonic_ns: number()?, unix_ns: number()? })
+}
+
+fn nanos(clock: ClockId) -> u64 {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(clock);
+    u64::try_from(tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(tv_nsec).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_noted_is_read_once_and_in_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("marks");
+        let mut reader = Reader::open(&path).unwrap();
+        assert!(reader.all().unwrap().is_empty());
+        let marks = Marks::open(&path).unwrap();
+        marks.note(Event::Accepting).unwrap();
+        assert_eq!(reader.all().unwrap().len(), 1);
+        marks.note(Event::Stopped).unwrap();
+        let [first, second] = reader.all().unwrap() else { panic!("two marks") };
+        assert_eq!((first.event, second.event), (Event::Accepting, Event::Stopped));
+        assert!(first.monotonic_ns < second.monotonic_ns && first.pid == std::process::id());
+    }
+}

@@ -1,0 +1,189 @@
+//! What the benchmark found: as tables for people, as one JSON object for programs.
+
+use std::fmt;
+
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{CellAlignment, Table};
+use serde::Serialize;
+
+use crate::burst::Burst;
+use crate::floor::Floor;
+use crate::idle::Idle;
+use crate::machine::Machine;
+use crate::spread::Spread;
+use crate::syncs::Syncs;
+use crate::upgrades::Series;
+
+/// Everything that was measured.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// What it was measured on.
+    pub machine: Machine,
+    /// Upgrades of a service that nobody asks anything.
+    pub quiet: Vec<Series>,
+    /// Upgrades to a binary that has just been written.
+    pub unseen: Vec<Series>,
+    /// Upgrades of a service that a client asks all the time.
+    pub busy: Vec<Series>,
+    /// How often the supervisors wait for the disk; nothing without strace.
+    pub syncs: Option<Vec<Syncs>>,
+    /// Clients that connect while nobody accepts.
+    pub bursts: Vec<Burst>,
+    /// Supervisors that have nothing to do.
+    pub idle: Vec<Idle>,
+    /// What the machine makes everybody pay.
+    pub floor: Floor,
+}
+
+impl Report {
+    /// How many clients of the bursts got no answer. All other failures end the run.
+    pub fn failed(&self) -> usize {
+        self.bursts.iter().map(|burst| burst.failed).sum()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Machine { kernel, processor, processors, filesystem, load_before, load_after } = &self.machine;
+        writeln!(
+            f,
+            "{kernel}, {processors} processors ({processor}), {filesystem}, load {load_before} to {load_after}"
+        )?;
+        let quiet = times(self.quiet.iter().flat_map(|series| rows(series, "")));
+        let unseen =
+            self.unseen.iter().map(|series| (series.name, "upgrade to a new file".to_owned(), series.own));
+        let busy = self.busy.iter().flat_map(|series| rows(series, ", under requests"));
+        let floor = &self.floor;
+        let floor = [
+            ("start a process and wait for its end", floor.process),
+            ("append 4 KiB and fdatasync", floor.sync),
+            ("round trip over a socketpair", floor.round_trip),
+        ];
+        writeln!(f, "{quiet}\n{}\n{}", times(unseen.chain(busy)), self.phases())?;
+        match &self.syncs {
+            Some(syncs) => writeln!(f, "{}", syncs_table(syncs))?,
+            None => writeln!(
+                f,
+                "strace is missing or may not trace: disk barriers and system calls are not counted"
+            )?,
+        }
+        writeln!(f, "{}\n{}", self.burst_table(), self.idle_table())?;
+        write!(f, "{}", times(floor.map(|(what, spread)| ("this machine", what.to_owned(), spread))))
+    }
+}
+
+fn rows(series: &Series, when: &str) -> Vec<(&'static str, String, Spread)> {
+    let rows = [
+        ("upgrade, request to commit", Some(series.own)),
+        ("upgrade, request to answer", Some(series.client)),
+        ("accept gap, by the processes", Some(series.gap)),
+        ("accept gap, by the supervisor", series.told_gap),
+        ("longest wait of a request", series.stall),
+        ("every request", series.requests),
+    ];
+    rows.into_iter()
+        .filter_map(|(what, spread)| Some((series.name, format!("{what}{when}"), spread?)))
+        .collect()
+}
+
+fn times(rows: impl IntoIterator<Item = (&'static str, String, Spread)>) -> Table {
+    let mut table = table(["who", "how long it took", "count", "p50", "p99", "max"], 2);
+    for (who, what, spread) in rows {
+        let [p50, p99, max] = [spread.p50_us, spread.p99_us, spread.max_us].map(duration);
+        table.add_row([who.to_owned(), what, spread.count.to_string(), p50, p99, max]);
+    }
+    table
+}
+
+impl Report {
+    fn phases(&self) -> Table {
+        let mut table = table(["who", "phase", "p50"], 2);
+        for series in &self.quiet {
+            for (phase, us) in &series.phases {
+                table.add_row([series.name.to_owned(), phase.clone(), duration(*us)]);
+            }
+        }
+        table
+    }
+
+    fn burst_table(&self) -> Table {
+        let header = [
+            "who",
+            "clients",
+            "nobody accepts for",
+            "connect p50",
+            "p99",
+            "max",
+            "over 900 ms",
+            "answer max",
+            "failed",
+        ];
+        let mut table = table(header, 1);
+        for burst in &self.bursts {
+            let connect = burst.connect;
+            let [gap, p50, p99, max] =
+                [burst.gap_us, connect.p50_us, connect.p99_us, connect.max_us].map(duration);
+            let [clients, retransmitted, failed] =
+                [burst.clients, burst.retransmitted, burst.failed].map(|count| count.to_string());
+            let answer = duration(burst.answer.max_us);
+            table.add_row([
+                burst.name.to_owned(),
+                clients,
+                gap,
+                p50,
+                p99,
+                max,
+                retransmitted,
+                answer,
+                failed,
+            ]);
+        }
+        table
+    }
+
+    fn idle_table(&self) -> Table {
+        let mut table = table(["idle", "watched for", "wake-ups", "system calls", "resident memory"], 1);
+        for idle in &self.idle {
+            let calls = idle.system_calls.map_or("not counted".to_owned(), |calls| calls.to_string());
+            let memory = format!("{:.1} MiB", idle.resident_kib as f64 / 1024.0);
+            table.add_row([
+                idle.name.clone(),
+                duration(idle.watched_ms * 1000),
+                idle.wakeups.to_string(),
+                calls,
+                memory,
+            ]);
+        }
+        table
+    }
+}
+
+fn syncs_table(syncs: &[Syncs]) -> Table {
+    let mut table =
+        table(["disk barriers per upgrade", "by the supervisor", "by the service", "of both, in the gap"], 1);
+    for each in syncs {
+        let [supervisor, service, in_gap] =
+            [each.supervisor, each.service, each.in_gap].map(|count| format!("{count:.2}"));
+        table.add_row([each.name.to_owned(), supervisor, service, in_gap]);
+    }
+    table
+}
+
+/// A table whose first `texts` columns are text, and the others numbers.
+fn table<const COLUMNS: usize>(header: [&str; COLUMNS], texts: usize) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_header(header);
+    for column in table.column_iter_mut().skip(texts) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// Microseconds as people read them.
+fn duration(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..1_000_000 => format!("{:.2} ms", us as f64 / 1e3),
+        _ => format!("{:.2} s", us as f64 / 1e6),
+    }
+}

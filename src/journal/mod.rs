@@ -97,8 +97,8 @@ impl Journal {
     pub fn with_storage(path: &Path, storage: Arc<dyn Storage>) -> Result<Self, JournalError> {
         let failed = |what| move |source| storage_error(path, what, source);
         let bytes = storage.read_all().map_err(failed("read it"))?;
-        let image =
-            log_image::parse(&bytes).map_err(|source| JournalError::Image { path: path.to_owned(), source })?;
+        let image = log_image::parse(&bytes)
+            .map_err(|source| JournalError::Image { path: path.to_owned(), source })?;
         let mut end = image.end;
         if end < bytes.len() {
             storage.truncate(end as u64).map_err(failed("cut off its torn tail"))?;

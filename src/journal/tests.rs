@@ -96,7 +96,8 @@ impl Storage for Failing {
 #[test]
 fn the_first_error_latches_and_names_the_cause() {
     let storage = Arc::new(Failing::default());
-    let mut journal = Journal::with_storage(Path::new("/j"), Arc::clone(&storage) as Arc<dyn Storage>).unwrap();
+    let mut journal =
+        Journal::with_storage(Path::new("/j"), Arc::clone(&storage) as Arc<dyn Storage>).unwrap();
     upgrade(&mut journal, 1);
     *storage.fails.lock().unwrap() = true;
     journal.append(Fact::Wanted { up: true }).unwrap_err();

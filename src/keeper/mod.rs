@@ -14,8 +14,6 @@ mod client;
 mod log;
 mod message;
 mod pipe;
-#[path = "../sys/resident.rs"]
-mod resident;
 mod server;
 
 use std::ffi::OsStr;
@@ -37,10 +35,11 @@ pub use message::{
 
 use crate::sys::channel::Channel;
 use crate::sys::inherit::take_channel;
+use crate::sys::resident::release_start_up_pages;
 use crate::sys::signal_fd::signal_fd;
 use crate::sys::signals::ignore;
 use crate::sys::wire::{recv_message, send_message};
-use resident::release_start_up_pages;
+
 use server::Keeper;
 
 /// The first argument of the process; the second is the path of its socket.

@@ -1,7 +1,7 @@
 //! Drives the machines of the service: one thread that waits for the channel, the server's threads and the clock, and
 //! carries out what the machine says. No decision is taken here.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -275,7 +275,7 @@ impl Driver {
                 incumbent::Action::ReleaseLock => {
                     // Closing unlocks too, unless a child that was forked without exec keeps a duplicate.
                     if let Some(Err(error)) = self.lock.take().map(DataLock::release) {
-                        eprintln!("handoff: {error}");
+                        say(&error);
                     }
                 }
                 incumbent::Action::TakeLock => self.take_lock(),
@@ -363,7 +363,7 @@ impl Driver {
     /// A successor that is not wanted has touched nothing that it would have to put in order.
     fn leave_at_once(&mut self, code: i32) {
         if code == 0 {
-            eprintln!("handoff: this process is not wanted any more and exits");
+            say(&"this process is not wanted any more and exits");
             std::process::exit(0);
         }
         let reason = self.failure.take().unwrap_or_default();
@@ -389,4 +389,9 @@ impl Driver {
             None => self.next_heartbeat = now.checked_add(self.heartbeat),
         }
     }
+}
+
+/// Unlike `eprintln!` it does not panic when nobody reads the standard error any more.
+fn say(text: &dyn std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "handoff: {text}");
 }

@@ -79,9 +79,9 @@ mod work;
 
 pub use cancel::Drain;
 use driver::Order;
-use start::Link;
 #[cfg(feature = "supervisor")]
 pub(crate) use start::ID_VARIABLE;
+use start::Link;
 
 /// An error of the server's own code. Its text goes to the operator.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -204,6 +204,9 @@ pub enum Error {
     /// The server said that it is not healthy.
     #[error("not healthy: {0}")]
     Unhealthy(String),
+    /// The server was stopped from outside and could not seal.
+    #[error("could not seal: {0}")]
+    SealFailed(String),
     /// The server could not serve again.
     #[error("could not serve again: {0}")]
     ResumeFailed(String),

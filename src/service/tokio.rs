@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -111,8 +112,25 @@ pub struct Serving {
 impl Serving {
     /// Calls `server` when it is to drain, seal or resume, until the process is to leave. Without a supervisor it
     /// never completes.
-    pub async fn run(mut self, mut server: impl Server) -> Result<Ended, Error> {
-        while let Some(order) = self.orders.recv().await {
+    pub async fn run(self, server: impl Server) -> Result<Ended, Error> {
+        self.run_until(server, std::future::pending()).await
+    }
+
+    /// Like [`Serving::run`]; when `stop` completes, for example at SIGTERM, the server drains for at most
+    /// [`STOP_GRACE`], seals and is released. Under a supervisor that is the end of a process that it then replaces.
+    pub async fn run_until(
+        mut self,
+        mut server: impl Server,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Ended, Error> {
+        let mut stop = pin!(stop);
+        loop {
+            let order = tokio::select! {
+                biased;
+                order = self.orders.recv() => order,
+                () = &mut stop => return leave(server).await,
+            };
+            let Some(order) = order else { std::future::pending().await };
             match order {
                 Order::Open(_) => {}
                 Order::Drain(drain) => self.link.drained(guard(|| server.drain(drain)).await),
@@ -121,8 +139,20 @@ impl Serving {
                 Order::End(end) => return end,
             }
         }
-        std::future::pending().await
     }
+}
+
+/// The time that a server which is stopped from outside gives its clients.
+pub const STOP_GRACE: Duration = Duration::from_secs(30);
+
+async fn leave(mut server: impl Server) -> Result<Ended, Error> {
+    let drain = Drain::new(STOP_GRACE);
+    // What cannot be drained is sealed all the same: the process ends.
+    if tokio::time::timeout(STOP_GRACE, guard(|| server.drain(drain.clone()))).await.is_err() {
+        drain.cancel();
+    }
+    guard(|| server.seal(Seal { cut: true })).await.map_err(Error::SealFailed)?;
+    Ok(Ended::Released)
 }
 
 async fn told(orders: &mut mpsc::UnboundedReceiver<Order>) -> Error {

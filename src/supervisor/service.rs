@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use handoff_protocol::deadline::{Deadline, Policy, Stragglers};
 use handoff_protocol::ids::{HandoffId, ServiceName};
+use handoff_protocol::message::FromService;
 use handoff_protocol::reason::Party as Role;
 use handoff_protocol::record::{Binary, Fact};
 use handoff_protocol::supervisor::{Event, Moment, Phase, Request, Supervisor, Target};
@@ -211,7 +212,12 @@ impl Service {
         let is = |party: &Option<Party>| party.as_ref().is_some_and(|party| party.serial == serial);
         let event = if is(&self.incumbent) {
             match happened {
-                Happened::Said(id, message) => Event::FromIncumbent(id, message),
+                Happened::Said(id, message) => {
+                    if matches!(message, FromService::Resumed(_)) {
+                        self.timeline.gap_ends();
+                    }
+                    Event::FromIncumbent(id, message)
+                }
                 Happened::Garbage(what) => Event::Garbage(Role::Incumbent, what),
                 Happened::HungUp => Event::HungUp(Role::Incumbent),
                 Happened::Gone(exit) => {

@@ -14,6 +14,8 @@ pub mod owner;
 #[cfg(feature = "supervisor")]
 pub mod readable;
 #[cfg(feature = "supervisor")]
+pub mod resident;
+#[cfg(feature = "supervisor")]
 pub mod signal_fd;
 #[cfg(feature = "supervisor")]
 pub mod signals;

@@ -69,9 +69,23 @@ async fn run(args: Args, release: Stamp) -> Result<(), BoxError> {
     log!("s3-server {} serves on {address}", release.version);
     rehearsal::after_ready(release.fault);
 
-    serving.run(Upgradable(server)).await?;
+    serving.run_until(Upgradable(server), told_to_stop()).await?;
     log!("s3-server {} has handed over", release.version);
     Ok(())
+}
+
+/// Completes at Ctrl-C and at SIGTERM.
+async fn told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
 }
 
 /// What a supervisor asks of the server, in the words of the server.

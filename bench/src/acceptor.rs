@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -15,7 +15,7 @@ use crate::Error;
 use crate::marks::{Event, Marks};
 
 /// Clients of the benchmark write at once.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a service is told on its command line.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Args {
     }
 }
 
-/// A thread that accepts and answers.
+/// A thread that accepts, with a thread for each connection.
 #[derive(Debug)]
 pub struct Acceptor {
     listener: Arc<TcpListener>,
@@ -73,7 +73,7 @@ impl Acceptor {
         let _ = rustix::io::read(&*self.stop, &mut [0u8; 8]);
         let (listener, marks, stop) = (self.listener.clone(), self.marks.clone(), self.stop.clone());
         let (sender, accepting) = mpsc::sync_channel(1);
-        self.thread = Some(std::thread::Builder::new().spawn(move || {
+        self.thread = Some(thread::Builder::new().spawn(move || {
             let _ = sender.send(marks.note(Event::Accepting));
             run(&listener, &marks, &stop)
         })?);
@@ -94,28 +94,31 @@ impl Acceptor {
 }
 
 fn run(listener: &TcpListener, marks: &Marks, stop: &OwnedFd) -> io::Result<()> {
-    loop {
-        let mut fds = [PollFd::new(stop, PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
-        match poll(&mut fds, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+    // Its end waits for all threads within.
+    thread::scope(|scope| {
+        loop {
+            let mut fds = [PollFd::new(stop, PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if !fds[0].revents().is_empty() {
+                return marks.note(Event::Stopped);
+            }
+            match listener.accept() {
+                // What goes wrong on a connection is its client's to notice and to count.
+                Ok((stream, _)) => drop(thread::Builder::new().spawn_scoped(scope, move || answer(&stream))?),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => return Err(error),
+            }
         }
-        if !fds[0].revents().is_empty() {
-            return marks.note(Event::Stopped);
-        }
-        match listener.accept() {
-            // What goes wrong on a connection is its client's to notice and to count.
-            Ok((stream, _)) => drop(answer(stream)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    })
 }
 
-fn answer(stream: TcpStream) -> io::Result<()> {
+fn answer(mut stream: &TcpStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut line = String::new();
-    BufReader::new(&stream).read_line(&mut line)?;
-    (&stream).write_all(line.as_bytes())
+    BufReader::new(stream).read_line(&mut line)?;
+    stream.write_all(line.as_bytes())
 }

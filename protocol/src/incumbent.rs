@@ -144,8 +144,8 @@ impl Incumbent {
     pub fn is_working(&self) -> bool {
         match self.state {
             State::Draining { drained } => !drained,
-            State::Sealing { .. } | State::Reopening { .. } | State::Leaving => true,
-            State::Serving | State::Sealed | State::Failed | State::Waiting | State::Gone => false,
+            State::Sealing { .. } | State::Waiting | State::Reopening { .. } | State::Leaving => true,
+            State::Serving | State::Sealed | State::Failed | State::Gone => false,
         }
     }
 
@@ -212,11 +212,12 @@ impl Incumbent {
     fn lease(&mut self, out: &mut Vec<Action>) {
         match self.state {
             State::Draining { .. } | State::Sealed | State::Failed => self.take_back(out),
+            // Its clients had their time.
+            State::Leaving => out.push(Action::CancelDrain),
             State::Serving
             | State::Sealing { .. }
             | State::Waiting
             | State::Reopening { .. }
-            | State::Leaving
             | State::Gone => {}
         }
     }
@@ -255,7 +256,7 @@ impl Incumbent {
         match self.state {
             State::Serving | State::Draining { .. } | State::Failed => {
                 self.state = State::Leaving;
-                out.push(Action::DisarmLease);
+                out.push(Action::ArmLease { lease_ms: LEAVE_GRACE_MS });
                 out.push(Action::Drain { grace_ms: LEAVE_GRACE_MS });
                 out.push(Action::Seal { cut: true });
             }

@@ -1,5 +1,7 @@
 //! `handoff daemon`.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 use super::exit::{Exit, Failure};
@@ -11,8 +13,9 @@ Examples:
   handoff daemon
   HANDOFF_LOG=debug handoff daemon --config-dir ./etc --state-dir ./var --runtime-dir ./run
 
-The daemon stays in the foreground and logs to standard error. If it dies, the services run on,
-and the next daemon adopts them.";
+The daemon stays in the foreground and logs to standard error. SIGTERM or Ctrl-C stops the services
+in order, then the daemon; a second one leaves the services running. If the daemon is killed, the
+services run on, but the next daemon does not take them over: end them first.";
 
 /// Run the supervisor in the foreground
 #[derive(clap::Args)]
@@ -25,7 +28,9 @@ pub(super) fn run(_: &Arguments, dirs: Dirs) -> Result<Exit, Failure> {
         let message = format!("HANDOFF_LOG is {wanted:?}, which is no filter: {error}.");
         Failure::usage(message, "Write error, warn, info, debug or trace.")
     })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours =
+        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     supervisor::run(dirs)
         .map(|()| Exit::Done)
         .map_err(|error| Failure::failed(format!("The daemon ended: {error}."), ""))

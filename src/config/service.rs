@@ -67,7 +67,7 @@ pub struct Service {
     pub stragglers: Stragglers,
     /// Time without news after which a party acts on its own.
     pub lease_ms: u64,
-    /// Time between SIGTERM and SIGKILL when the service is stopped.
+    /// How long the service may take to finish its requests when it is stopped; then they are cut.
     pub stop_grace_ms: u64,
     /// How long an incumbent may take to serve again after a rollback.
     pub resume_limit_ms: u64,

@@ -50,11 +50,13 @@ pub(super) struct Driver {
     data: Option<PathBuf>,
     lock: Option<DataLock>,
     lease: Option<Instant>,
-    /// Half of what the supervisor tolerates, so that one late wake-up is no silence.
+    /// A third of what the supervisor tolerates, so that one late wake-up is no silence.
     heartbeat: Duration,
     next_heartbeat: Option<Instant>,
     /// What was last said about a failure.
     failure: Option<String>,
+    /// Whether an answer could not be sent.
+    lost: bool,
     ended: bool,
 }
 
@@ -90,6 +92,7 @@ impl Driver {
             heartbeat: Duration::from_millis((welcome.lease_ms / 3).max(1)),
             next_heartbeat: None,
             failure: None,
+            lost: false,
             ended: false,
         }
     }
@@ -107,6 +110,9 @@ impl Driver {
                 self.receive();
             }
             self.clock();
+            if std::mem::take(&mut self.lost) && self.channel.take().is_some() {
+                self.closed();
+            }
         }
     }
 
@@ -291,11 +297,15 @@ impl Driver {
         }
     }
 
-    /// A supervisor that reads nothing for so long that its queue is full misses a sign of life; that the channel is
-    /// closed is seen where it is read, after what was sent before.
+    /// A supervisor that reads nothing for so long that its queue is full misses a sign of life. If it would miss an
+    /// answer, it is given up. That the channel is closed is seen where it is read, after what was sent before.
     fn send(&mut self, id: HandoffId, message: &FromService) {
-        if let Some(channel) = &self.channel {
-            let _ = send_message(channel, self.version, id, message, &[]);
+        let Some(channel) = &self.channel else { return };
+        match send_message(channel, self.version, id, message, &[]) {
+            Err(error) if error.would_block() && !matches!(message, FromService::Progress(_)) => {
+                self.lost = true
+            }
+            Ok(()) | Err(_) => {}
         }
     }
 

@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use handoff_protocol::ids::ServiceName;
@@ -88,6 +89,7 @@ pub fn run(dirs: Dirs) -> Result<(), Error> {
 async fn main(dirs: Dirs) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let control = Listener::bind(&dirs.control_socket())?;
     let keeper = Keeping::start(&dirs).map_err(Error::Keeper)?;
     let daemon = Rc::new(Daemon {
@@ -99,6 +101,8 @@ async fn main(dirs: Dirs) -> Result<(), Error> {
     tokio::select! {
         ended = serve(control, Rc::clone(&daemon)) => { ended?; }
         () = either(&mut terminate, &mut interrupt) => {}
+        // A terminal that is closed is no reason to end what others use.
+        never = ignore(&mut hangup) => match never {},
     }
     tracing::info!("stopping all services; signal once more to leave them running");
     tokio::select! {
@@ -106,6 +110,15 @@ async fn main(dirs: Dirs) -> Result<(), Error> {
         () = either(&mut terminate, &mut interrupt) => tracing::warn!("leaving; the services keep running"),
     }
     Ok(())
+}
+
+async fn ignore(signal: &mut Signal) -> Infallible {
+    loop {
+        if signal.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+        tracing::info!("SIGHUP is ignored: a service file is read whenever it is needed");
+    }
 }
 
 async fn either(first: &mut Signal, second: &mut Signal) {
@@ -140,7 +153,7 @@ impl Daemon {
             Error::new(Kind::StorageFailed, message, "Nothing was changed.")
         };
         let directory = self.shared.dirs.service_state(&name);
-        std::fs::create_dir_all(&directory)
+        create_durably(&directory)
             .map_err(|error| storage_failed(format!("{}: {error}", directory.display())))?;
         let journal = Journal::open(&self.shared.dirs.journal(&name))
             .map_err(|error| storage_failed(error.to_string()))?;
@@ -158,6 +171,20 @@ impl Daemon {
             let _ = stop.await;
         }
     }
+}
+
+/// Creates a directory and those above it. Their entries are on the disk when this returns.
+fn create_durably(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let Some(parent) = directory.parent() else { return Ok(()) };
+    create_durably(parent)?;
+    match std::fs::create_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    File::open(parent)?.sync_all()
 }
 
 /// An upgrade that is under way is called off; then the service is stopped.

@@ -116,9 +116,10 @@ impl Daemon {
         let (handle, config) = self.find_fresh(name)?;
         let stopped = handle.with(|service| service.machine.phase() == Phase::Stopped);
         if stopped {
-            check(&config.name, &config.binary)?;
             handle.with(|service| {
                 service.reconfigure(config);
+                // What was committed runs, whatever the service file names meanwhile.
+                check(&service.name, &service.path_of(Target::Committed))?;
                 service.open_listeners()
             })?;
         }

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
 
 use handoff_protocol::ids::ListenerName;
 use handoff_protocol::message::Mode;
 
 use super::keeping::Keeping;
 use super::service::Service;
-use crate::config;
+use crate::config::{self, ListenAddress};
 use crate::control::{Error, Kind};
 use crate::slots::{Group, SlotError, SlotId};
 
@@ -20,8 +21,14 @@ pub(super) struct Listening {
     slots: BTreeMap<u64, Vec<SlotId>>,
     /// The slot that gets new connections.
     steered: u64,
+    steered_at: Instant,
+    /// Whether a handshake can take time: some address is not of this machine alone.
+    is_remote: bool,
     next: u64,
 }
+
+/// A handshake that has not ended after so long is not waited for: two SYN+ACK retransmits of a slow path.
+const HANDSHAKE: Duration = Duration::from_secs(3);
 
 impl Listening {
     /// Binds all addresses, or none.
@@ -38,7 +45,13 @@ impl Listening {
         }
         let first = groups.iter().map(Group::steered).collect();
         let names = listeners.iter().map(|listener| listener.name.clone()).collect();
-        Ok(Self { names, groups, slots: BTreeMap::from([(0, first)]), steered: 0, next: 1 })
+        let is_remote = listeners.iter().any(|listener| match &listener.address {
+            ListenAddress::Tcp(address) => !address.ip().is_loopback(),
+            ListenAddress::DualStack { .. } => true,
+            ListenAddress::Unix(_) => false,
+        });
+        let slots = BTreeMap::from([(0, first)]);
+        Ok(Self { names, groups, slots, steered: 0, steered_at: Instant::now(), is_remote, next: 1 })
     }
 
     pub(super) fn names(&self) -> Vec<ListenerName> {
@@ -77,7 +90,24 @@ impl Listening {
             group.steer_to(*id)?;
         }
         self.steered = slot;
+        self.steered_at = Instant::now();
         Ok(())
+    }
+
+    /// Whether nothing waits at a slot and nothing can be on its way there. A connection whose handshake was under way at
+    /// the switch belongs to the old slot, and the kernel does not count it.
+    pub(super) fn is_quiet(&self, slot: u64) -> bool {
+        if slot == self.steered {
+            return true;
+        }
+        let Some(ids) = self.slots.get(&slot) else { return true };
+        let settled = !self.is_remote || self.steered_at.elapsed() >= HANDSHAKE;
+        settled
+            && self
+                .groups
+                .iter()
+                .zip(ids)
+                .all(|(group, id)| group.queue_len(*id).is_ok_and(|waiting| waiting == 0))
     }
 
     /// Takes a slot out of use, unless it is the one that gets new connections.

@@ -1,6 +1,7 @@
 //! The effects: one arm per action of the machine, no decision.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{ToService, Welcome};
@@ -13,6 +14,10 @@ use tokio::task::spawn_local;
 use super::binary::hex;
 use super::service::Service;
 use crate::control::{Error, Kind, api};
+
+/// How often the queue of a slot is looked at, and for how long at the most.
+const QUIET_TICK: Duration = Duration::from_millis(5);
+const QUIET_LIMIT: Duration = Duration::from_secs(5);
 
 impl Service {
     pub(super) fn perform(&mut self, action: Action, events: &mut VecDeque<Event>) {
@@ -28,11 +33,7 @@ impl Service {
                     party.send(id, &message, &[]);
                 }
             }
-            Action::ToRetiree(id, message) => {
-                if let Some(party) = &self.retiree {
-                    party.send(id, &message, &[]);
-                }
-            }
+            Action::ToRetiree(id, message) => self.tell_retiree(id, message),
             Action::KillSuccessor => match &self.successor {
                 Some(party) => party.signal(Signal::KILL),
                 None => events.push_back(Event::SuccessorGone(Exit::Unknown)),
@@ -131,6 +132,32 @@ impl Service {
             // It was never started, so it is gone.
             None => events.push_back(Event::SuccessorGone(Exit::Unknown)),
         }
+    }
+
+    /// A process with a slot of its own is sealed only when its slot is quiet: nothing is steered there any more, and what
+    /// was on its way has arrived and was accepted.
+    fn tell_retiree(&mut self, id: HandoffId, message: ToService) {
+        let (Some(party), Some(listening)) = (&self.retiree, &self.listening) else { return };
+        let serial = party.serial;
+        if !matches!(message, ToService::Seal(_)) || listening.is_quiet(party.slot) {
+            return party.send(id, &message, &[]);
+        }
+        let this = self.this.clone();
+        spawn_local(async move {
+            let until = tokio::time::Instant::now() + QUIET_LIMIT;
+            loop {
+                tokio::time::sleep(QUIET_TICK).await;
+                let Some(service) = this.upgrade() else { return };
+                let service = service.borrow();
+                let Some(party) = service.retiree.as_ref().filter(|party| party.serial == serial) else {
+                    return;
+                };
+                let quiet = service.listening.as_ref().is_none_or(|listening| listening.is_quiet(party.slot));
+                if quiet || tokio::time::Instant::now() >= until {
+                    return party.send(id, &message, &[]);
+                }
+            }
+        });
     }
 
     fn steer(&mut self, slot: Option<u64>) {

@@ -250,6 +250,7 @@ impl Service {
 
     fn note_death(&mut self, exit: handoff_protocol::reason::Exit) {
         if let Some(party) = self.incumbent.take() {
+            self.timeline.gap_begins();
             let generation = self.journal.standing().generation();
             tracing::warn!(service = %self.name, pid = party.process.pid, "the process {exit}");
             self.problem = Some(format!("The process {} {exit}; it was started again.", party.process.pid));

@@ -41,9 +41,9 @@ impl Timeline {
         now
     }
 
-    /// The incumbent was told to stop accepting.
+    /// The incumbent was told to stop accepting, or is gone. The first counts.
     pub(super) fn gap_begins(&mut self) {
-        self.sealed_at = Some(Instant::now());
+        self.sealed_at.get_or_insert_with(Instant::now);
     }
 
     /// Somebody accepts again.

@@ -107,7 +107,10 @@ pub enum Leaving {
     /// It was told to drain.
     Draining,
     /// It was told to seal.
-    Sealing,
+    Sealing {
+        /// Whether it may cut what is still running: its grace is over.
+        cut: bool,
+    },
     /// It was told to leave.
     Exiting,
     /// It was sent SIGTERM.

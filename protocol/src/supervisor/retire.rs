@@ -28,8 +28,8 @@ impl Supervisor {
                 out.push(Action::ToRetiree(retiree.handoff, ToService::Prepare(prepare)));
                 out.push(Action::Arm(Deadline::RetireDrain, grace_ms));
             }
-            Leaving::Sealing => {
-                let seal = Seal { lease_ms, cut: true };
+            Leaving::Sealing { cut } => {
+                let seal = Seal { lease_ms, cut };
                 out.push(Action::ToRetiree(retiree.handoff, ToService::Seal(seal)));
                 out.push(Action::Arm(Deadline::RetireSeal, self.policy.seal_limit_ms));
             }
@@ -57,8 +57,10 @@ impl Supervisor {
 
     pub(super) fn retire_late(&mut self, deadline: Deadline, out: &mut Vec<Action>) {
         match (deadline, self.retiree.map(|retiree| retiree.step)) {
-            (Deadline::RetireDrain, Some(Leaving::Draining)) => self.retire_on(Leaving::Sealing, out),
-            (Deadline::RetireSeal, Some(Leaving::Sealing)) => self.retire_on(Leaving::Exiting, out),
+            (Deadline::RetireDrain, Some(Leaving::Draining)) => {
+                self.retire_on(Leaving::Sealing { cut: true }, out)
+            }
+            (Deadline::RetireSeal, Some(Leaving::Sealing { .. })) => self.retire_on(Leaving::Exiting, out),
             (Deadline::RetireExit, Some(Leaving::Exiting)) => self.retire_on(Leaving::Terminating, out),
             (Deadline::RetireExit, Some(Leaving::Terminating)) => self.retire_on(Leaving::Killed, out),
             (_, _) => {}
@@ -68,10 +70,12 @@ impl Supervisor {
     pub(super) fn on_retiree(&mut self, id: HandoffId, message: &FromService, out: &mut Vec<Action>) {
         let Some(retiree) = self.retiree.filter(|retiree| retiree.handoff == id) else { return };
         match (retiree.step, message) {
-            (Leaving::Draining, FromService::Drained(_)) => self.retire_on(Leaving::Sealing, out),
+            (Leaving::Draining, FromService::Drained(_)) => {
+                self.retire_on(Leaving::Sealing { cut: false }, out)
+            }
             // Sealed, failed, or serving again since its lease ended: in each case it leaves in order when told.
             (
-                Leaving::Draining | Leaving::Sealing,
+                Leaving::Draining | Leaving::Sealing { .. },
                 FromService::Sealed(_) | FromService::SealFailed(_) | FromService::Resumed(_),
             ) => self.retire_on(Leaving::Exiting, out),
             // Whatever else it says, its end is near and bounded.

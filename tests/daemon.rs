@@ -211,3 +211,56 @@ fn many_listeners_reach_the_service_and_a_missing_binary_still_fails_as_such() {
     rig.upgrade("s", &rig.release("2", "")).unwrap();
     assert_eq!(version(main), "2");
 }
+
+/// Needs root, for a file system of its own; without it there is nothing to fill.
+#[test]
+fn a_full_disk_costs_an_upgrade_and_nothing_else() {
+    let mut rig = Rig::new();
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not run: it needs root to mount a small file system");
+        return;
+    }
+    rig.stop_daemon();
+    let disk = SmallDisk::mount(&rig.path("state"));
+    rig.start_daemon();
+    let address = rig.serve("s", "1", "", "");
+    let next = rig.release("2", "");
+    std::fs::write(disk.0.join("fill"), vec![0; 1 << 20]).unwrap_err();
+    let mut versions = [rig.path("testee-1"), next].into_iter().cycle();
+    let refused = wait_for("the journal to need another page", || {
+        let outcome = rig.upgrade("s", &versions.next().unwrap()).unwrap();
+        (outcome.outcome == handoff::control::api::Ending::RolledBack).then_some(outcome)
+    });
+    let reason = refused.reason.unwrap();
+    assert!(reason.contains("journal") && reason.contains("No space left"), "{reason}");
+    let serving = version(address);
+    // Also a crash is mended while the disk is full.
+    let pid = rig.status("s").pid.unwrap();
+    support::signal(pid, rustix::process::Signal::KILL);
+    assert_eq!(version(address), serving);
+    std::fs::remove_file(disk.0.join("fill")).unwrap();
+    let good = rig.upgrade("s", &rig.release("3", "")).unwrap();
+    assert_eq!(good.outcome, handoff::control::api::Ending::Committed, "{good:?}");
+    assert_eq!(version(address), "3");
+    rig.stop_daemon();
+}
+
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(path: &std::path::Path) -> Self {
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"])
+            .arg(path)
+            .status()
+            .unwrap();
+        assert!(mounted.success());
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}

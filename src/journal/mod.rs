@@ -1,8 +1,9 @@
 //! The journal of one service: facts are appended, and folded by the same function live and in replay.
 //!
 //! Only a durable fact waits for the disk, and that wait is the caller's: [`Journal::append`] returns when the page
-//! cache has the record, [`Storage::sync`] when the disk has it. The first storage error latches: after a failed
-//! `fdatasync` nobody knows what the disk has, so nothing is appended any more until the journal is opened anew.
+//! cache has the record, [`Storage::sync`] when the disk has it. The first storage error latches: nothing is appended any
+//! more. A write that failed (a full disk) leaves a torn tail at most, so [`Journal::mend`] can go on where the last whole
+//! record ends. After a failed `fdatasync` nobody knows what the disk has: only a restart of the daemon opens it anew.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -67,6 +68,14 @@ pub enum JournalError {
     },
 }
 
+/// The error that stopped a journal.
+#[derive(Debug)]
+struct Latched {
+    first: String,
+    /// Whether what the disk has is still known.
+    mendable: bool,
+}
+
 /// A durable fact on its way to the disk.
 #[derive(Debug)]
 #[must_use = "it counts only when it is settled"]
@@ -80,7 +89,7 @@ pub struct Journal {
     standing: Standing,
     end: u64,
     next_sequence: u64,
-    latched: Option<String>,
+    latched: Option<Latched>,
     /// Facts that were appended behind one that is on its way to the disk: they are folded after it, as in replay.
     behind: Option<Vec<Record>>,
 }
@@ -147,15 +156,15 @@ impl Journal {
     }
 
     fn write(&mut self, fact: Fact) -> Result<Record, JournalError> {
-        if let Some(first) = &self.latched {
-            return Err(JournalError::Latched { path: self.path.clone(), first: first.clone() });
+        if let Some(latched) = &self.latched {
+            return Err(JournalError::Latched { path: self.path.clone(), first: latched.first.clone() });
         }
         let record = Record { at_unix_ms: unix_ms(), fact };
         let bytes = log_image::encode(self.next_sequence, &record)
             .ok_or_else(|| JournalError::TooLarge { path: self.path.clone() })?;
         if let Err(source) = self.storage.write_at(self.end, &bytes) {
             let error = storage_error(&self.path, "append to it", source);
-            self.latched.get_or_insert(error.to_string());
+            self.latched.get_or_insert(Latched { first: error.to_string(), mendable: true });
             return Err(error);
         }
         self.end += bytes.len() as u64;
@@ -171,14 +180,27 @@ impl Journal {
         }
         synced.map_err(|source| {
             let error = storage_error(&self.path, "make it durable", source);
-            self.latched.get_or_insert(error.to_string());
+            self.latched = Some(Latched { first: error.to_string(), mendable: false });
             error
         })
     }
 
     /// Why it takes no more records, if it does not.
     pub fn latched(&self) -> Option<&str> {
-        self.latched.as_deref()
+        self.latched.as_ref().map(|latched| latched.first.as_str())
+    }
+
+    /// After a failed write: cuts off what was half written and takes records again. Returns whether anything was mended;
+    /// then the facts since the error are missing, and the caller says again how things stand.
+    pub fn mend(&mut self) -> Result<bool, JournalError> {
+        match &self.latched {
+            Some(latched) if latched.mendable && self.behind.is_none() => {}
+            Some(_) | None => return Ok(false),
+        }
+        let failed = |source| storage_error(&self.path, "cut off its torn tail", source);
+        self.storage.truncate(self.end).map_err(failed)?;
+        self.latched = None;
+        Ok(true)
     }
 }
 

@@ -106,3 +106,25 @@ fn the_first_error_latches_and_names_the_cause() {
     assert!(error.contains("takes no more records") && error.contains("/j"), "{error}");
     assert!(!journal.standing().wanted);
 }
+
+#[test]
+fn after_a_full_disk_it_is_mended_and_after_a_failed_sync_it_is_not() {
+    let storage = Arc::new(Failing::default());
+    let mut journal =
+        Journal::with_storage(Path::new("/j"), Arc::clone(&storage) as Arc<dyn Storage>).unwrap();
+    upgrade(&mut journal, 1);
+    assert!(!journal.mend().unwrap(), "nothing is broken");
+    *storage.fails.lock().unwrap() = true;
+    journal.append(Fact::Wanted { up: true }).unwrap_err();
+    storage.bytes.lock().unwrap().extend_from_slice(b"half a record");
+    *storage.fails.lock().unwrap() = false;
+    assert!(journal.mend().unwrap());
+    upgrade(&mut journal, 2);
+    let again = Journal::with_storage(Path::new("/j"), Arc::clone(&storage) as Arc<dyn Storage>).unwrap();
+    assert_eq!(again.standing().generation(), Generation(2));
+
+    let pending = journal.prepare(Fact::Reverted { handoff: id(2) }).unwrap();
+    journal.settle(pending, Err(io::ErrorKind::Other.into())).unwrap_err();
+    assert!(!journal.mend().unwrap());
+    assert!(journal.latched().is_some());
+}

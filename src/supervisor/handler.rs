@@ -114,7 +114,10 @@ impl Daemon {
 
     async fn start(&self, name: &ServiceName, progress: ProgressSink) -> Result<api::Response, Error> {
         let (handle, config) = self.find_fresh(name)?;
-        let stopped = handle.with(|service| service.machine.phase() == Phase::Stopped);
+        let stopped = handle.with(|service| {
+            service.mend_journal();
+            service.machine.phase() == Phase::Stopped
+        });
         if stopped {
             handle.with(|service| {
                 service.reconfigure(config);
@@ -207,6 +210,7 @@ impl Service {
             return Err(Error::new(Kind::ConfigInvalid, message, hint));
         }
         self.reconfigure(config);
+        self.mend_journal();
         Ok(())
     }
 

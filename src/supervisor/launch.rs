@@ -71,6 +71,7 @@ impl Service {
         let parts = Parts {
             serial: self.next_serial(),
             process,
+            binary: binary.clone(),
             started_at_unix_ms: unix_ms(),
             slot,
             log,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{FromService, ToService};
 use handoff_protocol::reason::Exit;
-use handoff_protocol::record::Process;
+use handoff_protocol::record::{Binary, Process};
 use handoff_protocol::version::UNAGREED;
 use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
@@ -47,6 +47,8 @@ pub(super) struct Serial(pub(super) u64);
 pub(super) struct Party {
     pub(super) serial: Serial,
     pub(super) process: Process,
+    /// What it was started from.
+    pub(super) binary: Binary,
     pub(super) started_at_unix_ms: u64,
     /// Which slot of the listeners it accepts from.
     pub(super) slot: u64,
@@ -63,6 +65,8 @@ pub(super) struct Party {
 pub(super) struct Parts {
     pub(super) serial: Serial,
     pub(super) process: Process,
+    /// What it was started from.
+    pub(super) binary: Binary,
     pub(super) started_at_unix_ms: u64,
     pub(super) slot: u64,
     pub(super) log: LogGuard,
@@ -83,6 +87,7 @@ impl Party {
         Ok(Self {
             serial,
             process: parts.process,
+            binary: parts.binary,
             started_at_unix_ms: parts.started_at_unix_ms,
             slot: parts.slot,
             _log: parts.log,

@@ -207,6 +207,32 @@ impl Service {
         }
     }
 
+    /// After a disk was full: takes records again, and says how things stand now.
+    pub(super) fn mend_journal(&mut self) {
+        match self.journal.mend() {
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(error) => return tracing::error!(service = %self.name, %error, "still not mended"),
+        }
+        tracing::info!(service = %self.name, "the journal takes records again");
+        self.problem = None;
+        self.note(Fact::Wanted { up: self.machine.is_wanted() });
+        let handoff = self.machine.handoff();
+        let generation = self.journal.standing().generation().next();
+        let known = self.journal.standing().current.as_ref().and_then(|current| current.process.as_ref());
+        let facts = match &self.incumbent {
+            Some(party) if known != Some(&party.process) => [
+                Fact::Intent { handoff, generation, binary: party.binary.clone() },
+                Fact::Spawned { handoff, process: party.process.clone() },
+                Fact::Committed { handoff },
+            ],
+            Some(_) | None => return,
+        };
+        for fact in facts {
+            self.note(fact);
+        }
+    }
+
     /// Something happened to a process.
     pub(super) fn happened(&mut self, serial: Serial, happened: Happened) {
         let is = |party: &Option<Party>| party.as_ref().is_some_and(|party| party.serial == serial);

@@ -54,6 +54,16 @@
 //!     Ok(())
 //! }
 //! ```
+//!
+//! A server that says that it is ready before it has taken over does not compile:
+//!
+//! ```compile_fail,E0599
+//! # fn main() -> Result<(), handoff::service::Error> {
+//! let starting = handoff::service::start()?;
+//! starting.ready()?;
+//! # Ok(())
+//! # }
+//! ```
 
 use std::error::Error as StdError;
 use std::io;

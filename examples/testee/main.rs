@@ -59,6 +59,7 @@ fn run() -> Result<(), BoxError> {
         _ => {}
     }
     let begun = starting.begin(data.as_deref())?;
+    println!("testee {} begins", stamp.version);
     match stamp.fault.as_str() {
         "exit-after-begin" => return Err("told to exit after begin".into()),
         "hang-after-begin" => wait_for_ever(),

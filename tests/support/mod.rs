@@ -222,6 +222,15 @@ pub fn ask(address: SocketAddr, line: &str) -> std::io::Result<String> {
     Ok(answer.trim_end().to_owned())
 }
 
+/// Whether a request is accepted by the kernel and answered by nobody for a while.
+pub fn is_dark(address: SocketAddr) -> bool {
+    let mut connection = TcpStream::connect(address).unwrap();
+    connection.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    connection.write_all(b"x\n").unwrap();
+    let answer = std::io::Read::read(&mut connection, &mut [0; 64]);
+    answer.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
 /// The version that answers.
 pub fn version(address: SocketAddr) -> String {
     let answer = ask(address, "version").unwrap();

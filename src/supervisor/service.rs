@@ -116,10 +116,15 @@ impl Service {
             if self.machine.is_wanted() != self.journal.standing().wanted {
                 self.note(Fact::Wanted { up: self.machine.is_wanted() });
             }
-            self.show_phase();
+            let handoff = self.machine.handoff();
+            let entered = self.show_phase();
             for action in actions {
                 tracing::debug!(service = %self.name, ?action, "action");
                 self.perform(action, &mut events);
+            }
+            // Not before: in the gap between two processes nobody waits for the log.
+            if let Some(phase) = entered {
+                tracing::info!(service = %self.name, %handoff, phase);
             }
             self.end_attempt();
         }
@@ -149,21 +154,21 @@ impl Service {
         }
     }
 
-    /// Tells those who wait that a phase began.
-    fn show_phase(&mut self) {
+    /// Tells those who wait that a phase began. Gives the phase, if it is a new one.
+    fn show_phase(&mut self) -> Option<&'static str> {
         let phase = self.phase_name();
         if phase == self.shown {
-            return;
+            return None;
         }
         self.shown = phase;
         let at_us = self.timeline.enter(phase);
         let handoff = self.machine.handoff();
-        tracing::info!(service = %self.name, %handoff, phase);
         for sink in
             self.operations.iter().chain(&self.incoming).filter_map(|operation| operation.progress.as_ref())
         {
             sink.send(progress(&self.name, handoff, phase, at_us));
         }
+        Some(phase)
     }
 
     pub(super) fn phase_name(&self) -> &'static str {

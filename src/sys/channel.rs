@@ -9,7 +9,7 @@ use rustix::cmsg_space;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair, sockopt,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair, sockopt,
 };
 
 const CONTROL_LEN: usize = cmsg_space!(ScmRights(FDS_MAX));
@@ -77,11 +77,10 @@ impl Channel {
 
     /// Receives one packet, or `None` when the peer has closed its end and every packet has been taken. (An empty
     /// packet looks the same, and no frame is empty.) Blocks, unless the channel is nonblocking (`WouldBlock`).
-    /// `buffer` is grown to `FRAME_MAX` if it is shorter; keep it between calls.
+    /// `buffer` is made as long as the packet, at most `FRAME_MAX`.
     pub fn recv(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Packet>> {
-        if buffer.len() < FRAME_MAX {
-            buffer.resize(FRAME_MAX, 0);
-        }
+        // A buffer for the largest packet would cost a new process more page faults than all else that it receives.
+        buffer.resize(self.next_len()?.min(FRAME_MAX), 0);
         let mut space = [MaybeUninit::uninit(); CONTROL_LEN];
         loop {
             let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -97,6 +96,18 @@ impl Channel {
                     }));
                 }
                 // Comes once, before packets that are still queued, when the peer closed without reading all of ours.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The length of the next packet; 0 at the end.
+    fn next_len(&self) -> io::Result<usize> {
+        loop {
+            match recv(&self.0, &mut [0; 0], RecvFlags::PEEK | RecvFlags::TRUNC) {
+                Ok((_, length)) => return Ok(length),
+                // See `recv`.
                 Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(error) => return Err(error.into()),
             }

@@ -4,6 +4,7 @@ mod support;
 
 use std::path::Path;
 use std::thread::ScopedJoinHandle;
+use std::time::Duration;
 
 use handoff::control::ClientError;
 use handoff::control::api::{Ending, Outcome, State};
@@ -11,6 +12,7 @@ use rustix::process::Signal;
 use support::{Rig, ask, signal, version, wait_for};
 
 const LEASE: &str = "lease = \"500ms\"\nresume_limit = \"1s\"";
+const THREE_LEASES: Duration = Duration::from_millis(1500);
 
 /// Begins an upgrade of service `s` and returns when it is in `phase`.
 fn upgrade_until<'scope>(
@@ -140,9 +142,7 @@ fn a_daemon_that_is_frozen_for_long_at_any_phase_agrees_with_what_happened() {
                 // A phase may be over before it is seen; a later one does as well.
                 (status.phase.as_deref() == Some(phase) || status.generation.0 == 2).then_some(())
             });
-            signal(daemon(&rig), Signal::STOP);
-            std::thread::sleep(std::time::Duration::from_millis(1500)); // three leases
-            signal(daemon(&rig), Signal::CONT);
+            support::freeze(daemon(&rig), THREE_LEASES);
             let outcome = upgrade.join().unwrap().unwrap();
             let serves = version(address);
             match outcome.outcome {

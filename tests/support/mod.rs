@@ -204,6 +204,16 @@ pub fn signal(pid: u32, signal: rustix::process::Signal) {
     }
 }
 
+/// Stops a process for a time, which is not a wait for anything, and lets it go on.
+pub fn freeze(pid: u32, time: Duration) {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        signal(pid, rustix::process::Signal::STOP);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    signal(pid, rustix::process::Signal::CONT);
+}
+
 /// An address that nobody listens on now.
 pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 0 | 8 | magic, `handoffJ` |
 //! | 8 | 4 | format version: 1 |
-//! | 12 | 4 | reserved: 0 |
+//! | 12 | 4 | how many records are known to be on the disk |
 //!
 //! and per record:
 //!
@@ -15,9 +15,13 @@
 //! | 8 | 8 | sequence number: 1, 2, 3 … |
 //! | 16 | | body (the encoding of `frame`) |
 //!
-//! Integers are little-endian. A record that is broken is a *torn tail* if no durable record follows it: whatever was
-//! written after the last durable record was allowed to be lost. A durable record behind a broken one cannot come from
-//! a crash, since making it durable makes all before it durable too: that is *corruption*, and is refused.
+//! Integers are little-endian. The first record that is broken or missing is a *torn tail* if it is not among those that
+//! are known to be on the disk: it was allowed to be lost, and so was everything behind it. If it is one of them, no crash
+//! can have done it: that is *corruption*, and is refused. That a later record is whole proves nothing: before the disk
+//! has confirmed them, records reach it in any order.
+//!
+//! The number in the header is raised after the disk has confirmed, and never waited for. An old number, and a number
+//! that was torn while it was raised, are smaller than the true one: less damage is found, and none is invented.
 
 use alloc::vec::Vec;
 
@@ -35,12 +39,20 @@ pub const RECORD_HEADER_LEN: usize = 16;
 /// The largest body, in bytes.
 pub const BODY_MAX: usize = frame::FRAME_MAX;
 
+/// Where the number of records that are known to be on the disk stands, in bytes.
+pub const PROVEN_AT: usize = 12;
+
 /// The header of a new journal.
 pub fn header() -> [u8; HEADER_LEN] {
     let mut bytes = [0; HEADER_LEN];
     bytes[..8].copy_from_slice(&MAGIC);
     bytes[8..12].copy_from_slice(&FORMAT.to_le_bytes());
     bytes
+}
+
+/// What stands at [`PROVEN_AT`] once the disk has confirmed every record up to this sequence number.
+pub fn proven(sequence: u64) -> [u8; 4] {
+    u32::try_from(sequence).unwrap_or(u32::MAX).to_le_bytes()
 }
 
 /// The bytes of one record. `None` if it is larger than [`BODY_MAX`].
@@ -63,6 +75,12 @@ pub struct Image {
     pub end: usize,
     /// The sequence number of the next record.
     pub next_sequence: u64,
+    /// Up to where the content is known to be on the disk, in bytes. At most `end`.
+    pub proven: usize,
+}
+
+impl Image {
+    const EMPTY: Self = Self { records: Vec::new(), end: 0, next_sequence: 1, proven: 0 };
 }
 
 /// Why a file is not a journal that can be trusted.
@@ -77,74 +95,55 @@ pub enum ImageError {
         /// The field of the file.
         found: u32,
     },
-    /// A record is broken although a later one proves that it was on the disk.
-    #[error("the record at byte {offset} is damaged, and a later one proves that it was once whole")]
+    /// A record is broken or missing although it was on the disk.
+    #[error("the record at byte {offset} is damaged, or missing, although it was once on the disk")]
     Corrupt {
         /// Where the broken record begins, in bytes.
         offset: usize,
     },
 }
 
-/// Reads a journal. A file that is shorter than the header is one that was being created: it is empty.
+/// Reads a journal. A file that has no whole header yet is one that was being created: it is empty.
 pub fn parse(bytes: &[u8]) -> Result<Image, ImageError> {
-    let Some(head) = bytes.get(..HEADER_LEN) else {
-        let fits = header().starts_with(bytes) || bytes.iter().all(|byte| *byte == 0);
-        return if fits {
-            Ok(Image { records: Vec::new(), end: 0, next_sequence: 1 })
-        } else {
-            Err(ImageError::Magic)
-        };
-    };
-    if head.iter().all(|byte| *byte == 0) && bytes.iter().all(|byte| *byte == 0) {
-        return Ok(Image { records: Vec::new(), end: 0, next_sequence: 1 });
+    if !bytes.starts_with(&header()[..PROVEN_AT]) || bytes.len() < HEADER_LEN {
+        return not_whole(bytes);
     }
-    if head[..8] != MAGIC {
-        return Err(ImageError::Magic);
-    }
-    let found = u32_at(head, 8);
-    if found != FORMAT {
-        return Err(ImageError::Format { found });
-    }
-    let mut image = Image { records: Vec::new(), end: HEADER_LEN, next_sequence: 1 };
+    let proven = u64::from(u32_at(bytes, PROVEN_AT));
+    let mut image = Image { end: HEADER_LEN, ..Image::EMPTY };
     while let Some((record, length)) = record_at(bytes, image.end, image.next_sequence) {
         image.records.push(record);
         image.end += length;
+        if image.next_sequence == proven {
+            image.proven = image.end;
+        }
         image.next_sequence += 1;
     }
-    if durable_record_after(bytes, image.end, image.next_sequence) {
+    if image.next_sequence <= proven {
         return Err(ImageError::Corrupt { offset: image.end });
     }
     Ok(image)
 }
 
-fn record_at(bytes: &[u8], offset: usize, sequence: u64) -> Option<(Record, usize)> {
-    let (found, record, length) = any_record_at(bytes, offset)?;
-    (found == sequence).then_some((record, length))
+/// A file that does not begin with a whole header of this format.
+fn not_whole(bytes: &[u8]) -> Result<Image, ImageError> {
+    let written = bytes.iter().zip(header()).take_while(|(found, meant)| *found == meant).count();
+    if bytes[written..].iter().all(|byte| *byte == 0) {
+        return Ok(Image::EMPTY);
+    }
+    if bytes.len() < HEADER_LEN || bytes[..8] != MAGIC {
+        return Err(ImageError::Magic);
+    }
+    Err(ImageError::Format { found: u32_at(bytes, 8) })
 }
 
-fn any_record_at(bytes: &[u8], offset: usize) -> Option<(u64, Record, usize)> {
-    let rest = bytes.get(offset..)?;
-    let (head, rest) = rest.split_at_checked(RECORD_HEADER_LEN)?;
+fn record_at(bytes: &[u8], offset: usize, sequence: u64) -> Option<(Record, usize)> {
+    let (head, rest) = bytes.get(offset..)?.split_at_checked(RECORD_HEADER_LEN)?;
     let body = rest.get(..u32_at(head, 0) as usize).filter(|body| body.len() <= BODY_MAX)?;
-    let mut sequence = [0; 8];
-    sequence.copy_from_slice(&head[8..16]);
-    let sequence = u64::from_le_bytes(sequence);
-    if checksum(sequence, body) != u32_at(head, 4) {
+    if head[8..] != sequence.to_le_bytes() || checksum(sequence, body) != u32_at(head, 4) {
         return None;
     }
     let record = frame::decode_body(0, body).ok()?;
-    Some((sequence, record, RECORD_HEADER_LEN + body.len()))
-}
-
-fn durable_record_after(bytes: &[u8], from: usize, sequence: u64) -> bool {
-    (from.saturating_add(1)..bytes.len()).any(|offset| {
-        // Most offsets hold no plausible sequence number; only the others are worth a checksum.
-        let plausible =
-            bytes.get(offset + 8..offset + 16).and_then(|field| field.try_into().ok()).is_some_and(|field| {
-                (sequence..sequence.saturating_add(1 << 20)).contains(&u64::from_le_bytes(field))
-            });
-        plausible && any_record_at(bytes, offset).is_some_and(|(_, record, _)| record.fact.is_durable())
-    })
+    Some((record, RECORD_HEADER_LEN + body.len()))
 }
 
 fn checksum(sequence: u64, body: &[u8]) -> u32 {

@@ -4,6 +4,10 @@
 //! cache has the record, [`Storage::sync`] when the disk has it. The first storage error latches: nothing is appended any
 //! more. A write that failed (a full disk) leaves a torn tail at most, so [`Journal::mend`] can go on where the last whole
 //! record ends. After a failed `fdatasync` nobody knows what the disk has: only a restart of the daemon opens it anew.
+//!
+//! An earlier daemon may have ended before the disk had what it wrote, or after an `fdatasync` that failed, which lets the
+//! page cache look as if all were well. So whatever is not known to be on the disk is written again when a journal is
+//! opened, and waited for.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -79,7 +83,11 @@ struct Latched {
 /// A durable fact on its way to the disk.
 #[derive(Debug)]
 #[must_use = "it counts only when it is settled"]
-pub struct Pending(Record);
+pub struct Pending {
+    record: Record,
+    sequence: u64,
+    offset: u64,
+}
 
 /// An open journal.
 #[derive(Debug)]
@@ -96,7 +104,8 @@ pub struct Journal {
 
 impl Journal {
     /// Opens the journal at `path`, creates it if there is none, drops a torn tail, and folds what is there. Blocks on
-    /// the disk when it creates the file.
+    /// the disk if something in it is not known to be there. A disk that refuses that makes a journal that takes no
+    /// records ([`Journal::latched`]), but its standing can be used.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let storage = FileStorage::open(path).map_err(|source| storage_error(path, "open it", source))?;
         Self::with_storage(path, Arc::new(storage))
@@ -105,26 +114,50 @@ impl Journal {
     /// Like [`Journal::open`], over any storage. `path` is for messages.
     pub fn with_storage(path: &Path, storage: Arc<dyn Storage>) -> Result<Self, JournalError> {
         let failed = |what| move |source| storage_error(path, what, source);
-        let bytes = storage.read_all().map_err(failed("read it"))?;
+        let mut bytes = storage.read_all().map_err(failed("read it"))?;
         let image = log_image::parse(&bytes)
             .map_err(|source| JournalError::Image { path: path.to_owned(), source })?;
-        let mut end = image.end;
-        if end < bytes.len() {
-            storage.truncate(end as u64).map_err(failed("cut off its torn tail"))?;
+        let torn = image.end < bytes.len();
+        if torn {
+            storage.truncate(image.end as u64).map_err(failed("cut off its torn tail"))?;
+            bytes.truncate(image.end);
         }
-        if end == 0 {
-            storage.write_at(0, &log_image::header()).map_err(failed("write its header"))?;
-            end = log_image::HEADER_LEN;
+        if image.end == 0 {
+            bytes = log_image::header().to_vec();
+            storage.write_at(0, &bytes).map_err(failed("write its header"))?;
         }
-        Ok(Self {
+        let mut journal = Self {
             path: path.to_owned(),
             storage,
             standing: fold(&image.records),
-            end: end as u64,
+            end: bytes.len() as u64,
             next_sequence: image.next_sequence,
             latched: None,
             behind: None,
-        })
+        };
+        let unproven = &bytes[image.proven..];
+        if torn || !unproven.is_empty() {
+            journal.prove(image.proven as u64, unproven);
+        }
+        Ok(journal)
+    }
+
+    /// Makes what was found durable. The cut comes before any new record too: else what was cut off could come back
+    /// behind one.
+    fn prove(&mut self, offset: u64, unproven: &[u8]) {
+        if let Err(source) = self.storage.write_at(offset, unproven) {
+            self.latch("write again what may not be on the disk", source, true);
+        } else if let Err(source) = self.storage.sync() {
+            self.latch("make it durable", source, false);
+        } else {
+            self.mark(self.next_sequence - 1);
+        }
+    }
+
+    /// Notes that the disk has all records up to this one. Without the note, less damage is found later, no more: so
+    /// nobody waits for it, and a failure is left to the next record to tell.
+    fn mark(&self, sequence: u64) {
+        let _ = self.storage.write_at(log_image::PROVEN_AT as u64, &log_image::proven(sequence));
     }
 
     /// What the facts add up to.
@@ -150,9 +183,10 @@ impl Journal {
     /// Appends one fact to the page cache, to be folded by [`Journal::settle`] when [`Storage::sync`] has returned.
     /// One at a time.
     pub fn prepare(&mut self, fact: Fact) -> Result<Pending, JournalError> {
+        let (sequence, offset) = (self.next_sequence, self.end);
         let record = self.write(fact)?;
         self.behind.get_or_insert_default();
-        Ok(Pending(record))
+        Ok(Pending { record, sequence, offset })
     }
 
     fn write(&mut self, fact: Fact) -> Result<Record, JournalError> {
@@ -163,26 +197,40 @@ impl Journal {
         let bytes = log_image::encode(self.next_sequence, &record)
             .ok_or_else(|| JournalError::TooLarge { path: self.path.clone() })?;
         if let Err(source) = self.storage.write_at(self.end, &bytes) {
-            let error = storage_error(&self.path, "append to it", source);
-            self.latched.get_or_insert(Latched { first: error.to_string(), mendable: true });
-            return Err(error);
+            return Err(self.latch("append to it", source, true));
         }
         self.end += bytes.len() as u64;
         self.next_sequence += 1;
         Ok(record)
     }
 
-    /// Folds a durable fact if the disk has it. If it may not have it, the journal takes no more records.
+    /// Folds a durable fact if the disk has it. If it may not have it, the fact is cut off, with what was appended behind
+    /// it, and the journal takes no more records.
     pub fn settle(&mut self, pending: Pending, synced: io::Result<()>) -> Result<(), JournalError> {
-        let durable = synced.is_ok();
-        for record in durable.then_some(pending.0).iter().chain(self.behind.take().iter().flatten()) {
+        let behind = self.behind.take().unwrap_or_default();
+        if synced.is_ok() {
+            self.standing.fold(&pending.record);
+            self.mark(pending.sequence);
+        }
+        for record in &behind {
             self.standing.fold(record);
         }
         synced.map_err(|source| {
-            let error = storage_error(&self.path, "make it durable", source);
-            self.latched = Some(Latched { first: error.to_string(), mendable: false });
-            error
+            // The caller takes it as not done; a daemon that reads the page cache must not find it done. If the cut
+            // fails too, the first error is still the one to tell.
+            let _ = self.storage.truncate(pending.offset);
+            self.latch("make it durable", source, false)
         })
+    }
+
+    /// Takes no more records. Returns the error.
+    fn latch(&mut self, what: &'static str, source: io::Error, mendable: bool) -> JournalError {
+        let error = storage_error(&self.path, what, source);
+        match &mut self.latched {
+            Some(latched) => latched.mendable &= mendable,
+            None => self.latched = Some(Latched { first: error.to_string(), mendable }),
+        }
+        error
     }
 
     /// Why it takes no more records, if it does not.

@@ -51,18 +51,23 @@ fn a_torn_tail_is_dropped_at_every_byte_and_writing_goes_on() {
 }
 
 #[test]
-fn damage_before_a_durable_record_is_refused_with_its_place() {
+fn damage_of_what_was_on_the_disk_is_refused_with_its_place() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("journal");
     let mut journal = Journal::open(&path).unwrap();
     upgrade(&mut journal, 1);
     upgrade(&mut journal, 2);
-    let mut bytes = std::fs::read(&path).unwrap();
-    bytes[40] ^= 1;
-    std::fs::write(&path, &bytes).unwrap();
-    let error = Journal::open(&path).unwrap_err().to_string();
-    assert!(error.contains("at byte 16") && error.contains("journal"), "{error}");
-    assert_eq!(std::fs::read(&path).unwrap(), bytes, "a refused journal is left as it is");
+    drop(Journal::open(&path).unwrap());
+    let whole = std::fs::read(&path).unwrap();
+    let mut flipped = whole.clone();
+    flipped[40] ^= 1;
+    let cut = whole[..whole.len() - 1].to_vec();
+    for (bytes, place) in [(flipped, "at byte 16 "), (cut, "at byte ")] {
+        std::fs::write(&path, &bytes).unwrap();
+        let error = Journal::open(&path).unwrap_err().to_string();
+        assert!(error.contains(place) && error.contains("journal"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "a refused journal is left as it is");
+    }
 }
 
 #[derive(Debug, Default)]
@@ -80,8 +85,10 @@ impl Storage for Failing {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let mut all = self.bytes.lock().unwrap();
-        all.truncate(offset as usize);
-        all.extend_from_slice(bytes);
+        let (offset, end) = (offset as usize, offset as usize + bytes.len());
+        let length = all.len().max(end);
+        all.resize(length, 0);
+        all[offset..end].copy_from_slice(bytes);
         Ok(())
     }
     fn truncate(&self, length: u64) -> io::Result<()> {

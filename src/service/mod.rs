@@ -22,7 +22,7 @@
 //! struct Echo(Arc<Mutex<Acceptor>>);
 //! # struct Acceptor;
 //! # impl Acceptor {
-//! #     fn start(_: TcpListener) -> std::io::Result<Arc<Mutex<Self>>> { unimplemented!() }
+//! #     fn start(_: TcpListener) -> std::io::Result<Arc<Mutex<Self>>> { Ok(Arc::new(Mutex::new(Self))) }
 //! #     fn has_long_requests(&self) -> bool { false }
 //! #     fn stop_accepting_and_finish(&mut self, _cut: bool) -> std::io::Result<()> { Ok(()) }
 //! #     fn accept_again(&mut self) -> std::io::Result<()> { Ok(()) }

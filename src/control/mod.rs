@@ -7,7 +7,9 @@
 pub mod api;
 mod client;
 mod error;
-mod rpc;
+// The fuzz targets read lines as the daemon and its clients do.
+#[doc(hidden)]
+pub mod rpc;
 mod server;
 
 pub use client::{Client, ClientError};

@@ -9,13 +9,13 @@ use super::error::{Error, Kind};
 pub const LINE_MAX_BYTES: usize = 64 << 10;
 
 /// A request with the id under which it is answered; the id is null where none could be read.
-pub(super) struct Incoming {
+pub struct Incoming {
     pub id: Value,
     pub request: Result<Request, Error>,
 }
 
 /// Reads one line. Never fails: what is wrong is itself the thing to answer.
-pub(super) fn parse_request(line: &[u8]) -> Incoming {
+pub fn parse_request(line: &[u8]) -> Incoming {
     let nobody = |error| Incoming { id: Value::Null, request: Err(error) };
     let value: Value = match serde_json::from_slice(line) {
         Ok(value) => value,
@@ -53,12 +53,12 @@ fn invalid(message: &str, hint: &str) -> Error {
 }
 
 /// The line that carries a request.
-pub(super) fn request_line(id: u64, request: &Request) -> Vec<u8> {
+pub fn request_line(id: u64, request: &Request) -> Vec<u8> {
     line(json!({"jsonrpc": "2.0", "id": id, "method": request.method(), "params": request.params()}))
 }
 
 /// The line that answers the request `id`.
-pub(super) fn response_line(id: &Value, answer: &Result<Response, Error>) -> Vec<u8> {
+pub fn response_line(id: &Value, answer: &Result<Response, Error>) -> Vec<u8> {
     line(match answer {
         Ok(response) => json!({"jsonrpc": "2.0", "id": id, "result": response}),
         Err(error) => json!({"jsonrpc": "2.0", "id": id, "error": error.to_json()}),
@@ -66,7 +66,7 @@ pub(super) fn response_line(id: &Value, answer: &Result<Response, Error>) -> Vec
 }
 
 /// The line that tells of progress.
-pub(super) fn progress_line(progress: &Progress) -> Vec<u8> {
+pub fn progress_line(progress: &Progress) -> Vec<u8> {
     line(json!({"jsonrpc": "2.0", "method": "progress", "params": progress}))
 }
 
@@ -78,7 +78,7 @@ fn line(value: Value) -> Vec<u8> {
 
 /// What a client reads.
 #[derive(Debug)]
-pub(super) enum Outgoing {
+pub enum Outgoing {
     /// A notification that this client does not know; newer daemons may send some.
     Ignored,
     /// Progress of the request under way.
@@ -88,7 +88,7 @@ pub(super) enum Outgoing {
 }
 
 /// Reads one line of the daemon's. The error says what does not fit.
-pub(super) fn parse_answer(line: &[u8], id: u64) -> Result<Outgoing, String> {
+pub fn parse_answer(line: &[u8], id: u64) -> Result<Outgoing, String> {
     let mut envelope: Map<String, Value> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     if let Some(method) = envelope.get("method") {
         if method != "progress" {

@@ -20,7 +20,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::ids::HandoffId;
-use crate::message::{Done, Failed, FromService, Mode, ToService};
+use crate::message::{Done, Failed, FromService, Mode, Stage, ToService};
 
 /// Where the incumbent stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,6 +63,8 @@ pub enum Event {
     Message(HandoffId, ToService),
     /// The channel closed, or something came that is not a message.
     Closed,
+    /// Another supervisor is here, on a new channel; the old one is closed.
+    Adopt(HandoffId),
     /// The lease ended.
     Lease,
     /// The service's drain code returned.
@@ -80,6 +82,8 @@ pub enum Event {
 pub enum Action {
     /// Send, unless the channel is closed.
     Send(HandoffId, FromService),
+    /// Answer the supervisor that adopts this process.
+    Adopted(HandoffId, Stage),
     /// Close the channel.
     HangUp,
     /// Run the service's drain code.
@@ -160,6 +164,7 @@ impl Incumbent {
         match event {
             Event::Message(id, message) => self.message(id, message, &mut out),
             Event::Closed => self.closed(&mut out),
+            Event::Adopt(id) => self.adopt(id, &mut out),
             Event::Lease => self.lease(&mut out),
             Event::DrainDone(result) => self.drain_done(result, &mut out),
             Event::SealDone(result) => self.seal_done(result, &mut out),
@@ -172,7 +177,7 @@ impl Incumbent {
     fn message(&mut self, id: HandoffId, message: ToService, out: &mut Vec<Action>) {
         let known = id == self.handoff;
         match (self.state, message) {
-            (State::Serving, ToService::Prepare(prepare)) if !known => {
+            (State::Serving, ToService::Prepare(prepare)) => {
                 self.handoff = id;
                 self.state = State::Draining { drained: false };
                 out.push(Action::ArmLease { lease_ms: prepare.lease_ms });
@@ -188,7 +193,8 @@ impl Incumbent {
                 out.push(Action::Seal { cut: seal.cut });
             }
             (_, ToService::Resume(_)) if known => self.take_back(out),
-            (_, ToService::Commit(_)) if known => self.leave(out),
+            // A process that came to serve without a supervisor may also be told that its handoff is undone.
+            (_, ToService::Commit(_) | ToService::Abort(_)) if known => self.leave(out),
             // A lease that ended or a drain that failed made this the past while the message was on its way.
             (
                 State::Serving | State::Failed | State::Waiting | State::Reopening { .. },
@@ -207,6 +213,25 @@ impl Incumbent {
     fn closed(&mut self, out: &mut Vec<Action>) {
         self.connected = false;
         self.take_back(out);
+    }
+
+    /// What was taken away came back with the closed channel, or is on its way back.
+    fn adopt(&mut self, id: HandoffId, out: &mut Vec<Action>) {
+        let stage = match self.state {
+            State::Serving => Stage::Serving,
+            State::Draining { .. }
+            | State::Failed
+            | State::Sealing { leave: false, .. }
+            | State::Reopening { leave: false } => Stage::Working,
+            State::Sealed | State::Waiting => Stage::Waiting,
+            State::Sealing { leave: true, .. }
+            | State::Reopening { leave: true }
+            | State::Leaving
+            | State::Gone => Stage::Leaving,
+        };
+        self.handoff = id;
+        self.connected = true;
+        out.push(Action::Adopted(id, stage));
     }
 
     fn lease(&mut self, out: &mut Vec<Action>) {

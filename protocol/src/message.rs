@@ -1,6 +1,6 @@
 //! The messages, one enum per direction.
 //!
-//! A kind, once given, is never given again. `Hello` and `Welcome` never change.
+//! A kind, once given, is never given again. `Hello`, `Welcome`, `Adopt` and `Adopted` never change.
 //!
 //! | kind | message | from | to |
 //! |---|---|---|---|
@@ -13,6 +13,7 @@
 //! | 0x07 | `Resumed` | service | supervisor |
 //! | 0x08 | `ResumeFailed` | service | supervisor |
 //! | 0x09 | `Progress` | service | supervisor |
+//! | 0x0a | `Adopted` | service | supervisor |
 //! | 0x81 | `Welcome` | supervisor | service |
 //! | 0x82 | `Prepare` | supervisor | service |
 //! | 0x83 | `Seal` | supervisor | service |
@@ -20,6 +21,7 @@
 //! | 0x85 | `Commit` | supervisor | service |
 //! | 0x86 | `Abort` | supervisor | service |
 //! | 0x87 | `Resume` | supervisor | service |
+//! | 0x88 | `Adopt` | supervisor | service |
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -128,6 +130,46 @@ pub struct Progress {
     pub note: String,
 }
 
+/// First message of a supervisor that takes over a service whose supervisor is gone. It is sent on a new channel; the id
+/// of its frame is the handoff that both belong to from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Adopt {
+    /// The versions that the supervisor speaks.
+    pub versions: VersionRange,
+    /// As in [`Welcome`]. Milliseconds.
+    pub lease_ms: u64,
+}
+
+/// Answer to [`Adopt`]. The listeners of the process travel with it, in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Adopted {
+    /// The version that is spoken from now on.
+    pub version: u16,
+    /// The process.
+    pub pid: u32,
+    /// As in its [`Welcome`].
+    pub service: ServiceName,
+    /// As in its [`Welcome`].
+    pub generation: Generation,
+    /// What the process is doing.
+    pub stage: Stage,
+    /// A name per file descriptor.
+    pub listeners: Vec<ListenerName>,
+}
+
+/// What a process that is adopted is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Stage {
+    /// It serves, and takes itself for the incumbent.
+    Serving,
+    /// It holds the lock, if there is one, and is about to serve; `Resumed` or `Ready` follows.
+    Working,
+    /// It waits for the lock: whoever holds it serves, and this process is its standby.
+    Waiting,
+    /// It is on its way out.
+    Leaving,
+}
+
 macro_rules! direction {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $kind:literal $variant:ident($body:ty)),* $(,)? }) => {
         $(#[$doc])*
@@ -151,7 +193,7 @@ macro_rules! direction {
                 match self { $(Self::$variant(_) => $kind,)* }
             }
             fn before_agreement(&self) -> bool {
-                matches!(self.kind(), HELLO | WELCOME)
+                matches!(self.kind(), HELLO | WELCOME | ADOPT | ADOPTED)
             }
             fn fd_count(&self) -> usize {
                 self.listeners()
@@ -171,6 +213,8 @@ macro_rules! direction {
 
 const HELLO: u8 = 0x01;
 const WELCOME: u8 = 0x81;
+const ADOPT: u8 = 0x88;
+const ADOPTED: u8 = 0x0a;
 
 direction! {
     /// What a service says to its supervisor.
@@ -193,6 +237,8 @@ direction! {
         0x08 ResumeFailed(Failed),
         /// A sign of life.
         0x09 Progress(Progress),
+        /// The answer to another supervisor.
+        0x0a Adopted(Adopted),
     }
 }
 
@@ -213,12 +259,17 @@ direction! {
         0x86 Abort(Abort),
         /// Serve again.
         0x87 Resume(Resume),
+        /// Another supervisor is here.
+        0x88 Adopt(Adopt),
     }
 }
 
 impl FromService {
     fn listeners(&self) -> usize {
-        0
+        match self {
+            Self::Adopted(adopted) => adopted.listeners.len(),
+            _ => 0,
+        }
     }
 }
 

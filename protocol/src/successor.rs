@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 
 use crate::ids::HandoffId;
 use crate::incumbent::LEAVE_GRACE_MS;
-use crate::message::{Done, FromService, Mode, Ready, ToService};
+use crate::message::{Done, FromService, Mode, Ready, Stage, ToService};
 
 /// Where the successor stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,6 +51,8 @@ pub enum Event {
     Message(HandoffId, ToService),
     /// The channel closed, or something came that is not a message.
     Closed,
+    /// Another supervisor is here, on a new channel; the old one is closed.
+    Adopt(HandoffId),
     /// The lease ended.
     Lease,
     /// The service has done all start-up that needs no data.
@@ -68,6 +70,8 @@ pub enum Event {
 pub enum Action {
     /// Send, unless the channel is closed.
     Send(HandoffId, FromService),
+    /// Answer the supervisor that adopts this process.
+    Adopted(HandoffId, Stage),
     /// Close the channel.
     HangUp,
     /// Wait for the data lock, without end.
@@ -141,6 +145,7 @@ impl Successor {
             Event::Message(id, message) if id == self.handoff => self.message(message, &mut out),
             Event::Message(_, _) => self.refuse(&mut out),
             Event::Closed => self.closed(&mut out),
+            Event::Adopt(id) => self.adopt(id, &mut out),
             Event::Lease => self.unheard(&mut out),
             Event::Started => self.started(&mut out),
             Event::Locked => {
@@ -220,6 +225,19 @@ impl Successor {
             | State::Leaving
             | State::Gone => self.unheard(out),
         }
+    }
+
+    /// The closed channel has sent away whoever was not told to begin.
+    fn adopt(&mut self, id: HandoffId, out: &mut Vec<Action>) {
+        let stage = match self.state {
+            State::Locking => Stage::Waiting,
+            State::Opening => Stage::Working,
+            State::Serving | State::Incumbent => Stage::Serving,
+            State::Starting { .. } | State::Parked | State::Leaving | State::Gone => Stage::Leaving,
+        };
+        self.handoff = id;
+        self.connected = true;
+        out.push(Action::Adopted(id, stage));
     }
 
     fn unheard(&mut self, out: &mut Vec<Action>) {

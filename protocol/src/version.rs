@@ -4,8 +4,8 @@
 //! |---|---|
 //! | 1 | the first |
 //!
-//! The frame header, `Hello` and `Welcome` are the same in every version, so that two parties can always find out
-//! that they do not understand each other.
+//! The frame header, `Hello`, `Welcome`, `Adopt` and `Adopted` are the same in every version, so that two parties can
+//! always find out that they do not understand each other.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,8 @@ pub const CURRENT: u16 = 1;
 /// The oldest version that this crate still speaks.
 pub const MINIMUM: u16 = 1;
 
-/// The version field of a frame that is sent before a version is agreed: `Hello` and `Welcome`.
+/// The version field of a frame that is sent before a version is agreed: `Hello`, `Welcome`, `Adopt`
+/// and `Adopted`.
 pub const UNAGREED: u16 = 0;
 
 /// The versions that a party speaks, both ends included.

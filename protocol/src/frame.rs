@@ -3,7 +3,7 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 4 | magic, `hoff` |
-//! | 4 | 2 | version: the agreed one, or 0 in `Hello` and `Welcome` |
+//! | 4 | 2 | version: the agreed one, or 0 in `Hello`, `Welcome`, `Adopt` and `Adopted` |
 //! | 6 | 1 | kind of the message |
 //! | 7 | 1 | flags: 0 |
 //! | 8 | 2 | number of file descriptors that travel with the packet |

@@ -8,8 +8,8 @@ use handoff_protocol::frame::{self, FrameError, Message};
 use handoff_protocol::ids::{Generation, HandoffId, ListenerName, ServiceName};
 use handoff_protocol::log_image::{self, ImageError};
 use handoff_protocol::message::{
-    Abort, Begin, Commit, Done, Failed, FromService, Hello, Mode, Prepare, Progress, Ready, Resume, Seal,
-    ToService, Welcome,
+    Abort, Adopt, Adopted, Begin, Commit, Done, Failed, FromService, Hello, Mode, Prepare, Progress, Ready,
+    Resume, Seal, Stage, ToService, Welcome,
 };
 use handoff_protocol::reason::Exit;
 use handoff_protocol::record::{self, Binary, Fact, Process, Record};
@@ -212,6 +212,10 @@ fn from_service() -> impl Strategy<Value = FromService> {
         Just(FromService::Resumed(Done {})),
         text().prop_map(|reason| FromService::ResumeFailed(Failed { reason })),
         text().prop_map(|note| FromService::Progress(Progress { note })),
+        (welcome(), any::<u32>(), stage()).prop_map(|(welcome, pid, stage)| {
+            let Welcome { version, service, generation, listeners, .. } = welcome;
+            FromService::Adopted(Adopted { version, pid, service, generation, stage, listeners })
+        }),
     ]
 }
 
@@ -225,7 +229,14 @@ fn to_service() -> impl Strategy<Value = ToService> {
         Just(ToService::Commit(Commit {})),
         Just(ToService::Abort(Abort {})),
         Just(ToService::Resume(Resume {})),
+        any::<(u16, u16, u64)>().prop_map(|(minimum, current, lease_ms)| {
+            ToService::Adopt(Adopt { versions: VersionRange { minimum, current }, lease_ms })
+        }),
     ]
+}
+
+fn stage() -> impl Strategy<Value = Stage> {
+    prop_oneof![Just(Stage::Serving), Just(Stage::Working), Just(Stage::Waiting), Just(Stage::Leaving)]
 }
 
 fn welcome() -> impl Strategy<Value = Welcome> {

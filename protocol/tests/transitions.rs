@@ -149,7 +149,17 @@ fn to_service(own: HandoffId) -> Vec<(&'static str, HandoffId, ToService)> {
     ]
 }
 
-/// Whose channel is closed hears nothing more; who is gone does nothing more.
+/// A channel that is there can only be closed; one that is closed can only be replaced.
+fn channel<E>(
+    own: HandoffId,
+    connected: bool,
+    closed: E,
+    adopt: impl Fn(HandoffId) -> E,
+) -> (&'static str, E) {
+    if connected { ("closed", closed) } else { ("adopted", adopt(other(own))) }
+}
+
+/// Whose channel is closed hears nothing until it is adopted; who is gone does nothing more.
 fn incumbent_events(machine: &Incumbent) -> Vec<(&'static str, incumbent::Event)> {
     use incumbent::Event;
     if machine.state() == incumbent::State::Gone {
@@ -159,7 +169,7 @@ fn incumbent_events(machine: &Incumbent) -> Vec<(&'static str, incumbent::Event)
     let heard = if is_connected(machine) { to_service(machine.handoff()) } else { Vec::new() };
     let messages = heard.into_iter().map(|(name, id, message)| (name, Event::Message(id, message)));
     messages
-        .chain(is_connected(machine).then_some(("closed", Event::Closed)))
+        .chain([channel(machine.handoff(), is_connected(machine), Event::Closed, Event::Adopt)])
         .chain([
             ("lease", Event::Lease),
             ("drain done", Event::DrainDone(Ok(()))),
@@ -182,7 +192,7 @@ fn successor_events(machine: &Successor) -> Vec<(&'static str, successor::Event)
     let heard = if machine.is_connected() { to_service(machine.handoff()) } else { Vec::new() };
     let messages = heard.into_iter().map(|(name, id, message)| (name, Event::Message(id, message)));
     messages
-        .chain(machine.is_connected().then_some(("closed", Event::Closed)))
+        .chain([channel(machine.handoff(), machine.is_connected(), Event::Closed, Event::Adopt)])
         .chain([
             ("lease", Event::Lease),
             ("started", Event::Started),

@@ -10,13 +10,17 @@ use handoff_protocol::ids::HandoffId;
 use handoff_protocol::incumbent::{self, Incumbent};
 use handoff_protocol::message::{FromService, Mode, Progress, ToService, Welcome};
 use handoff_protocol::successor::{self, Successor};
+use handoff_protocol::version::{VersionRange, negotiate};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::adoption::{Adopter, Adoption};
 use super::inbox::{Inbox, Input};
 use super::{Drain, Ended, Error, Seal};
 use crate::sys::channel::Channel;
 use crate::sys::lock::DataLock;
-use crate::sys::wire::{WireError, recv_message, send_message};
+use crate::sys::wire::{WireError, recv_message};
+
+mod perform;
 
 /// What the driver wants of the server.
 #[derive(Debug)]
@@ -38,9 +42,18 @@ enum Role {
     Incumbent(Incumbent),
 }
 
+/// What is worth a look.
+struct Ready {
+    inputs: bool,
+    channel: bool,
+    adoption: bool,
+}
+
 pub(super) struct Driver {
-    /// `None` once it is closed.
+    /// `None` while there is no supervisor.
     channel: Option<Channel>,
+    /// `None` if no other supervisor can come.
+    adoption: Option<Adoption>,
     version: u16,
     mode: Mode,
     role: Role,
@@ -50,7 +63,6 @@ pub(super) struct Driver {
     data: Option<PathBuf>,
     lock: Option<DataLock>,
     lease: Option<Instant>,
-    /// A third of what the supervisor tolerates, so that one late wake-up is no silence.
     heartbeat: Duration,
     next_heartbeat: Option<Instant>,
     /// What was last said about a failure.
@@ -75,11 +87,13 @@ impl Driver {
         channel: Channel,
         id: HandoffId,
         welcome: &Welcome,
+        adoption: Option<Adoption>,
         inbox: Arc<Inbox>,
         orders: Box<dyn Fn(Order) + Send>,
     ) -> Self {
         Self {
             channel: Some(channel),
+            adoption,
             version: welcome.version,
             mode: welcome.mode,
             role: Role::Successor(Successor::new(welcome.mode, id)),
@@ -89,7 +103,7 @@ impl Driver {
             data: None,
             lock: None,
             lease: None,
-            heartbeat: Duration::from_millis((welcome.lease_ms / 3).max(1)),
+            heartbeat: heartbeat(welcome.lease_ms),
             next_heartbeat: None,
             failure: None,
             lost: false,
@@ -100,37 +114,45 @@ impl Driver {
     fn run(&mut self) {
         while !self.ended {
             self.keep_heartbeat();
-            let (readable, inputs) = self.wait();
-            if inputs {
+            let ready = self.wait();
+            if ready.inputs {
                 for input in self.inbox.drain() {
                     self.input(input);
                 }
             }
-            if readable {
+            if ready.channel {
                 self.receive();
             }
             self.clock();
-            if std::mem::take(&mut self.lost) && self.channel.take().is_some() {
-                self.closed();
+            self.give_up_lost();
+            if ready.adoption {
+                self.look_for_adopters();
+                self.give_up_lost();
             }
         }
     }
 
-    fn wait(&self) -> (bool, bool) {
-        let until = [self.lease, self.next_heartbeat].into_iter().flatten().min();
+    fn wait(&self) -> Ready {
+        let rested = self.adoption.as_ref().and_then(Adoption::rested);
+        let until = [self.lease, self.next_heartbeat, rested].into_iter().flatten().min();
         let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
         let timeout = timeout.map(|time| Timespec {
             tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: time.subsec_nanos().into(),
         });
         let mut fds = vec![PollFd::new(&self.inbox, PollFlags::IN)];
-        if let Some(channel) = &self.channel {
-            fds.push(PollFd::new(channel, PollFlags::IN));
-        }
+        fds.extend(self.channel.iter().map(|channel| PollFd::new(channel, PollFlags::IN)));
+        let first = fds.len();
+        let watched = self.adoption.iter().flat_map(Adoption::watched);
+        fds.extend(watched.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         // A failure is an interruption by a signal: look again.
         let _ = poll(&mut fds, timeout.as_ref());
-        let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
-        (ready(1), ready(0))
+        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        Ready {
+            inputs: is_ready(&fds[0]),
+            channel: fds[1..first].iter().any(is_ready),
+            adoption: fds[first..].iter().any(is_ready) || rested.is_some(),
+        }
     }
 
     fn receive(&mut self) {
@@ -138,10 +160,7 @@ impl Driver {
             match recv_message::<ToService>(channel, self.version) {
                 Ok(Some((id, message, _))) => self.message(id, message),
                 Err(error) if error.would_block() => return,
-                Ok(None) | Err(WireError::Io(_) | WireError::Frame(_)) => {
-                    self.channel = None;
-                    self.closed();
-                }
+                Ok(None) | Err(WireError::Io(_) | WireError::Frame(_)) => self.hang_up(),
             }
             if self.ended {
                 return;
@@ -162,33 +181,75 @@ impl Driver {
         }
     }
 
-    fn closed(&mut self) {
+    /// Gives whichever machine there is its form of an event that both know.
+    fn step(&mut self, to_successor: successor::Event, to_incumbent: incumbent::Event) {
         match &mut self.role {
             Role::Successor(machine) => {
-                let actions = machine.step(successor::Event::Closed);
+                let actions = machine.step(to_successor);
                 self.as_successor(actions);
             }
             Role::Incumbent(machine) => {
-                let actions = machine.step(incumbent::Event::Closed);
+                let actions = machine.step(to_incumbent);
                 self.as_incumbent(actions);
             }
         }
     }
 
+    fn closed(&mut self) {
+        self.step(successor::Event::Closed, incumbent::Event::Closed);
+    }
+
+    fn locked(&mut self) {
+        self.step(successor::Event::Locked, incumbent::Event::Locked);
+    }
+
     fn clock(&mut self) {
         if self.lease.is_some_and(|lease| lease <= Instant::now()) {
             self.lease = None;
-            match &mut self.role {
-                Role::Successor(machine) => {
-                    let actions = machine.step(successor::Event::Lease);
-                    self.as_successor(actions);
-                }
-                Role::Incumbent(machine) => {
-                    let actions = machine.step(incumbent::Event::Lease);
-                    self.as_incumbent(actions);
-                }
-            }
+            self.step(successor::Event::Lease, incumbent::Event::Lease);
         }
+    }
+
+    fn give_up_lost(&mut self) {
+        if std::mem::take(&mut self.lost) {
+            self.hang_up();
+        }
+    }
+
+    fn hang_up(&mut self) {
+        if self.channel.take().is_some() {
+            self.closed();
+        }
+    }
+
+    fn look_for_adopters(&mut self) {
+        while !self.ended
+            && let Some(adopter) = self.adoption.as_mut().and_then(Adoption::next)
+        {
+            self.adopt(adopter);
+        }
+    }
+
+    /// What the old supervisor said last comes first, then its end: a process that is not to go on alone is gone by
+    /// then. So what is adopted is always one that does.
+    fn adopt(&mut self, adopter: Adopter) {
+        let version = match negotiate(VersionRange::OURS, adopter.adopt.versions) {
+            Ok(version) => version,
+            Err(error) => return say(&format_args!("a supervisor that came is sent away: {error}")),
+        };
+        self.receive();
+        if !self.ended {
+            self.hang_up();
+        }
+        if self.ended {
+            return;
+        }
+        self.channel = Some(adopter.channel);
+        self.version = version;
+        self.heartbeat = heartbeat(adopter.adopt.lease_ms);
+        self.next_heartbeat = None;
+        self.lost = false;
+        self.step(successor::Event::Adopt(adopter.id), incumbent::Event::Adopt(adopter.id));
     }
 
     fn input(&mut self, input: Input) {
@@ -228,158 +289,6 @@ impl Driver {
         }
     }
 
-    fn as_successor(&mut self, actions: Vec<successor::Action>) {
-        for action in actions {
-            match action {
-                successor::Action::Send(id, message) => {
-                    if let FromService::Ready(ready) = &message {
-                        self.failure = Some(ready.reason.clone());
-                    }
-                    self.send(id, &message);
-                }
-                successor::Action::HangUp => self.channel = None,
-                successor::Action::TakeLock => self.take_lock(),
-                successor::Action::Open => (self.orders)(Order::Open(Ok(()))),
-                successor::Action::ArmLease { lease_ms } => self.arm_lease(lease_ms),
-                successor::Action::DisarmLease => self.lease = None,
-                successor::Action::Leave { grace_ms } => {
-                    self.order_drain(grace_ms);
-                    (self.orders)(Order::Seal(Seal { cut: true }));
-                }
-                successor::Action::BecomeIncumbent => {
-                    if let Role::Successor(machine) = &self.role {
-                        let mut incumbent = Incumbent::new(self.mode, machine.handoff());
-                        if self.channel.is_none() {
-                            // Nothing was taken from it yet, so there is nothing to do.
-                            let _ = incumbent.step(incumbent::Event::Closed);
-                        }
-                        self.role = Role::Incumbent(incumbent);
-                    }
-                }
-                successor::Action::Exit { code } => self.leave_at_once(code),
-            }
-        }
-    }
-
-    fn as_incumbent(&mut self, actions: Vec<incumbent::Action>) {
-        for action in actions {
-            match action {
-                incumbent::Action::Send(id, message) => {
-                    if let FromService::ResumeFailed(failed) = &message {
-                        self.failure = Some(failed.reason.clone());
-                    }
-                    self.send(id, &message);
-                }
-                incumbent::Action::HangUp => self.channel = None,
-                incumbent::Action::Drain { grace_ms } => self.order_drain(grace_ms),
-                incumbent::Action::CancelDrain => {
-                    if let Some(drain) = self.drain.take() {
-                        drain.cancel();
-                    }
-                }
-                incumbent::Action::Seal { cut } => (self.orders)(Order::Seal(Seal { cut })),
-                incumbent::Action::ReleaseLock => {
-                    // Closing unlocks too, unless a child that was forked without exec keeps a duplicate.
-                    if let Some(Err(error)) = self.lock.take().map(DataLock::release) {
-                        say(&error);
-                    }
-                }
-                incumbent::Action::TakeLock => self.take_lock(),
-                incumbent::Action::Resume => (self.orders)(Order::Resume),
-                incumbent::Action::ArmLease { lease_ms } => self.arm_lease(lease_ms),
-                incumbent::Action::DisarmLease => self.lease = None,
-                incumbent::Action::Exit { code: 0 } => self.end(Ok(Ended::Released)),
-                incumbent::Action::Exit { .. } => {
-                    let reason = self.failure.take().unwrap_or_default();
-                    self.end(Err(Error::ResumeFailed(reason)));
-                }
-            }
-        }
-    }
-
-    /// A supervisor that reads nothing for so long that its queue is full misses a sign of life. If it would miss an
-    /// answer, it is given up. That the channel is closed is seen where it is read, after what was sent before.
-    fn send(&mut self, id: HandoffId, message: &FromService) {
-        let Some(channel) = &self.channel else { return };
-        match send_message(channel, self.version, id, message, &[]) {
-            Err(error) if error.would_block() && !matches!(message, FromService::Progress(_)) => {
-                self.lost = true
-            }
-            Ok(()) | Err(_) => {}
-        }
-    }
-
-    fn order_drain(&mut self, grace_ms: u64) {
-        let drain = Drain::new(Duration::from_millis(grace_ms));
-        self.drain = Some(drain.clone());
-        (self.orders)(Order::Drain(drain));
-    }
-
-    fn arm_lease(&mut self, lease_ms: u64) {
-        self.lease = Instant::now().checked_add(Duration::from_millis(lease_ms));
-    }
-
-    /// Takes the lock at once if it is free; otherwise a thread waits for it without end.
-    fn take_lock(&mut self) {
-        let Some(data) = &self.data else { return self.locked() };
-        match DataLock::try_take(data) {
-            Ok(Some(lock)) => {
-                self.lock = Some(lock);
-                self.locked();
-            }
-            Ok(None) => self.wait_for_lock(data.clone()),
-            Err(error) => self.lock_failed(error),
-        }
-    }
-
-    fn wait_for_lock(&mut self, data: PathBuf) {
-        let inbox = Arc::clone(&self.inbox);
-        let waiter = std::thread::Builder::new()
-            .name("handoff-lock".to_owned())
-            .spawn(move || inbox.push(Input::Locked(DataLock::take_blocking(&data))));
-        if let Err(error) = waiter {
-            self.lock_failed(error);
-        }
-    }
-
-    fn locked(&mut self) {
-        match &mut self.role {
-            Role::Successor(machine) => {
-                let actions = machine.step(successor::Event::Locked);
-                self.as_successor(actions);
-            }
-            Role::Incumbent(machine) => {
-                let actions = machine.step(incumbent::Event::Locked);
-                self.as_incumbent(actions);
-            }
-        }
-    }
-
-    /// Without its lock the process can never write: it says so and ends.
-    fn lock_failed(&mut self, source: io::Error) {
-        if let Role::Successor(machine) = &mut self.role {
-            let actions = machine.step(successor::Event::Opened(Err(source.to_string())));
-            self.as_successor(actions);
-        } else {
-            self.end(Err(Error::Lock(source)));
-        }
-    }
-
-    fn end(&mut self, end: Result<Ended, Error>) {
-        (self.orders)(Order::End(end));
-        self.ended = true;
-    }
-
-    /// A successor that is not wanted has touched nothing that it would have to put in order.
-    fn leave_at_once(&mut self, code: i32) {
-        if code == 0 {
-            say(&"this process is not wanted any more and exits");
-            std::process::exit(0);
-        }
-        let reason = self.failure.take().unwrap_or_default();
-        self.end(Err(Error::Unhealthy(reason)));
-    }
-
     fn keep_heartbeat(&mut self) {
         let (working, id) = match &self.role {
             Role::Successor(machine) => (machine.is_working(), machine.handoff()),
@@ -401,7 +310,12 @@ impl Driver {
     }
 }
 
+/// A third of what the supervisor tolerates, so that one late wake-up is no silence.
+fn heartbeat(lease_ms: u64) -> Duration {
+    Duration::from_millis((lease_ms / 3).max(1))
+}
+
 /// Unlike `eprintln!` it does not panic when nobody reads the standard error any more.
-fn say(text: &dyn std::fmt::Display) {
+pub(super) fn say(text: &dyn std::fmt::Display) {
     let _ = writeln!(io::stderr(), "handoff: {text}");
 }

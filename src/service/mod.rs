@@ -77,6 +77,7 @@ use handoff_protocol::ids::NameError;
 
 pub use crate::sys::inherit::InheritError;
 
+mod adoption;
 mod cancel;
 mod driver;
 mod inbox;

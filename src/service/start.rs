@@ -10,6 +10,7 @@ use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{FromService, Hello, ToService, Welcome};
 use handoff_protocol::version::{UNAGREED, VersionRange};
 
+use super::adoption::Entrance;
 use super::driver::{self, Driver, Order};
 use super::inbox::{Inbox, Input};
 use super::listeners::Listeners;
@@ -38,11 +39,14 @@ pub(super) fn link(orders: impl Fn(Order) + Send + 'static) -> Result<Link, Erro
         return Ok(Link::Standalone { lock: Mutex::new(None) });
     };
     let id = handoff_id()?;
+    // It is there before anybody can want to come in.
+    let entrance = Entrance::of_this_process();
     let (welcome, fds) = greet(&channel, id)?;
+    let adoption = entrance.and_then(|entrance| entrance.keep(&welcome, &fds));
     let listeners = Listeners::new(welcome.listeners.clone(), fds);
     let inbox = Arc::new(Inbox::new().map_err(Error::Channel)?);
     channel.set_nonblocking(true).map_err(Error::Channel)?;
-    let driver = Driver::new(channel, id, &welcome, Arc::clone(&inbox), Box::new(orders));
+    let driver = Driver::new(channel, id, &welcome, adoption, Arc::clone(&inbox), Box::new(orders));
     driver::spawn(driver).map_err(Error::Thread)?;
     Ok(Link::Supervised { inbox, listeners })
 }

@@ -14,6 +14,10 @@ use super::channel::Channel;
 /// should remove it for them.
 pub const CHANNEL_VARIABLE: &str = "HANDOFF_FD";
 
+/// The environment variable that holds the absolute path at which a process listens for another supervisor, should its
+/// own be gone. Without it the process cannot be adopted. Like [`CHANNEL_VARIABLE`] it is for this process alone.
+pub const ADOPT_VARIABLE: &str = "HANDOFF_ADOPT";
+
 /// Why the inherited channel cannot be used. `Display` is a sentence without a full stop.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritError {

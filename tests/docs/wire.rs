@@ -3,7 +3,8 @@
 use handoff_protocol::frame;
 use handoff_protocol::ids::{Generation, HandoffId};
 use handoff_protocol::message::{
-    Begin, Commit, Done, FromService, Hello, Mode, Prepare, Progress, Ready, Seal, ToService, Welcome,
+    Adopt, Adopted, Begin, Commit, Done, FromService, Hello, Mode, Prepare, Progress, Ready, Seal, Stage,
+    ToService, Welcome,
 };
 use handoff_protocol::version::{UNAGREED, VersionRange};
 
@@ -14,11 +15,15 @@ fn bytes(block: &str) -> Vec<u8> {
     digits.map(|digits| u8::from_str_radix(digits, 16).expect("two hexadecimal digits")).collect()
 }
 
-/// A frame of the worked exchange, by direction.
+/// A frame of the worked exchange, by direction; and how many descriptors travel with it.
 enum Sent {
-    Up(FromService),
+    Up(FromService, u16),
     Down(ToService, u16),
 }
+
+/// In the order of the page; the second is that of the last two frames.
+const IDS: [&str; 2] = ["01932f4a-8c00-7abc-8def-0123456789ab", "01932f4b-1a40-7bcd-8ef0-112233445566"];
+const FRAMES_OF_THE_SECOND: usize = 2;
 
 fn exchange() -> Vec<Sent> {
     use Sent::{Down, Up};
@@ -31,33 +36,47 @@ fn exchange() -> Vec<Sent> {
         listeners: vec![name()],
         lease_ms: 5_000,
     };
+    let adopted = Adopted {
+        version: 1,
+        pid: 4711,
+        service: "s3".parse().expect("a name"),
+        generation: Generation(2),
+        stage: Stage::Serving,
+        listeners: vec![name()],
+    };
     vec![
-        Up(FromService::Hello(Hello { versions: VersionRange { minimum: 1, current: 1 }, pid: 4711 })),
+        Up(FromService::Hello(Hello { versions: VersionRange { minimum: 1, current: 1 }, pid: 4711 }), 0),
         Down(ToService::Welcome(welcome), 1),
         Down(ToService::Prepare(Prepare { grace_ms: 299_990, lease_ms: 304_990 }), 0),
-        Up(FromService::Progress(Progress { note: String::new() })),
-        Up(FromService::Prepared(Done {})),
+        Up(FromService::Progress(Progress { note: String::new() }), 0),
+        Up(FromService::Prepared(Done {}), 0),
         Down(ToService::Prepare(Prepare { grace_ms: 30_000, lease_ms: 35_000 }), 0),
-        Up(FromService::Drained(Done {})),
+        Up(FromService::Drained(Done {}), 0),
         Down(ToService::Seal(Seal { lease_ms: 5_000, cut: false }), 0),
-        Up(FromService::Sealed(Done {})),
+        Up(FromService::Sealed(Done {}), 0),
         Down(ToService::Begin(Begin {}), 0),
-        Up(FromService::Ready(Ready { healthy: true, reason: String::new() })),
+        Up(FromService::Ready(Ready { healthy: true, reason: String::new() }), 0),
         Down(ToService::Commit(Commit {}), 0),
+        Down(
+            ToService::Adopt(Adopt { versions: VersionRange { minimum: 1, current: 1 }, lease_ms: 5_000 }),
+            0,
+        ),
+        Up(FromService::Adopted(adopted), 1),
     ]
 }
 
 #[test]
 fn the_worked_exchange_is_byte_for_byte_what_is_sent() {
     let text = read("docs/protocol.md");
-    let id: HandoffId = "01932f4a-8c00-7abc-8def-0123456789ab".parse().expect("an id");
-    assert!(text.contains(&id.to_string()));
     let written = blocks(&text, "hex");
     let exchange = exchange();
     assert_eq!(written.len(), exchange.len());
     for (number, (block, sent)) in written.iter().zip(&exchange).enumerate() {
+        let id = IDS[usize::from(number + FRAMES_OF_THE_SECOND >= exchange.len())];
+        assert!(text.contains(&format!("`{id}`")));
+        let id: HandoffId = id.parse().expect("an id");
         let (encoded, found) = match sent {
-            Sent::Up(message) => (frame::encode(1, id, message), decode(block, message, 0)),
+            Sent::Up(message, fds) => (frame::encode(1, id, message), decode(block, message, *fds)),
             Sent::Down(message, fds) => (frame::encode(1, id, message), decode(block, message, *fds)),
         };
         assert_eq!(bytes(block), encoded.expect("a frame"), "step {}", number + 1);

@@ -2,8 +2,8 @@
 
 use handoff_protocol::ids::{Generation, HandoffId};
 use handoff_protocol::message::{
-    Abort, Begin, Commit, Done, Failed, FromService, Hello, Mode, Prepare, Progress, Ready, Resume, Seal,
-    ToService, Welcome,
+    Abort, Adopt, Adopted, Begin, Commit, Done, Failed, FromService, Hello, Mode, Prepare, Progress, Ready,
+    Resume, Seal, Stage, ToService, Welcome,
 };
 use handoff_protocol::reason::Exit;
 use handoff_protocol::record::{Binary, Fact, Process};
@@ -25,6 +25,14 @@ pub fn from_service() -> Vec<FromService> {
         FromService::Resumed(Done {}),
         FromService::ResumeFailed(Failed { reason: "no such bucket".into() }),
         FromService::Progress(Progress { note: "3 uploads".into() }),
+        FromService::Adopted(Adopted {
+            version: 1,
+            pid: 4711,
+            service: "s3".parse().expect("a name"),
+            generation: Generation(7),
+            stage: Stage::Waiting,
+            listeners: vec!["http".parse().expect("a name"), "admin".parse().expect("a name")],
+        }),
     ]
 }
 
@@ -44,6 +52,7 @@ pub fn to_service() -> Vec<ToService> {
         ToService::Commit(Commit {}),
         ToService::Abort(Abort {}),
         ToService::Resume(Resume {}),
+        ToService::Adopt(Adopt { versions: VersionRange { minimum: 1, current: 1 }, lease_ms: 5_000 }),
     ]
 }
 

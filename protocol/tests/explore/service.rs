@@ -160,6 +160,7 @@ impl World {
             cx.log(|| format!("process {at}: {action:?}"));
             match action {
                 successor::Action::Send(id, message) => self.say(at, id, message),
+                successor::Action::Adopted(_, _) => cx.check(Err("nobody adopts a process")),
                 successor::Action::HangUp => self.hang_up(at, cx),
                 successor::Action::TakeLock => self.process_mut(at).waits = true,
                 successor::Action::Open => self.run(at, Code::Open),
@@ -211,6 +212,7 @@ impl World {
                 }
                 self.say(at, id, message)
             }
+            incumbent::Action::Adopted(_, _) => cx.check(Err("nobody adopts a process")),
             incumbent::Action::HangUp => self.hang_up(at, cx),
             incumbent::Action::Drain { .. } => self.run(at, Code::Drain),
             // It returns when it likes; that is in the model anyway.

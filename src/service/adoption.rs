@@ -1,0 +1,219 @@
+//! The way in for another supervisor: a socket at a path that the first one chose.
+//!
+//! Whoever connects counts for nothing until its first message is a good `Adopt`: till then it can be closed, and
+//! nothing that the process does depends on it.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io;
+use std::iter;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use handoff_protocol::ids::{Generation, HandoffId, ListenerName, ServiceName};
+use handoff_protocol::message::{Adopt, Adopted, FromService, Stage, ToService, Welcome};
+use handoff_protocol::version::UNAGREED;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with, sockopt,
+};
+use rustix::process::{Uid, geteuid};
+
+use super::driver::say;
+use crate::sys::channel::Channel;
+use crate::sys::inherit::ADOPT_VARIABLE;
+use crate::sys::wire::recv_message;
+
+/// Connections that wait in the kernel, and as many that have said nothing yet. The newest are kept: a supervisor that
+/// died while it adopted this process must not keep the next one out.
+const PENDING_MAX: usize = 4;
+
+/// For how long nobody is let in after that failed; mostly there are no descriptors left.
+const REST: Duration = Duration::from_secs(1);
+
+/// The socket, before the process knows what it is.
+#[derive(Debug)]
+pub(super) struct Entrance {
+    socket: OwnedFd,
+    /// Removed when this is dropped.
+    _file: SocketFile,
+}
+
+impl Entrance {
+    /// Opens the one that the supervisor asked for. If that fails the process can serve, but not be adopted.
+    pub(super) fn of_this_process() -> Option<Self> {
+        let path = PathBuf::from(std::env::var_os(ADOPT_VARIABLE)?);
+        let opened = Self::open(&path);
+        opened.map_err(|error| not_adoptable(&format_args!("cannot listen at {path:?}: {error}"))).ok()
+    }
+
+    fn open(path: &Path) -> io::Result<Self> {
+        if !path.is_absolute() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path is not absolute"));
+        }
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        bind(&socket, &SocketAddrUnix::new(path)?)?;
+        let file = SocketFile::at(path)?;
+        // Before `listen`, so that nobody was let in by the mode that the umask gave.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        listen(&socket, PENDING_MAX as i32)?;
+        Ok(Self { socket, _file: file })
+    }
+
+    /// Keeps what another supervisor will want to know. `fds` are those of `welcome.listeners`.
+    pub(super) fn keep(self, welcome: &Welcome, fds: &[OwnedFd]) -> Option<Adoption> {
+        match fds.iter().map(OwnedFd::try_clone).collect() {
+            Ok(fds) => Some(Adoption {
+                entrance: self,
+                callers: VecDeque::new(),
+                rested: None,
+                service: welcome.service.clone(),
+                generation: welcome.generation,
+                listeners: welcome.listeners.clone(),
+                fds,
+            }),
+            Err(error) => {
+                not_adoptable(&format_args!("cannot keep a duplicate of each listener: {error}"));
+                None
+            }
+        }
+    }
+}
+
+fn not_adoptable(why: &dyn std::fmt::Display) {
+    say(&format_args!(
+        "{why}. This process cannot be taken over by another supervisor, should its own be gone"
+    ));
+}
+
+/// A supervisor that wants this process.
+#[derive(Debug)]
+pub(super) struct Adopter {
+    pub(super) channel: Channel,
+    pub(super) id: HandoffId,
+    pub(super) adopt: Adopt,
+}
+
+/// The way in, who stands there, and what they are told.
+#[derive(Debug)]
+pub(super) struct Adoption {
+    entrance: Entrance,
+    /// Connected, and silent so far; the newest last.
+    callers: VecDeque<Channel>,
+    /// When to let somebody in again.
+    rested: Option<Instant>,
+    service: ServiceName,
+    generation: Generation,
+    listeners: Vec<ListenerName>,
+    /// Duplicates: the server takes the ones that came with `Welcome`.
+    fds: Vec<OwnedFd>,
+}
+
+impl Adoption {
+    /// What is readable when there is something to be done.
+    pub(super) fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let socket = self.rested.is_none().then(|| self.entrance.socket.as_fd());
+        socket.into_iter().chain(self.callers.iter().map(AsFd::as_fd))
+    }
+
+    /// When to look again although nothing is readable.
+    pub(super) fn rested(&self) -> Option<Instant> {
+        self.rested
+    }
+
+    /// The next supervisor that has asked for this process. Does not block.
+    pub(super) fn next(&mut self) -> Option<Adopter> {
+        self.let_in();
+        let callers = std::mem::take(&mut self.callers);
+        let mut callers = callers.into_iter();
+        while let Some(channel) = callers.next() {
+            match recv_message::<ToService>(&channel, UNAGREED) {
+                Ok(Some((id, ToService::Adopt(adopt), _))) => {
+                    self.callers.extend(callers);
+                    return Some(Adopter { channel, id, adopt });
+                }
+                Err(error) if error.would_block() => self.callers.push_back(channel),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        None
+    }
+
+    /// The answer to one of them, and its descriptors.
+    pub(super) fn answer(&self, version: u16, stage: Stage) -> (FromService, Vec<BorrowedFd<'_>>) {
+        let adopted = Adopted {
+            version,
+            pid: std::process::id(),
+            service: self.service.clone(),
+            generation: self.generation,
+            stage,
+            listeners: self.listeners.clone(),
+        };
+        (FromService::Adopted(adopted), self.fds.iter().map(AsFd::as_fd).collect())
+    }
+
+    fn let_in(&mut self) {
+        if self.rested.is_some_and(|rested| Instant::now() < rested) {
+            return;
+        }
+        self.rested = None;
+        let accepted = iter::from_fn(|| accept(&self.entrance.socket).transpose()).take(PENDING_MAX);
+        for caller in accepted.collect::<Vec<_>>() {
+            match caller {
+                Ok(caller) if may_adopt(&caller) => self.callers.push_back(caller),
+                Ok(_) => {}
+                // It stays readable.
+                Err(_) => self.rested = Instant::now().checked_add(REST),
+            }
+        }
+        let too_many = self.callers.len().saturating_sub(PENDING_MAX);
+        self.callers.drain(..too_many);
+    }
+}
+
+fn accept(socket: &OwnedFd) -> io::Result<Option<Channel>> {
+    loop {
+        match accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(caller) => return Channel::from_fd(caller).map(Some),
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(Errno::INTR | Errno::CONNABORTED) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The mode of the file says the same, unless somebody has changed it.
+fn may_adopt(caller: &Channel) -> bool {
+    sockopt::socket_peercred(caller).is_ok_and(|peer| is_trusted(peer.uid, geteuid()))
+}
+
+fn is_trusted(peer: Uid, own: Uid) -> bool {
+    peer == own || peer.is_root()
+}
+
+/// The name of a bound socket. When this is dropped it is removed, unless it is another file by then.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<Self> {
+        let found = fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino() })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let is_ours = |found: fs::Metadata| (found.dev(), found.ino()) == (self.device, self.inode);
+        if fs::symlink_metadata(&self.path).is_ok_and(is_ours) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}

@@ -6,15 +6,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use handoff_protocol::frame::FrameError;
 use handoff_protocol::ids::HandoffId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use rustix::process::Signal;
+use rustix::process::{Resource, Signal, getrlimit};
 
 use super::VERB;
 use super::message::{
-    Empty, KeeperReply, KeeperRequest, Key, List, Log as LogRequest, Stats, Store, VERSION,
+    Empty, FETCH_MAX, KeeperReply, KeeperRequest, Key, Keys, List, Log as LogRequest, Stats, Store, VERSION,
 };
 use crate::sys::channel::Channel;
 use crate::sys::process::{Exit, kill, pidfd_open, reap};
@@ -26,6 +27,10 @@ pub const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Descriptors in one request; the kernel takes 253.
 const STORE_BATCH: usize = 64;
+
+/// With so many answers outstanding, one is waited for. They all must find room in the socket of the keeper, which hangs up on
+/// who does not read.
+const OWED_MAX: u64 = 128;
 
 /// Where the lines of a log pipe go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,10 +76,21 @@ pub enum Error {
     /// It said no.
     #[error("the keeper refused: {0}")]
     Refused(String),
+    /// What it gave did not arrive. It still has it.
+    #[error(
+        "what the keeper holds cannot be taken: this process may have {limit} open files (RLIMIT_NOFILE) and needs more"
+    )]
+    NoRoom {
+        /// The limit.
+        limit: u64,
+    },
 }
 
-/// A connection to a keeper. Every call blocks until the answer is there, at most about two times [`TIMEOUT`]. After
-/// `Silent` or `Broken` each further call fails likewise.
+/// A connection to a keeper. After `Silent` or `Broken` each further call fails likewise.
+///
+/// [`Client::store`], [`Client::drop_key`] and [`Client::log`] do not wait for the answer, unless very many are outstanding. Their
+/// refusal comes from the next of these calls, which is carried out nevertheless, or from [`Client::settle`]. Every other call
+/// blocks until its answer is there, at most about two times [`TIMEOUT`].
 #[derive(Debug)]
 pub struct Client {
     channel: Channel,
@@ -84,7 +100,7 @@ pub struct Client {
     asked: u64,
     /// Number of answers that were read.
     answered: u64,
-    /// A refusal that nobody was told of yet.
+    /// Refusals that nobody was told of yet.
     refusal: Option<String>,
     /// An answer may still be on its way, and would be taken for that to another request.
     failed: bool,
@@ -118,8 +134,7 @@ impl Client {
         };
         let greeted = set_timeouts(&client.channel).map_err(Error::Start).and_then(|()| client.ping());
         if let Err(error) = greeted {
-            client.kill();
-            client.wait_for_end();
+            client.end();
             return Err(error);
         }
         Ok(client)
@@ -127,13 +142,19 @@ impl Client {
 
     /// Connects to a keeper that an earlier supervisor has started. It must belong to the same user, and answer.
     pub fn connect(socket: &Path) -> Result<Client, Error> {
-        let unreachable = |source: io::Error| Error::Unreachable { path: socket.to_owned(), source };
-        let (channel, pid) = connect_to(socket).map_err(unreachable)?;
-        let pidfd = pidfd_open(pid).map_err(unreachable)?;
-        let mut client = Client { channel, pidfd, pid, asked: 0, answered: 0, refusal: None, failed: false };
-        // Whoever answers now lived when the pidfd was opened, so that it is the pidfd of no other process.
+        let mut client = Client::reach(socket)?;
         client.ping()?;
         Ok(client)
+    }
+
+    /// Connects to a keeper that may not be able to answer. Until [`Client::ping`] has succeeded or was `Silent`, the pid may
+    /// be that of another process.
+    pub fn reach(socket: &Path) -> Result<Client, Error> {
+        let unreachable = |source: io::Error| Error::Unreachable { path: socket.to_owned(), source };
+        let (channel, pid) = connect_to(socket).map_err(unreachable)?;
+        // Whoever lets the connection open later than this has lived all the time.
+        let pidfd = pidfd_open(pid).map_err(unreachable)?;
+        Ok(Client { channel, pidfd, pid, asked: 0, answered: 0, refusal: None, failed: false })
     }
 
     /// The pid of the keeper.
@@ -152,7 +173,7 @@ impl Client {
     }
 
     /// Gives it descriptors to hold, each by a key of 1 to [`super::KEY_MAX_BYTES`] bytes. A key that is taken gets the
-    /// new one.
+    /// new one. Does not wait for the answer.
     pub fn store<'a>(
         &mut self,
         entries: impl IntoIterator<Item = (&'a str, BorrowedFd<'a>)>,
@@ -161,27 +182,25 @@ impl Client {
         for batch in entries.chunks(STORE_BATCH) {
             let keys = batch.iter().map(|(key, _)| (*key).to_owned()).collect();
             let fds: Vec<_> = batch.iter().map(|(_, fd)| *fd).collect();
-            self.ask_done(&KeeperRequest::Store(Store { keys }), &fds)?;
+            self.post(&KeeperRequest::Store(Store { keys }), &fds)?;
         }
         Ok(())
     }
 
-    /// Lets it close what it holds by this key, if anything.
+    /// Lets it close what it holds by this key, if anything. Does not wait for the answer.
     pub fn drop_key(&mut self, key: &str) -> Result<(), Error> {
-        self.ask_done(&KeeperRequest::Drop(Key { key: key.to_owned() }), &[])
+        self.post(&KeeperRequest::Drop(Key { key: key.to_owned() }), &[])
     }
 
-    /// Lets it read a log pipe from now on. Does not wait for the answer: an error of it comes from the next call, or
-    /// from [`Client::settle`].
+    /// Lets it read a log pipe from now on, unless it does already. Does not wait for the answer.
     pub fn log(&mut self, spec: &LogSpec, pipe: BorrowedFd<'_>) -> Result<(), Error> {
-        self.settle()?;
         let request = KeeperRequest::Log(LogRequest {
             service: spec.service.clone(),
             dir: spec.dir.as_os_str().as_bytes().to_vec(),
             max_size_bytes: spec.max_size_bytes,
             files: spec.files,
         });
-        self.send(&request, &[pipe])
+        self.post(&request, &[pipe])
     }
 
     /// The keys of all that it holds, sorted.
@@ -204,9 +223,22 @@ impl Client {
     /// A duplicate of what it holds by this key. `Refused` if there is none.
     pub fn fetch(&mut self, key: &str) -> Result<OwnedFd, Error> {
         match self.ask(&KeeperRequest::Fetch(Key { key: key.to_owned() }), &[])? {
-            (KeeperReply::Fetched(_), Some(fd)) => Ok(fd),
+            (KeeperReply::Fetched(_), fds) => fds.into_iter().next().ok_or_else(|| self.misunderstood()),
             _ => Err(self.misunderstood()),
         }
+    }
+
+    /// Duplicates of what it holds by these keys. What it does not hold is left out.
+    pub fn fetch_all(&mut self, keys: &[String]) -> Result<Vec<(String, OwnedFd)>, Error> {
+        let mut found = Vec::with_capacity(keys.len());
+        for batch in keys.chunks(FETCH_MAX) {
+            let request = KeeperRequest::FetchAll(Keys { keys: batch.to_vec() });
+            match self.ask(&request, &[])? {
+                (KeeperReply::FetchedAll(given), fds) => found.extend(given.keys.into_iter().zip(fds)),
+                _ => return Err(self.misunderstood()),
+            }
+        }
+        Ok(found)
     }
 
     /// How much it holds, and how its logs fare.
@@ -228,12 +260,23 @@ impl Client {
         let _ = kill(&self.pidfd, Signal::KILL);
     }
 
-    /// Reads the answers that nobody has waited for.
+    /// Ends it at once, and waits until it is gone, at most [`TIMEOUT`].
+    pub fn end(&self) {
+        self.kill();
+        self.wait_for_end();
+    }
+
+    /// Waits for the answers that nobody has waited for.
     pub fn settle(&mut self) -> Result<(), Error> {
-        while self.answered < self.asked && !self.failed {
-            self.receive_unasked()?;
-        }
-        self.refusal.take().map_or(Ok(()), |reason| Err(Error::Refused(reason)))
+        self.wait_for_answers()?;
+        self.told()
+    }
+
+    /// Like [`Client::settle`], but does not wait. Says whether all answers have come.
+    pub fn hear(&mut self) -> Result<bool, Error> {
+        let lacks = self.lacks(self.asked)?;
+        self.told()?;
+        Ok(!lacks)
     }
 
     /// Takes the end of the process off the kernel. `None` if it still runs, if that was done before, and if the process
@@ -249,12 +292,17 @@ impl Client {
     }
 
     /// Whether the request with this number is without an answer. Reads the answers that are there; does not block.
-    pub fn lacks(&mut self, request: u64) -> bool {
-        while self.answered < request && !self.failed && self.has_answer() {
-            // An error shows by the answer that stays away.
-            let _ = self.receive_unasked();
+    pub fn lacks(&mut self, request: u64) -> Result<bool, Error> {
+        while self.answered < request {
+            if self.failed {
+                return Err(Error::Silent { pid: self.pid });
+            }
+            if !self.has_answer() {
+                return Ok(true);
+            }
+            self.receive_unasked()?;
         }
-        self.answered < request
+        Ok(false)
     }
 
     /// A descriptor that becomes readable when an answer comes.
@@ -290,10 +338,35 @@ impl Client {
         &mut self,
         request: &KeeperRequest,
         fds: &[BorrowedFd<'_>],
-    ) -> Result<(KeeperReply, Option<OwnedFd>), Error> {
-        self.settle()?;
+    ) -> Result<(KeeperReply, Vec<OwnedFd>), Error> {
+        self.wait_for_answers()?;
         self.send(request, fds)?;
         self.receive()
+    }
+
+    /// Sends, and tells what became of earlier requests.
+    fn post(&mut self, request: &KeeperRequest, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        while self.owes() && (self.asked - self.answered >= OWED_MAX || self.has_answer()) {
+            self.receive_unasked()?;
+        }
+        self.send(request, fds)?;
+        self.told()
+    }
+
+    fn wait_for_answers(&mut self) -> Result<(), Error> {
+        while self.owes() {
+            self.receive_unasked()?;
+        }
+        Ok(())
+    }
+
+    /// Whether answers are outstanding that may still come.
+    fn owes(&self) -> bool {
+        self.answered < self.asked && !self.failed
+    }
+
+    fn told(&mut self) -> Result<(), Error> {
+        self.refusal.take().map_or(Ok(()), |reason| Err(Error::Refused(reason)))
     }
 
     fn send(&mut self, request: &KeeperRequest, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
@@ -309,14 +382,18 @@ impl Client {
         }
     }
 
-    fn receive(&mut self) -> Result<(KeeperReply, Option<OwnedFd>), Error> {
+    fn receive(&mut self) -> Result<(KeeperReply, Vec<OwnedFd>), Error> {
         match recv_message::<KeeperReply>(&self.channel, VERSION) {
             Ok(Some((_, reply, fds))) => {
                 self.answered += 1;
                 match reply {
                     KeeperReply::Failed(failed) => Err(Error::Refused(failed.reason)),
-                    reply => Ok((reply, fds.into_iter().next())),
+                    reply => Ok((reply, fds)),
                 }
+            }
+            Err(WireError::Frame(FrameError::FdsLost)) => {
+                self.answered += 1;
+                Err(Error::NoRoom { limit: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) })
             }
             Ok(None) => Err(self.broken(io::Error::from(io::ErrorKind::UnexpectedEof).into())),
             Err(error) => Err(self.broken(error)),
@@ -328,7 +405,10 @@ impl Client {
         match self.receive() {
             Ok(_) => Ok(()),
             Err(Error::Refused(reason)) => {
-                self.refusal = Some(reason);
+                match &mut self.refusal {
+                    Some(earlier) => *earlier = format!("{earlier}; {reason}"),
+                    None => self.refusal = Some(reason),
+                }
                 Ok(())
             }
             Err(error) => Err(error),

@@ -13,6 +13,9 @@ pub const VERSION: u16 = 1;
 /// The longest key of a descriptor, in bytes.
 pub const KEY_MAX_BYTES: usize = 512;
 
+/// As many keys can be fetched at once.
+pub const FETCH_MAX: usize = 64;
+
 /// Keep these. One descriptor per key travels along, in this order; a key that is taken gets the new descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Store {
@@ -27,7 +30,15 @@ pub struct Key {
     pub key: String,
 }
 
-/// Write what comes out of the pipe, whose read end travels along, into rotated files.
+/// Some keys, without a repetition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keys {
+    /// At most [`FETCH_MAX`].
+    pub keys: Vec<String>,
+}
+
+/// Write what comes out of the pipe, whose read end travels along, into rotated files. A pipe that is read already goes on
+/// as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
     /// The service that writes, for people who ask the keeper what it does.
@@ -132,6 +143,8 @@ direction! {
         0x27 Stats(Empty),
         /// Write down what is in the pipes, answer, and exit.
         0x28 Quit(Empty),
+        /// Give me copies of those of these that you have.
+        0x29 FetchAll(Keys),
     }
 }
 
@@ -148,6 +161,8 @@ direction! {
         0xa4 Entries(Entries),
         /// Answer to `Stats`.
         0xa5 Stats(Stats),
+        /// Answer to `FetchAll`: what is held, with one descriptor each, in this order.
+        0xa6 FetchedAll(Keys),
     }
 }
 
@@ -163,7 +178,11 @@ impl KeeperRequest {
 
 impl KeeperReply {
     fn descriptors(&self) -> usize {
-        usize::from(matches!(self, Self::Fetched(_)))
+        match self {
+            Self::Fetched(_) => 1,
+            Self::FetchedAll(found) => found.keys.len(),
+            _ => 0,
+        }
     }
 }
 
@@ -183,6 +202,13 @@ mod tests {
         let log = Log { service: "s3".into(), dir: b"/l".to_vec(), max_size_bytes: 7, files: 2 };
         let body = KeeperRequest::Log(log).encode_body().unwrap();
         assert_eq!(body, b"\x02\0\0\0\0\0\0\0s3\x02\0\0\0\0\0\0\0/l\x07\0\0\0\0\0\0\0\x02\0\0\0");
+
+        let fetch = KeeperRequest::FetchAll(Keys { keys: vec!["a".into()] });
+        let frame = frame::encode(VERSION, HandoffId::NIL, &fetch).unwrap();
+        assert_eq!(
+            (frame[6], frame[8], &frame[36..]),
+            (0x29, 0, b"\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0a".as_slice())
+        );
     }
 
     #[test]
@@ -193,5 +219,8 @@ mod tests {
         let entries = KeeperReply::Entries(Entries { keys: vec!["a".into()], more: true });
         assert_eq!(entries.encode_body().unwrap(), b"\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0a\x01");
         assert!(KeeperReply::Done(Empty {}).encode_body().unwrap().is_empty());
+        let found = KeeperReply::FetchedAll(Keys { keys: vec!["a".into(), "b".into()] });
+        let frame = frame::encode(VERSION, HandoffId::NIL, &found).unwrap();
+        assert_eq!((frame[6], frame[8], frame[36]), (0xa6, 2, 2));
     }
 }

@@ -30,7 +30,8 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 pub use client::{Client, Error, LogSpec, TIMEOUT};
 pub use message::{
-    Empty, Entries, Failed, KEY_MAX_BYTES, KeeperReply, KeeperRequest, Key, List, Log, Stats, Store, VERSION,
+    Empty, Entries, FETCH_MAX, Failed, KEY_MAX_BYTES, KeeperReply, KeeperRequest, Key, Keys, List, Log,
+    Stats, Store, VERSION,
 };
 
 use crate::sys::channel::Channel;

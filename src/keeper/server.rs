@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::ops::Bound::{Excluded, Unbounded};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -17,11 +17,12 @@ use rustix::net::{SocketFlags, accept_with, sockopt};
 
 use super::log::{Limits, Log};
 use super::message::{
-    Empty, Entries, Failed, KEY_MAX_BYTES, KeeperReply, KeeperRequest, List, Log as LogRequest, Stats,
-    VERSION,
+    Empty, Entries, FETCH_MAX, Failed, KEY_MAX_BYTES, KeeperReply, KeeperRequest, Keys, List,
+    Log as LogRequest, Stats, VERSION,
 };
 use super::pipe::{Buffer, Found, Pipe};
 use crate::sys::channel::Channel;
+use crate::sys::log_pipe::same_pipe;
 use crate::sys::wire::{WireError, recv_message, send_message};
 
 /// More supervisors than will ever be.
@@ -127,21 +128,25 @@ impl Keeper {
 
     /// Takes one request and replies. An error means that the connection is of no more use.
     fn answer_one(&mut self, connection: &Channel) -> Result<(), WireError> {
-        let (reply, fd) = match recv_message::<KeeperRequest>(connection, VERSION) {
+        let (reply, fds) = match recv_message::<KeeperRequest>(connection, VERSION) {
             Ok(Some((_, request, fds))) => self.perform(request, fds),
             Ok(None) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             Err(error) if error.would_block() => return Ok(()),
             // A newer supervisor, or one that has more descriptors than this process may hold: told, not hung up on.
             Err(WireError::Frame(error @ (FrameError::Kind { .. } | FrameError::FdsLost))) => {
-                (failed(error.to_string()), None)
+                (failed(error.to_string()), Vec::new())
             }
             Err(error) => return Err(error),
         };
-        let fds: Vec<_> = fd.iter().map(|fd| fd.as_fd()).collect();
-        send_message(connection, VERSION, HandoffId::NIL, &reply, &fds)
+        match send_message(connection, VERSION, HandoffId::NIL, &reply, &fds) {
+            Err(error) if error.would_block() => Err(error),
+            // A supervisor that is gone may have left more to do. The end of the connection comes after it.
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
-    fn perform(&mut self, request: KeeperRequest, fds: Vec<OwnedFd>) -> (KeeperReply, Option<OwnedFd>) {
+    /// Gives the reply, and the descriptors that belong to it.
+    fn perform(&mut self, request: KeeperRequest, fds: Vec<OwnedFd>) -> (KeeperReply, Vec<BorrowedFd<'_>>) {
         let reply = match request {
             KeeperRequest::Ping(_) => done(),
             KeeperRequest::Store(store) => self.store(store.keys, fds),
@@ -149,11 +154,11 @@ impl Keeper {
                 self.held.remove(&key.key);
                 done()
             }
-            KeeperRequest::Fetch(key) => match self.held.get(&key.key).map(OwnedFd::try_clone) {
-                Some(Ok(fd)) => return (KeeperReply::Fetched(Empty {}), Some(fd)),
-                Some(Err(error)) => failed(format!("{:?} cannot be given: {error}", key.key)),
+            KeeperRequest::Fetch(key) => match self.held.get(&key.key) {
+                Some(fd) => return (KeeperReply::Fetched(Empty {}), vec![fd.as_fd()]),
                 None => failed(format!("nothing is held by the key {:?}", key.key)),
             },
+            KeeperRequest::FetchAll(wanted) => return self.fetch_all(wanted),
             KeeperRequest::List(list) => self.list(list),
             KeeperRequest::Log(log) => self.open_log(log, fds),
             KeeperRequest::Stats(_) => {
@@ -166,7 +171,13 @@ impl Keeper {
                 done()
             }
         };
-        (reply, None)
+        (reply, Vec::new())
+    }
+
+    fn fetch_all(&self, wanted: Keys) -> (KeeperReply, Vec<BorrowedFd<'_>>) {
+        let wanted = wanted.keys.into_iter().take(FETCH_MAX);
+        let (keys, fds) = wanted.filter_map(|key| self.held.get(&key).map(|fd| (key, fd.as_fd()))).unzip();
+        (KeeperReply::FetchedAll(Keys { keys }), fds)
     }
 
     fn store(&mut self, keys: Vec<String>, fds: Vec<OwnedFd>) -> KeeperReply {
@@ -190,6 +201,9 @@ impl Keeper {
         let log = same.cloned().unwrap_or_else(|| Rc::new(RefCell::new(Log::new(dir, limits))));
         log.borrow_mut().set_limits(limits);
         for fd in fds {
+            if self.pipes.iter().any(|pipe| same_pipe(pipe, &fd).is_ok_and(|same| same)) {
+                continue;
+            }
             match Pipe::new(fd, Rc::clone(&log)) {
                 Ok(pipe) => self.pipes.push(pipe),
                 Err(error) => {

@@ -3,18 +3,19 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::record::{Binary, Fact, Process};
 use handoff_protocol::supervisor::{Event, Target};
-use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::party::{Parts, Party};
 use super::service::Service;
 use crate::journal::unix_ms;
 use crate::service::ID_VARIABLE;
 use crate::sys::channel::Channel;
+use crate::sys::log_pipe::log_pipe;
 use crate::sys::process::ProcessId;
 use crate::sys::spawn::{SpawnSpec, spawn};
 
@@ -52,7 +53,7 @@ impl Service {
 
     fn start_on(&mut self, slot: u64, id: HandoffId, binary: &Binary) -> io::Result<()> {
         let (channel, theirs) = Channel::pair()?;
-        let (log, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (log, stdout) = log_pipe()?;
         let stderr = stdout.try_clone()?;
         let log = self.shared.keeper.log(&self.name, &self.config.log, &log);
         let spec = SpawnSpec {
@@ -66,10 +67,12 @@ impl Service {
         };
         let spawned = spawn(spec)?;
         let process = identity(spawned.pid);
+        self.shared.keeper.keep_process(&self.name, id, spawned.pidfd.as_fd());
         self.note(Fact::Spawned { handoff: id, process: process.clone() });
         let this = self.this.clone();
         let parts = Parts {
             serial: self.next_serial(),
+            handoff: id,
             process,
             binary: binary.clone(),
             started_at_unix_ms: unix_ms(),

@@ -158,6 +158,7 @@ impl Service {
         for slot in listening.slots.keys() {
             listening.forget(&self.shared.keeper, self.name.as_str(), *slot);
         }
+        self.shared.keeper.forget_processes(&self.name);
         listening.groups.into_iter().for_each(Group::close);
     }
 

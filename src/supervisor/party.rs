@@ -14,17 +14,22 @@ use handoff_protocol::version::UNAGREED;
 use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
 use tokio::task::{AbortHandle, spawn_local};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::keeping::LogGuard;
 use crate::sys::channel::Channel;
-use crate::sys::process::{kill, reap};
+use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life};
+use crate::sys::process::{self, kill, reap};
 use crate::sys::readable::readable;
 use crate::sys::wire::{WireError, recv_message, send_message};
 
 /// A process that ends closes its channel a moment before the kernel tells that it is gone, and why it is gone is the
 /// better reason. For so long the end of the channel is not told.
 const EXIT_FOLLOWS: Duration = Duration::from_millis(200);
+
+/// For so long a process that is no child of this one may be left unreaped by its parent, if that is what its exit status
+/// takes to be known.
+const REAPED_WITHIN: Duration = Duration::from_millis(200);
 
 /// What a party did.
 #[derive(Debug)]
@@ -46,13 +51,15 @@ pub(super) struct Serial(pub(super) u64);
 #[derive(Debug)]
 pub(super) struct Party {
     pub(super) serial: Serial,
+    /// The handoff that started it.
+    pub(super) handoff: HandoffId,
     pub(super) process: Process,
     /// What it was started from.
     pub(super) binary: Binary,
     pub(super) started_at_unix_ms: u64,
     /// Which slot of the listeners it accepts from.
     pub(super) slot: u64,
-    /// Its log pipe, which so outlives the keeper.
+    /// Its log pipe, for another keeper.
     _log: LogGuard,
     version: Rc<Cell<u16>>,
     channel: Option<Rc<AsyncFd<Channel>>>,
@@ -64,6 +71,8 @@ pub(super) struct Party {
 #[derive(Debug)]
 pub(super) struct Parts {
     pub(super) serial: Serial,
+    /// The handoff that started it.
+    pub(super) handoff: HandoffId,
     pub(super) process: Process,
     /// What it was started from.
     pub(super) binary: Binary,
@@ -86,6 +95,7 @@ impl Party {
         let watch = spawn_local(watch(Rc::clone(&channel), Rc::clone(&pidfd), Rc::clone(&version), tell));
         Ok(Self {
             serial,
+            handoff: parts.handoff,
             process: parts.process,
             binary: parts.binary,
             started_at_unix_ms: parts.started_at_unix_ms,
@@ -197,15 +207,65 @@ async fn gone(pidfd: &AsyncFd<OwnedFd>) -> Exit {
     loop {
         let Ok(mut guard) = pidfd.readable().await else { return Exit::Unknown };
         match reap(pidfd.get_ref().as_fd()) {
-            Ok(None) => guard.clear_ready(),
-            Ok(Some(exit)) => {
-                return match (exit.code, exit.signal) {
-                    (Some(code), _) => Exit::Code(code),
-                    (None, Some(signal)) => Exit::Signal(signal),
-                    (None, None) => Exit::Unknown,
-                };
-            }
-            Err(_) => return Exit::Unknown,
+            Ok(Some(exit)) => return told(exit),
+            // It is no child of this process, which is told of one that runs as well.
+            Err(_) if !matches!(life(pidfd.get_ref()), Ok(Life::Runs)) => return gone_elsewhere(pidfd).await,
+            Ok(None) | Err(_) => guard.clear_ready(),
         }
+    }
+}
+
+/// How a process ended whose parent is another.
+async fn gone_elsewhere(pidfd: &AsyncFd<OwnedFd>) -> Exit {
+    let until = Instant::now() + REAPED_WITHIN;
+    loop {
+        let found = exit_of_reaped(pidfd.get_ref()).or_else(|| exit_of_zombie(pidfd.get_ref()));
+        if let Some(exit) = found {
+            return told(exit);
+        }
+        // The kernel may tell when the parent has reaped it.
+        match timeout_at(until, pidfd.readable()).await {
+            Ok(Ok(mut guard)) if matches!(life(pidfd.get_ref()), Ok(Life::Zombie)) => guard.clear_ready(),
+            _ => return exit_of_reaped(pidfd.get_ref()).map_or(Exit::Unknown, told),
+        }
+    }
+}
+
+fn told(exit: process::Exit) -> Exit {
+    match (exit.code, exit.signal) {
+        (Some(code), _) => Exit::Code(code),
+        (None, Some(signal)) => Exit::Signal(signal),
+        (None, None) => Exit::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
+
+    /// A process that is no child of this one: its parent is.
+    fn orphan(program: &str) -> (Child, AsyncFd<OwnedFd>) {
+        let script = format!("{program} & echo $!; read line");
+        let mut command = Command::new("/bin/sh");
+        let mut parent =
+            command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(parent.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let pidfd = process::pidfd_open(line.trim().parse().unwrap()).unwrap();
+        (parent, readable(pidfd).unwrap())
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_end_of_a_process_that_is_no_child_is_told() {
+        let (mut parent, pidfd) = orphan("sleep 1000");
+        let early = timeout(Duration::from_millis(50), gone(&pidfd)).await;
+        kill(pidfd.get_ref().as_fd(), Signal::TERM).unwrap();
+        let exit = timeout(Duration::from_secs(10), gone(&pidfd)).await;
+        drop(parent.stdin.take());
+        parent.wait().unwrap();
+        assert!(early.is_err());
+        assert_eq!(exit.unwrap(), Exit::Signal(15));
     }
 }

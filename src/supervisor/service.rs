@@ -240,6 +240,9 @@ impl Service {
 
     /// Something happened to a process.
     pub(super) fn happened(&mut self, serial: Serial, happened: Happened) {
+        if matches!(happened, Happened::Gone(_)) {
+            self.forget_process(serial);
+        }
         let is = |party: &Option<Party>| party.as_ref().is_some_and(|party| party.serial == serial);
         let event = if is(&self.incumbent) {
             match happened {
@@ -277,6 +280,14 @@ impl Service {
             return;
         };
         self.feed(event);
+    }
+
+    /// No later daemon has to ask how it ended.
+    fn forget_process(&self, serial: Serial) {
+        let mut parties = [&self.incumbent, &self.successor, &self.retiree].into_iter().flatten();
+        if let Some(party) = parties.find(|party| party.serial == serial) {
+            self.shared.keeper.forget_process(&self.name, party.handoff);
+        }
     }
 
     fn note_death(&mut self, exit: handoff_protocol::reason::Exit) {

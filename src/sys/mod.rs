@@ -10,6 +10,10 @@ pub mod process;
 pub mod wire;
 
 #[cfg(feature = "supervisor")]
+pub mod exit;
+#[cfg(feature = "supervisor")]
+pub mod log_pipe;
+#[cfg(feature = "supervisor")]
 pub mod owner;
 #[cfg(feature = "supervisor")]
 pub mod readable;

@@ -3,6 +3,7 @@
 use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 
+use handoff::control::api::Request;
 use handoff::keeper::Client;
 use rustix::process::Signal;
 
@@ -78,6 +79,68 @@ fn a_frozen_keeper_holds_no_upgrade_up_and_is_replaced() {
     wait_for_another_keeper(&rig, frozen);
 }
 
+/// Kills the daemon, and gives what its keeper holds then.
+fn kill_daemon(rig: &mut Rig) -> Vec<String> {
+    let mut daemon = rig.daemon.take().unwrap();
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    let held = Client::connect(&rig.path("run/keeper.sock")).unwrap().list().unwrap();
+    assert!(held.iter().any(|key| key.starts_with(".pid/svc/")), "{held:?}");
+    held
+}
+
+#[test]
+fn what_a_new_daemon_takes_over_outlives_the_keeper() {
+    for frozen in [false, true] {
+        let mut rig = daemon_with_service();
+        let held = kill_daemon(&mut rig);
+        let keeper = keepers(&rig)[0];
+        if frozen {
+            signal(keeper, Signal::STOP);
+        }
+        rig.start_daemon();
+        rig.call(Request::Ping).unwrap();
+        assert_eq!(keepers(&rig), [keeper]);
+        signal(keeper, Signal::KILL);
+        wait_for_another_keeper(&rig, keeper);
+        let mut client = wait_for("the new keeper", || Client::connect(&rig.path("run/keeper.sock")).ok());
+        wait_for("everything to be stored again", || (client.list().unwrap() == held).then_some(()));
+    }
+}
+
+#[test]
+fn a_frozen_keeper_is_noticed_although_no_service_writes() {
+    let rig = Rig::new();
+    rig.serve("svc", "1", "none", "");
+    let frozen = keepers(&rig)[0];
+    wait_for("its log to be read", || {
+        Client::connect(&rig.path("run/keeper.sock")).unwrap().stats().unwrap().written_bytes.checked_sub(1)
+    });
+    signal(frozen, Signal::STOP);
+    let began = Instant::now();
+    // Its listeners are let go. It says a word more, but a moment before it is gone nobody looks.
+    rig.run(&["stop", "svc"]);
+    assert!(began.elapsed() < handoff::keeper::TIMEOUT);
+    wait_for_another_keeper(&rig, frozen);
+}
+
+#[test]
+fn the_end_of_a_process_ends_what_was_kept_of_it() {
+    let rig = daemon_with_service();
+    let mut client = Client::connect(&rig.path("run/keeper.sock")).unwrap();
+    let mut kept = || {
+        let keys = client.list().unwrap();
+        keys.into_iter().filter(|key| key.starts_with(".pid/")).collect::<Vec<_>>()
+    };
+    let first = kept();
+    assert_eq!(first.len(), 1);
+    rig.upgrade("svc", &rig.release("2", "none")).unwrap();
+    wait_for("the old process to be forgotten", || (kept().len() == 1).then_some(()));
+    assert_ne!(kept(), first);
+    rig.run(&["stop", "svc"]);
+    wait_for("both to be forgotten", || kept().is_empty().then_some(()));
+}
+
 #[test]
 fn a_keeper_whose_daemon_was_killed_stays_and_holds() {
     let mut rig = daemon_with_service();
@@ -87,7 +150,7 @@ fn a_keeper_whose_daemon_was_killed_stays_and_holds() {
     daemon.wait().unwrap();
     let mut client = Client::connect(&rig.path("run/keeper.sock")).unwrap();
     assert_eq!(client.stats().unwrap().pipes, 1);
-    let listener = client.list().unwrap().first().map(|key| client.fetch(key).unwrap()).unwrap();
+    let listener = client.fetch("svc/main/0").unwrap();
     let address = TcpListener::from(listener).local_addr().unwrap();
     TcpStream::connect(address).unwrap();
     assert_eq!(keepers(&rig), [keeper]);

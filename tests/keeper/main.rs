@@ -1,6 +1,7 @@
 //! The keeper process: what it holds, what it writes, and when it ends.
 
 mod daemon;
+mod giving;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -196,9 +197,14 @@ fn it_outlives_its_supervisor_and_gives_the_next_one_what_it_holds() {
     fetched.accept().unwrap();
     let error = keeper.client.fetch("s3/main/299").unwrap_err();
     assert!(matches!(&error, Error::Refused(reason) if reason.contains("s3/main/299")), "{error}");
-    let long = "k".repeat(handoff::keeper::KEY_MAX_BYTES + 1);
-    assert!(matches!(keeper.client.store([(long.as_str(), fetched.as_fd())]), Err(Error::Refused(_))));
-    assert_eq!(keeper.client.stats().unwrap().held, 299);
+
+    let wanted = [&keys[..], &["never stored".to_owned()]].concat();
+    let began = Instant::now();
+    let all = keeper.client.fetch_all(&wanted).unwrap();
+    println!("{} descriptors in {:?}", all.len(), began.elapsed());
+    assert!(all.iter().map(|(key, _)| key).eq(&keys[..299]));
+    let last = TcpListener::from(all.into_iter().next_back().unwrap().1);
+    assert_eq!(last.local_addr().unwrap(), address);
 }
 
 #[test]

@@ -1,0 +1,297 @@
+//! The daemon's hold on its keeper: a record of all that the keeper was given, and another keeper when it dies.
+//!
+//! Nobody waits for the keeper, which may be frozen: what it has to say to a request is heard a moment later. A keeper that
+//! hangs would in time block the services, whose log pipes fill up. There is no heartbeat, for a daemon at rest makes no
+//! system call; instead a log pipe is looked at a moment after something was written to it. If it still has something in it
+//! then, or an answer is outstanding, the keeper must answer or die.
+
+mod watch;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use handoff_protocol::ids::{HandoffId, ServiceName};
+use rustix::process::Signal;
+use tokio::task::{AbortHandle, spawn_local};
+
+use crate::config::{Dirs, LogLimits};
+use crate::keeper::{Client, Error, LogSpec};
+use crate::sys::process::kill;
+
+/// The program of the keeper: this one, also when its file was replaced meanwhile.
+const PROGRAM: &str = "/proc/self/exe";
+
+/// The keeper, whichever process it is at the moment.
+#[derive(Debug)]
+pub(super) struct Keeping {
+    inner: Rc<Inner>,
+    watch: AbortHandle,
+}
+
+/// The read end of a log pipe, which another keeper gets when one dies.
+#[derive(Debug)]
+pub(super) struct LogGuard {
+    _pipe: Option<Rc<OwnedFd>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dirs: Dirs,
+    state: RefCell<State>,
+    /// Somebody is about to hear the answers.
+    hearing: Cell<bool>,
+}
+
+#[derive(Debug)]
+struct State {
+    client: Client,
+    held: BTreeMap<String, OwnedFd>,
+    /// The log pipes that somebody may still write to, or that have not been read to the end.
+    logs: BTreeMap<u64, (LogSpec, Rc<OwnedFd>)>,
+    /// Number of the next log pipe.
+    next: u64,
+}
+
+impl Keeping {
+    /// Takes over the keeper that an earlier daemon has left, with what it holds, or starts one. Must be called within a
+    /// `LocalSet`. Blocks for some milliseconds; for seconds if there is a keeper that does not answer.
+    pub(super) fn start(dirs: &Dirs) -> io::Result<Self> {
+        let Found { client, held } = match take_over(&dirs.keeper_socket()).map_err(io::Error::other)? {
+            Some(found) => found,
+            None => Found { client: start(dirs).map_err(io::Error::other)?, held: BTreeMap::new() },
+        };
+        tracing::debug!(pid = client.pid(), held = held.len(), "the keeper answers");
+        let state = State { client, held, logs: BTreeMap::new(), next: 0 };
+        let inner =
+            Rc::new(Inner { dirs: dirs.clone(), state: RefCell::new(state), hearing: Cell::default() });
+        let watch = spawn_local(watch::keeper(Rc::downgrade(&inner))).abort_handle();
+        Ok(Self { inner, watch })
+    }
+
+    /// Has what comes out of a log pipe written to the files of a service. The pipe may be one that the keeper reads already.
+    pub(super) fn log(&self, service: &ServiceName, limits: &LogLimits, pipe: &OwnedFd) -> LogGuard {
+        let spec = LogSpec {
+            service: service.to_string(),
+            dir: self.inner.dirs.log_dir(service),
+            max_size_bytes: limits.max_size_bytes,
+            files: limits.files,
+        };
+        self.post(|client| client.log(&spec, pipe.as_fd()));
+        let pipe = match pipe.try_clone() {
+            Ok(pipe) => Rc::new(pipe),
+            Err(error) => {
+                tracing::error!(%service, "another keeper would not read a log pipe: {error}");
+                return LogGuard { _pipe: None };
+            }
+        };
+        let mut state = self.inner.state.borrow_mut();
+        let number = state.next;
+        state.next += 1;
+        state.logs.insert(number, (spec, Rc::clone(&pipe)));
+        spawn_local(watch::pipe(Rc::downgrade(&self.inner), number, Rc::clone(&pipe)));
+        LogGuard { _pipe: Some(pipe) }
+    }
+
+    /// Has the keeper hold a duplicate of a descriptor, instead of what it held by this key.
+    pub(super) fn store(&self, key: &str, fd: BorrowedFd<'_>) {
+        match fd.try_clone_to_owned() {
+            Ok(copy) => drop(self.inner.state.borrow_mut().held.insert(key.to_owned(), copy)),
+            Err(error) => tracing::error!(key, "it would not outlive the keeper: {error}"),
+        }
+        self.post(|client| client.store([(key, fd)]));
+    }
+
+    #[expect(dead_code, reason = "for a daemon that takes services over")]
+    /// Duplicates of what is held by the keys that begin with `prefix`, in the order of the keys.
+    pub(super) fn held(&self, prefix: &str) -> io::Result<Vec<(String, OwnedFd)>> {
+        let state = self.inner.state.borrow();
+        let found = state.with_prefix(prefix);
+        found.map(|(key, fd)| Ok((key.clone(), fd.try_clone()?))).collect()
+    }
+
+    /// Has the keeper close what it holds by this key.
+    pub(super) fn drop_key(&self, key: &str) {
+        self.inner.state.borrow_mut().held.remove(key);
+        self.post(|client| client.drop_key(key));
+    }
+
+    /// Has the keeper close what it holds by the keys that begin with `prefix`.
+    pub(super) fn drop_prefix(&self, prefix: &str) {
+        let keys: Vec<_> =
+            self.inner.state.borrow().with_prefix(prefix).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            self.drop_key(&key);
+        }
+    }
+
+    /// Has the pidfd of a process kept: with it a later daemon learns how the process ended while there was no daemon. The
+    /// process is known by the handoff that started it.
+    pub(super) fn keep_process(&self, service: &ServiceName, handoff: HandoffId, pidfd: BorrowedFd<'_>) {
+        self.store(&process_key(service, handoff), pidfd);
+    }
+
+    #[expect(dead_code, reason = "for a daemon that takes services over")]
+    /// The pidfd of a process that an earlier daemon may have started.
+    pub(super) fn process(&self, service: &ServiceName, handoff: HandoffId) -> io::Result<Option<OwnedFd>> {
+        let state = self.inner.state.borrow();
+        state.held.get(&process_key(service, handoff)).map(OwnedFd::try_clone).transpose()
+    }
+
+    /// No process of the service is left.
+    pub(super) fn forget_processes(&self, service: &ServiceName) {
+        self.drop_prefix(&format!(".pid/{service}/"));
+    }
+
+    /// The end of a process is known.
+    pub(super) fn forget_process(&self, service: &ServiceName, handoff: HandoffId) {
+        self.drop_key(&process_key(service, handoff));
+    }
+
+    /// Ends the keeper, after it has written down what is in the pipes. Waits for its end.
+    pub(super) fn quit(&self) {
+        self.watch.abort();
+        // One that hangs cannot write down what is in the pipes, but another can.
+        if !self.inner.tell(Client::quit) {
+            match self.inner.replace() {
+                Ok(()) => drop(self.inner.tell(Client::quit)),
+                Err(error) => tracing::error!("{error}"),
+            }
+        }
+    }
+
+    /// Asks for something whose answer is heard later.
+    fn post(&self, ask: impl FnOnce(&mut Client) -> Result<(), Error>) {
+        self.inner.tell(ask);
+        if !self.inner.hearing.replace(true) {
+            spawn_local(watch::answers(Rc::downgrade(&self.inner)));
+        }
+    }
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
+
+impl Inner {
+    /// Asks the keeper for something that is on record. If it cannot be asked any more it is ended; the next one gets it
+    /// from the record. Says whether the keeper lives.
+    fn tell(&self, ask: impl FnOnce(&mut Client) -> Result<(), Error>) -> bool {
+        let mut state = self.state.borrow_mut();
+        let Err(error) = ask(&mut state.client) else { return true };
+        tracing::error!("{error}");
+        if !leaves_it_usable(&error) {
+            state.client.kill();
+            return false;
+        }
+        true
+    }
+
+    /// Starts another keeper and gives it all that is on record.
+    fn replace(&self) -> Result<(), Error> {
+        let client = start(&self.dirs)?;
+        let mut state = self.state.borrow_mut();
+        state.client = client;
+        let filled = state.fill();
+        if filled.is_err() {
+            state.client.end();
+        }
+        filled
+    }
+}
+
+impl State {
+    fn with_prefix(&self, prefix: &str) -> impl Iterator<Item = (&String, &OwnedFd)> {
+        self.held.range(prefix.to_owned()..).take_while(move |(key, _)| key.starts_with(prefix))
+    }
+
+    /// Gives the keeper all of it. What the keeper refuses is told; the rest is worth to have it.
+    fn fill(&mut self) -> Result<(), Error> {
+        let Self { client, held, logs, .. } = self;
+        for (key, fd) in held {
+            tolerate(client.store([(key.as_str(), fd.as_fd())]))?;
+        }
+        for (spec, pipe) in logs.values() {
+            tolerate(client.log(spec, pipe.as_fd()))?;
+        }
+        tolerate(client.settle())
+    }
+}
+
+fn tolerate(answer: Result<(), Error>) -> Result<(), Error> {
+    match answer {
+        Err(error) if leaves_it_usable(&error) => {
+            tracing::error!("{error}");
+            Ok(())
+        }
+        answer => answer,
+    }
+}
+
+fn leaves_it_usable(error: &Error) -> bool {
+    matches!(error, Error::Refused(_) | Error::NoRoom { .. })
+}
+
+/// The name of a service does not begin with a dot, so these are among no service's listeners.
+fn process_key(service: &ServiceName, handoff: HandoffId) -> String {
+    format!(".pid/{service}/{handoff}")
+}
+
+fn start(dirs: &Dirs) -> Result<Client, Error> {
+    Client::start(Path::new(PROGRAM), &dirs.keeper_socket())
+}
+
+/// A keeper and what it holds.
+struct Found {
+    client: Client,
+    held: BTreeMap<String, OwnedFd>,
+}
+
+/// The keeper of an earlier daemon, if it is there and answers. An error means that it is there, and that this process cannot
+/// take what it holds.
+fn take_over(socket: &Path) -> Result<Option<Found>, Error> {
+    let mut client = match Client::reach(socket) {
+        Ok(client) => client,
+        Err(Error::Unreachable { source, .. })
+            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => {
+            tracing::error!("{error}; another is started, and the one that was there is left alone");
+            return Ok(None);
+        }
+    };
+    // One that was stopped can go on. A pid that is no longer the keeper's is at most that of a process of the same user.
+    let _ = kill(client.pidfd(), Signal::CONT);
+    let taken = client.ping().and_then(|()| client.list()).and_then(|keys| client.fetch_all(&keys));
+    match taken {
+        Ok(held) => Ok(Some(Found { client, held: held.into_iter().collect() })),
+        Err(error @ Error::NoRoom { .. }) => Err(error),
+        Err(error @ Error::Silent { .. }) => {
+            // Its duplicates of the listeners would take connections that nobody accepts.
+            tracing::error!("{error}; it is ended, and another is started");
+            client.end();
+            Ok(None)
+        }
+        Err(error) => {
+            tracing::error!("{error}; another is started, and the one that was there is left alone");
+            Ok(None)
+        }
+    }
+}
+
+trait KeeperSocket {
+    fn keeper_socket(&self) -> PathBuf;
+}
+
+impl KeeperSocket for Dirs {
+    fn keeper_socket(&self) -> PathBuf {
+        self.runtime.join("keeper.sock")
+    }
+}

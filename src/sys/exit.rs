@@ -1,0 +1,204 @@
+//! How a process ended that is not a child of this one.
+//!
+//! Only a parent can wait for a process. For others the kernel tells, from version 6.15 on, through a pidfd that was opened
+//! before: after whoever is the parent now has reaped the process (`PIDFD_GET_INFO` of linux/pidfd.h). An orphan whose new
+//! parent reaps nobody, as in a container without an init, stays a zombie, and `/proc/<pid>/stat` tells.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
+
+use super::process::Exit;
+
+/// How far the end of a process has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// It runs, or is stopped.
+    Runs,
+    /// It has ended, and its parent has not reaped it yet. The pidfd is readable.
+    Zombie,
+    /// It has been reaped. The pidfd has `POLLHUP`, from kernel 6.15 on; before, this is not told from a zombie.
+    Reaped,
+}
+
+/// Asks a pidfd. Does not block.
+pub fn life(pidfd: impl AsFd) -> io::Result<Life> {
+    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+    rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())))?;
+    let events = fds[0].revents();
+    Ok(match () {
+        () if events.contains(PollFlags::HUP) => Life::Reaped,
+        () if events.contains(PollFlags::IN) => Life::Zombie,
+        () => Life::Runs,
+    })
+}
+
+/// How a process ended that its parent has reaped. `None` if it was not reaped yet, or the kernel is older than 6.15. Does
+/// not block.
+pub fn exit_of_reaped(pidfd: impl AsFd) -> Option<Exit> {
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    // SAFETY: the opcode is that of PIDFD_GET_INFO, made from the size of the structure that it is given, into which the
+    // kernel writes no more than that size.
+    let asked = unsafe { ioctl(pidfd.as_fd(), Updater::<PIDFD_GET_INFO, _>::new(&mut info)) };
+    asked.ok()?;
+    (info.mask & PIDFD_INFO_EXIT != 0).then(|| from_wait_status(info.exit_code))
+}
+
+/// How a process ended that nobody has reaped yet. `None` if it is not in that state, or does not belong to the user of this
+/// process: then the kernel does not tell. Does not block.
+pub fn exit_of_zombie(pidfd: impl AsFd) -> Option<Exit> {
+    let directory = format!("/proc/{}", pid_of(pidfd.as_fd())?);
+    let own = rustix::process::geteuid();
+    let owner = fs::metadata(&directory).ok()?.uid();
+    if owner != own.as_raw() && !own.is_root() {
+        return None;
+    }
+    let exit = zombie_exit(&fs::read_to_string(format!("{directory}/stat")).ok()?)?;
+    // If the pid is still that of this process, then it was when the file was read.
+    pid_of(pidfd.as_fd()).map(|_| exit)
+}
+
+/// The pid, unless the process has been reaped: the field `Pid` of `/proc/self/fdinfo`, see pidfd_open(2).
+fn pid_of(pidfd: BorrowedFd<'_>) -> Option<u32> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok().filter(|pid| *pid > 0)
+}
+
+/// Fields 3 (state) and 52 (exit code, as waitpid(2) gives it) of `/proc/<pid>/stat`. The name of the program may have blanks
+/// and parentheses in it: fields are counted from the last `)`.
+fn zombie_exit(stat: &str) -> Option<Exit> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    (fields.next()? == "Z").then_some(())?;
+    Some(from_wait_status(fields.nth(48)?.parse().ok()?))
+}
+
+fn from_wait_status(status: i32) -> Exit {
+    match status & 0x7f {
+        0 => Exit { code: Some((status >> 8) & 0xff), signal: None },
+        signal => Exit { code: None, signal: Some(signal) },
+    }
+}
+
+const PIDFD_GET_INFO: Opcode = opcode::read_write::<PidfdInfo>(0xff, 11);
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
+
+/// `struct pidfd_info` of linux/pidfd.h, as it was first (`PIDFD_INFO_SIZE_VER0`). A kernel that knows more fills this much.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    /// pid, tgid, ppid, and four kinds of user and group ids.
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+const _: () = assert!(size_of::<PidfdInfo>() == 64);
+
+#[cfg(test)]
+mod tests {
+    use super::super::process::{kill, pidfd_open, reap};
+    use super::*;
+    use rustix::process::Signal;
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::fd::OwnedFd;
+    use std::process::{Child, ChildStdin, Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    /// A process, started by one in the middle that is a child of this one.
+    struct Grandchild {
+        middle: Child,
+        /// Its end makes the middle reap the grandchild, and end itself.
+        stdin: Option<ChildStdin>,
+        pidfd: OwnedFd,
+    }
+
+    impl Grandchild {
+        fn start(program: &str) -> Self {
+            let script = format!("{program} & echo $!; read line; wait");
+            let mut command = Command::new("/bin/sh");
+            let mut middle =
+                command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            let mut line = String::new();
+            BufReader::new(middle.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            let pidfd = pidfd_open(line.trim().parse().unwrap()).unwrap();
+            Self { stdin: middle.stdin.take(), middle, pidfd }
+        }
+
+        fn wait_until(&self, wanted: Life) {
+            let until = Instant::now() + Duration::from_secs(10);
+            while life(&self.pidfd).unwrap() != wanted {
+                assert!(Instant::now() < until, "it is not {wanted:?}");
+                // It may not have stopped itself yet.
+                kill(&self.pidfd, Signal::CONT).ok();
+                std::thread::yield_now();
+            }
+        }
+
+        fn is_reaped(&mut self) {
+            let mut stdin = self.stdin.take().unwrap();
+            stdin.write_all(b"\n").unwrap();
+            self.middle.wait().unwrap();
+        }
+    }
+
+    impl Drop for Grandchild {
+        fn drop(&mut self) {
+            let _ = kill(&self.pidfd, Signal::KILL);
+            drop(self.stdin.take());
+            let _ = self.middle.wait();
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_grandchild_is_told_before_and_after_it_is_reaped() {
+        // A shell that waits for its input reaps nobody meanwhile. Each waits for its pidfd to be open.
+        for (program, expected) in [
+            ("sh -c 'kill -STOP $$; exit 7'", Exit { code: Some(7), signal: None }),
+            ("sh -c 'kill -STOP $$; exit 0'", Exit { code: Some(0), signal: None }),
+            ("sh -c 'kill -STOP $$; kill -9 $$'", Exit { code: None, signal: Some(9) }),
+        ] {
+            let mut process = Grandchild::start(program);
+            process.wait_until(Life::Zombie);
+            assert_eq!(exit_of_zombie(&process.pidfd), Some(expected));
+            assert_eq!(exit_of_reaped(&process.pidfd), None);
+            assert!(reap(process.pidfd.as_fd()).is_err());
+            process.is_reaped();
+            assert_eq!(exit_of_zombie(&process.pidfd), None);
+            if kernel_tells() {
+                process.wait_until(Life::Reaped);
+                assert_eq!(exit_of_reaped(&process.pidfd), Some(expected));
+            }
+        }
+    }
+
+    #[test]
+    fn a_process_that_runs_has_no_end() {
+        let process = Grandchild::start("sleep 1000");
+        assert_eq!(life(&process.pidfd).unwrap(), Life::Runs);
+        assert_eq!(exit_of_zombie(&process.pidfd), None);
+        assert_eq!(exit_of_reaped(&process.pidfd), None);
+    }
+
+    #[test]
+    fn only_a_zombie_has_an_exit_code() {
+        let tail = (4..52).map(|field| field.to_string()).collect::<Vec<_>>().join(" ");
+        let stat = |state: &str, code: i32| format!("12 (a) b) {state} {tail} {code}");
+        assert_eq!(zombie_exit(&stat("Z", 0x300)), Some(Exit { code: Some(3), signal: None }));
+        assert_eq!(zombie_exit(&stat("Z", 0x8b)), Some(Exit { code: None, signal: Some(11) }));
+        assert_eq!(zombie_exit(&stat("S", 0x300)), None);
+        assert_eq!(zombie_exit("12 (cut) Z 1 2"), None);
+    }
+
+    /// From 6.15 on.
+    fn kernel_tells() -> bool {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let mut numbers = release.split('.').map(|number| number.parse::<u32>().unwrap_or_default());
+        (numbers.next(), numbers.next()) >= (Some(6), Some(15))
+    }
+}

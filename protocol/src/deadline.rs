@@ -35,6 +35,13 @@ pub enum Deadline {
     RetireSeal,
     /// The old process must have exited: [`Policy::exit_limit_ms`], then once more after SIGTERM.
     RetireExit,
+    /// An incumbent that another supervisor has left must answer or give a sign of life: [`Policy::lease_ms`]; one that
+    /// leaves must be gone: [`Policy::exit_limit_ms`].
+    AnswerIncumbent,
+    /// Likewise a successor.
+    AnswerSuccessor,
+    /// Whoever was left by another supervisor must serve or be gone: [`Policy::deadline_ms`].
+    Recover,
 }
 
 /// What to do with requests that are still running when the drain grace ends.

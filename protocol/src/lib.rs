@@ -43,6 +43,7 @@ pub mod log_image;
 pub mod message;
 pub mod reason;
 pub mod record;
+pub mod recovery;
 pub mod successor;
 pub mod supervisor;
 pub mod version;

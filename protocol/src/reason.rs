@@ -115,4 +115,7 @@ pub enum Reason {
     /// A person asked for it.
     #[error("it was cancelled")]
     Cancelled,
+    /// The supervisor was lost, and the next one found the new process not serving.
+    #[error("the supervisor ended in the middle of it, and the new process did not serve")]
+    SupervisorLost,
 }

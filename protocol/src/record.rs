@@ -107,10 +107,14 @@ pub struct Record {
 pub struct Current {
     /// Its number.
     pub generation: Generation,
+    /// The handoff in which its process was started.
+    pub handoff: HandoffId,
     /// What it is started from.
     pub binary: Binary,
     /// Its process, unless it ended.
     pub process: Option<Process>,
+    /// When its process was started. Milliseconds since 1970-01-01 UTC; 0 if that is not known.
+    pub started_unix_ms: u64,
     /// When it was committed. Milliseconds since 1970-01-01 UTC.
     pub since_unix_ms: u64,
 }
@@ -126,6 +130,8 @@ pub struct Attempt {
     pub binary: Binary,
     /// The successor, once it was started.
     pub process: Option<Process>,
+    /// When that was. Milliseconds since 1970-01-01 UTC; 0 before.
+    pub started_unix_ms: u64,
     /// Whether the successor was told to begin.
     pub begun: bool,
 }
@@ -161,12 +167,14 @@ impl Standing {
                     generation: *generation,
                     binary: binary.clone(),
                     process: None,
+                    started_unix_ms: 0,
                     begun: false,
                 });
             }
             Fact::Spawned { handoff, process } => {
                 if let Some(attempt) = self.attempt_of(*handoff) {
                     attempt.process = Some(process.clone());
+                    attempt.started_unix_ms = record.at_unix_ms;
                 }
             }
             Fact::Begun { handoff } => {
@@ -179,8 +187,10 @@ impl Standing {
                     self.previous = self.current.take();
                     self.current = Some(Current {
                         generation: attempt.generation,
+                        handoff: attempt.handoff,
                         binary: attempt.binary,
                         process: attempt.process,
+                        started_unix_ms: attempt.started_unix_ms,
                         since_unix_ms: record.at_unix_ms,
                     });
                 }

@@ -38,7 +38,7 @@ impl Supervisor {
         out.push(Action::ToIncumbent(self.handoff, ToService::Resume(Resume {})));
     }
 
-    fn dismiss(&mut self, at: Moment, out: &mut Vec<Action>) {
+    pub(super) fn dismiss(&mut self, at: Moment, out: &mut Vec<Action>) {
         self.enter(at, Phase::Reaping, Deadline::Leave, out);
         out.push(Action::ToSuccessor(self.handoff, ToService::Abort(Abort {})));
     }
@@ -49,7 +49,7 @@ impl Supervisor {
     }
 
     /// The successor is gone. What of the incumbent?
-    fn reaped(&mut self, at: Moment, out: &mut Vec<Action>) {
+    pub(super) fn reaped(&mut self, at: Moment, out: &mut Vec<Action>) {
         match self.incumbent {
             Incumbent::Touched => self.resume(at, out),
             Incumbent::Whole | Incumbent::Mute if self.reverts => {
@@ -128,7 +128,8 @@ impl Supervisor {
                 self.successor = Successor::Absent;
                 self.reaped(at, out);
             }
-            Phase::Stopped
+            Phase::Recovering
+            | Phase::Stopped
             | Phase::Backoff
             | Phase::Warming
             | Phase::Draining
@@ -158,7 +159,12 @@ impl Supervisor {
             }
             // The incumbent is asked already.
             Phase::Resuming => {}
-            Phase::Stopped | Phase::Backoff | Phase::Reverting | Phase::Serving | Phase::Stopping => {}
+            Phase::Recovering
+            | Phase::Stopped
+            | Phase::Backoff
+            | Phase::Reverting
+            | Phase::Serving
+            | Phase::Stopping => {}
         }
     }
 
@@ -178,7 +184,8 @@ impl Supervisor {
                 self.begin(at, out);
             }
             Phase::Resuming => self.reaped(at, out),
-            Phase::Greeting
+            Phase::Recovering
+            | Phase::Greeting
             | Phase::Warming
             | Phase::Beginning
             | Phase::Committing
@@ -248,6 +255,7 @@ impl Supervisor {
             | Phase::Serving
             | Phase::Stopping
             | Phase::Stopped
+            | Phase::Recovering
             | Phase::Backoff => out.push(Action::KillIncumbent),
         }
     }
@@ -308,6 +316,7 @@ impl Supervisor {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::Recovering => "recovering",
             Self::Stopped => "stopped",
             Self::Backoff => "backoff",
             Self::Greeting => "greeting",

@@ -15,6 +15,8 @@
 //!  cold:      Greeting ▶ Warming ▶ Beginning ▶ Committing ▶ Serving
 //!  failure:   any of these ▶ Reaping (the successor) ▶ Resuming (the incumbent) ▶ Serving
 //!                          ▶ Resuming (successor parked) ▶ Reaping ▶ Serving, or ▶ Beginning if the incumbent cannot
+//!  another supervisor was here: Recovering ▶ Serving, ▶ Committing, ▶ Reaping or ▶ Greeting, as the table of
+//!             [`recovery`](crate::recovery) says
 //! ```
 
 use alloc::string::String;
@@ -26,16 +28,23 @@ use crate::deadline::{Deadline, Millis, Policy};
 use crate::ids::HandoffId;
 use crate::message::{FromService, Mode, ToService};
 use crate::reason::{Exit, Party, Reason};
+use crate::recovery::Decision;
 
 mod fail;
+mod recover;
 mod retire;
 mod step;
 mod timers;
+
+pub use recover::Left;
+use recover::Recovery;
 
 /// What the service is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
+    /// Processes of an earlier supervisor are there; what they do is being found out.
+    Recovering,
     /// No process runs, and none should.
     Stopped,
     /// No process runs; the next start waits.
@@ -285,6 +294,8 @@ pub enum Action {
     Report(Outcome),
     /// The request is refused.
     Refuse(Refusal),
+    /// It is known what an earlier supervisor has left, and this is done about it.
+    Recovered(Decision),
 }
 
 /// The machine.
@@ -314,6 +325,10 @@ pub struct Supervisor {
     reverts: bool,
     /// Whether the commit that somebody waits for stands although its process has died.
     stands: bool,
+    /// The successor served without being told that it is committed, and takes itself for the incumbent.
+    self_made: bool,
+    /// What is known of the processes of an earlier supervisor, until it is known what to do about them.
+    recovery: Option<Recovery>,
     /// Failed starts in a row.
     attempts: u8,
     serving_since: Millis,
@@ -346,6 +361,8 @@ impl Supervisor {
             asked: false,
             reverts: false,
             stands: false,
+            self_made: false,
+            recovery: None,
             attempts: 0,
             serving_since: 0,
         }

@@ -16,6 +16,7 @@ use crate::version::{VersionRange, negotiate};
 impl Supervisor {
     pub(super) fn dispatch(&mut self, at: Moment, event: Event, out: &mut Vec<Action>) {
         match event {
+            event if self.recovery.is_some() => self.recovering(at, event, out),
             Event::Request(Request::Start) => self.start(at, out),
             Event::Request(Request::Stop) => self.stop(at, out),
             Event::Request(Request::Upgrade { target, deadline_ms, drain_grace_ms }) => {
@@ -34,6 +35,10 @@ impl Supervisor {
             Event::Durable => self.durable(at, out),
             Event::NotDurable(why) => self.not_durable(at, why, out),
             Event::Deadline(deadline) => self.deadline(at, deadline, out),
+        }
+        // An earlier supervisor was told to stop the service, and did not come to it.
+        if self.phase == Phase::Serving && !self.wanted && self.retiree.is_none() {
+            self.end_service(at, out);
         }
     }
 
@@ -80,8 +85,7 @@ impl Supervisor {
             Phase::Serving => {
                 self.wanted = false;
                 self.asked = true;
-                self.phase = Phase::Stopping;
-                self.retire(at, Leaving::Draining, out);
+                self.end_service(at, out);
             }
             Phase::Backoff if self.retiree.is_none() => {
                 self.wanted = false;
@@ -100,12 +104,18 @@ impl Supervisor {
         }
     }
 
+    fn end_service(&mut self, at: Moment, out: &mut Vec<Action>) {
+        self.phase = Phase::Stopping;
+        self.retire(at, Leaving::Draining, out);
+    }
+
     fn cancel(&mut self, at: Moment, out: &mut Vec<Action>) {
         match self.phase {
             Phase::Greeting | Phase::Warming | Phase::Draining | Phase::Sealing | Phase::Beginning => {
                 self.fail(at, Reason::Cancelled, out)
             }
-            Phase::Stopped
+            Phase::Recovering
+            | Phase::Stopped
             | Phase::Backoff
             | Phase::Committing
             | Phase::Reaping
@@ -229,7 +239,9 @@ impl Supervisor {
         self.successor = Successor::Absent;
         self.phase = Phase::Serving;
         self.serving_since = at.now;
-        out.push(Action::ToIncumbent(self.handoff, ToService::Commit(Commit {})));
+        if !core::mem::take(&mut self.self_made) {
+            out.push(Action::ToIncumbent(self.handoff, ToService::Commit(Commit {})));
+        }
         if replaced == Incumbent::Absent {
             let outcome = self.cold_outcome();
             self.report(outcome, out);

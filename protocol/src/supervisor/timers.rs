@@ -38,7 +38,10 @@ impl Supervisor {
                 | Deadline::Silence
                 | Deadline::Leave
                 | Deadline::Resume
-                | Deadline::Backoff,
+                | Deadline::Backoff
+                | Deadline::AnswerIncumbent
+                | Deadline::AnswerSuccessor
+                | Deadline::Recover,
                 _,
             ) => {}
         }
@@ -74,6 +77,8 @@ impl Supervisor {
             Deadline::RetireDrain => self.policy.stop_grace_ms,
             Deadline::RetireSeal => self.policy.seal_limit_ms,
             Deadline::RetireExit => self.policy.exit_limit_ms,
+            Deadline::AnswerIncumbent | Deadline::AnswerSuccessor => self.policy.lease_ms,
+            Deadline::Recover => self.policy.deadline_ms,
         };
         out.push(Action::Arm(deadline, ms));
         if matches!(
@@ -94,6 +99,7 @@ impl Supervisor {
             Phase::Reaping => &[Deadline::Leave],
             Phase::Resuming => &[Deadline::Resume, Deadline::Silence],
             Phase::Backoff => &[Deadline::Backoff],
+            Phase::Recovering => &[Deadline::AnswerIncumbent, Deadline::AnswerSuccessor, Deadline::Recover],
             Phase::Stopped | Phase::Reverting | Phase::Serving | Phase::Stopping => &[],
         } {
             out.push(Action::Disarm(*deadline));

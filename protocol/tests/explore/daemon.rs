@@ -120,6 +120,7 @@ impl World {
                 self.waiting = 0;
             }
             Action::Refuse(refusal) => self.refused(refusal, cx),
+            Action::Recovered(_) => {}
         }
     }
 

@@ -206,6 +206,9 @@ impl Shared {
         {
             file.write_all(line.as_bytes())?;
         }
+        if let Some(text) = line.trim().strip_prefix("say ") {
+            println!("{text}");
+        }
         if let Some(ms) = line.trim().strip_prefix("slow ") {
             std::thread::sleep(Duration::from_millis(ms.parse().unwrap_or(0)));
         }

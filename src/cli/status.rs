@@ -54,7 +54,9 @@ fn describe(status: &ServiceStatus, style: Style) -> String {
     let state = match status.state {
         State::Serving => style.green(status.state.as_str()),
         State::Failed | State::Backoff => style.red(status.state.as_str()),
-        State::Starting | State::Upgrading | State::Stopping => style.yellow(status.state.as_str()),
+        State::Recovering | State::Starting | State::Upgrading | State::Stopping => {
+            style.yellow(status.state.as_str())
+        }
         State::Stopped => status.state.as_str().to_owned(),
     };
     let phase = status.phase.as_ref().map_or_else(String::new, |phase| format!(" ({phase})"));

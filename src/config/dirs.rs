@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use handoff_protocol::ids::ServiceName;
+use handoff_protocol::ids::{HandoffId, ServiceName};
 
 /// The three directories, all absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Dirs {
 
     /// Creates the state and runtime directories, for the owner alone, where they are missing.
     pub fn create(&self) -> Result<(), DirsError> {
-        for path in [&self.state, &self.runtime] {
+        for path in [&self.state, &self.runtime, &self.adopt_dir()] {
             std::fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -93,6 +93,16 @@ impl Dirs {
     /// The socket on which the daemon takes requests.
     pub fn control_socket(&self) -> PathBuf {
         self.runtime.join("control.sock")
+    }
+
+    /// The directory of the sockets at which the processes of services wait for another daemon.
+    pub fn adopt_dir(&self) -> PathBuf {
+        self.runtime.join("adopt")
+    }
+
+    /// The socket at which the process that was started in this handoff waits for another daemon.
+    pub fn adopt_socket(&self, handoff: HandoffId) -> PathBuf {
+        self.adopt_dir().join(handoff.to_string())
     }
 
     /// The file that the one daemon of this state directory locks.

@@ -78,6 +78,8 @@ pub struct Pong {
 pub enum State {
     /// Nothing; nobody holds its listeners.
     Stopped,
+    /// A new daemon finds out what it is doing.
+    Recovering,
     /// Its first process is on the way up.
     Starting,
     /// It serves.
@@ -97,6 +99,7 @@ impl State {
     pub fn as_str(self) -> &'static str {
         match self {
             State::Stopped => "stopped",
+            State::Recovering => "recovering",
             State::Starting => "starting",
             State::Serving => "serving",
             State::Upgrading => "upgrading",

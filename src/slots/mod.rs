@@ -127,6 +127,22 @@ impl Group {
         Ok(slot)
     }
 
+    /// Takes in a slot that listens already, and that this group has not opened: at the front if it began to listen before
+    /// all others, else at the end.
+    pub fn admit(&mut self, slot: SlotId, listener: OwnedFd, first: bool) -> Result<(), SlotError> {
+        if self.slots.contains_key(&slot) {
+            return Err(SlotError::Unknown { address: self.address.clone(), slot });
+        }
+        if first {
+            self.order.push_first(slot);
+        } else {
+            self.order.push(slot);
+        }
+        self.slots.insert(slot, listener);
+        self.next = self.next.max(SlotId(slot.0 + 1));
+        self.steer_to(self.steered)
+    }
+
     /// Sends all new connections to `slot`, atomically. Those that wait elsewhere stay where they are.
     pub fn steer_to(&mut self, slot: SlotId) -> Result<(), SlotError> {
         let (Some(listener), Some(index)) = (self.slots.get(&slot), self.order.index_of(slot)) else {
@@ -190,8 +206,15 @@ impl Group {
     }
 }
 
+/// The slot that a unix listener says by its name that it is. `None` for other sockets.
+pub fn slot_by_name(listener: &OwnedFd) -> Option<SlotId> {
+    unix::slot_by_name(listener.as_fd())
+}
+
+/// Ends a listener, whoever holds it: connections are refused, and waiting ones are reset.
+///
 /// ENOTCONN: it does not listen any more, which is what is wanted.
-fn stop_listening(listener: &OwnedFd) {
+pub fn stop_listening(listener: &OwnedFd) {
     let stopped = shutdown(listener, Shutdown::Read);
     debug_assert!(matches!(stopped, Ok(()) | Err(rustix::io::Errno::NOTCONN)));
 }

@@ -12,6 +12,11 @@ impl Order {
         self.0.push(slot);
     }
 
+    /// A slot is found that began to listen before all others.
+    pub(super) fn push_first(&mut self, slot: SlotId) {
+        self.0.insert(0, slot);
+    }
+
     /// A slot stopped listening. One that is unknown changes nothing.
     pub(super) fn remove(&mut self, slot: SlotId) {
         if let Some(index) = self.position(slot) {

@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen as start_listening, socket_with,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, getsockname, listen as start_listening,
+    socket_with,
 };
 
 use super::tcp::LONGEST_BACKLOG;
@@ -83,6 +84,14 @@ pub(super) fn queue_len(listener: BorrowedFd<'_>) -> io::Result<u32> {
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     let ready = rustix::io::retry_on_intr(|| poll(&mut asked, Some(&at_once)))?;
     Ok(u32::from(ready > 0 && asked[0].revents().contains(PollFlags::IN)))
+}
+
+/// The slot whose own name a listener is bound to. `None` if it is no unix socket, or has a name of another form.
+pub(super) fn slot_by_name(listener: BorrowedFd<'_>) -> Option<SlotId> {
+    let address = SocketAddrUnix::try_from(getsockname(listener).ok()?).ok()?;
+    let path = PathBuf::from(std::ffi::OsStr::from_bytes(address.path_bytes()?));
+    let name = path.file_name()?.to_str()?;
+    Some(SlotId(name.strip_prefix('.')?.rsplit_once('.')?.1.parse().ok()?))
 }
 
 fn own_name(path: &Path, slot: SlotId) -> PathBuf {

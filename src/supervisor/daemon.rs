@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -15,13 +16,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
+use super::adopt::sweep;
 use super::binary::Hashes;
 use super::keeping::Keeping;
-use super::service::Handle;
+use super::service::{Handle, Service};
 use super::timeline::Operation;
 use crate::config::{self, Dirs, DirsError, load};
 use crate::control::{BindError, Listener, serve};
 use crate::journal::Journal;
+use crate::sys::process::ProcessId;
 use crate::sys::spawn::close_all_on_exec;
 
 /// Why the daemon cannot run.
@@ -77,16 +80,16 @@ pub(super) struct Daemon {
 pub fn run(dirs: Dirs) -> Result<(), Error> {
     dirs.create()?;
     close_all_on_exec()?;
-    let _lock = lock(&dirs)?;
+    let lock = StateLock::take(&dirs)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .build()?;
-    LocalSet::new().block_on(&runtime, main(dirs))
+    LocalSet::new().block_on(&runtime, main(dirs, lock))
 }
 
-async fn main(dirs: Dirs) -> Result<(), Error> {
+async fn main(dirs: Dirs, mut lock: StateLock) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -96,7 +99,8 @@ async fn main(dirs: Dirs) -> Result<(), Error> {
         shared: Rc::new(Shared { dirs: dirs.clone(), hashes: Hashes::default(), keeper }),
         services: RefCell::default(),
     });
-    daemon.load_all();
+    sweep(&dirs.adopt_dir());
+    daemon.load_all(lock.was_lost());
     tracing::info!(socket = %dirs.control_socket().display(), "ready");
     tokio::select! {
         ended = serve(control, Rc::clone(&daemon)) => { ended?; }
@@ -104,6 +108,7 @@ async fn main(dirs: Dirs) -> Result<(), Error> {
         // A terminal that is closed is no reason to end what others use.
         never = ignore(&mut hangup) => match never {},
     }
+    lock.leave_in_order();
     tracing::info!("stopping all services; signal once more to leave them running");
     tokio::select! {
         () = daemon.stop_all() => daemon.shared.keeper.quit(),
@@ -129,7 +134,9 @@ async fn either(first: &mut Signal, second: &mut Signal) {
 }
 
 impl Daemon {
-    fn load_all(&self) {
+    /// Takes over what is there, and starts what is to run: after the loss of a daemon what ran then, otherwise what
+    /// starts by itself.
+    fn load_all(&self, was_lost: bool) {
         let loaded = load(&self.shared.dirs.config);
         for error in &loaded.errors {
             tracing::error!("{error}");
@@ -137,8 +144,12 @@ impl Daemon {
         for config in loaded.services.into_values() {
             let autostart = config.autostart;
             match self.add(config) {
-                Ok(handle) if autostart => start_alone(&handle),
-                Ok(_) => {}
+                Ok(handle) => handle.with(|service| {
+                    let wanted = if was_lost { service.journal.standing().wanted } else { autostart };
+                    if !service.take_over_left(wanted) && wanted {
+                        service.start_alone();
+                    }
+                }),
                 Err(error) => tracing::error!("{error}"),
             }
         }
@@ -206,22 +217,22 @@ async fn stop(handle: Handle) {
     }
 }
 
-/// Starts a service for which nobody waits.
-fn start_alone(handle: &Handle) {
-    let (operation, answer) = operation();
-    let started = handle.with(|service| {
-        service.open_listeners().map(|()| service.ask(Request::Start, operation)).inspect_err(|error| {
-            service.problem = Some(error.to_string());
-        })
-    });
-    if let Err(error) = started {
-        return tracing::error!("{error}");
-    }
-    tokio::task::spawn_local(async move {
-        if let Ok(Err(error)) = answer.await {
+impl Service {
+    /// Starts a service for which nobody waits.
+    fn start_alone(&mut self) {
+        if let Err(error) = self.open_listeners() {
             tracing::error!("{error}");
+            self.problem = Some(error.to_string());
+            return;
         }
-    });
+        let (operation, answer) = operation();
+        self.ask(Request::Start, operation);
+        tokio::task::spawn_local(async move {
+            if let Ok(Err(error)) = answer.await {
+                tracing::error!("{error}");
+            }
+        });
+    }
 }
 
 /// An operation that reports to nobody but the one who waits for the answer.
@@ -231,28 +242,56 @@ fn operation() -> (Operation, oneshot::Receiver<Result<crate::control::api::Outc
     (Operation { reply, progress: None }, answer)
 }
 
-/// Takes the state directory for this process. The lock ends with the returned file.
-fn lock(dirs: &Dirs) -> Result<File, Error> {
-    let path = dirs.lock();
-    let failed = |source| Error::Lock { path: path.clone(), source };
-    let mut file =
-        File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            return Err(Error::InUse { path: dirs.state.clone(), owner: owner(&mut file) });
-        }
-        Err(error) => return Err(failed(error.into())),
-    }
-    file.set_len(0).map_err(failed)?;
-    writeln!(file, "{}", std::process::id()).map_err(failed)?;
-    Ok(file)
+/// The state directory, taken for this process until this is dropped. The file says who has it: a daemon that is lost
+/// leaves that behind, one that leaves in order takes it out.
+struct StateLock {
+    file: File,
+    was_lost: bool,
 }
 
-fn owner(file: &mut File) -> String {
-    let mut text = String::new();
-    match file.read_to_string(&mut text) {
-        Ok(_) if !text.trim().is_empty() => format!(" (pid {})", text.trim()),
-        _ => String::new(),
+impl StateLock {
+    fn take(dirs: &Dirs) -> Result<Self, Error> {
+        let path = dirs.lock();
+        let failed = |source| Error::Lock { path: path.clone(), source };
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(failed)?;
+        let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        let mut found = String::new();
+        // What cannot be read is not known, and no reason not to go on.
+        let _ = file.read_to_string(&mut found);
+        let mut words = found.split_ascii_whitespace();
+        let (pid, boot) = (words.next(), words.next());
+        match locked {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let owner = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+                return Err(Error::InUse { path: dirs.state.clone(), owner });
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
+        let own = ProcessId::own().map_err(failed)?;
+        let was_lost = boot == Some(own.boot_id.as_str());
+        let text = format!("{} {}\n", own.pid, own.boot_id);
+        // In this order there is no moment at which the file looks as if the last daemon had left in order.
+        file.write_all_at(text.as_bytes(), 0).map_err(failed)?;
+        file.set_len(text.len() as u64).map_err(failed)?;
+        Ok(Self { file, was_lost })
+    }
+
+    /// Whether the last daemon of this boot ended without leaving in order.
+    fn was_lost(&self) -> bool {
+        self.was_lost
+    }
+
+    /// From now on what runs is not to run again for having run.
+    fn leave_in_order(&mut self) {
+        if let Err(error) = self.file.set_len(0) {
+            tracing::warn!("the lock of the state directory still says that it is in use: {error}");
+        }
     }
 }

@@ -216,6 +216,7 @@ impl Service {
 
     pub(super) fn status(&self) -> api::ServiceStatus {
         let state = match (self.machine.phase(), self.machine.incumbent()) {
+            (Phase::Recovering, _) => api::State::Recovering,
             (Phase::Stopped, _) if self.problem.is_some() => api::State::Failed,
             (Phase::Stopped, _) => api::State::Stopped,
             (Phase::Backoff, _) => api::State::Backoff,

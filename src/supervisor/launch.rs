@@ -15,6 +15,7 @@ use super::service::Service;
 use crate::journal::unix_ms;
 use crate::service::ID_VARIABLE;
 use crate::sys::channel::Channel;
+use crate::sys::inherit::ADOPT_VARIABLE;
 use crate::sys::log_pipe::log_pipe;
 use crate::sys::process::ProcessId;
 use crate::sys::spawn::{SpawnSpec, spawn};
@@ -78,7 +79,7 @@ impl Service {
             started_at_unix_ms: unix_ms(),
             slot,
             log,
-            channel,
+            channel: Some(channel),
             pidfd: spawned.pidfd,
         };
         let party = Party::new(parts, move |serial, happened| {
@@ -97,7 +98,9 @@ impl Service {
         let inherited = inherited.filter(|(name, _): &(OsString, OsString)| {
             !self.config.env.keys().any(|own| name.as_os_str() == own.as_str())
         });
-        inherited.chain(own).chain([(ID_VARIABLE.into(), id.to_string().into())]).collect()
+        let adopt = self.shared.dirs.adopt_socket(id).into_os_string();
+        let given = [(ID_VARIABLE.into(), id.to_string().into()), (ADOPT_VARIABLE.into(), adopt)];
+        inherited.chain(own).chain(given).collect()
     }
 }
 

@@ -1,17 +1,18 @@
 //! The listeners of a service: which slot each process accepts from.
 
 use std::collections::BTreeMap;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use handoff_protocol::ids::ListenerName;
 use handoff_protocol::message::Mode;
+use rustix::net::sockopt::{socket_acceptconn, socket_cookie};
 
 use super::keeping::Keeping;
 use super::service::Service;
 use crate::config::{self, ListenAddress};
 use crate::control::{Error, Kind};
-use crate::slots::{Group, SlotError, SlotId};
+use crate::slots::{Group, SlotError, SlotId, slot_by_name, stop_listening};
 
 /// One slot of each address of a service, by a number that is never used twice.
 #[derive(Debug)]
@@ -26,6 +27,21 @@ pub(super) struct Listening {
     is_remote: bool,
     next: u64,
 }
+
+/// What became of the listeners that a process sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admitted {
+    /// They are those of this slot.
+    Known(u64),
+    /// They are a slot that nobody had any more.
+    New(u64),
+}
+
+/// The slot of a process whose listeners are closed already.
+const NO_SLOT: u64 = u64::MAX;
+
+/// The first slot of an address.
+const FIRST: SlotId = SlotId(1);
 
 /// A handshake that has not ended after so long is not waited for: two SYN+ACK retransmits of a slow path.
 const HANDSHAKE: Duration = Duration::from_secs(3);
@@ -43,15 +59,118 @@ impl Listening {
                 }
             }
         }
-        let first = groups.iter().map(Group::steered).collect();
         let names = listeners.iter().map(|listener| listener.name.clone()).collect();
-        let is_remote = listeners.iter().any(|listener| match &listener.address {
+        let first = groups.first().map_or(FIRST, Group::steered);
+        Ok(Self::of(names, groups, &[first], first))
+    }
+
+    /// Puts together what an earlier daemon had, from what the keeper holds: every slot of which it holds all listeners.
+    /// `None` if there is none.
+    fn restore(
+        listeners: &[config::Listener],
+        service: &str,
+        held: Vec<(String, OwnedFd)>,
+        newest: bool,
+    ) -> Result<Option<Self>, SlotError> {
+        let mut by_name: Vec<BTreeMap<SlotId, OwnedFd>> = listeners.iter().map(|_| BTreeMap::new()).collect();
+        for (key, fd) in held {
+            let Some((name, slot)) = parse_key(service, &key) else { continue };
+            let known = listeners.iter().position(|listener| listener.name.as_str() == name);
+            if let Some(at) = known.filter(|_| socket_acceptconn(&fd) == Ok(true)) {
+                by_name[at].insert(slot, fd);
+            }
+        }
+        let Some(first) = by_name.first() else { return Ok(None) };
+        let whole: Vec<SlotId> = first
+            .keys()
+            .copied()
+            .filter(|slot| by_name.iter().all(|slots| slots.contains_key(slot)))
+            .collect();
+        let steered = if newest { whole.last() } else { whole.first() };
+        let Some(steered) = steered.copied() else { return Ok(None) };
+        let mut groups = Vec::with_capacity(listeners.len());
+        for (listener, slots) in listeners.iter().zip(by_name) {
+            // The kernel counts them in the order in which they began to listen, and no later one has ever left before
+            // an earlier one that is still there.
+            let (members, torn): (Vec<_>, Vec<_>) =
+                slots.into_iter().partition(|(slot, _)| whole.contains(slot));
+            torn.iter().for_each(|(_, fd)| stop_listening(fd));
+            groups.push(Group::restore(&listener.address, members, steered)?);
+        }
+        let names = listeners.iter().map(|listener| listener.name.clone()).collect();
+        Ok(Some(Self::of(names, groups, &whole, steered)))
+    }
+
+    /// Puts together what a process has, when nobody else has anything.
+    pub(super) fn from_service(
+        listeners: &[config::Listener],
+        mut offered: Vec<(ListenerName, OwnedFd)>,
+    ) -> Result<Self, SlotError> {
+        let slot = offered.iter().find_map(|(_, fd)| slot_by_name(fd)).unwrap_or(FIRST);
+        let (mut names, mut groups) = (Vec::new(), Vec::new());
+        for listener in listeners {
+            let at = offered.iter().position(|(name, _)| *name == listener.name);
+            let group = match at {
+                Some(at) => Group::restore(&listener.address, vec![(slot, offered.swap_remove(at).1)], slot)?,
+                // It was not in the service file when the process was started.
+                None => Group::open(&listener.address)?,
+            };
+            names.push(listener.name.clone());
+            groups.push(group);
+        }
+        Ok(Self::of(names, groups, &[slot], slot))
+    }
+
+    /// The slots have the same name in all groups; their number here is one less.
+    fn of(names: Vec<ListenerName>, groups: Vec<Group>, slots: &[SlotId], steered: SlotId) -> Self {
+        let is_remote = groups.iter().any(|group| match group.address() {
             ListenAddress::Tcp(address) => !address.ip().is_loopback(),
             ListenAddress::DualStack { .. } => true,
             ListenAddress::Unix(_) => false,
         });
-        let slots = BTreeMap::from([(0, first)]);
-        Ok(Self { names, groups, slots, steered: 0, steered_at: Instant::now(), is_remote, next: 1 })
+        let slots: BTreeMap<u64, Vec<SlotId>> =
+            slots.iter().map(|slot| (number(*slot), vec![*slot; groups.len()])).collect();
+        let next = slots.last_key_value().map_or(0, |(last, _)| last + 1);
+        let steered = number(steered);
+        Self { names, groups, slots, steered, steered_at: Instant::now(), is_remote, next }
+    }
+
+    /// All slots, the oldest first.
+    pub(super) fn slots(&self) -> Vec<u64> {
+        self.slots.keys().copied().collect()
+    }
+
+    /// The slot that gets new connections.
+    pub(super) fn steered(&self) -> u64 {
+        self.steered
+    }
+
+    /// The slot to which the listeners of a process belong. One that nobody knew, since whoever knew it is gone, is taken
+    /// in: in front of the others if its process is the oldest.
+    pub(super) fn admit(&mut self, fds: Vec<OwnedFd>, oldest: bool) -> Result<Admitted, SlotError> {
+        let Some(cookie) = fds.first().and_then(|fd| socket_cookie(fd).ok()) else {
+            return Ok(Admitted::Known(self.steered));
+        };
+        let known = self.slots.keys().copied().find(|slot| {
+            self.fds(*slot).first().is_some_and(|fd| socket_cookie(fd).is_ok_and(|other| other == cookie))
+        });
+        if let Some(slot) = known {
+            return Ok(Admitted::Known(slot));
+        }
+        if fds.len() != self.groups.len() || !fds.iter().all(|fd| socket_acceptconn(fd) == Ok(true)) {
+            return Ok(Admitted::Known(NO_SLOT));
+        }
+        let slot = match (fds.iter().find_map(slot_by_name), self.slots.first_key_value()) {
+            (Some(slot), _) => slot,
+            (None, Some((first, _))) if oldest && *first > 0 => SlotId(*first),
+            (None, _) => SlotId(self.next + 1),
+        };
+        for (group, fd) in self.groups.iter_mut().zip(fds) {
+            group.admit(slot, fd, oldest)?;
+        }
+        self.slots.insert(number(slot), vec![slot; self.groups.len()]);
+        self.next = self.next.max(number(slot) + 1);
+        Ok(Admitted::New(number(slot)))
     }
 
     pub(super) fn names(&self) -> Vec<ListenerName> {
@@ -119,12 +238,14 @@ impl Listening {
         self.groups.iter_mut().zip(ids).try_for_each(|(group, id)| group.retire(id))
     }
 
-    /// How a slot is known to the keeper: the service, the listener, the number.
+    /// How a slot is known to the keeper: the service, the listener, the slot.
     fn keys(&self, service: &str, slot: u64) -> Vec<String> {
-        self.names.iter().map(|name| format!("{service}/{name}/{slot}")).collect()
+        let ids = self.slots.get(&slot).into_iter().flatten();
+        self.names.iter().zip(ids).map(|(name, id)| format!("{service}/{name}/{id}")).collect()
     }
 
-    fn store(&self, keeper: &Keeping, service: &str, slot: u64) {
+    /// Has the keeper hold a slot.
+    pub(super) fn store(&self, keeper: &Keeping, service: &str, slot: u64) {
         for (key, fd) in self.keys(service, slot).iter().zip(self.fds(slot)) {
             keeper.store(key, fd);
         }
@@ -140,6 +261,7 @@ impl Listening {
 impl Service {
     /// Binds the addresses of the service file, unless they are bound already.
     pub(super) fn open_listeners(&mut self) -> Result<(), Error> {
+        self.restore_listeners(true);
         if self.listening.is_some() {
             return Ok(());
         }
@@ -150,6 +272,28 @@ impl Service {
         listening.store(&self.shared.keeper, self.name.as_str(), listening.steered);
         self.listening = Some(listening);
         Ok(())
+    }
+
+    /// Takes back what the keeper holds for this service, if there is something. New connections go to the newest slot, or
+    /// to the oldest.
+    pub(super) fn restore_listeners(&mut self, newest: bool) {
+        if self.listening.is_some() {
+            return;
+        }
+        let held = match self.shared.keeper.held(&format!("{}/", self.name)) {
+            Ok(held) => held,
+            Err(error) => {
+                tracing::error!(service = %self.name, %error, "what the keeper holds cannot be used");
+                return;
+            }
+        };
+        match Listening::restore(&self.config.listeners, self.name.as_str(), held, newest) {
+            Ok(listening) => self.listening = listening,
+            Err(error) => {
+                tracing::error!(service = %self.name, %error, "what the keeper holds cannot be used");
+                self.problem = Some(error.to_string());
+            }
+        }
     }
 
     /// From now on connections are refused.
@@ -193,10 +337,23 @@ impl Service {
         if slot == listening.steered {
             return;
         }
-        listening.forget(&self.shared.keeper, self.name.as_str(), slot);
+        let keys = listening.keys(self.name.as_str(), slot);
         if let Err(error) = listening.retire(slot) {
             tracing::error!(service = %self.name, %error, "a slot could not be retired");
             self.problem = Some(error.to_string());
         }
+        // Not before: what the keeper holds no more, nobody could ever take out of the group.
+        for key in keys {
+            self.shared.keeper.drop_key(&key);
+        }
     }
+}
+
+fn number(slot: SlotId) -> u64 {
+    slot.0.saturating_sub(1)
+}
+
+fn parse_key<'a>(service: &str, key: &'a str) -> Option<(&'a str, SlotId)> {
+    let (name, slot) = key.strip_prefix(service)?.strip_prefix('/')?.split_once('/')?;
+    Some((name, SlotId(slot.parse().ok()?)))
 }

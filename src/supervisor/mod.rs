@@ -4,6 +4,7 @@
 //! wait for its processes, its deadlines, the disk and those who ask; what the machine answers is carried out at once.
 //! Nothing is polled: a daemon whose services are at rest makes no system call.
 
+mod adopt;
 mod binary;
 mod daemon;
 mod handler;

@@ -34,8 +34,8 @@ const REAPED_WITHIN: Duration = Duration::from_millis(200);
 /// What a party did.
 #[derive(Debug)]
 pub(super) enum Happened {
-    /// It sent a message.
-    Said(HandoffId, FromService),
+    /// It sent a message, with descriptors if it has some.
+    Said(HandoffId, FromService, Vec<OwnedFd>),
     /// It sent something that is not a message.
     Garbage(String),
     /// It closed its channel, and lives on.
@@ -79,20 +79,24 @@ pub(super) struct Parts {
     pub(super) started_at_unix_ms: u64,
     pub(super) slot: u64,
     pub(super) log: LogGuard,
-    pub(super) channel: Channel,
+    /// `None` if the process cannot be reached.
+    pub(super) channel: Option<Channel>,
     pub(super) pidfd: OwnedFd,
 }
 
 impl Party {
     /// Begins to watch. `tell` is called from the task that watches, never from here.
     pub(super) fn new(parts: Parts, tell: impl Fn(Serial, Happened) + 'static) -> io::Result<Self> {
-        parts.channel.set_nonblocking(true)?;
-        let channel = Rc::new(readable(parts.channel)?);
+        let channel = parts.channel.map(|channel| {
+            channel.set_nonblocking(true)?;
+            readable(channel).map(Rc::new)
+        });
+        let channel = channel.transpose()?;
         let pidfd = Rc::new(readable(parts.pidfd)?);
         let version = Rc::new(Cell::new(UNAGREED));
         let serial = parts.serial;
         let tell = move |happened| tell(serial, happened);
-        let watch = spawn_local(watch(Rc::clone(&channel), Rc::clone(&pidfd), Rc::clone(&version), tell));
+        let watch = spawn_local(watch(channel.clone(), Rc::clone(&pidfd), Rc::clone(&version), tell));
         Ok(Self {
             serial,
             handoff: parts.handoff,
@@ -102,7 +106,7 @@ impl Party {
             slot: parts.slot,
             _log: parts.log,
             version,
-            channel: Some(channel),
+            channel,
             pidfd,
             watch: watch.abort_handle(),
         })
@@ -145,11 +149,12 @@ impl Drop for Party {
 }
 
 async fn watch(
-    channel: Rc<AsyncFd<Channel>>,
+    channel: Option<Rc<AsyncFd<Channel>>>,
     pidfd: Rc<AsyncFd<OwnedFd>>,
     version: Rc<Cell<u16>>,
     tell: impl Fn(Happened),
 ) {
+    let Some(channel) = channel else { return tell(Happened::Gone(gone(&pidfd).await)) };
     loop {
         tokio::select! {
             biased;
@@ -195,7 +200,7 @@ fn receive_now(channel: &AsyncFd<Channel>, version: &Cell<u16>) -> Option<Result
         received => received,
     };
     match received {
-        Ok(Some((id, message, _))) => Some(Ok(Happened::Said(id, message))),
+        Ok(Some((id, message, fds))) => Some(Ok(Happened::Said(id, message, fds))),
         Ok(None) => None,
         Err(error) if error.would_block() => Some(Err(())),
         Err(WireError::Frame(error)) => Some(Ok(Happened::Garbage(error.to_string()))),
@@ -231,7 +236,8 @@ async fn gone_elsewhere(pidfd: &AsyncFd<OwnedFd>) -> Exit {
     }
 }
 
-fn told(exit: process::Exit) -> Exit {
+/// In the words of the protocol.
+pub(super) fn told(exit: process::Exit) -> Exit {
     match (exit.code, exit.signal) {
         (Some(code), _) => Exit::Code(code),
         (None, Some(signal)) => Exit::Signal(signal),

@@ -81,6 +81,7 @@ impl Service {
             Action::Disarm(deadline) => self.disarm(deadline),
             Action::Report(outcome) => self.report(outcome),
             Action::Refuse(refusal) => self.refuse(&refusal),
+            Action::Recovered(decision) => self.recovered(decision),
         }
     }
 
@@ -282,6 +283,7 @@ impl Service {
 
 fn phase_of(phase: Phase, incumbent: Incumbent) -> &'static str {
     match (phase, incumbent) {
+        (Phase::Recovering, _) => "a new daemon finds out what it is doing",
         (Phase::Stopping, _) => "it is being stopped",
         (Phase::Greeting, Incumbent::Absent) => "it is being started, phase greeting",
         (Phase::Warming, Incumbent::Absent) => "it is being started, phase warming",

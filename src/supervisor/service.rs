@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use handoff_protocol::deadline::{Deadline, Policy, Stragglers};
 use handoff_protocol::ids::{HandoffId, ServiceName};
 use handoff_protocol::message::FromService;
-use handoff_protocol::reason::Party as Role;
+use handoff_protocol::reason::{Exit, Party as Role};
 use handoff_protocol::record::{Binary, Fact};
-use handoff_protocol::supervisor::{Event, Moment, Phase, Request, Supervisor, Target};
+use handoff_protocol::supervisor::{Action, Event, Moment, Phase, Request, Supervisor, Target};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_local, yield_now};
 use tokio::time::sleep;
@@ -108,29 +108,37 @@ impl Service {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             tracing::debug!(service = %self.name, ?event, "event");
-            let at = Moment {
-                now: u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX),
-                fresh: HandoffId::from_uuid(Uuid::now_v7()),
-            };
-            let actions = self.machine.step(at, event);
-            if self.machine.is_wanted() != self.journal.standing().wanted {
-                self.note(Fact::Wanted { up: self.machine.is_wanted() });
-            }
-            let handoff = self.machine.handoff();
-            let entered = self.show_phase();
-            for action in actions {
-                tracing::debug!(service = %self.name, ?action, "action");
-                self.perform(action, &mut events);
-            }
-            // Not before: in the gap between two processes nobody waits for the log.
-            if let Some(phase) = entered {
-                tracing::info!(service = %self.name, %handoff, phase);
-            }
-            self.end_attempt();
+            let actions = self.machine.step(self.moment(), event);
+            self.carry_out(actions, &mut events);
         }
         if self.is_settled() {
             self.settled.notify_waiters();
         }
+    }
+
+    pub(super) fn moment(&self) -> Moment {
+        Moment {
+            now: u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX),
+            fresh: HandoffId::from_uuid(Uuid::now_v7()),
+        }
+    }
+
+    /// Does what the machine says after one step.
+    pub(super) fn carry_out(&mut self, actions: Vec<Action>, events: &mut VecDeque<Event>) {
+        if self.machine.is_wanted() != self.journal.standing().wanted {
+            self.note(Fact::Wanted { up: self.machine.is_wanted() });
+        }
+        let handoff = self.machine.handoff();
+        let entered = self.show_phase();
+        for action in actions {
+            tracing::debug!(service = %self.name, ?action, "action");
+            self.perform(action, events);
+        }
+        // Not before: in the gap between two processes nobody waits for the log.
+        if let Some(phase) = entered {
+            tracing::info!(service = %self.name, %handoff, phase);
+        }
+        self.end_attempt();
     }
 
     fn is_settled(&self) -> bool {
@@ -173,6 +181,7 @@ impl Service {
 
     pub(super) fn phase_name(&self) -> &'static str {
         match self.machine.phase() {
+            Phase::Recovering => "recovering",
             Phase::Stopped => "stopped",
             Phase::Backoff => "backoff",
             Phase::Greeting => "greeting",
@@ -240,13 +249,22 @@ impl Service {
 
     /// Something happened to a process.
     pub(super) fn happened(&mut self, serial: Serial, happened: Happened) {
+        let happened = match happened {
+            Happened::Said(id, FromService::Adopted(adopted), fds) => {
+                match self.adopted(serial, &adopted, fds) {
+                    Ok(()) => Happened::Said(id, FromService::Adopted(adopted), Vec::new()),
+                    Err(what) => Happened::Garbage(what),
+                }
+            }
+            happened => happened,
+        };
         if matches!(happened, Happened::Gone(_)) {
             self.forget_process(serial);
         }
         let is = |party: &Option<Party>| party.as_ref().is_some_and(|party| party.serial == serial);
         let event = if is(&self.incumbent) {
             match happened {
-                Happened::Said(id, message) => {
+                Happened::Said(id, message, _) => {
                     if matches!(message, FromService::Resumed(_)) {
                         self.timeline.gap_ends();
                     }
@@ -261,7 +279,7 @@ impl Service {
             }
         } else if is(&self.successor) {
             match happened {
-                Happened::Said(id, message) => Event::FromSuccessor(id, message),
+                Happened::Said(id, message, _) => Event::FromSuccessor(id, message),
                 Happened::Garbage(what) => Event::Garbage(Role::Successor, what),
                 Happened::HungUp => Event::HungUp(Role::Successor),
                 Happened::Gone(exit) => {
@@ -271,8 +289,11 @@ impl Service {
             }
         } else if is(&self.retiree) {
             match happened {
-                Happened::Said(id, message) => Event::FromRetiree(id, message),
-                Happened::Gone(_) => Event::RetireeGone,
+                Happened::Said(id, message, _) => Event::FromRetiree(id, message),
+                Happened::Gone(exit) => {
+                    self.note_end_of_retiree(exit);
+                    Event::RetireeGone
+                }
                 // It is on its way out; its end is near and bounded.
                 Happened::Garbage(_) | Happened::HungUp => return,
             }
@@ -282,22 +303,33 @@ impl Service {
         self.feed(event);
     }
 
-    /// No later daemon has to ask how it ended.
+    /// After a stop the process of the current generation is the one that left.
+    fn note_end_of_retiree(&mut self, exit: Exit) {
+        let Some(current) = &self.journal.standing().current else { return };
+        if self.retiree.as_ref().is_some_and(|party| party.handoff == current.handoff) {
+            let generation = current.generation;
+            self.note(Fact::Exited { generation, exit });
+        }
+    }
+
+    /// No later daemon has to ask how it ended, or what it is doing.
     fn forget_process(&self, serial: Serial) {
         let mut parties = [&self.incumbent, &self.successor, &self.retiree].into_iter().flatten();
         if let Some(party) = parties.find(|party| party.serial == serial) {
             self.shared.keeper.forget_process(&self.name, party.handoff);
+            let _ = std::fs::remove_file(self.shared.dirs.adopt_socket(party.handoff));
         }
     }
 
-    fn note_death(&mut self, exit: handoff_protocol::reason::Exit) {
-        if let Some(party) = self.incumbent.take() {
-            self.timeline.gap_begins();
-            let generation = self.journal.standing().generation();
-            tracing::warn!(service = %self.name, pid = party.process.pid, "the process {exit}");
-            self.problem = Some(format!("The process {} {exit}; it was started again.", party.process.pid));
-            self.note(Fact::Exited { generation, exit });
-        }
+    fn note_death(&mut self, exit: Exit) {
+        let Some(party) = self.incumbent.take() else { return };
+        self.timeline.gap_begins();
+        tracing::warn!(service = %self.name, pid = party.process.pid, "the process {exit}");
+        let current = self.journal.standing().current.as_ref();
+        let Some(generation) = current.filter(|current| current.handoff == party.handoff) else { return };
+        let generation = generation.generation;
+        self.problem = Some(format!("The process {} {exit}; it was started again.", party.process.pid));
+        self.note(Fact::Exited { generation, exit });
     }
 
     pub(super) fn next_serial(&mut self) -> Serial {
@@ -354,7 +386,7 @@ impl Service {
     }
 }
 
-fn policy(config: &config::Service) -> Policy {
+pub(super) fn policy(config: &config::Service) -> Policy {
     Policy {
         deadline_ms: config.deadline_ms,
         drain_grace_ms: config.drain_grace_ms,

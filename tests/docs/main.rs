@@ -247,6 +247,7 @@ fn reasons() -> Vec<Reason> {
         Reason::LeaseEnded,
         Reason::Journal("why".into()),
         Reason::Cancelled,
+        Reason::SupervisorLost,
     ];
     for reason in &all {
         match reason {
@@ -257,7 +258,7 @@ fn reasons() -> Vec<Reason> {
             | Reason::NotReady => {}
             Reason::Unhealthy(_) | Reason::SuccessorExited(_) | Reason::Silent(_) | Reason::HungUp(_) => {}
             Reason::Broke { .. } | Reason::DrainGrace | Reason::NotSealed | Reason::SealFailed(_) => {}
-            Reason::LeaseEnded | Reason::Journal(_) | Reason::Cancelled => {}
+            Reason::LeaseEnded | Reason::Journal(_) | Reason::Cancelled | Reason::SupervisorLost => {}
         }
     }
     all

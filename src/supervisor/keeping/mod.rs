@@ -33,7 +33,7 @@ pub(super) struct Keeping {
 }
 
 /// The read end of a log pipe, which another keeper gets when one dies.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct LogGuard {
     _pipe: Option<Rc<OwnedFd>>,
 }
@@ -105,7 +105,6 @@ impl Keeping {
         self.post(|client| client.store([(key, fd)]));
     }
 
-    #[expect(dead_code, reason = "for a daemon that takes services over")]
     /// Duplicates of what is held by the keys that begin with `prefix`, in the order of the keys.
     pub(super) fn held(&self, prefix: &str) -> io::Result<Vec<(String, OwnedFd)>> {
         let state = self.inner.state.borrow();
@@ -134,7 +133,6 @@ impl Keeping {
         self.store(&process_key(service, handoff), pidfd);
     }
 
-    #[expect(dead_code, reason = "for a daemon that takes services over")]
     /// The pidfd of a process that an earlier daemon may have started.
     pub(super) fn process(&self, service: &ServiceName, handoff: HandoffId) -> io::Result<Option<OwnedFd>> {
         let state = self.inner.state.borrow();

@@ -1,0 +1,316 @@
+//! Taking over what an earlier daemon has left running.
+//!
+//! Nothing is bound and nothing is started before it is known who lives: pids are believed only with their start time and
+//! boot id, listeners come back from the keeper, else from the processes themselves, and every process is asked what it
+//! is doing. The table of [`handoff_protocol::recovery`] decides the rest.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::message::{Adopted, Mode};
+use handoff_protocol::reason::Exit;
+use handoff_protocol::record::{Attempt, Binary, Current, Fact, Process};
+use handoff_protocol::recovery::{Decision, Found, Written};
+use handoff_protocol::supervisor::{Left, Supervisor};
+use handoff_protocol::version::VersionRange;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use uuid::Uuid;
+
+use super::keeping::LogGuard;
+use super::listening::{Admitted, Listening};
+use super::party::{Parts, Party, Serial, told};
+use super::service::{Service, policy};
+use crate::sys::channel::Channel;
+use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life};
+use crate::sys::log_pipe::log_pipe_of;
+use crate::sys::process::ProcessId;
+
+/// A process that the journal names.
+#[derive(Debug, Clone)]
+struct Named {
+    handoff: HandoffId,
+    binary: Binary,
+    process: Process,
+    started_unix_ms: u64,
+}
+
+impl From<&Current> for Named {
+    fn from(current: &Current) -> Self {
+        Self {
+            handoff: current.handoff,
+            binary: current.binary.clone(),
+            // A process that ended is never looked for.
+            process: current.process.clone().unwrap_or(NOBODY),
+            started_unix_ms: current.started_unix_ms,
+        }
+    }
+}
+
+impl From<&Attempt> for Named {
+    fn from(attempt: &Attempt) -> Self {
+        Self {
+            handoff: attempt.handoff,
+            binary: attempt.binary.clone(),
+            process: attempt.process.clone().unwrap_or(NOBODY),
+            started_unix_ms: attempt.started_unix_ms,
+        }
+    }
+}
+
+const NOBODY: Process = Process { pid: 0, start_ticks: 0, boot_id: [0; 16] };
+
+impl Service {
+    /// Takes over the processes that an earlier daemon has left, and ends what it had begun. `false` if it has left
+    /// nothing: then nothing was done.
+    pub(super) fn take_over_left(&mut self, wanted: bool) -> bool {
+        let standing = self.journal.standing().clone();
+        let current = standing.current.as_ref().and_then(|current| self.look_for(&current.into()));
+        let previous = standing.previous.as_ref().and_then(|previous| self.look_for(&previous.into()));
+        let attempt = standing.attempt.as_ref().and_then(|attempt| self.look_for(&attempt.into()));
+        if current.is_none() {
+            self.note_end_of_current();
+        }
+        let under_way = standing.attempt.as_ref().map(|attempt| attempt.handoff);
+        if current.is_none() && previous.is_none() && attempt.is_none() && under_way.is_none() {
+            return false;
+        }
+        let (written, [incumbent, successor, retiree]) = match (under_way, previous) {
+            (None, Some(previous)) => (Written::Committed, [Some(previous), current, None]),
+            (_, previous) => (Written::Uncommitted, [current, attempt, previous]),
+        };
+        self.candidate = standing.attempt.map(|attempt| attempt.binary.path.into());
+        // A successor that is not committed may have got new connections; it is asked first, and they are steered then.
+        self.restore_listeners(written == Written::Committed || incumbent.is_none());
+        let slots = self.slots_by_age([retiree.is_some(), incumbent.is_some(), successor.is_some()]);
+        let (retiree, retiree_found) = self.reach(retiree, slots[0]);
+        let (incumbent, incumbent_found) = self.reach(incumbent, slots[1]);
+        let (successor, successor_found) = self.reach(successor, slots[2]);
+        (self.incumbent, self.successor, self.retiree) = (incumbent, successor, retiree);
+        let left = Left {
+            wanted,
+            written,
+            handoff: under_way.unwrap_or_else(|| HandoffId::from_uuid(Uuid::now_v7())),
+            under_way: under_way.is_some(),
+            incumbent: incumbent_found,
+            successor: successor_found,
+            retiree: retiree_found,
+        };
+        tracing::info!(service = %self.name, ?left, "an earlier daemon has left this");
+        let (machine, actions) =
+            Supervisor::recover(self.config.mode, policy(&self.config), self.moment(), left);
+        self.machine = machine;
+        let mut events = VecDeque::new();
+        self.carry_out(actions, &mut events);
+        for event in events {
+            self.feed(event);
+        }
+        true
+    }
+
+    /// The process, if it is still the same one.
+    fn look_for(&self, named: &Named) -> Option<(Named, OwnedFd)> {
+        let Process { pid, start_ticks, boot_id } = named.process;
+        if pid == 0 {
+            return None;
+        }
+        let id = ProcessId { pid, start_ticks, boot_id: Uuid::from_bytes(boot_id).to_string() };
+        match id.open() {
+            Ok(Some(pidfd)) if matches!(life(&pidfd), Ok(Life::Runs)) => Some((named.clone(), pidfd)),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::error!(service = %self.name, pid, %error, "it cannot be found out whether it lives");
+                None
+            }
+        }
+    }
+
+    /// The process of the current generation ended while no daemon was there.
+    fn note_end_of_current(&mut self) {
+        let Some(current) = self.journal.standing().current.clone() else { return };
+        let Some(process) = current.process else { return };
+        let exit = self.exit_of(current.handoff);
+        if self.journal.standing().wanted {
+            tracing::warn!(service = %self.name, pid = process.pid, "while no daemon was there, the process {exit}");
+            self.problem = Some(format!("While no daemon was there, the process {} {exit}.", process.pid));
+        }
+        self.note(Fact::Exited { generation: current.generation, exit });
+        self.shared.keeper.forget_process(&self.name, current.handoff);
+    }
+
+    /// How a process ended, if the keeper has its pidfd and the kernel knows.
+    fn exit_of(&self, handoff: HandoffId) -> Exit {
+        let pidfd = self.shared.keeper.process(&self.name, handoff).ok().flatten();
+        let exit = pidfd.and_then(|pidfd| exit_of_reaped(&pidfd).or_else(|| exit_of_zombie(&pidfd)));
+        exit.map_or(Exit::Unknown, told)
+    }
+
+    fn reach(&mut self, found: Option<(Named, OwnedFd)>, slot: u64) -> (Option<Party>, Found) {
+        let Some((named, pidfd)) = found else { return (None, Found::Gone) };
+        let Named { handoff, binary, process, started_unix_ms } = named;
+        let pid = process.pid;
+        let channel = connect_to(&self.shared.dirs.adopt_socket(handoff));
+        if let Err(error) = &channel {
+            tracing::error!(service = %self.name, pid, %error, "the process lives and cannot be reached");
+            let what = "it serves on, but can only be stopped";
+            self.problem =
+                Some(format!("The process {pid} cannot be reached by this daemon ({error}): {what}."));
+        }
+        let log = self.log_of(pid);
+        let found = if channel.is_ok() { Found::Asked } else { Found::Mute };
+        let parts = Parts {
+            serial: self.next_serial(),
+            process,
+            handoff,
+            binary,
+            started_at_unix_ms: started_unix_ms,
+            slot,
+            log,
+            channel: channel.ok(),
+            pidfd,
+        };
+        let this = self.this.clone();
+        let party = Party::new(parts, move |serial, happened| {
+            if let Some(service) = this.upgrade() {
+                service.borrow_mut().happened(serial, happened);
+            }
+        });
+        match party {
+            Ok(party) => (Some(party), found),
+            Err(error) => {
+                tracing::error!(service = %self.name, pid, %error, "the process cannot be watched");
+                (None, Found::Gone)
+            }
+        }
+    }
+
+    /// The log pipe of a process, which the keeper is asked to read: it may be another one than before.
+    fn log_of(&self, pid: u32) -> LogGuard {
+        match log_pipe_of(pid) {
+            Ok(Some(pipe)) => self.shared.keeper.log(&self.name, &self.config.log, &pipe),
+            Ok(None) => LogGuard::default(),
+            Err(error) => {
+                tracing::warn!(service = %self.name, pid, %error, "another keeper would not read its log");
+                LogGuard::default()
+            }
+        }
+    }
+
+    /// A process has answered. Gives what it said to the machine only if it can be talked to.
+    pub(super) fn adopted(
+        &mut self,
+        serial: Serial,
+        adopted: &Adopted,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), String> {
+        if !VersionRange::OURS.contains(adopted.version) {
+            return Err(format!("it chose version {}, which was not offered", adopted.version));
+        }
+        if adopted.service != self.name {
+            return Err(format!("it belongs to service {:?}", adopted.service.as_str()));
+        }
+        let slot = self.slot_of(fds, adopted, serial);
+        let parties = [&mut self.incumbent, &mut self.successor, &mut self.retiree];
+        for party in parties.into_iter().flatten().filter(|party| party.serial == serial) {
+            party.agree(adopted.version);
+            party.slot = slot.unwrap_or(party.slot);
+            let (pid, stage) = (party.process.pid, adopted.stage);
+            tracing::info!(service = %self.name, pid, ?stage, "adopted");
+        }
+        Ok(())
+    }
+
+    fn slot_of(&mut self, fds: Vec<OwnedFd>, adopted: &Adopted, serial: Serial) -> Option<u64> {
+        let oldest = self.incumbent.as_ref().is_some_and(|party| party.serial == serial);
+        if let Some(listening) = &mut self.listening {
+            return match listening.admit(fds, oldest) {
+                Ok(Admitted::Known(slot)) => Some(slot),
+                Ok(Admitted::New(slot)) => {
+                    listening.store(&self.shared.keeper, self.name.as_str(), slot);
+                    Some(slot)
+                }
+                Err(error) => {
+                    tracing::error!(service = %self.name, %error, "its listeners cannot be used");
+                    None
+                }
+            };
+        }
+        let offered = adopted.listeners.iter().cloned().zip(fds).collect();
+        match Listening::from_service(&self.config.listeners, offered) {
+            Ok(listening) => {
+                let slot = listening.steered();
+                listening.store(&self.shared.keeper, self.name.as_str(), slot);
+                self.listening = Some(listening);
+                Some(slot)
+            }
+            Err(error) => {
+                tracing::error!(service = %self.name, %error, "its listeners are not known");
+                self.problem = Some(format!("The listeners of the process are not known: {error}."));
+                None
+            }
+        }
+    }
+
+    /// Which slot each of the processes has, as far as their age tells: retiree, incumbent, successor.
+    fn slots_by_age(&self, alive: [bool; 3]) -> [u64; 3] {
+        let slots = self.listening.as_ref().map(Listening::slots).unwrap_or_default();
+        let last = slots.last().copied().unwrap_or(0);
+        let mut next = slots.into_iter();
+        alive.map(|alive| match (alive, self.config.mode) {
+            (true, Mode::Overlap) => next.next().unwrap_or(last),
+            (_, _) => last,
+        })
+    }
+
+    /// It is decided what becomes of what was left.
+    pub(super) fn recovered(&mut self, decision: Decision) {
+        let told = match decision {
+            Decision::Adopt => "the process goes on under this daemon",
+            Decision::Commit => "the new process serves: the upgrade that was under way is completed",
+            Decision::Forward => "the new process serves and was committed: the old one leaves",
+            Decision::Back => "the old process serves: the upgrade that was under way is rolled back",
+            Decision::Revert => "the old process serves again: the upgrade is undone",
+            Decision::Start => "nobody is left: the service is started",
+            Decision::Rest => "nobody is left, and nobody is to run",
+            Decision::Wait | Decision::KillSuccessor | Decision::KillIncumbent => return,
+        };
+        tracing::info!(service = %self.name, ?decision, "recovered: {told}");
+        let used: Vec<u64> = [&self.incumbent, &self.successor, &self.retiree]
+            .into_iter()
+            .flatten()
+            .map(|party| party.slot)
+            .collect();
+        let slots = self.listening.as_ref().map(Listening::slots).unwrap_or_default();
+        for slot in slots.into_iter().filter(|slot| !used.contains(slot)) {
+            self.retire_slot(slot);
+        }
+        if matches!(decision, Decision::Start)
+            && let Err(error) = self.open_listeners()
+        {
+            tracing::error!(service = %self.name, %error, "cannot listen");
+            self.problem = Some(error.to_string());
+        }
+    }
+}
+
+/// Only the same user can have put a socket there.
+fn connect_to(path: &Path) -> io::Result<Channel> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Channel::from_fd(socket)
+}
+
+/// Removes the sockets of processes that are gone: nobody listens there any more.
+pub(super) fn sweep(directory: &Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let refused =
+            connect_to(&entry.path()).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        if refused {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The daemon is killed, and another one takes over what it has left.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use handoff::control::api::{Ending, State};
+use rustix::process::Signal;
+use support::{Rig, ask, signal, version, wait_for};
+
+const LEASE: &str = "lease = \"500ms\"\nresume_limit = \"1s\"";
+const OVERLAP: &str = "mode = \"overlap\"\nlease = \"500ms\"\nresume_limit = \"1s\"";
+
+fn kill_daemon(rig: &mut Rig) {
+    let mut daemon = rig.daemon.take().unwrap();
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+}
+
+fn keeper(rig: &Rig) -> u32 {
+    let line = format!("{}\0", rig.path("run/keeper.sock").display());
+    let found = support::processes_of(rig.root.path()).into_iter().find(|pid| {
+        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|found| found.ends_with(line.as_bytes()))
+    });
+    found.expect("a keeper")
+}
+
+fn settled(rig: &Rig, name: &str) -> handoff::control::api::ServiceStatus {
+    wait_for("it to serve and nothing to be under way", || {
+        Some(rig.status(name)).filter(|status| status.state == State::Serving && status.phase.is_none())
+    })
+}
+
+fn upgrades(rig: &Rig, address: SocketAddr, to: &str) {
+    let outcome = rig.upgrade("s", &rig.release(to, "")).unwrap();
+    assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
+    assert_eq!(version(address), to);
+}
+
+/// Asks all the time. Every answer must come.
+fn asking<T>(address: SocketAddr, work: impl FnOnce() -> T) -> T {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let mut count = 0;
+            while !stop.load(Ordering::Relaxed) || count == 0 {
+                ask(address, "x").unwrap_or_else(|error| panic!("request {count}: {error}"));
+                count += 1;
+            }
+        });
+        let done = work();
+        stop.store(true, Ordering::Relaxed);
+        client.join().unwrap();
+        done
+    })
+}
+
+#[test]
+fn what_runs_goes_on_and_can_be_upgraded() {
+    for (mode, victims) in [(LEASE, 1), (OVERLAP, 1), (LEASE, 2), (OVERLAP, 2)] {
+        let mut rig = Rig::new();
+        let address = rig.serve("s", "1", "", mode);
+        upgrades(&rig, address, "2");
+        let before = rig.status("s");
+        asking(address, || {
+            for round in 0..3 {
+                if victims == 2 {
+                    let keeper = keeper(&rig);
+                    kill_daemon(&mut rig);
+                    signal(keeper, Signal::KILL);
+                    let gone = || (!Path::new(&format!("/proc/{keeper}/fd/0")).exists()).then_some(());
+                    wait_for("the keeper to be gone", gone);
+                } else {
+                    kill_daemon(&mut rig);
+                }
+                rig.start_daemon();
+                let after = settled(&rig, "s");
+                assert_eq!(
+                    (after.pid, after.generation, after.restarts, after.started_at, &after.binary),
+                    (before.pid, before.generation, before.restarts, before.started_at, &before.binary),
+                    "{mode}, {victims} killed, round {round}"
+                );
+                assert_eq!(after.problem, None);
+            }
+            upgrades(&rig, address, "3");
+            upgrades(&rig, address, "4");
+        });
+        rig.call(handoff::control::api::Request::Stop(support::service("s"))).unwrap();
+        assert!(std::net::TcpStream::connect(address).is_err(), "stopped, so refused");
+        assert_eq!(std::fs::read_dir(rig.path("run/adopt")).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_process_that_ended_meanwhile_is_told_of_and_replaced_on_the_same_listener() {
+    let mut rig = Rig::new();
+    let address = rig.serve("s", "1", "", LEASE);
+    let pid = rig.status("s").pid.unwrap();
+    kill_daemon(&mut rig);
+    signal(pid, Signal::KILL);
+    // The keeper has the listener: this waits, and is answered by the next process.
+    let waiting = std::thread::spawn(move || version(address));
+    wait_for("it to be gone", || support::processes_of(&rig.path("testee-1")).is_empty().then_some(()));
+    rig.start_daemon();
+    assert_eq!(waiting.join().unwrap(), "1");
+    let status = settled(&rig, "s");
+    assert_eq!((status.restarts, status.generation.0), (1, 2));
+    let log = rig.daemon_log();
+    assert!(log.contains("while no daemon was there"), "{log}");
+    upgrades(&rig, address, "2");
+}
+
+#[test]
+fn an_upgrade_that_was_under_way_is_ended_and_told_of() {
+    let cases = [
+        ("draining", "", "", Ending::RolledBack),
+        ("sealing", "slow-seal-1000", "", Ending::RolledBack),
+        ("warming", "", "hang-while-warming", Ending::RolledBack),
+        ("beginning", "", "slow-begin-1500", Ending::Committed),
+    ];
+    for (mode, cases) in [(LEASE, &cases[..]), (OVERLAP, &cases[2..])] {
+        for (phase, old_fault, new_fault, ending) in cases {
+            let mut rig = Rig::new();
+            let address = rig.serve("s", "1", old_fault, mode);
+            let binary = rig.release("2", new_fault);
+            let slow = (*phase == "draining").then(|| std::thread::spawn(move || ask(address, "slow 1500")));
+            wait_for("it to be accepted", || (version(address) == "1").then_some(()));
+            std::thread::scope(|scope| {
+                let upgrade = scope.spawn(|| rig.upgrade("s", &binary));
+                wait_for(phase, || (rig.status("s").phase.as_deref() == Some(phase)).then_some(()));
+                if *phase == "beginning" {
+                    wait_for("it to hold the lock", || {
+                        let log = rig.run(&["logs", "s"]).stdout;
+                        String::from_utf8_lossy(&log).contains("testee 2 begins").then_some(())
+                    });
+                }
+                signal(rig.daemon.as_ref().unwrap().id(), Signal::KILL);
+                upgrade.join().unwrap().unwrap_err();
+            });
+            rig.daemon.take().unwrap().wait().unwrap();
+            rig.start_daemon();
+            let status = settled(&rig, "s");
+            let last = status.last_handoff.unwrap_or_else(|| panic!("{mode}, {phase}: not told of"));
+            assert_eq!(last.outcome, *ending, "{mode}, {phase}: {last:?}");
+            let expected = if *ending == Ending::Committed { "2" } else { "1" };
+            assert_eq!(version(address), expected, "{mode}, {phase}");
+            if let Some(slow) = slow {
+                slow.join().unwrap().unwrap();
+            }
+            upgrades(&rig, address, "3");
+        }
+    }
+}
+
+#[test]
+fn a_process_that_is_frozen_is_replaced_when_it_does_not_answer() {
+    let mut rig = Rig::new();
+    let address = rig.serve("s", "1", "", LEASE);
+    let pid = rig.status("s").pid.unwrap();
+    signal(pid, Signal::STOP);
+    kill_daemon(&mut rig);
+    rig.start_daemon();
+    let status = settled(&rig, "s");
+    assert_ne!(status.pid, Some(pid));
+    assert_eq!(version(address), "1");
+    upgrades(&rig, address, "2");
+}
+
+#[test]
+fn a_stop_that_was_under_way_is_completed_and_what_is_stopped_stays_so() {
+    let mut rig = Rig::new();
+    let address = rig.serve("s", "1", "slow-seal-1500", LEASE);
+    std::thread::scope(|scope| {
+        let stop = scope.spawn(|| rig.call(handoff::control::api::Request::Stop(support::service("s"))));
+        wait_for("it to stop", || (rig.status("s").state == State::Stopping).then_some(()));
+        signal(rig.daemon.as_ref().unwrap().id(), Signal::KILL);
+        stop.join().unwrap().unwrap_err();
+    });
+    rig.daemon.take().unwrap().wait().unwrap();
+    for _ in 0..2 {
+        rig.start_daemon();
+        wait_for("it to be stopped", || (rig.status("s").state == State::Stopped).then_some(()));
+        assert!(std::net::TcpStream::connect(address).is_err());
+        kill_daemon(&mut rig);
+    }
+    rig.start_daemon();
+}
+
+#[test]
+fn a_daemon_that_is_killed_again_and_again_disturbs_nobody() {
+    let mut rig = Rig::new();
+    let address = rig.serve("s", "1", "", LEASE);
+    let pid = rig.status("s").pid;
+    asking(address, || {
+        for round in 0..10 {
+            signal(rig.daemon.as_ref().unwrap().id(), Signal::KILL);
+            rig.daemon.take().unwrap().wait().unwrap();
+            let mut early = rig.handoff(&["daemon"]);
+            let mut early = early
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            // After so long it is somewhere in its start or in the takeover.
+            let until = Instant::now() + Duration::from_micros(800) * round;
+            while Instant::now() < until {
+                std::thread::yield_now();
+            }
+            early.kill().unwrap();
+            early.wait().unwrap();
+            rig.start_daemon();
+            assert_eq!(settled(&rig, "s").pid, pid);
+        }
+    });
+    upgrades(&rig, address, "2");
+}
+
+#[test]
+fn no_line_of_the_log_is_lost_or_doubled_when_daemon_and_keeper_are_killed() {
+    let mut rig = Rig::new();
+    let address = rig.serve("s", "1", "", LEASE);
+    for round in 0..6 {
+        ask(address, &format!("say line-{round}-before")).unwrap();
+        let keeper = keeper(&rig);
+        kill_daemon(&mut rig);
+        if round % 2 == 0 {
+            signal(keeper, Signal::KILL);
+        }
+        ask(address, &format!("say line-{round}-between")).unwrap();
+        rig.start_daemon();
+        settled(&rig, "s");
+        ask(address, &format!("say line-{round}-after")).unwrap();
+    }
+    let expected: Vec<String> = (0..6)
+        .flat_map(|round| ["before", "between", "after"].map(|when| format!("line-{round}-{when}")))
+        .collect();
+    wait_for("all lines", || {
+        let log = String::from_utf8(rig.run(&["logs", "s"]).stdout).unwrap();
+        let found: Vec<String> =
+            log.lines().filter(|line| line.starts_with("line-")).map(str::to_owned).collect();
+        (found == expected).then_some(())
+    });
+}

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::process::Output;
 
 use handoff::control::api::{Request, State};
-use support::{Rig, service, version, wait_for};
+use support::{Rig, processes_of, service, version, wait_for};
 
 fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -191,6 +191,24 @@ fn a_start_that_hangs_can_be_stopped() {
     });
     assert_eq!(rig.status("s").state, State::Stopped);
     wait_for("its process to end", || support::processes_of(&binary).is_empty().then_some(()));
+}
+
+#[test]
+fn a_restart_that_hangs_does_not_keep_the_daemon_from_ending() {
+    let mut rig = Rig::new();
+    rig.serve("s", "1", "", "");
+    let old = rig.status("s").pid.unwrap();
+    let hangs = rig.release("2", "hang-while-warming");
+    std::fs::rename(hangs, rig.path("testee-1")).unwrap();
+    support::signal(old, rustix::process::Signal::KILL);
+    let pid = wait_for("the restart", || {
+        processes_of(rig.root.path()).into_iter().find(|pid| {
+            let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+            *pid != old && program == rig.path("testee-1")
+        })
+    });
+    assert!(rig.stop_daemon().expect("it ends by itself").success());
+    assert!(!processes_of(rig.root.path()).contains(&pid));
 }
 
 #[test]

@@ -198,13 +198,13 @@ fn create_durably(directory: &Path) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
-/// An upgrade that is under way is called off; then the service is stopped.
+/// Stops the service. An upgrade that is under way is called off first; to call off a restart would only begin the next.
 async fn stop(handle: Handle) {
     loop {
         if handle.with(|service| service.machine.phase()) == Phase::Stopped {
             return;
         }
-        for request in [Request::Cancel, Request::Stop] {
+        for request in [Request::Stop, Request::Cancel] {
             let (operation, answer) = operation();
             handle.with(|service| service.ask(request, operation));
             if let Ok(Ok(_)) = answer.await

@@ -8,6 +8,9 @@
 //! An earlier daemon may have ended before the disk had what it wrote, or after an `fdatasync` that failed, which lets the
 //! page cache look as if all were well. So whatever is not known to be on the disk is written again when a journal is
 //! opened, and waited for.
+//!
+//! A journal grows with each upgrade. One that has grown over a limit is replaced by a shorter one at rest: see
+//! [`Compaction`].
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,8 +20,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use handoff_protocol::log_image::{self, ImageError};
 use handoff_protocol::record::{Fact, Record, Standing, fold};
 
+mod compaction;
 mod file;
 
+pub use compaction::Compaction;
 pub use file::FileStorage;
 
 /// Where the bytes of a journal live.
@@ -29,8 +34,15 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Cuts everything off behind `length`.
     fn truncate(&self, length: u64) -> io::Result<()>;
-    /// Returns when everything that was written is on the disk. Blocks.
+    /// Returns when everything that was written is on the disk, and can be found there. Blocks.
     fn sync(&self) -> io::Result<()>;
+    /// Writes a file with these bytes beside this one, and returns when the disk has it. Blocks. If it fails, there is none.
+    fn stage(&self, bytes: &[u8]) -> io::Result<()>;
+    /// Puts the file that was staged in the place of this one; from now on everything is about that one. Does not wait for
+    /// the disk: until the next sync, a power cut leaves either. If it fails, nothing is changed.
+    fn swap(&self) -> io::Result<()>;
+    /// Forgets what was staged.
+    fn discard(&self);
 }
 
 /// Why a journal cannot be used.

@@ -131,6 +131,7 @@ impl Daemon {
 
     async fn restart(&self, name: &ServiceName, progress: ProgressSink) -> Result<api::Response, Error> {
         let (handle, config) = self.find_fresh(name)?;
+        handle.compacted().await;
         if handle.with(|service| service.machine.phase() == Phase::Stopped) {
             return self.start(name, progress).await;
         }
@@ -152,6 +153,7 @@ impl Daemon {
             let hint = "The drain is one part of the upgrade: shorten it or raise the deadline.";
             return Err(Error::new(Kind::InvalidParams, message, hint));
         }
+        handle.compacted().await;
         let is_idle = handle.with(|service| service.is_open_to_upgrades());
         if is_idle {
             let binary = asked.binary.unwrap_or_else(|| config.binary.clone());

@@ -6,6 +6,7 @@
 
 mod adopt;
 mod binary;
+mod compact;
 mod daemon;
 mod handler;
 mod keeping;

@@ -48,8 +48,9 @@ pub(super) struct Service {
     pub(super) problem: Option<String>,
     pub(super) shared: Rc<Shared>,
     pub(super) this: Weak<RefCell<Service>>,
-    /// Told when the service comes to rest.
+    /// Told when the service comes to rest, and when its journal is short again.
     pub(super) settled: Rc<Notify>,
+    pub(super) is_compacting: bool,
     timers: HashMap<Deadline, AbortHandle>,
     serials: u64,
     shown: &'static str,
@@ -77,6 +78,7 @@ impl Handle {
                 shared,
                 this: this.clone(),
                 settled: Rc::default(),
+                is_compacting: false,
                 timers: HashMap::new(),
                 serials: 0,
                 shown: "",
@@ -113,6 +115,7 @@ impl Service {
         }
         if self.is_settled() {
             self.settled.notify_waiters();
+            self.compact_journal();
         }
     }
 

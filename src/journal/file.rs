@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Storage;
+use crate::crash_points::crash_point;
 
 /// A file, created with mode 0600.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ enum Name {
 impl FileStorage {
     /// Opens `path`, or creates it; its directory must exist. The entry of a new file is made durable.
     pub fn open(path: &Path) -> io::Result<Self> {
+        crash_point!("journal/before-open");
         let is_new = !path.try_exists()?;
         let file = options().create(true).truncate(false).open(path)?;
         if is_new {
@@ -65,11 +67,16 @@ impl Storage for FileStorage {
     }
 
     fn truncate(&self, length: u64) -> io::Result<()> {
-        self.file().set_len(length)
+        crash_point!("journal/before-truncate");
+        self.file().set_len(length)?;
+        crash_point!("journal/truncated");
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
+        crash_point!("journal/before-sync");
         self.file().sync_data()?;
+        crash_point!("journal/synced");
         let mut name = lock(&self.name);
         match *name {
             Name::Durable => return Ok(()),
@@ -84,6 +91,7 @@ impl Storage for FileStorage {
     }
 
     fn stage(&self, bytes: &[u8]) -> io::Result<()> {
+        crash_point!("journal/before-stage");
         let path = beside(&self.path);
         let written = || -> io::Result<File> {
             remove(&path)?;
@@ -99,7 +107,9 @@ impl Storage for FileStorage {
 
     fn swap(&self) -> io::Result<()> {
         let staged = lock(&self.staged).take().ok_or(io::ErrorKind::NotFound)?;
+        crash_point!("journal/before-swap");
         fs::rename(beside(&self.path), &self.path)?;
+        crash_point!("journal/swapped");
         *lock(&self.name) = Name::Unsure;
         *lock(&self.file) = Arc::new(staged);
         Ok(())

@@ -23,6 +23,7 @@ use super::service::{Handle, Service};
 use super::timeline::Operation;
 use crate::config::{self, Dirs, DirsError, load};
 use crate::control::{BindError, Listener, serve};
+use crate::crash_points::crash_point;
 use crate::journal::Journal;
 use crate::sys::process::ProcessId;
 use crate::sys::spawn::close_all_on_exec;
@@ -81,6 +82,7 @@ pub fn run(dirs: Dirs) -> Result<(), Error> {
     dirs.create()?;
     close_all_on_exec()?;
     let lock = StateLock::take(&dirs)?;
+    crash_point!("supervisor/start/locked");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
@@ -94,13 +96,16 @@ async fn main(dirs: Dirs, mut lock: StateLock) -> Result<(), Error> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let control = Listener::bind(&dirs.control_socket())?;
+    crash_point!("supervisor/start/control");
     let keeper = Keeping::start(&dirs).map_err(Error::Keeper)?;
     let daemon = Rc::new(Daemon {
         shared: Rc::new(Shared { dirs: dirs.clone(), hashes: Hashes::default(), keeper }),
         services: RefCell::default(),
     });
+    crash_point!("supervisor/start/keeper");
     sweep(&dirs.adopt_dir());
     daemon.load_all(lock.was_lost());
+    crash_point!("supervisor/start/loaded");
     tracing::info!(socket = %dirs.control_socket().display(), "ready");
     tokio::select! {
         ended = serve(control, Rc::clone(&daemon)) => { ended?; }

@@ -14,6 +14,7 @@ mod launch;
 mod listening;
 mod party;
 mod perform;
+mod points;
 mod service;
 mod timeline;
 

@@ -110,8 +110,10 @@ impl Service {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             tracing::debug!(service = %self.name, ?event, "event");
+            let happened = self.at_event(&event);
             let actions = self.machine.step(self.moment(), event);
             self.carry_out(actions, &mut events);
+            self.after_event(&happened);
         }
         if self.is_settled() {
             self.settled.notify_waiters();
@@ -135,6 +137,7 @@ impl Service {
         let entered = self.show_phase();
         for action in actions {
             tracing::debug!(service = %self.name, ?action, "action");
+            self.at_action(&action);
             self.perform(action, events);
         }
         // Not before: in the gap between two processes nobody waits for the log.

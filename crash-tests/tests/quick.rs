@@ -10,9 +10,7 @@ fn quick(service: &str, more: &[&str]) {
     assert!(ran.status.success(), "{err}\n{out}");
 }
 
-const VICTIMS: [&str; 2] = ["--victim", "keeper,incumbent,successor"];
-
 #[test]
 fn the_s3_server_goes_on_whoever_dies() {
-    quick("s3", &[&VICTIMS[..], &["--scenario", "serve,upgrade,seal-fails"]].concat());
+    quick("s3", &["--scenario", "serve,upgrade,seal-fails,recovery"]);
 }

@@ -83,6 +83,9 @@ impl Service {
             (_, previous) => (Written::Uncommitted, [current, attempt, previous]),
         };
         crash_point!("supervisor/recovery/looked");
+        if incumbent.is_some() || successor.is_some() || retiree.is_some() {
+            self.go_by_running();
+        }
         self.candidate = standing.attempt.map(|attempt| attempt.binary.path.into());
         // A successor that is not committed may have got new connections; it is asked first, and they are steered then.
         self.restore_listeners(written == Written::Committed || incumbent.is_none());
@@ -283,15 +286,7 @@ impl Service {
             Decision::Wait | Decision::KillSuccessor | Decision::KillIncumbent => return,
         };
         tracing::info!(service = %self.name, ?decision, "recovered: {told}");
-        let used: Vec<u64> = [&self.incumbent, &self.successor, &self.retiree]
-            .into_iter()
-            .flatten()
-            .map(|party| party.slot)
-            .collect();
-        let slots = self.listening.as_ref().map(Listening::slots).unwrap_or_default();
-        for slot in slots.into_iter().filter(|slot| !used.contains(slot)) {
-            self.retire_slot(slot);
-        }
+        self.retire_unused_slots();
         if matches!(decision, Decision::Start)
             && let Err(error) = self.open_listeners()
         {

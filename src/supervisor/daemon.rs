@@ -19,6 +19,7 @@ use tokio::task::LocalSet;
 use super::adopt::sweep;
 use super::binary::Hashes;
 use super::keeping::Keeping;
+use super::running;
 use super::service::{Handle, Service};
 use super::timeline::Operation;
 use crate::config::{self, Dirs, DirsError, load};
@@ -147,16 +148,36 @@ impl Daemon {
             tracing::error!("{error}");
         }
         for config in loaded.services.into_values() {
-            let autostart = config.autostart;
-            match self.add(config) {
-                Ok(handle) => handle.with(|service| {
-                    let wanted = if was_lost { service.journal.standing().wanted } else { autostart };
-                    if !service.take_over_left(wanted) && wanted {
-                        service.start_alone();
-                    }
-                }),
-                Err(error) => tracing::error!("{error}"),
+            self.load_one(config, was_lost, true);
+        }
+        for name in running::names(&self.shared.dirs) {
+            if self.services.borrow().contains_key(&name) {
+                continue;
             }
+            if let Some(config) = running::read(&self.shared.dirs, &name) {
+                tracing::warn!(service = %name, "its service file is missing or wrong; it goes by what it was started with");
+                self.load_one(config, was_lost, false);
+            }
+        }
+    }
+
+    /// Takes in one service: with its file, or without one as far as something of it runs.
+    fn load_one(&self, config: config::Service, was_lost: bool, has_file: bool) {
+        let (name, autostart) = (config.name.clone(), config.autostart);
+        let handle = match self.add(config) {
+            Ok(handle) => handle,
+            Err(error) => return tracing::error!("{error}"),
+        };
+        let taken_over = handle.with(|service| {
+            let wanted = if was_lost { service.journal.standing().wanted } else { autostart };
+            let taken_over = service.take_over_left(wanted);
+            if !taken_over && has_file && wanted {
+                service.start_alone();
+            }
+            taken_over
+        });
+        if !taken_over && !has_file {
+            self.services.borrow_mut().remove(&name);
         }
     }
 

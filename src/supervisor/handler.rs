@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use super::binary::hex;
 use super::daemon::Daemon;
+use super::running::bound;
 use super::service::{Handle, Service};
 use super::timeline::Operation;
 use crate::config::{self, BinaryError, check_binary, format_duration_ms, load, load_service};
@@ -100,8 +101,11 @@ impl Daemon {
                 pairs.into_iter().find(|(ours, theirs)| ours.conflicts_with(theirs))
             });
             if let Some((address, _)) = taken {
-                let message =
-                    format!("{address} of service {:?} is an address of {name:?} too.", config.name.as_str());
+                let message = format!(
+                    "{address} of service {:?} is an address of {:?} too.",
+                    config.name.as_str(),
+                    name.as_str()
+                );
                 return Err(Error::new(
                     Kind::ConfigInvalid,
                     message,
@@ -188,13 +192,6 @@ impl Service {
 
     /// Takes over a changed service file without a stop, unless it changes what is bound.
     fn take_over(&mut self, config: config::Service) -> Result<(), Error> {
-        let bound = |config: &config::Service| -> Vec<_> {
-            config
-                .listeners
-                .iter()
-                .map(|listener| (listener.name.clone(), listener.address.clone()))
-                .collect()
-        };
         if bound(&config) != bound(&self.config) {
             let message = format!("The [listen] table of service {:?} has changed.", self.name.as_str());
             let hint = format!(

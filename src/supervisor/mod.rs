@@ -15,6 +15,7 @@ mod listening;
 mod party;
 mod perform;
 mod points;
+mod running;
 mod service;
 mod timeline;
 

@@ -4,7 +4,6 @@
 //! thought: after a power cut no process lives, so only what outlives all processes must be durable. That is which
 //! binary is current. All others serve a supervisor that restarts on a running kernel; the page cache is enough.
 
-use alloc::boxed::Box;
 use alloc::string::String;
 
 use serde::{Deserialize, Serialize};
@@ -85,14 +84,12 @@ pub enum Fact {
         /// How.
         exit: Exit,
     },
-    /// What all facts before it add up to; they are gone. So a journal stays short. Durable.
-    Snapshot(Box<Standing>),
 }
 
 impl Fact {
     /// Whether the fact must be on the disk before anything depends on it.
     pub fn is_durable(&self) -> bool {
-        matches!(self, Self::Committed { .. } | Self::Reverted { .. } | Self::Snapshot(_))
+        matches!(self, Self::Committed { .. } | Self::Reverted { .. })
     }
 }
 
@@ -139,8 +136,7 @@ pub struct Attempt {
     pub begun: bool,
 }
 
-/// What the facts add up to. It is on the disk as a [`Fact::Snapshot`], so its bytes and those of its parts are pinned:
-/// what is new in it needs a kind of fact of its own.
+/// What the facts add up to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Standing {
     /// Whether the service is to run.
@@ -149,6 +145,8 @@ pub struct Standing {
     pub current: Option<Current>,
     /// The one before it.
     pub previous: Option<Current>,
+    /// An earlier one, the last that was replaced while its process lived: that may still be on its way out.
+    pub leaving: Option<Current>,
     /// The handoff under way.
     pub attempt: Option<Attempt>,
     /// How often a process of the current generation ended although it was to run.
@@ -188,6 +186,7 @@ impl Standing {
             }
             Fact::Committed { handoff } => {
                 if let Some(attempt) = self.attempt.take_if(|attempt| attempt.handoff == *handoff) {
+                    self.leaving = self.previous.take_if(|it| it.process.is_some()).or(self.leaving.take());
                     self.previous = self.current.take();
                     self.current = Some(Current {
                         generation: attempt.generation,
@@ -204,7 +203,6 @@ impl Standing {
             }
             Fact::Reverted { .. } => self.revert(record.at_unix_ms),
             Fact::Exited { generation, .. } => self.exited(*generation),
-            Fact::Snapshot(standing) => self.clone_from(standing),
         }
     }
 
@@ -237,4 +235,39 @@ pub fn fold<'a>(records: impl IntoIterator<Item = &'a Record>) -> Standing {
         standing.fold(record);
     }
     standing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    fn id(number: u8) -> HandoffId {
+        HandoffId::from_bytes([number; 16])
+    }
+
+    fn committed(number: u8) -> [Fact; 3] {
+        let binary = Binary { path: "/bin/s3".into(), sha256: [0; 32] };
+        let process = Process { pid: number.into(), start_ticks: 0, boot_id: [0; 16] };
+        [
+            Fact::Intent { handoff: id(number), generation: Generation(number.into()), binary },
+            Fact::Spawned { handoff: id(number), process },
+            Fact::Committed { handoff: id(number) },
+        ]
+    }
+
+    #[test]
+    fn who_still_leaves_is_not_forgotten_when_its_follower_crashes() {
+        let crashed =
+            |number: u8| Fact::Exited { generation: Generation(number.into()), exit: Exit::Unknown };
+        let mut facts = Vec::from(committed(1));
+        for number in 2..5 {
+            facts.extend(committed(number));
+            facts.push(crashed(number));
+        }
+        let records: Vec<_> = facts.into_iter().map(|fact| Record { at_unix_ms: 0, fact }).collect();
+        let standing = fold(&records);
+        assert_eq!(standing.previous.map(|previous| previous.process), Some(None));
+        assert_eq!(standing.leaving.map(|leaving| leaving.handoff), Some(id(1)));
+    }
 }

@@ -128,7 +128,8 @@ use Found::{Asked, Frozen, Gone, Leaving, Mute, Serving, Waiting, Working};
 /// Everything that can be known of a process.
 pub const FOUND: [Found; 8] = [Gone, Asked, Serving, Working, Waiting, Leaving, Frozen, Mute];
 
-const ANSWERED: [Found; 7] = [Gone, Serving, Working, Waiting, Leaving, Frozen, Mute];
+/// All but who has yet to say whether it serves.
+const SETTLED: [Found; 6] = [Gone, Serving, Waiting, Leaving, Frozen, Mute];
 
 /// The table. For all facts exactly one row holds.
 pub static TABLE: &[Row] = &[
@@ -136,7 +137,7 @@ pub static TABLE: &[Row] = &[
         label: "roll forward",
         wanted: None,
         written: Some(Written::Uncommitted),
-        incumbent: &ANSWERED,
+        incumbent: &SETTLED,
         successor: &[Serving],
         decision: Decision::Commit,
         why: "The successor was told to begin and serves: it has opened the data, and may have acknowledged writes. The \
@@ -146,7 +147,7 @@ pub static TABLE: &[Row] = &[
         label: "finish",
         wanted: None,
         written: Some(Written::Committed),
-        incumbent: &ANSWERED,
+        incumbent: &SETTLED,
         successor: &[Serving, Mute],
         decision: Decision::Forward,
         why: "The commit is a fact; only nobody was told. Whoever is committed and lives is not doubted for being mute: it \
@@ -156,17 +157,17 @@ pub static TABLE: &[Row] = &[
         label: "ask the other one, too",
         wanted: None,
         written: None,
-        incumbent: &[Asked],
+        incumbent: &[Asked, Working],
         successor: &[Serving],
         decision: Decision::Wait,
         why: "The successor serves, so nobody is kept waiting; but what the incumbent does must be known before it can be \
-              told to leave.",
+              told to leave, and one that is about to serve cannot drain yet.",
     },
     Row {
         label: "ask before the end",
         wanted: None,
         written: Some(Written::Committed),
-        incumbent: &[Asked],
+        incumbent: &[Asked, Working],
         successor: &[Mute],
         decision: Decision::Wait,
         why: "The same, with a committed successor that cannot be asked.",

@@ -64,7 +64,9 @@ fn what_has_the_data_decides_before_what_was_intended() {
     for facts in all() {
         let decision = decide(facts).decision;
         match facts.successor {
-            Found::Serving if facts.incumbent == Found::Asked => assert_eq!(decision, Decision::Wait),
+            Found::Serving if matches!(facts.incumbent, Found::Asked | Found::Working) => {
+                assert_eq!(decision, Decision::Wait, "{facts:?}")
+            }
             Found::Serving => assert!(matches!(decision, Decision::Commit | Decision::Forward), "{facts:?}"),
             Found::Working => assert_eq!(decision, Decision::Wait, "{facts:?}"),
             _ => {}

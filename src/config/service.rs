@@ -45,8 +45,6 @@ pub struct Service {
     pub name: ServiceName,
     /// The file it came from.
     pub file: PathBuf,
-    /// What the file says.
-    pub text: String,
     /// Absolute path of the program.
     pub binary: PathBuf,
     /// Where the file names the program.
@@ -137,7 +135,7 @@ impl Service {
             false => None,
         };
         match service {
-            Some(service) if report.is_clean() => Ok(Service { text: text.to_owned(), ..service }),
+            Some(service) if report.is_clean() => Ok(service),
             _ => Err(report.into_errors()),
         }
     }
@@ -182,7 +180,6 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
     let service = Service {
         name,
         file: report.file().to_owned(),
-        text: String::new(),
         args: root.strings(report, "args").unwrap_or_default(),
         adapter: root.choice(report, "adapter", &[("handoff", Adapter::Handoff)]).unwrap_or(Adapter::Handoff),
         mode: root.choice(report, "mode", &modes).unwrap_or(Mode::Exclusive),

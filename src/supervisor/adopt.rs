@@ -23,7 +23,6 @@ use super::keeping::LogGuard;
 use super::listening::{Admitted, Listening};
 use super::party::{Parts, Party, Serial, told};
 use super::service::{Service, policy};
-use crate::crash_points::{crash_point, name};
 use crate::sys::channel::Channel;
 use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life};
 use crate::sys::log_pipe::log_pipe_of;
@@ -70,27 +69,24 @@ impl Service {
         let standing = self.journal.standing().clone();
         let current = standing.current.as_ref().and_then(|current| self.look_for(&current.into()));
         let previous = standing.previous.as_ref().and_then(|previous| self.look_for(&previous.into()));
+        let leaving = standing.leaving.as_ref().and_then(|leaving| self.look_for(&leaving.into()));
         let attempt = standing.attempt.as_ref().and_then(|attempt| self.look_for(&attempt.into()));
         if current.is_none() {
             self.note_end_of_current();
         }
         let under_way = standing.attempt.as_ref().map(|attempt| attempt.handoff);
-        if current.is_none() && previous.is_none() && attempt.is_none() && under_way.is_none() {
+        let nobody = [&current, &previous, &leaving, &attempt].iter().all(|process| process.is_none());
+        if nobody && under_way.is_none() {
             return false;
         }
         let (written, [incumbent, successor, retiree]) = match (under_way, previous) {
-            (None, Some(previous)) => (Written::Committed, [Some(previous), current, None]),
-            (_, previous) => (Written::Uncommitted, [current, attempt, previous]),
+            (None, Some(previous)) => (Written::Committed, [Some(previous), current, leaving]),
+            (_, previous) => (Written::Uncommitted, [current, attempt, previous.or(leaving)]),
         };
-        crash_point!("supervisor/recovery/looked");
-        if incumbent.is_some() || successor.is_some() || retiree.is_some() {
-            self.go_by_running();
-        }
         self.candidate = standing.attempt.map(|attempt| attempt.binary.path.into());
         // A successor that is not committed may have got new connections; it is asked first, and they are steered then.
         self.restore_listeners(written == Written::Committed || incumbent.is_none());
         let slots = self.slots_by_age([retiree.is_some(), incumbent.is_some(), successor.is_some()]);
-        crash_point!("supervisor/recovery/listeners");
         let (retiree, retiree_found) = self.reach(retiree, slots[0]);
         let (incumbent, incumbent_found) = self.reach(incumbent, slots[1]);
         let (successor, successor_found) = self.reach(successor, slots[2]);
@@ -157,9 +153,7 @@ impl Service {
         let Some((named, pidfd)) = found else { return (None, Found::Gone) };
         let Named { handoff, binary, process, started_unix_ms } = named;
         let pid = process.pid;
-        crash_point!("supervisor/recovery/before-reach");
         let channel = connect_to(&self.shared.dirs.adopt_socket(handoff));
-        crash_point!("supervisor/recovery/reached");
         if let Err(error) = &channel {
             tracing::error!(service = %self.name, pid, %error, "the process lives and cannot be reached");
             let what = "it serves on, but can only be stopped";
@@ -274,7 +268,6 @@ impl Service {
 
     /// It is decided what becomes of what was left.
     pub(super) fn recovered(&mut self, decision: Decision) {
-        crash_point!("supervisor/recovery/decided.{}", name(&decision));
         let told = match decision {
             Decision::Adopt => "the process goes on under this daemon",
             Decision::Commit => "the new process serves: the upgrade that was under way is completed",
@@ -286,7 +279,15 @@ impl Service {
             Decision::Wait | Decision::KillSuccessor | Decision::KillIncumbent => return,
         };
         tracing::info!(service = %self.name, ?decision, "recovered: {told}");
-        self.retire_unused_slots();
+        let used: Vec<u64> = [&self.incumbent, &self.successor, &self.retiree]
+            .into_iter()
+            .flatten()
+            .map(|party| party.slot)
+            .collect();
+        let slots = self.listening.as_ref().map(Listening::slots).unwrap_or_default();
+        for slot in slots.into_iter().filter(|slot| !used.contains(slot)) {
+            self.retire_slot(slot);
+        }
         if matches!(decision, Decision::Start)
             && let Err(error) = self.open_listeners()
         {

@@ -6,7 +6,6 @@
 
 mod adopt;
 mod binary;
-mod compact;
 mod daemon;
 mod handler;
 mod keeping;
@@ -14,8 +13,6 @@ mod launch;
 mod listening;
 mod party;
 mod perform;
-mod points;
-mod running;
 mod service;
 mod timeline;
 

@@ -6,7 +6,7 @@ use core::fmt;
 
 use super::{Action, Incumbent, Lasting, Moment, Outcome, Phase, Successor, Supervisor, Target};
 use crate::deadline::Deadline;
-use crate::message::{Abort, Mode, Resume, ToService};
+use crate::message::{Abort, Mode, Resume, Stage, ToService};
 use crate::reason::{Exit, Party, Reason};
 
 impl Supervisor {
@@ -184,9 +184,10 @@ impl Supervisor {
                 self.begin(at, out);
             }
             Phase::Resuming => self.reaped(at, out),
-            // Whoever comes from now on waits for the successor, not for the dead.
-            Phase::Greeting | Phase::Warming | Phase::Beginning => self.steer_forward(out),
             Phase::Recovering
+            | Phase::Greeting
+            | Phase::Warming
+            | Phase::Beginning
             | Phase::Committing
             | Phase::Reaping
             | Phase::Reverting
@@ -204,6 +205,15 @@ impl Supervisor {
             (Phase::Resuming, _) => self.dismiss(at, out),
             (Phase::Reaping, _) => {}
             (_, _) => self.fail(at, Reason::LeaseEnded, out),
+        }
+    }
+
+    /// One that was taken for frozen answers. Who serves does not say so again.
+    pub(super) fn adopted_late(&mut self, at: Moment, stage: Stage, out: &mut Vec<Action>) {
+        match (stage, self.phase) {
+            (Stage::Serving, Phase::Committing) => self.incumbent = Incumbent::Whole,
+            (Stage::Serving, _) => self.resumed(at, out),
+            (Stage::Working | Stage::Waiting | Stage::Leaving, _) => {}
         }
     }
 

@@ -75,6 +75,7 @@ impl Supervisor {
         }
         machine.send_away(left.retiree, &mut out);
         machine.conclude(at, &mut out);
+        machine.end_unwanted(at, &mut out);
         (machine, out)
     }
 
@@ -146,17 +147,18 @@ impl Supervisor {
         let found = match (known, message) {
             _ if id != self.handoff => Found::Mute,
             (Found::Asked, FromService::Adopted(adopted)) => adopted.stage.into(),
-            (Found::Working | Found::Waiting, FromService::Resumed(_)) if party == Party::Incumbent => {
-                Found::Serving
-            }
-            (_, FromService::ResumeFailed(_)) if party == Party::Incumbent => Found::Leaving,
+            (Found::Working | Found::Waiting, FromService::Resumed(_)) => Found::Serving,
+            (_, FromService::ResumeFailed(_)) => Found::Leaving,
             (Found::Working | Found::Waiting, FromService::Ready(ready)) if party == Party::Successor => {
                 self.ready_or_not(ready)
             }
             (_, FromService::Progress(_)) => known,
             (_, _) => Found::Mute,
         };
-        self.self_made |= party == Party::Successor && known == Found::Asked && found == Found::Serving;
+        // One that is still to be told says `Ready`.
+        let serves_now = found == Found::Serving && known != found;
+        self.self_made |=
+            party == Party::Successor && serves_now && !matches!(message, FromService::Ready(_));
         match found {
             Found::Mute => self.unheard(at, party, out),
             found => self.learn(at, party, found, out),
@@ -246,7 +248,7 @@ impl Supervisor {
         }
         self.disarm_phase(out);
         self.recovery = None;
-        self.incumbent = self.incumbent_as(incumbent);
+        self.incumbent = incumbent_as(incumbent);
         out.push(Action::Recovered(decision));
         match decision {
             Decision::Commit => self.commit_left(out),
@@ -260,15 +262,6 @@ impl Supervisor {
                 self.go_back(at, successor, out);
             }
             Decision::Wait | Decision::KillSuccessor | Decision::KillIncumbent => {}
-        }
-    }
-
-    fn incumbent_as(&self, found: Found) -> Incumbent {
-        match found {
-            Found::Gone => Incumbent::Absent,
-            Found::Serving => Incumbent::Whole,
-            Found::Frozen | Found::Mute => Incumbent::Mute,
-            Found::Asked | Found::Working | Found::Waiting | Found::Leaving => Incumbent::Touched,
         }
     }
 
@@ -289,7 +282,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn steer_forward(&self, out: &mut Vec<Action>) {
+    fn steer_forward(&self, out: &mut Vec<Action>) {
         if self.mode == Mode::Overlap {
             out.push(Action::SteerToSuccessor);
         }
@@ -313,6 +306,15 @@ impl Supervisor {
                 self.enter(at, Phase::Reaping, Deadline::Leave, out);
             }
         }
+    }
+}
+
+fn incumbent_as(found: Found) -> Incumbent {
+    match found {
+        Found::Gone => Incumbent::Absent,
+        Found::Serving => Incumbent::Whole,
+        Found::Mute => Incumbent::Mute,
+        Found::Asked | Found::Working | Found::Waiting | Found::Leaving | Found::Frozen => Incumbent::Touched,
     }
 }
 

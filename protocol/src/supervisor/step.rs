@@ -36,7 +36,11 @@ impl Supervisor {
             Event::NotDurable(why) => self.not_durable(at, why, out),
             Event::Deadline(deadline) => self.deadline(at, deadline, out),
         }
-        // An earlier supervisor was told to stop the service, and did not come to it.
+        self.end_unwanted(at, out);
+    }
+
+    /// An earlier supervisor was told to stop the service, and did not come to it.
+    pub(super) fn end_unwanted(&mut self, at: Moment, out: &mut Vec<Action>) {
         if self.phase == Phase::Serving && !self.wanted && self.retiree.is_none() {
             self.end_service(at, out);
         }
@@ -133,6 +137,7 @@ impl Supervisor {
         self.ends_at = at.now.saturating_add(self.policy.deadline_ms);
         self.drain_grace_ms = self.policy.drain_grace_ms;
         self.owes = Owes::default();
+        self.self_made = false;
         self.successor = Successor::Starting;
         self.phase = Phase::Greeting;
         out.push(Action::Spawn(self.handoff, target));
@@ -248,8 +253,8 @@ impl Supervisor {
         } else {
             let step = match self.mode {
                 _ if mute => Leaving::Terminating,
-                Mode::Exclusive => Leaving::Exiting,
-                Mode::Overlap => Leaving::Draining,
+                Mode::Overlap if replaced == Incumbent::Whole => Leaving::Draining,
+                Mode::Exclusive | Mode::Overlap => Leaving::Exiting,
             };
             self.retiree = Some(Retiree { step, handoff: self.handoff, reports: self.asked });
             self.asked = false;
@@ -297,6 +302,12 @@ impl Supervisor {
             ) if self.incumbent == Incumbent::Touched => self.resumed(at, out),
             (Phase::Committing, FromService::Resumed(_)) if self.incumbent == Incumbent::Touched => {
                 self.incumbent = Incumbent::Whole;
+            }
+            // The answer to another supervisor, from one that was taken for frozen.
+            (Phase::Committing | Phase::Reaping | Phase::Resuming, FromService::Adopted(adopted))
+                if self.incumbent == Incumbent::Touched =>
+            {
+                self.adopted_late(at, adopted.stage, out)
             }
             (Phase::Sealing | Phase::Resuming | Phase::Reaping, FromService::Drained(_))
                 if self.owes.drained =>

@@ -172,10 +172,7 @@ impl Client {
         result: Result<(), Failure>,
     ) -> Result<(), Failure> {
         match result {
-            Ok(()) => {
-                self.s3.meter().acknowledge();
-                self.model.wrote(key, state);
-            }
+            Ok(()) => self.model.wrote(key, state),
             Err(_) => self.model.tried(key, state),
         }
         result

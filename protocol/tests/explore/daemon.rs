@@ -3,12 +3,14 @@
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{Done, FromService, Mode, ToService};
 use handoff_protocol::reason::Exit;
-use handoff_protocol::supervisor::{Action, Event, Lasting, Moment, Refusal, Request};
+use handoff_protocol::supervisor::{Action, Event, Lasting, Moment, Phase, Refusal, Request};
 
 use crate::defects::Defect;
 use crate::invariants;
+use crate::journal::Attempt;
+use crate::process::{Letter, Life, Process};
 use crate::steps::Context;
-use crate::world::{Chair, Letter, Life, Process, World};
+use crate::world::{Chair, World};
 
 impl World {
     /// The supervisor takes one event and does what follows, unless it ends in the middle of it.
@@ -19,22 +21,67 @@ impl World {
         }
         let fresh = self.fresh();
         let actions = self.machine.step(Moment { now: 0, fresh }, event);
+        self.carry_out(fresh, actions, cx);
+    }
+
+    /// Does what the supervisor has decided.
+    pub fn carry_out(&mut self, fresh: HandoffId, actions: Vec<Action>, cx: &mut Context) {
         if self.machine.handoff() == fresh {
             self.ids += 1;
         }
-        for action in actions {
-            if cx.ends_after == Some((cx.done, Chair::Dead))
-                || cx.ends_after == Some((cx.done, Chair::Frozen))
-            {
-                let chair = cx.ends_after.map_or(Chair::Dead, |(_, chair)| chair);
-                return self.lose_supervisor(cx.model, chair);
+        if !self.disk_failed {
+            self.journal.wanted = self.machine.is_wanted();
+        }
+        self.perform_all(actions, cx);
+    }
+
+    pub fn perform_all(&mut self, actions: Vec<Action>, cx: &mut Context) {
+        let mut actions = actions.into_iter();
+        while let Some(action) = actions.next() {
+            if self.goes_now(cx) {
+                if self.is_supervised() {
+                    self.pending = [action].into_iter().chain(actions).collect();
+                }
+                return;
             }
-            cx.done += 1;
             cx.log(|| format!("supervisor: {action:?}"));
             self.perform(action, cx);
             if self.chair != Chair::Runs {
+                if self.is_supervised() {
+                    self.pending.extend(actions);
+                }
                 return;
             }
+        }
+        self.end_attempt(cx);
+    }
+
+    /// Whether the supervisor goes at this point, which is between two things that it does.
+    fn goes_now(&mut self, cx: &mut Context) -> bool {
+        if let Some((after, chair)) = cx.ends_after
+            && after == cx.done
+        {
+            self.lose_supervisor(cx.model, chair);
+            return true;
+        }
+        cx.done += 1;
+        false
+    }
+
+    /// Within one action. To freeze there is the same as to freeze after it.
+    fn dies_now(&mut self, cx: &mut Context) -> bool {
+        let freezes = cx.ends_after == Some((cx.done, Chair::Frozen));
+        if freezes {
+            cx.done += 1;
+        }
+        !freezes && self.goes_now(cx)
+    }
+
+    /// The journal must not keep an attempt that is over.
+    fn end_attempt(&mut self, cx: &mut Context) {
+        let over = matches!(self.machine.phase(), Phase::Serving | Phase::Stopped | Phase::Backoff);
+        if over && self.journal.attempt.is_some() {
+            self.record(None, cx);
         }
     }
 
@@ -77,7 +124,7 @@ impl World {
                 cx.check(invariants::may_force_retiree(self, cx));
                 if let Some(at) = self.roles.retiree {
                     let process = self.process_mut(at);
-                    process.terminated = process.life == Life::Runs;
+                    process.terminated = matches!(process.life, Life::Runs | Life::Frozen);
                 }
             }
             Action::KillRetiree => {
@@ -87,7 +134,7 @@ impl World {
             Action::HangUpIncumbent => {
                 if let Some(at) = self.roles.incumbent {
                     cx.check(invariants::may_hang_up(self, at));
-                    self.process_mut(at).down = false;
+                    self.process_mut(at).line_mut().down = false;
                 }
             }
             Action::SteerToSuccessor => self.steer(self.roles.successor, cx),
@@ -144,10 +191,27 @@ impl World {
         };
         self.listening = true;
         let Some(at) = self.processes.iter().position(Option::is_none) else {
-            return cx.check(Err("at most three processes exist"));
+            return cx.check(Err("at most four processes exist"));
         };
+        if self.record(Some(Attempt { id, spawned: false }), cx) {
+            return;
+        }
         self.processes[at] = Some(Process::new(id, slot));
         self.roles.successor = Some(at);
+        self.record(Some(Attempt { id, spawned: true }), cx);
+    }
+
+    /// Notes how far the attempt is, unless the supervisor dies before that.
+    fn record(&mut self, attempt: Option<Attempt>, cx: &mut Context) -> bool {
+        if self.disk_failed {
+            self.unknown |= attempt.is_some();
+            return false;
+        }
+        let dies = self.dies_now(cx);
+        if !dies {
+            self.journal.attempt = attempt;
+        }
+        dies
     }
 
     fn write(&mut self, to: Option<usize>, id: HandoffId, letter: Letter, cx: &mut Context) {
@@ -157,8 +221,9 @@ impl World {
         let resume = matches!(letter, Letter::Message(ToService::Resume(_)));
         let process = self.process_mut(at);
         process.begun |= matches!(letter, Letter::Message(ToService::Begin(_)));
-        if process.up && process.down {
-            process.inbox.push((id, letter));
+        let line = process.line_mut();
+        if line.is_open() {
+            line.inbox.push((id, letter));
         }
         let incumbent = to == self.roles.incumbent;
         if incumbent && seal && cx.model.has(Defect::BeginEarly) {
@@ -174,8 +239,8 @@ impl World {
             let process = self.process_mut(at);
             if process.life != Life::Dead {
                 process.life = Life::Killed;
-                (process.lease, process.code, process.next) = (false, None, None);
-                (process.waits, process.terminated) = (false, false);
+                (process.lease, process.overdue, process.terminated) = (false, false, false);
+                (process.code, process.next, process.waits) = (None, None, false);
             }
         }
     }

@@ -1,12 +1,14 @@
 //! What must hold. Each function is one promise, checked at the moment at which it could be broken.
 
+use handoff_protocol::deadline::Deadline;
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{Mode, ToService};
 use handoff_protocol::reason::Reason;
 use handoff_protocol::supervisor::{Outcome, Phase};
 
+use crate::process::{Letter, Life, Part, Process};
 use crate::steps::{Context, Step};
-use crate::world::{Chair, Letter, Life, Model, Part, World};
+use crate::world::{Chair, Model, World};
 
 pub type Checked = Result<(), &'static str>;
 
@@ -24,7 +26,9 @@ pub fn always(world: &World, model: &Model) -> Checked {
             "who accepts has the data open",
         )?;
     }
-    if world.chair == Chair::Runs && model.mode == Mode::Overlap {
+    // Until it is known who serves, nobody can know where connections are to go.
+    let informed = world.chair == Chair::Runs && world.machine.phase() != Phase::Recovering;
+    if informed && model.mode == Mode::Overlap {
         // A process that died and was not waited for still counts: nobody knows better yet.
         let serves = world.roles.incumbent.is_some_and(|at| world.process(at).serves());
         let there = world.existing().any(|(_, process)| process.slot == world.steering);
@@ -53,14 +57,17 @@ pub fn before_leases(world: &World, model: &Model) -> Checked {
 }
 
 fn at_rest_under_supervisor(world: &World, model: &Model) -> Checked {
+    if world.lost_track {
+        return Ok(());
+    }
     hold(world.waiting == 0, "every request is reported")?;
     hold(world.timers == 0 && world.writing.is_none(), "at rest no timer is armed and nothing is written")?;
     if !world.machine.is_wanted() {
         hold(world.machine.phase() == Phase::Stopped, "a service that is not wanted is stopped")?;
-        return hold(world.existing().count() == 0, "a service that is not wanted leaves no process");
+        return hold(world.count() == 0, "a service that is not wanted leaves no process");
     }
     hold(world.machine.phase() == Phase::Serving, "a service that is wanted serves")?;
-    hold(world.existing().count() == 1, "exactly one process is left")?;
+    hold(world.count() == 1, "exactly one process is left")?;
     let at = world.roles.incumbent.ok_or("the process that is left is the incumbent")?;
     let process = world.process(at);
     // Nobody watches an idle incumbent by messages; that is the work of the readiness probe.
@@ -73,7 +80,10 @@ fn at_rest_under_supervisor(world: &World, model: &Model) -> Checked {
         "new connections go to who serves",
     )?;
     // With a broken disk the only one that serves goes on serving.
-    hold(world.disk_failed || world.current == process.born_in, "who serves is the current generation")
+    hold(
+        world.disk_failed || world.journal.current.id == process.born_in,
+        "who serves is the current generation",
+    )
 }
 
 /// One death, or one everlasting freeze, of the supervisor alone. More than that, or a process that cannot resume
@@ -81,7 +91,7 @@ fn at_rest_under_supervisor(world: &World, model: &Model) -> Checked {
 /// and nobody was told to begin when the supervisor went (a cold start): its successor recovers that.
 fn orphans_serve(world: &World, model: &Model, promise: &'static str) -> Checked {
     let alone = model.budget.deaths - world.budget.deaths == 1;
-    if !alone || !world.orphans || !world.wanted || world.lost_another {
+    if !alone || !world.orphans || world.lost_another {
         return Ok(());
     }
     let serving = world.existing().filter(|(_, process)| process.serves()).count();
@@ -89,11 +99,16 @@ fn orphans_serve(world: &World, model: &Model, promise: &'static str) -> Checked
         Mode::Exclusive => hold(serving == 1, promise),
         // Stateless processes may serve side by side until a supervisor is back; connections must reach one of them.
         Mode::Overlap => {
-            let reached =
-                |process: &crate::world::Process| process.serves() && process.slot == world.steering;
+            let reached = |process: &Process| process.serves() && process.slot == world.steering;
             hold(world.existing().any(|(_, process)| reached(process)), promise)
         }
     }
+}
+
+/// With a disk that fails a service that is down is started all the same. The next supervisor cannot know of that process:
+/// from then on there are no two writers, and no more is promised.
+pub fn may_lose_track(world: &World) -> Checked {
+    hold(world.unknown || !world.lost_track, "another supervisor knows every process")
 }
 
 pub fn may_release(world: &World, at: usize) -> Checked {
@@ -116,6 +131,21 @@ pub fn may_write(world: &World, mode: Mode, to: Option<usize>, id: HandoffId, le
     }
 }
 
+/// A limit passed although the process lives: the supervisor cannot know better from now on.
+pub fn note_silent(world: &mut World, deadline: Deadline, cx: &Context) {
+    let suspects = match deadline {
+        Deadline::AnswerIncumbent => [world.roles.incumbent, None],
+        Deadline::AnswerSuccessor => [world.roles.successor, None],
+        Deadline::Recover => [world.roles.incumbent, world.roles.successor],
+        _ => return,
+    };
+    if is_late(world, cx) {
+        for at in suspects.into_iter().flatten() {
+            world.process_mut(at).mute = true;
+        }
+    }
+}
+
 fn may_begin(world: &World, mode: Mode, id: HandoffId) -> Checked {
     let clear = world.roles.incumbent.is_none_or(|at| {
         let incumbent = world.process(at);
@@ -129,9 +159,12 @@ fn may_begin(world: &World, mode: Mode, id: HandoffId) -> Checked {
 fn may_commit(world: &World, to: Option<usize>, id: HandoffId) -> Checked {
     let stops = !world.machine.is_wanted();
     let alone = world.disk_failed && to == world.roles.incumbent;
-    let leaving =
-        to == world.roles.retiree && to.is_some_and(|at| world.process(at).born_in != world.current);
-    hold(stops || alone || world.current == id || leaving, "a commit is told only after it is durable")
+    let leaving = to == world.roles.retiree
+        && to.is_some_and(|at| world.process(at).born_in != world.journal.current.id);
+    hold(
+        stops || alone || world.journal.current.id == id || leaving,
+        "a commit is told only after it is durable",
+    )
 }
 
 fn may_resume(world: &World) -> Checked {
@@ -158,7 +191,7 @@ pub fn may_kill_successor(world: &World, cx: &Context) -> Checked {
     let asked = matches!(cx.step, Step::Ask(_));
     let replaceable = world.roles.incumbent.is_some() && !matches!(cx.step, Step::DeadlinePasses(_));
     hold(
-        asked || replaceable || is_late(world, cx) || !world.process(at).is_healthy(),
+        asked || replaceable || is_late(world, cx) || world.lost_track || !world.process(at).is_healthy(),
         "a healthy process is never killed to make room for a dead one",
     )
 }
@@ -172,11 +205,17 @@ pub fn may_force_retiree(world: &World, cx: &Context) -> Checked {
 /// for the others too.
 fn is_late(world: &World, cx: &Context) -> bool {
     let frozen = world.existing().any(|(_, process)| process.life == Life::Frozen);
-    matches!(cx.step, Step::DeadlinePasses(_)) && (!cx.quiet || frozen)
+    match cx.step {
+        Step::DeadlinePasses(_) => !cx.quiet || frozen,
+        // What it does was decided before it froze.
+        Step::SupervisorThaws => true,
+        _ => false,
+    }
 }
 
 pub fn may_hang_up(world: &World, at: usize) -> Checked {
-    hold(world.process(at).babbled, "nobody breaks the protocol")
+    let process = world.process(at);
+    hold(process.babbled || !process.line().up, "nobody breaks the protocol")
 }
 
 pub fn may_record(world: &World) -> Checked {
@@ -199,11 +238,12 @@ pub fn may_retire(world: &World) -> Checked {
     )
 }
 
+fn none_is_left(world: &World) -> bool {
+    world.lost_track || world.count() == 0
+}
+
 pub fn may_close(world: &World) -> Checked {
-    hold(
-        world.existing().count() == 0 && !world.machine.is_wanted(),
-        "listeners close only when all is stopped",
-    )
+    hold(world.count() == 0 && !world.machine.is_wanted(), "listeners close only when all is stopped")
 }
 
 pub fn may_report(world: &World, outcome: &Outcome) -> Checked {
@@ -212,15 +252,17 @@ pub fn may_report(world: &World, outcome: &Outcome) -> Checked {
         hold(world.babbled, "nobody breaks the protocol")?;
     }
     match outcome {
-        // A process that died and was not waited for still counts: nobody can know better at that moment.
+        // A process that died and was not waited for still counts, and one that cannot be asked: nobody can know better
+        // at that moment.
         Outcome::Started | Outcome::Committed | Outcome::RolledBack(_) => {
             let serves = world.roles.incumbent.is_some_and(|at| {
                 let process = world.process(at);
-                process.accepts && matches!(process.part, Part::Incumbent(_) | Part::Successor(_))
+                let asked = process.line().up && !process.mute && !process.babbled;
+                (process.accepts || !asked) && matches!(process.part, Part::Incumbent(_) | Part::Successor(_))
             });
             hold(serves, "an end is reported as good only when a process serves")
         }
         Outcome::Failed(_) => Ok(()),
-        Outcome::Stopped => hold(world.existing().count() == 0, "stopped is reported when nothing runs"),
+        Outcome::Stopped => hold(none_is_left(world), "stopped is reported when nothing runs"),
     }
 }

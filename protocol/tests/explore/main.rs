@@ -2,9 +2,13 @@
 //! every order of deliveries, every deadline, the death or freeze of every party at any point, closed channels, code
 //! of the service that fails, a disk that fails. Checks the promises of `invariants` in each of them.
 
+mod apply;
 mod daemon;
 mod defects;
 mod invariants;
+mod journal;
+mod process;
+mod restart;
 mod service;
 mod show;
 mod steps;
@@ -16,13 +20,14 @@ use std::time::Instant;
 use handoff_protocol::deadline::Stragglers;
 use handoff_protocol::message::Mode;
 
+use crate::apply::apply;
 use crate::defects::Defect;
-use crate::steps::{Ask, Move, Step, apply};
+use crate::steps::{Ask, Move, Step};
 use crate::walk::{Seen, context, settle, walk};
 use crate::world::{Budget, Model, World};
 
 /// No bad luck at all.
-const LUCK: Budget = Budget { deaths: 0, faults: 0, slow: 0, asks: 0, chatter: 0 };
+const LUCK: Budget = Budget { deaths: 0, faults: 0, slow: 0, asks: 0, chatter: 0, thaws: 0, returns: 0 };
 
 /// The world in which `ask` was just asked of a service that is stopped (for a start) or serves.
 fn asked(model: &Model, ask: Ask) -> World {
@@ -131,5 +136,16 @@ walks! {
     requests_between: Abort, Budget { asks: 2, deaths: 1, chatter: 1, ..LUCK };
     a_death_and_a_fault: Abort, Budget { deaths: 1, faults: 1, ..LUCK };
     a_death_and_a_slow_party: Abort, Budget { deaths: 1, slow: 1, ..LUCK };
-    something_of_each: Cut, Budget { deaths: 1, faults: 1, slow: 1, asks: 1, chatter: 0 };
+    another_supervisor: Abort, Budget { deaths: 1, returns: 1, ..LUCK };
+    another_supervisor_and_a_death: Abort, Budget { deaths: 2, returns: 1, ..LUCK };
+    supervisors_come_and_go: Abort, Budget { deaths: 3, returns: 2, ..LUCK };
+    another_supervisor_and_a_fault: Abort, Budget { deaths: 1, faults: 1, returns: 1, ..LUCK };
+    another_supervisor_and_two_faults: Abort, Budget { deaths: 1, faults: 2, returns: 1, ..LUCK };
+    another_supervisor_and_a_slow_party: Abort, Budget { deaths: 1, slow: 1, returns: 1, ..LUCK };
+    another_supervisor_and_requests: Abort, Budget { deaths: 1, asks: 2, returns: 1, ..LUCK };
+    two_freezes_that_end: Abort, Budget { deaths: 2, thaws: 2, ..LUCK };
+    a_freeze_that_ends_and_a_fault: Abort, Budget { deaths: 1, thaws: 1, faults: 1, ..LUCK };
+    a_freeze_that_ends_and_another_supervisor: Abort, Budget { deaths: 2, thaws: 1, returns: 1, ..LUCK };
+    freezes_that_end: Abort, Budget { deaths: 1, thaws: 1, ..LUCK };
+    something_of_each: Cut, Budget { deaths: 1, faults: 1, slow: 1, asks: 1, ..LUCK };
 }

@@ -1,15 +1,16 @@
 //! What the actions of the processes of the service do to the world, and what their code does.
 
-use handoff_protocol::ids::HandoffId;
+use handoff_protocol::ids::{Generation, HandoffId};
 use handoff_protocol::incumbent::{self, Incumbent};
-use handoff_protocol::message::{FromService, Hello, ToService};
+use handoff_protocol::message::{Adopted, FromService, Hello, Stage, ToService};
 use handoff_protocol::successor::{self, Successor};
 use handoff_protocol::version::VersionRange;
 
 use crate::defects::Defect;
 use crate::invariants;
+use crate::process::{Code, Letter, Part};
 use crate::steps::Context;
-use crate::world::{Chair, Code, Letter, Part, World};
+use crate::world::{Chair, World};
 
 impl World {
     pub fn greet(&mut self, at: usize) {
@@ -20,7 +21,7 @@ impl World {
 
     /// A process takes the next message out of its channel.
     pub fn hear(&mut self, at: usize, cx: &mut Context) {
-        let (id, letter) = self.process_mut(at).inbox.remove(0);
+        let (id, letter) = self.process_mut(at).channel.inbox.remove(0);
         match (&self.process(at).part, letter) {
             (Part::Stranger { .. }, Letter::Welcome) => {
                 let process = self.process_mut(at);
@@ -44,8 +45,8 @@ impl World {
     /// A process notices that its channel is closed.
     pub fn notice_closed(&mut self, at: usize, cx: &mut Context) {
         let process = self.process_mut(at);
-        process.closed_seen = true;
-        process.inbox.clear();
+        process.channel.closed_seen = true;
+        process.channel.inbox.clear();
         match &process.part {
             Part::Stranger { .. } => self.end(at),
             Part::Successor(machine) => {
@@ -61,9 +62,22 @@ impl World {
         }
     }
 
+    /// A process looks who else calls.
+    pub fn adopts(&mut self, at: usize, cx: &mut Context) {
+        let process = self.process_mut(at);
+        process.channel = process.calls.remove(0);
+        let (id, _) = process.channel.inbox.remove(0);
+        match &process.part {
+            // It waits for the answer to its Hello, and for nothing else.
+            Part::Stranger { .. } => {}
+            Part::Successor(_) => self.succeed(at, successor::Event::Adopt(id), cx),
+            Part::Incumbent(_) => self.incumb(at, incumbent::Event::Adopt(id), cx),
+        }
+    }
+
     pub fn lease_ends(&mut self, at: usize, cx: &mut Context) {
         let process = self.process_mut(at);
-        process.lease = false;
+        (process.lease, process.overdue) = (false, false);
         match &process.part {
             Part::Stranger { .. } => {}
             Part::Successor(_) => self.succeed(at, successor::Event::Lease, cx),
@@ -76,11 +90,20 @@ impl World {
         self.lock = Some(at);
         let process = self.process_mut(at);
         process.waits = false;
-        // A frozen process is given the lock, but does not know it.
-        match (&process.part, process.runs()) {
-            (Part::Successor(_), true) => self.succeed(at, successor::Event::Locked, cx),
-            (Part::Incumbent(_), true) => self.incumb(at, incumbent::Event::Locked, cx),
-            (_, _) => {}
+        match process.runs() {
+            true => self.locked(at, cx),
+            // A frozen process is given the lock, but does not know it.
+            false => process.granted = true,
+        }
+    }
+
+    pub fn locked(&mut self, at: usize, cx: &mut Context) {
+        let process = self.process_mut(at);
+        process.granted = false;
+        match &process.part {
+            Part::Stranger { .. } => {}
+            Part::Successor(_) => self.succeed(at, successor::Event::Locked, cx),
+            Part::Incumbent(_) => self.incumb(at, incumbent::Event::Locked, cx),
         }
     }
 
@@ -149,8 +172,10 @@ impl World {
     }
 
     pub fn say(&mut self, at: usize, id: HandoffId, message: FromService) {
-        if self.chair == Chair::Runs && self.process(at).up && self.process(at).down {
-            self.process_mut(at).outbox.push((id, message));
+        let heard = self.is_supervised();
+        let channel = &mut self.process_mut(at).channel;
+        if heard && channel.is_open() {
+            channel.outbox.push((id, message));
         }
     }
 
@@ -160,12 +185,12 @@ impl World {
             cx.log(|| format!("process {at}: {action:?}"));
             match action {
                 successor::Action::Send(id, message) => self.say(at, id, message),
-                successor::Action::Adopted(_, _) => cx.check(Err("nobody adopts a process")),
+                successor::Action::Adopted(id, stage) => self.say(at, id, adopted(stage)),
                 successor::Action::HangUp => self.hang_up(at, cx),
                 successor::Action::TakeLock => self.process_mut(at).waits = true,
                 successor::Action::Open => self.run(at, Code::Open),
-                successor::Action::ArmLease { .. } => self.process_mut(at).lease = true,
-                successor::Action::DisarmLease => self.process_mut(at).lease = false,
+                successor::Action::ArmLease { .. } => self.lease(at, true),
+                successor::Action::DisarmLease => self.lease(at, false),
                 successor::Action::Leave { .. } => {
                     self.run(at, Code::Drain);
                     self.run(at, Code::Seal);
@@ -212,7 +237,7 @@ impl World {
                 }
                 self.say(at, id, message)
             }
-            incumbent::Action::Adopted(_, _) => cx.check(Err("nobody adopts a process")),
+            incumbent::Action::Adopted(id, stage) => self.say(at, id, adopted(stage)),
             incumbent::Action::HangUp => self.hang_up(at, cx),
             incumbent::Action::Drain { .. } => self.run(at, Code::Drain),
             // It returns when it likes; that is in the model anyway.
@@ -229,10 +254,15 @@ impl World {
             }
             incumbent::Action::TakeLock => self.process_mut(at).waits = true,
             incumbent::Action::Resume => self.run(at, Code::Resume),
-            incumbent::Action::ArmLease { .. } => self.process_mut(at).lease = true,
-            incumbent::Action::DisarmLease => self.process_mut(at).lease = false,
+            incumbent::Action::ArmLease { .. } => self.lease(at, true),
+            incumbent::Action::DisarmLease => self.lease(at, false),
             incumbent::Action::Exit { .. } => self.end(at),
         }
+    }
+
+    fn lease(&mut self, at: usize, runs: bool) {
+        let process = self.process_mut(at);
+        (process.lease, process.overdue) = (runs, false);
     }
 
     fn release(&mut self, at: usize, cx: &mut Context) {
@@ -245,7 +275,18 @@ impl World {
 
     fn hang_up(&mut self, at: usize, cx: &mut Context) {
         cx.check(Err("nobody breaks the protocol"));
-        let process = self.process_mut(at);
-        (process.up, process.closed_seen) = (false, true);
+        let channel = &mut self.process_mut(at).channel;
+        (channel.up, channel.closed_seen) = (false, true);
     }
+}
+
+fn adopted(stage: Stage) -> FromService {
+    FromService::Adopted(Adopted {
+        version: 1,
+        pid: 1,
+        service: "s3".parse().expect("a name"),
+        generation: Generation(0),
+        stage,
+        listeners: Vec::new(),
+    })
 }

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::world::{Part, World};
+use crate::process::Part;
+use crate::world::World;
 
 pub struct Shown<'a>(pub &'a World);
 
@@ -12,17 +13,18 @@ impl fmt::Display for Shown<'_> {
         writeln!(
             f,
             "then: supervisor {:?}, phase {}, {:?}, incumbent {:?}, successor {:?}, wanted {}, unreported {}, lock {:?}, \
-             steering {}, writing {:?}",
+             steering {}, writing {:?}, {:?}",
             world.chair,
             world.machine.phase(),
             world.roles,
             world.machine.incumbent(),
             world.machine.successor(),
-            world.machine.is_wanted() || world.wanted,
+            world.journal.wanted,
             world.waiting,
             world.lock,
             world.steering,
             world.writing,
+            world.journal,
         )?;
         for (at, process) in world.existing() {
             let state = match &process.part {
@@ -33,7 +35,7 @@ impl fmt::Display for Shown<'_> {
             writeln!(
                 f,
                 "      process {at}: {state}, {:?}, code {:?}, next {:?}, accepts {}, lease {}, waits {}, slot {}, \
-                 channel {}/{}, inbox {}, outbox {}",
+                 channel {}/{}, inbox {}, outbox {}, calls {}",
                 process.life,
                 process.code,
                 process.next,
@@ -41,10 +43,11 @@ impl fmt::Display for Shown<'_> {
                 process.lease,
                 process.waits,
                 process.slot,
-                process.up,
-                process.down,
-                process.inbox.len(),
-                process.outbox.len(),
+                process.line().up,
+                process.line().down,
+                process.channel.inbox.len(),
+                process.line().outbox.len(),
+                process.calls.len(),
             )?;
         }
         Ok(())

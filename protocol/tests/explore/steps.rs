@@ -3,12 +3,10 @@
 use core::fmt;
 
 use handoff_protocol::deadline::Deadline;
-use handoff_protocol::message::{FromService, Progress};
-use handoff_protocol::reason::{Exit, Party};
-use handoff_protocol::supervisor::{Event, Lasting, Request, Target};
 
 use crate::defects::Defect;
-use crate::world::{Chair, DEADLINES, Life, Model, Part, Process, World};
+use crate::process::{Life, Part, Process};
+use crate::world::{Chair, DEADLINES, Model, World};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
@@ -32,7 +30,9 @@ pub enum Step {
     Hears(u8),
     SeesClosed(u8),
     LeaseEnds(u8),
+    Adopts(u8),
     TakesLock(u8),
+    LearnsOfLock(u8),
     GivesUpLock(u8),
     CodeReturns(u8, bool),
     FindsItselfUnfit(u8),
@@ -40,9 +40,16 @@ pub enum Step {
     Ends(u8),
     Crashes(u8),
     Freezes(u8),
+    Thaws(u8),
     LosesChannel(u8),
     Babbles(u8),
     SupervisorGoes(Chair),
+    SupervisorThaws,
+    /// Another supervisor comes. It cannot reach this process; it finds a record that was in doubt on the disk.
+    SupervisorComes {
+        mute: Option<u8>,
+        lasts: bool,
+    },
 }
 
 /// A step, and whether the supervisor goes in the middle of it, after so many of its actions.
@@ -65,6 +72,11 @@ pub enum Cost {
     Fault,
     Ask,
     Chatter,
+    Thaw,
+    /// Nothing if everything else is at rest.
+    Return,
+    /// Likewise, and a fault.
+    FaultyReturn,
 }
 
 /// What the effects of one step need to know, and what they leave behind.
@@ -104,8 +116,11 @@ pub fn steps(world: &World, model: &Model) -> Vec<(Step, Cost)> {
     for (at, process) in world.existing() {
         of_process(world, model, at as u8, process, &mut all);
     }
-    if world.chair == Chair::Runs {
-        of_supervisor(world, &mut all);
+    match world.chair {
+        Chair::Runs => of_supervisor(world, &mut all),
+        Chair::Frozen => of_frozen_supervisor(world, model, &mut all),
+        Chair::Dead if model.returns() => returns(world, &mut all),
+        Chair::Dead => {}
     }
     all
 }
@@ -117,53 +132,85 @@ fn of_process(world: &World, model: &Model, at: u8, process: &Process, all: &mut
     match process.life {
         Life::Runs => {}
         Life::Killed => return all.push((Step::Ends(at), Cost::Free)),
-        Life::Frozen if process.waits && world.lock.is_none() => {
-            return all.push((Step::TakesLock(at), Cost::Free));
-        }
-        Life::Frozen | Life::Dead => return,
+        Life::Frozen => return of_frozen(world, at, process, all),
+        Life::Dead => return,
     }
     let mut add = |possible: bool, step, cost| {
         if possible {
             all.push((step, cost));
         }
     };
-    let working = match &process.part {
-        Part::Stranger { .. } => false,
-        Part::Successor(machine) => machine.is_working(),
-        Part::Incumbent(machine) => machine.is_working(),
-    };
+    let Process { channel, .. } = process;
     add(process.part == (Part::Stranger { greeted: false }), Step::SaysHello(at), Cost::Free);
-    add(!process.inbox.is_empty(), Step::Hears(at), Cost::Free);
-    add(!(process.closed_seen || process.up && process.down), Step::SeesClosed(at), Cost::Free);
+    add(!channel.inbox.is_empty(), Step::Hears(at), Cost::Free);
+    add(!channel.closed_seen && !channel.is_open(), Step::SeesClosed(at), Cost::Free);
+    let called = process.calls.first().is_some_and(|call| !call.inbox.is_empty());
+    add(channel.closed_seen && called, Step::Adopts(at), Cost::Free);
+    add(process.granted, Step::LearnsOfLock(at), Cost::Free);
     add(process.waits && world.lock.is_none(), Step::TakesLock(at), Cost::Free);
     add(process.waits && model.has(Defect::GiveUpLock), Step::GivesUpLock(at), Cost::Time);
     add(process.code.is_some(), Step::CodeReturns(at, true), Cost::Free);
     add(process.terminated, Step::Ends(at), Cost::Free);
-    add(process.lease, Step::LeaseEnds(at), Cost::Time);
+    let lease = if process.overdue { Cost::Free } else { Cost::Time };
+    add(process.lease, Step::LeaseEnds(at), lease);
     add(process.code.is_some(), Step::CodeReturns(at, false), Cost::Fault);
     add(is_parked(process), Step::FindsItselfUnfit(at), Cost::Fault);
-    add(process.up && process.down, Step::LosesChannel(at), Cost::Fault);
-    add(working && process.up && process.down, Step::SaysProgress(at), Cost::Chatter);
+    add(process.calls.is_empty() && channel.is_open(), Step::LosesChannel(at), Cost::Fault);
+    add(process.is_at_work(), Step::SaysProgress(at), Cost::Chatter);
     add(true, Step::Crashes(at), Cost::Death);
     add(true, Step::Freezes(at), Cost::Death);
 }
 
+fn of_frozen(world: &World, at: u8, process: &Process, all: &mut Vec<(Step, Cost)>) {
+    if process.waits && world.lock.is_none() {
+        all.push((Step::TakesLock(at), Cost::Free));
+    }
+    if world.budget.thaws > 0 {
+        all.push((Step::Thaws(at), Cost::Thaw));
+    }
+}
+
+fn of_frozen_supervisor(world: &World, model: &Model, all: &mut Vec<(Step, Cost)>) {
+    if world.budget.thaws > 0 {
+        all.push((Step::SupervisorThaws, Cost::Thaw));
+    }
+    if model.returns() {
+        all.push((Step::SupervisorGoes(Chair::Dead), Cost::Death));
+    }
+}
+
+/// Another supervisor reaches everybody, or all but one.
+fn returns(world: &World, all: &mut Vec<(Step, Cost)>) {
+    let doubts: &[bool] = if world.journal.doubt.is_some() { &[false, true] } else { &[false] };
+    for lasts in doubts.iter().copied() {
+        all.push((Step::SupervisorComes { mute: None, lasts }, Cost::Return));
+        for (at, process) in world.existing() {
+            // Before it says Hello it cannot be reached yet.
+            let early = process.part == (Part::Stranger { greeted: false });
+            let cost = if early { Cost::Return } else { Cost::FaultyReturn };
+            all.push((Step::SupervisorComes { mute: Some(at as u8), lasts }, cost));
+        }
+    }
+}
+
 fn seen_by_supervisor(world: &World, at: u8, process: &Process, all: &mut Vec<(Step, Cost)>) {
-    if !process.outbox.is_empty() {
+    let line = process.line();
+    if !line.outbox.is_empty() {
         all.push((Step::SupervisorHears(at), Cost::Free));
     }
-    let readable = process.outbox.is_empty() || process.reset;
-    if !process.up && process.down && !process.eof_seen && readable {
+    let readable = line.outbox.is_empty() || line.reset;
+    if !line.up && line.down && !line.eof_seen && readable {
         all.push((Step::SupervisorSeesEof(at), Cost::Free));
     }
     if process.life == Life::Dead {
         all.push((Step::SupervisorWaitsFor(at), Cost::Free));
     }
-    let heard = process.runs() && process.up && process.down && process.outbox.is_empty();
+    let heard = process.runs() && process.calls.is_empty() && line.is_open() && line.outbox.is_empty();
     if heard && !process.babbled && world.roles.retiree != Some(at.into()) {
         all.push((Step::Babbles(at), Cost::Fault));
     }
-    if world.roles.successor == Some(at.into()) && process.part == (Part::Stranger { greeted: false }) {
+    let starts = process.channel.is_open() && process.part == (Part::Stranger { greeted: false });
+    if world.roles.successor == Some(at.into()) && starts {
         all.push((Step::SpawnFails(at), Cost::Fault));
     }
 }
@@ -181,13 +228,17 @@ fn of_supervisor(world: &World, all: &mut Vec<(Step, Cost)>) {
         let cost = if world.disk_failed { Cost::Free } else { Cost::Fault };
         all.push((Step::DiskAnswers(false), cost));
     }
-    // The limits of a process that leaves are shorter than those of one that waits for its lock.
-    let leaving = RETIREE.iter().any(|deadline| world.is_armed(*deadline));
-    for deadline in DEADLINES {
-        if world.is_armed(deadline) {
-            let first = !leaving || RETIREE.contains(&deadline);
-            all.push((Step::DeadlinePasses(deadline), if first { Cost::Time } else { Cost::Slow }));
-        }
+    let first = first_deadlines(world);
+    let heard = all.iter().any(|(step, _)| is_heard(*step));
+    for deadline in DEADLINES.into_iter().filter(|deadline| world.is_armed(*deadline)) {
+        let cost = match world.is_overdue(deadline) {
+            // What came while the supervisor was frozen is heard first.
+            true if !heard => Cost::Free,
+            true => Cost::Slow,
+            false if first.contains(&deadline) => Cost::Time,
+            false => Cost::Slow,
+        };
+        all.push((Step::DeadlinePasses(deadline), cost));
     }
     for ask in [Ask::Start, Ask::Stop, Ask::Upgrade, Ask::Cancel] {
         all.push((Step::Ask(ask), Cost::Ask));
@@ -197,13 +248,46 @@ fn of_supervisor(world: &World, all: &mut Vec<(Step, Cost)>) {
     }
 }
 
-/// Takes a step out of the budget, if that allows it. `still` says that nothing is free.
-pub fn pay(world: &mut World, cost: Cost, still: bool) -> bool {
+fn is_heard(step: Step) -> bool {
+    matches!(step, Step::SupervisorHears(_) | Step::SupervisorSeesEof(_) | Step::SupervisorWaitsFor(_))
+}
+
+/// The deadlines of which one is the next to pass if nothing else happens. The limits of a process that leaves are
+/// shorter than those of one that waits for its lock, and whoever is at work gives signs of life.
+fn first_deadlines(world: &World) -> Vec<Deadline> {
+    // It would try to start another one for ever.
+    let armed =
+        |deadline: &Deadline| !world.lost_track && world.is_armed(*deadline) && !world.is_put_off(*deadline);
+    for first in [&RETIREE[..], &[Deadline::AnswerIncumbent, Deadline::AnswerSuccessor]] {
+        if first.iter().any(armed) {
+            return first.iter().copied().filter(|deadline| armed(deadline)).collect();
+        }
+    }
+    DEADLINES.into_iter().filter(armed).collect()
+}
+
+/// What can happen without bad luck.
+#[derive(Clone, Copy, Debug)]
+pub struct Calm {
+    /// Nothing but timers.
+    pub still: bool,
+    /// Not even those.
+    pub rests: bool,
+}
+
+/// Takes a step out of the budget, if that allows it.
+pub fn pay(world: &mut World, cost: Cost, calm: Calm) -> bool {
     let budget = &mut world.budget;
     let account = match cost {
         Cost::Free => return true,
-        Cost::Time if still => return true,
+        Cost::Time if calm.still => return true,
         Cost::Time | Cost::Slow => &mut budget.slow,
+        Cost::Return if calm.rests => return true,
+        Cost::Return => &mut budget.returns,
+        Cost::FaultyReturn => {
+            return pay(world, Cost::Return, calm) && pay(world, Cost::Fault, calm);
+        }
+        Cost::Thaw => &mut budget.thaws,
         Cost::Death => &mut budget.deaths,
         Cost::Fault => &mut budget.faults,
         Cost::Ask => &mut budget.asks,
@@ -212,150 +296,6 @@ pub fn pay(world: &mut World, cost: Cost, still: bool) -> bool {
     let enough = *account > 0;
     *account = account.saturating_sub(1);
     enough
-}
-
-/// What the world is after a step.
-pub fn apply(world: &mut World, cx: &mut Context) {
-    match cx.step {
-        Step::Ask(ask) => world.ask(
-            match ask {
-                Ask::Start => Request::Start,
-                Ask::Stop => Request::Stop,
-                Ask::Cancel => Request::Cancel,
-                Ask::Upgrade => {
-                    Request::Upgrade { target: Target::Candidate, deadline_ms: None, drain_grace_ms: None }
-                }
-            },
-            cx,
-        ),
-        Step::SupervisorHears(at) => heard(world, at.into(), cx),
-        Step::SupervisorSeesEof(at) => hung_up(world, at.into(), cx),
-        Step::SupervisorWaitsFor(at) => waited_for(world, at.into(), cx),
-        Step::DeadlinePasses(deadline) => {
-            world.arm(deadline, false);
-            world.tell(Event::Deadline(deadline), cx);
-        }
-        Step::DiskAnswers(ok) => disk_answers(world, ok, cx),
-        Step::SpawnFails(at) => {
-            world.processes[usize::from(at)] = None;
-            world.roles.successor = None;
-            world.tell(Event::SpawnFailed(String::new()), cx);
-        }
-        Step::SaysHello(at) => world.greet(at.into()),
-        Step::Hears(at) => world.hear(at.into(), cx),
-        Step::SeesClosed(at) => world.notice_closed(at.into(), cx),
-        Step::LeaseEnds(at) => world.lease_ends(at.into(), cx),
-        Step::TakesLock(at) => world.granted(at.into(), cx),
-        Step::GivesUpLock(at) => world.process_mut(at.into()).waits = false,
-        Step::CodeReturns(at, ok) => world.code_returns(at.into(), ok, cx),
-        Step::FindsItselfUnfit(at) => world.unfit(at.into(), cx),
-        Step::SaysProgress(at) => progress(world, at.into()),
-        Step::Ends(at) | Step::Crashes(at) => world.end(at.into()),
-        Step::Freezes(at) => {
-            let process = world.process_mut(at.into());
-            process.life = Life::Frozen;
-            process.lease = false;
-        }
-        Step::LosesChannel(at) => {
-            let process = world.process_mut(at.into());
-            process.up = false;
-            process.inbox.clear();
-        }
-        Step::Babbles(at) => babbles(world, at.into(), cx),
-        Step::SupervisorGoes(chair) => world.lose_supervisor(cx.model, chair),
-    }
-}
-
-fn heard(world: &mut World, at: usize, cx: &mut Context) {
-    let (id, message) = world.process_mut(at).outbox.remove(0);
-    let event = match role(world, at) {
-        Role::Incumbent => Event::FromIncumbent(id, message),
-        Role::Successor => Event::FromSuccessor(id, message),
-        Role::Retiree => Event::FromRetiree(id, message),
-        Role::None => return,
-    };
-    world.tell(event, cx);
-}
-
-fn hung_up(world: &mut World, at: usize, cx: &mut Context) {
-    let process = world.process_mut(at);
-    process.eof_seen = true;
-    process.outbox.clear();
-    match role(world, at) {
-        Role::Incumbent => world.tell(Event::HungUp(Party::Incumbent), cx),
-        Role::Successor => world.tell(Event::HungUp(Party::Successor), cx),
-        Role::Retiree | Role::None => {}
-    }
-}
-
-/// The supervisor hears something from a process that is not a message, or not one that fits.
-fn babbles(world: &mut World, at: usize, cx: &mut Context) {
-    world.babbled = true;
-    world.process_mut(at).babbled = true;
-    let party = match role(world, at) {
-        Role::Incumbent => Party::Incumbent,
-        Role::Successor => Party::Successor,
-        Role::Retiree | Role::None => return,
-    };
-    world.tell(Event::Garbage(party, String::new()), cx);
-}
-
-/// The supervisor learns of a death. What is left of the channel is closed with it.
-fn waited_for(world: &mut World, at: usize, cx: &mut Context) {
-    let role = role(world, at);
-    world.processes[at] = None;
-    match role {
-        Role::Incumbent => {
-            world.roles.incumbent = None;
-            world.tell(Event::IncumbentGone(Exit::Unknown), cx);
-        }
-        Role::Successor => {
-            world.roles.successor = None;
-            world.tell(Event::SuccessorGone(Exit::Unknown), cx);
-        }
-        Role::Retiree => {
-            world.roles.retiree = None;
-            world.tell(Event::RetireeGone, cx);
-        }
-        Role::None => {}
-    }
-}
-
-fn disk_answers(world: &mut World, ok: bool, cx: &mut Context) {
-    let Some((id, lasting)) = world.writing.take() else { return };
-    world.disk_failed |= !ok;
-    match (ok, lasting) {
-        (true, Lasting::Commit) => (world.previous, world.current) = (world.current, id),
-        (true, Lasting::Revert) => (world.previous, world.current) = (world.current, world.previous),
-        (false, _) => return world.tell(Event::NotDurable(String::new()), cx),
-    }
-    world.tell(Event::Durable, cx);
-}
-
-fn progress(world: &mut World, at: usize) {
-    let id = match &world.process(at).part {
-        Part::Stranger { .. } => return,
-        Part::Successor(machine) => machine.handoff(),
-        Part::Incumbent(machine) => machine.handoff(),
-    };
-    world.say(at, id, FromService::Progress(Progress { note: String::new() }));
-}
-
-#[derive(Clone, Copy)]
-enum Role {
-    Incumbent,
-    Successor,
-    Retiree,
-    None,
-}
-
-fn role(world: &World, at: usize) -> Role {
-    match Some(at) {
-        it if it == world.roles.incumbent => Role::Incumbent,
-        it if it == world.roles.successor => Role::Successor,
-        it if it == world.roles.retiree => Role::Retiree,
-        _ => Role::None,
-    }
 }
 
 impl fmt::Display for Move {

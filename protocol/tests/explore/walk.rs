@@ -5,8 +5,9 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt::Write;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
+use crate::apply::apply;
 use crate::invariants;
-use crate::steps::{Context, Cost, Move, Step, apply, pay, steps};
+use crate::steps::{Calm, Context, Cost, Move, Step, pay, steps};
 use crate::world::{Chair, Model, World};
 
 /// What a walk saw.
@@ -110,22 +111,26 @@ impl Walk<'_> {
     fn expand(&mut self, id: u32, world: &World) -> Result<(), Broken> {
         let all = steps(world, self.model);
         let still = all.iter().all(|(_, cost)| *cost != Cost::Free);
+        let rests = still && all.iter().all(|(_, cost)| *cost != Cost::Time);
         if still {
             invariants::before_leases(world, self.model).map_err(|broken| (broken, None))?;
-            if all.iter().all(|(_, cost)| *cost != Cost::Time) {
-                invariants::at_rest(world, self.model).map_err(|broken| (broken, None))?;
-                self.rest.push(id);
-            }
         }
+        if rests {
+            invariants::at_rest(world, self.model).map_err(|broken| (broken, None))?;
+        }
+        if rests && all.iter().all(|(_, cost)| *cost != Cost::Return) {
+            self.rest.push(id);
+        }
+        let calm = Calm { still, rests };
         for (step, cost) in all {
-            let actions = self.take(id, world, Move { step, ends_after: None }, cost, still)?;
+            let actions = self.take(id, world, Move { step, ends_after: None }, cost, calm)?;
             if world.budget.deaths == 0 {
                 continue;
             }
             for after in 1..actions {
                 for chair in [Chair::Dead, Chair::Frozen] {
                     let moved = Move { step, ends_after: Some((after, chair)) };
-                    self.take(id, world, moved, cost, still)?;
+                    self.take(id, world, moved, cost, calm)?;
                 }
             }
         }
@@ -133,13 +138,14 @@ impl Walk<'_> {
     }
 
     /// Takes one step, if the budget allows it, and tells how many actions of the supervisor it had.
-    fn take(&mut self, id: u32, world: &World, moved: Move, cost: Cost, still: bool) -> Result<u8, Broken> {
+    fn take(&mut self, id: u32, world: &World, moved: Move, cost: Cost, calm: Calm) -> Result<u8, Broken> {
         let mut next = world.clone();
-        if !pay(&mut next, cost, still) {
+        if !pay(&mut next, cost, calm) {
             return Ok(0);
         }
         next.budget.deaths -= u8::from(moved.ends_after.is_some());
-        let quiet = still && cost == Cost::Time;
+        let quiet = calm.still && cost == Cost::Time;
+        let expected = cost == Cost::Free || quiet || calm.rests && cost == Cost::Return;
         let mut cx = context(self.model, moved, quiet);
         apply(&mut next, &mut cx);
         self.transitions += 1;
@@ -149,7 +155,7 @@ impl Walk<'_> {
             return Err((invariant, Some(moved)));
         }
         let next = self.visit(next, id, moved);
-        if moved.ends_after.is_none() && (cost == Cost::Free || quiet) {
+        if moved.ends_after.is_none() && expected {
             self.progress.push((id, next));
         }
         Ok(actions)

@@ -5,15 +5,15 @@
 
 use handoff_protocol::deadline::{Deadline, Policy, Stragglers};
 use handoff_protocol::ids::HandoffId;
-use handoff_protocol::incumbent::{self, Incumbent};
-use handoff_protocol::message::{FromService, Mode, ToService};
-use handoff_protocol::successor::{self, Successor};
-use handoff_protocol::supervisor::{Lasting, Supervisor};
+use handoff_protocol::message::Mode;
+use handoff_protocol::supervisor::{Action, Lasting, Supervisor};
 
 use crate::defects::Defect;
+use crate::journal::Journal;
+use crate::process::{Life, Part, Process};
 
 /// At most these many processes of the service exist at a time.
-pub const PROCESSES: usize = 3;
+pub const PROCESSES: usize = 4;
 
 /// What is the same in all states of one walk.
 #[derive(Clone)]
@@ -27,6 +27,15 @@ pub struct Model {
 impl Model {
     pub fn has(&self, defect: Defect) -> bool {
         self.defect == Some(defect)
+    }
+
+    pub fn policy(&self) -> Policy {
+        Policy { stragglers: self.stragglers, ..Policy::default() }
+    }
+
+    /// A supervisor that is lost is followed by another one.
+    pub fn returns(&self) -> bool {
+        self.budget.returns > 0
     }
 }
 
@@ -43,6 +52,10 @@ pub struct Budget {
     pub asks: u8,
     /// Signs of life.
     pub chatter: u8,
+    /// Freezes that end.
+    pub thaws: u8,
+    /// New supervisors that come before everything else is at rest.
+    pub returns: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,148 +63,6 @@ pub enum Chair {
     Runs,
     Frozen,
     Dead,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Life {
-    Runs,
-    Frozen,
-    /// SIGKILL was sent. It does nothing any more, but is not gone.
-    Killed,
-    /// Gone; the supervisor does not know it yet.
-    Dead,
-}
-
-/// The code of the service that a process can run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Code {
-    Start,
-    Drain,
-    Seal,
-    Resume,
-    Open,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub enum Part {
-    /// Not welcomed yet.
-    Stranger {
-        greeted: bool,
-    },
-    Successor(Successor),
-    Incumbent(Incumbent),
-}
-
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub enum Letter {
-    Welcome,
-    Message(ToService),
-}
-
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Process {
-    pub part: Part,
-    pub life: Life,
-    /// The handoff that it was started in.
-    pub born_in: HandoffId,
-    pub slot: u8,
-    pub inbox: Vec<(HandoffId, Letter)>,
-    pub outbox: Vec<(HandoffId, FromService)>,
-    /// Its end of the channel is open.
-    pub up: bool,
-    /// The supervisor's end of the channel is open.
-    pub down: bool,
-    /// It was closed by a process that had not read everything: the supervisor sees that before what is in the outbox.
-    pub reset: bool,
-    pub closed_seen: bool,
-    pub eof_seen: bool,
-    pub lease: bool,
-    pub waits: bool,
-    pub code: Option<Code>,
-    pub next: Option<Code>,
-    pub accepts: bool,
-    /// Its data is open: from the start of the code that opens it to the release of the lock.
-    pub data_open: bool,
-    /// Its seal code succeeded since it last opened its data.
-    pub sealed: bool,
-    /// The handoff in which it said `Sealed`.
-    pub said_sealed: Option<HandoffId>,
-    /// It was told to begin.
-    pub begun: bool,
-    /// It said that it cannot go on.
-    pub unfit: bool,
-    /// It sent something that is not a message.
-    pub babbled: bool,
-    /// SIGTERM was sent.
-    pub terminated: bool,
-}
-
-impl Process {
-    pub fn new(born_in: HandoffId, slot: u8) -> Self {
-        Self {
-            part: Part::Stranger { greeted: false },
-            life: Life::Runs,
-            born_in,
-            slot,
-            inbox: Vec::new(),
-            outbox: Vec::new(),
-            up: true,
-            down: true,
-            reset: false,
-            closed_seen: false,
-            eof_seen: false,
-            lease: false,
-            waits: false,
-            code: None,
-            next: None,
-            accepts: false,
-            data_open: false,
-            sealed: false,
-            said_sealed: None,
-            begun: false,
-            unfit: false,
-            babbled: false,
-            terminated: false,
-        }
-    }
-
-    pub fn runs(&self) -> bool {
-        self.life == Life::Runs
-    }
-
-    /// It serves clients now.
-    pub fn serves(&self) -> bool {
-        self.runs() && self.accepts
-    }
-
-    /// Nothing is wrong with it.
-    pub fn is_healthy(&self) -> bool {
-        self.runs() && self.up && self.down && !self.unfit && !self.babbled
-    }
-
-    /// It serves, or will without being told anything more.
-    pub fn is_entitled(&self) -> bool {
-        match &self.part {
-            Part::Stranger { .. } => false,
-            Part::Successor(machine) => match machine.state() {
-                successor::State::Locking | successor::State::Opening | successor::State::Serving => true,
-                successor::State::Starting { .. }
-                | successor::State::Parked
-                | successor::State::Incumbent
-                | successor::State::Leaving
-                | successor::State::Gone => false,
-            },
-            Part::Incumbent(machine) => match machine.state() {
-                incumbent::State::Leaving | incumbent::State::Gone => false,
-                incumbent::State::Sealing { leave, .. } | incumbent::State::Reopening { leave } => !leave,
-                incumbent::State::Serving
-                | incumbent::State::Draining { .. }
-                | incumbent::State::Sealed
-                | incumbent::State::Failed
-                | incumbent::State::Waiting => true,
-            },
-        }
-    }
 }
 
 /// Which process plays which part for the supervisor.
@@ -202,6 +73,12 @@ pub struct Roles {
     pub retiree: Option<usize>,
 }
 
+impl Roles {
+    pub fn count(&self) -> usize {
+        [self.incumbent, self.successor, self.retiree].into_iter().flatten().count()
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct World {
     pub chair: Chair,
@@ -209,12 +86,14 @@ pub struct World {
     pub roles: Roles,
     /// A bit per armed deadline.
     pub timers: u16,
+    /// Those that passed while the supervisor was frozen.
+    pub overdue: u16,
+    /// What is left to do for a supervisor that is frozen.
+    pub pending: Vec<Action>,
     pub writing: Option<(HandoffId, Lasting)>,
     /// The journal takes no more.
     pub disk_failed: bool,
-    /// The handoff whose generation is current, and the one before it, as the disk knows them.
-    pub current: HandoffId,
-    pub previous: HandoffId,
+    pub journal: Journal,
     /// The slot that new connections go to.
     pub steering: u8,
     pub listening: bool,
@@ -224,13 +103,16 @@ pub struct World {
     pub ids: u8,
     /// How many requests wait for their report.
     pub waiting: u8,
-    pub wanted: bool,
     /// When the supervisor went, somebody was there who has to serve.
     pub orphans: bool,
     /// Besides whoever died, a process was lost that could have served.
     pub lost_another: bool,
     /// Some process sent something that is not a message.
     pub babbled: bool,
+    /// A process was started that the journal does not know of, since the disk failed.
+    pub unknown: bool,
+    /// It is still there, and another supervisor came, which does not know of it.
+    pub lost_track: bool,
     pub budget: Budget,
 }
 
@@ -242,26 +124,28 @@ impl World {
             machine: Self::supervisor(model),
             roles: Roles::default(),
             timers: 0,
+            overdue: 0,
+            pending: Vec::new(),
             writing: None,
             disk_failed: false,
-            current: HandoffId::NIL,
-            previous: HandoffId::NIL,
+            journal: Journal::EMPTY,
             steering: 0,
             listening: true,
-            processes: [None, None, None],
+            processes: [const { None }; PROCESSES],
             lock: None,
             ids: 0,
             waiting: 0,
-            wanted: false,
             orphans: false,
             lost_another: false,
             babbled: false,
+            unknown: false,
+            lost_track: false,
             budget: Budget::default(),
         }
     }
 
     pub fn supervisor(model: &Model) -> Supervisor {
-        Supervisor::new(model.mode, Policy { stragglers: model.stragglers, ..Policy::default() })
+        Supervisor::new(model.mode, model.policy())
     }
 
     /// An id that was never used.
@@ -284,13 +168,46 @@ impl World {
         self.processes.iter().enumerate().filter_map(|(at, process)| Some((at, process.as_ref()?)))
     }
 
+    /// How many processes there are, without those that nobody knows of: their supervisor died while it started them. They
+    /// have no data and no listener, and go as soon as they see that it is gone.
+    pub fn count(&self) -> usize {
+        let Roles { incumbent, successor, retiree } = self.roles;
+        let known = |at: usize| [incumbent, successor, retiree].contains(&Some(at));
+        let began = |process: &Process| !matches!(process.part, Part::Stranger { .. });
+        self.existing().filter(|(at, process)| known(*at) || began(process)).count()
+    }
+
     pub fn arm(&mut self, deadline: Deadline, armed: bool) {
         let bit = 1 << deadline as u16;
         self.timers = if armed { self.timers | bit } else { self.timers & !bit };
+        self.overdue &= !bit;
     }
 
     pub fn is_armed(&self, deadline: Deadline) -> bool {
         self.timers & (1 << deadline as u16) != 0
+    }
+
+    pub fn is_overdue(&self, deadline: Deadline) -> bool {
+        self.overdue & (1 << deadline as u16) != 0
+    }
+
+    /// Signs of life, which are not in the model for their own sake, keep this deadline from passing.
+    pub fn is_put_off(&self, deadline: Deadline) -> bool {
+        let at_work = |at: Option<usize>| at.is_some_and(|at| self.process(at).is_at_work());
+        match deadline {
+            Deadline::AnswerIncumbent => at_work(self.roles.incumbent),
+            Deadline::AnswerSuccessor => at_work(self.roles.successor),
+            _ => false,
+        }
+    }
+
+    /// The supervisor is there, or will be again.
+    pub fn is_supervised(&self) -> bool {
+        match self.chair {
+            Chair::Runs => true,
+            Chair::Frozen => self.budget.thaws > 0,
+            Chair::Dead => false,
+        }
     }
 
     /// A process ends: the kernel closes its end of the channel and releases its lock.
@@ -300,38 +217,22 @@ impl World {
         }
         let process = self.process_mut(at);
         process.life = Life::Dead;
-        process.reset |= !process.inbox.is_empty();
-        process.inbox.clear();
-        process.up = false;
+        process.channel.end();
+        for call in &mut process.calls {
+            call.end();
+        }
         process.data_open = false;
-        (process.lease, process.waits, process.terminated) = (false, false, false);
+        (process.lease, process.overdue) = (false, false);
+        (process.waits, process.granted, process.terminated) = (false, false, false);
         (process.code, process.next) = (None, None);
         // Nobody is left who would notice.
-        if self.chair != Chair::Runs {
+        if !self.is_supervised() {
             self.processes[at] = None;
-        }
-    }
-
-    /// The supervisor takes no more part. What it knew does not matter any more.
-    pub fn lose_supervisor(&mut self, model: &Model, chair: Chair) {
-        self.wanted = self.machine.is_wanted();
-        let orphans = self.existing().any(|(_, process)| process.runs() && process.is_entitled());
-        self.orphans = orphans;
-        self.chair = chair;
-        self.machine = Self::supervisor(model);
-        self.roles = Roles::default();
-        (self.timers, self.waiting, self.writing) = (0, 0, None);
-        for slot in &mut self.processes {
-            slot.take_if(|process| process.life == Life::Dead);
-            if let Some(process) = slot {
-                process.outbox.clear();
-                process.down &= chair != Chair::Dead;
-            }
         }
     }
 }
 
-pub const DEADLINES: [Deadline; 12] = [
+pub const DEADLINES: [Deadline; 15] = [
     Deadline::Greet,
     Deadline::Prepare,
     Deadline::Drain,
@@ -344,4 +245,7 @@ pub const DEADLINES: [Deadline; 12] = [
     Deadline::RetireDrain,
     Deadline::RetireSeal,
     Deadline::RetireExit,
+    Deadline::AnswerIncumbent,
+    Deadline::AnswerSuccessor,
+    Deadline::Recover,
 ];

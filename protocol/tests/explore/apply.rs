@@ -1,0 +1,175 @@
+//! What each step does to the world.
+
+use handoff_protocol::message::{FromService, Progress};
+use handoff_protocol::reason::{Exit, Party};
+use handoff_protocol::supervisor::{Event, Request, Target};
+
+use crate::invariants;
+use crate::process::{Life, Part};
+use crate::steps::{Ask, Context, Step};
+use crate::world::World;
+
+/// What the world is after a step.
+pub fn apply(world: &mut World, cx: &mut Context) {
+    match cx.step {
+        Step::Ask(ask) => world.ask(
+            match ask {
+                Ask::Start => Request::Start,
+                Ask::Stop => Request::Stop,
+                Ask::Cancel => Request::Cancel,
+                Ask::Upgrade => {
+                    Request::Upgrade { target: Target::Candidate, deadline_ms: None, drain_grace_ms: None }
+                }
+            },
+            cx,
+        ),
+        Step::SupervisorHears(at) => heard(world, at.into(), cx),
+        Step::SupervisorSeesEof(at) => hung_up(world, at.into(), cx),
+        Step::SupervisorWaitsFor(at) => waited_for(world, at.into(), cx),
+        Step::DeadlinePasses(deadline) => {
+            invariants::note_silent(world, deadline, cx);
+            world.arm(deadline, false);
+            world.tell(Event::Deadline(deadline), cx);
+        }
+        Step::DiskAnswers(ok) => disk_answers(world, ok, cx),
+        Step::SpawnFails(at) => {
+            world.processes[usize::from(at)] = None;
+            world.roles.successor = None;
+            world.tell(Event::SpawnFailed(String::new()), cx);
+        }
+        Step::SaysHello(at) => world.greet(at.into()),
+        Step::Hears(at) => world.hear(at.into(), cx),
+        Step::SeesClosed(at) => world.notice_closed(at.into(), cx),
+        Step::LeaseEnds(at) => world.lease_ends(at.into(), cx),
+        Step::Adopts(at) => world.adopts(at.into(), cx),
+        Step::TakesLock(at) => world.granted(at.into(), cx),
+        Step::LearnsOfLock(at) => world.locked(at.into(), cx),
+        Step::GivesUpLock(at) => world.process_mut(at.into()).waits = false,
+        Step::CodeReturns(at, ok) => world.code_returns(at.into(), ok, cx),
+        Step::FindsItselfUnfit(at) => world.unfit(at.into(), cx),
+        Step::SaysProgress(at) => progress(world, at.into()),
+        Step::Ends(at) | Step::Crashes(at) => world.end(at.into()),
+        Step::Freezes(at) => freezes(world, at.into()),
+        Step::Thaws(at) => {
+            let process = world.process_mut(at.into());
+            process.life = Life::Runs;
+            process.overdue = process.lease;
+        }
+        Step::LosesChannel(at) => {
+            let channel = &mut world.process_mut(at.into()).channel;
+            channel.up = false;
+            channel.inbox.clear();
+        }
+        Step::Babbles(at) => babbles(world, at.into(), cx),
+        Step::SupervisorGoes(chair) => world.lose_supervisor(cx.model, chair),
+        Step::SupervisorThaws => world.thaw_supervisor(cx),
+        Step::SupervisorComes { mute, lasts } => world.come(mute.map(usize::from), lasts, cx),
+    }
+}
+
+/// If it is for ever, what it knew does not matter any more.
+fn freezes(world: &mut World, at: usize) {
+    let for_ever = world.budget.thaws == 0;
+    let process = world.process_mut(at);
+    process.life = Life::Frozen;
+    process.lease &= !for_ever;
+    process.overdue = false;
+}
+
+fn heard(world: &mut World, at: usize, cx: &mut Context) {
+    let (id, message) = world.process_mut(at).line_mut().outbox.remove(0);
+    let event = match role(world, at) {
+        Role::Incumbent => Event::FromIncumbent(id, message),
+        Role::Successor => Event::FromSuccessor(id, message),
+        Role::Retiree => Event::FromRetiree(id, message),
+        Role::None => return,
+    };
+    world.tell(event, cx);
+}
+
+fn hung_up(world: &mut World, at: usize, cx: &mut Context) {
+    let line = world.process_mut(at).line_mut();
+    line.eof_seen = true;
+    line.outbox.clear();
+    match role(world, at) {
+        Role::Incumbent => world.tell(Event::HungUp(Party::Incumbent), cx),
+        Role::Successor => world.tell(Event::HungUp(Party::Successor), cx),
+        Role::Retiree | Role::None => {}
+    }
+}
+
+/// The supervisor hears something from a process that is not a message, or not one that fits.
+fn babbles(world: &mut World, at: usize, cx: &mut Context) {
+    world.babbled = true;
+    world.process_mut(at).babbled = true;
+    let party = match role(world, at) {
+        Role::Incumbent => Party::Incumbent,
+        Role::Successor => Party::Successor,
+        Role::Retiree | Role::None => return,
+    };
+    world.tell(Event::Garbage(party, String::new()), cx);
+}
+
+/// The supervisor learns of a death. What is left of the channel is closed with it.
+fn waited_for(world: &mut World, at: usize, cx: &mut Context) {
+    let role = role(world, at);
+    let is_current = world.process(at).born_in == world.journal.current.id;
+    world.journal.current.ended |= is_current && !world.disk_failed;
+    world.processes[at] = None;
+    match role {
+        Role::Incumbent => {
+            world.roles.incumbent = None;
+            world.tell(Event::IncumbentGone(Exit::Unknown), cx);
+        }
+        Role::Successor => {
+            world.roles.successor = None;
+            world.tell(Event::SuccessorGone(Exit::Unknown), cx);
+        }
+        Role::Retiree => {
+            world.roles.retiree = None;
+            world.tell(Event::RetireeGone, cx);
+        }
+        Role::None => {}
+    }
+}
+
+fn disk_answers(world: &mut World, ok: bool, cx: &mut Context) {
+    let Some((id, lasting)) = world.writing.take() else { return };
+    match ok {
+        true => {
+            world.journal.lasts(id, lasting);
+            world.tell(Event::Durable, cx)
+        }
+        false => {
+            world.disk_failed = true;
+            world.journal.doubt = Some((id, lasting));
+            world.tell(Event::NotDurable(String::new()), cx)
+        }
+    }
+}
+
+fn progress(world: &mut World, at: usize) {
+    let id = match &world.process(at).part {
+        Part::Stranger { .. } => return,
+        Part::Successor(machine) => machine.handoff(),
+        Part::Incumbent(machine) => machine.handoff(),
+    };
+    world.say(at, id, FromService::Progress(Progress { note: String::new() }));
+}
+
+#[derive(Clone, Copy)]
+enum Role {
+    Incumbent,
+    Successor,
+    Retiree,
+    None,
+}
+
+fn role(world: &World, at: usize) -> Role {
+    match Some(at) {
+        it if it == world.roles.incumbent => Role::Incumbent,
+        it if it == world.roles.successor => Role::Successor,
+        it if it == world.roles.retiree => Role::Retiree,
+        _ => Role::None,
+    }
+}

@@ -1,0 +1,210 @@
+//! A process of the service: what it is, what it talks through, and what it holds.
+
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::incumbent::{self, Incumbent};
+use handoff_protocol::message::{FromService, ToService};
+use handoff_protocol::successor::{self, Successor};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Life {
+    Runs,
+    Frozen,
+    /// SIGKILL was sent. It does nothing any more, but is not gone.
+    Killed,
+    /// Gone; the supervisor does not know it yet.
+    Dead,
+}
+
+/// The code of the service that a process can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    Start,
+    Drain,
+    Seal,
+    Resume,
+    Open,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// Not welcomed yet.
+    Stranger {
+        greeted: bool,
+    },
+    Successor(Successor),
+    Incumbent(Incumbent),
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum Letter {
+    Welcome,
+    Message(ToService),
+}
+
+/// What a process and a supervisor talk through.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Channel {
+    pub inbox: Vec<(HandoffId, Letter)>,
+    pub outbox: Vec<(HandoffId, FromService)>,
+    /// The end of the process is open.
+    pub up: bool,
+    /// The end of the supervisor is open.
+    pub down: bool,
+    /// It was closed by a process that had not read everything: the supervisor sees that before what is in the outbox.
+    pub reset: bool,
+    pub closed_seen: bool,
+    pub eof_seen: bool,
+}
+
+impl Channel {
+    pub const OPEN: Self = Self {
+        inbox: Vec::new(),
+        outbox: Vec::new(),
+        up: true,
+        down: true,
+        reset: false,
+        closed_seen: false,
+        eof_seen: false,
+    };
+
+    pub fn is_open(&self) -> bool {
+        self.up && self.down
+    }
+
+    /// The process ends.
+    pub fn end(&mut self) {
+        self.reset |= !self.inbox.is_empty();
+        self.inbox.clear();
+        self.up = false;
+    }
+
+    /// The supervisor ends.
+    pub fn orphan(&mut self) {
+        self.outbox.clear();
+        self.down = false;
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Process {
+    pub part: Part,
+    pub life: Life,
+    /// The handoff that it was started in.
+    pub born_in: HandoffId,
+    pub slot: u8,
+    pub channel: Channel,
+    /// Those of other supervisors, which it has not looked at yet. The oldest first.
+    pub calls: Vec<Channel>,
+    pub lease: bool,
+    /// The lease ended while the process was frozen.
+    pub overdue: bool,
+    pub waits: bool,
+    /// It was given the lock while it was frozen.
+    pub granted: bool,
+    pub code: Option<Code>,
+    pub next: Option<Code>,
+    pub accepts: bool,
+    /// Its data is open: from the start of the code that opens it to the release of the lock.
+    pub data_open: bool,
+    /// Its seal code succeeded since it last opened its data.
+    pub sealed: bool,
+    /// The handoff in which it said `Sealed`.
+    pub said_sealed: Option<HandoffId>,
+    /// It was told to begin.
+    pub begun: bool,
+    /// It said that it cannot go on.
+    pub unfit: bool,
+    /// It sent something that is not a message.
+    pub babbled: bool,
+    /// The present supervisor cannot talk to it, or found it silent.
+    pub mute: bool,
+    /// SIGTERM was sent.
+    pub terminated: bool,
+}
+
+impl Process {
+    pub fn new(born_in: HandoffId, slot: u8) -> Self {
+        Self {
+            part: Part::Stranger { greeted: false },
+            life: Life::Runs,
+            born_in,
+            slot,
+            channel: Channel::OPEN,
+            calls: Vec::new(),
+            lease: false,
+            overdue: false,
+            waits: false,
+            granted: false,
+            code: None,
+            next: None,
+            accepts: false,
+            data_open: false,
+            sealed: false,
+            said_sealed: None,
+            begun: false,
+            unfit: false,
+            babbled: false,
+            mute: false,
+            terminated: false,
+        }
+    }
+
+    /// The channel of the present supervisor.
+    pub fn line(&self) -> &Channel {
+        self.calls.last().unwrap_or(&self.channel)
+    }
+
+    pub fn line_mut(&mut self) -> &mut Channel {
+        self.calls.last_mut().unwrap_or(&mut self.channel)
+    }
+
+    /// It works for the supervisor, and gives signs of life.
+    pub fn is_at_work(&self) -> bool {
+        self.runs()
+            && self.calls.is_empty()
+            && self.channel.is_open()
+            && match &self.part {
+                Part::Stranger { .. } => false,
+                Part::Successor(machine) => machine.is_working(),
+                Part::Incumbent(machine) => machine.is_working(),
+            }
+    }
+
+    pub fn runs(&self) -> bool {
+        self.life == Life::Runs
+    }
+
+    /// It serves clients now.
+    pub fn serves(&self) -> bool {
+        self.runs() && self.accepts
+    }
+
+    /// Nothing is wrong with it.
+    pub fn is_healthy(&self) -> bool {
+        self.runs() && self.line().is_open() && !self.unfit && !self.babbled && !self.mute
+    }
+
+    /// It serves, or will without being told anything more.
+    pub fn is_entitled(&self) -> bool {
+        match &self.part {
+            Part::Stranger { .. } => false,
+            Part::Successor(machine) => match machine.state() {
+                successor::State::Locking | successor::State::Opening | successor::State::Serving => true,
+                successor::State::Starting { .. }
+                | successor::State::Parked
+                | successor::State::Incumbent
+                | successor::State::Leaving
+                | successor::State::Gone => false,
+            },
+            Part::Incumbent(machine) => match machine.state() {
+                incumbent::State::Leaving | incumbent::State::Gone => false,
+                incumbent::State::Sealing { leave, .. } | incumbent::State::Reopening { leave } => !leave,
+                incumbent::State::Serving
+                | incumbent::State::Draining { .. }
+                | incumbent::State::Sealed
+                | incumbent::State::Failed
+                | incumbent::State::Waiting => true,
+            },
+        }
+    }
+}

@@ -36,9 +36,9 @@ const REST: Duration = Duration::from_secs(1);
 /// The socket, before the process knows what it is.
 #[derive(Debug)]
 pub(super) struct Entrance {
-    socket: OwnedFd,
-    /// Removed when this is dropped.
+    /// Removed when this is dropped; first, since the open socket keeps its inode from being given to another file.
     _file: SocketFile,
+    socket: OwnedFd,
 }
 
 impl Entrance {
@@ -60,7 +60,7 @@ impl Entrance {
         // Before `listen`, so that nobody was let in by the mode that the umask gave.
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         listen(&socket, PENDING_MAX as i32)?;
-        Ok(Self { socket, _file: file })
+        Ok(Self { _file: file, socket })
     }
 
     /// Keeps what another supervisor will want to know. `fds` are those of `welcome.listeners`.
@@ -214,6 +214,50 @@ impl Drop for SocketFile {
         let is_ours = |found: fs::Metadata| (found.dev(), found.ino()) == (self.device, self.inode);
         if fs::symlink_metadata(&self.path).is_ok_and(is_ours) {
             let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_user_and_root_are_trusted() {
+        let user = Uid::from_raw(1000);
+        assert!(is_trusted(user, user) && is_trusted(Uid::ROOT, user));
+        assert!(!is_trusted(Uid::from_raw(1001), user) && !is_trusted(user, Uid::ROOT));
+    }
+
+    #[test]
+    fn the_socket_is_private_and_its_name_is_gone_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("adopt");
+        let entrance = Entrance::open(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(rustix::io::fcntl_getfd(&entrance.socket).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+        drop(entrance);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_there_already_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("adopt");
+        let first = Entrance::open(&path).unwrap();
+        assert_eq!(Entrance::open(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        fs::remove_file(&path).unwrap();
+        let second = Entrance::open(&path).unwrap();
+        drop(first);
+        assert!(path.exists(), "it is that of another process");
+        drop(second);
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_bound_is_an_error() {
+        let long = Path::new("/tmp").join("x".repeat(200));
+        for path in [Path::new("adopt"), Path::new(""), &long, Path::new("/nonexistent/adopt")] {
+            assert!(Entrance::open(path).is_err(), "{path:?}");
         }
     }
 }

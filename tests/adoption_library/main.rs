@@ -1,226 +1,25 @@
 //! A process whose supervisor is gone is taken over by another one. The supervisors are played by the test.
 
+mod played;
+#[path = "../support/mod.rs"]
 mod support;
 
-use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 
-use handoff::sys::channel::Channel;
-use handoff::sys::inherit::ADOPT_VARIABLE;
 use handoff::sys::lock::DataLock;
-use handoff::sys::process::{Exit, kill, reap, reap_blocking};
-use handoff::sys::spawn::{SpawnSpec, spawn};
+use handoff::sys::process::{Exit, kill};
 use handoff::sys::wire::{recv_message, send_message};
 use handoff_protocol::frame;
-use handoff_protocol::ids::{Generation, HandoffId};
+use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{
-    Abort, Adopt, Adopted, Begin, Commit, FromService, Hello, Mode, Prepare, Progress, Ready, Resume, Seal,
-    Stage, ToService, Welcome,
+    Abort, Adopt, Begin, Commit, FromService, Mode, Progress, Ready, Resume, Stage, ToService,
 };
-use handoff_protocol::version::{UNAGREED, VersionRange};
-use rustix::net::sockopt::{self, Timeout};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
-use support::{LIMIT, Rig, ask, service, version, wait_for};
-
-/// Longer than any test.
-const LEASE_MS: u64 = 600_000;
-/// What a process that works may be silent for.
-const SILENCE_MS: u64 = 300;
-
-/// No daemon, only its directories.
-fn rig() -> Rig {
-    let root = tempfile::Builder::new().prefix("handoff-test-").tempdir().unwrap();
-    std::fs::create_dir(root.path().join("data")).unwrap();
-    Rig { root, daemon: None }
-}
-
-/// A supervisor, as far as one process sees it.
-struct Supervisor {
-    channel: Channel,
-    id: HandoffId,
-}
-
-impl Supervisor {
-    fn of(channel: Channel, id: HandoffId) -> Self {
-        sockopt::set_socket_timeout(&channel, Timeout::Recv, Some(LIMIT)).unwrap();
-        Self { channel, id }
-    }
-
-    fn say(&self, message: ToService) {
-        send_message(&self.channel, 1, self.id, &message, &[]).unwrap();
-    }
-
-    /// The next message that is no sign of life; it must be of this handoff.
-    fn hear(&self) -> FromService {
-        loop {
-            match recv_message::<FromService>(&self.channel, 1).unwrap() {
-                Some((_, FromService::Progress(_), _)) => {}
-                Some((id, message, _)) => {
-                    assert_eq!(id, self.id);
-                    return message;
-                }
-                None => panic!("the process closed the channel"),
-            }
-        }
-    }
-
-    /// Whether the process hangs up, after signs of life at most.
-    fn is_left(&self) -> bool {
-        loop {
-            match recv_message::<FromService>(&self.channel, 1).unwrap() {
-                Some((_, FromService::Progress(_), _)) => {}
-                other => return other.is_none(),
-            }
-        }
-    }
-
-    fn drain(&self) {
-        self.say(ToService::Prepare(Prepare { grace_ms: LEASE_MS, lease_ms: LEASE_MS }));
-        assert!(matches!(self.hear(), FromService::Drained(_)));
-    }
-
-    fn seal(&self) {
-        self.drain();
-        self.say(ToService::Seal(Seal { lease_ms: LEASE_MS, cut: false }));
-        assert!(matches!(self.hear(), FromService::Sealed(_)));
-    }
-}
-
-/// The process of the service, and what its supervisor would hold.
-struct Process {
-    pid: u32,
-    pidfd: OwnedFd,
-    listener: OwnedFd,
-    address: SocketAddr,
-    adopt: PathBuf,
-    log: PathBuf,
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("--- log\n{}", std::fs::read_to_string(&self.log).unwrap_or_default());
-        }
-        let _ = kill(&self.pidfd, Signal::KILL);
-        let _ = reap_blocking(self.pidfd.as_fd());
-    }
-}
-
-fn socket() -> OwnedFd {
-    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
-}
-
-impl Process {
-    /// A process in its greeting: what its supervisor has heard nothing of.
-    fn spawn(rig: &Rig, version: &str, fault: &str, listener: OwnedFd) -> (Self, Supervisor) {
-        let id = HandoffId::from_bytes(rand_id());
-        let adopt = rig.path(&format!("adopt-{version}"));
-        let log = rig.path(&format!("log-{version}"));
-        let output: OwnedFd = File::create(&log).unwrap().into();
-        let (ours, theirs) = Channel::pair().unwrap();
-        let spawned = spawn(SpawnSpec {
-            binary: rig.release(version, fault),
-            args: vec![rig.path("data").into()],
-            env: vec![
-                ("HANDOFF_ID".into(), id.to_string().into()),
-                (ADOPT_VARIABLE.into(), adopt.clone().into()),
-            ],
-            working_dir: rig.root.path().to_owned(),
-            stdout: output.try_clone().unwrap(),
-            stderr: output,
-            channel: Some(theirs),
-        })
-        .unwrap();
-        let address = TcpListener::from(listener.try_clone().unwrap()).local_addr().unwrap();
-        let process = Self { pid: spawned.pid, pidfd: spawned.pidfd, listener, address, adopt, log };
-        (process, Supervisor::of(ours, id))
-    }
-
-    /// A process that was asked to start up.
-    fn start(rig: &Rig, version: &str, fault: &str, mode: Mode) -> (Self, Supervisor) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        Self::start_at(rig, version, fault, mode, listener.into())
-    }
-
-    fn start_at(rig: &Rig, version: &str, fault: &str, mode: Mode, listener: OwnedFd) -> (Self, Supervisor) {
-        let (process, supervisor) = Self::spawn(rig, version, fault, listener);
-        let hello = recv_message::<FromService>(&supervisor.channel, UNAGREED).unwrap().unwrap().1;
-        assert_eq!(hello, FromService::Hello(Hello { versions: VersionRange::OURS, pid: process.pid }));
-        let welcome = ToService::Welcome(Welcome {
-            version: 1,
-            service: service("s"),
-            generation: Generation(7),
-            mode,
-            listeners: vec!["main".parse().unwrap()],
-            lease_ms: SILENCE_MS,
-        });
-        send_message(&supervisor.channel, 1, supervisor.id, &welcome, &[process.listener.as_fd()]).unwrap();
-        supervisor.say(ToService::Prepare(Prepare { grace_ms: LEASE_MS, lease_ms: LEASE_MS }));
-        assert!(matches!(supervisor.hear(), FromService::Prepared(_)));
-        (process, supervisor)
-    }
-
-    /// The incumbent.
-    fn serve(rig: &Rig, mode: Mode) -> (Self, Supervisor) {
-        let (process, supervisor) = Self::start(rig, "1", "", mode);
-        supervisor.say(ToService::Begin(Begin {}));
-        assert!(matches!(supervisor.hear(), FromService::Ready(Ready { healthy: true, .. })));
-        supervisor.say(ToService::Commit(Commit {}));
-        (process, supervisor)
-    }
-
-    fn call(&self) -> Supervisor {
-        let socket = socket();
-        connect(&socket, &SocketAddrUnix::new(&self.adopt).unwrap()).unwrap();
-        Supervisor::of(Channel::from_fd(socket).unwrap(), HandoffId::from_bytes(rand_id()))
-    }
-
-    /// What another supervisor does, and what it is told.
-    fn adopt(&self) -> (Supervisor, Adopted, Vec<OwnedFd>) {
-        let supervisor = self.call();
-        supervisor.say(adopt());
-        let (id, answer, fds) =
-            recv_message::<FromService>(&supervisor.channel, UNAGREED).unwrap().expect("an answer");
-        let FromService::Adopted(adopted) = answer else { panic!("{answer:?}") };
-        assert_eq!(id, supervisor.id);
-        assert_eq!((adopted.version, adopted.pid, adopted.generation), (1, self.pid, Generation(7)));
-        assert_eq!(
-            (&adopted.service, &adopted.listeners[..]),
-            (&service("s"), &["main".parse().unwrap()][..])
-        );
-        (supervisor, adopted, fds)
-    }
-
-    fn adopted_at(&self, stage: Stage) -> Supervisor {
-        let (supervisor, adopted, _) = self.adopt();
-        assert_eq!(adopted.stage, stage);
-        supervisor
-    }
-
-    fn end(&self) -> Exit {
-        wait_for("the end of the process", || reap(self.pidfd.as_fd()).unwrap())
-    }
-
-    fn limit_descriptors(&self, limit: Option<u64>) {
-        let pid = Pid::from_raw(self.pid as i32);
-        prlimit(pid, Resource::Nofile, Rlimit { current: limit, maximum: Some(1024) }).unwrap();
-    }
-}
-
-fn adopt() -> ToService {
-    ToService::Adopt(Adopt { versions: VersionRange::OURS, lease_ms: SILENCE_MS })
-}
-
-/// Ids need only differ.
-fn rand_id() -> [u8; 16] {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    u128::from(NEXT.fetch_add(1, Ordering::Relaxed)).to_be_bytes()
-}
+use handoff_protocol::version::VersionRange;
+use played::{Process, SILENCE_MS, Supervisor, adopt, rig};
+use rustix::net::sockopt;
+use rustix::process::Signal;
+use support::{ask, version, wait_for};
 
 const LEFT: Exit = Exit { code: Some(0), signal: None };
 
@@ -302,9 +101,14 @@ fn a_successor_that_was_told_to_begin_gets_ready_for_the_new_supervisor() {
     let rig = rig();
     let held = DataLock::try_take(&rig.path("data")).unwrap().expect("a free lock");
     let (process, first) = Process::start(&rig, "1", "", Mode::Exclusive);
+    // It finds all of it at once: the last word of the first supervisor, its end, and the second.
+    kill(&process.pidfd, Signal::STOP).unwrap();
     first.say(ToService::Begin(Begin {}));
     drop(first);
-    let second = process.adopted_at(Stage::Waiting);
+    let second = process.call();
+    second.say(adopt());
+    kill(&process.pidfd, Signal::CONT).unwrap();
+    assert_eq!(process.answer(&second).0.stage, Stage::Waiting);
     held.release().unwrap();
     assert!(matches!(second.hear(), FromService::Ready(Ready { healthy: true, .. })));
     second.say(ToService::Commit(Commit {}));
@@ -392,6 +196,7 @@ fn strangers_change_nothing() {
     // Of those that are silent the newest are kept.
     let silent: Vec<Supervisor> = (0..12).map(|_| process.call()).collect();
     assert!(silent[0].is_left());
+    assert!(process.is_at_rest(&supervisor));
 
     supervisor.say(ToService::Resume(Resume {}));
     assert!(matches!(supervisor.hear(), FromService::Resumed(_)), "the lease and the channel are as before");
@@ -405,6 +210,7 @@ fn a_process_without_descriptors_to_spare_is_adopted_when_it_has_some() {
     let (process, first) = Process::serve(&rig, Mode::Exclusive);
     process.limit_descriptors(Some(3));
     let waiting = process.call();
+    assert!(process.is_at_rest(&first));
     // What it has goes on.
     first.drain();
     first.say(ToService::Resume(Resume {}));
@@ -412,7 +218,9 @@ fn a_process_without_descriptors_to_spare_is_adopted_when_it_has_some() {
     process.limit_descriptors(Some(1024));
     drop((first, waiting));
     assert_eq!(ask(process.address, "x").unwrap(), "1 x");
-    process.adopted_at(Stage::Serving).drain();
+    let second = process.adopted_at(Stage::Serving);
+    assert!(process.is_at_rest(&second));
+    second.drain();
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use handoff::sys::channel::Channel;
@@ -120,6 +121,9 @@ impl Process {
         let log = rig.path(&format!("log-{version}"));
         let output: OwnedFd = File::create(&log).unwrap().into();
         let (ours, theirs) = Channel::pair().unwrap();
+        // A program that is open for writing cannot be started, and each child holds for a moment whatever is open here.
+        static WRITES_AND_STARTS: Mutex<()> = Mutex::new(());
+        let _alone = WRITES_AND_STARTS.lock().unwrap_or_else(PoisonError::into_inner);
         let spawned = spawn(SpawnSpec {
             binary: rig.release(version, fault),
             args: vec![rig.path("data").into()],

@@ -12,6 +12,9 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "supervisor")]
 pub mod control;
+mod crash_points;
+#[cfg(all(feature = "crash-points", feature = "supervisor"))]
+pub mod crash_test;
 #[cfg(feature = "supervisor")]
 pub mod journal;
 #[cfg(feature = "supervisor")]

@@ -244,3 +244,88 @@ fn no_line_of_the_log_is_lost_or_doubled_when_daemon_and_keeper_are_killed() {
         (found == expected).then_some(())
     });
 }
+
+#[test]
+fn a_process_that_cannot_be_asked_serves_on_and_can_be_stopped() {
+    let mut rig = Rig::new();
+    let address = rig.serve("s", "1", "", LEASE);
+    let pid = rig.status("s").pid;
+    kill_daemon(&mut rig);
+    for entry in std::fs::read_dir(rig.path("run/adopt")).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    rig.start_daemon();
+    let status = settled(&rig, "s");
+    assert_eq!(status.pid, pid);
+    assert!(status.problem.unwrap().contains("cannot be reached"));
+    let error = rig.upgrade("s", &rig.release("2", "")).unwrap_err().to_string();
+    assert!(error.contains("closed its channel"), "{error}");
+    assert_eq!(version(address), "1");
+    let service = support::service("s");
+    rig.call(handoff::control::api::Request::Stop(service.clone())).unwrap();
+    rig.call(handoff::control::api::Request::Start(service)).unwrap();
+    upgrades(&rig, address, "3");
+}
+
+#[test]
+fn what_was_bound_counts_whatever_became_of_the_service_file() {
+    let mut rig = Rig::new();
+    let address = rig.serve("s", "1", "", LEASE);
+    let file = rig.path("config/services/s.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let other = support::free_address();
+    for changed in [Some(text.replace(&address.to_string(), &other.to_string())), None] {
+        kill_daemon(&mut rig);
+        match &changed {
+            Some(changed) => std::fs::write(&file, changed).unwrap(),
+            None => std::fs::remove_file(&file).unwrap(),
+        }
+        rig.start_daemon();
+        settled(&rig, "s");
+        assert_eq!(version(address), "1");
+    }
+    upgrades(&rig, address, "2");
+    std::fs::write(&file, text.replace(&address.to_string(), &other.to_string())).unwrap();
+    let error = rig.upgrade("s", &rig.release("3", "")).unwrap_err().to_string();
+    assert!(error.contains("[listen] table"), "{error}");
+    let service = support::service("s");
+    rig.call(handoff::control::api::Request::Stop(service.clone())).unwrap();
+    rig.call(handoff::control::api::Request::Start(service)).unwrap();
+    assert_eq!(version(other), "2");
+}
+
+#[test]
+fn a_unix_socket_stays_at_its_path() {
+    let mut rig = Rig::new();
+    for (name, mode) in [("e", LEASE), ("o", OVERLAP)] {
+        let path = rig.path(&format!("{name}.sock"));
+        let listen = format!("main = \"unix:{}\"", path.display());
+        let more = format!("{mode}\n[env]\nTESTEE_UNIX = {path:?}");
+        rig.write_service(name, &rig.release("1", ""), &more);
+        let file = rig.path(&format!("config/services/{name}.toml"));
+        let text = std::fs::read_to_string(&file).unwrap();
+        let (head, _) = text.split_once("[listen]").unwrap();
+        std::fs::write(&file, format!("{head}[listen]\n{listen}\n")).unwrap();
+        rig.call(handoff::control::api::Request::Start(support::service(name))).unwrap();
+        for n in 2..5 {
+            let keeper = keeper(&rig);
+            kill_daemon(&mut rig);
+            if n % 2 == 0 {
+                signal(keeper, Signal::KILL);
+            }
+            rig.start_daemon();
+            settled(&rig, name);
+            assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
+            let outcome = rig.upgrade(name, &rig.release(&n.to_string(), "")).unwrap();
+            assert_eq!(outcome.outcome, Ending::Committed);
+        }
+        rig.call(handoff::control::api::Request::Stop(support::service(name))).unwrap();
+        let left: Vec<_> = std::fs::read_dir(rig.root.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .filter(|name| name.to_string_lossy().contains("sock"))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+        std::fs::remove_file(&file).unwrap();
+    }
+}

@@ -85,3 +85,37 @@ fn a_crash_after_many_generations_is_mended_on_the_same_slot() {
     assert_eq!(version(address), "4", "the connection waits in the queue for the next process");
     assert_eq!(rig.status("s").restarts, 1);
 }
+
+#[test]
+fn clients_that_come_after_the_death_of_the_old_process_wait_for_the_new_one_and_no_listener_is_left_over() {
+    let rig = Rig::new();
+    let address = rig.serve("s", "1", "", OVERLAP);
+    let daemon = rig.daemon.as_ref().unwrap().id();
+    let listeners = || {
+        let fds = std::fs::read_dir(format!("/proc/{daemon}/fd")).unwrap().flatten();
+        fds.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.starts_with("socket:"))).count()
+    };
+    let before = listeners();
+    for n in 2..5 {
+        let old = rig.status("s").pid.unwrap();
+        let binary = rig.release(&n.to_string(), "slow-begin-500");
+        std::thread::scope(|scope| {
+            let upgrade = scope.spawn(|| rig.upgrade("s", &binary));
+            support::wait_for("it to begin", || {
+                (rig.status("s").phase.as_deref() == Some("beginning")).then_some(())
+            });
+            support::signal(old, rustix::process::Signal::STOP);
+            let early = scope.spawn(move || ask(address, "x"));
+            support::signal(old, rustix::process::Signal::KILL);
+            support::wait_for("its end to be known", || (rig.status("s").pid != Some(old)).then_some(()));
+            assert_eq!(version(address), n.to_string());
+            assert_eq!(upgrade.join().unwrap().unwrap().outcome, Ending::Committed);
+            // It was in the queue of the dead, or came later: it is answered or told, and never left hanging.
+            match early.join().unwrap() {
+                Ok(_) => {}
+                Err(error) => assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}"),
+            }
+        });
+    }
+    support::wait_for("as many sockets as before", || (listeners() == before).then_some(()));
+}

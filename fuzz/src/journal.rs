@@ -32,14 +32,18 @@ fn reads_what_was_written(file: &[u8]) {
     goes_on(file, &image);
 }
 
-/// It is opened, takes a record, and is opened again.
+/// It is opened, takes a record, is replaced by a shorter one, and opened again after each.
 fn goes_on(file: &[u8], image: &Image) {
-    let memory = Arc::new(Memory(Mutex::new(file.to_vec())));
+    let memory = Arc::new(Memory { file: Mutex::new(file.to_vec()), ..Memory::default() });
     let open =
         || Journal::with_storage(Path::new("/journal"), Arc::clone(&memory) as _).expect("it is whole");
     let mut journal = open();
     assert_eq!(*journal.standing(), fold(&image.records));
     journal.append(Fact::Wanted { up: true }).expect("memory takes everything");
+    assert_eq!(open().standing(), journal.standing());
+    let Some(compaction) = journal.compaction(0) else { return };
+    compaction.stage().expect("memory takes everything");
+    assert!(journal.replace(compaction).expect("memory takes everything"));
     assert_eq!(open().standing(), journal.standing());
 }
 
@@ -107,16 +111,19 @@ fn mended(file: &[u8]) -> Vec<u8> {
 }
 
 /// A storage that never fails.
-#[derive(Debug)]
-struct Memory(Mutex<Vec<u8>>);
+#[derive(Debug, Default)]
+struct Memory {
+    file: Mutex<Vec<u8>>,
+    staged: Mutex<Vec<u8>>,
+}
 
 impl Storage for Memory {
     fn read_all(&self) -> io::Result<Vec<u8>> {
-        Ok(self.0.lock().expect("one thread").clone())
+        Ok(self.file.lock().expect("one thread").clone())
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut file = self.0.lock().expect("one thread");
+        let mut file = self.file.lock().expect("one thread");
         let (offset, end) = (offset as usize, offset as usize + bytes.len());
         let length = file.len().max(end);
         file.resize(length, 0);
@@ -125,11 +132,24 @@ impl Storage for Memory {
     }
 
     fn truncate(&self, length: u64) -> io::Result<()> {
-        self.0.lock().expect("one thread").truncate(length as usize);
+        self.file.lock().expect("one thread").truncate(length as usize);
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
         Ok(())
     }
+
+    fn stage(&self, bytes: &[u8]) -> io::Result<()> {
+        *self.staged.lock().expect("one thread") = bytes.to_vec();
+        Ok(())
+    }
+
+    fn swap(&self) -> io::Result<()> {
+        *self.file.lock().expect("one thread") =
+            std::mem::take(&mut *self.staged.lock().expect("one thread"));
+        Ok(())
+    }
+
+    fn discard(&self) {}
 }

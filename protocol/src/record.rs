@@ -4,6 +4,7 @@
 //! thought: after a power cut no process lives, so only what outlives all processes must be durable. That is which
 //! binary is current. All others serve a supervisor that restarts on a running kernel; the page cache is enough.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 
 use serde::{Deserialize, Serialize};
@@ -84,12 +85,14 @@ pub enum Fact {
         /// How.
         exit: Exit,
     },
+    /// What all facts before it add up to; they are gone. So a journal stays short. Durable.
+    Snapshot(Box<Standing>),
 }
 
 impl Fact {
     /// Whether the fact must be on the disk before anything depends on it.
     pub fn is_durable(&self) -> bool {
-        matches!(self, Self::Committed { .. } | Self::Reverted { .. })
+        matches!(self, Self::Committed { .. } | Self::Reverted { .. } | Self::Snapshot(_))
     }
 }
 
@@ -136,7 +139,8 @@ pub struct Attempt {
     pub begun: bool,
 }
 
-/// What the facts add up to.
+/// What the facts add up to. It is on the disk as a [`Fact::Snapshot`], so its bytes and those of its parts are pinned:
+/// what is new in it needs a kind of fact of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Standing {
     /// Whether the service is to run.
@@ -203,6 +207,7 @@ impl Standing {
             }
             Fact::Reverted { .. } => self.revert(record.at_unix_ms),
             Fact::Exited { generation, .. } => self.exited(*generation),
+            Fact::Snapshot(standing) => self.clone_from(standing),
         }
     }
 

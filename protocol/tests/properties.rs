@@ -254,8 +254,17 @@ fn welcome() -> impl Strategy<Value = Welcome> {
     })
 }
 
-/// Few different handoffs and generations, so that facts meet.
 fn fact() -> impl Strategy<Value = Fact> {
+    let snapshot = vec((any::<u64>(), fact_of_one_thing()), 0..8).prop_map(|facts| {
+        let records: Vec<_> =
+            facts.into_iter().map(|(at_unix_ms, fact)| Record { at_unix_ms, fact }).collect();
+        Fact::Snapshot(Box::new(record::fold(&records)))
+    });
+    prop_oneof![9 => fact_of_one_thing(), 1 => snapshot]
+}
+
+/// Few different handoffs and generations, so that facts meet.
+fn fact_of_one_thing() -> impl Strategy<Value = Fact> {
     let handoff = (0u8..3).prop_map(|number| HandoffId::from_bytes([number; 16]));
     let generation = (0u64..4).prop_map(Generation);
     let exit = prop_oneof![

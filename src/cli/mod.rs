@@ -2,6 +2,7 @@
 
 mod check;
 mod completions;
+mod crash_test;
 mod daemon;
 mod exit;
 mod follow;
@@ -94,6 +95,7 @@ enum Verb {
     Restart(restart::Arguments),
     Upgrade(upgrade::Arguments),
     Logs(logs::Arguments),
+    CrashTest(crash_test::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -129,6 +131,7 @@ fn perform(cli: Cli, out: &mut Output) -> Result<Exit, Failure> {
         Verb::Restart(arguments) => restart::run(&arguments, &dirs()?, out),
         Verb::Upgrade(arguments) => upgrade::run(&arguments, &dirs()?, out),
         Verb::Logs(arguments) => logs::run(&arguments, &dirs()?, out),
+        Verb::CrashTest(arguments) => crash_test::run(arguments, out),
         Verb::Completions(arguments) => completions::run(&arguments, out),
         Verb::Man(arguments) => man::run(&arguments, out),
     }
@@ -145,6 +148,7 @@ impl Verb {
             Verb::Restart(arguments) => arguments.json.json,
             Verb::Upgrade(arguments) => arguments.json.json,
             Verb::Logs(arguments) => arguments.json.json,
+            Verb::CrashTest(arguments) => arguments.json(),
             Verb::Daemon(_) | Verb::Completions(_) | Verb::Man(_) => false,
         }
     }

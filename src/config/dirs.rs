@@ -115,9 +115,14 @@ impl Dirs {
         self.config.join("services").join(format!("{service}.toml"))
     }
 
+    /// The directory of the states of all services.
+    pub fn services_state(&self) -> PathBuf {
+        self.state.join("services")
+    }
+
     /// The directory of a service's state.
     pub fn service_state(&self, service: &ServiceName) -> PathBuf {
-        self.state.join("services").join(service.as_str())
+        self.services_state().join(service.as_str())
     }
 
     /// The journal of a service.

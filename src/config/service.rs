@@ -45,6 +45,8 @@ pub struct Service {
     pub name: ServiceName,
     /// The file it came from.
     pub file: PathBuf,
+    /// What the file says.
+    pub text: String,
     /// Absolute path of the program.
     pub binary: PathBuf,
     /// Where the file names the program.
@@ -135,7 +137,7 @@ impl Service {
             false => None,
         };
         match service {
-            Some(service) if report.is_clean() => Ok(service),
+            Some(service) if report.is_clean() => Ok(Service { text: text.to_owned(), ..service }),
             _ => Err(report.into_errors()),
         }
     }
@@ -180,6 +182,7 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
     let service = Service {
         name,
         file: report.file().to_owned(),
+        text: String::new(),
         args: root.strings(report, "args").unwrap_or_default(),
         adapter: root.choice(report, "adapter", &[("handoff", Adapter::Handoff)]).unwrap_or(Adapter::Handoff),
         mode: root.choice(report, "mode", &modes).unwrap_or(Mode::Exclusive),

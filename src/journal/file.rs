@@ -1,46 +1,153 @@
 //! A journal in a file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Storage;
+use crate::crash_points::crash_point;
 
 /// A file, created with mode 0600.
 #[derive(Debug)]
-pub struct FileStorage(File);
+pub struct FileStorage {
+    path: PathBuf,
+    file: Mutex<Arc<File>>,
+    staged: Mutex<Option<File>>,
+    name: Mutex<Name>,
+}
+
+/// Whether the disk knows the file by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Name {
+    Durable,
+    /// It was given a moment ago, perhaps by an earlier daemon.
+    Unsure,
+    /// The disk refused it. A later attempt that succeeds would prove nothing.
+    Lost,
+}
 
 impl FileStorage {
     /// Opens `path`, or creates it; its directory must exist. The entry of a new file is made durable.
     pub fn open(path: &Path) -> io::Result<Self> {
+        crash_point!("journal/before-open");
         let is_new = !path.try_exists()?;
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        if is_new && let Some(directory) = path.parent() {
-            File::open(directory)?.sync_all()?;
+        let file = options().create(true).truncate(false).open(path)?;
+        if is_new {
+            sync_directory(path)?;
         }
-        Ok(Self(file))
+        // An earlier daemon may have been killed before it was done with it.
+        let _ = remove(&beside(path));
+        let name = if is_new { Name::Durable } else { Name::Unsure };
+        Ok(Self {
+            path: path.to_owned(),
+            file: Mutex::new(Arc::new(file)),
+            staged: Mutex::default(),
+            name: Mutex::new(name),
+        })
+    }
+
+    fn file(&self) -> Arc<File> {
+        Arc::clone(&lock(&self.file))
     }
 }
 
 impl Storage for FileStorage {
     fn read_all(&self) -> io::Result<Vec<u8>> {
-        let length = usize::try_from(self.0.metadata()?.len()).map_err(io::Error::other)?;
+        let file = self.file();
+        let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
         let mut bytes = vec![0; length];
-        self.0.read_exact_at(&mut bytes, 0)?;
+        file.read_exact_at(&mut bytes, 0)?;
         Ok(bytes)
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        self.file().write_all_at(bytes, offset)
     }
 
     fn truncate(&self, length: u64) -> io::Result<()> {
-        self.0.set_len(length)
+        crash_point!("journal/before-truncate");
+        self.file().set_len(length)?;
+        crash_point!("journal/truncated");
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        crash_point!("journal/before-sync");
+        self.file().sync_data()?;
+        crash_point!("journal/synced");
+        let mut name = lock(&self.name);
+        match *name {
+            Name::Durable => return Ok(()),
+            Name::Unsure => {}
+            Name::Lost => {
+                return Err(io::Error::other("its directory could not be written to the disk before"));
+            }
+        }
+        let synced = sync_directory(&self.path);
+        *name = if synced.is_ok() { Name::Durable } else { Name::Lost };
+        synced
     }
+
+    fn stage(&self, bytes: &[u8]) -> io::Result<()> {
+        crash_point!("journal/before-stage");
+        let path = beside(&self.path);
+        let written = || -> io::Result<File> {
+            remove(&path)?;
+            let file = options().create_new(true).open(&path)?;
+            file.write_all_at(bytes, 0)?;
+            file.sync_data()?;
+            Ok(file)
+        };
+        let staged = written().inspect_err(|_| drop(remove(&path)))?;
+        *lock(&self.staged) = Some(staged);
+        Ok(())
+    }
+
+    fn swap(&self) -> io::Result<()> {
+        let staged = lock(&self.staged).take().ok_or(io::ErrorKind::NotFound)?;
+        crash_point!("journal/before-swap");
+        fs::rename(beside(&self.path), &self.path)?;
+        crash_point!("journal/swapped");
+        *lock(&self.name) = Name::Unsure;
+        *lock(&self.file) = Arc::new(staged);
+        Ok(())
+    }
+
+    fn discard(&self) {
+        *lock(&self.staged) = None;
+        // If it stays, the next one takes its place.
+        let _ = remove(&beside(&self.path));
+    }
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    options
+}
+
+/// Where a new file is written before it takes the place of `path`.
+fn beside(path: &Path) -> PathBuf {
+    path.with_added_extension("new")
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// A thread that panics leaves none of these half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

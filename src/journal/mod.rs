@@ -8,6 +8,9 @@
 //! An earlier daemon may have ended before the disk had what it wrote, or after an `fdatasync` that failed, which lets the
 //! page cache look as if all were well. So whatever is not known to be on the disk is written again when a journal is
 //! opened, and waited for.
+//!
+//! A journal grows with each upgrade. One that has grown over a limit is replaced by a shorter one at rest: see
+//! [`Compaction`].
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,8 +20,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use handoff_protocol::log_image::{self, ImageError};
 use handoff_protocol::record::{Fact, Record, Standing, fold};
 
+use crate::crash_points::{crash_point, name};
+
+mod compaction;
 mod file;
 
+pub use compaction::Compaction;
 pub use file::FileStorage;
 
 /// Where the bytes of a journal live.
@@ -29,8 +36,15 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Cuts everything off behind `length`.
     fn truncate(&self, length: u64) -> io::Result<()>;
-    /// Returns when everything that was written is on the disk. Blocks.
+    /// Returns when everything that was written is on the disk, and can be found there. Blocks.
     fn sync(&self) -> io::Result<()>;
+    /// Writes a file with these bytes beside this one, and returns when the disk has it. Blocks. If it fails, there is none.
+    fn stage(&self, bytes: &[u8]) -> io::Result<()>;
+    /// Puts the file that was staged in the place of this one; from now on everything is about that one. Does not wait for
+    /// the disk: until the next sync, a power cut leaves either. If it fails, nothing is changed.
+    fn swap(&self) -> io::Result<()>;
+    /// Forgets what was staged.
+    fn discard(&self);
 }
 
 /// Why a journal cannot be used.
@@ -123,6 +137,7 @@ impl Journal {
             bytes.truncate(image.end);
         }
         if image.end == 0 {
+            crash_point!("journal/before-header");
             bytes = log_image::header().to_vec();
             storage.write_at(0, &bytes).map_err(failed("write its header"))?;
         }
@@ -145,6 +160,7 @@ impl Journal {
     /// Makes what was found durable. The cut comes before any new record too: else what was cut off could come back
     /// behind one.
     fn prove(&mut self, offset: u64, unproven: &[u8]) {
+        crash_point!("journal/before-prove");
         if let Err(source) = self.storage.write_at(offset, unproven) {
             self.latch("write again what may not be on the disk", source, true);
         } else if let Err(source) = self.storage.sync() {
@@ -157,7 +173,9 @@ impl Journal {
     /// Notes that the disk has all records up to this one. Without the note, less damage is found later, no more: so
     /// nobody waits for it, and a failure is left to the next record to tell.
     fn mark(&self, sequence: u64) {
+        crash_point!("journal/before-mark");
         let _ = self.storage.write_at(log_image::PROVEN_AT as u64, &log_image::proven(sequence));
+        crash_point!("journal/marked");
     }
 
     /// What the facts add up to.
@@ -196,11 +214,13 @@ impl Journal {
         let record = Record { at_unix_ms: unix_ms(), fact };
         let bytes = log_image::encode(self.next_sequence, &record)
             .ok_or_else(|| JournalError::TooLarge { path: self.path.clone() })?;
+        crash_point!("journal/before-append.{}", name(&record.fact));
         if let Err(source) = self.storage.write_at(self.end, &bytes) {
             return Err(self.latch("append to it", source, true));
         }
         self.end += bytes.len() as u64;
         self.next_sequence += 1;
+        crash_point!("journal/appended.{}", name(&record.fact));
         Ok(record)
     }
 
@@ -209,6 +229,7 @@ impl Journal {
     pub fn settle(&mut self, pending: Pending, synced: io::Result<()>) -> Result<(), JournalError> {
         let behind = self.behind.take().unwrap_or_default();
         if synced.is_ok() {
+            crash_point!("journal/durable.{}", name(&pending.record.fact));
             self.standing.fold(&pending.record);
             self.mark(pending.sequence);
         }

@@ -1,3 +1,4 @@
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Mutex;
 
 use handoff_protocol::ids::{Generation, HandoffId};
@@ -70,6 +71,67 @@ fn damage_of_what_was_on_the_disk_is_refused_with_its_place() {
     }
 }
 
+#[test]
+fn a_shorter_file_takes_its_place_and_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let mut journal = Journal::open(&path).unwrap();
+    assert!(journal.compaction(journal.end).is_none(), "it is short enough");
+    for n in 1..20 {
+        upgrade(&mut journal, n);
+        let long = journal.end;
+        let compaction = journal.compaction(long - 1).unwrap();
+        compaction.stage().unwrap();
+        let staged = directory.path().join("journal.new");
+        assert_eq!(std::fs::metadata(&staged).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(journal.replace(compaction).unwrap());
+        journal.replaced(journal.storage().sync()).unwrap();
+        assert!(!staged.exists());
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), journal.end);
+        assert_eq!(Journal::open(&path).unwrap().standing(), journal.standing());
+        assert!(n == 1 || journal.end < long, "{long} bytes became {}", journal.end);
+    }
+}
+
+#[test]
+fn a_shorter_file_that_is_late_or_left_behind_is_thrown_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let staged = directory.path().join("journal.new");
+    let mut journal = Journal::open(&path).unwrap();
+    upgrade(&mut journal, 1);
+    let compaction = journal.compaction(0).unwrap();
+    compaction.stage().unwrap();
+    journal.append(Fact::Wanted { up: true }).unwrap();
+    assert!(!journal.replace(compaction).unwrap());
+    assert!(!staged.exists());
+
+    journal.compaction(0).unwrap().stage().unwrap();
+    drop(journal);
+    assert!(Journal::open(&path).unwrap().standing().wanted);
+    assert!(!staged.exists());
+}
+
+#[test]
+fn where_no_shorter_file_can_be_written_the_journal_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let mut journal = Journal::open(&path).unwrap();
+    upgrade(&mut journal, 1);
+    let staged = directory.path().join("journal.new");
+    std::fs::create_dir(&staged).unwrap();
+    journal.compaction(0).unwrap().stage().unwrap_err();
+
+    std::fs::remove_dir(&staged).unwrap();
+    let compaction = journal.compaction(0).unwrap();
+    compaction.stage().unwrap();
+    std::fs::remove_file(&staged).unwrap();
+    let error = journal.replace(compaction).unwrap_err().to_string();
+    assert!(error.contains("replace it by a shorter one") && error.contains("journal"), "{error}");
+    upgrade(&mut journal, 2);
+    assert_eq!(Journal::open(&path).unwrap().standing().generation(), Generation(2));
+}
+
 #[derive(Debug, Default)]
 struct Failing {
     bytes: Mutex<Vec<u8>>,
@@ -98,6 +160,13 @@ impl Storage for Failing {
     fn sync(&self) -> io::Result<()> {
         Ok(())
     }
+    fn stage(&self, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    fn swap(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    fn discard(&self) {}
 }
 
 #[test]

@@ -17,6 +17,7 @@ use super::VERB;
 use super::message::{
     Empty, FETCH_MAX, KeeperReply, KeeperRequest, Key, Keys, List, Log as LogRequest, Stats, Store, VERSION,
 };
+use crate::crash_points::passed_on;
 use crate::sys::channel::Channel;
 use crate::sys::process::{Exit, kill, pidfd_open, reap};
 use crate::sys::spawn::{SpawnSpec, spawn};
@@ -116,7 +117,7 @@ impl Client {
         let spec = SpawnSpec {
             binary: program.to_owned(),
             args: vec![VERB.into(), socket.into()],
-            env: Vec::new(),
+            env: passed_on().into_iter().collect(),
             working_dir: PathBuf::from("/"),
             stdout: null().map_err(Error::Start)?,
             stderr: null().map_err(Error::Start)?,

@@ -9,6 +9,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::crash_points::crash_point;
+
 /// When files are rotated and how many are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
@@ -59,6 +61,7 @@ impl Log {
 
     /// Appends whole lines, or counts them as lost. `lines` ends with a newline.
     pub(super) fn write(&mut self, mut lines: &[u8]) {
+        crash_point!("keeper/log/before-write");
         self.tell_of_lost_lines();
         while !lines.is_empty() {
             match self.write_into_one_file(lines) {

@@ -34,6 +34,7 @@ pub use message::{
     Stats, Store, VERSION,
 };
 
+use crate::crash_points::crash_point;
 use crate::sys::channel::Channel;
 use crate::sys::inherit::take_channel;
 use crate::sys::resident::release_start_up_pages;
@@ -53,6 +54,7 @@ pub fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let path = std::env::args_os().nth(2).unwrap_or_default();
+    crash_point!("keeper/start");
     match prepare(&path) {
         Ok((socket, terminate)) => serve(supervisor, socket, terminate),
         Err(error) => {
@@ -82,6 +84,7 @@ fn prepare(path: &OsStr) -> io::Result<(Socket<'_>, OwnedFd)> {
 }
 
 fn serve(supervisor: Channel, socket: Socket<'_>, terminate: OwnedFd) -> ExitCode {
+    crash_point!("keeper/bound");
     // To be small is a courtesy, no condition.
     let _ = release_start_up_pages();
     let served = socket

@@ -21,6 +21,7 @@ use super::message::{
     Log as LogRequest, Stats, VERSION,
 };
 use super::pipe::{Buffer, Found, Pipe};
+use crate::crash_points::{crash_point, name};
 use crate::sys::channel::Channel;
 use crate::sys::log_pipe::same_pipe;
 use crate::sys::wire::{WireError, recv_message, send_message};
@@ -129,7 +130,13 @@ impl Keeper {
     /// Takes one request and replies. An error means that the connection is of no more use.
     fn answer_one(&mut self, connection: &Channel) -> Result<(), WireError> {
         let (reply, fds) = match recv_message::<KeeperRequest>(connection, VERSION) {
-            Ok(Some((_, request, fds))) => self.perform(request, fds),
+            Ok(Some((_, request, fds))) => {
+                let asked = name(&request);
+                crash_point!("keeper/before.{asked}");
+                let reply = self.perform(request, fds);
+                crash_point!("keeper/after.{asked}");
+                reply
+            }
             Ok(None) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             Err(error) if error.would_block() => return Ok(()),
             // A newer supervisor, or one that has more descriptors than this process may hold: told, not hung up on.

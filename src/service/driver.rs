@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::adoption::{Adopter, Adoption};
 use super::inbox::{Inbox, Input};
 use super::{Drain, Ended, Error, Seal};
+use crate::crash_points::crash_point;
 use crate::sys::channel::Channel;
 use crate::sys::lock::DataLock;
 use crate::sys::wire::{WireError, recv_message};
@@ -171,10 +172,12 @@ impl Driver {
     fn message(&mut self, id: HandoffId, message: ToService) {
         match &mut self.role {
             Role::Successor(machine) => {
+                crash_point!("library/successor/got.{}", message.name());
                 let actions = machine.step(successor::Event::Message(id, message));
                 self.as_successor(actions);
             }
             Role::Incumbent(machine) => {
+                crash_point!("library/incumbent/got.{}", message.name());
                 let actions = machine.step(incumbent::Event::Message(id, message));
                 self.as_incumbent(actions);
             }

@@ -317,9 +317,9 @@ impl Serving {
         for order in &self.orders {
             match order {
                 Order::Open(_) => {}
-                Order::Drain(drain) => self.link.drained(work::run(|| server.drain(drain))),
-                Order::Seal(seal) => self.link.sealed(work::run(|| server.seal(seal))),
-                Order::Resume => self.link.resumed(work::run(|| server.resume())),
+                Order::Drain(drain) => self.link.drained(work::run("drain", || server.drain(drain))),
+                Order::Seal(seal) => self.link.sealed(work::run("seal", || server.seal(seal))),
+                Order::Resume => self.link.resumed(work::run("resume", || server.resume())),
                 Order::End(end) => return end,
             }
         }

@@ -16,6 +16,7 @@ use super::inbox::{Inbox, Input};
 use super::listeners::Listeners;
 use super::work::Done;
 use super::{Error, Origin, standalone};
+use crate::crash_points::crash_point;
 use crate::sys::channel::Channel;
 use crate::sys::inherit;
 use crate::sys::lock::DataLock;
@@ -47,6 +48,7 @@ pub(super) fn link(orders: impl Fn(Order) + Send + 'static) -> Result<Link, Erro
     let inbox = Arc::new(Inbox::new().map_err(Error::Channel)?);
     channel.set_nonblocking(true).map_err(Error::Channel)?;
     let driver = Driver::new(channel, id, &welcome, adoption, Arc::clone(&inbox), Box::new(orders));
+    crash_point!("library/successor/start.welcomed");
     driver::spawn(driver).map_err(Error::Thread)?;
     Ok(Link::Supervised { inbox, listeners })
 }
@@ -58,8 +60,10 @@ fn handoff_id() -> Result<HandoffId, Error> {
 }
 
 fn greet(channel: &Channel, id: HandoffId) -> Result<(Welcome, Vec<OwnedFd>), Error> {
+    crash_point!("library/successor/start.before-hello");
     let hello = FromService::Hello(Hello { versions: VersionRange::OURS, pid: std::process::id() });
     send_message(channel, UNAGREED, id, &hello, &[]).map_err(wire_error)?;
+    crash_point!("library/successor/start.hello-sent");
     let (answered, message, fds) =
         recv_message::<ToService>(channel, UNAGREED).map_err(wire_error)?.ok_or(Error::Closed)?;
     let ToService::Welcome(welcome) = message else {

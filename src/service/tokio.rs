@@ -15,6 +15,7 @@ use super::driver::Order;
 use super::start::{self, Link};
 use super::work::{self, Done};
 pub use super::{BoxError, Drain, Ended, Error, Origin, Seal};
+use crate::crash_points::crash_point;
 
 /// What a server can do besides serving; [`crate::service::Server`] says what each call means. All calls come from the
 /// task that called [`Serving::run`], one at a time.
@@ -133,9 +134,9 @@ impl Serving {
             let Some(order) = order else { std::future::pending().await };
             match order {
                 Order::Open(_) => {}
-                Order::Drain(drain) => self.link.drained(guard(|| server.drain(drain)).await),
-                Order::Seal(seal) => self.link.sealed(guard(|| server.seal(seal)).await),
-                Order::Resume => self.link.resumed(guard(|| server.resume()).await),
+                Order::Drain(drain) => self.link.drained(guard("drain", || server.drain(drain)).await),
+                Order::Seal(seal) => self.link.sealed(guard("seal", || server.seal(seal)).await),
+                Order::Resume => self.link.resumed(guard("resume", || server.resume()).await),
                 Order::End(end) => return end,
             }
         }
@@ -148,10 +149,10 @@ pub const STOP_GRACE: Duration = Duration::from_secs(30);
 async fn leave(mut server: impl Server) -> Result<Ended, Error> {
     let drain = Drain::new(STOP_GRACE);
     // What cannot be drained is sealed all the same: the process ends.
-    if tokio::time::timeout(STOP_GRACE, guard(|| server.drain(drain.clone()))).await.is_err() {
+    if tokio::time::timeout(STOP_GRACE, guard("drain", || server.drain(drain.clone()))).await.is_err() {
         drain.cancel();
     }
-    guard(|| server.seal(Seal { cut: true })).await.map_err(Error::SealFailed)?;
+    guard("seal", || server.seal(Seal { cut: true })).await.map_err(Error::SealFailed)?;
     Ok(Ended::Released)
 }
 
@@ -166,7 +167,16 @@ async fn told(orders: &mut mpsc::UnboundedReceiver<Order>) -> Error {
 }
 
 /// Runs the server's own code so that a panic in it becomes an answer.
-async fn guard<F: Future<Output = Result<(), BoxError>>>(code: impl FnOnce() -> F) -> Done {
+async fn guard<F: Future<Output = Result<(), BoxError>>>(what: &str, code: impl FnOnce() -> F) -> Done {
+    let code = || {
+        crash_point!("library/incumbent/code.{what}.begins");
+        let future = code();
+        async move {
+            let result = future.await;
+            crash_point!("library/incumbent/code.{what}.ends");
+            result
+        }
+    };
     let future = match catch_unwind(AssertUnwindSafe(code)) {
         Ok(future) => future,
         Err(payload) => return Err(work::panic_text(&*payload)),

@@ -23,6 +23,7 @@ use super::keeping::LogGuard;
 use super::listening::{Admitted, Listening};
 use super::party::{Parts, Party, Serial, told};
 use super::service::{Service, policy};
+use crate::crash_points::{crash_point, name};
 use crate::sys::channel::Channel;
 use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life};
 use crate::sys::log_pipe::log_pipe_of;
@@ -83,10 +84,15 @@ impl Service {
             (None, Some(previous)) => (Written::Committed, [Some(previous), current, leaving]),
             (_, previous) => (Written::Uncommitted, [current, attempt, previous.or(leaving)]),
         };
+        crash_point!("supervisor/recovery/looked");
+        if incumbent.is_some() || successor.is_some() || retiree.is_some() {
+            self.go_by_running();
+        }
         self.candidate = standing.attempt.map(|attempt| attempt.binary.path.into());
         // A successor that is not committed may have got new connections; it is asked first, and they are steered then.
         self.restore_listeners(written == Written::Committed || incumbent.is_none());
         let slots = self.slots_by_age([retiree.is_some(), incumbent.is_some(), successor.is_some()]);
+        crash_point!("supervisor/recovery/listeners");
         let (retiree, retiree_found) = self.reach(retiree, slots[0]);
         let (incumbent, incumbent_found) = self.reach(incumbent, slots[1]);
         let (successor, successor_found) = self.reach(successor, slots[2]);
@@ -153,7 +159,9 @@ impl Service {
         let Some((named, pidfd)) = found else { return (None, Found::Gone) };
         let Named { handoff, binary, process, started_unix_ms } = named;
         let pid = process.pid;
+        crash_point!("supervisor/recovery/before-reach");
         let channel = connect_to(&self.shared.dirs.adopt_socket(handoff));
+        crash_point!("supervisor/recovery/reached");
         if let Err(error) = &channel {
             tracing::error!(service = %self.name, pid, %error, "the process lives and cannot be reached");
             let what = "it serves on, but can only be stopped";
@@ -268,6 +276,7 @@ impl Service {
 
     /// It is decided what becomes of what was left.
     pub(super) fn recovered(&mut self, decision: Decision) {
+        crash_point!("supervisor/recovery/decided.{}", name(&decision));
         let told = match decision {
             Decision::Adopt => "the process goes on under this daemon",
             Decision::Commit => "the new process serves: the upgrade that was under way is completed",
@@ -279,15 +288,7 @@ impl Service {
             Decision::Wait | Decision::KillSuccessor | Decision::KillIncumbent => return,
         };
         tracing::info!(service = %self.name, ?decision, "recovered: {told}");
-        let used: Vec<u64> = [&self.incumbent, &self.successor, &self.retiree]
-            .into_iter()
-            .flatten()
-            .map(|party| party.slot)
-            .collect();
-        let slots = self.listening.as_ref().map(Listening::slots).unwrap_or_default();
-        for slot in slots.into_iter().filter(|slot| !used.contains(slot)) {
-            self.retire_slot(slot);
-        }
+        self.retire_unused_slots();
         if matches!(decision, Decision::Start)
             && let Err(error) = self.open_listeners()
         {

@@ -19,10 +19,12 @@ use tokio::task::LocalSet;
 use super::adopt::sweep;
 use super::binary::Hashes;
 use super::keeping::Keeping;
+use super::running;
 use super::service::{Handle, Service};
 use super::timeline::Operation;
 use crate::config::{self, Dirs, DirsError, load};
 use crate::control::{BindError, Listener, serve};
+use crate::crash_points::crash_point;
 use crate::journal::Journal;
 use crate::sys::process::ProcessId;
 use crate::sys::spawn::close_all_on_exec;
@@ -81,6 +83,7 @@ pub fn run(dirs: Dirs) -> Result<(), Error> {
     dirs.create()?;
     close_all_on_exec()?;
     let lock = StateLock::take(&dirs)?;
+    crash_point!("supervisor/start/locked");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
@@ -94,13 +97,16 @@ async fn main(dirs: Dirs, mut lock: StateLock) -> Result<(), Error> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let control = Listener::bind(&dirs.control_socket())?;
+    crash_point!("supervisor/start/control");
     let keeper = Keeping::start(&dirs).map_err(Error::Keeper)?;
     let daemon = Rc::new(Daemon {
         shared: Rc::new(Shared { dirs: dirs.clone(), hashes: Hashes::default(), keeper }),
         services: RefCell::default(),
     });
+    crash_point!("supervisor/start/keeper");
     sweep(&dirs.adopt_dir());
     daemon.load_all(lock.was_lost());
+    crash_point!("supervisor/start/loaded");
     tracing::info!(socket = %dirs.control_socket().display(), "ready");
     tokio::select! {
         ended = serve(control, Rc::clone(&daemon)) => { ended?; }
@@ -142,16 +148,36 @@ impl Daemon {
             tracing::error!("{error}");
         }
         for config in loaded.services.into_values() {
-            let autostart = config.autostart;
-            match self.add(config) {
-                Ok(handle) => handle.with(|service| {
-                    let wanted = if was_lost { service.journal.standing().wanted } else { autostart };
-                    if !service.take_over_left(wanted) && wanted {
-                        service.start_alone();
-                    }
-                }),
-                Err(error) => tracing::error!("{error}"),
+            self.load_one(config, was_lost, true);
+        }
+        for name in running::names(&self.shared.dirs) {
+            if self.services.borrow().contains_key(&name) {
+                continue;
             }
+            if let Some(config) = running::read(&self.shared.dirs, &name) {
+                tracing::warn!(service = %name, "its service file is missing or wrong; it goes by what it was started with");
+                self.load_one(config, was_lost, false);
+            }
+        }
+    }
+
+    /// Takes in one service: with its file, or without one as far as something of it runs.
+    fn load_one(&self, config: config::Service, was_lost: bool, has_file: bool) {
+        let (name, autostart) = (config.name.clone(), config.autostart);
+        let handle = match self.add(config) {
+            Ok(handle) => handle,
+            Err(error) => return tracing::error!("{error}"),
+        };
+        let taken_over = handle.with(|service| {
+            let wanted = if was_lost { service.journal.standing().wanted } else { autostart };
+            let taken_over = service.take_over_left(wanted);
+            if !taken_over && has_file && wanted {
+                service.start_alone();
+            }
+            taken_over
+        });
+        if !taken_over && !has_file {
+            self.services.borrow_mut().remove(&name);
         }
     }
 

@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use super::binary::hex;
 use super::daemon::Daemon;
+use super::running::bound;
 use super::service::{Handle, Service};
 use super::timeline::Operation;
 use crate::config::{self, BinaryError, check_binary, format_duration_ms, load, load_service};
@@ -100,8 +101,11 @@ impl Daemon {
                 pairs.into_iter().find(|(ours, theirs)| ours.conflicts_with(theirs))
             });
             if let Some((address, _)) = taken {
-                let message =
-                    format!("{address} of service {:?} is an address of {name:?} too.", config.name.as_str());
+                let message = format!(
+                    "{address} of service {:?} is an address of {:?} too.",
+                    config.name.as_str(),
+                    name.as_str()
+                );
                 return Err(Error::new(
                     Kind::ConfigInvalid,
                     message,
@@ -131,6 +135,7 @@ impl Daemon {
 
     async fn restart(&self, name: &ServiceName, progress: ProgressSink) -> Result<api::Response, Error> {
         let (handle, config) = self.find_fresh(name)?;
+        handle.compacted().await;
         if handle.with(|service| service.machine.phase() == Phase::Stopped) {
             return self.start(name, progress).await;
         }
@@ -152,6 +157,7 @@ impl Daemon {
             let hint = "The drain is one part of the upgrade: shorten it or raise the deadline.";
             return Err(Error::new(Kind::InvalidParams, message, hint));
         }
+        handle.compacted().await;
         let is_idle = handle.with(|service| service.is_open_to_upgrades());
         if is_idle {
             let binary = asked.binary.unwrap_or_else(|| config.binary.clone());
@@ -186,13 +192,6 @@ impl Service {
 
     /// Takes over a changed service file without a stop, unless it changes what is bound.
     fn take_over(&mut self, config: config::Service) -> Result<(), Error> {
-        let bound = |config: &config::Service| -> Vec<_> {
-            config
-                .listeners
-                .iter()
-                .map(|listener| (listener.name.clone(), listener.address.clone()))
-                .collect()
-        };
         if bound(&config) != bound(&self.config) {
             let message = format!("The [listen] table of service {:?} has changed.", self.name.as_str());
             let hint = format!(

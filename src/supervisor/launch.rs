@@ -12,6 +12,7 @@ use handoff_protocol::supervisor::{Event, Target};
 
 use super::party::{Parts, Party};
 use super::service::Service;
+use crate::crash_points::{crash_point, passed_on};
 use crate::journal::unix_ms;
 use crate::service::ID_VARIABLE;
 use crate::sys::channel::Channel;
@@ -53,9 +54,11 @@ impl Service {
     }
 
     fn start_on(&mut self, slot: u64, id: HandoffId, binary: &Binary) -> io::Result<()> {
+        crash_point!("supervisor/launch/slot");
         let (channel, theirs) = Channel::pair()?;
         let (log, stdout) = log_pipe()?;
         let stderr = stdout.try_clone()?;
+        crash_point!("supervisor/launch/before-log");
         let log = self.shared.keeper.log(&self.name, &self.config.log, &log);
         let spec = SpawnSpec {
             binary: PathBuf::from(&binary.path),
@@ -66,7 +69,9 @@ impl Service {
             stderr,
             channel: Some(theirs),
         };
+        crash_point!("supervisor/launch/before-spawn");
         let spawned = spawn(spec)?;
+        crash_point!("supervisor/launch/spawned");
         let process = identity(spawned.pid);
         self.shared.keeper.keep_process(&self.name, id, spawned.pidfd.as_fd());
         self.note(Fact::Spawned { handoff: id, process: process.clone() });
@@ -100,7 +105,7 @@ impl Service {
         });
         let adopt = self.shared.dirs.adopt_socket(id).into_os_string();
         let given = [(ID_VARIABLE.into(), id.to_string().into()), (ADOPT_VARIABLE.into(), adopt)];
-        inherited.chain(own).chain(given).collect()
+        inherited.chain(own).chain(given).chain(passed_on()).collect()
     }
 }
 

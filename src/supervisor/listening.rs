@@ -261,7 +261,11 @@ impl Listening {
 impl Service {
     /// Binds the addresses of the service file, unless they are bound already.
     pub(super) fn open_listeners(&mut self) -> Result<(), Error> {
-        self.restore_listeners(true);
+        if self.is_as_running() {
+            self.restore_listeners(true);
+        } else {
+            self.drop_held();
+        }
         if self.listening.is_some() {
             return Ok(());
         }
@@ -271,7 +275,17 @@ impl Service {
         })?;
         listening.store(&self.shared.keeper, self.name.as_str(), listening.steered);
         self.listening = Some(listening);
+        self.remember_running();
         Ok(())
+    }
+
+    /// Ends the listeners that only the keeper has.
+    fn drop_held(&self) {
+        let prefix = format!("{}/", self.name);
+        for (_, fd) in self.shared.keeper.held(&prefix).unwrap_or_default() {
+            stop_listening(&fd);
+        }
+        self.shared.keeper.drop_prefix(&prefix);
     }
 
     /// Takes back what the keeper holds for this service, if there is something. New connections go to the newest slot, or
@@ -298,6 +312,7 @@ impl Service {
 
     /// From now on connections are refused.
     pub(super) fn close_listeners(&mut self) {
+        self.forget_running();
         let Some(listening) = self.listening.take() else { return };
         for slot in listening.slots.keys() {
             listening.forget(&self.shared.keeper, self.name.as_str(), *slot);
@@ -329,6 +344,16 @@ impl Service {
     pub(super) fn forget_retiree(&mut self) {
         if let Some(party) = self.retiree.take() {
             self.retire_slot(party.slot);
+        }
+    }
+
+    /// Takes the slots of the dead out of use.
+    pub(super) fn retire_unused_slots(&mut self) {
+        let parties = [&self.incumbent, &self.successor, &self.retiree].into_iter().flatten();
+        let used: Vec<u64> = parties.map(|party| party.slot).collect();
+        let slots = self.listening.as_ref().map(Listening::slots).unwrap_or_default();
+        for slot in slots.into_iter().filter(|slot| !used.contains(slot)) {
+            self.retire_slot(slot);
         }
     }
 

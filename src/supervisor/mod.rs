@@ -6,6 +6,7 @@
 
 mod adopt;
 mod binary;
+mod compact;
 mod daemon;
 mod handler;
 mod keeping;
@@ -13,6 +14,8 @@ mod launch;
 mod listening;
 mod party;
 mod perform;
+mod points;
+mod running;
 mod service;
 mod timeline;
 

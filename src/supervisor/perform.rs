@@ -60,7 +60,10 @@ impl Service {
                     party.hang_up();
                 }
             }
-            Action::SteerToSuccessor => self.steer(self.successor.as_ref().map(|party| party.slot)),
+            Action::SteerToSuccessor => {
+                self.steer(self.successor.as_ref().map(|party| party.slot));
+                self.retire_unused_slots();
+            }
             Action::SteerToIncumbent => self.steer(self.incumbent.as_ref().map(|party| party.slot)),
             Action::RecordDurably(id, lasting) => self.record_durably(id, lasting, events),
             Action::Promote => {
@@ -69,6 +72,7 @@ impl Service {
                     self.retiree = Some(replaced);
                 }
                 self.incumbent = self.successor.take();
+                self.retire_unused_slots();
                 self.timeline.decided();
             }
             Action::Retire => self.retiree = self.incumbent.take(),

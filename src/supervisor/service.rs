@@ -48,8 +48,9 @@ pub(super) struct Service {
     pub(super) problem: Option<String>,
     pub(super) shared: Rc<Shared>,
     pub(super) this: Weak<RefCell<Service>>,
-    /// Told when the service comes to rest.
+    /// Told when the service comes to rest, and when its journal is short again.
     pub(super) settled: Rc<Notify>,
+    pub(super) is_compacting: bool,
     timers: HashMap<Deadline, AbortHandle>,
     serials: u64,
     shown: &'static str,
@@ -77,6 +78,7 @@ impl Handle {
                 shared,
                 this: this.clone(),
                 settled: Rc::default(),
+                is_compacting: false,
                 timers: HashMap::new(),
                 serials: 0,
                 shown: "",
@@ -108,11 +110,14 @@ impl Service {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             tracing::debug!(service = %self.name, ?event, "event");
+            let happened = self.at_event(&event);
             let actions = self.machine.step(self.moment(), event);
             self.carry_out(actions, &mut events);
+            self.after_event(&happened);
         }
         if self.is_settled() {
             self.settled.notify_waiters();
+            self.compact_journal();
         }
     }
 
@@ -132,6 +137,7 @@ impl Service {
         let entered = self.show_phase();
         for action in actions {
             tracing::debug!(service = %self.name, ?action, "action");
+            self.at_action(&action);
             self.perform(action, events);
         }
         // Not before: in the gap between two processes nobody waits for the log.

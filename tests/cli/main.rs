@@ -259,8 +259,19 @@ fn help_completions_and_manual_pages_need_nothing() {
         command.env_clear();
         Ran::of(command.output().unwrap())
     };
-    let verbs =
-        ["check", "list", "status", "start", "stop", "restart", "upgrade", "logs", "completions", "man"];
+    let verbs = [
+        "check",
+        "list",
+        "status",
+        "start",
+        "stop",
+        "restart",
+        "upgrade",
+        "logs",
+        "crash-test",
+        "completions",
+        "man",
+    ];
     let help = bare(&["--help"]);
     assert_eq!(help.code, Some(0));
     assert!(help.stdout.contains("Exit codes:\n  0   done"), "{help:?}");

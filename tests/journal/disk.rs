@@ -25,14 +25,22 @@ pub enum Fault {
     Dropped,
 }
 
+/// One file, in the page cache and on the disk.
+#[derive(Debug, Clone, Default)]
+struct File {
+    cache: Vec<u8>,
+    durable: Vec<u8>,
+    dirty: Vec<Operation>,
+}
+
 /// What a power cut meets.
 #[derive(Debug, Clone, Default)]
 pub struct State {
-    /// What a process reads.
-    pub cache: Vec<u8>,
-    /// What is on the disk for certain.
-    pub durable: Vec<u8>,
-    dirty: Vec<Operation>,
+    /// The file that a process finds under the name of the journal.
+    file: File,
+    /// Files that had the name before, as long as the disk may still know one of them by it.
+    before: Vec<File>,
+    staged: Option<File>,
     /// The generation that was last told to be durable.
     pub promised: Option<Current>,
 }
@@ -43,13 +51,20 @@ pub struct Disk {
     state: Mutex<State>,
     moments: Mutex<Vec<State>>,
     fault: Mutex<Option<(usize, Fault)>>,
+    /// A mistake on purpose: what is staged does not wait for the disk.
+    stages_in_haste: bool,
 }
 
 impl Disk {
     /// A disk that holds these bytes.
     pub fn of(bytes: &[u8]) -> Self {
-        let state = State { cache: bytes.to_vec(), durable: bytes.to_vec(), ..State::default() };
-        Self { state: Mutex::new(state), ..Self::default() }
+        let file = File { cache: bytes.to_vec(), durable: bytes.to_vec(), dirty: Vec::new() };
+        Self { state: Mutex::new(State { file, ..State::default() }), ..Self::default() }
+    }
+
+    /// An empty disk on which what is staged does not wait for the disk, if that is wished.
+    pub fn hasty(stages_in_haste: bool) -> Self {
+        Self { stages_in_haste, ..Self::default() }
     }
 
     /// Lets the operation with this number, from now on, fail; others succeed.
@@ -94,25 +109,13 @@ impl Disk {
         }
     }
 
-    fn carry_out(&self, operation: Operation) {
-        {
-            let mut state = self.state.lock().unwrap();
-            apply(&mut state.cache, &operation);
-            state.dirty.push(operation);
-        }
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap());
         self.remember();
     }
-}
 
-impl Storage for Disk {
-    fn read_all(&self) -> io::Result<Vec<u8>> {
-        match self.next_fault() {
-            Some(fault) => Err(error(fault)),
-            None => Ok(self.state().cache),
-        }
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    /// Writes to a file of the state, as far as the next fault lets it.
+    fn write(&self, file: fn(&mut State) -> &mut File, offset: usize, bytes: &[u8]) -> io::Result<()> {
         let fault = self.next_fault();
         let written = match fault {
             Some(Fault::Error(_, written)) => written.min(bytes.len().saturating_sub(1)),
@@ -120,53 +123,127 @@ impl Storage for Disk {
             None => bytes.len(),
         };
         if written > 0 {
-            self.carry_out(Operation::Write(offset as usize, bytes[..written].to_vec()));
+            let operation = Operation::Write(offset, bytes[..written].to_vec());
+            self.change(|state| file(state).carry_out(operation));
         }
         fault.map_or(Ok(()), |fault| Err(error(fault)))
     }
 
+    /// Waits for the disk, as far as the next fault lets it. Returns the fault.
+    fn flush(&self, file: fn(&mut State) -> &mut File) -> io::Result<()> {
+        let fault = self.next_fault();
+        self.change(|state| match fault {
+            None => file(state).flush(),
+            Some(Fault::Dropped) => file(state).dirty.clear(),
+            Some(Fault::Error(..)) => {}
+        });
+        fault.map_or(Ok(()), |fault| Err(error(fault)))
+    }
+
+    fn fails(&self) -> io::Result<()> {
+        self.next_fault().map_or(Ok(()), |fault| Err(error(fault)))
+    }
+}
+
+impl Storage for Disk {
+    fn read_all(&self) -> io::Result<Vec<u8>> {
+        self.fails()?;
+        Ok(self.state().file.cache)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write(|state| &mut state.file, offset as usize, bytes)
+    }
+
     fn truncate(&self, length: u64) -> io::Result<()> {
-        if let Some(fault) = self.next_fault() {
-            return Err(error(fault));
-        }
-        self.carry_out(Operation::Cut(length as usize));
+        self.fails()?;
+        self.change(|state| state.file.carry_out(Operation::Cut(length as usize)));
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
-        let fault = self.next_fault();
-        {
-            let mut state = self.state.lock().unwrap();
-            match fault {
-                None => {
-                    for operation in std::mem::take(&mut state.dirty) {
-                        apply(&mut state.durable, &operation);
-                    }
-                }
-                Some(Fault::Dropped) => state.dirty.clear(),
-                Some(Fault::Error(..)) => {}
-            }
+        self.flush(|state| &mut state.file)?;
+        if self.state().before.is_empty() {
+            return Ok(());
         }
-        self.remember();
-        fault.map_or(Ok(()), |fault| Err(error(fault)))
+        self.fails()?;
+        self.change(|state| state.before.clear());
+        Ok(())
+    }
+
+    fn stage(&self, bytes: &[u8]) -> io::Result<()> {
+        self.change(|state| state.staged = Some(File::default()));
+        let staged: fn(&mut State) -> &mut File = |state| state.staged.as_mut().expect("just made");
+        let written = self.write(staged, 0, bytes).and_then(|()| match self.stages_in_haste {
+            false => self.flush(staged),
+            true => Ok(()),
+        });
+        if written.is_err() {
+            self.discard();
+        }
+        written
+    }
+
+    fn swap(&self) -> io::Result<()> {
+        self.fails()?;
+        self.change(|state| {
+            let staged = state.staged.take().expect("it was staged");
+            state.before.push(std::mem::replace(&mut state.file, staged));
+        });
+        Ok(())
+    }
+
+    fn discard(&self) {
+        self.change(|state| state.staged = None);
     }
 }
 
 impl State {
-    /// Everything that the disk may hold after a power cut: of the operations since the last sync any may be missing,
-    /// and the last one that is there may be torn at any byte. What is missing before the end reads as zeros; what is
-    /// missing at the end too, or the file is shorter.
+    /// What a process reads.
+    pub fn cache(&self) -> &[u8] {
+        &self.file.cache
+    }
+
+    /// What is on the disk for certain, whichever file it knows.
+    pub fn durable(&self) -> Vec<&[u8]> {
+        self.files().map(|file| file.durable.as_slice()).collect()
+    }
+
+    /// Everything that the disk may hold after a power cut, in any file that it may know as the journal.
     pub fn after_power_cut(&self) -> HashSet<Vec<u8>> {
-        let (older, newest) = self.dirty.split_at(self.dirty.len().saturating_sub(INDEPENDENT));
         let mut found = HashSet::new();
+        self.files().for_each(|file| file.after_power_cut(&mut found));
+        found
+    }
+
+    fn files(&self) -> impl Iterator<Item = &File> {
+        self.before.iter().chain([&self.file])
+    }
+}
+
+impl File {
+    fn carry_out(&mut self, operation: Operation) {
+        apply(&mut self.cache, &operation);
+        self.dirty.push(operation);
+    }
+
+    fn flush(&mut self) {
+        for operation in std::mem::take(&mut self.dirty) {
+            apply(&mut self.durable, &operation);
+        }
+    }
+
+    /// Of the operations since the last sync any may be missing, and the last one that is there may be torn at any byte.
+    /// What is missing before the end reads as zeros; what is missing at the end too, or the file is shorter.
+    fn after_power_cut(&self, found: &mut HashSet<Vec<u8>>) {
+        let (older, newest) = self.dirty.split_at(self.dirty.len().saturating_sub(INDEPENDENT));
         for older in if older.is_empty() { vec![older] } else { vec![&[], older] } {
             for chosen in 0..1usize << newest.len() {
                 let present = newest.iter().enumerate().filter(|(at, _)| chosen & (1 << at) != 0);
                 let present: Vec<&Operation> = older.iter().chain(present.map(|(_, it)| it)).collect();
-                self.torn(&present, &mut found);
+                self.torn(&present, found);
             }
         }
-        found
     }
 
     fn torn(&self, present: &[&Operation], found: &mut HashSet<Vec<u8>>) {

@@ -22,7 +22,7 @@ fn every_operation_fails_once() {
     ];
     for fault in faults {
         let reached = (0..).take_while(|number| lives_with(*number, fault)).count();
-        assert!(reached > 25, "only {reached} operations were reached");
+        assert!(reached > 40, "only {reached} operations were reached");
     }
 }
 
@@ -53,12 +53,15 @@ fn lives_with(number: usize, fault: Fault) -> bool {
 
 fn claims_no_more_than_the_disk_has(disk: &Disk, journal: &Journal) {
     let Some(current) = &journal.standing().current else { return };
-    let found = log_image::parse(&disk.state().durable).expect("a journal").records;
     let is = |standing: &Standing| {
         let found = standing.current.as_ref();
         found.is_some_and(|it| (it.generation, &it.binary) == (current.generation, &current.binary))
     };
-    assert!((0..=found.len()).any(|end| is(&fold(&found[..end]))), "{current:?} is not on the disk");
+    // Whichever file the disk knows by the name of the journal.
+    for durable in disk.state().durable() {
+        let found = log_image::parse(durable).expect("a journal").records;
+        assert!((0..=found.len()).any(|end| is(&fold(&found[..end]))), "{current:?} is not on the disk");
+    }
 }
 
 /// What the restart after a failed sync must find as it was told.
@@ -83,7 +86,7 @@ fn opening_fails_or_latches_but_never_lies() {
     let mut journal = open(&whole).unwrap();
     upgrade(&whole, &mut journal, 1).unwrap();
     crate::begin(&mut journal, 2).unwrap();
-    let mut bytes = whole.state().cache;
+    let mut bytes = whole.state().cache().to_vec();
     bytes.extend_from_slice(b"torn");
     for (number, opens, mends) in
         [(0, false, false), (1, false, false), (2, true, true), (3, true, false), (4, true, false)]

@@ -51,12 +51,22 @@ fn exited(journal: &mut Journal) -> Result<(), JournalError> {
     journal.append(Fact::Exited { generation, exit: Exit::Signal(9) })
 }
 
-/// The life of a service: started, upgraded, undone, taken back, dead and restarted, stopped while a commit is on its way
-/// to the disk.
+/// The journal becomes shorter, as the supervisor lets it. What cannot be staged is left.
+fn compact(journal: &mut Journal, meanwhile: impl FnOnce(&mut Journal)) -> Result<(), JournalError> {
+    let Some(compaction) = journal.compaction(0) else { return Ok(()) };
+    if compaction.stage().is_ok() && journal.replace(compaction)? {
+        meanwhile(journal);
+        journal.replaced(journal.storage().sync())?;
+    }
+    Ok(())
+}
+
+/// The life of a service: started, upgraded, undone, taken back, its journal made shorter, dead and restarted, stopped
+/// while a commit is on its way to the disk, its journal made shorter while a commit is on its way.
 /// Each step may fail, and the next one is tried all the same.
 fn life(disk: &Arc<Disk>, journal: &mut Journal, mut after_each: impl FnMut(&mut Journal)) {
     type Step = fn(&Arc<Disk>, &mut Journal) -> Result<(), JournalError>;
-    let steps: [Step; 8] = [
+    let steps: [Step; 10] = [
         |_, journal| journal.append(Fact::Wanted { up: true }),
         |disk, journal| upgrade(disk, journal, 1),
         |_, journal| {
@@ -65,6 +75,7 @@ fn life(disk: &Arc<Disk>, journal: &mut Journal, mut after_each: impl FnMut(&mut
         },
         |disk, journal| upgrade(disk, journal, 3),
         |disk, journal| durably(disk, journal, Fact::Reverted { handoff: id(3) }),
+        |_, journal| compact(journal, |_| {}),
         |_, journal| exited(journal),
         |disk, journal| {
             begin(journal, 4)?;
@@ -77,6 +88,11 @@ fn life(disk: &Arc<Disk>, journal: &mut Journal, mut after_each: impl FnMut(&mut
             before.and(behind)
         },
         |_, journal| exited(journal),
+        |disk, journal| {
+            let mut committed = Ok(());
+            compact(journal, |journal| committed = upgrade(disk, journal, 5))?;
+            committed
+        },
     ];
     for step in steps {
         let failed = step(disk, journal).is_err();

@@ -44,10 +44,11 @@ fn every_kind_is_described_and_marked_if_it_is_durable() {
         Fact::RolledBack { handoff, reason: String::new() },
         Fact::Reverted { handoff },
         Fact::Exited { generation, exit },
+        Fact::Snapshot(Box::default()),
     ];
     for (kind, fact) in facts.iter().enumerate() {
         let debug = format!("{fact:?}");
-        let name = debug.split(' ').next().unwrap();
+        let name = debug.split([' ', '(']).next().unwrap();
         let needs = if fact.is_durable() { "the disk" } else { "the page cache" };
         let described = format!("| {kind} | `{name}` |");
         assert!(PAGE.contains(&described), "no {described:?}");

@@ -172,7 +172,10 @@ impl Client {
         result: Result<(), Failure>,
     ) -> Result<(), Failure> {
         match result {
-            Ok(()) => self.model.wrote(key, state),
+            Ok(()) => {
+                self.s3.meter().acknowledge();
+                self.model.wrote(key, state);
+            }
             Err(_) => self.model.tried(key, state),
         }
         result

@@ -15,6 +15,7 @@ const EXAMPLES: usize = 20;
 pub struct Meter {
     upgrading: AtomicBool,
     requests: AtomicU64,
+    acknowledged: AtomicU64,
     failures: [AtomicU64; Kind::ALL.len()],
     examples: Mutex<Vec<String>>,
     steady: Mutex<Histogram<u64>>,
@@ -69,6 +70,7 @@ impl Default for Meter {
         Self {
             upgrading: AtomicBool::new(false),
             requests: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
             failures: Default::default(),
             examples: Mutex::default(),
             steady: Mutex::new(histogram()),
@@ -94,6 +96,16 @@ impl Meter {
         let in_upgrade = span.in_upgrade || self.upgrading.load(Ordering::Relaxed);
         let histogram = if in_upgrade { &self.upgrade } else { &self.steady };
         record(&mut lock(histogram), span.began.elapsed());
+    }
+
+    /// A write was acknowledged.
+    pub fn acknowledge(&self) {
+        self.acknowledged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many writes were acknowledged.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::Relaxed)
     }
 
     /// A client has noticed a failure.

@@ -184,10 +184,9 @@ impl Supervisor {
                 self.begin(at, out);
             }
             Phase::Resuming => self.reaped(at, out),
+            // Whoever comes from now on waits for the successor, not for the dead.
+            Phase::Greeting | Phase::Warming | Phase::Beginning => self.steer_forward(out),
             Phase::Recovering
-            | Phase::Greeting
-            | Phase::Warming
-            | Phase::Beginning
             | Phase::Committing
             | Phase::Reaping
             | Phase::Reverting

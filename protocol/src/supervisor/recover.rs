@@ -282,7 +282,7 @@ impl Supervisor {
         }
     }
 
-    fn steer_forward(&self, out: &mut Vec<Action>) {
+    pub(super) fn steer_forward(&self, out: &mut Vec<Action>) {
         if self.mode == Mode::Overlap {
             out.push(Action::SteerToSuccessor);
         }

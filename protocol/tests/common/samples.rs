@@ -6,7 +6,7 @@ use handoff_protocol::message::{
     Resume, Seal, Stage, ToService, Welcome,
 };
 use handoff_protocol::reason::Exit;
-use handoff_protocol::record::{Binary, Fact, Process};
+use handoff_protocol::record::{Attempt, Binary, Current, Fact, Process, Standing};
 use handoff_protocol::version::VersionRange;
 
 /// 00 11 22 … ff.
@@ -69,5 +69,36 @@ pub fn facts() -> Vec<(&'static str, Fact)> {
         ("rolled_back", Fact::RolledBack { handoff, reason: "it was cancelled".into() }),
         ("reverted", Fact::Reverted { handoff }),
         ("exited", Fact::Exited { generation: Generation(7), exit: Exit::Signal(9) }),
+        ("snapshot", Fact::Snapshot(Box::new(standing()))),
     ]
+}
+
+/// Everything that a standing can have.
+fn standing() -> Standing {
+    let binary = |n: u8| Binary { path: format!("/srv/s3-{n}"), sha256: [n; 32] };
+    let process = |pid| Process { pid, start_ticks: 123_456, boot_id: [0xb0; 16] };
+    let current = |n: u8, process| Current {
+        handoff: HandoffId::from_bytes([n; 16]),
+        generation: Generation(n.into()),
+        binary: binary(n),
+        process,
+        started_unix_ms: 1_700_000_000_000,
+        since_unix_ms: 1_700_000_000_000 + u64::from(n),
+    };
+    let attempt = Attempt {
+        handoff: id(),
+        generation: Generation(8),
+        binary: binary(8),
+        process: Some(process(4712)),
+        started_unix_ms: 1_700_000_000_000,
+        begun: true,
+    };
+    Standing {
+        wanted: true,
+        current: Some(current(7, Some(process(4711)))),
+        previous: Some(current(6, None)),
+        leaving: Some(current(5, Some(process(4710)))),
+        attempt: Some(attempt),
+        restarts: 3,
+    }
 }

@@ -11,6 +11,7 @@ use handoff_protocol::message::{FromService, Stage};
 use handoff_protocol::successor;
 
 use super::{Driver, Order, Role, say};
+use crate::crash_points::{crash_point, name};
 use crate::service::inbox::Input;
 use crate::service::{Drain, Ended, Error, Seal};
 use crate::sys::lock::DataLock;
@@ -19,6 +20,7 @@ use crate::sys::wire::send_message;
 impl Driver {
     pub(super) fn as_successor(&mut self, actions: Vec<successor::Action>) {
         for action in actions {
+            crash_point!("library/successor/{}", name(&action));
             match action {
                 successor::Action::Send(id, message) => {
                     if let FromService::Ready(ready) = &message {
@@ -53,6 +55,7 @@ impl Driver {
 
     pub(super) fn as_incumbent(&mut self, actions: Vec<incumbent::Action>) {
         for action in actions {
+            crash_point!("library/incumbent/{}", name(&action));
             match action {
                 incumbent::Action::Send(id, message) => {
                     if let FromService::ResumeFailed(failed) = &message {
@@ -93,6 +96,7 @@ impl Driver {
         let (answer, fds) = adoption.answer(self.version, stage);
         // A supervisor that does not get the answer does not know this process.
         self.lost = send_message(channel, self.version, id, &answer, &fds).is_err();
+        crash_point!("library/{}/sent.Adopted", self.role_name());
     }
 
     /// A supervisor that reads nothing for so long that its queue is full misses a sign of life. If it would miss an
@@ -104,6 +108,15 @@ impl Driver {
                 self.lost = true
             }
             Ok(()) | Err(_) => {}
+        }
+        crash_point!("library/{}/sent.{}", self.role_name(), message.name());
+    }
+
+    /// For the names of points.
+    fn role_name(&self) -> &'static str {
+        match self.role {
+            Role::Successor(_) => "successor",
+            Role::Incumbent(_) => "incumbent",
         }
     }
 

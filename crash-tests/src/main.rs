@@ -1,0 +1,127 @@
+//! `cargo crash-tests`: the crash tests of this project, with a real S3 server and with the service of the tests.
+//!
+//! One program is everything that a run needs besides the services: the harness, the daemon and the keeper (which so have the
+//! points of this build), and the loads.
+
+mod gap;
+mod lines;
+mod s3;
+mod services;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use handoff::crash_test::{Choice, Error, Subject, execute};
+use services::Services;
+
+/// Kills and stops every party of an upgrade at every point, with real services under load.
+#[derive(Debug, Parser)]
+#[command(name = "crash-tests", version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
+struct Args {
+    /// Which service
+    #[arg(long, value_enum, default_value_t = Which::All)]
+    service: Which,
+    #[command(flatten)]
+    choice: Choice,
+    #[command(subcommand)]
+    load: Option<Load>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo crash-tests                              everything, in about an hour
+  cargo crash-tests --quick                      a run of each kind, in minutes
+  cargo crash-tests --service s3 --scenario upgrade --victim incumbent
+  cargo crash-tests --random 100 --seed 7
+  cargo crash-tests --service s3 --only upgrade:journal/synced:supervisor:kill";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Which {
+    /// The S3 server of the examples; exclusive mode.
+    S3,
+    /// The service of the end-to-end tests; exclusive mode.
+    Lines,
+    /// The same in overlap mode.
+    Overlap,
+    /// All of them.
+    All,
+}
+
+#[derive(Debug, Subcommand)]
+enum Load {
+    /// The load of the S3 server
+    #[command(hide = true)]
+    LoadS3,
+    /// The load of the service of the tests
+    #[command(hide = true)]
+    LoadLines {
+        /// Where the service writes its lines.
+        file: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    // The harness starts this program as a daemon, and the daemon starts it as a keeper.
+    match std::env::args_os().nth(1) {
+        Some(verb) if verb == handoff::keeper::VERB => return handoff::keeper::main(),
+        Some(verb) if verb == "daemon" => return handoff::cli::main(),
+        _ => {}
+    }
+    let args = Args::parse();
+    let ended = match &args.load {
+        Some(Load::LoadS3) => s3::load(),
+        Some(Load::LoadLines { file }) => lines::load(file),
+        None => run(&args),
+    };
+    match ended {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("crash-tests: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says whether everything held.
+fn run(args: &Args) -> Result<bool, Error> {
+    eprintln!("building the services");
+    let services = Services::build()?;
+    let mut good = true;
+    for which in [Which::S3, Which::Lines, Which::Overlap] {
+        if args.service == which || args.service == Which::All {
+            good &= run_one(which, &services, &args.choice)?;
+        }
+    }
+    Ok(good)
+}
+
+fn run_one(which: Which, services: &Services, choice: &Choice) -> Result<bool, Error> {
+    let name = which.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+    let program = services.program.clone();
+    let (prepared, load) = match which {
+        Which::S3 => (services.s3()?, vec![OsString::from("load-s3")]),
+        Which::Lines => (services.lines("lines", "exclusive")?, lines_load()),
+        Which::Overlap | Which::All => (services.lines("overlap", "overlap")?, lines_load()),
+    };
+    let subject = Subject {
+        load: std::iter::once(program.clone().into()).chain(load).collect(),
+        program,
+        service_file: prepared.service_file,
+        next: Some(prepared.next),
+        bad: Some(prepared.bad),
+    };
+    eprintln!("== {name}");
+    let report = execute(&subject, choice)?;
+    match choice.json {
+        true => println!("{}", serde_json::to_string(&report)?),
+        false => println!("\n{name}\n\n{report}\n"),
+    }
+    Ok(report.is_good())
+}
+
+fn lines_load() -> Vec<OsString> {
+    vec!["load-lines".into(), "{dir}/data/lines".into()]
+}

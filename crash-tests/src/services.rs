@@ -1,0 +1,136 @@
+//! The services that are tested, packaged as releases, and their service files.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use handoff::crash_test::Error;
+use handoff_example_s3::stamp::{Fault, stamp};
+use serde::Deserialize;
+use tempfile::TempDir;
+
+pub const ACCESS_KEY: &str = "crash-test-access-key";
+pub const SECRET_KEY: &str = "crash-test-secret-key";
+
+/// Everything that was built, and a directory for releases.
+pub struct Services {
+    dir: TempDir,
+    /// This program. What lies in the target directory may be built anew meanwhile.
+    pub program: PathBuf,
+    s3_server: PathBuf,
+    testee: PathBuf,
+}
+
+/// A service that is ready to be tested.
+pub struct Prepared {
+    pub service_file: PathBuf,
+    pub next: PathBuf,
+    pub bad: PathBuf,
+}
+
+/// What cargo says about each thing it has built, as far as it matters here.
+#[derive(Deserialize)]
+struct Message {
+    target: Option<Target>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}
+
+impl Services {
+    /// Builds the services with the cargo that runs this program, with crash points in them. Blocks for as long as that takes.
+    pub fn build() -> Result<Self, Error> {
+        let dir = tempfile::Builder::new().prefix("handoff-crash-releases-").tempdir()?;
+        let program = dir.path().join("crash-tests");
+        fs::copy("/proc/self/exe", &program)?;
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(&cargo);
+        command
+            .args(["build", "--quiet", "--message-format=json-render-diagnostics"])
+            .args(["--package", "handoff-supervisor", "--package", "handoff-example-s3"])
+            // Fresh already, but it is what gives the others their crash points.
+            .args(["--package", "handoff-crash-tests", "--bins", "--example", "testee"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stderr(Stdio::inherit());
+        if !cfg!(debug_assertions) {
+            command.arg("--release");
+        }
+        let output =
+            command.output().map_err(|error| format!("cannot run {}: {error}", cargo.to_string_lossy()))?;
+        if !output.status.success() {
+            return Err(format!("the build failed: cargo build ended with {}", output.status).into());
+        }
+        let find = |name: &str| {
+            let lines = output.stdout.split(|byte| *byte == b'\n');
+            let messages = lines.filter_map(|line| serde_json::from_slice::<Message>(line).ok());
+            let mut named =
+                messages.filter(|message| message.target.as_ref().is_some_and(|it| it.name == name));
+            named.find_map(|message| message.executable).ok_or(format!("cargo has built no {name}"))
+        };
+        Ok(Self { dir, program, s3_server: find("s3-server")?, testee: find("testee")? })
+    }
+
+    /// The S3 server.
+    pub fn s3(&self) -> Result<Prepared, Error> {
+        let dir = self.dir.path().join("s3");
+        fs::create_dir(&dir)?;
+        let release = |version: &str, fault| {
+            let path = dir.join(format!("s3-server-{version}"));
+            stamp(&self.s3_server, &path, version, fault).map(|()| path)
+        };
+        let first = release("1.0.0", None)?;
+        let text = format!(
+            "binary = {first:?}\n\
+             args = [\"--access-key\", {ACCESS_KEY:?}, \"--secret-key\", {SECRET_KEY:?}, \"{{dir}}/data\"]\n\
+             deadline = \"20s\"\n\
+             drain_grace = \"2s\"\n\
+             \n\
+             [listen]\n\
+             s3 = \"127.0.0.1:9000\"\n"
+        );
+        let service_file = dir.join("s3.toml");
+        fs::write(&service_file, text)?;
+        let next = release("1.1.0", None)?;
+        let bad = release("1.2.0", Some(Fault::Unhealthy))?;
+        Ok(Prepared { service_file, next, bad })
+    }
+
+    /// The service of the end-to-end tests, in this mode.
+    pub fn lines(&self, name: &str, mode: &str) -> Result<Prepared, Error> {
+        let dir = self.dir.path().join(name);
+        fs::create_dir(&dir)?;
+        let release = |version: &str, fault: &str| {
+            let path = dir.join(format!("testee-{version}"));
+            package(&self.testee, &path, &format!("\ntestee version={version} fault={fault}\n"))
+                .map(|()| path)
+        };
+        let first = release("1", "")?;
+        let text = format!(
+            "binary = {first:?}\n\
+             args = [\"{{dir}}/data\"]\n\
+             mode = {mode:?}\n\
+             deadline = \"20s\"\n\
+             drain_grace = \"2s\"\n\
+             \n\
+             [listen]\n\
+             main = \"127.0.0.1:9000\"\n"
+        );
+        let service_file = dir.join(format!("{name}.toml"));
+        fs::write(&service_file, text)?;
+        let next = release("2", "")?;
+        let bad = release("3", "unhealthy-after-begin")?;
+        Ok(Prepared { service_file, next, bad })
+    }
+}
+
+fn package(program: &Path, release: &Path, stamp: &str) -> io::Result<()> {
+    let mut image = fs::read(program)?;
+    image.extend_from_slice(stamp.as_bytes());
+    fs::write(release, image)?;
+    fs::set_permissions(release, PermissionsExt::from_mode(0o755))
+}

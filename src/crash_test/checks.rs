@@ -1,0 +1,74 @@
+//! What is looked at when everything is at rest again: who is there, what it holds, and what lies around.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::observe::{self, Kind, Process};
+use super::place::Place;
+
+/// Connections of the load, and the process that was replaced, may be on their way out for so long.
+const SETTLE: Duration = Duration::from_secs(2);
+const TICK: Duration = Duration::from_millis(20);
+
+/// What a run without faults leaves, for the others to be compared with.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Baseline {
+    fds: BTreeMap<Kind, usize>,
+    locks: bool,
+    runtime: Vec<String>,
+}
+
+/// Gives what is not as it should be, and what there is, for other runs to be compared with.
+pub(super) fn look_around(place: &Place, clean: Option<&Baseline>) -> (Vec<String>, Baseline) {
+    let until = Instant::now() + SETTLE;
+    loop {
+        let processes = observe::processes(&place.points());
+        let now = Baseline::of(&processes, place.runtime_files());
+        let found = wrong_with(&processes, &now, clean);
+        if found.is_empty() || Instant::now() > until {
+            return (found, now);
+        }
+        std::thread::sleep(TICK);
+    }
+}
+
+fn wrong_with(processes: &[Process], now: &Baseline, clean: Option<&Baseline>) -> Vec<String> {
+    let mut found = Vec::new();
+    for kind in [Kind::Daemon, Kind::Keeper, Kind::Service] {
+        let pids: Vec<u32> =
+            processes.iter().filter(|process| process.kind == kind).map(|process| process.pid).collect();
+        if pids.len() != 1 {
+            found.push(format!("there should be one process of the kind {kind:?}: {pids:?}"));
+        }
+    }
+    let holders = processes.iter().filter(|process| process.locks).count();
+    if holders != usize::from(clean.unwrap_or(now).locks) {
+        found.push(format!("{holders} processes hold the data lock"));
+    }
+    found.extend(clean.into_iter().flat_map(|clean| now.growth_over(clean)));
+    found
+}
+
+impl Baseline {
+    fn of(processes: &[Process], runtime: Vec<String>) -> Self {
+        let fds = processes.iter().map(|process| (process.kind, process.fds)).collect();
+        Self { fds, locks: processes.iter().any(|process| process.locks), runtime }
+    }
+
+    fn growth_over(&self, clean: &Self) -> Vec<String> {
+        let mut growth = Vec::new();
+        for (kind, fds) in &self.fds {
+            let before = clean.fds.get(kind).copied().unwrap_or_default();
+            if *fds > before {
+                growth.push(format!("the {kind:?} has {fds} descriptors, {before} without a fault"));
+            }
+        }
+        if self.runtime != clean.runtime {
+            growth.push(format!(
+                "in the runtime directory is {:?}, without a fault {:?}",
+                self.runtime, clean.runtime
+            ));
+        }
+        growth
+    }
+}

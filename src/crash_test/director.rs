@@ -1,0 +1,351 @@
+//! The harness's end of the points: every process of a run stands at each of its points until this lets it go on.
+//!
+//! One thread answers, so that what happens at two points happens one after the other, also in different processes. While a
+//! process waits, its victim (itself or another one) is killed or stopped, and that is seen to have happened before the answer.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with, sockopt,
+};
+use rustix::process::Signal;
+
+use super::Error;
+use super::fault::{Fault, Injection, Party};
+use crate::crash_points::Answer;
+use crate::sys::channel::Channel;
+use crate::sys::process::{kill, pidfd_open};
+
+/// A signal that has not worked after so long never will.
+const SIGNAL_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long the faults last.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lengths {
+    /// Of [`Fault::Stop`].
+    pub(super) freeze: Duration,
+    /// Of [`Fault::Stall`].
+    pub(super) stall: Duration,
+}
+
+/// A point that was reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) point: String,
+    /// Whoever lived then and could be hit there.
+    pub(super) present: Vec<Party>,
+    /// How many faults had happened before.
+    pub(super) hits: usize,
+}
+
+/// A fault that happened.
+#[derive(Debug, Clone)]
+pub(super) struct Hit {
+    pub(super) at: Instant,
+    pub(super) victim: Party,
+}
+
+pub(super) struct Director {
+    state: Arc<Mutex<State>>,
+    wake: OwnedFd,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct State {
+    lengths: Lengths,
+    recording: bool,
+    ended: bool,
+    steps: VecDeque<Injection>,
+    seen: Vec<Seen>,
+    hits: Vec<Hit>,
+    /// Pids by [`Party`]; 0 if there is none.
+    known: [u32; 4],
+    frozen: Vec<(Instant, OwnedFd)>,
+    /// A victim was gone before it was its turn.
+    absent: bool,
+    trouble: Option<String>,
+}
+
+impl Director {
+    /// Listens at `socket` and lets everybody go on.
+    pub(super) fn start(socket: &Path, lengths: Lengths) -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        bind(&listener, &SocketAddrUnix::new(socket)?)?;
+        listen(&listener, 128)?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC)?;
+        let woken = wake.try_clone()?;
+        let state = Arc::new(Mutex::new(State {
+            lengths,
+            recording: false,
+            ended: false,
+            steps: VecDeque::new(),
+            seen: Vec::new(),
+            hits: Vec::new(),
+            known: [0; 4],
+            frozen: Vec::new(),
+            absent: false,
+            trouble: None,
+        }));
+        let shared = Arc::clone(&state);
+        let thread = std::thread::Builder::new()
+            .name("director".to_owned())
+            .spawn(move || direct(&listener, &woken, &shared))?;
+        Ok(Self { state, wake, thread: Some(thread) })
+    }
+
+    /// From now on points are recorded, and these faults happen, one after the other.
+    pub(super) fn arm(&self, steps: impl IntoIterator<Item = Injection>) {
+        let mut state = lock(&self.state);
+        state.recording = true;
+        state.steps = steps.into_iter().collect();
+    }
+
+    /// Lets the next fault happen now, if it is one of a moment at which nobody stands at a point.
+    pub(super) fn strike_at_rest(&self) {
+        let mut state = lock(&self.state);
+        if let Some(step) = state.take_step(|step| step.point == super::fault::AT_REST) {
+            state.strike(&step);
+        }
+        drop(state);
+        self.wake();
+    }
+
+    /// No more faults, and no more points are recorded.
+    pub(super) fn disarm(&self) {
+        let mut state = lock(&self.state);
+        state.recording = false;
+        state.steps.clear();
+    }
+
+    /// The faults that have not happened yet.
+    pub(super) fn pending(&self) -> usize {
+        lock(&self.state).steps.len()
+    }
+
+    /// Whether a fault could not happen, as its victim was gone.
+    pub(super) fn is_absent(&self) -> bool {
+        lock(&self.state).absent
+    }
+
+    pub(super) fn hits(&self) -> Vec<Hit> {
+        lock(&self.state).hits.clone()
+    }
+
+    pub(super) fn seen(&self) -> Vec<Seen> {
+        lock(&self.state).seen.clone()
+    }
+
+    /// Whether a process is stopped that will be let go on.
+    pub(super) fn is_freezing(&self) -> bool {
+        !lock(&self.state).frozen.is_empty()
+    }
+
+    /// What went wrong with the harness itself.
+    pub(super) fn trouble(&self) -> Option<String> {
+        lock(&self.state).trouble.clone()
+    }
+
+    fn wake(&self) {
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+impl Drop for Director {
+    fn drop(&mut self) {
+        lock(&self.state).ended = true;
+        self.wake();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Connection {
+    channel: Channel,
+    pid: u32,
+}
+
+fn direct(listener: &OwnedFd, woken: &OwnedFd, state: &Mutex<State>) {
+    let mut connections: Vec<Connection> = Vec::new();
+    loop {
+        let until = {
+            let mut state = lock(state);
+            if state.ended {
+                return;
+            }
+            state.thaw()
+        };
+        let timeout = until.map(|until| {
+            let left = until.saturating_duration_since(Instant::now());
+            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
+        });
+        let mut fds: Vec<PollFd<'_>> = [woken.as_fd(), listener.as_fd()]
+            .into_iter()
+            .chain(connections.iter().map(|connection| connection.channel.as_fd()))
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
+        if poll(&mut fds, timeout.as_ref()).is_err() {
+            continue;
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        if ready[0] {
+            let _ = rustix::io::read(woken, &mut [0u8; 8]);
+        }
+        let mut flags = ready[2..].iter();
+        connections
+            .retain(|connection| !flags.next().is_some_and(|ready| *ready) || answer(connection, state));
+        if ready[1]
+            && let Ok(socket) = accept_with(listener, SocketFlags::CLOEXEC)
+            && let Ok(peer) = sockopt::socket_peercred(&socket)
+            && let Ok(channel) = Channel::from_fd(socket)
+        {
+            connections.push(Connection { channel, pid: peer.pid.as_raw_nonzero().get().cast_unsigned() });
+        }
+    }
+}
+
+/// Answers one process that stands at a point. Says whether the connection is of more use.
+fn answer(connection: &Connection, state: &Mutex<State>) -> bool {
+    let mut buffer = Vec::new();
+    let Ok(Some(packet)) = connection.channel.recv(&mut buffer) else { return false };
+    let text = String::from_utf8_lossy(&buffer[..packet.len]).into_owned();
+    let answer = lock(state).reached(&text, connection.pid);
+    connection.channel.send(answer.to_string().as_bytes(), &[]).is_ok()
+}
+
+impl State {
+    fn reached(&mut self, text: &str, pid: u32) -> Answer {
+        let (point, pids) = text.split_once('\n').unwrap_or((text, ""));
+        let Some(party) = Party::at(point) else { return Answer::Go };
+        self.learn(party, pid, pids);
+        if !self.recording {
+            return Answer::Go;
+        }
+        let hits = self.hits.len();
+        let is_new = !self.seen.iter().any(|seen| seen.hits == hits && seen.point == point);
+        if is_new {
+            let present = self.present(party);
+            self.seen.push(Seen { point: point.to_owned(), present, hits });
+        }
+        match self.take_step(|step| step.is_at(point)) {
+            Some(step) if step.fault.is_own() && step.victim != party => Answer::Go,
+            Some(step) => self.strike(&step),
+            None => Answer::Go,
+        }
+    }
+
+    /// The next fault, if its turn has come.
+    fn take_step(&mut self, is_due: impl Fn(&Injection) -> bool) -> Option<Injection> {
+        if self.steps.front().is_some_and(is_due) { self.steps.pop_front() } else { None }
+    }
+
+    fn learn(&mut self, party: Party, pid: u32, pids: &str) {
+        self.known[party as usize] = pid;
+        if party == Party::Supervisor {
+            let mut told = pids.split(' ').filter_map(|pid| pid.parse().ok());
+            for role in [Party::Incumbent, Party::Successor] {
+                self.known[role as usize] = told.next().unwrap_or(0);
+            }
+        }
+    }
+
+    /// Whom a fault at a point of `party` can hit. The supervisor stands between all others; whatever happens to
+    /// those at a point of another is the same as at a point of the supervisor or of their own.
+    fn present(&self, party: Party) -> Vec<Party> {
+        match party {
+            Party::Supervisor => {
+                Party::ALL.into_iter().filter(|party| is_alive(self.known[*party as usize])).collect()
+            }
+            other => vec![other],
+        }
+    }
+
+    fn strike(&mut self, step: &Injection) -> Answer {
+        let pid = self.known[step.victim as usize];
+        let answer = match step.fault {
+            Fault::Exit => Answer::Exit(70),
+            Fault::Panic => Answer::Panic,
+            Fault::Stall => Answer::Wait(u64::try_from(self.lengths.stall.as_millis()).unwrap_or(u64::MAX)),
+            Fault::Kill | Fault::Stop | Fault::Hang | Fault::Terminate => {
+                let Ok(pidfd) = pidfd_open(pid) else {
+                    self.absent = true;
+                    return Answer::Go;
+                };
+                if let Err(error) = self.signal(step.fault, pid, pidfd) {
+                    self.trouble.get_or_insert(format!("{step}: process {pid}: {error}"));
+                }
+                Answer::Go
+            }
+        };
+        self.hits.push(Hit { at: Instant::now(), victim: step.victim });
+        answer
+    }
+
+    fn signal(&mut self, fault: Fault, pid: u32, pidfd: OwnedFd) -> Result<(), Error> {
+        if fault == Fault::Terminate {
+            return Ok(kill(&pidfd, Signal::TERM)?);
+        }
+        if fault == Fault::Kill {
+            kill(&pidfd, Signal::KILL)?;
+            return await_end(&pidfd);
+        }
+        kill(&pidfd, Signal::STOP)?;
+        await_stop(pid)?;
+        if fault == Fault::Stop {
+            self.frozen.push((Instant::now() + self.lengths.freeze, pidfd));
+        }
+        Ok(())
+    }
+
+    /// Lets those go on whose time is over. Gives the time of the next one.
+    fn thaw(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        for (_, pidfd) in self.frozen.extract_if(.., |(until, _)| *until <= now) {
+            // One that is gone was killed meanwhile.
+            let _ = kill(&pidfd, Signal::CONT);
+        }
+        self.frozen.iter().map(|(until, _)| *until).min()
+    }
+}
+
+/// A process that has ended and is not waited for yet is not alive.
+fn is_alive(pid: u32) -> bool {
+    state_of(pid).is_ok_and(|state| state != 'Z')
+}
+
+fn state_of(pid: u32) -> io::Result<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn await_end(pidfd: &OwnedFd) -> Result<(), Error> {
+    let limit = Timespec { tv_sec: SIGNAL_LIMIT.as_secs() as i64, tv_nsec: 0 };
+    match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit))? {
+        0 => Err(format!("lives {SIGNAL_LIMIT:?} after SIGKILL").into()),
+        _ => Ok(()),
+    }
+}
+
+fn await_stop(pid: u32) -> Result<(), Error> {
+    let until = Instant::now() + SIGNAL_LIMIT;
+    while Instant::now() < until {
+        if matches!(state_of(pid)?, 'T' | 'Z') {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Err(format!("runs {SIGNAL_LIMIT:?} after SIGSTOP").into())
+}

@@ -1,0 +1,156 @@
+//! What is done to whom, and where.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+/// A process of the play.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Party {
+    /// The daemon.
+    Supervisor,
+    /// Its keeper.
+    Keeper,
+    /// The process that serves.
+    Incumbent,
+    /// The process that is to take over.
+    Successor,
+}
+
+/// What happens to a victim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fault {
+    /// SIGKILL.
+    Kill,
+    /// SIGSTOP, and SIGCONT when the lease has been over for a while.
+    Stop,
+    /// SIGSTOP for ever.
+    Hang,
+    /// The process exits by itself, with code 70.
+    Exit,
+    /// The code of the service panics.
+    Panic,
+    /// The thread stands still for longer than the drain grace.
+    Stall,
+    /// SIGTERM.
+    Terminate,
+}
+
+/// One fault at one point.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Injection {
+    /// The name of the point, or the beginning of it and `*`, or [`AT_REST`].
+    pub point: String,
+    /// Who is hit.
+    pub victim: Party,
+    /// By what.
+    pub fault: Fault,
+}
+
+/// Not a point: nothing is under way.
+pub const AT_REST: &str = "at-rest";
+
+impl Party {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Supervisor, Self::Keeper, Self::Incumbent, Self::Successor];
+
+    /// The party that stands at a point of this name.
+    pub fn at(point: &str) -> Option<Self> {
+        let mut parts = point.split('/');
+        match (parts.next(), parts.next()) {
+            (Some("supervisor" | "journal"), _) => Some(Self::Supervisor),
+            (Some("keeper"), _) => Some(Self::Keeper),
+            (Some("library"), Some("incumbent")) => Some(Self::Incumbent),
+            (Some("library"), Some("successor")) => Some(Self::Successor),
+            _ => None,
+        }
+    }
+
+    /// Whether clients talk to it.
+    pub fn is_service(self) -> bool {
+        matches!(self, Self::Incumbent | Self::Successor)
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Supervisor => "supervisor",
+            Self::Keeper => "keeper",
+            Self::Incumbent => "incumbent",
+            Self::Successor => "successor",
+        }
+    }
+}
+
+impl Fault {
+    /// Those that the matrix tries.
+    pub const ALL: [Self; 4] = [Self::Kill, Self::Stop, Self::Exit, Self::Panic];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Stop => "stop",
+            Self::Hang => "hang",
+            Self::Exit => "exit",
+            Self::Panic => "panic",
+            Self::Stall => "stall",
+            Self::Terminate => "terminate",
+        }
+    }
+
+    /// Whether only the process that stands at the point can be hit so.
+    pub fn is_own(self) -> bool {
+        matches!(self, Self::Exit | Self::Panic | Self::Stall)
+    }
+}
+
+impl Injection {
+    /// Whether it is to happen at the point of this name.
+    pub fn is_at(&self, point: &str) -> bool {
+        match self.point.strip_suffix('*') {
+            Some(beginning) => point.starts_with(beginning),
+            None => point == self.point,
+        }
+    }
+}
+
+impl fmt::Display for Party {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl fmt::Display for Injection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.point, self.victim, self.fault)
+    }
+}
+
+impl FromStr for Party {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|party| party.word() == text);
+        found.ok_or_else(|| format!("{text:?} is no party: write supervisor, keeper, incumbent or successor"))
+    }
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Kill, Self::Stop, Self::Hang, Self::Exit, Self::Panic, Self::Stall, Self::Terminate];
+        let found = all.into_iter().find(|fault| fault.word() == text);
+        found.ok_or_else(|| {
+            format!("{text:?} is no fault: write kill, stop, hang, exit, panic, stall or terminate")
+        })
+    }
+}

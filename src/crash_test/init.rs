@@ -1,0 +1,193 @@
+//! Starts the daemon, and starts it again whenever it ends, as an init system does.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal;
+
+use super::Error;
+use super::place::Place;
+use crate::crash_points::VARIABLE;
+use crate::sys::process::{kill, pidfd_open};
+
+/// As systemd's RestartSec.
+const PAUSE: Duration = Duration::from_millis(100);
+/// A daemon that comes up so often and does not stay never will.
+const STARTS_MAX: u32 = 30;
+
+/// The init system of one run.
+pub(super) struct Init {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    pid: Option<u32>,
+    starts: u32,
+    stopping: bool,
+    over: bool,
+    trouble: Option<String>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Recipe {
+    program: PathBuf,
+    dirs: [(&'static str, PathBuf); 3],
+    points: PathBuf,
+    log: PathBuf,
+}
+
+impl Recipe {
+    fn start(&self) -> Result<Child, Error> {
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let mut command = Command::new(&self.program);
+        command.arg("daemon").env(VARIABLE, &self.points).env("HANDOFF_LOG", "debug").env("NO_COLOR", "1");
+        for (variable, dir) in &self.dirs {
+            command.env(variable, dir);
+        }
+        // In a group of its own, so that Ctrl-C is for the harness, which then ends the rest.
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.spawn().map_err(|error| format!("cannot start {}: {error}", self.program.display()).into())
+    }
+}
+
+impl Init {
+    /// Starts the daemon.
+    pub(super) fn start(place: &Place, program: PathBuf) -> Result<Self, Error> {
+        let recipe = Recipe {
+            program,
+            dirs: [
+                ("HANDOFF_CONFIG_DIR", place.path("config")),
+                ("HANDOFF_STATE_DIR", place.path("state")),
+                ("HANDOFF_RUNTIME_DIR", place.path("run")),
+            ],
+            points: place.points(),
+            log: place.path("daemon.log"),
+        };
+        let child = recipe.start()?;
+        let state = State { pid: Some(child.id()), starts: 1, stopping: false, over: false, trouble: None };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("init".to_owned())
+            .spawn(move || run(&recipe, child, &theirs))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// The daemon, while it lives.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.shared.lock().pid
+    }
+
+    /// How often it was started.
+    pub(super) fn starts(&self) -> u32 {
+        self.shared.lock().starts
+    }
+
+    /// Why it is not started any more.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.shared.lock().trouble.clone()
+    }
+
+    /// Asks the daemon to end. It is started again, as after any other end.
+    pub(super) fn terminate(&self) {
+        if let Some(pid) = self.pid() {
+            signal(pid, Signal::TERM);
+        }
+    }
+
+    /// Asks the daemon to end for good, and waits for that.
+    pub(super) fn stop(mut self, limit: Duration) -> Result<(), Error> {
+        self.shared.lock().stopping = true;
+        self.shared.changed.notify_all();
+        self.terminate();
+        let until = Instant::now() + limit;
+        let mut state = self.shared.lock();
+        while !state.over {
+            let Some(left) = until.checked_duration_since(Instant::now()) else {
+                return Err(format!("the daemon has not ended {limit:?} after SIGTERM").into());
+            };
+            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(state);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Init {
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        {
+            let mut state = self.shared.lock();
+            state.stopping = true;
+            if let Some(pid) = state.pid {
+                signal(pid, Signal::KILL);
+            }
+        }
+        self.shared.changed.notify_all();
+        let _ = thread.join();
+    }
+}
+
+fn run(recipe: &Recipe, mut child: Child, shared: &Shared) {
+    loop {
+        // Its pid stays its own until it is waited for, and that happens under the lock.
+        await_end(&child);
+        let mut state = shared.lock();
+        let _ = child.wait();
+        state.pid = None;
+        if !state.stopping && state.starts < STARTS_MAX {
+            state = shared.changed.wait_timeout(state, PAUSE).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if state.stopping || state.starts >= STARTS_MAX {
+            if !state.stopping {
+                state.trouble = Some(format!("the daemon ended {STARTS_MAX} times"));
+            }
+            break;
+        }
+        match recipe.start() {
+            Ok(started) => child = started,
+            Err(error) => {
+                state.trouble = Some(error.to_string());
+                break;
+            }
+        }
+        state.pid = Some(child.id());
+        state.starts += 1;
+    }
+    shared.lock().over = true;
+    shared.changed.notify_all();
+}
+
+fn await_end(child: &Child) {
+    let Ok(pidfd) = pidfd_open(child.id()) else { return };
+    let _ = rustix::io::retry_on_intr(|| {
+        poll(&mut [PollFd::new(&pidfd.as_fd(), PollFlags::IN)], None::<&Timespec>)
+    });
+}
+
+fn signal(pid: u32, signal: Signal) {
+    if let Ok(pidfd) = pidfd_open(pid) {
+        let _ = kill(&pidfd, signal);
+    }
+}

@@ -1,0 +1,231 @@
+//! Which runs there are: what was found in a run without faults, times victims and faults.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::Choice;
+use super::director::Seen;
+use super::fault::{AT_REST, Fault, Injection, Party};
+use super::scenario::Scenario;
+
+/// One run.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Job {
+    /// What is under way.
+    pub scenario: Scenario,
+    /// The faults beyond the one of the scenario itself, one after the other.
+    pub chain: Vec<Injection>,
+}
+
+impl Job {
+    /// A run without further faults.
+    pub(super) fn clean(scenario: Scenario) -> Self {
+        Self { scenario, chain: Vec::new() }
+    }
+
+    /// All faults in their order.
+    pub(super) fn steps(&self) -> impl Iterator<Item = Injection> {
+        self.scenario.given().into_iter().chain(self.chain.clone())
+    }
+
+    fn with(&self, point: &str, victim: Party, fault: Fault) -> Self {
+        let mut chain = self.chain.clone();
+        chain.push(Injection { point: point.to_owned(), victim, fault });
+        Self { scenario: self.scenario, chain }
+    }
+
+    /// Everything that can be done to anybody in what was seen after the faults of this run.
+    pub(super) fn extended_by(&self, seen: &[Seen]) -> Vec<Job> {
+        if self.scenario == Scenario::Serve {
+            let at_rest = Seen {
+                point: AT_REST.to_owned(),
+                present: vec![Party::Supervisor, Party::Keeper, Party::Incumbent],
+                hits: 0,
+            };
+            return self.all_at(&at_rest);
+        }
+        let before = self.steps().count();
+        let after: Vec<&Seen> = seen.iter().filter(|seen| seen.hits >= before).collect();
+        after.into_iter().flat_map(|seen| self.all_at(seen)).collect()
+    }
+
+    fn all_at(&self, seen: &Seen) -> Vec<Job> {
+        let own = Party::at(&seen.point);
+        let mut jobs = Vec::new();
+        for victim in &seen.present {
+            for fault in Fault::ALL {
+                let possible = match fault {
+                    Fault::Panic => own == Some(*victim) && seen.point.contains("/code."),
+                    fault => own == Some(*victim) || !fault.is_own(),
+                };
+                if possible {
+                    jobs.push(self.with(&seen.point, *victim, fault));
+                }
+            }
+        }
+        jobs
+    }
+
+    /// The same run with the supervisor killed in each phase that was seen.
+    pub(super) fn killed_in_each_phase(&self, seen: &[Seen]) -> Vec<Job> {
+        let mut phases: Vec<&str> = Vec::new();
+        let mut jobs = Vec::new();
+        for point in seen.iter().map(|seen| seen.point.as_str()) {
+            if let Some(("supervisor", rest)) = point.split_once('/')
+                && let Some((phase, what)) = rest.split_once('/')
+                && what.starts_with("after.")
+                && !phases.contains(&phase)
+            {
+                phases.push(phase);
+                jobs.push(self.with(point, Party::Supervisor, Fault::Kill));
+            }
+        }
+        jobs
+    }
+
+    fn last(&self) -> Option<&Injection> {
+        self.chain.last()
+    }
+}
+
+/// What of all this is to be run.
+pub(super) fn choose(jobs: Vec<Job>, choice: &Choice) -> Vec<Job> {
+    let wanted = |job: &Job| {
+        job.last().is_none_or(|last| {
+            (choice.victims.is_empty() || choice.victims.contains(&last.victim))
+                && (choice.faults.is_empty() || choice.faults.contains(&last.fault))
+        })
+    };
+    let mut jobs: Vec<Job> = jobs.into_iter().filter(wanted).collect();
+    if choice.quick {
+        jobs = thin_out(jobs, choice.seed);
+    }
+    if let Some(count) = choice.random {
+        let mut random = Random(choice.seed);
+        while jobs.len() > count {
+            jobs.swap_remove(random.below(jobs.len()));
+        }
+    }
+    jobs
+}
+
+/// Of each scenario, victim and fault one run.
+fn thin_out(jobs: Vec<Job>, seed: u64) -> Vec<Job> {
+    let kind = |job: &Job| (job.scenario, job.last().map(|last| (last.victim, last.fault)));
+    let mut kinds: Vec<_> = jobs.iter().map(kind).collect();
+    kinds.sort();
+    kinds.dedup();
+    let mut random = Random(seed);
+    kinds
+        .into_iter()
+        .map(|wanted| {
+            let of_kind: Vec<&Job> = jobs.iter().filter(|job| kind(job) == wanted).collect();
+            of_kind[random.below(of_kind.len())].clone()
+        })
+        .collect()
+}
+
+/// SplitMix64: the same numbers for the same seed, on every machine.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        usize::try_from(mixed % limit.max(1) as u64).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.scenario.fmt(f)?;
+        self.chain.iter().try_for_each(|injection| write!(f, ":{injection}"))
+    }
+}
+
+impl FromStr for Job {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.split(':');
+        let scenario = parts.next().unwrap_or_default().parse()?;
+        let mut chain = Vec::new();
+        while let Some(point) = parts.next() {
+            let (Some(victim), Some(fault)) = (parts.next(), parts.next()) else {
+                return Err(format!("{text:?} ends in the middle: write SCENARIO:POINT:VICTIM:FAULT"));
+            };
+            let at = point.trim_end_matches('*');
+            if point != AT_REST && Party::at(at).is_none() {
+                return Err(format!("{point:?} is no point"));
+            }
+            chain.push(Injection { point: point.to_owned(), victim: victim.parse()?, fault: fault.parse()? });
+        }
+        Ok(Self { scenario, chain })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(point: &str, present: &[Party]) -> Seen {
+        Seen { point: point.to_owned(), present: present.to_vec(), hits: 0 }
+    }
+
+    #[test]
+    fn a_run_reads_back_from_what_a_failure_prints() {
+        for text in [
+            "upgrade",
+            "upgrade:supervisor/sealing/before.ToIncumbent.Seal:incumbent:kill",
+            "recovery:journal/synced:supervisor:exit:library/incumbent/code.seal.ends:incumbent:panic",
+            "serve:at-rest:keeper:stop",
+        ] {
+            assert_eq!(text.parse::<Job>().unwrap().to_string(), text);
+        }
+        for text in ["", "later", "upgrade:nowhere:keeper:kill", "upgrade:keeper/start:keeper"] {
+            assert!(text.parse::<Job>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn others_are_hit_at_points_of_the_supervisor_and_code_alone_panics() {
+        let job = Job::clean(Scenario::Upgrade);
+        let all = |point, present: &[Party]| {
+            let jobs = job.extended_by(&[seen(point, present)]);
+            jobs.iter().map(|job| job.last().unwrap().to_string()).collect::<Vec<_>>()
+        };
+        let both = [Party::Supervisor, Party::Incumbent];
+        let expected =
+            ["supervisor:kill", "supervisor:stop", "supervisor:exit", "incumbent:kill", "incumbent:stop"];
+        assert_eq!(all("supervisor/x", &both), expected.map(|end| format!("supervisor/x:{end}")));
+        let code = "library/incumbent/code.seal.begins";
+        let expected = ["kill", "stop", "exit", "panic"].map(|fault| format!("{code}:incumbent:{fault}"));
+        assert_eq!(all(code, &[Party::Incumbent]), expected);
+    }
+
+    #[test]
+    fn only_what_comes_after_the_faults_is_hit() {
+        let given = Job::clean(Scenario::SealFails);
+        let before = seen("supervisor/x", &[Party::Supervisor]);
+        let after = Seen { hits: 1, ..seen("supervisor/y", &[Party::Supervisor]) };
+        let jobs = given.extended_by(&[before, after]);
+        assert!(!jobs.is_empty());
+        assert!(jobs.iter().all(|job| job.last().unwrap().point == "supervisor/y"));
+    }
+
+    #[test]
+    fn a_phase_has_one_kill() {
+        let points =
+            ["supervisor/a/event.X", "supervisor/a/after.X", "supervisor/a/after.Y", "supervisor/b/after.Z"];
+        let seen: Vec<Seen> = points.iter().map(|point| seen(point, &[])).collect();
+        let jobs = Job::clean(Scenario::Upgrade).killed_in_each_phase(&seen);
+        let found: Vec<String> = jobs.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            found,
+            ["upgrade:supervisor/a/after.X:supervisor:kill", "upgrade:supervisor/b/after.Z:supervisor:kill"]
+        );
+    }
+}

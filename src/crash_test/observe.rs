@@ -1,0 +1,58 @@
+//! What the kernel says about the processes of a run.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::crash_points::VARIABLE;
+use crate::sys::lock::LOCK_FILE;
+
+/// A process of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Process {
+    pub(super) pid: u32,
+    pub(super) kind: Kind,
+    /// Number of open descriptors.
+    pub(super) fds: usize,
+    /// Whether it holds the lock of a data directory.
+    pub(super) locks: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Daemon,
+    Keeper,
+    Service,
+}
+
+/// Every process that has this socket of a harness in its environment. One that has ended, and is not waited for yet, has
+/// no environment.
+pub(super) fn processes(points: &Path) -> Vec<Process> {
+    let mut mark = VARIABLE.as_bytes().to_vec();
+    mark.push(b'=');
+    mark.extend_from_slice(points.as_os_str().as_bytes());
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let marked = pids.filter(|pid| {
+        fs::read(format!("/proc/{pid}/environ"))
+            .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|variable| variable == mark))
+    });
+    marked.map(look).collect()
+}
+
+fn look(pid: u32) -> Process {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let kind = match line.split(|byte| *byte == 0).nth(1) {
+        Some(b"daemon") => Kind::Daemon,
+        Some(b"keeper") => Kind::Keeper,
+        _ => Kind::Service,
+    };
+    let fds: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().collect();
+    let locks = fds.iter().any(|fd| {
+        let name = fd.file_name();
+        fs::read_link(fd.path()).is_ok_and(|path| path.ends_with(LOCK_FILE))
+            && fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", name.to_string_lossy()))
+                .is_ok_and(|info| info.lines().any(|line| line.starts_with("lock:")))
+    });
+    Process { pid, kind, fds: fds.len(), locks }
+}

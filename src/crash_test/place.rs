@@ -1,0 +1,164 @@
+//! The directory of one run: service file, state, sockets and logs of its own.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use handoff_protocol::ids::ServiceName;
+use tempfile::TempDir;
+use toml::{Table, Value};
+
+use super::{Error, Subject};
+use crate::config::{ListenAddress, Service};
+
+/// What stands for the directory of the run.
+const DIR: &str = "{dir}";
+
+pub(super) struct Place {
+    dir: TempDir,
+    pub(super) service: Service,
+    /// What each listener is bound to, by the name of a variable.
+    pub(super) addresses: BTreeMap<String, String>,
+}
+
+impl Place {
+    pub(super) fn new(subject: &Subject, lease_ms: u64) -> Result<Self, Error> {
+        let dir = tempfile::Builder::new().prefix("handoff-crash-").tempdir()?;
+        for name in ["config/services", "state", "run", "data"] {
+            std::fs::create_dir_all(dir.path().join(name))?;
+        }
+        let name = name_of(&subject.service_file)?;
+        let mut table: Table = std::fs::read_to_string(&subject.service_file)
+            .map_err(|error| format!("cannot read {}: {error}", subject.service_file.display()))?
+            .parse()
+            .map_err(|error| format!("{}: {error}", subject.service_file.display()))?;
+        table.iter_mut().for_each(|(_, value)| substitute(value, dir.path()));
+        table.insert("lease".to_owned(), Value::String(format!("{lease_ms}ms")));
+        let addresses = move_listeners(&mut table, dir.path())?;
+        let file = dir.path().join(format!("config/services/{name}.toml"));
+        let text = toml::to_string(&table)?;
+        std::fs::write(&file, &text)?;
+        let service = Service::parse(name, &file, &text)
+            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+        Ok(Self { dir, service, addresses })
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Where the harness listens. Everything that belongs to this run has it in its environment.
+    pub(super) fn points(&self) -> PathBuf {
+        self.path("points.sock")
+    }
+
+    pub(super) fn control(&self) -> PathBuf {
+        self.path("run/control.sock")
+    }
+
+    pub(super) fn name(&self) -> &ServiceName {
+        &self.service.name
+    }
+
+    /// How long the code of the service may stall before the drain is given up.
+    pub(super) fn stall(&self) -> Duration {
+        Duration::from_millis(self.service.drain_grace_ms + 500)
+    }
+
+    /// A text with the directory of this run in it.
+    pub(super) fn fill_in(&self, text: &OsStr) -> OsString {
+        let (dir, mark) = (self.dir.path().as_os_str().as_bytes(), DIR.as_bytes());
+        let mut rest = text.as_bytes();
+        let mut filled = Vec::new();
+        while let Some(at) = rest.windows(mark.len()).position(|window| window == mark) {
+            filled.extend_from_slice(&rest[..at]);
+            filled.extend_from_slice(dir);
+            rest = &rest[at + mark.len()..];
+        }
+        filled.extend_from_slice(rest);
+        OsString::from_vec(filled)
+    }
+
+    /// What lies in the runtime directory.
+    pub(super) fn runtime_files(&self) -> Vec<String> {
+        let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let describe = |entry: std::fs::DirEntry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                // Files in directories are named after processes and handoffs.
+                true => format!("{name}/ ({})", entries(&entry.path()).count()),
+                false => name,
+            }
+        };
+        let mut names: Vec<String> = entries(&self.path("run")).map(describe).collect();
+        names.sort();
+        names
+    }
+
+    /// The last lines of a file in this directory.
+    pub(super) fn tail(&self, name: &str, lines: usize) -> String {
+        let text = std::fs::read(self.path(name)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let all: Vec<&str> = text.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+
+    /// Leaves the directory where it is.
+    pub(super) fn keep(self) -> PathBuf {
+        self.dir.keep()
+    }
+}
+
+/// The name of the service that a service file is of.
+pub(super) fn name_of(file: &Path) -> Result<ServiceName, Error> {
+    let stem = file.file_stem().and_then(OsStr::to_str).unwrap_or_default();
+    stem.parse().map_err(|error| format!("{}: {error}", file.display()).into())
+}
+
+fn substitute(value: &mut Value, dir: &Path) {
+    match value {
+        Value::String(text) => *text = text.replace(DIR, &dir.to_string_lossy()),
+        Value::Array(values) => values.iter_mut().for_each(|value| substitute(value, dir)),
+        Value::Table(table) => table.iter_mut().for_each(|(_, value)| substitute(value, dir)),
+        Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {}
+    }
+}
+
+fn move_listeners(table: &mut Table, dir: &Path) -> Result<BTreeMap<String, String>, Error> {
+    let mut addresses = BTreeMap::new();
+    let Some(Value::Table(listeners)) = table.get_mut("listen") else { return Ok(addresses) };
+    for (name, value) in listeners.iter_mut() {
+        let text = value.as_str().unwrap_or_default();
+        let moved = match text.parse::<ListenAddress>().map_err(|error| format!("listen.{name}: {error}"))? {
+            ListenAddress::Unix(_) => format!("unix:{}", dir.join(format!("{name}.sock")).display()),
+            ListenAddress::Tcp(SocketAddr::V6(_)) => free_port([0, 0, 0, 0, 0, 0, 0, 1].into())?.to_string(),
+            ListenAddress::Tcp(SocketAddr::V4(_)) | ListenAddress::DualStack { .. } => {
+                free_port([127, 0, 0, 1].into())?.to_string()
+            }
+        };
+        let variable = name.to_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+        addresses.insert(format!("HANDOFF_LISTEN_{variable}"), moved.clone());
+        *value = Value::String(moved);
+    }
+    Ok(addresses)
+}
+
+/// A port that nobody listens on, below those that the kernel gives to clients, so that none of them takes it meanwhile.
+fn free_port(ip: IpAddr) -> Result<SocketAddr, Error> {
+    const RANGE: std::ops::Range<u16> = 16_000..32_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % u32::from(RANGE.end - RANGE.start))?;
+    for _ in RANGE {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = RANGE.start + (start.wrapping_add(step) % (RANGE.end - RANGE.start));
+        let address = SocketAddr::new(ip, port);
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    Err("no port is free".into())
+}

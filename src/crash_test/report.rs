@@ -1,0 +1,183 @@
+//! What came of all runs, for people and for programs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use comfy_table::Table;
+use comfy_table::presets::ASCII_MARKDOWN;
+use serde::Serialize;
+
+use super::fault::{Fault, Party};
+use super::matrix::Job;
+use super::run::{Finding, Verdict};
+use super::scenario::Scenario;
+
+/// Quantiles of a set of times, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Spread {
+    /// How many times there were.
+    pub count: usize,
+    /// Half of them were at most this.
+    pub p50_ms: f64,
+    /// 99 of 100 were at most this.
+    pub p99_ms: f64,
+    /// The longest.
+    pub max_ms: f64,
+}
+
+impl Spread {
+    /// The spread of these times.
+    pub fn of(mut times: Vec<f64>) -> Self {
+        times.sort_by(f64::total_cmp);
+        let at = |hundredths: usize| {
+            let rank = (times.len() * hundredths).div_ceil(100).max(1);
+            times.get(rank - 1).copied().unwrap_or_default()
+        };
+        Self { count: times.len(), p50_ms: at(50), p99_ms: at(99), max_ms: at(100) }
+    }
+}
+
+/// One run of the report.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Entry {
+    /// As `--only` takes it.
+    pub(super) run: String,
+    pub(super) scenario: Scenario,
+    /// Who was hit last, and by what; nobody in a run without faults.
+    pub(super) hit: Option<(Party, Fault)>,
+    pub(super) verdict: Verdict,
+    pub(super) gap_ms: Option<f64>,
+    pub(super) recovered_ms: Option<f64>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) log: String,
+}
+
+impl Entry {
+    pub(super) fn new(job: &Job, finding: &Finding) -> Self {
+        Self {
+            run: job.to_string(),
+            scenario: job.scenario,
+            hit: job.chain.last().map(|last| (last.victim, last.fault)),
+            verdict: finding.verdict.clone(),
+            gap_ms: finding.gap_ms,
+            recovered_ms: finding.recovered_ms,
+            log: finding.log.clone(),
+        }
+    }
+}
+
+/// What came of all runs.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// How many points were found.
+    pub points: usize,
+    /// How many runs there were, those without faults included.
+    pub runs: usize,
+    /// In how many everything was kept.
+    pub held: usize,
+    /// In how many the point was not reached.
+    pub missed: usize,
+    /// In how many something was not kept.
+    pub failed: usize,
+    /// How long all of it took.
+    pub took_ms: u64,
+    /// The time without an answer to any client, in runs that held, by who was hit and how.
+    pub without_service: BTreeMap<String, Spread>,
+    /// Each run.
+    pub(super) entries: Vec<Entry>,
+}
+
+impl Report {
+    pub(super) fn new(points: &BTreeSet<String>, entries: Vec<Entry>, took: std::time::Duration) -> Self {
+        let count =
+            |verdict: fn(&Verdict) -> bool| entries.iter().filter(|entry| verdict(&entry.verdict)).count();
+        let mut gaps: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for entry in entries.iter().filter(|entry| entry.verdict == Verdict::Held) {
+            let during = if entry.scenario == Scenario::Serve { " at rest" } else { "" };
+            let class = match entry.hit {
+                Some((victim, fault)) => format!("{victim} {fault}{during}"),
+                None => "no fault".to_owned(),
+            };
+            gaps.entry(class).or_default().extend(entry.gap_ms);
+        }
+        Self {
+            points: points.len(),
+            runs: entries.len(),
+            held: count(|verdict| *verdict == Verdict::Held),
+            missed: count(|verdict| *verdict == Verdict::Missed),
+            failed: count(|verdict| matches!(verdict, Verdict::Failed(_))),
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            without_service: gaps.into_iter().map(|(class, times)| (class, Spread::of(times))).collect(),
+            entries,
+        }
+    }
+
+    /// Whether nothing failed and something was shown.
+    pub fn is_good(&self) -> bool {
+        self.failed == 0 && self.held > 0
+    }
+
+    /// How many of the runs of each scenario held, by who was hit and how.
+    fn counts(&self) -> Table {
+        let hits: BTreeSet<(Party, Fault)> = self.entries.iter().filter_map(|entry| entry.hit).collect();
+        let scenarios: BTreeSet<Scenario> = self.entries.iter().map(|entry| entry.scenario).collect();
+        let mut table = Table::new();
+        table.load_style(ASCII_MARKDOWN);
+        let heads = hits.iter().map(|(victim, fault)| format!("{victim} {fault}"));
+        table.set_header(["held of runs".to_owned(), "points".to_owned()].into_iter().chain(heads));
+        for scenario in scenarios {
+            let of: Vec<&Entry> = self.entries.iter().filter(|entry| entry.scenario == scenario).collect();
+            let points: BTreeSet<&str> = of.iter().filter_map(|entry| entry.run.rsplit(':').nth(2)).collect();
+            let cells = hits.iter().map(|hit| {
+                let all: Vec<_> = of.iter().filter(|entry| entry.hit == Some(*hit)).collect();
+                let shown = all.iter().filter(|entry| entry.verdict != Verdict::Missed).count();
+                let held = all.iter().filter(|entry| entry.verdict == Verdict::Held).count();
+                if all.is_empty() { "-".to_owned() } else { format!("{held}/{shown}") }
+            });
+            table.add_row([scenario.to_string(), points.len().to_string()].into_iter().chain(cells));
+        }
+        table
+    }
+
+    fn gaps(&self) -> Table {
+        let mut table = Table::new();
+        table.load_style(ASCII_MARKDOWN);
+        table.set_header(["time without service", "runs", "p50 ms", "p99 ms", "max ms"]);
+        for (class, spread) in &self.without_service {
+            let ms = |value: f64| format!("{value:.1}");
+            table.add_row([
+                class.clone(),
+                spread.count.to_string(),
+                ms(spread.p50_ms),
+                ms(spread.p99_ms),
+                ms(spread.max_ms),
+            ]);
+        }
+        table
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}\n\n{}\n", self.counts(), self.gaps())?;
+        let Self { points, runs, held, missed, failed, took_ms, .. } = self;
+        let seconds = took_ms / 1000;
+        write!(
+            f,
+            "{points} points, {runs} runs in {seconds} s: {held} held, {missed} missed the point, {failed} failed"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_times_that_happened() {
+        let spread = Spread::of((1..=200).rev().map(f64::from).collect());
+        assert_eq!(spread, Spread { count: 200, p50_ms: 100.0, p99_ms: 198.0, max_ms: 200.0 });
+        assert_eq!(Spread::of(vec![7.0]), Spread { count: 1, p50_ms: 7.0, p99_ms: 7.0, max_ms: 7.0 });
+        assert_eq!(Spread::of(Vec::new()), Spread::default());
+    }
+}

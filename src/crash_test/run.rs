@@ -1,0 +1,394 @@
+//! One run: from an empty directory to an empty directory.
+
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use handoff_protocol::ids::ServiceName;
+use handoff_protocol::message::Mode;
+use rustix::process::Signal;
+use serde::Serialize;
+
+use super::checks::{self, Baseline};
+use super::director::{Director, Lengths, Seen};
+use super::init::Init;
+use super::load::{self, Load};
+use super::matrix::Job;
+use super::observe::{self, Kind};
+use super::place::Place;
+use super::scenario::Scenario;
+use super::{Error, Subject};
+use crate::control::api::{Ending, Outcome, Request, Response, ServiceStatus, State, Upgrade};
+use crate::control::{Client, ClientError, Kind as Refused};
+use crate::sys::process::{kill, pidfd_open};
+
+/// How often is looked whether something has happened that tells nobody.
+const TICK: Duration = Duration::from_millis(15);
+/// How long the load works before something happens.
+const WARM_UP: Duration = Duration::from_millis(250);
+/// A service that has rested for so long rests.
+const AT_REST: Duration = Duration::from_millis(300);
+/// What a machine with much else to do may add to any time.
+const SLACK: Duration = Duration::from_secs(20);
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Everything that was promised was kept.
+    Held,
+    /// The point was not reached, so nothing was shown.
+    Missed,
+    /// These promises were not kept.
+    Failed(Vec<String>),
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub(super) struct Finding {
+    pub(super) verdict: Verdict,
+    pub(super) seen: Vec<Seen>,
+    pub(super) baseline: Baseline,
+    /// The longest time without an answer that the load saw, in milliseconds.
+    pub(super) gap_ms: Option<f64>,
+    /// From the last fault until the service was at rest again, in milliseconds.
+    pub(super) recovered_ms: Option<f64>,
+    /// Where the directory is, if it was kept.
+    pub(super) kept: Option<PathBuf>,
+    /// The end of the daemon's log, if something failed.
+    pub(super) log: String,
+}
+
+/// Plays a run. An error is one of the harness, not of what is tested. Blocks for some seconds.
+pub(super) fn play(
+    subject: &Subject,
+    lease_ms: u64,
+    keep: bool,
+    job: &Job,
+    baseline: Option<&Baseline>,
+) -> Result<Finding, Error> {
+    let place = Place::new(subject, lease_ms)?;
+    let freeze = Duration::from_millis(lease_ms + lease_ms / 4 + 50);
+    let director = Director::start(&place.points(), Lengths { freeze, stall: place.stall() })?;
+    let mut run = Run {
+        subject,
+        job,
+        lease: Duration::from_millis(lease_ms),
+        place: &place,
+        director: &director,
+        problems: Vec::new(),
+        missed: false,
+        gap_ms: None,
+        recovered_ms: None,
+        baseline: Baseline::default(),
+    };
+    let ended = run.act(baseline);
+    end_all(&place);
+    if let Err(error) = ended {
+        run.problems.push(error.to_string());
+    }
+    run.problems.extend(director.trouble());
+    let Run { problems, missed, gap_ms, recovered_ms, baseline, .. } = run;
+    let verdict = match problems.is_empty() {
+        false => Verdict::Failed(problems),
+        true if missed => Verdict::Missed,
+        true => Verdict::Held,
+    };
+    let failed = matches!(verdict, Verdict::Failed(_));
+    let log = if failed { place.tail("daemon.log", 30) } else { String::new() };
+    let seen = director.seen();
+    drop(director);
+    let kept = (failed && keep).then(|| place.keep());
+    Ok(Finding { verdict, seen, baseline, gap_ms, recovered_ms, kept, log })
+}
+
+struct Run<'a> {
+    subject: &'a Subject,
+    job: &'a Job,
+    lease: Duration,
+    place: &'a Place,
+    director: &'a Director,
+    problems: Vec<String>,
+    missed: bool,
+    gap_ms: Option<f64>,
+    recovered_ms: Option<f64>,
+    baseline: Baseline,
+}
+
+impl Run<'_> {
+    /// An error ends the run: what should come next makes no sense.
+    fn act(&mut self, baseline: Option<&Baseline>) -> Result<(), Error> {
+        let scenario = self.job.scenario;
+        if scenario == Scenario::Start {
+            self.director.arm(self.job.steps());
+        }
+        let init = Init::start(self.place, self.subject.program.clone())?;
+        let mut load = None;
+        if scenario != Scenario::Start {
+            self.await_service(&init)?;
+            if !scenario.is_dark() {
+                load = Some(self.start_load()?);
+            }
+            self.director.arm(self.job.steps());
+            self.director.strike_at_rest();
+            self.operate();
+        }
+        self.recover(&init)?;
+        self.director.disarm();
+        let load = load.map_or_else(|| self.start_load(), Ok)?;
+        self.upgrade_once_more(&init)?;
+        let result = load.finish()?;
+        self.judge(&result);
+        self.look_around(&init, baseline);
+        self.stop(init);
+        Ok(())
+    }
+
+    fn start_load(&self) -> Result<Load, Error> {
+        let load = Load::start(self.place, &self.subject.load)?;
+        std::thread::sleep(WARM_UP);
+        Ok(load)
+    }
+
+    /// What the operator asks for. How it ends is not judged here: the daemon may have been killed meanwhile.
+    fn operate(&mut self) {
+        let name = self.place.name().clone();
+        let request = match self.job.scenario {
+            Scenario::Serve | Scenario::Start | Scenario::Recovery => return,
+            Scenario::Stop => Request::Stop(name),
+            Scenario::BadRelease => self.upgrade_to(self.subject.bad.clone()),
+            Scenario::Upgrade
+            | Scenario::SuccessorDies
+            | Scenario::SuccessorHangs
+            | Scenario::DrainFails
+            | Scenario::GraceEnds
+            | Scenario::SealFails
+            | Scenario::IncumbentDies
+            | Scenario::Shutdown => self.upgrade_to(self.subject.next.clone()),
+        };
+        let answer = self.ask(request);
+        if self.job.chain.is_empty() {
+            self.check_clean(answer);
+        }
+    }
+
+    /// Without further faults each scenario has one right end.
+    fn check_clean(&mut self, answer: Result<Response, Error>) {
+        let expected = match self.job.scenario {
+            Scenario::Serve | Scenario::Start | Scenario::Recovery | Scenario::Shutdown => return,
+            Scenario::Stop => &[Ending::Stopped][..],
+            Scenario::Upgrade | Scenario::IncumbentDies => &[Ending::Committed],
+            // There the old process drains and seals when the new one serves already.
+            Scenario::DrainFails | Scenario::GraceEnds | Scenario::SealFails
+                if self.place.service.mode == Mode::Overlap =>
+            {
+                &[Ending::Committed]
+            }
+            Scenario::SuccessorDies
+            | Scenario::SuccessorHangs
+            | Scenario::BadRelease
+            | Scenario::DrainFails
+            | Scenario::GraceEnds
+            | Scenario::SealFails => &[Ending::RolledBack],
+        };
+        match answer {
+            Ok(Response::Outcome(outcome)) if expected.contains(&outcome.outcome) => {}
+            Ok(other) => self.problems.push(format!("expected {expected:?}, got {other:?}")),
+            Err(error) => self.problems.push(format!("expected {expected:?}: {error}")),
+        }
+    }
+
+    fn upgrade_to(&self, binary: Option<PathBuf>) -> Request {
+        let service = self.place.name().clone();
+        Request::Upgrade(Upgrade { service, binary, deadline_ms: None, drain_grace_ms: None })
+    }
+
+    /// A daemon that hangs for good must not hold up the run.
+    fn ask(&self, request: Request) -> Result<Response, Error> {
+        let (socket, limit) = (self.place.control(), self.limit());
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || drop(sender.send(call(&socket, &request))));
+        match receiver.recv_timeout(limit) {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(format!("the daemon has not answered within {limit:?}").into()),
+        }
+    }
+
+    fn limit(&self) -> Duration {
+        3 * self.lease + SLACK
+    }
+
+    fn await_service(&self, init: &Init) -> Result<(), Error> {
+        self.await_status(init, "the service to come up", |status| status.state == State::Serving)
+    }
+
+    fn await_status(
+        &self,
+        init: &Init,
+        what: &str,
+        mut fits: impl FnMut(&ServiceStatus) -> bool,
+    ) -> Result<(), Error> {
+        let until = Instant::now() + self.limit();
+        let mut last = String::new();
+        while Instant::now() < until {
+            match status(self.place) {
+                Ok(status) if fits(&status) => return Ok(()),
+                Ok(status) => {
+                    last = format!("{:?}, {:?}, {:?}", status.state, status.phase, status.problem);
+                }
+                Err(error) => last = error.to_string(),
+            }
+            if let Some(trouble) = init.trouble() {
+                return Err(format!("waited for {what}: {trouble}").into());
+            }
+            std::thread::sleep(TICK);
+        }
+        Err(format!("waited longer than {:?} for {what}: {last}", self.limit()).into())
+    }
+
+    /// Waits until the faults have happened and one process serves again, as far as anybody can see without help.
+    fn recover(&mut self, init: &Init) -> Result<(), Error> {
+        let mut resting: Option<Instant> = None;
+        let (place, director, scenario) = (self.place, self.director, self.job.scenario);
+        self.await_status(init, "the service to recover", |status| {
+            let is_stopped = status.state == State::Stopped && status.phase.is_none();
+            if is_stopped
+                && matches!(scenario, Scenario::Stop | Scenario::Shutdown)
+                && !director.is_freezing()
+            {
+                // Whoever stopped it wants it back now.
+                let _ = call(&place.control(), &Request::Start(place.name().clone()));
+            }
+            let at_rest = is_at_rest(place, status) && !director.is_freezing();
+            if !at_rest {
+                resting = None;
+                return false;
+            }
+            let since = resting.get_or_insert_with(Instant::now);
+            since.elapsed() >= AT_REST || director.pending() == 0 && scenario != Scenario::Shutdown
+        })?;
+        self.missed = director.pending() > 0 || director.is_absent();
+        if let (Some(hit), Some(since)) = (director.hits().last(), resting) {
+            self.recovered_ms = Some(since.saturating_duration_since(hit.at).as_secs_f64() * 1e3);
+        }
+        Ok(())
+    }
+
+    fn upgrade_once_more(&mut self, init: &Init) -> Result<(), Error> {
+        let until = Instant::now() + self.limit();
+        let mut last = String::new();
+        while Instant::now() < until {
+            match call(&self.place.control(), &self.upgrade_to(self.subject.next.clone())) {
+                Ok(Response::Outcome(outcome)) => return committed(&outcome),
+                Ok(other) => return Err(format!("one more upgrade was answered by {other:?}").into()),
+                Err(ClientError::Refused(error)) if error.kind == Refused::Busy => last = error.to_string(),
+                Err(error @ ClientError::Unreachable { .. }) => last = error.to_string(),
+                Err(error) => return Err(format!("one more upgrade failed: {error}").into()),
+            }
+            if let Some(trouble) = init.trouble() {
+                return Err(trouble.into());
+            }
+            std::thread::sleep(TICK);
+        }
+        Err(format!("no upgrade was possible within {:?}: {last}", self.limit()).into())
+    }
+
+    fn judge(&mut self, result: &load::Result) {
+        self.gap_ms = result.longest_gap_ms;
+        let excused = self.director.hits().iter().any(|hit| hit.victim.is_service());
+        let counts = [
+            ("lost", result.lost, false),
+            ("wrong", result.wrong, false),
+            ("refused", result.refused, false),
+            ("reset", result.reset, excused),
+            ("cut", result.cut, excused),
+            ("errors", result.errors, excused),
+        ];
+        let bad: Vec<String> = counts
+            .iter()
+            .filter(|(_, count, excused)| *count > 0 && !excused)
+            .map(|(what, count, _)| format!("{what} {count}"))
+            .collect();
+        let first = result.first.clone().unwrap_or_default();
+        if !bad.is_empty() {
+            let acknowledged = result.acknowledged;
+            self.problems
+                .push(format!("the load saw {} ({acknowledged} acknowledged): {first}", bad.join(", ")));
+        } else if !result.ok {
+            self.problems.push(format!("the load says that it is not well: {first}"));
+        }
+    }
+
+    fn look_around(&mut self, init: &Init, baseline: Option<&Baseline>) {
+        let (found, baseline) = checks::look_around(self.place, baseline);
+        self.problems.extend(found);
+        self.baseline = baseline;
+        if self.job.steps().next().is_none() && init.starts() != 1 {
+            self.problems.push(format!("the daemon was started {} times", init.starts()));
+        }
+    }
+
+    /// Nothing may be left.
+    fn stop(&mut self, init: Init) {
+        if let Err(error) = self.ask(Request::Stop(self.place.name().clone())) {
+            self.problems.push(format!("the service cannot be stopped: {error}"));
+        }
+        if let Err(error) = init.stop(self.limit()) {
+            self.problems.push(error.to_string());
+        }
+        let until = Instant::now() + Duration::from_secs(5);
+        loop {
+            let left = observe::processes(&self.place.points());
+            if left.is_empty() {
+                return;
+            }
+            if Instant::now() > until {
+                return self.problems.push(format!("left behind: {left:?}"));
+            }
+            std::thread::sleep(TICK);
+        }
+    }
+}
+
+/// Whether the daemon says that the service serves, and exactly that process is there.
+fn is_at_rest(place: &Place, status: &ServiceStatus) -> bool {
+    let services: Vec<u32> = observe::processes(&place.points())
+        .into_iter()
+        .filter(|process| process.kind == Kind::Service)
+        .map(|process| process.pid)
+        .collect();
+    status.state == State::Serving
+        && status.phase.is_none()
+        && status.pid.is_some_and(|pid| services == [pid])
+}
+
+fn committed(outcome: &Outcome) -> Result<(), Error> {
+    match outcome.outcome {
+        Ending::Committed => Ok(()),
+        _ => {
+            let reason = outcome.reason.clone().unwrap_or_default();
+            Err(format!("one more upgrade ended {:?}: {reason}", outcome.outcome).into())
+        }
+    }
+}
+
+fn call(socket: &std::path::Path, request: &Request) -> Result<Response, ClientError> {
+    Client::connect(socket)?.call(request, &mut |_| {})
+}
+
+fn status(place: &Place) -> Result<ServiceStatus, Error> {
+    let name: ServiceName = place.name().clone();
+    match call(&place.control(), &Request::Status(name))? {
+        Response::Status(status) => Ok(*status),
+        other => Err(format!("the daemon answered {other:?} to a status request").into()),
+    }
+}
+
+/// Ends whatever a failed run has left.
+fn end_all(place: &Place) {
+    for process in observe::processes(&place.points()) {
+        if let Ok(pidfd) = pidfd_open(process.pid) {
+            let _ = kill(&pidfd, Signal::KILL);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What is under way when a fault comes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+use super::fault::{Fault, Injection, Party};
+
+/// What the operator does, and what goes wrong with it in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scenario {
+    /// Nothing: the service serves.
+    Serve,
+    /// The daemon starts, and the service with it.
+    Start,
+    /// The service is stopped.
+    Stop,
+    /// An upgrade that commits.
+    Upgrade,
+    /// The successor dies after it was told to begin.
+    SuccessorDies,
+    /// The successor hangs after it was told to begin.
+    SuccessorHangs,
+    /// The upgrade is to a release that never serves.
+    BadRelease,
+    /// The drain code of the incumbent fails.
+    DrainFails,
+    /// The drain takes longer than its grace.
+    GraceEnds,
+    /// The seal code of the incumbent fails.
+    SealFails,
+    /// The incumbent dies while it seals.
+    IncumbentDies,
+    /// The daemon is told to end while an upgrade is under way.
+    Shutdown,
+    /// The daemon was killed and comes back.
+    Recovery,
+}
+
+impl Scenario {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::Serve,
+        Self::Start,
+        Self::Stop,
+        Self::Upgrade,
+        Self::SuccessorDies,
+        Self::SuccessorHangs,
+        Self::BadRelease,
+        Self::DrainFails,
+        Self::GraceEnds,
+        Self::SealFails,
+        Self::IncumbentDies,
+        Self::Shutdown,
+        Self::Recovery,
+    ];
+
+    /// The fault that belongs to it.
+    pub fn given(self) -> Option<Injection> {
+        let (point, victim, fault) = match self {
+            Self::Serve | Self::Start | Self::Stop | Self::Upgrade | Self::BadRelease => return None,
+            Self::Shutdown => ("supervisor/beginning/after.*", Party::Supervisor, Fault::Terminate),
+            Self::SuccessorDies => ("supervisor/beginning/after.*", Party::Successor, Fault::Kill),
+            Self::SuccessorHangs => ("supervisor/beginning/after.*", Party::Successor, Fault::Hang),
+            Self::DrainFails => ("library/incumbent/code.drain.begins", Party::Incumbent, Fault::Panic),
+            Self::GraceEnds => ("library/incumbent/code.drain.begins", Party::Incumbent, Fault::Stall),
+            Self::SealFails => ("library/incumbent/code.seal.begins", Party::Incumbent, Fault::Panic),
+            Self::IncumbentDies => ("library/incumbent/code.seal.begins", Party::Incumbent, Fault::Kill),
+            Self::Recovery => (super::fault::AT_REST, Party::Supervisor, Fault::Kill),
+        };
+        Some(Injection { point: point.to_owned(), victim, fault })
+    }
+
+    /// Whether clients may be refused meanwhile, because nobody is to serve.
+    pub fn is_dark(self) -> bool {
+        matches!(self, Self::Start | Self::Stop | Self::Shutdown)
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Serve => "serve",
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Upgrade => "upgrade",
+            Self::SuccessorDies => "successor-dies",
+            Self::SuccessorHangs => "successor-hangs",
+            Self::BadRelease => "bad-release",
+            Self::DrainFails => "drain-fails",
+            Self::GraceEnds => "grace-ends",
+            Self::SealFails => "seal-fails",
+            Self::IncumbentDies => "incumbent-dies",
+            Self::Shutdown => "shutdown",
+            Self::Recovery => "recovery",
+        }
+    }
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl FromStr for Scenario {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|scenario| scenario.word() == text).ok_or_else(|| {
+            let known: Vec<_> = Self::ALL.iter().map(|scenario| scenario.word()).collect();
+            format!("{text:?} is no scenario; there are {}", known.join(", "))
+        })
+    }
+}

@@ -1,0 +1,199 @@
+//! All runs of a choice, with progress, and the report.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::checks::Baseline;
+use super::junit::junit;
+use super::matrix::{Job, choose};
+use super::report::{Entry, Report};
+use super::run::{Finding, Verdict, play};
+use super::scenario::Scenario;
+use super::{Choice, Error, Subject};
+
+/// Runs what was chosen and shows each failure when it happens, on standard error. Blocks for minutes to hours.
+///
+/// # Errors
+///
+/// The harness cannot do its work: the service file or the load cannot be used, or a file cannot be written.
+pub fn execute(subject: &Subject, choice: &Choice) -> Result<Report, Error> {
+    let began = Instant::now();
+    let mut all = Everything {
+        subject,
+        choice,
+        baselines: BTreeMap::new(),
+        points: BTreeSet::new(),
+        entries: Vec::new(),
+    };
+    match &choice.only {
+        Some(job) => all.only(job)?,
+        None => all.matrix()?,
+    }
+    all.entries.sort_by(|a, b| (a.scenario, &a.run).cmp(&(b.scenario, &b.run)));
+    let report = Report::new(&all.points, all.entries, began.elapsed());
+    if let Some(path) = &choice.junit {
+        std::fs::write(path, junit(&report)).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(report)
+}
+
+struct Everything<'a> {
+    subject: &'a Subject,
+    choice: &'a Choice,
+    baselines: BTreeMap<Scenario, Baseline>,
+    points: BTreeSet<String>,
+    entries: Vec<Entry>,
+}
+
+impl Everything<'_> {
+    fn only(&mut self, job: &Job) -> Result<(), Error> {
+        if !job.chain.is_empty() {
+            self.run_all("without faults", vec![Job::clean(job.scenario)])?;
+        }
+        self.run_all("the run", vec![job.clone()])?;
+        Ok(())
+    }
+
+    fn matrix(&mut self) -> Result<(), Error> {
+        let clean: Vec<Job> = self.scenarios().into_iter().map(Job::clean).collect();
+        let recorded = self.run_all("without faults", clean)?;
+        let mut jobs: Vec<Job> = Vec::new();
+        let mut killed: Vec<Job> = Vec::new();
+        for (job, finding) in recorded.iter().filter(|(_, finding)| finding.verdict == Verdict::Held) {
+            jobs.extend(job.extended_by(&finding.seen));
+            if self.choice.twice && job.scenario == Scenario::Upgrade {
+                killed = job.killed_in_each_phase(&finding.seen);
+            }
+        }
+        if !killed.is_empty() {
+            for (job, finding) in self.run_all("with the supervisor killed", killed)? {
+                let second = job.extended_by(&finding.seen).into_iter();
+                jobs.extend(second.filter(|job| job.chain.iter().all(|it| it.fault == super::Fault::Kill)));
+            }
+        }
+        self.run_all("with faults", choose(jobs, self.choice))?;
+        Ok(())
+    }
+
+    fn scenarios(&self) -> Vec<Scenario> {
+        let chosen = &self.choice.scenarios;
+        let possible = |scenario: &Scenario| *scenario != Scenario::BadRelease || self.subject.bad.is_some();
+        let all = Scenario::ALL.into_iter().filter(possible);
+        all.filter(|scenario| chosen.is_empty() || chosen.contains(scenario)).collect()
+    }
+
+    /// Runs the jobs side by side. Results come in the order in which they end.
+    fn run_all(&mut self, what: &str, jobs: Vec<Job>) -> Result<Vec<(Job, Finding)>, Error> {
+        let workers = self
+            .choice
+            .jobs
+            .unwrap_or_else(|| 2 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+        let mut progress = Progress::new(what, jobs.len());
+        let next = AtomicUsize::new(0);
+        let (sender, receiver) = mpsc::channel();
+        let mut results = Vec::with_capacity(jobs.len());
+        let (subject, choice, baselines) = (self.subject, self.choice, &self.baselines);
+        std::thread::scope(|scope| {
+            for _ in 0..workers.min(jobs.len()) {
+                let (sender, next, jobs) = (sender.clone(), &next, &jobs);
+                scope.spawn(move || {
+                    while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let baseline = baselines.get(&job.scenario);
+                        let finding = play(subject, choice.lease, choice.keep, job, baseline);
+                        if sender.send((job.clone(), finding)).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            for (job, finding) in receiver {
+                let finding = finding?;
+                progress.ended(&job, &finding);
+                results.push((job, finding));
+            }
+            Ok::<(), Error>(())
+        })?;
+        progress.finish();
+        self.take_in(&results);
+        Ok(results)
+    }
+
+    fn take_in(&mut self, results: &[(Job, Finding)]) {
+        for (job, finding) in results {
+            if job.chain.is_empty() {
+                self.baselines.insert(job.scenario, finding.baseline.clone());
+                self.points.extend(finding.seen.iter().map(|seen| seen.point.clone()));
+            }
+            self.entries.push(Entry::new(job, finding));
+        }
+    }
+}
+
+/// What is shown while runs are under way.
+struct Progress {
+    bar: Option<ProgressBar>,
+    what: String,
+    total: usize,
+    ended: usize,
+    failed: usize,
+    told: Instant,
+}
+
+/// Without a terminal a line comes as often as this.
+const TELL: Duration = Duration::from_secs(10);
+
+impl Progress {
+    fn new(what: &str, total: usize) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(total as u64);
+            let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} {elapsed} (eta {eta})");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_message(what.to_owned());
+            bar
+        });
+        Self { bar, what: what.to_owned(), total, ended: 0, failed: 0, told: Instant::now() }
+    }
+
+    fn ended(&mut self, job: &Job, finding: &Finding) {
+        self.ended += 1;
+        if let Verdict::Failed(problems) = &finding.verdict {
+            self.failed += 1;
+            let kept = finding.kept.as_ref().map(|path| format!("\n    kept in {}", path.display()));
+            let problems = problems.join("\n    ");
+            self.line(&format!("FAILED --only {job}\n    {problems}{}", kept.unwrap_or_default()));
+        }
+        match &self.bar {
+            Some(bar) => bar.inc(1),
+            None if self.told.elapsed() >= TELL || self.ended == self.total => {
+                self.told = Instant::now();
+                let Self { what, total, ended, failed, .. } = self;
+                note(&format!("{what}: {ended} of {total} runs, {failed} failed"));
+            }
+            None => {}
+        }
+    }
+
+    fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| note(text)),
+            None => note(text),
+        }
+    }
+
+    fn finish(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// If nobody reads it, nobody misses it.
+fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

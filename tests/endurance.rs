@@ -1,0 +1,124 @@
+//! Many upgrades of one service, one after the other: nothing grows.
+#![cfg(feature = "supervisor")]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use handoff::control::api::Ending;
+use support::{Rig, processes_of, version, wait_for};
+
+/// When to look first: by then, caches and pools are as large as they get.
+const WARM: usize = 100;
+
+/// How much the memory of a process may vary that does not grow.
+const RSS_SLACK_KIB: u64 = 1024;
+
+/// A journal with more is made shorter; an upgrade comes on top.
+const JOURNAL_MAX_BYTES: u64 = 64 * 1024 + 2048;
+
+#[test]
+fn a_thousand_upgrades_in_exclusive_mode_leave_nothing_behind() {
+    endure(1000, "");
+}
+
+#[test]
+fn three_hundred_upgrades_in_overlap_mode_leave_nothing_behind() {
+    endure(300, "mode = \"overlap\"");
+}
+
+fn endure(upgrades: usize, more: &str) {
+    let rig = Rig::new();
+    let address = rig.serve("s", "0", "", more);
+    let releases = ["1", "2"].map(|version| rig.release(version, ""));
+    let began = Instant::now();
+    let mut journal_bytes = 0;
+    let mut warm = None;
+    for n in 1..=upgrades {
+        let outcome = rig.upgrade("s", &releases[n % 2]).unwrap();
+        assert_eq!(outcome.outcome, Ending::Committed, "upgrade {n}: {outcome:?}");
+        let journal = fs::metadata(rig.path("state/services/s/journal")).unwrap();
+        journal_bytes = journal.len().max(journal_bytes);
+        if n == WARM {
+            warm = Some(Footprint::at_rest(&rig));
+        }
+    }
+    let took = began.elapsed();
+    let (warm, last) = (warm.unwrap(), Footprint::at_rest(&rig));
+    println!("{upgrades} upgrades {more} took {took:?}; the journal had at most {journal_bytes} bytes");
+    println!("after {WARM}: {warm:?}\nafter {upgrades}: {last:?}");
+    assert_eq!(version(address), (upgrades % 2 + 1).to_string());
+    assert_eq!(rig.status("s").generation.0, upgrades as u64 + 1);
+    assert!(journal_bytes <= JOURNAL_MAX_BYTES);
+    for (before, after) in warm.processes.iter().zip(&last.processes) {
+        assert_eq!((before.fds, before.threads), (after.fds, after.threads), "{}", after.name);
+        assert!(after.rss_kib <= before.rss_kib + RSS_SLACK_KIB, "{}", after.name);
+    }
+    assert_eq!(warm.files, last.files);
+}
+
+/// What all of it needs.
+#[derive(Debug)]
+struct Footprint {
+    /// The daemon, then the keeper, then the service.
+    processes: [Process; 3],
+    files: usize,
+}
+
+#[derive(Debug)]
+struct Process {
+    name: String,
+    fds: usize,
+    threads: usize,
+    rss_kib: u64,
+}
+
+impl Footprint {
+    /// When the last upgrade is over in every respect: nobody else is there, also no dead child of the daemon, and its
+    /// thread that waited for the disk has ended, which is a second later. So nobody is asked here: a connection would count.
+    fn at_rest(rig: &Rig) -> Self {
+        let daemon = rig.daemon.as_ref().unwrap().id();
+        wait_for("the daemon to rest", || {
+            let children: [u32; 2] = children_of(daemon).try_into().ok()?;
+            let mut processes = [daemon, children[0], children[1]].map(Process::of);
+            processes[1..].sort_by_key(|process| process.name != "handoff-keeper");
+            let rests = processes[0].threads == 1 && processes_of(rig.root.path()).len() <= 3;
+            rests.then(|| Self { processes, files: files_below(rig.root.path()) })
+        })
+    }
+}
+
+impl Process {
+    fn of(pid: u32) -> Self {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.and_then(|value| value.split_whitespace().next()).unwrap_or_default().to_owned()
+        };
+        Self {
+            name: field("Name"),
+            fds: fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count),
+            threads: field("Threads").parse().unwrap_or(0),
+            rss_kib: field("VmRSS").parse().unwrap_or(0),
+        }
+    }
+}
+
+/// Also those that are dead and not yet waited for.
+fn children_of(parent: u32) -> Vec<u32> {
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let parent = format!("PPid:\t{parent}");
+    pids.filter(|pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line == parent)
+    })
+    .collect()
+}
+
+fn files_below(directory: &Path) -> usize {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+    entries.map(|entry| 1 + if entry.path().is_dir() { files_below(&entry.path()) } else { 0 }).sum()
+}

@@ -30,7 +30,13 @@ pub(super) fn run(_: &Arguments, dirs: Dirs) -> Result<Exit, Failure> {
     })?;
     let colours =
         std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        // It would tell of a full disk, or of a pipe that nobody reads, on the standard error: and panic.
+        .log_internal_errors(false)
+        .init();
     supervisor::run(dirs)
         .map(|()| Exit::Done)
         .map_err(|error| Failure::failed(format!("The daemon ended: {error}."), ""))

@@ -27,6 +27,7 @@ use crate::control::{BindError, Listener, serve};
 use crate::crash_points::crash_point;
 use crate::journal::Journal;
 use crate::sys::process::ProcessId;
+use crate::sys::signals;
 use crate::sys::spawn::close_all_on_exec;
 
 /// Why the daemon cannot run.
@@ -82,6 +83,8 @@ pub(super) struct Daemon {
 pub fn run(dirs: Dirs) -> Result<(), Error> {
     dirs.create()?;
     close_all_on_exec()?;
+    // A file limit is an error of the journal, to be told, not an end.
+    signals::ignore(rustix::process::Signal::XFSZ)?;
     let lock = StateLock::take(&dirs)?;
     crash_point!("supervisor/start/locked");
     let runtime = tokio::runtime::Builder::new_current_thread()

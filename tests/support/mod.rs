@@ -71,8 +71,11 @@ impl Rig {
 
     pub fn start_daemon(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("daemon.log")).unwrap();
-        let daemon = self.handoff(&["daemon"]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-        self.daemon = Some(daemon);
+        self.start_daemon_logging_to(log.into());
+    }
+
+    pub fn start_daemon_logging_to(&mut self, log: Stdio) {
+        self.daemon = Some(self.handoff(&["daemon"]).stdout(Stdio::null()).stderr(log).spawn().unwrap());
         wait_for("the daemon to answer", || {
             if let Some(status) = self.daemon.as_mut().and_then(|daemon| daemon.try_wait().unwrap()) {
                 panic!("the daemon ended ({status}):\n{}", self.daemon_log());

@@ -12,6 +12,8 @@
 //! A first start and an upgrade look the same. Started without a supervisor, the same binary binds its listeners by
 //! itself and runs.
 //!
+//! A process whose supervisor is gone goes on, and the library lets the next one in; the server notices nothing of it.
+//!
 //! ```no_run
 //! use std::net::TcpListener;
 //! use std::path::Path;

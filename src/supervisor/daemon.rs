@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -21,6 +22,7 @@ use super::binary::Hashes;
 use super::keeping::Keeping;
 use super::running;
 use super::service::{Handle, Service};
+use super::systemd::{Systemd, take_stored};
 use super::timeline::Operation;
 use crate::config::{self, Dirs, DirsError, load};
 use crate::control::{BindError, Listener, serve};
@@ -69,6 +71,7 @@ pub(super) struct Shared {
     pub(super) dirs: Dirs,
     pub(super) hashes: Hashes,
     pub(super) keeper: Keeping,
+    pub(super) systemd: Rc<Systemd>,
 }
 
 /// All services.
@@ -85,6 +88,7 @@ pub fn run(dirs: Dirs) -> Result<(), Error> {
     close_all_on_exec()?;
     // A file limit is an error of the journal, to be told, not an end.
     signals::ignore(rustix::process::Signal::XFSZ)?;
+    let stored = take_stored();
     let lock = StateLock::take(&dirs)?;
     crash_point!("supervisor/start/locked");
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -92,18 +96,19 @@ pub fn run(dirs: Dirs) -> Result<(), Error> {
         .max_blocking_threads(4)
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .build()?;
-    LocalSet::new().block_on(&runtime, main(dirs, lock))
+    LocalSet::new().block_on(&runtime, main(dirs, lock, stored))
 }
 
-async fn main(dirs: Dirs, mut lock: StateLock) -> Result<(), Error> {
+async fn main(dirs: Dirs, mut lock: StateLock, stored: BTreeMap<String, OwnedFd>) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let control = Listener::bind(&dirs.control_socket())?;
     crash_point!("supervisor/start/control");
-    let keeper = Keeping::start(&dirs).map_err(Error::Keeper)?;
+    let systemd = Rc::new(Systemd::new()?);
+    let keeper = Keeping::start(&dirs, Rc::clone(&systemd), stored).map_err(Error::Keeper)?;
     let daemon = Rc::new(Daemon {
-        shared: Rc::new(Shared { dirs: dirs.clone(), hashes: Hashes::default(), keeper }),
+        shared: Rc::new(Shared { dirs: dirs.clone(), hashes: Hashes::default(), keeper, systemd }),
         services: RefCell::default(),
     });
     crash_point!("supervisor/start/keeper");
@@ -111,6 +116,7 @@ async fn main(dirs: Dirs, mut lock: StateLock) -> Result<(), Error> {
     daemon.load_all(lock.was_lost());
     crash_point!("supervisor/start/loaded");
     tracing::info!(socket = %dirs.control_socket().display(), "ready");
+    daemon.shared.systemd.ready();
     tokio::select! {
         ended = serve(control, Rc::clone(&daemon)) => { ended?; }
         () = either(&mut terminate, &mut interrupt) => {}
@@ -119,6 +125,7 @@ async fn main(dirs: Dirs, mut lock: StateLock) -> Result<(), Error> {
     }
     lock.leave_in_order();
     tracing::info!("stopping all services; signal once more to leave them running");
+    daemon.shared.systemd.stopping();
     tokio::select! {
         () = daemon.stop_all() => daemon.shared.keeper.quit(),
         () = either(&mut terminate, &mut interrupt) => tracing::warn!("leaving; the services keep running"),

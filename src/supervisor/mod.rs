@@ -17,6 +17,7 @@ mod perform;
 mod points;
 mod running;
 mod service;
+mod systemd;
 mod timeline;
 
 pub use daemon::{Error, run};

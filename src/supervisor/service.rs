@@ -115,6 +115,7 @@ impl Service {
             self.carry_out(actions, &mut events);
             self.after_event(&happened);
         }
+        self.shared.systemd.show(&self.name, self.machine.is_wanted(), self.incumbent.is_some());
         if self.is_settled() {
             self.settled.notify_waiters();
             self.compact_journal();

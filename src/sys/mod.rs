@@ -12,6 +12,8 @@ pub mod wire;
 #[cfg(feature = "supervisor")]
 pub mod exit;
 #[cfg(feature = "supervisor")]
+pub mod listen_fds;
+#[cfg(feature = "supervisor")]
 pub mod log_pipe;
 #[cfg(feature = "supervisor")]
 pub mod owner;

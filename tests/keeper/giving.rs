@@ -46,6 +46,21 @@ fn nobody_waits_for_a_frozen_keeper_that_is_given_something() {
 }
 
 #[test]
+fn what_a_supervisor_asked_for_before_it_died_is_done() {
+    let mut keeper = Fixture::new();
+    let listener = listener();
+    keeper.client.settle().unwrap();
+    signal(keeper.client.pid(), Signal::STOP);
+    for number in 0..50 {
+        keeper.client.store([(format!("key {number}").as_str(), listener.as_fd())]).unwrap();
+    }
+    let next = Client::reach(&keeper.socket()).unwrap();
+    drop(std::mem::replace(&mut keeper.client, next));
+    signal(keeper.client.pid(), Signal::CONT);
+    wait_for("all to be held", || (keeper.client.list().unwrap().len() == 50).then_some(()));
+}
+
+#[test]
 fn very_many_requests_are_answered_although_nobody_waits() {
     let mut keeper = Fixture::new();
     let listener = listener();

@@ -18,6 +18,7 @@ use handoff_protocol::ids::{HandoffId, ServiceName};
 use rustix::process::Signal;
 use tokio::task::{AbortHandle, spawn_local};
 
+use super::systemd::Systemd;
 use crate::config::{Dirs, LogLimits};
 use crate::keeper::{Client, Error, LogSpec};
 use crate::sys::process::kill;
@@ -41,6 +42,7 @@ pub(super) struct LogGuard {
 #[derive(Debug)]
 struct Inner {
     dirs: Dirs,
+    systemd: Rc<Systemd>,
     state: RefCell<State>,
     /// Somebody is about to hear the answers.
     hearing: Cell<bool>,
@@ -57,19 +59,33 @@ struct State {
 }
 
 impl Keeping {
-    /// Takes over the keeper that an earlier daemon has left, with what it holds, or starts one. Must be called within a
-    /// `LocalSet`. Blocks for some milliseconds; for seconds if there is a keeper that does not answer.
-    pub(super) fn start(dirs: &Dirs) -> io::Result<Self> {
+    /// Takes over the keeper that an earlier daemon has left, with what it holds, or starts one. `stored` is what systemd has
+    /// kept; it counts where the keeper has nothing. Must be called within a `LocalSet`. Blocks for some milliseconds; for
+    /// seconds if there is a keeper that does not answer.
+    pub(super) fn start(
+        dirs: &Dirs,
+        systemd: Rc<Systemd>,
+        stored: BTreeMap<String, OwnedFd>,
+    ) -> io::Result<Self> {
         let Found { client, held } = match take_over(&dirs.keeper_socket()).map_err(io::Error::other)? {
             Some(found) => found,
             None => Found { client: start(dirs).map_err(io::Error::other)?, held: BTreeMap::new() },
         };
-        tracing::debug!(pid = client.pid(), held = held.len(), "the keeper answers");
+        tracing::debug!(pid = client.pid(), held = held.len(), stored = stored.len(), "the keeper answers");
+        for (key, fd) in held.iter().filter(|(key, _)| !stored.contains_key(*key)) {
+            systemd.store(key, fd.as_fd());
+        }
+        let missing: Vec<_> = stored.into_iter().filter(|(key, _)| !held.contains_key(key)).collect();
         let state = State { client, held, logs: BTreeMap::new(), next: 0 };
-        let inner =
-            Rc::new(Inner { dirs: dirs.clone(), state: RefCell::new(state), hearing: Cell::default() });
+        let hearing = Cell::default();
+        let inner = Rc::new(Inner { dirs: dirs.clone(), systemd, state: RefCell::new(state), hearing });
         let watch = spawn_local(watch::keeper(Rc::downgrade(&inner))).abort_handle();
-        Ok(Self { inner, watch })
+        let keeping = Self { inner, watch };
+        for (key, fd) in missing {
+            keeping.post(|client| client.store([(key.as_str(), fd.as_fd())]));
+            keeping.inner.state.borrow_mut().held.insert(key, fd);
+        }
+        Ok(keeping)
     }
 
     /// Has what comes out of a log pipe written to the files of a service. The pipe may be one that the keeper reads already.
@@ -96,13 +112,19 @@ impl Keeping {
         LogGuard { _pipe: Some(pipe) }
     }
 
-    /// Has the keeper hold a duplicate of a descriptor, instead of what it held by this key.
+    /// Has the keeper and systemd hold a duplicate of a descriptor, instead of what they held by this key.
     pub(super) fn store(&self, key: &str, fd: BorrowedFd<'_>) {
+        let Inner { state, systemd, .. } = &*self.inner;
         match fd.try_clone_to_owned() {
-            Ok(copy) => drop(self.inner.state.borrow_mut().held.insert(key.to_owned(), copy)),
-            Err(error) => tracing::error!(key, "it would not outlive the keeper: {error}"),
+            Ok(copy) => {
+                if state.borrow_mut().held.insert(key.to_owned(), copy).is_some() {
+                    systemd.remove(key);
+                }
+            }
+            Err(error) => tracing::error!(key, "another keeper would not get it: {error}"),
         }
         self.post(|client| client.store([(key, fd)]));
+        systemd.store(key, fd);
     }
 
     /// Duplicates of what is held by the keys that begin with `prefix`, in the order of the keys.
@@ -112,13 +134,14 @@ impl Keeping {
         found.map(|(key, fd)| Ok((key.clone(), fd.try_clone()?))).collect()
     }
 
-    /// Has the keeper close what it holds by this key.
+    /// Has what is held by this key closed.
     pub(super) fn drop_key(&self, key: &str) {
         self.inner.state.borrow_mut().held.remove(key);
         self.post(|client| client.drop_key(key));
+        self.inner.systemd.remove(key);
     }
 
-    /// Has the keeper close what it holds by the keys that begin with `prefix`.
+    /// Has what is held closed, as far as its key begins with `prefix`.
     pub(super) fn drop_prefix(&self, prefix: &str) {
         let keys: Vec<_> =
             self.inner.state.borrow().with_prefix(prefix).map(|(key, _)| key.clone()).collect();

@@ -1,0 +1,194 @@
+//! What a daemon under systemd tells it, and what systemd keeps for the daemon.
+//!
+//! systemd is one more place for what the keeper holds, for the case that the daemon and the keeper die together: see
+//! sd_notify(3), `FDSTORE=1`. Without systemd (no `NOTIFY_SOCKET`) nothing here does anything.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use handoff_protocol::ids::ServiceName;
+use sd_notify::{NotifyState, notify, notify_with_fds};
+
+use crate::sys::listen_fds::take_listen_fds;
+
+/// The longest name of a descriptor in the store.
+const NAME_MAX_BYTES: usize = 255;
+
+/// So much is told at most before any of it was read.
+const QUEUE_MAX: usize = 4096;
+
+/// How long the last words may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// The service manager, if there is one that listens.
+#[derive(Debug)]
+pub(super) struct Systemd {
+    teller: Option<Teller>,
+    /// The services that are to serve, and whether they do.
+    serving: RefCell<BTreeMap<ServiceName, bool>>,
+}
+
+impl Systemd {
+    /// The one that has started this process.
+    pub(super) fn new() -> io::Result<Self> {
+        let teller = std::env::var_os("NOTIFY_SOCKET").map(|_| Teller::start()).transpose()?;
+        Ok(Self { teller, serving: RefCell::default() })
+    }
+
+    /// The daemon takes requests, and has begun to start its services.
+    pub(super) fn ready(&self) {
+        self.tell(|| Word::Ready(status(&self.serving.borrow())));
+    }
+
+    /// The daemon is about to end.
+    pub(super) fn stopping(&self) {
+        self.tell(|| Word::Stopping);
+    }
+
+    /// How a service stands: whether it is to serve, and whether it does.
+    pub(super) fn show(&self, service: &ServiceName, wanted: bool, serves: bool) {
+        if self.teller.is_none() {
+            return;
+        }
+        let mut serving = self.serving.borrow_mut();
+        let before = if wanted || serves {
+            serving.insert(service.clone(), serves)
+        } else {
+            serving.remove(service).map(|_| true)
+        };
+        if before != Some(serves) {
+            self.tell(|| Word::Status(status(&serving)));
+        }
+    }
+
+    /// Has a duplicate of a descriptor kept, where none must be kept by this key already.
+    pub(super) fn store(&self, key: &str, fd: BorrowedFd<'_>) {
+        if self.teller.is_none() {
+            return;
+        }
+        match fd.try_clone_to_owned() {
+            Ok(_) if !is_name(key) => tracing::error!(key, "systemd does not take this name"),
+            Ok(copy) => self.tell(|| Word::Store(key.to_owned(), copy)),
+            Err(error) => tracing::error!(key, "systemd cannot keep it: {error}"),
+        }
+    }
+
+    /// Has what is kept by this key closed.
+    pub(super) fn remove(&self, key: &str) {
+        if is_name(key) {
+            self.tell(|| Word::Remove(key.to_owned()));
+        }
+    }
+
+    fn tell(&self, word: impl FnOnce() -> Word) {
+        if let Some(queue) = self.teller.as_ref().and_then(|teller| teller.queue.as_ref())
+            && queue.try_send(word()).is_err()
+        {
+            tracing::error!("systemd does not listen");
+        }
+    }
+}
+
+/// A thread of its own: nothing says how long the service manager takes to read, and nobody else is to wait for it.
+#[derive(Debug)]
+struct Teller {
+    queue: Option<SyncSender<Word>>,
+    /// Hangs up when all is told.
+    told: Receiver<()>,
+}
+
+impl Teller {
+    fn start() -> io::Result<Self> {
+        let (queue, words) = sync_channel::<Word>(QUEUE_MAX);
+        let (telling, told) = sync_channel(0);
+        std::thread::Builder::new().name("systemd".into()).spawn(move || {
+            for word in words {
+                if let Err(error) = word.tell() {
+                    tracing::error!("systemd cannot be told: {error}");
+                }
+            }
+            drop(telling);
+        })?;
+        Ok(Self { queue: Some(queue), told })
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        let _ = self.told.recv_timeout(GOODBYE);
+    }
+}
+
+/// One message to the service manager.
+enum Word {
+    Ready(String),
+    Status(String),
+    Stopping,
+    Store(String, OwnedFd),
+    Remove(String),
+}
+
+impl Word {
+    fn tell(&self) -> io::Result<()> {
+        match self {
+            Word::Ready(status) => notify(&[NotifyState::Ready, NotifyState::Status(status)]),
+            Word::Status(status) => notify(&[NotifyState::Status(status)]),
+            Word::Stopping => notify(&[NotifyState::Stopping]),
+            Word::Store(key, fd) => {
+                // A pidfd hangs up when its process is reaped, and only then has it something to tell.
+                let stay = NotifyState::Custom("FDPOLL=0");
+                notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(key), stay], &[fd.as_fd()])
+            }
+            Word::Remove(key) => notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(key)]),
+        }
+    }
+}
+
+/// What an earlier daemon has had systemd keep. To be called once, at the start.
+pub(super) fn take_stored() -> BTreeMap<String, OwnedFd> {
+    let given = take_listen_fds().unwrap_or_else(|error| {
+        tracing::error!("what systemd has kept cannot be taken: {error}");
+        Vec::new()
+    });
+    // What comes from a socket unit is none of ours, and has no slash in its name.
+    given.into_iter().filter(|(name, _)| name.contains('/')).collect()
+}
+
+/// Whether systemd takes this as it is: printable ASCII without a colon.
+fn is_name(key: &str) -> bool {
+    key.len() <= NAME_MAX_BYTES && key.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b':')
+}
+
+fn status(serving: &BTreeMap<ServiceName, bool>) -> String {
+    let up = serving.values().filter(|serves| **serves).count();
+    format!("{up} of {} services serve", serving.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_names() {
+        let id = handoff_protocol::ids::HandoffId::NIL;
+        let longest = format!("{0}/{0}/{1}", "x".repeat(64), u64::MAX);
+        for key in ["s3/main/0", &format!(".pid/s3/{id}"), &longest] {
+            assert!(is_name(key), "{key}");
+        }
+        for key in ["a:b", "a\nFDSTORE=1", "ä", &"x".repeat(256)] {
+            assert!(!is_name(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn the_status_counts() {
+        let serving = [("a", true), ("b", false), ("c", true)];
+        let serving = serving.map(|(name, serves)| (name.parse().unwrap(), serves)).into();
+        assert_eq!(status(&serving), "2 of 3 services serve");
+    }
+}

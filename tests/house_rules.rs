@@ -58,6 +58,9 @@ fn in_source(name: &str, lines: &[&str], breach: &mut dyn FnMut(usize, String)) 
         for (word, what) in NOWHERE.iter().filter(|(word, _)| code.contains(word)) {
             breach(number, format!("{word} {what}"));
         }
+        if has_word(code, WALL_CLOCK) && name.starts_with("src/") && !FOR_PEOPLE.contains(&name) {
+            breach(number, format!("{WALL_CLOCK} jumps: it is for people, in {FOR_PEOPLE:?}"));
+        }
         for mark in MARKS.iter().filter(|mark| has_word(line, mark)) {
             breach(number, format!("{mark}: do it, or leave it"));
         }
@@ -75,6 +78,10 @@ fn in_source(name: &str, lines: &[&str], breach: &mut dyn FnMut(usize, String)) 
         }
     }
 }
+
+/// No decision depends on the wall clock. It is read for what people read: times in records, and how long ago they are.
+const WALL_CLOCK: &str = "SystemTime";
+const FOR_PEOPLE: [&str; 2] = ["src/journal/mod.rs", "src/cli/human.rs"];
 
 // Put together, so that this file keeps the rules too.
 const ENCODER: &str = concat!("bin", "code");
@@ -149,6 +156,8 @@ fn the_rules_bite() {
     assert_eq!(told("src/sys/a.rs", &format!("{UNSAFE} {{}}")), []);
     assert_eq!(told("src/a.rs", &format!("#![forbid({UNSAFE}_code)] // {UNSAFE}")), []);
     assert_eq!(told("src/a.rs", &format!("use {ENCODER}::config;")), [1]);
+    assert_eq!(told("src/a.rs", &format!("let now = {WALL_CLOCK}::now();")), [1]);
+    assert_eq!(told(FOR_PEOPLE[0], &format!("let now = {WALL_CLOCK}::now();")), []);
     assert_eq!(told("Cargo.toml", &format!("{ENCODER} = \"2\"")), [1]);
     assert_eq!(told("src/a.rs", &"\n".repeat(LINES_MAX + 1)), [LINES_MAX + 1]);
     assert_eq!(told("docs/a.md", &format!("see {}/x", env!("CARGO_MANIFEST_DIR"))), [1]);

@@ -56,6 +56,7 @@ fn run() -> Result<(), BoxError> {
         "exit-while-warming" => return Err("told to exit while warming".into()),
         "hang-while-warming" => wait_for_ever(),
         "unhealthy" => return Err(starting.unhealthy("told to be unhealthy").into()),
+        slow if slow.starts_with("slow-start-") => std::thread::sleep(milliseconds(slow)),
         _ => {}
     }
     let begun = starting.begin(data.as_deref())?;
@@ -64,7 +65,9 @@ fn run() -> Result<(), BoxError> {
         "exit-after-begin" => return Err("told to exit after begin".into()),
         "hang-after-begin" => wait_for_ever(),
         "unhealthy-after-begin" => return Err(begun.unhealthy("told to be unhealthy").into()),
-        slow if slow.starts_with("slow-begin-") => std::thread::sleep(milliseconds(slow)),
+        slow if slow.starts_with("slow-begin-") || slow.starts_with("slow-start-") => {
+            std::thread::sleep(milliseconds(slow))
+        }
         _ => {}
     }
     let testee = Testee::open(&stamp, listener, data)?;

@@ -12,7 +12,7 @@ use handoff_protocol::message::{
     Resume, Seal, Stage, ToService, Welcome,
 };
 use handoff_protocol::reason::Exit;
-use handoff_protocol::record::{self, Binary, Fact, Process, Record};
+use handoff_protocol::record::{self, Binary, Fact, Process, Record, Standing};
 use handoff_protocol::version::{UNAGREED, VersionRange};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -92,6 +92,21 @@ proptest! {
         }
     }
 
+    /// The wall clock may be wrong, and jump: times are for people.
+    #[test]
+    fn no_standing_depends_on_a_time(facts in vec((fact_of_one_thing(), any::<u64>(), any::<u64>()), 0..40)) {
+        let fold_at = |time: fn((u64, u64)) -> u64| {
+            let at = |(fact, first, second): &(Fact, u64, u64)| Record {
+                at_unix_ms: time((*first, *second)),
+                fact: fact.clone(),
+            };
+            without_times(record::fold(&facts.iter().map(at).collect::<Vec<_>>()))
+        };
+        let standing = fold_at(|(first, _)| first);
+        prop_assert_eq!(&standing, &fold_at(|(_, second)| second));
+        prop_assert_eq!(&standing, &fold_at(|_| 0));
+    }
+
     #[test]
     fn any_facts_can_be_folded(facts in vec(fact(), 0..40)) {
         let (_, records, _) = image(facts);
@@ -100,6 +115,17 @@ proptest! {
             prop_assert!(standing.previous.is_none() || standing.current.is_some());
         }
     }
+}
+
+fn without_times(mut standing: Standing) -> Standing {
+    let Standing { current, previous, leaving, attempt, .. } = &mut standing;
+    for generation in [current, previous, leaving].into_iter().flatten() {
+        (generation.started_unix_ms, generation.since_unix_ms) = (0, 0);
+    }
+    for attempt in attempt {
+        attempt.started_unix_ms = 0;
+    }
+    standing
 }
 
 #[test]

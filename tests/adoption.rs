@@ -36,7 +36,7 @@ fn settled(rig: &Rig, name: &str) -> handoff::control::api::ServiceStatus {
 
 fn upgrades(rig: &Rig, address: SocketAddr, to: &str) {
     let outcome = rig.upgrade("s", &rig.release(to, "")).unwrap();
-    assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
+    assert_eq!((outcome.outcome, &outcome.reason), (Ending::Committed, &None), "{outcome:?}");
     assert_eq!(version(address), to);
 }
 
@@ -108,9 +108,18 @@ fn a_process_that_ended_meanwhile_is_told_of_and_replaced_on_the_same_listener()
     assert_eq!(waiting.join().unwrap(), "1");
     let status = settled(&rig, "s");
     assert_eq!((status.restarts, status.generation.0), (1, 2));
-    let log = rig.daemon_log();
-    assert!(log.contains("while no daemon was there"), "{log}");
+    let problem = status.problem.unwrap();
+    assert!(problem.contains("While no daemon was there"), "{problem}");
+    if std::fs::read_to_string("/proc/sys/kernel/osrelease").is_ok_and(|release| knows_exits(&release)) {
+        assert!(problem.contains("killed by signal 9"), "{problem}");
+    }
     upgrades(&rig, address, "2");
+}
+
+/// From 6.15 on the kernel tells through a pidfd how a process ended whose parent is another.
+fn knows_exits(release: &str) -> bool {
+    let mut numbers = release.split('.').map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(15))
 }
 
 #[test]
@@ -145,6 +154,10 @@ fn an_upgrade_that_was_under_way_is_ended_and_told_of() {
             let status = settled(&rig, "s");
             let last = status.last_handoff.unwrap_or_else(|| panic!("{mode}, {phase}: not told of"));
             assert_eq!(last.outcome, *ending, "{mode}, {phase}: {last:?}");
+            assert!(
+                last.reason.as_ref().is_some_and(|reason| !reason.is_empty()),
+                "{mode}, {phase}: {last:?}"
+            );
             let expected = if *ending == Ending::Committed { "2" } else { "1" };
             assert_eq!(version(address), expected, "{mode}, {phase}");
             if let Some(slow) = slow {

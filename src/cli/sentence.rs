@@ -16,7 +16,8 @@ pub(super) fn of(outcome: &Outcome) -> String {
                 || "there was no accept gap".to_owned(),
                 |gap| format!("the accept gap was {gap}"),
             );
-            format!("{service} now runs {binary} (generation {generation}{pid}): upgraded in {took}, {gap}.")
+            let how = reason.as_deref().map_or_else(|| format!("upgraded in {took}, {gap}"), str::to_owned);
+            format!("{service} now runs {binary} (generation {generation}{pid}): {how}.")
         }
         Ending::RolledBack => {
             let reason = reason.as_deref().unwrap_or("no reason was given");

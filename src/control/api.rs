@@ -173,7 +173,8 @@ pub struct Outcome {
     pub handoff: HandoffId,
     /// How it ended.
     pub outcome: Ending,
-    /// Why it was rolled back, one clause; nothing otherwise.
+    /// Why it was rolled back, or who completed it if that was another daemon than the one that began it. One clause;
+    /// nothing otherwise.
     pub reason: Option<String>,
     /// The generation.
     pub generation: Generation,

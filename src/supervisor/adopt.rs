@@ -72,12 +72,10 @@ impl Service {
         let previous = standing.previous.as_ref().and_then(|previous| self.look_for(&previous.into()));
         let leaving = standing.leaving.as_ref().and_then(|leaving| self.look_for(&leaving.into()));
         let attempt = standing.attempt.as_ref().and_then(|attempt| self.look_for(&attempt.into()));
-        if current.is_none() {
-            self.note_end_of_current();
-        }
+        let ended = current.is_none() && self.note_end_of_current();
         let under_way = standing.attempt.as_ref().map(|attempt| attempt.handoff);
         let nobody = [&current, &previous, &leaving, &attempt].iter().all(|process| process.is_none());
-        if nobody && under_way.is_none() {
+        if nobody && under_way.is_none() && !(ended && wanted) {
             return false;
         }
         let (written, [incumbent, successor, retiree]) = match (under_way, previous) {
@@ -135,17 +133,20 @@ impl Service {
         }
     }
 
-    /// The process of the current generation ended while no daemon was there.
-    fn note_end_of_current(&mut self) {
-        let Some(current) = self.journal.standing().current.clone() else { return };
-        let Some(process) = current.process else { return };
+    /// Whether the process of the current generation ended while no daemon was there.
+    fn note_end_of_current(&mut self) -> bool {
+        let Some(current) = self.journal.standing().current.clone() else { return false };
+        let Some(process) = current.process else { return false };
         let exit = self.exit_of(current.handoff);
         if self.journal.standing().wanted {
             tracing::warn!(service = %self.name, pid = process.pid, "while no daemon was there, the process {exit}");
-            self.problem = Some(format!("While no daemon was there, the process {} {exit}.", process.pid));
+            let pid = process.pid;
+            self.problem =
+                Some(format!("While no daemon was there, the process {pid} {exit}; it was started again."));
         }
         self.note(Fact::Exited { generation: current.generation, exit });
         self.shared.keeper.forget_process(&self.name, current.handoff);
+        true
     }
 
     /// How a process ended, if the keeper has its pidfd and the kernel knows.
@@ -288,13 +289,8 @@ impl Service {
             Decision::Wait | Decision::KillSuccessor | Decision::KillIncumbent => return,
         };
         tracing::info!(service = %self.name, ?decision, "recovered: {told}");
+        self.completes = decision == Decision::Commit;
         self.retire_unused_slots();
-        if matches!(decision, Decision::Start)
-            && let Err(error) = self.open_listeners()
-        {
-            tracing::error!(service = %self.name, %error, "cannot listen");
-            self.problem = Some(error.to_string());
-        }
     }
 }
 

@@ -49,6 +49,7 @@ impl Service {
     }
 
     fn try_launch(&mut self, id: HandoffId, binary: &Binary) -> io::Result<()> {
+        self.open_listeners().map_err(io::Error::other)?;
         let slot = self.slot_for_successor().map_err(io::Error::other)?;
         self.start_on(slot, id, binary).inspect_err(|_| self.retire_slot(slot))
     }

@@ -17,6 +17,10 @@ use crate::control::{Error, Kind, api};
 
 /// How often the queue of a slot is looked at, and for how long at the most.
 const QUIET_TICK: Duration = Duration::from_millis(5);
+/// How an upgrade ended that another daemon had begun.
+const COMPLETED: &str =
+    "the daemon that began this upgrade was lost; the new process served, so the next daemon completed it";
+
 const QUIET_LIMIT: Duration = Duration::from_secs(5);
 
 impl Service {
@@ -220,11 +224,13 @@ impl Service {
         if matches!(ending, api::Ending::Committed | api::Ending::Started) {
             self.problem = None;
         }
+        let completed = std::mem::take(&mut self.completes) && ending == api::Ending::Committed;
+        let completed = completed.then(|| COMPLETED.to_owned());
         let outcome = api::Outcome {
             service: self.name.clone(),
             handoff: self.machine.handoff(),
             outcome: ending,
-            reason: reason.map(|reason| reason.to_string()),
+            reason: reason.map(|reason| reason.to_string()).or(completed),
             generation: self.journal.standing().generation(),
             pid: self.incumbent.as_ref().map(|party| party.process.pid),
             binary: self.path_of(Target::Committed),

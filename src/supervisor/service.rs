@@ -46,6 +46,8 @@ pub(super) struct Service {
     pub(super) timeline: Timeline,
     pub(super) last: Option<api::Outcome>,
     pub(super) problem: Option<String>,
+    /// Whether the upgrade under way was begun by an earlier daemon, and is only to be committed.
+    pub(super) completes: bool,
     pub(super) shared: Rc<Shared>,
     pub(super) this: Weak<RefCell<Service>>,
     /// Told when the service comes to rest, and when its journal is short again.
@@ -75,6 +77,7 @@ impl Handle {
                 timeline: Timeline::begin(),
                 last: None,
                 problem: None,
+                completes: false,
                 shared,
                 this: this.clone(),
                 settled: Rc::default(),

@@ -104,7 +104,15 @@ impl Service {
             successor: successor_found,
             retiree: retiree_found,
         };
-        tracing::info!(service = %self.name, ?left, "an earlier daemon has left this");
+        tracing::info!(
+            service = %self.name,
+            handoff = %left.handoff,
+            wanted,
+            upgrade_under_way = left.under_way,
+            old_process = %left.incumbent,
+            new_process = %left.successor,
+            "taking over what an earlier daemon has left"
+        );
         let (machine, actions) =
             Supervisor::recover(self.config.mode, policy(&self.config), self.moment(), left);
         self.machine = machine;

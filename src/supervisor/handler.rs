@@ -228,7 +228,8 @@ impl Service {
         api::ServiceStatus {
             service: self.name.clone(),
             state,
-            phase: (!matches!(phase, "serving" | "stopped" | "backoff")).then(|| phase.to_owned()),
+            phase: (!matches!(phase, "serving" | "stopped" | "backoff") && phase != state.as_str())
+                .then(|| phase.to_owned()),
             generation: self.journal.standing().generation(),
             pid: self.incumbent.as_ref().map(|party| party.process.pid),
             binary: self.path_of(Target::Committed),

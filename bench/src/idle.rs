@@ -66,7 +66,8 @@ fn switches(pid: u32) -> Result<u64, Error> {
     Ok(sum)
 }
 
-fn resident_kib(pid: u32) -> Result<u64, Error> {
+/// Resident memory of a process.
+pub fn resident_kib(pid: u32) -> Result<u64, Error> {
     field(&std::fs::read_to_string(format!("/proc/{pid}/status"))?, "VmRSS:")
 }
 

@@ -2,12 +2,14 @@
 //! supervisor costs. The crate beyond-handoff does the same work beside it.
 //!
 //! [`marks`] and [`acceptor`] are what both services under measurement consist of. [`rig`] is what the two
-//! supervisors have in common, seen from outside; [`ours`] and [`peer`] are those two. Each of the other modules
+//! supervisors have in common, seen from outside; [`ours`] and [`peer`] are those two; [`daemon`] is
+//! what the first one consists of. Each of the other modules
 //! is one measurement, and [`report`] prints what they found.
 
 pub mod acceptor;
 pub mod burst;
 pub mod control;
+pub mod daemon;
 pub mod floor;
 pub mod idle;
 pub mod machine;
@@ -21,6 +23,7 @@ pub mod report;
 pub mod rig;
 pub mod spread;
 pub mod syncs;
+pub mod takeover;
 pub mod upgrades;
 
 /// An error for a person to read.

@@ -15,13 +15,14 @@ use handoff_bench::programs::{Programs, build};
 use handoff_bench::report::Report;
 use handoff_bench::rig::{Options, Rig};
 use handoff_bench::upgrades::{Plan, Series};
-use handoff_bench::{Error, burst, floor, idle, syncs, upgrades};
+use handoff_bench::{Error, burst, floor, idle, syncs, takeover, upgrades};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// Measures how long an upgrade takes, how long nobody accepts meanwhile, what clients notice of it, and what an idle
-/// supervisor costs; the crate beyond-handoff does the same work in turns. Times are only told, never judged: the exit
-/// code is 1 only if an upgrade was not committed or a request failed.
+/// supervisor costs; the crate beyond-handoff does the same work in turns. Measures too how long a new daemon takes to
+/// take over many services. Times are only told, never judged: the exit code is 1 only if an upgrade was not committed,
+/// a request failed, or a takeover changed a process.
 #[derive(Debug, Parser)]
 #[command(name = "upgrade-bench", version)]
 struct Args {
@@ -31,6 +32,9 @@ struct Args {
     /// Do a little of everything, to see whether it works.
     #[arg(long)]
     quick: bool,
+    /// Measure takeovers only.
+    #[arg(long)]
+    takeovers: bool,
     /// Print the result as one JSON object.
     #[arg(long)]
     json: bool,
@@ -47,6 +51,8 @@ struct Size {
     seal: Duration,
     bursts: &'static [usize],
     idle: Duration,
+    /// How many services are taken over, and how often.
+    takeovers: [usize; 2],
     floor: usize,
 }
 
@@ -61,6 +67,7 @@ impl Args {
                 seal: Duration::from_millis(100),
                 bursts: &[100],
                 idle: Duration::from_millis(500),
+                takeovers: [10, 2],
                 floor: 10,
             },
             false => Size {
@@ -70,6 +77,7 @@ impl Args {
                 seal: Duration::from_millis(1500),
                 bursts: &[200, 3000],
                 idle: Duration::from_secs(10),
+                takeovers: [100, 10],
                 floor: 500,
             },
         }
@@ -109,7 +117,13 @@ fn bench(args: &Args) -> Result<Report, Error> {
     };
     let place = Place::in_directory(directory)?;
     let run = Run { programs: &programs, place: place.path(), size: args.size(), interrupted: &interrupted };
-    run.all(Machine::look(&place.filesystem))
+    let mut report = run.begin(Machine::look(&place.filesystem))?;
+    if !args.takeovers {
+        run.measure_upgrades(&mut report)?;
+    }
+    run.measure_takeovers(&mut report)?;
+    report.machine.look_again();
+    Ok(report)
 }
 
 struct Run<'a> {
@@ -120,18 +134,22 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn all(&self, machine: Machine) -> Result<Report, Error> {
-        let size = &self.size;
-        let mut report = Report {
+    fn begin(&self, machine: Machine) -> Result<Report, Error> {
+        Ok(Report {
             machine,
-            floor: floor::measure(self.programs, self.place, size.floor)?,
+            floor: floor::measure(self.programs, self.place, self.size.floor)?,
             quiet: Vec::new(),
             unseen: Vec::new(),
             busy: Vec::new(),
             syncs: None,
             bursts: Vec::new(),
             idle: Vec::new(),
-        };
+            takeovers: Vec::new(),
+        })
+    }
+
+    fn measure_upgrades(&self, report: &mut Report) -> Result<(), Error> {
+        let size = &self.size;
         let mut rigs = self.rigs(Duration::ZERO)?;
         let plan = |count, probe, unseen| Plan { count, probe, unseen };
         report.quiet = self.upgrades(&mut rigs, "upgrades", plan(size.upgrades, false, false))?;
@@ -163,8 +181,15 @@ impl Run<'_> {
                 syncs::measure(self.place, count, |options| Peer::start(self.programs, self.place, options))?;
             report.syncs = Some(vec![ours, peer]);
         }
-        report.machine.look_again();
-        Ok(report)
+        Ok(())
+    }
+
+    fn measure_takeovers(&self, report: &mut Report) -> Result<(), Error> {
+        let [services, rounds] = self.size.takeovers;
+        self.go_on(&format!("{rounds} takeovers of each kind, of {services} services"))?;
+        report.takeovers =
+            takeover::measure(self.programs, self.place, self.size.takeovers, self.interrupted)?;
+        Ok(())
     }
 
     fn rigs(&self, seal: Duration) -> Result<Vec<Box<dyn Rig>>, Error> {

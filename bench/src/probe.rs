@@ -28,11 +28,11 @@ struct Shared {
 }
 
 impl Prober {
-    /// Starts to ask `address`.
-    pub fn start(address: SocketAddr) -> Self {
+    /// Starts to ask `address`, and waits for `pause` after each answer.
+    pub fn start(address: SocketAddr, pause: Duration) -> Self {
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
-        let thread = std::thread::spawn(move || run(address, &theirs));
+        let thread = std::thread::spawn(move || run(address, pause, &theirs));
         Self { shared, thread: Some(thread) }
     }
 
@@ -69,7 +69,7 @@ impl Drop for Prober {
     }
 }
 
-fn run(address: SocketAddr, shared: &Shared) -> Result<Vec<u64>, Error> {
+fn run(address: SocketAddr, pause: Duration, shared: &Shared) -> Result<Vec<u64>, Error> {
     let mut all = Vec::new();
     while !shared.stop.load(Ordering::SeqCst) {
         let began = Instant::now();
@@ -78,6 +78,10 @@ fn run(address: SocketAddr, shared: &Shared) -> Result<Vec<u64>, Error> {
         shared.longest_us.fetch_max(took_us, Ordering::SeqCst);
         shared.requests.fetch_add(1, Ordering::SeqCst);
         all.push(took_us);
+        // Even a sleep of no length is a system call.
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
     }
     Ok(all)
 }

@@ -12,6 +12,7 @@ use crate::idle::Idle;
 use crate::machine::Machine;
 use crate::spread::Spread;
 use crate::syncs::Syncs;
+use crate::takeover::Takeovers;
 use crate::upgrades::Series;
 
 /// Everything that was measured.
@@ -31,6 +32,8 @@ pub struct Report {
     pub bursts: Vec<Burst>,
     /// Supervisors that have nothing to do.
     pub idle: Vec<Idle>,
+    /// Daemons that were killed, and others that took over.
+    pub takeovers: Vec<Takeovers>,
     /// What the machine makes everybody pay.
     pub floor: Floor,
 }
@@ -49,25 +52,16 @@ impl fmt::Display for Report {
             f,
             "{kernel}, {processors} processors ({processor}), {filesystem}, load {load_before} to {load_after}"
         )?;
-        let quiet = times(self.quiet.iter().flat_map(|series| rows(series, "")));
-        let unseen =
-            self.unseen.iter().map(|series| (series.name, "upgrade to a new file".to_owned(), series.own));
-        let busy = self.busy.iter().flat_map(|series| rows(series, ", under requests"));
+        if !self.quiet.is_empty() {
+            self.upgrades(f)?;
+        }
+        writeln!(f, "{}", self.takeover_table())?;
         let floor = &self.floor;
         let floor = [
             ("start a process and wait for its end", floor.process),
             ("append 4 KiB and fdatasync", floor.sync),
             ("round trip over a socketpair", floor.round_trip),
         ];
-        writeln!(f, "{quiet}\n{}\n{}", times(unseen.chain(busy)), self.phases())?;
-        match &self.syncs {
-            Some(syncs) => writeln!(f, "{}", syncs_table(syncs))?,
-            None => writeln!(
-                f,
-                "strace is missing or may not trace: disk barriers and system calls are not counted"
-            )?,
-        }
-        writeln!(f, "{}\n{}", self.burst_table(), self.idle_table())?;
         write!(f, "{}", times(floor.map(|(what, spread)| ("this machine", what.to_owned(), spread))))
     }
 }
@@ -96,6 +90,22 @@ fn times(rows: impl IntoIterator<Item = (&'static str, String, Spread)>) -> Tabl
 }
 
 impl Report {
+    fn upgrades(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quiet = times(self.quiet.iter().flat_map(|series| rows(series, "")));
+        let unseen =
+            self.unseen.iter().map(|series| (series.name, "upgrade to a new file".to_owned(), series.own));
+        let busy = self.busy.iter().flat_map(|series| rows(series, ", under requests"));
+        writeln!(f, "{quiet}\n{}\n{}", times(unseen.chain(busy)), self.phases())?;
+        match &self.syncs {
+            Some(syncs) => writeln!(f, "{}", syncs_table(syncs))?,
+            None => writeln!(
+                f,
+                "strace is missing or may not trace: disk barriers and system calls are not counted"
+            )?,
+        }
+        writeln!(f, "{}\n{}", self.burst_table(), self.idle_table())
+    }
+
     fn phases(&self) -> Table {
         let mut table = table(["who", "phase", "p50"], 2);
         for series in &self.quiet {
@@ -145,7 +155,7 @@ impl Report {
         let mut table = table(["idle", "watched for", "wake-ups", "system calls", "resident memory"], 1);
         for idle in &self.idle {
             let calls = idle.system_calls.map_or("not counted".to_owned(), |calls| calls.to_string());
-            let memory = format!("{:.1} MiB", idle.resident_kib as f64 / 1024.0);
+            let memory = memory(idle.resident_kib);
             table.add_row([
                 idle.name.clone(),
                 duration(idle.watched_ms * 1000),
@@ -153,6 +163,20 @@ impl Report {
                 calls,
                 memory,
             ]);
+        }
+        table
+    }
+
+    fn takeover_table(&self) -> Table {
+        let header = ["killed", "services", "count", "takeover p50", "max", "requests", "longest", "memory"];
+        let mut table = table(header, 1);
+        for each in &self.takeovers {
+            let [p50, max, longest] =
+                [each.takeover.p50_us, each.takeover.max_us, each.requests.max_us].map(duration);
+            let [services, count, requests] =
+                [each.services, each.takeover.count, each.requests.count].map(|count| count.to_string());
+            let memory = memory(each.resident_kib);
+            table.add_row([each.killed.to_owned(), services, count, p50, max, requests, longest, memory]);
         }
         table
     }
@@ -177,6 +201,10 @@ fn table<const COLUMNS: usize>(header: [&str; COLUMNS], texts: usize) -> Table {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+fn memory(kib: u64) -> String {
+    format!("{:.1} MiB", kib as f64 / 1024.0)
 }
 
 /// Microseconds as people read them.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -80,7 +81,7 @@ fn take_turn(
     samples: &mut Samples,
     interrupted: &AtomicBool,
 ) -> Result<(), Error> {
-    let prober = plan.probe.then(|| Prober::start(rig.address()));
+    let prober = plan.probe.then(|| Prober::start(rig.address(), Duration::ZERO));
     // The first one of a turn finds the machine in the state that the other rig has left it in.
     rig.upgrade()?;
     for _ in 0..turn {

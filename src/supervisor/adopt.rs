@@ -299,6 +299,8 @@ impl Service {
         tracing::info!(service = %self.name, ?decision, "recovered: {told}");
         self.completes = decision == Decision::Commit;
         self.retire_unused_slots();
+        let parties = [&self.incumbent, &self.successor, &self.retiree].into_iter().flatten();
+        self.shared.keeper.keep_only(&self.name, parties.map(|party| party.handoff));
     }
 }
 

@@ -114,6 +114,7 @@ async fn main(dirs: Dirs, mut lock: StateLock, stored: BTreeMap<String, OwnedFd>
     crash_point!("supervisor/start/keeper");
     sweep(&dirs.adopt_dir());
     daemon.load_all(lock.was_lost());
+    lock.has_started()?;
     crash_point!("supervisor/start/loaded");
     tracing::info!(socket = %dirs.control_socket().display(), "ready");
     daemon.shared.systemd.ready();
@@ -278,10 +279,11 @@ fn operation() -> (Operation, oneshot::Receiver<Result<crate::control::api::Outc
     (Operation { reply, progress: None }, answer)
 }
 
-/// The state directory, taken for this process until this is dropped. The file says who has it: a daemon that is lost
-/// leaves that behind, one that leaves in order takes it out.
+/// The state directory, taken for this process until this is dropped. The file says who has it, and in which boot it has
+/// started its services: a daemon that is lost leaves that behind, one that leaves in order takes it out.
 struct StateLock {
     file: File,
+    text: String,
     was_lost: bool,
 }
 
@@ -313,15 +315,26 @@ impl StateLock {
         let own = ProcessId::own().map_err(failed)?;
         let was_lost = boot == Some(own.boot_id.as_str());
         let text = format!("{} {}\n", own.pid, own.boot_id);
-        // In this order there is no moment at which the file looks as if the last daemon had left in order.
-        file.write_all_at(text.as_bytes(), 0).map_err(failed)?;
-        file.set_len(text.len() as u64).map_err(failed)?;
-        Ok(Self { file, was_lost })
+        let mut lock = Self { file, text, was_lost };
+        if was_lost { lock.has_started() } else { lock.write(&format!("{}\n", own.pid)) }.map_err(failed)?;
+        Ok(lock)
     }
 
     /// Whether the last daemon of this boot ended without leaving in order.
     fn was_lost(&self) -> bool {
         self.was_lost
+    }
+
+    /// From now on the journals say what is to run. Before, one that is lost has not asked for anything: the next one begins
+    /// as this one did.
+    fn has_started(&mut self) -> io::Result<()> {
+        self.write(&self.text.clone())
+    }
+
+    /// In this order there is no moment at which the file looks as if a daemon that was lost had left in order.
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        self.file.write_all_at(text.as_bytes(), 0)?;
+        self.file.set_len(text.len() as u64)
     }
 
     /// From now on what runs is not to run again for having run.

@@ -167,6 +167,17 @@ impl Keeping {
         self.drop_prefix(&format!(".pid/{service}/"));
     }
 
+    /// No other processes of the service are left than those of these handoffs.
+    pub(super) fn keep_only(&self, service: &ServiceName, handoffs: impl Iterator<Item = HandoffId>) {
+        let known: Vec<String> = handoffs.map(|handoff| process_key(service, handoff)).collect();
+        let prefix = format!(".pid/{service}/");
+        let kept: Vec<_> =
+            self.inner.state.borrow().with_prefix(&prefix).map(|(key, _)| key.clone()).collect();
+        for key in kept.into_iter().filter(|key| !known.contains(key)) {
+            self.drop_key(&key);
+        }
+    }
+
     /// The end of a process is known.
     pub(super) fn forget_process(&self, service: &ServiceName, handoff: HandoffId) {
         self.drop_key(&process_key(service, handoff));

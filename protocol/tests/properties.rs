@@ -122,7 +122,7 @@ fn without_times(mut standing: Standing) -> Standing {
     for generation in [current, previous, leaving].into_iter().flatten() {
         (generation.started_unix_ms, generation.since_unix_ms) = (0, 0);
     }
-    for attempt in attempt {
+    if let Some(attempt) = attempt {
         attempt.started_unix_ms = 0;
     }
     standing

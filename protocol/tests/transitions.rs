@@ -7,16 +7,17 @@ use std::collections::{HashSet, VecDeque};
 use std::fmt::{Debug, Write};
 
 use handoff_protocol::deadline::{Deadline, Policy};
-use handoff_protocol::ids::HandoffId;
+use handoff_protocol::ids::{Generation, HandoffId};
 use handoff_protocol::incumbent::{self, Incumbent};
 use handoff_protocol::message::{
-    Abort, Begin, Commit, Done, Failed, FromService, Hello, Mode, Prepare, Progress, Ready, Resume, Seal,
-    ToService,
+    Abort, Adopted, Begin, Commit, Done, Failed, FromService, Hello, Mode, Prepare, Progress, Ready, Resume,
+    Seal, Stage, ToService,
 };
 use handoff_protocol::reason::{Exit, Party};
+use handoff_protocol::recovery::{Facts, Found, Written};
 use handoff_protocol::successor::{self, Successor};
 use handoff_protocol::supervisor::{
-    Event, Incumbent as Old, Moment, Phase, Request, Successor as Seen, Supervisor, Target,
+    Event, Incumbent as Old, Left, Moment, Phase, Request, Successor as Seen, Supervisor, Target,
 };
 use handoff_protocol::version::VersionRange;
 
@@ -55,24 +56,109 @@ fn the_supervisor_behaves_as_written() {
     for (mode, name) in
         [(Mode::Exclusive, "supervisor_exclusive.txt"), (Mode::Overlap, "supervisor_overlap.txt")]
     {
-        let table = table(
-            Supervisor::new(mode, Policy::default()),
-            |machine| {
-                let leaving =
-                    machine.retiree().map_or(String::from("none"), |retiree| format!("{:?}", retiree.step));
-                format!(
-                    "{:?}, incumbent {:?}, successor {:?}, retiree {leaving}{}",
-                    machine.phase(),
-                    machine.incumbent(),
-                    machine.successor(),
-                    if machine.is_wanted() { "" } else { ", not wanted" },
-                )
-            },
-            supervisor_events,
-            |machine, event| machine.step(Moment { now: 0, fresh: other(machine.handoff()) }, event),
-        );
+        let table =
+            table(Supervisor::new(mode, Policy::default()), seen, supervisor_events, |machine, event| {
+                machine.step(Moment { now: 0, fresh: other(machine.handoff()) }, event)
+            });
         common::assert_golden(name, &table);
     }
+}
+
+fn seen(machine: &Supervisor) -> String {
+    let leaving = machine.retiree().map_or(String::from("none"), |retiree| format!("{:?}", retiree.step));
+    let wanted = if machine.is_wanted() { "" } else { ", not wanted" };
+    if let Some(Facts { written, incumbent, successor, .. }) = machine.facts() {
+        return format!(
+            "Recovering {written:?}, incumbent {incumbent:?}, successor {successor:?}, retiree {leaving}{wanted}"
+        );
+    }
+    format!(
+        "{:?}, incumbent {:?}, successor {:?}, retiree {leaving}{wanted}",
+        machine.phase(),
+        machine.incumbent(),
+        machine.successor(),
+    )
+}
+
+/// How a supervisor begins with each thing that an earlier one can have left, and what each event does until it is known
+/// what to do about it.
+#[test]
+fn another_supervisor_begins_as_written() {
+    for (mode, name) in [(Mode::Exclusive, "recovery_exclusive.txt"), (Mode::Overlap, "recovery_overlap.txt")]
+    {
+        let mut text = String::new();
+        let mut begun = Vec::new();
+        for left in all_left() {
+            let (machine, actions) =
+                Supervisor::recover(mode, Policy::default(), Moment { now: 0, fresh: id(2) }, left);
+            let Left { written, incumbent, successor, retiree, .. } = left;
+            let wanted = if left.wanted { "" } else { ", not wanted" };
+            let under_way = if left.under_way { ", under way" } else { "" };
+            let parts: Vec<String> = actions.iter().map(named).collect();
+            let _ = writeln!(
+                text,
+                "left {written:?}, incumbent {incumbent:?}, successor {successor:?}, retiree {retiree:?}{under_way}{wanted} \
+                 -> [{}] {}",
+                seen(&machine),
+                parts.join(" ")
+            );
+            begun.push(machine);
+        }
+        text.push('\n');
+        text.push_str(&table_from(begun, seen, recovery_events, |machine, event| {
+            machine.step(Moment { now: 0, fresh: id(2) }, event)
+        }));
+        common::assert_golden(name, &text);
+    }
+}
+
+/// A retiree changes nothing for the others, and so does the wish that the service runs until they are known.
+fn all_left() -> Vec<Left> {
+    let found = [Found::Gone, Found::Asked, Found::Mute];
+    let nobody = Left {
+        wanted: true,
+        written: Written::Uncommitted,
+        handoff: id(1),
+        under_way: false,
+        incumbent: Found::Gone,
+        successor: Found::Gone,
+        retiree: Found::Gone,
+    };
+    let mut all = Vec::new();
+    for incumbent in found {
+        for successor in found {
+            all.push(Left { under_way: true, incumbent, successor, ..nobody });
+            all.push(Left { written: Written::Committed, incumbent, successor, ..nobody });
+        }
+        all.push(Left { incumbent, ..nobody });
+        all.push(Left { wanted: false, incumbent, ..nobody });
+        all.push(Left { retiree: incumbent, ..nobody });
+    }
+    all
+}
+
+/// What follows when it is known is in the other tables. Of what nobody says to another supervisor one example is enough.
+fn recovery_events(machine: &Supervisor) -> Vec<(&'static str, Event)> {
+    const LIKE_OTHERS: [&str; 8] = [
+        "stop",
+        "upgrade",
+        "successor: Hello",
+        "successor: Hello of another version",
+        "successor: Prepared",
+        "incumbent: Sealed",
+        "incumbent: SealFailed",
+        "incumbent: wrong id",
+    ];
+    let Some(facts) = machine.facts().filter(|_| machine.retiree().is_none()) else { return Vec::new() };
+    all_supervisor_events(machine.handoff())
+        .into_iter()
+        .filter(|(name, _)| match *name {
+            name if LIKE_OTHERS.contains(&name) => false,
+            name if name.starts_with("successor") => facts.successor != Found::Gone,
+            name if name.starts_with("incumbent") => facts.incumbent != Found::Gone,
+            name => !name.starts_with("retire"),
+        })
+        .collect()
 }
 
 /// Every state that `key` tells apart, in the order in which it is first reached, and what each event does there.
@@ -82,8 +168,18 @@ fn table<M: Clone, E: Clone + Debug, A: Debug>(
     events: impl Fn(&M) -> Vec<(&'static str, E)>,
     step: impl Fn(&mut M, E) -> Vec<A>,
 ) -> String {
-    let mut known = HashSet::from([key(&start)]);
-    let mut todo = VecDeque::from([start]);
+    table_from(vec![start], key, events, step)
+}
+
+/// Likewise, from several states.
+fn table_from<M: Clone, E: Clone + Debug, A: Debug>(
+    starts: Vec<M>,
+    key: impl Fn(&M) -> String,
+    events: impl Fn(&M) -> Vec<(&'static str, E)>,
+    step: impl Fn(&mut M, E) -> Vec<A>,
+) -> String {
+    let mut known = HashSet::new();
+    let mut todo: VecDeque<M> = starts.into_iter().filter(|start| known.insert(key(start))).collect();
     let mut text = String::new();
     while let Some(machine) = todo.pop_front() {
         let state = key(&machine);
@@ -251,12 +347,22 @@ fn all_supervisor_events(own: HandoffId) -> Vec<(&'static str, Event)> {
         ("successor: Progress", from_new(FromService::Progress(Progress { note: String::new() }))),
         ("successor: wrong id", Event::FromSuccessor(other(own), FromService::Prepared(done.clone()))),
         ("successor: Sealed", from_new(FromService::Sealed(done.clone()))),
+        ("successor: Resumed", from_new(FromService::Resumed(done.clone()))),
+        ("successor: ResumeFailed", from_new(FromService::ResumeFailed(failed.clone()))),
+        ("successor: Adopted, serving", from_new(adopted(Stage::Serving))),
+        ("successor: Adopted, working", from_new(adopted(Stage::Working))),
+        ("successor: Adopted, waiting", from_new(adopted(Stage::Waiting))),
+        ("successor: Adopted, leaving", from_new(adopted(Stage::Leaving))),
         ("incumbent: Drained", from_old(FromService::Drained(done.clone()))),
         ("incumbent: Sealed", from_old(FromService::Sealed(done.clone()))),
         ("incumbent: SealFailed", from_old(FromService::SealFailed(failed.clone()))),
         ("incumbent: Resumed", from_old(FromService::Resumed(done.clone()))),
         ("incumbent: ResumeFailed", from_old(FromService::ResumeFailed(failed.clone()))),
         ("incumbent: Progress", from_old(FromService::Progress(Progress { note: String::new() }))),
+        ("incumbent: Adopted, serving", from_old(adopted(Stage::Serving))),
+        ("incumbent: Adopted, working", from_old(adopted(Stage::Working))),
+        ("incumbent: Adopted, waiting", from_old(adopted(Stage::Waiting))),
+        ("incumbent: Adopted, leaving", from_old(adopted(Stage::Leaving))),
         ("incumbent: wrong id", Event::FromIncumbent(other(own), FromService::Drained(done.clone()))),
         ("retiree: Drained", leaving(FromService::Drained(done.clone()))),
         ("retiree: Sealed", leaving(FromService::Sealed(done.clone()))),
@@ -276,7 +382,13 @@ fn all_supervisor_events(own: HandoffId) -> Vec<(&'static str, Event)> {
     events
 }
 
-const DEADLINES: [(&str, Deadline); 12] = [
+fn adopted(stage: Stage) -> FromService {
+    let service = "s3".parse().expect("a name");
+    let listeners = Vec::new();
+    FromService::Adopted(Adopted { version: 1, pid: 1, service, generation: Generation(1), stage, listeners })
+}
+
+const DEADLINES: [(&str, Deadline); 15] = [
     ("greet limit", Deadline::Greet),
     ("prepare limit", Deadline::Prepare),
     ("drain limit", Deadline::Drain),
@@ -289,4 +401,7 @@ const DEADLINES: [(&str, Deadline); 12] = [
     ("retire drain limit", Deadline::RetireDrain),
     ("retire seal limit", Deadline::RetireSeal),
     ("retire exit limit", Deadline::RetireExit),
+    ("no answer of the incumbent", Deadline::AnswerIncumbent),
+    ("no answer of the successor", Deadline::AnswerSuccessor),
+    ("recover limit", Deadline::Recover),
 ];

@@ -79,6 +79,12 @@ impl Supervisor {
         (machine, out)
     }
 
+    /// What is known of the processes of an earlier supervisor, until it is known what to do about them.
+    pub fn facts(&self) -> Option<Facts> {
+        let Recovery { written, incumbent, successor } = self.recovery?;
+        Some(Facts { wanted: self.wanted, written, incumbent, successor })
+    }
+
     fn adopt(&self) -> ToService {
         ToService::Adopt(Adopt { versions: VersionRange::OURS, lease_ms: self.policy.lease_ms })
     }
@@ -226,8 +232,9 @@ impl Supervisor {
 
     /// Does what the table says.
     fn conclude(&mut self, at: Moment, out: &mut Vec<Action>) {
-        let Some(Recovery { written, incumbent, successor }) = self.recovery else { return };
-        let decision = decide(Facts { wanted: self.wanted, written, incumbent, successor }).decision;
+        let Some(facts) = self.facts() else { return };
+        let Facts { incumbent, successor, .. } = facts;
+        let decision = decide(facts).decision;
         match decision {
             Decision::Wait => return,
             Decision::KillSuccessor => {

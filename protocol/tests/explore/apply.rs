@@ -4,6 +4,7 @@ use handoff_protocol::message::{FromService, Progress};
 use handoff_protocol::reason::{Exit, Party};
 use handoff_protocol::supervisor::{Event, Request, Target};
 
+use crate::defects::Defect;
 use crate::invariants;
 use crate::process::{Life, Part};
 use crate::steps::{Ask, Context, Step};
@@ -27,6 +28,9 @@ pub fn apply(world: &mut World, cx: &mut Context) {
         Step::SupervisorSeesEof(at) => hung_up(world, at.into(), cx),
         Step::SupervisorWaitsFor(at) => waited_for(world, at.into(), cx),
         Step::DeadlinePasses(deadline) => {
+            cx.rash = cx.model.has(Defect::ClockFirst)
+                && world.is_overdue(deadline)
+                && world.is_something_to_hear();
             invariants::note_silent(world, deadline, cx);
             world.arm(deadline, false);
             world.tell(Event::Deadline(deadline), cx);

@@ -1,14 +1,14 @@
 //! What the supervisor's actions do to the world.
 
 use handoff_protocol::ids::HandoffId;
-use handoff_protocol::message::{Done, FromService, Mode, ToService};
+use handoff_protocol::message::{Commit, Done, FromService, Mode, ToService};
 use handoff_protocol::reason::Exit;
 use handoff_protocol::supervisor::{Action, Event, Lasting, Moment, Phase, Refusal, Request};
 
 use crate::defects::Defect;
 use crate::invariants;
 use crate::journal::Attempt;
-use crate::process::{Letter, Life, Process};
+use crate::process::{Letter, Life, Part, Process};
 use crate::steps::Context;
 use crate::world::{Chair, World};
 
@@ -110,7 +110,8 @@ impl World {
             Action::KillSuccessor => {
                 cx.check(invariants::may_kill_successor(self, cx));
                 self.kill(self.roles.successor, cx);
-                if cx.model.has(Defect::NoReap) && self.roles.successor.is_some() {
+                let early = cx.model.has(Defect::NoReap) || self.starts_early(cx);
+                if early && self.roles.successor.is_some() {
                     self.roles.successor = None;
                     self.tell(Event::SuccessorGone(Exit::Unknown), cx);
                 }
@@ -119,6 +120,10 @@ impl World {
                 cx.check(invariants::may_kill_incumbent(self, cx));
                 self.lost_another = true;
                 self.kill(self.roles.incumbent, cx);
+                if self.starts_early(cx) && self.roles.incumbent.is_some() {
+                    self.roles.incumbent = None;
+                    self.tell(Event::IncumbentGone(Exit::Unknown), cx);
+                }
             }
             Action::TerminateRetiree => {
                 cx.check(invariants::may_force_retiree(self, cx));
@@ -141,6 +146,9 @@ impl World {
             Action::SteerToIncumbent => self.steer(self.roles.incumbent, cx),
             Action::RecordDurably(id, lasting) => {
                 cx.check(invariants::may_record(self));
+                if cx.model.has(Defect::ForgetRevert) && lasting == Lasting::Revert {
+                    return self.tell(Event::Durable, cx);
+                }
                 self.writing = Some((id, lasting));
                 if cx.model.has(Defect::CommitBeforeDurable) && lasting == Lasting::Commit {
                     self.tell(Event::Durable, cx);
@@ -150,6 +158,7 @@ impl World {
                 cx.check(invariants::may_promote(self));
                 self.roles.retiree = self.roles.incumbent.or(self.roles.retiree);
                 self.roles.incumbent = self.roles.successor.take();
+                self.commit_self_made(cx);
             }
             Action::Retire => {
                 cx.check(invariants::may_retire(self));
@@ -168,6 +177,18 @@ impl World {
             }
             Action::Refuse(refusal) => self.refused(refusal, cx),
             Action::Recovered(_) => {}
+        }
+    }
+
+    fn starts_early(&self, cx: &Context) -> bool {
+        cx.model.has(Defect::StartBeforeGone) && self.machine.phase() == Phase::Recovering
+    }
+
+    fn commit_self_made(&mut self, cx: &mut Context) {
+        let Some(at) = self.roles.incumbent else { return };
+        if cx.model.has(Defect::CommitSelfMade) && matches!(self.process(at).part, Part::Incumbent(_)) {
+            let letter = Letter::Message(ToService::Commit(Commit {}));
+            self.write(Some(at), self.machine.handoff(), letter, cx);
         }
     }
 

@@ -27,4 +27,24 @@ pub enum Defect {
     NoReap,
     /// Who was asked to resume is taken to have resumed.
     TrustResume,
+    /// Who waits for the lock takes it from a process that is frozen.
+    BreakLock,
+    /// What is left by another supervisor is taken to serve, without asking.
+    AdoptUnasked,
+    /// A successor that is left by another supervisor is killed instead of asked.
+    KillUnasked,
+    /// A process that is adopted keeps to the handoff that it knows.
+    KeepOldHandoff,
+    /// A process that is adopted does not act upon the end of the channel that it had.
+    AdoptBeforeClosed,
+    /// Who made itself the incumbent is told that it is committed, and takes it for the order to leave.
+    CommitSelfMade,
+    /// That the old version serves although the new one was committed is not written down.
+    ForgetRevert,
+    /// Who was killed for being left by another supervisor counts as gone at once.
+    StartBeforeGone,
+    /// The journal does not know who was replaced before the last generation.
+    ForgetLeaving,
+    /// A supervisor that was frozen looks at its clock before it looks at its messages.
+    ClockFirst,
 }

@@ -157,6 +157,11 @@ fn may_begin(world: &World, mode: Mode, id: HandoffId) -> Checked {
 /// The end of a service that is being stopped is no commit. Where nobody else serves, a broken disk must not end the
 /// one that does: that one is told, nobody is sent away for it.
 fn may_commit(world: &World, to: Option<usize>, id: HandoffId) -> Checked {
+    let takes_itself = to.filter(|_| to == world.roles.incumbent).is_some_and(|at| {
+        let Process { part, calls, channel, .. } = world.process(at);
+        matches!(part, Part::Incumbent(_)) && calls.is_empty() && channel.is_open()
+    });
+    hold(!takes_itself, "who takes itself for the incumbent is not told that it is committed")?;
     let stops = !world.machine.is_wanted();
     let alone = world.disk_failed && to == world.roles.incumbent;
     let leaving = to == world.roles.retiree
@@ -178,14 +183,27 @@ fn may_resume(world: &World) -> Checked {
     )
 }
 
+/// While it is being found out what an earlier supervisor has left, only who is silent or cannot be asked is killed, or who
+/// does not go.
+fn may_kill_left(world: &World, cx: &Context, at: usize) -> Checked {
+    let left = world.machine.phase() == Phase::Recovering;
+    let serves = world.process(at).serves() && world.process(at).is_healthy();
+    hold(
+        !left || !serves || is_late(world, cx),
+        "whoever serves is not killed for being left by another supervisor",
+    )
+}
+
 pub fn may_kill_incumbent(world: &World, cx: &Context) -> Checked {
     let Some(at) = world.roles.incumbent else { return Ok(()) };
+    may_kill_left(world, cx, at)?;
     hold(is_late(world, cx) || !world.process(at).is_healthy(), "a healthy incumbent is not killed")
 }
 
 /// A successor that began is killed also to let the incumbent back in; but not if there is no incumbent.
 pub fn may_kill_successor(world: &World, cx: &Context) -> Checked {
     let Some(at) = world.roles.successor else { return Ok(()) };
+    may_kill_left(world, cx, at)?;
     let broke = cx.step == Step::SupervisorHears(at as u8) && world.process(at).is_healthy();
     hold(!broke, "nobody breaks the protocol")?;
     let asked = matches!(cx.step, Step::Ask(_));
@@ -206,7 +224,7 @@ pub fn may_force_retiree(world: &World, cx: &Context) -> Checked {
 fn is_late(world: &World, cx: &Context) -> bool {
     let frozen = world.existing().any(|(_, process)| process.life == Life::Frozen);
     match cx.step {
-        Step::DeadlinePasses(_) => !cx.quiet || frozen,
+        Step::DeadlinePasses(_) => !(cx.quiet || cx.rash) || frozen,
         // What it does was decided before it froze.
         Step::SupervisorThaws => true,
         _ => false,
@@ -223,6 +241,10 @@ pub fn may_record(world: &World) -> Checked {
 }
 
 pub fn may_spawn(world: &World) -> Checked {
+    let lingers = |(at, process): (usize, &Process)| {
+        process.life == Life::Killed && !world.roles.contain(at) && !world.unknown
+    };
+    hold(!world.existing().any(lingers), "nobody is started before whoever was killed is gone")?;
     hold(world.roles.successor.is_none(), "a successor is started only when there is none")
 }
 

@@ -96,6 +96,8 @@ macro_rules! found {
 }
 
 const DEATH: Budget = Budget { deaths: 1, ..LUCK };
+const RETURN: Budget = Budget { returns: 1, ..DEATH };
+const TWO_DEATHS: Budget = Budget { deaths: 2, ..RETURN };
 
 found! {
     release_before_sealed: ReleaseBeforeSealed, Exclusive, Upgrade, LUCK,
@@ -122,6 +124,26 @@ found! {
         "a successor that was told to begin is gone before the incumbent is asked to resume";
     trust_resume: TrustResume, Exclusive, Upgrade, DEATH,
         "nobody breaks the protocol";
+    break_the_lock: BreakLock, Exclusive, Upgrade, TWO_DEATHS,
+        "who has the data open holds the lock: never two writers";
+    adopt_unasked: AdoptUnasked, Exclusive, Upgrade, RETURN,
+        "an end is reported as good only when a process serves";
+    kill_unasked: KillUnasked, Exclusive, Upgrade, RETURN,
+        "whoever serves is not killed for being left by another supervisor";
+    keep_the_old_handoff: KeepOldHandoff, Exclusive, Stop, RETURN,
+        "nobody breaks the protocol";
+    adopt_before_closed: AdoptBeforeClosed, Exclusive, Upgrade, RETURN,
+        "a healthy process is never killed to make room for a dead one";
+    commit_self_made: CommitSelfMade, Exclusive, Upgrade, RETURN,
+        "who takes itself for the incumbent is not told that it is committed";
+    forget_the_revert: ForgetRevert, Exclusive, Upgrade, TWO_DEATHS,
+        "who serves is the current generation";
+    start_before_gone: StartBeforeGone, Exclusive, Upgrade, TWO_DEATHS,
+        "nobody is started before whoever was killed is gone";
+    forget_who_leaves: ForgetLeaving, Exclusive, Upgrade, TWO_DEATHS,
+        "another supervisor knows every process";
+    clock_first: ClockFirst, Exclusive, Upgrade, Budget { thaws: 1, ..DEATH },
+        "a healthy process is never killed to make room for a dead one";
 }
 
 walks! {

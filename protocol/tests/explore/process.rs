@@ -71,6 +71,12 @@ impl Channel {
         self.up && self.down
     }
 
+    /// The supervisor sees next that it is closed.
+    pub fn ends(&self) -> bool {
+        let readable = self.outbox.is_empty() || self.reset;
+        !self.up && self.down && !self.eof_seen && readable
+    }
+
     /// The process ends.
     pub fn end(&mut self) {
         self.reset |= !self.inbox.is_empty();

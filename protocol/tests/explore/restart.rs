@@ -6,6 +6,7 @@ use handoff_protocol::ids::HandoffId;
 use handoff_protocol::recovery::{Found, Written};
 use handoff_protocol::supervisor::{Left, Moment, Supervisor};
 
+use crate::defects::Defect;
 use crate::invariants;
 use crate::journal::{Generation, Journal};
 use crate::process::{Channel, Life};
@@ -70,11 +71,12 @@ impl World {
     pub fn come(&mut self, mute: Option<usize>, lasts: bool, cx: &mut Context) {
         self.read_journal(lasts);
         self.chair = Chair::Runs;
-        let (left, roles) = self.left(mute);
+        let (left, roles) = self.left(mute, cx.model);
         self.roles = roles;
-        self.lost_track |= self.count() > roles.count();
+        let nameless = self.existing().any(|(at, _)| !roles.contain(at));
+        self.lost_track |= self.count() > roles.all().count() || self.unknown && nameless;
         cx.check(invariants::may_lose_track(self));
-        for at in [roles.incumbent, roles.successor, roles.retiree].into_iter().flatten() {
+        for at in roles.all() {
             let process = self.process_mut(at);
             process.mute = mute == Some(at);
             if mute != Some(at) {
@@ -102,11 +104,12 @@ impl World {
     }
 
     /// What there is, and who is who.
-    fn left(&self, mute: Option<usize>) -> (Left, Roles) {
+    fn left(&self, mute: Option<usize>, model: &Model) -> (Left, Roles) {
         let Journal { wanted, current, previous, leaving, attempt, .. } = self.journal;
         let of = |id: HandoffId| self.existing().find(|(_, process)| process.born_in == id).map(|(at, _)| at);
         let alive = |it: Generation| of(it.id).filter(|_| !it.ended);
         let (current, previous, leaving) = (alive(current), alive(previous), alive(leaving));
+        let leaving = leaving.filter(|_| !model.has(Defect::ForgetLeaving));
         let successor = attempt.filter(|attempt| attempt.spawned).and_then(|attempt| of(attempt.id));
         let (written, roles) = match (attempt, previous) {
             (None, Some(_)) => {
@@ -119,6 +122,8 @@ impl World {
         let found = |at: Option<usize>| match at {
             None => Found::Gone,
             it if it == mute => Found::Mute,
+            Some(_) if model.has(Defect::AdoptUnasked) => Found::Serving,
+            it if it == roles.successor && model.has(Defect::KillUnasked) => Found::Mute,
             Some(_) => Found::Asked,
         };
         let left = Left {

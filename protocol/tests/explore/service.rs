@@ -66,7 +66,10 @@ impl World {
     pub fn adopts(&mut self, at: usize, cx: &mut Context) {
         let process = self.process_mut(at);
         process.channel = process.calls.remove(0);
-        let (id, _) = process.channel.inbox.remove(0);
+        let (mut id, _) = process.channel.inbox.remove(0);
+        if let (Part::Incumbent(machine), true) = (&process.part, cx.model.has(Defect::KeepOldHandoff)) {
+            id = machine.handoff();
+        }
         match &process.part {
             // It waits for the answer to its Hello, and for nothing else.
             Part::Stranger { .. } => {}

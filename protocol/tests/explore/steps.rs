@@ -85,6 +85,8 @@ pub struct Context<'a> {
     pub step: Step,
     /// The step is a timer that fired although nothing was slow: nothing else could happen.
     pub quiet: bool,
+    /// It is one that passed while the supervisor was frozen, and something has come meanwhile.
+    pub rash: bool,
     pub ends_after: Option<(u8, Chair)>,
     /// Actions of the supervisor so far.
     pub done: u8,
@@ -117,7 +119,7 @@ pub fn steps(world: &World, model: &Model) -> Vec<(Step, Cost)> {
         of_process(world, model, at as u8, process, &mut all);
     }
     match world.chair {
-        Chair::Runs => of_supervisor(world, &mut all),
+        Chair::Runs => of_supervisor(world, model, &mut all),
         Chair::Frozen => of_frozen_supervisor(world, model, &mut all),
         Chair::Dead if model.returns() => returns(world, &mut all),
         Chair::Dead => {}
@@ -145,9 +147,13 @@ fn of_process(world: &World, model: &Model, at: u8, process: &Process, all: &mut
     add(!channel.inbox.is_empty(), Step::Hears(at), Cost::Free);
     add(!channel.closed_seen && !channel.is_open(), Step::SeesClosed(at), Cost::Free);
     let called = process.calls.first().is_some_and(|call| !call.inbox.is_empty());
-    add(channel.closed_seen && called, Step::Adopts(at), Cost::Free);
+    let greeted = !matches!(process.part, Part::Stranger { .. });
+    let closed = channel.closed_seen || model.has(Defect::AdoptBeforeClosed) && greeted;
+    add(closed && called, Step::Adopts(at), Cost::Free);
     add(process.granted, Step::LearnsOfLock(at), Cost::Free);
-    add(process.waits && world.lock.is_none(), Step::TakesLock(at), Cost::Free);
+    let holder = world.lock.map(|holder| world.process(holder).life);
+    let broken = model.has(Defect::BreakLock) && holder == Some(Life::Frozen);
+    add(process.waits && (holder.is_none() || broken), Step::TakesLock(at), Cost::Free);
     add(process.waits && model.has(Defect::GiveUpLock), Step::GivesUpLock(at), Cost::Time);
     add(process.code.is_some(), Step::CodeReturns(at, true), Cost::Free);
     add(process.terminated, Step::Ends(at), Cost::Free);
@@ -198,8 +204,7 @@ fn seen_by_supervisor(world: &World, at: u8, process: &Process, all: &mut Vec<(S
     if !line.outbox.is_empty() {
         all.push((Step::SupervisorHears(at), Cost::Free));
     }
-    let readable = line.outbox.is_empty() || line.reset;
-    if !line.up && line.down && !line.eof_seen && readable {
+    if line.ends() {
         all.push((Step::SupervisorSeesEof(at), Cost::Free));
     }
     if process.life == Life::Dead {
@@ -220,7 +225,7 @@ fn is_parked(process: &Process) -> bool {
     matches!(&process.part, Part::Successor(machine) if machine.state() == State::Parked)
 }
 
-fn of_supervisor(world: &World, all: &mut Vec<(Step, Cost)>) {
+fn of_supervisor(world: &World, model: &Model, all: &mut Vec<(Step, Cost)>) {
     if world.writing.is_some() {
         if !world.disk_failed {
             all.push((Step::DiskAnswers(true), Cost::Free));
@@ -229,11 +234,11 @@ fn of_supervisor(world: &World, all: &mut Vec<(Step, Cost)>) {
         all.push((Step::DiskAnswers(false), cost));
     }
     let first = first_deadlines(world);
-    let heard = all.iter().any(|(step, _)| is_heard(*step));
+    let first_heard = !model.has(Defect::ClockFirst) && world.is_something_to_hear();
     for deadline in DEADLINES.into_iter().filter(|deadline| world.is_armed(*deadline)) {
         let cost = match world.is_overdue(deadline) {
             // What came while the supervisor was frozen is heard first.
-            true if !heard => Cost::Free,
+            true if !first_heard => Cost::Free,
             true => Cost::Slow,
             false if first.contains(&deadline) => Cost::Time,
             false => Cost::Slow,
@@ -246,10 +251,6 @@ fn of_supervisor(world: &World, all: &mut Vec<(Step, Cost)>) {
     for chair in [Chair::Dead, Chair::Frozen] {
         all.push((Step::SupervisorGoes(chair), Cost::Death));
     }
-}
-
-fn is_heard(step: Step) -> bool {
-    matches!(step, Step::SupervisorHears(_) | Step::SupervisorSeesEof(_) | Step::SupervisorWaitsFor(_))
 }
 
 /// The deadlines of which one is the next to pass if nothing else happens. The limits of a process that leaves are

@@ -90,7 +90,7 @@ pub fn settle(model: &Model, mut world: World) -> World {
 
 pub fn context(model: &Model, moved: Move, quiet: bool) -> Context<'_> {
     let Move { step, ends_after } = moved;
-    Context { model, step, quiet, ends_after, done: 0, asking: false, broken: None, trace: None }
+    Context { model, step, quiet, rash: false, ends_after, done: 0, asking: false, broken: None, trace: None }
 }
 
 type Broken = (&'static str, Option<Move>);

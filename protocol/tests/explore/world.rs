@@ -74,8 +74,12 @@ pub struct Roles {
 }
 
 impl Roles {
-    pub fn count(&self) -> usize {
-        [self.incumbent, self.successor, self.retiree].into_iter().flatten().count()
+    pub fn all(&self) -> impl Iterator<Item = usize> {
+        [self.incumbent, self.successor, self.retiree].into_iter().flatten()
+    }
+
+    pub fn contain(&self, at: usize) -> bool {
+        self.all().any(|other| other == at)
     }
 }
 
@@ -171,10 +175,8 @@ impl World {
     /// How many processes there are, without those that nobody knows of: their supervisor died while it started them. They
     /// have no data and no listener, and go as soon as they see that it is gone.
     pub fn count(&self) -> usize {
-        let Roles { incumbent, successor, retiree } = self.roles;
-        let known = |at: usize| [incumbent, successor, retiree].contains(&Some(at));
         let began = |process: &Process| !matches!(process.part, Part::Stranger { .. });
-        self.existing().filter(|(at, process)| known(*at) || began(process)).count()
+        self.existing().filter(|(at, process)| self.roles.contain(*at) || began(process)).count()
     }
 
     pub fn arm(&mut self, deadline: Deadline, armed: bool) {
@@ -199,6 +201,14 @@ impl World {
             Deadline::AnswerSuccessor => at_work(self.roles.successor),
             _ => false,
         }
+    }
+
+    /// Something has come that the supervisor has not looked at.
+    pub fn is_something_to_hear(&self) -> bool {
+        self.existing().any(|(_, process)| {
+            let line = process.line();
+            !line.outbox.is_empty() || line.ends() || process.life == Life::Dead
+        })
     }
 
     /// The supervisor is there, or will be again.

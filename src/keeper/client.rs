@@ -11,7 +11,7 @@ use handoff_protocol::ids::HandoffId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use rustix::process::{Resource, Signal, getrlimit};
+use rustix::process::Signal;
 
 use super::VERB;
 use super::message::{
@@ -19,6 +19,7 @@ use super::message::{
 };
 use crate::crash_points::passed_on;
 use crate::sys::channel::Channel;
+use crate::sys::files::files_limit;
 use crate::sys::process::{Exit, kill, pidfd_open, reap};
 use crate::sys::spawn::{SpawnSpec, spawn};
 use crate::sys::wire::{WireError, recv_message, send_message};
@@ -122,6 +123,7 @@ impl Client {
             stdout: null().map_err(Error::Start)?,
             stderr: null().map_err(Error::Start)?,
             channel: Some(theirs),
+            files_limit: None,
         };
         let spawned = spawn(spec).map_err(Error::Start)?;
         let mut client = Client {
@@ -394,7 +396,7 @@ impl Client {
             }
             Err(WireError::Frame(FrameError::FdsLost)) => {
                 self.answered += 1;
-                Err(Error::NoRoom { limit: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) })
+                Err(Error::NoRoom { limit: files_limit() })
             }
             Ok(None) => Err(self.broken(io::Error::from(io::ErrorKind::UnexpectedEof).into())),
             Err(error) => Err(self.broken(error)),

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use handoff_protocol::ids::HandoffId;
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::Signal;
 
 pub use client::{Client, Error, LogSpec, TIMEOUT};
 pub use message::{
@@ -36,6 +36,7 @@ pub use message::{
 
 use crate::crash_points::crash_point;
 use crate::sys::channel::Channel;
+use crate::sys::files::raise_files_limit;
 use crate::sys::inherit::take_channel;
 use crate::sys::resident::release_start_up_pages;
 use crate::sys::signal_fd::signal_fd;
@@ -76,8 +77,7 @@ fn prepare(path: &OsStr) -> io::Result<(Socket<'_>, OwnedFd)> {
     }
     let terminate = signal_fd(Signal::TERM)?;
     // It is there to hold descriptors.
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
+    raise_files_limit()?;
     // Started as /proc/self/exe, it would be known as "exe".
     rustix::thread::set_name(c"handoff-keeper")?;
     Ok((Socket::bind(Path::new(path))?, terminate))

@@ -194,6 +194,12 @@ pub enum Error {
         /// What was asked for.
         wanted: &'static str,
     },
+    /// The listeners did not arrive.
+    #[error("{limit} files may be open in this process (RLIMIT_NOFILE), too few for its listeners")]
+    TooFewFiles {
+        /// The limit.
+        limit: u64,
+    },
     /// Standalone: the address cannot be bound.
     #[error("cannot listen on {address}: {source}")]
     Bind {

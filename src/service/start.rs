@@ -6,8 +6,9 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use handoff_protocol::frame::FrameError;
 use handoff_protocol::ids::HandoffId;
-use handoff_protocol::message::{FromService, Hello, ToService, Welcome};
+use handoff_protocol::message::{FromService, Hello, Ready, ToService, Welcome};
 use handoff_protocol::version::{UNAGREED, VersionRange};
 
 use super::adoption::Entrance;
@@ -18,6 +19,7 @@ use super::work::Done;
 use super::{Error, Origin, standalone};
 use crate::crash_points::crash_point;
 use crate::sys::channel::Channel;
+use crate::sys::files::files_limit;
 use crate::sys::inherit;
 use crate::sys::lock::DataLock;
 use crate::sys::wire::{WireError, recv_message, send_message};
@@ -64,8 +66,11 @@ fn greet(channel: &Channel, id: HandoffId) -> Result<(Welcome, Vec<OwnedFd>), Er
     let hello = FromService::Hello(Hello { versions: VersionRange::OURS, pid: std::process::id() });
     send_message(channel, UNAGREED, id, &hello, &[]).map_err(wire_error)?;
     crash_point!("library/successor/start.hello-sent");
-    let (answered, message, fds) =
-        recv_message::<ToService>(channel, UNAGREED).map_err(wire_error)?.ok_or(Error::Closed)?;
+    let received = recv_message::<ToService>(channel, UNAGREED);
+    if let Err(WireError::Frame(FrameError::FdsLost)) = received {
+        return Err(tell_of_limit(channel, id));
+    }
+    let (answered, message, fds) = received.map_err(wire_error)?.ok_or(Error::Closed)?;
     let ToService::Welcome(welcome) = message else {
         return Err(Error::Protocol(format!("{} instead of Welcome", message.name())));
     };
@@ -76,6 +81,15 @@ fn greet(channel: &Channel, id: HandoffId) -> Result<(Welcome, Vec<OwnedFd>), Er
         return Err(Error::Protocol(format!("it chose version {}, which was not offered", welcome.version)));
     }
     Ok((welcome, fds))
+}
+
+/// The listeners are lost, and so is what `Welcome` says. The version is the one that a supervisor of the same age chooses.
+fn tell_of_limit(channel: &Channel, id: HandoffId) -> Error {
+    let error = Error::TooFewFiles { limit: files_limit() };
+    let unhealthy = FromService::Ready(Ready { healthy: false, reason: error.to_string() });
+    // If it cannot be told, the end of this process is what the supervisor sees.
+    let _ = send_message(channel, VersionRange::OURS.current, id, &unhealthy, &[]);
+    error
 }
 
 fn wire_error(error: WireError) -> Error {

@@ -28,6 +28,7 @@ use crate::config::{self, Dirs, DirsError, load};
 use crate::control::{BindError, Listener, serve};
 use crate::crash_points::crash_point;
 use crate::journal::Journal;
+use crate::sys::files::raise_files_limit;
 use crate::sys::process::ProcessId;
 use crate::sys::signals;
 use crate::sys::spawn::close_all_on_exec;
@@ -72,6 +73,8 @@ pub(super) struct Shared {
     pub(super) hashes: Hashes,
     pub(super) keeper: Keeping,
     pub(super) systemd: Rc<Systemd>,
+    /// How many files a service may have open: as many as this process might when it was started.
+    pub(super) files_limit: u64,
 }
 
 /// All services.
@@ -89,6 +92,7 @@ pub fn run(dirs: Dirs) -> Result<(), Error> {
     // A file limit is an error of the journal, to be told, not an end.
     signals::ignore(rustix::process::Signal::XFSZ)?;
     let stored = take_stored();
+    let files_limit = raise_files_limit()?;
     let lock = StateLock::take(&dirs)?;
     crash_point!("supervisor/start/locked");
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -96,10 +100,15 @@ pub fn run(dirs: Dirs) -> Result<(), Error> {
         .max_blocking_threads(4)
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .build()?;
-    LocalSet::new().block_on(&runtime, main(dirs, lock, stored))
+    LocalSet::new().block_on(&runtime, main(dirs, lock, stored, files_limit))
 }
 
-async fn main(dirs: Dirs, mut lock: StateLock, stored: BTreeMap<String, OwnedFd>) -> Result<(), Error> {
+async fn main(
+    dirs: Dirs,
+    mut lock: StateLock,
+    stored: BTreeMap<String, OwnedFd>,
+    files_limit: u64,
+) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -108,7 +117,13 @@ async fn main(dirs: Dirs, mut lock: StateLock, stored: BTreeMap<String, OwnedFd>
     let systemd = Rc::new(Systemd::new()?);
     let keeper = Keeping::start(&dirs, Rc::clone(&systemd), stored).map_err(Error::Keeper)?;
     let daemon = Rc::new(Daemon {
-        shared: Rc::new(Shared { dirs: dirs.clone(), hashes: Hashes::default(), keeper, systemd }),
+        shared: Rc::new(Shared {
+            dirs: dirs.clone(),
+            hashes: Hashes::default(),
+            keeper,
+            systemd,
+            files_limit,
+        }),
         services: RefCell::default(),
     });
     crash_point!("supervisor/start/keeper");

@@ -16,6 +16,7 @@ use crate::crash_points::{crash_point, passed_on};
 use crate::journal::unix_ms;
 use crate::service::ID_VARIABLE;
 use crate::sys::channel::Channel;
+use crate::sys::files::check_room_for_files;
 use crate::sys::inherit::ADOPT_VARIABLE;
 use crate::sys::log_pipe::log_pipe;
 use crate::sys::process::ProcessId;
@@ -34,6 +35,12 @@ impl Service {
         binary: &Binary,
         events: &mut VecDeque<Event>,
     ) {
+        // Near its limit the daemon goes on as it is. A service that is down gets what is left.
+        if target == Target::Candidate
+            && let Err(error) = check_room_for_files(self.files_of_a_start())
+        {
+            return events.push_back(Event::SpawnFailed(error.to_string()));
+        }
         let generation = self.journal.standing().generation().next();
         let intent = Fact::Intent { handoff: id, generation, binary: binary.clone() };
         if let Err(error) = self.journal.append(intent) {
@@ -69,6 +76,7 @@ impl Service {
             stdout,
             stderr,
             channel: Some(theirs),
+            files_limit: Some(self.shared.files_limit),
         };
         crash_point!("supervisor/launch/before-spawn");
         let spawned = spawn(spec)?;
@@ -96,6 +104,11 @@ impl Service {
         tracing::info!(service = %self.name, handoff = %id, pid = spawned.pid, binary = binary.path, "started");
         self.successor = Some(party);
         Ok(())
+    }
+
+    /// Pipes, channel and pidfd, each of them also on record, and the listeners of another slot; and some for those who ask.
+    fn files_of_a_start(&self) -> u64 {
+        24 + 2 * self.config.listeners.len() as u64
     }
 
     fn environment(&self, id: HandoffId) -> Vec<(OsString, OsString)> {

@@ -130,6 +130,7 @@ mod tests {
             stdout: null.try_clone().unwrap().into(),
             stderr: null.into(),
             channel: Some(theirs),
+            files_limit: None,
         });
         let mut buffer = Vec::new();
         let packet = ours.recv(&mut buffer).unwrap().unwrap();

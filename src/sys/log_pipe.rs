@@ -86,6 +86,7 @@ mod tests {
                 stdout: stdout.try_clone().unwrap(),
                 stderr: stderr.try_clone().unwrap(),
                 channel: None,
+                files_limit: None,
             };
             Self(spawn(spec).unwrap())
         }

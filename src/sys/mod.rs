@@ -4,6 +4,7 @@
 //! supervisor and its keeper.
 
 pub mod channel;
+pub mod files;
 pub mod inherit;
 pub mod lock;
 pub mod process;

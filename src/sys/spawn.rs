@@ -14,8 +14,9 @@ use std::path::PathBuf;
 use std::ptr;
 
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Resource, Signal, WaitOptions, getrlimit, kill_process, waitpid};
 
+use super::files;
 use super::inherit::CHANNEL_VARIABLE;
 use super::process::pidfd_open;
 
@@ -36,6 +37,9 @@ pub struct SpawnSpec {
     pub stderr: OwnedFd,
     /// A descriptor that the process inherits at the number it has here, told to it in [`CHANNEL_VARIABLE`].
     pub channel: Option<OwnedFd>,
+    /// How many files the process may have open (the soft `RLIMIT_NOFILE`), if not as many as this one. At most the hard
+    /// limit.
+    pub files_limit: Option<u64>,
 }
 
 /// A started process: a child of this one, leader of a session of its own, with default signal handling.
@@ -72,7 +76,9 @@ pub fn spawn(spec: SpawnSpec) -> io::Result<Spawned> {
     let args = std::iter::once(Ok(path.clone())).chain(spec.args.iter().cloned().map(c_string));
     let args = args.collect::<io::Result<Vec<_>>>()?;
     let env = environment(&spec.env, channel.as_ref().map(|channel| channel.as_fd()))?;
+    let lowered = spec.files_limit.map(Lowered::to).transpose()?;
     let pid = exec(&path, &actions, &attributes, &args, &env).map_err(|error| explain(&spec, error))?;
+    drop(lowered);
     match pidfd_open(pid.as_raw_nonzero().get() as u32) {
         Ok(pidfd) => Ok(Spawned { pid: pid.as_raw_nonzero().get() as u32, pidfd }),
         Err(error) => {
@@ -81,6 +87,26 @@ pub fn spawn(spec: SpawnSpec) -> io::Result<Spawned> {
             let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
             Err(error)
         }
+    }
+}
+
+/// A lower limit as long as this lives: for a child that is started meanwhile. Files that are open stay open.
+struct Lowered {
+    before: Option<u64>,
+}
+
+impl Lowered {
+    fn to(limit: u64) -> io::Result<Self> {
+        let before = getrlimit(Resource::Nofile).current;
+        files::set(Some(limit))?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Lowered {
+    fn drop(&mut self) {
+        // It was so before, and no privilege is needed up to the hard limit.
+        let _ = files::set(self.before);
     }
 }
 

@@ -20,6 +20,7 @@ fn spec(binary: &Path, args: &[&str]) -> (SpawnSpec, File) {
         stderr: stdout.try_clone().unwrap(),
         stdout,
         channel: None,
+        files_limit: None,
     };
     (spec, File::from(OwnedFd::from(reader)))
 }

@@ -135,6 +135,7 @@ impl Process {
             stdout: output.try_clone().unwrap(),
             stderr: output,
             channel: Some(theirs),
+            files_limit: None,
         })
         .unwrap();
         let address = TcpListener::from(listener.try_clone().unwrap()).local_addr().unwrap();

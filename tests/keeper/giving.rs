@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use handoff::keeper::{Client, Error};
 use handoff::sys::log_pipe::{log_pipe, log_pipe_of};
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 
 use super::support::{signal, wait_for};
 use super::{Fixture, listener, open_fds, program};
@@ -43,6 +43,28 @@ fn nobody_waits_for_a_frozen_keeper_that_is_given_something() {
     signal(keeper.client.pid(), Signal::CONT);
     keeper.client.settle().unwrap();
     assert_eq!(keeper.client.list().unwrap().len(), 49);
+}
+
+#[test]
+fn a_keeper_without_room_says_so_and_keeps_what_it_has() {
+    let mut keeper = Fixture::new();
+    let listener = listener();
+    keeper.client.store([("first", listener.as_fd())]).unwrap();
+    keeper.client.settle().unwrap();
+    let own = getrlimit(Resource::Nofile);
+    let set = |pid: u32, current| {
+        prlimit(Pid::from_raw(pid as i32), Resource::Nofile, Rlimit { current, ..own }).unwrap();
+    };
+    set(keeper.client.pid(), Some(open_fds(keeper.client.pid()) as u64 + 2));
+    let keys: Vec<String> = (0..10).map(|number| format!("more {number}")).collect();
+    keeper.client.store(keys.iter().map(|key| (key.as_str(), listener.as_fd()))).unwrap();
+    let error = keeper.client.settle().unwrap_err();
+    assert!(matches!(&error, Error::Refused(reason) if reason.contains("RLIMIT_NOFILE")), "{error}");
+    assert_eq!(keeper.client.list().unwrap(), ["first"]);
+    set(keeper.client.pid(), own.current);
+    keeper.client.store(keys.iter().map(|key| (key.as_str(), listener.as_fd()))).unwrap();
+    keeper.client.settle().unwrap();
+    assert_eq!(keeper.client.list().unwrap().len(), 11);
 }
 
 #[test]

@@ -17,6 +17,9 @@ const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// For so long a pipe may have something in it, or an answer be outstanding, without the keeper being suspected.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// So long is waited when this process has no descriptor to watch with.
+const NEXT_TRY: Duration = Duration::from_secs(10);
+
 /// Replaces the keeper whenever it has ended.
 pub(super) async fn keeper(inner: Weak<Inner>) {
     let mut started = Instant::now();
@@ -28,7 +31,11 @@ pub(super) async fn keeper(inner: Weak<Inner>) {
         };
         match pidfd.and_then(readable) {
             Ok(pidfd) => drop(pidfd.readable().await.map(|_| ())),
-            Err(error) => return tracing::error!("the keeper cannot be watched: {error}"),
+            Err(error) => {
+                tracing::error!("the keeper cannot be watched: {error}; trying again in {NEXT_TRY:?}");
+                sleep(NEXT_TRY).await;
+                continue;
+            }
         }
         if let Some(inner) = inner.upgrade() {
             let client = &inner.state.borrow().client;
@@ -55,7 +62,10 @@ pub(super) async fn pipe(inner: Weak<Inner>, number: u64, pipe: Rc<OwnedFd>) {
         // Registered for one event at a time, or every line of the service would wake this process.
         match pipe.try_clone().and_then(readable) {
             Ok(pipe) => drop(pipe.readable().await.map(|_| ())),
-            Err(error) => return tracing::error!("a log pipe cannot be watched: {error}"),
+            Err(error) => {
+                tracing::error!("a log pipe cannot be watched: {error}; trying again in {NEXT_TRY:?}");
+                sleep(NEXT_TRY).await;
+            }
         }
         sleep(PATIENCE).await;
         let Some(inner) = inner.upgrade() else { return };

@@ -232,6 +232,23 @@ fn a_daemon_that_is_killed_again_and_again_disturbs_nobody() {
 }
 
 #[test]
+fn a_new_version_of_the_daemon_takes_over_from_one_that_was_told_to_leave() {
+    let mut rig = Rig::new();
+    let address = rig.serve("s", "1", "", LEASE);
+    let pid = rig.status("s").pid;
+    asking(address, || {
+        for _ in 0..3 {
+            let mut daemon = rig.daemon.take().unwrap();
+            signal(daemon.id(), Signal::QUIT);
+            assert_eq!(daemon.wait().unwrap().code(), Some(0));
+            rig.start_daemon();
+            assert_eq!(settled(&rig, "s").pid, pid);
+        }
+    });
+    upgrades(&rig, address, "2");
+}
+
+#[test]
 fn no_line_of_the_log_is_lost_or_doubled_when_daemon_and_keeper_are_killed() {
     let mut rig = Rig::new();
     let address = rig.serve("s", "1", "", LEASE);

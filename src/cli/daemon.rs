@@ -15,7 +15,7 @@ Examples:
 
 The daemon stays in the foreground and logs to standard error. SIGTERM or Ctrl-C stops the services
 in order, then the daemon; a second one leaves the services running. If the daemon is killed, the
-services run on, and the next daemon takes them over.";
+services run on, and the next daemon takes them over. SIGQUIT ends it likewise: for a new version of handoff.";
 
 /// Run the supervisor in the foreground
 #[derive(clap::Args)]

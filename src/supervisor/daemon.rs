@@ -85,7 +85,7 @@ pub(super) struct Daemon {
 }
 
 /// Runs the daemon until SIGTERM or SIGINT, then stops the services in order and returns. A second signal returns at
-/// once and leaves the services running. Blocks.
+/// once and leaves the services running. SIGQUIT does so without stopping any. Blocks.
 pub fn run(dirs: Dirs) -> Result<(), Error> {
     dirs.create()?;
     close_all_on_exec()?;
@@ -112,6 +112,7 @@ async fn main(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut quit = signal(SignalKind::quit())?;
     let control = Listener::bind(&dirs.control_socket())?;
     crash_point!("supervisor/start/control");
     let systemd = Rc::new(Systemd::new()?);
@@ -136,6 +137,10 @@ async fn main(
     tokio::select! {
         ended = serve(control, Rc::clone(&daemon)) => { ended?; }
         () = either(&mut terminate, &mut interrupt) => {}
+        _ = quit.recv() => {
+            tracing::info!("leaving; the services keep running, and the next daemon takes them over");
+            return Ok(());
+        }
         // A terminal that is closed is no reason to end what others use.
         never = ignore(&mut hangup) => match never {},
     }

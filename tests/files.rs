@@ -121,9 +121,11 @@ fn a_daemon_that_cannot_take_over_what_is_held_leaves_it_alone() {
     kill_daemon(&mut rig);
     let before = keeper.list().unwrap();
     assert!(before.len() > 60);
-    let refused = daemon_with(&rig, "ulimit -n 50").output().unwrap();
-    assert!(!refused.status.success());
-    let told = String::from_utf8_lossy(&refused.stderr);
+    let log = std::fs::File::create(rig.path("refused.log")).unwrap();
+    rig.daemon = Some(daemon_with(&rig, "ulimit -n 50").stderr(log).spawn().unwrap());
+    let status = wait_for("it to end", || rig.daemon.as_mut()?.try_wait().unwrap());
+    assert!(!status.success());
+    let told = std::fs::read_to_string(rig.path("refused.log")).unwrap();
     assert!(told.contains("50 open files (RLIMIT_NOFILE)"), "{told}");
     assert_eq!(keeper.list().unwrap(), before);
     assert_eq!(version(address), "1");

@@ -1,6 +1,9 @@
 //! The real daemon on storage that fails.
 #![cfg(feature = "supervisor")]
 
+mod disk;
+mod faults;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::fs::{self, File};

@@ -112,7 +112,7 @@ fn another_supervisor_begins_as_written() {
     }
 }
 
-/// A retiree changes nothing for the others, and so does the wish that the service runs until they are known.
+/// A retiree changes nothing for the others, and neither does the wish that the service runs until they are known.
 fn all_left() -> Vec<Left> {
     let found = [Found::Gone, Found::Asked, Found::Mute];
     let nobody = Left {
@@ -134,6 +134,7 @@ fn all_left() -> Vec<Left> {
         all.push(Left { wanted: false, incumbent, ..nobody });
         all.push(Left { retiree: incumbent, ..nobody });
     }
+    all.push(Left { incumbent: Found::Asked, retiree: Found::Asked, ..nobody });
     all
 }
 
@@ -149,14 +150,16 @@ fn recovery_events(machine: &Supervisor) -> Vec<(&'static str, Event)> {
         "incumbent: SealFailed",
         "incumbent: wrong id",
     ];
-    let Some(facts) = machine.facts().filter(|_| machine.retiree().is_none()) else { return Vec::new() };
+    let Some(facts) = machine.facts() else { return Vec::new() };
+    let leaving = machine.retiree().is_some();
     all_supervisor_events(machine.handoff())
         .into_iter()
         .filter(|(name, _)| match *name {
             name if LIKE_OTHERS.contains(&name) => false,
+            name if leaving || name.starts_with("retire") => leaving && name.starts_with("retire"),
             name if name.starts_with("successor") => facts.successor != Found::Gone,
             name if name.starts_with("incumbent") => facts.incumbent != Found::Gone,
-            name => !name.starts_with("retire"),
+            _ => true,
         })
         .collect()
 }
@@ -368,6 +371,10 @@ fn all_supervisor_events(own: HandoffId) -> Vec<(&'static str, Event)> {
         ("retiree: Sealed", leaving(FromService::Sealed(done.clone()))),
         ("retiree: SealFailed", leaving(FromService::SealFailed(failed))),
         ("retiree: Resumed", leaving(FromService::Resumed(done))),
+        ("retiree: Adopted, serving", leaving(adopted(Stage::Serving))),
+        ("retiree: Adopted, working", leaving(adopted(Stage::Working))),
+        ("retiree: Adopted, waiting", leaving(adopted(Stage::Waiting))),
+        ("retiree: Adopted, leaving", leaving(adopted(Stage::Leaving))),
         ("successor hung up", Event::HungUp(Party::Successor)),
         ("incumbent hung up", Event::HungUp(Party::Incumbent)),
         ("successor: garbage", Event::Garbage(Party::Successor, why())),

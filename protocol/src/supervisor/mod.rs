@@ -113,6 +113,8 @@ pub enum Successor {
 /// How far the retiree is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Leaving {
+    /// It was left by another supervisor, and was asked what it is doing.
+    Asked,
     /// It was told to drain.
     Draining,
     /// It was told to seal.

@@ -85,7 +85,7 @@ impl Supervisor {
         Some(Facts { wanted: self.wanted, written, incumbent, successor })
     }
 
-    fn adopt(&self) -> ToService {
+    pub(super) fn adopt(&self) -> ToService {
         ToService::Adopt(Adopt { versions: VersionRange::OURS, lease_ms: self.policy.lease_ms })
     }
 
@@ -103,10 +103,7 @@ impl Supervisor {
     fn send_away(&mut self, retiree: Found, out: &mut Vec<Action>) {
         let step = match retiree {
             Found::Gone => return,
-            Found::Asked => {
-                out.push(Action::ToRetiree(self.handoff, self.adopt()));
-                Leaving::Exiting
-            }
+            Found::Asked => Leaving::Asked,
             Found::Serving
             | Found::Working
             | Found::Waiting

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::{Action, Incumbent, Leaving, Moment, Outcome, Phase, Retiree, Supervisor};
 use crate::deadline::Deadline;
 use crate::ids::HandoffId;
-use crate::message::{Commit, FromService, Prepare, Seal, ToService};
+use crate::message::{Commit, FromService, Prepare, Seal, Stage, ToService};
 
 impl Supervisor {
     pub(super) fn retire(&mut self, at: Moment, step: Leaving, out: &mut Vec<Action>) {
@@ -23,6 +23,10 @@ impl Supervisor {
         let Some(retiree) = self.retiree else { return };
         let lease_ms = self.policy.lease_ms;
         match retiree.step {
+            Leaving::Asked => {
+                out.push(Action::ToRetiree(retiree.handoff, self.adopt()));
+                out.push(Action::Arm(Deadline::RetireExit, self.policy.exit_limit_ms));
+            }
             Leaving::Draining => {
                 let prepare = Prepare { grace_ms, lease_ms: grace_ms.saturating_add(lease_ms) };
                 out.push(Action::ToRetiree(retiree.handoff, ToService::Prepare(prepare)));
@@ -61,6 +65,7 @@ impl Supervisor {
                 self.retire_on(Leaving::Sealing { cut: true }, out)
             }
             (Deadline::RetireSeal, Some(Leaving::Sealing { .. })) => self.retire_on(Leaving::Exiting, out),
+            (Deadline::RetireExit, Some(Leaving::Asked)) => self.retire_on(Leaving::Exiting, out),
             (Deadline::RetireExit, Some(Leaving::Exiting)) => self.retire_on(Leaving::Terminating, out),
             (Deadline::RetireExit, Some(Leaving::Terminating)) => self.retire_on(Leaving::Killed, out),
             (_, _) => {}
@@ -70,6 +75,13 @@ impl Supervisor {
     pub(super) fn on_retiree(&mut self, id: HandoffId, message: &FromService, out: &mut Vec<Action>) {
         let Some(retiree) = self.retiree.filter(|retiree| retiree.handoff == id) else { return };
         match (retiree.step, message) {
+            // Who serves has clients, and is to drain.
+            (Leaving::Asked, FromService::Adopted(adopted)) => match adopted.stage {
+                Stage::Serving => self.retire_on(Leaving::Draining, out),
+                Stage::Waiting | Stage::Leaving => self.retire_on(Leaving::Exiting, out),
+                Stage::Working => {}
+            },
+            (Leaving::Asked, FromService::Resumed(_)) => self.retire_on(Leaving::Draining, out),
             (Leaving::Draining, FromService::Drained(_)) => {
                 self.retire_on(Leaving::Sealing { cut: false }, out)
             }

@@ -165,6 +165,9 @@ walks! {
     another_supervisor_and_two_faults: Abort, Budget { deaths: 1, faults: 2, returns: 1, ..LUCK };
     another_supervisor_and_a_slow_party: Abort, Budget { deaths: 1, slow: 1, returns: 1, ..LUCK };
     another_supervisor_and_requests: Abort, Budget { deaths: 1, asks: 2, returns: 1, ..LUCK };
+    another_supervisor_a_death_and_a_fault: Abort, Budget { deaths: 2, faults: 1, returns: 1, ..LUCK };
+    another_supervisor_a_freeze_and_a_slow_party: Abort,
+        Budget { deaths: 2, slow: 1, thaws: 1, returns: 1, ..LUCK };
     two_freezes_that_end: Abort, Budget { deaths: 2, thaws: 2, ..LUCK };
     a_freeze_that_ends_and_a_fault: Abort, Budget { deaths: 1, thaws: 1, faults: 1, ..LUCK };
     a_freeze_that_ends_and_another_supervisor: Abort, Budget { deaths: 2, thaws: 1, returns: 1, ..LUCK };

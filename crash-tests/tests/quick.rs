@@ -2,15 +2,20 @@
 
 use std::process::{Command, Stdio};
 
-fn quick(service: &str, more: &[&str]) {
+fn quick(service: &str) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_crash-tests"));
-    command.args(["--quick", "--service", service]).args(more).stdin(Stdio::null());
-    let ran = command.output().expect("the harness starts");
+    let ran = command.args(["--quick", "--service", service]).stdin(Stdio::null()).output();
+    let ran = ran.expect("the harness starts");
     let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
     assert!(ran.status.success(), "{err}\n{out}");
 }
 
 #[test]
 fn the_s3_server_goes_on_whoever_dies() {
-    quick("s3", &["--scenario", "serve,upgrade"]);
+    quick("s3");
+}
+
+#[test]
+fn a_service_in_overlap_mode_goes_on_whoever_dies() {
+    quick("overlap");
 }

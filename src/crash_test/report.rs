@@ -81,6 +81,8 @@ pub struct Report {
     pub failed: usize,
     /// How long all of it took.
     pub took_ms: u64,
+    /// Whether it was ended before all runs were done.
+    pub interrupted: bool,
     /// The time without an answer to any client, in runs that held, by who was hit and how.
     pub without_service: BTreeMap<String, Spread>,
     /// Each run.
@@ -88,7 +90,12 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn new(points: &BTreeSet<String>, entries: Vec<Entry>, took: std::time::Duration) -> Self {
+    pub(super) fn new(
+        points: &BTreeSet<String>,
+        entries: Vec<Entry>,
+        took: std::time::Duration,
+        interrupted: bool,
+    ) -> Self {
         let count =
             |verdict: fn(&Verdict) -> bool| entries.iter().filter(|entry| verdict(&entry.verdict)).count();
         let mut gaps: BTreeMap<String, Vec<f64>> = BTreeMap::new();
@@ -107,14 +114,15 @@ impl Report {
             missed: count(|verdict| *verdict == Verdict::Missed),
             failed: count(|verdict| matches!(verdict, Verdict::Failed(_))),
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            interrupted,
             without_service: gaps.into_iter().map(|(class, times)| (class, Spread::of(times))).collect(),
             entries,
         }
     }
 
-    /// Whether nothing failed and something was shown.
+    /// Whether all was run, nothing failed and something was shown.
     pub fn is_good(&self) -> bool {
-        self.failed == 0 && self.held > 0
+        self.failed == 0 && self.held > 0 && !self.interrupted
     }
 
     /// How many of the runs of each scenario held, by who was hit and how.

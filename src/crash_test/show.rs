@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::checks::Baseline;
 use super::junit::junit;
@@ -23,11 +25,14 @@ use super::{Choice, Error, Subject};
 /// The harness cannot do its work: the service file or the load cannot be used, or a file cannot be written.
 pub fn execute(subject: &Subject, choice: &Choice) -> Result<Report, Error> {
     let began = Instant::now();
+    let interrupt = Interrupt::new()?;
     let mut all = Everything {
         subject,
         choice,
         baselines: BTreeMap::new(),
         points: BTreeSet::new(),
+        interrupt,
+        interrupted: false,
         entries: Vec::new(),
     };
     match &choice.only {
@@ -35,7 +40,7 @@ pub fn execute(subject: &Subject, choice: &Choice) -> Result<Report, Error> {
         None => all.matrix()?,
     }
     all.entries.sort_by(|a, b| (a.scenario, &a.run).cmp(&(b.scenario, &b.run)));
-    let report = Report::new(&all.points, all.entries, began.elapsed());
+    let report = Report::new(&all.points, all.entries, began.elapsed(), all.interrupted);
     if let Some(path) = &choice.junit {
         std::fs::write(path, junit(&report)).map_err(|error| format!("{}: {error}", path.display()))?;
     }
@@ -47,6 +52,8 @@ struct Everything<'a> {
     choice: &'a Choice,
     baselines: BTreeMap<Scenario, Baseline>,
     points: BTreeSet<String>,
+    interrupt: Interrupt,
+    interrupted: bool,
     entries: Vec<Entry>,
 }
 
@@ -94,7 +101,7 @@ impl Everything<'_> {
             .jobs
             .unwrap_or_else(|| 2 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
         let mut progress = Progress::new(what, jobs.len());
-        let next = AtomicUsize::new(0);
+        let next = AtomicUsize::new(if self.interrupted { jobs.len() } else { 0 });
         let (sender, receiver) = mpsc::channel();
         let mut results = Vec::with_capacity(jobs.len());
         let (subject, choice, baselines) = (self.subject, self.choice, &self.baselines);
@@ -112,12 +119,22 @@ impl Everything<'_> {
                 });
             }
             drop(sender);
-            for (job, finding) in receiver {
-                let finding = finding?;
-                progress.ended(&job, &finding);
-                results.push((job, finding));
+            loop {
+                match receiver.recv_timeout(LOOK) {
+                    Ok((job, finding)) => {
+                        let finding: Finding = finding?;
+                        progress.ended(&job, &finding);
+                        results.push((job, finding));
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return Ok::<(), Error>(()),
+                }
+                if !self.interrupted && self.interrupt.has_come() {
+                    self.interrupted = true;
+                    progress.line("interrupted: the runs that are under way end first");
+                    next.store(jobs.len(), Ordering::Relaxed);
+                }
             }
-            Ok::<(), Error>(())
         })?;
         progress.finish();
         self.take_in(&results);
@@ -132,6 +149,38 @@ impl Everything<'_> {
             }
             self.entries.push(Entry::new(job, finding));
         }
+    }
+}
+
+/// Whether Ctrl-C or SIGTERM has come. A harness that just died would leave its daemons behind. (A signal that is blocked to be
+/// read would stay blocked in the loads.)
+struct Interrupt(Arc<AtomicBool>);
+
+/// How often is looked for an interruption while nothing else happens.
+const LOOK: Duration = Duration::from_millis(100);
+
+impl Interrupt {
+    fn new() -> Result<Self, Error> {
+        let came = Arc::new(AtomicBool::new(false));
+        let theirs = Arc::clone(&came);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (mut interrupt, mut terminate) = runtime.block_on(async {
+            Ok::<_, Error>((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
+        })?;
+        std::thread::Builder::new().name("interrupt".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+            });
+            theirs.store(true, Ordering::Relaxed);
+        })?;
+        Ok(Self(came))
+    }
+
+    fn has_come(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

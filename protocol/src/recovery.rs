@@ -2,8 +2,9 @@
 //!
 //! It knows what the journal says and what each process answers to [`Adopt`](crate::message::Adopt). Two processes
 //! matter: the *incumbent*, which served before the last handoff, and the *successor*, which was to follow it. (A service
-//! at rest has an incumbent only. A third process, which was replaced before that, is told to leave, in order if
-//! it serves, whatever else happens.) The table is asked again whenever something new is known, until it gives something else than to wait.
+//! at rest has an incumbent only. A third process, which was replaced before that, is told to leave, in order if it
+//! serves, whatever else happens.) The table is asked again whenever something new is known, until it gives something
+//! else than to wait.
 //!
 //! No row starts or kills anything while a process serves or is at work, unless that process is mute or frozen and
 //! another one has the data or is to have it: whoever serves counts, whatever was intended. The data lock decides who

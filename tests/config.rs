@@ -152,6 +152,9 @@ fn a_bad_file_hides_no_other() {
     write("huge.toml", &[b'#'; (1 << 20) + 1]);
     std::fs::create_dir(services.join("dir.toml")).unwrap();
 
+    let others = config::load_others(dir.path(), |name| name.as_str() == "good");
+    let others: Vec<_> = others.services.keys().map(|name| name.as_str()).collect();
+    assert_eq!(others, ["later"], "a file that is not read conflicts with none");
     let loaded = config::load(dir.path());
     assert_eq!(loaded.services.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["good"]);
     let errors: Vec<String> = loaded.errors.iter().map(ToString::to_string).collect();

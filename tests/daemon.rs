@@ -176,6 +176,13 @@ fn a_service_file_that_is_new_is_known_at_once() {
     assert_eq!(rig.status("later").state, State::Stopped);
     let list = rig.run(&["list"]);
     assert!(text(&list).contains("later"), "{}", text(&list));
+    // One that wants an address of a service that is known is not, although its name comes first.
+    let file = |name: &str| rig.path(&format!("config/services/{name}.toml"));
+    std::fs::copy(file("later"), file("earlier")).unwrap();
+    let list = rig.run(&["list"]);
+    assert!(!text(&list).contains("earlier"), "{}", text(&list));
+    let start = text(&rig.run(&["start", "earlier"]));
+    assert!(start.contains("an address of \"later\" too"), "{start}");
 }
 
 #[test]

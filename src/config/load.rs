@@ -25,6 +25,11 @@ pub struct Loaded {
 /// address, the one whose name sorts later is refused. A missing directory holds no services. Reads files, so
 /// it blocks on the file system.
 pub fn load(config_dir: &Path) -> Loaded {
+    load_others(config_dir, |_| false)
+}
+
+/// Like [`load`], but passes over the services that are known: their files are not read.
+pub fn load_others(config_dir: &Path, is_known: impl Fn(&ServiceName) -> bool) -> Loaded {
     let mut loaded = Loaded::default();
     let directory = config_dir.join("services");
     let files = match list(&directory) {
@@ -36,6 +41,9 @@ pub fn load(config_dir: &Path) -> Loaded {
         }
     };
     for file in files {
+        if name_of(&file).is_ok_and(|name| is_known(&name)) {
+            continue;
+        }
         match read_file(&file) {
             Ok(service) => loaded.insert(service),
             Err(errors) => loaded.errors.extend(errors),
@@ -76,11 +84,7 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn read_file(file: &Path) -> Result<Service, Vec<Error>> {
-    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-    let name: ServiceName = stem.parse().map_err(|error| {
-        let cause = format!("{stem:?} is no service name: {error}");
-        vec![whole_file(file, cause, "rename the file; a service is called after it".into())]
-    })?;
+    let name = name_of(file).map_err(|error| vec![error])?;
     let bytes = read_bytes(file).map_err(|error| vec![unreadable(file, &error)])?;
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         let at = Some(position(&bytes, error.valid_up_to()));
@@ -88,6 +92,14 @@ fn read_file(file: &Path) -> Result<Service, Vec<Error>> {
         vec![Error { file: file.to_owned(), at, key: None, cause, hint }]
     })?;
     Service::parse(name, file, text)
+}
+
+fn name_of(file: &Path) -> Result<ServiceName, Error> {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    stem.parse().map_err(|error| {
+        let cause = format!("{stem:?} is no service name: {error}");
+        whole_file(file, cause, "rename the file; a service is called after it".into())
+    })
 }
 
 fn read_bytes(file: &Path) -> io::Result<Vec<u8>> {

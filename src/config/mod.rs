@@ -18,7 +18,7 @@ pub use binary::{BinaryError, check_binary};
 pub use dirs::{DirOverrides, Dirs, DirsError};
 pub use error::{Error, Position};
 pub use handoff_protocol::message::Mode;
-pub use load::{Loaded, load, load_service};
+pub use load::{Loaded, load, load_others, load_service};
 pub use names::nearest;
 pub use service::{Adapter, Listener, LogLimits, Service, Stragglers};
 pub use units::{format_duration_ms, parse_duration_ms, parse_size_bytes};

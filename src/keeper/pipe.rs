@@ -8,6 +8,7 @@ use std::rc::Rc;
 use rustix::io::Errno;
 
 use super::log::Log;
+use crate::sys::log_pipe::identity;
 
 /// A line that is longer is broken after this many bytes.
 const LINE_MAX_BYTES: usize = 64 << 10;
@@ -22,6 +23,7 @@ const SMALL_BYTES: usize = 1 << 10;
 #[derive(Debug)]
 pub(super) struct Pipe {
     fd: OwnedFd,
+    identity: (u64, u64),
     log: Rc<RefCell<Log>>,
     /// The beginning of a line whose end has not come yet. Shorter than [`LINE_MAX_BYTES`].
     begun: Vec<u8>,
@@ -51,7 +53,12 @@ impl Pipe {
     /// Takes the read end of a pipe, and makes it nonblocking.
     pub(super) fn new(fd: OwnedFd, log: Rc<RefCell<Log>>) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Self { fd, log, begun: Vec::new() })
+        Ok(Self { identity: identity(&fd)?, fd, log, begun: Vec::new() })
+    }
+
+    /// Which pipe it is.
+    pub(super) fn identity(&self) -> (u64, u64) {
+        self.identity
     }
 
     pub(super) fn log(&self) -> &Rc<RefCell<Log>> {

@@ -23,7 +23,7 @@ use super::message::{
 use super::pipe::{Buffer, Found, Pipe};
 use crate::crash_points::{crash_point, name};
 use crate::sys::channel::Channel;
-use crate::sys::log_pipe::same_pipe;
+use crate::sys::log_pipe::identity;
 use crate::sys::wire::{WireError, recv_message, send_message};
 
 /// More supervisors than will ever be.
@@ -208,7 +208,7 @@ impl Keeper {
         let log = same.cloned().unwrap_or_else(|| Rc::new(RefCell::new(Log::new(dir, limits))));
         log.borrow_mut().set_limits(limits);
         for fd in fds {
-            if self.pipes.iter().any(|pipe| same_pipe(pipe, &fd).is_ok_and(|same| same)) {
+            if identity(&fd).is_ok_and(|found| self.pipes.iter().any(|pipe| pipe.identity() == found)) {
                 continue;
             }
             match Pipe::new(fd, Rc::clone(&log)) {

@@ -9,7 +9,7 @@ use super::daemon::Daemon;
 use super::running::bound;
 use super::service::{Handle, Service};
 use super::timeline::Operation;
-use crate::config::{self, BinaryError, check_binary, format_duration_ms, load, load_service};
+use crate::config::{self, BinaryError, check_binary, format_duration_ms, load_others, load_service};
 use crate::control::{Error, Handler, Kind, ProgressSink, api};
 
 impl Handler for Daemon {
@@ -45,9 +45,11 @@ async fn wait(handle: &Handle, request: Request, progress: ProgressSink) -> Resu
 impl Daemon {
     /// Takes in the services whose files are new since the daemon started. One that is invalid is not there yet.
     fn discover(&self) {
-        for (name, config) in load(&self.shared.dirs.config).services {
-            let is_new = !self.services.borrow().contains_key(&name);
-            if is_new && let Err(error) = self.add(config) {
+        let is_known = |name: &ServiceName| self.services.borrow().contains_key(name);
+        for config in load_others(&self.shared.dirs.config, is_known).services.into_values() {
+            if self.refuse_conflicts(&config).is_ok()
+                && let Err(error) = self.add(config)
+            {
                 tracing::error!("{error}");
             }
         }

@@ -46,10 +46,10 @@ pub fn log_pipe_of(pid: u32) -> io::Result<Option<OwnedFd>> {
     Ok(None)
 }
 
-/// Whether two descriptors belong to the same pipe.
-pub fn same_pipe(one: impl AsFd, other: impl AsFd) -> io::Result<bool> {
-    let (one, other) = (fstat(one)?, fstat(other)?);
-    Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
+/// What all descriptors of a pipe have in common, and no other file has while one of them is open: device and inode.
+pub fn identity(pipe: impl AsFd) -> io::Result<(u64, u64)> {
+    let found = fstat(pipe)?;
+    Ok((found.st_dev, found.st_ino))
 }
 
 /// `pipe:[<inode>]` is a pipe without a name, see proc_pid_fd(5).
@@ -105,7 +105,7 @@ mod tests {
         drop(reader);
         let shell = Shell::start("trap '' PIPE; echo one; echo two; exec sleep 1000", &writer, &writer);
         let again = log_pipe_of(shell.0.pid).unwrap().unwrap();
-        assert!(same_pipe(&again, &writer).unwrap());
+        assert_eq!(identity(&again).unwrap(), identity(&writer).unwrap());
         drop(writer);
         rustix::io::ioctl_fionbio(&again, false).unwrap();
         let mut again = File::from(again);
@@ -132,7 +132,7 @@ mod tests {
             let shell = Shell::start(sleeper, stdout, stderr);
             let pipe = log_pipe_of(shell.0.pid).unwrap();
             assert_eq!(pipe.is_some(), found);
-            assert!(pipe.is_none_or(|pipe| same_pipe(pipe, &writer).unwrap()));
+            assert!(pipe.is_none_or(|pipe| identity(pipe).unwrap() == identity(&writer).unwrap()));
         }
         let (told, telling) = std::io::pipe().unwrap();
         let telling = OwnedFd::from(telling);

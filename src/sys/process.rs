@@ -1,8 +1,9 @@
 //! Processes by pidfd, and an identity of a process that outlives its pid.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open as open, pidfd_send_signal, waitid,
@@ -23,7 +24,7 @@ pub struct ProcessId {
 impl ProcessId {
     /// Reads the identity of the process that has this pid now. `NotFound` if there is none.
     pub fn of(pid: u32) -> io::Result<ProcessId> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|error| {
+        let stat = read_at_once(&format!("/proc/{pid}/stat")).map_err(|error| {
             // ESRCH comes instead of ENOENT when the process ends during the read.
             let gone = error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error());
             if gone { io::ErrorKind::NotFound.into() } else { error }
@@ -31,8 +32,7 @@ impl ProcessId {
         let start_ticks = start_ticks(&stat).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat has no start time"))
         })?;
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
-        Ok(ProcessId { pid, start_ticks, boot_id })
+        Ok(ProcessId { pid, start_ticks, boot_id: boot_id()? })
     }
 
     /// Reads the identity of the calling process.
@@ -108,6 +108,23 @@ pub fn kill(pidfd: impl AsFd, signal: Signal) -> io::Result<()> {
 fn wait(pidfd: BorrowedFd<'_>, options: WaitIdOptions) -> io::Result<Option<Exit>> {
     let status = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd), options))?;
     Ok(status.map(|status| Exit { code: status.exit_status(), signal: status.terminating_signal() }))
+}
+
+/// The kernel makes a file of a process whole at the first read; `fs::read_to_string` would ask six times for this one.
+fn read_at_once(path: &str) -> io::Result<String> {
+    let mut buffer = [0; 1024];
+    let count = fs::File::open(path)?.read(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..count]).into_owned())
+}
+
+/// Which boot this is. It does not change while this process lives.
+fn boot_id() -> io::Result<String> {
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    if let Some(known) = BOOT_ID.get() {
+        return Ok(known.clone());
+    }
+    let found = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+    Ok(BOOT_ID.get_or_init(|| found).clone())
 }
 
 /// The name of the program may have blanks and parentheses in it: fields are counted from the last `)`.

@@ -265,7 +265,7 @@ fn none_is_left(world: &World) -> bool {
 }
 
 pub fn may_close(world: &World) -> Checked {
-    hold(world.count() == 0 && !world.machine.is_wanted(), "listeners close only when all is stopped")
+    hold(none_is_left(world) && !world.machine.is_wanted(), "listeners close only when all is stopped")
 }
 
 pub fn may_report(world: &World, outcome: &Outcome) -> Checked {

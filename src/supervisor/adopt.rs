@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use handoff_protocol::ids::HandoffId;
@@ -19,13 +19,15 @@ use handoff_protocol::version::VersionRange;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use uuid::Uuid;
 
+use super::binary::Hashes;
 use super::keeping::LogGuard;
+use super::launch::identity;
 use super::listening::{Admitted, Listening};
 use super::party::{Parts, Party, Serial, told};
 use super::service::{Service, policy};
 use crate::crash_points::{crash_point, name};
 use crate::sys::channel::Channel;
-use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life};
+use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life, pid_of};
 use crate::sys::log_pipe::log_pipe_of;
 use crate::sys::process::ProcessId;
 
@@ -67,6 +69,7 @@ impl Service {
     /// Takes over the processes that an earlier daemon has left, and ends what it had begun. `false` if it has left
     /// nothing: then nothing was done.
     pub(super) fn take_over_left(&mut self, wanted: bool) -> bool {
+        let wanted = self.recall_unrecorded() || wanted;
         let standing = self.journal.standing().clone();
         let current = standing.current.as_ref().and_then(|current| self.look_for(&current.into()));
         let previous = standing.previous.as_ref().and_then(|previous| self.look_for(&previous.into()));
@@ -122,6 +125,30 @@ impl Service {
             self.feed(event);
         }
         true
+    }
+
+    /// A process that the earlier daemon could not record, since its disk took nothing: the keeper alone knows of it. It
+    /// may be the one that serves. Recorded now, it is asked like any other.
+    fn recall_unrecorded(&mut self) -> bool {
+        let standing = self.journal.standing();
+        let recorded = [&standing.current, &standing.previous, &standing.leaving].into_iter().flatten();
+        let recorded: Vec<HandoffId> = recorded
+            .map(|generation| generation.handoff)
+            .chain(standing.attempt.iter().map(|attempt| attempt.handoff))
+            .collect();
+        let generation = standing.generation().next();
+        let kept = self.shared.keeper.processes(&self.name).unwrap_or_default();
+        for (handoff, pidfd) in kept.into_iter().filter(|(handoff, _)| !recorded.contains(handoff)) {
+            let Some((process, binary)) = examine(&pidfd) else { continue };
+            tracing::warn!(service = %self.name, pid = process.pid, "a process is found that was not recorded");
+            self.note(Fact::Intent { handoff, generation, binary });
+            self.note(Fact::Spawned { handoff, process });
+            if !self.journal.standing().wanted {
+                self.note(Fact::Wanted { up: true });
+            }
+            return true;
+        }
+        false
     }
 
     /// The process, if it is still the same one.
@@ -302,6 +329,17 @@ impl Service {
         let parties = [&self.incumbent, &self.successor, &self.retiree].into_iter().flatten();
         self.shared.keeper.keep_only(&self.name, parties.map(|party| party.handoff));
     }
+}
+
+/// Which process it is, and what it runs. `None` if it has ended.
+fn examine(pidfd: &OwnedFd) -> Option<(Process, Binary)> {
+    let pid = pid_of(pidfd.as_fd())?;
+    let process = identity(pid);
+    let program = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    let binary = Hashes::identify_blocking(&program)
+        .unwrap_or_else(|_| Binary { path: program.to_string_lossy().into_owned(), sha256: [0; 32] });
+    // If it runs now, then it had the pid all the while.
+    matches!(life(pidfd), Ok(Life::Runs)).then_some((process, binary))
 }
 
 /// Only the same user can have put a socket there.

@@ -55,6 +55,12 @@ impl Hashes {
         Ok(Binary { path: path.to_string_lossy().into_owned(), sha256 })
     }
 
+    /// Like [`Hashes::identify`], but blocks.
+    pub(super) fn identify_blocking(path: &Path) -> io::Result<Binary> {
+        let sha256 = hash(&File::open(path)?)?;
+        Ok(Binary { path: path.to_string_lossy().into_owned(), sha256 })
+    }
+
     /// The hash, if it is known without reading the file.
     pub(super) fn known(&self, path: &Path) -> Option<Binary> {
         let look = look(&File::open(path).ok()?).ok()?;

@@ -124,7 +124,7 @@ impl Service {
 }
 
 /// A process that was just started cannot have been mistaken for another, since nobody has waited for it yet.
-fn identity(pid: u32) -> Process {
+pub(super) fn identity(pid: u32) -> Process {
     let (start_ticks, boot_id) = match ProcessId::of(pid) {
         Ok(found) => {
             (found.start_ticks, found.boot_id.parse::<uuid::Uuid>().unwrap_or_default().into_bytes())

@@ -63,7 +63,7 @@ pub fn exit_of_zombie(pidfd: impl AsFd) -> Option<Exit> {
 }
 
 /// The pid, unless the process has been reaped: the field `Pid` of `/proc/self/fdinfo`, see pidfd_open(2).
-fn pid_of(pidfd: BorrowedFd<'_>) -> Option<u32> {
+pub fn pid_of(pidfd: BorrowedFd<'_>) -> Option<u32> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
     info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok().filter(|pid| *pid > 0)
 }

@@ -93,3 +93,32 @@ fn a_journal_that_is_cut_short_at_any_byte_of_an_upgrade_costs_that_upgrade() {
     println!("{refused} upgrades of {needed} bytes were refused");
     assert!(refused > 30);
 }
+
+#[test]
+fn a_process_that_could_not_be_recorded_is_taken_over_all_the_same() {
+    for mode in ["exclusive", "overlap"] {
+        let mut rig = Rig::new();
+        let address = rig.serve("s", "1", "", &format!("mode = \"{mode}\"\nlease = \"500ms\""));
+        let first = rig.status("s").pid.unwrap();
+        let journal = rig.path("state/services/s/journal");
+        limit_files(&rig, Some(fs::metadata(&journal).unwrap().len()));
+        signal(first, Signal::KILL);
+        let second = wait_for("another process", || {
+            let status = rig.status("s");
+            status.pid.filter(|pid| *pid != first && status.state == State::Serving)
+        });
+        let image = log_image::parse(&fs::read(&journal).unwrap()).unwrap();
+        assert_ne!(fold(&image.records).current.unwrap().process.map(|process| process.pid), Some(second));
+        signal(rig.daemon.as_ref().unwrap().id(), Signal::KILL);
+        rig.daemon.take().unwrap().wait().unwrap();
+        rig.start_daemon();
+        wait_for("it to be taken over", || {
+            let status = rig.status("s");
+            (status.state == State::Serving && status.pid == Some(second)).then_some(())
+        });
+        assert_eq!(support::processes_of(&rig.path("testee-1")), [second], "{mode}");
+        agrees(&rig);
+        assert_eq!(rig.upgrade("s", &rig.release("2", "")).unwrap().outcome, Ending::Committed);
+        assert_eq!(version(address), "2");
+    }
+}

@@ -162,6 +162,13 @@ impl Keeping {
         state.held.get(&process_key(service, handoff)).map(OwnedFd::try_clone).transpose()
     }
 
+    /// The pidfds of all processes of a service that are kept, by the handoff that started them.
+    pub(super) fn processes(&self, service: &ServiceName) -> io::Result<Vec<(HandoffId, OwnedFd)>> {
+        let prefix = format!(".pid/{service}/");
+        let held = self.held(&prefix)?.into_iter();
+        Ok(held.filter_map(|(key, pidfd)| Some((key.strip_prefix(&prefix)?.parse().ok()?, pidfd))).collect())
+    }
+
     /// No process of the service is left.
     pub(super) fn forget_processes(&self, service: &ServiceName) {
         self.drop_prefix(&format!(".pid/{service}/"));

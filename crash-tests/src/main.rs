@@ -63,10 +63,10 @@ enum Load {
 }
 
 fn main() -> ExitCode {
-    // The harness starts this program as a daemon, and the daemon starts it as a keeper.
+    // The harness starts this program as a daemon, and the daemon starts it as a keeper. The third is for tests.
     match std::env::args_os().nth(1) {
         Some(verb) if verb == handoff::keeper::VERB => return handoff::keeper::main(),
-        Some(verb) if verb == "daemon" => return handoff::cli::main(),
+        Some(verb) if verb == "daemon" || verb == "crash-test" => return handoff::cli::main(),
         _ => {}
     }
     let args = Args::parse();

@@ -42,7 +42,7 @@ pub enum Fault {
 /// One fault at one point.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Injection {
-    /// The name of the point, or the beginning of it and `*`, or [`AT_REST`].
+    /// The name of the point, or the beginning of it and `*`, or `at-rest`.
     pub point: String,
     /// Who is hit.
     pub victim: Party,

@@ -1,11 +1,11 @@
 //! Crash tests of a service under the real daemon: any party is killed or stopped at every point of what it does, and the
 //! rest has to go on by itself.
 //!
-//! For each run there is a fresh directory with a daemon of its own ([`place`], [`init`]), the service, and a load that the author
-//! of the service brings ([`load`]). Every process stops at each of its points and asks the harness ([`director`]), which
-//! kills, stops or fails the one that it is to hit ([`fault`]) and lets the others go on. Afterwards the service must serve
+//! For each run there is a fresh directory with a daemon of its own (`place`, `init`), the service, and a load that the author
+//! of the service brings (`load`). Every process stops at each of its points and asks the harness (`director`), which
+//! kills, stops or fails the one that it is to hit (`fault`) and lets the others go on. Afterwards the service must serve
 //! again without help, take one more upgrade, and stop; what clients saw and what is left is checked from outside
-//! ([`observe`], [`run`]). The points are not listed anywhere: a run without faults finds them ([`matrix`]).
+//! (`observe`, `run`). The points are not listed anywhere: a run without faults finds them (`matrix`).
 
 mod checks;
 mod director;
@@ -43,7 +43,7 @@ pub struct Subject {
     /// addresses of their own.
     pub service_file: PathBuf,
     /// The load: a program and its arguments, with `{dir}` as in the service file. It finds the addresses in
-    /// `HANDOFF_LISTEN_<NAME>`, works until SIGTERM, and prints one line of JSON; see [`load::Result`].
+    /// `HANDOFF_LISTEN_<NAME>`, works until SIGTERM, and prints one line of JSON; see `docs/testing.md`.
     pub load: Vec<OsString>,
     /// What is upgraded to; without it the binary of the service file.
     pub next: Option<PathBuf>,

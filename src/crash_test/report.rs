@@ -100,10 +100,14 @@ impl Report {
             |verdict: fn(&Verdict) -> bool| entries.iter().filter(|entry| verdict(&entry.verdict)).count();
         let mut gaps: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         for entry in entries.iter().filter(|entry| entry.verdict == Verdict::Held) {
-            let during = if entry.scenario == Scenario::Serve { " at rest" } else { "" };
+            let during = match entry.scenario {
+                Scenario::Serve => " at rest",
+                Scenario::Upgrade => " in an upgrade",
+                _ => " otherwise",
+            };
             let class = match entry.hit {
                 Some((victim, fault)) => format!("{victim} {fault}{during}"),
-                None => "no fault".to_owned(),
+                None => format!("no fault{during}"),
             };
             gaps.entry(class).or_default().extend(entry.gap_ms);
         }

@@ -12,7 +12,7 @@ use std::path::Path;
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{Adopted, Mode};
 use handoff_protocol::reason::Exit;
-use handoff_protocol::record::{Attempt, Binary, Current, Fact, Process};
+use handoff_protocol::record::{Attempt, Binary, Current, Fact, Process, Standing};
 use handoff_protocol::recovery::{Decision, Found, Written};
 use handoff_protocol::supervisor::{Left, Supervisor};
 use handoff_protocol::version::VersionRange;
@@ -65,48 +65,40 @@ impl From<&Attempt> for Named {
 
 const NOBODY: Process = Process { pid: 0, start_ticks: 0, boot_id: [0; 16] };
 
+/// The processes that are still there. Until it is known what they do, the one that served before the last handoff is the
+/// incumbent, and the one that was to follow it the successor.
+#[derive(Debug)]
+struct Remains {
+    written: Written,
+    incumbent: Option<(Named, OwnedFd)>,
+    successor: Option<(Named, OwnedFd)>,
+    retiree: Option<(Named, OwnedFd)>,
+    /// Whether the process of the current generation is among them.
+    current: bool,
+}
+
+impl Remains {
+    fn is_nobody(&self) -> bool {
+        [&self.incumbent, &self.successor, &self.retiree].iter().all(|process| process.is_none())
+    }
+}
+
 impl Service {
     /// Takes over the processes that an earlier daemon has left, and ends what it had begun. `false` if it has left
     /// nothing: then nothing was done.
     pub(super) fn take_over_left(&mut self, wanted: bool) -> bool {
         let wanted = self.recall_unrecorded() || wanted;
         let standing = self.journal.standing().clone();
-        let current = standing.current.as_ref().and_then(|current| self.look_for(&current.into()));
-        let previous = standing.previous.as_ref().and_then(|previous| self.look_for(&previous.into()));
-        let leaving = standing.leaving.as_ref().and_then(|leaving| self.look_for(&leaving.into()));
-        let attempt = standing.attempt.as_ref().and_then(|attempt| self.look_for(&attempt.into()));
-        let ended = current.is_none() && self.note_end_of_current();
-        let under_way = standing.attempt.as_ref().map(|attempt| attempt.handoff);
-        let nobody = [&current, &previous, &leaving, &attempt].iter().all(|process| process.is_none());
-        if nobody && under_way.is_none() && !(ended && wanted) {
+        let remains = self.look_around(&standing);
+        let ended = standing.current.is_some() && !remains.current && self.note_end_of_current();
+        if remains.is_nobody() && standing.attempt.is_none() && !(ended && wanted) {
             return false;
         }
-        let (written, [incumbent, successor, retiree]) = match (under_way, previous) {
-            (None, Some(previous)) => (Written::Committed, [Some(previous), current, leaving]),
-            (_, previous) => (Written::Uncommitted, [current, attempt, previous.or(leaving)]),
-        };
         crash_point!("supervisor/recovery/looked");
-        if incumbent.is_some() || successor.is_some() || retiree.is_some() {
+        if !remains.is_nobody() {
             self.go_by_running();
         }
-        self.candidate = standing.attempt.map(|attempt| attempt.binary.path.into());
-        // A successor that is not committed may have got new connections; it is asked first, and they are steered then.
-        self.restore_listeners(written == Written::Committed || incumbent.is_none());
-        let slots = self.slots_by_age([retiree.is_some(), incumbent.is_some(), successor.is_some()]);
-        crash_point!("supervisor/recovery/listeners");
-        let (retiree, retiree_found) = self.reach(retiree, slots[0]);
-        let (incumbent, incumbent_found) = self.reach(incumbent, slots[1]);
-        let (successor, successor_found) = self.reach(successor, slots[2]);
-        (self.incumbent, self.successor, self.retiree) = (incumbent, successor, retiree);
-        let left = Left {
-            wanted,
-            written,
-            handoff: under_way.unwrap_or_else(|| HandoffId::from_uuid(Uuid::now_v7())),
-            under_way: under_way.is_some(),
-            incumbent: incumbent_found,
-            successor: successor_found,
-            retiree: retiree_found,
-        };
+        let left = self.reach_all(&standing, remains, wanted);
         tracing::info!(
             service = %self.name,
             handoff = %left.handoff,
@@ -127,28 +119,72 @@ impl Service {
         true
     }
 
+    /// Who of those that the journal names is still there, and in which part.
+    fn look_around(&self, standing: &Standing) -> Remains {
+        let generation =
+            |it: &Option<Current>| it.as_ref().and_then(|current| self.look_for(&current.into()));
+        let current = generation(&standing.current);
+        let (previous, leaving) = (generation(&standing.previous), generation(&standing.leaving));
+        let attempt = standing.attempt.as_ref().and_then(|attempt| self.look_for(&attempt.into()));
+        let is_current = current.is_some();
+        let (written, [incumbent, successor, retiree]) = match (&standing.attempt, previous) {
+            (None, Some(previous)) => (Written::Committed, [Some(previous), current, leaving]),
+            (_, previous) => (Written::Uncommitted, [current, attempt, previous.or(leaving)]),
+        };
+        Remains { written, incumbent, successor, retiree, current: is_current }
+    }
+
+    /// Takes back the listeners, and connects to whoever is there.
+    fn reach_all(&mut self, standing: &Standing, remains: Remains, wanted: bool) -> Left {
+        let Remains { written, incumbent, successor, retiree, .. } = remains;
+        let attempt = standing.attempt.as_ref();
+        // The restart of a process that had ended is nothing that anybody asked for.
+        let under_way = attempt
+            .zip(standing.current.as_ref())
+            .is_some_and(|(attempt, current)| current.process.is_some() || attempt.binary != current.binary);
+        self.candidate = attempt.map(|attempt| attempt.binary.path.clone().into());
+        // A successor that is not committed may have got new connections; it is asked first, and they are steered then.
+        self.restore_listeners(written == Written::Committed || incumbent.is_none());
+        let slots = self.slots_by_age([retiree.is_some(), incumbent.is_some(), successor.is_some()]);
+        crash_point!("supervisor/recovery/listeners");
+        let (retiree, retiree_found) = self.reach(retiree, slots[0]);
+        let (incumbent, incumbent_found) = self.reach(incumbent, slots[1]);
+        let (successor, successor_found) = self.reach(successor, slots[2]);
+        (self.incumbent, self.successor, self.retiree) = (incumbent, successor, retiree);
+        let fresh = || HandoffId::from_uuid(Uuid::now_v7());
+        Left {
+            wanted,
+            written,
+            handoff: attempt.map_or_else(fresh, |attempt| attempt.handoff),
+            under_way,
+            incumbent: incumbent_found,
+            successor: successor_found,
+            retiree: retiree_found,
+        }
+    }
+
     /// A process that the earlier daemon could not record, since its disk took nothing: the keeper alone knows of it. It
     /// may be the one that serves. Recorded now, it is asked like any other.
     fn recall_unrecorded(&mut self) -> bool {
         let standing = self.journal.standing();
-        let recorded = [&standing.current, &standing.previous, &standing.leaving].into_iter().flatten();
-        let recorded: Vec<HandoffId> = recorded
+        let generations = [&standing.current, &standing.previous, &standing.leaving].into_iter().flatten();
+        let attempt = standing.attempt.iter().filter(|attempt| self.look_for(&(*attempt).into()).is_some());
+        let known: Vec<HandoffId> = generations
             .map(|generation| generation.handoff)
-            .chain(standing.attempt.iter().map(|attempt| attempt.handoff))
+            .chain(attempt.map(|attempt| attempt.handoff))
             .collect();
         let generation = standing.generation().next();
         let kept = self.shared.keeper.processes(&self.name).unwrap_or_default();
-        for (handoff, pidfd) in kept.into_iter().filter(|(handoff, _)| !recorded.contains(handoff)) {
-            let Some((process, binary)) = examine(&pidfd) else { continue };
-            tracing::warn!(service = %self.name, pid = process.pid, "a process is found that was not recorded");
-            self.note(Fact::Intent { handoff, generation, binary });
-            self.note(Fact::Spawned { handoff, process });
-            if !self.journal.standing().wanted {
-                self.note(Fact::Wanted { up: true });
-            }
-            return true;
+        let unknown = kept.into_iter().filter(|(handoff, _)| !known.contains(handoff));
+        let found = unknown.filter_map(|(handoff, pidfd)| Some((handoff, examine(&pidfd)?))).next_back();
+        let Some((handoff, (process, binary))) = found else { return false };
+        tracing::warn!(service = %self.name, pid = process.pid, "a process is found that was not recorded");
+        self.note(Fact::Intent { handoff, generation, binary });
+        self.note(Fact::Spawned { handoff, process });
+        if !self.journal.standing().wanted {
+            self.note(Fact::Wanted { up: true });
         }
-        false
+        true
     }
 
     /// The process, if it is still the same one.

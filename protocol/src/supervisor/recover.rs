@@ -27,7 +27,7 @@ pub struct Left {
     pub written: Written,
     /// The handoff that was under way, or else an id that was never used. Everybody belongs to it from now on.
     pub handoff: HandoffId,
-    /// Whether one was under way.
+    /// Whether its end is to be told: somebody had asked for it.
     pub under_way: bool,
     /// The process that served before it.
     pub incumbent: Found,

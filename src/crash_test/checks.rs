@@ -9,6 +9,7 @@ use super::place::Place;
 /// Connections of the load, and the process that was replaced, may be on their way out for so long.
 const SETTLE: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(20);
+const CALM: Duration = Duration::from_millis(500);
 
 /// What a run without faults leaves, for the others to be compared with.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +21,10 @@ pub(super) struct Baseline {
 
 /// Gives what is not as it should be, and what there is, for other runs to be compared with.
 pub(super) fn look_around(place: &Place, clean: Option<&Baseline>) -> (Vec<String>, Baseline) {
+    if clean.is_none() {
+        // What others are compared with must not be a moment at which something was about to be opened.
+        std::thread::sleep(CALM);
+    }
     let until = Instant::now() + SETTLE;
     loop {
         let processes = observe::processes(&place.points());

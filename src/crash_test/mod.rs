@@ -16,6 +16,7 @@ mod load;
 mod matrix;
 mod observe;
 mod place;
+mod ports;
 mod report;
 mod run;
 mod scenario;

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use handoff_protocol::ids::ServiceName;
 use tempfile::TempDir;
 use toml::{Table, Value};
 
+use super::ports::Port;
 use super::{Error, Subject};
 use crate::config::{ListenAddress, Service};
 
@@ -23,6 +23,7 @@ pub(super) struct Place {
     pub(super) service: Service,
     /// What each listener is bound to, by the name of a variable.
     pub(super) addresses: BTreeMap<String, String>,
+    _ports: Vec<Port>,
 }
 
 impl Place {
@@ -38,13 +39,13 @@ impl Place {
             .map_err(|error| format!("{}: {error}", subject.service_file.display()))?;
         table.iter_mut().for_each(|(_, value)| substitute(value, dir.path()));
         table.insert("lease".to_owned(), Value::String(format!("{lease_ms}ms")));
-        let addresses = move_listeners(&mut table, dir.path())?;
+        let (addresses, ports) = move_listeners(&mut table, dir.path())?;
         let file = dir.path().join(format!("config/services/{name}.toml"));
         let text = toml::to_string(&table)?;
         std::fs::write(&file, &text)?;
         let service = Service::parse(name, &file, &text)
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
-        Ok(Self { dir, service, addresses })
+        Ok(Self { dir, service, addresses, _ports: ports })
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -128,37 +129,27 @@ fn substitute(value: &mut Value, dir: &Path) {
     }
 }
 
-fn move_listeners(table: &mut Table, dir: &Path) -> Result<BTreeMap<String, String>, Error> {
-    let mut addresses = BTreeMap::new();
-    let Some(Value::Table(listeners)) = table.get_mut("listen") else { return Ok(addresses) };
+fn move_listeners(table: &mut Table, dir: &Path) -> Result<(BTreeMap<String, String>, Vec<Port>), Error> {
+    let (mut addresses, mut ports) = (BTreeMap::new(), Vec::new());
+    let Some(Value::Table(listeners)) = table.get_mut("listen") else { return Ok((addresses, ports)) };
+    let mut reserve = |ip| -> Result<String, Error> {
+        let port = Port::reserve(ip)?;
+        let address = port.address.to_string();
+        ports.push(port);
+        Ok(address)
+    };
     for (name, value) in listeners.iter_mut() {
         let text = value.as_str().unwrap_or_default();
         let moved = match text.parse::<ListenAddress>().map_err(|error| format!("listen.{name}: {error}"))? {
             ListenAddress::Unix(_) => format!("unix:{}", dir.join(format!("{name}.sock")).display()),
-            ListenAddress::Tcp(SocketAddr::V6(_)) => free_port([0, 0, 0, 0, 0, 0, 0, 1].into())?.to_string(),
+            ListenAddress::Tcp(SocketAddr::V6(_)) => reserve(Ipv6Addr::LOCALHOST.into())?,
             ListenAddress::Tcp(SocketAddr::V4(_)) | ListenAddress::DualStack { .. } => {
-                free_port([127, 0, 0, 1].into())?.to_string()
+                reserve(Ipv4Addr::LOCALHOST.into())?
             }
         };
         let variable = name.to_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
         addresses.insert(format!("HANDOFF_LISTEN_{variable}"), moved.clone());
         *value = Value::String(moved);
     }
-    Ok(addresses)
-}
-
-/// A port that nobody listens on, below those that the kernel gives to clients, so that none of them takes it meanwhile.
-fn free_port(ip: IpAddr) -> Result<SocketAddr, Error> {
-    const RANGE: std::ops::Range<u16> = 16_000..32_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() % u32::from(RANGE.end - RANGE.start))?;
-    for _ in RANGE {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = RANGE.start + (start.wrapping_add(step) % (RANGE.end - RANGE.start));
-        let address = SocketAddr::new(ip, port);
-        if TcpListener::bind(address).is_ok() {
-            return Ok(address);
-        }
-    }
-    Err("no port is free".into())
+    Ok((addresses, ports))
 }

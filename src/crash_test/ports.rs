@@ -1,0 +1,61 @@
+//! Ports that no other run has, in this process or in another one.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
+
+use super::Error;
+
+/// A port that is kept for one run until this is dropped.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) address: SocketAddr,
+    _hold: OwnedFd,
+}
+
+impl Port {
+    /// A port that nobody listens on, below those that the kernel gives to clients, so that none of them takes it meanwhile.
+    pub(super) fn reserve(ip: IpAddr) -> Result<Self, Error> {
+        const RANGE: std::ops::Range<u16> = 16_000..32_000;
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        for _ in RANGE {
+            let step = NEXT.fetch_add(1, Ordering::Relaxed);
+            let port = RANGE.start + step % (RANGE.end - RANGE.start);
+            let Some(hold) = hold(port)? else { continue };
+            let address = SocketAddr::new(ip, port);
+            if TcpListener::bind(address).is_ok() {
+                return Ok(Self { address, _hold: hold });
+            }
+        }
+        Err("no port is free".into())
+    }
+}
+
+/// A name in the abstract namespace of unix sockets is everybody's, has one owner, and goes with it.
+fn hold(port: u16) -> Result<Option<OwnedFd>, Error> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let name = SocketAddrUnix::new_abstract_name(format!("handoff-crash-test-port-{port}").as_bytes())?;
+    match bind(&socket, &name) {
+        Ok(()) => Ok(Some(socket)),
+        Err(Errno::ADDRINUSE) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn a_port_is_kept_for_one_run_also_while_nobody_listens() {
+        let held = Port::reserve(Ipv4Addr::LOCALHOST.into()).unwrap();
+        let port = held.address.port();
+        assert!(hold(port).unwrap().is_none());
+        drop(held);
+        assert!(hold(port).unwrap().is_some());
+    }
+}

@@ -105,44 +105,55 @@ mod tests {
     use super::super::process::{kill, pidfd_open, reap};
     use super::*;
     use rustix::process::Signal;
-    use std::io::{BufRead, BufReader, Write};
+    use std::io::{BufRead, BufReader};
     use std::os::fd::OwnedFd;
-    use std::process::{Child, ChildStdin, Command, Stdio};
+    use std::process::{Child, Command, Stdio};
     use std::time::{Duration, Instant};
 
-    /// A process, started by one in the middle that is a child of this one.
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// A process, started by one in the middle that is a child of this one. The one in the middle stands still, and so
+    /// reaps nobody.
     struct Grandchild {
         middle: Child,
-        /// Its end makes the middle reap the grandchild, and end itself.
-        stdin: Option<ChildStdin>,
         pidfd: OwnedFd,
     }
 
     impl Grandchild {
         fn start(program: &str) -> Self {
-            let script = format!("{program} & echo $!; read line; wait");
-            let mut command = Command::new("/bin/sh");
+            let script = format!("{program} & echo $!; kill -STOP $$; wait");
             let mut middle =
-                command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+                Command::new("/bin/sh").args(["-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
             let mut line = String::new();
             BufReader::new(middle.stdout.take().unwrap()).read_line(&mut line).unwrap();
             let pidfd = pidfd_open(line.trim().parse().unwrap()).unwrap();
-            Self { stdin: middle.stdin.take(), middle, pidfd }
+            let process = Self { middle, pidfd };
+            let stat = format!("/proc/{}/stat", process.middle.id());
+            process.repeat("the middle stands still", || {
+                fs::read_to_string(&stat).unwrap().rsplit_once(") ").unwrap().1.starts_with('T')
+            });
+            process
         }
 
         fn wait_until(&self, wanted: Life) {
-            let until = Instant::now() + Duration::from_secs(10);
-            while life(&self.pidfd).unwrap() != wanted {
-                assert!(Instant::now() < until, "it is not {wanted:?}");
+            self.repeat("its life is as wanted", || {
                 // It may not have stopped itself yet.
                 kill(&self.pidfd, Signal::CONT).ok();
+                life(&self.pidfd).unwrap() == wanted
+            });
+        }
+
+        fn repeat(&self, what: &str, mut is_done: impl FnMut() -> bool) {
+            let until = Instant::now() + LIMIT;
+            while !is_done() {
+                assert!(Instant::now() < until, "waited too long until {what}");
                 std::thread::yield_now();
             }
         }
 
+        /// Lets the one in the middle go on.
         fn is_reaped(&mut self) {
-            let mut stdin = self.stdin.take().unwrap();
-            stdin.write_all(b"\n").unwrap();
+            kill(pidfd_open(self.middle.id()).unwrap(), Signal::CONT).unwrap();
             self.middle.wait().unwrap();
         }
     }
@@ -150,14 +161,14 @@ mod tests {
     impl Drop for Grandchild {
         fn drop(&mut self) {
             let _ = kill(&self.pidfd, Signal::KILL);
-            drop(self.stdin.take());
+            let _ = self.middle.kill();
             let _ = self.middle.wait();
         }
     }
 
     #[test]
     fn the_end_of_a_grandchild_is_told_before_and_after_it_is_reaped() {
-        // A shell that waits for its input reaps nobody meanwhile. Each waits for its pidfd to be open.
+        // Each waits for its pidfd to be open.
         for (program, expected) in [
             ("sh -c 'kill -STOP $$; exit 7'", Exit { code: Some(7), signal: None }),
             ("sh -c 'kill -STOP $$; exit 0'", Exit { code: Some(0), signal: None }),

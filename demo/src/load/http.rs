@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use rustix::net::{RecvFlags, recv};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -47,6 +49,16 @@ pub struct Http {
 struct Open {
     sender: SendRequest<Upload>,
     driver: JoinHandle<hyper::Result<()>>,
+    /// A duplicate, to ask the kernel with.
+    socket: OwnedFd,
+}
+
+impl Open {
+    /// Whether the server has ended it. The kernel knows that before a busy runtime gets to read it.
+    fn has_ended(&self) -> bool {
+        let peeked = recv(&self.socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(peeked, Ok((0, _)))
+    }
 }
 
 impl Http {
@@ -77,6 +89,10 @@ impl Http {
                 Some(open) => (open, false),
                 None => (self.connect().await?, true),
             };
+            if !fresh && open.has_ended() {
+                ended_in_order(open.driver).await?;
+                continue;
+            }
             let response = match open.sender.try_send_request(request).await {
                 Ok(response) => response,
                 Err(mut error) => match error.take_message() {
@@ -101,10 +117,11 @@ impl Http {
     async fn connect(&self) -> Result<Open, Failure> {
         let stream = TcpStream::connect(self.endpoint).await?;
         stream.set_nodelay(true)?;
+        let socket = stream.as_fd().try_clone_to_owned()?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let driver = tokio::spawn(connection);
         sender.ready().await?;
-        Ok(Open { sender, driver })
+        Ok(Open { sender, driver, socket })
     }
 }
 

@@ -19,9 +19,9 @@ pub enum Scenario {
     Stop,
     /// An upgrade that commits.
     Upgrade,
-    /// The successor dies after it was told to begin.
+    /// The successor dies at the moment at which it is told to begin.
     SuccessorDies,
-    /// The successor hangs after it was told to begin.
+    /// The successor hangs at that moment.
     SuccessorHangs,
     /// The upgrade is to a release that never serves.
     BadRelease,
@@ -62,8 +62,12 @@ impl Scenario {
         let (point, victim, fault) = match self {
             Self::Serve | Self::Start | Self::Stop | Self::Upgrade | Self::BadRelease => return None,
             Self::Shutdown => ("supervisor/beginning/after.*", Party::Supervisor, Fault::Terminate),
-            Self::SuccessorDies => ("supervisor/beginning/after.*", Party::Successor, Fault::Kill),
-            Self::SuccessorHangs => ("supervisor/beginning/after.*", Party::Successor, Fault::Hang),
+            Self::SuccessorDies => {
+                ("supervisor/beginning/before.ToSuccessor.Begin", Party::Successor, Fault::Kill)
+            }
+            Self::SuccessorHangs => {
+                ("supervisor/beginning/before.ToSuccessor.Begin", Party::Successor, Fault::Hang)
+            }
             Self::DrainFails => ("library/incumbent/code.drain.begins", Party::Incumbent, Fault::Panic),
             Self::GraceEnds => ("library/incumbent/code.drain.begins", Party::Incumbent, Fault::Stall),
             Self::SealFails => ("library/incumbent/code.seal.begins", Party::Incumbent, Fault::Panic),

@@ -119,10 +119,46 @@ pub enum FrameError {
     },
 }
 
+/// How frames travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// A packet each, with the descriptors of the message.
+    Packets,
+    /// One after the other on a byte stream, which carries no descriptors.
+    Stream,
+}
+
+impl Transport {
+    fn fds_of<M: Message>(self, message: &M) -> usize {
+        match self {
+            Transport::Packets => message.fd_count(),
+            Transport::Stream => 0,
+        }
+    }
+}
+
 /// Lays out one frame. `version` is the agreed one; messages that come before agreement carry 0 all the same.
 pub fn encode<M: Message>(version: u16, id: HandoffId, message: &M) -> Result<Vec<u8>, FrameError> {
+    lay_out(Transport::Packets, version, id, message)
+}
+
+/// Like [`encode`], for a byte stream: the header says that no descriptors travel.
+pub fn encode_for_stream<M: Message>(
+    version: u16,
+    id: HandoffId,
+    message: &M,
+) -> Result<Vec<u8>, FrameError> {
+    lay_out(Transport::Stream, version, id, message)
+}
+
+fn lay_out<M: Message>(
+    transport: Transport,
+    version: u16,
+    id: HandoffId,
+    message: &M,
+) -> Result<Vec<u8>, FrameError> {
     let body = message.encode_body()?;
-    let fds = message.fd_count();
+    let fds = transport.fds_of(message);
     if HEADER_LEN + body.len() > FRAME_MAX {
         return Err(FrameError::TooLong);
     }
@@ -148,6 +184,25 @@ pub fn encode<M: Message>(version: u16, id: HandoffId, message: &M) -> Result<Ve
 /// Reads one frame from one packet that came with `fds` file descriptors. `agreed` is the agreed version, or
 /// [`crate::version::UNAGREED`] before that.
 pub fn decode<M: Message>(packet: &[u8], fds: usize, agreed: u16) -> Result<(HandoffId, M), FrameError> {
+    read(Transport::Packets, packet, fds, agreed)
+}
+
+/// Reads one frame that was cut from a byte stream by [`announced`]; otherwise like [`decode`].
+pub fn decode_from_stream<M: Message>(packet: &[u8], agreed: u16) -> Result<(HandoffId, M), FrameError> {
+    read(Transport::Stream, packet, 0, agreed)
+}
+
+/// The length of the body, as the header says. Panics if `header` is shorter than one.
+pub fn announced(header: &[u8]) -> usize {
+    u32_at(header, 12) as usize
+}
+
+fn read<M: Message>(
+    transport: Transport,
+    packet: &[u8],
+    fds: usize,
+    agreed: u16,
+) -> Result<(HandoffId, M), FrameError> {
     if packet.len() > FRAME_MAX {
         return Err(FrameError::TooLong);
     }
@@ -163,7 +218,7 @@ pub fn decode<M: Message>(packet: &[u8], fds: usize, agreed: u16) -> Result<(Han
     if header[7] != 0 || u16_at(header, 10) != 0 {
         return Err(FrameError::Flags);
     }
-    let announced = u32_at(header, 12) as usize;
+    let announced = announced(header);
     if announced != body.len() {
         return Err(FrameError::Length { announced, found: body.len() });
     }
@@ -173,7 +228,7 @@ pub fn decode<M: Message>(packet: &[u8], fds: usize, agreed: u16) -> Result<(Han
     if found != agreed {
         return Err(FrameError::Version { found, agreed });
     }
-    let expected = message.fd_count();
+    let expected = transport.fds_of(&message);
     if usize::from(u16_at(header, 8)) != expected || fds != expected {
         return Err(FrameError::FdCount { expected, found: fds });
     }

@@ -8,6 +8,7 @@ pub mod files;
 pub mod inherit;
 pub mod lock;
 pub mod process;
+mod stream;
 pub mod wire;
 
 #[cfg(feature = "supervisor")]

@@ -1,9 +1,11 @@
 //! Messages over a channel: one message is one frame is one packet.
+//!
+//! On a stream no descriptors travel: those of a message are what the process has inherited.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use handoff_protocol::frame::{self, FrameError, Message};
+use handoff_protocol::frame::{self, FrameError, Message, Transport};
 use handoff_protocol::ids::HandoffId;
 
 use super::channel::Channel;
@@ -39,7 +41,10 @@ pub fn send_message<M: Message>(
     if fds.len() != expected {
         return Err(FrameError::FdCount { expected, found: fds.len() }.into());
     }
-    Ok(channel.send(&frame::encode(version, id, message)?, fds)?)
+    match channel.transport() {
+        Transport::Packets => Ok(channel.send(&frame::encode(version, id, message)?, fds)?),
+        Transport::Stream => Ok(channel.send(&frame::encode_for_stream(version, id, message)?, &[])?),
+    }
 }
 
 /// Receives one message, or `None` when the peer has closed its end. `agreed` is the agreed version, or
@@ -57,7 +62,11 @@ pub fn recv_message<M: Message>(
     if packet.fds_lost {
         return Err(FrameError::FdsLost.into());
     }
-    let (id, message) = frame::decode(&buffer[..packet.len], packet.fds.len(), agreed)?;
+    let bytes = &buffer[..packet.len];
+    let (id, message) = match channel.transport() {
+        Transport::Packets => frame::decode(bytes, packet.fds.len(), agreed)?,
+        Transport::Stream => frame::decode_from_stream(bytes, agreed)?,
+    };
     Ok(Some((id, message, packet.fds)))
 }
 

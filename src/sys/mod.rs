@@ -14,6 +14,8 @@ pub mod wire;
 #[cfg(feature = "supervisor")]
 pub mod exit;
 #[cfg(feature = "supervisor")]
+pub mod held;
+#[cfg(feature = "supervisor")]
 pub mod listen_fds;
 #[cfg(feature = "supervisor")]
 pub mod log_pipe;

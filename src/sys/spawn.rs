@@ -1,9 +1,9 @@
 //! Starts a process that inherits nothing but what is meant.
 //!
 //! `posix_spawn` shares the parent's memory until the exec (so its time does not grow with the parent), and gives the
-//! error of a failed exec back directly, not through a pipe that a descriptor shuffle could clobber. Nothing is moved to
-//! a fixed number above the standard streams: the channel keeps its number, only its close-on-exec flag goes, in the
-//! child alone. So no other thread's child can inherit it.
+//! error of a failed exec back directly, not through a pipe that a descriptor shuffle could clobber. The channel keeps its
+//! number, only its close-on-exec flag goes, in the child alone. So no other thread's child can inherit it. Listeners, if
+//! there are any, are copied to fixed numbers, from numbers above all of those.
 
 use std::ffi::{CStr, CString, OsString, c_char, c_int, c_short};
 use std::io;
@@ -19,6 +19,9 @@ use rustix::process::{Pid, Resource, Signal, WaitOptions, getrlimit, kill_proces
 use super::files;
 use super::inherit::CHANNEL_VARIABLE;
 use super::process::pidfd_open;
+
+/// The number of the first inherited listener, as in sd_listen_fds(3).
+pub const FIRST_LISTENER: c_int = 3;
 
 /// What to start. Standard input is `/dev/null`. The descriptors are closed in this process when [`spawn`] returns.
 #[derive(Debug)]
@@ -54,14 +57,22 @@ pub struct Spawned {
 /// Starts a process. Blocks until its program is executed, about a millisecond; whatever is wrong with the program
 /// (missing, not executable, a directory, no such interpreter, being written to, arguments too long) is the error.
 pub fn spawn(spec: SpawnSpec) -> io::Result<Spawned> {
+    spawn_with_listeners(spec, &[])
+}
+
+/// Like [`spawn`]; the process inherits copies of `listeners` as well, with the numbers from [`FIRST_LISTENER`] on.
+pub fn spawn_with_listeners(spec: SpawnSpec, listeners: &[BorrowedFd<'_>]) -> io::Result<Spawned> {
     if !spec.binary.is_absolute() {
         let text = format!("cannot start {:?}: the path is not absolute", spec.binary);
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     let path = c_string(spec.binary.clone().into_os_string())?;
     let working_dir = c_string(spec.working_dir.clone().into_os_string())?;
-    let channel = spec.channel.as_ref().map(above_standard_streams).transpose()?;
-    let (stdout, stderr) = (above_standard_streams(&spec.stdout)?, above_standard_streams(&spec.stderr)?);
+    let first_free = FIRST_LISTENER + listeners.len() as c_int;
+    let above_all = |fd: &BorrowedFd<'_>| fcntl_dupfd_cloexec(fd, first_free);
+    let listeners = listeners.iter().map(above_all).collect::<Result<Vec<_>, _>>()?;
+    let channel = spec.channel.as_ref().map(|fd| from(first_free, fd)).transpose()?;
+    let (stdout, stderr) = (from(FIRST_LISTENER, &spec.stdout)?, from(FIRST_LISTENER, &spec.stderr)?);
 
     let mut actions = FileActions::new()?;
     actions.open_null(0)?;
@@ -69,6 +80,9 @@ pub fn spawn(spec: SpawnSpec) -> io::Result<Spawned> {
     actions.duplicate(stderr.as_fd(), 2)?;
     if let Some(channel) = &channel {
         actions.duplicate(channel.as_fd(), channel.as_fd().as_raw_fd())?;
+    }
+    for (listener, number) in listeners.iter().zip(FIRST_LISTENER..) {
+        actions.duplicate(listener.as_fd(), number)?;
     }
     actions.change_dir(&working_dir)?;
     let attributes = Attributes::clean_session()?;
@@ -130,9 +144,13 @@ pub fn close_all_on_exec() -> io::Result<()> {
     Ok(())
 }
 
-/// A descriptor that is itself 0, 1 or 2 would be overwritten while the child's streams are laid out.
-fn above_standard_streams(fd: &OwnedFd) -> io::Result<Kept<'_>> {
-    if fd.as_raw_fd() > 2 { Ok(Kept::As(fd.as_fd())) } else { Ok(Kept::Moved(fcntl_dupfd_cloexec(fd, 3)?)) }
+/// A descriptor with a lower number would be overwritten while those of the child are laid out.
+fn from(least: c_int, fd: &OwnedFd) -> io::Result<Kept<'_>> {
+    if fd.as_raw_fd() >= least {
+        Ok(Kept::As(fd.as_fd()))
+    } else {
+        Ok(Kept::Moved(fcntl_dupfd_cloexec(fd, least)?))
+    }
 }
 
 enum Kept<'a> {

@@ -62,6 +62,33 @@ fn only_the_standard_streams_and_the_channel_are_inherited() {
     }
 }
 
+/// The lowest numbers here belong to others, also to what is inherited.
+#[test]
+fn listeners_are_inherited_from_number_three_on_in_their_order() {
+    for held in [0, 3, 10] {
+        let _held = listeners(held);
+        let (ours, theirs) = Channel::pair().unwrap();
+        let given = listeners(4);
+        let (mut spec, mut output) =
+            shell("echo $HANDOFF_FD; for fd in 3 4 5 6; do readlink /proc/$$/fd/$fd; done");
+        spec.channel = Some(theirs);
+        let fds: Vec<_> = given.iter().map(AsFd::as_fd).collect();
+        let spawned = spawn_with_listeners(spec, &fds).unwrap();
+        let mut text = String::new();
+        output.read_to_string(&mut text).unwrap();
+        assert_eq!(reap_blocking(spawned.pidfd.as_fd()).unwrap().code, Some(0));
+        let (channel, found) = text.split_once('\n').unwrap();
+        assert!(channel.parse::<c_int>().unwrap() >= 7, "{text}");
+        let sockets: Vec<_> = given
+            .iter()
+            .map(|socket| fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap())
+            .map(|link| link.to_string_lossy().into_owned())
+            .collect();
+        assert_eq!(found.lines().collect::<Vec<_>>(), sockets);
+        assert!(ours.recv(&mut Vec::new()).unwrap().is_none(), "no other copy of the channel is left");
+    }
+}
+
 #[test]
 fn environment_directory_session_and_signals_are_what_is_meant() {
     let (mut spec, output) =
@@ -144,7 +171,7 @@ fn streams_that_are_standard_streams_here_are_not_clobbered() {
     assert!(moved.as_fd().as_raw_fd() > 2);
     // SAFETY: forgotten below, so that it stays open.
     let standard = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(2) };
-    assert!(above_standard_streams(&standard).unwrap().as_fd().as_raw_fd() > 2);
+    assert!(from(FIRST_LISTENER, &standard).unwrap().as_fd().as_raw_fd() > 2);
     std::mem::forget(standard);
 }
 

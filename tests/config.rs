@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use handoff::config::{self, Adapter, LogLimits, Mode, Position, Service, Stragglers};
+use handoff_protocol::frame::Transport;
 use proptest::prelude::*;
 
 const FULL: &str = r#"
@@ -11,6 +12,7 @@ binary = "/srv/s3/bin/s3-server"
 args = ["--root", "/srv/s3/data"]
 adapter = "handoff"
 mode = "overlap"
+channel = "stream"
 working_dir = "/srv"
 deadline = "1m"
 drain_grace = "10s"
@@ -52,6 +54,7 @@ fn a_full_file() {
     assert_eq!(service.binary_at, Position { line: 2, column: 10 });
     assert_eq!(service.args, ["--root", "/srv/s3/data"]);
     assert_eq!((service.adapter, service.mode), (Adapter::Handoff, Mode::Overlap));
+    assert_eq!(service.channel, Transport::Stream);
     assert_eq!(service.working_dir, Path::new("/srv"));
     assert_eq!((service.deadline_ms, service.drain_grace_ms, service.lease_ms), (60_000, 10_000, 2_000));
     assert_eq!((service.stop_grace_ms, service.resume_limit_ms), (0, 61_000));
@@ -66,6 +69,7 @@ fn a_full_file() {
 fn the_defaults() {
     let service = parse("binary = \"/b\"").unwrap();
     assert_eq!((service.adapter, service.mode), (Adapter::Handoff, Mode::Exclusive));
+    assert_eq!(service.channel, Transport::Packets);
     assert_eq!((service.working_dir, service.autostart), (PathBuf::from("/"), true));
     assert_eq!((service.deadline_ms, service.drain_grace_ms, service.lease_ms), (300_000, 30_000, 5_000));
     assert_eq!((service.stop_grace_ms, service.resume_limit_ms), (30_000, 30_000));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use handoff_protocol::frame::Transport;
 use handoff_protocol::ids::{ListenerName, ServiceName};
 use handoff_protocol::message::Mode;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ const KEYS: &[&str] = &[
     "binary",
     "args",
     "adapter",
+    "channel",
     "mode",
     "working_dir",
     "deadline",
@@ -55,6 +57,8 @@ pub struct Service {
     pub args: Vec<String>,
     /// How the supervisor talks to the service.
     pub adapter: Adapter,
+    /// How frames travel between the two.
+    pub channel: Transport,
     /// Whether two generations may run side by side.
     pub mode: Mode,
     /// Absolute path of the directory the program starts in.
@@ -178,6 +182,7 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
     let resume_limit_ms = duration_ms("resume_limit", 30_000, 1);
     let working_dir = absolute_path(report, root, "working_dir", "write working_dir = \"/\"");
     let modes = [("exclusive", Mode::Exclusive), ("overlap", Mode::Overlap)];
+    let channels = [("seqpacket", Transport::Packets), ("stream", Transport::Stream)];
     let stragglers = [("abort", Stragglers::Abort), ("cut", Stragglers::Cut)];
     let service = Service {
         name,
@@ -185,6 +190,7 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
         text: String::new(),
         args: root.strings(report, "args").unwrap_or_default(),
         adapter: root.choice(report, "adapter", &[("handoff", Adapter::Handoff)]).unwrap_or(Adapter::Handoff),
+        channel: root.choice(report, "channel", &channels).unwrap_or(Transport::Packets),
         mode: root.choice(report, "mode", &modes).unwrap_or(Mode::Exclusive),
         working_dir_at: working_dir.as_ref().map(|found| found.at(report)),
         working_dir: working_dir.map_or_else(|| PathBuf::from("/"), |found| found.value),

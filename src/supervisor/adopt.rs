@@ -16,6 +16,7 @@ use handoff_protocol::record::{Attempt, Binary, Current, Fact, Process, Standing
 use handoff_protocol::recovery::{Decision, Found, Written};
 use handoff_protocol::supervisor::{Left, Supervisor};
 use handoff_protocol::version::VersionRange;
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use uuid::Uuid;
 
@@ -28,6 +29,7 @@ use super::service::{Service, policy};
 use crate::crash_points::{crash_point, name};
 use crate::sys::channel::Channel;
 use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life, pid_of};
+use crate::sys::held::{inherited_listeners, sockets_of};
 use crate::sys::log_pipe::log_pipe_of;
 use crate::sys::process::ProcessId;
 
@@ -304,7 +306,21 @@ impl Service {
         Ok(())
     }
 
-    fn slot_of(&mut self, fds: Vec<OwnedFd>, adopted: &Adopted, serial: Serial) -> Option<u64> {
+    fn slot_of(&mut self, mut fds: Vec<OwnedFd>, adopted: &Adopted, serial: Serial) -> Option<u64> {
+        // On a stream it cannot send them. What is known already is found in the list of its sockets, which always may be
+        // read; the rest takes a privilege that the kernel may not give.
+        if fds.is_empty() && !adopted.listeners.is_empty() {
+            let sockets = sockets_of(adopted.pid).unwrap_or_default();
+            let known = self.listening.as_ref().and_then(|listening| listening.slot_among(&sockets));
+            if known.is_some() {
+                return known;
+            }
+            fds = inherited_listeners(adopted.pid, adopted.listeners.len())
+                .inspect_err(
+                    |error| tracing::warn!(service = %self.name, %error, "its listeners cannot be had"),
+                )
+                .unwrap_or_default();
+        }
         let oldest = self.incumbent.as_ref().is_some_and(|party| party.serial == serial);
         if let Some(listening) = &mut self.listening {
             return match listening.admit(fds, oldest) {
@@ -378,12 +394,20 @@ fn examine(pidfd: &OwnedFd) -> Option<(Process, Binary)> {
     matches!(life(pidfd), Ok(Life::Runs)).then_some((process, binary))
 }
 
-/// Only the same user can have put a socket there.
+/// Only the same user can have put a socket there. Its type is that of the channel on which the process was started,
+/// whatever the service file says by now.
 fn connect_to(path: &Path) -> io::Result<Channel> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Channel::from_fd(socket)
+    let connected = |kind| {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
+        connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok(socket)
+    };
+    match connected(SocketType::SEQPACKET) {
+        Ok(socket) => Channel::from_fd(socket),
+        Err(Errno::PROTOTYPE) => Channel::from_stream(connected(SocketType::STREAM)?),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Removes the sockets of processes that are gone: nobody listens there any more.

@@ -6,10 +6,12 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use handoff_protocol::ids::HandoffId;
+use handoff_protocol::frame::Transport;
+use handoff_protocol::ids::{HandoffId, ListenerName};
 use handoff_protocol::record::{Binary, Fact, Process};
 use handoff_protocol::supervisor::{Event, Target};
 
+use super::listening::Listening;
 use super::party::{Parts, Party};
 use super::service::Service;
 use crate::crash_points::{crash_point, passed_on};
@@ -17,10 +19,10 @@ use crate::journal::unix_ms;
 use crate::service::ID_VARIABLE;
 use crate::sys::channel::Channel;
 use crate::sys::files::check_room_for_files;
-use crate::sys::inherit::ADOPT_VARIABLE;
+use crate::sys::inherit::{ADOPT_VARIABLE, KIND_VARIABLE, STREAM};
 use crate::sys::log_pipe::log_pipe;
 use crate::sys::process::ProcessId;
-use crate::sys::spawn::{SpawnSpec, spawn};
+use crate::sys::spawn::{SpawnSpec, spawn_with_listeners};
 
 /// What a service may know of the daemon's own environment; everything else comes from its file.
 const INHERITED: [&str; 10] =
@@ -63,7 +65,10 @@ impl Service {
 
     fn start_on(&mut self, slot: u64, id: HandoffId, binary: &Binary) -> io::Result<()> {
         crash_point!("supervisor/launch/slot");
-        let (channel, theirs) = Channel::pair()?;
+        let (channel, theirs) = match self.config.channel {
+            Transport::Packets => Channel::pair()?,
+            Transport::Stream => Channel::stream_pair()?,
+        };
         let (log, stdout) = log_pipe()?;
         let stderr = stdout.try_clone()?;
         crash_point!("supervisor/launch/before-log");
@@ -79,7 +84,9 @@ impl Service {
             files_limit: Some(self.shared.files_limit),
         };
         crash_point!("supervisor/launch/before-spawn");
-        let spawned = spawn(spec)?;
+        let listening = self.listening.as_ref().filter(|_| self.config.channel == Transport::Stream);
+        let listeners = listening.map(|listening| listening.fds(slot)).unwrap_or_default();
+        let spawned = spawn_with_listeners(spec, &listeners)?;
         crash_point!("supervisor/launch/spawned");
         let process = identity(spawned.pid);
         self.shared.keeper.keep_process(&self.name, id, spawned.pidfd.as_fd());
@@ -119,7 +126,21 @@ impl Service {
         });
         let adopt = self.shared.dirs.adopt_socket(id).into_os_string();
         let given = [(ID_VARIABLE.into(), id.to_string().into()), (ADOPT_VARIABLE.into(), adopt)];
-        inherited.chain(own).chain(given).chain(passed_on()).collect()
+        inherited.chain(own).chain(given).chain(self.for_stream()).chain(passed_on()).collect()
+    }
+
+    /// On a stream no descriptor can be sent: the listeners are inherited.
+    fn for_stream(&self) -> Vec<(OsString, OsString)> {
+        if self.config.channel != Transport::Stream {
+            return Vec::new();
+        }
+        let names = self.listening.as_ref().map(Listening::names).unwrap_or_default();
+        let joined = names.iter().map(ListenerName::as_str).collect::<Vec<_>>().join(":");
+        vec![
+            (KIND_VARIABLE.into(), STREAM.into()),
+            ("LISTEN_FDS".into(), names.len().to_string().into()),
+            ("LISTEN_FDNAMES".into(), joined.into()),
+        ]
     }
 }
 

@@ -1,6 +1,6 @@
 //! The listeners of a service: which slot each process accepts from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use super::service::Service;
 use crate::config::{self, ListenAddress};
 use crate::control::{Error, Kind};
 use crate::slots::{Group, SlotError, SlotId, slot_by_name, stop_listening};
+use crate::sys::held::is_among;
 
 /// One slot of each address of a service, by a number that is never used twice.
 #[derive(Debug)]
@@ -171,6 +172,12 @@ impl Listening {
         self.slots.insert(number(slot), vec![slot; self.groups.len()]);
         self.next = self.next.max(number(slot) + 1);
         Ok(Admitted::New(number(slot)))
+    }
+
+    /// The slot whose first listener is among these sockets.
+    pub(super) fn slot_among(&self, sockets: &BTreeSet<u64>) -> Option<u64> {
+        let is_there = |slot: &u64| self.fds(*slot).first().is_some_and(|fd| is_among(fd, sockets));
+        self.slots.keys().copied().find(is_there)
     }
 
     pub(super) fn names(&self) -> Vec<ListenerName> {

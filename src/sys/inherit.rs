@@ -18,6 +18,12 @@ pub const CHANNEL_VARIABLE: &str = "HANDOFF_FD";
 /// own be gone. Without it the process cannot be adopted. Like [`CHANNEL_VARIABLE`] it is for this process alone.
 pub const ADOPT_VARIABLE: &str = "HANDOFF_ADOPT";
 
+/// The environment variable that tells which kind of socket the channel is: not set, or [`STREAM`].
+pub const KIND_VARIABLE: &str = "HANDOFF_CHANNEL";
+
+/// The value of [`KIND_VARIABLE`] for a `SOCK_STREAM` socket. This library wants packets: it refuses such a channel.
+pub const STREAM: &str = "stream";
+
 /// Why the inherited channel cannot be used. `Display` is a sentence without a full stop.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritError {
@@ -38,6 +44,11 @@ pub enum InheritError {
         /// What is wrong with it.
         error: io::Error,
     },
+    /// The service file asks for a stream, which is for libraries in other languages.
+    #[error(
+        "{KIND_VARIABLE}={STREAM}, but this library speaks over packets; remove channel = \"stream\" from the service file"
+    )]
+    Stream,
     /// The process has only one channel, and it was given out already.
     #[error("the channel of this process has been taken already")]
     Taken,
@@ -55,6 +66,9 @@ pub fn take_channel() -> Result<Option<Channel>, InheritError> {
     }
     let fd = parse(&value.to_string_lossy())?;
     check_open(fd)?;
+    if std::env::var_os(KIND_VARIABLE).is_some_and(|kind| kind == STREAM) {
+        return Err(InheritError::Stream);
+    }
     if TAKEN.swap(true, Ordering::Relaxed) {
         return Err(InheritError::Taken);
     }

@@ -21,6 +21,8 @@ pub enum Deadline {
     Seal,
     /// The successor must be `Ready`: what is left of the upgrade.
     Begin,
+    /// The successor must have passed the probe: [`Policy::probe_limit_ms`].
+    Probe,
     /// A working party must give a sign of life: [`Policy::lease_ms`].
     Silence,
     /// A successor that was sent away must be gone: [`Policy::exit_limit_ms`].
@@ -71,6 +73,10 @@ pub struct Policy {
     pub seal_limit_ms: u64,
     /// From `Resume` to `Resumed`.
     pub resume_limit_ms: u64,
+    /// Whether a successor that says `Ready` must also pass a probe of the supervisor's own.
+    pub probes: bool,
+    /// From `Ready` to the end of the probe.
+    pub probe_limit_ms: u64,
     /// From `Commit` or `Abort` to the exit of the process, before it is killed.
     pub exit_limit_ms: u64,
     /// From a request to stop to the `Seal`.
@@ -87,6 +93,8 @@ impl Default for Policy {
             greet_limit_ms: 30_000,
             seal_limit_ms: 10_000,
             resume_limit_ms: 30_000,
+            probes: false,
+            probe_limit_ms: 30_000,
             exit_limit_ms: 10_000,
             stop_grace_ms: 30_000,
         }

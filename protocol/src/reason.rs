@@ -75,6 +75,9 @@ pub enum Reason {
     /// It said so.
     #[error("the new process says that it is not healthy: {0}")]
     Unhealthy(String),
+    /// The supervisor's own probe failed.
+    #[error("the new process does not pass the probe: {0}")]
+    Probe(String),
     /// It ended.
     #[error("the new process {0} before it was ready; its log may say why")]
     SuccessorExited(Exit),

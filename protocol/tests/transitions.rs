@@ -2,9 +2,10 @@
 //! behaviour shows there as a change of a line.
 
 mod common;
+#[path = "common/table.rs"]
+mod table;
 
-use std::collections::{HashSet, VecDeque};
-use std::fmt::{Debug, Write};
+use std::fmt::Write;
 
 use handoff_protocol::deadline::{Deadline, Policy};
 use handoff_protocol::ids::{Generation, HandoffId};
@@ -17,22 +18,24 @@ use handoff_protocol::reason::{Exit, Party};
 use handoff_protocol::recovery::{Facts, Found, Written};
 use handoff_protocol::successor::{self, Successor};
 use handoff_protocol::supervisor::{
-    Event, Incumbent as Old, Left, Moment, Phase, Request, Successor as Seen, Supervisor, Target,
+    Action, Event, Incumbent as Old, Left, Moment, Phase, Request, Successor as Seen, Supervisor, Target,
 };
 use handoff_protocol::version::VersionRange;
+
+use table::{id, named, other, table, table_from};
 
 #[test]
 fn the_incumbent_behaves_as_written() {
     for (mode, name) in
         [(Mode::Exclusive, "incumbent_exclusive.txt"), (Mode::Overlap, "incumbent_overlap.txt")]
     {
-        let table = table(
+        let written = table(
             Incumbent::new(mode, id(1)),
             |machine| format!("{:?}, connected {}", machine.state(), is_connected(machine)),
             incumbent_events,
             |machine, event| machine.step(event),
         );
-        common::assert_golden(name, &table);
+        common::assert_golden(name, &written);
     }
 }
 
@@ -41,13 +44,13 @@ fn the_successor_behaves_as_written() {
     for (mode, name) in
         [(Mode::Exclusive, "successor_exclusive.txt"), (Mode::Overlap, "successor_overlap.txt")]
     {
-        let table = table(
+        let written = table(
             Successor::new(mode, id(1)),
             |machine| format!("{:?}, connected {}", machine.state(), machine.is_connected()),
             successor_events,
             |machine, event| machine.step(event),
         );
-        common::assert_golden(name, &table);
+        common::assert_golden(name, &written);
     }
 }
 
@@ -56,11 +59,47 @@ fn the_supervisor_behaves_as_written() {
     for (mode, name) in
         [(Mode::Exclusive, "supervisor_exclusive.txt"), (Mode::Overlap, "supervisor_overlap.txt")]
     {
-        let table =
+        let written =
             table(Supervisor::new(mode, Policy::default()), seen, supervisor_events, |machine, event| {
                 machine.step(Moment { now: 0, fresh: other(machine.handoff()) }, event)
             });
-        common::assert_golden(name, &table);
+        common::assert_golden(name, &written);
+    }
+}
+
+/// With a probe: what is different, which is the state in which it is awaited.
+#[test]
+fn a_probe_is_awaited_as_written() {
+    let policy = Policy { probes: true, ..Policy::default() };
+    let mut text = String::new();
+    for mode in [Mode::Exclusive, Mode::Overlap] {
+        let written =
+            table(Supervisor::new(mode, policy.clone()), seen, supervisor_events, |machine, event| {
+                machine.step(Moment { now: 0, fresh: other(machine.handoff()) }, event)
+            });
+        let _ = writeln!(text, "{mode:?}\n");
+        for state in written.split_inclusive("\n\n").filter(|state| state.starts_with("Probing")) {
+            text.push_str(state);
+        }
+    }
+    common::assert_golden("supervisor_probing.txt", &text);
+}
+
+#[test]
+fn the_limit_of_a_probe_is_cut_to_what_is_left_of_the_upgrade() {
+    let policy = Policy { probes: true, ..Policy::default() };
+    let ready = FromService::Ready(Ready { healthy: true, reason: String::new() });
+    for (now, limit_ms) in [(4_000, 30_000), (290_000, 10_000), (400_000, 0)] {
+        let mut machine = Supervisor::new(Mode::Overlap, policy.clone());
+        let at = |now| Moment { now, fresh: id(1) };
+        machine.step(at(0), Event::Request(Request::Start));
+        let hello = Hello { versions: VersionRange::OURS, pid: 1 };
+        for message in [FromService::Hello(hello), FromService::Prepared(Done {})] {
+            machine.step(at(0), Event::FromSuccessor(id(1), message));
+        }
+        let actions = machine.step(at(now), Event::FromSuccessor(id(1), ready.clone()));
+        assert!(actions.contains(&Action::Arm(Deadline::Probe, limit_ms)), "{now}: {actions:?}");
+        assert_eq!(machine.phase(), Phase::Probing);
     }
 }
 
@@ -164,70 +203,6 @@ fn recovery_events(machine: &Supervisor) -> Vec<(&'static str, Event)> {
         .collect()
 }
 
-/// Every state that `key` tells apart, in the order in which it is first reached, and what each event does there.
-fn table<M: Clone, E: Clone + Debug, A: Debug>(
-    start: M,
-    key: impl Fn(&M) -> String,
-    events: impl Fn(&M) -> Vec<(&'static str, E)>,
-    step: impl Fn(&mut M, E) -> Vec<A>,
-) -> String {
-    table_from(vec![start], key, events, step)
-}
-
-/// Likewise, from several states.
-fn table_from<M: Clone, E: Clone + Debug, A: Debug>(
-    starts: Vec<M>,
-    key: impl Fn(&M) -> String,
-    events: impl Fn(&M) -> Vec<(&'static str, E)>,
-    step: impl Fn(&mut M, E) -> Vec<A>,
-) -> String {
-    let mut known = HashSet::new();
-    let mut todo: VecDeque<M> = starts.into_iter().filter(|start| known.insert(key(start))).collect();
-    let mut text = String::new();
-    while let Some(machine) = todo.pop_front() {
-        let state = key(&machine);
-        let _ = writeln!(text, "{state}");
-        let mut nothing = Vec::new();
-        for (name, event) in events(&machine) {
-            let mut next = machine.clone();
-            let actions = step(&mut next, event);
-            let after = key(&next);
-            let mut parts: Vec<String> = actions.iter().map(named).collect();
-            if after != state {
-                parts.insert(0, format!("[{after}]"));
-            }
-            if parts.is_empty() {
-                nothing.push(name);
-            } else {
-                let _ = writeln!(text, "    {name} -> {}", parts.join(" "));
-            }
-            if known.insert(after) {
-                todo.push_back(next);
-            }
-        }
-        let _ = writeln!(text, "    nothing: {}\n", nothing.join(", "));
-    }
-    text
-}
-
-/// An action without the ids: which handoff is meant follows from the table.
-fn named(action: &impl Debug) -> String {
-    let text = format!("{action:?}");
-    [(id(1), "id"), (id(2), "id")]
-        .iter()
-        .fold(text, |text, (id, name)| text.replace(&format!("{id:?}"), name))
-}
-
-fn id(number: u8) -> HandoffId {
-    let mut bytes = [0; 16];
-    bytes[15] = number;
-    HandoffId::from_bytes(bytes)
-}
-
-fn other(own: HandoffId) -> HandoffId {
-    if own == id(1) { id(2) } else { id(1) }
-}
-
 /// The machine does not tell whether it is connected; whether it still answers does.
 fn is_connected(machine: &Incumbent) -> bool {
     format!("{machine:?}").contains("connected: true")
@@ -312,6 +287,7 @@ fn supervisor_events(machine: &Supervisor) -> Vec<(&'static str, Event)> {
     }
     let possible = |name: &str, event: &Event| match event {
         Event::SpawnFailed(_) => machine.successor() == Seen::Starting,
+        Event::Probed(_, _) => machine.phase() == Phase::Probing,
         Event::Durable | Event::NotDurable(_) => {
             matches!(machine.phase(), Phase::Committing | Phase::Reverting)
         }
@@ -382,6 +358,9 @@ fn all_supervisor_events(own: HandoffId) -> Vec<(&'static str, Event)> {
         ("successor gone", Event::SuccessorGone(Exit::Code(1))),
         ("incumbent gone", Event::IncumbentGone(Exit::Code(1))),
         ("retiree gone", Event::RetireeGone),
+        ("probe passed", Event::Probed(own, Ok(()))),
+        ("probe failed", Event::Probed(own, Err(why()))),
+        ("probe of another handoff passed", Event::Probed(other(own), Ok(()))),
         ("durable", Event::Durable),
         ("not durable", Event::NotDurable(why())),
     ];
@@ -395,12 +374,13 @@ fn adopted(stage: Stage) -> FromService {
     FromService::Adopted(Adopted { version: 1, pid: 1, service, generation: Generation(1), stage, listeners })
 }
 
-const DEADLINES: [(&str, Deadline); 15] = [
+const DEADLINES: [(&str, Deadline); 16] = [
     ("greet limit", Deadline::Greet),
     ("prepare limit", Deadline::Prepare),
     ("drain limit", Deadline::Drain),
     ("seal limit", Deadline::Seal),
     ("begin limit", Deadline::Begin),
+    ("probe limit", Deadline::Probe),
     ("silence", Deadline::Silence),
     ("leave limit", Deadline::Leave),
     ("resume limit", Deadline::Resume),

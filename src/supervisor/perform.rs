@@ -64,6 +64,10 @@ impl Service {
                     party.hang_up();
                 }
             }
+            Action::Probe(id) => {
+                self.timeline.gap_ends();
+                events.push_back(Event::Probed(id, Ok(())));
+            }
             Action::SteerToSuccessor => {
                 self.steer(self.successor.as_ref().map(|party| party.slot));
                 self.retire_unused_slots();
@@ -298,11 +302,13 @@ fn phase_of(phase: Phase, incumbent: Incumbent) -> &'static str {
         (Phase::Greeting, Incumbent::Absent) => "it is being started, phase greeting",
         (Phase::Warming, Incumbent::Absent) => "it is being started, phase warming",
         (Phase::Beginning, Incumbent::Absent) => "it is being started, phase beginning",
+        (Phase::Probing, Incumbent::Absent) => "it is being started, phase probing",
         (Phase::Greeting, _) => "it is being upgraded, phase greeting",
         (Phase::Warming, _) => "it is being upgraded, phase warming",
         (Phase::Draining, _) => "it is being upgraded, phase draining",
         (Phase::Sealing, _) => "it is being upgraded, phase sealing",
         (Phase::Beginning, _) => "it is being upgraded, phase beginning",
+        (Phase::Probing, _) => "it is being upgraded, phase probing",
         (Phase::Committing, _) => "it is being upgraded, phase committing",
         (Phase::Reaping, _) => "an upgrade is being rolled back, phase reaping",
         (Phase::Resuming, _) => "an upgrade is being rolled back, phase resuming",

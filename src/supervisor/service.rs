@@ -199,6 +199,7 @@ impl Service {
             Phase::Draining => "draining",
             Phase::Sealing => "sealing",
             Phase::Beginning => "beginning",
+            Phase::Probing => "probing",
             Phase::Committing => "committing",
             Phase::Reaping => "reaping",
             Phase::Resuming => "resuming",
@@ -406,6 +407,7 @@ pub(super) fn policy(config: &config::Service) -> Policy {
         },
         lease_ms: config.lease_ms,
         resume_limit_ms: config.resume_limit_ms,
+        probes: false,
         stop_grace_ms: config.stop_grace_ms,
         ..Policy::default()
     }

@@ -235,6 +235,7 @@ fn reasons() -> Vec<Reason> {
         Reason::NotPrepared,
         Reason::NotReady,
         Reason::Unhealthy("why".into()),
+        Reason::Probe("why".into()),
         Reason::SuccessorExited(Exit::Code(1)),
         Reason::SuccessorExited(Exit::Signal(9)),
         Reason::Silent(Party::Successor),
@@ -256,7 +257,8 @@ fn reasons() -> Vec<Reason> {
             | Reason::Version(_)
             | Reason::NotPrepared
             | Reason::NotReady => {}
-            Reason::Unhealthy(_) | Reason::SuccessorExited(_) | Reason::Silent(_) | Reason::HungUp(_) => {}
+            Reason::Unhealthy(_) | Reason::Probe(_) | Reason::SuccessorExited(_) => {}
+            Reason::Silent(_) | Reason::HungUp(_) => {}
             Reason::Broke { .. } | Reason::DrainGrace | Reason::NotSealed | Reason::SealFailed(_) => {}
             Reason::LeaseEnded | Reason::Journal(_) | Reason::Cancelled | Reason::SupervisorLost => {}
         }

@@ -20,12 +20,16 @@ impl Supervisor {
                 | Reason::HungUp(Party::Successor)
                 | Reason::Broke { party: Party::Successor, .. }
         );
+        // Whoever says that it is ready serves, and whom it serves is not cut off; but two serve only for as long as it takes
+        // to end one.
+        let patient = trusted && reason != Reason::LeaseEnded;
         self.reason.get_or_insert(reason);
         match self.successor {
             Successor::Absent => self.reaped(at, out),
             // It may yet be needed: the incumbent has not shown that it can serve again.
             Successor::Parked if trusted && self.incumbent == Incumbent::Touched => self.resume(at, out),
-            Successor::Starting | Successor::Parked | Successor::Ready if trusted => self.dismiss(at, out),
+            Successor::Starting | Successor::Parked if trusted => self.dismiss(at, out),
+            Successor::Ready if patient => self.dismiss(at, out),
             // It may hold the lock and be at work on the data, or not listen at all.
             Successor::Starting | Successor::Parked | Successor::Begun | Successor::Ready => {
                 self.reap(at, out)
@@ -135,6 +139,7 @@ impl Supervisor {
             | Phase::Draining
             | Phase::Sealing
             | Phase::Beginning
+            | Phase::Probing
             | Phase::Committing
             | Phase::Resuming
             | Phase::Reverting
@@ -146,9 +151,12 @@ impl Supervisor {
     pub(super) fn successor_gone(&mut self, at: Moment, exit: Exit, out: &mut Vec<Action>) {
         let was = core::mem::replace(&mut self.successor, Successor::Absent);
         match self.phase {
-            Phase::Greeting | Phase::Warming | Phase::Draining | Phase::Sealing | Phase::Beginning => {
-                self.fail(at, Reason::SuccessorExited(exit), out)
-            }
+            Phase::Greeting
+            | Phase::Warming
+            | Phase::Draining
+            | Phase::Sealing
+            | Phase::Beginning
+            | Phase::Probing => self.fail(at, Reason::SuccessorExited(exit), out),
             Phase::Reaping => self.reaped(at, out),
             // What is on the disk decides; the answer is on its way.
             Phase::Committing => {
@@ -185,7 +193,7 @@ impl Supervisor {
             }
             Phase::Resuming => self.reaped(at, out),
             // Whoever comes from now on waits for the successor, not for the dead.
-            Phase::Greeting | Phase::Warming | Phase::Beginning => self.steer_forward(out),
+            Phase::Greeting | Phase::Warming | Phase::Beginning | Phase::Probing => self.steer_forward(out),
             Phase::Recovering
             | Phase::Committing
             | Phase::Reaping
@@ -255,6 +263,7 @@ impl Supervisor {
             Phase::Draining
             | Phase::Sealing
             | Phase::Beginning
+            | Phase::Probing
             | Phase::Reaping
             | Phase::Resuming
             | Phase::Reverting
@@ -332,6 +341,7 @@ impl fmt::Display for Phase {
             Self::Draining => "draining",
             Self::Sealing => "sealing",
             Self::Beginning => "beginning",
+            Self::Probing => "probing",
             Self::Committing => "committing",
             Self::Reaping => "reaping",
             Self::Resuming => "resuming",

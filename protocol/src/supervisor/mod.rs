@@ -7,12 +7,13 @@
 //! - a parked successor is kept until the incumbent is known to serve again: if it cannot, the successor goes forward;
 //! - a successor that was told to begin is killed and reaped before the incumbent is asked to resume;
 //! - an incumbent is killed only when it is silent, mute, or failed to resume;
+//! - with a probe, a commit is recorded, and connections are steered away from an incumbent, only after it has passed;
 //! - every request is reported once, and only when a process serves (or none is wanted).
 //!
 //! ```text
-//!  exclusive: Greeting ▶ Warming ▶ Draining ▶ Sealing ▶ Beginning ▶ Committing ▶ Serving (+ retiree leaves)
-//!  overlap:   Greeting ▶ Warming ▶ Beginning ▶ Committing (steered) ▶ Serving (+ retiree drains, seals, leaves)
-//!  cold:      Greeting ▶ Warming ▶ Beginning ▶ Committing ▶ Serving
+//!  exclusive: Greeting ▶ Warming ▶ Draining ▶ Sealing ▶ Beginning ▶ (Probing ▶) Committing ▶ Serving (+ retiree leaves)
+//!  overlap:   Greeting ▶ Warming ▶ Beginning ▶ (Probing ▶) Committing (steered) ▶ Serving (+ retiree drains, seals, leaves)
+//!  cold:      Greeting ▶ Warming ▶ Beginning ▶ (Probing ▶) Committing ▶ Serving
 //!  failure:   any of these ▶ Reaping (the successor) ▶ Resuming (the incumbent) ▶ Serving
 //!                          ▶ Resuming (successor parked) ▶ Reaping ▶ Serving, or ▶ Beginning if the incumbent cannot
 //!  another supervisor was here: Recovering ▶ Serving, ▶ Committing, ▶ Reaping or ▶ Greeting, as the table of
@@ -59,6 +60,8 @@ pub enum Phase {
     Sealing,
     /// The successor takes over.
     Beginning,
+    /// The successor says that it serves, and the supervisor looks for itself.
+    Probing,
     /// The commit is being made durable.
     Committing,
     /// The successor failed or is not wanted; it must be gone before anything else happens.
@@ -193,6 +196,8 @@ pub enum Event {
     IncumbentGone(Exit),
     /// The retiree is gone, and was waited for.
     RetireeGone,
+    /// The probe of the successor of this handoff passed, or why it did not.
+    Probed(HandoffId, Result<(), String>),
     /// What was to be recorded durably is on the disk.
     Durable,
     /// It is not, and the journal takes no more.
@@ -274,6 +279,8 @@ pub enum Action {
     KillRetiree,
     /// Close the channel.
     HangUpIncumbent,
+    /// Look from outside whether the successor serves; answered by [`Event::Probed`].
+    Probe(HandoffId),
     /// New connections go to the successor from now on.
     SteerToSuccessor,
     /// New connections go to the incumbent again.

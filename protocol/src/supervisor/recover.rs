@@ -134,7 +134,7 @@ impl Supervisor {
             Event::SuccessorGone(_) => self.learn(at, Party::Successor, Found::Gone, out),
             Event::RetireeGone => self.retiree_gone(out),
             Event::Deadline(deadline) => self.late(at, deadline, out),
-            Event::SpawnFailed(_) | Event::Durable | Event::NotDurable(_) => {}
+            Event::SpawnFailed(_) | Event::Probed(_, _) | Event::Durable | Event::NotDurable(_) => {}
         }
     }
 

@@ -32,6 +32,7 @@ impl Supervisor {
             Event::SuccessorGone(exit) => self.successor_gone(at, exit, out),
             Event::IncumbentGone(_) => self.incumbent_gone(at, out),
             Event::RetireeGone => self.retiree_gone(out),
+            Event::Probed(id, result) => self.probed(at, id, result, out),
             Event::Durable => self.durable(at, out),
             Event::NotDurable(why) => self.not_durable(at, why, out),
             Event::Deadline(deadline) => self.deadline(at, deadline, out),
@@ -98,7 +99,9 @@ impl Supervisor {
                 self.stopped(out);
             }
             // A start that hangs must not keep a person from ending it.
-            Phase::Greeting | Phase::Warming | Phase::Beginning if self.incumbent == Incumbent::Absent => {
+            Phase::Greeting | Phase::Warming | Phase::Beginning | Phase::Probing
+                if self.incumbent == Incumbent::Absent =>
+            {
                 self.wanted = false;
                 self.asked = true;
                 self.fail(at, Reason::Cancelled, out);
@@ -115,9 +118,12 @@ impl Supervisor {
 
     fn cancel(&mut self, at: Moment, out: &mut Vec<Action>) {
         match self.phase {
-            Phase::Greeting | Phase::Warming | Phase::Draining | Phase::Sealing | Phase::Beginning => {
-                self.fail(at, Reason::Cancelled, out)
-            }
+            Phase::Greeting
+            | Phase::Warming
+            | Phase::Draining
+            | Phase::Sealing
+            | Phase::Beginning
+            | Phase::Probing => self.fail(at, Reason::Cancelled, out),
             Phase::Recovering
             | Phase::Stopped
             | Phase::Backoff
@@ -170,7 +176,7 @@ impl Supervisor {
             }
             (Phase::Greeting, FromService::Hello(hello)) => self.greeted(at, &hello, out),
             (Phase::Warming, FromService::Prepared(_)) => self.prepared(at, out),
-            (Phase::Beginning, FromService::Ready(_)) => self.ready(out),
+            (Phase::Beginning, FromService::Ready(_)) => self.ready(at, out),
             (Phase::Warming | Phase::Beginning, FromService::Progress(_)) => self.alive(out),
             (_, FromService::Progress(_)) if self.successor != Successor::Starting => {}
             (phase, message) => {
@@ -226,8 +232,28 @@ impl Supervisor {
         out.push(Action::ToSuccessor(self.handoff, ToService::Begin(Begin {})));
     }
 
-    fn ready(&mut self, out: &mut Vec<Action>) {
+    fn ready(&mut self, at: Moment, out: &mut Vec<Action>) {
         self.successor = Successor::Ready;
+        if !self.policy.probes {
+            return self.commit(out);
+        }
+        self.enter(at, Phase::Probing, Deadline::Probe, out);
+        out.push(Action::Probe(self.handoff));
+    }
+
+    /// The answer to a probe of an earlier handoff may come late, and counts for nobody.
+    fn probed(&mut self, at: Moment, id: HandoffId, result: Result<(), String>, out: &mut Vec<Action>) {
+        match (self.phase, result) {
+            (Phase::Probing, Ok(())) if id == self.handoff => {
+                self.disarm_phase(out);
+                self.commit(out);
+            }
+            (Phase::Probing, Err(why)) if id == self.handoff => self.fail(at, Reason::Probe(why), out),
+            (_, _) => {}
+        }
+    }
+
+    fn commit(&mut self, out: &mut Vec<Action>) {
         self.phase = Phase::Committing;
         self.disarm_phase(out);
         if self.mode == Mode::Overlap {
@@ -297,7 +323,12 @@ impl Supervisor {
             (Phase::Draining | Phase::Sealing | Phase::Resuming, FromService::Progress(_)) => self.alive(out),
             (_, FromService::Progress(_)) => {}
             (
-                Phase::Draining | Phase::Sealing | Phase::Beginning | Phase::Reaping | Phase::Resuming,
+                Phase::Draining
+                | Phase::Sealing
+                | Phase::Beginning
+                | Phase::Probing
+                | Phase::Reaping
+                | Phase::Resuming,
                 FromService::Resumed(_),
             ) if self.incumbent == Incumbent::Touched => self.resumed(at, out),
             (Phase::Committing, FromService::Resumed(_)) if self.incumbent == Incumbent::Touched => {

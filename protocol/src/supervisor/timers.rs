@@ -1,5 +1,6 @@
 //! Which deadlines run in which phase, and what happens when one passes.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::{Action, Moment, Phase, Supervisor, Target};
@@ -17,6 +18,9 @@ impl Supervisor {
             },
             (Deadline::Seal, Phase::Sealing) => self.fail(at, Reason::NotSealed, out),
             (Deadline::Begin, Phase::Beginning) => self.fail(at, Reason::NotReady, out),
+            (Deadline::Probe, Phase::Probing) => {
+                self.fail(at, Reason::Probe(String::from("there was no answer within its limit")), out)
+            }
             (Deadline::Silence, Phase::Warming | Phase::Beginning) => {
                 self.fail(at, Reason::Silent(Party::Successor), out)
             }
@@ -35,6 +39,7 @@ impl Supervisor {
                 | Deadline::Drain
                 | Deadline::Seal
                 | Deadline::Begin
+                | Deadline::Probe
                 | Deadline::Silence
                 | Deadline::Leave
                 | Deadline::Resume
@@ -70,6 +75,7 @@ impl Supervisor {
             Deadline::Prepare | Deadline::Begin => left,
             Deadline::Drain => self.drain_grace_ms.min(left),
             Deadline::Seal => self.policy.seal_limit_ms.min(left),
+            Deadline::Probe => self.policy.probe_limit_ms.min(left),
             Deadline::Silence => self.policy.lease_ms,
             Deadline::Leave => self.policy.exit_limit_ms,
             Deadline::Resume => self.policy.resume_limit_ms,
@@ -96,6 +102,7 @@ impl Supervisor {
             Phase::Draining => &[Deadline::Drain, Deadline::Silence],
             Phase::Sealing => &[Deadline::Seal, Deadline::Silence],
             Phase::Beginning | Phase::Committing => &[Deadline::Begin, Deadline::Silence],
+            Phase::Probing => &[Deadline::Probe],
             Phase::Reaping => &[Deadline::Leave],
             Phase::Resuming => &[Deadline::Resume, Deadline::Silence],
             Phase::Backoff => &[Deadline::Backoff],

@@ -36,6 +36,7 @@ pub fn apply(world: &mut World, cx: &mut Context) {
             world.tell(Event::Deadline(deadline), cx);
         }
         Step::DiskAnswers(ok) => disk_answers(world, ok, cx),
+        Step::ProbeAnswers(ok) => probe_answers(world, ok, cx),
         Step::SpawnFails(at) => {
             world.processes[usize::from(at)] = None;
             world.roles.successor = None;
@@ -150,6 +151,18 @@ fn disk_answers(world: &mut World, ok: bool, cx: &mut Context) {
             world.tell(Event::NotDurable(String::new()), cx)
         }
     }
+}
+
+fn probe_answers(world: &mut World, ok: bool, cx: &mut Context) {
+    let mut id = world.probes.remove(0);
+    if world.probed(id).is_some()
+        && let Some(at) = world.roles.successor
+    {
+        world.process_mut(at).probed = ok;
+    } else if cx.model.has(Defect::TrustLateProbe) {
+        id = world.machine.handoff();
+    }
+    world.tell(Event::Probed(id, if ok { Ok(()) } else { Err(String::new()) }), cx);
 }
 
 fn progress(world: &mut World, at: usize) {

@@ -142,10 +142,19 @@ impl World {
                     self.process_mut(at).line_mut().down = false;
                 }
             }
-            Action::SteerToSuccessor => self.steer(self.roles.successor, cx),
+            Action::Probe(id) => {
+                self.probes.push(id);
+                if cx.model.has(Defect::ForgetProbe) {
+                    self.tell(Event::Probed(id, Ok(())), cx);
+                }
+            }
+            Action::SteerToSuccessor => {
+                cx.check(invariants::may_steer(self, cx.model));
+                self.steer(self.roles.successor, cx)
+            }
             Action::SteerToIncumbent => self.steer(self.roles.incumbent, cx),
             Action::RecordDurably(id, lasting) => {
-                cx.check(invariants::may_record(self));
+                cx.check(invariants::may_record(self, cx.model, lasting));
                 if cx.model.has(Defect::ForgetRevert) && lasting == Lasting::Revert {
                     return self.tell(Event::Durable, cx);
                 }
@@ -176,7 +185,12 @@ impl World {
                 self.waiting = 0;
             }
             Action::Refuse(refusal) => self.refused(refusal, cx),
-            Action::Recovered(_) => {}
+            // Who serves counts, also if the supervisor that is lost had not seen it yet.
+            Action::Recovered(_) => {
+                if let Some(at) = self.roles.successor {
+                    self.process_mut(at).probed = true;
+                }
+            }
         }
     }
 

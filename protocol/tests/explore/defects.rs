@@ -15,6 +15,10 @@ pub enum Defect {
     CommitBeforeDurable,
     /// `Begin` follows `Seal` at once.
     BeginEarly,
+    /// The probe is not waited for.
+    ForgetProbe,
+    /// The answer to a probe of an earlier handoff counts for the present one.
+    TrustLateProbe,
     /// The incumbent opens its data again without the lock.
     ResumeWithoutLock,
     /// The incumbent does not care that its channel is closed.

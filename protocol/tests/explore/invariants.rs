@@ -4,7 +4,7 @@ use handoff_protocol::deadline::Deadline;
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{Mode, ToService};
 use handoff_protocol::reason::Reason;
-use handoff_protocol::supervisor::{Outcome, Phase};
+use handoff_protocol::supervisor::{Lasting, Outcome, Phase};
 
 use crate::process::{Letter, Life, Part, Process};
 use crate::steps::{Context, Step};
@@ -236,8 +236,22 @@ pub fn may_hang_up(world: &World, at: usize) -> Checked {
     hold(process.babbled || !process.line().up, "nobody breaks the protocol")
 }
 
-pub fn may_record(world: &World) -> Checked {
-    hold(world.writing.is_none(), "one record is written at a time")
+pub fn may_record(world: &World, model: &Model, lasting: Lasting) -> Checked {
+    hold(world.writing.is_none(), "one record is written at a time")?;
+    let passed = world.roles.successor.is_none_or(|at| world.process(at).probed);
+    hold(
+        !model.probes || lasting == Lasting::Revert || passed,
+        "with a probe, a commit is recorded only after the probe has passed",
+    )
+}
+
+/// Whoever comes while nobody else serves waits for the successor.
+pub fn may_steer(world: &World, model: &Model) -> Checked {
+    let passed = world.roles.successor.is_none_or(|at| world.process(at).probed);
+    hold(
+        !model.probes || passed || world.roles.incumbent.is_none(),
+        "with a probe, connections are steered away from an incumbent only after the probe has passed",
+    )
 }
 
 pub fn may_spawn(world: &World) -> Checked {

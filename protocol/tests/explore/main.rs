@@ -50,8 +50,9 @@ fn explore(name: &str, model: &Model, ask: Ask) -> Seen {
     let began = Instant::now();
     let seen = walk(model, &asked(model, ask));
     println!(
-        "{name}, {:?}, {ask:?}: {} states, {} transitions, {} at rest, {:.1} s",
+        "{name}, {:?}, {ask:?}, probes {}: {} states, {} transitions, {} at rest, {:.1} s",
         model.mode,
+        model.probes,
         seen.states,
         seen.transitions,
         seen.at_rest,
@@ -60,12 +61,21 @@ fn explore(name: &str, model: &Model, ask: Ask) -> Seen {
     seen
 }
 
+/// What is asked for, and whether a new process is probed.
+const ASKED: [(Ask, bool); 5] = [
+    (Ask::Start, false),
+    (Ask::Start, true),
+    (Ask::Stop, false),
+    (Ask::Upgrade, false),
+    (Ask::Upgrade, true),
+];
+
 fn holds(name: &str, stragglers: Stragglers, budget: Budget) {
     for mode in [Mode::Exclusive, Mode::Overlap] {
-        for ask in [Ask::Start, Ask::Stop, Ask::Upgrade] {
-            let model = Model { mode, stragglers, budget, defect: None };
+        for (ask, probes) in ASKED {
+            let model = Model { mode, stragglers, probes, budget, defect: None };
             if let Some(found) = explore(name, &model, ask).counterexample {
-                panic!("{name}, {mode:?}, {ask:?}: {} steps\n{}", found.steps, found.trace);
+                panic!("{name}, {mode:?}, {ask:?}, probes {probes}: {} steps\n{}", found.steps, found.trace);
             }
         }
     }
@@ -86,7 +96,9 @@ macro_rules! found {
         #[test]
         fn $name() {
             let defect = Some(Defect::$defect);
-            let model = Model { mode: Mode::$mode, stragglers: Stragglers::Abort, budget: $budget, defect };
+            let (mode, stragglers) = (Mode::$mode, Stragglers::Abort);
+            let probes = matches!(Defect::$defect, Defect::ForgetProbe | Defect::TrustLateProbe);
+            let model = Model { mode, stragglers, probes, budget: $budget, defect };
             let found = explore(stringify!($name), &model, Ask::$ask).counterexample;
             let found = found.unwrap_or_else(|| panic!("{:?} is not found", defect));
             println!("found after {} steps, {}", found.steps, found.trace);
@@ -112,6 +124,12 @@ found! {
         "a commit is told only after it is durable";
     begin_early: BeginEarly, Exclusive, Upgrade, LUCK,
         "a successor begins only when the incumbent is sealed or gone";
+    forget_the_probe: ForgetProbe, Exclusive, Upgrade, LUCK,
+        "with a probe, a commit is recorded only after the probe has passed";
+    forget_the_probe_and_steer: ForgetProbe, Overlap, Upgrade, LUCK,
+        "with a probe, connections are steered away from an incumbent only after the probe has passed";
+    trust_a_late_probe: TrustLateProbe, Exclusive, Upgrade, Budget { asks: 2, ..LUCK },
+        "with a probe, a commit is recorded only after the probe has passed";
     resume_without_lock: ResumeWithoutLock, Exclusive, Upgrade, DEATH,
         "who has the data open holds the lock: never two writers";
     ignore_the_closed_channel: IgnoreClosed, Exclusive, Upgrade, DEATH,

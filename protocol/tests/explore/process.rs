@@ -118,6 +118,8 @@ pub struct Process {
     pub said_sealed: Option<HandoffId>,
     /// It was told to begin.
     pub begun: bool,
+    /// It has passed the probe, or served before anybody could ask for one.
+    pub probed: bool,
     /// It said that it cannot go on.
     pub unfit: bool,
     /// It sent something that is not a message.
@@ -148,6 +150,7 @@ impl Process {
             sealed: false,
             said_sealed: None,
             begun: false,
+            probed: false,
             unfit: false,
             babbled: false,
             mute: false,
@@ -192,6 +195,11 @@ impl Process {
 
     /// It serves, or will without being told anything more.
     pub fn is_entitled(&self) -> bool {
+        let sent_away =
+            |letter: &(HandoffId, Letter)| matches!(letter.1, Letter::Message(ToService::Abort(_)));
+        if self.channel.inbox.iter().any(sent_away) {
+            return false;
+        }
         match &self.part {
             Part::Stranger { .. } => false,
             Part::Successor(machine) => match machine.state() {

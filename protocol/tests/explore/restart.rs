@@ -31,6 +31,7 @@ impl World {
         self.machine = Self::supervisor(model);
         self.roles = Roles::default();
         self.pending.clear();
+        self.probes.clear();
         self.journal.doubt = self.writing.take().or(self.journal.doubt);
         (self.timers, self.overdue, self.waiting) = (0, 0, 0);
         for slot in &mut self.processes {

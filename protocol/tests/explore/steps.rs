@@ -25,6 +25,8 @@ pub enum Step {
     SupervisorWaitsFor(u8),
     DeadlinePasses(Deadline),
     DiskAnswers(bool),
+    /// The oldest probe is answered.
+    ProbeAnswers(bool),
     SpawnFails(u8),
     SaysHello(u8),
     Hears(u8),
@@ -233,6 +235,7 @@ fn of_supervisor(world: &World, model: &Model, all: &mut Vec<(Step, Cost)>) {
         let cost = if world.disk_failed { Cost::Free } else { Cost::Fault };
         all.push((Step::DiskAnswers(false), cost));
     }
+    probe_answers(world, all);
     let first = first_deadlines(world);
     let first_heard = !model.has(Defect::ClockFirst) && world.is_something_to_hear();
     for deadline in DEADLINES.into_iter().filter(|deadline| world.is_armed(*deadline)) {
@@ -250,6 +253,20 @@ fn of_supervisor(world: &World, model: &Model, all: &mut Vec<(Step, Cost)>) {
     }
     for chair in [Chair::Dead, Chair::Frozen] {
         all.push((Step::SupervisorGoes(chair), Cost::Death));
+    }
+}
+
+/// A probe that comes too late is answered by whoever serves by then, and may say anything.
+fn probe_answers(world: &World, all: &mut Vec<(Step, Cost)>) {
+    let Some(id) = world.probes.first() else { return };
+    match world.probed(*id) {
+        Some(process) if process.serves() => {
+            all.push((Step::ProbeAnswers(true), Cost::Free));
+            all.push((Step::ProbeAnswers(false), Cost::Fault));
+        }
+        // Nobody answers; its end or the limit of the probe tells.
+        Some(_) => {}
+        None => all.push((Step::ProbeAnswers(true), Cost::Free)),
     }
 }
 

@@ -6,7 +6,7 @@
 use handoff_protocol::deadline::{Deadline, Policy, Stragglers};
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::Mode;
-use handoff_protocol::supervisor::{Action, Lasting, Supervisor};
+use handoff_protocol::supervisor::{Action, Lasting, Phase, Supervisor};
 
 use crate::defects::Defect;
 use crate::journal::Journal;
@@ -20,6 +20,7 @@ pub const PROCESSES: usize = 4;
 pub struct Model {
     pub mode: Mode,
     pub stragglers: Stragglers,
+    pub probes: bool,
     pub budget: Budget,
     pub defect: Option<Defect>,
 }
@@ -30,7 +31,7 @@ impl Model {
     }
 
     pub fn policy(&self) -> Policy {
-        Policy { stragglers: self.stragglers, ..Policy::default() }
+        Policy { stragglers: self.stragglers, probes: self.probes, ..Policy::default() }
     }
 
     /// A supervisor that is lost is followed by another one.
@@ -95,6 +96,8 @@ pub struct World {
     /// What is left to do for a supervisor that is frozen.
     pub pending: Vec<Action>,
     pub writing: Option<(HandoffId, Lasting)>,
+    /// Probes that have not been answered.
+    pub probes: Vec<HandoffId>,
     /// The journal takes no more.
     pub disk_failed: bool,
     pub journal: Journal,
@@ -131,6 +134,7 @@ impl World {
             overdue: 0,
             pending: Vec::new(),
             writing: None,
+            probes: Vec::new(),
             disk_failed: false,
             journal: Journal::EMPTY,
             steering: 0,
@@ -211,6 +215,12 @@ impl World {
         })
     }
 
+    /// Whoever the probe of this handoff is for, if somebody still waits for its answer.
+    pub fn probed(&self, id: HandoffId) -> Option<&Process> {
+        let waits = self.machine.phase() == Phase::Probing && self.machine.handoff() == id;
+        waits.then(|| self.roles.successor.map(|at| self.process(at))).flatten()
+    }
+
     /// The supervisor is there, or will be again.
     pub fn is_supervised(&self) -> bool {
         match self.chair {
@@ -242,12 +252,13 @@ impl World {
     }
 }
 
-pub const DEADLINES: [Deadline; 15] = [
+pub const DEADLINES: [Deadline; 16] = [
     Deadline::Greet,
     Deadline::Prepare,
     Deadline::Drain,
     Deadline::Seal,
     Deadline::Begin,
+    Deadline::Probe,
     Deadline::Silence,
     Deadline::Leave,
     Deadline::Resume,

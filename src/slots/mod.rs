@@ -9,6 +9,8 @@
 //! close-on-exec, and has `TCP_NODELAY` set, which accepted sockets inherit. Its blocking mode is left as it is and must
 //! be left so by every holder: `O_NONBLOCK` belongs to the listener, not to the descriptor.
 
+pub mod census;
+mod diag;
 mod error;
 mod order;
 mod tcp;

@@ -3,8 +3,12 @@
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::str::FromStr;
 use std::sync::OnceLock;
 
+use rustix::fs::{Dir, Mode, OFlags, open as open_dir, readlinkat_raw};
+use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open as open, pidfd_send_signal, waitid,
 };
@@ -100,6 +104,110 @@ pub fn reap_blocking(pidfd: BorrowedFd<'_>) -> io::Result<Exit> {
     }
 }
 
+/// The process and all its descendants at this moment, as far as one look can tell: a process that is born or loses its
+/// parent meanwhile may be missing. Orphans belong to the nearest subreaper, so ask for that one's tree.
+pub fn tree_of(root: u32) -> Vec<u32> {
+    // Not every kernel is built with this file.
+    static HAS_CHILDREN_FILE: OnceLock<bool> = OnceLock::new();
+    let has_file = HAS_CHILDREN_FILE.get_or_init(|| Path::new("/proc/thread-self/children").exists());
+    if *has_file {
+        return tree(root, children_of);
+    }
+    let parents = parents();
+    tree(root, |of| parents.iter().filter(|(_, parent)| *parent == of).map(|(pid, _)| *pid).collect())
+}
+
+fn tree(root: u32, children: impl Fn(u32) -> Vec<u32>) -> Vec<u32> {
+    let mut found = vec![root];
+    let mut next = 0;
+    while let Some(pid) = found.get(next) {
+        let new: Vec<u32> = children(*pid).into_iter().filter(|child| !found.contains(child)).collect();
+        found.extend(new);
+        next += 1;
+    }
+    found
+}
+
+/// Each thread has the children that it made.
+fn children_of(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    lists
+        .flat_map(|list| list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
+}
+
+/// Each process with its parent.
+fn parents() -> Vec<(u32, u32)> {
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| Some((pid, stat_field(&read_at_once(&format!("/proc/{pid}/stat")).ok()?, 4)?)))
+        .collect()
+}
+
+/// A descriptor of a process that is a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldSocket {
+    /// The inode, by which the kernel names the socket.
+    pub inode: u32,
+    /// Who has it.
+    pub pid: u32,
+    /// At which number.
+    pub fd: u32,
+}
+
+impl HeldSocket {
+    /// Whether it is still so.
+    pub fn is_held(&self) -> bool {
+        let link = fs::read_link(format!("/proc/{}/fd/{}", self.pid, self.fd));
+        link.is_ok_and(|link| socket_inode(link.as_os_str().as_encoded_bytes()) == Some(self.inode))
+    }
+}
+
+/// The sockets that a process has. None if it is gone or about to be.
+pub fn sockets_of(pid: u32) -> io::Result<Vec<HeldSocket>> {
+    let path = format!("/proc/{pid}/fd");
+    let directory = match open_dir(
+        path.as_str(),
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) {
+        Ok(directory) => directory,
+        Err(Errno::NOENT | Errno::SRCH) => return Ok(Vec::new()),
+        Err(Errno::ACCESS | Errno::PERM) if is_exiting(pid) => return Ok(Vec::new()),
+        Err(error) => {
+            let why = format!(
+                "cannot see which sockets process {pid} has ({path}): {error}; run handoff as its user or as root"
+            );
+            return Err(io::Error::new(io::Error::from(error).kind(), why));
+        }
+    };
+    let mut found = Vec::new();
+    let mut link = [0_u8; 32];
+    for entry in Dir::read_from(&directory)? {
+        let Ok(entry) = entry else { break };
+        let Some(fd) = entry.file_name().to_str().ok().and_then(|name| name.parse().ok()) else { continue };
+        let length = readlinkat_raw(&directory, entry.file_name(), &mut link[..]).unwrap_or(0);
+        found.extend(socket_inode(&link[..length]).map(|inode| HeldSocket { inode, pid, fd }));
+    }
+    Ok(found)
+}
+
+/// A link of `/proc/<pid>/fd`: `socket:[4711]`.
+fn socket_inode(link: &[u8]) -> Option<u32> {
+    let number = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
+    std::str::from_utf8(number).ok()?.parse().ok()
+}
+
+/// The files of a process that has given up its memory, or waits to be reaped, cannot be seen without privilege.
+fn is_exiting(pid: u32) -> bool {
+    const PF_EXITING: u32 = 4;
+    match read_at_once(&format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat_field::<u32>(&stat, 9).is_some_and(|flags| flags & PF_EXITING != 0),
+        Err(_) => true,
+    }
+}
+
 /// Sends a signal to exactly this process, never to another one that got its pid. ESRCH if it has been reaped.
 pub fn kill(pidfd: impl AsFd, signal: Signal) -> io::Result<()> {
     Ok(pidfd_send_signal(pidfd, signal)?)
@@ -128,9 +236,13 @@ fn boot_id() -> io::Result<String> {
 }
 
 /// The name of the program may have blanks and parentheses in it: fields are counted from the last `)`.
-fn start_ticks(stat: &str) -> Option<u64> {
+fn stat_field<T: FromStr>(stat: &str, number: usize) -> Option<T> {
     let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+    rest.split_ascii_whitespace().nth(number - 3)?.parse().ok()
+}
+
+fn start_ticks(stat: &str) -> Option<u64> {
+    stat_field(stat, 22)
 }
 
 #[cfg(test)]

@@ -1,0 +1,330 @@
+//! Asks the kernel about sockets, by `sock_diag` over netlink: for all of a port, or for a certain one.
+//!
+//! Sockets are those of the network namespace in which [`Diag::open`] was called.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::inet::{self, ExtensionFlags, InetRequest, InetResponse, SocketId};
+use netlink_packet_sock_diag::unix::{self, ShowFlags, UnixRequest, UnixResponse, nlas::UnixDiagName};
+use netlink_packet_sock_diag::{AF_INET, AF_INET6, IPPROTO_TCP, SockDiagMessage, TCP_LISTEN};
+use netlink_packet_sock_diag::{TCP_CLOSE_WAIT, TCP_ESTABLISHED};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
+};
+
+/// The kernel makes no longer datagrams in a dump.
+const DATAGRAM_MAX: usize = 32 * 1024;
+
+/// What the kernel takes for "any cookie".
+const ANY_COOKIE: [u8; 8] = [0xff; 8];
+
+/// A netlink socket for questions, one after the other.
+#[derive(Debug)]
+pub(super) struct Diag {
+    socket: OwnedFd,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+/// Tells a socket from every other one that the kernel ever has. Never used twice while the machine runs.
+pub(super) type Cookie = [u8; 8];
+
+/// What a certain socket is asked for by.
+#[derive(Debug, Clone)]
+pub(super) enum Key {
+    /// Both ends; the cookie is in the id.
+    Tcp { family: u8, id: SocketId },
+    /// The kernel looks a unix socket up by its inode.
+    Unix { inode: u32, cookie: Cookie },
+}
+
+/// What the kernel told of a socket.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    /// To ask for it again.
+    pub(super) key: Key,
+    /// The number in `socket:[...]` of the descriptor; 0 while it waits to be accepted, and when it has been closed.
+    pub(super) inode: u32,
+    /// One of the kernel's `TCP_*`, for a unix socket too.
+    state: u8,
+    /// Bytes that arrived and were not read, and for TCP one more if the client's end of data was not.
+    pub(super) unread: u32,
+    /// Bytes that were written and have not arrived at the other side.
+    pub(super) unsent: u32,
+    /// Where a unix socket is bound.
+    pub(super) name: Option<OsString>,
+    /// For TCP, if it was asked for.
+    pub(super) history: Option<History>,
+}
+
+/// When data went over a TCP connection, from `struct tcp_info`. The kernel's clock for it ticks every 1 to 10 ms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct History {
+    /// Since the last data was sent; since the handshake if none was.
+    pub(super) last_sent_ms: u32,
+    /// Since the last data was received; since the handshake if none was.
+    pub(super) last_received_ms: u32,
+    /// Since the last acknowledgment was received.
+    pub(super) last_ack_ms: u32,
+    /// All that was received, and one more if the client has ended its data.
+    pub(super) bytes_received: u64,
+    /// Segments with data that were sent.
+    pub(super) segments_sent: u32,
+}
+
+impl Found {
+    /// Whether it is one end of a connection whose answers can still be sent: the client may have ended its side.
+    pub(super) fn is_connection(&self) -> bool {
+        matches!(self.state, TCP_ESTABLISHED | TCP_CLOSE_WAIT)
+    }
+
+    /// Whether the client has ended its side.
+    pub(super) fn is_half_closed(&self) -> bool {
+        self.state == TCP_CLOSE_WAIT
+    }
+
+    /// Whether it waits for connections.
+    pub(super) fn listens(&self) -> bool {
+        self.state == TCP_LISTEN
+    }
+
+    /// This side's address of a TCP socket.
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        match &self.key {
+            Key::Tcp { id, .. } => Some(SocketAddr::new(id.source_address.to_canonical(), id.source_port)),
+            Key::Unix { .. } => None,
+        }
+    }
+}
+
+impl Key {
+    /// The TCP socket between two addresses, seen from the side of `local`.
+    pub(super) fn tcp(local: SocketAddr, peer: SocketAddr) -> Key {
+        let (source, destination) = (local.ip().to_canonical(), peer.ip().to_canonical());
+        let scope = |address| if let SocketAddr::V6(v6) = address { v6.scope_id() } else { 0 };
+        let id = SocketId {
+            source_port: local.port(),
+            destination_port: peer.port(),
+            source_address: source,
+            destination_address: destination,
+            interface_id: scope(local).max(scope(peer)),
+            cookie: ANY_COOKIE,
+        };
+        Key::Tcp { family: family_of(source), id }
+    }
+
+    /// What tells the socket from others.
+    pub(super) fn cookie(&self) -> Cookie {
+        match self {
+            Key::Tcp { id, .. } => id.cookie,
+            Key::Unix { cookie, .. } => *cookie,
+        }
+    }
+}
+
+/// The kernel's number of the family of an address.
+pub(super) fn family_of(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { AF_INET } else { AF_INET6 }
+}
+
+impl Diag {
+    /// Opens the way to the kernel. Needs no privilege.
+    pub(super) fn open() -> io::Result<Diag> {
+        let protocol = Some(netlink::SOCK_DIAG);
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+        Ok(Diag { socket, sequence: 0, buffer: vec![0; DATAGRAM_MAX] })
+    }
+
+    /// All connections of a family at a local port. v4 clients of a dual-stack listener are of the v6 family. The kernel
+    /// goes through its whole table, and may pass over a socket next to which another one vanishes at that moment.
+    pub(super) fn tcp(&mut self, family: u8, port: u16, with_history: bool) -> io::Result<Vec<Found>> {
+        let mut id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
+        id.source_port = port;
+        let states = inet::StateFlags::ESTABLISHED | inet::StateFlags::CLOSE_WAIT;
+        self.ask(SockDiagMessage::InetRequest(tcp_request(family, id, states, with_history)), true)
+    }
+
+    /// All connected unix sockets.
+    pub(super) fn unix(&mut self) -> io::Result<Vec<Found>> {
+        self.ask(SockDiagMessage::UnixRequest(unix_request(0, ANY_COOKIE)), true)
+    }
+
+    /// A certain socket, `None` if it is gone.
+    pub(super) fn look_up(&mut self, key: &Key) -> io::Result<Option<Found>> {
+        let request = match key {
+            Key::Tcp { family, id } => {
+                let request = tcp_request(*family, id.clone(), inet::StateFlags::all(), false);
+                SockDiagMessage::InetRequest(request)
+            }
+            Key::Unix { inode, cookie } => SockDiagMessage::UnixRequest(unix_request(*inode, *cookie)),
+        };
+        match self.ask(request, false) {
+            Ok(found) => Ok(found.into_iter().next()),
+            // ESTALE: another socket has its place.
+            Err(error) if [Errno::NOENT, Errno::STALE].contains(&errno(&error)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn ask(&mut self, request: SockDiagMessage, dump: bool) -> io::Result<Vec<Found>> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = if dump { NLM_F_REQUEST | NLM_F_DUMP } else { NLM_F_REQUEST };
+        header.sequence_number = self.sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        retry_on_intr(|| send(&self.socket, &bytes, SendFlags::empty()))?;
+
+        let mut answer = Answer { dump, found: Vec::new(), ended: None, unreadable: None };
+        loop {
+            let (_, length) = retry_on_intr(|| recv(&self.socket, &mut self.buffer[..], RecvFlags::TRUNC))?;
+            let datagram = self.buffer.get(..length).ok_or_else(|| bad("a datagram is too long"))?;
+            answer.take(datagram, self.sequence)?;
+            if let Some(ended) = answer.ended {
+                // An answer that was not read to its end would keep the kernel from the next dump.
+                return ended.and(answer.unreadable.map_or(Ok(answer.found), Err));
+            }
+        }
+    }
+}
+
+struct Answer {
+    dump: bool,
+    found: Vec<Found>,
+    ended: Option<io::Result<()>>,
+    unreadable: Option<io::Error>,
+}
+
+impl Answer {
+    /// Takes the messages of a datagram. An error is one after which no message can be told from the next.
+    fn take(&mut self, mut datagram: &[u8], sequence: u32) -> io::Result<()> {
+        const HEADER: usize = 16;
+        while datagram.len() >= HEADER && self.ended.is_none() {
+            let length = u32::from_ne_bytes([datagram[0], datagram[1], datagram[2], datagram[3]]) as usize;
+            if length < HEADER || length > datagram.len() {
+                return Err(bad("a message has a wrong length"));
+            }
+            match NetlinkMessage::<SockDiagMessage>::deserialize(&datagram[..length]) {
+                Ok(message) if message.header.sequence_number != sequence => {}
+                Ok(message) => self.take_message(message.payload),
+                Err(error) => {
+                    self.unreadable = Some(bad(&error.to_string()));
+                    self.end_if_single();
+                }
+            }
+            datagram = &datagram[length.next_multiple_of(4).min(datagram.len())..];
+        }
+        Ok(())
+    }
+
+    fn take_message(&mut self, payload: NetlinkPayload<SockDiagMessage>) {
+        let code = match payload {
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                match tcp_found(*response) {
+                    Some(found) => self.found.push(found),
+                    None => self.unreadable = Some(bad("tcp_info is too short")),
+                }
+                return self.end_if_single();
+            }
+            NetlinkPayload::InnerMessage(SockDiagMessage::UnixResponse(response)) => {
+                self.found.push(unix_found(*response));
+                return self.end_if_single();
+            }
+            NetlinkPayload::Done(done) => done.code,
+            NetlinkPayload::Error(error) => error.raw_code(),
+            _ => return,
+        };
+        let refused = || Err(io::Error::from_raw_os_error(code.saturating_abs()));
+        self.ended = Some(if code == 0 { Ok(()) } else { refused() });
+    }
+
+    fn end_if_single(&mut self) {
+        if !self.dump {
+            self.ended = Some(Ok(()));
+        }
+    }
+}
+
+fn tcp_request(family: u8, id: SocketId, states: inet::StateFlags, with_history: bool) -> InetRequest {
+    let extensions = if with_history { ExtensionFlags::INFO } else { ExtensionFlags::empty() };
+    InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id: id }
+}
+
+fn unix_request(inode: u32, cookie: Cookie) -> UnixRequest {
+    UnixRequest {
+        state_flags: unix::StateFlags::ESTABLISHED,
+        inode,
+        show_flags: ShowFlags::NAME | ShowFlags::RQLEN,
+        cookie,
+    }
+}
+
+/// `None` if the kernel's `struct tcp_info` lacks what is wanted of it, which came with Linux 4.6.
+fn tcp_found(response: InetResponse) -> Option<Found> {
+    let mut history = None;
+    for nla in &response.nlas {
+        if let inet::nlas::Nla::TcpInfo(info) = nla {
+            history = Some(History::read(info)?);
+        }
+    }
+    let header = response.header;
+    Some(Found {
+        key: Key::Tcp { family: header.family, id: header.socket_id },
+        inode: header.inode,
+        state: header.state,
+        unread: header.recv_queue,
+        unsent: header.send_queue,
+        name: None,
+        history,
+    })
+}
+
+fn unix_found(response: UnixResponse) -> Found {
+    let (mut name, mut queues) = (None, (0, 0));
+    for nla in response.nlas {
+        match nla {
+            unix::nlas::Nla::Name(UnixDiagName::Pathname(path)) => name = Some(path),
+            unix::nlas::Nla::ReceiveQueueLength(unread, unsent) => queues = (unread, unsent),
+            _ => {}
+        }
+    }
+    let header = response.header;
+    Found {
+        key: Key::Unix { inode: header.inode, cookie: header.cookie },
+        inode: header.inode,
+        state: header.state,
+        unread: queues.0,
+        unsent: queues.1,
+        name,
+        history: None,
+    }
+}
+
+impl History {
+    fn read(info: &[u8]) -> Option<History> {
+        let word = |at: usize| Some(u32::from_ne_bytes(info.get(at..at + 4)?.try_into().ok()?));
+        Some(History {
+            last_sent_ms: word(44)?,
+            last_received_ms: word(52)?,
+            last_ack_ms: word(56)?,
+            bytes_received: u64::from_ne_bytes(info.get(128..136)?.try_into().ok()?),
+            segments_sent: word(156)?,
+        })
+    }
+}
+
+fn bad(what: &str) -> io::Error {
+    let what = format!("the kernel's answer about sockets cannot be read: {what}");
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::INVAL)
+}

@@ -21,6 +21,8 @@ pub mod journal;
 pub mod keeper;
 pub mod service;
 #[cfg(feature = "supervisor")]
+pub mod shim;
+#[cfg(feature = "supervisor")]
 pub mod slots;
 #[cfg(feature = "supervisor")]
 pub mod supervisor;

@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // First, so that this small process never touches what the command line needs.
-    if std::env::args_os().nth(1).is_some_and(|verb| verb == handoff::keeper::VERB) {
-        return handoff::keeper::main();
+    // First, so that these small processes never touch what the command line needs.
+    match std::env::args_os().nth(1) {
+        Some(verb) if verb == handoff::keeper::VERB => handoff::keeper::main(),
+        Some(verb) if verb == handoff::shim::exec::VERB => handoff::shim::exec::main(),
+        _ => handoff::cli::main(),
     }
-    handoff::cli::main()
 }

@@ -12,6 +12,8 @@ mod stream;
 pub mod wire;
 
 #[cfg(feature = "supervisor")]
+pub mod exec;
+#[cfg(feature = "supervisor")]
 pub mod exit;
 #[cfg(feature = "supervisor")]
 pub mod held;
@@ -25,6 +27,8 @@ pub mod owner;
 pub mod readable;
 #[cfg(feature = "supervisor")]
 pub mod resident;
+#[cfg(feature = "supervisor")]
+pub mod seccomp;
 #[cfg(feature = "supervisor")]
 pub mod signal_fd;
 #[cfg(feature = "supervisor")]

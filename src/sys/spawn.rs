@@ -10,7 +10,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::ptr;
 
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
@@ -91,7 +91,8 @@ pub fn spawn_with_listeners(spec: SpawnSpec, listeners: &[BorrowedFd<'_>]) -> io
     let args = args.collect::<io::Result<Vec<_>>>()?;
     let env = environment(&spec.env, channel.as_ref().map(|channel| channel.as_fd()))?;
     let lowered = spec.files_limit.map(Lowered::to).transpose()?;
-    let pid = exec(&path, &actions, &attributes, &args, &env).map_err(|error| explain(&spec, error))?;
+    let pid = exec(&path, &actions, &attributes, &args, &env)
+        .map_err(|error| explain(&spec.binary, &spec.working_dir, error))?;
     drop(lowered);
     match pidfd_open(pid.as_raw_nonzero().get() as u32) {
         Ok(pidfd) => Ok(Spawned { pid: pid.as_raw_nonzero().get() as u32, pidfd }),
@@ -180,7 +181,8 @@ fn environment(env: &[(OsString, OsString)], channel: Option<BorrowedFd<'_>>) ->
         .collect()
 }
 
-fn c_string(text: OsString) -> io::Result<CString> {
+/// A text for the kernel.
+pub(crate) fn c_string(text: OsString) -> io::Result<CString> {
     CString::new(text.into_vec()).map_err(|error| {
         let text = String::from_utf8_lossy(&error.into_vec()).replace('\0', "\\0");
         io::Error::new(io::ErrorKind::InvalidInput, format!("{text:?} has a zero byte in it"))
@@ -188,12 +190,11 @@ fn c_string(text: OsString) -> io::Result<CString> {
 }
 
 /// ENOENT and EACCES do not say which file they mean.
-fn explain(spec: &SpawnSpec, error: io::Error) -> io::Error {
-    let binary = &spec.binary;
-    let what = match (std::fs::metadata(&spec.working_dir), std::fs::metadata(binary)) {
-        (Err(cause), _) => format!("its working directory {:?}: {cause}", spec.working_dir),
+pub(crate) fn explain(binary: &Path, working_dir: &Path, error: io::Error) -> io::Error {
+    let what = match (std::fs::metadata(working_dir), std::fs::metadata(binary)) {
+        (Err(cause), _) => format!("its working directory {working_dir:?}: {cause}"),
         (Ok(dir), _) if !dir.is_dir() => {
-            format!("its working directory {:?} is not a directory", spec.working_dir)
+            format!("its working directory {working_dir:?} is not a directory")
         }
         (_, Ok(file)) if file.is_dir() => "it is a directory".to_owned(),
         (_, Ok(_)) if error.kind() == io::ErrorKind::NotFound => {

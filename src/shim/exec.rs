@@ -1,0 +1,312 @@
+//! The trampoline: a process between the shim and the program, which becomes the program.
+//!
+//! Some things can only be done by the process itself, right before it executes: tie its life to that of its parent, know
+//! its own pid, put descriptors onto fixed numbers, and install a seccomp filter. `posix_spawn` does none of them, and code
+//! between fork and exec is unsafe code. So the shim starts this program once more, under [`VERB`]; that process gets its
+//! order over a channel, does those things, and executes.
+//!
+//! The channel is close-on-exec: its end is the proof that the program is executed. What goes wrong before comes as a
+//! message.
+
+use std::convert::Infallible;
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use handoff_protocol::frame::FDS_MAX;
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::process::{
+    Resource, Rlimit, Signal, chdir, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::sys::channel::Channel;
+use crate::sys::exec::{FIRST, execute, place};
+use crate::sys::inherit::take_channel;
+use crate::sys::process::{kill, reap_blocking};
+use crate::sys::seccomp;
+use crate::sys::spawn::{SpawnSpec, Spawned, c_string, close_all_on_exec, explain, spawn};
+
+/// The first argument of the process.
+pub const VERB: &str = "shim-exec";
+
+/// What to start. Standard input is `/dev/null`. The descriptors are closed in this process when [`start`] returns.
+#[derive(Debug)]
+pub struct Spec {
+    /// The program; an absolute path.
+    pub binary: PathBuf,
+    /// The arguments after the program's name, which is `binary`.
+    pub args: Vec<OsString>,
+    /// The whole environment. The variables of sd_listen_fds(3) are taken out, or set as `listeners` says.
+    pub env: Vec<(OsString, OsString)>,
+    /// The directory that the program starts in.
+    pub working_dir: PathBuf,
+    /// Standard output.
+    pub stdout: OwnedFd,
+    /// Standard error.
+    pub stderr: OwnedFd,
+    /// Descriptors with names that the program finds from number 3 on, as sd_listen_fds(3) says. If there are none it gets
+    /// none of the variables.
+    pub listeners: Vec<(String, OwnedFd)>,
+    /// Descriptors that stay open in the program, at the numbers after those. It is not told of them.
+    pub inherited: Vec<OwnedFd>,
+    /// Whether its calls of bind and listen wait for an answer: [`Started::notify`].
+    pub seccomp: bool,
+    /// How many files the program may have open (the soft `RLIMIT_NOFILE`), if not as many as this process. At most the
+    /// hard limit.
+    pub files_limit: Option<u64>,
+}
+
+/// A started program: a child of this process, leader of a session of its own, with default signal handling.
+#[derive(Debug)]
+pub struct Started {
+    /// Its pid, good until it is reaped.
+    pub pid: u32,
+    /// Its pidfd, close-on-exec.
+    pub pidfd: OwnedFd,
+    /// The notify descriptor, for [`super::inject::Injector`], if [`Spec::seccomp`] asked for it.
+    pub notify: Option<OwnedFd>,
+}
+
+/// Starts a program. Blocks until it is executed, some milliseconds; whatever is wrong with it is the error.
+///
+/// The program is killed (SIGKILL) when the **thread** that calls this ends, and so with this process: call it from a thread
+/// that lives as long as the process.
+pub fn start(spec: Spec) -> io::Result<Started> {
+    start_by(Path::new("/proc/self/exe"), spec)
+}
+
+/// Like [`start`], for a process that is not `handoff`: `handoff` is the path of that program.
+pub fn start_by(handoff: &Path, spec: Spec) -> io::Result<Started> {
+    check(&spec)?;
+    let (channel, theirs) = Channel::pair()?;
+    let (order, named) = Order::split(&spec);
+    let order = order.write()?;
+    let fds = std::iter::once(order.as_fd()).chain(named).chain(spec.inherited.iter().map(AsFd::as_fd));
+    // A channel takes it although nobody is there yet to read it.
+    channel.send(&[ORDER], &fds.collect::<Vec<_>>())?;
+    let spawned = spawn(SpawnSpec {
+        binary: handoff.to_owned(),
+        args: vec![VERB.into()],
+        env: Vec::new(),
+        working_dir: "/".into(),
+        stdout: spec.stdout,
+        stderr: spec.stderr,
+        channel: Some(theirs),
+        files_limit: None,
+    })?;
+    match wait_for_exec(&channel, spec.seccomp) {
+        Ok(notify) => Ok(Started { pid: spawned.pid, pidfd: spawned.pidfd, notify }),
+        Err(error) => {
+            end(&spawned);
+            Err(error)
+        }
+    }
+}
+
+fn check(spec: &Spec) -> io::Result<()> {
+    let refused = |text| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    if !spec.binary.is_absolute() {
+        return refused(format!("cannot start {:?}: the path is not absolute", spec.binary));
+    }
+    let count = 1 + spec.listeners.len() + spec.inherited.len();
+    if count > FDS_MAX {
+        return refused(format!("cannot give {count} descriptors to {:?}: at most {FDS_MAX}", spec.binary));
+    }
+    Ok(())
+}
+
+/// Two messages may come: that it is about to execute, and after that only that it could not.
+fn wait_for_exec(channel: &Channel, seccomp: bool) -> io::Result<Option<OwnedFd>> {
+    let mut buffer = Vec::new();
+    let mut about_to = None;
+    while let Some(packet) = channel.recv(&mut buffer)? {
+        if packet.fds_lost {
+            return Err(io::Error::other("the notify descriptor was lost: too many files are open"));
+        }
+        match serde_json::from_slice(&buffer[..packet.len]).map_err(io::Error::other)? {
+            Answer::Executing => about_to = Some(packet.fds.into_iter().next()),
+            Answer::Failed(failed) => return Err(failed.into()),
+        }
+    }
+    match about_to {
+        Some(notify) if notify.is_some() == seccomp => Ok(notify),
+        _ => Err(io::Error::other("the process that was to become the program ended before that")),
+    }
+}
+
+/// Nothing is left of a start that failed. If another thread reaps the children of this process, it may have been faster.
+fn end(spawned: &Spawned) {
+    let _ = kill(&spawned.pidfd, Signal::KILL);
+    let _ = reap_blocking(spawned.pidfd.as_fd());
+}
+
+/// The byte of the packet that carries the order; the order itself may be longer than a packet.
+const ORDER: u8 = b'o';
+
+/// What the trampoline is to do, in a file without a name. The descriptors come in the same packet, after that file: first
+/// those with names.
+#[derive(Serialize, Deserialize)]
+struct Order {
+    parent: u32,
+    binary: OsString,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    working_dir: OsString,
+    names: Vec<String>,
+    seccomp: bool,
+    files_limit: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Answer {
+    /// With the notify descriptor, if that was ordered.
+    Executing,
+    Failed(Failed),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Failed {
+    code: Option<i32>,
+    text: String,
+}
+
+impl Order {
+    /// And the descriptors with names.
+    fn split(spec: &Spec) -> (Order, Vec<BorrowedFd<'_>>) {
+        let order = Order {
+            parent: std::process::id(),
+            binary: spec.binary.clone().into(),
+            args: spec.args.clone(),
+            env: spec.env.clone(),
+            working_dir: spec.working_dir.clone().into(),
+            names: spec.listeners.iter().map(|(name, _)| name.clone()).collect(),
+            seccomp: spec.seccomp,
+            files_limit: spec.files_limit,
+        };
+        (order, spec.listeners.iter().map(|(_, fd)| fd.as_fd()).collect())
+    }
+
+    fn write(&self) -> io::Result<File> {
+        let mut file = File::from(memfd_create(c"handoff-order", MemfdFlags::CLOEXEC)?);
+        file.write_all(&serde_json::to_vec(self)?)?;
+        file.rewind()?;
+        Ok(file)
+    }
+
+    fn read(mut file: File) -> io::Result<Order> {
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        // An error with a text of its own has no code, but a kind that came from one.
+        let code = match error.kind() {
+            io::ErrorKind::NotFound => Some(rustix::io::Errno::NOENT),
+            io::ErrorKind::PermissionDenied => Some(rustix::io::Errno::ACCESS),
+            io::ErrorKind::ResourceBusy => Some(rustix::io::Errno::BUSY),
+            _ => None,
+        };
+        Self { code: error.raw_os_error().or(code.map(|code| code.raw_os_error())), text: error.to_string() }
+    }
+}
+
+impl From<Failed> for io::Error {
+    fn from(failed: Failed) -> io::Error {
+        let kind = failed.code.map_or(io::ErrorKind::Other, |code| io::Error::from_raw_os_error(code).kind());
+        io::Error::new(kind, failed.text)
+    }
+}
+
+/// Runs the trampoline: what [`start`] starts. Comes back only if the program cannot be executed.
+pub fn main() -> ExitCode {
+    let Ok(Some(mut channel)) = take_channel() else {
+        eprintln!("handoff {VERB} is started by handoff, and does nothing else.");
+        return ExitCode::from(2);
+    };
+    let Err(error) = become_program(&mut channel);
+    if let Ok(text) = serde_json::to_vec(&Answer::Failed(error.into())) {
+        // If the shim is gone, nobody needs it.
+        let _ = channel.send(&text, &[]);
+    }
+    ExitCode::from(127)
+}
+
+fn become_program(channel: &mut Channel) -> io::Result<Infallible> {
+    let (order, fds) = receive(channel)?;
+    die_with(order.parent)?;
+    let (binary, working_dir) = (Path::new(&order.binary), Path::new(&order.working_dir));
+    chdir(working_dir).map_err(|error| explain(binary, working_dir, error.into()))?;
+    let path = c_string(order.binary.clone())?;
+    let args = std::iter::once(Ok(path.clone())).chain(order.args.iter().cloned().map(c_string));
+    let args = args.collect::<io::Result<Vec<_>>>()?;
+    let env = environment(&order)?;
+
+    let _above = lay_out(channel, fds)?;
+    if let Some(current) = order.files_limit {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum })?;
+    }
+    let notify = order.seccomp.then(seccomp::install).transpose()?;
+    let notify_fd: Vec<_> = notify.iter().map(AsFd::as_fd).collect();
+    channel.send(&serde_json::to_vec(&Answer::Executing)?, &notify_fd)?;
+    Err(explain(binary, working_dir, execute(&path, &args, &env)))
+}
+
+fn receive(channel: &Channel) -> io::Result<(Order, Vec<OwnedFd>)> {
+    let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+    let mut buffer = Vec::new();
+    let packet = channel.recv(&mut buffer)?.ok_or_else(gone)?;
+    if packet.fds_lost {
+        let text = "not all descriptors arrived: the limit of open files (RLIMIT_NOFILE) is too low for them";
+        return Err(io::Error::other(text));
+    }
+    let mut fds = packet.fds.into_iter();
+    let order = Order::read(File::from(fds.next().ok_or_else(gone)?))?;
+    Ok((order, fds.collect()))
+}
+
+/// The parent may have ended before the kernel was told; then nothing is started.
+fn die_with(parent: u32) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let found = getppid().map(|pid| pid.as_raw_nonzero().get() as u32);
+    if found == Some(parent) { Ok(()) } else { Err(io::Error::other("the shim has ended")) }
+}
+
+/// Puts the descriptors onto their numbers, and lets nothing else go over to the program. All of them, and the channel, are
+/// moved out of the way first, so that none is overwritten before it is in place. Gives the copies above, which are
+/// close-on-exec.
+fn lay_out(channel: &mut Channel, fds: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
+    close_all_on_exec()?;
+    let end = FIRST + fds.len() as i32;
+    *channel = Channel::from_fd(fcntl_dupfd_cloexec(channel.as_fd(), end)?)?;
+    let above = fds
+        .into_iter()
+        .map(|fd| if fd.as_raw_fd() >= end { Ok(fd) } else { Ok(fcntl_dupfd_cloexec(&fd, end)?) });
+    let above = above.collect::<io::Result<Vec<_>>>()?;
+    place(&above)?;
+    Ok(above)
+}
+
+fn environment(order: &Order) -> io::Result<Vec<CString>> {
+    let known = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+    let values = [std::process::id().to_string(), order.names.len().to_string(), order.names.join(":")];
+    let own = known.iter().zip(values).filter(|_| !order.names.is_empty());
+    let own = own.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    let given = order.env.iter().filter(|(name, _)| known.iter().all(|known| name != known)).cloned();
+    given
+        .chain(own)
+        .map(|(mut variable, value)| {
+            variable.push("=");
+            variable.push(value);
+            c_string(variable)
+        })
+        .collect()
+}

@@ -1,0 +1,238 @@
+//! Answers the calls of a program.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::fstat;
+use rustix::io::Errno;
+use rustix::net::sockopt::socket_cookie;
+
+use super::matching::{Why, choose};
+use super::target::{Target, wanted};
+use super::wanted::{Address, Wanted};
+use super::{Event, Slots, Watcher, epoll, options};
+use crate::config::ListenAddress;
+use crate::sys::seccomp::{Answer, Call, Notify, What};
+
+/// Answers the calls of one program and of all that it starts, as long as any of them lives.
+///
+/// When it is dropped, later calls of bind and listen fail in the program (ENOSYS).
+pub struct Injector {
+    notify: Notify,
+    slots: Arc<dyn Slots>,
+    watcher: Arc<dyn Watcher>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    parks: bool,
+    /// Binds that wait for the release, with their listeners.
+    parked: Vec<(Call, String)>,
+    /// The listeners that were given to the program, by their identity (`SO_COOKIE`).
+    given: HashMap<u64, String>,
+}
+
+/// The call does not wait any more: its thread was killed, or interrupted, and then it comes again.
+struct Gone;
+
+impl Injector {
+    /// Takes the notify descriptor of a program that has just been started. If it `parks`, binds of listeners are not answered
+    /// until [`Injector::release`].
+    pub fn new(notify: OwnedFd, slots: Arc<dyn Slots>, watcher: Arc<dyn Watcher>, parks: bool) -> Self {
+        let state = Mutex::new(State { parks, ..State::default() });
+        Self { notify: Notify::new(notify), slots, watcher, state }
+    }
+
+    /// Answers until no process of the program is left. Blocks, for a thread of its own. At rest it makes no system call.
+    pub fn run(&self) -> io::Result<()> {
+        while let Some(call) = self.notify.next()? {
+            // Whoever is gone needs no answer.
+            let _: Result<(), Gone> = match call.what {
+                What::Bind => self.bind(&call),
+                What::Listen => self.listen(&call),
+            };
+        }
+        Ok(())
+    }
+
+    /// Answers all binds that wait, and from now on each at once. When it returns they are answered.
+    pub fn release(&self) {
+        let parked = {
+            let mut state = self.state();
+            state.parks = false;
+            std::mem::take(&mut state.parked)
+        };
+        for (call, name) in parked {
+            let _: Result<(), Gone> = self.give(&call, &name);
+        }
+    }
+
+    fn bind(&self, call: &Call) -> Result<(), Gone> {
+        let read = self.read(call);
+        // Only now it is sure that what was read is of the thread that waits.
+        self.check(call)?;
+        match read {
+            Ok(None) => self.answer(call, Answer::Continue),
+            Ok(Some((wanted, pid))) => match self.choose(&wanted) {
+                Ok(name) => self.found(call, &name, &wanted, pid),
+                Err(why) => self.pass(call, wanted.address.to_string(), pid, why),
+            },
+            Err(error) => {
+                let why = Why::Unreadable(error.to_string());
+                self.pass(call, "something".to_owned(), call.tid, why)
+            }
+        }
+    }
+
+    /// What is bound, and by which process. `None` for what is none of ours by its kind, and for what the kernel will refuse.
+    fn read(&self, call: &Call) -> io::Result<Option<(Wanted, u32)>> {
+        let target = Target::open(call.tid)?;
+        let address = match target.address(call)? {
+            None | Some(Address::Other(_)) => return Ok(None),
+            Some(address) => address,
+        };
+        match target.take(descriptor(call)) {
+            Ok(socket) => Ok(Some((wanted(address, socket)?, target.pid))),
+            Err(error) if is(&error, Errno::BADF) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn choose(&self, wanted: &Wanted) -> Result<String, Why> {
+        let configured = self.slots.configured();
+        let normal: Vec<_> = configured.into_iter().map(|(name, address)| (name, normal(address))).collect();
+        let wanted = match &wanted.address {
+            Address::Unix(path) => &Wanted { address: Address::Unix(normal_path(path)), ..wanted.clone() },
+            _ => wanted,
+        };
+        choose(wanted, &normal).map(|at| normal[at].0.clone())
+    }
+
+    fn found(&self, call: &Call, name: &str, wanted: &Wanted, pid: u32) -> Result<(), Gone> {
+        if let Address::Unix(path) = &wanted.address
+            && std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        {
+            self.slots.path_removed(name, path);
+        }
+        if self.state().parks {
+            self.watcher.tell(Event::Parked { name: name.to_owned(), pid });
+            let mut state = self.state();
+            // The release may have come in between.
+            if state.parks {
+                state.parked.retain(|(call, _)| self.notify.is_valid(call.id));
+                state.parked.push((*call, name.to_owned()));
+                return Ok(());
+            }
+        }
+        self.give(call, name)
+    }
+
+    /// Swaps the socket, and lets the bind succeed.
+    fn give(&self, call: &Call, name: &str) -> Result<(), Gone> {
+        let target = Target::open(call.tid);
+        self.check(call)?;
+        let pid = target.as_ref().map_or(call.tid, |target| target.pid);
+        let swapped = target.and_then(|target| self.swap(call, name, &target));
+        match swapped {
+            Ok(()) => {
+                self.answer(call, Answer::Success)?;
+                self.watcher.tell(Event::Bound { name: name.to_owned(), pid });
+                Ok(())
+            }
+            Err(error) if is(&error, Errno::NOENT) && self.check(call).is_err() => Err(Gone),
+            Err(error) => {
+                let told = Event::Failed { name: name.to_owned(), pid, error: error.to_string() };
+                self.watcher.tell(told);
+                self.answer(call, Answer::Error(Errno::ADDRNOTAVAIL))
+            }
+        }
+    }
+
+    fn swap(&self, call: &Call, name: &str, target: &Target) -> io::Result<()> {
+        let number = descriptor(call);
+        let listener = self.slots.current(name)?;
+        let socket = target.take(number)?;
+        let cookie = socket_cookie(&listener)?;
+        if socket_cookie(&socket)? == cookie {
+            // A signal interrupted the bind after it was done, and the program calls it again.
+            return Ok(());
+        }
+        options::copy(socket.as_fd(), listener.as_fd())?;
+        let watched = epoll::find(target, number, fstat(&socket)?.st_ino)?;
+        let closes_on_exec = target.closes_on_exec(number)?;
+        // Before the program can call listen.
+        self.state().given.insert(cookie, name.to_owned());
+        self.notify.put(call.id, listener.as_fd(), number as u32, closes_on_exec)?;
+        epoll::repeat(target, &watched, number, &listener)
+    }
+
+    /// The listeners listen already, with the longest backlog. A listen of something else is none of ours.
+    fn listen(&self, call: &Call) -> Result<(), Gone> {
+        let found = self.given_socket(call);
+        self.check(call)?;
+        match found {
+            Some((name, pid)) => {
+                self.answer(call, Answer::Success)?;
+                self.watcher.tell(Event::Listening { name, pid });
+                Ok(())
+            }
+            None => self.answer(call, Answer::Continue),
+        }
+    }
+
+    fn given_socket(&self, call: &Call) -> Option<(String, u32)> {
+        if self.state().given.is_empty() {
+            return None;
+        }
+        let target = Target::open(call.tid).ok()?;
+        let cookie = socket_cookie(target.take(descriptor(call)).ok()?).ok()?;
+        Some((self.state().given.get(&cookie)?.clone(), target.pid))
+    }
+
+    fn pass(&self, call: &Call, address: String, pid: u32, why: Why) -> Result<(), Gone> {
+        self.answer(call, Answer::Continue)?;
+        self.watcher.tell(Event::Passed { address, pid, why });
+        Ok(())
+    }
+
+    fn check(&self, call: &Call) -> Result<(), Gone> {
+        if self.notify.is_valid(call.id) { Ok(()) } else { Err(Gone) }
+    }
+
+    fn answer(&self, call: &Call, answer: Answer) -> Result<(), Gone> {
+        self.notify.answer(call.id, answer).map_err(|_| Gone)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The kernel takes the lower half of the register.
+fn descriptor(call: &Call) -> RawFd {
+    call.args[0] as RawFd
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
+}
+
+fn normal(address: ListenAddress) -> ListenAddress {
+    match address {
+        ListenAddress::Unix(path) => ListenAddress::Unix(normal_path(&path)),
+        other => other,
+    }
+}
+
+/// One directory can have several names, as `/run` and `/var/run`.
+fn normal_path(path: &Path) -> std::path::PathBuf {
+    let directory = path.parent().and_then(|directory| directory.canonicalize().ok());
+    match (directory, path.file_name()) {
+        (Some(directory), Some(name)) => directory.join(name),
+        _ => path.to_owned(),
+    }
+}

@@ -1,0 +1,88 @@
+//! Programs that watch their socket with epoll before they bind it.
+//!
+//! The kernel ties a registration to the file, not to the number. So one that is made before the file is swapped watches
+//! what is gone, and no connection would ever wake the program. It is made again for the listener, with the same events and
+//! data, so that the program cannot tell.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, RawFd};
+
+use super::target::Target;
+use crate::sys::seccomp::register_at;
+
+/// A socket that is watched.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Registration {
+    /// The number of the epoll in the program.
+    epoll: RawFd,
+    events: u32,
+    data: u64,
+}
+
+/// Finds who watches the socket behind `number`, which has that inode.
+pub(super) fn find(target: &Target, number: RawFd, inode: u64) -> io::Result<Vec<Registration>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(target.proc("fd"))? {
+        let entry = entry?;
+        // A descriptor may be closed by another thread meanwhile.
+        let Ok(kind) = fs::read_link(entry.path()) else { continue };
+        let name = entry.file_name();
+        let Some(epoll) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        if kind.as_os_str() == "anon_inode:[eventpoll]"
+            && let Ok(text) = fs::read_to_string(target.proc("fdinfo").join(&name))
+        {
+            found.extend(registrations(epoll, &text, number, inode));
+        }
+    }
+    Ok(found)
+}
+
+/// Registers `listener`, which the program has at `number` by now.
+pub(super) fn repeat(
+    target: &Target,
+    registrations: &[Registration],
+    number: RawFd,
+    listener: impl AsFd,
+) -> io::Result<()> {
+    for Registration { epoll, events, data } in registrations {
+        register_at(target.take(*epoll)?, &listener, number, *events, *data)?;
+    }
+    Ok(())
+}
+
+/// The lines `tfd: 5 events: 19 data: 5 pos:0 ino:1f4a sdev:8` of an epoll, see proc_pid_fdinfo(5). All but the first number
+/// are hexadecimal.
+fn registrations(epoll: RawFd, fdinfo: &str, number: RawFd, inode: u64) -> Vec<Registration> {
+    let line = |line: &str| {
+        let line = line.replace(':', ": ");
+        let mut words = line.split_ascii_whitespace();
+        let mut value = |name: &str| {
+            words.by_ref().find(|word| *word == name)?;
+            words.next()
+        };
+        let watched: RawFd = value("tfd:")?.parse().ok()?;
+        let events = u32::from_str_radix(value("events:")?, 16).ok()?;
+        let data = u64::from_str_radix(value("data:")?, 16).ok()?;
+        let found = u64::from_str_radix(value("ino:")?, 16).ok()?;
+        (watched == number && found == inode).then_some(Registration { epoll, events, data })
+    };
+    fdinfo.lines().filter_map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_registrations_of_this_socket_count() {
+        let text = "pos:\t0\nflags:\t02000002\nmnt_id:\t15\nino:\t1057\n\
+            tfd:        7 events: 8000001d data: ffffffff00000007  pos:0 ino:1f4a sdev:8\n\
+            tfd:        7 events:       19 data:                7  pos:0 ino:1f4b sdev:8\n\
+            tfd:       17 events:       19 data:               17  pos:0 ino:1f4a sdev:8\n";
+        let expected = Registration { epoll: 4, events: 0x8000_001d, data: 0xffff_ffff_0000_0007 };
+        assert_eq!(registrations(4, text, 7, 0x1f4a), [expected]);
+        assert_eq!(registrations(4, text, 8, 0x1f4a), []);
+        assert_eq!(registrations(4, "tfd: 7 events: zz data: 0 pos:0 ino:1f4a", 7, 0x1f4a), []);
+    }
+}

@@ -1,0 +1,226 @@
+//! What a program has set on its socket before it binds, put onto the listener that it gets instead.
+//!
+//! What counts is what accepted connections inherit, and how accept itself behaves. Left alone is:
+//!
+//! - what says how the address is bound: `SO_REUSEADDR`, `SO_REUSEPORT`, `IPV6_V6ONLY`, `SO_BINDTODEVICE`, `IP_FREEBIND`,
+//!   `IP_TRANSPARENT`. That is the supervisor's, and is done;
+//! - what says which listener of a group gets a connection: `SO_INCOMING_CPU`, filters. That is the supervisor's, too;
+//! - `TCP_DEFER_ACCEPT`. It hides a connection from the accept queue until its first bytes arrive, so a listener whose queue
+//!   is empty could still have clients, which would be reset when it goes. It changes how soon accept returns, and nothing
+//!   that a program could depend on;
+//! - the backlog, which is the longest that the kernel allows.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::net::{AddressFamily, sockopt};
+
+use crate::sys::seccomp::{get_option, set_option};
+
+/// Copies the settings. `O_NONBLOCK` belongs to the socket, not to the descriptor: a program that does not find it as it left
+/// it hangs or spins. An option that is refused, say for want of a privilege that the program has, stays as it is.
+pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
+    let (wanted, found) = (fcntl_getfl(from)?, fcntl_getfl(to)?);
+    if (wanted ^ found).contains(OFlags::NONBLOCK) {
+        fcntl_setfl(to, (found - OFlags::NONBLOCK) | (wanted & OFlags::NONBLOCK))?;
+    }
+    let family = sockopt::socket_domain(to)?;
+    for setting in SETTINGS.iter().filter(|setting| setting.applies(family)) {
+        let _ = setting.copy(from, to);
+    }
+    let _ = copy_buffers(from, to);
+    Ok(())
+}
+
+struct Setting {
+    of: Of,
+    level: i32,
+    option: i32,
+    take: Take,
+}
+
+enum Of {
+    Any,
+    Tcp,
+    V6,
+    Unix,
+}
+
+enum Take {
+    /// The listener gets the same value, also when that is none: an earlier program may have set another on it.
+    Same,
+    /// The listener gets it if it is set, and keeps its own otherwise.
+    IfSet,
+}
+
+use Of::{Any, Tcp, Unix, V6};
+use Take::{IfSet, Same};
+
+const SOL_SOCKET: i32 = 1;
+const IPPROTO_IP: i32 = 0;
+const IPPROTO_TCP: i32 = 6;
+const IPPROTO_IPV6: i32 = 41;
+
+const fn setting(of: Of, level: i32, option: i32, take: Take) -> Setting {
+    Setting { of, level, option, take }
+}
+
+const SETTINGS: [Setting; 19] = [
+    setting(Tcp, SOL_SOCKET, 9, Same),    // SO_KEEPALIVE
+    setting(Tcp, SOL_SOCKET, 10, Same),   // SO_OOBINLINE
+    setting(Tcp, SOL_SOCKET, 12, Same),   // SO_PRIORITY
+    setting(Tcp, SOL_SOCKET, 13, Same),   // SO_LINGER
+    setting(Unix, SOL_SOCKET, 16, Same),  // SO_PASSCRED
+    setting(Tcp, SOL_SOCKET, 18, Same),   // SO_RCVLOWAT
+    setting(Any, SOL_SOCKET, 20, Same),   // SO_RCVTIMEO: how long accept waits
+    setting(Any, SOL_SOCKET, 21, Same),   // SO_SNDTIMEO
+    setting(Tcp, SOL_SOCKET, 36, Same),   // SO_MARK
+    setting(Tcp, SOL_SOCKET, 60, Same),   // SO_ZEROCOPY
+    setting(Tcp, IPPROTO_IP, 1, Same),    // IP_TOS
+    setting(V6, IPPROTO_IPV6, 67, Same),  // IPV6_TCLASS
+    setting(Tcp, IPPROTO_TCP, 1, IfSet),  // TCP_NODELAY: slots have it, which no program minds
+    setting(Tcp, IPPROTO_TCP, 4, Same),   // TCP_KEEPIDLE
+    setting(Tcp, IPPROTO_TCP, 5, Same),   // TCP_KEEPINTVL
+    setting(Tcp, IPPROTO_TCP, 6, Same),   // TCP_KEEPCNT
+    setting(Tcp, IPPROTO_TCP, 13, Same),  // TCP_CONGESTION
+    setting(Tcp, IPPROTO_TCP, 18, Same),  // TCP_USER_TIMEOUT
+    setting(Tcp, IPPROTO_TCP, 23, IfSet), // TCP_FASTOPEN: the length of its queue
+];
+
+impl Setting {
+    fn applies(&self, family: AddressFamily) -> bool {
+        match self.of {
+            Any => true,
+            Tcp => family != AddressFamily::UNIX,
+            V6 => family == AddressFamily::INET6,
+            Unix => family == AddressFamily::UNIX,
+        }
+    }
+
+    fn copy(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
+        let (mut wanted, mut found) = ([0; 32], [0; 32]);
+        let len = get_option(from, self.level, self.option, &mut wanted)?;
+        get_option(to, self.level, self.option, &mut found)?;
+        let is_set = wanted[..len].iter().any(|byte| *byte != 0);
+        // What is right already is not set: that could ask for a privilege.
+        if wanted == found || matches!(self.take, IfSet) && !is_set {
+            return Ok(());
+        }
+        set_option(to, self.level, self.option, &wanted[..len])
+    }
+}
+
+/// Sizes that the program has not set are the kernel's to choose, for each connection as it needs it; to set them would end
+/// that. The kernel tells which were set by the program (`SO_BUF_LOCK`, from 5.14 on).
+fn copy_buffers(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
+    const SO_BUF_LOCK: i32 = 72;
+    /// Each with the bit that says that it was set, and with the option that sets it beyond what an administrator allows.
+    const BUFFERS: [(u32, i32, i32); 2] = [(1, 7, 32), (2, 8, 33)]; // SO_SNDBUF, SO_RCVBUF
+    let set = number(&from, SO_BUF_LOCK)?;
+    for (_, option, force) in BUFFERS.into_iter().filter(|(bit, ..)| set & bit != 0) {
+        // The kernel doubles what it is given, and tells the double.
+        let half = (number(&from, option)? / 2).to_ne_bytes();
+        set_option(&to, SOL_SOCKET, force, &half).or_else(|_| set_option(&to, SOL_SOCKET, option, &half))?;
+    }
+    Ok(())
+}
+
+fn number(socket: impl AsFd, option: i32) -> io::Result<u32> {
+    let mut value = [0; 4];
+    get_option(socket, SOL_SOCKET, option, &mut value)?;
+    Ok(u32::from_ne_bytes(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{SocketType, socket};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixListener;
+    use std::time::Duration;
+
+    fn tcp() -> OwnedFd {
+        socket(AddressFamily::INET, SocketType::STREAM, None).unwrap()
+    }
+
+    #[test]
+    fn what_connections_inherit_is_copied_and_taken_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        sockopt::set_tcp_nodelay(&listener, true).unwrap();
+        let theirs = tcp();
+        sockopt::set_socket_keepalive(&theirs, true).unwrap();
+        sockopt::set_tcp_keepidle(&theirs, Duration::from_secs(77)).unwrap();
+        sockopt::set_socket_linger(&theirs, Some(Duration::from_secs(3))).unwrap();
+        sockopt::set_socket_recv_buffer_size(&theirs, 40_000).unwrap();
+        sockopt::set_ip_tos(&theirs, 16).unwrap();
+        set_option(&theirs, IPPROTO_TCP, 23, &5_i32.to_ne_bytes()).unwrap();
+        rustix::io::ioctl_fionbio(&theirs, true).unwrap();
+        copy(theirs.as_fd(), listener.as_fd()).unwrap();
+
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        rustix::io::ioctl_fionbio(&listener, false).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert!(sockopt::socket_keepalive(&accepted).unwrap() && sockopt::tcp_nodelay(&accepted).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&accepted).unwrap(), Duration::from_secs(77));
+        assert_eq!(sockopt::socket_linger(&accepted).unwrap(), Some(Duration::from_secs(3)));
+        assert_eq!(sockopt::socket_recv_buffer_size(&accepted).unwrap(), 80_000);
+        assert_eq!(sockopt::ip_tos(&accepted).unwrap(), 16);
+        let mut queue = [0; 4];
+        get_option(&listener, IPPROTO_TCP, 23, &mut queue).unwrap();
+        assert_eq!(queue, 5_i32.to_ne_bytes());
+
+        copy(tcp().as_fd(), listener.as_fd()).unwrap();
+        assert!(!sockopt::socket_keepalive(&listener).unwrap());
+        assert_eq!(sockopt::socket_linger(&listener).unwrap(), None);
+        assert_eq!(sockopt::ip_tos(&listener).unwrap(), 0);
+        assert!(sockopt::tcp_nodelay(&listener).unwrap());
+    }
+
+    #[test]
+    fn blocking_is_as_the_program_has_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let blocks = || !fcntl_getfl(&listener).unwrap().contains(OFlags::NONBLOCK);
+        let theirs = tcp();
+        for nonblocking in [true, true, false, false] {
+            rustix::io::ioctl_fionbio(&theirs, nonblocking).unwrap();
+            copy(theirs.as_fd(), listener.as_fd()).unwrap();
+            assert_eq!(blocks(), !nonblocking);
+        }
+    }
+
+    #[test]
+    fn sizes_that_nobody_set_are_left_to_the_kernel() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        copy(tcp().as_fd(), listener.as_fd()).unwrap();
+        assert_eq!(number(&listener, 72).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_deferred_accept_is_not_copied() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let theirs = tcp();
+        set_option(&theirs, IPPROTO_TCP, 9, &5_i32.to_ne_bytes()).unwrap();
+        copy(theirs.as_fd(), listener.as_fd()).unwrap();
+        let mut value = [0; 4];
+        get_option(&listener, IPPROTO_TCP, 9, &mut value).unwrap();
+        assert_eq!(value, [0; 4]);
+    }
+
+    #[test]
+    fn a_unix_listener_gets_what_fits_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("a")).unwrap();
+        let theirs = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        sockopt::set_socket_passcred(&theirs, true).unwrap();
+        copy(theirs.as_fd(), listener.as_fd()).unwrap();
+        assert!(sockopt::socket_passcred(&listener).unwrap());
+        // A v6 socket that becomes a v4 listener.
+        let v6 = socket(AddressFamily::INET6, SocketType::STREAM, None).unwrap();
+        sockopt::set_socket_keepalive(&v6, true).unwrap();
+        let v4 = TcpListener::bind("127.0.0.1:0").unwrap();
+        copy(v6.as_fd(), v4.as_fd()).unwrap();
+        assert!(sockopt::socket_keepalive(&v4).unwrap());
+    }
+}

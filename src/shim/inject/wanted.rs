@@ -1,0 +1,158 @@
+//! What a program wants to bind: the bytes of its socket address, read.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// `struct sockaddr_storage` has as many bytes; the kernel refuses a longer address.
+pub(super) const ADDRESS_MAX_BYTES: usize = 128;
+
+const AF_UNIX: u16 = 1;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+/// An address, as a program gives it to bind(2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// IPv4 and IPv6.
+    Inet(SocketAddr),
+    /// A unix socket with a path, which may be relative.
+    Unix(PathBuf),
+    /// A unix socket in the abstract namespace.
+    Abstract(Vec<u8>),
+    /// A unix socket for which the kernel chooses a name.
+    Unnamed,
+    /// Another address family: netlink, packets.
+    Other(u16),
+}
+
+/// What a program wants to bind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Where.
+    pub address: Address,
+    /// Whether the socket is of type `SOCK_STREAM`.
+    pub stream: bool,
+    /// Whether the socket is of IPv6 alone (`IPV6_V6ONLY`).
+    pub v6_only: bool,
+}
+
+impl Address {
+    /// Reads a socket address. `None` for one that the kernel will refuse.
+    pub fn read(bytes: &[u8]) -> Option<Address> {
+        let (family, rest) = bytes.split_first_chunk()?;
+        match u16::from_ne_bytes(*family) {
+            AF_INET => v4(rest).map(|address| Address::Inet(address.into())),
+            AF_INET6 => v6(rest).map(|address| Address::Inet(address.into())),
+            AF_UNIX => Some(unix(rest)),
+            family => Some(Address::Other(family)),
+        }
+    }
+
+    /// A v4 address in v6 clothes as what it is.
+    pub(super) fn unmapped(self) -> Address {
+        match self {
+            Address::Inet(SocketAddr::V6(v6)) => match v6.ip().to_ipv4_mapped() {
+                Some(v4) => Address::Inet(SocketAddr::new(v4.into(), v6.port())),
+                None => Address::Inet(v6.into()),
+            },
+            other => other,
+        }
+    }
+
+    /// Makes a relative path absolute.
+    pub(super) fn below(self, directory: &Path) -> Address {
+        match self {
+            Address::Unix(path) => Address::Unix(directory.join(path)),
+            other => other,
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Inet(address) => write!(f, "{address}"),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+            Address::Abstract(name) => write!(f, "unix:@{}", name.escape_ascii()),
+            Address::Unnamed => f.write_str("a unix socket without a name"),
+            Address::Other(family) => write!(f, "an address of family {family}"),
+        }
+    }
+}
+
+/// `struct sockaddr_in` without the family: port, address, and padding that must be there.
+fn v4(bytes: &[u8]) -> Option<SocketAddrV4> {
+    let (port, rest) = bytes.split_first_chunk()?;
+    let ip: &[u8; 4] = rest.first_chunk()?;
+    (bytes.len() >= 14).then(|| SocketAddrV4::new(Ipv4Addr::from(*ip), u16::from_be_bytes(*port)))
+}
+
+/// `struct sockaddr_in6` without the family: port, flow, address, and scope, which an old program may leave out.
+fn v6(bytes: &[u8]) -> Option<SocketAddrV6> {
+    let (port, rest) = bytes.split_first_chunk()?;
+    let (flow, rest) = rest.split_first_chunk()?;
+    let (ip, rest) = rest.split_first_chunk::<16>()?;
+    let scope = rest.first_chunk().map_or(0, |scope| u32::from_ne_bytes(*scope));
+    let (port, flow) = (u16::from_be_bytes(*port), u32::from_be_bytes(*flow));
+    Some(SocketAddrV6::new(Ipv6Addr::from(*ip), port, flow, scope))
+}
+
+/// `sun_path`: it ends at the first zero, or with the length that was given.
+fn unix(path: &[u8]) -> Address {
+    match path {
+        [] => Address::Unnamed,
+        [0, name @ ..] => Address::Abstract(name.to_vec()),
+        _ => {
+            let path = path.split(|byte| *byte == 0).next().unwrap_or_default();
+            Address::Unix(PathBuf::from(OsStr::from_bytes(path)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(family: u16, rest: &[u8]) -> Vec<u8> {
+        [&family.to_ne_bytes(), rest].concat()
+    }
+
+    #[test]
+    fn every_family_is_read() {
+        let v4 = [&[0x23, 0x28, 127, 0, 0, 1][..], &[0; 8]].concat();
+        let told = |family, rest: &[u8]| Address::read(&bytes(family, rest)).unwrap().to_string();
+        assert_eq!(told(AF_INET, &v4), "127.0.0.1:9000");
+        let mut v6 = [0; 26];
+        v6[..2].copy_from_slice(&[0x23, 0x28]);
+        v6[21] = 1;
+        assert_eq!(told(AF_INET6, &v6), "[::1]:9000");
+        assert_eq!(told(AF_INET6, &v6[..22]), "[::1]:9000");
+        v6[22..].copy_from_slice(&7_u32.to_ne_bytes());
+        assert_eq!(told(AF_INET6, &v6), "[::1%7]:9000");
+        assert_eq!(told(AF_UNIX, b"/run/a.sock\0garbage"), "unix:/run/a.sock");
+        assert_eq!(told(AF_UNIX, b"a.sock"), "unix:a.sock");
+        assert_eq!(told(AF_UNIX, b"\0name\x01"), "unix:@name\\x01");
+        assert_eq!(Address::read(&bytes(AF_UNIX, b"")), Some(Address::Unnamed));
+        assert_eq!(Address::read(&bytes(16, b"")), Some(Address::Other(16)));
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_none() {
+        for bad in [&b""[..], b"\x02", &bytes(AF_INET, &[0; 13]), &bytes(AF_INET6, &[0; 21])] {
+            assert_eq!(Address::read(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_mapped_address_is_v4_and_a_relative_path_is_completed() {
+        let mapped = Address::Inet("[::ffff:127.0.0.1]:9000".parse().unwrap());
+        assert_eq!(mapped.unmapped().to_string(), "127.0.0.1:9000");
+        let v6 = Address::Inet("[::1]:9000".parse().unwrap());
+        assert_eq!(v6.clone().unmapped(), v6);
+        assert_eq!(Address::Unix("a".into()).below(Path::new("/run")).to_string(), "unix:/run/a");
+        assert_eq!(Address::Unix("/a".into()).below(Path::new("/run")).to_string(), "unix:/a");
+    }
+}

@@ -1,0 +1,161 @@
+//! What is read from, and done to, the process whose call waits.
+
+use std::ffi::{c_int, c_ulong, c_void};
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+
+use rustix::event::epoll;
+use rustix::io::{DupFlags, dup3, fcntl_dupfd_cloexec};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+/// Fills the buffer from the memory of another thread's process. All of it or nothing: EFAULT. EPERM if that process may
+/// not be looked at (ptrace(2), "access mode checking").
+pub fn read_memory(tid: u32, address: u64, buffer: &mut [u8]) -> io::Result<()> {
+    let (Ok(tid), Ok(start)) = (c_int::try_from(tid), usize::try_from(address)) else {
+        return Err(rustix::io::Errno::FAULT.into());
+    };
+    let local = Part { start: buffer.as_mut_ptr().cast(), len: buffer.len() };
+    let remote = Part { start: std::ptr::without_provenance_mut(start), len: buffer.len() };
+    // SAFETY: the local part is the buffer, which is written to; the remote address is of another process, and a wrong one
+    // is EFAULT.
+    match unsafe { process_vm_readv(tid, &local, 1, &remote, 1, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        count if count as usize == buffer.len() => Ok(()),
+        _ => Err(rustix::io::Errno::FAULT.into()),
+    }
+}
+
+/// Reads a socket option as the bytes that it is. Gives how many there are.
+pub fn get_option(socket: impl AsFd, level: i32, name: i32, value: &mut [u8]) -> io::Result<usize> {
+    let mut len = value.len() as u32;
+    // SAFETY: the buffer has `len` bytes, and any bytes are good for it.
+    let returned =
+        unsafe { getsockopt(socket.as_fd().as_raw_fd(), level, name, value.as_mut_ptr().cast(), &mut len) };
+    if returned == 0 { Ok(value.len().min(len as usize)) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets a socket option whose value is plain bytes, without pointers: one that [`get_option`] can read.
+pub fn set_option(socket: impl AsFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    // SAFETY: the kernel reads as many bytes as the value has, and copies them.
+    let returned = unsafe {
+        setsockopt(socket.as_fd().as_raw_fd(), level, name, value.as_ptr().cast(), value.len() as u32)
+    };
+    if returned == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Registers a file with an epoll of another process, as if that process had done so with its descriptor `number`.
+///
+/// The kernel knows a registration by the file and the number. So the file has to be at that number here for the moment,
+/// where something else may be. A thread that has a table of descriptors for itself alone does it: in there, numbers can be
+/// overwritten.
+pub fn register_at(
+    epoll: impl AsFd,
+    file: impl AsFd,
+    number: RawFd,
+    events: u32,
+    data: u64,
+) -> io::Result<()> {
+    let (epoll, file) = (epoll.as_fd(), file.as_fd());
+    let register = || register_in_own_table(epoll, file, number, events, data);
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("handoff-epoll".to_owned());
+        thread.spawn_scoped(scope, register)?.join().unwrap_or_else(|_| Err(io::Error::other("panic")))
+    })
+}
+
+fn register_in_own_table(
+    epoll: BorrowedFd<'_>,
+    file: BorrowedFd<'_>,
+    number: RawFd,
+    events: u32,
+    data: u64,
+) -> io::Result<()> {
+    // SAFETY: this thread ends with the function. It uses no descriptor that another one makes from now on, gives none to
+    // another, and closes none that it has not made itself; what it overwrites is its own copy. The kernel closes them.
+    unsafe { unshare_unsafe(UnshareFlags::FILES) }?;
+    let away = |fd: BorrowedFd<'_>| -> io::Result<RawFd> {
+        let in_the_way = fd.as_raw_fd() == number;
+        Ok(if in_the_way { fcntl_dupfd_cloexec(fd, number + 1)?.into_raw_fd() } else { fd.as_raw_fd() })
+    };
+    let epoll = away(epoll)?;
+    if file.as_raw_fd() != number {
+        // SAFETY: never dropped; the number is free or this thread's own copy, and gets a file right now.
+        let mut place = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
+        dup3(file, &mut place, DupFlags::CLOEXEC)?;
+    }
+    // SAFETY: both are open until the thread ends.
+    let (epoll, file) = unsafe { (BorrowedFd::borrow_raw(epoll), BorrowedFd::borrow_raw(number)) };
+    let events = epoll::EventFlags::from_bits_retain(events);
+    Ok(epoll::add(epoll, file, epoll::EventData::new_u64(data), events)?)
+}
+
+/// `struct iovec`.
+#[repr(C)]
+struct Part {
+    start: *mut c_void,
+    len: usize,
+}
+
+unsafe extern "C" {
+    fn process_vm_readv(
+        pid: c_int,
+        local: *const Part,
+        local_count: c_ulong,
+        remote: *const Part,
+        remote_count: c_ulong,
+        flags: c_ulong,
+    ) -> isize;
+    fn setsockopt(socket: c_int, level: c_int, name: c_int, value: *const c_void, len: u32) -> c_int;
+    fn getsockopt(socket: c_int, level: c_int, name: c_int, value: *mut c_void, len: *mut u32) -> c_int;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::buffer::spare_capacity;
+    use rustix::event::Timespec;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn memory_is_read_whole_or_not_at_all() {
+        let text = *b"some bytes";
+        let mut buffer = [0; 10];
+        read_memory(std::process::id(), text.as_ptr() as u64, &mut buffer).unwrap();
+        assert_eq!(buffer, text);
+        assert!(read_memory(std::process::id(), 8, &mut buffer).is_err());
+        assert!(read_memory(std::process::id(), u64::MAX - 3, &mut buffer).is_err());
+        assert!(read_memory(u32::MAX, text.as_ptr() as u64, &mut buffer).is_err());
+    }
+
+    #[test]
+    fn a_registration_carries_the_data_and_leaves_what_is_at_the_number() {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (occupied, other_end) = std::io::pipe().unwrap();
+        let numbers = [occupied.as_raw_fd(), epoll.as_raw_fd(), listener.as_raw_fd()];
+        for (number, data) in numbers.into_iter().zip([11, 12, 13]) {
+            register_at(&epoll, &listener, number, epoll::EventFlags::IN.bits(), data).unwrap();
+        }
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut events = Vec::with_capacity(8);
+        let limit = Timespec { tv_sec: 5, tv_nsec: 0 };
+        epoll::wait(&epoll, spare_capacity(&mut events), Some(&limit)).unwrap();
+        let mut found: Vec<u64> = events.iter().map(|event| event.data.u64()).collect();
+        found.sort_unstable();
+        assert_eq!(found, [11, 12, 13]);
+        drop(other_end);
+        assert_eq!(std::io::Read::read(&mut &occupied, &mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn options_are_bytes() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (level, keepalive) = (1, 9);
+        set_option(&socket, level, keepalive, &1_i32.to_ne_bytes()).unwrap();
+        let mut value = [0; 32];
+        assert_eq!(get_option(&socket, level, keepalive, &mut value).unwrap(), 4);
+        assert_eq!(value[..4], 1_i32.to_ne_bytes());
+        assert!(get_option(std::fs::File::open("/dev/null").unwrap(), level, keepalive, &mut value).is_err());
+    }
+}

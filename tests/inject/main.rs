@@ -1,0 +1,243 @@
+//! The trampoline, and the adapter `inject`: programs in Python that know nothing of the supervisor get its listeners.
+
+mod errors;
+mod figures;
+mod parking;
+mod start;
+#[path = "../support/mod.rs"]
+mod support;
+mod swap;
+mod tree;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufRead, BufReader, PipeReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use handoff::config::ListenAddress;
+use handoff::shim::exec::{Spec, Started, start_by};
+use handoff::shim::inject::{Event, Injector, Slots, Watcher};
+use handoff::slots::Group;
+use handoff::sys::process::{Exit, kill, reap_blocking};
+use rustix::process::Signal;
+
+use support::LIMIT;
+
+pub fn handoff() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_handoff"))
+}
+
+/// A start of `binary` whose output can be read.
+pub fn spec(binary: &str, args: &[&str]) -> (Spec, BufReader<PipeReader>) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let spec = Spec {
+        binary: binary.into(),
+        args: args.iter().map(OsString::from).collect(),
+        env: vec![("PATH".into(), "/usr/bin:/bin".into())],
+        working_dir: "/".into(),
+        stdout: OwnedFd::from(writer.try_clone().unwrap()),
+        stderr: writer.into(),
+        listeners: Vec::new(),
+        inherited: Vec::new(),
+        seccomp: false,
+        files_limit: None,
+    };
+    (spec, BufReader::new(reader))
+}
+
+/// A program in Python.
+pub fn python(script: &str) -> (Spec, BufReader<PipeReader>) {
+    spec("/usr/bin/python3", &["-c", script])
+}
+
+pub fn end_of(started: &Started) -> Exit {
+    reap_blocking(started.pidfd.as_fd()).unwrap()
+}
+
+/// Runs it to its end, and gives what it wrote.
+pub fn output(spec: Spec, mut reader: BufReader<PipeReader>) -> String {
+    let started = start_by(handoff(), spec).unwrap();
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    let exit = end_of(&started);
+    assert_eq!(exit.code, Some(0), "{exit}: {text}");
+    text
+}
+
+/// The listeners of a service, with a slot each.
+pub struct TestSlots(Vec<(String, Group)>);
+
+impl TestSlots {
+    pub fn fd(&self, name: &str) -> OwnedFd {
+        let (_, group) = self.0.iter().find(|(found, _)| found == name).unwrap();
+        group.fd(group.steered()).unwrap().try_clone_to_owned().unwrap()
+    }
+}
+
+impl Slots for TestSlots {
+    fn configured(&self) -> Vec<(String, ListenAddress)> {
+        self.0.iter().map(|(name, group)| (name.clone(), group.address().clone())).collect()
+    }
+
+    fn current(&self, name: &str) -> std::io::Result<OwnedFd> {
+        Ok(self.fd(name))
+    }
+
+    fn path_removed(&self, name: &str, path: &Path) {
+        let own = rustix::net::getsockname(self.fd(name)).unwrap();
+        let own = rustix::net::SocketAddrUnix::try_from(own).unwrap();
+        let own = PathBuf::from(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(
+            own.path().unwrap().to_bytes(),
+        ));
+        std::fs::hard_link(own, path).unwrap();
+    }
+}
+
+#[derive(Default)]
+pub struct Heard {
+    events: Mutex<Vec<Event>>,
+    more: Condvar,
+}
+
+impl Watcher for Heard {
+    fn tell(&self, event: Event) {
+        self.events.lock().unwrap().push(event);
+        self.more.notify_all();
+    }
+}
+
+/// A program whose calls are answered. It is gone when this is dropped.
+pub struct Run {
+    pub started: Started,
+    pub output: BufReader<PipeReader>,
+    pub slots: Arc<TestSlots>,
+    pub injector: Arc<Injector>,
+    heard: Arc<Heard>,
+    answering: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+impl Run {
+    /// Listens at `addresses`, named a, b, …, and starts the program.
+    pub fn start(addresses: &[&str], parks: bool, program: (Spec, BufReader<PipeReader>)) -> Self {
+        Self::start_by(handoff(), addresses, parks, program)
+    }
+
+    /// With another copy of `handoff`.
+    pub fn start_by(
+        handoff: &Path,
+        addresses: &[&str],
+        parks: bool,
+        program: (Spec, BufReader<PipeReader>),
+    ) -> Self {
+        let names = ('a'..='z').map(String::from);
+        let open = |address: &&str| Group::open(&address.parse().unwrap()).unwrap();
+        let slots = Arc::new(TestSlots(names.zip(addresses.iter().map(open)).collect()));
+        Self::start_on(handoff, slots, parks, program)
+    }
+
+    /// Another program on the same slots.
+    pub fn again(&self, script: &str) -> Self {
+        Self::start_on(handoff(), self.slots.clone(), false, python(script))
+    }
+
+    fn start_on(
+        handoff: &Path,
+        slots: Arc<TestSlots>,
+        parks: bool,
+        (spec, output): (Spec, BufReader<PipeReader>),
+    ) -> Self {
+        let started = start_by(handoff, Spec { seccomp: true, ..spec }).unwrap();
+        let notify = started.notify.as_ref().unwrap().try_clone().unwrap();
+        let heard = Arc::new(Heard::default());
+        let injector = Arc::new(Injector::new(notify, slots.clone(), heard.clone(), parks));
+        let answers = injector.clone();
+        let answering = Some(std::thread::spawn(move || answers.run()));
+        Self { started, output, slots, injector, heard, answering }
+    }
+
+    pub fn python(addresses: &[&str], parks: bool, script: &str) -> Self {
+        Self::start(addresses, parks, python(script))
+    }
+
+    /// The next line that the program writes.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// Waits until so many events have come that `is`, and gives them all in the order in which they came.
+    pub fn events(&self, count: usize, is: impl Fn(&Event) -> bool) -> Vec<Event> {
+        let until = Instant::now() + LIMIT;
+        let mut events = self.heard.events.lock().unwrap();
+        while events.iter().filter(|event| is(event)).count() < count {
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "waited too long for {count} events: {events:?}");
+            events = self.heard.more.wait_timeout(events, left).unwrap().0;
+        }
+        events.clone()
+    }
+
+    /// Waits until the program has got as many listeners.
+    pub fn bound(&self, count: usize) -> Vec<Event> {
+        self.events(count, |event| matches!(event, Event::Bound { .. }))
+    }
+
+    /// Waits until it has got a listener, and asks there.
+    pub fn answer(&mut self, address: SocketAddr) -> String {
+        self.bound(1);
+        answer(address)
+    }
+
+    /// Ends the program, and waits until nobody is left whose calls are answered.
+    pub fn end(&mut self) -> Exit {
+        let _ = kill(&self.started.pidfd, Signal::KILL);
+        let exit = end_of(&self.started);
+        self.joined();
+        exit
+    }
+
+    pub fn joined(&mut self) {
+        self.answering.take().unwrap().join().unwrap().unwrap();
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- events\n{:?}", self.heard.events.lock().unwrap());
+            let _ = kill(&self.started.pidfd, Signal::KILL);
+            let mut text = String::new();
+            let _ = self.output.read_to_string(&mut text);
+            eprintln!("--- output\n{text}");
+        } else if self.answering.is_some() {
+            self.end();
+        }
+    }
+}
+
+/// One connection: sends a byte, and reads to the end.
+pub fn answer(address: SocketAddr) -> String {
+    let mut connection = TcpStream::connect(address).unwrap();
+    connection.set_read_timeout(Some(LIMIT)).unwrap();
+    connection.write_all(b"x").unwrap();
+    let mut text = String::new();
+    connection.read_to_string(&mut text).unwrap();
+    text
+}
+
+pub fn null() -> OwnedFd {
+    File::options().read(true).write(true).open("/dev/null").unwrap().into()
+}
+
+/// Runs one test of this program as another process, in which `variable` is set.
+pub fn again(test: &str, variable: &str, value: &str) -> std::process::Command {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]).env(variable, value);
+    command
+}

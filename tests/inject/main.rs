@@ -28,12 +28,12 @@ use rustix::process::Signal;
 
 use support::LIMIT;
 
-pub fn handoff() -> &'static Path {
+fn handoff() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_handoff"))
 }
 
 /// A start of `binary` whose output can be read.
-pub fn spec(binary: &str, args: &[&str]) -> (Spec, BufReader<PipeReader>) {
+fn spec(binary: &str, args: &[&str]) -> (Spec, BufReader<PipeReader>) {
     let (reader, writer) = std::io::pipe().unwrap();
     let spec = Spec {
         binary: binary.into(),
@@ -51,16 +51,16 @@ pub fn spec(binary: &str, args: &[&str]) -> (Spec, BufReader<PipeReader>) {
 }
 
 /// A program in Python.
-pub fn python(script: &str) -> (Spec, BufReader<PipeReader>) {
+fn python(script: &str) -> (Spec, BufReader<PipeReader>) {
     spec("/usr/bin/python3", &["-c", script])
 }
 
-pub fn end_of(started: &Started) -> Exit {
+fn end_of(started: &Started) -> Exit {
     reap_blocking(started.pidfd.as_fd()).unwrap()
 }
 
 /// Runs it to its end, and gives what it wrote.
-pub fn output(spec: Spec, mut reader: BufReader<PipeReader>) -> String {
+fn output(spec: Spec, mut reader: BufReader<PipeReader>) -> String {
     let started = start_by(handoff(), spec).unwrap();
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
@@ -70,10 +70,10 @@ pub fn output(spec: Spec, mut reader: BufReader<PipeReader>) -> String {
 }
 
 /// The listeners of a service, with a slot each.
-pub struct TestSlots(Vec<(String, Group)>);
+struct TestSlots(Vec<(String, Group)>);
 
 impl TestSlots {
-    pub fn fd(&self, name: &str) -> OwnedFd {
+    fn fd(&self, name: &str) -> OwnedFd {
         let (_, group) = self.0.iter().find(|(found, _)| found == name).unwrap();
         group.fd(group.steered()).unwrap().try_clone_to_owned().unwrap()
     }
@@ -99,7 +99,7 @@ impl Slots for TestSlots {
 }
 
 #[derive(Default)]
-pub struct Heard {
+struct Heard {
     events: Mutex<Vec<Event>>,
     more: Condvar,
 }
@@ -112,23 +112,23 @@ impl Watcher for Heard {
 }
 
 /// A program whose calls are answered. It is gone when this is dropped.
-pub struct Run {
-    pub started: Started,
-    pub output: BufReader<PipeReader>,
-    pub slots: Arc<TestSlots>,
-    pub injector: Arc<Injector>,
+struct Run {
+    started: Started,
+    output: BufReader<PipeReader>,
+    slots: Arc<TestSlots>,
+    injector: Arc<Injector>,
     heard: Arc<Heard>,
     answering: Option<JoinHandle<std::io::Result<()>>>,
 }
 
 impl Run {
     /// Listens at `addresses`, named a, b, …, and starts the program.
-    pub fn start(addresses: &[&str], parks: bool, program: (Spec, BufReader<PipeReader>)) -> Self {
+    fn start(addresses: &[&str], parks: bool, program: (Spec, BufReader<PipeReader>)) -> Self {
         Self::start_by(handoff(), addresses, parks, program)
     }
 
     /// With another copy of `handoff`.
-    pub fn start_by(
+    fn start_by(
         handoff: &Path,
         addresses: &[&str],
         parks: bool,
@@ -141,7 +141,7 @@ impl Run {
     }
 
     /// Another program on the same slots.
-    pub fn again(&self, script: &str) -> Self {
+    fn again(&self, script: &str) -> Self {
         Self::start_on(handoff(), self.slots.clone(), false, python(script))
     }
 
@@ -160,19 +160,19 @@ impl Run {
         Self { started, output, slots, injector, heard, answering }
     }
 
-    pub fn python(addresses: &[&str], parks: bool, script: &str) -> Self {
+    fn python(addresses: &[&str], parks: bool, script: &str) -> Self {
         Self::start(addresses, parks, python(script))
     }
 
     /// The next line that the program writes.
-    pub fn line(&mut self) -> String {
+    fn line(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
     }
 
     /// Waits until so many events have come that `is`, and gives them all in the order in which they came.
-    pub fn events(&self, count: usize, is: impl Fn(&Event) -> bool) -> Vec<Event> {
+    fn events(&self, count: usize, is: impl Fn(&Event) -> bool) -> Vec<Event> {
         let until = Instant::now() + LIMIT;
         let mut events = self.heard.events.lock().unwrap();
         while events.iter().filter(|event| is(event)).count() < count {
@@ -184,25 +184,25 @@ impl Run {
     }
 
     /// Waits until the program has got as many listeners.
-    pub fn bound(&self, count: usize) -> Vec<Event> {
+    fn bound(&self, count: usize) -> Vec<Event> {
         self.events(count, |event| matches!(event, Event::Bound { .. }))
     }
 
     /// Waits until it has got a listener, and asks there.
-    pub fn answer(&mut self, address: SocketAddr) -> String {
+    fn answer(&mut self, address: SocketAddr) -> String {
         self.bound(1);
         answer(address)
     }
 
     /// Ends the program, and waits until nobody is left whose calls are answered.
-    pub fn end(&mut self) -> Exit {
+    fn end(&mut self) -> Exit {
         let _ = kill(&self.started.pidfd, Signal::KILL);
         let exit = end_of(&self.started);
         self.joined();
         exit
     }
 
-    pub fn joined(&mut self) {
+    fn joined(&mut self) {
         self.answering.take().unwrap().join().unwrap().unwrap();
     }
 }
@@ -222,7 +222,7 @@ impl Drop for Run {
 }
 
 /// One connection: sends a byte, and reads to the end.
-pub fn answer(address: SocketAddr) -> String {
+fn answer(address: SocketAddr) -> String {
     let mut connection = TcpStream::connect(address).unwrap();
     connection.set_read_timeout(Some(LIMIT)).unwrap();
     connection.write_all(b"x").unwrap();
@@ -231,12 +231,12 @@ pub fn answer(address: SocketAddr) -> String {
     text
 }
 
-pub fn null() -> OwnedFd {
+fn null() -> OwnedFd {
     File::options().read(true).write(true).open("/dev/null").unwrap().into()
 }
 
 /// Runs one test of this program as another process, in which `variable` is set.
-pub fn again(test: &str, variable: &str, value: &str) -> std::process::Command {
+fn again(test: &str, variable: &str, value: &str) -> std::process::Command {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture"]).env(variable, value);
     command

@@ -23,7 +23,7 @@ fn a_bind_waits_until_it_is_released() {
     let address = free_address();
     let script = format!(
         "import socket\ns = socket.socket()\ns.bind(('127.0.0.1', {}))\ns.listen()\nprint('bound', flush=True)\n\
-         c, _ = s.accept()\nc.sendall(b'served')\nc.close()\n",
+         c, _ = s.accept()\nc.recv(1)\nc.sendall(b'served')\nc.close()\n",
         address.port(),
     );
     let mut run = Run::python(&[&address.to_string()], true, &script);

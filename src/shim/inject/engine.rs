@@ -139,9 +139,9 @@ impl Injector {
         let swapped = target.and_then(|target| self.swap(call, name, &target));
         match swapped {
             Ok(()) => {
-                self.answer(call, Answer::Success)?;
+                // Told first, so that it is never heard after the listen that follows.
                 self.watcher.tell(Event::Bound { name: name.to_owned(), pid });
-                Ok(())
+                self.answer(call, Answer::Success)
             }
             Err(error) if is(&error, Errno::NOENT) && self.check(call).is_err() => Err(Gone),
             Err(error) => {

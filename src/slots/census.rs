@@ -213,3 +213,95 @@ fn cannot(kind: &str, error: io::Error) -> io::Error {
     let why = "is the kernel built with INET_TCP_DIAG and UNIX_DIAG?";
     io::Error::new(error.kind(), format!("cannot ask the kernel for the {kind} connections: {error}; {why}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection that has had a request and an answer, at rest.
+    const AT_REST: History = History {
+        last_sent_ms: 40,
+        last_received_ms: 80,
+        last_ack_ms: 40,
+        bytes_received: 100,
+        segments_sent: 3,
+    };
+
+    #[test]
+    fn work_is_told_from_rest() {
+        const OPEN: bool = false;
+        const ENDED: bool = true;
+        let busy = |at_least_ms, at_most_ms| Some(Work { at_least_ms, at_most_ms });
+        let fresh =
+            History { last_sent_ms: 500, last_received_ms: 500, last_ack_ms: 500, ..History::default() };
+        let asked = History { last_received_ms: 20, ..AT_REST };
+        let first = History { bytes_received: 1, ..fresh };
+        let tie = History { last_sent_ms: 80, last_ack_ms: 80, ..AT_REST };
+        let long_ago = History { last_sent_ms: 1000, last_received_ms: 1000, last_ack_ms: 1000, ..AT_REST };
+        for (what, unread, unsent, end, history, expected) in [
+            ("answered", 0, 0, OPEN, AT_REST, None),
+            ("answered, and the client has ended", 0, 0, ENDED, AT_REST, None),
+            ("answered, and the end is not read", 1, 0, ENDED, AT_REST, None),
+            ("nothing was ever sent or received", 0, 0, OPEN, fresh, None),
+            ("only the end was received", 1, 0, ENDED, first, None),
+            ("unread", 1, 0, OPEN, AT_REST, busy(80, None)),
+            ("unread before the end", 2, 0, ENDED, AT_REST, busy(80, None)),
+            ("unsent", 0, 1, OPEN, AT_REST, busy(0, None)),
+            ("unsent to a client that has ended", 1, 1, ENDED, AT_REST, busy(0, None)),
+            ("unread and unsent", 1, 1, OPEN, AT_REST, busy(80, None)),
+            ("asked after the answer", 0, 0, OPEN, asked, busy(20, Some(40))),
+            ("asked after the answer, then ended", 1, 0, ENDED, asked, busy(20, Some(40))),
+            (
+                "asked for the first time, in the tick of the handshake",
+                0,
+                0,
+                OPEN,
+                first,
+                busy(500, Some(500)),
+            ),
+            (
+                "asked and answered in a tick, acknowledged later",
+                0,
+                0,
+                OPEN,
+                History { last_ack_ms: 40, ..tie },
+                None,
+            ),
+            ("asked and answered in a tick, in which order?", 0, 0, OPEN, tie, busy(80, Some(80))),
+            ("the same, but it is long ago", 0, 0, OPEN, long_ago, None),
+        ] {
+            assert_eq!(classify(unread, unsent, end, Some(history)), expected, "{what}");
+        }
+        assert_eq!(classify(0, 0, OPEN, None), None);
+        assert_eq!(classify(1, 0, OPEN, None), busy(0, None));
+        assert_eq!(classify(0, 1, OPEN, None), busy(0, None));
+    }
+
+    #[test]
+    fn the_age_is_what_was_seen_within_what_is_possible() {
+        let age = |at_least_ms, at_most_ms, seen| {
+            Work { at_least_ms, at_most_ms }.age_ms(Duration::from_millis(seen))
+        };
+        assert_eq!(age(20, Some(40), 0), 20);
+        assert_eq!(age(20, Some(40), 30), 30);
+        assert_eq!(age(20, Some(40), 5000), 40, "there was an answer in between");
+        assert_eq!(age(20, None, 5000), 5000);
+    }
+
+    #[test]
+    fn a_unix_listener_is_known_by_its_names() {
+        let is = |path: &str, name: &str| is_name_of(Path::new(path), OsStr::new(name));
+        assert!(is("/run/s.sock", "/run/s.sock"));
+        assert!(is("/run/s.sock", "/run/.s.sock.12"));
+        for other in
+            ["/run/.s.sock.new", "/run/.s.sock.", "/tmp/.s.sock.1", "/run/s.sock.1", "/run/.t.sock.1", ""]
+        {
+            assert!(!is("/run/s.sock", other), "{other}");
+        }
+        let short = "/proc/self/fd/7/.handoff-4711";
+        assert!(!is("/run/s.sock", short));
+        let longest = format!("/{}", "l".repeat(UNIX_PATH_MAX_BYTES - 1));
+        assert!(is(&longest, short));
+        assert!(!is(&longest, "/proc/self/fd/7/.other-4711"));
+    }
+}

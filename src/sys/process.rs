@@ -248,6 +248,8 @@ fn start_ticks(stat: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{BufRead, BufReader};
+    use std::os::fd::AsRawFd;
     use std::process::{Child, Command, Stdio};
 
     #[test]
@@ -287,6 +289,43 @@ mod tests {
         assert_eq!(exit.to_string(), "was ended by signal 9");
         assert!(pidfd_open(0).is_err());
         assert!(pidfd_open(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn a_tree_has_all_generations_whichever_way_it_is_asked() {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", "/bin/sh -c '/bin/sleep 1000 & echo $!; wait' & wait"]);
+        let (mut child, pidfd) = start(shell.stdout(Stdio::piped()));
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let grandchild: u32 = line.trim().parse().unwrap();
+
+        let found = tree_of(child.id());
+        let parents = parents();
+        let of = |parent| parents.iter().filter(|found| found.1 == parent).map(|found| found.0).collect();
+        let by_parents = tree(child.id(), of);
+        let all_opened: Vec<OwnedFd> = found.iter().map(|pid| pidfd_open(*pid).unwrap()).collect();
+        all_opened.iter().rev().for_each(|process| kill(process, Signal::KILL).unwrap());
+        reap_blocking(pidfd.as_fd()).unwrap();
+        assert_eq!((found.len(), found[0], found[2]), (3, child.id(), grandchild));
+        assert_eq!(by_parents, found);
+        assert_eq!(tree_of(child.id()), [child.id()]);
+    }
+
+    #[test]
+    fn sockets_are_found_while_they_are_held() {
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let own = std::process::id();
+        let held =
+            sockets_of(own).unwrap().into_iter().find(|held| held.fd == socket.as_raw_fd() as u32).unwrap();
+        assert!(held.is_held());
+        assert!(!HeldSocket { inode: held.inode + 1, ..held }.is_held());
+        drop(socket);
+        assert!(!held.is_held());
+        assert_eq!(sockets_of(u32::MAX).unwrap(), []);
+        assert_eq!(socket_inode(b"socket:[4711]"), Some(4711));
+        assert_eq!(socket_inode(b"pipe:[4711]"), None);
+        assert_eq!(socket_inode(b""), None);
     }
 
     /// The child is reaped by its pidfd, not through std.

@@ -19,6 +19,8 @@ pub mod crash_test;
 pub mod journal;
 #[cfg(feature = "supervisor")]
 pub mod keeper;
+#[cfg(feature = "supervisor")]
+mod probe;
 pub mod service;
 #[cfg(feature = "supervisor")]
 pub mod shim;

@@ -6,6 +6,7 @@ fn main() -> ExitCode {
     // First, so that these small processes never touch what the command line needs.
     match std::env::args_os().nth(1) {
         Some(verb) if verb == handoff::keeper::VERB => handoff::keeper::main(),
+        Some(verb) if verb == handoff::shim::VERB => handoff::shim::main(),
         Some(verb) if verb == handoff::shim::exec::VERB => handoff::shim::exec::main(),
         _ => handoff::cli::main(),
     }

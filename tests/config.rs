@@ -90,7 +90,46 @@ fn every_mistake_says_where_what_and_what_to_do() {
         ("deadline = \"300\"", "2:12: deadline: \"300\" is no duration"),
         ("deadline = \"0s\"\ndrain_grace = \"0s\"", "2:12: deadline: must be longer than nothing"),
         ("mode = \"exclusiv\"", "2:8: mode: \"exclusiv\" is not one of its values; write \"exclusive\" or"),
-        ("adapter = \"inject\"", "2:11: adapter: \"inject\" is not one of its values; write \"handoff\""),
+        (
+            "adapter = \"magic\"",
+            "2:11: adapter: \"magic\" is not one of its values; write \"handoff\" or \"listen-fds\" or",
+        ),
+        (
+            "adapter = \"inject\"",
+            "2:11: adapter: there is no listener that could be swapped; add a [listen] table",
+        ),
+        (
+            "stop_signal = \"SIGINT\"",
+            "2:15: stop_signal: is for programs that do not speak the protocol; remove it",
+        ),
+        (
+            "adapter = \"listen-fds\"\nstop_signal = \"TERM\"",
+            "3:15: stop_signal: \"TERM\" is not one of its values",
+        ),
+        (
+            "adapter = \"listen-fds\"\nwarm = true",
+            "3:8: warm: needs adapter = \"inject\" and mode = \"exclusive\"",
+        ),
+        (
+            "adapter = \"listen-fds\"\nchannel = \"stream\"",
+            "3:11: channel: is for services that speak the protocol",
+        ),
+        ("[probe]", "probe.http: required key is missing; write http = \"/health\""),
+        ("[probe]\nhttp = \"/\"", "probe.listener: required key is missing; add a [listen] table"),
+        (
+            "[probe]\nhttp = \"/\"\nexec = [\"/bin/true\"]",
+            "3:8: probe.http: there can be one of http, tcp and exec",
+        ),
+        ("[probe]\nexec = [\"true\"]", "3:8: probe.exec: does not begin with an absolute path"),
+        ("[probe]\nexec = [\"/bin/true\"]\nstatus = 200", "4:10: probe.status: belongs to a probe over HTTP"),
+        (
+            "[probe]\nhttp = \"health\"\nlistener = \"s3\"\n[listen]\ns3 = \"*:1\"",
+            "3:8: probe.http: \"health\" is not the path",
+        ),
+        (
+            "[probe]\ntcp = true\nlistener = \"web\"\n[listen]\ns3 = \"*:1\"",
+            "4:12: probe.listener: there is no listener \"web\"; write one of s3",
+        ),
         ("autostart = \"yes\"", "2:13: autostart: expected a boolean, found a string; write true or false"),
         ("args = \"--root\"", "2:8: args: expected an array of strings, found a string"),
         ("args = [\"a\", 1]", "2:14: args[1]: expected a string, found an integer; put it in quotes"),

@@ -12,6 +12,8 @@ use toml::de::DeTable;
 use super::address::ListenAddress;
 use super::binary::check_binary;
 use super::error::{Error, Position, Report};
+use super::probe::{self, Probe};
+use super::program::{self, Program};
 use super::table::{Found, Section};
 use super::units::format_duration_ms;
 
@@ -32,6 +34,11 @@ const KEYS: &[&str] = &[
     "env",
     "listen",
     "log",
+    "stop_signal",
+    "notify",
+    "drain",
+    "warm",
+    "probe",
 ];
 const LOG_KEYS: &[&str] = &["max_size", "files"];
 const BINARY_EXAMPLE: &str = "write binary = \"/absolute/path/of/the/server\"";
@@ -59,6 +66,10 @@ pub struct Service {
     pub adapter: Adapter,
     /// How frames travel between the two.
     pub channel: Transport,
+    /// How a program is treated that does not speak the protocol.
+    pub program: Program,
+    /// How it is found out from outside whether a new process serves.
+    pub probe: Option<Probe>,
     /// Whether two generations may run side by side.
     pub mode: Mode,
     /// Absolute path of the directory the program starts in.
@@ -102,8 +113,19 @@ pub struct Listener {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Adapter {
-    /// The service embeds the library of this project.
+    /// The service embeds the library of this project, or speaks its protocol.
     Handoff,
+    /// It takes its listeners as under systemd's socket activation (sd_listen_fds(3)).
+    ListenFds,
+    /// It binds its listeners itself and knows nothing: they are swapped for those of the supervisor.
+    Inject,
+}
+
+impl Adapter {
+    /// Whether the program does not speak the protocol, so that a shim speaks it in its place.
+    pub fn is_foreign(self) -> bool {
+        matches!(self, Self::ListenFds | Self::Inject)
+    }
 }
 
 /// What happens when the incumbent has not finished its requests within the drain grace.
@@ -184,14 +206,21 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
     let modes = [("exclusive", Mode::Exclusive), ("overlap", Mode::Overlap)];
     let channels = [("seqpacket", Transport::Packets), ("stream", Transport::Stream)];
     let stragglers = [("abort", Stragglers::Abort), ("cut", Stragglers::Cut)];
+    let adapters =
+        [("handoff", Adapter::Handoff), ("listen-fds", Adapter::ListenFds), ("inject", Adapter::Inject)];
+    let adapter = root.choice(report, "adapter", &adapters).unwrap_or(Adapter::Handoff);
+    let mode = root.choice(report, "mode", &modes).unwrap_or(Mode::Exclusive);
+    let listeners = listeners(report, root);
     let service = Service {
         name,
         file: report.file().to_owned(),
         text: String::new(),
         args: root.strings(report, "args").unwrap_or_default(),
-        adapter: root.choice(report, "adapter", &[("handoff", Adapter::Handoff)]).unwrap_or(Adapter::Handoff),
+        adapter,
         channel: root.choice(report, "channel", &channels).unwrap_or(Transport::Packets),
-        mode: root.choice(report, "mode", &modes).unwrap_or(Mode::Exclusive),
+        program: program::read(report, root, adapter, mode),
+        probe: probe::read(report, root, adapter, &listeners),
+        mode,
         working_dir_at: working_dir.as_ref().map(|found| found.at(report)),
         working_dir: working_dir.map_or_else(|| PathBuf::from("/"), |found| found.value),
         deadline_ms,
@@ -202,7 +231,7 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
         resume_limit_ms,
         autostart: root.boolean(report, "autostart").unwrap_or(true),
         env: environment(report, root),
-        listeners: listeners(report, root),
+        listeners,
         log: log_limits(report, root),
         binary_at: binary.as_ref()?.at(report),
         binary: binary?.value,

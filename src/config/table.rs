@@ -207,6 +207,13 @@ impl<'t> Section<'t> {
         None
     }
 
+    /// Reports a key that must not be there, if it is.
+    pub(super) fn refuse(&self, report: &mut Report, key: &str, cause: &str, hint: &str) {
+        if let Some(found) = self.get(key) {
+            self.wrong::<()>(report, key, found.span, cause, hint);
+        }
+    }
+
     fn get(&self, key: &str) -> Option<Found<&'t DeValue<'t>>> {
         let value = self.table.get(key)?;
         Some(Found { value: value.get_ref(), span: value.span() })

@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use handoff_protocol::ids::HandoffId;
@@ -37,6 +37,9 @@ pub(super) enum Order {
     /// Leave.
     End(Result<Ended, Error>),
 }
+
+/// What a process does before it exits because it is not wanted any more.
+pub(super) static BEFORE_EXIT: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
 
 enum Role {
     Successor(Successor),

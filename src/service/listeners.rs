@@ -18,6 +18,11 @@ impl Listeners {
         Self(names.into_iter().zip(fds.into_iter().map(Some)).collect())
     }
 
+    #[cfg(feature = "supervisor")]
+    pub(super) fn take_all(&mut self) -> Vec<(ListenerName, OwnedFd)> {
+        self.0.drain(..).filter_map(|(name, fd)| Some((name, fd?))).collect()
+    }
+
     pub(super) fn tcp(&mut self, name: &str) -> Result<TcpListener, Error> {
         self.take(name, "TCP", &[AddressFamily::INET, AddressFamily::INET6]).map(TcpListener::from)
     }

@@ -264,6 +264,27 @@ impl Starting {
         self.link.unix_listener(name, path)
     }
 
+    /// All listeners of the service, by name, in the order of `Welcome`. None without a supervisor.
+    #[cfg(feature = "supervisor")]
+    pub(crate) fn all_listeners(
+        &mut self,
+    ) -> Vec<(handoff_protocol::ids::ListenerName, std::os::fd::OwnedFd)> {
+        self.link.all_listeners()
+    }
+
+    /// How the processes of the service may overlap. `Exclusive` without a supervisor.
+    #[cfg(feature = "supervisor")]
+    pub(crate) fn mode(&self) -> handoff_protocol::message::Mode {
+        self.link.mode()
+    }
+
+    /// What is done before the process exits because it is not wanted any more.
+    #[cfg(feature = "supervisor")]
+    pub(crate) fn before_exit(&self, act: impl Fn() + Send + Sync + 'static) {
+        // A process is started once.
+        let _ = driver::BEFORE_EXIT.set(Box::new(act));
+    }
+
     /// Says that start-up is done, and blocks until this process is to take over. With `data` given, it then holds the
     /// exclusive lock of that directory (`.handoff.lock` in it); the directory must exist.
     ///

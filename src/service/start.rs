@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use handoff_protocol::frame::FrameError;
 use handoff_protocol::ids::HandoffId;
-use handoff_protocol::message::{FromService, Hello, Ready, ToService, Welcome};
+#[cfg(feature = "supervisor")]
+use handoff_protocol::ids::ListenerName;
+use handoff_protocol::message::{FromService, Hello, Mode, Ready, ToService, Welcome};
 use handoff_protocol::version::{UNAGREED, VersionRange};
 
 use super::adoption::Entrance;
@@ -31,7 +33,7 @@ pub(crate) const ID_VARIABLE: &str = "HANDOFF_ID";
 #[derive(Debug)]
 pub(super) enum Link {
     Standalone { lock: Mutex<Option<DataLock>> },
-    Supervised { inbox: Arc<Inbox>, listeners: Listeners },
+    Supervised { inbox: Arc<Inbox>, listeners: Listeners, mode: Mode },
 }
 
 /// Finds out who started the process. `orders` is called from the driver's thread.
@@ -52,7 +54,7 @@ pub(super) fn link(orders: impl Fn(Order) + Send + 'static) -> Result<Link, Erro
     let driver = Driver::new(channel, id, &welcome, adoption, Arc::clone(&inbox), Box::new(orders));
     crash_point!("library/successor/start.welcomed");
     driver::spawn(driver).map_err(Error::Thread)?;
-    Ok(Link::Supervised { inbox, listeners })
+    Ok(Link::Supervised { inbox, listeners, mode: welcome.mode })
 }
 
 fn handoff_id() -> Result<HandoffId, Error> {
@@ -126,6 +128,22 @@ impl Link {
         match self {
             Self::Standalone { .. } => Origin::Standalone,
             Self::Supervised { .. } => Origin::Supervised,
+        }
+    }
+
+    #[cfg(feature = "supervisor")]
+    pub(super) fn mode(&self) -> Mode {
+        match self {
+            Self::Standalone { .. } => Mode::Exclusive,
+            Self::Supervised { mode, .. } => *mode,
+        }
+    }
+
+    #[cfg(feature = "supervisor")]
+    pub(super) fn all_listeners(&mut self) -> Vec<(ListenerName, OwnedFd)> {
+        match self {
+            Self::Standalone { .. } => Vec::new(),
+            Self::Supervised { listeners, .. } => listeners.take_all(),
         }
     }
 

@@ -13,6 +13,8 @@ pub mod census;
 mod diag;
 mod error;
 mod order;
+mod pair;
+mod route;
 mod tcp;
 mod unix;
 
@@ -25,9 +27,11 @@ use rustix::net::{Shutdown, shutdown};
 
 pub use error::SlotError;
 use order::Order;
+pub use pair::{Pair, Side, Turn};
+pub use route::{Route, RouteTo};
 
 use crate::config::ListenAddress;
-use crate::sys::steer;
+use crate::sys::steer::{self, Private, Program, Share};
 
 /// Names a slot within its group; never used twice, and the later one has the greater number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +53,10 @@ pub struct Group {
     slots: BTreeMap<SlotId, OwnedFd>,
     order: Order,
     steered: SlotId,
+    /// The slot to which a probe of this source port goes.
+    private: Option<(u16, SlotId)>,
+    /// The slot that gets so many of 10,000 new connections.
+    share: Option<(u16, SlotId)>,
     next: SlotId,
 }
 
@@ -66,6 +74,8 @@ impl Group {
             slots: BTreeMap::new(),
             order: Order::default(),
             steered: first,
+            private: None,
+            share: None,
             next: first,
         };
         group.add_slot()?;
@@ -76,6 +86,18 @@ impl Group {
     /// Puts a group together from descriptors that somebody kept. `members` are all slots that still listen, in the
     /// order of [`Group::order`]; `steered` is one of them, and gets all new connections from now on.
     pub fn restore(
+        address: &ListenAddress,
+        members: Vec<(SlotId, OwnedFd)>,
+        steered: SlotId,
+    ) -> Result<Group, SlotError> {
+        let mut group = Self::hold(address, members, steered)?;
+        group.steer_to(steered)?;
+        Ok(group)
+    }
+
+    /// Like [`Group::restore`], for slots that somebody else steers: nothing is changed. `steered` is what is passed over when
+    /// slots are retired.
+    pub fn hold(
         address: &ListenAddress,
         members: Vec<(SlotId, OwnedFd)>,
         steered: SlotId,
@@ -91,9 +113,7 @@ impl Group {
             slots.insert(slot, fd);
         }
         let next = SlotId(slots.last_key_value().map_or(1, |(last, _)| last.0 + 1));
-        let mut group = Group { address: address.clone(), slots, order, steered, next };
-        group.steer_to(steered)?;
-        Ok(group)
+        Ok(Group { address: address.clone(), slots, order, steered, private: None, share: None, next })
     }
 
     /// The address.
@@ -142,21 +162,60 @@ impl Group {
         }
         self.slots.insert(slot, listener);
         self.next = self.next.max(SlotId(slot.0 + 1));
-        self.steer_to(self.steered)
+        self.apply()
     }
 
     /// Sends all new connections to `slot`, atomically. Those that wait elsewhere stay where they are.
     pub fn steer_to(&mut self, slot: SlotId) -> Result<(), SlotError> {
-        let (Some(listener), Some(index)) = (self.slots.get(&slot), self.order.index_of(slot)) else {
-            return Err(SlotError::Unknown { address: self.address.clone(), slot });
+        self.share = None;
+        let before = std::mem::replace(&mut self.steered, slot);
+        self.apply().inspect_err(|_| self.steered = before)
+    }
+
+    /// Sends so many of 10,000 new connections to `slot`, by chance, and the others where they went before. For unix
+    /// sockets there is no such thing: all or none.
+    pub fn steer_share(&mut self, slot: SlotId, per_10_000: u16) -> Result<(), SlotError> {
+        let before = self.share.replace((per_10_000, slot));
+        self.apply().inspect_err(|_| self.share = before)
+    }
+
+    /// Makes what is to get new connections get them.
+    fn apply(&self) -> Result<(), SlotError> {
+        let index = |slot| {
+            self.order
+                .index_of(slot)
+                .ok_or_else(|| SlotError::Unknown { address: self.address.clone(), slot })
         };
-        match &self.address {
-            ListenAddress::Unix(path) => unix::put_in_place(path, slot)?,
-            address => steer::attach_constant(listener, index)
-                .map_err(|error| SlotError::new(address, "steer", error))?,
+        let (steered, Some(listener)) = (index(self.steered)?, self.slots.get(&self.steered)) else {
+            return Err(SlotError::Unknown { address: self.address.clone(), slot: self.steered });
+        };
+        if let ListenAddress::Unix(path) = &self.address {
+            return unix::put_in_place(path, self.steered);
         }
-        self.steered = slot;
-        Ok(())
+        let private =
+            self.private.map(|(port, slot)| Ok(Private { port, index: index(slot)? })).transpose()?;
+        let share = self.share.map(|(per_10_000, slot)| Ok(Share { per_10_000, index: index(slot)? }));
+        let program = Program { index: steered, private, share: share.transpose()? };
+        steer::attach(listener, program).map_err(|error| SlotError::new(&self.address, "steer", error))
+    }
+
+    /// A way to one slot that no client can take, for one connection. It is good until [`Group::end_route`], or until the
+    /// next one is asked for.
+    pub fn route_to(&mut self, slot: SlotId) -> Result<Route, SlotError> {
+        if self.order.index_of(slot).is_none() {
+            return Err(SlotError::Unknown { address: self.address.clone(), slot });
+        }
+        let (route, port) = Route::open(&self.address, slot)?;
+        if let Some(port) = port {
+            self.private = Some((port, slot));
+            self.apply()?;
+        }
+        Ok(route)
+    }
+
+    /// The way is not needed any more: the connection is established, or was given up.
+    pub fn end_route(&mut self) -> Result<(), SlotError> {
+        if self.private.take().is_none() { Ok(()) } else { self.apply() }
     }
 
     /// Takes a slot out of the group for good, whoever else holds it. Connections that still wait in its queue are reset:
@@ -175,10 +234,12 @@ impl Group {
         stop_listening(&listener);
         drop(listener);
         self.order.remove(slot);
+        self.private.take_if(|(_, to)| *to == slot);
+        self.share.take_if(|(_, to)| *to == slot);
         if let ListenAddress::Unix(path) = &self.address {
             unix::forget(path, slot);
         }
-        self.steer_to(self.steered)
+        self.apply()
     }
 
     /// How many connections wait to be accepted at a slot. Those whose handshake is still going on are not counted, so at
@@ -188,24 +249,52 @@ impl Group {
         let Some(listener) = self.slots.get(&slot) else {
             return Err(SlotError::Unknown { address: self.address.clone(), slot });
         };
-        let asked = match &self.address {
-            ListenAddress::Unix(_) => unix::queue_len(listener.as_fd()),
-            _ => steer::tcp_queue_len(listener),
-        };
-        asked.map_err(|error| SlotError::new(&self.address, "examine", error))
+        waiting_at(&self.address, listener)
     }
 
     /// Ends the address: from now on connections are refused, whoever holds duplicates, and waiting ones are reset. The
     /// path of a unix socket is removed if it is still this group's.
     pub fn close(self) {
         if let ListenAddress::Unix(path) = &self.address {
-            unix::remove(path, self.steered);
             for slot in self.slots.keys() {
+                // The one that is in place, whoever has put it there.
+                unix::remove(path, *slot);
                 unix::forget(path, *slot);
             }
         }
         self.slots.values().for_each(stop_listening);
     }
+}
+
+/// Where the path of a unix socket leads, to put it back should somebody remove it. Gives nothing for other addresses.
+#[derive(Debug, Clone, Copy)]
+pub struct Place(SlotId);
+
+impl Place {
+    /// Where it leads now.
+    pub fn of(address: &ListenAddress) -> Option<Self> {
+        match address {
+            ListenAddress::Unix(path) => unix::in_place(path).map(Self),
+            _ => None,
+        }
+    }
+
+    /// Lets it lead there again.
+    pub fn put_back(self, address: &ListenAddress) -> Result<(), SlotError> {
+        match address {
+            ListenAddress::Unix(path) => unix::put_in_place(path, self.0),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How many connections wait to be accepted at a listener of this address; for a unix socket 0 or 1.
+pub fn waiting_at(address: &ListenAddress, listener: &OwnedFd) -> Result<u32, SlotError> {
+    let asked = match address {
+        ListenAddress::Unix(_) => unix::queue_len(listener.as_fd()),
+        _ => steer::tcp_queue_len(listener),
+    };
+    asked.map_err(|error| SlotError::new(address, "examine", error))
 }
 
 /// The slot that a unix listener says by its name that it is. `None` for other sockets.

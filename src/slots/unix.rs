@@ -65,9 +65,22 @@ pub(super) fn put_in_place(path: &Path, slot: SlotId) -> Result<(), SlotError> {
     replace().map_err(|error| failed(path, "switch", error))
 }
 
+/// The slot that the path leads to.
+pub(super) fn in_place(path: &Path) -> Option<SlotId> {
+    let wanted = identity(path)?;
+    let prefix = sibling(path, "").file_name()?.to_os_string().into_string().ok()?;
+    let names = fs::read_dir(path.parent()?).ok()?.flatten().map(|entry| entry.file_name());
+    names
+        .filter_map(|name| name.to_str()?.strip_prefix(&prefix)?.parse().ok().map(SlotId))
+        .find(|slot| identity(&own_name(path, *slot)) == Some(wanted))
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).map(|found| (found.dev(), found.ino())).ok()
+}
+
 /// Removes the path if it leads to this slot, and not to somebody else's socket.
 pub(super) fn remove(path: &Path, slot: SlotId) {
-    let identity = |path: &Path| fs::symlink_metadata(path).map(|found| (found.dev(), found.ino())).ok();
     if identity(path).is_some_and(|found| Some(found) == identity(&own_name(path, slot))) {
         let _ = remove_if_there(path);
     }
@@ -86,6 +99,14 @@ pub(super) fn queue_len(listener: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(u32::from(ready > 0 && asked[0].revents().contains(PollFlags::IN)))
 }
 
+/// Ends what waits at a listener that nobody else accepts from.
+pub(super) fn dismiss(listener: BorrowedFd<'_>) -> io::Result<()> {
+    while queue_len(listener)? > 0 {
+        drop(rustix::net::accept_with(listener, SocketFlags::CLOEXEC)?);
+    }
+    Ok(())
+}
+
 /// The slot whose own name a listener is bound to. `None` if it is no unix socket, or has a name of another form.
 pub(super) fn slot_by_name(listener: BorrowedFd<'_>) -> Option<SlotId> {
     let address = SocketAddrUnix::try_from(getsockname(listener).ok()?).ok()?;
@@ -94,7 +115,7 @@ pub(super) fn slot_by_name(listener: BorrowedFd<'_>) -> Option<SlotId> {
     Some(SlotId(name.strip_prefix('.')?.rsplit_once('.')?.1.parse().ok()?))
 }
 
-fn own_name(path: &Path, slot: SlotId) -> PathBuf {
+pub(super) fn own_name(path: &Path, slot: SlotId) -> PathBuf {
     sibling(path, &slot.to_string())
 }
 

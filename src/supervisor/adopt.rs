@@ -27,6 +27,7 @@ use super::listening::{Admitted, Listening};
 use super::party::{Parts, Party, Serial, told};
 use super::service::{Service, policy};
 use crate::crash_points::{crash_point, name};
+use crate::shim;
 use crate::sys::channel::Channel;
 use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life, pid_of};
 use crate::sys::held::{inherited_listeners, sockets_of};
@@ -254,6 +255,7 @@ impl Service {
             log,
             channel: channel.ok(),
             pidfd,
+            trace: self.trace_of(handoff),
         };
         let this = self.this.clone();
         let party = Party::new(parts, move |serial, happened| {
@@ -336,7 +338,7 @@ impl Service {
             };
         }
         let offered = adopted.listeners.iter().cloned().zip(fds).collect();
-        match Listening::from_service(&self.config.listeners, offered) {
+        match Listening::from_service(&self.config.listeners, offered, self.is_paired()) {
             Ok(listening) => {
                 let slot = listening.steered();
                 listening.store(&self.shared.keeper, self.name.as_str(), slot);
@@ -410,14 +412,22 @@ fn connect_to(path: &Path) -> io::Result<Channel> {
     }
 }
 
-/// Removes the sockets of processes that are gone: nobody listens there any more.
+/// Removes the sockets of processes that are gone: nobody listens there any more. What a shim has left that is gone is
+/// ended.
 pub(super) fn sweep(directory: &Path) {
     let Ok(entries) = std::fs::read_dir(directory) else { return };
-    for entry in entries.flatten() {
-        let refused =
-            connect_to(&entry.path()).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-        if refused {
-            let _ = std::fs::remove_file(entry.path());
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let is_refused = |path: &Path| {
+            connect_to(path).is_err_and(|error| {
+                matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
+            })
+        };
+        match path.extension() {
+            None if is_refused(&path) => drop(std::fs::remove_file(&path)),
+            Some(extension) if extension == shim::TRACE && is_refused(&path.with_extension("")) => {
+                shim::end_what_is_left(&path);
+            }
+            _ => {}
         }
     }
 }

@@ -210,6 +210,15 @@ impl Service {
             );
             return Err(Error::new(Kind::ConfigInvalid, message, hint));
         }
+        if config.adapter.is_foreign() != self.config.adapter.is_foreign() {
+            let message = format!("The adapter of service {:?} has changed.", self.name.as_str());
+            let hint = format!(
+                "A program that speaks the protocol cannot follow one that does not, or the other way round, without a stop: \
+                 handoff stop {0}, then handoff start {0}",
+                self.name
+            );
+            return Err(Error::new(Kind::ConfigInvalid, message, hint));
+        }
         self.reconfigure(config);
         self.mend_journal();
         Ok(())

@@ -14,9 +14,11 @@ use handoff_protocol::supervisor::{Event, Target};
 use super::listening::Listening;
 use super::party::{Parts, Party};
 use super::service::Service;
+use crate::config::check_binary;
 use crate::crash_points::{crash_point, passed_on};
 use crate::journal::unix_ms;
 use crate::service::ID_VARIABLE;
+use crate::shim::{self, plan, plan::Plan};
 use crate::sys::channel::Channel;
 use crate::sys::files::check_room_for_files;
 use crate::sys::inherit::{ADOPT_VARIABLE, KIND_VARIABLE, STREAM};
@@ -27,6 +29,8 @@ use crate::sys::spawn::{SpawnSpec, spawn_with_listeners};
 /// What a service may know of the daemon's own environment; everything else comes from its file.
 const INHERITED: [&str; 10] =
     ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_RUNTIME_DIR"];
+
+type Environment = Vec<(OsString, OsString)>;
 
 impl Service {
     /// Records the intent and starts the process.
@@ -73,10 +77,11 @@ impl Service {
         let stderr = stdout.try_clone()?;
         crash_point!("supervisor/launch/before-log");
         let log = self.shared.keeper.log(&self.name, &self.config.log, &log);
+        let (program, args, env) = self.command(id, binary)?;
         let spec = SpawnSpec {
-            binary: PathBuf::from(&binary.path),
-            args: self.config.args.iter().map(OsString::from).collect(),
-            env: self.environment(id),
+            binary: program,
+            args,
+            env,
             working_dir: self.config.working_dir.clone(),
             stdout,
             stderr,
@@ -102,6 +107,7 @@ impl Service {
             log,
             channel: Some(channel),
             pidfd: spawned.pidfd,
+            trace: self.trace_of(id),
         };
         let party = Party::new(parts, move |serial, happened| {
             if let Some(service) = this.upgrade() {
@@ -113,12 +119,34 @@ impl Service {
         Ok(())
     }
 
+    /// What is executed: the program itself, or a shim that runs it.
+    fn command(&self, id: HandoffId, binary: &Binary) -> io::Result<(PathBuf, Vec<OsString>, Environment)> {
+        let (path, mut env) = (PathBuf::from(&binary.path), self.environment(id));
+        if !self.config.adapter.is_foreign() {
+            return Ok((path, self.config.args.iter().map(OsString::from).collect(), env));
+        }
+        // A file that cannot be executed is told now, not by a shim later.
+        check_binary(&path).map_err(|error| io::Error::other(format!("{error}; {}", error.hint())))?;
+        let state = self.shared.dirs.service_state(&self.name);
+        let plan = Plan::new(&self.config, path, state, self.shared.dirs.adopt_socket(id));
+        env.push((plan::VARIABLE.into(), plan.to_text()?.into()));
+        Ok((PathBuf::from("/proc/self/exe"), vec![shim::VERB.into(), self.name.as_str().into()], env))
+    }
+
+    /// What tells of the program that a shim runs.
+    pub(super) fn trace_of(&self, id: HandoffId) -> Option<PathBuf> {
+        self.config
+            .adapter
+            .is_foreign()
+            .then(|| self.shared.dirs.adopt_socket(id).with_extension(shim::TRACE))
+    }
+
     /// Pipes, channel and pidfd, each of them also on record, and the listeners of another slot; and some for those who ask.
     fn files_of_a_start(&self) -> u64 {
         24 + 2 * self.config.listeners.len() as u64
     }
 
-    fn environment(&self, id: HandoffId) -> Vec<(OsString, OsString)> {
+    fn environment(&self, id: HandoffId) -> Environment {
         let inherited = INHERITED.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
         let own = self.config.env.iter().map(|(name, value)| (name.into(), value.into()));
         let inherited = inherited.filter(|(name, _): &(OsString, OsString)| {

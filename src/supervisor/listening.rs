@@ -1,6 +1,7 @@
 //! The listeners of a service: which slot each process accepts from.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use super::keeping::Keeping;
 use super::service::Service;
 use crate::config::{self, ListenAddress};
 use crate::control::{Error, Kind};
-use crate::slots::{Group, SlotError, SlotId, slot_by_name, stop_listening};
+use crate::slots::{Group, Route, SlotError, SlotId, slot_by_name, stop_listening};
 use crate::sys::held::is_among;
 
 /// One slot of each address of a service, by a number that is never used twice.
@@ -26,6 +27,8 @@ pub(super) struct Listening {
     steered_at: Instant,
     /// Whether a handshake can take time: some address is not of this machine alone.
     is_remote: bool,
+    /// Whether all processes share both slots of each address, and steer themselves.
+    is_paired: bool,
     next: u64,
 }
 
@@ -44,15 +47,28 @@ const NO_SLOT: u64 = u64::MAX;
 /// The first slot of an address.
 const FIRST: SlotId = SlotId(1);
 
+/// The slots of an address that all processes share.
+const PAIR: [SlotId; 2] = [FIRST, SlotId(2)];
+
 /// A handshake that has not ended after so long is not waited for: two SYN+ACK retransmits of a slow path.
 const HANDSHAKE: Duration = Duration::from_secs(3);
 
 impl Listening {
     /// Binds all addresses, or none.
-    fn open(listeners: &[config::Listener]) -> Result<Self, SlotError> {
+    fn open(listeners: &[config::Listener], is_paired: bool) -> Result<Self, SlotError> {
         let mut groups = Vec::with_capacity(listeners.len());
+        let open = |address| {
+            let mut group = Group::open(address)?;
+            match is_paired.then(|| group.add_slot()) {
+                Some(Err(error)) => {
+                    group.close();
+                    Err(error)
+                }
+                Some(Ok(_)) | None => Ok(group),
+            }
+        };
         for listener in listeners {
-            match Group::open(&listener.address) {
+            match open(&listener.address) {
                 Ok(group) => groups.push(group),
                 Err(error) => {
                     groups.into_iter().for_each(Group::close);
@@ -61,8 +77,7 @@ impl Listening {
             }
         }
         let names = listeners.iter().map(|listener| listener.name.clone()).collect();
-        let first = groups.first().map_or(FIRST, Group::steered);
-        Ok(Self::of(names, groups, &[first], first))
+        Ok(Self::of(names, groups, if is_paired { &PAIR } else { &PAIR[..1] }, FIRST, is_paired))
     }
 
     /// Puts together what an earlier daemon had, from what the keeper holds: every slot of which it holds all listeners.
@@ -72,6 +87,7 @@ impl Listening {
         service: &str,
         held: Vec<(String, OwnedFd)>,
         newest: bool,
+        is_paired: bool,
     ) -> Result<Option<Self>, SlotError> {
         let mut by_name: Vec<BTreeMap<SlotId, OwnedFd>> = listeners.iter().map(|_| BTreeMap::new()).collect();
         for (key, fd) in held {
@@ -87,8 +103,11 @@ impl Listening {
             .copied()
             .filter(|slot| by_name.iter().all(|slots| slots.contains_key(slot)))
             .collect();
-        let steered = if newest { whole.last() } else { whole.first() };
+        let steered = if newest && !is_paired { whole.last() } else { whole.first() };
         let Some(steered) = steered.copied() else { return Ok(None) };
+        if is_paired && whole != PAIR {
+            return Ok(None);
+        }
         let mut groups = Vec::with_capacity(listeners.len());
         for (listener, slots) in listeners.iter().zip(by_name) {
             // The kernel counts them in the order in which they began to listen, and no later one has ever left before
@@ -96,34 +115,51 @@ impl Listening {
             let (members, torn): (Vec<_>, Vec<_>) =
                 slots.into_iter().partition(|(slot, _)| whole.contains(slot));
             torn.iter().for_each(|(_, fd)| stop_listening(fd));
-            groups.push(Group::restore(&listener.address, members, steered)?);
+            groups.push(match is_paired {
+                true => Group::hold(&listener.address, members, steered)?,
+                false => Group::restore(&listener.address, members, steered)?,
+            });
         }
         let names = listeners.iter().map(|listener| listener.name.clone()).collect();
-        Ok(Some(Self::of(names, groups, &whole, steered)))
+        Ok(Some(Self::of(names, groups, &whole, steered, is_paired)))
     }
 
     /// Puts together what a process has, when nobody else has anything.
     pub(super) fn from_service(
         listeners: &[config::Listener],
         mut offered: Vec<(ListenerName, OwnedFd)>,
+        is_paired: bool,
     ) -> Result<Self, SlotError> {
         let slot = offered.iter().find_map(|(_, fd)| slot_by_name(fd)).unwrap_or(FIRST);
+        let slots = if is_paired { PAIR.to_vec() } else { vec![slot] };
         let (mut names, mut groups) = (Vec::new(), Vec::new());
         for listener in listeners {
-            let at = offered.iter().position(|(name, _)| *name == listener.name);
-            let group = match at {
-                Some(at) => Group::restore(&listener.address, vec![(slot, offered.swap_remove(at).1)], slot)?,
+            let mut members = Vec::new();
+            for slot in &slots {
+                // The first of a name belongs to the first slot.
+                if let Some(at) = offered.iter().position(|(name, _)| *name == listener.name) {
+                    members.push((*slot, offered.remove(at).1));
+                }
+            }
+            groups.push(match (members.len() == slots.len(), is_paired) {
+                (true, true) => Group::hold(&listener.address, members, FIRST)?,
+                (true, false) => Group::restore(&listener.address, members, slot)?,
                 // It was not in the service file when the process was started.
-                None => Group::open(&listener.address)?,
-            };
+                (false, _) => Group::open(&listener.address)?,
+            });
             names.push(listener.name.clone());
-            groups.push(group);
         }
-        Ok(Self::of(names, groups, &[slot], slot))
+        Ok(Self::of(names, groups, &slots, slots[0], is_paired))
     }
 
     /// The slots have the same name in all groups; their number here is one less.
-    fn of(names: Vec<ListenerName>, groups: Vec<Group>, slots: &[SlotId], steered: SlotId) -> Self {
+    fn of(
+        names: Vec<ListenerName>,
+        groups: Vec<Group>,
+        slots: &[SlotId],
+        steered: SlotId,
+        is_paired: bool,
+    ) -> Self {
         let is_remote = groups.iter().any(|group| match group.address() {
             ListenAddress::Tcp(address) => !address.ip().is_loopback(),
             ListenAddress::DualStack { .. } => true,
@@ -133,7 +169,7 @@ impl Listening {
             slots.iter().map(|slot| (number(*slot), vec![*slot; groups.len()])).collect();
         let next = slots.last_key_value().map_or(0, |(last, _)| last + 1);
         let steered = number(steered);
-        Self { names, groups, slots, steered, steered_at: Instant::now(), is_remote, next }
+        Self { names, groups, slots, steered, steered_at: Instant::now(), is_remote, is_paired, next }
     }
 
     /// All slots, the oldest first.
@@ -180,8 +216,17 @@ impl Listening {
         self.slots.keys().copied().find(is_there)
     }
 
+    /// The names of what a process is given; see [`Listening::given`].
     pub(super) fn names(&self) -> Vec<ListenerName> {
-        self.names.clone()
+        if self.is_paired { [&self.names[..], &self.names[..]].concat() } else { self.names.clone() }
+    }
+
+    /// What a process of this slot is given: its listeners, or both of each address, the first ones first.
+    pub(super) fn given(&self, slot: u64) -> Vec<BorrowedFd<'_>> {
+        match self.is_paired {
+            true => self.slots.keys().flat_map(|slot| self.fds(*slot)).collect(),
+            false => self.fds(slot),
+        }
     }
 
     /// The descriptors of a slot, in the order of the names.
@@ -211,6 +256,9 @@ impl Listening {
     }
 
     pub(super) fn steer(&mut self, slot: u64) -> Result<(), SlotError> {
+        if self.is_paired {
+            return Ok(());
+        }
         let Some(ids) = self.slots.get(&slot) else { return Ok(()) };
         for (group, id) in self.groups.iter_mut().zip(ids) {
             group.steer_to(*id)?;
@@ -220,10 +268,30 @@ impl Listening {
         Ok(())
     }
 
+    /// A way to the listener of a slot that no client can take. Where processes share their slots, the way of all.
+    pub(super) fn route_to(&mut self, listener: &str, slot: u64) -> io::Result<Route> {
+        let Some(at) = self.names.iter().position(|name| name.as_str() == listener) else {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "there is no such listener"));
+        };
+        let id = self.slots.get(&slot).and_then(|ids| ids.get(at));
+        let group = &mut self.groups[at];
+        let route = match id {
+            Some(id) if *id != group.steered() && !self.is_paired => group.route_to(*id),
+            _ => Route::of_all(group.address()),
+        };
+        route.map_err(io::Error::other)
+    }
+
+    /// The way is not needed any more.
+    pub(super) fn end_route(&mut self, listener: &str) -> io::Result<()> {
+        let at = self.names.iter().position(|name| name.as_str() == listener);
+        at.map_or(Ok(()), |at| self.groups[at].end_route().map_err(io::Error::other))
+    }
+
     /// Whether nothing waits at a slot and nothing can be on its way there. A connection whose handshake was under way at
     /// the switch belongs to the old slot, and the kernel does not count it.
     pub(super) fn is_quiet(&self, slot: u64) -> bool {
-        if slot == self.steered {
+        if slot == self.steered || self.is_paired {
             return true;
         }
         let Some(ids) = self.slots.get(&slot) else { return true };
@@ -238,7 +306,7 @@ impl Listening {
 
     /// Takes a slot out of use, unless it is the one that gets new connections.
     fn retire(&mut self, slot: u64) -> Result<(), SlotError> {
-        if slot == self.steered {
+        if slot == self.steered || self.is_paired {
             return Ok(());
         }
         let Some(ids) = self.slots.remove(&slot) else { return Ok(()) };
@@ -253,8 +321,11 @@ impl Listening {
 
     /// Has the keeper hold a slot.
     pub(super) fn store(&self, keeper: &Keeping, service: &str, slot: u64) {
-        for (key, fd) in self.keys(service, slot).iter().zip(self.fds(slot)) {
-            keeper.store(key, fd);
+        let slots = if self.is_paired { self.slots() } else { vec![slot] };
+        for slot in slots {
+            for (key, fd) in self.keys(service, slot).iter().zip(self.fds(slot)) {
+                keeper.store(key, fd);
+            }
         }
     }
 
@@ -276,7 +347,7 @@ impl Service {
         if self.listening.is_some() {
             return Ok(());
         }
-        let listening = Listening::open(&self.config.listeners).map_err(|error| {
+        let listening = Listening::open(&self.config.listeners, self.is_paired()).map_err(|error| {
             let message = format!("Service {:?} cannot listen: {error}.", self.name.as_str());
             Error::new(Kind::BindFailed, message, "Nothing was started.")
         })?;
@@ -308,13 +379,20 @@ impl Service {
                 return;
             }
         };
-        match Listening::restore(&self.config.listeners, self.name.as_str(), held, newest) {
+        let is_paired = self.is_paired();
+        match Listening::restore(&self.config.listeners, self.name.as_str(), held, newest, is_paired) {
             Ok(listening) => self.listening = listening,
             Err(error) => {
                 tracing::error!(service = %self.name, %error, "what the keeper holds cannot be used");
                 self.problem = Some(error.to_string());
             }
         }
+    }
+
+    /// Whether all processes share both slots of each address, and decide themselves where new connections go: a process that
+    /// cannot stop accepting is not to share a slot with the one that follows, and only one at a time is at work.
+    pub(super) fn is_paired(&self) -> bool {
+        self.config.adapter.is_foreign() && self.config.mode == Mode::Exclusive
     }
 
     /// From now on connections are refused.
@@ -366,7 +444,7 @@ impl Service {
 
     pub(super) fn retire_slot(&mut self, slot: u64) {
         let Some(listening) = &mut self.listening else { return };
-        if slot == listening.steered {
+        if slot == listening.steered || listening.is_paired {
             return;
         }
         let keys = listening.keys(self.name.as_str(), slot);

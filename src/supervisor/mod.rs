@@ -15,6 +15,7 @@ mod listening;
 mod party;
 mod perform;
 mod points;
+mod probing;
 mod running;
 mod service;
 mod systemd;

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,10 +14,11 @@ use handoff_protocol::record::{Binary, Process};
 use handoff_protocol::version::UNAGREED;
 use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
-use tokio::task::{AbortHandle, spawn_local};
+use tokio::task::{AbortHandle, spawn_blocking, spawn_local};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::keeping::LogGuard;
+use crate::shim;
 use crate::sys::channel::Channel;
 use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life};
 use crate::sys::process::{self, kill, reap};
@@ -82,6 +84,8 @@ pub(super) struct Parts {
     /// `None` if the process cannot be reached.
     pub(super) channel: Option<Channel>,
     pub(super) pidfd: OwnedFd,
+    /// What a shim leaves behind that is killed: the file that everything has open that it has started.
+    pub(super) trace: Option<PathBuf>,
 }
 
 impl Party {
@@ -96,7 +100,8 @@ impl Party {
         let version = Rc::new(Cell::new(UNAGREED));
         let serial = parts.serial;
         let tell = move |happened| tell(serial, happened);
-        let watch = spawn_local(watch(channel.clone(), Rc::clone(&pidfd), Rc::clone(&version), tell));
+        let watched = Watched { channel: channel.clone(), pidfd: Rc::clone(&pidfd), trace: parts.trace };
+        let watch = spawn_local(watch(watched, Rc::clone(&version), tell));
         Ok(Self {
             serial,
             handoff: parts.handoff,
@@ -148,34 +153,48 @@ impl Drop for Party {
     }
 }
 
-async fn watch(
+/// What the task that watches a party has.
+struct Watched {
     channel: Option<Rc<AsyncFd<Channel>>>,
     pidfd: Rc<AsyncFd<OwnedFd>>,
-    version: Rc<Cell<u16>>,
-    tell: impl Fn(Happened),
-) {
-    let Some(channel) = channel else { return tell(Happened::Gone(gone(&pidfd).await)) };
+    trace: Option<PathBuf>,
+}
+
+impl Watched {
+    /// Its end, with that of everything that it has started.
+    async fn gone(&self) -> Exit {
+        let exit = gone(&self.pidfd).await;
+        if let Some(trace) = self.trace.clone().filter(|trace| trace.exists()) {
+            // That this is over is what counts; what cannot be ended was told by it.
+            let _ = spawn_blocking(move || shim::end_what_is_left(&trace)).await;
+        }
+        exit
+    }
+}
+
+async fn watch(watched: Watched, version: Rc<Cell<u16>>, tell: impl Fn(Happened)) {
+    let Some(channel) = &watched.channel else { return tell(Happened::Gone(watched.gone().await)) };
     loop {
         tokio::select! {
             biased;
-            message = receive(&channel, &version) => match message {
+            message = receive(channel, &version) => match message {
                 Some(happened) => tell(happened),
                 None => break,
             },
-            exit = gone(&pidfd) => {
+            exit = watched.gone() => {
                 // What it said before it went comes first.
-                while let Some(Ok(happened)) = receive_now(&channel, &version) {
+                while let Some(Ok(happened)) = receive_now(channel, &version) {
                     tell(happened);
                 }
                 return tell(Happened::Gone(exit));
             }
         }
     }
-    if let Ok(exit) = timeout(EXIT_FOLLOWS, gone(&pidfd)).await {
+    if let Ok(exit) = timeout(EXIT_FOLLOWS, watched.gone()).await {
         return tell(Happened::Gone(exit));
     }
     tell(Happened::HungUp);
-    tell(Happened::Gone(gone(&pidfd).await));
+    tell(Happened::Gone(watched.gone().await));
 }
 
 /// The next message, or `None` at the end.

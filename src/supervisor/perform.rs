@@ -64,10 +64,7 @@ impl Service {
                     party.hang_up();
                 }
             }
-            Action::Probe(id) => {
-                self.timeline.gap_ends();
-                events.push_back(Event::Probed(id, Ok(())));
-            }
+            Action::Probe(id) => self.probe(id, events),
             Action::SteerToSuccessor => {
                 self.steer(self.successor.as_ref().map(|party| party.slot));
                 self.retire_unused_slots();
@@ -132,7 +129,7 @@ impl Service {
             listeners: listening.names(),
             lease_ms: self.config.lease_ms,
         });
-        party.send(id, &welcome, &listening.fds(party.slot));
+        party.send(id, &welcome, &listening.given(party.slot));
         party.agree(version);
     }
 

@@ -52,9 +52,17 @@ impl Service {
     /// Goes by what was bound, whatever the file says by now.
     pub(super) fn go_by_running(&mut self) {
         let Some(running) = read(&self.shared.dirs, &self.name) else { return };
-        if running.mode != self.config.mode || bound(&running) != bound(&self.config) {
-            tracing::warn!(service = %self.name, "its [listen] table or mode has changed; that counts from its next start");
+        let is_foreign = |config: &config::Service| config.adapter.is_foreign();
+        if running.mode != self.config.mode
+            || bound(&running) != bound(&self.config)
+            || is_foreign(&running) != is_foreign(&self.config)
+        {
+            tracing::warn!(
+                service = %self.name,
+                "its [listen] table, mode or adapter has changed; that counts from its next start"
+            );
             self.config.mode = running.mode;
+            self.config.adapter = running.adapter;
             self.config.listeners = running.listeners;
         }
     }

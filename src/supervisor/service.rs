@@ -407,7 +407,9 @@ pub(super) fn policy(config: &config::Service) -> Policy {
         },
         lease_ms: config.lease_ms,
         resume_limit_ms: config.resume_limit_ms,
-        probes: false,
+        probes: config.probe.is_some(),
+        // The probe has its own limit, and the better reason: this one is for a probe that hangs.
+        probe_limit_ms: config.probe.as_ref().map_or(0, |probe| probe.limit_ms + 2 * probe.timeout_ms),
         stop_grace_ms: config.stop_grace_ms,
         ..Policy::default()
     }

@@ -153,13 +153,21 @@ fn the_reference_of_the_service_file_is_complete() {
     let inner = inner.split_once("known keys are ").expect("the keys of [log]").1;
     known.extend(inner.split(", ").map(|key| format!("log.{}", key.trim())));
     assert_eq!(documented, known);
-    let full =
-        blocks(&text, "toml").into_iter().find(|block| block.contains("[log]")).expect("a full example");
+    // Some keys do not go with others.
+    let examples = blocks(&text, "toml").concat();
     for key in &known {
         let last = key.rsplit('.').next().expect("a key");
-        let there = full.contains(&format!("{last} = ")) || full.contains(&format!("[{last}]"));
-        assert!(there, "{key} is missing in the example with every key");
+        let there = examples.contains(&format!("{last} = ")) || examples.contains(&format!("[{last}]"));
+        assert!(there, "{key} is in no example");
     }
+    let of_probe =
+        parse("binary = \"/b\"\n[probe]\nwwwwwwwwwwww = 1\n").expect_err("an unknown key").join("\n");
+    let of_probe = of_probe.split_once("known keys are ").expect("the keys of [probe]").1;
+    let section = text.split_once("### Probes").expect("a section on probes").1;
+    let rows = table(section, &["key", "type", "default", "meaning"]);
+    let documented: BTreeSet<String> = rows.iter().map(|row| quoted(&row[0])[0].to_owned()).collect();
+    let known = of_probe.lines().next().unwrap_or_default().split(", ");
+    assert_eq!(documented, known.map(|key| key.trim().to_owned()).collect());
 }
 
 #[test]

@@ -108,10 +108,15 @@ impl Rig {
 
     /// A release of the test service: a copy of the program with a stamp behind it.
     pub fn release(&self, version: &str, fault: &str) -> PathBuf {
-        let path = self.path(&format!("testee-{version}"));
-        let mut program = std::fs::read(testee()).unwrap();
-        program.extend_from_slice(format!("\ntestee version={version} fault={fault}\n").as_bytes());
-        std::fs::write(&path, program).unwrap();
+        self.release_of("testee", version, fault)
+    }
+
+    /// A release of one of the example programs.
+    pub fn release_of(&self, program: &str, version: &str, fault: &str) -> PathBuf {
+        let path = self.path(&format!("{program}-{version}"));
+        let mut image = std::fs::read(example(program)).unwrap();
+        image.extend_from_slice(format!("\ntestee version={version} fault={fault}\n").as_bytes());
+        std::fs::write(&path, image).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
         path
     }
@@ -250,18 +255,16 @@ pub fn version(address: SocketAddr) -> String {
     answer.split(' ').next().unwrap_or_default().to_owned()
 }
 
-/// The program of the test service, an example of this package. `cargo test` builds it; `cargo test --test upgrade` alone
-/// does not, so it is built here.
-fn testee() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let program = Path::new(env!("CARGO_BIN_EXE_handoff")).with_file_name("examples").join("testee");
+/// An example of this package. `cargo test` builds it; `cargo test --test upgrade` alone does not, so it is built here.
+fn example(name: &str) -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
         let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        build.args(["build", "--quiet", "--example", "testee"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        build.args(["build", "--quiet", "--examples"]).current_dir(env!("CARGO_MANIFEST_DIR"));
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }
-        assert!(build.status().unwrap().success(), "the test service cannot be built");
-        program
-    })
+        assert!(build.status().unwrap().success(), "the test services cannot be built");
+    });
+    Path::new(env!("CARGO_BIN_EXE_handoff")).with_file_name("examples").join(name)
 }

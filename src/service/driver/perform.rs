@@ -10,7 +10,7 @@ use handoff_protocol::incumbent::{self, Incumbent};
 use handoff_protocol::message::{FromService, Stage};
 use handoff_protocol::successor;
 
-use super::{Driver, Order, Role, say};
+use super::{BEFORE_EXIT, Driver, Order, Role, say};
 use crate::crash_points::{crash_point, name};
 use crate::service::inbox::Input;
 use crate::service::{Drain, Ended, Error, Seal};
@@ -174,6 +174,9 @@ impl Driver {
         if code == 0 {
             self.adoption = None;
             say(&"this process is not wanted any more and exits");
+            if let Some(act) = BEFORE_EXIT.get() {
+                act();
+            }
             std::process::exit(0);
         }
         let reason = self.failure.take().unwrap_or_default();

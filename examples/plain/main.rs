@@ -1,0 +1,177 @@
+//! A server that knows nothing of handoff, for the tests of the other adapters: it binds the addresses of its arguments, or takes
+//! what socket activation gives it, and answers each line with its version. SIGTERM ends it at once, as it ends most
+//! programs, whatever it is doing.
+//!
+//! `plain <data> <address>…`, where `<data>` is `-` or a directory that one process at a time may use: a second one ends with an error.
+//!
+//! | line | what it does |
+//! |---|---|
+//! | `put <text>` | appends it to a file in its data, then answers |
+//! | `slow <ms>` | answers after so long |
+//! | `pid` | answers with its process |
+//! | anything else | answers |
+//!
+//! Releases are stamped like those of the other test service.
+
+use std::error::Error;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::net::{AddressFamily, sockopt};
+
+#[path = "../testee/stamp.rs"]
+mod stamp;
+
+use stamp::Stamp;
+
+struct Server {
+    stamp: Stamp,
+    data: Option<(PathBuf, File)>,
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("plain: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
+    let stamp = Stamp::of_this_program()?;
+    let mut args = std::env::args().skip(1);
+    let data = args.next().filter(|data| data != "-").map(PathBuf::from);
+    match stamp.fault.as_str() {
+        "exit-at-once" => return Err("told to exit at once".into()),
+        "exit-slowly" => {
+            std::thread::sleep(Duration::from_millis(50));
+            return Err("told to exit".into());
+        }
+        "never-binds" => wait_for_ever(),
+        slow if slow.starts_with("slow-start-") => {
+            std::thread::sleep(Duration::from_millis(slow["slow-start-".len()..].parse()?))
+        }
+        _ => {}
+    }
+    let data = data.map(open).transpose()?;
+    let server = Arc::new(Server { stamp, data });
+    let mut given = handoff::sys::listen_fds::take_listen_fds()?.into_iter().map(|(_, fd)| fd);
+    for address in args {
+        let listener = given.next().map_or_else(|| bind(&address), Ok)?;
+        let server = Arc::clone(&server);
+        std::thread::spawn(move || server.accept(listener));
+    }
+    say_ready()?;
+    if server.stamp.fault == "forks" {
+        return fork(&server);
+    }
+    wait_for_ever()
+}
+
+/// Whoever has the data alone may write.
+fn open(data: PathBuf) -> Result<(PathBuf, File), Box<dyn Error>> {
+    let lock = File::options().create(true).append(true).open(data.join("writer"))?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| "TWO WRITERS: the data is in use")?;
+    Ok((data, lock))
+}
+
+fn bind(address: &str) -> Result<OwnedFd, Box<dyn Error>> {
+    Ok(match address.strip_prefix("unix:") {
+        Some(path) => {
+            let _ = std::fs::remove_file(path);
+            UnixListener::bind(path)?.into()
+        }
+        None => TcpListener::bind(address)?.into(),
+    })
+}
+
+/// sd_notify(3), for a program that says when it is ready.
+fn say_ready() -> Result<(), Box<dyn Error>> {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let socket = std::os::unix::net::UnixDatagram::unbound()?;
+    socket.send_to(b"READY=1\nSTATUS=serving", Path::new(&path))?;
+    Ok(())
+}
+
+/// A child that lives on in a session of its own, with the listeners: what a careless program leaves behind.
+fn fork(server: &Server) -> Result<(), Box<dyn Error>> {
+    let program = std::env::current_exe()?;
+    let script = ["sh", "-c", "sleep 1000; :"].map(OsStr::new).into_iter().chain([program.as_os_str()]);
+    let child = std::process::Command::new("setsid").args(script).spawn()?;
+    println!("plain {} has started {}", server.stamp.version, child.id());
+    wait_for_ever()
+}
+
+fn wait_for_ever() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
+impl Server {
+    fn accept(self: Arc<Self>, listener: OwnedFd) {
+        if self.stamp.fault == "never-accepts" {
+            wait_for_ever();
+        }
+        let is_unix = sockopt::socket_domain(&listener) == Ok(AddressFamily::UNIX);
+        if is_unix {
+            let listener = UnixListener::from(listener);
+            for connection in listener.incoming().flatten() {
+                let server = Arc::clone(&self);
+                let reader = connection.try_clone();
+                std::thread::spawn(move || reader.map(|reader| server.serve(reader, connection)));
+            }
+        } else {
+            let listener = TcpListener::from(listener);
+            for connection in listener.incoming().flatten() {
+                let server = Arc::clone(&self);
+                let reader = connection.try_clone();
+                std::thread::spawn(move || reader.map(|reader| server.serve(reader, connection)));
+            }
+        }
+    }
+
+    fn serve(&self, reader: impl Read, mut writer: impl Write) {
+        for line in BufReader::new(reader).lines().map_while(Result::ok) {
+            if let Some(text) = line.strip_prefix("put ")
+                && self.put(text).is_err()
+            {
+                return;
+            }
+            if let Some(ms) = line.strip_prefix("slow ").and_then(|ms| ms.parse().ok()) {
+                std::thread::sleep(Duration::from_millis(ms));
+            }
+            // A request over HTTP, for a probe, which ends with an empty line.
+            let answer = match line.as_str() {
+                line if line.starts_with("GET /bad") => continue,
+                line if line.ends_with(" HTTP/1.1") || line.contains(": ") => continue,
+                "" => format!(
+                    "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{}",
+                    self.stamp.version.len(),
+                    self.stamp.version
+                ),
+                _ => format!("{} {}\n", self.stamp.version, std::process::id()),
+            };
+            if writer.write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn put(&self, text: &str) -> std::io::Result<()> {
+        let Some((data, _)) = &self.data else { return Ok(()) };
+        let mut file = File::options().create(true).append(true).open(data.join("lines"))?;
+        file.write_all(format!("{text}\n").as_bytes())
+    }
+}

@@ -1,0 +1,198 @@
+//! How it is found out from outside whether a new process serves.
+
+use handoff_protocol::ids::ListenerName;
+use serde::{Deserialize, Serialize};
+
+use super::address::ListenAddress;
+use super::error::Report;
+use super::service::{Adapter, Listener};
+use super::table::Section;
+
+const KEYS: &[&str] = &[
+    "http", "tcp", "exec", "listener", "method", "status", "header", "body", "timeout", "interval", "limit",
+];
+
+/// A readiness probe. It is repeated until it passes or its limit is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// What is asked.
+    pub check: Check,
+    /// How long one try may take.
+    pub timeout_ms: u64,
+    /// The pause between two tries.
+    pub interval_ms: u64,
+    /// How long all tries together may take.
+    pub limit_ms: u64,
+}
+
+/// What a probe asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Check {
+    /// A request over HTTP/1.1, and what the answer must be.
+    Http(Http),
+    /// The process must accept a connection. That it is established is no sign: the kernel does that.
+    Tcp {
+        /// At which listener.
+        listener: ListenerName,
+    },
+    /// A command that must exit with 0: an absolute path and its arguments.
+    Exec(Vec<String>),
+}
+
+/// A request, and what the answer must be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Http {
+    /// At which listener.
+    pub listener: ListenerName,
+    /// `GET`, `HEAD`, …
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// The status that the answer must have.
+    pub status: u16,
+    /// A header that it must have, and its value if that matters.
+    pub header: Option<(String, Option<String>)>,
+    /// A text that its body must contain.
+    pub body: Option<String>,
+}
+
+const TIMEOUT_MS: u64 = 2_000;
+const INTERVAL_MS: u64 = 50;
+const LIMIT_MS: u64 = 30_000;
+
+/// Reads the table `[probe]`. Without it a program that cannot say that it is ready must accept a connection.
+pub(super) fn read(
+    report: &mut Report,
+    root: &Section,
+    adapter: Adapter,
+    listeners: &[Listener],
+) -> Option<Probe> {
+    if !root.has("probe") {
+        return if adapter.is_foreign() { accepts(listeners) } else { None };
+    }
+    let section = root.section(report, "probe", "probe.")?;
+    section.refuse_unknown(report, KEYS);
+    let ways: Vec<&str> = ["http", "tcp", "exec"].into_iter().filter(|way| section.has(way)).collect();
+    let check = match ways[..] {
+        ["http"] => http(report, &section, listeners).map(Check::Http),
+        ["tcp"] => {
+            if section.boolean(report, "tcp") == Some(false) {
+                section.refuse(
+                    report,
+                    "tcp",
+                    "there is nothing that a probe of false would do",
+                    "remove [probe]",
+                );
+            }
+            listener(report, &section, listeners).map(|listener| Check::Tcp { listener })
+        }
+        ["exec"] => exec(report, &section).map(Check::Exec),
+        [] => {
+            section.missing(
+                report,
+                "http",
+                "write http = \"/health\", tcp = true or exec = [\"/path/of/command\"]",
+            );
+            None
+        }
+        [first, ..] => {
+            section.refuse(report, first, "there can be one of http, tcp and exec", "keep one of them");
+            None
+        }
+    };
+    if ways[..] != ["http"] {
+        for key in ["method", "status", "header", "body"] {
+            section.refuse(
+                report,
+                key,
+                "belongs to a probe over HTTP",
+                "remove it, or write http = \"/path\"",
+            );
+        }
+    }
+    if ways[..] == ["exec"] {
+        section.refuse(report, "listener", "a command connects by itself", "remove it");
+    }
+    let mut duration =
+        |key, default| section.duration_ms(report, key, 1).map_or(default, |found| found.value);
+    let (timeout_ms, interval_ms) = (duration("timeout", TIMEOUT_MS), duration("interval", INTERVAL_MS));
+    let limit_ms = duration("limit", LIMIT_MS);
+    Some(Probe { check: check?, timeout_ms, interval_ms, limit_ms })
+}
+
+fn accepts(listeners: &[Listener]) -> Option<Probe> {
+    let stream = |listener: &&Listener| {
+        matches!(listener.address, ListenAddress::Tcp(_) | ListenAddress::DualStack { .. })
+    };
+    let listener = listeners.iter().find(stream)?.name.clone();
+    let check = Check::Tcp { listener };
+    Some(Probe { check, timeout_ms: TIMEOUT_MS, interval_ms: INTERVAL_MS, limit_ms: LIMIT_MS })
+}
+
+fn http(report: &mut Report, section: &Section, listeners: &[Listener]) -> Option<Http> {
+    let listener = listener(report, section, listeners);
+    let path = section.string(report, "http", "write http = \"/health\"")?;
+    if !path.value.starts_with('/') || path.value.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        let cause = format!("{:?} is not the path of a request", path.value);
+        return section.wrong(report, "http", path.span, &cause, "write http = \"/health\"");
+    }
+    let method = section.string(report, "method", "write method = \"GET\"");
+    if let Some(method) = &method
+        && (method.value.is_empty() || !method.value.bytes().all(|byte| byte.is_ascii_uppercase()))
+    {
+        let cause = format!("{:?} is no method of HTTP", method.value);
+        section.wrong::<()>(report, "method", method.span.clone(), &cause, "write method = \"GET\"");
+    }
+    let header = section.string(report, "header", "write header = \"x-name: value\"").map(|header| {
+        let (name, value) = match header.value.split_once(':') {
+            Some((name, value)) => (name, Some(value.trim().to_owned())),
+            None => (header.value, None),
+        };
+        (name.trim().to_ascii_lowercase(), value)
+    });
+    let body = section.string(report, "body", "write body = \"ok\"").map(|body| body.value.to_owned());
+    Some(Http {
+        listener: listener?,
+        method: method.map_or_else(|| "GET".to_owned(), |method| method.value.to_owned()),
+        path: path.value.to_owned(),
+        status: section.count(report, "status", 100..=599).map_or(200, |status| status as u16),
+        header,
+        body,
+    })
+}
+
+/// The listener that is named, else the only one, else the first.
+fn listener(report: &mut Report, section: &Section, listeners: &[Listener]) -> Option<ListenerName> {
+    let known: Vec<&str> = listeners.iter().map(|listener| listener.name.as_str()).collect();
+    let hint = match known[..] {
+        [] => "add a [listen] table".to_owned(),
+        _ => format!("write one of {}", known.join(", ")),
+    };
+    if !section.has("listener") {
+        let first = listeners.first().map(|listener| listener.name.clone());
+        if first.is_none() {
+            section.missing(report, "listener", &hint);
+        }
+        return first;
+    }
+    let named = section.string(report, "listener", &hint)?;
+    match listeners.iter().find(|listener| listener.name.as_str() == named.value) {
+        Some(listener) => Some(listener.name.clone()),
+        None => {
+            let cause = format!("there is no listener {:?}", named.value);
+            section.wrong(report, "listener", named.span, &cause, &hint)
+        }
+    }
+}
+
+fn exec(report: &mut Report, section: &Section) -> Option<Vec<String>> {
+    let command = section.strings(report, "exec")?;
+    match command.first() {
+        Some(program) if program.starts_with('/') => Some(command),
+        _ => {
+            let hint = "write exec = [\"/absolute/path/of/command\", \"argument\"]";
+            section.refuse(report, "exec", "does not begin with an absolute path", hint);
+            None
+        }
+    }
+}

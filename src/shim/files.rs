@@ -1,0 +1,134 @@
+//! Files that a program keeps open without knowing of them: so whoever looks can tell that something of it is still there.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use rustix::process::Signal;
+
+use crate::sys::process::{kill, pidfd_open};
+
+/// A lock that the program and everything that it starts hold together with the shim. It is free only when all of them are gone.
+pub(super) struct ProgramLock(File);
+
+impl ProgramLock {
+    /// Takes it. What is left of an earlier program is killed: its shim is gone, or this one would not have the data lock.
+    pub(super) fn take(path: &Path) -> io::Result<Self> {
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self(file)),
+                Err(Errno::WOULDBLOCK) => {
+                    end_holders(path)?;
+                    std::thread::sleep(TICK);
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// For the program. The lock belongs to all duplicates together.
+    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+        Ok(self.0.try_clone()?.into())
+    }
+}
+
+/// A file that is there, and open in every process of the program, until all of them are gone.
+pub(super) struct Trace {
+    path: PathBuf,
+    file: File,
+}
+
+impl Trace {
+    pub(super) fn leave(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), file: File::create(path)? })
+    }
+
+    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+        Ok(self.file.try_clone()?.into())
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// For how long it is tried to end what a shim has left.
+const ENDED_WITHIN: Duration = Duration::from_secs(5);
+/// A process that was killed holds its files for a moment.
+const TICK: Duration = Duration::from_millis(2);
+
+/// Kills what a shim that is gone has left, and removes its files. Blocks until nothing is left.
+pub(crate) fn end_what_is_left(trace: &Path) {
+    let until = Instant::now() + ENDED_WITHIN;
+    while matches!(end_holders(trace), Ok(true)) && Instant::now() < until {
+        std::thread::sleep(TICK);
+    }
+    for extension in ["pid", "notify"] {
+        let _ = fs::remove_file(trace.with_extension(extension));
+    }
+    let _ = fs::remove_file(trace);
+}
+
+/// Kills every process that has this file open, but for this one. `false` if there is no such file, or nobody has it.
+fn end_holders(path: &Path) -> io::Result<bool> {
+    let Ok(wanted) = fs::metadata(path) else { return Ok(false) };
+    let mut any = false;
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        if pid == std::process::id() {
+            continue;
+        }
+        // Opened before the look, so that the signal goes to whoever was looked at.
+        if let Ok(process) = pidfd_open(pid)
+            && has_open(pid, &wanted)
+        {
+            any = true;
+            let _ = kill(&process, Signal::KILL);
+        }
+    }
+    Ok(any)
+}
+
+/// Processes of others cannot be looked at, and have nothing of ours.
+fn has_open(pid: u32, wanted: &fs::Metadata) -> bool {
+    let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    fds.flatten().any(|fd| {
+        fs::metadata(fd.path()).is_ok_and(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn whoever_has_the_file_open_is_ended_and_nobody_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("program.lock");
+        let lock = ProgramLock::take(&path).unwrap();
+        let mut holder =
+            Command::new("/bin/cat").stdin(Stdio::piped()).stdout(lock.duplicate().unwrap()).spawn().unwrap();
+        let mut other = Command::new("/bin/cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        drop(lock);
+        let again = ProgramLock::take(&path).unwrap();
+        assert!(!holder.wait().unwrap().success());
+        assert!(other.try_wait().unwrap().is_none());
+        drop(other.stdin.take());
+        assert!(other.wait().unwrap().success());
+        drop(again);
+        assert!(!end_holders(&path).unwrap());
+        assert!(!end_holders(&dir.path().join("missing")).unwrap());
+    }
+}

@@ -1,0 +1,221 @@
+//! The listeners of a shim: those of its own slot, or in exclusive mode the two slots that it shares with the other shims of the service.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use handoff_protocol::ids::ListenerName;
+use handoff_protocol::message::Mode;
+
+use super::plan::Plan;
+use crate::config::ListenAddress;
+use crate::slots::{Pair, Place, Side, SlotError, Turn, waiting_at};
+
+/// A handshake that was under way at a switch belongs to the old slot. Over a long way it is waited for so long.
+const HANDSHAKE: Duration = Duration::from_secs(1);
+
+/// The listeners, by name.
+pub(super) struct Listeners {
+    names: Vec<ListenerName>,
+    addresses: Vec<ListenAddress>,
+    slots: Slots,
+}
+
+enum Slots {
+    /// The slot of this process; the daemon steers. And where the paths of unix sockets led when the program was started.
+    Own(Vec<OwnedFd>, Mutex<Vec<Option<Place>>>),
+    /// The slots of all processes, of which one is at work; it steers.
+    Shared(Mutex<Shared>),
+}
+
+struct Shared {
+    pair: Pair,
+    /// Where the turn is kept, once this process has it.
+    file: Option<PathBuf>,
+    /// The slot that the program was started on.
+    used: Side,
+    switched_at: Option<Instant>,
+}
+
+impl Listeners {
+    /// Of what came with `Welcome`: in exclusive mode the first slots of all addresses, then the second ones.
+    pub(super) fn new(plan: &Plan, mode: Mode, given: Vec<(ListenerName, OwnedFd)>) -> Result<Self, String> {
+        let addresses = plan.addresses()?;
+        let names: Vec<ListenerName> = plan.listen.iter().map(|(name, _)| name.clone()).collect();
+        let expected = if mode == Mode::Exclusive { 2 } else { 1 } * names.len();
+        if given.len() != expected
+            || given.iter().zip(names.iter().cycle()).any(|((given, _), name)| given != name)
+        {
+            let given: Vec<&str> = given.iter().map(|(name, _)| name.as_str()).collect();
+            return Err(format!(
+                "the daemon sent the listeners {}, which are not those of the plan",
+                given.join(", ")
+            ));
+        }
+        let mut fds: Vec<OwnedFd> = given.into_iter().map(|(_, fd)| fd).collect();
+        let slots = match mode {
+            Mode::Overlap => Slots::Own(fds, Mutex::default()),
+            Mode::Exclusive => {
+                let second = fds.split_off(names.len());
+                let pair = Pair::new(addresses.clone(), fds, second);
+                Slots::Shared(Mutex::new(Shared { pair, file: None, used: Side::First, switched_at: None }))
+            }
+        };
+        Ok(Self { names, addresses, slots })
+    }
+
+    /// For the holder of the data lock: from now on new connections go where the turn in this file says, and the program is
+    /// to be started there. What waits where nobody will ever accept is reset.
+    pub(super) fn take_over(&self, file: &Path) -> Result<(), String> {
+        let Slots::Shared(shared) = &self.slots else { return Ok(()) };
+        let mut shared = lock(shared);
+        let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
+        let turn = match fs::read(file) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|error| failed(&error))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Turn::default(),
+            Err(error) => return Err(failed(&error)),
+        };
+        shared.pair.apply(turn).map_err(|error| error.to_string())?;
+        shared.file = Some(file.to_owned());
+        shared.used = turn.active;
+        shared.switched_at = None;
+        shared.reset_resting().map_err(|error| error.to_string())
+    }
+
+    /// The listeners that a program is to get that is started now.
+    pub(super) fn current(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        self.names.iter().map(|name| Ok((name.to_string(), self.current_of(name.as_str())?))).collect()
+    }
+
+    /// One of them.
+    pub(super) fn current_of(&self, name: &str) -> io::Result<OwnedFd> {
+        let at = self.names.iter().position(|known| known.as_str() == name);
+        let at =
+            at.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no listener {name:?}")))?;
+        match &self.slots {
+            Slots::Own(fds, _) => fds[at].try_clone(),
+            Slots::Shared(shared) => {
+                let shared = lock(shared);
+                shared.pair.listeners(shared.used)[at].try_clone()
+            }
+        }
+    }
+
+    /// Names and addresses.
+    pub(super) fn configured(&self) -> Vec<(String, ListenAddress)> {
+        self.names.iter().map(ToString::to_string).zip(self.addresses.iter().cloned()).collect()
+    }
+
+    /// The program is about to be started.
+    pub(super) fn note_places(&self) {
+        if let Slots::Own(_, places) = &self.slots {
+            *lock(places) = self.addresses.iter().map(Place::of).collect();
+        }
+    }
+
+    /// The program has removed the path of a unix socket, which leads to another process, or to another slot.
+    pub(super) fn put_back(&self, name: &str) -> Result<(), String> {
+        let told = |error: SlotError| error.to_string();
+        match &self.slots {
+            Slots::Own(_, places) => {
+                let at = self.names.iter().position(|known| known.as_str() == name);
+                let place = at.and_then(|at| Some((*lock(places).get(at)?)?.put_back(&self.addresses[at])));
+                place.unwrap_or(Ok(())).map_err(told)
+            }
+            Slots::Shared(shared) => {
+                let mut shared = lock(shared);
+                let turn = shared.pair.turn();
+                shared.pair.apply(turn).map_err(told)
+            }
+        }
+    }
+
+    /// From now on new connections wait at the other slot.
+    pub(super) fn switch(&self) -> Result<(), String> {
+        let Slots::Shared(shared) = &self.slots else { return Ok(()) };
+        let mut shared = lock(shared);
+        if shared.pair.turn().active != shared.used {
+            return Ok(());
+        }
+        let turn = shared.pair.turn();
+        let turn = Turn { active: turn.active.other(), ..turn };
+        // Remembered first: whoever comes next applies it, done or not.
+        shared.remember(turn).map_err(|error| error.to_string())?;
+        shared.pair.apply(turn).map_err(|error| error.to_string())?;
+        shared.switched_at = Some(Instant::now());
+        Ok(())
+    }
+
+    /// How many connections wait for the program although new ones go elsewhere.
+    pub(super) fn left_waiting(&self) -> Result<u32, String> {
+        let told = |error: SlotError| error.to_string();
+        match &self.slots {
+            Slots::Own(fds, _) => self
+                .addresses
+                .iter()
+                .zip(fds)
+                .map(|(address, fd)| waiting_at(address, fd))
+                .sum::<Result<_, _>>()
+                .map_err(told),
+            Slots::Shared(shared) => {
+                let shared = lock(shared);
+                shared.pair.waiting(shared.used).map_err(told)
+            }
+        }
+    }
+
+    /// Whether nobody is on the way to the old slot any more.
+    pub(super) fn has_settled(&self) -> bool {
+        let Slots::Shared(shared) = &self.slots else { return true };
+        let is_remote = |address: &ListenAddress| match address {
+            ListenAddress::Tcp(address) => !address.ip().is_loopback(),
+            ListenAddress::DualStack { .. } => true,
+            ListenAddress::Unix(_) => false,
+        };
+        let far = self.addresses.iter().any(is_remote);
+        !far || lock(shared).switched_at.is_none_or(|at| at.elapsed() >= HANDSHAKE)
+    }
+
+    /// The program is gone: what waits for it is reset.
+    pub(super) fn dismiss_left(&self) -> Result<(), String> {
+        let Slots::Shared(shared) = &self.slots else { return Ok(()) };
+        lock(shared).reset_resting().map_err(|error| error.to_string())
+    }
+
+    /// Whether new connections go to the program that was started.
+    pub(super) fn is_where_connections_are(&self) -> bool {
+        match &self.slots {
+            Slots::Own(..) => true,
+            Slots::Shared(shared) => {
+                let shared = lock(shared);
+                shared.pair.turn().active == shared.used
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn reset_resting(&mut self) -> io::Result<()> {
+        let other = self.pair.turn().active.other();
+        if self.pair.waiting(other).map_err(io::Error::other)? == 0 {
+            return Ok(());
+        }
+        let turn = self.pair.reset_resting().map_err(io::Error::other)?;
+        self.remember(turn)
+    }
+
+    /// It outlives processes, not the machine: no need for the disk.
+    fn remember(&self, turn: Turn) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let beside = file.with_extension("new");
+        fs::write(&beside, serde_json::to_vec(&turn)?)?;
+        fs::rename(beside, file)
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,198 @@
+//! What a program says of itself by the protocol of sd_notify(3).
+//!
+//! A datagram socket at a path, named in `NOTIFY_SOCKET`. Only processes of the program are believed: the kernel tells who sent.
+//! Of the fields these mean something here: `READY`, `STATUS`, `MAINPID`, `STOPPING`, `RELOADING`, `EXTEND_TIMEOUT_USEC` (the shim gives
+//! the signs of life anyway, and an upgrade has one deadline), `FDSTORE` with `FDNAME`, `FDSTOREREMOVE`, and `BARRIER`.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix, SocketFlags,
+    SocketType, bind, recvmsg, socket_with, sockopt,
+};
+
+use super::program::{Known, Program};
+
+/// The most descriptors that a program may leave with its shim.
+const STORE_MAX: usize = 64;
+/// The longest datagram. systemd takes no longer one either.
+const DATAGRAM_MAX: usize = 4096;
+/// The name of a descriptor that was given none, as in sd_pid_notify_with_fds(3).
+const UNNAMED: &str = "stored";
+
+/// The socket, and what was left there.
+pub(super) struct Notify {
+    path: PathBuf,
+    store: Arc<Mutex<Vec<(String, OwnedFd)>>>,
+}
+
+impl Notify {
+    /// Listens at this path, in a thread that ends with the process.
+    pub(super) fn listen(path: PathBuf, program: Arc<Program>) -> io::Result<Self> {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        bind(&socket, &SocketAddrUnix::new(&path)?)?;
+        sockopt::set_socket_passcred(&socket, true)?;
+        let store = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&store);
+        std::thread::Builder::new().name("handoff-notify".to_owned()).spawn(move || {
+            loop {
+                // What cannot be taken is one datagram, and there may be no descriptors left for it.
+                let _ = take_one(&socket, &program, &kept);
+            }
+        })?;
+        Ok(Self { path, store })
+    }
+
+    /// What the program must be told.
+    pub(super) fn variable(&self) -> (OsString, OsString) {
+        ("NOTIFY_SOCKET".into(), self.path.clone().into_os_string())
+    }
+
+    /// What the program has left for its next start, by name.
+    pub(super) fn stored(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        store.iter().map(|(name, fd)| Ok((name.clone(), fd.try_clone()?))).collect()
+    }
+}
+
+impl Drop for Notify {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+type Store = Arc<Mutex<Vec<(String, OwnedFd)>>>;
+
+fn take_one(socket: &OwnedFd, program: &Program, store: &Store) -> io::Result<()> {
+    let mut text = [0_u8; DATAGRAM_MAX];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STORE_MAX), ScmCredentials(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(&mut text)];
+    let received = recvmsg(socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let (mut sender, mut fds) = (None, Vec::new());
+    for message in ancillary.drain() {
+        match message {
+            RecvAncillaryMessage::ScmRights(rights) => fds.extend(rights),
+            RecvAncillaryMessage::ScmCredentials(credentials) => sender = Some(credentials.pid),
+            _ => {}
+        }
+    }
+    let sender = sender.and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok());
+    if !sender.is_some_and(|sender| program.tree().contains(&sender)) {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&text[..received.bytes]);
+    let said = Said::parse(&text);
+    if said.barrier {
+        // The sender waits for the end of the descriptor that it sent, which is here and now.
+        fds.clear();
+    }
+    keep(&said, fds, store);
+    program.learn(|known| said.apply(known));
+    Ok(())
+}
+
+fn keep(said: &Said<'_>, fds: Vec<OwnedFd>, store: &Store) {
+    let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
+    let name = said.fd_name.unwrap_or(UNNAMED);
+    if said.store_remove {
+        store.retain(|(known, _)| known != name);
+    } else if said.store {
+        let room = STORE_MAX.saturating_sub(store.len());
+        store.extend(fds.into_iter().take(room).map(|fd| (name.to_owned(), fd)));
+    }
+}
+
+/// One datagram.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Said<'t> {
+    ready: bool,
+    reloading: bool,
+    stopping: bool,
+    status: Option<&'t str>,
+    main_pid: Option<u32>,
+    store: bool,
+    store_remove: bool,
+    fd_name: Option<&'t str>,
+    barrier: bool,
+}
+
+impl<'t> Said<'t> {
+    /// Fields that are not known are passed over, as the man page demands.
+    fn parse(text: &'t str) -> Self {
+        let mut said = Self::default();
+        for line in text.lines() {
+            match line.split_once('=') {
+                Some(("READY", "1")) => said.ready = true,
+                Some(("RELOADING", "1")) => said.reloading = true,
+                Some(("STOPPING", "1")) => said.stopping = true,
+                Some(("STATUS", status)) => said.status = Some(status),
+                Some(("MAINPID", pid)) => said.main_pid = pid.parse().ok(),
+                Some(("FDSTORE", "1")) => said.store = true,
+                Some(("FDSTOREREMOVE", "1")) => said.store_remove = true,
+                Some(("FDNAME", name)) => said.fd_name = Some(name).filter(|name| is_fd_name(name)),
+                Some(("BARRIER", "1")) => said.barrier = true,
+                _ => {}
+            }
+        }
+        said
+    }
+
+    fn apply(&self, known: &mut Known) {
+        if self.reloading {
+            known.ready = false;
+        }
+        known.ready |= self.ready;
+        if let Some(status) = self.status {
+            known.status = status.to_owned();
+        }
+        // A daemon that forks tells which of its processes is to be asked to end.
+        if let Some(pid) = self.main_pid.filter(|_| known.lives) {
+            known.main = Some(pid);
+        }
+    }
+}
+
+/// As sd_pid_notify_with_fds(3) has it: ASCII, no control characters, no colon, at most 255.
+fn is_fd_name(name: &str) -> bool {
+    name.len() <= 255 && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_and_unknown_ones_passed_over() {
+        let said = Said::parse("READY=1\nSTATUS=Loading 1/2\nMAINPID=42\nWATCHDOG=1\nX_OTHER=a=b\n\ngarbage");
+        assert!(said.ready && !said.stopping && !said.store);
+        assert_eq!((said.status, said.main_pid), (Some("Loading 1/2"), Some(42)));
+        assert_eq!(Said::parse("READY=0\nMAINPID=x"), Said::default());
+        let said = Said::parse("FDSTORE=1\nFDNAME=web");
+        assert!(said.store);
+        assert_eq!(said.fd_name, Some("web"));
+        assert_eq!(Said::parse("FDNAME=a:b").fd_name, None);
+        assert!(Said::parse("BARRIER=1").barrier && Said::parse("FDSTOREREMOVE=1").store_remove);
+    }
+
+    #[test]
+    fn a_reload_takes_the_readiness_back_until_it_is_over() {
+        let mut known = Known { lives: true, main: Some(1), ready: true, ..Known::default() };
+        Said::parse("RELOADING=1\nSTATUS=reading").apply(&mut known);
+        assert!(!known.ready);
+        assert_eq!(known.status, "reading");
+        Said::parse("READY=1\nMAINPID=7").apply(&mut known);
+        assert!(known.ready);
+        assert_eq!(known.main, Some(7));
+    }
+}

@@ -1,0 +1,135 @@
+//! The readiness probe of a new process: the supervisor's own look, before the commit.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Weak;
+use std::time::Duration;
+
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::supervisor::{Event, Phase};
+use tokio::net::{TcpSocket, UnixStream};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep};
+
+use super::service::Service;
+use crate::config::Probe;
+use crate::probe::{Connection, Way, attempt};
+use crate::slots::census::Census;
+use crate::slots::{Route, RouteTo};
+
+impl Service {
+    /// Begins to try the successor. The answer comes as an event.
+    pub(super) fn probe(&mut self, id: HandoffId, events: &mut VecDeque<Event>) {
+        // A program that does not speak the protocol accepts when the probe has shown it, and not when it was started.
+        if !self.config.adapter.is_foreign() {
+            self.timeline.gap_ends();
+        }
+        let Some(probe) = self.config.probe.clone() else {
+            return events.push_back(Event::Probed(id, Ok(())));
+        };
+        let this = self.this.clone();
+        spawn_local(async move {
+            let result = until_it_passes(&probe, &this, id).await;
+            let Some(service) = this.upgrade() else { return };
+            let mut service = service.borrow_mut();
+            if service.is_probing(id) {
+                service.feed(Event::Probed(id, result));
+            }
+        });
+    }
+
+    fn is_probing(&self, id: HandoffId) -> bool {
+        self.machine.phase() == Phase::Probing && self.machine.handoff() == id
+    }
+}
+
+/// Tries until it passes, the limit is over, or nobody wants to know any more. The last thing that was found is the error.
+async fn until_it_passes(
+    probe: &Probe,
+    service: &Weak<RefCell<Service>>,
+    id: HandoffId,
+) -> Result<(), String> {
+    let until = Instant::now() + Duration::from_millis(probe.limit_ms);
+    loop {
+        let mut way = WayIn { service, id, last: None };
+        let found = match attempt(&probe.check, Duration::from_millis(probe.timeout_ms), &mut way).await {
+            Ok(()) => return Ok(()),
+            Err(found) => found,
+        };
+        let is_wanted = service.upgrade().is_some_and(|service| service.borrow().is_probing(id));
+        if !is_wanted || Instant::now() >= until {
+            return Err(found);
+        }
+        tracing::debug!(%id, found, "the probe has not passed yet");
+        sleep(Duration::from_millis(probe.interval_ms)).await;
+    }
+}
+
+/// The way to the successor of a service.
+struct WayIn<'a> {
+    service: &'a Weak<RefCell<Service>>,
+    id: HandoffId,
+    /// The two ends of the last connection over TCP, this one first.
+    last: Option<(SocketAddr, SocketAddr)>,
+}
+
+impl Way for WayIn<'_> {
+    async fn connect(&mut self, listener: &str) -> io::Result<Box<dyn Connection>> {
+        let gone = || io::Error::other("the upgrade is over");
+        let service =
+            self.service.upgrade().filter(|service| service.borrow().is_probing(self.id)).ok_or_else(gone)?;
+        let Route { socket, to } = service.borrow_mut().route_to_successor(listener)?;
+        let connected = self.connect_to(socket, &to).await;
+        // The way is open for this one connection only.
+        service.borrow_mut().end_route(listener)?;
+        connected
+    }
+
+    async fn is_accepted(&mut self) -> io::Result<bool> {
+        // Over a unix socket nobody but the server itself knows.
+        self.last.map_or(Ok(true), |(own, server)| Census::is_accepted(own, server))
+    }
+
+    fn variables(&self) -> Vec<(String, String)> {
+        let Some(service) = self.service.upgrade() else { return Vec::new() };
+        let service = service.borrow();
+        let pid = service.successor.as_ref().map_or(0, |party| party.process.pid);
+        let fixed = [("HANDOFF_SERVICE", service.name.to_string()), ("HANDOFF_PID", pid.to_string())];
+        let listeners = service.config.listeners.iter().map(|listener| {
+            let name = listener.name.as_str().to_ascii_uppercase().replace('-', "_");
+            (format!("HANDOFF_LISTEN_{name}"), listener.address.to_string())
+        });
+        fixed.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(listeners).collect()
+    }
+}
+
+impl WayIn<'_> {
+    async fn connect_to(&mut self, socket: OwnedFd, to: &RouteTo) -> io::Result<Box<dyn Connection>> {
+        match to {
+            RouteTo::Tcp(server) => {
+                let stream = TcpSocket::from_std_stream(socket.into()).connect(*server).await?;
+                self.last = Some((stream.local_addr()?, *server));
+                Ok(Box::new(stream))
+            }
+            RouteTo::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+        }
+    }
+}
+
+impl Service {
+    /// To the slot of the successor; where all share their slots, to the one that gets new connections.
+    fn route_to_successor(&mut self, listener: &str) -> io::Result<Route> {
+        let slot = self.successor.as_ref().map(|party| party.slot);
+        let (Some(listening), Some(slot)) = (&mut self.listening, slot) else {
+            return Err(io::Error::other("the new process is gone"));
+        };
+        listening.route_to(listener, slot)
+    }
+
+    fn end_route(&mut self, listener: &str) -> io::Result<()> {
+        self.listening.as_mut().map_or(Ok(()), |listening| listening.end_route(listener))
+    }
+}

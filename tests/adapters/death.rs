@@ -1,0 +1,92 @@
+//! Somebody dies: the daemon, the shim, the program, in the middle of an upgrade or at rest.
+
+use handoff::control::api::Ending;
+use rustix::process::Signal;
+
+use crate::ALL;
+use crate::plain::{Load, Plain};
+use crate::support::{ask, signal, version, wait_for};
+
+/// Kills the daemon and starts another one.
+fn replace_daemon(plain: &mut Plain) {
+    let mut daemon = plain.rig.daemon.take().unwrap();
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    plain.rig.start_daemon();
+}
+
+#[test]
+fn a_new_daemon_takes_over_and_nobody_notices() {
+    for (adapter, mode) in ALL {
+        let mut plain = Plain::serve(adapter, mode, "");
+        plain.upgrade("1", "");
+        let load = Load::start(plain.address, 2);
+        let before = (plain.shim(), plain.program());
+        replace_daemon(&mut plain);
+        wait_for("the service to be taken over", || {
+            (plain.rig.status("s").pid == Some(before.0)).then_some(())
+        });
+        assert_eq!(plain.program(), before.1, "{adapter} {mode}");
+        for n in 2..=3 {
+            let outcome = plain.upgrade(&n.to_string(), "");
+            assert_eq!(outcome.outcome, Ending::Committed, "{adapter} {mode}: {outcome:?}");
+            assert_eq!(version(plain.address), n.to_string(), "{adapter} {mode}");
+        }
+        load.finish();
+    }
+}
+
+#[test]
+fn the_end_of_a_shim_is_the_end_of_its_program_and_another_one_starts() {
+    for (adapter, mode) in ALL {
+        let plain = Plain::serve(adapter, mode, "");
+        plain.upgrade("1", "forks");
+        wait_for("shim, program and what it has started", || (plain.processes().len() == 3).then_some(()));
+        let (shim, program) = (plain.shim(), plain.program());
+        let before = plain.processes();
+        signal(shim, Signal::KILL);
+        wait_for("another program to serve", || {
+            let answer = ask(plain.address, "pid").ok()?;
+            (!answer.ends_with(&format!(" {program}"))).then_some(())
+        });
+        wait_for("the restart to be told", || (plain.rig.status("s").restarts == 1).then_some(()));
+        wait_for("the new one to have started all", || (plain.processes().len() == 3).then_some(()));
+        let after = plain.processes();
+        // Also what the old one had started in a session of its own is gone.
+        assert!(!after.iter().any(|pid| before.contains(pid)), "{adapter} {mode}: {before:?} {after:?}");
+    }
+}
+
+#[test]
+fn without_a_daemon_the_old_version_serves_again_by_itself() {
+    for adapter in ["inject", "listen-fds"] {
+        let mut plain = Plain::serve(adapter, "exclusive", "");
+        plain.set("lease = \"300ms\"\n");
+        plain.upgrade("1", "");
+        // The new program begins and never says that it is there, and the daemon is killed meanwhile: the shim of the new one
+        // goes on, fails when it is killed, and the old one takes the data back.
+        let binary = plain.rig.release_of("plain", "2", "slow-start-20000");
+        let mut upgrade =
+            plain.rig.handoff(&["upgrade", "s", "--binary", binary.to_str().unwrap()]).spawn().unwrap();
+        wait_for("the new version to begin", || {
+            // One that only takes its listeners is probed from its start on.
+            let phase = plain.rig.status("s").phase;
+            matches!(phase.as_deref(), Some("beginning" | "probing")).then_some(())
+        });
+        let old = plain.shim();
+        let mut daemon = plain.rig.daemon.take().unwrap();
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        upgrade.wait().unwrap();
+        let new = plain.processes().into_iter().find(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains("shim\0s") && *pid != old
+        });
+        signal(new.expect("the shim of the new version"), Signal::KILL);
+        wait_for("the old version to serve again", || (plain.address_answers("1")).then_some(()));
+        plain.rig.start_daemon();
+        wait_for("the daemon to take over", || (plain.rig.status("s").pid == Some(old)).then_some(()));
+        let outcome = plain.upgrade("3", "");
+        assert_eq!(outcome.outcome, Ending::Committed, "{adapter}: {outcome:?}");
+    }
+}

@@ -40,10 +40,11 @@ pub(super) async fn ask(http: &Http, connection: Box<dyn Connection>) -> Result<
             false => Err(format!("the answer to {what} does not contain {wanted:?}")),
         }
     };
+    tokio::pin!(asked);
     tokio::select! {
-        biased;
-        result = asked => result,
-        ended = driver => Err(ended.map_or_else(|error| failed(&error), |()| failed(&"the connection was closed"))),
+        result = &mut asked => result,
+        // The answer may have come with the end of the connection: then it is there already.
+        _ = driver => asked.await,
     }
 }
 

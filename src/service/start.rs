@@ -10,7 +10,9 @@ use handoff_protocol::frame::FrameError;
 use handoff_protocol::ids::HandoffId;
 #[cfg(feature = "supervisor")]
 use handoff_protocol::ids::ListenerName;
-use handoff_protocol::message::{FromService, Hello, Mode, Ready, ToService, Welcome};
+#[cfg(feature = "supervisor")]
+use handoff_protocol::message::Mode;
+use handoff_protocol::message::{FromService, Hello, Ready, ToService, Welcome};
 use handoff_protocol::version::{UNAGREED, VersionRange};
 
 use super::adoption::Entrance;
@@ -32,8 +34,15 @@ pub(crate) const ID_VARIABLE: &str = "HANDOFF_ID";
 /// What all states of the server have in common.
 #[derive(Debug)]
 pub(super) enum Link {
-    Standalone { lock: Mutex<Option<DataLock>> },
-    Supervised { inbox: Arc<Inbox>, listeners: Listeners, mode: Mode },
+    Standalone {
+        lock: Mutex<Option<DataLock>>,
+    },
+    Supervised {
+        inbox: Arc<Inbox>,
+        listeners: Listeners,
+        #[cfg(feature = "supervisor")]
+        mode: Mode,
+    },
 }
 
 /// Finds out who started the process. `orders` is called from the driver's thread.
@@ -54,7 +63,12 @@ pub(super) fn link(orders: impl Fn(Order) + Send + 'static) -> Result<Link, Erro
     let driver = Driver::new(channel, id, &welcome, adoption, Arc::clone(&inbox), Box::new(orders));
     crash_point!("library/successor/start.welcomed");
     driver::spawn(driver).map_err(Error::Thread)?;
-    Ok(Link::Supervised { inbox, listeners, mode: welcome.mode })
+    Ok(Link::Supervised {
+        inbox,
+        listeners,
+        #[cfg(feature = "supervisor")]
+        mode: welcome.mode,
+    })
 }
 
 fn handoff_id() -> Result<HandoffId, Error> {

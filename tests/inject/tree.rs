@@ -89,7 +89,7 @@ fn serve_one(handoff: &std::path::Path) {
     let address = free_address();
     let script = format!(
         "import select, socket\ne = select.epoll()\ns = socket.socket()\ne.register(s, select.EPOLLIN)\n\
-         s.bind(('127.0.0.1', {}))\ns.listen()\ne.poll(20)\nc, _ = s.accept()\nc.recv(1)\nc.sendall(b'nobody')\nc.close()\n\
+         s.bind(('127.0.0.1', {}))\ns.listen()\nassert e.poll(20)\nc, _ = s.accept()\nc.recv(1)\nc.sendall(b'nobody')\nc.close()\n\
          print([l.split()[1] for l in open('/proc/self/status') if l.startswith(('NoNewPrivs', 'Uid'))])",
         address.port(),
     );

@@ -164,6 +164,8 @@ impl Injector {
         options::copy(socket.as_fd(), listener.as_fd())?;
         let watched = epoll::find(target, number, fstat(&socket)?.st_ino)?;
         let closes_on_exec = target.closes_on_exec(number)?;
+        // As long as anybody has the old socket, its registrations are there too, and tell of a hang-up.
+        drop(socket);
         // Before the program can call listen.
         self.state().given.insert(cookie, name.to_owned());
         self.notify.put(call.id, listener.as_fd(), number as u32, closes_on_exec)?;

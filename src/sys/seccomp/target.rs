@@ -1,6 +1,6 @@
 //! What is read from, and done to, the process whose call waits.
 
-use std::ffi::{c_int, c_ulong, c_void};
+use std::ffi::{c_int, c_long, c_ulong, c_void};
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -57,7 +57,15 @@ pub fn register_at(
     data: u64,
 ) -> io::Result<()> {
     let (epoll, file) = (epoll.as_fd(), file.as_fd());
-    let register = || register_in_own_table(epoll, file, number, events, data);
+    let register = || {
+        let registered = register_in_own_table(epoll, file, number, events, data);
+        if registered.is_ok() {
+            // SAFETY: the table is this thread's own, and the thread ends now. Whoever waits for its end may go on before the
+            // kernel has closed what is in the table.
+            unsafe { syscall(SYS_CLOSE_RANGE, 0_u32, u32::MAX, 0_u32) };
+        }
+        registered
+    };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("handoff-epoll".to_owned());
         thread.spawn_scoped(scope, register)?.join().unwrap_or_else(|_| Err(io::Error::other("panic")))
@@ -97,7 +105,10 @@ struct Part {
     len: usize,
 }
 
+const SYS_CLOSE_RANGE: c_long = 436;
+
 unsafe extern "C" {
+    fn syscall(number: c_long, ...) -> c_long;
     fn process_vm_readv(
         pid: c_int,
         local: *const Part,

@@ -69,9 +69,14 @@ fn no_privilege_is_needed() {
 fn as_nobody(test: &str, variable: &str) {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
-    std::fs::copy(super::handoff(), dir.path().join("handoff")).unwrap();
+    // By another process: one that another test starts meanwhile could have this one's descriptor, and a file that is open
+    // for writing is not executed.
+    let copy = |from: &std::ffi::OsStr, to: &std::path::Path| {
+        assert!(std::process::Command::new("/bin/cp").arg(from).arg(to).status().unwrap().success());
+    };
+    copy(super::handoff().as_os_str(), &dir.path().join("handoff"));
     let tests = dir.path().join("tests");
-    std::fs::copy(again(test, variable, "").get_program(), &tests).unwrap();
+    copy(again(test, variable, "").get_program(), &tests);
     let output = std::process::Command::new("/usr/bin/setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
         .arg(tests)

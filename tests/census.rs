@@ -129,6 +129,8 @@ fn a_connection_counts_from_its_acceptance_to_its_end() {
     puppet.does("accept");
     assert!(!census.is_empty(puppet.tree()).unwrap());
     assert!(is_accepted(&client));
+    let tree = || panic!("the connection is known, and nobody has to be searched for it");
+    assert!(!census.is_empty(tree).unwrap());
     puppet.does("close 0");
     assert!(census.is_empty(puppet.tree()).unwrap());
     assert!(!is_accepted(&client), "nobody has it any more");
@@ -225,6 +227,9 @@ fn a_request_is_busy_until_it_is_answered_and_gets_older() {
         puppet.does("write 0 6");
         client.read_exact(&mut [0; 6]).unwrap();
         comes_to_rest(&mut census, &puppet);
+        let answered = Instant::now();
+        wait_for("some idle time", || (answered.elapsed().as_millis() > 200).then_some(()));
+        assert_eq!(census.oldest_busy_ms(puppet.tree()).unwrap(), None, "idle");
     }
 }
 

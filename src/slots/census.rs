@@ -1,18 +1,18 @@
 //! Who still has connections to the addresses of a service, and whether requests are under way on them.
 //!
-//! A connection is a TCP socket at one of the addresses, or a unix socket accepted from one of the paths, that a process
-//! of a tree has a descriptor of. That the client has ended its side changes nothing: it still waits for its answer. What
-//! waits in an accept queue belongs to nobody.
+//! A connection is a TCP socket at one of the addresses, or a unix socket accepted from one of the paths, that a
+//! process of a tree has a descriptor of. That the client has ended its side changes nothing: it still waits for its
+//! answer. What waits in an accept queue belongs to nobody.
 //!
 //! Whether a request is under way is told from outside, by what the kernel knows, so it is a guess:
 //!
 //! - Bytes that the process has not read, or that the client has not acknowledged, are work.
 //! - Data that was received after the last data was sent is a request that has no answer yet.
-//! - The kernel's clock for the two ticks every 1 to 10 ms. If both are in the same tick, an acknowledgment that came later
-//!   than the data tells that the client had the answer before it said anything more. Without one, the answer may have
+//! - The kernel's clock for the two ticks every 1 to 10 ms. If both are in the same tick, an acknowledgment that came
+//!   later than the data tells that the client had the answer before it said anything more. Without one, the answer may have
 //!   been to the request before: the connection counts as busy for one second more.
-//! - An answer that is sent in parts with pauses between them looks finished in the pauses. A client that sends the first
-//!   part of a request and no more looks busy.
+//! - An answer that is sent in parts with pauses between them looks finished in the pauses. A client that sends the
+//!   first part of a request and no more looks busy.
 //! - Of a unix connection only the bytes are known: a request that has been read is not seen.
 //!
 //! How long it has been so is at least the time since the last data was received, at least the time since consecutive
@@ -73,8 +73,8 @@ impl Census {
         Ok(true)
     }
 
-    /// For how long the oldest request is under way that a process of the tree has; `None` if every connection is at rest.
-    /// Milliseconds, as far as it can be told: see the head of this module.
+    /// For how long the oldest request is under way that a process of the tree has; `None` if every connection is at
+    /// rest. Milliseconds, as far as it can be told: see the head of this module.
     pub fn oldest_busy_ms(&mut self, tree: impl Fn() -> Vec<u32>) -> io::Result<Option<u64>> {
         let mut found = self.look(true)?;
         found.retain(|found| work(found).is_some());
@@ -149,8 +149,8 @@ fn is_at(found: &Found, address: &ListenAddress) -> bool {
     }
 }
 
-/// Whether a listener of the path may be bound to `name`, which an accepted socket has from its listener: the path itself,
-/// a slot's own name `.NAME.SLOT`, or, when that is too long for the kernel, the short one that it had for a moment.
+/// Whether a listener of the path may be bound to `name`, which an accepted socket has from its listener: the path
+/// itself, a slot's own name `.NAME.SLOT`, or, when that is too long for the kernel, the short one that it had for a moment.
 fn is_name_of(path: &Path, name: &OsStr) -> bool {
     let (own, bound) = (path.file_name().unwrap_or_default().as_encoded_bytes(), Path::new(name));
     let slot_name = |name: &OsStr| {

@@ -70,6 +70,12 @@ pub enum SlotError {
         /// The slot.
         slot: SlotId,
     },
+    /// A part of the new connections cannot be told apart.
+    #[error("the new connections of {address} cannot be shared between two slots; switch all of them")]
+    NoShare {
+        /// The address.
+        address: ListenAddress,
+    },
     /// The slot that gets the new connections is not to be retired.
     #[error("slot {slot} of {address} gets the new connections; steer them elsewhere before it is retired")]
     Steered {

@@ -1,37 +1,37 @@
 //! The listeners of one address, and which of them gets new connections.
 //!
 //! A *slot* is one listener for one generation of a service. The slots of a TCP address form a `SO_REUSEPORT` group with
-//! a program that sends every new connection to one of them; a switch is one system call. It is attached even to a lone
-//! slot, so that a stranger who joins the port gets nothing. The slots of a unix socket each have a name of their own
+//! a program that sends every new connection to one of them; a switch is one system call. The program may make an
+//! exception for a probe, which looks at a slot before it gets anything else, and for a share of the connections. It is
+//! attached even to a lone slot, so that a stranger who joins the port gets nothing. The slots of a unix socket each have a name of their own
 //! beside the path, and a switch renames a hard link over the path.
 //!
 //! A slot is bound and listens with the longest backlog that the kernel allows before any process exists, is
 //! close-on-exec, and has `TCP_NODELAY` set, which accepted sockets inherit. Its blocking mode is left as it is and must
 //! be left so by every holder: `O_NONBLOCK` belongs to the listener, not to the descriptor.
 
-pub mod census;
-mod diag;
 mod error;
 mod order;
-mod pair;
-mod route;
+mod probe;
+pub mod program;
 mod tcp;
 mod unix;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{Shutdown, shutdown};
 
 pub use error::SlotError;
 use order::Order;
-pub use pair::{Pair, Side, Turn};
-pub use route::{Route, RouteTo};
+pub use probe::{ProbeRoute, ProbeTarget};
+use program::{Lot, Probe, Program, Share};
 
 use crate::config::ListenAddress;
-use crate::sys::steer::{self, Private, Program, Share};
+use crate::sys::steer;
 
 /// Names a slot within its group; never used twice, and the later one has the greater number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,10 +53,8 @@ pub struct Group {
     slots: BTreeMap<SlotId, OwnedFd>,
     order: Order,
     steered: SlotId,
-    /// The slot to which a probe of this source port goes.
-    private: Option<(u16, SlotId)>,
-    /// The slot that gets so many of 10,000 new connections.
-    share: Option<(u16, SlotId)>,
+    share: Option<(SlotId, u32)>,
+    probe: Option<(SlotId, SocketAddr)>,
     next: SlotId,
 }
 
@@ -74,8 +72,8 @@ impl Group {
             slots: BTreeMap::new(),
             order: Order::default(),
             steered: first,
-            private: None,
             share: None,
+            probe: None,
             next: first,
         };
         group.add_slot()?;
@@ -86,18 +84,6 @@ impl Group {
     /// Puts a group together from descriptors that somebody kept. `members` are all slots that still listen, in the
     /// order of [`Group::order`]; `steered` is one of them, and gets all new connections from now on.
     pub fn restore(
-        address: &ListenAddress,
-        members: Vec<(SlotId, OwnedFd)>,
-        steered: SlotId,
-    ) -> Result<Group, SlotError> {
-        let mut group = Self::hold(address, members, steered)?;
-        group.steer_to(steered)?;
-        Ok(group)
-    }
-
-    /// Like [`Group::restore`], for slots that somebody else steers: nothing is changed. `steered` is what is passed over when
-    /// slots are retired.
-    pub fn hold(
         address: &ListenAddress,
         members: Vec<(SlotId, OwnedFd)>,
         steered: SlotId,
@@ -113,7 +99,10 @@ impl Group {
             slots.insert(slot, fd);
         }
         let next = SlotId(slots.last_key_value().map_or(1, |(last, _)| last.0 + 1));
-        Ok(Group { address: address.clone(), slots, order, steered, private: None, share: None, next })
+        let mut group =
+            Group { address: address.clone(), slots, order, steered, share: None, probe: None, next };
+        group.steer_to(steered)?;
+        Ok(group)
     }
 
     /// The address.
@@ -165,66 +154,81 @@ impl Group {
         self.apply()
     }
 
-    /// Sends all new connections to `slot`, atomically. Those that wait elsewhere stay where they are.
+    /// Sends all new connections to `slot`, atomically. Those that wait elsewhere stay where they are. Ends a share.
     pub fn steer_to(&mut self, slot: SlotId) -> Result<(), SlotError> {
-        self.share = None;
-        let before = std::mem::replace(&mut self.steered, slot);
-        self.apply().inspect_err(|_| self.steered = before)
+        self.known(slot)?;
+        let before = (self.steered, self.share);
+        (self.steered, self.share) = (slot, None);
+        self.apply().inspect_err(|_| (self.steered, self.share) = before)
     }
 
-    /// Sends so many of 10,000 new connections to `slot`, by chance, and the others where they went before. For unix
-    /// sockets there is no such thing: all or none.
-    pub fn steer_share(&mut self, slot: SlotId, per_10_000: u16) -> Result<(), SlotError> {
-        let before = self.share.replace((per_10_000, slot));
+    /// Sends `parts` of 10,000 new connections to `slot`, by chance, and the others where they go now. A connection never
+    /// changes its slot. [`Group::steer_to`] ends it.
+    pub fn steer_share(&mut self, slot: SlotId, parts: u32) -> Result<(), SlotError> {
+        self.known(slot)?;
+        if let ListenAddress::Unix(_) = &self.address {
+            return Err(SlotError::NoShare { address: self.address.clone() });
+        }
+        let before = self.share.replace((slot, parts));
         self.apply().inspect_err(|_| self.share = before)
     }
 
-    /// Makes what is to get new connections get them.
-    fn apply(&self) -> Result<(), SlotError> {
-        let index = |slot| {
-            self.order
-                .index_of(slot)
-                .ok_or_else(|| SlotError::Unknown { address: self.address.clone(), slot })
-        };
-        let (steered, Some(listener)) = (index(self.steered)?, self.slots.get(&self.steered)) else {
-            return Err(SlotError::Unknown { address: self.address.clone(), slot: self.steered });
-        };
-        if let ListenAddress::Unix(path) = &self.address {
-            return unix::put_in_place(path, self.steered);
-        }
-        let private =
-            self.private.map(|(port, slot)| Ok(Private { port, index: index(slot)? })).transpose()?;
-        let share = self.share.map(|(per_10_000, slot)| Ok(Share { per_10_000, index: index(slot)? }));
-        let program = Program { index: steered, private, share: share.transpose()? };
-        steer::attach(listener, program).map_err(|error| SlotError::new(&self.address, "steer", error))
-    }
-
-    /// A way to one slot that no client can take, for one connection. It is good until [`Group::end_route`], or until the
-    /// next one is asked for.
-    pub fn route_to(&mut self, slot: SlotId) -> Result<Route, SlotError> {
-        if self.order.index_of(slot).is_none() {
-            return Err(SlotError::Unknown { address: self.address.clone(), slot });
-        }
-        let (route, port) = Route::open(&self.address, slot)?;
-        if let Some(port) = port {
-            self.private = Some((port, slot));
-            self.apply()?;
+    /// Opens a way for one client of this machine to `slot`, whatever slot gets the others. It is there until
+    /// [`Group::end_probe`], or until the next one is opened.
+    pub fn probe(&mut self, slot: SlotId) -> Result<ProbeRoute, SlotError> {
+        self.known(slot)?;
+        let route = ProbeRoute::open(&self.address, slot)
+            .map_err(|error| SlotError::new(&self.address, "open a probe of", error))?;
+        if let Some(client) = route.client() {
+            let before = self.probe.replace((slot, client));
+            self.apply().inspect_err(|_| self.probe = before)?;
         }
         Ok(route)
     }
 
-    /// The way is not needed any more: the connection is established, or was given up.
-    pub fn end_route(&mut self) -> Result<(), SlotError> {
-        if self.private.take().is_none() { Ok(()) } else { self.apply() }
+    /// Closes the way of the last probe. What it has connected goes on.
+    pub fn end_probe(&mut self) -> Result<(), SlotError> {
+        if self.probe.take().is_some() { self.apply() } else { Ok(()) }
+    }
+
+    /// Makes the kernel do what the book says.
+    fn apply(&self) -> Result<(), SlotError> {
+        let listener = self.known(self.steered)?;
+        match &self.address {
+            ListenAddress::Unix(path) => unix::put_in_place(path, self.steered),
+            address => steer::attach(listener, &self.program()?.instructions())
+                .map_err(|error| SlotError::new(address, "steer", error)),
+        }
+    }
+
+    fn program(&self) -> Result<Program, SlotError> {
+        let mut program = Program::constant(self.index_of(self.steered)?);
+        if let Some((slot, parts)) = self.share {
+            program.share = Some(Share { index: self.index_of(slot)?, parts, by: Lot::Random });
+        }
+        if let Some((slot, client)) = self.probe {
+            program.probe = Some(Probe { client, index: self.index_of(slot)? });
+        }
+        Ok(program)
+    }
+
+    fn known(&self, slot: SlotId) -> Result<&OwnedFd, SlotError> {
+        self.slots.get(&slot).ok_or_else(|| SlotError::Unknown { address: self.address.clone(), slot })
+    }
+
+    fn index_of(&self, slot: SlotId) -> Result<u32, SlotError> {
+        let index = self.order.index_of(slot);
+        index.ok_or_else(|| SlotError::Unknown { address: self.address.clone(), slot })
     }
 
     /// Takes a slot out of the group for good, whoever else holds it. Connections that still wait in its queue are reset:
-    /// let its process serve them first, see [`Group::queue_len`]. The slot that gets new connections cannot be retired.
+    /// let its process serve them first, see [`Group::queue_len`]. The slot that gets new connections, or a share of them,
+    /// cannot be retired. A probe of the slot is over.
     ///
     /// With three slots or more, retire one before the next is added: between the two system calls of this function the
     /// kernel may choose among all that remain.
     pub fn retire(&mut self, slot: SlotId) -> Result<(), SlotError> {
-        if slot == self.steered {
+        if slot == self.steered || self.share.is_some_and(|(shared, _)| shared == slot) {
             return Err(SlotError::Steered { address: self.address.clone(), slot });
         }
         let Some(listener) = self.slots.remove(&slot) else {
@@ -234,8 +238,7 @@ impl Group {
         stop_listening(&listener);
         drop(listener);
         self.order.remove(slot);
-        self.private.take_if(|(_, to)| *to == slot);
-        self.share.take_if(|(_, to)| *to == slot);
+        self.probe.take_if(|(probed, _)| *probed == slot);
         if let ListenAddress::Unix(path) = &self.address {
             unix::forget(path, slot);
         }
@@ -246,55 +249,25 @@ impl Group {
     /// a long distance wait two seconds after a switch before a 0 is believed. For a unix socket the kernel tells only
     /// whether any waits: 0 or 1.
     pub fn queue_len(&self, slot: SlotId) -> Result<u32, SlotError> {
-        let Some(listener) = self.slots.get(&slot) else {
-            return Err(SlotError::Unknown { address: self.address.clone(), slot });
+        let listener = self.known(slot)?;
+        let asked = match &self.address {
+            ListenAddress::Unix(_) => unix::queue_len(listener.as_fd()),
+            _ => steer::tcp_queue_len(listener),
         };
-        waiting_at(&self.address, listener)
+        asked.map_err(|error| SlotError::new(&self.address, "examine", error))
     }
 
     /// Ends the address: from now on connections are refused, whoever holds duplicates, and waiting ones are reset. The
     /// path of a unix socket is removed if it is still this group's.
     pub fn close(self) {
         if let ListenAddress::Unix(path) = &self.address {
+            unix::remove(path, self.steered);
             for slot in self.slots.keys() {
-                // The one that is in place, whoever has put it there.
-                unix::remove(path, *slot);
                 unix::forget(path, *slot);
             }
         }
         self.slots.values().for_each(stop_listening);
     }
-}
-
-/// Where the path of a unix socket leads, to put it back should somebody remove it. Gives nothing for other addresses.
-#[derive(Debug, Clone, Copy)]
-pub struct Place(SlotId);
-
-impl Place {
-    /// Where it leads now.
-    pub fn of(address: &ListenAddress) -> Option<Self> {
-        match address {
-            ListenAddress::Unix(path) => unix::in_place(path).map(Self),
-            _ => None,
-        }
-    }
-
-    /// Lets it lead there again.
-    pub fn put_back(self, address: &ListenAddress) -> Result<(), SlotError> {
-        match address {
-            ListenAddress::Unix(path) => unix::put_in_place(path, self.0),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// How many connections wait to be accepted at a listener of this address; for a unix socket 0 or 1.
-pub fn waiting_at(address: &ListenAddress, listener: &OwnedFd) -> Result<u32, SlotError> {
-    let asked = match address {
-        ListenAddress::Unix(_) => unix::queue_len(listener.as_fd()),
-        _ => steer::tcp_queue_len(listener),
-    };
-    asked.map_err(|error| SlotError::new(address, "examine", error))
 }
 
 /// The slot that a unix listener says by its name that it is. `None` for other sockets.

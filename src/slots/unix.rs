@@ -91,6 +91,12 @@ pub(super) fn forget(path: &Path, slot: SlotId) {
     let _ = remove_if_there(&own_name(path, slot));
 }
 
+/// Opens the slot's own name, as a way to connect to the slot.
+pub(super) fn hold(path: &Path, slot: SlotId) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(own_name(path, slot), flags, Mode::empty())?)
+}
+
 /// 1 if a connection waits, else 0.
 pub(super) fn queue_len(listener: BorrowedFd<'_>) -> io::Result<u32> {
     let mut asked = [PollFd::new(&listener, PollFlags::IN)];

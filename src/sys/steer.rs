@@ -4,131 +4,14 @@ use std::ffi::{c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// Which member of a group gets a new connection. Members are counted in the order in which they began to listen; an index
-/// that no member has leaves the choice to the kernel's hash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Program {
-    /// The member that gets it, unless one of the following says otherwise.
-    pub index: u32,
-    /// An exception for one connection of this machine.
-    pub private: Option<Private>,
-    /// A part of the connections for another member.
-    pub share: Option<Share>,
-}
-
-/// A connection whose source address is its destination address, which this machine alone can make, and whose source port is
-/// this one, goes to a member of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Private {
-    /// The source port.
-    pub port: u16,
-    /// The member.
-    pub index: u32,
-}
-
-/// So many of 10,000 connections, by chance, go to another member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Share {
-    /// How many of 10,000.
-    pub per_10_000: u16,
-    /// The member.
-    pub index: u32,
-}
-
-impl Program {
-    /// Everything goes to one member.
-    pub fn to(index: u32) -> Self {
-        Self { index, private: None, share: None }
-    }
-
-    /// The instructions, for a kernel that shows the packet from its IP header on at [`NETWORK`].
-    fn code(self) -> Vec<SockFilter> {
-        let mut code = Vec::new();
-        if let Some(private) = self.private {
-            code.extend(private.code());
-        }
-        if let Some(Share { per_10_000, index }) = self.share {
-            code.push(load_word(RANDOM));
-            code.push(instruction(ALU_MODULO, 10_000));
-            code.push(jump(JUMP_AT_LEAST, per_10_000.into(), 1, 0));
-            code.push(instruction(RETURN, index));
-        }
-        code.push(instruction(RETURN, self.index));
-        code
-    }
-}
-
-impl Private {
-    /// Everything that does not fit jumps behind the last of these.
-    fn code(self) -> Vec<SockFilter> {
-        // IPv4 has the addresses at 12 and 16 and the ports behind a header of 20 bytes; IPv6 has them at 8, 24 and 40.
-        let v4 = [(12, 16)];
-        let v6 = [(8, 24), (12, 28), (16, 32), (20, 36)];
-        let v6 = self.compare(&v6, 40, 0);
-        let v4 = self.compare(&v4, 20, v6.len() as u8);
-        let mut code = vec![
-            instruction(LOAD_BYTE, NETWORK),
-            instruction(ALU_AND, 0xf0),
-            jump(JUMP_EQUAL, 0x40, 0, v4.len() as u8),
-        ];
-        code.extend(v4);
-        code.extend(v6);
-        code
-    }
-
-    /// `after` instructions follow before the end.
-    fn compare(self, words: &[(u32, u32)], ports_at: u32, after: u8) -> Vec<SockFilter> {
-        let len = words.len() * 4 + 3;
-        let mut code = Vec::with_capacity(len);
-        let skip = |done: usize| (len - done - 1) as u8 + after;
-        for (source, destination) in words {
-            code.push(load_word(NETWORK + source));
-            code.push(instruction(COPY_TO_X, 0));
-            code.push(load_word(NETWORK + destination));
-            code.push(jump(JUMP_EQUAL_X, 0, 0, skip(code.len())));
-        }
-        code.push(instruction(LOAD_HALF, NETWORK + ports_at));
-        code.push(jump(JUMP_EQUAL, self.port.into(), 0, skip(code.len())));
-        code.push(instruction(RETURN, self.index));
-        code
-    }
-}
-
-/// Classic BPF, of linux/bpf_common.h and linux/filter.h.
-const LOAD_BYTE: u16 = 0x30;
-const LOAD_HALF: u16 = 0x28;
-const LOAD_WORD: u16 = 0x20;
-const COPY_TO_X: u16 = 0x07;
-const ALU_AND: u16 = 0x54;
-const ALU_MODULO: u16 = 0x94;
-const JUMP_EQUAL: u16 = 0x15;
-const JUMP_EQUAL_X: u16 = 0x1d;
-const JUMP_AT_LEAST: u16 = 0x35;
-const RETURN: u16 = 0x06;
-/// Where the IP header is (`SKF_NET_OFF`). The data itself begins behind the transport header.
-const NETWORK: u32 = -0x10_0000_i32 as u32;
-/// A random number (`SKF_AD_OFF + SKF_AD_RANDOM`).
-const RANDOM: u32 = (-0x1000_i32 + 56) as u32;
-
-fn instruction(code: u16, k: u32) -> SockFilter {
-    SockFilter { code, jt: 0, jf: 0, k }
-}
-
-fn load_word(k: u32) -> SockFilter {
-    instruction(LOAD_WORD, k)
-}
-
-fn jump(code: u16, k: u32, jt: u8, jf: u8) -> SockFilter {
-    SockFilter { code, jt, jf, k }
-}
-
-/// Steers the group that `member` belongs to from now on, in one system call, atomic, without privilege. `member` must
-/// listen and must not be an MPTCP socket.
-pub fn attach(member: impl AsFd, program: Program) -> io::Result<()> {
+/// Lets `program` choose a member for every new connection of the group that `member` belongs to: members are counted in
+/// the order in which they began to listen. An index that no member has leaves the choice to the kernel's hash. One system
+/// call, atomic, no privilege. `member` must listen (or be a bound datagram socket) and must not be an MPTCP socket.
+pub fn attach(member: impl AsFd, program: &[Instruction]) -> io::Result<()> {
     const SOL_SOCKET: c_int = 1;
     const SO_ATTACH_REUSEPORT_CBPF: c_int = 51;
-    let code = program.code();
-    let program = SockFprog { len: code.len() as u16, filter: code.as_ptr() };
+    let len = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let program = SockFprog { len, filter: program.as_ptr() };
     // SAFETY: the program points to `len` instructions that live until the call returns; the kernel copies them.
     let returned = unsafe {
         setsockopt(
@@ -162,21 +45,25 @@ pub fn tcp_queue_len(listener: impl AsFd) -> io::Result<u32> {
     Ok(u32::from_ne_bytes([a, b, c, d]))
 }
 
-/// `struct sock_filter` of linux/filter.h.
-#[derive(Debug, Clone, Copy)]
+/// One instruction of classic BPF: `struct sock_filter` of linux/filter.h.
 #[repr(C)]
-struct SockFilter {
-    code: u16,
-    jt: u8,
-    jf: u8,
-    k: u32,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Instruction {
+    /// What to do.
+    pub code: u16,
+    /// How many instructions to pass over if a comparison holds.
+    pub jt: u8,
+    /// The same if it does not hold.
+    pub jf: u8,
+    /// The operand.
+    pub k: u32,
 }
 
 /// `struct sock_fprog` of linux/filter.h.
 #[repr(C)]
 struct SockFprog {
     len: u16,
-    filter: *const SockFilter,
+    filter: *const Instruction,
 }
 
 unsafe extern "C" {
@@ -202,80 +89,10 @@ mod tests {
     }
 
     #[test]
-    fn only_a_socket_can_be_steered() {
-        assert!(attach(std::fs::File::open("/dev/null").unwrap(), Program::to(0)).is_err());
-    }
-
-    /// What the kernel would do with a packet of this IP header, and this for chance.
-    fn run(program: Program, packet: &[u8], random: u32) -> u32 {
-        let code = program.code();
-        let (mut at, mut a, mut x) = (0, 0_u32, 0_u32);
-        let bytes = |k: u32, len: usize| {
-            let from = k.wrapping_sub(NETWORK) as usize;
-            packet[from..from + len].iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte))
-        };
-        loop {
-            let SockFilter { code: what, jt, jf, k } = code[at];
-            at += 1;
-            let mut go = |holds: bool| at += usize::from(if holds { jt } else { jf });
-            match what {
-                LOAD_WORD if k == RANDOM => a = random,
-                LOAD_WORD => a = bytes(k, 4),
-                LOAD_HALF => a = bytes(k, 2),
-                LOAD_BYTE => a = bytes(k, 1),
-                COPY_TO_X => x = a,
-                ALU_AND => a &= k,
-                ALU_MODULO => a %= k,
-                JUMP_EQUAL => go(a == k),
-                JUMP_EQUAL_X => go(a == x),
-                JUMP_AT_LEAST => go(a >= k),
-                RETURN => return k,
-                other => panic!("{other:#x} is not used"),
-            }
-        }
-    }
-
-    fn v4(source: [u8; 4], destination: [u8; 4], port: u16) -> Vec<u8> {
-        let mut packet = vec![0; 40];
-        packet[0] = 0x45;
-        packet[12..16].copy_from_slice(&source);
-        packet[16..20].copy_from_slice(&destination);
-        packet[20..22].copy_from_slice(&port.to_be_bytes());
-        packet
-    }
-
-    fn v6(source: u128, destination: u128, port: u16) -> Vec<u8> {
-        let mut packet = vec![0; 60];
-        packet[0] = 0x60;
-        packet[8..24].copy_from_slice(&source.to_be_bytes());
-        packet[24..40].copy_from_slice(&destination.to_be_bytes());
-        packet[40..42].copy_from_slice(&port.to_be_bytes());
-        packet
-    }
-
-    #[test]
-    fn only_the_private_connection_goes_to_the_private_member() {
-        let program = Program { private: Some(Private { port: 4711, index: 7 }), ..Program::to(3) };
-        let (own, other) = ([127, 0, 0, 1], [127, 0, 0, 2]);
-        assert_eq!(run(program, &v4(own, own, 4711), 0), 7);
-        assert_eq!(run(program, &v4(own, own, 4712), 0), 3);
-        assert_eq!(run(program, &v4(own, other, 4711), 0), 3);
-        assert_eq!(run(program, &v6(1, 1, 4711), 0), 7);
-        assert_eq!(run(program, &v6(1, 1, 4710), 0), 3);
-        for bit in [0, 40, 70, 127] {
-            assert_eq!(run(program, &v6(1 ^ (1 << bit), 1, 4711), 0), 3, "bit {bit} of the address");
-        }
-        assert_eq!(run(Program::to(3), &v4(own, own, 4711), 0), 3);
-    }
-
-    #[test]
-    fn a_share_is_as_large_as_it_says() {
-        let share = Some(Share { per_10_000: 2_500, index: 1 });
-        let program = Program { share, ..Program::to(0) };
-        let got = (0..20_000).filter(|random| run(program, &v4([1; 4], [2; 4], 1), *random) == 1).count();
-        assert_eq!(got, 5_000);
-        let private = Program { private: Some(Private { port: 9, index: 5 }), ..program };
-        assert_eq!(run(private, &v4([1; 4], [1; 4], 9), 0), 5);
-        assert_eq!(run(private, &v4([1; 4], [1; 4], 8), 0), 1);
+    fn only_a_socket_can_be_steered_and_only_by_a_program() {
+        let give_0 = Instruction { code: 0x06, jt: 0, jf: 0, k: 0 };
+        assert!(attach(std::fs::File::open("/dev/null").unwrap(), &[give_0]).is_err());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(attach(&listener, &[]).is_err(), "a program must return");
     }
 }

@@ -1,5 +1,7 @@
 //! Listeners over real sockets.
 
+mod steering;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};

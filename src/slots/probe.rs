@@ -1,0 +1,100 @@
+//! A way for one client of this machine to a slot that gets no other connection.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, socket_with,
+};
+
+use super::{SlotId, unix};
+use crate::config::ListenAddress;
+
+/// A client's socket that is not connected yet: what is connected by it comes to the probed slot.
+///
+/// It is close-on-exec and does not block. Each connection needs a way of its own.
+#[derive(Debug)]
+pub struct ProbeRoute {
+    socket: OwnedFd,
+    target: ProbeTarget,
+    client: Option<SocketAddr>,
+    /// What a path leads through.
+    _held: Option<OwnedFd>,
+}
+
+/// Where to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeTarget {
+    /// The listener's address, with an IP address of this machine if it is a wildcard.
+    Ip(SocketAddr),
+    /// A name of the slot's unix socket that fits into the kernel's structure, good as long as the route lives.
+    Unix(PathBuf),
+}
+
+impl ProbeRoute {
+    pub(super) fn open(address: &ListenAddress, slot: SlotId) -> io::Result<ProbeRoute> {
+        match address {
+            ListenAddress::Tcp(local) => ProbeRoute::from_itself(*local),
+            ListenAddress::DualStack { port } => {
+                ProbeRoute::from_itself(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), *port))
+            }
+            ListenAddress::Unix(path) => {
+                let name = unix::hold(path, slot)?;
+                let target = ProbeTarget::Unix(format!("/proc/self/fd/{}", name.as_raw_fd()).into());
+                let socket = open(AddressFamily::UNIX)?;
+                Ok(ProbeRoute { socket, target, client: None, _held: Some(name) })
+            }
+        }
+    }
+
+    /// The client is bound to the IP address that it connects to: then nobody elsewhere can be taken for it. The kernel
+    /// chooses the port, and gives it to nobody else.
+    fn from_itself(local: SocketAddr) -> io::Result<ProbeRoute> {
+        let mut target = local;
+        target.set_ip(match local.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        });
+        let socket = open(if target.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET })?;
+        let mut any_port = target;
+        any_port.set_port(0);
+        bind(&socket, &any_port)?;
+        let client = SocketAddr::try_from(getsockname(&socket)?)?;
+        Ok(ProbeRoute { socket, target: ProbeTarget::Ip(target), client: Some(client), _held: None })
+    }
+
+    /// Where to connect to.
+    pub fn target(&self) -> &ProbeTarget {
+        &self.target
+    }
+
+    /// Begins to connect. The connection is there, or has failed (`SO_ERROR`), when the socket can be written to.
+    pub fn connect(&self) -> io::Result<()> {
+        let begun = match &self.target {
+            ProbeTarget::Ip(address) => connect(&self.socket, address),
+            ProbeTarget::Unix(path) => connect(&self.socket, &SocketAddrUnix::new(path)?),
+        };
+        match begun {
+            Ok(()) | Err(Errno::INPROGRESS) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The socket.
+    pub fn into_socket(self) -> OwnedFd {
+        self.socket
+    }
+
+    /// What distinguishes the client in a group.
+    pub(super) fn client(&self) -> Option<SocketAddr> {
+        self.client
+    }
+}
+
+fn open(family: AddressFamily) -> Result<OwnedFd, Errno> {
+    socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
+}

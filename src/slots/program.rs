@@ -1,0 +1,201 @@
+//! The program that chooses a member of a `SO_REUSEPORT` group for each new connection.
+//!
+//! Classic BPF. The kernel runs it on the first packet of a connection, with the program's data behind the transport
+//! header; the headers are reached at negative offsets, which are counted from the network header. What it returns is
+//! the index of a member. A load that reaches beyond the packet ends the program with 0, so none is made before the
+//! version of the packet is known.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::sys::steer::Instruction;
+
+/// The denominator of a [`Share`].
+pub const WHOLE: u32 = 10_000;
+
+/// Where new connections go. The index is the kernel's: see [`super::order`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Program {
+    /// Where those go for which nothing else is said.
+    pub default: u32,
+    /// One client that goes elsewhere.
+    pub probe: Option<Probe>,
+    /// A part of the others that goes elsewhere.
+    pub share: Option<Share>,
+}
+
+/// Exactly one client of this machine: the socket that is bound to `client`, connecting to its own IP address.
+///
+/// A packet that comes from elsewhere and claims to be from an address of this machine is dropped by the kernel (v4), or
+/// gets its answer sent to this machine (v6). So nobody outside can get a connection through this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe {
+    /// What the client is bound to.
+    pub client: SocketAddr,
+    /// Where it goes.
+    pub index: u32,
+}
+
+/// A part of the new connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Where they go.
+    pub index: u32,
+    /// How many of [`WHOLE`]; more are the same as all.
+    pub parts: u32,
+    /// What decides.
+    pub by: Lot,
+}
+
+/// How it is decided whether a packet belongs to a [`Share`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lot {
+    /// A random number of the kernel. Right for TCP, where the program runs once for a connection, and better than the
+    /// hash of the flow, which is 0 for what comes from an interface that does not compute it.
+    Random,
+    /// The source port and the last word of the source address: the same for all packets of a flow. Right for UDP, where
+    /// the program runs for each datagram.
+    Flow,
+}
+
+impl Program {
+    /// Sends everything to one member.
+    pub fn constant(index: u32) -> Program {
+        Program { default: index, probe: None, share: None }
+    }
+
+    /// The program in the kernel's terms.
+    pub fn instructions(&self) -> Vec<Instruction> {
+        let mut code = Vec::new();
+        if let Some(probe) = self.probe {
+            code.extend(probe_code(probe));
+        }
+        if let Some(share) = self.share.filter(|share| share.parts > 0) {
+            code.extend(share_code(share));
+        }
+        code.push(give(self.default));
+        code
+    }
+}
+
+/// Gives `index` to the packets of the probe, and goes on behind with all others. An option between the network header and
+/// the ports makes it another packet.
+fn probe_code(probe: Probe) -> Vec<Instruction> {
+    let checks = match probe.client.ip() {
+        IpAddr::V4(ip) => {
+            let (first_byte, address) = (vec![load_u8(0)], ip.to_bits());
+            vec![
+                (first_byte, 0x45),
+                (vec![load_u32(V4_SOURCE)], address),
+                (vec![load_u32(V4_DESTINATION)], address),
+                (vec![load_u16(V4_PORT)], probe.client.port().into()),
+            ]
+        }
+        IpAddr::V6(ip) => {
+            let words = (0..4).map(|word| (word * 4, (ip.to_bits() >> (96 - 32 * word)) as u32));
+            let version = (vec![load_u8(0), and(0xf0)], 0x60);
+            let source = words.clone().map(|(at, word)| (vec![load_u32(V6_SOURCE + at)], word));
+            let destination = words.map(|(at, word)| (vec![load_u32(V6_DESTINATION + at)], word));
+            let port = (vec![load_u16(V6_PORT)], probe.client.port().into());
+            [version].into_iter().chain(source).chain(destination).chain([port]).collect()
+        }
+    };
+    // From the end, as a jump has to know how much it passes over.
+    let mut code = vec![give(probe.index)];
+    for (loads, value) in checks.into_iter().rev() {
+        let behind = code.len() as u8;
+        code.splice(0..0, loads.into_iter().chain([jump_unless_equal(value, behind)]));
+    }
+    code
+}
+
+fn share_code(share: Share) -> Vec<Instruction> {
+    if share.parts >= WHOLE {
+        return vec![give(share.index)];
+    }
+    let threshold = (u64::from(share.parts) << 32) / u64::from(WHOLE);
+    let mut code = match share.by {
+        Lot::Random => vec![load_random()],
+        Lot::Flow => flow_code(),
+    };
+    code.push(Instruction { code: JUMP_IF_AT_LEAST, jt: 1, jf: 0, k: threshold as u32 });
+    code.push(give(share.index));
+    code
+}
+
+/// Mixes the source port and the last word of the source address. Two multiplications by odd numbers with a fold between
+/// them spread neighbouring ports over the whole range.
+fn flow_code() -> Vec<Instruction> {
+    let part = |address: u32, port: u32| [load_u32(address), op(TO_X, 0), load_u16(port)];
+    let v4 = part(V4_SOURCE, V4_PORT);
+    let v6 = part(V6_SOURCE + 12, V6_PORT);
+    let mut code = vec![load_u8(0), and(0xf0)];
+    code.push(Instruction { code: JUMP_IF_EQUAL, jt: v4.len() as u8 + 1, jf: 0, k: 0x60 });
+    code.extend(v4);
+    code.push(op(JUMP, v6.len() as u32));
+    code.extend(v6);
+    code.extend([op(MULTIPLY, 0x9e37_79b1), op(XOR_X, 0), op(MULTIPLY, 0x85eb_ca77)]);
+    code.extend([op(TO_X, 0), op(SHIFT_RIGHT, 15), op(XOR_X, 0), op(MULTIPLY, 0xc2b2_ae3d)]);
+    code
+}
+
+// linux/bpf_common.h and linux/filter.h.
+const LOAD_U32: u16 = 0x20;
+const LOAD_U16: u16 = 0x28;
+const LOAD_U8: u16 = 0x30;
+const MULTIPLY: u16 = 0x24;
+const AND: u16 = 0x54;
+const SHIFT_RIGHT: u16 = 0x74;
+const XOR_X: u16 = 0xa8;
+const JUMP: u16 = 0x05;
+const JUMP_IF_EQUAL: u16 = 0x15;
+const JUMP_IF_AT_LEAST: u16 = 0x35;
+const RETURN: u16 = 0x06;
+const TO_X: u16 = 0x07;
+/// `SKF_NET_OFF`: from the network header on.
+const NETWORK: u32 = -0x10_0000_i32 as u32;
+/// `SKF_AD_OFF + SKF_AD_RANDOM`.
+const RANDOM: u32 = (-0x1000_i32 + 56) as u32;
+
+// Offsets in the headers. The source port is the first field of the header that follows.
+const V4_SOURCE: u32 = 12;
+const V4_DESTINATION: u32 = 16;
+const V4_PORT: u32 = 20;
+const V6_SOURCE: u32 = 8;
+const V6_DESTINATION: u32 = 24;
+const V6_PORT: u32 = 40;
+
+fn op(code: u16, k: u32) -> Instruction {
+    Instruction { code, jt: 0, jf: 0, k }
+}
+
+fn load_u8(at: u32) -> Instruction {
+    op(LOAD_U8, NETWORK + at)
+}
+
+fn load_u16(at: u32) -> Instruction {
+    op(LOAD_U16, NETWORK + at)
+}
+
+fn load_u32(at: u32) -> Instruction {
+    op(LOAD_U32, NETWORK + at)
+}
+
+fn load_random() -> Instruction {
+    op(LOAD_U32, RANDOM)
+}
+
+/// Passes over the next `count` instructions unless what was loaded has this value.
+fn jump_unless_equal(value: u32, count: u8) -> Instruction {
+    Instruction { code: JUMP_IF_EQUAL, jt: 0, jf: count, k: value }
+}
+
+fn and(mask: u32) -> Instruction {
+    op(AND, mask)
+}
+
+fn give(index: u32) -> Instruction {
+    op(RETURN, index)
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::SlotId;
+use super::{Side, SlotId};
 use crate::config::ListenAddress;
 use crate::sys::owner::Owner;
 
@@ -73,6 +73,30 @@ pub enum SlotError {
     /// A part of the new connections cannot be told apart.
     #[error("the new connections of {address} cannot be shared between two slots; switch all of them")]
     NoShare {
+        /// The address.
+        address: ListenAddress,
+    },
+    /// The side that gets the new connections is not to be reset.
+    #[error("side {side} of {address} gets the new connections; switch to the other one before it is reset")]
+    ActiveSide {
+        /// The address.
+        address: ListenAddress,
+        /// The side.
+        side: Side,
+    },
+    /// A program has shut down the listener that is to get the new connections.
+    #[error("side {side} of {address} does not listen any more; reset it")]
+    SideNotListening {
+        /// The address.
+        address: ListenAddress,
+        /// The side.
+        side: Side,
+    },
+    /// What is given as the two listeners of a path was not opened as slots of it.
+    #[error(
+        "the listeners of {address} do not have the names of its slots; give those that were opened for it"
+    )]
+    OtherPair {
         /// The address.
         address: ListenAddress,
     },

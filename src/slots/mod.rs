@@ -12,6 +12,7 @@
 
 mod error;
 mod order;
+mod pair;
 mod probe;
 pub mod program;
 mod tcp;
@@ -27,6 +28,7 @@ use rustix::net::{Shutdown, shutdown};
 
 pub use error::SlotError;
 use order::Order;
+pub use pair::{Both, Pair, PairState, Side};
 pub use probe::{ProbeRoute, ProbeTarget};
 use program::{Lot, Probe, Program, Share};
 

@@ -14,7 +14,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, getsockname, listen as start_listening,
     socket_with,
@@ -105,12 +106,21 @@ pub(super) fn queue_len(listener: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(u32::from(ready > 0 && asked[0].revents().contains(PollFlags::IN)))
 }
 
-/// Ends what waits at a listener that nobody else accepts from.
-pub(super) fn dismiss(listener: BorrowedFd<'_>) -> io::Result<()> {
-    while queue_len(listener)? > 0 {
-        drop(rustix::net::accept_with(listener, SocketFlags::CLOEXEC)?);
-    }
-    Ok(())
+/// Ends all connections that wait at a listener, at which nobody else is at work: it is non-blocking meanwhile, for all
+/// holders. (`shutdown` would end the listener for ever, and leave what waits.)
+pub(super) fn end_waiting(listener: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = fcntl_getfl(listener)?;
+    fcntl_setfl(listener, flags | OFlags::NONBLOCK)?;
+    let ended = loop {
+        match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
+            Ok(_ended) => {}
+            Err(Errno::AGAIN) => break Ok(()),
+            Err(Errno::INTR | Errno::CONNABORTED) => {}
+            Err(error) => break Err(error.into()),
+        }
+    };
+    fcntl_setfl(listener, flags)?;
+    ended
 }
 
 /// The slot whose own name a listener is bound to. `None` if it is no unix socket, or has a name of another form.

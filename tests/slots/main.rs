@@ -1,5 +1,6 @@
 //! Listeners over real sockets.
 
+mod pair;
 mod steering;
 
 use std::collections::BTreeSet;

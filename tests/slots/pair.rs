@@ -1,0 +1,201 @@
+//! Two listeners for good, and switches between them.
+
+use std::io::{ErrorKind, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use handoff::config::ListenAddress;
+use handoff::slots::{Both, Group, Pair, PairState, Side, SlotError, stop_listening};
+
+use crate::{duplicate, loopback, open_on_free_port, unix_address};
+
+/// The two slots of a group, as those that hold them for good.
+fn both(group: &mut Group) -> Both {
+    let (a, b) = (group.steered(), group.add_slot().unwrap());
+    Both { address: group.address().clone(), a: duplicate(group, a), b: duplicate(group, b) }
+}
+
+fn copy(of: &[Both]) -> Vec<Both> {
+    let copy = |fd: &OwnedFd| fd.try_clone().unwrap();
+    of.iter().map(|both| Both { address: both.address.clone(), a: copy(&both.a), b: copy(&both.b) }).collect()
+}
+
+fn tcp_pair() -> (Vec<Both>, SocketAddr) {
+    let (mut group, port) = open_on_free_port(|port| ListenAddress::Tcp(loopback(port)));
+    (vec![both(&mut group)], loopback(port))
+}
+
+/// Connects so often, and tells how many have come to wait at each side.
+fn landed(pair: &Pair, address: SocketAddr, count: usize) -> [u32; 2] {
+    let before = waiting(pair);
+    (0..count).for_each(|_| drop(TcpStream::connect(address).unwrap()));
+    let after = waiting(pair);
+    [after[0] - before[0], after[1] - before[1]]
+}
+
+fn waiting(pair: &Pair) -> [u32; 2] {
+    [Side::A, Side::B].map(|side| pair.queue_len(side).unwrap())
+}
+
+#[test]
+fn a_switch_sends_all_new_connections_and_again_changes_nothing() {
+    let (held, address) = tcp_pair();
+    let mut pair = Pair::new(copy(&held), PairState::new(1)).unwrap();
+    for side in [Side::A, Side::B, Side::B, Side::A, Side::B] {
+        let wanted = pair.state().switched_to(side);
+        for _ in 0..2 {
+            assert_eq!(*pair.apply(wanted.clone()).unwrap(), wanted);
+            assert_eq!(landed(&pair, address, 20), if side == Side::A { [20, 0] } else { [0, 20] });
+        }
+    }
+}
+
+#[test]
+fn a_reset_ends_what_waits_and_the_switches_stay_right() {
+    let (held, address) = tcp_pair();
+    let mut pair = Pair::new(copy(&held), PairState::new(1)).unwrap();
+    // From each side, with each order before.
+    for round in 0..6 {
+        let active = pair.state().active();
+        let mut client = TcpStream::connect(address).unwrap();
+        let switched = pair.state().switched_to(active.other());
+        pair.apply(switched).unwrap();
+        assert_eq!(pair.queue_len(active).unwrap(), 1);
+        let wanted = pair.state().with_reset(active);
+        pair.apply(wanted.clone()).unwrap();
+        assert_eq!(pair.queue_len(active).unwrap(), 0);
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset, "{round}");
+        // Once more, as after a crash: by another holder, who knows only what was written down before.
+        drop(pair);
+        let written = serde_json::to_string(&wanted).unwrap();
+        assert_eq!(serde_json::from_str::<PairState>(&written).unwrap(), wanted);
+        pair = Pair::new(copy(&held), wanted).unwrap();
+        for side in [active, active.other(), active, active.other()] {
+            let switched = pair.state().switched_to(side);
+            pair.apply(switched).unwrap();
+            let expected = if side == Side::A { [5, 0] } else { [0, 5] };
+            assert_eq!(landed(&pair, address, 5), expected, "{round}: {side} of {:?}", pair.state());
+        }
+        take_all(&held);
+        if round == 2 {
+            let switched = pair.state().switched_to(active);
+            pair.apply(switched).unwrap();
+        }
+    }
+}
+
+fn take_all(held: &[Both]) {
+    for both in held {
+        for listener in [&both.a, &both.b] {
+            let listener = TcpListener::from(listener.try_clone().unwrap());
+            listener.set_nonblocking(true).unwrap();
+            while listener.accept().is_ok() {}
+            listener.set_nonblocking(false).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_active_side_is_reset_only_if_a_program_has_shut_it_down() {
+    let (held, address) = tcp_pair();
+    let mut pair = Pair::new(copy(&held), PairState::new(1)).unwrap();
+    for side in [Side::A, Side::B, Side::A, Side::A] {
+        let switched = pair.state().switched_to(side);
+        pair.apply(switched.clone()).unwrap();
+        let reset = switched.with_reset(side);
+        assert!(matches!(pair.apply(reset.clone()), Err(SlotError::ActiveSide { .. })));
+
+        stop_listening(pair.listeners(side).next().unwrap());
+        let error = pair.apply(switched).unwrap_err();
+        assert!(error.to_string().ends_with("does not listen any more; reset it"), "{error}");
+        pair.apply(reset).unwrap();
+        assert_eq!(landed(&pair, address, 20), if side == Side::A { [20, 0] } else { [0, 20] });
+    }
+}
+
+#[test]
+fn both_sides_can_come_back() {
+    let (held, address) = tcp_pair();
+    let mut pair = Pair::new(copy(&held), PairState::new(1)).unwrap();
+    [Side::B, Side::A].iter().for_each(|side| stop_listening(pair.listeners(*side).next().unwrap()));
+    assert_eq!(TcpStream::connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    let active = pair.state().switched_to(Side::B);
+    pair.apply(active.with_reset(Side::B)).unwrap();
+    assert_eq!(landed(&pair, address, 20), [0, 20], "alone");
+    let reset = pair.state().with_reset(Side::A);
+    pair.apply(reset).unwrap();
+    assert_eq!(landed(&pair, address, 20), [0, 20]);
+    let switched = pair.state().switched_to(Side::A);
+    pair.apply(switched).unwrap();
+    assert_eq!(landed(&pair, address, 20), [20, 0]);
+}
+
+/// Ends the client also if the test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn nobody_comes_to_the_side_that_is_reset() {
+    let (held, address) = tcp_pair();
+    let mut pair = Pair::new(copy(&held), PairState::new(1)).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let mut served = TcpListener::from(held[0].a.try_clone().unwrap());
+        let _stopper = Stop(&stop);
+        let client = scope.spawn(|| {
+            let mut count = 0_u32;
+            while !stop.load(Ordering::Relaxed) {
+                drop(TcpStream::connect(address).unwrap());
+                count += 1;
+            }
+            count
+        });
+        for round in 0..300 {
+            let active = pair.state().active();
+            served.accept().unwrap();
+            let reset = pair.state().with_reset(active.other());
+            pair.apply(reset).unwrap();
+            assert_eq!(pair.queue_len(active.other()).unwrap(), 0, "round {round}");
+            // So that the active side is the second one in the next round.
+            let switched = pair.state().switched_to(active.other());
+            pair.apply(switched).unwrap();
+            take_all(&held);
+            served = pair.listeners(active.other()).next().unwrap().try_clone().unwrap().into();
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(client.join().unwrap() > 300);
+    });
+}
+
+#[test]
+fn unix_paths_and_several_addresses_switch_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.sock");
+    let (tcp, address) = tcp_pair();
+    let mut group = Group::open(&unix_address(&path)).unwrap();
+    let held: Vec<Both> = tcp.into_iter().chain([both(&mut group)]).collect();
+    let mut pair = Pair::new(copy(&held), PairState::new(2)).unwrap();
+    for side in [Side::A, Side::B, Side::A] {
+        let switched = pair.state().switched_to(side);
+        pair.apply(switched).unwrap();
+        let mut clients = (UnixStream::connect(&path).unwrap(), TcpStream::connect(address).unwrap());
+        assert_eq!((pair.queue_len(side).unwrap(), pair.queue_len(side.other()).unwrap()), (2, 0));
+        let switched = pair.state().switched_to(side.other()).with_reset(side);
+        pair.apply(switched).unwrap();
+        assert_eq!(waiting(&pair), [0, 0]);
+        assert_eq!(clients.0.read(&mut [0]).unwrap(), 0);
+        assert!(clients.1.read(&mut [0]).is_err());
+        let flags = rustix::fs::fcntl_getfl(held[1].a.as_fd()).unwrap();
+        assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK), "left as it was");
+    }
+    let stranger = std::os::unix::net::UnixListener::bind(dir.path().join("other")).unwrap();
+    let other = Both { address: unix_address(&path), a: stranger.into(), b: held[1].b.try_clone().unwrap() };
+    assert!(matches!(Pair::new(vec![other], PairState::new(1)), Err(SlotError::OtherPair { .. })));
+}

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,13 @@ use handoff_protocol::message::Mode;
 
 use super::plan::Plan;
 use crate::config::ListenAddress;
-use crate::slots::{Pair, Place, Side, SlotError, Turn, waiting_at};
+use crate::slots::{Both, Pair, PairState, Place, Side, SlotError, waiting_at};
 
 /// A handshake that was under way at a switch belongs to the old slot. Over a long way it is waited for so long.
 const HANDSHAKE: Duration = Duration::from_secs(1);
+
+/// The file of the state of the pair, in the directory that the shims of a service share.
+const STATE: &str = "pair";
 
 /// The listeners, by name.
 pub(super) struct Listeners {
@@ -32,9 +35,12 @@ enum Slots {
 }
 
 struct Shared {
-    pair: Pair,
-    /// Where the turn is kept, once this process has it.
-    file: Option<PathBuf>,
+    /// `None` until this process decides.
+    pair: Option<Pair>,
+    /// What it is made of, until then.
+    parts: Vec<Both>,
+    /// Where its state is kept.
+    file: PathBuf,
     /// The slot that the program was started on.
     used: Side,
     switched_at: Option<Instant>,
@@ -60,29 +66,21 @@ impl Listeners {
             Mode::Overlap => Slots::Own(fds, Mutex::default()),
             Mode::Exclusive => {
                 let second = fds.split_off(names.len());
-                let pair = Pair::new(addresses.clone(), fds, second);
-                Slots::Shared(Mutex::new(Shared { pair, file: None, used: Side::First, switched_at: None }))
+                let both = fds.into_iter().zip(second).zip(&addresses);
+                let parts = both.map(|((a, b), address)| Both { address: address.clone(), a, b }).collect();
+                let file = plan.shared_dir.join(STATE);
+                let shared = Shared { pair: None, parts, file, used: Side::A, switched_at: None };
+                Slots::Shared(Mutex::new(shared))
             }
         };
         Ok(Self { names, addresses, slots })
     }
 
-    /// For the holder of the data lock: from now on new connections go where the turn in this file says, and the program is
-    /// to be started there. What waits where nobody will ever accept is reset.
-    pub(super) fn take_over(&self, file: &Path) -> Result<(), String> {
+    /// For the holder of the data lock: from now on new connections go where the file of the state says, and the program is to
+    /// be started there. What waits where nobody will ever accept is reset.
+    pub(super) fn take_over(&self) -> Result<(), String> {
         let Slots::Shared(shared) = &self.slots else { return Ok(()) };
-        let mut shared = lock(shared);
-        let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
-        let turn = match fs::read(file) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|error| failed(&error))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Turn::default(),
-            Err(error) => return Err(failed(&error)),
-        };
-        shared.pair.apply(turn).map_err(|error| error.to_string())?;
-        shared.file = Some(file.to_owned());
-        shared.used = turn.active;
-        shared.switched_at = None;
-        shared.reset_resting().map_err(|error| error.to_string())
+        lock(shared).take_over()
     }
 
     /// The listeners that a program is to get that is started now.
@@ -99,7 +97,8 @@ impl Listeners {
             Slots::Own(fds, _) => fds[at].try_clone(),
             Slots::Shared(shared) => {
                 let shared = lock(shared);
-                shared.pair.listeners(shared.used)[at].try_clone()
+                let used = shared.pair.as_ref().and_then(|pair| pair.listeners(shared.used).nth(at));
+                used.ok_or_else(|| io::Error::other("it is not known yet which slot it is"))?.try_clone()
             }
         }
     }
@@ -127,8 +126,9 @@ impl Listeners {
             }
             Slots::Shared(shared) => {
                 let mut shared = lock(shared);
-                let turn = shared.pair.turn();
-                shared.pair.apply(turn).map_err(told)
+                let Some(pair) = &mut shared.pair else { return Ok(()) };
+                let state = pair.state().clone();
+                pair.apply(state).map(drop).map_err(told)
             }
         }
     }
@@ -137,14 +137,11 @@ impl Listeners {
     pub(super) fn switch(&self) -> Result<(), String> {
         let Slots::Shared(shared) = &self.slots else { return Ok(()) };
         let mut shared = lock(shared);
-        if shared.pair.turn().active != shared.used {
+        let Some(state) = shared.pair.as_ref().map(|pair| pair.state().clone()) else { return Ok(()) };
+        if state.active() != shared.used {
             return Ok(());
         }
-        let turn = shared.pair.turn();
-        let turn = Turn { active: turn.active.other(), ..turn };
-        // Remembered first: whoever comes next applies it, done or not.
-        shared.remember(turn).map_err(|error| error.to_string())?;
-        shared.pair.apply(turn).map_err(|error| error.to_string())?;
+        shared.change_to(state.switched_to(state.active().other()))?;
         shared.switched_at = Some(Instant::now());
         Ok(())
     }
@@ -162,7 +159,7 @@ impl Listeners {
                 .map_err(told),
             Slots::Shared(shared) => {
                 let shared = lock(shared);
-                shared.pair.waiting(shared.used).map_err(told)
+                shared.pair.as_ref().map_or(Ok(0), |pair| pair.queue_len(shared.used)).map_err(told)
             }
         }
     }
@@ -182,7 +179,7 @@ impl Listeners {
     /// The program is gone: what waits for it is reset.
     pub(super) fn dismiss_left(&self) -> Result<(), String> {
         let Slots::Shared(shared) = &self.slots else { return Ok(()) };
-        lock(shared).reset_resting().map_err(|error| error.to_string())
+        lock(shared).reset_resting()
     }
 
     /// Whether new connections go to the program that was started.
@@ -191,28 +188,56 @@ impl Listeners {
             Slots::Own(..) => true,
             Slots::Shared(shared) => {
                 let shared = lock(shared);
-                shared.pair.turn().active == shared.used
+                shared.pair.as_ref().is_none_or(|pair| pair.state().active() == shared.used)
             }
         }
     }
 }
 
 impl Shared {
-    fn reset_resting(&mut self) -> io::Result<()> {
-        let other = self.pair.turn().active.other();
-        if self.pair.waiting(other).map_err(io::Error::other)? == 0 {
-            return Ok(());
+    fn take_over(&mut self) -> Result<(), String> {
+        let state = match fs::read(&self.file) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|error| self.failed(&error))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => PairState::new(self.parts.len()),
+            Err(error) => return Err(self.failed(&error)),
+        };
+        if self.pair.is_none() {
+            let pair = Pair::new(std::mem::take(&mut self.parts), state.clone());
+            self.pair = Some(pair.map_err(|error| error.to_string())?);
         }
-        let turn = self.pair.reset_resting().map_err(io::Error::other)?;
-        self.remember(turn)
+        self.change_to(state)?;
+        self.used = self.pair.as_ref().map_or(Side::A, |pair| pair.state().active());
+        self.switched_at = None;
+        self.reset_resting()
+    }
+
+    /// What is wanted is written down before it is done: whoever comes next does it again, which changes nothing.
+    fn change_to(&mut self, wanted: PairState) -> Result<(), String> {
+        self.write_down(&wanted)?;
+        let Some(pair) = &mut self.pair else { return Ok(()) };
+        let reached = pair.apply(wanted.clone()).map_err(|error| error.to_string())?.clone();
+        if reached == wanted { Ok(()) } else { self.write_down(&reached) }
+    }
+
+    fn reset_resting(&mut self) -> Result<(), String> {
+        let Some(pair) = &self.pair else { return Ok(()) };
+        let resting = pair.state().active().other();
+        match pair.queue_len(resting).map_err(|error| error.to_string())? {
+            0 => Ok(()),
+            _ => self.change_to(pair.state().with_reset(resting)),
+        }
     }
 
     /// It outlives processes, not the machine: no need for the disk.
-    fn remember(&self, turn: Turn) -> io::Result<()> {
-        let Some(file) = &self.file else { return Ok(()) };
-        let beside = file.with_extension("new");
-        fs::write(&beside, serde_json::to_vec(&turn)?)?;
-        fs::rename(beside, file)
+    fn write_down(&self, state: &PairState) -> Result<(), String> {
+        let beside = self.file.with_extension("new");
+        let written =
+            serde_json::to_vec(state).map_err(io::Error::other).and_then(|text| fs::write(&beside, text));
+        written.and_then(|()| fs::rename(&beside, &self.file)).map_err(|error| self.failed(&error))
+    }
+
+    fn failed(&self, error: &dyn std::fmt::Display) -> String {
+        format!("{}: {error}", self.file.display())
     }
 }
 

@@ -76,7 +76,7 @@ impl Runner {
     pub(super) fn take_over(&mut self) -> Result<(), String> {
         let lock = ProgramLock::take(&self.plan.shared_dir.join("program.lock"));
         self.lock = Some(lock.map_err(|error| format!("cannot lock out an earlier program: {error}"))?);
-        self.listeners.take_over(&self.plan.shared_dir.join("slot"))
+        self.listeners.take_over()
     }
 
     /// Starts the program. With `park` it is held where it binds, until [`Runner::release`].

@@ -10,6 +10,8 @@
 //! close-on-exec, and has `TCP_NODELAY` set, which accepted sockets inherit. Its blocking mode is left as it is and must
 //! be left so by every holder: `O_NONBLOCK` belongs to the listener, not to the descriptor.
 
+pub mod census;
+mod diag;
 mod error;
 mod order;
 mod pair;
@@ -90,21 +92,28 @@ impl Group {
         members: Vec<(SlotId, OwnedFd)>,
         steered: SlotId,
     ) -> Result<Group, SlotError> {
+        for (slot, fd) in &members {
+            let listens = rustix::net::sockopt::socket_acceptconn(fd);
+            if !listens.map_err(|error| SlotError::new(address, "examine", error))? {
+                return Err(SlotError::NotListening { address: address.clone(), slot: *slot });
+            }
+        }
+        let mut group = Self::hold(address, members, steered);
+        group.steer_to(steered)?;
+        Ok(group)
+    }
+
+    /// Like [`Group::restore`], for slots that somebody else steers: nothing is changed or looked at. One that does not listen
+    /// at this moment may do so again.
+    pub fn hold(address: &ListenAddress, members: Vec<(SlotId, OwnedFd)>, steered: SlotId) -> Group {
         let mut order = Order::default();
         let mut slots = BTreeMap::new();
         for (slot, fd) in members {
-            let listens = rustix::net::sockopt::socket_acceptconn(&fd);
-            if !listens.map_err(|error| SlotError::new(address, "examine", error))? {
-                return Err(SlotError::NotListening { address: address.clone(), slot });
-            }
             order.push(slot);
             slots.insert(slot, fd);
         }
         let next = SlotId(slots.last_key_value().map_or(1, |(last, _)| last.0 + 1));
-        let mut group =
-            Group { address: address.clone(), slots, order, steered, share: None, probe: None, next };
-        group.steer_to(steered)?;
-        Ok(group)
+        Group { address: address.clone(), slots, order, steered, share: None, probe: None, next }
     }
 
     /// The address.
@@ -188,6 +197,12 @@ impl Group {
         Ok(route)
     }
 
+    /// The way that everybody takes, to whatever slot gets new connections.
+    pub fn probe_in_place(&self) -> Result<ProbeRoute, SlotError> {
+        ProbeRoute::in_place(&self.address)
+            .map_err(|error| SlotError::new(&self.address, "open a probe of", error))
+    }
+
     /// Closes the way of the last probe. What it has connected goes on.
     pub fn end_probe(&mut self) -> Result<(), SlotError> {
         if self.probe.take().is_some() { self.apply() } else { Ok(()) }
@@ -251,25 +266,52 @@ impl Group {
     /// a long distance wait two seconds after a switch before a 0 is believed. For a unix socket the kernel tells only
     /// whether any waits: 0 or 1.
     pub fn queue_len(&self, slot: SlotId) -> Result<u32, SlotError> {
-        let listener = self.known(slot)?;
-        let asked = match &self.address {
-            ListenAddress::Unix(_) => unix::queue_len(listener.as_fd()),
-            _ => steer::tcp_queue_len(listener),
-        };
-        asked.map_err(|error| SlotError::new(&self.address, "examine", error))
+        waiting_at(&self.address, self.known(slot)?)
     }
 
     /// Ends the address: from now on connections are refused, whoever holds duplicates, and waiting ones are reset. The
     /// path of a unix socket is removed if it is still this group's.
     pub fn close(self) {
         if let ListenAddress::Unix(path) = &self.address {
-            unix::remove(path, self.steered);
             for slot in self.slots.keys() {
+                // The one that is in place, whoever has put it there.
+                unix::remove(path, *slot);
                 unix::forget(path, *slot);
             }
         }
         self.slots.values().for_each(stop_listening);
     }
+}
+
+/// Where the path of a unix socket leads, to put it back should somebody remove it. There is none for other addresses.
+#[derive(Debug, Clone, Copy)]
+pub struct Place(SlotId);
+
+impl Place {
+    /// Where it leads now.
+    pub fn of(address: &ListenAddress) -> Option<Self> {
+        match address {
+            ListenAddress::Unix(path) => unix::in_place(path).map(Self),
+            _ => None,
+        }
+    }
+
+    /// Lets it lead there again.
+    pub fn put_back(self, address: &ListenAddress) -> Result<(), SlotError> {
+        match address {
+            ListenAddress::Unix(path) => unix::put_in_place(path, self.0),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How many connections wait to be accepted at a listener of this address; for a unix socket 0 or 1.
+pub fn waiting_at(address: &ListenAddress, listener: &OwnedFd) -> Result<u32, SlotError> {
+    let asked = match address {
+        ListenAddress::Unix(_) => unix::queue_len(listener.as_fd()),
+        _ => steer::tcp_queue_len(listener),
+    };
+    asked.map_err(|error| SlotError::new(address, "examine", error))
 }
 
 /// The slot that a unix listener says by its name that it is. `None` for other sockets.

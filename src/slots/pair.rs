@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::program::Program;
 use super::tcp::LONGEST_BACKLOG;
-use super::{SlotError, stop_listening, unix};
+use super::{SlotError, stop_listening, unix, waiting_at};
 use crate::config::ListenAddress;
 use crate::sys::steer;
 
@@ -202,11 +202,7 @@ impl Both {
     }
 
     fn queue_len(&self, side: Side) -> Result<u32, SlotError> {
-        let asked = match &self.address {
-            ListenAddress::Unix(_) => unix::queue_len(self.side(side).as_fd()),
-            _ => steer::tcp_queue_len(self.side(side)),
-        };
-        asked.map_err(|error| self.failed("examine", error))
+        waiting_at(&self.address, self.side(side))
     }
 
     fn failed(&self, action: &'static str, error: impl Into<std::io::Error>) -> SlotError {

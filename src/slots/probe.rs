@@ -50,6 +50,18 @@ impl ProbeRoute {
         }
     }
 
+    /// To whatever slot gets new connections. That the client is bound does no harm.
+    pub(super) fn in_place(address: &ListenAddress) -> io::Result<ProbeRoute> {
+        match address {
+            ListenAddress::Unix(path) => {
+                let (socket, target) = (open(AddressFamily::UNIX)?, ProbeTarget::Unix(path.clone()));
+                Ok(ProbeRoute { socket, target, client: None, _held: None })
+            }
+            // The number of the slot does not matter.
+            address => ProbeRoute::open(address, SlotId(0)),
+        }
+    }
+
     /// The client is bound to the IP address that it connects to: then nobody elsewhere can be taken for it. The kernel
     /// chooses the port, and gives it to nobody else.
     fn from_itself(local: SocketAddr) -> io::Result<ProbeRoute> {

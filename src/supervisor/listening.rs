@@ -13,7 +13,7 @@ use super::keeping::Keeping;
 use super::service::Service;
 use crate::config::{self, ListenAddress};
 use crate::control::{Error, Kind};
-use crate::slots::{Group, Route, SlotError, SlotId, slot_by_name, stop_listening};
+use crate::slots::{Group, ProbeRoute, SlotError, SlotId, slot_by_name, stop_listening};
 use crate::sys::held::is_among;
 
 /// One slot of each address of a service, by a number that is never used twice.
@@ -116,7 +116,7 @@ impl Listening {
                 slots.into_iter().partition(|(slot, _)| whole.contains(slot));
             torn.iter().for_each(|(_, fd)| stop_listening(fd));
             groups.push(match is_paired {
-                true => Group::hold(&listener.address, members, steered)?,
+                true => Group::hold(&listener.address, members, steered),
                 false => Group::restore(&listener.address, members, steered)?,
             });
         }
@@ -142,7 +142,7 @@ impl Listening {
                 }
             }
             groups.push(match (members.len() == slots.len(), is_paired) {
-                (true, true) => Group::hold(&listener.address, members, FIRST)?,
+                (true, true) => Group::hold(&listener.address, members, FIRST),
                 (true, false) => Group::restore(&listener.address, members, slot)?,
                 // It was not in the service file when the process was started.
                 (false, _) => Group::open(&listener.address)?,
@@ -269,15 +269,15 @@ impl Listening {
     }
 
     /// A way to the listener of a slot that no client can take. Where processes share their slots, the way of all.
-    pub(super) fn route_to(&mut self, listener: &str, slot: u64) -> io::Result<Route> {
+    pub(super) fn route_to(&mut self, listener: &str, slot: u64) -> io::Result<ProbeRoute> {
         let Some(at) = self.names.iter().position(|name| name.as_str() == listener) else {
             return Err(io::Error::new(io::ErrorKind::NotFound, "there is no such listener"));
         };
         let id = self.slots.get(&slot).and_then(|ids| ids.get(at));
         let group = &mut self.groups[at];
         let route = match id {
-            Some(id) if *id != group.steered() && !self.is_paired => group.route_to(*id),
-            _ => Route::of_all(group.address()),
+            Some(id) if *id != group.steered() && !self.is_paired => group.probe(*id),
+            _ => group.probe_in_place(),
         };
         route.map_err(io::Error::other)
     }
@@ -285,7 +285,7 @@ impl Listening {
     /// The way is not needed any more.
     pub(super) fn end_route(&mut self, listener: &str) -> io::Result<()> {
         let at = self.names.iter().position(|name| name.as_str() == listener);
-        at.map_or(Ok(()), |at| self.groups[at].end_route().map_err(io::Error::other))
+        at.map_or(Ok(()), |at| self.groups[at].end_probe().map_err(io::Error::other))
     }
 
     /// Whether nothing waits at a slot and nothing can be on its way there. A connection whose handshake was under way at

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::rc::Weak;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use super::service::Service;
 use crate::config::Probe;
 use crate::probe::{Connection, Way, attempt};
 use crate::slots::census::Census;
-use crate::slots::{Route, RouteTo};
+use crate::slots::{ProbeRoute, ProbeTarget};
 
 impl Service {
     /// Begins to try the successor. The answer comes as an event.
@@ -81,8 +80,8 @@ impl Way for WayIn<'_> {
         let gone = || io::Error::other("the upgrade is over");
         let service =
             self.service.upgrade().filter(|service| service.borrow().is_probing(self.id)).ok_or_else(gone)?;
-        let Route { socket, to } = service.borrow_mut().route_to_successor(listener)?;
-        let connected = self.connect_to(socket, &to).await;
+        let route = service.borrow_mut().route_to_successor(listener)?;
+        let connected = self.connect_by(route).await;
         // The way is open for this one connection only.
         service.borrow_mut().end_route(listener)?;
         connected
@@ -107,21 +106,22 @@ impl Way for WayIn<'_> {
 }
 
 impl WayIn<'_> {
-    async fn connect_to(&mut self, socket: OwnedFd, to: &RouteTo) -> io::Result<Box<dyn Connection>> {
-        match to {
-            RouteTo::Tcp(server) => {
-                let stream = TcpSocket::from_std_stream(socket.into()).connect(*server).await?;
-                self.last = Some((stream.local_addr()?, *server));
+    async fn connect_by(&mut self, route: ProbeRoute) -> io::Result<Box<dyn Connection>> {
+        match route.target().clone() {
+            ProbeTarget::Ip(server) => {
+                let socket = TcpSocket::from_std_stream(route.into_socket().into());
+                let stream = socket.connect(server).await?;
+                self.last = Some((stream.local_addr()?, server));
                 Ok(Box::new(stream))
             }
-            RouteTo::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+            ProbeTarget::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
         }
     }
 }
 
 impl Service {
     /// To the slot of the successor; where all share their slots, to the one that gets new connections.
-    fn route_to_successor(&mut self, listener: &str) -> io::Result<Route> {
+    fn route_to_successor(&mut self, listener: &str) -> io::Result<ProbeRoute> {
         let slot = self.successor.as_ref().map(|party| party.slot);
         let (Some(listening), Some(slot)) = (&mut self.listening, slot) else {
             return Err(io::Error::other("the new process is gone"));

@@ -26,6 +26,7 @@ use super::launch::identity;
 use super::listening::{Admitted, Listening};
 use super::party::{Parts, Party, Serial, told};
 use super::service::{Service, policy};
+use super::slots::Slots;
 use crate::crash_points::{crash_point, name};
 use crate::shim;
 use crate::sys::channel::Channel;
@@ -146,9 +147,9 @@ impl Service {
             .zip(standing.current.as_ref())
             .is_some_and(|(attempt, current)| current.process.is_some() || attempt.binary != current.binary);
         self.candidate = attempt.map(|attempt| attempt.binary.path.clone().into());
-        // A successor that is not committed may have got new connections; it is asked first, and they are steered then.
-        self.restore_listeners(written == Written::Committed || incumbent.is_none());
-        let slots = self.slots_by_age([retiree.is_some(), incumbent.is_some(), successor.is_some()]);
+        let slots = Slots { written, attempt: attempt.is_some(), incumbent: incumbent.is_some() };
+        self.restore_listeners(slots.newest_serves());
+        let slots = self.slots_by_age(slots, [retiree.is_some(), incumbent.is_some(), successor.is_some()]);
         crash_point!("supervisor/recovery/listeners");
         let (retiree, retiree_found) = self.reach(retiree, slots[0]);
         let (incumbent, incumbent_found) = self.reach(incumbent, slots[1]);
@@ -354,10 +355,11 @@ impl Service {
     }
 
     /// Which slot each of the processes has, as far as their age tells: retiree, incumbent, successor.
-    fn slots_by_age(&self, alive: [bool; 3]) -> [u64; 3] {
+    fn slots_by_age(&self, of: Slots, alive: [bool; 3]) -> [u64; 3] {
         let slots = self.listening.as_ref().map(Listening::slots).unwrap_or_default();
         let last = slots.last().copied().unwrap_or(0);
-        let mut next = slots.into_iter();
+        let living = alive.iter().filter(|alive| **alive).count();
+        let mut next = slots.iter().copied().skip(of.dead_and_older(slots.len(), living));
         alive.map(|alive| match (alive, self.config.mode) {
             (true, Mode::Overlap) => next.next().unwrap_or(last),
             (_, _) => last,

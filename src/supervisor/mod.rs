@@ -18,6 +18,7 @@ mod points;
 mod probing;
 mod running;
 mod service;
+mod slots;
 mod systemd;
 mod timeline;
 

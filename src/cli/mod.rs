@@ -1,5 +1,6 @@
 //! The command line: one file per verb, and what they share.
 
+mod cancel;
 mod check;
 mod completions;
 mod crash_test;
@@ -94,6 +95,7 @@ enum Verb {
     Stop(stop::Arguments),
     Restart(restart::Arguments),
     Upgrade(upgrade::Arguments),
+    Cancel(cancel::Arguments),
     Logs(logs::Arguments),
     CrashTest(crash_test::Arguments),
     Completions(completions::Arguments),
@@ -130,6 +132,7 @@ fn perform(cli: Cli, out: &mut Output) -> Result<Exit, Failure> {
         Verb::Stop(arguments) => stop::run(&arguments, &dirs()?, out),
         Verb::Restart(arguments) => restart::run(&arguments, &dirs()?, out),
         Verb::Upgrade(arguments) => upgrade::run(&arguments, &dirs()?, out),
+        Verb::Cancel(arguments) => cancel::run(&arguments, &dirs()?, out),
         Verb::Logs(arguments) => logs::run(&arguments, &dirs()?, out),
         Verb::CrashTest(arguments) => crash_test::run(arguments, out),
         Verb::Completions(arguments) => completions::run(&arguments, out),
@@ -147,6 +150,7 @@ impl Verb {
             Verb::Stop(arguments) => arguments.json.json,
             Verb::Restart(arguments) => arguments.json.json,
             Verb::Upgrade(arguments) => arguments.json.json,
+            Verb::Cancel(arguments) => arguments.json.json,
             Verb::Logs(arguments) => arguments.json.json,
             Verb::CrashTest(arguments) => arguments.json(),
             Verb::Daemon(_) | Verb::Completions(_) | Verb::Man(_) => false,

@@ -1,4 +1,4 @@
-//! What `start`, `stop`, `restart` and `upgrade` share: the request, its progress, and the end.
+//! What `start`, `stop`, `restart`, `upgrade` and `cancel` share: the request, its progress, and the end.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -13,9 +13,19 @@ use crate::config::Dirs;
 use crate::control::Client;
 use crate::control::api::{Ending, Outcome, Progress, Request, Response};
 
-/// Performs an operation and shows it. The operation belongs to the daemon: interrupting this command does not
-/// stop it.
+/// Performs an operation, shows it, and says how the command ends.
 pub(super) fn run(request: &Request, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
+    let outcome = perform(request, dirs, out)?;
+    tell(&outcome, out);
+    Ok(match outcome.outcome {
+        Ending::RolledBack => Exit::RolledBack,
+        Ending::Committed | Ending::Started | Ending::Stopped => Exit::Done,
+    })
+}
+
+/// Performs an operation and shows its phases. The operation belongs to the daemon: interrupting this command does not
+/// stop it.
+pub(super) fn perform(request: &Request, dirs: &Dirs, out: &mut Output) -> Result<Outcome, Failure> {
     let mut client = Client::connect(&dirs.control_socket())?;
     // An operation may take its time, so that a daemon that is frozen would go unnoticed.
     client.call(&Request::Ping, &mut |_| {})?;
@@ -23,22 +33,22 @@ pub(super) fn run(request: &Request, dirs: &Dirs, out: &mut Output) -> Result<Ex
     let answer = client.call(request, &mut |progress| display.show(&progress, out));
     display.clear();
     match answer? {
-        Response::Outcome(outcome) => Ok(conclude(&outcome, out)),
+        Response::Outcome(outcome) => Ok(*outcome),
         other => unreachable!("the client reads only an outcome as the answer to an operation: {other:?}"),
     }
 }
 
-fn conclude(outcome: &Outcome, out: &mut Output) -> Exit {
-    let (exit, mark) = match outcome.outcome {
-        Ending::RolledBack => (Exit::RolledBack, Style::yellow as fn(Style, &str) -> String),
-        Ending::Committed | Ending::Started | Ending::Stopped => (Exit::Done, Style::green as _),
+/// Shows how an operation ended.
+pub(super) fn tell(outcome: &Outcome, out: &mut Output) {
+    let mark = match outcome.outcome {
+        Ending::RolledBack => Style::yellow as fn(Style, &str) -> String,
+        Ending::Committed | Ending::Started | Ending::Stopped => Style::green as _,
     };
     if out.is_json() {
         out.object(&json!({ "outcome": outcome }));
     } else {
         out.line(mark(Style::of_stdout(), &sentence::of(outcome)));
     }
-    exit
 }
 
 /// How progress is shown.

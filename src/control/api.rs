@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::error::{Error, Kind};
 use crate::config::{format_duration_ms, nearest};
 
-const METHODS: [&str; 7] = ["ping", "list", "status", "start", "stop", "restart", "upgrade"];
+const METHODS: [&str; 8] = ["ping", "list", "status", "start", "stop", "restart", "upgrade", "cancel"];
 
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub enum Request {
     Restart(ServiceName),
     /// Upgrade a service.
     Upgrade(Upgrade),
+    /// Call off the upgrade or start that is under way. Answered when it has ended, as whoever asked for it is.
+    Cancel(ServiceName),
 }
 
 /// The parameters of an upgrade.
@@ -59,7 +61,7 @@ pub enum Response {
     List(Vec<ServiceStatus>),
     /// To `status`.
     Status(Box<ServiceStatus>),
-    /// To `start`, `stop`, `restart` and `upgrade`.
+    /// To `start`, `stop`, `restart`, `upgrade` and `cancel`.
     Outcome(Box<Outcome>),
 }
 
@@ -229,6 +231,7 @@ impl Request {
             Request::Stop(_) => "stop",
             Request::Restart(_) => "restart",
             Request::Upgrade(_) => "upgrade",
+            Request::Cancel(_) => "cancel",
         }
     }
 
@@ -239,7 +242,8 @@ impl Request {
             Request::Status(service)
             | Request::Start(service)
             | Request::Stop(service)
-            | Request::Restart(service) => json!({ "service": service }),
+            | Request::Restart(service)
+            | Request::Cancel(service) => json!({ "service": service }),
             Request::Upgrade(upgrade) => json!(upgrade),
         }
     }
@@ -256,6 +260,7 @@ impl Request {
             "stop" => Request::Stop(params.service()?),
             "restart" => Request::Restart(params.service()?),
             "upgrade" => Request::Upgrade(params.upgrade()?),
+            "cancel" => Request::Cancel(params.service()?),
             _ => return Err(unknown_method(method)),
         };
         params.finish(method)?;
@@ -268,9 +273,11 @@ impl Request {
             Request::Ping => serde_json::from_value(result).map(Response::Pong),
             Request::List => serde_json::from_value(result).map(Response::List),
             Request::Status(_) => serde_json::from_value(result).map(Response::Status),
-            Request::Start(_) | Request::Stop(_) | Request::Restart(_) | Request::Upgrade(_) => {
-                serde_json::from_value(result).map(Response::Outcome)
-            }
+            Request::Start(_)
+            | Request::Stop(_)
+            | Request::Restart(_)
+            | Request::Upgrade(_)
+            | Request::Cancel(_) => serde_json::from_value(result).map(Response::Outcome),
         }
     }
 }

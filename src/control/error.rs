@@ -59,13 +59,15 @@ pub enum Kind {
     StorageFailed,
     /// The service does not serve, and could not be brought back.
     ServiceDown,
+    /// No upgrade or start is under way that could be called off.
+    NothingToCancel,
     /// A mistake of the daemon itself.
     Internal,
 }
 
 impl Kind {
     /// All kinds, for documentation and tests.
-    pub const ALL: [Kind; 16] = [
+    pub const ALL: [Kind; 17] = [
         Kind::ParseError,
         Kind::InvalidRequest,
         Kind::UnknownMethod,
@@ -81,6 +83,7 @@ impl Kind {
         Kind::BindFailed,
         Kind::StorageFailed,
         Kind::ServiceDown,
+        Kind::NothingToCancel,
         Kind::Internal,
     ];
 
@@ -113,6 +116,7 @@ impl Kind {
             Kind::BindFailed => (-32008, 1),
             Kind::StorageFailed => (-32009, 1),
             Kind::ServiceDown => (-32010, 1),
+            Kind::NothingToCancel => (-32011, 1),
         }
     }
 }

@@ -135,6 +135,7 @@ mod tests {
             Request::Stop(name()),
             Request::Restart(name()),
             Request::Upgrade(upgrade),
+            Request::Cancel(name()),
         ] {
             let incoming = parse_request(&request_line(7, &request));
             assert_eq!((incoming.id, incoming.request), (json!(7), Ok(request)));

@@ -51,7 +51,9 @@ impl Handler for Fake {
             }
             Request::Stop(_) => panic!("this handler is broken on purpose"),
             Request::Status(service) => Err(Error::unknown_service(&service, ["s3"])),
-            Request::Restart(_) | Request::Upgrade(_) => Err(Error::internal("not part of this test")),
+            Request::Restart(_) | Request::Upgrade(_) | Request::Cancel(_) => {
+                Err(Error::internal("not part of this test"))
+            }
         }
     }
 }

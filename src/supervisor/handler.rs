@@ -31,6 +31,10 @@ impl Handler for Daemon {
             }
             api::Request::Restart(name) => self.restart(&name, progress).await,
             api::Request::Upgrade(upgrade) => self.upgrade(upgrade, progress).await,
+            api::Request::Cancel(name) => {
+                let handle = self.find(&name)?;
+                wait(&handle, Request::Cancel, progress).await
+            }
         }
     }
 }

@@ -283,9 +283,13 @@ impl Service {
                 Error::new(Kind::ServiceDown, message, hint)
             }
             Refusal::NothingToCancel => {
-                let message =
-                    format!("Nothing that can be cancelled is under way for {:?}.", self.name.as_str());
-                Error::new(Kind::NotRunning, message, "`handoff status` shows what it is doing.")
+                let message = format!(
+                    "Nothing that can be cancelled is under way for {:?}: {}.",
+                    self.name.as_str(),
+                    phase_of(self.machine.phase(), self.machine.incumbent())
+                );
+                let hint = format!("What it does is told by: handoff status {}", self.name);
+                Error::new(Kind::NothingToCancel, message, hint)
             }
         };
         let _ = operation.reply.send(Err(error));

@@ -158,6 +158,9 @@ impl Service {
 
     /// Somebody asks. The answer goes to `operation`, at once if the machine refuses.
     pub(super) fn ask(&mut self, request: Request, operation: Operation) {
+        if request == Request::Cancel {
+            return self.call_off(operation);
+        }
         let before = std::mem::replace(&mut self.timeline, Timeline::begin());
         let shown = std::mem::take(&mut self.shown);
         self.incoming = Some(operation);
@@ -170,6 +173,13 @@ impl Service {
             }
             None => {}
         }
+    }
+
+    /// Somebody calls off what is under way. It is no operation of its own, so its clock goes on, and both are answered.
+    fn call_off(&mut self, operation: Operation) {
+        self.incoming = Some(operation);
+        self.feed(Event::Request(Request::Cancel));
+        self.operations.extend(self.incoming.take());
     }
 
     /// Tells those who wait that a phase began. Gives the phase, if it is a new one.

@@ -92,11 +92,28 @@ fn each_verb_asks_for_what_it_says() {
 }
 
 #[test]
+fn a_cancel_is_done_when_the_old_version_serves_or_nothing_runs() {
+    for (end, code, words) in [
+        (Ending::RolledBack, 0, "rolled back after 2.1 ms: it was cancelled; /srv/s3"),
+        (Ending::Stopped, 0, "s3 is stopped"),
+        (Ending::Committed, 1, "s3 now runs /srv/s3"),
+    ] {
+        let world = ending(end, (end == Ending::RolledBack).then_some("it was cancelled"));
+        let ran = world.run(&["cancel", "s3"]);
+        assert_eq!((ran.code, world.seen()), (Some(code), Request::Cancel(name("s3"))));
+        assert!(ran.stdout.contains(words) && ran.stderr.contains("prepare"), "{ran:?}");
+        let objects = world.run(&["cancel", "s3", "--json"]).objects();
+        assert_eq!(objects[2]["outcome"]["service"], "s3");
+    }
+}
+
+#[test]
 fn each_refusal_has_its_exit_code() {
     for (kind, code) in [
         (Kind::Busy, 5),
         (Kind::ConfigInvalid, 3),
         (Kind::NotRunning, 1),
+        (Kind::NothingToCancel, 1),
         (Kind::SpawnFailed, 1),
         (Kind::Internal, 1),
         (Kind::PermissionDenied, 2),
@@ -267,6 +284,7 @@ fn help_completions_and_manual_pages_need_nothing() {
         "stop",
         "restart",
         "upgrade",
+        "cancel",
         "logs",
         "crash-test",
         "completions",

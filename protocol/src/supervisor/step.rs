@@ -118,6 +118,15 @@ impl Supervisor {
 
     fn cancel(&mut self, at: Moment, out: &mut Vec<Action>) {
         match self.phase {
+            // A start that somebody asked for. What is started because something else died or failed goes on: only a
+            // stop ends that.
+            Phase::Greeting | Phase::Warming | Phase::Beginning | Phase::Probing if self.is_cold_start() => {
+                if !self.asked || self.reason.is_some() || self.stands {
+                    return out.push(Action::Refuse(Refusal::NothingToCancel));
+                }
+                self.wanted = false;
+                self.fail(at, Reason::Cancelled, out);
+            }
             Phase::Greeting
             | Phase::Warming
             | Phase::Draining
@@ -134,6 +143,10 @@ impl Supervisor {
             | Phase::Serving
             | Phase::Stopping => out.push(Action::Refuse(Refusal::NothingToCancel)),
         }
+    }
+
+    fn is_cold_start(&self) -> bool {
+        self.incumbent == Incumbent::Absent && self.target == Target::Committed
     }
 
     pub(super) fn spawn(&mut self, at: Moment, target: Target, out: &mut Vec<Action>) {

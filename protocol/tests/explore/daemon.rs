@@ -86,10 +86,9 @@ impl World {
     }
 
     pub fn ask(&mut self, request: Request, cx: &mut Context) {
-        // Who cancels waits for no report of its own.
-        let waits = request != Request::Cancel;
-        self.waiting += u8::from(waits);
-        cx.asking = waits;
+        // Who cancels waits for the report too.
+        self.waiting += 1;
+        cx.asking = true;
         self.tell(Event::Request(request), cx);
         cx.asking = false;
     }

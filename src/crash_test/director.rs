@@ -31,7 +31,7 @@ const SIGNAL_LIMIT: Duration = Duration::from_secs(5);
 pub(super) struct Lengths {
     /// Of [`Fault::Stop`].
     pub(super) freeze: Duration,
-    /// Of [`Fault::Stall`].
+    /// Of [`Fault::Stall`] and [`Fault::Hold`].
     pub(super) stall: Duration,
 }
 
@@ -50,6 +50,7 @@ pub(super) struct Seen {
 pub(super) struct Hit {
     pub(super) at: Instant,
     pub(super) victim: Party,
+    pub(super) fault: Fault,
 }
 
 pub(super) struct Director {
@@ -277,7 +278,9 @@ impl State {
         let answer = match step.fault {
             Fault::Exit => Answer::Exit(70),
             Fault::Panic => Answer::Panic,
-            Fault::Stall => Answer::Wait(u64::try_from(self.lengths.stall.as_millis()).unwrap_or(u64::MAX)),
+            Fault::Stall | Fault::Hold => {
+                Answer::Wait(u64::try_from(self.lengths.stall.as_millis()).unwrap_or(u64::MAX))
+            }
             Fault::Kill | Fault::Stop | Fault::Hang | Fault::Terminate => {
                 let Ok(pidfd) = pidfd_open(pid) else {
                     self.absent = true;
@@ -289,7 +292,7 @@ impl State {
                 Answer::Go
             }
         };
-        self.hits.push(Hit { at: Instant::now(), victim: step.victim });
+        self.hits.push(Hit { at: Instant::now(), victim: step.victim, fault: step.fault });
         answer
     }
 

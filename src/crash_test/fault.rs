@@ -35,6 +35,8 @@ pub enum Fault {
     Panic,
     /// The thread stands still for longer than the drain grace.
     Stall,
+    /// The thread stands still as long, and no harm is done: what is under way is only kept from going on.
+    Hold,
     /// SIGTERM.
     Terminate,
 }
@@ -96,13 +98,14 @@ impl Fault {
             Self::Exit => "exit",
             Self::Panic => "panic",
             Self::Stall => "stall",
+            Self::Hold => "hold",
             Self::Terminate => "terminate",
         }
     }
 
     /// Whether only the process that stands at the point can be hit so.
     pub fn is_own(self) -> bool {
-        matches!(self, Self::Exit | Self::Panic | Self::Stall)
+        matches!(self, Self::Exit | Self::Panic | Self::Stall | Self::Hold)
     }
 }
 
@@ -147,10 +150,19 @@ impl FromStr for Fault {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let all = [Self::Kill, Self::Stop, Self::Hang, Self::Exit, Self::Panic, Self::Stall, Self::Terminate];
+        let all = [
+            Self::Kill,
+            Self::Stop,
+            Self::Hang,
+            Self::Exit,
+            Self::Panic,
+            Self::Stall,
+            Self::Hold,
+            Self::Terminate,
+        ];
         let found = all.into_iter().find(|fault| fault.word() == text);
         found.ok_or_else(|| {
-            format!("{text:?} is no fault: write kill, stop, hang, exit, panic, stall or terminate")
+            format!("{text:?} is no fault: write kill, stop, hang, exit, panic, stall, hold or terminate")
         })
     }
 }

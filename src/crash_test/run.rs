@@ -10,7 +10,8 @@ use rustix::process::Signal;
 use serde::Serialize;
 
 use super::checks::{self, Baseline};
-use super::director::{Director, Lengths, Seen};
+use super::director::{Director, Hit, Lengths, Seen};
+use super::fault::Fault;
 use super::init::Init;
 use super::load::{self, Load};
 use super::matrix::Job;
@@ -164,12 +165,30 @@ impl Run<'_> {
             | Scenario::GraceEnds
             | Scenario::SealFails
             | Scenario::IncumbentDies
+            | Scenario::Cancel
             | Scenario::Shutdown => self.upgrade_to(self.subject.next.clone()),
         };
-        let answer = self.ask(request);
+        let answers = match self.job.scenario {
+            Scenario::Cancel => self.ask_and_cancel(request),
+            _ => vec![self.ask(request)],
+        };
         if self.job.chain.is_empty() {
-            self.check_clean(answer);
+            answers.into_iter().for_each(|answer| self.check_clean(answer));
         }
+    }
+
+    /// Asks, and calls it off when it is held. Gives the answers to both.
+    fn ask_and_cancel(&self, request: Request) -> Vec<Result<Response, Error>> {
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| self.ask(request));
+            // It ends before it is held if a fault came earlier, and is bounded.
+            while self.director.hits().is_empty() && !asked.is_finished() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let cancelled = self.ask(Request::Cancel(self.place.name().clone()));
+            let asked = asked.join().unwrap_or_else(|_| Err("the request panicked".into()));
+            vec![asked, cancelled]
+        })
     }
 
     /// Without further faults each scenario has one right end.
@@ -189,7 +208,8 @@ impl Run<'_> {
             | Scenario::BadRelease
             | Scenario::DrainFails
             | Scenario::GraceEnds
-            | Scenario::SealFails => &[Ending::RolledBack],
+            | Scenario::SealFails
+            | Scenario::Cancel => &[Ending::RolledBack],
         };
         match answer {
             Ok(Response::Outcome(outcome)) if expected.contains(&outcome.outcome) => {}
@@ -295,7 +315,8 @@ impl Run<'_> {
 
     fn judge(&mut self, result: &load::Result) {
         self.gap_ms = result.longest_gap_ms;
-        let excused = self.director.hits().iter().any(|hit| hit.victim.is_service());
+        let harmed = |hit: &Hit| hit.victim.is_service() && hit.fault != Fault::Hold;
+        let excused = self.director.hits().iter().any(harmed);
         let counts = [
             ("lost", result.lost, false),
             ("wrong", result.wrong, false),

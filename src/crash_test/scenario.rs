@@ -33,6 +33,8 @@ pub enum Scenario {
     SealFails,
     /// The incumbent dies while it seals.
     IncumbentDies,
+    /// An upgrade is called off after the successor was told to begin.
+    Cancel,
     /// The daemon is told to end while an upgrade is under way.
     Shutdown,
     /// The daemon was killed and comes back.
@@ -41,7 +43,7 @@ pub enum Scenario {
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Serve,
         Self::Start,
         Self::Stop,
@@ -53,6 +55,7 @@ impl Scenario {
         Self::GraceEnds,
         Self::SealFails,
         Self::IncumbentDies,
+        Self::Cancel,
         Self::Shutdown,
         Self::Recovery,
     ];
@@ -72,6 +75,7 @@ impl Scenario {
             Self::GraceEnds => ("library/incumbent/code.drain.begins", Party::Incumbent, Fault::Stall),
             Self::SealFails => ("library/incumbent/code.seal.begins", Party::Incumbent, Fault::Panic),
             Self::IncumbentDies => ("library/incumbent/code.seal.begins", Party::Incumbent, Fault::Kill),
+            Self::Cancel => ("library/successor/got.Begin", Party::Successor, Fault::Hold),
             Self::Recovery => (super::fault::AT_REST, Party::Supervisor, Fault::Kill),
         };
         Some(Injection { point: point.to_owned(), victim, fault })
@@ -95,6 +99,7 @@ impl Scenario {
             Self::GraceEnds => "grace-ends",
             Self::SealFails => "seal-fails",
             Self::IncumbentDies => "incumbent-dies",
+            Self::Cancel => "cancel",
             Self::Shutdown => "shutdown",
             Self::Recovery => "recovery",
         }

@@ -26,6 +26,15 @@ pub struct Home {
     runtime: TempDir,
 }
 
+/// How long the service takes for what it is told.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Holds {
+    /// Its seal.
+    pub seal: Duration,
+    /// Its drain.
+    pub drain: Duration,
+}
+
 /// A running daemon, and a connection to it. It ends in order when this is dropped.
 #[derive(Debug)]
 pub struct Daemon {
@@ -56,12 +65,13 @@ impl Home {
         name: &str,
         binary: &Path,
         files: [&Path; 2],
-        seal: Duration,
+        holds: Holds,
         address: SocketAddr,
     ) -> Result<(), Error> {
-        let ([data, marks], seal_ms) = (files, seal.as_millis().to_string());
+        let [data, marks] = files;
+        let [seal_ms, drain_ms] = [holds.seal, holds.drain].map(|hold| hold.as_millis().to_string());
         let text = format!(
-            "binary = {binary:?}\nargs = [{data:?}, {marks:?}, {seal_ms:?}]\nautostart = false\n\
+            "binary = {binary:?}\nargs = [{data:?}, {marks:?}, {seal_ms:?}, {drain_ms:?}]\nautostart = false\n\
              [listen]\nmain = \"{address}\"\n"
         );
         Ok(std::fs::write(self.path("config/services").join(name).with_extension("toml"), text)?)
@@ -92,10 +102,15 @@ impl Home {
         }
     }
 
+    /// One more connection to the daemon that runs.
+    pub fn client(&self) -> Result<Client, Error> {
+        Client::connect(&self.runtime.path().join("control.sock"))
+    }
+
     fn connect(&self, daemon: &mut Child) -> Result<(Client, u32), Error> {
         let until = Instant::now() + LIMIT;
         loop {
-            if let Ok(mut client) = Client::connect(&self.runtime.path().join("control.sock")) {
+            if let Ok(mut client) = self.client() {
                 let pong: Pong = client.call("ping", json!({}))?;
                 return Ok((client, pong.pid));
             }

@@ -10,6 +10,7 @@ pub mod acceptor;
 pub mod burst;
 pub mod control;
 pub mod daemon;
+pub mod deaths;
 pub mod floor;
 pub mod idle;
 pub mod machine;

@@ -15,13 +15,13 @@ use handoff_bench::programs::{Programs, build};
 use handoff_bench::report::Report;
 use handoff_bench::rig::{Options, Rig};
 use handoff_bench::upgrades::{Plan, Series};
-use handoff_bench::{Error, burst, floor, idle, syncs, takeover, upgrades};
+use handoff_bench::{Error, burst, deaths, floor, idle, syncs, takeover, upgrades};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// Measures how long an upgrade takes, how long nobody accepts meanwhile, what clients notice of it, and what an idle
 /// supervisor costs; the crate beyond-handoff does the same work in turns. Measures too how long a new daemon takes to
-/// take over many services. Times are only told, never judged: the exit code is 1 only if an upgrade was not committed,
+/// take over many services, and how long clients wait when somebody dies. Times are only told, never judged: the exit code is 1 only if an upgrade was not committed,
 /// a request failed, or a takeover changed a process.
 #[derive(Debug, Parser)]
 #[command(name = "upgrade-bench", version)]
@@ -35,6 +35,9 @@ struct Args {
     /// Measure takeovers only.
     #[arg(long)]
     takeovers: bool,
+    /// Measure deaths and freezes only.
+    #[arg(long, conflicts_with = "takeovers")]
+    deaths: bool,
     /// Print the result as one JSON object.
     #[arg(long)]
     json: bool,
@@ -53,6 +56,8 @@ struct Size {
     idle: Duration,
     /// How many services are taken over, and how often.
     takeovers: [usize; 2],
+    /// How often each kind of death is played, and how often the freeze.
+    deaths: [usize; 2],
     floor: usize,
 }
 
@@ -68,6 +73,7 @@ impl Args {
                 bursts: &[100],
                 idle: Duration::from_millis(500),
                 takeovers: [10, 2],
+                deaths: [2, 1],
                 floor: 10,
             },
             false => Size {
@@ -78,6 +84,7 @@ impl Args {
                 bursts: &[200, 3000],
                 idle: Duration::from_secs(10),
                 takeovers: [100, 10],
+                deaths: [100, 5],
                 floor: 500,
             },
         }
@@ -118,10 +125,15 @@ fn bench(args: &Args) -> Result<Report, Error> {
     let place = Place::in_directory(directory)?;
     let run = Run { programs: &programs, place: place.path(), size: args.size(), interrupted: &interrupted };
     let mut report = run.begin(Machine::look(&place.filesystem))?;
-    if !args.takeovers {
+    if !args.takeovers && !args.deaths {
         run.measure_upgrades(&mut report)?;
     }
-    run.measure_takeovers(&mut report)?;
+    if !args.deaths {
+        run.measure_takeovers(&mut report)?;
+    }
+    if !args.takeovers {
+        run.measure_deaths(&mut report)?;
+    }
     report.machine.look_again();
     Ok(report)
 }
@@ -145,6 +157,7 @@ impl Run<'_> {
             bursts: Vec::new(),
             idle: Vec::new(),
             takeovers: Vec::new(),
+            deaths: Vec::new(),
         })
     }
 
@@ -189,6 +202,13 @@ impl Run<'_> {
         self.go_on(&format!("{rounds} takeovers of each kind, of {services} services"))?;
         report.takeovers =
             takeover::measure(self.programs, self.place, self.size.takeovers, self.interrupted)?;
+        Ok(())
+    }
+
+    fn measure_deaths(&self, report: &mut Report) -> Result<(), Error> {
+        let [rounds, freezes] = self.size.deaths;
+        self.go_on(&format!("{rounds} deaths of each kind, {freezes} freezes"))?;
+        report.deaths = deaths::measure(self.programs, self.place, self.size.deaths, self.interrupted)?;
         Ok(())
     }
 

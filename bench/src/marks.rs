@@ -10,6 +10,8 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
+    /// The process is the only one that works on the data from now on.
+    Begun,
     /// The process accepts from now on.
     Accepting,
     /// The process has accepted its last connection.
@@ -18,8 +20,12 @@ pub enum Event {
     Reachable,
 }
 
-const WORDS: [(Event, &str); 3] =
-    [(Event::Accepting, "accepting"), (Event::Stopped, "stopped"), (Event::Reachable, "reachable")];
+const WORDS: [(Event, &str); 4] = [
+    (Event::Begun, "begun"),
+    (Event::Accepting, "accepting"),
+    (Event::Stopped, "stopped"),
+    (Event::Reachable, "reachable"),
+];
 
 /// One event. The clocks are those of the machine, so that the marks of two processes can be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +52,7 @@ impl Marks {
 
     /// Notes that `event` happens now. One write into the page cache.
     pub fn note(&self, event: Event) -> io::Result<()> {
-        let (monotonic, unix) = (nanos(ClockId::Monotonic), nanos(ClockId::Realtime));
+        let (monotonic, unix) = (monotonic_ns(), nanos(ClockId::Realtime));
         let word = WORDS.iter().find(|(each, _)| *each == event).map_or("", |(_, word)| word);
         (&self.0).write_all(format!("{word} {} {monotonic} {unix}\n", std::process::id()).as_bytes())
     }
@@ -87,6 +93,11 @@ fn parse(line: &str) -> Option<Mark> {
     let pid = words.next()?.parse().ok()?;
     let mut number = || words.next()?.parse().ok();
     Some(Mark { event, pid, monotonic_ns: number()?, unix_ns: number()? })
+}
+
+/// Now, on the clock of [`Mark::monotonic_ns`].
+pub fn monotonic_ns() -> u64 {
+    nanos(ClockId::Monotonic)
 }
 
 fn nanos(clock: ClockId) -> u64 {

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::Error;
 use crate::control::Outcome;
-use crate::daemon::{Daemon, Home};
+use crate::daemon::{Daemon, Holds, Home};
 use crate::programs::Programs;
 use crate::rig::{Gaps, Options, Releases, Rig, Upgrade, free_address};
 
@@ -34,7 +34,8 @@ impl Ours {
         std::fs::create_dir(&data)?;
         let releases = Releases::new(&programs.service, &home.path(""))?;
         let address = free_address()?;
-        home.add_service(SERVICE, releases.current(), [&data, &marks], options.seal, address)?;
+        let holds = Holds { seal: options.seal, ..Holds::default() };
+        home.add_service(SERVICE, releases.current(), [&data, &marks], holds, address)?;
         let mut daemon = home.start_daemon(&programs.handoff, &options.wrapper)?;
         let _: Outcome = daemon.client.call("start", json!({"service": SERVICE}))?;
         let gaps = Gaps::new(&marks)?;

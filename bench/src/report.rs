@@ -7,6 +7,7 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use crate::burst::Burst;
+use crate::deaths::Row;
 use crate::floor::Floor;
 use crate::idle::Idle;
 use crate::machine::Machine;
@@ -34,6 +35,8 @@ pub struct Report {
     pub idle: Vec<Idle>,
     /// Daemons that were killed, and others that took over.
     pub takeovers: Vec<Takeovers>,
+    /// How long clients wait when somebody dies or freezes.
+    pub deaths: Vec<Row>,
     /// What the machine makes everybody pay.
     pub floor: Floor,
 }
@@ -55,7 +58,13 @@ impl fmt::Display for Report {
         if !self.quiet.is_empty() {
             self.upgrades(f)?;
         }
-        writeln!(f, "{}", self.takeover_table())?;
+        if !self.takeovers.is_empty() {
+            writeln!(f, "{}", self.takeover_table())?;
+        }
+        if !self.deaths.is_empty() {
+            let rows = self.deaths.iter().map(|row| ("handoff", row.what.to_owned(), row.spread));
+            writeln!(f, "{}", times(rows))?;
+        }
         let floor = &self.floor;
         let floor = [
             ("start a process and wait for its end", floor.process),

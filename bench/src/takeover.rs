@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::Error;
 use crate::control::{Client, Outcome};
-use crate::daemon::{Daemon, Home, kill};
+use crate::daemon::{Daemon, Holds, Home, kill};
 use crate::idle::resident_kib;
 use crate::probe::Prober;
 use crate::programs::Programs;
@@ -109,7 +109,7 @@ impl<'a> Fleet<'a> {
             let name = name(number);
             let (data, marks) = (home.path(&format!("{name}.data")), home.path(&format!("{name}.marks")));
             std::fs::create_dir(&data)?;
-            home.add_service(&name, releases.current(), [&data, &marks], Duration::ZERO, *address)?;
+            home.add_service(&name, releases.current(), [&data, &marks], Holds::default(), *address)?;
         }
         let mut daemon = home.start_daemon(&programs.handoff, &[])?;
         for number in 0..services {

@@ -1,18 +1,21 @@
-//! The service under measurement: it embeds the library, drains and seals at once, and holds the lock of its data.
+//! The service under measurement: it embeds the library, drains and seals at once or after a fixed time, and holds the lock of
+//! its data.
 
 use std::time::Duration;
 
 use handoff::service::{self, BoxError, Drain, Seal, Server};
 use handoff_bench::acceptor::{Acceptor, Args};
-use handoff_bench::marks::Marks;
+use handoff_bench::marks::{Event, Marks};
 
 struct Service {
     acceptor: Acceptor,
     seal: Duration,
+    drain: Duration,
 }
 
 impl Server for Service {
     fn drain(&mut self, _: Drain) -> Result<(), BoxError> {
+        std::thread::sleep(self.drain);
         Ok(())
     }
 
@@ -32,8 +35,11 @@ fn main() -> Result<(), BoxError> {
     let mut starting = service::start()?;
     let listener = starting.tcp_listener("main", "127.0.0.1:0")?;
     let marks = Marks::open(&args.marks)?;
+    let drain_ms = args.more.first().and_then(|ms| ms.to_str()?.parse().ok()).unwrap_or(0);
+    let drain = Duration::from_millis(drain_ms);
     let begun = starting.begin(Some(&args.data))?;
+    marks.note(Event::Begun)?;
     let acceptor = Acceptor::start(listener, marks)?;
-    begun.ready()?.run(Service { acceptor, seal: args.seal })?;
+    begun.ready()?.run(Service { acceptor, seal: args.seal, drain })?;
     Ok(())
 }

@@ -1,0 +1,108 @@
+"""The form for asyncio. The protocol is driven by a thread all the same, so a loop that is busy still gives signs of life."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+from typing import Any, Coroutine, Mapping, NoReturn, Optional, Union
+
+from . import service as blocking
+from .driver import Handlers as BlockingHandlers
+from .machine import Event
+
+
+class Handlers:
+    """What a service does when it hands over; see the blocking form. Each runs on the loop that called ``ready``."""
+
+    async def drain(self, grace: float) -> None:
+        """Go on accepting, and wait for long requests. It is cancelled when it is to end."""
+
+    async def seal(self, cut: bool) -> None:
+        """Stop accepting, without closing a listener; finish what was accepted; make everything durable."""
+
+    async def resume(self) -> None:
+        """Open the data again and accept."""
+
+
+class _OnLoop(BlockingHandlers):
+    def __init__(self, handlers: Handlers, loop: asyncio.AbstractEventLoop) -> None:
+        self._handlers = handlers
+        self._loop = loop
+
+    def drain(self, grace: float, cancelled: threading.Event) -> None:
+        future = self._schedule(self._handlers.drain(grace))
+
+        def watch() -> None:
+            cancelled.wait()
+            future.cancel()
+
+        threading.Thread(target=watch, name="handoff-drain", daemon=True).start()
+        try:
+            future.result()
+        except concurrent.futures.CancelledError:
+            pass
+
+    def seal(self, cut: bool) -> None:
+        self._schedule(self._handlers.seal(cut)).result()
+
+    def resume(self) -> None:
+        self._schedule(self._handlers.resume()).result()
+
+    def _schedule(self, code: Coroutine[Any, Any, None]) -> "concurrent.futures.Future[None]":
+        return asyncio.run_coroutine_threadsafe(code, self._loop)
+
+
+class Service(blocking.Service):
+    """One process of a service. ``start`` makes it."""
+
+    async def begin(self, data: Union[str, "os.PathLike[str]", None] = None) -> None:  # type: ignore[override]
+        """Like the blocking one."""
+        if self._driver is None:
+            await asyncio.get_running_loop().run_in_executor(None, super().begin, data)
+            return
+        self._driver.data = os.fspath(data) if data is not None else None
+        self._driver.post(Event.STARTED)
+        await self._wait(self._driver.begun)
+
+    async def ready(self, handlers: Optional[Handlers] = None) -> None:  # type: ignore[override]
+        """Like the blocking one."""
+        super().ready(_OnLoop(handlers or Handlers(), asyncio.get_running_loop()))
+
+    async def unhealthy(self, reason: str) -> NoReturn:  # type: ignore[override]
+        """Like the blocking one."""
+        if self._driver is None:
+            raise SystemExit(f"not healthy: {reason}")
+        self._driver.post(Event.NOT_OPENED, reason)
+        raise SystemExit(await self._wait(self._driver.finished))
+
+    async def wait(self) -> int:  # type: ignore[override]
+        """Like the blocking one."""
+        if self._driver is None:
+            await asyncio.Event().wait()
+            return 0
+        return int(await self._wait(self._driver.finished))
+
+    async def _wait(self, future: "concurrent.futures.Future[Any]") -> Any:
+        assert self._driver is not None
+        self._driver.await_begins()
+        waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def done(finished: "concurrent.futures.Future[Any]") -> None:
+            waiter.get_loop().call_soon_threadsafe(lambda: waiter.done() or waiter.set_result(finished))
+
+        future.add_done_callback(done)
+        try:
+            # Raised here, so that SystemExit ends the task that waits and not the loop.
+            return (await waiter).result()
+        finally:
+            self._driver.await_ends()
+
+
+async def start(
+    bind: Optional[Mapping[str, blocking.Address]] = None, environ: Optional[Mapping[str, str]] = None
+) -> Service:
+    """Like the blocking one."""
+    started = await asyncio.get_running_loop().run_in_executor(None, blocking.start, bind, environ)
+    return Service(started.listeners, started._driver, started._welcome)

@@ -1,0 +1,120 @@
+"""The channel: a unix socket of type ``SOCK_SEQPACKET``, on which one packet is one frame."""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import uuid
+from collections import deque
+from typing import Deque, List, Mapping, Optional, Sequence, Tuple
+
+from .errors import FrameError, InheritError
+from .frame import FDS_MAX, FRAME_MAX, decode, encode
+from .message import Message, Progress
+
+#: A supervisor that does not read is not sent more than this.
+UNSENT_MAX = 64
+
+
+class Channel:
+    """One end. It never blocks."""
+
+    def __init__(self, sock: socket.socket, version: int = 0) -> None:
+        self._socket = sock
+        self.version = version
+        self._unsent: Deque[Tuple[bytes, List[int]]] = deque()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether something waits until the peer reads."""
+        return bool(self._unsent)
+
+    def send(self, handoff: uuid.UUID, message: Message, fds: Sequence[int] = ()) -> None:
+        """Sends, or keeps the message until the peer reads. That the peer is gone is seen when receiving."""
+        if isinstance(message, Progress) and self._unsent:
+            return
+        packet = encode(self.version, handoff, message)
+        if len(self._unsent) < UNSENT_MAX:
+            self._unsent.append((packet, list(fds)))
+        self.flush()
+
+    def flush(self) -> None:
+        """Sends what was kept, as far as the peer reads."""
+        while self._unsent:
+            packet, fds = self._unsent[0]
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            try:
+                self._socket.sendmsg([packet], rights, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                continue  # It comes once.
+            except OSError:
+                self._unsent.clear()
+                return
+            self._unsent.popleft()
+
+    def receive(self, block: bool = False) -> Optional[Tuple[uuid.UUID, Message, List[int]]]:
+        """The next message, with its descriptors. ``None`` at the end; raises ``BlockingIOError`` if there is none yet,
+        and ``FrameError`` if it is not a message."""
+        flags = socket.MSG_CMSG_CLOEXEC | (0 if block else socket.MSG_DONTWAIT)
+        room = socket.CMSG_SPACE(FDS_MAX * array.array("i").itemsize)
+        while True:
+            try:
+                packet, control, found, _ = self._socket.recvmsg(FRAME_MAX, room, flags)
+                break
+            except ConnectionResetError:
+                continue  # It comes once, and packets may be queued behind it.
+        fds = _descriptors(control)
+        try:
+            if found & socket.MSG_TRUNC:
+                raise FrameError("too long", f"the packet has more than {FRAME_MAX} bytes")
+            if found & socket.MSG_CTRUNC:
+                raise FrameError("descriptors lost", "is RLIMIT_NOFILE too low?")
+            if not packet:
+                return None
+            handoff, message = decode(packet, len(fds), self.version)
+        except FrameError:
+            for fd in fds:
+                os.close(fd)
+            raise
+        return handoff, message, fds
+
+    def close(self) -> None:
+        """Hangs up."""
+        self._unsent.clear()
+        self._socket.close()
+
+
+def _descriptors(control: List[Tuple[int, int, bytes]]) -> List[int]:
+    fds = array.array("i")
+    for level, kind, data in control:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return list(fds)
+
+
+def inherited(environ: Mapping[str, str]) -> Optional[Channel]:
+    """The channel that the supervisor gave this process; ``None`` if there is no supervisor."""
+    text = environ.get("HANDOFF_FD")
+    if text is None:
+        return None
+    if environ.get("HANDOFF_CHANNEL") == "stream":
+        raise InheritError('this library speaks over packets; remove channel = "stream" from the service file')
+    if not (text.isascii() and text.isdigit() and int(text) > 2):
+        raise InheritError(f"HANDOFF_FD={text!r} is not the number of a descriptor above 2")
+    fd = int(text)
+    try:
+        os.set_inheritable(fd, False)
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        hint = "was it closed by a wrapper, or is the variable left over from a parent?"
+        raise InheritError(f"descriptor {fd} of HANDOFF_FD cannot be used ({error}); {hint}") from error
+    if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
+        sock.detach()
+        raise InheritError(f"descriptor {fd} of HANDOFF_FD is not a unix socket of type SOCK_SEQPACKET")
+    return Channel(sock)

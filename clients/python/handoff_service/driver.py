@@ -1,0 +1,339 @@
+"""The thread that drives the machine: it hears the supervisor, gives signs of life, and has the code of the service run.
+
+It is a thread of its own, so that a service that is busy, or blocks in its drain, still answers.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import selectors
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections import deque
+from concurrent.futures import Future
+from typing import Any, Callable, Deque, List, Optional, Tuple
+
+from . import message as m
+from .adoption import Entrance
+from .channel import Channel
+from .errors import FrameError, LockError
+from .frame import common_version
+from .lock import DataLock
+from .machine import (
+    Action, AnswerAdopt, ArmLease, Do, Drain, Event, Exit, Incumbent, Leave, Machine, RunSeal, Send, Successor,
+)  # fmt: skip
+
+#: A reason is for people, and must fit into a frame.
+REASON_MAX = 4_000
+
+
+class Handlers:
+    """What a service does when it hands over. Override what it needs; each runs on a thread of the library.
+
+    Whatever a method raises is told to the supervisor as the reason of the failure.
+    """
+
+    def drain(self, grace: float, cancelled: threading.Event) -> None:
+        """Go on accepting; ask clients to move on; wait for long requests, at most ``grace`` seconds. Return soon after
+        ``cancelled`` is set."""
+
+    def seal(self, cut: bool) -> None:
+        """Stop accepting, without closing a listener; finish what was accepted (it may be cut if ``cut``); make
+        everything durable. After that nothing may be written until ``resume``."""
+
+    def resume(self) -> None:
+        """Open the data again and accept."""
+
+
+class Driver(threading.Thread):
+    """One process of a service, as the supervisor sees it."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        entrance: Optional[Entrance],
+        handoff: uuid.UUID,
+        welcome: m.Welcome,
+        listeners: List[int],
+    ) -> None:
+        super().__init__(name="handoff", daemon=True)
+        self._channel: Optional[Channel] = channel
+        self._entrance = entrance
+        self._welcome = welcome
+        #: Duplicates: those that came with ``Welcome`` belong to the service.
+        self._listeners = listeners
+        self._machine: Machine = Successor(handoff, welcome.mode is m.Mode.OVERLAP)
+        self._lease_ms = welcome.lease_ms
+        self._lease_at: Optional[float] = None
+        self._sign_at: Optional[float] = None
+        self._events: Deque[Tuple[Event, str]] = deque()
+        self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._worker = Worker(self.post)
+        self.note = ""
+        self.data: Optional[str] = None
+        self._lock: Optional[DataLock] = None
+        self.handlers: Handlers = Handlers()
+        #: Done when the service is to open its data; with ``SystemExit`` if it is to end instead.
+        self.begun: Future[None] = Future()
+        #: Done with the exit code when the process is to end.
+        self.finished: Future[int] = Future()
+        self._waiting = 0
+        self._guard = threading.Lock()
+
+    def post(self, event: Event, reason: str = "") -> None:
+        """Tells of an event, from any thread."""
+        self._events.append((event, reason[:REASON_MAX]))
+        try:
+            os.write(self._wake_writer, b"x")
+        except BlockingIOError:
+            pass  # It is awake already.
+
+    def wait(self, future: Future[Any]) -> Any:
+        """Waits for one of the two futures; while somebody does, the end of the process is left to him."""
+        self.await_begins()
+        try:
+            return future.result()
+        finally:
+            self.await_ends()
+
+    def await_begins(self) -> None:
+        with self._guard:
+            self._waiting += 1
+
+    def await_ends(self) -> None:
+        with self._guard:
+            self._waiting -= 1
+
+    def run(self) -> None:
+        """Until the process is to end."""
+        try:
+            while self._machine.state != "Gone":
+                self._turn()
+        except Exception:
+            # A process that does not hear the supervisor any more would be found frozen, much later.
+            traceback.print_exc()
+            self._end(70)
+
+    def _turn(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake_reader, selectors.EVENT_READ)
+            if self._channel is not None:
+                writes = selectors.EVENT_WRITE if self._channel.has_unsent else 0
+                selector.register(self._channel, selectors.EVENT_READ | writes)
+            if self._entrance is not None:
+                for source in (*self._entrance.callers, *([self._entrance.socket] if self._entrance.is_open else ())):
+                    selector.register(source, selectors.EVENT_READ)
+            selector.select(self._patience())
+        self._take_events()
+        self._take_messages()
+        self._take_adopter()
+        now = time.monotonic()
+        if self._lease_at is not None and now >= self._lease_at:
+            self._lease_at = None
+            self._do(self._machine.happen(Event.LEASE))
+        self._give_sign(now)
+
+    def _patience(self) -> Optional[float]:
+        rest = 1.0 if self._entrance is not None and not self._entrance.is_open else None
+        ends = [at for at in (self._lease_at, self._sign_at) if at is not None]
+        times = [max(0.0, at - time.monotonic()) for at in ends] + ([rest] if rest else [])
+        return min(times) if times else None
+
+    def _take_events(self) -> None:
+        try:
+            os.read(self._wake_reader, 4096)
+        except BlockingIOError:
+            pass
+        while self._events:
+            self._do(self._machine.happen(*self._events.popleft()))
+
+    def _take_messages(self) -> None:
+        while self._channel is not None and self._machine.state != "Gone":
+            self._channel.flush()
+            try:
+                received = self._channel.receive()
+            except BlockingIOError:
+                return
+            except FrameError as error:
+                print(f"handoff: {error}; the channel is closed", file=sys.stderr, flush=True)
+                received = None
+            except OSError:
+                received = None
+            if received is None:
+                self._hang_up()
+                self._do(self._machine.happen(Event.CLOSED))
+                return
+            handoff, message, _no_fds = received
+            self._do(self._machine.message(handoff, message))
+
+    def _take_adopter(self) -> None:
+        found = self._entrance.next() if self._entrance is not None else None
+        if found is None:
+            return
+        channel, handoff, adopt = found
+        version = common_version(adopt.minimum, adopt.current)
+        if not version:
+            return channel.close()
+        if self._channel is not None:
+            self._take_messages()
+        if self._channel is not None:
+            self._hang_up()
+            self._do(self._machine.happen(Event.CLOSED))
+        self._channel, channel.version = channel, version
+        self._lease_ms = adopt.lease_ms
+        self._do(self._machine.adopt(handoff))
+
+    def _give_sign(self, now: float) -> None:
+        if not self._machine.works or self._channel is None:
+            self._sign_at = None
+            return
+        if self._sign_at is not None and now >= self._sign_at:
+            self._channel.send(self._machine.handoff, m.Progress(self.note[:REASON_MAX]))
+            self._sign_at = None
+        if self._sign_at is None:
+            self._sign_at = now + max(self._lease_ms / 3000, 0.001)
+
+    def _hang_up(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def _do(self, actions: List[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Send):
+                self._say(action.message)
+            elif isinstance(action, AnswerAdopt):
+                self._answer(action.stage)
+            elif isinstance(action, ArmLease):
+                self._lease_at = time.monotonic() + action.ms / 1000
+            elif isinstance(action, Drain):
+                self._worker.drain(self.handlers, action.grace_ms)
+            elif isinstance(action, RunSeal):
+                self._worker.run(lambda cut=action.cut: self.handlers.seal(cut), Event.SEAL_DONE, Event.SEAL_FAILED)
+            elif isinstance(action, Leave):
+                self._leave(action.grace_ms)
+            elif isinstance(action, Exit):
+                self._end(action.code)
+            else:
+                self._do_plain(action)
+
+    def _do_plain(self, action: Do) -> None:
+        if action is Do.HANG_UP:
+            print("handoff: the supervisor broke the protocol; the channel is closed", file=sys.stderr, flush=True)
+            self._hang_up()
+        elif action is Do.DISARM_LEASE:
+            self._lease_at = None
+        elif action is Do.TAKE_LOCK:
+            self._take_lock()
+        elif action is Do.RELEASE_LOCK and self._lock is not None:
+            self._lock.release()
+        elif action is Do.OPEN:
+            self.begun.set_result(None)
+        elif action is Do.CANCEL_DRAIN:
+            self._worker.cancel_drain()
+        elif action is Do.RESUME:
+            self._worker.run(self.handlers.resume, Event.RESUME_DONE, Event.RESUME_FAILED)
+        elif action is Do.BECOME_INCUMBENT:
+            before = self._machine
+            self._machine = Incumbent(before.handoff, before.overlap, before.connected)
+
+    def _say(self, message: m.Message) -> None:
+        if self._channel is not None:
+            self._channel.send(self._machine.handoff, message)
+
+    def _answer(self, stage: m.Stage) -> None:
+        if self._channel is None:
+            return
+        welcome = self._welcome
+        version = self._channel.version
+        adopted = m.Adopted(version, os.getpid(), welcome.service, welcome.generation, stage, welcome.listeners)
+        self._channel.send(self._machine.handoff, adopted, self._listeners)
+
+    def _leave(self, grace_ms: int) -> None:
+        self._worker.drain(self.handlers, grace_ms)
+        # This machine has no lease while it leaves, so the limit is kept here.
+        limit = threading.Timer(grace_ms / 1000, self._worker.cancel_drain)
+        limit.daemon = True
+        limit.start()
+        self._worker.run(lambda: self.handlers.seal(True), Event.SEAL_DONE, Event.SEAL_FAILED)
+
+    def _take_lock(self) -> None:
+        threading.Thread(target=self._wait_for_lock, name="handoff-lock", daemon=True).start()
+
+    def _wait_for_lock(self) -> None:
+        try:
+            if self.data is not None:
+                self._lock = self._lock or DataLock(self.data)
+                self._lock.take()
+        except (LockError, OSError) as error:
+            self.post(Event.NOT_OPENED, str(error))
+        else:
+            self.post(Event.LOCKED)
+
+    def _end(self, code: int) -> None:
+        if self._entrance is not None:
+            self._entrance.close()
+        with self._guard:
+            is_awaited = self._waiting > 0
+        if not is_awaited:
+            for stream in (sys.stdout, sys.stderr):
+                try:
+                    stream.flush()
+                except (OSError, ValueError):
+                    pass
+            os._exit(code)
+        if not self.begun.done():
+            self.begun.set_exception(SystemExit(code))
+        self.finished.set_result(code)
+
+
+class Worker:
+    """Runs the code of the service, one after the other, on a thread of its own."""
+
+    def __init__(self, post: Callable[[Event, str], None]) -> None:
+        self._post = post
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._thread: Optional[threading.Thread] = None
+        self._drain: Optional[threading.Event] = None
+
+    def drain(self, handlers: Handlers, grace_ms: int) -> None:
+        """Unless one runs already, that was not cancelled."""
+        if self._drain is not None and not self._drain.is_set():
+            return
+        cancelled = self._drain = threading.Event()
+        grace = grace_ms / 1000
+        self.run(lambda: handlers.drain(grace, cancelled), Event.DRAIN_DONE, Event.DRAIN_FAILED, cancelled)
+
+    def cancel_drain(self) -> None:
+        if self._drain is not None:
+            self._drain.set()
+
+    def run(
+        self, code: Callable[[], None], done: Event, failed: Event, drain: Optional[threading.Event] = None
+    ) -> None:
+        """Has it run behind what runs already."""
+
+        def job() -> None:
+            try:
+                code()
+            except Exception as error:
+                traceback.print_exc()
+                self._post(failed, f"{type(error).__name__}: {error}")
+            else:
+                self._post(done, "")
+            finally:
+                if drain is not None:
+                    drain.set()
+
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="handoff-worker", daemon=True)
+            self._thread.start()
+        self._jobs.put(job)
+
+    def _work(self) -> None:
+        while True:
+            self._jobs.get()()

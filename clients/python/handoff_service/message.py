@@ -1,0 +1,299 @@
+"""The messages, and the bytes of their bodies."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, ClassVar, Dict, Tuple, Type, Union
+
+from .errors import FrameError
+
+NAME = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}")
+
+
+class Mode(IntEnum):
+    """Whether two processes may serve at the same time."""
+
+    EXCLUSIVE = 0
+    OVERLAP = 1
+
+
+class Stage(IntEnum):
+    """What a process is doing when another supervisor finds it."""
+
+    SERVING = 0
+    WORKING = 1
+    WAITING = 2
+    LEAVING = 3
+
+
+class Message:
+    """A message. ``FIELDS`` names the type of each field, in the order of the body."""
+
+    KIND: ClassVar[int]
+    FIELDS: ClassVar[Tuple[str, ...]] = ()
+    #: It is sent before a version is agreed, so its frame carries version 0.
+    UNAGREED: ClassVar[bool] = False
+
+    @property
+    def fd_count(self) -> int:
+        """How many descriptors travel with it."""
+        return 0
+
+
+@dataclass(frozen=True)
+class Hello(Message):
+    """The first message of a process: which versions it speaks."""
+
+    KIND, FIELDS, UNAGREED = 0x01, ("u16", "u16", "u32"), True
+    minimum: int
+    current: int
+    pid: int
+
+
+@dataclass(frozen=True)
+class Prepared(Message):
+    """The successor has started and is parked."""
+
+    KIND = 0x02
+
+
+@dataclass(frozen=True)
+class Drained(Message):
+    """The incumbent has only short requests left."""
+
+    KIND = 0x03
+
+
+@dataclass(frozen=True)
+class Sealed(Message):
+    """The incumbent has stopped, and let go of the data."""
+
+    KIND = 0x04
+
+
+@dataclass(frozen=True)
+class SealFailed(Message):
+    """The incumbent could not drain or seal."""
+
+    KIND, FIELDS = 0x05, ("string",)
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ready(Message):
+    """The successor accepts, or says that it cannot."""
+
+    KIND, FIELDS = 0x06, ("bool", "string")
+    healthy: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Resumed(Message):
+    """The incumbent serves again."""
+
+    KIND = 0x07
+
+
+@dataclass(frozen=True)
+class ResumeFailed(Message):
+    """The incumbent cannot serve again."""
+
+    KIND, FIELDS = 0x08, ("string",)
+    reason: str
+
+
+@dataclass(frozen=True)
+class Progress(Message):
+    """A sign of life."""
+
+    KIND, FIELDS = 0x09, ("string",)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Adopted(Message):
+    """The answer to another supervisor."""
+
+    KIND, FIELDS, UNAGREED = 0x0A, ("u16", "u32", "name", "u64", "stage", "names"), True
+    version: int
+    pid: int
+    service: str
+    generation: int
+    stage: Stage
+    listeners: Tuple[str, ...]
+
+    @property
+    def fd_count(self) -> int:
+        return len(self.listeners)
+
+
+@dataclass(frozen=True)
+class Welcome(Message):
+    """The answer to ``Hello``: what the process is to be, and its listeners."""
+
+    KIND, FIELDS, UNAGREED = 0x81, ("u16", "name", "u64", "mode", "names", "u64"), True
+    version: int
+    service: str
+    generation: int
+    mode: Mode
+    listeners: Tuple[str, ...]
+    lease_ms: int
+
+    @property
+    def fd_count(self) -> int:
+        return len(self.listeners)
+
+
+@dataclass(frozen=True)
+class Prepare(Message):
+    """To a successor: start up. To an incumbent: drain."""
+
+    KIND, FIELDS = 0x82, ("u64", "u64")
+    grace_ms: int
+    lease_ms: int
+
+
+@dataclass(frozen=True)
+class Seal(Message):
+    """Stop, make durable, and let go of the data."""
+
+    KIND, FIELDS = 0x83, ("u64", "bool")
+    lease_ms: int
+    cut: bool
+
+
+@dataclass(frozen=True)
+class Begin(Message):
+    """Take the lock, open the data, and accept."""
+
+    KIND = 0x84
+
+
+@dataclass(frozen=True)
+class Commit(Message):
+    """To the successor: it is the incumbent. To the incumbent: it leaves."""
+
+    KIND = 0x85
+
+
+@dataclass(frozen=True)
+class Abort(Message):
+    """The process is not wanted."""
+
+    KIND = 0x86
+
+
+@dataclass(frozen=True)
+class Resume(Message):
+    """Serve again."""
+
+    KIND = 0x87
+
+
+@dataclass(frozen=True)
+class Adopt(Message):
+    """The first message of another supervisor."""
+
+    KIND, FIELDS, UNAGREED = 0x88, ("u16", "u16", "u64"), True
+    minimum: int
+    current: int
+    lease_ms: int
+
+
+FROM_SERVICE: Tuple[Type[Message], ...] = (
+    Hello, Prepared, Drained, Sealed, SealFailed, Ready, Resumed, ResumeFailed, Progress, Adopted,
+)  # fmt: skip
+FROM_SUPERVISOR: Tuple[Type[Message], ...] = (
+    Welcome, Prepare, Seal, Begin, Commit, Abort, Resume, Adopt,
+)  # fmt: skip
+BY_KIND: Dict[int, Type[Message]] = {one.KIND: one for one in FROM_SERVICE + FROM_SUPERVISOR}
+
+INTEGERS = {"u8": "<B", "u16": "<H", "u32": "<I", "u64": "<Q"}
+CHOICES: Dict[str, Union[Type[Mode], Type[Stage]]] = {"mode": Mode, "stage": Stage}
+
+
+def encode_body(message: Message) -> bytes:
+    """The body of a message."""
+    values = dataclasses.astuple(message)  # type: ignore[call-overload]
+    try:
+        return b"".join(_encode(kind, value) for kind, value in zip(message.FIELDS, values))
+    except (struct.error, ValueError, UnicodeError) as error:
+        raise FrameError("body", f"a {type(message).__name__} cannot be written: {error}") from error
+
+
+def decode_body(kind: Type[Message], body: bytes) -> Message:
+    """The message in a body. The whole of it is read."""
+    reader = _Reader(body)
+    try:
+        message = kind(*[reader.read(field) for field in kind.FIELDS])
+    except (struct.error, ValueError) as error:
+        raise FrameError("body", f"a {kind.__name__} is malformed: {error}") from error
+    if reader.left:
+        raise FrameError("trailing", f"{reader.left} bytes follow a {kind.__name__}")
+    return message
+
+
+def _encode(kind: str, value: Any) -> bytes:
+    if kind in INTEGERS:
+        return struct.pack(INTEGERS[kind], value)
+    if kind == "bool":
+        return struct.pack("<B", bool(value))
+    if kind in CHOICES:
+        return struct.pack("<I", CHOICES[kind](value))
+    if kind == "names":
+        return struct.pack("<Q", len(value)) + b"".join(_encode("name", name) for name in value)
+    text = value.encode()
+    if kind == "name":
+        _check_name(value)
+    return struct.pack("<Q", len(text)) + bytes(text)
+
+
+def _check_name(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise ValueError(f"{text!r} is not a name")
+    return text
+
+
+class _Reader:
+    """Takes one field after the other from a body."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._at = 0
+
+    @property
+    def left(self) -> int:
+        return len(self._body) - self._at
+
+    def read(self, kind: str) -> Any:
+        if kind in INTEGERS:
+            return self._integer(INTEGERS[kind])
+        if kind == "bool":
+            value = self._integer("<B")
+            if value > 1:
+                raise ValueError(f"{value} is not a bool")
+            return value == 1
+        if kind in CHOICES:
+            return CHOICES[kind](self._integer("<I"))
+        if kind == "names":
+            count = self._integer("<Q")
+            # Each takes nine bytes at least; a count that is made up must not cost memory.
+            if count > self.left // 9:
+                raise ValueError(f"{count} names do not fit")
+            return tuple(self.read("name") for _ in range(count))
+        text = self._take(self._integer("<Q")).decode()
+        return _check_name(text) if kind == "name" else text
+
+    def _integer(self, form: str) -> int:
+        return int(struct.unpack(form, self._take(struct.calcsize(form)))[0])
+
+    def _take(self, count: int) -> bytes:
+        if count > self.left:
+            raise ValueError(f"{count} bytes are announced, {self.left} are left")
+        self._at += count
+        return self._body[self._at - count : self._at]

@@ -1,0 +1,140 @@
+"""The machines, against the complete tables of the protocol."""
+
+from __future__ import annotations
+
+import re
+import unittest
+import uuid
+from typing import Dict, Iterator, List, Tuple
+
+from handoff_service import machine as mc
+from handoff_service import message as m
+
+from .golden import GOLDEN
+
+ID, OTHER = uuid.UUID(int=1), uuid.UUID(int=2)
+MESSAGES: Dict[str, m.Message] = {
+    "Prepare": m.Prepare(30, 35),
+    "Seal": m.Seal(5, False),
+    "Begin": m.Begin(),
+    "Commit": m.Commit(),
+    "Abort": m.Abort(),
+    "Resume": m.Resume(),
+}
+EVENTS = {event.value: event for event in mc.Event}
+
+
+def tables(name: str) -> Iterator[Tuple[str, List[str]]]:
+    """The states of a table, each with its lines."""
+    for block in (GOLDEN / name).read_text().strip().split("\n\n"):
+        state, *lines = block.splitlines()
+        yield state, [line.strip() for line in lines]
+
+
+def machine_in(kind: str, overlap: bool, state: str) -> mc.Machine:
+    """A machine in the state that the text describes."""
+    machine: mc.Machine = mc.Successor(ID, overlap) if kind == "successor" else mc.Incumbent(ID, overlap, True)
+    machine.state = re.split(r"[ ,]", state)[0]
+    for flag, value in re.findall(r"(\w+):? (true|false)", state):
+        setattr(machine, flag, value == "true")
+    if isinstance(machine, mc.Incumbent):
+        machine._lease_ms = 5
+    return machine
+
+
+def in_words(action: mc.Action) -> str:
+    """An action in the form of the tables."""
+    if isinstance(action, mc.Do):
+        return action.value
+    if isinstance(action, mc.Send):
+        message = action.message
+        if isinstance(message, m.Ready):
+            healthy = "true" if message.healthy else "false"
+            return f'Send(id, Ready(Ready {{ healthy: {healthy}, reason: "{message.reason}" }}))'
+        name = type(message).__name__
+        if isinstance(message, (m.SealFailed, m.ResumeFailed)):
+            return f'Send(id, {name}(Failed {{ reason: "{message.reason}" }}))'
+        return f"Send(id, {name}(Done))"
+    if isinstance(action, mc.AnswerAdopt):
+        return f"Adopted(id, {action.stage.name.capitalize()})"
+    if isinstance(action, mc.ArmLease):
+        return f"ArmLease {{ lease_ms: {action.ms} }}"
+    if isinstance(action, mc.RunSeal):
+        return f"Seal {{ cut: {'true' if action.cut else 'false'} }}"
+    if isinstance(action, mc.Exit):
+        return f"Exit {{ code: {action.code} }}"
+    return f"{type(action).__name__} {{ grace_ms: {action.grace_ms} }}"
+
+
+def step(machine: mc.Machine, what: str) -> str:
+    """What the machine does, and what it is then."""
+    before = mc.describe(machine)
+    name = what.partition(" of another handoff")[0]
+    if what == "adopted":
+        actions = machine.adopt(ID)
+    elif name in MESSAGES:
+        actions = machine.message(OTHER if what.endswith("handoff") else ID, MESSAGES[name])
+    else:
+        actions = machine.happen(EVENTS[what], "why")
+    words = [in_words(action) for action in actions]
+    after = mc.describe(machine)
+    return " ".join(([] if after == before else [f"[{after}]"]) + words)
+
+
+class Tables(unittest.TestCase):
+    def test_every_line_of_every_table_is_what_the_machines_do(self) -> None:
+        seen = 0
+        for kind in ("successor", "incumbent"):
+            for mode in ("exclusive", "overlap"):
+                for state, lines in tables(f"{kind}_{mode}.txt"):
+                    for line in lines:
+                        seen += self.check(kind, mode == "overlap", state, line)
+        self.assertGreater(seen, 600)
+
+    def check(self, kind: str, overlap: bool, state: str, line: str) -> int:
+        what, _, expected = line.partition(" -> ")
+        if line.startswith("nothing:"):
+            events = [event for event in line[len("nothing:") :].strip().split(", ") if event]
+            pairs = [(event, "") for event in events]
+        else:
+            pairs = [(what, expected)]
+        for what, expected in pairs:
+            with self.subTest(table=kind, overlap=overlap, state=state, event=what):
+                self.assertEqual(step(machine_in(kind, overlap, state), what), expected)
+        return len(pairs)
+
+
+class Ids(unittest.TestCase):
+    def test_a_prepare_begins_a_new_handoff_and_the_answers_carry_its_id(self) -> None:
+        machine = mc.Incumbent(ID, True, True)
+        machine.message(OTHER, m.Prepare(1, 1))
+        self.assertEqual(machine.handoff, OTHER)
+        self.assertIn(mc.Do.HANG_UP, machine.message(ID, m.Commit()))
+
+    def test_messages_that_are_never_right_are_a_breach(self) -> None:
+        welcome = m.Welcome(1, "s", 1, m.Mode.OVERLAP, (), 1)
+        for message in (welcome, m.Begin(), m.Adopt(1, 1, 1)):
+            self.assertEqual(mc.Incumbent(ID, True, True).message(ID, message), [mc.Do.HANG_UP])
+
+    def test_the_id_of_another_supervisor_takes_the_place_of_the_one_before(self) -> None:
+        machine = mc.Incumbent(ID, True, False)
+        self.assertEqual(machine.adopt(OTHER), [mc.AnswerAdopt(m.Stage.SERVING)])
+        self.assertEqual(machine.message(OTHER, m.Resume()), [])
+        self.assertTrue(machine.connected)
+
+
+class Working(unittest.TestCase):
+    def test_signs_of_life_are_due_while_the_supervisor_waits(self) -> None:
+        machine = mc.Incumbent(ID, False, True)
+        due = [machine.works]
+        machine.message(ID, m.Prepare(1, 1))
+        due.append(machine.works)
+        machine.happen(mc.Event.DRAIN_DONE)
+        due.append(machine.works)
+        machine.message(ID, m.Seal(1, False))
+        due.append(machine.works)
+        machine.happen(mc.Event.SEAL_DONE)
+        due.append(machine.works)
+        machine.message(ID, m.Resume())
+        due.append(machine.works)
+        self.assertEqual(due, [False, True, False, True, False, True])

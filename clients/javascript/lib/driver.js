@@ -1,0 +1,216 @@
+/** Drives the machine: hears the supervisor, gives signs of life, keeps time, and has the code of the service run. */
+
+import { performance } from "node:perf_hooks";
+
+import { commonVersion } from "./frame.js";
+import { Incumbent, Successor } from "./machine.js";
+
+/** A longer timer of Node ends at once. */
+const TIMER_MAX = 2 ** 31 - 1;
+/** A reason is for people, and must fit into a frame. */
+const REASON_MAX = 4000;
+/** For so long an exit waits until the supervisor has read the last message. */
+const FLUSH_MS = 1000;
+
+/**
+ * @typedef {object} Handlers What a service does when it hands over. What it throws is told as the reason of the failure.
+ * @property {(how: { graceMs: number, signal: AbortSignal }) => unknown} [drain] Go on accepting; ask clients to move on;
+ *   wait for long requests. It is not waited for any more when `signal` is aborted.
+ * @property {(how: { cut: boolean }) => unknown} [seal] Finish what was accepted (it may be cut if `cut`); make everything
+ *   durable.
+ * @property {() => unknown} [resume] Serve as before.
+ */
+
+export class Driver {
+  #channel;
+  #entrance;
+  #welcome;
+  #machine;
+  #leaseMs;
+  #lease = { at: 0, timer: /** @type {NodeJS.Timeout | undefined} */ (undefined) };
+  /** @type {NodeJS.Timeout | undefined} */
+  #sign;
+  /** @type {AbortController | null} */
+  #drain = null;
+  #last = Promise.resolve();
+  /** @type {((code: number) => void)[]} */
+  #waiters = [];
+  /** @type {number | null} */
+  #code = null;
+  #begin = () => {};
+  note = "";
+  /** @type {Handlers} */
+  handlers = {};
+  /** Fulfilled when the service is to accept. */
+  begun = new Promise((resolve) => (this.#begin = () => resolve(undefined)));
+
+  /**
+   * @param {import("./channel.js").Channel} channel
+   * @param {import("./adoption.js").Entrance | null} entrance
+   * @param {Buffer} handoff
+   * @param {import("./message.js").Message} welcome
+   */
+  constructor(channel, entrance, handoff, welcome) {
+    this.#channel = /** @type {import("./channel.js").Channel | null} */ (channel);
+    this.#entrance = entrance;
+    this.#welcome = welcome;
+    this.#leaseMs = welcome.leaseMs;
+    this.#machine = /** @type {Successor | Incumbent} */ (new Successor(handoff));
+    if (entrance) entrance.onAdopt = (...found) => this.#adopt(...found);
+    this.#listenTo(channel);
+    this.#tend();
+  }
+
+  /**
+   * Tells of an event; see the machines.
+   * @param {string} event
+   * @param {unknown} [reason]
+   */
+  happen(event, reason = "") {
+    this.#do(this.#machine.happen(event, String(reason).slice(0, REASON_MAX)));
+  }
+
+  /** The exit code, when the process is to end. While somebody waits for it, that is left to him. */
+  finished() {
+    return new Promise((resolve) => {
+      if (this.#code !== null) resolve(this.#code);
+      else this.#waiters.push(resolve);
+    });
+  }
+
+  #listenTo(channel) {
+    channel.onMessage = (handoff, message) => this.#do(this.#machine.message(handoff, message));
+    channel.onEnd = (error) => {
+      if (error) console.error(`handoff: ${error.message}; the channel is closed`);
+      this.#channel = null;
+      this.happen("closed");
+    };
+  }
+
+  /** Another supervisor. What the one before has sent is taken first. */
+  async #adopt(channel, handoff, adopt) {
+    const version = commonVersion(adopt.minimum, adopt.current);
+    if (version === 0) return channel.close();
+    for (let turn = 0; turn < 2 && this.#channel !== null; turn++) await new Promise(setImmediate);
+    if (this.#channel !== null) {
+      this.#hangUp();
+      this.happen("closed");
+    }
+    if (this.#machine.state === "Gone") return channel.close();
+    channel.version = version;
+    this.#channel = channel;
+    this.#leaseMs = adopt.leaseMs;
+    this.#listenTo(channel);
+    this.#do(this.#machine.adopt(handoff));
+    channel.resume();
+  }
+
+  #hangUp() {
+    this.#channel?.close();
+    this.#channel = null;
+  }
+
+  #do(actions) {
+    for (const [name, value] of actions) this.#doOne(name, value);
+    this.#tend();
+  }
+
+  #doOne(name, value) {
+    switch (name) {
+      case "Send":
+        return this.#channel?.send(this.#machine.handoff, value);
+      case "AnswerAdopt":
+        return this.#answer(value);
+      case "ArmLease":
+        return this.#arm(value);
+      case "DisarmLease":
+        return clearTimeout(this.#lease.timer);
+      case "Open":
+        return this.#begin();
+      case "Drain":
+        return this.#runDrain(value);
+      case "CancelDrain":
+        return this.#drain?.abort();
+      case "Seal":
+        return this.#run("seal", () => this.handlers.seal?.({ cut: value }));
+      case "Resume":
+        return this.#run("resume", () => this.handlers.resume?.());
+      case "Leave":
+        this.#runDrain(value);
+        setTimeout(() => this.#drain?.abort(), value).unref();
+        return this.#run("seal", () => this.handlers.seal?.({ cut: true }));
+      case "BecomeIncumbent":
+        this.#machine = new Incumbent(this.#machine.handoff, this.#machine.connected);
+        return;
+      case "HangUp":
+        console.error("handoff: the supervisor broke the protocol; the channel is closed");
+        return this.#hangUp();
+      case "Exit":
+        return void this.#exit(value);
+    }
+  }
+
+  #answer(stage) {
+    const { service, generation, listeners } = this.#welcome;
+    const version = this.#channel?.version;
+    const fields = { version, pid: process.pid, service, generation, stage, listeners };
+    this.#channel?.send(this.#machine.handoff, { type: "Adopted", ...fields });
+  }
+
+  #arm(ms) {
+    clearTimeout(this.#lease.timer);
+    this.#lease.at = performance.now() + ms;
+    const wait = () => {
+      const left = this.#lease.at - performance.now();
+      if (left <= 0) return this.happen("lease");
+      this.#lease.timer = setTimeout(wait, Math.min(Math.ceil(left), TIMER_MAX));
+    };
+    this.#lease.timer = setTimeout(wait, Math.min(ms, TIMER_MAX));
+  }
+
+  /** Signs of life, while the supervisor waits for one. */
+  #tend() {
+    const isDue = this.#machine.works && this.#channel !== null;
+    if (isDue === (this.#sign !== undefined)) return;
+    clearInterval(this.#sign);
+    const give = () =>
+      this.#channel?.send(this.#machine.handoff, { type: "Progress", note: this.note.slice(0, REASON_MAX) });
+    this.#sign = isDue ? setInterval(give, Math.min(Math.max(this.#leaseMs / 3, 1), TIMER_MAX)) : undefined;
+  }
+
+  /** Unless one runs already, that was not cancelled. */
+  #runDrain(graceMs) {
+    if (this.#drain && !this.#drain.signal.aborted) return;
+    const controller = (this.#drain = new AbortController());
+    const { signal } = controller;
+    const cancelled = new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+    this.#run("drain", () => Promise.race([this.handlers.drain?.({ graceMs, signal }), cancelled]), () => {
+      if (this.#drain === controller) this.#drain = null;
+    });
+  }
+
+  /** Runs code of the service behind what runs already. */
+  #run(name, code, after = () => {}) {
+    this.#last = this.#last.then(async () => {
+      try {
+        await code();
+        after();
+        this.happen(`${name} done`);
+      } catch (error) {
+        console.error(error);
+        after();
+        this.happen(`${name} failed`, error);
+      }
+    });
+  }
+
+  async #exit(code) {
+    clearTimeout(this.#lease.timer);
+    const until = performance.now() + FLUSH_MS;
+    while (this.#channel && !this.#channel.isFlushed && performance.now() < until) await new Promise(setImmediate);
+    this.#entrance?.remove();
+    this.#code = code;
+    if (this.#waiters.length === 0) process.exit(code);
+    for (const resolve of this.#waiters) resolve(code);
+  }
+}

@@ -1,0 +1,132 @@
+/** Frames: a header of 36 bytes, then the body; and how they are cut from a stream. */
+
+import { FrameError } from "./errors.js";
+import { KINDS, NAMES, decodeBody, encodeBody } from "./message.js";
+
+const MAGIC = Buffer.from("hoff");
+const HEADER_LEN = 36;
+const CRC_AT = 32;
+export const FRAME_MAX = 65_536;
+/** The version in the frames that are sent before one is agreed. */
+export const UNAGREED = 0;
+
+/** The oldest and the newest version that this library speaks. */
+export const MINIMUM = 1;
+export const CURRENT = 1;
+
+const TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
+  let crc = byte;
+  for (let bit = 0; bit < 8; bit++) crc = crc & 1 ? 0xedb88320 ^ (crc >>> 1) : crc >>> 1;
+  return crc;
+});
+
+/**
+ * CRC-32 of IEEE 802.3, which Node has in zlib only since version 20.15.
+ * @param {...Buffer} parts
+ * @returns {number}
+ */
+export function crc32(...parts) {
+  let crc = 0xffffffff;
+  for (const part of parts) for (const byte of part) crc = TABLE[(crc ^ byte) & 0xff] ^ (crc >>> 8);
+  return (crc ^ 0xffffffff) >>> 0;
+}
+
+/**
+ * Lays out one frame.
+ * @param {number} version The agreed one.
+ * @param {Buffer} handoff The 16 bytes of the id.
+ * @param {import("./message.js").Message} message
+ * @param {number} fds How many descriptors travel with it: none on a stream.
+ * @returns {Buffer}
+ */
+export function encode(version, handoff, message, fds = 0) {
+  const { kind, unagreed } = KINDS[message.type];
+  const body = encodeBody(message);
+  if (HEADER_LEN + body.length > FRAME_MAX) {
+    throw new FrameError("too long", `a ${message.type} with a body of ${body.length} bytes`);
+  }
+  const header = Buffer.alloc(HEADER_LEN);
+  MAGIC.copy(header);
+  header.writeUInt16LE(unagreed ? UNAGREED : version, 4);
+  header.writeUInt8(kind, 6);
+  header.writeUInt16LE(fds, 8);
+  header.writeUInt32LE(body.length, 12);
+  handoff.copy(header, 16);
+  header.writeUInt32LE(crc32(header.subarray(0, CRC_AT), body), CRC_AT);
+  return Buffer.concat([header, body]);
+}
+
+/**
+ * Reads one frame. The checks are in the order that the protocol demands.
+ * @param {Buffer} packet
+ * @param {number} agreed The agreed version.
+ * @param {{ fromService?: boolean, fds?: number }} options
+ * @returns {{ handoff: Buffer, message: import("./message.js").Message }}
+ */
+export function decode(packet, agreed, { fromService = false, fds = 0 } = {}) {
+  if (packet.length > FRAME_MAX) throw new FrameError("too long", `the frame has ${packet.length} bytes`);
+  if (packet.length < HEADER_LEN) {
+    throw new FrameError("short", `${packet.length} bytes came, fewer than the ${HEADER_LEN} of a header`);
+  }
+  const body = packet.subarray(HEADER_LEN);
+  if (!packet.subarray(0, 4).equals(MAGIC)) throw new FrameError("magic", "this is not a handoff frame");
+  if (crc32(packet.subarray(0, CRC_AT), body) !== packet.readUInt32LE(CRC_AT)) {
+    throw new FrameError("CRC", "the frame is damaged");
+  }
+  if (packet[7] !== 0 || packet.readUInt16LE(10) !== 0) {
+    throw new FrameError("flags", "a flag or a reserved byte is set");
+  }
+  const length = packet.readUInt32LE(12);
+  if (length !== body.length) throw new FrameError("length", `${length} bytes are announced, ${body.length} came`);
+  const type = NAMES.get(packet[6]);
+  if (type === undefined || KINDS[type].fromService !== fromService) {
+    throw new FrameError("kind", `no message of this direction has kind ${packet[6]}`);
+  }
+  const message = decodeBody(type, body);
+  const wanted = KINDS[type].unagreed ? UNAGREED : agreed;
+  const version = packet.readUInt16LE(4);
+  if (version !== wanted) throw new FrameError("version", `the frame has version ${version}, agreed was ${wanted}`);
+  const counted = packet.readUInt16LE(8);
+  if (counted !== fds) throw new FrameError("fd count", `the header says ${counted} descriptors, ${fds} come`);
+  return { handoff: Buffer.from(packet.subarray(16, CRC_AT)), message };
+}
+
+/**
+ * The version that is spoken with a party of this range, or 0 if there is none.
+ * @param {number} minimum
+ * @param {number} current
+ */
+export function commonVersion(minimum, current) {
+  const version = Math.min(current, CURRENT);
+  return Math.max(minimum, MINIMUM) <= version ? version : 0;
+}
+
+/** Cuts frames from a stream. */
+export class Cutter {
+  #bytes = Buffer.alloc(0);
+
+  /** @param {Buffer} bytes What came. */
+  push(bytes) {
+    this.#bytes = Buffer.concat([this.#bytes, bytes]);
+  }
+
+  /**
+   * The next frame, or `null` until more has come. After an error nothing can be found any more.
+   * @returns {Buffer | null}
+   */
+  next() {
+    const bytes = this.#bytes;
+    if (bytes.length < HEADER_LEN) return null;
+    if (!bytes.subarray(0, 4).equals(MAGIC)) throw new FrameError("magic", "this is not a handoff frame");
+    const whole = HEADER_LEN + bytes.readUInt32LE(12);
+    if (whole > FRAME_MAX) throw new FrameError("too long", `a frame of ${whole} bytes is announced`);
+    if (bytes.length < whole) return null;
+    this.#bytes = bytes.subarray(whole);
+    return bytes.subarray(0, whole);
+  }
+
+  /** To be called at the end of the stream. */
+  end() {
+    if (this.#bytes.length > 0) throw new FrameError("short", "the stream ended within a frame");
+  }
+}

@@ -6,7 +6,9 @@ import asyncio
 import concurrent.futures
 import os
 import threading
-from typing import Any, Coroutine, Mapping, NoReturn, Optional, Union
+import traceback
+from types import TracebackType
+from typing import Any, Coroutine, Mapping, NoReturn, Optional, Type, Union
 
 from . import service as blocking
 from .driver import Handlers as BlockingHandlers
@@ -83,6 +85,17 @@ class Service(blocking.Service):
             await asyncio.Event().wait()
             return 0
         return int(await self._wait(self._driver.finished))
+
+    async def __aenter__(self) -> "Service":
+        return self
+
+    async def __aexit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], at: Optional[TracebackType]
+    ) -> None:
+        """What is raised before ``ready`` is told to the supervisor."""
+        if isinstance(error, Exception) and not self._is_ready and self._driver is not None:
+            traceback.print_exception(kind, error, at)
+            await self.unhealthy(f"{type(error).__name__}: {error}")
 
     async def _wait(self, future: "concurrent.futures.Future[Any]") -> Any:
         assert self._driver is not None

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import threading
+import traceback
 import uuid
 from types import TracebackType
 from typing import Dict, List, Mapping, NoReturn, Optional, Tuple, Type, Union
@@ -94,13 +95,11 @@ class Service:
         return self
 
     def __exit__(
-        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], _at: Optional[TracebackType]
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], at: Optional[TracebackType]
     ) -> None:
         """What is raised before ``ready`` is told to the supervisor."""
         if isinstance(error, Exception) and not self._is_ready and self._driver is not None:
-            import traceback
-
-            traceback.print_exception(kind, error, _at)
+            traceback.print_exception(kind, error, at)
             self.unhealthy(f"{type(error).__name__}: {error}")
 
 

@@ -1,0 +1,56 @@
+#!/usr/bin/env node
+/** A small HTTP server on the JavaScript library. */
+
+import http from "node:http";
+
+const { HttpHandlers, start } = await import(process.env.HANDOFF_CLIENT);
+
+const [VERSION, FAULT] = ["0", ""];
+
+/** What this release does wrong at a point. */
+async function fault(point) {
+  if (FAULT === `kill-${point}`) process.kill(process.pid, "SIGKILL");
+  if (FAULT === `fail-${point}`) throw new Error(`this release fails in ${point}`);
+  if (FAULT === `hang-${point}`) await new Promise(() => {});
+  if (FAULT === `slow-${point}`) await new Promise((resolve) => setTimeout(resolve, 1500));
+}
+
+class Handlers extends HttpHandlers {
+  async drain(how) {
+    await fault("drain");
+    await super.drain(how);
+  }
+
+  async seal(how) {
+    await fault("seal");
+    await super.seal(how);
+  }
+
+  async resume() {
+    await fault("resume");
+    super.resume();
+    console.log(`${VERSION} resumes`);
+  }
+}
+
+const service = await start();
+const server = http.createServer((request, response) => {
+  const answer = () => response.end(`${VERSION} ${process.pid}`);
+  const [, , ms] = request.url.split("/");
+  if (request.url.startsWith("/block/")) for (const until = Date.now() + Number(ms); Date.now() < until; );
+  if (request.url.startsWith("/slow/")) setTimeout(answer, Number(ms));
+  else answer();
+});
+const handlers = new Handlers(server);
+try {
+  await fault("warming");
+  await service.begin();
+  await fault("begin");
+  await service.listen(server, "main");
+  await fault("ready");
+} catch (error) {
+  await service.unhealthy(error);
+}
+service.ready(handlers);
+console.log(`${VERSION} serves`);
+process.exit(await service.wait());

@@ -99,7 +99,7 @@ fn a_service_on_the_wrong_kind_of_channel_says_so() {
         let wrong = kind.with(settings);
         let failed =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| wrong.serve(&rig, "1", "", "")));
-        let told = format!("{}", failed.unwrap_err().downcast_ref::<String>().unwrap());
+        let told = failed.unwrap_err().downcast_ref::<String>().unwrap().clone();
         let log = std::fs::read_to_string(rig.path("state/services/s/log/current")).unwrap_or_default();
         let found = told.contains(hint) || log.contains(&hint.replace('\\', ""));
         assert!(found, "{settings}: {told}\n{log}");

@@ -102,8 +102,12 @@ class Service(blocking.Service):
         self._driver.await_begins()
         waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
+        def tell(finished: "concurrent.futures.Future[Any]") -> None:
+            if not waiter.done():
+                waiter.set_result(finished)
+
         def done(finished: "concurrent.futures.Future[Any]") -> None:
-            waiter.get_loop().call_soon_threadsafe(lambda: waiter.done() or waiter.set_result(finished))
+            waiter.get_loop().call_soon_threadsafe(tell, finished)
 
         future.add_done_callback(done)
         try:

@@ -213,7 +213,7 @@ class Driver(threading.Thread):
             elif isinstance(action, Drain):
                 self._worker.drain(self.handlers, action.grace_ms)
             elif isinstance(action, RunSeal):
-                self._worker.run(lambda cut=action.cut: self.handlers.seal(cut), Event.SEAL_DONE, Event.SEAL_FAILED)
+                self._run_seal(action.cut)
             elif isinstance(action, Leave):
                 self._leave(action.grace_ms)
             elif isinstance(action, Exit):
@@ -259,7 +259,10 @@ class Driver(threading.Thread):
         limit = threading.Timer(grace_ms / 1000, self._worker.cancel_drain)
         limit.daemon = True
         limit.start()
-        self._worker.run(lambda: self.handlers.seal(True), Event.SEAL_DONE, Event.SEAL_FAILED)
+        self._run_seal(True)
+
+    def _run_seal(self, cut: bool) -> None:
+        self._worker.run(lambda: self.handlers.seal(cut), Event.SEAL_DONE, Event.SEAL_FAILED)
 
     def _take_lock(self) -> None:
         threading.Thread(target=self._wait_for_lock, name="handoff-lock", daemon=True).start()

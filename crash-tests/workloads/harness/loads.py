@@ -1,0 +1,47 @@
+"""The loads of a row, from their start to the sum of what they say."""
+
+import json
+import subprocess
+import time
+
+FAILURES = ("refused", "reset", "cut", "timeout", "error_status", "wrong", "lost")
+SUMMED = ("requests", *FAILURES, "idle_closed", "idle_raced", "sessions", "sessions_lost", "streams", "streams_ended", "slow_calls")
+
+
+class Loads:
+    """Started together, and ended together."""
+
+    def __init__(self, place, wanted):
+        self.place, self._started = place, {}
+        for name, (argv, environment) in wanted.items():
+            log = f"load-{name.replace(' ', '-')}"
+            process = place.start(log, argv, env=environment, stdout=subprocess.PIPE)
+            self._started[name] = process
+        # Until all have begun to work.
+        time.sleep(2.5)
+
+    def end(self):
+        """What each says at its end."""
+        said = {}
+        for process in self._started.values():
+            if process.poll() is None:
+                process.terminate()
+        for name, process in self._started.items():
+            try:
+                output, _ = process.communicate(timeout=90)
+                said[name] = json.loads(output.splitlines()[-1])
+            except (subprocess.TimeoutExpired, ValueError, IndexError):
+                said[name] = {"requests": 0, "wrong": 1, "first": f"the load ended without its line: see {self.place.dir}"}
+            self.place.end(process)
+        return said
+
+
+def summed(said):
+    """The sum of what loads say, and of what the newcomers saw."""
+    total = {name: sum(each.get(name, 0) for each in said.values()) for name in SUMMED}
+    total["first"] = next((each["first"] for each in said.values() if each.get("first")), None)
+    return total
+
+
+def failures(total):
+    return sum(total[name] for name in FAILURES)

@@ -1,0 +1,307 @@
+"""The servers, what their versions are, what loads them, and the rows of the table."""
+
+import time
+from dataclasses import dataclass, field
+
+from . import place as here
+from .versions import by_owner, by_page
+
+LOAD = here.HERE / "load"
+SERVERS = here.HERE / "servers"
+# What a bad version does: it dies before it listens.
+DIES = "sh -c 'echo this version is broken >&2; sleep 0.2; exit 3' --"
+
+
+@dataclass
+class Server:
+    """A program of others, and how it is made into versions."""
+
+    name: str
+    language: str
+    # Pieces that must be installed.
+    needs: tuple
+    # Writes the versions A, B and bad, and gives their paths: (place, how) -> {name: path}. `how` is bind or fd.
+    versions: callable
+    # What clients do: place -> {name: (argv, environment)}.
+    loads: callable
+    # Which version answers: place -> name.
+    version: callable
+    # A path that answers 200 without credentials, and with it the status; None for a probe of the port alone.
+    probe: tuple = None
+    stop_signal: str = "SIGTERM"
+    # What must run before: place -> None.
+    before: callable = lambda place: None
+    # How long clients may take for what they have begun.
+    grace: str = "10s"
+    env: dict = field(default_factory=dict)
+
+
+@dataclass
+class Row:
+    """A row of the table: a server under an adapter, in a mode."""
+
+    name: str
+    server: Server
+    adapter: str
+    mode: str
+    quick: bool = False
+
+
+def python_load(place, name, *options):
+    return [place.installed.python, LOAD / name, place.address, "--seconds", "600", *options], {}
+
+
+def s3_loads(key, secret):
+    def loads(place):
+        options = ("--key", key, "--secret", secret)
+        made = {"boto3": python_load(place, "s3_load.py", *options)}
+        if place.installed.has("s5cmd"):
+            made["s5cmd"] = python_load(place, "s5_load.py", *options, "--s5cmd", str(place.installed.s5cmd))
+        return made
+
+    return loads
+
+
+def mcp_loads(*options):
+    def loads(place):
+        made = {"Python SDK": python_load(place, "mcp_load.py", *options)}
+        if place.installed.has("everything"):
+            argv = ["node", LOAD / "mcp_load.mjs", place.address, "--seconds", "600", *options]
+            made["TypeScript SDK"] = (argv, {"WORKLOAD_NODE": str(place.installed.node_mcp)})
+        return made
+
+    return loads
+
+
+# SeaweedFS: the gateway is a process of its own, with everything that it stores behind it.
+
+
+def weed_backend(place):
+    ports = {name: here.free_port() for name in ("master", "volume", "filer")}
+    place.facts["filer"] = f"127.0.0.1:{ports['filer']}"
+    data = place.dir / "weed"
+    data.mkdir()
+    options = [f"-{name}.port={port}" for name, port in ports.items()]
+    place.start(
+        "weed-server",
+        [place.installed.weed, "server", "-filer", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={data}", *options]
+        + ["-volume.max=20", "-master.volumeSizeLimitMB=64", f"-filer.localSocket={data}/filer.sock"],
+    )
+    place.wait_until("weed server", lambda: place.accepts(ports["filer"]))
+    # It answers before it has a place to write to.
+    time.sleep(3)
+
+
+def weed_versions(place, _):
+    identity = '{"identities": [{"name": "workload", "credentials": [{"accessKey": "workload", "secretKey": "workload-secret"}], '
+    config = place.write("s3.json", identity + '"actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}')
+
+    def gateway(version):
+        options = f"-port={place.port} -port.grpc={here.free_port()} -port.iceberg=0 -port.lance=0 -ip.bind=127.0.0.1"
+        socket = f"-localSocket={place.dir}/s3-{version}.sock"
+        return f"{place.installed.weed} s3 {options} {socket} -filer={place.facts['filer']} -config={config}"
+
+    good = {version: place.script(version, gateway(version)) for version in "AB"}
+    return good | {"bad": place.script("bad", gateway("bad") + " -config=/nowhere.json")}
+
+
+WEED = Server(
+    "SeaweedFS S3 gateway",
+    "Go",
+    ("weed", "boto3"),
+    weed_versions,
+    s3_loads("workload", "workload-secret"),
+    by_owner("/healthz"),
+    probe=("/healthz", 200),
+    before=weed_backend,
+)
+
+
+# s3s-fs: one process at a time may work on its directory.
+
+
+def data_directory(place):
+    (place.dir / "data").mkdir()
+
+
+def s3s_versions(place, _):
+    program = place.installed.s3s_fs
+    options = f"--host 127.0.0.1 --port {place.port} --access-key workload --secret-key workload-secret {place.dir}/data"
+    good = {version: place.script(version, f"{program} {options}") for version in "AB"}
+    return good | {"bad": place.script("bad", DIES)}
+
+
+S3S_FS = Server(
+    "s3s-fs",
+    "Rust",
+    ("s3s-fs", "boto3"),
+    s3s_versions,
+    s3_loads("workload", "workload-secret"),
+    by_owner("/"),
+    stop_signal="SIGINT",
+    before=data_directory,
+)
+
+
+def s3rver_versions(place, _):
+    options = f"-a 127.0.0.1 -p {place.port} -d {place.dir}/data --no-vhost-buckets --silent"
+    good = {version: place.script(version, f"node {place.installed.s3rver} {options}") for version in "AB"}
+    return good | {"bad": place.script("bad", DIES)}
+
+
+S3RVER = Server(
+    "s3rver",
+    "JavaScript",
+    ("s3rver", "boto3"),
+    s3rver_versions,
+    s3_loads("S3RVER", "S3RVER"),
+    by_owner("/"),
+    before=data_directory,
+)
+
+
+# Our own example, which speaks the protocol itself.
+
+
+def example_versions(place, how):
+    program = place.facts["s3-server"].read_bytes()
+    versions = {}
+    for version, fault in (("A", None), ("B", None), ("bad", "unhealthy")):
+        path = place.write(f"version-{version}/s3-server", "", executable=True)
+        lines = [f"version={version}"] + ([f"fault={fault}"] if fault else [])
+        path.write_bytes(program + "\n#release-stamp\n{}\n#end-of-release-stamp\n".format("\n".join(lines)).encode())
+        versions[version] = path
+    options = ["--access-key", "workload", "--secret-key", "workload-secret", str(place.dir / "data")]
+    place.facts["args"] = options if how == "handoff" else ["--listen", place.address, *options]
+    return versions
+
+
+EXAMPLE_S3 = Server(
+    "examples/s3",
+    "Rust",
+    ("boto3",),
+    example_versions,
+    s3_loads("workload", "workload-secret"),
+    by_owner("/"),
+    before=data_directory,
+)
+
+
+# MCP.
+
+
+def everything_versions(place, _):
+    line = f"node {place.installed.everything} streamableHttp"
+    good = {version: place.script(version, line, PORT=place.port) for version in "AB"}
+    return good | {"bad": place.script("bad", DIES)}
+
+
+EVERYTHING = Server(
+    "MCP server-everything",
+    "JavaScript",
+    ("everything", "python-mcp"),
+    everything_versions,
+    mcp_loads("--slow", "trigger-long-running-operation", "--version", "get-env"),
+    by_owner("/mcp"),
+    probe=("/mcp", 400),
+    grace="5s",
+)
+
+
+def python_versions(command, **environment):
+    def versions(place, how):
+        line = command(place, how)
+        environment["PYTHONPATH"] = SERVERS
+        good = {version: place.script(version, line, **environment) for version in "AB"}
+        return good | {"bad": place.script("bad", line, WORKLOAD_BAD="answers", **environment)}
+
+    return versions
+
+
+def uvicorn(place, how):
+    where = "--fd 3" if how == "listen-fds" else f"--host 127.0.0.1 --port {place.port}"
+    return f"{place.installed.uvicorn} mcp_server:app --log-level warning {where}"
+
+
+def gunicorn(place, how):
+    # With LISTEN_FDS in its environment it takes those, and no address.
+    where = "" if how == "listen-fds" else f"--bind {place.address}"
+    return f"{place.installed.gunicorn} mcp_server:app -k asgi -w 2 --log-level warning --graceful-timeout 10 {where}"
+
+
+UVICORN = Server(
+    "Python mcp, uvicorn",
+    "Python",
+    ("python-mcp",),
+    python_versions(uvicorn),
+    mcp_loads(),
+    by_page("/version"),
+    probe=("/version", 200),
+    grace="5s",
+)
+
+GUNICORN = Server(
+    "Python mcp, gunicorn",
+    "Python",
+    ("python-mcp",),
+    python_versions(gunicorn, WORKLOAD_STATELESS=1),
+    mcp_loads(),
+    by_page("/version"),
+    probe=("/version", 200),
+    grace="5s",
+)
+
+
+# nginx.
+
+NGINX_CONF = """daemon off;
+worker_processes 2;
+pid {dir}/nginx-{version}.pid;
+error_log stderr;
+events {{ worker_connections 512; }}
+http {{
+  access_log off;
+  client_body_temp_path {dir}/tmp; proxy_temp_path {dir}/tmp; fastcgi_temp_path {dir}/tmp;
+  uwsgi_temp_path {dir}/tmp; scgi_temp_path {dir}/tmp;
+  server {{
+    listen {address};
+    location / {{ add_header X-Version {version} always; return {status} "hello from nginx\\n"; }}
+  }}
+}}
+"""
+
+
+def nginx_versions(place, _):
+    versions = {}
+    for version, status in (("A", 200), ("B", 200), ("bad", 500)):
+        text = NGINX_CONF.format(dir=place.dir, version=version, address=place.address, status=status)
+        conf = place.write(f"version-{version}/nginx.conf", text)
+        line = f"{place.installed.nginx} -p {place.dir} -c {conf} -e stderr"
+        versions[version] = place.script(version, line)
+    return versions
+
+
+NGINX = Server(
+    "nginx",
+    "C",
+    ("nginx", "python-mcp"),
+    nginx_versions,
+    lambda place: {"raw sockets": python_load(place, "http_load.py", "--body", "hello from nginx")},
+    by_page("/"),
+    probe=("/", 200),
+    # It drains at SIGQUIT; SIGTERM is its fast end.
+    stop_signal="SIGQUIT",
+)
+
+ROWS = [
+    Row("seaweedfs-inject", WEED, "inject", "overlap"),
+    Row("s3s-fs-inject", S3S_FS, "inject", "exclusive"),
+    Row("s3rver-inject", S3RVER, "inject", "exclusive"),
+    Row("everything-inject", EVERYTHING, "inject", "overlap", quick=True),
+    Row("uvicorn-inject", UVICORN, "inject", "overlap"),
+    Row("uvicorn-listen-fds", UVICORN, "listen-fds", "overlap", quick=True),
+    Row("gunicorn-listen-fds", GUNICORN, "listen-fds", "overlap", quick=True),
+    Row("gunicorn-inject", GUNICORN, "inject", "overlap"),
+    Row("example-s3", EXAMPLE_S3, "handoff", "exclusive"),
+    Row("nginx-inject", NGINX, "inject", "overlap", quick=True),
+]

@@ -1,0 +1,62 @@
+"""Which version of a server answers, seen from outside."""
+
+import http.client
+import os
+import re
+import socket
+from pathlib import Path
+
+
+def by_page(path):
+    """Of a server that says it in the header X-Version."""
+
+    def version(place):
+        connection = http.client.HTTPConnection("127.0.0.1", place.port, timeout=10)
+        try:
+            connection.request("GET", path, headers={"Connection": "close"})
+            return connection.getresponse().getheader("x-version")
+        finally:
+            connection.close()
+
+    return version
+
+
+def by_owner(path):
+    """Of any other one: the process that has accepted a connection, and answered on it, knows its version."""
+
+    def version(place):
+        with socket.create_connection(("127.0.0.1", place.port), 10) as sock:
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            sock.settimeout(10)
+            if not sock.recv(1):
+                return None
+            return version_of(owner_of(place, sock.getsockname()[1]))
+
+    return version
+
+
+def owner_of(place, client_port):
+    """The process that holds the other end of a connection."""
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            parts = line.split()
+            local, remote = (int(parts[at].rpartition(":")[2], 16) for at in (1, 2))
+            if local == place.port and remote == client_port:
+                return next((pid for pid in place.processes() if holds(pid, f"socket:[{parts[9]}]")), None)
+    return None
+
+
+def holds(pid, name):
+    try:
+        return any(os.readlink(entry) == name for entry in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+
+
+def version_of(pid):
+    """By the variable that its script has set, or by where its program lies."""
+    if pid is None:
+        return None
+    environment = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+    said = re.search(r"(?:^|\0)WORKLOAD_VERSION=(\w+)", environment) or re.search(r"/version-(\w+)/", os.readlink(f"/proc/{pid}/exe"))
+    return said and said[1]

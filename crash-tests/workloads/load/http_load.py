@@ -1,0 +1,150 @@
+"""Requests to a plain HTTP server over raw sockets, each connection classified for itself.
+
+New connections send `Connection: close`. Kept-alive ones are left idle now and then, as those of browsers and pools are, and look
+for an end of the connection before they write, as every HTTP client does.
+"""
+
+import itertools
+import random
+import select
+import socket
+import time
+
+from tally import Stop, Tally, arguments, run_threads, unread_at_end
+
+TIMEOUT = 10.0
+
+
+class Ended(Exception):
+    """The connection ended: before the answer began, or in it."""
+
+    def __init__(self, how):
+        super().__init__(how)
+        self.how = how
+
+
+def main():
+    given = arguments(
+        __doc__.splitlines()[0],
+        path=("/", "what to get"),
+        new=(3, "clients with a new connection for each request"),
+        kept=(3, "clients that keep their connection"),
+        body=("", "what the answer must begin with"),
+    )
+    stop, tally = Stop(given.seconds), Tally()
+    jobs = [lambda: each_new(given, stop, tally) for _ in range(given.new)]
+    jobs += [lambda seed=seed: kept_alive(given, stop, tally, seed) for seed in range(given.kept)]
+    run_threads(jobs, stop, tally)
+
+
+def each_new(given, stop, tally):
+    while not stop.is_set():
+        began = time.monotonic()
+        sock = connect(given.address, tally, "new")
+        if sock is None:
+            stop.wait(0.05)
+            continue
+        with sock:
+            try:
+                version = exchange(sock, given, keep=False)
+                tally.ok(time.monotonic() - began, version, "new")
+            except (Ended, ValueError, OSError) as error:
+                tally.failed(kind_of(error), f"on a new connection: {error}", "new")
+        stop.wait(0.002)
+
+
+def kept_alive(given, stop, tally, seed):
+    chance = random.Random(seed)
+    sock, used = None, 0
+    while not stop.is_set():
+        if sock is not None and is_ended(sock):
+            # Seen before anything was written: no client makes an error of it.
+            tally.failed("idle_closed", "")
+            sock.close()
+            sock = None
+        if sock is None:
+            sock, used = connect(given.address, tally, "kept"), 0
+            if sock is None:
+                stop.wait(0.05)
+                continue
+        began = time.monotonic()
+        try:
+            version = exchange(sock, given, keep=True)
+            tally.ok(time.monotonic() - began, version, "kept")
+            used += 1
+        except (Ended, ValueError, OSError) as error:
+            raced = used > 0 and ended_without_answer(error) and unread_at_end(sock)
+            tally.failed("idle_raced" if raced else kind_of(error), f"after {used} requests: {error}", "kept")
+            sock.close()
+            sock = None
+        stop.wait(0.3 if chance.random() < 0.03 else 0.005)
+    if sock is not None:
+        sock.close()
+
+
+def connect(address, tally, kind):
+    try:
+        return socket.create_connection(address, TIMEOUT)
+    except OSError as error:
+        tally.failed(kind_of(error), f"connect: {error}", kind)
+        return None
+
+
+def is_ended(sock):
+    """Whether the server has ended an idle connection."""
+    readable, _, _ = select.select([sock], [], [], 0)
+    return bool(readable)
+
+
+numbers = itertools.count()
+
+
+def exchange(sock, given, keep):
+    """One request and its whole answer; gives the version that the answer names."""
+    way = "keep-alive" if keep else "close"
+    sock.sendall(f"GET {given.path}?{next(numbers)} HTTP/1.1\r\nHost: localhost\r\nConnection: {way}\r\n\r\n".encode())
+    got = b""
+    while b"\r\n\r\n" not in got:
+        got += receive(sock, "before the answer" if not got else "in the head of the answer")
+    head, _, body = got.partition(b"\r\n\r\n")
+    status, headers = parse(head)
+    while len(body) < int(headers.get("content-length", 0)):
+        body += receive(sock, "in the body of the answer")
+    if status != 200:
+        raise ValueError(f"status {status}")
+    if not body.startswith(given.body.encode()) or len(body) != int(headers["content-length"]):
+        raise ValueError(f"wrong bytes: {body[:40]!r}")
+    return headers.get("x-version")
+
+
+def receive(sock, where):
+    got = sock.recv(65536)
+    if not got:
+        raise Ended(f"ended {where}")
+    return got
+
+
+def parse(head):
+    first, *rest = head.decode("latin-1").split("\r\n")
+    pairs = (line.partition(":") for line in rest)
+    return int(first.split()[1]), {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+def ended_without_answer(error):
+    return isinstance(error, (ConnectionResetError, BrokenPipeError)) or str(error) == "ended before the answer"
+
+
+def kind_of(error):
+    if isinstance(error, ConnectionRefusedError):
+        return "refused"
+    if isinstance(error, (ConnectionResetError, BrokenPipeError)):
+        return "reset"
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    if isinstance(error, Ended):
+        return "cut"
+    return "error_status" if str(error).startswith("status") else "wrong"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+// Calls tools of an MCP server with the official TypeScript SDK, each call once, in sessions with a standing stream.
+//
+//   node mcp_load.mjs 127.0.0.1:PORT [--seconds N] [--clients N] [--slow TOOL] [--version TOOL]
+//
+// WORKLOAD_NODE is the directory with the node_modules of the SDK. Counts and last line are those of tally.py.
+
+import { createRequire } from "node:module";
+import { parseArgs } from "node:util";
+
+const require = createRequire(`${process.env.WORKLOAD_NODE ?? process.cwd()}/from-here.js`);
+const { Client } = require("@modelcontextprotocol/sdk/client/index.js");
+const { StreamableHTTPClientTransport } = require("@modelcontextprotocol/sdk/client/streamableHttp.js");
+
+const FAILURES = ["refused", "reset", "cut", "timeout", "error_status", "wrong", "lost"];
+const TIMEOUT_MS = 20_000;
+// How long after the write an end of a reused connection may come to be one that the server ended while it was idle.
+const RACE_MS = 20;
+
+const { values: given, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    seconds: { type: "string", default: "20" },
+    clients: { type: "string", default: "3" },
+    path: { type: "string", default: "/mcp" },
+    slow: { type: "string", default: "slow" },
+    version: { type: "string", default: "version" },
+  },
+});
+const address = positionals[0] ?? "";
+if (!/^(127\.0\.0\.1|\[::1\]):\d+$/.test(address)) {
+  console.error(`${address} is not an address of the loopback`);
+  process.exit(64);
+}
+const url = new URL(given.path, `http://${address}`);
+
+let stopped = false;
+for (const signal of ["SIGTERM", "SIGINT"]) process.on(signal, () => (stopped = true));
+setTimeout(() => (stopped = true), Math.min(Number(given.seconds), 600) * 1000).unref();
+
+const counts = {};
+const versions = {};
+const tookMs = [];
+let first = null;
+let lastOk = null;
+let longestGap = 0;
+
+const add = (name, number = 1) => (counts[name] = (counts[name] ?? 0) + number);
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+function ok(began, version) {
+  const now = performance.now();
+  add("requests");
+  tookMs.push(now - began);
+  if (version) versions[version] = (versions[version] ?? 0) + 1;
+  if (lastOk !== null) longestGap = Math.max(longestGap, now - lastOk);
+  lastOk = now;
+}
+
+function failed(how, what) {
+  if (FAILURES.includes(how)) {
+    add("requests");
+    first ??= `${how}: ${what}`;
+  }
+  add(how);
+}
+
+// The fetch of the SDK, which notes how each exchange failed; it changes nothing.
+function watchedFetch(noted) {
+  return async (target, options) => {
+    const began = performance.now();
+    let response;
+    try {
+      response = await fetch(target, options);
+    } catch (error) {
+      noted.failure = whatEnded(error, performance.now() - began);
+      throw error;
+    }
+    if (response.status >= 400) noted.failure = ["error_status", `status ${response.status} to ${options?.method}`];
+    // A server need not have a standing stream to offer.
+    if (response.status === 405 && options?.method === "GET") noted.failure = null;
+    if (options?.method === "GET" && response.ok) add("streams");
+    return response;
+  };
+}
+
+function whatEnded(error, afterMs) {
+  const cause = error.cause ?? error;
+  const what = `${cause.code ?? cause.name}: ${cause.message}`;
+  if (cause.code === "ECONNREFUSED") return ["refused", what];
+  if (/TIMEOUT/.test(cause.code ?? "")) return ["timeout", what];
+  const reused = (cause.socket?.bytesRead ?? 0) > 0;
+  if (reused && afterMs < RACE_MS) return ["idle_raced", what];
+  return [cause.code === "ECONNRESET" || cause.code === "EPIPE" ? "reset" : "cut", what];
+}
+
+async function sessions(calls) {
+  while (!stopped) {
+    const noted = { failure: null };
+    const client = new Client({ name: "workload", version: "1.0.0" });
+    // Of the standing stream; the SDK opens it again by itself.
+    client.onerror = (error) => !stopped && /SSE stream disconnected/.test(error.message) && add("streams_ended");
+    const transport = new StreamableHTTPClientTransport(url, { fetch: watchedFetch(noted) });
+    try {
+      await client.connect(transport, { timeout: TIMEOUT_MS });
+    } catch (error) {
+      report(noted, error);
+      await pause(50);
+      continue;
+    }
+    add("sessions");
+    for (const [call, afterwards] of calls(client)) {
+      if (stopped || !(await counted(call, noted))) break;
+      await pause(afterwards);
+    }
+    await client.close();
+  }
+}
+
+// Says whether the session is still there.
+async function counted(call, noted) {
+  noted.failure = null;
+  const began = performance.now();
+  try {
+    ok(began, await call());
+  } catch (error) {
+    // A server that does not know the session says so with 404 (or 400, as some do).
+    if (/^status 40[04]/.test(noted.failure?.[1] ?? "")) {
+      add("sessions_lost");
+      return false;
+    }
+    report(noted, error);
+    await pause(50);
+  }
+  return true;
+}
+
+function report(noted, error) {
+  const timedOut = error.code === -32001;
+  const [how, what] = noted.failure ?? [timedOut ? "timeout" : "cut", ""];
+  failed(how, `${what} ${error.name}: ${error.message}`.trim().slice(0, 300));
+  noted.failure = null;
+}
+
+const options = { timeout: TIMEOUT_MS };
+
+function* quickCalls(client) {
+  for (let number = 0; ; number++) {
+    const message = `message ${number}`;
+    const echo = async () => check(await client.callTool({ name: "echo", arguments: { message } }, undefined, options), message);
+    const version = async () => {
+      const text = check(await client.callTool({ name: given.version, arguments: {} }, undefined, options));
+      return (/WORKLOAD_VERSION": "(\w+)"/.exec(text) ?? /^(\w+)$/.exec(text))?.[1];
+    };
+    const names = async () => {
+      const { tools } = await client.listTools(undefined, options);
+      if (!tools.some((tool) => tool.name === "echo")) failed("wrong", "there is no tool echo");
+    };
+    yield [number % 4 === 1 ? version : number % 20 === 10 ? names : echo, number % 15 === 14 ? 300 : 5];
+  }
+}
+
+function* slowCalls(client) {
+  const duration = given.slow === "slow" ? { seconds: 2 } : { duration: 2 };
+  const slow = async () => {
+    let seen = 0;
+    const told = { ...options, onprogress: () => (seen += 1) };
+    check(await client.callTool({ name: given.slow, arguments: { ...duration, steps: 5 } }, undefined, told));
+    if (seen === 0) failed("wrong", "a slow call told no progress");
+    add("slow_calls");
+  };
+  for (;;) yield [slow, 50];
+}
+
+function check(result, wanted = "") {
+  const text = result.content?.[0]?.text ?? "";
+  if (result.isError || !text.includes(wanted)) failed("wrong", `${JSON.stringify(text)} instead of ${wanted}`);
+  // What it gives is counted as a version: an echo is none.
+  return wanted ? undefined : text;
+}
+
+function finish() {
+  tookMs.sort((a, b) => a - b);
+  const rank = (share) => {
+    const value = tookMs[Math.min(tookMs.length - 1, Math.max(0, Math.ceil(tookMs.length * share) - 1))];
+    return value === undefined ? null : Math.round(value * 100) / 100;
+  };
+  const always = ["requests", ...FAILURES, "idle_closed", "idle_raced", "sessions_lost"];
+  const line = Object.fromEntries(always.map((name) => [name, counts[name] ?? 0]));
+  Object.assign(line, counts, { p50_ms: rank(0.5), p99_ms: rank(0.99), max_ms: rank(1) });
+  Object.assign(line, { gap_ms: Math.round(longestGap * 100) / 100, versions, first });
+  console.log(JSON.stringify(line));
+  process.exit((counts.requests ?? 0) > 0 && !FAILURES.some((name) => counts[name]) ? 0 : 1);
+}
+
+// A session whose answer never comes ends nobody's run.
+process.on("unhandledRejection", (error) => failed("wrong", `nobody waited for: ${error}`));
+const jobs = Array.from({ length: Number(given.clients) }, () => sessions(quickCalls));
+if (given.slow) jobs.push(sessions(slowCalls));
+const atEnd = (async () => {
+  while (!stopped) await pause(100);
+  await pause(TIMEOUT_MS + 5_000);
+  failed("timeout", "a client did not come to its end");
+})();
+await Promise.race([Promise.all(jobs), atEnd]);
+finish();

@@ -30,7 +30,12 @@ def by_owner(path):
             sock.settimeout(10)
             if not sock.recv(1):
                 return None
-            return version_of(owner_of(place, sock.getsockname()[1]))
+            # The table of connections is read in parts, and misses one now and then while others come and go.
+            for _ in range(20):
+                owner = owner_of(place, sock.getsockname()[1])
+                if owner is not None:
+                    return version_of(owner)
+            return None
 
     return version
 
@@ -55,8 +60,6 @@ def holds(pid, name):
 
 def version_of(pid):
     """By the variable that its script has set, or by where its program lies."""
-    if pid is None:
-        return None
     environment = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
     said = re.search(r"(?:^|\0)WORKLOAD_VERSION=(\w+)", environment) or re.search(r"/version-(\w+)/", os.readlink(f"/proc/{pid}/exe"))
     return said and said[1]

@@ -59,7 +59,7 @@ COLUMNS = (
     ("cut", "cut"),
     ("other failures", "other"),
     ("ended idle", "idle"),
-    ("sessions kept", "kept"),
+    ("sessions lost", "sessions"),
     ("gap p50 / max ms", "gap"),
 )
 
@@ -73,7 +73,7 @@ def table(results):
         known["mode"] = known["mode"] or ""
         known["other"] = sum(known[name] for name in ("timeout", "error_status", "wrong", "lost"))
         known["idle"] = f"{known['idle_closed']} + {known['idle_raced']}"
-        known["kept"] = f"{known['sessions'] - known['sessions_lost']} of {known['sessions']}" if known["sessions"] else ""
+        known["sessions"] = f"{known['sessions_lost']} of {known['sessions']}" if known["sessions"] else ""
         known["gap"] = f"{known['gap_p50_ms']} / {known['gap_max_ms']}"
         lines.append("| " + " | ".join(number(known[key]) for _, key in COLUMNS) + " |")
     return "\n".join(lines)

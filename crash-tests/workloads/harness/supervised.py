@@ -10,7 +10,7 @@ from .place import clean_environment
 from .report import Result
 
 # Exit codes of `handoff upgrade`.
-COMMITTED, ROLLED_BACK = 0, 4
+COMMITTED, ROLLED_BACK, BUSY = 0, 4, 5
 
 
 def run_supervised(row, place, handoff, upgrades, pause):
@@ -85,7 +85,12 @@ class Daemon:
         return answer.returncode == 0 and '"state":"serving"' in answer.stdout.replace(" ", "")
 
     def upgrade(self, binary):
+        until = time.monotonic() + 60.0
         answer = self.ask("upgrade", "subject", "--binary", str(binary), "--json")
+        # The process before the last may still be on its way out.
+        while answer.returncode == BUSY and time.monotonic() < until:
+            time.sleep(0.2)
+            answer = self.ask("upgrade", "subject", "--binary", str(binary), "--json")
         lines = [line for line in answer.stdout.splitlines() if line.startswith("{")]
         outcome = json.loads(lines[-1]) if lines else {"reason": answer.stderr.strip()}
         return answer.returncode, outcome.get("result", outcome)

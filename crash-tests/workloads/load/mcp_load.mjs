@@ -107,7 +107,7 @@ async function sessions(calls) {
       await pause(50);
       continue;
     }
-    add("sessions");
+    add(transport.sessionId ? "sessions" : "clients_without_session");
     for (const [call, afterwards] of calls(client)) {
       if (stopped || !(await counted(call, noted))) break;
       await pause(afterwards);

@@ -59,6 +59,8 @@ class Watched(httpx2.AsyncHTTPTransport):
         self.tally = tally
         # How the last exchange failed; the SDK tells of it in words only.
         self.failure = None
+        # The newer protocol has no sessions, and a server of the older one may go without.
+        self.session = None
 
     async def handle_async_request(self, request):
         began, fresh = time.monotonic(), False
@@ -74,6 +76,7 @@ class Watched(httpx2.AsyncHTTPTransport):
             raced = not fresh and time.monotonic() - began < RACE and not isinstance(error, httpx2.TimeoutException)
             self.failure = ("idle_raced" if raced else kind_of(error), f"{type(error).__name__}: {error}")
             raise
+        self.session = response.headers.get("mcp-session-id", self.session)
         if response.status_code >= 400:
             self.failure = ("error_status", f"status {response.status_code} to {request.method}")
         response.stream = WatchedStream(response.stream, self)
@@ -122,7 +125,7 @@ async def sessions(given, stop, tally, calls):
         http, client = connect(given, watched)
         try:
             async with http, client:
-                tally.add("sessions")
+                tally.add("sessions" if watched.session else "clients_without_session")
                 tally.add(f"protocol_{client.protocol_version}")
                 for call, pause in calls(given, tally, client):
                     if stop.is_set() or not await counted(call, tally, watched):

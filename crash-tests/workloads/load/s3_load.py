@@ -113,7 +113,8 @@ class Client:
         self.given, self.stop, self.tally, self.kind = given, stop, tally, kind
         self.s3 = make_client(given, kind)
         self.chance = random.Random(number)
-        self.prefix = f"client-{number}/"
+        # An earlier load may have left its objects.
+        self.prefix = f"run-{time.time_ns()}/client-{number}/"
         # Key to the set of digests that may be there; None is for an object that is not there.
         self.may_be = {}
 

@@ -15,7 +15,9 @@ class Result:
     said: dict
     total: dict
     gaps: list
+    # As the daemon tells it, of each upgrade.
     took_us: list = field(default_factory=list)
+    accept_gap_us: list = field(default_factory=list)
     # What was not as it has to be.
     problems: list = field(default_factory=list)
 
@@ -33,6 +35,7 @@ class Result:
             "gap_p50_ms": milliseconds(middle(self.gaps)),
             "gap_max_ms": milliseconds(max(self.gaps, default=None)),
             "took_us": self.took_us,
+            "accept_gap_us": self.accept_gap_us,
             "loads": self.said,
             "problems": self.problems,
         }

@@ -19,7 +19,7 @@ def run_supervised(row, place, handoff, upgrades, pause):
     versions = row.server.versions(place, row.adapter)
     daemon = Daemon(row, place, handoff, versions["A"])
     loads, newcomers = Loads(place, row.server.loads(place)), Newcomers(place, (row.server.probe or ("/",))[0])
-    gaps, took, problems = [], [], []
+    gaps, took, accept_gaps, problems = [], [], [], []
     counted = {COMMITTED: 0, ROLLED_BACK: 0}
     current = "A"
     for number in range(upgrades):
@@ -34,8 +34,9 @@ def run_supervised(row, place, handoff, upgrades, pause):
         if code in counted:
             counted[code] += 1
         if code != (ROLLED_BACK if bad else COMMITTED):
-            problems.append(f"upgrade {number + 1} to {target} ended with exit code {code}: {outcome.get('reason') or outcome}")
+            problems.append(f"upgrade {number + 1} to {target} ended with exit code {code}: {outcome.get('reason') or outcome.get('outcome')}")
         took.append(outcome.get("took_us"))
+        accept_gaps.append(outcome.get("accept_gap_us"))
         served = row.server.version(place)
         if served != current:
             problems.append(f"after upgrade {number + 1} version {served} answers, not {current}")
@@ -55,6 +56,7 @@ def run_supervised(row, place, handoff, upgrades, pause):
         total=total,
         gaps=gaps,
         took_us=took,
+        accept_gap_us=accept_gaps,
         problems=problems,
     )
 
@@ -93,7 +95,7 @@ class Daemon:
             answer = self.ask("upgrade", "subject", "--binary", str(binary), "--json")
         lines = [line for line in answer.stdout.splitlines() if line.startswith("{")]
         outcome = json.loads(lines[-1]) if lines else {"reason": answer.stderr.strip()}
-        return answer.returncode, outcome.get("result", outcome)
+        return answer.returncode, outcome.get("outcome", outcome)
 
     def stop(self):
         """What was not in order at the end."""

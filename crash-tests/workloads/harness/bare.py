@@ -1,4 +1,4 @@
-"""A server without a supervisor: undisturbed, where no client may notice anything, and restarted, where clients must notice."""
+"""A server without a supervisor: undisturbed, where nothing may fail, and restarted, where clients must notice."""
 
 import signal
 import time

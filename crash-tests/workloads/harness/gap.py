@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from itertools import pairwise
 
 EVERY = 0.005
 PATIENCE = 30.0
@@ -35,7 +36,7 @@ class Newcomers:
         with self._lock:
             answers = sorted(self._answers)
         moments = [began] + [moment for moment in answers if began < moment < ended] + [ended]
-        return max(after - before for before, after in zip(moments, moments[1:]))
+        return max(after - before for before, after in pairwise(moments))
 
     def _come(self):
         while not self._closed.is_set():

@@ -5,7 +5,17 @@ import subprocess
 import time
 
 FAILURES = ("refused", "reset", "cut", "timeout", "error_status", "wrong", "lost")
-SUMMED = ("requests", *FAILURES, "idle_closed", "idle_raced", "sessions", "sessions_lost", "streams", "streams_ended", "slow_calls")
+SUMMED = (
+    "requests",
+    *FAILURES,
+    "idle_closed",
+    "idle_raced",
+    "sessions",
+    "sessions_lost",
+    "streams",
+    "streams_ended",
+    "slow_calls",
+)
 
 
 class Loads:
@@ -31,7 +41,11 @@ class Loads:
                 output, _ = process.communicate(timeout=90)
                 said[name] = json.loads(output.splitlines()[-1])
             except (subprocess.TimeoutExpired, ValueError, IndexError):
-                said[name] = {"requests": 0, "wrong": 1, "first": f"the load ended without its line: see {self.place.dir}"}
+                said[name] = {
+                    "requests": 0,
+                    "wrong": 1,
+                    "first": f"the load ended without its line: see {self.place.dir}",
+                }
             self.place.end(process)
         return said
 

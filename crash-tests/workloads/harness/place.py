@@ -1,4 +1,4 @@
-"""Where a run takes place: its directory, its ports, the programs that were installed, and the processes that it started."""
+"""Where a run takes place: its directory, its ports, the installed programs, and the processes that it started."""
 
 import os
 import shutil
@@ -61,7 +61,7 @@ class Place:
     def script(self, version, line, **environment):
         """The "binary" of a version: a script that becomes the program. A version is told apart by where it lies."""
         exports = "".join(f"export {name}='{value}'\n" for name, value in environment.items())
-        text = f"#!/bin/sh\nexport WORKLOAD_VERSION={version}\n{exports}exec {line} \"$@\"\n"
+        text = f'#!/bin/sh\nexport WORKLOAD_VERSION={version}\n{exports}exec {line} "$@"\n'
         return self.write(f"version-{version}/run", text, executable=True)
 
     def start(self, name, argv, **options):
@@ -70,7 +70,12 @@ class Place:
         options.setdefault("stdout", log)
         environment = clean_environment(self.dir) | options.pop("env", {})
         process = subprocess.Popen(
-            [str(part) for part in argv], stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True, **options
+            [str(part) for part in argv],
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+            **options,
         )
         log.close()
         self._running.append(process)
@@ -135,7 +140,12 @@ class Place:
 def clean_environment(directory):
     """What a program needs, and nothing that would lead it elsewhere, as a proxy or a certificate bundle."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
-    return kept | {"HOME": str(directory), "TMPDIR": str(directory), "WORKLOAD_PLACE": str(directory), "PYTHONDONTWRITEBYTECODE": "1"}
+    return kept | {
+        "HOME": str(directory),
+        "TMPDIR": str(directory),
+        "WORKLOAD_PLACE": str(directory),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
 
 
 _given_out = set()

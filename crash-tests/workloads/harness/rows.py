@@ -1,6 +1,7 @@
 """The servers, what their versions are, what loads them, and the rows of the table."""
 
-import time
+import http.client
+import json
 from dataclasses import dataclass, field
 
 from . import place as here
@@ -87,14 +88,26 @@ def weed_backend(place):
         [place.installed.weed, "server", "-filer", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={data}", *options]
         + ["-volume.max=20", "-master.volumeSizeLimitMB=64", f"-filer.localSocket={data}/filer.sock"],
     )
-    place.wait_until("weed server", lambda: place.accepts(ports["filer"]))
     # It answers before it has a place to write to.
-    time.sleep(3)
+    place.wait_until("weed server takes files", lambda: takes_files(ports["filer"]), 60.0)
+
+
+def takes_files(filer):
+    connection = http.client.HTTPConnection("127.0.0.1", filer, timeout=10)
+    try:
+        connection.request("PUT", "/is-it-there", body=b"yes")
+        return connection.getresponse().status == 201
+    except OSError:
+        return False
+    finally:
+        connection.close()
 
 
 def weed_versions(place, _):
-    identity = '{"identities": [{"name": "workload", "credentials": [{"accessKey": "workload", "secretKey": "workload-secret"}], '
-    config = place.write("s3.json", identity + '"actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}')
+    credentials = [{"accessKey": "workload", "secretKey": "workload-secret"}]
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    identity = {"name": "workload", "credentials": credentials, "actions": actions}
+    config = place.write("s3.json", json.dumps({"identities": [identity]}))
 
     def gateway(version):
         options = f"-port={place.port} -port.grpc={here.free_port()} -port.iceberg=0 -port.lance=0 -ip.bind=127.0.0.1"
@@ -126,7 +139,9 @@ def data_directory(place):
 
 def s3s_versions(place, _):
     program = place.installed.s3s_fs
-    options = f"--host 127.0.0.1 --port {place.port} --access-key workload --secret-key workload-secret {place.dir}/data"
+    options = (
+        f"--host 127.0.0.1 --port {place.port} --access-key workload --secret-key workload-secret {place.dir}/data"
+    )
     good = {version: place.script(version, f"{program} {options}") for version in "AB"}
     return good | {"bad": place.script("bad", DIES)}
 

@@ -34,7 +34,8 @@ def run_supervised(row, place, handoff, upgrades, pause):
         if code in counted:
             counted[code] += 1
         if code != (ROLLED_BACK if bad else COMMITTED):
-            problems.append(f"upgrade {number + 1} to {target} ended with exit code {code}: {outcome.get('reason') or outcome.get('outcome')}")
+            why = outcome.get("reason") or outcome.get("outcome")
+            problems.append(f"upgrade {number + 1} to {target} ended with exit code {code}: {why}")
         took.append(outcome.get("took_us"))
         accept_gaps.append(outcome.get("accept_gap_us"))
         served = row.server.version(place)
@@ -108,7 +109,12 @@ class Daemon:
 
 def service_file(row, place, first):
     """As a user would write it."""
-    lines = [f'binary = "{first}"', f'mode = "{row.mode}"', f'adapter = "{row.adapter}"', f'drain_grace = "{row.server.grace}"']
+    lines = [
+        f'binary = "{first}"',
+        f'mode = "{row.mode}"',
+        f'adapter = "{row.adapter}"',
+        f'drain_grace = "{row.server.grace}"',
+    ]
     if "args" in place.facts:
         lines.append(f"args = {json.dumps(place.facts['args'])}")
     if row.adapter != "handoff":

@@ -61,5 +61,7 @@ def holds(pid, name):
 def version_of(pid):
     """By the variable that its script has set, or by where its program lies."""
     environment = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
-    said = re.search(r"(?:^|\0)WORKLOAD_VERSION=(\w+)", environment) or re.search(r"/version-(\w+)/", os.readlink(f"/proc/{pid}/exe"))
+    said = re.search(r"(?:^|\0)WORKLOAD_VERSION=(\w+)", environment) or re.search(
+        r"/version-(\w+)/", os.readlink(f"/proc/{pid}/exe")
+    )
     return said and said[1]

@@ -1,7 +1,7 @@
 """Requests to a plain HTTP server over raw sockets, each connection classified for itself.
 
-New connections send `Connection: close`. Kept-alive ones are left idle now and then, as those of browsers and pools are, and look
-for an end of the connection before they write, as every HTTP client does.
+New connections send `Connection: close`. Kept-alive ones are left idle now and then, as those of browsers and pools
+are, and look for an end of the connection before they write, as every HTTP client does.
 """
 
 import itertools

@@ -1,7 +1,8 @@
 """Calls tools of an MCP server with the official Python SDK, each call once, and keeps a standing stream.
 
-A server of the newer protocol has no sessions, and the standing stream is a subscription. With one of the older protocol the SDK keeps
-a session, and the standing stream is its GET stream. A session that the server does not know any more is counted, and a new one opened.
+A server of the newer protocol has no sessions, and the standing stream is a subscription. With one of the older
+protocol the SDK keeps a session, and the standing stream is its GET stream. A session that the server does not know
+any more is counted, and a new one opened.
 """
 
 import asyncio
@@ -14,7 +15,6 @@ import httpx2
 import mcp
 from mcp.client.streamable_http import streamable_http_client
 from mcp.client.subscriptions import SubscriptionLost
-
 from tally import Stop, Tally, arguments, finish
 
 TIMEOUT = 20.0
@@ -172,7 +172,10 @@ def quick_calls(given, tally, client):
         async def echo(message=message):
             check(tally, await client.call_tool(given.echo, {"message": message}), message)
 
-        yield (version if number % 4 == 1 else names if number % 20 == 10 else echo), (0.3 if number % 15 == 14 else 0.005)
+        yield (
+            (version if number % 4 == 1 else names if number % 20 == 10 else echo),
+            (0.3 if number % 15 == 14 else 0.005),
+        )
 
 
 def slow_calls(given, tally, client):

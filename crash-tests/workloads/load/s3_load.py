@@ -1,6 +1,6 @@
-"""Writes, reads, lists and deletes objects with boto3, which repeats nothing, and compares every byte with what was acknowledged.
+"""Writes, reads, lists and deletes objects with boto3, and compares every byte with what was acknowledged.
 
-Half of the clients open a connection for each request, the others keep theirs.
+Nothing is repeated. Half of the clients open a connection for each request, the others keep theirs.
 """
 
 import hashlib
@@ -13,7 +13,6 @@ import boto3
 import botocore.exceptions as problems
 from botocore.awsrequest import AWSHTTPConnection
 from botocore.config import Config
-
 from tally import Stop, Tally, arguments, run_threads, unread_at_end
 
 SIZES = (0, 1, 900, 4096, 65_536, 300_000)
@@ -37,7 +36,8 @@ def main():
     make_bucket(given)
     jobs = [lambda number=number: Client(given, stop, tally, number, "new").work() for number in range(given.new)]
     jobs += [
-        lambda number=number: Client(given, stop, tally, given.new + number, "kept").work() for number in range(given.kept)
+        lambda number=number: Client(given, stop, tally, given.new + number, "kept").work()
+        for number in range(given.kept)
     ]
     run_threads(jobs, stop, tally, give_up=25.0)
 
@@ -161,7 +161,9 @@ class Client:
         digest = None if found == "none" else found
         if digest not in may_be:
             missing = digest is None
-            self.tally.failed("lost" if missing else "wrong", f"{key} is {'missing' if missing else 'not what was written'}")
+            self.tally.failed(
+                "lost" if missing else "wrong", f"{key} is {'missing' if missing else 'not what was written'}"
+            )
         # What was seen once is what it is.
         self.may_be[key] = {digest}
 

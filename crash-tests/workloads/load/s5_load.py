@@ -26,7 +26,9 @@ def main():
     stop, tally = Stop(given.seconds), Tally()
     runner = Runner(given, tally)
     runner.run("mb", f"s3://{given.bucket}", count=False)
-    run_threads([lambda n=n: rounds(runner, given, stop, tally, n) for n in range(given.clients)], stop, tally, give_up=40.0)
+    run_threads(
+        [lambda n=n: rounds(runner, given, stop, tally, n) for n in range(given.clients)], stop, tally, give_up=40.0
+    )
 
 
 class Runner:
@@ -35,7 +37,16 @@ class Runner:
     def __init__(self, given, tally):
         host, port = given.address
         self.tally = tally
-        self.command = [given.s5cmd, "--json", "--retry-count", "0", "--numworkers", "4", "--endpoint-url", f"http://{host}:{port}"]
+        self.command = [
+            given.s5cmd,
+            "--json",
+            "--retry-count",
+            "0",
+            "--numworkers",
+            "4",
+            "--endpoint-url",
+            f"http://{host}:{port}",
+        ]
         self.environment = os.environ | {
             "AWS_ACCESS_KEY_ID": given.key,
             "AWS_SECRET_ACCESS_KEY": given.secret,
@@ -45,7 +56,9 @@ class Runner:
     def run(self, *arguments, count=True):
         """Says whether everything was done."""
         began = time.monotonic()
-        done = subprocess.run([*self.command, *arguments], env=self.environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [*self.command, *arguments], env=self.environment, capture_output=True, text=True, timeout=60
+        )
         each = time.monotonic() - began
         lines = [json.loads(line) for line in (done.stdout + done.stderr).splitlines() if line.startswith("{")]
         bad = [line["error"] for line in lines if "error" in line]

@@ -137,6 +137,7 @@ def loopback(text):
 
 def run_threads(jobs, stop, tally, give_up=15.0):
     """Runs each job in a thread until the end, prints the line, and ends the process with what it says."""
+
     def guarded(job):
         try:
             job()
@@ -166,8 +167,8 @@ def finish(tally):
 def unread_at_end(sock):
     """Of a connection that ended without an answer: whether the server ended it without having read what was sent.
 
-    If it had read the request, there is an end of the stream and nothing more: the connection is half closed. If it had not,
-    its kernel answers with a reset, and the connection is closed altogether. On the loopback that is known at once.
+    If it had read the request, there is an end of the stream and nothing more: the connection is half closed. If it had
+    not, its kernel answers with a reset, and the connection is closed altogether. On the loopback that is known at once.
     """
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)

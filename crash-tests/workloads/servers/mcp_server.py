@@ -1,7 +1,7 @@
 """A small MCP server: `app` is what uvicorn and gunicorn serve.
 
-WORKLOAD_VERSION is the version that it tells. WORKLOAD_STATELESS=1 lets clients of the older protocol go without sessions, as servers of
-several processes need it. WORKLOAD_BAD=answers makes a bad version: it starts, and answers 500.
+WORKLOAD_VERSION is the version that it tells. WORKLOAD_STATELESS=1 lets clients of the older protocol go without
+sessions, as servers of several processes need it. WORKLOAD_BAD=answers makes a bad version: it starts, and answers 500.
 """
 
 import asyncio

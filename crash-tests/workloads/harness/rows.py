@@ -226,7 +226,7 @@ EVERYTHING = Server(
 def python_versions(command, **environment):
     def versions(place, how):
         line = command(place, how)
-        environment["PYTHONPATH"] = SERVERS
+        environment.update(PYTHONPATH=SERVERS, PYTHONDONTWRITEBYTECODE=1)
         good = {version: place.script(version, line, **environment) for version in "AB"}
         return good | {"bad": place.script("bad", line, WORKLOAD_BAD="answers", **environment)}
 

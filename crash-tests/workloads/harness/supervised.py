@@ -67,6 +67,8 @@ class Daemon:
 
     def __init__(self, row, place, handoff, first):
         self.place, self.handoff = place, handoff
+        # What runs outside, as the backend of a gateway.
+        self.others = place.processes()
         self.directories = {
             "HANDOFF_CONFIG_DIR": str(place.dir / "etc"),
             "HANDOFF_STATE_DIR": str(place.dir / "state"),
@@ -101,8 +103,7 @@ class Daemon:
     def stop(self):
         """What was not in order at the end."""
         code = self.place.end(self.process, patience=90.0)
-        mine = self.place.facts.get("outside", ())
-        left = [pid for pid in self.place.processes() if pid not in mine]
+        left = [pid for pid in self.place.processes() if pid not in self.others]
         problems = [f"the daemon ended with exit code {code}"] if code != 0 else []
         return problems + ([f"{len(left)} processes were left"] if left else [])
 

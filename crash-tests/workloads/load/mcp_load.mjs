@@ -103,7 +103,13 @@ async function sessions(calls) {
     try {
       await client.connect(transport, { timeout: TIMEOUT_MS });
     } catch (error) {
-      report(noted, error);
+      // It was opened at one process, and the next message reached the other.
+      if (transport.sessionId && isLost(noted)) {
+        add("sessions");
+        add("sessions_lost");
+      } else {
+        report(noted, error);
+      }
       await pause(50);
       continue;
     }
@@ -123,8 +129,7 @@ async function counted(call, noted) {
   try {
     ok(began, await call());
   } catch (error) {
-    // A server that does not know the session says so with 404 (or 400, as some do).
-    if (/^status 40[04]/.test(noted.failure?.[1] ?? "")) {
+    if (isLost(noted)) {
       add("sessions_lost");
       return false;
     }
@@ -133,6 +138,9 @@ async function counted(call, noted) {
   }
   return true;
 }
+
+// A server that does not know the session says so with 404 (or 400, as some do).
+const isLost = (noted) => /^status 40[04]/.test(noted.failure?.[1] ?? "");
 
 function report(noted, error) {
   const timedOut = error.code === -32001;

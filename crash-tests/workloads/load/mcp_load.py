@@ -133,7 +133,12 @@ async def sessions(given, stop, tally, calls):
                     await asyncio.sleep(pause)
         except Exception as error:
             # The SDK raises whatever ended the connection, in groups; what it was has been noted.
-            report(tally, watched, error)
+            if watched.session and is_lost_session(error, watched):
+                # It was opened at one process, and the next message reached the other.
+                tally.add("sessions")
+                tally.add("sessions_lost")
+            else:
+                report(tally, watched, error)
             await asyncio.sleep(0.05)
 
 

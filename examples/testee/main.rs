@@ -14,11 +14,13 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use handoff::service::{self, BoxError, Drain, Seal, Server};
+use handoff::service::{self, BoxError, Drain, Seal, Server, State};
 
+mod handing;
 mod rude;
 mod stamp;
 
+use handing::Inherited;
 use stamp::Stamp;
 
 fn main() -> ExitCode {
@@ -59,7 +61,13 @@ fn run() -> Result<(), BoxError> {
         slow if slow.starts_with("slow-start-") => std::thread::sleep(milliseconds(slow)),
         _ => {}
     }
-    let begun = starting.begin(data.as_deref())?;
+    let mut begun = starting.begin(data.as_deref())?;
+    let inherited = Inherited::default();
+    if let Some(state) = begun.state()
+        && let Err(error) = inherited.take(&stamp.fault, state)
+    {
+        return Err(begun.unhealthy(&error.to_string()).into());
+    }
     println!("testee {} begins", stamp.version);
     match stamp.fault.as_str() {
         "exit-after-begin" => return Err("told to exit after begin".into()),
@@ -70,7 +78,7 @@ fn run() -> Result<(), BoxError> {
         }
         _ => {}
     }
-    let testee = Testee::open(&stamp, listener, data)?;
+    let testee = Testee::open(&stamp, listener, data, inherited)?;
     let serving = begun.ready()?;
     if stamp.fault == "exit-after-ready" {
         return Err("told to exit after ready".into());
@@ -151,16 +159,23 @@ struct Shared {
     stamp: Stamp,
     file: Mutex<Option<std::fs::File>>,
     data: Option<PathBuf>,
+    inherited: Inherited,
     stop: AtomicBool,
     busy: AtomicUsize,
 }
 
 impl Testee {
-    fn open(stamp: &Stamp, listener: Listener, data: Option<PathBuf>) -> io::Result<Self> {
+    fn open(
+        stamp: &Stamp,
+        listener: Listener,
+        data: Option<PathBuf>,
+        inherited: Inherited,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             stamp: stamp.clone(),
             file: Mutex::default(),
             data,
+            inherited,
             stop: AtomicBool::new(false),
             busy: AtomicUsize::new(0),
         });
@@ -215,6 +230,9 @@ impl Shared {
         if let Some(ms) = line.trim().strip_prefix("slow ") {
             std::thread::sleep(Duration::from_millis(ms.parse().unwrap_or(0)));
         }
+        if line.trim() == "state" {
+            line = format!("{}\n", self.inherited.told());
+        }
         writer.write_all(format!("{} {line}", self.stamp.version).as_bytes())
     }
 }
@@ -228,6 +246,9 @@ impl Server for Testee {
             "drain-hang" => wait_for_ever(),
             _ => {}
         }
+        if let Some(state) = handing::state(&self.shared.stamp.fault, handing::FROM_DRAIN) {
+            drain.hand_over(&state)?;
+        }
         while self.shared.busy.load(Ordering::SeqCst) > 0 && !drain.wait(Duration::from_millis(1)) {}
         Ok(())
     }
@@ -238,6 +259,7 @@ impl Server for Testee {
             "seal-panic" => panic!("told to panic in seal"),
             "seal-exit" => std::process::exit(7),
             "seal-hang" => wait_for_ever(),
+            exits if exits.starts_with("hands-over-and-exits-") => std::process::exit(7),
             slow if slow.starts_with("slow-seal-") => std::thread::sleep(milliseconds(slow)),
             _ => {}
         }
@@ -251,6 +273,9 @@ impl Server for Testee {
         if let Some(file) = self.shared.file.lock().unwrap().take() {
             file.sync_data()?;
         }
+        if let Some(state) = handing::state(&self.shared.stamp.fault, handing::FROM_SEAL) {
+            seal.hand_over(&state)?;
+        }
         Ok(())
     }
 
@@ -261,5 +286,9 @@ impl Server for Testee {
             _ => {}
         }
         if self.acceptor.is_none() { Ok(self.accept()?) } else { Ok(()) }
+    }
+
+    fn take_over(&mut self, state: State) -> Result<(), BoxError> {
+        self.shared.inherited.take(&self.shared.stamp.fault, state)
     }
 }

@@ -43,6 +43,14 @@ pub trait Message: Sized {
     fn before_agreement(&self) -> bool;
     /// How many file descriptors travel with the message.
     fn fd_count(&self) -> usize;
+    /// Whether the message means nothing without its descriptors, so that it cannot travel where there are none.
+    fn needs_fds(&self) -> bool {
+        false
+    }
+    /// The first version that has the message.
+    fn since(&self) -> u16 {
+        crate::version::UNAGREED
+    }
     /// The encoded body.
     fn encode_body(&self) -> Result<Vec<u8>, FrameError>;
     /// Decodes the body of a frame of this kind; an unknown kind is an error.
@@ -129,10 +137,13 @@ pub enum Transport {
 }
 
 impl Transport {
-    fn fds_of<M: Message>(self, message: &M) -> usize {
+    fn fds_of<M: Message>(self, message: &M) -> Result<usize, FrameError> {
         match self {
-            Transport::Packets => message.fd_count(),
-            Transport::Stream => 0,
+            Transport::Packets => Ok(message.fd_count()),
+            Transport::Stream if message.needs_fds() => {
+                Err(FrameError::FdCount { expected: message.fd_count(), found: 0 })
+            }
+            Transport::Stream => Ok(0),
         }
     }
 }
@@ -157,8 +168,9 @@ fn lay_out<M: Message>(
     id: HandoffId,
     message: &M,
 ) -> Result<Vec<u8>, FrameError> {
+    check_version(version, message)?;
     let body = message.encode_body()?;
-    let fds = transport.fds_of(message);
+    let fds = transport.fds_of(message)?;
     if HEADER_LEN + body.len() > FRAME_MAX {
         return Err(FrameError::TooLong);
     }
@@ -228,13 +240,19 @@ fn read<M: Message>(
     if found != agreed {
         return Err(FrameError::Version { found, agreed });
     }
-    let expected = transport.fds_of(&message);
+    check_version(agreed, &message)?;
+    let expected = transport.fds_of(&message)?;
     if usize::from(u16_at(header, 8)) != expected || fds != expected {
         return Err(FrameError::FdCount { expected, found: fds });
     }
     let mut id = [0; 16];
     id.copy_from_slice(&header[16..CRC_AT]);
     Ok((HandoffId::from_bytes(id), message))
+}
+
+/// In a version that does not have it, its kind is not known.
+fn check_version<M: Message>(agreed: u16, message: &M) -> Result<(), FrameError> {
+    if agreed < message.since() { Err(FrameError::Kind { kind: message.kind() }) } else { Ok(()) }
 }
 
 fn checksum(head: &[u8], body: &[u8]) -> u32 {

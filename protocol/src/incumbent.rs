@@ -21,6 +21,7 @@ use alloc::vec::Vec;
 
 use crate::ids::HandoffId;
 use crate::message::{Done, Failed, FromService, Mode, Stage, ToService};
+use crate::state;
 
 /// Where the incumbent stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,6 +68,8 @@ pub enum Event {
     Adopt(HandoffId),
     /// The lease ended.
     Lease,
+    /// The service hands something over to the process that follows.
+    HandOver(state::State),
     /// The service's drain code returned.
     DrainDone(Result<(), String>),
     /// The service's seal code returned.
@@ -84,6 +87,8 @@ pub enum Action {
     Send(HandoffId, FromService),
     /// Answer the supervisor that adopts this process.
     Adopted(HandoffId, Stage),
+    /// Give the service what the process that went before has handed over.
+    TakeOver(state::State),
     /// Close the channel.
     HangUp,
     /// Run the service's drain code.
@@ -166,6 +171,7 @@ impl Incumbent {
             Event::Closed => self.closed(&mut out),
             Event::Adopt(id) => self.adopt(id, &mut out),
             Event::Lease => self.lease(&mut out),
+            Event::HandOver(state) => self.hand_over(state, &mut out),
             Event::DrainDone(result) => self.drain_done(result, &mut out),
             Event::SealDone(result) => self.seal_done(result, &mut out),
             Event::Locked => self.locked(&mut out),
@@ -195,6 +201,10 @@ impl Incumbent {
             (_, ToService::Resume(_)) if known => self.take_back(out),
             // A process that came to serve without a supervisor may also be told that its handoff is undone.
             (_, ToService::Commit(_) | ToService::Abort(_)) if known => self.leave(out),
+            // The process that went before drains while this one serves already.
+            (State::Serving, ToService::State(state)) if known && self.mode == Mode::Overlap => {
+                out.push(Action::TakeOver(state));
+            }
             // A lease that ended or a drain that failed made this the past while the message was on its way.
             (
                 State::Serving | State::Failed | State::Waiting | State::Reopening { .. },
@@ -289,6 +299,23 @@ impl Incumbent {
             State::Reopening { .. } => self.state = State::Reopening { leave: true },
             State::Sealed | State::Waiting => self.exit(0, out),
             State::Leaving | State::Gone => {}
+        }
+    }
+
+    /// Only while a process that follows waits for it: what is said at another time is for nobody.
+    fn hand_over(&self, state: state::State, out: &mut Vec<Action>) {
+        match self.state {
+            State::Draining { .. } | State::Sealing { resume: false, leave: false } => {
+                self.say(FromService::State(state), out)
+            }
+            State::Serving
+            | State::Sealing { .. }
+            | State::Sealed
+            | State::Failed
+            | State::Waiting
+            | State::Reopening { .. }
+            | State::Leaving
+            | State::Gone => {}
         }
     }
 

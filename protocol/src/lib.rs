@@ -44,6 +44,7 @@ pub mod message;
 pub mod reason;
 pub mod record;
 pub mod recovery;
+pub mod state;
 pub mod successor;
 pub mod supervisor;
 pub mod version;

@@ -14,6 +14,7 @@
 //! | 0x08 | `ResumeFailed` | service | supervisor |
 //! | 0x09 | `Progress` | service | supervisor |
 //! | 0x0a | `Adopted` | service | supervisor |
+//! | 0x0b | `State` | service | supervisor |
 //! | 0x81 | `Welcome` | supervisor | service |
 //! | 0x82 | `Prepare` | supervisor | service |
 //! | 0x83 | `Seal` | supervisor | service |
@@ -22,6 +23,7 @@
 //! | 0x86 | `Abort` | supervisor | service |
 //! | 0x87 | `Resume` | supervisor | service |
 //! | 0x88 | `Adopt` | supervisor | service |
+//! | 0x89 | `State` | supervisor | service |
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -30,7 +32,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::frame::{self, FrameError, Message};
 use crate::ids::{Generation, ListenerName, ServiceName};
-use crate::version::VersionRange;
+use crate::state::{self, State};
+use crate::version::{self, VersionRange};
 
 /// How the processes of a service may overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -196,7 +199,13 @@ macro_rules! direction {
                 matches!(self.kind(), HELLO | WELCOME | ADOPT | ADOPTED)
             }
             fn fd_count(&self) -> usize {
-                self.listeners()
+                self.fds()
+            }
+            fn needs_fds(&self) -> bool {
+                matches!(self, Self::State(state) if state.is_beside())
+            }
+            fn since(&self) -> u16 {
+                if matches!(self, Self::State(_)) { state::SINCE } else { version::UNAGREED }
             }
             fn encode_body(&self) -> Result<Vec<u8>, FrameError> {
                 match self { $(Self::$variant(body) => frame::encode_body($kind, body),)* }
@@ -239,6 +248,8 @@ direction! {
         0x09 Progress(Progress),
         /// The answer to another supervisor.
         0x0a Adopted(Adopted),
+        /// For the process that follows.
+        0x0b State(State),
     }
 }
 
@@ -261,22 +272,26 @@ direction! {
         0x87 Resume(Resume),
         /// Another supervisor is here.
         0x88 Adopt(Adopt),
+        /// From the process that went before.
+        0x89 State(State),
     }
 }
 
 impl FromService {
-    fn listeners(&self) -> usize {
+    fn fds(&self) -> usize {
         match self {
             Self::Adopted(adopted) => adopted.listeners.len(),
+            Self::State(state) => usize::from(state.is_beside()),
             _ => 0,
         }
     }
 }
 
 impl ToService {
-    fn listeners(&self) -> usize {
+    fn fds(&self) -> usize {
         match self {
             Self::Welcome(welcome) => welcome.listeners.len(),
+            Self::State(state) => usize::from(state.is_beside()),
             _ => 0,
         }
     }

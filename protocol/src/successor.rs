@@ -17,6 +17,7 @@ use alloc::vec::Vec;
 use crate::ids::HandoffId;
 use crate::incumbent::LEAVE_GRACE_MS;
 use crate::message::{Done, FromService, Mode, Ready, Stage, ToService};
+use crate::state;
 
 /// Where the successor stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,6 +73,8 @@ pub enum Action {
     Send(HandoffId, FromService),
     /// Answer the supervisor that adopts this process.
     Adopted(HandoffId, Stage),
+    /// Keep what the process that goes before has handed over, instead of what is kept already.
+    KeepState(state::State),
     /// Close the channel.
     HangUp,
     /// Wait for the data lock, without end.
@@ -170,6 +173,9 @@ impl Successor {
                 self.state = State::Starting { asked: true, done };
                 out.push(Action::ArmLease { lease_ms: prepare.lease_ms });
                 self.park(out);
+            }
+            (State::Parked, ToService::State(state)) if self.mode == Mode::Exclusive => {
+                out.push(Action::KeepState(state));
             }
             (State::Parked, ToService::Begin(_)) => {
                 out.push(Action::DisarmLease);

@@ -3,6 +3,7 @@
 //! | version | reason |
 //! |---|---|
 //! | 1 | the first |
+//! | 2 | `State`: a process hands something over to the one that follows it |
 //!
 //! The frame header, `Hello`, `Welcome`, `Adopt` and `Adopted` are the same in every version, so that two parties can
 //! always find out that they do not understand each other.
@@ -10,7 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The newest version that this crate speaks.
-pub const CURRENT: u16 = 1;
+pub const CURRENT: u16 = 2;
 
 /// The oldest version that this crate still speaks.
 pub const MINIMUM: u16 = 1;

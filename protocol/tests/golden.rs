@@ -1,5 +1,5 @@
-//! Version 1 of the wire and of the journal, pinned byte by byte: these files never change, or old and new processes
-//! no longer understand each other.
+//! Each version of the wire, and the journal, pinned byte by byte: these files never change, or old and new processes no
+//! longer understand each other.
 
 mod common;
 #[path = "common/samples.rs"]
@@ -7,12 +7,11 @@ mod samples;
 
 use std::fmt::Write;
 
-use handoff_protocol::frame::{self, Message};
+use handoff_protocol::frame::{self, FrameError, Message};
 use handoff_protocol::log_image;
 use handoff_protocol::message::{FromService, ToService};
 use handoff_protocol::record::Record;
-
-const VERSION: u16 = 1;
+use handoff_protocol::version::{CURRENT, MINIMUM, UNAGREED};
 
 #[test]
 fn messages_of_a_service_are_pinned() {
@@ -74,7 +73,6 @@ fn the_table_of_kinds_tells_the_truth() {
 
 #[test]
 fn the_ledger_has_a_line_for_each_version() {
-    use handoff_protocol::version::{CURRENT, MINIMUM};
     let source = include_str!("../src/version.rs");
     for version in MINIMUM..=CURRENT {
         assert!(
@@ -84,12 +82,52 @@ fn the_ledger_has_a_line_for_each_version() {
     }
 }
 
+/// A frame of the kind and the bytes of a version that does not have it.
+#[test]
+fn a_kind_is_unknown_in_a_version_before_it() {
+    for message in samples::from_service().iter().filter(|message| message.since() > MINIMUM) {
+        let mut bytes = frame::encode(CURRENT, samples::id(), message).expect("a frame");
+        bytes[4..6].copy_from_slice(&MINIMUM.to_le_bytes());
+        let crc = crc32fast::hash(&[&bytes[..32], &bytes[36..]].concat());
+        bytes[32..36].copy_from_slice(&crc.to_le_bytes());
+        let read = frame::decode::<FromService>(&bytes, message.fd_count(), MINIMUM);
+        assert_eq!(read, Err(FrameError::Kind { kind: message.kind() }));
+    }
+}
+
+/// What lies beside the message cannot travel on a stream, and what lies in it can.
+#[test]
+fn a_state_in_a_file_does_not_travel_on_a_stream() {
+    for message in samples::to_service().iter().filter(|message| message.name() == "State") {
+        let encoded = frame::encode_for_stream(CURRENT, samples::id(), message);
+        assert_eq!(encoded, Err(FrameError::FdCount { expected: 1, found: 0 }));
+        let mut bytes = frame::encode(CURRENT, samples::id(), message).expect("a frame");
+        bytes[8] = 0;
+        let crc = crc32fast::hash(&[&bytes[..32], &bytes[36..]].concat());
+        bytes[32..36].copy_from_slice(&crc.to_le_bytes());
+        let read = frame::decode_from_stream::<ToService>(&bytes, CURRENT);
+        assert_eq!(read, Err(FrameError::FdCount { expected: 1, found: 0 }));
+    }
+    for message in samples::from_service().iter().filter(|message| message.name() == "State") {
+        let bytes = frame::encode_for_stream(CURRENT, samples::id(), message).expect("a frame");
+        let read = frame::decode_from_stream::<FromService>(&bytes, CURRENT);
+        assert_eq!(read, Ok((samples::id(), clone(&bytes, message))));
+    }
+}
+
 fn pin<M: Message + PartialEq + std::fmt::Debug>(message: &M, name: &str) {
-    let bytes = frame::encode(VERSION, samples::id(), message).expect("a frame");
-    common::assert_golden(&format!("v1/{:02x}_{name}.hex", message.kind()), &hex(&bytes));
-    let agreed = if message.before_agreement() { handoff_protocol::version::UNAGREED } else { VERSION };
-    let read = frame::decode(&bytes, message.fd_count(), agreed);
-    assert_eq!(read.as_ref(), Ok(&(samples::id(), clone(&bytes, message))));
+    for version in MINIMUM..=CURRENT {
+        let encoded = frame::encode(version, samples::id(), message);
+        if version < message.since() {
+            assert_eq!(encoded, Err(FrameError::Kind { kind: message.kind() }));
+            continue;
+        }
+        let bytes = encoded.expect("a frame");
+        common::assert_golden(&format!("v{version}/{:02x}_{name}.hex", message.kind()), &hex(&bytes));
+        let agreed = if message.before_agreement() { UNAGREED } else { version };
+        let read = frame::decode(&bytes, message.fd_count(), agreed);
+        assert_eq!(read.as_ref(), Ok(&(samples::id(), clone(&bytes, message))));
+    }
 }
 
 /// The message as it is read back from its body alone.

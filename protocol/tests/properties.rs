@@ -13,11 +13,12 @@ use handoff_protocol::message::{
 };
 use handoff_protocol::reason::Exit;
 use handoff_protocol::record::{self, Binary, Fact, Process, Record, Standing};
+use handoff_protocol::state::{INLINE_MAX, State};
 use handoff_protocol::version::{UNAGREED, VersionRange};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 proptest! {
     // A case that fails becomes a test of its own, not a file.
@@ -175,7 +176,7 @@ fn every_field_of_the_header_is_checked() {
     };
     assert_eq!(with(0, b'h', 0), None, "nothing changed");
     assert_eq!(with(0, b'H', 0), Some(FrameError::Magic));
-    assert_eq!(with(4, 2, 0), Some(FrameError::Version { found: 2, agreed: VERSION }));
+    assert_eq!(with(4, 3, 0), Some(FrameError::Version { found: 3, agreed: VERSION }));
     assert_eq!(with(6, 0x84, 0), Some(FrameError::Kind { kind: 0x84 }));
     assert_eq!(with(6, 0x05, 0), Some(FrameError::Body { kind: 0x05 }));
     assert_eq!(with(7, 1, 0), Some(FrameError::Flags));
@@ -242,6 +243,7 @@ fn from_service() -> impl Strategy<Value = FromService> {
             let Welcome { version, service, generation, listeners, .. } = welcome;
             FromService::Adopted(Adopted { version, pid, service, generation, stage, listeners })
         }),
+        state().prop_map(FromService::State),
     ]
 }
 
@@ -258,7 +260,15 @@ fn to_service() -> impl Strategy<Value = ToService> {
         any::<(u16, u16, u64)>().prop_map(|(minimum, current, lease_ms)| {
             ToService::Adopt(Adopt { versions: VersionRange { minimum, current }, lease_ms })
         }),
+        state().prop_map(ToService::State),
     ]
+}
+
+/// Around the length from which on it lies beside the message.
+fn state() -> impl Strategy<Value = State> {
+    let length = prop_oneof![0..100usize, INLINE_MAX - 2..INLINE_MAX + 3];
+    (any::<(u32, u8)>(), length)
+        .prop_map(|((format, byte), length)| State::new(format, &vec![byte; length]).expect("a state"))
 }
 
 fn stage() -> impl Strategy<Value = Stage> {

@@ -16,6 +16,7 @@ use handoff_protocol::message::{
 };
 use handoff_protocol::reason::{Exit, Party};
 use handoff_protocol::recovery::{Facts, Found, Written};
+use handoff_protocol::state::State;
 use handoff_protocol::successor::{self, Successor};
 use handoff_protocol::supervisor::{
     Action, Event, Incumbent as Old, Left, Moment, Phase, Request, Successor as Seen, Supervisor, Target,
@@ -220,6 +221,8 @@ fn to_service(own: HandoffId) -> Vec<(&'static str, HandoffId, ToService)> {
         ("Commit of another handoff", other(own), ToService::Commit(Commit {})),
         ("Abort", own, ToService::Abort(Abort {})),
         ("Resume", own, ToService::Resume(Resume {})),
+        ("State", own, ToService::State(state())),
+        ("State of another handoff", other(own), ToService::State(state())),
     ]
 }
 
@@ -246,6 +249,7 @@ fn incumbent_events(machine: &Incumbent) -> Vec<(&'static str, incumbent::Event)
         .chain([channel(machine.handoff(), is_connected(machine), Event::Closed, Event::Adopt)])
         .chain([
             ("lease", Event::Lease),
+            ("hand over", Event::HandOver(state())),
             ("drain done", Event::DrainDone(Ok(()))),
             ("drain failed", Event::DrainDone(failed())),
             ("seal done", Event::SealDone(Ok(()))),
@@ -325,6 +329,7 @@ fn all_supervisor_events(own: HandoffId) -> Vec<(&'static str, Event)> {
         ("successor: not healthy", from_new(FromService::Ready(Ready { healthy: false, reason: why() }))),
         ("successor: Progress", from_new(FromService::Progress(Progress { note: String::new() }))),
         ("successor: wrong id", Event::FromSuccessor(other(own), FromService::Prepared(done.clone()))),
+        ("successor: State", from_new(FromService::State(state()))),
         ("successor: Sealed", from_new(FromService::Sealed(done.clone()))),
         ("successor: Resumed", from_new(FromService::Resumed(done.clone()))),
         ("successor: ResumeFailed", from_new(FromService::ResumeFailed(failed.clone()))),
@@ -342,7 +347,9 @@ fn all_supervisor_events(own: HandoffId) -> Vec<(&'static str, Event)> {
         ("incumbent: Adopted, working", from_old(adopted(Stage::Working))),
         ("incumbent: Adopted, waiting", from_old(adopted(Stage::Waiting))),
         ("incumbent: Adopted, leaving", from_old(adopted(Stage::Leaving))),
+        ("incumbent: State", from_old(FromService::State(state()))),
         ("incumbent: wrong id", Event::FromIncumbent(other(own), FromService::Drained(done.clone()))),
+        ("retiree: State", leaving(FromService::State(state()))),
         ("retiree: Drained", leaving(FromService::Drained(done.clone()))),
         ("retiree: Sealed", leaving(FromService::Sealed(done.clone()))),
         ("retiree: SealFailed", leaving(FromService::SealFailed(failed))),
@@ -366,6 +373,10 @@ fn all_supervisor_events(own: HandoffId) -> Vec<(&'static str, Event)> {
     ];
     events.extend(DEADLINES.map(|(name, deadline)| (name, Event::Deadline(deadline))));
     events
+}
+
+fn state() -> State {
+    State::new(3, &[]).expect("a state")
 }
 
 fn adopted(stage: Stage) -> FromService {

@@ -1,16 +1,20 @@
 //! The drain that a server is asked for, and how it is called off.
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
+
+use super::state::{self, Heir};
 
 /// A drain under way.
 #[derive(Debug, Clone)]
 pub struct Drain {
     grace: Duration,
     state: Arc<State>,
+    heir: Heir,
 }
 
 #[derive(Debug, Default)]
@@ -33,8 +37,8 @@ impl State {
 }
 
 impl Drain {
-    pub(super) fn new(grace: Duration) -> Self {
-        Self { grace, state: Arc::default() }
+    pub(super) fn new(grace: Duration, heir: Heir) -> Self {
+        Self { grace, state: Arc::default(), heir }
     }
 
     pub(super) fn cancel(&self) {
@@ -50,6 +54,11 @@ impl Drain {
     /// The time that the drain may take, from its beginning.
     pub fn grace(&self) -> Duration {
         self.grace
+    }
+
+    /// Like [`super::Seal::hand_over`]. In overlap mode the process that follows serves already, and gets it at once.
+    pub fn hand_over(&self, state: &state::State) -> io::Result<()> {
+        self.heir.hand_over(state)
     }
 
     /// Whether the drain is to end now, whatever is still running.
@@ -99,7 +108,7 @@ mod tests {
 
     #[test]
     fn waiting_ends_with_the_time_or_with_the_cancellation() {
-        let drain = Drain::new(Duration::from_secs(1));
+        let drain = Drain::new(Duration::from_secs(1), Heir::default());
         assert!(!drain.wait(Duration::from_millis(1)));
         let other = drain.clone();
         let waiter = std::thread::spawn(move || other.wait(Duration::from_secs(60)));

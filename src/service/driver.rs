@@ -2,6 +2,7 @@
 //! carries out what the machine says. No decision is taken here.
 
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::adoption::{Adopter, Adoption};
 use super::inbox::{Inbox, Input};
+use super::state::State;
 use super::{Drain, Ended, Error, Seal};
 use crate::crash_points::crash_point;
 use crate::sys::channel::Channel;
@@ -26,8 +28,10 @@ mod perform;
 /// What the driver wants of the server.
 #[derive(Debug)]
 pub(super) enum Order {
-    /// Open the data and accept.
-    Open(Result<(), Error>),
+    /// Open the data and accept, with what was handed over.
+    Open(Option<State>),
+    /// Take what the process that went before hands over.
+    TakeOver(State),
     /// Run the drain code.
     Drain(Drain),
     /// Run the seal code.
@@ -64,6 +68,10 @@ pub(super) struct Driver {
     inbox: Arc<Inbox>,
     orders: Box<dyn Fn(Order) + Send>,
     drain: Option<Drain>,
+    /// What was handed over to this process, which has not begun.
+    state: Option<State>,
+    /// The descriptor that came with the message at hand, or is to travel with it.
+    file: Option<OwnedFd>,
     data: Option<PathBuf>,
     lock: Option<DataLock>,
     lease: Option<Instant>,
@@ -104,6 +112,8 @@ impl Driver {
             inbox,
             orders,
             drain: None,
+            state: None,
+            file: None,
             data: None,
             lock: None,
             lease: None,
@@ -162,7 +172,11 @@ impl Driver {
     fn receive(&mut self) {
         while let Some(channel) = &self.channel {
             match recv_message::<ToService>(channel, self.version) {
-                Ok(Some((id, message, _))) => self.message(id, message),
+                Ok(Some((id, message, fds))) => {
+                    self.file = fds.into_iter().next();
+                    self.message(id, message);
+                    self.file = None;
+                }
                 Err(error) if error.would_block() => return,
                 Ok(None) | Err(WireError::Io(_) | WireError::Frame(_)) => self.hang_up(),
             }
@@ -269,6 +283,10 @@ impl Driver {
                 return self.locked();
             }
             Input::Locked(Err(error)) => return self.lock_failed(error),
+            Input::HandOver(state, file) => {
+                self.file = file;
+                Input::HandOver(state, None)
+            }
             other => other,
         };
         match &mut self.role {
@@ -277,13 +295,14 @@ impl Driver {
                     Input::Started(_) => successor::Event::Started,
                     Input::Opened(result) => successor::Event::Opened(result),
                     Input::Sealed(_) => successor::Event::SealDone,
-                    Input::Drained(_) | Input::Resumed(_) | Input::Locked(_) => return,
+                    Input::Drained(_) | Input::Resumed(_) | Input::Locked(_) | Input::HandOver(..) => return,
                 };
                 let actions = machine.step(event);
                 self.as_successor(actions);
             }
             Role::Incumbent(machine) => {
                 let event = match input {
+                    Input::HandOver(state, _) => incumbent::Event::HandOver(state),
                     Input::Drained(result) => incumbent::Event::DrainDone(result),
                     Input::Sealed(result) => incumbent::Event::SealDone(result),
                     Input::Resumed(result) => incumbent::Event::ResumeDone(result),

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+use handoff_protocol::state::State;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::work::Done;
@@ -18,6 +19,8 @@ pub(super) enum Input {
     Started(Option<PathBuf>),
     /// The data is open and the server accepts, or it cannot.
     Opened(Done),
+    /// The server hands something over, in a file if it is long.
+    HandOver(State, Option<OwnedFd>),
     /// The drain code returned.
     Drained(Done),
     /// The seal code returned.

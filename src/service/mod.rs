@@ -86,6 +86,7 @@ mod inbox;
 mod listeners;
 mod standalone;
 mod start;
+mod state;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 mod work;
@@ -95,6 +96,8 @@ use driver::Order;
 #[cfg(feature = "supervisor")]
 pub(crate) use start::ID_VARIABLE;
 use start::Link;
+use state::Heir;
+pub use state::{State, StateError};
 
 /// An error of the server's own code. Its text goes to the operator.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -114,18 +117,38 @@ pub trait Server {
     /// Open the data again and accept, after a drain or a seal, finished or not. A server that returns an error here
     /// is ended.
     fn resume(&mut self) -> Result<(), BoxError>;
+
+    /// Take what the process that went before hands over: in overlap mode, where this one serves already, while that one
+    /// drains and seals. Each one replaces the one before. (In exclusive mode it is there earlier: [`Begun::state`].) An
+    /// error is written to the log, and nothing else happens.
+    fn take_over(&mut self, state: State) -> Result<(), BoxError> {
+        Err(untaken(&state))
+    }
+}
+
+fn untaken(state: &State) -> BoxError {
+    format!("{state:?} was handed over, and this server takes none").into()
 }
 
 /// How to seal.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Seal {
-    pub(crate) cut: bool,
+    cut: bool,
+    heir: Heir,
 }
 
 impl Seal {
     /// Whether requests that are still running may be cut. If not, they are to be finished.
-    pub fn may_cut(self) -> bool {
+    pub fn may_cut(&self) -> bool {
         self.cut
+    }
+
+    /// Hands something over to the process that follows, if there is one: what is lost otherwise, and is not in the data.
+    /// It gets the last one that was handed over before the seal code returns `Ok`, or before this process dies. An error
+    /// means that there was no memory for it. With a supervisor or a new process that does not know of this, at a stop,
+    /// and when it comes too late, nobody gets it.
+    pub fn hand_over(&self, state: &State) -> io::Result<()> {
+        self.heir.hand_over(state)
     }
 }
 
@@ -231,6 +254,12 @@ pub enum Error {
     ResumeFailed(String),
 }
 
+fn tell(taken: work::Done) {
+    if let Err(error) = taken {
+        driver::say(&error);
+    }
+}
+
 /// Says `Hello` to the supervisor and waits for its answer; without a supervisor returns at once. Call it early in
 /// `main`, once, while the process has few threads.
 pub fn start() -> Result<Starting, Error> {
@@ -291,10 +320,11 @@ impl Starting {
     /// A process that is not wanted any more does not return from here: it exits.
     pub fn begin(self, data: Option<&Path>) -> Result<Begun, Error> {
         self.link.started(data)?;
-        if self.link.origin() == Origin::Supervised {
-            start::await_open(self.orders.iter())?;
-        }
-        Ok(Begun { link: self.link, orders: self.orders })
+        let state = match self.link.origin() {
+            Origin::Standalone => None,
+            Origin::Supervised => start::await_open(self.orders.iter())?,
+        };
+        Ok(Begun { link: self.link, orders: self.orders, state })
     }
 
     /// Says that the process cannot serve. The upgrade is rolled back at once, with this reason.
@@ -312,9 +342,17 @@ impl Starting {
 pub struct Begun {
     link: Link,
     orders: mpsc::Receiver<Order>,
+    state: Option<State>,
 }
 
 impl Begun {
+    /// Takes what the process that went before has handed over, in exclusive mode. There is nothing at a first start, after
+    /// a crash, and without a supervisor. A server that does not understand it goes on without, or is
+    /// [`Begun::unhealthy`].
+    pub fn state(&mut self) -> Option<State> {
+        self.state.take()
+    }
+
     /// Says that the server accepts and is healthy.
     pub fn ready(self) -> Result<Serving, Error> {
         self.link.opened(Ok(()));
@@ -346,6 +384,9 @@ impl Serving {
         for order in &self.orders {
             match order {
                 Order::Open(_) => {}
+                Order::TakeOver(state) => {
+                    tell(work::run("take_over", || server.take_over(state)));
+                }
                 Order::Drain(drain) => self.link.drained(work::run("drain", || server.drain(drain))),
                 Order::Seal(seal) => self.link.sealed(work::run("seal", || server.seal(seal))),
                 Order::Resume => self.link.resumed(work::run("resume", || server.resume())),

@@ -19,6 +19,7 @@ use super::adoption::Entrance;
 use super::driver::{self, Driver, Order};
 use super::inbox::{Inbox, Input};
 use super::listeners::Listeners;
+use super::state::State;
 use super::work::Done;
 use super::{Error, Origin, standalone};
 use crate::crash_points::crash_point;
@@ -125,13 +126,13 @@ pub(super) fn told(orders: impl IntoIterator<Item = Order>) -> Error {
     Error::Closed
 }
 
-/// Waits for the order to open the data.
-pub(super) fn await_open(orders: impl IntoIterator<Item = Order>) -> Result<(), Error> {
+/// Waits for the order to open the data. Gives what was handed over.
+pub(super) fn await_open(orders: impl IntoIterator<Item = Order>) -> Result<Option<State>, Error> {
     for order in orders {
         match order {
-            Order::Open(result) => return result,
-            Order::End(end) => return end.map(drop),
-            Order::Drain(_) | Order::Seal(_) | Order::Resume => {}
+            Order::Open(state) => return Ok(state),
+            Order::End(end) => return end.map(|_| None),
+            Order::TakeOver(_) | Order::Drain(_) | Order::Seal(_) | Order::Resume => {}
         }
     }
     Err(Error::Closed)

@@ -13,8 +13,10 @@ use tokio::sync::mpsc;
 
 use super::driver::Order;
 use super::start::{self, Link};
+use super::state::Heir;
 use super::work::{self, Done};
-pub use super::{BoxError, Drain, Ended, Error, Origin, Seal};
+pub use super::{BoxError, Drain, Ended, Error, Origin, Seal, State, StateError};
+use super::{tell, untaken};
 use crate::crash_points::crash_point;
 
 /// What a server can do besides serving; [`crate::service::Server`] says what each call means. All calls come from the
@@ -26,6 +28,10 @@ pub trait Server: Send {
     fn seal(&mut self, seal: Seal) -> impl Future<Output = Result<(), BoxError>> + Send;
     /// See [`crate::service::Server::resume`].
     fn resume(&mut self) -> impl Future<Output = Result<(), BoxError>> + Send;
+    /// See [`crate::service::Server::take_over`].
+    fn take_over(&mut self, state: State) -> impl Future<Output = Result<(), BoxError>> + Send {
+        std::future::ready(Err(untaken(&state)))
+    }
 }
 
 /// See [`crate::service::start`]. Blocks for one exchange with the supervisor.
@@ -62,11 +68,11 @@ impl Starting {
     /// See [`crate::service::Starting::begin`].
     pub async fn begin(mut self, data: Option<&Path>) -> Result<Begun, Error> {
         self.link.started(data)?;
-        if self.link.origin() == Origin::Supervised {
-            let order = self.orders.recv().await;
-            start::await_open(order)?;
-        }
-        Ok(Begun { link: self.link, orders: self.orders })
+        let state = match self.link.origin() {
+            Origin::Standalone => None,
+            Origin::Supervised => start::await_open(self.orders.recv().await)?,
+        };
+        Ok(Begun { link: self.link, orders: self.orders, state })
     }
 
     /// See [`crate::service::Starting::unhealthy`].
@@ -84,9 +90,15 @@ impl Starting {
 pub struct Begun {
     link: Link,
     orders: mpsc::UnboundedReceiver<Order>,
+    state: Option<State>,
 }
 
 impl Begun {
+    /// See [`crate::service::Begun::state`].
+    pub fn state(&mut self) -> Option<State> {
+        self.state.take()
+    }
+
     /// See [`crate::service::Begun::ready`].
     pub async fn ready(self) -> Result<Serving, Error> {
         self.link.opened(Ok(()));
@@ -134,6 +146,7 @@ impl Serving {
             let Some(order) = order else { std::future::pending().await };
             match order {
                 Order::Open(_) => {}
+                Order::TakeOver(state) => tell(guard("take_over", || server.take_over(state)).await),
                 Order::Drain(drain) => self.link.drained(guard("drain", || server.drain(drain)).await),
                 Order::Seal(seal) => self.link.sealed(guard("seal", || server.seal(seal)).await),
                 Order::Resume => self.link.resumed(guard("resume", || server.resume()).await),
@@ -147,12 +160,14 @@ impl Serving {
 pub const STOP_GRACE: Duration = Duration::from_secs(30);
 
 async fn leave(mut server: impl Server) -> Result<Ended, Error> {
-    let drain = Drain::new(STOP_GRACE);
+    let drain = Drain::new(STOP_GRACE, Heir::default());
     // What cannot be drained is sealed all the same: the process ends.
     if tokio::time::timeout(STOP_GRACE, guard("drain", || server.drain(drain.clone()))).await.is_err() {
         drain.cancel();
     }
-    guard("seal", || server.seal(Seal { cut: true })).await.map_err(Error::SealFailed)?;
+    guard("seal", || server.seal(Seal { cut: true, heir: Heir::default() }))
+        .await
+        .map_err(Error::SealFailed)?;
     Ok(Ended::Released)
 }
 

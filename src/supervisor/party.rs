@@ -125,10 +125,22 @@ impl Party {
     /// Sends without blocking. That the channel is closed, or that the process does not read, is no error here: both are
     /// seen elsewhere, by the end of the channel or by a deadline.
     pub(super) fn send(&self, id: HandoffId, message: &ToService, fds: &[BorrowedFd<'_>]) {
-        let Some(channel) = &self.channel else { return };
-        if let Err(error) = send_message(channel.get_ref(), self.version.get(), id, message, fds) {
+        if let Err(error) = self.try_send(id, message, fds) {
             tracing::debug!(pid = self.process.pid, message = message.name(), %error, "not sent");
         }
+    }
+
+    /// Likewise, for what nobody else sees.
+    pub(super) fn try_send(
+        &self,
+        id: HandoffId,
+        message: &ToService,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), WireError> {
+        let Some(channel) = &self.channel else {
+            return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
+        };
+        send_message(channel.get_ref(), self.version.get(), id, message, fds)
     }
 
     /// Sends a signal. That the process is gone already is no error.

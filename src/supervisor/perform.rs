@@ -1,17 +1,20 @@
 //! The effects: one arm per action of the machine, no decision.
 
 use std::collections::VecDeque;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{ToService, Welcome};
 use handoff_protocol::reason::{Exit, Reason};
 use handoff_protocol::record::Fact;
+use handoff_protocol::state::State;
 use handoff_protocol::supervisor::{Action, Event, Incumbent, Lasting, Outcome, Phase, Refusal, Target};
 use rustix::process::Signal;
 use tokio::task::spawn_local;
 
 use super::binary::hex;
+use super::party::Party;
 use super::service::Service;
 use crate::control::{Error, Kind, api};
 
@@ -28,6 +31,8 @@ impl Service {
         match action {
             Action::Spawn(id, target) => self.spawn(id, target, events),
             Action::Welcome(id, version) => self.welcome(id, version),
+            Action::ToSuccessor(id, ToService::State(state)) => self.hand_on(&self.successor, id, state),
+            Action::ToIncumbent(id, ToService::State(state)) => self.hand_on(&self.incumbent, id, state),
             Action::ToSuccessor(id, message) => self.tell_successor(id, &message, events),
             Action::ToIncumbent(id, message) => {
                 if matches!(message, ToService::Seal(_)) {
@@ -91,6 +96,21 @@ impl Service {
             Action::Report(outcome) => self.report(outcome),
             Action::Refuse(refusal) => self.refuse(&refusal),
             Action::Recovered(decision) => self.recovered(decision),
+        }
+    }
+
+    /// With the descriptor that came with it.
+    fn hand_on(&self, party: &Option<Party>, id: HandoffId, state: State) {
+        let Some(party) = party else { return };
+        let fds: Vec<_> = self.fds.iter().map(AsFd::as_fd).collect();
+        let length = state.length();
+        match party.try_send(id, &ToService::State(state), &fds) {
+            Ok(()) => {
+                tracing::info!(service = %self.name, pid = party.process.pid, length, "state handed over")
+            }
+            Err(error) => tracing::warn!(
+                service = %self.name, pid = party.process.pid, length, %error, "state not handed over: the new process goes without"
+            ),
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
@@ -53,6 +54,8 @@ pub(super) struct Service {
     /// Told when the service comes to rest, and when its journal is short again.
     pub(super) settled: Rc<Notify>,
     pub(super) is_compacting: bool,
+    /// The descriptors of the message at hand.
+    pub(super) fds: Vec<OwnedFd>,
     timers: HashMap<Deadline, AbortHandle>,
     serials: u64,
     shown: &'static str,
@@ -82,6 +85,7 @@ impl Handle {
                 this: this.clone(),
                 settled: Rc::default(),
                 is_compacting: false,
+                fds: Vec::new(),
                 timers: HashMap::new(),
                 serials: 0,
                 shown: "",
@@ -285,7 +289,8 @@ impl Service {
         let is = |party: &Option<Party>| party.as_ref().is_some_and(|party| party.serial == serial);
         let event = if is(&self.incumbent) {
             match happened {
-                Happened::Said(id, message, _) => {
+                Happened::Said(id, message, fds) => {
+                    self.fds = fds;
                     if matches!(message, FromService::Resumed(_)) {
                         self.timeline.gap_ends();
                     }
@@ -310,7 +315,10 @@ impl Service {
             }
         } else if is(&self.retiree) {
             match happened {
-                Happened::Said(id, message, _) => Event::FromRetiree(id, message),
+                Happened::Said(id, message, fds) => {
+                    self.fds = fds;
+                    Event::FromRetiree(id, message)
+                }
                 Happened::Gone(exit) => {
                     self.note_end_of_retiree(exit);
                     Event::RetireeGone
@@ -322,6 +330,7 @@ impl Service {
             return;
         };
         self.feed(event);
+        self.fds.clear();
     }
 
     /// After a stop the process of the current generation is the one that left.

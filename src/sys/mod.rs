@@ -1,6 +1,6 @@
 //! What the kernel gives, as safe functions. This is the only folder with `unsafe`.
 //!
-//! A server that embeds `handoff::service` uses [`channel`], [`wire`], [`inherit`] and [`lock`]; the rest is for the
+//! A server that embeds `handoff::service` uses [`channel`], [`wire`], [`inherit`], [`lock`] and [`sealed`]; the rest is for the
 //! supervisor and its keeper.
 
 pub mod channel;
@@ -8,6 +8,7 @@ pub mod files;
 pub mod inherit;
 pub mod lock;
 pub mod process;
+pub mod sealed;
 mod stream;
 pub mod wire;
 

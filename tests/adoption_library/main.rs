@@ -1,5 +1,6 @@
 //! A process whose supervisor is gone is taken over by another one. The supervisors are played by the test.
 
+mod handing;
 mod played;
 #[path = "../support/mod.rs"]
 mod support;
@@ -88,7 +89,7 @@ fn a_sealed_incumbent_waits_for_the_lock_and_resumes_for_the_new_supervisor() {
     drop(first);
     let second = process.adopted_at(Stage::Waiting);
     // It works for the second: signs of life come in its rhythm.
-    let (id, sign, _) = recv_message::<FromService>(&second.channel, 1).unwrap().unwrap();
+    let (id, sign, _) = recv_message::<FromService>(&second.channel, second.version).unwrap().unwrap();
     assert_eq!((id, sign), (second.id, FromService::Progress(Progress { note: String::new() })));
     held.release().unwrap();
     assert!(matches!(second.hear(), FromService::Resumed(_)));
@@ -137,7 +138,7 @@ fn a_process_that_was_not_told_to_begin_is_never_adopted() {
         let second = process.call();
         let first = if closes { None } else { Some(first) };
         // It may be gone already.
-        let _ = send_message(&second.channel, 1, second.id, &adopt(), &[]);
+        let _ = send_message(&second.channel, second.version, second.id, &adopt(), &[]);
         assert!(second.is_left());
         assert_eq!(process.end(), LEFT);
         assert!(!process.adopt.exists());

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use handoff_protocol::ids::{Generation, HandoffId};
 use handoff_protocol::message::{
     Adopt, Adopted, Begin, Commit, FromService, Hello, Mode, Prepare, Ready, Seal, Stage, ToService, Welcome,
 };
-use handoff_protocol::version::{UNAGREED, VersionRange};
+use handoff_protocol::version::{CURRENT, UNAGREED, VersionRange};
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
@@ -41,22 +41,28 @@ pub fn rig() -> Rig {
 pub struct Supervisor {
     pub channel: Channel,
     pub id: HandoffId,
+    /// What is spoken.
+    pub version: u16,
 }
 
 impl Supervisor {
     pub fn of(channel: Channel, id: HandoffId) -> Self {
         sockopt::set_socket_timeout(&channel, Timeout::Recv, Some(LIMIT)).unwrap();
-        Self { channel, id }
+        Self { channel, id, version: CURRENT }
     }
 
     pub fn say(&self, message: ToService) {
-        send_message(&self.channel, 1, self.id, &message, &[]).unwrap();
+        self.say_with(message, &[]);
+    }
+
+    pub fn say_with(&self, message: ToService, fds: &[BorrowedFd<'_>]) {
+        send_message(&self.channel, self.version, self.id, &message, fds).unwrap();
     }
 
     /// The next message that is no sign of life; it must be of this handoff.
     pub fn hear(&self) -> FromService {
         loop {
-            match recv_message::<FromService>(&self.channel, 1).unwrap() {
+            match recv_message::<FromService>(&self.channel, self.version).unwrap() {
                 Some((_, FromService::Progress(_), _)) => {}
                 Some((id, message, _)) => {
                     assert_eq!(id, self.id);
@@ -70,7 +76,7 @@ impl Supervisor {
     /// Whether the process hangs up, after signs of life at most.
     pub fn is_left(&self) -> bool {
         loop {
-            match recv_message::<FromService>(&self.channel, 1).unwrap() {
+            match recv_message::<FromService>(&self.channel, self.version).unwrap() {
                 Some((_, FromService::Progress(_), _)) => {}
                 other => return other.is_none(),
             }
@@ -160,14 +166,21 @@ impl Process {
         let hello = recv_message::<FromService>(&supervisor.channel, UNAGREED).unwrap().unwrap().1;
         assert_eq!(hello, FromService::Hello(Hello { versions: VersionRange::OURS, pid: process.pid }));
         let welcome = ToService::Welcome(Welcome {
-            version: 1,
+            version: supervisor.version,
             service: service("s"),
             generation: Generation(7),
             mode,
             listeners: vec!["main".parse().unwrap()],
             lease_ms: SILENCE_MS,
         });
-        send_message(&supervisor.channel, 1, supervisor.id, &welcome, &[process.listener.as_fd()]).unwrap();
+        send_message(
+            &supervisor.channel,
+            supervisor.version,
+            supervisor.id,
+            &welcome,
+            &[process.listener.as_fd()],
+        )
+        .unwrap();
         supervisor.say(ToService::Prepare(Prepare { grace_ms: LEASE_MS, lease_ms: LEASE_MS }));
         assert!(matches!(supervisor.hear(), FromService::Prepared(_)));
         (process, supervisor)
@@ -201,7 +214,10 @@ impl Process {
             recv_message::<FromService>(&supervisor.channel, UNAGREED).unwrap().expect("an answer");
         let FromService::Adopted(adopted) = answer else { panic!("{answer:?}") };
         assert_eq!(id, supervisor.id);
-        assert_eq!((adopted.version, adopted.pid, adopted.generation), (1, self.pid, Generation(7)));
+        assert_eq!(
+            (adopted.version, adopted.pid, adopted.generation),
+            (supervisor.version, self.pid, Generation(7))
+        );
         assert_eq!(
             (&adopted.service, &adopted.listeners[..]),
             (&service("s"), &["main".parse().unwrap()][..])
@@ -223,7 +239,8 @@ impl Process {
     pub fn is_at_rest(&self, supervisor: &Supervisor) -> bool {
         let before = self.ticks();
         sockopt::set_socket_timeout(&supervisor.channel, Timeout::Recv, Some(WHILE)).unwrap();
-        let silent = recv_message::<FromService>(&supervisor.channel, 1).is_err_and(|it| it.would_block());
+        let silent = recv_message::<FromService>(&supervisor.channel, supervisor.version)
+            .is_err_and(|it| it.would_block());
         sockopt::set_socket_timeout(&supervisor.channel, Timeout::Recv, Some(LIMIT)).unwrap();
         silent && self.ticks() - before <= 3
     }

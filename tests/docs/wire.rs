@@ -1,12 +1,15 @@
 //! docs/protocol.md.
 
+use std::ops::Range;
+
 use handoff_protocol::frame;
 use handoff_protocol::ids::{Generation, HandoffId};
 use handoff_protocol::message::{
     Adopt, Adopted, Begin, Commit, Done, FromService, Hello, Mode, Prepare, Progress, Ready, Seal, Stage,
     ToService, Welcome,
 };
-use handoff_protocol::version::{UNAGREED, VersionRange};
+use handoff_protocol::state::State;
+use handoff_protocol::version::{MINIMUM, UNAGREED, VersionRange};
 
 use crate::{blocks, quoted, read, table};
 
@@ -21,9 +24,9 @@ enum Sent {
     Down(ToService, u16),
 }
 
-/// In the order of the page; the second is that of the last two frames.
+/// In the order of the page.
 const IDS: [&str; 2] = ["01932f4a-8c00-7abc-8def-0123456789ab", "01932f4b-1a40-7bcd-8ef0-112233445566"];
-const FRAMES_OF_THE_SECOND: usize = 2;
+const FRAMES_OF_THE_SECOND: Range<usize> = 12..14;
 
 fn exchange() -> Vec<Sent> {
     use Sent::{Down, Up};
@@ -62,6 +65,7 @@ fn exchange() -> Vec<Sent> {
             0,
         ),
         Up(FromService::Adopted(adopted), 1),
+        Up(FromService::State(State::new(3, b"two sessions").expect("a state")), 0),
     ]
 }
 
@@ -72,21 +76,30 @@ fn the_worked_exchange_is_byte_for_byte_what_is_sent() {
     let exchange = exchange();
     assert_eq!(written.len(), exchange.len());
     for (number, (block, sent)) in written.iter().zip(&exchange).enumerate() {
-        let id = IDS[usize::from(number + FRAMES_OF_THE_SECOND >= exchange.len())];
+        let id = IDS[usize::from(FRAMES_OF_THE_SECOND.contains(&number))];
         assert!(text.contains(&format!("`{id}`")));
         let id: HandoffId = id.parse().expect("an id");
         let (encoded, found) = match sent {
-            Sent::Up(message, fds) => (frame::encode(1, id, message), decode(block, message, *fds)),
-            Sent::Down(message, fds) => (frame::encode(1, id, message), decode(block, message, *fds)),
+            Sent::Up(message, fds) => {
+                (frame::encode(version_of(message), id, message), decode(block, message, *fds))
+            }
+            Sent::Down(message, fds) => {
+                (frame::encode(version_of(message), id, message), decode(block, message, *fds))
+            }
         };
         assert_eq!(bytes(block), encoded.expect("a frame"), "step {}", number + 1);
         assert_eq!(found, id);
     }
 }
 
+/// The page shows each kind in the first version that has it.
+fn version_of(message: &impl frame::Message) -> u16 {
+    message.since().max(MINIMUM)
+}
+
 /// The id of the frame in `block`, which must be `message`.
 fn decode<M: frame::Message + PartialEq + std::fmt::Debug>(block: &str, message: &M, fds: u16) -> HandoffId {
-    let agreed = if message.before_agreement() { UNAGREED } else { 1 };
+    let agreed = if message.before_agreement() { UNAGREED } else { version_of(message) };
     let (id, found) = frame::decode::<M>(&bytes(block), fds.into(), agreed).expect("a frame");
     assert_eq!(&found, message);
     id

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::{Action, Incumbent, Leaving, Moment, Outcome, Phase, Retiree, Supervisor};
 use crate::deadline::Deadline;
 use crate::ids::HandoffId;
-use crate::message::{Commit, FromService, Prepare, Seal, Stage, ToService};
+use crate::message::{Commit, FromService, Mode, Prepare, Seal, Stage, ToService};
 
 impl Supervisor {
     pub(super) fn retire(&mut self, at: Moment, step: Leaving, out: &mut Vec<Action>) {
@@ -90,9 +90,20 @@ impl Supervisor {
                 Leaving::Draining | Leaving::Sealing { .. },
                 FromService::Sealed(_) | FromService::SealFailed(_) | FromService::Resumed(_),
             ) => self.retire_on(Leaving::Exiting, out),
+            (Leaving::Draining | Leaving::Sealing { .. }, FromService::State(state))
+                if self.is_replaced_by_incumbent(id) =>
+            {
+                out.push(Action::ToIncumbent(id, ToService::State(state.clone())));
+            }
             // Whatever else it says, its end is near and bounded.
             (_, _) => {}
         }
+    }
+
+    /// Whether the process that was replaced in this handoff is beside the one that replaced it.
+    fn is_replaced_by_incumbent(&self, id: HandoffId) -> bool {
+        let serves = self.phase == Phase::Serving && self.incumbent == Incumbent::Whole;
+        self.mode == Mode::Overlap && serves && self.handoff == id
     }
 
     pub(super) fn retiree_gone(&mut self, out: &mut Vec<Action>) {

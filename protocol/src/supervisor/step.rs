@@ -329,6 +329,12 @@ impl Supervisor {
                 self.owes.sealed = false;
                 self.begin(at, out);
             }
+            (Phase::Draining | Phase::Sealing, FromService::State(state)) => {
+                out.push(Action::ToSuccessor(self.handoff, ToService::State(state)));
+            }
+            // It was on its way when the handoff failed, and there may be nothing else that is still owed.
+            (Phase::Resuming | Phase::Reaping, FromService::State(_))
+                if self.incumbent == Incumbent::Touched => {}
             (Phase::Draining | Phase::Sealing, FromService::SealFailed(failed)) => {
                 self.owes = Owes::default();
                 self.fail(at, Reason::SealFailed(failed.reason), out);

@@ -7,6 +7,7 @@ use handoff_protocol::message::{
 };
 use handoff_protocol::reason::Exit;
 use handoff_protocol::record::{Attempt, Binary, Current, Fact, Process, Standing};
+use handoff_protocol::state::State;
 use handoff_protocol::version::VersionRange;
 
 /// 00 11 22 … ff.
@@ -33,6 +34,7 @@ pub fn from_service() -> Vec<FromService> {
             stage: Stage::Waiting,
             listeners: vec!["http".parse().expect("a name"), "admin".parse().expect("a name")],
         }),
+        FromService::State(State::new(3, b"two sessions").expect("a state")),
     ]
 }
 
@@ -53,6 +55,7 @@ pub fn to_service() -> Vec<ToService> {
         ToService::Abort(Abort {}),
         ToService::Resume(Resume {}),
         ToService::Adopt(Adopt { versions: VersionRange { minimum: 1, current: 1 }, lease_ms: 5_000 }),
+        ToService::State(State::new(3, &[0xa5; 40_000]).expect("a state")),
     ]
 }
 

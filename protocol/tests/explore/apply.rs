@@ -51,6 +51,7 @@ pub fn apply(world: &mut World, cx: &mut Context) {
         Step::LearnsOfLock(at) => world.locked(at.into(), cx),
         Step::GivesUpLock(at) => world.process_mut(at.into()).waits = false,
         Step::CodeReturns(at, ok) => world.code_returns(at.into(), ok, cx),
+        Step::HandsOver(at) => world.hands_over(at.into(), cx),
         Step::FindsItselfUnfit(at) => world.unfit(at.into(), cx),
         Step::SaysProgress(at) => progress(world, at.into()),
         Step::Ends(at) | Step::Crashes(at) => world.end(at.into()),

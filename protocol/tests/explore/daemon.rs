@@ -250,6 +250,12 @@ impl World {
 
     fn write(&mut self, to: Option<usize>, id: HandoffId, letter: Letter, cx: &mut Context) {
         cx.check(invariants::may_write(self, cx.model.mode, to, id, &letter));
+        if let (Letter::Message(ToService::State(state)), Some(at)) = (&letter, to) {
+            if cx.model.has(Defect::KeepStates) {
+                return;
+            }
+            self.process_mut(at).given = Some((id, state.format()));
+        }
         let Some(at) = to.filter(|at| self.process(*at).life != Life::Dead) else { return };
         let seal = matches!(letter, Letter::Message(ToService::Seal(_)));
         let resume = matches!(letter, Letter::Message(ToService::Resume(_)));

@@ -19,6 +19,8 @@ pub enum Defect {
     ForgetProbe,
     /// The answer to a probe of an earlier handoff counts for the present one.
     TrustLateProbe,
+    /// What the incumbent hands over is kept back.
+    KeepStates,
     /// The incumbent opens its data again without the lock.
     ResumeWithoutLock,
     /// The incumbent does not care that its channel is closed.

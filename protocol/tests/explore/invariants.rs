@@ -125,6 +125,7 @@ pub fn may_write(world: &World, mode: Mode, to: Option<usize>, id: HandoffId, le
     };
     match message {
         ToService::Begin(_) => may_begin(world, mode, id),
+        ToService::State(_) => may_hand_on(world, mode, to),
         ToService::Commit(_) => may_commit(world, to, id),
         ToService::Resume(_) => may_resume(world),
         _ => hold(to.is_some(), "a message goes to a process that exists"),
@@ -151,7 +152,27 @@ fn may_begin(world: &World, mode: Mode, id: HandoffId) -> Checked {
         let incumbent = world.process(at);
         incumbent.life == Life::Dead || incumbent.said_sealed == Some(id)
     });
-    hold(mode == Mode::Overlap || clear, "a successor begins only when the incumbent is sealed or gone")
+    hold(mode == Mode::Overlap || clear, "a successor begins only when the incumbent is sealed or gone")?;
+    let handed =
+        world.roles.incumbent.and_then(|at| world.process(at).handed).filter(|(in_id, _)| *in_id == id);
+    let given = world.roles.successor.and_then(|at| world.process(at).given);
+    hold(
+        handed.is_none() || handed == given,
+        "what was handed over before the seal is there before the successor begins",
+    )
+}
+
+/// In exclusive mode before it begins, in overlap mode when it is committed.
+fn may_hand_on(world: &World, mode: Mode, to: Option<usize>) -> Checked {
+    let follows = match mode {
+        Mode::Exclusive => to == world.roles.successor && !to.is_some_and(|at| world.process(at).begun),
+        Mode::Overlap => to == world.roles.incumbent && world.roles.retiree.is_some(),
+    };
+    hold(to.is_some() && follows, "what is handed over goes to the process that follows")
+}
+
+pub fn may_hand_over(world: &World, at: usize, id: HandoffId) -> Checked {
+    hold(world.process(at).said_sealed != Some(id), "nothing is handed over after Sealed")
 }
 
 /// The end of a service that is being stopped is no commit. Where nobody else serves, a broken disk must not end the

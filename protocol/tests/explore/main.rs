@@ -27,7 +27,8 @@ use crate::walk::{Seen, context, settle, walk};
 use crate::world::{Budget, Model, World};
 
 /// No bad luck at all.
-const LUCK: Budget = Budget { deaths: 0, faults: 0, slow: 0, asks: 0, chatter: 0, thaws: 0, returns: 0 };
+const LUCK: Budget =
+    Budget { deaths: 0, faults: 0, slow: 0, asks: 0, chatter: 0, states: 0, thaws: 0, returns: 0 };
 
 /// The world in which `ask` was just asked of a service that is stopped (for a start) or serves.
 fn asked(model: &Model, ask: Ask) -> World {
@@ -130,6 +131,8 @@ found! {
         "with a probe, connections are steered away from an incumbent only after the probe has passed";
     trust_a_late_probe: TrustLateProbe, Exclusive, Upgrade, Budget { asks: 2, ..LUCK },
         "with a probe, a commit is recorded only after the probe has passed";
+    keep_states_back: KeepStates, Exclusive, Upgrade, Budget { states: 1, ..LUCK },
+        "what was handed over before the seal is there before the successor begins";
     resume_without_lock: ResumeWithoutLock, Exclusive, Upgrade, DEATH,
         "who has the data open holds the lock: never two writers";
     ignore_the_closed_channel: IgnoreClosed, Exclusive, Upgrade, DEATH,
@@ -189,6 +192,11 @@ walks! {
     two_freezes_that_end: Abort, Budget { deaths: 2, thaws: 2, ..LUCK };
     a_freeze_that_ends_and_a_fault: Abort, Budget { deaths: 1, thaws: 1, faults: 1, ..LUCK };
     a_freeze_that_ends_and_another_supervisor: Abort, Budget { deaths: 2, thaws: 1, returns: 1, ..LUCK };
+    states: Abort, Budget { states: 3, ..LUCK };
+    a_state_and_two_faults: Abort, Budget { states: 1, faults: 2, ..LUCK };
+    states_a_death_and_a_fault: Abort, Budget { states: 2, deaths: 1, faults: 1, ..LUCK };
+    a_state_a_slow_party_and_a_request: Cut, Budget { states: 1, slow: 2, asks: 1, ..LUCK };
+    a_state_and_another_supervisor: Abort, Budget { states: 1, deaths: 2, returns: 1, ..LUCK };
     freezes_that_end: Abort, Budget { deaths: 1, thaws: 1, ..LUCK };
     something_of_each: Cut, Budget { deaths: 1, faults: 1, slow: 1, asks: 1, ..LUCK };
 }

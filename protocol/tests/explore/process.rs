@@ -116,6 +116,10 @@ pub struct Process {
     pub sealed: bool,
     /// The handoff in which it said `Sealed`.
     pub said_sealed: Option<HandoffId>,
+    /// The last state that it handed over, and in which handoff.
+    pub handed: Option<(HandoffId, u32)>,
+    /// The last state that was handed to it.
+    pub given: Option<(HandoffId, u32)>,
     /// It was told to begin.
     pub begun: bool,
     /// It has passed the probe, or served before anybody could ask for one.
@@ -149,6 +153,8 @@ impl Process {
             data_open: false,
             sealed: false,
             said_sealed: None,
+            handed: None,
+            given: None,
             begun: false,
             probed: false,
             unfit: false,

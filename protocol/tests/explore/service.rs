@@ -3,6 +3,7 @@
 use handoff_protocol::ids::{Generation, HandoffId};
 use handoff_protocol::incumbent::{self, Incumbent};
 use handoff_protocol::message::{Adopted, FromService, Hello, Stage, ToService};
+use handoff_protocol::state::State;
 use handoff_protocol::successor::{self, Successor};
 use handoff_protocol::version::VersionRange;
 
@@ -151,6 +152,12 @@ impl World {
         };
     }
 
+    /// Each state has a number of its own.
+    pub fn hands_over(&mut self, at: usize, cx: &mut Context) {
+        let number = u32::from(cx.model.budget.states - self.budget.states);
+        self.incumb(at, incumbent::Event::HandOver(State::new(number, &[]).expect("a state")), cx);
+    }
+
     /// A successor finds out that it is not fit before it was told to begin.
     pub fn unfit(&mut self, at: usize, cx: &mut Context) {
         self.process_mut(at).unfit = true;
@@ -189,6 +196,7 @@ impl World {
             match action {
                 successor::Action::Send(id, message) => self.say(at, id, message),
                 successor::Action::Adopted(id, stage) => self.say(at, id, adopted(stage)),
+                successor::Action::KeepState(_) => {}
                 successor::Action::HangUp => self.hang_up(at, cx),
                 successor::Action::TakeLock => self.process_mut(at).waits = true,
                 successor::Action::Open => self.run(at, Code::Open),
@@ -238,9 +246,14 @@ impl World {
                     cx.check(invariants::may_say_sealed(self, at));
                     self.process_mut(at).said_sealed = Some(id);
                 }
+                if let FromService::State(state) = &message {
+                    cx.check(invariants::may_hand_over(self, at, id));
+                    self.process_mut(at).handed = Some((id, state.format()));
+                }
                 self.say(at, id, message)
             }
             incumbent::Action::Adopted(id, stage) => self.say(at, id, adopted(stage)),
+            incumbent::Action::TakeOver(_) => {}
             incumbent::Action::HangUp => self.hang_up(at, cx),
             incumbent::Action::Drain { .. } => self.run(at, Code::Drain),
             // It returns when it likes; that is in the model anyway.

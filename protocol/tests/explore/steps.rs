@@ -37,6 +37,7 @@ pub enum Step {
     LearnsOfLock(u8),
     GivesUpLock(u8),
     CodeReturns(u8, bool),
+    HandsOver(u8),
     FindsItselfUnfit(u8),
     SaysProgress(u8),
     Ends(u8),
@@ -74,6 +75,7 @@ pub enum Cost {
     Fault,
     Ask,
     Chatter,
+    State,
     Thaw,
     /// Nothing if everything else is at rest.
     Return,
@@ -162,6 +164,7 @@ fn of_process(world: &World, model: &Model, at: u8, process: &Process, all: &mut
     let lease = if process.overdue { Cost::Free } else { Cost::Time };
     add(process.lease, Step::LeaseEnds(at), lease);
     add(process.code.is_some(), Step::CodeReturns(at, false), Cost::Fault);
+    add(drains_or_seals(process), Step::HandsOver(at), Cost::State);
     add(is_parked(process), Step::FindsItselfUnfit(at), Cost::Fault);
     add(process.calls.is_empty() && channel.is_open(), Step::LosesChannel(at), Cost::Fault);
     add(process.is_at_work(), Step::SaysProgress(at), Cost::Chatter);
@@ -220,6 +223,15 @@ fn seen_by_supervisor(world: &World, at: u8, process: &Process, all: &mut Vec<(S
     if world.roles.successor == Some(at.into()) && starts {
         all.push((Step::SpawnFails(at), Cost::Fault));
     }
+}
+
+/// Its own code runs, or has returned a moment ago and left something that hands over.
+fn drains_or_seals(process: &Process) -> bool {
+    use handoff_protocol::incumbent::State;
+    let at_it = |state| {
+        matches!(state, State::Draining { .. } | State::Sealing { .. } | State::Sealed | State::Serving)
+    };
+    matches!(&process.part, Part::Incumbent(machine) if at_it(machine.state()))
 }
 
 fn is_parked(process: &Process) -> bool {
@@ -310,6 +322,7 @@ pub fn pay(world: &mut World, cost: Cost, calm: Calm) -> bool {
         Cost::Fault => &mut budget.faults,
         Cost::Ask => &mut budget.asks,
         Cost::Chatter => &mut budget.chatter,
+        Cost::State => &mut budget.states,
     };
     let enough = *account > 0;
     *account = account.saturating_sub(1);

@@ -55,6 +55,8 @@ pub struct Budget {
     pub chatter: u8,
     /// Freezes that end.
     pub thaws: u8,
+    /// States that are handed over.
+    pub states: u8,
     /// New supervisors that come before everything else is at rest.
     pub returns: u8,
 }

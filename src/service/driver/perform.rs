@@ -1,6 +1,7 @@
 //! Carries out what the machines say, one arm for each action.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,9 +14,10 @@ use handoff_protocol::successor;
 use super::{BEFORE_EXIT, Driver, Order, Role, say};
 use crate::crash_points::{crash_point, name};
 use crate::service::inbox::Input;
+use crate::service::state::{Heir, unpack};
 use crate::service::{Drain, Ended, Error, Seal};
 use crate::sys::lock::DataLock;
-use crate::sys::wire::send_message;
+use crate::sys::wire::{WireError, send_message};
 
 impl Driver {
     pub(super) fn as_successor(&mut self, actions: Vec<successor::Action>) {
@@ -29,14 +31,18 @@ impl Driver {
                     self.send(id, &message);
                 }
                 successor::Action::Adopted(id, stage) => self.adopted(id, stage),
+                successor::Action::KeepState(state) => self.keep_state(state),
                 successor::Action::HangUp => self.channel = None,
                 successor::Action::TakeLock => self.take_lock(),
-                successor::Action::Open => (self.orders)(Order::Open(Ok(()))),
+                successor::Action::Open => {
+                    let state = self.state.take();
+                    (self.orders)(Order::Open(state));
+                }
                 successor::Action::ArmLease { lease_ms } => self.arm_lease(lease_ms),
                 successor::Action::DisarmLease => self.lease = None,
                 successor::Action::Leave { grace_ms } => {
                     self.order_drain(grace_ms);
-                    (self.orders)(Order::Seal(Seal { cut: true }));
+                    self.order_seal(true);
                 }
                 successor::Action::BecomeIncumbent => {
                     if let Role::Successor(machine) = &self.role {
@@ -64,6 +70,10 @@ impl Driver {
                     self.send(id, &message);
                 }
                 incumbent::Action::Adopted(id, stage) => self.adopted(id, stage),
+                incumbent::Action::TakeOver(state) => match unpack(state, self.file.take()) {
+                    Ok(state) => (self.orders)(Order::TakeOver(state)),
+                    Err(error) => say(&error),
+                },
                 incumbent::Action::HangUp => self.channel = None,
                 incumbent::Action::Drain { grace_ms } => self.order_drain(grace_ms),
                 incumbent::Action::CancelDrain => {
@@ -71,7 +81,7 @@ impl Driver {
                         drain.cancel();
                     }
                 }
-                incumbent::Action::Seal { cut } => (self.orders)(Order::Seal(Seal { cut })),
+                incumbent::Action::Seal { cut } => self.order_seal(cut),
                 incumbent::Action::ReleaseLock => {
                     // Closing unlocks too, unless a child that was forked without exec keeps a duplicate.
                     if let Some(Err(error)) = self.lock.take().map(DataLock::release) {
@@ -103,7 +113,10 @@ impl Driver {
     /// answer, it is given up. That the channel is closed is seen where it is read, after what was sent before.
     pub(super) fn send(&mut self, id: HandoffId, message: &FromService) {
         let Some(channel) = &self.channel else { return };
-        match send_message(channel, self.version, id, message, &[]) {
+        let file = self.file.take();
+        let fds: Vec<_> = file.iter().map(AsFd::as_fd).collect();
+        match send_message(channel, self.version, id, message, &fds) {
+            Err(WireError::Frame(error)) => say(&format_args!("{} is not sent: {error}", message.name())),
             Err(error) if error.would_block() && !matches!(message, FromService::Progress(_)) => {
                 self.lost = true
             }
@@ -121,9 +134,22 @@ impl Driver {
     }
 
     fn order_drain(&mut self, grace_ms: u64) {
-        let drain = Drain::new(Duration::from_millis(grace_ms));
+        let drain = Drain::new(Duration::from_millis(grace_ms), Heir::new(Arc::clone(&self.inbox)));
         self.drain = Some(drain.clone());
         (self.orders)(Order::Drain(drain));
+    }
+
+    fn order_seal(&mut self, cut: bool) {
+        let heir = Heir::new(Arc::clone(&self.inbox));
+        (self.orders)(Order::Seal(Seal { cut, heir }));
+    }
+
+    /// A process that cannot take what was handed over is not fit to follow.
+    fn keep_state(&mut self, state: handoff_protocol::state::State) {
+        match unpack(state, self.file.take()) {
+            Ok(state) => self.state = Some(state),
+            Err(error) => self.unfit(error),
+        }
     }
 
     fn arm_lease(&mut self, lease_ms: u64) {
@@ -155,11 +181,16 @@ impl Driver {
 
     /// Without its lock the process can never write: it says so and ends.
     pub(super) fn lock_failed(&mut self, source: io::Error) {
+        match &self.role {
+            Role::Successor(_) => self.unfit(source.to_string()),
+            Role::Incumbent(_) => self.end(Err(Error::Lock(source))),
+        }
+    }
+
+    fn unfit(&mut self, reason: String) {
         if let Role::Successor(machine) = &mut self.role {
-            let actions = machine.step(successor::Event::Opened(Err(source.to_string())));
+            let actions = machine.step(successor::Event::Opened(Err(reason)));
             self.as_successor(actions);
-        } else {
-            self.end(Err(Error::Lock(source)));
         }
     }
 

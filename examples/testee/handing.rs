@@ -1,0 +1,39 @@
+//! What this release hands over, and what was handed over to it.
+
+use std::sync::Mutex;
+
+use handoff::service::{BoxError, State};
+
+/// What came last, in words.
+#[derive(Default)]
+pub struct Inherited(Mutex<Option<String>>);
+
+impl Inherited {
+    /// Takes it, unless this release refuses.
+    pub fn take(&self, fault: &str, state: State) -> Result<(), BoxError> {
+        if fault == "refuses-state" {
+            return Err(format!("told to refuse format {}", state.format()).into());
+        }
+        let sound = state.content() == content(state.content().len());
+        let told = format!("format {}, {} bytes, sound {sound}", state.format(), state.content().len());
+        *self.0.lock().unwrap() = Some(told);
+        Ok(())
+    }
+
+    pub fn told(&self) -> String {
+        self.0.lock().unwrap().clone().unwrap_or_else(|| "none".to_owned())
+    }
+}
+
+/// What this release hands over, if it does: `hands-over-<bytes>` or `hands-over-and-exits-<bytes>`. The format tells when.
+pub fn state(fault: &str, format: u32) -> Option<State> {
+    let length = fault.strip_prefix("hands-over-")?.rsplit('-').next()?.parse().ok()?;
+    State::new(format, content(length)).ok()
+}
+
+pub const FROM_DRAIN: u32 = 1;
+pub const FROM_SEAL: u32 = 2;
+
+fn content(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at % 251) as u8).collect()
+}

@@ -9,8 +9,8 @@
 //! - Bytes that the process has not read, or that the client has not acknowledged, are work.
 //! - Data that was received after the last data was sent is a request that has no answer yet.
 //! - The kernel's clock for the two ticks every 1 to 10 ms. If both are in the same tick, an acknowledgment that came
-//!   later than the data tells that the client had the answer before it said anything more. Without one, the answer may have
-//!   been to the request before: the connection counts as busy for one second more.
+//!   later than the data tells that the client had the answer before it said anything more. Without one, the answer may
+//!   have been to the request before: the connection counts as busy for one second more.
 //! - An answer that is sent in parts with pauses between them looks finished in the pauses. A client that sends the
 //!   first part of a request and no more looks busy.
 //! - Of a unix connection only the bytes are known: a request that has been read is not seen.
@@ -150,7 +150,8 @@ fn is_at(found: &Found, address: &ListenAddress) -> bool {
 }
 
 /// Whether a listener of the path may be bound to `name`, which an accepted socket has from its listener: the path
-/// itself, a slot's own name `.NAME.SLOT`, or, when that is too long for the kernel, the short one that it had for a moment.
+/// itself, a slot's own name `.NAME.SLOT`, or, when that is too long for the kernel, the short one that it had for a
+/// moment.
 fn is_name_of(path: &Path, name: &OsStr) -> bool {
     let (own, bound) = (path.file_name().unwrap_or_default().as_encoded_bytes(), Path::new(name));
     let slot_name = |name: &OsStr| {

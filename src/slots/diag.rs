@@ -141,7 +141,8 @@ impl Diag {
     }
 
     /// All connections of a family at a local port. v4 clients of a dual-stack listener are of the v6 family. The
-    /// kernel goes through its whole table, and may pass over a socket next to which another one vanishes at that moment.
+    /// kernel goes through its whole table, and may pass over a socket next to which another one vanishes at that
+    /// moment.
     pub(super) fn tcp(&mut self, family: u8, port: u16, with_history: bool) -> io::Result<Vec<Found>> {
         let mut id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
         id.source_port = port;

@@ -19,6 +19,7 @@ use rustix::process::{
 use super::exec::{self, Spec};
 use super::plan::{Plan, VARIABLE};
 use crate::service::ID_VARIABLE;
+use crate::sys::files::raise_files_limit;
 use crate::sys::inherit::{ADOPT_VARIABLE, CHANNEL_VARIABLE};
 use crate::sys::process::{Exit, tree_of};
 
@@ -28,6 +29,8 @@ const KILLED_WITHIN: Duration = Duration::from_secs(5);
 /// The program, and whatever is known of it.
 pub(super) struct Program {
     plan: Plan,
+    /// How many files it may have open.
+    files_limit: u64,
     known: Mutex<Known>,
     changed: Condvar,
 }
@@ -69,7 +72,9 @@ impl Program {
     /// Nothing runs yet. Starts the thread that reaps.
     pub(super) fn new(plan: Plan) -> io::Result<Arc<Self>> {
         set_child_subreaper(Some(getpid()))?;
-        let program = Arc::new(Self { plan, known: Mutex::default(), changed: Condvar::new() });
+        // This process holds what the program has, and what it needs itself.
+        let files_limit = raise_files_limit()?;
+        let program = Arc::new(Self { plan, files_limit, known: Mutex::default(), changed: Condvar::new() });
         let reaper = Arc::clone(&program);
         std::thread::Builder::new().name("handoff-reaper".to_owned()).spawn(move || reaper.reap())?;
         Ok(program)
@@ -90,7 +95,7 @@ impl Program {
             listeners: start.listeners,
             inherited: start.inherited,
             seccomp: start.seccomp,
-            files_limit: None,
+            files_limit: Some(self.files_limit),
         };
         let started = exec::start(spec)?;
         *known = Known { main: Some(started.pid), lives: true, ..Known::default() };

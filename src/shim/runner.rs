@@ -21,8 +21,10 @@ use crate::config::{Adapter, DrainFor};
 use crate::service::{BoxError, Drain, Seal, Server};
 use crate::slots::census::Census;
 
-/// How often it is looked whether the program has finished something.
+/// How often it is looked in the gap whether the program has finished something.
 const TICK: Duration = Duration::from_millis(10);
+/// How often before: to look at all connections takes the kernel some milliseconds on a large machine.
+const DRAIN_TICK: Duration = Duration::from_millis(50);
 /// A request that is as old is a long one, which is waited for before the gap.
 const LONG_REQUEST_MS: u64 = 100;
 /// A queue that was never empty for so long is one that nobody accepts from.
@@ -220,6 +222,21 @@ impl Runner {
     }
 }
 
+impl Runner {
+    /// The grace is over, and clients still use connections that the program will never close by itself. A moment in which none
+    /// of them waits for an answer is the best one to end it.
+    fn await_a_rest(&mut self) -> Result<(), BoxError> {
+        let until = Instant::now() + FINISH_WITHIN;
+        while self.plan.program.drain != DrainFor::Nothing
+            && self.census.oldest_busy_ms(|| self.program.tree())?.is_some()
+            && Instant::now() < until
+        {
+            std::thread::sleep(TICK);
+        }
+        Ok(())
+    }
+}
+
 impl Server for Runner {
     fn drain(&mut self, drain: Drain) -> Result<(), BoxError> {
         loop {
@@ -232,15 +249,17 @@ impl Server for Runner {
                     oldest.is_none_or(|ms| ms < LONG_REQUEST_MS)
                 }
             };
-            if finished || drain.wait(TICK) {
+            if finished || drain.wait(DRAIN_TICK) {
                 return Ok(());
             }
         }
     }
 
     fn seal(&mut self, seal: Seal) -> Result<(), BoxError> {
-        if self.mode == Mode::Exclusive {
-            self.finish(seal.may_cut())?;
+        match self.mode {
+            Mode::Exclusive => self.finish(seal.may_cut())?,
+            Mode::Overlap if seal.may_cut() => self.await_a_rest()?,
+            Mode::Overlap => {}
         }
         self.end()?;
         // What came too late for the program would wait for ever.

@@ -76,15 +76,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn indices_are_those_of_the_model(steps in proptest::collection::vec((any::<bool>(), 0_u64..12), 0..60)) {
+        fn indices_are_those_of_the_model(steps in proptest::collection::vec((0..3, 0_u64..12), 0..60)) {
             let (mut order, mut model) = (Order::default(), Model::default());
-            for (next, (add, pick)) in steps.into_iter().enumerate() {
-                if add {
+            for (next, (kind, pick)) in steps.into_iter().enumerate() {
+                if kind == 0 {
                     order.push(SlotId(next as u64));
                     model.push(SlotId(next as u64));
                 } else if let Some(slot) = order.members().get(pick as usize).copied() {
                     order.remove(slot);
                     model.remove(slot);
+                    if kind == 1 {
+                        // It was shut down, and listens again.
+                        order.push(slot);
+                        model.push(slot);
+                    }
                 }
                 prop_assert_eq!(order.members().len(), model.0.len());
                 for (slot, index) in &model.0 {

@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use proptest::prelude::*;
+
 use handoff::config::ListenAddress;
 use handoff::slots::{Both, Group, Pair, PairState, Side, SlotError, stop_listening};
 
@@ -196,4 +198,63 @@ fn unix_paths_and_several_addresses_switch_together() {
     let stranger = std::os::unix::net::UnixListener::bind(dir.path().join("other")).unwrap();
     let other = Both { address: unix_address(&path), a: stranger.into(), b: held[1].b.try_clone().unwrap() };
     assert!(matches!(Pair::new(vec![other], PairState::new(1)), Err(SlotError::OtherPair { .. })));
+}
+
+/// What may happen to a pair.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Switch(Side),
+    /// By a program, on its own.
+    ShutDown(Side),
+    Reset(Side),
+    /// The holder dies, and another one begins with what was written down.
+    Change,
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let side = || prop_oneof![Just(Side::A), Just(Side::B)];
+    let event = prop_oneof![
+        4 => side().prop_map(Event::Switch),
+        1 => side().prop_map(Event::ShutDown),
+        3 => side().prop_map(Event::Reset),
+        1 => Just(Event::Change),
+    ];
+    proptest::collection::vec(event, 1..25)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_happens_new_connections_come_to_the_active_side(events in events()) {
+        let (held, address) = tcp_pair();
+        let mut pair = Pair::new(copy(&held), PairState::new(1)).unwrap();
+        for event in events {
+            let state = pair.state().clone();
+            let wanted = match event {
+                Event::Switch(side) => state.switched_to(side),
+                Event::ShutDown(side) => {
+                    stop_listening(pair.listeners(side).next().unwrap());
+                    state
+                }
+                Event::Reset(side) => state.with_reset(side),
+                Event::Change => {
+                    drop(pair);
+                    pair = Pair::new(copy(&held), state.clone()).unwrap();
+                    state
+                }
+            };
+            match pair.apply(wanted.clone()) {
+                Ok(_) => {}
+                Err(SlotError::SideNotListening { side, .. }) => {
+                    pair.apply(wanted.with_reset(side)).unwrap();
+                }
+                Err(SlotError::ActiveSide { .. }) => prop_assert!(matches!(event, Event::Reset(_))),
+                Err(error) => panic!("{error}"),
+            }
+            take_all(&held);
+            let active = pair.state().active();
+            let expected = if active == Side::A { [3, 0] } else { [0, 3] };
+            prop_assert_eq!(landed(&pair, address, 3), expected, "after {:?}: {:?}", event, pair.state());
+        }
+    }
 }

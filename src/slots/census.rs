@@ -158,7 +158,10 @@ fn is_name_of(path: &Path, name: &OsStr) -> bool {
         let slot = name.as_encoded_bytes().strip_prefix(b".").and_then(|name| name.strip_prefix(own));
         slot.and_then(|rest| rest.strip_prefix(b".")).is_some_and(is_number)
     };
-    let short_name = |name: &OsStr| name.as_encoded_bytes().strip_prefix(b".handoff-").is_some_and(is_number);
+    let short_name = |name: &OsStr| {
+        let pid_and_slot = name.to_str().and_then(|name| name.strip_prefix(".handoff-")?.split_once('.'));
+        pid_and_slot.is_some_and(|(pid, slot)| is_number(pid.as_bytes()) && is_number(slot.as_bytes()))
+    };
     let may_be_short = path.as_os_str().len() + "..1".len() > UNIX_PATH_MAX_BYTES;
     bound == path
         || bound.parent() == path.parent() && bound.file_name().is_some_and(slot_name)
@@ -299,7 +302,7 @@ mod tests {
         {
             assert!(!is("/run/s.sock", other), "{other}");
         }
-        let short = "/proc/self/fd/7/.handoff-4711";
+        let short = "/proc/self/fd/7/.handoff-4711.2";
         assert!(!is("/run/s.sock", short));
         let longest = format!("/{}", "l".repeat(UNIX_PATH_MAX_BYTES - 1));
         assert!(is(&longest, short));

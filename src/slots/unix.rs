@@ -45,7 +45,7 @@ pub(super) fn listen(path: &Path, slot: SlotId) -> Result<OwnedFd, SlotError> {
     let listener = || -> io::Result<OwnedFd> {
         remove_if_there(&own)?;
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        bind_at(&socket, &own, &directory)?;
+        bind_at(&socket, &own, &directory, slot)?;
         fs::set_permissions(&own, Permissions::from_mode(0o666))?;
         start_listening(&socket, LONGEST_BACKLOG)?;
         Ok(socket)
@@ -143,12 +143,13 @@ fn sibling(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// A name that is too long for the kernel's structure gets a short one in its open directory first.
-fn bind_at(socket: &OwnedFd, own: &Path, directory: &OwnedFd) -> io::Result<()> {
+/// A name that is too long for the kernel's structure gets a short one in its open directory first. The socket is bound to
+/// that one for ever, so it tells the slot too.
+fn bind_at(socket: &OwnedFd, own: &Path, directory: &OwnedFd, slot: SlotId) -> io::Result<()> {
     if own.as_os_str().as_bytes().len() <= UNIX_PATH_MAX_BYTES {
         return Ok(bind(socket, &SocketAddrUnix::new(own)?)?);
     }
-    let short = format!("/proc/self/fd/{}/.handoff-{}", directory.as_raw_fd(), std::process::id());
+    let short = format!("/proc/self/fd/{}/.handoff-{}.{slot}", directory.as_raw_fd(), std::process::id());
     remove_if_there(Path::new(&short))?;
     bind(socket, &SocketAddrUnix::new(&short)?)?;
     fs::rename(short, own)

@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
@@ -177,15 +178,22 @@ fn nobody_comes_to_the_side_that_is_reset() {
 #[test]
 fn unix_paths_and_several_addresses_switch_together() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("s.sock");
+    // As long as a path can be: the slots have short names then.
+    let room = 107 - dir.path().as_os_str().len() - 1;
+    for name in ["s.sock", &"x".repeat(room)] {
+        switch_together(&dir.path().join(name));
+    }
+}
+
+fn switch_together(path: &Path) {
     let (tcp, address) = tcp_pair();
-    let mut group = Group::open(&unix_address(&path)).unwrap();
+    let mut group = Group::open(&unix_address(path)).unwrap();
     let held: Vec<Both> = tcp.into_iter().chain([both(&mut group)]).collect();
     let mut pair = Pair::new(copy(&held), PairState::new(2)).unwrap();
     for side in [Side::A, Side::B, Side::A] {
         let switched = pair.state().switched_to(side);
         pair.apply(switched).unwrap();
-        let mut clients = (UnixStream::connect(&path).unwrap(), TcpStream::connect(address).unwrap());
+        let mut clients = (UnixStream::connect(path).unwrap(), TcpStream::connect(address).unwrap());
         assert_eq!((pair.queue_len(side).unwrap(), pair.queue_len(side.other()).unwrap()), (2, 0));
         let switched = pair.state().switched_to(side.other()).with_reset(side);
         pair.apply(switched).unwrap();
@@ -195,9 +203,10 @@ fn unix_paths_and_several_addresses_switch_together() {
         let flags = rustix::fs::fcntl_getfl(held[1].a.as_fd()).unwrap();
         assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK), "left as it was");
     }
-    let stranger = std::os::unix::net::UnixListener::bind(dir.path().join("other")).unwrap();
-    let other = Both { address: unix_address(&path), a: stranger.into(), b: held[1].b.try_clone().unwrap() };
+    let stranger = std::os::unix::net::UnixListener::bind(path.with_file_name("other")).unwrap();
+    let other = Both { address: unix_address(path), a: stranger.into(), b: held[1].b.try_clone().unwrap() };
     assert!(matches!(Pair::new(vec![other], PairState::new(1)), Err(SlotError::OtherPair { .. })));
+    std::fs::remove_file(path.with_file_name("other")).unwrap();
 }
 
 /// What may happen to a pair.

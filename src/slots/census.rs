@@ -11,6 +11,7 @@
 //! - The kernel's clock for the two ticks every 1 to 10 ms. If both are in the same tick, an acknowledgment that came
 //!   later than the data tells that the client had the answer before it said anything more. Without one, the answer may
 //!   have been to the request before: the connection counts as busy for one second more.
+//! - A connection that is younger than a second and has had no data yet is about to have some: clients connect to ask.
 //! - An answer that is sent in parts with pauses between them looks finished in the pauses. A client that sends the
 //!   first part of a request and no more looks busy.
 //! - Of a unix connection only the bytes are known: a request that has been read is not seen.
@@ -29,7 +30,8 @@ use super::diag::{Cookie, Diag, Found, History, Key, family_of};
 use crate::config::{ListenAddress, UNIX_PATH_MAX_BYTES};
 use crate::sys::process::{HeldSocket, sockets_of};
 
-/// For how long a connection counts as busy whose last request and last answer cannot be put in order.
+/// For how long a connection counts as busy whose last request and last answer cannot be put in order, or that has had
+/// neither yet.
 const TIE_MS: u32 = 1000;
 
 /// Counts the connections of a process tree at some addresses.
@@ -209,6 +211,10 @@ fn classify(unread: u32, unsent: u32, half_closed: bool, history: Option<History
     let tie =
         last_received_ms == last_sent_ms && last_ack_ms >= last_received_ms && last_received_ms < TIE_MS;
     let received_any = bytes_received > u64::from(end);
+    // Since the handshake.
+    if !half_closed && !received_any && segments_sent == 0 && last_sent_ms < TIE_MS {
+        return Some(Work { at_least_ms: 0, at_most_ms: Some(0) });
+    }
     let busy = received_any && (unanswered || tie);
     busy.then_some(Work { at_least_ms: last_received_ms, at_most_ms: Some(last_sent_ms) })
 }
@@ -238,6 +244,7 @@ mod tests {
         let busy = |at_least_ms, at_most_ms| Some(Work { at_least_ms, at_most_ms });
         let fresh =
             History { last_sent_ms: 500, last_received_ms: 500, last_ack_ms: 500, ..History::default() };
+        let stale = History { last_sent_ms: 1000, last_received_ms: 1000, ..fresh };
         let asked = History { last_received_ms: 20, ..AT_REST };
         let first = History { bytes_received: 1, ..fresh };
         let tie = History { last_sent_ms: 80, last_ack_ms: 80, ..AT_REST };
@@ -246,7 +253,9 @@ mod tests {
             ("answered", 0, 0, OPEN, AT_REST, None),
             ("answered, and the client has ended", 0, 0, ENDED, AT_REST, None),
             ("answered, and the end is not read", 1, 0, ENDED, AT_REST, None),
-            ("nothing was ever sent or received", 0, 0, OPEN, fresh, None),
+            ("nothing was sent or received yet", 0, 0, OPEN, fresh, busy(0, Some(0))),
+            ("nothing was ever sent or received", 0, 0, OPEN, stale, None),
+            ("the end came without a request", 0, 0, ENDED, fresh, None),
             ("only the end was received", 1, 0, ENDED, first, None),
             ("unread", 1, 0, OPEN, AT_REST, busy(80, None)),
             ("unread before the end", 2, 0, ENDED, AT_REST, busy(80, None)),

@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::log;
 use crate::traffic::{ConnectionEntry, RequestEntry};
 
 /// How the server treats its connections.

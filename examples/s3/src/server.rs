@@ -17,10 +17,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::BoxError;
 use crate::connection::{self, Gate};
 use crate::store::Store;
 use crate::traffic::Traffic;
+use crate::{BoxError, log};
 
 /// How much longer a drain may take so that the seal finds nothing to wait for.
 const LULL: Duration = Duration::from_millis(50);

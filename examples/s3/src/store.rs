@@ -13,6 +13,8 @@ use s3s::dto::*;
 use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
 
+use crate::log;
+
 /// A [`FileSystem`] that syncs what it writes. Exactly one may exist for a directory.
 #[derive(Debug)]
 pub(crate) struct Store {

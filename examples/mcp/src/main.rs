@@ -1,0 +1,92 @@
+//! `mcp-server`: the command line, and the life of the server from its start to the end of its turn.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser};
+use handoff::service::tokio::{self as service, BoxError, Drain, Seal, Server, State};
+use handoff_example_mcp::server::McpServer;
+use handoff_example_mcp::stamp::Stamp;
+use handoff_example_mcp::{log, rehearsal};
+
+/// An MCP server with a few tools, whose binary can be replaced while it serves.
+#[derive(Debug, Parser)]
+#[command(name = "mcp-server")]
+struct Args {
+    /// Address to listen on when no supervisor hands a listener over.
+    #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDRESS")]
+    listen: SocketAddr,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let release = match Stamp::current() {
+        Ok(release) => release,
+        Err(error) => return failed(&error.into()),
+    };
+    let matches = Args::command().version(release.version.clone()).get_matches();
+    let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match run(args, release).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &BoxError) -> ExitCode {
+    log!("mcp-server: {error}");
+    ExitCode::FAILURE
+}
+
+async fn run(args: Args, release: Stamp) -> Result<(), BoxError> {
+    let mut starting = service::start().await?;
+    let listener = starting.tcp_listener("mcp", &args.listen.to_string())?;
+    // There is no data that two processes could spoil.
+    let begun = starting.begin(None).await?;
+    let mut server = McpServer::new(&release.version, listener);
+    if let Err(error) = rehearsal::before_ready(release.fault).await {
+        return Err(begun.unhealthy(&error.to_string()).await.into());
+    }
+    server.serve()?;
+    let serving = begun.ready().await?;
+    log!("mcp-server {} serves on {}", release.version, server.local_addr()?);
+    rehearsal::after_ready(release.fault);
+
+    serving.run_until(Upgradable(server), told_to_stop()).await?;
+    log!("mcp-server {} has handed over", release.version);
+    Ok(())
+}
+
+/// Completes at Ctrl-C and at SIGTERM.
+async fn told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// What a supervisor asks of the server, in the words of the server.
+struct Upgradable(McpServer);
+
+impl Server for Upgradable {
+    async fn drain(&mut self, drain: Drain) -> Result<(), BoxError> {
+        self.0.drain(&drain).await
+    }
+
+    async fn seal(&mut self, seal: Seal) -> Result<(), BoxError> {
+        self.0.seal(&seal).await
+    }
+
+    async fn resume(&mut self) -> Result<(), BoxError> {
+        Ok(self.0.serve()?)
+    }
+
+    async fn take_over(&mut self, state: State) -> Result<(), BoxError> {
+        self.0.take_over(&state)
+    }
+}

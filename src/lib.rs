@@ -16,6 +16,8 @@ mod crash_points;
 #[cfg(all(feature = "crash-points", feature = "supervisor"))]
 pub mod crash_test;
 #[cfg(feature = "supervisor")]
+pub mod doctor;
+#[cfg(feature = "supervisor")]
 pub mod journal;
 #[cfg(feature = "supervisor")]
 pub mod keeper;

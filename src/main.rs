@@ -8,6 +8,7 @@ fn main() -> ExitCode {
         Some(verb) if verb == handoff::keeper::VERB => handoff::keeper::main(),
         Some(verb) if verb == handoff::shim::VERB => handoff::shim::main(),
         Some(verb) if verb == handoff::shim::exec::VERB => handoff::shim::exec::main(),
+        Some(verb) if verb == handoff::shim::trial::VERB => handoff::shim::trial::main(),
         _ => handoff::cli::main(),
     }
 }

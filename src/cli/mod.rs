@@ -5,6 +5,7 @@ mod check;
 mod completions;
 mod crash_test;
 mod daemon;
+mod doctor;
 mod exit;
 mod follow;
 mod human;
@@ -48,6 +49,7 @@ Environment:
 
 Examples:
   handoff check                        are the service files right?
+  handoff doctor s3                    which adapter can its program use?
   handoff daemon                       run the supervisor in the foreground
   handoff upgrade s3 --binary ./s3-v2  replace the binary, drop nothing
   handoff status s3                    what runs, and how the last upgrade ended";
@@ -97,6 +99,7 @@ enum Verb {
     Upgrade(upgrade::Arguments),
     Cancel(cancel::Arguments),
     Logs(logs::Arguments),
+    Doctor(doctor::Arguments),
     CrashTest(crash_test::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
@@ -134,6 +137,7 @@ fn perform(cli: Cli, out: &mut Output) -> Result<Exit, Failure> {
         Verb::Upgrade(arguments) => upgrade::run(&arguments, &dirs()?, out),
         Verb::Cancel(arguments) => cancel::run(&arguments, &dirs()?, out),
         Verb::Logs(arguments) => logs::run(&arguments, &dirs()?, out),
+        Verb::Doctor(arguments) => doctor::run(&arguments, &dirs()?, out),
         Verb::CrashTest(arguments) => crash_test::run(arguments, out),
         Verb::Completions(arguments) => completions::run(&arguments, out),
         Verb::Man(arguments) => man::run(&arguments, out),
@@ -152,6 +156,7 @@ impl Verb {
             Verb::Upgrade(arguments) => arguments.json.json,
             Verb::Cancel(arguments) => arguments.json.json,
             Verb::Logs(arguments) => arguments.json.json,
+            Verb::Doctor(arguments) => arguments.json.json,
             Verb::CrashTest(arguments) => arguments.json(),
             Verb::Daemon(_) | Verb::Completions(_) | Verb::Man(_) => false,
         }

@@ -126,6 +126,15 @@ impl Adapter {
     pub fn is_foreign(self) -> bool {
         matches!(self, Self::ListenFds | Self::Inject)
     }
+
+    /// As a service file spells it.
+    pub fn spelling(self) -> &'static str {
+        match self {
+            Self::Handoff => "handoff",
+            Self::ListenFds => "listen-fds",
+            Self::Inject => "inject",
+        }
+    }
 }
 
 /// What happens when the incumbent has not finished its requests within the drain grace.

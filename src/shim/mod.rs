@@ -31,6 +31,7 @@ pub mod plan;
 mod program;
 mod runner;
 mod swap;
+pub mod trial;
 
 use std::path::Path;
 use std::process::ExitCode;

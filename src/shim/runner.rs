@@ -32,7 +32,7 @@ const ACCEPTS_WITHIN: Duration = Duration::from_millis(200);
 /// How long short requests may take in the gap.
 const FINISH_WITHIN: Duration = Duration::from_secs(4);
 /// How long the program may take to end in order, and then is killed. With the one above shorter than the limit of a seal.
-const END_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const END_WITHIN: Duration = Duration::from_secs(5);
 /// A program that has not bound its listeners by then never will.
 const BIND_WITHIN: Duration = Duration::from_secs(60);
 
@@ -284,7 +284,7 @@ impl Server for Runner {
     }
 }
 
-fn early_end(known: &Known) -> String {
+pub(super) fn early_end(known: &Known) -> String {
     let ended = known.ended.map_or_else(|| "ended".to_owned(), |exit| exit.to_string());
     match known.status.as_str() {
         "" => format!("the program {ended} before it was ready"),

@@ -66,10 +66,7 @@ impl Group {
     /// Binds an address that nobody may have yet, and listens with a first slot that gets all connections. A stale unix
     /// socket, at which nobody answers, is replaced.
     pub fn open(address: &ListenAddress) -> Result<Group, SlotError> {
-        match address {
-            ListenAddress::Unix(path) => unix::check_free(path)?,
-            _ => tcp::check_free(address)?,
-        }
+        check_free(address)?;
         let first = SlotId(1);
         let mut group = Group {
             address: address.clone(),
@@ -288,6 +285,11 @@ impl Group {
 pub struct Place(SlotId);
 
 impl Place {
+    /// At this slot.
+    pub(crate) fn at(slot: SlotId) -> Self {
+        Self(slot)
+    }
+
     /// Where it leads now.
     pub fn of(address: &ListenAddress) -> Option<Self> {
         match address {
@@ -302,6 +304,14 @@ impl Place {
             ListenAddress::Unix(path) => unix::put_in_place(path, self.0),
             _ => Ok(()),
         }
+    }
+}
+
+/// Refuses an address that somebody has. Takes nothing.
+pub fn check_free(address: &ListenAddress) -> Result<(), SlotError> {
+    match address {
+        ListenAddress::Unix(path) => unix::check_free(path),
+        _ => tcp::check_free(address),
     }
 }
 

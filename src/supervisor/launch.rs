@@ -14,7 +14,7 @@ use handoff_protocol::supervisor::{Event, Target};
 use super::listening::Listening;
 use super::party::{Parts, Party};
 use super::service::Service;
-use crate::config::check_binary;
+use crate::config::{self, check_binary};
 use crate::crash_points::{crash_point, passed_on};
 use crate::journal::unix_ms;
 use crate::service::ID_VARIABLE;
@@ -147,14 +147,10 @@ impl Service {
     }
 
     fn environment(&self, id: HandoffId) -> Environment {
-        let inherited = INHERITED.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
-        let own = self.config.env.iter().map(|(name, value)| (name.into(), value.into()));
-        let inherited = inherited.filter(|(name, _): &(OsString, OsString)| {
-            !self.config.env.keys().any(|own| name.as_os_str() == own.as_str())
-        });
         let adopt = self.shared.dirs.adopt_socket(id).into_os_string();
         let given = [(ID_VARIABLE.into(), id.to_string().into()), (ADOPT_VARIABLE.into(), adopt)];
-        inherited.chain(own).chain(given).chain(self.for_stream()).chain(passed_on()).collect()
+        let configured = environment_of(&self.config);
+        configured.chain(given).chain(self.for_stream()).chain(passed_on()).collect()
     }
 
     /// On a stream no descriptor can be sent: the listeners are inherited.
@@ -170,6 +166,15 @@ impl Service {
             ("LISTEN_FDNAMES".into(), joined.into()),
         ]
     }
+}
+
+/// The environment that the file of a service gives it, as this process would: what comes from the handoff is not in it.
+pub(crate) fn environment_of(
+    config: &config::Service,
+) -> impl Iterator<Item = (OsString, OsString)> + use<'_> {
+    let inherited = INHERITED.iter().filter(|name| !config.env.contains_key(**name));
+    let inherited = inherited.filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
+    inherited.chain(config.env.iter().map(|(name, value)| (name.into(), value.into())))
 }
 
 /// A process that was just started cannot have been mistaken for another, since nobody has waited for it yet.

@@ -23,3 +23,4 @@ mod systemd;
 mod timeline;
 
 pub use daemon::{Error, run};
+pub(crate) use launch::environment_of;

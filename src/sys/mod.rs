@@ -23,6 +23,8 @@ pub mod listen_fds;
 #[cfg(feature = "supervisor")]
 pub mod log_pipe;
 #[cfg(feature = "supervisor")]
+pub mod network;
+#[cfg(feature = "supervisor")]
 pub mod owner;
 #[cfg(feature = "supervisor")]
 pub mod readable;

@@ -1,0 +1,288 @@
+//! What can be said of a program without starting it.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::getxattr;
+use rustix::process::Signal;
+use rustix::thread::{CapabilitySet, capabilities};
+
+use crate::config::{Service, check_binary};
+use crate::shim::exec::{self, Spec};
+use crate::sys::process::{kill, reap_blocking};
+
+/// Where the kernel says which answers a seccomp filter can give.
+const ACTIONS: &str = "/proc/sys/kernel/seccomp/actions_avail";
+/// A script names its interpreter within as many bytes.
+const FIRST_LINE_MAX: usize = 256;
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Looks {
+    /// What the program is.
+    pub kind: String,
+    /// Why it cannot be started at all; each a clause without a full stop.
+    pub faults: Vec<String>,
+    /// Why `inject` cannot work.
+    pub no_inject: Option<String>,
+    /// What to know about it besides.
+    pub remarks: Vec<String>,
+    /// Whether it gains privilege when it is executed.
+    pub gains_privilege: bool,
+}
+
+/// Looks at the program of a service. Starts nothing of it.
+pub fn look(service: &Service, binary: &Path) -> Looks {
+    let mut looks = Looks::default();
+    if let Err(error) = check_binary(binary) {
+        looks.faults.push(format!("{error}; {}", error.hint()));
+    }
+    if !service.working_dir.is_dir() {
+        looks.faults.push(format!("its working directory {:?} is no directory", service.working_dir));
+    }
+    match Kind::of(binary) {
+        Ok(kind) => judge(&mut looks, &kind, service),
+        Err(_) if !looks.faults.is_empty() => {}
+        // Who may execute a file need not be allowed to read it.
+        Err(error) => looks.remarks.push(format!("it cannot be read ({error}), so what it is is not known")),
+    }
+    look_for_privilege(&mut looks, binary);
+    if let Err(why) = can_inject() {
+        looks.no_inject.get_or_insert(why);
+    }
+    looks
+}
+
+fn judge(looks: &mut Looks, kind: &Kind, service: &Service) {
+    looks.kind = kind.to_string();
+    match kind {
+        Kind::Elf { bits, machine, loader } => {
+            judge_elf(looks, *bits, *machine);
+            if let Some(loader) = loader.as_ref().filter(|loader| !loader.exists()) {
+                looks.faults.push(format!("the loader that it names, {loader:?}, does not exist; was it built for another system?"));
+            }
+        }
+        Kind::Script { interpreter, argument } => {
+            if let Err(error) = check_binary(interpreter) {
+                looks.faults.push(format!("the interpreter of its first line cannot be used: {error}"));
+            } else if let Ok(Kind::Elf { bits, machine, .. }) = Kind::of(interpreter) {
+                judge_elf(looks, bits, machine);
+            }
+            if let Some(name) = argument.as_ref().filter(|_| interpreter.ends_with("env"))
+                && !name.starts_with('-')
+                && !is_in_path(name, service)
+            {
+                looks.faults.push(format!("its first line asks env for {name:?}, which is not in the PATH of the service"));
+            }
+        }
+        Kind::Other => looks.faults.push(
+            "it is neither an ELF file nor a script with #! in its first line, so the kernel does not execute it".to_owned(),
+        ),
+    }
+}
+
+fn judge_elf(looks: &mut Looks, bits: u8, machine: u16) {
+    match (bits, MACHINES.iter().find(|(number, _)| *number == machine)) {
+        (32, _) => {
+            looks.no_inject = Some(
+                "it is a 32-bit program, whose system calls the filter passes without a look".to_owned(),
+            );
+        }
+        (_, Some((_, name))) if *name == std::env::consts::ARCH => {}
+        // It may be carried out by an emulator, which is none of ours.
+        (_, known) => looks.remarks.push(format!(
+            "it is made for {}, and this machine is {}",
+            known.map_or("another machine", |(_, name)| *name),
+            std::env::consts::ARCH
+        )),
+    }
+}
+
+fn look_for_privilege(looks: &mut Looks, binary: &Path) {
+    let mode = fs::metadata(binary).map_or(0, |found| found.permissions().mode());
+    let mut what = Vec::new();
+    if mode & 0o4000 != 0 {
+        what.push("the setuid bit");
+    }
+    if mode & 0o2010 == 0o2010 {
+        what.push("the setgid bit");
+    }
+    let mut value = [0_u8; 64];
+    if getxattr(binary, c"security.capability", &mut value[..]).is_ok() {
+        what.push("file capabilities");
+    }
+    if what.is_empty() {
+        return;
+    }
+    looks.gains_privilege = true;
+    let what = what.join(" and ");
+    looks.remarks.push(match has_admin() {
+        true => format!(
+            "it has {what}: with inject they count only as long as the daemon has CAP_SYS_ADMIN, as this process has"
+        ),
+        false => format!(
+            "it has {what}, which inject takes away (no_new_privs), as this process has no CAP_SYS_ADMIN; use listen-fds, or give \
+             CAP_SYS_ADMIN to the daemon"
+        ),
+    });
+}
+
+fn has_admin() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
+/// Whether a filter can be put on a process of this one. Tried with a program that does nothing: this one.
+fn can_inject() -> Result<(), String> {
+    if fs::read_to_string(ACTIONS)
+        .is_ok_and(|actions| !actions.split_whitespace().any(|it| it == "user_notif"))
+    {
+        return Err(format!(
+            "this kernel cannot hand system calls to another program: no user_notif in {ACTIONS}"
+        ));
+    }
+    let attempt = || -> io::Result<()> {
+        let null = OwnedFd::from(File::options().write(true).open("/dev/null")?);
+        let started = exec::start(Spec {
+            binary: std::env::current_exe()?,
+            args: vec!["--version".into()],
+            env: Vec::new(),
+            working_dir: "/".into(),
+            stdout: null.try_clone()?,
+            stderr: null,
+            listeners: Vec::new(),
+            inherited: Vec::new(),
+            seccomp: true,
+            files_limit: None,
+        })?;
+        let _ = kill(&started.pidfd, Signal::KILL);
+        reap_blocking(std::os::fd::AsFd::as_fd(&started.pidfd)).map(drop)
+    };
+    attempt().map_err(|error| error.to_string())
+}
+
+fn is_in_path(name: &str, service: &Service) -> bool {
+    let path = service.env.get("PATH").map(Into::into).or_else(|| std::env::var_os("PATH"));
+    std::env::split_paths(&path.unwrap_or_default())
+        .any(|directory| check_binary(&directory.join(name)).is_ok())
+}
+
+/// What the kernel takes a file for.
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    Elf { bits: u8, machine: u16, loader: Option<PathBuf> },
+    Script { interpreter: PathBuf, argument: Option<String> },
+    Other,
+}
+
+/// Values of `e_machine`, with the names that Rust gives them.
+const MACHINES: [(u16, &str); 7] = [
+    (3, "x86"),
+    (40, "arm"),
+    (62, "x86_64"),
+    (183, "aarch64"),
+    (243, "riscv64"),
+    (21, "powerpc64"),
+    (22, "s390x"),
+];
+
+impl Kind {
+    fn of(path: &Path) -> io::Result<Kind> {
+        let mut head = Vec::new();
+        // The program headers follow right behind the header, in what linkers make.
+        File::open(path)?.take(8192).read_to_end(&mut head)?;
+        Ok(Kind::read(&head))
+    }
+
+    fn read(head: &[u8]) -> Kind {
+        if let Some(line) = head.strip_prefix(b"#!") {
+            let line = &line[..line.len().min(FIRST_LINE_MAX)];
+            let line = String::from_utf8_lossy(line.split(|byte| *byte == b'\n').next().unwrap_or_default());
+            let mut words = line.split_whitespace();
+            let interpreter = PathBuf::from(words.next().unwrap_or_default());
+            return Kind::Script { interpreter, argument: words.next().map(str::to_owned) };
+        }
+        let Some(rest) = head.strip_prefix(b"\x7fELF") else { return Kind::Other };
+        let bits = if rest.first() == Some(&1) { 32 } else { 64 };
+        let little = rest.get(1) != Some(&2);
+        let number = |at: usize, len: usize| {
+            let bytes = head.get(at..at + len)?.iter();
+            let bytes: Vec<u8> =
+                if little { bytes.rev().copied().collect() } else { bytes.copied().collect() };
+            Some(bytes.iter().fold(0_u64, |value, byte| value << 8 | u64::from(*byte)))
+        };
+        let machine = number(18, 2).unwrap_or(0) as u16;
+        let loader = if bits == 64 { loader(head, &number) } else { None };
+        Kind::Elf { bits, machine, loader }
+    }
+}
+
+/// `PT_INTERP` of an ELF file of 64 bits.
+fn loader(head: &[u8], number: &dyn Fn(usize, usize) -> Option<u64>) -> Option<PathBuf> {
+    const PT_INTERP: u64 = 3;
+    let (first, size, count) = (number(32, 8)? as usize, number(54, 2)? as usize, number(56, 2)? as usize);
+    let at = (0..count).map(|index| first.saturating_add(index * size));
+    let at = at.into_iter().find(|at| *at < head.len() && number(*at, 4) == Some(PT_INTERP))?;
+    let (offset, len) = (number(at + 8, 8)? as usize, number(at + 32, 8)? as usize);
+    let text = head.get(offset..offset.checked_add(len)?)?.strip_suffix(b"\0")?;
+    Some(PathBuf::from(String::from_utf8_lossy(text).into_owned()))
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Kind::Elf { bits, machine, loader } => {
+                let name = MACHINES.iter().find(|(number, _)| number == machine);
+                let name = name.map_or_else(|| format!("machine {machine}"), |(_, name)| (*name).to_owned());
+                let linked = if loader.is_some() { "dynamic" } else { "without a loader" };
+                write!(f, "an ELF program of {bits} bits for {name}, {linked}")
+            }
+            Kind::Script { interpreter, argument } => {
+                write!(f, "a script for {}", interpreter.display())?;
+                argument.as_ref().map_or(Ok(()), |argument| write!(f, " {argument}"))
+            }
+            Kind::Other => f.write_str("a file of an unknown kind"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds() {
+        let script = |interpreter: &str, argument: Option<&str>| Kind::Script {
+            interpreter: interpreter.into(),
+            argument: argument.map(str::to_owned),
+        };
+        assert_eq!(Kind::read(b"#!/bin/sh\nexit"), script("/bin/sh", None));
+        assert_eq!(Kind::read(b"#! /usr/bin/env python3 \n"), script("/usr/bin/env", Some("python3")));
+        assert_eq!(Kind::read(b"echo"), Kind::Other);
+        let mut elf = b"\x7fELF\x01\x01".to_vec();
+        elf.resize(18, 0);
+        elf.extend([3, 0]);
+        assert_eq!(Kind::read(&elf), Kind::Elf { bits: 32, machine: 3, loader: None });
+        for len in 0..elf.len() {
+            // Nothing of it is taken for granted.
+            let _ = Kind::read(&elf[..len]);
+        }
+    }
+
+    #[test]
+    fn this_program_is_one_for_this_machine() {
+        let kind = Kind::of(&std::env::current_exe().unwrap()).unwrap();
+        let Kind::Elf { bits: 64, machine, loader } = kind else { panic!("{kind:?}") };
+        assert!(MACHINES.contains(&(machine, std::env::consts::ARCH)));
+        assert!(loader.is_none_or(|loader| loader.exists()));
+    }
+
+    #[test]
+    fn a_32_bit_program_cannot_be_seen_by_inject() {
+        let mut looks = Looks::default();
+        judge_elf(&mut looks, 32, 3);
+        assert!(looks.no_inject.unwrap().contains("32-bit"));
+    }
+}

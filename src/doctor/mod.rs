@@ -1,0 +1,173 @@
+//! Which adapter a program can use: found out by looking at it, and by trying it out where it cannot disturb the service.
+
+mod advice;
+mod looks;
+mod trial;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::config::{Adapter, ListenAddress, Mode, Service};
+use crate::shim::trial::Tried;
+use crate::slots::check_free;
+pub use looks::{Looks, look};
+use trial::{Bench, Network, Outcome};
+
+/// How to examine.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    /// The program, if it is not the one of the service file.
+    pub binary: PathBuf,
+    /// How long each trial may take.
+    pub limit: Duration,
+    /// Run the program although it may be a second one on the same data.
+    pub run_anyway: bool,
+    /// Whether the daemon says that the service runs, if there is a daemon.
+    pub daemon_says: Option<bool>,
+}
+
+/// What the program can use, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Diagnosis {
+    /// The name of the service.
+    pub service: String,
+    /// The program.
+    pub binary: PathBuf,
+    /// What it is.
+    pub kind: String,
+    /// The adapter of the service file.
+    pub configured: Adapter,
+    /// One finding for each adapter.
+    pub adapters: Vec<Finding>,
+    /// Whether the trials were in a network of their own; not said if nothing was tried.
+    pub own_network: Option<bool>,
+    /// What to know besides; sentences without a full stop.
+    pub remarks: Vec<String>,
+    /// The adapter to use.
+    pub advised: Option<Adapter>,
+    /// A sentence that says it, and what to put into the service file.
+    pub advice: String,
+}
+
+/// What is known of one adapter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Which.
+    pub adapter: Adapter,
+    /// Whether it works.
+    pub verdict: Verdict,
+    /// What shows that; a clause without a full stop.
+    pub why: String,
+    /// What was seen, if it was tried.
+    #[serde(skip)]
+    pub tried: Option<Tried>,
+}
+
+/// Whether an adapter works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It does.
+    Works,
+    /// It does not.
+    DoesNot,
+    /// That is not known.
+    NotTried,
+}
+
+impl Diagnosis {
+    /// Whether the adapter that the service file names works.
+    pub fn is_good(&self) -> bool {
+        self.adapters.iter().any(|it| it.adapter == self.configured && it.verdict == Verdict::Works)
+    }
+}
+
+/// Examines the program of a service. Blocks for some seconds. Writes nothing that outlives it; the program may.
+pub fn examine(service: &Service, choice: &Choice) -> Diagnosis {
+    let looks = look(service, &choice.binary);
+    let (outcomes, own_network) = match obstacle(service, choice, &looks) {
+        Some((verdict, why)) => (ADAPTERS.map(|adapter| finding(adapter, verdict, why.clone())), None),
+        None => try_all(service, choice, &looks),
+    };
+    advice::diagnosis(service, choice, looks, outcomes, own_network)
+}
+
+/// In the order in which they are to be preferred.
+const ADAPTERS: [Adapter; 3] = [Adapter::Handoff, Adapter::ListenFds, Adapter::Inject];
+
+fn finding(adapter: Adapter, verdict: Verdict, why: String) -> Finding {
+    Finding { adapter, verdict, why, tried: None }
+}
+
+/// Why nothing is to be tried.
+fn obstacle(service: &Service, choice: &Choice, looks: &Looks) -> Option<(Verdict, String)> {
+    if !looks.faults.is_empty() {
+        return Some((Verdict::DoesNot, looks.faults.join("; ")));
+    }
+    let running = running(service, choice.daemon_says);
+    if service.mode == Mode::Exclusive && !choice.run_anyway {
+        let danger = "in exclusive mode a second program on the same data is a danger";
+        let remedy = "stop the service, or say --yes-run-it if the program does no harm beside it";
+        match running {
+            Running::No => {}
+            Running::Yes(why) => return Some((Verdict::NotTried, format!("{why}, and {danger}; {remedy}"))),
+            Running::Unknown => {
+                let why =
+                    "without a daemon and without a listener it cannot be known whether the service runs";
+                return Some((Verdict::NotTried, format!("{why}, and {danger}; {remedy}")));
+            }
+        }
+    }
+    // A path is the same in every network, and a trial would take it from the service.
+    let paths =
+        service.listeners.iter().filter(|listener| matches!(listener.address, ListenAddress::Unix(_)));
+    let taken = paths.filter_map(|listener| check_free(&listener.address).err()).next()?;
+    Some((
+        Verdict::NotTried,
+        format!("{taken}; a path cannot be had twice, so the service must be stopped for a trial"),
+    ))
+}
+
+enum Running {
+    Yes(String),
+    No,
+    Unknown,
+}
+
+/// Its keeper holds the listeners of a service that runs, also when there is no daemon.
+fn running(service: &Service, daemon_says: Option<bool>) -> Running {
+    let taken = service.listeners.iter().find_map(|listener| check_free(&listener.address).err());
+    match (daemon_says, taken) {
+        (Some(true), _) => Running::Yes("the service runs".to_owned()),
+        (_, Some(taken)) => Running::Yes(format!("something runs already: {taken}")),
+        (Some(false), None) => Running::No,
+        (None, None) if service.listeners.is_empty() => Running::Unknown,
+        (None, None) => Running::No,
+    }
+}
+
+fn try_all(service: &Service, choice: &Choice, looks: &Looks) -> ([Finding; 3], Option<bool>) {
+    let bench = match Bench::new(service, choice, looks) {
+        Ok(bench) => bench,
+        Err(why) => return (ADAPTERS.map(|adapter| finding(adapter, Verdict::NotTried, why.clone())), None),
+    };
+    let mut network = None;
+    let findings = ADAPTERS.map(|adapter| {
+        if adapter == Adapter::Inject
+            && let Some(why) = &looks.no_inject
+        {
+            return finding(adapter, Verdict::DoesNot, why.clone());
+        }
+        match bench.attempt(adapter) {
+            Outcome::NotTried(why) => finding(adapter, Verdict::NotTried, why),
+            Outcome::Tried(tried, used) => {
+                network = Some(used == Network::Own);
+                let verdict = if tried.works { Verdict::Works } else { Verdict::DoesNot };
+                Finding { tried: Some(tried.clone()), ..finding(adapter, verdict, tried.why) }
+            }
+        }
+    });
+    (findings, network)
+}

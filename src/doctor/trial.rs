@@ -1,0 +1,200 @@
+//! Starts a process for each trial, and hears what came of it.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use handoff_protocol::frame::Transport;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal;
+
+use super::Choice;
+use super::looks::Looks;
+use crate::config::{Adapter, ListenAddress, Service};
+use crate::shim::plan::Plan;
+use crate::shim::trial::{Answer, Order, Tried, VERB};
+use crate::slots::check_free;
+use crate::supervisor::environment_of;
+use crate::sys::channel::Channel;
+use crate::sys::process::{kill, reap_blocking};
+use crate::sys::spawn::{SpawnSpec, spawn};
+
+/// What a trial needs beyond the time of the program: to start, to stop it, to clean up.
+const BESIDES: Duration = Duration::from_secs(20);
+/// How much of what a program wrote is told when it does not work.
+const LAST_WORDS_MAX: u64 = 2048;
+
+/// Where a trial takes place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Network {
+    /// In one of its own, where nobody has the addresses.
+    Own,
+    /// In that of this process.
+    Host,
+}
+
+/// What came of a trial.
+pub(super) enum Outcome {
+    NotTried(String),
+    Tried(Tried, Network),
+}
+
+/// What the trials of a service share. With it goes what they left.
+pub(super) struct Bench<'a> {
+    service: &'a Service,
+    choice: &'a Choice,
+    watches: bool,
+    directory: PathBuf,
+}
+
+impl<'a> Bench<'a> {
+    pub(super) fn new(service: &'a Service, choice: &'a Choice, looks: &Looks) -> Result<Self, String> {
+        let directory = std::env::temp_dir().join(format!("handoff-doctor-{}", std::process::id()));
+        // Whoever made it before is not trusted.
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&directory)
+            .map_err(|error| format!("cannot create {directory:?}: {error}"))?;
+        let watches = looks.no_inject.is_none() && !looks.gains_privilege;
+        Ok(Self { service, choice, watches, directory })
+    }
+
+    /// In a network of its own if that is permitted; else here, if the addresses are free.
+    pub(super) fn attempt(&self, adapter: Adapter) -> Outcome {
+        let why_not = match self.is_for_own_network() {
+            Ok(()) => match self.attempt_in(Network::Own, adapter) {
+                Ok(Answer::NoNetwork(error)) => format!(
+                    "it is not permitted to make a network for the trial ({error}): be root, or permit user namespaces"
+                ),
+                other => return outcome(other, Network::Own),
+            },
+            Err(why) => why,
+        };
+        let taken = self.service.listeners.iter().find_map(|listener| check_free(&listener.address).err());
+        match taken {
+            None => outcome(self.attempt_in(Network::Host, adapter), Network::Host),
+            Some(taken) => {
+                Outcome::NotTried(format!("{taken}, and {why_not}; or stop the service for the trial"))
+            }
+        }
+    }
+
+    /// Only the addresses of the loopback device are there.
+    fn is_for_own_network(&self) -> Result<(), String> {
+        let elsewhere = self.service.listeners.iter().find(|listener| match &listener.address {
+            ListenAddress::Tcp(address) => !address.ip().is_loopback() && !address.ip().is_unspecified(),
+            ListenAddress::DualStack { .. } | ListenAddress::Unix(_) => false,
+        });
+        elsewhere.map_or(Ok(()), |listener| {
+            Err(format!(
+                "a network that is made for the trial does not have the address {}",
+                listener.address
+            ))
+        })
+    }
+
+    fn attempt_in(&self, network: Network, adapter: Adapter) -> io::Result<Answer> {
+        let written = self.directory.join("output");
+        // Each trial begins with an empty one.
+        let output = OwnedFd::from(File::create(&written)?);
+        let (channel, theirs) = Channel::pair()?;
+        let order = serde_json::to_string(&self.order(network, adapter))?;
+        let spawned = spawn(SpawnSpec {
+            binary: std::env::current_exe()?,
+            args: vec![VERB.into(), order.into()],
+            env: environment_of(self.service).collect(),
+            working_dir: "/".into(),
+            stdout: output.try_clone()?,
+            stderr: output,
+            channel: Some(theirs),
+            files_limit: None,
+        })?;
+        let answer = hear(&channel, self.choice.limit * 2 + BESIDES);
+        if answer.is_err() {
+            let _ = kill(&spawned.pidfd, Signal::TERM);
+            if !ends_within(&spawned.pidfd, BESIDES) {
+                let _ = kill(&spawned.pidfd, Signal::KILL);
+            }
+        }
+        reap_blocking(spawned.pidfd.as_fd())?;
+        let mut answer = answer?;
+        if let Answer::Tried(tried) = &mut answer
+            && tried.ended
+            && let Some(words) = last_words(&written)
+        {
+            tried.why.push_str(&format!("; its last words: {words}"));
+        }
+        Ok(answer)
+    }
+
+    fn order(&self, network: Network, adapter: Adapter) -> Order {
+        let (shared, own) = (self.directory.clone(), self.directory.join("trial"));
+        let plan = Plan { adapter, ..Plan::new(self.service, self.choice.binary.clone(), shared, own) };
+        Order {
+            parent: std::process::id(),
+            plan,
+            own_network: network == Network::Own,
+            watches: self.watches,
+            stream: self.service.channel == Transport::Stream,
+            limit: self.choice.limit,
+        }
+    }
+}
+
+impl Drop for Bench<'_> {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn outcome(answer: io::Result<Answer>, network: Network) -> Outcome {
+    match answer {
+        Ok(Answer::Tried(tried)) => Outcome::Tried(tried, network),
+        Ok(Answer::NotTried(why) | Answer::NoNetwork(why)) => Outcome::NotTried(why),
+        Err(error) => Outcome::NotTried(format!("the trial itself failed: {error}")),
+    }
+}
+
+fn hear(channel: &Channel, limit: Duration) -> io::Result<Answer> {
+    if !is_readable(channel, limit)? {
+        return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}")));
+    }
+    let mut buffer = Vec::new();
+    let packet = channel.recv(&mut buffer)?;
+    let packet = packet.ok_or_else(|| io::Error::other("it ended without an answer"))?;
+    serde_json::from_slice(&buffer[..packet.len]).map_err(io::Error::other)
+}
+
+fn ends_within(pidfd: &OwnedFd, limit: Duration) -> bool {
+    is_readable(pidfd, limit).unwrap_or(false)
+}
+
+fn is_readable(fd: impl AsFd, limit: Duration) -> io::Result<bool> {
+    let until = Instant::now() + limit;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The last line that a program wrote.
+fn last_words(path: &std::path::Path) -> Option<String> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut file = File::open(path).ok()?;
+    let len = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(len.saturating_sub(LAST_WORDS_MAX))).ok()?;
+    let mut bytes = Vec::new();
+    file.take(LAST_WORDS_MAX).read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let line =
+        text.lines().map(str::trim).rfind(|line| !line.is_empty() && !line.starts_with("handoff: "))?;
+    Some(line.chars().filter(|it| !it.is_control()).take(200).collect())
+}

@@ -1,0 +1,113 @@
+//! The listeners of a trial: one of each address, and connections that wait to be accepted.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use super::super::inject::Slots;
+use super::super::plan::Plan;
+use crate::config::ListenAddress;
+use crate::slots::{Group, Place, waiting_at};
+
+/// A connection over this machine is there at once, or never.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+
+/// All of them. The addresses are free again when it is dropped.
+pub(super) struct Listeners {
+    open: Vec<Open>,
+    /// Whether the program may have them in its bind. If not, each bind of one fails and is told.
+    gives: bool,
+}
+
+struct Open {
+    name: String,
+    address: ListenAddress,
+    listener: OwnedFd,
+    /// `None` only while it is dropped.
+    group: Option<Group>,
+}
+
+impl Listeners {
+    pub(super) fn open(plan: &Plan, gives: bool) -> Result<Self, String> {
+        let mut listeners = Self { open: Vec::new(), gives };
+        for ((name, _), address) in plan.listen.iter().zip(plan.addresses()?) {
+            let group = Group::open(&address).map_err(|error| error.to_string())?;
+            let listener = group.fd(group.steered()).ok_or("a listener is lost")?;
+            let listener = listener.try_clone_to_owned().map_err(|error| error.to_string())?;
+            listeners.open.push(Open { name: name.to_string(), address, listener, group: Some(group) });
+        }
+        Ok(listeners)
+    }
+
+    /// Duplicates with their names.
+    pub(super) fn duplicates(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        self.open.iter().map(|open| Ok((open.name.clone(), open.listener.try_clone()?))).collect()
+    }
+
+    /// Names with addresses, for people.
+    pub(super) fn names(&self, which: impl Fn(&str) -> bool) -> String {
+        let named = self.open.iter().filter(|open| which(&open.name));
+        named.map(|open| format!("{} ({})", open.name, open.address)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Makes a connection to each. They wait until somebody accepts them.
+    pub(super) fn connect(&self) -> Result<Vec<OwnedFd>, String> {
+        let connect = |open: &Open| {
+            let connected = match &open.address {
+                ListenAddress::Unix(path) => UnixStream::connect(path).map(OwnedFd::from),
+                ListenAddress::Tcp(address) => tcp(*address),
+                ListenAddress::DualStack { port } => tcp(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), *port)),
+            };
+            connected.map_err(|error| format!("cannot connect to {} ({}): {error}", open.name, open.address))
+        };
+        self.open.iter().map(connect).collect()
+    }
+
+    /// The names of those at which a connection waits.
+    pub(super) fn waiting(&self) -> Result<Vec<String>, String> {
+        let mut names = Vec::new();
+        for open in &self.open {
+            if waiting_at(&open.address, &open.listener).map_err(|error| error.to_string())? > 0 {
+                names.push(open.name.clone());
+            }
+        }
+        Ok(names)
+    }
+}
+
+fn tcp(mut address: SocketAddr) -> io::Result<OwnedFd> {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    TcpStream::connect_timeout(&address, CONNECT_WITHIN).map(OwnedFd::from)
+}
+
+impl Slots for Listeners {
+    fn configured(&self) -> Vec<(String, ListenAddress)> {
+        self.open.iter().map(|open| (open.name.clone(), open.address.clone())).collect()
+    }
+
+    fn current(&self, name: &str) -> io::Result<OwnedFd> {
+        let found = self.open.iter().find(|open| open.name == name && self.gives);
+        found.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?.listener.try_clone()
+    }
+
+    fn path_removed(&self, name: &str, _: &Path) {
+        let found = self.open.iter().find(|open| open.name == name);
+        if let Some(Open { address, group: Some(group), .. }) = found {
+            // If it cannot be put back, no connection can be made, and that is told.
+            let _ = Place::at(group.steered()).put_back(address);
+        }
+    }
+}
+
+impl Drop for Listeners {
+    fn drop(&mut self) {
+        self.open.iter_mut().filter_map(|open| open.group.take()).for_each(Group::close);
+    }
+}

@@ -12,7 +12,7 @@ use super::output::{Output, Style, note};
 use super::{Json, ask};
 use crate::config::{self, Dirs, Mode, Service, parse_duration_ms};
 use crate::control;
-use crate::control::api::{Request, Response};
+use crate::control::api::{Request, Response, State};
 use crate::doctor::{Choice, Diagnosis, Finding, Verdict, examine};
 
 const EXAMPLES: &str = "\
@@ -82,10 +82,10 @@ fn load(name: &ServiceName, dirs: &Dirs) -> Result<Service, Failure> {
     })
 }
 
-/// Whether the service runs, if there is a daemon to ask.
+/// Whether the service runs, or may be started at any time, if there is a daemon to ask.
 fn ask_daemon(service: &Service, dirs: &Dirs) -> Option<bool> {
     match ask(dirs, &Request::Status(service.name.clone())) {
-        Ok(Response::Status(status)) => Some(status.pid.is_some()),
+        Ok(Response::Status(status)) => Some(!matches!(status.state, State::Stopped | State::Failed)),
         _ => None,
     }
 }

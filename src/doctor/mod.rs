@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::config::{Adapter, ListenAddress, Mode, Service};
 use crate::shim::trial::Tried;
-use crate::slots::check_free;
+use crate::slots::{SlotError, check_free};
 pub use looks::{Looks, look};
 use trial::{Bench, Network, Outcome};
 
@@ -24,7 +24,7 @@ pub struct Choice {
     pub limit: Duration,
     /// Run the program although it may be a second one on the same data.
     pub run_anyway: bool,
-    /// Whether the daemon says that the service runs, if there is a daemon.
+    /// Whether the daemon says that the service runs, or may be started by it at any time, if there is a daemon.
     pub daemon_says: Option<bool>,
 }
 
@@ -86,7 +86,8 @@ impl Diagnosis {
 
 /// Examines the program of a service. Blocks for some seconds. Writes nothing that outlives it; the program may.
 pub fn examine(service: &Service, choice: &Choice) -> Diagnosis {
-    let looks = look(service, &choice.binary);
+    let mut looks = look(service, &choice.binary);
+    looks.remarks.extend(unreachable_ports(service));
     let (outcomes, own_network) = match obstacle(service, choice, &looks) {
         Some((verdict, why)) => (ADAPTERS.map(|adapter| finding(adapter, verdict, why.clone())), None),
         None => try_all(service, choice, &looks),
@@ -130,6 +131,13 @@ fn obstacle(service: &Service, choice: &Choice, looks: &Looks) -> Option<(Verdic
     ))
 }
 
+/// In a network of its own a trial may have ports that the daemon may not.
+fn unreachable_ports(service: &Service) -> Vec<String> {
+    let errors = service.listeners.iter().filter_map(|listener| check_free(&listener.address).err());
+    let privileged = errors.filter(|error| matches!(error, SlotError::Privileged { .. }));
+    privileged.map(|error| format!("a daemon of this user cannot open a listener: {error}")).collect()
+}
+
 enum Running {
     Yes(String),
     No,
@@ -139,6 +147,8 @@ enum Running {
 /// Its keeper holds the listeners of a service that runs, also when there is no daemon.
 fn running(service: &Service, daemon_says: Option<bool>) -> Running {
     let taken = service.listeners.iter().find_map(|listener| check_free(&listener.address).err());
+    // An address that this machine does not have is nobody's.
+    let taken = taken.filter(|error| matches!(error, SlotError::InUse { .. }));
     match (daemon_says, taken) {
         (Some(true), _) => Running::Yes("the service runs".to_owned()),
         (_, Some(taken)) => Running::Yes(format!("something runs already: {taken}")),

@@ -1,13 +1,13 @@
 //! `handoff doctor`: programs of all kinds are tried out, and nothing of it stays.
 #![cfg(feature = "supervisor")]
 
+mod kernel;
 #[path = "../support/mod.rs"]
 mod support;
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -261,29 +261,6 @@ fn a_unix_socket_that_nobody_has_is_tried_and_removed() {
     let (said, code) = examine(&rig, "5s", &[]);
     assert_eq!((verdicts(&said), code), (["does-not", "works", "works"], 0), "{said:#}");
     assert_eq!(names_below(&rig.path("data")), Vec::<String>::new());
-}
-
-/// As root, the command is run again as a user without privilege; otherwise all tests here are.
-#[test]
-fn no_privilege_is_needed() {
-    const NOBODY: u32 = 65534;
-    if !rustix::process::geteuid().is_root() {
-        return;
-    }
-    let rig = rig();
-    let address = free_address();
-    write_plain(&rig, "", "inject", address, address);
-    // This one may lie where only root looks.
-    let program = rig.path("handoff");
-    std::fs::copy(env!("CARGO_BIN_EXE_handoff"), &program).unwrap();
-    std::fs::set_permissions(rig.root.path(), PermissionsExt::from_mode(0o755)).unwrap();
-    std::fs::set_permissions(rig.path("tmp"), PermissionsExt::from_mode(0o777)).unwrap();
-    let mut unprivileged = Command::new(program);
-    let whole = command(&rig, "5s", &[]);
-    unprivileged.args(whole.get_args()).uid(NOBODY).gid(NOBODY).stdin(Stdio::null());
-    unprivileged.envs(whole.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let (said, code) = examine_by(&rig, unprivileged);
-    assert_eq!((verdicts(&said), code), (["does-not", "works", "works"], 0), "{said:#}");
 }
 
 #[test]

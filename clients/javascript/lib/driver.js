@@ -4,6 +4,7 @@ import { performance } from "node:perf_hooks";
 
 import { commonVersion } from "./frame.js";
 import { Incumbent, Successor } from "./machine.js";
+import { pack, unpack } from "./state.js";
 
 /** A longer timer of Node ends at once. */
 const TIMER_MAX = 2 ** 31 - 1;
@@ -19,6 +20,9 @@ const FLUSH_MS = 1000;
  * @property {(how: { cut: boolean }) => unknown} [seal] Finish what was accepted (it may be cut if `cut`); make everything
  *   durable.
  * @property {() => unknown} [resume] Serve as before.
+ * @property {(state: import("./state.js").State) => unknown} [takeOver] Take what the process that went before hands over,
+ *   while this one serves already, and that one drains and seals. Each takes the place of the one before. What it throws is
+ *   written to the log, and nothing else happens.
  */
 
 export class Driver {
@@ -68,6 +72,16 @@ export class Driver {
    */
   happen(event, reason = "") {
     this.#do(this.#machine.happen(event, String(reason).slice(0, REASON_MAX)));
+  }
+
+  /**
+   * Hands something over, before what is told after it. In version 1 there is nobody to take it.
+   * @param {number} format
+   * @param {Buffer | Uint8Array | string} bytes
+   */
+  handOver(format, bytes) {
+    const message = pack(format, bytes);
+    if (this.#channel !== null && this.#channel.version >= 2) this.#do(this.#machine.handOver(message));
   }
 
   /** The exit code, when the process is to end. While somebody waits for it, that is left to him. */
@@ -139,6 +153,8 @@ export class Driver {
         this.#runDrain(value);
         setTimeout(() => this.#drain?.abort(), value).unref();
         return this.#run("seal", () => this.handlers.seal?.({ cut: true }));
+      case "TakeOver":
+        return this.#takeOver(value);
       case "BecomeIncumbent":
         this.#machine = new Incumbent(this.#machine.handoff, this.#machine.connected);
         return;
@@ -148,6 +164,15 @@ export class Driver {
       case "Exit":
         return void this.#exit(value);
     }
+  }
+
+  #takeOver(message) {
+    this.#run("take over", () => {
+      const state = unpack(message);
+      if (this.handlers.takeOver) return this.handlers.takeOver(state);
+      const what = `${state.content.length} bytes of format ${state.format} were handed over`;
+      console.error(`handoff: ${what}, and this service takes none`);
+    });
   }
 
   #answer(stage) {

@@ -12,7 +12,7 @@ export const UNAGREED = 0;
 
 /** The oldest and the newest version that this library speaks. */
 export const MINIMUM = 1;
-export const CURRENT = 1;
+export const CURRENT = 2;
 
 const TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
   let crc = byte;
@@ -40,7 +40,8 @@ export function crc32(...parts) {
  * @returns {Buffer}
  */
 export function encode(version, handoff, message, fds = 0) {
-  const { kind, unagreed } = KINDS[message.type];
+  const { kind, unagreed, since } = KINDS[message.type];
+  if (version < since) throw new FrameError("kind", `there is no ${message.type} in version ${version}`);
   const body = encodeBody(message);
   if (HEADER_LEN + body.length > FRAME_MAX) {
     throw new FrameError("too long", `a ${message.type} with a body of ${body.length} bytes`);
@@ -79,8 +80,8 @@ export function decode(packet, agreed, { fromService = false, fds = 0 } = {}) {
   const length = packet.readUInt32LE(12);
   if (length !== body.length) throw new FrameError("length", `${length} bytes are announced, ${body.length} came`);
   const type = NAMES.get(packet[6]);
-  if (type === undefined || KINDS[type].fromService !== fromService) {
-    throw new FrameError("kind", `no message of this direction has kind ${packet[6]}`);
+  if (type === undefined || KINDS[type].fromService !== fromService || agreed < KINDS[type].since) {
+    throw new FrameError("kind", `no message of this direction and version has kind ${packet[6]}`);
   }
   const message = decodeBody(type, body);
   const wanted = KINDS[type].unagreed ? UNAGREED : agreed;
@@ -88,7 +89,13 @@ export function decode(packet, agreed, { fromService = false, fds = 0 } = {}) {
   if (version !== wanted) throw new FrameError("version", `the frame has version ${version}, agreed was ${wanted}`);
   const counted = packet.readUInt16LE(8);
   if (counted !== fds) throw new FrameError("fd count", `the header says ${counted} descriptors, ${fds} come`);
+  if (fds === 0 && isBeside(message)) throw new FrameError("fd count", "the content of the state did not come");
   return { handoff: Buffer.from(packet.subarray(16, CRC_AT)), message };
+}
+
+/** Whether its content is in a file, which cannot travel over a stream. */
+function isBeside({ type, length, inline }) {
+  return type === "TakeOver" && length > 0 && inline.length === 0;
 }
 
 /**

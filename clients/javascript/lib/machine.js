@@ -2,7 +2,7 @@
  * The two machines of a service in overlap mode: what it does on each message and event. No clock, no descriptor.
  *
  * An action is `["Send", message]`, `["AnswerAdopt", stage]`, `["ArmLease", ms]`, `["Drain", graceMs]`, `["Seal", cut]`,
- * `["Leave", graceMs]`, `["Exit", code]`, or one of `HangUp`, `DisarmLease`, `Open`, `CancelDrain`, `Resume` and
+ * `["Leave", graceMs]`, `["TakeOver", message]`, `["Exit", code]`, or one of `HangUp`, `DisarmLease`, `Open`, `CancelDrain`, `Resume` and
  * `BecomeIncumbent` alone.
  *
  * @typedef {[string, any?]} Action
@@ -22,6 +22,15 @@ class Machine {
     this.handoff = handoff;
     this.state = state;
     this.connected = connected;
+  }
+
+  /**
+   * The service hands something over: only while a process that follows waits for it.
+   * @param {Message} _message
+   * @returns {Action[]}
+   */
+  handOver(_message) {
+    return [];
   }
 
   /**
@@ -186,7 +195,14 @@ export class Incumbent extends Machine {
     }
     if (message.type === "Resume") return this.#takeBack();
     if (message.type === "Commit" || message.type === "Abort") return this.#depart();
+    // The process that went before drains while this one serves already.
+    if (message.type === "TakeOver" && state === "Serving") return [["TakeOver", message]];
     return this._breach();
+  }
+
+  handOver({ type, ...fields }) {
+    const isWaitedFor = this.state === "Draining" || (this.state === "Sealing" && !this.resume && !this.leave);
+    return isWaitedFor ? this._say(type, fields) : [];
   }
 
   /**

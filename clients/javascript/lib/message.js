@@ -2,14 +2,21 @@
 
 import { FrameError } from "./errors.js";
 
+/** The longest content of a `State` in the message itself, and in a file. */
+export const INLINE_MAX = 32 * 1024;
+const CONTENT_MAX = 64 * 1024 * 1024;
+
 /**
  * @typedef {{ type: string, [field: string]: any }} Message A message: its name as `type`, and its fields.
- * @typedef {{ kind: number, fromService: boolean, unagreed: boolean, fields: [string, string][] }} Kind
+ * @typedef {{ kind: number, fromService: boolean, unagreed: boolean, since: number, fields: [string, string][] }} Kind
  */
 
 export const MODES = ["exclusive", "overlap"];
 export const STAGES = ["serving", "working", "waiting", "leaving"];
 const NAME = /^[a-z0-9_][a-z0-9_-]{0,63}$/;
+
+/** Of the two messages with the name `State`, one goes each way. */
+const STATE = { format: "u32", length: "u64", crc32: "u32", inline: "bytes" };
 
 /** @type {Record<string, Kind>} */
 export const KINDS = {
@@ -27,6 +34,7 @@ export const KINDS = {
     { version: "u16", pid: "u32", service: "name", generation: "u64", stage: "stage", listeners: "names" },
     true,
   ),
+  HandOver: kind(0x0b, STATE, false, 2),
   Welcome: kind(
     0x81,
     { version: "u16", service: "name", generation: "u64", mode: "mode", listeners: "names", leaseMs: "u64" },
@@ -39,6 +47,7 @@ export const KINDS = {
   Abort: kind(0x86),
   Resume: kind(0x87),
   Adopt: kind(0x88, { minimum: "u16", current: "u16", leaseMs: "u64" }, true),
+  TakeOver: kind(0x89, STATE, false, 2),
 };
 
 /** @type {Map<number, string>} */
@@ -48,10 +57,11 @@ export const NAMES = new Map(Object.entries(KINDS).map(([name, { kind }]) => [ki
  * @param {number} kind
  * @param {Record<string, string>} fields
  * @param {boolean} unagreed It is sent before a version is agreed, so its frame carries version 0.
+ * @param {number} since The first version that has it.
  * @returns {Kind}
  */
-function kind(kind, fields = {}, unagreed = false) {
-  return { kind, fromService: kind < 0x80, unagreed, fields: Object.entries(fields) };
+function kind(kind, fields = {}, unagreed = false, since = 0) {
+  return { kind, fromService: kind < 0x80, unagreed, since, fields: Object.entries(fields) };
 }
 
 /**
@@ -78,6 +88,7 @@ export function decodeBody(type, body) {
   const message = { type };
   try {
     for (const [field, kind] of KINDS[type].fields) message[field] = reader.read(kind);
+    if (type === "HandOver" || type === "TakeOver") checkState(message);
   } catch (error) {
     throw new FrameError("body", `a ${type} is malformed: ${error.message}`);
   }
@@ -104,6 +115,8 @@ function encode(type, value) {
       return integer(4, place(MODES, value));
     case "stage":
       return integer(4, place(STAGES, value));
+    case "bytes":
+      return Buffer.concat([u64(value.length), value]);
     case "names":
       return Buffer.concat([u64(value.length), ...value.map((name) => encode("name", name))]);
     default: {
@@ -136,6 +149,13 @@ function checkName(text) {
   return text;
 }
 
+function checkState({ length, inline }) {
+  if (length > CONTENT_MAX || inline.length > INLINE_MAX) throw new RangeError("the state is too long");
+  if (inline.length > 0 && inline.length !== length) {
+    throw new RangeError(`${length} bytes of a state are announced, ${inline.length} came`);
+  }
+}
+
 /** Takes one field after the other from a body. */
 class Reader {
   #body;
@@ -163,6 +183,8 @@ class Reader {
         return this.#choice(MODES, this.#take(4).readUInt32LE());
       case "stage":
         return this.#choice(STAGES, this.#take(4).readUInt32LE());
+      case "bytes":
+        return Buffer.from(this.#take(this.#u64()));
       case "names":
         return this.#names();
       default: {

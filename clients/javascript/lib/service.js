@@ -5,6 +5,7 @@ import { inherited } from "./channel.js";
 import { Driver } from "./driver.js";
 import { HandoffError } from "./errors.js";
 import { CURRENT, MINIMUM } from "./frame.js";
+import { pack } from "./state.js";
 
 /** The number of the first inherited listener. */
 const FIRST_LISTENER = 3;
@@ -51,6 +52,18 @@ export class Service {
    */
   note(text) {
     if (this.#driver) this.#driver.note = text;
+  }
+
+  /**
+   * Hands something over to the process that follows, if there is one: what is lost otherwise, and is not in the data. To be
+   * called by `drain` or `seal`, and it may be called again: the last one counts. At most 32 KiB, which is what a stream
+   * carries; with more it throws. With a supervisor or a new process that does not know of this, and at a stop, nobody gets it.
+   * @param {number} format
+   * @param {Buffer | Uint8Array | string} bytes
+   */
+  handOver(format, bytes) {
+    if (this.#driver) this.#driver.handOver(format, bytes);
+    else pack(format, bytes);
   }
 
   /**

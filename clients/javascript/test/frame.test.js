@@ -6,8 +6,9 @@ import { test } from "node:test";
 
 import { Cutter, FRAME_MAX, commonVersion, crc32, decode, encode } from "../lib/frame.js";
 import { KINDS } from "../lib/message.js";
+import { pack, unpack } from "../lib/state.js";
 
-const GOLDEN = new URL("../../../protocol/tests/golden/v1/", import.meta.url);
+const GOLDEN = new URL("../../../protocol/tests/golden/", import.meta.url);
 const ID = Buffer.from("00112233445566778899aabbccddeeff", "hex");
 const LISTENERS = ["http", "admin"];
 const MESSAGES = {
@@ -30,9 +31,21 @@ const MESSAGES = {
   "87_Resume": {},
   "88_Adopt": { minimum: 1, current: 1, leaseMs: 5000 },
 };
+/** What version 2 has besides, and under which name. */
+const SINCE_2 = {
+  "0b_State": pack(3, "two sessions"),
+  "89_State": {
+    type: "TakeOver",
+    format: 3,
+    length: 40_000,
+    crc32: crc32(Buffer.alloc(40_000, 0xa5)),
+    inline: Buffer.alloc(0),
+  },
+};
+const VERSIONS = [[1, MESSAGES], [2, { ...MESSAGES, ...SINCE_2 }]];
 
-const golden = (name) =>
-  Buffer.from(readFileSync(new URL(`${name}.hex`, GOLDEN), "utf8").replace(/\s/g, ""), "hex");
+const golden = (name, version = 1) =>
+  Buffer.from(readFileSync(new URL(`v${version}/${name}.hex`, GOLDEN), "utf8").replace(/\s/g, ""), "hex");
 
 /** A frame with a good checksum, whatever else is wrong with it. */
 const sealed = (head, body) => {
@@ -42,14 +55,18 @@ const sealed = (head, body) => {
 };
 
 test("frames are written and read byte for byte", () => {
-  const files = readdirSync(GOLDEN).filter((name) => /^[0-9]/.test(name));
-  assert.deepEqual(files.map((name) => name.replace(".hex", "")).sort(), Object.keys(MESSAGES).sort());
-  for (const [name, fields] of Object.entries(MESSAGES)) {
-    const message = { type: name.slice(3), ...fields };
-    const { fromService, unagreed } = KINDS[message.type];
-    const fds = fields.listeners?.length ?? 0;
-    assert.deepEqual(encode(1, ID, message, fds), golden(name), name);
-    assert.deepEqual(decode(golden(name), unagreed ? 0 : 1, { fromService, fds }), { handoff: ID, message }, name);
+  for (const [version, messages] of VERSIONS) {
+    const files = readdirSync(new URL(`v${version}/`, GOLDEN)).filter((name) => /^[0-9]/.test(name));
+    assert.deepEqual(files.map((name) => name.replace(".hex", "")).sort(), Object.keys(messages).sort());
+    for (const [name, fields] of Object.entries(messages)) {
+      const message = { type: name.slice(3), ...fields };
+      const { fromService, unagreed } = KINDS[message.type];
+      const fds = fields.listeners?.length ?? Number(name === "89_State");
+      const packet = golden(name, version);
+      assert.deepEqual(encode(version, ID, message, fds), packet, name);
+      const found = decode(packet, unagreed ? 0 : version, { fromService, fds });
+      assert.deepEqual(found, { handoff: ID, message }, name);
+    }
   }
 });
 
@@ -107,8 +124,29 @@ test("bodies hold no nonsense", () => {
   assert.equal(crc32(Buffer.from("123456789")), 0xcbf43926);
 });
 
+test("a state is known since version 2, does not contradict itself, and has no file over a stream", () => {
+  assert.throws(() => decode(golden("89_State", 2), 1, { fds: 1 }), { code: "kind" });
+  assert.throws(() => encode(1, ID, SINCE_2["0b_State"]), { code: "kind" });
+  assert.throws(() => decode(encode(2, ID, SINCE_2["89_State"]), 2), { code: "fd count" });
+  for (const [length, size] of [[64 * 1024 * 1024 + 1, 0], [1, 2], [32_769, 32_769]]) {
+    const packet = encode(2, ID, { ...SINCE_2["89_State"], length, inline: Buffer.alloc(size) }, 1);
+    assert.throws(() => decode(packet, 2, { fds: 1 }), { code: "body" }, `${length}`);
+  }
+});
+
+test("what is handed over is taken over, if it is what was announced", () => {
+  for (const content of [Buffer.alloc(0), Buffer.from([1, 2]), Buffer.alloc(32 * 1024, 7)]) {
+    const { type, ...fields } = pack(4, content);
+    const frame = encode(2, ID, { type: "TakeOver", ...fields });
+    assert.deepEqual(unpack(decode(frame, 2).message), { format: 4, content });
+  }
+  assert.throws(() => unpack({ ...pack(4, "abc"), crc32: 1 }), /not the one that was announced/);
+  assert.throws(() => pack(4, Buffer.alloc(32 * 1024 + 1)), /a state of 32769 bytes .* over a stream/);
+  assert.throws(() => pack(-1, ""), /not a format/);
+});
+
 test("a stream is cut into its frames, however they come", () => {
-  const frames = ["82_Prepare", "84_Begin", "85_Commit"].map(golden);
+  const frames = ["82_Prepare", "84_Begin", "85_Commit"].map((name) => golden(name));
   const all = Buffer.concat(frames);
   for (const size of [1, 7, 36, 40, all.length]) {
     const cutter = new Cutter();
@@ -136,5 +174,5 @@ test("a stream that cannot be cut is an error", () => {
 });
 
 test("the newest version that both speak is chosen", () => {
-  assert.deepEqual([[1, 1], [1, 9], [0, 0], [9, 9]].map((range) => commonVersion(...range)), [1, 1, 0, 0]);
+  assert.deepEqual([[1, 1], [1, 9], [0, 0], [9, 9]].map((range) => commonVersion(...range)), [1, 2, 0, 0]);
 });

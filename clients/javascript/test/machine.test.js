@@ -16,7 +16,9 @@ const MESSAGES = {
   Commit: {},
   Abort: {},
   Resume: {},
+  State: { type: "TakeOver", format: 3, length: 0 },
 };
+const HANDED = { type: "HandOver", format: 3, length: 0 };
 
 /** A machine in the state that the text describes. */
 function machineIn(kind, state) {
@@ -41,6 +43,7 @@ function describe(machine) {
 
 /** An action in the form of the tables. */
 function inWords([name, value]) {
+  const state = ({ format, length }) => `State { format: ${format}, length: ${length} }`;
   const body = {
     Ready: (it) => `Ready { healthy: ${it.healthy}, reason: "${it.reason}" }`,
     SealFailed: (it) => `Failed { reason: "${it.reason}" }`,
@@ -48,7 +51,8 @@ function inWords([name, value]) {
   };
   const capital = (word) => word[0].toUpperCase() + word.slice(1);
   const words = {
-    Send: () => `Send(id, ${value.type}(${body[value.type]?.(value) ?? "Done"}))`,
+    TakeOver: () => `TakeOver(${state(value)})`,
+    Send: () => value.type === "HandOver" ? `Send(id, State(${state(value)}))` : `Send(id, ${value.type}(${body[value.type]?.(value) ?? "Done"}))`,
     AnswerAdopt: () => `Adopted(id, ${capital(value)})`,
     ArmLease: () => `ArmLease { lease_ms: ${value} }`,
     Drain: () => `Drain { grace_ms: ${value} }`,
@@ -65,6 +69,7 @@ function step(machine, what) {
   const type = what.replace(" of another handoff", "");
   let actions;
   if (what === "adopted") actions = machine.adopt(ID);
+  else if (what === "hand over") actions = machine.handOver(HANDED);
   else if (type in MESSAGES) actions = machine.message(what === type ? ID : OTHER, { type, ...MESSAGES[type] });
   else actions = machine.happen(what, "why");
   const after = describe(machine);

@@ -12,10 +12,12 @@ For asyncio see ``handoff_service.aio``.
 """
 
 from .driver import Handlers
-from .errors import FrameError, HandoffError, InheritError, LockError
+from .errors import FrameError, HandoffError, InheritError, LockError, StateError
 from .message import Mode
 from .service import Service, start, without_variables
+from .state import State
 
 __all__ = [
-    "FrameError", "Handlers", "HandoffError", "InheritError", "LockError", "Mode", "Service", "start", "without_variables",
+    "FrameError", "Handlers", "HandoffError", "InheritError", "LockError", "Mode", "Service", "State", "StateError",
+    "start", "without_variables",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any, Coroutine, Mapping, NoReturn, Optional, Type, Union
 from . import service as blocking
 from .driver import Handlers as BlockingHandlers
 from .machine import Event
+from .state import State
 
 
 class Handlers:
@@ -26,6 +27,10 @@ class Handlers:
 
     async def resume(self) -> None:
         """Open the data again and accept."""
+
+    async def take_over(self, state: State) -> None:
+        """Take what the process that went before hands over, in overlap mode."""
+        BlockingHandlers().take_over(state)
 
 
 class _OnLoop(BlockingHandlers):
@@ -52,6 +57,9 @@ class _OnLoop(BlockingHandlers):
     def resume(self) -> None:
         self._schedule(self._handlers.resume()).result()
 
+    def take_over(self, state: State) -> None:
+        self._schedule(self._handlers.take_over(state)).result()
+
     def _schedule(self, code: Coroutine[Any, Any, None]) -> "concurrent.futures.Future[None]":
         return asyncio.run_coroutine_threadsafe(code, self._loop)
 
@@ -59,14 +67,17 @@ class _OnLoop(BlockingHandlers):
 class Service(blocking.Service):
     """One process of a service. ``start`` makes it."""
 
-    async def begin(self, data: Union[str, "os.PathLike[str]", None] = None) -> None:  # type: ignore[override]
+    async def begin(  # type: ignore[override]
+        self, data: Union[str, "os.PathLike[str]", None] = None
+    ) -> Optional[State]:
         """Like the blocking one."""
         if self._driver is None:
             await asyncio.get_running_loop().run_in_executor(None, super().begin, data)
-            return
+            return None
         self._driver.data = os.fspath(data) if data is not None else None
         self._driver.post(Event.STARTED)
-        await self._wait(self._driver.begun)
+        state: Optional[State] = await self._wait(self._driver.begun)
+        return state
 
     async def ready(self, handlers: Optional[Handlers] = None) -> None:  # type: ignore[override]
         """Like the blocking one."""

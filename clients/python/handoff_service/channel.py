@@ -23,6 +23,7 @@ class Channel:
     def __init__(self, sock: socket.socket, version: int = 0) -> None:
         self._socket = sock
         self.version = version
+        #: With duplicates of their descriptors.
         self._unsent: Deque[Tuple[bytes, List[int]]] = deque()
 
     def fileno(self) -> int:
@@ -38,25 +39,33 @@ class Channel:
         if isinstance(message, Progress) and self._unsent:
             return
         packet = encode(self.version, handoff, message)
-        if len(self._unsent) < UNSENT_MAX:
-            self._unsent.append((packet, list(fds)))
         self.flush()
+        if (self._unsent or not self._try(packet, fds)) and len(self._unsent) < UNSENT_MAX:
+            self._unsent.append((packet, [os.dup(fd) for fd in fds]))
 
     def flush(self) -> None:
         """Sends what was kept, as far as the peer reads."""
-        while self._unsent:
-            packet, fds = self._unsent[0]
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        while self._unsent and self._try(*self._unsent[0]):
+            self._forget_first()
+
+    def _try(self, packet: bytes, fds: Sequence[int]) -> bool:
+        """Whether that is done, be it in vain."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        while True:
             try:
                 self._socket.sendmsg([packet], rights, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
             except BlockingIOError:
-                return
+                return False
             except ConnectionResetError:
                 continue  # It comes once.
             except OSError:
-                self._unsent.clear()
-                return
-            self._unsent.popleft()
+                pass
+            return True
+
+    def _forget_first(self) -> None:
+        _packet, fds = self._unsent.popleft()
+        for fd in fds:
+            os.close(fd)
 
     def receive(self, block: bool = False) -> Optional[Tuple[uuid.UUID, Message, List[int]]]:
         """The next message, with its descriptors. ``None`` at the end; raises ``BlockingIOError`` if there is none yet,
@@ -86,7 +95,8 @@ class Channel:
 
     def close(self) -> None:
         """Hangs up."""
-        self._unsent.clear()
+        while self._unsent:
+            self._forget_first()
         self._socket.close()
 
 

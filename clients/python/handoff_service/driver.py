@@ -15,17 +15,19 @@ import traceback
 import uuid
 from collections import deque
 from concurrent.futures import Future
-from typing import Any, Callable, Deque, List, Optional, Tuple
+from typing import Any, Callable, Deque, List, Optional
 
 from . import message as m
 from .adoption import Entrance
 from .channel import Channel
-from .errors import FrameError, LockError
+from .errors import FrameError, LockError, StateError
 from .frame import common_version
 from .lock import DataLock
 from .machine import (
-    Action, AnswerAdopt, ArmLease, Do, Drain, Event, Exit, Incumbent, Leave, Machine, RunSeal, Send, Successor,
+    Action, AnswerAdopt, ArmLease, Do, Drain, Event, Exit, Incumbent, KeepState, Leave, Machine, RunSeal, Send,
+    Successor, TakeOver,
 )  # fmt: skip
+from .state import State, pack, unpack
 
 #: A reason is for people, and must fit into a frame.
 REASON_MAX = 4_000
@@ -47,6 +49,12 @@ class Handlers:
 
     def resume(self) -> None:
         """Open the data again and accept."""
+
+    def take_over(self, state: State) -> None:
+        """Take what the process that went before hands over: in overlap mode, where this one serves already, while that
+        one drains and seals. Each takes the place of the one before. (In exclusive mode ``begin`` gives it.) What is
+        raised is written to the log, and nothing else happens."""
+        print(f"handoff: {state} was handed over, and this service takes none", file=sys.stderr, flush=True)
 
 
 class Driver(threading.Thread):
@@ -70,15 +78,18 @@ class Driver(threading.Thread):
         self._lease_ms = welcome.lease_ms
         self._lease_at: Optional[float] = None
         self._sign_at: Optional[float] = None
-        self._events: Deque[Tuple[Event, str]] = deque()
+        self._events: Deque[Callable[[], None]] = deque()
         self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._worker = Worker(self.post)
         self.note = ""
         self.data: Optional[str] = None
         self._lock: Optional[DataLock] = None
         self.handlers: Handlers = Handlers()
-        #: Done when the service is to open its data; with ``SystemExit`` if it is to end instead.
-        self.begun: Future[None] = Future()
+        #: The descriptors of the message that is worked on.
+        self._fds: List[int] = []
+        self._state: Optional[State] = None
+        #: Done when the service is to open its data, with what was handed over; with ``SystemExit`` if it is to end.
+        self.begun: Future[Optional[State]] = Future()
         #: Done with the exit code when the process is to end.
         self.finished: Future[int] = Future()
         self._waiting = 0
@@ -86,7 +97,15 @@ class Driver(threading.Thread):
 
     def post(self, event: Event, reason: str = "") -> None:
         """Tells of an event, from any thread."""
-        self._events.append((event, reason[:REASON_MAX]))
+        self._call(lambda: self._do(self._machine.happen(event, reason[:REASON_MAX])))
+
+    def hand_over(self, state: State) -> None:
+        """Hands something over, from any thread, before what is told after it."""
+        message, file = pack(state, m.HandOver)
+        self._call(lambda: self._hand_over(message, file))
+
+    def _call(self, code: Callable[[], None]) -> None:
+        self._events.append(code)
         try:
             os.write(self._wake_writer, b"x")
         except BlockingIOError:
@@ -149,7 +168,7 @@ class Driver(threading.Thread):
         except BlockingIOError:
             pass
         while self._events:
-            self._do(self._machine.happen(*self._events.popleft()))
+            self._events.popleft()()
 
     def _take_messages(self) -> None:
         while self._channel is not None and self._machine.state != "Gone":
@@ -167,8 +186,9 @@ class Driver(threading.Thread):
                 self._hang_up()
                 self._do(self._machine.happen(Event.CLOSED))
                 return
-            handoff, message, _no_fds = received
+            handoff, message, self._fds = received
             self._do(self._machine.message(handoff, message))
+            self._close_fds()
 
     def _take_adopter(self) -> None:
         found = self._entrance.next() if self._entrance is not None else None
@@ -206,6 +226,10 @@ class Driver(threading.Thread):
         for action in actions:
             if isinstance(action, Send):
                 self._say(action.message)
+            elif isinstance(action, KeepState):
+                self._keep(action.message)
+            elif isinstance(action, TakeOver):
+                self._take_over(action.message)
             elif isinstance(action, AnswerAdopt):
                 self._answer(action.stage)
             elif isinstance(action, ArmLease):
@@ -232,7 +256,8 @@ class Driver(threading.Thread):
         elif action is Do.RELEASE_LOCK and self._lock is not None:
             self._lock.release()
         elif action is Do.OPEN:
-            self.begun.set_result(None)
+            self.begun.set_result(self._state)
+            self._state = None
         elif action is Do.CANCEL_DRAIN:
             self._worker.cancel_drain()
         elif action is Do.RESUME:
@@ -243,7 +268,33 @@ class Driver(threading.Thread):
 
     def _say(self, message: m.Message) -> None:
         if self._channel is not None:
-            self._channel.send(self._machine.handoff, message)
+            fds = self._fds if isinstance(message, m.HandOver) else ()
+            self._channel.send(self._machine.handoff, message, fds)
+
+    def _hand_over(self, message: m.HandOver, file: Optional[int]) -> None:
+        self._fds = [] if file is None else [file]
+        if self._channel is not None and self._channel.version >= message.SINCE:
+            self._do(self._machine.hand_over(message))
+        self._close_fds()
+
+    def _keep(self, message: m.TakeOver) -> None:
+        """A process that cannot take what was handed over is not fit to follow."""
+        try:
+            self._state = unpack(message, self._fds)
+        except StateError as error:
+            self._do(self._machine.happen(Event.NOT_OPENED, str(error)))
+
+    def _take_over(self, message: m.TakeOver) -> None:
+        try:
+            state = unpack(message, self._fds)
+        except StateError as error:
+            print(f"handoff: {error}", file=sys.stderr, flush=True)
+        else:
+            self._worker.run(lambda: self.handlers.take_over(state))
+
+    def _close_fds(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
 
     def _answer(self, stage: m.Stage) -> None:
         if self._channel is None:
@@ -316,18 +367,24 @@ class Worker:
             self._drain.set()
 
     def run(
-        self, code: Callable[[], None], done: Event, failed: Event, drain: Optional[threading.Event] = None
+        self,
+        code: Callable[[], None],
+        done: Optional[Event] = None,
+        failed: Optional[Event] = None,
+        drain: Optional[threading.Event] = None,
     ) -> None:
-        """Has it run behind what runs already."""
+        """Has it run behind what runs already, and tells how it ended if that is to be told."""
 
         def job() -> None:
             try:
                 code()
             except Exception as error:
                 traceback.print_exc()
-                self._post(failed, f"{type(error).__name__}: {error}")
+                if failed is not None:
+                    self._post(failed, f"{type(error).__name__}: {error}")
             else:
-                self._post(done, "")
+                if done is not None:
+                    self._post(done, "")
             finally:
                 if drain is not None:
                     drain.set()

@@ -21,3 +21,7 @@ class InheritError(HandoffError):
 
 class LockError(HandoffError):
     """The data lock cannot be taken."""
+
+
+class StateError(HandoffError):
+    """What is handed over is too long, or is not what was announced."""

@@ -19,11 +19,13 @@ FDS_MAX = 253
 UNAGREED = 0
 
 #: The oldest and the newest version that this library speaks.
-MINIMUM, CURRENT = 1, 1
+MINIMUM, CURRENT = 1, 2
 
 
 def encode(version: int, handoff: uuid.UUID, message: Message) -> bytes:
     """Lays out one frame. ``version`` is the agreed one."""
+    if version < message.SINCE:
+        raise FrameError("kind", f"there is no {type(message).__name__} in version {version}")
     body = encode_body(message)
     if HEADER_LEN + len(body) > FRAME_MAX:
         raise FrameError("too long", f"a {type(message).__name__} with a body of {len(body)} bytes")
@@ -54,8 +56,8 @@ def decode(
     if length != len(body):
         raise FrameError("length", f"the header announces a body of {length} bytes, {len(body)} came")
     known = BY_KIND.get(kind)
-    if known is None or known not in sender:
-        raise FrameError("kind", f"no message of this direction has kind {kind:#04x}")
+    if known is None or known not in sender or agreed < known.SINCE:
+        raise FrameError("kind", f"no message of this direction and version has kind {kind:#04x}")
     message = decode_body(known, body)
     agreed = UNAGREED if known.UNAGREED else agreed
     if version != agreed:

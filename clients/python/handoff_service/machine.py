@@ -51,6 +51,20 @@ class Send:
 
 
 @dataclass(frozen=True)
+class KeepState:
+    """Keep what the process that goes before has handed over, instead of what is kept already."""
+
+    message: m.TakeOver
+
+
+@dataclass(frozen=True)
+class TakeOver:
+    """Give the service what the process that went before has handed over."""
+
+    message: m.TakeOver
+
+
+@dataclass(frozen=True)
 class AnswerAdopt:
     """Send ``Adopted``."""
 
@@ -92,7 +106,7 @@ class Exit:
     code: int
 
 
-Action = Union[Do, Send, AnswerAdopt, ArmLease, Drain, RunSeal, Leave, Exit]
+Action = Union[Do, Send, KeepState, TakeOver, AnswerAdopt, ArmLease, Drain, RunSeal, Leave, Exit]
 Actions = List[Action]
 
 
@@ -122,6 +136,10 @@ class Machine:
     def happen(self, event: Event, reason: str = "") -> Actions:
         """Something else happened; ``reason`` is why it failed."""
         raise NotImplementedError
+
+    def hand_over(self, message: m.HandOver) -> Actions:
+        """The service hands something over: only while a process that follows waits for it."""
+        return []
 
     def adopt(self, handoff: uuid.UUID) -> Actions:
         """Another supervisor has come, on a channel of its own; the one before is closed."""
@@ -175,6 +193,8 @@ class Successor(Machine):
         if isinstance(message, m.Prepare) and state == "Starting" and not self.asked:
             self.asked = True
             return [ArmLease(message.lease_ms), *self._park()]
+        if isinstance(message, m.TakeOver) and state == "Parked" and not self.overlap:
+            return [KeepState(message)]
         if isinstance(message, m.Begin) and state == "Parked":
             self.state = "Opening" if self.overlap else "Locking"
             return [Do.DISARM_LEASE, Do.OPEN if self.overlap else Do.TAKE_LOCK]
@@ -255,7 +275,14 @@ class Incumbent(Machine):
             return self._take_back()
         if isinstance(message, (m.Commit, m.Abort)):
             return self._depart()
+        # The process that went before drains while this one serves already.
+        if isinstance(message, m.TakeOver) and state == "Serving" and self.overlap:
+            return [TakeOver(message)]
         return self._breach()
+
+    def hand_over(self, message: m.HandOver) -> Actions:
+        is_waited_for = self.state == "Draining" or (self.state == "Sealing" and not (self.resume or self.leave))
+        return self._say(message) if is_waited_for else []
 
     def happen(self, event: Event, reason: str = "") -> Actions:
         state = self.state

@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Dict, Tuple, Type, Union
 from .errors import FrameError
 
 NAME = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}")
+#: The longest content of a ``State`` in the message itself, and in a file.
+INLINE_MAX, CONTENT_MAX = 32 * 1024, 64 * 1024 * 1024
 
 
 class Mode(IntEnum):
@@ -37,6 +39,8 @@ class Message:
     FIELDS: ClassVar[Tuple[str, ...]] = ()
     #: It is sent before a version is agreed, so its frame carries version 0.
     UNAGREED: ClassVar[bool] = False
+    #: The first version that has it.
+    SINCE: ClassVar[int] = 0
 
     @property
     def fd_count(self) -> int:
@@ -133,6 +137,41 @@ class Adopted(Message):
 
 
 @dataclass(frozen=True)
+class _State(Message):
+    """The two messages with the name ``State``. The content is in it, or in a file that travels along."""
+
+    FIELDS, SINCE = ("u32", "u64", "u32", "bytes"), 2
+    format: int
+    length: int
+    crc32: int
+    inline: bytes
+
+    def __post_init__(self) -> None:
+        if self.length > CONTENT_MAX or len(self.inline) > INLINE_MAX:
+            raise ValueError(f"a state of {max(self.length, len(self.inline))} bytes is too long")
+        if self.inline and len(self.inline) != self.length:
+            raise ValueError(f"{self.length} bytes of a state are announced, {len(self.inline)} came")
+
+    @property
+    def fd_count(self) -> int:
+        return int(self.length > 0 and not self.inline)
+
+
+@dataclass(frozen=True)
+class HandOver(_State):
+    """``State`` for the process that follows."""
+
+    KIND = 0x0B
+
+
+@dataclass(frozen=True)
+class TakeOver(_State):
+    """``State`` from the process that went before."""
+
+    KIND = 0x89
+
+
+@dataclass(frozen=True)
 class Welcome(Message):
     """The answer to ``Hello``: what the process is to be, and its listeners."""
 
@@ -206,10 +245,10 @@ class Adopt(Message):
 
 
 FROM_SERVICE: Tuple[Type[Message], ...] = (
-    Hello, Prepared, Drained, Sealed, SealFailed, Ready, Resumed, ResumeFailed, Progress, Adopted,
+    Hello, Prepared, Drained, Sealed, SealFailed, Ready, Resumed, ResumeFailed, Progress, Adopted, HandOver,
 )  # fmt: skip
 FROM_SUPERVISOR: Tuple[Type[Message], ...] = (
-    Welcome, Prepare, Seal, Begin, Commit, Abort, Resume, Adopt,
+    Welcome, Prepare, Seal, Begin, Commit, Abort, Resume, Adopt, TakeOver,
 )  # fmt: skip
 BY_KIND: Dict[int, Type[Message]] = {one.KIND: one for one in FROM_SERVICE + FROM_SUPERVISOR}
 
@@ -247,7 +286,7 @@ def _encode(kind: str, value: Any) -> bytes:
         return struct.pack("<I", CHOICES[kind](value))
     if kind == "names":
         return struct.pack("<Q", len(value)) + b"".join(_encode("name", name) for name in value)
-    text = value.encode()
+    text = value if kind == "bytes" else value.encode()
     if kind == "name":
         _check_name(value)
     return struct.pack("<Q", len(text)) + bytes(text)
@@ -286,7 +325,10 @@ class _Reader:
             if count > self.left // 9:
                 raise ValueError(f"{count} names do not fit")
             return tuple(self.read("name") for _ in range(count))
-        text = self._take(self._integer("<Q")).decode()
+        content = self._take(self._integer("<Q"))
+        if kind == "bytes":
+            return content
+        text = content.decode()
         return _check_name(text) if kind == "name" else text
 
     def _integer(self, form: str) -> int:

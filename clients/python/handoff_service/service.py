@@ -19,6 +19,7 @@ from .errors import FrameError, HandoffError, InheritError
 from .frame import CURRENT, MINIMUM
 from .lock import DataLock
 from .machine import Event
+from .state import State
 
 Address = Union[Tuple[str, int], str]
 
@@ -55,19 +56,30 @@ class Service:
         if self._driver is not None:
             self._driver.note = text
 
-    def begin(self, data: Union[str, "os.PathLike[str]", None] = None) -> None:
+    def hand_over(self, format: int, content: bytes) -> None:
+        """Hands something over to the process that follows, if there is one: what is lost otherwise, and is not in the
+        data. To be called by ``drain`` or ``seal``, and it may be called again: the last one counts. At most 64 MiB,
+        else it raises ``StateError``. With a supervisor or a new process that does not know of this, and at a stop, nobody
+        gets it."""
+        state = State(format, bytes(content))
+        if self._driver is not None:
+            self._driver.hand_over(state)
+
+    def begin(self, data: Union[str, "os.PathLike[str]", None] = None) -> Optional[State]:
         """Says that all is done that needs no data, and waits until this process is to serve. In exclusive mode it then
-        holds the lock of the directory ``data``. Ends the process by ``SystemExit`` if it is not wanted."""
+        holds the lock of the directory ``data``, and gets what the process that went before has handed over. Ends the
+        process by ``SystemExit`` if it is not wanted."""
         directory = os.fspath(data) if data is not None else None
         driver = self._driver
         if driver is None:
             if directory is not None:
                 self._lock = DataLock(directory)
                 self._lock.take()
-            return
+            return None
         driver.data = directory
         driver.post(Event.STARTED)
-        driver.wait(driver.begun)
+        state: Optional[State] = driver.wait(driver.begun)
+        return state
 
     def ready(self, handlers: Optional[Handlers] = None) -> None:
         """Says that this process accepts. From now on ``handlers`` are called when it is to hand over."""

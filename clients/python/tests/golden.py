@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import uuid
+import zlib
 from pathlib import Path
 from typing import Dict
 
+from handoff_service import State
 from handoff_service import message as m
+from handoff_service.state import pack
 
 GOLDEN = Path(__file__).resolve().parents[3] / "protocol" / "tests" / "golden"
 ID = uuid.UUID("00112233-4455-6677-8899-aabbccddeeff")
 
-#: What stands in the files of version 1, by the name of the file.
+#: What stands in the files of both versions, by the name of the file.
 MESSAGES: Dict[str, m.Message] = {
     "01_Hello": m.Hello(1, 1, 4711),
     "02_Prepared": m.Prepared(),
@@ -34,6 +37,13 @@ MESSAGES: Dict[str, m.Message] = {
 }
 
 
-def frame(name: str) -> bytes:
+#: What version 2 has besides.
+SINCE_2: Dict[str, m.Message] = {
+    "0b_State": pack(State(3, b"two sessions"), m.HandOver)[0],
+    "89_State": m.TakeOver(3, 40_000, zlib.crc32(b"\xa5" * 40_000), b""),
+}
+
+
+def frame(name: str, version: int = 1) -> bytes:
     """The bytes of one file."""
-    return bytes.fromhex((GOLDEN / "v1" / f"{name}.hex").read_text())
+    return bytes.fromhex((GOLDEN / f"v{version}" / f"{name}.hex").read_text())

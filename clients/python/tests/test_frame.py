@@ -10,7 +10,9 @@ from handoff_service import message as m
 from handoff_service.errors import FrameError
 from handoff_service.frame import FRAME_MAX, HEADER_LEN, common_version, decode, encode
 
-from .golden import GOLDEN, ID, MESSAGES, frame
+from .golden import GOLDEN, ID, MESSAGES, SINCE_2, frame
+
+VERSIONS = {1: MESSAGES, 2: {**MESSAGES, **SINCE_2}}
 
 
 def sealed(head: bytes, body: bytes = b"") -> bytes:
@@ -20,16 +22,18 @@ def sealed(head: bytes, body: bytes = b"") -> bytes:
 
 class Golden(unittest.TestCase):
     def test_there_is_a_message_for_every_file(self) -> None:
-        files = {path.stem for path in (GOLDEN / "v1").glob("[0-9]*.hex")}
-        self.assertEqual(files, set(MESSAGES))
+        for version, messages in VERSIONS.items():
+            files = {path.stem for path in (GOLDEN / f"v{version}").glob("[0-9]*.hex")}
+            self.assertEqual(files, set(messages))
 
     def test_frames_are_written_and_read_byte_for_byte(self) -> None:
-        for name, message in MESSAGES.items():
-            with self.subTest(name):
-                self.assertEqual(encode(1, ID, message), frame(name))
+        for version, name, message in [(v, *it) for v, messages in VERSIONS.items() for it in messages.items()]:
+            with self.subTest(name, version=version):
+                packet = frame(name, version)
+                self.assertEqual(encode(version, ID, message), packet)
                 sender = m.FROM_SERVICE if message.KIND < 0x80 else m.FROM_SUPERVISOR
-                agreed = 0 if message.UNAGREED else 1
-                self.assertEqual(decode(frame(name), message.fd_count, agreed, sender), (ID, message))
+                agreed = 0 if message.UNAGREED else version
+                self.assertEqual(decode(packet, message.fd_count, agreed, sender), (ID, message))
 
 
 class Errors(unittest.TestCase):
@@ -86,6 +90,18 @@ class Errors(unittest.TestCase):
             with self.assertRaises(FrameError):
                 encode(1, ID, m.Welcome(1, name, 1, m.Mode.OVERLAP, (), 1))
 
+    def test_a_state_is_known_since_version_2_and_does_not_contradict_itself(self) -> None:
+        packet = frame("89_State", 2)
+        self.assertEqual(self.name_of(packet, fds=1, agreed=1), "kind")
+        self.assertEqual(self.name_of(packet, fds=0, agreed=2), "fd count")
+        with self.assertRaises(FrameError) as caught:
+            encode(1, ID, SINCE_2["0b_State"])
+        self.assertEqual(caught.exception.name, "kind")
+        for length, inline in [(64 * 1024 * 1024 + 1, b""), (1, b"ab"), (32_769, bytes(32_769))]:
+            body = struct.pack("<IQIQ", 3, length, 0, len(inline)) + inline
+            head = packet[:12] + struct.pack("<I", len(body)) + packet[16:32]
+            self.assertEqual(self.name_of(sealed(head, body), fds=1, agreed=2), "body")
+
     def test_what_is_too_long_is_not_sent(self) -> None:
         self.assertEqual(len(encode(1, ID, m.Progress("x" * (65_500 - 8)))), FRAME_MAX)
         with self.assertRaises(FrameError) as caught:
@@ -98,4 +114,4 @@ class Errors(unittest.TestCase):
 
 class Versions(unittest.TestCase):
     def test_the_newest_that_both_speak_is_chosen(self) -> None:
-        self.assertEqual([common_version(*range_) for range_ in [(1, 1), (1, 9), (0, 0), (9, 9)]], [1, 1, 0, 0])
+        self.assertEqual([common_version(*range_) for range_ in [(1, 1), (1, 9), (0, 0), (9, 9)]], [1, 2, 0, 0])

@@ -20,6 +20,7 @@ MESSAGES: Dict[str, m.Message] = {
     "Commit": m.Commit(),
     "Abort": m.Abort(),
     "Resume": m.Resume(),
+    "State": m.TakeOver(3, 0, 0, b""),
 }
 EVENTS = {event.value: event for event in mc.Event}
 
@@ -48,6 +49,8 @@ def in_words(action: mc.Action) -> str:
         return action.value
     if isinstance(action, mc.Send):
         message = action.message
+        if isinstance(message, m.HandOver):
+            return f"Send(id, State(State {{ format: {message.format}, length: {message.length} }}))"
         if isinstance(message, m.Ready):
             healthy = "true" if message.healthy else "false"
             return f'Send(id, Ready(Ready {{ healthy: {healthy}, reason: "{message.reason}" }}))'
@@ -55,6 +58,8 @@ def in_words(action: mc.Action) -> str:
         if isinstance(message, (m.SealFailed, m.ResumeFailed)):
             return f'Send(id, {name}(Failed {{ reason: "{message.reason}" }}))'
         return f"Send(id, {name}(Done))"
+    if isinstance(action, (mc.KeepState, mc.TakeOver)):
+        return f"{type(action).__name__}(State {{ format: {action.message.format}, length: {action.message.length} }})"
     if isinstance(action, mc.AnswerAdopt):
         return f"Adopted(id, {action.stage.name.capitalize()})"
     if isinstance(action, mc.ArmLease):
@@ -72,6 +77,8 @@ def step(machine: mc.Machine, what: str) -> str:
     name = what.partition(" of another handoff")[0]
     if what == "adopted":
         actions = machine.adopt(ID)
+    elif what == "hand over":
+        actions = machine.hand_over(m.HandOver(3, 0, 0, b""))
     elif name in MESSAGES:
         actions = machine.message(OTHER if what.endswith("handoff") else ID, MESSAGES[name])
     else:

@@ -6,6 +6,7 @@ mod support;
 
 mod crashes;
 mod rig;
+mod state;
 
 use handoff::control::api::{Ending, Request};
 

@@ -26,11 +26,32 @@ def fault(point):
         time.sleep(1.5)
 
 
+def handed(point):
+    """What this release hands over at a point, as a format and a content."""
+    length = int(FAULT[6:]) if FAULT.startswith("hands-") else None
+    if length is None:
+        return None
+    return (1, b"early") if point == "drain" else (2, content(length))
+
+
+def content(length):
+    return (b"handed over " * (length // 12 + 1))[:length]
+
+
+def in_words(state):
+    """What a client is told of what was handed over."""
+    if state is None:
+        return "none"
+    soundness = "sound" if state.content in (b"early", content(len(state.content))) else "damaged"
+    return f"{state.format}:{len(state.content)}:{soundness}"
+
+
 class Server(Handlers):
     def __init__(self, service, data):
         self.service = service
         self.listener = service.listeners["main"]
         self.data = data
+        self.state = None
         self.running = 0
         self.changed = threading.Condition()
 
@@ -70,7 +91,8 @@ class Server(Handlers):
             if path.startswith("/slow/"):
                 time.sleep(int(path[6:]) / 1000)
             self.count.write(b"x")
-            body = f"{VERSION} {os.getpid()}".encode()
+            word = in_words(self.state) if path == "/state" else VERSION
+            body = f"{word} {os.getpid()}".encode()
             head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
             connection.sendall(head.encode() + body)
         finally:
@@ -81,6 +103,7 @@ class Server(Handlers):
 
     def drain(self, grace, cancelled):
         fault("drain")
+        self.hand_over("drain")
         until = time.monotonic() + grace
         while self.running > 2 and time.monotonic() < until and not cancelled.is_set():
             with self.changed:
@@ -95,6 +118,12 @@ class Server(Handlers):
         self.count.close()
         os.close(self.wake)
         os.close(self.waker)
+        self.hand_over("seal")
+
+    def hand_over(self, point):
+        state = handed(point)
+        if state is not None:
+            self.service.hand_over(*state)
 
     def resume(self):
         fault("resume")
@@ -106,9 +135,12 @@ class Server(Handlers):
 def main():
     with start() as service:
         fault("warming")
-        service.begin(data=sys.argv[1])
+        state = service.begin(data=sys.argv[1])
         fault("begin")
         server = Server(service, sys.argv[1])
+        if state is not None:
+            fault("take")
+            server.state = state
         server.open()
         fault("ready")
         service.ready(server)

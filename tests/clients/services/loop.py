@@ -24,10 +24,32 @@ async def fault(point):
         await asyncio.sleep(1.5)
 
 
+def handed(point):
+    """What this release hands over at a point, as a format and a content."""
+    length = int(FAULT[6:]) if FAULT.startswith("hands-") else None
+    if length is None:
+        return None
+    return (1, b"early") if point == "drain" else (2, content(length))
+
+
+def content(length):
+    return (b"handed over " * (length // 12 + 1))[:length]
+
+
+def in_words(state):
+    """What a client is told of what was handed over."""
+    if state is None:
+        return "none"
+    soundness = "sound" if state.content in (b"early", content(len(state.content))) else "damaged"
+    return f"{state.format}:{len(state.content)}:{soundness}"
+
+
 class Server(aio.Handlers):
-    def __init__(self, listener):
-        self.listener = listener
+    def __init__(self, service):
+        self.service = service
+        self.listener = service.listeners["main"]
         self.running = set()
+        self.state = None
 
     async def open(self):
         self.listener.setblocking(False)
@@ -50,7 +72,8 @@ class Server(aio.Handlers):
                 await asyncio.sleep(int(path[6:]) / 1000)
             if path.startswith("/block/"):
                 time.sleep(int(path[7:]) / 1000)
-            body = f"{VERSION} {os.getpid()}".encode()
+            word = in_words(self.state) if path == "/state" else VERSION
+            body = f"{word} {os.getpid()}".encode()
             head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
             writer.write(head.encode() + body)
             await writer.drain()
@@ -62,6 +85,7 @@ class Server(aio.Handlers):
 
     async def drain(self, grace):
         await fault("drain")
+        self.hand_over("drain")
         await asyncio.wait_for(self.idle(), grace)
 
     async def idle(self):
@@ -73,6 +97,16 @@ class Server(aio.Handlers):
         self.accepting.cancel()
         await asyncio.gather(self.accepting, return_exceptions=True)
         await self.idle()
+        self.hand_over("seal")
+
+    def hand_over(self, point):
+        state = handed(point)
+        if state is not None:
+            self.service.hand_over(*state)
+
+    async def take_over(self, state):
+        await fault("take")
+        self.state = state
 
     async def resume(self):
         await fault("resume")
@@ -86,7 +120,7 @@ async def main():
         await fault("warming")
         await service.begin(data=sys.argv[1])
         await fault("begin")
-        server = Server(service.listeners["main"])
+        server = Server(service)
         await server.open()
         await fault("ready")
         await service.ready(server)

@@ -15,15 +15,37 @@ async function fault(point) {
   if (FAULT === `slow-${point}`) await new Promise((resolve) => setTimeout(resolve, 1500));
 }
 
+/** What this release hands over at a point. */
+function handOver(point) {
+  if (!FAULT.startsWith("hands-")) return;
+  if (point === "drain") service.handOver(1, "early");
+  else service.handOver(2, content(Number(FAULT.slice(6))));
+}
+
+function content(length) {
+  return Buffer.alloc(length, "handed over ");
+}
+
+/** What a client is told of what was handed over. */
+let taken = "none";
+
 class Handlers extends HttpHandlers {
   async drain(how) {
     await fault("drain");
+    handOver("drain");
     await super.drain(how);
   }
 
   async seal(how) {
     await fault("seal");
     await super.seal(how);
+    handOver("seal");
+  }
+
+  async takeOver({ format, content: found }) {
+    await fault("take");
+    const isSound = found.equals(content(found.length)) || found.toString() === "early";
+    taken = `${format}:${found.length}:${isSound ? "sound" : "damaged"}`;
   }
 
   async resume() {
@@ -35,7 +57,7 @@ class Handlers extends HttpHandlers {
 
 const service = await start();
 const server = http.createServer((request, response) => {
-  const answer = () => response.end(`${VERSION} ${process.pid}`);
+  const answer = () => response.end(`${request.url === "/state" ? taken : VERSION} ${process.pid}`);
   const [, , ms] = request.url.split("/");
   if (request.url.startsWith("/block/")) for (const until = Date.now() + Number(ms); Date.now() < until; );
   if (request.url.startsWith("/slow/")) setTimeout(answer, Number(ms));

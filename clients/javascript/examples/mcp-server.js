@@ -1,25 +1,91 @@
 #!/usr/bin/env node
 /**
- * An MCP server over streamable HTTP that can be upgraded: npm install @modelcontextprotocol/sdk handoff-service.
+ * An MCP server over streamable HTTP that can be upgraded: npm install @modelcontextprotocol/sdk zod handoff-service.
  *
  * The service file says channel = "stream" and mode = "overlap", and has a listener called main. Calls that run are
- * finished by the old process.
+ * finished by the old process, streams of events end in order, and the sessions go over to the new process.
  */
 
+import { randomUUID } from "node:crypto";
+import { EventEmitter, once } from "node:events";
 import http from "node:http";
 
 import { McpServer } from "@modelcontextprotocol/sdk/server/mcp.js";
 import { StreamableHTTPServerTransport } from "@modelcontextprotocol/sdk/server/streamableHttp.js";
 import { HttpHandlers, start } from "handoff-service";
+import { z } from "zod";
 
 const VERSION = "1.0.0";
+/** The form of what is handed over, and the most of it that a stream carries. */
+const FORMAT = 1;
+const HANDED_MAX = 32 * 1024;
+/** For so long a request of an unknown session waits until the process before has handed it over. */
+const HOLD_MS = 5000;
+const SESSION = "mcp-session-id";
 
-/** No session lives in this process, so any process can take the next request of a client. */
+const service = await start({ bind: { main: { host: "127.0.0.1", port: 8000 } } });
+
+/**
+ * The sessions, around the transport of the SDK, which has none itself. While this process drains, clients use both
+ * processes: the table goes over at once, and again when it has changed.
+ */
+const sessions = {
+  /** @type {Map<string, string[]>} */
+  notes: new Map(),
+  /** Those that this process has changed itself: what the one before says of them is older. */
+  changed: new Set(),
+  news: new EventEmitter().setMaxListeners(0),
+  /** Whether no more sessions can come from a process before. */
+  isComplete: service.generation <= 1,
+  isDraining: false,
+
+  hasChanged(session) {
+    this.changed.add(session);
+    if (this.isDraining) this.handOver(false);
+  },
+
+  /** The oldest ones stay behind if there are too many; their clients open others. */
+  handOver(isLast) {
+    const notes = [...this.notes];
+    let bytes = Buffer.from(JSON.stringify({ notes, isLast }));
+    while (bytes.length > HANDED_MAX && notes.length > 0) {
+      notes.splice(0, Math.ceil(notes.length / 8));
+      bytes = Buffer.from(JSON.stringify({ notes, isLast }));
+    }
+    if (notes.length < this.notes.size) console.error(`${this.notes.size - notes.length} sessions are left behind`);
+    service.handOver(FORMAT, bytes);
+  },
+
+  takeOver({ format, content }) {
+    if (format !== FORMAT) throw new Error(`sessions in format ${format}: this version knows ${FORMAT}`);
+    const { notes, isLast } = JSON.parse(content.toString());
+    for (const [session, found] of notes) if (!this.changed.has(session)) this.notes.set(session, found);
+    this.isComplete = isLast;
+    this.news.emit("came");
+  },
+
+  async knows(session) {
+    const signal = AbortSignal.timeout(HOLD_MS);
+    while (!this.notes.has(session) && !this.isComplete && !signal.aborted) {
+      await once(this.news, "came", { signal }).catch(() => {});
+    }
+    return this.notes.has(session);
+  },
+};
+
 function mcp() {
   const server = new McpServer({ name: "example", version: VERSION });
-  server.registerTool("version", { description: "Which version answers" }, async () => ({
-    content: [{ type: "text", text: VERSION }],
-  }));
+  const text = (text) => ({ content: [{ type: "text", text }] });
+  server.registerTool("version", { description: "Which version answers" }, async () => text(VERSION));
+  const description = "Keeps a note for as long as the session lives, and gives all of them";
+  server.registerTool("remember", { description, inputSchema: { note: z.string() } }, async ({ note }, extra) => {
+    const session = extra.requestInfo.headers[SESSION];
+    const notes = sessions.notes.get(session);
+    if (notes === undefined) throw new Error("this connection has no session");
+    notes.push(note);
+    sessions.hasChanged(session);
+    return text(JSON.stringify(notes));
+  });
   return server;
 }
 
@@ -27,6 +93,29 @@ function mcp() {
 const streams = new Set();
 
 async function answer(request, response) {
+  const session = request.headers[SESSION];
+  if (session !== undefined && !(await sessions.knows(session))) {
+    return response.writeHead(404).end("this session is not known any more: initialize another one");
+  }
+  if (request.method === "DELETE" && session !== undefined) {
+    sessions.notes.delete(session);
+    sessions.hasChanged(session);
+    return response.writeHead(200).end();
+  }
+  if (request.method === "GET" && sessions.isDraining) {
+    return response.writeHead(200, { "Content-Type": "text/event-stream" }).end();
+  }
+  const body = request.method === "POST" ? await read(request) : undefined;
+  if (body?.method === "initialize") {
+    const opened = randomUUID();
+    sessions.notes.set(opened, []);
+    sessions.hasChanged(opened);
+    response.setHeader(SESSION, opened);
+  }
+  await pass(request, response, body);
+}
+
+async function pass(request, response, body) {
   const transport = new StreamableHTTPServerTransport({ sessionIdGenerator: undefined });
   const server = mcp();
   response.once("close", () => {
@@ -35,10 +124,41 @@ async function answer(request, response) {
   });
   if (request.method === "GET") streams.add(transport);
   await server.connect(transport);
-  await transport.handleRequest(request, response);
+  await transport.handleRequest(request, response, body);
 }
 
-const service = await start({ bind: { main: { host: "127.0.0.1", port: 8000 } } });
+async function read(request) {
+  const parts = [];
+  for await (const part of request) parts.push(part);
+  try {
+    return JSON.parse(Buffer.concat(parts).toString());
+  } catch {
+    return null; // The transport says what is wrong with it.
+  }
+}
+
+class Handlers extends HttpHandlers {
+  takeOver(state) {
+    sessions.takeOver(state);
+  }
+
+  async drain(how) {
+    sessions.isDraining = true;
+    sessions.handOver(false);
+    await super.drain(how);
+  }
+
+  async seal(how) {
+    await super.seal(how);
+    sessions.handOver(true);
+  }
+
+  resume() {
+    sessions.isDraining = false;
+    super.resume();
+  }
+}
+
 const server = http.createServer((request, response) => {
   answer(request, response).catch((error) => {
     console.error(error);
@@ -47,7 +167,7 @@ const server = http.createServer((request, response) => {
   });
 });
 const onDrain = () => Promise.all([...streams].map((stream) => stream.close()));
-const handlers = new HttpHandlers(server, { onDrain });
+const handlers = new Handlers(server, { onDrain });
 await service.begin();
 await service.listen(server, "main");
 service.ready(handlers);

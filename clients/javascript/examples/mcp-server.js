@@ -27,20 +27,18 @@ const service = await start({ bind: { main: { host: "127.0.0.1", port: 8000 } } 
 
 /**
  * The sessions, around the transport of the SDK, which has none itself. While this process drains, clients use both
- * processes: the table goes over at once, and again when it has changed.
+ * processes: the table goes over at once, and again when it has changed. The new process adds what it did not know, so nothing
+ * is lost; a client that comes over an old connection once more does not see yet what it has changed over a new one.
  */
 const sessions = {
   /** @type {Map<string, string[]>} */
   notes: new Map(),
-  /** Those that this process has changed itself: what the one before says of them is older. */
-  changed: new Set(),
   news: new EventEmitter().setMaxListeners(0),
   /** Whether no more sessions can come from a process before. */
   isComplete: service.generation <= 1,
   isDraining: false,
 
-  hasChanged(session) {
-    this.changed.add(session);
+  hasChanged() {
     if (this.isDraining) this.handOver(false);
   },
 
@@ -59,7 +57,9 @@ const sessions = {
   takeOver({ format, content }) {
     if (format !== FORMAT) throw new Error(`sessions in format ${format}: this version knows ${FORMAT}`);
     const { notes, isLast } = JSON.parse(content.toString());
-    for (const [session, found] of notes) if (!this.changed.has(session)) this.notes.set(session, found);
+    for (const [session, found] of notes) {
+      this.notes.set(session, [...new Set([...found, ...(this.notes.get(session) ?? [])])]);
+    }
     this.isComplete = isLast;
     this.news.emit("came");
   },
@@ -83,7 +83,7 @@ function mcp() {
     const notes = sessions.notes.get(session);
     if (notes === undefined) throw new Error("this connection has no session");
     notes.push(note);
-    sessions.hasChanged(session);
+    sessions.hasChanged();
     return text(JSON.stringify(notes));
   });
   return server;
@@ -99,7 +99,7 @@ async function answer(request, response) {
   }
   if (request.method === "DELETE" && session !== undefined) {
     sessions.notes.delete(session);
-    sessions.hasChanged(session);
+    sessions.hasChanged();
     return response.writeHead(200).end();
   }
   if (request.method === "GET" && sessions.isDraining) {
@@ -109,7 +109,7 @@ async function answer(request, response) {
   if (body?.method === "initialize") {
     const opened = randomUUID();
     sessions.notes.set(opened, []);
-    sessions.hasChanged(opened);
+    sessions.hasChanged();
     response.setHeader(SESSION, opened);
   }
   await pass(request, response, body);

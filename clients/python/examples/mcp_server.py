@@ -46,14 +46,14 @@ async def remember(note: str, context: Context) -> list[str]:
 class Sessions:
     """The sessions of clients that have one, around the application of the SDK, which has none itself.
 
-    While this process drains, clients use both processes: the table goes over at once, and again when it has changed.
+    While this process drains, clients use both processes: the table goes over at once, and again when it has changed. The
+    new process adds what it did not know, so nothing is lost; a client that comes over an old connection once more does not
+    see yet what it has changed over a new one.
     """
 
     def __init__(self, app):
         self.app = app
         self.notes = {}
-        #: Those that this process has changed itself: what the one before says of them is older.
-        self.changed = set()
         self.streams = set()
         self.service = None
         self.is_draining = False
@@ -66,11 +66,10 @@ class Sessions:
 
     def remember(self, session, note):
         self.notes.setdefault(session, []).append(note)
-        self.has_changed(session)
+        self.has_changed()
         return self.notes[session]
 
-    def has_changed(self, session):
-        self.changed.add(session)
+    def has_changed(self):
         if self.is_draining:
             self.hand_over()
 
@@ -81,7 +80,9 @@ class Sessions:
         if state.format != FORMAT:
             raise ValueError(f"sessions in format {state.format}: this version knows {FORMAT}")
         found = json.loads(state.content)
-        self.notes.update({session: notes for session, notes in found["notes"].items() if session not in self.changed})
+        for session, notes in found["notes"].items():
+            known = self.notes.setdefault(session, [])
+            known[:] = notes + [note for note in known if note not in notes]
         self.is_complete = found["is_last"]
         self.news.set()
         self.news = asyncio.Event()
@@ -103,7 +104,7 @@ class Sessions:
             return await answer(send, 404, b"this session is not known any more: initialize another one")
         if session and scope["method"] == "DELETE":
             self.notes.pop(session, None)
-            self.has_changed(session)
+            self.has_changed()
             return await answer(send, 200)
         body = await read(receive)
         request = parse(body)
@@ -111,7 +112,7 @@ class Sessions:
         if request.get("method") == "initialize":
             session = uuid.uuid4().hex
             self.notes[session] = []
-            self.has_changed(session)
+            self.has_changed()
             headers.append((SESSION, session.encode()))
         exchange = Exchange(body, receive, send, headers, self)
         is_endless = scope["method"] == "GET" or request.get("method") == "subscriptions/listen"

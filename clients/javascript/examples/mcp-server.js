@@ -27,8 +27,8 @@ const service = await start({ bind: { main: { host: "127.0.0.1", port: 8000 } } 
 
 /**
  * The sessions, around the transport of the SDK, which has none itself. While this process drains, clients use both
- * processes: the table goes over at once, and again when it has changed. The new process adds what it did not know, so nothing
- * is lost; a client that comes over an old connection once more does not see yet what it has changed over a new one.
+ * processes: the table goes over at once, and again when it has changed. The new process adds what it did not know, so
+ * nothing is lost; a client that comes over an old connection once more does not see yet what it has changed over a new one.
  */
 const sessions = {
   /** @type {Map<string, string[]>} */

@@ -20,9 +20,9 @@ const FLUSH_MS = 1000;
  * @property {(how: { cut: boolean }) => unknown} [seal] Finish what was accepted (it may be cut if `cut`); make everything
  *   durable.
  * @property {() => unknown} [resume] Serve as before.
- * @property {(state: import("./state.js").State) => unknown} [takeOver] Take what the process that went before hands over,
- *   while this one serves already, and that one drains and seals. Each takes the place of the one before. What it throws is
- *   written to the log, and nothing else happens.
+ * @property {(state: import("./state.js").State) => unknown} [takeOver] Take what the process that went before hands
+ *   over, while this one serves already, and that one drains and seals. Each takes the place of the one before. What it
+ *   throws is written to the log, and nothing else happens.
  */
 
 export class Driver {

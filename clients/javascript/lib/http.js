@@ -4,15 +4,15 @@
 const CUT_AFTER_MS = 5000;
 const LOOK_MS = 10;
 /**
- * For so long at most a drain waits that clients use their idle connections once more, and are asked for another one. It is what
- * Node itself keeps an idle connection for, and clients use none that is about to be so old.
+ * For so long at most a drain waits that clients use their idle connections once more, and are asked for another one. It is
+ * what Node itself keeps an idle connection for, and clients use none that is about to be so old.
  */
 const LINGER_MS = 5000;
 
 /**
- * While it drains, each response asks its client for another connection, which goes to the new process. A connection that is
- * closed while it is idle may be one on which its client sends at that moment, so a drain lingers a little. When it seals,
- * those that are idle all the same are closed, and the others are waited for.
+ * While it drains, each response asks its client for another connection, which goes to the new process. A connection that
+ * is closed while it is idle may be one on which its client sends at that moment, so a drain lingers a little. When it
+ * seals, those that are idle all the same are closed, and the others are waited for.
  */
 export class HttpHandlers {
   #server;

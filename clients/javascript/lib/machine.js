@@ -1,9 +1,9 @@
 /**
  * The two machines of a service in overlap mode: what it does on each message and event. No clock, no descriptor.
  *
- * An action is `["Send", message]`, `["AnswerAdopt", stage]`, `["ArmLease", ms]`, `["Drain", graceMs]`, `["Seal", cut]`,
- * `["Leave", graceMs]`, `["TakeOver", message]`, `["Exit", code]`, or one of `HangUp`, `DisarmLease`, `Open`, `CancelDrain`, `Resume` and
- * `BecomeIncumbent` alone.
+ * An action is `["Send", message]`, `["TakeOver", message]`, `["AnswerAdopt", stage]`, `["ArmLease", ms]`,
+ * `["Drain", graceMs]`, `["Seal", cut]`, `["Leave", graceMs]`, `["Exit", code]`, or one of `HangUp`, `DisarmLease`, `Open`,
+ * `CancelDrain`, `Resume` and `BecomeIncumbent` alone.
  *
  * @typedef {[string, any?]} Action
  * @typedef {import("./message.js").Message} Message

@@ -55,9 +55,10 @@ export class Service {
   }
 
   /**
-   * Hands something over to the process that follows, if there is one: what is lost otherwise, and is not in the data. To be
-   * called by `drain` or `seal`, and it may be called again: the last one counts. At most 32 KiB, which is what a stream
-   * carries; with more it throws. With a supervisor or a new process that does not know of this, and at a stop, nobody gets it.
+   * Hands something over to the process that follows, if there is one: what is lost otherwise, and is not in the data. To
+   * be called by `drain` or `seal`, and it may be called again: the last one counts. At most 32 KiB, which is what a stream
+   * carries; with more it throws. With a supervisor or a new process that does not know of this, and at a stop, nobody
+   * gets it.
    * @param {number} format
    * @param {Buffer | Uint8Array | string} bytes
    */

@@ -46,9 +46,9 @@ async def remember(note: str, context: Context) -> list[str]:
 class Sessions:
     """The sessions of clients that have one, around the application of the SDK, which has none itself.
 
-    While this process drains, clients use both processes: the table goes over at once, and again when it has changed. The
-    new process adds what it did not know, so nothing is lost; a client that comes over an old connection once more does not
-    see yet what it has changed over a new one.
+    While this process drains, clients use both processes: the table goes over at once, and again when it has changed.
+    The new process adds what it did not know, so nothing is lost; a client that comes over an old connection once more
+    does not see yet what it has changed over a new one.
     """
 
     def __init__(self, app):

@@ -59,8 +59,8 @@ class Service:
     def hand_over(self, format: int, content: bytes) -> None:
         """Hands something over to the process that follows, if there is one: what is lost otherwise, and is not in the
         data. To be called by ``drain`` or ``seal``, and it may be called again: the last one counts. At most 64 MiB,
-        else it raises ``StateError``. With a supervisor or a new process that does not know of this, and at a stop, nobody
-        gets it."""
+        else it raises ``StateError``. With a supervisor or a new process that does not know of this, and at a stop,
+        nobody gets it."""
         state = State(format, bytes(content))
         if self._driver is not None:
             self._driver.hand_over(state)

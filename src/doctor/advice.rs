@@ -47,7 +47,10 @@ fn sentence(service: &Service, advised: Option<Adapter>, adapters: &[Finding]) -
         let open = adapters.iter().any(|it| it.verdict == Verdict::NotTried);
         return match open {
             true => "Nothing is known yet of an adapter that works: make the trial possible.".to_owned(),
-            false => "No adapter works for this program as the service file starts it: see why above, and try again.".to_owned(),
+            false => {
+                "No adapter works for this program as the service file starts it: see why, and try again."
+                    .to_owned()
+            }
         };
     };
     let mut sentence = format!("Use adapter = {:?}", adapter.spelling());

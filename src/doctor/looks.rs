@@ -62,7 +62,7 @@ fn judge(looks: &mut Looks, kind: &Kind, service: &Service) {
         Kind::Elf { bits, machine, loader } => {
             judge_elf(looks, *bits, *machine);
             if let Some(loader) = loader.as_ref().filter(|loader| !loader.exists()) {
-                looks.faults.push(format!("the loader that it names, {loader:?}, does not exist; was it built for another system?"));
+                looks.faults.push(format!("its loader {loader:?} does not exist; was it built for another system?"));
             }
         }
         Kind::Script { interpreter, argument } => {
@@ -124,8 +124,8 @@ fn look_for_privilege(looks: &mut Looks, binary: &Path) {
             "it has {what}: with inject they count only as long as the daemon has CAP_SYS_ADMIN, as this process has"
         ),
         false => format!(
-            "it has {what}, which inject takes away (no_new_privs), as this process has no CAP_SYS_ADMIN; use listen-fds, or give \
-             CAP_SYS_ADMIN to the daemon"
+            "it has {what}, which inject takes away (no_new_privs), as this process has no CAP_SYS_ADMIN; use \
+             listen-fds, or give CAP_SYS_ADMIN to the daemon"
         ),
     });
 }

@@ -1,8 +1,9 @@
-//! Tries out whether a program gets on with an adapter: it is started as a shim would start it, with listeners that nobody else
-//! has, looked at for some seconds, and ended with all that it has started.
+//! Tries out whether a program gets on with an adapter: it is started as a shim would start it, with listeners that nobody
+//! else has, looked at for some seconds, and ended with all that it has started.
 //!
-//! A trial is a process of its own, started by [`doctor`](crate::doctor), because it may move into another network, must be a
-//! child subreaper, and gives the program its own environment. If whoever wants to know ends, so does the trial, and the program.
+//! A trial is a process of its own, started by [`doctor`](crate::doctor), because it may move into another network, must be
+//! a child subreaper, and gives the program its own environment. If whoever wants to know ends, so does the trial, and the
+//! program.
 
 mod listeners;
 mod native;

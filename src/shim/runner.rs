@@ -228,7 +228,7 @@ impl Runner {
     fn await_a_rest(&mut self) -> Result<(), BoxError> {
         let until = Instant::now() + FINISH_WITHIN;
         while self.plan.program.drain != DrainFor::Nothing
-            && self.census.oldest_busy_ms(|| self.program.tree())?.is_some()
+            && self.census.is_surely_busy(|| self.program.tree())?
             && Instant::now() < until
         {
             std::thread::sleep(TICK);

@@ -93,6 +93,14 @@ impl Census {
         Ok(oldest)
     }
 
+    /// Whether a process of the tree is at work on a request, as far as that is sure: a connection of which it cannot be told
+    /// whether it was answered counts as at rest. For the end of a long wait, when the best moment is to be found.
+    pub fn is_surely_busy(&mut self, tree: impl Fn() -> Vec<u32>) -> io::Result<bool> {
+        let mut found = self.look(true)?;
+        found.retain(|found| work(found).is_some_and(|work| work.sure));
+        Ok(!found.is_empty() && !held_by(found, &tree())?.is_empty())
+    }
+
     /// Whether the connection of a client at this local address (seen from the client: peer) has been accepted by a
     /// process that still has it.
     pub fn is_accepted(client_local: SocketAddr, server: SocketAddr) -> io::Result<bool> {
@@ -179,6 +187,8 @@ fn is_number(text: &[u8]) -> bool {
 struct Work {
     at_least_ms: u32,
     at_most_ms: Option<u32>,
+    /// Whether it is a request for sure.
+    sure: bool,
 }
 
 impl Work {
@@ -198,14 +208,14 @@ fn classify(unread: u32, unsent: u32, half_closed: bool, history: Option<History
     let end = u32::from(half_closed);
     let bytes = unread.saturating_sub(end) > 0 || unsent > 0;
     let Some(history) = history else {
-        return bytes.then_some(Work { at_least_ms: 0, at_most_ms: None });
+        return bytes.then_some(Work { at_least_ms: 0, at_most_ms: None, sure: true });
     };
     let History { last_sent_ms, last_received_ms, last_ack_ms, bytes_received, segments_sent } = history;
     if unread.saturating_sub(end) > 0 {
-        return Some(Work { at_least_ms: last_received_ms, at_most_ms: None });
+        return Some(Work { at_least_ms: last_received_ms, at_most_ms: None, sure: true });
     }
     if unsent > 0 {
-        return Some(Work { at_least_ms: 0, at_most_ms: None });
+        return Some(Work { at_least_ms: 0, at_most_ms: None, sure: true });
     }
     let unanswered = last_received_ms < last_sent_ms || segments_sent == 0;
     let tie =
@@ -213,10 +223,10 @@ fn classify(unread: u32, unsent: u32, half_closed: bool, history: Option<History
     let received_any = bytes_received > u64::from(end);
     // Since the handshake.
     if !half_closed && !received_any && segments_sent == 0 && last_sent_ms < TIE_MS {
-        return Some(Work { at_least_ms: 0, at_most_ms: Some(0) });
+        return Some(Work { at_least_ms: 0, at_most_ms: Some(0), sure: false });
     }
     let busy = received_any && (unanswered || tie);
-    busy.then_some(Work { at_least_ms: last_received_ms, at_most_ms: Some(last_sent_ms) })
+    busy.then_some(Work { at_least_ms: last_received_ms, at_most_ms: Some(last_sent_ms), sure: unanswered })
 }
 
 fn cannot(kind: &str, error: io::Error) -> io::Error {
@@ -241,7 +251,8 @@ mod tests {
     fn work_is_told_from_rest() {
         const OPEN: bool = false;
         const ENDED: bool = true;
-        let busy = |at_least_ms, at_most_ms| Some(Work { at_least_ms, at_most_ms });
+        let busy = |at_least_ms, at_most_ms| Some(Work { at_least_ms, at_most_ms, sure: true });
+        let unsure = |at_least_ms, at_most_ms| Some(Work { at_least_ms, at_most_ms, sure: false });
         let fresh =
             History { last_sent_ms: 500, last_received_ms: 500, last_ack_ms: 500, ..History::default() };
         let stale = History { last_sent_ms: 1000, last_received_ms: 1000, ..fresh };
@@ -253,7 +264,7 @@ mod tests {
             ("answered", 0, 0, OPEN, AT_REST, None),
             ("answered, and the client has ended", 0, 0, ENDED, AT_REST, None),
             ("answered, and the end is not read", 1, 0, ENDED, AT_REST, None),
-            ("nothing was sent or received yet", 0, 0, OPEN, fresh, busy(0, Some(0))),
+            ("nothing was sent or received yet", 0, 0, OPEN, fresh, unsure(0, Some(0))),
             ("nothing was ever sent or received", 0, 0, OPEN, stale, None),
             ("the end came without a request", 0, 0, ENDED, fresh, None),
             ("only the end was received", 1, 0, ENDED, first, None),
@@ -280,7 +291,7 @@ mod tests {
                 History { last_ack_ms: 40, ..tie },
                 None,
             ),
-            ("asked and answered in a tick, in which order?", 0, 0, OPEN, tie, busy(80, Some(80))),
+            ("asked and answered in a tick, in which order?", 0, 0, OPEN, tie, unsure(80, Some(80))),
             ("the same, but it is long ago", 0, 0, OPEN, long_ago, None),
         ] {
             assert_eq!(classify(unread, unsent, end, Some(history)), expected, "{what}");
@@ -293,7 +304,7 @@ mod tests {
     #[test]
     fn the_age_is_what_was_seen_within_what_is_possible() {
         let age = |at_least_ms, at_most_ms, seen| {
-            Work { at_least_ms, at_most_ms }.age_ms(Duration::from_millis(seen))
+            Work { at_least_ms, at_most_ms, sure: true }.age_ms(Duration::from_millis(seen))
         };
         assert_eq!(age(20, Some(40), 0), 20);
         assert_eq!(age(20, Some(40), 30), 30);

@@ -1,6 +1,6 @@
 //! The shim: a small process that speaks the protocol for a program that does not.
 //!
-//! It is started by the daemon in the place of the service and embeds [`service`](crate::service) like any other service, so
+//! It is started by the daemon in the place of the service and embeds [`crate::service`] like any other service, so
 //! machines, journal, leases and recovery are the same for every adapter, also when the daemon is gone. What it serves with is
 //! a foreign program, which it runs as its child:
 //!
@@ -20,7 +20,7 @@
 //! ```
 //!
 //! The end of a shim is the end of its program: the kernel kills the program (PR_SET_PDEATHSIG), and whoever comes next what
-//! that has started (see [`files`]). If the program ends by itself, the shim ends in the same way, as if it were the program.
+//! that has started (see `files.rs`). If the program ends by itself, the shim ends in the same way, as if it were the program.
 
 pub mod exec;
 mod files;

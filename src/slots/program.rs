@@ -12,7 +12,7 @@ use crate::sys::steer::Instruction;
 /// The denominator of a [`Share`].
 pub const WHOLE: u32 = 10_000;
 
-/// Where new connections go. The index is the kernel's: see [`super::order`].
+/// Where new connections go. The index is the kernel's: see `order.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Program {
     /// Where those go for which nothing else is said.

@@ -1,8 +1,8 @@
 //! Gives a program that knows nothing of this the supervisor's listeners: its socket is swapped while it waits in `bind`.
 //!
-//! - A program calls bind, and waits. What it binds is compared with what the service file says ([`matching`]).
+//! - A program calls bind, and waits. What it binds is compared with what the service file says (`matching.rs`).
 //! - If it is a listener of the service, then the socket behind the program's descriptor is replaced by a duplicate of that
-//!   listener, with the program's own settings on it ([`options`]), and bind succeeds without having been done. So does
+//!   listener, with the program's own settings on it (`options.rs`), and bind succeeds without having been done. So does
 //!   the listen that follows.
 //! - With *parking*, such a bind is not answered until [`Injector::release`]: the program is started and warm, and waits.
 //! - Everything else the kernel carries out as if nobody had looked.

@@ -86,7 +86,7 @@ def weed_backend(place):
     place.start(
         "weed-server",
         [place.installed.weed, "server", "-filer", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={data}", *options]
-        + ["-volume.max=20", "-master.volumeSizeLimitMB=64", f"-filer.localSocket={data}/filer.sock"],
+        + ["-volume.max=100", "-master.volumeSizeLimitMB=256", f"-filer.localSocket={data}/filer.sock"],
     )
     # It answers before it has a place to write to.
     place.wait_until("weed server takes files", lambda: takes_files(ports["filer"]), 60.0)

@@ -85,10 +85,14 @@ impl Census {
         let before = std::mem::take(&mut self.busy_since);
         let mut oldest = None;
         for (found, _) in busy {
+            let Some(work) = work(&found) else { continue };
             let cookie = found.key.cookie();
             let since = before.get(&cookie).copied().unwrap_or(now);
-            self.busy_since.insert(cookie, since);
-            oldest = oldest.max(work(&found).map(|work| work.age_ms(now - since)));
+            // One that is about to ask has not asked yet.
+            if work.at_most_ms != Some(0) {
+                self.busy_since.insert(cookie, since);
+            }
+            oldest = oldest.max(Some(work.age_ms(now - since)));
         }
         Ok(oldest)
     }

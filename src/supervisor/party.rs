@@ -100,7 +100,12 @@ impl Party {
         let version = Rc::new(Cell::new(UNAGREED));
         let serial = parts.serial;
         let tell = move |happened| tell(serial, happened);
-        let watched = Watched { channel: channel.clone(), pidfd: Rc::clone(&pidfd), trace: parts.trace };
+        let watched = Watched {
+            channel: channel.clone(),
+            pidfd: Rc::clone(&pidfd),
+            trace: parts.trace,
+            exit: Cell::default(),
+        };
         let watch = spawn_local(watch(watched, Rc::clone(&version), tell));
         Ok(Self {
             serial,
@@ -170,12 +175,18 @@ struct Watched {
     channel: Option<Rc<AsyncFd<Channel>>>,
     pidfd: Rc<AsyncFd<OwnedFd>>,
     trace: Option<PathBuf>,
+    /// How it ended: whoever reaps a process learns that once.
+    exit: Cell<Option<Exit>>,
 }
 
 impl Watched {
-    /// Its end, with that of everything that it has started.
+    /// Its end, with that of everything that it has started. Can be called off and asked for again.
     async fn gone(&self) -> Exit {
-        let exit = gone(&self.pidfd).await;
+        let exit = match self.exit.get() {
+            Some(exit) => exit,
+            None => gone(&self.pidfd).await,
+        };
+        self.exit.set(Some(exit));
         if let Some(trace) = self.trace.clone().filter(|trace| trace.exists()) {
             // That this is over is what counts; what cannot be ended was told by it.
             let _ = spawn_blocking(move || shim::end_what_is_left(&trace)).await;

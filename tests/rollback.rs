@@ -49,7 +49,7 @@ rolls_back! {
     one_that_is_unhealthy_after_begin: "unhealthy-after-begin", None, "told to be unhealthy";
     one_that_sends_garbage: "rude-garbage", None, "not a handoff frame";
     one_that_sends_too_much: "rude-too-long", None, "larger than";
-    one_that_speaks_another_version: "rude-version", None, "we speak 1..=1, the peer speaks 90..=99";
+    one_that_speaks_another_version: "rude-version", None, "we speak 1..=2, the peer speaks 90..=99";
     one_that_uses_a_wrong_id: "rude-wrong-id", None, "id of another handoff";
     one_that_hangs_up: "rude-hang-up", None, "closed its channel";
 }

@@ -45,6 +45,12 @@ enum Which {
     Lines,
     /// The same in overlap mode.
     Overlap,
+    /// A program that knows nothing, with its socket swapped when it binds; exclusive mode.
+    Inject,
+    /// The same in overlap mode.
+    InjectOverlap,
+    /// A program that takes its listener as under socket activation; exclusive mode.
+    ListenFds,
     /// All of them.
     All,
 }
@@ -63,9 +69,11 @@ enum Load {
 }
 
 fn main() -> ExitCode {
-    // The harness starts this program as a daemon, and the daemon starts it as a keeper. The third is for tests.
+    // The harness starts this program as a daemon, and the daemon starts it as a keeper or shim. The last is for tests.
     match std::env::args_os().nth(1) {
         Some(verb) if verb == handoff::keeper::VERB => return handoff::keeper::main(),
+        Some(verb) if verb == handoff::shim::VERB => return handoff::shim::main(),
+        Some(verb) if verb == handoff::shim::exec::VERB => return handoff::shim::exec::main(),
         Some(verb) if verb == "daemon" || verb == "crash-test" => return handoff::cli::main(),
         _ => {}
     }
@@ -90,9 +98,9 @@ fn run(args: &Args) -> Result<bool, Error> {
     eprintln!("building the services");
     let services = Services::build()?;
     let mut good = true;
-    for which in [Which::S3, Which::Lines, Which::Overlap] {
-        if args.service == which || args.service == Which::All {
-            good &= run_one(which, &services, &args.choice)?;
+    for which in Which::value_variants() {
+        if *which != Which::All && [*which, Which::All].contains(&args.service) {
+            good &= run_one(*which, &services, &args.choice)?;
         }
     }
     Ok(good)
@@ -103,8 +111,11 @@ fn run_one(which: Which, services: &Services, choice: &Choice) -> Result<bool, E
     let program = services.program.clone();
     let (prepared, load) = match which {
         Which::S3 => (services.s3()?, vec![OsString::from("load-s3")]),
-        Which::Lines => (services.lines("lines", "exclusive")?, lines_load()),
-        Which::Overlap | Which::All => (services.lines("overlap", "overlap")?, lines_load()),
+        Which::Lines => (services.lines(&name, "exclusive")?, lines_load()),
+        Which::Overlap | Which::All => (services.lines(&name, "overlap")?, lines_load()),
+        Which::Inject => (services.plain(&name, "inject", "exclusive")?, lines_load()),
+        Which::InjectOverlap => (services.plain(&name, "inject", "overlap")?, lines_load()),
+        Which::ListenFds => (services.plain(&name, "listen-fds", "exclusive")?, lines_load()),
     };
     let subject = Subject {
         load: std::iter::once(program.clone().into()).chain(load).collect(),

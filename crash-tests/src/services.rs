@@ -21,6 +21,7 @@ pub struct Services {
     pub program: PathBuf,
     s3_server: PathBuf,
     testee: PathBuf,
+    plain: PathBuf,
 }
 
 /// A service that is ready to be tested.
@@ -54,7 +55,7 @@ impl Services {
             .args(["build", "--quiet", "--message-format=json-render-diagnostics"])
             .args(["--package", "handoff-supervisor", "--package", "handoff-example-s3"])
             // Fresh already, but it is what gives the others their crash points.
-            .args(["--package", "handoff-crash-tests", "--bins", "--example", "testee"])
+            .args(["--package", "handoff-crash-tests", "--bins", "--example", "testee", "--example", "plain"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stderr(Stdio::inherit());
         if !cfg!(debug_assertions) {
@@ -72,7 +73,8 @@ impl Services {
                 messages.filter(|message| message.target.as_ref().is_some_and(|it| it.name == name));
             named.find_map(|message| message.executable).ok_or(format!("cargo has built no {name}"))
         };
-        Ok(Self { dir, program, s3_server: find("s3-server")?, testee: find("testee")? })
+        let (s3_server, testee, plain) = (find("s3-server")?, find("testee")?, find("plain")?);
+        Ok(Self { dir, program, s3_server, testee, plain })
     }
 
     /// The S3 server.
@@ -102,18 +104,30 @@ impl Services {
 
     /// The service of the end-to-end tests, in this mode.
     pub fn lines(&self, name: &str, mode: &str) -> Result<Prepared, Error> {
+        let keys = format!("args = [\"{{dir}}/data\"]\nmode = {mode:?}\n");
+        self.of_tests(name, &self.testee, "unhealthy-after-begin", &keys)
+    }
+
+    /// A program that knows nothing, behind this adapter, in this mode.
+    pub fn plain(&self, name: &str, adapter: &str, mode: &str) -> Result<Prepared, Error> {
+        let shared = if mode == "overlap" { "+" } else { "" };
+        let keys = format!(
+            "args = [\"{shared}{{dir}}/data\", \"{{listen.main}}\"]\nmode = {mode:?}\nadapter = {adapter:?}\n"
+        );
+        self.of_tests(name, &self.plain, "exit-slowly", &keys)
+    }
+
+    fn of_tests(&self, name: &str, program: &Path, fault: &str, keys: &str) -> Result<Prepared, Error> {
         let dir = self.dir.path().join(name);
         fs::create_dir(&dir)?;
         let release = |version: &str, fault: &str| {
-            let path = dir.join(format!("testee-{version}"));
-            package(&self.testee, &path, &format!("\ntestee version={version} fault={fault}\n"))
-                .map(|()| path)
+            let path = dir.join(format!("{name}-{version}"));
+            package(program, &path, &format!("\ntestee version={version} fault={fault}\n")).map(|()| path)
         };
         let first = release("1", "")?;
         let text = format!(
             "binary = {first:?}\n\
-             args = [\"{{dir}}/data\"]\n\
-             mode = {mode:?}\n\
+             {keys}\
              deadline = \"20s\"\n\
              drain_grace = \"2s\"\n\
              \n\
@@ -122,8 +136,7 @@ impl Services {
         );
         let service_file = dir.join(format!("{name}.toml"));
         fs::write(&service_file, text)?;
-        let next = release("2", "")?;
-        let bad = release("3", "unhealthy-after-begin")?;
+        let (next, bad) = (release("2", "")?, release("3", fault)?);
         Ok(Prepared { service_file, next, bad })
     }
 }

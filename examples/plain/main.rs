@@ -2,11 +2,12 @@
 //! what socket activation gives it, and answers each line with its version. SIGTERM ends it at once, as it ends most
 //! programs, whatever it is doing.
 //!
-//! `plain <data> <address>…`, where `<data>` is `-` or a directory that one process at a time may use: a second one ends with an error.
+//! `plain <data> <address>…`, where `<data>` is `-`, or a directory that one process at a time may use: a second one ends with an
+//! error; or `+` and a directory that several may use at once.
 //!
 //! | line | what it does |
 //! |---|---|
-//! | `put <text>` | appends it to a file in its data, then answers |
+//! | `put <text>` | appends the line to a file in its data, then answers with it |
 //! | `slow <ms>` | answers after so long |
 //! | `pid` | answers with its process |
 //! | anything else | answers |
@@ -73,6 +74,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         std::thread::spawn(move || server.accept(listener));
     }
     say_ready()?;
+    println!("plain {} serves", server.stamp.version);
     if server.stamp.fault == "forks" {
         return fork(&server);
     }
@@ -81,6 +83,9 @@ fn run() -> Result<(), Box<dyn Error>> {
 
 /// Whoever has the data alone may write.
 fn open(data: PathBuf) -> Result<(PathBuf, File), Box<dyn Error>> {
+    if let Some(shared) = data.to_str().and_then(|data| data.strip_prefix('+')) {
+        return Ok((PathBuf::from(shared), File::open(shared)?));
+    }
     let lock = File::options().create(true).append(true).open(data.join("writer"))?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| "TWO WRITERS: the data is in use")?;
     Ok((data, lock))
@@ -144,9 +149,8 @@ impl Server {
 
     fn serve(&self, reader: impl Read, mut writer: impl Write) {
         for line in BufReader::new(reader).lines().map_while(Result::ok) {
-            if let Some(text) = line.strip_prefix("put ")
-                && self.put(text).is_err()
-            {
+            let is_put = line.starts_with("put ");
+            if is_put && self.put(&line).is_err() {
                 return;
             }
             if let Some(ms) = line.strip_prefix("slow ").and_then(|ms| ms.parse().ok()) {
@@ -161,6 +165,7 @@ impl Server {
                     self.stamp.version.len(),
                     self.stamp.version
                 ),
+                _ if is_put => format!("{} {line}\n", self.stamp.version),
                 _ => format!("{} {}\n", self.stamp.version, std::process::id()),
             };
             if writer.write_all(answer.as_bytes()).is_err() {
@@ -169,9 +174,9 @@ impl Server {
         }
     }
 
-    fn put(&self, text: &str) -> std::io::Result<()> {
+    fn put(&self, line: &str) -> std::io::Result<()> {
         let Some((data, _)) = &self.data else { return Ok(()) };
         let mut file = File::options().create(true).append(true).open(data.join("lines"))?;
-        file.write_all(format!("{text}\n").as_bytes())
+        file.write_all(format!("{line}\n").as_bytes())
     }
 }

@@ -13,9 +13,10 @@ Examples:
   handoff crash-test ./s3.toml --only upgrade:journal/synced:supervisor:kill --load ./s3-load
 
 Needs a handoff, and better a service too, that was built with the feature `crash-points`. Each run
-has a directory of its own; {dir} in the service file and in the load command stands for it. The load
-finds each address in HANDOFF_LISTEN_<NAME>, works until SIGTERM, and ends with one line of JSON, such
-as {\"ok\": true, \"acknowledged\": 120, \"lost\": 0, \"wrong\": 0, \"refused\": 0, \"reset\": 0, \"cut\": 0,
+has a directory of its own; {dir} in the service file and in the load command stands for it, and
+{listen.NAME} in the service file for the address of a listener, which is a free one. The load finds
+each address in HANDOFF_LISTEN_<NAME>, works until SIGTERM, and ends with one line of JSON, such as
+{\"ok\": true, \"acknowledged\": 120, \"lost\": 0, \"wrong\": 0, \"refused\": 0, \"reset\": 0, \"cut\": 0,
 \"longest_gap_ms\": 12.5}. The exit code is 0 if everything held, 1 if something did not.";
 
 /// Kill and stop every party at every point, under load

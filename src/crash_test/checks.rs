@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::observe::{self, Kind, Process};
+use super::observe::{Kind, Process};
 use super::place::Place;
 
 /// Connections of the load, and the process that was replaced, may be on their way out for so long.
@@ -27,9 +27,9 @@ pub(super) fn look_around(place: &Place, clean: Option<&Baseline>) -> (Vec<Strin
     }
     let until = Instant::now() + SETTLE;
     loop {
-        let processes = observe::processes(&place.points());
+        let processes = place.processes();
         let now = Baseline::of(&processes, place.runtime_files());
-        let found = wrong_with(&processes, &now, clean);
+        let found = wrong_with(place, &processes, &now, clean);
         if found.is_empty() || Instant::now() > until {
             return (found, now);
         }
@@ -37,9 +37,10 @@ pub(super) fn look_around(place: &Place, clean: Option<&Baseline>) -> (Vec<Strin
     }
 }
 
-fn wrong_with(processes: &[Process], now: &Baseline, clean: Option<&Baseline>) -> Vec<String> {
+fn wrong_with(place: &Place, processes: &[Process], now: &Baseline, clean: Option<&Baseline>) -> Vec<String> {
     let mut found = Vec::new();
-    for kind in [Kind::Daemon, Kind::Keeper, Kind::Service] {
+    let of_shim = place.service.adapter.is_foreign().then_some(Kind::Program);
+    for kind in [Kind::Daemon, Kind::Keeper, Kind::Service].into_iter().chain(of_shim) {
         let pids: Vec<u32> =
             processes.iter().filter(|process| process.kind == kind).map(|process| process.pid).collect();
         if pids.len() != 1 {

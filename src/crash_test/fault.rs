@@ -65,8 +65,8 @@ impl Party {
         match (parts.next(), parts.next()) {
             (Some("supervisor" | "journal"), _) => Some(Self::Supervisor),
             (Some("keeper"), _) => Some(Self::Keeper),
-            (Some("library"), Some("incumbent")) => Some(Self::Incumbent),
-            (Some("library"), Some("successor")) => Some(Self::Successor),
+            (Some("library" | "shim"), Some("incumbent")) => Some(Self::Incumbent),
+            (Some("library" | "shim"), Some("successor")) => Some(Self::Successor),
             _ => None,
         }
     }

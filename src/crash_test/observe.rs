@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::crash_points::VARIABLE;
+use crate::shim;
 use crate::sys::lock::LOCK_FILE;
 
 /// A process of a run.
@@ -22,12 +23,15 @@ pub(super) struct Process {
 pub(super) enum Kind {
     Daemon,
     Keeper,
+    /// What the daemon started: the service, or the shim that runs it.
     Service,
+    /// What a shim started.
+    Program,
 }
 
 /// Every process that has this socket of a harness in its environment. One that has ended, and is not waited for yet, has
-/// no environment.
-pub(super) fn processes(points: &Path) -> Vec<Process> {
+/// no environment. With a `shim`, only that is the service for the daemon.
+pub(super) fn processes(points: &Path, shim: bool) -> Vec<Process> {
     let mut mark = VARIABLE.as_bytes().to_vec();
     mark.push(b'=');
     mark.extend_from_slice(points.as_os_str().as_bytes());
@@ -37,14 +41,15 @@ pub(super) fn processes(points: &Path) -> Vec<Process> {
         fs::read(format!("/proc/{pid}/environ"))
             .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|variable| variable == mark))
     });
-    marked.map(look).collect()
+    marked.map(|pid| look(pid, shim)).collect()
 }
 
-fn look(pid: u32) -> Process {
+fn look(pid: u32, shim: bool) -> Process {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let kind = match line.split(|byte| *byte == 0).nth(1) {
         Some(b"daemon") => Kind::Daemon,
         Some(b"keeper") => Kind::Keeper,
+        first if shim && first != Some(shim::VERB.as_bytes()) => Kind::Program,
         _ => Kind::Service,
     };
     let fds: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().collect();

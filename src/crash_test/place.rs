@@ -11,6 +11,7 @@ use handoff_protocol::ids::ServiceName;
 use tempfile::TempDir;
 use toml::{Table, Value};
 
+use super::observe::{self, Process};
 use super::ports::Port;
 use super::{Error, Subject};
 use crate::config::{ListenAddress, Service};
@@ -37,9 +38,13 @@ impl Place {
             .map_err(|error| format!("cannot read {}: {error}", subject.service_file.display()))?
             .parse()
             .map_err(|error| format!("{}: {error}", subject.service_file.display()))?;
-        table.iter_mut().for_each(|(_, value)| substitute(value, dir.path()));
+        let path = dir.path().to_string_lossy();
+        table.iter_mut().for_each(|(_, value)| substitute(value, DIR, &path));
         table.insert("lease".to_owned(), Value::String(format!("{lease_ms}ms")));
         let (addresses, ports) = move_listeners(&mut table, dir.path())?;
+        for (mark, address) in listeners_of(&table) {
+            table.iter_mut().for_each(|(_, value)| substitute(value, &mark, &address));
+        }
         let file = dir.path().join(format!("config/services/{name}.toml"));
         let text = toml::to_string(&table)?;
         std::fs::write(&file, &text)?;
@@ -100,6 +105,11 @@ impl Place {
         names
     }
 
+    /// Every process of this run.
+    pub(super) fn processes(&self) -> Vec<Process> {
+        observe::processes(&self.points(), self.service.adapter.is_foreign())
+    }
+
     /// The last lines of a file in this directory.
     pub(super) fn tail(&self, name: &str, lines: usize) -> String {
         let text = std::fs::read(self.path(name)).unwrap_or_default();
@@ -120,11 +130,18 @@ pub(super) fn name_of(file: &Path) -> Result<ServiceName, Error> {
     stem.parse().map_err(|error| format!("{}: {error}", file.display()).into())
 }
 
-fn substitute(value: &mut Value, dir: &Path) {
+/// What stands for the address of each listener. A program that binds by itself has to be told.
+fn listeners_of(table: &Table) -> Vec<(String, String)> {
+    let listeners = table.get("listen").and_then(Value::as_table).into_iter().flatten();
+    let addresses = listeners.filter_map(|(name, address)| Some((name, address.as_str()?)));
+    addresses.map(|(name, address)| (format!("{{listen.{name}}}"), address.to_owned())).collect()
+}
+
+fn substitute(value: &mut Value, mark: &str, by: &str) {
     match value {
-        Value::String(text) => *text = text.replace(DIR, &dir.to_string_lossy()),
-        Value::Array(values) => values.iter_mut().for_each(|value| substitute(value, dir)),
-        Value::Table(table) => table.iter_mut().for_each(|(_, value)| substitute(value, dir)),
+        Value::String(text) => *text = text.replace(mark, by),
+        Value::Array(values) => values.iter_mut().for_each(|value| substitute(value, mark, by)),
+        Value::Table(table) => table.iter_mut().for_each(|(_, value)| substitute(value, mark, by)),
         Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {}
     }
 }

@@ -15,7 +15,7 @@ use super::fault::Fault;
 use super::init::Init;
 use super::load::{self, Load};
 use super::matrix::Job;
-use super::observe::{self, Kind};
+use super::observe::Kind;
 use super::place::Place;
 use super::scenario::Scenario;
 use super::{Error, Subject};
@@ -359,7 +359,7 @@ impl Run<'_> {
         }
         let until = Instant::now() + Duration::from_secs(5);
         loop {
-            let left = observe::processes(&self.place.points());
+            let left = self.place.processes();
             if left.is_empty() {
                 return;
             }
@@ -373,7 +373,8 @@ impl Run<'_> {
 
 /// Whether the daemon says that the service serves, and exactly that process is there.
 fn is_at_rest(place: &Place, status: &ServiceStatus) -> bool {
-    let services: Vec<u32> = observe::processes(&place.points())
+    let services: Vec<u32> = place
+        .processes()
         .into_iter()
         .filter(|process| process.kind == Kind::Service)
         .map(|process| process.pid)
@@ -407,7 +408,7 @@ fn status(place: &Place) -> Result<ServiceStatus, Error> {
 
 /// Ends whatever a failed run has left.
 fn end_all(place: &Place) {
-    for process in observe::processes(&place.points()) {
+    for process in place.processes() {
         if let Ok(pidfd) = pidfd_open(process.pid) {
             let _ = kill(&pidfd, Signal::KILL);
         }

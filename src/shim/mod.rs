@@ -41,6 +41,7 @@ use std::time::Duration;
 use handoff_protocol::message::Mode;
 use rustix::process::{Resource, Rlimit, Signal, getpid, getrlimit, kill_process, setrlimit};
 
+use crate::crash_points::crash_point;
 use crate::service;
 use crate::sys::process::Exit;
 use crate::sys::signal_fd::signal_fd;
@@ -125,6 +126,7 @@ fn serve(starting: service::Starting, mut runner: Runner, mode: Mode, plan: &Pla
 
 fn begin(runner: &mut Runner, warm: bool) -> Result<(), String> {
     runner.take_over()?;
+    crash_point!("shim/successor/took-over");
     match warm {
         true => runner.release(),
         false => runner.start(false)?,

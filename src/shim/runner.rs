@@ -18,6 +18,7 @@ use super::plan::Plan;
 use super::program::{Known, Program, Start};
 use super::swap::{Seen, Swap};
 use crate::config::{Adapter, DrainFor};
+use crate::crash_points::crash_point;
 use crate::service::{BoxError, Drain, Seal, Server};
 use crate::slots::census::Census;
 
@@ -47,6 +48,8 @@ pub(super) struct Runner {
     swap: Option<Arc<Injector>>,
     trace: Trace,
     lock: Option<ProgramLock>,
+    /// Which party this process is for the crash tests.
+    party: &'static str,
 }
 
 impl Runner {
@@ -71,7 +74,8 @@ impl Runner {
         let trace = Trace::leave(&trace_path)
             .map_err(|error| format!("cannot create {}: {error}", trace_path.display()))?;
         let listeners = Arc::new(listeners);
-        Ok(Self { plan, mode, program, listeners, census, notify, swap: None, trace, lock: None })
+        let (swap, lock, party) = (None, None, "successor");
+        Ok(Self { plan, mode, program, listeners, census, notify, swap, trace, lock, party })
     }
 
     /// Takes over from whoever ran the program before: for the holder of the data lock.
@@ -100,10 +104,12 @@ impl Runner {
             inherited.push(lock.duplicate().map_err(error)?);
         }
         let start = Start { listeners, inherited, env, seccomp: injects };
+        crash_point!("shim/{}/start", self.party);
         let notify = self.program.start(start).map_err(error)?;
+        crash_point!("shim/{}/started", self.party);
         if let Some(notify) = notify {
             let seen = Arc::new(Seen(Arc::clone(&self.program)));
-            let slots = Arc::new(Swap(Arc::clone(&self.listeners)));
+            let slots = Arc::new(Swap { listeners: Arc::clone(&self.listeners), party: self.party });
             let injector = Arc::new(Injector::new(notify, slots, seen, park));
             let running = Arc::clone(&injector);
             std::thread::Builder::new()
@@ -145,6 +151,7 @@ impl Runner {
             true => (!says || known.ready).then_some(Ok(())),
         });
         ready.unwrap_or(Ok(()))?;
+        crash_point!("shim/{}/ready", self.party);
         self.program.learn(|known| known.serves = true);
         Ok(())
     }
@@ -192,7 +199,9 @@ impl Runner {
     }
 
     fn end(&mut self) -> Result<(), BoxError> {
+        crash_point!("shim/incumbent/end");
         self.program.end(END_WITHIN)?;
+        crash_point!("shim/incumbent/ended");
         self.swap = None;
         self.lock = None;
         Ok(())
@@ -204,7 +213,9 @@ impl Runner {
         if !self.accepts()? {
             return Ok(());
         }
+        crash_point!("shim/incumbent/switch");
         self.listeners.switch()?;
+        crash_point!("shim/incumbent/switched");
         let until = Instant::now() + FINISH_WITHIN;
         loop {
             // Whoever was on the way at the switch comes to the old slot.
@@ -239,6 +250,7 @@ impl Runner {
 
 impl Server for Runner {
     fn drain(&mut self, drain: Drain) -> Result<(), BoxError> {
+        self.party = "incumbent";
         loop {
             let finished = match (self.mode, self.plan.program.drain) {
                 (_, DrainFor::Nothing) => true,
@@ -256,6 +268,7 @@ impl Server for Runner {
     }
 
     fn seal(&mut self, seal: Seal) -> Result<(), BoxError> {
+        self.party = "incumbent";
         match self.mode {
             Mode::Exclusive => self.finish(seal.may_cut())?,
             Mode::Overlap if seal.may_cut() => self.await_a_rest()?,
@@ -268,6 +281,7 @@ impl Server for Runner {
     }
 
     fn resume(&mut self) -> Result<(), BoxError> {
+        self.party = "incumbent";
         match self.mode {
             Mode::Overlap if self.program.is_whole() => return Ok(()),
             Mode::Overlap => self.end()?,

@@ -9,21 +9,27 @@ use super::inject::{Event, Slots, Watcher};
 use super::listeners::Listeners;
 use super::program::Program;
 use crate::config::ListenAddress;
+use crate::crash_points::crash_point;
 
 /// The listeners that the program gets when it binds: those of the slot that counts at that moment.
-pub(super) struct Swap(pub(super) Arc<Listeners>);
+pub(super) struct Swap {
+    pub(super) listeners: Arc<Listeners>,
+    /// Which party this process is for the crash tests.
+    pub(super) party: &'static str,
+}
 
 impl Slots for Swap {
     fn configured(&self) -> Vec<(String, ListenAddress)> {
-        self.0.configured()
+        self.listeners.configured()
     }
 
     fn current(&self, name: &str) -> io::Result<OwnedFd> {
-        self.0.current_of(name)
+        crash_point!("shim/{}/bind", self.party);
+        self.listeners.current_of(name)
     }
 
     fn path_removed(&self, name: &str, path: &Path) {
-        if let Err(error) = self.0.put_back(name) {
+        if let Err(error) = self.listeners.put_back(name) {
             eprintln!(
                 "handoff: the program has removed {}, which cannot be put back: {error}",
                 path.display()

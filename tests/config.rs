@@ -66,6 +66,36 @@ fn a_full_file() {
 }
 
 #[test]
+fn the_commands_around_an_upgrade() {
+    let text = "binary = \"/b\"\npreflight = [\"{binary}\", \"-t\"]\npreflight_limit = \"5s\"\n\
+                [hooks]\npre_upgrade = [\"/bin/true\"]\npost_rollback = [\"/h\"]\nlimit = \"2s\"\n";
+    let hooks = parse(text).unwrap().hooks;
+    let command = |words: &[&str], limit_ms| {
+        let argv = words.iter().map(|word| (*word).to_owned()).collect();
+        Some(handoff::hooks::Command { argv, limit_ms })
+    };
+    assert_eq!(hooks.preflight, command(&["{binary}", "-t"], 5_000));
+    assert_eq!(hooks.pre_upgrade, command(&["/bin/true"], 2_000));
+    assert_eq!((hooks.post_commit, hooks.post_rollback), (None, command(&["/h"], 2_000)));
+    assert_eq!(parse("binary = \"/b\"").unwrap().hooks, config::Hooks::default());
+}
+
+#[test]
+fn the_programs_of_commands_are_looked_at() {
+    let root = tempfile::tempdir().unwrap();
+    let hook = root.path().join("hook");
+    std::fs::write(&hook, "").unwrap();
+    std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let text = format!(
+        "binary = \"/bin/sh\"\npreflight = [\"{{binary}}\"]\n[hooks]\npre_upgrade = [\"/nonexistent/h\"]\npost_commit = [{hook:?}]\n"
+    );
+    let told: Vec<String> = parse(&text).unwrap().check_files().iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].contains("4:15: hooks.pre_upgrade: /nonexistent/h cannot be run"), "{told:?}");
+    assert!(told[1].contains("5:15: hooks.post_commit:") && told[1].contains("world-writable"), "{told:?}");
+}
+
+#[test]
 fn the_defaults() {
     let service = parse("binary = \"/b\"").unwrap();
     assert_eq!((service.adapter, service.mode), (Adapter::Handoff, Mode::Exclusive));
@@ -119,6 +149,21 @@ fn every_mistake_says_where_what_and_what_to_do() {
         (
             "[probe]\nhttp = \"/\"\nexec = [\"/bin/true\"]",
             "3:8: probe.http: there can be one of http, tcp and exec",
+        ),
+        ("preflight = [\"true\"]", "2:13: preflight: does not begin with an absolute path"),
+        ("preflight_limit = \"1s\"", "2:19: preflight_limit: there is no preflight"),
+        (
+            "preflight = [\"{binary}\"]\npreflight_limit = \"0s\"",
+            "3:19: preflight_limit: must be longer than nothing",
+        ),
+        ("[hooks]\npre_upgrade = []", "3:15: hooks.pre_upgrade: is an empty command"),
+        (
+            "[hooks]\npost_comit = [\"/b\"]",
+            "3:1: hooks.post_comit: unknown key; did you mean \"hooks.post_commit\"?",
+        ),
+        (
+            "[hooks]\npost_commit = \"/b\"",
+            "3:15: hooks.post_commit: expected an array of strings, found a string",
         ),
         ("[probe]\nexec = [\"true\"]", "3:8: probe.exec: does not begin with an absolute path"),
         ("[probe]\nexec = [\"/bin/true\"]\nstatus = 200", "4:10: probe.status: belongs to a probe over HTTP"),

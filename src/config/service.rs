@@ -12,10 +12,12 @@ use toml::de::DeTable;
 use super::address::ListenAddress;
 use super::binary::check_binary;
 use super::error::{Error, Position, Report};
+use super::hooks::{self, Hooks};
 use super::probe::{self, Probe};
 use super::program::{self, Program};
 use super::table::{Found, Section};
 use super::units::format_duration_ms;
+use crate::hooks::{BINARY, check_program};
 
 const KEYS: &[&str] = &[
     "binary",
@@ -39,6 +41,9 @@ const KEYS: &[&str] = &[
     "drain",
     "warm",
     "probe",
+    "preflight",
+    "preflight_limit",
+    "hooks",
 ];
 const LOG_KEYS: &[&str] = &["max_size", "files"];
 const BINARY_EXAMPLE: &str = "write binary = \"/absolute/path/of/the/server\"";
@@ -70,6 +75,8 @@ pub struct Service {
     pub program: Program,
     /// How it is found out from outside whether a new process serves.
     pub probe: Option<Probe>,
+    /// The commands that are run around an upgrade.
+    pub hooks: Hooks,
     /// Whether two generations may run side by side.
     pub mode: Mode,
     /// Absolute path of the directory the program starts in.
@@ -177,7 +184,8 @@ impl Service {
         }
     }
 
-    /// Looks at the files that the service needs as they are at this moment: the binary and the working directory.
+    /// Looks at the files that the service needs as they are at this moment: the binary, the working directory,
+    /// and the programs of its commands.
     /// Blocks on the file system.
     pub fn check_files(&self) -> Vec<Error> {
         let mistake = |at, key: &str, cause, hint| {
@@ -196,6 +204,11 @@ impl Service {
                 cause,
                 "create it or correct the path".into(),
             ));
+        }
+        for (key, at, command) in self.hooks.commands().filter(|(.., command)| command.argv[0] != BINARY) {
+            if let Err(error) = check_program(&command.argv[0]) {
+                errors.push(mistake(Some(at), key, error.to_string(), error.hint()));
+            }
         }
         errors
     }
@@ -229,6 +242,7 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
         channel: root.choice(report, "channel", &channels).unwrap_or(Transport::Packets),
         program: program::read(report, root, adapter, mode),
         probe: probe::read(report, root, adapter, &listeners),
+        hooks: hooks::read(report, root),
         mode,
         working_dir_at: working_dir.as_ref().map(|found| found.at(report)),
         working_dir: working_dir.map_or_else(|| PathBuf::from("/"), |found| found.value),

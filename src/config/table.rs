@@ -214,6 +214,11 @@ impl<'t> Section<'t> {
         }
     }
 
+    /// Where the value of a key begins, if the key is there.
+    pub(super) fn at(&self, report: &Report, key: &str) -> Option<Position> {
+        self.get(key).map(|found| report.position(found.span.start))
+    }
+
     fn get(&self, key: &str) -> Option<Found<&'t DeValue<'t>>> {
         let value = self.table.get(key)?;
         Some(Found { value: value.get_ref(), span: value.span() })

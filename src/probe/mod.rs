@@ -3,16 +3,17 @@
 //! Here is one try, over a connection that somebody else has made: only the supervisor knows the way to a process that gets no
 //! other connection yet.
 
-mod exec;
 mod http;
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-use crate::config::Check;
+use crate::config::{Check, Http};
+use crate::hooks::{self, Command};
 
 /// A connection to the process.
 pub(crate) trait Connection: AsyncRead + AsyncWrite + Unpin {}
@@ -29,6 +30,9 @@ pub(crate) trait Way {
 
     /// Variables that tell a command what is tried.
     fn variables(&self) -> Vec<(String, String)>;
+
+    /// Where a command runs.
+    fn working_dir(&self) -> PathBuf;
 }
 
 /// How often it is looked whether a connection was accepted.
@@ -36,37 +40,35 @@ const ACCEPT_TICK: Duration = Duration::from_millis(2);
 
 /// Tries once. The error says what was found instead of what was to be found.
 pub(crate) async fn attempt(check: &Check, limit: Duration, way: &mut impl Way) -> Result<(), String> {
-    match timeout(limit, try_once(check, way)).await {
-        Ok(result) => result,
-        Err(_) => Err(match check {
-            Check::Http(http) => format!("{} {} was not answered within {limit:?}", http.method, http.path),
-            Check::Tcp { listener } => {
-                format!("a connection to {listener} was not accepted within {limit:?}")
-            }
-            Check::Exec(command) => format!("{} did not end within {limit:?}", command[0]),
+    match check {
+        Check::Http(http) => timeout(limit, ask(http, way)).await.unwrap_or_else(|_| {
+            Err(format!("{} {} was not answered within {limit:?}", http.method, http.path))
         }),
+        Check::Tcp { listener } => timeout(limit, is_accepted(listener.as_str(), way))
+            .await
+            .unwrap_or_else(|_| Err(format!("a connection to {listener} was not accepted within {limit:?}"))),
+        Check::Exec(argv) => {
+            let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+            let command = Command { argv: argv.clone(), limit_ms };
+            let ended = hooks::run(&command, None, &way.variables(), &way.working_dir()).await;
+            ended.map(drop).map_err(|error| error.to_string())
+        }
     }
 }
 
-async fn try_once(check: &Check, way: &mut impl Way) -> Result<(), String> {
-    match check {
-        Check::Http(http) => {
-            let connection = connect(way, http.listener.as_str()).await?;
-            http::ask(http, connection).await
+async fn ask(http: &Http, way: &mut impl Way) -> Result<(), String> {
+    let connection = connect(way, http.listener.as_str()).await?;
+    http::ask(http, connection).await
+}
+
+async fn is_accepted(listener: &str, way: &mut impl Way) -> Result<(), String> {
+    let _connection = connect(way, listener).await?;
+    loop {
+        match way.is_accepted().await {
+            Ok(true) => return Ok(()),
+            Ok(false) => tokio::time::sleep(ACCEPT_TICK).await,
+            Err(error) => return Err(format!("cannot look at the connection to {listener}: {error}")),
         }
-        Check::Tcp { listener } => {
-            let _connection = connect(way, listener.as_str()).await?;
-            loop {
-                match way.is_accepted().await {
-                    Ok(true) => return Ok(()),
-                    Ok(false) => tokio::time::sleep(ACCEPT_TICK).await,
-                    Err(error) => {
-                        return Err(format!("cannot look at the connection to {listener}: {error}"));
-                    }
-                }
-            }
-        }
-        Check::Exec(command) => exec::run(command, way.variables()).await,
     }
 }
 

@@ -172,9 +172,14 @@ impl Service {
 pub(crate) fn environment_of(
     config: &config::Service,
 ) -> impl Iterator<Item = (OsString, OsString)> + use<'_> {
-    let inherited = INHERITED.iter().filter(|name| !config.env.contains_key(**name));
-    let inherited = inherited.filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
+    let inherited = inherited_environment()
+        .filter(|(name, _)| name.to_str().is_none_or(|name| !config.env.contains_key(name)));
     inherited.chain(config.env.iter().map(|(name, value)| (name.into(), value.into())))
+}
+
+/// What every service and every command of a service file gets from the environment of this process.
+pub(crate) fn inherited_environment() -> impl Iterator<Item = (OsString, OsString)> {
+    INHERITED.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)))
 }
 
 /// A process that was just started cannot have been mistaken for another, since nobody has waited for it yet.

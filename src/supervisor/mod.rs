@@ -23,4 +23,4 @@ mod systemd;
 mod timeline;
 
 pub use daemon::{Error, run};
-pub(crate) use launch::environment_of;
+pub(crate) use launch::{environment_of, inherited_environment};

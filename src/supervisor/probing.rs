@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::rc::Weak;
 use std::time::Duration;
 
@@ -102,6 +103,12 @@ impl Way for WayIn<'_> {
             (format!("HANDOFF_LISTEN_{name}"), listener.address.to_string())
         });
         fixed.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(listeners).collect()
+    }
+
+    fn working_dir(&self) -> PathBuf {
+        self.service
+            .upgrade()
+            .map_or_else(|| "/".into(), |service| service.borrow().config.working_dir.clone())
     }
 }
 

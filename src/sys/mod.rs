@@ -17,6 +17,8 @@ pub mod exec;
 #[cfg(feature = "supervisor")]
 pub mod exit;
 #[cfg(feature = "supervisor")]
+pub mod exposed;
+#[cfg(feature = "supervisor")]
 pub mod held;
 #[cfg(feature = "supervisor")]
 pub mod listen_fds;

@@ -160,14 +160,21 @@ fn the_reference_of_the_service_file_is_complete() {
         let there = examples.contains(&format!("{last} = ")) || examples.contains(&format!("[{last}]"));
         assert!(there, "{key} is in no example");
     }
-    let of_probe =
-        parse("binary = \"/b\"\n[probe]\nwwwwwwwwwwww = 1\n").expect_err("an unknown key").join("\n");
-    let of_probe = of_probe.split_once("known keys are ").expect("the keys of [probe]").1;
-    let section = text.split_once("### Probes").expect("a section on probes").1;
-    let rows = table(section, &["key", "type", "default", "meaning"]);
-    let documented: BTreeSet<String> = rows.iter().map(|row| quoted(&row[0])[0].to_owned()).collect();
-    let known = of_probe.lines().next().unwrap_or_default().split(", ");
-    assert_eq!(documented, known.map(|key| key.trim().to_owned()).collect());
+}
+
+#[test]
+fn the_reference_of_each_table_is_complete() {
+    let text = read("docs/operations.md");
+    for (table_name, heading) in [("probe", "### Probes"), ("hooks", "### Commands")] {
+        let errors = parse(&format!("binary = \"/b\"\n[{table_name}]\nwwwwwwwwwwww = 1\n"));
+        let told = errors.expect_err("an unknown key").join("\n");
+        let known = told.split_once("known keys are ").expect("the keys of the table").1;
+        let known = known.lines().next().unwrap_or_default().split(", ").map(|key| key.trim().to_owned());
+        let section = text.split_once(heading).expect(heading).1;
+        let rows = table(section, &["key", "type", "default"]);
+        let documented: BTreeSet<String> = rows.iter().map(|row| quoted(&row[0])[0].to_owned()).collect();
+        assert_eq!(documented, known.collect(), "{table_name}");
+    }
 }
 
 #[test]

@@ -1,0 +1,184 @@
+//! The commands of a service file that are run around an upgrade: the preflight and the hooks.
+//!
+//! A command is a program with its arguments, never a line for a shell. It has a time limit and a process group of its own,
+//! and of what it writes the end is kept.
+
+mod group;
+mod tail;
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use handoff_protocol::reason::Exit;
+use tokio::process;
+
+use crate::config::format_duration_ms;
+use crate::supervisor::inherited_environment;
+use crate::sys::exposed::{Exposed, check_exposure};
+use group::Group;
+use tail::Tail;
+
+/// What stands for the path of the new binary in the arguments of a command.
+pub const BINARY: &str = "{binary}";
+/// So many bytes of what a command wrote are told in an error.
+const TOLD_MAX_BYTES: usize = 400;
+
+/// A command of a service file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// The program by its absolute path, or [`BINARY`], and its arguments.
+    pub argv: Vec<String>,
+    /// How long it may take, in milliseconds.
+    pub limit_ms: u64,
+}
+
+/// What a command wrote: of each stream the last 16 KiB. What is not UTF-8 is replaced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Output {
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Why a command did not do its work. `Display` is a clause that names the command.
+#[derive(Debug, thiserror::Error)]
+pub enum HookError {
+    /// Its program has no absolute path, so that it would depend on the environment what is run.
+    #[error("{0:?} is not the absolute path of a command")]
+    NotAbsolute(String),
+    /// It names [`BINARY`], and there is none.
+    #[error("{0:?} cannot be filled in: there is no new binary at this point")]
+    NoBinary(String),
+    /// Somebody else could have changed it.
+    #[error("{} is not run: {cause}", program.display())]
+    Unsafe {
+        /// The program.
+        program: PathBuf,
+        /// What is wrong.
+        cause: Exposed,
+    },
+    /// It could not be started.
+    #[error("{command} cannot be run: {cause}")]
+    Spawn {
+        /// The program and its arguments.
+        command: String,
+        /// What the kernel said.
+        cause: std::io::Error,
+    },
+    /// It ended, but not with 0.
+    #[error("{command} {exit}{}", said(.told))]
+    Failed {
+        /// The program and its arguments.
+        command: String,
+        /// How it ended.
+        exit: Exit,
+        /// The last lines that it wrote.
+        told: String,
+    },
+    /// It did not end in time and was killed, with all of its process group.
+    #[error("{command} did not end within {} and was killed{}", format_duration_ms(*limit_ms), said(.told))]
+    TooLong {
+        /// The program and its arguments.
+        command: String,
+        /// Its limit.
+        limit_ms: u64,
+        /// The last lines that it wrote.
+        told: String,
+    },
+}
+
+impl HookError {
+    /// What the user can do about it, one clause.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::NotAbsolute(_) => "write [\"/absolute/path/of/command\", \"argument\"]".to_owned(),
+            Self::NoBinary(_) => format!("remove {BINARY} from this command"),
+            Self::Unsafe { cause, .. } => cause.hint(),
+            Self::Spawn { .. } => "is it there, executable, and made for this machine?".to_owned(),
+            Self::Failed { .. } => "run it by hand to see more".to_owned(),
+            Self::TooLong { .. } => "give it more time, or find out what it waits for".to_owned(),
+        }
+    }
+}
+
+/// Runs a command and waits until it has exited with 0. `binary` is put in for [`BINARY`]; its environment is `env`, and the
+/// ten variables that every service gets from the daemon. It has no input. At its limit, and when this future is dropped, its
+/// whole process group is killed; so is what it leaves behind in that group when it ends.
+pub async fn run(
+    command: &Command,
+    binary: Option<&Path>,
+    env: &[(String, String)],
+    working_dir: &Path,
+) -> Result<Output, HookError> {
+    let argv = fill_in(&command.argv, binary)?;
+    let program = check_program(argv.first().map_or("", String::as_str))?;
+    let shown = argv.join(" ");
+    let unable = |cause| HookError::Spawn { command: shown.clone(), cause };
+    let (mut stdout, out) = Tail::pipe().map_err(unable)?;
+    let (mut stderr, err) = Tail::pipe().map_err(unable)?;
+    let mut prepared = process::Command::new(program);
+    prepared.args(&argv[1..]).env_clear().envs(inherited_environment());
+    prepared.envs(env.iter().map(|(name, value)| (name, value))).current_dir(working_dir);
+    prepared.stdin(Stdio::null()).stdout(out).stderr(err);
+    let mut group = Group::spawn(prepared).map_err(unable)?;
+
+    let limit = Duration::from_millis(command.limit_ms);
+    let in_time = tokio::time::timeout(limit, async {
+        tokio::select! {
+            ended = group.ended() => ended,
+            never = stdout.fill() => match never {},
+            never = stderr.fill() => match never {},
+        }
+    })
+    .await;
+    let exit = group.end().await;
+    let output = Output { stdout: stdout.finish(), stderr: stderr.finish() };
+    let told = told(&output);
+    match (in_time, exit) {
+        (Err(_), _) => Err(HookError::TooLong { command: shown, limit_ms: command.limit_ms, told }),
+        (Ok(Err(cause)), _) => Err(unable(cause)),
+        (Ok(Ok(())), Exit::Code(0)) => Ok(output),
+        (Ok(Ok(())), exit) => Err(HookError::Failed { command: shown, exit, told }),
+    }
+}
+
+/// Whether this may be run as the program of a command: an absolute path that no stranger can change. Gives the path. Looks
+/// at the file system.
+pub fn check_program(program: &str) -> Result<&Path, HookError> {
+    let path = Path::new(program);
+    if !path.is_absolute() {
+        return Err(HookError::NotAbsolute(program.to_owned()));
+    }
+    match check_exposure(path) {
+        Ok(_) => Ok(path),
+        Err(Exposed::Unreadable(_, cause)) => Err(HookError::Spawn { command: program.to_owned(), cause }),
+        Err(cause) => Err(HookError::Unsafe { program: path.to_owned(), cause }),
+    }
+}
+
+fn fill_in(argv: &[String], binary: Option<&Path>) -> Result<Vec<String>, HookError> {
+    let fill = |word: &String| match binary {
+        _ if !word.contains(BINARY) => Ok(word.clone()),
+        Some(binary) => Ok(word.replace(BINARY, &binary.to_string_lossy())),
+        None => Err(HookError::NoBinary(word.clone())),
+    };
+    argv.iter().map(fill).collect()
+}
+
+/// The last lines of the standard error, or of the standard output if that is empty, as one.
+fn told(output: &Output) -> String {
+    let text = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
+    let start = text.len().saturating_sub(TOLD_MAX_BYTES);
+    let start = (start..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+    let lines: Vec<&str> = text[start..].lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let last = &lines[lines.len().saturating_sub(3)..];
+    last.join("; ").chars().filter(|character| !character.is_control()).collect()
+}
+
+fn said(told: &str) -> String {
+    if told.is_empty() { String::new() } else { format!(": {told}") }
+}
+
+#[cfg(test)]
+mod tests;

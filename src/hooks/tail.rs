@@ -1,0 +1,74 @@
+//! One output of a command: everything is read, so that it never waits for a reader, and the end is kept.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::io::{Errno, ioctl_fionbio, read};
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::io::unix::AsyncFd;
+use tokio::task::yield_now;
+
+use crate::sys::readable::readable;
+
+/// So much is kept.
+const KEPT_MAX_BYTES: usize = 16 << 10;
+const CHUNK_BYTES: usize = 64 << 10;
+/// What a pipe can hold at the most without privilege (pipe(7)), which is what may be left when its writer has ended.
+const LEFT_MAX_BYTES: usize = 1 << 20;
+
+/// The end of what came through a pipe.
+pub(super) struct Tail {
+    pipe: AsyncFd<OwnedFd>,
+    kept: Vec<u8>,
+    chunk: Vec<u8>,
+}
+
+impl Tail {
+    /// A pipe, and its other end for the command.
+    pub(super) fn pipe() -> io::Result<(Self, OwnedFd)> {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        ioctl_fionbio(&reader, true)?;
+        Ok((Self { pipe: readable(reader)?, kept: Vec::new(), chunk: vec![0; CHUNK_BYTES] }, writer))
+    }
+
+    /// Reads for ever. May be dropped at any time.
+    pub(super) async fn fill(&mut self) -> Infallible {
+        while let Ok(mut ready) = self.pipe.readable().await {
+            match ready.try_io(|pipe| Ok(read(pipe, &mut self.chunk)?)) {
+                Ok(Ok(0) | Err(_)) => break,
+                Ok(Ok(length)) => keep(&mut self.kept, &self.chunk[..length]),
+                Err(_) => {}
+            }
+            // One that floods must not keep this thread from all others.
+            yield_now().await;
+        }
+        std::future::pending().await
+    }
+
+    /// Reads what is left of one that has ended, and no more: somebody else may have the pipe open still. Does not block.
+    pub(super) fn finish(mut self) -> String {
+        let mut left = LEFT_MAX_BYTES;
+        while left > 0 {
+            match read(self.pipe.get_ref(), &mut self.chunk) {
+                Ok(0) => break,
+                Ok(length) => {
+                    keep(&mut self.kept, &self.chunk[..length]);
+                    left = left.saturating_sub(length);
+                }
+                Err(Errno::INTR) => {}
+                Err(_) => break,
+            }
+        }
+        let start = self.kept.len().saturating_sub(KEPT_MAX_BYTES);
+        String::from_utf8_lossy(&self.kept[start..]).into_owned()
+    }
+}
+
+/// Never holds more than twice of what is kept and one chunk.
+fn keep(kept: &mut Vec<u8>, chunk: &[u8]) {
+    kept.extend_from_slice(chunk);
+    if kept.len() > 2 * KEPT_MAX_BYTES {
+        kept.drain(..kept.len() - KEPT_MAX_BYTES);
+    }
+}

@@ -18,6 +18,8 @@ pub mod crash_test;
 #[cfg(feature = "supervisor")]
 pub mod doctor;
 #[cfg(feature = "supervisor")]
+pub mod history;
+#[cfg(feature = "supervisor")]
 pub mod hooks;
 #[cfg(feature = "supervisor")]
 pub mod journal;

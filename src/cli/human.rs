@@ -20,6 +20,13 @@ pub(super) fn since(at_ms: u64) -> String {
     long_span(ago.as_secs())
 }
 
+/// The date and the time of day, in UTC, to the second.
+pub(super) fn date(at_ms: u64) -> String {
+    let at = UNIX_EPOCH.checked_add(Duration::from_millis(at_ms)).unwrap_or(UNIX_EPOCH);
+    let text = humantime::format_rfc3339_seconds(at).to_string();
+    text.replace('T', " ").replace('Z', " UTC")
+}
+
 fn long_span(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
     match seconds {
@@ -54,6 +61,7 @@ mod tests {
         for (us, text) in table {
             assert_eq!(span(us), text, "{us}");
         }
+        assert_eq!(date(1_795_247_771_800), "2026-11-21 07:56:11 UTC");
         assert_eq!(since(u64::MAX), "0 s", "a clock that was set back");
     }
 }

@@ -8,12 +8,14 @@ mod daemon;
 mod doctor;
 mod exit;
 mod follow;
+mod history;
 mod human;
 mod list;
 mod logs;
 mod man;
 mod operation;
 mod output;
+mod picture;
 mod restart;
 mod sentence;
 mod start;
@@ -99,6 +101,7 @@ enum Verb {
     Upgrade(upgrade::Arguments),
     Cancel(cancel::Arguments),
     Logs(logs::Arguments),
+    History(history::Arguments),
     Doctor(doctor::Arguments),
     CrashTest(crash_test::Arguments),
     Completions(completions::Arguments),
@@ -137,6 +140,7 @@ fn perform(cli: Cli, out: &mut Output) -> Result<Exit, Failure> {
         Verb::Upgrade(arguments) => upgrade::run(&arguments, &dirs()?, out),
         Verb::Cancel(arguments) => cancel::run(&arguments, &dirs()?, out),
         Verb::Logs(arguments) => logs::run(&arguments, &dirs()?, out),
+        Verb::History(arguments) => history::run(&arguments, &dirs()?, out),
         Verb::Doctor(arguments) => doctor::run(&arguments, &dirs()?, out),
         Verb::CrashTest(arguments) => crash_test::run(arguments, out),
         Verb::Completions(arguments) => completions::run(&arguments, out),
@@ -156,6 +160,7 @@ impl Verb {
             Verb::Upgrade(arguments) => arguments.json.json,
             Verb::Cancel(arguments) => arguments.json.json,
             Verb::Logs(arguments) => arguments.json.json,
+            Verb::History(arguments) => arguments.json.json,
             Verb::Doctor(arguments) => arguments.json.json,
             Verb::CrashTest(arguments) => arguments.json(),
             Verb::Daemon(_) | Verb::Completions(_) | Verb::Man(_) => false,

@@ -81,6 +81,13 @@ pub(super) fn note(text: impl Display) {
     let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
 
+/// How many columns standard output has: of the terminal, else as `COLUMNS` says, else 100.
+pub(super) fn width() -> usize {
+    let terminal = rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col));
+    let told = || std::env::var("COLUMNS").ok()?.parse().ok();
+    terminal.filter(|columns| *columns > 0).or_else(told).unwrap_or(100)
+}
+
 /// Colours, where they are wanted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Style {

@@ -11,8 +11,10 @@ use serde_json::{Map, Value, json};
 
 use super::error::{Error, Kind};
 use crate::config::{format_duration_ms, nearest};
+use crate::history::Entry;
 
-const METHODS: [&str; 8] = ["ping", "list", "status", "start", "stop", "restart", "upgrade", "cancel"];
+const METHODS: [&str; 9] =
+    ["ping", "list", "status", "start", "stop", "restart", "upgrade", "cancel", "history"];
 
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,19 @@ pub enum Request {
     Upgrade(Upgrade),
     /// Call off the upgrade or start that is under way. Answered when it has ended, as whoever asked for it is.
     Cancel(ServiceName),
+    /// What was attempted. Answered by [`Response::History`].
+    History(History),
+}
+
+/// Which attempts are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct History {
+    /// Of which service; without it, of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceName>,
+    /// How many at the most, the newest; without it, all that are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
 }
 
 /// The parameters of an upgrade.
@@ -63,6 +78,8 @@ pub enum Response {
     Status(Box<ServiceStatus>),
     /// To `start`, `stop`, `restart`, `upgrade` and `cancel`.
     Outcome(Box<Outcome>),
+    /// To `history`: the newest last.
+    History(Vec<Entry>),
 }
 
 /// Who answers.
@@ -232,6 +249,7 @@ impl Request {
             Request::Restart(_) => "restart",
             Request::Upgrade(_) => "upgrade",
             Request::Cancel(_) => "cancel",
+            Request::History(_) => "history",
         }
     }
 
@@ -245,6 +263,7 @@ impl Request {
             | Request::Restart(service)
             | Request::Cancel(service) => json!({ "service": service }),
             Request::Upgrade(upgrade) => json!(upgrade),
+            Request::History(history) => json!(history),
         }
     }
 
@@ -261,6 +280,10 @@ impl Request {
             "restart" => Request::Restart(params.service()?),
             "upgrade" => Request::Upgrade(params.upgrade()?),
             "cancel" => Request::Cancel(params.service()?),
+            "history" => Request::History(History {
+                service: params.optional_service()?,
+                limit: params.whole_number("limit", "It is a number of attempts.")?,
+            }),
             _ => return Err(unknown_method(method)),
         };
         params.finish(method)?;
@@ -273,6 +296,7 @@ impl Request {
             Request::Ping => serde_json::from_value(result).map(Response::Pong),
             Request::List => serde_json::from_value(result).map(Response::List),
             Request::Status(_) => serde_json::from_value(result).map(Response::Status),
+            Request::History(_) => serde_json::from_value(result).map(Response::History),
             Request::Start(_)
             | Request::Stop(_)
             | Request::Restart(_)
@@ -290,6 +314,8 @@ fn unknown_method(method: &str) -> Error {
     Error::new(Kind::UnknownMethod, format!("There is no method {method:?}."), hint)
 }
 
+const SERVICE_HINT: &str = "It is the name of a service, a string.";
+
 /// Parameters by name. Each is taken out as it is read, so that what is left is unknown.
 struct Params(Map<String, Value>);
 
@@ -303,15 +329,21 @@ impl Params {
     }
 
     fn service(&mut self) -> Result<ServiceName, Error> {
-        let hint = "It is the name of a service, a string.";
-        let Some(value) = self.0.remove("service") else {
-            return Err(invalid("The parameter \"service\" is missing.".into(), hint));
+        let missing = || invalid("The parameter \"service\" is missing.".into(), SERVICE_HINT);
+        self.optional_service()?.ok_or_else(missing)
+    }
+
+    fn optional_service(&mut self) -> Result<Option<ServiceName>, Error> {
+        let name = match self.0.remove("service") {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::String(name)) => name,
+            Some(other) => {
+                return Err(invalid(format!("The parameter \"service\" is {other}."), SERVICE_HINT));
+            }
         };
-        let Value::String(name) = value else {
-            return Err(invalid(format!("The parameter \"service\" is {value}."), hint));
-        };
-        name.parse()
-            .map_err(|error| invalid(format!("The parameter \"service\" is {name:?}: {error}."), hint))
+        name.parse().map(Some).map_err(|error| {
+            invalid(format!("The parameter \"service\" is {name:?}: {error}."), SERVICE_HINT)
+        })
     }
 
     fn upgrade(&mut self) -> Result<Upgrade, Error> {
@@ -346,14 +378,15 @@ impl Params {
     }
 
     fn milliseconds(&mut self, name: &str) -> Result<Option<u64>, Error> {
+        self.whole_number(name, "It is a whole number of milliseconds.")
+    }
+
+    fn whole_number(&mut self, name: &str, hint: &str) -> Result<Option<u64>, Error> {
         match self.0.remove(name) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => match value.as_u64() {
-                Some(ms) => Ok(Some(ms)),
-                None => Err(invalid(
-                    format!("The parameter {name:?} is {value}."),
-                    "It is a whole number of milliseconds.",
-                )),
+                Some(number) => Ok(Some(number)),
+                None => Err(invalid(format!("The parameter {name:?} is {value}."), hint)),
             },
         }
     }

@@ -53,14 +53,15 @@ impl Client {
         Ok(Client { path: path.to_owned(), stream: BufReader::new(stream), last_id: 0 })
     }
 
-    /// Asks and waits for the answer, handing over progress meanwhile. `ping`, `list` and `status` are given up
+    /// Asks and waits for the answer, handing over progress meanwhile. `ping`, `list`, `status` and `history` are given up
     /// after 10 s of silence; the others last as long as they last.
     pub fn call(
         &mut self,
         request: &Request,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Response, ClientError> {
-        let quick = matches!(request, Request::Ping | Request::List | Request::Status(_));
+        let quick =
+            matches!(request, Request::Ping | Request::List | Request::Status(_) | Request::History(_));
         self.last_id += 1;
         self.stream
             .get_ref()

@@ -5,6 +5,7 @@
 //! answer. The operations belong to the daemon: a client that hangs up stops nothing.
 
 pub mod api;
+mod caller;
 mod client;
 mod error;
 // The fuzz targets read lines as the daemon and its clients do.
@@ -12,6 +13,7 @@ mod error;
 pub mod rpc;
 mod server;
 
+pub use caller::Caller;
 pub use client::{Client, ClientError};
 pub use error::{Error, Kind};
 pub use rpc::LINE_MAX_BYTES;

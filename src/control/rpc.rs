@@ -136,6 +136,8 @@ mod tests {
             Request::Restart(name()),
             Request::Upgrade(upgrade),
             Request::Cancel(name()),
+            Request::History(super::super::api::History::default()),
+            Request::History(super::super::api::History { service: Some(name()), limit: Some(3) }),
         ] {
             let incoming = parse_request(&request_line(7, &request));
             assert_eq!((incoming.id, incoming.request), (json!(7), Ok(request)));

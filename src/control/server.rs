@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::api::{Progress, Request, Response};
+use super::caller::Caller;
 use super::error::{Error, Kind};
 use super::rpc::{LINE_MAX_BYTES, parse_request, progress_line, response_line};
 use crate::config::UNIX_PATH_MAX_BYTES;
@@ -32,10 +33,10 @@ pub const CONNECTIONS_MAX: usize = 128;
 
 /// Answers requests.
 pub trait Handler {
-    /// Performs one request. Runs to its end even if the client hangs up meanwhile. What is sent to `progress`
+    /// Performs one request of `by`. Runs to its end even if the client hangs up meanwhile. What is sent to `progress`
     /// reaches the client before the answer does.
     #[allow(async_fn_in_trait)] // Everything stays on one thread; nobody needs a Send bound.
-    async fn call(&self, request: Request, progress: ProgressSink) -> Result<Response, Error>;
+    async fn call(&self, request: Request, by: Caller, progress: ProgressSink) -> Result<Response, Error>;
 }
 
 /// Where a handler reports progress. Never blocks, never fails: nobody may be listening any more.
@@ -203,7 +204,8 @@ impl Guests {
 }
 
 fn admit(stream: UnixStream, handler: &Rc<impl Handler + 'static>, guests: &Guests) {
-    let refusal = match stream.peer_cred() {
+    let peer = stream.peer_cred();
+    let refusal = match &peer {
         Ok(peer) if !may_control(peer.uid()) => Some(Error::new(
             Kind::PermissionDenied,
             format!("User {} may not control this daemon.", peer.uid()),
@@ -222,11 +224,13 @@ fn admit(stream: UnixStream, handler: &Rc<impl Handler + 'static>, guests: &Gues
         let _ = stream.try_write(&response_line(&serde_json::Value::Null, &Err(error)));
         return;
     }
+    let (uid, pid) = peer.map_or((0, None), |peer| (peer.uid(), peer.pid()));
+    let by = Caller::of(uid, pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default());
     let number = guests.next_number();
     let (handler, host) = (Rc::clone(handler), guests.clone());
     let task = spawn_local(async move {
         // An error means that the client is gone: there is nobody to tell.
-        let _ = converse(stream, handler, |busy| host.set_busy(number, busy)).await;
+        let _ = converse(stream, by, handler, |busy| host.set_busy(number, busy)).await;
         host.0.borrow_mut().remove(&number);
     });
     guests.0.borrow_mut().insert(number, Guest { task: task.abort_handle(), busy: false });
@@ -238,6 +242,7 @@ fn may_control(uid: u32) -> bool {
 
 async fn converse(
     stream: UnixStream,
+    by: Caller,
     handler: Rc<impl Handler + 'static>,
     set_busy: impl Fn(bool),
 ) -> io::Result<()> {
@@ -256,7 +261,7 @@ async fn converse(
         set_busy(true);
         let incoming = parse_request(&line);
         let answer = match incoming.request {
-            Ok(request) => perform(request, &handler, &mut writer).await?,
+            Ok(request) => perform(request, by.clone(), &handler, &mut writer).await?,
             Err(error) => Err(error),
         };
         writer.write_all(&response_line(&incoming.id, &answer)).await?;
@@ -277,12 +282,13 @@ async fn read_line(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<V
 /// task goes on without it.
 async fn perform(
     request: Request,
+    by: Caller,
     handler: &Rc<impl Handler + 'static>,
     writer: &mut OwnedWriteHalf,
 ) -> io::Result<Result<Response, Error>> {
     let (sink, mut progress) = mpsc::unbounded_channel();
     let handler = Rc::clone(handler);
-    let mut task = spawn_local(async move { handler.call(request, ProgressSink(sink)).await });
+    let mut task = spawn_local(async move { handler.call(request, by, ProgressSink(sink)).await });
     let answer = loop {
         tokio::select! {
             biased;

@@ -37,7 +37,7 @@ struct Fake {
 }
 
 impl Handler for Fake {
-    async fn call(&self, request: Request, progress: ProgressSink) -> Result<Response, Error> {
+    async fn call(&self, request: Request, _: Caller, progress: ProgressSink) -> Result<Response, Error> {
         match request {
             Request::Ping => Ok(Response::Pong(Pong { version: "1".into(), pid: 7 })),
             Request::List => Ok(Response::List(vec![])),
@@ -51,7 +51,7 @@ impl Handler for Fake {
             }
             Request::Stop(_) => panic!("this handler is broken on purpose"),
             Request::Status(service) => Err(Error::unknown_service(&service, ["s3"])),
-            Request::Restart(_) | Request::Upgrade(_) | Request::Cancel(_) => {
+            Request::Restart(_) | Request::Upgrade(_) | Request::Cancel(_) | Request::History(_) => {
                 Err(Error::internal("not part of this test"))
             }
         }

@@ -169,8 +169,7 @@ fn fill_in(argv: &[String], binary: Option<&Path>) -> Result<Vec<String>, HookEr
 /// The last lines of the standard error, or of the standard output if that is empty, as one.
 fn told(output: &Output) -> String {
     let text = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
-    let start = text.len().saturating_sub(TOLD_MAX_BYTES);
-    let start = (start..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+    let start = text.ceil_char_boundary(text.len().saturating_sub(TOLD_MAX_BYTES));
     let lines: Vec<&str> = text[start..].lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let last = &lines[lines.len().saturating_sub(3)..];
     last.join("; ").chars().filter(|character| !character.is_control()).collect()

@@ -96,6 +96,7 @@ impl Service {
         let remains = self.look_around(&standing);
         let ended = standing.current.is_some() && !remains.current && self.note_end_of_current();
         if remains.is_nobody() && standing.attempt.is_none() && !(ended && wanted) {
+            self.recall_attempts(&standing, false);
             return false;
         }
         crash_point!("supervisor/recovery/looked");
@@ -103,6 +104,7 @@ impl Service {
             self.go_by_running();
         }
         let left = self.reach_all(&standing, remains, wanted);
+        self.recall_attempts(&standing, left.under_way);
         tracing::info!(
             service = %self.name,
             handoff = %left.handoff,

@@ -20,13 +20,15 @@ use tokio::task::LocalSet;
 use super::adopt::sweep;
 use super::binary::Hashes;
 use super::keeping::Keeping;
+use super::recording::{Asked, Recorder};
 use super::running;
 use super::service::{Handle, Service};
 use super::systemd::{Systemd, take_stored};
 use super::timeline::Operation;
 use crate::config::{self, Dirs, DirsError, load};
-use crate::control::{BindError, Listener, serve};
+use crate::control::{BindError, Caller, Listener, serve};
 use crate::crash_points::crash_point;
+use crate::history;
 use crate::journal::Journal;
 use crate::sys::files::raise_files_limit;
 use crate::sys::process::ProcessId;
@@ -139,6 +141,7 @@ async fn main(
         () = either(&mut terminate, &mut interrupt) => {}
         _ = quit.recv() => {
             tracing::info!("leaving; the services keep running, and the next daemon takes them over");
+            daemon.flush().await;
             return Ok(());
         }
         // A terminal that is closed is no reason to end what others use.
@@ -151,6 +154,7 @@ async fn main(
         () = daemon.stop_all() => daemon.shared.keeper.quit(),
         () = either(&mut terminate, &mut interrupt) => tracing::warn!("leaving; the services keep running"),
     }
+    daemon.flush().await;
     Ok(())
 }
 
@@ -230,6 +234,19 @@ impl Daemon {
         Ok(handle)
     }
 
+    /// Waits until the histories are written, unless the disk hangs.
+    async fn flush(&self) {
+        let recorder = |handle: &Handle| handle.with(|service| service.recorder.clone());
+        let recorders: Vec<Recorder> = self.services.borrow().values().map(recorder).collect();
+        let flushes: Vec<_> = recorders
+            .into_iter()
+            .map(|recorder| tokio::task::spawn_local(async move { recorder.flushed().await }))
+            .collect();
+        for flush in flushes {
+            let _ = flush.await;
+        }
+    }
+
     /// Stops every service that runs, side by side, and returns when all are down.
     async fn stop_all(&self) {
         let handles: Vec<Handle> = self.services.borrow().values().cloned().collect();
@@ -262,7 +279,10 @@ async fn stop(handle: Handle) {
             return;
         }
         for request in [Request::Stop, Request::Cancel] {
-            let (operation, answer) = operation();
+            let (mut operation, answer) = operation(history::Operation::Stop, "the daemon ends");
+            if request == Request::Cancel {
+                operation.asked = None;
+            }
             handle.with(|service| service.ask(request, operation));
             if let Ok(Ok(_)) = answer.await
                 && handle.with(|service| service.machine.phase()) == Phase::Stopped
@@ -282,7 +302,7 @@ impl Service {
             self.problem = Some(error.to_string());
             return;
         }
-        let (operation, answer) = operation();
+        let (operation, answer) = operation(history::Operation::Start, "the daemon starts");
         self.ask(Request::Start, operation);
         tokio::task::spawn_local(async move {
             if let Ok(Err(error)) = answer.await {
@@ -292,11 +312,13 @@ impl Service {
     }
 }
 
-/// An operation that reports to nobody but the one who waits for the answer.
-fn operation() -> (Operation, oneshot::Receiver<Result<crate::control::api::Outcome, crate::control::Error>>)
-{
+/// An operation of the daemon itself, which reports to nobody but the one who waits for the answer.
+fn operation(
+    what: history::Operation,
+    why: &str,
+) -> (Operation, oneshot::Receiver<Result<crate::control::api::Outcome, crate::control::Error>>) {
     let (reply, answer) = oneshot::channel();
-    (Operation { reply, progress: None }, answer)
+    (Operation { reply, progress: None, asked: Some(Asked::new(what, Caller::own(why))) }, answer)
 }
 
 /// The state directory, taken for this process until this is dropped. The file says who has it, and in which boot it has

@@ -6,14 +6,22 @@ use tokio::sync::oneshot;
 
 use super::binary::hex;
 use super::daemon::Daemon;
+use super::recording::{Asked, merged};
 use super::running::bound;
 use super::service::{Handle, Service};
-use super::timeline::Operation;
+use super::timeline;
 use crate::config::{self, BinaryError, check_binary, format_duration_ms, load_others, load_service};
-use crate::control::{Error, Handler, Kind, ProgressSink, api};
+use crate::control::{Caller, Error, Handler, Kind, ProgressSink, api};
+use crate::history::{Entry, Operation};
 
 impl Handler for Daemon {
-    async fn call(&self, request: api::Request, progress: ProgressSink) -> Result<api::Response, Error> {
+    async fn call(
+        &self,
+        request: api::Request,
+        by: Caller,
+        progress: ProgressSink,
+    ) -> Result<api::Response, Error> {
+        let asked = |what| Asked::new(what, by);
         match request {
             api::Request::Ping => Ok(api::Response::Pong(api::Pong {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -24,24 +32,33 @@ impl Handler for Daemon {
                 let status = self.find(&name)?.with(|service| service.status());
                 Ok(api::Response::Status(Box::new(status)))
             }
-            api::Request::Start(name) => self.start(&name, progress).await,
+            api::Request::Start(name) => self.start(&name, asked(Operation::Start), progress).await,
             api::Request::Stop(name) => {
                 let handle = self.find(&name)?;
-                wait(&handle, Request::Stop, progress).await
+                wait(&handle, Request::Stop, Some(asked(Operation::Stop)), progress).await
             }
-            api::Request::Restart(name) => self.restart(&name, progress).await,
-            api::Request::Upgrade(upgrade) => self.upgrade(upgrade, progress).await,
+            api::Request::Restart(name) => self.restart(&name, asked(Operation::Restart), progress).await,
+            api::Request::Upgrade(upgrade) => {
+                self.upgrade(upgrade, asked(Operation::Upgrade), progress).await
+            }
             api::Request::Cancel(name) => {
                 let handle = self.find(&name)?;
-                wait(&handle, Request::Cancel, progress).await
+                wait(&handle, Request::Cancel, None, progress).await
             }
+            api::Request::History(history) => self.history(&history).await.map(api::Response::History),
         }
     }
 }
 
-async fn wait(handle: &Handle, request: Request, progress: ProgressSink) -> Result<api::Response, Error> {
+async fn wait(
+    handle: &Handle,
+    request: Request,
+    asked: Option<Asked>,
+    progress: ProgressSink,
+) -> Result<api::Response, Error> {
     let (reply, answer) = oneshot::channel();
-    handle.with(|service| service.ask(request, Operation { reply, progress: Some(progress) }));
+    let operation = timeline::Operation { reply, progress: Some(progress), asked };
+    handle.with(|service| service.ask(request, operation));
     let outcome = answer.await.unwrap_or_else(|_| Err(Error::internal("an operation was dropped")))?;
     Ok(api::Response::Outcome(Box::new(outcome)))
 }
@@ -122,7 +139,25 @@ impl Daemon {
         Ok(())
     }
 
-    async fn start(&self, name: &ServiceName, progress: ProgressSink) -> Result<api::Response, Error> {
+    async fn history(&self, wanted: &api::History) -> Result<Vec<Entry>, Error> {
+        let limit = wanted.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        let handles: Vec<Handle> = match &wanted.service {
+            Some(name) => vec![self.find(name)?],
+            None => self.services.borrow().values().cloned().collect(),
+        };
+        let mut histories = Vec::new();
+        for recorder in handles.iter().map(|handle| handle.with(|service| service.recorder.clone())) {
+            histories.push(recorder.read(limit).await);
+        }
+        Ok(merged(histories, limit))
+    }
+
+    async fn start(
+        &self,
+        name: &ServiceName,
+        asked: Asked,
+        progress: ProgressSink,
+    ) -> Result<api::Response, Error> {
         let (handle, config) = self.find_fresh(name)?;
         let stopped = handle.with(|service| {
             service.mend_journal();
@@ -136,14 +171,19 @@ impl Daemon {
                 service.open_listeners()
             })?;
         }
-        wait(&handle, Request::Start, progress).await
+        wait(&handle, Request::Start, Some(asked), progress).await
     }
 
-    async fn restart(&self, name: &ServiceName, progress: ProgressSink) -> Result<api::Response, Error> {
+    async fn restart(
+        &self,
+        name: &ServiceName,
+        asked: Asked,
+        progress: ProgressSink,
+    ) -> Result<api::Response, Error> {
         let (handle, config) = self.find_fresh(name)?;
         handle.compacted().await;
         if handle.with(|service| service.machine.phase() == Phase::Stopped) {
-            return self.start(name, progress).await;
+            return self.start(name, asked, progress).await;
         }
         handle.with(|service| {
             service.take_over(config)?;
@@ -151,13 +191,18 @@ impl Daemon {
             Ok::<_, Error>(())
         })?;
         let request = Request::Upgrade { target: Target::Candidate, deadline_ms: None, drain_grace_ms: None };
-        wait(&handle, request, progress).await
+        wait(&handle, request, Some(asked), progress).await
     }
 
-    async fn upgrade(&self, asked: api::Upgrade, progress: ProgressSink) -> Result<api::Response, Error> {
-        let (handle, config) = self.find_fresh(&asked.service)?;
-        let deadline_ms = asked.deadline_ms.unwrap_or(config.deadline_ms);
-        if let Some(grace_ms) = asked.drain_grace_ms.filter(|grace_ms| *grace_ms > deadline_ms) {
+    async fn upgrade(
+        &self,
+        wanted: api::Upgrade,
+        asked: Asked,
+        progress: ProgressSink,
+    ) -> Result<api::Response, Error> {
+        let (handle, config) = self.find_fresh(&wanted.service)?;
+        let deadline_ms = wanted.deadline_ms.unwrap_or(config.deadline_ms);
+        if let Some(grace_ms) = wanted.drain_grace_ms.filter(|grace_ms| *grace_ms > deadline_ms) {
             let (grace, deadline) = (format_duration_ms(grace_ms), format_duration_ms(deadline_ms));
             let message = format!("The drain grace ({grace}) is longer than the deadline ({deadline}).");
             let hint = "The drain is one part of the upgrade: shorten it or raise the deadline.";
@@ -166,8 +211,8 @@ impl Daemon {
         handle.compacted().await;
         let is_idle = handle.with(|service| service.is_open_to_upgrades());
         if is_idle {
-            let binary = asked.binary.unwrap_or_else(|| config.binary.clone());
-            check(&asked.service, &binary)?;
+            let binary = wanted.binary.unwrap_or_else(|| config.binary.clone());
+            check(&wanted.service, &binary)?;
             handle.with(|service| {
                 service.take_over(config)?;
                 service.candidate = Some(binary);
@@ -176,10 +221,10 @@ impl Daemon {
         }
         let request = Request::Upgrade {
             target: Target::Candidate,
-            deadline_ms: asked.deadline_ms,
-            drain_grace_ms: asked.drain_grace_ms,
+            deadline_ms: wanted.deadline_ms,
+            drain_grace_ms: wanted.drain_grace_ms,
         };
-        wait(&handle, request, progress).await
+        wait(&handle, request, Some(asked), progress).await
     }
 }
 

@@ -47,6 +47,7 @@ impl Service {
         {
             return events.push_back(Event::SpawnFailed(error.to_string()));
         }
+        self.record_launch(id, binary);
         let generation = self.journal.standing().generation().next();
         let intent = Fact::Intent { handoff: id, generation, binary: binary.clone() };
         if let Err(error) = self.journal.append(intent) {

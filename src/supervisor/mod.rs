@@ -16,6 +16,7 @@ mod party;
 mod perform;
 mod points;
 mod probing;
+mod recording;
 mod running;
 mod service;
 mod slots;

@@ -17,6 +17,7 @@ use super::binary::hex;
 use super::party::Party;
 use super::service::Service;
 use crate::control::{Error, Kind, api};
+use crate::history;
 
 /// How often the queue of a slot is looked at, and for how long at the most.
 const QUIET_TICK: Duration = Duration::from_millis(5);
@@ -238,6 +239,7 @@ impl Service {
             Outcome::RolledBack(reason) => (api::Ending::RolledBack, Some(reason)),
             Outcome::Failed(reason) => {
                 let error = self.failed(&reason);
+                self.record_end(history::Ending::Failed, Some(&reason.to_string()));
                 return self.answer_all(&Err(error));
             }
         };
@@ -261,6 +263,7 @@ impl Service {
             phases: self.timeline.phases(),
         };
         self.last = Some(outcome.clone());
+        self.record_end(ending.into(), outcome.reason.as_deref());
         self.answer_all(&Ok(outcome));
     }
 

@@ -22,6 +22,7 @@ use uuid::Uuid;
 use super::daemon::Shared;
 use super::listening::Listening;
 use super::party::{Happened, Party, Serial};
+use super::recording::Recorder;
 use super::timeline::{Operation, Timeline, progress};
 use crate::config;
 use crate::control::api;
@@ -46,6 +47,7 @@ pub(super) struct Service {
     pub(super) incoming: Option<Operation>,
     pub(super) timeline: Timeline,
     pub(super) last: Option<api::Outcome>,
+    pub(super) recorder: Recorder,
     pub(super) problem: Option<String>,
     /// Whether the upgrade under way was begun by an earlier daemon, and is only to be committed.
     pub(super) completes: bool,
@@ -64,6 +66,7 @@ pub(super) struct Service {
 
 impl Handle {
     pub(super) fn new(config: config::Service, journal: Journal, shared: Rc<Shared>) -> Self {
+        let recorder = Recorder::new(shared.dirs.service_state(&config.name));
         Self(Rc::new_cyclic(|this| {
             RefCell::new(Service {
                 name: config.name.clone(),
@@ -79,6 +82,7 @@ impl Handle {
                 incoming: None,
                 timeline: Timeline::begin(),
                 last: None,
+                recorder,
                 problem: None,
                 completes: false,
                 shared,
@@ -161,10 +165,11 @@ impl Service {
     }
 
     /// Somebody asks. The answer goes to `operation`, at once if the machine refuses.
-    pub(super) fn ask(&mut self, request: Request, operation: Operation) {
+    pub(super) fn ask(&mut self, request: Request, mut operation: Operation) {
         if request == Request::Cancel {
             return self.call_off(operation);
         }
+        self.record_request(&mut operation);
         let before = std::mem::replace(&mut self.timeline, Timeline::begin());
         let shown = std::mem::take(&mut self.shown);
         self.incoming = Some(operation);

@@ -5,6 +5,7 @@ use std::time::Instant;
 use handoff_protocol::ids::HandoffId;
 use tokio::sync::oneshot;
 
+use super::recording::Asked;
 use crate::control::{Error, ProgressSink, api};
 
 /// An operation that somebody waits for.
@@ -12,6 +13,8 @@ use crate::control::{Error, ProgressSink, api};
 pub(super) struct Operation {
     pub(super) reply: oneshot::Sender<Result<api::Outcome, Error>>,
     pub(super) progress: Option<ProgressSink>,
+    /// What the history tells of it; nothing of one that only calls off another.
+    pub(super) asked: Option<Asked>,
 }
 
 /// The clock of the operation under way.
@@ -30,13 +33,14 @@ impl Timeline {
         Self { began: Instant::now(), phases: Vec::new(), sealed_at: None, gap_us: None, decided_us: None }
     }
 
-    fn now_us(&self) -> u64 {
+    /// How long ago it began, in microseconds.
+    pub(super) fn age_us(&self) -> u64 {
         micros(self.began.elapsed())
     }
 
     /// A phase begins. Returns when, in microseconds since the operation began.
     pub(super) fn enter(&mut self, phase: &str) -> u64 {
-        let now = self.now_us();
+        let now = self.age_us();
         self.phases.push((phase.to_owned(), now));
         now
     }
@@ -55,12 +59,12 @@ impl Timeline {
 
     /// The outcome is decided.
     pub(super) fn decided(&mut self) {
-        let now = self.now_us();
+        let now = self.age_us();
         self.decided_us.get_or_insert(now);
     }
 
     pub(super) fn took_us(&self) -> u64 {
-        self.decided_us.unwrap_or_else(|| self.now_us())
+        self.decided_us.unwrap_or_else(|| self.age_us())
     }
 
     pub(super) fn gap_us(&self) -> Option<u64> {
@@ -69,7 +73,7 @@ impl Timeline {
 
     /// The phases with their lengths; the last one lasts until now.
     pub(super) fn phases(&self) -> Vec<api::PhaseTime> {
-        let ends = self.phases.iter().skip(1).map(|(_, started)| *started).chain([self.now_us()]);
+        let ends = self.phases.iter().skip(1).map(|(_, started)| *started).chain([self.age_us()]);
         let times = self.phases.iter().zip(ends).map(|((phase, started_us), end)| api::PhaseTime {
             phase: phase.clone(),
             started_us: *started_us,

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use handoff::control::api::{
     Ending, ListenerStatus, Outcome, PhaseTime, Pong, Progress, Request, Response, ServiceStatus, State,
 };
-use handoff::control::{Error, Handler, Listener, ProgressSink, serve};
+use handoff::control::{Caller, Error, Handler, Listener, ProgressSink, serve};
 use handoff_protocol::ids::{Generation, HandoffId, ServiceName};
 use handoff_protocol::message::Mode;
 
@@ -33,7 +33,7 @@ struct Fake {
 }
 
 impl Handler for Fake {
-    async fn call(&self, request: Request, progress: ProgressSink) -> Result<Response, Error> {
+    async fn call(&self, request: Request, _: Caller, progress: ProgressSink) -> Result<Response, Error> {
         if request == Request::Ping {
             return Ok(Response::Pong(Pong { version: "0".into(), pid: 1 }));
         }

@@ -96,6 +96,15 @@ fn the_members_of_results_are_documented() {
     assert_eq!(members("\n### pong\n"), keys(&find("version")["result"]));
     assert_eq!(members("\n### status\n"), keys(&find("state")["result"]));
     assert_eq!(members("\n### outcome\n"), keys(&find("outcome")["result"]));
+    let entry: Value = serde_json::from_str(ENTRY).expect("JSON");
+    let known: handoff::history::Entry = serde_json::from_value(entry.clone()).expect("an entry");
+    assert_eq!(serde_json::to_value(known).expect("JSON"), entry, "a member more or less");
+    assert_eq!(members("\n### entry\n"), keys(&entry));
     let progress = answers.iter().find(|answer| answer["method"] == "progress").expect("progress");
     assert_eq!(members("\n## Notifications\n"), keys(&progress["params"]));
 }
+
+/// An entry of a history with every member.
+const ENTRY: &str = r#"{"accept_gap_us":1,"at":2,"by":{"command":"c","pid":1,"uid":0},"from":null,"generation":1,
+    "id":"01a1fd1b-126a-73bb-91de-0f4f365e9606","mode":"exclusive","operation":"upgrade","outcome":"committed","phases":[],
+    "reason":null,"service":"s3","took_us":1,"to":{"path":"/b","sha256":null,"version":null}}"#;

@@ -1,0 +1,159 @@
+//! `handoff history`.
+
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use handoff_protocol::ids::ServiceName;
+
+use super::exit::{Exit, Failure};
+use super::output::{Output, Style, width};
+use super::{Json, ask, human, picture};
+use crate::config::Dirs;
+use crate::control::api::{self, Request, Response};
+use crate::history::{Ending, Entry, Version};
+
+const EXAMPLES: &str = "\
+Examples:
+  handoff history                     every service
+  handoff history s3 --limit 5        the last five attempts
+  handoff history s3 --last           the phases of the last one, as a picture
+  handoff history --id 9df9c07e       of another one: any part of its id that is its own
+  handoff history s3 --json | jq -c 'select(.outcome == \"rolled_back\")'";
+
+/// Show what was attempted, by whom, and how it ended
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// Only this service
+    service: Option<ServiceName>,
+    /// One attempt: its id, or a part of it
+    #[arg(long, value_name = "ID", conflicts_with = "last")]
+    id: Option<String>,
+    /// The last attempt
+    #[arg(long)]
+    last: bool,
+    /// How many attempts at the most, the newest
+    #[arg(long, value_name = "N", default_value_t = 20, conflicts_with_all = ["id", "last"])]
+    limit: u64,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
+    let is_one = arguments.last || arguments.id.is_some();
+    let limit = if arguments.last { Some(1) } else { (!is_one).then_some(arguments.limit) };
+    let mut entries = entries(arguments.service.clone(), limit, dirs)?;
+    if let Some(id) = &arguments.id {
+        entries = vec![the_one(entries, id)?];
+    }
+    match (&entries[..], is_one) {
+        _ if out.is_json() => entries.iter().for_each(|entry| out.object(entry)),
+        ([], _) => out.line("Nothing was attempted yet."),
+        ([entry], true) => out.line(describe(entry, Style::of_stdout(), width())),
+        (entries, _) => out.line(table(entries)),
+    }
+    Ok(Exit::Done)
+}
+
+fn entries(service: Option<ServiceName>, limit: Option<u64>, dirs: &Dirs) -> Result<Vec<Entry>, Failure> {
+    match ask(dirs, &Request::History(api::History { service, limit }))? {
+        Response::History(entries) => Ok(entries),
+        other => unreachable!("the client reads only entries as the answer to history: {other:?}"),
+    }
+}
+
+/// The attempt whose id has this part.
+fn the_one(entries: Vec<Entry>, part: &str) -> Result<Entry, Failure> {
+    let wanted = part.to_ascii_lowercase();
+    let mut found =
+        entries.into_iter().filter(|entry| entry.id.to_string().contains(&wanted)).collect::<Vec<_>>();
+    match (found.pop(), found.is_empty()) {
+        (Some(entry), true) => Ok(entry),
+        (Some(_), false) => {
+            let message = format!("There are {} attempts with {part:?} in their id.", found.len() + 1);
+            Err(Failure::failed(message, "Give more of it."))
+        }
+        (None, _) => {
+            let message = format!("There is no attempt with {part:?} in its id.");
+            Err(Failure::failed(message, "`handoff history` names them; old ones are not kept."))
+        }
+    }
+}
+
+fn table(entries: &[Entry]) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(["AGO", "SERVICE", "WHAT", "OUTCOME", "TO", "TOOK", "GAP", "BY", "ID"]);
+    for entry in entries {
+        let to = entry.to.as_ref().or(entry.from.as_ref());
+        table.add_row([
+            human::since(entry.at),
+            entry.service.to_string(),
+            entry.operation.as_str().to_owned(),
+            entry.outcome.words().to_owned(),
+            to.map_or_else(String::new, short),
+            human::span(entry.took_us),
+            entry.accept_gap_us.map_or_else(String::new, human::span),
+            by(entry),
+            tail(&entry.id.to_string()),
+        ]);
+    }
+    table.trim_fmt()
+}
+
+/// One attempt with all that is known, and its picture.
+fn describe(entry: &Entry, style: Style, width: usize) -> String {
+    let ending = picture::ending(entry);
+    let ending = match entry.outcome {
+        Ending::Committed | Ending::Started | Ending::Stopped => style.green(&ending),
+        Ending::Failed | Ending::Rejected => style.red(&ending),
+        Ending::UnderWay | Ending::RolledBack | Ending::Other => style.yellow(&ending),
+    };
+    let head = format!("{} {}", entry.operation.as_str(), style.bold(entry.service.as_str()));
+    let mut lines = vec![format!("{head}: {ending}")];
+    let mut add = |label: &str, value: String| lines.push(format!("  {label:<10}{value}"));
+    add("id", entry.id.to_string());
+    add("at", human::date(entry.at));
+    add("by", by(entry));
+    for (label, version) in [("from", &entry.from), ("to", &entry.to)] {
+        if let Some(version) = version {
+            add(label, long(version));
+        }
+    }
+    let drawn = picture::draw(entry, width);
+    if !drawn.is_empty() {
+        lines.push(String::new());
+        lines.extend(drawn);
+        lines.extend([String::new(), picture::LEGEND.to_owned(), String::new()]);
+    }
+    for (index, phase) in picture::shown(entry).iter().enumerate() {
+        let (at, took) = (human::span(phase.started_us), human::span(phase.took_us));
+        lines.push(format!("{:>4}  {:<12}{:>12}{took:>12}", index + 1, phase.phase, format!("+{at}")));
+    }
+    lines.join("\n")
+}
+
+fn by(entry: &Entry) -> String {
+    let user = if entry.by.uid == 0 { "root".to_owned() } else { format!("uid {}", entry.by.uid) };
+    match entry.by.command.as_str() {
+        "" => format!("{user}, pid {}", entry.by.pid),
+        command => format!("{user}, pid {}: {command}", entry.by.pid),
+    }
+}
+
+/// What a version calls itself, else the name of its file.
+fn short(version: &Version) -> String {
+    let name = || version.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    version.version.clone().unwrap_or_else(name)
+}
+
+fn long(version: &Version) -> String {
+    let named = version.version.as_ref().map_or_else(String::new, |name| format!("{name}, "));
+    let hash = version.sha256.as_deref().and_then(|sha256| sha256.get(..12));
+    let hash = hash.map_or_else(String::new, |sha256| format!(" (sha256 {sha256})"));
+    format!("{named}{}{hash}", version.path.display())
+}
+
+/// The end of an id is what differs: it begins with the time.
+fn tail(id: &str) -> String {
+    id.get(id.len().saturating_sub(8)..).unwrap_or(id).to_owned()
+}

@@ -150,6 +150,8 @@ fn every_mistake_says_where_what_and_what_to_do() {
             "[probe]\nhttp = \"/\"\nexec = [\"/bin/true\"]",
             "3:8: probe.http: there can be one of http, tcp and exec",
         ),
+        ("after = [\"A\"]", "2:9: after: \"A\" is no service name"),
+        ("after = [\"a\", \"a\"]", "2:9: after: names"),
         ("preflight = [\"true\"]", "2:13: preflight: does not begin with an absolute path"),
         ("preflight_limit = \"1s\"", "2:19: preflight_limit: there is no preflight"),
         (
@@ -284,4 +286,41 @@ proptest! {
             prop_assert!(errors.iter().all(|error| error.at.is_some()));
         }
     }
+}
+
+#[test]
+fn the_order_of_upgrades_is_checked_over_all_files() {
+    let root = tempfile::tempdir().unwrap();
+    let services = root.path().join("services");
+    std::fs::create_dir(&services).unwrap();
+    let write = |name: &str, after: &str| {
+        std::fs::write(
+            services.join(format!("{name}.toml")),
+            format!("binary = \"/b\"\nafter = [{after}]\n"),
+        )
+        .unwrap();
+    };
+    let load = || {
+        let loaded = config::load(root.path());
+        let names: Vec<String> = loaded.services.keys().map(ToString::to_string).collect();
+        (names.join(" "), loaded.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    };
+    write("db", "");
+    write("web", "\"db\", \"cache\"");
+    write("cache", "\"db\"");
+    assert_eq!(load(), ("cache db web".to_owned(), String::new()));
+    write("cache", "\"dbb\"");
+    let (names, errors) = load();
+    assert_eq!(names, "db web", "one that is refused is still a service that can be named");
+    assert!(
+        errors.contains("cache.toml:2:9: after: there is no service \"dbb\"; did you mean \"db\"?"),
+        "{errors}"
+    );
+    write("cache", "\"web\"");
+    let (names, errors) = load();
+    assert_eq!(names, "db");
+    assert!(errors.contains("cache would wait for itself: cache after web after cache"), "{errors}");
+    assert!(errors.contains("web.toml:2:9: after: web would wait for itself"), "{errors}");
+    write("cache", "\"cache\"");
+    assert!(load().1.contains("cache would wait for itself: cache after cache"));
 }

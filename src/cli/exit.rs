@@ -59,6 +59,11 @@ impl Failure {
         Failure::Own { kind: "failed", message, hint: hint.into(), exit: Exit::Failed }
     }
 
+    /// The service files have mistakes.
+    pub(super) fn invalid(message: String, hint: impl Into<String>) -> Failure {
+        Failure::Own { kind: "config_invalid", message, hint: hint.into(), exit: Exit::ConfigInvalid }
+    }
+
     /// The options contradict each other.
     pub(super) fn usage(message: String, hint: impl Into<String>) -> Failure {
         Failure::Own { kind: "usage", message, hint: hint.into(), exit: Exit::Usage }

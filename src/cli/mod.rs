@@ -17,11 +17,13 @@ mod operation;
 mod output;
 mod picture;
 mod restart;
+mod rollout;
 mod sentence;
 mod start;
 mod status;
 mod stop;
 mod upgrade;
+mod upgrade_all;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -95,7 +95,8 @@ impl Display {
     }
 }
 
-fn line(progress: &Progress) -> String {
+/// A phase with its time, as one line.
+pub(super) fn line(progress: &Progress) -> String {
     let at = format!("+{}", human::span(progress.at_us));
     let detail = progress.detail.as_ref().map_or_else(String::new, |detail| format!("  {detail}"));
     format!("{at:>10}  {:<10}{detail}", progress.phase).trim_end().to_owned()

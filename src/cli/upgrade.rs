@@ -6,7 +6,7 @@ use handoff_protocol::ids::ServiceName;
 
 use super::exit::{Exit, Failure};
 use super::output::Output;
-use super::{Json, operation};
+use super::{Json, operation, upgrade_all};
 use crate::config::{Dirs, format_duration_ms, parse_duration_ms};
 use crate::control::api::{Request, Upgrade};
 
@@ -15,6 +15,7 @@ Examples:
   handoff upgrade s3                                    the binary that the service file names
   handoff upgrade s3 --binary ./s3-v2                   another binary
   handoff upgrade s3 --deadline 1m --drain-grace 10s    other limits, this once
+  handoff upgrade --all --max-parallel 2                every service, in the order of `after`
 
 If the new version fails, the old one serves on, and the exit code is 4. Interrupting the command
 does not stop the upgrade: `handoff status` shows how it goes on, `handoff cancel` calls it off.";
@@ -24,7 +25,14 @@ does not stop the upgrade: `handoff status` shows how it goes on, `handoff cance
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// The service
-    service: ServiceName,
+    #[arg(required_unless_present = "all")]
+    service: Option<ServiceName>,
+    /// Every service that runs, each after those that its file names in `after`; stops at the first rollback
+    #[arg(long, conflicts_with_all = ["service", "binary"])]
+    all: bool,
+    /// With --all: so many at once [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
+    max_parallel: Option<u8>,
     /// The new binary [default: what the service file names]
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
@@ -49,6 +57,12 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
             "The drain is one part of the upgrade: shorten it or raise the deadline.",
         ));
     }
+    if arguments.max_parallel.is_some() && !arguments.all {
+        return Err(Failure::usage(
+            "--max-parallel is for --all.".to_owned(),
+            "Name no service, and add --all.",
+        ));
+    }
     // The daemon has a working directory of its own.
     let binary = arguments.binary.as_ref().map(std::path::absolute).transpose().map_err(|error| {
         Failure::failed(
@@ -56,6 +70,9 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
             "Give an absolute path.",
         )
     })?;
-    let service = arguments.service.clone();
+    let Some(service) = arguments.service.clone() else {
+        let limits = upgrade_all::Limits { deadline_ms, drain_grace_ms };
+        return upgrade_all::run(limits, arguments.max_parallel.unwrap_or(1).into(), dirs, out);
+    };
     operation::run(&Request::Upgrade(Upgrade { service, binary, deadline_ms, drain_grace_ms }), dirs, out)
 }

@@ -1,12 +1,13 @@
 //! The directory of service files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use handoff_protocol::ids::ServiceName;
 
 use super::error::{Error, position};
+use super::order;
 use super::service::Service;
 
 /// No sensible service file comes near this; a wrong file in the directory must not fill the memory.
@@ -22,7 +23,8 @@ pub struct Loaded {
 }
 
 /// Reads every `<config>/services/*.toml`. A bad file never hides the others. Of two services that want the same
-/// address, the one whose name sorts later is refused. A missing directory holds no services. Reads files, so
+/// address, the one whose name sorts later is refused; so is one that is to be upgraded after a service that does not
+/// exist, or after itself. A missing directory holds no services. Reads files, so
 /// it blocks on the file system.
 pub fn load(config_dir: &Path) -> Loaded {
     load_others(config_dir, |_| false)
@@ -40,14 +42,22 @@ pub fn load_others(config_dir: &Path, is_known: impl Fn(&ServiceName) -> bool) -
             return loaded;
         }
     };
+    let mut named = BTreeSet::new();
     for file in files {
-        if name_of(&file).is_ok_and(|name| is_known(&name)) {
+        let name = name_of(&file).ok();
+        let known = name.as_ref().is_some_and(&is_known);
+        named.extend(name);
+        if known {
             continue;
         }
         match read_file(&file) {
             Ok(service) => loaded.insert(service),
             Err(errors) => loaded.errors.extend(errors),
         }
+    }
+    for (name, error) in order::check(&loaded.services, |name| named.contains(name) || is_known(name)) {
+        loaded.services.remove(&name);
+        loaded.errors.push(error);
     }
     loaded
 }

@@ -10,6 +10,7 @@ mod error;
 mod hooks;
 mod load;
 mod names;
+mod order;
 mod probe;
 mod program;
 mod service;

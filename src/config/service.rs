@@ -13,6 +13,7 @@ use super::address::ListenAddress;
 use super::binary::check_binary;
 use super::error::{Error, Position, Report};
 use super::hooks::{self, Hooks};
+use super::order;
 use super::probe::{self, Probe};
 use super::program::{self, Program};
 use super::table::{Found, Section};
@@ -41,6 +42,7 @@ const KEYS: &[&str] = &[
     "drain",
     "warm",
     "probe",
+    "after",
     "preflight",
     "preflight_limit",
     "hooks",
@@ -77,6 +79,10 @@ pub struct Service {
     pub probe: Option<Probe>,
     /// The commands that are run around an upgrade.
     pub hooks: Hooks,
+    /// The services that are upgraded before this one, when all are.
+    pub after: Vec<ServiceName>,
+    /// Where the file names them, if it does.
+    pub after_at: Option<Position>,
     /// Whether two generations may run side by side.
     pub mode: Mode,
     /// Absolute path of the directory the program starts in.
@@ -243,6 +249,8 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
         program: program::read(report, root, adapter, mode),
         probe: probe::read(report, root, adapter, &listeners),
         hooks: hooks::read(report, root),
+        after: order::read(report, root),
+        after_at: root.at(report, "after"),
         mode,
         working_dir_at: working_dir.as_ref().map(|found| found.at(report)),
         working_dir: working_dir.map_or_else(|| PathBuf::from("/"), |found| found.value),

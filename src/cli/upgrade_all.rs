@@ -1,0 +1,203 @@
+//! `handoff upgrade --all`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::{Sender, channel};
+
+use handoff_protocol::ids::ServiceName;
+use serde_json::json;
+
+use super::exit::{Exit, Failure};
+use super::output::{Output, note};
+use super::rollout::Rollout;
+use super::{list, operation};
+use crate::config::{self, Dirs};
+use crate::control::api::{Ending, Outcome, Progress, Request, Response, State, Upgrade};
+use crate::control::{Client, ClientError};
+
+/// What one of the upgrades says.
+enum News {
+    Progress(Progress),
+    Ended(ServiceName, Box<Result<Outcome, ClientError>>),
+}
+
+/// How the upgrades ended.
+#[derive(Default)]
+struct Sum {
+    committed: Vec<ServiceName>,
+    rolled_back: Vec<ServiceName>,
+    failed: Vec<ServiceName>,
+    passed_over: Vec<ServiceName>,
+    exit: Option<Exit>,
+}
+
+/// The limits that count for each of them.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) deadline_ms: Option<u64>,
+    pub(super) drain_grace_ms: Option<u64>,
+}
+
+/// Upgrades every service that runs, in the order of `after`, at most `parallel_max` at once. The first that is not at its
+/// new version in the end stops it: what runs is waited for, and nothing new begins.
+pub(super) fn run(
+    limits: Limits,
+    parallel_max: usize,
+    dirs: &Dirs,
+    out: &mut Output,
+) -> Result<Exit, Failure> {
+    let mut sum = Sum::default();
+    let mut rollout = Rollout::new(order(dirs, &mut sum, out)?, parallel_max);
+    let (tell, news) = channel();
+    while !rollout.is_over() {
+        for service in rollout.begin() {
+            begin(service, limits, dirs, tell.clone());
+        }
+        // Every upgrade that was begun ends with news; `tell` is still here, so there is no other end.
+        let Ok(next) = news.recv() else { break };
+        match next {
+            News::Progress(progress) => show(&progress, out),
+            News::Ended(service, result) => {
+                let is_good = sum.add(&service, *result, out);
+                rollout.ended(&service, is_good);
+            }
+        }
+    }
+    Ok(sum.tell(&rollout.left(), out))
+}
+
+/// The services that run, each with those that it comes after.
+fn order(
+    dirs: &Dirs,
+    sum: &mut Sum,
+    out: &mut Output,
+) -> Result<BTreeMap<ServiceName, BTreeSet<ServiceName>>, Failure> {
+    let running = list::services(dirs)?;
+    let loaded = config::load(&dirs.config);
+    if let Some(error) = loaded.errors.first() {
+        let message = format!("There are mistakes in the service files: {error}.");
+        return Err(Failure::invalid(message, "All of them are told by: handoff check"));
+    }
+    let (stopped, running): (Vec<_>, Vec<_>) =
+        running.into_iter().partition(|status| matches!(status.state, State::Stopped | State::Failed));
+    for status in stopped {
+        passed_over(&status.service, status.state.as_str(), out);
+        sum.passed_over.push(status.service);
+    }
+    let running: BTreeSet<ServiceName> = running.into_iter().map(|status| status.service).collect();
+    let after = |name: &ServiceName| (name.clone(), waits_for(name, &loaded.services, &running));
+    Ok(running.iter().map(after).collect())
+}
+
+/// The running services that one comes after, also by way of such that do not run.
+fn waits_for(
+    name: &ServiceName,
+    services: &BTreeMap<ServiceName, config::Service>,
+    running: &BTreeSet<ServiceName>,
+) -> BTreeSet<ServiceName> {
+    let (mut found, mut seen, mut ahead) = (BTreeSet::new(), BTreeSet::new(), vec![name]);
+    while let Some(name) = ahead.pop() {
+        for next in services.get(name).map_or(&[][..], |service| &service.after) {
+            if running.contains(next) {
+                found.insert(next.clone());
+            } else if seen.insert(next) {
+                ahead.push(next);
+            }
+        }
+    }
+    found
+}
+
+fn passed_over(service: &ServiceName, state: &str, out: &mut Output) {
+    if out.is_json() {
+        out.object(&json!({ "passed_over": { "service": service, "state": state } }));
+    } else {
+        out.line(format!("{service} is {state}: passed over."));
+    }
+}
+
+/// Upgrades one of them on a thread of its own, which tells how it goes.
+fn begin(
+    service: ServiceName,
+    Limits { deadline_ms, drain_grace_ms }: Limits,
+    dirs: &Dirs,
+    tell: Sender<News>,
+) {
+    let socket = dirs.control_socket();
+    std::thread::spawn(move || {
+        let upgrade = Upgrade { service: service.clone(), binary: None, deadline_ms, drain_grace_ms };
+        // If nobody listens, the command has ended already.
+        let mut on_progress = |progress| drop(tell.send(News::Progress(progress)));
+        let answer = Client::connect(&socket)
+            .and_then(|mut client| client.call(&Request::Upgrade(upgrade), &mut on_progress));
+        let result = answer.map(|response| match response {
+            Response::Outcome(outcome) => *outcome,
+            other => unreachable!("the client reads only an outcome as the answer to an upgrade: {other:?}"),
+        });
+        let _ = tell.send(News::Ended(service, Box::new(result)));
+    });
+}
+
+fn show(progress: &Progress, out: &mut Output) {
+    if out.is_json() {
+        out.object(&json!({ "progress": progress }));
+    } else {
+        note(format!("{}: {}", progress.service, operation::line(progress).trim_start()));
+    }
+}
+
+impl Sum {
+    /// Takes in how one has ended, and tells it. Whether it is at its new version.
+    fn add(&mut self, service: &ServiceName, result: Result<Outcome, ClientError>, out: &mut Output) -> bool {
+        match result {
+            Ok(outcome) => {
+                operation::tell(&outcome, out);
+                let is_good = outcome.outcome != Ending::RolledBack;
+                let list = if is_good { &mut self.committed } else { &mut self.rolled_back };
+                list.push(service.clone());
+                if !is_good {
+                    self.exit = Some(Exit::RolledBack);
+                }
+                is_good
+            }
+            Err(error) => {
+                let failure = Failure::from(error);
+                self.failed.push(service.clone());
+                self.exit = self.exit.or(Some(failure.exit()));
+                if !out.is_json() {
+                    note(format!("{service}:"));
+                }
+                out.failure(&failure);
+                false
+            }
+        }
+    }
+
+    fn tell(self, left: &[ServiceName], out: &mut Output) -> Exit {
+        let Sum { committed, rolled_back, failed, passed_over, exit } = self;
+        if out.is_json() {
+            out.object(&json!({ "summary": {
+                "committed": committed, "rolled_back": rolled_back, "failed": failed,
+                "passed_over": passed_over, "not_begun": left,
+            }}));
+        } else {
+            let lists = [
+                ("upgraded", &committed[..]),
+                ("rolled back", &rolled_back[..]),
+                ("failed", &failed[..]),
+                ("passed over", &passed_over[..]),
+                ("not begun", left),
+            ];
+            let told = lists.iter().filter(|(_, names)| !names.is_empty()).map(|(what, names)| {
+                let names: Vec<&str> = names.iter().map(ServiceName::as_str).collect();
+                format!("{what}: {}", names.join(", "))
+            });
+            let told: Vec<String> = told.collect();
+            out.line(if told.is_empty() {
+                "There are no services.".to_owned()
+            } else {
+                told.join("; ") + "."
+            });
+        }
+        exit.unwrap_or(Exit::Done)
+    }
+}

@@ -3,6 +3,8 @@
 //! A machine arms and disarms them by name; the effects keep the clock. At most one timer per name is armed, and arming
 //! an armed one moves it. Every limit of a phase before the commit is cut to what is left of the whole upgrade.
 
+use alloc::vec::Vec;
+
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds on the monotonic clock of the caller.
@@ -23,6 +25,10 @@ pub enum Deadline {
     Begin,
     /// The successor must have passed the probe: [`Policy::probe_limit_ms`].
     Probe,
+    /// The successor has had its share of the new connections for long enough: [`CanaryStep::time_ms`].
+    Canary,
+    /// The new process has served for long enough; the old one, which stands by, leaves: [`Policy::probation_ms`].
+    Probation,
     /// A working party must give a sign of life: [`Policy::lease_ms`].
     Silence,
     /// A successor that was sent away must be gone: [`Policy::exit_limit_ms`].
@@ -81,6 +87,20 @@ pub struct Policy {
     pub exit_limit_ms: u64,
     /// From a request to stop to the `Seal`.
     pub stop_grace_ms: u64,
+    /// The shares of the new connections that a successor gets before it is committed, in overlap mode. Their times do not
+    /// count against [`Policy::deadline_ms`].
+    pub canary: Vec<CanaryStep>,
+    /// For how long after the commit the process that was replaced stands by; 0: it leaves at once.
+    pub probation_ms: u64,
+}
+
+/// A share of the new connections, and for how long a successor has to do well with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CanaryStep {
+    /// So many of 1,000.
+    pub permille: u16,
+    /// Milliseconds.
+    pub time_ms: u64,
 }
 
 impl Default for Policy {
@@ -97,6 +117,8 @@ impl Default for Policy {
             probe_limit_ms: 30_000,
             exit_limit_ms: 10_000,
             stop_grace_ms: 30_000,
+            canary: Vec::new(),
+            probation_ms: 0,
         }
     }
 }

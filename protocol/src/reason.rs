@@ -121,4 +121,10 @@ pub enum Reason {
     /// The supervisor was lost, and the next one found the new process not serving.
     #[error("the supervisor ended in the middle of it, and the new process did not serve")]
     SupervisorLost,
+    /// It did not do well with a share of the connections.
+    #[error("the new process did not do well with its share of the connections: {0}")]
+    Canary(String),
+    /// It did not do well after the commit.
+    #[error("the new process did not pass its probation: {0}")]
+    Probation(String),
 }

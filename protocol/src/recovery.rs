@@ -9,6 +9,11 @@
 //! No row starts or kills anything while a process serves or is at work, unless that process is mute or frozen and
 //! another one has the data or is to have it: whoever serves counts, whatever was intended. The data lock decides who
 //! that is, and the processes say what it decided: one that serves or is at work holds it, one that waits does not.
+//!
+//! Of a canary and a probation the table knows nothing. The share of a successor is taken back before anybody is asked; one
+//! that still serves goes through its canary again, from the first step, before it is committed, and through a probation
+//! after that. A probation that was under way is over: if the committed process serves, the one that stands by leaves, and if
+//! it does not, whoever has taken over goes on.
 
 use core::fmt;
 

@@ -1,10 +1,11 @@
 //! The way back: failures and deaths.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::{Action, Incumbent, Lasting, Moment, Outcome, Phase, Successor, Supervisor, Target};
+use super::{Action, Incumbent, Lasting, Moment, Outcome, Phase, Successor, Supervisor, Target, Undoing};
 use crate::deadline::Deadline;
 use crate::message::{Abort, Mode, Resume, Stage, ToService};
 use crate::reason::{Exit, Party, Reason};
@@ -24,6 +25,7 @@ impl Supervisor {
         // to end one.
         let patient = trusted && reason != Reason::LeaseEnded;
         self.reason.get_or_insert(reason);
+        self.end_shares(out);
         match self.successor {
             Successor::Absent => self.reaped(at, out),
             // It may yet be needed: the incumbent has not shown that it can serve again.
@@ -47,7 +49,7 @@ impl Supervisor {
         out.push(Action::ToSuccessor(self.handoff, ToService::Abort(Abort {})));
     }
 
-    fn reap(&mut self, at: Moment, out: &mut Vec<Action>) {
+    pub(super) fn reap(&mut self, at: Moment, out: &mut Vec<Action>) {
         self.enter(at, Phase::Reaping, Deadline::Leave, out);
         out.push(Action::KillSuccessor);
     }
@@ -56,26 +58,30 @@ impl Supervisor {
     pub(super) fn reaped(&mut self, at: Moment, out: &mut Vec<Action>) {
         match self.incumbent {
             Incumbent::Touched => self.resume(at, out),
-            Incumbent::Whole | Incumbent::Mute if self.reverts => {
-                self.disarm_phase(out);
-                self.phase = Phase::Reverting;
-                out.push(Action::RecordDurably(self.handoff, Lasting::Revert));
-            }
+            Incumbent::Whole | Incumbent::Mute if self.undoing != Undoing::None => self.revert(out),
             Incumbent::Whole | Incumbent::Mute => {
                 self.disarm_phase(out);
                 self.phase = Phase::Serving;
                 self.rolled_back(out);
             }
-            Incumbent::Absent => {
-                self.disarm_phase(out);
-                if core::mem::take(&mut self.reverts) {
-                    self.target = Target::Committed;
-                    self.reason = None;
-                    self.stands = true;
+            Incumbent::Absent => match self.undoing {
+                Undoing::Surely => self.revert(out),
+                Undoing::IfServed => {
+                    self.disarm_phase(out);
+                    self.stand(at, out);
                 }
-                self.nobody_serves(at, out);
-            }
+                Undoing::None => {
+                    self.disarm_phase(out);
+                    self.nobody_serves(at, out);
+                }
+            },
         }
+    }
+
+    fn revert(&mut self, out: &mut Vec<Action>) {
+        self.disarm_phase(out);
+        self.phase = Phase::Reverting;
+        out.push(Action::RecordDurably(self.handoff, Lasting::Revert));
     }
 
     fn rolled_back(&mut self, out: &mut Vec<Action>) {
@@ -85,7 +91,7 @@ impl Supervisor {
     }
 
     /// Neither an incumbent nor a successor is left.
-    fn nobody_serves(&mut self, at: Moment, out: &mut Vec<Action>) {
+    pub(super) fn nobody_serves(&mut self, at: Moment, out: &mut Vec<Action>) {
         if !self.wanted {
             return self.ended(out);
         }
@@ -140,6 +146,7 @@ impl Supervisor {
             | Phase::Sealing
             | Phase::Beginning
             | Phase::Probing
+            | Phase::Canary
             | Phase::Committing
             | Phase::Resuming
             | Phase::Reverting
@@ -156,7 +163,8 @@ impl Supervisor {
             | Phase::Draining
             | Phase::Sealing
             | Phase::Beginning
-            | Phase::Probing => self.fail(at, Reason::SuccessorExited(exit), out),
+            | Phase::Probing
+            | Phase::Canary => self.fail(at, self.early_end(exit), out),
             Phase::Reaping => self.reaped(at, out),
             // What is on the disk decides; the answer is on its way.
             Phase::Committing => {
@@ -176,9 +184,12 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn incumbent_gone(&mut self, at: Moment, out: &mut Vec<Action>) {
+    pub(super) fn incumbent_gone(&mut self, at: Moment, exit: Exit, out: &mut Vec<Action>) {
         self.incumbent = Incumbent::Absent;
         match self.phase {
+            Phase::Serving if self.is_on_probation() => {
+                self.take_back(at, Reason::Probation(format!("it {exit}")), out)
+            }
             Phase::Serving => {
                 self.note_crash(at);
                 self.target = Target::Committed;
@@ -194,6 +205,7 @@ impl Supervisor {
             Phase::Resuming => self.reaped(at, out),
             // Whoever comes from now on waits for the successor, not for the dead.
             Phase::Greeting | Phase::Warming | Phase::Beginning | Phase::Probing => self.steer_forward(out),
+            Phase::Canary => self.commit(out),
             Phase::Recovering
             | Phase::Committing
             | Phase::Reaping
@@ -229,7 +241,14 @@ impl Supervisor {
             (Party::Successor, Phase::Reaping | Phase::Committing) => {}
             (Party::Successor, _) => self.fail(at, Reason::HungUp(party), out),
             (Party::Incumbent, _) if self.incumbent == Incumbent::Touched => self.end_incumbent(out),
-            (Party::Incumbent, _) => self.mute(),
+            (Party::Incumbent, _) => {
+                self.mute();
+                self.take_back(
+                    at,
+                    Reason::Probation(String::from("it closed its channel to the supervisor")),
+                    out,
+                );
+            }
         }
     }
 
@@ -251,6 +270,7 @@ impl Supervisor {
             (Party::Incumbent, _) => {
                 out.push(Action::HangUpIncumbent);
                 self.mute();
+                self.take_back(at, Reason::Probation(format!("it broke the protocol: {what}")), out);
             }
         }
     }
@@ -264,6 +284,7 @@ impl Supervisor {
             | Phase::Sealing
             | Phase::Beginning
             | Phase::Probing
+            | Phase::Canary
             | Phase::Reaping
             | Phase::Resuming
             | Phase::Reverting
@@ -288,14 +309,14 @@ impl Supervisor {
             (Phase::Committing, Successor::Ready) => self.committed(at, out),
             // The commit is a fact, but its process is lost and nobody was told.
             (Phase::Committing, successor) => {
-                self.reverts = true;
+                self.undoing = Undoing::IfServed;
                 match successor {
                     Successor::Absent => self.reaped(at, out),
                     _ => self.reap(at, out),
                 }
             }
             (Phase::Reverting, _) => {
-                self.reverts = false;
+                self.undoing = Undoing::None;
                 self.reaped(at, out);
             }
             (_, _) => {}
@@ -303,7 +324,7 @@ impl Supervisor {
     }
 
     /// New connections go to the successor since it is ready; it is not to have them any more.
-    fn steer_back(&self, out: &mut Vec<Action>) {
+    pub(super) fn steer_back(&self, out: &mut Vec<Action>) {
         if self.mode == Mode::Overlap && self.incumbent != Incumbent::Absent {
             out.push(Action::SteerToIncumbent);
         }
@@ -324,6 +345,7 @@ impl Supervisor {
                 }
                 self.fail(at, Reason::Journal(why), out);
             }
+            (Phase::Reverting, Incumbent::Absent) => self.stand(at, out),
             (Phase::Reverting, _) => self.durable(at, out),
             (_, _) => {}
         }
@@ -342,6 +364,7 @@ impl fmt::Display for Phase {
             Self::Sealing => "sealing",
             Self::Beginning => "beginning",
             Self::Probing => "probing",
+            Self::Canary => "canary",
             Self::Committing => "committing",
             Self::Reaping => "reaping",
             Self::Resuming => "resuming",

@@ -8,35 +8,46 @@
 //! - a successor that was told to begin is killed and reaped before the incumbent is asked to resume;
 //! - an incumbent is killed only when it is silent, mute, or failed to resume;
 //! - with a probe, a commit is recorded, and connections are steered away from an incumbent, only after it has passed;
+//! - a share of the connections is taken back before its successor is sent away;
+//! - who was replaced and stands by is kept until the probation is over;
 //! - every request is reported once, and only when a process serves (or none is wanted).
 //!
 //! ```text
 //!  exclusive: Greeting ▶ Warming ▶ Draining ▶ Sealing ▶ Beginning ▶ (Probing ▶) Committing ▶ Serving (+ retiree leaves)
 //!  overlap:   Greeting ▶ Warming ▶ Beginning ▶ (Probing ▶) Committing (steered) ▶ Serving (+ retiree drains, seals, leaves)
+//!  canary:    … (Probing ▶) Canary ▶ (Probing ▶) Canary ▶ (Probing ▶) Committing …, a share more with each step
 //!  cold:      Greeting ▶ Warming ▶ Beginning ▶ (Probing ▶) Committing ▶ Serving
 //!  failure:   any of these ▶ Reaping (the successor) ▶ Resuming (the incumbent) ▶ Serving
 //!                          ▶ Resuming (successor parked) ▶ Reaping ▶ Serving, or ▶ Beginning if the incumbent cannot
+//!  probation: Serving (+ retiree stands by) ▶ Serving (+ retiree leaves)
+//!             not passed, exclusive: ▶ Reaping (the new process) ▶ Resuming (the old one) ▶ Reverting ▶ Serving
+//!             not passed, overlap:   ▶ Reverting (steered back) ▶ Serving (+ the new process is the retiree, and leaves)
 //!  another supervisor was here: Recovering ▶ Serving, ▶ Committing, ▶ Reaping or ▶ Greeting, as the table of
 //!             [`recovery`](crate::recovery) says
 //! ```
 
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::deadline::{Deadline, Millis, Policy};
+use crate::deadline::{Millis, Policy};
 use crate::ids::HandoffId;
-use crate::message::{FromService, Mode, ToService};
-use crate::reason::{Exit, Party, Reason};
-use crate::recovery::Decision;
+use crate::message::Mode;
+use crate::reason::Reason;
 
+mod action;
+mod canary;
+mod event;
 mod fail;
+mod probation;
 mod recover;
 mod retire;
 mod step;
 mod timers;
 
+pub use action::{Action, Lasting, Outcome, Refusal};
+pub use event::{Event, Moment, Request};
+use probation::Undoing;
 pub use recover::Left;
 use recover::Recovery;
 
@@ -62,6 +73,8 @@ pub enum Phase {
     Beginning,
     /// The successor says that it serves, and the supervisor looks for itself.
     Probing,
+    /// The successor serves a share of the new connections.
+    Canary,
     /// The commit is being made durable.
     Committing,
     /// The successor failed or is not wanted; it must be gone before anything else happens.
@@ -116,6 +129,11 @@ pub enum Successor {
 /// How far the retiree is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Leaving {
+    /// It was replaced and told nothing: it takes over again if the process that replaced it does not do well.
+    Standby {
+        /// Whether it serves: in exclusive mode it waits for the data lock.
+        serves: bool,
+    },
     /// It was left by another supervisor, and was asked what it is doing.
     Asked,
     /// It was told to drain.
@@ -144,169 +162,6 @@ pub struct Retiree {
     pub reports: bool,
 }
 
-/// What is handed to each step: the time, and an id that was never used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Moment {
-    /// Milliseconds on a monotonic clock.
-    pub now: Millis,
-    /// The id of the next handoff, if this step begins one.
-    pub fresh: HandoffId,
-}
-
-/// What somebody asks of the service.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Request {
-    /// Let it run.
-    Start,
-    /// Let it end, in order.
-    Stop,
-    /// Replace its process.
-    Upgrade {
-        /// From which binary.
-        target: Target,
-        /// Instead of [`Policy::deadline_ms`].
-        deadline_ms: Option<u64>,
-        /// Instead of [`Policy::drain_grace_ms`].
-        drain_grace_ms: Option<u64>,
-    },
-    /// Give up the upgrade or start that is under way.
-    Cancel,
-}
-
-/// What can happen to the supervisor.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Event {
-    /// Somebody asks.
-    Request(Request),
-    /// The successor could not be started.
-    SpawnFailed(String),
-    /// The successor sent a message.
-    FromSuccessor(HandoffId, FromService),
-    /// The incumbent sent a message.
-    FromIncumbent(HandoffId, FromService),
-    /// The retiree sent a message.
-    FromRetiree(HandoffId, FromService),
-    /// A party closed its channel.
-    HungUp(Party),
-    /// A party sent something that is not a message.
-    Garbage(Party, String),
-    /// The successor is gone, and was waited for.
-    SuccessorGone(Exit),
-    /// The incumbent is gone, and was waited for.
-    IncumbentGone(Exit),
-    /// The retiree is gone, and was waited for.
-    RetireeGone,
-    /// The probe of the successor of this handoff passed, or why it did not.
-    Probed(HandoffId, Result<(), String>),
-    /// What was to be recorded durably is on the disk.
-    Durable,
-    /// It is not, and the journal takes no more.
-    NotDurable(String),
-    /// A deadline passed.
-    Deadline(Deadline),
-}
-
-/// A fact that must be durable before anything depends on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Lasting {
-    /// The successor of this handoff is the current generation.
-    Commit,
-    /// The incumbent is it again.
-    Revert,
-}
-
-/// How a request ended.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Outcome {
-    /// The service runs.
-    Started,
-    /// The new process serves, the old one is gone.
-    Committed,
-    /// The old version serves.
-    RolledBack(Reason),
-    /// The service does not run; it is tried again if it is wanted. With [`Reason::Journal`] it runs, in the version that
-    /// was asked for, as nobody else could: but the next start is from the old binary.
-    Failed(Reason),
-    /// The service has ended.
-    Stopped,
-}
-
-/// Why a request is not even begun.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum Refusal {
-    /// Something else is under way.
-    #[error("busy")]
-    Busy(Phase),
-    /// The last process that was replaced has not left yet.
-    #[error("the process that was replaced is still leaving")]
-    Retiring,
-    /// There is nothing to upgrade or stop.
-    #[error("not running")]
-    NotRunning,
-    /// It runs already.
-    #[error("already running")]
-    AlreadyRunning,
-    /// The process that serves cannot be talked to.
-    #[error(
-        "the process that serves has closed its channel, so it cannot be drained; stop and start the service"
-    )]
-    Mute,
-    /// There is nothing to cancel, or it is too late.
-    #[error("nothing that can be cancelled is under way")]
-    NothingToCancel,
-}
-
-/// What the supervisor does. In the order given.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// Record the intent, then start a successor.
-    Spawn(HandoffId, Target),
-    /// Answer `Hello` with the agreed version, and send the listeners.
-    Welcome(HandoffId, u16),
-    /// Send.
-    ToSuccessor(HandoffId, ToService),
-    /// Send.
-    ToIncumbent(HandoffId, ToService),
-    /// Send.
-    ToRetiree(HandoffId, ToService),
-    /// SIGKILL.
-    KillSuccessor,
-    /// SIGKILL.
-    KillIncumbent,
-    /// SIGTERM.
-    TerminateRetiree,
-    /// SIGKILL.
-    KillRetiree,
-    /// Close the channel.
-    HangUpIncumbent,
-    /// Look from outside whether the successor serves; answered by [`Event::Probed`].
-    Probe(HandoffId),
-    /// New connections go to the successor from now on.
-    SteerToSuccessor,
-    /// New connections go to the incumbent again.
-    SteerToIncumbent,
-    /// Record durably; answered by [`Event::Durable`] or [`Event::NotDurable`].
-    RecordDurably(HandoffId, Lasting),
-    /// The successor is the incumbent, and the incumbent, if any, the retiree.
-    Promote,
-    /// The incumbent is the retiree.
-    Retire,
-    /// Nobody uses the listeners of the retiree any more.
-    RetireSlot,
-    /// Stop listening.
-    CloseListeners,
-    /// Start a timer anew.
-    Arm(Deadline, Millis),
-    /// Stop a timer.
-    Disarm(Deadline),
-    /// The request that is under way ended.
-    Report(Outcome),
-    /// The request is refused.
-    Refuse(Refusal),
-    /// It is known what an earlier supervisor has left, and this is done about it.
-    Recovered(Decision),
-}
-
 /// The machine.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Supervisor {
@@ -330,12 +185,16 @@ pub struct Supervisor {
     reason: Option<Reason>,
     /// Whether somebody waits for the end of what is under way.
     asked: bool,
-    /// Whether the commit stands although the successor has died, and is to be undone.
-    reverts: bool,
+    /// What becomes of a commit that stands although its process is lost.
+    undoing: Undoing,
     /// Whether the commit that somebody waits for stands although its process has died.
     stands: bool,
     /// The successor served without being told that it is committed, and takes itself for the incumbent.
     self_made: bool,
+    /// How many steps of the canary the successor was given.
+    shares: u8,
+    /// For how long the process that is replaced stands by.
+    probation_ms: Millis,
     /// What is known of the processes of an earlier supervisor, until it is known what to do about them.
     recovery: Option<Recovery>,
     /// Failed starts in a row.
@@ -368,9 +227,11 @@ impl Supervisor {
             owes: Owes::default(),
             reason: None,
             asked: false,
-            reverts: false,
+            undoing: Undoing::None,
             stands: false,
             self_made: false,
+            shares: 0,
+            probation_ms: 0,
             recovery: None,
             attempts: 0,
             serving_since: 0,

@@ -7,8 +7,8 @@
 use alloc::vec::Vec;
 
 use super::{
-    Action, Event, Incumbent, Lasting, Leaving, Moment, Phase, Refusal, Request, Retiree, Successor,
-    Supervisor, Target,
+    Action, Event, Incumbent, Leaving, Moment, Phase, Refusal, Request, Retiree, Successor, Supervisor,
+    Target, Undoing,
 };
 use crate::deadline::{Deadline, Policy};
 use crate::ids::HandoffId;
@@ -128,13 +128,18 @@ impl Supervisor {
             }
             Event::FromIncumbent(id, message) => self.answered(at, Party::Incumbent, id, &message, out),
             Event::FromSuccessor(id, message) => self.answered(at, Party::Successor, id, &message, out),
-            Event::FromRetiree(id, message) => self.on_retiree(id, &message, out),
+            Event::FromRetiree(id, message) => self.on_retiree(at, id, &message, out),
             Event::HungUp(party) | Event::Garbage(party, _) => self.unheard(at, party, out),
             Event::IncumbentGone(_) => self.learn(at, Party::Incumbent, Found::Gone, out),
             Event::SuccessorGone(_) => self.learn(at, Party::Successor, Found::Gone, out),
             Event::RetireeGone => self.retiree_gone(out),
             Event::Deadline(deadline) => self.late(at, deadline, out),
-            Event::SpawnFailed(_) | Event::Probed(_, _) | Event::Durable | Event::NotDurable(_) => {}
+            Event::SpawnFailed(_)
+            | Event::Probed(_, _)
+            | Event::Condemned(_, _)
+            | Event::RetireeUnheard
+            | Event::Durable
+            | Event::NotDurable(_) => {}
         }
     }
 
@@ -255,26 +260,30 @@ impl Supervisor {
         self.incumbent = incumbent_as(incumbent);
         out.push(Action::Recovered(decision));
         match decision {
-            Decision::Commit => self.commit_left(out),
+            Decision::Commit => self.commit_left(at, incumbent, out),
             Decision::Forward => self.finish_left(at, successor, out),
             Decision::Adopt | Decision::Back | Decision::Revert | Decision::Start | Decision::Rest => {
                 if self.asked {
                     self.target = Target::Candidate;
                     self.reason.get_or_insert(Reason::SupervisorLost);
                 }
-                self.reverts = decision == Decision::Revert;
+                if decision == Decision::Revert {
+                    self.undoing = Undoing::IfServed;
+                }
                 self.go_back(at, successor, out);
             }
             Decision::Wait | Decision::KillSuccessor | Decision::KillIncumbent => {}
         }
     }
 
-    fn commit_left(&mut self, out: &mut Vec<Action>) {
+    /// It has its canary from the first step on, as its shares were taken back, and its probation if somebody can stand by.
+    fn commit_left(&mut self, at: Moment, incumbent: Found, out: &mut Vec<Action>) {
         self.target = Target::Candidate;
         self.successor = Successor::Ready;
-        self.phase = Phase::Committing;
-        self.steer_forward(out);
-        out.push(Action::RecordDurably(self.handoff, Lasting::Commit));
+        if matches!(incumbent, Found::Serving | Found::Waiting) {
+            self.probation_ms = self.policy.probation_ms;
+        }
+        self.advance(at, out);
     }
 
     fn finish_left(&mut self, at: Moment, successor: Found, out: &mut Vec<Action>) {

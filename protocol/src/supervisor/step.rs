@@ -26,13 +26,17 @@ impl Supervisor {
             Event::SpawnFailed(why) => self.spawn_failed(at, why, out),
             Event::FromSuccessor(id, message) => self.on_successor(at, id, message, out),
             Event::FromIncumbent(id, message) => self.on_incumbent(at, id, message, out),
-            Event::FromRetiree(id, message) => self.on_retiree(id, &message, out),
+            Event::FromRetiree(id, message) => self.on_retiree(at, id, &message, out),
             Event::HungUp(party) => self.hung_up(at, party, out),
             Event::Garbage(party, what) => self.broke(at, party, what, out),
             Event::SuccessorGone(exit) => self.successor_gone(at, exit, out),
-            Event::IncumbentGone(_) => self.incumbent_gone(at, out),
+            Event::IncumbentGone(exit) => self.incumbent_gone(at, exit, out),
             Event::RetireeGone => self.retiree_gone(out),
+            Event::RetireeUnheard => self.retiree_unheard(out),
             Event::Probed(id, result) => self.probed(at, id, result, out),
+            Event::Condemned(id, why) if self.on_trial() == Some(id) => self.condemned(at, why, out),
+            // It was watched, and is not any more.
+            Event::Condemned(_, _) => {}
             Event::Durable => self.durable(at, out),
             Event::NotDurable(why) => self.not_durable(at, why, out),
             Event::Deadline(deadline) => self.deadline(at, deadline, out),
@@ -70,6 +74,7 @@ impl Supervisor {
         out: &mut Vec<Action>,
     ) {
         match (self.phase, self.incumbent) {
+            _ if self.is_on_probation() => out.push(Action::Refuse(Refusal::Probation)),
             _ if self.retiree.is_some() => out.push(Action::Refuse(Refusal::Retiring)),
             (Phase::Serving, Incumbent::Mute) => out.push(Action::Refuse(Refusal::Mute)),
             (Phase::Serving | Phase::Backoff, _) => {
@@ -86,6 +91,15 @@ impl Supervisor {
 
     fn stop(&mut self, at: Moment, out: &mut Vec<Action>) {
         match self.phase {
+            // Who stands by leaves first; whoever waits for the end of the upgrade is told of the stop.
+            Phase::Serving if self.is_on_probation() => {
+                self.wanted = false;
+                self.asked = true;
+                self.end_probation(out);
+                if let Some(retiree) = &mut self.retiree {
+                    retiree.reports = false;
+                }
+            }
             Phase::Serving if self.retiree.is_some() => out.push(Action::Refuse(Refusal::Retiring)),
             Phase::Serving => {
                 self.wanted = false;
@@ -132,7 +146,12 @@ impl Supervisor {
             | Phase::Draining
             | Phase::Sealing
             | Phase::Beginning
-            | Phase::Probing => self.fail(at, Reason::Cancelled, out),
+            | Phase::Probing
+            | Phase::Canary => self.fail(at, Reason::Cancelled, out),
+            Phase::Serving if self.is_on_probation() => {
+                self.asked = true;
+                self.take_back(at, Reason::Cancelled, out);
+            }
             Phase::Recovering
             | Phase::Stopped
             | Phase::Backoff
@@ -157,6 +176,8 @@ impl Supervisor {
         self.drain_grace_ms = self.policy.drain_grace_ms;
         self.owes = Owes::default();
         self.self_made = false;
+        self.shares = 0;
+        self.probation_ms = self.policy.probation_ms;
         self.successor = Successor::Starting;
         self.phase = Phase::Greeting;
         out.push(Action::Spawn(self.handoff, target));
@@ -182,6 +203,8 @@ impl Supervisor {
                 | Phase::Draining
                 | Phase::Sealing
                 | Phase::Beginning
+                | Phase::Probing
+                | Phase::Canary
                 | Phase::Resuming,
                 FromService::Ready(Ready { healthy: false, reason }),
             ) => {
@@ -247,9 +270,10 @@ impl Supervisor {
 
     fn ready(&mut self, at: Moment, out: &mut Vec<Action>) {
         self.successor = Successor::Ready;
-        if !self.policy.probes {
-            return self.commit(out);
-        }
+        if self.policy.probes { self.probe(at, out) } else { self.advance(at, out) }
+    }
+
+    pub(super) fn probe(&mut self, at: Moment, out: &mut Vec<Action>) {
         self.enter(at, Phase::Probing, Deadline::Probe, out);
         out.push(Action::Probe(self.handoff));
     }
@@ -259,16 +283,17 @@ impl Supervisor {
         match (self.phase, result) {
             (Phase::Probing, Ok(())) if id == self.handoff => {
                 self.disarm_phase(out);
-                self.commit(out);
+                self.advance(at, out);
             }
             (Phase::Probing, Err(why)) if id == self.handoff => self.fail(at, Reason::Probe(why), out),
             (_, _) => {}
         }
     }
 
-    fn commit(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn commit(&mut self, out: &mut Vec<Action>) {
         self.phase = Phase::Committing;
         self.disarm_phase(out);
+        self.shares = 0;
         if self.mode == Mode::Overlap {
             out.push(Action::SteerToSuccessor);
         }
@@ -277,7 +302,6 @@ impl Supervisor {
 
     pub(super) fn committed(&mut self, at: Moment, out: &mut Vec<Action>) {
         let replaced = self.incumbent;
-        let mute = replaced == Incumbent::Mute;
         out.push(Action::Promote);
         self.incumbent = Incumbent::Whole;
         self.successor = Successor::Absent;
@@ -290,11 +314,7 @@ impl Supervisor {
             let outcome = self.cold_outcome();
             self.report(outcome, out);
         } else {
-            let step = match self.mode {
-                _ if mute => Leaving::Terminating,
-                Mode::Overlap if replaced == Incumbent::Whole => Leaving::Draining,
-                Mode::Exclusive | Mode::Overlap => Leaving::Exiting,
-            };
+            let step = self.first_step(replaced);
             self.retiree = Some(Retiree { step, handoff: self.handoff, reports: self.asked });
             self.asked = false;
             self.tell_retiree(self.drain_grace_ms, out);

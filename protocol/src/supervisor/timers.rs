@@ -21,6 +21,8 @@ impl Supervisor {
             (Deadline::Probe, Phase::Probing) => {
                 self.fail(at, Reason::Probe(String::from("there was no answer within its limit")), out)
             }
+            (Deadline::Canary, Phase::Canary) => self.share_passed(at, out),
+            (Deadline::Probation, Phase::Serving) => self.end_probation(out),
             (Deadline::Silence, Phase::Warming | Phase::Beginning) => {
                 self.fail(at, Reason::Silent(Party::Successor), out)
             }
@@ -40,6 +42,8 @@ impl Supervisor {
                 | Deadline::Seal
                 | Deadline::Begin
                 | Deadline::Probe
+                | Deadline::Canary
+                | Deadline::Probation
                 | Deadline::Silence
                 | Deadline::Leave
                 | Deadline::Resume
@@ -76,6 +80,8 @@ impl Supervisor {
             Deadline::Drain => self.drain_grace_ms.min(left),
             Deadline::Seal => self.policy.seal_limit_ms.min(left),
             Deadline::Probe => self.policy.probe_limit_ms.min(left),
+            Deadline::Canary => self.share_time_ms(),
+            Deadline::Probation => self.probation_ms,
             Deadline::Silence => self.policy.lease_ms,
             Deadline::Leave => self.policy.exit_limit_ms,
             Deadline::Resume => self.policy.resume_limit_ms,
@@ -103,6 +109,7 @@ impl Supervisor {
             Phase::Sealing => &[Deadline::Seal, Deadline::Silence],
             Phase::Beginning | Phase::Committing => &[Deadline::Begin, Deadline::Silence],
             Phase::Probing => &[Deadline::Probe],
+            Phase::Canary => &[Deadline::Canary],
             Phase::Reaping => &[Deadline::Leave],
             Phase::Resuming => &[Deadline::Resume, Deadline::Silence],
             Phase::Backoff => &[Deadline::Backoff],

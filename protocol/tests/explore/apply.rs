@@ -1,5 +1,6 @@
 //! What each step does to the world.
 
+use handoff_protocol::deadline::Deadline;
 use handoff_protocol::message::{FromService, Progress};
 use handoff_protocol::reason::{Exit, Party};
 use handoff_protocol::supervisor::{Event, Request, Target};
@@ -13,17 +14,24 @@ use crate::world::World;
 /// What the world is after a step.
 pub fn apply(world: &mut World, cx: &mut Context) {
     match cx.step {
-        Step::Ask(ask) => world.ask(
-            match ask {
-                Ask::Start => Request::Start,
-                Ask::Stop => Request::Stop,
-                Ask::Cancel => Request::Cancel,
-                Ask::Upgrade => {
-                    Request::Upgrade { target: Target::Candidate, deadline_ms: None, drain_grace_ms: None }
-                }
-            },
-            cx,
-        ),
+        Step::Ask(ask) => {
+            if ask == Ask::Stop {
+                world.standby = None;
+            }
+            world.ask(
+                match ask {
+                    Ask::Start => Request::Start,
+                    Ask::Stop => Request::Stop,
+                    Ask::Cancel => Request::Cancel,
+                    Ask::Upgrade => Request::Upgrade {
+                        target: Target::Candidate,
+                        deadline_ms: None,
+                        drain_grace_ms: None,
+                    },
+                },
+                cx,
+            )
+        }
         Step::SupervisorHears(at) => heard(world, at.into(), cx),
         Step::SupervisorSeesEof(at) => hung_up(world, at.into(), cx),
         Step::SupervisorWaitsFor(at) => waited_for(world, at.into(), cx),
@@ -32,11 +40,15 @@ pub fn apply(world: &mut World, cx: &mut Context) {
                 && world.is_overdue(deadline)
                 && world.is_something_to_hear();
             invariants::note_silent(world, deadline, cx);
+            if deadline == Deadline::Probation {
+                world.standby = None;
+            }
             world.arm(deadline, false);
             world.tell(Event::Deadline(deadline), cx);
         }
         Step::DiskAnswers(ok) => disk_answers(world, ok, cx),
         Step::ProbeAnswers(ok) => probe_answers(world, ok, cx),
+        Step::Condemns => condemns(world, cx),
         Step::SpawnFails(at) => {
             world.processes[usize::from(at)] = None;
             world.roles.successor = None;
@@ -100,7 +112,8 @@ fn hung_up(world: &mut World, at: usize, cx: &mut Context) {
     match role(world, at) {
         Role::Incumbent => world.tell(Event::HungUp(Party::Incumbent), cx),
         Role::Successor => world.tell(Event::HungUp(Party::Successor), cx),
-        Role::Retiree | Role::None => {}
+        Role::Retiree => unheard(world, cx),
+        Role::None => {}
     }
 }
 
@@ -111,9 +124,25 @@ fn babbles(world: &mut World, at: usize, cx: &mut Context) {
     let party = match role(world, at) {
         Role::Incumbent => Party::Incumbent,
         Role::Successor => Party::Successor,
-        Role::Retiree | Role::None => return,
+        Role::Retiree => return unheard(world, cx),
+        Role::None => return,
     };
     world.tell(Event::Garbage(party, String::new()), cx);
+}
+
+/// The retiree can be told nothing any more.
+fn unheard(world: &mut World, cx: &mut Context) {
+    world.standby = None;
+    world.tell(Event::RetireeUnheard, cx);
+}
+
+/// The process that is watched is found not to be well.
+fn condemns(world: &mut World, cx: &mut Context) {
+    let Some(id) = world.machine.on_trial() else { return };
+    world.condemned = world.on_trial().map(|process| process.born_in);
+    if !cx.model.has(Defect::ForgetVerdict) {
+        world.tell(Event::Condemned(id, String::new()), cx);
+    }
 }
 
 /// The supervisor learns of a death. What is left of the channel is closed with it.
@@ -122,6 +151,7 @@ fn waited_for(world: &mut World, at: usize, cx: &mut Context) {
     let is_current = world.process(at).born_in == world.journal.current.id;
     world.journal.current.ended |= is_current && !world.disk_failed;
     world.processes[at] = None;
+    world.standby = world.standby.filter(|standby| *standby != at);
     match role {
         Role::Incumbent => {
             world.roles.incumbent = None;

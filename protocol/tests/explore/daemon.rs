@@ -26,7 +26,8 @@ impl World {
 
     /// Does what the supervisor has decided.
     pub fn carry_out(&mut self, fresh: HandoffId, actions: Vec<Action>, cx: &mut Context) {
-        if self.machine.handoff() == fresh {
+        let retires = self.machine.retiree().is_some_and(|retiree| retiree.handoff == fresh);
+        if self.machine.handoff() == fresh || retires {
             self.ids += 1;
         }
         if !self.disk_failed {
@@ -126,6 +127,7 @@ impl World {
             }
             Action::TerminateRetiree => {
                 cx.check(invariants::may_force_retiree(self, cx));
+                cx.check(invariants::may_dismiss(self, self.roles.retiree));
                 if let Some(at) = self.roles.retiree {
                     let process = self.process_mut(at);
                     process.terminated = matches!(process.life, Life::Runs | Life::Frozen);
@@ -133,6 +135,7 @@ impl World {
             }
             Action::KillRetiree => {
                 cx.check(invariants::may_force_retiree(self, cx));
+                cx.check(invariants::may_dismiss(self, self.roles.retiree));
                 self.kill(self.roles.retiree, cx);
             }
             Action::HangUpIncumbent => {
@@ -143,9 +146,18 @@ impl World {
             }
             Action::Probe(id) => {
                 self.probes.push(id);
+                if let Some(at) = self.roles.successor {
+                    self.process_mut(at).probed = false;
+                }
                 if cx.model.has(Defect::ForgetProbe) {
                     self.tell(Event::Probed(id, Ok(())), cx);
                 }
+            }
+            // What is watched shows in the steps that can happen.
+            Action::Watch(_) => {}
+            Action::SteerShare(_) => {
+                cx.check(invariants::may_steer(self, cx.model));
+                self.share = self.roles.successor.map(|at| self.process(at).slot);
             }
             Action::SteerToSuccessor => {
                 cx.check(invariants::may_steer(self, cx.model));
@@ -164,9 +176,19 @@ impl World {
             }
             Action::Promote => {
                 cx.check(invariants::may_promote(self));
-                self.roles.retiree = self.roles.incumbent.or(self.roles.retiree);
-                self.roles.incumbent = self.roles.successor.take();
+                let replaced = std::mem::replace(&mut self.roles.incumbent, self.roles.successor.take());
+                self.roles.retiree = replaced.or(self.roles.retiree);
                 self.commit_self_made(cx);
+                self.begin_probation(replaced, cx);
+            }
+            Action::Reinstate { retires } => {
+                cx.check(invariants::may_reinstate(self));
+                self.standby = None;
+                let replaced = self.roles.incumbent.take();
+                self.sent_back = replaced.map(|at| self.process(at).born_in);
+                self.roles.incumbent = self.roles.retiree.take();
+                let role = if retires { &mut self.roles.retiree } else { &mut self.roles.successor };
+                *role = replaced;
             }
             Action::Retire => {
                 cx.check(invariants::may_retire(self));
@@ -195,6 +217,17 @@ impl World {
 
     fn starts_early(&self, cx: &Context) -> bool {
         cx.model.has(Defect::StartBeforeGone) && self.machine.phase() == Phase::Recovering
+    }
+
+    fn begin_probation(&mut self, replaced: Option<usize>, cx: &mut Context) {
+        cx.check(invariants::must_stand_by(self, cx.model, replaced));
+        if self.machine.is_on_probation() {
+            self.standby = self.roles.retiree;
+            if cx.model.has(Defect::DropStandby) {
+                let letter = Letter::Message(ToService::Commit(Commit {}));
+                self.write(self.roles.retiree, self.machine.handoff(), letter, cx);
+            }
+        }
     }
 
     fn commit_self_made(&mut self, cx: &mut Context) {
@@ -250,6 +283,7 @@ impl World {
 
     fn write(&mut self, to: Option<usize>, id: HandoffId, letter: Letter, cx: &mut Context) {
         cx.check(invariants::may_write(self, cx.model.mode, to, id, &letter));
+        cx.check(invariants::may_dismiss(self, to));
         if let (Letter::Message(ToService::State(state)), Some(at)) = (&letter, to) {
             if cx.model.has(Defect::KeepStates) {
                 return;
@@ -286,6 +320,9 @@ impl World {
     }
 
     fn steer(&mut self, to: Option<usize>, cx: &mut Context) {
+        if !cx.model.has(Defect::KeepShare) {
+            self.share = None;
+        }
         match to {
             Some(at) => self.steering = self.process(at).slot,
             None => cx.check(Err("steering goes to a process that exists")),

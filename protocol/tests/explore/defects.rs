@@ -53,4 +53,10 @@ pub enum Defect {
     ForgetLeaving,
     /// A supervisor that was frozen looks at its clock before it looks at its messages.
     ClockFirst,
+    /// Who is to stand by is told to leave.
+    DropStandby,
+    /// Connections are steered, and a share of them stays where it went before.
+    KeepShare,
+    /// That a process is not well is not acted upon.
+    ForgetVerdict,
 }

@@ -33,6 +33,15 @@ pub fn always(world: &World, model: &Model) -> Checked {
         let serves = world.roles.incumbent.is_some_and(|at| world.process(at).serves());
         let there = world.existing().any(|(_, process)| process.slot == world.steering);
         hold(!serves || there, "steering never points at a slot whose process is gone while another serves")?;
+        let retires = world.roles.retiree.is_some_and(|at| world.process(at).slot == world.steering);
+        hold(!serves || !retires, "new connections do not go to who leaves while another serves")?;
+        // One that died, or was killed, and was not waited for still counts.
+        let shares = |process: &Process| process.accepts || !process.runs();
+        let shared = |slot| world.existing().any(|(_, process)| process.slot == slot && shares(process));
+        hold(
+            world.share.is_none_or(shared),
+            "no share of connections goes to a process that does not serve",
+        )?;
     }
     Ok(())
 }
@@ -76,8 +85,12 @@ fn at_rest_under_supervisor(world: &World, model: &Model) -> Checked {
     }
     hold(process.serves(), "exactly one process serves")?;
     hold(
-        model.mode == Mode::Exclusive || world.steering == process.slot,
+        model.mode == Mode::Exclusive || world.steering == process.slot && world.share.is_none(),
         "new connections go to who serves",
+    )?;
+    hold(
+        model.returns() || world.condemned != Some(process.born_in),
+        "who is found not to be well does not serve on",
     )?;
     // With a broken disk the only one that serves goes on serving.
     hold(
@@ -99,8 +112,9 @@ fn orphans_serve(world: &World, model: &Model, promise: &'static str) -> Checked
         Mode::Exclusive => hold(serving == 1, promise),
         // Stateless processes may serve side by side until a supervisor is back; connections must reach one of them.
         Mode::Overlap => {
-            let reached = |process: &Process| process.serves() && process.slot == world.steering;
-            hold(world.existing().any(|(_, process)| reached(process)), promise)
+            let reached =
+                |slot| world.existing().any(|(_, process)| process.serves() && process.slot == slot);
+            hold(reached(world.steering) && world.share.is_none_or(reached), promise)
         }
     }
 }
@@ -185,8 +199,11 @@ fn may_commit(world: &World, to: Option<usize>, id: HandoffId) -> Checked {
     hold(!takes_itself, "who takes itself for the incumbent is not told that it is committed")?;
     let stops = !world.machine.is_wanted();
     let alone = world.disk_failed && to == world.roles.incumbent;
+    // One that is taken back leaves, whatever becomes of the record of that.
     let leaving = to == world.roles.retiree
-        && to.is_some_and(|at| world.process(at).born_in != world.journal.current.id);
+        && to
+            .map(|at| world.process(at).born_in)
+            .is_some_and(|id| id != world.journal.current.id || world.sent_back == Some(id));
     hold(
         stops || alone || world.journal.current.id == id || leaving,
         "a commit is told only after it is durable",
@@ -280,6 +297,10 @@ pub fn may_spawn(world: &World) -> Checked {
         process.life == Life::Killed && !world.roles.contain(at) && !world.unknown
     };
     hold(!world.existing().any(lingers), "nobody is started before whoever was killed is gone")?;
+    hold(
+        world.standby.is_none_or(|at| !world.process(at).is_healthy()),
+        "nobody is started while another one stands by",
+    )?;
     hold(world.roles.successor.is_none(), "a successor is started only when there is none")
 }
 
@@ -293,6 +314,23 @@ pub fn may_retire(world: &World) -> Checked {
         world.roles.incumbent.is_none() || world.roles.retiree.is_none(),
         "at most one process leaves at a time",
     )
+}
+
+/// One that is lost, or cannot be talked to, is no standby. An upgrade of which only the end was left to another supervisor
+/// has none.
+pub fn must_stand_by(world: &World, model: &Model, replaced: Option<usize>) -> Checked {
+    let healthy = replaced.is_some_and(|at| world.process(at).is_healthy());
+    let expected = model.trial.has_probation() && healthy && !model.returns();
+    hold(!expected || world.machine.is_on_probation(), "with a probation whoever is replaced stands by")
+}
+
+/// Told anything, or ended.
+pub fn may_dismiss(world: &World, whom: Option<usize>) -> Checked {
+    hold(whom.is_none() || whom != world.standby, "who stands by is kept until the probation is over")
+}
+
+pub fn may_reinstate(world: &World) -> Checked {
+    hold(world.roles.retiree.is_some() && world.roles.successor.is_none(), "only who stands by is taken back")
 }
 
 fn none_is_left(world: &World) -> bool {

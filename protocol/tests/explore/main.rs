@@ -24,7 +24,7 @@ use crate::apply::apply;
 use crate::defects::Defect;
 use crate::steps::{Ask, Move, Step};
 use crate::walk::{Seen, context, settle, walk};
-use crate::world::{Budget, Model, World};
+use crate::world::{Budget, Model, Trial, World};
 
 /// No bad luck at all.
 const LUCK: Budget =
@@ -51,9 +51,10 @@ fn explore(name: &str, model: &Model, ask: Ask) -> Seen {
     let began = Instant::now();
     let seen = walk(model, &asked(model, ask));
     println!(
-        "{name}, {:?}, {ask:?}, probes {}: {} states, {} transitions, {} at rest, {:.1} s",
+        "{name}, {:?}, {ask:?}, probes {}, trial {:?}: {} states, {} transitions, {} at rest, {:.1} s",
         model.mode,
         model.probes,
+        model.trial,
         seen.states,
         seen.transitions,
         seen.at_rest,
@@ -74,32 +75,64 @@ const ASKED: [(Ask, bool); 5] = [
 fn holds(name: &str, stragglers: Stragglers, budget: Budget) {
     for mode in [Mode::Exclusive, Mode::Overlap] {
         for (ask, probes) in ASKED {
-            let model = Model { mode, stragglers, probes, budget, defect: None };
-            if let Some(found) = explore(name, &model, ask).counterexample {
-                panic!("{name}, {mode:?}, {ask:?}, probes {probes}: {} steps\n{}", found.steps, found.trace);
-            }
+            let model = Model { mode, stragglers, probes, trial: Trial::None, budget, defect: None };
+            hold(name, &model, ask);
         }
     }
 }
 
+/// What differs with a canary and with a probation is what follows an upgrade. The first three have everything.
+const TRIALS: [(Mode, Trial, bool); 6] = [
+    (Mode::Exclusive, Trial::Probation, true),
+    (Mode::Overlap, Trial::Canary, true),
+    (Mode::Overlap, Trial::Both, true),
+    (Mode::Exclusive, Trial::Probation, false),
+    (Mode::Overlap, Trial::Probation, true),
+    (Mode::Overlap, Trial::Canary, false),
+];
+
+fn holds_on_trial(name: &str, stragglers: Stragglers, budget: Budget) {
+    hold_trials(name, &TRIALS, stragglers, budget);
+}
+
+fn holds_on_some_trials(name: &str, stragglers: Stragglers, budget: Budget) {
+    hold_trials(name, &TRIALS[..3], stragglers, budget);
+}
+
+fn hold_trials(name: &str, trials: &[(Mode, Trial, bool)], stragglers: Stragglers, budget: Budget) {
+    for (mode, trial, probes) in trials.iter().copied() {
+        hold(name, &Model { mode, stragglers, probes, trial, budget, defect: None }, Ask::Upgrade);
+    }
+}
+
+fn hold(name: &str, model: &Model, ask: Ask) {
+    if let Some(found) = explore(name, model, ask).counterexample {
+        let Model { mode, probes, trial, .. } = model;
+        panic!(
+            "{name}, {mode:?}, {ask:?}, probes {probes}, trial {trial:?}: {} steps\n{}",
+            found.steps, found.trace
+        );
+    }
+}
+
 macro_rules! walks {
-    ($($name:ident: $stragglers:ident, $budget:expr;)*) => {$(
+    ($walk:ident; $($name:ident: $stragglers:ident, $budget:expr;)*) => {$(
         #[test]
         fn $name() {
-            holds(stringify!($name), Stragglers::$stragglers, $budget);
+            $walk(stringify!($name), Stragglers::$stragglers, $budget);
         }
     )*};
 }
 
 /// A defect must be found, by the promise that it breaks.
 macro_rules! found {
-    ($($name:ident: $defect:ident, $mode:ident, $ask:ident, $budget:expr, $invariant:literal;)*) => {$(
+    ($trial:ident; $($name:ident: $defect:ident, $mode:ident, $ask:ident, $budget:expr, $invariant:literal;)*) => {$(
         #[test]
         fn $name() {
             let defect = Some(Defect::$defect);
             let (mode, stragglers) = (Mode::$mode, Stragglers::Abort);
             let probes = matches!(Defect::$defect, Defect::ForgetProbe | Defect::TrustLateProbe);
-            let model = Model { mode, stragglers, probes, budget: $budget, defect };
+            let model = Model { mode, stragglers, probes, trial: Trial::$trial, budget: $budget, defect };
             let found = explore(stringify!($name), &model, Ask::$ask).counterexample;
             let found = found.unwrap_or_else(|| panic!("{:?} is not found", defect));
             println!("found after {} steps, {}", found.steps, found.trace);
@@ -113,6 +146,7 @@ const RETURN: Budget = Budget { returns: 1, ..DEATH };
 const TWO_DEATHS: Budget = Budget { deaths: 2, ..RETURN };
 
 found! {
+    None;
     release_before_sealed: ReleaseBeforeSealed, Exclusive, Upgrade, LUCK,
         "the lock is released only after a seal that succeeded";
     release_after_sealed: ReleaseAfterSealed, Exclusive, Upgrade, LUCK,
@@ -167,7 +201,20 @@ found! {
         "a healthy process is never killed to make room for a dead one";
 }
 
+found! {
+    Both;
+    drop_the_standby: DropStandby, Exclusive, Upgrade, LUCK,
+        "who stands by is kept until the probation is over";
+    keep_the_share: KeepShare, Overlap, Upgrade, Budget { faults: 1, ..LUCK },
+        "no share of connections goes to a process that does not serve";
+    forget_the_verdict: ForgetVerdict, Exclusive, Upgrade, Budget { faults: 1, ..LUCK },
+        "who is found not to be well does not serve on";
+    forget_the_verdict_of_a_canary: ForgetVerdict, Overlap, Upgrade, Budget { faults: 1, ..LUCK },
+        "who is found not to be well does not serve on";
+}
+
 walks! {
+    holds;
     nothing_goes_wrong: Abort, LUCK;
     one_death: Abort, Budget { deaths: 1, chatter: 1, ..LUCK };
     two_deaths: Abort, Budget { deaths: 2, ..LUCK };
@@ -199,4 +246,28 @@ walks! {
     a_state_and_another_supervisor: Abort, Budget { states: 1, deaths: 2, returns: 1, ..LUCK };
     freezes_that_end: Abort, Budget { deaths: 1, thaws: 1, ..LUCK };
     something_of_each: Cut, Budget { deaths: 1, faults: 1, slow: 1, asks: 1, ..LUCK };
+}
+
+walks! {
+    holds_on_trial;
+    on_trial_nothing_goes_wrong: Abort, LUCK;
+    on_trial_a_death: Abort, Budget { deaths: 1, chatter: 1, ..LUCK };
+    on_trial_two_deaths: Abort, Budget { deaths: 2, ..LUCK };
+    on_trial_three_deaths: Abort, Budget { deaths: 3, ..LUCK };
+    on_trial_two_faults_and_a_slow_party: Abort, Budget { faults: 2, slow: 1, ..LUCK };
+    on_trial_a_death_and_two_faults: Abort, Budget { deaths: 1, faults: 2, ..LUCK };
+    on_trial_requests: Abort, Budget { asks: 2, deaths: 1, ..LUCK };
+    on_trial_a_request_and_a_fault: Cut, Budget { asks: 1, faults: 1, slow: 1, ..LUCK };
+    on_trial_another_supervisor: Abort, Budget { deaths: 2, returns: 1, ..LUCK };
+    on_trial_another_supervisor_and_requests: Abort, Budget { deaths: 1, asks: 1, returns: 1, ..LUCK };
+    on_trial_two_freezes_that_end: Abort, Budget { deaths: 2, thaws: 2, ..LUCK };
+    on_trial_a_freeze_and_a_fault: Abort, Budget { deaths: 1, thaws: 1, faults: 1, ..LUCK };
+}
+
+walks! {
+    holds_on_some_trials;
+    on_trial_supervisors_come_and_go: Abort, Budget { deaths: 3, returns: 2, ..LUCK };
+    on_trial_another_supervisor_and_two_faults: Abort, Budget { deaths: 1, faults: 2, returns: 1, ..LUCK };
+    on_trial_states: Abort, Budget { states: 2, deaths: 1, faults: 1, ..LUCK };
+    on_trial_a_death_a_fault_and_a_slow_party: Abort, Budget { deaths: 1, faults: 1, slow: 1, ..LUCK };
 }

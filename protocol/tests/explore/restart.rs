@@ -56,7 +56,7 @@ impl World {
             // Signs of life have arrived too.
             let put_off = self.is_put_off(deadline) || deadline == Deadline::Silence && self.somebody_works();
             if self.is_armed(deadline) && !put_off {
-                self.overdue |= 1 << deadline as u16;
+                self.overdue |= 1 << deadline as u32;
             }
         }
         let pending = std::mem::take(&mut self.pending);
@@ -74,6 +74,8 @@ impl World {
         self.chair = Chair::Runs;
         let (left, roles) = self.left(mute, cx.model);
         self.roles = roles;
+        // It steers all connections to one slot before it asks anybody.
+        (self.share, self.standby) = (None, None);
         let nameless = self.existing().any(|(at, _)| !roles.contain(at));
         self.lost_track |= self.count() > roles.all().count() || self.unknown && nameless;
         cx.check(invariants::may_lose_track(self));

@@ -13,7 +13,7 @@ impl fmt::Display for Shown<'_> {
         writeln!(
             f,
             "then: supervisor {:?}, phase {}, {:?}, incumbent {:?}, successor {:?}, wanted {}, unreported {}, lock {:?}, \
-             steering {}, writing {:?}, {:?}",
+             steering {}, share {:?}, retiree {:?}, writing {:?}, {:?}",
             world.chair,
             world.machine.phase(),
             world.roles,
@@ -23,6 +23,8 @@ impl fmt::Display for Shown<'_> {
             world.waiting,
             world.lock,
             world.steering,
+            world.share,
+            world.machine.retiree(),
             world.writing,
             world.journal,
         )?;

@@ -27,6 +27,8 @@ pub enum Step {
     DiskAnswers(bool),
     /// The oldest probe is answered.
     ProbeAnswers(bool),
+    /// Whoever is watched is found not to be well.
+    Condemns,
     SpawnFails(u8),
     SaysHello(u8),
     Hears(u8),
@@ -216,7 +218,8 @@ fn seen_by_supervisor(world: &World, at: u8, process: &Process, all: &mut Vec<(S
         all.push((Step::SupervisorWaitsFor(at), Cost::Free));
     }
     let heard = process.runs() && process.calls.is_empty() && line.is_open() && line.outbox.is_empty();
-    if heard && !process.babbled && world.roles.retiree != Some(at.into()) {
+    let counts = world.roles.retiree != Some(at.into()) || world.machine.is_on_probation();
+    if heard && !process.babbled && counts {
         all.push((Step::Babbles(at), Cost::Fault));
     }
     let starts = process.channel.is_open() && process.part == (Part::Stranger { greeted: false });
@@ -248,6 +251,11 @@ fn of_supervisor(world: &World, model: &Model, all: &mut Vec<(Step, Cost)>) {
         all.push((Step::DiskAnswers(false), cost));
     }
     probe_answers(world, all);
+    if let Some(process) = world.on_trial() {
+        // Who does not serve does not pass.
+        let fails = model.probes && !process.serves();
+        all.push((Step::Condemns, if fails { Cost::Free } else { Cost::Fault }));
+    }
     let first = first_deadlines(world);
     let first_heard = !model.has(Defect::ClockFirst) && world.is_something_to_hear();
     for deadline in DEADLINES.into_iter().filter(|deadline| world.is_armed(*deadline)) {

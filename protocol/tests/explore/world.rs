@@ -3,7 +3,7 @@
 //! There is no clock. A timer that is armed may fire whenever nothing else can happen, and, at the cost of one unit of
 //! the budget, also before that: whoever it waits for was slow.
 
-use handoff_protocol::deadline::{Deadline, Policy, Stragglers};
+use handoff_protocol::deadline::{CanaryStep, Deadline, Policy, Stragglers};
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::Mode;
 use handoff_protocol::supervisor::{Action, Lasting, Phase, Supervisor};
@@ -21,6 +21,7 @@ pub struct Model {
     pub mode: Mode,
     pub stragglers: Stragglers,
     pub probes: bool,
+    pub trial: Trial,
     pub budget: Budget,
     pub defect: Option<Defect>,
 }
@@ -31,12 +32,42 @@ impl Model {
     }
 
     pub fn policy(&self) -> Policy {
-        Policy { stragglers: self.stragglers, probes: self.probes, ..Policy::default() }
+        let canary = [CanaryStep { permille: 50, time_ms: 1 }, CanaryStep { permille: 500, time_ms: 1 }];
+        let (steps, probation_ms) = match self.trial {
+            Trial::None => (0, 0),
+            Trial::Canary => (2, 0),
+            Trial::Probation => (0, 1),
+            Trial::Both => (1, 1),
+        };
+        Policy {
+            stragglers: self.stragglers,
+            probes: self.probes,
+            canary: canary[..steps].to_vec(),
+            probation_ms,
+            ..Policy::default()
+        }
     }
 
     /// A supervisor that is lost is followed by another one.
     pub fn returns(&self) -> bool {
         self.budget.returns > 0
+    }
+}
+
+/// What a new process has to go through besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trial {
+    None,
+    /// Two steps.
+    Canary,
+    Probation,
+    /// One step of a canary, and a probation.
+    Both,
+}
+
+impl Trial {
+    pub fn has_probation(self) -> bool {
+        matches!(self, Self::Probation | Self::Both)
     }
 }
 
@@ -92,9 +123,9 @@ pub struct World {
     pub machine: Supervisor,
     pub roles: Roles,
     /// A bit per armed deadline.
-    pub timers: u16,
+    pub timers: u32,
     /// Those that passed while the supervisor was frozen.
-    pub overdue: u16,
+    pub overdue: u32,
     /// What is left to do for a supervisor that is frozen.
     pub pending: Vec<Action>,
     pub writing: Option<(HandoffId, Lasting)>,
@@ -105,6 +136,14 @@ pub struct World {
     pub journal: Journal,
     /// The slot that new connections go to.
     pub steering: u8,
+    /// The slot that gets a share of them.
+    pub share: Option<u8>,
+    /// Who stands by, as long as it has to.
+    pub standby: Option<usize>,
+    /// Who was taken back after its commit.
+    pub sent_back: Option<HandoffId>,
+    /// Whose process was found not to be well.
+    pub condemned: Option<HandoffId>,
     pub listening: bool,
     pub processes: [Option<Process>; PROCESSES],
     pub lock: Option<usize>,
@@ -140,6 +179,10 @@ impl World {
             disk_failed: false,
             journal: Journal::EMPTY,
             steering: 0,
+            share: None,
+            standby: None,
+            sent_back: None,
+            condemned: None,
             listening: true,
             processes: [const { None }; PROCESSES],
             lock: None,
@@ -186,17 +229,17 @@ impl World {
     }
 
     pub fn arm(&mut self, deadline: Deadline, armed: bool) {
-        let bit = 1 << deadline as u16;
+        let bit = 1 << deadline as u32;
         self.timers = if armed { self.timers | bit } else { self.timers & !bit };
         self.overdue &= !bit;
     }
 
     pub fn is_armed(&self, deadline: Deadline) -> bool {
-        self.timers & (1 << deadline as u16) != 0
+        self.timers & (1 << deadline as u32) != 0
     }
 
     pub fn is_overdue(&self, deadline: Deadline) -> bool {
-        self.overdue & (1 << deadline as u16) != 0
+        self.overdue & (1 << deadline as u32) != 0
     }
 
     /// Signs of life, which are not in the model for their own sake, keep this deadline from passing.
@@ -221,6 +264,13 @@ impl World {
     pub fn probed(&self, id: HandoffId) -> Option<&Process> {
         let waits = self.machine.phase() == Phase::Probing && self.machine.handoff() == id;
         waits.then(|| self.roles.successor.map(|at| self.process(at))).flatten()
+    }
+
+    /// Whoever is watched.
+    pub fn on_trial(&self) -> Option<&Process> {
+        self.machine.on_trial()?;
+        let at = if self.machine.is_on_probation() { self.roles.incumbent } else { self.roles.successor };
+        at.map(|at| self.process(at))
     }
 
     /// The supervisor is there, or will be again.
@@ -254,13 +304,15 @@ impl World {
     }
 }
 
-pub const DEADLINES: [Deadline; 16] = [
+pub const DEADLINES: [Deadline; 18] = [
     Deadline::Greet,
     Deadline::Prepare,
     Deadline::Drain,
     Deadline::Seal,
     Deadline::Begin,
     Deadline::Probe,
+    Deadline::Canary,
+    Deadline::Probation,
     Deadline::Silence,
     Deadline::Leave,
     Deadline::Resume,

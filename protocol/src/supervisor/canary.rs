@@ -1,0 +1,77 @@
+//! The canary: before it is committed, a successor in overlap mode serves a share of the new connections, and then a larger
+//! one. With a probe it has to pass that again after each step.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::{Action, Incumbent, Moment, Phase, Supervisor};
+use crate::deadline::{CanaryStep, Deadline};
+use crate::message::Mode;
+use crate::reason::{Exit, Reason};
+
+impl Supervisor {
+    /// The successor is well: it gets the next share of the connections, or all of them.
+    pub(super) fn advance(&mut self, at: Moment, out: &mut Vec<Action>) {
+        let Some(CanaryStep { permille, .. }) = self.next_share() else { return self.commit(out) };
+        self.shares = self.shares.saturating_add(1);
+        self.enter(at, Phase::Canary, Deadline::Canary, out);
+        out.push(Action::SteerShare(permille));
+        out.push(Action::Watch(self.handoff));
+    }
+
+    /// Without an incumbent nobody is left who could have the other share.
+    fn next_share(&self) -> Option<CanaryStep> {
+        let serves = matches!(self.incumbent, Incumbent::Whole | Incumbent::Mute);
+        let steps = if self.mode == Mode::Overlap && serves { &self.policy.canary[..] } else { &[] };
+        steps.get(usize::from(self.shares)).copied()
+    }
+
+    /// The time of the present step. Milliseconds.
+    pub(super) fn share_time_ms(&self) -> u64 {
+        let step = usize::from(self.shares).checked_sub(1).and_then(|at| self.policy.canary.get(at));
+        step.map_or(0, |step| step.time_ms)
+    }
+
+    /// The time of a step is over.
+    pub(super) fn share_passed(&mut self, at: Moment, out: &mut Vec<Action>) {
+        if self.policy.probes { self.probe(at, out) } else { self.advance(at, out) }
+    }
+
+    /// Nobody is to have a share that is sent away.
+    pub(super) fn end_shares(&mut self, out: &mut Vec<Action>) {
+        if core::mem::take(&mut self.shares) > 0 {
+            self.steer_back(out);
+        }
+    }
+
+    /// How a successor ended that had said that it was ready, or had not.
+    pub(super) fn early_end(&self, exit: Exit) -> Reason {
+        match self.shares {
+            0 => Reason::SuccessorExited(exit),
+            _ => Reason::Canary(format!("it {exit}")),
+        }
+    }
+
+    /// The process that is watched is not well.
+    pub(super) fn condemned(&mut self, at: Moment, why: String, out: &mut Vec<Action>) {
+        match self.phase {
+            Phase::Canary => self.fail(at, Reason::Canary(why), out),
+            Phase::Serving => self.take_back(at, Reason::Probation(why), out),
+            Phase::Recovering
+            | Phase::Stopped
+            | Phase::Backoff
+            | Phase::Greeting
+            | Phase::Warming
+            | Phase::Draining
+            | Phase::Sealing
+            | Phase::Beginning
+            | Phase::Probing
+            | Phase::Committing
+            | Phase::Reaping
+            | Phase::Resuming
+            | Phase::Reverting
+            | Phase::Stopping => {}
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What can happen to a supervisor, one of each.
+
+use handoff_protocol::deadline::Deadline;
+use handoff_protocol::ids::{Generation, HandoffId};
+use handoff_protocol::message::{Adopted, Done, Failed, FromService, Hello, Progress, Ready, Stage};
+use handoff_protocol::reason::{Exit, Party};
+use handoff_protocol::recovery::Facts;
+use handoff_protocol::state::State;
+use handoff_protocol::supervisor::{
+    Event, Incumbent as Old, Phase, Request, Successor as Seen, Supervisor, Target,
+};
+use handoff_protocol::version::VersionRange;
+
+use crate::table::other;
+
+/// A state of a supervisor in a line.
+pub fn seen(machine: &Supervisor) -> String {
+    let leaving = machine.retiree().map_or(String::from("none"), |retiree| format!("{:?}", retiree.step));
+    let wanted = if machine.is_wanted() { "" } else { ", not wanted" };
+    if let Some(Facts { written, incumbent, successor, .. }) = machine.facts() {
+        return format!(
+            "Recovering {written:?}, incumbent {incumbent:?}, successor {successor:?}, retiree {leaving}{wanted}"
+        );
+    }
+    format!(
+        "{:?}, incumbent {:?}, successor {:?}, retiree {leaving}{wanted}",
+        machine.phase(),
+        machine.incumbent(),
+        machine.successor(),
+    )
+}
+
+/// Only a process that exists does anything. A process that leaves while another handoff is under way changes little:
+/// that is shown where nothing else is under way.
+pub fn supervisor_events(machine: &Supervisor) -> Vec<(&'static str, Event)> {
+    let busy = !matches!(machine.phase(), Phase::Serving | Phase::Backoff | Phase::Stopped | Phase::Stopping);
+    if busy && machine.retiree().is_some() {
+        return Vec::new();
+    }
+    let possible = |name: &str, event: &Event| match event {
+        Event::SpawnFailed(_) => machine.successor() == Seen::Starting,
+        Event::Probed(_, _) => machine.phase() == Phase::Probing,
+        Event::Condemned(_, _) => machine.on_trial().is_some(),
+        Event::Durable | Event::NotDurable(_) => {
+            matches!(machine.phase(), Phase::Committing | Phase::Reverting)
+        }
+        _ if name.starts_with("successor") => machine.successor() != Seen::Absent,
+        _ if name.starts_with("incumbent") => machine.incumbent() != Old::Absent,
+        _ if name.starts_with("retire") => machine.retiree().is_some(),
+        _ => true,
+    };
+    all_supervisor_events(machine.handoff())
+        .into_iter()
+        .filter(|(name, event)| possible(name, event))
+        .collect()
+}
+
+pub fn upgrade() -> Request {
+    Request::Upgrade { target: Target::Candidate, deadline_ms: None, drain_grace_ms: None }
+}
+
+pub fn all_supervisor_events(own: HandoffId) -> Vec<(&'static str, Event)> {
+    let why = || String::from("why");
+    let done = Done {};
+    let failed = Failed { reason: why() };
+    let hello = Hello { versions: VersionRange::OURS, pid: 1 };
+    let stranger = Hello { versions: VersionRange { minimum: 7, current: 9 }, pid: 1 };
+    let from_new = |message| Event::FromSuccessor(own, message);
+    let from_old = |message| Event::FromIncumbent(own, message);
+    let leaving = |message| Event::FromRetiree(own, message);
+    let mut events = vec![
+        ("start", Event::Request(Request::Start)),
+        ("stop", Event::Request(Request::Stop)),
+        ("upgrade", Event::Request(upgrade())),
+        ("cancel", Event::Request(Request::Cancel)),
+        ("spawn failed", Event::SpawnFailed(why())),
+        ("successor: Hello", from_new(FromService::Hello(hello))),
+        ("successor: Hello of another version", from_new(FromService::Hello(stranger))),
+        ("successor: Prepared", from_new(FromService::Prepared(done.clone()))),
+        ("successor: Ready", from_new(FromService::Ready(Ready { healthy: true, reason: String::new() }))),
+        ("successor: not healthy", from_new(FromService::Ready(Ready { healthy: false, reason: why() }))),
+        ("successor: Progress", from_new(FromService::Progress(Progress { note: String::new() }))),
+        ("successor: wrong id", Event::FromSuccessor(other(own), FromService::Prepared(done.clone()))),
+        ("successor: State", from_new(FromService::State(state()))),
+        ("successor: Sealed", from_new(FromService::Sealed(done.clone()))),
+        ("successor: Resumed", from_new(FromService::Resumed(done.clone()))),
+        ("successor: ResumeFailed", from_new(FromService::ResumeFailed(failed.clone()))),
+        ("successor: Adopted, serving", from_new(adopted(Stage::Serving))),
+        ("successor: Adopted, working", from_new(adopted(Stage::Working))),
+        ("successor: Adopted, waiting", from_new(adopted(Stage::Waiting))),
+        ("successor: Adopted, leaving", from_new(adopted(Stage::Leaving))),
+        ("incumbent: Drained", from_old(FromService::Drained(done.clone()))),
+        ("incumbent: Sealed", from_old(FromService::Sealed(done.clone()))),
+        ("incumbent: SealFailed", from_old(FromService::SealFailed(failed.clone()))),
+        ("incumbent: Resumed", from_old(FromService::Resumed(done.clone()))),
+        ("incumbent: ResumeFailed", from_old(FromService::ResumeFailed(failed.clone()))),
+        ("incumbent: Progress", from_old(FromService::Progress(Progress { note: String::new() }))),
+        ("incumbent: Adopted, serving", from_old(adopted(Stage::Serving))),
+        ("incumbent: Adopted, working", from_old(adopted(Stage::Working))),
+        ("incumbent: Adopted, waiting", from_old(adopted(Stage::Waiting))),
+        ("incumbent: Adopted, leaving", from_old(adopted(Stage::Leaving))),
+        ("incumbent: State", from_old(FromService::State(state()))),
+        ("incumbent: wrong id", Event::FromIncumbent(other(own), FromService::Drained(done.clone()))),
+        ("retiree: State", leaving(FromService::State(state()))),
+        ("retiree: Drained", leaving(FromService::Drained(done.clone()))),
+        ("retiree: Sealed", leaving(FromService::Sealed(done.clone()))),
+        ("retiree: SealFailed", leaving(FromService::SealFailed(failed))),
+        ("retiree: Resumed", leaving(FromService::Resumed(done))),
+        ("retiree: Adopted, serving", leaving(adopted(Stage::Serving))),
+        ("retiree: Adopted, working", leaving(adopted(Stage::Working))),
+        ("retiree: Adopted, waiting", leaving(adopted(Stage::Waiting))),
+        ("retiree: Adopted, leaving", leaving(adopted(Stage::Leaving))),
+        ("successor hung up", Event::HungUp(Party::Successor)),
+        ("incumbent hung up", Event::HungUp(Party::Incumbent)),
+        ("successor: garbage", Event::Garbage(Party::Successor, why())),
+        ("incumbent: garbage", Event::Garbage(Party::Incumbent, why())),
+        ("successor gone", Event::SuccessorGone(Exit::Code(1))),
+        ("incumbent gone", Event::IncumbentGone(Exit::Code(1))),
+        ("retiree gone", Event::RetireeGone),
+        ("retiree unheard", Event::RetireeUnheard),
+        ("probe passed", Event::Probed(own, Ok(()))),
+        ("probe failed", Event::Probed(own, Err(why()))),
+        ("probe of another handoff passed", Event::Probed(other(own), Ok(()))),
+        ("condemned", Event::Condemned(own, why())),
+        ("durable", Event::Durable),
+        ("not durable", Event::NotDurable(why())),
+    ];
+    events.extend(DEADLINES.map(|(name, deadline)| (name, Event::Deadline(deadline))));
+    events
+}
+
+pub fn state() -> State {
+    State::new(3, &[]).expect("a state")
+}
+
+pub fn adopted(stage: Stage) -> FromService {
+    let service = "s3".parse().expect("a name");
+    let listeners = Vec::new();
+    FromService::Adopted(Adopted { version: 1, pid: 1, service, generation: Generation(1), stage, listeners })
+}
+
+const DEADLINES: [(&str, Deadline); 18] = [
+    ("greet limit", Deadline::Greet),
+    ("prepare limit", Deadline::Prepare),
+    ("drain limit", Deadline::Drain),
+    ("seal limit", Deadline::Seal),
+    ("begin limit", Deadline::Begin),
+    ("probe limit", Deadline::Probe),
+    ("canary over", Deadline::Canary),
+    ("probation over", Deadline::Probation),
+    ("silence", Deadline::Silence),
+    ("leave limit", Deadline::Leave),
+    ("resume limit", Deadline::Resume),
+    ("backoff", Deadline::Backoff),
+    ("retire drain limit", Deadline::RetireDrain),
+    ("retire seal limit", Deadline::RetireSeal),
+    ("retire exit limit", Deadline::RetireExit),
+    ("no answer of the incumbent", Deadline::AnswerIncumbent),
+    ("no answer of the successor", Deadline::AnswerSuccessor),
+    ("recover limit", Deadline::Recover),
+];

@@ -1,0 +1,130 @@
+//! What a new process has to go through where the service file asks for it: a probe, a canary, a probation. Tables as those
+//! of `transitions`.
+
+mod common;
+#[path = "common/events.rs"]
+mod events;
+#[path = "common/table.rs"]
+mod table;
+
+use std::fmt::Write;
+
+use handoff_protocol::deadline::{CanaryStep, Deadline, Policy};
+use handoff_protocol::message::{Done, FromService, Hello, Mode, Ready};
+use handoff_protocol::supervisor::{Action, Event, Moment, Phase, Request, Supervisor};
+use handoff_protocol::version::VersionRange;
+
+use events::{seen, supervisor_events, upgrade};
+use table::{id, other, table};
+
+/// With a probe: what is different, which is the state in which it is awaited.
+#[test]
+fn a_probe_is_awaited_as_written() {
+    let policy = Policy { probes: true, ..Policy::default() };
+    let mut text = String::new();
+    for mode in [Mode::Exclusive, Mode::Overlap] {
+        let written =
+            table(Supervisor::new(mode, policy.clone()), seen, supervisor_events, |machine, event| {
+                machine.step(Moment { now: 0, fresh: other(machine.handoff()) }, event)
+            });
+        let _ = writeln!(text, "{mode:?}\n");
+        for state in written.split_inclusive("\n\n").filter(|state| state.starts_with("Probing")) {
+            text.push_str(state);
+        }
+    }
+    common::assert_golden("supervisor_probing.txt", &text);
+}
+
+/// With a canary and a probation: the states that there are besides.
+#[test]
+fn a_canary_and_a_probation_are_gone_through_as_written() {
+    let canary = [50, 500].map(|permille| CanaryStep { permille, time_ms: 1_000 }).to_vec();
+    let policy = Policy { canary, probation_ms: 30_000, ..Policy::default() };
+    let mut text = String::new();
+    for mode in [Mode::Exclusive, Mode::Overlap] {
+        let seen = |machine: &Supervisor| match machine.shares() {
+            0 => seen(machine),
+            shares => format!("{}, step {shares}", seen(machine)),
+        };
+        let written =
+            table(Supervisor::new(mode, policy.clone()), seen, supervisor_events, |machine, event| {
+                machine.step(Moment { now: 0, fresh: other(machine.handoff()) }, event)
+            });
+        let _ = writeln!(text, "{mode:?}\n");
+        let is_trial = |state: &&str| {
+            let head = state.lines().next().unwrap_or_default();
+            head.starts_with("Canary") || head.contains("Standby")
+        };
+        written.split_inclusive("\n\n").filter(is_trial).for_each(|state| text.push_str(state));
+    }
+    common::assert_golden("supervisor_on_trial.txt", &text);
+}
+
+/// Until the probe, the canary and the probation are over, in the middle of an upgrade in overlap mode.
+fn on_trial(probes: bool, steps: usize) -> Supervisor {
+    let canary = [50, 500].map(|permille| CanaryStep { permille, time_ms: 1_000 })[..steps].to_vec();
+    let policy = Policy { probes, canary, probation_ms: 30_000, ..Policy::default() };
+    let mut machine = Supervisor::new(Mode::Overlap, policy);
+    for (number, request) in [(1, Request::Start), (2, upgrade())] {
+        let at = Moment { now: 0, fresh: id(number) };
+        machine.step(at, Event::Request(request));
+        let hello = Hello { versions: VersionRange::OURS, pid: 1 };
+        let ready = Ready { healthy: true, reason: String::new() };
+        for message in [FromService::Hello(hello), FromService::Prepared(Done {}), FromService::Ready(ready)]
+        {
+            machine.step(at, Event::FromSuccessor(id(number), message));
+        }
+        if probes {
+            machine.step(at, Event::Probed(id(number), Ok(())));
+        }
+        if machine.phase() == Phase::Committing {
+            machine.step(at, Event::Durable);
+        }
+    }
+    machine
+}
+
+#[test]
+fn a_share_is_passed_only_by_who_passes_the_probe_again() {
+    let at = Moment { now: 0, fresh: id(3) };
+    let mut machine = on_trial(true, 2);
+    assert_eq!((machine.phase(), machine.shares()), (Phase::Canary, 1));
+    for step in [1, 2] {
+        assert_eq!((machine.phase(), machine.shares()), (Phase::Canary, step));
+        let actions = machine.step(at, Event::Deadline(Deadline::Canary));
+        assert!(actions.contains(&Action::Probe(id(2))), "{actions:?}");
+        machine.step(at, Event::Probed(id(2), Ok(())));
+    }
+    assert_eq!((machine.phase(), machine.shares()), (Phase::Committing, 0));
+}
+
+#[test]
+fn a_verdict_of_another_handoff_counts_for_nobody() {
+    let at = Moment { now: 0, fresh: id(3) };
+    for mut machine in [on_trial(false, 1), on_trial(false, 0)] {
+        assert_eq!(machine.on_trial(), Some(id(2)));
+        let before = machine.clone();
+        assert_eq!(machine.step(at, Event::Condemned(id(1), String::from("why"))), []);
+        assert_eq!(machine, before);
+        assert_ne!(machine.step(at, Event::Condemned(id(2), String::from("why"))), []);
+        assert_eq!(machine.on_trial(), None);
+    }
+}
+
+#[test]
+fn the_limit_of_a_probe_is_cut_to_what_is_left_of_the_upgrade() {
+    let policy = Policy { probes: true, ..Policy::default() };
+    let ready = FromService::Ready(Ready { healthy: true, reason: String::new() });
+    for (now, limit_ms) in [(4_000, 30_000), (290_000, 10_000), (400_000, 0)] {
+        let mut machine = Supervisor::new(Mode::Overlap, policy.clone());
+        let at = |now| Moment { now, fresh: id(1) };
+        machine.step(at(0), Event::Request(Request::Start));
+        let hello = Hello { versions: VersionRange::OURS, pid: 1 };
+        for message in [FromService::Hello(hello), FromService::Prepared(Done {})] {
+            machine.step(at(0), Event::FromSuccessor(id(1), message));
+        }
+        let actions = machine.step(at(now), Event::FromSuccessor(id(1), ready.clone()));
+        assert!(actions.contains(&Action::Arm(Deadline::Probe, limit_ms)), "{now}: {actions:?}");
+        assert_eq!(machine.phase(), Phase::Probing);
+    }
+}

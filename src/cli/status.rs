@@ -62,6 +62,9 @@ fn describe(status: &ServiceStatus, style: Style) -> String {
     let phase = status.phase.as_ref().map_or_else(String::new, |phase| format!(" ({phase})"));
     let mut lines = vec![format!("{}: {state}{phase}", style.bold(status.service.as_str()))];
     let mut add = |label: &str, value: String| lines.push(format!("  {label:<12}{value}"));
+    if let Some(detail) = &status.detail {
+        add("detail", detail.clone());
+    }
     if let Some(problem) = &status.problem {
         add("problem", style.red(problem));
     }

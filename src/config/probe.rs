@@ -86,7 +86,7 @@ pub(super) fn read(
             }
             listener(report, &section, listeners).map(|listener| Check::Tcp { listener })
         }
-        ["exec"] => exec(report, &section).map(Check::Exec),
+        ["exec"] => command(report, &section, "exec").map(Check::Exec),
         [] => {
             section.missing(
                 report,
@@ -185,13 +185,14 @@ fn listener(report: &mut Report, section: &Section, listeners: &[Listener]) -> O
     }
 }
 
-fn exec(report: &mut Report, section: &Section) -> Option<Vec<String>> {
-    let command = section.strings(report, "exec")?;
+/// A command: an absolute path and its arguments.
+pub(super) fn command(report: &mut Report, section: &Section, key: &'static str) -> Option<Vec<String>> {
+    let command = section.strings(report, key)?;
     match command.first() {
         Some(program) if program.starts_with('/') => Some(command),
         _ => {
-            let hint = "write exec = [\"/absolute/path/of/command\", \"argument\"]";
-            section.refuse(report, "exec", "does not begin with an absolute path", hint);
+            let hint = format!("write {key} = [\"/absolute/path/of/command\", \"argument\"]");
+            section.refuse(report, key, "does not begin with an absolute path", &hint);
             None
         }
     }

@@ -14,6 +14,7 @@ use super::binary::check_binary;
 use super::error::{Error, Position, Report};
 use super::hooks::{self, Hooks};
 use super::order;
+use super::probation::{self, Trial};
 use super::probe::{self, Probe};
 use super::program::{self, Program};
 use super::table::{Found, Section};
@@ -46,6 +47,8 @@ const KEYS: &[&str] = &[
     "preflight",
     "preflight_limit",
     "hooks",
+    "probation",
+    "canary",
 ];
 const LOG_KEYS: &[&str] = &["max_size", "files"];
 const BINARY_EXAMPLE: &str = "write binary = \"/absolute/path/of/the/server\"";
@@ -83,6 +86,8 @@ pub struct Service {
     pub after: Vec<ServiceName>,
     /// Where the file names them, if it does.
     pub after_at: Option<Position>,
+    /// What a new version has to go through before it is trusted.
+    pub trial: Trial,
     /// Whether two generations may run side by side.
     pub mode: Mode,
     /// Absolute path of the directory the program starts in.
@@ -251,6 +256,7 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
         hooks: hooks::read(report, root),
         after: order::read(report, root),
         after_at: root.at(report, "after"),
+        trial: probation::read(report, root, mode, &listeners),
         mode,
         working_dir_at: working_dir.as_ref().map(|found| found.at(report)),
         working_dir: working_dir.map_or_else(|| PathBuf::from("/"), |found| found.value),

@@ -73,6 +73,11 @@ impl<'t> Section<'t> {
         self.table.contains_key(key)
     }
 
+    /// Whether there is a table under `key`.
+    pub(super) fn is_table(&self, key: &str) -> bool {
+        self.get(key).is_some_and(|found| matches!(found.value, DeValue::Table(_)))
+    }
+
     pub(super) fn string(
         &self,
         report: &mut Report,

@@ -138,6 +138,9 @@ pub struct ServiceStatus {
     pub state: State,
     /// The phase within that, where there is one.
     pub phase: Option<String>,
+    /// What that is about, where there is more to say: one clause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     /// The committed generation, 0 before the first.
     pub generation: Generation,
     /// The process that serves.

@@ -6,7 +6,7 @@
 mod http;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -56,6 +56,19 @@ pub(crate) async fn attempt(check: &Check, limit: Duration, way: &mut impl Way) 
     }
 }
 
+/// Runs a command that prints a number, and gives the number.
+pub(crate) async fn measure(
+    command: &Command,
+    variables: &[(String, String)],
+    working_dir: &Path,
+) -> Result<f64, String> {
+    let output =
+        hooks::run(command, None, variables, working_dir).await.map_err(|error| error.to_string())?;
+    let printed = output.stdout.trim();
+    let number = printed.parse::<f64>().ok().filter(|number| number.is_finite());
+    number.ok_or_else(|| format!("{} printed {printed:?}, which is no number", command.argv[0]))
+}
+
 async fn ask(http: &Http, way: &mut impl Way) -> Result<(), String> {
     let connection = connect(way, http.listener.as_str()).await?;
     http::ask(http, connection).await
@@ -74,4 +87,29 @@ async fn is_accepted(listener: &str, way: &mut impl Way) -> Result<(), String> {
 
 async fn connect(way: &mut impl Way, listener: &str) -> Result<Box<dyn Connection>, String> {
     way.connect(listener).await.map_err(|error| format!("cannot connect to {listener}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_number_is_read_and_anything_else_is_told() {
+        let measured = async |script: &str| {
+            let argv = vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()];
+            let command = Command { argv, limit_ms: 5_000 };
+            measure(&command, &[("WHO".into(), "7".into())], Path::new("/")).await
+        };
+        assert_eq!(measured("echo $WHO").await, Ok(7.0));
+        assert_eq!(measured("echo ' 0.5 '; yes no >&2 | head -c 200000 >&2").await, Ok(0.5));
+        for (script, told) in [
+            ("echo many", "no number"),
+            ("echo nan", "no number"),
+            ("true", "no number"),
+            ("exit 1", "exit status: 1"),
+        ] {
+            let error = measured(script).await.unwrap_err();
+            assert!(error.contains(told), "{script}: {error}");
+        }
+    }
 }

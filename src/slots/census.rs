@@ -114,7 +114,7 @@ impl Census {
     }
 
     /// All accepted connections at the addresses, whoever has them.
-    fn look(&mut self, with_history: bool) -> io::Result<Vec<Found>> {
+    pub(super) fn look(&mut self, with_history: bool) -> io::Result<Vec<Found>> {
         let ports: BTreeSet<(u8, u16)> = self.addresses.iter().filter_map(family_and_port).collect();
         let mut found = Vec::new();
         for (family, port) in ports {
@@ -133,7 +133,7 @@ fn is_still(found: Option<Found>, inode: u32) -> bool {
 }
 
 /// The sockets that a process of the tree has, with one that has it.
-fn held_by(found: Vec<Found>, tree: &[u32]) -> io::Result<Vec<(Found, HeldSocket)>> {
+pub(super) fn held_by(found: Vec<Found>, tree: &[u32]) -> io::Result<Vec<(Found, HeldSocket)>> {
     let mut holders = HashMap::new();
     if !found.is_empty() {
         for pid in tree {

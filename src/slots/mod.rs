@@ -17,6 +17,7 @@ mod order;
 mod pair;
 mod probe;
 pub mod program;
+pub mod tally;
 mod tcp;
 mod unix;
 

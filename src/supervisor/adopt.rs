@@ -25,7 +25,8 @@ use super::keeping::LogGuard;
 use super::launch::identity;
 use super::listening::{Admitted, Listening};
 use super::party::{Parts, Party, Serial, told};
-use super::service::{Service, policy};
+use super::policy::policy;
+use super::service::Service;
 use super::slots::Slots;
 use crate::crash_points::{crash_point, name};
 use crate::shim;
@@ -149,7 +150,10 @@ impl Service {
             .zip(standing.current.as_ref())
             .is_some_and(|(attempt, current)| current.process.is_some() || attempt.binary != current.binary);
         self.candidate = attempt.map(|attempt| attempt.binary.path.clone().into());
-        let slots = Slots { written, attempt: attempt.is_some(), incumbent: incumbent.is_some() };
+        // Ids sort by time.
+        let started = |it: &Option<Current>| it.as_ref().map(|current| current.handoff);
+        let reverted = started(&standing.previous) > started(&standing.current);
+        let slots = Slots { written, attempt: attempt.is_some(), incumbent: incumbent.is_some(), reverted };
         self.restore_listeners(slots.newest_serves());
         let slots = self.slots_by_age(slots, [retiree.is_some(), incumbent.is_some(), successor.is_some()]);
         crash_point!("supervisor/recovery/listeners");
@@ -362,10 +366,14 @@ impl Service {
         let last = slots.last().copied().unwrap_or(0);
         let living = alive.iter().filter(|alive| **alive).count();
         let mut next = slots.iter().copied().skip(of.dead_and_older(slots.len(), living));
-        alive.map(|alive| match (alive, self.config.mode) {
+        let mut by_age = alive.map(|alive| match (alive, self.config.mode) {
             (true, Mode::Overlap) => next.next().unwrap_or(last),
             (_, _) => last,
-        })
+        });
+        if of.reverted && of.written == Written::Committed {
+            by_age.swap(1, 2);
+        }
+        by_age
     }
 
     /// It is decided what becomes of what was left.

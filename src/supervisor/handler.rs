@@ -290,6 +290,7 @@ impl Service {
             state,
             phase: (!matches!(phase, "serving" | "stopped" | "backoff") && phase != state.as_str())
                 .then(|| phase.to_owned()),
+            detail: self.phase_status(),
             generation: self.journal.standing().generation(),
             pid: self.incumbent.as_ref().map(|party| party.process.pid),
             binary: self.path_of(Target::Committed),

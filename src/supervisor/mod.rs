@@ -6,6 +6,7 @@
 
 mod adopt;
 mod binary;
+mod canary;
 mod compact;
 mod daemon;
 mod handler;
@@ -15,6 +16,8 @@ mod listening;
 mod party;
 mod perform;
 mod points;
+mod policy;
+mod probation;
 mod probing;
 mod recording;
 mod running;

@@ -71,11 +71,19 @@ impl Service {
                 }
             }
             Action::Probe(id) => self.probe(id, events),
+            Action::Watch(id) => self.watch(id),
+            Action::SteerShare(permille) => self.steer_share(permille),
             Action::SteerToSuccessor => {
+                self.tell_share();
                 self.steer(self.successor.as_ref().map(|party| party.slot));
                 self.retire_unused_slots();
             }
-            Action::SteerToIncumbent => self.steer(self.incumbent.as_ref().map(|party| party.slot)),
+            Action::SteerToIncumbent => {
+                self.tell_share();
+                self.steer(self.incumbent.as_ref().map(|party| party.slot));
+                self.timeline.gap_ends();
+                self.retire_unused_slots();
+            }
             Action::RecordDurably(id, lasting) => self.record_durably(id, lasting, events),
             Action::Promote => {
                 // After a crash there is no incumbent to replace, and an earlier one may still be on its way out.
@@ -87,6 +95,7 @@ impl Service {
                 self.timeline.decided();
             }
             Action::Retire => self.retiree = self.incumbent.take(),
+            Action::Reinstate { retires } => self.reinstate(retires),
             Action::RetireSlot => self.forget_retiree(),
             Action::CloseListeners => {
                 self.retiree = None;
@@ -97,6 +106,21 @@ impl Service {
             Action::Report(outcome) => self.report(outcome),
             Action::Refuse(refusal) => self.refuse(&refusal),
             Action::Recovered(decision) => self.recovered(decision),
+        }
+    }
+
+    /// What was decided is not: the version before is to serve again.
+    fn reinstate(&mut self, retires: bool) {
+        let replaced = self.incumbent.take();
+        self.incumbent = self.retiree.take();
+        self.timeline.undecided();
+        if retires {
+            self.retiree = replaced;
+        } else {
+            if replaced.is_some() {
+                self.timeline.gap_begins();
+            }
+            self.successor = replaced;
         }
     }
 
@@ -305,6 +329,7 @@ impl Service {
                     format!("It cannot be drained: handoff stop {0}, then handoff start {0}", self.name);
                 Error::new(Kind::ServiceDown, message, hint)
             }
+            Refusal::Probation => Error::busy(&self.name, "its new version is on probation"),
             Refusal::NothingToCancel => {
                 let message = format!(
                     "Nothing that can be cancelled is under way for {:?}: {}.",
@@ -333,6 +358,7 @@ fn phase_of(phase: Phase, incumbent: Incumbent) -> &'static str {
         (Phase::Sealing, _) => "it is being upgraded, phase sealing",
         (Phase::Beginning, _) => "it is being upgraded, phase beginning",
         (Phase::Probing, _) => "it is being upgraded, phase probing",
+        (Phase::Canary, _) => "it is being upgraded, phase canary",
         (Phase::Committing, _) => "it is being upgraded, phase committing",
         (Phase::Reaping, _) => "an upgrade is being rolled back, phase reaping",
         (Phase::Resuming, _) => "an upgrade is being rolled back, phase resuming",

@@ -14,6 +14,7 @@ use tokio::net::{TcpSocket, UnixStream};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
+use super::party::Party;
 use super::service::Service;
 use crate::config::Probe;
 use crate::probe::{Connection, Way, attempt};
@@ -30,9 +31,16 @@ impl Service {
         let Some(probe) = self.config.probe.clone() else {
             return events.push_back(Event::Probed(id, Ok(())));
         };
+        // Between two steps of a canary it is not waited for as long as for one that has never served.
+        let (pause_ms, limit_ms) = match (self.machine.shares(), &self.config.trial) {
+            (0, _) => (probe.interval_ms, probe.limit_ms),
+            (_, trial) => (trial.interval_ms, trial.interval_ms.saturating_mul(trial.failures.into())),
+        };
+        let until = Instant::now() + Duration::from_millis(limit_ms.min(probe.limit_ms));
         let this = self.this.clone();
         spawn_local(async move {
-            let result = until_it_passes(&probe, &this, id).await;
+            let pause = Duration::from_millis(pause_ms);
+            let result = until_it_passes(&probe, (pause, until), &this, id).await;
             let Some(service) = this.upgrade() else { return };
             let mut service = service.borrow_mut();
             if service.is_probing(id) {
@@ -49,12 +57,12 @@ impl Service {
 /// Tries until it passes, the limit is over, or nobody wants to know any more. The last thing that was found is the error.
 async fn until_it_passes(
     probe: &Probe,
+    (pause, until): (Duration, Instant),
     service: &Weak<RefCell<Service>>,
     id: HandoffId,
 ) -> Result<(), String> {
-    let until = Instant::now() + Duration::from_millis(probe.limit_ms);
     loop {
-        let mut way = WayIn { service, id, last: None };
+        let mut way = WayIn::new(service, id);
         let found = match attempt(&probe.check, Duration::from_millis(probe.timeout_ms), &mut way).await {
             Ok(()) => return Ok(()),
             Err(found) => found,
@@ -64,24 +72,30 @@ async fn until_it_passes(
             return Err(found);
         }
         tracing::debug!(%id, found, "the probe has not passed yet");
-        sleep(Duration::from_millis(probe.interval_ms)).await;
+        sleep(pause).await;
     }
 }
 
-/// The way to the successor of a service.
-struct WayIn<'a> {
+/// The way to the process of a service that is tried.
+pub(super) struct WayIn<'a> {
     service: &'a Weak<RefCell<Service>>,
     id: HandoffId,
     /// The two ends of the last connection over TCP, this one first.
     last: Option<(SocketAddr, SocketAddr)>,
 }
 
+impl<'a> WayIn<'a> {
+    pub(super) fn new(service: &'a Weak<RefCell<Service>>, id: HandoffId) -> Self {
+        Self { service, id, last: None }
+    }
+}
+
 impl Way for WayIn<'_> {
     async fn connect(&mut self, listener: &str) -> io::Result<Box<dyn Connection>> {
         let gone = || io::Error::other("the upgrade is over");
         let service =
-            self.service.upgrade().filter(|service| service.borrow().is_probing(self.id)).ok_or_else(gone)?;
-        let route = service.borrow_mut().route_to_successor(listener)?;
+            self.service.upgrade().filter(|service| service.borrow().is_tried(self.id)).ok_or_else(gone)?;
+        let route = service.borrow_mut().route_to_tried(listener)?;
         let connected = self.connect_by(route).await;
         // The way is open for this one connection only.
         service.borrow_mut().end_route(listener)?;
@@ -96,7 +110,7 @@ impl Way for WayIn<'_> {
     fn variables(&self) -> Vec<(String, String)> {
         let Some(service) = self.service.upgrade() else { return Vec::new() };
         let service = service.borrow();
-        let pid = service.successor.as_ref().map_or(0, |party| party.process.pid);
+        let pid = service.tried().map_or(0, |party| party.process.pid);
         let fixed = [("HANDOFF_SERVICE", service.name.to_string()), ("HANDOFF_PID", pid.to_string())];
         let listeners = service.config.listeners.iter().map(|listener| {
             let name = listener.name.as_str().to_ascii_uppercase().replace('-', "_");
@@ -127,9 +141,18 @@ impl WayIn<'_> {
 }
 
 impl Service {
-    /// To the slot of the successor; where all share their slots, to the one that gets new connections.
-    fn route_to_successor(&mut self, listener: &str) -> io::Result<ProbeRoute> {
-        let slot = self.successor.as_ref().map(|party| party.slot);
+    fn is_tried(&self, id: HandoffId) -> bool {
+        self.is_probing(id) || self.machine.on_trial() == Some(id)
+    }
+
+    /// The process that is tried: the successor, or once it is committed the incumbent.
+    fn tried(&self) -> Option<&Party> {
+        if self.machine.is_on_probation() { self.incumbent.as_ref() } else { self.successor.as_ref() }
+    }
+
+    /// To its slot; where all share their slots, to the one that gets new connections.
+    fn route_to_tried(&mut self, listener: &str) -> io::Result<ProbeRoute> {
+        let slot = self.tried().map(|party| party.slot);
         let (Some(listening), Some(slot)) = (&mut self.listening, slot) else {
             return Err(io::Error::other("the new process is gone"));
         };

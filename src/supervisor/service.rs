@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use handoff_protocol::deadline::{Deadline, Policy, Stragglers};
+use handoff_protocol::deadline::Deadline;
 use handoff_protocol::ids::{HandoffId, ServiceName};
 use handoff_protocol::message::FromService;
 use handoff_protocol::reason::{Exit, Party as Role};
@@ -19,9 +19,11 @@ use tokio::task::{AbortHandle, spawn_local, yield_now};
 use tokio::time::sleep;
 use uuid::Uuid;
 
+use super::canary::Measured;
 use super::daemon::Shared;
 use super::listening::Listening;
 use super::party::{Happened, Party, Serial};
+use super::policy::policy;
 use super::recording::Recorder;
 use super::timeline::{Operation, Timeline, progress};
 use crate::config;
@@ -59,8 +61,13 @@ pub(super) struct Service {
     /// The descriptors of the message at hand.
     pub(super) fds: Vec<OwnedFd>,
     timers: HashMap<Deadline, AbortHandle>,
+    /// The task that watches a process on trial.
+    pub(super) watching: Option<AbortHandle>,
+    /// What the share of a successor was measured to be.
+    pub(super) measured: Option<Measured>,
     serials: u64,
     shown: &'static str,
+    shown_share: u8,
     clock: Instant,
 }
 
@@ -91,8 +98,11 @@ impl Handle {
                 is_compacting: false,
                 fds: Vec::new(),
                 timers: HashMap::new(),
+                watching: None,
+                measured: None,
                 serials: 0,
                 shown: "",
+                shown_share: 0,
                 clock: Instant::now(),
             })
         }))
@@ -193,19 +203,22 @@ impl Service {
 
     /// Tells those who wait that a phase began. Gives the phase, if it is a new one.
     fn show_phase(&mut self) -> Option<&'static str> {
-        let phase = self.phase_name();
-        if phase == self.shown {
+        let (phase, share) = (self.phase_name(), self.machine.shares());
+        if phase == self.shown && share == self.shown_share {
             return None;
         }
-        self.shown = phase;
-        let at_us = self.timeline.enter(phase);
-        let handoff = self.machine.handoff();
-        for sink in
-            self.operations.iter().chain(&self.incoming).filter_map(|operation| operation.progress.as_ref())
-        {
-            sink.send(progress(&self.name, handoff, phase, at_us));
-        }
+        (self.shown, self.shown_share) = (phase, share);
+        self.timeline.enter(phase);
+        self.tell_progress(phase, self.phase_detail());
         Some(phase)
+    }
+
+    pub(super) fn tell_progress(&self, phase: &str, detail: Option<String>) {
+        let (handoff, at_us) = (self.machine.handoff(), self.timeline.age_us());
+        let operations = self.operations.iter().chain(&self.incoming);
+        for sink in operations.filter_map(|operation| operation.progress.as_ref()) {
+            sink.send(progress(&self.name, handoff, phase, at_us, detail.clone()));
+        }
     }
 
     pub(super) fn phase_name(&self) -> &'static str {
@@ -219,10 +232,12 @@ impl Service {
             Phase::Sealing => "sealing",
             Phase::Beginning => "beginning",
             Phase::Probing => "probing",
+            Phase::Canary => "canary",
             Phase::Committing => "committing",
             Phase::Reaping => "reaping",
             Phase::Resuming => "resuming",
             Phase::Reverting => "reverting",
+            Phase::Serving if self.machine.is_on_probation() => "probation",
             Phase::Serving if self.machine.retiree().is_some() => "retiring",
             Phase::Serving => "serving",
             Phase::Stopping => "stopping",
@@ -328,8 +343,7 @@ impl Service {
                     self.note_end_of_retiree(exit);
                     Event::RetireeGone
                 }
-                // It is on its way out; its end is near and bounded.
-                Happened::Garbage(_) | Happened::HungUp => return,
+                Happened::Garbage(_) | Happened::HungUp => Event::RetireeUnheard,
             }
         } else {
             return;
@@ -363,7 +377,9 @@ impl Service {
         let current = self.journal.standing().current.as_ref();
         let Some(generation) = current.filter(|current| current.handoff == party.handoff) else { return };
         let generation = generation.generation;
-        self.problem = Some(format!("The process {} {exit}; it was started again.", party.process.pid));
+        if !self.machine.is_on_probation() {
+            self.problem = Some(format!("The process {} {exit}; it was started again.", party.process.pid));
+        }
         self.note(Fact::Exited { generation, exit });
     }
 
@@ -418,23 +434,5 @@ impl Service {
     pub(super) fn reconfigure(&mut self, config: config::Service) {
         self.machine.set_policy(config.mode, policy(&config));
         self.config = config;
-    }
-}
-
-pub(super) fn policy(config: &config::Service) -> Policy {
-    Policy {
-        deadline_ms: config.deadline_ms,
-        drain_grace_ms: config.drain_grace_ms,
-        stragglers: match config.stragglers {
-            config::Stragglers::Abort => Stragglers::Abort,
-            config::Stragglers::Cut => Stragglers::Cut,
-        },
-        lease_ms: config.lease_ms,
-        resume_limit_ms: config.resume_limit_ms,
-        probes: config.probe.is_some(),
-        // The probe has its own limit, and the better reason: this one is for a probe that hangs.
-        probe_limit_ms: config.probe.as_ref().map_or(0, |probe| probe.limit_ms + 2 * probe.timeout_ms),
-        stop_grace_ms: config.stop_grace_ms,
-        ..Policy::default()
     }
 }

@@ -63,6 +63,11 @@ impl Timeline {
         self.decided_us.get_or_insert(now);
     }
 
+    /// It is not, after all.
+    pub(super) fn undecided(&mut self) {
+        self.decided_us = None;
+    }
+
     pub(super) fn took_us(&self) -> u64 {
         self.decided_us.unwrap_or_else(|| self.age_us())
     }
@@ -89,8 +94,9 @@ pub(super) fn progress(
     handoff: HandoffId,
     phase: &str,
     at_us: u64,
+    detail: Option<String>,
 ) -> api::Progress {
-    api::Progress { service: service.clone(), handoff, phase: phase.to_owned(), at_us, detail: None }
+    api::Progress { service: service.clone(), handoff, phase: phase.to_owned(), at_us, detail }
 }
 
 fn micros(time: std::time::Duration) -> u64 {

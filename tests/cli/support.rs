@@ -169,6 +169,7 @@ pub fn status() -> ServiceStatus {
         service: name("s3"),
         state: State::Serving,
         phase: None,
+        detail: None,
         generation: Generation(2),
         pid: Some(4242),
         binary: "/srv/s3".into(),

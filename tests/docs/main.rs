@@ -264,6 +264,8 @@ fn reasons() -> Vec<Reason> {
         Reason::Journal("why".into()),
         Reason::Cancelled,
         Reason::SupervisorLost,
+        Reason::Canary("why".into()),
+        Reason::Probation("why".into()),
     ];
     for reason in &all {
         match reason {
@@ -276,6 +278,7 @@ fn reasons() -> Vec<Reason> {
             Reason::Silent(_) | Reason::HungUp(_) => {}
             Reason::Broke { .. } | Reason::DrainGrace | Reason::NotSealed | Reason::SealFailed(_) => {}
             Reason::LeaseEnded | Reason::Journal(_) | Reason::Cancelled | Reason::SupervisorLost => {}
+            Reason::Canary(_) | Reason::Probation(_) => {}
         }
     }
     all

@@ -12,6 +12,7 @@ use rustix::net::sockopt::{socket_acceptconn, socket_cookie};
 
 use super::keeping::Keeping;
 use crate::config::{self, ListenAddress};
+use crate::slots::program::WHOLE;
 use crate::slots::{Group, ProbeRoute, SlotError, SlotId, slot_by_name, stop_listening};
 use crate::sys::held::is_among;
 
@@ -23,6 +24,8 @@ pub(super) struct Listening {
     slots: BTreeMap<u64, Vec<SlotId>>,
     /// The slot that gets new connections.
     steered: u64,
+    /// The slot that gets a share of them.
+    shared: Option<u64>,
     steered_at: Instant,
     /// Whether a handshake can take time: some address is not of this machine alone.
     is_remote: bool,
@@ -168,7 +171,17 @@ impl Listening {
             slots.iter().map(|slot| (number(*slot), vec![*slot; groups.len()])).collect();
         let next = slots.last_key_value().map_or(0, |(last, _)| last + 1);
         let steered = number(steered);
-        Self { names, groups, slots, steered, steered_at: Instant::now(), is_remote, is_paired, next }
+        Self {
+            names,
+            groups,
+            slots,
+            steered,
+            shared: None,
+            steered_at: Instant::now(),
+            is_remote,
+            is_paired,
+            next,
+        }
     }
 
     /// All slots, the oldest first.
@@ -262,8 +275,21 @@ impl Listening {
         for (group, id) in self.groups.iter_mut().zip(ids) {
             group.steer_to(*id)?;
         }
-        self.steered = slot;
+        (self.steered, self.shared) = (slot, None);
         self.steered_at = Instant::now();
+        Ok(())
+    }
+
+    /// Sends so many of 1,000 new connections to `slot`, the others where they go now. Unix sockets have no shares: theirs
+    /// go there with the next [`Listening::steer`]. That ends it.
+    pub(super) fn steer_share(&mut self, slot: u64, permille: u16) -> Result<(), SlotError> {
+        let Some(ids) = self.slots.get(&slot).filter(|_| !self.is_paired) else { return Ok(()) };
+        self.shared = Some(slot);
+        for (group, id) in self.groups.iter_mut().zip(ids) {
+            if !matches!(group.address(), ListenAddress::Unix(_)) {
+                group.steer_share(*id, u32::from(permille) * (WHOLE / 1_000))?;
+            }
+        }
         Ok(())
     }
 
@@ -307,6 +333,9 @@ impl Listening {
     fn retire(&mut self, slot: u64) -> Result<(), SlotError> {
         if slot == self.steered || self.is_paired {
             return Ok(());
+        }
+        if self.shared == Some(slot) {
+            self.steer(self.steered)?;
         }
         let Some(ids) = self.slots.remove(&slot) else { return Ok(()) };
         self.groups.iter_mut().zip(ids).try_for_each(|(group, id)| group.retire(id))

@@ -167,6 +167,18 @@ fn every_mistake_says_where_what_and_what_to_do() {
             "[hooks]\npost_commit = \"/b\"",
             "3:15: hooks.post_commit: expected an array of strings, found a string",
         ),
+        (
+            "[probe]\ntcp = true\nlistener = \"dns\"\n[listen]\ndns = \"udp:*:53\"",
+            "4:12: probe.listener: \"dns\" takes datagrams, and a probe needs a connection; ask it by a command",
+        ),
+        (
+            "[probe]\ntcp = true\n[listen]\ndns = \"udp:*:53\"",
+            "probe.listener: required key is missing; ask it by",
+        ),
+        (
+            "adapter = \"listen-fds\"\n[listen]\ndns = \"udp:*:53\"",
+            "probe: nothing tells when a program that only takes datagrams is ready; write notify = true",
+        ),
         ("[probe]\nexec = [\"true\"]", "3:8: probe.exec: does not begin with an absolute path"),
         ("[probe]\nexec = [\"/bin/true\"]\nstatus = 200", "4:10: probe.status: belongs to a probe over HTTP"),
         (

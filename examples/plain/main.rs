@@ -12,13 +12,15 @@
 //! | `pid` | answers with its process |
 //! | anything else | answers |
 //!
+//! At an address `udp:…` each datagram is a line, and so is its answer, which has the line after the version and the process.
+//!
 //! Releases are stamped like those of the other test service.
 
 use std::error::Error;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -26,8 +28,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{FlockOperation, flock};
-use rustix::net::{AddressFamily, sockopt};
+use rustix::net::{AddressFamily, SocketType, sockopt};
 
 #[path = "../testee/stamp.rs"]
 mod stamp;
@@ -92,11 +95,12 @@ fn open(data: PathBuf) -> Result<(PathBuf, File), Box<dyn Error>> {
 }
 
 fn bind(address: &str) -> Result<OwnedFd, Box<dyn Error>> {
-    Ok(match address.strip_prefix("unix:") {
-        Some(path) => {
-            let _ = std::fs::remove_file(path);
-            UnixListener::bind(path)?.into()
-        }
+    if let Some(path) = address.strip_prefix("unix:") {
+        let _ = std::fs::remove_file(path);
+        return Ok(UnixListener::bind(path)?.into());
+    }
+    Ok(match address.strip_prefix("udp:") {
+        Some(address) => UdpSocket::bind(address)?.into(),
         None => TcpListener::bind(address)?.into(),
     })
 }
@@ -129,6 +133,9 @@ impl Server {
         if self.stamp.fault == "never-accepts" {
             wait_for_ever();
         }
+        if sockopt::socket_type(&listener) == Ok(SocketType::DGRAM) {
+            return self.answer_datagrams(&listener.into());
+        }
         let is_unix = sockopt::socket_domain(&listener) == Ok(AddressFamily::UNIX);
         if is_unix {
             let listener = UnixListener::from(listener);
@@ -144,6 +151,18 @@ impl Server {
                 let reader = connection.try_clone();
                 std::thread::spawn(move || reader.map(|reader| server.serve(reader, connection)));
             }
+        }
+    }
+
+    fn answer_datagrams(&self, socket: &UdpSocket) {
+        let mut line = [0; 1500];
+        loop {
+            // The socket may not block, as under an earlier program.
+            let mut asked = [PollFd::new(&socket, PollFlags::IN)];
+            let _ = rustix::event::poll(&mut asked, None);
+            let Ok((length, client)) = socket.recv_from(&mut line) else { continue };
+            let head = format!("{} {} ", self.stamp.version, std::process::id());
+            let _ = socket.send_to(&[head.as_bytes(), &line[..length]].concat(), client);
         }
     }
 

@@ -4,7 +4,7 @@
 //! A stamp is a last line `testee version=2 fault=…` behind the ELF file, so that one build makes many releases.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -46,9 +46,12 @@ fn run() -> Result<(), BoxError> {
         _ => {}
     }
     let mut starting = service::start()?;
-    // The tests of unix sockets name one here.
+    // The tests of unix sockets name one here, and those of UDP say so.
     let listener = match std::env::var_os("TESTEE_UNIX") {
         Some(path) => Listener::Unix(starting.unix_listener("main", Path::new(&path))?),
+        None if std::env::var_os("TESTEE_UDP").is_some() => {
+            Listener::Udp(starting.udp_socket("main", "127.0.0.1:0")?)
+        }
         None => {
             let address = std::env::var("TESTEE_ADDRESS").unwrap_or_else(|_| "127.0.0.1:0".to_owned());
             Listener::Tcp(starting.tcp_listener("main", &address)?)
@@ -101,6 +104,8 @@ fn wait_for_ever() -> ! {
 enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
+    /// A datagram is a request.
+    Udp(UdpSocket),
 }
 
 /// A connection, to be read from and written to through two descriptors.
@@ -111,6 +116,7 @@ impl Listener {
         match self {
             Self::Tcp(listener) => listener.set_nonblocking(true),
             Self::Unix(listener) => listener.set_nonblocking(true),
+            Self::Udp(socket) => socket.set_nonblocking(true),
         }
     }
 
@@ -118,6 +124,7 @@ impl Listener {
         match self {
             Self::Tcp(listener) => listener.try_clone().map(Self::Tcp),
             Self::Unix(listener) => listener.try_clone().map(Self::Unix),
+            Self::Udp(socket) => socket.try_clone().map(Self::Udp),
         }
     }
 
@@ -129,6 +136,12 @@ impl Listener {
                 stream.set_nonblocking(false)?;
                 stream.set_read_timeout(limit)?;
                 Ok((Box::new(stream.try_clone()?), Box::new(stream)))
+            }
+            Self::Udp(socket) => {
+                let mut line = vec![0; 1500];
+                let (length, client) = socket.recv_from(&mut line)?;
+                line.truncate(length);
+                Ok((Box::new(io::Cursor::new(line)), Box::new(Answer(socket.try_clone()?, client))))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
@@ -145,7 +158,21 @@ impl AsFd for Listener {
         match self {
             Self::Tcp(listener) => listener.as_fd(),
             Self::Unix(listener) => listener.as_fd(),
+            Self::Udp(socket) => socket.as_fd(),
         }
+    }
+}
+
+/// Sends what is written to a client.
+struct Answer(UdpSocket, SocketAddr);
+
+impl Write for Answer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.send_to(bytes, self.1)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where a service listens.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -21,21 +21,49 @@ pub enum ListenAddress {
     },
     /// `unix:/run/s3.sock`: an absolute path of at most [`UNIX_PATH_MAX_BYTES`].
     Unix(PathBuf),
+    /// `udp:127.0.0.1:4433`, `udp:[::1]:4433`: datagrams.
+    Udp(SocketAddr),
+    /// `udp:*:4433`: datagrams, over one v6 socket that takes v4 as well.
+    UdpDualStack {
+        /// The port.
+        port: u16,
+    },
 }
 
 impl ListenAddress {
     /// Whether the two cannot be bound at the same time by different listeners.
     pub fn conflicts_with(&self, other: &ListenAddress) -> bool {
-        use ListenAddress::{DualStack, Tcp, Unix};
-        match (self, other) {
-            (Tcp(a), Tcp(b)) => a == b,
-            (DualStack { port: a }, DualStack { port: b }) => a == b,
-            (Unix(a), Unix(b)) => a == b,
-            (DualStack { port }, Tcp(tcp)) | (Tcp(tcp), DualStack { port }) => {
-                tcp.ip().is_unspecified() && tcp.port() == *port
+        match (self.ip(), other.ip()) {
+            // TCP and UDP have ports of their own.
+            _ if self.is_datagram() != other.is_datagram() => false,
+            (Some((a, a_alone)), Some((b, b_alone))) if a_alone == b_alone => a == b,
+            (Some((a, _)), Some((b, _))) => {
+                a.ip().is_unspecified() && b.ip().is_unspecified() && a.port() == b.port()
             }
-            (Unix(_), Tcp(_) | DualStack { .. }) | (Tcp(_) | DualStack { .. }, Unix(_)) => false,
+            _ => self == other,
         }
+    }
+
+    /// What its socket is bound to, and whether that takes one family alone: `[::]` with `false` takes v4 as well. `None` for
+    /// a unix socket.
+    pub fn ip(&self) -> Option<(SocketAddr, bool)> {
+        match self {
+            ListenAddress::Tcp(local) | ListenAddress::Udp(local) => Some((*local, true)),
+            ListenAddress::DualStack { port } | ListenAddress::UdpDualStack { port } => {
+                Some((SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), *port), false))
+            }
+            ListenAddress::Unix(_) => None,
+        }
+    }
+
+    /// Whether it takes datagrams, and no connections.
+    pub fn is_datagram(&self) -> bool {
+        matches!(self, ListenAddress::Udp(_) | ListenAddress::UdpDualStack { .. })
+    }
+
+    /// Whether clients on other machines can reach it.
+    pub fn is_remote(&self) -> bool {
+        self.ip().is_some_and(|(local, _)| !local.ip().is_loopback())
     }
 }
 
@@ -45,6 +73,8 @@ impl fmt::Display for ListenAddress {
             ListenAddress::Tcp(address) => write!(f, "{address}"),
             ListenAddress::DualStack { port } => write!(f, "*:{port}"),
             ListenAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+            ListenAddress::Udp(address) => write!(f, "udp:{address}"),
+            ListenAddress::UdpDualStack { port } => write!(f, "udp:*:{port}"),
         }
     }
 }
@@ -67,6 +97,9 @@ pub enum AddressError {
     /// A v4 address in v6 clothes.
     #[error("{0:?} is a v4 address written as v6; write it as v4")]
     Mapped(String),
+    /// Every slot would get a copy of each datagram: the kernel steers none of them.
+    #[error("{0:?} is a multicast address, whose datagrams go to every process that listens there")]
+    Multicast(String),
     /// The path of a unix socket is not absolute or does not name a file.
     #[error("the unix socket path {0:?} is not the absolute path of a file")]
     NotAbsolute(PathBuf),
@@ -92,19 +125,38 @@ impl FromStr for ListenAddress {
         if let Some(path) = text.strip_prefix("unix:") {
             return parse_unix(Path::new(path));
         }
-        if let Some(rest) = text.strip_prefix('*') {
-            let port = rest.strip_prefix(':').ok_or_else(|| AddressError::NoPort(text.to_owned()))?;
-            let port = parse_port(port).ok_or_else(|| AddressError::Form(text.to_owned()))?;
-            return checked(ListenAddress::DualStack { port }, port, text);
+        match text.strip_prefix("udp:") {
+            None => parse_ip(text, text),
+            Some(rest) => Ok(match parse_ip(rest, text)? {
+                ListenAddress::Tcp(address) if is_shared(address) => {
+                    return Err(AddressError::Multicast(text.to_owned()));
+                }
+                ListenAddress::Tcp(address) => ListenAddress::Udp(address),
+                ListenAddress::DualStack { port } => ListenAddress::UdpDualStack { port },
+                other => other,
+            }),
         }
-        let address: SocketAddr = text.parse().map_err(|_| explain(text))?;
-        if let SocketAddr::V6(v6) = address
-            && v6.ip().to_ipv4_mapped().is_some()
-        {
-            return Err(AddressError::Mapped(text.to_owned()));
-        }
-        checked(ListenAddress::Tcp(address), address.port(), text)
     }
+}
+
+fn is_shared(address: SocketAddr) -> bool {
+    address.ip().is_multicast() || address.ip() == IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
+/// Reads an address with a port. `text` is what stands in the file.
+fn parse_ip(address: &str, text: &str) -> Result<ListenAddress, AddressError> {
+    if let Some(rest) = address.strip_prefix('*') {
+        let port = rest.strip_prefix(':').ok_or_else(|| AddressError::NoPort(text.to_owned()))?;
+        let port = parse_port(port).ok_or_else(|| AddressError::Form(text.to_owned()))?;
+        return checked(ListenAddress::DualStack { port }, port, text);
+    }
+    let address: SocketAddr = address.parse().map_err(|_| explain(address, text))?;
+    if let SocketAddr::V6(v6) = address
+        && v6.ip().to_ipv4_mapped().is_some()
+    {
+        return Err(AddressError::Mapped(text.to_owned()));
+    }
+    checked(ListenAddress::Tcp(address), address.port(), text)
 }
 
 fn checked(address: ListenAddress, port: u16, text: &str) -> Result<ListenAddress, AddressError> {
@@ -130,13 +182,13 @@ fn parse_unix(path: &Path) -> Result<ListenAddress, AddressError> {
     Ok(ListenAddress::Unix(path.to_owned()))
 }
 
-/// Finds the most useful reason why `text` is no socket address.
-fn explain(text: &str) -> AddressError {
-    let bare = text.trim_start_matches('[').trim_end_matches(']');
+/// Finds the most useful reason why `address`, a part of `text`, is no socket address.
+fn explain(address: &str, text: &str) -> AddressError {
+    let bare = address.trim_start_matches('[').trim_end_matches(']');
     if bare.parse::<Ipv4Addr>().is_ok() || bare.parse::<Ipv6Addr>().is_ok() {
         return AddressError::NoPort(text.to_owned());
     }
-    let host_and_port = text.rsplit_once(':').filter(|(_, port)| parse_port(port).is_some());
+    let host_and_port = address.rsplit_once(':').filter(|(_, port)| parse_port(port).is_some());
     match host_and_port {
         Some((host, _))
             if host.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -167,6 +219,10 @@ mod tests {
             "*:9000",
             "unix:/run/s3.sock",
             "*:65535",
+            "udp:127.0.0.1:4433",
+            "udp:[::1]:4433",
+            "udp:0.0.0.0:53",
+            "udp:*:4433",
         ] {
             assert_eq!(parse(text).to_string(), text);
         }
@@ -188,6 +244,12 @@ mod tests {
         assert!(matches!(error("*:+5"), E::Form(_)));
         assert!(matches!(error("*:65536"), E::Form(_)));
         assert!(matches!(error("localhost:80"), E::HostName(_)));
+        assert!(matches!(error("udp:localhost:53"), E::HostName(text) if text.starts_with("udp:")));
+        assert!(matches!(error("udp:*"), E::NoPort(_)));
+        assert!(matches!(error("udp:127.0.0.1:0"), E::PortZero(_)));
+        assert!(matches!(error("udp:udp:127.0.0.1:53"), E::Form(_)));
+        assert!(matches!(error("udp:224.0.0.251:5353"), E::Multicast(_)));
+        assert!(matches!(error("udp:255.255.255.255:67"), E::Multicast(_)));
         assert!(matches!(error("300.0.0.1:80"), E::Form(_)));
         assert!(matches!(error("[::ffff:127.0.0.1]:80"), E::Mapped(_)));
         assert!(matches!(error("unix:run/s3.sock"), E::NotAbsolute(_)));
@@ -215,6 +277,10 @@ mod tests {
         assert!(!conflict("*:1", "127.0.0.1:1"));
         assert!(!conflict("0.0.0.0:1", "[::]:1"));
         assert!(!conflict("unix:/run/a", "*:1"));
+        assert!(conflict("udp:*:1", "udp:0.0.0.0:1"));
+        assert!(conflict("udp:127.0.0.1:1", "udp:127.0.0.1:1"));
+        assert!(!conflict("udp:127.0.0.1:1", "127.0.0.1:1"));
+        assert!(!conflict("udp:*:1", "*:1"));
     }
 
     proptest! {
@@ -224,7 +290,7 @@ mod tests {
         }
 
         #[test]
-        fn what_parses_prints_and_parses_again(text in r"(\*|[0-9.]{7,9}|\[[0-9a-f:]{2,9}\]):[0-9]{1,5}|unix:/[a-z/.]{1,9}") {
+        fn what_parses_prints_and_parses_again(text in r"(udp:)?(\*|[0-9.]{7,9}|\[[0-9a-f:]{2,9}\]):[0-9]{1,5}|unix:/[a-z/.]{1,9}") {
             if let Ok(address) = text.parse::<ListenAddress>() {
                 prop_assert_eq!(address.to_string().parse(), Ok(address));
             }

@@ -56,6 +56,9 @@ pub struct Http {
     pub body: Option<String>,
 }
 
+/// What to do where there are only datagrams.
+const DATAGRAMS: &str = "ask it by a command: exec = [\"/path/of/command\"]";
+
 const TIMEOUT_MS: u64 = 2_000;
 const INTERVAL_MS: u64 = 50;
 const LIMIT_MS: u64 = 30_000;
@@ -65,9 +68,21 @@ pub(super) fn read(
     report: &mut Report,
     root: &Section,
     adapter: Adapter,
+    says_ready: bool,
     listeners: &[Listener],
 ) -> Option<Probe> {
     if !root.has("probe") {
+        // What binds its sockets itself is seen to do so.
+        let is_seen = adapter != Adapter::ListenFds || says_ready;
+        if !is_seen && !listeners.is_empty() && listeners.iter().all(|it| it.address.is_datagram()) {
+            let hint = "write notify = true, or a [probe] with exec = [\"/path/of/command\"]";
+            report.add(
+                0..0,
+                Some("probe".to_owned()),
+                "nothing tells when a program that only takes datagrams is ready",
+                hint,
+            );
+        }
         return if adapter.is_foreign() { accepts(listeners) } else { None };
     }
     let section = root.section(report, "probe", "probe.")?;
@@ -161,15 +176,17 @@ fn http(report: &mut Report, section: &Section, listeners: &[Listener]) -> Optio
     })
 }
 
-/// The listener that is named, else the only one, else the first.
+/// The listener that is named, else the only one, else the first. One that takes datagrams has no connections.
 fn listener(report: &mut Report, section: &Section, listeners: &[Listener]) -> Option<ListenerName> {
-    let known: Vec<&str> = listeners.iter().map(|listener| listener.name.as_str()).collect();
+    let streams = || listeners.iter().filter(|listener| !listener.address.is_datagram());
+    let known: Vec<&str> = streams().map(|listener| listener.name.as_str()).collect();
     let hint = match known[..] {
+        [] if !listeners.is_empty() => DATAGRAMS.to_owned(),
         [] => "add a [listen] table".to_owned(),
         _ => format!("write one of {}", known.join(", ")),
     };
     if !section.has("listener") {
-        let first = listeners.first().map(|listener| listener.name.clone());
+        let first = streams().next().map(|listener| listener.name.clone());
         if first.is_none() {
             section.missing(report, "listener", &hint);
         }
@@ -177,6 +194,10 @@ fn listener(report: &mut Report, section: &Section, listeners: &[Listener]) -> O
     }
     let named = section.string(report, "listener", &hint)?;
     match listeners.iter().find(|listener| listener.name.as_str() == named.value) {
+        Some(listener) if listener.address.is_datagram() => {
+            let cause = format!("{:?} takes datagrams, and a probe needs a connection", named.value);
+            section.wrong(report, "listener", named.span, &cause, DATAGRAMS)
+        }
         Some(listener) => Some(listener.name.clone()),
         None => {
             let cause = format!("there is no listener {:?}", named.value);

@@ -244,6 +244,7 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
     let adapter = root.choice(report, "adapter", &adapters).unwrap_or(Adapter::Handoff);
     let mode = root.choice(report, "mode", &modes).unwrap_or(Mode::Exclusive);
     let listeners = listeners(report, root);
+    let program = program::read(report, root, adapter, mode);
     let service = Service {
         name,
         file: report.file().to_owned(),
@@ -251,8 +252,8 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
         args: root.strings(report, "args").unwrap_or_default(),
         adapter,
         channel: root.choice(report, "channel", &channels).unwrap_or(Transport::Packets),
-        program: program::read(report, root, adapter, mode),
-        probe: probe::read(report, root, adapter, &listeners),
+        probe: probe::read(report, root, adapter, program.notify, &listeners),
+        program,
         hooks: hooks::read(report, root),
         after: order::read(report, root),
         after_at: root.at(report, "after"),
@@ -334,7 +335,7 @@ fn environment(report: &mut Report, root: &Section) -> BTreeMap<String, String> 
 }
 
 fn listeners(report: &mut Report, root: &Section) -> Vec<Listener> {
-    let hint = "write 127.0.0.1:9000, [::1]:9000, *:9000 or unix:/run/name.sock";
+    let hint = "write 127.0.0.1:9000, [::1]:9000, *:9000, udp:127.0.0.1:9000 or unix:/run/name.sock";
     let Some(section) = root.section(report, "listen", "listen.") else { return Vec::new() };
     let mut listeners: Vec<Listener> = Vec::new();
     for (key, value) in section.entries(report) {

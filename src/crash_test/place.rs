@@ -163,6 +163,10 @@ fn move_listeners(table: &mut Table, dir: &Path) -> Result<(BTreeMap<String, Str
             ListenAddress::Tcp(SocketAddr::V4(_)) | ListenAddress::DualStack { .. } => {
                 reserve(Ipv4Addr::LOCALHOST.into())?
             }
+            ListenAddress::Udp(SocketAddr::V6(_)) => format!("udp:{}", reserve(Ipv6Addr::LOCALHOST.into())?),
+            ListenAddress::Udp(SocketAddr::V4(_)) | ListenAddress::UdpDualStack { .. } => {
+                format!("udp:{}", reserve(Ipv4Addr::LOCALHOST.into())?)
+            }
         };
         let variable = name.to_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
         addresses.insert(format!("HANDOFF_LISTEN_{variable}"), moved.clone());

@@ -1,6 +1,6 @@
 //! Ports that no other run has, in this process or in another one.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -17,7 +17,7 @@ pub(super) struct Port {
 }
 
 impl Port {
-    /// A port that nobody listens on, below those that the kernel gives to clients, so that none of them takes it meanwhile.
+    /// A port that nobody listens on, for TCP or UDP, below those that the kernel gives to clients, so that none of them takes it meanwhile.
     pub(super) fn reserve(ip: IpAddr) -> Result<Self, Error> {
         const RANGE: std::ops::Range<u16> = 16_000..32_000;
         static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -26,7 +26,7 @@ impl Port {
             let port = RANGE.start + step % (RANGE.end - RANGE.start);
             let Some(hold) = hold(port)? else { continue };
             let address = SocketAddr::new(ip, port);
-            if TcpListener::bind(address).is_ok() {
+            if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
                 return Ok(Self { address, _hold: hold });
             }
         }

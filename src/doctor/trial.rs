@@ -13,7 +13,7 @@ use rustix::process::Signal;
 
 use super::Choice;
 use super::looks::Looks;
-use crate::config::{Adapter, ListenAddress, Service};
+use crate::config::{Adapter, Service};
 use crate::shim::plan::Plan;
 use crate::shim::trial::{Answer, Order, Tried, VERB};
 use crate::slots::check_free;
@@ -84,9 +84,9 @@ impl<'a> Bench<'a> {
 
     /// Only the addresses of the loopback device are there.
     fn is_for_own_network(&self) -> Result<(), String> {
-        let elsewhere = self.service.listeners.iter().find(|listener| match &listener.address {
-            ListenAddress::Tcp(address) => !address.ip().is_loopback() && !address.ip().is_unspecified(),
-            ListenAddress::DualStack { .. } | ListenAddress::Unix(_) => false,
+        let elsewhere = self.service.listeners.iter().find(|listener| {
+            let ip = listener.address.ip().map(|(local, _)| local.ip());
+            ip.is_some_and(|ip| !ip.is_loopback() && !ip.is_unspecified())
         });
         elsewhere.map_or(Ok(()), |listener| {
             Err(format!(

@@ -1,6 +1,6 @@
 //! The listeners that came with `Welcome`, by name.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 
@@ -8,6 +8,9 @@ use handoff_protocol::ids::ListenerName;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use super::Error;
+use crate::sys::listens::listens;
+
+const IP: [AddressFamily; 2] = [AddressFamily::INET, AddressFamily::INET6];
 
 /// Listeners that the server has not asked for yet stay open here, so that nobody is refused.
 #[derive(Debug, Default)]
@@ -24,17 +27,22 @@ impl Listeners {
     }
 
     pub(super) fn tcp(&mut self, name: &str) -> Result<TcpListener, Error> {
-        self.take(name, "TCP", &[AddressFamily::INET, AddressFamily::INET6]).map(TcpListener::from)
+        self.take(name, "TCP", SocketType::STREAM, &IP).map(TcpListener::from)
     }
 
     pub(super) fn unix(&mut self, name: &str) -> Result<UnixListener, Error> {
-        self.take(name, "unix stream", &[AddressFamily::UNIX]).map(UnixListener::from)
+        self.take(name, "unix stream", SocketType::STREAM, &[AddressFamily::UNIX]).map(UnixListener::from)
+    }
+
+    pub(super) fn udp(&mut self, name: &str) -> Result<UdpSocket, Error> {
+        self.take(name, "UDP", SocketType::DGRAM, &IP).map(UdpSocket::from)
     }
 
     fn take(
         &mut self,
         name: &str,
         wanted: &'static str,
+        kind: SocketType,
         families: &[AddressFamily],
     ) -> Result<OwnedFd, Error> {
         name.parse::<ListenerName>().map_err(|source| Error::Name { name: name.to_owned(), source })?;
@@ -44,8 +52,8 @@ impl Listeners {
             return Err(Error::NoListener { name: name.to_owned(), known });
         };
         let fd = slot.take().ok_or_else(|| Error::ListenerTaken { name: name.to_owned() })?;
-        let fits = sockopt::socket_type(&fd) == Ok(SocketType::STREAM)
-            && sockopt::socket_acceptconn(&fd) == Ok(true)
+        let fits = sockopt::socket_type(&fd) == Ok(kind)
+            && listens(&fd) == Ok(true)
             && sockopt::socket_domain(&fd).is_ok_and(|domain| families.contains(&domain));
         if fits { Ok(fd) } else { Err(Error::WrongListener { name: name.to_owned(), wanted }) }
     }

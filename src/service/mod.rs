@@ -69,7 +69,7 @@
 
 use std::error::Error as StdError;
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -291,6 +291,13 @@ impl Starting {
     /// Like [`Starting::tcp_listener`], for a unix socket.
     pub fn unix_listener(&mut self, name: &str, path: &Path) -> Result<UnixListener, Error> {
         self.link.unix_listener(name, path)
+    }
+
+    /// Like [`Starting::tcp_listener`], for a datagram socket: do not read from it before [`Starting::begin`] has returned.
+    /// Stop reading in [`Server::seal`], and in overlap mode read until it is empty before; never connect it, nor shut it
+    /// down: it would be lost for the service.
+    pub fn udp_socket(&mut self, name: &str, address: &str) -> Result<UdpSocket, Error> {
+        self.link.udp_socket(name, address)
     }
 
     /// All listeners of the service, by name, in the order of `Welcome`. None without a supervisor.

@@ -1,7 +1,7 @@
 //! A server without a supervisor: it binds by itself and runs until it is ended from outside.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -10,6 +10,10 @@ use crate::sys::lock::DataLock;
 
 pub(super) fn bind_tcp(address: &str) -> Result<TcpListener, Error> {
     TcpListener::bind(address).map_err(|source| Error::Bind { address: address.to_owned(), source })
+}
+
+pub(super) fn bind_udp(address: &str) -> Result<UdpSocket, Error> {
+    UdpSocket::bind(address).map_err(|source| Error::Bind { address: format!("udp:{address}"), source })
 }
 
 /// A socket file that nobody listens on is the leftover of a process that died; it is replaced.

@@ -1,6 +1,6 @@
 //! From the start of the process to the driver: `Hello`, `Welcome`, and what the states of the server share.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -173,6 +173,13 @@ impl Link {
         match self {
             Self::Standalone { .. } => standalone::bind_unix(path),
             Self::Supervised { listeners, .. } => listeners.unix(name),
+        }
+    }
+
+    pub(super) fn udp_socket(&mut self, name: &str, address: &str) -> Result<UdpSocket, Error> {
+        match self {
+            Self::Standalone { .. } => standalone::bind_udp(address),
+            Self::Supervised { listeners, .. } => listeners.udp(name),
         }
     }
 

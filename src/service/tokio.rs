@@ -1,7 +1,7 @@
 //! The asynchronous form, for servers on tokio. The same states, the same meaning; see [`crate::service`].
 
 use std::future::Future;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -63,6 +63,11 @@ impl Starting {
     /// See [`crate::service::Starting::unix_listener`].
     pub fn unix_listener(&mut self, name: &str, path: &Path) -> Result<UnixListener, Error> {
         self.link.unix_listener(name, path)
+    }
+
+    /// See [`crate::service::Starting::udp_socket`].
+    pub fn udp_socket(&mut self, name: &str, address: &str) -> Result<UdpSocket, Error> {
+        self.link.udp_socket(name, address)
     }
 
     /// See [`crate::service::Starting::begin`].

@@ -17,6 +17,9 @@ use crate::slots::{Both, Pair, PairState, Place, Side, SlotError, waiting_at};
 /// A handshake that was under way at a switch belongs to the old slot. Over a long way it is waited for so long.
 const HANDSHAKE: Duration = Duration::from_secs(1);
 
+/// Nobody can see whether a datagram that was read has been answered: the program is given so long for it, in the gap.
+const ANSWER: Duration = Duration::from_millis(100);
+
 /// The file of the state of the pair, in the directory that the shims of a service share.
 const STATE: &str = "pair";
 
@@ -44,6 +47,8 @@ struct Shared {
     /// The slot that the program was started on.
     used: Side,
     switched_at: Option<Instant>,
+    /// How many datagrams had been lost when the slot was steered to where they wait now.
+    lost_before: u32,
 }
 
 impl Listeners {
@@ -69,7 +74,8 @@ impl Listeners {
                 let both = fds.into_iter().zip(second).zip(&addresses);
                 let parts = both.map(|((a, b), address)| Both { address: address.clone(), a, b }).collect();
                 let file = plan.shared_dir.join(STATE);
-                let shared = Shared { pair: None, parts, file, used: Side::A, switched_at: None };
+                let shared =
+                    Shared { pair: None, parts, file, used: Side::A, switched_at: None, lost_before: 0 };
                 Slots::Shared(Mutex::new(shared))
             }
         };
@@ -143,6 +149,7 @@ impl Listeners {
         }
         shared.change_to(state.switched_to(state.active().other()))?;
         shared.switched_at = Some(Instant::now());
+        shared.lost_before = shared.lost()?;
         Ok(())
     }
 
@@ -167,13 +174,31 @@ impl Listeners {
     /// Whether nobody is on the way to the old slot any more.
     pub(super) fn has_settled(&self) -> bool {
         let Slots::Shared(shared) = &self.slots else { return true };
-        let is_remote = |address: &ListenAddress| match address {
-            ListenAddress::Tcp(address) => !address.ip().is_loopback(),
-            ListenAddress::DualStack { .. } => true,
-            ListenAddress::Unix(_) => false,
+        let settles_in = match () {
+            () if self.addresses.iter().any(|address| address.is_remote() && !address.is_datagram()) => {
+                HANDSHAKE
+            }
+            () if self.addresses.iter().any(ListenAddress::is_datagram) => ANSWER,
+            () => return true,
         };
-        let far = self.addresses.iter().any(is_remote);
-        !far || lock(shared).switched_at.is_none_or(|at| at.elapsed() >= HANDSHAKE)
+        lock(shared).switched_at.is_none_or(|at| at.elapsed() >= settles_in)
+    }
+
+    /// Tells of datagrams that were lost since then because nobody read them.
+    pub(super) fn tell_of_lost(&self) {
+        let Slots::Shared(shared) = &self.slots else { return };
+        let mut shared = lock(shared);
+        match shared.lost() {
+            Ok(lost) if lost > shared.lost_before => {
+                let count = lost - shared.lost_before;
+                eprintln!(
+                    "handoff: {count} datagrams were lost while no program read them; a larger net.core.rmem_max lets more of them wait"
+                );
+                shared.lost_before = lost;
+            }
+            Ok(_) => {}
+            Err(error) => eprintln!("handoff: cannot find out how many datagrams were lost: {error}"),
+        }
     }
 
     /// The program is gone: what waits for it is reset.
@@ -208,6 +233,7 @@ impl Shared {
         self.change_to(state)?;
         self.used = self.pair.as_ref().map_or(Side::A, |pair| pair.state().active());
         self.switched_at = None;
+        self.lost_before = self.lost()?;
         self.reset_resting()
     }
 
@@ -226,6 +252,12 @@ impl Shared {
             0 => Ok(()),
             _ => self.change_to(pair.state().with_reset(resting)),
         }
+    }
+
+    /// Over all time, where datagrams wait.
+    fn lost(&self) -> Result<u32, String> {
+        let lost = self.pair.as_ref().map(|pair| pair.dropped(pair.state().active()));
+        lost.unwrap_or(Ok(0)).map_err(|error| error.to_string())
     }
 
     /// It outlives processes, not the machine: no need for the disk.

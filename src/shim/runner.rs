@@ -152,6 +152,7 @@ impl Runner {
         });
         ready.unwrap_or(Ok(()))?;
         crash_point!("shim/{}/ready", self.party);
+        self.listeners.tell_of_lost();
         self.program.learn(|known| known.serves = true);
         Ok(())
     }
@@ -277,6 +278,7 @@ impl Server for Runner {
         self.end()?;
         // What came too late for the program would wait for ever.
         self.listeners.dismiss_left()?;
+        self.listeners.tell_of_lost();
         Ok(())
     }
 

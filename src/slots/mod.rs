@@ -4,7 +4,8 @@
 //! a program that sends every new connection to one of them; a switch is one system call. The program may make an
 //! exception for a probe, which looks at a slot before it gets anything else, and for a share of the connections. It is
 //! attached even to a lone slot, so that a stranger who joins the port gets nothing. The slots of a unix socket each have a name of their own
-//! beside the path, and a switch renames a hard link over the path.
+//! beside the path, and a switch renames a hard link over the path. The slots of a UDP address form a group like those of TCP,
+//! and what is steered is every datagram; see `udp.rs`.
 //!
 //! A slot is bound and listens with the longest backlog that the kernel allows before any process exists, is
 //! close-on-exec, and has `TCP_NODELAY` set, which accepted sockets inherit. Its blocking mode is left as it is and must
@@ -19,15 +20,17 @@ mod probe;
 pub mod program;
 pub mod tally;
 mod tcp;
+mod udp;
 mod unix;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use rustix::net::{Shutdown, shutdown};
+use rustix::net::{Shutdown, SocketType, shutdown, sockopt};
 
 pub use error::SlotError;
 use order::Order;
@@ -36,7 +39,7 @@ pub use probe::{ProbeRoute, ProbeTarget};
 use program::{Lot, Probe, Program, Share};
 
 use crate::config::ListenAddress;
-use crate::sys::steer;
+use crate::sys::{listens::listens, steer};
 
 /// Names a slot within its group; never used twice, and the later one has the greater number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,8 +94,7 @@ impl Group {
         steered: SlotId,
     ) -> Result<Group, SlotError> {
         for (slot, fd) in &members {
-            let listens = rustix::net::sockopt::socket_acceptconn(fd);
-            if !listens.map_err(|error| SlotError::new(address, "examine", error))? {
+            if !listens(fd).map_err(|error| SlotError::new(address, "examine", error))? {
                 return Err(SlotError::NotListening { address: address.clone(), slot: *slot });
             }
         }
@@ -137,10 +139,7 @@ impl Group {
     /// Adds a slot that gets no connection until it is steered to.
     pub fn add_slot(&mut self) -> Result<SlotId, SlotError> {
         let slot = self.next;
-        let listener = match &self.address {
-            ListenAddress::Unix(path) => unix::listen(path, slot)?,
-            address => tcp::listen(address)?,
-        };
+        let listener = open(&self.address, slot)?;
         self.next = SlotId(slot.0 + 1);
         self.order.push(slot);
         self.slots.insert(slot, listener);
@@ -172,7 +171,7 @@ impl Group {
     }
 
     /// Sends `parts` of 10,000 new connections to `slot`, by chance, and the others where they go now. A connection never
-    /// changes its slot. [`Group::steer_to`] ends it.
+    /// changes its slot; of UDP it is the datagrams of so many clients, by their ports. [`Group::steer_to`] ends it.
     pub fn steer_share(&mut self, slot: SlotId, parts: u32) -> Result<(), SlotError> {
         self.known(slot)?;
         if let ListenAddress::Unix(_) = &self.address {
@@ -219,12 +218,17 @@ impl Group {
     fn program(&self) -> Result<Program, SlotError> {
         let mut program = Program::constant(self.index_of(self.steered)?);
         if let Some((slot, parts)) = self.share {
-            program.share = Some(Share { index: self.index_of(slot)?, parts, by: Lot::Random });
+            program.share = Some(Share { index: self.index_of(slot)?, parts, by: self.lot() });
         }
         if let Some((slot, client)) = self.probe {
             program.probe = Some(Probe { client, index: self.index_of(slot)? });
         }
         Ok(program)
+    }
+
+    /// A connection has one draw; each datagram of a flow has to have the same.
+    fn lot(&self) -> Lot {
+        if self.address.is_datagram() { Lot::Flow } else { Lot::Random }
     }
 
     fn known(&self, slot: SlotId) -> Result<&OwnedFd, SlotError> {
@@ -261,10 +265,15 @@ impl Group {
     }
 
     /// How many connections wait to be accepted at a slot. Those whose handshake is still going on are not counted, so at
-    /// a long distance wait two seconds after a switch before a 0 is believed. For a unix socket the kernel tells only
-    /// whether any waits: 0 or 1.
+    /// a long distance wait two seconds after a switch before a 0 is believed. For a unix socket, and for datagrams, the kernel
+    /// tells only whether any waits: 0 or 1.
     pub fn queue_len(&self, slot: SlotId) -> Result<u32, SlotError> {
         waiting_at(&self.address, self.known(slot)?)
+    }
+
+    /// How many datagrams have been lost at a slot since it was opened, as its receive buffer was full.
+    pub fn dropped(&self, slot: SlotId) -> Result<u32, SlotError> {
+        dropped_at(&self.address, self.known(slot)?)
     }
 
     /// Ends the address: from now on connections are refused, whoever holds duplicates, and waiting ones are reset. The
@@ -310,19 +319,56 @@ impl Place {
 
 /// Refuses an address that somebody has. Takes nothing.
 pub fn check_free(address: &ListenAddress) -> Result<(), SlotError> {
-    match address {
-        ListenAddress::Unix(path) => unix::check_free(path),
-        _ => tcp::check_free(address),
+    match kind(address) {
+        Kind::Unix(path) => unix::check_free(path),
+        Kind::Tcp(local, v6_only) => tcp::check_free(address, local, v6_only),
+        Kind::Udp(local, v6_only) => udp::check_free(address, local, v6_only),
     }
 }
 
-/// How many connections wait to be accepted at a listener of this address; for a unix socket 0 or 1.
+fn open(address: &ListenAddress, slot: SlotId) -> Result<OwnedFd, SlotError> {
+    match kind(address) {
+        Kind::Unix(path) => unix::listen(path, slot),
+        Kind::Tcp(local, v6_only) => tcp::listen(address, local, v6_only),
+        Kind::Udp(local, v6_only) => udp::listen(address, local, v6_only),
+    }
+}
+
+/// What is done with an address: a socket of one of these is bound there.
+enum Kind<'a> {
+    Unix(&'a Path),
+    Tcp(SocketAddr, bool),
+    Udp(SocketAddr, bool),
+}
+
+fn kind(address: &ListenAddress) -> Kind<'_> {
+    let any = |port: u16| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    match address {
+        ListenAddress::Unix(path) => Kind::Unix(path),
+        ListenAddress::Tcp(local) => Kind::Tcp(*local, true),
+        ListenAddress::DualStack { port } => Kind::Tcp(any(*port), false),
+        ListenAddress::Udp(local) => Kind::Udp(*local, true),
+        ListenAddress::UdpDualStack { port } => Kind::Udp(any(*port), false),
+    }
+}
+
+/// How many connections wait to be accepted at a listener of this address; for a unix socket, and for datagrams, 0 or 1.
 pub fn waiting_at(address: &ListenAddress, listener: &OwnedFd) -> Result<u32, SlotError> {
     let asked = match address {
         ListenAddress::Unix(_) => unix::queue_len(listener.as_fd()),
+        address if address.is_datagram() => udp::queue_len(listener),
         _ => steer::tcp_queue_len(listener),
     };
     asked.map_err(|error| SlotError::new(address, "examine", error))
+}
+
+/// How many datagrams have been lost at a slot of this address since it was opened, as its receive buffer was full. 0 for other
+/// addresses.
+pub fn dropped_at(address: &ListenAddress, listener: &OwnedFd) -> Result<u32, SlotError> {
+    if !address.is_datagram() {
+        return Ok(0);
+    }
+    udp::dropped(listener).map_err(|error| SlotError::new(address, "examine", error))
 }
 
 /// The slot that a unix listener says by its name that it is. `None` for other sockets.
@@ -330,10 +376,16 @@ pub fn slot_by_name(listener: &OwnedFd) -> Option<SlotId> {
     unix::slot_by_name(listener.as_fd())
 }
 
-/// Ends a listener, whoever holds it: connections are refused, and waiting ones are reset.
+/// Ends a listener, whoever holds it: connections are refused, and waiting ones are reset. A datagram socket gets nothing any
+/// more; what waits can be read.
 ///
 /// ENOTCONN: it does not listen any more, which is what is wanted.
 pub fn stop_listening(listener: &OwnedFd) {
+    if sockopt::socket_type(listener) == Ok(SocketType::DGRAM) {
+        // If its address is not there any more, nothing comes to it either, and it leaves when it is closed.
+        let _ = udp::leave(listener);
+        return;
+    }
     let stopped = shutdown(listener, Shutdown::Read);
     debug_assert!(matches!(stopped, Ok(()) | Err(rustix::io::Errno::NOTCONN)));
 }

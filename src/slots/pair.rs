@@ -8,19 +8,20 @@
 //! the same state again changes nothing, and completes what was interrupted.
 //!
 //! Invariant: `first` of each address tells which side has index 0 in its group while both listen. Only a reset changes
-//! it, in one direction, whether it is carried out once or twice.
+//! it, in one direction, whether it is carried out once or twice. The two sockets of a UDP address never leave their group, so
+//! for them it stays as it is.
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::net::{listen, sockopt};
+use rustix::net::listen;
 use serde::{Deserialize, Serialize};
 
 use super::program::Program;
 use super::tcp::LONGEST_BACKLOG;
-use super::{SlotError, stop_listening, unix, waiting_at};
+use super::{SlotError, dropped_at, stop_listening, udp, unix, waiting_at};
 use crate::config::ListenAddress;
-use crate::sys::steer;
+use crate::sys::{listens::listens, steer};
 
 /// One of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -76,7 +77,8 @@ impl PairState {
     }
 
     /// The same with a side to be reset: what waits there is reset (or moved to the other side, with
-    /// `net.ipv4.tcp_migrate_req`), and it listens anew if it does not listen any more. No program may be at work on it.
+    /// `net.ipv4.tcp_migrate_req`), and it listens anew if it does not listen any more. Datagrams that wait are dropped; a
+    /// datagram socket that a program has connected to a client stays lost. No program may be at work on it.
     pub fn with_reset(&self, side: Side) -> PairState {
         PairState { reset: Some(side), ..self.clone() }
     }
@@ -115,8 +117,8 @@ impl Pair {
 
     /// Makes the kernel agree with what is wanted. Gives what is so then, also to be written down: a reset is done.
     ///
-    /// An active side that does not listen any more, as its program has shut it down, is an error that a reset heals. After
-    /// an error the same state can be applied again.
+    /// An active side that does not listen any more, as its program has shut it down, is an error that a reset heals, except for
+    /// datagrams. After an error the same state can be applied again.
     pub fn apply(&mut self, state: PairState) -> Result<&PairState, SlotError> {
         let PairState { active, reset, mut first } = state;
         // What is not known was opened as A before B.
@@ -133,9 +135,15 @@ impl Pair {
         Ok(&self.state)
     }
 
-    /// How many connections wait at a side, over all addresses. For a unix socket it is only known whether any waits.
+    /// How many connections wait at a side, over all addresses. For a unix socket, and for datagrams, it is only known whether any
+    /// waits.
     pub fn queue_len(&self, side: Side) -> Result<u32, SlotError> {
         self.addresses.iter().map(|both| both.queue_len(side)).sum()
+    }
+
+    /// How many datagrams have been lost at a side since it was opened, as its receive buffer was full.
+    pub fn dropped(&self, side: Side) -> Result<u32, SlotError> {
+        self.addresses.iter().map(|both| dropped_at(&both.address, both.side(side))).sum()
     }
 
     /// The listeners of a side, in the order of the addresses.
@@ -153,7 +161,7 @@ impl Both {
     }
 
     fn listens(&self, side: Side) -> Result<bool, SlotError> {
-        sockopt::socket_acceptconn(self.side(side)).map_err(|error| self.failed("examine", error))
+        listens(self.side(side)).map_err(|error| self.failed("examine", error))
     }
 
     /// What gets new connections keeps them, unless it could not get any.
@@ -181,6 +189,10 @@ impl Both {
     /// Gives which side is the first afterwards, if there is an order.
     fn reset(&self, side: Side, active: Side) -> Result<Option<Side>, SlotError> {
         let listener = self.side(side);
+        if self.address.is_datagram() {
+            udp::empty(listener).map_err(|error| self.failed("reset", error))?;
+            return Ok(None);
+        }
         if let ListenAddress::Unix(_) = self.address {
             unix::end_waiting(listener.as_fd()).map_err(|error| self.failed("reset", error))?;
             return Ok(None);

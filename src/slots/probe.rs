@@ -41,6 +41,9 @@ impl ProbeRoute {
             ListenAddress::DualStack { port } => {
                 ProbeRoute::from_itself(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), *port))
             }
+            ListenAddress::Udp(_) | ListenAddress::UdpDualStack { .. } => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, "it takes datagrams, and no connections"))
+            }
             ListenAddress::Unix(path) => {
                 let name = unix::hold(path, slot)?;
                 let target = ProbeTarget::Unix(format!("/proc/self/fd/{}", name.as_raw_fd()).into());

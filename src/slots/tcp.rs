@@ -1,7 +1,7 @@
 //! Opens TCP listeners.
 
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
@@ -11,22 +11,24 @@ use rustix::net::{
 
 use super::SlotError;
 use crate::config::ListenAddress;
-use crate::sys::owner;
+use crate::sys::owner::{self, Owner};
 
 /// The kernel cuts it to `net.core.somaxconn`.
 pub(super) const LONGEST_BACKLOG: i32 = i32::MAX;
 
 /// Refuses an address that somebody else has. A `SO_REUSEPORT` listener of the same user would let ours in silently and
 /// take part of the connections, so the question is put without that option.
-pub(super) fn check_free(address: &ListenAddress) -> Result<(), SlotError> {
-    let (local, v6_only) = parts(address);
+pub(super) fn check_free(address: &ListenAddress, local: SocketAddr, v6_only: bool) -> Result<(), SlotError> {
     let bound = open(local, v6_only).and_then(|socket| bind(&socket, &local));
-    bound.map_err(|error| explain(address, local, error))
+    bound.map_err(|error| explain(address, error, || owner::of_tcp(local)))
 }
 
 /// Opens one more listener of the address, next to those of this user that there are.
-pub(super) fn listen(address: &ListenAddress) -> Result<OwnedFd, SlotError> {
-    let (local, v6_only) = parts(address);
+pub(super) fn listen(
+    address: &ListenAddress,
+    local: SocketAddr,
+    v6_only: bool,
+) -> Result<OwnedFd, SlotError> {
     let listener = || {
         let socket = open(local, v6_only)?;
         sockopt::set_socket_reuseport(&socket, true)?;
@@ -36,15 +38,7 @@ pub(super) fn listen(address: &ListenAddress) -> Result<OwnedFd, SlotError> {
         start_listening(&socket, LONGEST_BACKLOG)?;
         Ok(socket)
     };
-    listener().map_err(|error| explain(address, local, error))
-}
-
-fn parts(address: &ListenAddress) -> (SocketAddr, bool) {
-    match address {
-        ListenAddress::Tcp(local) => (*local, true),
-        ListenAddress::DualStack { port } => (SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), *port), false),
-        ListenAddress::Unix(path) => unreachable!("unix:{} is no TCP address", path.display()),
-    }
+    listener().map_err(|error| explain(address, error, || owner::of_tcp(local)))
 }
 
 fn open(local: SocketAddr, v6_only: bool) -> Result<OwnedFd, Errno> {
@@ -58,10 +52,15 @@ fn open(local: SocketAddr, v6_only: bool) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-fn explain(address: &ListenAddress, local: SocketAddr, error: Errno) -> SlotError {
+/// What an error of `bind` or `listen` means. `owner` finds who has the address.
+pub(super) fn explain(
+    address: &ListenAddress,
+    error: Errno,
+    owner: impl FnOnce() -> Option<Owner>,
+) -> SlotError {
     let address = address.clone();
     match error {
-        Errno::ADDRINUSE => SlotError::InUse { address, owner: owner::of_tcp(local) },
+        Errno::ADDRINUSE => SlotError::InUse { address, owner: owner() },
         Errno::ADDRNOTAVAIL => SlotError::NotHere { address },
         Errno::ACCESS => SlotError::Privileged { address },
         error => SlotError::System { address, action: "listen on", error: io::Error::from(error) },

@@ -6,9 +6,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::fstat;
-use rustix::net::sockopt::socket_acceptconn;
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
+use super::listens::listens;
 use super::process::pidfd_open;
 use super::spawn::FIRST_LISTENER;
 
@@ -34,7 +34,7 @@ pub fn inherited_listeners(pid: u32, count: usize) -> io::Result<Vec<OwnedFd>> {
     numbers
         .map(|number| {
             let fd = pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty())?;
-            match socket_acceptconn(&fd) {
+            match listens(&fd) {
                 Ok(true) => Ok(fd),
                 Ok(false) => Err(io::Error::other(format!("its descriptor {number} does not listen"))),
                 Err(error) => Err(error.into()),

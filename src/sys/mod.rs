@@ -6,6 +6,7 @@
 pub mod channel;
 pub mod files;
 pub mod inherit;
+pub mod listens;
 pub mod lock;
 pub mod process;
 pub mod sealed;

@@ -36,15 +36,41 @@ impl Owner {
 /// or else one with a connection from there. `None` if it cannot be known, for example for another user's process.
 /// Reads `/proc`; some milliseconds with thousands of processes.
 pub fn of_tcp(address: SocketAddr) -> Option<Owner> {
-    let mut found: Vec<Entry> = ["/proc/net/tcp", "/proc/net/tcp6"]
+    in_the_way(TCP, address).iter().find_map(|entry| holder_of_socket(entry.inode))
+}
+
+/// The same for UDP. One that is connected to a client takes nothing from others, and is named last.
+pub fn of_udp(address: SocketAddr) -> Option<Owner> {
+    in_the_way(UDP, address).iter().find_map(|entry| holder_of_socket(entry.inode))
+}
+
+/// Whether all UDP sockets that could keep `address` from being bound are connected, each to one client.
+pub fn is_open_to_none(address: SocketAddr) -> bool {
+    in_the_way(UDP, address).iter().all(|entry| !entry.listens)
+}
+
+/// Those that listen first.
+fn in_the_way(Tables { files, listens }: Tables, address: SocketAddr) -> Vec<Entry> {
+    let mut found: Vec<Entry> = files
         .iter()
         .filter_map(|table| fs::read_to_string(table).ok())
-        .flat_map(|table| table.lines().filter_map(parse_tcp_line).collect::<Vec<_>>())
+        .flat_map(|table| table.lines().filter_map(|line| parse_line(line, listens)).collect::<Vec<_>>())
         .filter(|entry| entry.inode != 0 && stands_in_the_way(entry.local, address))
         .collect();
     found.sort_by_key(|entry| !entry.listens);
-    found.iter().find_map(|entry| holder_of_socket(entry.inode))
+    found
 }
+
+/// Where the kernel lists its sockets, and the state of one that is open to all.
+#[derive(Clone, Copy)]
+struct Tables {
+    files: [&'static str; 2],
+    listens: &'static str,
+}
+
+const TCP: Tables = Tables { files: ["/proc/net/tcp", "/proc/net/tcp6"], listens: "0A" };
+/// Datagram sockets have the state TCP_CLOSE until they are connected.
+const UDP: Tables = Tables { files: ["/proc/net/udp", "/proc/net/udp6"], listens: "07" };
 
 /// What there is at the path of a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,13 +116,12 @@ struct Entry {
     inode: u64,
 }
 
-/// A line of `/proc/net/tcp` or `tcp6`: number, local, remote, state, ..., and the inode as the tenth field.
-fn parse_tcp_line(line: &str) -> Option<Entry> {
-    const TCP_LISTEN: &str = "0A";
+/// A line of these tables: number, local, remote, state, ..., and the inode as the tenth field.
+fn parse_line(line: &str, listens: &str) -> Option<Entry> {
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
     let (ip, port) = fields.get(1)?.split_once(':')?;
     let local = SocketAddr::new(parse_ip(ip)?, u16::from_str_radix(port, 16).ok()?);
-    Some(Entry { local, listens: *fields.get(3)? == TCP_LISTEN, inode: fields.get(9)?.parse().ok()? })
+    Some(Entry { local, listens: *fields.get(3)? == listens, inode: fields.get(9)?.parse().ok()? })
 }
 
 /// Words of four bytes, each printed as a number of this machine: in memory they are in network order.
@@ -139,7 +164,7 @@ fn holder_of_socket(inode: u64) -> Option<Owner> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::os::unix::net::UnixListener;
 
     #[test]
@@ -147,16 +172,16 @@ mod tests {
     fn lines_are_read() {
         let v4 = "   0: 0100007F:2328 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0";
         let entry = Entry { local: "127.0.0.1:9000".parse().unwrap(), listens: true, inode: 4711 };
-        assert_eq!(parse_tcp_line(v4), Some(entry));
+        assert_eq!(parse_line(v4, "0A"), Some(entry));
         let v6 = "   0: 00000000000000000000000001000000:0016 00000000000000000000000000000000:0000 01 \
                   00000000:00000000 00:00000000 00000000     0        0 12 1 0";
         let entry = Entry { local: "[::1]:22".parse().unwrap(), listens: false, inode: 12 };
-        assert_eq!(parse_tcp_line(v6), Some(entry));
+        assert_eq!(parse_line(v6, "0A"), Some(entry));
         assert_eq!(
-            parse_tcp_line("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when"),
+            parse_line("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when", "0A"),
             None
         );
-        assert_eq!(parse_tcp_line(""), None);
+        assert_eq!(parse_line("", "0A"), None);
     }
 
     #[test]
@@ -169,6 +194,17 @@ mod tests {
             assert!(!owner.name.is_empty());
             assert_eq!(of_tcp(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), address.port())), Some(owner));
         }
+    }
+
+    #[test]
+    fn a_datagram_socket_is_found_and_a_connected_one_takes_nothing() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        assert_eq!(of_udp(address).unwrap().pid, std::process::id());
+        assert!(!is_open_to_none(address));
+        socket.connect(address).unwrap();
+        assert_eq!(of_udp(address).unwrap().pid, std::process::id());
+        assert!(is_open_to_none(address));
     }
 
     #[test]

@@ -91,8 +91,14 @@ fn what_is_none_of_the_service_is_left_to_the_kernel() {
         })
         .collect();
     let said = address.to_string().parse().unwrap();
-    let expected =
-        [Why::Anything, Why::NotStream, Why::Unknown, Why::Unknown, Why::Elsewhere(said), Why::Anything];
+    let expected = [
+        Why::Anything,
+        Why::Datagrams(address),
+        Why::Unknown,
+        Why::Unknown,
+        Why::Elsewhere(said),
+        Why::Anything,
+    ];
     assert_eq!(whys, expected);
 }
 

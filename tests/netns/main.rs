@@ -2,6 +2,8 @@
 //!
 //! The test starts itself again by `unshare`, which needs no privilege where the kernel lets users have namespaces.
 
+mod udp;
+
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -17,8 +19,13 @@ const CLIENTS: usize = 2;
 
 #[test]
 fn ten_thousand_switches_lose_no_connection() {
+    in_a_network("ten_thousand_switches_lose_no_connection", switch_under_load);
+}
+
+/// Runs the test of this name in a network of its own.
+fn in_a_network(name: &str, work: fn()) {
     if std::env::var_os(INSIDE).is_some() {
-        return switch_under_load();
+        return work();
     }
     let again = std::env::current_exe().unwrap();
     let mut allowed = None;
@@ -32,7 +39,7 @@ fn ten_thousand_switches_lose_no_connection() {
     let Some(how) = allowed else {
         return println!("skipped: this kernel gives no network namespace here");
     };
-    let test = ["--exact", "ten_thousand_switches_lose_no_connection", "--nocapture"];
+    let test = ["--exact", name, "--nocapture"];
     let status = Command::new("unshare").args(how).arg(again).args(test).env(INSIDE, "1").status().unwrap();
     assert!(status.success(), "inside the namespace: {status}");
 }

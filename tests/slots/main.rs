@@ -2,6 +2,7 @@
 
 mod pair;
 mod steering;
+mod udp;
 
 use std::collections::BTreeSet;
 use std::fs;

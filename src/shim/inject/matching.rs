@@ -2,15 +2,18 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use super::wanted::{Address, Wanted};
+use super::wanted::{Address, Carries, Wanted};
 use crate::config::ListenAddress;
 
 /// Why a bind is none of a listener of the service. `Display` is a clause without a full stop.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Why {
-    /// Datagrams, or anything but a stream.
-    #[error("it is no stream socket")]
-    NotStream,
+    /// A type of socket that no listener has.
+    #[error("it is neither a stream socket nor one of UDP")]
+    OtherType,
+    /// Datagrams, where the service file has a TCP address.
+    #[error("it takes datagrams there, and the service file has that address for TCP only; add udp:{0}")]
+    Datagrams(SocketAddr),
     /// Port 0, or a unix socket without a name.
     #[error("it asks for whatever is free")]
     Anything,
@@ -40,34 +43,38 @@ fn list(addresses: &[ListenAddress]) -> String {
 /// | all addresses of a port, v4, v6 or both, where the service file has one listener with the port | that listener |
 /// | a v4 address in v6 clothes, on a v6 socket | what the v4 address would get |
 /// | the path of a unix socket that the service file says as well | that listener |
+/// | datagrams at one of these addresses | the same, of the UDP listeners; streams get one of the others |
 /// | anything else | none |
 pub fn choose(wanted: &Wanted, configured: &[(String, ListenAddress)]) -> Result<usize, Why> {
-    if !wanted.stream {
-        return Err(Why::NotStream);
-    }
-    match wanted.address.clone().unmapped() {
-        Address::Inet(address) if address.port() == 0 => Err(Why::Anything),
-        Address::Inet(address) => choose_tcp(address, wanted, configured),
-        Address::Unix(path) => {
+    match (wanted.carries, wanted.address.clone().unmapped()) {
+        (Carries::Other, _) => Err(Why::OtherType),
+        (_, Address::Inet(address)) if address.port() == 0 => Err(Why::Anything),
+        (_, Address::Inet(address)) => choose_ip(address, wanted, configured),
+        (Carries::Datagrams, _) => Err(Why::OtherType),
+        (Carries::Streams, Address::Unix(path)) => {
             let same = |(_, address): &(_, ListenAddress)| *address == ListenAddress::Unix(path.clone());
             configured.iter().position(same).ok_or(Why::Unknown)
         }
-        Address::Unnamed => Err(Why::Anything),
-        Address::Abstract(_) | Address::Other(_) => Err(Why::Unknown),
+        (_, Address::Unnamed) => Err(Why::Anything),
+        (_, Address::Abstract(_) | Address::Other(_)) => Err(Why::Unknown),
     }
 }
 
-fn choose_tcp(
+fn choose_ip(
     address: SocketAddr,
     wanted: &Wanted,
     configured: &[(String, ListenAddress)],
 ) -> Result<usize, Why> {
-    if let Some(exact) = configured.iter().position(|(_, said)| is_exactly(address, wanted.v6_only, said)) {
+    let datagrams = wanted.carries == Carries::Datagrams;
+    let of_this_kind = |at: &usize| configured[*at].1.is_datagram() == datagrams;
+    let mut places = (0..configured.len()).filter(of_this_kind);
+    if let Some(exact) = places.clone().find(|at| is_exactly(address, wanted.v6_only, &configured[*at].1)) {
         return Ok(exact);
     }
-    let with_port: Vec<usize> =
-        (0..configured.len()).filter(|at| port(&configured[*at].1) == Some(address.port())).collect();
+    let has_port = |said: &ListenAddress| said.ip().is_some_and(|(said, _)| said.port() == address.port());
+    let with_port: Vec<usize> = places.by_ref().filter(|at| has_port(&configured[*at].1)).collect();
     match with_port[..] {
+        [] if datagrams && configured.iter().any(|(_, said)| has_port(said)) => Err(Why::Datagrams(address)),
         [] => Err(Why::Unknown),
         [only] if address.ip().is_unspecified() => Ok(only),
         [first, ..] if !address.ip().is_unspecified() => Err(Why::Elsewhere(configured[first].1.clone())),
@@ -78,11 +85,7 @@ fn choose_tcp(
 /// `[::]` on a socket that takes v4 as well is what the service file writes as `*`.
 fn is_exactly(address: SocketAddr, v6_only: bool, said: &ListenAddress) -> bool {
     let both = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && !v6_only;
-    match said {
-        ListenAddress::DualStack { port } => both && *port == address.port(),
-        ListenAddress::Tcp(said) => !both && same(address, *said),
-        ListenAddress::Unix(_) => false,
-    }
+    said.ip().is_some_and(|(said, said_alone)| both != said_alone && same(address, said))
 }
 
 /// The flow is no part of an address, and a scope that the service file leaves out does not count.
@@ -92,14 +95,6 @@ fn same(address: SocketAddr, said: SocketAddr) -> bool {
         _ => true,
     };
     address.ip() == said.ip() && address.port() == said.port() && scopes_agree
-}
-
-fn port(address: &ListenAddress) -> Option<u16> {
-    match address {
-        ListenAddress::Tcp(address) => Some(address.port()),
-        ListenAddress::DualStack { port } => Some(*port),
-        ListenAddress::Unix(_) => None,
-    }
 }
 
 #[cfg(test)]
@@ -117,7 +112,11 @@ mod tests {
             None => Address::Inet(address.parse().unwrap()),
         };
         let more: Vec<&str> = words.collect();
-        Wanted { address, stream: !more.contains(&"datagram"), v6_only: !more.contains(&"both") }
+        let carries = match more.contains(&"datagram") {
+            true => Carries::Datagrams,
+            false => Carries::Streams,
+        };
+        Wanted { address, carries, v6_only: !more.contains(&"both") }
     }
 
     fn chosen(what: &str, configured: &[&str]) -> Result<String, Why> {
@@ -159,6 +158,16 @@ mod tests {
             ("[::ffff:0.0.0.0]:80 both", &["0.0.0.0:80", "[::]:80"], "0.0.0.0:80"),
             ("[::ffff:0.0.0.0]:80 both", &["127.0.0.1:80"], "127.0.0.1:80"),
             ("[::ffff:127.0.0.1]:80 both", &["*:80"], ""),
+            // Datagrams, beside streams of the same port.
+            ("127.0.0.1:80 datagram", &["127.0.0.1:80", "udp:127.0.0.1:80"], "udp:127.0.0.1:80"),
+            ("127.0.0.1:80", &["udp:127.0.0.1:80", "127.0.0.1:80"], "127.0.0.1:80"),
+            ("127.0.0.1:80", &["udp:127.0.0.1:80"], ""),
+            ("[::]:80 both datagram", &["*:80", "udp:*:80"], "udp:*:80"),
+            ("[::]:80 datagram", &["udp:[::]:80", "udp:0.0.0.0:80"], "udp:[::]:80"),
+            ("0.0.0.0:80 datagram", &["0.0.0.0:80", "udp:127.0.0.1:80"], "udp:127.0.0.1:80"),
+            ("[::ffff:127.0.0.1]:80 both datagram", &["udp:127.0.0.1:80"], "udp:127.0.0.1:80"),
+            ("10.0.0.5:80 datagram", &["udp:0.0.0.0:80"], ""),
+            ("0.0.0.0:0 datagram", &["udp:0.0.0.0:80"], ""),
             // Unix sockets.
             ("unix:/run/a", &["127.0.0.1:80", "unix:/run/b", "unix:/run/a"], "unix:/run/a"),
             ("unix:/run//a", &["unix:/run/a"], "unix:/run/a"),
@@ -181,6 +190,8 @@ mod tests {
         assert_eq!(chosen("127.0.0.1:0", &["*:80"]), Err(Why::Anything));
         assert_eq!(chosen("unix:", &[]), Err(Why::Anything));
         assert_eq!(chosen("[::1]:80", &["[::1]:81"]), Err(Why::Unknown));
-        assert_eq!(chosen("[::1]:80 datagram", &["[::1]:80"]), Err(Why::NotStream));
+        assert_eq!(chosen("unix:/run/a datagram", &["unix:/run/a"]), Err(Why::OtherType));
+        assert!(why("[::1]:80 datagram", &["[::1]:80"]).contains("add udp:[::1]:80"));
+        assert_eq!(chosen("127.0.0.1:0 datagram", &["127.0.0.1:80"]), Err(Why::Anything));
     }
 }

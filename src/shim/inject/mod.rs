@@ -8,7 +8,7 @@
 //! - Everything else the kernel carries out as if nobody had looked.
 //!
 //! All processes of the program's tree are treated alike. Workers that each bind the same address get duplicates of the
-//! same listener.
+//! same listener, also of the same datagram socket.
 //!
 //! What a program reads back is the listener: getsockname(2) tells its address, which may be another spelling of what the
 //! program asked for, and close(2) closes a duplicate. A shutdown(2) of it would end it for every holder.
@@ -27,7 +27,7 @@ use std::path::Path;
 
 pub use engine::Injector;
 pub use matching::{Why, choose};
-pub use wanted::{Address, Wanted};
+pub use wanted::{Address, Carries, Wanted};
 
 use crate::config::ListenAddress;
 

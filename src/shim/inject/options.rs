@@ -1,6 +1,7 @@
 //! What a program has set on its socket before it binds, put onto the listener that it gets instead.
 //!
-//! What counts is what accepted connections inherit, and how accept itself behaves. Left alone is:
+//! What counts is what accepted connections inherit, and how accept itself behaves; of a datagram socket, what is told with each
+//! datagram, and how its own are sent. Left alone is:
 //!
 //! - what says how the address is bound: `SO_REUSEADDR`, `SO_REUSEPORT`, `IPV6_V6ONLY`, `SO_BINDTODEVICE`, `IP_FREEBIND`,
 //!   `IP_TRANSPARENT`. That is the supervisor's, and is done;
@@ -8,13 +9,14 @@
 //! - `TCP_DEFER_ACCEPT`. It hides a connection from the accept queue until its first bytes arrive, so a listener whose queue
 //!   is empty could still have clients, which would be reset when it goes. It changes how soon accept returns, and nothing
 //!   that a program could depend on;
-//! - the backlog, which is the longest that the kernel allows.
+//! - the backlog, which is the longest that the kernel allows, and a receive buffer for datagrams that is smaller than the slot's:
+//!   what waits for the next process has to fit in.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::net::{AddressFamily, sockopt};
+use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use crate::sys::seccomp::{get_option, set_option};
 
@@ -26,10 +28,11 @@ pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
         fcntl_setfl(to, (found - OFlags::NONBLOCK) | (wanted & OFlags::NONBLOCK))?;
     }
     let family = sockopt::socket_domain(to)?;
-    for setting in SETTINGS.iter().filter(|setting| setting.applies(family)) {
+    let datagrams = sockopt::socket_type(to)? == SocketType::DGRAM;
+    for setting in SETTINGS.iter().filter(|setting| setting.applies(family, datagrams)) {
         let _ = setting.copy(from, to);
     }
-    let _ = copy_buffers(from, to);
+    let _ = copy_buffers(from, to, datagrams);
     Ok(())
 }
 
@@ -42,8 +45,14 @@ struct Setting {
 
 enum Of {
     Any,
+    /// TCP and UDP.
+    Ip,
     Tcp,
+    Udp,
+    /// TCP and UDP over IPv6.
     V6,
+    /// UDP over IPv6.
+    Udp6,
     Unix,
 }
 
@@ -54,47 +63,77 @@ enum Take {
     IfSet,
 }
 
-use Of::{Any, Tcp, Unix, V6};
+use Of::{Any, Ip, Tcp, Udp, Udp6, Unix, V6};
 use Take::{IfSet, Same};
 
 const SOL_SOCKET: i32 = 1;
 const IPPROTO_IP: i32 = 0;
 const IPPROTO_TCP: i32 = 6;
+const IPPROTO_UDP: i32 = 17;
 const IPPROTO_IPV6: i32 = 41;
 
 const fn setting(of: Of, level: i32, option: i32, take: Take) -> Setting {
     Setting { of, level, option, take }
 }
 
-const SETTINGS: [Setting; 19] = [
-    setting(Tcp, SOL_SOCKET, 9, Same),    // SO_KEEPALIVE
-    setting(Tcp, SOL_SOCKET, 10, Same),   // SO_OOBINLINE
-    setting(Tcp, SOL_SOCKET, 12, Same),   // SO_PRIORITY
-    setting(Tcp, SOL_SOCKET, 13, Same),   // SO_LINGER
-    setting(Unix, SOL_SOCKET, 16, Same),  // SO_PASSCRED
-    setting(Tcp, SOL_SOCKET, 18, Same),   // SO_RCVLOWAT
-    setting(Any, SOL_SOCKET, 20, Same),   // SO_RCVTIMEO: how long accept waits
-    setting(Any, SOL_SOCKET, 21, Same),   // SO_SNDTIMEO
-    setting(Tcp, SOL_SOCKET, 36, Same),   // SO_MARK
-    setting(Tcp, SOL_SOCKET, 60, Same),   // SO_ZEROCOPY
-    setting(Tcp, IPPROTO_IP, 1, Same),    // IP_TOS
-    setting(V6, IPPROTO_IPV6, 67, Same),  // IPV6_TCLASS
-    setting(Tcp, IPPROTO_TCP, 1, IfSet),  // TCP_NODELAY: slots have it, which no program minds
-    setting(Tcp, IPPROTO_TCP, 4, Same),   // TCP_KEEPIDLE
-    setting(Tcp, IPPROTO_TCP, 5, Same),   // TCP_KEEPINTVL
-    setting(Tcp, IPPROTO_TCP, 6, Same),   // TCP_KEEPCNT
-    setting(Tcp, IPPROTO_TCP, 13, Same),  // TCP_CONGESTION
-    setting(Tcp, IPPROTO_TCP, 18, Same),  // TCP_USER_TIMEOUT
-    setting(Tcp, IPPROTO_TCP, 23, IfSet), // TCP_FASTOPEN: the length of its queue
+const SETTINGS: [Setting; 44] = [
+    setting(Tcp, SOL_SOCKET, 9, Same),     // SO_KEEPALIVE
+    setting(Tcp, SOL_SOCKET, 10, Same),    // SO_OOBINLINE
+    setting(Ip, SOL_SOCKET, 12, Same),     // SO_PRIORITY
+    setting(Tcp, SOL_SOCKET, 13, Same),    // SO_LINGER
+    setting(Unix, SOL_SOCKET, 16, Same),   // SO_PASSCRED
+    setting(Tcp, SOL_SOCKET, 18, Same),    // SO_RCVLOWAT
+    setting(Any, SOL_SOCKET, 20, Same),    // SO_RCVTIMEO: how long accept waits
+    setting(Any, SOL_SOCKET, 21, Same),    // SO_SNDTIMEO
+    setting(Ip, SOL_SOCKET, 36, Same),     // SO_MARK
+    setting(Ip, SOL_SOCKET, 60, Same),     // SO_ZEROCOPY
+    setting(Ip, IPPROTO_IP, 1, Same),      // IP_TOS
+    setting(V6, IPPROTO_IPV6, 67, Same),   // IPV6_TCLASS
+    setting(Tcp, IPPROTO_TCP, 1, IfSet),   // TCP_NODELAY: slots have it, which no program minds
+    setting(Tcp, IPPROTO_TCP, 4, Same),    // TCP_KEEPIDLE
+    setting(Tcp, IPPROTO_TCP, 5, Same),    // TCP_KEEPINTVL
+    setting(Tcp, IPPROTO_TCP, 6, Same),    // TCP_KEEPCNT
+    setting(Tcp, IPPROTO_TCP, 13, Same),   // TCP_CONGESTION
+    setting(Tcp, IPPROTO_TCP, 18, Same),   // TCP_USER_TIMEOUT
+    setting(Tcp, IPPROTO_TCP, 23, IfSet),  // TCP_FASTOPEN: the length of its queue
+    setting(Udp, SOL_SOCKET, 6, Same),     // SO_BROADCAST
+    setting(Udp, SOL_SOCKET, 29, Same),    // SO_TIMESTAMP
+    setting(Udp, SOL_SOCKET, 35, Same),    // SO_TIMESTAMPNS
+    setting(Udp, SOL_SOCKET, 37, Same),    // SO_TIMESTAMPING
+    setting(Udp, SOL_SOCKET, 40, Same),    // SO_RXQ_OVFL
+    setting(Udp, SOL_SOCKET, 46, Same),    // SO_BUSY_POLL
+    setting(Udp, SOL_SOCKET, 47, Same),    // SO_MAX_PACING_RATE
+    setting(Udp, SOL_SOCKET, 61, Same),    // SO_TXTIME
+    setting(Udp, IPPROTO_IP, 2, Same),     // IP_TTL
+    setting(Udp, IPPROTO_IP, 8, Same),     // IP_PKTINFO
+    setting(Udp, IPPROTO_IP, 10, Same),    // IP_MTU_DISCOVER
+    setting(Udp, IPPROTO_IP, 11, Same),    // IP_RECVERR
+    setting(Udp, IPPROTO_IP, 12, Same),    // IP_RECVTTL
+    setting(Udp, IPPROTO_IP, 13, Same),    // IP_RECVTOS
+    setting(Udp, IPPROTO_IP, 20, Same),    // IP_RECVORIGDSTADDR
+    setting(Udp6, IPPROTO_IPV6, 16, Same), // IPV6_UNICAST_HOPS
+    setting(Udp6, IPPROTO_IPV6, 23, Same), // IPV6_MTU_DISCOVER
+    setting(Udp6, IPPROTO_IPV6, 25, Same), // IPV6_RECVERR
+    setting(Udp6, IPPROTO_IPV6, 49, Same), // IPV6_RECVPKTINFO
+    setting(Udp6, IPPROTO_IPV6, 51, Same), // IPV6_RECVHOPLIMIT
+    setting(Udp6, IPPROTO_IPV6, 62, Same), // IPV6_DONTFRAG
+    setting(Udp6, IPPROTO_IPV6, 66, Same), // IPV6_RECVTCLASS
+    setting(Udp6, IPPROTO_IPV6, 74, Same), // IPV6_RECVORIGDSTADDR
+    setting(Udp, IPPROTO_UDP, 103, Same),  // UDP_SEGMENT
+    setting(Udp, IPPROTO_UDP, 104, Same),  // UDP_GRO
 ];
 
 impl Setting {
-    fn applies(&self, family: AddressFamily) -> bool {
+    fn applies(&self, family: AddressFamily, datagrams: bool) -> bool {
+        let (unix, v6) = (family == AddressFamily::UNIX, family == AddressFamily::INET6);
         match self.of {
             Any => true,
-            Tcp => family != AddressFamily::UNIX,
-            V6 => family == AddressFamily::INET6,
-            Unix => family == AddressFamily::UNIX,
+            Ip => !unix,
+            Tcp => !unix && !datagrams,
+            Udp => !unix && datagrams,
+            V6 => v6,
+            Udp6 => v6 && datagrams,
+            Unix => unix,
         }
     }
 
@@ -113,14 +152,19 @@ impl Setting {
 
 /// Sizes that the program has not set are the kernel's to choose, for each connection as it needs it; to set them would end
 /// that. The kernel tells which were set by the program (`SO_BUF_LOCK`, from 5.14 on).
-fn copy_buffers(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
+fn copy_buffers(from: impl AsFd, to: impl AsFd, datagrams: bool) -> io::Result<()> {
     const SO_BUF_LOCK: i32 = 72;
+    const SO_RCVBUF: i32 = 8;
     /// Each with the bit that says that it was set, and with the option that sets it beyond what an administrator allows.
-    const BUFFERS: [(u32, i32, i32); 2] = [(1, 7, 32), (2, 8, 33)]; // SO_SNDBUF, SO_RCVBUF
+    const BUFFERS: [(u32, i32, i32); 2] = [(1, 7, 32), (2, SO_RCVBUF, 33)]; // The first is SO_SNDBUF.
     let set = number(&from, SO_BUF_LOCK)?;
     for (_, option, force) in BUFFERS.into_iter().filter(|(bit, ..)| set & bit != 0) {
+        let wanted = number(&from, option)?;
+        if datagrams && option == SO_RCVBUF && wanted <= number(&to, option)? {
+            continue;
+        }
         // The kernel doubles what it is given, and tells the double.
-        let half = (number(&from, option)? / 2).to_ne_bytes();
+        let half = (wanted / 2).to_ne_bytes();
         set_option(&to, SOL_SOCKET, force, &half).or_else(|_| set_option(&to, SOL_SOCKET, option, &half))?;
     }
     Ok(())
@@ -135,8 +179,8 @@ fn number(socket: impl AsFd, option: i32) -> io::Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::net::{SocketType, socket};
-    use std::net::{TcpListener, TcpStream};
+    use rustix::net::socket;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixListener;
     use std::time::Duration;
@@ -206,6 +250,48 @@ mod tests {
         let mut value = [0; 4];
         get_option(&listener, IPPROTO_TCP, 9, &mut value).unwrap();
         assert_eq!(value, [0; 4]);
+    }
+
+    #[test]
+    fn a_datagram_socket_tells_with_each_datagram_what_the_program_asked_for() {
+        let asked = [
+            (SOL_SOCKET, 40), // SO_RXQ_OVFL
+            (SOL_SOCKET, 35), // SO_TIMESTAMPNS
+            (IPPROTO_IP, 8),  // IP_PKTINFO
+            (IPPROTO_IP, 13), // IP_RECVTOS
+            (IPPROTO_IP, 10), // IP_MTU_DISCOVER
+            (IPPROTO_IPV6, 49),
+            (IPPROTO_IPV6, 66),
+            (IPPROTO_UDP, 104),
+        ];
+        let slot = UdpSocket::bind("[::1]:0").unwrap();
+        sockopt::set_socket_recv_buffer_size(&slot, 100_000).unwrap();
+        let theirs = || socket(AddressFamily::INET6, SocketType::DGRAM, None).unwrap();
+        let with = theirs();
+        for (level, option) in asked {
+            set_option(&with, level, option, &1_i32.to_ne_bytes()).unwrap();
+        }
+        sockopt::set_socket_recv_buffer_size(&with, 50_000).unwrap();
+        sockopt::set_socket_send_buffer_size(&with, 50_000).unwrap();
+        let values =
+            |socket: &dyn Fn(i32, i32) -> [u8; 4]| asked.map(|(level, option)| socket(level, option));
+        let of = |socket: std::os::fd::BorrowedFd<'_>, level, option| {
+            let mut value = [0; 4];
+            get_option(socket, level, option, &mut value).unwrap();
+            value
+        };
+        let before = values(&|level, option| of(slot.as_fd(), level, option));
+        copy(with.as_fd(), slot.as_fd()).unwrap();
+        let after = values(&|level, option| of(slot.as_fd(), level, option));
+        assert_eq!(after, [1_i32.to_ne_bytes(); 8]);
+        assert_eq!(sockopt::socket_recv_buffer_size(&slot).unwrap(), 200_000, "it is never smaller");
+        assert_eq!(sockopt::socket_send_buffer_size(&slot).unwrap(), 100_000);
+        copy(theirs().as_fd(), slot.as_fd()).unwrap();
+        assert_eq!(
+            values(&|level, option| of(slot.as_fd(), level, option)),
+            before,
+            "the next has asked for nothing"
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-use super::wanted::{ADDRESS_MAX_BYTES, Address, Wanted};
+use super::wanted::{ADDRESS_MAX_BYTES, Address, Carries, Wanted};
 use crate::sys::seccomp::{Call, read_memory};
 
 /// Good only if the notification is valid after it was opened.
@@ -73,7 +73,12 @@ pub(super) fn wanted(address: Address, socket: impl AsFd) -> io::Result<Wanted> 
         AddressFamily::INET6 => sockopt::ipv6_v6only(&socket)?,
         _ => false,
     };
-    Ok(Wanted { address, stream: sockopt::socket_type(&socket)? == SocketType::STREAM, v6_only })
+    let carries = match sockopt::socket_type(&socket)? {
+        SocketType::STREAM => Carries::Streams,
+        SocketType::DGRAM => Carries::Datagrams,
+        _ => Carries::Other,
+    };
+    Ok(Wanted { address, carries, v6_only })
 }
 
 /// A thread may have a table of descriptors of its own. Before kernel 6.9 only processes can be opened.

@@ -33,10 +33,21 @@ pub enum Address {
 pub struct Wanted {
     /// Where.
     pub address: Address,
-    /// Whether the socket is of type `SOCK_STREAM`.
-    pub stream: bool,
+    /// What the socket carries.
+    pub carries: Carries,
     /// Whether the socket is of IPv6 alone (`IPV6_V6ONLY`).
     pub v6_only: bool,
+}
+
+/// What a socket carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carries {
+    /// `SOCK_STREAM`.
+    Streams,
+    /// `SOCK_DGRAM`.
+    Datagrams,
+    /// Any other type.
+    Other,
 }
 
 impl Address {

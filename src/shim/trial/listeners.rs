@@ -1,7 +1,7 @@
-//! The listeners of a trial: one of each address, and connections that wait to be accepted.
+//! The listeners of a trial: one of each address, and connections and datagrams that wait there.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -53,13 +53,14 @@ impl Listeners {
         named.map(|open| format!("{} ({})", open.name, open.address)).collect::<Vec<_>>().join(", ")
     }
 
-    /// Makes a connection to each. They wait until somebody accepts them.
+    /// Makes a connection to each, or sends a datagram. They wait until somebody accepts or reads them.
     pub(super) fn connect(&self) -> Result<Vec<OwnedFd>, String> {
         let connect = |open: &Open| {
-            let connected = match &open.address {
-                ListenAddress::Unix(path) => UnixStream::connect(path).map(OwnedFd::from),
-                ListenAddress::Tcp(address) => tcp(*address),
-                ListenAddress::DualStack { port } => tcp(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), *port)),
+            let connected = match (&open.address, open.address.ip()) {
+                (ListenAddress::Unix(path), _) => UnixStream::connect(path).map(OwnedFd::from),
+                (address, Some((local, _))) if address.is_datagram() => udp(local),
+                (_, Some((local, _))) => tcp(local),
+                (_, None) => Err(io::ErrorKind::Unsupported.into()),
             };
             connected.map_err(|error| format!("cannot connect to {} ({}): {error}", open.name, open.address))
         };
@@ -78,13 +79,26 @@ impl Listeners {
     }
 }
 
-fn tcp(mut address: SocketAddr) -> io::Result<OwnedFd> {
+fn tcp(address: SocketAddr) -> io::Result<OwnedFd> {
+    TcpStream::connect_timeout(&reachable(address), CONNECT_WITHIN).map(OwnedFd::from)
+}
+
+/// A datagram with nothing in it.
+fn udp(address: SocketAddr) -> io::Result<OwnedFd> {
+    let mut own = reachable(address);
+    own.set_port(0);
+    let socket = UdpSocket::bind(own)?;
+    socket.send_to(&[], reachable(address))?;
+    Ok(socket.into())
+}
+
+fn reachable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
         _ => {}
     }
-    TcpStream::connect_timeout(&address, CONNECT_WITHIN).map(OwnedFd::from)
+    address
 }
 
 impl Slots for Listeners {

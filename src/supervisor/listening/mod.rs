@@ -8,13 +8,13 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use handoff_protocol::ids::ListenerName;
-use rustix::net::sockopt::{socket_acceptconn, socket_cookie};
+use rustix::net::sockopt::socket_cookie;
 
 use super::keeping::Keeping;
 use crate::config::{self, ListenAddress};
 use crate::slots::program::WHOLE;
 use crate::slots::{Group, ProbeRoute, SlotError, SlotId, slot_by_name, stop_listening};
-use crate::sys::held::is_among;
+use crate::sys::{held::is_among, listens::listens};
 
 /// One slot of each address of a service, by a number that is never used twice.
 #[derive(Debug)]
@@ -27,8 +27,8 @@ pub(super) struct Listening {
     /// The slot that gets a share of them.
     shared: Option<u64>,
     steered_at: Instant,
-    /// Whether a handshake can take time: some address is not of this machine alone.
-    is_remote: bool,
+    /// How long after a switch something may still be on its way.
+    settles_in: Duration,
     /// Whether all processes share both slots of each address, and steer themselves.
     is_paired: bool,
     next: u64,
@@ -52,8 +52,12 @@ const FIRST: SlotId = SlotId(1);
 /// The slots of an address that all processes share.
 const PAIR: [SlotId; 2] = [FIRST, SlotId(2)];
 
-/// A handshake that has not ended after so long is not waited for: two SYN+ACK retransmits of a slow path.
+/// A handshake that has not ended after so long is not waited for: two SYN+ACK retransmits of a slow path. On this machine
+/// alone it takes no time.
 const HANDSHAKE: Duration = Duration::from_secs(3);
+
+/// Nobody can see whether a datagram that was read has been answered: a process is given so long for it.
+const ANSWER: Duration = Duration::from_secs(1);
 
 impl Listening {
     /// Binds all addresses, or none.
@@ -95,7 +99,7 @@ impl Listening {
         for (key, fd) in held {
             let Some((name, slot)) = parse_key(service, &key) else { continue };
             let known = listeners.iter().position(|listener| listener.name.as_str() == name);
-            if let Some(at) = known.filter(|_| socket_acceptconn(&fd) == Ok(true)) {
+            if let Some(at) = known.filter(|_| listens(&fd) == Ok(true)) {
                 by_name[at].insert(slot, fd);
             }
         }
@@ -162,11 +166,12 @@ impl Listening {
         steered: SlotId,
         is_paired: bool,
     ) -> Self {
-        let is_remote = groups.iter().any(|group| match group.address() {
-            ListenAddress::Tcp(address) => !address.ip().is_loopback(),
-            ListenAddress::DualStack { .. } => true,
-            ListenAddress::Unix(_) => false,
-        });
+        let addresses = || groups.iter().map(Group::address);
+        let settles_in = match () {
+            () if addresses().any(|address| address.is_remote() && !address.is_datagram()) => HANDSHAKE,
+            () if addresses().any(ListenAddress::is_datagram) => ANSWER,
+            () => Duration::ZERO,
+        };
         let slots: BTreeMap<u64, Vec<SlotId>> =
             slots.iter().map(|slot| (number(*slot), vec![*slot; groups.len()])).collect();
         let next = slots.last_key_value().map_or(0, |(last, _)| last + 1);
@@ -178,7 +183,7 @@ impl Listening {
             steered,
             shared: None,
             steered_at: Instant::now(),
-            is_remote,
+            settles_in,
             is_paired,
             next,
         }
@@ -206,7 +211,7 @@ impl Listening {
         if let Some(slot) = known {
             return Ok(Admitted::Known(slot));
         }
-        if fds.len() != self.groups.len() || !fds.iter().all(|fd| socket_acceptconn(fd) == Ok(true)) {
+        if fds.len() != self.groups.len() || !fds.iter().all(|fd| listens(fd) == Ok(true)) {
             return Ok(Admitted::Known(NO_SLOT));
         }
         let slot = match (fds.iter().find_map(slot_by_name), self.slots.first_key_value()) {
@@ -314,19 +319,32 @@ impl Listening {
     }
 
     /// Whether nothing waits at a slot and nothing can be on its way there. A connection whose handshake was under way at
-    /// the switch belongs to the old slot, and the kernel does not count it.
+    /// the switch belongs to the old slot, and the kernel does not count it; nor does it know of answers to datagrams.
     pub(super) fn is_quiet(&self, slot: u64) -> bool {
         if slot == self.steered || self.is_paired {
             return true;
         }
         let Some(ids) = self.slots.get(&slot) else { return true };
-        let settled = !self.is_remote || self.steered_at.elapsed() >= HANDSHAKE;
-        settled
+        self.steered_at.elapsed() >= self.settles_in
             && self
                 .groups
                 .iter()
                 .zip(ids)
                 .all(|(group, id)| group.queue_len(*id).is_ok_and(|waiting| waiting == 0))
+    }
+
+    /// Datagrams of a slot that nobody will ever read, by the address: whether some wait, and how many were lost before, as it was
+    /// full.
+    fn unread(&self, slot: u64) -> Vec<(&ListenAddress, bool, u32)> {
+        let ids = self.slots.get(&slot).into_iter().flatten();
+        let groups = self.groups.iter().zip(ids).filter(|(group, _)| group.address().is_datagram());
+        groups
+            .map(|(group, id)| {
+                let waits = group.queue_len(*id).is_ok_and(|waiting| waiting > 0);
+                (group.address(), waits, group.dropped(*id).unwrap_or(0))
+            })
+            .filter(|(_, waits, dropped)| *waits || *dropped > 0)
+            .collect()
     }
 
     /// Takes a slot out of use, unless it is the one that gets new connections.

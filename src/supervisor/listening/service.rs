@@ -119,6 +119,9 @@ impl Service {
             return;
         }
         let keys = listening.keys(self.name.as_str(), slot);
+        for (address, waits, dropped) in listening.unread(slot) {
+            tracing::warn!(service = %self.name, %address, waits, dropped, "the process that is gone has not read all datagrams");
+        }
         if let Err(error) = listening.retire(slot) {
             tracing::error!(service = %self.name, %error, "a slot could not be retired");
             self.problem = Some(error.to_string());

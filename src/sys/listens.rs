@@ -1,0 +1,39 @@
+//! Whether a socket still gets what clients send.
+
+use std::os::fd::AsFd;
+
+use rustix::io::Errno;
+use rustix::net::{SocketType, getpeername, sockopt};
+
+/// Whether a stream socket listens, or a datagram socket is open to all: one that is connected gets the datagrams of its peer
+/// alone, and has left its group.
+pub fn listens(socket: impl AsFd) -> Result<bool, Errno> {
+    if sockopt::socket_type(&socket)? != SocketType::DGRAM {
+        return sockopt::socket_acceptconn(socket);
+    }
+    match getpeername(socket) {
+        Ok(_) => Ok(false),
+        Err(Errno::NOTCONN) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+
+    #[test]
+    fn what_is_open_to_all_is_told_from_what_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert_eq!(listens(&listener), Ok(true));
+        assert_eq!(listens(TcpStream::connect(listener.local_addr().unwrap()).unwrap()), Ok(false));
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let socket = UdpSocket::bind(address).unwrap();
+            assert_eq!(listens(&socket), Ok(true));
+            socket.connect(socket.local_addr().unwrap()).unwrap();
+            assert_eq!(listens(&socket), Ok(false));
+        }
+        assert!(listens(std::fs::File::open("/dev/null").unwrap()).is_err());
+    }
+}

@@ -28,6 +28,13 @@ pub enum ListenAddress {
         /// The port.
         port: u16,
     },
+    /// `quic:127.0.0.1:4433`, `quic:[::1]:4433`: the same, of which those of QUIC connections go by their connection id.
+    Quic(SocketAddr),
+    /// `quic:*:4433`: the same over one v6 socket that takes v4 as well.
+    QuicDualStack {
+        /// The port.
+        port: u16,
+    },
 }
 
 impl ListenAddress {
@@ -48,8 +55,12 @@ impl ListenAddress {
     /// a unix socket.
     pub fn ip(&self) -> Option<(SocketAddr, bool)> {
         match self {
-            ListenAddress::Tcp(local) | ListenAddress::Udp(local) => Some((*local, true)),
-            ListenAddress::DualStack { port } | ListenAddress::UdpDualStack { port } => {
+            ListenAddress::Tcp(local) | ListenAddress::Udp(local) | ListenAddress::Quic(local) => {
+                Some((*local, true))
+            }
+            ListenAddress::DualStack { port }
+            | ListenAddress::UdpDualStack { port }
+            | ListenAddress::QuicDualStack { port } => {
                 Some((SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), *port), false))
             }
             ListenAddress::Unix(_) => None,
@@ -58,7 +69,12 @@ impl ListenAddress {
 
     /// Whether it takes datagrams, and no connections.
     pub fn is_datagram(&self) -> bool {
-        matches!(self, ListenAddress::Udp(_) | ListenAddress::UdpDualStack { .. })
+        matches!(self, ListenAddress::Udp(_) | ListenAddress::UdpDualStack { .. }) || self.is_quic()
+    }
+
+    /// Whether the connection ids of its datagrams tell whose they are.
+    pub fn is_quic(&self) -> bool {
+        matches!(self, ListenAddress::Quic(_) | ListenAddress::QuicDualStack { .. })
     }
 
     /// Whether clients on other machines can reach it.
@@ -75,6 +91,8 @@ impl fmt::Display for ListenAddress {
             ListenAddress::Unix(path) => write!(f, "unix:{}", path.display()),
             ListenAddress::Udp(address) => write!(f, "udp:{address}"),
             ListenAddress::UdpDualStack { port } => write!(f, "udp:*:{port}"),
+            ListenAddress::Quic(address) => write!(f, "quic:{address}"),
+            ListenAddress::QuicDualStack { port } => write!(f, "quic:*:{port}"),
         }
     }
 }
@@ -125,17 +143,21 @@ impl FromStr for ListenAddress {
         if let Some(path) = text.strip_prefix("unix:") {
             return parse_unix(Path::new(path));
         }
-        match text.strip_prefix("udp:") {
-            None => parse_ip(text, text),
-            Some(rest) => Ok(match parse_ip(rest, text)? {
-                ListenAddress::Tcp(address) if is_shared(address) => {
-                    return Err(AddressError::Multicast(text.to_owned()));
-                }
-                ListenAddress::Tcp(address) => ListenAddress::Udp(address),
-                ListenAddress::DualStack { port } => ListenAddress::UdpDualStack { port },
-                other => other,
-            }),
-        }
+        let (kind, rest) = ["udp:", "quic:"]
+            .into_iter()
+            .find_map(|kind| Some((kind, text.strip_prefix(kind)?)))
+            .unwrap_or(("", text));
+        Ok(match (kind, parse_ip(rest, text)?) {
+            ("", address) => address,
+            (_, ListenAddress::Tcp(address)) if is_shared(address) => {
+                return Err(AddressError::Multicast(text.to_owned()));
+            }
+            ("udp:", ListenAddress::Tcp(address)) => ListenAddress::Udp(address),
+            ("udp:", ListenAddress::DualStack { port }) => ListenAddress::UdpDualStack { port },
+            (_, ListenAddress::Tcp(address)) => ListenAddress::Quic(address),
+            (_, ListenAddress::DualStack { port }) => ListenAddress::QuicDualStack { port },
+            (_, other) => other,
+        })
     }
 }
 
@@ -223,6 +245,8 @@ mod tests {
             "udp:[::1]:4433",
             "udp:0.0.0.0:53",
             "udp:*:4433",
+            "quic:[::]:443",
+            "quic:*:443",
         ] {
             assert_eq!(parse(text).to_string(), text);
         }
@@ -281,6 +305,8 @@ mod tests {
         assert!(conflict("udp:127.0.0.1:1", "udp:127.0.0.1:1"));
         assert!(!conflict("udp:127.0.0.1:1", "127.0.0.1:1"));
         assert!(!conflict("udp:*:1", "*:1"));
+        assert!(conflict("udp:127.0.0.1:1", "quic:127.0.0.1:1"));
+        assert!(conflict("udp:*:1", "quic:0.0.0.0:1"));
     }
 
     proptest! {
@@ -290,7 +316,7 @@ mod tests {
         }
 
         #[test]
-        fn what_parses_prints_and_parses_again(text in r"(udp:)?(\*|[0-9.]{7,9}|\[[0-9a-f:]{2,9}\]):[0-9]{1,5}|unix:/[a-z/.]{1,9}") {
+        fn what_parses_prints_and_parses_again(text in r"(udp:|quic:)?(\*|[0-9.]{7,9}|\[[0-9a-f:]{2,9}\]):[0-9]{1,5}|unix:/[a-z/.]{1,9}") {
             if let Ok(address) = text.parse::<ListenAddress>() {
                 prop_assert_eq!(address.to_string().parse(), Ok(address));
             }

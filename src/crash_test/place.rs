@@ -167,6 +167,12 @@ fn move_listeners(table: &mut Table, dir: &Path) -> Result<(BTreeMap<String, Str
             ListenAddress::Udp(SocketAddr::V4(_)) | ListenAddress::UdpDualStack { .. } => {
                 format!("udp:{}", reserve(Ipv4Addr::LOCALHOST.into())?)
             }
+            ListenAddress::Quic(SocketAddr::V6(_)) => {
+                format!("quic:{}", reserve(Ipv6Addr::LOCALHOST.into())?)
+            }
+            ListenAddress::Quic(SocketAddr::V4(_)) | ListenAddress::QuicDualStack { .. } => {
+                format!("quic:{}", reserve(Ipv4Addr::LOCALHOST.into())?)
+            }
         };
         let variable = name.to_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
         addresses.insert(format!("HANDOFF_LISTEN_{variable}"), moved.clone());

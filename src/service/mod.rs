@@ -99,6 +99,13 @@ use start::Link;
 use state::Heir;
 pub use state::{State, StateError};
 
+/// The byte with which a server begins every connection id of QUIC that it chooses, if the service file gives it the socket as
+/// `quic:…`. In overlap mode the connections of a process then stay with it until they end: what has the mark of another socket
+/// of the address goes there, and new connections go to the process that serves. The ids need some random bytes behind it.
+pub fn quic_mark(socket: &UdpSocket) -> io::Result<u8> {
+    Ok(crate::sys::listens::mark(socket)?)
+}
+
 /// An error of the server's own code. Its text goes to the operator.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 

@@ -148,7 +148,7 @@ fn family_and_port(address: &ListenAddress) -> Option<(u8, u16)> {
         ListenAddress::Tcp(local) => Some((family_of(local.ip()), local.port())),
         ListenAddress::DualStack { port } => Some((family_of(Ipv6Addr::UNSPECIFIED.into()), *port)),
         // Which of the datagrams belong together nobody but the server knows.
-        ListenAddress::Unix(_) | ListenAddress::Udp(_) | ListenAddress::UdpDualStack { .. } => None,
+        _ => None,
     }
 }
 

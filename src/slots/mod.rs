@@ -36,10 +36,13 @@ pub use error::SlotError;
 use order::Order;
 pub use pair::{Both, Pair, PairState, Side};
 pub use probe::{ProbeRoute, ProbeTarget};
-use program::{Lot, Probe, Program, Share};
+use program::{Kept, Lot, Probe, Program, Share};
 
 use crate::config::ListenAddress;
-use crate::sys::{listens::listens, steer};
+use crate::sys::{
+    listens::{listens, mark},
+    steer,
+};
 
 /// Names a slot within its group; never used twice, and the later one has the greater number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -139,11 +142,32 @@ impl Group {
     /// Adds a slot that gets no connection until it is steered to.
     pub fn add_slot(&mut self) -> Result<SlotId, SlotError> {
         let slot = self.next;
-        let listener = open(&self.address, slot)?;
+        let listener = self.open_slot(slot)?;
         self.next = SlotId(slot.0 + 1);
         self.order.push(slot);
         self.slots.insert(slot, listener);
         Ok(slot)
+    }
+
+    /// One whose mark no other slot has, if the address needs marks.
+    fn open_slot(&self, slot: SlotId) -> Result<OwnedFd, SlotError> {
+        const TRIES: usize = 64;
+        let mut listener = open(&self.address, slot)?;
+        if self.address.is_quic() {
+            let known: Vec<u8> = self.marks().map(|(_, mark)| mark).collect();
+            for _ in 0..TRIES {
+                if mark(&listener).is_ok_and(|mark| !known.contains(&mark)) {
+                    break;
+                }
+                // It is the last in the order, so no other changes its place.
+                drop(std::mem::replace(&mut listener, open(&self.address, slot)?));
+            }
+        }
+        Ok(listener)
+    }
+
+    fn marks(&self) -> impl Iterator<Item = (SlotId, u8)> {
+        self.slots.iter().filter_map(|(slot, listener)| Some((*slot, mark(listener).ok()?)))
     }
 
     /// Takes in a slot that listens already, and that this group has not opened: at the front if it began to listen before
@@ -219,6 +243,11 @@ impl Group {
         let mut program = Program::constant(self.index_of(self.steered)?);
         if let Some((slot, parts)) = self.share {
             program.share = Some(Share { index: self.index_of(slot)?, parts, by: self.lot() });
+        }
+        if self.address.is_quic() {
+            let others = self.marks().filter(|(slot, _)| *slot != self.steered);
+            let kept = |(slot, mark)| Ok(Kept { mark, index: self.index_of(slot)? });
+            program.kept = others.map(kept).collect::<Result<_, SlotError>>()?;
         }
         if let Some((slot, client)) = self.probe {
             program.probe = Some(Probe { client, index: self.index_of(slot)? });
@@ -347,8 +376,10 @@ fn kind(address: &ListenAddress) -> Kind<'_> {
         ListenAddress::Unix(path) => Kind::Unix(path),
         ListenAddress::Tcp(local) => Kind::Tcp(*local, true),
         ListenAddress::DualStack { port } => Kind::Tcp(any(*port), false),
-        ListenAddress::Udp(local) => Kind::Udp(*local, true),
-        ListenAddress::UdpDualStack { port } => Kind::Udp(any(*port), false),
+        ListenAddress::Udp(local) | ListenAddress::Quic(local) => Kind::Udp(*local, true),
+        ListenAddress::UdpDualStack { port } | ListenAddress::QuicDualStack { port } => {
+            Kind::Udp(any(*port), false)
+        }
     }
 }
 

@@ -41,7 +41,10 @@ impl ProbeRoute {
             ListenAddress::DualStack { port } => {
                 ProbeRoute::from_itself(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), *port))
             }
-            ListenAddress::Udp(_) | ListenAddress::UdpDualStack { .. } => {
+            ListenAddress::Udp(_)
+            | ListenAddress::UdpDualStack { .. }
+            | ListenAddress::Quic(_)
+            | ListenAddress::QuicDualStack { .. } => {
                 Err(io::Error::new(io::ErrorKind::Unsupported, "it takes datagrams, and no connections"))
             }
             ListenAddress::Unix(path) => {

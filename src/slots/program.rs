@@ -13,12 +13,14 @@ use crate::sys::steer::Instruction;
 pub const WHOLE: u32 = 10_000;
 
 /// Where new connections go. The index is the kernel's: see `order.rs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     /// Where those go for which nothing else is said.
     pub default: u32,
     /// One client that goes elsewhere.
     pub probe: Option<Probe>,
+    /// Connections of QUIC that stay where they are.
+    pub kept: Vec<Kept>,
     /// A part of the others that goes elsewhere.
     pub share: Option<Share>,
 }
@@ -32,6 +34,16 @@ pub struct Probe {
     /// What the client is bound to.
     pub client: SocketAddr,
     /// Where it goes.
+    pub index: u32,
+}
+
+/// The connections of QUIC whose ids begin with a mark. (RFC 9000, section 17: only the server's ids are meant, those in packets
+/// with a short header, and in handshake packets. An id in an initial packet may be the client's choice.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// The first byte of the ids.
+    pub mark: u8,
+    /// Where they go.
     pub index: u32,
 }
 
@@ -60,7 +72,7 @@ pub enum Lot {
 impl Program {
     /// Sends everything to one member.
     pub fn constant(index: u32) -> Program {
-        Program { default: index, probe: None, share: None }
+        Program { default: index, probe: None, kept: Vec::new(), share: None }
     }
 
     /// The program in the kernel's terms.
@@ -68,6 +80,9 @@ impl Program {
         let mut code = Vec::new();
         if let Some(probe) = self.probe {
             code.extend(probe_code(probe));
+        }
+        if !self.kept.is_empty() {
+            code.extend(kept_code(&self.kept));
         }
         if let Some(share) = self.share.filter(|share| share.parts > 0) {
             code.extend(share_code(share));
@@ -105,6 +120,33 @@ fn probe_code(probe: Probe) -> Vec<Instruction> {
         let behind = code.len() as u8;
         code.splice(0..0, loads.into_iter().chain([jump_unless_equal(value, behind)]));
     }
+    code
+}
+
+/// Loads the first byte of a connection id that a server has chosen, and compares it with each mark. Goes on behind with all
+/// other packets.
+fn kept_code(kept: &[Kept]) -> Vec<Instruction> {
+    const LONG_HEADER: u32 = 0x80;
+    const KIND: u32 = 0x30;
+    const HANDSHAKE: u32 = 0x20;
+    const ID_IN_SHORT: u32 = 1;
+    /// Behind the version, and the length of the id.
+    const ID_IN_LONG: u32 = 6;
+    let compare: Vec<_> =
+        kept.iter().flat_map(|kept| [jump_unless_equal(kept.mark.into(), 1), give(kept.index)]).collect();
+    let end = compare.len() as u8;
+    let mut code = vec![
+        op(LOAD_LENGTH, 0),
+        Instruction { code: JUMP_IF_AT_LEAST, jt: 0, jf: end + 7, k: ID_IN_LONG + 1 },
+        op(LOAD_DATA_U8, 0),
+        Instruction { code: JUMP_IF_ANY, jt: 2, jf: 0, k: LONG_HEADER },
+        op(LOAD_DATA_U8, ID_IN_SHORT),
+        op(JUMP, 3),
+        and(KIND),
+        jump_unless_equal(HANDSHAKE, end + 1),
+        op(LOAD_DATA_U8, ID_IN_LONG),
+    ];
+    code.extend(compare);
     code
 }
 
@@ -149,6 +191,10 @@ const XOR_X: u16 = 0xac;
 const JUMP: u16 = 0x05;
 const JUMP_IF_EQUAL: u16 = 0x15;
 const JUMP_IF_AT_LEAST: u16 = 0x35;
+const JUMP_IF_ANY: u16 = 0x45;
+const LOAD_LENGTH: u16 = 0x80;
+/// The same instruction as [`LOAD_U8`], which is used with the headers: here with an offset in the data.
+const LOAD_DATA_U8: u16 = LOAD_U8;
 const RETURN: u16 = 0x06;
 const TO_X: u16 = 0x07;
 /// `SKF_NET_OFF`: from the network header on.

@@ -1,4 +1,4 @@
-//! Whether a socket still gets what clients send.
+//! Whether a socket still gets what clients send, and by which mark.
 
 use std::os::fd::AsFd;
 
@@ -16,6 +16,13 @@ pub fn listens(socket: impl AsFd) -> Result<bool, Errno> {
         Err(Errno::NOTCONN) => Ok(true),
         Err(error) => Err(error),
     }
+}
+
+/// The byte with which connection ids of QUIC begin that belong to this socket. Everybody who holds the socket finds the same:
+/// it is a part of its identity (`SO_COOKIE`).
+pub fn mark(socket: impl AsFd) -> Result<u8, Errno> {
+    let cookie = sockopt::socket_cookie(socket)?;
+    Ok(cookie.to_ne_bytes().into_iter().fold(0, |mark, byte| mark ^ byte))
 }
 
 #[cfg(test)]

@@ -7,15 +7,19 @@ use proptest::prelude::*;
 
 use handoff::config::ListenAddress;
 use handoff::slots::{Both, Group, Pair, PairState, Side, SlotError, SlotId, check_free, stop_listening};
-use handoff::sys::listens::listens;
+use handoff::sys::listens::{self, listens};
 
 use crate::{duplicate, loopback};
 
 /// Opens an address with a port that was free a moment ago; another test may be faster.
 fn open(host: &str) -> (Group, u16) {
+    open_as("udp", host)
+}
+
+fn open_as(kind: &str, host: &str) -> (Group, u16) {
     for _ in 0..20 {
         let port = UdpSocket::bind("[::]:0").unwrap().local_addr().unwrap().port();
-        match Group::open(&format!("udp:{host}:{port}").parse().unwrap()) {
+        match Group::open(&format!("{kind}:{host}:{port}").parse().unwrap()) {
             Ok(group) => return (group, port),
             Err(SlotError::InUse { .. }) => {}
             Err(error) => panic!("{error}"),
@@ -174,6 +178,37 @@ fn a_client_that_the_server_has_connected_stays_with_its_socket() {
         group.steer_to(third).unwrap();
         send(loopback(port), 20);
         assert_eq!(take(&group, &[second, third]), [0, 20], "{host}");
+    }
+}
+
+#[test]
+fn connections_of_quic_stay_with_the_slot_that_has_chosen_their_ids() {
+    for (host, at) in forms() {
+        let (mut group, port) = open_as("quic", host);
+        let mut slots = vec![group.steered()];
+        let client = client(at(port));
+        for turn in 0..6 {
+            slots.push(group.add_slot().unwrap());
+            let [old, new] = [slots[slots.len() - 2], slots[slots.len() - 1]];
+            group.steer_to(new).unwrap();
+            let marks = [old, new].map(|slot| listens::mark(group.fd(slot).unwrap()).unwrap());
+            assert_ne!(marks[0], marks[1]);
+            for (slot, mark) in [(old, marks[0]), (new, marks[1])] {
+                let short = [0x40, mark, 1, 2, 3, 4, 5, 6, 7, 8];
+                let handshake = [0xe0, 0, 0, 0, 1, 8, mark, 1, 2, 3, 4, 5, 6, 7];
+                for packet in [&short[..], &handshake[..]] {
+                    client.send_to(packet, at(port)).unwrap();
+                }
+                let expected = if slot == old { [2, 0] } else { [0, 2] };
+                assert_eq!(take(&group, &[old, new]), expected, "{host} {turn}");
+                let initial = [0xc0, 0, 0, 0, 1, 8, mark, 1, 2, 3, 4, 5, 6, 7];
+                client.send_to(&initial, at(port)).unwrap();
+                assert_eq!(take(&group, &[old, new]), [0, 1], "{host} {turn}");
+            }
+            group.retire(old).unwrap();
+            client.send_to(&[0x40, marks[0], 1, 2, 3, 4, 5, 6, 7, 8], at(port)).unwrap();
+            assert_eq!(take(&group, &[new]), [1], "its connections are gone");
+        }
     }
 }
 

@@ -6,6 +6,11 @@ use super::*;
 
 /// What the kernel's interpreter does with the instructions that are used here. A load beyond the packet gives 0.
 fn run(program: &Program, packet: &[u8], random: u32) -> u32 {
+    run_with(program, packet, &[], random)
+}
+
+/// The same with what is behind the transport header.
+fn run_with(program: &Program, packet: &[u8], data: &[u8], random: u32) -> u32 {
     let code = program.instructions();
     let (mut a, mut x, mut at) = (0_u32, 0_u32, 0);
     loop {
@@ -14,6 +19,11 @@ fn run(program: &Program, packet: &[u8], random: u32) -> u32 {
         let jump = |holds: bool| usize::from(if holds { jt } else { jf });
         match code {
             LOAD_U32 if k == RANDOM => a = random,
+            LOAD_LENGTH => a = data.len() as u32,
+            LOAD_U8 if k < 0x100 => match data.get(k as usize) {
+                Some(byte) => a = (*byte).into(),
+                None => return 0,
+            },
             LOAD_U32 | LOAD_U16 | LOAD_U8 => {
                 let width =
                     [(LOAD_U32, 4), (LOAD_U16, 2), (LOAD_U8, 1)].into_iter().find(|(c, _)| *c == code);
@@ -29,6 +39,7 @@ fn run(program: &Program, packet: &[u8], random: u32) -> u32 {
             JUMP => at += k as usize,
             JUMP_IF_EQUAL => at += jump(a == k),
             JUMP_IF_AT_LEAST => at += jump(a >= k),
+            JUMP_IF_ANY => at += jump(a & k != 0),
             RETURN => return k,
             other => panic!("no such instruction here: {other:#x}"),
         }
@@ -166,4 +177,33 @@ fn v4() -> Vec<Vec<u8>> {
 fn v6() -> Vec<Vec<u8>> {
     let addresses = (0..5000).map(|number| Ipv6Addr::from_bits((0xfd00 << 112) + number));
     addresses.map(|ip| packet(&format!("[{ip}]:40000"), "[::1]:80")).collect()
+}
+
+#[test]
+fn packets_of_known_connections_go_by_their_mark() {
+    let kept = vec![Kept { mark: 0x11, index: 5 }, Kept { mark: 0x22, index: 6 }];
+    let share = Some(Share { index: 9, parts: WHOLE, by: Lot::Flow });
+    let plain = Program { kept: kept.clone(), ..Program::constant(3) };
+    let shared = Program { kept, share, ..Program::constant(3) };
+    let long = |kind: u8, id: u8| vec![0xc0 | kind, 0, 0, 0, 1, 8, id, 1, 2, 3, 4, 5, 6, 7];
+    let short = |id: u8| vec![0x40, id, 1, 2, 3, 4, 5, 6, 7, 8];
+    let headers = packet("127.0.0.1:40000", "127.0.0.1:443");
+    for (data, expected) in [
+        (short(0x11), Some(5)),
+        (short(0x22), Some(6)),
+        (short(0x33), None),
+        (long(0x20, 0x11), Some(5)),
+        (long(0x20, 0x22), Some(6)),
+        (long(0x20, 0x33), None),
+        // An initial packet, 0-RTT, a retry.
+        (long(0x00, 0x11), None),
+        (long(0x10, 0x22), None),
+        (long(0x30, 0x11), None),
+        // What is too short is none of QUIC.
+        (vec![], None),
+        (vec![0x40, 0x11], None),
+    ] {
+        assert_eq!(run_with(&plain, &headers, &data, 0), expected.unwrap_or(3), "{data:?}");
+        assert_eq!(run_with(&shared, &headers, &data, 0), expected.unwrap_or(9), "{data:?}");
+    }
 }

@@ -98,6 +98,17 @@ fn a_share_is_passed_only_by_who_passes_the_probe_again() {
     assert_eq!((machine.phase(), machine.shares()), (Phase::Committing, 0));
 }
 
+/// However long a canary is, there is time for the probe after it.
+#[test]
+fn the_time_of_a_share_does_not_count_against_the_upgrade() {
+    let mut machine = on_trial(true, 2);
+    let at = |now| Moment { now, fresh: id(3) };
+    machine.step(at(299_000), Event::Deadline(Deadline::Canary));
+    machine.step(at(299_000), Event::Probed(id(2), Ok(())));
+    let actions = machine.step(at(300_000), Event::Deadline(Deadline::Canary));
+    assert!(actions.contains(&Action::Arm(Deadline::Probe, 2_000)), "{actions:?}");
+}
+
 #[test]
 fn a_verdict_of_another_handoff_counts_for_nobody() {
     let at = Moment { now: 0, fresh: id(3) };

@@ -13,8 +13,9 @@ use crate::reason::{Exit, Reason};
 impl Supervisor {
     /// The successor is well: it gets the next share of the connections, or all of them.
     pub(super) fn advance(&mut self, at: Moment, out: &mut Vec<Action>) {
-        let Some(CanaryStep { permille, .. }) = self.next_share() else { return self.commit(out) };
+        let Some(CanaryStep { permille, time_ms }) = self.next_share() else { return self.commit(out) };
         self.shares = self.shares.saturating_add(1);
+        self.ends_at = self.ends_at.saturating_add(time_ms);
         self.enter(at, Phase::Canary, Deadline::Canary, out);
         out.push(Action::SteerShare(permille));
         out.push(Action::Watch(self.handoff));

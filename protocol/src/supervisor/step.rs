@@ -281,18 +281,15 @@ impl Supervisor {
     /// The answer to a probe of an earlier handoff may come late, and counts for nobody.
     fn probed(&mut self, at: Moment, id: HandoffId, result: Result<(), String>, out: &mut Vec<Action>) {
         match (self.phase, result) {
-            (Phase::Probing, Ok(())) if id == self.handoff => {
-                self.disarm_phase(out);
-                self.advance(at, out);
-            }
+            (Phase::Probing, Ok(())) if id == self.handoff => self.advance(at, out),
             (Phase::Probing, Err(why)) if id == self.handoff => self.fail(at, Reason::Probe(why), out),
             (_, _) => {}
         }
     }
 
     pub(super) fn commit(&mut self, out: &mut Vec<Action>) {
-        self.phase = Phase::Committing;
         self.disarm_phase(out);
+        self.phase = Phase::Committing;
         self.shares = 0;
         if self.mode == Mode::Overlap {
             out.push(Action::SteerToSuccessor);

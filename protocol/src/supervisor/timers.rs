@@ -107,14 +107,14 @@ impl Supervisor {
             Phase::Warming => &[Deadline::Prepare, Deadline::Silence],
             Phase::Draining => &[Deadline::Drain, Deadline::Silence],
             Phase::Sealing => &[Deadline::Seal, Deadline::Silence],
-            Phase::Beginning | Phase::Committing => &[Deadline::Begin, Deadline::Silence],
+            Phase::Beginning => &[Deadline::Begin, Deadline::Silence],
             Phase::Probing => &[Deadline::Probe],
             Phase::Canary => &[Deadline::Canary],
             Phase::Reaping => &[Deadline::Leave],
             Phase::Resuming => &[Deadline::Resume, Deadline::Silence],
             Phase::Backoff => &[Deadline::Backoff],
             Phase::Recovering => &[Deadline::AnswerIncumbent, Deadline::AnswerSuccessor, Deadline::Recover],
-            Phase::Stopped | Phase::Reverting | Phase::Serving | Phase::Stopping => &[],
+            Phase::Stopped | Phase::Committing | Phase::Reverting | Phase::Serving | Phase::Stopping => &[],
         } {
             out.push(Action::Disarm(*deadline));
         }

@@ -189,6 +189,29 @@ fn every_mistake_says_where_what_and_what_to_do() {
             "[probe]\ntcp = true\nlistener = \"web\"\n[listen]\ns3 = \"*:1\"",
             "4:12: probe.listener: there is no listener \"web\"; write one of s3",
         ),
+        ("[probation]", "probation.time: required key is missing; write time = \"30s\""),
+        ("probation = 30", "2:13: probation: expected a string, found an integer; write a duration"),
+        (
+            "[probation]\ntime = \"1s\"\nmax_errors = 1",
+            "4:14: probation.max_errors: there is nothing that counts errors",
+        ),
+        (
+            "[probation]\ntime = \"1s\"\nerrors = [\"count\"]",
+            "4:10: probation.errors: does not begin with an absolute path",
+        ),
+        ("[probation]\ntime = \"1s\"\nfailure = 1", "4:1: probation.failure: unknown key; did you mean"),
+        (
+            "canary = [\"5% 1s\"]\nlisten.a = \"*:1\"",
+            "2:10: canary: in exclusive mode one process serves at a time, so none can have a share; remove it, or write",
+        ),
+        (
+            "mode = \"overlap\"\ncanary = [\"5% 1s\"]\nlisten.a = \"unix:/s\"",
+            "3:10: canary: the kernel can share out the connections of TCP listeners only",
+        ),
+        (
+            "mode = \"overlap\"\ncanary = [\"5 1s\"]\nlisten.a = \"*:1\"",
+            "3:10: canary: \"5 1s\" has no share in %; write canary = [",
+        ),
         ("autostart = \"yes\"", "2:13: autostart: expected a boolean, found a string; write true or false"),
         ("args = \"--root\"", "2:8: args: expected an array of strings, found a string"),
         ("args = [\"a\", 1]", "2:14: args[1]: expected a string, found an integer; put it in quotes"),

@@ -139,7 +139,7 @@ pub struct ServiceStatus {
     /// The phase within that, where there is one.
     pub phase: Option<String>,
     /// What that is about, where there is more to say: one clause.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub detail: Option<String>,
     /// The committed generation, 0 before the first.
     pub generation: Generation,

@@ -122,6 +122,10 @@ impl Service {
             }
             self.successor = replaced;
         }
+        // It may have taken over already: the data lock was free.
+        if self.machine.incumbent() == Incumbent::Whole {
+            self.timeline.gap_ends();
+        }
     }
 
     /// With the descriptor that came with it.

@@ -58,6 +58,33 @@ fn the_end_of_a_shim_is_the_end_of_its_program_and_another_one_starts() {
 }
 
 #[test]
+fn a_program_that_dies_on_probation_is_followed_by_the_one_before() {
+    for (adapter, mode) in ALL {
+        let plain = Plain::serve(adapter, mode, "");
+        plain.set("probation = \"10m\"\n");
+        let old = plain.shim();
+        let binary = plain.rig.release_of("plain", "1", "");
+        let outcome = std::thread::scope(|scope| {
+            let upgrade = scope.spawn(|| plain.rig.upgrade("s", &binary));
+            wait_for("the probation", || {
+                (plain.rig.status("s").phase.as_deref() == Some("probation")).then_some(())
+            });
+            assert!(plain.address_answers("1"), "{adapter} {mode}");
+            signal(plain.program(), Signal::KILL);
+            upgrade.join().unwrap().unwrap()
+        });
+        assert_eq!(
+            (outcome.outcome, outcome.pid),
+            (Ending::RolledBack, Some(old)),
+            "{adapter} {mode}: {outcome:?}"
+        );
+        assert_eq!(version(plain.address), "0", "{adapter} {mode}");
+        let told = outcome.reason.unwrap_or_default();
+        assert!(told.contains("did not pass its probation"), "{adapter} {mode}: {told}");
+    }
+}
+
+#[test]
 fn without_a_daemon_the_old_version_serves_again_by_itself() {
     for adapter in ["inject", "listen-fds"] {
         let mut plain = Plain::serve(adapter, "exclusive", "");

@@ -33,5 +33,7 @@ pub mod shim;
 #[cfg(feature = "supervisor")]
 pub mod slots;
 #[cfg(feature = "supervisor")]
+pub mod store;
+#[cfg(feature = "supervisor")]
 pub mod supervisor;
 pub mod sys;

@@ -1,0 +1,237 @@
+//! Reads archives: every member once, in order, and nothing of it is believed before it was looked at.
+//!
+//! A member that would lie outside of the place where the archive is unpacked makes the whole archive refused, whether it is
+//! wanted or not: it was made by somebody who means harm, or by a mistake.
+
+use std::cell::Cell;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
+
+use flate2::bufread::MultiGzDecoder;
+use lzma_rust2::XzReader;
+use zip::ZipArchive;
+
+use super::copy::Budget;
+use super::error::Error;
+use super::source::Format;
+
+/// A member of an archive.
+#[derive(Debug)]
+pub(super) struct Member {
+    /// Below the place where the archive is unpacked.
+    pub(super) path: PathBuf,
+    pub(super) what: What,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// So many bytes; whether it has an execute bit, where the archive says so.
+    File {
+        size: u64,
+        executable: Option<bool>,
+    },
+    Directory,
+    /// What the link says, which was not looked at.
+    Link(PathBuf),
+    /// Another name of a member that came before.
+    HardLink(PathBuf),
+}
+
+/// What is done with a member, and with its content.
+pub(super) type Visit<'a> = dyn FnMut(&Member, &mut dyn Read) -> Result<(), Error> + 'a;
+
+/// An archive with more members is refused.
+const MEMBERS_MAX: usize = 200_000;
+/// What stands between two members of a tar archive is not longer: long names and the like, which are held in memory.
+const BETWEEN_MAX_BYTES: u64 = 1 << 20;
+/// The memory that an .xz file may ask for; `xz -9` asks for 65 MiB.
+const XZ_MEMORY_MAX_KIB: u32 = 256 << 10;
+/// The longest path that a link can have (PATH_MAX).
+const LINK_MAX_BYTES: u64 = 4096;
+
+/// Shows every member of an archive to `visit`. `given` is for messages. Blocks.
+pub(super) fn each(
+    format: Format,
+    file: File,
+    given: &Path,
+    budget: &mut Budget,
+    visit: &mut Visit,
+) -> Result<(), Error> {
+    let file = BufReader::with_capacity(256 * 1024, file);
+    match format {
+        Format::TarGz => each_of_tar(MultiGzDecoder::new(file), given, budget, visit),
+        Format::TarXz => {
+            each_of_tar(XzReader::new_mem_limit(file, true, XZ_MEMORY_MAX_KIB), given, budget, visit)
+        }
+        Format::Zip => each_of_zip(file, given, budget, visit),
+    }
+}
+
+/// The archive, or its compression, is not whole.
+pub(super) fn damaged(given: &Path, error: &io::Error) -> Error {
+    let cause = match error.kind() {
+        io::ErrorKind::UnexpectedEof => "the archive is truncated".to_owned(),
+        _ => format!("the archive is damaged: {error}"),
+    };
+    Error::refused(given, cause, "fetch it again, and compare its checksum")
+}
+
+fn each_of_tar(
+    unpacked: impl Read,
+    given: &Path,
+    budget: &mut Budget,
+    visit: &mut Visit,
+) -> Result<(), Error> {
+    let place = Rc::new(Place::default());
+    let mut archive = tar::Archive::new(Counted { inner: unpacked, place: Rc::clone(&place) });
+    let broken = |error: io::Error| damaged(given, &error);
+    place.allow(0);
+    for (number, entry) in archive.entries().map_err(broken)?.enumerate() {
+        let mut entry = entry.map_err(broken)?;
+        count(number, given)?;
+        let (kind, size) = (entry.header().entry_type(), entry.size());
+        place.allow(size.saturating_add(512));
+        budget.take(size, given)?;
+        let Some(path) = inside(&entry.path_bytes(), given)? else { continue };
+        let executable = Some(entry.header().mode().map_err(broken)? & 0o111 != 0);
+        let target = entry.link_name_bytes().map(|name| name.into_owned()).unwrap_or_default();
+        let what = if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
+            What::File { size, executable }
+        } else if kind.is_dir() {
+            What::Directory
+        } else if kind.is_symlink() {
+            What::Link(OsStr::from_bytes(&target).into())
+        } else if kind.is_hard_link() {
+            What::HardLink(inside(&target, given)?.unwrap_or_default())
+        } else if kind.is_pax_global_extensions() {
+            continue;
+        } else {
+            return Err(bad_member(given, &path, "is neither a file nor a directory nor a link"));
+        };
+        visit(&Member { path, what }, &mut entry)?;
+    }
+    // What is behind the end has the checksum of the compression.
+    place.allow(0);
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(broken)?;
+    Ok(())
+}
+
+fn each_of_zip(
+    file: BufReader<File>,
+    given: &Path,
+    budget: &mut Budget,
+    visit: &mut Visit,
+) -> Result<(), Error> {
+    let broken = |error: zip::result::ZipError| damaged(given, &error.into());
+    let mut archive = ZipArchive::new(file).map_err(broken)?;
+    count(archive.len(), given)?;
+    for index in 0..archive.len() {
+        let mut entry = archive.by_index(index).map_err(broken)?;
+        let size = entry.size();
+        budget.take(size, given)?;
+        let Some(path) = inside(entry.name_raw(), given)? else { continue };
+        let what = if entry.is_dir() {
+            What::Directory
+        } else if entry.is_symlink() {
+            let mut target = Vec::new();
+            let read = (&mut entry).take(LINK_MAX_BYTES).read_to_end(&mut target);
+            read.map_err(|error| damaged(given, &error))?;
+            What::Link(OsStr::from_bytes(&target).into())
+        } else {
+            What::File { size, executable: entry.unix_mode().map(|mode| mode & 0o111 != 0) }
+        };
+        // One byte more than it should have, so that its end is seen, where its checksum is compared.
+        visit(&Member { path, what }, &mut entry.take(size.saturating_add(1)))?;
+    }
+    Ok(())
+}
+
+fn count(number: usize, given: &Path) -> Result<(), Error> {
+    if number < MEMBERS_MAX {
+        return Ok(());
+    }
+    let cause = format!("the archive has more than {MEMBERS_MAX} members");
+    Err(Error::refused(given, cause, "take out what the program does not need"))
+}
+
+/// The path of a member below the place where it is unpacked; nothing if it is that place.
+fn inside(name: &[u8], given: &Path) -> Result<Option<PathBuf>, Error> {
+    let named = Path::new(OsStr::from_bytes(name));
+    if name.contains(&0) {
+        return Err(bad_member(given, named, "has a zero byte in its name"));
+    }
+    let mut path = PathBuf::new();
+    for component in named.components() {
+        match component {
+            Component::Normal(part) => path.push(part),
+            Component::CurDir => {}
+            Component::RootDir | Component::Prefix(_) => {
+                return Err(bad_member(given, named, "has an absolute path"));
+            }
+            Component::ParentDir => return Err(bad_member(given, named, "has .. in its path")),
+        }
+    }
+    Ok((!path.as_os_str().is_empty()).then_some(path))
+}
+
+/// A member for which the whole archive is refused.
+pub(super) fn bad_member(given: &Path, member: &Path, why: &str) -> Error {
+    let cause = format!("its member {} {why}", member.display());
+    Error::refused(given, cause, "nothing of this archive is used; ask whoever made it")
+}
+
+/// How far a stream was read, and how far it may be.
+#[derive(Debug, Default)]
+struct Place {
+    read: Cell<u64>,
+    allowed: Cell<u64>,
+}
+
+impl Place {
+    /// So many bytes more may be read, and what may stand between two members.
+    fn allow(&self, bytes: u64) {
+        self.allowed.set(self.read.get().saturating_add(bytes).saturating_add(BETWEEN_MAX_BYTES));
+    }
+}
+
+/// A stream of which no more is read than is allowed.
+struct Counted<R> {
+    inner: R,
+    place: Rc<Place>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        let read = self.place.read.get() + n as u64;
+        self.place.read.set(read);
+        match read <= self.place.allowed.get() {
+            true => Ok(n),
+            false => Err(io::Error::other("what stands between two members is too long")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_leads_outside() {
+        let given = Path::new("/given");
+        let found = |name: &[u8]| inside(name, given).map_err(|error| error.to_string());
+        assert_eq!(found(b"./dist//bin/./s3"), Ok(Some("dist/bin/s3".into())));
+        for name in [&b""[..], b".", b"./"] {
+            assert_eq!(found(name), Ok(None));
+        }
+        for (name, why) in
+            [(&b"/etc/passwd"[..], "absolute"), (b"a/../../b", ".."), (b"..", ".."), (b"a\0b", "zero byte")]
+        {
+            assert!(found(name).unwrap_err().contains(why), "{name:?}");
+        }
+    }
+}

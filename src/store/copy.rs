@@ -1,0 +1,125 @@
+//! Copies the content of a file by the cheapest way that the file systems allow.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use rustix::fs::{copy_file_range, ioctl_ficlone};
+use rustix::io::Errno;
+
+use super::error::Error;
+
+/// How many bytes may still be taken in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Budget {
+    limit_bytes: u64,
+    left_bytes: u64,
+}
+
+impl Budget {
+    pub(super) fn new(limit_bytes: u64) -> Self {
+        Self { limit_bytes, left_bytes: limit_bytes }
+    }
+
+    /// Takes so many bytes. The error names what was given.
+    pub(super) fn take(&mut self, bytes: u64, given: &Path) -> Result<(), Error> {
+        let exceeded = || {
+            let cause = format!("it has more than {} bytes", self.limit_bytes);
+            Error::refused(given, cause, "if that is right, raise max_size in [update] of the service file")
+        };
+        self.left_bytes = self.left_bytes.checked_sub(bytes).ok_or_else(exceeded)?;
+        Ok(())
+    }
+}
+
+/// A piece for one call of copy_file_range(2). The kernel takes at most 2 GiB.
+const RANGE_BYTES: usize = 64 << 20;
+
+/// Copies all of `from` to `to`, which is empty; shares the blocks where that is possible (FICLONE, ioctl_ficlone(2)), else
+/// lets the kernel copy (copy_file_range(2)), else reads and writes. Blocks. Gives the length.
+pub(super) fn copy(mut from: &File, mut to: &File) -> io::Result<u64> {
+    use std::io::Seek;
+    if ioctl_ficlone(to, from).is_ok() {
+        return Ok(to.metadata()?.len());
+    }
+    from.rewind()?;
+    let mut copied = 0;
+    loop {
+        match copy_file_range(from, None, to, None, RANGE_BYTES) {
+            // Some file systems say so of what they make up as it is read.
+            Ok(0) if copied == 0 => return io::copy(&mut from, &mut to),
+            Ok(0) => return Ok(copied),
+            Ok(n) => copied += n as u64,
+            Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM)
+                if copied == 0 =>
+            {
+                return io::copy(&mut from, &mut to);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Copies what can be read to a new file, and takes it off the budget. Blocks. Gives the length.
+pub(super) fn pour(
+    mut from: impl Read,
+    to: &mut File,
+    at: &Path,
+    budget: &mut Budget,
+    given: &Path,
+) -> Result<u64, PourError> {
+    let mut buffer = vec![0; 256 * 1024];
+    let mut length = 0;
+    loop {
+        let n = from.read(&mut buffer).map_err(PourError::Read)?;
+        if n == 0 {
+            return Ok(length);
+        }
+        budget.take(n as u64, given).map_err(PourError::Other)?;
+        to.write_all(&buffer[..n]).map_err(|error| PourError::Other(Error::io("write it", at)(error)))?;
+        length += n as u64;
+    }
+}
+
+/// Which end of a copy failed.
+#[derive(Debug)]
+pub(super) enum PourError {
+    /// What is read.
+    Read(io::Error),
+    /// What is written, or the budget.
+    Other(Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_the_same_whatever_the_file_systems() {
+        let content: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+        let source = tempfile::tempdir().unwrap();
+        let path = source.path().join("source");
+        std::fs::write(&path, &content).unwrap();
+        // A second one where /dev/shm is a file system of its own.
+        for place in [source.path(), Path::new("/dev/shm")] {
+            let Ok(target) = tempfile::tempfile_in(place) else { continue };
+            assert_eq!(copy(&File::open(&path).unwrap(), &target).unwrap(), content.len() as u64);
+            let mut copied = Vec::new();
+            let mut target = target;
+            std::io::Seek::rewind(&mut target).unwrap();
+            target.read_to_end(&mut copied).unwrap();
+            assert!(copied == content, "in {place:?}");
+        }
+    }
+
+    #[test]
+    fn a_budget_is_kept_to_the_byte() {
+        let mut budget = Budget::new(10);
+        let given = Path::new("/given");
+        assert!(budget.take(10, given).is_ok());
+        let error = budget.take(1, given).unwrap_err();
+        assert_eq!(error.to_string(), "/given: it has more than 10 bytes");
+        assert!(error.hint().contains("max_size"));
+    }
+}

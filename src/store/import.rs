@@ -1,0 +1,384 @@
+//! Takes a version in: copied beside, looked at, written to the disk, and then there, all at once.
+//!
+//! Everything happens in a directory `incoming-<pid>-<n>` below the store. Until that is renamed to the name of the version
+//! there is no version, and whatever ends this process leaves a directory that the next [`Store::open`] removes.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::copy::{Budget, copy};
+use super::error::Error;
+use super::meta::{self, Id, Kind, Look, Made, Source, Used, Version};
+use super::source::{Form, Given};
+use super::unpack::Unpack;
+use super::verify::{Evidence, Require, Trust};
+use super::{FILES, INCOMING, MADE, Store, USED, elf, tree, version};
+use crate::crash_points::crash_point;
+use crate::journal::unix_ms;
+
+/// What is to be taken in, and on which terms.
+#[derive(Debug, Clone, Default)]
+pub struct Import {
+    /// A program, an archive, or a directory.
+    pub path: PathBuf,
+    /// Which member of an archive; which file of a tree is started. Below the top.
+    pub member: Option<String>,
+    /// Take an archive as a whole: the member is the file that is started.
+    pub tree: bool,
+    /// So much is copied or unpacked at the most.
+    pub max_size_bytes: u64,
+    /// What is said of the file.
+    pub evidence: Evidence,
+    /// What is demanded of it.
+    pub trust: Trust,
+    /// Its version, from whoever gives it. It is not asked then.
+    pub version: Option<String>,
+    /// How it is asked for its version; not at all if there are none.
+    pub version_args: Vec<String>,
+    /// Where `env` looks for the interpreter of a script: the PATH of the service.
+    pub search: Option<std::ffi::OsString>,
+}
+
+/// What an import is doing. Each begins when the one before it is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Copying and unpacking.
+    Copying,
+    /// Hashing, comparing with what is published, looking whether it can be started, asking for its version.
+    Verifying,
+    /// Waiting for the disk.
+    Storing,
+}
+
+/// A version that is in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Imported {
+    /// What is known of it.
+    pub version: Version,
+    /// The file that is started.
+    pub path: PathBuf,
+    /// Whether it was there already.
+    pub was_there: bool,
+}
+
+impl Store {
+    /// Takes a version in, and tells each step as it begins. If the same content is there already, nothing is copied where that
+    /// can be known beforehand, and nothing is waited for. On an error nothing is left, and nothing has run but what was
+    /// verified. Blocks: on the file system, and 5 s on a program that does not tell its version.
+    pub fn import(&self, import: &Import, step: &mut dyn FnMut(Step)) -> Result<Imported, Error> {
+        step(Step::Copying);
+        let given = Given::open(&import.path)?;
+        if let Some(there) = self.find_same(import, &given, step)? {
+            return self.reused(&there, import, &given);
+        }
+        self.create()?;
+        let incoming = Incoming::new(&self.directory)?;
+        crash_point!("supervisor/import/begun");
+        let mut budget = Budget::new(import.max_size_bytes);
+        let taken = incoming.take_in(import, &given, &mut budget, step)?;
+        crash_point!("supervisor/import/copied");
+        let id = taken.id;
+        if self.get(&id).is_some() {
+            return self.reused(&(id, taken.source), import, &given);
+        }
+        let version = match &import.version {
+            Some(version) => Some(version.clone()),
+            None if import.version_args.is_empty() => None,
+            None => incoming.ask(&taken.entry, &import.version_args)?,
+        };
+        step(Step::Storing);
+        let files = incoming.files();
+        let size_bytes = tree::protect(&files).map_err(Error::io("protect it", &files))?;
+        let Taken { kind, entry, source, .. } = taken;
+        let made = Made { id, kind, entry, size_bytes, version, added_unix_ms: unix_ms() };
+        let used = Used { source: Some(origin(import, &given, source)), ..Used::default() };
+        incoming.write(&made, &used)?;
+        crash_point!("supervisor/import/written");
+        incoming.sync(&made)?;
+        crash_point!("supervisor/import/synced");
+        let version = Version { made, used };
+        self.put(incoming.directory(), &version)?;
+        crash_point!("supervisor/import/stored");
+        Ok(Imported { path: self.path_of(&version), version, was_there: false })
+    }
+
+    /// The version with the same content, if that can be told without a copy: the file looks as it did when it was taken in, or
+    /// it is a program of the size of one that is kept. With the hash of the file that was given.
+    fn find_same(
+        &self,
+        import: &Import,
+        given: &Given,
+        step: &mut dyn FnMut(Step),
+    ) -> Result<Option<(Id, Id)>, Error> {
+        let versions = self.versions();
+        let looks_same = |source: &Source| {
+            given.form != Form::Tree
+                && source.look == given.look
+                && source.tree == import.tree
+                && source.member == import.member
+        };
+        let mut sources = versions.iter().filter_map(|it| Some((it.made.id, it.used.source.as_ref()?)));
+        let known = sources.find(|(_, source)| looks_same(source)).map(|(id, source)| (id, source.sha256));
+        let has_size = |it: &&Version| it.made.kind == Kind::File && it.made.size_bytes == given.look.size;
+        let found = match known {
+            Some(known) => Some(known),
+            None if given.form == Form::Program && versions.iter().any(|it| has_size(&it)) => {
+                let id = Id::of(&given.file).map_err(Error::io("read it", &given.path))?;
+                self.get(&id).map(|_| (id, id))
+            }
+            None => None,
+        };
+        let Some((id, source)) = found else { return Ok(None) };
+        step(Step::Verifying);
+        let evidence = import.evidence.completed(&given.path, &import.trust);
+        evidence.check(&given.path, &source, Some(&given.file), &import.trust)?;
+        given.is_unchanged()?;
+        Ok(Some((id, source)))
+    }
+
+    /// A version that is there comes from another place now.
+    fn reused(&self, (id, source): &(Id, Id), import: &Import, given: &Given) -> Result<Imported, Error> {
+        let origin = origin(import, given, *source);
+        let version = self.change(id, |used| {
+            let is_news = used.source.as_ref() != Some(&origin);
+            used.source = Some(origin);
+            is_news
+        })?;
+        Ok(Imported { path: self.path_of(&version), version, was_there: true })
+    }
+}
+
+fn origin(import: &Import, given: &Given, sha256: Id) -> Source {
+    let (path, member, tree) = (import.path.clone(), import.member.clone(), import.tree);
+    Source { path, look: look_of(import, given), sha256, member, tree }
+}
+
+/// What tells later whether the file is still the same: of a directory, its entry.
+fn look_of(import: &Import, given: &Given) -> Look {
+    let entry = import.member.as_ref().filter(|_| given.form == Form::Tree);
+    let found = entry.and_then(|entry| fs::metadata(import.path.join(entry)).ok());
+    found.map_or(given.look, |found| Look::of(&found))
+}
+
+/// What was copied.
+struct Taken {
+    id: Id,
+    kind: Kind,
+    entry: PathBuf,
+    /// The hash of the file that was given.
+    source: Id,
+}
+
+/// A directory that is no version yet. Removed with all that is in it when this is dropped.
+#[derive(Debug)]
+struct Incoming(PathBuf);
+
+/// Tells the directories of one process apart.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+impl Incoming {
+    fn new(store: &Path) -> Result<Self, Error> {
+        let name = format!("{INCOMING}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let incoming = Self(store.join(name));
+        for directory in [&incoming.0, &incoming.files()] {
+            let mut builder = DirBuilder::new();
+            builder.mode(0o755).create(directory).map_err(Error::io("make the directory", directory))?;
+        }
+        Ok(incoming)
+    }
+
+    fn directory(&self) -> &Path {
+        &self.0
+    }
+
+    fn files(&self) -> PathBuf {
+        self.0.join(FILES)
+    }
+
+    /// Copies what was given, verifies the copy, and unpacks it. From here on the path that was given does not matter.
+    fn take_in(
+        &self,
+        import: &Import,
+        given: &Given,
+        budget: &mut Budget,
+        step: &mut dyn FnMut(Step),
+    ) -> Result<Taken, Error> {
+        if given.form == Form::Tree {
+            return self.take_in_tree(import, given, budget, step);
+        }
+        budget.take(given.look.size, &given.path)?;
+        let copied = self.0.join("copy");
+        let mut options = File::options();
+        let copy_of = options.read(true).write(true).create_new(true).mode(0o755).open(&copied);
+        let copy_of = copy_of.map_err(Error::io("make the file", &copied))?;
+        copy(&given.file, &copy_of).map_err(Error::io("copy it", &copied))?;
+        given.is_unchanged()?;
+        step(Step::Verifying);
+        let source = File::open(&copied).and_then(Id::of).map_err(Error::io("read it", &copied))?;
+        let evidence = import.evidence.completed(&given.path, &import.trust);
+        evidence.check(&given.path, &source, Some(&copy_of), &import.trust)?;
+        match given.form {
+            Form::Archive(format) => {
+                let files = self.files();
+                let unpack = Unpack { format, given: &given.path, into: &files };
+                let mut budget = Budget::new(import.max_size_bytes);
+                let copy_of = File::open(&copied).map_err(Error::io("open it", &copied))?;
+                let taken = self.take_out(import, given, &unpack, copy_of, source, &mut budget)?;
+                fs::remove_file(&copied).map_err(Error::io("remove it", &copied))?;
+                Ok(taken)
+            }
+            Form::Program | Form::Tree => {
+                let to = self.files().join(given.name());
+                fs::rename(&copied, &to).map_err(Error::io("rename it", &copied))?;
+                self.check_alone(import, given, given.name())?;
+                Ok(Taken { id: source, kind: Kind::File, entry: given.name().into(), source })
+            }
+        }
+    }
+
+    fn take_out(
+        &self,
+        import: &Import,
+        given: &Given,
+        unpack: &Unpack,
+        archive: File,
+        source: Id,
+        budget: &mut Budget,
+    ) -> Result<Taken, Error> {
+        if !import.tree {
+            let entry = unpack.one(archive, import.member.as_deref(), budget)?;
+            self.check_alone(import, given, entry.as_os_str())?;
+            let at = self.files().join(&entry);
+            let id = File::open(&at).and_then(Id::of).map_err(Error::io("read it", &at))?;
+            return Ok(Taken { id, kind: Kind::File, entry, source });
+        }
+        unpack.all(archive, budget)?;
+        let entry = self.check_entry(import, given)?;
+        Ok(Taken { id: tree::hash(&self.files())?, kind: Kind::Tree, entry, source })
+    }
+
+    fn take_in_tree(
+        &self,
+        import: &Import,
+        given: &Given,
+        budget: &mut Budget,
+        step: &mut dyn FnMut(Step),
+    ) -> Result<Taken, Error> {
+        if import.member.is_none() {
+            let hint = "name it by --member, or by member in [update] of the service file";
+            return Err(Error::refused(
+                &given.path,
+                "which file of this directory is started is not known",
+                hint,
+            ));
+        }
+        tree::copy_all(&given.path, &self.files(), budget)?;
+        given.is_unchanged()?;
+        step(Step::Verifying);
+        let id = tree::hash(&self.files())?;
+        let required = import.trust.require != Require::Nothing;
+        if required || import.evidence != Evidence::default() {
+            import.evidence.check(&given.path, &id, None, &import.trust)?;
+        }
+        let entry = self.check_entry(import, given)?;
+        Ok(Taken { id, kind: Kind::Tree, entry, source: id })
+    }
+
+    /// A lone file must not need what lies beside it.
+    fn check_alone(&self, import: &Import, given: &Given, name: &OsStr) -> Result<(), Error> {
+        let needs = elf::check(&self.files().join(name), &given.path, import.search.as_deref())?;
+        let hint =
+            "give the whole directory and the file of it that is started (member), or set store = false";
+        if let Some(path) = needs.origin {
+            let cause = format!(
+                "it looks for libraries beside itself ({path}), which a copy of it alone would not find"
+            );
+            return Err(Error::refused(&given.path, cause, hint));
+        }
+        match given.virtual_environment().filter(|_| needs.is_elf) {
+            None => Ok(()),
+            Some(place) => {
+                let cause = format!(
+                    "it belongs to the virtual environment {}, which it finds by its own path",
+                    place.display()
+                );
+                Err(Error::refused(&given.path, cause, "set store = false in the service file"))
+            }
+        }
+    }
+
+    /// The file of a tree that is started: below it, executable, and a program.
+    fn check_entry(&self, import: &Import, given: &Given) -> Result<PathBuf, Error> {
+        let wanted = import.member.as_deref().unwrap_or_default();
+        let files = self.files();
+        let hint = "correct member in [update] of the service file, or --member";
+        let refused = |cause: String| Error::refused(&given.path, cause, hint);
+        let all = tree::walk(&files)?;
+        let is_file = |node: &&tree::Node| matches!(node.what, tree::What::File { .. });
+        let fitting: Vec<&tree::Node> =
+            all.iter().filter(is_file).filter(|node| node.path.ends_with(wanted)).collect();
+        let exact = fitting.iter().find(|node| node.path == Path::new(wanted)).copied();
+        let entry = match (exact, &fitting[..]) {
+            _ if wanted.is_empty() => {
+                return Err(refused("which file of it is started is not known".to_owned()));
+            }
+            (Some(node), _) => &node.path,
+            (None, [node]) => &node.path,
+            (None, []) => return Err(refused(format!("there is no file {wanted} in it"))),
+            (None, _) => return Err(refused(format!("more than one file of it ends in {wanted}"))),
+        };
+        if !all.iter().any(|node| node.path == *entry && node.what == (tree::What::File { executable: true }))
+        {
+            return Err(Error::refused(
+                &given.path,
+                format!("{} in it has no execute bit", entry.display()),
+                "run chmod +x",
+            ));
+        }
+        elf::check(&files.join(entry), &given.path, import.search.as_deref())?;
+        Ok(entry.clone())
+    }
+
+    /// In a directory of its own, of which nothing is kept.
+    fn ask(&self, entry: &Path, args: &[String]) -> Result<Option<String>, Error> {
+        let directory = self.0.join("asked");
+        fs::create_dir(&directory).map_err(Error::io("make the directory", &directory))?;
+        let version = version::ask(&self.files().join(entry), args, &directory);
+        fs::remove_dir_all(&directory).map_err(Error::io("remove it", &directory))?;
+        Ok(version)
+    }
+
+    fn write(&self, made: &Made, used: &Used) -> Result<(), Error> {
+        let (made_at, used_at) = (self.0.join(MADE), self.0.join(USED));
+        meta::write(&made_at, made).map_err(Error::io("write it", &made_at))?;
+        meta::write(&used_at, used).map_err(Error::io("write it", &used_at))?;
+        fs::set_permissions(&self.0, Permissions::from_mode(0o755)).map_err(Error::io("protect it", &self.0))
+    }
+
+    /// Returns when the disk has all of it.
+    fn sync(&self, made: &Made) -> Result<(), Error> {
+        let sync = |path: &Path| {
+            File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("write it to the disk", path))
+        };
+        let files = self.files();
+        match made.kind {
+            // Thousands of files one by one take longer than whatever else the disk has to take.
+            Kind::Tree => {
+                let opened = File::open(&files).map_err(Error::io("open it", &files))?;
+                let synced = rustix::fs::syncfs(&opened).map_err(std::io::Error::from);
+                synced.map_err(Error::io("write it to the disk", &files))?;
+            }
+            Kind::File => sync(&files.join(&made.entry))?,
+        }
+        [files, self.0.join(MADE), self.0.join(USED), self.0.clone()].iter().try_for_each(|path| sync(path))
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        super::remove_tree(&self.0);
+    }
+}

@@ -1,0 +1,221 @@
+//! What is known of a version: what never changes, written before the version is there, and what does.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// SHA-256 of a content; of a file, or of a tree as [`hash`](super::tree::hash) defines it. Names a version.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id(pub [u8; 32]);
+
+impl Id {
+    /// Of everything that can be read. Blocks.
+    pub fn of(mut content: impl Read) -> io::Result<Self> {
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            match content.read(&mut buffer)? {
+                0 => return Ok(Self(hasher.finalize().into())),
+                n => hasher.update(&buffer[..n]),
+            }
+        }
+    }
+}
+
+/// Lower-case hexadecimal, as `sha256sum` prints it.
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Id {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no SHA-256: it has 64 hexadecimal digits");
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(wrong());
+        }
+        let mut id = [0; 32];
+        for (byte, digits) in id.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let digits = std::str::from_utf8(digits).map_err(|_| wrong())?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
+        }
+        Ok(Self(id))
+    }
+}
+
+impl Serialize for Id {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What changes when a file is written or replaced. `changed` cannot be set back by a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Look {
+    /// Of the file system.
+    pub device: u64,
+    /// Of the file.
+    pub inode: u64,
+    /// Bytes.
+    pub size: u64,
+    /// `st_mtime`: seconds and nanoseconds since 1970.
+    pub modified: (i64, i64),
+    /// `st_ctime`: seconds and nanoseconds since 1970.
+    pub changed: (i64, i64),
+}
+
+impl Look {
+    /// As stat(2) tells it.
+    pub fn of(found: &std::fs::Metadata) -> Self {
+        Self {
+            device: found.dev(),
+            inode: found.ino(),
+            size: found.size(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        }
+    }
+}
+
+/// What a version is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// One file.
+    File,
+    /// A directory with everything below it, and which file of it is started.
+    Tree,
+}
+
+/// What never changes. On the disk before the version is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// The hash of its content, which is its name.
+    pub id: Id,
+    /// What it is.
+    pub kind: Kind,
+    /// The file that is started, below the directory of its files.
+    pub entry: PathBuf,
+    /// All its files together.
+    pub size_bytes: u64,
+    /// What it says it is, or what was said of it.
+    pub version: Option<String>,
+    /// When it came. Milliseconds since 1970-01-01 UTC, for people.
+    pub added_unix_ms: u64,
+}
+
+/// Where it came from last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// The path that was given.
+    pub path: PathBuf,
+    /// What the file there looked like; of a directory, its entry.
+    pub look: Look,
+    /// The hash of the file there: that of the archive, if it was one.
+    pub sha256: Id,
+    /// Which member of an archive, or which entry of a tree, was asked for.
+    pub member: Option<String>,
+    /// Whether everything that is there was taken.
+    pub tree: bool,
+}
+
+/// What changes. Its loss in a power cut costs no version.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Used {
+    /// Where it came from last.
+    pub source: Option<Source>,
+    /// The generations that it ran as, the newest last.
+    pub generations: Vec<u64>,
+    /// Whether it is kept until somebody says otherwise.
+    pub pinned: bool,
+}
+
+/// Everything that is known of a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// What never changes.
+    pub made: Made,
+    /// What changes.
+    pub used: Used,
+}
+
+/// More are not remembered.
+const GENERATIONS_MAX: usize = 64;
+
+impl Used {
+    /// It was committed as this generation. Gives whether that is news.
+    pub(super) fn note(&mut self, generation: u64) -> bool {
+        if self.generations.contains(&generation) {
+            return false;
+        }
+        self.generations.push(generation);
+        self.generations.sort_unstable();
+        let surplus = self.generations.len().saturating_sub(GENERATIONS_MAX);
+        self.generations.drain(..surplus);
+        true
+    }
+
+    /// The last generation that it ran as.
+    pub fn last_generation(&self) -> Option<u64> {
+        self.generations.last().copied()
+    }
+}
+
+/// Reads what [`write`] wrote.
+pub(super) fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> io::Result<T> {
+    Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+}
+
+/// Writes a new file.
+pub(super) fn write(path: &Path, value: &impl Serialize) -> io::Result<File> {
+    let mut file = File::create_new(path)?;
+    file.write_all(&serde_json::to_vec(value)?)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_reads_back() {
+        // FIPS 180-2, appendix B.1.
+        let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let id = Id::of(&b"abc"[..]).unwrap();
+        assert_eq!(id.to_string(), text);
+        assert_eq!(text.to_uppercase().parse(), Ok(id));
+        for wrong in ["", "ba78", &format!("{text}0"), &text.replace('b', "g"), &"é".repeat(32)] {
+            assert!(wrong.parse::<Id>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn generations_are_noted_once_and_the_oldest_are_forgotten() {
+        let mut used = Used::default();
+        assert!(used.note(3) && !used.note(3) && used.note(1));
+        assert_eq!((used.generations.as_slice(), used.last_generation()), (&[1, 3][..], Some(3)));
+        (4..200).for_each(|generation| assert!(used.note(generation)));
+        assert_eq!((used.generations.len(), used.last_generation()), (GENERATIONS_MAX, Some(199)));
+    }
+}

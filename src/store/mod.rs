@@ -1,0 +1,224 @@
+//! The versions of a service, kept by the daemon: what runs is a copy that nobody else writes, whatever becomes of the path
+//! that was given.
+//!
+//! ```text
+//! versions/<sha256>/files/…      the program under its own name, or a tree
+//!                  /made.json    what never changes: on the disk before the version is there
+//!                  /used.json    where it came from last, as which generations it ran, whether it is pinned
+//!         /incoming-<pid>-<n>/   what is on its way in, or out
+//! ```
+//!
+//! A version appears by a rename and goes by a rename, so that it is there as a whole or not at all, whenever a process or a
+//! machine ends. Everything here blocks; there is one [`Store`] for a directory at a time.
+
+mod archive;
+mod copy;
+mod elf;
+mod error;
+mod import;
+mod meta;
+mod source;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod unpack;
+mod verify;
+mod version;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub use error::Error;
+pub use import::{Import, Imported, Step};
+pub use meta::{Id, Kind, Look, Made, Source, Used, Version};
+pub use verify::{Evidence, Require, Trust, is_public_key};
+
+const INCOMING: &str = "incoming-";
+const FILES: &str = "files";
+const MADE: &str = "made.json";
+const USED: &str = "used.json";
+
+/// The versions of one service.
+#[derive(Debug)]
+pub struct Store {
+    directory: PathBuf,
+    known: Mutex<BTreeMap<Id, Version>>,
+    leftovers: Mutex<Vec<PathBuf>>,
+}
+
+impl Store {
+    /// Reads what is in `directory`, which need not exist, and notes what was left by a process that did not end in order: see
+    /// [`Store::sweep`]. A version of which nothing is known is passed over.
+    pub fn open(directory: &Path) -> io::Result<Self> {
+        let (mut known, mut leftovers) = (BTreeMap::new(), Vec::new());
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => Some(entries),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        for entry in entries.into_iter().flatten() {
+            let (path, name) = {
+                let entry = entry?;
+                (entry.path(), entry.file_name())
+            };
+            let name = name.to_string_lossy();
+            if name.starts_with(INCOMING) {
+                leftovers.push(path);
+            } else if let Ok(id) = name.parse::<Id>()
+                && let Some(made) = meta::read::<Made>(&path.join(MADE)).ok().filter(|made| made.id == id)
+            {
+                let used = meta::read(&path.join(USED)).unwrap_or_default();
+                known.insert(id, Version { made, used });
+            }
+        }
+        let directory = directory.to_owned();
+        Ok(Self { directory, known: Mutex::new(known), leftovers: Mutex::new(leftovers) })
+    }
+
+    /// Removes what was left when this was opened. Blocks.
+    pub fn sweep(&self) {
+        let leftovers = std::mem::take(&mut *lock(&self.leftovers));
+        leftovers.iter().for_each(|path| remove_tree(path));
+    }
+
+    /// All versions, the newest generation first, and then those that never ran, the newest first. Does not block.
+    pub fn versions(&self) -> Vec<Version> {
+        let mut versions: Vec<Version> = lock(&self.known).values().cloned().collect();
+        versions.sort_by_key(|it| {
+            std::cmp::Reverse((it.used.last_generation(), it.made.added_unix_ms, it.made.id))
+        });
+        versions
+    }
+
+    /// One of them. Does not block.
+    pub fn get(&self, id: &Id) -> Option<Version> {
+        lock(&self.known).get(id).cloned()
+    }
+
+    /// The version of which this is the file that is started, or any other. Does not block, and looks at no file.
+    pub fn version_at(&self, path: &Path) -> Option<Version> {
+        let below = path.strip_prefix(&self.directory).ok()?;
+        self.get(&below.components().next()?.as_os_str().to_str()?.parse().ok()?)
+    }
+
+    /// The file of a version that is started.
+    pub fn path_of(&self, version: &Version) -> PathBuf {
+        self.directory.join(version.made.id.to_string()).join(FILES).join(&version.made.entry)
+    }
+
+    /// The one version that a person means by the beginning of its hash, or by what it says its version is.
+    pub fn meant_by(&self, word: &str) -> Result<Version, Error> {
+        let versions = self.versions();
+        let is_hash = word.len() >= 4;
+        let fits = |it: &&Version| {
+            (is_hash && it.made.id.to_string().starts_with(&word.to_ascii_lowercase()))
+                || it.made.version.as_deref() == Some(word)
+        };
+        let fitting: Vec<&Version> = versions.iter().filter(fits).collect();
+        match fitting[..] {
+            [version] => Ok(version.clone()),
+            [] => Err(Error::Unknown { cause: format!("no version {word:?} is kept") }),
+            [..] => {
+                let ids: Vec<String> = fitting.iter().map(|it| it.made.id.to_string()).collect();
+                Err(Error::Unknown {
+                    cause: format!("{word:?} is more than one version: {}", ids.join(", ")),
+                })
+            }
+        }
+    }
+
+    /// It was committed as this generation. Blocks, but does not wait for the disk.
+    pub fn note_committed(&self, id: &Id, generation: u64) -> Result<(), Error> {
+        self.change(id, |used| used.note(generation)).map(|_| ())
+    }
+
+    /// Keeps a version until it is released. On the disk when this returns. Blocks.
+    pub fn pin(&self, id: &Id, pinned: bool) -> Result<Version, Error> {
+        let version = self.change(id, |used| std::mem::replace(&mut used.pinned, pinned) != pinned)?;
+        let at = self.directory.join(id.to_string());
+        let synced = File::open(at.join(USED)).and_then(|file| file.sync_all());
+        synced.and_then(|()| File::open(&at)?.sync_all()).map_err(Error::io("write it to the disk", &at))?;
+        Ok(version)
+    }
+
+    /// Removes versions: of those that ran, all but the `keep` whose last generation is the newest; and all that never did. What is
+    /// `used` or pinned stays. Blocks. Gives what was removed.
+    pub fn gc(&self, keep: usize, used: &BTreeSet<Id>) -> Result<Vec<Version>, Error> {
+        let versions = self.versions();
+        let ran = versions.iter().filter(|it| it.used.last_generation().is_some());
+        let kept: BTreeSet<Id> = ran.take(keep).map(|it| it.made.id).collect();
+        let stays = |it: &Version| it.used.pinned || used.contains(&it.made.id) || kept.contains(&it.made.id);
+        let surplus: Vec<Version> = versions.into_iter().filter(|it| !stays(it)).collect();
+        for version in &surplus {
+            self.remove(&version.made.id)?;
+        }
+        Ok(surplus)
+    }
+
+    fn remove(&self, id: &Id) -> Result<(), Error> {
+        let at = self.directory.join(id.to_string());
+        let gone = self.directory.join(format!("{INCOMING}{}-{id}", std::process::id()));
+        fs::rename(&at, &gone).map_err(Error::io("remove it", &at))?;
+        lock(&self.known).remove(id);
+        remove_tree(&gone);
+        Ok(())
+    }
+
+    /// Gives a directory that is whole its name.
+    fn put(&self, from: &Path, version: &Version) -> Result<(), Error> {
+        let id = version.made.id;
+        let at = self.directory.join(id.to_string());
+        // Without what is known of it, it is no version.
+        remove_tree(&at);
+        fs::rename(from, &at).map_err(Error::io("put it in its place", &at))?;
+        lock(&self.known).insert(id, version.clone());
+        let synced = File::open(&self.directory).and_then(|directory| directory.sync_all());
+        synced.map_err(Error::io("write it to the disk", &self.directory))
+    }
+
+    /// Changes what is known of a version; written if the change says so. Does not wait for the disk.
+    fn change(&self, id: &Id, change: impl FnOnce(&mut Used) -> bool) -> Result<Version, Error> {
+        let mut known = lock(&self.known);
+        let unknown = || Error::Unknown { cause: format!("no version {id} is kept") };
+        let version = known.get_mut(id).ok_or_else(unknown)?;
+        let mut used = version.used.clone();
+        if change(&mut used) {
+            let at = self.directory.join(id.to_string()).join(USED);
+            let beside = at.with_extension("new");
+            let _ = fs::remove_file(&beside);
+            let written = meta::write(&beside, &used).and_then(|_| fs::rename(&beside, &at));
+            written.map_err(Error::io("write it", &at))?;
+            version.used = used;
+        }
+        Ok(version.clone())
+    }
+
+    /// Makes the directory, if it is not there yet.
+    fn create(&self) -> Result<(), Error> {
+        if self.directory.is_dir() {
+            return Ok(());
+        }
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(&self.directory);
+        let parent = self.directory.parent().unwrap_or(Path::new("/"));
+        let synced = made.and_then(|()| File::open(parent)?.sync_all());
+        synced.map_err(Error::io("make the directory", &self.directory))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes a directory with everything in it, as far as it goes: what is left is tried again by the next sweep.
+fn remove_tree(path: &Path) {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "cannot be removed yet");
+        }
+        _ => {}
+    }
+}

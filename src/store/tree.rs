@@ -1,0 +1,231 @@
+//! A program that is a directory with everything below it: how it is copied, and what names it.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use sha2::{Digest, Sha256};
+
+use super::copy::{Budget, copy};
+use super::error::Error;
+use super::meta::{Id, Look};
+use super::source::{changed, check_mode};
+use super::unpack::stays_inside;
+
+/// A file system object of a tree, and its path below the top.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Node {
+    pub(super) path: PathBuf,
+    pub(super) what: What,
+    look: Look,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum What {
+    File { executable: bool },
+    Directory,
+    Link(PathBuf),
+}
+
+/// A tree with more is refused.
+const NODES_MAX: usize = 200_000;
+
+/// Copies everything below `top` into the empty directory `into`. Refuses what others can write, links that lead outside, and
+/// a tree that changes meanwhile. Blocks.
+pub(super) fn copy_all(top: &Path, into: &Path, budget: &mut Budget) -> Result<(), Error> {
+    let before = walk(top)?;
+    for node in &before {
+        let (from, to) = (top.join(&node.path), into.join(&node.path));
+        match &node.what {
+            What::Directory => fs::create_dir(&to).map_err(Error::io("make the directory", &to))?,
+            What::Link(target) if stays_inside(&node.path, target) => {
+                symlink(target, &to).map_err(Error::io("make the link", &to))?;
+            }
+            What::Link(target) => {
+                let cause = format!("it is a link to {}, out of the tree", target.display());
+                return Err(Error::refused(
+                    &from,
+                    cause,
+                    "give a tree that has all it needs, or set store = false",
+                ));
+            }
+            What::File { executable } => copy_one(node, &from, &to, *executable, budget, top)?,
+        }
+    }
+    match walk(top)? == before {
+        true => Ok(()),
+        false => Err(changed(top)),
+    }
+}
+
+fn copy_one(
+    node: &Node,
+    from: &Path,
+    to: &Path,
+    executable: bool,
+    budget: &mut Budget,
+    top: &Path,
+) -> Result<(), Error> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+    let source =
+        File::options().read(true).custom_flags(flags).open(from).map_err(Error::io("open it", from))?;
+    let found = source.metadata().map_err(Error::io("examine it", from))?;
+    if Look::of(&found) != node.look {
+        return Err(changed(top));
+    }
+    budget.take(found.len(), top)?;
+    let mode = if executable { 0o755 } else { 0o644 };
+    let mut options = File::options();
+    let target = options.read(true).write(true).create_new(true).mode(mode).open(to);
+    let target = target.map_err(Error::io("make the file", to))?;
+    let length = copy(&source, &target).map_err(Error::io("copy it", to))?;
+    if length == node.look.size { Ok(()) } else { Err(changed(top)) }
+}
+
+/// Everything below `top`, in the order of the bytes of its path; each directory before what it holds.
+pub(super) fn walk(top: &Path) -> Result<Vec<Node>, Error> {
+    let mut nodes = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        let at = top.join(&folder);
+        for entry in fs::read_dir(&at).map_err(Error::io("list it", &at))? {
+            let path = folder.join(entry.map_err(Error::io("list it", &at))?.file_name());
+            let node = look_at(top, path)?;
+            if node.what == What::Directory {
+                folders.push(node.path.clone());
+            }
+            nodes.push(node);
+            if nodes.len() > NODES_MAX {
+                let cause = format!("there are more than {NODES_MAX} files and directories below it");
+                return Err(Error::refused(top, cause, "take out what the program does not need"));
+            }
+        }
+    }
+    nodes.sort_by(|one, other| one.path.as_os_str().as_bytes().cmp(other.path.as_os_str().as_bytes()));
+    Ok(nodes)
+}
+
+fn look_at(top: &Path, path: PathBuf) -> Result<Node, Error> {
+    let at = top.join(&path);
+    let found = fs::symlink_metadata(&at).map_err(Error::io("examine it", &at))?;
+    check_mode(&at, &at, &found)?;
+    let what = if found.is_dir() {
+        What::Directory
+    } else if found.is_symlink() {
+        What::Link(fs::read_link(&at).map_err(Error::io("read the link", &at))?)
+    } else if found.is_file() {
+        What::File { executable: found.permissions().mode() & 0o111 != 0 }
+    } else {
+        let cause = "it is neither a file nor a directory nor a link";
+        return Err(Error::refused(&at, cause, "take it out of the tree"));
+    };
+    Ok(Node { path, what, look: Look::of(&found) })
+}
+
+/// The hash that names a tree: SHA-256 of one line for each object, in the order of the bytes of their paths. A line is a
+/// letter (`f` file, `x` file with an execute bit, `d` directory, `l` link), a space, the SHA-256 of the content (of a link: of
+/// where it leads; of a directory: of nothing) in hex, a space, the path, and a zero byte. Blocks.
+pub(super) fn hash(top: &Path) -> Result<Id, Error> {
+    let mut hasher = Sha256::new();
+    for node in walk(top)? {
+        let at = top.join(&node.path);
+        let of = |content: &[u8]| Id::of(content).map_err(Error::io("read it", &at));
+        let (letter, content) = match &node.what {
+            What::Directory => ('d', of(b"")?),
+            What::Link(target) => ('l', of(target.as_os_str().as_bytes())?),
+            What::File { executable } => {
+                let content = File::open(&at).and_then(Id::of).map_err(Error::io("read it", &at))?;
+                (if *executable { 'x' } else { 'f' }, content)
+            }
+        };
+        hasher.update(format!("{letter} {content} ").as_bytes());
+        hasher.update(node.path.as_os_str().as_bytes());
+        hasher.update([0]);
+    }
+    Ok(Id(hasher.finalize().into()))
+}
+
+/// Takes the write bits of all files away, and gives their length together. Blocks.
+pub(super) fn protect(top: &Path) -> io::Result<u64> {
+    let mut size = 0;
+    for node in walk(top).map_err(io::Error::other)? {
+        if let What::File { executable } = node.what {
+            let mode = if executable { 0o555 } else { 0o444 };
+            fs::set_permissions(top.join(&node.path), Permissions::from_mode(mode))?;
+            size += node.look.size;
+        }
+    }
+    Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(top: &Path) {
+        fs::create_dir_all(top.join("bin")).unwrap();
+        fs::create_dir_all(top.join("empty")).unwrap();
+        fs::write(top.join("bin/s3"), "program").unwrap();
+        fs::set_permissions(top.join("bin/s3"), Permissions::from_mode(0o755)).unwrap();
+        fs::write(top.join("config"), "text").unwrap();
+        symlink("bin/s3", top.join("s3")).unwrap();
+    }
+
+    #[test]
+    fn a_copy_has_the_same_hash_and_each_change_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let (top, copied) = (directory.path().join("top"), directory.path().join("copy"));
+        tree(&top);
+        fs::create_dir(&copied).unwrap();
+        copy_all(&top, &copied, &mut Budget::new(11)).unwrap();
+        let first = hash(&top).unwrap();
+        assert_eq!(hash(&copied).unwrap(), first);
+        assert_eq!(fs::read_link(copied.join("s3")).unwrap(), Path::new("bin/s3"));
+        assert_eq!(protect(&copied).unwrap(), 11);
+        assert_eq!(hash(&copied).unwrap(), first, "the write bits do not count");
+
+        let mut seen = vec![first];
+        fs::write(top.join("config"), "TEXT").unwrap();
+        seen.push(hash(&top).unwrap());
+        fs::set_permissions(top.join("config"), Permissions::from_mode(0o755)).unwrap();
+        seen.push(hash(&top).unwrap());
+        fs::rename(top.join("config"), top.join("other")).unwrap();
+        seen.push(hash(&top).unwrap());
+        fs::remove_dir(top.join("empty")).unwrap();
+        seen.push(hash(&top).unwrap());
+        fs::remove_file(top.join("s3")).unwrap();
+        symlink("bin/./s3", top.join("s3")).unwrap();
+        seen.push(hash(&top).unwrap());
+        let number = seen.len();
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), number);
+    }
+
+    #[test]
+    fn what_may_not_be_in_a_tree_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let (top, copied) = (directory.path().join("top"), directory.path().join("copy"));
+        tree(&top);
+        fs::create_dir(&copied).unwrap();
+        let told = |budget| {
+            let error = copy_all(&top, &copied, &mut Budget::new(budget)).unwrap_err().to_string();
+            fs::remove_dir_all(&copied).unwrap();
+            fs::create_dir(&copied).unwrap();
+            error
+        };
+        assert!(told(10).contains("more than 10 bytes"));
+        symlink("../outside", top.join("zz")).unwrap();
+        assert!(told(100).contains("zz: it is a link to ../outside, out of the tree"));
+        fs::remove_file(top.join("zz")).unwrap();
+        fs::set_permissions(top.join("bin"), Permissions::from_mode(0o777)).unwrap();
+        assert!(told(100).contains("everybody may write it"));
+        fs::set_permissions(top.join("bin"), Permissions::from_mode(0o755)).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, top.join("fifo"), rustix::fs::Mode::from_raw_mode(0o600))
+            .unwrap();
+        assert!(told(100).contains("fifo: it is neither"));
+    }
+}

@@ -75,7 +75,7 @@ fn a_unix_socket_is_upgraded_in_both_modes_and_gone_after_a_stop() {
         let socket = rig.path("s.sock");
         let (binary, data) = (rig.release("1", ""), rig.path("data"));
         let toml = format!(
-            "binary = {binary:?}\nargs = [{data:?}]\nautostart = false\nmode = \"{mode}\"\n\
+            "binary = {binary:?}\nargs = [{data:?}]\nautostart = false\nstore = false\nmode = \"{mode}\"\n\
              [listen]\nmain = \"unix:{}\"\n[env]\nTESTEE_UNIX = {socket:?}\n",
             socket.display()
         );
@@ -106,8 +106,9 @@ fn one_dual_stack_listener_takes_both_families() {
     let rig = Rig::new();
     let port = support::free_address().port();
     let (binary, data) = (rig.release("1", ""), rig.path("data"));
-    let toml =
-        format!("binary = {binary:?}\nargs = [{data:?}]\nautostart = false\n[listen]\nmain = \"*:{port}\"\n");
+    let toml = format!(
+        "binary = {binary:?}\nargs = [{data:?}]\nautostart = false\nstore = false\n[listen]\nmain = \"*:{port}\"\n"
+    );
     std::fs::write(rig.path("config/services/s.toml"), toml).unwrap();
     rig.call(Request::Start(service("s"))).unwrap();
     for address in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {

@@ -71,7 +71,7 @@ impl Home {
         let [data, marks] = files;
         let [seal_ms, drain_ms] = [holds.seal, holds.drain].map(|hold| hold.as_millis().to_string());
         let text = format!(
-            "binary = {binary:?}\nargs = [{data:?}, {marks:?}, {seal_ms:?}, {drain_ms:?}]\nautostart = false\n\
+            "binary = {binary:?}\nargs = [{data:?}, {marks:?}, {seal_ms:?}, {drain_ms:?}]\nautostart = false\nstore = false\n\
              [listen]\nmain = \"{address}\"\n"
         );
         Ok(std::fs::write(self.path("config/services").join(name).with_extension("toml"), text)?)

@@ -63,7 +63,8 @@ pub fn measure(
     Ok(found.rows())
 }
 
-fn go_on(interrupted: &AtomicBool) -> Result<(), Error> {
+/// Whether nobody has interrupted this.
+pub(crate) fn go_on(interrupted: &AtomicBool) -> Result<(), Error> {
     if interrupted.load(Ordering::Relaxed) { Err("interrupted".into()) } else { Ok(()) }
 }
 

@@ -15,7 +15,7 @@ use handoff_bench::programs::{Programs, build};
 use handoff_bench::report::Report;
 use handoff_bench::rig::{Options, Rig};
 use handoff_bench::upgrades::{Plan, Series};
-use handoff_bench::{Error, burst, deaths, floor, idle, syncs, takeover, upgrades};
+use handoff_bench::{Error, burst, deaths, floor, idle, install, syncs, takeover, upgrades};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -38,6 +38,9 @@ struct Args {
     /// Measure deaths and freezes only.
     #[arg(long, conflicts_with = "takeovers")]
     deaths: bool,
+    /// Measure installations of new binaries only.
+    #[arg(long, conflicts_with_all = ["takeovers", "deaths"])]
+    install: bool,
     /// Print the result as one JSON object.
     #[arg(long)]
     json: bool,
@@ -58,6 +61,8 @@ struct Size {
     takeovers: [usize; 2],
     /// How often each kind of death is played, and how often the freeze.
     deaths: [usize; 2],
+    /// How many binaries are installed.
+    installs: usize,
     floor: usize,
 }
 
@@ -74,6 +79,7 @@ impl Args {
                 idle: Duration::from_millis(500),
                 takeovers: [10, 2],
                 deaths: [2, 1],
+                installs: 2,
                 floor: 10,
             },
             false => Size {
@@ -85,6 +91,7 @@ impl Args {
                 idle: Duration::from_secs(10),
                 takeovers: [100, 10],
                 deaths: [100, 5],
+                installs: 20,
                 floor: 500,
             },
         }
@@ -125,14 +132,20 @@ fn bench(args: &Args) -> Result<Report, Error> {
     let place = Place::in_directory(directory)?;
     let run = Run { programs: &programs, place: place.path(), size: args.size(), interrupted: &interrupted };
     let mut report = run.begin(Machine::look(&place.filesystem))?;
-    if !args.takeovers && !args.deaths {
+    // One of them alone, or all.
+    let one = args.takeovers || args.deaths || args.install;
+    if !one {
         run.measure_upgrades(&mut report)?;
     }
-    if !args.deaths {
+    if !one || args.takeovers {
         run.measure_takeovers(&mut report)?;
     }
-    if !args.takeovers {
+    if !one || args.deaths {
         run.measure_deaths(&mut report)?;
+    }
+    if !one || args.install {
+        run.go_on("installations")?;
+        report.installs = install::measure(run.programs, run.place, run.size.installs, run.interrupted)?;
     }
     report.machine.look_again();
     Ok(report)
@@ -158,6 +171,7 @@ impl Run<'_> {
             idle: Vec::new(),
             takeovers: Vec::new(),
             deaths: Vec::new(),
+            installs: Vec::new(),
         })
     }
 

@@ -37,6 +37,8 @@ pub struct Report {
     pub takeovers: Vec<Takeovers>,
     /// How long clients wait when somebody dies or freezes.
     pub deaths: Vec<Row>,
+    /// From a new file to the running version.
+    pub installs: Vec<Row>,
     /// What the machine makes everybody pay.
     pub floor: Floor,
 }
@@ -61,8 +63,8 @@ impl fmt::Display for Report {
         if !self.takeovers.is_empty() {
             writeln!(f, "{}", self.takeover_table())?;
         }
-        if !self.deaths.is_empty() {
-            let rows = self.deaths.iter().map(|row| ("handoff", row.what.to_owned(), row.spread));
+        for rows in [&self.deaths, &self.installs].into_iter().filter(|rows| !rows.is_empty()) {
+            let rows = rows.iter().map(|row| ("handoff", row.what.to_owned(), row.spread));
             writeln!(f, "{}", times(rows))?;
         }
         let floor = &self.floor;

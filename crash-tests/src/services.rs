@@ -89,6 +89,7 @@ impl Services {
         let text = format!(
             "binary = {first:?}\n\
              args = [\"--access-key\", {ACCESS_KEY:?}, \"--secret-key\", {SECRET_KEY:?}, \"{{dir}}/data\"]\n\
+             store = false\n\
              deadline = \"20s\"\n\
              drain_grace = \"2s\"\n\
              \n\
@@ -128,6 +129,7 @@ impl Services {
         let text = format!(
             "binary = {first:?}\n\
              {keys}\
+             store = false\n\
              deadline = \"20s\"\n\
              drain_grace = \"2s\"\n\
              \n\

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use handoff::control::api::{Ending, Outcome, Request, Response, Upgrade};
+use handoff::control::api::{Claims, Ending, Outcome, Request, Response, Upgrade};
 use handoff_example_s3::stamp::Fault;
 use hdrhistogram::Histogram;
 use tokio::time::{Instant, interval, sleep_until};
@@ -78,6 +78,7 @@ async fn upgrade(socket: PathBuf, release: &Release) -> Result<Outcome, Error> {
         binary: Some(release.path.clone()),
         deadline_ms: hopeless.then_some(HOPELESS_DEADLINE_MS),
         drain_grace_ms: hopeless.then_some(HOPELESS_DEADLINE_MS),
+        claims: Claims::default(),
     });
     match tokio::task::spawn_blocking(move || Rig::ask(&socket, &request)).await?? {
         Response::Outcome(outcome) => Ok(*outcome),

@@ -36,6 +36,10 @@ fn main() -> ExitCode {
 fn run() -> Result<(), BoxError> {
     let stamp = Stamp::of_this_program()?;
     let data = std::env::args_os().nth(1).map(PathBuf::from);
+    if data.as_deref() == Some(Path::new("--version")) {
+        println!("testee {}", stamp.version);
+        return Ok(());
+    }
     println!("testee {} starts", stamp.version);
     if stamp.fault.starts_with("rude-") {
         return rude::run(&stamp.fault);

@@ -23,6 +23,8 @@ pub(super) enum Exit {
     RolledBack = 4,
     /// Busy with another operation.
     Busy = 5,
+    /// The new version was refused before it ran.
+    Rejected = 6,
     /// The command line is wrong (the number that sysexits.h gives to this).
     Usage = 64,
 }
@@ -78,6 +80,7 @@ impl Failure {
                 2 => Exit::Unreachable,
                 3 => Exit::ConfigInvalid,
                 5 => Exit::Busy,
+                6 => Exit::Rejected,
                 _ => Exit::Failed,
             },
             Failure::Own { exit, .. } => *exit,

@@ -27,6 +27,29 @@ pub(super) fn date(at_ms: u64) -> String {
     text.replace('T', " ").replace('Z', " UTC")
 }
 
+/// A size with about three significant digits: `512 B`, `1.5 KiB`, `100 MiB`.
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for larger in UNITS {
+        if value < 1000.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, larger);
+    }
+    match unit {
+        "B" => format!("{bytes} B"),
+        _ if value < 99.95 => format!("{value:.1} {unit}"),
+        _ => format!("{value:.0} {unit}"),
+    }
+}
+
+/// Enough of a hash to tell versions apart.
+pub(super) fn short(sha256: &str) -> &str {
+    sha256.get(..12).unwrap_or(sha256)
+}
+
 fn long_span(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
     match seconds {
@@ -40,6 +63,15 @@ fn long_span(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes() {
+        let table =
+            [(0, "0 B"), (999, "999 B"), (1536, "1.5 KiB"), (100 << 20, "100 MiB"), (4 << 30, "4.0 GiB")];
+        for (bytes, text) in table {
+            assert_eq!(size(bytes), text);
+        }
+    }
 
     #[test]
     fn spans() {

@@ -8,7 +8,7 @@ use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::{Json, ask, human};
 use crate::config::Dirs;
-use crate::control::api::{Request, Response, ServiceStatus};
+use crate::control::api::{Request, Response, ServiceStatus, Skew};
 
 /// List the services
 #[derive(clap::Args)]
@@ -51,8 +51,18 @@ fn table(services: &[ServiceStatus]) -> String {
             status.pid.map_or_else(String::new, |pid| pid.to_string()),
             status.started_at.map_or_else(String::new, human::since),
             listens.join(" "),
-            status.binary.display().to_string(),
+            format!("{}{}", status.binary.display(), skew(status.skew)),
         ]);
     }
     table.trim_fmt()
+}
+
+/// What a path does not tell.
+fn skew(skew: Option<Skew>) -> &'static str {
+    match skew {
+        None => "",
+        Some(Skew::Changed) => " (changed since)",
+        Some(Skew::Gone) => " (gone)",
+        Some(Skew::Deleted) => " (deleted)",
+    }
 }

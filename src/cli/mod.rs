@@ -2,21 +2,26 @@
 
 mod cancel;
 mod check;
+mod claims;
 mod completions;
 mod crash_test;
 mod daemon;
 mod doctor;
 mod exit;
 mod follow;
+mod gc;
 mod history;
 mod human;
+mod installed;
 mod list;
 mod logs;
 mod man;
 mod operation;
 mod output;
 mod picture;
+mod pin;
 mod restart;
+mod rollback;
 mod rollout;
 mod sentence;
 mod start;
@@ -24,6 +29,7 @@ mod status;
 mod stop;
 mod upgrade;
 mod upgrade_all;
+mod versions;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,6 +50,7 @@ Exit codes:
   3   a service file is invalid
   4   rolled back; the old version serves
   5   busy with another operation
+  6   the new version was refused before it ran
   64  the command line is wrong
 
 Environment:
@@ -56,6 +63,8 @@ Examples:
   handoff doctor s3                    which adapter can its program use?
   handoff daemon                       run the supervisor in the foreground
   handoff upgrade s3 --binary ./s3-v2  replace the binary, drop nothing
+  handoff installed s3 /opt/s3/s3      a new file is there: upgrade to it, unless it runs already
+  handoff rollback s3                  back to the version that ran before
   handoff status s3                    what runs, and how the last upgrade ended";
 
 /// Replaces the binary of a running server with nothing dropped.
@@ -101,7 +110,12 @@ enum Verb {
     Stop(stop::Arguments),
     Restart(restart::Arguments),
     Upgrade(upgrade::Arguments),
+    Installed(installed::Arguments),
+    Rollback(rollback::Arguments),
     Cancel(cancel::Arguments),
+    Versions(versions::Arguments),
+    Pin(pin::Arguments),
+    Gc(gc::Arguments),
     Logs(logs::Arguments),
     History(history::Arguments),
     Doctor(doctor::Arguments),
@@ -140,6 +154,11 @@ fn perform(cli: Cli, out: &mut Output) -> Result<Exit, Failure> {
         Verb::Stop(arguments) => stop::run(&arguments, &dirs()?, out),
         Verb::Restart(arguments) => restart::run(&arguments, &dirs()?, out),
         Verb::Upgrade(arguments) => upgrade::run(&arguments, &dirs()?, out),
+        Verb::Installed(arguments) => installed::run(&arguments, &dirs()?, out),
+        Verb::Rollback(arguments) => rollback::run(&arguments, &dirs()?, out),
+        Verb::Versions(arguments) => versions::run(&arguments, &dirs()?, out),
+        Verb::Pin(arguments) => pin::run(&arguments, &dirs()?, out),
+        Verb::Gc(arguments) => gc::run(&arguments, &dirs()?, out),
         Verb::Cancel(arguments) => cancel::run(&arguments, &dirs()?, out),
         Verb::Logs(arguments) => logs::run(&arguments, &dirs()?, out),
         Verb::History(arguments) => history::run(&arguments, &dirs()?, out),
@@ -160,6 +179,11 @@ impl Verb {
             Verb::Stop(arguments) => arguments.json.json,
             Verb::Restart(arguments) => arguments.json.json,
             Verb::Upgrade(arguments) => arguments.json.json,
+            Verb::Installed(arguments) => arguments.json.json,
+            Verb::Rollback(arguments) => arguments.json.json,
+            Verb::Versions(arguments) => arguments.json.json,
+            Verb::Pin(arguments) => arguments.json.json,
+            Verb::Gc(arguments) => arguments.json.json,
             Verb::Cancel(arguments) => arguments.json.json,
             Verb::Logs(arguments) => arguments.json.json,
             Verb::History(arguments) => arguments.json.json,

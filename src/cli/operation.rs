@@ -19,7 +19,7 @@ pub(super) fn run(request: &Request, dirs: &Dirs, out: &mut Output) -> Result<Ex
     tell(&outcome, out);
     Ok(match outcome.outcome {
         Ending::RolledBack => Exit::RolledBack,
-        Ending::Committed | Ending::Started | Ending::Stopped => Exit::Done,
+        Ending::Committed | Ending::Started | Ending::Stopped | Ending::Unchanged => Exit::Done,
     })
 }
 
@@ -42,7 +42,7 @@ pub(super) fn perform(request: &Request, dirs: &Dirs, out: &mut Output) -> Resul
 pub(super) fn tell(outcome: &Outcome, out: &mut Output) {
     let mark = match outcome.outcome {
         Ending::RolledBack => Style::yellow as fn(Style, &str) -> String,
-        Ending::Committed | Ending::Started | Ending::Stopped => Style::green as _,
+        Ending::Committed | Ending::Started | Ending::Stopped | Ending::Unchanged => Style::green as _,
     };
     if out.is_json() {
         out.object(&json!({ "outcome": outcome }));

@@ -30,6 +30,9 @@ pub(super) fn of(outcome: &Outcome) -> String {
         Ending::Started => {
             format!("{service} now runs {binary} (generation {generation}{pid}): started in {took}.")
         }
+        Ending::Unchanged => {
+            format!("{service} runs {binary} already (generation {generation}{pid}): nothing was done.")
+        }
         Ending::Stopped => format!("{service} is stopped; that took {took}."),
     }
 }
@@ -50,6 +53,8 @@ mod tests {
             pid: Some(42),
             binary: "/srv/s3".into(),
             sha256: None,
+            stored: None,
+            version: None,
             took_us: 2_100,
             accept_gap_us: Some(600),
             phases: vec![],
@@ -67,6 +72,8 @@ mod tests {
             "s3 was rolled back after 2.1 ms: the new process exited with status 1; /srv/s3 (generation 3, pid 42) \
              still serves."
         );
+        outcome.outcome = Ending::Unchanged;
+        assert_eq!(of(&outcome), "s3 runs /srv/s3 already (generation 3, pid 42): nothing was done.");
         outcome.outcome = Ending::Stopped;
         outcome.pid = None;
         assert_eq!(of(&outcome), "s3 is stopped; that took 2.1 ms.");

@@ -8,7 +8,7 @@ use super::exit::{Exit, Failure};
 use super::output::{Output, Style};
 use super::{Json, ask, human, list, sentence};
 use crate::config::Dirs;
-use crate::control::api::{Request, Response, ServiceStatus, State};
+use crate::control::api::{Request, Response, ServiceStatus, Skew, State};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -68,8 +68,22 @@ fn describe(status: &ServiceStatus, style: Style) -> String {
     if let Some(problem) = &status.problem {
         add("problem", style.red(problem));
     }
-    let sha256 = status.sha256.as_deref().map_or_else(String::new, |sha| format!(" (sha256 {})", short(sha)));
+    let sha256 =
+        status.sha256.as_deref().map_or_else(String::new, |sha| format!(" (sha256 {})", human::short(sha)));
     add("binary", format!("{}{sha256}", status.binary.display()));
+    if let Some(version) = &status.version {
+        add("version", version.clone());
+    }
+    if let Some(skew) = status.skew {
+        let what = match skew {
+            Skew::Changed => {
+                format!("another file is there now; to run it: handoff upgrade {}", status.service)
+            }
+            Skew::Gone => "no file is there any more; what runs is in the store".to_owned(),
+            Skew::Deleted => "no file is there any more: what runs could not be started again".to_owned(),
+        };
+        add("skew", style.yellow(&what));
+    }
     add("generation", status.generation.to_string());
     if let Some(pid) = status.pid {
         let up = status.started_at.map_or_else(String::new, |at| format!(", up {}", human::since(at)));
@@ -91,9 +105,4 @@ fn mode_word(mode: Mode) -> &'static str {
         Mode::Exclusive => "exclusive",
         Mode::Overlap => "overlap",
     }
-}
-
-/// Enough of a hash to tell binaries apart.
-fn short(sha256: &str) -> &str {
-    sha256.get(..12).unwrap_or(sha256)
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use handoff_protocol::ids::ServiceName;
 
+use super::claims::{Claimed, absolute};
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::{Json, operation, upgrade_all};
@@ -43,6 +44,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
     drain_grace: Option<u64>,
     #[command(flatten)]
+    claims: Claimed,
+    #[command(flatten)]
     pub(super) json: Json,
 }
 
@@ -63,16 +66,12 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
             "Name no service, and add --all.",
         ));
     }
-    // The daemon has a working directory of its own.
-    let binary = arguments.binary.as_ref().map(std::path::absolute).transpose().map_err(|error| {
-        Failure::failed(
-            format!("The path of --binary cannot be made absolute: {error}."),
-            "Give an absolute path.",
-        )
-    })?;
     let Some(service) = arguments.service.clone() else {
         let limits = upgrade_all::Limits { deadline_ms, drain_grace_ms };
         return upgrade_all::run(limits, arguments.max_parallel.unwrap_or(1).into(), dirs, out);
     };
-    operation::run(&Request::Upgrade(Upgrade { service, binary, deadline_ms, drain_grace_ms }), dirs, out)
+    let binary = arguments.binary.as_deref().map(absolute).transpose()?;
+    let claims = arguments.claims.to_claims()?;
+    let upgrade = Upgrade { service, binary, deadline_ms, drain_grace_ms, claims };
+    operation::run(&Request::Upgrade(upgrade), dirs, out)
 }

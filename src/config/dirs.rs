@@ -130,6 +130,11 @@ impl Dirs {
         self.service_state(service).join("journal")
     }
 
+    /// The store of its versions.
+    pub fn versions(&self, name: &ServiceName) -> PathBuf {
+        self.service_state(name).join("versions")
+    }
+
     /// The directory of a service's log: `current`, and the rotated files `1` (newest), `2` and so on.
     pub fn log_dir(&self, service: &ServiceName) -> PathBuf {
         self.service_state(service).join("log")

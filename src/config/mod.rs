@@ -17,6 +17,7 @@ mod program;
 mod service;
 mod table;
 mod units;
+mod update;
 
 pub use address::{AddressError, ListenAddress, UNIX_PATH_MAX_BYTES};
 pub use binary::{BinaryError, check_binary};
@@ -31,3 +32,4 @@ pub use probe::{Check, Http, Probe};
 pub use program::{DrainFor, Program, StopSignal};
 pub use service::{Adapter, Listener, LogLimits, Service, Stragglers};
 pub use units::{format_duration_ms, parse_duration_ms, parse_size_bytes};
+pub use update::Update;

@@ -19,7 +19,9 @@ use super::probe::{self, Probe};
 use super::program::{self, Program};
 use super::table::{Found, Section};
 use super::units::format_duration_ms;
+use super::update::{self, Update};
 use crate::hooks::{BINARY, check_program};
+use crate::store::check_source;
 
 const KEYS: &[&str] = &[
     "binary",
@@ -49,6 +51,8 @@ const KEYS: &[&str] = &[
     "hooks",
     "probation",
     "canary",
+    "store",
+    "update",
 ];
 const LOG_KEYS: &[&str] = &["max_size", "files"];
 const BINARY_EXAMPLE: &str = "write binary = \"/absolute/path/of/the/server\"";
@@ -88,6 +92,8 @@ pub struct Service {
     pub after_at: Option<Position>,
     /// What a new version has to go through before it is trusted.
     pub trial: Trial,
+    /// How new versions come in.
+    pub update: Update,
     /// Whether two generations may run side by side.
     pub mode: Mode,
     /// Absolute path of the directory the program starts in.
@@ -204,8 +210,12 @@ impl Service {
             Error { file, at, key, cause, hint }
         };
         let mut errors = Vec::new();
-        if let Err(error) = check_binary(&self.binary) {
-            errors.push(mistake(Some(self.binary_at), "binary", error.to_string(), error.hint()));
+        let binary = match self.update.store {
+            true => check_source(&self.binary).map_err(|error| (error.to_string(), error.hint())),
+            false => check_binary(&self.binary).map_err(|error| (error.to_string(), error.hint())),
+        };
+        if let Err((cause, hint)) = binary {
+            errors.push(mistake(Some(self.binary_at), "binary", cause, hint));
         }
         if !self.working_dir.is_dir() {
             let cause = format!("{:?} is not a directory", self.working_dir);
@@ -258,6 +268,7 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
         after: order::read(report, root),
         after_at: root.at(report, "after"),
         trial: probation::read(report, root, mode, &listeners),
+        update: update::read(report, root),
         mode,
         working_dir_at: working_dir.as_ref().map(|found| found.at(report)),
         working_dir: working_dir.map_or_else(|| PathBuf::from("/"), |found| found.value),

@@ -7,14 +7,18 @@ use std::path::PathBuf;
 use handoff_protocol::ids::{Generation, HandoffId, ListenerName, ServiceName};
 use handoff_protocol::message::Mode;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::error::{Error, Kind};
-use crate::config::{format_duration_ms, nearest};
+use super::params::Params;
+pub use super::versions::{Claims, Install, Pin, Rollback, Skew, VersionStatus};
+use crate::config::nearest;
 use crate::history::Entry;
 
-const METHODS: [&str; 9] =
-    ["ping", "list", "status", "start", "stop", "restart", "upgrade", "cancel", "history"];
+const METHODS: [&str; 14] = [
+    "ping", "list", "status", "start", "stop", "restart", "upgrade", "install", "rollback", "cancel",
+    "versions", "pin", "gc", "history",
+];
 
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +37,18 @@ pub enum Request {
     Restart(ServiceName),
     /// Upgrade a service.
     Upgrade(Upgrade),
+    /// Upgrade to what was put at a path, unless it runs already.
+    Install(Install),
+    /// Upgrade to a version that ran before.
+    Rollback(Rollback),
     /// Call off the upgrade or start that is under way. Answered when it has ended, as whoever asked for it is.
     Cancel(ServiceName),
+    /// The versions that are kept. This and the following two are answered by [`Response::Versions`].
+    Versions(ServiceName),
+    /// Keep a version, or no longer. Answered with that version.
+    Pin(Pin),
+    /// Remove versions that need not be kept: of one service, or of all. Answered with what was removed.
+    Gc(Option<ServiceName>),
     /// What was attempted. Answered by [`Response::History`].
     History(History),
 }
@@ -64,6 +78,9 @@ pub struct Upgrade {
     /// Limit of the drain instead of the service file's; never more than the deadline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_grace_ms: Option<u64>,
+    /// What is said of the binary.
+    #[serde(flatten)]
+    pub claims: Claims,
 }
 
 /// One answer.
@@ -76,8 +93,10 @@ pub enum Response {
     List(Vec<ServiceStatus>),
     /// To `status`.
     Status(Box<ServiceStatus>),
-    /// To `start`, `stop`, `restart`, `upgrade` and `cancel`.
+    /// To `start`, `stop`, `restart`, `upgrade`, `install`, `rollback` and `cancel`.
     Outcome(Box<Outcome>),
+    /// To `versions`, `pin` and `gc`.
+    Versions(Vec<VersionStatus>),
     /// To `history`: the newest last.
     History(Vec<Entry>),
 }
@@ -145,8 +164,17 @@ pub struct ServiceStatus {
     pub generation: Generation,
     /// The process that serves.
     pub pid: Option<u32>,
-    /// The binary of that process, or the configured one.
+    /// The path from which the binary of that process came, or the configured one.
     pub binary: PathBuf,
+    /// The file in the store that is started, if it is there.
+    #[serde(default)]
+    pub stored: Option<PathBuf>,
+    /// What it says its version is.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// Whether another file is at that path by now, or none.
+    #[serde(default)]
+    pub skew: Option<Skew>,
     /// SHA-256 of that binary in hex, where it is known.
     pub sha256: Option<String>,
     /// When that process was started, in milliseconds since 1970.
@@ -184,6 +212,8 @@ pub enum Ending {
     Started,
     /// The service is stopped.
     Stopped,
+    /// What was to be installed runs already.
+    Unchanged,
 }
 
 /// The end of an operation. The process and the binary are those that serve now (or served last, once stopped).
@@ -202,8 +232,14 @@ pub struct Outcome {
     pub generation: Generation,
     /// The process.
     pub pid: Option<u32>,
-    /// The binary.
+    /// The path from which the binary came.
     pub binary: PathBuf,
+    /// The file in the store that is started, if it is there.
+    #[serde(default)]
+    pub stored: Option<PathBuf>,
+    /// What it says its version is.
+    #[serde(default)]
+    pub version: Option<String>,
     /// SHA-256 of the binary in hex.
     pub sha256: Option<String>,
     /// From the request to the end.
@@ -251,7 +287,12 @@ impl Request {
             Request::Stop(_) => "stop",
             Request::Restart(_) => "restart",
             Request::Upgrade(_) => "upgrade",
+            Request::Install(_) => "install",
+            Request::Rollback(_) => "rollback",
             Request::Cancel(_) => "cancel",
+            Request::Versions(_) => "versions",
+            Request::Pin(_) => "pin",
+            Request::Gc(_) => "gc",
             Request::History(_) => "history",
         }
     }
@@ -259,13 +300,18 @@ impl Request {
     /// The method's parameters on the wire.
     pub fn params(&self) -> Value {
         match self {
-            Request::Ping | Request::List => json!({}),
+            Request::Ping | Request::List | Request::Gc(None) => json!({}),
             Request::Status(service)
             | Request::Start(service)
             | Request::Stop(service)
             | Request::Restart(service)
-            | Request::Cancel(service) => json!({ "service": service }),
+            | Request::Cancel(service)
+            | Request::Versions(service)
+            | Request::Gc(Some(service)) => json!({ "service": service }),
             Request::Upgrade(upgrade) => json!(upgrade),
+            Request::Install(install) => json!(install),
+            Request::Rollback(rollback) => json!(rollback),
+            Request::Pin(pin) => json!(pin),
             Request::History(history) => json!(history),
         }
     }
@@ -282,7 +328,12 @@ impl Request {
             "stop" => Request::Stop(params.service()?),
             "restart" => Request::Restart(params.service()?),
             "upgrade" => Request::Upgrade(params.upgrade()?),
+            "install" => Request::Install(params.install()?),
+            "rollback" => Request::Rollback(params.rollback()?),
             "cancel" => Request::Cancel(params.service()?),
+            "versions" => Request::Versions(params.service()?),
+            "pin" => Request::Pin(params.pin()?),
+            "gc" => Request::Gc(params.optional_service()?),
             "history" => Request::History(History {
                 service: params.optional_service()?,
                 limit: params.whole_number("limit", "It is a number of attempts.")?,
@@ -300,10 +351,15 @@ impl Request {
             Request::List => serde_json::from_value(result).map(Response::List),
             Request::Status(_) => serde_json::from_value(result).map(Response::Status),
             Request::History(_) => serde_json::from_value(result).map(Response::History),
+            Request::Versions(_) | Request::Pin(_) | Request::Gc(_) => {
+                serde_json::from_value(result).map(Response::Versions)
+            }
             Request::Start(_)
             | Request::Stop(_)
             | Request::Restart(_)
             | Request::Upgrade(_)
+            | Request::Install(_)
+            | Request::Rollback(_)
             | Request::Cancel(_) => serde_json::from_value(result).map(Response::Outcome),
         }
     }
@@ -315,96 +371,4 @@ fn unknown_method(method: &str) -> Error {
         None => format!("The methods are {}.", METHODS.join(", ")),
     };
     Error::new(Kind::UnknownMethod, format!("There is no method {method:?}."), hint)
-}
-
-const SERVICE_HINT: &str = "It is the name of a service, a string.";
-
-/// Parameters by name. Each is taken out as it is read, so that what is left is unknown.
-struct Params(Map<String, Value>);
-
-impl Params {
-    fn new(params: Option<Value>) -> Result<Params, Error> {
-        match params {
-            None | Some(Value::Null) => Ok(Params(Map::new())),
-            Some(Value::Object(map)) => Ok(Params(map)),
-            Some(_) => Err(invalid("The parameters are not an object.".into(), "Give them by name.")),
-        }
-    }
-
-    fn service(&mut self) -> Result<ServiceName, Error> {
-        let missing = || invalid("The parameter \"service\" is missing.".into(), SERVICE_HINT);
-        self.optional_service()?.ok_or_else(missing)
-    }
-
-    fn optional_service(&mut self) -> Result<Option<ServiceName>, Error> {
-        let name = match self.0.remove("service") {
-            None | Some(Value::Null) => return Ok(None),
-            Some(Value::String(name)) => name,
-            Some(other) => {
-                return Err(invalid(format!("The parameter \"service\" is {other}."), SERVICE_HINT));
-            }
-        };
-        name.parse().map(Some).map_err(|error| {
-            invalid(format!("The parameter \"service\" is {name:?}: {error}."), SERVICE_HINT)
-        })
-    }
-
-    fn upgrade(&mut self) -> Result<Upgrade, Error> {
-        let upgrade = Upgrade {
-            service: self.service()?,
-            binary: self.binary()?,
-            deadline_ms: self.milliseconds("deadline_ms")?,
-            drain_grace_ms: self.milliseconds("drain_grace_ms")?,
-        };
-        if let (Some(grace), Some(deadline)) = (upgrade.drain_grace_ms, upgrade.deadline_ms)
-            && grace > deadline
-        {
-            let (grace, deadline) = (format_duration_ms(grace), format_duration_ms(deadline));
-            let message = format!("drain_grace_ms ({grace}) is longer than deadline_ms ({deadline}).");
-            return Err(invalid(
-                message,
-                "The drain is one part of the upgrade: shorten it or raise the deadline.",
-            ));
-        }
-        Ok(upgrade)
-    }
-
-    fn binary(&mut self) -> Result<Option<PathBuf>, Error> {
-        let hint = "It is the absolute path of the new binary, a string.";
-        match self.0.remove("binary") {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(path)) if path.starts_with('/') && !path.contains('\0') => {
-                Ok(Some(path.into()))
-            }
-            Some(other) => Err(invalid(format!("The parameter \"binary\" is {other}."), hint)),
-        }
-    }
-
-    fn milliseconds(&mut self, name: &str) -> Result<Option<u64>, Error> {
-        self.whole_number(name, "It is a whole number of milliseconds.")
-    }
-
-    fn whole_number(&mut self, name: &str, hint: &str) -> Result<Option<u64>, Error> {
-        match self.0.remove(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => match value.as_u64() {
-                Some(number) => Ok(Some(number)),
-                None => Err(invalid(format!("The parameter {name:?} is {value}."), hint)),
-            },
-        }
-    }
-
-    fn finish(self, method: &str) -> Result<(), Error> {
-        match self.0.keys().next() {
-            None => Ok(()),
-            Some(unknown) => Err(invalid(
-                format!("The method {method:?} has no parameter {unknown:?}."),
-                "Remove it; a misspelt parameter must not be ignored.",
-            )),
-        }
-    }
-}
-
-fn invalid(message: String, hint: &str) -> Error {
-    Error::new(Kind::InvalidParams, message, hint)
 }

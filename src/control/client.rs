@@ -60,6 +60,25 @@ impl Client {
         request: &Request,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Response, ClientError> {
+        let mut go_on = |progress| {
+            on_progress(progress);
+            true
+        };
+        let response = self.converse(request, &mut go_on)?;
+        response.ok_or_else(|| self.strange("it broke off in the middle".to_owned()))
+    }
+
+    /// Asks, and waits no longer than until the daemon is at work: nothing then. The operation goes on when this is dropped.
+    pub fn begin(&mut self, request: &Request) -> Result<Option<Response>, ClientError> {
+        self.converse(request, &mut |_| false)
+    }
+
+    /// Asks and waits for the answer, as long as `go_on` says so.
+    fn converse(
+        &mut self,
+        request: &Request,
+        go_on: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Option<Response>, ClientError> {
         let quick =
             matches!(request, Request::Ping | Request::List | Request::Status(_) | Request::History(_));
         self.last_id += 1;
@@ -71,10 +90,15 @@ impl Client {
         loop {
             match parse_answer(&self.read_line()?, self.last_id).map_err(|cause| self.strange(cause))? {
                 Outgoing::Ignored => {}
-                Outgoing::Progress(progress) => on_progress(progress),
+                Outgoing::Progress(progress) => {
+                    if !go_on(progress) {
+                        return Ok(None);
+                    }
+                }
                 Outgoing::Answer(Err(error)) => return Err(ClientError::Refused(error)),
                 Outgoing::Answer(Ok(result)) => {
-                    return request.parse_response(result).map_err(|error| self.strange(error.to_string()));
+                    let response = request.parse_response(result);
+                    return response.map(Some).map_err(|error| self.strange(error.to_string()));
                 }
             }
         }

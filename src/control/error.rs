@@ -61,13 +61,15 @@ pub enum Kind {
     ServiceDown,
     /// No upgrade or start is under way that could be called off.
     NothingToCancel,
+    /// A new version was refused before it ran; nothing was changed.
+    Rejected,
     /// A mistake of the daemon itself.
     Internal,
 }
 
 impl Kind {
     /// All kinds, for documentation and tests.
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 18] = [
         Kind::ParseError,
         Kind::InvalidRequest,
         Kind::UnknownMethod,
@@ -84,6 +86,7 @@ impl Kind {
         Kind::StorageFailed,
         Kind::ServiceDown,
         Kind::NothingToCancel,
+        Kind::Rejected,
         Kind::Internal,
     ];
 
@@ -117,6 +120,7 @@ impl Kind {
             Kind::StorageFailed => (-32009, 1),
             Kind::ServiceDown => (-32010, 1),
             Kind::NothingToCancel => (-32011, 1),
+            Kind::Rejected => (-32012, 6),
         }
     }
 }
@@ -160,6 +164,12 @@ impl Error {
         let message =
             format!("The file of service {:?} has mistakes: {}.", service.as_str(), list.join("; "));
         Error::new(Kind::ConfigInvalid, message, format!("Correct it, then: handoff check {service}"))
+    }
+
+    /// A new version of `service` may not run. Nothing was changed.
+    pub fn rejected(service: &ServiceName, cause: impl fmt::Display, hint: impl Into<String>) -> Error {
+        let message = format!("The new version of service {:?} was refused: {cause}.", service.as_str());
+        Error::new(Kind::Rejected, message, hint)
     }
 
     /// The daemon caught itself in a mistake.

@@ -8,10 +8,12 @@ pub mod api;
 mod caller;
 mod client;
 mod error;
+mod params;
 // The fuzz targets read lines as the daemon and its clients do.
 #[doc(hidden)]
 pub mod rpc;
 mod server;
+mod versions;
 
 pub use caller::Caller;
 pub use client::{Client, ClientError};

@@ -126,6 +126,7 @@ mod tests {
             binary: Some("/b".into()),
             deadline_ms: Some(5),
             drain_grace_ms: None,
+            claims: Default::default(),
         };
         for request in [
             Request::Ping,

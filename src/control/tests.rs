@@ -51,9 +51,15 @@ impl Handler for Fake {
             }
             Request::Stop(_) => panic!("this handler is broken on purpose"),
             Request::Status(service) => Err(Error::unknown_service(&service, ["s3"])),
-            Request::Restart(_) | Request::Upgrade(_) | Request::Cancel(_) | Request::History(_) => {
-                Err(Error::internal("not part of this test"))
-            }
+            Request::Restart(_)
+            | Request::Upgrade(_)
+            | Request::Install(_)
+            | Request::Rollback(_)
+            | Request::Cancel(_)
+            | Request::Versions(_)
+            | Request::Pin(_)
+            | Request::Gc(_)
+            | Request::History(_) => Err(Error::internal("not part of this test")),
         }
     }
 }
@@ -72,6 +78,8 @@ fn outcome(service: ServiceName) -> Outcome {
         pid: Some(7),
         binary: "/b".into(),
         sha256: None,
+        stored: None,
+        version: None,
         took_us: 10,
         accept_gap_us: None,
         phases: vec![],

@@ -19,7 +19,7 @@ use super::observe::Kind;
 use super::place::Place;
 use super::scenario::Scenario;
 use super::{Error, Subject};
-use crate::control::api::{Ending, Outcome, Request, Response, ServiceStatus, State, Upgrade};
+use crate::control::api::{Claims, Ending, Outcome, Request, Response, ServiceStatus, State, Upgrade};
 use crate::control::{Client, ClientError, Kind as Refused};
 use crate::sys::process::{kill, pidfd_open};
 
@@ -220,7 +220,13 @@ impl Run<'_> {
 
     fn upgrade_to(&self, binary: Option<PathBuf>) -> Request {
         let service = self.place.name().clone();
-        Request::Upgrade(Upgrade { service, binary, deadline_ms: None, drain_grace_ms: None })
+        Request::Upgrade(Upgrade {
+            service,
+            binary,
+            deadline_ms: None,
+            drain_grace_ms: None,
+            claims: Claims::default(),
+        })
     }
 
     /// A daemon that hangs for good must not hold up the run.

@@ -127,7 +127,7 @@ impl Operation {
 impl From<api::Ending> for Ending {
     fn from(ending: api::Ending) -> Self {
         match ending {
-            api::Ending::Committed => Self::Committed,
+            api::Ending::Committed | api::Ending::Unchanged => Self::Committed,
             api::Ending::RolledBack => Self::RolledBack,
             api::Ending::Started => Self::Started,
             api::Ending::Stopped => Self::Stopped,

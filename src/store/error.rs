@@ -18,6 +18,9 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
+    /// There is no file that could be started.
+    #[error(transparent)]
+    Binary(#[from] BinaryError),
     /// A file cannot be read or written. Nothing is left of what was begun.
     #[error("{}: cannot {what}: {source}", path.display())]
     Io {
@@ -50,6 +53,7 @@ impl Error {
     pub fn hint(&self) -> String {
         match self {
             Self::Refused { hint, .. } => hint.clone(),
+            Self::Binary(error) => error.hint(),
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::FileTooLarge | io::ErrorKind::QuotaExceeded => {
                     "make room for the state directory, then ask again; nothing is left of the attempt".into()
@@ -59,23 +63,5 @@ impl Error {
             },
             Self::Unknown { .. } => "`handoff versions` shows what is kept".into(),
         }
-    }
-}
-
-impl From<BinaryError> for Error {
-    fn from(error: BinaryError) -> Self {
-        let path = match &error {
-            BinaryError::Missing(path)
-            | BinaryError::NotAFile(path, _)
-            | BinaryError::NotExecutable(path)
-            | BinaryError::Unreadable(path, _) => path.clone(),
-        };
-        let cause = match &error {
-            BinaryError::Missing(_) => "it does not exist".to_owned(),
-            BinaryError::NotAFile(_, what) => format!("it is {what}, not a regular file"),
-            BinaryError::NotExecutable(_) => "it is not executable for this user".to_owned(),
-            BinaryError::Unreadable(_, error) => format!("it cannot be examined: {error}"),
-        };
-        Self::Refused { path, cause, hint: error.hint() }
     }
 }

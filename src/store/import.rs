@@ -42,7 +42,7 @@ pub struct Import {
     pub search: Option<std::ffi::OsString>,
 }
 
-/// What an import is doing. Each begins when the one before it is over.
+/// What an import is doing. Each begins when the one before it is over; the first two are done twice with an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Copying and unpacking.
@@ -226,7 +226,8 @@ impl Incoming {
                 let unpack = Unpack { format, given: &given.path, into: &files };
                 let mut budget = Budget::new(import.max_size_bytes);
                 let copy_of = File::open(&copied).map_err(Error::io("open it", &copied))?;
-                let taken = self.take_out(import, given, &unpack, copy_of, source, &mut budget)?;
+                let archive = (copy_of, source);
+                let taken = self.take_out(import, given, &unpack, archive, &mut budget, step)?;
                 fs::remove_file(&copied).map_err(Error::io("remove it", &copied))?;
                 Ok(taken)
             }
@@ -244,18 +245,21 @@ impl Incoming {
         import: &Import,
         given: &Given,
         unpack: &Unpack,
-        archive: File,
-        source: Id,
+        (archive, source): (File, Id),
         budget: &mut Budget,
+        step: &mut dyn FnMut(Step),
     ) -> Result<Taken, Error> {
+        step(Step::Copying);
         if !import.tree {
             let entry = unpack.one(archive, import.member.as_deref(), budget)?;
+            step(Step::Verifying);
             self.check_alone(import, given, entry.as_os_str())?;
             let at = self.files().join(&entry);
             let id = File::open(&at).and_then(Id::of).map_err(Error::io("read it", &at))?;
             return Ok(Taken { id, kind: Kind::File, entry, source });
         }
         unpack.all(archive, budget)?;
+        step(Step::Verifying);
         let entry = self.check_entry(import, given)?;
         Ok(Taken { id: tree::hash(&self.files())?, kind: Kind::Tree, entry, source })
     }

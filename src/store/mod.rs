@@ -35,6 +35,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub use error::Error;
 pub use import::{Import, Imported, Step};
 pub use meta::{Id, Kind, Look, Made, Source, Used, Version};
+pub use source::check_source;
 pub use verify::{Evidence, Require, Trust, is_public_key};
 
 const INCOMING: &str = "incoming-";
@@ -83,6 +84,16 @@ impl Store {
     pub fn sweep(&self) {
         let leftovers = std::mem::take(&mut *lock(&self.leftovers));
         leftovers.iter().for_each(|path| remove_tree(path));
+    }
+
+    /// Whether something was left when this was opened. Does not block.
+    pub fn has_leftovers(&self) -> bool {
+        !lock(&self.leftovers).is_empty()
+    }
+
+    /// Whether this is a path in the store of a version that is not kept. Does not block, and looks at no file.
+    pub fn has_lost(&self, path: &Path) -> bool {
+        path.starts_with(&self.directory) && self.version_at(path).is_none()
     }
 
     /// All versions, the newest generation first, and then those that never ran, the newest first. Does not block.

@@ -94,6 +94,12 @@ impl Given {
     }
 }
 
+/// Whether what is at `path` can be taken in, as far as that is told without reading it: a program, an archive, or a directory,
+/// which nobody else can exchange. Looks at the file system.
+pub fn check_source(path: &Path) -> Result<(), Error> {
+    Given::open(path).map(|_| ())
+}
+
 /// It was not the same at the end as at the beginning.
 pub(super) fn changed(path: &Path) -> Error {
     let cause = "it was written or replaced while it was copied";

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use handoff_protocol::ids::ServiceName;
+use handoff_protocol::record::Fact;
 use handoff_protocol::supervisor::{Phase, Request};
 use rustix::fs::{FlockOperation, flock};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,6 +20,7 @@ use tokio::task::LocalSet;
 
 use super::adopt::sweep;
 use super::binary::Hashes;
+use super::install;
 use super::keeping::Keeping;
 use super::recording::{Asked, Recorder};
 use super::running;
@@ -30,6 +32,7 @@ use crate::control::{BindError, Caller, Listener, serve};
 use crate::crash_points::crash_point;
 use crate::history;
 use crate::journal::Journal;
+use crate::store::Store;
 use crate::sys::files::raise_files_limit;
 use crate::sys::process::ProcessId;
 use crate::sys::signals;
@@ -207,7 +210,7 @@ impl Daemon {
             let wanted = if was_lost { service.journal.standing().wanted } else { autostart };
             let taken_over = service.take_over_left(wanted);
             if !taken_over && has_file && wanted {
-                service.start_alone();
+                service.start_when_brought_in();
             }
             taken_over
         });
@@ -229,7 +232,14 @@ impl Daemon {
             .map_err(|error| storage_failed(format!("{}: {error}", directory.display())))?;
         let journal = Journal::open(&self.shared.dirs.journal(&name))
             .map_err(|error| storage_failed(error.to_string()))?;
-        let handle = Handle::new(config, journal, Rc::clone(&self.shared));
+        let directory = self.shared.dirs.versions(&name);
+        let store = Store::open(&directory)
+            .map_err(|error| storage_failed(format!("{}: {error}", directory.display())))?;
+        let handle = Handle::new(config, journal, store, Rc::clone(&self.shared));
+        handle.with(|service| {
+            service.sweep_store();
+            service.note_generation();
+        });
         self.services.borrow_mut().insert(name, handle.clone());
         Ok(handle)
     }
@@ -295,6 +305,28 @@ async fn stop(handle: Handle) {
 }
 
 impl Service {
+    /// Starts a service for which nobody waits, as soon as there is something to start.
+    fn start_when_brought_in(&mut self) {
+        if !self.needs_first() {
+            return self.start_alone();
+        }
+        // Should this daemon be lost meanwhile, the next one goes on with it.
+        self.note(Fact::Wanted { up: true });
+        let Some(handle) = self.handle() else { return };
+        let config = self.config.clone();
+        tokio::task::spawn_local(async move {
+            let brought = install::bring_first(&handle, &config).await;
+            handle.with(|service| match brought {
+                Ok(()) if service.machine.phase() == Phase::Stopped => service.start_alone(),
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::error!("{error}");
+                    service.problem = Some(error.to_string());
+                }
+            });
+        });
+    }
+
     /// Starts a service for which nobody waits.
     fn start_alone(&mut self) {
         if let Err(error) = self.open_listeners() {

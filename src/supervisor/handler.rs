@@ -6,10 +6,12 @@ use tokio::sync::oneshot;
 
 use super::binary::hex;
 use super::daemon::Daemon;
+use super::install::{self, Pipeline, Wanted};
 use super::recording::{Asked, merged};
 use super::running::bound;
 use super::service::{Handle, Service};
 use super::timeline;
+use super::versions::statuses;
 use crate::config::{self, BinaryError, check_binary, format_duration_ms, load_others, load_service};
 use crate::control::{Caller, Error, Handler, Kind, ProgressSink, api};
 use crate::history::{Entry, Operation};
@@ -21,21 +23,22 @@ impl Handler for Daemon {
         by: Caller,
         progress: ProgressSink,
     ) -> Result<api::Response, Error> {
-        let asked = |what| Asked::new(what, by);
+        let asked = |what| Asked::new(what, by.clone());
         match request {
             api::Request::Ping => Ok(api::Response::Pong(api::Pong {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 pid: std::process::id(),
             })),
-            api::Request::List => Ok(api::Response::List(self.list())),
+            api::Request::List => Ok(api::Response::List(statuses(self.all()).await)),
             api::Request::Status(name) => {
-                let status = self.find(&name)?.with(|service| service.status());
+                let mut statuses = statuses(vec![self.find(&name)?]).await;
+                let status = statuses.pop().ok_or_else(|| Error::internal("a status was lost"))?;
                 Ok(api::Response::Status(Box::new(status)))
             }
             api::Request::Start(name) => self.start(&name, asked(Operation::Start), progress).await,
             api::Request::Stop(name) => {
                 let handle = self.find(&name)?;
-                wait(&handle, Request::Stop, Some(asked(Operation::Stop)), progress).await
+                wait(&handle, Request::Stop, Some(asked(Operation::Stop)), Some(progress)).await.map(answer)
             }
             api::Request::Restart(name) => self.restart(&name, asked(Operation::Restart), progress).await,
             api::Request::Upgrade(upgrade) => {
@@ -43,24 +46,44 @@ impl Handler for Daemon {
             }
             api::Request::Cancel(name) => {
                 let handle = self.find(&name)?;
-                wait(&handle, Request::Cancel, None, progress).await
+                wait(&handle, Request::Cancel, None, Some(progress)).await.map(answer)
+            }
+            api::Request::Install(install) => self.install(install, by, Some(progress)).await.map(answer),
+            api::Request::Rollback(rollback) => {
+                self.rollback(rollback, asked(Operation::Rollback), Some(progress)).await.map(answer)
+            }
+            api::Request::Versions(name) => Ok(api::Response::Versions(self.versions(&self.find(&name)?))),
+            api::Request::Pin(pin) => {
+                let handle = self.find(&pin.service)?;
+                self.pin(&handle, pin).await.map(api::Response::Versions)
+            }
+            api::Request::Gc(name) => {
+                let handles = match name {
+                    Some(name) => vec![self.find(&name)?],
+                    None => self.all(),
+                };
+                self.gc(handles).await.map(api::Response::Versions)
             }
             api::Request::History(history) => self.history(&history).await.map(api::Response::History),
         }
     }
 }
 
-async fn wait(
+fn answer(outcome: api::Outcome) -> api::Response {
+    api::Response::Outcome(Box::new(outcome))
+}
+
+/// Asks the machine of a service, and waits for the end.
+pub(super) async fn wait(
     handle: &Handle,
     request: Request,
     asked: Option<Asked>,
-    progress: ProgressSink,
-) -> Result<api::Response, Error> {
+    progress: Option<ProgressSink>,
+) -> Result<api::Outcome, Error> {
     let (reply, answer) = oneshot::channel();
-    let operation = timeline::Operation { reply, progress: Some(progress), asked };
+    let operation = timeline::Operation { reply, progress, asked };
     handle.with(|service| service.ask(request, operation));
-    let outcome = answer.await.unwrap_or_else(|_| Err(Error::internal("an operation was dropped")))?;
-    Ok(api::Response::Outcome(Box::new(outcome)))
+    answer.await.unwrap_or_else(|_| Err(Error::internal("an operation was dropped")))
 }
 
 impl Daemon {
@@ -76,9 +99,9 @@ impl Daemon {
         }
     }
 
-    fn list(&self) -> Vec<api::ServiceStatus> {
+    fn all(&self) -> Vec<Handle> {
         self.discover();
-        self.services.borrow().values().map(|handle| handle.with(|service| service.status())).collect()
+        self.services.borrow().values().cloned().collect()
     }
 
     fn find(&self, name: &ServiceName) -> Result<Handle, Error> {
@@ -93,7 +116,7 @@ impl Daemon {
     }
 
     /// The service with what its file says now; a file that is new since the daemon started is taken in.
-    fn find_fresh(&self, name: &ServiceName) -> Result<(Handle, config::Service), Error> {
+    pub(super) fn find_fresh(&self, name: &ServiceName) -> Result<(Handle, config::Service), Error> {
         if !self.shared.dirs.service_file(name).exists() {
             let handle = self.find(name)?;
             let config = handle.with(|service| service.config.clone());
@@ -164,6 +187,7 @@ impl Daemon {
             service.machine.phase() == Phase::Stopped
         });
         if stopped {
+            install::bring_first(&handle, &config).await?;
             handle.with(|service| {
                 service.reconfigure(config);
                 // What was committed runs, whatever the service file names meanwhile.
@@ -171,7 +195,7 @@ impl Daemon {
                 service.open_listeners()
             })?;
         }
-        wait(&handle, Request::Start, Some(asked), progress).await
+        wait(&handle, Request::Start, Some(asked), Some(progress)).await.map(answer)
     }
 
     async fn restart(
@@ -191,7 +215,7 @@ impl Daemon {
             Ok::<_, Error>(())
         })?;
         let request = Request::Upgrade { target: Target::Candidate, deadline_ms: None, drain_grace_ms: None };
-        wait(&handle, request, Some(asked), progress).await
+        wait(&handle, request, Some(asked), Some(progress)).await.map(answer)
     }
 
     async fn upgrade(
@@ -209,26 +233,20 @@ impl Daemon {
             return Err(Error::new(Kind::InvalidParams, message, hint));
         }
         handle.compacted().await;
-        let is_idle = handle.with(|service| service.is_open_to_upgrades());
-        if is_idle {
-            let binary = wanted.binary.unwrap_or_else(|| config.binary.clone());
-            check(&wanted.service, &binary)?;
-            handle.with(|service| {
-                service.take_over(config)?;
-                service.candidate = Some(binary);
-                Ok::<_, Error>(())
-            })?;
+        let api::Upgrade { binary, deadline_ms, drain_grace_ms, claims, .. } = wanted;
+        if !handle.with(|service| service.is_open_to_upgrades()) {
+            // The machine says why not.
+            let request = Request::Upgrade { target: Target::Candidate, deadline_ms, drain_grace_ms };
+            return wait(&handle, request, Some(asked), Some(progress)).await.map(answer);
         }
-        let request = Request::Upgrade {
-            target: Target::Candidate,
-            deadline_ms: wanted.deadline_ms,
-            drain_grace_ms: wanted.drain_grace_ms,
-        };
-        wait(&handle, request, Some(asked), progress).await
+        let binary = binary.unwrap_or_else(|| config.binary.clone());
+        let pipeline = Pipeline::now(handle, config, asked, Some(progress))?;
+        let wanted = Wanted::Path(binary, claims, None);
+        pipeline.run(wanted, false, (deadline_ms, drain_grace_ms)).await.map(answer)
     }
 }
 
-fn check(name: &ServiceName, binary: &std::path::Path) -> Result<(), Error> {
+pub(super) fn check(name: &ServiceName, binary: &std::path::Path) -> Result<(), Error> {
     check_binary(binary).map_err(|error: BinaryError| {
         let message =
             format!("Service {:?} cannot be started from {}: {error}.", name.as_str(), binary.display());
@@ -237,13 +255,21 @@ fn check(name: &ServiceName, binary: &std::path::Path) -> Result<(), Error> {
 }
 
 impl Service {
-    fn is_open_to_upgrades(&self) -> bool {
+    pub(super) fn is_open_to_upgrades(&self) -> bool {
         matches!(self.machine.phase(), Phase::Serving | Phase::Backoff) && self.machine.retiree().is_none()
     }
 
     /// Takes over a changed service file without a stop, unless it changes what is bound.
-    fn take_over(&mut self, config: config::Service) -> Result<(), Error> {
-        if bound(&config) != bound(&self.config) {
+    pub(super) fn take_over(&mut self, config: config::Service) -> Result<(), Error> {
+        self.may_take_over(&config)?;
+        self.reconfigure(config);
+        self.mend_journal();
+        Ok(())
+    }
+
+    /// Whether a changed service file needs no stop.
+    pub(super) fn may_take_over(&self, config: &config::Service) -> Result<(), Error> {
+        if bound(config) != bound(&self.config) {
             let message = format!("The [listen] table of service {:?} has changed.", self.name.as_str());
             let hint = format!(
                 "Addresses change only with a stop: handoff stop {0}, then handoff start {0}",
@@ -268,8 +294,6 @@ impl Service {
             );
             return Err(Error::new(Kind::ConfigInvalid, message, hint));
         }
-        self.reconfigure(config);
-        self.mend_journal();
         Ok(())
     }
 
@@ -285,6 +309,7 @@ impl Service {
             (_, _) => api::State::Upgrading,
         };
         let phase = self.phase_name();
+        let shown = self.shown();
         api::ServiceStatus {
             service: self.name.clone(),
             state,
@@ -293,7 +318,10 @@ impl Service {
             detail: self.phase_status(),
             generation: self.journal.standing().generation(),
             pid: self.incumbent.as_ref().map(|party| party.process.pid),
-            binary: self.path_of(Target::Committed),
+            binary: shown.path,
+            stored: shown.stored,
+            version: shown.version,
+            skew: None,
             sha256: self.current_binary().map(|binary| hex(&binary.sha256)),
             started_at: self.incumbent.as_ref().map(|party| party.started_at_unix_ms),
             restarts: self.journal.standing().restarts,

@@ -10,6 +10,8 @@ mod canary;
 mod compact;
 mod daemon;
 mod handler;
+mod hooking;
+mod install;
 mod keeping;
 mod launch;
 mod listening;
@@ -25,6 +27,7 @@ mod service;
 mod slots;
 mod systemd;
 mod timeline;
+mod versions;
 
 pub use daemon::{Error, run};
 pub(crate) use launch::{environment_of, inherited_environment};

@@ -145,7 +145,7 @@ impl Service {
 
     fn spawn(&mut self, id: HandoffId, target: Target, events: &mut VecDeque<Event>) {
         let path = self.path_of(target);
-        if let Some(binary) = self.shared.hashes.known(&path) {
+        if let Some(binary) = self.stored_binary(&path).or_else(|| self.shared.hashes.known(&path)) {
             return self.launch(id, target, &binary, events);
         }
         let hashes = self.shared.hashes.clone();
@@ -240,6 +240,7 @@ impl Service {
             Ok(pending) => pending,
             Err(error) => return events.push_back(Event::NotDurable(error.to_string())),
         };
+        let is_commit = lasting == Lasting::Commit;
         let storage = self.journal.storage();
         let this = self.this.clone();
         spawn_local(async move {
@@ -248,7 +249,12 @@ impl Service {
             let Some(service) = this.upgrade() else { return };
             let mut service = service.borrow_mut();
             match service.journal.settle(pending, synced) {
-                Ok(()) => service.feed(Event::Durable),
+                Ok(()) => {
+                    if is_commit {
+                        service.note_generation();
+                    }
+                    service.feed(Event::Durable);
+                }
                 Err(error) => {
                     tracing::error!(service = %service.name, %error, "not durable");
                     service.problem = Some(error.to_string());
@@ -277,6 +283,7 @@ impl Service {
         }
         let completed = std::mem::take(&mut self.completes) && ending == api::Ending::Committed;
         let completed = completed.then(|| COMPLETED.to_owned());
+        let shown = self.shown();
         let outcome = api::Outcome {
             service: self.name.clone(),
             handoff: self.machine.handoff(),
@@ -284,7 +291,9 @@ impl Service {
             reason: reason.map(|reason| reason.to_string()).or(completed),
             generation: self.journal.standing().generation(),
             pid: self.incumbent.as_ref().map(|party| party.process.pid),
-            binary: self.path_of(Target::Committed),
+            binary: shown.path,
+            stored: shown.stored,
+            version: shown.version,
             sha256: self.current_binary().map(|binary| hex(&binary.sha256)),
             took_us: self.timeline.took_us(),
             accept_gap_us: self.timeline.gap_us(),

@@ -17,7 +17,6 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::{spawn_blocking, spawn_local};
 use tokio::time::timeout;
 
-use super::binary::hex;
 use super::service::Service;
 use super::timeline::Operation;
 use crate::control::{Caller, api};
@@ -155,19 +154,20 @@ impl Service {
         if let Some(asked) = &mut operation.asked
             && asked.what != history::Operation::Start
         {
-            asked.from = self.current_binary().map(version);
+            asked.from = self.current_binary().map(|binary| self.told_version(binary));
         }
     }
 
     /// The operations under way are about to start a process of this binary.
     pub(super) fn record_launch(&mut self, id: HandoffId, binary: &Binary) {
         let mut begun = Vec::new();
+        let to = self.told_version(binary);
         for asked in self.operations.iter_mut().chain(&mut self.incoming).filter_map(|it| it.asked.as_mut()) {
             if asked.id.is_some() {
                 continue;
             }
             asked.id = Some(id);
-            asked.to = Some(Version { version: asked.version.clone(), ..version(binary) });
+            asked.to = Some(to.clone());
             begun.push(asked.clone());
         }
         for asked in begun {
@@ -253,11 +253,6 @@ fn resumed(entry: Entry) -> Asked {
         from: entry.from,
         to: entry.to,
     }
-}
-
-fn version(binary: &Binary) -> Version {
-    let sha256 = (binary.sha256 != [0; 32]).then(|| hex(&binary.sha256));
-    Version { path: binary.path.clone().into(), sha256, version: None }
 }
 
 /// The entries of several services in the order of time, the newest last.

@@ -6,15 +6,16 @@ use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use handoff_protocol::deadline::Deadline;
 use handoff_protocol::ids::{HandoffId, ServiceName};
 use handoff_protocol::message::FromService;
 use handoff_protocol::reason::{Exit, Party as Role};
-use handoff_protocol::record::{Binary, Fact};
-use handoff_protocol::supervisor::{Action, Event, Moment, Phase, Request, Supervisor, Target};
-use tokio::sync::Notify;
+use handoff_protocol::record::Fact;
+use handoff_protocol::supervisor::{Action, Event, Moment, Phase, Request, Supervisor};
+use tokio::sync::{Mutex, Notify};
 use tokio::task::{AbortHandle, spawn_local, yield_now};
 use tokio::time::sleep;
 use uuid::Uuid;
@@ -24,11 +25,12 @@ use super::daemon::Shared;
 use super::listening::Listening;
 use super::party::{Happened, Party, Serial};
 use super::policy::policy;
-use super::recording::Recorder;
+use super::recording::{Asked, Recorder};
 use super::timeline::{Operation, Timeline, progress};
 use crate::config;
 use crate::control::api;
 use crate::journal::Journal;
+use crate::store::Store;
 
 /// A service that tasks can reach.
 #[derive(Debug, Clone)]
@@ -50,6 +52,11 @@ pub(super) struct Service {
     pub(super) timeline: Timeline,
     pub(super) last: Option<api::Outcome>,
     pub(super) recorder: Recorder,
+    pub(super) store: Arc<Store>,
+    /// Whoever has it brings a version in, or removes some.
+    pub(super) turn: Arc<Mutex<()>>,
+    /// What the first start is started from.
+    pub(super) first: Option<PathBuf>,
     pub(super) problem: Option<String>,
     /// Whether the upgrade under way was begun by an earlier daemon, and is only to be committed.
     pub(super) completes: bool,
@@ -72,7 +79,7 @@ pub(super) struct Service {
 }
 
 impl Handle {
-    pub(super) fn new(config: config::Service, journal: Journal, shared: Rc<Shared>) -> Self {
+    pub(super) fn new(config: config::Service, journal: Journal, store: Store, shared: Rc<Shared>) -> Self {
         let recorder = Recorder::new(shared.dirs.service_state(&config.name));
         Self(Rc::new_cyclic(|this| {
             RefCell::new(Service {
@@ -90,6 +97,9 @@ impl Handle {
                 timeline: Timeline::begin(),
                 last: None,
                 recorder,
+                store: Arc::new(store),
+                turn: Arc::default(),
+                first: None,
                 problem: None,
                 completes: false,
                 shared,
@@ -215,9 +225,12 @@ impl Service {
 
     pub(super) fn tell_progress(&self, phase: &str, detail: Option<String>) {
         let (handoff, at_us) = (self.machine.handoff(), self.timeline.age_us());
-        let operations = self.operations.iter().chain(&self.incoming);
-        for sink in operations.filter_map(|operation| operation.progress.as_ref()) {
-            sink.send(progress(&self.name, handoff, phase, at_us, detail.clone()));
+        for operation in self.operations.iter().chain(&self.incoming) {
+            // What came before the machine was asked counts.
+            let at_us = operation.asked.as_ref().map_or(at_us, Asked::elapsed_us);
+            if let Some(sink) = &operation.progress {
+                sink.send(progress(&self.name, handoff, phase, at_us, detail.clone()));
+            }
         }
     }
 
@@ -413,21 +426,9 @@ impl Service {
         }
     }
 
-    /// The file that a target means now.
-    pub(super) fn path_of(&self, target: Target) -> PathBuf {
-        let current =
-            || self.journal.standing().current.as_ref().map(|current| current.binary.path.clone().into());
-        match (target, &self.candidate) {
-            (Target::Candidate, Some(path)) => path.clone(),
-            (Target::Candidate | Target::Committed, _) => {
-                current().unwrap_or_else(|| self.config.binary.clone())
-            }
-        }
-    }
-
-    /// The binary of the current generation.
-    pub(super) fn current_binary(&self) -> Option<&Binary> {
-        self.journal.standing().current.as_ref().map(|current| &current.binary)
+    /// A handle on this service, unless it is going.
+    pub(super) fn handle(&self) -> Option<Handle> {
+        self.this.upgrade().map(Handle)
     }
 
     /// Takes over what the service file says now. It counts from the next process on.

@@ -33,7 +33,7 @@ impl Plain {
         // In overlap mode two of them work at the same time.
         let data = if mode == "exclusive" { rig.path("data") } else { PathBuf::from("-") };
         let head = format!(
-            "binary = {binary:?}\nautostart = false\nadapter = {adapter:?}\nmode = {mode:?}\ndrain_grace = \"5s\"\n\
+            "binary = {binary:?}\nautostart = false\nstore = false\nadapter = {adapter:?}\nmode = {mode:?}\ndrain_grace = \"5s\"\n\
              args = [{data:?}, {listen:?}]\n"
         );
         let plain = Self { rig, address, head, listen };

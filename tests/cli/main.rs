@@ -7,7 +7,7 @@ mod support;
 use std::io::Read;
 use std::process::Stdio;
 
-use handoff::control::api::{Ending, Request, Response, Upgrade};
+use handoff::control::api::{Claims, Ending, Request, Response, Upgrade};
 use handoff::control::{Error, Kind, ProgressSink};
 use support::{Ran, World, executable, name, outcome, progress, status};
 
@@ -39,6 +39,7 @@ fn an_upgrade_shows_its_phases_and_ends_with_one_sentence() {
         binary: Some(world.path("new/s3")),
         deadline_ms: Some(60_000),
         drain_grace_ms: Some(10_000),
+        claims: Claims::default(),
     };
     assert_eq!(world.seen(), Request::Upgrade(upgrade));
 }
@@ -82,6 +83,7 @@ fn each_verb_asks_for_what_it_says() {
                 binary: None,
                 deadline_ms: None,
                 drain_grace_ms: None,
+                claims: Claims::default(),
             }),
         ),
     ] {

@@ -90,7 +90,7 @@ impl Kind {
         let python = root().join("clients/python");
         let javascript = root().join("clients/javascript/index.js");
         let text = format!(
-            "binary = {binary:?}\nargs = [{data:?}]\nautostart = false\n{settings}\n{more}\n[listen]\nmain = \"{address}\"\n\
+            "binary = {binary:?}\nargs = [{data:?}]\nautostart = false\nstore = false\n{settings}\n{more}\n[listen]\nmain = \"{address}\"\n\
              [env]\nPYTHONPATH = {python:?}\nPYTHONDONTWRITEBYTECODE = \"1\"\nHANDOFF_CLIENT = {javascript:?}\n"
         );
         std::fs::write(rig.path("config/services/s.toml"), text).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use handoff::control::Kind;
-use handoff::control::api::Request;
+use handoff::control::api::{Request, VersionStatus};
 use serde_json::Value;
 
 use crate::{blocks, quoted, read, table};
@@ -39,7 +39,10 @@ fn every_method_is_documented_with_its_parameters() {
     for row in &rows {
         let value = |name: &str| match name {
             "service" => Value::from("s3"),
-            "binary" => Value::from("/b"),
+            "binary" | "path" | "sha256sums" | "minisig" => Value::from("/b"),
+            "sha256" => Value::from("ab".repeat(32)),
+            "member" | "version" => Value::from("1.2"),
+            "tree" | "pinned" => Value::from(true),
             _ => Value::from(7),
         };
         let params: serde_json::Map<String, Value> =
@@ -100,9 +103,17 @@ fn the_members_of_results_are_documented() {
     let known: handoff::history::Entry = serde_json::from_value(entry.clone()).expect("an entry");
     assert_eq!(serde_json::to_value(known).expect("JSON"), entry, "a member more or less");
     assert_eq!(members("\n### entry\n"), keys(&entry));
+    let version: Value = serde_json::from_str(VERSION).expect("JSON");
+    let known: VersionStatus = serde_json::from_value(version.clone()).expect("a version");
+    assert_eq!(serde_json::to_value(known).expect("JSON"), version, "a member more or less");
+    assert_eq!(members("\n### version\n"), keys(&version));
     let progress = answers.iter().find(|answer| answer["method"] == "progress").expect("progress");
     assert_eq!(members("\n## Notifications\n"), keys(&progress["params"]));
 }
+
+/// A version with every member.
+const VERSION: &str = r#"{"added_at":1,"binary":null,"current":true,"generations":[1],"kind":"file","pinned":false,
+    "service":"s3","sha256":"ab","size_bytes":1,"stored":"/s","version":null}"#;
 
 /// An entry of a history with every member.
 const ENTRY: &str = r#"{"accept_gap_us":1,"at":2,"by":{"command":"c","pid":1,"uid":0},"from":null,"generation":1,

@@ -165,7 +165,9 @@ fn the_reference_of_the_service_file_is_complete() {
 #[test]
 fn the_reference_of_each_table_is_complete() {
     let text = read("docs/operations.md");
-    for (table_name, heading) in [("probe", "### Probes"), ("hooks", "### Commands")] {
+    for (table_name, heading) in
+        [("probe", "### Probes"), ("hooks", "### Commands"), ("update", "### Versions")]
+    {
         let errors = parse(&format!("binary = \"/b\"\n[{table_name}]\nwwwwwwwwwwww = 1\n"));
         let told = errors.expect_err("an unknown key").join("\n");
         let known = told.split_once("known keys are ").expect("the keys of the table").1;

@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use handoff::control::api::{Outcome, Request, Response, ServiceStatus, Upgrade};
+use handoff::control::api::{Claims, Outcome, Request, Response, ServiceStatus, Upgrade};
 use handoff::control::{Client, ClientError};
 use handoff_protocol::ids::ServiceName;
 
@@ -125,8 +125,10 @@ impl Rig {
     pub fn write_service(&self, name: &str, binary: &Path, more: &str) -> SocketAddr {
         let address = free_address();
         let data = self.path("data");
+        // A copy of a program with all that is for the debugger takes its time: who tests the store says so.
+        let store = if more.contains("store = ") { "" } else { "store = false\n" };
         let text = format!(
-            "binary = {binary:?}\nargs = [{data:?}]\nautostart = false\n{more}\n[listen]\nmain = \"{address}\"\n"
+            "binary = {binary:?}\nargs = [{data:?}]\nautostart = false\n{store}{more}\n[listen]\nmain = \"{address}\"\n"
         );
         std::fs::write(self.path(&format!("config/services/{name}.toml")), text).unwrap();
         address
@@ -155,7 +157,9 @@ impl Rig {
         drain_grace_ms: Option<u64>,
     ) -> Result<Outcome, ClientError> {
         let service = service(name);
-        let upgrade = Upgrade { service, binary: Some(binary.to_owned()), deadline_ms, drain_grace_ms };
+        let claims = Claims::default();
+        let upgrade =
+            Upgrade { service, binary: Some(binary.to_owned()), deadline_ms, drain_grace_ms, claims };
         match self.call(Request::Upgrade(upgrade))? {
             Response::Outcome(outcome) => Ok(*outcome),
             other => panic!("{other:?}"),
@@ -220,6 +224,11 @@ pub fn freeze(pid: u32, time: Duration) {
         std::thread::sleep(Duration::from_millis(10));
     }
     signal(pid, rustix::process::Signal::CONT);
+}
+
+/// A file that can be executed.
+pub fn executable(path: &Path) {
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
 }
 
 /// An address that nobody listens on now.

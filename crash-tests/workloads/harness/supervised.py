@@ -112,6 +112,7 @@ def service_file(row, place, first):
     """As a user would write it."""
     lines = [
         f'binary = "{first}"',
+        "store = false",
         f'mode = "{row.mode}"',
         f'adapter = "{row.adapter}"',
         f'drain_grace = "{row.server.grace}"',

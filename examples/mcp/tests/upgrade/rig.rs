@@ -25,7 +25,7 @@ impl Rig {
         std::fs::create_dir_all(dir.path().join("etc/services")).unwrap();
         let binary = release(dir.path(), "1.0.0", None);
         let text = format!(
-            "binary = {binary:?}\nmode = \"overlap\"\nlease = \"2s\"\n[listen]\nmcp = \"{address}\"\n"
+            "binary = {binary:?}\nstore = false\nmode = \"overlap\"\nlease = \"2s\"\n[listen]\nmcp = \"{address}\"\n"
         );
         std::fs::write(dir.path().join("etc/services/mcp.toml"), text).unwrap();
         let log = std::fs::File::create(dir.path().join("daemon.log")).unwrap();

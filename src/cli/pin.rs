@@ -1,0 +1,45 @@
+//! `handoff pin`.
+
+use handoff_protocol::ids::ServiceName;
+use serde_json::json;
+
+use super::exit::{Exit, Failure};
+use super::output::Output;
+use super::{Json, human, versions};
+use crate::config::Dirs;
+use crate::control::api::{Pin, Request};
+
+const EXAMPLES: &str = "\
+Examples:
+  handoff pin s3 1.2.3            by what it says its version is
+  handoff pin s3 9df9c07e         by the beginning of its hash
+  handoff pin s3 9df9c07e --off";
+
+/// Keep a version of a service until it is released
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// The service
+    service: ServiceName,
+    /// The version, or the beginning of its hash (4 digits or more)
+    version: String,
+    /// Release it
+    #[arg(long)]
+    off: bool,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
+    let (service, version, pinned) = (arguments.service.clone(), arguments.version.clone(), !arguments.off);
+    for found in versions::asked(&Request::Pin(Pin { service, version, pinned }), dirs)? {
+        if out.is_json() {
+            out.object(&json!({ "version": found }));
+            continue;
+        }
+        let name = found.version.as_deref().unwrap_or("a version without a name");
+        let what = if found.pinned { "is kept" } else { "is kept no longer than the others" };
+        out.line(format!("{}: {name} ({}) {what}.", found.service, human::short(&found.sha256)));
+    }
+    Ok(Exit::Done)
+}

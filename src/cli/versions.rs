@@ -1,0 +1,69 @@
+//! `handoff versions`.
+
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use handoff_protocol::ids::ServiceName;
+use serde_json::json;
+
+use super::exit::{Exit, Failure};
+use super::output::Output;
+use super::{Json, ask, human};
+use crate::config::Dirs;
+use crate::control::api::{Request, Response, VersionStatus};
+
+const EXAMPLES: &str = "\
+Examples:
+  handoff versions s3
+  handoff versions s3 --json | jq -r '.versions[] | select(.current) | .stored'";
+
+/// Show the versions of a service that are kept
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// The service
+    service: ServiceName,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
+    let versions = asked(&Request::Versions(arguments.service.clone()), dirs)?;
+    if out.is_json() {
+        out.object(&json!({ "versions": versions }));
+    } else if versions.is_empty() {
+        out.line(format!("No version of {} is kept.", arguments.service));
+    } else {
+        out.line(table(&versions));
+    }
+    Ok(Exit::Done)
+}
+
+/// What the daemon answers to a question about versions.
+pub(super) fn asked(request: &Request, dirs: &Dirs) -> Result<Vec<VersionStatus>, Failure> {
+    match ask(dirs, request)? {
+        Response::Versions(versions) => Ok(versions),
+        other => unreachable!("the client reads only versions as the answer to this: {other:?}"),
+    }
+}
+
+/// As people read them, one a line.
+pub(super) fn table(versions: &[VersionStatus]) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(["VERSION", "SHA256", "GENERATIONS", "SIZE", "ADDED", "STATE", "FROM"]);
+    for it in versions {
+        let generations: Vec<String> = it.generations.iter().map(ToString::to_string).collect();
+        let states = [(it.current, "current"), (it.pinned, "pinned")];
+        let states: Vec<&str> = states.iter().filter(|(is, _)| *is).map(|(_, word)| *word).collect();
+        table.add_row([
+            it.version.clone().unwrap_or_else(|| "-".to_owned()),
+            human::short(&it.sha256).to_owned(),
+            generations.join(" "),
+            human::size(it.size_bytes),
+            format!("{} ago", human::since(it.added_at)),
+            states.join(", "),
+            it.binary.as_ref().map_or_else(String::new, |path| path.display().to_string()),
+        ]);
+    }
+    table.trim_fmt()
+}

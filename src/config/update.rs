@@ -1,0 +1,90 @@
+//! How new versions come in: what is kept, and what is demanded of them.
+
+use super::error::Report;
+use super::table::Section;
+use crate::store::{Require, Trust, is_public_key};
+
+const KEYS: &[&str] = &["keep", "member", "tree", "version_args", "max_size", "require", "minisign_keys"];
+
+const KEEP: u32 = 5;
+const MAX_SIZE_BYTES: u64 = 4 << 30;
+
+/// What the service file says about new versions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    /// Whether what runs is a copy in the store of the daemon.
+    pub store: bool,
+    /// How many versions that ran are kept.
+    pub keep: usize,
+    /// Which member of an archive, or which file of a tree, is the program.
+    pub member: Option<String>,
+    /// Whether an archive is taken as a whole.
+    pub tree: bool,
+    /// How a program is asked for its version; not at all if there are none.
+    pub version_args: Vec<String>,
+    /// So much is copied or unpacked at the most.
+    pub max_size_bytes: u64,
+    /// What must be there before a new version may run, and whose signatures count.
+    pub trust: Trust,
+}
+
+/// Reads `store` and the table `[update]`.
+pub(super) fn read(report: &mut Report, root: &Section) -> Update {
+    let mut update = Update {
+        store: root.boolean(report, "store").unwrap_or(true),
+        keep: KEEP as usize,
+        member: None,
+        tree: false,
+        version_args: vec!["--version".to_owned()],
+        max_size_bytes: MAX_SIZE_BYTES,
+        trust: Trust::default(),
+    };
+    let Some(section) = root.section(report, "update", "update.") else { return update };
+    section.refuse_unknown(report, KEYS);
+    if !update.store {
+        for key in KEYS {
+            section.refuse(report, key, "is for versions in the store", "remove it, or remove store = false");
+        }
+        return update;
+    }
+    if let Some(keep) = section.count(report, "keep", 1..=1000) {
+        update.keep = keep as usize;
+    }
+    update.member = member(report, &section);
+    update.tree = section.boolean(report, "tree").unwrap_or(false);
+    if update.tree && update.member.is_none() {
+        section.refuse(report, "tree", "it is not said what is started", "write member = \"bin/server\" too");
+    }
+    if let Some(args) = section.strings(report, "version_args") {
+        update.version_args = args;
+    }
+    update.max_size_bytes = section.size_bytes(report, "max_size", 1).unwrap_or(MAX_SIZE_BYTES);
+    update.trust = trust(report, &section);
+    update
+}
+
+fn member(report: &mut Report, section: &Section) -> Option<String> {
+    let example = "write member = \"bin/server\"";
+    let found = section.string(report, "member", example)?;
+    let is_below = !found.value.starts_with('/') && !found.value.split('/').any(|part| part == "..");
+    if found.value.is_empty() || !is_below {
+        let cause = format!("{:?} is no path below the top of an archive or directory", found.value);
+        return section.wrong(report, "member", found.span, &cause, example);
+    }
+    Some(found.value.to_owned())
+}
+
+fn trust(report: &mut Report, section: &Section) -> Trust {
+    let words = [("checksum", Require::Checksum), ("signature", Require::Signature)];
+    let require = section.choice(report, "require", &words).unwrap_or_default();
+    let keys = section.strings(report, "minisign_keys").unwrap_or_default();
+    if let Some(wrong) = keys.iter().find(|key| !is_public_key(key)) {
+        let cause = format!("{wrong:?} is no public key of minisign");
+        section.refuse(report, "minisign_keys", &cause, "write the second line of the file minisign.pub");
+    }
+    if require == Require::Signature && keys.is_empty() {
+        let hint = "write minisign_keys = [\"RW...\"], the second line of the file minisign.pub";
+        section.refuse(report, "require", "there is no key to check a signature with", hint);
+    }
+    Trust { require, keys }
+}

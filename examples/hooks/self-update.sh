@@ -1,0 +1,29 @@
+#!/bin/sh
+# What a tool does that updates itself: it has fetched a zip file, takes out its program, puts it in place, and says so.
+#
+#   self-update.sh SERVICE ZIP MEMBER TARGET
+#
+# The program is extracted beside TARGET and renamed, so that nobody ever sees half of it. Without a daemon the new file is
+# in place all the same, and the next start is one of the new version.
+set -eu
+
+service=$1
+zip=$2
+member=$3
+target=$4
+beside=$target.new.$$
+trap 'rm -f "$beside"' EXIT
+
+unzip -p "$zip" "$member" > "$beside"
+chmod 755 "$beside"
+mv -f "$beside" "$target"
+
+# The exact call: it may be repeated, and several tools may make it at once.
+code=0
+handoff installed "$service" "$target" || code=$?
+case $code in
+0) ;;
+2) echo "no daemon runs: $target counts from the next start on" >&2 ;;
+4) echo "the new version was rolled back; the old one serves" >&2; exit 4 ;;
+*) exit "$code" ;;
+esac

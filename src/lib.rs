@@ -37,3 +37,5 @@ pub mod store;
 #[cfg(feature = "supervisor")]
 pub mod supervisor;
 pub mod sys;
+#[cfg(feature = "supervisor")]
+pub mod watch;

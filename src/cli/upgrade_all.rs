@@ -11,7 +11,7 @@ use super::output::{Output, note};
 use super::rollout::Rollout;
 use super::{list, operation};
 use crate::config::{self, Dirs};
-use crate::control::api::{Ending, Outcome, Progress, Request, Response, State, Upgrade};
+use crate::control::api::{Claims, Ending, Outcome, Progress, Request, Response, State, Upgrade};
 use crate::control::{Client, ClientError};
 
 /// What one of the upgrades says.
@@ -124,7 +124,8 @@ fn begin(
 ) {
     let socket = dirs.control_socket();
     std::thread::spawn(move || {
-        let upgrade = Upgrade { service: service.clone(), binary: None, deadline_ms, drain_grace_ms };
+        let (name, claims) = (service.clone(), Claims::default());
+        let upgrade = Upgrade { service: name, binary: None, deadline_ms, drain_grace_ms, claims };
         // If nobody listens, the command has ended already.
         let mut on_progress = |progress| drop(tell.send(News::Progress(progress)));
         let answer = Client::connect(&socket)

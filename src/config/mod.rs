@@ -18,6 +18,7 @@ mod service;
 mod table;
 mod units;
 mod update;
+mod watch;
 
 pub use address::{AddressError, ListenAddress, UNIX_PATH_MAX_BYTES};
 pub use binary::{BinaryError, check_binary};
@@ -33,3 +34,4 @@ pub use program::{DrainFor, Program, StopSignal};
 pub use service::{Adapter, Listener, LogLimits, Service, Stragglers};
 pub use units::{format_duration_ms, parse_duration_ms, parse_size_bytes};
 pub use update::Update;
+pub use watch::Watch;

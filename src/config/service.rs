@@ -20,6 +20,7 @@ use super::program::{self, Program};
 use super::table::{Found, Section};
 use super::units::format_duration_ms;
 use super::update::{self, Update};
+use super::watch::{self, Watch};
 use crate::hooks::{BINARY, check_program};
 use crate::store::check_source;
 
@@ -46,13 +47,13 @@ const KEYS: &[&str] = &[
     "warm",
     "probe",
     "after",
+    "update",
     "preflight",
     "preflight_limit",
     "hooks",
     "probation",
     "canary",
     "store",
-    "update",
 ];
 const LOG_KEYS: &[&str] = &["max_size", "files"];
 const BINARY_EXAMPLE: &str = "write binary = \"/absolute/path/of/the/server\"";
@@ -86,6 +87,8 @@ pub struct Service {
     pub probe: Option<Probe>,
     /// The commands that are run around an upgrade.
     pub hooks: Hooks,
+    /// The path at which new versions appear by themselves.
+    pub watch: Option<Watch>,
     /// The services that are upgraded before this one, when all are.
     pub after: Vec<ServiceName>,
     /// Where the file names them, if it does.
@@ -265,6 +268,7 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
         probe: probe::read(report, root, adapter, program.notify, &listeners),
         program,
         hooks: hooks::read(report, root),
+        watch: watch::read(report, root),
         after: order::read(report, root),
         after_at: root.at(report, "after"),
         trial: probation::read(report, root, mode, &listeners),

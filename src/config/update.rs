@@ -5,6 +5,8 @@ use super::table::Section;
 use crate::store::{Require, Trust, is_public_key};
 
 const KEYS: &[&str] = &["keep", "member", "tree", "version_args", "max_size", "require", "minisign_keys"];
+/// Read by [`watch`](super::watch).
+const WATCH_KEYS: &[&str] = &["watch", "settle"];
 
 const KEEP: u32 = 5;
 const MAX_SIZE_BYTES: u64 = 4 << 30;
@@ -40,7 +42,7 @@ pub(super) fn read(report: &mut Report, root: &Section) -> Update {
         trust: Trust::default(),
     };
     let Some(section) = root.section(report, "update", "update.") else { return update };
-    section.refuse_unknown(report, KEYS);
+    section.refuse_unknown(report, &[KEYS, WATCH_KEYS].concat());
     if !update.store {
         for key in KEYS {
             section.refuse(report, key, "is for versions in the store", "remove it, or remove store = false");

@@ -80,7 +80,8 @@ fn look(file: &File) -> io::Result<Look> {
     })
 }
 
-fn hash(mut file: &File) -> io::Result<[u8; 32]> {
+/// The content hash of an open file. Blocks.
+pub(super) fn hash(mut file: &File) -> io::Result<[u8; 32]> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 256 * 1024];
     loop {

@@ -15,7 +15,7 @@ use handoff_protocol::record::Fact;
 use handoff_protocol::supervisor::{Phase, Request};
 use rustix::fs::{FlockOperation, flock};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use super::adopt::sweep;
@@ -27,6 +27,7 @@ use super::running;
 use super::service::{Handle, Service};
 use super::systemd::{Systemd, take_stored};
 use super::timeline::Operation;
+use super::watching::{Arrival, bring_in_all};
 use crate::config::{self, Dirs, DirsError, load};
 use crate::control::{BindError, Caller, Listener, serve};
 use crate::crash_points::crash_point;
@@ -78,6 +79,8 @@ pub(super) struct Shared {
     pub(super) hashes: Hashes,
     pub(super) keeper: Keeping,
     pub(super) systemd: Rc<Systemd>,
+    /// Where versions go that have appeared by themselves.
+    pub(super) arrivals: mpsc::UnboundedSender<Arrival>,
     /// How many files a service may have open: as many as this process might when it was started.
     pub(super) files_limit: u64,
 }
@@ -122,16 +125,19 @@ async fn main(
     crash_point!("supervisor/start/control");
     let systemd = Rc::new(Systemd::new()?);
     let keeper = Keeping::start(&dirs, Rc::clone(&systemd), stored).map_err(Error::Keeper)?;
+    let (arrivals, arrived) = mpsc::unbounded_channel();
     let daemon = Rc::new(Daemon {
         shared: Rc::new(Shared {
             dirs: dirs.clone(),
             hashes: Hashes::default(),
             keeper,
             systemd,
+            arrivals,
             files_limit,
         }),
         services: RefCell::default(),
     });
+    tokio::task::spawn_local(bring_in_all(Rc::clone(&daemon), arrived));
     crash_point!("supervisor/start/keeper");
     sweep(&dirs.adopt_dir());
     daemon.load_all(lock.was_lost());
@@ -239,6 +245,7 @@ impl Daemon {
         handle.with(|service| {
             service.sweep_store();
             service.note_generation();
+            service.adjust_watch();
         });
         self.services.borrow_mut().insert(name, handle.clone());
         Ok(handle)

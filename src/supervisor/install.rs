@@ -277,7 +277,7 @@ impl Pipeline {
         self.handle.with(|service| {
             let mut entry = service.entry(&self.asked, history::Ending::Rejected, Some(&error.message));
             entry.id = HandoffId::from_uuid(uuid::Uuid::now_v7());
-            entry.from = service.current_binary().map(|binary| service.told_version(binary));
+            entry.from = service.current_version();
             entry.to = Some(to);
             entry.took_us = self.asked.elapsed_us();
             entry.phases.clone_from(&self.asked.before);
@@ -369,7 +369,7 @@ impl Phases {
         let at_us = self.age_us();
         self.began.lock().unwrap_or_else(PoisonError::into_inner).push((phase, at_us));
         if let Some(sink) = &self.progress {
-            sink.send(progress(&self.service, HandoffId::NIL, phase, at_us));
+            sink.send(progress(&self.service, HandoffId::NIL, phase, at_us, None));
         }
     }
 

@@ -28,6 +28,7 @@ mod slots;
 mod systemd;
 mod timeline;
 mod versions;
+mod watching;
 
 pub use daemon::{Error, run};
 pub(crate) use launch::{environment_of, inherited_environment};

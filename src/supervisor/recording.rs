@@ -149,12 +149,17 @@ impl Recorder {
 }
 
 impl Service {
+    /// What was committed last.
+    pub(super) fn current_version(&self) -> Option<Version> {
+        self.current_binary().map(|binary| self.told_version(binary))
+    }
+
     /// Somebody asks: what runs now is what the operation begins from.
     pub(super) fn record_request(&self, operation: &mut Operation) {
         if let Some(asked) = &mut operation.asked
             && asked.what != history::Operation::Start
         {
-            asked.from = self.current_binary().map(|binary| self.told_version(binary));
+            asked.from = self.current_version();
         }
     }
 

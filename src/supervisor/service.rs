@@ -27,6 +27,7 @@ use super::party::{Happened, Party, Serial};
 use super::policy::policy;
 use super::recording::{Asked, Recorder};
 use super::timeline::{Operation, Timeline, progress};
+use super::watching::Watching;
 use crate::config;
 use crate::control::api;
 use crate::journal::Journal;
@@ -57,6 +58,8 @@ pub(super) struct Service {
     pub(super) turn: Arc<Mutex<()>>,
     /// What the first start is started from.
     pub(super) first: Option<PathBuf>,
+    /// What looks out for new versions at a path.
+    pub(super) lookout: Option<Watching>,
     pub(super) problem: Option<String>,
     /// Whether the upgrade under way was begun by an earlier daemon, and is only to be committed.
     pub(super) completes: bool,
@@ -100,6 +103,7 @@ impl Handle {
                 store: Arc::new(store),
                 turn: Arc::default(),
                 first: None,
+                lookout: None,
                 problem: None,
                 completes: false,
                 shared,
@@ -435,5 +439,6 @@ impl Service {
     pub(super) fn reconfigure(&mut self, config: config::Service) {
         self.machine.set_policy(config.mode, policy(&config));
         self.config = config;
+        self.adjust_watch();
     }
 }

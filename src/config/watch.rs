@@ -1,0 +1,37 @@
+//! The path at which new versions appear by themselves.
+
+use std::path::{Path, PathBuf};
+
+use super::error::Report;
+use super::table::Section;
+
+/// A path that is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// Absolute path of the file.
+    pub path: PathBuf,
+    /// How long the file must have been left alone.
+    pub settle_ms: u64,
+}
+
+const SETTLE_MS: u64 = 2_000;
+const HINT: &str = "write watch = \"/incoming/server\"";
+
+/// Reads `watch` and `settle` of the table `[update]`.
+pub(super) fn read(report: &mut Report, root: &Section) -> Option<Watch> {
+    let section = root.section(report, "update", "update.")?;
+    let settle_ms = section.duration_ms(report, "settle", 0).map_or(SETTLE_MS, |found| found.value);
+    if !section.has("watch") {
+        section.refuse(report, "settle", "nothing is watched", "remove it, or add watch");
+        return None;
+    }
+    let found = section.string(report, "watch", HINT)?;
+    let path = Path::new(found.value);
+    // The path is taken apart, and so must mean what it says.
+    let is_plain = path.is_absolute() && path.file_name().is_some() && !path.iter().any(|part| part == "..");
+    if !is_plain || found.value.contains('\0') || found.value.ends_with('/') {
+        let cause = format!("{path:?} is not the absolute path of a file, without \"..\"");
+        return section.wrong(report, "watch", found.span, &cause, HINT);
+    }
+    Some(Watch { path: path.to_owned(), settle_ms })
+}

@@ -1,0 +1,76 @@
+//! Which contents were seen at a watched path: one that was tried is not tried again, also by the next daemon.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+const FILE: &str = "watched";
+/// So many are remembered.
+const REMEMBERED_MAX: usize = 200;
+
+/// The contents that were seen, as SHA-256 in hex, the newest last, in a file. Blocks on the file system.
+#[derive(Debug)]
+pub struct Memory {
+    path: PathBuf,
+    seen: Vec<String>,
+}
+
+impl Memory {
+    /// What is remembered in the state directory of a service. A file that is not there or damaged says nothing.
+    pub fn open(directory: &Path) -> Memory {
+        let path = directory.join(FILE);
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let is_hash = |line: &&str| line.len() == 64 && line.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let seen = text.lines().filter(is_hash).map(str::to_owned).collect();
+        Memory { path, seen }
+    }
+
+    /// Whether this content was seen.
+    pub fn has(&self, sha256: &str) -> bool {
+        self.seen.iter().any(|seen| seen == sha256)
+    }
+
+    /// Remembers it, on the disk when this returns.
+    pub fn add(&mut self, sha256: &str) -> io::Result<()> {
+        self.seen.retain(|seen| seen != sha256);
+        self.seen.push(sha256.to_owned());
+        self.seen.drain(..self.seen.len().saturating_sub(REMEMBERED_MAX));
+        self.write()
+    }
+
+    /// Forgets it: it was not really tried.
+    pub fn remove(&mut self, sha256: &str) -> io::Result<()> {
+        self.seen.retain(|seen| seen != sha256);
+        self.write()
+    }
+
+    fn write(&self) -> io::Result<()> {
+        let beside = self.path.with_extension("new");
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(self.seen.iter().map(|seen| format!("{seen}\n")).collect::<String>().as_bytes())?;
+        file.sync_data()?;
+        fs::rename(&beside, &self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_outlives_whoever_wrote_it_and_stays_short() {
+        let root = tempfile::tempdir().unwrap();
+        let hash = |number: usize| format!("{number:064x}");
+        let mut memory = Memory::open(root.path());
+        for number in 0..300 {
+            memory.add(&hash(number)).unwrap();
+        }
+        memory.remove(&hash(299)).unwrap();
+        let memory = Memory::open(root.path());
+        assert_eq!(memory.seen.len(), 199);
+        assert!(memory.has(&hash(298)) && !memory.has(&hash(299)) && !memory.has(&hash(0)));
+        fs::write(root.path().join(FILE), b"\xff\n").unwrap();
+        assert!(!Memory::open(root.path()).has(&hash(298)));
+    }
+}

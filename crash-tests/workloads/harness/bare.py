@@ -56,5 +56,5 @@ def _restarted(row, place, versions, server, restarts):
 def _result(row, how, loads, newcomers, gaps, upgrades):
     said = loads.end()
     newcomers.close()
-    said["newcomers"] = {"requests": newcomers.count, "first": newcomers.first, **newcomers.failures}
+    said["newcomers"] = newcomers.said()
     return Result(row, how, upgrades=upgrades, rolled_back=0, said=said, total=summed(said), gaps=gaps)

@@ -15,7 +15,7 @@ class Newcomers:
     def __init__(self, place, path):
         self._address = ("127.0.0.1", place.port)
         self._request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()
-        self._answers, self.failures, self.first = [], {}, None
+        self._answers, self.failures = [], []
         self._lock, self._closed = threading.Lock(), threading.Event()
         # Two, so that one that waits does not hide that others are answered.
         self._threads = [threading.Thread(target=self._come, daemon=True) for _ in range(2)]
@@ -29,7 +29,16 @@ class Newcomers:
 
     @property
     def count(self):
-        return len(self._answers) + sum(self.failures.values())
+        return len(self._answers) + len(self.failures)
+
+    def said(self):
+        """Like the last line of a load. All of their connections are new."""
+        counts = {"requests": self.count, "failures": self.failures}
+        for failure in self.failures:
+            for name in (failure["how"], f"new_{failure['how']}"):
+                counts[name] = counts.get(name, 0) + 1
+        first = next((f"{failure['how']}: a newcomer" for failure in self.failures), None)
+        return {**counts, "first": first}
 
     def longest_gap(self, began, ended):
         """The longest time between two answers, in seconds, of those that came between two moments."""
@@ -45,8 +54,7 @@ class Newcomers:
                 if how is None:
                     self._answers.append(time.monotonic())
                 else:
-                    self.failures[how] = self.failures.get(how, 0) + 1
-                    self.first = self.first or f"{how}: a newcomer"
+                    self.failures.append({"how": how, "at": time.time(), "kind": "new", "carried": 0, "what": "newcomer"})
             self._closed.wait(EVERY)
 
     def _ask(self):

@@ -4,10 +4,14 @@ import json
 import subprocess
 import time
 
-FAILURES = ("refused", "reset", "cut", "timeout", "error_status", "wrong", "lost")
+# As the loads tell them. The first four are of a connection, a new one or one that had carried requests before.
+OF_CONNECTION = ("refused", "reset", "cut", "timeout")
+OF_ANSWER = ("error_status", "wrong", "lost")
+FAILURES = OF_CONNECTION + OF_ANSWER
 SUMMED = (
     "requests",
     *FAILURES,
+    *(f"{kind}_{name}" for kind in ("new", "kept") for name in OF_CONNECTION),
     "idle_closed",
     "idle_raced",
     "sessions",
@@ -59,3 +63,15 @@ def summed(said):
 
 def failures(total):
     return sum(total[name] for name in FAILURES)
+
+
+def told(said, moments):
+    """Each failure that a load tells one by one, with where in an upgrade it came: `moments` are their begins and ends."""
+    for load, each in said.items():
+        for failure in each.get("failures", ()):
+            during = [number for number, (began, _) in enumerate(moments) if began <= failure["at"]]
+            where = {}
+            if during:
+                began, ended = moments[during[-1]]
+                where = {"upgrade": during[-1] + 1, "after_s": failure["at"] - began, "after_end_s": failure["at"] - ended}
+            yield {"load": load, **failure, **{key: round(value, 3) for key, value in where.items()}}

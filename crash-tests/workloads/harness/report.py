@@ -3,6 +3,8 @@
 import json
 from dataclasses import dataclass, field
 
+from .loads import OF_ANSWER, OF_CONNECTION
+
 
 @dataclass
 class Result:
@@ -18,6 +20,8 @@ class Result:
     # As the daemon tells it, of each upgrade.
     took_us: list = field(default_factory=list)
     accept_gap_us: list = field(default_factory=list)
+    # Each failure that the loads tell one by one, and where in an upgrade it came.
+    told: list = field(default_factory=list)
     # What was not as it has to be.
     problems: list = field(default_factory=list)
 
@@ -36,6 +40,7 @@ class Result:
             "gap_max_ms": milliseconds(max(self.gaps, default=None)),
             "took_us": self.took_us,
             "accept_gap_us": self.accept_gap_us,
+            "told": self.told,
             "loads": self.said,
             "problems": self.problems,
         }
@@ -57,9 +62,11 @@ COLUMNS = (
     ("upgrades", "upgrades"),
     ("rolled back", "rolled_back"),
     ("requests", "requests"),
-    ("refused", "refused"),
-    ("reset", "reset"),
-    ("cut", "cut"),
+    ("refused", "new_refused"),
+    ("reset", "new_reset"),
+    ("cut", "new_cut"),
+    ("no answer", "new_timeout"),
+    ("cut in use", "in_use"),
     ("other failures", "other"),
     ("ended idle", "idle"),
     ("sessions lost", "sessions"),
@@ -74,7 +81,8 @@ def table(results):
         known = result.as_json()
         known["adapter"] = known["adapter"] or result.how
         known["mode"] = known["mode"] or ""
-        known["other"] = sum(known[name] for name in ("timeout", "error_status", "wrong", "lost"))
+        known["in_use"] = sum(known[f"kept_{name}"] for name in OF_CONNECTION)
+        known["other"] = sum(known[name] for name in OF_ANSWER)
         known["idle"] = f"{known['idle_closed']} + {known['idle_raced']}"
         known["sessions"] = f"{known['sessions_lost']} of {known['sessions']}" if known["sessions"] else ""
         known["gap"] = f"{known['gap_p50_ms']} / {known['gap_max_ms']}"

@@ -34,6 +34,9 @@ class Server:
     before: callable = lambda place: None
     # How long clients may take for what they have begun.
     grace: str = "10s"
+    # The program, if it is one of our examples, and what it calls its listener.
+    example: str = None
+    listener: str = "main"
     env: dict = field(default_factory=dict)
 
 
@@ -178,27 +181,52 @@ S3RVER = Server(
 # Our own example, which speaks the protocol itself.
 
 
-def example_versions(place, how):
-    program = place.facts["s3-server"].read_bytes()
+def release(place, program):
+    """The versions of one of our examples: one program with different stamps."""
     versions = {}
     for version, fault in (("A", None), ("B", None), ("bad", "unhealthy")):
-        path = place.write(f"version-{version}/s3-server", "", executable=True)
+        path = place.write(f"version-{version}/{program.name}", "", executable=True)
         lines = [f"version={version}"] + ([f"fault={fault}"] if fault else [])
-        path.write_bytes(program + "\n#release-stamp\n{}\n#end-of-release-stamp\n".format("\n".join(lines)).encode())
+        stamp = "\n#release-stamp\n{}\n#end-of-release-stamp\n".format("\n".join(lines))
+        path.write_bytes(program.read_bytes() + stamp.encode())
         versions[version] = path
+    return versions
+
+
+def s3_versions(place, how):
     options = ["--access-key", "workload", "--secret-key", "workload-secret", str(place.dir / "data")]
     place.facts["args"] = options if how == "handoff" else ["--listen", place.address, *options]
-    return versions
+    return release(place, place.facts["example"])
 
 
 EXAMPLE_S3 = Server(
     "examples/s3",
     "Rust",
     ("boto3",),
-    example_versions,
+    s3_versions,
     s3_loads("workload", "workload-secret"),
     by_owner("/"),
     before=data_directory,
+    example="s3-server",
+    listener="s3",
+)
+
+
+def mcp_versions(place, how):
+    place.facts["args"] = [] if how == "handoff" else ["--listen", place.address]
+    return release(place, place.facts["example"])
+
+
+EXAMPLE_MCP = Server(
+    "examples/mcp",
+    "Rust",
+    ("python-mcp",),
+    mcp_versions,
+    mcp_loads("--tools", "example"),
+    by_owner("/healthz"),
+    probe=("/healthz", 200),
+    example="mcp-server",
+    listener="mcp",
 )
 
 
@@ -216,7 +244,7 @@ EVERYTHING = Server(
     "JavaScript",
     ("everything", "python-mcp"),
     everything_versions,
-    mcp_loads("--slow", "trigger-long-running-operation", "--version", "get-env"),
+    mcp_loads("--tools", "everything"),
     by_owner("/mcp"),
     probe=("/mcp", 400),
     grace="5s",
@@ -318,5 +346,6 @@ ROWS = [
     Row("gunicorn-listen-fds", GUNICORN, "listen-fds", "overlap", quick=True),
     Row("gunicorn-inject", GUNICORN, "inject", "overlap"),
     Row("example-s3", EXAMPLE_S3, "handoff", "exclusive"),
+    Row("example-mcp", EXAMPLE_MCP, "handoff", "overlap"),
     Row("nginx-inject", NGINX, "inject", "overlap", quick=True),
 ]

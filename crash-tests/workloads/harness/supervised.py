@@ -5,7 +5,7 @@ import subprocess
 import time
 
 from .gap import Newcomers
-from .loads import Loads, failures, summed
+from .loads import Loads, failures, summed, told
 from .place import clean_environment
 from .report import Result
 
@@ -19,14 +19,15 @@ def run_supervised(row, place, handoff, upgrades, pause):
     versions = row.server.versions(place, row.adapter)
     daemon = Daemon(row, place, handoff, versions["A"])
     loads, newcomers = Loads(place, row.server.loads(place)), Newcomers(place, (row.server.probe or ("/",))[0])
-    gaps, took, accept_gaps, problems = [], [], [], []
+    gaps, took, accept_gaps, moments, problems = [], [], [], [], []
     counted = {COMMITTED: 0, ROLLED_BACK: 0}
     current = "A"
     for number in range(upgrades):
         bad = number == upgrades // 2
         target = "bad" if bad else "BA"["AB".index(current)]
-        began = time.monotonic()
+        began, asked = time.monotonic(), time.time()
         code, outcome = daemon.upgrade(versions[target])
+        moments.append((asked, time.time()))
         time.sleep(pause)
         gaps.append(newcomers.longest_gap(began, time.monotonic()))
         if code == COMMITTED and not bad:
@@ -43,7 +44,7 @@ def run_supervised(row, place, handoff, upgrades, pause):
             problems.append(f"after upgrade {number + 1} version {served} answers, not {current}")
     said = loads.end()
     newcomers.close()
-    said["newcomers"] = {"requests": newcomers.count, "first": newcomers.first, **newcomers.failures}
+    said["newcomers"] = newcomers.said()
     problems += daemon.stop()
     total = summed(said)
     if failures(total):
@@ -58,6 +59,7 @@ def run_supervised(row, place, handoff, upgrades, pause):
         gaps=gaps,
         took_us=took,
         accept_gap_us=accept_gaps,
+        told=list(told(said, moments)),
         problems=problems,
     )
 
@@ -123,7 +125,7 @@ def service_file(row, place, first):
         lines.append(f'stop_signal = "{row.server.stop_signal}"')
     lines += ["", "[env]", f'WORKLOAD_PLACE = "{place.dir}"', f'HOME = "{place.dir}"']
     lines += [f'{name} = "{value}"' for name, value in row.server.env.items()]
-    lines += ["", "[listen]", f'{"s3" if row.adapter == "handoff" else "main"} = "{place.address}"']
+    lines += ["", "[listen]", f'{row.server.listener} = "{place.address}"']
     if row.adapter != "handoff":
         lines += ["", "[probe]"]
         if row.server.probe:

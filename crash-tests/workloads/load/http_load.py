@@ -40,22 +40,22 @@ def main():
 def each_new(given, stop, tally):
     while not stop.is_set():
         began = time.monotonic()
-        sock = connect(given.address, tally, "new")
+        sock = connect(given.address, tally)
         if sock is None:
             stop.wait(0.05)
             continue
         with sock:
             try:
                 version = exchange(sock, given, keep=False)
-                tally.ok(time.monotonic() - began, version, "new")
+                tally.ok(time.monotonic() - began, version)
             except (Ended, ValueError, OSError) as error:
-                tally.failed(kind_of(error), f"on a new connection: {error}", "new")
+                tally.failed(kind_of(error), f"on a new connection: {error}")
         stop.wait(0.002)
 
 
 def kept_alive(given, stop, tally, seed):
     chance = random.Random(seed)
-    sock, used = None, 0
+    sock, used, opened = None, 0, 0.0
     while not stop.is_set():
         if sock is not None and is_ended(sock):
             # Seen before anything was written: no client makes an error of it.
@@ -63,18 +63,19 @@ def kept_alive(given, stop, tally, seed):
             sock.close()
             sock = None
         if sock is None:
-            sock, used = connect(given.address, tally, "kept"), 0
+            sock, used, opened = connect(given.address, tally), 0, time.monotonic()
             if sock is None:
                 stop.wait(0.05)
                 continue
         began = time.monotonic()
         try:
             version = exchange(sock, given, keep=True)
-            tally.ok(time.monotonic() - began, version, "kept")
+            tally.ok(time.monotonic() - began, version)
             used += 1
         except (Ended, ValueError, OSError) as error:
             raced = used > 0 and ended_without_answer(error) and unread_at_end(sock)
-            tally.failed("idle_raced" if raced else kind_of(error), f"after {used} requests: {error}", "kept")
+            how = "idle_raced" if raced else kind_of(error)
+            tally.failed(how, f"after {used} requests: {error}", used, began - opened)
             sock.close()
             sock = None
         stop.wait(0.3 if chance.random() < 0.03 else 0.005)
@@ -82,11 +83,11 @@ def kept_alive(given, stop, tally, seed):
         sock.close()
 
 
-def connect(address, tally, kind):
+def connect(address, tally):
     try:
         return socket.create_connection(address, TIMEOUT)
     except OSError as error:
-        tally.failed(kind_of(error), f"connect: {error}", kind)
+        tally.failed(kind_of(error), f"connect: {error}")
         return None
 
 

@@ -1,9 +1,11 @@
 // Calls tools of an MCP server with the official TypeScript SDK, each call once, in sessions with a standing stream.
 //
-//   node mcp_load.mjs 127.0.0.1:PORT [--seconds N] [--clients N] [--slow TOOL] [--version TOOL]
+//   node mcp_load.mjs 127.0.0.1:PORT [--seconds N] [--clients N] [--tools workload|everything|example]
 //
 // WORKLOAD_NODE is the directory with the node_modules of the SDK. Counts and last line are those of tally.py.
 
+import { AsyncLocalStorage } from "node:async_hooks";
+import diagnostics from "node:diagnostics_channel";
 import { createRequire } from "node:module";
 import { parseArgs } from "node:util";
 
@@ -11,9 +13,19 @@ const require = createRequire(`${process.env.WORKLOAD_NODE ?? process.cwd()}/fro
 const { Client } = require("@modelcontextprotocol/sdk/client/index.js");
 const { StreamableHTTPClientTransport } = require("@modelcontextprotocol/sdk/client/streamableHttp.js");
 
+// As in mcp_load.py.
+const TOOLS = {
+  workload: ["message", "slow", { seconds: 2, steps: 5 }, "version"],
+  everything: ["message", "trigger-long-running-operation", { duration: 2, steps: 5 }, "get-env"],
+  example: ["text", "slow", { step_ms: 400, steps: 5 }, "version"],
+};
 const FAILURES = ["refused", "reset", "cut", "timeout", "error_status", "wrong", "lost"];
+// Those of a connection; the others are of an answer.
+const OF_CONNECTION = ["refused", "reset", "cut", "timeout"];
+// So many are told one by one.
+const TOLD = 100;
 const TIMEOUT_MS = 20_000;
-// How long after the write an end of a reused connection may come to be one that the server ended while it was idle.
+// As in mcp_load.py.
 const RACE_MS = 20;
 
 const { values: given, positionals } = parseArgs({
@@ -22,8 +34,7 @@ const { values: given, positionals } = parseArgs({
     seconds: { type: "string", default: "20" },
     clients: { type: "string", default: "3" },
     path: { type: "string", default: "/mcp" },
-    slow: { type: "string", default: "slow" },
-    version: { type: "string", default: "version" },
+    tools: { type: "string", default: "workload" },
   },
 });
 const address = positionals[0] ?? "";
@@ -31,13 +42,26 @@ if (!/^(127\.0\.0\.1|\[::1\]):\d+$/.test(address)) {
   console.error(`${address} is not an address of the loopback`);
   process.exit(64);
 }
+const [echoed, slowTool, slowArguments, versionTool] = TOOLS[given.tools];
 const url = new URL(given.path, `http://${address}`);
 
 let stopped = false;
 for (const signal of ["SIGTERM", "SIGINT"]) process.on(signal, () => (stopped = true));
 setTimeout(() => (stopped = true), Math.min(Number(given.seconds), 600) * 1000).unref();
 
+// Which connection each exchange is on, as undici tells it: { carried, opened }.
+const exchanges = new AsyncLocalStorage();
+const exchangeOf = new WeakMap();
+diagnostics.subscribe("undici:request:create", ({ request }) => exchangeOf.set(request, exchanges.getStore()));
+diagnostics.subscribe("undici:client:sendHeaders", ({ request, socket }) => {
+  socket.opened ??= performance.now();
+  socket.carried = (socket.carried ?? -1) + 1;
+  const exchange = exchangeOf.get(request);
+  if (exchange) Object.assign(exchange, { carried: socket.carried, opened: socket.opened, written: performance.now() });
+});
+
 const counts = {};
+const told = [];
 const versions = {};
 const tookMs = [];
 let first = null;
@@ -56,10 +80,17 @@ function ok(began, version) {
   lastOk = now;
 }
 
-function failed(how, what) {
+// Of the connection: how many requests it had carried before, 0 for a new one, and when it was opened.
+function failed(how, what, { carried = 0, opened = null } = {}) {
+  const kind = carried > 0 ? "kept" : "new";
   if (FAILURES.includes(how)) {
     add("requests");
     first ??= `${how}: ${what}`;
+  }
+  if (OF_CONNECTION.includes(how)) add(`${kind}_${how}`);
+  if (told.length < TOLD) {
+    const ageMs = opened === null ? null : Math.round((performance.now() - opened) * 10) / 10;
+    told.push({ how, at: Date.now() / 1000, kind, carried, age_ms: ageMs, what });
   }
   add(how);
 }
@@ -67,15 +98,19 @@ function failed(how, what) {
 // The fetch of the SDK, which notes how each exchange failed; it changes nothing.
 function watchedFetch(noted) {
   return async (target, options) => {
-    const began = performance.now();
+    const exchange = {};
     let response;
     try {
-      response = await fetch(target, options);
+      response = await exchanges.run(exchange, () => fetch(target, options));
     } catch (error) {
-      noted.failure = whatEnded(error, performance.now() - began);
+      noted.failure = [...whatEnded(error, exchange), exchange];
       throw error;
     }
-    if (response.status >= 400) noted.failure = ["error_status", `status ${response.status} to ${options?.method}`];
+    // The call that is under way, for an answer that ends too early.
+    if (options?.method === "POST") noted.exchange = exchange;
+    if (response.status >= 400) {
+      noted.failure = ["error_status", `status ${response.status} to ${options?.method}`, exchange];
+    }
     // A server need not have a standing stream to offer.
     if (response.status === 405 && options?.method === "GET") noted.failure = null;
     if (options?.method === "GET" && response.ok) add("streams");
@@ -83,14 +118,14 @@ function watchedFetch(noted) {
   };
 }
 
-function whatEnded(error, afterMs) {
+function whatEnded(error, exchange) {
   const cause = error.cause ?? error;
   const what = `${cause.code ?? cause.name}: ${cause.message}`;
   if (cause.code === "ECONNREFUSED") return ["refused", what];
   if (/TIMEOUT/.test(cause.code ?? "")) return ["timeout", what];
-  const reused = (cause.socket?.bytesRead ?? 0) > 0;
-  if (reused && afterMs < RACE_MS) return ["idle_raced", what];
-  return [cause.code === "ECONNRESET" || cause.code === "EPIPE" ? "reset" : "cut", what];
+  const reset = cause.code === "ECONNRESET" || cause.code === "EPIPE";
+  if (exchange.carried > 0 && (reset || performance.now() - exchange.written < RACE_MS)) return ["idle_raced", what];
+  return [reset ? "reset" : "cut", what];
 }
 
 async function sessions(calls) {
@@ -144,8 +179,8 @@ const isLost = (noted) => /^status 40[04]/.test(noted.failure?.[1] ?? "");
 
 function report(noted, error) {
   const timedOut = error.code === -32001;
-  const [how, what] = noted.failure ?? [timedOut ? "timeout" : "cut", ""];
-  failed(how, `${what} ${error.name}: ${error.message}`.trim().slice(0, 300));
+  const [how, what, exchange] = noted.failure ?? [timedOut ? "timeout" : "cut", "", noted.exchange];
+  failed(how, `${what} ${error.name}: ${error.message}`.trim().slice(0, 300), exchange);
   noted.failure = null;
 }
 
@@ -154,9 +189,9 @@ const options = { timeout: TIMEOUT_MS };
 function* quickCalls(client) {
   for (let number = 0; ; number++) {
     const message = `message ${number}`;
-    const echo = async () => check(await client.callTool({ name: "echo", arguments: { message } }, undefined, options), message);
+    const echo = async () => check(await client.callTool({ name: "echo", arguments: { [echoed]: message } }, undefined, options), message);
     const version = async () => {
-      const text = check(await client.callTool({ name: given.version, arguments: {} }, undefined, options));
+      const text = check(await client.callTool({ name: versionTool, arguments: {} }, undefined, options));
       return (/WORKLOAD_VERSION": "(\w+)"/.exec(text) ?? /^(\w+)$/.exec(text))?.[1];
     };
     const names = async () => {
@@ -168,11 +203,10 @@ function* quickCalls(client) {
 }
 
 function* slowCalls(client) {
-  const duration = given.slow === "slow" ? { seconds: 2 } : { duration: 2 };
   const slow = async () => {
     let seen = 0;
     const told = { ...options, onprogress: () => (seen += 1) };
-    check(await client.callTool({ name: given.slow, arguments: { ...duration, steps: 5 } }, undefined, told));
+    check(await client.callTool({ name: slowTool, arguments: slowArguments }, undefined, told));
     if (seen === 0) failed("wrong", "a slow call told no progress");
     add("slow_calls");
   };
@@ -195,7 +229,7 @@ function finish() {
   const always = ["requests", ...FAILURES, "idle_closed", "idle_raced", "sessions_lost"];
   const line = Object.fromEntries(always.map((name) => [name, counts[name] ?? 0]));
   Object.assign(line, counts, { p50_ms: rank(0.5), p99_ms: rank(0.99), max_ms: rank(1) });
-  Object.assign(line, { gap_ms: Math.round(longestGap * 100) / 100, versions, first });
+  Object.assign(line, { gap_ms: Math.round(longestGap * 100) / 100, versions, first, failures: told });
   console.log(JSON.stringify(line));
   process.exit((counts.requests ?? 0) > 0 && !FAILURES.some((name) => counts[name]) ? 0 : 1);
 }
@@ -203,7 +237,7 @@ function finish() {
 // A session whose answer never comes ends nobody's run.
 process.on("unhandledRejection", (error) => failed("wrong", `nobody waited for: ${error}`));
 const jobs = Array.from({ length: Number(given.clients) }, () => sessions(quickCalls));
-if (given.slow) jobs.push(sessions(slowCalls));
+jobs.push(sessions(slowCalls));
 const atEnd = (async () => {
   while (!stopped) await pause(100);
   await pause(TIMEOUT_MS + 5_000);

@@ -10,6 +10,7 @@ import itertools
 import logging
 import re
 import time
+from typing import NamedTuple
 
 import httpx2
 import mcp
@@ -18,8 +19,17 @@ from mcp.client.subscriptions import SubscriptionLost
 from tally import Stop, Tally, arguments, finish
 
 TIMEOUT = 20.0
-# How long after the write an end of a reused connection may come to be one that the server ended while it was idle.
+# A reused connection that is reset before an answer was ended while it was idle: the server has not read the request. If it
+# ends without a reset, that is seen by how soon after the write it was.
 RACE = 0.02
+
+# Of each server: the argument that `echo` gives back, the tool that takes 2 seconds and tells its progress, with its
+# arguments, and the tool that tells the version.
+TOOLS = {
+    "workload": ("message", "slow", {"seconds": 2, "steps": 5}, "version"),
+    "everything": ("message", "trigger-long-running-operation", {"duration": 2, "steps": 5}, "get-env"),
+    "example": ("text", "slow", {"step_ms": 400, "steps": 5}, "version"),
+}
 
 
 def main():
@@ -28,11 +38,9 @@ def main():
         path=("/mcp", "where the server speaks MCP"),
         mode=("auto", "auto, or legacy for the older protocol"),
         clients=(3, "clients"),
-        echo=("echo", "name of the tool that gives back its `message`"),
-        slow=("slow", "name of the tool that takes its time"),
-        slow_seconds=(2.0, "how long it takes"),
-        version=("version", "name of the tool that tells the version; get-env will do"),
+        tools=("workload", f"whose tools: {', '.join(TOOLS)}"),
     )
+    given.echoed, given.slow, given.slow_arguments, given.version = TOOLS[given.tools]
     logging.disable(logging.CRITICAL)
     stop, tally = Stop(given.seconds), Tally()
     asyncio.run(work(given, stop, tally))
@@ -41,14 +49,22 @@ def main():
 
 async def work(given, stop, tally):
     jobs = [asyncio.create_task(sessions(given, stop, tally, quick_calls)) for _ in range(given.clients)]
-    if given.slow:
-        jobs.append(asyncio.create_task(sessions(given, stop, tally, slow_calls)))
+    jobs.append(asyncio.create_task(sessions(given, stop, tally, slow_calls)))
     jobs.append(asyncio.create_task(standing(given, stop, tally)))
     while not stop.is_set():
         await asyncio.sleep(0.1)
     _, late = await asyncio.wait(jobs, timeout=TIMEOUT + 10)
     for _ in late:
         tally.failed("timeout", "a client did not come to its end")
+
+
+class Failure(NamedTuple):
+    """As `Tally.failed` takes it."""
+
+    how: str
+    what: str = ""
+    carried: int = 0
+    age: float | None = None
 
 
 class Watched(httpx2.AsyncHTTPTransport):
@@ -59,42 +75,58 @@ class Watched(httpx2.AsyncHTTPTransport):
         self.tally = tally
         # How the last exchange failed; the SDK tells of it in words only.
         self.failure = None
+        # By the port of this side: when it was opened, and how many answers it has brought.
+        self.connections = {}
         # The newer protocol has no sessions, and a server of the older one may go without.
         self.session = None
 
     async def handle_async_request(self, request):
-        began, fresh = time.monotonic(), False
+        began, fresh, written = time.monotonic(), False, None
 
         async def trace(event, _):
-            nonlocal fresh
+            nonlocal fresh, written
             fresh |= event.startswith("connection.connect")
+            if event.endswith("send_request_headers.started"):
+                written = time.monotonic()
 
         request.extensions = {**request.extensions, "trace": trace}
         try:
             response = await super().handle_async_request(request)
         except httpx2.HTTPError as error:
-            raced = not fresh and time.monotonic() - began < RACE and not isinstance(error, httpx2.TimeoutException)
-            self.failure = ("idle_raced" if raced else kind_of(error), f"{type(error).__name__}: {error}")
+            soon = time.monotonic() - (written or began) < RACE and not isinstance(error, httpx2.TimeoutException)
+            raced = not fresh and (soon or isinstance(error, (httpx2.ReadError, httpx2.WriteError)))
+            # Which of the kept connections it was is not told before there is an answer.
+            on = (0, 0.0) if fresh else (1, None)
+            self.failure = Failure("idle_raced" if raced else kind_of(error), f"{type(error).__name__}: {error}", *on)
             raise
+        on = self.used(response, began)
         self.session = response.headers.get("mcp-session-id", self.session)
         if response.status_code >= 400:
-            self.failure = ("error_status", f"status {response.status_code} to {request.method}")
-        response.stream = WatchedStream(response.stream, self)
+            self.failure = Failure("error_status", f"status {response.status_code} to {request.method}", *on)
+        response.stream = WatchedStream(response.stream, self, on)
         return response
+
+    def used(self, response, began):
+        """How many requests the connection of an answer had carried before, and how old it was."""
+        port = response.extensions["network_stream"].get_extra_info("client_addr")[1]
+        opened, carried = self.connections.get(port, (began, 0))
+        self.connections[port] = (opened, carried + 1)
+        return carried, began - opened
 
 
 class WatchedStream(httpx2.AsyncByteStream):
     """The body of an answer."""
 
-    def __init__(self, inner, watched):
-        self.inner, self.watched = inner, watched
+    def __init__(self, inner, watched, on):
+        self.inner, self.watched, self.on = inner, watched, on
 
     async def __aiter__(self):
         try:
             async for part in self.inner:
                 yield part
         except httpx2.HTTPError as error:
-            self.watched.failure = (kind_of(error), f"in the answer: {type(error).__name__}: {error}")
+            what = f"in the answer: {type(error).__name__}: {error}"
+            self.watched.failure = Failure(kind_of(error), what, *self.on)
             raise
 
     async def aclose(self):
@@ -168,14 +200,14 @@ def quick_calls(given, tally, client):
 
     async def names():
         tools = {tool.name for tool in (await client.list_tools()).tools}
-        if given.echo not in tools:
+        if "echo" not in tools:
             tally.failed("wrong", f"the tools are {sorted(tools)}")
 
     for number in itertools.count():
         message = f"message {number}"
 
         async def echo(message=message):
-            check(tally, await client.call_tool(given.echo, {"message": message}), message)
+            check(tally, await client.call_tool("echo", {given.echoed: message}), message)
 
         yield (
             (version if number % 4 == 1 else names if number % 20 == 10 else echo),
@@ -192,7 +224,7 @@ def slow_calls(given, tally, client):
         async def progress(done, total, message):
             seen.append(done)
 
-        result = await client.call_tool(given.slow, slow_arguments(given), progress_callback=progress)
+        result = await client.call_tool(given.slow, given.slow_arguments, progress_callback=progress)
         check(tally, result, None)
         # A notification may come late, but not none of them.
         if not seen:
@@ -201,12 +233,6 @@ def slow_calls(given, tally, client):
 
     while True:
         yield slow, 0.05
-
-
-def slow_arguments(given):
-    """Of our own server, or of the reference server."""
-    name = "seconds" if given.slow == "slow" else "duration"
-    return {name: given.slow_seconds, "steps": 5}
 
 
 def check(tally, result, wanted):
@@ -218,14 +244,16 @@ def check(tally, result, wanted):
 
 def is_lost_session(error, watched):
     """A server that does not know the session says so with 404 (or 400, as some do)."""
-    noted = watched.failure[1] if watched.failure else ""
+    noted = watched.failure.what if watched.failure else ""
     return "Session" in str(error) or "session" in str(error) or noted.startswith(("status 404", "status 400"))
 
 
 def report(tally, watched, error):
-    how, what = watched.failure or (("timeout", "") if isinstance(error, TimeoutError) else ("cut", ""))
+    # Without a note no exchange failed: an answer that came in part, or never, on a connection of before.
+    noted = watched.failure or Failure("timeout" if isinstance(error, TimeoutError) else "cut", carried=1)
     watched.failure = None
-    tally.failed(how, f"{what} {type(error).__name__}: {error}".strip()[:300])
+    what = f"{noted.what} {type(error).__name__}: {error}".strip()[:300]
+    tally.failed(noted.how, what, noted.carried, noted.age)
 
 
 async def standing(given, stop, tally):

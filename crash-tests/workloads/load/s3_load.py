@@ -47,7 +47,7 @@ def watch_connections():
     connect, request, getresponse = AWSHTTPConnection.connect, AWSHTTPConnection.request, AWSHTTPConnection.getresponse
 
     def counted_connect(self):
-        self.times_used = 0
+        self.opened = time.monotonic()
         return connect(self)
 
     def noted(self, call, *args, **options):
@@ -55,13 +55,16 @@ def watch_connections():
             return call(self, *args, **options)
         except (OSError, http.client.RemoteDisconnected):
             sock = getattr(self, "sock", None)
-            ending.reused = getattr(self, "times_used", 0) > 1
             ending.unread = sock is None or unread_at_end(sock)
             raise
 
     def counted_request(self, *args, **options):
-        ending.reused = ending.unread = False
-        self.times_used = getattr(self, "times_used", 0) + 1
+        # Without a socket it connects in the request.
+        fresh = getattr(self, "sock", None) is None
+        ending.unread = False
+        ending.carried = 0 if fresh else self.times_used
+        ending.age = 0.0 if fresh else time.monotonic() - self.opened
+        self.times_used = ending.carried + 1
         return noted(self, request, *args, **options)
 
     AWSHTTPConnection.connect = counted_connect
@@ -185,13 +188,14 @@ class Client:
     def call(self, what):
         """The answer, or None after a failure, which is counted."""
         began = time.monotonic()
+        ending.carried, ending.age, ending.unread = 0, None, False
         try:
             answer = what()
         except (problems.ClientError, problems.BotoCoreError, OSError) as error:
-            self.tally.failed(kind_of(error), f"{self.kind}: {error}", self.kind)
+            self.tally.failed(kind_of(error), f"{self.kind}: {error}", ending.carried, ending.age)
             self.stop.wait(0.05)
             return None
-        self.tally.ok(time.monotonic() - began, kind=self.kind)
+        self.tally.ok(time.monotonic() - began)
         return answer if answer is not None else ""
 
 
@@ -204,7 +208,7 @@ def kind_of(error):
         return "refused"
     if isinstance(error, (problems.IncompleteReadError, problems.ResponseStreamingError)):
         return "cut"
-    if getattr(ending, "reused", False) and getattr(ending, "unread", False):
+    if ending.carried and ending.unread:
         return "idle_raced"
     text = f"{error} {error.__cause__!r} {error.__context__!r}".lower()
     return "reset" if "reset" in text or "broken pipe" in text else "cut"

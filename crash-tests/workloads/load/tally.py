@@ -12,8 +12,12 @@ import time
 
 # Each is a failure that a client notices.
 FAILURES = ("refused", "reset", "cut", "timeout", "error_status", "wrong", "lost")
-# These are not: a connection that the server ended while nobody waited for an answer on it.
+# Those of a connection; the others are of an answer.
+OF_CONNECTION = ("refused", "reset", "cut", "timeout")
+# These are none: a connection that the server ended while nobody waited for an answer on it.
 ENDED_IDLE = ("idle_closed", "idle_raced")
+# So many are told one by one.
+TOLD = 100
 
 # States of a connection in TCP_INFO.
 TCP_CLOSE = 7
@@ -30,14 +34,13 @@ class Tally:
         self._last_ok = None
         self._longest_gap = 0.0
         self._first = None
+        self._told = []
 
-    def ok(self, seconds, version=None, kind=None):
+    def ok(self, seconds, version=None):
         """An answer that was right, and how long it took."""
         now = time.monotonic()
         with self._lock:
             self._bump("requests")
-            if kind:
-                self._bump(f"{kind}_requests")
             self._took_ms.append(seconds * 1000)
             if version is not None:
                 self._versions[version] = self._versions.get(version, 0) + 1
@@ -45,16 +48,24 @@ class Tally:
                 self._longest_gap = max(self._longest_gap, now - self._last_ok)
             self._last_ok = now
 
-    def failed(self, how, what, kind=None):
-        """A failure, one of `FAILURES` or `ENDED_IDLE`; `what` is told of the first that is a failure."""
+    def failed(self, how, what, carried=0, age=None):
+        """A failure, one of `FAILURES` or `ENDED_IDLE`, and what can be said of it.
+
+        `carried` is how many requests its connection had carried before: 0 for a new one. `age` is how old it was when
+        this request began, in seconds, if that is known.
+        """
+        kind = "kept" if carried else "new"
         with self._lock:
             if how in FAILURES:
                 self._bump("requests")
-                if kind:
-                    self._bump(f"{kind}_requests")
-                    self._bump(f"{kind}_failures")
                 if self._first is None:
                     self._first = f"{how}: {what}"
+            if how in OF_CONNECTION:
+                self._bump(f"{kind}_{how}")
+            if how != "idle_closed" and len(self._told) < TOLD:
+                age_ms = None if age is None else round(age * 1000, 1)
+                told = {"how": how, "at": time.time(), "kind": kind, "carried": carried, "age_ms": age_ms, "what": what}
+                self._told.append(told)
             self._bump(how)
 
     def add(self, name, number=1):
@@ -78,6 +89,7 @@ class Tally:
             said["gap_ms"] = round(self._longest_gap * 1000, 2)
             said["versions"] = self._versions
             said["first"] = self._first
+            said["failures"] = self._told
             return json.dumps(said)
 
     def is_good(self):

@@ -59,7 +59,7 @@ pub fn measure(
     let step = |&(what, phases): &(&'static str, &[&str])| {
         let lengths = new.iter().map(|outcome| {
             let of = outcome.phases.iter().filter(|phase| phases.contains(&phase.phase.as_str()));
-            of.map(|phase| phase.took_us).sum()
+            of.map(|phase| phase.took_us).sum::<u64>()
         });
         Row { what, spread: Spread::of(lengths) }
     };

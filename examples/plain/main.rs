@@ -8,6 +8,7 @@
 //! | line | what it does |
 //! |---|---|
 //! | `put <text>` | appends the line to a file in its data, then answers with it |
+//! | `note <path> <text>` | appends it to that file, then answers |
 //! | `slow <ms>` | answers after so long |
 //! | `pid` | answers with its process |
 //! | anything else | answers |
@@ -172,6 +173,11 @@ impl Server {
             if is_put && self.put(&line).is_err() {
                 return;
             }
+            if let Some((path, text)) = line.strip_prefix("note ").and_then(|note| note.split_once(' '))
+                && append(Path::new(path), text).is_err()
+            {
+                return;
+            }
             if let Some(ms) = line.strip_prefix("slow ").and_then(|ms| ms.parse().ok()) {
                 std::thread::sleep(Duration::from_millis(ms));
             }
@@ -194,8 +200,11 @@ impl Server {
     }
 
     fn put(&self, line: &str) -> std::io::Result<()> {
-        let Some((data, _)) = &self.data else { return Ok(()) };
-        let mut file = File::options().create(true).append(true).open(data.join("lines"))?;
-        file.write_all(format!("{line}\n").as_bytes())
+        self.data.as_ref().map_or(Ok(()), |(data, _)| append(&data.join("lines"), line))
     }
+}
+
+fn append(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = File::options().create(true).append(true).open(path)?;
+    file.write_all(format!("{text}\n").as_bytes())
 }

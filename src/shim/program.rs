@@ -21,10 +21,12 @@ use super::plan::{Plan, VARIABLE};
 use crate::service::ID_VARIABLE;
 use crate::sys::files::raise_files_limit;
 use crate::sys::inherit::{ADOPT_VARIABLE, CHANNEL_VARIABLE};
-use crate::sys::process::{Exit, tree_of};
+use crate::sys::process::{Exit, is_stopped, tree_of};
 
 /// After a SIGKILL a process is gone unless the kernel holds it.
 const KILLED_WITHIN: Duration = Duration::from_secs(5);
+/// A process that was told to stop does so at once, unless the kernel holds it or the machine is busy.
+const HELD_WITHIN: Duration = Duration::from_millis(100);
 
 /// The program, and whatever is known of it.
 pub(super) struct Program {
@@ -162,9 +164,9 @@ impl Program {
         let told = main.map_or_else(|| self.tree(), |main| vec![main]);
         for pid in told {
             signal(pid, self.plan.program.stop_signal.signal());
-            // A stopped process cannot act on the first.
-            signal(pid, Signal::CONT);
         }
+        // A stopped process cannot act on it.
+        self.let_go();
         if self.wait(Some(limit), |known| (!known.lives).then_some(())).is_some() {
             return Ok(());
         }
@@ -172,6 +174,33 @@ impl Program {
         self.kill()?;
         eprintln!("handoff: killed what had not ended within {limit:?}: {left:?}");
         Ok(())
+    }
+
+    /// Stops all of it where it stands (SIGSTOP), until [`Self::let_go`] or [`Self::end`]. Says whether nothing of it runs any
+    /// more; waits at the most [`HELD_WITHIN`] for that.
+    pub(super) fn hold(&self) -> bool {
+        let until = Instant::now() + HELD_WITHIN;
+        loop {
+            let tree = self.tree();
+            for pid in &tree {
+                signal(*pid, Signal::STOP);
+            }
+            // Until the last of them stood still, it may have started another one.
+            if tree.iter().all(|pid| is_stopped(*pid)) && self.tree() == tree {
+                return true;
+            }
+            if Instant::now() > until {
+                return false;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Lets it go on. Changes nothing for what was not held.
+    pub(super) fn let_go(&self) {
+        for pid in self.tree() {
+            signal(pid, Signal::CONT);
+        }
     }
 
     /// Kills it and everything that it started.

@@ -183,7 +183,7 @@ impl Runner {
         Ok(match self.plan.program.drain {
             DrainFor::Nothing => true,
             DrainFor::Connections => self.census.is_empty(tree)?,
-            DrainFor::Requests => self.census.oldest_busy_ms(tree)?.is_none(),
+            DrainFor::Requests => !self.census.is_at_work(tree)?,
         })
     }
 
@@ -220,7 +220,7 @@ impl Runner {
         let until = Instant::now() + FINISH_WITHIN;
         loop {
             // Whoever was on the way at the switch comes to the old slot.
-            if self.listeners.has_settled() && self.is_finished()? {
+            if self.listeners.has_settled() && self.holds_if(Self::is_finished)? {
                 return Ok(());
             }
             match (Instant::now() > until, cut) {
@@ -235,17 +235,38 @@ impl Runner {
 }
 
 impl Runner {
-    /// The grace is over, and clients still use connections that the program will never close by itself. A moment in which none
-    /// of them waits for an answer is the best one to end it.
+    /// Clients may still use connections that the program will never close by itself. A moment in which none of them waits for an
+    /// answer is the best one to end it.
     fn await_a_rest(&mut self) -> Result<(), BoxError> {
         let until = Instant::now() + FINISH_WITHIN;
-        while self.plan.program.drain != DrainFor::Nothing
-            && self.census.is_surely_busy(|| self.program.tree())?
-            && Instant::now() < until
-        {
+        while self.plan.program.drain != DrainFor::Nothing && !self.holds_if(Self::is_at_rest)? {
+            if Instant::now() > until {
+                eprintln!(
+                    "handoff: requests were under way at each moment of {FINISH_WITHIN:?}; the program may cut some"
+                );
+                break;
+            }
             std::thread::sleep(TICK);
         }
         Ok(())
+    }
+
+    fn is_at_rest(&mut self) -> Result<bool, BoxError> {
+        Ok(self.listeners.left_waiting()? == 0 && !self.census.is_at_work(|| self.program.tree())?)
+    }
+
+    /// Whether the program has come to a point, and holds it there if it has. Between a look and the stop signal a client may ask
+    /// again, and its request would be begun and cut. So it is looked at once more while nothing of it runs.
+    fn holds_if(&mut self, point: impl Fn(&mut Self) -> Result<bool, BoxError>) -> Result<bool, BoxError> {
+        let is_there = point(self)?;
+        if !is_there || self.plan.program.drain == DrainFor::Nothing {
+            return Ok(is_there);
+        }
+        let found = if self.program.hold() { point(self) } else { Ok(false) };
+        if !matches!(found, Ok(true)) {
+            self.program.let_go();
+        }
+        found
     }
 }
 
@@ -272,8 +293,7 @@ impl Server for Runner {
         self.party = "incumbent";
         match self.mode {
             Mode::Exclusive => self.finish(seal.may_cut())?,
-            Mode::Overlap if seal.may_cut() => self.await_a_rest()?,
-            Mode::Overlap => {}
+            Mode::Overlap => self.await_a_rest()?,
         }
         self.end()?;
         // What came too late for the program would wait for ever.

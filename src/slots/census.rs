@@ -6,11 +6,12 @@
 //!
 //! Whether a request is under way is told from outside, by what the kernel knows, so it is a guess:
 //!
-//! - Bytes that the process has not read, or that the client has not acknowledged, are work.
+//! - Bytes that the process has not read, or that the client has not acknowledged, are work. That the client has not
+//!   acknowledged what was sent to it tells, too, that it has asked nothing since.
 //! - Data that was received after the last data was sent is a request that has no answer yet.
 //! - The kernel's clock for the two ticks every 1 to 10 ms. If both are in the same tick, an acknowledgment that came
-//!   later than the data tells that the client had the answer before it said anything more. Without one, the answer may
-//!   have been to the request before: the connection counts as busy for one second more.
+//!   later than the data tells that the client had the answer before it said anything more. Without one, it has come with
+//!   the data: the answer was most likely to the request before, and the connection counts as busy for one second more.
 //! - A connection that is younger than a second and has had no data yet is about to have some: clients connect to ask.
 //! - An answer that is sent in parts with pauses between them looks finished in the pauses. A client that sends the
 //!   first part of a request and no more looks busy.
@@ -97,11 +98,12 @@ impl Census {
         Ok(oldest)
     }
 
-    /// Whether a process of the tree is at work on a request, as far as that is sure: a connection of which it cannot be told
-    /// whether it was answered counts as at rest. For the end of a long wait, when the best moment is to be found.
-    pub fn is_surely_busy(&mut self, tree: impl Fn() -> Vec<u32>) -> io::Result<bool> {
+    /// Whether a process of the tree is at work on a request, as far as that can be told. Unlike for
+    /// [`Census::oldest_busy_ms`], an answer that is all sent is done: the kernel delivers it, whatever becomes of the process. For
+    /// the moment at which a process is told to end.
+    pub fn is_at_work(&mut self, tree: impl Fn() -> Vec<u32>) -> io::Result<bool> {
         let mut found = self.look(true)?;
-        found.retain(|found| work(found).is_some_and(|work| work.sure));
+        found.retain(|found| work(found).is_some_and(|work| !work.is_sent));
         Ok(!found.is_empty() && !held_by(found, &tree())?.is_empty())
     }
 
@@ -192,8 +194,8 @@ fn is_number(text: &[u8]) -> bool {
 struct Work {
     at_least_ms: u32,
     at_most_ms: Option<u32>,
-    /// Whether it is a request for sure.
-    sure: bool,
+    /// Whether the answer is all sent, and only its acknowledgment is missing.
+    is_sent: bool,
 }
 
 impl Work {
@@ -211,27 +213,30 @@ fn work(found: &Found) -> Option<Work> {
 fn classify(unread: u32, unsent: u32, half_closed: bool, history: Option<History>) -> Option<Work> {
     // The kernel counts the end of the client's data as one byte.
     let end = u32::from(half_closed);
-    let bytes = unread.saturating_sub(end) > 0 || unsent > 0;
+    let unread = unread.saturating_sub(end) > 0;
     let Some(history) = history else {
-        return bytes.then_some(Work { at_least_ms: 0, at_most_ms: None, sure: true });
+        return (unread || unsent > 0).then_some(Work { at_least_ms: 0, at_most_ms: None, is_sent: false });
     };
-    let History { last_sent_ms, last_received_ms, last_ack_ms, bytes_received, segments_sent } = history;
-    if unread.saturating_sub(end) > 0 {
-        return Some(Work { at_least_ms: last_received_ms, at_most_ms: None, sure: true });
+    let History { last_sent_ms, last_received_ms, last_ack_ms, bytes_received, not_sent, segments_sent } =
+        history;
+    if unread {
+        return Some(Work { at_least_ms: last_received_ms, at_most_ms: None, is_sent: false });
     }
-    if unsent > 0 {
-        return Some(Work { at_least_ms: 0, at_most_ms: None, sure: true });
-    }
-    let unanswered = last_received_ms < last_sent_ms || segments_sent == 0;
-    let tie =
-        last_received_ms == last_sent_ms && last_ack_ms >= last_received_ms && last_received_ms < TIE_MS;
     let received_any = bytes_received > u64::from(end);
+    let unanswered = received_any && (last_received_ms < last_sent_ms || segments_sent == 0);
+    if unsent > 0 {
+        // In the same tick there may be more to come.
+        let is_sent = not_sent == 0 && !unanswered && last_sent_ms > 0;
+        return Some(Work { at_least_ms: 0, at_most_ms: None, is_sent });
+    }
     // Since the handshake.
     if !half_closed && !received_any && segments_sent == 0 && last_sent_ms < TIE_MS {
-        return Some(Work { at_least_ms: 0, at_most_ms: Some(0), sure: false });
+        return Some(Work { at_least_ms: 0, at_most_ms: Some(0), is_sent: false });
     }
-    let busy = received_any && (unanswered || tie);
-    busy.then_some(Work { at_least_ms: last_received_ms, at_most_ms: Some(last_sent_ms), sure: unanswered })
+    let tie =
+        last_received_ms == last_sent_ms && last_ack_ms >= last_received_ms && last_received_ms < TIE_MS;
+    let busy = unanswered || received_any && tie;
+    busy.then_some(Work { at_least_ms: last_received_ms, at_most_ms: Some(last_sent_ms), is_sent: false })
 }
 
 fn cannot(kind: &str, error: io::Error) -> io::Error {
@@ -249,6 +254,7 @@ mod tests {
         last_received_ms: 80,
         last_ack_ms: 40,
         bytes_received: 100,
+        not_sent: 0,
         segments_sent: 3,
     };
 
@@ -256,8 +262,8 @@ mod tests {
     fn work_is_told_from_rest() {
         const OPEN: bool = false;
         const ENDED: bool = true;
-        let busy = |at_least_ms, at_most_ms| Some(Work { at_least_ms, at_most_ms, sure: true });
-        let unsure = |at_least_ms, at_most_ms| Some(Work { at_least_ms, at_most_ms, sure: false });
+        let busy = |at_least_ms, at_most_ms| Some(Work { at_least_ms, at_most_ms, is_sent: false });
+        let on_its_way = |at_least_ms, at_most_ms| Some(Work { at_least_ms, at_most_ms, is_sent: true });
         let fresh =
             History { last_sent_ms: 500, last_received_ms: 500, last_ack_ms: 500, ..History::default() };
         let stale = History { last_sent_ms: 1000, last_received_ms: 1000, ..fresh };
@@ -269,14 +275,18 @@ mod tests {
             ("answered", 0, 0, OPEN, AT_REST, None),
             ("answered, and the client has ended", 0, 0, ENDED, AT_REST, None),
             ("answered, and the end is not read", 1, 0, ENDED, AT_REST, None),
-            ("nothing was sent or received yet", 0, 0, OPEN, fresh, unsure(0, Some(0))),
+            ("nothing was sent or received yet", 0, 0, OPEN, fresh, busy(0, Some(0))),
             ("nothing was ever sent or received", 0, 0, OPEN, stale, None),
             ("the end came without a request", 0, 0, ENDED, fresh, None),
             ("only the end was received", 1, 0, ENDED, first, None),
             ("unread", 1, 0, OPEN, AT_REST, busy(80, None)),
             ("unread before the end", 2, 0, ENDED, AT_REST, busy(80, None)),
-            ("unsent", 0, 1, OPEN, AT_REST, busy(0, None)),
-            ("unsent to a client that has ended", 1, 1, ENDED, AT_REST, busy(0, None)),
+            ("sent, and not acknowledged", 0, 1, OPEN, AT_REST, on_its_way(0, None)),
+            ("the same in the tick of the request", 0, 1, OPEN, tie, on_its_way(0, None)),
+            ("the same to a client that has ended", 1, 1, ENDED, AT_REST, on_its_way(0, None)),
+            ("just sent", 0, 1, OPEN, History { last_sent_ms: 0, ..AT_REST }, busy(0, None)),
+            ("not sent", 0, 1, OPEN, History { not_sent: 1, ..AT_REST }, busy(0, None)),
+            ("asked before it has acknowledged", 0, 1, OPEN, asked, busy(0, None)),
             ("unread and unsent", 1, 1, OPEN, AT_REST, busy(80, None)),
             ("asked after the answer", 0, 0, OPEN, asked, busy(20, Some(40))),
             ("asked after the answer, then ended", 1, 0, ENDED, asked, busy(20, Some(40))),
@@ -296,7 +306,7 @@ mod tests {
                 History { last_ack_ms: 40, ..tie },
                 None,
             ),
-            ("asked and answered in a tick, in which order?", 0, 0, OPEN, tie, unsure(80, Some(80))),
+            ("asked and answered in a tick, in which order?", 0, 0, OPEN, tie, busy(80, Some(80))),
             ("the same, but it is long ago", 0, 0, OPEN, long_ago, None),
         ] {
             assert_eq!(classify(unread, unsent, end, Some(history)), expected, "{what}");
@@ -309,7 +319,7 @@ mod tests {
     #[test]
     fn the_age_is_what_was_seen_within_what_is_possible() {
         let age = |at_least_ms, at_most_ms, seen| {
-            Work { at_least_ms, at_most_ms, sure: true }.age_ms(Duration::from_millis(seen))
+            Work { at_least_ms, at_most_ms, is_sent: false }.age_ms(Duration::from_millis(seen))
         };
         assert_eq!(age(20, Some(40), 0), 20);
         assert_eq!(age(20, Some(40), 30), 30);

@@ -73,6 +73,8 @@ pub(super) struct History {
     pub(super) last_ack_ms: u32,
     /// All that was received, and one more if the client has ended its data.
     pub(super) bytes_received: u64,
+    /// Bytes that were written and not sent for the first time yet.
+    pub(super) not_sent: u32,
     /// Segments with data that were sent.
     pub(super) segments_sent: u32,
 }
@@ -316,6 +318,7 @@ impl History {
             last_received_ms: word(52)?,
             last_ack_ms: word(56)?,
             bytes_received: u64::from_ne_bytes(info.get(128..136)?.try_into().ok()?),
+            not_sent: word(144)?,
             segments_sent: word(156)?,
         })
     }

@@ -128,6 +128,16 @@ fn tree(root: u32, children: impl Fn(u32) -> Vec<u32>) -> Vec<u32> {
     found
 }
 
+/// Whether no thread of a process runs: each has been stopped by a signal, or has ended.
+pub fn is_stopped(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok()).all(|stat| {
+        // The name, which may hold anything, is in parentheses; the state follows.
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        matches!(state, Some('T' | 't' | 'Z' | 'X') | None)
+    })
+}
+
 /// Each thread has the children that it made.
 fn children_of(pid: u32) -> Vec<u32> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();

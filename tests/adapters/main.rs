@@ -4,6 +4,7 @@
 mod support;
 
 mod death;
+mod kept;
 mod plain;
 
 use handoff::control::api::{Ending, Request};

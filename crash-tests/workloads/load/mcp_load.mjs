@@ -25,7 +25,7 @@ const OF_CONNECTION = ["refused", "reset", "cut", "timeout"];
 // So many are told one by one.
 const TOLD = 100;
 const TIMEOUT_MS = 20_000;
-// As in mcp_load.py.
+// As in mcp_load.py, from the first look after the write on.
 const RACE_MS = 20;
 
 const { values: given, positionals } = parseArgs({
@@ -57,7 +57,10 @@ diagnostics.subscribe("undici:client:sendHeaders", ({ request, socket }) => {
   socket.opened ??= performance.now();
   socket.carried = (socket.carried ?? -1) + 1;
   const exchange = exchangeOf.get(request);
-  if (exchange) Object.assign(exchange, { carried: socket.carried, opened: socket.opened, written: performance.now() });
+  if (!exchange) return;
+  Object.assign(exchange, { carried: socket.carried, opened: socket.opened });
+  // The second one comes when this process has looked at its sockets once more, however late it was given the processor.
+  setImmediate(() => setImmediate(() => (exchange.looked = performance.now())));
 });
 
 const counts = {};
@@ -124,7 +127,8 @@ function whatEnded(error, exchange) {
   if (cause.code === "ECONNREFUSED") return ["refused", what];
   if (/TIMEOUT/.test(cause.code ?? "")) return ["timeout", what];
   const reset = cause.code === "ECONNRESET" || cause.code === "EPIPE";
-  if (exchange.carried > 0 && (reset || performance.now() - exchange.written < RACE_MS)) return ["idle_raced", what];
+  const soon = exchange.looked === undefined || performance.now() - exchange.looked < RACE_MS;
+  if (exchange.carried > 0 && (reset || soon)) return ["idle_raced", what];
   return [reset ? "reset" : "cut", what];
 }
 

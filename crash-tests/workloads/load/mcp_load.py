@@ -273,6 +273,9 @@ async def standing(given, stop, tally):
         except Exception as error:
             if has(error, SubscriptionLost):
                 tally.add("streams_ended")
+            elif watched.failure and watched.failure.what.startswith("status 404"):
+                # A server need not have subscriptions to offer.
+                return
             else:
                 report(tally, watched, error)
             await asyncio.sleep(0.05)

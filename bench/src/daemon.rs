@@ -77,6 +77,13 @@ impl Home {
         Ok(std::fs::write(self.path("config/services").join(name).with_extension("toml"), text)?)
     }
 
+    /// Puts more keys in front of those of a service file.
+    pub fn extend_service(&self, name: &str, keys: &str) -> Result<(), Error> {
+        let file = self.path("config/services").join(name).with_extension("toml");
+        let text = std::fs::read_to_string(&file)?;
+        Ok(std::fs::write(&file, format!("{keys}{text}"))?)
+    }
+
     /// Starts a daemon and waits until it answers.
     pub fn start_daemon(&self, program: &Path, wrapper: &[OsString]) -> Result<Daemon, Error> {
         let log = std::fs::File::options().create(true).append(true).open(self.path("daemon.log"))?;

@@ -269,29 +269,29 @@ fn find(marks: &[Mark], event: Event) -> Option<Mark> {
 }
 
 /// The longest time between two answers that was not over at `from` and had begun by `to`.
-fn longest(at: &[u64], from: u64, to: u64) -> Result<u64, Error> {
+pub(crate) fn longest(at: &[u64], from: u64, to: u64) -> Result<u64, Error> {
     let pairs = at.windows(2).filter(|pair| pair[1] > from && pair[0] < to);
     Ok(pairs.map(|pair| pair[1] - pair[0]).max().ok_or("the client was never answered")?)
 }
 
 /// The client.
-struct Dense {
+pub(crate) struct Dense {
     stop: Arc<AtomicBool>,
     answers: Arc<Mutex<Answers>>,
     thread: JoinHandle<()>,
 }
 
 #[derive(Debug, Default)]
-struct Answers {
+pub(crate) struct Answers {
     /// When each answer came.
-    at: Vec<u64>,
+    pub(crate) at: Vec<u64>,
     /// Requests whose connection was cut.
     failed: usize,
 }
 
 impl Dense {
     /// Returns when it has been answered some times.
-    fn start(address: SocketAddr) -> Result<Self, Error> {
+    pub(crate) fn start(address: SocketAddr) -> Result<Self, Error> {
         let (stop, answers) = <(Arc<AtomicBool>, Arc<Mutex<Answers>>)>::default();
         let (theirs, noted) = (Arc::clone(&stop), Arc::clone(&answers));
         let thread = std::thread::spawn(move || {
@@ -310,13 +310,13 @@ impl Dense {
     }
 
     /// Waits for answers to requests that are made from now on.
-    fn more(&self) -> Result<(), Error> {
+    pub(crate) fn more(&self) -> Result<(), Error> {
         let count = || self.answers.lock().unwrap_or_else(PoisonError::into_inner).at.len();
         let before = count();
         wait_for("answers to the client", || Ok((count() > before + 20).then_some(())))
     }
 
-    fn stop(self) -> Result<Answers, Error> {
+    pub(crate) fn stop(self) -> Result<Answers, Error> {
         self.more()?;
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| "the client panicked")?;

@@ -19,6 +19,7 @@ pub mod marks;
 pub mod ours;
 pub mod peer;
 pub mod place;
+pub mod probation;
 pub mod probe;
 pub mod programs;
 pub mod report;

@@ -15,7 +15,7 @@ use handoff_bench::programs::{Programs, build};
 use handoff_bench::report::Report;
 use handoff_bench::rig::{Options, Rig};
 use handoff_bench::upgrades::{Plan, Series};
-use handoff_bench::{Error, burst, deaths, floor, idle, install, syncs, takeover, upgrades};
+use handoff_bench::{Error, burst, deaths, floor, idle, install, probation, syncs, takeover, upgrades};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -41,6 +41,9 @@ struct Args {
     /// Measure installations of new binaries only.
     #[arg(long, conflicts_with_all = ["takeovers", "deaths"])]
     install: bool,
+    /// Measure new versions that die on probation only.
+    #[arg(long, conflicts_with_all = ["takeovers", "deaths", "install"])]
+    probation: bool,
     /// Print the result as one JSON object.
     #[arg(long)]
     json: bool,
@@ -133,7 +136,7 @@ fn bench(args: &Args) -> Result<Report, Error> {
     let run = Run { programs: &programs, place: place.path(), size: args.size(), interrupted: &interrupted };
     let mut report = run.begin(Machine::look(&place.filesystem))?;
     // One of them alone, or all.
-    let one = args.takeovers || args.deaths || args.install;
+    let one = args.takeovers || args.deaths || args.install || args.probation;
     if !one {
         run.measure_upgrades(&mut report)?;
     }
@@ -146,6 +149,9 @@ fn bench(args: &Args) -> Result<Report, Error> {
     if !one || args.install {
         run.go_on("installations")?;
         report.installs = install::measure(run.programs, run.place, run.size.installs, run.interrupted)?;
+    }
+    if !one || args.probation {
+        run.measure_probation(&mut report)?;
     }
     report.machine.look_again();
     Ok(report)
@@ -172,6 +178,7 @@ impl Run<'_> {
             takeovers: Vec::new(),
             deaths: Vec::new(),
             installs: Vec::new(),
+            probation: Vec::new(),
         })
     }
 
@@ -223,6 +230,13 @@ impl Run<'_> {
         let [rounds, freezes] = self.size.deaths;
         self.go_on(&format!("{rounds} deaths of each kind, {freezes} freezes"))?;
         report.deaths = deaths::measure(self.programs, self.place, self.size.deaths, self.interrupted)?;
+        Ok(())
+    }
+
+    fn measure_probation(&self, report: &mut Report) -> Result<(), Error> {
+        let [rounds, _] = self.size.deaths;
+        self.go_on(&format!("{rounds} deaths on probation in each mode"))?;
+        report.probation = probation::measure(self.programs, self.place, rounds, self.interrupted)?;
         Ok(())
     }
 

@@ -39,6 +39,8 @@ pub struct Report {
     pub deaths: Vec<Row>,
     /// From a new file to the running version.
     pub installs: Vec<Row>,
+    /// How long nobody serves when a new version dies on probation.
+    pub probation: Vec<Row>,
     /// What the machine makes everybody pay.
     pub floor: Floor,
 }
@@ -63,7 +65,7 @@ impl fmt::Display for Report {
         if !self.takeovers.is_empty() {
             writeln!(f, "{}", self.takeover_table())?;
         }
-        for rows in [&self.deaths, &self.installs].into_iter().filter(|rows| !rows.is_empty()) {
+        for rows in [&self.deaths, &self.installs, &self.probation].into_iter().filter(|rows| !rows.is_empty()) {
             let rows = rows.iter().map(|row| ("handoff", row.what.to_owned(), row.spread));
             writeln!(f, "{}", times(rows))?;
         }

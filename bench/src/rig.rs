@@ -95,6 +95,11 @@ impl Releases {
         &self.files[self.current]
     }
 
+    /// The one that does not run.
+    pub fn other(&self) -> &Path {
+        &self.files[1 - self.current]
+    }
+
     /// Goes on to the other one.
     pub fn advance(&mut self) -> &Path {
         self.current = 1 - self.current;

@@ -225,9 +225,7 @@ fn classify(unread: u32, unsent: u32, half_closed: bool, history: Option<History
     let received_any = bytes_received > u64::from(end);
     let unanswered = received_any && (last_received_ms < last_sent_ms || segments_sent == 0);
     if unsent > 0 {
-        // In the same tick there may be more to come.
-        let is_sent = not_sent == 0 && !unanswered && last_sent_ms > 0;
-        return Some(Work { at_least_ms: 0, at_most_ms: None, is_sent });
+        return Some(Work { at_least_ms: 0, at_most_ms: None, is_sent: not_sent == 0 && !unanswered });
     }
     // Since the handshake.
     if !half_closed && !received_any && segments_sent == 0 && last_sent_ms < TIE_MS {
@@ -284,7 +282,6 @@ mod tests {
             ("sent, and not acknowledged", 0, 1, OPEN, AT_REST, on_its_way(0, None)),
             ("the same in the tick of the request", 0, 1, OPEN, tie, on_its_way(0, None)),
             ("the same to a client that has ended", 1, 1, ENDED, AT_REST, on_its_way(0, None)),
-            ("just sent", 0, 1, OPEN, History { last_sent_ms: 0, ..AT_REST }, busy(0, None)),
             ("not sent", 0, 1, OPEN, History { not_sent: 1, ..AT_REST }, busy(0, None)),
             ("asked before it has acknowledged", 0, 1, OPEN, asked, busy(0, None)),
             ("unread and unsent", 1, 1, OPEN, AT_REST, busy(80, None)),

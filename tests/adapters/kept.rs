@@ -3,14 +3,14 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use handoff::control::api::Ending;
 
 use crate::ALL;
 use crate::plain::Plain;
-use crate::support::{LIMIT, version, wait_for};
+use crate::support::{LIMIT, version};
 
 const CLIENTS: usize = 4;
 
@@ -19,18 +19,23 @@ fn what_was_begun_on_a_kept_connection_is_answered() {
     for (adapter, mode) in ALL {
         let plain = Plain::serve(adapter, mode, "");
         plain.set("drain_grace = \"200ms\"\n");
-        let (begun, stop) = (plain.rig.path("begun"), AtomicBool::new(false));
+        let begun = plain.rig.path("begun");
         let unanswered: Vec<String> = std::thread::scope(|scope| {
-            let client = |n: usize| keep_asking(plain.address, &begun, n, &stop);
-            let clients: Vec<_> = (0..CLIENTS).map(|n| scope.spawn(move || client(n))).collect();
+            let (address, begun) = (plain.address, &begun);
+            // The clients end when their sender is dropped, also by a panic.
+            let clients: Vec<_> = (0..CLIENTS)
+                .map(|n| {
+                    let (go_on, told) = channel();
+                    (go_on, scope.spawn(move || keep_asking(address, begun, n, &told)))
+                })
+                .collect();
             for n in 1..=4 {
                 let outcome = plain.upgrade(&n.to_string(), "");
                 assert_eq!(outcome.outcome, Ending::Committed, "{adapter} {mode}: {outcome:?}");
-                wait_for("the clients to have come over", || {
-                    (version(plain.address) == n.to_string()).then_some(())
-                });
+                assert_eq!(version(address), n.to_string(), "{adapter} {mode}");
             }
-            stop.store(true, Ordering::Relaxed);
+            let (go_on, clients): (Vec<_>, Vec<_>) = clients.into_iter().unzip();
+            drop(go_on);
             clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
         });
         let begun = std::fs::read_to_string(&begun).unwrap();
@@ -40,30 +45,34 @@ fn what_was_begun_on_a_kept_connection_is_answered() {
     }
 }
 
-/// What it has asked and got no answer to. A connection that fails with its first request is a panic.
-fn keep_asking(address: SocketAddr, begun: &Path, client: usize, stop: &AtomicBool) -> Vec<String> {
+/// What it has asked and got no answer to, until the sender of `told` is dropped. A connection that fails with its first request
+/// is a panic.
+fn keep_asking(address: SocketAddr, begun: &Path, client: usize, told: &Receiver<()>) -> Vec<String> {
     let mut unanswered = Vec::new();
-    let mut count = 0_u64;
-    while !stop.load(Ordering::Relaxed) {
-        let connection = TcpStream::connect(address).unwrap();
-        connection.set_read_timeout(Some(LIMIT)).unwrap();
-        connection.set_nodelay(true).unwrap();
-        let mut answers = BufReader::new(&connection);
-        let first = count;
-        while !stop.load(Ordering::Relaxed) {
-            let asked = format!("{client}.{count}");
-            count += 1;
-            let line = format!("note {} {asked}\n", begun.display());
-            let mut answer = String::new();
-            let answered =
-                (&connection).write_all(line.as_bytes()).and_then(|()| answers.read_line(&mut answer));
-            if !matches!(answered, Ok(1..)) {
-                assert!(count > first + 1, "a new connection failed: {answered:?}");
-                unanswered.push(asked);
-                break;
-            }
-            std::thread::sleep(Duration::from_micros(count * 7 % 10 * 300));
+    let mut connection: Option<BufReader<TcpStream>> = None;
+    for count in 0_u64.. {
+        let pause = Duration::from_micros(count * 7 % 10 * 300);
+        if told.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+            break;
+        }
+        let is_new = connection.is_none();
+        let kept = connection.get_or_insert_with(|| connect(address));
+        let asked = format!("{client}.{count}");
+        let line = format!("note {} {asked}\n", begun.display());
+        let mut answer = String::new();
+        let answered = kept.get_mut().write_all(line.as_bytes()).and_then(|()| kept.read_line(&mut answer));
+        if !matches!(answered, Ok(1..)) {
+            assert!(!is_new, "a new connection failed: {answered:?}");
+            unanswered.push(asked);
+            connection = None;
         }
     }
     unanswered
+}
+
+fn connect(address: SocketAddr) -> BufReader<TcpStream> {
+    let connection = TcpStream::connect(address).unwrap();
+    connection.set_read_timeout(Some(LIMIT)).unwrap();
+    connection.set_nodelay(true).unwrap();
+    BufReader::new(connection)
 }

@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod deaths;
 pub mod floor;
 pub mod idle;
+pub mod injection;
 pub mod install;
 pub mod machine;
 pub mod marks;

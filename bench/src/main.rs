@@ -15,13 +15,15 @@ use handoff_bench::programs::{Programs, build};
 use handoff_bench::report::Report;
 use handoff_bench::rig::{Options, Rig};
 use handoff_bench::upgrades::{Plan, Series};
-use handoff_bench::{Error, burst, deaths, floor, idle, install, probation, syncs, takeover, upgrades};
+use handoff_bench::{
+    Error, burst, deaths, floor, idle, injection, install, probation, syncs, takeover, upgrades,
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// Measures how long an upgrade takes, how long nobody accepts meanwhile, what clients notice of it, and what an idle
 /// supervisor costs; the crate beyond-handoff does the same work in turns. Measures too how long a new daemon takes to
-/// take over many services, and how long clients wait when somebody dies. Times are only told, never judged: the exit code is 1 only if an upgrade was not committed,
+/// take over many services, how long clients wait when somebody dies, and what the adapter `inject` costs. Times are only told, never judged: the exit code is 1 only if an upgrade was not committed,
 /// a request failed, or a takeover changed a process.
 #[derive(Debug, Parser)]
 #[command(name = "upgrade-bench", version)]
@@ -44,6 +46,9 @@ struct Args {
     /// Measure new versions that die on probation only.
     #[arg(long, conflicts_with_all = ["takeovers", "deaths", "install"])]
     probation: bool,
+    /// Measure only what the adapter `inject` costs a program.
+    #[arg(long, conflicts_with_all = ["takeovers", "deaths", "install", "probation"])]
+    injection: bool,
     /// Print the result as one JSON object.
     #[arg(long)]
     json: bool,
@@ -66,6 +71,7 @@ struct Size {
     deaths: [usize; 2],
     /// How many binaries are installed.
     installs: usize,
+    injection: injection::Size,
     floor: usize,
 }
 
@@ -83,6 +89,13 @@ impl Args {
                 takeovers: [10, 2],
                 deaths: [2, 1],
                 installs: 2,
+                injection: injection::Size {
+                    binds: 3,
+                    rounds: 2,
+                    time: Duration::from_millis(200),
+                    connections: 100,
+                    switches: 100,
+                },
                 floor: 10,
             },
             false => Size {
@@ -95,6 +108,13 @@ impl Args {
                 takeovers: [100, 10],
                 deaths: [100, 5],
                 installs: 20,
+                injection: injection::Size {
+                    binds: 200,
+                    rounds: 10,
+                    time: Duration::from_secs(2),
+                    connections: 5000,
+                    switches: 10_000,
+                },
                 floor: 500,
             },
         }
@@ -136,7 +156,7 @@ fn bench(args: &Args) -> Result<Report, Error> {
     let run = Run { programs: &programs, place: place.path(), size: args.size(), interrupted: &interrupted };
     let mut report = run.begin(Machine::look(&place.filesystem))?;
     // One of them alone, or all.
-    let one = args.takeovers || args.deaths || args.install || args.probation;
+    let one = args.takeovers || args.deaths || args.install || args.probation || args.injection;
     if !one {
         run.measure_upgrades(&mut report)?;
     }
@@ -152,6 +172,10 @@ fn bench(args: &Args) -> Result<Report, Error> {
     }
     if !one || args.probation {
         run.measure_probation(&mut report)?;
+    }
+    if !one || args.injection {
+        let size = run.size.injection;
+        report.injection = Some(injection::measure(&programs, run.place, size, &interrupted)?);
     }
     report.machine.look_again();
     Ok(report)
@@ -179,6 +203,7 @@ impl Run<'_> {
             deaths: Vec::new(),
             installs: Vec::new(),
             probation: Vec::new(),
+            injection: None,
         })
     }
 

@@ -14,6 +14,8 @@ pub struct Programs {
     pub handoff: PathBuf,
     /// The service that it upgrades.
     pub service: PathBuf,
+    /// The server that knows nothing.
+    pub plain: PathBuf,
     /// The supervisor on beyond-handoff.
     pub peer_supervisor: PathBuf,
     /// The service that that one upgrades.
@@ -41,6 +43,7 @@ pub fn build() -> Result<Programs, Error> {
     Ok(Programs {
         handoff: find(&supervisor, "handoff")?,
         service: find(&services, "bench-service")?,
+        plain: find(&services, "bench-plain")?,
         peer_supervisor: find(&services, "peer-supervisor")?,
         peer_service: find(&services, "peer-service")?,
     })

@@ -10,6 +10,7 @@ use crate::burst::Burst;
 use crate::deaths::Row;
 use crate::floor::Floor;
 use crate::idle::Idle;
+use crate::injection::Injection;
 use crate::machine::Machine;
 use crate::spread::Spread;
 use crate::syncs::Syncs;
@@ -41,6 +42,8 @@ pub struct Report {
     pub installs: Vec<Row>,
     /// How long nobody serves when a new version dies on probation.
     pub probation: Vec<Row>,
+    /// What it costs a program to be run by the adapter `inject`.
+    pub injection: Option<Injection>,
     /// What the machine makes everybody pay.
     pub floor: Floor,
 }
@@ -65,9 +68,14 @@ impl fmt::Display for Report {
         if !self.takeovers.is_empty() {
             writeln!(f, "{}", self.takeover_table())?;
         }
-        for rows in [&self.deaths, &self.installs, &self.probation].into_iter().filter(|rows| !rows.is_empty()) {
+        for rows in
+            [&self.deaths, &self.installs, &self.probation].into_iter().filter(|rows| !rows.is_empty())
+        {
             let rows = rows.iter().map(|row| ("handoff", row.what.to_owned(), row.spread));
             writeln!(f, "{}", times(rows))?;
+        }
+        if let Some(injection) = &self.injection {
+            writeln!(f, "{injection}")?;
         }
         let floor = &self.floor;
         let floor = [

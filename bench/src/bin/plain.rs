@@ -1,0 +1,78 @@
+//! A server that knows nothing of handoff: `bench-plain ADDRESS FILE`. It writes into the file how many nanoseconds its first
+//! bind took, and answers each line; `calls` with what three system calls take.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketFlags, SocketType, bind, listen, recv, socket_with, sockopt,
+};
+
+/// Thousands of connections have a thread each.
+const STACK_BYTES: usize = 64 * 1024;
+/// How often each system call is made for one figure.
+const CALLS: u32 = 20_000;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut args = std::env::args().skip(1);
+    let address: SocketAddr = args.next().ok_or("bench-plain ADDRESS FILE")?.parse()?;
+    let file = args.next().ok_or("bench-plain ADDRESS FILE")?;
+    let listener = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_reuseaddr(&listener, true)?;
+    // Accepted sockets inherit it, and who gets his listener has it set already.
+    sockopt::set_tcp_nodelay(&listener, true)?;
+    let began = Instant::now();
+    bind(&listener, &address)?;
+    let took = began.elapsed();
+    listen(&listener, i32::MAX)?;
+    let mut file = File::options().create(true).append(true).open(file)?;
+    file.write_all(format!("{}\n", took.as_nanos()).as_bytes())?;
+    for connection in TcpListener::from(listener).incoming() {
+        let connection = connection?;
+        std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
+            // A client that is gone needs no answer.
+            let _ = serve(&connection);
+        })?;
+    }
+    Ok(())
+}
+
+fn serve(connection: &TcpStream) -> Result<(), Box<dyn Error>> {
+    let mut reader = BufReader::new(connection);
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 0 {
+        let answer = match line.trim_end() {
+            "calls" => calls()?,
+            _ => "well\n".to_owned(),
+        };
+        (&mut &*connection).write_all(answer.as_bytes())?;
+        line.clear();
+    }
+    Ok(())
+}
+
+/// Nanoseconds of one call each: getppid(2), epoll_wait(2) with nothing to tell, recv(2) with nothing to read.
+fn calls() -> Result<String, Box<dyn Error>> {
+    let getppid = each(|| rustix::process::getppid().map(drop));
+    let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let mut told = Vec::with_capacity(4);
+    let wait =
+        each(|| epoll::wait(&events, spare_capacity(&mut told), Some(&Timespec::default())).ok().map(drop));
+    let (socket, _other) = std::os::unix::net::UnixStream::pair()?;
+    let mut bytes = [0; 16];
+    let receive = each(|| recv(&socket, &mut bytes, RecvFlags::DONTWAIT).ok().map(drop));
+    Ok(format!("{} {} {}\n", getppid.as_nanos(), wait.as_nanos(), receive.as_nanos()))
+}
+
+fn each(mut call: impl FnMut() -> Option<()>) -> Duration {
+    let began = Instant::now();
+    for _ in 0..CALLS {
+        std::hint::black_box(call());
+    }
+    began.elapsed() / CALLS
+}

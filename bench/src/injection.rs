@@ -1,0 +1,358 @@
+//! What it costs a program to be run by the adapter `inject`: its first bind, its other system calls, its throughput; and what
+//! the shim does for it at an upgrade: the look at its connections, and the switch. Each beside the same program alone, in turns.
+
+use std::fmt;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use comfy_table::Table;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use handoff::slots::Group;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::Error;
+use crate::control::Outcome;
+use crate::daemon::{Daemon, Home};
+use crate::programs::Programs;
+use crate::rig::{free_address, wait_for};
+use crate::spread::Spread;
+
+const SERVICE: &str = "plain";
+/// The system calls that the program measures.
+const CALLS: [&str; 3] = ["getppid", "epoll_wait, nothing to tell", "recv, nothing to read"];
+/// Clients of the throughput.
+const BUSY: usize = 8;
+/// The time between two looks of a drain.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How much of each.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Starts of the program, for its first bind.
+    pub binds: usize,
+    /// Rounds of system calls and of throughput.
+    pub rounds: usize,
+    /// How long one round of throughput lasts, and how long a drain is watched.
+    pub time: Duration,
+    /// Idle connections in the drain.
+    pub connections: usize,
+    /// Switches.
+    pub switches: usize,
+}
+
+/// What was found.
+#[derive(Debug, Serialize)]
+pub struct Injection {
+    /// The first bind: under injection, alone. Nanoseconds.
+    pub bind_ns: [Spread; 2],
+    /// The middle of each system call: its name, under injection, alone. Nanoseconds.
+    pub calls_ns: Vec<(&'static str, u64, u64)>,
+    /// The middle of requests per second: under injection, alone.
+    pub requests_per_s: [u64; 2],
+    /// What the shim's looks at the connections of a drain cost: what is waited for, processor time of one look in
+    /// microseconds.
+    pub looks_us: Vec<(&'static str, u64)>,
+    /// How many connections there were then.
+    pub connections: usize,
+    /// One system call that sends new connections elsewhere. Nanoseconds.
+    pub switch_ns: Spread,
+}
+
+/// Measures. Blocks for as long as `size` says, and some seconds.
+pub fn measure(
+    programs: &Programs,
+    place: &Path,
+    size: Size,
+    interrupted: &AtomicBool,
+) -> Result<Injection, Error> {
+    let go_on = |what: &str| match interrupted.load(Ordering::Relaxed) {
+        true => Err(Error::from("interrupted")),
+        false => Ok(eprintln!("{what}")),
+    };
+    go_on(&format!("{} first binds, under injection and alone", size.binds))?;
+    let mut injected = Injected::new(programs, place, "connections")?;
+    let mut alone = Alone::new(programs, place)?;
+    let mut binds = [Vec::new(), Vec::new()];
+    for _ in 0..size.binds {
+        binds[0].push(injected.first_bind_ns()?);
+        binds[1].push(alone.first_bind_ns()?);
+    }
+    go_on(&format!("{} rounds of system calls and requests", size.rounds))?;
+    injected.start()?;
+    alone.start()?;
+    let addresses = [injected.address, alone.address];
+    let (mut calls, mut requests) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    for round in 0..size.rounds {
+        // Whoever comes first alternates.
+        for at in [round % 2, 1 - round % 2] {
+            calls[at].push(calls_ns(addresses[at])?);
+            requests[at].push(requests_per_s(addresses[at], size.time)?);
+        }
+    }
+    drop((injected, alone));
+    let call = |at: usize, which: usize| middle(calls[at].iter().map(|figures: &[u64; 3]| figures[which]));
+    let mut looks_us = Vec::new();
+    for waits_for in ["connections", "requests"] {
+        go_on(&format!("a drain of {} connections that waits for {waits_for}", size.connections))?;
+        looks_us.push((waits_for, Injected::new(programs, place, waits_for)?.look_us(size)?));
+    }
+    let [with, without] = requests.map(middle);
+    let calls_ns =
+        CALLS.iter().enumerate().map(|(which, name)| (*name, call(0, which), call(1, which))).collect();
+    Ok(Injection {
+        bind_ns: binds.map(Spread::of),
+        calls_ns,
+        requests_per_s: [with, without],
+        looks_us,
+        connections: size.connections,
+        switch_ns: switch_ns(size.switches)?,
+    })
+}
+
+/// The program as a service of a daemon.
+struct Injected {
+    // Before the home, which kills what is left.
+    daemon: Daemon,
+    home: Home,
+    address: SocketAddr,
+    binds: PathBuf,
+}
+
+/// What the daemon says about the service, as far as it matters here.
+#[derive(Deserialize)]
+struct Status {
+    pid: Option<u32>,
+}
+
+impl Injected {
+    fn new(programs: &Programs, place: &Path, waits_for: &str) -> Result<Self, Error> {
+        let home = Home::new(place, "injected-")?;
+        let (address, binds) = (free_address()?, home.path("binds"));
+        let text = format!(
+            "binary = {:?}\nargs = [\"{address}\", {binds:?}]\nautostart = false\nadapter = \"inject\"\nmode = \"overlap\"\n\
+             drain = \"{waits_for}\"\ndrain_grace = \"60s\"\n[listen]\nmain = \"{address}\"\n",
+            programs.plain
+        );
+        std::fs::write(home.path("config/services").join(SERVICE).with_extension("toml"), text)?;
+        let daemon = home.start_daemon(&programs.handoff, &[])?;
+        Ok(Self { daemon, home, address, binds })
+    }
+
+    fn start(&mut self) -> Result<(), Error> {
+        let _: Outcome = self.daemon.client.call("start", json!({"service": SERVICE}))?;
+        Ok(())
+    }
+
+    fn first_bind_ns(&mut self) -> Result<u64, Error> {
+        self.start()?;
+        let took = last_line(&self.binds)?;
+        let _: serde_json::Value = self.daemon.client.call("stop", json!({"service": SERVICE}))?;
+        Ok(took)
+    }
+
+    fn pid(&self) -> Result<u32, Error> {
+        let status: Status = self.home.client()?.call("status", json!({"service": SERVICE}))?;
+        status.pid.ok_or_else(|| "the service does not run".into())
+    }
+
+    /// What one look costs the shim of a program that drains, with idle connections that stay until it was measured.
+    fn look_us(&mut self, size: Size) -> Result<u64, Error> {
+        self.start()?;
+        let clients: Vec<TcpStream> =
+            (0..size.connections).map(|_| client(self.address)).collect::<Result<_, _>>()?;
+        // Half a line is a request under way, which keeps the drain going whatever it waits for.
+        if let Some(mut busy) = clients.first() {
+            busy.write_all(b"x")?;
+        }
+        let (shim, home, daemon) = (self.pid()?, &self.home, &mut self.daemon);
+        std::thread::scope(|scope| {
+            let upgrade = scope.spawn(move || {
+                let answer: Result<Outcome, Error> =
+                    daemon.client.call("upgrade", json!({"service": SERVICE}));
+                answer
+            });
+            let now = |home: &Home| -> Result<Option<u32>, Error> {
+                let status: Status = home.client()?.call("status", json!({"service": SERVICE}))?;
+                Ok(status.pid)
+            };
+            wait_for("the next process to serve", || Ok(now(home)?.filter(|pid| *pid != shim)))?;
+            let (before, began) = (processor_ns(shim)?, Instant::now());
+            std::thread::sleep(size.time);
+            let (after, watched) = (processor_ns(shim)?, began.elapsed());
+            drop(clients);
+            let outcome = upgrade.join().map_err(|_| "the upgrade panicked")??;
+            match outcome.outcome.as_str() {
+                "committed" => {
+                    let looks = (watched.as_nanos() / LOOK_EVERY.as_nanos()).max(1) as u64;
+                    Ok((after - before) / 1000 / looks)
+                }
+                _ => Err(format!("an upgrade was not committed: {:?}", outcome.reason).into()),
+            }
+        })
+    }
+}
+
+/// The same program without anybody.
+struct Alone {
+    program: PathBuf,
+    address: SocketAddr,
+    binds: PathBuf,
+    running: Option<Child>,
+}
+
+impl Alone {
+    fn new(programs: &Programs, place: &Path) -> Result<Self, Error> {
+        let binds = place.join("binds-alone");
+        Ok(Self { program: programs.plain.clone(), address: free_address()?, binds, running: None })
+    }
+
+    fn start(&mut self) -> Result<(), Error> {
+        let mut command = Command::new(&self.program);
+        command.arg(self.address.to_string()).arg(&self.binds).stdin(Stdio::null());
+        let before = lines(&self.binds);
+        self.running = Some(command.spawn()?);
+        wait_for("the program to bind", || Ok((lines(&self.binds) > before).then_some(())))
+    }
+
+    fn end(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            let _ = running.kill();
+            let _ = running.wait();
+        }
+    }
+
+    fn first_bind_ns(&mut self) -> Result<u64, Error> {
+        self.start()?;
+        self.end();
+        last_line(&self.binds)
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn lines(file: &Path) -> usize {
+    std::fs::read_to_string(file).unwrap_or_default().lines().count()
+}
+
+fn last_line(file: &Path) -> Result<u64, Error> {
+    let text = std::fs::read_to_string(file)?;
+    Ok(text.lines().last().ok_or("the program has not told of its bind")?.parse()?)
+}
+
+/// A connection that was accepted, and has had one answer.
+fn client(address: SocketAddr) -> Result<TcpStream, Error> {
+    let connection = TcpStream::connect(address)?;
+    connection.set_nodelay(true)?;
+    ask(&mut BufReader::new(&connection), "x")?;
+    Ok(connection)
+}
+
+fn ask(connection: &mut BufReader<&TcpStream>, line: &str) -> Result<String, Error> {
+    (&mut &**connection.get_ref()).write_all(format!("{line}\n").as_bytes())?;
+    let mut answer = String::new();
+    match connection.read_line(&mut answer)? {
+        0 => Err("the program hung up".into()),
+        _ => Ok(answer),
+    }
+}
+
+fn calls_ns(address: SocketAddr) -> Result<[u64; 3], Error> {
+    let connection = client(address)?;
+    let answer = ask(&mut BufReader::new(&connection), "calls")?;
+    let figures = answer.split_whitespace().map(str::parse).collect::<Result<Vec<u64>, _>>()?;
+    figures.try_into().map_err(|_| "the program tells of other calls".into())
+}
+
+/// Clients that ask one thing after the other, each over a connection that it keeps.
+fn requests_per_s(address: SocketAddr, time: Duration) -> Result<u64, Error> {
+    let count_of = || -> Result<u64, Error> {
+        let connection = client(address)?;
+        let (mut connection, began, mut count) = (BufReader::new(&connection), Instant::now(), 0);
+        while began.elapsed() < time {
+            ask(&mut connection, "x")?;
+            count += 1;
+        }
+        Ok(count)
+    };
+    let sum: u64 = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..BUSY).map(|_| scope.spawn(count_of)).collect();
+        clients
+            .into_iter()
+            .map(|client| client.join().map_err(|_| "a client panicked")?)
+            .sum::<Result<u64, Error>>()
+    })?;
+    Ok(sum * 1000 / (time.as_millis() as u64).max(1))
+}
+
+/// Processor time of all threads of a process, by the kernel's count.
+fn processor_ns(pid: u32) -> Result<u64, Error> {
+    let mut sum = 0;
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = std::fs::read_to_string(thread?.path().join("schedstat"))?;
+        sum += text.split(' ').next().ok_or("schedstat is empty")?.parse::<u64>()?;
+    }
+    Ok(sum)
+}
+
+fn switch_ns(count: usize) -> Result<Spread, Error> {
+    let mut group = Group::open(&free_address()?.to_string().parse()?)?;
+    let slots = [group.steered(), group.add_slot()?];
+    let mut times = Vec::with_capacity(count);
+    for number in 0..count {
+        let began = Instant::now();
+        group.steer_to(slots[(number + 1) % 2])?;
+        times.push(began.elapsed().as_nanos().try_into()?);
+    }
+    group.close();
+    Ok(Spread::of(times))
+}
+
+fn middle(values: impl IntoIterator<Item = u64>) -> u64 {
+    Spread::of(values).p50_us
+}
+
+impl fmt::Display for Injection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new();
+        table.load_style(UTF8_FULL_CONDENSED).set_header([
+            "under injection",
+            "p50",
+            "p99",
+            "alone, p50",
+            "p99",
+        ]);
+        let us = |ns: u64| format!("{:.1} µs", ns as f64 / 1e3);
+        let [with, without] = self.bind_ns;
+        let bind = [us(with.p50_us), us(with.p99_us), us(without.p50_us), us(without.p99_us)];
+        table.add_row(["first bind".to_owned()].into_iter().chain(bind));
+        for (name, with, without) in &self.calls_ns {
+            table.add_row([(*name).to_owned(), format!("{with} ns"), String::new(), format!("{without} ns")]);
+        }
+        let [with, without] = self.requests_per_s;
+        table.add_row([
+            "requests per second".to_owned(),
+            with.to_string(),
+            String::new(),
+            without.to_string(),
+        ]);
+        for (waits_for, us) in &self.looks_us {
+            let what = format!("a look at {} connections, drain = {waits_for:?}", self.connections);
+            table.add_row([what, format!("{us} µs of the processor")]);
+        }
+        table.add_row([
+            "a switch of new connections".to_owned(),
+            us(self.switch_ns.p50_us),
+            us(self.switch_ns.p99_us),
+        ]);
+        write!(f, "{table}")
+    }
+}

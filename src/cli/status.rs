@@ -87,7 +87,8 @@ fn describe(status: &ServiceStatus, style: Style) -> String {
     add("generation", status.generation.to_string());
     if let Some(pid) = status.pid {
         let up = status.started_at.map_or_else(String::new, |at| format!(", up {}", human::since(at)));
-        add("pid", format!("{pid}{up}"));
+        let program = status.program.map_or_else(String::new, |pid| format!("; its program is {pid}"));
+        add("pid", format!("{pid}{up}{program}"));
     }
     add("restarts", status.restarts.to_string());
     add("mode", mode_word(status.mode).to_owned());

@@ -164,6 +164,8 @@ pub struct ServiceStatus {
     pub generation: Generation,
     /// The process that serves.
     pub pid: Option<u32>,
+    /// The process of the program, where that one is a shim which runs it.
+    pub program: Option<u32>,
     /// The path from which the binary of that process came, or the configured one.
     pub binary: PathBuf,
     /// The file in the store that is started, if it is there.

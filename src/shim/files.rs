@@ -72,7 +72,7 @@ pub(crate) fn end_what_is_left(trace: &Path) {
     while matches!(end_holders(trace), Ok(true)) && Instant::now() < until {
         std::thread::sleep(TICK);
     }
-    for extension in ["pid", "notify"] {
+    for extension in [super::PID, "notify"] {
         let _ = fs::remove_file(trace.with_extension(extension));
     }
     let _ = fs::remove_file(trace);

@@ -53,6 +53,8 @@ use runner::Runner;
 
 /// The first argument of the process; the second, for people, is the name of the service.
 pub const VERB: &str = "shim";
+/// The ending of the file that holds the pid of the program.
+pub(crate) const PID: &str = "pid";
 /// The ending of the file that everything has open that a shim has started.
 pub(crate) const TRACE: &str = "tree";
 

@@ -108,7 +108,7 @@ impl Program {
 
     /// For the daemon, and for the next shim of this service.
     fn note_pid(&self, pid: u32) {
-        let path = self.plan.own_path.with_extension("pid");
+        let path = self.plan.own_path.with_extension(super::PID);
         if let Err(error) = fs::write(&path, format!("{pid}\n")) {
             eprintln!("handoff: cannot write {}: {error}", path.display());
         }
@@ -244,7 +244,7 @@ impl Program {
     /// Nothing of it is left, so nothing is to be found.
     pub(super) fn forget(&self) {
         if !self.lives() {
-            for extension in ["pid", "notify", super::TRACE] {
+            for extension in [super::PID, "notify", super::TRACE] {
                 let _ = fs::remove_file(self.plan.own_path.with_extension(extension));
             }
         }

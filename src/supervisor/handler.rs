@@ -318,6 +318,7 @@ impl Service {
             detail: self.phase_status(),
             generation: self.journal.standing().generation(),
             pid: self.incumbent.as_ref().map(|party| party.process.pid),
+            program: self.pid_of_program(),
             binary: shown.path,
             stored: shown.stored,
             version: shown.version,

@@ -142,6 +142,13 @@ impl Service {
             .then(|| self.shared.dirs.adopt_socket(id).with_extension(shim::TRACE))
     }
 
+    /// The process that the shim of the incumbent says it runs.
+    pub(super) fn pid_of_program(&self) -> Option<u32> {
+        let party = self.incumbent.as_ref().filter(|_| self.config.adapter.is_foreign())?;
+        let path = self.shared.dirs.adopt_socket(party.handoff).with_extension(shim::PID);
+        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    }
+
     /// Pipes, channel and pidfd, each of them also on record, and the listeners of another slot; and some for those who ask.
     fn files_of_a_start(&self) -> u64 {
         24 + 2 * self.config.listeners.len() as u64

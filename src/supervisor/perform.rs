@@ -278,7 +278,9 @@ impl Service {
             }
         };
         tracing::info!(service = %self.name, ?ending, reason = reason.as_ref().map(ToString::to_string));
-        if matches!(ending, api::Ending::Committed | api::Ending::Started) {
+        let is_well = matches!(ending, api::Ending::Committed | api::Ending::Started);
+        // Who stops a service knows of it. A disk that fails is still to be told.
+        if is_well || ending == api::Ending::Stopped && self.journal.latched().is_none() {
             self.problem = None;
         }
         let completed = std::mem::take(&mut self.completes) && ending == api::Ending::Committed;

@@ -151,6 +151,7 @@ fn a_crash_is_followed_by_a_start_on_the_same_listener() {
         let plain = Plain::serve(adapter, mode, "");
         let load = Load::start_forgiving(plain.address, 2);
         let first = plain.program();
+        assert_eq!(plain.rig.status("s").program, Some(first));
         support::signal(first, rustix::process::Signal::KILL);
         wait_for("another program to serve", || {
             let answer = ask(plain.address, "pid").ok()?;

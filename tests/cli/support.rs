@@ -174,6 +174,7 @@ pub fn status() -> ServiceStatus {
         detail: None,
         generation: Generation(2),
         pid: Some(4242),
+        program: None,
         binary: "/srv/s3".into(),
         sha256: Some("ab".repeat(32)),
         stored: None,

@@ -298,8 +298,9 @@ impl Service {
             None => ran().find(|it| Some(it.made.id.0) != current),
         };
         found.cloned().ok_or_else(|| {
-            let kept: Vec<String> =
-                ran().flat_map(|it| &it.used.generations).map(ToString::to_string).collect();
+            let mut kept: Vec<u64> = ran().flat_map(|it| it.used.generations.iter().copied()).collect();
+            kept.sort_unstable();
+            let kept: Vec<String> = kept.iter().map(u64::to_string).collect();
             let cause = match generation {
                 Some(generation) => format!("the version of generation {generation} is not kept"),
                 None => "no other version that ran is kept".to_owned(),

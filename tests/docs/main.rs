@@ -165,16 +165,19 @@ fn the_reference_of_the_service_file_is_complete() {
 #[test]
 fn the_reference_of_each_table_is_complete() {
     let text = read("docs/operations.md");
-    for (table_name, heading) in
-        [("probe", "### Probes"), ("hooks", "### Commands"), ("update", "### Versions")]
-    {
+    for (table_name, headings) in [
+        ("probe", &["### Probes"][..]),
+        ("hooks", &["### Commands"]),
+        ("update", &["### Versions", "### A watched path"]),
+    ] {
         let errors = parse(&format!("binary = \"/b\"\n[{table_name}]\nwwwwwwwwwwww = 1\n"));
         let told = errors.expect_err("an unknown key").join("\n");
         let known = told.split_once("known keys are ").expect("the keys of the table").1;
         let known = known.lines().next().unwrap_or_default().split(", ").map(|key| key.trim().to_owned());
-        let section = text.split_once(heading).expect(heading).1;
-        let rows = table(section, &["key", "type", "default"]);
-        let documented: BTreeSet<String> = rows.iter().map(|row| quoted(&row[0])[0].to_owned()).collect();
+        let section = |heading: &str| text.split_once(heading).expect("the section").1;
+        let rows = |heading: &&str| table(section(heading), &["key", "type", "default"]);
+        let documented: BTreeSet<String> =
+            headings.iter().flat_map(rows).map(|row| quoted(&row[0])[0].to_owned()).collect();
         assert_eq!(documented, known.collect(), "{table_name}");
     }
 }

@@ -140,6 +140,7 @@ fn the_units_of_systemd() {
     let instances = [(service, "handoff-installed@s3.service"), (path, "handoff-installed@s3.path")];
     let instances = instances.map(|(from, to)| {
         fs::rename(from, units.join(to)).unwrap();
+        fs::set_permissions(units.join(to), fs::Permissions::from_mode(0o644)).unwrap();
         units.join(to)
     });
     match Command::new("systemd-analyze").arg("verify").args(&instances).output() {

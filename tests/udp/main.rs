@@ -48,8 +48,8 @@ impl Service {
         // Behind `main`, as programs get them in the order of their names.
         let tcp = tcp.map(|tcp| format!("web = \"{tcp}\"\n")).unwrap_or_default();
         let text = format!(
-            "binary = {:?}\nargs = {args:?}\nadapter = {adapter:?}\nmode = {mode:?}\nautostart = false\n\
-             lease = \"500ms\"\n{notify}[env]\nTESTEE_UDP = \"1\"\n[listen]\nmain = \"udp:{address}\"\n{tcp}",
+            "binary = {:?}\nargs = {args:?}\nadapter = {adapter:?}\nmode = {mode:?}\nautostart = false\nstore = false\n\
+             lease = \"1s\"\n{notify}[env]\nTESTEE_UDP = \"1\"\n[listen]\nmain = \"udp:{address}\"\n{tcp}",
             rig.release_of(program, "0", ""),
         );
         std::fs::write(rig.path("config/services/s.toml"), text).unwrap();

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// SHA-256 of a content; of a file, or of a tree as [`hash`](super::tree::hash) defines it. Names a version.
+/// SHA-256 of a content; of a file, or of the list of what is in a tree. Names a version.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(pub [u8; 32]);
 

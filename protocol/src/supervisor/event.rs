@@ -28,9 +28,9 @@ pub enum Request {
     Upgrade {
         /// From which binary.
         target: Target,
-        /// Instead of [`Policy::deadline_ms`].
+        /// Instead of [`Policy::deadline_ms`](crate::deadline::Policy::deadline_ms).
         deadline_ms: Option<u64>,
-        /// Instead of [`Policy::drain_grace_ms`].
+        /// Instead of [`Policy::drain_grace_ms`](crate::deadline::Policy::drain_grace_ms).
         drain_grace_ms: Option<u64>,
     },
     /// Give up the upgrade or start that is under way.

@@ -88,7 +88,7 @@ fn a_program_that_dies_on_probation_is_followed_by_the_one_before() {
 fn without_a_daemon_the_old_version_serves_again_by_itself() {
     for adapter in ["inject", "listen-fds"] {
         let mut plain = Plain::serve(adapter, "exclusive", "");
-        plain.set("lease = \"300ms\"\n");
+        plain.set("lease = \"1s\"\n");
         plain.upgrade("1", "");
         // The new program begins and never says that it is there, and the daemon is killed meanwhile: the shim of the new one
         // goes on, fails when it is killed, and the old one takes the data back.

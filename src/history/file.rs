@@ -65,29 +65,19 @@ impl History {
 
     /// The last `limit` attempts, the newest last.
     pub fn read(directory: &Path, limit: usize) -> io::Result<Vec<Entry>> {
-        let mut file = match File::open(directory.join(FILE)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(READ_MAX_BYTES)))?;
-        let mut bytes = Vec::new();
-        file.take(READ_MAX_BYTES).read_to_end(&mut bytes)?;
-        let mut entries = parse(&bytes);
+        let mut entries = parse(&end_of(&directory.join(FILE))?);
         entries.drain(..entries.len().saturating_sub(limit));
         Ok(entries)
     }
 
     fn shorten(&mut self) -> io::Result<()> {
-        let directory = self.path.parent().unwrap_or(Path::new("/"));
-        let kept = History::read(directory, self.entries_max)?;
+        // Lines, not attempts: what they add up to would be many small things in memory.
+        let bytes = end_of(&self.path)?;
+        let mut kept: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').filter(|it| !it.is_empty()).collect();
+        kept.drain(..kept.len().saturating_sub(self.entries_max));
+        let mut text = kept.join(&b'\n');
+        text.push(b'\n');
         let beside = self.path.with_extension("new");
-        let mut text = Vec::new();
-        for entry in &kept {
-            serde_json::to_writer(&mut text, entry)?;
-            text.push(b'\n');
-        }
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         let written = file.write_all(&text).and_then(|()| file.sync_data());
         if let Err(error) = written.and_then(|()| fs::rename(&beside, &self.path)) {
@@ -97,6 +87,20 @@ impl History {
         self.lines = Some(kept.len());
         Ok(())
     }
+}
+
+/// The file, or as much of its end as is ever read; nothing if there is none.
+fn end_of(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(READ_MAX_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(READ_MAX_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The attempts among the lines. Where the same one is there twice, the later line counts, in the place of the earlier.

@@ -128,19 +128,23 @@ fn a_new_version_that_fails_its_probe_with_its_share_is_rolled_back() {
     assert_eq!(share_of_new(address, 100), 0.0);
 }
 
-#[test]
-fn a_new_daemon_begins_the_canary_anew() {
-    let mut rig = Rig::new();
-    let address = rig.serve("s", "1", "", "mode = \"overlap\"\ncanary = [\"50% 1s\"]");
+fn lose_the_daemon_in_the_canary(rig: &mut Rig) {
     let binary = rig.release("2", "");
     let mut upgrade = rig.handoff(&["upgrade", "s", "--binary", binary.to_str().unwrap()]);
     let mut upgrade =
         upgrade.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
-    wait_for("the canary", || is_in(&rig, "canary"));
+    wait_for("the canary", || is_in(rig, "canary"));
     let mut daemon = rig.daemon.take().unwrap();
     daemon.kill().unwrap();
     daemon.wait().unwrap();
     upgrade.wait().unwrap();
+}
+
+#[test]
+fn a_new_daemon_begins_the_canary_anew() {
+    let mut rig = Rig::new();
+    let address = rig.serve("s", "1", "", "mode = \"overlap\"\ncanary = [\"50% 1s\"]");
+    lose_the_daemon_in_the_canary(&mut rig);
     let share = share_of_new(address, 200);
     assert!((20.0..=80.0).contains(&share), "without a daemon it stays as it is: {share}");
     rig.start_daemon();
@@ -154,15 +158,7 @@ fn a_new_daemon_begins_the_canary_anew() {
 fn a_new_daemon_steers_everything_to_the_old_version_if_the_new_one_is_gone() {
     let mut rig = Rig::new();
     let address = rig.serve("s", "1", "", "mode = \"overlap\"\ncanary = [\"50% 10m\"]");
-    let binary = rig.release("2", "");
-    let mut upgrade = rig.handoff(&["upgrade", "s", "--binary", binary.to_str().unwrap()]);
-    let mut upgrade =
-        upgrade.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
-    wait_for("the canary", || is_in(&rig, "canary"));
-    let mut daemon = rig.daemon.take().unwrap();
-    daemon.kill().unwrap();
-    daemon.wait().unwrap();
-    upgrade.wait().unwrap();
+    lose_the_daemon_in_the_canary(&mut rig);
     signal(new_process(&rig), Signal::KILL);
     rig.start_daemon();
     let status = wait_for("it to rest", || Some(rig.status("s")).filter(|status| status.phase.is_none()));

@@ -27,6 +27,17 @@ fn open(data_dir: &Path, listener: TcpListener) -> S3Server {
     server
 }
 
+/// Looks at the meter until it has found what is waited for; that it never does is an error.
+async fn until(load: &Load, is_found: impl Fn(&Meter) -> bool) {
+    let found = async {
+        while !is_found(load.meter()) {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let in_time = timeout(Duration::from_secs(30), found).await;
+    assert!(in_time.is_ok(), "{} requests, {:#?}", load.meter().requests(), load.meter().examples());
+}
+
 fn assert_clean(meter: &Meter) {
     assert_eq!(meter.failures(), 0, "{:#?}", meter.examples());
     assert!(meter.requests() > 100, "only {} requests", meter.requests());
@@ -37,7 +48,7 @@ async fn nothing_is_noticed_when_nothing_happens() {
     let dir = tempfile::tempdir().unwrap();
     let server = open(dir.path(), TcpListener::bind("127.0.0.1:0").unwrap());
     let load = Load::start(&plan(server.local_addr().unwrap())).await.unwrap();
-    sleep(Duration::from_secs(2)).await;
+    until(&load, |meter| meter.requests() > 400).await;
     assert_clean(&*load.finish().await);
 }
 
@@ -48,7 +59,8 @@ async fn nothing_is_noticed_while_the_server_drains_seals_and_resumes() {
     let load = Load::start(&plan(server.local_addr().unwrap())).await.unwrap();
     let (mut drains, mut gaps) = (histogram(), histogram());
     for _ in 0..5 {
-        sleep(Duration::from_millis(300)).await;
+        let before = load.meter().requests();
+        until(&load, |meter| meter.requests() > before + 50).await;
         load.meter().set_upgrading(true);
         let began = Instant::now();
         timeout(Duration::from_secs(30), server.drain(pending())).await.unwrap();
@@ -75,16 +87,15 @@ fn a_killed_server_is_noticed() {
         open(dir.path(), TcpListener::bind("127.0.0.1:0").unwrap())
     };
     let load = clients.block_on(Load::start(&plan(server.local_addr().unwrap()))).unwrap();
-    clients.block_on(async { sleep(Duration::from_millis(800)).await });
+    clients.block_on(until(&load, |meter| meter.requests() > 50));
     assert_eq!(load.meter().failures(), 0, "{:#?}", load.meter().examples());
 
     drop(server);
     host.shutdown_background();
-    let meter = clients.block_on(async {
-        sleep(Duration::from_millis(300)).await;
+    // An upload that takes seconds was under way; whoever comes later is refused.
+    let cut = |meter: &Meter| meter.count(Kind::Cut) + meter.count(Kind::Reset);
+    clients.block_on(async {
+        until(&load, |meter| cut(meter) > 0 && meter.count(Kind::Refused) > 10).await;
         load.finish().await
     });
-    let cut = meter.count(Kind::Cut) + meter.count(Kind::Reset);
-    assert!(cut > 0, "a slow upload was in progress: {:#?}", meter.examples());
-    assert!(meter.count(Kind::Refused) > 10, "{:#?}", meter.examples());
 }

@@ -13,8 +13,8 @@ Examples:
   handoff cancel s3
 
 The exit code is 0 when the old version serves on, or when a start was called off and the service is
-stopped. Whoever asked for the upgrade is told that it was rolled back, with exit code 4. A commit
-cannot be called off: to go back after it, upgrade to the old binary.";
+stopped. Whoever asked for the upgrade is told that it was rolled back, with exit code 4. As long as
+the new version is on probation, this takes the old one back. After that: handoff rollback s3";
 
 /// Call off the upgrade or start that is under way
 #[derive(clap::Args)]

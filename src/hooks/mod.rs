@@ -15,7 +15,7 @@ use tokio::process;
 
 use crate::config::format_duration_ms;
 use crate::supervisor::inherited_environment;
-use crate::sys::exposed::{Exposed, check_exposure};
+use crate::sys::exposed::{Exposed, Use, check_exposure};
 use group::Group;
 use tail::Tail;
 
@@ -150,7 +150,7 @@ pub fn check_program(program: &str) -> Result<&Path, HookError> {
     if !path.is_absolute() {
         return Err(HookError::NotAbsolute(program.to_owned()));
     }
-    match check_exposure(path) {
+    match check_exposure(path, Use::InPlace) {
         Ok(_) => Ok(path),
         Err(Exposed::Unreadable(_, cause)) => Err(HookError::Spawn { command: program.to_owned(), cause }),
         Err(cause) => Err(HookError::Unsafe { program: path.to_owned(), cause }),

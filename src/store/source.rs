@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::error::Error;
 use super::meta::Look;
 use crate::config::check_binary;
+use crate::sys::exposed::{Exposed, Use, check_exposure, check_found};
 
 /// What was given.
 #[derive(Debug)]
@@ -49,10 +50,11 @@ const LINKS_MAX: usize = 40;
 impl Given {
     /// Opens what is at `path`. Refuses what others can write, and what cannot be started and is no archive.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        for at in links(path) {
-            check_way(path, &at)?;
+        match check_exposure(path, Use::Copied) {
+            // The file itself is looked at when it is open, and known to be one.
+            Ok(_) | Err(Exposed::File(_)) => {}
+            Err(cause) => return Err(exposed(path, cause)),
         }
-        check_way(path, &path.canonicalize().map_err(|error| missing(path, error))?)?;
         // A fifo that is nobody's would hold an open up.
         let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
         let file = File::options()
@@ -63,7 +65,7 @@ impl Given {
         let found = file.metadata().map_err(Error::io("examine it", path))?;
         let look = Look::of(&found);
         let form = if found.is_dir() { Form::Tree } else { form_of_file(path, &file, &found)? };
-        check_mode(path, path, &found)?;
+        check_found(path, &found).map_err(|cause| exposed(path, cause))?;
         Ok(Self { path: path.to_owned(), form, file, look })
     }
 
@@ -106,6 +108,14 @@ pub(super) fn changed(path: &Path) -> Error {
     Error::refused(path, cause, "ask again when it is whole; best, rename a whole file to this path")
 }
 
+/// What was given, or what is on the way to it, could be changed by anybody.
+pub(super) fn exposed(path: &Path, cause: Exposed) -> Error {
+    match cause {
+        Exposed::Unreadable(_, error) => missing(path, error),
+        cause => Error::refused(path, cause.to_string(), cause.hint()),
+    }
+}
+
 fn missing(path: &Path, error: std::io::Error) -> Error {
     match check_binary(path) {
         Err(told) => told.into(),
@@ -140,29 +150,6 @@ fn links(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Nobody but their owners may put another file there.
-fn check_way(path: &Path, at: &Path) -> Result<(), Error> {
-    for directory in at.ancestors().skip(1).filter(|directory| !directory.as_os_str().is_empty()) {
-        if let Ok(found) = std::fs::metadata(directory) {
-            check_mode(path, directory, &found)?;
-        }
-    }
-    Ok(())
-}
-
-/// Refuses what everybody may write: a file, and a directory in which everybody may remove what others have put there.
-pub(super) fn check_mode(path: &Path, at: &Path, found: &Metadata) -> Result<(), Error> {
-    let open = found.mode() & 0o002 != 0 && !found.is_symlink();
-    if !open || (found.is_dir() && found.mode() & 0o1000 != 0) {
-        return Ok(());
-    }
-    let cause = match at == path {
-        true => "everybody may write it".to_owned(),
-        false => format!("everybody may write {}, and so exchange it", at.display()),
-    };
-    Err(Error::refused(path, cause, format!("run: chmod o-w {}", at.display())))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,11 +180,11 @@ mod tests {
         assert_eq!(Given::open(&link).unwrap().form, Form::Program);
 
         mode(&file, 0o757);
-        assert!(told(&file).contains("everybody may write it"));
+        assert!(told(&file).contains("server\" is world-writable"), "{}", told(&file));
         mode(&file, 0o755);
         mode(&inner, 0o777);
         for path in [&file, &link] {
-            assert!(told(path).contains("inner, and so exchange it"), "{}", told(path));
+            assert!(told(path).contains("inner\" is world-writable"), "{}", told(path));
         }
         mode(&inner, 0o1777);
         assert!(Given::open(&file).is_ok(), "in a directory with the sticky bit others cannot");

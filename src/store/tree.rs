@@ -12,8 +12,9 @@ use sha2::{Digest, Sha256};
 use super::copy::{Budget, copy};
 use super::error::Error;
 use super::meta::{Id, Look};
-use super::source::{changed, check_mode};
+use super::source::{changed, exposed};
 use super::unpack::stays_inside;
+use crate::sys::exposed::check_found;
 
 /// A file system object of a tree, and its path below the top.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +112,7 @@ pub(super) fn walk(top: &Path) -> Result<Vec<Node>, Error> {
 fn look_at(top: &Path, path: PathBuf) -> Result<Node, Error> {
     let at = top.join(&path);
     let found = fs::symlink_metadata(&at).map_err(Error::io("examine it", &at))?;
-    check_mode(&at, &at, &found)?;
+    check_found(&at, &found).map_err(|cause| exposed(&at, cause))?;
     let what = if found.is_dir() {
         What::Directory
     } else if found.is_symlink() {
@@ -222,7 +223,7 @@ mod tests {
         assert!(told(100).contains("zz: it is a link to ../outside, out of the tree"));
         fs::remove_file(top.join("zz")).unwrap();
         fs::set_permissions(top.join("bin"), Permissions::from_mode(0o777)).unwrap();
-        assert!(told(100).contains("everybody may write it"));
+        assert!(told(100).contains("is world-writable"));
         fs::set_permissions(top.join("bin"), Permissions::from_mode(0o755)).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, top.join("fifo"), rustix::fs::Mode::from_raw_mode(0o600))
             .unwrap();

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
@@ -41,10 +42,20 @@ impl Exposed {
     }
 }
 
+/// What is done with the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// It is run where it lies. A directory such as `/tmp` may be passed through, if what is entered there belongs to root or to
+    /// the user of this process, but the file must not lie in it.
+    InPlace,
+    /// It is copied, and the copy is verified. Whose it is does not matter, and it may lie in a directory such as `/tmp`, where
+    /// nobody but its owner can exchange it.
+    Copied,
+}
+
 /// Walks to `path`, which is absolute, over its symbolic links, and refuses a file or directory on the way that anybody
-/// may write to. A directory such as `/tmp` may be passed through, if what is entered there belongs to root or to the user of
-/// this process, but the file must not lie in it. Gives the path without links. Looks at the file system.
-pub fn check_exposure(path: &Path) -> Result<PathBuf, Exposed> {
+/// may write to. Gives the path without links. Looks at the file system.
+pub fn check_exposure(path: &Path, purpose: Use) -> Result<PathBuf, Exposed> {
     let own = rustix::process::geteuid().as_raw();
     let mut at = PathBuf::from("/");
     let mut ahead = steps(path);
@@ -74,17 +85,25 @@ pub fn check_exposure(path: &Path) -> Result<PathBuf, Exposed> {
             open_to_all = false;
             continue;
         }
-        let is_open = found.mode() & WRITABLE_BY_OTHERS != 0;
-        match found.is_dir() {
-            true if is_open && found.mode() & STICKY == 0 => return Err(Exposed::Directory(next)),
-            false if is_open => return Err(Exposed::File(next)),
-            false if open_to_all => return Err(Exposed::Directory(at)),
-            _ => {}
+        check_found(&next, &found)?;
+        if open_to_all && !found.is_dir() {
+            return Err(Exposed::Directory(at));
         }
-        open_to_all = is_open;
+        open_to_all = found.mode() & WRITABLE_BY_OTHERS != 0 && purpose == Use::InPlace;
         at = next;
     }
     Ok(at)
+}
+
+/// Refuses a file that anybody may write to, and a directory in which anybody may exchange what lies there. `found` is what is at
+/// `path`; of a link that says nothing.
+pub fn check_found(path: &Path, found: &Metadata) -> Result<(), Exposed> {
+    let is_open = found.mode() & WRITABLE_BY_OTHERS != 0 && !found.is_symlink();
+    match found.is_dir() {
+        true if is_open && found.mode() & STICKY == 0 => Err(Exposed::Directory(path.to_owned())),
+        false if is_open => Err(Exposed::File(path.to_owned())),
+        _ => Ok(()),
+    }
 }
 
 fn steps(path: &Path) -> VecDeque<OsString> {
@@ -111,10 +130,13 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");
         fs::write(&file, "").unwrap();
-        assert_eq!(check_exposure(&file).unwrap(), file.canonicalize().unwrap());
-        assert!(matches!(check_exposure(&root.path().join("none")), Err(Exposed::Unreadable(..))));
+        assert_eq!(check_exposure(&file, Use::InPlace).unwrap(), file.canonicalize().unwrap());
+        assert!(matches!(
+            check_exposure(&root.path().join("none"), Use::InPlace),
+            Err(Exposed::Unreadable(..))
+        ));
         chmod(&file, 0o666);
-        assert!(matches!(check_exposure(&file), Err(Exposed::File(path)) if path == file));
+        assert!(matches!(check_exposure(&file, Use::InPlace), Err(Exposed::File(path)) if path == file));
     }
 
     #[test]
@@ -127,14 +149,19 @@ mod tests {
         fs::write(&file, "").unwrap();
         symlink(&file, open.join("link")).unwrap();
         symlink("../safe/below/../below/file", safe.join("link")).unwrap();
-        assert_eq!(check_exposure(&safe.join("link")).unwrap(), file.canonicalize().unwrap());
-        assert!(check_exposure(&open.join("link")).is_ok());
+        assert_eq!(check_exposure(&safe.join("link"), Use::InPlace).unwrap(), file.canonicalize().unwrap());
+        assert!(check_exposure(&open.join("link"), Use::InPlace).is_ok());
         chmod(&open, 0o777);
-        assert!(matches!(check_exposure(&open.join("link")), Err(Exposed::Directory(path)) if path == open));
+        assert!(
+            matches!(check_exposure(&open.join("link"), Use::InPlace), Err(Exposed::Directory(path)) if path == open)
+        );
         chmod(&safe, 0o777);
-        assert!(matches!(check_exposure(&file), Err(Exposed::Directory(path)) if path == safe));
+        assert!(matches!(check_exposure(&file, Use::InPlace), Err(Exposed::Directory(path)) if path == safe));
         symlink("round", root.path().join("round")).unwrap();
-        assert!(matches!(check_exposure(&root.path().join("round")), Err(Exposed::Unreadable(..))));
+        assert!(matches!(
+            check_exposure(&root.path().join("round"), Use::InPlace),
+            Err(Exposed::Unreadable(..))
+        ));
     }
 
     #[test]
@@ -145,9 +172,10 @@ mod tests {
         fs::write(own.join("file"), "").unwrap();
         fs::write(shared.join("file"), "").unwrap();
         chmod(&shared, 0o1777);
-        assert!(check_exposure(&own.join("file")).is_ok());
+        assert!(check_exposure(&own.join("file"), Use::InPlace).is_ok());
+        assert!(check_exposure(&shared.join("file"), Use::Copied).is_ok());
         assert!(
-            matches!(check_exposure(&shared.join("file")), Err(Exposed::Directory(path)) if path == shared)
+            matches!(check_exposure(&shared.join("file"), Use::InPlace), Err(Exposed::Directory(path)) if path == shared)
         );
     }
 
@@ -160,7 +188,11 @@ mod tests {
         chmod(root.path(), 0o1777);
         // Only root can give a file away.
         if std::os::unix::fs::chown(&theirs, Some(12_345), None).is_ok() {
-            assert!(matches!(check_exposure(&theirs.join("file")), Err(Exposed::Foreign(_, 12_345))));
+            assert!(matches!(
+                check_exposure(&theirs.join("file"), Use::InPlace),
+                Err(Exposed::Foreign(_, 12_345))
+            ));
+            assert!(check_exposure(&theirs.join("file"), Use::Copied).is_ok());
         }
     }
 }

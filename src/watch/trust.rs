@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use crate::sys::exposed::{Exposed, check_exposure};
+use crate::sys::exposed::{Exposed, Use, check_exposure};
 
 /// Why it is not taken. `Display` is a clause that names the path.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +31,7 @@ pub enum Untrusted {
 /// path without links, too. Looks at the file system.
 pub fn open_trusted(path: &Path) -> Result<(PathBuf, File), Untrusted> {
     let found = look(path)?;
-    let target = check_exposure(path)?;
+    let target = check_exposure(path, Use::InPlace)?;
     if found.is_symlink() {
         let next = std::fs::read_link(path).map_err(|error| Untrusted::Unreadable(path.to_owned(), error))?;
         let next = path.parent().unwrap_or(Path::new("/")).join(next);

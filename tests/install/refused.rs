@@ -43,7 +43,7 @@ fn what_cannot_run_is_refused_with_its_cause() {
     let write = |name: &str, content: &[u8], mode| stored.write(name, content, mode);
     stored.refuses(write("page", b"<html>Not Found</html>", 0o755), &[], "it is no program");
     stored.refuses(write("plain", &second, 0o644), &[], "not executable");
-    stored.refuses(write("open", &second, 0o777), &[], "everybody may write it");
+    stored.refuses(write("open", &second, 0o777), &[], "is world-writable");
     stored.refuses(write("cut", &second[..second.len() / 2], 0o755), &[], "cut off");
     stored.refuses(write("bits", &changed(4, 1), 0o755), &[], "32 bits");
     // e_machine of elf(5): EM_SPARCV9 is none of ours.

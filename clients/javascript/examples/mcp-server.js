@@ -95,7 +95,7 @@ const streams = new Set();
 async function answer(request, response) {
   const session = request.headers[SESSION];
   if (session !== undefined && !(await sessions.knows(session))) {
-    return response.writeHead(404).end("this session is not known any more: initialize another one");
+    return response.writeHead(404).end("the session is not known any more: initialize another one");
   }
   if (request.method === "DELETE" && session !== undefined) {
     sessions.notes.delete(session);

@@ -101,7 +101,7 @@ class Sessions:
             return await self.app(scope, receive, send)
         session = dict(scope["headers"]).get(SESSION, b"").decode("latin-1")
         if session and not await self.knows(session):
-            return await answer(send, 404, b"this session is not known any more: initialize another one")
+            return await answer(send, 404, b"the session is not known any more: initialize another one")
         if session and scope["method"] == "DELETE":
             self.notes.pop(session, None)
             self.has_changed()

@@ -82,7 +82,7 @@ impl Sessions {
         self.changed.subscribe()
     }
 
-    /// A request of this session is here.
+    /// A request of that session is here.
     pub(crate) fn used(&self, id: &str) {
         self.find(id);
     }

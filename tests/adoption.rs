@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use handoff::control::api::{Ending, State};
 use rustix::process::Signal;
+use support::at_end::AtEnd;
 use support::{Rig, ask, signal, version, wait_for};
 
 const LEASE: &str = "lease = \"500ms\"\nresume_limit = \"1s\"";
@@ -51,8 +52,9 @@ fn asking<T>(address: SocketAddr, work: impl FnOnce() -> T) -> T {
                 count += 1;
             }
         });
+        let at_end = AtEnd(&stop);
         let done = work();
-        stop.store(true, Ordering::Relaxed);
+        drop(at_end);
         client.join().unwrap();
         done
     })

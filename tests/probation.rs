@@ -10,6 +10,7 @@ use std::time::Instant;
 use handoff::control::ClientError;
 use handoff::control::api::{Ending, Outcome, Request, Response, State};
 use rustix::process::Signal;
+use support::at_end::AtEnd;
 use support::{LIMIT, Rig, ask, service, signal, version, wait_for};
 
 const MODES: [&str; 2] = ["mode = \"exclusive\"", "mode = \"overlap\""];
@@ -39,8 +40,9 @@ fn never_refused<T>(address: SocketAddr, work: impl FnOnce() -> T) -> T {
                 answered += u64::from(ask(address, "x").is_ok());
             }
         });
+        let at_end = AtEnd(&stop);
         let done = work();
-        stop.store(true, Ordering::Relaxed);
+        drop(at_end);
         client.join().unwrap();
         done
     })

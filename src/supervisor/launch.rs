@@ -103,7 +103,7 @@ impl Service {
             handoff: id,
             process,
             binary: binary.clone(),
-            started_at_unix_ms: unix_ms(),
+            started_at_unix_ms: self.started_at(id),
             slot,
             log,
             channel: Some(channel),
@@ -118,6 +118,12 @@ impl Service {
         tracing::info!(service = %self.name, handoff = %id, pid = spawned.pid, binary = binary.path, "started");
         self.successor = Some(party);
         Ok(())
+    }
+
+    /// As the next daemon will tell it. If the journal takes nothing, nobody else will.
+    fn started_at(&self, id: HandoffId) -> u64 {
+        let attempt = self.journal.standing().attempt.as_ref().filter(|attempt| attempt.handoff == id);
+        attempt.map(|attempt| attempt.started_unix_ms).filter(|at| *at > 0).unwrap_or_else(unix_ms)
     }
 
     /// What is executed: the program itself, or a shim that runs it.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use handoff::control::api::{Request, State};
 
+use crate::support::at_end::AtEnd;
 use crate::support::{self, LIMIT, Rig, free_address, service};
 
 /// A test service, and how it is run.
@@ -144,12 +145,6 @@ pub fn version(address: SocketAddr) -> String {
 
 /// Asks without a pause until `work` has returned.
 pub fn under_load<T>(address: SocketAddr, work: impl FnOnce() -> T) -> (T, Seen) {
-    struct Stop<'a>(&'a AtomicBool);
-    impl Drop for Stop<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let client = || {
@@ -163,7 +158,7 @@ pub fn under_load<T>(address: SocketAddr, work: impl FnOnce() -> T) -> (T, Seen)
             seen
         };
         let clients = [scope.spawn(client), scope.spawn(client)];
-        let guard = Stop(&stop);
+        let guard = AtEnd(&stop);
         let done = work();
         drop(guard);
         let mut all = Seen::default();

@@ -2,6 +2,8 @@
 //!
 //! The test starts itself again by `unshare`, which needs no privilege where the kernel lets users have namespaces.
 
+#[path = "../support/at_end.rs"]
+mod at_end;
 mod udp;
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -10,6 +12,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use at_end::AtEnd;
 use handoff::slots::{Group, SlotId};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 
@@ -86,15 +89,6 @@ fn switch_under_load() {
     assert!(lost.iter().all(|lost| *lost == Lost::default()), "{lost:?}");
     assert_eq!(answered, first + second, "all that were accepted were answered");
     assert!(first > SWITCHES / 10 && second > SWITCHES / 10, "both had work");
-}
-
-/// Ends the clients also if the test fails.
-struct AtEnd<'a>(&'a AtomicBool);
-
-impl Drop for AtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 fn listener(group: &Group, slot: SlotId) -> TcpListener {

@@ -1,5 +1,7 @@
 //! Listeners over real sockets.
 
+#[path = "../support/at_end.rs"]
+mod at_end;
 mod pair;
 mod steering;
 mod udp;
@@ -15,6 +17,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use at_end::AtEnd;
 use handoff::config::ListenAddress;
 use handoff::slots::{Group, SlotError, SlotId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -171,6 +174,7 @@ fn retiring_loses_nothing_under_load() {
         let listener = tcp(&group, group.steered());
         let mut old = scope.spawn(|| servers[0].run(listener));
         let clients = [0; 3].map(|_| scope.spawn(|| load(address, &stop)));
+        let (at_end, _servers) = (AtEnd(&stop), servers.each_ref().map(|server| AtEnd(&server.leave)));
         for pair in servers.windows(2) {
             let (leaving, coming) = (&pair[0], &pair[1]);
             wait_until("the old one has work", || leaving.served() > 50);
@@ -186,7 +190,7 @@ fn retiring_loses_nothing_under_load() {
             old = new;
         }
         wait_until("the last one has work", || servers[5].served() > 50);
-        stop.store(true, Ordering::Relaxed);
+        drop(at_end);
         let answered: usize = clients.into_iter().map(|client| client.join().unwrap().unwrap()).sum();
         servers[5].leave.store(true, Ordering::Relaxed);
         old.join().unwrap();
@@ -287,12 +291,13 @@ fn a_unix_path_switches_and_switches_back_without_a_moment_of_absence() {
                     UnixStream::connect(&path).unwrap();
                 }
             });
+            let at_end = AtEnd(&stop);
             for slot in [second, first, second, first, second] {
                 group.steer_to(slot).unwrap();
                 let listener = UnixListener::from(duplicate(&group, slot));
                 (0..20).for_each(|_| drop(listener.accept().unwrap()));
             }
-            stop.store(true, Ordering::Relaxed);
+            drop(at_end);
             client.join().unwrap();
         });
         group.retire(first).unwrap();

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use handoff::config::ListenAddress;
 use handoff::slots::{Both, Group, Pair, PairState, Side, SlotError, stop_listening};
 
+use crate::at_end::AtEnd;
 use crate::{duplicate, loopback, open_on_free_port, unix_address, wait_until};
 
 /// The two slots of a group, as those that hold them for good.
@@ -135,22 +136,13 @@ fn both_sides_can_come_back() {
     assert_eq!(landed(&pair, address, 20), [20, 0]);
 }
 
-/// Ends the client also if the test fails.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn nobody_comes_to_the_side_that_is_reset() {
     let (held, address) = tcp_pair();
     let mut pair = Pair::new(copy(&held), PairState::new(1)).unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let _stopper = Stop(&stop);
+        let at_end = AtEnd(&stop);
         let client = scope.spawn(|| {
             let mut count = 0_u32;
             while !stop.load(Ordering::Relaxed) {
@@ -170,7 +162,7 @@ fn nobody_comes_to_the_side_that_is_reset() {
             pair.apply(switched).unwrap();
             take_all(&held);
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(at_end);
         assert!(client.join().unwrap() > 300);
     });
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use handoff::control::api::{Ending, Request};
 use rustix::process::Signal;
+use support::at_end::AtEnd;
 use support::{LIMIT, Rig, free_address, service, signal, version, wait_for};
 
 const ALL: [(&str, &str); 6] = [
@@ -81,8 +82,9 @@ impl Service {
         let (stop, count) = (AtomicBool::new(false), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             let clients: Vec<_> = (0..2).map(|_| scope.spawn(|| self.ask_until(&stop, &count))).collect();
+            let at_end = AtEnd(&stop);
             let done = work();
-            stop.store(true, Ordering::Relaxed);
+            drop(at_end);
             let lost: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
             assert_eq!(lost, 0, "of {count:?}");
             (done, count.load(Ordering::Relaxed))
@@ -171,6 +173,7 @@ fn another_daemon_adopts_it_and_no_datagram_is_lost() {
                     assert!(client.ask(&n.to_string()).is_some(), "{adapter} {mode}: {n} is lost");
                 }
             });
+            let at_end = AtEnd(&stop);
             for (round, version) in ["1", "2"].into_iter().enumerate() {
                 let mut daemon = service.rig.daemon.take().unwrap();
                 // In the second round the keeper dies with it, and the process has what there is.
@@ -191,7 +194,7 @@ fn another_daemon_adopts_it_and_no_datagram_is_lost() {
                 service.upgrade(version);
                 assert_eq!(service.version(), version, "{adapter} {mode}");
             }
-            stop.store(true, Ordering::Relaxed);
+            drop(at_end);
             asking.join().unwrap();
         });
     }

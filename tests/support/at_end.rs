@@ -1,0 +1,12 @@
+//! For threads that go on until they are told.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Tells them when it is dropped: also if the test fails, which would wait for them for ever otherwise.
+pub struct AtEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for AtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

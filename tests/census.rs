@@ -375,6 +375,9 @@ fn thousands_of_connections_are_told_apart_at_little_cost() {
     let at_rest = cpu_time(|| assert_eq!(census.oldest_busy_ms(&tree).unwrap(), None));
     clients[7].write_all(b"request").unwrap();
     let busy = cpu_time(|| assert!(census.oldest_busy_ms(&tree).unwrap().is_some()));
+    let [at_work, still_at_work] = [(); 2].map(|()| cpu_time(|| assert!(census.is_at_work(&tree).unwrap())));
+    wait_for("the age", || census.is_busy_for(1, &tree).unwrap().then_some(()));
+    let still_long = cpu_time(|| assert!(census.is_busy_for(1, &tree).unwrap()));
     for number in 1..count {
         puppet.does(&format!("close {number}"));
     }
@@ -382,9 +385,10 @@ fn thousands_of_connections_are_told_apart_at_little_cost() {
     puppet.does("close 0");
     let all_gone = cpu_time(|| assert!(census.is_empty(&tree).unwrap()));
     println!(
-        "{count} connections, CPU time: first look {first:?}, next {next:?}; requests: none {at_rest:?}, "
+        "{count} connections, CPU time: first look {first:?}, next {next:?}; requests: none {at_rest:?}, one {busy:?}"
     );
-    println!("one {busy:?}; all but one gone {most_gone:?}, all gone {all_gone:?}");
+    println!("at work {at_work:?}, still {still_at_work:?}, still long {still_long:?}");
+    println!("all but one gone {most_gone:?}, all gone {all_gone:?}");
 }
 
 /// As many open files as this process may have.

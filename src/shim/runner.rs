@@ -278,10 +278,7 @@ impl Server for Runner {
                 (_, DrainFor::Nothing) => true,
                 (Mode::Overlap, _) => self.is_finished()?,
                 // It still gets new ones, so there are always some that are young.
-                (Mode::Exclusive, _) => {
-                    let oldest = self.census.oldest_busy_ms(|| self.program.tree())?;
-                    oldest.is_none_or(|ms| ms < LONG_REQUEST_MS)
-                }
+                (Mode::Exclusive, _) => !self.census.is_busy_for(LONG_REQUEST_MS, || self.program.tree())?,
             };
             if finished || drain.wait(DRAIN_TICK) {
                 return Ok(());

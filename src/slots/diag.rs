@@ -1,10 +1,11 @@
 //! Asks the kernel about sockets, by `sock_diag` over netlink: for all of a port, or for a certain one.
 //!
-//! Sockets are those of the network namespace in which [`Diag::open`] was called.
+//! Sockets are those of the network namespace of the calling thread, which must stay the same.
 
 use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
@@ -137,44 +138,58 @@ pub(super) fn family_of(ip: IpAddr) -> u8 {
 impl Diag {
     /// Opens the way to the kernel. Needs no privilege.
     pub(super) fn open() -> io::Result<Diag> {
-        let protocol = Some(netlink::SOCK_DIAG);
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
-        Ok(Diag { socket, sequence: 0, buffer: vec![0; DATAGRAM_MAX] })
+        Ok(Diag { socket: open_socket()?, sequence: 0, buffer: vec![0; DATAGRAM_MAX] })
     }
 
-    /// All connections of a family at a local port. v4 clients of a dual-stack listener are of the v6 family. The
-    /// kernel goes through its whole table, and may pass over a socket next to which another one vanishes at that
-    /// moment.
-    pub(super) fn tcp(&mut self, family: u8, port: u16, with_history: bool) -> io::Result<Vec<Found>> {
+    /// Tells the connections of a family at a local port, one after the other until `each` breaks off. v4 clients of a
+    /// dual-stack listener are of the v6 family. The kernel goes through its whole table, and may pass over a socket next to
+    /// which another one vanishes at that moment.
+    pub(super) fn tcp(
+        &mut self,
+        family: u8,
+        port: u16,
+        with_history: bool,
+        each: impl FnMut(Found) -> ControlFlow<()>,
+    ) -> io::Result<ControlFlow<()>> {
         let mut id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
         id.source_port = port;
         let states = inet::StateFlags::ESTABLISHED | inet::StateFlags::CLOSE_WAIT;
-        self.ask(SockDiagMessage::InetRequest(tcp_request(family, id, states, with_history)), true)
+        self.ask(SockDiagMessage::InetRequest(tcp_request(family, id, states, with_history)), true, each)
     }
 
-    /// All connected unix sockets.
-    pub(super) fn unix(&mut self) -> io::Result<Vec<Found>> {
-        self.ask(SockDiagMessage::UnixRequest(unix_request(0, ANY_COOKIE)), true)
+    /// Tells the connected unix sockets in the same way.
+    pub(super) fn unix(&mut self, each: impl FnMut(Found) -> ControlFlow<()>) -> io::Result<ControlFlow<()>> {
+        self.ask(SockDiagMessage::UnixRequest(unix_request(0, ANY_COOKIE)), true, each)
     }
 
     /// A certain socket, `None` if it is gone.
-    pub(super) fn look_up(&mut self, key: &Key) -> io::Result<Option<Found>> {
+    pub(super) fn look_up(&mut self, key: &Key, with_history: bool) -> io::Result<Option<Found>> {
         let request = match key {
             Key::Tcp { family, id } => {
-                let request = tcp_request(*family, id.clone(), inet::StateFlags::all(), false);
+                let request = tcp_request(*family, id.clone(), inet::StateFlags::all(), with_history);
                 SockDiagMessage::InetRequest(request)
             }
             Key::Unix { inode, cookie } => SockDiagMessage::UnixRequest(unix_request(*inode, *cookie)),
         };
-        match self.ask(request, false) {
-            Ok(found) => Ok(found.into_iter().next()),
+        let mut only = None;
+        let asked = self.ask(request, false, |found| {
+            only = Some(found);
+            ControlFlow::Continue(())
+        });
+        match asked {
+            Ok(_) => Ok(only),
             // ESTALE: another socket has its place.
             Err(error) if [Errno::NOENT, Errno::STALE].contains(&errno(&error)) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn ask(&mut self, request: SockDiagMessage, dump: bool) -> io::Result<Vec<Found>> {
+    fn ask(
+        &mut self,
+        request: SockDiagMessage,
+        dump: bool,
+        each: impl FnMut(Found) -> ControlFlow<()>,
+    ) -> io::Result<ControlFlow<()>> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = if dump { NLM_F_REQUEST | NLM_F_DUMP } else { NLM_F_REQUEST };
@@ -185,31 +200,42 @@ impl Diag {
         message.serialize(&mut bytes);
         retry_on_intr(|| send(&self.socket, &bytes, SendFlags::empty()))?;
 
-        let mut answer = Answer { dump, found: Vec::new(), ended: None, unreadable: None };
+        let mut answer =
+            Answer { dump, each, flow: ControlFlow::Continue(()), ended: None, unreadable: None };
         loop {
             let (_, length) = retry_on_intr(|| recv(&self.socket, &mut self.buffer[..], RecvFlags::TRUNC))?;
             let datagram = self.buffer.get(..length).ok_or_else(|| bad("a datagram is too long"))?;
             answer.take(datagram, self.sequence)?;
             if let Some(ended) = answer.ended {
                 // An answer that was not read to its end would keep the kernel from the next dump.
-                return ended.and(answer.unreadable.map_or(Ok(answer.found), Err));
+                return ended.and(answer.unreadable.map_or(Ok(answer.flow), Err));
+            }
+            if answer.flow.is_break() {
+                self.socket = open_socket()?;
+                return Ok(answer.flow);
             }
         }
     }
 }
 
-struct Answer {
+fn open_socket() -> io::Result<OwnedFd> {
+    let protocol = Some(netlink::SOCK_DIAG);
+    Ok(socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?)
+}
+
+struct Answer<E> {
     dump: bool,
-    found: Vec<Found>,
+    each: E,
+    flow: ControlFlow<()>,
     ended: Option<io::Result<()>>,
     unreadable: Option<io::Error>,
 }
 
-impl Answer {
+impl<E: FnMut(Found) -> ControlFlow<()>> Answer<E> {
     /// Takes the messages of a datagram. An error is one after which no message can be told from the next.
     fn take(&mut self, mut datagram: &[u8], sequence: u32) -> io::Result<()> {
         const HEADER: usize = 16;
-        while datagram.len() >= HEADER && self.ended.is_none() {
+        while datagram.len() >= HEADER && self.ended.is_none() && self.flow.is_continue() {
             let length = u32::from_ne_bytes([datagram[0], datagram[1], datagram[2], datagram[3]]) as usize;
             if length < HEADER || length > datagram.len() {
                 return Err(bad("a message has a wrong length"));
@@ -231,13 +257,13 @@ impl Answer {
         let code = match payload {
             NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
                 match tcp_found(*response) {
-                    Some(found) => self.found.push(found),
+                    Some(found) => self.flow = (self.each)(found),
                     None => self.unreadable = Some(bad("tcp_info is too short")),
                 }
                 return self.end_if_single();
             }
             NetlinkPayload::InnerMessage(SockDiagMessage::UnixResponse(response)) => {
-                self.found.push(unix_found(*response));
+                self.flow = (self.each)(unix_found(*response));
                 return self.end_if_single();
             }
             NetlinkPayload::Done(done) => done.code,

@@ -22,6 +22,7 @@ pub mod tally;
 mod tcp;
 mod udp;
 mod unix;
+mod work;
 
 use std::collections::BTreeMap;
 use std::fmt;

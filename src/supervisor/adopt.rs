@@ -319,7 +319,7 @@ impl Service {
         // On a stream it cannot send them. What is known already is found in the list of its sockets, which always may be
         // read; the rest takes a privilege that the kernel may not give.
         if fds.is_empty() && !adopted.listeners.is_empty() {
-            let sockets = sockets_of(adopted.pid).unwrap_or_default();
+            let sockets = sockets_of(adopted.pid).into_iter().flatten().map(|held| held.inode).collect();
             let known = self.listening.as_ref().and_then(|listening| listening.slot_among(&sockets));
             if known.is_some() {
                 return known;

@@ -1,29 +1,75 @@
-//! The listeners that a process has inherited, asked of the kernel, since the process cannot send them.
+//! The sockets that a process has, asked of the kernel, since the process cannot tell.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::fstat;
+use rustix::fs::{Dir, Mode, OFlags, fstat, open, readlinkat_raw};
+use rustix::io::Errno;
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use super::listens::listens;
-use super::process::pidfd_open;
+use super::process::{is_exiting, pidfd_open};
 use super::spawn::FIRST_LISTENER;
 
-/// The inodes of the sockets that a process has open: /proc/pid/fd of proc(5). For processes of the same user.
-pub fn sockets_of(pid: u32) -> io::Result<BTreeSet<u64>> {
-    let links =
-        fs::read_dir(format!("/proc/{pid}/fd"))?.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
-    let inode =
-        |link: std::path::PathBuf| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
-    Ok(links.filter_map(inode).collect())
+/// A descriptor of a process that is a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldSocket {
+    /// The inode, by which the kernel names the socket.
+    pub inode: u32,
+    /// Who has it.
+    pub pid: u32,
+    /// At which number.
+    pub fd: u32,
+}
+
+impl HeldSocket {
+    /// Whether it is still so.
+    pub fn is_held(&self) -> bool {
+        let link = fs::read_link(format!("/proc/{}/fd/{}", self.pid, self.fd));
+        link.is_ok_and(|link| socket_inode(link.as_os_str().as_encoded_bytes()) == Some(self.inode))
+    }
+}
+
+/// The sockets that a process has, read from `/proc/<pid>/fd` (proc(5)) one after the other as they are asked for. None if
+/// the process is gone or about to be. For processes of the same user, and for root.
+pub fn sockets_of(pid: u32) -> io::Result<impl Iterator<Item = HeldSocket>> {
+    let path = format!("/proc/{pid}/fd");
+    let directory = match open(
+        path.as_str(),
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) {
+        Ok(directory) => Some((Dir::read_from(&directory)?, directory)),
+        Err(Errno::NOENT | Errno::SRCH) => None,
+        Err(Errno::ACCESS | Errno::PERM) if is_exiting(pid) => None,
+        Err(error) => {
+            let why = format!(
+                "cannot see which sockets process {pid} has ({path}): {error}; run handoff as its user or as root"
+            );
+            return Err(io::Error::new(io::Error::from(error).kind(), why));
+        }
+    };
+    Ok(directory.into_iter().flat_map(move |(entries, directory)| {
+        entries.map_while(Result::ok).filter_map(move |entry| {
+            let fd = entry.file_name().to_str().ok()?.parse().ok()?;
+            let mut link = [0_u8; 32];
+            let length = readlinkat_raw(&directory, entry.file_name(), &mut link[..]).ok()?;
+            Some(HeldSocket { inode: socket_inode(&link[..length])?, pid, fd })
+        })
+    }))
+}
+
+/// A link of `/proc/<pid>/fd`: `socket:[4711]`.
+fn socket_inode(link: &[u8]) -> Option<u32> {
+    let number = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
+    std::str::from_utf8(number).ok()?.parse().ok()
 }
 
 /// Whether one of `sockets` is this one.
-pub fn is_among(fd: impl AsFd, sockets: &BTreeSet<u64>) -> bool {
-    fstat(fd).is_ok_and(|found| sockets.contains(&found.st_ino))
+pub fn is_among(fd: impl AsFd, sockets: &BTreeSet<u32>) -> bool {
+    fstat(fd).is_ok_and(|found| u32::try_from(found.st_ino).is_ok_and(|inode| sockets.contains(&inode)))
 }
 
 /// Duplicates of the first `count` listeners that a process has inherited. The kernel may refuse it (ptrace(2)); and the
@@ -50,6 +96,22 @@ mod tests {
     use crate::sys::spawn::{SpawnSpec, spawn_with_listeners};
     use std::io::Write;
     use std::net::TcpListener;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn sockets_are_found_while_they_are_held() {
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let own = std::process::id();
+        let held = sockets_of(own).unwrap().find(|held| held.fd == socket.as_raw_fd() as u32).unwrap();
+        assert!(held.is_held());
+        assert!(!HeldSocket { inode: held.inode + 1, ..held }.is_held());
+        drop(socket);
+        assert!(!held.is_held());
+        assert_eq!(sockets_of(u32::MAX).unwrap().count(), 0);
+        assert_eq!(socket_inode(b"socket:[4711]"), Some(4711));
+        assert_eq!(socket_inode(b"pipe:[4711]"), None);
+        assert_eq!(socket_inode(b""), None);
+    }
 
     #[test]
     fn the_listeners_of_a_child_are_found() {
@@ -66,7 +128,7 @@ mod tests {
         };
         let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let spawned = spawn_with_listeners(spec, &[listeners[0].as_fd(), listeners[1].as_fd()]).unwrap();
-        let sockets = sockets_of(spawned.pid).unwrap();
+        let sockets = sockets_of(spawned.pid).unwrap().map(|held| held.inode).collect();
         let same = inherited_listeners(spawned.pid, 2);
         let more = inherited_listeners(spawned.pid, 3);
         crate::sys::process::kill(spawned.pidfd.as_fd(), rustix::process::Signal::KILL).unwrap();

@@ -7,8 +7,6 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-use rustix::fs::{Dir, Mode, OFlags, open as open_dir, readlinkat_raw};
-use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open as open, pidfd_send_signal, waitid,
 };
@@ -155,62 +153,8 @@ fn parents() -> Vec<(u32, u32)> {
         .collect()
 }
 
-/// A descriptor of a process that is a socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeldSocket {
-    /// The inode, by which the kernel names the socket.
-    pub inode: u32,
-    /// Who has it.
-    pub pid: u32,
-    /// At which number.
-    pub fd: u32,
-}
-
-impl HeldSocket {
-    /// Whether it is still so.
-    pub fn is_held(&self) -> bool {
-        let link = fs::read_link(format!("/proc/{}/fd/{}", self.pid, self.fd));
-        link.is_ok_and(|link| socket_inode(link.as_os_str().as_encoded_bytes()) == Some(self.inode))
-    }
-}
-
-/// The sockets that a process has. None if it is gone or about to be.
-pub fn sockets_of(pid: u32) -> io::Result<Vec<HeldSocket>> {
-    let path = format!("/proc/{pid}/fd");
-    let directory = match open_dir(
-        path.as_str(),
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    ) {
-        Ok(directory) => directory,
-        Err(Errno::NOENT | Errno::SRCH) => return Ok(Vec::new()),
-        Err(Errno::ACCESS | Errno::PERM) if is_exiting(pid) => return Ok(Vec::new()),
-        Err(error) => {
-            let why = format!(
-                "cannot see which sockets process {pid} has ({path}): {error}; run handoff as its user or as root"
-            );
-            return Err(io::Error::new(io::Error::from(error).kind(), why));
-        }
-    };
-    let mut found = Vec::new();
-    let mut link = [0_u8; 32];
-    for entry in Dir::read_from(&directory)? {
-        let Ok(entry) = entry else { break };
-        let Some(fd) = entry.file_name().to_str().ok().and_then(|name| name.parse().ok()) else { continue };
-        let length = readlinkat_raw(&directory, entry.file_name(), &mut link[..]).unwrap_or(0);
-        found.extend(socket_inode(&link[..length]).map(|inode| HeldSocket { inode, pid, fd }));
-    }
-    Ok(found)
-}
-
-/// A link of `/proc/<pid>/fd`: `socket:[4711]`.
-fn socket_inode(link: &[u8]) -> Option<u32> {
-    let number = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
-    std::str::from_utf8(number).ok()?.parse().ok()
-}
-
-/// The files of a process that has given up its memory, or waits to be reaped, cannot be seen without privilege.
-fn is_exiting(pid: u32) -> bool {
+/// Whether a process has begun to end, or is gone: then its files cannot be seen without privilege any more.
+pub(super) fn is_exiting(pid: u32) -> bool {
     const PF_EXITING: u32 = 4;
     match read_at_once(&format!("/proc/{pid}/stat")) {
         Ok(stat) => stat_field::<u32>(&stat, 9).is_some_and(|flags| flags & PF_EXITING != 0),
@@ -259,7 +203,6 @@ fn start_ticks(stat: &str) -> Option<u64> {
 mod tests {
     use super::*;
     use std::io::{BufRead, BufReader};
-    use std::os::fd::AsRawFd;
     use std::process::{Child, Command, Stdio};
 
     #[test]
@@ -320,22 +263,6 @@ mod tests {
         assert_eq!((found.len(), found[0], found[2]), (3, child.id(), grandchild));
         assert_eq!(by_parents, found);
         assert_eq!(tree_of(child.id()), [child.id()]);
-    }
-
-    #[test]
-    fn sockets_are_found_while_they_are_held() {
-        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        let own = std::process::id();
-        let held =
-            sockets_of(own).unwrap().into_iter().find(|held| held.fd == socket.as_raw_fd() as u32).unwrap();
-        assert!(held.is_held());
-        assert!(!HeldSocket { inode: held.inode + 1, ..held }.is_held());
-        drop(socket);
-        assert!(!held.is_held());
-        assert_eq!(sockets_of(u32::MAX).unwrap(), []);
-        assert_eq!(socket_inode(b"socket:[4711]"), Some(4711));
-        assert_eq!(socket_inode(b"pipe:[4711]"), None);
-        assert_eq!(socket_inode(b""), None);
     }
 
     /// The child is reaped by its pidfd, not through std.

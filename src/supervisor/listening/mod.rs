@@ -228,7 +228,7 @@ impl Listening {
     }
 
     /// The slot whose first listener is among these sockets.
-    pub(super) fn slot_among(&self, sockets: &BTreeSet<u64>) -> Option<u64> {
+    pub(super) fn slot_among(&self, sockets: &BTreeSet<u32>) -> Option<u64> {
         let is_there = |slot: &u64| self.fds(*slot).first().is_some_and(|fd| is_among(fd, sockets));
         self.slots.keys().copied().find(is_there)
     }

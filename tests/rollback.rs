@@ -3,8 +3,8 @@
 mod support;
 
 use handoff::control::ClientError;
-use handoff::control::api::{Ending, Outcome, State};
-use support::{Rig, version};
+use handoff::control::api::{Ending, Outcome, Request, State};
+use support::{Rig, service, version, wait_for};
 
 /// Upgrades a healthy service to a release with `fault` and demands that it is rolled back.
 fn rolled_back(fault: &str, deadline_ms: Option<u64>) -> Outcome {
@@ -66,6 +66,19 @@ fn one_that_says_ready_twice_is_taken_back() {
     assert_eq!(version(address), "1");
     let good = rig.upgrade("s", &rig.release("3", "")).unwrap();
     assert_eq!(good.generation.0, outcome.generation.0 + 1);
+}
+
+#[test]
+fn one_that_hangs_up_later_is_told_of_before_anybody_asks_for_an_upgrade() {
+    let rig = Rig::new();
+    rig.serve("s", "1", "rude-deaf", "");
+    let status = wait_for("the problem", || Some(rig.status("s")).filter(|status| status.problem.is_some()));
+    assert!(status.problem.as_ref().unwrap().contains("it closed its channel"), "{status:?}");
+    assert_eq!(status.state, State::Serving, "{status:?}");
+    let refused = rig.upgrade("s", &rig.release("2", "")).unwrap_err().to_string();
+    assert!(refused.contains("handoff stop s"), "{refused}");
+    rig.call(Request::Stop(service("s"))).unwrap();
+    assert_eq!(rig.status("s").problem, None);
 }
 
 /// Upgrades a service whose old process has `fault`, and demands that a process serves in the end.

@@ -212,8 +212,9 @@ impl Alone {
     }
 
     fn start(&mut self) -> Result<(), Error> {
-        let mut command = Command::new(&self.program);
-        command.arg(self.address.to_string()).arg(&self.binds).stdin(Stdio::null());
+        // Like a service in a session of its own: the kernel shares the processors out between sessions.
+        let mut command = Command::new("setsid");
+        command.arg(&self.program).arg(self.address.to_string()).arg(&self.binds).stdin(Stdio::null());
         let before = lines(&self.binds);
         self.running = Some(command.spawn()?);
         wait_for("the program to bind", || Ok((lines(&self.binds) > before).then_some(())))

@@ -19,6 +19,7 @@ pub fn run(fault: &str) -> Result<(), BoxError> {
         "rude-wrong-id" => hello(&channel, HandoffId::NIL, VersionRange::OURS)?,
         "rude-hang-up" => drop(channel),
         "rude-twice" => twice(&channel, id)?,
+        "rude-deaf" => deaf(channel, id)?,
         other => return Err(format!("no such fault: {other}").into()),
     }
     loop {
@@ -33,6 +34,22 @@ fn hello(channel: &Channel, id: HandoffId, versions: VersionRange) -> Result<(),
 
 /// Says `Ready` twice.
 fn twice(channel: &Channel, id: HandoffId) -> Result<(), BoxError> {
+    let version = parked(channel, id)?;
+    ready(channel, version, id)?;
+    ready(channel, version, id)
+}
+
+/// Becomes the incumbent, and then wants to hear nothing more.
+fn deaf(channel: Channel, id: HandoffId) -> Result<(), BoxError> {
+    let version = parked(&channel, id)?;
+    ready(&channel, version, id)?;
+    recv_message::<ToService>(&channel, version)?.ok_or("closed")?;
+    drop(channel);
+    Ok(())
+}
+
+/// Until it was told to begin. Returns the version that is spoken.
+fn parked(channel: &Channel, id: HandoffId) -> Result<u16, BoxError> {
     hello(channel, id, VersionRange::OURS)?;
     let (_, welcome, _) = recv_message::<ToService>(channel, UNAGREED)?.ok_or("closed")?;
     let ToService::Welcome(welcome) = welcome else { return Err("no welcome".into()) };
@@ -40,7 +57,10 @@ fn twice(channel: &Channel, id: HandoffId) -> Result<(), BoxError> {
     recv_message::<ToService>(channel, version)?.ok_or("closed")?;
     send_message(channel, version, id, &FromService::Prepared(Done {}), &[])?;
     recv_message::<ToService>(channel, version)?.ok_or("closed")?;
+    Ok(version)
+}
+
+fn ready(channel: &Channel, version: u16, id: HandoffId) -> Result<(), BoxError> {
     let ready = FromService::Ready(Ready { healthy: true, reason: String::new() });
-    send_message(channel, version, id, &ready, &[])?;
     Ok(send_message(channel, version, id, &ready, &[])?)
 }

@@ -9,6 +9,7 @@ mod binary;
 mod canary;
 mod compact;
 mod daemon;
+mod events;
 mod handler;
 mod hooking;
 mod install;

@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 
 use handoff_protocol::deadline::Deadline;
 use handoff_protocol::ids::{HandoffId, ServiceName};
-use handoff_protocol::message::FromService;
-use handoff_protocol::reason::{Exit, Party as Role};
 use handoff_protocol::record::Fact;
 use handoff_protocol::supervisor::{Action, Event, Moment, Phase, Request, Supervisor};
 use tokio::sync::{Mutex, Notify};
@@ -23,7 +21,7 @@ use uuid::Uuid;
 use super::canary::Measured;
 use super::daemon::Shared;
 use super::listening::Listening;
-use super::party::{Happened, Party, Serial};
+use super::party::{Party, Serial};
 use super::policy::policy;
 use super::recording::{Asked, Recorder};
 use super::timeline::{Operation, Timeline, progress};
@@ -307,97 +305,6 @@ impl Service {
         for fact in facts {
             self.note(fact);
         }
-    }
-
-    /// Something happened to a process.
-    pub(super) fn happened(&mut self, serial: Serial, happened: Happened) {
-        let happened = match happened {
-            Happened::Said(id, FromService::Adopted(adopted), fds) => {
-                match self.adopted(serial, &adopted, fds) {
-                    Ok(()) => Happened::Said(id, FromService::Adopted(adopted), Vec::new()),
-                    Err(what) => Happened::Garbage(what),
-                }
-            }
-            happened => happened,
-        };
-        if matches!(happened, Happened::Gone(_)) {
-            self.forget_process(serial);
-        }
-        let is = |party: &Option<Party>| party.as_ref().is_some_and(|party| party.serial == serial);
-        let event = if is(&self.incumbent) {
-            match happened {
-                Happened::Said(id, message, fds) => {
-                    self.fds = fds;
-                    if matches!(message, FromService::Resumed(_)) {
-                        self.timeline.gap_ends();
-                    }
-                    Event::FromIncumbent(id, message)
-                }
-                Happened::Garbage(what) => Event::Garbage(Role::Incumbent, what),
-                Happened::HungUp => Event::HungUp(Role::Incumbent),
-                Happened::Gone(exit) => {
-                    self.note_death(exit);
-                    Event::IncumbentGone(exit)
-                }
-            }
-        } else if is(&self.successor) {
-            match happened {
-                Happened::Said(id, message, _) => Event::FromSuccessor(id, message),
-                Happened::Garbage(what) => Event::Garbage(Role::Successor, what),
-                Happened::HungUp => Event::HungUp(Role::Successor),
-                Happened::Gone(exit) => {
-                    self.forget_successor();
-                    Event::SuccessorGone(exit)
-                }
-            }
-        } else if is(&self.retiree) {
-            match happened {
-                Happened::Said(id, message, fds) => {
-                    self.fds = fds;
-                    Event::FromRetiree(id, message)
-                }
-                Happened::Gone(exit) => {
-                    self.note_end_of_retiree(exit);
-                    Event::RetireeGone
-                }
-                Happened::Garbage(_) | Happened::HungUp => Event::RetireeUnheard,
-            }
-        } else {
-            return;
-        };
-        self.feed(event);
-        self.fds.clear();
-    }
-
-    /// After a stop the process of the current generation is the one that left.
-    fn note_end_of_retiree(&mut self, exit: Exit) {
-        let Some(current) = &self.journal.standing().current else { return };
-        if self.retiree.as_ref().is_some_and(|party| party.handoff == current.handoff) {
-            let generation = current.generation;
-            self.note(Fact::Exited { generation, exit });
-        }
-    }
-
-    /// No later daemon has to ask how it ended, or what it is doing.
-    fn forget_process(&self, serial: Serial) {
-        let mut parties = [&self.incumbent, &self.successor, &self.retiree].into_iter().flatten();
-        if let Some(party) = parties.find(|party| party.serial == serial) {
-            self.shared.keeper.forget_process(&self.name, party.handoff);
-            let _ = std::fs::remove_file(self.shared.dirs.adopt_socket(party.handoff));
-        }
-    }
-
-    fn note_death(&mut self, exit: Exit) {
-        let Some(party) = self.incumbent.take() else { return };
-        self.timeline.gap_begins();
-        tracing::warn!(service = %self.name, pid = party.process.pid, "the process {exit}");
-        let current = self.journal.standing().current.as_ref();
-        let Some(generation) = current.filter(|current| current.handoff == party.handoff) else { return };
-        let generation = generation.generation;
-        if !self.machine.is_on_probation() {
-            self.problem = Some(format!("The process {} {exit}; it was started again.", party.process.pid));
-        }
-        self.note(Fact::Exited { generation, exit });
     }
 
     pub(super) fn next_serial(&mut self) -> Serial {

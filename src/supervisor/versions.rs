@@ -201,16 +201,16 @@ impl Question {
             return None;
         }
         let runs = self.pid.and_then(|pid| metadata(format!("/proc/{pid}/exe")).ok());
-        if let Some(runs) = runs {
-            let same = (runs.dev(), runs.ino()) == (found.dev(), found.ino());
-            return (!same).then_some(api::Skew::Changed);
+        if runs.as_ref().is_some_and(|runs| (runs.dev(), runs.ino()) == (found.dev(), found.ino())) {
+            return None;
         }
         if self.look.is_some_and(|look| look.size != found.size()) {
             return Some(api::Skew::Changed);
         }
         if found.size() > READ_MAX_BYTES {
-            return self.look.map(|_| api::Skew::Changed);
+            return (self.look.is_some() || runs.is_some()).then_some(api::Skew::Changed);
         }
+        // Another file may have the same content. And of a script it is the interpreter that is executed.
         let sha256 = File::open(&self.path).and_then(Id::of).ok()?;
         (sha256 != self.sha256).then_some(api::Skew::Changed)
     }

@@ -195,3 +195,26 @@ fn without_the_store_a_service_runs_in_place_and_says_when_its_file_is_gone() {
     assert_eq!(stored.rig.status("s").skew, Some(Skew::Deleted));
     assert_eq!(stored.versions(), []);
 }
+
+/// What is executed is another file than the one that was given, and has no need to be the same.
+#[test]
+fn of_a_script_the_content_counts() {
+    let rig = Rig::new();
+    let script = rig.path("script");
+    let program = rig.release("1", "");
+    let write = |comment: &str| {
+        let text = format!("#!/bin/sh\n# {comment}\nexec {} \"$@\"\n", program.display());
+        std::fs::write(rig.path("next"), text).unwrap();
+        std::fs::set_permissions(rig.path("next"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+        std::fs::rename(rig.path("next"), &script).unwrap();
+    };
+    write("one");
+    rig.write_service("s", &script, "store = false\n");
+    rig.call(Request::Start(service("s"))).unwrap();
+    assert_eq!(rig.status("s").skew, None);
+    write("two");
+    assert_eq!(rig.status("s").skew, Some(Skew::Changed));
+    write("one");
+    assert_eq!(rig.status("s").skew, None, "another file with the same content");
+}

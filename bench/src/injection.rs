@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use handoff::slots::Group;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -27,6 +28,8 @@ const SERVICE: &str = "plain";
 const CALLS: [&str; 3] = ["getppid", "epoll_wait, nothing to tell", "recv, nothing to read"];
 /// Clients of the throughput.
 const BUSY: usize = 8;
+/// How much of a drain counts as its beginning: what was answered a moment ago counts as busy for a second.
+const BEGIN: Duration = Duration::from_millis(1500);
 /// The time between two looks of a drain.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -52,15 +55,25 @@ pub struct Injection {
     pub bind_ns: [Spread; 2],
     /// The middle of each system call: its name, under injection, alone. Nanoseconds.
     pub calls_ns: Vec<(&'static str, u64, u64)>,
-    /// The middle of requests per second: under injection, alone.
-    pub requests_per_s: [u64; 2],
-    /// What the shim's looks at the connections of a drain cost: what is waited for, processor time of one look in
-    /// microseconds.
-    pub looks_us: Vec<(&'static str, u64)>,
+    /// Requests per second, the fewest, the middle and the most of all rounds: under injection, alone.
+    pub requests_per_s: [[u64; 3]; 2],
+    /// What the shim's looks at the connections of a drain cost.
+    pub looks: Vec<Looks>,
     /// How many connections there were then.
     pub connections: usize,
     /// One system call that sends new connections elsewhere. Nanoseconds.
     pub switch_ns: Spread,
+}
+
+/// The looks of one drain.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Looks {
+    /// What the drain waits for: the setting `drain`.
+    pub waits_for: &'static str,
+    /// Processor time of its first 1.5 s in microseconds: the first look, which meets all connections, and 29 more.
+    pub begin_us: u64,
+    /// Processor time of a look after that, in microseconds.
+    pub look_us: u64,
 }
 
 /// Measures. Blocks for as long as `size` says, and some seconds.
@@ -72,7 +85,10 @@ pub fn measure(
 ) -> Result<Injection, Error> {
     let go_on = |what: &str| match interrupted.load(Ordering::Relaxed) {
         true => Err(Error::from("interrupted")),
-        false => Ok(eprintln!("{what}")),
+        false => {
+            eprintln!("{what}");
+            Ok(())
+        }
     };
     go_on(&format!("{} first binds, under injection and alone", size.binds))?;
     let mut injected = Injected::new(programs, place, "connections")?;
@@ -82,36 +98,64 @@ pub fn measure(
         binds[0].push(injected.first_bind_ns()?);
         binds[1].push(alone.first_bind_ns()?);
     }
-    go_on(&format!("{} rounds of system calls and requests", size.rounds))?;
-    injected.start()?;
-    alone.start()?;
-    let addresses = [injected.address, alone.address];
-    let (mut calls, mut requests) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
-    for round in 0..size.rounds {
-        // Whoever comes first alternates.
-        for at in [round % 2, 1 - round % 2] {
-            calls[at].push(calls_ns(addresses[at])?);
-            requests[at].push(requests_per_s(addresses[at], size.time)?);
-        }
-    }
     drop((injected, alone));
+    go_on(&format!("{} rounds of system calls and requests", size.rounds))?;
+    let (calls, requests) = on_one_processor(|| rounds(programs, place, size))?;
     let call = |at: usize, which: usize| middle(calls[at].iter().map(|figures: &[u64; 3]| figures[which]));
-    let mut looks_us = Vec::new();
+    let mut looks = Vec::new();
     for waits_for in ["connections", "requests"] {
         go_on(&format!("a drain of {} connections that waits for {waits_for}", size.connections))?;
-        looks_us.push((waits_for, Injected::new(programs, place, waits_for)?.look_us(size)?));
+        looks.push(Injected::new(programs, place, waits_for)?.looks(waits_for, size)?);
     }
-    let [with, without] = requests.map(middle);
+    let requests_per_s = requests.map(|mut rounds: Vec<u64>| {
+        rounds.sort_unstable();
+        let end = |value: Option<&u64>| value.copied().unwrap_or_default();
+        [end(rounds.first()), end(rounds.get(rounds.len() / 2)), end(rounds.last())]
+    });
     let calls_ns =
         CALLS.iter().enumerate().map(|(which, name)| (*name, call(0, which), call(1, which))).collect();
     Ok(Injection {
         bind_ns: binds.map(Spread::of),
         calls_ns,
-        requests_per_s: [with, without],
-        looks_us,
+        requests_per_s,
+        looks,
         connections: size.connections,
         switch_ns: switch_ns(size.switches)?,
     })
+}
+
+type Rounds = ([Vec<[u64; 3]>; 2], [Vec<u64>; 2]);
+
+/// What system calls take, and how many requests there are: under injection, alone.
+fn rounds(programs: &Programs, place: &Path, size: Size) -> Result<Rounds, Error> {
+    let mut injected = Injected::new(programs, place, "connections")?;
+    let mut alone = Alone::new(programs, place)?;
+    let addresses = [injected.address, alone.address];
+    let (mut calls, mut requests) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    for round in 0..size.rounds {
+        injected.start()?;
+        alone.start()?;
+        // Whoever comes first alternates.
+        for at in [round % 2, 1 - round % 2] {
+            calls[at].push(calls_ns(addresses[at])?);
+            requests[at].push(requests_per_s(addresses[at], size.time)?);
+        }
+        injected.end()?;
+        alone.end();
+    }
+    Ok((calls, requests))
+}
+
+/// Has this thread, and what it starts, run on one processor. With several, whether client and server happen to share one makes
+/// a difference of a factor of four, which hides every other.
+fn on_one_processor<T>(run: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let all = sched_getaffinity(None)?;
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::MAX_CPU).find(|at| all.is_set(*at)).ok_or("there is no processor")?);
+    sched_setaffinity(None, &one)?;
+    let done = run();
+    sched_setaffinity(None, &all)?;
+    done
 }
 
 /// The program as a service of a daemon.
@@ -151,8 +195,13 @@ impl Injected {
     fn first_bind_ns(&mut self) -> Result<u64, Error> {
         self.start()?;
         let took = last_line(&self.binds)?;
-        let _: serde_json::Value = self.daemon.client.call("stop", json!({"service": SERVICE}))?;
+        self.end()?;
         Ok(took)
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        let _: serde_json::Value = self.daemon.client.call("stop", json!({"service": SERVICE}))?;
+        Ok(())
     }
 
     fn pid(&self) -> Result<u32, Error> {
@@ -160,8 +209,8 @@ impl Injected {
         status.pid.ok_or_else(|| "the service does not run".into())
     }
 
-    /// What one look costs the shim of a program that drains, with idle connections that stay until it was measured.
-    fn look_us(&mut self, size: Size) -> Result<u64, Error> {
+    /// What looking costs the shim of a program that drains, with idle connections that stay until it was measured.
+    fn looks(&mut self, waits_for: &'static str, size: Size) -> Result<Looks, Error> {
         self.start()?;
         let clients: Vec<TcpStream> =
             (0..size.connections).map(|_| client(self.address)).collect::<Result<_, _>>()?;
@@ -181,7 +230,9 @@ impl Injected {
                 Ok(status.pid)
             };
             wait_for("the next process to serve", || Ok(now(home)?.filter(|pid| *pid != shim)))?;
-            let (before, began) = (processor_ns(shim)?, Instant::now());
+            let before = processor_ns(shim)?;
+            std::thread::sleep(BEGIN);
+            let (between, began) = (processor_ns(shim)?, Instant::now());
             std::thread::sleep(size.time);
             let (after, watched) = (processor_ns(shim)?, began.elapsed());
             drop(clients);
@@ -189,7 +240,8 @@ impl Injected {
             match outcome.outcome.as_str() {
                 "committed" => {
                     let looks = (watched.as_nanos() / LOOK_EVERY.as_nanos()).max(1) as u64;
-                    Ok((after - before) / 1000 / looks)
+                    let (begin_us, look_us) = ((between - before) / 1000, (after - between) / 1000 / looks);
+                    Ok(Looks { waits_for, begin_us, look_us })
                 }
                 _ => Err(format!("an upgrade was not committed: {:?}", outcome.reason).into()),
             }
@@ -338,16 +390,13 @@ impl fmt::Display for Injection {
         for (name, with, without) in &self.calls_ns {
             table.add_row([(*name).to_owned(), format!("{with} ns"), String::new(), format!("{without} ns")]);
         }
-        let [with, without] = self.requests_per_s;
-        table.add_row([
-            "requests per second".to_owned(),
-            with.to_string(),
-            String::new(),
-            without.to_string(),
-        ]);
-        for (waits_for, us) in &self.looks_us {
-            let what = format!("a look at {} connections, drain = {waits_for:?}", self.connections);
-            table.add_row([what, format!("{us} µs of the processor")]);
+        let [with, without] =
+            self.requests_per_s.map(|[fewest, middle, most]| format!("{middle} ({fewest} to {most})"));
+        table.add_row(["requests per second".to_owned(), with, String::new(), without]);
+        for Looks { waits_for, begin_us, look_us } in &self.looks {
+            let what = format!("a drain of {} connections, drain = {waits_for:?}", self.connections);
+            table.add_row([format!("{what}: a look"), format!("{look_us} µs of the processor")]);
+            table.add_row([format!("{what}: its first 1.5 s"), format!("{begin_us} µs of the processor")]);
         }
         table.add_row([
             "a switch of new connections".to_owned(),

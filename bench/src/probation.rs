@@ -52,7 +52,7 @@ pub fn measure(
             found.iter_mut().zip(times).for_each(|(found, ns)| found.push(ns / 1000));
         }
         for (what, values) in [accepts, waits].into_iter().zip(found) {
-            rows.push(Row { what, spread: Spread::of(values.into_iter()) });
+            rows.push(Row { what, spread: Spread::of(values) });
         }
     }
     Ok(rows)

@@ -12,7 +12,7 @@ use handoff_protocol::message::Mode;
 
 use super::plan::Plan;
 use crate::config::ListenAddress;
-use crate::slots::{Both, Pair, PairState, Place, Side, SlotError, waiting_at};
+use crate::slots::{Both, Pair, PairState, Place, Side, SlotError, lengthen_queue, waiting_at};
 
 /// A handshake that was under way at a switch belongs to the old slot. Over a long way it is waited for so long.
 const HANDSHAKE: Duration = Duration::from_secs(1);
@@ -92,6 +92,11 @@ impl Listeners {
     /// The listeners that a program is to get that is started now.
     pub(super) fn current(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         self.names.iter().map(|name| Ok((name.to_string(), self.current_of(name.as_str())?))).collect()
+    }
+
+    /// The program has them, and may have shortened their queues.
+    pub(super) fn lengthen_queues(&self) {
+        self.current().into_iter().flatten().for_each(|(_, listener)| lengthen_queue(&listener));
     }
 
     /// One of them.

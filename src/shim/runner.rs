@@ -152,6 +152,7 @@ impl Runner {
         });
         ready.unwrap_or(Ok(()))?;
         crash_point!("shim/{}/ready", self.party);
+        self.listeners.lengthen_queues();
         self.listeners.tell_of_lost();
         self.program.learn(|known| known.serves = true);
         Ok(())

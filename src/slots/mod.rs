@@ -31,7 +31,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::net::{Shutdown, SocketType, shutdown, sockopt};
+use rustix::net::{Shutdown, SocketType, listen as start_listening, shutdown, sockopt};
 
 pub use error::SlotError;
 use order::Order;
@@ -406,6 +406,15 @@ pub fn dropped_at(address: &ListenAddress, listener: &OwnedFd) -> Result<u32, Sl
 /// The slot that a unix listener says by its name that it is. `None` for other sockets.
 pub fn slot_by_name(listener: &OwnedFd) -> Option<SlotId> {
     unix::slot_by_name(listener.as_fd())
+}
+
+/// Makes the queue of a listener as long as the kernel allows once more: whoever was given it may have called listen(2) with a
+/// backlog of his own. What does not listen is left alone.
+pub fn lengthen_queue(listener: impl AsFd) {
+    if sockopt::socket_acceptconn(&listener) == Ok(true) {
+        let lengthened = start_listening(&listener, tcp::LONGEST_BACKLOG);
+        debug_assert_eq!(lengthened, Ok(()));
+    }
 }
 
 /// Ends a listener, whoever holds it: connections are refused, and waiting ones are reset. A datagram socket gets nothing any

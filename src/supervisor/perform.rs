@@ -91,6 +91,9 @@ impl Service {
                     self.retiree = Some(replaced);
                 }
                 self.incumbent = self.successor.take();
+                if let (Some(listening), Some(party)) = (&self.listening, &self.incumbent) {
+                    listening.lengthen_queues(party.slot);
+                }
                 self.retire_unused_slots();
                 self.timeline.decided();
             }

@@ -8,10 +8,13 @@ mod crashes;
 mod rig;
 mod state;
 
+use std::net::TcpStream;
+
 use handoff::control::api::{Ending, Request};
+use rustix::process::Signal;
 
 use rig::{ALL, BLOCKING, Kind, LOOP, SCRIPT, get, under_load, version};
-use support::{Rig, service, wait_for};
+use support::{LIMIT, Rig, service, signal, wait_for};
 
 fn no_client_notices_five_upgrades(kind: Kind) {
     let rig = Rig::new();
@@ -86,6 +89,25 @@ fn a_long_request_is_finished_and_a_stop_waits_for_it() {
         assert_eq!(version(address), "2", "behind the slow one");
         rig.call(Request::Stop(service("s"))).unwrap();
         assert_eq!(last.join().unwrap().unwrap().0, "2", "{kind:?}");
+    }
+}
+
+/// Their languages call listen(2) on the listeners that they are given, with a backlog of 100 or 511.
+#[test]
+fn the_queue_is_as_long_as_before_when_nobody_accepts() {
+    let longest = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+    let clients = longest.trim().parse::<usize>().unwrap().min(700);
+    for kind in ALL {
+        let rig = Rig::new();
+        let address = kind.serve(&rig, "1", "", "");
+        let pid = rig.status("s").pid.unwrap();
+        signal(pid, Signal::STOP);
+        let connect = |_| TcpStream::connect_timeout(&address, LIMIT);
+        let waiting = (0..clients).map(connect).collect::<Result<Vec<_>, _>>();
+        signal(pid, Signal::CONT);
+        assert!(waiting.is_ok(), "{kind:?}: {waiting:?}");
+        drop(waiting);
+        assert_eq!(version(address), "1");
     }
 }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use at_end::AtEnd;
 use handoff::config::ListenAddress;
-use handoff::slots::{Group, SlotError, SlotId};
+use handoff::slots::{Group, SlotError, SlotId, lengthen_queue, stop_listening};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The listener of a slot, as a process would hold it: a duplicate.
@@ -163,6 +163,23 @@ fn load(address: SocketAddr, stop: &AtomicBool) -> io::Result<usize> {
         answered += 1;
     }
     Ok(answered)
+}
+
+#[test]
+fn a_queue_that_was_shortened_is_as_long_as_before() {
+    let (group, port) = open_on_free_port(|port| ListenAddress::Tcp(loopback(port)));
+    let address = loopback(port);
+    let listener = duplicate(&group, group.steered());
+    rustix::net::listen(&listener, 1).unwrap();
+    lengthen_queue(&listener);
+    let connect = |_| TcpStream::connect_timeout(&address, Duration::from_secs(20)).unwrap();
+    let waiting: Vec<TcpStream> = (0..100).map(connect).collect();
+    assert_eq!(group.queue_len(group.steered()).unwrap(), 100);
+    // What has been ended does not come back.
+    drop(waiting);
+    stop_listening(&listener);
+    lengthen_queue(&listener);
+    assert!(TcpStream::connect(address).is_err());
 }
 
 #[test]

@@ -87,7 +87,8 @@ export class Service {
     const from = this.#driver ? { fd: FIRST_LISTENER + at } : this.#bind[name];
     await new Promise((resolve, reject) => {
       server.once("error", reject);
-      server.listen({ ...from, backlog: BACKLOG }, () => resolve(server.off("error", reject)));
+      // For a descriptor only the second argument counts.
+      server.listen({ ...from, backlog: BACKLOG }, BACKLOG, () => resolve(server.off("error", reject)));
     });
   }
 

@@ -13,7 +13,7 @@ use rustix::net::sockopt::socket_cookie;
 use super::keeping::Keeping;
 use crate::config::{self, ListenAddress};
 use crate::slots::program::WHOLE;
-use crate::slots::{Group, ProbeRoute, SlotError, SlotId, slot_by_name, stop_listening};
+use crate::slots::{Group, ProbeRoute, SlotError, SlotId, lengthen_queue, slot_by_name, stop_listening};
 use crate::sys::{held::is_among, listens::listens};
 
 /// One slot of each address of a service, by a number that is never used twice.
@@ -250,6 +250,14 @@ impl Listening {
     pub(super) fn fds(&self, slot: u64) -> Vec<BorrowedFd<'_>> {
         let ids = self.slots.get(&slot).into_iter().flatten();
         self.groups.iter().zip(ids).filter_map(|(group, id)| group.fd(*id)).collect()
+    }
+
+    /// Who was given the listeners of a slot may have shortened their queues. Of a pair the shim sees to it: it ends and begins
+    /// the slots.
+    pub(super) fn lengthen_queues(&self, slot: u64) {
+        if !self.is_paired {
+            self.fds(slot).into_iter().for_each(lengthen_queue);
+        }
     }
 
     /// Adds a slot that gets no connection until it is steered to.

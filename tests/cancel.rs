@@ -3,10 +3,12 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Output, Stdio};
 
 use handoff::control::api::{Ending, Outcome, Request, Response, State};
 use handoff::control::{ClientError, Kind};
+use handoff::sys::process::ProcessId;
 use support::{Rig, ask, service, version, wait_for};
 
 /// The command, begun and not awaited.
@@ -117,6 +119,69 @@ fn a_start_that_is_called_off_leaves_the_service_stopped() {
     assert_eq!(rig.status("s").state, State::Stopped);
     assert!(ask(address, "version").is_err(), "nobody listens");
     assert!(support::processes_of(&rig.path("testee-1")).is_empty());
+}
+
+/// A check of new versions that never ends.
+struct Check {
+    place: tempfile::TempDir,
+    program: PathBuf,
+}
+
+impl Check {
+    fn new() -> Self {
+        let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let (program, began) = (place.path().join("check"), place.path().join("began"));
+        let begin = format!("echo $$ > {0}.new; mv {0}.new {0}", began.display());
+        std::fs::write(&program, format!("#!/bin/sh\n{begin}\nexec sleep 1000\n")).unwrap();
+        support::executable(&program);
+        Self { place, program }
+    }
+
+    /// Its process, once it runs.
+    fn runs(&self) -> ProcessId {
+        let began = self.place.path().join("began");
+        let pid = wait_for("the check to run", || std::fs::read_to_string(&began).ok()?.trim().parse().ok());
+        ProcessId::of(pid).unwrap()
+    }
+}
+
+fn is_gone(process: &ProcessId) -> Option<()> {
+    process.open().unwrap().is_none().then_some(())
+}
+
+#[test]
+fn what_comes_before_the_new_process_can_be_called_off_too() {
+    let rig = Rig::new();
+    let check = Check::new();
+    let address = rig.serve("s", "1", "", &format!("store = true\npreflight = [{:?}]", check.program));
+    let second = rig.release("2", "");
+    let upgrade = begin(&rig, &["upgrade", "s", "--binary", second.to_str().unwrap()]);
+    let checker = check.runs();
+    let (code, told) = end(begin(&rig, &["cancel", "s"]));
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("it was cancelled before the new version was started"), "{told}");
+    assert_eq!(end(upgrade).0, Some(6), "refused before it ran");
+    wait_for("the check to be gone", || is_gone(&checker));
+    assert_eq!(version(address), "1");
+    assert!(cancel(&rig).is_err(), "nothing is under way any more");
+    std::fs::write(&check.program, "#!/bin/sh\n").unwrap();
+    assert_eq!(rig.upgrade("s", &second).unwrap().outcome, Ending::Committed);
+    assert_eq!(version(address), "2");
+}
+
+#[test]
+fn a_daemon_that_is_to_end_waits_for_no_check() {
+    let mut rig = Rig::new();
+    let check = Check::new();
+    rig.serve("s", "1", "", &format!("preflight = [{:?}]\npreflight_limit = \"1h\"", check.program));
+    let second = rig.release("2", "");
+    let upgrade = begin(&rig, &["upgrade", "s", "--binary", second.to_str().unwrap()]);
+    let checker = check.runs();
+    let mut daemon = rig.daemon.take().unwrap();
+    support::signal(daemon.id(), rustix::process::Signal::TERM);
+    assert!(daemon.wait().unwrap().success());
+    assert_ne!(end(upgrade).0, Some(0));
+    wait_for("the check to be gone", || is_gone(&checker));
 }
 
 #[test]

@@ -1,28 +1,44 @@
 //! Copies the content of a file by the cheapest way that the file systems allow.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{copy_file_range, ioctl_ficlone};
 use rustix::io::Errno;
 
 use super::error::Error;
 
-/// How many bytes may still be taken in.
-#[derive(Debug, Clone, Copy)]
+/// How many bytes may still be taken in, if any are wanted.
+#[derive(Debug, Clone)]
 pub(super) struct Budget {
     limit_bytes: u64,
     left_bytes: u64,
+    called_off: Arc<AtomicBool>,
 }
 
 impl Budget {
-    pub(super) fn new(limit_bytes: u64) -> Self {
-        Self { limit_bytes, left_bytes: limit_bytes }
+    pub(super) fn new(limit_bytes: u64, called_off: Arc<AtomicBool>) -> Self {
+        Self { limit_bytes, left_bytes: limit_bytes, called_off }
+    }
+
+    fn is_called_off(&self) -> bool {
+        self.called_off.load(Ordering::Relaxed)
+    }
+
+    /// An error once it is called off.
+    pub(super) fn go_on(&self, given: &Path) -> Result<(), Error> {
+        match self.is_called_off() {
+            false => Ok(()),
+            true => Err(Error::refused(given, "it was called off", "nothing has changed")),
+        }
     }
 
     /// Takes so many bytes. The error names what was given.
     pub(super) fn take(&mut self, bytes: u64, given: &Path) -> Result<(), Error> {
+        self.go_on(given)?;
         let exceeded = || {
             let cause = format!("it has more than {} bytes", self.limit_bytes);
             Error::refused(given, cause, "if that is right, raise max_size in [update] of the service file")
@@ -36,27 +52,40 @@ impl Budget {
 const RANGE_BYTES: usize = 64 << 20;
 
 /// Copies all of `from` to `to`, which is empty; shares the blocks where that is possible (FICLONE, ioctl_ficlone(2)), else
-/// lets the kernel copy (copy_file_range(2)), else reads and writes. Blocks. Gives the length.
-pub(super) fn copy(mut from: &File, mut to: &File) -> io::Result<u64> {
-    use std::io::Seek;
+/// lets the kernel copy (copy_file_range(2)), else reads and writes. Blocks; ends soon when it is called off. Gives the length.
+pub(super) fn copy(from: &File, to: &File, budget: &Budget) -> io::Result<u64> {
     if ioctl_ficlone(to, from).is_ok() {
         return Ok(to.metadata()?.len());
     }
-    from.rewind()?;
+    (&*from).rewind()?;
     let mut copied = 0;
     loop {
+        if budget.is_called_off() {
+            return Err(io::Error::other("it was called off"));
+        }
         match copy_file_range(from, None, to, None, RANGE_BYTES) {
             // Some file systems say so of what they make up as it is read.
-            Ok(0) if copied == 0 => return io::copy(&mut from, &mut to),
+            Ok(0) if copied == 0 => return copy_by_hand(from, to, budget),
             Ok(0) => return Ok(copied),
             Ok(n) => copied += n as u64,
             Err(Errno::INTR) => {}
             Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM)
                 if copied == 0 =>
             {
-                return io::copy(&mut from, &mut to);
+                return copy_by_hand(from, to, budget);
             }
             Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn copy_by_hand(from: &File, mut to: &File, budget: &Budget) -> io::Result<u64> {
+    let mut copied = 0;
+    loop {
+        match io::copy(&mut from.take(RANGE_BYTES as u64), &mut to)? {
+            0 => return Ok(copied),
+            _ if budget.is_called_off() => return Err(io::Error::other("it was called off")),
+            n => copied += n,
         }
     }
 }
@@ -101,10 +130,11 @@ mod tests {
         let source = tempfile::tempdir().unwrap();
         let path = source.path().join("source");
         std::fs::write(&path, &content).unwrap();
+        let budget = Budget::new(0, Arc::default());
         // A second one where /dev/shm is a file system of its own.
         for place in [source.path(), Path::new("/dev/shm")] {
             let Ok(target) = tempfile::tempfile_in(place) else { continue };
-            assert_eq!(copy(&File::open(&path).unwrap(), &target).unwrap(), content.len() as u64);
+            assert_eq!(copy(&File::open(&path).unwrap(), &target, &budget).unwrap(), content.len() as u64);
             let mut copied = Vec::new();
             let mut target = target;
             std::io::Seek::rewind(&mut target).unwrap();
@@ -115,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_budget_is_kept_to_the_byte() {
-        let mut budget = Budget::new(10);
+        let mut budget = Budget::new(10, Arc::default());
         let given = Path::new("/given");
         assert!(budget.take(10, given).is_ok());
         let error = budget.take(1, given).unwrap_err();

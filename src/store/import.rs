@@ -7,7 +7,8 @@ use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::copy::{Budget, copy};
 use super::error::Error;
@@ -40,6 +41,8 @@ pub struct Import {
     pub version_args: Vec<String>,
     /// Where `env` looks for the interpreter of a script: the PATH of the service.
     pub search: Option<std::ffi::OsString>,
+    /// Set when it is not wanted any more: it then ends soon, with an error.
+    pub called_off: Arc<AtomicBool>,
 }
 
 /// What an import is doing. Each begins when the one before it is over; the first two are done twice with an archive.
@@ -64,6 +67,12 @@ pub struct Imported {
     pub was_there: bool,
 }
 
+impl Import {
+    fn budget(&self) -> Budget {
+        Budget::new(self.max_size_bytes, Arc::clone(&self.called_off))
+    }
+}
+
 impl Store {
     /// Takes a version in, and tells each step as it begins. If the same content is there already, nothing is copied where that
     /// can be known beforehand, and nothing is waited for. On an error nothing is left, and nothing has run but what was
@@ -77,7 +86,7 @@ impl Store {
         self.create()?;
         let incoming = Incoming::new(&self.directory)?;
         crash_point!("supervisor/import/begun");
-        let mut budget = Budget::new(import.max_size_bytes);
+        let mut budget = import.budget();
         let taken = incoming.take_in(import, &given, &mut budget, step)?;
         crash_point!("supervisor/import/copied");
         let id = taken.id;
@@ -90,6 +99,7 @@ impl Store {
             None => incoming.ask(&taken.entry, &import.version_args)?,
         };
         step(Step::Storing);
+        budget.go_on(&given.path)?;
         let files = incoming.files();
         let size_bytes = tree::protect(&files).map_err(Error::io("protect it", &files))?;
         let Taken { kind, entry, source, .. } = taken;
@@ -214,17 +224,19 @@ impl Incoming {
         let mut options = File::options();
         let copy_of = options.read(true).write(true).create_new(true).mode(0o755).open(&copied);
         let copy_of = copy_of.map_err(Error::io("make the file", &copied))?;
-        copy(&given.file, &copy_of).map_err(Error::io("copy it", &copied))?;
+        copy(&given.file, &copy_of, budget).map_err(Error::io("copy it", &copied))?;
         given.is_unchanged()?;
         step(Step::Verifying);
+        budget.go_on(&given.path)?;
         let source = File::open(&copied).and_then(Id::of).map_err(Error::io("read it", &copied))?;
         let evidence = import.evidence.completed(&given.path, &import.trust);
         evidence.check(&given.path, &source, Some(&copy_of), &import.trust)?;
         match given.form {
             Form::Archive(format) => {
                 let files = self.files();
-                let unpack = Unpack { format, given: &given.path, into: &files };
-                let mut budget = Budget::new(import.max_size_bytes);
+                let unpack =
+                    Unpack { format, given: &given.path, into: &files, called_off: &import.called_off };
+                let mut budget = import.budget();
                 let copy_of = File::open(&copied).map_err(Error::io("open it", &copied))?;
                 let archive = (copy_of, source);
                 let taken = self.take_out(import, given, &unpack, archive, &mut budget, step)?;

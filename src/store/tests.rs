@@ -5,6 +5,7 @@ use std::fs::{self, Permissions};
 use std::io::{Cursor, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use zip::write::SimpleFileOptions;
 
@@ -124,6 +125,25 @@ fn zip_of(members: &[Member]) -> Vec<u8> {
 fn archives(members: &[Member]) -> [(&'static str, Vec<u8>); 3] {
     let tar = tar_of(members);
     [("a.tar.gz", gz(&tar)), ("a.tar.xz", xz(&tar)), ("a.zip", zip_of(members))]
+}
+
+#[test]
+fn what_is_called_off_leaves_nothing() {
+    let place = Place::new();
+    let files = archives(&[("bin/s3", 0o755, SCRIPT)]);
+    let archives = files.iter().map(|(name, content)| (place.write(name, content, 0o644), true));
+    let program = place.write("s3", SCRIPT, 0o755);
+    let tree = place.write("tree/bin/s3", SCRIPT, 0o755).ancestors().nth(2).unwrap().to_owned();
+    for (path, tree) in archives.chain([(program, false), (tree, true)]) {
+        let import = Import { member: tree.then(|| "bin/s3".to_owned()), tree, ..asked(&path) };
+        for at in [Step::Copying, Step::Verifying, Step::Storing] {
+            import.called_off.store(false, Ordering::Relaxed);
+            let step = &mut |step| _ = import.called_off.fetch_or(step == at, Ordering::Relaxed);
+            let error = place.store.import(&import, step).unwrap_err().to_string();
+            assert!(error.contains("called off"), "{path:?} {at:?}: {error}");
+            assert_eq!((place.leftovers(), place.store.versions().len()), (0, 0), "{path:?} {at:?}");
+        }
+    }
 }
 
 #[test]

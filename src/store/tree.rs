@@ -82,7 +82,7 @@ fn copy_one(
     let mut options = File::options();
     let target = options.read(true).write(true).create_new(true).mode(mode).open(to);
     let target = target.map_err(Error::io("make the file", to))?;
-    let length = copy(&source, &target).map_err(Error::io("copy it", to))?;
+    let length = copy(&source, &target, budget).map_err(Error::io("copy it", to))?;
     if length == node.look.size { Ok(()) } else { Err(changed(top)) }
 }
 
@@ -165,6 +165,7 @@ pub(super) fn protect(top: &Path) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     fn tree(top: &Path) {
         fs::create_dir_all(top.join("bin")).unwrap();
@@ -181,7 +182,7 @@ mod tests {
         let (top, copied) = (directory.path().join("top"), directory.path().join("copy"));
         tree(&top);
         fs::create_dir(&copied).unwrap();
-        copy_all(&top, &copied, &mut Budget::new(11)).unwrap();
+        copy_all(&top, &copied, &mut Budget::new(11, Arc::default())).unwrap();
         let first = hash(&top).unwrap();
         assert_eq!(hash(&copied).unwrap(), first);
         assert_eq!(fs::read_link(copied.join("s3")).unwrap(), Path::new("bin/s3"));
@@ -213,7 +214,8 @@ mod tests {
         tree(&top);
         fs::create_dir(&copied).unwrap();
         let told = |budget| {
-            let error = copy_all(&top, &copied, &mut Budget::new(budget)).unwrap_err().to_string();
+            let error =
+                copy_all(&top, &copied, &mut Budget::new(budget, Arc::default())).unwrap_err().to_string();
             fs::remove_dir_all(&copied).unwrap();
             fs::create_dir(&copied).unwrap();
             error

@@ -5,6 +5,8 @@ use std::fs::{self, DirBuilder, File};
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::archive::{Member, What, bad_member, damaged, each};
 use super::copy::{Budget, PourError, pour};
@@ -19,6 +21,8 @@ pub(super) struct Unpack<'a> {
     pub(super) given: &'a Path,
     /// An empty directory.
     pub(super) into: &'a Path,
+    /// Set when it is not wanted any more.
+    pub(super) called_off: &'a Arc<AtomicBool>,
 }
 
 /// As many names are told in a message.
@@ -146,11 +150,11 @@ impl Unpack<'_> {
             .open(at)
             .map_err(Error::io("make the file", at))?;
         // What it says it has was taken off the budget.
-        let mut rest = Budget::new(size);
+        let mut rest = Budget::new(size, Arc::clone(self.called_off));
         match pour(content, &mut file, at, &mut rest, self.given) {
             Ok(length) if length == size => Ok(()),
             Ok(_) => Err(bad_member(self.given, member, "is shorter than it says")),
-            Err(PourError::Other(Error::Refused { .. })) => {
+            Err(PourError::Other(Error::Refused { .. })) if rest.go_on(self.given).is_ok() => {
                 Err(bad_member(self.given, member, "is longer than it says"))
             }
             Err(PourError::Read(error)) => Err(damaged(self.given, &error)),

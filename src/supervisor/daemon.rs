@@ -292,6 +292,7 @@ fn create_durably(directory: &Path) -> io::Result<()> {
 /// Stops the service. An upgrade that is under way is called off first; to call off a restart would only begin the next.
 async fn stop(handle: Handle) {
     loop {
+        handle.with(Service::call_off_preparation);
         if handle.with(|service| service.machine.phase()) == Phase::Stopped {
             return;
         }

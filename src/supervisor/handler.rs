@@ -46,6 +46,9 @@ impl Handler for Daemon {
             }
             api::Request::Cancel(name) => {
                 let handle = self.find(&name)?;
+                if let Some(outcome) = handle.with(Service::call_off_preparation) {
+                    return Ok(answer(outcome));
+                }
                 wait(&handle, Request::Cancel, None, Some(progress)).await.map(answer)
             }
             api::Request::Install(install) => self.install(install, by, Some(progress)).await.map(answer),

@@ -4,6 +4,7 @@
 //! One at a time for each service: whoever comes later waits for the turn, or is told that the service is busy.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -15,6 +16,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::daemon::Daemon;
 use super::handler::{check, wait};
 use super::hooking::{Told, afterwards, must_pass};
+use super::preparation::Preparation;
 use super::recording::Asked;
 use super::service::{Handle, Service};
 use super::timeline::progress;
@@ -87,9 +89,11 @@ pub(super) async fn bring_first(handle: &Handle, config: &config::Service) -> Re
         return Ok(());
     }
     let _turn = handle.with(|service| Arc::clone(&service.turn)).lock_owned().await;
+    let preparation = Preparation::begin();
     let import = import_of(config, &config.binary, &api::Claims::default(), None);
-    let Imported { version, path, .. } =
-        import_into(handle, import, Phases::new(&config.name, &None)).await?;
+    let import = Import { called_off: preparation.flag(), ..import };
+    let bring = import_into(handle, import, Phases::new(&config.name, &None));
+    let Imported { version, path, .. } = preparation.guard(handle, bring).await?;
     handle.with(|service| match &service.journal.standing().current {
         Some(Current { binary, .. }) if binary.sha256 != version.made.id.0 => {
             let cause = format!(
@@ -128,7 +132,9 @@ impl Pipeline {
         once: bool,
         limits: (Option<u64>, Option<u64>),
     ) -> Result<api::Outcome, Error> {
-        let prepared = self.prepare(&wanted, once).await;
+        let preparation = Preparation::begin();
+        let handle = self.handle.clone();
+        let prepared = preparation.guard(&handle, self.prepare(&wanted, once, preparation.flag())).await;
         self.asked.before = self.phases.ended();
         let outcome = match prepared {
             Ok(Some((path, told))) => self.upgrade(&path, told, limits).await,
@@ -147,7 +153,12 @@ impl Pipeline {
     }
 
     /// Everything before the machine is asked. Gives the file to start; nothing if it runs already.
-    async fn prepare(&mut self, wanted: &Wanted, once: bool) -> Result<Option<(PathBuf, Told)>, Error> {
+    async fn prepare(
+        &mut self,
+        wanted: &Wanted,
+        once: bool,
+        called_off: Arc<AtomicBool>,
+    ) -> Result<Option<(PathBuf, Told)>, Error> {
         self.handle.with(|service| {
             service.may_take_over(&self.config)?;
             match service.machine.phase() {
@@ -157,7 +168,9 @@ impl Pipeline {
         })?;
         let path = match wanted {
             Wanted::Kept(version) => self.handle.with(|service| service.store.path_of(version)),
-            Wanted::Path(path, claims, version) => self.bring_in(path, claims, version.as_deref()).await?,
+            Wanted::Path(path, claims, version) => {
+                self.bring_in(path, claims, version.as_deref(), called_off).await?
+            }
         };
         if once && self.runs(&path).await {
             return Ok(None);
@@ -179,6 +192,7 @@ impl Pipeline {
         path: &Path,
         claims: &api::Claims,
         version: Option<&str>,
+        called_off: Arc<AtomicBool>,
     ) -> Result<PathBuf, Error> {
         if !self.config.update.store {
             if *claims != api::Claims::default() {
@@ -192,7 +206,7 @@ impl Pipeline {
             check(&self.config.name, path)?;
             return Ok(path.to_owned());
         }
-        let import = import_of(&self.config, path, claims, version);
+        let import = Import { called_off, ..import_of(&self.config, path, claims, version) };
         let imported = import_into(&self.handle, import, self.phases.clone()).await?;
         self.asked.version = imported.version.made.version.clone();
         Ok(imported.path)
@@ -243,24 +257,9 @@ impl Pipeline {
     }
 
     fn unchanged(&self) -> api::Outcome {
-        self.handle.with(|service| {
-            let shown = service.shown();
-            api::Outcome {
-                service: service.name.clone(),
-                handoff: HandoffId::NIL,
-                outcome: api::Ending::Unchanged,
-                reason: None,
-                generation: service.journal.standing().generation(),
-                pid: service.incumbent.as_ref().map(|party| party.process.pid),
-                binary: shown.path,
-                stored: shown.stored,
-                version: shown.version,
-                sha256: service.current_binary().map(|binary| super::binary::hex(&binary.sha256)),
-                took_us: self.asked.elapsed_us(),
-                accept_gap_us: None,
-                phases: self.asked.before.clone(),
-            }
-        })
+        let took_us = self.asked.elapsed_us();
+        let outcome = self.handle.with(|service| service.as_it_is(api::Ending::Unchanged, took_us));
+        api::Outcome { phases: self.asked.before.clone(), ..outcome }
     }
 
     fn record_refusal(&self, wanted: &Wanted, error: &Error) {
@@ -325,6 +324,7 @@ fn import_of(config: &config::Service, path: &Path, claims: &api::Claims, versio
         version: version.map(str::to_owned),
         version_args: config.update.version_args.clone(),
         search: path_of("PATH"),
+        called_off: Arc::default(),
     }
 }
 

@@ -20,6 +20,7 @@ mod party;
 mod perform;
 mod points;
 mod policy;
+mod preparation;
 mod probation;
 mod probing;
 mod recording;

@@ -23,6 +23,7 @@ use super::daemon::Shared;
 use super::listening::Listening;
 use super::party::{Party, Serial};
 use super::policy::policy;
+use super::preparation::Preparation;
 use super::recording::{Asked, Recorder};
 use super::timeline::{Operation, Timeline, progress};
 use super::watching::Watching;
@@ -54,6 +55,8 @@ pub(super) struct Service {
     pub(super) store: Arc<Store>,
     /// Whoever has it brings a version in, or removes some.
     pub(super) turn: Arc<Mutex<()>>,
+    /// What is brought in at the moment.
+    pub(super) preparation: Option<Rc<Preparation>>,
     /// What the first start is started from.
     pub(super) first: Option<PathBuf>,
     /// What looks out for new versions at a path.
@@ -100,6 +103,7 @@ impl Handle {
                 recorder,
                 store: Arc::new(store),
                 turn: Arc::default(),
+                preparation: None,
                 first: None,
                 lookout: None,
                 problem: None,

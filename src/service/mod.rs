@@ -118,7 +118,8 @@ pub trait Server {
 
     /// Stop accepting, finish what was accepted, make everything that was acknowledged durable, and close the data.
     /// What waits in the queue of a listener stays there; the listeners stay open and are never shut down. After this
-    /// returns `Ok` nothing may be written. On an error the server keeps its data lock and must be able to resume.
+    /// returns `Ok` nothing may be written. On an error the server keeps its data lock and must be able to resume; if it is
+    /// to leave all the same, [`Server::drain`] and this come once more, without a resume between.
     fn seal(&mut self, seal: Seal) -> Result<(), BoxError>;
 
     /// Open the data again and accept, after a drain or a seal, finished or not. A server that returns an error here

@@ -179,7 +179,7 @@ fn a_daemon_that_is_to_end_waits_for_no_check() {
     let checker = check.runs();
     let mut daemon = rig.daemon.take().unwrap();
     support::signal(daemon.id(), rustix::process::Signal::TERM);
-    assert!(daemon.wait().unwrap().success());
+    assert!(wait_for("the daemon to end", || daemon.try_wait().unwrap()).success());
     assert_ne!(end(upgrade).0, Some(0));
     wait_for("the check to be gone", || is_gone(&checker));
 }

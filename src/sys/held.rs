@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use super::listens::listens;
-use super::process::{is_exiting, pidfd_open};
+use super::process::{pidfd_open, read_at_once, stat_field};
 use super::spawn::FIRST_LISTENER;
 
 /// A descriptor of a process that is a socket.
@@ -59,6 +59,15 @@ pub fn sockets_of(pid: u32) -> io::Result<impl Iterator<Item = HeldSocket>> {
             Some(HeldSocket { inode: socket_inode(&link[..length])?, pid, fd })
         })
     }))
+}
+
+/// Whether a process has begun to end, or is gone: then its files cannot be seen without privilege any more.
+fn is_exiting(pid: u32) -> bool {
+    const PF_EXITING: u32 = 4;
+    match read_at_once(&format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat_field::<u32>(&stat, 9).is_some_and(|flags| flags & PF_EXITING != 0),
+        Err(_) => true,
+    }
 }
 
 /// A link of `/proc/<pid>/fd`: `socket:[4711]`.

@@ -153,15 +153,6 @@ fn parents() -> Vec<(u32, u32)> {
         .collect()
 }
 
-/// Whether a process has begun to end, or is gone: then its files cannot be seen without privilege any more.
-pub(super) fn is_exiting(pid: u32) -> bool {
-    const PF_EXITING: u32 = 4;
-    match read_at_once(&format!("/proc/{pid}/stat")) {
-        Ok(stat) => stat_field::<u32>(&stat, 9).is_some_and(|flags| flags & PF_EXITING != 0),
-        Err(_) => true,
-    }
-}
-
 /// Sends a signal to exactly this process, never to another one that got its pid. ESRCH if it has been reaped.
 pub fn kill(pidfd: impl AsFd, signal: Signal) -> io::Result<()> {
     Ok(pidfd_send_signal(pidfd, signal)?)
@@ -173,7 +164,7 @@ fn wait(pidfd: BorrowedFd<'_>, options: WaitIdOptions) -> io::Result<Option<Exit
 }
 
 /// The kernel makes a file of a process whole at the first read; `fs::read_to_string` would ask six times for this one.
-fn read_at_once(path: &str) -> io::Result<String> {
+pub(super) fn read_at_once(path: &str) -> io::Result<String> {
     let mut buffer = [0; 1024];
     let count = fs::File::open(path)?.read(&mut buffer)?;
     Ok(String::from_utf8_lossy(&buffer[..count]).into_owned())
@@ -190,7 +181,7 @@ fn boot_id() -> io::Result<String> {
 }
 
 /// The name of the program may have blanks and parentheses in it: fields are counted from the last `)`.
-fn stat_field<T: FromStr>(stat: &str, number: usize) -> Option<T> {
+pub(super) fn stat_field<T: FromStr>(stat: &str, number: usize) -> Option<T> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(number - 3)?.parse().ok()
 }

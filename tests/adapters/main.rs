@@ -7,9 +7,12 @@ mod death;
 mod kept;
 mod plain;
 
+use std::net::TcpStream;
+
 use handoff::control::api::{Ending, Request};
+use handoff::slots::census::Census;
 use plain::{Load, Plain};
-use support::{ask, service, version, wait_for};
+use support::{ask, ask_over, service, version, wait_for};
 
 const ALL: [(&str, &str); 4] =
     [("inject", "overlap"), ("inject", "exclusive"), ("listen-fds", "overlap"), ("listen-fds", "exclusive")];
@@ -73,8 +76,10 @@ fn a_long_request_is_finished_by_the_old_program() {
     for (adapter, mode) in ALL {
         let plain = Plain::serve(adapter, mode, "");
         let address = plain.address;
-        let slow = std::thread::spawn(move || ask(address, "slow 600"));
-        wait_for("the request to be under way", || plain.is_connected().then_some(()));
+        let connection = TcpStream::connect(address).unwrap();
+        let client = connection.local_addr().unwrap();
+        let slow = std::thread::spawn(move || ask_over(connection, "slow 1500"));
+        wait_for("it to be accepted", || Census::is_accepted(client, address).unwrap().then_some(()));
         let outcome = plain.upgrade("1", "");
         assert_eq!(outcome.outcome, Ending::Committed, "{adapter} {mode}: {outcome:?}");
         let answer = slow.join().unwrap().unwrap_or_else(|error| panic!("{adapter} {mode}: {error}"));
@@ -121,9 +126,10 @@ fn a_warm_program_is_held_where_it_binds() {
 fn an_idle_connection_is_no_request() {
     for adapter in ["inject", "listen-fds"] {
         let plain = Plain::serve(adapter, "exclusive", "");
-        let idle = std::net::TcpStream::connect(plain.address).unwrap();
+        let idle = TcpStream::connect(plain.address).unwrap();
         idle.set_read_timeout(Some(support::LIMIT)).unwrap();
-        wait_for("the connection to be accepted", || plain.is_connected().then_some(()));
+        let client = idle.local_addr().unwrap();
+        wait_for("it to be accepted", || Census::is_accepted(client, plain.address).unwrap().then_some(()));
         let outcome = plain.upgrade("1", "");
         assert_eq!(outcome.outcome, Ending::Committed, "{adapter}: {outcome:?}");
         assert!(outcome.took_us < 5_000_000, "{adapter}: {outcome:?}");

@@ -122,18 +122,6 @@ impl Plain {
         self.rig.status("s").pid.unwrap()
     }
 
-    /// Whether a client is connected to the address.
-    pub fn is_connected(&self) -> bool {
-        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-        let local = format!(":{:04X}", self.address.port());
-        table.lines().any(|line| {
-            let mut words = line.split_ascii_whitespace();
-            let (own, state) = (words.nth(1).unwrap_or_default(), words.nth(1).unwrap_or_default());
-            let inode = words.nth(5).unwrap_or_default();
-            own.ends_with(&local) && state == "01" && inode != "0"
-        })
-    }
-
     /// Everything that runs for the service.
     pub fn processes(&self) -> Vec<u32> {
         let is_ours = |pid: &u32| {

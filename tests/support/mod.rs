@@ -240,7 +240,11 @@ pub fn free_address() -> SocketAddr {
 
 /// One request over a connection of its own.
 pub fn ask(address: SocketAddr, line: &str) -> std::io::Result<String> {
-    let mut connection = TcpStream::connect(address)?;
+    ask_over(TcpStream::connect(address)?, line)
+}
+
+/// The same over a connection that is there already.
+pub fn ask_over(mut connection: TcpStream, line: &str) -> std::io::Result<String> {
     connection.set_read_timeout(Some(LIMIT))?;
     connection.write_all(format!("{line}\n").as_bytes())?;
     let mut answer = String::new();

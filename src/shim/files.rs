@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
@@ -39,25 +39,17 @@ impl ProgramLock {
     }
 }
 
-/// A file that is there, and open in every process of the program, until all of them are gone.
-pub(super) struct Trace {
-    path: PathBuf,
-    file: File,
-}
+/// A file that is open in every process of the program. It is the last that is removed of what a shim has left: while it is there,
+/// the daemon looks for the rest.
+pub(super) struct Trace(File);
 
 impl Trace {
     pub(super) fn leave(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), file: File::create(path)? })
+        Ok(Self(File::create(path)?))
     }
 
     pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
-        Ok(self.file.try_clone()?.into())
-    }
-}
-
-impl Drop for Trace {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        Ok(self.0.try_clone()?.into())
     }
 }
 

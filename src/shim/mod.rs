@@ -97,6 +97,7 @@ fn run() -> Result<(), String> {
         Ok(runner) => serve(starting, runner, mode, &plan),
         Err(error) => Err(starting.unhealthy(&error).to_string()),
     };
+    crash_point!("shim/successor/{}", if ended.is_ok() { "ended" } else { "failed" });
     program.kill()?;
     program.forget();
     ended

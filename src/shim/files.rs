@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -95,9 +95,13 @@ fn end_holders(path: &Path) -> io::Result<bool> {
 /// Processes of others cannot be looked at, and have nothing of ours.
 fn has_open(pid: u32, wanted: &fs::Metadata) -> bool {
     let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    fds.flatten().any(|fd| {
-        fs::metadata(fd.path()).is_ok_and(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()))
-    })
+    fds.flatten().any(|fd| fs::metadata(fd.path()).is_ok_and(|found| identity(&found) == identity(wanted)))
+}
+
+/// The number of a file that was removed is soon that of another one, such as the trace of the next shim. The time at which it was made
+/// tells the two apart, where the file system knows it.
+fn identity(file: &fs::Metadata) -> (u64, u64, Option<SystemTime>) {
+    (file.dev(), file.ino(), file.created().ok())
 }
 
 #[cfg(test)]
@@ -122,5 +126,19 @@ mod tests {
         drop(again);
         assert!(!end_holders(&path).unwrap());
         assert!(!end_holders(&dir.path().join("missing")).unwrap());
+    }
+
+    #[test]
+    fn a_file_is_told_from_the_next_one_with_its_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("trace");
+        let make = || File::create(&path).and_then(|file| file.metadata()).unwrap();
+        let first = make();
+        for _ in 0..20 {
+            fs::remove_file(&path).unwrap();
+            let next = make();
+            let is_known = next.created().is_ok();
+            assert!(!is_known || identity(&next) != identity(&first), "{first:?} {next:?}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -95,13 +95,13 @@ fn end_holders(path: &Path) -> io::Result<bool> {
 /// Processes of others cannot be looked at, and have nothing of ours.
 fn has_open(pid: u32, wanted: &fs::Metadata) -> bool {
     let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    fds.flatten().any(|fd| fs::metadata(fd.path()).is_ok_and(|found| identity(&found) == identity(wanted)))
+    fds.flatten().any(|fd| fs::metadata(fd.path()).is_ok_and(|found| is_same_file(&found, wanted)))
 }
 
 /// The number of a file that was removed is soon that of another one, such as the trace of the next shim. The time at which it was made
 /// tells the two apart, where the file system knows it.
-fn identity(file: &fs::Metadata) -> (u64, u64, Option<SystemTime>) {
-    (file.dev(), file.ino(), file.created().ok())
+fn is_same_file(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino()) && one.created().ok() == other.created().ok()
 }
 
 #[cfg(test)]
@@ -138,7 +138,7 @@ mod tests {
             fs::remove_file(&path).unwrap();
             let next = make();
             let is_known = next.created().is_ok();
-            assert!(!is_known || identity(&next) != identity(&first), "{first:?} {next:?}");
+            assert!(!is_known || !is_same_file(&next, &first), "{first:?} {next:?}");
         }
     }
 }

@@ -13,7 +13,6 @@ use handoff_protocol::supervisor::{Action, Event, Incumbent, Lasting, Outcome, P
 use rustix::process::Signal;
 use tokio::task::spawn_local;
 
-use super::binary::hex;
 use super::party::Party;
 use super::service::Service;
 use crate::control::{Error, Kind, api};
@@ -288,21 +287,12 @@ impl Service {
         }
         let completed = std::mem::take(&mut self.completes) && ending == api::Ending::Committed;
         let completed = completed.then(|| COMPLETED.to_owned());
-        let shown = self.shown();
         let outcome = api::Outcome {
-            service: self.name.clone(),
             handoff: self.machine.handoff(),
-            outcome: ending,
             reason: reason.map(|reason| reason.to_string()).or(completed),
-            generation: self.journal.standing().generation(),
-            pid: self.incumbent.as_ref().map(|party| party.process.pid),
-            binary: shown.path,
-            stored: shown.stored,
-            version: shown.version,
-            sha256: self.current_binary().map(|binary| hex(&binary.sha256)),
-            took_us: self.timeline.took_us(),
             accept_gap_us: self.timeline.gap_us(),
             phases: self.timeline.phases(),
+            ..self.as_it_is(ending, self.timeline.took_us())
         };
         self.last = Some(outcome.clone());
         self.record_end(ending.into(), outcome.reason.as_deref());

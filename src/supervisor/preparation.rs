@@ -65,7 +65,7 @@ impl Service {
         Some(api::Outcome { reason: Some(CANCELLED.to_owned()), ..outcome })
     }
 
-    /// An outcome of something that has changed nothing.
+    /// How things stand, as the outcome of something that no handoff was made for.
     pub(super) fn as_it_is(&self, outcome: api::Ending, took_us: u64) -> api::Outcome {
         let shown = self.shown();
         api::Outcome {

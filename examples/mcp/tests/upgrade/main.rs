@@ -74,10 +74,12 @@ async fn upgrade_under_calls(versions: ProtocolVersion) {
         slow.service().told.store(0, Ordering::Relaxed);
         let long = call(&slow, "slow", json!({ "steps": 10, "step_ms": 150 }));
         let upgrading = async {
-            // So that the call has reached the old process.
-            while slow.service().told.load(Ordering::Relaxed) == 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            let reached = async {
+                while slow.service().told.load(Ordering::Relaxed) == 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            timeout(LIMIT, reached).await.expect("the call has reached the old process");
             let (rig, to) = (rig.clone(), to.to_owned());
             tokio::task::spawn_blocking(move || rig.upgrade(&to, None)).await.unwrap()
         };
@@ -177,6 +179,7 @@ async fn sessions_go_on_and_streams_end_in_order_and_are_taken_up_again() {
             Err(_) => break stream,
             Ok(end) => assert!(end.unwrap().is_none() && Instant::now() < until, "it ends in order"),
         }
+        // As long as the server asked for.
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
     assert_eq!(upgrading.await.unwrap(), Some(0));

@@ -154,3 +154,26 @@ fn a_daemon_that_is_frozen_for_long_at_any_phase_agrees_with_what_happened() {
         assert_eq!(rig.status("s").state, State::Serving);
     }
 }
+
+/// As when a container is paused, or the machine. Whoever continues first must not hold the silence against the others.
+#[test]
+fn a_pause_of_everybody_in_an_upgrade_kills_nobody() {
+    let rig = Rig::new();
+    let address = rig.serve("s", "1", "", LEASE);
+    let binary = rig.release("2", "");
+    let slow = std::thread::spawn(move || ask(address, "slow 2500"));
+    wait_for("it to be accepted", || (version(address) == "1").then_some(()));
+    std::thread::scope(|scope| {
+        let upgrade = upgrade_until(scope, &rig, &binary, "draining");
+        let services = [rig.status("s").pid.unwrap(), process_of(&binary)];
+        services.iter().for_each(|pid| signal(*pid, Signal::STOP));
+        support::freeze(daemon(&rig), THREE_LEASES);
+        // It has looked at its clock now.
+        rig.status("s");
+        services.iter().for_each(|pid| signal(*pid, Signal::CONT));
+        let outcome = upgrade.join().unwrap().unwrap();
+        assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
+    });
+    assert!(slow.join().unwrap().unwrap().starts_with("1 "), "the old process was not killed");
+    assert_eq!(version(address), "2");
+}

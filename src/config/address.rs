@@ -76,11 +76,6 @@ impl ListenAddress {
     pub fn is_quic(&self) -> bool {
         matches!(self, ListenAddress::Quic(_) | ListenAddress::QuicDualStack { .. })
     }
-
-    /// Whether clients on other machines can reach it.
-    pub fn is_remote(&self) -> bool {
-        self.ip().is_some_and(|(local, _)| !local.ip().is_loopback())
-    }
 }
 
 impl fmt::Display for ListenAddress {

@@ -12,9 +12,9 @@ use handoff_protocol::message::Mode;
 
 use super::plan::Plan;
 use crate::config::ListenAddress;
-use crate::slots::{Both, Pair, PairState, Place, Side, SlotError, lengthen_queue, waiting_at};
+use crate::slots::{Both, Handshakes, Pair, PairState, Place, Side, SlotError, lengthen_queue, waiting_at};
 
-/// A handshake that was under way at a switch belongs to the old slot. Over a long way it is waited for so long.
+/// A handshake that was under way at a switch belongs to the old slot. In the gap it is waited for so long at the most.
 const HANDSHAKE: Duration = Duration::from_secs(1);
 
 /// Nobody can see whether a datagram that was read has been answered: the program is given so long for it, in the gap.
@@ -46,7 +46,7 @@ struct Shared {
     file: PathBuf,
     /// The slot that the program was started on.
     used: Side,
-    switched_at: Option<Instant>,
+    switched: Option<(Instant, Handshakes)>,
     /// How many datagrams had been lost when the slot was steered to where they wait now.
     lost_before: u32,
 }
@@ -75,7 +75,7 @@ impl Listeners {
                 let parts = both.map(|((a, b), address)| Both { address: address.clone(), a, b }).collect();
                 let file = plan.shared_dir.join(STATE);
                 let shared =
-                    Shared { pair: None, parts, file, used: Side::A, switched_at: None, lost_before: 0 };
+                    Shared { pair: None, parts, file, used: Side::A, switched: None, lost_before: 0 };
                 Slots::Shared(Mutex::new(shared))
             }
         };
@@ -153,7 +153,7 @@ impl Listeners {
             return Ok(());
         }
         shared.change_to(state.switched_to(state.active().other()))?;
-        shared.switched_at = Some(Instant::now());
+        shared.switched = Some((Instant::now(), Handshakes::at_switch()));
         shared.lost_before = shared.lost()?;
         Ok(())
     }
@@ -179,14 +179,9 @@ impl Listeners {
     /// Whether nobody is on the way to the old slot any more.
     pub(super) fn has_settled(&self) -> bool {
         let Slots::Shared(shared) = &self.slots else { return true };
-        let settles_in = match () {
-            () if self.addresses.iter().any(|address| address.is_remote() && !address.is_datagram()) => {
-                HANDSHAKE
-            }
-            () if self.addresses.iter().any(ListenAddress::is_datagram) => ANSWER,
-            () => return true,
-        };
-        lock(shared).switched_at.is_none_or(|at| at.elapsed() >= settles_in)
+        let Some((at, handshakes)) = &mut lock(shared).switched else { return true };
+        let takes_datagrams = self.addresses.iter().any(ListenAddress::is_datagram);
+        !(takes_datagrams && at.elapsed() < ANSWER) && handshakes.are_over(&self.addresses, HANDSHAKE)
     }
 
     /// Tells of datagrams that were lost since then because nobody read them.
@@ -237,7 +232,7 @@ impl Shared {
         }
         self.change_to(state)?;
         self.used = self.pair.as_ref().map_or(Side::A, |pair| pair.state().active());
-        self.switched_at = None;
+        self.switched = None;
         self.lost_before = self.lost()?;
         self.reset_resting()
     }

@@ -222,7 +222,7 @@ fn descriptors_of(tree: &[u32]) -> impl Iterator<Item = io::Result<HeldSocket>> 
     })
 }
 
-fn family_and_port(address: &ListenAddress) -> Option<(u8, u16)> {
+pub(super) fn family_and_port(address: &ListenAddress) -> Option<(u8, u16)> {
     match address {
         ListenAddress::Tcp(local) => Some((family_of(local.ip()), local.port())),
         ListenAddress::DualStack { port } => Some((family_of(Ipv6Addr::UNSPECIFIED.into()), *port)),
@@ -231,7 +231,7 @@ fn family_and_port(address: &ListenAddress) -> Option<(u8, u16)> {
     }
 }
 
-fn is_at(found: &Found, address: &ListenAddress) -> bool {
+pub(super) fn is_at(found: &Found, address: &ListenAddress) -> bool {
     match (address, found.local(), &found.name) {
         (ListenAddress::Tcp(wanted), Some(local), _) => {
             let any = wanted.ip().is_unspecified() && wanted.is_ipv4() == local.is_ipv4();

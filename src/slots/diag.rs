@@ -151,10 +151,20 @@ impl Diag {
         with_history: bool,
         each: impl FnMut(Found) -> ControlFlow<()>,
     ) -> io::Result<ControlFlow<()>> {
-        let mut id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
-        id.source_port = port;
         let states = inet::StateFlags::ESTABLISHED | inet::StateFlags::CLOSE_WAIT;
-        self.ask(SockDiagMessage::InetRequest(tcp_request(family, id, states, with_history)), true, each)
+        let request = tcp_request(family, at_port(family, port), states, with_history);
+        self.ask(SockDiagMessage::InetRequest(request), true, each)
+    }
+
+    /// Tells the handshakes with a local port in the same way. One has a cookie like a socket, and loses it when it is over.
+    pub(super) fn handshakes(
+        &mut self,
+        family: u8,
+        port: u16,
+        each: impl FnMut(Found) -> ControlFlow<()>,
+    ) -> io::Result<ControlFlow<()>> {
+        let request = tcp_request(family, at_port(family, port), inet::StateFlags::SYN_RECV, false);
+        self.ask(SockDiagMessage::InetRequest(request), true, each)
     }
 
     /// Tells the connected unix sockets in the same way.
@@ -279,6 +289,11 @@ impl<E: FnMut(Found) -> ControlFlow<()>> Answer<E> {
             self.ended = Some(Ok(()));
         }
     }
+}
+
+fn at_port(family: u8, port: u16) -> SocketId {
+    let id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
+    SocketId { source_port: port, ..id }
 }
 
 fn tcp_request(family: u8, id: SocketId, states: inet::StateFlags, with_history: bool) -> InetRequest {

@@ -14,6 +14,7 @@
 pub mod census;
 mod diag;
 mod error;
+mod handshakes;
 mod order;
 mod pair;
 mod probe;
@@ -34,6 +35,7 @@ use std::path::Path;
 use rustix::net::{Shutdown, SocketType, listen as start_listening, shutdown, sockopt};
 
 pub use error::SlotError;
+pub use handshakes::Handshakes;
 use order::Order;
 pub use pair::{Both, Pair, PairState, Side};
 pub use probe::{ProbeRoute, ProbeTarget};

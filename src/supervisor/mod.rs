@@ -29,6 +29,7 @@ mod service;
 mod slots;
 mod systemd;
 mod timeline;
+mod timers;
 mod versions;
 mod watching;
 

@@ -198,7 +198,7 @@ impl Service {
     /// A process with a slot of its own is sealed only when its slot is quiet: nothing is steered there any more, and what
     /// was on its way has arrived and was accepted.
     fn tell_retiree(&mut self, id: HandoffId, message: ToService) {
-        let (Some(party), Some(listening)) = (&self.retiree, &self.listening) else { return };
+        let (Some(party), Some(listening)) = (&self.retiree, &mut self.listening) else { return };
         let serial = party.serial;
         if !matches!(message, ToService::Seal(_)) || listening.is_quiet(party.slot) {
             return party.send(id, &message, &[]);
@@ -209,11 +209,11 @@ impl Service {
             loop {
                 tokio::time::sleep(QUIET_TICK).await;
                 let Some(service) = this.upgrade() else { return };
-                let service = service.borrow();
-                let Some(party) = service.retiree.as_ref().filter(|party| party.serial == serial) else {
+                let Service { retiree, listening, .. } = &mut *service.borrow_mut();
+                let Some(party) = retiree.as_ref().filter(|party| party.serial == serial) else {
                     return;
                 };
-                let quiet = service.listening.as_ref().is_none_or(|listening| listening.is_quiet(party.slot));
+                let quiet = listening.as_mut().is_none_or(|listening| listening.is_quiet(party.slot));
                 if quiet || tokio::time::Instant::now() >= until {
                     return party.send(id, &message, &[]);
                 }

@@ -7,15 +7,14 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use handoff_protocol::deadline::Deadline;
 use handoff_protocol::ids::{HandoffId, ServiceName};
 use handoff_protocol::record::Fact;
 use handoff_protocol::supervisor::{Action, Event, Moment, Phase, Request, Supervisor};
 use tokio::sync::{Mutex, Notify};
-use tokio::task::{AbortHandle, spawn_local, yield_now};
-use tokio::time::sleep;
+use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 use super::canary::Measured;
@@ -71,7 +70,7 @@ pub(super) struct Service {
     pub(super) is_compacting: bool,
     /// The descriptors of the message at hand.
     pub(super) fds: Vec<OwnedFd>,
-    timers: HashMap<Deadline, AbortHandle>,
+    pub(super) timers: HashMap<Deadline, AbortHandle>,
     /// The task that watches a process on trial.
     pub(super) watching: Option<AbortHandle>,
     /// What the share of a successor was measured to be.
@@ -314,31 +313,6 @@ impl Service {
     pub(super) fn next_serial(&mut self) -> Serial {
         self.serials += 1;
         Serial(self.serials)
-    }
-
-    pub(super) fn arm(&mut self, deadline: Deadline, ms: u64) {
-        let this = self.this.clone();
-        let timer = spawn_local(async move {
-            sleep(Duration::from_millis(ms)).await;
-            // After a stall of this process a message may be there that was not read yet, and it comes first.
-            for _ in 0..3 {
-                yield_now().await;
-            }
-            if let Some(service) = this.upgrade() {
-                let mut service = service.borrow_mut();
-                service.timers.remove(&deadline);
-                service.feed(Event::Deadline(deadline));
-            }
-        });
-        if let Some(before) = self.timers.insert(deadline, timer.abort_handle()) {
-            before.abort();
-        }
-    }
-
-    pub(super) fn disarm(&mut self, deadline: Deadline) {
-        if let Some(timer) = self.timers.remove(&deadline) {
-            timer.abort();
-        }
     }
 
     /// A handle on this service, unless it is going.

@@ -13,7 +13,9 @@ use rustix::net::sockopt::socket_cookie;
 use super::keeping::Keeping;
 use crate::config::{self, ListenAddress};
 use crate::slots::program::WHOLE;
-use crate::slots::{Group, ProbeRoute, SlotError, SlotId, lengthen_queue, slot_by_name, stop_listening};
+use crate::slots::{
+    Group, Handshakes, ProbeRoute, SlotError, SlotId, lengthen_queue, slot_by_name, stop_listening,
+};
 use crate::sys::{held::is_among, listens::listens};
 
 /// One slot of each address of a service, by a number that is never used twice.
@@ -27,8 +29,8 @@ pub(super) struct Listening {
     /// The slot that gets a share of them.
     shared: Option<u64>,
     steered_at: Instant,
-    /// How long after a switch something may still be on its way.
-    settles_in: Duration,
+    /// What was under way then.
+    handshakes: Handshakes,
     /// Whether all processes share both slots of each address, and steer themselves.
     is_paired: bool,
     next: u64,
@@ -52,8 +54,7 @@ const FIRST: SlotId = SlotId(1);
 /// The slots of an address that all processes share.
 const PAIR: [SlotId; 2] = [FIRST, SlotId(2)];
 
-/// A handshake that has not ended after so long is not waited for: two SYN+ACK retransmits of a slow path. On this machine
-/// alone it takes no time.
+/// A handshake that has not ended after so long is not waited for: two SYN+ACK retransmits of a slow path.
 const HANDSHAKE: Duration = Duration::from_secs(3);
 
 /// Nobody can see whether a datagram that was read has been answered: a process is given so long for it.
@@ -166,12 +167,6 @@ impl Listening {
         steered: SlotId,
         is_paired: bool,
     ) -> Self {
-        let addresses = || groups.iter().map(Group::address);
-        let settles_in = match () {
-            () if addresses().any(|address| address.is_remote() && !address.is_datagram()) => HANDSHAKE,
-            () if addresses().any(ListenAddress::is_datagram) => ANSWER,
-            () => Duration::ZERO,
-        };
         let slots: BTreeMap<u64, Vec<SlotId>> =
             slots.iter().map(|slot| (number(*slot), vec![*slot; groups.len()])).collect();
         let next = slots.last_key_value().map_or(0, |(last, _)| last + 1);
@@ -183,7 +178,7 @@ impl Listening {
             steered,
             shared: None,
             steered_at: Instant::now(),
-            settles_in,
+            handshakes: Handshakes::at_switch(),
             is_paired,
             next,
         }
@@ -289,7 +284,7 @@ impl Listening {
             group.steer_to(*id)?;
         }
         (self.steered, self.shared) = (slot, None);
-        self.steered_at = Instant::now();
+        (self.steered_at, self.handshakes) = (Instant::now(), Handshakes::at_switch());
         Ok(())
     }
 
@@ -328,17 +323,20 @@ impl Listening {
 
     /// Whether nothing waits at a slot and nothing can be on its way there. A connection whose handshake was under way at
     /// the switch belongs to the old slot, and the kernel does not count it; nor does it know of answers to datagrams.
-    pub(super) fn is_quiet(&self, slot: u64) -> bool {
+    pub(super) fn is_quiet(&mut self, slot: u64) -> bool {
         if slot == self.steered || self.is_paired {
             return true;
         }
         let Some(ids) = self.slots.get(&slot) else { return true };
-        self.steered_at.elapsed() >= self.settles_in
-            && self
-                .groups
-                .iter()
-                .zip(ids)
-                .all(|(group, id)| group.queue_len(*id).is_ok_and(|waiting| waiting == 0))
+        let addresses: Vec<ListenAddress> = self.groups.iter().map(|group| group.address().clone()).collect();
+        let takes_datagrams = addresses.iter().any(ListenAddress::is_datagram);
+        if takes_datagrams && self.steered_at.elapsed() < ANSWER
+            || !self.handshakes.are_over(&addresses, HANDSHAKE)
+        {
+            return false;
+        }
+        let mut slots = self.groups.iter().zip(ids);
+        slots.all(|(group, id)| group.queue_len(*id).is_ok_and(|waiting| waiting == 0))
     }
 
     /// Datagrams of a slot that nobody will ever read, by the address: whether some wait, and how many were lost before, as it was

@@ -70,7 +70,8 @@ pub(crate) fn end_what_is_left(trace: &Path) {
     let _ = fs::remove_file(trace);
 }
 
-/// Kills every process that has this file open, but for this one. `false` if there is no such file, or nobody has it.
+/// Kills every process that has this file open, but for this one. `false` if there is no such file, or nobody has it. The path
+/// is one that is never used again for another file.
 fn end_holders(path: &Path) -> io::Result<bool> {
     let Ok(wanted) = fs::metadata(path) else { return Ok(false) };
     let mut any = false;
@@ -81,9 +82,12 @@ fn end_holders(path: &Path) -> io::Result<bool> {
         if pid == std::process::id() {
             continue;
         }
-        // Opened before the look, so that the signal goes to whoever was looked at.
+        // Opened before the look, so that the signal goes to whoever was looked at. The number of a file that is removed is at
+        // once that of another one, which any process of this machine may have opened: if the file is there after the look,
+        // its number was its own.
         if let Ok(process) = pidfd_open(pid)
             && has_open(pid, &wanted)
+            && fs::metadata(path).is_ok_and(|found| is_same_file(&found, &wanted))
         {
             any = true;
             let _ = kill(&process, Signal::KILL);
@@ -98,19 +102,25 @@ fn has_open(pid: u32, wanted: &fs::Metadata) -> bool {
     fds.flatten().any(|fd| fs::metadata(fd.path()).is_ok_and(|found| is_same_file(&found, wanted)))
 }
 
-/// The number of a file that was removed is soon that of another one, such as the trace of the next shim. The time at which it was made
-/// tells the two apart, where the file system knows it.
 fn is_same_file(one: &fs::Metadata, other: &fs::Metadata) -> bool {
-    (one.dev(), one.ino()) == (other.dev(), other.ino()) && one.created().ok() == other.created().ok()
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
+    use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+
+    /// Before it executes its program, a child that one test starts has what the other one has open.
+    fn alone() -> MutexGuard<'static, ()> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     #[test]
     fn whoever_has_the_file_open_is_ended_and_nobody_else() {
+        let _alone = alone();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("program.lock");
         let lock = ProgramLock::take(&path).unwrap();
@@ -129,16 +139,28 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_told_from_the_next_one_with_its_number() {
+    fn nobody_is_ended_whose_file_got_the_number_of_one_that_was_removed() {
+        let _alone = alone();
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("trace");
-        let make = || File::create(&path).and_then(|file| file.metadata()).unwrap();
-        let first = make();
-        for _ in 0..20 {
-            fs::remove_file(&path).unwrap();
-            let next = make();
-            let is_known = next.created().is_ok();
-            assert!(!is_known || !is_same_file(&next, &first), "{first:?} {next:?}");
+        for n in 0..200 {
+            let path = dir.path().join(format!("trace-{n}"));
+            File::create(&path).unwrap();
+            let (begins, begun) = mpsc::channel();
+            std::thread::scope(|scope| {
+                let looking = scope.spawn(|| {
+                    begins.send(()).unwrap();
+                    end_holders(&path)
+                });
+                // At any moment of the look.
+                begun.recv().unwrap();
+                std::thread::sleep(Duration::from_micros(n % 20 * 20));
+                fs::remove_file(&path).unwrap();
+                let next = File::create(dir.path().join(format!("next-{n}"))).unwrap();
+                let mut other = Command::new("/bin/cat").stdin(Stdio::piped()).stdout(next).spawn().unwrap();
+                looking.join().unwrap().unwrap();
+                drop(other.stdin.take());
+                assert!(other.wait().unwrap().success(), "in round {n}");
+            });
         }
     }
 }

@@ -13,7 +13,8 @@
 //! | `pid` | answers with its process |
 //! | anything else | answers |
 //!
-//! At an address `udp:…` each datagram is a line, and so is its answer, which has the line after the version and the process.
+//! At an address `udp:…` each datagram is a line, and so is its answer, which has the line after the version and the process. There
+//! `busy <ms>` is answered after so long of work.
 //!
 //! Releases are stamped like those of the other test service.
 
@@ -27,7 +28,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{FlockOperation, flock};
@@ -123,6 +124,13 @@ fn fork(server: &Server) -> Result<(), Box<dyn Error>> {
     wait_for_ever()
 }
 
+fn work_for(time: Duration) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        std::hint::spin_loop();
+    }
+}
+
 fn wait_for_ever() -> ! {
     loop {
         std::thread::park();
@@ -162,6 +170,11 @@ impl Server {
             let mut asked = [PollFd::new(&socket, PollFlags::IN)];
             let _ = rustix::event::poll(&mut asked, None);
             let Ok((length, client)) = socket.recv_from(&mut line) else { continue };
+            let busy_ms =
+                std::str::from_utf8(&line[..length]).ok().and_then(|line| line.strip_prefix("busy "));
+            if let Some(ms) = busy_ms.and_then(|ms| ms.trim().parse().ok()) {
+                work_for(Duration::from_millis(ms));
+            }
             let head = format!("{} {} ", self.stamp.version, std::process::id());
             let _ = socket.send_to(&[head.as_bytes(), &line[..length]].concat(), client);
         }

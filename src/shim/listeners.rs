@@ -20,6 +20,9 @@ const HANDSHAKE: Duration = Duration::from_secs(1);
 /// Nobody can see whether a datagram that was read has been answered: the program is given so long for it, in the gap.
 const ANSWER: Duration = Duration::from_millis(100);
 
+/// And so long if it is busy. Then that may be what it is busy with.
+const BUSY_ANSWER: Duration = Duration::from_secs(1);
+
 /// The file of the state of the pair, in the directory that the shims of a service share.
 const STATE: &str = "pair";
 
@@ -176,12 +179,15 @@ impl Listeners {
         }
     }
 
-    /// Whether nobody is on the way to the old slot any more.
-    pub(super) fn has_settled(&self) -> bool {
+    /// Whether nobody is on the way to the old slot any more, and datagrams that the program has read are answered.
+    pub(super) fn has_settled(&self, is_busy: impl Fn() -> bool) -> bool {
         let Slots::Shared(shared) = &self.slots else { return true };
         let Some((at, handshakes)) = &mut lock(shared).switched else { return true };
-        let takes_datagrams = self.addresses.iter().any(ListenAddress::is_datagram);
-        !(takes_datagrams && at.elapsed() < ANSWER) && handshakes.are_over(&self.addresses, HANDSHAKE)
+        let answers = || at.elapsed() < ANSWER || at.elapsed() < BUSY_ANSWER && is_busy();
+        if self.addresses.iter().any(ListenAddress::is_datagram) && answers() {
+            return false;
+        }
+        handshakes.are_over(&self.addresses, HANDSHAKE)
     }
 
     /// Tells of datagrams that were lost since then because nobody read them.

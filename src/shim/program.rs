@@ -21,7 +21,7 @@ use super::plan::{Plan, VARIABLE};
 use crate::service::ID_VARIABLE;
 use crate::sys::files::raise_files_limit;
 use crate::sys::inherit::{ADOPT_VARIABLE, CHANNEL_VARIABLE};
-use crate::sys::process::{Exit, is_stopped, tree_of};
+use crate::sys::process::{Exit, is_busy, is_stopped, tree_of};
 
 /// After a SIGKILL a process is gone unless the kernel holds it.
 const KILLED_WITHIN: Duration = Duration::from_secs(5);
@@ -154,6 +154,11 @@ impl Program {
     pub(super) fn tree(&self) -> Vec<u32> {
         let own = std::process::id();
         tree_of(own).into_iter().filter(|pid| *pid != own).collect()
+    }
+
+    /// Whether any of it does something at this moment, or would if it could.
+    pub(super) fn is_busy(&self) -> bool {
+        self.tree().into_iter().any(is_busy)
     }
 
     /// Asks it to end, and waits until it and everything that it started is gone. What is left after the limit is killed;

@@ -221,7 +221,7 @@ impl Runner {
         let until = Instant::now() + FINISH_WITHIN;
         loop {
             // Whoever was on the way at the switch comes to the old slot.
-            if self.listeners.has_settled() && self.holds_if(Self::is_finished)? {
+            if self.listeners.has_settled(|| self.program.is_busy()) && self.holds_if(Self::is_finished)? {
                 return Ok(());
             }
             match (Instant::now() > until, cut) {

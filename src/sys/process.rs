@@ -128,12 +128,20 @@ fn tree(root: u32, children: impl Fn(u32) -> Vec<u32>) -> Vec<u32> {
 
 /// Whether no thread of a process runs: each has been stopped by a signal, or has ended.
 pub fn is_stopped(pid: u32) -> bool {
+    states_of(pid).all(|state| matches!(state, 'T' | 't' | 'Z' | 'X'))
+}
+
+/// Whether a thread of a process runs, or would if it got a processor, or what it wants from the disk.
+pub fn is_busy(pid: u32) -> bool {
+    states_of(pid).any(|state| matches!(state, 'R' | 'D'))
+}
+
+/// What the kernel says that each thread does: proc_pid_stat(5).
+fn states_of(pid: u32) -> impl Iterator<Item = char> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok()).all(|stat| {
-        // The name, which may hold anything, is in parentheses; the state follows.
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        matches!(state, Some('T' | 't' | 'Z' | 'X') | None)
-    })
+    let stats = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+    // The name, which may hold anything, is in parentheses; the state follows.
+    stats.filter_map(|stat| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()))
 }
 
 /// Each thread has the children that it made.

@@ -159,6 +159,22 @@ fn a_bad_version_rolls_back_and_no_datagram_is_lost() {
     }
 }
 
+/// Nobody sees whether what was read is answered, but everybody sees that a program is busy.
+#[test]
+fn a_program_that_is_busy_is_given_time_for_its_answer() {
+    for adapter in ["listen-fds", "inject"] {
+        let service = Service::serve(adapter, "exclusive");
+        assert_eq!(service.version(), "0");
+        std::thread::scope(|scope| {
+            let answer = scope.spawn(|| Client::new(service.address, LIMIT).ask("busy 600"));
+            // Whether it comes before the question or after it: nothing is lost.
+            service.upgrade("1");
+            assert!(answer.join().unwrap().is_some(), "{adapter}");
+        });
+        assert_eq!(service.version(), "1");
+    }
+}
+
 #[test]
 fn another_daemon_adopts_it_and_no_datagram_is_lost() {
     for (adapter, mode) in ALL {

@@ -216,6 +216,14 @@ fn every_mistake_says_where_what_and_what_to_do() {
             "3:10: canary: \"5 1s\" has no share in %; write canary = [",
         ),
         ("autostart = \"yes\"", "2:13: autostart: expected a boolean, found a string; write true or false"),
+        (
+            "adapter = \"inject\"\nnotify = \"yes\"\nlisten.a = \"*:1\"",
+            "3:10: notify: \"yes\" is not one of its values; write true or false or \"abstract\"",
+        ),
+        (
+            "adapter = \"inject\"\nnotify = 1\nlisten.a = \"*:1\"",
+            "3:10: notify: expected a boolean, found an integer; write true or false or \"abstract\"",
+        ),
         ("args = \"--root\"", "2:8: args: expected an array of strings, found a string"),
         ("args = [\"a\", 1]", "2:14: args[1]: expected a string, found an integer; put it in quotes"),
         ("args = [\"a\\u0000\"]", "2:9: args[0]: has a zero byte in it"),

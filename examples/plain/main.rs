@@ -24,7 +24,9 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -110,8 +112,11 @@ fn bind(address: &str) -> Result<OwnedFd, Box<dyn Error>> {
 /// sd_notify(3), for a program that says when it is ready.
 fn say_ready() -> Result<(), Box<dyn Error>> {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
-    let socket = std::os::unix::net::UnixDatagram::unbound()?;
-    socket.send_to(b"READY=1\nSTATUS=serving", Path::new(&path))?;
+    let address = match path.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(&path)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(b"READY=1\nSTATUS=serving", &address)?;
     Ok(())
 }
 

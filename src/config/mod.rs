@@ -30,7 +30,7 @@ pub use load::{Loaded, load, load_others, load_service};
 pub use names::nearest;
 pub use probation::{ErrorCount, Trial};
 pub use probe::{Check, Http, Probe};
-pub use program::{DrainFor, Program, StopSignal};
+pub use program::{DrainFor, NotifySocket, Program, StopSignal};
 pub use service::{Adapter, Listener, LogLimits, Service, Stragglers};
 pub use units::{format_duration_ms, parse_duration_ms, parse_size_bytes};
 pub use update::Update;

@@ -15,8 +15,8 @@ const KEYS: [&str; 4] = ["stop_signal", "notify", "drain", "warm"];
 pub struct Program {
     /// What asks it to end.
     pub stop_signal: StopSignal,
-    /// Whether it says `READY=1` (sd_notify(3)), which is then waited for.
-    pub notify: bool,
+    /// Whether it says `READY=1` (sd_notify(3)), which is then waited for, and over which socket.
+    pub notify: Option<NotifySocket>,
     /// What is waited for before it is asked to end.
     pub drain: DrainFor,
     /// Whether it may be started beside the incumbent, up to its first bind: adapter `inject`, exclusive mode.
@@ -62,6 +62,16 @@ impl StopSignal {
     }
 }
 
+/// What kind of socket `NOTIFY_SOCKET` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NotifySocket {
+    /// One at a path, which only the user of the daemon can reach.
+    Path,
+    /// One in the abstract namespace (unix(7)), for a program that has another root directory, or other mounts.
+    Abstract,
+}
+
 /// What is waited for before a program is asked to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -96,7 +106,11 @@ pub(super) fn read(report: &mut Report, root: &Section, adapter: Adapter, mode: 
     }
     let program = Program {
         stop_signal: root.choice(report, "stop_signal", &StopSignal::ALL).unwrap_or(StopSignal::SigTerm),
-        notify: root.boolean(report, "notify").unwrap_or(false),
+        notify: match root.boolean_or(report, "notify", &[("abstract", NotifySocket::Abstract)]) {
+            Some(Ok(true)) => Some(NotifySocket::Path),
+            Some(Err(socket)) => Some(socket),
+            Some(Ok(false)) | None => None,
+        },
         drain: root.choice(report, "drain", &drains).unwrap_or(usual),
         warm: root.boolean(report, "warm").unwrap_or(false),
     };

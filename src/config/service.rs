@@ -265,7 +265,7 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
         args: root.strings(report, "args").unwrap_or_default(),
         adapter,
         channel: root.choice(report, "channel", &channels).unwrap_or(Transport::Packets),
-        probe: probe::read(report, root, adapter, program.notify, &listeners),
+        probe: probe::read(report, root, adapter, program.notify.is_some(), &listeners),
         program,
         hooks: hooks::read(report, root),
         watch: watch::read(report, root),

@@ -99,6 +99,30 @@ impl<'t> Section<'t> {
         }
     }
 
+    /// A boolean, or one of a few words.
+    pub(super) fn boolean_or<T: Copy>(
+        &self,
+        report: &mut Report,
+        key: &'static str,
+        choices: &[(&'static str, T)],
+    ) -> Option<Result<bool, T>> {
+        let words: String = choices.iter().map(|(word, _)| format!(" or {word:?}")).collect();
+        let hint = format!("write true or false{words}");
+        let found = self.get(key)?;
+        let DeValue::String(given) = found.value else {
+            let DeValue::Boolean(value) = found.value else {
+                return self.wrong_type(report, key, found.span, "a boolean", found.value, &hint);
+            };
+            return Some(Ok(*value));
+        };
+        match choices.iter().find(|(word, _)| *word == given) {
+            Some((_, choice)) => Some(Err(*choice)),
+            None => {
+                self.wrong(report, key, found.span, &format!("{given:?} is not one of its values"), &hint)
+            }
+        }
+    }
+
     /// An array of strings without zero bytes, which no program could be given.
     pub(super) fn strings(&self, report: &mut Report, key: &'static str) -> Option<Vec<String>> {
         let example = "write [\"one\", \"two\"]";

@@ -59,7 +59,7 @@ fn sentence(service: &Service, advised: Option<Adapter>, adapters: &[Finding]) -
     } else {
         sentence.push_str(&format!(" in {file}, which says {:?}", service.adapter.spelling()));
     }
-    if tried(adapters, adapter).is_some_and(|tried| tried.says_ready) && !service.program.notify {
+    if tried(adapters, adapter).is_some_and(|tried| tried.says_ready) && service.program.notify.is_none() {
         sentence.push_str("; put notify = true there too, for the program says when it is ready");
     }
     let better = adapters.iter().find(|it| it.verdict == Verdict::Works && it.adapter != adapter);
@@ -79,8 +79,8 @@ fn of_program(service: &Service, tried: &Tried) -> Vec<String> {
         .iter()
         .map(|other| format!("{other}; the kernel carries that out, so two generations may collide there"))
         .collect();
-    if service.program.notify && !tried.says_ready {
-        remarks.push("the service file has notify = true, but it did not say READY=1".to_owned());
+    if service.program.notify.is_some() && !tried.says_ready {
+        remarks.push("the service file has the key notify, but it did not say READY=1".to_owned());
     }
     remarks.extend(tried.stopped.as_ref().and_then(|stopped| of_end(service, stopped)));
     remarks

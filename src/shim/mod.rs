@@ -16,7 +16,7 @@
 //!                             ├─ main thread: starts the program, drains, seals, resumes
 //!                             ├─ reaper: knows when the program ends
 //!                             ├─ inject: answers its bind and listen   (adapter inject)
-//!                             └─ notify: hears READY=1                 (notify = true)
+//!                             └─ notify: hears READY=1                 (notify)
 //! ```
 //!
 //! The end of a shim is the end of its program: the kernel kills the program (PR_SET_PDEATHSIG), and whoever comes next what

@@ -1,6 +1,6 @@
 //! What a program says of itself by the protocol of sd_notify(3).
 //!
-//! A datagram socket at a path, named in `NOTIFY_SOCKET`. Only processes of the program are believed: the kernel tells who sent.
+//! A datagram socket at a path, or in the abstract namespace, named in `NOTIFY_SOCKET`. Only processes of the program are believed: the kernel tells who sent.
 //! Of the fields these mean something here: `READY`, `STATUS`, `MAINPID`, `STOPPING`, `RELOADING`, `EXTEND_TIMEOUT_USEC` (the shim gives
 //! the signs of life anyway, and an upgrade has one deadline), `FDSTORE` with `FDNAME`, `FDSTOREREMOVE`, and `BARRIER`.
 
@@ -9,7 +9,8 @@ use std::fs;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::net::{
@@ -18,6 +19,7 @@ use rustix::net::{
 };
 
 use super::program::{Known, Program};
+use crate::config::NotifySocket;
 
 /// The most descriptors that a program may leave with its shim.
 const STORE_MAX: usize = 64;
@@ -28,19 +30,36 @@ const UNNAMED: &str = "stored";
 
 /// The socket, and what was left there.
 pub(super) struct Notify {
-    path: PathBuf,
+    variable: OsString,
+    /// To be removed at the end.
+    path: Option<PathBuf>,
     store: Arc<Mutex<Vec<(String, OwnedFd)>>>,
 }
 
 impl Notify {
-    /// Listens at this path, in a thread that ends with the process.
-    pub(super) fn listen(path: PathBuf, program: Arc<Program>) -> io::Result<Self> {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+    /// Listens at this path, which nobody else has, or in the abstract namespace at a name with its last part, in a thread that
+    /// ends with the process.
+    pub(super) fn listen(path: &Path, kind: NotifySocket, program: Arc<Program>) -> io::Result<Self> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-        bind(&socket, &SocketAddrUnix::new(&path)?)?;
+        let (variable, path) = match kind {
+            NotifySocket::Path => {
+                match fs::remove_file(path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+                bind(&socket, &SocketAddrUnix::new(path)?)?;
+                (path.as_os_str().to_owned(), Some(path.to_owned()))
+            }
+            NotifySocket::Abstract => {
+                let mut name = OsString::from("handoff/");
+                name.push(path.file_name().unwrap_or_default());
+                bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
+                // As in sd_notify(3).
+                let mut variable = OsString::from("@");
+                variable.push(name);
+                (variable, None)
+            }
+        };
         sockopt::set_socket_passcred(&socket, true)?;
         let store = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&store);
@@ -50,12 +69,12 @@ impl Notify {
                 let _ = take_one(&socket, &program, &kept);
             }
         })?;
-        Ok(Self { path, store })
+        Ok(Self { variable, path, store })
     }
 
     /// What the program must be told.
     pub(super) fn variable(&self) -> (OsString, OsString) {
-        ("NOTIFY_SOCKET".into(), self.path.clone().into_os_string())
+        ("NOTIFY_SOCKET".into(), self.variable.clone())
     }
 
     /// What the program has left for its next start, by name.
@@ -67,7 +86,9 @@ impl Notify {
 
 impl Drop for Notify {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        if let Some(path) = &self.path {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 

@@ -62,11 +62,11 @@ impl Runner {
     ) -> Result<Self, String> {
         let notify_path = plan.own_path.with_extension("notify");
         let notify = match plan.program.notify {
-            true => Some(
-                Notify::listen(notify_path.clone(), Arc::clone(&program))
+            Some(kind) => Some(
+                Notify::listen(&notify_path, kind, Arc::clone(&program))
                     .map_err(|error| format!("cannot listen at {}: {error}", notify_path.display()))?,
             ),
-            false => None,
+            None => None,
         };
         let census =
             Census::new(&plan.addresses()?).map_err(|error| format!("cannot ask for sockets: {error}"))?;
@@ -145,7 +145,7 @@ impl Runner {
             true => (known.bound.len() >= binds).then_some(Ok(())),
         });
         bound.unwrap_or_else(|| Err(self.never_bound()))?;
-        let says = self.plan.program.notify;
+        let says = self.plan.program.notify.is_some();
         let ready = self.program.wait(None, |known| match known.lives {
             false => Some(Err(early_end(known))),
             true => (!says || known.ready).then_some(Ok(())),

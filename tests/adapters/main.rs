@@ -90,9 +90,9 @@ fn a_long_request_is_finished_by_the_old_program() {
 
 #[test]
 fn a_program_that_says_when_it_is_ready_is_waited_for() {
-    for adapter in ["inject", "listen-fds"] {
+    for (adapter, notify) in [("inject", "true"), ("listen-fds", "true"), ("inject", "\"abstract\"")] {
         let plain = Plain::serve(adapter, "overlap", "");
-        plain.set("notify = true\n");
+        plain.set(&format!("notify = {notify}\n"));
         let outcome = plain.upgrade("1", "slow-start-300");
         assert_eq!(outcome.outcome, Ending::Committed, "{adapter}: {outcome:?}");
         assert!(outcome.took_us >= 300_000, "{adapter}: {outcome:?}");

@@ -10,7 +10,7 @@ use super::super::runner::{END_WITHIN, early_end};
 use super::listeners::Listeners;
 use super::watch::Watch;
 use super::{Order, Stopped, Tried};
-use crate::config::Adapter;
+use crate::config::{Adapter, NotifySocket};
 
 /// How often it is looked whether connections wait.
 const TICK: Duration = Duration::from_millis(5);
@@ -28,7 +28,8 @@ struct Trial<'a> {
 pub(super) fn attempt(order: &Order, program: &Arc<Program>) -> Result<Tried, String> {
     let injects = order.plan.adapter == Adapter::Inject;
     let listeners = Arc::new(Listeners::open(&order.plan, injects)?);
-    let notify = Notify::listen(order.plan.own_path.with_extension("notify"), Arc::clone(program))
+    let kind = order.plan.program.notify.unwrap_or(NotifySocket::Path);
+    let notify = Notify::listen(&order.plan.own_path.with_extension("notify"), kind, Arc::clone(program))
         .map_err(|error| format!("cannot listen for READY=1: {error}"))?;
     let watch = Watch::new(program);
     let given =

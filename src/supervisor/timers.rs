@@ -3,22 +3,33 @@
 use std::time::Duration;
 
 use handoff_protocol::deadline::Deadline;
-use handoff_protocol::supervisor::Event;
+use handoff_protocol::recovery::{Facts, Found};
+use handoff_protocol::supervisor::{Event, Phase};
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, sleep_until};
 
 use super::service::Service;
+use crate::sys::process::is_busy;
 
 /// A deadline is waited for in so many parts.
 const PARTS: u32 = 8;
 /// A part whose end is noticed no later than this has passed, however short it is.
 const PUNCTUAL: Duration = Duration::from_millis(50);
+/// A process that is silent and busy is waited for so often once more.
+const MORE_LEASES: u32 = 3;
 
 impl Service {
     pub(super) fn arm(&mut self, deadline: Deadline, ms: u64) {
         let this = self.this.clone();
         let timer = spawn_local(async move {
-            pass(Duration::from_millis(ms)).await;
+            let time = Duration::from_millis(ms);
+            pass(time).await;
+            for _ in 0..MORE_LEASES {
+                match this.upgrade() {
+                    Some(service) if service.borrow().is_starved(deadline) => pass(time).await,
+                    _ => break,
+                }
+            }
             // After a stall of this process a message may be there that was not read yet, and it comes first.
             for _ in 0..3 {
                 yield_now().await;
@@ -32,6 +43,28 @@ impl Service {
         if let Some(before) = self.timers.insert(deadline, timer.abort_handle()) {
             before.abort();
         }
+    }
+
+    /// Whether the process whose silence this deadline is about would go on if it got a processor, or what it wants from the
+    /// disk. Such a one is not frozen, and to kill it makes no machine faster.
+    fn is_starved(&self, deadline: Deadline) -> bool {
+        let facts = self.machine.facts();
+        let silent = match (deadline, self.machine.phase(), facts) {
+            // That one owes no sign of life, but its end.
+            (Deadline::AnswerIncumbent, _, Some(Facts { incumbent: Found::Leaving, .. }))
+            | (Deadline::AnswerSuccessor, _, Some(Facts { successor: Found::Leaving, .. })) => return false,
+            (Deadline::AnswerIncumbent, _, _) => &self.incumbent,
+            (Deadline::AnswerSuccessor, _, _) => &self.successor,
+            (Deadline::Silence, Phase::Warming | Phase::Beginning, _) => &self.successor,
+            (Deadline::Silence, _, _) => &self.incumbent,
+            (_, _, _) => return false,
+        };
+        let pid = silent.as_ref().map(|party| party.process.pid);
+        let is_starved = pid.is_some_and(is_busy);
+        if is_starved {
+            tracing::warn!(service = %self.name, pid, "a process is silent, and busy or starved: it is given more time");
+        }
+        is_starved
     }
 
     pub(super) fn disarm(&mut self, deadline: Deadline) {

@@ -92,6 +92,23 @@ fn a_long_request_is_finished_and_a_stop_waits_for_it() {
     }
 }
 
+/// What keeps the one thread of a Node process busy also keeps it from giving signs of life.
+#[test]
+fn a_process_that_is_busy_is_not_taken_for_frozen() {
+    for fault in ["busy-warming", "busy-begin"] {
+        let rig = Rig::new();
+        let address = SCRIPT.serve(
+            &rig,
+            "1",
+            "",
+            "lease = \"600ms\"\nresume_limit = \"2s\"\ndeadline = \"20s\"\ndrain_grace = \"5s\"",
+        );
+        let outcome = rig.upgrade("s", &SCRIPT.release(&rig, "2", fault)).unwrap();
+        assert_eq!(outcome.outcome, Ending::Committed, "{fault}: {outcome:?}");
+        assert_eq!(version(address), "2");
+    }
+}
+
 /// Their languages call listen(2) on the listeners that they are given, with a backlog of 100 or 511.
 #[test]
 fn the_queue_is_as_long_as_before_when_nobody_accepts() {

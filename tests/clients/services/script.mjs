@@ -12,6 +12,7 @@ async function fault(point) {
   if (FAULT === `kill-${point}`) process.kill(process.pid, "SIGKILL");
   if (FAULT === `fail-${point}`) throw new Error(`this release fails in ${point}`);
   if (FAULT === `hang-${point}`) await new Promise(() => {});
+  if (FAULT === `busy-${point}`) for (const end = Date.now() + 1500; Date.now() < end; );
   if (FAULT === `slow-${point}`) await new Promise((resolve) => setTimeout(resolve, 1500));
 }
 

@@ -379,15 +379,10 @@ impl Run<'_> {
 
 /// Whether the daemon says that the service serves, and exactly that process is there.
 fn is_at_rest(place: &Place, status: &ServiceStatus) -> bool {
-    let services: Vec<u32> = place
-        .processes()
-        .into_iter()
-        .filter(|process| process.kind == Kind::Service)
-        .map(|process| process.pid)
-        .collect();
-    status.state == State::Serving
-        && status.phase.is_none()
-        && status.pid.is_some_and(|pid| services == [pid])
+    let (State::Serving, None, Some(pid)) = (status.state, &status.phase, status.pid) else { return false };
+    // Not before: to look at all processes takes as much as some requests of the load.
+    let services = place.processes().into_iter().filter(|process| process.kind == Kind::Service);
+    services.map(|process| process.pid).eq([pid])
 }
 
 fn committed(outcome: &Outcome) -> Result<(), Error> {

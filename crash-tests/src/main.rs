@@ -31,7 +31,7 @@ struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  cargo crash-tests                              everything, in about two hours
+  cargo crash-tests                              everything, in an hour or two
   cargo crash-tests --quick                      a run of each kind, in minutes
   cargo crash-tests --service s3 --scenario upgrade --victim incumbent
   cargo crash-tests --random 100 --seed 7

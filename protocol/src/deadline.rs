@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 /// Milliseconds on the monotonic clock of the caller.
 pub type Millis = u64;
 
+/// So many leases may a process be silent that could go on if it got a processor, or what it wants from the disk. Such a one is
+/// not frozen, and to kill it makes no machine faster.
+pub const LEASES_OF_STARVED: u32 = 4;
+
 /// A deadline of the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Deadline {

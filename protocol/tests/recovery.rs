@@ -1,6 +1,12 @@
 //! The recovery table: every combination of facts hits exactly one row, and what the rows promise holds.
 
+use handoff_protocol::deadline::{Deadline, Policy};
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::message::Mode;
+use handoff_protocol::reason::Party;
 use handoff_protocol::recovery::{Decision, FOUND, Facts, Found, TABLE, Written, decide};
+use handoff_protocol::supervisor::{Left, Moment, Supervisor};
+use uuid::Uuid;
 
 fn all() -> impl Iterator<Item = Facts> {
     [true, false].into_iter().flat_map(|wanted| {
@@ -82,4 +88,31 @@ fn nobody_waits_for_nobody() {
         let moves = |found| matches!(found, Asked | Working | Waiting | Leaving);
         assert!(moves(facts.incumbent) || moves(facts.successor), "{facts:?}");
     }
+}
+
+/// Only who owes a sign of life can be silent: not one that is gone, or that owes its end.
+#[test]
+fn a_deadline_knows_whose_silence_it_is_about() {
+    let at = Moment { now: 0, fresh: HandoffId::from_uuid(Uuid::from_u128(1)) };
+    let left = |incumbent, successor| Left {
+        wanted: true,
+        written: Written::Uncommitted,
+        handoff: at.fresh,
+        under_way: true,
+        incumbent,
+        successor,
+        retiree: Found::Gone,
+    };
+    let machine = |incumbent, successor| {
+        Supervisor::recover(Mode::Exclusive, Policy::default(), at, left(incumbent, successor)).0
+    };
+    let both = machine(Found::Asked, Found::Asked);
+    assert_eq!(both.silent_at(Deadline::AnswerIncumbent), Some(Party::Incumbent));
+    assert_eq!(both.silent_at(Deadline::AnswerSuccessor), Some(Party::Successor));
+    assert_eq!(both.silent_at(Deadline::Recover), None);
+    assert_eq!(both.silent_at(Deadline::Silence), None, "nobody works for this supervisor yet");
+    let killed = machine(Found::Asked, Found::Mute);
+    assert_eq!(killed.facts().map(|facts| facts.successor), Some(Found::Leaving));
+    assert_eq!(killed.silent_at(Deadline::AnswerSuccessor), None);
+    assert_eq!(killed.silent_at(Deadline::AnswerIncumbent), Some(Party::Incumbent));
 }

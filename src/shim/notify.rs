@@ -4,7 +4,7 @@
 //! Of the fields these mean something here: `READY`, `STATUS`, `MAINPID`, `STOPPING`, `RELOADING`, `EXTEND_TIMEOUT_USEC` (the shim gives
 //! the signs of life anyway, and an upgrade has one deadline), `FDSTORE` with `FDNAME`, `FDSTOREREMOVE`, and `BARRIER`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -39,36 +39,47 @@ pub(super) struct Notify {
 impl Notify {
     /// Listens at this path, which nobody else has, or in the abstract namespace at a name with its last part, in a thread that
     /// ends with the process.
-    pub(super) fn listen(path: &Path, kind: NotifySocket, program: Arc<Program>) -> io::Result<Self> {
-        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    pub(super) fn listen(path: &Path, kind: NotifySocket, program: Arc<Program>) -> Result<Self, String> {
+        let error = |at: &OsStr, error: io::Error| format!("cannot listen at {}: {error}", at.display());
+
+        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+            .map_err(|errno| error(path.as_os_str(), errno.into()))?;
         let (variable, path) = match kind {
             NotifySocket::Path => {
                 match fs::remove_file(path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                        return Err(error(path.as_os_str(), source));
+                    }
                     _ => {}
                 }
-                bind(&socket, &SocketAddrUnix::new(path)?)?;
+                let bound = SocketAddrUnix::new(path).and_then(|address| bind(&socket, &address));
+                bound.map_err(|errno| error(path.as_os_str(), errno.into()))?;
                 (path.as_os_str().to_owned(), Some(path.to_owned()))
             }
             NotifySocket::Abstract => {
                 let mut name = OsString::from("handoff/");
                 name.push(path.file_name().unwrap_or_default());
-                bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
                 // As in sd_notify(3).
                 let mut variable = OsString::from("@");
-                variable.push(name);
+                variable.push(&name);
+                let address = SocketAddrUnix::new_abstract_name(name.as_bytes());
+                let bound = address.and_then(|address| bind(&socket, &address));
+                bound.map_err(|errno| error(&variable, errno.into()))?;
                 (variable, None)
             }
         };
-        sockopt::set_socket_passcred(&socket, true)?;
+        sockopt::set_socket_passcred(&socket, true).map_err(|errno| error(&variable, errno.into()))?;
         let store = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&store);
-        std::thread::Builder::new().name("handoff-notify".to_owned()).spawn(move || {
-            loop {
-                // What cannot be taken is one datagram, and there may be no descriptors left for it.
-                let _ = take_one(&socket, &program, &kept);
-            }
-        })?;
+        std::thread::Builder::new()
+            .name("handoff-notify".to_owned())
+            .spawn(move || {
+                loop {
+                    // What cannot be taken is one datagram, and there may be no descriptors left for it.
+                    let _ = take_one(&socket, &program, &kept);
+                }
+            })
+            .map_err(|source| error(&variable, source))?;
         Ok(Self { variable, path, store })
     }
 

@@ -62,10 +62,7 @@ impl Runner {
     ) -> Result<Self, String> {
         let notify_path = plan.own_path.with_extension("notify");
         let notify = match plan.program.notify {
-            Some(kind) => Some(
-                Notify::listen(&notify_path, kind, Arc::clone(&program))
-                    .map_err(|error| format!("cannot listen at {}: {error}", notify_path.display()))?,
-            ),
+            Some(kind) => Some(Notify::listen(&notify_path, kind, Arc::clone(&program))?),
             None => None,
         };
         let census =

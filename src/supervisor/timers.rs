@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use handoff_protocol::deadline::Deadline;
-use handoff_protocol::recovery::{Facts, Found};
-use handoff_protocol::supervisor::{Event, Phase};
+use handoff_protocol::deadline::{Deadline, LEASES_OF_STARVED};
+use handoff_protocol::reason::Party;
+use handoff_protocol::supervisor::Event;
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, sleep_until};
 
@@ -15,8 +15,6 @@ use crate::sys::process::is_busy;
 const PARTS: u32 = 8;
 /// A part whose end is noticed no later than this has passed, however short it is.
 const PUNCTUAL: Duration = Duration::from_millis(50);
-/// A process that is silent and busy is waited for so often once more.
-const MORE_LEASES: u32 = 3;
 
 impl Service {
     pub(super) fn arm(&mut self, deadline: Deadline, ms: u64) {
@@ -24,11 +22,11 @@ impl Service {
         let timer = spawn_local(async move {
             let time = Duration::from_millis(ms);
             pass(time).await;
-            for _ in 0..MORE_LEASES {
-                match this.upgrade() {
-                    Some(service) if service.borrow().is_starved(deadline) => pass(time).await,
-                    _ => break,
+            for _ in 1..LEASES_OF_STARVED {
+                if !this.upgrade().is_some_and(|service| service.borrow().is_starved(deadline)) {
+                    break;
                 }
+                pass(time).await;
             }
             // After a stall of this process a message may be there that was not read yet, and it comes first.
             for _ in 0..3 {
@@ -45,26 +43,18 @@ impl Service {
         }
     }
 
-    /// Whether the process whose silence this deadline is about would go on if it got a processor, or what it wants from the
-    /// disk. Such a one is not frozen, and to kill it makes no machine faster.
+    /// Whether a deadline is about the silence of a process that is busy or starved.
     fn is_starved(&self, deadline: Deadline) -> bool {
-        let facts = self.machine.facts();
-        let silent = match (deadline, self.machine.phase(), facts) {
-            // That one owes no sign of life, but its end.
-            (Deadline::AnswerIncumbent, _, Some(Facts { incumbent: Found::Leaving, .. }))
-            | (Deadline::AnswerSuccessor, _, Some(Facts { successor: Found::Leaving, .. })) => return false,
-            (Deadline::AnswerIncumbent, _, _) => &self.incumbent,
-            (Deadline::AnswerSuccessor, _, _) => &self.successor,
-            (Deadline::Silence, Phase::Warming | Phase::Beginning, _) => &self.successor,
-            (Deadline::Silence, _, _) => &self.incumbent,
-            (_, _, _) => return false,
+        let silent = match self.machine.silent_at(deadline) {
+            Some(Party::Incumbent) => &self.incumbent,
+            Some(Party::Successor) => &self.successor,
+            None => return false,
         };
-        let pid = silent.as_ref().map(|party| party.process.pid);
-        let is_starved = pid.is_some_and(is_busy);
-        if is_starved {
-            tracing::warn!(service = %self.name, pid, "a process is silent, and busy or starved: it is given more time");
-        }
-        is_starved
+        let Some(pid) = silent.as_ref().map(|party| party.process.pid).filter(|pid| is_busy(*pid)) else {
+            return false;
+        };
+        tracing::warn!(service = %self.name, pid, "a process is silent, and busy or starved: it is given more time");
+        true
     }
 
     pub(super) fn disarm(&mut self, deadline: Deadline) {

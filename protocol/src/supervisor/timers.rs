@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use super::{Action, Moment, Phase, Supervisor, Target};
 use crate::deadline::{Deadline, Millis, Stragglers, backoff_ms};
 use crate::reason::{Party, Reason};
+use crate::recovery::Found;
 
 impl Supervisor {
     pub(super) fn deadline(&mut self, at: Moment, deadline: Deadline, out: &mut Vec<Action>) {
@@ -53,6 +54,23 @@ impl Supervisor {
                 | Deadline::Recover,
                 _,
             ) => {}
+        }
+    }
+
+    /// Whose silence a deadline is about. `None` for one that is about something else: whoever leaves owes its end, not a sign
+    /// of life.
+    pub fn silent_at(&self, deadline: Deadline) -> Option<Party> {
+        let asked = |found: Found| matches!(found, Found::Asked | Found::Working | Found::Waiting);
+        match (deadline, self.phase) {
+            (Deadline::Silence, Phase::Warming | Phase::Beginning) => Some(Party::Successor),
+            (Deadline::Silence, Phase::Draining | Phase::Sealing | Phase::Resuming) => Some(Party::Incumbent),
+            (Deadline::AnswerIncumbent, _) => {
+                self.facts().filter(|facts| asked(facts.incumbent)).map(|_| Party::Incumbent)
+            }
+            (Deadline::AnswerSuccessor, _) => {
+                self.facts().filter(|facts| asked(facts.successor)).map(|_| Party::Successor)
+            }
+            (_, _) => None,
         }
     }
 

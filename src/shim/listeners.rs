@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use handoff_protocol::ids::ListenerName;
 use handoff_protocol::message::Mode;
@@ -49,7 +49,7 @@ struct Shared {
     file: PathBuf,
     /// The slot that the program was started on.
     used: Side,
-    switched: Option<(Instant, Handshakes)>,
+    switched: Option<Handshakes>,
     /// How many datagrams had been lost when the slot was steered to where they wait now.
     lost_before: u32,
 }
@@ -156,7 +156,7 @@ impl Listeners {
             return Ok(());
         }
         shared.change_to(state.switched_to(state.active().other()))?;
-        shared.switched = Some((Instant::now(), Handshakes::at_switch()));
+        shared.switched = Some(Handshakes::at_switch());
         shared.lost_before = shared.lost()?;
         Ok(())
     }
@@ -182,8 +182,8 @@ impl Listeners {
     /// Whether nobody is on the way to the old slot any more, and datagrams that the program has read are answered.
     pub(super) fn has_settled(&self, is_busy: impl Fn() -> bool) -> bool {
         let Slots::Shared(shared) = &self.slots else { return true };
-        let Some((at, handshakes)) = &mut lock(shared).switched else { return true };
-        let answers = || at.elapsed() < ANSWER || at.elapsed() < BUSY_ANSWER && is_busy();
+        let Some(handshakes) = &mut lock(shared).switched else { return true };
+        let answers = || handshakes.age() < ANSWER || handshakes.age() < BUSY_ANSWER && is_busy();
         if self.addresses.iter().any(ListenAddress::is_datagram) && answers() {
             return false;
         }

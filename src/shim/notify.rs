@@ -1,6 +1,7 @@
 //! What a program says of itself by the protocol of sd_notify(3).
 //!
-//! A datagram socket at a path, or in the abstract namespace, named in `NOTIFY_SOCKET`. Only processes of the program are believed: the kernel tells who sent.
+//! A datagram socket at a path, or in the abstract namespace, named in `NOTIFY_SOCKET`. Only processes of the program are
+//! believed: the kernel tells who sent.
 //! Of the fields these mean something here: `READY`, `STATUS`, `MAINPID`, `STOPPING`, `RELOADING`, `EXTEND_TIMEOUT_USEC` (the shim gives
 //! the signs of life anyway, and an upgrade has one deadline), `FDSTORE` with `FDNAME`, `FDSTOREREMOVE`, and `BARRIER`.
 
@@ -40,8 +41,8 @@ impl Notify {
     /// Listens at this path, which nobody else has, or in the abstract namespace at a name with its last part, in a thread that
     /// ends with the process.
     pub(super) fn listen(path: &Path, kind: NotifySocket, program: Arc<Program>) -> Result<Self, String> {
-        let error = |at: &OsStr, error: io::Error| format!("cannot listen at {}: {error}", at.display());
-
+        let error =
+            |at: &OsStr, error: io::Error| format!("cannot hear READY=1 at {}: {error}", at.display());
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
             .map_err(|errno| error(path.as_os_str(), errno.into()))?;
         let (variable, path) = match kind {

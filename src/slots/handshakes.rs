@@ -27,11 +27,16 @@ impl Handshakes {
         Handshakes { switched_at: Instant::now(), left: None }
     }
 
+    /// How long ago that was.
+    pub fn age(&self) -> Duration {
+        self.switched_at.elapsed()
+    }
+
     /// Whether all of them are over, so that what came of them is in a queue. Until then each call looks through the kernel's table
     /// of TCP sockets. After `limit` the switch is old enough, whatever is under way: a client may be gone, or the listener
     /// may wait for its first data (`TCP_DEFER_ACCEPT`). That is also what counts when the kernel cannot be asked.
     pub fn are_over(&mut self, addresses: &[ListenAddress], limit: Duration) -> bool {
-        if self.left.as_ref().is_some_and(HashSet::is_empty) || self.switched_at.elapsed() >= limit {
+        if self.left.as_ref().is_some_and(HashSet::is_empty) || self.age() >= limit {
             return true;
         }
         let Ok(now) = under_way(addresses) else { return false };
@@ -74,7 +79,7 @@ mod tests {
     fn deferring(host: &str) -> (Group, u16) {
         const IPPROTO_TCP: i32 = 6;
         const TCP_DEFER_ACCEPT: i32 = 9;
-        loop {
+        for _ in 0..20 {
             let port = TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
             match Group::open(&format!("{host}:{port}").parse().unwrap()) {
                 Ok(group) => {
@@ -86,6 +91,7 @@ mod tests {
                 Err(error) => panic!("{error}"),
             }
         }
+        panic!("no free port in 20 attempts");
     }
 
     fn wait_until(mut done: impl FnMut() -> bool) {

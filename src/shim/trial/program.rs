@@ -29,8 +29,7 @@ pub(super) fn attempt(order: &Order, program: &Arc<Program>) -> Result<Tried, St
     let injects = order.plan.adapter == Adapter::Inject;
     let listeners = Arc::new(Listeners::open(&order.plan, injects)?);
     let kind = order.plan.program.notify.unwrap_or(NotifySocket::Path);
-    let notify = Notify::listen(&order.plan.own_path.with_extension("notify"), kind, Arc::clone(program))
-        .map_err(|error| format!("cannot listen for READY=1: {error}"))?;
+    let notify = Notify::listen(&order.plan.own_path.with_extension("notify"), kind, Arc::clone(program))?;
     let watch = Watch::new(program);
     let given =
         if injects { Vec::new() } else { listeners.duplicates().map_err(|error| error.to_string())? };

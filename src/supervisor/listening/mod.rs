@@ -5,7 +5,7 @@ mod service;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use handoff_protocol::ids::ListenerName;
 use rustix::net::sockopt::socket_cookie;
@@ -28,8 +28,7 @@ pub(super) struct Listening {
     steered: u64,
     /// The slot that gets a share of them.
     shared: Option<u64>,
-    steered_at: Instant,
-    /// What was under way then.
+    /// What was under way when it was steered to.
     handshakes: Handshakes,
     /// Whether all processes share both slots of each address, and steer themselves.
     is_paired: bool,
@@ -177,7 +176,6 @@ impl Listening {
             slots,
             steered,
             shared: None,
-            steered_at: Instant::now(),
             handshakes: Handshakes::at_switch(),
             is_paired,
             next,
@@ -284,7 +282,7 @@ impl Listening {
             group.steer_to(*id)?;
         }
         (self.steered, self.shared) = (slot, None);
-        (self.steered_at, self.handshakes) = (Instant::now(), Handshakes::at_switch());
+        self.handshakes = Handshakes::at_switch();
         Ok(())
     }
 
@@ -330,7 +328,7 @@ impl Listening {
         let Some(ids) = self.slots.get(&slot) else { return true };
         let addresses: Vec<ListenAddress> = self.groups.iter().map(|group| group.address().clone()).collect();
         let takes_datagrams = addresses.iter().any(ListenAddress::is_datagram);
-        if takes_datagrams && self.steered_at.elapsed() < ANSWER
+        if takes_datagrams && self.handshakes.age() < ANSWER
             || !self.handshakes.are_over(&addresses, HANDSHAKE)
         {
             return false;

@@ -218,6 +218,19 @@ pub fn signal(pid: u32, signal: rustix::process::Signal) {
     }
 }
 
+/// Kills a process and waits until the kernel tells its end. That it has no program any more, and no command line, is
+/// told while it still ends.
+pub fn kill(pid: u32) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+    let pidfd = pidfd_open(Pid::from_raw(pid as i32).unwrap(), PidfdFlags::empty()).unwrap();
+    pidfd_send_signal(&pidfd, Signal::KILL).unwrap();
+    let limit = Timespec { tv_sec: LIMIT.as_secs() as i64, tv_nsec: 0 };
+    let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit)).unwrap();
+    assert_eq!(ended, 1, "waited too long for the end of the process {pid}");
+}
+
 /// Stops a process for a time, which is not a wait for anything, and lets it go on.
 pub fn freeze(pid: u32, time: Duration) {
     let until = Instant::now() + time;

@@ -22,6 +22,7 @@ use super::fault::{Fault, Injection, Party};
 use crate::crash_points::Answer;
 use crate::sys::channel::Channel;
 use crate::sys::process::{kill, pidfd_open};
+use crate::sys::readable::is_readable_by;
 
 /// A signal that has not worked after so long never will.
 const SIGNAL_LIMIT: Duration = Duration::from_secs(5);
@@ -335,10 +336,9 @@ fn state_of(pid: u32) -> io::Result<char> {
 }
 
 fn await_end(pidfd: &OwnedFd) -> Result<(), Error> {
-    let limit = Timespec { tv_sec: SIGNAL_LIMIT.as_secs() as i64, tv_nsec: 0 };
-    match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit))? {
-        0 => Err(format!("lives {SIGNAL_LIMIT:?} after SIGKILL").into()),
-        _ => Ok(()),
+    match is_readable_by(pidfd, Instant::now() + SIGNAL_LIMIT)? {
+        true => Ok(()),
+        false => Err(format!("lives {SIGNAL_LIMIT:?} after SIGKILL").into()),
     }
 }
 

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use handoff_protocol::frame::Transport;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
 use super::Choice;
@@ -20,6 +19,7 @@ use crate::slots::check_free;
 use crate::supervisor::environment_of;
 use crate::sys::channel::Channel;
 use crate::sys::process::{kill, reap_blocking};
+use crate::sys::readable::is_readable_by;
 use crate::sys::spawn::{SpawnSpec, spawn};
 
 /// What a trial needs beyond the time of the program: to start, to stop it, to clean up.
@@ -159,7 +159,7 @@ fn outcome(answer: io::Result<Answer>, network: Network) -> Outcome {
 }
 
 fn hear(channel: &Channel, limit: Duration) -> io::Result<Answer> {
-    if !is_readable(channel, limit)? {
+    if !is_readable_by(channel, Instant::now() + limit)? {
         return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}")));
     }
     let mut buffer = Vec::new();
@@ -169,20 +169,7 @@ fn hear(channel: &Channel, limit: Duration) -> io::Result<Answer> {
 }
 
 fn ends_within(pidfd: &OwnedFd, limit: Duration) -> bool {
-    is_readable(pidfd, limit).unwrap_or(false)
-}
-
-fn is_readable(fd: impl AsFd, limit: Duration) -> io::Result<bool> {
-    let until = Instant::now() + limit;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
-        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
-            Ok(ready) => return Ok(ready > 0),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    is_readable_by(pidfd, Instant::now() + limit).unwrap_or(false)
 }
 
 /// The last line that a program wrote.

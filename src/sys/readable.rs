@@ -1,8 +1,11 @@
-//! Lets tasks wait until a descriptor is readable.
+//! Waiting until a descriptor is readable, as a task or as a thread.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -25,4 +28,18 @@ pub fn readable<T: OwnsOne>(descriptor: T) -> io::Result<AsyncFd<T>> {
     // SAFETY: the descriptor is owned by `descriptor`, which the result owns in turn and drops only after it has
     // deregistered it; `OwnsOne` is sealed, and the types that have it never close or change theirs before they drop.
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
+}
+
+/// Whether `descriptor` is readable, or at its end, by `until`. Blocks until then; a signal that this thread handles meanwhile
+/// makes it no shorter.
+pub fn is_readable_by(descriptor: impl AsFd, until: Instant) -> io::Result<bool> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&left)) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }

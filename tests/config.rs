@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use handoff::config::{self, Adapter, LogLimits, Mode, Position, Service, Stragglers};
+use handoff::config::{self, Adapter, Liveness, LogLimits, Mode, Position, Service, Stragglers};
 use handoff_protocol::frame::Transport;
 use proptest::prelude::*;
 
@@ -21,6 +21,7 @@ lease = "2s"
 stop_grace = "0s"
 resume_limit = "1m 1s"
 autostart = false
+liveness = "2s"
 [env]
 KEY = "value"
 [listen]
@@ -59,6 +60,7 @@ fn a_full_file() {
     assert_eq!((service.deadline_ms, service.drain_grace_ms, service.lease_ms), (60_000, 10_000, 2_000));
     assert_eq!((service.stop_grace_ms, service.resume_limit_ms), (0, 61_000));
     assert_eq!((service.stragglers, service.autostart), (Stragglers::Cut, false));
+    assert_eq!(service.liveness, Some(Liveness { interval_ms: 2_000, failures: 3 }));
     assert_eq!(service.env["KEY"], "value");
     let listeners: Vec<_> = service.listeners.iter().map(|l| format!("{} {}", l.name, l.address)).collect();
     assert_eq!(listeners, ["admin unix:/run/s3.sock", "s3 127.0.0.1:9000"]);
@@ -103,6 +105,7 @@ fn the_defaults() {
     assert_eq!((service.working_dir, service.autostart), (PathBuf::from("/"), true));
     assert_eq!((service.deadline_ms, service.drain_grace_ms, service.lease_ms), (300_000, 30_000, 5_000));
     assert_eq!((service.stop_grace_ms, service.resume_limit_ms), (30_000, 30_000));
+    assert_eq!(service.liveness, None);
     assert_eq!(service.stragglers, Stragglers::Abort);
     assert_eq!(service.log, LogLimits { max_size_bytes: 10 << 20, files: 5 });
     assert!(service.listeners.is_empty() && service.args.is_empty() && service.env.is_empty());
@@ -203,6 +206,10 @@ fn every_mistake_says_where_what_and_what_to_do() {
             "4:10: probation.errors: does not begin with an absolute path",
         ),
         ("[probation]\ntime = \"1s\"\nfailure = 1", "4:1: probation.failure: unknown key; did you mean"),
+        ("liveness = true", "2:12: liveness: expected a string, found a boolean; write a duration"),
+        ("liveness = \"1ms\"", "2:12: liveness: "),
+        ("[liveness]\nfailures = 0", "3:12: liveness.failures: "),
+        ("[liveness]\ntimeout = \"1s\"", "3:1: liveness.timeout: unknown key"),
         (
             "canary = [\"5% 1s\"]\nlisten.a = \"*:1\"",
             "2:10: canary: in exclusive mode one process serves at a time, so none can have a share; remove it, or write",

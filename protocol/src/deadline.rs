@@ -96,6 +96,8 @@ pub struct Policy {
     pub canary: Vec<CanaryStep>,
     /// For how long after the commit the process that was replaced stands by; 0: it leaves at once.
     pub probation_ms: u64,
+    /// Whether a process that serves is watched, and killed and started again if it is not well.
+    pub liveness: bool,
 }
 
 /// A share of the new connections, and for how long a successor has to do well with it.
@@ -123,6 +125,7 @@ impl Default for Policy {
             stop_grace_ms: 30_000,
             canary: Vec::new(),
             probation_ms: 0,
+            liveness: false,
         }
     }
 }

@@ -60,6 +60,27 @@ fn a_canary_and_a_probation_are_gone_through_as_written() {
     common::assert_golden("supervisor_on_trial.txt", &text);
 }
 
+/// With a watch over who serves: what a verdict leads to, in each state in which there can be one.
+#[test]
+fn whoever_serves_and_is_condemned_is_killed_as_written() {
+    let policy = Policy { liveness: true, ..Policy::default() };
+    let mut text = String::new();
+    for mode in [Mode::Exclusive, Mode::Overlap] {
+        let written =
+            table(Supervisor::new(mode, policy.clone()), seen, supervisor_events, |machine, event| {
+                machine.step(Moment { now: 0, fresh: other(machine.handoff()) }, event)
+            });
+        let _ = writeln!(text, "{mode:?}\n");
+        for state in written.split("\n\n") {
+            let verdict = state.lines().find(|line| line.trim_start().starts_with("condemned"));
+            if let (Some(head), Some(verdict)) = (state.lines().next(), verdict) {
+                let _ = writeln!(text, "{head}\n{verdict}\n");
+            }
+        }
+    }
+    common::assert_golden("supervisor_watched.txt", &text);
+}
+
 /// Until the probe, the canary and the probation are over, in the middle of an upgrade in overlap mode.
 fn on_trial(probes: bool, steps: usize) -> Supervisor {
     let canary = [50, 500].map(|permille| CanaryStep { permille, time_ms: 1_000 })[..steps].to_vec();
@@ -113,12 +134,12 @@ fn the_time_of_a_share_does_not_count_against_the_upgrade() {
 fn a_verdict_of_another_handoff_counts_for_nobody() {
     let at = Moment { now: 0, fresh: id(3) };
     for mut machine in [on_trial(false, 1), on_trial(false, 0)] {
-        assert_eq!(machine.on_trial(), Some(id(2)));
+        assert_eq!(machine.watched().map(|(id, _)| id), Some(id(2)));
         let before = machine.clone();
         assert_eq!(machine.step(at, Event::Condemned(id(1), String::from("why"))), []);
         assert_eq!(machine, before);
         assert_ne!(machine.step(at, Event::Condemned(id(2), String::from("why"))), []);
-        assert_eq!(machine.on_trial(), None);
+        assert_eq!(machine.watched(), None);
     }
 }
 

@@ -13,6 +13,7 @@ use super::address::ListenAddress;
 use super::binary::check_binary;
 use super::error::{Error, Position, Report};
 use super::hooks::{self, Hooks};
+use super::liveness::{self, Liveness};
 use super::order;
 use super::probation::{self, Trial};
 use super::probe::{self, Probe};
@@ -53,6 +54,7 @@ const KEYS: &[&str] = &[
     "hooks",
     "probation",
     "canary",
+    "liveness",
     "store",
 ];
 const LOG_KEYS: &[&str] = &["max_size", "files"];
@@ -95,6 +97,8 @@ pub struct Service {
     pub after_at: Option<Position>,
     /// What a new version has to go through before it is trusted.
     pub trial: Trial,
+    /// How a process that serves is watched; `None`: not at all.
+    pub liveness: Option<Liveness>,
     /// How new versions come in.
     pub update: Update,
     /// Whether two generations may run side by side.
@@ -272,6 +276,7 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
         after: order::read(report, root),
         after_at: root.at(report, "after"),
         trial: probation::read(report, root, mode, &listeners),
+        liveness: liveness::read(report, root),
         update: update::read(report, root),
         mode,
         working_dir_at: working_dir.as_ref().map(|found| found.at(report)),

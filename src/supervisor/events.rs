@@ -115,7 +115,13 @@ impl Service {
         let Some(generation) = current.filter(|current| current.handoff == party.handoff) else { return };
         let generation = generation.generation;
         if !self.machine.is_on_probation() {
-            self.problem = Some(format!("The process {} {exit}; it was started again.", party.process.pid));
+            let pid = party.process.pid;
+            self.problem = Some(match self.verdict.take() {
+                Some(why) => {
+                    format!("The process {pid} did not serve: {why}. It was killed and started again.")
+                }
+                None => format!("The process {pid} {exit}; it was started again."),
+            });
         }
         self.note(Fact::Exited { generation, exit });
     }

@@ -2,7 +2,7 @@
 //!
 //! Everything runs on one thread. A service is a `Service`: events come in one at a time, from tasks that
 //! wait for its processes, its deadlines, the disk and those who ask; what the machine answers is carried out at once.
-//! Nothing is polled: a daemon whose services are at rest makes no system call.
+//! Nothing is polled: a daemon whose services are at rest makes no system call, unless it is to watch one of them.
 
 mod adopt;
 mod binary;
@@ -16,12 +16,12 @@ mod install;
 mod keeping;
 mod launch;
 mod listening;
+mod liveness;
 mod party;
 mod perform;
 mod points;
 mod policy;
 mod preparation;
-mod probation;
 mod probing;
 mod recording;
 mod running;

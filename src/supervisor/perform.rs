@@ -70,7 +70,6 @@ impl Service {
                 }
             }
             Action::Probe(id) => self.probe(id, events),
-            Action::Watch(id) => self.watch(id),
             Action::SteerShare(permille) => self.steer_share(permille),
             Action::SteerToSuccessor => {
                 self.tell_share();

@@ -20,6 +20,7 @@ pub(super) fn policy(config: &config::Service) -> Policy {
         stop_grace_ms: config.stop_grace_ms,
         canary: config.trial.canary.clone(),
         probation_ms: config.trial.probation_ms,
+        liveness: config.liveness.is_some(),
         ..Policy::default()
     }
 }

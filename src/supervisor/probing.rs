@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::party::Party;
 use super::service::Service;
 use crate::config::Probe;
-use crate::probe::{Connection, Way, attempt};
+use crate::probe::{Connection, Failure, Way, attempt};
 use crate::slots::census::Census;
 use crate::slots::{ProbeRoute, ProbeTarget};
 
@@ -65,7 +65,7 @@ async fn until_it_passes(
         let mut way = WayIn::new(service, id);
         let found = match attempt(&probe.check, Duration::from_millis(probe.timeout_ms), &mut way).await {
             Ok(()) => return Ok(()),
-            Err(found) => found,
+            Err(failure) => failure.to_string(),
         };
         let is_wanted = service.upgrade().is_some_and(|service| service.borrow().is_probing(id));
         if !is_wanted || Instant::now() >= until {
@@ -91,15 +91,15 @@ impl<'a> WayIn<'a> {
 }
 
 impl Way for WayIn<'_> {
-    async fn connect(&mut self, listener: &str) -> io::Result<Box<dyn Connection>> {
-        let gone = || io::Error::other("the upgrade is over");
-        let service =
-            self.service.upgrade().filter(|service| service.borrow().is_tried(self.id)).ok_or_else(gone)?;
-        let route = service.borrow_mut().route_to_tried(listener)?;
+    async fn connect(&mut self, listener: &str) -> Result<Box<dyn Connection>, Failure> {
+        let service = self.service.upgrade().filter(|service| service.borrow().is_tried(self.id));
+        let service = service.ok_or_else(|| Failure::Untried("nobody is to be tried any more".into()))?;
+        let no_way = |error| Failure::Untried(format!("there is no way to {listener}: {error}"));
+        let route = service.borrow_mut().route_to_tried(listener).map_err(no_way)?;
         let connected = self.connect_by(route).await;
         // The way is open for this one connection only.
-        service.borrow_mut().end_route(listener)?;
-        connected
+        service.borrow_mut().end_route(listener).map_err(no_way)?;
+        connected.map_err(|error| Failure::to_connect(listener, &error))
     }
 
     async fn is_accepted(&mut self) -> io::Result<bool> {
@@ -142,19 +142,19 @@ impl WayIn<'_> {
 
 impl Service {
     fn is_tried(&self, id: HandoffId) -> bool {
-        self.is_probing(id) || self.machine.on_trial() == Some(id)
+        self.is_probing(id) || self.machine.watched().is_some_and(|(watched, _)| watched == id)
     }
 
     /// The process that is tried: the successor, or once it is committed the incumbent.
-    fn tried(&self) -> Option<&Party> {
-        if self.machine.is_on_probation() { self.incumbent.as_ref() } else { self.successor.as_ref() }
+    pub(super) fn tried(&self) -> Option<&Party> {
+        if self.machine.phase() == Phase::Serving { self.incumbent.as_ref() } else { self.successor.as_ref() }
     }
 
     /// To its slot; where all share their slots, to the one that gets new connections.
     fn route_to_tried(&mut self, listener: &str) -> io::Result<ProbeRoute> {
         let slot = self.tried().map(|party| party.slot);
         let (Some(listening), Some(slot)) = (&mut self.listening, slot) else {
-            return Err(io::Error::other("the new process is gone"));
+            return Err(io::Error::other("the process is gone"));
         };
         listening.route_to(listener, slot)
     }

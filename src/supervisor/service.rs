@@ -20,6 +20,7 @@ use uuid::Uuid;
 use super::canary::Measured;
 use super::daemon::Shared;
 use super::listening::Listening;
+use super::liveness::Vigil;
 use super::party::{Party, Serial};
 use super::policy::policy;
 use super::preparation::Preparation;
@@ -71,8 +72,10 @@ pub(super) struct Service {
     /// The descriptors of the message at hand.
     pub(super) fds: Vec<OwnedFd>,
     pub(super) timers: HashMap<Deadline, AbortHandle>,
-    /// The task that watches a process on trial.
-    pub(super) watching: Option<AbortHandle>,
+    /// The watch over a process.
+    pub(super) vigil: Option<Vigil>,
+    /// Why the process that serves is killed by it.
+    pub(super) verdict: Option<String>,
     /// What the share of a successor was measured to be.
     pub(super) measured: Option<Measured>,
     serials: u64,
@@ -113,7 +116,8 @@ impl Handle {
                 is_compacting: false,
                 fds: Vec::new(),
                 timers: HashMap::new(),
-                watching: None,
+                vigil: None,
+                verdict: None,
                 measured: None,
                 serials: 0,
                 shown: "",
@@ -151,6 +155,7 @@ impl Service {
             self.carry_out(actions, &mut events);
             self.after_event(&happened);
         }
+        self.adjust_vigil();
         self.shared.systemd.show(&self.name, self.machine.is_wanted(), self.incumbent.is_some());
         if self.is_settled() {
             self.settled.notify_waiters();

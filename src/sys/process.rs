@@ -131,6 +131,16 @@ pub fn is_stopped(pid: u32) -> bool {
     states_of(pid).all(|state| matches!(state, 'T' | 't' | 'Z' | 'X'))
 }
 
+/// Whether a process that is there has been stopped, by a signal or a debugger: all of its threads.
+pub fn is_frozen(pid: u32) -> bool {
+    let mut any = false;
+    let all = states_of(pid).all(|state| {
+        any |= matches!(state, 'T' | 't');
+        matches!(state, 'T' | 't' | 'Z' | 'X')
+    });
+    all && any
+}
+
 /// Whether a thread of a process runs, or would if it got a processor, or what it wants from the disk.
 pub fn is_busy(pid: u32) -> bool {
     states_of(pid).any(|state| matches!(state, 'R' | 'D'))
@@ -144,8 +154,8 @@ fn states_of(pid: u32) -> impl Iterator<Item = char> {
     stats.filter_map(|stat| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()))
 }
 
-/// Each thread has the children that it made.
-fn children_of(pid: u32) -> Vec<u32> {
+/// The children of a process. Each of its threads has those that it made.
+pub fn children_of(pid: u32) -> Vec<u32> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
     lists

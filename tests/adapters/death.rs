@@ -5,7 +5,7 @@ use rustix::process::Signal;
 
 use crate::ALL;
 use crate::plain::{Load, Plain};
-use crate::support::{ask, signal, version, wait_for};
+use crate::support::{ask, signal, stop, version, wait_for};
 
 /// Kills the daemon and starts another one.
 fn replace_daemon(plain: &mut Plain) {
@@ -115,5 +115,25 @@ fn without_a_daemon_the_old_version_serves_again_by_itself() {
         wait_for("the daemon to take over", || (plain.rig.status("s").pid == Some(old)).then_some(()));
         let outcome = plain.upgrade("3", "");
         assert_eq!(outcome.outcome, Ending::Committed, "{adapter}: {outcome:?}");
+    }
+}
+
+#[test]
+fn a_program_that_is_stopped_is_replaced_if_it_is_watched() {
+    for (adapter, mode) in ALL {
+        let watched = "[liveness]\ninterval = \"50ms\"\n[probe]\ntcp = true\ntimeout = \"200ms\"\n";
+        let plain = Plain::serve(adapter, mode, watched);
+        let program = plain.program();
+        stop(program);
+        // It waits at the listener, and is answered by the next program.
+        assert_eq!(version(plain.address), "0", "{adapter} {mode}");
+        assert_ne!(plain.program(), program, "{adapter} {mode}");
+        let status = wait_for("the restart to be told", || {
+            let status = plain.rig.status("s");
+            (status.restarts == 1 && status.phase.is_none()).then_some(status)
+        });
+        let problem = status.problem.unwrap();
+        let told = format!("did not serve: the process {program} is stopped");
+        assert!(problem.contains(&told), "{adapter} {mode}: {problem}");
     }
 }

@@ -231,6 +231,12 @@ pub fn kill(pid: u32) {
     assert_eq!(ended, 1, "waited too long for the end of the process {pid}");
 }
 
+/// Stops a process. Until its last thread has stopped, it may still take something on.
+pub fn stop(pid: u32) {
+    signal(pid, rustix::process::Signal::STOP);
+    wait_for("it to stop", || handoff::sys::process::is_stopped(pid).then_some(()));
+}
+
 /// Stops a process for a time, which is not a wait for anything, and lets it go on.
 pub fn freeze(pid: u32, time: Duration) {
     let until = Instant::now() + time;

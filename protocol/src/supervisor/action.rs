@@ -87,11 +87,6 @@ pub enum Action {
     HangUpIncumbent,
     /// Look from outside whether the successor serves; answered by [`Event::Probed`](super::Event::Probed).
     Probe(HandoffId),
-    /// Look again and again whether the process of this handoff is well, for as long as [`Supervisor::on_trial`] names it;
-    /// if it is not, that is [`Event::Condemned`](super::Event::Condemned).
-    ///
-    /// [`Supervisor::on_trial`]: super::Supervisor::on_trial
-    Watch(HandoffId),
     /// So many of 1,000 new connections go to the successor from now on, the others to the incumbent.
     SteerShare(u16),
     /// New connections go to the successor from now on, all of them.

@@ -2,7 +2,6 @@
 //! one. With a probe it has to pass that again after each step.
 
 use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::{Action, Incumbent, Moment, Phase, Supervisor};
@@ -18,7 +17,6 @@ impl Supervisor {
         self.ends_at = self.ends_at.saturating_add(time_ms);
         self.enter(at, Phase::Canary, Deadline::Canary, out);
         out.push(Action::SteerShare(permille));
-        out.push(Action::Watch(self.handoff));
     }
 
     /// Without an incumbent nobody is left who could have the other share.
@@ -51,28 +49,6 @@ impl Supervisor {
         match self.shares {
             0 => Reason::SuccessorExited(exit),
             _ => Reason::Canary(format!("it {exit}")),
-        }
-    }
-
-    /// The process that is watched is not well.
-    pub(super) fn condemned(&mut self, at: Moment, why: String, out: &mut Vec<Action>) {
-        match self.phase {
-            Phase::Canary => self.fail(at, Reason::Canary(why), out),
-            Phase::Serving => self.take_back(at, Reason::Probation(why), out),
-            Phase::Recovering
-            | Phase::Stopped
-            | Phase::Backoff
-            | Phase::Greeting
-            | Phase::Warming
-            | Phase::Draining
-            | Phase::Sealing
-            | Phase::Beginning
-            | Phase::Probing
-            | Phase::Committing
-            | Phase::Reaping
-            | Phase::Resuming
-            | Phase::Reverting
-            | Phase::Stopping => {}
         }
     }
 }

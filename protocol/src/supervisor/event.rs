@@ -64,7 +64,7 @@ pub enum Event {
     RetireeUnheard,
     /// The probe of the successor of this handoff passed, or why it did not.
     Probed(HandoffId, Result<(), String>),
-    /// The process of this handoff, which was watched, is not well, and why.
+    /// The process of this handoff is not well, and why: see [`Supervisor::watched`](super::Supervisor::watched).
     Condemned(HandoffId, String),
     /// What was to be recorded durably is on the disk.
     Durable,

@@ -6,7 +6,7 @@
 //! - a successor is told to begin (exclusive mode) only when the incumbent is sealed or gone;
 //! - a parked successor is kept until the incumbent is known to serve again: if it cannot, the successor goes forward;
 //! - a successor that was told to begin is killed and reaped before the incumbent is asked to resume;
-//! - an incumbent is killed only when it is silent, mute, or failed to resume;
+//! - an incumbent is killed only when it is silent, mute, condemned, or failed to resume;
 //! - with a probe, a commit is recorded, and connections are steered away from an incumbent, only after it has passed;
 //! - a share of the connections is taken back before its successor is sent away;
 //! - who was replaced and stands by is kept until the probation is over;
@@ -44,12 +44,14 @@ mod recover;
 mod retire;
 mod step;
 mod timers;
+mod watch;
 
 pub use action::{Action, Lasting, Outcome, Refusal};
 pub use event::{Event, Moment, Request};
 use probation::Undoing;
 pub use recover::Left;
 use recover::Recovery;
+pub use watch::Watch;
 
 /// What the service is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -6,7 +6,6 @@ use alloc::vec::Vec;
 
 use super::{Action, Incumbent, Leaving, Moment, Outcome, Phase, Retiree, Successor, Supervisor, Target};
 use crate::deadline::Deadline;
-use crate::ids::HandoffId;
 use crate::message::Mode;
 use crate::reason::Reason;
 
@@ -22,11 +21,6 @@ pub(super) enum Undoing {
 }
 
 impl Supervisor {
-    /// The process that is to be watched, by its handoff: one that serves a share, or one on probation.
-    pub fn on_trial(&self) -> Option<HandoffId> {
-        (self.phase == Phase::Canary || self.is_on_probation()).then_some(self.handoff)
-    }
-
     /// Whether a process that was replaced stands by for the one that serves.
     pub fn is_on_probation(&self) -> bool {
         self.phase == Phase::Serving && self.standby().is_some()

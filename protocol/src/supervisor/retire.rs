@@ -29,10 +29,7 @@ impl Supervisor {
                 out.push(Action::ToRetiree(retiree.handoff, self.adopt()));
                 out.push(Action::Arm(Deadline::RetireExit, self.policy.exit_limit_ms));
             }
-            Leaving::Standby { .. } => {
-                out.push(Action::Arm(Deadline::Probation, self.probation_ms));
-                out.push(Action::Watch(retiree.handoff));
-            }
+            Leaving::Standby { .. } => out.push(Action::Arm(Deadline::Probation, self.probation_ms)),
             Leaving::Draining => {
                 let prepare = Prepare { grace_ms, lease_ms: grace_ms.saturating_add(lease_ms) };
                 out.push(Action::ToRetiree(retiree.handoff, ToService::Prepare(prepare)));

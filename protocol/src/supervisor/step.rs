@@ -34,9 +34,7 @@ impl Supervisor {
             Event::RetireeGone => self.retiree_gone(out),
             Event::RetireeUnheard => self.retiree_unheard(out),
             Event::Probed(id, result) => self.probed(at, id, result, out),
-            Event::Condemned(id, why) if self.on_trial() == Some(id) => self.condemned(at, why, out),
-            // It was watched, and is not any more.
-            Event::Condemned(_, _) => {}
+            Event::Condemned(id, why) => self.condemned(at, id, why, out),
             Event::Durable => self.durable(at, out),
             Event::NotDurable(why) => self.not_durable(at, why, out),
             Event::Deadline(deadline) => self.deadline(at, deadline, out),

@@ -40,7 +40,7 @@ pub fn supervisor_events(machine: &Supervisor) -> Vec<(&'static str, Event)> {
     let possible = |name: &str, event: &Event| match event {
         Event::SpawnFailed(_) => machine.successor() == Seen::Starting,
         Event::Probed(_, _) => machine.phase() == Phase::Probing,
-        Event::Condemned(_, _) => machine.on_trial().is_some(),
+        Event::Condemned(_, _) => machine.watched().is_some(),
         Event::Durable | Event::NotDurable(_) => {
             matches!(machine.phase(), Phase::Committing | Phase::Reverting)
         }

@@ -138,8 +138,8 @@ fn unheard(world: &mut World, cx: &mut Context) {
 
 /// The process that is watched is found not to be well.
 fn condemns(world: &mut World, cx: &mut Context) {
-    let Some(id) = world.machine.on_trial() else { return };
-    world.condemned = world.on_trial().map(|process| process.born_in);
+    let Some((id, _)) = world.machine.watched() else { return };
+    world.condemned = world.watched().map(|process| process.born_in);
     if !cx.model.has(Defect::ForgetVerdict) {
         world.tell(Event::Condemned(id, String::new()), cx);
     }

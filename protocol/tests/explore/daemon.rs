@@ -154,7 +154,6 @@ impl World {
                 }
             }
             // What is watched shows in the steps that can happen.
-            Action::Watch(_) => {}
             Action::SteerShare(_) => {
                 cx.check(invariants::may_steer(self, cx.model));
                 self.share = self.roles.successor.map(|at| self.process(at).slot);

@@ -59,4 +59,6 @@ pub enum Defect {
     KeepShare,
     /// That a process is not well is not acted upon.
     ForgetVerdict,
+    /// A process that serves is stopped, and nobody looks.
+    ForgetFrozen,
 }

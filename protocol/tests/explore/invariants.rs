@@ -79,8 +79,8 @@ fn at_rest_under_supervisor(world: &World, model: &Model) -> Checked {
     hold(world.count() == 1, "exactly one process is left")?;
     let at = world.roles.incumbent.ok_or("the process that is left is the incumbent")?;
     let process = world.process(at);
-    // Nobody watches an idle incumbent by messages; that is the work of the readiness probe.
-    if process.life == Life::Frozen {
+    // Whoever is idle is not asked for signs of life: nobody finds out unless somebody is to look.
+    if process.life == Life::Frozen && !model.liveness {
         return Ok(());
     }
     hold(process.serves(), "exactly one process serves")?;
@@ -235,7 +235,9 @@ fn may_kill_left(world: &World, cx: &Context, at: usize) -> Checked {
 pub fn may_kill_incumbent(world: &World, cx: &Context) -> Checked {
     let Some(at) = world.roles.incumbent else { return Ok(()) };
     may_kill_left(world, cx, at)?;
-    hold(is_late(world, cx) || !world.process(at).is_healthy(), "a healthy incumbent is not killed")
+    let process = world.process(at);
+    let condemned = cx.step == Step::Condemns && world.condemned == Some(process.born_in);
+    hold(condemned || is_late(world, cx) || !process.is_healthy(), "a healthy incumbent is not killed")
 }
 
 /// A successor that began is killed also to let the incumbent back in; but not if there is no incumbent.

@@ -75,7 +75,8 @@ const ASKED: [(Ask, bool); 5] = [
 fn holds(name: &str, stragglers: Stragglers, budget: Budget) {
     for mode in [Mode::Exclusive, Mode::Overlap] {
         for (ask, probes) in ASKED {
-            let model = Model { mode, stragglers, probes, trial: Trial::None, budget, defect: None };
+            let trial = Trial::None;
+            let model = Model { mode, stragglers, probes, trial, liveness: false, budget, defect: None };
             hold(name, &model, ask);
         }
     }
@@ -99,9 +100,25 @@ fn holds_on_some_trials(name: &str, stragglers: Stragglers, budget: Budget) {
     hold_trials(name, &TRIALS[..3], stragglers, budget);
 }
 
+/// A process that serves is watched, whoever it is and whatever it had to go through.
+fn holds_watched(name: &str, stragglers: Stragglers, budget: Budget) {
+    let trials = [
+        (Mode::Exclusive, Trial::None, Ask::Start),
+        (Mode::Exclusive, Trial::None, Ask::Upgrade),
+        (Mode::Overlap, Trial::None, Ask::Upgrade),
+        (Mode::Exclusive, Trial::Probation, Ask::Upgrade),
+        (Mode::Overlap, Trial::Both, Ask::Upgrade),
+    ];
+    for (mode, trial, ask) in trials {
+        let probes = trial != Trial::None;
+        hold(name, &Model { mode, stragglers, probes, trial, liveness: true, budget, defect: None }, ask);
+    }
+}
+
 fn hold_trials(name: &str, trials: &[(Mode, Trial, bool)], stragglers: Stragglers, budget: Budget) {
     for (mode, trial, probes) in trials.iter().copied() {
-        hold(name, &Model { mode, stragglers, probes, trial, budget, defect: None }, Ask::Upgrade);
+        let model = Model { mode, stragglers, probes, trial, liveness: false, budget, defect: None };
+        hold(name, &model, Ask::Upgrade);
     }
 }
 
@@ -132,7 +149,9 @@ macro_rules! found {
             let defect = Some(Defect::$defect);
             let (mode, stragglers) = (Mode::$mode, Stragglers::Abort);
             let probes = matches!(Defect::$defect, Defect::ForgetProbe | Defect::TrustLateProbe);
-            let model = Model { mode, stragglers, probes, trial: Trial::$trial, budget: $budget, defect };
+            let liveness = defect == Some(Defect::ForgetFrozen);
+            let trial = Trial::$trial;
+            let model = Model { mode, stragglers, probes, trial, liveness, budget: $budget, defect };
             let found = explore(stringify!($name), &model, Ask::$ask).counterexample;
             let found = found.unwrap_or_else(|| panic!("{:?} is not found", defect));
             println!("found after {} steps, {}", found.steps, found.trace);
@@ -199,6 +218,8 @@ found! {
         "another supervisor knows every process";
     clock_first: ClockFirst, Exclusive, Upgrade, Budget { thaws: 1, ..DEATH },
         "a healthy process is never killed to make room for a dead one";
+    forget_who_is_frozen: ForgetFrozen, Exclusive, Start, DEATH,
+        "exactly one process serves";
 }
 
 found! {
@@ -270,4 +291,16 @@ walks! {
     on_trial_another_supervisor_and_two_faults: Abort, Budget { deaths: 1, faults: 2, returns: 1, ..LUCK };
     on_trial_states: Abort, Budget { states: 2, deaths: 1, faults: 1, ..LUCK };
     on_trial_a_death_a_fault_and_a_slow_party: Abort, Budget { deaths: 1, faults: 1, slow: 1, ..LUCK };
+}
+
+walks! {
+    holds_watched;
+    watched_nothing_goes_wrong: Abort, LUCK;
+    watched_two_deaths: Abort, Budget { deaths: 2, chatter: 1, ..LUCK };
+    watched_three_deaths: Abort, Budget { deaths: 3, ..LUCK };
+    watched_a_death_and_two_faults: Abort, Budget { deaths: 1, faults: 2, ..LUCK };
+    watched_a_fault_and_requests: Abort, Budget { faults: 1, asks: 2, ..LUCK };
+    watched_a_fault_and_a_slow_party: Cut, Budget { faults: 1, slow: 2, ..LUCK };
+    watched_two_freezes_that_end: Abort, Budget { deaths: 2, thaws: 2, ..LUCK };
+    watched_another_supervisor: Abort, Budget { deaths: 2, returns: 1, ..LUCK };
 }

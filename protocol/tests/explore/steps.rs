@@ -251,9 +251,10 @@ fn of_supervisor(world: &World, model: &Model, all: &mut Vec<(Step, Cost)>) {
         all.push((Step::DiskAnswers(false), cost));
     }
     probe_answers(world, all);
-    if let Some(process) = world.on_trial() {
-        // Who does not serve does not pass.
-        let fails = model.probes && !process.serves();
+    if let Some(process) = world.watched() {
+        // That a process is stopped is seen without a probe; with one, who does not serve does not pass.
+        let stopped = process.life == Life::Frozen && !model.has(Defect::ForgetFrozen);
+        let fails = stopped || model.probes && !process.serves();
         all.push((Step::Condemns, if fails { Cost::Free } else { Cost::Fault }));
     }
     let first = first_deadlines(world);

@@ -6,7 +6,7 @@
 use handoff_protocol::deadline::{CanaryStep, Deadline, Policy, Stragglers};
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::Mode;
-use handoff_protocol::supervisor::{Action, Lasting, Phase, Supervisor};
+use handoff_protocol::supervisor::{Action, Lasting, Phase, Supervisor, Watch};
 
 use crate::defects::Defect;
 use crate::journal::Journal;
@@ -22,6 +22,7 @@ pub struct Model {
     pub stragglers: Stragglers,
     pub probes: bool,
     pub trial: Trial,
+    pub liveness: bool,
     pub budget: Budget,
     pub defect: Option<Defect>,
 }
@@ -44,6 +45,7 @@ impl Model {
             probes: self.probes,
             canary: canary[..steps].to_vec(),
             probation_ms,
+            liveness: self.liveness,
             ..Policy::default()
         }
     }
@@ -267,9 +269,11 @@ impl World {
     }
 
     /// Whoever is watched.
-    pub fn on_trial(&self) -> Option<&Process> {
-        self.machine.on_trial()?;
-        let at = if self.machine.is_on_probation() { self.roles.incumbent } else { self.roles.successor };
+    pub fn watched(&self) -> Option<&Process> {
+        let at = match self.machine.watched()?.1 {
+            Watch::Share(_) => self.roles.successor,
+            Watch::Probation | Watch::Liveness => self.roles.incumbent,
+        };
         at.map(|at| self.process(at))
     }
 

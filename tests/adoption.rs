@@ -29,12 +29,6 @@ fn keeper(rig: &Rig) -> u32 {
     found.expect("a keeper")
 }
 
-fn settled(rig: &Rig, name: &str) -> handoff::control::api::ServiceStatus {
-    wait_for("it to serve and nothing to be under way", || {
-        Some(rig.status(name)).filter(|status| status.state == State::Serving && status.phase.is_none())
-    })
-}
-
 fn upgrades(rig: &Rig, address: SocketAddr, to: &str) {
     let outcome = rig.upgrade("s", &rig.release(to, "")).unwrap();
     assert_eq!((outcome.outcome, &outcome.reason), (Ending::Committed, &None), "{outcome:?}");
@@ -79,7 +73,7 @@ fn what_runs_goes_on_and_can_be_upgraded() {
                     kill_daemon(&mut rig);
                 }
                 rig.start_daemon();
-                let after = settled(&rig, "s");
+                let after = rig.settled("s");
                 assert_eq!(
                     (after.pid, after.generation, after.restarts, after.started_at, &after.binary),
                     (before.pid, before.generation, before.restarts, before.started_at, &before.binary),
@@ -107,7 +101,7 @@ fn a_process_that_ended_meanwhile_is_told_of_and_replaced_on_the_same_listener()
     let waiting = std::thread::spawn(move || version(address));
     rig.start_daemon();
     assert_eq!(waiting.join().unwrap(), "1");
-    let status = settled(&rig, "s");
+    let status = rig.settled("s");
     assert_eq!((status.restarts, status.generation.0), (1, 2));
     let problem = status.problem.unwrap();
     assert!(problem.contains("While no daemon was there"), "{problem}");
@@ -152,7 +146,7 @@ fn an_upgrade_that_was_under_way_is_ended_and_told_of() {
             });
             rig.daemon.take().unwrap().wait().unwrap();
             rig.start_daemon();
-            let status = settled(&rig, "s");
+            let status = rig.settled("s");
             let last = status.last_handoff.unwrap_or_else(|| panic!("{mode}, {phase}: not told of"));
             assert_eq!(last.outcome, *ending, "{mode}, {phase}: {last:?}");
             assert!(
@@ -177,7 +171,7 @@ fn a_process_that_is_frozen_is_replaced_when_it_does_not_answer() {
     signal(pid, Signal::STOP);
     kill_daemon(&mut rig);
     rig.start_daemon();
-    let status = settled(&rig, "s");
+    let status = rig.settled("s");
     assert_ne!(status.pid, Some(pid));
     assert_eq!(version(address), "1");
     upgrades(&rig, address, "2");
@@ -226,7 +220,7 @@ fn a_daemon_that_is_killed_again_and_again_disturbs_nobody() {
             early.kill().unwrap();
             early.wait().unwrap();
             rig.start_daemon();
-            assert_eq!(settled(&rig, "s").pid, pid);
+            assert_eq!(rig.settled("s").pid, pid);
         }
     });
     upgrades(&rig, address, "2");
@@ -243,7 +237,7 @@ fn a_new_version_of_the_daemon_takes_over_from_one_that_was_told_to_leave() {
             signal(daemon.id(), Signal::QUIT);
             assert_eq!(daemon.wait().unwrap().code(), Some(0));
             rig.start_daemon();
-            assert_eq!(settled(&rig, "s").pid, pid);
+            assert_eq!(rig.settled("s").pid, pid);
         }
     });
     upgrades(&rig, address, "2");
@@ -262,7 +256,7 @@ fn no_line_of_the_log_is_lost_or_doubled_when_daemon_and_keeper_are_killed() {
         }
         ask(address, &format!("say line-{round}-between")).unwrap();
         rig.start_daemon();
-        settled(&rig, "s");
+        rig.settled("s");
         ask(address, &format!("say line-{round}-after")).unwrap();
     }
     let expected: Vec<String> = (0..6)
@@ -286,7 +280,7 @@ fn a_process_that_cannot_be_asked_serves_on_and_can_be_stopped() {
         std::fs::remove_file(entry.unwrap().path()).unwrap();
     }
     rig.start_daemon();
-    let status = settled(&rig, "s");
+    let status = rig.settled("s");
     assert_eq!(status.pid, pid);
     assert!(status.problem.unwrap().contains("cannot be reached"));
     let error = rig.upgrade("s", &rig.release("2", "")).unwrap_err().to_string();
@@ -312,7 +306,7 @@ fn what_was_bound_counts_whatever_became_of_the_service_file() {
             None => std::fs::remove_file(&file).unwrap(),
         }
         rig.start_daemon();
-        settled(&rig, "s");
+        rig.settled("s");
         assert_eq!(version(address), "1");
     }
     upgrades(&rig, address, "2");
@@ -345,7 +339,7 @@ fn a_unix_socket_stays_at_its_path() {
                 signal(keeper, Signal::KILL);
             }
             rig.start_daemon();
-            settled(&rig, name);
+            rig.settled(name);
             assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
             let outcome = rig.upgrade(name, &rig.release(&n.to_string(), "")).unwrap();
             assert_eq!(outcome.outcome, Ending::Committed);

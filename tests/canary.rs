@@ -149,7 +149,7 @@ fn a_new_daemon_begins_the_canary_anew() {
     assert!((20.0..=80.0).contains(&share), "without a daemon it stays as it is: {share}");
     rig.start_daemon();
     wait_for("the canary again", || is_in(&rig, "canary"));
-    let status = wait_for("it to rest", || Some(rig.status("s")).filter(|status| status.phase.is_none()));
+    let status = rig.settled("s");
     assert_eq!((status.state, status.generation.0), (State::Serving, 2));
     assert_eq!(share_of_new(address, 100), 100.0);
 }
@@ -161,7 +161,7 @@ fn a_new_daemon_steers_everything_to_the_old_version_if_the_new_one_is_gone() {
     lose_the_daemon_in_the_canary(&mut rig);
     signal(new_process(&rig), Signal::KILL);
     rig.start_daemon();
-    let status = wait_for("it to rest", || Some(rig.status("s")).filter(|status| status.phase.is_none()));
+    let status = rig.settled("s");
     assert_eq!((status.state, status.generation.0), (State::Serving, 1));
     assert_eq!(share_of_new(address, 200), 0.0);
 }

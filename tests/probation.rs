@@ -58,7 +58,7 @@ fn is_taken_back(rig: &Rig, address: SocketAddr, outcome: &Outcome, old: Option<
     wait_for("the new process to be gone", || {
         support::processes_of(&rig.path("testee-2")).is_empty().then_some(())
     });
-    let status = wait_for("it to rest", || Some(rig.status("s")).filter(|status| status.phase.is_none()));
+    let status = rig.settled("s");
     assert_eq!((status.state, status.pid), (State::Serving, old));
 }
 
@@ -214,7 +214,7 @@ fn with_the_daemon_the_probation_ends_if_the_new_version_serves() {
                 support::processes_of(&rig.path("testee-1")).is_empty().then_some(())
             });
         });
-        let status = wait_for("it to rest", || Some(rig.status("s")).filter(|status| status.phase.is_none()));
+        let status = rig.settled("s");
         assert_eq!((status.state, status.generation.0), (State::Serving, 2), "{mode}");
         assert_ne!(status.pid, Some(old));
         assert_eq!(version(address), "2", "{mode}");
@@ -234,7 +234,7 @@ fn the_old_version_serves_if_the_new_one_dies_with_the_daemon() {
             }
         }
         rig.start_daemon();
-        let status = wait_for("it to rest", || Some(rig.status("s")).filter(|status| status.phase.is_none()));
+        let status = rig.settled("s");
         assert_eq!((status.state, status.pid, status.generation.0), (State::Serving, Some(old), 3), "{mode}");
         assert_eq!(version(address), "1", "{mode}");
     }

@@ -91,6 +91,6 @@ fn at_a_stop_it_is_for_nobody_and_harms_nobody() {
         let rig = Rig::new();
         rig.serve("s", "1", "hands-over-5242880", mode);
         rig.call(handoff::control::api::Request::Stop(support::service("s"))).unwrap();
-        assert!(log(&rig).contains("testee 1 ends"), "{}", log(&rig));
+        wait_for("the log to tell", || log(&rig).contains("testee 1 ends").then_some(()));
     }
 }

@@ -6,10 +6,10 @@ mod support;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use handoff::control::api::{Ending, State};
+use handoff::control::api::Ending;
 use handoff_protocol::log_image::{self, HEADER_LEN, PROVEN_AT};
 use rustix::process::Signal;
-use support::{Rig, signal, version, wait_for};
+use support::{Rig, signal, version};
 
 /// Warm-up and begin take six leases each. The library gives the signs of life, whatever the service is busy with.
 #[test]
@@ -47,18 +47,14 @@ fn a_clock_that_was_wrong_changes_nothing() {
         let version_now = (n + 1).to_string();
         let outcome = rig.upgrade("s", &rig.release(&version_now, "")).unwrap();
         assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
-        let before = wait_for("it to settle", || {
-            Some(rig.status("s")).filter(|status| status.state == State::Serving && status.phase.is_none())
-        });
+        let before = rig.settled("s");
         signal(rig.daemon.as_ref().unwrap().id(), Signal::KILL);
         rig.daemon.take().unwrap().wait().unwrap();
         let journal = rig.path("state/services/s/journal");
         fs::write(&journal, with_clock(&fs::read(&journal).unwrap(), clock)).unwrap();
         rig.start_daemon();
 
-        let after = wait_for("it to be adopted", || {
-            Some(rig.status("s")).filter(|status| status.state == State::Serving && status.phase.is_none())
-        });
+        let after = rig.settled("s");
         assert_eq!((after.pid, after.generation), (before.pid, before.generation));
         assert_eq!((after.binary, after.restarts), (before.binary, before.restarts));
         assert_eq!(version(address), version_now);

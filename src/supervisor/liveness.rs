@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::rc::Weak;
 use std::time::Duration;
 
-use handoff_protocol::ids::HandoffId;
+use handoff_protocol::ids::{HandoffId, ServiceName};
 use handoff_protocol::supervisor::{Event, Watch};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::sleep;
@@ -33,6 +33,7 @@ impl Drop for Vigil {
 
 /// What is looked at, and how often.
 struct Look {
+    service: ServiceName,
     watch: Watch,
     probe: Option<Probe>,
     errors: Option<ErrorCount>,
@@ -64,8 +65,8 @@ impl Service {
                 (interval_ms, failures, None)
             }
         };
-        let (probe, since_unix_s) = (self.config.probe.clone(), unix_ms() / 1_000);
-        Look { watch, probe, errors, since_unix_s, interval_ms, failures }
+        let (service, probe) = (self.name.clone(), self.config.probe.clone());
+        Look { service, watch, probe, errors, since_unix_s: unix_ms() / 1_000, interval_ms, failures }
     }
 
     /// The process that is watched, if it is stopped. Of a program behind a shim, that one counts as well.
@@ -99,13 +100,13 @@ async fn watch_over(service: Weak<RefCell<Service>>, id: HandoffId, look: Look) 
             }
             Ok(Some(too_many)) => break too_many,
             Err(Failure::Untried(found)) if look.watch == Watch::Liveness => {
-                tracing::warn!(%id, found, "it cannot be looked whether the process serves");
+                tracing::warn!(service = %look.service, found, "it cannot be looked whether the process serves");
                 continue;
             }
             Err(Failure::Untried(found) | Failure::Unwell(found)) => found,
         };
         failures += 1;
-        tracing::warn!(%id, failures, found, "the process that is watched is not well");
+        tracing::warn!(service = %look.service, failures, found, "the process that is watched is not well");
         if failures >= look.failures {
             break format!("{found} ({failures} in a row)");
         }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use handoff::control::api::{Ending, State};
+use handoff::control::api::Ending;
 use handoff_protocol::log_image;
 use handoff_protocol::record::{Fact, Record};
 use rustix::process::Signal;
@@ -32,14 +32,6 @@ fn restart_daemon(rig: &mut Rig) {
     rig.start_daemon();
 }
 
-/// Serves, and nothing is under way.
-fn settled(rig: &Rig) {
-    wait_for("it to settle", || {
-        let status = rig.status("s");
-        (status.state == State::Serving && status.phase.is_none()).then_some(())
-    });
-}
-
 #[test]
 fn every_operation_of_an_upgrade_fails_once() {
     let Some((mut rig, disk)) = rig() else { return };
@@ -49,11 +41,11 @@ fn every_operation_of_an_upgrade_fails_once() {
     for release in &releases {
         rig.upgrade("s", release).unwrap();
     }
-    settled(&rig);
+    rig.settled("s");
     disk.seen();
     let mut next = releases.iter().cycle();
     rig.upgrade("s", next.next().unwrap()).unwrap();
-    settled(&rig);
+    rig.settled("s");
     let operations = disk.seen();
     println!("an upgrade: {operations:?}");
     assert!(operations.len() >= 6);
@@ -67,7 +59,7 @@ fn every_operation_of_an_upgrade_fails_once() {
             let release = next.next().unwrap();
             disk.fail(number, fault);
             let outcome = rig.upgrade("s", release).unwrap();
-            settled(&rig);
+            rig.settled("s");
             disk.heal();
             let expected = match outcome.outcome {
                 Ending::Committed => release.display().to_string().rsplit('-').next().unwrap().to_owned(),
@@ -84,12 +76,12 @@ fn every_operation_of_an_upgrade_fails_once() {
                 assert!(operation.starts_with("fsync"), "{what}: {again:?}");
                 let pid = rig.status("s").pid;
                 restart_daemon(&mut rig);
-                settled(&rig);
+                rig.settled("s");
                 assert_eq!(rig.status("s").pid, pid, "{what}");
                 let last = rig.upgrade("s", next.next().unwrap()).unwrap();
                 assert_eq!(last.outcome, Ending::Committed, "{what}: {last:?}");
             }
-            settled(&rig);
+            rig.settled("s");
         }
     }
     rig.stop_daemon();
@@ -121,7 +113,7 @@ fn every_operation_of_a_start_and_of_a_shorter_journal_fails_once() {
         let started = rig.run(&["start", "s"]).status.success();
         if started {
             assert_eq!(version(address), "1", "{fault:?}");
-            settled(&rig);
+            rig.settled("s");
             // The last two of a journal that gets shorter; or the fault, which may be one of them.
             let through = || disk.count("fsync journal's directory") == 2;
             wait_for("it to happen", || {
@@ -134,11 +126,11 @@ fn every_operation_of_a_start_and_of_a_shorter_journal_fails_once() {
         assert!(rig.stop_daemon().expect("it ends by itself").success(), "{fault:?}");
         rig.start_daemon();
         assert!(rig.run(&["start", "s"]).status.success(), "{fault:?}");
-        settled(&rig);
+        rig.settled("s");
         let outcome = rig.upgrade("s", &releases[1]).unwrap();
         assert_eq!(outcome.outcome, Ending::Committed, "{fault:?}: {outcome:?}");
         assert_eq!(version(address), "2");
-        settled(&rig);
+        rig.settled("s");
         wait_for("the journal to get shorter", || is_short(&rig).then_some(()));
         assert!(!rig.path("backing/journal.new").exists());
         rig.stop_daemon();

@@ -57,7 +57,7 @@ fn a_journal_that_is_cut_short_at_any_byte_of_an_upgrade_costs_that_upgrade() {
     let length = || fs::metadata(&journal).unwrap().len();
     let before = length();
     rig.upgrade("s", &releases[1]).unwrap();
-    wait_for("the old process to leave", || (rig.status("s").phase.is_none()).then_some(()));
+    rig.settled("s");
     let needed = length() - before;
 
     let mut next = releases.iter().cycle();
@@ -88,7 +88,7 @@ fn a_journal_that_is_cut_short_at_any_byte_of_an_upgrade_costs_that_upgrade() {
         let outcome = rig.upgrade("s", next.next().unwrap()).unwrap();
         assert_eq!(outcome.outcome, Ending::Committed, "after {room} bytes: {outcome:?}");
         agrees(&rig);
-        wait_for("the old process to leave", || (rig.status("s").phase.is_none()).then_some(()));
+        rig.settled("s");
     }
     println!("{refused} upgrades of {needed} bytes were refused");
     assert!(refused > 30);

@@ -13,7 +13,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use handoff::control::api::{Claims, Outcome, Request, Response, ServiceStatus, Upgrade};
+use handoff::control::api::{Claims, Outcome, Request, Response, ServiceStatus, State, Upgrade};
 use handoff::control::{Client, ClientError};
 use handoff_protocol::ids::ServiceName;
 
@@ -173,6 +173,13 @@ impl Rig {
             Response::Status(status) => *status,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Until the service serves and nothing is under way. What a daemon that has just come still finds out has no phase.
+    pub fn settled(&self, name: &str) -> ServiceStatus {
+        wait_for("it to serve and nothing to be under way", || {
+            Some(self.status(name)).filter(|status| status.state == State::Serving && status.phase.is_none())
+        })
     }
 }
 

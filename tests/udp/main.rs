@@ -202,11 +202,7 @@ fn another_daemon_adopts_it_and_no_datagram_is_lost() {
                     wait_for("the keeper to be gone", gone);
                 }
                 service.rig.start_daemon();
-                wait_for("it to serve", || {
-                    let status = service.rig.status("s");
-                    (status.state == handoff::control::api::State::Serving && status.phase.is_none())
-                        .then_some(())
-                });
+                service.rig.settled("s");
                 service.upgrade(version);
                 assert_eq!(service.version(), version, "{adapter} {mode}");
             }

@@ -17,16 +17,20 @@ use handoff_protocol::version::VersionRange;
 use events::{seen, supervisor_events, upgrade};
 use table::{id, other, table};
 
+/// The table of a supervisor, with the states that `seen` tells apart.
+fn written(mode: Mode, policy: &Policy, seen: impl Fn(&Supervisor) -> String) -> String {
+    table(Supervisor::new(mode, policy.clone()), seen, supervisor_events, |machine, event| {
+        machine.step(Moment { now: 0, fresh: other(machine.handoff()) }, event)
+    })
+}
+
 /// With a probe: what is different, which is the state in which it is awaited.
 #[test]
 fn a_probe_is_awaited_as_written() {
     let policy = Policy { probes: true, ..Policy::default() };
     let mut text = String::new();
     for mode in [Mode::Exclusive, Mode::Overlap] {
-        let written =
-            table(Supervisor::new(mode, policy.clone()), seen, supervisor_events, |machine, event| {
-                machine.step(Moment { now: 0, fresh: other(machine.handoff()) }, event)
-            });
+        let written = written(mode, &policy, seen);
         let _ = writeln!(text, "{mode:?}\n");
         for state in written.split_inclusive("\n\n").filter(|state| state.starts_with("Probing")) {
             text.push_str(state);
@@ -46,10 +50,7 @@ fn a_canary_and_a_probation_are_gone_through_as_written() {
             0 => seen(machine),
             shares => format!("{}, step {shares}", seen(machine)),
         };
-        let written =
-            table(Supervisor::new(mode, policy.clone()), seen, supervisor_events, |machine, event| {
-                machine.step(Moment { now: 0, fresh: other(machine.handoff()) }, event)
-            });
+        let written = written(mode, &policy, seen);
         let _ = writeln!(text, "{mode:?}\n");
         let is_trial = |state: &&str| {
             let head = state.lines().next().unwrap_or_default();
@@ -66,10 +67,7 @@ fn whoever_serves_and_is_condemned_is_killed_as_written() {
     let policy = Policy { liveness: true, ..Policy::default() };
     let mut text = String::new();
     for mode in [Mode::Exclusive, Mode::Overlap] {
-        let written =
-            table(Supervisor::new(mode, policy.clone()), seen, supervisor_events, |machine, event| {
-                machine.step(Moment { now: 0, fresh: other(machine.handoff()) }, event)
-            });
+        let written = written(mode, &policy, seen);
         let _ = writeln!(text, "{mode:?}\n");
         for state in written.split("\n\n") {
             let verdict = state.lines().find(|line| line.trim_start().starts_with("condemned"));

@@ -133,12 +133,7 @@ pub fn is_stopped(pid: u32) -> bool {
 
 /// Whether a process that is there has been stopped, by a signal or a debugger: all of its threads.
 pub fn is_frozen(pid: u32) -> bool {
-    let mut any = false;
-    let all = states_of(pid).all(|state| {
-        any |= matches!(state, 'T' | 't');
-        matches!(state, 'T' | 't' | 'Z' | 'X')
-    });
-    all && any
+    is_stopped(pid) && states_of(pid).any(|state| matches!(state, 'T' | 't'))
 }
 
 /// Whether a thread of a process runs, or would if it got a processor, or what it wants from the disk.

@@ -1,41 +1,48 @@
 //! Upgrades the binary of a running server with no refused, reset or cut connection, no lost write, never two writers,
 //! and a rollback by itself when the new version is bad.
 //!
-//! - [`service`] is what a server embeds. It needs none of the default features.
-//! - `supervisor` (feature `supervisor`, default) is the daemon behind `handoff daemon`, with its `keeper`, `slots`,
-//!   `journal`, `config` and the `control` socket that the command line (`cli`) talks to.
-//! - [`handoff_protocol`] is the protocol itself, without I/O.
+//! # Where to start
+//!
+//! | you want to | read |
+//! |---|---|
+//! | run `handoff` | the README and `docs/README.md` in the repository |
+//! | embed it in a server | the crate [`handoff_service`] |
+//! | speak the protocol from another language | [`handoff_protocol`], and `docs/internals/protocol.md` |
+//! | talk to the daemon from a program | [`control::api`] and [`control::Client`], and `docs/control-api.md` |
+//! | test your own service against crashes | `docs/crash-testing.md` |
+//! | change `handoff` | `CONTRIBUTING.md`, then the folders below |
+//!
+//! # The folders of this crate
+//!
+//! - `supervisor`: the daemon behind `handoff daemon`. It carries out what the machines of [`handoff_protocol`] decide.
+//! - `keeper`: the process that holds the listeners and writes the logs when the daemon is gone.
+//! - `slots`: the listeners, and the steering of connections between them.
+//! - `shim`: the process in front of an unmodified program.
+//! - `journal`, `history`, `store`, `spool`: what lasts.
+//! - `config`, `control`, `cli`: service files, the control socket, and the commands.
+//! - `doctor`, `hooks`, `probe`, `watch`: trials, commands of the operator, health, and watched paths.
+//!
+//! Only `control` is an interface for other programs. The other modules are public for the tests of this repository, and change without
+//! notice.
 
-#[cfg(feature = "supervisor")]
+use handoff_crash_points as crash_points;
+use handoff_service as service;
+pub use handoff_sys as sys;
+
 pub mod cli;
-#[cfg(feature = "supervisor")]
 pub mod config;
-#[cfg(feature = "supervisor")]
 pub mod control;
-mod crash_points;
-#[cfg(all(feature = "crash-points", feature = "supervisor"))]
+#[cfg(feature = "crash-points")]
 pub mod crash_test;
-#[cfg(feature = "supervisor")]
 pub mod doctor;
-#[cfg(feature = "supervisor")]
 pub mod history;
-#[cfg(feature = "supervisor")]
 pub mod hooks;
-#[cfg(feature = "supervisor")]
 pub mod journal;
-#[cfg(feature = "supervisor")]
 pub mod keeper;
-#[cfg(feature = "supervisor")]
 mod probe;
-pub mod service;
-#[cfg(feature = "supervisor")]
 pub mod shim;
-#[cfg(feature = "supervisor")]
 pub mod slots;
-#[cfg(feature = "supervisor")]
+pub mod spool;
 pub mod store;
-#[cfg(feature = "supervisor")]
 pub mod supervisor;
-pub mod sys;
-#[cfg(feature = "supervisor")]
 pub mod watch;

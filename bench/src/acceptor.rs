@@ -3,13 +3,15 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use handoff::sys::errno::Errno;
+use handoff::sys::event_fd::{event_fd, sleep, wake};
+use handoff::sys::poll::{PollFd, PollFlags, found, poll};
 
 use crate::Error;
 use crate::marks::{Event, Marks};
@@ -17,7 +19,7 @@ use crate::marks::{Event, Marks};
 /// Clients of the benchmark write at once.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a service is told on its command line.
+/// The command line of a service.
 #[derive(Debug)]
 pub struct Args {
     /// The data directory, whose lock it takes.
@@ -61,7 +63,7 @@ impl Acceptor {
     /// Accepts from now on.
     pub fn start(listener: TcpListener, marks: Marks) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let stop = event_fd(true)?;
         let mut acceptor =
             Self { listener: Arc::new(listener), marks: Arc::new(marks), stop: Arc::new(stop), thread: None };
         acceptor.resume()?;
@@ -70,7 +72,7 @@ impl Acceptor {
 
     /// Accepts again. Returns when it does, not before.
     pub fn resume(&mut self) -> io::Result<()> {
-        let _ = rustix::io::read(&*self.stop, &mut [0u8; 8]);
+        sleep(&*self.stop);
         let (listener, marks, stop) = (self.listener.clone(), self.marks.clone(), self.stop.clone());
         let (sender, accepting) = mpsc::sync_channel(1);
         self.thread = Some(thread::Builder::new().spawn(move || {
@@ -83,7 +85,7 @@ impl Acceptor {
     /// Accepts no more, and returns when everything that was accepted is answered.
     pub fn stop(&mut self) -> io::Result<()> {
         let Some(thread) = self.thread.take() else { return Ok(()) };
-        rustix::io::write(&*self.stop, &1u64.to_ne_bytes())?;
+        wake(&*self.stop);
         thread.join().unwrap_or_else(|_| Err(io::Error::other("the acceptor panicked")))
     }
 
@@ -97,12 +99,12 @@ fn run(listener: &TcpListener, marks: &Marks, stop: &OwnedFd) -> io::Result<()> 
     // Its end waits for all threads within.
     thread::scope(|scope| {
         loop {
-            let mut fds = [PollFd::new(stop, PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
+            let mut fds = [stop.as_fd(), listener.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             match poll(&mut fds, None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }
-            if !fds[0].revents().is_empty() {
+            if !found(&fds[0]).is_empty() {
                 return marks.note(Event::Stopped);
             }
             match listener.accept() {

@@ -1,16 +1,14 @@
-//! Many clients that connect while nobody accepts.
+//! Many clients that connect while no process accepts.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::buffer::spare_capacity;
-use rustix::event::epoll;
-use rustix::io::Errno;
-use rustix::net::sockopt::socket_error;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, recv, send, socket_with,
+use handoff::sys::errno::Errno;
+use handoff::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, connect, error_of, recv, send, socket,
 };
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use serde::Serialize;
 
 use crate::Error;
@@ -28,7 +26,7 @@ pub struct Burst {
     pub name: &'static str,
     /// How many clients there were.
     pub clients: usize,
-    /// How long nobody accepted, in microseconds.
+    /// How long no process accepted, in microseconds.
     pub gap_us: u64,
     /// From each client's connect to its connection.
     pub connect: Spread,
@@ -74,7 +72,7 @@ pub fn measure(rig: &mut dyn Rig, count: usize) -> Result<Burst, Error> {
 /// One thread serves all clients, so that it is not the number of threads that is measured.
 struct Clients {
     address: SocketAddr,
-    epoll: OwnedFd,
+    epoll: Epoll,
     all: Vec<Client>,
     open: usize,
 }
@@ -88,7 +86,7 @@ struct Client {
 
 impl Clients {
     fn new(address: SocketAddr) -> Result<Self, Error> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         Ok(Self { address, epoll, all: Vec::new(), open: 0 })
     }
 
@@ -105,30 +103,29 @@ impl Clients {
     }
 
     fn connect(&mut self) -> Result<(), Error> {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_NONBLOCK)?;
         let began = Instant::now();
-        match connect(&socket, &self.address) {
-            Ok(()) | Err(Errno::INPROGRESS) => {}
+        match connect(&socket, self.address) {
+            Ok(()) | Err(Errno::EINPROGRESS) => {}
             Err(error) => return Err(format!("connect: {error}").into()),
         }
-        let data = epoll::EventData::new_u64(self.all.len().try_into()?);
-        epoll::add(&self.epoll, &socket, data, epoll::EventFlags::OUT)?;
+        let data = self.all.len().try_into()?;
+        self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLOUT, data))?;
         self.all.push(Client { socket: Some(socket), began, connected: None, answered: None });
         self.open += 1;
         Ok(())
     }
 
     fn look(&mut self, wait: Duration) -> Result<(), Error> {
-        let mut events = Vec::with_capacity(256);
-        let wait = rustix::time::Timespec::try_from(wait)?;
-        match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&wait)) {
-            Ok(_) | Err(Errno::INTR) => {}
+        let mut events = [EpollEvent::empty(); 256];
+        let count = match self.epoll.wait(&mut events, EpollTimeout::try_from(wait)?) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
             Err(error) => return Err(error.into()),
-        }
-        for event in events {
-            let data = event.data;
-            let client = &mut self.all[usize::try_from(data.u64())?];
+        };
+        for event in &events[..count] {
+            let data = event.data();
+            let client = &mut self.all[usize::try_from(data)?];
             let done = match client.connected {
                 None => client.greet(&self.epoll, data)?,
                 Some(_) => client.hear(),
@@ -144,16 +141,16 @@ impl Clients {
 
 impl Client {
     /// It is connected, or cannot be: then it is done.
-    fn greet(&mut self, epoll: &OwnedFd, data: epoll::EventData) -> Result<bool, Error> {
+    fn greet(&mut self, epoll: &Epoll, data: u64) -> Result<bool, Error> {
         let Some(socket) = &self.socket else { return Ok(true) };
-        if socket_error(socket)?.is_err() {
+        if error_of(socket)?.is_some() {
             return Ok(true);
         }
         self.connected = Some(self.began.elapsed());
-        if send(socket, b"burst\n", SendFlags::NOSIGNAL).is_err() {
+        if send(socket, b"burst\n", MsgFlags::MSG_NOSIGNAL).is_err() {
             return Ok(true);
         }
-        epoll::modify(epoll, socket.as_fd(), data, epoll::EventFlags::IN)?;
+        epoll.modify(socket, &mut EpollEvent::new(EpollFlags::EPOLLIN, data))?;
         Ok(false)
     }
 
@@ -161,9 +158,9 @@ impl Client {
     fn hear(&mut self) -> bool {
         let Some(socket) = &self.socket else { return true };
         let mut buffer = [0; 16];
-        match recv(socket, &mut buffer, RecvFlags::empty()) {
-            Ok((count, _)) if &buffer[..count] == b"burst\n" => self.answered = Some(self.began.elapsed()),
-            Err(Errno::AGAIN | Errno::INTR) => return false,
+        match recv(socket, &mut buffer, MsgFlags::empty()) {
+            Ok(count) if &buffer[..count] == b"burst\n" => self.answered = Some(self.began.elapsed()),
+            Err(Errno::EAGAIN | Errno::EINTR) => return false,
             Ok(_) | Err(_) => {}
         }
         true

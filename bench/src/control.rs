@@ -33,7 +33,7 @@ pub struct Outcome {
     pub reason: Option<String>,
     /// From the request to the end.
     pub took_us: u64,
-    /// How long nobody accepted.
+    /// How long no process accepted.
     pub accept_gap_us: Option<u64>,
     /// The phases in their order.
     pub phases: Vec<Phase>,

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use handoff::sys::process::Signal;
+use handoff::sys::signals::send_plain;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -170,9 +171,7 @@ impl Drop for Daemon {
 
 /// Sends SIGKILL. That the process is gone already is no error.
 pub fn kill(pid: u32) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        let _ = kill_process(pid, Signal::KILL);
-    }
+    send_plain(pid, Signal::SIGKILL);
 }
 
 /// The processes with this path, or one below it, on their command line.

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use handoff::sys::process::Signal;
+use handoff::sys::signals::send_plain;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -243,11 +244,10 @@ impl<'a> Rig<'a> {
         let upgrade = self.begin_upgrade()?;
         wait_for("the seal", || Ok(find(&reader.all()?[seen..], Event::Stopped)))?;
         let stopped = monotonic_ns();
-        let supervisor = i32::try_from(self.daemon.as_ref().ok_or("there is no daemon")?.pid)?;
-        let supervisor = Pid::from_raw(supervisor).ok_or("the daemon has no pid")?;
-        kill_process(supervisor, Signal::STOP)?;
+        let supervisor = self.daemon.as_ref().ok_or("there is no daemon")?.pid;
+        send_plain(supervisor, Signal::SIGSTOP);
         std::thread::sleep(FREEZE);
-        kill_process(supervisor, Signal::CONT)?;
+        send_plain(supervisor, Signal::SIGCONT);
         join(upgrade)?;
         found.frozen.push(longest(&client.stop()?.at, stopped, u64::MAX)?);
         Ok(())

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
+use handoff::sys::socket::{MsgFlags, SockType, pair, recv, send};
 use serde::Serialize;
 
 use crate::Error;
@@ -41,19 +41,19 @@ pub fn measure(programs: &Programs, place: &Path, count: usize) -> Result<Floor,
 }
 
 fn round_trip(count: usize) -> Result<Spread, Error> {
-    let (here, there) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let (here, there) = pair(SockType::SeqPacket)?;
     std::thread::scope(|scope| {
         scope.spawn(move || {
             let mut packet = [0; 64];
-            while let Ok((count @ 1.., _)) = recv(&there, &mut packet, RecvFlags::empty()) {
-                if send(&there, &packet[..count], SendFlags::NOSIGNAL).is_err() {
+            while let Ok(count @ 1..) = recv(&there, &mut packet, MsgFlags::empty()) {
+                if send(&there, &packet[..count], MsgFlags::MSG_NOSIGNAL).is_err() {
                     return;
                 }
             }
         });
         let spread = repeat(count, || {
-            send(&here, &[7; 64], SendFlags::NOSIGNAL)?;
-            recv(&here, &mut [0; 64], RecvFlags::empty())?;
+            send(&here, &[7; 64], MsgFlags::MSG_NOSIGNAL)?;
+            recv(&here, &mut [0; 64], MsgFlags::empty())?;
             Ok(())
         });
         drop(here);

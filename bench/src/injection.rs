@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use handoff::slots::Group;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -149,12 +150,14 @@ fn rounds(programs: &Programs, place: &Path, size: Size) -> Result<Rounds, Error
 /// Has this thread, and what it starts, run on one processor. With several, whether client and server happen to share one makes
 /// a difference of a factor of four, which hides every other.
 fn on_one_processor<T>(run: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    let all = sched_getaffinity(None)?;
+    /// The calling thread.
+    const OWN: Pid = Pid::from_raw(0);
+    let all = sched_getaffinity(OWN)?;
     let mut one = CpuSet::new();
-    one.set((0..CpuSet::MAX_CPU).find(|at| all.is_set(*at)).ok_or("there is no processor")?);
-    sched_setaffinity(None, &one)?;
+    one.set((0..CpuSet::count()).find(|at| all.is_set(*at) == Ok(true)).ok_or("there is no processor")?)?;
+    sched_setaffinity(OWN, &one)?;
     let done = run();
-    sched_setaffinity(None, &all)?;
+    sched_setaffinity(OWN, &all)?;
     done
 }
 

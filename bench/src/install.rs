@@ -95,7 +95,7 @@ fn release(home: &Home, program: &[u8], number: usize) -> Result<PathBuf, Error>
 fn keep_versions(home: &Home) -> Result<(), Error> {
     let path = home.path("config/services").join(SERVICE).with_extension("toml");
     let text = std::fs::read_to_string(&path)?.replace("store = false\n", "");
-    Ok(std::fs::write(path, format!("{text}\n[update]\nversion_args = []\n"))?)
+    Ok(std::fs::write(path, text)?)
 }
 
 fn install(daemon: &mut Daemon, binary: &Path) -> Result<Outcome, Error> {

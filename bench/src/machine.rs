@@ -22,12 +22,14 @@ pub struct Machine {
 impl Machine {
     /// Looks at this machine, before the run.
     pub fn look(filesystem: &str) -> Self {
-        let uname = rustix::system::uname();
-        let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
+        let text = |name: &str| {
+            let text = std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default();
+            text.trim_end().to_owned()
+        };
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let processor = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         Self {
-            kernel: format!("{} {}", text(uname.sysname()), text(uname.release())),
+            kernel: format!("{} {}", text("ostype"), text("osrelease")),
             processor: processor.map(|(_, name)| name.to_owned()).unwrap_or_default(),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             filesystem: filesystem.to_owned(),

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
+use handoff::sys::files::raise_files_limit;
 use handoff_bench::machine::Machine;
 use handoff_bench::ours::Ours;
 use handoff_bench::peer::Peer;
@@ -18,7 +19,6 @@ use handoff_bench::upgrades::{Plan, Series};
 use handoff_bench::{
     Error, burst, deaths, floor, idle, injection, install, probation, syncs, takeover, upgrades,
 };
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// Measures how long an upgrade takes, how long nobody accepts meanwhile, what clients notice of it, and what an idle
@@ -289,6 +289,5 @@ impl Run<'_> {
 
 /// Thousands of clients have thousands of sockets.
 fn raise_file_limit() -> Result<(), Error> {
-    let limit = getrlimit(Resource::Nofile);
-    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
+    Ok(raise_files_limit().map(drop)?)
 }

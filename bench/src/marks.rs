@@ -4,8 +4,9 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use nix::time::{ClockId, clock_gettime};
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +53,7 @@ impl Marks {
 
     /// Notes that `event` happens now. One write into the page cache.
     pub fn note(&self, event: Event) -> io::Result<()> {
-        let (monotonic, unix) = (monotonic_ns(), nanos(ClockId::Realtime));
+        let (monotonic, unix) = (monotonic_ns(), nanos(ClockId::CLOCK_REALTIME));
         let word = WORDS.iter().find(|(each, _)| *each == event).map_or("", |(_, word)| word);
         (&self.0).write_all(format!("{word} {} {monotonic} {unix}\n", std::process::id()).as_bytes())
     }
@@ -97,12 +98,12 @@ fn parse(line: &str) -> Option<Mark> {
 
 /// Now, on the clock of [`Mark::monotonic_ns`].
 pub fn monotonic_ns() -> u64 {
-    nanos(ClockId::Monotonic)
+    nanos(ClockId::CLOCK_MONOTONIC)
 }
 
 fn nanos(clock: ClockId) -> u64 {
-    let Timespec { tv_sec, tv_nsec } = clock_gettime(clock);
-    u64::try_from(tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(tv_nsec).unwrap_or(0)
+    let now = clock_gettime(clock).map_or(Duration::ZERO, Duration::from);
+    now.as_secs() * 1_000_000_000 + u64::from(now.subsec_nanos())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use rustix::net::sockopt::socket_peercred;
+use handoff::sys::socket::peer_of;
 use tempfile::TempDir;
 
 use crate::Error;
@@ -75,7 +75,7 @@ impl Peer {
             }
         };
         Ok(Self {
-            pid: socket_peercred(&stream)?.pid.as_raw_nonzero().get().try_into()?,
+            pid: peer_of(&stream)?.pid,
             _directory: directory,
             _runtime: runtime,
             supervisor,

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use handoff::sys::file_system;
+use handoff::sys::process::Signal;
+use handoff::sys::signals::send_plain;
 
 use crate::Error;
 use crate::marks::{Event, Mark, Reader};
@@ -86,7 +88,7 @@ impl Releases {
         for file in &files {
             std::fs::copy(program, file)?;
         }
-        rustix::fs::syncfs(File::open(directory)?)?;
+        file_system::sync(File::open(directory)?)?;
         Ok(Self { files, current: 0 })
     }
 
@@ -175,13 +177,10 @@ pub fn free_address() -> Result<SocketAddr, Error> {
 
 /// Ends the process `pid` in order, and waits for `child`, which is it or has started it; ends that too if it lasts.
 pub fn end(pid: u32, child: &mut Child) {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    if let Some(pid) = pid {
-        let _ = kill_process(pid, Signal::TERM);
-    }
+    send_plain(pid, Signal::SIGTERM);
     let ended = wait_for("the supervisor to end", || Ok(child.try_wait()?));
     if ended.is_err() {
-        let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
+        send_plain(pid, Signal::SIGKILL);
         let _ = child.kill();
         let _ = child.wait();
     }

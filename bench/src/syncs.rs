@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::process::{Pid, Signal, kill_process};
+use handoff::sys::process::Signal;
+use handoff::sys::signals::send_plain;
 use serde::Serialize;
 
 use crate::Error;
@@ -145,9 +146,7 @@ pub fn count_system_calls(pid: u32, time: Duration, output: &Path) -> Result<Opt
     let began = unix_ns();
     std::thread::sleep(time);
     let ended = unix_ns();
-    if let Some(strace) = i32::try_from(strace.id()).ok().and_then(Pid::from_raw) {
-        kill_process(strace, Signal::INT)?;
-    }
+    send_plain(strace.id(), Signal::SIGINT);
     wait_for("strace to end", || Ok(strace.try_wait()?))?;
     let text = std::fs::read_to_string(output)?;
     // The thread comes before the time, but only when there are several.

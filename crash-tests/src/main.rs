@@ -11,9 +11,10 @@ mod services;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use handoff::crash_test::{Choice, Error, Subject, execute};
+use handoff::crash_test::{Choice, Error, Subject, execute, soak};
 use services::Services;
 
 /// Kills and stops every party of an upgrade at every point, with real services under load.
@@ -23,6 +24,9 @@ struct Args {
     /// Which service
     #[arg(long, value_enum, default_value_t = Which::All)]
     service: Which,
+    /// The directory in which cargo has built all services; they are built otherwise
+    #[arg(long, value_name = "DIR", hide = true)]
+    built: Option<PathBuf>,
     #[command(flatten)]
     choice: Choice,
     #[command(subcommand)]
@@ -35,6 +39,7 @@ Examples:
   cargo crash-tests --quick                      a run of each kind, in minutes
   cargo crash-tests --service s3 --scenario upgrade --victim incumbent
   cargo crash-tests --random 100 --seed 7
+  cargo crash-tests --service lines --soak 20m   random operations and faults with one daemon
   cargo crash-tests --service s3 --only upgrade:journal/synced:supervisor:kill";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -95,8 +100,13 @@ fn main() -> ExitCode {
 
 /// Says whether everything held.
 fn run(args: &Args) -> Result<bool, Error> {
-    eprintln!("building the services");
-    let services = Services::build()?;
+    let services = match &args.built {
+        Some(built) => Services::of(built)?,
+        None => {
+            eprintln!("building the services");
+            Services::build()?
+        }
+    };
     let mut good = true;
     for which in Which::value_variants() {
         if *which != Which::All && [*which, Which::All].contains(&args.service) {
@@ -125,6 +135,14 @@ fn run_one(which: Which, services: &Services, choice: &Choice) -> Result<bool, E
         bad: Some(prepared.bad),
     };
     eprintln!("== {name}");
+    if let Some(length_ms) = choice.soak {
+        let report = soak(&subject, choice, Duration::from_millis(length_ms))?;
+        match choice.json {
+            true => println!("{}", serde_json::to_string(&report)?),
+            false => println!("\n{name}\n\n{report}\n"),
+        }
+        return Ok(report.is_good());
+    }
     let report = execute(&subject, choice)?;
     match choice.json {
         true => println!("{}", serde_json::to_string(&report)?),

@@ -44,11 +44,21 @@ struct Target {
 }
 
 impl Services {
-    /// Builds the services with the cargo that runs this program, with crash points in them. Blocks for as long as that takes.
-    pub fn build() -> Result<Self, Error> {
+    /// The services as they were built into `built`, a directory of cargo.
+    pub fn of(built: &Path) -> Result<Self, Error> {
+        let example = |name| built.join("examples").join(name);
+        Self::new(built.join("s3-server"), example("testee"), example("plain"))
+    }
+
+    fn new(s3_server: PathBuf, testee: PathBuf, plain: PathBuf) -> Result<Self, Error> {
         let dir = tempfile::Builder::new().prefix("handoff-crash-releases-").tempdir()?;
         let program = dir.path().join("crash-tests");
         fs::copy("/proc/self/exe", &program)?;
+        Ok(Self { dir, program, s3_server, testee, plain })
+    }
+
+    /// Builds the services with the cargo that runs this program, with crash points in them. Blocks for as long as that takes.
+    pub fn build() -> Result<Self, Error> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(&cargo);
         command
@@ -73,8 +83,7 @@ impl Services {
                 messages.filter(|message| message.target.as_ref().is_some_and(|it| it.name == name));
             named.find_map(|message| message.executable).ok_or(format!("cargo has built no {name}"))
         };
-        let (s3_server, testee, plain) = (find("s3-server")?, find("testee")?, find("plain")?);
-        Ok(Self { dir, program, s3_server, testee, plain })
+        Self::new(find("s3-server")?, find("testee")?, find("plain")?)
     }
 
     /// The S3 server.

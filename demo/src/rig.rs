@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use handoff::control::api::{Request, Response, ServiceStatus, State};
 use handoff::control::{Client, ClientError};
-use rustix::process::{Pid, Signal, kill_process};
+use handoff::sys::process::Signal;
+use handoff::sys::signals::send_plain;
 use tempfile::TempDir;
 
 use crate::Error;
@@ -172,12 +173,11 @@ impl Rig {
 
     /// Ends every process whose executable lies in the directory: politely, then for certain.
     fn end_processes(&mut self) {
-        for signal in [Signal::TERM, Signal::KILL] {
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
             let until = Instant::now() + Duration::from_secs(5);
             let mut processes = processes_of(self.path());
             for pid in &processes {
-                // An error says that it has just ended.
-                let _ = kill_process(*pid, signal);
+                send_plain(*pid, signal);
             }
             while !processes.is_empty() && Instant::now() < until {
                 if let Some(daemon) = &mut self.daemon {
@@ -202,11 +202,11 @@ impl Drop for Rig {
     }
 }
 
-fn processes_of(dir: &Path) -> Vec<Pid> {
+fn processes_of(dir: &Path) -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries
         .flatten()
         .filter(|entry| fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe.starts_with(dir)))
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw))
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect()
 }

@@ -47,7 +47,7 @@ fn assert_clean(meter: &Meter) {
 async fn nothing_is_noticed_when_nothing_happens() {
     let dir = tempfile::tempdir().unwrap();
     let server = open(dir.path(), TcpListener::bind("127.0.0.1:0").unwrap());
-    let load = Load::start(&plan(server.local_addr().unwrap())).await.unwrap();
+    let load = Load::start(&plan(server.local_addr())).await.unwrap();
     until(&load, |meter| meter.requests() > 400).await;
     assert_clean(&*load.finish().await);
 }
@@ -56,7 +56,7 @@ async fn nothing_is_noticed_when_nothing_happens() {
 async fn nothing_is_noticed_while_the_server_drains_seals_and_resumes() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = open(dir.path(), TcpListener::bind("127.0.0.1:0").unwrap());
-    let load = Load::start(&plan(server.local_addr().unwrap())).await.unwrap();
+    let load = Load::start(&plan(server.local_addr())).await.unwrap();
     let (mut drains, mut gaps) = (histogram(), histogram());
     for _ in 0..5 {
         let before = load.meter().requests();
@@ -86,7 +86,7 @@ fn a_killed_server_is_noticed() {
         let _inside = host.enter();
         open(dir.path(), TcpListener::bind("127.0.0.1:0").unwrap())
     };
-    let load = clients.block_on(Load::start(&plan(server.local_addr().unwrap()))).unwrap();
+    let load = clients.block_on(Load::start(&plan(server.local_addr()))).unwrap();
     clients.block_on(until(&load, |meter| meter.requests() > 50));
     assert_eq!(load.meter().failures(), 0, "{:#?}", load.meter().examples());
 

@@ -3,8 +3,8 @@
 #
 #   self-update.sh SERVICE ZIP MEMBER TARGET
 #
-# The program is extracted beside TARGET and renamed, so that nobody ever sees half of it. Without a daemon the new file is
-# in place all the same, and the next start is one of the new version.
+# The program is extracted beside TARGET and renamed, so that nobody ever sees half of it. If the service is stopped, or no daemon
+# runs, handoff keeps the new version for the next start.
 set -eu
 
 service=$1
@@ -23,7 +23,7 @@ code=0
 handoff installed "$service" "$target" || code=$?
 case $code in
 0) ;;
-2) echo "no daemon runs: $target counts from the next start on" >&2 ;;
+2) echo "no daemon runs, and the new version could not be kept for the next start" >&2; exit 2 ;;
 4) echo "the new version was rolled back; the old one serves" >&2; exit 4 ;;
 *) exit "$code" ;;
 esac

@@ -5,11 +5,15 @@
 //! `plain <data> <address>…`, where `<data>` is `-`, or a directory that one process at a time may use: a second one ends with an
 //! error; or `+` and a directory that several may use at once.
 //!
+//! A release with the fault `in-order` ends in order at SIGTERM: it closes the connections on which it has nothing to answer,
+//! answers what it has begun, and ends. At SIGUSR1 it says that it was told to drain.
+//!
 //! | line | what it does |
 //! |---|---|
 //! | `put <text>` | appends the line to a file in its data, then answers with it |
 //! | `note <path> <text>` | appends it to that file, then answers |
 //! | `slow <ms>` | answers after so long |
+//! | `after <ms> <path> <text>` | appends the text to that file, and answers after so long |
 //! | `pid` | answers with its process |
 //! | anything else | answers |
 //!
@@ -22,19 +26,22 @@ use std::error::Error;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, UdpSocket};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{FlockOperation, flock};
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use handoff::sys::file_lock::{FlockArg, flock};
+use handoff::sys::poll::{PollFlags, poll_one};
+use handoff::sys::process::Signal;
+use handoff::sys::signal_fd::signal_fd;
+use handoff::sys::socket::{AddressFamily, SockType, family_of, kind_of};
 
 #[path = "../testee/stamp.rs"]
 mod stamp;
@@ -44,6 +51,10 @@ use stamp::Stamp;
 struct Server {
     stamp: Stamp,
     data: Option<(PathBuf, File)>,
+    /// Of a release that ends in order: each connection, and whether a request is under way on it.
+    connections: Mutex<Vec<(TcpStream, Arc<AtomicBool>)>>,
+    /// Whether it has been told to end. Nothing is begun from then on.
+    leaves: Mutex<bool>,
 }
 
 fn main() -> ExitCode {
@@ -73,7 +84,10 @@ fn run() -> Result<(), Box<dyn Error>> {
         _ => {}
     }
     let data = data.map(open).transpose()?;
-    let server = Arc::new(Server { stamp, data });
+    let server = Arc::new(Server { stamp, data, connections: Mutex::default(), leaves: Mutex::default() });
+    if server.stamp.fault == "in-order" {
+        server.end_in_order_when_told()?;
+    }
     let mut given = handoff::sys::listen_fds::take_listen_fds()?.into_iter().map(|(_, fd)| fd);
     for address in args {
         let listener = given.next().map_or_else(|| bind(&address), Ok)?;
@@ -82,10 +96,11 @@ fn run() -> Result<(), Box<dyn Error>> {
     }
     say_ready()?;
     println!("plain {} serves", server.stamp.version);
-    if server.stamp.fault == "forks" {
-        return fork(&server);
+    match server.stamp.fault.as_str() {
+        "forks" => fork(&server, "sleep 1000; :"),
+        "forks-deaf" => fork(&server, "trap '' TERM; sleep 1000; :"),
+        _ => wait_for_ever(),
     }
-    wait_for_ever()
 }
 
 /// Whoever has the data alone may write.
@@ -94,7 +109,7 @@ fn open(data: PathBuf) -> Result<(PathBuf, File), Box<dyn Error>> {
         return Ok((PathBuf::from(shared), File::open(shared)?));
     }
     let lock = File::options().create(true).append(true).open(data.join("writer"))?;
-    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| "TWO WRITERS: the data is in use")?;
+    flock(&lock, FlockArg::LockExclusiveNonblock).map_err(|_| "TWO WRITERS: the data is in use")?;
     Ok((data, lock))
 }
 
@@ -121,9 +136,9 @@ fn say_ready() -> Result<(), Box<dyn Error>> {
 }
 
 /// A child that lives on in a session of its own, with the listeners: what a careless program leaves behind.
-fn fork(server: &Server) -> Result<(), Box<dyn Error>> {
+fn fork(server: &Server, script: &str) -> Result<(), Box<dyn Error>> {
     let program = std::env::current_exe()?;
-    let script = ["sh", "-c", "sleep 1000; :"].map(OsStr::new).into_iter().chain([program.as_os_str()]);
+    let script = ["sh", "-c", script].map(OsStr::new).into_iter().chain([program.as_os_str()]);
     let child = std::process::Command::new("setsid").args(script).spawn()?;
     println!("plain {} has started {}", server.stamp.version, child.id());
     wait_for_ever()
@@ -147,10 +162,10 @@ impl Server {
         if self.stamp.fault == "never-accepts" {
             wait_for_ever();
         }
-        if sockopt::socket_type(&listener) == Ok(SocketType::DGRAM) {
+        if kind_of(&listener) == Ok(Some(SockType::Datagram)) {
             return self.answer_datagrams(&listener.into());
         }
-        let is_unix = sockopt::socket_domain(&listener) == Ok(AddressFamily::UNIX);
+        let is_unix = family_of(&listener) == Ok(Some(AddressFamily::Unix));
         if is_unix {
             let listener = UnixListener::from(listener);
             for connection in listener.incoming().flatten() {
@@ -163,17 +178,58 @@ impl Server {
             for connection in listener.incoming().flatten() {
                 let server = Arc::clone(&self);
                 let reader = connection.try_clone();
-                std::thread::spawn(move || reader.map(|reader| server.serve(reader, connection)));
+                std::thread::spawn(move || reader.map(|reader| server.serve_known(reader, connection)));
             }
         }
+    }
+
+    /// A duplicate keeps a connection open, so only a release that needs one has it, and no longer than the connection.
+    fn serve_known(&self, reader: TcpStream, writer: TcpStream) {
+        let busy = Arc::new(AtomicBool::new(false));
+        if self.stamp.fault == "in-order"
+            && let Ok(duplicate) = writer.try_clone()
+        {
+            self.connections.lock().unwrap().push((duplicate, Arc::clone(&busy)));
+        }
+        self.serve_noting(reader, writer, &busy);
+        self.connections.lock().unwrap().retain(|(_, of)| !Arc::ptr_eq(of, &busy));
+    }
+
+    /// Starts a thread for it. The signal is blocked in all threads that come.
+    fn end_in_order_when_told(self: &Arc<Self>) -> std::io::Result<()> {
+        let told = signal_fd(Signal::SIGTERM)?;
+        let drains = signal_fd(Signal::SIGUSR1)?;
+        let version = self.stamp.version.clone();
+        std::thread::spawn(move || {
+            let _ = poll_one(&drains, PollFlags::POLLIN, None);
+            println!("plain {version} is told to drain");
+        });
+        let server = Arc::clone(self);
+        std::thread::spawn(move || {
+            let _ = poll_one(&told, PollFlags::POLLIN, None);
+            *server.leaves.lock().unwrap() = true;
+            loop {
+                let connections = server.connections.lock().unwrap();
+                for (connection, busy) in connections.iter() {
+                    if !busy.load(Ordering::SeqCst) {
+                        let _ = connection.shutdown(Shutdown::Both);
+                    }
+                }
+                if connections.iter().all(|(_, busy)| !busy.load(Ordering::SeqCst)) {
+                    std::process::exit(0);
+                }
+                drop(connections);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Ok(())
     }
 
     fn answer_datagrams(&self, socket: &UdpSocket) {
         let mut line = [0; 1500];
         loop {
             // The socket may not block, as under an earlier program.
-            let mut asked = [PollFd::new(&socket, PollFlags::IN)];
-            let _ = rustix::event::poll(&mut asked, None);
+            let _ = poll_one(socket, PollFlags::POLLIN, None);
             let Ok((length, client)) = socket.recv_from(&mut line) else { continue };
             let busy_ms =
                 std::str::from_utf8(&line[..length]).ok().and_then(|line| line.strip_prefix("busy "));
@@ -185,8 +241,16 @@ impl Server {
         }
     }
 
-    fn serve(&self, reader: impl Read, mut writer: impl Write) {
+    fn serve(&self, reader: impl Read, writer: impl Write) {
+        self.serve_noting(reader, writer, &AtomicBool::default());
+    }
+
+    fn serve_noting(&self, reader: impl Read, mut writer: impl Write, busy: &AtomicBool) {
         for line in BufReader::new(reader).lines().map_while(Result::ok) {
+            match self.leaves.lock().unwrap() {
+                leaves if *leaves => return,
+                _still => busy.store(true, Ordering::SeqCst),
+            }
             let is_put = line.starts_with("put ");
             if is_put && self.put(&line).is_err() {
                 return;
@@ -195,6 +259,11 @@ impl Server {
                 && append(Path::new(path), text).is_err()
             {
                 return;
+            }
+            if let Some((ms, note)) = line.strip_prefix("after ").and_then(|line| line.split_once(' ')) {
+                let Some((path, text)) = note.split_once(' ') else { return };
+                let (Ok(ms), Ok(())) = (ms.parse(), append(Path::new(path), text)) else { return };
+                std::thread::sleep(Duration::from_millis(ms));
             }
             if let Some(ms) = line.strip_prefix("slow ").and_then(|ms| ms.parse().ok()) {
                 std::thread::sleep(Duration::from_millis(ms));
@@ -214,6 +283,7 @@ impl Server {
             if writer.write_all(answer.as_bytes()).is_err() {
                 return;
             }
+            busy.store(false, Ordering::SeqCst);
         }
     }
 

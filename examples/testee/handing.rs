@@ -2,11 +2,11 @@
 
 use std::sync::Mutex;
 
-use handoff::service::{BoxError, State};
+use handoff_service::{BoxError, State};
 
-/// What came last, in words.
+/// What came last, in words, and how often something came.
 #[derive(Default)]
-pub struct Inherited(Mutex<Option<String>>);
+pub struct Inherited(Mutex<(Option<String>, usize)>);
 
 impl Inherited {
     /// Takes it, unless this release refuses.
@@ -16,12 +16,17 @@ impl Inherited {
         }
         let sound = state.content() == content(state.content().len());
         let told = format!("format {}, {} bytes, sound {sound}", state.format(), state.content().len());
-        *self.0.lock().unwrap() = Some(told);
+        let mut inherited = self.0.lock().unwrap();
+        *inherited = (Some(told), inherited.1 + 1);
         Ok(())
     }
 
     pub fn told(&self) -> String {
-        self.0.lock().unwrap().clone().unwrap_or_else(|| "none".to_owned())
+        self.0.lock().unwrap().0.clone().unwrap_or_else(|| "none".to_owned())
+    }
+
+    pub fn count(&self) -> usize {
+        self.0.lock().unwrap().1
     }
 }
 
@@ -29,6 +34,12 @@ impl Inherited {
 pub fn state(fault: &str, format: u32) -> Option<State> {
     let length = fault.strip_prefix("hands-over-")?.rsplit('-').next()?.parse().ok()?;
     State::new(format, content(length)).ok()
+}
+
+/// How many more it hands over before that, all at once: `hands-over-burst-<count>-<bytes>`.
+pub fn burst(fault: &str) -> usize {
+    let count = fault.strip_prefix("hands-over-burst-").and_then(|rest| rest.split('-').next()?.parse().ok());
+    count.unwrap_or(0)
 }
 
 pub const FROM_DRAIN: u32 = 1;

@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use handoff::service::{self, BoxError, Drain, Seal, Server, State};
+use handoff::sys::poll::{PollFlags, poll_one};
+use handoff_service::{self as service, BoxError, Drain, Seal, Server, State};
 
 mod handing;
 mod rude;
@@ -50,6 +51,9 @@ fn run() -> Result<(), BoxError> {
         _ => {}
     }
     let mut starting = service::start()?;
+    if let Some(version) = stamp.fault.strip_prefix("says-") {
+        starting = starting.version(version);
+    }
     // The tests of unix sockets name one here, and those of UDP say so.
     let listener = match std::env::var_os("TESTEE_UNIX") {
         Some(path) => Listener::Unix(starting.unix_listener("main", Path::new(&path))?),
@@ -222,10 +226,9 @@ impl Testee {
         self.listener.set_nonblocking()?;
         let (listener, shared) = (self.listener.try_clone()?, Arc::clone(&self.shared));
         self.acceptor = Some(std::thread::spawn(move || {
-            use rustix::event::{PollFd, PollFlags, Timespec, poll};
-            let tick = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+            let tick = Duration::from_millis(2);
             while !shared.stop.load(Ordering::SeqCst) {
-                let _ = poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&tick));
+                let _ = poll_one(&listener, PollFlags::POLLIN, Some(tick));
                 while !shared.stop.load(Ordering::SeqCst) {
                     let Ok(connection) = listener.accept() else { break };
                     let shared = Arc::clone(&shared);
@@ -261,6 +264,9 @@ impl Shared {
         if let Some(ms) = line.trim().strip_prefix("slow ") {
             std::thread::sleep(Duration::from_millis(ms.parse().unwrap_or(0)));
         }
+        if line.trim() == "states" {
+            line = format!("{}\n", self.inherited.count());
+        }
         if line.trim() == "state" {
             line = format!("{}\n", self.inherited.told());
         }
@@ -278,7 +284,9 @@ impl Server for Testee {
             _ => {}
         }
         if let Some(state) = handing::state(&self.shared.stamp.fault, handing::FROM_DRAIN) {
-            drain.hand_over(&state)?;
+            for _ in 0..=handing::burst(&self.shared.stamp.fault) {
+                drain.hand_over(&state)?;
+            }
         }
         while self.shared.busy.load(Ordering::SeqCst) > 0 && !drain.wait(Duration::from_millis(1)) {}
         Ok(())

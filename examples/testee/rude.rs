@@ -1,6 +1,5 @@
 //! Processes that break the protocol, each in a way of its own. They speak it by hand.
 
-use handoff::service::BoxError;
 use handoff::sys::channel::Channel;
 use handoff::sys::inherit::take_channel;
 use handoff::sys::wire::{recv_message, send_message};
@@ -8,6 +7,7 @@ use handoff_protocol::frame::FRAME_MAX;
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{Done, FromService, Hello, Ready, ToService};
 use handoff_protocol::version::{UNAGREED, VersionRange};
+use handoff_service::BoxError;
 
 pub fn run(fault: &str) -> Result<(), BoxError> {
     let channel = take_channel()?.ok_or("no supervisor")?;

@@ -1,7 +1,7 @@
 //! What must hold for every input that comes from outside. Each function takes any bytes, and panics when a promise
 //! is broken.
 //!
-//! The fuzz targets call them with inputs that a fuzzer makes up, and `tests/corpus.rs` of the root package with
+//! The fuzz targets call them with inputs that a fuzzer makes up, and `tests/suite/corpus.rs` of the root package with
 //! those that are kept: so they are the same checks in both.
 
 mod control;

@@ -8,6 +8,9 @@ use core::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+/// The environment variable that holds the id of the handoff in which a process is started.
+pub const ID_VARIABLE: &str = "HANDOFF_ID";
+
 /// The longest service or listener name, in bytes.
 pub const NAME_MAX: usize = 64;
 
@@ -127,8 +130,8 @@ impl fmt::Display for Generation {
     }
 }
 
-/// Identifies one handoff: a UUID, version 7 (RFC 9562 section 5.7), so that ids sort by time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// Identifies one handoff: a UUID, version 7 (RFC 9562 section 5.7). It has no order: the clock that it is made from can be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct HandoffId(Uuid);
 

@@ -4,11 +4,10 @@
 //! next, and what the journal remembers. No I/O, no clock, no threads: times and ids are arguments, and the machines
 //! return actions.
 //!
-//! | party | machine | runs in |
+//! | role | machine | runs in |
 //! |---|---|---|
 //! | supervisor | [`supervisor::Supervisor`] | the daemon, once per service |
-//! | incumbent: serves now | [`incumbent::Incumbent`] | the service |
-//! | successor: is to take over | [`successor::Successor`] | the service, until it is committed |
+//! | process: a successor, and the incumbent when it is committed | [`process::Process`] | the service |
 //!
 //! An upgrade in exclusive mode (one writer):
 //!
@@ -38,13 +37,12 @@ extern crate alloc;
 pub mod deadline;
 pub mod frame;
 pub mod ids;
-pub mod incumbent;
 pub mod log_image;
 pub mod message;
+pub mod process;
 pub mod reason;
 pub mod record;
 pub mod recovery;
 pub mod state;
-pub mod successor;
 pub mod supervisor;
 pub mod version;

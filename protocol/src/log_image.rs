@@ -3,7 +3,7 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 8 | magic, `handoffJ` |
-//! | 8 | 4 | format version: 1 |
+//! | 8 | 4 | format version: 2, or 1 for a journal that an earlier version wrote |
 //! | 12 | 4 | how many records are known to be on the disk |
 //!
 //! and per record:
@@ -14,6 +14,13 @@
 //! | 4 | 4 | CRC-32 of the sequence number and the body |
 //! | 8 | 8 | sequence number: 1, 2, 3 … |
 //! | 16 | | body (the encoding of `frame`) |
+//!
+//! The formats, each with the reason why it exists:
+//!
+//! | format | reason |
+//! |---|---|
+//! | 1 | the first |
+//! | 2 | the facts `Deadline` and `Order`: an upgrade keeps its deadline when its supervisor dies, and no order is taken from ids |
 //!
 //! Integers are little-endian. The first record that is broken or missing is a *torn tail* if it is not among those that
 //! are known to be on the disk: it was allowed to be lost, and so was everything behind it. If it is one of them, no crash
@@ -31,13 +38,19 @@ use crate::record::Record;
 /// The first bytes of a journal.
 pub const MAGIC: [u8; 8] = *b"handoffJ";
 /// The format that this crate writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+/// The oldest format that this crate reads. What it appends to such a journal has a place in the present format alone, so the
+/// header is written again first.
+pub const OLDEST: u32 = 1;
 /// Size of the header of the file, in bytes.
 pub const HEADER_LEN: usize = 16;
 /// Size of the header of a record, in bytes.
 pub const RECORD_HEADER_LEN: usize = 16;
 /// The largest body, in bytes.
 pub const BODY_MAX: usize = frame::FRAME_MAX;
+
+/// Where the format stands, in bytes.
+pub const FORMAT_AT: usize = 8;
 
 /// Where the number of records that are known to be on the disk stands, in bytes.
 pub const PROVEN_AT: usize = 12;
@@ -46,7 +59,7 @@ pub const PROVEN_AT: usize = 12;
 pub fn header() -> [u8; HEADER_LEN] {
     let mut bytes = [0; HEADER_LEN];
     bytes[..8].copy_from_slice(&MAGIC);
-    bytes[8..12].copy_from_slice(&FORMAT.to_le_bytes());
+    bytes[FORMAT_AT..PROVEN_AT].copy_from_slice(&FORMAT.to_le_bytes());
     bytes
 }
 
@@ -77,10 +90,12 @@ pub struct Image {
     pub next_sequence: u64,
     /// Up to where the content is known to be on the disk, in bytes. At most `end`.
     pub proven: usize,
+    /// The format that the header names.
+    pub format: u32,
 }
 
 impl Image {
-    const EMPTY: Self = Self { records: Vec::new(), end: 0, next_sequence: 1, proven: 0 };
+    const EMPTY: Self = Self { records: Vec::new(), end: 0, next_sequence: 1, proven: 0, format: FORMAT };
 }
 
 /// Why a file is not a journal that can be trusted.
@@ -90,7 +105,7 @@ pub enum ImageError {
     #[error("it is not a handoff journal (wrong magic)")]
     Magic,
     /// It was written by another version.
-    #[error("it has format {found}; this version reads format {FORMAT}")]
+    #[error("it has format {found}; this version reads format {OLDEST} to {FORMAT}")]
     Format {
         /// The field of the file.
         found: u32,
@@ -105,11 +120,15 @@ pub enum ImageError {
 
 /// Reads a journal. A file that has no whole header yet is one that was being created: it is empty.
 pub fn parse(bytes: &[u8]) -> Result<Image, ImageError> {
-    if !bytes.starts_with(&header()[..PROVEN_AT]) || bytes.len() < HEADER_LEN {
+    if !bytes.starts_with(&MAGIC) || bytes.len() < HEADER_LEN {
+        return not_whole(bytes);
+    }
+    let format = u32_at(bytes, FORMAT_AT);
+    if !(OLDEST..=FORMAT).contains(&format) {
         return not_whole(bytes);
     }
     let proven = u64::from(u32_at(bytes, PROVEN_AT));
-    let mut image = Image { end: HEADER_LEN, ..Image::EMPTY };
+    let mut image = Image { end: HEADER_LEN, format, ..Image::EMPTY };
     while let Some((record, length)) = record_at(bytes, image.end, image.next_sequence) {
         image.records.push(record);
         image.end += length;
@@ -133,7 +152,7 @@ fn not_whole(bytes: &[u8]) -> Result<Image, ImageError> {
     if bytes.len() < HEADER_LEN || bytes[..8] != MAGIC {
         return Err(ImageError::Magic);
     }
-    Err(ImageError::Format { found: u32_at(bytes, 8) })
+    Err(ImageError::Format { found: u32_at(bytes, FORMAT_AT) })
 }
 
 fn record_at(bytes: &[u8], offset: usize, sequence: u64) -> Option<(Record, usize)> {

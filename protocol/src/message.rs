@@ -15,6 +15,7 @@
 //! | 0x09 | `Progress` | service | supervisor |
 //! | 0x0a | `Adopted` | service | supervisor |
 //! | 0x0b | `State` | service | supervisor |
+//! | 0x0c | `Release` | service | supervisor |
 //! | 0x81 | `Welcome` | supervisor | service |
 //! | 0x82 | `Prepare` | supervisor | service |
 //! | 0x83 | `Seal` | supervisor | service |
@@ -24,6 +25,7 @@
 //! | 0x87 | `Resume` | supervisor | service |
 //! | 0x88 | `Adopt` | supervisor | service |
 //! | 0x89 | `State` | supervisor | service |
+//! | 0x8a | `Grant` | supervisor | service |
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -67,7 +69,7 @@ pub struct Welcome {
     pub mode: Mode,
     /// A name per file descriptor.
     pub listeners: Vec<ListenerName>,
-    /// A party that works for longer than this without an answer sends [`Progress`] meanwhile. Milliseconds.
+    /// A role that works for longer than this without an answer sends [`Progress`] meanwhile. Milliseconds.
     pub lease_ms: u64,
 }
 
@@ -88,6 +90,14 @@ pub struct Seal {
     pub lease_ms: u64,
     /// Whether requests that are still running may be cut.
     pub cut: bool,
+}
+
+/// To the process that is sealed next: how long the server, or the program that it runs, may take to end from the moment at which it
+/// is asked to. It is not killed earlier. Since version 3.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Grant {
+    /// Milliseconds.
+    pub end_ms: u64,
 }
 
 /// To the successor: take the lock, open the data, accept, then answer `Ready`.
@@ -129,7 +139,7 @@ pub struct Ready {
 /// A sign of life during long work.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Progress {
-    /// What the party is waiting for, for a person; may be empty.
+    /// What the role is waiting for, for a person; may be empty.
     pub note: String,
 }
 
@@ -173,6 +183,14 @@ pub enum Stage {
     Leaving,
 }
 
+/// What the server that a process runs calls its version, for people. Sent as soon as it is known, and again after each [`Adopted`].
+/// Since version 4.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Release {
+    /// As the server writes it, as `1.2.3`.
+    pub version: String,
+}
+
 macro_rules! direction {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $kind:literal $variant:ident($body:ty)),* $(,)? }) => {
         $(#[$doc])*
@@ -182,7 +200,7 @@ macro_rules! direction {
         }
 
         impl $name {
-            /// The name of the message, as in docs/protocol.md.
+            /// The name of the message, as in docs/internals/protocol-messages.md.
             pub fn name(&self) -> &'static str {
                 match self { $(Self::$variant(_) => stringify!($variant),)* }
             }
@@ -205,7 +223,12 @@ macro_rules! direction {
                 matches!(self, Self::State(state) if state.is_beside())
             }
             fn since(&self) -> u16 {
-                if matches!(self, Self::State(_)) { state::SINCE } else { version::UNAGREED }
+                match self.kind() {
+                    STATE_UP | STATE_DOWN => state::SINCE,
+                    GRANT => GRANT_SINCE,
+                    RELEASE => RELEASE_SINCE,
+                    _ => version::UNAGREED,
+                }
             }
             fn encode_body(&self) -> Result<Vec<u8>, FrameError> {
                 match self { $(Self::$variant(body) => frame::encode_body($kind, body),)* }
@@ -224,6 +247,14 @@ const HELLO: u8 = 0x01;
 const WELCOME: u8 = 0x81;
 const ADOPT: u8 = 0x88;
 const ADOPTED: u8 = 0x0a;
+const STATE_UP: u8 = 0x0b;
+const STATE_DOWN: u8 = 0x89;
+const RELEASE: u8 = 0x0c;
+const GRANT: u8 = 0x8a;
+/// The first version that has [`Grant`].
+const GRANT_SINCE: u16 = 3;
+/// The first version that has [`Release`].
+const RELEASE_SINCE: u16 = 4;
 
 direction! {
     /// What a service says to its supervisor.
@@ -250,6 +281,8 @@ direction! {
         0x0a Adopted(Adopted),
         /// For the process that follows.
         0x0b State(State),
+        /// What the server calls its version.
+        0x0c Release(Release),
     }
 }
 
@@ -274,6 +307,8 @@ direction! {
         0x88 Adopt(Adopt),
         /// From the process that went before.
         0x89 State(State),
+        /// How long it may take to end.
+        0x8a Grant(Grant),
     }
 }
 

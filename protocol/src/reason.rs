@@ -10,14 +10,14 @@ use crate::version::NoCommonVersion;
 /// One of the two processes of a handoff.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Party {
+pub enum Role {
     /// The process that serves now.
     Incumbent,
     /// The process that is to take over.
     Successor,
 }
 
-impl fmt::Display for Party {
+impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Incumbent => "old process",
@@ -56,7 +56,7 @@ pub enum Reason {
     Spawn(String),
     /// It did not say `Hello`.
     #[error(
-        "the new process did not say Hello in time; does the binary call handoff::service::start() early in main()?"
+        "the new process did not say Hello in time; does the binary call handoff_service::start() early in main()?"
     )]
     NoHello,
     /// It speaks another protocol.
@@ -81,17 +81,17 @@ pub enum Reason {
     /// It ended.
     #[error("the new process {0} before it was ready; its log may say why")]
     SuccessorExited(Exit),
-    /// A party gave no sign of life for longer than the lease.
+    /// A role gave no sign of life for longer than the lease.
     #[error("the {0} gave no sign of life for longer than the lease")]
-    Silent(Party),
-    /// A party closed its channel.
+    Silent(Role),
+    /// A role closed its channel.
     #[error("the {0} closed its channel to the supervisor")]
-    HungUp(Party),
-    /// A party broke the protocol.
-    #[error("the {party} broke the protocol: {what}")]
+    HungUp(Role),
+    /// A role broke the protocol.
+    #[error("the {role} broke the protocol: {what}")]
     Broke {
         /// Who.
-        party: Party,
+        role: Role,
         /// What it did.
         what: String,
     },

@@ -87,6 +87,27 @@ pub enum Fact {
     },
     /// What all facts before it add up to; they are gone. So a journal stays short. Durable.
     Snapshot(Box<Standing>),
+    /// When the handoff must be committed, or is rolled back: the end of the time that the upgrade was given.
+    Deadline {
+        /// The handoff.
+        handoff: HandoffId,
+        /// That moment.
+        ends: MonotonicTime,
+    },
+    /// In which order the processes of the last two generations were started: behind a snapshot, which does not say so.
+    Order {
+        /// Whether that of the generation before was started later.
+        reverted: bool,
+    },
+}
+
+/// A moment on the monotonic clock of the machine (`CLOCK_MONOTONIC`), which all processes of one boot share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct MonotonicTime {
+    /// The boot (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: [u8; 16],
+    /// Milliseconds since then.
+    pub ms: u64,
 }
 
 impl Fact {
@@ -137,6 +158,9 @@ pub struct Attempt {
     pub started_unix_ms: u64,
     /// Whether the successor was told to begin.
     pub begun: bool,
+    /// When the upgrade must be over. Not in a snapshot: see [`Standing::beside_snapshot`].
+    #[serde(skip)]
+    pub ends: Option<MonotonicTime>,
 }
 
 /// What the facts add up to. It is on the disk as a [`Fact::Snapshot`], so its bytes and those of its parts are pinned:
@@ -153,8 +177,12 @@ pub struct Standing {
     pub leaving: Option<Current>,
     /// The handoff under way.
     pub attempt: Option<Attempt>,
-    /// How often a process of the current generation ended although it was to run.
+    /// How often the service has had to be started again: its process ended although it was to run, or a start failed.
     pub restarts: u64,
+    /// Whether the process of the generation before was started later: that one was committed, and taken back. Not in a snapshot:
+    /// see [`Standing::beside_snapshot`].
+    #[serde(skip)]
+    pub reverted: bool,
 }
 
 impl Standing {
@@ -163,11 +191,20 @@ impl Standing {
         self.current.as_ref().map_or(Generation(0), |current| current.generation)
     }
 
+    /// What a snapshot has no place for, as its bytes are pinned: facts to be written behind it.
+    pub fn beside_snapshot(&self) -> impl Iterator<Item = Fact> {
+        let attempt = self.attempt.as_ref();
+        let deadline = attempt.and_then(|it| Some(Fact::Deadline { handoff: it.handoff, ends: it.ends? }));
+        let order = self.reverted.then_some(Fact::Order { reverted: true });
+        deadline.into_iter().chain(order)
+    }
+
     /// Adds one fact. A fact about a handoff that is not under way changes nothing.
     pub fn fold(&mut self, record: &Record) {
         match &record.fact {
             Fact::Wanted { up } => self.wanted = *up,
             Fact::Intent { handoff, generation, binary } => {
+                self.end_attempt();
                 self.attempt = Some(Attempt {
                     handoff: *handoff,
                     generation: *generation,
@@ -175,6 +212,7 @@ impl Standing {
                     process: None,
                     started_unix_ms: 0,
                     begun: false,
+                    ends: None,
                 });
             }
             Fact::Spawned { handoff, process } => {
@@ -190,6 +228,7 @@ impl Standing {
             }
             Fact::Committed { handoff } => {
                 if let Some(attempt) = self.attempt.take_if(|attempt| attempt.handoff == *handoff) {
+                    self.reverted = false;
                     self.leaving = self.previous.take_if(|it| it.process.is_some()).or(self.leaving.take());
                     self.previous = self.current.take();
                     self.current = Some(Current {
@@ -203,11 +242,19 @@ impl Standing {
                 }
             }
             Fact::RolledBack { handoff, .. } => {
-                self.attempt.take_if(|attempt| attempt.handoff == *handoff);
+                if self.attempt_of(*handoff).is_some() {
+                    self.end_attempt();
+                }
             }
             Fact::Reverted { .. } => self.revert(record.at_unix_ms),
             Fact::Exited { generation, .. } => self.exited(*generation),
             Fact::Snapshot(standing) => self.clone_from(standing),
+            Fact::Deadline { handoff, ends } => {
+                if let Some(attempt) = self.attempt_of(*handoff) {
+                    attempt.ends = Some(*ends);
+                }
+            }
+            Fact::Order { reverted } => self.reverted = *reverted,
         }
     }
 
@@ -215,9 +262,21 @@ impl Standing {
         self.attempt.as_mut().filter(|attempt| attempt.handoff == handoff)
     }
 
+    /// The attempt under way, if there is one, came to nothing. If nothing serves, the service is started once more.
+    fn end_attempt(&mut self) {
+        let serves = self.current.as_ref().is_some_and(|current| current.process.is_some());
+        if self.attempt.take().is_some() && self.wanted && !serves {
+            self.restarts = self.restarts.saturating_add(1);
+        }
+    }
+
     fn revert(&mut self, at_unix_ms: u64) {
-        if let (Some(previous), Some(current)) = (self.previous.take(), self.current.take()) {
+        // Without a generation before it there is nothing to go back to.
+        if let Some(current) = self.current.take_if(|_| self.previous.is_some())
+            && let Some(previous) = self.previous.take()
+        {
             let generation = current.generation.next();
+            self.reverted = !self.reverted;
             self.current = Some(Current { generation, since_unix_ms: at_unix_ms, ..previous });
             self.previous = Some(current);
         }
@@ -259,6 +318,50 @@ mod tests {
             Fact::Spawned { handoff: id(number), process },
             Fact::Committed { handoff: id(number) },
         ]
+    }
+
+    /// Whatever their ids are: those of a daemon whose clock was set back sort before the others.
+    #[test]
+    fn which_process_was_started_later_is_known_by_the_order_of_the_facts() {
+        let record = |fact| Record { at_unix_ms: 0, fact };
+        let mut standing = Standing::default();
+        for (fact, reverted) in [9, 5, 7].into_iter().flat_map(|number| {
+            let [intent, spawned, committed] = committed(number);
+            let undone = Fact::Reverted { handoff: id(number) };
+            [(intent, None), (spawned, None), (committed, Some(false)), (undone, Some(number != 9))]
+        }) {
+            standing.fold(&record(fact));
+            assert!(reverted.is_none_or(|reverted| reverted == standing.reverted), "{standing:?}");
+        }
+    }
+
+    #[test]
+    fn each_death_and_each_failed_start_of_a_wanted_service_is_a_restart() {
+        let binary = Binary { path: "/bin/s3".into(), sha256: [0; 32] };
+        let intent = |number: u8| Fact::Intent {
+            handoff: id(number),
+            generation: Generation(1),
+            binary: binary.clone(),
+        };
+        let failed = |number: u8| Fact::RolledBack { handoff: id(number), reason: "".into() };
+        let restarts = |facts: &[Fact]| {
+            let records: Vec<_> =
+                facts.iter().map(|fact| Record { at_unix_ms: 0, fact: fact.clone() }).collect();
+            fold(&records).restarts
+        };
+        let up = Fact::Wanted { up: true };
+        // The second start follows at once, the third after a pause.
+        let loops = [up.clone(), intent(1), intent(2), failed(2), intent(3), failed(3)];
+        assert_eq!(restarts(&loops), 3);
+        // Beside a process that serves, a failed attempt is no restart.
+        let served: Vec<Fact> =
+            [up.clone()].into_iter().chain(committed(1)).chain([intent(2), failed(2)]).collect();
+        assert_eq!(restarts(&served), 0);
+        let died = Fact::Exited { generation: Generation(1), exit: Exit::Signal(9) };
+        let again: Vec<Fact> = served.into_iter().chain([died, intent(3), failed(3)]).collect();
+        assert_eq!(restarts(&again), 2);
+        // What somebody has stopped meanwhile is not started again.
+        assert_eq!(restarts(&[up, intent(1), Fact::Wanted { up: false }, failed(1)]), 0);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | 1 | the first |
 //! | 2 | `State`: a process hands something over to the one that follows it |
+//! | 3 | `Grant`: how long a process may take to end is what the service file says, not a constant |
+//! | 4 | `Release`: a server tells its version itself, before it touches anything |
 //!
 //! The frame header, `Hello`, `Welcome`, `Adopt` and `Adopted` are the same in every version, so that two parties can
 //! always find out that they do not understand each other.
@@ -11,7 +13,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The newest version that this crate speaks.
-pub const CURRENT: u16 = 2;
+pub const CURRENT: u16 = 4;
 
 /// The oldest version that this crate still speaks.
 pub const MINIMUM: u16 = 1;
@@ -20,7 +22,7 @@ pub const MINIMUM: u16 = 1;
 /// and `Adopted`.
 pub const UNAGREED: u16 = 0;
 
-/// The versions that a party speaks, both ends included.
+/// The versions that a role speaks, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct VersionRange {
     /// The oldest.

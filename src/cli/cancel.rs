@@ -32,6 +32,8 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     Ok(match outcome.outcome {
         Ending::RolledBack | Ending::Stopped => Exit::Done,
         // The old process has died meanwhile, so that the upgrade went forward.
-        Ending::Committed | Ending::Started | Ending::Unchanged => Exit::Failed,
+        Ending::Committed | Ending::Started | Ending::Unchanged | Ending::Staged | Ending::Failed => {
+            Exit::Failed
+        }
     })
 }

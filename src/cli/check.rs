@@ -4,7 +4,7 @@ use handoff_protocol::ids::ServiceName;
 use serde_json::json;
 
 use super::Json;
-use super::exit::{Exit, Failure, known_services};
+use super::exit::{Exit, Failure, services_with_files};
 use super::output::{Output, Style};
 use crate::config::{self, Dirs, Service};
 use crate::control;
@@ -30,9 +30,8 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     let mut loaded = config::load(&dirs.config);
     if let Some(service) = &arguments.service {
         let file = dirs.service_file(service);
-        if !file.exists() {
-            let known = known_services(dirs);
-            return Err(control::Error::unknown_service(service, known.iter().map(String::as_str)).into());
+        if file.symlink_metadata().is_err() {
+            return Err(control::Error::no_service_file(service, &file, &services_with_files(dirs)).into());
         }
         loaded.services.retain(|name, _| name == service);
         loaded.errors.retain(|error| error.file == file);
@@ -40,14 +39,26 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     let mut good: Vec<&Service> = Vec::new();
     let mut errors = loaded.errors;
     for service in loaded.services.values() {
-        match service.check_files() {
-            mistakes if mistakes.is_empty() => good.push(service),
-            mistakes => errors.extend(mistakes),
+        let mut mistakes = service.check_files();
+        if mistakes.is_empty() {
+            mistakes.extend(check_copy(service, dirs));
+        }
+        match mistakes.is_empty() {
+            true => good.push(service),
+            false => errors.extend(mistakes),
         }
     }
     errors.sort_by(|a, b| (&a.file, a.at).cmp(&(&b.file, b.at)));
     report(&good, &errors, dirs, out);
     Ok(if errors.is_empty() { Exit::Done } else { Exit::ConfigInvalid })
+}
+
+/// What only shows when the program is copied, as the daemon does: the member of an archive, libraries beside it, a place where
+/// nothing can be executed.
+fn check_copy(service: &Service, dirs: &Dirs) -> Option<config::Error> {
+    let (cause, hint) = crate::doctor::check_copy(service, &dirs.versions(&service.name)).err()?;
+    let (file, key) = (service.file.clone(), Some("binary".to_owned()));
+    Some(config::Error { file, at: Some(service.binary_at), key, cause, hint })
 }
 
 fn report(good: &[&Service], errors: &[config::Error], dirs: &Dirs, out: &mut Output) {

@@ -10,6 +10,7 @@ const EXAMPLES: &str = "\
 Examples:
   handoff crash-test ./s3.toml --load ./s3-load --data {dir}/data
   handoff crash-test ./s3.toml --quick --junit report.xml --load ./s3-load
+  handoff crash-test ./s3.toml --soak 20m --seed 7 --load ./s3-load
   handoff crash-test ./s3.toml --only upgrade:journal/synced:supervisor:kill --load ./s3-load
 
 Needs a handoff, and better a service too, that was built with the feature `crash-points`. Each run
@@ -56,7 +57,9 @@ impl Arguments {
 
 #[cfg(feature = "crash-points")]
 pub(super) fn run(arguments: Arguments, out: &mut Output) -> Result<Exit, Failure> {
-    use crate::crash_test::{Subject, execute};
+    use std::time::Duration;
+
+    use crate::crash_test::{Subject, execute, soak};
 
     let failed = |error: String| Failure::failed(format!("The crash tests cannot be run: {error}."), "");
     let absolute = |path: PathBuf| std::path::absolute(path).map_err(|error| failed(error.to_string()));
@@ -67,6 +70,15 @@ pub(super) fn run(arguments: Arguments, out: &mut Output) -> Result<Exit, Failur
         next: arguments.next.map(absolute).transpose()?,
         bad: arguments.bad.map(absolute).transpose()?,
     };
+    if let Some(length_ms) = arguments.choice.soak {
+        let report = soak(&subject, &arguments.choice, Duration::from_millis(length_ms))
+            .map_err(|error| failed(error.to_string()))?;
+        match out.is_json() {
+            true => out.object(&report),
+            false => out.line(&report),
+        }
+        return Ok(if report.is_good() { Exit::Done } else { Exit::Failed });
+    }
     let report = execute(&subject, &arguments.choice).map_err(|error| failed(error.to_string()))?;
     match out.is_json() {
         true => out.object(&report),

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 use super::exit::{Exit, Failure};
+use super::standard_error::StandardError;
 use crate::config::Dirs;
 use crate::supervisor;
 
@@ -32,7 +33,7 @@ pub(super) fn run(_: &Arguments, dirs: Dirs) -> Result<Exit, Failure> {
         std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(StandardError::default())
         .with_ansi(colours)
         // It would tell of a full disk, or of a pipe that nobody reads, on the standard error: and panic.
         .log_internal_errors(false)

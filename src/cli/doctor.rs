@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
 use handoff_protocol::ids::ServiceName;
 
-use super::exit::{Exit, Failure, known_services};
+use super::exit::{Exit, Failure, services_with_files};
 use super::output::{Output, Style, note};
+use super::table::{self, wrapped};
 use super::{Json, ask};
 use crate::config::{self, Dirs, Mode, Service, parse_duration_ms};
 use crate::control;
@@ -20,12 +19,15 @@ Examples:
   handoff doctor mcp                        which adapter can it use, and why?
   handoff doctor mcp --binary ./mcp-2.2     the same of another version
   handoff doctor mcp --timeout 1m           of a program that takes long to start
+  handoff doctor mcp --request 'PING\r\n'    what becomes of this request at the stop signal?
   handoff doctor mcp --json | jq -r .advised
 
 The program is started three times, once for each adapter, in a network of its own where that is
 permitted, with the arguments, the environment and the working directory of the service, and ended
-with all that it starts. It touches its data as ever: in exclusive mode it is started only while
-the service does not run. The exit code is 0 if the adapter of the service file works.";
+with all that it starts. What is started is a copy beside the versions of the service, as the
+daemon would make it (not with store = false). It is told to end while it has a request, to see
+whether it finishes it. It touches its data as ever: in exclusive mode it is started only while the
+service does not run. The exit code is 0 if the adapter of the service file works.";
 
 /// Find out which adapter a program can use, by trying it out beside the service
 #[derive(clap::Args)]
@@ -42,6 +44,9 @@ pub(super) struct Arguments {
     /// In exclusive mode, run the program although the service may be running on the same data
     #[arg(long)]
     yes_run_it: bool,
+    /// What to send to see a request under way at the stop signal; \r, \n and \\ are understood [default: GET / over HTTP]
+    #[arg(long, value_name = "TEXT")]
+    request: Option<String>,
     #[command(flatten)]
     pub(super) json: Json,
 }
@@ -59,6 +64,8 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     let choice = Choice {
         binary: binary.unwrap_or_else(|| service.binary.clone()),
         limit: Duration::from_millis(arguments.timeout),
+        versions: dirs.versions(&service.name),
+        request: arguments.request.as_deref().map(bytes_of),
         run_anyway: arguments.yes_run_it,
         daemon_says: ask_daemon(&service, dirs),
     };
@@ -71,15 +78,33 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
 }
 
 fn load(name: &ServiceName, dirs: &Dirs) -> Result<Service, Failure> {
-    if !dirs.service_file(name).exists() {
-        let known = known_services(dirs);
-        return Err(control::Error::unknown_service(name, known.iter().map(String::as_str)).into());
+    let file = dirs.service_file(name);
+    if !file.exists() {
+        return Err(control::Error::no_service_file(name, &file, &services_with_files(dirs)).into());
     }
     config::load_service(&dirs.config, name).map_err(|errors| {
         let told = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         let hint = format!("Correct the service file; `handoff check {name}` looks at it again.");
         Failure::Own { kind: "config_invalid", message: told, hint, exit: Exit::ConfigInvalid }
     })
+}
+
+/// A text in which bytes that are hard to type are written as in C.
+fn bytes_of(text: &str) -> Vec<u8> {
+    let (mut bytes, mut rest) = (Vec::new(), text.chars());
+    while let Some(character) = rest.next() {
+        let written = match character {
+            '\\' => match rest.next() {
+                Some('r') => '\r',
+                Some('n') => '\n',
+                Some(other) => other,
+                None => '\\',
+            },
+            other => other,
+        };
+        bytes.extend(written.encode_utf8(&mut [0; 4]).bytes());
+    }
+    bytes
 }
 
 /// Whether the service runs, or may be started at any time, if there is a daemon to ask.
@@ -105,22 +130,31 @@ fn report(diagnosis: &Diagnosis, out: &mut Output) {
     out.line(table(&diagnosis.adapters));
     out.line("");
     for remark in &diagnosis.remarks {
-        out.line(format!("Note: {remark}."));
+        out.line(wrapped(&format!("Note: {remark}."), 2));
     }
-    out.line(Style::of_stdout().bold(&diagnosis.advice));
+    out.line(wrapped(&Style::of_stdout().bold(&diagnosis.advice), 0));
 }
 
 fn table(findings: &[Finding]) -> String {
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    table.set_header(["ADAPTER", "ANSWER", "WHY"]);
-    for finding in findings {
+    let rows = findings.iter().map(|finding| {
         let verdict = match finding.verdict {
             Verdict::Works => "works",
             Verdict::DoesNot => "does not",
             Verdict::NotTried => "not tried",
         };
-        table.add_row([finding.adapter.spelling(), verdict, &finding.why]);
+        [finding.adapter.spelling().to_owned(), verdict.to_owned(), finding.why.clone()]
+    });
+    table::table(["ADAPTER", "ANSWER", "WHY"], rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_hard_to_type_is_written_as_in_c() {
+        assert_eq!(bytes_of(r"PING\r\n"), b"PING\r\n");
+        assert_eq!(bytes_of(r"a\\nb\x\"), br"a\nbx\".to_vec());
+        assert_eq!(bytes_of(""), b"");
     }
-    table.trim_fmt()
 }

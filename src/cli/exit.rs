@@ -136,11 +136,19 @@ impl From<DirsError> for Failure {
     }
 }
 
+/// The services that have a file.
+pub(super) fn services_with_files(dirs: &config::Dirs) -> Vec<String> {
+    names_in(&[dirs.config.join("services")])
+}
+
 /// The service names that the configuration and the state know of, to suggest from.
 pub(super) fn known_services(dirs: &config::Dirs) -> Vec<String> {
-    let entries = [dirs.config.join("services"), dirs.state.join("services")]
-        .into_iter()
-        .flat_map(|directory| std::fs::read_dir(directory).into_iter().flatten().flatten());
+    names_in(&[dirs.config.join("services"), dirs.state.join("services")])
+}
+
+fn names_in(directories: &[std::path::PathBuf]) -> Vec<String> {
+    let entries =
+        directories.iter().flat_map(|directory| std::fs::read_dir(directory).into_iter().flatten().flatten());
     let mut names: Vec<String> =
         entries.filter_map(|entry| Some(entry.path().file_stem()?.to_str()?.to_owned())).collect();
     names.sort();

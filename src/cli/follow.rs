@@ -7,14 +7,15 @@
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
-
 use super::output::note;
+use crate::sys::errno::Errno;
+use crate::sys::inotify::{AddWatchFlags, Inotify};
+use crate::sys::poll::{PollFd, PollFlags, found, poll};
+use crate::sys::regular;
 
 /// One file of a log.
 pub(super) struct LogFile {
@@ -50,15 +51,15 @@ pub(super) fn open_all(directory: &Path) -> io::Result<Vec<LogFile>> {
 /// Waits for a log to grow.
 pub(super) struct Follower {
     directory: PathBuf,
-    inotify: OwnedFd,
+    inotify: Inotify,
 }
 
 impl Follower {
     /// Begins to watch: whatever happens to the log from now on ends a wait.
     pub(super) fn watch(directory: &Path) -> io::Result<Follower> {
-        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let changes = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO;
-        inotify::add_watch(&inotify, directory, changes)?;
+        let inotify = Inotify::new()?;
+        let changes = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+        inotify.add(directory, changes)?;
         Ok(Follower { directory: directory.to_owned(), inotify })
     }
 
@@ -117,20 +118,19 @@ impl Follower {
     fn wait(&self) -> io::Result<bool> {
         let stdout = io::stdout();
         let mut fds = [
-            PollFd::new(&self.inotify, PollFlags::IN),
-            PollFd::from_borrowed_fd(stdout.as_fd(), PollFlags::empty()),
+            PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN),
+            PollFd::new(stdout.as_fd(), PollFlags::empty()),
         ];
         match poll(&mut fds, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
-        if fds[1].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
+        if found(&fds[1]).intersects(PollFlags::POLLERR | PollFlags::POLLHUP) {
             return Ok(false);
         }
         // What changed does not matter: everything is looked at anew.
-        let mut events = [0_u8; 4096];
-        match rustix::io::read(&self.inotify, &mut events) {
-            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(true),
+        match self.inotify.read() {
+            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => Ok(true),
             Err(error) => Err(error.into()),
         }
     }
@@ -149,7 +149,10 @@ fn paths(directory: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn open(path: &Path) -> io::Result<LogFile> {
-    let file = File::open(path)?;
+    let file = regular::open_to_read(path).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => io::Error::other(format!("{}: {error}", path.display())),
+        _ => error,
+    })?;
     let identity = identity(&file.metadata()?);
     Ok(LogFile { file, identity })
 }

@@ -1,12 +1,11 @@
 //! `handoff history`.
 
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
 use handoff_protocol::ids::ServiceName;
 
 use super::exit::{Exit, Failure};
-use super::output::{Output, Style, width};
-use super::{Json, ask, human, picture};
+use super::output::{Output, Style, terminal_width};
+use super::table::{self, wrapped};
+use super::{Json, ask, human, picture, sentence};
 use crate::config::Dirs;
 use crate::control::api::{self, Request, Response};
 use crate::history::{Ending, Entry, Version};
@@ -32,11 +31,16 @@ pub(super) struct Arguments {
     #[arg(long)]
     last: bool,
     /// How many attempts at the most, the newest
-    #[arg(long, value_name = "N", default_value_t = 20, conflicts_with_all = ["id", "last"])]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["id", "last"])]
     limit: u64,
     #[command(flatten)]
     pub(super) json: Json,
 }
+
+/// Columns of who asked, on a terminal.
+const BY_MAX: usize = 14;
+/// Of a picture where there is no terminal.
+const PICTURE_WIDTH: usize = 100;
 
 pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
     let is_one = arguments.last || arguments.id.is_some();
@@ -48,7 +52,9 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     match (&entries[..], is_one) {
         _ if out.is_json() => entries.iter().for_each(|entry| out.object(entry)),
         ([], _) => out.line("Nothing was attempted yet."),
-        ([entry], true) => out.line(describe(entry, Style::of_stdout(), width())),
+        ([entry], true) => {
+            out.line(describe(entry, Style::of_stdout(), terminal_width().unwrap_or(PICTURE_WIDTH)))
+        }
         (entries, _) => out.line(table(entries)),
     }
     Ok(Exit::Done)
@@ -80,24 +86,29 @@ fn the_one(entries: Vec<Entry>, part: &str) -> Result<Entry, Failure> {
 }
 
 fn table(entries: &[Entry]) -> String {
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    table.set_header(["AGO", "SERVICE", "WHAT", "OUTCOME", "TO", "TOOK", "GAP", "BY", "ID"]);
-    for entry in entries {
+    let rows = entries.iter().map(|entry| {
         let to = entry.to.as_ref().or(entry.from.as_ref());
-        table.add_row([
+        [
             human::since(entry.at),
             entry.service.to_string(),
             entry.operation.as_str().to_owned(),
-            entry.outcome.words().to_owned(),
+            outcome(entry),
             to.map_or_else(String::new, short),
             human::span(entry.took_us),
             entry.accept_gap_us.map_or_else(String::new, human::span),
-            by(entry),
+            shortened(&by(entry)),
             tail(&entry.id.to_string()),
-        ]);
-    }
-    table.trim_fmt()
+        ]
+    });
+    table::table(["AGO", "SERVICE", "WHAT", "OUTCOME", "TO", "TOOK", "GAP", "BY", "ID"], rows)
+}
+
+/// How it ended, and whether something had to be killed for that.
+fn outcome(entry: &Entry) -> String {
+    let killed = if entry.killed.is_empty() { "" } else { ", killed" };
+    let lost =
+        if entry.lost_datagrams == 0 { String::new() } else { format!(", {} lost", entry.lost_datagrams) };
+    format!("{}{killed}{lost}", entry.outcome.words())
 }
 
 /// One attempt with all that is known, and its picture.
@@ -106,11 +117,11 @@ fn describe(entry: &Entry, style: Style, width: usize) -> String {
     let ending = match entry.outcome {
         Ending::Committed | Ending::Started | Ending::Stopped => style.green(&ending),
         Ending::Failed | Ending::Rejected => style.red(&ending),
-        Ending::UnderWay | Ending::RolledBack | Ending::Other => style.yellow(&ending),
+        Ending::UnderWay | Ending::RolledBack | Ending::Staged | Ending::Other => style.yellow(&ending),
     };
     let head = format!("{} {}", entry.operation.as_str(), style.bold(entry.service.as_str()));
-    let mut lines = vec![format!("{head}: {ending}")];
-    let mut add = |label: &str, value: String| lines.push(format!("  {label:<10}{value}"));
+    let mut lines = vec![wrapped(&format!("{head}: {ending}"), 2)];
+    let mut add = |label: &str, value: String| lines.push(wrapped(&format!("  {label:<10}{value}"), 12));
     add("id", entry.id.to_string());
     add("at", human::date(entry.at));
     add("by", by(entry));
@@ -120,6 +131,16 @@ fn describe(entry: &Entry, style: Style, width: usize) -> String {
         }
     }
     let drawn = picture::draw(entry, width);
+    for killed in &entry.killed {
+        lines.push(format!(
+            "  {:<10}{}",
+            "killed",
+            sentence::killed(std::slice::from_ref(killed)).trim_start()
+        ));
+    }
+    if entry.lost_datagrams > 0 {
+        lines.push(format!("  {:<10}{}", "lost", sentence::lost(entry.lost_datagrams).trim_start()));
+    }
     if !drawn.is_empty() {
         lines.push(String::new());
         lines.extend(drawn);
@@ -130,6 +151,14 @@ fn describe(entry: &Entry, style: Style, width: usize) -> String {
         lines.push(format!("{:>4}  {:<12}{:>12}{took:>12}", index + 1, phase.phase, format!("+{at}")));
     }
     lines.join("\n")
+}
+
+/// Of who asked, as much as leaves room for the rest on a terminal.
+fn shortened(by: &str) -> String {
+    if terminal_width().is_none() || by.chars().count() <= BY_MAX {
+        return by.to_owned();
+    }
+    by.chars().take(BY_MAX - 1).chain(['…']).collect()
 }
 
 fn by(entry: &Entry) -> String {

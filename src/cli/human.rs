@@ -20,6 +20,15 @@ pub(super) fn since(at_ms: u64) -> String {
     long_span(ago.as_secs())
 }
 
+/// How long from now until `at_ms` (since 1970).
+pub(super) fn until(at_ms: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    match Duration::from_millis(at_ms).checked_sub(now) {
+        Some(left) => format!("in {}", span(u64::try_from(left.as_micros()).unwrap_or(u64::MAX))),
+        None => "now".to_owned(),
+    }
+}
+
 /// The date and the time of day, in UTC, to the second.
 pub(super) fn date(at_ms: u64) -> String {
     let at = UNIX_EPOCH.checked_add(Duration::from_millis(at_ms)).unwrap_or(UNIX_EPOCH);

@@ -1,11 +1,10 @@
 //! `handoff list`.
 
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::output::Output;
+use super::table::{self, wrapped};
 use super::{Json, ask, human};
 use crate::config::Dirs;
 use crate::control::api::{Request, Response, ServiceStatus, Skew};
@@ -26,6 +25,11 @@ pub(super) fn run(_: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, 
         out.line("The daemon has no services.");
     } else {
         out.line(table(&services));
+        for (status, problem) in
+            services.iter().filter_map(|status| status.problem.as_ref().map(|it| (status, it)))
+        {
+            out.line(wrapped(&format!("{}: {problem}", status.service), 2));
+        }
     }
     Ok(Exit::Done)
 }
@@ -39,12 +43,9 @@ pub(super) fn services(dirs: &Dirs) -> Result<Vec<ServiceStatus>, Failure> {
 }
 
 fn table(services: &[ServiceStatus]) -> String {
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    table.set_header(["SERVICE", "STATE", "GENERATION", "PID", "UP", "LISTENS", "BINARY"]);
-    for status in services {
+    let rows = services.iter().map(|status| {
         let listens: Vec<&str> = status.listeners.iter().map(|listener| listener.address.as_str()).collect();
-        table.add_row([
+        [
             status.service.to_string(),
             status.state.as_str().to_owned(),
             status.generation.to_string(),
@@ -52,9 +53,9 @@ fn table(services: &[ServiceStatus]) -> String {
             status.started_at.map_or_else(String::new, human::since),
             listens.join(" "),
             format!("{}{}", status.binary.display(), skew(status.skew)),
-        ]);
-    }
-    table.trim_fmt()
+        ]
+    });
+    table::table(["SERVICE", "STATE", "GENERATION", "PID", "UP", "LISTENS", "BINARY"], rows)
 }
 
 /// What a path does not tell.

@@ -184,7 +184,11 @@ fn unreadable(service: &ServiceName, directory: &Path, error: &io::Error) -> Fai
     }
     let message =
         format!("The log of service {:?} in {directory:?} cannot be read: {error}.", service.as_str());
-    Failure::failed(message, "Check the permissions of the state directory.")
+    let hint = match error.kind() {
+        io::ErrorKind::PermissionDenied => "Check the permissions of the state directory.",
+        _ => "",
+    };
+    Failure::failed(message, hint)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod gc;
 mod history;
 mod human;
 mod installed;
+mod kill;
 mod list;
 mod logs;
 mod man;
@@ -24,9 +25,11 @@ mod restart;
 mod rollback;
 mod rollout;
 mod sentence;
+mod standard_error;
 mod start;
 mod status;
 mod stop;
+mod table;
 mod upgrade;
 mod upgrade_all;
 mod versions;
@@ -50,7 +53,7 @@ Exit codes:
   3   a service file is invalid
   4   rolled back; the old version serves
   5   busy with another operation
-  6   the new version was refused before it ran
+  6   the new version was refused before it ran, or would have been a step back
   64  the command line is wrong
 
 Environment:
@@ -113,6 +116,7 @@ enum Verb {
     Installed(installed::Arguments),
     Rollback(rollback::Arguments),
     Cancel(cancel::Arguments),
+    Kill(kill::Arguments),
     Versions(versions::Arguments),
     Pin(pin::Arguments),
     Gc(gc::Arguments),
@@ -128,10 +132,11 @@ enum Verb {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(error) if error.use_stderr() => return misused(&error).into(),
+        Err(help) => {
             // If nobody reads the help, nobody misses it.
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+            let _ = help.print();
+            return Exit::Done.into();
         }
     };
     let mut out = Output::new(cli.verb.json());
@@ -140,6 +145,21 @@ pub fn main() -> ExitCode {
         failure.exit()
     });
     out.finish(exit).into()
+}
+
+/// Says what is wrong with the command line, in the form that it asks for.
+fn misused(error: &clap::Error) -> Exit {
+    let asks_for_json = std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json");
+    if !asks_for_json {
+        let _ = error.print();
+        return Exit::Usage;
+    }
+    let text = error.render().to_string();
+    let paragraph = text.split("\n\n").next().unwrap_or_default();
+    let message = paragraph.trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut out = Output::new(true);
+    out.failure(&Failure::usage(message, "handoff --help names the commands. Each of them has a --help."));
+    out.finish(Exit::Usage)
 }
 
 fn perform(cli: Cli, out: &mut Output) -> Result<Exit, Failure> {
@@ -160,6 +180,7 @@ fn perform(cli: Cli, out: &mut Output) -> Result<Exit, Failure> {
         Verb::Pin(arguments) => pin::run(&arguments, &dirs()?, out),
         Verb::Gc(arguments) => gc::run(&arguments, &dirs()?, out),
         Verb::Cancel(arguments) => cancel::run(&arguments, &dirs()?, out),
+        Verb::Kill(arguments) => kill::run(&arguments, &dirs()?, out),
         Verb::Logs(arguments) => logs::run(&arguments, &dirs()?, out),
         Verb::History(arguments) => history::run(&arguments, &dirs()?, out),
         Verb::Doctor(arguments) => doctor::run(&arguments, &dirs()?, out),
@@ -185,6 +206,7 @@ impl Verb {
             Verb::Pin(arguments) => arguments.json.json,
             Verb::Gc(arguments) => arguments.json.json,
             Verb::Cancel(arguments) => arguments.json.json,
+            Verb::Kill(arguments) => arguments.json.json,
             Verb::Logs(arguments) => arguments.json.json,
             Verb::History(arguments) => arguments.json.json,
             Verb::Doctor(arguments) => arguments.json.json,

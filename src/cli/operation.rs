@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
-use super::output::{Output, Style, note};
+use super::output::{Output, Style, harmless, note};
 use super::{human, sentence};
 use crate::config::Dirs;
 use crate::control::Client;
@@ -19,7 +19,10 @@ pub(super) fn run(request: &Request, dirs: &Dirs, out: &mut Output) -> Result<Ex
     tell(&outcome, out);
     Ok(match outcome.outcome {
         Ending::RolledBack => Exit::RolledBack,
-        Ending::Committed | Ending::Started | Ending::Stopped | Ending::Unchanged => Exit::Done,
+        Ending::Failed => Exit::Failed,
+        Ending::Committed | Ending::Started | Ending::Stopped | Ending::Unchanged | Ending::Staged => {
+            Exit::Done
+        }
     })
 }
 
@@ -42,6 +45,9 @@ pub(super) fn perform(request: &Request, dirs: &Dirs, out: &mut Output) -> Resul
 pub(super) fn tell(outcome: &Outcome, out: &mut Output) {
     let mark = match outcome.outcome {
         Ending::RolledBack => Style::yellow as fn(Style, &str) -> String,
+        Ending::Failed => Style::red as _,
+        _ if !outcome.killed.is_empty() || outcome.lost_datagrams > 0 => Style::yellow as _,
+        Ending::Staged => Style::yellow as _,
         Ending::Committed | Ending::Started | Ending::Stopped | Ending::Unchanged => Style::green as _,
     };
     if out.is_json() {
@@ -82,7 +88,7 @@ impl Display {
             Display::Objects => out.object(&json!({ "progress": progress })),
             Display::Lines => note(line(progress)),
             Display::Spinner(bar) => {
-                bar.println(line(progress));
+                bar.println(harmless(&line(progress)));
                 bar.set_message(format!("{}: {}", progress.service, progress.phase));
             }
         }

@@ -9,6 +9,7 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
+use crate::sys::terminal;
 
 /// The two outputs of a command.
 #[derive(Debug)]
@@ -44,13 +45,16 @@ impl Output {
 
     /// Writes a line for people.
     pub(super) fn line(&mut self, text: impl Display) {
-        self.bytes(format!("{text}\n").as_bytes());
+        self.bytes(format!("{}\n", harmless(&text.to_string())).as_bytes());
     }
 
     /// Writes a line for programs.
     pub(super) fn object(&mut self, value: &impl Serialize) {
         match serde_json::to_string(value) {
-            Ok(text) => self.line(text),
+            // JSON escapes what is below the space, and a terminal acts on more.
+            Ok(text) => {
+                self.bytes(format!("{}\n", escaped(&text, |c| format!("\\u{:04x}", u32::from(c)))).as_bytes())
+            }
             Err(error) => self.trouble = self.trouble.take().or_else(|| Some(error.into())),
         }
     }
@@ -78,14 +82,46 @@ impl Output {
 
 /// Writes a line to standard error, if anybody listens.
 pub(super) fn note(text: impl Display) {
-    let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
+    let _ = io::stderr().lock().write_all(format!("{}\n", harmless(&text.to_string())).as_bytes());
 }
 
-/// How many columns standard output has: of the terminal, else as `COLUMNS` says, else 100.
-pub(super) fn width() -> usize {
-    let terminal = rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col));
+/// The colours of this command, which may stay.
+const OWN: [&str; 5] = ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"];
+
+/// A text that a terminal only shows. Much of what is told comes from a program: its status, its version, its errors, its
+/// paths. What would move the cursor, change the title or the like is written as `\x1b`.
+pub(super) fn harmless(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\x1b') {
+        shown += &escaped(&rest[..at], hexadecimal);
+        let own = OWN.iter().find(|own| rest[at..].starts_with(**own));
+        shown += own.copied().unwrap_or("\\x1b");
+        rest = &rest[at + own.map_or(1, |own| own.len())..];
+    }
+    shown + &escaped(rest, hexadecimal)
+}
+
+fn hexadecimal(character: char) -> String {
+    format!("\\x{:02x}", u32::from(character))
+}
+
+fn escaped(text: &str, escape: fn(char) -> String) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_control() && !matches!(character, '\n' | '\t') {
+            true => shown += &escape(character),
+            false => shown.push(character),
+        }
+    }
+    shown
+}
+
+/// How many columns standard output has: of the terminal, else as `COLUMNS` says.
+pub(super) fn terminal_width() -> Option<usize> {
+    let shown = terminal::width(io::stdout()).map(usize::from);
     let told = || std::env::var("COLUMNS").ok()?.parse().ok();
-    terminal.filter(|columns| *columns > 0).or_else(told).unwrap_or(100)
+    shown.filter(|columns| *columns > 0).or_else(told)
 }
 
 /// Colours, where they are wanted.
@@ -128,4 +164,23 @@ impl Style {
 fn colours_wanted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_only_shows_what_a_program_says() {
+        let table = [
+            ("a\tb\nä", "a\tb\nä"),
+            ("\x1b[31mred\x1b[0m", "\x1b[31mred\x1b[0m"),
+            ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
+            ("\x1b[2J\x1b", "\\x1b[2J\\x1b"),
+            ("\u{9b}2J\x7f\r", "\\x9b2J\\x7f\\x0d"),
+        ];
+        for (text, shown) in table {
+            assert_eq!(harmless(text), shown);
+        }
+    }
 }

@@ -27,9 +27,13 @@ fn entry(mode: Mode, outcome: Ending, phases: &[(&str, u64)]) -> Entry {
         took_us: started_us,
         phases,
         accept_gap_us: None,
+        restarted: false,
+        connections: None,
+        lost_datagrams: 0,
         outcome,
         reason: None,
         generation: Generation(2),
+        killed: Vec::new(),
     }
 }
 

@@ -1,10 +1,35 @@
 //! The one sentence at the end of an operation.
 
 use super::human::span;
-use crate::control::api::{Ending, Outcome};
+use crate::control::api::{Connections, Ending, Killed, Outcome};
 
 /// What runs now, how long it took and how long the accept gap was; or why it was rolled back and what still runs.
 pub(super) fn of(outcome: &Outcome) -> String {
+    [ending(outcome), lost(outcome.lost_datagrams), killed(&outcome.killed)].concat()
+}
+
+/// How many datagrams were lost, as a further sentence.
+pub(super) fn lost(datagrams: u64) -> String {
+    match datagrams {
+        0 => String::new(),
+        1 => " One datagram was lost: no program has read it.".to_owned(),
+        many => format!(" {many} datagrams were lost: no program has read them."),
+    }
+}
+
+/// What had to be killed, as further sentences.
+pub(super) fn killed(killed: &[Killed]) -> String {
+    let one = |it: &Killed| {
+        let after = span(it.after_ms.saturating_mul(1_000));
+        format!(
+            " Process {} ({}) was killed: it had not ended {after} after it was asked to.",
+            it.pid, it.name
+        )
+    };
+    killed.iter().map(one).collect()
+}
+
+fn ending(outcome: &Outcome) -> String {
     let Outcome { service, reason, generation, took_us, .. } = outcome;
     let binary = outcome.binary.display();
     let took = span(*took_us);
@@ -17,47 +42,79 @@ pub(super) fn of(outcome: &Outcome) -> String {
                 |gap| format!("the accept gap was {gap}"),
             );
             let how = reason.as_deref().map_or_else(|| format!("upgraded in {took}, {gap}"), str::to_owned);
-            format!("{service} now runs {binary} (generation {generation}{pid}): {how}.")
+            let left = left(outcome.connections);
+            format!("{service} now runs {binary} (generation {generation}{pid}): {how}.{left}")
         }
         Ending::RolledBack => {
             let reason = reason.as_deref().unwrap_or("no reason was given");
             let gap = gap.map_or_else(String::new, |gap| format!("; the accept gap was {gap}"));
+            let still = match outcome.restarted {
+                true => "was ended and serves again",
+                false => "still serves",
+            };
+            let left = left(outcome.connections);
             format!(
-                "{service} was rolled back after {took}: {reason}; {binary} (generation {generation}{pid}) still \
-                 serves{gap}."
+                "{service} was rolled back after {took}: {reason}; {binary} (generation {generation}{pid}) \
+                 {still}{gap}.{left}"
             )
         }
         Ending::Started => {
             format!("{service} now runs {binary} (generation {generation}{pid}): started in {took}.")
         }
+        Ending::Unchanged if outcome.pid.or(outcome.shim).is_none() => {
+            format!("{service} is started from {binary} already: nothing was done.")
+        }
+        Ending::Staged => {
+            format!("{service} is stopped: its next start is one of {binary}, which is kept for it.")
+        }
         Ending::Unchanged => {
             format!("{service} runs {binary} already (generation {generation}{pid}): nothing was done.")
         }
+        Ending::Failed => {
+            let reason = reason.as_deref().unwrap_or("no reason was given");
+            format!("{service} failed after {took}: {reason}.")
+        }
         Ending::Stopped => format!("{service} is stopped; that took {took}."),
+    }
+}
+
+/// What the old process had when it was told to end, if it had anything.
+fn left(connections: Option<Connections>) -> String {
+    match connections {
+        Some(Connections { open: open @ 1.., unread, unanswered }) => format!(
+            " The old process had {open} connections when it was told to end: {unread} with a request that it had not read, \
+             {unanswered} with one under way."
+        ),
+        Some(Connections { open: 0, .. }) | None => String::new(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use handoff_protocol::ids::{Generation, HandoffId};
+    use handoff_protocol::ids::Generation;
 
     #[test]
     fn each_ending_has_its_sentence() {
         let mut outcome = Outcome {
             service: "s3".parse().unwrap(),
-            handoff: HandoffId::NIL,
+            handoff: None,
             outcome: Ending::Committed,
             reason: None,
             generation: Generation(3),
             pid: Some(42),
+            shim: None,
             binary: "/srv/s3".into(),
             sha256: None,
             stored: None,
             version: None,
             took_us: 2_100,
             accept_gap_us: Some(600),
+            restarted: false,
+            connections: None,
+            lost_datagrams: 0,
             phases: vec![],
+            killed: vec![],
         };
         let now = "s3 now runs /srv/s3 (generation 3, pid 42)";
         assert_eq!(of(&outcome), format!("{now}: upgraded in 2.1 ms, the accept gap was 600 µs."));
@@ -72,10 +129,34 @@ mod tests {
             "s3 was rolled back after 2.1 ms: the new process exited with status 1; /srv/s3 (generation 3, pid 42) \
              still serves."
         );
+        outcome.restarted = true;
+        outcome.connections = Some(Connections { open: 8, unread: 2, unanswered: 1 });
+        assert_eq!(
+            of(&outcome),
+            "s3 was rolled back after 2.1 ms: the new process exited with status 1; /srv/s3 (generation 3, pid 42) \
+             was ended and serves again. The old process had 8 connections when it was told to end: 2 with a request that it \
+             had not read, 1 with one under way."
+        );
+        (outcome.restarted, outcome.connections) = (false, None);
+        outcome.outcome = Ending::Failed;
+        assert_eq!(of(&outcome), "s3 failed after 2.1 ms: the new process exited with status 1.");
         outcome.outcome = Ending::Unchanged;
         assert_eq!(of(&outcome), "s3 runs /srv/s3 already (generation 3, pid 42): nothing was done.");
         outcome.outcome = Ending::Stopped;
         outcome.pid = None;
+        let staged = Outcome { outcome: Ending::Staged, ..outcome.clone() };
+        assert_eq!(of(&staged), "s3 is stopped: its next start is one of /srv/s3, which is kept for it.");
         assert_eq!(of(&outcome), "s3 is stopped; that took 2.1 ms.");
+        outcome.lost_datagrams = 115;
+        assert_eq!(
+            of(&outcome),
+            "s3 is stopped; that took 2.1 ms. 115 datagrams were lost: no program has read them."
+        );
+        outcome.lost_datagrams = 0;
+        outcome.killed = vec![Killed { pid: 7, name: "redis-server".into(), after_ms: 30_000 }];
+        assert_eq!(
+            of(&outcome),
+            "s3 is stopped; that took 2.1 ms. Process 7 (redis-server) was killed: it had not ended 30.00 s after it was asked to."
+        );
     }
 }

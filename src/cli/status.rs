@@ -6,9 +6,10 @@ use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::output::{Output, Style};
+use super::table::wrapped;
 use super::{Json, ask, human, list, sentence};
 use crate::config::Dirs;
-use crate::control::api::{Request, Response, ServiceStatus, Skew, State};
+use crate::control::api::{Named, NamedIs, Request, Response, ServiceStatus, Skew, StagedStatus, State};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -61,7 +62,7 @@ fn describe(status: &ServiceStatus, style: Style) -> String {
     };
     let phase = status.phase.as_ref().map_or_else(String::new, |phase| format!(" ({phase})"));
     let mut lines = vec![format!("{}: {state}{phase}", style.bold(status.service.as_str()))];
-    let mut add = |label: &str, value: String| lines.push(format!("  {label:<12}{value}"));
+    let mut add = |label: &str, value: String| lines.push(wrapped(&format!("  {label:<12}{value}"), 14));
     if let Some(detail) = &status.detail {
         add("detail", detail.clone());
     }
@@ -76,6 +77,10 @@ fn describe(status: &ServiceStatus, style: Style) -> String {
     }
     if let Some(skew) = status.skew {
         let what = match skew {
+            Skew::Changed if status.named.is_some() => {
+                let (service, path) = (&status.service, status.binary.display());
+                format!("another file is there now; to run it: handoff installed {service} {path}")
+            }
             Skew::Changed => {
                 format!("another file is there now; to run it: handoff upgrade {}", status.service)
             }
@@ -84,11 +89,30 @@ fn describe(status: &ServiceStatus, style: Style) -> String {
         };
         add("skew", style.yellow(&what));
     }
+    if let Some(Named { binary, is }) = &status.named {
+        let (service, named) = (&status.service, binary.display());
+        let what = match is {
+            NamedIs::Newer => format!("{named}, newer than what runs; to run it: handoff upgrade {service}"),
+            NamedIs::Older => {
+                format!(
+                    "{named}, older than what runs; to go back: handoff upgrade {service} --binary {named}"
+                )
+            }
+        };
+        add("file names", style.yellow(&what));
+    }
+    if let Some(StagedStatus { binary, version }) = &status.staged {
+        let version = version.as_ref().map_or_else(String::new, |version| format!(" ({version})"));
+        add("next start", format!("{}{version}", binary.display()));
+    }
     add("generation", status.generation.to_string());
     if let Some(pid) = status.pid {
         let up = status.started_at.map_or_else(String::new, |at| format!(", up {}", human::since(at)));
-        let program = status.program.map_or_else(String::new, |pid| format!("; its program is {pid}"));
-        add("pid", format!("{pid}{up}{program}"));
+        let shim = status.shim.map_or_else(String::new, |shim| format!("; run by the shim {shim}"));
+        add("pid", format!("{pid}{up}{shim}"));
+    }
+    if let Some(at) = status.next_try_at {
+        add("next try", human::until(at));
     }
     add("restarts", status.restarts.to_string());
     add("mode", mode_word(status.mode).to_owned());

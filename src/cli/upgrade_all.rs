@@ -12,7 +12,7 @@ use super::rollout::Rollout;
 use super::{list, operation};
 use crate::config::{self, Dirs};
 use crate::control::api::{Claims, Ending, Outcome, Progress, Request, Response, State, Upgrade};
-use crate::control::{Client, ClientError};
+use crate::control::{Client, ClientError, Kind};
 
 /// What one of the upgrades says.
 enum News {
@@ -152,13 +152,29 @@ impl Sum {
         match result {
             Ok(outcome) => {
                 operation::tell(&outcome, out);
-                let is_good = outcome.outcome != Ending::RolledBack;
+                let is_good = !matches!(outcome.outcome, Ending::RolledBack | Ending::Failed);
                 let list = if is_good { &mut self.committed } else { &mut self.rolled_back };
                 list.push(service.clone());
                 if !is_good {
                     self.exit = Some(Exit::RolledBack);
                 }
                 is_good
+            }
+            // It is at a newer version than its file names, and so it is to stay.
+            Err(ClientError::Refused(error)) if error.kind == Kind::StepBack => {
+                if out.is_json() {
+                    out.object(&json!({ "passed_over": { "service": service, "state": "serving", "because": error.kind } }));
+                } else {
+                    out.line(format!("{service} is passed over: {error}"));
+                }
+                self.passed_over.push(service.clone());
+                true
+            }
+            // It waits for an address before its start, or was stopped meanwhile.
+            Err(ClientError::Refused(error)) if error.kind == Kind::NotRunning => {
+                passed_over(service, "stopped", out);
+                self.passed_over.push(service.clone());
+                true
             }
             Err(error) => {
                 let failure = Failure::from(error);

@@ -1,12 +1,11 @@
 //! `handoff versions`.
 
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
 use handoff_protocol::ids::ServiceName;
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::output::Output;
+use super::table;
 use super::{Json, ask, human};
 use crate::config::Dirs;
 use crate::control::api::{Request, Response, VersionStatus};
@@ -48,14 +47,11 @@ pub(super) fn asked(request: &Request, dirs: &Dirs) -> Result<Vec<VersionStatus>
 
 /// As people read them, one a line.
 pub(super) fn table(versions: &[VersionStatus]) -> String {
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    table.set_header(["VERSION", "SHA256", "GENERATIONS", "SIZE", "ADDED", "STATE", "FROM"]);
-    for it in versions {
+    let rows = versions.iter().map(|it| {
         let generations: Vec<String> = it.generations.iter().map(ToString::to_string).collect();
         let states = [(it.current, "current"), (it.pinned, "pinned")];
         let states: Vec<&str> = states.iter().filter(|(is, _)| *is).map(|(_, word)| *word).collect();
-        table.add_row([
+        [
             it.version.clone().unwrap_or_else(|| "-".to_owned()),
             human::short(&it.sha256).to_owned(),
             generations.join(" "),
@@ -63,7 +59,7 @@ pub(super) fn table(versions: &[VersionStatus]) -> String {
             format!("{} ago", human::since(it.added_at)),
             states.join(", "),
             it.binary.as_ref().map_or_else(String::new, |path| path.display().to_string()),
-        ]);
-    }
-    table.trim_fmt()
+        ]
+    });
+    table::table(["VERSION", "SHA256", "GENERATIONS", "SIZE", "ADDED", "STATE", "FROM"], rows)
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, access};
+use crate::sys::path::is_executable;
 
 /// Why a binary cannot be started. `Display` names the path and the cause in one clause; [`BinaryError::hint`]
 /// says what to do.
@@ -47,13 +47,54 @@ pub fn check_binary(path: &Path) -> Result<(), BinaryError> {
     if !metadata.is_file() {
         return Err(BinaryError::NotAFile(path.to_owned(), "a special file"));
     }
-    access(path, Access::EXEC_OK).map_err(|_| BinaryError::NotExecutable(path.to_owned()))
+    if is_executable(path) { Ok(()) } else { Err(BinaryError::NotExecutable(path.to_owned())) }
+}
+
+/// The programs of the system. Some of them are many programs, told apart by the name that they are called by.
+const SYSTEM: [&str; 8] =
+    ["/bin", "/sbin", "/lib", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/libexec", "/nix/store"];
+
+/// The path that stays the same when a link on the way is changed: `/srv/s3/releases/7/s3` for `/srv/s3/current/s3`. Of a link to a
+/// program of the system, and of the python of a virtual environment, the last name stays, for such a program finds out by it what it is to
+/// do. What is not there stays as it is. Looks at the file system.
+pub fn resolve(path: &Path) -> PathBuf {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return path.to_owned() };
+    let Ok(directory) = directory.canonicalize() else { return path.to_owned() };
+    let named = directory.join(name);
+    let Ok(real) = path.canonicalize() else { return named };
+    let is_environment = directory.ancestors().take(2).any(|above| above.join("pyvenv.cfg").is_file());
+    if is_environment || SYSTEM.iter().any(|system| real.starts_with(system)) { named } else { real }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_link_that_is_changed_later_changes_nothing() {
+        use std::fs::{create_dir_all, write};
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().canonicalize().unwrap();
+        create_dir_all(top.join("releases/7/venv/bin")).unwrap();
+        write(top.join("releases/7/s3"), "").unwrap();
+        write(top.join("releases/7/venv/pyvenv.cfg"), "").unwrap();
+        symlink("releases/7", top.join("current")).unwrap();
+        symlink("releases/7/s3", top.join("s3")).unwrap();
+        symlink("/bin/sh", top.join("releases/7/shell")).unwrap();
+        symlink("../../s3", top.join("releases/7/venv/bin/python")).unwrap();
+        for (path, real) in [
+            ("current/s3", "releases/7/s3"),
+            ("s3", "releases/7/s3"),
+            ("current/shell", "releases/7/shell"),
+            ("current/venv/bin/python", "releases/7/venv/bin/python"),
+            ("current/none", "releases/7/none"),
+            ("none/none", "none/none"),
+        ] {
+            assert_eq!(resolve(&top.join(path)), top.join(real));
+        }
+    }
 
     #[test]
     fn each_obstacle_has_its_own_error() {

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use handoff_protocol::ids::{HandoffId, ServiceName};
 
+use crate::sys::user::effective_user;
+
 /// The three directories, all absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dirs {
@@ -54,31 +56,33 @@ pub enum DirsError {
         /// What the kernel said.
         error: io::Error,
     },
-    /// Under `/tmp` anybody may have made the directory first.
-    #[error("{path:?} is not safe to use: {cause}; set XDG_RUNTIME_DIR or use --runtime-dir")]
+    /// Another user could put a socket of their own there.
+    #[error(
+        "{path:?} is not safe to use as or above the runtime directory: {cause}; use another --runtime-dir"
+    )]
     Unsafe {
         /// The directory.
         path: PathBuf,
         /// What is wrong with it.
-        cause: &'static str,
+        cause: String,
     },
 }
 
 impl Dirs {
     /// Finds the directories for this process: overrides first, then the system's places for root, then the XDG
-    /// ones of the user. Creates nothing, but refuses a runtime directory under `/tmp` that is somebody else's.
+    /// ones of the user. Creates nothing, but refuses a runtime directory in which another user could answer.
     pub fn resolve(overrides: DirOverrides) -> Result<Dirs, DirsError> {
-        let uid = rustix::process::geteuid().as_raw();
+        let uid = effective_user();
         let dirs = Dirs::choose(overrides, uid, &|name| std::env::var_os(name))?;
-        if dirs.runtime == shared_fallback(uid) {
-            check_private(&dirs.runtime, uid)?;
-        }
+        check_runtime(&dirs.runtime, uid)?;
         Ok(dirs)
     }
 
-    /// Creates the state and runtime directories, for the owner alone, where they are missing.
+    /// Creates the state and runtime directories, for the owner alone, where they are missing. Programs of root may give their
+    /// privileges up, and must still reach the socket over which they say that they are ready: others may pass through
+    /// root's runtime directory, and see nothing.
     pub fn create(&self) -> Result<(), DirsError> {
-        for path in [&self.state, &self.runtime, &self.adopt_dir()] {
+        for path in [&self.state, &self.runtime, &self.adopt_dir(), &self.commands_dir()] {
             std::fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -86,13 +90,23 @@ impl Dirs {
                 .map_err(|error| DirsError::Create { path: path.clone(), error })?;
         }
         // Again, for somebody may have been faster.
-        let uid = rustix::process::geteuid().as_raw();
-        if self.runtime == shared_fallback(uid) { check_private(&self.runtime, uid) } else { Ok(()) }
+        let uid = effective_user();
+        check_runtime(&self.runtime, uid)?;
+        if uid == 0 {
+            let_pass(&self.runtime)
+                .map_err(|error| DirsError::Create { path: self.runtime.clone(), error })?;
+        }
+        Ok(())
     }
 
     /// The socket on which the daemon takes requests.
     pub fn control_socket(&self) -> PathBuf {
         self.runtime.join("control.sock")
+    }
+
+    /// Where each command that runs has a file: see [`crate::hooks`].
+    pub fn commands_dir(&self) -> PathBuf {
+        self.runtime.join("commands")
     }
 
     /// The directory of the sockets at which the processes of services wait for another daemon.
@@ -173,6 +187,16 @@ impl Dirs {
     }
 }
 
+/// Lets others go through a directory of root to what is below it.
+fn let_pass(path: &Path) -> io::Result<()> {
+    const PASS: u32 = 0o011;
+    let found = std::fs::metadata(path)?;
+    if found.uid() != 0 || found.mode() & PASS == PASS {
+        return Ok(());
+    }
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(found.mode() & 0o7777 | PASS))
+}
+
 /// The XDG specification says that relative paths in its variables are to be ignored.
 fn absolute_var(var: &dyn Fn(&'static str) -> Option<OsString>, name: &'static str) -> Option<PathBuf> {
     var(name).map(PathBuf::from).filter(|path| path.is_absolute())
@@ -182,17 +206,39 @@ fn shared_fallback(uid: u32) -> PathBuf {
     PathBuf::from(format!("/tmp/handoff-{uid}"))
 }
 
-/// Refuses a directory that somebody else made or may write to. A missing one is fine: nobody made it.
-fn check_private(path: &Path, uid: u32) -> Result<(), DirsError> {
-    let unsafe_because = |cause| Err(DirsError::Unsafe { path: path.to_owned(), cause });
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(_) => unsafe_because("it cannot be examined"),
-        Ok(found) if !found.is_dir() => unsafe_because("it is not a directory"),
-        Ok(found) if found.uid() != uid => unsafe_because("it belongs to another user"),
-        Ok(found) if found.mode() & 0o077 != 0 => unsafe_because("others may enter it"),
-        Ok(_) => Ok(()),
+/// Refuses a runtime directory in which another user than root could put a socket: each directory on the way belongs to root
+/// or to this user, and nobody else may write to it. A shared one with the sticky bit, such as `/tmp`, may be passed
+/// through. What is missing is fine: nobody has made it.
+fn check_runtime(runtime: &Path, uid: u32) -> Result<(), DirsError> {
+    let unsafe_because = |path: &Path, cause: String| Err(DirsError::Unsafe { path: path.to_owned(), cause });
+    // By names and by links: both ways lead there.
+    let real = runtime.ancestors().find_map(|path| path.canonicalize().ok()).unwrap_or_default();
+    let by_name: Vec<&Path> = runtime.ancestors().collect();
+    for path in by_name.into_iter().rev().chain(real.ancestors()) {
+        let found = match std::fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return unsafe_because(path, format!("it cannot be examined ({error})")),
+            Ok(found) => found,
+        };
+        let is_last = path == runtime;
+        if found.uid() != uid && found.uid() != 0 {
+            return unsafe_because(path, format!("it belongs to another user (uid {})", found.uid()));
+        }
+        if found.is_symlink() && !is_last {
+            continue;
+        }
+        if !found.is_dir() {
+            return unsafe_because(path, "it is not a directory".to_owned());
+        }
+        let (is_shared, is_sticky) = (found.mode() & 0o022 != 0, found.mode() & 0o1000 != 0);
+        if is_shared && (is_last || !is_sticky) {
+            return unsafe_because(
+                path,
+                format!("others may write to it (mode {:o})", found.mode() & 0o7777),
+            );
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -232,20 +278,39 @@ mod tests {
     }
 
     #[test]
-    fn a_private_directory_is_told_from_others() {
-        let uid = rustix::process::geteuid().as_raw();
+    fn a_directory_in_which_others_could_answer_is_refused() {
+        let uid = effective_user();
         let parent = tempfile::tempdir().unwrap();
-        let path = parent.path().join("d");
-        assert!(check_private(&path, uid).is_ok(), "missing");
-        std::fs::create_dir(&path).unwrap();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o750)).unwrap();
-        assert!(check_private(&path, uid).unwrap_err().to_string().contains("others may enter"));
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700)).unwrap();
-        assert!(check_private(&path, uid).is_ok());
-        assert!(check_private(&path, uid + 1).unwrap_err().to_string().contains("another user"));
-        let link = parent.path().join("l");
-        std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(check_private(&link, uid).unwrap_err().to_string().contains("not a directory"));
+        let (above, path) = (parent.path().join("above"), parent.path().join("above/run"));
+        let mode =
+            |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        let refused = |path: &Path| check_runtime(path, uid).unwrap_err().to_string();
+        assert!(check_runtime(&path, uid).is_ok(), "missing");
+        std::fs::create_dir_all(&path).unwrap();
+        for allowed in [0o700, 0o711, 0o755] {
+            mode(&path, allowed);
+            assert!(check_runtime(&path, uid).is_ok(), "{allowed:o}");
+        }
+        for open in [0o777, 0o1777, 0o770] {
+            mode(&path, open);
+            assert!(refused(&path).contains(&format!("others may write to it (mode {open:o})")), "{open:o}");
+        }
+        mode(&path, 0o700);
+        mode(&above, 0o777);
+        assert!(refused(&path).contains("above\""), "{}", refused(&path));
+        mode(&above, 0o1777);
+        assert!(check_runtime(&path, uid).is_ok(), "as /tmp");
+        let link = parent.path().join("link");
+        std::os::unix::fs::symlink(&above, &link).unwrap();
+        assert!(check_runtime(&link.join("run"), uid).is_ok());
+        assert!(refused(&link).contains("not a directory"));
+        mode(&above, 0o777);
+        assert!(refused(&link.join("run")).contains("others may write to it"));
+        mode(&above, 0o755);
+        // Only root can give a directory away.
+        if std::os::unix::fs::chown(&path, Some(12_345), None).is_ok() {
+            assert!(refused(&path).contains("another user (uid 12345)"));
+        }
     }
 
     #[test]
@@ -255,9 +320,10 @@ mod tests {
         let dirs = Dirs { config: at("c"), state: at("s"), runtime: at("r") };
         dirs.create().unwrap();
         dirs.create().unwrap();
-        for path in [&dirs.state, &dirs.runtime] {
-            assert_eq!(std::fs::metadata(path).unwrap().mode() & 0o7777, 0o700);
-        }
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o7777;
+        assert_eq!((mode(&dirs.state), mode(&dirs.adopt_dir())), (0o700, 0o700));
+        let runtime = if effective_user() == 0 { 0o711 } else { 0o700 };
+        assert_eq!(mode(&dirs.runtime), runtime);
         assert!(!dirs.config.exists());
         let name: ServiceName = "s3".parse().unwrap();
         assert_eq!(dirs.log_dir(&name), at("s").join("services/s3/log"));

@@ -20,6 +20,8 @@ pub struct Hooks {
     pub post_commit: Option<Command>,
     /// Runs when an upgrade was rolled back.
     pub post_rollback: Option<Command>,
+    /// Runs when the old process begins to drain, and when it is to go on after all.
+    pub drain: Option<Command>,
     /// Where each of them stands, by its key.
     pub(super) places: Vec<(&'static str, Position)>,
 }
@@ -32,6 +34,7 @@ impl Hooks {
                 "preflight" => &self.preflight,
                 "hooks.pre_upgrade" => &self.pre_upgrade,
                 "hooks.post_commit" => &self.post_commit,
+                "drain_command" => &self.drain,
                 _ => &self.post_rollback,
             };
             Some((*key, *at, command.as_ref()?))
@@ -45,6 +48,7 @@ pub(super) fn read(report: &mut Report, root: &Section) -> Hooks {
     let places = &mut hooks.places;
     let limit_ms = limit(report, root, "preflight_limit");
     hooks.preflight = command(report, root, ("preflight", "preflight"), limit_ms, places);
+    hooks.drain = command(report, root, ("drain_command", "drain_command"), LIMIT_MS, places);
     if !root.has("preflight") {
         root.refuse(report, "preflight_limit", "there is no preflight", "remove it, or add preflight");
     }

@@ -5,10 +5,14 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use handoff_protocol::ids::ServiceName;
+use handoff_protocol::message::Mode;
 
 use super::error::{Error, position};
+use super::listen::Listener;
 use super::order;
 use super::service::Service;
+use crate::sys::exposed::{Exposed, Use, check_exposure};
+use crate::sys::regular;
 
 /// No sensible service file comes near this; a wrong file in the directory must not fill the memory.
 const LARGEST_FILE_BYTES: u64 = 1 << 20;
@@ -22,49 +26,82 @@ pub struct Loaded {
     pub errors: Vec<Error>,
 }
 
+/// What can be seen of a service file that has mistakes.
+#[derive(Debug)]
+pub struct Glimpse {
+    /// The program.
+    pub binary: Option<PathBuf>,
+    /// Whether two generations may run side by side.
+    pub mode: Mode,
+    /// Where it is to listen.
+    pub listeners: Vec<Listener>,
+}
+
+impl Default for Glimpse {
+    fn default() -> Self {
+        Self { binary: None, mode: Mode::Exclusive, listeners: Vec::new() }
+    }
+}
+
+impl From<&Service> for Glimpse {
+    fn from(service: &Service) -> Self {
+        let Service { binary, mode, listeners, .. } = service;
+        Self { binary: Some(binary.clone()), mode: *mode, listeners: listeners.clone() }
+    }
+}
+
 /// Reads every `<config>/services/*.toml`. A bad file never hides the others. Of two services that want the same
 /// address, the one whose name sorts later is refused; so is one that is to be upgraded after a service that does not
 /// exist, or after itself. A missing directory holds no services. Reads files, so
 /// it blocks on the file system.
 pub fn load(config_dir: &Path) -> Loaded {
-    load_others(config_dir, |_| false)
+    let files = match service_files(config_dir) {
+        Ok(files) => files,
+        Err(error) => return Loaded { errors: vec![error], ..Loaded::default() },
+    };
+    let named: BTreeSet<ServiceName> = files.iter().filter_map(|file| name_of(file).ok()).collect();
+    judge(files.iter().map(|file| read_file(file)), |name| named.contains(name))
 }
 
-/// Like [`load`], but passes over the services that are known: their files are not read.
-pub fn load_others(config_dir: &Path, is_known: impl Fn(&ServiceName) -> bool) -> Loaded {
+/// Judges service files together that were read one by one. `exists` knows of services that are not among them.
+pub fn judge(
+    read: impl IntoIterator<Item = Result<Service, Vec<Error>>>,
+    exists: impl Fn(&ServiceName) -> bool,
+) -> Loaded {
     let mut loaded = Loaded::default();
-    let directory = config_dir.join("services");
-    let files = match list(&directory) {
-        Ok(files) => files,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return loaded,
-        Err(error) => {
-            loaded.errors.push(unreadable(&directory, &error));
-            return loaded;
-        }
-    };
-    let mut named = BTreeSet::new();
-    for file in files {
-        let name = name_of(&file).ok();
-        let known = name.as_ref().is_some_and(&is_known);
-        named.extend(name);
-        if known {
-            continue;
-        }
-        match read_file(&file) {
+    for read in read {
+        match read {
             Ok(service) => loaded.insert(service),
             Err(errors) => loaded.errors.extend(errors),
         }
     }
-    for (name, error) in order::check(&loaded.services, |name| named.contains(name) || is_known(name)) {
+    for (name, error) in order::check(&loaded.services, exists) {
         loaded.services.remove(&name);
         loaded.errors.push(error);
     }
     loaded
 }
 
+/// The service files of a configuration directory, in their order. One that is missing has none. Blocks on the file system.
+pub fn service_files(config_dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let directory = config_dir.join("services");
+    match list(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed.map_err(|error| unreadable(&directory, &error)),
+    }
+}
+
 /// Reads the file of one service, and looks at no other. Blocks on the file system.
 pub fn load_service(config_dir: &Path, name: &ServiceName) -> Result<Service, Vec<Error>> {
     read_file(&config_dir.join("services").join(format!("{name}.toml")))
+}
+
+/// Reads one service file: a service, or its mistakes and what can be seen of it all the same. Blocks on the file system.
+pub fn read_service(file: &Path) -> Result<Box<Service>, (Vec<Error>, Glimpse)> {
+    read_file(file).map(Box::new).map_err(|errors| {
+        let bytes = read_bytes(file).unwrap_or_default();
+        (errors, Service::glimpse(file, &String::from_utf8_lossy(&bytes)))
+    })
 }
 
 impl Loaded {
@@ -95,6 +132,7 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
 
 fn read_file(file: &Path) -> Result<Service, Vec<Error>> {
     let name = name_of(file).map_err(|error| vec![error])?;
+    check_writers(file).map_err(|error| vec![error])?;
     let bytes = read_bytes(file).map_err(|error| vec![unreadable(file, &error)])?;
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         let at = Some(position(&bytes, error.valid_up_to()));
@@ -104,12 +142,23 @@ fn read_file(file: &Path) -> Result<Service, Vec<Error>> {
     Service::parse(name, file, text)
 }
 
-fn name_of(file: &Path) -> Result<ServiceName, Error> {
+/// The name of the service whose file this is.
+pub fn name_of(file: &Path) -> Result<ServiceName, Error> {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     stem.parse().map_err(|error| {
         let cause = format!("{stem:?} is no service name: {error}");
         whole_file(file, cause, "rename the file; a service is called after it".into())
     })
+}
+
+/// Whoever can write a service file says what runs.
+fn check_writers(file: &Path) -> Result<(), Error> {
+    let Ok(path) = std::path::absolute(file) else { return Ok(()) };
+    match check_exposure(&path, Use::Named) {
+        // Reading it tells why.
+        Ok(_) | Err(Exposed::Unreadable(..)) => Ok(()),
+        Err(exposed) => Err(whole_file(file, exposed.to_string(), exposed.hint())),
+    }
 }
 
 fn read_bytes(file: &Path) -> io::Result<Vec<u8>> {
@@ -118,7 +167,7 @@ fn read_bytes(file: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("it is not a regular file"));
     }
     let mut bytes = Vec::new();
-    std::fs::File::open(file)?.take(LARGEST_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    regular::open_to_read(file)?.take(LARGEST_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LARGEST_FILE_BYTES {
         return Err(io::Error::other(format!("it is larger than {LARGEST_FILE_BYTES} bytes")));
     }

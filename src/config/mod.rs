@@ -4,10 +4,12 @@
 //! one, and each names file, line, column, key, cause and remedy.
 
 mod address;
+mod answers;
 mod binary;
 mod dirs;
 mod error;
 mod hooks;
+mod listen;
 mod liveness;
 mod load;
 mod names;
@@ -22,18 +24,19 @@ mod update;
 mod watch;
 
 pub use address::{AddressError, ListenAddress, UNIX_PATH_MAX_BYTES};
-pub use binary::{BinaryError, check_binary};
+pub use binary::{BinaryError, check_binary, resolve};
 pub use dirs::{DirOverrides, Dirs, DirsError};
 pub use error::{Error, Position};
 pub use handoff_protocol::message::Mode;
 pub use hooks::Hooks;
+pub use listen::{Listener, NoId, Owner};
 pub use liveness::Liveness;
-pub use load::{Loaded, load, load_others, load_service};
+pub use load::{Glimpse, Loaded, judge, load, load_service, name_of, read_service, service_files};
 pub use names::nearest;
 pub use probation::{ErrorCount, Trial};
 pub use probe::{Check, Http, Probe};
-pub use program::{DrainFor, NotifySocket, Program, StopSignal};
-pub use service::{Adapter, Listener, LogLimits, Service, Stragglers};
+pub use program::{DrainFor, NotifySocket, Program, StopMode, StopSignal};
+pub use service::{Adapter, LogLimits, Service, Stragglers};
 pub use units::{format_duration_ms, parse_duration_ms, parse_size_bytes};
 pub use update::Update;
 pub use watch::Watch;

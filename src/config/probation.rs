@@ -6,8 +6,8 @@ use handoff_protocol::message::Mode;
 
 use super::address::ListenAddress;
 use super::error::Report;
+use super::listen::Listener;
 use super::probe;
-use super::service::Listener;
 use super::table::Section;
 use super::units::parse_duration_ms;
 

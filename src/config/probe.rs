@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::address::ListenAddress;
 use super::error::Report;
-use super::service::{Adapter, Listener};
+use super::listen::Listener;
+use super::service::Adapter;
 use super::table::Section;
 
 const KEYS: &[&str] = &[

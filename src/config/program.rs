@@ -1,24 +1,48 @@
 //! How a program is treated that does not speak the protocol.
 
 use handoff_protocol::message::Mode;
-use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::error::Report;
 use super::service::Adapter;
 use super::table::Section;
+use super::units::format_duration_ms;
+use crate::sys::process::Signal;
 
-const KEYS: [&str; 4] = ["stop_signal", "notify", "drain", "warm"];
+const KEYS: [&str; 9] = [
+    "stop_signal",
+    "stop_mode",
+    "reload_signal",
+    "notify",
+    "drain",
+    "answer_pause",
+    "drain_signal",
+    "drain_command",
+    "warm",
+];
+
+/// The search for the moment at which nothing is under way has an end, which a longer pause would not reach.
+const ANSWER_PAUSE_MAX_MS: u64 = 2_000;
 
 /// What the service file says about the program, for adapters other than `handoff`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
     /// What asks it to end.
     pub stop_signal: StopSignal,
+    /// Which of its processes gets that.
+    pub stop_mode: StopMode,
+    /// What tells it to read its configuration again, if anything does.
+    pub reload_signal: Option<StopSignal>,
     /// Whether it says `READY=1` (sd_notify(3)), which is then waited for, and over which socket.
     pub notify: Option<NotifySocket>,
     /// What is waited for before it is asked to end.
     pub drain: DrainFor,
+    /// How long an answer may pause that it writes in parts, in milliseconds, if the file says it.
+    #[serde(default)]
+    pub answer_pause_ms: Option<u64>,
+    /// What tells it that it drains: it goes on serving, and lets its clients move on.
+    #[serde(default)]
+    pub drain_signal: Option<StopSignal>,
     /// Whether it may be started beside the incumbent, up to its first bind: adapter `inject`, exclusive mode.
     pub warm: bool,
 }
@@ -51,22 +75,34 @@ impl StopSignal {
     /// The signal itself.
     pub fn signal(self) -> Signal {
         match self {
-            Self::SigTerm => Signal::TERM,
-            Self::SigInt => Signal::INT,
-            Self::SigQuit => Signal::QUIT,
-            Self::SigHup => Signal::HUP,
-            Self::SigUsr1 => Signal::USR1,
-            Self::SigUsr2 => Signal::USR2,
-            Self::SigWinch => Signal::WINCH,
+            Self::SigTerm => Signal::SIGTERM,
+            Self::SigInt => Signal::SIGINT,
+            Self::SigQuit => Signal::SIGQUIT,
+            Self::SigHup => Signal::SIGHUP,
+            Self::SigUsr1 => Signal::SIGUSR1,
+            Self::SigUsr2 => Signal::SIGUSR2,
+            Self::SigWinch => Signal::SIGWINCH,
         }
     }
+}
+
+/// Which processes of a program get its stop signal. What is left when its time is over is killed in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopMode {
+    /// The one that serves, and the others when that one has ended.
+    Mixed,
+    /// The main process: the one that was started, or that the program has named (`MAINPID`); the others when that one has ended.
+    Main,
+    /// All.
+    Group,
 }
 
 /// What kind of socket `NOTIFY_SOCKET` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NotifySocket {
-    /// One at a path, which only the user of the daemon can reach.
+    /// One at a path that every user reaches: a program may have given its privileges up. Who sends is told by the kernel.
     Path,
     /// One in the abstract namespace (unix(7)), for a program that has another root directory, or other mounts.
     Abstract,
@@ -80,6 +116,8 @@ pub enum DrainFor {
     Connections,
     /// Every request that it has is answered, as far as the traffic of its connections tells.
     Requests,
+    /// Every request that takes long is answered, while it still accepts; it finishes the others when it is asked to end.
+    LongRequests,
     /// Nothing: it finishes what it has when it is asked to end.
     Nothing,
 }
@@ -89,8 +127,10 @@ pub(super) fn read(report: &mut Report, root: &Section, adapter: Adapter, mode: 
     let drains = [
         ("connections", DrainFor::Connections),
         ("requests", DrainFor::Requests),
+        ("long-requests", DrainFor::LongRequests),
         ("nothing", DrainFor::Nothing),
     ];
+    let modes = [("mixed", StopMode::Mixed), ("main", StopMode::Main), ("group", StopMode::Group)];
     let usual = match mode {
         Mode::Overlap => DrainFor::Connections,
         Mode::Exclusive => DrainFor::Requests,
@@ -106,17 +146,31 @@ pub(super) fn read(report: &mut Report, root: &Section, adapter: Adapter, mode: 
     }
     let program = Program {
         stop_signal: root.choice(report, "stop_signal", &StopSignal::ALL).unwrap_or(StopSignal::SigTerm),
+        stop_mode: root.choice(report, "stop_mode", &modes).unwrap_or(StopMode::Mixed),
+        reload_signal: root.choice(report, "reload_signal", &StopSignal::ALL),
         notify: match root.boolean_or(report, "notify", &[("abstract", NotifySocket::Abstract)]) {
             Some(Ok(true)) => Some(NotifySocket::Path),
             Some(Err(socket)) => Some(socket),
             Some(Ok(false)) | None => None,
         },
         drain: root.choice(report, "drain", &drains).unwrap_or(usual),
+        answer_pause_ms: root.duration_ms(report, "answer_pause", 0).map(|found| found.value),
+        drain_signal: root.choice(report, "drain_signal", &StopSignal::ALL),
         warm: root.boolean(report, "warm").unwrap_or(false),
     };
     if program.warm && (adapter, mode) != (Adapter::Inject, Mode::Exclusive) {
         let hint = "remove it; in overlap mode a new process always starts beside the old one";
         root.refuse(report, "warm", "needs adapter = \"inject\" and mode = \"exclusive\"", hint);
+    }
+    if program.answer_pause_ms.is_some_and(|pause| pause > ANSWER_PAUSE_MAX_MS) {
+        let cause = format!("is more than {}", format_duration_ms(ANSWER_PAUSE_MAX_MS));
+        root.refuse(report, "answer_pause", &cause, "write answer_pause = \"500ms\"");
+    }
+    if program.answer_pause_ms.is_some()
+        && matches!(program.drain, DrainFor::Nothing | DrainFor::LongRequests)
+    {
+        let hint = "remove it, or set drain = \"requests\"";
+        root.refuse(report, "answer_pause", "is for programs whose requests are waited for", hint);
     }
     if adapter == Adapter::Inject && !root.has("listen") {
         root.refuse(report, "adapter", "there is no listener that could be swapped", "add a [listen] table");

@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use handoff_protocol::frame::Transport;
-use handoff_protocol::ids::{ListenerName, ServiceName};
+use handoff_protocol::ids::ServiceName;
 use handoff_protocol::message::Mode;
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
-use super::address::ListenAddress;
+use super::answers;
 use super::binary::check_binary;
 use super::error::{Error, Position, Report};
 use super::hooks::{self, Hooks};
+use super::listen::{self, Listener};
 use super::liveness::{self, Liveness};
+use super::load::Glimpse;
 use super::order;
 use super::probation::{self, Trial};
 use super::probe::{self, Probe};
@@ -23,7 +25,7 @@ use super::units::format_duration_ms;
 use super::update::{self, Update};
 use super::watch::{self, Watch};
 use crate::hooks::{BINARY, check_program};
-use crate::store::check_source;
+use crate::store::{check_named, check_source};
 
 const KEYS: &[&str] = &[
     "binary",
@@ -38,13 +40,19 @@ const KEYS: &[&str] = &[
     "lease",
     "stop_grace",
     "resume_limit",
+    "answer_grace",
     "autostart",
     "env",
     "listen",
     "log",
     "stop_signal",
+    "stop_mode",
+    "reload_signal",
     "notify",
     "drain",
+    "answer_pause",
+    "drain_signal",
+    "drain_command",
     "warm",
     "probe",
     "after",
@@ -58,6 +66,7 @@ const KEYS: &[&str] = &[
     "store",
 ];
 const LOG_KEYS: &[&str] = &["max_size", "files"];
+const MODES: [(&str, Mode); 2] = [("exclusive", Mode::Exclusive), ("overlap", Mode::Overlap)];
 const BINARY_EXAMPLE: &str = "write binary = \"/absolute/path/of/the/server\"";
 
 /// A log file holds at least a page, or rotation would cost more than the lines.
@@ -119,6 +128,8 @@ pub struct Service {
     pub stop_grace_ms: u64,
     /// How long an incumbent may take to serve again after a rollback.
     pub resume_limit_ms: u64,
+    /// How long a process has for its answers to datagrams after the last one came to it, if the service file says it.
+    pub answer_grace_ms: Option<u64>,
     /// Whether the daemon starts the service when it starts itself.
     pub autostart: bool,
     /// Variables added to the program's environment.
@@ -127,17 +138,6 @@ pub struct Service {
     pub listeners: Vec<Listener>,
     /// Rotation of the service's log.
     pub log: LogLimits,
-}
-
-/// One named address of a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listener {
-    /// The name by which the service asks for it.
-    pub name: ListenerName,
-    /// What it is bound to.
-    pub address: ListenAddress,
-    /// Where the file says so.
-    pub at: Position,
 }
 
 /// How the supervisor talks to a service.
@@ -208,6 +208,16 @@ impl Service {
         }
     }
 
+    /// What can be seen of a text with mistakes.
+    pub(super) fn glimpse(file: &Path, text: &str) -> Glimpse {
+        let mut report = Report::new(file, text);
+        let (document, _) = DeTable::parse_recoverable(text);
+        let root = Section::root(document.get_ref(), 0..0);
+        let binary = root.string(&mut report, "binary", BINARY_EXAMPLE).map(|found| found.value.into());
+        let mode = root.choice(&mut report, "mode", &MODES).unwrap_or(Mode::Exclusive);
+        Glimpse { binary, mode, listeners: listen::read(&mut report, &root) }
+    }
+
     /// Looks at the files that the service needs as they are at this moment: the binary, the working directory,
     /// and the programs of its commands.
     /// Blocks on the file system.
@@ -219,7 +229,9 @@ impl Service {
         let mut errors = Vec::new();
         let binary = match self.update.store {
             true => check_source(&self.binary).map_err(|error| (error.to_string(), error.hint())),
-            false => check_binary(&self.binary).map_err(|error| (error.to_string(), error.hint())),
+            false => check_binary(&self.binary)
+                .map_err(|error| (error.to_string(), error.hint()))
+                .and_then(|()| check_named(&self.binary).map_err(|error| (error.to_string(), error.hint()))),
         };
         if let Err((cause, hint)) = binary {
             errors.push(mistake(Some(self.binary_at), "binary", cause, hint));
@@ -233,10 +245,22 @@ impl Service {
                 "create it or correct the path".into(),
             ));
         }
+        for listener in &self.listeners {
+            if let Err(error) = listener.owner.ids() {
+                let key = format!("listen.{}", listener.name);
+                errors.push(mistake(Some(listener.at), &key, error.to_string(), error.hint().into()));
+            }
+        }
         for (key, at, command) in self.hooks.commands().filter(|(.., command)| command.argv[0] != BINARY) {
             if let Err(error) = check_program(&command.argv[0]) {
                 errors.push(mistake(Some(at), key, error.to_string(), error.hint()));
             }
+        }
+        if let Some(program) = self.update.version_command.first().filter(|program| *program != BINARY)
+            && let Err(error) = check_program(program)
+        {
+            let at = self.update.version_command_at;
+            errors.push(mistake(at, "update.version_command", error.to_string(), error.hint()));
         }
         errors
     }
@@ -253,14 +277,14 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
     let stop_grace_ms = duration_ms("stop_grace", 30_000, 0);
     let resume_limit_ms = duration_ms("resume_limit", 30_000, 1);
     let working_dir = absolute_path(report, root, "working_dir", "write working_dir = \"/\"");
-    let modes = [("exclusive", Mode::Exclusive), ("overlap", Mode::Overlap)];
     let channels = [("seqpacket", Transport::Packets), ("stream", Transport::Stream)];
     let stragglers = [("abort", Stragglers::Abort), ("cut", Stragglers::Cut)];
     let adapters =
         [("handoff", Adapter::Handoff), ("listen-fds", Adapter::ListenFds), ("inject", Adapter::Inject)];
     let adapter = root.choice(report, "adapter", &adapters).unwrap_or(Adapter::Handoff);
-    let mode = root.choice(report, "mode", &modes).unwrap_or(Mode::Exclusive);
-    let listeners = listeners(report, root);
+    let mode = root.choice(report, "mode", &MODES).unwrap_or(Mode::Exclusive);
+    let listeners = listen::read(report, root);
+    listen::check_number(report, root, listeners.len(), (adapter, mode));
     let program = program::read(report, root, adapter, mode);
     let service = Service {
         name,
@@ -287,6 +311,7 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
         lease_ms,
         stop_grace_ms,
         resume_limit_ms,
+        answer_grace_ms: answers::read(report, root, (adapter, mode), &listeners),
         autostart: root.boolean(report, "autostart").unwrap_or(true),
         env: environment(report, root),
         listeners,
@@ -352,37 +377,6 @@ fn environment(report: &mut Report, root: &Section) -> BTreeMap<String, String> 
         }
     }
     env
-}
-
-fn listeners(report: &mut Report, root: &Section) -> Vec<Listener> {
-    let hint = "write 127.0.0.1:9000, [::1]:9000, *:9000, udp:127.0.0.1:9000 or unix:/run/name.sock";
-    let Some(section) = root.section(report, "listen", "listen.") else { return Vec::new() };
-    let mut listeners: Vec<Listener> = Vec::new();
-    for (key, value) in section.entries(report) {
-        let at = value.at(report);
-        let name = key.value.parse::<ListenerName>();
-        let address = value.value.parse::<ListenAddress>();
-        if let Err(error) = &name {
-            section.wrong::<()>(report, key.value, key.span, &error.to_string(), "rename the listener");
-        }
-        if let Err(error) = &address {
-            section.wrong::<()>(report, key.value, value.span.clone(), &error.to_string(), hint);
-        }
-        let (Ok(name), Ok(address)) = (name, address) else { continue };
-        if let Some(other) = listeners.iter().find(|other| other.address.conflicts_with(&address)) {
-            let cause = format!("{address} is already taken by listen.{} ({})", other.name, other.address);
-            section.wrong::<()>(
-                report,
-                name.as_str(),
-                value.span,
-                &cause,
-                "give each listener its own address",
-            );
-            continue;
-        }
-        listeners.push(Listener { name, address, at });
-    }
-    listeners
 }
 
 fn log_limits(report: &mut Report, root: &Section) -> LogLimits {

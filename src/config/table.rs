@@ -1,5 +1,6 @@
 //! Reads typed values out of a TOML table and reports what does not fit, with its position.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
@@ -12,7 +13,7 @@ use super::units::{parse_duration_ms, parse_size_bytes};
 /// wrong; the latter is in the report, so a caller may go on with a default and learn of all mistakes.
 pub(super) struct Section<'t> {
     /// Dotted prefix of the keys: empty, or `log.`.
-    prefix: &'static str,
+    prefix: Cow<'static, str>,
     table: &'t DeTable<'t>,
     span: Range<usize>,
 }
@@ -23,9 +24,15 @@ pub(super) struct Found<T> {
     pub span: Range<usize>,
 }
 
+/// A value that is a string or a table.
+pub(super) enum Field<'t> {
+    Text(Found<String>),
+    Table(Range<usize>, Section<'t>),
+}
+
 impl<'t> Section<'t> {
     pub(super) fn root(table: &'t DeTable<'t>, span: Range<usize>) -> Section<'t> {
-        Section { prefix: "", table, span }
+        Section { prefix: "".into(), table, span }
     }
 
     /// The table under `key`, whose own keys are reported with `prefix`.
@@ -37,7 +44,7 @@ impl<'t> Section<'t> {
     ) -> Option<Section<'t>> {
         let found = self.get(key)?;
         match found.value {
-            DeValue::Table(table) => Some(Section { prefix, table, span: found.span }),
+            DeValue::Table(table) => Some(Section { prefix: prefix.into(), table, span: found.span }),
             other => {
                 self.wrong_type(report, key, found.span, "a table", other, &format!("write it as [{key}]"))
             }
@@ -151,6 +158,25 @@ impl<'t> Section<'t> {
             }
         }
         entries
+    }
+
+    /// Every key of this table with its value, which is a string or a table.
+    pub(super) fn fields(&self, report: &mut Report) -> Vec<(Found<&'t str>, Field<'t>)> {
+        let mut fields = Vec::with_capacity(self.table.len());
+        for (key, value) in self.table {
+            let name: &str = key.get_ref();
+            let field = match value.get_ref() {
+                DeValue::Table(table) => {
+                    let prefix = Cow::from(format!("{}{name}.", self.prefix));
+                    Some(Field::Table(value.span(), Section { prefix, table, span: value.span() }))
+                }
+                other => self
+                    .plain_string(report, name, value.span(), other)
+                    .map(|text| Field::Text(Found { value: text, span: value.span() })),
+            };
+            fields.extend(field.map(|field| (Found { value: name, span: key.span() }, field)));
+        }
+        fields
     }
 
     /// A duration of at least `least_ms`, with where it stands.

@@ -1,10 +1,11 @@
 //! How new versions come in: what is kept, and what is demanded of them.
 
-use super::error::Report;
+use super::error::{Position, Report};
 use super::table::Section;
+use crate::hooks::BINARY;
 use crate::store::{Require, Trust, is_public_key};
 
-const KEYS: &[&str] = &["keep", "member", "tree", "version_args", "max_size", "require", "minisign_keys"];
+const KEYS: &[&str] = &["keep", "member", "tree", "version_command", "max_size", "require", "minisign_keys"];
 /// Read by [`watch`](super::watch).
 const WATCH_KEYS: &[&str] = &["watch", "settle"];
 
@@ -22,8 +23,10 @@ pub struct Update {
     pub member: Option<String>,
     /// Whether an archive is taken as a whole.
     pub tree: bool,
-    /// How a program is asked for its version; not at all if there are none.
-    pub version_args: Vec<String>,
+    /// The command that tells the version of a program; none runs if it is empty.
+    pub version_command: Vec<String>,
+    /// Where it stands.
+    pub(super) version_command_at: Option<Position>,
     /// So much is copied or unpacked at the most.
     pub max_size_bytes: u64,
     /// What must be there before a new version may run, and whose signatures count.
@@ -37,7 +40,8 @@ pub(super) fn read(report: &mut Report, root: &Section) -> Update {
         keep: KEEP as usize,
         member: None,
         tree: false,
-        version_args: vec!["--version".to_owned()],
+        version_command: Vec::new(),
+        version_command_at: None,
         max_size_bytes: MAX_SIZE_BYTES,
         trust: Trust::default(),
     };
@@ -57,12 +61,27 @@ pub(super) fn read(report: &mut Report, root: &Section) -> Update {
     if update.tree && update.member.is_none() {
         section.refuse(report, "tree", "it is not said what is started", "write member = \"bin/server\" too");
     }
-    if let Some(args) = section.strings(report, "version_args") {
-        update.version_args = args;
-    }
+    update.version_command = version_command(report, &section);
+    update.version_command_at = section.at(report, "version_command");
     update.max_size_bytes = section.size_bytes(report, "max_size", 1).unwrap_or(MAX_SIZE_BYTES);
     update.trust = trust(report, &section);
     update
+}
+
+fn version_command(report: &mut Report, section: &Section) -> Vec<String> {
+    let Some(words) = section.strings(report, "version_command") else { return Vec::new() };
+    let is_clear = words.first().is_none_or(|program| program == BINARY || program.starts_with('/'));
+    if !is_clear {
+        let hint = "write version_command = [\"{binary}\", \"--version\"]";
+        section.refuse(
+            report,
+            "version_command",
+            "it begins with neither {binary} nor an absolute path",
+            hint,
+        );
+        return Vec::new();
+    }
+    words
 }
 
 fn member(report: &mut Report, section: &Section) -> Option<String> {

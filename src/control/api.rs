@@ -11,13 +11,15 @@ use serde_json::{Value, json};
 
 use super::error::{Error, Kind};
 use super::params::Params;
-pub use super::versions::{Claims, Install, Pin, Rollback, Skew, VersionStatus};
+pub use super::versions::{
+    Claims, Install, Named, NamedIs, Pin, Rollback, Skew, StagedStatus, VersionStatus,
+};
 use crate::config::nearest;
 use crate::history::Entry;
 
-const METHODS: [&str; 14] = [
+const METHODS: [&str; 15] = [
     "ping", "list", "status", "start", "stop", "restart", "upgrade", "install", "rollback", "cancel",
-    "versions", "pin", "gc", "history",
+    "versions", "pin", "gc", "history", "kill",
 ];
 
 /// One request.
@@ -43,6 +45,8 @@ pub enum Request {
     Rollback(Rollback),
     /// Call off the upgrade or start that is under way. Answered when it has ended, as whoever asked for it is.
     Cancel(ServiceName),
+    /// Send a signal to the program of a service. Answered by [`Response::Status`].
+    Kill(Kill),
     /// The versions that are kept. This and the following two are answered by [`Response::Versions`].
     Versions(ServiceName),
     /// Keep a version, or no longer. Answered with that version.
@@ -51,6 +55,16 @@ pub enum Request {
     Gc(Option<ServiceName>),
     /// What was attempted. Answered by [`Response::History`].
     History(History),
+}
+
+/// A signal for a program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Kill {
+    /// Of which service.
+    pub service: ServiceName,
+    /// Its name, such as `HUP` or `SIGHUP`; without it, the `reload_signal` of the service file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<String>,
 }
 
 /// Which attempts are wanted.
@@ -162,10 +176,11 @@ pub struct ServiceStatus {
     pub detail: Option<String>,
     /// The committed generation, 0 before the first.
     pub generation: Generation,
-    /// The process that serves.
+    /// The process that serves: that of the program, never its shim.
     pub pid: Option<u32>,
-    /// The process of the program, where that one is a shim which runs it.
-    pub program: Option<u32>,
+    /// The shim that runs the program, where there is one.
+    #[serde(default)]
+    pub shim: Option<u32>,
     /// The path from which the binary of that process came, or the configured one.
     pub binary: PathBuf,
     /// The file in the store that is started, if it is there.
@@ -177,12 +192,21 @@ pub struct ServiceStatus {
     /// Whether another file is at that path by now, or none.
     #[serde(default)]
     pub skew: Option<Skew>,
+    /// What the service file names, where what runs came from elsewhere.
+    #[serde(default)]
+    pub named: Option<Named>,
+    /// The version that waits for the next start.
+    #[serde(default)]
+    pub staged: Option<StagedStatus>,
     /// SHA-256 of that binary in hex, where it is known.
     pub sha256: Option<String>,
     /// When that process was started, in milliseconds since 1970.
     pub started_at: Option<u64>,
-    /// How often the service was started again because it died.
+    /// How often the service had to be started again: its process died, or a start failed.
     pub restarts: u64,
+    /// When a start that has failed is tried again, in milliseconds since 1970.
+    #[serde(default)]
+    pub next_try_at: Option<u64>,
     /// Whether generations may overlap.
     pub mode: Mode,
     /// Where it listens.
@@ -216,6 +240,10 @@ pub enum Ending {
     Stopped,
     /// What was to be installed runs already.
     Unchanged,
+    /// It did not work, and the service may be down.
+    Failed,
+    /// The service is stopped, and what was to be installed is what it is started from next.
+    Staged,
 }
 
 /// The end of an operation. The process and the binary are those that serve now (or served last, once stopped).
@@ -223,17 +251,20 @@ pub enum Ending {
 pub struct Outcome {
     /// The service.
     pub service: ServiceName,
-    /// The handoff.
-    pub handoff: HandoffId,
+    /// The handoff; nothing if it did not come to one.
+    pub handoff: Option<HandoffId>,
     /// How it ended.
     pub outcome: Ending,
-    /// Why it was rolled back, or who completed it if that was another daemon than the one that began it. One clause;
-    /// nothing otherwise.
+    /// Why it was rolled back or failed, or who completed it if that was another daemon than the one that began it. One
+    /// clause; nothing otherwise.
     pub reason: Option<String>,
     /// The generation.
     pub generation: Generation,
-    /// The process.
+    /// The process: that of the program, never its shim.
     pub pid: Option<u32>,
+    /// The shim that runs the program, where there is one.
+    #[serde(default)]
+    pub shim: Option<u32>,
     /// The path from which the binary came.
     pub binary: PathBuf,
     /// The file in the store that is started, if it is there.
@@ -248,8 +279,43 @@ pub struct Outcome {
     pub took_us: u64,
     /// How long nobody accepted; connects waited meanwhile. Nothing where there was no such time.
     pub accept_gap_us: Option<u64>,
+    /// Whether the old process was ended and started again, as it is when it was told to end and the new one then failed.
+    #[serde(default)]
+    pub restarted: bool,
+    /// What the old process had when it was told to end; nothing if it was not, or nobody counted.
+    #[serde(default)]
+    pub connections: Option<Connections>,
+    /// Datagrams that were sent to the service and that no program has read.
+    #[serde(default)]
+    pub lost_datagrams: u64,
     /// The phases in their order.
     pub phases: Vec<PhaseTime>,
+    /// What was killed since it had not ended in its time: it may have lost what it had not saved.
+    #[serde(default)]
+    pub killed: Vec<Killed>,
+}
+
+/// A process that was killed since it had not ended in its time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Killed {
+    /// The process.
+    pub pid: u32,
+    /// Its name, as the kernel tells it.
+    pub name: String,
+    /// For how long it had been asked to end.
+    pub after_ms: u64,
+}
+
+/// The connections of a program at the moment of its stop signal, as far as their traffic tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// All of them.
+    pub open: u64,
+    /// Those with a request that the program had not read. Unless it goes on reading, the client gets the end of the
+    /// connection in place of an answer, and nothing was done.
+    pub unread: u64,
+    /// Those with a request under way. It is answered if the program finishes what it has, and cut if it does not.
+    pub unanswered: u64,
 }
 
 /// One phase of an operation.
@@ -268,8 +334,8 @@ pub struct PhaseTime {
 pub struct Progress {
     /// The service.
     pub service: ServiceName,
-    /// The handoff.
-    pub handoff: HandoffId,
+    /// The handoff; nothing before there is one.
+    pub handoff: Option<HandoffId>,
     /// The phase that begins.
     pub phase: String,
     /// When, since the operation's start.
@@ -292,6 +358,7 @@ impl Request {
             Request::Install(_) => "install",
             Request::Rollback(_) => "rollback",
             Request::Cancel(_) => "cancel",
+            Request::Kill(_) => "kill",
             Request::Versions(_) => "versions",
             Request::Pin(_) => "pin",
             Request::Gc(_) => "gc",
@@ -314,6 +381,7 @@ impl Request {
             Request::Install(install) => json!(install),
             Request::Rollback(rollback) => json!(rollback),
             Request::Pin(pin) => json!(pin),
+            Request::Kill(kill) => json!(kill),
             Request::History(history) => json!(history),
         }
     }
@@ -333,6 +401,7 @@ impl Request {
             "install" => Request::Install(params.install()?),
             "rollback" => Request::Rollback(params.rollback()?),
             "cancel" => Request::Cancel(params.service()?),
+            "kill" => Request::Kill(params.kill()?),
             "versions" => Request::Versions(params.service()?),
             "pin" => Request::Pin(params.pin()?),
             "gc" => Request::Gc(params.optional_service()?),
@@ -351,7 +420,7 @@ impl Request {
         match self {
             Request::Ping => serde_json::from_value(result).map(Response::Pong),
             Request::List => serde_json::from_value(result).map(Response::List),
-            Request::Status(_) => serde_json::from_value(result).map(Response::Status),
+            Request::Status(_) | Request::Kill(_) => serde_json::from_value(result).map(Response::Status),
             Request::History(_) => serde_json::from_value(result).map(Response::History),
             Request::Versions(_) | Request::Pin(_) | Request::Gc(_) => {
                 serde_json::from_value(result).map(Response::Versions)

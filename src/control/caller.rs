@@ -5,6 +5,8 @@ use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 
+use crate::sys::user::effective_user;
+
 /// So much of a command line is kept.
 const COMMAND_MAX_BYTES: u64 = 200;
 
@@ -27,7 +29,7 @@ impl Caller {
 
     /// This process itself, for a purpose.
     pub fn own(purpose: impl Into<String>) -> Caller {
-        Caller { uid: rustix::process::geteuid().as_raw(), pid: std::process::id(), command: purpose.into() }
+        Caller { uid: effective_user(), pid: std::process::id(), command: purpose.into() }
     }
 }
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 use super::api::{Progress, Request, Response};
 use super::error::Error;
 use super::rpc::{Outgoing, parse_answer, request_line};
+use crate::sys::errno::{Errno, retry};
+use crate::sys::socket::{AddressFamily, SockFlag, SockType, connect_path, set_send_timeout, socket};
 
 /// A daemon that takes longer over a question that needs no work is frozen.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -47,14 +49,14 @@ pub enum ClientError {
 }
 
 impl Client {
-    /// Connects. Blocks only while the daemon's queue of connections is full.
+    /// Connects. Blocks while the daemon's queue of connections is full, at most 10 s.
     pub fn connect(path: &Path) -> Result<Client, ClientError> {
-        let stream = UnixStream::connect(path).map_err(|error| unreachable(path, &error))?;
+        let stream = connect_within(path).map_err(|error| unreachable(path, &error))?;
         Ok(Client { path: path.to_owned(), stream: BufReader::new(stream), last_id: 0 })
     }
 
     /// Asks and waits for the answer, handing over progress meanwhile. `ping`, `list`, `status` and `history` are given up
-    /// after 10 s of silence; the others last as long as they last.
+    /// after 10 s of silence. The others last as long as they last, if the daemon answers others meanwhile.
     pub fn call(
         &mut self,
         request: &Request,
@@ -84,11 +86,11 @@ impl Client {
         self.last_id += 1;
         self.stream
             .get_ref()
-            .set_read_timeout(quick.then_some(PATIENCE))
+            .set_read_timeout(Some(PATIENCE))
             .and_then(|()| self.send(request))
             .map_err(|error| unreachable(&self.path, &error))?;
         loop {
-            match parse_answer(&self.read_line()?, self.last_id).map_err(|cause| self.strange(cause))? {
+            match parse_answer(&self.read_line(quick)?, self.last_id).map_err(|cause| self.strange(cause))? {
                 Outgoing::Ignored => {}
                 Outgoing::Progress(progress) => {
                     if !go_on(progress) {
@@ -112,18 +114,40 @@ impl Client {
         }
     }
 
-    fn read_line(&mut self) -> Result<Vec<u8>, ClientError> {
+    fn read_line(&mut self, quick: bool) -> Result<Vec<u8>, ClientError> {
         let mut line = Vec::new();
-        match self.stream.read_until(b'\n', &mut line) {
-            Ok(_) if line.ends_with(b"\n") => Ok(line),
-            Ok(_) => Err(unreachable(&self.path, &io::ErrorKind::UnexpectedEof.into())),
-            Err(error) => Err(unreachable(&self.path, &error)),
+        loop {
+            match self.stream.read_until(b'\n', &mut line) {
+                Ok(_) if line.ends_with(b"\n") => return Ok(line),
+                Ok(_) => return Err(unreachable(&self.path, &io::ErrorKind::UnexpectedEof.into())),
+                // It may be at work: then it answers somebody who asks for no work.
+                Err(error) if !quick && is_timeout(&error) => {
+                    Client::connect(&self.path)?.call(&Request::Ping, &mut |_| {})?;
+                }
+                Err(error) => return Err(unreachable(&self.path, &error)),
+            }
         }
     }
 
     fn strange(&self, cause: String) -> ClientError {
         ClientError::Strange { path: self.path.clone(), cause }
     }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// On a blocking socket a call that has waited for so long fails with EAGAIN.
+fn connect_within(path: &Path) -> io::Result<UnixStream> {
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty())?;
+    set_send_timeout(&socket, PATIENCE)?;
+    match retry(|| connect_path(&socket, path)) {
+        // It cannot be at a path that is too long.
+        Err(Errno::ENAMETOOLONG) => return Err(io::ErrorKind::InvalidInput.into()),
+        connected => connected?,
+    }
+    Ok(socket.into())
 }
 
 fn unreachable(path: &Path, error: &io::Error) -> ClientError {

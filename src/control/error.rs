@@ -1,6 +1,7 @@
 //! Errors that the daemon answers, and what each means as a JSON-RPC code and as an exit code.
 
 use std::fmt;
+use std::path::Path;
 
 use handoff_protocol::ids::ServiceName;
 use serde::{Deserialize, Serialize};
@@ -63,13 +64,15 @@ pub enum Kind {
     NothingToCancel,
     /// A new version was refused before it ran; nothing was changed.
     Rejected,
+    /// What runs came after what the service file names, so that the upgrade would go back.
+    StepBack,
     /// A mistake of the daemon itself.
     Internal,
 }
 
 impl Kind {
     /// All kinds, for documentation and tests.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 19] = [
         Kind::ParseError,
         Kind::InvalidRequest,
         Kind::UnknownMethod,
@@ -87,6 +90,7 @@ impl Kind {
         Kind::ServiceDown,
         Kind::NothingToCancel,
         Kind::Rejected,
+        Kind::StepBack,
         Kind::Internal,
     ];
 
@@ -121,23 +125,37 @@ impl Kind {
             Kind::ServiceDown => (-32010, 1),
             Kind::NothingToCancel => (-32011, 1),
             Kind::Rejected => (-32012, 6),
+            Kind::StepBack => (-32013, 6),
         }
     }
 }
 
 impl Error {
-    /// An error with its sentence and what to do.
+    /// An error with its sentence and what to do, which becomes a sentence if it is a clause.
     pub fn new(kind: Kind, message: impl Into<String>, hint: impl Into<String>) -> Error {
-        Error { kind, message: message.into(), hint: hint.into() }
+        let mut hint: String = hint.into();
+        if let Some(first) = hint.get_mut(..1) {
+            first.make_ascii_uppercase();
+        }
+        Error { kind, message: message.into(), hint }
     }
 
     /// Nobody has heard of `service`; `known` are the names to suggest from.
     pub fn unknown_service<'a>(service: &ServiceName, known: impl IntoIterator<Item = &'a str>) -> Error {
+        let known = known.into_iter().filter(|known| *known != service.as_str());
         let hint = match config::nearest(service.as_str(), known) {
             Some(near) => format!("Did you mean {near:?}?"),
             None => "`handoff list` names the services.".into(),
         };
         Error::new(Kind::UnknownService, format!("There is no service {:?}.", service.as_str()), hint)
+    }
+
+    /// There is no file of `service`; `known` are the services that have one.
+    pub fn no_service_file(service: &ServiceName, file: &Path, known: &[String]) -> Error {
+        let error = Error::unknown_service(service, known.iter().map(String::as_str));
+        let message =
+            format!("There is no service {:?}: {} does not exist.", service.as_str(), file.display());
+        Error { message, ..error }
     }
 
     /// `service` is in the middle of something; `phase` says of what.

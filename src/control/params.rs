@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use handoff_protocol::ids::ServiceName;
 use serde_json::{Map, Value};
 
-use super::api::Upgrade;
+use super::api::{Kill, Upgrade};
 use super::error::{Error, Kind};
 use super::versions::{Claims, Install, Pin, Rollback};
 use crate::config::format_duration_ms;
@@ -79,6 +79,10 @@ impl Params {
         let hint = "It is the beginning of a hash, or a version, a string.";
         let version = self.text("version")?.ok_or_else(|| missing("version", hint))?;
         Ok(Pin { service: self.service()?, version, pinned: self.flag("pinned")?.unwrap_or(true) })
+    }
+
+    pub(super) fn kill(&mut self) -> Result<Kill, Error> {
+        Ok(Kill { service: self.service()?, signal: self.text("signal")? })
     }
 
     fn claims(&mut self) -> Result<Claims, Error> {

@@ -137,6 +137,8 @@ mod tests {
             Request::Restart(name()),
             Request::Upgrade(upgrade),
             Request::Cancel(name()),
+            Request::Kill(crate::control::api::Kill { service: name(), signal: None }),
+            Request::Kill(crate::control::api::Kill { service: name(), signal: Some("HUP".into()) }),
             Request::History(super::super::api::History::default()),
             Request::History(super::super::api::History { service: Some(name()), limit: Some(3) }),
         ] {

@@ -1,10 +1,12 @@
 //! The daemon's end of the control socket.
 //!
 //! Runs on a `current_thread` runtime within a `LocalSet`. A connection is one task that sleeps in a read: a client
-//! that says nothing costs a file descriptor and no time. When all places are taken, the oldest silent client
-//! has to leave, so that nobody can lock others out by connecting. Each request runs in a task of its own, which
+//! that says nothing costs a file descriptor and no time. When all places are taken, the oldest silent client, or the
+//! oldest that does not read its answers, has to leave, so that nobody can lock others out by connecting. A client that
+//! does not read for a while loses its connection in any case. Each request runs in a task of its own, which
 //! no hang-up cancels.
 
+use std::borrow::Borrow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -15,7 +17,6 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -27,9 +28,19 @@ use super::caller::Caller;
 use super::error::{Error, Kind};
 use super::rpc::{LINE_MAX_BYTES, parse_request, progress_line, response_line};
 use crate::config::UNIX_PATH_MAX_BYTES;
+use crate::sys::descriptor::set_mode;
+use crate::sys::files::files_limit;
+use crate::sys::socket::{AddressFamily, SockFlag, SockType, bind_path, listen, socket};
+use crate::sys::user::effective_user;
 
-/// How many clients are connected at the most.
+/// How many clients are connected at the most, if there are descriptors for them.
 pub const CONNECTIONS_MAX: usize = 128;
+
+/// Clients have one of so many descriptors of the daemon. The others are for its services.
+const SHARE: u64 = 8;
+
+/// A client that has not read for so long is not waited for any more.
+const READ_WITHIN: Duration = Duration::from_secs(10);
 
 /// Answers requests.
 pub trait Handler {
@@ -107,9 +118,16 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// Whether clients find it at its path.
+    pub fn is_there(&self) -> bool {
+        identity(&self.path).is_ok_and(|found| found == self.identity)
+    }
+}
+
 impl Drop for Listener {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+        if self.is_there() {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -117,9 +135,12 @@ impl Drop for Listener {
 
 /// Serves clients for ever; to stop, drop the future. Must run within a `LocalSet`. Fails only if the socket
 /// cannot be given to the runtime.
-pub async fn serve(listener: Listener, handler: Rc<impl Handler + 'static>) -> io::Result<Infallible> {
-    let socket = UnixListener::from_std(listener.socket.try_clone()?)?;
-    let guests = Guests::default();
+pub async fn serve(
+    listener: impl Borrow<Listener>,
+    handler: Rc<impl Handler + 'static>,
+) -> io::Result<Infallible> {
+    let socket = UnixListener::from_std(listener.borrow().socket.try_clone()?)?;
+    let guests = Guests::for_descriptors(files_limit());
     loop {
         match socket.accept().await {
             Ok((stream, _)) => admit(stream, &handler, &guests),
@@ -152,13 +173,12 @@ fn remove_stale(path: &Path) -> Result<(), BindError> {
 }
 
 fn bind_private(path: &Path) -> io::Result<Listener> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK)?;
     // Before bind: the path is created with the mode of the socket, so it is never open to others.
-    rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(0o600))?;
-    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    set_mode(&socket, 0o600)?;
+    bind_path(&socket, path)?;
     let listener = Listener { socket: socket.into(), path: path.to_owned(), identity: identity(path)? };
-    rustix::net::listen(&listener.socket, CONNECTIONS_MAX as i32)?;
+    listen(&listener.socket, CONNECTIONS_MAX as i32)?;
     Ok(listener)
 }
 
@@ -167,23 +187,44 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 /// Who is connected, by order of arrival.
-#[derive(Clone, Default)]
-struct Guests(Rc<RefCell<BTreeMap<u64, Guest>>>);
+#[derive(Clone)]
+struct Guests {
+    connected: Rc<RefCell<BTreeMap<u64, Guest>>>,
+    max: usize,
+}
 
 struct Guest {
     task: AbortHandle,
-    busy: bool,
+    doing: Doing,
+}
+
+/// What is going on with a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    /// It says nothing.
+    Nothing,
+    /// What it has asked for.
+    Work,
+    /// It is told something, and has no room for it yet.
+    Reading,
 }
 
 impl Guests {
-    /// Makes room for one more; false if all are busy.
+    /// Nobody yet, in a process that may have so many descriptors.
+    fn for_descriptors(limit: u64) -> Self {
+        let share = usize::try_from(limit / SHARE).unwrap_or(CONNECTIONS_MAX);
+        Self { connected: Rc::default(), max: share.clamp(1, CONNECTIONS_MAX) }
+    }
+
+    /// Makes room for one more; false if all are at work.
     fn make_room(&self) -> bool {
-        let mut guests = self.0.borrow_mut();
-        if guests.len() < CONNECTIONS_MAX {
+        let mut guests = self.connected.borrow_mut();
+        if guests.len() < self.max {
             return true;
         }
-        let silent = guests.iter().find(|(_, guest)| !guest.busy).map(|(&number, _)| number);
-        match silent.and_then(|number| guests.remove(&number)) {
+        let idle = |doing| guests.iter().find(|(_, guest)| guest.doing == doing).map(|(&number, _)| number);
+        let leaves = idle(Doing::Nothing).or_else(|| idle(Doing::Reading));
+        match leaves.and_then(|number| guests.remove(&number)) {
             Some(guest) => {
                 guest.task.abort();
                 true
@@ -193,12 +234,12 @@ impl Guests {
     }
 
     fn next_number(&self) -> u64 {
-        self.0.borrow().last_key_value().map_or(0, |(number, _)| number + 1)
+        RefCell::borrow(&self.connected).last_key_value().map_or(0, |(number, _)| number + 1)
     }
 
-    fn set_busy(&self, number: u64, busy: bool) {
-        if let Some(guest) = self.0.borrow_mut().get_mut(&number) {
-            guest.busy = busy;
+    fn set(&self, number: u64, doing: Doing) {
+        if let Some(guest) = self.connected.borrow_mut().get_mut(&number) {
+            guest.doing = doing;
         }
     }
 }
@@ -209,12 +250,12 @@ fn admit(stream: UnixStream, handler: &Rc<impl Handler + 'static>, guests: &Gues
         Ok(peer) if !may_control(peer.uid()) => Some(Error::new(
             Kind::PermissionDenied,
             format!("User {} may not control this daemon.", peer.uid()),
-            format!("Ask as user {} or as root.", rustix::process::geteuid().as_raw()),
+            format!("Ask as user {} or as root.", effective_user()),
         )),
         Err(error) => Some(Error::internal(format!("the peer's credentials cannot be read: {error}"))),
         Ok(_) if !guests.make_room() => Some(Error::new(
             Kind::TooManyClients,
-            format!("All {CONNECTIONS_MAX} control connections are at work."),
+            format!("All {} control connections are at work.", guests.max),
             "Try again when an operation has ended.",
         )),
         Ok(_) => None,
@@ -230,44 +271,61 @@ fn admit(stream: UnixStream, handler: &Rc<impl Handler + 'static>, guests: &Gues
     let (handler, host) = (Rc::clone(handler), guests.clone());
     let task = spawn_local(async move {
         // An error means that the client is gone: there is nobody to tell.
-        let _ = converse(stream, by, handler, |busy| host.set_busy(number, busy)).await;
-        host.0.borrow_mut().remove(&number);
+        let _ = converse(stream, by, handler, |doing| host.set(number, doing)).await;
+        host.connected.borrow_mut().remove(&number);
     });
-    guests.0.borrow_mut().insert(number, Guest { task: task.abort_handle(), busy: false });
+    guests.connected.borrow_mut().insert(number, Guest { task: task.abort_handle(), doing: Doing::Nothing });
 }
 
 fn may_control(uid: u32) -> bool {
-    uid == 0 || uid == rustix::process::geteuid().as_raw()
+    uid == 0 || uid == effective_user()
 }
 
 async fn converse(
     stream: UnixStream,
     by: Caller,
     handler: Rc<impl Handler + 'static>,
-    set_busy: impl Fn(bool),
+    set: impl Fn(Doing),
 ) -> io::Result<()> {
-    let (reader, mut writer) = stream.into_split();
+    let (reader, writer) = stream.into_split();
+    let mut writer = Writer { stream: writer, set };
     let mut reader = BufReader::with_capacity(1024, reader);
     while let Some(line) = read_line(&mut reader).await? {
         if line.len() > LINE_MAX_BYTES {
             let message = format!("The request line is longer than {LINE_MAX_BYTES} bytes.");
             let error =
                 Error::new(Kind::InvalidRequest, message, "The connection is closed; send shorter lines.");
-            return writer.write_all(&response_line(&serde_json::Value::Null, &Err(error))).await;
+            return writer.write(&response_line(&serde_json::Value::Null, &Err(error))).await;
         }
         if line.trim_ascii().is_empty() {
             continue;
         }
-        set_busy(true);
+        (writer.set)(Doing::Work);
         let incoming = parse_request(&line);
         let answer = match incoming.request {
             Ok(request) => perform(request, by.clone(), &handler, &mut writer).await?,
             Err(error) => Err(error),
         };
-        writer.write_all(&response_line(&incoming.id, &answer)).await?;
-        set_busy(false);
+        writer.write(&response_line(&incoming.id, &answer)).await?;
+        (writer.set)(Doing::Nothing);
     }
     Ok(())
+}
+
+/// To a client, which need not read.
+struct Writer<F> {
+    stream: OwnedWriteHalf,
+    set: F,
+}
+
+impl<F: Fn(Doing)> Writer<F> {
+    /// Waits for room, but not for ever.
+    async fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        (self.set)(Doing::Reading);
+        let written = tokio::time::timeout(READ_WITHIN, self.stream.write_all(line)).await;
+        (self.set)(Doing::Work);
+        written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
 }
 
 /// One line without regard to its content; longer than [`LINE_MAX_BYTES`] means there was no end within that.
@@ -284,7 +342,7 @@ async fn perform(
     request: Request,
     by: Caller,
     handler: &Rc<impl Handler + 'static>,
-    writer: &mut OwnedWriteHalf,
+    writer: &mut Writer<impl Fn(Doing)>,
 ) -> io::Result<Result<Response, Error>> {
     let (sink, mut progress) = mpsc::unbounded_channel();
     let handler = Rc::clone(handler);
@@ -292,13 +350,13 @@ async fn perform(
     let answer = loop {
         tokio::select! {
             biased;
-            Some(step) = progress.recv() => writer.write_all(&progress_line(&step)).await?,
+            Some(step) = progress.recv() => writer.write(&progress_line(&step)).await?,
             ended = &mut task => break ended,
         }
     };
     // What was said in the same breath as the answer.
     while let Ok(step) = progress.try_recv() {
-        writer.write_all(&progress_line(&step)).await?;
+        writer.write(&progress_line(&step)).await?;
     }
     Ok(answer.unwrap_or_else(|failure| Err(Error::internal(format!("the operation broke off: {failure}")))))
 }

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::api::{Ending, Outcome, Pong, Progress, Request, Response};
 use super::*;
+use crate::sys::user::{become_on_this_thread, effective_user};
 
 /// Waits are for a condition; this bounds them.
 const BOUND: Duration = Duration::from_secs(20);
@@ -56,6 +57,7 @@ impl Handler for Fake {
             | Request::Install(_)
             | Request::Rollback(_)
             | Request::Cancel(_)
+            | Request::Kill(_)
             | Request::Versions(_)
             | Request::Pin(_)
             | Request::Gc(_)
@@ -65,24 +67,35 @@ impl Handler for Fake {
 }
 
 fn step(service: &ServiceName, phase: &str, at_us: u64) -> Progress {
-    Progress { service: service.clone(), handoff: HandoffId::NIL, phase: phase.into(), at_us, detail: None }
+    Progress {
+        service: service.clone(),
+        handoff: Some(HandoffId::NIL),
+        phase: phase.into(),
+        at_us,
+        detail: None,
+    }
 }
 
 fn outcome(service: ServiceName) -> Outcome {
     Outcome {
         service,
-        handoff: HandoffId::NIL,
+        handoff: Some(HandoffId::NIL),
         outcome: Ending::Started,
         reason: None,
         generation: Generation(1),
         pid: Some(7),
+        shim: None,
         binary: "/b".into(),
         sha256: None,
         stored: None,
         version: None,
         took_us: 10,
         accept_gap_us: None,
+        restarted: false,
+        connections: None,
+        lost_datagrams: 0,
         phases: vec![],
+        killed: vec![],
     }
 }
 
@@ -263,7 +276,7 @@ fn one_more_than_all_busy_is_told_so() {
 
 #[test]
 fn another_user_is_refused() {
-    if !rustix::process::geteuid().is_root() {
+    if effective_user() != 0 {
         return; // Only root can become somebody else.
     }
     let daemon = Daemon::start();
@@ -272,7 +285,7 @@ fn another_user_is_refused() {
     open(&daemon.socket);
     let socket = daemon.socket.clone();
     let answer = std::thread::spawn(move || {
-        rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65_534)).unwrap();
+        become_on_this_thread(65_534).unwrap();
         Client::connect(&socket).unwrap().call(&Request::Ping, &mut |_| {})
     });
     match answer.join().unwrap() {

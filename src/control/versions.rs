@@ -84,6 +84,34 @@ pub struct VersionStatus {
     pub pinned: bool,
 }
 
+/// What the service file names, where what runs came from elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// The path in the file.
+    pub binary: PathBuf,
+    /// Which of the two is newer.
+    pub is: NamedIs,
+}
+
+/// How what the service file names stands to what runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NamedIs {
+    /// The file was edited, or what it names was written, after what runs was brought in.
+    Newer,
+    /// What runs was brought in later, by another way than the file.
+    Older,
+}
+
+/// A version that waits for the next start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagedStatus {
+    /// The path that was given.
+    pub binary: PathBuf,
+    /// What it says its version is.
+    pub version: Option<String>,
+}
+
 /// How the file at the path that was given differs from what runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

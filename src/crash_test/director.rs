@@ -11,18 +11,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with, sockopt,
-};
-use rustix::process::Signal;
-
 use super::Error;
 use super::fault::{Fault, Injection, Party};
 use crate::crash_points::Answer;
 use crate::sys::channel::Channel;
-use crate::sys::process::{kill, pidfd_open};
+use crate::sys::event_fd::{event_fd, sleep, wake};
+use crate::sys::poll::{PollFd, PollFlags, found, poll};
+use crate::sys::process::{Signal, kill, pidfd_open};
 use crate::sys::readable::is_readable_by;
+use crate::sys::socket::{self, AddressFamily, SockFlag, SockType, bind_path, listen};
 
 /// A signal that has not worked after so long never will.
 const SIGNAL_LIMIT: Duration = Duration::from_secs(5);
@@ -78,11 +75,10 @@ struct State {
 impl Director {
     /// Listens at `socket` and lets everybody go on.
     pub(super) fn start(socket: &Path, lengths: Lengths) -> io::Result<Self> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        bind(&listener, &SocketAddrUnix::new(socket)?)?;
+        let listener = socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_NONBLOCK)?;
+        bind_path(&listener, socket)?;
         listen(&listener, 128)?;
-        let wake = eventfd(0, EventfdFlags::CLOEXEC)?;
+        let wake = event_fd(false)?;
         let woken = wake.try_clone()?;
         let state = Arc::new(Mutex::new(State {
             lengths,
@@ -118,6 +114,20 @@ impl Director {
         }
         drop(state);
         self.wake();
+    }
+
+    /// Lets a fault happen now, wherever everybody stands, if `is_ours` says that the pid of the victim is one of the run. Says
+    /// whether it has happened.
+    pub(super) fn strike_now(&self, victim: Party, fault: Fault, is_ours: impl Fn(u32) -> bool) -> bool {
+        let mut state = lock(&self.state);
+        let hits = state.hits.len();
+        if is_ours(state.known[victim as usize]) {
+            state.strike(&Injection { point: super::fault::AT_REST.to_owned(), victim, fault });
+        }
+        let has_happened = state.hits.len() > hits;
+        drop(state);
+        self.wake();
+        has_happened
     }
 
     /// No more faults, and no more points are recorded.
@@ -156,7 +166,7 @@ impl Director {
     }
 
     fn wake(&self) {
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        wake(&self.wake);
     }
 }
 
@@ -189,31 +199,28 @@ fn direct(listener: &OwnedFd, woken: &OwnedFd, state: &Mutex<State>) {
             }
             state.thaw()
         };
-        let timeout = until.map(|until| {
-            let left = until.saturating_duration_since(Instant::now());
-            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
-        });
+        let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
         let mut fds: Vec<PollFd<'_>> = [woken.as_fd(), listener.as_fd()]
             .into_iter()
             .chain(connections.iter().map(|connection| connection.channel.as_fd()))
-            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
             .collect();
-        if poll(&mut fds, timeout.as_ref()).is_err() {
+        if poll(&mut fds, timeout).is_err() {
             continue;
         }
-        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let ready: Vec<bool> = fds.iter().map(|fd| !found(fd).is_empty()).collect();
         if ready[0] {
-            let _ = rustix::io::read(woken, &mut [0u8; 8]);
+            sleep(woken);
         }
         let mut flags = ready[2..].iter();
         connections
             .retain(|connection| !flags.next().is_some_and(|ready| *ready) || answer(connection, state));
         if ready[1]
-            && let Ok(socket) = accept_with(listener, SocketFlags::CLOEXEC)
-            && let Ok(peer) = sockopt::socket_peercred(&socket)
+            && let Ok(socket) = socket::accept(listener, SockFlag::empty())
+            && let Ok(peer) = socket::peer_of(&socket)
             && let Ok(channel) = Channel::from_fd(socket)
         {
-            connections.push(Connection { channel, pid: peer.pid.as_raw_nonzero().get().cast_unsigned() });
+            connections.push(Connection { channel, pid: peer.pid });
         }
     }
 }
@@ -299,13 +306,13 @@ impl State {
 
     fn signal(&mut self, fault: Fault, pid: u32, pidfd: OwnedFd) -> Result<(), Error> {
         if fault == Fault::Terminate {
-            return Ok(kill(&pidfd, Signal::TERM)?);
+            return Ok(kill(&pidfd, Signal::SIGTERM)?);
         }
         if fault == Fault::Kill {
-            kill(&pidfd, Signal::KILL)?;
+            kill(&pidfd, Signal::SIGKILL)?;
             return await_end(&pidfd);
         }
-        kill(&pidfd, Signal::STOP)?;
+        kill(&pidfd, Signal::SIGSTOP)?;
         await_stop(pid)?;
         if fault == Fault::Stop {
             self.frozen.push((Instant::now() + self.lengths.freeze, pidfd));
@@ -318,7 +325,7 @@ impl State {
         let now = Instant::now();
         for (_, pidfd) in self.frozen.extract_if(.., |(until, _)| *until <= now) {
             // One that is gone was killed meanwhile.
-            let _ = kill(&pidfd, Signal::CONT);
+            let _ = kill(&pidfd, Signal::SIGCONT);
         }
         self.frozen.iter().map(|(until, _)| *until).min()
     }

@@ -1,25 +1,25 @@
 //! Starts the daemon, and starts it again whenever it ends, as an init system does.
 
 use std::fs::File;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::Signal;
-
 use super::Error;
 use super::place::Place;
 use crate::crash_points::VARIABLE;
-use crate::sys::process::{kill, pidfd_open};
+use crate::sys::errno::retry;
+use crate::sys::poll::{PollFlags, poll_one};
+use crate::sys::process::{Signal, kill, pidfd_open};
 
 /// As systemd's RestartSec.
 const PAUSE: Duration = Duration::from_millis(100);
-/// A daemon that comes up so often and does not stay never will.
-const STARTS_MAX: u32 = 30;
+/// A daemon that ends so often within [`STAYS`] of its start never will stay.
+const SHORT_LIVES_MAX: u32 = 30;
+/// A daemon that has lived for so long has stayed.
+const STAYS: Duration = Duration::from_secs(5);
 
 /// The init system of one run.
 pub(super) struct Init {
@@ -106,10 +106,10 @@ impl Init {
         self.shared.lock().trouble.clone()
     }
 
-    /// Asks the daemon to end. It is started again, as after any other end.
-    pub(super) fn terminate(&self) {
+    /// Asks the daemon to end, with SIGTERM, or alone, with SIGQUIT. It is started again, as after any other end.
+    pub(super) fn end(&self, by: Signal) {
         if let Some(pid) = self.pid() {
-            signal(pid, Signal::TERM);
+            signal(pid, by);
         }
     }
 
@@ -117,7 +117,7 @@ impl Init {
     pub(super) fn stop(mut self, limit: Duration) -> Result<(), Error> {
         self.shared.lock().stopping = true;
         self.shared.changed.notify_all();
-        self.terminate();
+        self.end(Signal::SIGTERM);
         let until = Instant::now() + limit;
         let mut state = self.shared.lock();
         while !state.over {
@@ -141,7 +141,7 @@ impl Drop for Init {
             let mut state = self.shared.lock();
             state.stopping = true;
             if let Some(pid) = state.pid {
-                signal(pid, Signal::KILL);
+                signal(pid, Signal::SIGKILL);
             }
         }
         self.shared.changed.notify_all();
@@ -150,18 +150,22 @@ impl Drop for Init {
 }
 
 fn run(recipe: &Recipe, mut child: Child, shared: &Shared) {
+    let mut short_lives = 0;
     loop {
+        let started = Instant::now();
         // Its pid stays its own until it is waited for, and that happens under the lock.
         await_end(&child);
         let mut state = shared.lock();
         let _ = child.wait();
         state.pid = None;
-        if !state.stopping && state.starts < STARTS_MAX {
+        short_lives = if started.elapsed() < STAYS { short_lives + 1 } else { 0 };
+        if !state.stopping && short_lives < SHORT_LIVES_MAX {
             state = shared.changed.wait_timeout(state, PAUSE).unwrap_or_else(PoisonError::into_inner).0;
         }
-        if state.stopping || state.starts >= STARTS_MAX {
+        if state.stopping || short_lives >= SHORT_LIVES_MAX {
             if !state.stopping {
-                state.trouble = Some(format!("the daemon ended {STARTS_MAX} times"));
+                state.trouble =
+                    Some(format!("the daemon ended {SHORT_LIVES_MAX} times in a row within {STAYS:?}"));
             }
             break;
         }
@@ -181,9 +185,7 @@ fn run(recipe: &Recipe, mut child: Child, shared: &Shared) {
 
 fn await_end(child: &Child) {
     let Ok(pidfd) = pidfd_open(child.id()) else { return };
-    let _ = rustix::io::retry_on_intr(|| {
-        poll(&mut [PollFd::new(&pidfd.as_fd(), PollFlags::IN)], None::<&Timespec>)
-    });
+    let _ = retry(|| poll_one(&pidfd, PollFlags::POLLIN, None));
 }
 
 fn signal(pid: u32, signal: Signal) {

@@ -7,12 +7,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use serde::Deserialize;
 
 use super::Error;
 use super::place::Place;
-use crate::sys::process::{kill, pidfd_open};
+use crate::sys::process::{Signal, kill, pidfd_open};
 
 /// How long a load may take to read back what it wrote.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -42,6 +41,32 @@ pub(super) struct Result {
     pub(super) longest_gap_ms: Option<f64>,
     /// For people: what went wrong first.
     pub(super) first: Option<String>,
+}
+
+impl Result {
+    /// What is wrong with it, in one sentence. What was reset or cut, or failed, is excused if a process that had connections was
+    /// killed.
+    pub(super) fn problem(&self, excused: bool) -> Option<String> {
+        let counts = [
+            ("lost", self.lost, false),
+            ("wrong", self.wrong, false),
+            ("refused", self.refused, false),
+            ("reset", self.reset, excused),
+            ("cut", self.cut, excused),
+            ("errors", self.errors, excused),
+        ];
+        let bad = counts.iter().filter(|(_, count, excused)| *count > 0 && !excused);
+        let bad: Vec<String> = bad.map(|(what, count, _)| format!("{what} {count}")).collect();
+        let first = self.first.clone().unwrap_or_default();
+        match bad.is_empty() {
+            false => {
+                let acknowledged = self.acknowledged;
+                Some(format!("the load saw {} ({acknowledged} acknowledged): {first}", bad.join(", ")))
+            }
+            true if !self.ok => Some(format!("the load says that it is not well: {first}")),
+            true => None,
+        }
+    }
 }
 
 pub(super) struct Load {
@@ -76,7 +101,7 @@ impl Load {
     /// Lets the load end, and gives what it found.
     pub(super) fn finish(mut self) -> std::result::Result<Result, Error> {
         if let Ok(pidfd) = pidfd_open(self.child.id()) {
-            let _ = kill(&pidfd, Signal::TERM);
+            let _ = kill(&pidfd, Signal::SIGTERM);
         }
         let status = self.wait()?;
         let text = self.output.take().and_then(|output| output.join().ok()).unwrap_or_default();

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use super::Choice;
 use super::director::Seen;
 use super::fault::{AT_REST, Fault, Injection, Party};
+use super::random::Random;
 use super::scenario::Scenario;
 
 /// One run.
@@ -101,7 +102,7 @@ pub(super) fn choose(jobs: Vec<Job>, choice: &Choice) -> Vec<Job> {
         jobs = thin_out(jobs, choice.seed);
     }
     if let Some(count) = choice.random {
-        let mut random = Random(choice.seed);
+        let mut random = Random::new(choice.seed);
         while jobs.len() > count {
             jobs.swap_remove(random.below(jobs.len()));
         }
@@ -118,7 +119,7 @@ fn thin_out(jobs: Vec<Job>, seed: u64) -> Vec<Job> {
     let mut kinds: Vec<_> = jobs.iter().map(kind).collect();
     kinds.sort();
     kinds.dedup();
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     kinds
         .into_iter()
         .map(|wanted| {
@@ -126,20 +127,6 @@ fn thin_out(jobs: Vec<Job>, seed: u64) -> Vec<Job> {
             of_kind[random.below(of_kind.len())].clone()
         })
         .collect()
-}
-
-/// SplitMix64: the same numbers for the same seed, on every machine.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        usize::try_from(mixed % limit.max(1) as u64).unwrap_or_default()
-    }
 }
 
 impl fmt::Display for Job {

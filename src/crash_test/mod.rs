@@ -15,12 +15,16 @@ mod junit;
 mod load;
 mod matrix;
 mod observe;
+mod operator;
 mod place;
 mod ports;
+mod random;
 mod report;
 mod run;
 mod scenario;
+mod script;
 mod show;
+mod soak;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -31,6 +35,7 @@ pub use report::{Report, Spread};
 pub use run::Verdict;
 pub use scenario::Scenario;
 pub use show::execute;
+pub use soak::{SoakReport, soak};
 
 /// Why crash tests cannot be run: a sentence.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -44,7 +49,7 @@ pub struct Subject {
     /// addresses of their own.
     pub service_file: PathBuf,
     /// The load: a program and its arguments, with `{dir}` as in the service file. It finds the addresses in
-    /// `HANDOFF_LISTEN_<NAME>`, works until SIGTERM, and prints one line of JSON; see `docs/testing.md`.
+    /// `HANDOFF_LISTEN_<NAME>`, works until SIGTERM, and prints one line of JSON; see `docs/crash-testing.md`.
     pub load: Vec<OsString>,
     /// What is upgraded to; without it the binary of the service file.
     pub next: Option<PathBuf>,
@@ -76,6 +81,10 @@ pub struct Choice {
     /// So many runs, chosen at random
     #[arg(long, value_name = "K")]
     pub random: Option<usize>,
+    /// Random operations and faults with one daemon for this long, instead of a run for each point
+    #[arg(long, value_name = "DURATION", value_parser = crate::config::parse_duration_ms,
+          conflicts_with_all = ["quick", "only", "scenarios", "victims", "faults", "twice", "random", "jobs", "junit"])]
+    pub soak: Option<u64>,
     /// Decides what is chosen at random
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,

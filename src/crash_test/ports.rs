@@ -4,10 +4,9 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
-
 use super::Error;
+use crate::sys::errno::Errno;
+use crate::sys::socket::{AddressFamily, SockFlag, SockType, bind_name, socket};
 
 /// A port that is kept for one run until this is dropped.
 #[derive(Debug)]
@@ -36,11 +35,10 @@ impl Port {
 
 /// A name in the abstract namespace of unix sockets is everybody's, has one owner, and goes with it.
 fn hold(port: u16) -> Result<Option<OwnedFd>, Error> {
-    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    let name = SocketAddrUnix::new_abstract_name(format!("handoff-crash-test-port-{port}").as_bytes())?;
-    match bind(&socket, &name) {
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::empty())?;
+    match bind_name(&socket, format!("handoff-crash-test-port-{port}").as_bytes()) {
         Ok(()) => Ok(Some(socket)),
-        Err(Errno::ADDRINUSE) => Ok(None),
+        Err(Errno::EADDRINUSE) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

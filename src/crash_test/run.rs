@@ -1,12 +1,9 @@
 //! One run: from an empty directory to an empty directory.
 
 use std::path::PathBuf;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use handoff_protocol::ids::ServiceName;
 use handoff_protocol::message::Mode;
-use rustix::process::Signal;
 use serde::Serialize;
 
 use super::checks::{self, Baseline};
@@ -15,22 +12,17 @@ use super::fault::Fault;
 use super::init::Init;
 use super::load::{self, Load};
 use super::matrix::Job;
-use super::observe::Kind;
+use super::operator::{Operator, TICK, is_at_rest};
 use super::place::Place;
 use super::scenario::Scenario;
 use super::{Error, Subject};
-use crate::control::api::{Claims, Ending, Outcome, Request, Response, ServiceStatus, State, Upgrade};
-use crate::control::{Client, ClientError, Kind as Refused};
-use crate::sys::process::{kill, pidfd_open};
+use crate::control::api::{Ending, Request, Response, State};
+use crate::sys::process::{Signal, kill, pidfd_open};
 
-/// How often is looked whether something has happened that tells nobody.
-const TICK: Duration = Duration::from_millis(15);
 /// How long the load works before something happens.
-const WARM_UP: Duration = Duration::from_millis(250);
+pub(super) const WARM_UP: Duration = Duration::from_millis(250);
 /// A service that has rested for so long rests.
 const AT_REST: Duration = Duration::from_millis(300);
-/// What a machine with much else to do may add to any time.
-const SLACK: Duration = Duration::from_secs(20);
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -74,7 +66,7 @@ pub(super) fn play(
     let mut run = Run {
         subject,
         job,
-        lease: Duration::from_millis(lease_ms),
+        operator: Operator { place: &place, lease: Duration::from_millis(lease_ms) },
         place: &place,
         director: &director,
         problems: Vec::new(),
@@ -106,7 +98,7 @@ pub(super) fn play(
 struct Run<'a> {
     subject: &'a Subject,
     job: &'a Job,
-    lease: Duration,
+    operator: Operator<'a>,
     place: &'a Place,
     director: &'a Director,
     problems: Vec<String>,
@@ -137,7 +129,7 @@ impl Run<'_> {
         self.recover(&init)?;
         self.director.disarm();
         let load = load.map_or_else(|| self.start_load(), Ok)?;
-        self.upgrade_once_more(&init)?;
+        self.operator.upgrade_for_sure(&init, self.subject.next.clone())?;
         let result = load.finish()?;
         self.judge(&result);
         self.look_around(&init, baseline);
@@ -157,7 +149,7 @@ impl Run<'_> {
         let request = match self.job.scenario {
             Scenario::Serve | Scenario::Start | Scenario::Recovery => return,
             Scenario::Stop => Request::Stop(name),
-            Scenario::BadRelease => self.upgrade_to(self.subject.bad.clone()),
+            Scenario::BadRelease => self.operator.upgrade_to(self.subject.bad.clone()),
             Scenario::Upgrade
             | Scenario::SuccessorDies
             | Scenario::SuccessorHangs
@@ -166,11 +158,11 @@ impl Run<'_> {
             | Scenario::SealFails
             | Scenario::IncumbentDies
             | Scenario::Cancel
-            | Scenario::Shutdown => self.upgrade_to(self.subject.next.clone()),
+            | Scenario::Shutdown => self.operator.upgrade_to(self.subject.next.clone()),
         };
         let answers = match self.job.scenario {
             Scenario::Cancel => self.ask_and_cancel(request),
-            _ => vec![self.ask(request)],
+            _ => vec![self.operator.ask(request)],
         };
         if self.job.chain.is_empty() {
             answers.into_iter().for_each(|answer| self.check_clean(answer));
@@ -180,12 +172,12 @@ impl Run<'_> {
     /// Asks, and calls it off when it is held. Gives the answers to both.
     fn ask_and_cancel(&self, request: Request) -> Vec<Result<Response, Error>> {
         std::thread::scope(|scope| {
-            let asked = scope.spawn(|| self.ask(request));
+            let asked = scope.spawn(|| self.operator.ask(request));
             // It ends before it is held if a fault came earlier, and is bounded.
             while self.director.hits().is_empty() && !asked.is_finished() {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            let cancelled = self.ask(Request::Cancel(self.place.name().clone()));
+            let cancelled = self.operator.ask(Request::Cancel(self.place.name().clone()));
             let asked = asked.join().unwrap_or_else(|_| Err("the request panicked".into()));
             vec![asked, cancelled]
         })
@@ -218,72 +210,23 @@ impl Run<'_> {
         }
     }
 
-    fn upgrade_to(&self, binary: Option<PathBuf>) -> Request {
-        let service = self.place.name().clone();
-        Request::Upgrade(Upgrade {
-            service,
-            binary,
-            deadline_ms: None,
-            drain_grace_ms: None,
-            claims: Claims::default(),
-        })
-    }
-
-    /// A daemon that hangs for good must not hold up the run.
-    fn ask(&self, request: Request) -> Result<Response, Error> {
-        let (socket, limit) = (self.place.control(), self.limit());
-        let (sender, receiver) = mpsc::channel();
-        std::thread::spawn(move || drop(sender.send(call(&socket, &request))));
-        match receiver.recv_timeout(limit) {
-            Ok(answer) => Ok(answer?),
-            Err(_) => Err(format!("the daemon has not answered within {limit:?}").into()),
-        }
-    }
-
-    fn limit(&self) -> Duration {
-        3 * self.lease + SLACK
-    }
-
     fn await_service(&self, init: &Init) -> Result<(), Error> {
-        self.await_status(init, "the service to come up", |status| status.state == State::Serving)
-    }
-
-    fn await_status(
-        &self,
-        init: &Init,
-        what: &str,
-        mut fits: impl FnMut(&ServiceStatus) -> bool,
-    ) -> Result<(), Error> {
-        let until = Instant::now() + self.limit();
-        let mut last = String::new();
-        while Instant::now() < until {
-            match status(self.place) {
-                Ok(status) if fits(&status) => return Ok(()),
-                Ok(status) => {
-                    last = format!("{:?}, {:?}, {:?}", status.state, status.phase, status.problem);
-                }
-                Err(error) => last = error.to_string(),
-            }
-            if let Some(trouble) = init.trouble() {
-                return Err(format!("waited for {what}: {trouble}").into());
-            }
-            std::thread::sleep(TICK);
-        }
-        Err(format!("waited longer than {:?} for {what}: {last}", self.limit()).into())
+        self.operator.await_status(init, "the service to come up", |status| status.state == State::Serving)
     }
 
     /// Waits until the faults have happened and one process serves again, as far as anybody can see without help.
     fn recover(&mut self, init: &Init) -> Result<(), Error> {
         let mut resting: Option<Instant> = None;
-        let (place, director, scenario) = (self.place, self.director, self.job.scenario);
-        self.await_status(init, "the service to recover", |status| {
+        let (operator, director, scenario) = (self.operator, self.director, self.job.scenario);
+        let place = operator.place;
+        self.operator.await_status(init, "the service to recover", |status| {
             let is_stopped = status.state == State::Stopped && status.phase.is_none();
             if is_stopped
                 && matches!(scenario, Scenario::Stop | Scenario::Shutdown)
                 && !director.is_freezing()
             {
                 // Whoever stopped it wants it back now.
-                let _ = call(&place.control(), &Request::Start(place.name().clone()));
+                let _ = operator.ask(Request::Start(place.name().clone()));
             }
             let at_rest = is_at_rest(place, status) && !director.is_freezing();
             if !at_rest {
@@ -300,50 +243,11 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn upgrade_once_more(&mut self, init: &Init) -> Result<(), Error> {
-        let until = Instant::now() + self.limit();
-        let mut last = String::new();
-        while Instant::now() < until {
-            match call(&self.place.control(), &self.upgrade_to(self.subject.next.clone())) {
-                Ok(Response::Outcome(outcome)) => return committed(&outcome),
-                Ok(other) => return Err(format!("one more upgrade was answered by {other:?}").into()),
-                Err(ClientError::Refused(error)) if error.kind == Refused::Busy => last = error.to_string(),
-                Err(error @ ClientError::Unreachable { .. }) => last = error.to_string(),
-                Err(error) => return Err(format!("one more upgrade failed: {error}").into()),
-            }
-            if let Some(trouble) = init.trouble() {
-                return Err(trouble.into());
-            }
-            std::thread::sleep(TICK);
-        }
-        Err(format!("no upgrade was possible within {:?}: {last}", self.limit()).into())
-    }
-
     fn judge(&mut self, result: &load::Result) {
         self.gap_ms = result.longest_gap_ms;
         let harmed = |hit: &Hit| hit.victim.is_service() && hit.fault != Fault::Hold;
         let excused = self.director.hits().iter().any(harmed);
-        let counts = [
-            ("lost", result.lost, false),
-            ("wrong", result.wrong, false),
-            ("refused", result.refused, false),
-            ("reset", result.reset, excused),
-            ("cut", result.cut, excused),
-            ("errors", result.errors, excused),
-        ];
-        let bad: Vec<String> = counts
-            .iter()
-            .filter(|(_, count, excused)| *count > 0 && !excused)
-            .map(|(what, count, _)| format!("{what} {count}"))
-            .collect();
-        let first = result.first.clone().unwrap_or_default();
-        if !bad.is_empty() {
-            let acknowledged = result.acknowledged;
-            self.problems
-                .push(format!("the load saw {} ({acknowledged} acknowledged): {first}", bad.join(", ")));
-        } else if !result.ok {
-            self.problems.push(format!("the load says that it is not well: {first}"));
-        }
+        self.problems.extend(result.problem(excused));
     }
 
     fn look_around(&mut self, init: &Init, baseline: Option<&Baseline>) {
@@ -357,10 +261,10 @@ impl Run<'_> {
 
     /// Nothing may be left.
     fn stop(&mut self, init: Init) {
-        if let Err(error) = self.ask(Request::Stop(self.place.name().clone())) {
+        if let Err(error) = self.operator.ask(Request::Stop(self.place.name().clone())) {
             self.problems.push(format!("the service cannot be stopped: {error}"));
         }
-        if let Err(error) = init.stop(self.limit()) {
+        if let Err(error) = init.stop(self.operator.limit()) {
             self.problems.push(error.to_string());
         }
         let until = Instant::now() + Duration::from_secs(5);
@@ -377,41 +281,11 @@ impl Run<'_> {
     }
 }
 
-/// Whether the daemon says that the service serves, and exactly that process is there.
-fn is_at_rest(place: &Place, status: &ServiceStatus) -> bool {
-    let (State::Serving, None, Some(pid)) = (status.state, &status.phase, status.pid) else { return false };
-    // Not before: to look at all processes takes as much as some requests of the load.
-    let services = place.processes().into_iter().filter(|process| process.kind == Kind::Service);
-    services.map(|process| process.pid).eq([pid])
-}
-
-fn committed(outcome: &Outcome) -> Result<(), Error> {
-    match outcome.outcome {
-        Ending::Committed => Ok(()),
-        _ => {
-            let reason = outcome.reason.clone().unwrap_or_default();
-            Err(format!("one more upgrade ended {:?}: {reason}", outcome.outcome).into())
-        }
-    }
-}
-
-fn call(socket: &std::path::Path, request: &Request) -> Result<Response, ClientError> {
-    Client::connect(socket)?.call(request, &mut |_| {})
-}
-
-fn status(place: &Place) -> Result<ServiceStatus, Error> {
-    let name: ServiceName = place.name().clone();
-    match call(&place.control(), &Request::Status(name))? {
-        Response::Status(status) => Ok(*status),
-        other => Err(format!("the daemon answered {other:?} to a status request").into()),
-    }
-}
-
 /// Ends whatever a failed run has left.
-fn end_all(place: &Place) {
+pub(super) fn end_all(place: &Place) {
     for process in place.processes() {
         if let Ok(pidfd) = pidfd_open(process.pid) {
-            let _ = kill(&pidfd, Signal::KILL);
+            let _ = kill(&pidfd, Signal::SIGKILL);
         }
     }
 }

@@ -154,13 +154,13 @@ impl Everything<'_> {
 
 /// Whether Ctrl-C or SIGTERM has come. A harness that just died would leave its daemons behind. (A signal that is blocked to be
 /// read would stay blocked in the loads.)
-struct Interrupt(Arc<AtomicBool>);
+pub(super) struct Interrupt(Arc<AtomicBool>);
 
 /// How often is looked for an interruption while nothing else happens.
 const LOOK: Duration = Duration::from_millis(100);
 
 impl Interrupt {
-    fn new() -> Result<Self, Error> {
+    pub(super) fn new() -> Result<Self, Error> {
         let came = Arc::new(AtomicBool::new(false));
         let theirs = Arc::clone(&came);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -179,7 +179,7 @@ impl Interrupt {
         Ok(Self(came))
     }
 
-    fn has_come(&self) -> bool {
+    pub(super) fn has_come(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -243,6 +243,6 @@ impl Progress {
 }
 
 /// If nobody reads it, nobody misses it.
-fn note(text: &str) {
+pub(super) fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -1,8 +1,10 @@
 //! What to do with what was found. A table and some words, without effects.
 
+use std::time::Duration;
+
 use super::{Choice, Diagnosis, Finding, Looks, Verdict};
-use crate::config::{Adapter, DrainFor, Service};
-use crate::shim::trial::{Stopped, Tried};
+use crate::config::{Adapter, DrainFor, Mode, Service, StopMode};
+use crate::shim::trial::{Fate, Stopped, Tried, Wrapper};
 
 /// Puts it all together.
 pub(super) fn diagnosis(
@@ -82,7 +84,13 @@ fn of_program(service: &Service, tried: &Tried) -> Vec<String> {
     if service.program.notify.is_some() && !tried.says_ready {
         remarks.push("the service file has the key notify, but it did not say READY=1".to_owned());
     }
-    remarks.extend(tried.stopped.as_ref().and_then(|stopped| of_end(service, stopped)));
+    let Some(stopped) = &tried.stopped else { return remarks };
+    remarks.extend(of_end(service, stopped));
+    remarks.extend(of_wrapper(service.program.stop_mode, stopped));
+    remarks.extend(of_drain(service, stopped));
+    remarks.extend(stopped.deadly.iter().map(|key| {
+        format!("the signal of {key} would end it: it neither catches nor ignores it; remove {key}, or write the one that it knows")
+    }));
     remarks
 }
 
@@ -90,19 +98,104 @@ fn of_end(service: &Service, stopped: &Stopped) -> Option<String> {
     let signal = service.program.stop_signal;
     let name = serde_json::to_value(signal).ok()?.as_str()?.to_owned();
     let exit = stopped.exit?;
-    let after = std::time::Duration::from_millis(stopped.after.as_millis() as u64);
-    Some(match (stopped.killed, exit.signal, exit.code) {
-        (true, ..) => format!(
-            "{name} did not end it within {after:?}, so it was killed: each upgrade would wait as long; find its stop_signal"
+    let after = Duration::from_millis(stopped.after.as_millis() as u64);
+    if stopped.killed {
+        return Some(of_no_end(stopped, &name, after));
+    }
+    let by_signal = exit.signal == Some(signal.signal() as i32);
+    let then = match (exit.signal, exit.code) {
+        (Some(_), _) if by_signal => String::new(),
+        (Some(number), _) => format!("; it was ended by signal {number}"),
+        (None, Some(0)) => String::new(),
+        (None, code) => format!("; it exits with code {}", code.unwrap_or_default()),
+    };
+    // Both leave requests to the end of the program.
+    let careful = match service.program.drain {
+        DrainFor::Nothing => {
+            "do not set drain = \"nothing\", as the service file does, nor \"long-requests\""
+        }
+        DrainFor::LongRequests => {
+            "do not set drain = \"long-requests\", as the service file does, nor \"nothing\""
+        }
+        DrainFor::Connections | DrainFor::Requests => "do not set drain = \"nothing\" or \"long-requests\"",
+    };
+    Some(match (stopped.request, stopped.catches) {
+        (Fate::Answered, _) => {
+            format!(
+                "{name} ends it in order, within {after:?}: a request that was under way was answered{then}"
+            )
+        }
+        (Fate::Cut, true) => {
+            format!(
+                "{name} ends it within {after:?}, and a request that was under way was cut: {careful}{then}"
+            )
+        }
+        (Fate::Cut | Fate::NotSeen, false) => {
+            format!("{name} ends it at once, whatever it is doing: {careful}{then}")
+        }
+        (Fate::NotSeen, true) => format!(
+            "{name} ends it within {after:?}; what becomes of a request then could not be seen: give one that takes a \
+             while by --request{then}"
         ),
-        (false, Some(number), _) if number == signal.signal().as_raw() => format!(
-            "{name} ends it at once, whatever it is doing: do not set drain = \"nothing\"{}",
-            if service.program.drain == DrainFor::Nothing { ", as the service file does" } else { "" }
+    })
+}
+
+/// Who stands between the stop signal and the server.
+fn of_wrapper(mode: StopMode, stopped: &Stopped) -> Option<String> {
+    let Wrapper { servers, swallows } = stopped.wrapper.as_ref()?;
+    let (first, servers) = (&stopped.first, servers.join(" and "));
+    let told =
+        format!("{first}, which is started first, is not the server: {servers} is, which it has started");
+    let remedy = "write stop_mode = \"mixed\", or start the server by exec";
+    Some(match (mode, swallows) {
+        (StopMode::Mixed, true) => format!(
+            "{told}; {first} would swallow the stop signal, so keep stop_mode = \"mixed\", with which {servers} gets it"
         ),
-        (false, Some(number), _) => format!("after {name} it was ended by signal {number}"),
-        (false, None, Some(0)) => format!("{name} ends it in order, within {after:?}"),
-        (false, None, code) => {
-            format!("after {name} it exits with code {}, within {after:?}", code.unwrap_or_default())
+        (StopMode::Mixed, false) => format!("{told}, and gets the stop signal (stop_mode = \"mixed\")"),
+        (StopMode::Main, true) => format!(
+            "{told}; with stop_mode = \"main\" {first} gets the stop signal and swallows it: {remedy}"
+        ),
+        (StopMode::Main, false) => format!(
+            "{told}; with stop_mode = \"main\" {first} gets the stop signal, so {first} must pass it on: if it does not, {remedy}"
+        ),
+        (StopMode::Group, _) => {
+            format!("{told}; with stop_mode = \"group\" both get the stop signal at once")
         }
     })
+}
+
+/// What is waited for before the stop signal, and what tells the clients.
+fn of_drain(service: &Service, stopped: &Stopped) -> Option<String> {
+    let Service { program, hooks, mode, .. } = service;
+    let is_told = program.drain_signal.is_some() || hooks.drain.is_some();
+    match (stopped.request, program.drain) {
+        (_, DrainFor::Nothing) if is_told => Some(
+            "drain_signal and drain_command have no time to work with drain = \"nothing\": write drain = \"long-requests\"".to_owned(),
+        ),
+        (Fate::Answered, DrainFor::Requests) => Some(
+            "as it finishes its requests, drain = \"long-requests\" makes upgrades quicker under clients that ask without a pause".to_owned(),
+        ),
+        (Fate::Cut, DrainFor::Requests | DrainFor::Connections) if !is_told && *mode == Mode::Overlap => Some(
+            "if it can tell its clients to move on, write what makes it do so: drain_signal or drain_command".to_owned(),
+        ),
+        _ => None,
+    }
+}
+
+/// Who did not hear it.
+fn of_no_end(stopped: &Stopped, name: &str, after: Duration) -> String {
+    let (first, left) = (&stopped.first, stopped.left.join(", "));
+    match (stopped.first_left, left.is_empty()) {
+        (false, false) => format!(
+            "{first}, which is started first, ends at {name}, but {left}, which it has started, does not, and was killed after \
+             {after:?}: start the server itself, or by exec, so that it gets the signal"
+        ),
+        (true, false) => format!(
+            "{name} ended neither {first}, which is started first, nor {left} within {after:?}, so they were killed: if {first} does not \
+             pass the signal on, start the server itself, or by exec; else find its stop_signal"
+        ),
+        (_, true) => format!(
+            "{name} did not end it within {after:?}, so it was killed: each upgrade would wait as long; find its stop_signal"
+        ),
+    }
 }

@@ -6,13 +6,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::getxattr;
-use rustix::process::Signal;
-use rustix::thread::{CapabilitySet, capabilities};
-
 use crate::config::{Service, check_binary};
 use crate::shim::exec::{self, Spec};
-use crate::sys::process::{kill, reap_blocking};
+use crate::sys::attribute;
+use crate::sys::own_process::is_administrator;
+use crate::sys::process::{Signal, kill, reap_blocking};
+use crate::sys::seccomp::Calls;
 
 /// Where the kernel says which answers a seccomp filter can give.
 const ACTIONS: &str = "/proc/sys/kernel/seccomp/actions_avail";
@@ -101,7 +100,8 @@ fn judge_elf(looks: &mut Looks, bits: u8, machine: u16) {
     }
 }
 
-fn look_for_privilege(looks: &mut Looks, binary: &Path) {
+/// What gives a file more rights than its user has when it is executed.
+pub(super) fn privileges(binary: &Path) -> Vec<&'static str> {
     let mode = fs::metadata(binary).map_or(0, |found| found.permissions().mode());
     let mut what = Vec::new();
     if mode & 0o4000 != 0 {
@@ -110,10 +110,14 @@ fn look_for_privilege(looks: &mut Looks, binary: &Path) {
     if mode & 0o2010 == 0o2010 {
         what.push("the setgid bit");
     }
-    let mut value = [0_u8; 64];
-    if getxattr(binary, c"security.capability", &mut value[..]).is_ok() {
+    if attribute::has(binary, c"security.capability") {
         what.push("file capabilities");
     }
+    what
+}
+
+fn look_for_privilege(looks: &mut Looks, binary: &Path) {
+    let what = privileges(binary);
     if what.is_empty() {
         return;
     }
@@ -131,7 +135,7 @@ fn look_for_privilege(looks: &mut Looks, binary: &Path) {
 }
 
 fn has_admin() -> bool {
-    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+    is_administrator()
 }
 
 /// Whether a filter can be put on a process of this one. Tried with a program that does nothing: this one.
@@ -154,10 +158,10 @@ fn can_inject() -> Result<(), String> {
             stderr: null,
             listeners: Vec::new(),
             inherited: Vec::new(),
-            seccomp: true,
+            seccomp: Some(Calls::Sockets),
             files_limit: None,
         })?;
-        let _ = kill(&started.pidfd, Signal::KILL);
+        let _ = kill(&started.pidfd, Signal::SIGKILL);
         reap_blocking(std::os::fd::AsFd::as_fd(&started.pidfd)).map(drop)
     };
     attempt().map_err(|error| error.to_string())

@@ -1,6 +1,7 @@
 //! Which adapter a program can use: found out by looking at it, and by trying it out where it cannot disturb the service.
 
 mod advice;
+mod copy;
 mod looks;
 mod trial;
 
@@ -12,6 +13,8 @@ use serde::Serialize;
 use crate::config::{Adapter, ListenAddress, Mode, Service};
 use crate::shim::trial::Tried;
 use crate::slots::{SlotError, check_free};
+use copy::Subject;
+pub use copy::check_copy;
 pub use looks::{Looks, look};
 use trial::{Bench, Network, Outcome};
 
@@ -20,6 +23,10 @@ use trial::{Bench, Network, Outcome};
 pub struct Choice {
     /// The program, if it is not the one of the service file.
     pub binary: PathBuf,
+    /// The store of the versions of the service. What is tried is a copy beside them, unless the service file says `store = false`.
+    pub versions: PathBuf,
+    /// A request to the program, to see what becomes of it at the stop signal; without one, the request of the probe or `GET /`.
+    pub request: Option<Vec<u8>>,
     /// How long each trial may take.
     pub limit: Duration,
     /// Run the program although it may be a second one on the same data.
@@ -86,11 +93,17 @@ impl Diagnosis {
 
 /// Examines the program of a service. Blocks for some seconds. Writes nothing that outlives it; the program may.
 pub fn examine(service: &Service, choice: &Choice) -> Diagnosis {
-    let mut looks = look(service, &choice.binary);
+    let subject = Subject::of(service, &choice.binary, &choice.versions);
+    let mut looks = match &subject {
+        Ok(subject) => look(service, &subject.path),
+        Err(why) => Looks { faults: vec![why.clone()], ..Looks::default() },
+    };
+    looks.remarks.extend(subject.iter().flat_map(|subject| subject.remarks.clone()));
     looks.remarks.extend(unreachable_ports(service));
-    let (outcomes, own_network) = match obstacle(service, choice, &looks) {
-        Some((verdict, why)) => (ADAPTERS.map(|adapter| finding(adapter, verdict, why.clone())), None),
-        None => try_all(service, choice, &looks),
+    let (outcomes, own_network) = match (obstacle(service, choice, &looks), &subject) {
+        (Some((verdict, why)), _) => (ADAPTERS.map(|adapter| finding(adapter, verdict, why.clone())), None),
+        (None, Ok(subject)) => try_all(service, choice, &mut looks, subject),
+        (None, Err(why)) => (ADAPTERS.map(|adapter| finding(adapter, Verdict::DoesNot, why.clone())), None),
     };
     advice::diagnosis(service, choice, looks, outcomes, own_network)
 }
@@ -158,7 +171,12 @@ fn running(service: &Service, daemon_says: Option<bool>) -> Running {
     }
 }
 
-fn try_all(service: &Service, choice: &Choice, looks: &Looks) -> ([Finding; 3], Option<bool>) {
+fn try_all(
+    service: &Service,
+    choice: &Choice,
+    looks: &mut Looks,
+    subject: &Subject,
+) -> ([Finding; 3], Option<bool>) {
     let bench = match Bench::new(service, choice, looks) {
         Ok(bench) => bench,
         Err(why) => return (ADAPTERS.map(|adapter| finding(adapter, Verdict::NotTried, why.clone())), None),
@@ -170,7 +188,7 @@ fn try_all(service: &Service, choice: &Choice, looks: &Looks) -> ([Finding; 3], 
         {
             return finding(adapter, Verdict::DoesNot, why.clone());
         }
-        match bench.attempt(adapter) {
+        match bench.attempt(adapter, &subject.path) {
             Outcome::NotTried(why) => finding(adapter, Verdict::NotTried, why),
             Outcome::Tried(tried, used) => {
                 network = Some(used == Network::Own);
@@ -179,5 +197,24 @@ fn try_all(service: &Service, choice: &Choice, looks: &Looks) -> ([Finding; 3], 
             }
         }
     });
+    if subject.is_copy && network.is_some() && findings.iter().all(|it| it.verdict != Verdict::Works) {
+        looks.remarks.extend(original_works(service, choice, &bench));
+    }
     (findings, network)
+}
+
+/// Whether it is the copy that does not work, as what it needs lies beside the original.
+fn original_works(service: &Service, choice: &Choice, bench: &Bench<'_>) -> Option<String> {
+    if !choice.binary.is_file() {
+        return None;
+    }
+    match bench.attempt(service.adapter, &choice.binary) {
+        Outcome::Tried(tried, _) if tried.works => Some(format!(
+            "{:?} works where it is, with adapter = {:?}, but a copy of it alone does not, and a copy is what runs: name the whole \
+             directory as binary and the file by member in [update], or write store = false",
+            choice.binary,
+            service.adapter.spelling()
+        )),
+        _ => None,
+    }
 }

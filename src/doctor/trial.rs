@@ -3,22 +3,21 @@
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use handoff_protocol::frame::Transport;
-use rustix::process::Signal;
 
 use super::Choice;
 use super::looks::Looks;
-use crate::config::{Adapter, Service};
+use crate::config::{Adapter, Check, Listener, Service};
 use crate::shim::plan::Plan;
 use crate::shim::trial::{Answer, Order, Tried, VERB};
 use crate::slots::check_free;
 use crate::supervisor::environment_of;
 use crate::sys::channel::Channel;
-use crate::sys::process::{kill, reap_blocking};
+use crate::sys::process::{Signal, kill, reap_blocking};
 use crate::sys::readable::is_readable_by;
 use crate::sys::spawn::{SpawnSpec, spawn};
 
@@ -53,19 +52,21 @@ pub(super) struct Bench<'a> {
 impl<'a> Bench<'a> {
     pub(super) fn new(service: &'a Service, choice: &'a Choice, looks: &Looks) -> Result<Self, String> {
         let directory = std::env::temp_dir().join(format!("handoff-doctor-{}", std::process::id()));
-        // Whoever made it before is not trusted.
+        // Whoever made it before is not trusted. Others may pass: a program may give its privileges up, and then say that it is ready.
         DirBuilder::new()
-            .mode(0o700)
+            .mode(0o711)
             .create(&directory)
             .map_err(|error| format!("cannot create {directory:?}: {error}"))?;
+        let own = directory.join("own");
+        fs::create_dir(&own).map_err(|error| format!("cannot create {own:?}: {error}"))?;
         let watches = looks.no_inject.is_none() && !looks.gains_privilege;
         Ok(Self { service, choice, watches, directory })
     }
 
     /// In a network of its own if that is permitted; else here, if the addresses are free.
-    pub(super) fn attempt(&self, adapter: Adapter) -> Outcome {
+    pub(super) fn attempt(&self, adapter: Adapter, binary: &Path) -> Outcome {
         let why_not = match self.is_for_own_network() {
-            Ok(()) => match self.attempt_in(Network::Own, adapter) {
+            Ok(()) => match self.attempt_in(Network::Own, adapter, binary) {
                 Ok(Answer::NoNetwork(error)) => format!(
                     "it is not permitted to make a network for the trial ({error}): be root, or permit user namespaces"
                 ),
@@ -75,7 +76,7 @@ impl<'a> Bench<'a> {
         };
         let taken = self.service.listeners.iter().find_map(|listener| check_free(&listener.address).err());
         match taken {
-            None => outcome(self.attempt_in(Network::Host, adapter), Network::Host),
+            None => outcome(self.attempt_in(Network::Host, adapter, binary), Network::Host),
             Some(taken) => {
                 Outcome::NotTried(format!("{taken}, and {why_not}; or stop the service for the trial"))
             }
@@ -96,12 +97,35 @@ impl<'a> Bench<'a> {
         })
     }
 
-    fn attempt_in(&self, network: Network, adapter: Adapter) -> io::Result<Answer> {
+    /// A program may end because it cannot do what it is offered (`NOTIFY_SOCKET`): unless the service file wants that, it is tried
+    /// without it too.
+    fn attempt_in(&self, network: Network, adapter: Adapter, binary: &Path) -> io::Result<Answer> {
+        let answer = self.attempt_with(network, adapter, binary, true)?;
+        match &answer {
+            Answer::Tried(tried)
+                if tried.ended && adapter != Adapter::Handoff && self.service.program.notify.is_none() =>
+            {
+                let again = self.attempt_with(network, adapter, binary, false)?;
+                let works = matches!(&again, Answer::Tried(tried) if tried.works);
+                Ok(if works { again } else { answer })
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    fn attempt_with(
+        &self,
+        network: Network,
+        adapter: Adapter,
+        binary: &Path,
+        offers_notify: bool,
+    ) -> io::Result<Answer> {
         let written = self.directory.join("output");
         // Each trial begins with an empty one.
-        let output = OwnedFd::from(File::create(&written)?);
+        let output = File::options().write(true).create(true).truncate(true).mode(0o600).open(&written)?;
+        let output = OwnedFd::from(output);
         let (channel, theirs) = Channel::pair()?;
-        let order = serde_json::to_string(&self.order(network, adapter))?;
+        let order = serde_json::to_string(&self.order(network, adapter, binary, offers_notify))?;
         let spawned = spawn(SpawnSpec {
             binary: std::env::current_exe()?,
             args: vec![VERB.into(), order.into()],
@@ -114,9 +138,9 @@ impl<'a> Bench<'a> {
         })?;
         let answer = hear(&channel, self.choice.limit * 2 + BESIDES);
         if answer.is_err() {
-            let _ = kill(&spawned.pidfd, Signal::TERM);
+            let _ = kill(&spawned.pidfd, Signal::SIGTERM);
             if !ends_within(&spawned.pidfd, BESIDES) {
-                let _ = kill(&spawned.pidfd, Signal::KILL);
+                let _ = kill(&spawned.pidfd, Signal::SIGKILL);
             }
         }
         reap_blocking(spawned.pidfd.as_fd())?;
@@ -130,17 +154,40 @@ impl<'a> Bench<'a> {
         Ok(answer)
     }
 
-    fn order(&self, network: Network, adapter: Adapter) -> Order {
-        let (shared, own) = (self.directory.clone(), self.directory.join("trial"));
-        let plan = Plan { adapter, ..Plan::new(self.service, self.choice.binary.clone(), shared, own) };
+    fn order(&self, network: Network, adapter: Adapter, binary: &Path, offers_notify: bool) -> Order {
+        let (shared, own) = (self.directory.clone(), self.directory.join("own/trial"));
+        let plan = Plan { adapter, ..Plan::new(self.service, binary.to_owned(), shared, own) };
         Order {
             parent: std::process::id(),
             plan,
             own_network: network == Network::Own,
             watches: self.watches,
+            offers_notify,
             stream: self.service.channel == Transport::Stream,
+            request: self.request(),
             limit: self.choice.limit,
         }
+    }
+}
+
+impl Bench<'_> {
+    /// What is asked to see a request under way, and at which listener.
+    fn request(&self) -> Option<(String, Vec<u8>)> {
+        let probed = match self.service.probe.as_ref().map(|probe| &probe.check) {
+            Some(Check::Http(http)) => Some(http),
+            _ => None,
+        };
+        let is_stream =
+            |listener: &&Listener| listener.address.ip().is_some() && !listener.address.is_datagram();
+        let first = self.service.listeners.iter().find(is_stream).map(|listener| listener.name.to_string());
+        let listener = probed.map_or(first, |http| Some(http.listener.to_string()))?;
+        let get = || match probed {
+            Some(http) => {
+                format!("{} {} HTTP/1.1\r\nHost: localhost\r\n\r\n", http.method, http.path).into_bytes()
+            }
+            None => b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
+        };
+        Some((listener, self.choice.request.clone().unwrap_or_else(get)))
     }
 }
 
@@ -173,7 +220,7 @@ fn ends_within(pidfd: &OwnedFd, limit: Duration) -> bool {
 }
 
 /// The last line that a program wrote.
-fn last_words(path: &std::path::Path) -> Option<String> {
+fn last_words(path: &Path) -> Option<String> {
     use std::io::{Read, Seek, SeekFrom};
     let mut file = File::open(path).ok()?;
     let len = file.metadata().ok()?.len();

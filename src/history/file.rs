@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::Entry;
+use crate::sys::regular;
 
 /// So many attempts are kept for a service.
 pub const ENTRIES_MAX: usize = 200;
@@ -43,8 +44,9 @@ impl History {
     pub fn append(&mut self, entry: &Entry) -> io::Result<()> {
         let mut line = serde_json::to_vec(&bounded(entry))?;
         line.push(b'\n');
-        let options = File::options().read(true).append(true).create(true).mode(0o600).to_owned();
-        let mut file = options.open(&self.path)?;
+        let mut options = File::options();
+        options.read(true).append(true).create(true).mode(0o600);
+        let mut file = regular::open(&mut options, &self.path)?;
         let length = file.metadata()?.len();
         if ends_torn(&file, length)? {
             line.insert(0, b'\n');
@@ -78,7 +80,7 @@ impl History {
         let mut text = kept.join(&b'\n');
         text.push(b'\n');
         let beside = self.path.with_extension("new");
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        let mut file = regular::create(&beside)?;
         let written = file.write_all(&text).and_then(|()| file.sync_data());
         if let Err(error) = written.and_then(|()| fs::rename(&beside, &self.path)) {
             let _ = fs::remove_file(&beside);
@@ -91,7 +93,7 @@ impl History {
 
 /// The file, or as much of its end as is ever read; nothing if there is none.
 fn end_of(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = match File::open(path) {
+    let mut file = match regular::open_to_read(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
@@ -109,13 +111,18 @@ fn parse(bytes: &[u8]) -> Vec<Entry> {
     for entry in
         bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Entry>(line).ok())
     {
-        let same = |other: &Entry| (other.id, other.operation) == (entry.id, entry.operation);
-        match entries.iter().rposition(same) {
-            Some(at) => entries[at] = entry,
-            None => entries.push(entry),
-        }
+        put(&mut entries, entry);
     }
     entries
+}
+
+/// Adds an attempt. If it is there already, this is what counts, in the place of the earlier.
+pub fn put(entries: &mut Vec<Entry>, entry: Entry) {
+    let same = |other: &Entry| (other.id, other.operation) == (entry.id, entry.operation);
+    match entries.iter().rposition(same) {
+        Some(at) => entries[at] = entry,
+        None => entries.push(entry),
+    }
 }
 
 /// Whether the last line has no end.

@@ -11,8 +11,8 @@ use handoff_protocol::message::Mode;
 use serde::{Deserialize, Serialize};
 
 use crate::control::Caller;
-use crate::control::api::{self, PhaseTime};
-pub use file::{ENTRIES_MAX, History};
+use crate::control::api::{self, Killed, PhaseTime};
+pub use file::{ENTRIES_MAX, History, put};
 
 /// One attempt, from the request to the end. A later line with the same id and operation takes the place of an earlier one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +43,15 @@ pub struct Entry {
     /// How long nobody accepted; nothing where there was no such time.
     #[serde(default)]
     pub accept_gap_us: Option<u64>,
+    /// Whether the old process was ended and started again.
+    #[serde(default)]
+    pub restarted: bool,
+    /// What the old process had when it was told to end.
+    #[serde(default)]
+    pub connections: Option<api::Connections>,
+    /// Datagrams that no program has read.
+    #[serde(default)]
+    pub lost_datagrams: u64,
     /// How it ended.
     pub outcome: Ending,
     /// Why it ended so: one clause.
@@ -50,6 +59,9 @@ pub struct Entry {
     pub reason: Option<String>,
     /// The generation afterwards.
     pub generation: Generation,
+    /// What was killed since it had not ended in its time.
+    #[serde(default)]
+    pub killed: Vec<Killed>,
 }
 
 /// What was asked for.
@@ -91,6 +103,8 @@ pub enum Ending {
     Failed,
     /// The new version was refused before it ran.
     Rejected,
+    /// The new version waits for the next start.
+    Staged,
     /// What a later version of the daemon wrote.
     #[serde(other)]
     Other,
@@ -131,6 +145,8 @@ impl From<api::Ending> for Ending {
             api::Ending::RolledBack => Self::RolledBack,
             api::Ending::Started => Self::Started,
             api::Ending::Stopped => Self::Stopped,
+            api::Ending::Failed => Self::Failed,
+            api::Ending::Staged => Self::Staged,
         }
     }
 }
@@ -146,6 +162,7 @@ impl Ending {
             Self::Stopped => "stopped",
             Self::Failed => "failed",
             Self::Rejected => "rejected",
+            Self::Staged => "staged",
             Self::Other => "other",
         }
     }

@@ -19,9 +19,13 @@ fn entry(number: u64) -> Entry {
         took_us: 5,
         phases: vec![PhaseTime { phase: "greeting".into(), started_us: 0, took_us: 5 }],
         accept_gap_us: Some(1),
+        restarted: false,
+        connections: None,
+        lost_datagrams: 0,
         outcome: Ending::Committed,
         reason: None,
         generation: Generation(number),
+        killed: Vec::new(),
     }
 }
 

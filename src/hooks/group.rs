@@ -1,47 +1,73 @@
 //! The process group of a command: its leader, and what it starts and leaves in the group.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use handoff_protocol::reason::Exit;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use tokio::io::unix::AsyncFd;
-use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::trace::Trace;
+use super::{HookError, check_program};
+use crate::sys::process::{Signal, reap, reap_blocking};
 use crate::sys::readable::readable;
+use crate::sys::signals::send_to_group;
+use crate::sys::spawn::{SpawnSpec, Spawned, spawn_traced};
 
 /// One that was killed ends at once, unless the kernel holds it, as it does for a disk that does not answer.
 const KILLED_WITHIN: Duration = Duration::from_secs(1);
 
-/// A command that runs. Whoever drops this kills the whole group.
+/// A command that runs. Whoever drops this kills the whole group, and everything else that the command has started.
 pub(super) struct Group {
-    leader: Pid,
+    leader: u32,
     /// Its number may be that of another group by now.
     is_reaped: bool,
     pidfd: AsyncFd<OwnedFd>,
-    child: Child,
+    trace: Option<Trace>,
+}
+
+/// A command that runs, with the file that tells the next daemon of it.
+pub(super) struct Started {
+    spawned: Spawned,
+    trace: Trace,
+}
+
+/// A command that is being started, on a thread of its own: the program, or the directory that it starts in, may be on a file
+/// system that does not answer. Whoever drops this gives it up.
+pub(super) fn start(spec: SpawnSpec) -> io::Result<oneshot::Receiver<Result<Started, HookError>>> {
+    let (started, result) = oneshot::channel();
+    std::thread::Builder::new().name("hook".into()).spawn(move || {
+        if let Err(Ok(Started { spawned, trace })) = started.send(start_here(spec)) {
+            kill_group(spawned.pid);
+            let _ = reap_blocking(spawned.pidfd.as_fd());
+            trace.end_all();
+        }
+    })?;
+    Ok(result)
+}
+
+fn start_here(spec: SpawnSpec) -> Result<Started, HookError> {
+    let program = spec.binary.to_string_lossy().into_owned();
+    check_program(&program)?;
+    let unable = |cause| HookError::Spawn { command: program.clone(), cause };
+    let (trace, file) = Trace::make().map_err(unable)?;
+    let spawned = spawn_traced(spec, file.as_ref().map(AsFd::as_fd)).map_err(unable)?;
+    Ok(Started { spawned, trace })
+}
+
+fn kill_group(leader: u32) {
+    // It may have no member any more.
+    send_to_group(leader, Signal::SIGKILL);
 }
 
 impl Group {
-    /// Starts it as the leader of a group of its own. Holds the thread for about a millisecond.
-    pub(super) fn spawn(mut command: Command) -> io::Result<Self> {
-        let mut child = command.process_group(0).kill_on_drop(true).spawn()?;
-        // The descriptors that it was given are closed here.
-        drop(command);
-        let leader = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-        let opened = leader
-            .ok_or(io::ErrorKind::NotFound.into())
-            .and_then(|leader| Ok((leader, readable(pidfd_open(leader, PidfdFlags::empty())?)?)));
-        match opened {
-            Ok((leader, pidfd)) => Ok(Self { leader, is_reaped: false, pidfd, child }),
-            Err(error) => {
-                child.start_kill()?;
-                Err(error)
-            }
-        }
+    /// Takes a process that was just started: the leader of a session of its own, and so of a group.
+    pub(super) fn of(Started { spawned, trace }: Started) -> io::Result<Self> {
+        let leader = spawned.pid;
+        let pidfd = readable(spawned.pidfd).inspect_err(|_| kill_group(leader))?;
+        Ok(Self { leader, is_reaped: false, pidfd, trace: Some(trace) })
     }
 
     /// Completes when the leader has ended. It is not reaped by that, so the group is still its own. May be dropped.
@@ -49,31 +75,67 @@ impl Group {
         self.pidfd.readable().await.map(drop)
     }
 
-    /// Kills what is left of the group, and says how the leader ended.
+    /// Kills what is left of the group, and says how the leader ended. What has left the group on purpose stays.
     pub(super) async fn end(&mut self) -> Exit {
-        self.kill();
+        let exit = self.kill_and_reap().await;
+        self.trace = None;
+        exit
+    }
+
+    /// Likewise, with everything that the command has started. It was not to end in this way.
+    pub(super) async fn end_all(&mut self) -> Exit {
+        let exit = self.kill_and_reap().await;
+        if let Some(trace) = self.trace.take() {
+            let (done, gone) = oneshot::channel();
+            end_on_a_thread(trace, Some(done));
+            // Whatever becomes of it, its limits are those of the thread.
+            let _ = gone.await;
+        }
+        exit
+    }
+
+    async fn kill_and_reap(&mut self) -> Exit {
+        kill_group(self.leader);
         if timeout(KILLED_WITHIN, self.ended()).await.is_err() {
             return Exit::Unknown;
         }
-        let status = self.child.wait().await;
+        let exit = reap(self.pidfd.get_ref().as_fd()).ok().flatten();
         self.is_reaped = true;
-        match status.map(|status| (status.code(), status.signal())) {
-            Ok((Some(code), _)) => Exit::Code(code),
-            Ok((None, Some(signal))) => Exit::Signal(signal),
-            Ok((None, None)) | Err(_) => Exit::Unknown,
+        match exit.map(|exit| (exit.code, exit.signal)) {
+            Some((Some(code), _)) => Exit::Code(code),
+            Some((None, Some(signal))) => Exit::Signal(signal),
+            Some((None, None)) | None => Exit::Unknown,
         }
-    }
-
-    fn kill(&self) {
-        // It may have no member any more.
-        let _ = kill_process_group(self.leader, Signal::KILL);
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
         if !self.is_reaped {
-            self.kill();
+            kill_group(self.leader);
+            // One that has just been killed is reaped when it has ended, by whoever is at it then.
+            reap_later(self.pidfd.get_ref().as_fd());
+        }
+        if let Some(trace) = self.trace.take() {
+            end_on_a_thread(trace, None);
         }
     }
+}
+
+/// To look for the holders of a file takes a look at every process. If there is no thread for it, the next daemon does it.
+fn end_on_a_thread(trace: Trace, done: Option<oneshot::Sender<()>>) {
+    let work = move || {
+        trace.end_all();
+        // Nobody may wait for it.
+        let _ = done.map(|done| done.send(()));
+    };
+    if let Err(error) = std::thread::Builder::new().name("handoff-end".to_owned()).spawn(work) {
+        tracing::warn!(%error, "what a command has started could not be looked for");
+    }
+}
+
+fn reap_later(pidfd: std::os::fd::BorrowedFd<'_>) {
+    let Ok(pidfd) = pidfd.try_clone_to_owned() else { return };
+    // Without a thread it stays a zombie until this process ends.
+    let _ = std::thread::Builder::new().name("reap".into()).spawn(move || reap_blocking(pidfd.as_fd()));
 }

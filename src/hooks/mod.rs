@@ -5,19 +5,25 @@
 
 mod group;
 mod tail;
+mod trace;
 
+use std::ffi::OsString;
+use std::future::{Future, pending};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::pin::pin;
 use std::time::Duration;
 
 use handoff_protocol::reason::Exit;
-use tokio::process;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::config::format_duration_ms;
 use crate::supervisor::inherited_environment;
 use crate::sys::exposed::{Exposed, Use, check_exposure};
+use crate::sys::spawn::SpawnSpec;
 use group::Group;
 use tail::Tail;
+pub(crate) use trace::{Trace, keep_traces_in};
 
 /// What stands for the path of the new binary in the arguments of a command.
 pub const BINARY: &str = "{binary}";
@@ -86,6 +92,9 @@ pub enum HookError {
         /// The last lines that it wrote.
         told: String,
     },
+    /// Its result was not wanted any more, and it was killed, with all that it had started.
+    #[error("{0} was called off")]
+    CalledOff(String),
 }
 
 impl HookError {
@@ -98,49 +107,97 @@ impl HookError {
             Self::Spawn { .. } => "is it there, executable, and made for this machine?".to_owned(),
             Self::Failed { .. } => "run it by hand to see more".to_owned(),
             Self::TooLong { .. } => "give it more time, or find out what it waits for".to_owned(),
+            Self::CalledOff(_) => "nothing has changed".to_owned(),
         }
     }
 }
 
 /// Runs a command and waits until it has exited with 0. `binary` is put in for [`BINARY`]; its environment is `env`, and the
-/// ten variables that every service gets from the daemon. It has no input. At its limit, and when this future is dropped, its
-/// whole process group is killed; so is what it leaves behind in that group when it ends.
+/// ten variables that every service gets from the daemon. It has no input. What it leaves behind in its process group when it
+/// ends is killed. At its limit, and when this future is dropped, everything that it has started is killed.
 pub async fn run(
     command: &Command,
     binary: Option<&Path>,
     env: &[(String, String)],
     working_dir: &Path,
 ) -> Result<Output, HookError> {
+    run_until(command, binary, env, working_dir, pending()).await
+}
+
+/// Likewise, until `called_off` completes. When this returns, nothing of the command is left.
+pub async fn run_until(
+    command: &Command,
+    binary: Option<&Path>,
+    env: &[(String, String)],
+    working_dir: &Path,
+    called_off: impl Future<Output = ()>,
+) -> Result<Output, HookError> {
     let argv = fill_in(&command.argv, binary)?;
-    let program = check_program(argv.first().map_or("", String::as_str))?;
+    let program = Path::new(argv.first().map_or("", String::as_str));
     let shown = argv.join(" ");
     let unable = |cause| HookError::Spawn { command: shown.clone(), cause };
     let (mut stdout, out) = Tail::pipe().map_err(unable)?;
     let (mut stderr, err) = Tail::pipe().map_err(unable)?;
-    let mut prepared = process::Command::new(program);
-    prepared.args(&argv[1..]).env_clear().envs(inherited_environment());
-    prepared.envs(env.iter().map(|(name, value)| (name, value))).current_dir(working_dir);
-    prepared.stdin(Stdio::null()).stdout(out).stderr(err);
-    let mut group = Group::spawn(prepared).map_err(unable)?;
-
-    let limit = Duration::from_millis(command.limit_ms);
-    let in_time = tokio::time::timeout(limit, async {
-        tokio::select! {
-            ended = group.ended() => ended,
-            never = stdout.fill() => match never {},
-            never = stderr.fill() => match never {},
+    let until = Instant::now() + Duration::from_millis(command.limit_ms);
+    let started = group::start(SpawnSpec {
+        binary: program.to_owned(),
+        args: argv[1..].iter().map(OsString::from).collect(),
+        env: environment(env),
+        working_dir: working_dir.to_owned(),
+        stdout: out,
+        stderr: err,
+        channel: None,
+        files_limit: None,
+    });
+    let mut called_off = pin!(called_off);
+    let started = tokio::select! {
+        started = timeout_at(until, started.map_err(unable)?) => started,
+        () = &mut called_off => return Err(HookError::CalledOff(shown)),
+    };
+    let started = match started {
+        Ok(Ok(started)) => started?,
+        Ok(Err(_)) => return Err(unable(io::ErrorKind::BrokenPipe.into())),
+        Err(_) => {
+            let told = format!("its program or the directory {} does not answer", working_dir.display());
+            return Err(HookError::TooLong { command: shown, limit_ms: command.limit_ms, told });
         }
-    })
-    .await;
-    let exit = group.end().await;
+    };
+    let mut group = Group::of(started).map_err(unable)?;
+
+    let end = tokio::select! {
+        ended = group.ended() => End::ByItself(ended),
+        () = sleep_until(until) => End::TooLate,
+        () = &mut called_off => End::CalledOff,
+        never = stdout.fill() => match never {},
+        never = stderr.fill() => match never {},
+    };
+    let exit = match &end {
+        End::ByItself(_) => group.end().await,
+        End::TooLate | End::CalledOff => group.end_all().await,
+    };
     let output = Output { stdout: stdout.finish(), stderr: stderr.finish() };
     let told = told(&output);
-    match (in_time, exit) {
-        (Err(_), _) => Err(HookError::TooLong { command: shown, limit_ms: command.limit_ms, told }),
-        (Ok(Err(cause)), _) => Err(unable(cause)),
-        (Ok(Ok(())), Exit::Code(0)) => Ok(output),
-        (Ok(Ok(())), exit) => Err(HookError::Failed { command: shown, exit, told }),
+    match (end, exit) {
+        (End::TooLate, _) => Err(HookError::TooLong { command: shown, limit_ms: command.limit_ms, told }),
+        (End::CalledOff, _) => Err(HookError::CalledOff(shown)),
+        (End::ByItself(Err(cause)), _) => Err(unable(cause)),
+        (End::ByItself(Ok(())), Exit::Code(0)) => Ok(output),
+        (End::ByItself(Ok(())), exit) => Err(HookError::Failed { command: shown, exit, told }),
     }
+}
+
+/// What the command is told comes last.
+fn environment(env: &[(String, String)]) -> Vec<(OsString, OsString)> {
+    let told = |name: &OsString| env.iter().any(|(told, _)| name == told.as_str());
+    let inherited = inherited_environment().filter(|(name, _)| !told(name));
+    inherited.chain(env.iter().map(|(name, value)| (name.into(), value.into()))).collect()
+}
+
+/// Why a command is not waited for any more.
+enum End {
+    ByItself(io::Result<()>),
+    TooLate,
+    CalledOff,
 }
 
 /// Whether this may be run as the program of a command: an absolute path that no stranger can change. Gives the path. Looks

@@ -4,11 +4,11 @@ use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::io::{Errno, ioctl_fionbio, read};
-use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::unix::AsyncFd;
 use tokio::task::yield_now;
 
+use crate::sys::descriptor::{read, set_nonblocking};
+use crate::sys::errno::Errno;
 use crate::sys::readable::readable;
 
 /// So much is kept.
@@ -27,8 +27,9 @@ pub(super) struct Tail {
 impl Tail {
     /// A pipe, and its other end for the command.
     pub(super) fn pipe() -> io::Result<(Self, OwnedFd)> {
-        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
-        ioctl_fionbio(&reader, true)?;
+        let (reader, writer) = io::pipe()?;
+        let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));
+        set_nonblocking(&reader, true)?;
         Ok((Self { pipe: readable(reader)?, kept: Vec::new(), chunk: vec![0; CHUNK_BYTES] }, writer))
     }
 
@@ -56,7 +57,7 @@ impl Tail {
                     keep(&mut self.kept, &self.chunk[..length]);
                     left = left.saturating_sub(length);
                 }
-                Err(Errno::INTR) => {}
+                Err(Errno::EINTR) => {}
                 Err(_) => break,
             }
         }

@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use super::*;
+use crate::sys::process::Signal;
+use crate::sys::signals::send_plain;
 
 fn shell(script: &str, limit_ms: u64) -> Command {
     Command { argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(), limit_ms }
@@ -83,9 +85,9 @@ async fn one_that_leaves_its_group_holds_nothing_up() {
     let began = Instant::now();
     let output = run_shell("setsid sleep 1000 & echo $!", 100_000).await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(20));
-    let pid = rustix::process::Pid::from_raw(output.stdout.trim().parse().unwrap()).unwrap();
+    let pid = output.stdout.trim().parse::<u32>().unwrap();
     // It asked for that; nobody but this test ends it.
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    send_plain(pid, Signal::SIGKILL);
 }
 
 #[tokio::test(flavor = "current_thread")]

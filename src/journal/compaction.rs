@@ -18,7 +18,7 @@ use std::sync::Arc;
 use handoff_protocol::log_image;
 use handoff_protocol::record::{Fact, Record};
 
-use super::{Journal, JournalError, Storage, storage_error, unix_ms};
+use super::{Journal, JournalError, Remedy, Storage, storage_error, unix_ms};
 
 /// A shorter journal that is to take the place of one that has grown.
 #[derive(Debug)]
@@ -26,8 +26,11 @@ use super::{Journal, JournalError, Storage, storage_error, unix_ms};
 pub struct Compaction {
     storage: Arc<dyn Storage>,
     bytes: Vec<u8>,
+    /// So many records are in it.
+    written: u64,
     /// Of the journal that it stands for.
     next_sequence: u64,
+    file: u64,
 }
 
 impl Compaction {
@@ -44,19 +47,29 @@ impl Journal {
         if self.end <= limit_bytes || self.latched.is_some() || self.behind.is_some() {
             return None;
         }
-        let fact = Fact::Snapshot(Box::new(self.standing.clone()));
-        let record = log_image::encode(1, &Record { at_unix_ms: unix_ms(), fact })?;
-        let mut bytes = log_image::header().to_vec();
+        let (mut bytes, written) = self.snapshot()?;
         // True as soon as anybody can read it: it is on the disk before it gets its name.
-        bytes[log_image::PROVEN_AT..].copy_from_slice(&log_image::proven(1));
-        bytes.extend(record);
-        Some(Compaction { storage: Arc::clone(&self.storage), bytes, next_sequence: self.next_sequence })
+        bytes[log_image::PROVEN_AT..log_image::HEADER_LEN].copy_from_slice(&log_image::proven(written));
+        let (next_sequence, file) = (self.next_sequence, self.file);
+        Some(Compaction { storage: Arc::clone(&self.storage), bytes, written, next_sequence, file })
+    }
+
+    /// The bytes of a journal that has the standing and nothing else, and how many records that is: one, or some more for what a
+    /// snapshot has no place for. `None` if it is larger than a record may be.
+    pub(super) fn snapshot(&self) -> Option<(Vec<u8>, u64)> {
+        let (mut bytes, mut written) = (log_image::header().to_vec(), 0);
+        let fact = Fact::Snapshot(Box::new(self.standing.clone()));
+        for fact in [fact].into_iter().chain(self.standing.beside_snapshot()) {
+            written += 1;
+            bytes.extend(log_image::encode(written, &Record { at_unix_ms: unix_ms(), fact })?);
+        }
+        Some((bytes, written))
     }
 
     /// Puts what was staged in the place of the journal, and returns whether it did: not if something was recorded since.
     /// Does not wait for the disk; the caller does, with [`Storage::sync`], and tells [`Journal::replaced`].
     pub fn replace(&mut self, compaction: Compaction) -> Result<bool, JournalError> {
-        let is_stale = self.next_sequence != compaction.next_sequence;
+        let is_stale = (self.next_sequence, self.file) != (compaction.next_sequence, compaction.file);
         if is_stale || self.latched.is_some() || self.behind.is_some() {
             self.storage.discard();
             return Ok(false);
@@ -66,13 +79,13 @@ impl Journal {
             return Err(storage_error(&self.path, "replace it by a shorter one", source));
         }
         self.end = compaction.bytes.len() as u64;
-        self.next_sequence = 2;
+        self.next_sequence = compaction.written + 1;
         Ok(true)
     }
 
     /// Whether the disk knows that the journal was replaced. If it may not, the journal takes no more records: they could be
     /// in a file that nobody finds after a power cut.
     pub fn replaced(&mut self, synced: io::Result<()>) -> Result<(), JournalError> {
-        synced.map_err(|source| self.latch("replace it by a shorter one", source, false))
+        synced.map_err(|source| self.latch("replace it by a shorter one", source, Remedy::Restart))
     }
 }

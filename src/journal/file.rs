@@ -2,12 +2,16 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Storage;
 use crate::crash_points::crash_point;
+use crate::sys::regular;
+
+/// More files than this are not set aside: the last one is overwritten.
+const ASIDE_MAX: u32 = 9;
 
 /// A file, created with mode 0600.
 #[derive(Debug)]
@@ -33,12 +37,13 @@ impl FileStorage {
     pub fn open(path: &Path) -> io::Result<Self> {
         crash_point!("journal/before-open");
         let is_new = !path.try_exists()?;
-        let file = options().create(true).truncate(false).open(path)?;
+        let file = regular::open(options().create(true).truncate(false), path)?;
         if is_new {
             sync_directory(path)?;
         }
         // An earlier daemon may have been killed before it was done with it.
         let _ = remove(&beside(path));
+        let _ = remove(&anew(path));
         let name = if is_new { Name::Durable } else { Name::Unsure };
         Ok(Self {
             path: path.to_owned(),
@@ -46,6 +51,11 @@ impl FileStorage {
             staged: Mutex::default(),
             name: Mutex::new(name),
         })
+    }
+
+    /// Whether it is on a disk of this machine, so that a wait for it has an end.
+    pub(crate) fn is_local(&self) -> bool {
+        regular::is_local(&*self.file())
     }
 
     fn file(&self) -> Arc<File> {
@@ -120,6 +130,47 @@ impl Storage for FileStorage {
         // If it stays, the next one takes its place.
         let _ = remove(&beside(&self.path));
     }
+
+    fn is_in_place(&self) -> bool {
+        let Ok(held) = self.file().metadata() else { return true };
+        match fs::symlink_metadata(&self.path) {
+            Ok(found) => (found.dev(), found.ino()) == (held.dev(), held.ino()),
+            // What cannot be looked at may well be there.
+            Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        }
+    }
+
+    fn restore(&self, bytes: &[u8]) -> io::Result<Option<PathBuf>> {
+        // It may have gone with its directory.
+        if let Some(directory) = self.path.parent().filter(|directory| !directory.is_dir()) {
+            fs::create_dir_all(directory)?;
+            sync_directory(directory)?;
+        }
+        let fresh = anew(&self.path);
+        remove(&fresh)?;
+        let file = options().create_new(true).open(&fresh)?;
+        file.write_all_at(bytes, 0)?;
+        crash_point!("journal/before-restore");
+        let aside = set_aside(&self.path)?;
+        fs::rename(&fresh, &self.path)?;
+        crash_point!("journal/restored");
+        *lock(&self.name) = Name::Unsure;
+        *lock(&self.file) = Arc::new(file);
+        Ok(aside)
+    }
+}
+
+/// Lets a file that has no business at `path` have another name beside it. Gives that; nothing if there is no file. Blocks on the
+/// file system.
+pub fn set_aside(path: &Path) -> io::Result<Option<PathBuf>> {
+    let mut names = (1..=ASIDE_MAX).map(|number| path.with_added_extension(format!("aside-{number}")));
+    let is_free = |name: &PathBuf| fs::symlink_metadata(name).is_err();
+    let aside = names.clone().find(is_free).or_else(|| names.next_back()).unwrap_or_default();
+    match fs::rename(path, &aside) {
+        Ok(()) => Ok(Some(aside)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn options() -> OpenOptions {
@@ -131,6 +182,11 @@ fn options() -> OpenOptions {
 /// Where a new file is written before it takes the place of `path`.
 fn beside(path: &Path) -> PathBuf {
     path.with_added_extension("new")
+}
+
+/// The same where nothing is to be replaced. Another name, for both may be under way.
+fn anew(path: &Path) -> PathBuf {
+    path.with_added_extension("again")
 }
 
 fn remove(path: &Path) -> io::Result<()> {

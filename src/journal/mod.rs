@@ -24,9 +24,11 @@ use crate::crash_points::{crash_point, name};
 
 mod compaction;
 mod file;
+mod lost;
+mod memory;
 
 pub use compaction::Compaction;
-pub use file::FileStorage;
+pub use file::{FileStorage, set_aside};
 
 /// Where the bytes of a journal live.
 pub trait Storage: Send + Sync + std::fmt::Debug {
@@ -45,6 +47,15 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     fn swap(&self) -> io::Result<()>;
     /// Forgets what was staged.
     fn discard(&self);
+    /// Whether the file still is in its place: not if it was removed or moved, or if another one is there.
+    fn is_in_place(&self) -> bool {
+        true
+    }
+    /// Writes these bytes to a new file in the place of this one; from now on everything is about that one. Another file that
+    /// is found there is kept beside it: gives its path. Does not wait for the disk. If it fails, nothing is changed.
+    fn restore(&self, _bytes: &[u8]) -> io::Result<Option<PathBuf>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// Why a journal cannot be used.
@@ -62,7 +73,8 @@ pub enum JournalError {
     },
     /// The content cannot be trusted.
     #[error(
-        "{}: {source}; move the file away to let the service start from its service file", path.display()
+        "{}: {source}; restore the file from a backup, or move it away: then the service starts from its service file",
+        path.display()
     )]
     Image {
         /// The file.
@@ -90,17 +102,39 @@ pub enum JournalError {
 #[derive(Debug)]
 struct Latched {
     first: String,
-    /// Whether what the disk has is still known.
-    mendable: bool,
+    remedy: Remedy,
+    /// Whether the content is what is wrong.
+    is_damaged: bool,
+}
+
+/// What lets a journal take records again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Remedy {
+    /// To cut off what was half written: what the disk has is still known.
+    Cut,
+    /// Another daemon: it opens the file anew.
+    Restart,
+    /// Another file: this journal is in memory alone. See [`Journal::in_memory`].
+    Open,
 }
 
 /// A durable fact on its way to the disk.
 #[derive(Debug)]
 #[must_use = "it counts only when it is settled"]
 pub struct Pending {
-    record: Record,
+    /// The file in which it is waited for, as a number: see [`Journal::waits_again`].
+    file: u64,
+}
+
+/// What is not folded yet.
+#[derive(Debug)]
+struct Behind {
+    /// The durable fact that is on its way to the disk.
+    durable: Record,
     sequence: u64,
     offset: u64,
+    /// Facts that were appended behind it: they are folded after it, as in replay.
+    later: Vec<Record>,
 }
 
 /// An open journal.
@@ -112,8 +146,13 @@ pub struct Journal {
     end: u64,
     next_sequence: u64,
     latched: Option<Latched>,
-    /// Facts that were appended behind one that is on its way to the disk: they are folded after it, as in replay.
-    behind: Option<Vec<Record>>,
+    behind: Option<Behind>,
+    /// Raised whenever the journal was written anew, to a file of its own.
+    file: u64,
+    /// What was found when that was done last, for a person.
+    news: Option<String>,
+    /// What a file that was refused says up to its damage.
+    salvaged: Standing,
 }
 
 impl Journal {
@@ -149,12 +188,31 @@ impl Journal {
             next_sequence: image.next_sequence,
             latched: None,
             behind: None,
+            file: 0,
+            news: None,
+            salvaged: Standing::default(),
         };
+        let is_old = image.format != log_image::FORMAT;
+        if is_old {
+            journal.raise_format();
+            // Where nothing is proven yet, the header is written again with the rest.
+            bytes[log_image::FORMAT_AT..log_image::PROVEN_AT]
+                .copy_from_slice(&log_image::FORMAT.to_le_bytes());
+        }
         let unproven = &bytes[image.proven..];
-        if torn || !unproven.is_empty() {
+        if torn || is_old || !unproven.is_empty() {
             journal.prove(image.proven as u64, unproven);
         }
         Ok(journal)
+    }
+
+    /// From now on it may have records that an earlier version could not read. The disk has the header before any of them.
+    fn raise_format(&mut self) {
+        crash_point!("journal/before-format");
+        let format = log_image::FORMAT.to_le_bytes();
+        if let Err(source) = self.storage.write_at(log_image::FORMAT_AT as u64, &format) {
+            self.latch("write its header", source, Remedy::Restart);
+        }
     }
 
     /// Makes what was found durable. The cut comes before any new record too: else what was cut off could come back
@@ -162,9 +220,9 @@ impl Journal {
     fn prove(&mut self, offset: u64, unproven: &[u8]) {
         crash_point!("journal/before-prove");
         if let Err(source) = self.storage.write_at(offset, unproven) {
-            self.latch("write again what may not be on the disk", source, true);
+            self.latch("write again what may not be on the disk", source, Remedy::Cut);
         } else if let Err(source) = self.storage.sync() {
-            self.latch("make it durable", source, false);
+            self.latch("make it durable", source, Remedy::Restart);
         } else {
             self.mark(self.next_sequence - 1);
         }
@@ -190,9 +248,15 @@ impl Journal {
 
     /// Appends one fact to the page cache and folds it. Does not wait for the disk.
     pub fn append(&mut self, fact: Fact) -> Result<(), JournalError> {
+        if self.refused().is_some() {
+            self.standing.fold(&Record { at_unix_ms: unix_ms(), fact });
+            return Ok(());
+        }
+        self.may_write()?;
+        self.keep_in_place()?;
         let record = self.write(fact)?;
         match &mut self.behind {
-            Some(behind) => behind.push(record),
+            Some(behind) => behind.later.push(record),
             None => self.standing.fold(&record),
         }
         Ok(())
@@ -201,22 +265,30 @@ impl Journal {
     /// Appends one fact to the page cache, to be folded by [`Journal::settle`] when [`Storage::sync`] has returned.
     /// One at a time.
     pub fn prepare(&mut self, fact: Fact) -> Result<Pending, JournalError> {
+        self.may_write()?;
+        self.keep_in_place()?;
         let (sequence, offset) = (self.next_sequence, self.end);
-        let record = self.write(fact)?;
-        self.behind.get_or_insert_default();
-        Ok(Pending { record, sequence, offset })
+        let durable = self.write(fact)?;
+        self.behind = Some(Behind { durable, sequence, offset, later: Vec::new() });
+        Ok(Pending { file: self.file })
+    }
+
+    fn may_write(&self) -> Result<(), JournalError> {
+        match &self.latched {
+            None => Ok(()),
+            Some(Latched { first, .. }) => {
+                Err(JournalError::Latched { path: self.path.clone(), first: first.clone() })
+            }
+        }
     }
 
     fn write(&mut self, fact: Fact) -> Result<Record, JournalError> {
-        if let Some(latched) = &self.latched {
-            return Err(JournalError::Latched { path: self.path.clone(), first: latched.first.clone() });
-        }
         let record = Record { at_unix_ms: unix_ms(), fact };
         let bytes = log_image::encode(self.next_sequence, &record)
             .ok_or_else(|| JournalError::TooLarge { path: self.path.clone() })?;
         crash_point!("journal/before-append.{}", name(&record.fact));
         if let Err(source) = self.storage.write_at(self.end, &bytes) {
-            return Err(self.latch("append to it", source, true));
+            return Err(self.latch("append to it", source, Remedy::Cut));
         }
         self.end += bytes.len() as u64;
         self.next_sequence += 1;
@@ -226,30 +298,48 @@ impl Journal {
 
     /// Folds a durable fact if the disk has it. If it may not have it, the fact is cut off, with what was appended behind
     /// it, and the journal takes no more records.
-    pub fn settle(&mut self, pending: Pending, synced: io::Result<()>) -> Result<(), JournalError> {
-        let behind = self.behind.take().unwrap_or_default();
+    pub fn settle(&mut self, _pending: Pending, synced: io::Result<()>) -> Result<(), JournalError> {
+        let Some(Behind { durable, sequence, offset, later }) = self.behind.take() else { return Ok(()) };
         if synced.is_ok() {
-            crash_point!("journal/durable.{}", name(&pending.record.fact));
-            self.standing.fold(&pending.record);
-            self.mark(pending.sequence);
+            crash_point!("journal/durable.{}", name(&durable.fact));
+            self.standing.fold(&durable);
+            self.mark(sequence);
         }
-        for record in &behind {
+        for record in &later {
             self.standing.fold(record);
         }
         synced.map_err(|source| {
             // The caller takes it as not done; a daemon that reads the page cache must not find it done. If the cut
             // fails too, the first error is still the one to tell.
-            let _ = self.storage.truncate(pending.offset);
-            self.latch("make it durable", source, false)
+            let _ = self.storage.truncate(offset);
+            self.latch("make it durable", source, Remedy::Restart)
         })
     }
 
+    /// The disk has not answered, and is not waited for any more: the durable fact on its way counts as one that the disk does
+    /// not have, and nothing more is taken. Gives the error, and the cut that is left to do when the disk answers; it blocks.
+    pub fn give_up(&mut self) -> Option<(JournalError, impl FnOnce() + Send + use<>)> {
+        let Behind { offset, later, .. } = self.behind.take()?;
+        for record in &later {
+            self.standing.fold(record);
+        }
+        let why =
+            io::Error::new(io::ErrorKind::TimedOut, "the disk has not answered in time; restart the daemon");
+        let error = self.latch("make it durable", why, Remedy::Restart);
+        let storage = self.storage();
+        Some((error, move || drop(storage.truncate(offset))))
+    }
+
     /// Takes no more records. Returns the error.
-    fn latch(&mut self, what: &'static str, source: io::Error, mendable: bool) -> JournalError {
+    fn latch(&mut self, what: &'static str, source: io::Error, remedy: Remedy) -> JournalError {
         let error = storage_error(&self.path, what, source);
         match &mut self.latched {
-            Some(latched) => latched.mendable &= mendable,
-            None => self.latched = Some(Latched { first: error.to_string(), mendable }),
+            // A cut would mend only the one, a restart mends both.
+            Some(latched) if latched.remedy == Remedy::Cut => latched.remedy = remedy,
+            Some(_) => {}
+            None => {
+                self.latched = Some(Latched { first: error.to_string(), remedy, is_damaged: false });
+            }
         }
         error
     }
@@ -259,11 +349,12 @@ impl Journal {
         self.latched.as_ref().map(|latched| latched.first.as_str())
     }
 
-    /// After a failed write: cuts off what was half written and takes records again. Returns whether anything was mended;
-    /// then the facts since the error are missing, and the caller says again how things stand.
+    /// After a failed write: cuts off what was half written and takes records again. For a journal that is in memory alone see
+    /// [`Journal::take_file`]. Returns whether anything was mended; then the facts since the error are missing, and the caller says
+    /// again how things stand.
     pub fn mend(&mut self) -> Result<bool, JournalError> {
         match &self.latched {
-            Some(latched) if latched.mendable && self.behind.is_none() => {}
+            Some(latched) if latched.remedy == Remedy::Cut && self.behind.is_none() => {}
             Some(_) | None => return Ok(false),
         }
         let failed = |source| storage_error(&self.path, "cut off its torn tail", source);

@@ -34,6 +34,67 @@ fn what_was_appended_is_there_when_it_is_opened_again() {
 }
 
 #[test]
+fn a_journal_of_an_earlier_format_is_taken_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let mut journal = Journal::open(&path).unwrap();
+    upgrade(&mut journal, 1);
+    let standing = journal.standing().clone();
+    drop(journal);
+    let mut bytes = std::fs::read(&path).unwrap();
+    assert_eq!(bytes[8..12], [2, 0, 0, 0]);
+    bytes[8] = 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let mut journal = Journal::open(&path).unwrap();
+    assert_eq!((journal.standing(), journal.latched()), (&standing, None));
+    assert_eq!(
+        std::fs::read(&path).unwrap()[8..12],
+        [2, 0, 0, 0],
+        "an earlier version refuses it from now on"
+    );
+    upgrade(&mut journal, 2);
+    assert_eq!(Journal::open(&path).unwrap().standing().generation(), Generation(2));
+}
+
+#[test]
+fn a_commit_that_is_given_up_is_no_commit_whatever_the_disk_says_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let mut journal = Journal::open(&path).unwrap();
+    upgrade(&mut journal, 1);
+    let binary = Binary { path: "/bin/v2".to_owned(), sha256: [2; 32] };
+    journal.append(Fact::Intent { handoff: id(2), generation: Generation(2), binary }).unwrap();
+    let pending = journal.prepare(Fact::Committed { handoff: id(2) }).unwrap();
+    journal.append(Fact::Wanted { up: true }).unwrap();
+    let (error, cut) = journal.give_up().unwrap();
+    assert!(error.to_string().contains("has not answered in time"), "{error}");
+    assert!(journal.give_up().is_none());
+    assert_eq!((journal.standing().generation(), journal.standing().wanted), (Generation(1), true));
+    assert!(matches!(journal.append(Fact::Wanted { up: false }), Err(JournalError::Latched { .. })));
+    assert!(!journal.mend().unwrap(), "only another daemon knows what the disk has");
+    journal.settle(pending, Ok(())).unwrap();
+    assert_eq!(journal.standing().generation(), Generation(1));
+    cut();
+    assert_eq!(Journal::open(&path).unwrap().standing().generation(), Generation(1));
+}
+
+#[test]
+fn only_a_journal_that_was_read_can_be_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    upgrade(&mut Journal::open(&path).unwrap(), 1);
+    std::fs::write(directory.path().join("other"), "no journal").unwrap();
+    let damaged = Journal::open(&directory.path().join("other")).unwrap_err();
+    assert!(Journal::in_memory(&path, &damaged).is_damaged());
+    let source = io::Error::other("no thread");
+    let unreached = JournalError::Storage { path: path.clone(), what: "open it", source };
+    let journal = Journal::unreached(&path, &unreached);
+    assert!(journal.refused().is_some() && !journal.is_damaged());
+    assert_eq!(journal.last_generation(), Generation(0), "it was not read");
+    assert_eq!(Journal::in_memory(&path, &unreached).last_generation(), Generation(1));
+}
+
+#[test]
 fn a_torn_tail_is_dropped_at_every_byte_and_writing_goes_on() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("journal");

@@ -4,14 +4,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use handoff_protocol::frame::FrameError;
 use handoff_protocol::ids::HandoffId;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use rustix::process::Signal;
 
 use super::VERB;
 use super::message::{
@@ -20,8 +16,13 @@ use super::message::{
 use crate::crash_points::passed_on;
 use crate::sys::channel::Channel;
 use crate::sys::files::files_limit;
-use crate::sys::process::{Exit, kill, pidfd_open, reap};
+use crate::sys::process::{Exit, Signal, kill, pidfd_open, reap};
+use crate::sys::readable::is_readable_by;
+use crate::sys::socket::{
+    AddressFamily, SockFlag, SockType, connect_path, peer_of, set_receive_timeout, set_send_timeout, socket,
+};
 use crate::sys::spawn::{SpawnSpec, spawn};
+use crate::sys::user::effective_user;
 use crate::sys::wire::{WireError, recv_message, send_message};
 
 /// A keeper that takes longer to take a request or to answer it is hung.
@@ -260,7 +261,7 @@ impl Client {
 
     /// Ends it at once. For one that does not answer; that it is gone already is no error.
     pub fn kill(&self) {
-        let _ = kill(&self.pidfd, Signal::KILL);
+        let _ = kill(&self.pidfd, Signal::SIGKILL);
     }
 
     /// Ends it at once, and waits until it is gone, at most [`TIMEOUT`].
@@ -314,16 +315,12 @@ impl Client {
     }
 
     fn has_answer(&self) -> bool {
-        let mut fds = [PollFd::new(&self.channel, PollFlags::IN)];
-        rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec::default()))).is_ok_and(|count| count > 0)
+        is_readable_by(&self.channel, Instant::now()).unwrap_or(false)
     }
 
     /// Whether it ended within [`TIMEOUT`]; if it is a child, it is reaped.
     fn wait_for_end(&self) -> bool {
-        let timeout = Timespec::try_from(TIMEOUT).ok();
-        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        let ended =
-            rustix::io::retry_on_intr(|| poll(&mut fds, timeout.as_ref())).is_ok_and(|count| count > 0);
+        let ended = is_readable_by(&self.pidfd, Instant::now() + TIMEOUT).unwrap_or(false);
         if ended {
             self.reap();
         }
@@ -431,20 +428,20 @@ impl Client {
 
 /// On a blocking socket a call that has waited for so long fails with EAGAIN.
 fn set_timeouts(socket: impl AsFd) -> io::Result<()> {
-    set_socket_timeout(&socket, Timeout::Recv, Some(TIMEOUT))?;
-    Ok(set_socket_timeout(&socket, Timeout::Send, Some(TIMEOUT))?)
+    set_receive_timeout(&socket, TIMEOUT)?;
+    Ok(set_send_timeout(&socket, TIMEOUT)?)
 }
 
 fn connect_to(path: &Path) -> io::Result<(Channel, u32)> {
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::empty())?;
     // Connecting waits, too, while the keeper does not accept.
     set_timeouts(&socket)?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    connect_path(&socket, path)?;
     // The credentials are those of the process that called listen().
-    let peer = socket_peercred(&socket)?;
-    if peer.uid != rustix::process::geteuid() {
-        let text = format!("it belongs to another user (uid {})", peer.uid.as_raw());
+    let peer = peer_of(&socket)?;
+    if peer.user != effective_user() {
+        let text = format!("it belongs to another user (uid {})", peer.user);
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
     }
-    Ok((Channel::from_fd(socket)?, peer.pid.as_raw_nonzero().get() as u32))
+    Ok((Channel::from_fd(socket)?, peer.pid))
 }

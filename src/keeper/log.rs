@@ -1,8 +1,7 @@
 //! The files of one log: `current`, and the rotated ones `1` (newest), `2` and so on.
 //!
-//! Only whole lines are written, so that every file begins and ends with a whole line. Whatever goes wrong, the caller is
-//! never held up: lines that cannot be written are counted, and the log tells how many are missing as soon as it can be
-//! written again.
+//! Everything here blocks as long as the file system does: see [`super::writer`]. Only whole lines are written, so that every file begins and ends with a whole line. Lines that cannot be
+//! written are counted, and the log tells how many are missing as soon as it can be written again.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -10,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::crash_points::crash_point;
+use crate::sys::regular;
 
 /// When files are rotated and how many are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,13 +41,19 @@ pub(super) struct Tally {
     pub(super) trouble: String,
 }
 
+impl Tally {
+    pub(super) fn add(&mut self, other: Tally) {
+        self.written_bytes += other.written_bytes;
+        self.lost_lines += other.lost_lines;
+        if !other.trouble.is_empty() {
+            self.trouble = other.trouble;
+        }
+    }
+}
+
 impl Log {
     pub(super) fn new(dir: PathBuf, limits: Limits) -> Self {
         Self { dir, limits, file: None, untold_lines: 0, cause: String::new(), tally: Tally::default() }
-    }
-
-    pub(super) fn dir(&self) -> &Path {
-        &self.dir
     }
 
     pub(super) fn set_limits(&mut self, limits: Limits) {
@@ -82,6 +88,13 @@ impl Log {
         if self.write_into_one_file(note.as_bytes()).is_ok() {
             self.untold_lines = 0;
         }
+    }
+
+    /// So many lines never came here, since nothing could be written.
+    pub(super) fn miss(&mut self, lines: u64) {
+        self.untold_lines += lines;
+        self.tally.lost_lines += lines;
+        "the file system did not answer".clone_into(&mut self.cause);
     }
 
     fn lose(&mut self, lines: &[u8], error: &io::Error) {
@@ -198,7 +211,9 @@ impl Log {
 
 /// Opens a file to append to, and ends the line that it may end in: its writer was killed amid a write.
 fn open(path: &Path) -> io::Result<File> {
-    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).create(true).mode(0o600);
+    let mut file = regular::open(&mut options, path)?;
     let mut last = [b'\n'];
     if let Some(at) = file.metadata()?.len().checked_sub(1) {
         file.read_exact_at(&mut last, at)?;

@@ -7,26 +7,24 @@
 //! - it is started by the supervisor over an inherited channel, and any later supervisor of the same user reaches it over a
 //!   socket;
 //! - it ends when it is told to ([`Client::quit`]), when SIGTERM has come and the last log pipe is closed, and when
-//!   it holds nothing and nobody is connected;
+//!   it holds nothing and nobody is connected, and when nobody can reach it any more, since another keeper is at its path;
 //! - at rest it makes no system call.
 
 mod client;
+mod door;
 mod log;
 mod message;
 mod pipe;
 mod server;
+mod writer;
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 
 use handoff_protocol::ids::HandoffId;
-use rustix::fs::Mode;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
-use rustix::process::Signal;
 
 pub use client::{Client, Error, LogSpec, TIMEOUT};
 pub use message::{
@@ -38,11 +36,14 @@ use crate::crash_points::crash_point;
 use crate::sys::channel::Channel;
 use crate::sys::files::raise_files_limit;
 use crate::sys::inherit::take_channel;
+use crate::sys::own_process::set_name;
+use crate::sys::process::Signal;
 use crate::sys::resident::release_start_up_pages;
 use crate::sys::signal_fd::signal_fd;
 use crate::sys::signals::ignore;
 use crate::sys::wire::{recv_message, send_message};
 
+use door::Door;
 use server::Keeper;
 
 /// The first argument of the process; the second is the path of its socket.
@@ -57,7 +58,7 @@ pub fn main() -> ExitCode {
     let path = std::env::args_os().nth(2).unwrap_or_default();
     crash_point!("keeper/start");
     match prepare(&path) {
-        Ok((socket, terminate)) => serve(supervisor, socket, terminate),
+        Ok((door, terminate)) => serve(supervisor, door, terminate),
         Err(error) => {
             let reason = format!("{}: {error}", Path::new(&path).display());
             // The answer to the first request. If the supervisor is gone, nobody needs it.
@@ -70,67 +71,23 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn prepare(path: &OsStr) -> io::Result<(Socket<'_>, OwnedFd)> {
+fn prepare(path: &OsStr) -> io::Result<(Door, OwnedFd)> {
     // A full disk or a file limit is an error to be told, not an end; a hang-up is none of our business.
-    for signal in [Signal::INT, Signal::HUP, Signal::QUIT, Signal::PIPE, Signal::XFSZ] {
+    for signal in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGPIPE, Signal::SIGXFSZ] {
         ignore(signal)?;
     }
-    let terminate = signal_fd(Signal::TERM)?;
+    let terminate = signal_fd(Signal::SIGTERM)?;
     // It is there to hold descriptors.
     raise_files_limit()?;
     // Started as /proc/self/exe, it would be known as "exe".
-    rustix::thread::set_name(c"handoff-keeper")?;
-    Ok((Socket::bind(Path::new(path))?, terminate))
+    set_name(c"handoff-keeper")?;
+    Ok((Door::open(Path::new(path))?, terminate))
 }
 
-fn serve(supervisor: Channel, socket: Socket<'_>, terminate: OwnedFd) -> ExitCode {
+fn serve(supervisor: Channel, door: Door, terminate: OwnedFd) -> ExitCode {
     crash_point!("keeper/bound");
     // To be small is a courtesy, no condition.
     let _ = release_start_up_pages();
-    let served = socket
-        .listener
-        .try_clone()
-        .and_then(|listener| Keeper::new(supervisor, listener, terminate))
-        .and_then(Keeper::run);
+    let served = Keeper::new(supervisor, door, terminate).and_then(Keeper::run);
     if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// The socket on which later supervisors come. Its path goes with it, unless another keeper has taken it over.
-struct Socket<'a> {
-    listener: OwnedFd,
-    path: &'a Path,
-    /// Device and inode of the path.
-    identity: (u64, u64),
-}
-
-impl<'a> Socket<'a> {
-    /// Binds it for this user alone, instead of whatever socket is there: the supervisor starts one keeper at a time.
-    fn bind(path: &'a Path) -> io::Result<Self> {
-        let address = SocketAddrUnix::new(path)?;
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        rustix::process::umask(Mode::XUSR | Mode::RWXG | Mode::RWXO);
-        let bound = bind(&listener, &address);
-        rustix::process::umask(Mode::RWXG | Mode::RWXO);
-        bound?;
-        listen(&listener, 16)?;
-        Ok(Self { listener, path, identity: identity(path)? })
-    }
-}
-
-impl Drop for Socket<'_> {
-    fn drop(&mut self) {
-        if identity(self.path).is_ok_and(|found| found == self.identity) {
-            let _ = std::fs::remove_file(self.path);
-        }
-    }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let found = std::fs::symlink_metadata(path)?;
-    Ok((found.dev(), found.ino()))
 }

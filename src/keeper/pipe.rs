@@ -1,13 +1,12 @@
 //! The read end of a log pipe: bytes in, whole lines out.
 
-use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::io::Errno;
-
-use super::log::Log;
+use super::writer::Writer;
+use crate::sys::descriptor::{read, set_nonblocking};
+use crate::sys::errno::{Errno, retry};
 use crate::sys::log_pipe::identity;
 
 /// A line that is longer is broken after this many bytes.
@@ -24,7 +23,7 @@ const SMALL_BYTES: usize = 1 << 10;
 pub(super) struct Pipe {
     fd: OwnedFd,
     identity: (u64, u64),
-    log: Rc<RefCell<Log>>,
+    log: Rc<Writer>,
     /// The beginning of a line whose end has not come yet. Shorter than [`LINE_MAX_BYTES`].
     begun: Vec<u8>,
 }
@@ -51,8 +50,8 @@ impl Buffer {
 
 impl Pipe {
     /// Takes the read end of a pipe, and makes it nonblocking.
-    pub(super) fn new(fd: OwnedFd, log: Rc<RefCell<Log>>) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&fd, true)?;
+    pub(super) fn new(fd: OwnedFd, log: Rc<Writer>) -> io::Result<Self> {
+        set_nonblocking(&fd, true)?;
         Ok(Self { identity: identity(&fd)?, fd, log, begun: Vec::new() })
     }
 
@@ -61,7 +60,7 @@ impl Pipe {
         self.identity
     }
 
-    pub(super) fn log(&self) -> &Rc<RefCell<Log>> {
+    pub(super) fn log(&self) -> &Rc<Writer> {
         &self.log
     }
 
@@ -69,9 +68,9 @@ impl Pipe {
     pub(super) fn read(&mut self, buffer: &mut Buffer) -> Found {
         let begun = self.begun.len();
         let room = &mut buffer.0[begun..begun + READ_BYTES];
-        let count = match rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut *room)) {
+        let count = match retry(|| read(&self.fd, &mut *room)) {
             Ok(count) if count > 0 => count,
-            Err(Errno::AGAIN) => return Found::Nothing,
+            Err(Errno::EAGAIN) => return Found::Nothing,
             Ok(_) | Err(_) => {
                 self.end();
                 return Found::End;
@@ -85,12 +84,11 @@ impl Pipe {
 
     /// Passes on what was begun, as a line.
     pub(super) fn end(&mut self) {
-        let mut log = self.log.borrow_mut();
         if self.begun.is_empty() {
-            return log.tell_of_lost_lines();
+            return self.log.tell_of_lost_lines();
         }
         self.begun.push(b'\n');
-        log.write(&self.begun);
+        self.log.write(&self.begun);
         self.begun = Vec::new();
     }
 
@@ -99,15 +97,14 @@ impl Pipe {
         let whole =
             bytes[read_from..].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| read_from + at + 1);
         let (lines, mut rest) = bytes.split_at(whole);
-        let mut log = self.log.borrow_mut();
         if !lines.is_empty() {
-            log.write(lines);
+            self.log.write(lines);
         }
         self.begun.clear();
         if let Some((piece, more)) = rest.split_at_checked(LINE_MAX_BYTES) {
             self.begun.extend_from_slice(piece);
             self.begun.push(b'\n');
-            log.write(&self.begun);
+            self.log.write(&self.begun);
             self.begun.clear();
             rest = more;
         }
@@ -133,8 +130,8 @@ mod tests {
 
     fn pipe(dir: &Path) -> (Pipe, PipeWriter) {
         let (reader, writer) = std::io::pipe().unwrap();
-        let log = Log::new(dir.to_owned(), Limits { max_size_bytes: 10 << 20, files: 2 });
-        (Pipe::new(reader.into(), Rc::new(RefCell::new(log))).unwrap(), writer)
+        let log = Writer::new(dir.to_owned(), Limits { max_size_bytes: 10 << 20, files: 2 });
+        (Pipe::new(reader.into(), Rc::new(log)).unwrap(), writer)
     }
 
     fn current(dir: &Path) -> Vec<u8> {
@@ -187,7 +184,12 @@ mod tests {
             assert!(pipe.begun.len() < LINE_MAX_BYTES);
         }
         drop(writer);
-        assert_eq!(pipe.read(&mut buffer), Found::End);
+        // A process that another test starts has the other end too, until it executes its program.
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while pipe.read(&mut buffer) != Found::End {
+            assert!(std::time::Instant::now() < until, "it has no end");
+            std::thread::yield_now();
+        }
         let found = current(dir.path());
         let lines: Vec<&[u8]> = found.split_inclusive(|byte| *byte == b'\n').collect();
         assert!(lines.iter().all(|line| line.len() == LINE_MAX_BYTES + 1), "{} lines", lines.len());

@@ -1,6 +1,5 @@
-//! The keeper's loop: one thread, one poll, no timer.
+//! The keeper's loop: one thread, one poll, no timer while its socket is at its path. Whatever may block on a file is in the threads of [`super::writer`].
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
@@ -9,25 +8,33 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use handoff_protocol::frame::FrameError;
 use handoff_protocol::ids::HandoffId;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::{SocketFlags, accept_with, sockopt};
 
-use super::log::{Limits, Log};
+use super::door::{self, Door};
+use super::log::Limits;
 use super::message::{
     Empty, Entries, FETCH_MAX, Failed, KEY_MAX_BYTES, KeeperReply, KeeperRequest, Keys, List,
     Log as LogRequest, Stats, VERSION,
 };
 use super::pipe::{Buffer, Found, Pipe};
+use super::writer::Writer;
 use crate::crash_points::{crash_point, name};
 use crate::sys::channel::Channel;
+use crate::sys::errno::{Errno, retry};
 use crate::sys::log_pipe::identity;
+use crate::sys::poll::{PollFd, PollFlags, found, poll};
+use crate::sys::socket::{SockFlag, accept, peer_of};
+use crate::sys::user::effective_user;
 use crate::sys::wire::{WireError, recv_message, send_message};
 
 /// More supervisors than will ever be.
 const CONNECTIONS_MAX: usize = 16;
+
+/// More requests than a socket holds.
+const ARRIVED_MAX: usize = 512;
 
 /// Keys in one page of a list, so that a page fits into a frame whatever their length.
 const PAGE_KEYS: usize = 100;
@@ -36,15 +43,23 @@ const PAGE_KEYS: usize = 100;
 /// time is cut off.
 const LAST_BYTES: usize = 1 << 20;
 
+/// When it is tried again to make a socket whose path is gone.
+const DOOR_AGAIN: Duration = Duration::from_secs(1);
+
 /// Everything that a keeper has.
 pub(super) struct Keeper {
-    listener: OwnedFd,
+    door: Door,
     terminate: OwnedFd,
     /// Asked to leave when the last pipe is closed.
     terminating: bool,
     /// Asked to leave now.
     quitting: bool,
     connections: Vec<Channel>,
+    /// Whether there was no descriptor for a connection that waits. Nothing else wakes this process then: it is tried again
+    /// after the next thing that happens.
+    is_full: bool,
+    /// Whether the path of its socket is gone and could not be made again.
+    is_shut: bool,
     held: BTreeMap<String, OwnedFd>,
     pipes: Vec<Pipe>,
     stats: Stats,
@@ -52,16 +67,18 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// A keeper that serves `supervisor` and whoever of the same user connects to `listener`. `terminate` becomes
+    /// A keeper that serves `supervisor` and whoever of the same user comes to `door`. `terminate` becomes
     /// readable when it is to end in order.
-    pub(super) fn new(supervisor: Channel, listener: OwnedFd, terminate: OwnedFd) -> io::Result<Self> {
+    pub(super) fn new(supervisor: Channel, door: Door, terminate: OwnedFd) -> io::Result<Self> {
         supervisor.set_nonblocking(true)?;
         Ok(Self {
-            listener,
+            door,
             terminate,
             terminating: false,
             quitting: false,
             connections: vec![supervisor],
+            is_full: false,
+            is_shut: false,
             held: BTreeMap::new(),
             pipes: Vec::new(),
             stats: Stats::default(),
@@ -73,39 +90,59 @@ impl Keeper {
     pub(super) fn run(mut self) -> io::Result<()> {
         while !self.is_done() {
             let ready = self.wait()?;
-            // Logs first, so that what was written before a request is in the files when the request is answered.
+            // Logs first, so that what was written before the first request is in the files when that is answered.
             self.read_pipes(&ready.pipes);
             self.answer(&ready.connections);
+            if ready.watch || self.is_shut {
+                self.is_shut = !self.door.look();
+            }
             self.terminating |= ready.terminate;
-            if ready.listener {
+            if ready.listener || std::mem::take(&mut self.is_full) {
                 self.accept();
             }
         }
+        // A thread that waits for a file system may keep this process, but nothing that it holds.
+        self.held.clear();
+        self.connections.clear();
         Ok(())
     }
 
     fn is_done(&self) -> bool {
+        // Another keeper has taken its place, and nobody can come here.
+        if self.connections.is_empty() && self.door.find() == door::Found::Other {
+            return true;
+        }
         let idle = self.held.is_empty() && self.connections.is_empty();
         self.quitting || (self.pipes.is_empty() && (self.terminating || idle))
     }
 
     /// Sleeps until something can be done.
     fn wait(&self) -> io::Result<Ready> {
-        let mut fds: Vec<PollFd<'_>> = [self.terminate.as_fd(), self.listener.as_fd()]
+        // Without a watch, the same descriptor once more.
+        let watch = self.door.watch().unwrap_or(self.terminate.as_fd());
+        let mut fds: Vec<PollFd<'_>> = [self.terminate.as_fd(), self.door.listener(), watch]
             .into_iter()
             .chain(self.connections.iter().map(|connection| connection.as_fd()))
             .chain(self.pipes.iter().map(|pipe| pipe.as_fd()))
-            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
             .collect();
         if self.terminating {
             // Its descriptor stays readable.
-            fds[0] = PollFd::from_borrowed_fd(self.terminate.as_fd(), PollFlags::empty());
+            fds[0] = PollFd::new(self.terminate.as_fd(), PollFlags::empty());
+            if self.door.watch().is_none() {
+                fds[2] = fds[0].clone();
+            }
         }
-        rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
-        let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+        if self.is_full {
+            fds[1] = PollFd::new(self.door.listener(), PollFlags::empty());
+        }
+        let limit = self.is_shut.then_some(DOOR_AGAIN);
+        retry(|| poll(&mut fds, limit))?;
+        let mut ready = fds.iter().map(|fd| !found(fd).is_empty());
         Ok(Ready {
             terminate: ready.next().unwrap_or_default(),
             listener: ready.next().unwrap_or_default(),
+            watch: ready.next().unwrap_or_default() && self.door.watch().is_some(),
             connections: ready.by_ref().take(self.connections.len()).collect(),
             pipes: ready.collect(),
         })
@@ -121,14 +158,29 @@ impl Keeper {
         });
     }
 
+    /// Answers in the order in which the connections came: what an earlier supervisor asked for is done before a later one is told
+    /// anything.
     fn answer(&mut self, ready: &[bool]) {
-        let connections = std::mem::take(&mut self.connections).into_iter().zip(ready);
-        let open = connections.filter(|(connection, ready)| !**ready || self.answer_one(connection).is_ok());
-        self.connections = open.map(|(connection, _)| connection).collect();
+        let Some(last) = ready.iter().rposition(|ready| *ready) else { return };
+        let mut connections = std::mem::take(&mut self.connections);
+        let later = connections.split_off(last + 1);
+        connections.retain(|connection| self.answer_all(connection).is_ok());
+        self.connections = connections;
+        self.connections.extend(later);
     }
 
-    /// Takes one request and replies. An error means that the connection is of no more use.
-    fn answer_one(&mut self, connection: &Channel) -> Result<(), WireError> {
+    /// Answers what has arrived, at most so much as a socket holds.
+    fn answer_all(&mut self, connection: &Channel) -> Result<(), WireError> {
+        for _ in 0..ARRIVED_MAX {
+            if !self.answer_one(connection)? || self.quitting {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one request and replies. Gives whether there was one. An error means that the connection is of no more use.
+    fn answer_one(&mut self, connection: &Channel) -> Result<bool, WireError> {
         let (reply, fds) = match recv_message::<KeeperRequest>(connection, VERSION) {
             Ok(Some((_, request, fds))) => {
                 let asked = name(&request);
@@ -138,7 +190,7 @@ impl Keeper {
                 reply
             }
             Ok(None) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-            Err(error) if error.would_block() => return Ok(()),
+            Err(error) if error.would_block() => return Ok(false),
             // A newer supervisor, or one that has more descriptors than this process may hold: told, not hung up on.
             Err(WireError::Frame(error @ (FrameError::Kind { .. } | FrameError::FdsLost))) => {
                 (failed(error.to_string()), Vec::new())
@@ -148,7 +200,7 @@ impl Keeper {
         match send_message(connection, VERSION, HandoffId::NIL, &reply, &fds) {
             Err(error) if error.would_block() => Err(error),
             // A supervisor that is gone may have left more to do. The end of the connection comes after it.
-            Ok(()) | Err(_) => Ok(()),
+            Ok(()) | Err(_) => Ok(true),
         }
     }
 
@@ -169,6 +221,7 @@ impl Keeper {
             KeeperRequest::List(list) => self.list(list),
             KeeperRequest::Log(log) => self.open_log(log, fds),
             KeeperRequest::Stats(_) => {
+                self.pipes.iter().for_each(|pipe| count(&mut self.stats, pipe));
                 let (held, pipes) = (self.held.len() as u64, self.pipes.len() as u64);
                 KeeperReply::Stats(Stats { held, pipes, ..self.stats.clone() })
             }
@@ -204,9 +257,9 @@ impl Keeper {
     fn open_log(&mut self, request: LogRequest, fds: Vec<OwnedFd>) -> KeeperReply {
         let dir = PathBuf::from(OsString::from_vec(request.dir));
         let limits = Limits { max_size_bytes: request.max_size_bytes, files: request.files };
-        let same = self.pipes.iter().map(Pipe::log).find(|log| log.borrow().dir() == dir);
-        let log = same.cloned().unwrap_or_else(|| Rc::new(RefCell::new(Log::new(dir, limits))));
-        log.borrow_mut().set_limits(limits);
+        let same = self.pipes.iter().map(Pipe::log).find(|log| log.dir() == dir);
+        let log = same.cloned().unwrap_or_else(|| Rc::new(Writer::new(dir, limits)));
+        log.set_limits(limits);
         for fd in fds {
             if identity(&fd).is_ok_and(|found| self.pipes.iter().any(|pipe| pipe.identity() == found)) {
                 continue;
@@ -237,11 +290,16 @@ impl Keeper {
 
     /// Takes a connection if it is the same user's, or root's.
     fn accept(&mut self) {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let Ok(connection) = accept_with(&self.listener, flags) else { return };
-        let own = rustix::process::geteuid();
-        let trusted =
-            sockopt::socket_peercred(&connection).is_ok_and(|peer| peer.uid == own || peer.uid.is_root());
+        let connection = match accept(self.door.listener(), SockFlag::SOCK_NONBLOCK) {
+            Ok(connection) => connection,
+            Err(error) => {
+                self.is_full =
+                    matches!(error, Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM);
+                return;
+            }
+        };
+        let own = effective_user();
+        let trusted = peer_of(&connection).is_ok_and(|peer| peer.user == own || peer.user == 0);
         if trusted
             && self.connections.len() < CONNECTIONS_MAX
             && let Ok(channel) = Channel::from_fd(connection)
@@ -255,12 +313,13 @@ impl Keeper {
 struct Ready {
     terminate: bool,
     listener: bool,
+    watch: bool,
     connections: Vec<bool>,
     pipes: Vec<bool>,
 }
 
 fn count(stats: &mut Stats, pipe: &Pipe) {
-    let tally = pipe.log().borrow_mut().take_tally();
+    let tally = pipe.log().take_tally();
     stats.written_bytes += tally.written_bytes;
     stats.lost_lines += tally.lost_lines;
     if !tally.trouble.is_empty() {

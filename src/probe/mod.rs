@@ -3,18 +3,20 @@
 //! Here is one try, over a connection that somebody else has made: only the supervisor knows the way to a process that gets no
 //! other connection yet.
 
+mod accept;
 mod http;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use crate::config::{Check, Http};
 use crate::hooks::{self, Command, HookError};
+use crate::slots::census::Stage;
+use crate::sys::errno::{Errno, errno_of};
 
 /// A connection to the process.
 pub(crate) trait Connection: AsyncRead + AsyncWrite + Unpin {}
@@ -26,8 +28,14 @@ pub(crate) trait Way {
     /// Connects to this listener of the process that is to be tried, and of no other one.
     async fn connect(&mut self, listener: &str) -> Result<Box<dyn Connection>, Failure>;
 
-    /// Whether the process has accepted the connection that was made last.
-    async fn is_accepted(&mut self) -> io::Result<bool>;
+    /// Where the connection is kept that waits to be accepted, from one try to the next.
+    fn waiting(&mut self) -> &mut Option<Box<dyn Connection>>;
+
+    /// How far the connection that was made last has come at the server.
+    fn stage(&mut self) -> io::Result<Stage>;
+
+    /// Whether the listener of the process is still one.
+    fn listens(&mut self, listener: &str) -> bool;
 
     /// Variables that tell a command what is tried.
     fn variables(&self) -> Vec<(String, String)>;
@@ -38,17 +46,14 @@ pub(crate) trait Way {
 
 /// Descriptors, memory, ports, or the path to the socket of a process that has it.
 const WANTING: [Errno; 7] = [
-    Errno::MFILE,
-    Errno::NFILE,
-    Errno::NOMEM,
-    Errno::NOBUFS,
-    Errno::ADDRNOTAVAIL,
-    Errno::NOENT,
-    Errno::ACCESS,
+    Errno::EMFILE,
+    Errno::ENFILE,
+    Errno::ENOMEM,
+    Errno::ENOBUFS,
+    Errno::EADDRNOTAVAIL,
+    Errno::ENOENT,
+    Errno::EACCES,
 ];
-
-/// How often it is looked whether a connection was accepted.
-const ACCEPT_TICK: Duration = Duration::from_millis(2);
 
 /// What a try found instead of what was to be found. `Display` is one clause.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +61,9 @@ pub(crate) enum Failure {
     /// The process does not serve as it should.
     #[error("{0}")]
     Unwell(String),
+    /// A connection to it was there, and was reset before anything was sent over it.
+    #[error("{0}")]
+    Reset(String),
     /// It could not be tried, which says nothing about it.
     #[error("{0}")]
     Untried(String),
@@ -65,14 +73,18 @@ impl Failure {
     /// A connection that could not be made: for want of something here, or because of the process.
     pub(crate) fn to_connect(listener: &str, error: &io::Error) -> Self {
         let found = format!("cannot connect to {listener}: {error}");
-        let is_ours = Errno::from_io_error(error).is_some_and(|error| WANTING.contains(&error));
-        if is_ours { Self::Untried(found) } else { Self::Unwell(found) }
+        match errno_of(error) {
+            Some(errno) if WANTING.contains(&errno) => Self::Untried(found),
+            Some(Errno::ECONNRESET) => Self::Reset(found),
+            _ => Self::Unwell(found),
+        }
     }
 
     /// The same with another text.
     pub(crate) fn map(self, change: impl FnOnce(String) -> String) -> Self {
         match self {
             Self::Unwell(found) => Self::Unwell(change(found)),
+            Self::Reset(found) => Self::Reset(change(found)),
             Self::Untried(found) => Self::Untried(change(found)),
         }
     }
@@ -85,7 +97,7 @@ pub(crate) async fn attempt(check: &Check, limit: Duration, way: &mut impl Way) 
         Check::Http(http) => timeout(limit, ask(http, way))
             .await
             .unwrap_or_else(|_| Err(late(format!("{} {} was not answered", http.method, http.path)))),
-        Check::Tcp { listener } => timeout(limit, is_accepted(listener.as_str(), way))
+        Check::Tcp { listener } => timeout(limit, accept::is_accepted(listener.as_str(), way))
             .await
             .unwrap_or_else(|_| Err(late(format!("a connection to {listener} was not accepted")))),
         Check::Exec(argv) => {
@@ -96,6 +108,7 @@ pub(crate) async fn attempt(check: &Check, limit: Duration, way: &mut impl Way) 
                 HookError::Failed { .. } | HookError::TooLong { .. } => Failure::Unwell(error.to_string()),
                 HookError::NotAbsolute(_)
                 | HookError::NoBinary(_)
+                | HookError::CalledOff(_)
                 | HookError::Unsafe { .. }
                 | HookError::Spawn { .. } => Failure::Untried(error.to_string()),
             })
@@ -119,20 +132,6 @@ pub(crate) async fn measure(
 async fn ask(http: &Http, way: &mut impl Way) -> Result<(), Failure> {
     let connection = way.connect(http.listener.as_str()).await?;
     http::ask(http, connection).await.map_err(Failure::Unwell)
-}
-
-async fn is_accepted(listener: &str, way: &mut impl Way) -> Result<(), Failure> {
-    let _connection = way.connect(listener).await?;
-    loop {
-        match way.is_accepted().await {
-            Ok(true) => return Ok(()),
-            Ok(false) => tokio::time::sleep(ACCEPT_TICK).await,
-            Err(error) => {
-                let found = format!("cannot look at the connection to {listener}: {error}");
-                return Err(Failure::Untried(found));
-            }
-        }
-    }
 }
 
 #[cfg(test)]

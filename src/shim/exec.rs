@@ -9,27 +9,30 @@
 //! message.
 
 use std::convert::Infallible;
+use std::env::set_current_dir;
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use handoff_protocol::frame::FDS_MAX;
-use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::io::fcntl_dupfd_cloexec;
-use rustix::process::{
-    Resource, Rlimit, Signal, chdir, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
-};
 use serde::{Deserialize, Serialize};
 
 use crate::sys::channel::Channel;
+use crate::sys::descriptor::{duplicate_from, set_close_on_exec};
+use crate::sys::errno::Errno;
 use crate::sys::exec::{FIRST, execute, place};
+use crate::sys::files::set_files_limit;
 use crate::sys::inherit::take_channel;
-use crate::sys::process::{kill, reap_blocking};
-use crate::sys::seccomp;
+use crate::sys::own_process::hear_end_of_parent;
+use crate::sys::process::{Signal, kill, reap_blocking};
+use crate::sys::sealed::memory_file;
+use crate::sys::seccomp::{self, Calls};
 use crate::sys::spawn::{SpawnSpec, Spawned, c_string, close_all_on_exec, explain, spawn};
+use crate::sys::traced::out_of_the_way;
 
 /// The first argument of the process.
 pub const VERB: &str = "shim-exec";
@@ -52,10 +55,10 @@ pub struct Spec {
     /// Descriptors with names that the program finds from number 3 on, as sd_listen_fds(3) says. If there are none it gets
     /// none of the variables.
     pub listeners: Vec<(String, OwnedFd)>,
-    /// Descriptors that stay open in the program, at the numbers after those. It is not told of them.
+    /// Descriptors that stay open in the program, at numbers that nobody chooses. It is not told of them.
     pub inherited: Vec<OwnedFd>,
-    /// Whether its calls of bind and listen wait for an answer: [`Started::notify`].
-    pub seccomp: bool,
+    /// Which of its calls wait for an answer, if any: [`Started::notify`].
+    pub seccomp: Option<Calls>,
     /// How many files the program may have open (the soft `RLIMIT_NOFILE`), if not as many as this process. At most the
     /// hard limit.
     pub files_limit: Option<u64>,
@@ -99,7 +102,7 @@ pub fn start_by(handoff: &Path, spec: Spec) -> io::Result<Started> {
         channel: Some(theirs),
         files_limit: None,
     })?;
-    match wait_for_exec(&channel, spec.seccomp) {
+    match wait_for_exec(&channel, spec.seccomp.is_some()) {
         Ok(notify) => Ok(Started { pid: spawned.pid, pidfd: spawned.pidfd, notify }),
         Err(error) => {
             end(&spawned);
@@ -141,7 +144,7 @@ fn wait_for_exec(channel: &Channel, seccomp: bool) -> io::Result<Option<OwnedFd>
 
 /// Nothing is left of a start that failed. If another thread reaps the children of this process, it may have been faster.
 fn end(spawned: &Spawned) {
-    let _ = kill(&spawned.pidfd, Signal::KILL);
+    let _ = kill(&spawned.pidfd, Signal::SIGKILL);
     let _ = reap_blocking(spawned.pidfd.as_fd());
 }
 
@@ -158,7 +161,7 @@ struct Order {
     env: Vec<(OsString, OsString)>,
     working_dir: OsString,
     names: Vec<String>,
-    seccomp: bool,
+    seccomp: Option<Calls>,
     files_limit: Option<u64>,
 }
 
@@ -192,7 +195,7 @@ impl Order {
     }
 
     fn write(&self) -> io::Result<File> {
-        let mut file = File::from(memfd_create(c"handoff-order", MemfdFlags::CLOEXEC)?);
+        let mut file = File::from(memory_file("handoff-order")?);
         file.write_all(&serde_json::to_vec(self)?)?;
         file.rewind()?;
         Ok(file)
@@ -209,12 +212,12 @@ impl From<io::Error> for Failed {
     fn from(error: io::Error) -> Self {
         // An error with a text of its own has no code, but a kind that came from one.
         let code = match error.kind() {
-            io::ErrorKind::NotFound => Some(rustix::io::Errno::NOENT),
-            io::ErrorKind::PermissionDenied => Some(rustix::io::Errno::ACCESS),
-            io::ErrorKind::ResourceBusy => Some(rustix::io::Errno::BUSY),
+            io::ErrorKind::NotFound => Some(Errno::ENOENT),
+            io::ErrorKind::PermissionDenied => Some(Errno::EACCES),
+            io::ErrorKind::ResourceBusy => Some(Errno::EBUSY),
             _ => None,
         };
-        Self { code: error.raw_os_error().or(code.map(|code| code.raw_os_error())), text: error.to_string() }
+        Self { code: error.raw_os_error().or(code.map(|code| code as i32)), text: error.to_string() }
     }
 }
 
@@ -243,18 +246,17 @@ fn become_program(channel: &mut Channel) -> io::Result<Infallible> {
     let (order, fds) = receive(channel)?;
     die_with(order.parent)?;
     let (binary, working_dir) = (Path::new(&order.binary), Path::new(&order.working_dir));
-    chdir(working_dir).map_err(|error| explain(binary, working_dir, error.into()))?;
+    set_current_dir(working_dir).map_err(|error| explain(binary, working_dir, error))?;
     let path = c_string(order.binary.clone())?;
     let args = std::iter::once(Ok(path.clone())).chain(order.args.iter().cloned().map(c_string));
     let args = args.collect::<io::Result<Vec<_>>>()?;
     let env = environment(&order)?;
 
-    let _above = lay_out(channel, fds)?;
+    let _above = lay_out(channel, fds, order.names.len())?;
     if let Some(current) = order.files_limit {
-        let maximum = getrlimit(Resource::Nofile).maximum;
-        setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum })?;
+        set_files_limit(current)?;
     }
-    let notify = order.seccomp.then(seccomp::install).transpose()?;
+    let notify = order.seccomp.map(seccomp::install).transpose()?;
     let notify_fd: Vec<_> = notify.iter().map(AsFd::as_fd).collect();
     channel.send(&serde_json::to_vec(&Answer::Executing)?, &notify_fd)?;
     Err(explain(binary, working_dir, execute(&path, &args, &env)))
@@ -275,24 +277,30 @@ fn receive(channel: &Channel) -> io::Result<(Order, Vec<OwnedFd>)> {
 
 /// The parent may have ended before the kernel was told; then nothing is started.
 fn die_with(parent: u32) -> io::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    let found = getppid().map(|pid| pid.as_raw_nonzero().get() as u32);
-    if found == Some(parent) { Ok(()) } else { Err(io::Error::other("the shim has ended")) }
+    hear_end_of_parent(Signal::SIGKILL)?;
+    if parent_id() == parent { Ok(()) } else { Err(io::Error::other("the shim has ended")) }
 }
 
 /// Puts the descriptors onto their numbers, and lets nothing else go over to the program. All of them, and the channel, are
 /// moved out of the way first, so that none is overwritten before it is in place. Gives the copies above, which are
 /// close-on-exec.
-fn lay_out(channel: &mut Channel, fds: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
+fn lay_out(channel: &mut Channel, mut fds: Vec<OwnedFd>, listeners: usize) -> io::Result<Vec<OwnedFd>> {
     close_all_on_exec()?;
     let end = FIRST + fds.len() as i32;
-    *channel = Channel::from_fd(fcntl_dupfd_cloexec(channel.as_fd(), end)?)?;
-    let above = fds
-        .into_iter()
-        .map(|fd| if fd.as_raw_fd() >= end { Ok(fd) } else { Ok(fcntl_dupfd_cloexec(&fd, end)?) });
-    let above = above.collect::<io::Result<Vec<_>>>()?;
-    place(&above)?;
-    Ok(above)
+    *channel = Channel::from_fd(duplicate_from(channel.as_fd(), end)?)?;
+    let unknown = fds.split_off(listeners.min(fds.len()));
+    let above = |fd: OwnedFd| {
+        if fd.as_raw_fd() >= end { Ok(fd) } else { Ok(duplicate_from(&fd, end)?) }
+    };
+    let mut kept = fds.into_iter().map(above).collect::<io::Result<Vec<_>>>()?;
+    let unknown = unknown.into_iter().map(above).collect::<io::Result<Vec<_>>>()?;
+    place(&kept)?;
+    for fd in unknown {
+        let fd = out_of_the_way(fd)?;
+        set_close_on_exec(&fd, false)?;
+        kept.push(fd);
+    }
+    Ok(kept)
 }
 
 fn environment(order: &Order) -> io::Result<Vec<CString>> {

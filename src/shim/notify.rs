@@ -6,21 +6,19 @@
 //! the signs of life anyway, and an upgrade has one deadline), `FDSTORE` with `FDNAME`, `FDSTOREREMOVE`, and `BARRIER`.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::fs::{self, Permissions};
+use std::io::{self};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix, SocketFlags,
-    SocketType, bind, recvmsg, socket_with, sockopt,
-};
-
 use super::program::{Known, Program};
 use crate::config::NotifySocket;
+use crate::sys::descriptor::is_duplicate;
+use crate::sys::message::{Received, receive};
+use crate::sys::socket::{AddressFamily, SockFlag, SockType, bind_name, bind_path, pass_credentials, socket};
 
 /// The most descriptors that a program may leave with its shim.
 const STORE_MAX: usize = 64;
@@ -43,18 +41,11 @@ impl Notify {
     pub(super) fn listen(path: &Path, kind: NotifySocket, program: Arc<Program>) -> Result<Self, String> {
         let error =
             |at: &OsStr, error: io::Error| format!("cannot hear READY=1 at {}: {error}", at.display());
-        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::empty())
             .map_err(|errno| error(path.as_os_str(), errno.into()))?;
         let (variable, path) = match kind {
             NotifySocket::Path => {
-                match fs::remove_file(path) {
-                    Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                        return Err(error(path.as_os_str(), source));
-                    }
-                    _ => {}
-                }
-                let bound = SocketAddrUnix::new(path).and_then(|address| bind(&socket, &address));
-                bound.map_err(|errno| error(path.as_os_str(), errno.into()))?;
+                bind_for_all(&socket, path).map_err(|source| error(path.as_os_str(), source))?;
                 (path.as_os_str().to_owned(), Some(path.to_owned()))
             }
             NotifySocket::Abstract => {
@@ -63,13 +54,11 @@ impl Notify {
                 // As in sd_notify(3).
                 let mut variable = OsString::from("@");
                 variable.push(&name);
-                let address = SocketAddrUnix::new_abstract_name(name.as_bytes());
-                let bound = address.and_then(|address| bind(&socket, &address));
-                bound.map_err(|errno| error(&variable, errno.into()))?;
+                bind_name(&socket, name.as_bytes()).map_err(|errno| error(&variable, errno.into()))?;
                 (variable, None)
             }
         };
-        sockopt::set_socket_passcred(&socket, true).map_err(|errno| error(&variable, errno.into()))?;
+        pass_credentials(&socket).map_err(|errno| error(&variable, errno.into()))?;
         let store = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&store);
         std::thread::Builder::new()
@@ -104,28 +93,36 @@ impl Drop for Notify {
     }
 }
 
+/// At a path that every user reaches: a program may have given its privileges up before it is ready. Who sends is told by the
+/// kernel, and others are not heard.
+fn bind_for_all(socket: &OwnedFd, path: &Path) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o711).create(directory)?;
+        // The umask of the daemon may have taken that away.
+        fs::set_permissions(directory, Permissions::from_mode(0o711))?;
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    bind_path(socket, path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o666))
+}
+
 type Store = Arc<Mutex<Vec<(String, OwnedFd)>>>;
 
 fn take_one(socket: &OwnedFd, program: &Program, store: &Store) -> io::Result<()> {
     let mut text = [0_u8; DATAGRAM_MAX];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STORE_MAX), ScmCredentials(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut parts = [IoSliceMut::new(&mut text)];
-    let received = recvmsg(socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    let (mut sender, mut fds) = (None, Vec::new());
-    for message in ancillary.drain() {
-        match message {
-            RecvAncillaryMessage::ScmRights(rights) => fds.extend(rights),
-            RecvAncillaryMessage::ScmCredentials(credentials) => sender = Some(credentials.pid),
-            _ => {}
-        }
+    let Received { bytes, mut fds, sender, .. } = receive(socket, &mut text, STORE_MAX)?;
+    let text = String::from_utf8_lossy(&text[..bytes]);
+    let said = Said::parse(&text);
+    // A daemon that forks tells which of its processes is to be asked to end.
+    if let Some((pid, sender)) = said.main_pid.zip(sender) {
+        program.name_main(pid, sender);
     }
-    let sender = sender.and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok());
     if !sender.is_some_and(|sender| program.tree().contains(&sender)) {
         return Ok(());
     }
-    let text = String::from_utf8_lossy(&text[..received.bytes]);
-    let said = Said::parse(&text);
     if said.barrier {
         // The sender waits for the end of the descriptor that it sent, which is here and now.
         fds.clear();
@@ -141,8 +138,11 @@ fn keep(said: &Said<'_>, fds: Vec<OwnedFd>, store: &Store) {
     if said.store_remove {
         store.retain(|(known, _)| known != name);
     } else if said.store {
-        let room = STORE_MAX.saturating_sub(store.len());
-        store.extend(fds.into_iter().take(room).map(|fd| (name.to_owned(), fd)));
+        for fd in fds {
+            if store.len() < STORE_MAX && !store.iter().any(|(_, known)| is_duplicate(known, &fd)) {
+                store.push((name.to_owned(), fd));
+            }
+        }
     }
 }
 
@@ -189,10 +189,6 @@ impl<'t> Said<'t> {
         if let Some(status) = self.status {
             known.status = status.to_owned();
         }
-        // A daemon that forks tells which of its processes is to be asked to end.
-        if let Some(pid) = self.main_pid.filter(|_| known.lives) {
-            known.main = Some(pid);
-        }
     }
 }
 
@@ -219,13 +215,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_stored_again_is_stored_once() {
+        let store = Store::default();
+        let said = Said::parse("FDSTORE=1\nFDNAME=web");
+        let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (reads, writes) = std::io::pipe().unwrap();
+        let fds: [OwnedFd; 4] = [one.into(), other.into(), reads.into(), writes.into()];
+        for _ in 0..100 {
+            keep(&said, fds.iter().map(|fd| fd.try_clone().unwrap()).collect(), &store);
+        }
+        assert_eq!(store.lock().unwrap().len(), 4);
+    }
+
+    #[test]
     fn a_reload_takes_the_readiness_back_until_it_is_over() {
-        let mut known = Known { lives: true, main: Some(1), ready: true, ..Known::default() };
+        let mut known = Known::default();
+        known.ready = true;
         Said::parse("RELOADING=1\nSTATUS=reading").apply(&mut known);
         assert!(!known.ready);
         assert_eq!(known.status, "reading");
         Said::parse("READY=1\nMAINPID=7").apply(&mut known);
         assert!(known.ready);
-        assert_eq!(known.main, Some(7));
     }
 }

@@ -4,38 +4,69 @@
 //! slots, and whoever holds the data lock decides: who seals lets new connections wait at the other slot, and the next
 //! program starts there, whichever it is.
 
+mod binding;
+mod search;
+
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use handoff_protocol::message::Mode;
 
-use super::files::{ProgramLock, Trace};
+use super::LEFT;
+use super::files::{ProgramLock, Trace, notify_path};
 use super::inject::Injector;
 use super::listeners::Listeners;
+use super::moment::Limits;
 use super::notify::Notify;
 use super::plan::Plan;
 use super::program::{Known, Program, Start};
-use super::swap::{Seen, Swap};
+use super::swap::{Swap, Watched};
 use crate::config::{Adapter, DrainFor};
 use crate::crash_points::crash_point;
 use crate::service::{BoxError, Drain, Seal, Server};
 use crate::slots::census::Census;
+use crate::slots::peers::has_connected;
 
 /// How often it is looked in the gap whether the program has finished something.
-const TICK: Duration = Duration::from_millis(10);
+const TICK: Duration = Duration::from_millis(5);
 /// How often before: to look at all connections takes the kernel some milliseconds on a large machine.
 const DRAIN_TICK: Duration = Duration::from_millis(50);
 /// A request that is as old is a long one, which is waited for before the gap.
 const LONG_REQUEST_MS: u64 = 100;
-/// A queue that was never empty for so long is one that nobody accepts from.
+/// Where the kernel does not tell which connections are at rest, it is looked at them for so long while that costs nothing.
+const FAMILIAR_AFTER: Duration = Duration::from_millis(400);
+/// A queue that was never empty and never got shorter for so long is one that nobody accepts from.
 const ACCEPTS_WITHIN: Duration = Duration::from_millis(200);
-/// How long short requests may take in the gap.
-const FINISH_WITHIN: Duration = Duration::from_secs(4);
-/// How long the program may take to end in order, and then is killed. With the one above shorter than the limit of a seal.
-pub(super) const END_WITHIN: Duration = Duration::from_secs(5);
+/// The same of a program that has connections: it may be at work on one, and accept the next one after that.
+const BUSY_ACCEPTS_WITHIN: Duration = Duration::from_secs(1);
+/// While new connections wait: how long which step may take before the program is told to end.
+const IN_GAP: Limits = Limits {
+    // What is in the queue is accepted one after the other, and each may take its time.
+    settle: Duration::from_secs(3),
+    clean: Duration::from_millis(30),
+    some: Duration::from_millis(150),
+    loose: Duration::from_millis(500),
+    held_back: Duration::from_secs(3),
+    connections: Duration::from_secs(1),
+};
+/// The same where requests may be cut: clients wait meanwhile.
+const CUT_IN_GAP: Limits = Limits { held_back: Duration::from_secs(1), ..IN_GAP };
+/// While another program serves already, and so no client waits for it.
+const BESIDE: Limits = Limits {
+    clean: Duration::from_millis(300),
+    some: Duration::from_millis(600),
+    loose: Duration::from_millis(1500),
+    connections: Duration::ZERO,
+    ..IN_GAP
+};
 /// A program that has not bound its listeners by then never will.
 const BIND_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long an answer may pause, if the service file does not say it: clients wait in exclusive mode, and in overlap mode none does.
+fn answer_pause(mode: Mode) -> Duration {
+    Duration::from_millis(if mode == Mode::Exclusive { 100 } else { 1000 })
+}
 
 /// The program of a shim, with all that is needed to run it.
 pub(super) struct Runner {
@@ -48,6 +79,10 @@ pub(super) struct Runner {
     swap: Option<Arc<Injector>>,
     trace: Trace,
     lock: Option<ProgramLock>,
+    /// Whether this process is sent away before it was committed.
+    refused: bool,
+    /// Whether it could not be sealed. If that is asked for once more, it is to leave in any case.
+    has_failed: bool,
     /// Which party this process is for the crash tests.
     party: &'static str,
 }
@@ -60,31 +95,65 @@ impl Runner {
         program: Arc<Program>,
         listeners: Listeners,
     ) -> Result<Self, String> {
-        let notify_path = plan.own_path.with_extension("notify");
         let notify = match plan.program.notify {
-            Some(kind) => Some(Notify::listen(&notify_path, kind, Arc::clone(&program))?),
+            Some(kind) => Some(Notify::listen(&notify_path(&plan.own_path), kind, Arc::clone(&program))?),
             None => None,
         };
-        let census =
-            Census::new(&plan.addresses()?).map_err(|error| format!("cannot ask for sockets: {error}"))?;
-        let trace_path = plan.own_path.with_extension("tree");
+        let pause = plan.program.answer_pause_ms.map_or(answer_pause(mode), Duration::from_millis);
+        let census = Census::new(&plan.addresses()?)
+            .map_err(|error| format!("cannot ask for sockets: {error}"))?
+            .with_pauses(pause);
+        let trace_path = program.trace_path();
         let trace = Trace::leave(&trace_path)
             .map_err(|error| format!("cannot create {}: {error}", trace_path.display()))?;
         let listeners = Arc::new(listeners);
         let (swap, lock, party) = (None, None, "successor");
-        Ok(Self { plan, mode, program, listeners, census, notify, swap, trace, lock, party })
+        let (refused, has_failed) = (false, false);
+        Ok(Self {
+            plan,
+            mode,
+            program,
+            listeners,
+            census,
+            notify,
+            swap,
+            trace,
+            lock,
+            refused,
+            has_failed,
+            party,
+        })
+    }
+
+    /// The program.
+    pub(super) fn program(&self) -> &Arc<Program> {
+        &self.program
     }
 
     /// Takes over from whoever ran the program before: for the holder of the data lock.
     pub(super) fn take_over(&mut self) -> Result<(), String> {
-        let lock = ProgramLock::take(&self.plan.shared_dir.join("program.lock"));
-        self.lock = Some(lock.map_err(|error| format!("cannot lock out an earlier program: {error}"))?);
-        self.listeners.take_over()
+        let mut lock = self.opened_lock()?;
+        lock.take(|| self.program.tree())
+            .map_err(|error| format!("cannot lock out an earlier program: {error}"))?;
+        self.lock = Some(lock);
+        self.note_program();
+        self.listeners.take_over()?;
+        // One that waits in its first bind was started before it was known which slot it is to get.
+        self.listeners.prepare_places();
+        self.program.serves_at(self.listeners.inodes());
+        Ok(())
+    }
+
+    /// What was started before is to hold it as well, so that is the same open file.
+    fn opened_lock(&mut self) -> Result<ProgramLock, String> {
+        let path = self.plan.lock_path();
+        let opened = self.lock.take().map_or_else(|| ProgramLock::open(path), Ok);
+        opened.map_err(|error| format!("cannot open the lock of the program: {error}"))
     }
 
     /// Starts the program. With `park` it is held where it binds, until [`Runner::release`].
     pub(super) fn start(&mut self, park: bool) -> Result<(), String> {
-        self.listeners.note_places();
+        self.listeners.prepare_places();
         let injects = self.plan.adapter == Adapter::Inject;
         let error = |error: io::Error| error.to_string();
         let mut listeners = match injects {
@@ -97,15 +166,20 @@ impl Runner {
             listeners.extend(notify.stored().map_err(error)?);
         }
         let mut inherited = vec![self.trace.duplicate().map_err(error)?];
+        if self.mode == Mode::Exclusive {
+            self.lock = Some(self.opened_lock()?);
+        }
         if let Some(lock) = &self.lock {
             inherited.push(lock.duplicate().map_err(error)?);
         }
-        let start = Start { listeners, inherited, env, seccomp: injects };
+        let sockets = self.listeners.inodes();
+        let start = Start { listeners, inherited, env, seccomp: injects, sockets };
         crash_point!("shim/{}/start", self.party);
         let notify = self.program.start(start).map_err(error)?;
         crash_point!("shim/{}/started", self.party);
+        self.note_program();
         if let Some(notify) = notify {
-            let seen = Arc::new(Seen(Arc::clone(&self.program)));
+            let seen = Arc::new(Watched(Arc::clone(&self.program)));
             let slots = Arc::new(Swap { listeners: Arc::clone(&self.listeners), party: self.party });
             let injector = Arc::new(Injector::new(notify, slots, seen, park));
             let running = Arc::clone(&injector);
@@ -118,6 +192,16 @@ impl Runner {
         Ok(())
     }
 
+    /// For the next shim, which may not be able to look at the processes of this one.
+    fn note_program(&self) {
+        let first = self.program.wait(Some(Duration::ZERO), |known| known.first.clone());
+        if let Some((lock, first)) = self.lock.as_ref().zip(first)
+            && let Err(error) = lock.note(first, &self.program.trace_path())
+        {
+            eprintln!("handoff: the next shim will not know the program of this one: {error}");
+        }
+    }
+
     /// Lets a parked program go on.
     pub(super) fn release(&self) {
         if let Some(swap) = &self.swap {
@@ -127,23 +211,15 @@ impl Runner {
 
     /// Waits until the program waits in its first bind, or is found not to come to it.
     pub(super) fn await_parked(&self) -> Result<(), String> {
-        let parked = self.program.wait(Some(BIND_WITHIN), |known| match known.lives {
-            true => (!known.bound.is_empty()).then_some(Ok(())),
-            false => Some(Err(early_end(known))),
-        });
-        parked.unwrap_or_else(|| Err(self.never_bound()))
+        self.await_binds(1)
     }
 
     /// Waits until the program is ready, as far as it can say so itself.
     pub(super) fn await_ready(&self) -> Result<(), String> {
         let binds = if self.plan.adapter == Adapter::Inject { self.plan.listen.len() } else { 0 };
-        let bound = self.program.wait((binds > 0).then_some(BIND_WITHIN), |known| match known.lives {
-            false => Some(Err(early_end(known))),
-            true => (known.bound.len() >= binds).then_some(Ok(())),
-        });
-        bound.unwrap_or_else(|| Err(self.never_bound()))?;
+        self.await_binds(binds)?;
         let says = self.plan.program.notify.is_some();
-        let ready = self.program.wait(None, |known| match known.lives {
+        let ready = self.program.wait(None, |known| match known.life.is_whole() {
             false => Some(Err(early_end(known))),
             true => (!says || known.ready).then_some(Ok(())),
         });
@@ -151,134 +227,132 @@ impl Runner {
         crash_point!("shim/{}/ready", self.party);
         self.listeners.lengthen_queues();
         self.listeners.tell_of_lost();
-        self.program.learn(|known| known.serves = true);
+        self.program.serves();
         Ok(())
     }
 
-    fn never_bound(&self) -> String {
-        let missing = |known: &Known| {
-            let listen = self.plan.listen.iter().filter(|(name, _)| !known.bound.contains(&name.to_string()));
-            Some((
-                listen.map(|(name, address)| format!("{name} = {address}")).collect::<Vec<_>>(),
-                known.status.clone(),
-            ))
-        };
-        let (missing, seen) = self.program.wait(None, missing).unwrap_or_default();
-        let seen = if seen.is_empty() { "it was not seen to bind anything".to_owned() } else { seen };
-        format!(
-            "the program has not bound {} within {BIND_WITHIN:?}: {seen}; does it listen elsewhere, over io_uring, or is it a 32-bit \
-             program? `handoff doctor` tries it out",
-            missing.join(", ")
-        )
+    /// Whether a request is under way that takes long, or this cannot be told yet.
+    fn has_long_request(&mut self, looked_for: Duration) -> Result<bool, BoxError> {
+        let survey = self.census.survey(|| self.program.tree())?;
+        let is_unknown = survey.unsure > 0 && !self.census.may_ask() && looked_for < FAMILIAR_AFTER;
+        Ok(is_unknown || survey.longest_ms.is_some_and(|ms| ms >= LONG_REQUEST_MS))
     }
 
-    /// Whether the program has finished what is to be waited for before it is asked to end.
-    fn is_finished(&mut self) -> Result<bool, BoxError> {
-        if self.listeners.left_waiting()? > 0 {
-            return Ok(false);
-        }
+    fn has_connections(&mut self) -> Result<bool, BoxError> {
         let tree = || self.program.tree();
-        Ok(match self.plan.program.drain {
-            DrainFor::Nothing => true,
-            DrainFor::Connections => self.census.is_empty(tree)?,
-            DrainFor::Requests => !self.census.is_at_work(tree)?,
-        })
+        Ok(!self.census.is_empty(tree)? || has_connected(&self.listeners.addresses, tree)?)
     }
 
-    /// Whether the program takes what waits for it.
-    fn accepts(&self) -> Result<bool, BoxError> {
-        let until = Instant::now() + ACCEPTS_WITHIN;
-        while self.listeners.left_waiting()? > 0 {
-            if Instant::now() > until {
+    /// Whether the program has nothing, and takes nothing of what waits for it. One that was never committed has no clients,
+    /// unless as a canary.
+    fn accepts_nothing(&mut self) -> Result<bool, BoxError> {
+        let idle = self.listeners.left_waiting()? > 0 && self.census.is_empty(|| self.program.tree())?;
+        Ok(idle && !self.accepts()?)
+    }
+
+    /// Whether the program takes what waits for it. Of a queue that is full again at each look that is seen at the connections.
+    fn accepts(&mut self) -> Result<bool, BoxError> {
+        let began = Instant::now();
+        let mut waiting = self.listeners.waiting()?;
+        let mut before = None;
+        while waiting.iter().any(|waiting| *waiting > 0) {
+            let held = self.census.accepted(|| self.program.tree())?;
+            let first = before.get_or_insert_with(|| held.clone());
+            if !held.is_subset(first) {
+                return Ok(true);
+            }
+            // One that had none at the first look may have been between two of them.
+            let limit = if first.is_empty() { ACCEPTS_WITHIN } else { BUSY_ACCEPTS_WITHIN };
+            if began.elapsed() > limit {
                 return Ok(false);
             }
             std::thread::sleep(TICK);
+            let now = self.listeners.waiting()?;
+            if now.iter().zip(&waiting).any(|(now, before)| now < before) {
+                return Ok(true);
+            }
+            waiting = now;
         }
         Ok(true)
     }
 
-    fn end(&mut self) -> Result<(), BoxError> {
+    /// The program has so long from its stop signal on.
+    fn end(&mut self, grant: Duration) -> Result<(), BoxError> {
         crash_point!("shim/incumbent/end");
-        self.program.end(END_WITHIN)?;
+        let (program, census, listeners) = (&self.program, &mut self.census, &self.listeners);
+        let steer = || {
+            if let Err(error) = listeners.steer_as_it_ends(|| program.lives()) {
+                eprintln!("handoff: new connections may go elsewhere until the program has ended: {error}");
+            }
+        };
+        std::thread::scope(|scope| {
+            if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, steer) {
+                eprintln!("handoff: new connections may go elsewhere until the program has ended: {error}");
+            }
+            // One that ends in order answers what it still reads; one that ends at once must not begin anything.
+            program.end_meanwhile(grant, || census.let_in())
+        })?;
         crash_point!("shim/incumbent/ended");
         self.swap = None;
-        self.lock = None;
+        if let Some(lock) = self.lock.take() {
+            lock.forget(&self.program.trace_path());
+        }
         Ok(())
     }
 
-    /// New connections wait at the other slot from now on; the program finishes what it has. One that accepts nothing finishes
-    /// nothing: then they go on waiting where they are, for the next one.
+    /// The program finishes what it has.
     fn finish(&mut self, cut: bool) -> Result<(), BoxError> {
-        if !self.accepts()? {
+        let idle = self.mode == Mode::Overlap && self.refused && self.accepts_nothing()?;
+        match self.mode {
+            Mode::Exclusive => self.finish_alone(cut)?,
+            Mode::Overlap if idle => {}
+            Mode::Overlap => self.await_the_moment(BESIDE, false),
+        }
+        Ok(())
+    }
+
+    /// New connections wait at the other slot from now on; the program finishes what it has. Of one that is not seen to accept they go
+    /// on waiting where they are, for the next one; if it has none, it finishes nothing.
+    fn finish_alone(&mut self, cut: bool) -> Result<(), BoxError> {
+        let switches = self.accepts()?;
+        if !switches && !self.has_connections()? {
             return Ok(());
         }
-        crash_point!("shim/incumbent/switch");
-        self.listeners.switch()?;
-        crash_point!("shim/incumbent/switched");
-        let until = Instant::now() + FINISH_WITHIN;
-        loop {
-            // Whoever was on the way at the switch comes to the old slot.
-            if self.listeners.has_settled(|| self.program.is_busy()) && self.holds_if(Self::is_finished)? {
-                return Ok(());
-            }
-            match (Instant::now() > until, cut) {
-                (false, _) => std::thread::sleep(TICK),
-                (true, true) => return Ok(()),
-                (true, false) => {
-                    return Err(format!("requests are not finished after {FINISH_WITHIN:?}").into());
-                }
-            }
+        if switches {
+            crash_point!("shim/incumbent/switch");
+            self.listeners.switch()?;
+            crash_point!("shim/incumbent/switched");
         }
-    }
-}
-
-impl Runner {
-    /// Clients may still use connections that the program will never close by itself. A moment in which none of them waits for an
-    /// answer is the best one to end it.
-    fn await_a_rest(&mut self) -> Result<(), BoxError> {
-        let until = Instant::now() + FINISH_WITHIN;
-        while self.plan.program.drain != DrainFor::Nothing && !self.holds_if(Self::is_at_rest)? {
-            if Instant::now() > until {
-                eprintln!(
-                    "handoff: requests were under way at each moment of {FINISH_WITHIN:?}; the program may cut some"
-                );
-                break;
-            }
-            std::thread::sleep(TICK);
-        }
+        let limits = if cut { CUT_IN_GAP } else { IN_GAP };
+        let grace = Duration::from_millis(self.plan.answer_grace_ms.unwrap_or(0));
+        self.await_the_moment(Limits { settle: limits.settle + grace, ..limits }, !switches);
         Ok(())
-    }
-
-    fn is_at_rest(&mut self) -> Result<bool, BoxError> {
-        Ok(self.listeners.left_waiting()? == 0 && !self.census.is_at_work(|| self.program.tree())?)
-    }
-
-    /// Whether the program has come to a point, and holds it there if it has. Between a look and the stop signal a client may ask
-    /// again, and its request would be begun and cut. So it is looked at once more while nothing of it runs.
-    fn holds_if(&mut self, point: impl Fn(&mut Self) -> Result<bool, BoxError>) -> Result<bool, BoxError> {
-        let is_there = point(self)?;
-        if !is_there || self.plan.program.drain == DrainFor::Nothing {
-            return Ok(is_there);
-        }
-        let found = if self.program.hold() { point(self) } else { Ok(false) };
-        if !matches!(found, Ok(true)) {
-            self.program.let_go();
-        }
-        found
     }
 }
 
 impl Server for Runner {
     fn drain(&mut self, drain: Drain) -> Result<(), BoxError> {
         self.party = "incumbent";
+        self.listeners.look();
+        self.refused = drain.is_refused();
+        self.program.tell_of_drain();
+        let began = Instant::now();
         loop {
             let finished = match (self.mode, self.plan.program.drain) {
                 (_, DrainFor::Nothing) => true,
-                (Mode::Overlap, _) => self.is_finished()?,
+                (Mode::Overlap, _) if self.refused && self.accepts_nothing()? => true,
+                (Mode::Overlap, DrainFor::Connections) => {
+                    self.listeners.left_waiting()? == 0 && !self.has_connections()?
+                }
+                (Mode::Overlap, DrainFor::Requests | DrainFor::LongRequests) => {
+                    self.listeners.left_waiting()? == 0 && !self.has_long_request(began.elapsed())?
+                }
                 // It still gets new ones, so there are always some that are young.
-                (Mode::Exclusive, _) => !self.census.is_busy_for(LONG_REQUEST_MS, || self.program.tree())?,
+                (Mode::Exclusive, _) => !self.has_long_request(began.elapsed())?,
             };
-            if finished || drain.wait(DRAIN_TICK) {
+            // The supervisor ends the drain of a process that was committed. Of one that was not it may be gone.
+            let is_over = self.refused && began.elapsed() >= drain.grace();
+            if finished || is_over || drain.wait(DRAIN_TICK) {
                 return Ok(());
             }
         }
@@ -286,11 +360,18 @@ impl Server for Runner {
 
     fn seal(&mut self, seal: Seal) -> Result<(), BoxError> {
         self.party = "incumbent";
-        match self.mode {
-            Mode::Exclusive => self.finish(seal.may_cut())?,
-            Mode::Overlap => self.await_a_rest()?,
+        // What it has is told anew.
+        let _ = std::fs::remove_file(self.plan.own_path.with_extension(LEFT));
+        match self.finish(seal.may_cut()) {
+            Err(error) if self.has_failed => {
+                eprintln!("handoff: the program is told to end although {error}");
+            }
+            finished => {
+                self.has_failed = finished.is_err();
+                finished?;
+            }
         }
-        self.end()?;
+        self.end(seal.grant().unwrap_or(self.plan.stop_grace))?;
         // What came too late for the program would wait for ever.
         self.listeners.dismiss_left()?;
         self.listeners.tell_of_lost();
@@ -299,14 +380,16 @@ impl Server for Runner {
 
     fn resume(&mut self) -> Result<(), BoxError> {
         self.party = "incumbent";
+        self.has_failed = false;
         match self.mode {
             Mode::Overlap if self.program.is_whole() => return Ok(()),
-            Mode::Overlap => self.end()?,
+            Mode::Overlap => self.end(self.plan.stop_grace)?,
             Mode::Exclusive if self.listeners.is_where_connections_are() && self.program.is_whole() => {
+                self.listeners.steer_again();
                 return Ok(());
             }
             Mode::Exclusive => {
-                self.end()?;
+                self.end(self.plan.stop_grace)?;
                 self.take_over()?;
             }
         }
@@ -316,7 +399,7 @@ impl Server for Runner {
 }
 
 pub(super) fn early_end(known: &Known) -> String {
-    let ended = known.ended.map_or_else(|| "ended".to_owned(), |exit| exit.to_string());
+    let ended = known.ended().map_or_else(|| "ended".to_owned(), |exit| exit.to_string());
     match known.status.as_str() {
         "" => format!("the program {ended} before it was ready"),
         status => format!("the program {ended} before it was ready; its last status: {status}"),

@@ -4,12 +4,18 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::inject::{Event, Slots, Watcher};
+use super::elsewhere::Elsewhere;
+use super::inject::{Event, Slots, Watcher, Why};
 use super::listeners::Listeners;
 use super::program::Program;
 use crate::config::ListenAddress;
 use crate::crash_points::crash_point;
+use crate::slots::Access;
+
+/// More of what a program binds elsewhere is not remembered.
+const ELSEWHERE_MAX: usize = 256;
 
 /// The listeners that the program gets when it binds: those of the slot that counts at that moment.
 pub(super) struct Swap {
@@ -28,6 +34,12 @@ impl Slots for Swap {
         self.listeners.current_of(name)
     }
 
+    fn path_bound(&self, name: &str, access: Access) {
+        if let Err(error) = self.listeners.set_first_access(name, access) {
+            eprintln!("handoff: {error}");
+        }
+    }
+
     fn path_removed(&self, name: &str, path: &Path) {
         if let Err(error) = self.listeners.put_back(name) {
             eprintln!(
@@ -38,10 +50,16 @@ impl Slots for Swap {
     }
 }
 
-/// What the program does is what is known of it.
-pub(super) struct Seen(pub(super) Arc<Program>);
+/// One whose bind was refused has so long for another one.
+const AFTER_REFUSAL: Duration = Duration::from_secs(1);
 
-impl Watcher for Seen {
+/// One that has bound something else at the port of a listener has so long to bind the listener too.
+const AFTER_NEAR: Duration = Duration::from_secs(10);
+
+/// What the program does is what is known of it.
+pub(super) struct Watched(pub(super) Arc<Program>);
+
+impl Watcher for Watched {
     fn tell(&self, event: Event) {
         self.0.learn(|known| match &event {
             Event::Parked { name, .. } | Event::Bound { name, .. } | Event::Listening { name, .. } => {
@@ -49,10 +67,28 @@ impl Watcher for Seen {
                     known.bound.push(name.clone());
                 }
             }
-            Event::Passed { .. } | Event::Failed { .. } => known.status = event.to_string(),
+            Event::Passed { instead, why, .. } => {
+                known.status = event.to_string();
+                let same_port = matches!(why, Why::Elsewhere(_) | Why::Several(_));
+                let found = instead.clone().map(|address| Elsewhere { address, same_port });
+                // Workers that bind it once more have nothing new to tell.
+                let found = found.filter(|found| !known.elsewhere.contains(found));
+                known.elsewhere.extend(found.filter(|_| known.elsewhere.len() < ELSEWHERE_MAX));
+            }
+            Event::Failed { .. } => known.status = event.to_string(),
         });
-        if let Event::Failed { .. } = event {
-            eprintln!("handoff: {event}");
+        match &event {
+            Event::Failed { .. } => {
+                eprintln!("handoff: {event}");
+                self.0.learn(|known| known.failed = Some((event.to_string(), AFTER_REFUSAL)));
+            }
+            // One that could be meant for a listener of the service.
+            Event::Passed { why, .. } if why.is_near() => {
+                self.0.learn(|known| {
+                    known.failed.get_or_insert((event.to_string(), AFTER_NEAR));
+                });
+            }
+            _ => {}
         }
     }
 }

@@ -4,32 +4,99 @@
 //! process of a tree has a descriptor of. That the client has ended its side changes nothing: it still waits for its
 //! answer. What waits in an accept queue belongs to nobody.
 
-use std::collections::{BTreeSet, HashMap};
-use std::ffi::OsStr;
-use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
-use std::ops::ControlFlow;
-use std::path::Path;
-use std::time::Instant;
+mod address;
+mod inner;
 
-use super::diag::{Cookie, Diag, Found, Key, family_of};
-use super::work::work;
-use crate::config::{ListenAddress, UNIX_PATH_MAX_BYTES};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+pub(super) use address::{family_and_port, is_at};
+
+use super::diag::{ANY_COOKIE, Cookie, Diag, Found, Key};
+use super::gate::{Gate, STARVED};
+use super::work::Account;
+use crate::config::ListenAddress;
 use crate::sys::held::{HeldSocket, sockets_of};
+use crate::sys::tcp::{ends_with_acknowledgment, may_ask};
 
 /// Counts the connections of a process tree at some addresses.
 ///
-/// While a process is waited for, one connection that it still has, or that is still at work, is enough to know. So a look
-/// ends at the first one, and the next look begins with that one: it costs the same however many others there are.
+/// While a process is waited for, one connection that it still has is enough to know. So a look for any ends at the first
+/// one, and the next look begins with that one: it costs the same however many others there are. A survey looks at all.
 #[derive(Debug)]
 pub struct Census {
     addresses: Vec<ListenAddress>,
     diag: Diag,
     /// The connection for which the last look said no.
     last: Option<Held>,
-    /// Since when each call has found the connection busy.
-    busy_since: HashMap<Cookie, Instant>,
+    /// What the last survey found.
+    accounts: HashMap<Cookie, Known>,
+    /// The connections of which what comes next is held back.
+    held_back: HashMap<Cookie, Gate>,
+    /// The connections that were let in, as what was held back was the rest of a request: how often, and when last.
+    spared: HashMap<Cookie, (u8, Instant)>,
+    /// Whether the kernel tells what came last on a connection.
+    may_ask: bool,
+    /// How long an answer may pause.
+    pause: Duration,
+    /// Which connections a process of the tree has with itself.
+    inner: HashMap<Cookie, bool>,
 }
+
+/// How far a connection has come at the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// For the server, its handshake is not over. A listener with `TCP_DEFER_ACCEPT` ends it when data comes.
+    Handshake,
+    /// It waits in the queue of the listener.
+    Queued,
+    /// A process has accepted it, and still has it.
+    Accepted,
+    /// The server's end is closed.
+    Gone,
+}
+
+/// What a look at all connections found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Survey {
+    /// The connections.
+    pub open: usize,
+    /// Those on which a request is under way or is about to come, as far as that can be told.
+    pub work: usize,
+    /// Those of them of which the times do not tell whether there is one, and the kernel may.
+    pub unsure: usize,
+    /// Those on which a request waits that nobody has begun.
+    pub waiting: usize,
+    /// Those on which the rest of a request may be held back: see [`Census::hold_back`].
+    pub stuck: usize,
+    /// Those on which nothing is under way at this moment, and on which an answer may go on after a pause.
+    pub paused: usize,
+    /// Those of which the same is true long after the last request.
+    pub streams: usize,
+    /// For how long nothing has been read or written on any.
+    pub still: Duration,
+    /// For how long the oldest request is under way that was begun, in milliseconds.
+    pub longest_ms: Option<u64>,
+    /// The same with those that wait, or are about to come.
+    pub oldest_ms: Option<u64>,
+}
+
+/// A connection in a survey.
+#[derive(Debug)]
+struct Known {
+    key: Key,
+    holder: HeldSocket,
+    account: Account,
+}
+
+/// A connection that was used within so long is in use.
+const IN_USE: Duration = Duration::from_millis(30);
+
+/// A client that sends its request in pieces is waited for so often. One that sends several requests at once has always another one.
+const SPARED: u8 = 3;
 
 /// A connection, and who has it.
 type Held = (Key, HeldSocket);
@@ -38,17 +105,33 @@ impl Census {
     /// For the local addresses of these listeners.
     pub fn new(addresses: &[ListenAddress]) -> io::Result<Census> {
         let diag = Diag::open()?;
-        Ok(Census { addresses: addresses.to_vec(), diag, last: None, busy_since: HashMap::new() })
+        let (accounts, held_back) = (HashMap::new(), HashMap::new());
+        Ok(Census {
+            addresses: addresses.to_vec(),
+            diag,
+            last: None,
+            accounts,
+            held_back,
+            spared: HashMap::new(),
+            may_ask: may_ask(),
+            pause: Duration::ZERO,
+            inner: HashMap::new(),
+        })
+    }
+
+    /// The same, where an answer that is written in parts may pause for so long between them.
+    pub fn with_pauses(self, pause: Duration) -> Census {
+        Census { pause, ..self }
     }
 
     /// Whether no process of the tree has a connection to one of the addresses any more. Made for a tree that gets no new ones.
     pub fn is_empty(&mut self, tree: impl Fn() -> Vec<u32>) -> io::Result<bool> {
-        if self.still_there(false)?.is_some() {
+        if self.still_there()?.is_some() {
             return Ok(false);
         }
         // One look can miss a socket or a process while others vanish: nothing has to be seen twice.
         for _ in 0..2 {
-            self.last = self.find(false, &tree(), |_| true)?;
+            self.last = self.find(&tree())?;
             if self.last.is_some() {
                 return Ok(false);
             }
@@ -56,71 +139,172 @@ impl Census {
         Ok(true)
     }
 
-    /// Whether a process of the tree is at work on a request, as far as that can be told. Unlike for
-    /// [`Census::oldest_busy_ms`], an answer that is all sent is done: the kernel delivers it, whatever becomes of the process.
-    /// For the moment at which a process is told to end.
-    pub fn is_at_work(&mut self, tree: impl Fn() -> Vec<u32>) -> io::Result<bool> {
-        let unfinished = |found: &Found| work(found).is_some_and(|work| !work.is_sent);
-        if self.still_there(true)?.is_some_and(|found| unfinished(&found)) {
-            return Ok(true);
-        }
-        self.last = self.find(true, &tree(), unfinished)?;
-        Ok(self.last.is_some())
+    /// The connections that the tree has now. One that it has not had before was accepted meanwhile.
+    pub(crate) fn accepted(&mut self, tree: impl Fn() -> Vec<u32>) -> io::Result<HashSet<Cookie>> {
+        let held = held_by(self.look(false)?, &tree())?;
+        Ok(held.into_iter().map(|(found, _)| found.key.cookie()).collect())
     }
 
-    /// Whether a process of the tree has had a request for at least so many milliseconds: see [`Census::oldest_busy_ms`].
-    pub fn is_busy_for(&mut self, limit_ms: u64, tree: impl Fn() -> Vec<u32>) -> io::Result<bool> {
-        if let Some(found) = self.still_there(true)? {
-            let cookie = found.key.cookie();
-            // What the others were meanwhile is not known.
-            self.busy_since.retain(|of, _| *of == cookie);
-            if self.busy_ms(&found, Instant::now()).is_some_and(|ms| ms >= limit_ms) {
-                return Ok(true);
-            }
-        }
-        let oldest = self.oldest_busy(&tree())?;
-        self.last = oldest.filter(|(ms, _)| *ms >= limit_ms).map(|(_, held)| held);
-        Ok(self.last.is_some())
-    }
-
-    /// For how long the oldest request is under way that a process of the tree has; `None` if every connection is at
-    /// rest. Milliseconds, as far as it can be told: see `work.rs`.
-    pub fn oldest_busy_ms(&mut self, tree: impl Fn() -> Vec<u32>) -> io::Result<Option<u64>> {
-        Ok(self.oldest_busy(&tree())?.map(|(ms, _)| ms))
-    }
-
-    fn oldest_busy(&mut self, tree: &[u32]) -> io::Result<Option<(u64, Held)>> {
-        let mut found = self.look(true)?;
-        found.retain(|found| work(found).is_some());
-        let busy = held_by(found, tree)?;
+    /// Looks at all connections of the tree. Looks that follow each other soon tell more than one alone: see `work.rs`.
+    pub fn survey(&mut self, tree: impl Fn() -> Vec<u32>) -> io::Result<Survey> {
+        let found = held_by(self.look(true)?, &tree())?;
+        let found = self.outer(found, &tree)?;
         let now = Instant::now();
-        let before = std::mem::take(&mut self.busy_since);
-        let mut oldest: Option<(u64, Held)> = None;
-        for (found, holder) in busy {
-            // One that is about to ask has not asked yet.
-            if work(&found).is_some_and(|work| work.at_most_ms != Some(0)) {
-                let cookie = found.key.cookie();
-                self.busy_since.insert(cookie, before.get(&cookie).copied().unwrap_or(now));
-            }
-            let ms = self.busy_ms(&found, now);
-            if ms > oldest.as_ref().map(|(oldest, _)| *oldest) {
-                oldest = ms.map(|ms| (ms, (found.key, holder)));
+        let mut before = std::mem::take(&mut self.accounts);
+        for (found, holder) in found {
+            let cookie = found.key.cookie();
+            let known = before.remove(&cookie).map(|known| known.account);
+            let account = Account::next(known.as_ref(), &found, now);
+            self.accounts.insert(cookie, Known { key: found.key, holder, account });
+        }
+        // One look can miss a socket while others vanish.
+        for (cookie, known) in before.into_iter().filter(|(_, known)| known.holder.is_held()) {
+            let found = self.diag.look_up(&known.key, true)?;
+            if let Some(found) =
+                found.filter(|found| found.inode == known.holder.inode && found.is_connection())
+            {
+                let account = Account::next(Some(&known.account), &found, now);
+                self.accounts.insert(cookie, Known { account, ..known });
             }
         }
-        Ok(oldest)
+        Ok(self.summary(now))
     }
 
-    fn busy_ms(&self, found: &Found, now: Instant) -> Option<u64> {
-        let since = self.busy_since.get(&found.key.cookie()).copied().unwrap_or(now);
-        work(found).map(|work| work.age_ms(now - since))
+    /// The same of a tree of which nothing runs. Where the times do not tell what came last on a connection, the kernel is
+    /// asked, if it answers (CAP_NET_ADMIN).
+    pub fn survey_of_stopped(&mut self, tree: impl Fn() -> Vec<u32>) -> io::Result<Survey> {
+        self.survey(tree)?;
+        for known in self.accounts.values_mut().filter(|known| known.account.is_open_question()) {
+            if !self.may_ask {
+                break;
+            }
+            let asked =
+                known.holder.duplicate().and_then(|socket| socket.map(ends_with_acknowledgment).transpose());
+            match asked {
+                Ok(Some(is_answered)) => known.account.settle(is_answered),
+                Ok(None) => {}
+                Err(_) => self.may_ask = false,
+            }
+        }
+        Ok(self.summary(Instant::now()))
+    }
+
+    /// Whether [`Census::survey_of_stopped`] can tell what times do not.
+    pub fn may_ask(&self) -> bool {
+        self.may_ask
+    }
+
+    /// Holds back what clients send next on connections that they have used before, so that the tree gets nothing new to
+    /// do on them: of `all`, or of those that are in use at this moment. Call it again for those that could not be held back
+    /// yet, and while nothing of the tree runs. What a process needs to finish what it has begun is let in. Gives whether
+    /// everything is held back.
+    pub fn hold_back(&mut self, all: bool) -> io::Result<bool> {
+        let now = Instant::now();
+        let is_used = |account: &Account| {
+            account.is_work() || account.waits() || now.saturating_duration_since(account.moved) < IN_USE
+        };
+        let mut is_all = all;
+        for (cookie, Known { holder, account, .. }) in
+            self.accounts.iter().filter(|(_, known)| matches!(known.key, Key::Tcp { .. }))
+        {
+            match self.held_back.get(cookie) {
+                Some(gate) if gate.is_in_the_way(account, now) && self.may_be_spared(cookie) => {
+                    gate.open(holder)?;
+                    self.held_back.remove(cookie);
+                    let times = self.spared.get(cookie).map_or(0, |(times, _)| *times);
+                    self.spared.insert(*cookie, (times + 1, now));
+                    is_all = false;
+                }
+                Some(_) => {}
+                // Its rest is on the way.
+                None if account.is_begun() && !self.has_come(cookie, account, now) => is_all = false,
+                None if !all && !is_used(account) => {}
+                None if account.may_be_held_back() => {
+                    self.held_back.extend(Gate::close(holder, account)?.map(|gate| (*cookie, gate)));
+                }
+                None => is_all = false,
+            }
+        }
+        Ok(is_all)
+    }
+
+    /// Lets in what was held back.
+    pub fn let_in(&mut self) {
+        for (cookie, gate) in std::mem::take(&mut self.held_back) {
+            if let Some(known) = self.accounts.get(&cookie) {
+                // It is gone, or its process is: nothing is to be let in.
+                let _ = gate.open(&known.holder);
+            }
+        }
+    }
+
+    fn may_be_spared(&self, cookie: &Cookie) -> bool {
+        self.spared.get(cookie).is_none_or(|(times, _)| *times < SPARED)
+    }
+
+    /// Whether the rest of a request that was let in has come, as far as that can be told.
+    fn has_come(&self, cookie: &Cookie, account: &Account, now: Instant) -> bool {
+        let has_come =
+            |(_, since): &(u8, Instant)| account.moved > *since && account.is_begun_for(STARVED, now);
+        self.spared.get(cookie).is_none_or(has_come)
+    }
+
+    fn summary(&self, now: Instant) -> Survey {
+        let mut survey = Survey { still: Duration::MAX, ..Survey::default() };
+        for (cookie, Known { account, .. }) in &self.accounts {
+            let gate = self.held_back.get(cookie).filter(|_| self.may_be_spared(cookie));
+            survey.stuck += usize::from(gate.is_some_and(|gate| gate.is_in_the_way(account, now)));
+            survey.open += 1;
+            survey.work += usize::from(account.is_work());
+            survey.unsure += usize::from(account.is_open_question());
+            survey.waiting += usize::from(account.waits());
+            survey.paused += usize::from(account.answers(now, self.pause));
+            survey.streams += usize::from(account.streams(now, self.pause));
+            survey.still = survey.still.min(now.saturating_duration_since(account.moved));
+            let age_ms = account.age(now).as_millis() as u64;
+            if account.is_begun() {
+                survey.longest_ms = survey.longest_ms.max(Some(age_ms));
+            }
+            if account.is_work() || account.waits() {
+                survey.oldest_ms = survey.oldest_ms.max(Some(age_ms));
+            }
+        }
+        survey
     }
 
     /// Whether the connection of a client at this local address (seen from the client: peer) has been accepted by a
     /// process that still has it.
     pub fn is_accepted(client_local: SocketAddr, server: SocketAddr) -> io::Result<bool> {
+        Ok(Self::stage(client_local, server)? == Stage::Accepted)
+    }
+
+    /// How far the connection of such a client has come at the server.
+    pub fn stage(client_local: SocketAddr, server: SocketAddr) -> io::Result<Stage> {
         let found = Diag::open()?.look_up(&Key::tcp(server, client_local), false)?;
         // Where there is no such connection, the kernel tells of the listener.
-        Ok(found.is_some_and(|found| !found.listens() && found.inode != 0))
+        Ok(match found.filter(|found| !found.listens()) {
+            None => Stage::Gone,
+            Some(found) if found.inode != 0 => Stage::Accepted,
+            Some(found) if found.is_handshake() => Stage::Handshake,
+            Some(found) if found.is_connection() => Stage::Queued,
+            Some(_) => Stage::Gone,
+        })
+    }
+
+    /// The same of a connection over a unix socket, by the inode of the client's end.
+    pub fn stage_of_unix(client: u32) -> io::Result<Stage> {
+        let own = Diag::open()?.look_up(&Key::Unix { inode: client, cookie: ANY_COOKIE }, false)?;
+        Ok(match own.and_then(|own| own.other_inode) {
+            None => Stage::Gone,
+            Some(0) => Stage::Queued,
+            Some(_) => Stage::Accepted,
+        })
+    }
+
+    /// Whether a process has accepted the connection of such a client, and has read all that it sent.
+    pub fn has_read(client_local: SocketAddr, server: SocketAddr) -> io::Result<bool> {
+        let found = Diag::open()?.look_up(&Key::tcp(server, client_local), false)?;
+        Ok(found.is_some_and(|found| found.inode != 0 && found.is_connection() && found.unread == 0))
     }
 
     /// All accepted connections at the addresses, whoever has them.
@@ -134,34 +318,27 @@ impl Census {
     }
 
     /// The connection for which the last look said no, if it is still held.
-    fn still_there(&mut self, with_history: bool) -> io::Result<Option<Found>> {
+    fn still_there(&mut self) -> io::Result<Option<Found>> {
         let Some((key, holder)) = &self.last else { return Ok(None) };
-        let found = if holder.is_held() { self.diag.look_up(key, with_history)? } else { None };
+        let found = if holder.is_held() { self.diag.look_up(key, false)? } else { None };
         Ok(found.filter(|found| found.inode == holder.inode && found.is_connection()))
     }
 
-    /// A connection that a process of the tree has and that is `wanted`.
-    fn find(
-        &mut self,
-        with_history: bool,
-        tree: &[u32],
-        wanted: impl Fn(&Found) -> bool,
-    ) -> io::Result<Option<Held>> {
+    /// A connection that a process of the tree has.
+    fn find(&mut self, tree: &[u32]) -> io::Result<Option<Held>> {
         let mut descriptors = descriptors_of(tree);
         let (mut sockets, mut holders) = (HashMap::new(), HashMap::new());
         let mut met = None;
         // With each socket one more descriptor: if the tree has most of the sockets, two that belong together are met soon.
-        self.each(with_history, |found| {
-            if wanted(&found) {
-                let holder = descriptors.next().and_then(Result::ok);
-                holders.extend(holder.map(|holder| (holder.inode, holder)));
-                sockets.insert(found.inode, found.key);
-                let inodes = [Some(found.inode), holder.map(|holder| holder.inode)];
-                met = inodes
-                    .into_iter()
-                    .flatten()
-                    .find(|inode| sockets.contains_key(inode) && holders.contains_key(inode));
-            }
+        self.each(false, |found| {
+            let holder = descriptors.next().and_then(Result::ok);
+            holders.extend(holder.map(|holder| (holder.inode, holder)));
+            sockets.insert(found.inode, found.key);
+            let inodes = [Some(found.inode), holder.map(|holder| holder.inode)];
+            met = inodes
+                .into_iter()
+                .flatten()
+                .find(|inode| sockets.contains_key(inode) && holders.contains_key(inode));
             if met.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         if let Some(inode) = met {
@@ -222,73 +399,7 @@ fn descriptors_of(tree: &[u32]) -> impl Iterator<Item = io::Result<HeldSocket>> 
     })
 }
 
-pub(super) fn family_and_port(address: &ListenAddress) -> Option<(u8, u16)> {
-    match address {
-        ListenAddress::Tcp(local) => Some((family_of(local.ip()), local.port())),
-        ListenAddress::DualStack { port } => Some((family_of(Ipv6Addr::UNSPECIFIED.into()), *port)),
-        // Which of the datagrams belong together nobody but the server knows.
-        _ => None,
-    }
-}
-
-pub(super) fn is_at(found: &Found, address: &ListenAddress) -> bool {
-    match (address, found.local(), &found.name) {
-        (ListenAddress::Tcp(wanted), Some(local), _) => {
-            let any = wanted.ip().is_unspecified() && wanted.is_ipv4() == local.is_ipv4();
-            wanted.port() == local.port() && (any || wanted.ip() == local.ip())
-        }
-        (ListenAddress::DualStack { port }, Some(local), _) => *port == local.port(),
-        (ListenAddress::Unix(path), _, Some(name)) => is_name_of(path, name),
-        _ => false,
-    }
-}
-
-/// Whether a listener of the path may be bound to `name`, which an accepted socket has from its listener: the path
-/// itself, a slot's own name `.NAME.SLOT`, or, when that is too long for the kernel, the short one that it had for a
-/// moment.
-fn is_name_of(path: &Path, name: &OsStr) -> bool {
-    let (own, bound) = (path.file_name().unwrap_or_default().as_encoded_bytes(), Path::new(name));
-    let slot_name = |name: &OsStr| {
-        let slot = name.as_encoded_bytes().strip_prefix(b".").and_then(|name| name.strip_prefix(own));
-        slot.and_then(|rest| rest.strip_prefix(b".")).is_some_and(is_number)
-    };
-    let short_name = |name: &OsStr| {
-        let pid_and_slot = name.to_str().and_then(|name| name.strip_prefix(".handoff-")?.split_once('.'));
-        pid_and_slot.is_some_and(|(pid, slot)| is_number(pid.as_bytes()) && is_number(slot.as_bytes()))
-    };
-    let may_be_short = path.as_os_str().len() + "..1".len() > UNIX_PATH_MAX_BYTES;
-    bound == path
-        || bound.parent() == path.parent() && bound.file_name().is_some_and(slot_name)
-        || may_be_short && bound.starts_with("/proc/self/fd") && bound.file_name().is_some_and(short_name)
-}
-
-fn is_number(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(u8::is_ascii_digit)
-}
-
 fn cannot(kind: &str, error: io::Error) -> io::Error {
     let why = "is the kernel built with INET_TCP_DIAG and UNIX_DIAG?";
     io::Error::new(error.kind(), format!("cannot ask the kernel for the {kind} connections: {error}; {why}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_unix_listener_is_known_by_its_names() {
-        let is = |path: &str, name: &str| is_name_of(Path::new(path), OsStr::new(name));
-        assert!(is("/run/s.sock", "/run/s.sock"));
-        assert!(is("/run/s.sock", "/run/.s.sock.12"));
-        for other in
-            ["/run/.s.sock.new", "/run/.s.sock.", "/tmp/.s.sock.1", "/run/s.sock.1", "/run/.t.sock.1", ""]
-        {
-            assert!(!is("/run/s.sock", other), "{other}");
-        }
-        let short = "/proc/self/fd/7/.handoff-4711.2";
-        assert!(!is("/run/s.sock", short));
-        let longest = format!("/{}", "l".repeat(UNIX_PATH_MAX_BYTES - 1));
-        assert!(is(&longest, short));
-        assert!(!is(&longest, "/proc/self/fd/7/.other-4711"));
-    }
 }

@@ -2,6 +2,8 @@
 //!
 //! Sockets are those of the network namespace of the calling thread, which must stay the same.
 
+mod request;
+
 use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,20 +11,22 @@ use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use netlink_packet_sock_diag::inet::{self, ExtensionFlags, InetRequest, InetResponse, SocketId};
-use netlink_packet_sock_diag::unix::{self, ShowFlags, UnixRequest, UnixResponse, nlas::UnixDiagName};
-use netlink_packet_sock_diag::{AF_INET, AF_INET6, IPPROTO_TCP, SockDiagMessage, TCP_LISTEN};
-use netlink_packet_sock_diag::{TCP_CLOSE_WAIT, TCP_ESTABLISHED};
-use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
-};
+use netlink_packet_sock_diag::inet::{self, InetRequest, InetResponse, SocketId};
+use netlink_packet_sock_diag::unix::{self, UnixResponse, nlas::UnixDiagName};
+pub(super) use netlink_packet_sock_diag::{AF_INET, AF_INET6};
+use netlink_packet_sock_diag::{IPPROTO_UDP, SockDiagMessage, TCP_LISTEN};
+use netlink_packet_sock_diag::{TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_SYN_RECV};
+
+use request::{at_port, tcp_request, unix_request};
+
+use crate::sys::errno::{Errno, errno_of, retry};
+use crate::sys::socket::{MsgFlags, SockProtocol, netlink, recv, send};
 
 /// The kernel makes no longer datagrams in a dump.
 const DATAGRAM_MAX: usize = 32 * 1024;
 
 /// What the kernel takes for "any cookie".
-const ANY_COOKIE: [u8; 8] = [0xff; 8];
+pub(super) const ANY_COOKIE: [u8; 8] = [0xff; 8];
 
 /// A netlink socket for questions, one after the other.
 #[derive(Debug)]
@@ -57,8 +61,14 @@ pub(super) struct Found {
     pub(super) unread: u32,
     /// Bytes that were written and have not arrived at the other side.
     pub(super) unsent: u32,
+    /// Whose socket it is; not told of a unix socket.
+    pub(super) user: u32,
+    /// Of a listener over IPv6, or a datagram socket: whether it takes no v4.
+    pub(super) is_v6_only: bool,
     /// Where a unix socket is bound.
     pub(super) name: Option<OsString>,
+    /// The inode of the other end of a unix socket; 0 while that waits to be accepted.
+    pub(super) other_inode: Option<u32>,
     /// For TCP, if it was asked for.
     pub(super) history: Option<History>,
 }
@@ -78,6 +88,12 @@ pub(super) struct History {
     pub(super) not_sent: u32,
     /// Segments with data that were sent.
     pub(super) segments_sent: u32,
+    /// Segments with data that were received.
+    pub(super) segments_received: u32,
+    /// Bytes that the other side has acknowledged.
+    pub(super) bytes_acked: u64,
+    /// Segments that came and were dropped.
+    pub(super) dropped: u32,
 }
 
 impl Found {
@@ -91,12 +107,35 @@ impl Found {
         self.state == TCP_CLOSE_WAIT
     }
 
+    /// Whether it is one end of a handshake that this side has not seen the end of.
+    pub(super) fn is_handshake(&self) -> bool {
+        self.state == TCP_SYN_RECV
+    }
+
     /// Whether it waits for connections.
     pub(super) fn listens(&self) -> bool {
         self.state == TCP_LISTEN
     }
 
-    /// This side's address of a TCP socket.
+    /// The other side's address of a TCP or datagram socket.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        match &self.key {
+            Key::Tcp { id, .. } => {
+                Some(SocketAddr::new(id.destination_address.to_canonical(), id.destination_port))
+            }
+            Key::Unix { .. } => None,
+        }
+    }
+
+    /// The same of this side, as the socket spells it: a v4 address in v6 clothes stays one.
+    pub(super) fn bound_to(&self) -> Option<SocketAddr> {
+        match &self.key {
+            Key::Tcp { id, .. } => Some(SocketAddr::new(id.source_address, id.source_port)),
+            Key::Unix { .. } => None,
+        }
+    }
+
+    /// This side's address of a TCP or datagram socket.
     pub(super) fn local(&self) -> Option<SocketAddr> {
         match &self.key {
             Key::Tcp { id, .. } => Some(SocketAddr::new(id.source_address.to_canonical(), id.source_port)),
@@ -167,6 +206,36 @@ impl Diag {
         self.ask(SockDiagMessage::InetRequest(request), true, each)
     }
 
+    /// Tells the datagram sockets of a family at a local port that are connected, in the same way.
+    pub(super) fn udp(
+        &mut self,
+        family: u8,
+        port: u16,
+        each: impl FnMut(Found) -> ControlFlow<()>,
+    ) -> io::Result<ControlFlow<()>> {
+        let request = tcp_request(family, at_port(family, port), inet::StateFlags::ESTABLISHED, false);
+        let request = InetRequest { protocol: IPPROTO_UDP, ..request };
+        self.ask(SockDiagMessage::InetRequest(request), true, each)
+    }
+
+    /// Tells the TCP listeners at a local port in the same way, or the UDP sockets that are not connected.
+    pub(super) fn open_to_all(
+        &mut self,
+        datagrams: bool,
+        family: u8,
+        port: u16,
+        each: impl FnMut(Found) -> ControlFlow<()>,
+    ) -> io::Result<ControlFlow<()>> {
+        let request = match datagrams {
+            false => tcp_request(family, at_port(family, port), inet::StateFlags::LISTEN, false),
+            true => InetRequest {
+                protocol: IPPROTO_UDP,
+                ..tcp_request(family, at_port(family, port), inet::StateFlags::CLOSE, false)
+            },
+        };
+        self.ask(SockDiagMessage::InetRequest(request), true, each)
+    }
+
     /// Tells the connected unix sockets in the same way.
     pub(super) fn unix(&mut self, each: impl FnMut(Found) -> ControlFlow<()>) -> io::Result<ControlFlow<()>> {
         self.ask(SockDiagMessage::UnixRequest(unix_request(0, ANY_COOKIE)), true, each)
@@ -189,7 +258,7 @@ impl Diag {
         match asked {
             Ok(_) => Ok(only),
             // ESTALE: another socket has its place.
-            Err(error) if [Errno::NOENT, Errno::STALE].contains(&errno(&error)) => Ok(None),
+            Err(error) if matches!(errno_of(&error), Some(Errno::ENOENT | Errno::ESTALE)) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -208,12 +277,12 @@ impl Diag {
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
-        retry_on_intr(|| send(&self.socket, &bytes, SendFlags::empty()))?;
+        retry(|| send(&self.socket, &bytes, MsgFlags::empty()))?;
 
         let mut answer =
             Answer { dump, each, flow: ControlFlow::Continue(()), ended: None, unreadable: None };
         loop {
-            let (_, length) = retry_on_intr(|| recv(&self.socket, &mut self.buffer[..], RecvFlags::TRUNC))?;
+            let length = retry(|| recv(&self.socket, &mut self.buffer, MsgFlags::MSG_TRUNC))?;
             let datagram = self.buffer.get(..length).ok_or_else(|| bad("a datagram is too long"))?;
             answer.take(datagram, self.sequence)?;
             if let Some(ended) = answer.ended {
@@ -229,8 +298,7 @@ impl Diag {
 }
 
 fn open_socket() -> io::Result<OwnedFd> {
-    let protocol = Some(netlink::SOCK_DIAG);
-    Ok(socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?)
+    Ok(netlink(SockProtocol::NetlinkSockDiag)?)
 }
 
 struct Answer<E> {
@@ -291,31 +359,15 @@ impl<E: FnMut(Found) -> ControlFlow<()>> Answer<E> {
     }
 }
 
-fn at_port(family: u8, port: u16) -> SocketId {
-    let id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
-    SocketId { source_port: port, ..id }
-}
-
-fn tcp_request(family: u8, id: SocketId, states: inet::StateFlags, with_history: bool) -> InetRequest {
-    let extensions = if with_history { ExtensionFlags::INFO } else { ExtensionFlags::empty() };
-    InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id: id }
-}
-
-fn unix_request(inode: u32, cookie: Cookie) -> UnixRequest {
-    UnixRequest {
-        state_flags: unix::StateFlags::ESTABLISHED,
-        inode,
-        show_flags: ShowFlags::NAME | ShowFlags::RQLEN,
-        cookie,
-    }
-}
-
 /// `None` if the kernel's `struct tcp_info` lacks what is wanted of it, which came with Linux 4.6.
 fn tcp_found(response: InetResponse) -> Option<Found> {
-    let mut history = None;
+    let (mut history, mut is_v6_only, mut dropped) = (None, false, 0);
     for nla in &response.nlas {
-        if let inet::nlas::Nla::TcpInfo(info) = nla {
-            history = Some(History::read(info)?);
+        match nla {
+            inet::nlas::Nla::TcpInfo(info) => history = Some(History::read(info)?),
+            inet::nlas::Nla::MemInfo(memory) => dropped = memory.drops,
+            inet::nlas::Nla::SkV6Only(only) => is_v6_only = *only,
+            _ => {}
         }
     }
     let header = response.header;
@@ -325,17 +377,21 @@ fn tcp_found(response: InetResponse) -> Option<Found> {
         state: header.state,
         unread: header.recv_queue,
         unsent: header.send_queue,
+        user: header.uid,
+        is_v6_only,
         name: None,
-        history,
+        other_inode: None,
+        history: history.map(|history| History { dropped, ..history }),
     })
 }
 
 fn unix_found(response: UnixResponse) -> Found {
-    let (mut name, mut queues) = (None, (0, 0));
+    let (mut name, mut queues, mut other_inode) = (None, (0, 0), None);
     for nla in response.nlas {
         match nla {
             unix::nlas::Nla::Name(UnixDiagName::Pathname(path)) => name = Some(path),
             unix::nlas::Nla::ReceiveQueueLength(unread, unsent) => queues = (unread, unsent),
+            unix::nlas::Nla::Peer(inode) => other_inode = Some(inode),
             _ => {}
         }
     }
@@ -346,7 +402,10 @@ fn unix_found(response: UnixResponse) -> Found {
         state: header.state,
         unread: queues.0,
         unsent: queues.1,
+        user: 0,
+        is_v6_only: false,
         name,
+        other_inode,
         history: None,
     }
 }
@@ -354,22 +413,21 @@ fn unix_found(response: UnixResponse) -> Found {
 impl History {
     fn read(info: &[u8]) -> Option<History> {
         let word = |at: usize| Some(u32::from_ne_bytes(info.get(at..at + 4)?.try_into().ok()?));
+        let long = |at: usize| Some(u64::from_ne_bytes(info.get(at..at + 8)?.try_into().ok()?));
         Some(History {
             last_sent_ms: word(44)?,
             last_received_ms: word(52)?,
             last_ack_ms: word(56)?,
-            bytes_received: u64::from_ne_bytes(info.get(128..136)?.try_into().ok()?),
+            bytes_acked: long(120)?,
+            bytes_received: long(128)?,
             not_sent: word(144)?,
+            segments_received: word(152)?,
             segments_sent: word(156)?,
+            dropped: 0,
         })
     }
 }
 
 fn bad(what: &str) -> io::Error {
-    let what = format!("the kernel's answer about sockets cannot be read: {what}");
-    io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
-fn errno(error: &io::Error) -> Errno {
-    Errno::from_io_error(error).unwrap_or(Errno::INVAL)
+    io::Error::other(format!("the kernel's answer about sockets cannot be read: {what}"))
 }

@@ -44,6 +44,14 @@ pub enum SlotError {
         /// The address.
         address: ListenAddress,
     },
+    /// There is no such user or group.
+    #[error("cannot give {address} to its owner: {error}; correct the name, or write the number")]
+    Owner {
+        /// The address.
+        address: ListenAddress,
+        /// Cause.
+        error: String,
+    },
     /// Any other failure of a system call.
     #[error("cannot {action} {address}: {error}")]
     System {
@@ -84,8 +92,10 @@ pub enum SlotError {
         /// The side.
         side: Side,
     },
-    /// A program has shut down the listener that is to get the new connections.
-    #[error("side {side} of {address} does not listen any more; reset it")]
+    /// A program has connected the datagram socket that is to get what clients send.
+    #[error(
+        "side {side} of {address} takes no datagrams any more: its program has connected it to one client"
+    )]
     SideNotListening {
         /// The address.
         address: ListenAddress,

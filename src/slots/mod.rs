@@ -4,42 +4,54 @@
 //! a program that sends every new connection to one of them; a switch is one system call. The program may make an
 //! exception for a probe, which looks at a slot before it gets anything else, and for a share of the connections. It is
 //! attached even to a lone slot, so that a stranger who joins the port gets nothing. The slots of a unix socket each have a name of their own
-//! beside the path, and a switch renames a hard link over the path. The slots of a UDP address form a group like those of TCP,
+//! beside the path, and a switch renames a hard link over the path; see `unix.rs`. The slots of a UDP address form a group like those of TCP,
 //! and what is steered is every datagram; see `udp.rs`.
 //!
 //! A slot is bound and listens with the longest backlog that the kernel allows before any process exists, is
 //! close-on-exec, and has `TCP_NODELAY` set, which accepted sockets inherit. Its blocking mode is left as it is and must
 //! be left so by every holder: `O_NONBLOCK` belongs to the listener, not to the descriptor.
 
+mod access;
 pub mod census;
 mod diag;
 mod error;
+mod gate;
 mod handshakes;
 mod order;
+mod others;
 mod pair;
+pub mod peers;
 mod probe;
 pub mod program;
+mod socket;
 pub mod tally;
 mod tcp;
 mod udp;
 mod unix;
+mod upkeep;
 mod work;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 
-use rustix::net::{Shutdown, SocketType, listen as start_listening, shutdown, sockopt};
+use serde::{Deserialize, Serialize};
 
+pub use access::Access;
 pub use error::SlotError;
 pub use handshakes::Handshakes;
 use order::Order;
+pub use others::Other;
 pub use pair::{Both, Pair, PairState, Side};
 pub use probe::{ProbeRoute, ProbeTarget};
 use program::{Kept, Lot, Probe, Program, Share};
+use socket::open;
+pub use socket::{
+    Place, check_free, drop_unread, dropped_at, is_alive, lengthen_queue, mend_names, set_access,
+    slot_by_name, stop_listening, unread_bytes, waiting_at, watched_name,
+};
 
 use crate::config::ListenAddress;
 use crate::sys::{
@@ -48,7 +60,7 @@ use crate::sys::{
 };
 
 /// Names a slot within its group; never used twice, and the later one has the greater number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SlotId(pub u64);
 
 impl fmt::Display for SlotId {
@@ -64,6 +76,7 @@ impl fmt::Display for SlotId {
 #[derive(Debug)]
 pub struct Group {
     address: ListenAddress,
+    access: Access,
     slots: BTreeMap<SlotId, OwnedFd>,
     order: Order,
     steered: SlotId,
@@ -76,10 +89,16 @@ impl Group {
     /// Binds an address that nobody may have yet, and listens with a first slot that gets all connections. A stale unix
     /// socket, at which nobody answers, is replaced.
     pub fn open(address: &ListenAddress) -> Result<Group, SlotError> {
+        Self::open_for(address, Access::default())
+    }
+
+    /// Likewise, and says who may connect over a unix socket.
+    pub fn open_for(address: &ListenAddress, access: Access) -> Result<Group, SlotError> {
         check_free(address)?;
         let first = SlotId(1);
         let mut group = Group {
             address: address.clone(),
+            access,
             slots: BTreeMap::new(),
             order: Order::default(),
             steered: first,
@@ -119,7 +138,8 @@ impl Group {
             slots.insert(slot, fd);
         }
         let next = SlotId(slots.last_key_value().map_or(1, |(last, _)| last.0 + 1));
-        Group { address: address.clone(), slots, order, steered, share: None, probe: None, next }
+        let (address, access) = (address.clone(), Access::default());
+        Group { address, access, slots, order, steered, share: None, probe: None, next }
     }
 
     /// The address.
@@ -133,8 +153,8 @@ impl Group {
     }
 
     /// The slots in the order of the kernel's index, for [`Group::restore`]. It changes when one is retired.
-    pub fn order(&self) -> &[SlotId] {
-        self.order.members()
+    pub fn order(&self) -> Vec<SlotId> {
+        self.order.slots()
     }
 
     /// The listener of a slot.
@@ -145,17 +165,37 @@ impl Group {
     /// Adds a slot that gets no connection until it is steered to.
     pub fn add_slot(&mut self) -> Result<SlotId, SlotError> {
         let slot = self.next;
-        let listener = self.open_slot(slot)?;
+        let listener = self.open_last(slot)?;
         self.next = SlotId(slot.0 + 1);
         self.order.push(slot);
         self.slots.insert(slot, listener);
         Ok(slot)
     }
 
+    /// One that is known to be the last: no stranger has come while it was opened.
+    fn open_last(&mut self, slot: SlotId) -> Result<OwnedFd, SlotError> {
+        const TRIES: usize = 8;
+        self.look();
+        let mut listener = self.open_slot(slot)?;
+        for _ in 0..TRIES {
+            let ours = self.slots.values().chain([&listener]);
+            let now = others::in_group(&self.address, ours).unwrap_or_default();
+            let known: Vec<_> = self.order.strangers().collect();
+            if now.iter().all(|stranger| known.contains(stranger)) {
+                break;
+            }
+            stop_listening(&listener);
+            drop(listener);
+            self.look();
+            listener = self.open_slot(slot)?;
+        }
+        Ok(listener)
+    }
+
     /// One whose mark no other slot has, if the address needs marks.
     fn open_slot(&self, slot: SlotId) -> Result<OwnedFd, SlotError> {
         const TRIES: usize = 64;
-        let mut listener = open(&self.address, slot)?;
+        let mut listener = open(&self.address, slot, &self.access)?;
         if self.address.is_quic() {
             let known: Vec<u8> = self.marks().map(|(_, mark)| mark).collect();
             for _ in 0..TRIES {
@@ -163,7 +203,7 @@ impl Group {
                     break;
                 }
                 // It is the last in the order, so no other changes its place.
-                drop(std::mem::replace(&mut listener, open(&self.address, slot)?));
+                drop(std::mem::replace(&mut listener, open(&self.address, slot, &self.access)?));
             }
         }
         Ok(listener)
@@ -233,29 +273,37 @@ impl Group {
     }
 
     /// Makes the kernel do what the book says.
-    fn apply(&self) -> Result<(), SlotError> {
+    fn apply(&mut self) -> Result<(), SlotError> {
+        self.look();
+        self.attach()
+    }
+
+    fn attach(&self) -> Result<(), SlotError> {
         let listener = self.known(self.steered)?;
         match &self.address {
             ListenAddress::Unix(path) => unix::put_in_place(path, self.steered),
-            address => steer::attach(listener, &self.program()?.instructions())
-                .map_err(|error| SlotError::new(address, "steer", error)),
+            address => match self.program() {
+                Some(program) => steer::attach(listener, &program.instructions())
+                    .map_err(|error| SlotError::new(address, "steer", error)),
+                None => Ok(()),
+            },
         }
     }
 
-    fn program(&self) -> Result<Program, SlotError> {
-        let mut program = Program::constant(self.index_of(self.steered)?);
-        if let Some((slot, parts)) = self.share {
-            program.share = Some(Share { index: self.index_of(slot)?, parts, by: self.lot() });
-        }
+    /// `None` if the slot that gets new connections was ended by its program: there is nothing to choose.
+    fn program(&self) -> Option<Program> {
+        let mut program = Program::constant(self.order.index_of(self.steered)?);
+        let index_of = |slot| self.order.index_of(slot);
+        program.share = self
+            .share
+            .and_then(|(slot, parts)| Some(Share { index: index_of(slot)?, parts, by: self.lot() }));
         if self.address.is_quic() {
             let others = self.marks().filter(|(slot, _)| *slot != self.steered);
-            let kept = |(slot, mark)| Ok(Kept { mark, index: self.index_of(slot)? });
-            program.kept = others.map(kept).collect::<Result<_, SlotError>>()?;
+            let kept = |(slot, mark)| Some(Kept { mark, index: index_of(slot)? });
+            program.kept = others.filter_map(kept).collect();
         }
-        if let Some((slot, client)) = self.probe {
-            program.probe = Some(Probe { client, index: self.index_of(slot)? });
-        }
-        Ok(program)
+        program.probe = self.probe.and_then(|(slot, client)| Some(Probe { client, index: index_of(slot)? }));
+        Some(program)
     }
 
     /// A connection has one draw; each datagram of a flow has to have the same.
@@ -265,11 +313,6 @@ impl Group {
 
     fn known(&self, slot: SlotId) -> Result<&OwnedFd, SlotError> {
         self.slots.get(&slot).ok_or_else(|| SlotError::Unknown { address: self.address.clone(), slot })
-    }
-
-    fn index_of(&self, slot: SlotId) -> Result<u32, SlotError> {
-        let index = self.order.index_of(slot);
-        index.ok_or_else(|| SlotError::Unknown { address: self.address.clone(), slot })
     }
 
     /// Takes a slot out of the group for good, whoever else holds it. Connections that still wait in its queue are reset:
@@ -285,6 +328,8 @@ impl Group {
         let Some(listener) = self.slots.remove(&slot) else {
             return Err(SlotError::Unknown { address: self.address.clone(), slot });
         };
+        // The last one takes its place, which may be a stranger.
+        self.look();
         // A duplicate in another process would keep a merely closed one in the group, and the indices wrong.
         stop_listening(&listener);
         drop(listener);
@@ -311,126 +356,28 @@ impl Group {
     /// Ends the address: from now on connections are refused, whoever holds duplicates, and waiting ones are reset. The
     /// path of a unix socket is removed if it is still this group's.
     pub fn close(self) {
-        if let ListenAddress::Unix(path) = &self.address {
-            for slot in self.slots.keys() {
-                // The one that is in place, whoever has put it there.
-                unix::remove(path, *slot);
-                unix::forget(path, *slot);
-            }
-        }
+        // Nobody finds the path of a socket that refuses.
+        let (address, slots) = (self.address.clone(), self.slots.keys().copied().collect::<Vec<_>>());
+        forget_path(&address, &slots);
         self.slots.values().for_each(stop_listening);
     }
-}
 
-/// Where the path of a unix socket leads, to put it back should somebody remove it. There is none for other addresses.
-#[derive(Debug, Clone, Copy)]
-pub struct Place(SlotId);
-
-impl Place {
-    /// At this slot.
-    pub(crate) fn at(slot: SlotId) -> Self {
-        Self(slot)
-    }
-
-    /// Where it leads now.
-    pub fn of(address: &ListenAddress) -> Option<Self> {
-        match address {
-            ListenAddress::Unix(path) => unix::in_place(path).map(Self),
-            _ => None,
-        }
-    }
-
-    /// Lets it lead there again.
-    pub fn put_back(self, address: &ListenAddress) -> Result<(), SlotError> {
-        match address {
-            ListenAddress::Unix(path) => unix::put_in_place(path, self.0),
-            _ => Ok(()),
-        }
+    /// Likewise, but leaves the path of a unix socket to what is given: it waits for the file system, and needs no descriptor.
+    pub fn close_but_for_path(self) -> impl FnOnce() + Send + 'static {
+        self.slots.values().for_each(stop_listening);
+        let (address, slots) = (self.address.clone(), self.slots.keys().copied().collect::<Vec<_>>());
+        move || forget_path(&address, &slots)
     }
 }
 
-/// Refuses an address that somebody has. Takes nothing.
-pub fn check_free(address: &ListenAddress) -> Result<(), SlotError> {
-    match kind(address) {
-        Kind::Unix(path) => unix::check_free(path),
-        Kind::Tcp(local, v6_only) => tcp::check_free(address, local, v6_only),
-        Kind::Udp(local, v6_only) => udp::check_free(address, local, v6_only),
+fn forget_path(address: &ListenAddress, slots: &[SlotId]) {
+    let ListenAddress::Unix(path) = address else { return };
+    for slot in slots {
+        // The one that is in place, whoever has put it there.
+        unix::remove(path, *slot);
+        unix::forget(path, *slot);
     }
-}
-
-fn open(address: &ListenAddress, slot: SlotId) -> Result<OwnedFd, SlotError> {
-    match kind(address) {
-        Kind::Unix(path) => unix::listen(path, slot),
-        Kind::Tcp(local, v6_only) => tcp::listen(address, local, v6_only),
-        Kind::Udp(local, v6_only) => udp::listen(address, local, v6_only),
-    }
-}
-
-/// What is done with an address: a socket of one of these is bound there.
-enum Kind<'a> {
-    Unix(&'a Path),
-    Tcp(SocketAddr, bool),
-    Udp(SocketAddr, bool),
-}
-
-fn kind(address: &ListenAddress) -> Kind<'_> {
-    let any = |port: u16| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-    match address {
-        ListenAddress::Unix(path) => Kind::Unix(path),
-        ListenAddress::Tcp(local) => Kind::Tcp(*local, true),
-        ListenAddress::DualStack { port } => Kind::Tcp(any(*port), false),
-        ListenAddress::Udp(local) | ListenAddress::Quic(local) => Kind::Udp(*local, true),
-        ListenAddress::UdpDualStack { port } | ListenAddress::QuicDualStack { port } => {
-            Kind::Udp(any(*port), false)
-        }
-    }
-}
-
-/// How many connections wait to be accepted at a listener of this address; for a unix socket, and for datagrams, 0 or 1.
-pub fn waiting_at(address: &ListenAddress, listener: &OwnedFd) -> Result<u32, SlotError> {
-    let asked = match address {
-        ListenAddress::Unix(_) => unix::queue_len(listener.as_fd()),
-        address if address.is_datagram() => udp::queue_len(listener),
-        _ => steer::tcp_queue_len(listener),
-    };
-    asked.map_err(|error| SlotError::new(address, "examine", error))
-}
-
-/// How many datagrams have been lost at a slot of this address since it was opened, as its receive buffer was full. 0 for other
-/// addresses.
-pub fn dropped_at(address: &ListenAddress, listener: &OwnedFd) -> Result<u32, SlotError> {
-    if !address.is_datagram() {
-        return Ok(0);
-    }
-    udp::dropped(listener).map_err(|error| SlotError::new(address, "examine", error))
-}
-
-/// The slot that a unix listener says by its name that it is. `None` for other sockets.
-pub fn slot_by_name(listener: &OwnedFd) -> Option<SlotId> {
-    unix::slot_by_name(listener.as_fd())
-}
-
-/// Makes the queue of a listener as long as the kernel allows once more: whoever was given it may have called listen(2) with a
-/// backlog of his own. What does not listen is left alone.
-pub fn lengthen_queue(listener: impl AsFd) {
-    if sockopt::socket_acceptconn(&listener) == Ok(true) {
-        let lengthened = start_listening(&listener, tcp::LONGEST_BACKLOG);
-        debug_assert_eq!(lengthened, Ok(()));
-    }
-}
-
-/// Ends a listener, whoever holds it: connections are refused, and waiting ones are reset. A datagram socket gets nothing any
-/// more; what waits can be read.
-///
-/// ENOTCONN: it does not listen any more, which is what is wanted.
-pub fn stop_listening(listener: &OwnedFd) {
-    if sockopt::socket_type(listener) == Ok(SocketType::DGRAM) {
-        // If its address is not there any more, nothing comes to it either, and it leaves when it is closed.
-        let _ = udp::leave(listener);
-        return;
-    }
-    let stopped = shutdown(listener, Shutdown::Read);
-    debug_assert!(matches!(stopped, Ok(()) | Err(rustix::io::Errno::NOTCONN)));
+    unix::forget_links(path);
 }
 
 impl SlotError {

@@ -5,13 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, socket_with,
-};
-
 use super::{SlotId, unix};
 use crate::config::ListenAddress;
+use crate::sys::errno::Errno;
+use crate::sys::socket::{
+    AddressFamily, SockFlag, SockType, bind, connect, connect_path, local_address, socket,
+};
 
 /// A client's socket that is not connected yet: what is connected by it comes to the probed slot.
 ///
@@ -50,7 +49,7 @@ impl ProbeRoute {
             ListenAddress::Unix(path) => {
                 let name = unix::hold(path, slot)?;
                 let target = ProbeTarget::Unix(format!("/proc/self/fd/{}", name.as_raw_fd()).into());
-                let socket = open(AddressFamily::UNIX)?;
+                let socket = open(AddressFamily::Unix)?;
                 Ok(ProbeRoute { socket, target, client: None, _held: Some(name) })
             }
         }
@@ -60,7 +59,7 @@ impl ProbeRoute {
     pub(super) fn in_place(address: &ListenAddress) -> io::Result<ProbeRoute> {
         match address {
             ListenAddress::Unix(path) => {
-                let (socket, target) = (open(AddressFamily::UNIX)?, ProbeTarget::Unix(path.clone()));
+                let (socket, target) = (open(AddressFamily::Unix)?, ProbeTarget::Unix(path.clone()));
                 Ok(ProbeRoute { socket, target, client: None, _held: None })
             }
             // The number of the slot does not matter.
@@ -77,11 +76,11 @@ impl ProbeRoute {
             IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
             ip => ip,
         });
-        let socket = open(if target.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET })?;
+        let socket = open(if target.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet })?;
         let mut any_port = target;
         any_port.set_port(0);
-        bind(&socket, &any_port)?;
-        let client = SocketAddr::try_from(getsockname(&socket)?)?;
+        bind(&socket, any_port)?;
+        let client = local_address(&socket)?;
         Ok(ProbeRoute { socket, target: ProbeTarget::Ip(target), client: Some(client), _held: None })
     }
 
@@ -93,11 +92,11 @@ impl ProbeRoute {
     /// Begins to connect. The connection is there, or has failed (`SO_ERROR`), when the socket can be written to.
     pub fn connect(&self) -> io::Result<()> {
         let begun = match &self.target {
-            ProbeTarget::Ip(address) => connect(&self.socket, address),
-            ProbeTarget::Unix(path) => connect(&self.socket, &SocketAddrUnix::new(path)?),
+            ProbeTarget::Ip(address) => connect(&self.socket, *address),
+            ProbeTarget::Unix(path) => connect_path(&self.socket, path),
         };
         match begun {
-            Ok(()) | Err(Errno::INPROGRESS) => Ok(()),
+            Ok(()) | Err(Errno::EINPROGRESS) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
@@ -114,5 +113,5 @@ impl ProbeRoute {
 }
 
 fn open(family: AddressFamily) -> Result<OwnedFd, Errno> {
-    socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
+    socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK)
 }

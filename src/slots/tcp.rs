@@ -4,22 +4,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, bind, listen as start_listening, socket_with, sockopt,
-};
-
 use super::SlotError;
 use crate::config::ListenAddress;
+use crate::sys::errno::Errno;
 use crate::sys::owner::{self, Owner};
-
-/// The kernel cuts it to `net.core.somaxconn`.
-pub(super) const LONGEST_BACKLOG: i32 = i32::MAX;
+use crate::sys::socket::{
+    self, AddressFamily, LONGEST_BACKLOG, SockFlag, SockType, bind, reuse_address, reuse_port, set_nodelay,
+    set_v6_only, socket,
+};
 
 /// Refuses an address that somebody else has. A `SO_REUSEPORT` listener of the same user would let ours in silently and
 /// take part of the connections, so the question is put without that option.
 pub(super) fn check_free(address: &ListenAddress, local: SocketAddr, v6_only: bool) -> Result<(), SlotError> {
-    let bound = open(local, v6_only).and_then(|socket| bind(&socket, &local));
+    let bound = open(local, v6_only).and_then(|socket| bind(&socket, local));
     bound.map_err(|error| explain(address, error, || owner::of_tcp(local)))
 }
 
@@ -31,23 +28,23 @@ pub(super) fn listen(
 ) -> Result<OwnedFd, SlotError> {
     let listener = || {
         let socket = open(local, v6_only)?;
-        sockopt::set_socket_reuseport(&socket, true)?;
+        reuse_port(&socket)?;
         // Accepted sockets inherit it; a server that did not make its listener seldom thinks of it.
-        sockopt::set_tcp_nodelay(&socket, true)?;
-        bind(&socket, &local)?;
-        start_listening(&socket, LONGEST_BACKLOG)?;
+        set_nodelay(&socket)?;
+        bind(&socket, local)?;
+        socket::listen(&socket, LONGEST_BACKLOG)?;
         Ok(socket)
     };
     listener().map_err(|error| explain(address, error, || owner::of_tcp(local)))
 }
 
 fn open(local: SocketAddr, v6_only: bool) -> Result<OwnedFd, Errno> {
-    let family = if local.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let family = if local.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    let socket = socket(family, SockType::Stream, SockFlag::empty())?;
     // Connections of an earlier listener, living or in TIME_WAIT, do not stand in the way.
-    sockopt::set_socket_reuseaddr(&socket, true)?;
+    reuse_address(&socket)?;
     if local.is_ipv6() {
-        sockopt::set_ipv6_v6only(&socket, v6_only)?;
+        set_v6_only(&socket, v6_only)?;
     }
     Ok(socket)
 }
@@ -60,9 +57,9 @@ pub(super) fn explain(
 ) -> SlotError {
     let address = address.clone();
     match error {
-        Errno::ADDRINUSE => SlotError::InUse { address, owner: owner() },
-        Errno::ADDRNOTAVAIL => SlotError::NotHere { address },
-        Errno::ACCESS => SlotError::Privileged { address },
+        Errno::EADDRINUSE => SlotError::InUse { address, owner: owner() },
+        Errno::EADDRNOTAVAIL => SlotError::NotHere { address },
+        Errno::EACCES => SlotError::Privileged { address },
         error => SlotError::System { address, action: "listen on", error: io::Error::from(error) },
     }
 }

@@ -8,16 +8,17 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{
-    AddressFamily, RecvFlags, SocketFlags, SocketType, bind, connect, getsockname, recv, socket_with, sockopt,
-};
-
 use super::SlotError;
 use crate::config::ListenAddress;
+use crate::sys::descriptor::unread;
+use crate::sys::errno::{Errno, retry};
 use crate::sys::owner;
+use crate::sys::poll::ends_of;
 use crate::sys::seccomp::{get_option, set_option};
+use crate::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, bind, connect, local_address, recv, reuse_port,
+    set_receive_buffer, set_v6_only, socket,
+};
 
 /// What datagrams that wait may take, as far as `net.core.rmem_max` or CAP_NET_ADMIN allow. It is used only while they wait.
 const RECEIVE_BUFFER_BYTES: usize = 16 << 20;
@@ -25,8 +26,8 @@ const RECEIVE_BUFFER_BYTES: usize = 16 << 20;
 /// Refuses an address that somebody else has; see `tcp.rs`. A socket that is connected to a client is not in the way, nor
 /// is one that was ended and that somebody still holds.
 pub(super) fn check_free(address: &ListenAddress, local: SocketAddr, v6_only: bool) -> Result<(), SlotError> {
-    match open(local, v6_only).and_then(|socket| bind(&socket, &local)) {
-        Err(Errno::ADDRINUSE) if owner::is_open_to_none(local) => Ok(()),
+    match open(local, v6_only).and_then(|socket| bind(&socket, local)) {
+        Err(Errno::EADDRINUSE) if owner::is_open_to_none(local) => Ok(()),
         bound => bound.map_err(|error| explain(address, local, error)),
     }
 }
@@ -39,14 +40,30 @@ pub(super) fn listen(
 ) -> Result<OwnedFd, SlotError> {
     let socket = || {
         let socket = open(local, v6_only)?;
-        sockopt::set_socket_reuseport(&socket, true)?;
+        reuse_port(&socket)?;
         // Without privilege the kernel gives as much as it may.
-        sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER_BYTES)
-            .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES))?;
-        bind(&socket, &local)?;
+        set_receive_buffer(&socket, RECEIVE_BUFFER_BYTES)?;
+        // One that cannot be told is one that no program asks for.
+        let _ = tell_destination(&socket, local.is_ipv6());
+        bind(&socket, local)?;
         Ok(socket)
     };
     socket().map_err(|error| explain(address, local, error))
+}
+
+/// The kernel notes to which address and interface a datagram came when it arrives, and only if somebody wants to know. A program
+/// that asks for it later (IP_PKTINFO) would find nothing with those that wait, and cannot answer them. What else can be told is
+/// read from the datagram itself.
+fn tell_destination(socket: impl AsFd, v6: bool) -> io::Result<()> {
+    const IPPROTO_IP: i32 = 0;
+    const IP_PKTINFO: i32 = 8;
+    const IPPROTO_IPV6: i32 = 41;
+    const IPV6_RECVPKTINFO: i32 = 49;
+    let yes = 1_i32.to_ne_bytes();
+    match v6 {
+        true => set_option(socket, IPPROTO_IPV6, IPV6_RECVPKTINFO, &yes),
+        false => set_option(socket, IPPROTO_IP, IP_PKTINFO, &yes),
+    }
 }
 
 /// Takes a socket out of its group, whoever holds it. What it has received can still be read. It is not shut down: who still
@@ -57,13 +74,13 @@ pub(super) fn listen(
 pub(super) fn leave(socket: impl AsFd) -> io::Result<()> {
     const SOL_SOCKET: i32 = 1;
     const SO_BINDTODEVICE: i32 = 25;
-    let mut own = SocketAddr::try_from(getsockname(&socket)?)?;
+    let mut own = local_address(&socket)?;
     own.set_ip(match own.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
     });
-    connect(&socket, &own)?;
+    connect(&socket, own)?;
     // One that is bound to a device already has left by that.
     let _ = set_option(&socket, SOL_SOCKET, SO_BINDTODEVICE, b"lo\0");
     Ok(())
@@ -71,15 +88,9 @@ pub(super) fn leave(socket: impl AsFd) -> io::Result<()> {
 
 /// 1 if a datagram waits, else 0. One whose checksum is wrong does not count.
 pub(super) fn queue_len(socket: impl AsFd) -> io::Result<u32> {
-    let mut asked = [PollFd::new(&socket, PollFlags::IN | PollFlags::RDHUP)];
-    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    retry_on_intr(|| poll(&mut asked, Some(&at_once)))?;
-    let found = asked[0].revents();
+    let found = ends_of(&socket)?;
     // One that a program has shut down can always be "read".
-    let waits = match found.contains(PollFlags::RDHUP) {
-        true => rustix::io::ioctl_fionread(&socket)? > 0,
-        false => found.contains(PollFlags::IN),
-    };
+    let waits = if found.is_shut { unread(&socket)? > 0 } else { found.is_readable };
     Ok(u32::from(waits))
 }
 
@@ -87,11 +98,11 @@ pub(super) fn queue_len(socket: impl AsFd) -> io::Result<u32> {
 pub(super) fn empty(socket: impl AsFd) -> io::Result<u32> {
     let mut dropped = 0;
     while queue_len(&socket)? > 0 {
-        match retry_on_intr(|| recv(&socket, &mut [0_u8; 1], RecvFlags::DONTWAIT | RecvFlags::TRUNC)) {
+        match retry(|| recv(&socket, &mut [0_u8; 1], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC)) {
             Ok(_) => dropped += 1,
-            Err(Errno::AGAIN) => break,
+            Err(Errno::EAGAIN) => break,
             // An answer that this socket has sent could not be delivered.
-            Err(Errno::CONNREFUSED) => {}
+            Err(Errno::ECONNREFUSED) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -100,20 +111,30 @@ pub(super) fn empty(socket: impl AsFd) -> io::Result<u32> {
 
 /// How many datagrams the kernel has dropped since the socket was opened, as the receive buffer was full.
 pub(super) fn dropped(socket: impl AsFd) -> io::Result<u32> {
+    const SK_MEMINFO_DROPS: usize = 8;
+    Ok(memory(socket)?[SK_MEMINFO_DROPS])
+}
+
+/// How much of its receive buffer is in use.
+pub(super) fn unread_bytes(socket: impl AsFd) -> io::Result<u32> {
+    const SK_MEMINFO_RMEM_ALLOC: usize = 0;
+    Ok(memory(socket)?[SK_MEMINFO_RMEM_ALLOC])
+}
+
+fn memory(socket: impl AsFd) -> io::Result<[u32; 9]> {
     const SOL_SOCKET: i32 = 1;
     const SO_MEMINFO: i32 = 55;
-    const SK_MEMINFO_DROPS: usize = 8;
-    let mut info = [0; 4 * (SK_MEMINFO_DROPS + 1)];
+    let mut info = [0; 4 * 9];
     get_option(socket, SOL_SOCKET, SO_MEMINFO, &mut info)?;
-    let [.., a, b, c, d] = info;
-    Ok(u32::from_ne_bytes([a, b, c, d]))
+    let (values, _) = info.as_chunks::<4>();
+    Ok(std::array::from_fn(|at| u32::from_ne_bytes(values[at])))
 }
 
 fn open(local: SocketAddr, v6_only: bool) -> Result<OwnedFd, Errno> {
-    let family = if local.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-    let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let family = if local.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    let socket = socket(family, SockType::Datagram, SockFlag::empty())?;
     if local.is_ipv6() {
-        sockopt::set_ipv6_v6only(&socket, v6_only)?;
+        set_v6_only(&socket, v6_only)?;
     }
     Ok(socket)
 }

@@ -1,30 +1,38 @@
 //! Opens unix listeners, and puts one of them at the path.
 //!
-//! Every slot has a name of its own beside the path, `.NAME.SLOT`, for as long as it lives. The path itself is a hard
-//! link to one of them, replaced by `rename`, which is atomic: there is no moment without a listener, and a switch back
-//! is the same as a switch. The file has mode 0666, whatever the umask: like a TCP port on the loopback it is open to
-//! every local user, and the permissions of its directory say who may pass.
+//! The path belongs to the supervisor, and the program never learns its name as that of its socket. Every slot has two names
+//! beside the path for as long as it lives, both of the same file. `.NAME.SLOT` is the one that the socket is bound to, which
+//! getsockname(2) tells, and which programs remove when they end. `.NAME.SLOT.kept` is the one that is relied on. The path
+//! is a hard link to that, replaced by `rename`, which is atomic: there is no moment without a listener, and a switch back is
+//! the same as a switch.
+//!
+//! Mode and owner belong to the file, so each slot has its own. Those of the file that the path leads to are the valid ones,
+//! whoever has set them, and a switch takes them along; see `access.rs`.
 
 use std::ffi::OsString;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, getsockname, listen as start_listening,
-    socket_with,
-};
-
-use super::tcp::LONGEST_BACKLOG;
+use super::access::{self, Access};
 use super::{SlotError, SlotId};
 use crate::config::{ListenAddress, UNIX_PATH_MAX_BYTES};
+use crate::sys::descriptor::{is_nonblocking, set_nonblocking};
+use crate::sys::errno::Errno;
 use crate::sys::owner::{self, UnixPath};
+use crate::sys::path::{hold_directory, hold_itself};
+use crate::sys::poll::ends_of;
+use crate::sys::socket::{
+    self, AddressFamily, LONGEST_BACKLOG, SockFlag, SockType, bind_path, local_path, reset_on_close, socket,
+};
+
+/// The ending of the name that is relied on.
+const KEPT: &str = ".kept";
+/// How the name begins that a link has before it is renamed over the path.
+const BESIDE: &str = "new-";
 
 /// Refuses a path at which somebody answers, or which is no socket.
 pub(super) fn check_free(path: &Path) -> Result<(), SlotError> {
@@ -38,32 +46,92 @@ pub(super) fn check_free(path: &Path) -> Result<(), SlotError> {
     }
 }
 
-/// Opens a listener at the slot's own name.
-pub(super) fn listen(path: &Path, slot: SlotId) -> Result<OwnedFd, SlotError> {
+/// Opens a listener at the slot's own names.
+pub(super) fn listen(path: &Path, slot: SlotId, access: &Access) -> Result<OwnedFd, SlotError> {
     let directory = directory(path)?;
-    let own = own_name(path, slot);
+    let (bound, kept) = (own_name(path, slot), kept_name(path, slot));
     let listener = || -> io::Result<OwnedFd> {
-        remove_if_there(&own)?;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        bind_at(&socket, &own, &directory, slot)?;
-        fs::set_permissions(&own, Permissions::from_mode(0o666))?;
-        start_listening(&socket, LONGEST_BACKLOG)?;
+        remove_if_there(&bound)?;
+        remove_if_there(&kept)?;
+        let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty())?;
+        bind_at(&socket, &bound, &directory, slot)?;
+        access::set(&bound, access)?;
+        fs::hard_link(&bound, &kept)?;
+        socket::listen(&socket, LONGEST_BACKLOG)?;
         Ok(socket)
     };
     listener().map_err(|error| failed(path, "listen on", error))
 }
 
-/// Makes the path lead to this slot.
-pub(super) fn put_in_place(path: &Path, slot: SlotId) -> Result<(), SlotError> {
-    let beside = sibling(path, "new");
-    let replace = || -> io::Result<()> {
-        remove_if_there(&beside)?;
-        fs::hard_link(own_name(path, slot), &beside)?;
-        fs::rename(&beside, path)?;
-        // A rename between two names of one file does nothing.
-        remove_if_there(&beside)
+/// Opens another socket in the place of one that a program has shut down, with the same names, mode and owner.
+pub(super) fn renew(path: &Path, slot: SlotId) -> Result<OwnedFd, SlotError> {
+    let was_in_place = in_place(path) == Some(slot);
+    let (mode, user, group) = match access::of(&name_of(path, slot)).or_else(|| access::of(path)) {
+        Some((mode, user, group)) => (Some(mode), Some(user), Some(group)),
+        None => (None, None, None),
     };
-    replace().map_err(|error| failed(path, "switch", error))
+    let listener = listen(path, slot, &Access { mode, user, group })?;
+    if was_in_place {
+        put_in_place(path, slot)?;
+    }
+    Ok(listener)
+}
+
+/// Makes the path lead to this slot, with the mode and the owner that it has now. Puts the names of the slot back, too.
+pub(super) fn put_in_place(path: &Path, slot: SlotId) -> Result<(), SlotError> {
+    replace(path, slot).map_err(|error| failed(path, "switch", error))
+}
+
+fn replace(path: &Path, slot: SlotId) -> io::Result<()> {
+    let kept = mend_names(path, slot)?;
+    let before = in_place(path);
+    if before == Some(slot) {
+        return Ok(());
+    }
+    let before = before.map(|before| name_of(path, before));
+    let copied = before.as_deref().and_then(|before| access::copy(before, &kept));
+    if let Err(error) = fs::hard_link(&kept, path) {
+        if error.kind() != io::ErrorKind::AlreadyExists {
+            return Err(error);
+        }
+        // The daemon and a shim may be here at the same time.
+        let beside = sibling(path, &format!("{BESIDE}{}", std::process::id()));
+        remove_if_there(&beside)?;
+        fs::hard_link(&kept, &beside)?;
+        fs::rename(&beside, path)?;
+    }
+    // A change of a moment ago was made to the file that was there.
+    if let Some(before) = before.filter(|before| access::of(before) != copied) {
+        access::copy(&before, &kept);
+    }
+    Ok(())
+}
+
+/// Sees to it that both names of a slot are there, as long as one is, or the path leads to it. Gives the one to rely on.
+fn mend_names(path: &Path, slot: SlotId) -> io::Result<PathBuf> {
+    let (bound, kept) = (own_name(path, slot), kept_name(path, slot));
+    // Somebody has removed the second name.
+    if identity(&kept).is_none() {
+        fs::hard_link(&bound, &kept)?;
+    }
+    if identity(&bound).is_none()
+        && let Err(error) = fs::hard_link(&kept, &bound)
+        && error.kind() != io::ErrorKind::AlreadyExists
+    {
+        return Err(error);
+    }
+    Ok(kept)
+}
+
+/// What a program may remove of a slot that it is about to be given is there.
+pub(super) fn mend(path: &Path, slot: SlotId) -> Result<(), SlotError> {
+    mend_names(path, slot).map(drop).map_err(|error| failed(path, "mend the names of", error))
+}
+
+/// Sets mode and owner of a slot, as they are set when it is opened.
+pub(super) fn set_access(path: &Path, slot: SlotId, access: &Access) -> Result<(), SlotError> {
+    let name = name_of(path, slot);
+    access::set(&name, access).map_err(|error| failed(path, "set the mode and the owner of", error))
 }
 
 /// The slot that the path leads to.
@@ -71,9 +139,15 @@ pub(super) fn in_place(path: &Path) -> Option<SlotId> {
     let wanted = identity(path)?;
     let prefix = sibling(path, "").file_name()?.to_os_string().into_string().ok()?;
     let names = fs::read_dir(path.parent()?).ok()?.flatten().map(|entry| entry.file_name());
-    names
-        .filter_map(|name| name.to_str()?.strip_prefix(&prefix)?.parse().ok().map(SlotId))
-        .find(|slot| identity(&own_name(path, *slot)) == Some(wanted))
+    let slot = |name: OsString| {
+        let slot = name.to_str()?.strip_prefix(&prefix)?;
+        slot.strip_suffix(KEPT).unwrap_or(slot).parse().ok().map(SlotId)
+    };
+    names.filter_map(slot).find(|slot| is_slot(path, *slot, wanted))
+}
+
+fn is_slot(path: &Path, slot: SlotId, wanted: (u64, u64)) -> bool {
+    [kept_name(path, slot), own_name(path, slot)].iter().any(|name| identity(name) == Some(wanted))
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {
@@ -82,57 +156,78 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 
 /// Removes the path if it leads to this slot, and not to somebody else's socket.
 pub(super) fn remove(path: &Path, slot: SlotId) {
-    if identity(path).is_some_and(|found| Some(found) == identity(&own_name(path, slot))) {
+    if identity(path).is_some_and(|found| is_slot(path, slot, found)) {
         let _ = remove_if_there(path);
     }
 }
 
-/// Removes the slot's own name. What cannot be removed is replaced when the name is needed again.
+/// Removes the slot's own names. What cannot be removed is replaced when the name is needed again.
 pub(super) fn forget(path: &Path, slot: SlotId) {
     let _ = remove_if_there(&own_name(path, slot));
+    let _ = remove_if_there(&kept_name(path, slot));
+}
+
+/// Removes what was left by those who were killed while they switched.
+pub(super) fn forget_links(path: &Path) {
+    let (Some(directory), prefix) = (path.parent(), sibling(path, BESIDE)) else { return };
+    let prefix = prefix.file_name().unwrap_or_default().as_bytes().to_owned();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_name().as_bytes().starts_with(&prefix) {
+            let _ = remove_if_there(&entry.path());
+        }
+    }
 }
 
 /// Opens the slot's own name, as a way to connect to the slot.
 pub(super) fn hold(path: &Path, slot: SlotId) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(own_name(path, slot), flags, Mode::empty())?)
+    Ok(hold_itself(&name_of(path, slot))?)
 }
 
 /// 1 if a connection waits, else 0.
 pub(super) fn queue_len(listener: BorrowedFd<'_>) -> io::Result<u32> {
-    let mut asked = [PollFd::new(&listener, PollFlags::IN)];
-    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let ready = rustix::io::retry_on_intr(|| poll(&mut asked, Some(&at_once)))?;
-    Ok(u32::from(ready > 0 && asked[0].revents().contains(PollFlags::IN)))
+    Ok(u32::from(ends_of(listener)?.is_readable))
 }
 
 /// Ends all connections that wait at a listener, at which nobody else is at work: it is non-blocking meanwhile, for all
-/// holders. (`shutdown` would end the listener for ever, and leave what waits.)
+/// holders. (`shutdown` would end a unix listener for ever, and leave what waits; and one of TCP would change its place in its group.)
 pub(super) fn end_waiting(listener: BorrowedFd<'_>) -> io::Result<()> {
-    let flags = fcntl_getfl(listener)?;
-    fcntl_setfl(listener, flags | OFlags::NONBLOCK)?;
+    let was_nonblocking = is_nonblocking(listener)?;
+    set_nonblocking(listener, true)?;
     let ended = loop {
-        match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
-            Ok(_ended) => {}
-            Err(Errno::AGAIN) => break Ok(()),
-            Err(Errno::INTR | Errno::CONNABORTED) => {}
+        match socket::accept(listener, SockFlag::empty()) {
+            // Of a TCP connection the client is to see that nobody has it.
+            Ok(ended) => drop(reset_on_close(&ended)),
+            // EINVAL: it was shut down.
+            Err(Errno::EAGAIN | Errno::EINVAL) => break Ok(()),
+            Err(Errno::EINTR | Errno::ECONNABORTED) => {}
             Err(error) => break Err(error.into()),
         }
     };
-    fcntl_setfl(listener, flags)?;
+    set_nonblocking(listener, was_nonblocking)?;
     ended
 }
 
 /// The slot whose own name a listener is bound to. `None` if it is no unix socket, or has a name of another form.
 pub(super) fn slot_by_name(listener: BorrowedFd<'_>) -> Option<SlotId> {
-    let address = SocketAddrUnix::try_from(getsockname(listener).ok()?).ok()?;
-    let path = PathBuf::from(std::ffi::OsStr::from_bytes(address.path_bytes()?));
+    let path = local_path(listener)?;
     let name = path.file_name()?.to_str()?;
     Some(SlotId(name.strip_prefix('.')?.rsplit_once('.')?.1.parse().ok()?))
 }
 
-pub(super) fn own_name(path: &Path, slot: SlotId) -> PathBuf {
+/// What the socket of a slot is bound to.
+fn own_name(path: &Path, slot: SlotId) -> PathBuf {
     sibling(path, &slot.to_string())
+}
+
+/// The name of a slot that no program is told.
+fn kept_name(path: &Path, slot: SlotId) -> PathBuf {
+    sibling(path, &format!("{slot}{KEPT}"))
+}
+
+/// A name of a slot that is there, if there is one.
+pub(super) fn name_of(path: &Path, slot: SlotId) -> PathBuf {
+    let kept = kept_name(path, slot);
+    if identity(&kept).is_some() { kept } else { own_name(path, slot) }
 }
 
 fn sibling(path: &Path, suffix: &str) -> PathBuf {
@@ -147,17 +242,17 @@ fn sibling(path: &Path, suffix: &str) -> PathBuf {
 /// that one for ever, so it tells the slot too.
 fn bind_at(socket: &OwnedFd, own: &Path, directory: &OwnedFd, slot: SlotId) -> io::Result<()> {
     if own.as_os_str().as_bytes().len() <= UNIX_PATH_MAX_BYTES {
-        return Ok(bind(socket, &SocketAddrUnix::new(own)?)?);
+        return Ok(bind_path(socket, own)?);
     }
     let short = format!("/proc/self/fd/{}/.handoff-{}.{slot}", directory.as_raw_fd(), std::process::id());
     remove_if_there(Path::new(&short))?;
-    bind(socket, &SocketAddrUnix::new(&short)?)?;
+    bind_path(socket, Path::new(&short))?;
     fs::rename(short, own)
 }
 
 fn directory(path: &Path) -> Result<OwnedFd, SlotError> {
     let parent = path.parent().unwrap_or(Path::new("/"));
-    rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    hold_directory(parent)
         .map_err(|error| SlotError::Directory { path: path.to_owned(), error: error.into() })
 }
 

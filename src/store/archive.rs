@@ -13,7 +13,10 @@ use std::rc::Rc;
 
 use flate2::bufread::MultiGzDecoder;
 use lzma_rust2::XzReader;
-use zip::ZipArchive;
+use zip::ZipReadOptions;
+use zip::read::Config;
+use zip::result::ZipError;
+use zip::unstable::read::ZipIterable;
 
 use super::copy::Budget;
 use super::error::Error;
@@ -25,6 +28,8 @@ pub(super) struct Member {
     /// Below the place where the archive is unpacked.
     pub(super) path: PathBuf,
     pub(super) what: What,
+    /// Its permissions, where the archive says them.
+    pub(super) mode: Option<u32>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -61,13 +66,16 @@ pub(super) fn each(
     budget: &mut Budget,
     visit: &mut Visit,
 ) -> Result<(), Error> {
-    let file = BufReader::with_capacity(256 * 1024, file);
+    let buffered = |file| BufReader::with_capacity(256 * 1024, file);
     match format {
-        Format::TarGz => each_of_tar(MultiGzDecoder::new(file), given, budget, visit),
-        Format::TarXz => {
-            each_of_tar(XzReader::new_mem_limit(file, true, XZ_MEMORY_MAX_KIB), given, budget, visit)
-        }
-        Format::Zip => each_of_zip(file, given, budget, visit),
+        Format::TarGz => each_of_tar(MultiGzDecoder::new(buffered(file)), given, budget, visit),
+        Format::TarXz => each_of_tar(
+            XzReader::new_mem_limit(buffered(file), true, XZ_MEMORY_MAX_KIB),
+            given,
+            budget,
+            visit,
+        ),
+        Format::Zip => each_of_zip(&file, given, budget, visit),
     }
 }
 
@@ -97,7 +105,8 @@ fn each_of_tar(
         place.allow(size.saturating_add(512));
         budget.take(size, given)?;
         let Some(path) = inside(&entry.path_bytes(), given)? else { continue };
-        let executable = Some(entry.header().mode().map_err(broken)? & 0o111 != 0);
+        let mode = entry.header().mode().map_err(broken)?;
+        let executable = Some(mode & 0o111 != 0);
         let target = entry.link_name_bytes().map(|name| name.into_owned()).unwrap_or_default();
         let what = if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
             What::File { size, executable }
@@ -112,7 +121,7 @@ fn each_of_tar(
         } else {
             return Err(bad_member(given, &path, "is neither a file nor a directory nor a link"));
         };
-        visit(&Member { path, what }, &mut entry)?;
+        visit(&Member { path, what, mode: Some(mode) }, &mut entry)?;
     }
     // What is behind the end has the checksum of the compression.
     place.allow(0);
@@ -120,17 +129,17 @@ fn each_of_tar(
     Ok(())
 }
 
-fn each_of_zip(
-    file: BufReader<File>,
-    given: &Path,
-    budget: &mut Budget,
-    visit: &mut Visit,
-) -> Result<(), Error> {
-    let broken = |error: zip::result::ZipError| damaged(given, &error.into());
-    let mut archive = ZipArchive::new(file).map_err(broken)?;
+/// The directory of the archive is read one member at a time: it says itself how long it is, and is believed no more than
+/// the rest.
+fn each_of_zip(file: &File, given: &Path, budget: &mut Budget, visit: &mut Visit) -> Result<(), Error> {
+    let broken = |error: ZipError| damaged(given, &error.into());
+    // Both go to their place before they read, so that they may share one position in the file.
+    let (directory, content) = (BufReader::new(file), BufReader::with_capacity(256 * 1024, file));
+    let mut archive = ZipIterable::try_new(directory, Config::default()).map_err(broken)?;
     count(archive.len(), given)?;
-    for index in 0..archive.len() {
-        let mut entry = archive.by_index(index).map_err(broken)?;
+    let mut members = archive.files_with_reader(content, ZipReadOptions::new()).map_err(broken)?;
+    while let Some(entry) = members.next() {
+        let mut entry = entry.map_err(broken)?;
         let size = entry.size();
         budget.take(size, given)?;
         let Some(path) = inside(entry.name_raw(), given)? else { continue };
@@ -144,8 +153,9 @@ fn each_of_zip(
         } else {
             What::File { size, executable: entry.unix_mode().map(|mode| mode & 0o111 != 0) }
         };
+        let mode = entry.unix_mode();
         // One byte more than it should have, so that its end is seen, where its checksum is compared.
-        visit(&Member { path, what }, &mut entry.take(size.saturating_add(1)))?;
+        visit(&Member { path, what, mode }, &mut entry.take(size.saturating_add(1)))?;
     }
     Ok(())
 }

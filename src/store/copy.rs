@@ -6,10 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{copy_file_range, ioctl_ficlone};
-use rustix::io::Errno;
-
 use super::error::Error;
+use crate::sys::errno::Errno;
+use crate::sys::file_system::{copy_range, share_blocks};
 
 /// How many bytes may still be taken in, if any are wanted.
 #[derive(Debug, Clone)]
@@ -54,7 +53,7 @@ const RANGE_BYTES: usize = 64 << 20;
 /// Copies all of `from` to `to`, which is empty; shares the blocks where that is possible (FICLONE, ioctl_ficlone(2)), else
 /// lets the kernel copy (copy_file_range(2)), else reads and writes. Blocks; ends soon when it is called off. Gives the length.
 pub(super) fn copy(from: &File, to: &File, budget: &Budget) -> io::Result<u64> {
-    if ioctl_ficlone(to, from).is_ok() {
+    if share_blocks(from, to).is_ok() {
         return Ok(to.metadata()?.len());
     }
     (&*from).rewind()?;
@@ -63,13 +62,13 @@ pub(super) fn copy(from: &File, to: &File, budget: &Budget) -> io::Result<u64> {
         if budget.is_called_off() {
             return Err(io::Error::other("it was called off"));
         }
-        match copy_file_range(from, None, to, None, RANGE_BYTES) {
+        match copy_range(from, to, RANGE_BYTES) {
             // Some file systems say so of what they make up as it is read.
             Ok(0) if copied == 0 => return copy_by_hand(from, to, budget),
             Ok(0) => return Ok(copied),
             Ok(n) => copied += n as u64,
-            Err(Errno::INTR) => {}
-            Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM)
+            Err(Errno::EINTR) => {}
+            Err(Errno::EXDEV | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EPERM)
                 if copied == 0 =>
             {
                 return copy_by_hand(from, to, budget);

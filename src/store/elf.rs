@@ -107,6 +107,25 @@ fn check_elf(file: &File, given: &Path) -> Result<Needs, Error> {
     Ok(Needs { origin: origin(headers, endian, &cache), is_elf: true })
 }
 
+/// The text of the note that a package leaves in its programs, in JSON (systemd's package metadata for ELF files).
+pub(super) fn package_note(file: &Path) -> Option<String> {
+    const PACKAGING_METADATA: u32 = 0xcafe_1a7e;
+    let opened = File::open(file).ok()?;
+    let cache = ReadCache::new(&opened);
+    let header = FileHeader64::<Endianness>::parse(&cache).ok()?;
+    let endian = header.endian().ok()?;
+    for header in header.program_headers(endian, &cache).ok()? {
+        let Ok(Some(mut notes)) = header.notes(endian, &cache) else { continue };
+        while let Ok(Some(note)) = notes.next() {
+            if note.name() == b"FDO" && note.n_type(endian).0 == PACKAGING_METADATA {
+                let text = String::from_utf8_lossy(note.desc());
+                return Some(text.trim_end_matches('\0').to_owned());
+            }
+        }
+    }
+    None
+}
+
 /// The value of `DT_RUNPATH` or `DT_RPATH`, if `$ORIGIN` is in it (ld.so(8)).
 fn origin<'data, R: ReadRef<'data>>(
     headers: &[elf::ProgramHeader64<Endianness>],

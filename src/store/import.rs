@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::Seek;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,13 +13,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::copy::{Budget, copy};
 use super::error::Error;
-use super::meta::{self, Id, Kind, Look, Made, Source, Used, Version};
+use super::meta::{self, Id, Kind, Made, Source, Used, Version};
 use super::source::{Form, Given};
 use super::unpack::Unpack;
 use super::verify::{Evidence, Require, Trust};
-use super::{FILES, INCOMING, MADE, Store, USED, elf, tree, version};
+use super::{FILES, INCOMING, MADE, Store, USED, elf, privileges, readable, tree, version};
 use crate::crash_points::crash_point;
 use crate::journal::unix_ms;
+use crate::sys::file_system;
 
 /// What is to be taken in, and on which terms.
 #[derive(Debug, Clone, Default)]
@@ -35,10 +37,10 @@ pub struct Import {
     pub evidence: Evidence,
     /// What is demanded of it.
     pub trust: Trust,
-    /// Its version, from whoever gives it. It is not asked then.
+    /// Its version, from the one who gives it. It is not looked for then.
     pub version: Option<String>,
-    /// How it is asked for its version; not at all if there are none.
-    pub version_args: Vec<String>,
+    /// The command that tells its version. Without one the version is read from its files or its name, and nothing of it runs.
+    pub version_command: Vec<String>,
     /// Where `env` looks for the interpreter of a script: the PATH of the service.
     pub search: Option<std::ffi::OsString>,
     /// Set when it is not wanted any more: it then ends soon, with an error.
@@ -50,7 +52,7 @@ pub struct Import {
 pub enum Step {
     /// Copying and unpacking.
     Copying,
-    /// Hashing, comparing with what is published, looking whether it can be started, asking for its version.
+    /// Hashing, comparing with what is published, looking whether it can be started, and for its version.
     Verifying,
     /// Waiting for the disk.
     Storing,
@@ -76,7 +78,7 @@ impl Import {
 impl Store {
     /// Takes a version in, and tells each step as it begins. If the same content is there already, nothing is copied where that
     /// can be known beforehand, and nothing is waited for. On an error nothing is left, and nothing has run but what was
-    /// verified. Blocks: on the file system, and 5 s on a program that does not tell its version.
+    /// verified. Blocks: on the file system, and 5 s on a command that does not tell the version.
     pub fn import(&self, import: &Import, step: &mut dyn FnMut(Step)) -> Result<Imported, Error> {
         step(Step::Copying);
         let given = Given::open(&import.path)?;
@@ -90,13 +92,16 @@ impl Store {
         let taken = incoming.take_in(import, &given, &mut budget, step)?;
         crash_point!("supervisor/import/copied");
         let id = taken.id;
-        if self.get(&id).is_some() {
+        if let Some(there) = self.get(&id).filter(|there| self.is_whole(there)) {
+            self.narrow_to(&there, &incoming.files(), &taken)?;
             return self.reused(&(id, taken.source), import, &given);
         }
         let version = match &import.version {
             Some(version) => Some(version.clone()),
-            None if import.version_args.is_empty() => None,
-            None => incoming.ask(&taken.entry, &import.version_args)?,
+            None if import.version_command.is_empty() => {
+                readable::version(&incoming.files(), &taken.entry, &import.path)
+            }
+            None => incoming.ask(&taken.entry, import)?,
         };
         step(Step::Storing);
         budget.go_on(&given.path)?;
@@ -104,7 +109,9 @@ impl Store {
         let size_bytes = tree::protect(&files).map_err(Error::io("protect it", &files))?;
         let Taken { kind, entry, source, .. } = taken;
         let made = Made { id, kind, entry, size_bytes, version, added_unix_ms: unix_ms() };
-        let used = Used { source: Some(origin(import, &given, source)), ..Used::default() };
+        // Its files may have been taken away; what is known of it is known still.
+        let known = self.get(&id).map(|known| known.used).unwrap_or_default();
+        let used = Used { source: Some(origin(import, &given, source)), ..known };
         incoming.write(&made, &used)?;
         crash_point!("supervisor/import/written");
         incoming.sync(&made)?;
@@ -136,17 +143,37 @@ impl Store {
         let found = match known {
             Some(known) => Some(known),
             None if given.form == Form::Program && versions.iter().any(|it| has_size(&it)) => {
+                (&given.file).rewind().map_err(Error::io("read it", &given.path))?;
                 let id = Id::of(&given.file).map_err(Error::io("read it", &given.path))?;
                 self.get(&id).map(|_| (id, id))
             }
             None => None,
         };
-        let Some((id, source)) = found else { return Ok(None) };
+        let there = found.and_then(|(id, source)| Some((self.get(&id)?, source)));
+        let Some((there, source)) = there.filter(|(there, _)| self.is_whole(there)) else { return Ok(None) };
         step(Step::Verifying);
         let evidence = import.evidence.completed(&given.path, &import.trust);
         evidence.check(&given.path, &source, Some(&given.file), &import.trust)?;
         given.is_unchanged()?;
-        Ok(Some((id, source)))
+        if given.form == Form::Program {
+            let at = self.path_of(&there);
+            let stored = File::open(&at).map_err(Error::io("open it", &at))?;
+            privileges::carry(&given.file, &stored, &given.path)?;
+            narrow(&stored, &given.file).map_err(Error::io("protect it", &at))?;
+        }
+        Ok(Some((there.made.id, source)))
+    }
+
+    /// A version that is there has no wider permissions than the same that was brought again.
+    fn narrow_to(&self, there: &Version, files: &Path, taken: &Taken) -> Result<(), Error> {
+        let at = self.path_of(there);
+        let narrowed = match taken.kind {
+            Kind::Tree => tree::narrow(&self.files_of(&there.made.id), files),
+            Kind::File => {
+                File::open(&at).and_then(|stored| narrow(&stored, &File::open(files.join(&taken.entry))?))
+            }
+        };
+        narrowed.map_err(Error::io("protect it", &at))
     }
 
     /// A version that is there comes from another place now.
@@ -163,14 +190,18 @@ impl Store {
 
 fn origin(import: &Import, given: &Given, sha256: Id) -> Source {
     let (path, member, tree) = (import.path.clone(), import.member.clone(), import.tree);
-    Source { path, look: look_of(import, given), sha256, member, tree }
+    let digest = (given.form == Form::Tree).then(|| tree::digest(&given.path)).flatten();
+    Source { path, look: given.look, digest, sha256, member, tree }
 }
 
-/// What tells later whether the file is still the same: of a directory, its entry.
-fn look_of(import: &Import, given: &Given) -> Look {
-    let entry = import.member.as_ref().filter(|_| given.form == Form::Tree);
-    let found = entry.and_then(|entry| fs::metadata(import.path.join(entry)).ok());
-    found.map_or(given.look, |found| Look::of(&found))
+/// Takes from a file the permissions that another one does not have.
+fn narrow(file: &File, other: &File) -> std::io::Result<()> {
+    let mode = |file: &File| Ok::<_, std::io::Error>(file.metadata()?.permissions().mode() & 0o7777);
+    let (has, may) = (mode(file)?, mode(other)?);
+    match has & (may | 0o400) {
+        narrower if narrower != has => file.set_permissions(Permissions::from_mode(narrower)),
+        _ => Ok(()),
+    }
 }
 
 /// What was copied.
@@ -184,13 +215,13 @@ struct Taken {
 
 /// A directory that is no version yet. Removed with all that is in it when this is dropped.
 #[derive(Debug)]
-struct Incoming(PathBuf);
+pub(super) struct Incoming(PathBuf);
 
 /// Tells the directories of one process apart.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 impl Incoming {
-    fn new(store: &Path) -> Result<Self, Error> {
+    pub(super) fn new(store: &Path) -> Result<Self, Error> {
         let name = format!("{INCOMING}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let incoming = Self(store.join(name));
         for directory in [&incoming.0, &incoming.files()] {
@@ -200,11 +231,11 @@ impl Incoming {
         Ok(incoming)
     }
 
-    fn directory(&self) -> &Path {
+    pub(super) fn directory(&self) -> &Path {
         &self.0
     }
 
-    fn files(&self) -> PathBuf {
+    pub(super) fn files(&self) -> PathBuf {
         self.0.join(FILES)
     }
 
@@ -222,7 +253,7 @@ impl Incoming {
         budget.take(given.look.size, &given.path)?;
         let copied = self.0.join("copy");
         let mut options = File::options();
-        let copy_of = options.read(true).write(true).create_new(true).mode(0o755).open(&copied);
+        let copy_of = options.read(true).write(true).create_new(true).mode(0o600).open(&copied);
         let copy_of = copy_of.map_err(Error::io("make the file", &copied))?;
         copy(&given.file, &copy_of, budget).map_err(Error::io("copy it", &copied))?;
         given.is_unchanged()?;
@@ -245,11 +276,19 @@ impl Incoming {
             }
             Form::Program | Form::Tree => {
                 let to = self.files().join(given.name());
+                self.take_mode(&given.file, &copy_of).map_err(Error::io("protect it", &copied))?;
+                privileges::carry(&given.file, &copy_of, &given.path)?;
                 fs::rename(&copied, &to).map_err(Error::io("rename it", &copied))?;
                 self.check_alone(import, given, given.name())?;
                 Ok(Taken { id: source, kind: Kind::File, entry: given.name().into(), source })
             }
         }
+    }
+
+    /// A copy of a program has no wider permissions than the original.
+    pub(super) fn take_mode(&self, original: &File, copy: &File) -> std::io::Result<()> {
+        let mode = original.metadata()?.permissions().mode();
+        copy.set_permissions(Permissions::from_mode(mode & 0o755 | 0o700))
     }
 
     fn take_out(
@@ -359,15 +398,17 @@ impl Incoming {
     }
 
     /// In a directory of its own, of which nothing is kept.
-    fn ask(&self, entry: &Path, args: &[String]) -> Result<Option<String>, Error> {
+    fn ask(&self, entry: &Path, import: &Import) -> Result<Option<String>, Error> {
+        version::check(&import.version_command, &import.path)?;
         let directory = self.0.join("asked");
         fs::create_dir(&directory).map_err(Error::io("make the directory", &directory))?;
-        let version = version::ask(&self.files().join(entry), args, &directory);
+        let program = self.files().join(entry);
+        let version = version::ask(&import.version_command, &program, &directory, &import.called_off);
         fs::remove_dir_all(&directory).map_err(Error::io("remove it", &directory))?;
         Ok(version)
     }
 
-    fn write(&self, made: &Made, used: &Used) -> Result<(), Error> {
+    pub(super) fn write(&self, made: &Made, used: &Used) -> Result<(), Error> {
         let (made_at, used_at) = (self.0.join(MADE), self.0.join(USED));
         meta::write(&made_at, made).map_err(Error::io("write it", &made_at))?;
         meta::write(&used_at, used).map_err(Error::io("write it", &used_at))?;
@@ -375,7 +416,7 @@ impl Incoming {
     }
 
     /// Returns when the disk has all of it.
-    fn sync(&self, made: &Made) -> Result<(), Error> {
+    pub(super) fn sync(&self, made: &Made) -> Result<(), Error> {
         let sync = |path: &Path| {
             File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("write it to the disk", path))
         };
@@ -384,7 +425,7 @@ impl Incoming {
             // Thousands of files one by one take longer than whatever else the disk has to take.
             Kind::Tree => {
                 let opened = File::open(&files).map_err(Error::io("open it", &files))?;
-                let synced = rustix::fs::syncfs(&opened).map_err(std::io::Error::from);
+                let synced = file_system::sync(&opened).map_err(std::io::Error::from);
                 synced.map_err(Error::io("write it to the disk", &files))?;
             }
             Kind::File => sync(&files.join(&made.entry))?,

@@ -10,6 +10,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::sys::regular;
+
 /// SHA-256 of a content; of a file, or of the list of what is in a tree. Names a version.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(pub [u8; 32]);
@@ -130,8 +132,11 @@ pub struct Made {
 pub struct Source {
     /// The path that was given.
     pub path: PathBuf,
-    /// What the file there looked like; of a directory, its entry.
+    /// What the file there looked like; of a directory, the directory itself.
     pub look: Look,
+    /// What everything in a directory looked like, as [`super::Question`] compares it.
+    #[serde(default)]
+    pub digest: Option<Id>,
     /// The hash of the file there: that of the archive, if it was one.
     pub sha256: Id,
     /// Which member of an archive, or which entry of a tree, was asked for.
@@ -149,6 +154,9 @@ pub struct Used {
     pub generations: Vec<u64>,
     /// Whether it is kept until somebody says otherwise.
     pub pinned: bool,
+    /// What a process of it has told that its version is.
+    #[serde(default)]
+    pub told: Option<String>,
 }
 
 /// Everything that is known of a version.
@@ -158,6 +166,13 @@ pub struct Version {
     pub made: Made,
     /// What changes.
     pub used: Used,
+}
+
+impl Version {
+    /// What it is called: as it says itself, or as was read or said of it.
+    pub fn name(&self) -> Option<&str> {
+        self.used.told.as_deref().or(self.made.version.as_deref())
+    }
 }
 
 /// More are not remembered.
@@ -184,7 +199,7 @@ impl Used {
 
 /// Reads what [`write`] wrote.
 pub(super) fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> io::Result<T> {
-    Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+    Ok(serde_json::from_slice(&regular::read(path)?)?)
 }
 
 /// Writes a new file.

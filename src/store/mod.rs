@@ -16,7 +16,11 @@ mod copy;
 mod elf;
 mod error;
 mod import;
+mod lost;
 mod meta;
+mod privileges;
+mod readable;
+mod same;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -35,10 +39,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub use error::Error;
 pub use import::{Import, Imported, Step};
 pub use meta::{Id, Kind, Look, Made, Source, Used, Version};
-pub use source::check_source;
+pub use same::{Question, Same};
+pub use source::{check_named, check_source};
 pub use verify::{Evidence, Require, Trust, is_public_key};
 
-const INCOMING: &str = "incoming-";
+/// What the names of directories begin with that the next process sweeps.
+pub(crate) const INCOMING: &str = "incoming-";
 const FILES: &str = "files";
 const MADE: &str = "made.json";
 const USED: &str = "used.json";
@@ -48,6 +54,7 @@ const USED: &str = "used.json";
 pub struct Store {
     directory: PathBuf,
     known: Mutex<BTreeMap<Id, Version>>,
+    writing: Mutex<()>,
     leftovers: Mutex<Vec<PathBuf>>,
 }
 
@@ -77,7 +84,18 @@ impl Store {
             }
         }
         let directory = directory.to_owned();
-        Ok(Self { directory, known: Mutex::new(known), leftovers: Mutex::new(leftovers) })
+        Ok(Self {
+            directory,
+            known: Mutex::new(known),
+            writing: Mutex::default(),
+            leftovers: Mutex::new(leftovers),
+        })
+    }
+
+    /// A store of which nothing is known, since its directory cannot be read.
+    pub fn empty(directory: &Path) -> Self {
+        let directory = directory.to_owned();
+        Self { directory, known: Mutex::default(), writing: Mutex::default(), leftovers: Mutex::default() }
     }
 
     /// Removes what was left when this was opened. Blocks.
@@ -116,9 +134,21 @@ impl Store {
         self.get(&below.components().next()?.as_os_str().to_str()?.parse().ok()?)
     }
 
+    /// Whether its files are there: somebody may have taken them away. Blocks.
+    pub fn is_whole(&self, version: &Version) -> bool {
+        // What cannot be looked at may well be there.
+        !fs::symlink_metadata(self.path_of(version)).is_err_and(|error| {
+            matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        })
+    }
+
+    fn files_of(&self, id: &Id) -> PathBuf {
+        self.directory.join(id.to_string()).join(FILES)
+    }
+
     /// The file of a version that is started.
     pub fn path_of(&self, version: &Version) -> PathBuf {
-        self.directory.join(version.made.id.to_string()).join(FILES).join(&version.made.entry)
+        self.files_of(&version.made.id).join(&version.made.entry)
     }
 
     /// The one version that a person means by the beginning of its hash, or by what it says its version is.
@@ -127,6 +157,7 @@ impl Store {
         let is_hash = word.len() >= 4;
         let fits = |it: &&Version| {
             (is_hash && it.made.id.to_string().starts_with(&word.to_ascii_lowercase()))
+                || it.used.told.as_deref() == Some(word)
                 || it.made.version.as_deref() == Some(word)
         };
         let fitting: Vec<&Version> = versions.iter().filter(fits).collect();
@@ -145,6 +176,12 @@ impl Store {
     /// It was committed as this generation. Blocks, but does not wait for the disk.
     pub fn note_committed(&self, id: &Id, generation: u64) -> Result<(), Error> {
         self.change(id, |used| used.note(generation)).map(|_| ())
+    }
+
+    /// A process of it tells what its version is. Blocks, but does not wait for the disk.
+    pub fn note_told(&self, id: &Id, version: &str) -> Result<(), Error> {
+        let told = |used: &mut Used| used.told.replace(version.to_owned()).as_deref() != Some(version);
+        self.change(id, told).map(|_| ())
     }
 
     /// Keeps a version until it is released. On the disk when this returns. Blocks.
@@ -173,7 +210,11 @@ impl Store {
     fn remove(&self, id: &Id) -> Result<(), Error> {
         let at = self.directory.join(id.to_string());
         let gone = self.directory.join(format!("{INCOMING}{}-{id}", std::process::id()));
-        fs::rename(&at, &gone).map_err(Error::io("remove it", &at))?;
+        match fs::rename(&at, &gone) {
+            // Somebody was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed.map_err(Error::io("remove it", &at))?,
+        }
         lock(&self.known).remove(id);
         remove_tree(&gone);
         Ok(())
@@ -193,9 +234,10 @@ impl Store {
 
     /// Changes what is known of a version; written if the change says so. Does not wait for the disk.
     fn change(&self, id: &Id, change: impl FnOnce(&mut Used) -> bool) -> Result<Version, Error> {
-        let mut known = lock(&self.known);
+        // One after the other. Nobody who only looks waits for the file system.
+        let _turn = lock(&self.writing);
         let unknown = || Error::Unknown { cause: format!("no version {id} is kept") };
-        let version = known.get_mut(id).ok_or_else(unknown)?;
+        let mut version = self.get(id).ok_or_else(unknown)?;
         let mut used = version.used.clone();
         if change(&mut used) {
             let at = self.directory.join(id.to_string()).join(USED);
@@ -204,8 +246,11 @@ impl Store {
             let written = meta::write(&beside, &used).and_then(|_| fs::rename(&beside, &at));
             written.map_err(Error::io("write it", &at))?;
             version.used = used;
+            if let Some(known) = lock(&self.known).get_mut(id) {
+                *known = version.clone();
+            }
         }
-        Ok(version.clone())
+        Ok(version)
     }
 
     /// Makes the directory, if it is not there yet.
@@ -225,7 +270,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Removes a directory with everything in it, as far as it goes: what is left is tried again by the next sweep.
-fn remove_tree(path: &Path) {
+pub(crate) fn remove_tree(path: &Path) {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             tracing::warn!(path = %path.display(), %error, "cannot be removed yet");

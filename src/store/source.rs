@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 
 use super::error::Error;
 use super::meta::Look;
+use super::privileges;
 use crate::config::check_binary;
 use crate::sys::exposed::{Exposed, Use, check_exposure, check_found};
+use crate::sys::path::NONBLOCK;
 
 /// What was given.
 #[derive(Debug)]
@@ -56,10 +58,9 @@ impl Given {
             Err(cause) => return Err(exposed(path, cause)),
         }
         // A fifo that is nobody's would hold an open up.
-        let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
         let file = File::options()
             .read(true)
-            .custom_flags(flags)
+            .custom_flags(NONBLOCK)
             .open(path)
             .map_err(|error| missing(path, error))?;
         let found = file.metadata().map_err(Error::io("examine it", path))?;
@@ -99,7 +100,14 @@ impl Given {
 /// Whether what is at `path` can be taken in, as far as that is told without reading it: a program, an archive, or a directory,
 /// which nobody else can exchange. Looks at the file system.
 pub fn check_source(path: &Path) -> Result<(), Error> {
-    Given::open(path).map(|_| ())
+    check_named(path)?;
+    let given = Given::open(path)?;
+    privileges::check(&given.file, path)
+}
+
+/// Whether what a service file names can be changed by nobody but who may. Looks at the file system.
+pub fn check_named(path: &Path) -> Result<(), Error> {
+    check_exposure(path, Use::Named).map(|_| ()).map_err(|cause| exposed(path, cause))
 }
 
 /// It was not the same at the end as at the beginning.
@@ -201,7 +209,7 @@ mod tests {
         assert!(told(&file).contains("not executable"));
         assert!(told(Path::new("/dev/null")).contains("a special file"), "{}", told(Path::new("/dev/null")));
         let fifo = directory.path().join("fifo");
-        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::from_raw_mode(0o700)).unwrap();
+        crate::sys::path::make_fifo(&fifo, 0o700).unwrap();
         assert!(told(&fifo).contains("a special file"));
         for (magic, format) in MAGICS {
             write(&file, magic).unwrap();

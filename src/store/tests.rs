@@ -150,7 +150,9 @@ fn what_is_called_off_leaves_nothing() {
 fn a_program_comes_in_once_whatever_its_path() {
     let place = Place::new();
     let path = place.write("s3", SCRIPT, 0o755);
-    let first = place.import_as(&Import { version_args: vec!["1.2".into()], ..asked(&path) }).unwrap();
+    let first = place
+        .import_as(&Import { version_command: vec!["{binary}".into(), "1.2".into()], ..asked(&path) })
+        .unwrap();
     assert_eq!(first.version.made.version.as_deref(), Some("s3 1.2"));
     assert_eq!(first.version.made.id, Id::of(SCRIPT.as_bytes()).unwrap());
     assert!(first.path.ends_with("files/s3") && !first.was_there);
@@ -312,7 +314,7 @@ fn nothing_that_was_not_verified_is_asked_for_its_version() {
     let mark = place.path("mark");
     let path = place.write("s3", format!("#!/bin/sh\ntouch {}\n", mark.display()), 0o755);
     let evidence = Evidence { sha256: Some(Id([7; 32])), ..Evidence::default() };
-    let import = Import { evidence, version_args: vec!["--version".into()], ..asked(&path) };
+    let import = Import { evidence, version_command: vec!["{binary}".into()], ..asked(&path) };
     assert!(place.import_as(&import).unwrap_err().contains("it should be 0707"));
     assert!(!mark.exists());
     place.import_as(&Import { evidence: Evidence::default(), ..import.clone() }).unwrap();
@@ -404,4 +406,37 @@ fn a_file_that_is_exchanged_meanwhile_comes_in_whole_or_not_at_all() {
         drop(stop);
     });
     assert_eq!(place.leftovers(), 0);
+}
+
+/// The end of the archive says how many members there are, and how long their list is. Neither is believed.
+#[test]
+fn a_zip_that_claims_more_members_than_it_has_costs_no_memory() {
+    let place = Place::new();
+    let mut zip = zip_of(&[("bin/s3", 0o755, SCRIPT)]);
+    let end = zip.len() - 22;
+    assert_eq!(&zip[end..end + 4], b"PK\x05\x06");
+    // The record of ZIP64, and where it is (APPNOTE.TXT, 4.3.14 and 4.3.15): 2^40 members in a list of 2^60 bytes.
+    let directory = u64::from(u32::from_le_bytes(zip[end + 16..end + 20].try_into().unwrap()));
+    let (members, length) = (1_u64 << 40, 1_u64 << 60);
+    let mut record = Vec::new();
+    record.extend(b"PK\x06\x06");
+    record.extend(44_u64.to_le_bytes());
+    record.extend([45, 0, 45, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    for field in [members, members, length, directory] {
+        record.extend(field.to_le_bytes());
+    }
+    record.extend(b"PK\x06\x07");
+    record.extend([0; 4]);
+    record.extend((end as u64).to_le_bytes());
+    record.extend(1_u32.to_le_bytes());
+    let mut last = zip.split_off(end);
+    last[8..20].fill(0xff);
+    zip.extend(record);
+    zip.extend(last);
+    let path = place.write("claims.zip", &zip, 0o644);
+    let error = place.import(&path).unwrap_err();
+    assert!(error.contains("damaged"), "{error}");
+    // What is there twice counts as it came last, as in a tar archive; the list of one member may be long.
+    let path = place.write("good.zip", zip_of(&[("bin/s3", 0o755, SCRIPT), ("doc/a", 0o644, "a")]), 0o644);
+    place.import(&path).unwrap();
 }

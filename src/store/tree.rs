@@ -6,21 +6,24 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 
 use super::copy::{Budget, copy};
 use super::error::Error;
 use super::meta::{Id, Look};
+use super::privileges;
 use super::source::{changed, exposed};
 use super::unpack::stays_inside;
 use crate::sys::exposed::check_found;
+use crate::sys::path::{NOFOLLOW, NONBLOCK};
 
 /// A file system object of a tree, and its path below the top.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Node {
     pub(super) path: PathBuf,
     pub(super) what: What,
+    /// Its permissions.
+    pub(super) mode: u32,
     look: Look,
 }
 
@@ -33,6 +36,8 @@ pub(super) enum What {
 
 /// A tree with more is refused.
 const NODES_MAX: usize = 200_000;
+/// A tree with more is not looked through to find out whether it has changed.
+const LOOKED_AT_MAX: usize = 50_000;
 
 /// Copies everything below `top` into the empty directory `into`. Refuses what others can write, links that lead outside, and
 /// a tree that changes meanwhile. Blocks.
@@ -41,7 +46,10 @@ pub(super) fn copy_all(top: &Path, into: &Path, budget: &mut Budget) -> Result<(
     for node in &before {
         let (from, to) = (top.join(&node.path), into.join(&node.path));
         match &node.what {
-            What::Directory => fs::create_dir(&to).map_err(Error::io("make the directory", &to))?,
+            What::Directory => {
+                fs::create_dir(&to).map_err(Error::io("make the directory", &to))?;
+                set_mode(&to, node.mode & 0o755 | 0o700).map_err(Error::io("protect it", &to))?;
+            }
             What::Link(target) if stays_inside(&node.path, target) => {
                 symlink(target, &to).map_err(Error::io("make the link", &to))?;
             }
@@ -53,7 +61,7 @@ pub(super) fn copy_all(top: &Path, into: &Path, budget: &mut Budget) -> Result<(
                     "give a tree that has all it needs, or set store = false",
                 ));
             }
-            What::File { executable } => copy_one(node, &from, &to, *executable, budget, top)?,
+            What::File { .. } => copy_one(node, &from, &to, budget, top)?,
         }
     }
     match walk(top)? == before {
@@ -62,15 +70,8 @@ pub(super) fn copy_all(top: &Path, into: &Path, budget: &mut Budget) -> Result<(
     }
 }
 
-fn copy_one(
-    node: &Node,
-    from: &Path,
-    to: &Path,
-    executable: bool,
-    budget: &mut Budget,
-    top: &Path,
-) -> Result<(), Error> {
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+fn copy_one(node: &Node, from: &Path, to: &Path, budget: &mut Budget, top: &Path) -> Result<(), Error> {
+    let flags = NOFOLLOW | NONBLOCK;
     let source =
         File::options().read(true).custom_flags(flags).open(from).map_err(Error::io("open it", from))?;
     let found = source.metadata().map_err(Error::io("examine it", from))?;
@@ -78,11 +79,12 @@ fn copy_one(
         return Err(changed(top));
     }
     budget.take(found.len(), top)?;
-    let mode = if executable { 0o755 } else { 0o644 };
     let mut options = File::options();
-    let target = options.read(true).write(true).create_new(true).mode(mode).open(to);
+    let target = options.read(true).write(true).create_new(true).mode(0o600).open(to);
     let target = target.map_err(Error::io("make the file", to))?;
     let length = copy(&source, &target, budget).map_err(Error::io("copy it", to))?;
+    set_mode(to, node.mode & 0o755 | 0o600).map_err(Error::io("protect it", to))?;
+    privileges::carry(&source, &target, from)?;
     if length == node.look.size { Ok(()) } else { Err(changed(top)) }
 }
 
@@ -123,7 +125,7 @@ fn look_at(top: &Path, path: PathBuf) -> Result<Node, Error> {
         let cause = "it is neither a file nor a directory nor a link";
         return Err(Error::refused(&at, cause, "take it out of the tree"));
     };
-    Ok(Node { path, what, look: Look::of(&found) })
+    Ok(Node { path, what, mode: found.permissions().mode() & 0o7777, look: Look::of(&found) })
 }
 
 /// The hash that names a tree: SHA-256 of one line for each object, in the order of the bytes of their paths. A line is a
@@ -149,17 +151,54 @@ pub(super) fn hash(top: &Path) -> Result<Id, Error> {
     Ok(Id(hasher.finalize().into()))
 }
 
-/// Takes the write bits of all files away, and gives their length together. Blocks.
+/// Takes the write bits of all files away, and gives their length together. Who could not read the original cannot read the
+/// copy. Blocks.
 pub(super) fn protect(top: &Path) -> io::Result<u64> {
     let mut size = 0;
     for node in walk(top).map_err(io::Error::other)? {
-        if let What::File { executable } = node.what {
-            let mode = if executable { 0o555 } else { 0o444 };
-            fs::set_permissions(top.join(&node.path), Permissions::from_mode(mode))?;
+        if let What::File { .. } = node.what {
+            set_mode(&top.join(&node.path), node.mode & 0o555 | 0o400)?;
             size += node.look.size;
         }
     }
     Ok(size)
+}
+
+/// Takes from what is below `top` the permissions that the same below `other` does not have. Blocks.
+pub(super) fn narrow(top: &Path, other: &Path) -> io::Result<()> {
+    for node in walk(other).map_err(io::Error::other)? {
+        let at = top.join(&node.path);
+        let found = fs::symlink_metadata(&at)?;
+        if !found.is_symlink() {
+            let least = if found.is_dir() { 0o700 } else { 0o400 };
+            set_mode(&at, found.permissions().mode() & 0o7777 & (node.mode | least))?;
+        }
+    }
+    Ok(())
+}
+
+/// Two trees that look the same are the same, unless somebody has set the times back: SHA-256 of the path, kind, execute bit, size
+/// and time of the last write of everything below `top`. Nothing if that is too much to look at. Blocks.
+pub(super) fn digest(top: &Path) -> Option<Id> {
+    let nodes = walk(top).ok().filter(|nodes| nodes.len() <= LOOKED_AT_MAX)?;
+    let mut hasher = Sha256::new();
+    for node in nodes {
+        hasher.update(node.path.as_os_str().as_bytes());
+        let Look { size, modified, .. } = node.look;
+        let times = if node.what == What::Directory { (0, (0, 0)) } else { (size, modified) };
+        hasher.update(format!("\0{:?} {times:?}\n", node.what));
+    }
+    Some(Id(hasher.finalize().into()))
+}
+
+/// The length of all files below `top`. Blocks.
+pub(super) fn size_bytes(top: &Path) -> Option<u64> {
+    let nodes = walk(top).ok().filter(|nodes| nodes.len() <= LOOKED_AT_MAX)?;
+    Some(nodes.iter().filter(|node| matches!(node.what, What::File { .. })).map(|node| node.look.size).sum())
+}
+
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
 #[cfg(test)]
@@ -188,6 +227,23 @@ mod tests {
         assert_eq!(fs::read_link(copied.join("s3")).unwrap(), Path::new("bin/s3"));
         assert_eq!(protect(&copied).unwrap(), 11);
         assert_eq!(hash(&copied).unwrap(), first, "the write bits do not count");
+        let modes = |top: &Path| {
+            ["bin", "bin/s3", "config"]
+                .map(|it| fs::metadata(top.join(it)).unwrap().permissions().mode() & 0o777)
+        };
+        assert_eq!(modes(&copied), [0o755, 0o555, 0o444]);
+        for (path, mode) in [("bin", 0o700), ("bin/s3", 0o750), ("config", 0o600)] {
+            set_mode(&top.join(path), mode).unwrap();
+        }
+        assert_eq!(digest(&top), digest(&top));
+        narrow(&copied, &top).unwrap();
+        assert_eq!(modes(&copied), [0o700, 0o550, 0o400]);
+        assert_eq!((hash(&copied).unwrap(), hash(&top).unwrap()), (first, first), "nor do those of others");
+        let private = directory.path().join("private");
+        fs::create_dir(&private).unwrap();
+        copy_all(&top, &private, &mut Budget::new(11, Arc::default())).unwrap();
+        protect(&private).unwrap();
+        assert_eq!(modes(&private), [0o700, 0o550, 0o400]);
 
         let mut seen = vec![first];
         fs::write(top.join("config"), "TEXT").unwrap();
@@ -227,8 +283,7 @@ mod tests {
         fs::set_permissions(top.join("bin"), Permissions::from_mode(0o777)).unwrap();
         assert!(told(100).contains("is world-writable"));
         fs::set_permissions(top.join("bin"), Permissions::from_mode(0o755)).unwrap();
-        rustix::fs::mkfifoat(rustix::fs::CWD, top.join("fifo"), rustix::fs::Mode::from_raw_mode(0o600))
-            .unwrap();
+        crate::sys::path::make_fifo(&top.join("fifo"), 0o600).unwrap();
         assert!(told(100).contains("fifo: it is neither"));
     }
 }

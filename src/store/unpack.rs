@@ -64,7 +64,7 @@ impl Unpack<'_> {
             }
             let name = member.path.file_name().unwrap_or_default();
             self.clear()?;
-            self.write(&member.path, &self.into.join(name), size, true, content)
+            self.write(member, &self.into.join(name), size, true, content)
         })?;
         self.judge(found, wanted)
     }
@@ -79,7 +79,7 @@ impl Unpack<'_> {
                 What::Directory => self.make_directory(&at),
                 What::File { size, executable } => {
                     self.make_place(&at)?;
-                    self.write(&member.path, &at, *size, *executable == Some(true), content)
+                    self.write(member, &at, *size, *executable == Some(true), content)
                 }
                 What::HardLink(target) => {
                     self.make_place(&at)?;
@@ -135,13 +135,15 @@ impl Unpack<'_> {
 
     fn write(
         &self,
-        member: &Path,
+        member: &Member,
         at: &Path,
         size: u64,
         executable: bool,
         content: &mut dyn Read,
     ) -> Result<(), Error> {
-        let mode = if executable { 0o755 } else { 0o644 };
+        let (most, least) = if executable { (0o755, 0o700) } else { (0o644, 0o600) };
+        // No wider than the archive says.
+        let mode = most & member.mode.map_or(most, |mode| mode | least);
         let mut options = File::options();
         let mut file = options
             .write(true)
@@ -153,9 +155,9 @@ impl Unpack<'_> {
         let mut rest = Budget::new(size, Arc::clone(self.called_off));
         match pour(content, &mut file, at, &mut rest, self.given) {
             Ok(length) if length == size => Ok(()),
-            Ok(_) => Err(bad_member(self.given, member, "is shorter than it says")),
+            Ok(_) => Err(bad_member(self.given, &member.path, "is shorter than it says")),
             Err(PourError::Other(Error::Refused { .. })) if rest.go_on(self.given).is_ok() => {
-                Err(bad_member(self.given, member, "is longer than it says"))
+                Err(bad_member(self.given, &member.path, "is longer than it says"))
             }
             Err(PourError::Read(error)) => Err(damaged(self.given, &error)),
             Err(PourError::Other(error)) => Err(error),

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Error;
 use super::meta::Id;
+use crate::sys::regular;
 
 /// What whoever gives a file says of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -192,7 +193,8 @@ fn feed(mut file: &File, mut take: impl FnMut(&[u8])) -> io::Result<()> {
 
 fn short_text(path: &Path) -> Result<String, Error> {
     let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(TEXT_MAX_BYTES).read_to_string(&mut text));
+    let read =
+        regular::open_to_read(path).and_then(|file| file.take(TEXT_MAX_BYTES).read_to_string(&mut text));
     read.map_err(Error::io("read it", path))?;
     Ok(text)
 }

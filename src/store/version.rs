@@ -1,78 +1,126 @@
-//! What a program says its version is.
+//! What a program says its version is, where the service file asks for that: by default no code of a version runs before its turn.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, kill_process_group};
-
-use crate::sys::process::pidfd_open;
-use crate::sys::readable::is_readable_by;
+use super::error::Error;
+use crate::hooks::{BINARY, HookError, Trace, check_program};
+use crate::sys::descriptor::set_nonblocking;
+use crate::sys::poll::{PollFd, PollFlags, poll};
+use crate::sys::process::{Signal, pidfd_open};
+use crate::sys::signals::send_to_group;
 
 /// A program that has not answered by then is not asked any more.
 const LIMIT: Duration = Duration::from_secs(5);
-/// One that has said everything ends by itself within this time.
-const SOON: Duration = Duration::from_secs(1);
+/// How often it is looked whether the answer is still wanted.
+const TICK: Duration = Duration::from_millis(20);
 /// As much of a line is kept, in characters.
 const LINE_MAX: usize = 128;
 /// As much of what it says is read.
 const READ_MAX: usize = 4096;
 
-/// Starts the program with `args` in `directory`, and gives the first line that it writes, standard output first. It gets no
-/// more than PATH of the environment, and is killed with all that it started when it has answered or when the time is over.
-/// Nothing if it fails: a program need not know its version. Blocks, at most 5 s.
-pub(super) fn ask(program: &Path, args: &[String], directory: &Path) -> Option<String> {
-    let (output, output_end) = pipe_with(PipeFlags::CLOEXEC).ok()?;
-    rustix::fs::fcntl_setfl(&output, rustix::fs::OFlags::NONBLOCK).ok()?;
+/// Runs a command, with `program` in the place of [`BINARY`], in `directory`, and gives the first line that it writes, standard
+/// output first. It gets no more than PATH of the environment. When it ends, when the time is over, or when it is `called_off`,
+/// everything that it has started is killed. Nothing if it fails: a program need not know its version. Blocks, at most 5 s and
+/// until what was killed is gone.
+pub(super) fn ask(
+    command: &[String],
+    program: &Path,
+    directory: &Path,
+    called_off: &AtomicBool,
+) -> Option<String> {
+    let words: Vec<String> =
+        command.iter().map(|word| word.replace(BINARY, &program.to_string_lossy())).collect();
+    let (output, output_end) = std::io::pipe().ok()?;
+    set_nonblocking(&output, true).ok()?;
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut command = Command::new(program);
-    command.args(args).current_dir(directory).env_clear().env("PATH", path).process_group(0);
-    let mut child =
-        command.stdin(Stdio::null()).stdout(output_end.try_clone().ok()?).stderr(output_end).spawn().ok()?;
-    // With it go this process's ends of the pipe, so that the end of the program is the end of its output.
+    let mut command = Command::new(words.first()?);
+    command.args(&words[1..]).current_dir(directory).env_clear().env("PATH", path).process_group(0);
+    command.stdin(Stdio::null()).stdout(output_end.try_clone().ok()?).stderr(output_end);
+    let trace = Trace::leave(&mut command).ok()?;
+    let mut child = command.spawn().ok()?;
+    // With it go this process's ends of the pipe.
     drop(command);
-    let said = read_until(output, Instant::now() + LIMIT);
-    let ended_by_itself = match said {
-        Some(_) => ends_soon(&mut child),
-        None => None,
+    let mut said = Said { output: OwnedFd::from(output).into(), bytes: Vec::new() };
+    let ended = pidfd_open(child.id()).is_ok_and(|pidfd| said.until_end_of(&pidfd, called_off));
+    let status = if ended { child.try_wait().ok().flatten() } else { None };
+    send_to_group(child.id(), Signal::SIGKILL);
+    let killed = child.wait();
+    trace.end_all();
+    status.filter(|_| killed.is_ok()).filter(std::process::ExitStatus::success)?;
+    first_line(&said.bytes)
+}
+
+/// Refuses a command whose program somebody else could have changed. What stands for the new program is a copy that was looked at.
+/// Looks at the file system.
+pub(super) fn check(command: &[String], given: &Path) -> Result<(), Error> {
+    let Some(program) = command.first().filter(|program| *program != BINARY) else { return Ok(()) };
+    let refused = |error: HookError| {
+        Error::refused(given, format!("version_command cannot tell its version: {error}"), error.hint())
     };
-    if let Some(group) = Pid::from_raw(child.id() as i32) {
-        // Whatever it started is in its group.
-        let _ = kill_process_group(group, Signal::KILL);
-    }
-    let status = ended_by_itself.or_else(|| child.wait().ok())?;
-    said.filter(|_| status.success()).and_then(|said| first_line(&said))
+    check_program(program).map(drop).map_err(refused)
 }
 
-/// What was said until the end, if it came in time.
-fn read_until(output: OwnedFd, until: Instant) -> Option<Vec<u8>> {
-    let mut output = File::from(output);
-    let mut said = Vec::new();
-    let mut buffer = [0; READ_MAX];
-    while said.len() < READ_MAX {
-        match output.read(&mut buffer) {
-            Ok(0) => return Some(said),
-            Ok(n) => said.extend_from_slice(&buffer[..n]),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                is_readable_by(&output, until).ok().filter(|readable| *readable)?;
+/// What a program has written so far.
+struct Said {
+    output: File,
+    bytes: Vec<u8>,
+}
+
+impl Said {
+    /// Reads until the program has ended, whoever else may have its output open. `false` if it did not end in time.
+    fn until_end_of(&mut self, pidfd: &OwnedFd, called_off: &AtomicBool) -> bool {
+        let until = Instant::now() + LIMIT;
+        while Instant::now() < until && !called_off.load(Ordering::Relaxed) {
+            // Its end is looked at first: what it wrote before is there then.
+            let ended = is_readable(pidfd, Duration::ZERO);
+            let more = self.read();
+            if ended {
+                return true;
             }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return None,
+            match more {
+                true => _ = wait_for_either(&self.output, pidfd),
+                false => _ = is_readable(pidfd, TICK),
+            }
         }
+        false
     }
-    Some(said)
+
+    /// Reads what is there. `false` if nothing more is to be read.
+    fn read(&mut self) -> bool {
+        let mut buffer = [0; READ_MAX];
+        while self.bytes.len() < READ_MAX {
+            match self.output.read(&mut buffer) {
+                Ok(0) => return false,
+                Ok(n) => self.bytes.extend_from_slice(&buffer[..n]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return error.kind() == ErrorKind::WouldBlock,
+            }
+        }
+        false
+    }
 }
 
-/// Its output is at its end, so it is about to end.
-fn ends_soon(child: &mut std::process::Child) -> Option<std::process::ExitStatus> {
-    let pidfd = pidfd_open(child.id()).ok()?;
-    is_readable_by(&pidfd, Instant::now() + SOON).ok()?;
-    child.try_wait().ok()?
+fn is_readable(pidfd: &OwnedFd, limit: Duration) -> bool {
+    wait_for(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], limit)
+}
+
+fn wait_for_either(output: &File, pidfd: &OwnedFd) -> bool {
+    wait_for(
+        &mut [PollFd::new(output.as_fd(), PollFlags::POLLIN), PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)],
+        TICK,
+    )
+}
+
+/// A signal ends the wait early; whoever waits looks again.
+fn wait_for(fds: &mut [PollFd<'_>], limit: Duration) -> bool {
+    poll(fds, Some(limit)).is_ok_and(|ready| ready > 0)
 }
 
 fn first_line(said: &[u8]) -> Option<String> {
@@ -85,9 +133,14 @@ fn first_line(said: &[u8]) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn says(script: &str) -> Option<String> {
+    fn says_unless(script: &str, called_off: &AtomicBool) -> Option<String> {
         let directory = tempfile::tempdir().unwrap();
-        ask(Path::new("/bin/sh"), &["-c".into(), script.into()], directory.path())
+        let command = [BINARY, "-c", script].map(str::to_owned);
+        ask(&command, Path::new("/bin/sh"), directory.path(), called_off)
+    }
+
+    fn says(script: &str) -> Option<String> {
+        says_unless(script, &AtomicBool::new(false))
     }
 
     #[test]
@@ -99,11 +152,23 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_fails_or_says_nothing_or_floods_is_no_error() {
+    fn a_program_that_fails_or_says_nothing_is_no_error() {
         assert_eq!(says("exit 0"), None);
         assert_eq!(says("echo usage; exit 2"), None);
-        assert_eq!(says("while echo yes; do :; done"), None);
-        assert_eq!(ask(Path::new("/no/such"), &[], Path::new("/")), None);
+        assert_eq!(
+            ask(&["/no/such".to_owned()], Path::new("/x"), Path::new("/"), &AtomicBool::new(false)),
+            None
+        );
+    }
+
+    #[test]
+    fn what_it_leaves_behind_holds_nothing_up_and_is_ended() {
+        let began = Instant::now();
+        let directory = tempfile::tempdir().unwrap();
+        let script = format!("sleep 1000 & echo $! > {}/pid; echo s3 1.2.3", directory.path().display());
+        assert_eq!(says(&script).as_deref(), Some("s3 1.2.3"));
+        assert!(began.elapsed() < LIMIT, "its child has the output open");
+        assert_ends(&std::fs::read_to_string(directory.path().join("pid")).unwrap());
     }
 
     /// The end of a child is told to the thread that started it.
@@ -122,14 +187,24 @@ mod tests {
     fn a_program_that_does_not_end_is_killed_with_all_that_it_started() {
         let began = Instant::now();
         let directory = tempfile::tempdir().unwrap();
-        let script = format!("echo $$ > {0}/pid; sleep 1000 & wait", directory.path().display());
+        let script =
+            format!("sleep 1000 & echo $! > {}/pid; while echo yes; do :; done", directory.path().display());
         assert_eq!(says(&script), None);
         assert!(began.elapsed() >= LIMIT);
-        let group: i32 =
-            std::fs::read_to_string(directory.path().join("pid")).unwrap().trim().parse().unwrap();
+        assert_ends(&std::fs::read_to_string(directory.path().join("pid")).unwrap());
+    }
+
+    #[test]
+    fn nobody_waits_for_an_answer_that_is_not_wanted() {
+        let began = Instant::now();
+        assert_eq!(says_unless("sleep 1000", &AtomicBool::new(true)), None);
+        assert!(began.elapsed() < LIMIT);
+    }
+
+    fn assert_ends(pid: &str) {
         let until = Instant::now() + Duration::from_secs(30);
-        while rustix::process::test_kill_process_group(Pid::from_raw(group).unwrap()).is_ok() {
-            assert!(Instant::now() < until, "the group is gone soon");
+        while std::fs::read(format!("/proc/{}/cmdline", pid.trim())).is_ok_and(|line| !line.is_empty()) {
+            assert!(Instant::now() < until, "{pid} is gone soon");
             std::thread::yield_now();
         }
     }

@@ -6,32 +6,28 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::OwnedFd;
 
 use handoff_protocol::ids::HandoffId;
-use handoff_protocol::message::{Adopted, Mode};
+use handoff_protocol::message::Adopted;
 use handoff_protocol::reason::Exit;
 use handoff_protocol::record::{Attempt, Binary, Current, Fact, Process, Standing};
-use handoff_protocol::recovery::{Decision, Found, Written};
-use handoff_protocol::supervisor::{Left, Supervisor};
+use handoff_protocol::recovery::{Decision, Found, Living, Roles, Written, roles};
+use handoff_protocol::supervisor::{Legacy, Supervisor};
 use handoff_protocol::version::VersionRange;
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use uuid::Uuid;
 
-use super::binary::Hashes;
+use super::deadline;
 use super::keeping::LogGuard;
-use super::launch::identity;
 use super::listening::{Admitted, Listening};
 use super::party::{Parts, Party, Serial, told};
 use super::policy::policy;
 use super::service::Service;
-use super::slots::Slots;
+use super::way_in::{check_peer, connect_to};
+use crate::config::Dirs;
 use crate::crash_points::{crash_point, name};
-use crate::shim;
-use crate::sys::channel::Channel;
-use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life, pid_of};
+use crate::sys::errno::{Errno, errno_of};
+use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life};
 use crate::sys::held::{inherited_listeners, sockets_of};
 use crate::sys::log_pipe::log_pipe_of;
 use crate::sys::process::ProcessId;
@@ -70,42 +66,67 @@ impl From<&Attempt> for Named {
 
 const NOBODY: Process = Process { pid: 0, start_ticks: 0, boot_id: [0; 16] };
 
-/// The processes that are still there. Until it is known what they do, the one that served before the last handoff is the
-/// incumbent, and the one that was to follow it the successor.
-#[derive(Debug)]
-struct Remains {
-    written: Written,
-    incumbent: Option<(Named, OwnedFd)>,
-    successor: Option<(Named, OwnedFd)>,
-    retiree: Option<(Named, OwnedFd)>,
-    /// Whether the process of the current generation is among them.
-    current: bool,
+/// A process that is still there.
+type Remaining = (Named, OwnedFd);
+
+/// The process, if it runs.
+fn open(process: &Process) -> io::Result<Option<OwnedFd>> {
+    let &Process { pid, start_ticks, boot_id } = process;
+    if pid == 0 {
+        return Ok(None);
+    }
+    let id = ProcessId { pid, start_ticks, boot_id: Uuid::from_bytes(boot_id).to_string() };
+    let Some(pidfd) = id.open()? else { return Ok(None) };
+    Ok(matches!(life(&pidfd)?, Life::Runs).then_some(pidfd))
 }
 
-impl Remains {
-    fn is_nobody(&self) -> bool {
-        [&self.incumbent, &self.successor, &self.retiree].iter().all(|process| process.is_none())
-    }
+/// Whether the socket of a process that runs is gone.
+pub(super) fn lacks_way_in(dirs: &Dirs, standing: &Standing) -> bool {
+    let generations = [&standing.current, &standing.previous, &standing.leaving].into_iter().flatten();
+    let named = generations.map(Named::from).chain(standing.attempt.iter().map(Named::from));
+    let is_gone = |named: &Named| {
+        let found = std::fs::symlink_metadata(dirs.adopt_socket(named.handoff));
+        found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    named.filter(is_gone).any(|named| matches!(open(&named.process), Ok(Some(_))))
 }
 
 impl Service {
+    /// Takes over what runs, if anything does: for a service that becomes known while this daemon is at work. `false` if nothing
+    /// does.
+    pub(super) fn take_over_living(&mut self) -> bool {
+        let lives = self.recall_unrecorded() || {
+            let standing = self.journal.standing();
+            !roles(standing, self.look_around(standing)).is_empty()
+        };
+        lives && self.take_over_left(self.journal.standing().wanted)
+    }
+
     /// Takes over the processes that an earlier daemon has left, and ends what it had begun. `false` if it has left
     /// nothing: then nothing was done.
     pub(super) fn take_over_left(&mut self, wanted: bool) -> bool {
         let wanted = self.recall_unrecorded() || wanted;
         let standing = self.journal.standing().clone();
-        let remains = self.look_around(&standing);
-        let ended = standing.current.is_some() && !remains.current && self.note_end_of_current();
-        if remains.is_nobody() && standing.attempt.is_none() && !(ended && wanted) {
-            self.recall_attempts(&standing, false);
+        let living = self.look_around(&standing);
+        let ended = standing.current.is_some() && living.current.is_none() && self.note_end_of_current();
+        let roles = roles(&standing, living);
+        if roles.is_empty() && standing.attempt.is_none() && !(ended && wanted) {
+            self.recall_attempts(&standing, None);
             return false;
         }
         crash_point!("supervisor/recovery/looked");
-        if !remains.is_nobody() {
+        if !roles.is_empty() {
             self.go_by_running();
+        } else if !self.is_as_running() {
+            // They are known by name, and the same name is another address by now.
+            self.drop_held();
         }
-        let left = self.reach_all(&standing, remains, wanted);
-        self.recall_attempts(&standing, left.under_way);
+        let left = self.reach_all(&standing, roles, wanted);
+        let handoff = match left.written {
+            Written::Uncommitted => standing.attempt.as_ref().map(|attempt| attempt.handoff),
+            Written::Committed => standing.current.as_ref().map(|current| current.handoff),
+        };
+        self.recall_attempts(&standing, handoff.filter(|_| left.under_way));
         tracing::info!(
             service = %self.name,
             handoff = %left.handoff,
@@ -126,92 +147,69 @@ impl Service {
         true
     }
 
-    /// Who of those that the journal names is still there, and in which part.
-    fn look_around(&self, standing: &Standing) -> Remains {
+    /// Which of the processes that the journal names are still there.
+    fn look_around(&self, standing: &Standing) -> Living<Remaining> {
         let generation =
             |it: &Option<Current>| it.as_ref().and_then(|current| self.look_for(&current.into()));
-        let current = generation(&standing.current);
-        let (previous, leaving) = (generation(&standing.previous), generation(&standing.leaving));
-        let attempt = standing.attempt.as_ref().and_then(|attempt| self.look_for(&attempt.into()));
-        let is_current = current.is_some();
-        let (written, [incumbent, successor, retiree]) = match (&standing.attempt, previous) {
-            (None, Some(previous)) => (Written::Committed, [Some(previous), current, leaving]),
-            (_, previous) => (Written::Uncommitted, [current, attempt, previous.or(leaving)]),
-        };
-        Remains { written, incumbent, successor, retiree, current: is_current }
+        Living {
+            current: generation(&standing.current),
+            previous: generation(&standing.previous),
+            leaving: generation(&standing.leaving),
+            attempt: standing.attempt.as_ref().and_then(|attempt| self.look_for(&attempt.into())),
+        }
     }
 
     /// Takes back the listeners, and connects to whoever is there.
-    fn reach_all(&mut self, standing: &Standing, remains: Remains, wanted: bool) -> Left {
-        let Remains { written, incumbent, successor, retiree, .. } = remains;
+    fn reach_all(&mut self, standing: &Standing, roles: Roles<Remaining>, wanted: bool) -> Legacy {
         let attempt = standing.attempt.as_ref();
-        // The restart of a process that had ended is nothing that anybody asked for.
-        let under_way = attempt
-            .zip(standing.current.as_ref())
-            .is_some_and(|(attempt, current)| current.process.is_some() || attempt.binary != current.binary);
         self.candidate = attempt.map(|attempt| attempt.binary.path.clone().into());
-        // Ids sort by time.
-        let started = |it: &Option<Current>| it.as_ref().map(|current| current.handoff);
-        let reverted = started(&standing.previous) > started(&standing.current);
-        let slots = Slots { written, attempt: attempt.is_some(), incumbent: incumbent.is_some(), reverted };
-        self.restore_listeners(slots.newest_serves());
-        let slots = self.slots_by_age(slots, [retiree.is_some(), incumbent.is_some(), successor.is_some()]);
+        self.restore_listeners(roles.newest_slot_serves());
+        let slots = self.listening.as_ref().map(Listening::slots).unwrap_or_default();
+        let slots = roles.slots(self.config.mode, &slots);
         crash_point!("supervisor/recovery/listeners");
-        let (retiree, retiree_found) = self.reach(retiree, slots[0]);
-        let (incumbent, incumbent_found) = self.reach(incumbent, slots[1]);
-        let (successor, successor_found) = self.reach(successor, slots[2]);
+        let under_way = roles.is_under_way(policy(&self.config).probation_ms > 0);
+        let Roles { written, incumbent, successor, outgoing, .. } = roles;
+        let (retiree, retiree_found) = self.reach(outgoing, slots.outgoing);
+        let (incumbent, incumbent_found) = self.reach(incumbent, slots.incumbent);
+        let (successor, successor_found) = self.reach(successor, slots.successor);
         (self.incumbent, self.successor, self.retiree) = (incumbent, successor, retiree);
         let fresh = || HandoffId::from_uuid(Uuid::now_v7());
-        Left {
+        Legacy {
             wanted,
             written,
             handoff: attempt.map_or_else(fresh, |attempt| attempt.handoff),
             under_way,
+            left_ms: attempt.and_then(|attempt| attempt.ends).and_then(deadline::left_ms),
             incumbent: incumbent_found,
             successor: successor_found,
-            retiree: retiree_found,
+            outgoing: retiree_found,
         }
-    }
-
-    /// A process that the earlier daemon could not record, since its disk took nothing: the keeper alone knows of it. It
-    /// may be the one that serves. Recorded now, it is asked like any other.
-    fn recall_unrecorded(&mut self) -> bool {
-        let standing = self.journal.standing();
-        let generations = [&standing.current, &standing.previous, &standing.leaving].into_iter().flatten();
-        let attempt = standing.attempt.iter().filter(|attempt| self.look_for(&(*attempt).into()).is_some());
-        let known: Vec<HandoffId> = generations
-            .map(|generation| generation.handoff)
-            .chain(attempt.map(|attempt| attempt.handoff))
-            .collect();
-        let generation = standing.generation().next();
-        let kept = self.shared.keeper.processes(&self.name).unwrap_or_default();
-        let unknown = kept.into_iter().filter(|(handoff, _)| !known.contains(handoff));
-        let found = unknown.filter_map(|(handoff, pidfd)| Some((handoff, examine(&pidfd)?))).next_back();
-        let Some((handoff, (process, binary))) = found else { return false };
-        tracing::warn!(service = %self.name, pid = process.pid, "a process is found that was not recorded");
-        self.note(Fact::Intent { handoff, generation, binary });
-        self.note(Fact::Spawned { handoff, process });
-        if !self.journal.standing().wanted {
-            self.note(Fact::Wanted { up: true });
-        }
-        true
     }
 
     /// The process, if it is still the same one.
-    fn look_for(&self, named: &Named) -> Option<(Named, OwnedFd)> {
-        let Process { pid, start_ticks, boot_id } = named.process;
-        if pid == 0 {
-            return None;
-        }
-        let id = ProcessId { pid, start_ticks, boot_id: Uuid::from_bytes(boot_id).to_string() };
-        match id.open() {
-            Ok(Some(pidfd)) if matches!(life(&pidfd), Ok(Life::Runs)) => Some((named.clone(), pidfd)),
-            Ok(_) => None,
+    fn look_for(&self, named: &Named) -> Option<Remaining> {
+        Some((named.clone(), self.open(&named.process)?))
+    }
+
+    fn open(&self, process: &Process) -> Option<OwnedFd> {
+        match open(process) {
+            Ok(found) => found,
+            // To take it for dead would be to start another one beside it.
+            Err(error) if is_shortage(&error) => {
+                self.leave_for_next(process.pid, "it cannot be found out whether it lives", &error)
+            }
+            // The pid is that of something that is no process by now.
             Err(error) => {
-                tracing::error!(service = %self.name, pid, %error, "it cannot be found out whether it lives");
+                tracing::warn!(service = %self.name, pid = process.pid, %error, "this is no process");
                 None
             }
         }
+    }
+
+    /// The kernel gives this daemon nothing more: a next one may have what it takes. The services run on.
+    fn leave_for_next(&self, pid: u32, what: &str, error: &io::Error) -> ! {
+        tracing::error!(service = %self.name, pid, %error, "{what}; the daemon ends, and the services run on");
+        std::process::exit(1)
     }
 
     /// Whether the process of the current generation ended while no daemon was there.
@@ -219,15 +217,20 @@ impl Service {
         let Some(current) = self.journal.standing().current.clone() else { return false };
         let Some(process) = current.process else { return false };
         let exit = self.exit_of(current.handoff);
+        self.collect_killed(current.handoff);
         if self.journal.standing().wanted {
             tracing::warn!(service = %self.name, pid = process.pid, "while no daemon was there, the process {exit}");
             let pid = process.pid;
-            self.problem =
-                Some(format!("While no daemon was there, the process {pid} {exit}; it was started again."));
+            self.trouble.died(format!("While no daemon was there, the process {pid} {exit}"));
         }
         self.note(Fact::Exited { generation: current.generation, exit });
         self.shared.keeper.forget_process(&self.name, current.handoff);
         true
+    }
+
+    /// Whether it is still the same process.
+    pub(super) fn lives(&self, process: Option<&Process>) -> bool {
+        process.is_some_and(|process| self.open(process).is_some())
     }
 
     /// How a process ended, if the keeper has its pidfd and the kernel knows.
@@ -237,21 +240,24 @@ impl Service {
         exit.map_or(Exit::Unknown, told)
     }
 
-    fn reach(&mut self, found: Option<(Named, OwnedFd)>, slot: u64) -> (Option<Party>, Found) {
+    fn reach(&mut self, found: Option<Remaining>, slot: u64) -> (Option<Party>, Found) {
         let Some((named, pidfd)) = found else { return (None, Found::Gone) };
         let Named { handoff, binary, process, started_unix_ms } = named;
         let pid = process.pid;
         crash_point!("supervisor/recovery/before-reach");
-        let channel = connect_to(&self.shared.dirs.adopt_socket(handoff));
+        let channel = connect_to(&self.shared.dirs.adopt_socket(handoff)).and_then(|channel| {
+            check_peer(&channel, pid)?;
+            Ok(channel)
+        });
         crash_point!("supervisor/recovery/reached");
         if let Err(error) = &channel {
             tracing::error!(service = %self.name, pid, %error, "the process lives and cannot be reached");
             let what = "it serves on, but can only be stopped";
-            self.problem =
-                Some(format!("The process {pid} cannot be reached by this daemon ({error}): {what}."));
+            self.trouble
+                .mute(format!("The process {pid} cannot be reached by this daemon ({error}): {what}"));
         }
         let log = self.log_of(pid);
-        let found = if channel.is_ok() { Found::Asked } else { Found::Mute };
+        let found = if channel.is_ok() { Found::Asked } else { Found::Unreachable };
         let parts = Parts {
             serial: self.next_serial(),
             process,
@@ -263,6 +269,7 @@ impl Service {
             channel: channel.ok(),
             pidfd,
             trace: self.trace_of(handoff),
+            lane: self.lanes.processes.clone(),
         };
         let this = self.this.clone();
         let party = Party::new(parts, move |serial, happened| {
@@ -272,10 +279,7 @@ impl Service {
         });
         match party {
             Ok(party) => (Some(party), found),
-            Err(error) => {
-                tracing::error!(service = %self.name, pid, %error, "the process cannot be watched");
-                (None, Found::Gone)
-            }
+            Err(error) => self.leave_for_next(pid, "the process cannot be watched", &error),
         }
     }
 
@@ -360,29 +364,15 @@ impl Service {
         }
     }
 
-    /// Which slot each of the processes has, as far as their age tells: retiree, incumbent, successor.
-    fn slots_by_age(&self, of: Slots, alive: [bool; 3]) -> [u64; 3] {
-        let slots = self.listening.as_ref().map(Listening::slots).unwrap_or_default();
-        let last = slots.last().copied().unwrap_or(0);
-        let living = alive.iter().filter(|alive| **alive).count();
-        let mut next = slots.iter().copied().skip(of.dead_and_older(slots.len(), living));
-        let mut by_age = alive.map(|alive| match (alive, self.config.mode) {
-            (true, Mode::Overlap) => next.next().unwrap_or(last),
-            (_, _) => last,
-        });
-        if of.reverted && of.written == Written::Committed {
-            by_age.swap(1, 2);
-        }
-        by_age
-    }
-
     /// It is decided what becomes of what was left.
     pub(super) fn recovered(&mut self, decision: Decision) {
         crash_point!("supervisor/recovery/decided.{}", name(&decision));
         let told = match decision {
             Decision::Adopt => "the process goes on under this daemon",
-            Decision::Commit => "the new process serves: the upgrade that was under way is completed",
-            Decision::Forward => "the new process serves and was committed: the old one leaves",
+            Decision::Advance => {
+                "the new process serves: the upgrade that was under way goes on, and what it demands is asked again"
+            }
+            Decision::Forward => "the new process serves and was committed",
             Decision::Back => "the old process serves: the upgrade that was under way is rolled back",
             Decision::Revert => "the old process serves again: the upgrade is undone",
             Decision::Start => "nobody is left: the service is started",
@@ -390,56 +380,15 @@ impl Service {
             Decision::Wait | Decision::KillSuccessor | Decision::KillIncumbent => return,
         };
         tracing::info!(service = %self.name, ?decision, "recovered: {told}");
-        self.completes = decision == Decision::Commit;
+        self.completes = decision == Decision::Advance;
         self.retire_unused_slots();
         let parties = [&self.incumbent, &self.successor, &self.retiree].into_iter().flatten();
         self.shared.keeper.keep_only(&self.name, parties.map(|party| party.handoff));
     }
 }
 
-/// Which process it is, and what it runs. `None` if it has ended.
-fn examine(pidfd: &OwnedFd) -> Option<(Process, Binary)> {
-    let pid = pid_of(pidfd.as_fd())?;
-    let process = identity(pid);
-    let program = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-    let binary = Hashes::identify_blocking(&program)
-        .unwrap_or_else(|_| Binary { path: program.to_string_lossy().into_owned(), sha256: [0; 32] });
-    // If it runs now, then it had the pid all the while.
-    matches!(life(pidfd), Ok(Life::Runs)).then_some((process, binary))
-}
-
-/// Only the same user can have put a socket there. Its type is that of the channel on which the process was started,
-/// whatever the service file says by now.
-fn connect_to(path: &Path) -> io::Result<Channel> {
-    let connected = |kind| {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
-        connect(&socket, &SocketAddrUnix::new(path)?)?;
-        Ok(socket)
-    };
-    match connected(SocketType::SEQPACKET) {
-        Ok(socket) => Channel::from_fd(socket),
-        Err(Errno::PROTOTYPE) => Channel::from_stream(connected(SocketType::STREAM)?),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Removes the sockets of processes that are gone: nobody listens there any more. What a shim has left that is gone is
-/// ended.
-pub(super) fn sweep(directory: &Path) {
-    let Ok(entries) = std::fs::read_dir(directory) else { return };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let is_refused = |path: &Path| {
-            connect_to(path).is_err_and(|error| {
-                matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
-            })
-        };
-        match path.extension() {
-            None if is_refused(&path) => drop(std::fs::remove_file(&path)),
-            Some(extension) if extension == shim::TRACE && is_refused(&path.with_extension("")) => {
-                shim::end_what_is_left(&path);
-            }
-            _ => {}
-        }
-    }
+/// Whether the kernel, or the limits of this process, have no room for what was asked.
+fn is_shortage(error: &io::Error) -> bool {
+    let known = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM];
+    errno_of(error).is_some_and(|error| known.contains(&error))
 }

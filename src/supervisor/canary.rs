@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::supervisor::Phase;
-use tokio::task::{spawn_blocking, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::sleep;
 
+use super::lane::Lane;
 use super::service::Service;
 use crate::config::{ListenAddress, format_duration_ms};
 use crate::slots::tally::Tally;
@@ -37,7 +38,7 @@ impl Service {
         tracing::info!(service = %self.name, permille, "a share of the new connections goes to the new process");
         self.measured = Some(Measured::default());
         let step = (self.machine.handoff(), self.machine.shares());
-        spawn_local(count(self.this.clone(), self.shared_addresses(), step));
+        spawn_local(count(self.this.clone(), self.lanes.counts.clone(), self.shared_addresses(), step));
     }
 
     /// The present step, if there is one, is over: tells what the successor got.
@@ -83,12 +84,17 @@ impl Service {
 }
 
 /// Counts until the step is over. What cannot be counted is not told; the step does not depend on it.
-async fn count(service: Weak<RefCell<Service>>, addresses: Vec<ListenAddress>, step: (HandoffId, u8)) {
-    let Ok(Ok(mut tally)) = spawn_blocking(move || Tally::begin(&addresses)).await else { return };
+async fn count(
+    service: Weak<RefCell<Service>>,
+    lane: Lane,
+    addresses: Vec<ListenAddress>,
+    step: (HandoffId, u8),
+) {
+    let Ok(Ok(mut tally)) = lane.run(move || Tally::begin(&addresses)).await else { return };
     loop {
         sleep(LOOK_EVERY).await;
         let Some(roots) = look(&service, step, |service| service.roots()) else { return };
-        let counted = spawn_blocking(move || {
+        let counted = lane.run(move || {
             let trees = roots.map(|root| root.map(tree_of).unwrap_or_default());
             let counts = tally.look([&trees[0], &trees[1]]);
             (tally, counts)

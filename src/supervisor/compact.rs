@@ -1,13 +1,13 @@
 //! Keeps the journal of a service short.
 
 use std::cell::RefCell;
-use std::io;
-use std::rc::{Rc, Weak};
+use std::rc::Weak;
 use std::time::Duration;
 
-use tokio::task::{spawn_blocking, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::timeout;
 
+use super::lane::Lane;
 use super::service::{Handle, Service};
 use crate::journal::Compaction;
 
@@ -25,9 +25,9 @@ impl Service {
         }
         let Some(compaction) = self.journal.compaction(LIMIT_BYTES) else { return };
         self.is_compacting = true;
-        let this = self.this.clone();
+        let (this, lane) = (self.this.clone(), self.lanes.journal.clone());
         spawn_local(async move {
-            let compacted = compact(&this, compaction).await;
+            let compacted = compact(&this, &lane, compaction).await;
             let Some(service) = this.upgrade() else { return };
             let mut service = service.borrow_mut();
             service.is_compacting = false;
@@ -40,13 +40,14 @@ impl Service {
     }
 }
 
-async fn compact(this: &Weak<RefCell<Service>>, compaction: Compaction) -> Result<(), String> {
-    let (compaction, staged) = blocking(move || {
-        let staged = compaction.stage();
-        Ok((compaction, staged))
-    })
-    .await
-    .map_err(|error| error.to_string())?;
+async fn compact(this: &Weak<RefCell<Service>>, lane: &Lane, compaction: Compaction) -> Result<(), String> {
+    let (compaction, staged) = lane
+        .run(move || {
+            let staged = compaction.stage();
+            (compaction, staged)
+        })
+        .await
+        .map_err(|error| error.to_string())?;
     staged.map_err(|error| error.to_string())?;
     let Some(service) = this.upgrade() else { return Ok(()) };
     let storage = {
@@ -57,28 +58,15 @@ async fn compact(this: &Weak<RefCell<Service>>, compaction: Compaction) -> Resul
             false => return Ok(()),
         }
     };
-    let synced = blocking(move || storage.sync()).await;
+    let synced = lane.run(move || storage.sync()).await.and_then(|synced| synced);
     service.borrow_mut().journal.replaced(synced).map_err(|error| error.to_string())
-}
-
-async fn blocking<T: Send + 'static>(wait: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    spawn_blocking(wait).await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 impl Handle {
     /// Completes when the journal is as short as it gets. A request that records something would make the shorter one
     /// stale, and one request after the other would let it grow without end.
     pub(super) async fn compacted(&self) {
-        let compacted = async {
-            loop {
-                let settled = self.with(|service| Rc::clone(&service.settled));
-                let waiting = settled.notified();
-                if !self.with(|service| service.is_compacting) {
-                    return;
-                }
-                waiting.await;
-            }
-        };
+        let compacted = self.until(|service| !service.is_compacting);
         // A disk that takes longer than that has waited long enough.
         let _ = timeout(PATIENCE, compacted).await;
     }

@@ -1,7 +1,7 @@
 //! What a process said, or what became of it, on its way to the machine.
 
 use handoff_protocol::message::FromService;
-use handoff_protocol::reason::{Exit, Party as Role};
+use handoff_protocol::reason::{Exit, Role};
 use handoff_protocol::record::Fact;
 use handoff_protocol::supervisor::{Event, Incumbent};
 
@@ -23,6 +23,9 @@ impl Service {
         if matches!(happened, Happened::Gone(_)) {
             self.forget_process(serial);
         }
+        if let Happened::Said(id, FromService::Release(release), _) = &happened {
+            self.learn_version(serial, *id, &release.version);
+        }
         let is = |party: &Option<Party>| party.as_ref().is_some_and(|party| party.serial == serial);
         let event = if is(&self.incumbent) {
             match happened {
@@ -30,7 +33,9 @@ impl Service {
                     self.fds = fds;
                     if matches!(message, FromService::Resumed(_)) {
                         self.timeline.gap_ends();
+                        self.incumbent.iter().for_each(Party::not_asked_to_end);
                     }
+                    self.look_at_what_is_left(serial, &message);
                     Event::FromIncumbent(id, message)
                 }
                 Happened::Garbage(what) => Event::Garbage(Role::Incumbent, what),
@@ -54,13 +59,14 @@ impl Service {
             match happened {
                 Happened::Said(id, message, fds) => {
                     self.fds = fds;
-                    Event::FromRetiree(id, message)
+                    self.look_at_what_is_left(serial, &message);
+                    Event::FromOutgoing(id, message)
                 }
                 Happened::Gone(exit) => {
                     self.note_end_of_retiree(exit);
-                    Event::RetireeGone
+                    Event::OutgoingGone
                 }
-                Happened::Garbage(_) | Happened::HungUp => Event::RetireeUnheard,
+                Happened::Garbage(_) | Happened::HungUp => Event::OutgoingUnheard,
             }
         } else {
             return;
@@ -77,15 +83,25 @@ impl Service {
         }
     }
 
+    /// The program of a process that has sealed is gone.
+    fn look_at_what_is_left(&mut self, serial: Serial, message: &FromService) {
+        let parties = [&self.incumbent, &self.retiree];
+        let found = parties.into_iter().flatten().find(|party| party.serial == serial);
+        let handoff = found.map(|party| party.handoff);
+        if let (FromService::Sealed(_), Some(handoff)) = (message, handoff) {
+            self.note_connections(handoff);
+        }
+    }
+
     /// Whoever asks is to know it before the next upgrade is refused for it.
     fn note_mute(&mut self, why: &str) {
-        if self.machine.incumbent() == Incumbent::Mute
+        if self.machine.incumbent() == Incumbent::Unreachable
             && let Some(party) = &self.incumbent
         {
             let pid = party.process.pid;
             tracing::warn!(service = %self.name, pid, why, "the process can be told nothing any more");
             let what = "it serves on, but this daemon can only stop it";
-            self.problem = Some(format!("The process {pid} can be told nothing any more ({why}): {what}."));
+            self.trouble.mute(format!("The process {pid} can be told nothing any more ({why}): {what}"));
         }
     }
 
@@ -99,28 +115,29 @@ impl Service {
     }
 
     /// No later daemon has to ask how it ended, or what it is doing.
-    fn forget_process(&self, serial: Serial) {
-        let mut parties = [&self.incumbent, &self.successor, &self.retiree].into_iter().flatten();
-        if let Some(party) = parties.find(|party| party.serial == serial) {
-            self.shared.keeper.forget_process(&self.name, party.handoff);
-            let _ = std::fs::remove_file(self.shared.dirs.adopt_socket(party.handoff));
+    fn forget_process(&mut self, serial: Serial) {
+        let parties = [&self.incumbent, &self.successor, &self.retiree];
+        let party = parties.into_iter().flatten().find(|party| party.serial == serial);
+        if let Some(handoff) = party.map(|party| party.handoff) {
+            self.collect_killed(handoff);
+            self.shared.keeper.forget_process(&self.name, handoff);
+            let _ = std::fs::remove_file(self.shared.dirs.adopt_socket(handoff));
         }
     }
 
     fn note_death(&mut self, exit: Exit) {
         let Some(party) = self.incumbent.take() else { return };
         self.timeline.gap_begins();
-        tracing::warn!(service = %self.name, pid = party.process.pid, "the process {exit}");
+        // The one that people know.
+        let pid = party.program.get().unwrap_or(party.process.pid);
+        tracing::warn!(service = %self.name, pid, "the process {exit}");
         let current = self.journal.standing().current.as_ref();
         let Some(generation) = current.filter(|current| current.handoff == party.handoff) else { return };
         let generation = generation.generation;
         if !self.machine.is_on_probation() {
-            let pid = party.process.pid;
-            self.problem = Some(match self.verdict.take() {
-                Some(why) => {
-                    format!("The process {pid} did not serve: {why}. It was killed and started again.")
-                }
-                None => format!("The process {pid} {exit}; it was started again."),
+            self.trouble.died(match self.verdict.take() {
+                Some(why) => format!("The process {pid} did not serve: {why}, so it was killed"),
+                None => format!("The process {pid} {exit}"),
             });
         }
         self.note(Fact::Exited { generation, exit });

@@ -4,23 +4,27 @@
 //! One at a time for each service: whoever comes later waits for the turn, or is told that the service is busy.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::Duration;
 
 use handoff_protocol::ids::{HandoffId, ServiceName};
-use handoff_protocol::record::Current;
+use handoff_protocol::record::Binary;
 use handoff_protocol::supervisor::{Phase, Request, Target};
 use tokio::sync::OwnedMutexGuard;
 
+use super::binary::hex;
 use super::daemon::Daemon;
+use super::first::{check_claims, check_owner, remember};
 use super::handler::{check, wait};
 use super::hooking::{Told, afterwards, must_pass};
+use super::lock_watch::check_queue;
+use super::phases::Phases;
 use super::preparation::Preparation;
 use super::recording::Asked;
 use super::service::{Handle, Service};
-use super::timeline::progress;
-use super::versions::{blocking, collect};
+use super::staging;
+use super::versions::{collect, unfinished};
 use crate::config;
 use crate::control::{Caller, Error, Kind, ProgressSink, api};
 use crate::history::{self, Operation};
@@ -33,6 +37,16 @@ pub(super) enum Wanted {
     Path(PathBuf, api::Claims, Option<String>),
     /// What is in the store.
     Kept(Box<Version>),
+}
+
+impl Wanted {
+    /// The path that was given.
+    fn given(&self) -> Option<PathBuf> {
+        match self {
+            Self::Path(path, ..) => Some(path.clone()),
+            Self::Kept(_) => None,
+        }
+    }
 }
 
 /// An upgrade before the machine is asked.
@@ -55,13 +69,13 @@ impl Daemon {
         progress: Option<ProgressSink>,
     ) -> Result<api::Outcome, Error> {
         let asked = Asked::new(Operation::Install, by);
-        let (handle, _) = self.find_fresh(&wanted.service)?;
+        let (handle, _) = self.find_fresh(&wanted.service).await?;
         let phases = Phases::new(&wanted.service, &progress);
         phases.enter("waiting");
         let turn = handle.with(|service| Arc::clone(&service.turn)).lock_owned().await;
         handle.settled().await;
         // What the file says may have changed meanwhile.
-        let (handle, config) = self.find_fresh(&wanted.service)?;
+        let (handle, config) = self.find_fresh(&wanted.service).await?;
         handle.compacted().await;
         let pipeline = Pipeline { handle, config, asked, phases, progress, _turn: turn };
         let api::Install { path, claims, version, .. } = wanted;
@@ -75,39 +89,12 @@ impl Daemon {
         asked: Asked,
         progress: Option<ProgressSink>,
     ) -> Result<api::Outcome, Error> {
-        let (handle, config) = self.find_fresh(&wanted.service)?;
+        let (handle, config) = self.find_fresh(&wanted.service).await?;
         handle.compacted().await;
         let version = handle.with(|service| service.to_go_back_to(wanted.generation))?;
         let pipeline = Pipeline::now(handle, config, asked, progress)?;
         pipeline.run(Wanted::Kept(Box::new(version)), false, (None, None)).await
     }
-}
-
-/// Takes in what a service without a current version is started from, or whose current version is lost.
-pub(super) async fn bring_first(handle: &Handle, config: &config::Service) -> Result<(), Error> {
-    if !config.update.store || !handle.with(|service| service.needs_first()) {
-        return Ok(());
-    }
-    let _turn = handle.with(|service| Arc::clone(&service.turn)).lock_owned().await;
-    let preparation = Preparation::begin();
-    let import = import_of(config, &config.binary, &api::Claims::default(), None);
-    let import = Import { called_off: preparation.flag(), ..import };
-    let bring = import_into(handle, import, Phases::new(&config.name, &None));
-    let Imported { version, path, .. } = preparation.guard(handle, bring).await?;
-    handle.with(|service| match &service.journal.standing().current {
-        Some(Current { binary, .. }) if binary.sha256 != version.made.id.0 => {
-            let cause = format!(
-                "the version that ran last ({}) is not kept any more, and this is another",
-                super::binary::hex(&binary.sha256)
-            );
-            let hint = "put that version at this path, or move the journal away to begin anew";
-            Err(Error::rejected(&config.name, format!("{}: {cause}", config.binary.display()), hint))
-        }
-        _ => {
-            service.first = Some(path);
-            Ok(())
-        }
-    })
 }
 
 impl Pipeline {
@@ -121,8 +108,19 @@ impl Pipeline {
         let turn = handle.with(|service| Arc::clone(&service.turn)).try_lock_owned();
         let busy = |_| Error::busy(&config.name, "another version is brought in");
         let turn = turn.map_err(busy)?;
+        Ok(Self::begin(handle, config, asked, progress, turn))
+    }
+
+    /// Begins in this turn.
+    pub(super) fn begin(
+        handle: Handle,
+        config: config::Service,
+        asked: Asked,
+        progress: Option<ProgressSink>,
+        turn: OwnedMutexGuard<()>,
+    ) -> Self {
         let phases = Phases::new(&config.name, &progress);
-        Ok(Self { handle, config, asked, phases, progress, _turn: turn })
+        Self { handle, config, asked, phases, progress, _turn: turn }
     }
 
     /// Goes all the way. `once`: not if it runs already. The limits are those of the machine: deadline and drain grace.
@@ -132,12 +130,18 @@ impl Pipeline {
         once: bool,
         limits: (Option<u64>, Option<u64>),
     ) -> Result<api::Outcome, Error> {
-        let preparation = Preparation::begin();
+        let (deadline_ms, drain_grace_ms) = limits;
+        let limit_ms = deadline_ms.unwrap_or(self.config.deadline_ms);
+        let preparation = Preparation::begin(Some(Duration::from_millis(limit_ms)));
         let handle = self.handle.clone();
-        let prepared = preparation.guard(&handle, self.prepare(&wanted, once, preparation.flag())).await;
+        let prepared = preparation.guard(&handle, self.prepare_all(&wanted, once, &preparation)).await;
         self.asked.before = self.phases.ended();
         let outcome = match prepared {
-            Ok(Some((path, told))) => self.upgrade(&path, told, limits).await,
+            // Who asks for an upgrade of a service that was stopped meanwhile is refused by the machine.
+            Ok(Some((path, told, binary))) => match binary.filter(|_| self.may_stage()) {
+                Some(binary) => self.stage(&binary, &wanted).await,
+                None => self.upgrade(&path, told, (preparation.left_ms(), drain_grace_ms)).await,
+            },
             Ok(None) => return Ok(self.unchanged()),
             Err(error) => {
                 if error.kind == Kind::Rejected {
@@ -152,24 +156,44 @@ impl Pipeline {
         outcome
     }
 
-    /// Everything before the machine is asked. Gives the file to start; nothing if it runs already.
+    /// Everything before the machine is asked. Gives the file to start, and what it is; nothing if it runs already.
+    async fn prepare_all(
+        &mut self,
+        wanted: &Wanted,
+        once: bool,
+        preparation: &Preparation,
+    ) -> Result<Option<(PathBuf, Told, Option<Binary>)>, Error> {
+        let Some((path, told)) = self.prepare(wanted, once, preparation).await? else { return Ok(None) };
+        let binary = self.identify(&path).await;
+        if let Some(binary) = binary.clone() {
+            remember(&self.handle, binary, wanted.given(), &self.config).await;
+        }
+        Ok(Some((path, told, binary)))
+    }
+
     async fn prepare(
         &mut self,
         wanted: &Wanted,
         once: bool,
-        called_off: Arc<AtomicBool>,
+        preparation: &Preparation,
     ) -> Result<Option<(PathBuf, Told)>, Error> {
         self.handle.with(|service| {
-            service.may_take_over(&self.config)?;
             match service.machine.phase() {
+                // It is kept for the next start.
+                Phase::Stopped if self.asked.what == Operation::Install => Ok(()),
                 Phase::Stopped => Err(Error::not_running(&self.config.name)),
-                _ => Ok(()),
+                _ => service.may_take_over(&self.config),
             }
         })?;
+        // It is asked again at the end. Before commands run, and where it is tried again and again, it costs less to turn back.
+        let hooks = &self.config.hooks;
+        if self.asked.what == Operation::Install || hooks.preflight.is_some() || hooks.pre_upgrade.is_some() {
+            check_queue(&self.handle).await?;
+        }
         let path = match wanted {
             Wanted::Kept(version) => self.handle.with(|service| service.store.path_of(version)),
             Wanted::Path(path, claims, version) => {
-                self.bring_in(path, claims, version.as_deref(), called_off).await?
+                self.bring_in(path, claims, version.as_deref(), preparation.flag()).await?
             }
         };
         if once && self.runs(&path).await {
@@ -178,12 +202,13 @@ impl Pipeline {
         let told = self.handle.with(|service| service.told(&path, self.asked.what.as_str()));
         if let Some(command) = &self.config.hooks.preflight {
             self.phases.enter("preflight");
-            must_pass(command, &told, &path, &self.config).await?;
+            must_pass(command, &told, &path, &self.config, preparation.called_off()).await?;
         }
-        if let Some(command) = &self.config.hooks.pre_upgrade {
+        if let Some(command) = self.config.hooks.pre_upgrade.as_ref().filter(|_| !self.is_stopped()) {
             self.phases.enter("hook");
-            must_pass(command, &told, &path, &self.config).await?;
+            must_pass(command, &told, &path, &self.config, preparation.called_off()).await?;
         }
+        check_queue(&self.handle).await?;
         Ok(Some((path, told)))
     }
 
@@ -194,34 +219,81 @@ impl Pipeline {
         version: Option<&str>,
         called_off: Arc<AtomicBool>,
     ) -> Result<PathBuf, Error> {
+        if path == self.config.binary {
+            check_owner(&self.handle, &self.config).await?;
+        }
+        check_claims(&self.config, claims)?;
         if !self.config.update.store {
-            if *claims != api::Claims::default() {
-                let cause = "with store = false what is verified need not be what runs";
-                return Err(Error::rejected(
-                    &self.config.name,
-                    cause,
-                    "Remove store = false, or verify it yourself.",
-                ));
-            }
-            check(&self.config.name, path)?;
-            return Ok(path.to_owned());
+            let given = path.to_owned();
+            let lane = self.handle.with(|service| service.lanes.imports.clone());
+            // Without a thread nothing is started from it either.
+            let path = lane.run(move || config::resolve(&given)).await.unwrap_or_else(|_| path.to_owned());
+            let checked = check(&self.handle, path.clone()).await;
+            return checked.map(|()| path).map_err(|error| Error { kind: Kind::Rejected, ..error });
         }
         let import = Import { called_off, ..import_of(&self.config, path, claims, version) };
         let imported = import_into(&self.handle, import, self.phases.clone()).await?;
-        self.asked.version = imported.version.made.version.clone();
+        self.asked.version = imported.version.name().map(str::to_owned);
         Ok(imported.path)
     }
 
-    /// Whether the process that serves was started from the same content.
+    /// Whether the process that serves was started from the same content, or a service that is stopped would be.
     async fn runs(&self, path: &Path) -> bool {
-        let hashes = self.handle.with(|service| service.shared.hashes.clone());
-        let binary = match self.handle.with(|service| service.stored_binary(path)) {
-            Some(binary) => Some(binary),
-            None => hashes.identify(path).await.ok(),
-        };
+        let binary = self.identify(path).await;
         self.handle.with(|service| {
             let serves = service.incumbent.is_some() && service.machine.phase() == Phase::Serving;
-            serves && binary.is_some() && service.current_binary() == binary.as_ref()
+            let is_stopped = service.machine.phase() == Phase::Stopped;
+            let same = binary.is_some() && service.current_binary() == binary.as_ref();
+            if is_stopped && same {
+                service.unstage();
+            }
+            same && (serves || is_stopped)
+        })
+    }
+
+    async fn identify(&self, path: &Path) -> Option<Binary> {
+        let hashes = self.handle.with(|service| service.shared.hashes.clone());
+        match self.handle.with(|service| service.stored_binary(path)) {
+            Some(binary) => Some(binary),
+            None => {
+                let lane = self.handle.with(|service| service.lanes.imports.clone());
+                let path = path.to_owned();
+                lane.run(move || hashes.identify(&path)).await.ok().and_then(Result::ok)
+            }
+        }
+    }
+
+    fn may_stage(&self) -> bool {
+        self.asked.what == Operation::Install && self.is_stopped()
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.handle.with(|service| service.machine.phase() == Phase::Stopped)
+    }
+
+    /// Keeps the new version for the next start.
+    async fn stage(&self, binary: &Binary, wanted: &Wanted) -> Result<api::Outcome, Error> {
+        let path = PathBuf::from(&binary.path);
+        let given = wanted.given().unwrap_or_else(|| path.clone());
+        let staged = staging::staged(binary, &given, self.asked.version.clone());
+        staging::stage(&self.handle, staged).await?;
+        let took_us = self.asked.elapsed_us();
+        let outcome = self.handle.with(|service| {
+            let to = history::Version {
+                path: given.clone(),
+                sha256: Some(hex(&binary.sha256)),
+                version: self.asked.version.clone(),
+            };
+            service.recorder.append(self.entry(service, history::Ending::Staged, None, to));
+            service.as_it_is(api::Ending::Staged, took_us)
+        });
+        Ok(api::Outcome {
+            binary: given,
+            stored: self.config.update.store.then_some(path),
+            version: self.asked.version.clone(),
+            sha256: Some(hex(&binary.sha256)),
+            phases: self.asked.before.clone(),
+            ..outcome
         })
     }
 
@@ -251,7 +323,13 @@ impl Pipeline {
             .into_iter()
             .map(|phase| api::PhaseTime { started_us: phase.started_us + waited_us, ..phase });
         outcome.phases = self.asked.before.iter().cloned().chain(later).collect();
-        self.handle.with(|service| service.last = Some(outcome.clone()));
+        self.handle.with(|service| {
+            service.last = Some(outcome.clone());
+            if outcome.outcome == api::Ending::Committed {
+                // The newest counts.
+                service.unstage();
+            }
+        });
         afterwards(&self.handle, &self.config, told, &outcome, path).await;
         Ok(outcome)
     }
@@ -270,19 +348,32 @@ impl Pipeline {
             Wanted::Kept(version) => history::Version {
                 path: self.handle.with(|service| service.store.path_of(version)),
                 sha256: Some(version.made.id.to_string()),
-                version: version.made.version.clone(),
+                version: version.name().map(str::to_owned),
             },
         };
         self.handle.with(|service| {
-            let mut entry = service.entry(&self.asked, history::Ending::Rejected, Some(&error.message));
-            entry.id = HandoffId::from_uuid(uuid::Uuid::now_v7());
-            entry.from = service.current_version();
-            entry.to = Some(to);
-            entry.took_us = self.asked.elapsed_us();
-            entry.phases.clone_from(&self.asked.before);
-            entry.accept_gap_us = None;
+            let entry = self.entry(service, history::Ending::Rejected, Some(&error.message), to);
             service.recorder.append(entry);
         });
+    }
+
+    /// What is told of an attempt for which no handoff was made.
+    fn entry(
+        &self,
+        service: &Service,
+        ending: history::Ending,
+        reason: Option<&str>,
+        to: history::Version,
+    ) -> history::Entry {
+        history::Entry {
+            id: HandoffId::from_uuid(uuid::Uuid::now_v7()),
+            from: service.current_version(),
+            to: Some(to),
+            took_us: self.asked.elapsed_us(),
+            phases: self.asked.before.clone(),
+            accept_gap_us: None,
+            ..service.entry(&self.asked, ending, reason)
+        }
     }
 }
 
@@ -312,7 +403,13 @@ impl Service {
     }
 }
 
-fn import_of(config: &config::Service, path: &Path, claims: &api::Claims, version: Option<&str>) -> Import {
+/// What is to be taken in for a service.
+pub(crate) fn import_of(
+    config: &config::Service,
+    path: &Path,
+    claims: &api::Claims,
+    version: Option<&str>,
+) -> Import {
     let path_of = |name: &str| config.env.get(name).map(Into::into).or_else(|| std::env::var_os(name));
     Import {
         path: path.to_owned(),
@@ -322,15 +419,17 @@ fn import_of(config: &config::Service, path: &Path, claims: &api::Claims, versio
         evidence: claims.evidence.clone(),
         trust: config.update.trust.clone(),
         version: version.map(str::to_owned),
-        version_args: config.update.version_args.clone(),
+        version_command: config.update.version_command.clone(),
         search: path_of("PATH"),
         called_off: Arc::default(),
     }
 }
 
-async fn import_into(handle: &Handle, import: Import, phases: Phases) -> Result<Imported, Error> {
-    let (name, store) = handle.with(|service| (service.name.clone(), Arc::clone(&service.store)));
-    let imported = blocking(move || {
+pub(super) async fn import_into(handle: &Handle, import: Import, phases: Phases) -> Result<Imported, Error> {
+    let (name, store, lane) = handle
+        .with(|service| (service.name.clone(), Arc::clone(&service.store), service.lanes.imports.clone()));
+    let path = import.path.clone();
+    let imported = lane.run(move || {
         store.import(&import, &mut |step| {
             phases.enter(match step {
                 Step::Copying => "importing",
@@ -339,50 +438,10 @@ async fn import_into(handle: &Handle, import: Import, phases: Phases) -> Result<
             });
         })
     });
-    imported.await?.map_err(|error| rejected(&name, &error))
+    imported.await.map_err(|error| unfinished(&name, &path, &error))?.map_err(|error| rejected(&name, &error))
 }
 
 /// What was wrong with a new version, for whoever asked.
 pub(super) fn rejected(name: &ServiceName, error: &store::Error) -> Error {
     Error::rejected(name, error, error.hint())
-}
-
-/// The phases before the machine is asked; shown as they begin, also from another thread.
-#[derive(Clone)]
-struct Phases {
-    service: ServiceName,
-    since: Instant,
-    began: Arc<Mutex<Vec<(&'static str, u64)>>>,
-    progress: Option<ProgressSink>,
-}
-
-impl Phases {
-    fn new(service: &ServiceName, progress: &Option<ProgressSink>) -> Self {
-        let (service, progress) = (service.clone(), progress.clone());
-        Self { service, since: Instant::now(), began: Arc::default(), progress }
-    }
-
-    fn age_us(&self) -> u64 {
-        u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-
-    fn enter(&self, phase: &'static str) {
-        let at_us = self.age_us();
-        self.began.lock().unwrap_or_else(PoisonError::into_inner).push((phase, at_us));
-        if let Some(sink) = &self.progress {
-            sink.send(progress(&self.service, HandoffId::NIL, phase, at_us, None));
-        }
-    }
-
-    /// All of them; the last one ends now.
-    fn ended(&self) -> Vec<api::PhaseTime> {
-        let began = self.began.lock().unwrap_or_else(PoisonError::into_inner);
-        let ends = began.iter().skip(1).map(|(_, at_us)| *at_us).chain([self.age_us()]);
-        let phase = |(&(phase, started_us), end): (&(&str, u64), u64)| api::PhaseTime {
-            phase: phase.to_owned(),
-            started_us,
-            took_us: end.saturating_sub(started_us),
-        };
-        began.iter().zip(ends).map(phase).collect()
-    }
 }

@@ -3,28 +3,34 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use handoff_protocol::frame::Transport;
-use handoff_protocol::ids::{HandoffId, ListenerName};
+use handoff_protocol::ids::{HandoffId, ID_VARIABLE, ListenerName};
 use handoff_protocol::record::{Binary, Fact, Process};
-use handoff_protocol::supervisor::{Event, Target};
+use handoff_protocol::supervisor::{Event, Phase, Target};
+use tokio::task::{AbortHandle, spawn_local};
 
+use super::deadline;
+use super::first::{find, remember};
+use super::keeping::LogGuard;
 use super::listening::Listening;
-use super::party::{Parts, Party};
+use super::party::{Parts, Party, Serial};
+use super::perform::START_LIMIT;
 use super::service::Service;
+use super::upkeep::put_back_version;
 use crate::config::{self, check_binary};
 use crate::crash_points::{crash_point, passed_on};
 use crate::journal::unix_ms;
-use crate::service::ID_VARIABLE;
 use crate::shim::{self, plan, plan::Plan};
 use crate::sys::channel::Channel;
 use crate::sys::files::check_room_for_files;
 use crate::sys::inherit::{ADOPT_VARIABLE, KIND_VARIABLE, STREAM};
 use crate::sys::log_pipe::log_pipe;
-use crate::sys::process::ProcessId;
-use crate::sys::spawn::{SpawnSpec, spawn_with_listeners};
+use crate::sys::process::{ProcessId, Signal, kill, reap_blocking};
+use crate::sys::spawn::{SpawnSpec, Spawned, spawn_with_listeners};
 
 /// What a service may know of the daemon's own environment; everything else comes from its file.
 const INHERITED: [&str; 10] =
@@ -33,6 +39,56 @@ const INHERITED: [&str; 10] =
 type Environment = Vec<(OsString, OsString)>;
 
 impl Service {
+    /// Finds out what it is to be started from, then starts it.
+    pub(super) fn spawn(&mut self, id: HandoffId, target: Target) {
+        let path = self.path_of(target);
+        let stored = self.stored_binary(&path).zip(self.store.version_at(&path));
+        let (this, handle) = (self.this.clone(), self.handle());
+        let (at, what) = (path.clone(), path.display().to_string());
+        let (hashes, store) = (self.shared.hashes.clone(), Arc::clone(&self.store));
+        let version = stored.as_ref().map(|(_, version)| version.clone());
+        let (instead, config) = (self.instead(target), self.config.clone());
+        let named = instead.clone();
+        // A candidate was looked at when it was asked for.
+        let is_known = target == Target::Committed;
+        let in_place = is_known.then(|| self.in_place(&path, &self.config.binary)).flatten();
+        // Somebody may have taken a version away from the store.
+        let found = self.lanes.programs.run_within(START_LIMIT, what, move || match version {
+            Some(version) => Ok((store.is_whole(&version), None)),
+            None => {
+                in_place.map_or(Ok(()), |in_place| in_place.check_start())?;
+                find(&hashes, &at, named.as_deref()).map(|binary| (true, Some(binary)))
+            }
+        });
+        spawn_local(async move {
+            let found = found.await.and_then(|found| found);
+            if let (Ok((false, _)), Some((_, version)), Some(handle)) = (&found, &stored, &handle) {
+                let put_back = put_back_version(handle, version.clone()).await;
+                tracing::error!("{}", put_back.unwrap_or_else(|error| error));
+            }
+            let found = found.map(|(_, found)| found.or(stored.map(|(binary, _)| binary)));
+            if let (Ok(Some(binary)), Some(handle)) = (&found, handle.filter(|_| instead.is_some()))
+                && Path::new(&binary.path) != path
+            {
+                remember(&handle, binary.clone(), instead, &config).await;
+            }
+            let Some(service) = this.upgrade() else { return };
+            let mut service = service.borrow_mut();
+            if service.machine.handoff() != id || service.machine.phase() != Phase::Greeting {
+                return;
+            }
+            let mut events = VecDeque::new();
+            match found {
+                Ok(Some(binary)) => service.launch(id, target, &binary, &mut events),
+                Ok(None) => {}
+                Err(error) => events.push_back(Event::SpawnFailed(format!("{}: {error}", path.display()))),
+            }
+            for event in events {
+                service.feed(event);
+            }
+        });
+    }
+
     /// Records the intent and starts the process.
     pub(super) fn launch(
         &mut self,
@@ -41,11 +97,11 @@ impl Service {
         binary: &Binary,
         events: &mut VecDeque<Event>,
     ) {
-        // Near its limit the daemon goes on as it is. A service that is down gets what is left.
-        if target == Target::Candidate
-            && let Err(error) = check_room_for_files(self.files_of_a_start())
+        // Near its limits the daemon goes on as it is. A service that is down gets what is left.
+        if let Err(error) = self.reserve()
+            && target == Target::Candidate
         {
-            return events.push_back(Event::SpawnFailed(error.to_string()));
+            return events.push_back(Event::SpawnFailed(error));
         }
         self.record_launch(id, binary);
         let generation = self.journal.standing().generation().next();
@@ -57,15 +113,39 @@ impl Service {
                 return events.push_back(Event::SpawnFailed(error.to_string()));
             }
         }
+        if let Some(ends) = deadline::in_ms(self.machine.time_left(self.moment())) {
+            self.note(Fact::Deadline { handoff: id, ends });
+        }
         if let Err(error) = self.try_launch(id, binary) {
             events.push_back(Event::SpawnFailed(error.to_string()));
         }
+    }
+
+    /// Has ready what an upgrade and its commit need, or says what there is none of.
+    fn reserve(&mut self) -> Result<(), String> {
+        check_room_for_files(self.files_of_a_start()).map_err(|error| error.to_string())?;
+        let held = self.lanes.journal.hold();
+        self.means = Some(held.map_err(|error| format!("the commit could not be written: {error}"))?);
+        Ok(())
     }
 
     fn try_launch(&mut self, id: HandoffId, binary: &Binary) -> io::Result<()> {
         self.open_listeners().map_err(io::Error::other)?;
         let slot = self.slot_for_successor().map_err(io::Error::other)?;
         self.start_on(slot, id, binary).inspect_err(|_| self.retire_slot(slot))
+    }
+
+    /// Whether a process is being started in this handoff. What comes of it is an event then.
+    fn is_starting(&self, serial: Serial) -> bool {
+        self.starting.as_ref().is_some_and(|starting| starting.serial == serial)
+    }
+
+    /// Nobody waits any more for the process that is being started. Should it come to life after all, it is ended.
+    pub(super) fn give_up_start(&mut self) {
+        if let Some(starting) = self.starting.take() {
+            starting.task.abort();
+            self.retire_slot(starting.slot);
+        }
     }
 
     fn start_on(&mut self, slot: u64, id: HandoffId, binary: &Binary) -> io::Result<()> {
@@ -79,6 +159,7 @@ impl Service {
         crash_point!("supervisor/launch/before-log");
         let log = self.shared.keeper.log(&self.name, &self.config.log, &log);
         let (program, args, env) = self.command(id, binary)?;
+        let checked = self.config.adapter.is_foreign().then(|| PathBuf::from(&binary.path));
         let spec = SpawnSpec {
             binary: program,
             args,
@@ -92,31 +173,62 @@ impl Service {
         crash_point!("supervisor/launch/before-spawn");
         let listening = self.listening.as_ref().filter(|_| self.config.channel == Transport::Stream);
         let listeners = listening.map(|listening| listening.fds(slot)).unwrap_or_default();
-        let spawned = spawn_with_listeners(spec, &listeners)?;
+        let copies = listeners.iter().map(|fd| fd.try_clone_to_owned()).collect::<io::Result<Vec<_>>>()?;
+        let what = format!("{} or its working directory {}", binary.path, self.config.working_dir.display());
+        let spawned =
+            self.lanes.processes.run_within(START_LIMIT, what, move || start(checked, spec, &copies));
+        let (serial, this, binary) = (self.next_serial(), self.this.clone(), binary.clone());
+        let task = spawn_local(async move {
+            let spawned = spawned.await.and_then(|spawned| spawned);
+            let Some(service) = this.upgrade() else { return };
+            let mut service = service.borrow_mut();
+            if !service.is_starting(serial) {
+                return;
+            }
+            service.starting = None;
+            let started = spawned.and_then(|spawned| {
+                let made = Made { serial, id, slot, binary, log, channel };
+                service.started(made, spawned)
+            });
+            if let Err(error) = started {
+                service.retire_slot(slot);
+                service.feed(Event::SpawnFailed(error.to_string()));
+            }
+        });
+        self.starting = Some(Starting { serial, slot, task: task.abort_handle() });
+        Ok(())
+    }
+
+    /// The process is there. One that cannot be watched is ended: it would serve beside the next one.
+    fn started(&mut self, made: Made, unclaimed: Unclaimed) -> io::Result<()> {
+        let Made { serial, id, slot, binary, log, channel } = made;
         crash_point!("supervisor/launch/spawned");
+        let spawned = unclaimed.copy()?;
         let process = identity(spawned.pid);
         self.shared.keeper.keep_process(&self.name, id, spawned.pidfd.as_fd());
         self.note(Fact::Spawned { handoff: id, process: process.clone() });
         let this = self.this.clone();
+        tracing::info!(service = %self.name, handoff = %id, pid = spawned.pid, binary = binary.path, "started");
         let parts = Parts {
-            serial: self.next_serial(),
+            serial,
             handoff: id,
             process,
-            binary: binary.clone(),
+            binary,
             started_at_unix_ms: self.started_at(id),
             slot,
             log,
             channel: Some(channel),
             pidfd: spawned.pidfd,
             trace: self.trace_of(id),
+            lane: self.lanes.processes.clone(),
         };
         let party = Party::new(parts, move |serial, happened| {
             if let Some(service) = this.upgrade() {
                 service.borrow_mut().happened(serial, happened);
             }
-        })?;
-        tracing::info!(service = %self.name, handoff = %id, pid = spawned.pid, binary = binary.path, "started");
-        self.successor = Some(party);
+        });
+        self.successor = Some(party.inspect_err(|_| self.shared.keeper.forget_process(&self.name, id))?);
+        unclaimed.claim();
         Ok(())
     }
 
@@ -132,10 +244,11 @@ impl Service {
         if !self.config.adapter.is_foreign() {
             return Ok((path, self.config.args.iter().map(OsString::from).collect(), env));
         }
-        // A file that cannot be executed is told now, not by a shim later.
-        check_binary(&path).map_err(|error| io::Error::other(format!("{error}; {}", error.hint())))?;
         let state = self.shared.dirs.service_state(&self.name);
-        let plan = Plan::new(&self.config, path, state, self.shared.dirs.adopt_socket(id));
+        let mut plan = Plan::new(&self.config, path, state, self.shared.dirs.adopt_socket(id));
+        let listening = self.listening.as_ref();
+        plan.first_binds =
+            listening.map(|listening| listening.first_binds(&self.config.listeners)).unwrap_or_default();
         env.push((plan::VARIABLE.into(), plan.to_text()?.into()));
         Ok((PathBuf::from("/proc/self/exe"), vec![shim::VERB.into(), self.name.as_str().into()], env))
     }
@@ -148,11 +261,27 @@ impl Service {
             .then(|| self.shared.dirs.adopt_socket(id).with_extension(shim::TRACE))
     }
 
-    /// The process that the shim of the incumbent says it runs.
-    pub(super) fn pid_of_program(&self) -> Option<u32> {
-        let party = self.incumbent.as_ref().filter(|_| self.config.adapter.is_foreign())?;
-        let path = self.shared.dirs.adopt_socket(party.handoff).with_extension(shim::PID);
-        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    /// What the shim of a process that has sealed says that its program had.
+    pub(super) fn note_connections(&mut self, handoff: HandoffId) {
+        if self.config.adapter.is_foreign()
+            && let Some(connections) = shim::connections_left(&self.shared.dirs.adopt_socket(handoff))
+        {
+            self.timeline.note_connections(connections);
+        }
+    }
+
+    /// An upgrade begins.
+    pub(super) fn note_old(&mut self) {
+        if let Some(pid) = self.incumbent.as_ref().map(|party| party.process.pid) {
+            let program = self.pid_of_program();
+            self.timeline.note_old(pid, program);
+        }
+    }
+
+    /// Whether what serves after an attempt that was rolled back is the old version, started again.
+    pub(super) fn was_restarted(&self) -> bool {
+        let pid = self.incumbent.as_ref().map(|party| party.process.pid);
+        pid.is_some_and(|pid| self.timeline.is_another(pid, self.pid_of_program()))
     }
 
     /// Pipes, channel and pidfd, each of them also on record, and the listeners of another slot; and some for those who ask.
@@ -179,6 +308,59 @@ impl Service {
             ("LISTEN_FDS".into(), names.len().to_string().into()),
             ("LISTEN_FDNAMES".into(), joined.into()),
         ]
+    }
+}
+
+/// A process that is being started.
+#[derive(Debug)]
+pub(super) struct Starting {
+    serial: Serial,
+    /// Nobody accepts from it yet, and it is not to be retired.
+    pub(super) slot: u64,
+    task: AbortHandle,
+}
+
+/// What a process is given, and what is known of it before it is there.
+struct Made {
+    serial: Serial,
+    id: HandoffId,
+    slot: u64,
+    binary: Binary,
+    log: LogGuard,
+    channel: Channel,
+}
+
+/// Starts it. Blocks, perhaps for ever: on the program, and on its working directory. A shim would tell later that the program
+/// at `checked` cannot be executed.
+fn start(checked: Option<PathBuf>, spec: SpawnSpec, listeners: &[OwnedFd]) -> io::Result<Unclaimed> {
+    if let Some(path) = checked {
+        check_binary(&path).map_err(|error| io::Error::other(format!("{error}; {}", error.hint())))?;
+    }
+    let listeners: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+    Ok(Unclaimed(Some(spawn_with_listeners(spec, &listeners)?)))
+}
+
+/// A process that ends if nobody takes it.
+struct Unclaimed(Option<Spawned>);
+
+impl Unclaimed {
+    /// From now on another ends it.
+    fn claim(mut self) {
+        self.0 = None;
+    }
+
+    fn copy(&self) -> io::Result<Spawned> {
+        let Some(spawned) = &self.0 else { return Err(io::ErrorKind::NotFound.into()) };
+        Ok(Spawned { pid: spawned.pid, pidfd: spawned.pidfd.try_clone()? })
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(spawned) = &self.0 {
+            let _ = kill(&spawned.pidfd, Signal::SIGKILL);
+            let _ = reap_blocking(spawned.pidfd.as_fd());
+        }
     }
 }
 

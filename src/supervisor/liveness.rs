@@ -6,13 +6,13 @@ use std::rc::Weak;
 use std::time::Duration;
 
 use handoff_protocol::ids::{HandoffId, ServiceName};
-use handoff_protocol::supervisor::{Event, Watch};
+use handoff_protocol::supervisor::{Event, Phase, Watch};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::sleep;
 
 use super::probing::WayIn;
 use super::service::Service;
-use crate::config::{ErrorCount, Liveness, Probe};
+use crate::config::{ErrorCount, ListenAddress, Liveness, Probe};
 use crate::hooks::Command;
 use crate::journal::unix_ms;
 use crate::probe::{Failure, Way, attempt, measure};
@@ -76,6 +76,15 @@ impl Service {
         std::iter::once(pid).chain(programs).find(|pid| is_frozen(*pid))
     }
 
+    /// A listener at which clients wait for nobody, of the process that serves.
+    fn left_waiting(&mut self) -> Option<ListenAddress> {
+        if self.machine.phase() != Phase::Serving {
+            return None;
+        }
+        self.renew_ended();
+        self.left_listeners_with_clients().into_iter().next()
+    }
+
     fn condemn(&mut self, id: HandoffId, watch: Watch, why: String) {
         if watch == Watch::Liveness
             && let Some(party) = &self.incumbent
@@ -90,9 +99,9 @@ impl Service {
 
 async fn watch_over(service: Weak<RefCell<Service>>, id: HandoffId, look: Look) {
     let mut failures = 0;
+    let mut way = WayIn::new(&service, id);
     let why = loop {
         sleep(Duration::from_millis(look.interval_ms)).await;
-        let mut way = WayIn::new(&service, id);
         let found = match look_once(&service, &look, &mut way).await {
             Ok(None) => {
                 failures = 0;
@@ -103,7 +112,7 @@ async fn watch_over(service: Weak<RefCell<Service>>, id: HandoffId, look: Look) 
                 tracing::warn!(service = %look.service, found, "it cannot be looked whether the process serves");
                 continue;
             }
-            Err(Failure::Untried(found) | Failure::Unwell(found)) => found,
+            Err(Failure::Untried(found) | Failure::Unwell(found) | Failure::Reset(found)) => found,
         };
         failures += 1;
         tracing::warn!(service = %look.service, failures, found, "the process that is watched is not well");
@@ -124,6 +133,10 @@ async fn look_once(
 ) -> Result<Option<String>, Failure> {
     if let Some(pid) = service.upgrade().and_then(|service| service.borrow().stopped()) {
         return Err(Failure::Unwell(format!("the process {pid} is stopped, by a signal or a debugger")));
+    }
+    if let Some(address) = service.upgrade().and_then(|service| service.borrow_mut().left_waiting()) {
+        let found = format!("clients wait at {address}, where the process does not listen any more");
+        return Err(Failure::Unwell(found));
     }
     if let Some(probe) = &look.probe {
         attempt(&probe.check, Duration::from_millis(probe.timeout_ms), way)

@@ -1,10 +1,10 @@
 //! One process of a service, as the supervisor holds it: its channel, its pidfd, and the task that watches both.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
-use std::rc::Rc;
+use std::path::{Path, PathBuf};
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use handoff_protocol::ids::HandoffId;
@@ -12,18 +12,20 @@ use handoff_protocol::message::{FromService, ToService};
 use handoff_protocol::reason::Exit;
 use handoff_protocol::record::{Binary, Process};
 use handoff_protocol::version::UNAGREED;
-use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
-use tokio::task::{AbortHandle, spawn_blocking, spawn_local};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::keeping::LogGuard;
+use super::lane::Lane;
 use crate::shim;
 use crate::sys::channel::Channel;
 use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life};
-use crate::sys::process::{self, kill, reap};
+use crate::sys::outbox::Outbox;
+use crate::sys::process::{self, Signal, kill, reap};
 use crate::sys::readable::readable;
-use crate::sys::wire::{WireError, recv_message, send_message};
+use crate::sys::stream_end::cut;
+use crate::sys::wire::{WireError, recv_message};
 
 /// A process that ends closes its channel a moment before the kernel tells that it is gone, and why it is gone is the
 /// better reason. For so long the end of the channel is not told.
@@ -32,6 +34,15 @@ const EXIT_FOLLOWS: Duration = Duration::from_millis(200);
 /// For so long a process that is no child of this one may be left unreaped by its parent, if that is what its exit status
 /// takes to be known.
 const REAPED_WITHIN: Duration = Duration::from_millis(200);
+
+/// When it is tried again to end what a shim has left behind, and for how long.
+const LEFT_AGAIN: Duration = Duration::from_millis(100);
+const LEFT_WITHIN: Duration = Duration::from_secs(30);
+/// How often it is looked whether a channel that was full has room. Its process is busy, or frozen.
+const ROOM_TICK: Duration = Duration::from_millis(2);
+
+/// So many files with what is handed over wait for a process at the most.
+const UNSENT_FDS_MAX: usize = 64;
 
 /// What a party did.
 #[derive(Debug)]
@@ -61,12 +72,27 @@ pub(super) struct Party {
     pub(super) started_at_unix_ms: u64,
     /// Which slot of the listeners it accepts from.
     pub(super) slot: u64,
+    /// What it says that its version is.
+    pub(super) release: Option<String>,
+    /// The program that it runs, if it is a shim: as it said last.
+    pub(super) program: Cell<Option<u32>>,
+    /// Since when it has been asked to end.
+    asked_at: Cell<Option<Instant>>,
     /// Its log pipe, for another keeper.
     _log: LogGuard,
     version: Rc<Cell<u16>>,
     channel: Option<Rc<AsyncFd<Channel>>>,
+    unsent: Rc<Unsent>,
     pidfd: Rc<AsyncFd<OwnedFd>>,
     watch: AbortHandle,
+}
+
+/// What its channel has no room for yet.
+#[derive(Debug)]
+struct Unsent {
+    outbox: RefCell<Outbox>,
+    /// Somebody waits for room.
+    is_watched: Cell<bool>,
 }
 
 /// What a party is made of.
@@ -86,6 +112,8 @@ pub(super) struct Parts {
     pub(super) pidfd: OwnedFd,
     /// What a shim leaves behind that is killed: the file that everything has open that it has started.
     pub(super) trace: Option<PathBuf>,
+    /// Where that is looked for.
+    pub(super) lane: Lane,
 }
 
 impl Party {
@@ -104,6 +132,7 @@ impl Party {
             channel: channel.clone(),
             pidfd: Rc::clone(&pidfd),
             trace: parts.trace,
+            lane: parts.lane,
             exit: Cell::default(),
         };
         let watch = spawn_local(watch(watched, Rc::clone(&version), tell));
@@ -114,12 +143,34 @@ impl Party {
             binary: parts.binary,
             started_at_unix_ms: parts.started_at_unix_ms,
             slot: parts.slot,
+            release: None,
+            program: Cell::default(),
+            asked_at: Cell::default(),
             _log: parts.log,
             version,
             channel,
+            unsent: Rc::new(Unsent {
+                outbox: RefCell::new(Outbox::new(UNSENT_FDS_MAX)),
+                is_watched: Cell::default(),
+            }),
             pidfd,
             watch: watch.abort_handle(),
         })
+    }
+
+    /// It is asked to end from now on, if it was not before.
+    pub(super) fn asked_to_end(&self) {
+        self.asked_at.set(self.asked_at.get().or(Some(Instant::now())));
+    }
+
+    /// For how long it has been asked to end.
+    pub(super) fn asked_for(&self) -> Option<Duration> {
+        self.asked_at.get().map(|since| since.elapsed())
+    }
+
+    /// It serves on.
+    pub(super) fn not_asked_to_end(&self) {
+        self.asked_at.set(None);
     }
 
     /// From now on this version is spoken.
@@ -145,7 +196,13 @@ impl Party {
         let Some(channel) = &self.channel else {
             return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
         };
-        send_message(channel.get_ref(), self.version.get(), id, message, fds)
+        let mut outbox = self.unsent.outbox.borrow_mut();
+        outbox.send(channel.get_ref(), self.version.get(), id, message, fds)?;
+        let waits = !outbox.is_empty() || channel.get_ref().flush().is_err();
+        if waits && !self.unsent.is_watched.replace(true) {
+            spawn_local(send_later(Rc::downgrade(&self.unsent), Rc::downgrade(channel)));
+        }
+        Ok(())
     }
 
     /// Sends a signal. That the process is gone already is no error.
@@ -159,7 +216,7 @@ impl Party {
     pub(super) fn hang_up(&mut self) {
         if let Some(channel) = self.channel.take() {
             // The watching task still has the channel open: make it see the end, and the process as well.
-            let _ = rustix::net::shutdown(channel.get_ref(), rustix::net::Shutdown::Both);
+            let _ = cut(channel.get_ref());
         }
     }
 }
@@ -175,6 +232,7 @@ struct Watched {
     channel: Option<Rc<AsyncFd<Channel>>>,
     pidfd: Rc<AsyncFd<OwnedFd>>,
     trace: Option<PathBuf>,
+    lane: Lane,
     /// How it ended: whoever reaps a process learns that once.
     exit: Cell<Option<Exit>>,
 }
@@ -187,11 +245,47 @@ impl Watched {
             None => gone(&self.pidfd).await,
         };
         self.exit.set(Some(exit));
-        if let Some(trace) = self.trace.clone().filter(|trace| trace.exists()) {
-            // That this is over is what counts; what cannot be ended was told by it.
-            let _ = spawn_blocking(move || shim::end_what_is_left(&trace)).await;
+        if let Some(trace) = self.trace.as_ref().filter(|trace| trace.exists()) {
+            self.end_what_is_left(trace).await;
         }
         exit
+    }
+
+    /// What comes next is not to be at work beside it, so it is tried again where no thread can be had.
+    async fn end_what_is_left(&self, trace: &Path) {
+        let until = Instant::now() + LEFT_WITHIN;
+        loop {
+            let at = trace.to_owned();
+            // That this is over is what counts: the next shim looks for what is left before it starts a program.
+            let error = match self.lane.run(move || shim::end_what_is_left(&at)).await {
+                Ok(left) if left.is_empty() => return,
+                Ok(left) => {
+                    let left = shim::named(&left);
+                    return tracing::error!(
+                        "the program of a shim that is gone does not end: process {left}"
+                    );
+                }
+                Err(error) => error,
+            };
+            if Instant::now() >= until {
+                let path = trace.display();
+                return tracing::error!(%error, "what a shim has left behind ({path}) is not ended");
+            }
+            sleep(LEFT_AGAIN).await;
+        }
+    }
+}
+
+/// Ends with the party, and when everything is sent.
+async fn send_later(unsent: Weak<Unsent>, channel: Weak<AsyncFd<Channel>>) {
+    loop {
+        sleep(ROOM_TICK).await;
+        let (Some(unsent), Some(channel)) = (unsent.upgrade(), channel.upgrade()) else { return };
+        // An error is one of the channel, whose end is seen where it is read.
+        if unsent.outbox.borrow_mut().flush(channel.get_ref()).unwrap_or(true) {
+            unsent.is_watched.set(false);
+            return;
+        }
     }
 }
 
@@ -309,7 +403,7 @@ mod tests {
     async fn the_end_of_a_process_that_is_no_child_is_told() {
         let (mut parent, pidfd) = orphan("sleep 1000");
         let early = timeout(Duration::from_millis(50), gone(&pidfd)).await;
-        kill(pidfd.get_ref().as_fd(), Signal::TERM).unwrap();
+        kill(pidfd.get_ref().as_fd(), Signal::SIGTERM).unwrap();
         let exit = timeout(Duration::from_secs(10), gone(&pidfd)).await;
         drop(parent.stdin.take());
         parent.wait().unwrap();

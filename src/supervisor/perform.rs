@@ -4,72 +4,74 @@ use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use handoff_protocol::deadline::Deadline;
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{ToService, Welcome};
 use handoff_protocol::reason::{Exit, Reason};
 use handoff_protocol::record::Fact;
 use handoff_protocol::state::State;
-use handoff_protocol::supervisor::{Action, Event, Incumbent, Lasting, Outcome, Phase, Refusal, Target};
-use rustix::process::Signal;
-use tokio::task::spawn_local;
+use handoff_protocol::supervisor::{Action, Event, Incumbent, Outcome, Phase, Refusal};
 
+use super::ending::terminate;
+use super::hooking::Drains;
 use super::party::Party;
 use super::service::Service;
+use super::timeline::Timeline;
+use super::trouble::Trouble;
 use crate::control::{Error, Kind, api};
-use crate::history;
+use crate::journal::unix_ms;
 
-/// How often the queue of a slot is looked at, and for how long at the most.
-const QUIET_TICK: Duration = Duration::from_millis(5);
 /// How an upgrade ended that another daemon had begun.
-const COMPLETED: &str =
-    "the daemon that began this upgrade was lost; the new process served, so the next daemon completed it";
+const COMPLETED: &str = "the daemon that began this upgrade was lost; the new process served, and the next daemon completed the upgrade";
 
-const QUIET_LIMIT: Duration = Duration::from_secs(5);
+/// A file system that takes longer over the program of a service, or over its working directory, does not answer.
+pub(super) const START_LIMIT: Duration = Duration::from_secs(10);
 
 impl Service {
     pub(super) fn perform(&mut self, action: Action, events: &mut VecDeque<Event>) {
         match action {
-            Action::Spawn(id, target) => self.spawn(id, target, events),
+            Action::Spawn(id, target) => {
+                if self.operations.is_empty() && self.incoming.is_none() {
+                    // Nobody waits for it, so nobody is told of its phases; in a crash loop they would pile up.
+                    self.timeline = Timeline::begin();
+                }
+                self.note_old();
+                self.spawn(id, target);
+            }
             Action::Welcome(id, version) => self.welcome(id, version),
             Action::ToSuccessor(id, ToService::State(state)) => self.hand_on(&self.successor, id, state),
             Action::ToIncumbent(id, ToService::State(state)) => self.hand_on(&self.incumbent, id, state),
             Action::ToSuccessor(id, message) => self.tell_successor(id, &message, events),
             Action::ToIncumbent(id, message) => {
-                if matches!(message, ToService::Seal(_)) {
-                    self.timeline.gap_begins();
+                match &message {
+                    ToService::Seal(_) => self.timeline.gap_begins(),
+                    ToService::Prepare(_) => self.tell_of_drain(self.incumbent.as_ref(), Drains::Begins),
+                    ToService::Resume(_) => self.tell_of_drain(self.incumbent.as_ref(), Drains::GoesOn),
+                    _ => {}
                 }
                 if let Some(party) = &self.incumbent {
+                    self.prepare_end(party, id, &message);
                     party.send(id, &message, &[]);
                 }
             }
-            Action::ToRetiree(id, message) => self.tell_retiree(id, message),
-            Action::KillSuccessor => match &self.successor {
-                Some(party) => party.signal(Signal::KILL),
-                None => events.push_back(Event::SuccessorGone(Exit::Unknown)),
-            },
-            Action::KillIncumbent => {
-                if let Some(party) = &self.incumbent {
-                    party.signal(Signal::KILL);
-                }
+            Action::ToOutgoing(id, message) => self.tell_retiree(id, &message),
+            Action::AwaitQuiet(id) => self.await_quiet(id, events),
+            Action::TerminateSuccessor | Action::KillSuccessor if self.successor.is_none() => {
+                self.give_up_start();
+                events.push_back(Event::SuccessorGone(Exit::Unknown))
             }
-            Action::TerminateRetiree => {
-                if let Some(party) = &self.retiree {
-                    party.signal(Signal::TERM);
-                    // A stopped process cannot act on it otherwise.
-                    party.signal(Signal::CONT);
-                }
-            }
-            Action::KillRetiree => {
-                if let Some(party) = &self.retiree {
-                    party.signal(Signal::KILL);
-                }
-            }
+            Action::TerminateSuccessor => terminate(&self.successor),
+            Action::TerminateIncumbent => terminate(&self.incumbent),
+            Action::KillSuccessor => self.kill(|service| &service.successor),
+            Action::KillIncumbent => self.kill(|service| &service.incumbent),
+            Action::TerminateOutgoing => terminate(&self.retiree),
+            Action::KillOutgoing => self.kill(|service| &service.retiree),
             Action::HangUpIncumbent => {
                 if let Some(party) = &mut self.incumbent {
                     party.hang_up();
                 }
             }
-            Action::Probe(id) => self.probe(id, events),
+            Action::Probe(id, limit_ms) => self.probe(id, limit_ms, events),
             Action::SteerShare(permille) => self.steer_share(permille),
             Action::SteerToSuccessor => {
                 self.tell_share();
@@ -83,14 +85,17 @@ impl Service {
                 self.retire_unused_slots();
             }
             Action::RecordDurably(id, lasting) => self.record_durably(id, lasting, events),
+            Action::GiveUpRecord => self.give_up_record(),
             Action::Promote => {
                 // After a crash there is no incumbent to replace, and an earlier one may still be on its way out.
                 if let Some(replaced) = self.incumbent.take() {
                     self.retiree = Some(replaced);
                 }
                 self.incumbent = self.successor.take();
-                if let (Some(listening), Some(party)) = (&self.listening, &self.incumbent) {
+                self.verdict = None;
+                if let (Some(listening), Some(party)) = (&mut self.listening, &self.incumbent) {
                     listening.lengthen_queues(party.slot);
+                    listening.serve();
                 }
                 self.retire_unused_slots();
                 self.timeline.decided();
@@ -102,8 +107,22 @@ impl Service {
                 self.retiree = None;
                 self.close_listeners();
             }
-            Action::Arm(deadline, ms) => self.arm(deadline, ms),
-            Action::Disarm(deadline) => self.disarm(deadline),
+            Action::Arm(deadline, ms) => {
+                if deadline == Deadline::Backoff {
+                    self.next_try_unix_ms = Some(unix_ms().saturating_add(ms));
+                }
+                self.arm(deadline, ms)
+            }
+            Action::Disarm(deadline) => {
+                if deadline == Deadline::Backoff {
+                    self.next_try_unix_ms = None;
+                }
+                self.disarm(deadline)
+            }
+            Action::Failed(reason) => {
+                tracing::warn!(service = %self.name, handoff = %self.machine.handoff(), "{reason}");
+                self.trouble.failed(reason.to_string());
+            }
             Action::Report(outcome) => self.report(outcome),
             Action::Refuse(refusal) => self.refuse(&refusal),
             Action::Recovered(decision) => self.recovered(decision),
@@ -124,7 +143,7 @@ impl Service {
             self.successor = replaced;
         }
         // It may have taken over already: the data lock was free.
-        if self.machine.incumbent() == Incumbent::Whole {
+        if self.machine.incumbent() == Incumbent::Active {
             self.timeline.gap_ends();
         }
     }
@@ -144,31 +163,6 @@ impl Service {
         }
     }
 
-    fn spawn(&mut self, id: HandoffId, target: Target, events: &mut VecDeque<Event>) {
-        let path = self.path_of(target);
-        if let Some(binary) = self.stored_binary(&path).or_else(|| self.shared.hashes.known(&path)) {
-            return self.launch(id, target, &binary, events);
-        }
-        let hashes = self.shared.hashes.clone();
-        let this = self.this.clone();
-        spawn_local(async move {
-            let found = hashes.identify(&path).await;
-            let Some(service) = this.upgrade() else { return };
-            let mut service = service.borrow_mut();
-            if service.machine.handoff() != id || service.machine.phase() != Phase::Greeting {
-                return;
-            }
-            let mut events = VecDeque::new();
-            match found {
-                Ok(binary) => service.launch(id, target, &binary, &mut events),
-                Err(error) => events.push_back(Event::SpawnFailed(format!("{}: {error}", path.display()))),
-            }
-            for event in events {
-                service.feed(event);
-            }
-        });
-    }
-
     fn welcome(&mut self, id: HandoffId, version: u16) {
         let (Some(party), Some(listening)) = (&self.successor, &self.listening) else { return };
         let welcome = ToService::Welcome(Welcome {
@@ -186,38 +180,28 @@ impl Service {
     fn tell_successor(&mut self, id: HandoffId, message: &ToService, events: &mut VecDeque<Event>) {
         if matches!(message, ToService::Begin(_)) {
             self.note(Fact::Begun { handoff: id });
+            self.watch_the_lock(id);
         }
         match &self.successor {
-            Some(party) => party.send(id, message, &[]),
-            // It was never started, so it is gone.
-            None => events.push_back(Event::SuccessorGone(Exit::Unknown)),
+            Some(party) => {
+                self.prepare_end(party, id, message);
+                party.send(id, message, &[])
+            }
+            // It is not there yet, and nobody waits for it any more.
+            None => {
+                self.give_up_start();
+                events.push_back(Event::SuccessorGone(Exit::Unknown));
+            }
         }
     }
 
-    /// A process with a slot of its own is sealed only when its slot is quiet: nothing is steered there any more, and what
-    /// was on its way has arrived and was accepted.
-    fn tell_retiree(&mut self, id: HandoffId, message: ToService) {
-        let (Some(party), Some(listening)) = (&self.retiree, &mut self.listening) else { return };
-        let serial = party.serial;
-        if !matches!(message, ToService::Seal(_)) || listening.is_quiet(party.slot) {
-            return party.send(id, &message, &[]);
+    fn tell_retiree(&mut self, id: HandoffId, message: &ToService) {
+        if matches!(message, ToService::Prepare(_)) {
+            self.tell_of_drain(self.retiree.as_ref(), Drains::Begins);
         }
-        let this = self.this.clone();
-        spawn_local(async move {
-            let until = tokio::time::Instant::now() + QUIET_LIMIT;
-            loop {
-                tokio::time::sleep(QUIET_TICK).await;
-                let Some(service) = this.upgrade() else { return };
-                let Service { retiree, listening, .. } = &mut *service.borrow_mut();
-                let Some(party) = retiree.as_ref().filter(|party| party.serial == serial) else {
-                    return;
-                };
-                let quiet = listening.as_mut().is_none_or(|listening| listening.is_quiet(party.slot));
-                if quiet || tokio::time::Instant::now() >= until {
-                    return party.send(id, &message, &[]);
-                }
-            }
-        });
+        let Some(party) = &self.retiree else { return };
+        self.prepare_end(party, id, message);
+        party.send(id, message, &[]);
     }
 
     fn steer(&mut self, slot: Option<u64>) {
@@ -228,74 +212,46 @@ impl Service {
         }
     }
 
-    fn record_durably(&mut self, id: HandoffId, lasting: Lasting, events: &mut VecDeque<Event>) {
-        let fact = match lasting {
-            Lasting::Commit => {
-                self.timeline.gap_ends();
-                Fact::Committed { handoff: id }
-            }
-            Lasting::Revert => Fact::Reverted { handoff: id },
-        };
-        // Folded when it is on the disk, not before.
-        let pending = match self.journal.prepare(fact) {
-            Ok(pending) => pending,
-            Err(error) => return events.push_back(Event::NotDurable(error.to_string())),
-        };
-        let is_commit = lasting == Lasting::Commit;
-        let storage = self.journal.storage();
-        let this = self.this.clone();
-        spawn_local(async move {
-            let synced = tokio::task::spawn_blocking(move || storage.sync()).await;
-            let synced = synced.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-            let Some(service) = this.upgrade() else { return };
-            let mut service = service.borrow_mut();
-            match service.journal.settle(pending, synced) {
-                Ok(()) => {
-                    if is_commit {
-                        service.note_generation();
-                    }
-                    service.feed(Event::Durable);
-                }
-                Err(error) => {
-                    tracing::error!(service = %service.name, %error, "not durable");
-                    service.problem = Some(error.to_string());
-                    service.feed(Event::NotDurable(error.to_string()));
-                }
-            }
-        });
-    }
-
     fn report(&mut self, outcome: Outcome) {
         self.timeline.decided();
+        self.collect_all_killed();
         let (ending, reason) = match outcome {
             Outcome::Started => (api::Ending::Started, None),
             Outcome::Committed => (api::Ending::Committed, None),
             Outcome::Stopped => (api::Ending::Stopped, None),
             Outcome::RolledBack(reason) => (api::Ending::RolledBack, Some(reason)),
-            Outcome::Failed(reason) => {
-                let error = self.failed(&reason);
-                self.record_end(history::Ending::Failed, Some(&reason.to_string()));
-                return self.answer_all(&Err(error));
-            }
+            Outcome::Failed(reason) => (api::Ending::Failed, Some(reason)),
         };
         tracing::info!(service = %self.name, ?ending, reason = reason.as_ref().map(ToString::to_string));
         let is_well = matches!(ending, api::Ending::Committed | api::Ending::Started);
-        // Who stops a service knows of it. A disk that fails is still to be told.
-        if is_well || ending == api::Ending::Stopped && self.journal.latched().is_none() {
-            self.problem = None;
+        if is_well {
+            self.end_try(true);
+        } else if ending == api::Ending::Stopped {
+            // It was not tried to its end: what is staged still waits for the next start.
+            self.trying = None;
         }
+        // Who stops a service knows of it. A disk that fails is still to be told.
+        if (is_well || ending == api::Ending::Stopped) && self.journal.latched().is_none() {
+            self.problem = self.finding.take();
+            self.trouble = Trouble::default();
+        }
+        let error = reason.as_ref().filter(|_| ending == api::Ending::Failed).map(|why| self.failed(why));
         let completed = std::mem::take(&mut self.completes) && ending == api::Ending::Committed;
         let completed = completed.then(|| COMPLETED.to_owned());
         let outcome = api::Outcome {
-            handoff: self.machine.handoff(),
-            reason: reason.map(|reason| reason.to_string()).or(completed),
+            handoff: self.handoff(),
+            reason: reason.map(|reason| self.with_lock_trouble(reason.to_string())).or(completed),
             accept_gap_us: self.timeline.gap_us(),
+            restarted: ending == api::Ending::RolledBack && self.was_restarted(),
+            connections: self.timeline.connections(),
+            lost_datagrams: self.timeline.lost(),
             phases: self.timeline.phases(),
+            killed: self.killed.clone(),
             ..self.as_it_is(ending, self.timeline.took_us())
         };
         self.last = Some(outcome.clone());
         self.record_end(ending.into(), outcome.reason.as_deref());
-        self.answer_all(&Ok(outcome));
+        self.answer_all(&error.map_or(Ok(outcome), Err));
     }
 
     fn failed(&mut self, reason: &Reason) -> Error {
@@ -305,9 +261,16 @@ impl Service {
             let hint = "After a restart of the machine the old version would be started: mend the disk, then upgrade.";
             return Error::new(Kind::StorageFailed, message, hint);
         }
-        let message = format!("Service {:?} could not be started: {reason}.", self.name.as_str());
-        self.problem = Some(message.clone());
-        let hint = format!("It is tried again; see: handoff logs {}", self.name);
+        let told = self.with_lock_trouble(reason.to_string());
+        let message = format!("Service {:?} could not be started: {told}.", self.name.as_str());
+        let (message, hint) = match self.end_try(false) {
+            Some(tried) => {
+                let what = format!("{message} That was {}, which is given up.", tried.display());
+                (what, format!("What ran before is started; see: handoff logs {}", self.name))
+            }
+            None => (message, format!("It is tried again; see: handoff logs {}", self.name)),
+        };
+        let hint = self.adapter_hint(reason).unwrap_or(hint);
         let kind = if matches!(reason, Reason::Spawn(_)) { Kind::SpawnFailed } else { Kind::ServiceDown };
         Error::new(kind, message, hint)
     }
@@ -320,16 +283,16 @@ impl Service {
     }
 
     fn refuse(&mut self, refusal: &Refusal) {
+        self.was_refused = true;
         let Some(operation) = self.incoming.take() else { return };
         let error = match refusal {
             Refusal::Busy(phase) => Error::busy(&self.name, phase_of(*phase, self.machine.incumbent())),
             Refusal::Retiring => Error::busy(&self.name, "the process that was replaced is still leaving"),
             Refusal::NotRunning => Error::not_running(&self.name),
             Refusal::AlreadyRunning => {
-                let pid = self.incumbent.as_ref().map_or(0, |party| party.process.pid);
-                Error::already_running(&self.name, pid)
+                Error::already_running(&self.name, self.pid().or(self.pid_of_shim()).unwrap_or(0))
             }
-            Refusal::Mute => {
+            Refusal::Unreachable => {
                 let message =
                     format!("Service {:?} has closed its channel to the daemon.", self.name.as_str());
                 let hint =
@@ -337,28 +300,22 @@ impl Service {
                 Error::new(Kind::ServiceDown, message, hint)
             }
             Refusal::Probation => Error::busy(&self.name, "its new version is on probation"),
-            Refusal::NothingToCancel => {
-                let message = format!(
-                    "Nothing that can be cancelled is under way for {:?}: {}.",
-                    self.name.as_str(),
-                    phase_of(self.machine.phase(), self.machine.incumbent())
-                );
-                let hint = format!("What it does is told by: handoff status {}", self.name);
-                Error::new(Kind::NothingToCancel, message, hint)
-            }
+            Refusal::NothingToCancel => self.nothing_to_cancel(),
         };
         let _ = operation.reply.send(Err(error));
     }
 }
 
-fn phase_of(phase: Phase, incumbent: Incumbent) -> &'static str {
+pub(super) fn phase_of(phase: Phase, incumbent: Incumbent) -> &'static str {
     match (phase, incumbent) {
         (Phase::Recovering, _) => "a new daemon finds out what it is doing",
         (Phase::Stopping, _) => "it is being stopped",
+        (Phase::Reaping, Incumbent::Absent) => "its start has failed, phase reaping",
         (Phase::Greeting, Incumbent::Absent) => "it is being started, phase greeting",
         (Phase::Warming, Incumbent::Absent) => "it is being started, phase warming",
         (Phase::Beginning, Incumbent::Absent) => "it is being started, phase beginning",
         (Phase::Probing, Incumbent::Absent) => "it is being started, phase probing",
+        (Phase::Committing, Incumbent::Absent) => "it is being started, phase committing",
         (Phase::Greeting, _) => "it is being upgraded, phase greeting",
         (Phase::Warming, _) => "it is being upgraded, phase warming",
         (Phase::Draining, _) => "it is being upgraded, phase draining",

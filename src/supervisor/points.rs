@@ -21,8 +21,8 @@ impl Service {
 
     pub(super) fn at_action(&self, action: &Action) {
         self.tell_parties();
-        // A timer is nothing outside of this process.
-        if !matches!(action, Action::Arm(..) | Action::Disarm(_)) {
+        // A timer is nothing outside of this process, and neither is a reason.
+        if !matches!(action, Action::Arm(..) | Action::Disarm(_) | Action::Failed(_)) {
             crash_point!("supervisor/{}/before.{}", self.phase_name(), name(action));
         }
     }

@@ -18,12 +18,13 @@ use super::party::Party;
 use super::service::Service;
 use crate::config::Probe;
 use crate::probe::{Connection, Failure, Way, attempt};
-use crate::slots::census::Census;
+use crate::slots::census::{Census, Stage};
 use crate::slots::{ProbeRoute, ProbeTarget};
+use crate::sys::descriptor::inode;
 
 impl Service {
     /// Begins to try the successor. The answer comes as an event.
-    pub(super) fn probe(&mut self, id: HandoffId, events: &mut VecDeque<Event>) {
+    pub(super) fn probe(&mut self, id: HandoffId, limit_ms: u64, events: &mut VecDeque<Event>) {
         // A program that does not speak the protocol accepts when the probe has shown it, and not when it was started.
         if !self.config.adapter.is_foreign() {
             self.timeline.gap_ends();
@@ -31,12 +32,9 @@ impl Service {
         let Some(probe) = self.config.probe.clone() else {
             return events.push_back(Event::Probed(id, Ok(())));
         };
-        // Between two steps of a canary it is not waited for as long as for one that has never served.
-        let (pause_ms, limit_ms) = match (self.machine.shares(), &self.config.trial) {
-            (0, _) => (probe.interval_ms, probe.limit_ms),
-            (_, trial) => (trial.interval_ms, trial.interval_ms.saturating_mul(trial.failures.into())),
-        };
-        let until = Instant::now() + Duration::from_millis(limit_ms.min(probe.limit_ms));
+        let pause_ms =
+            if self.machine.shares() == 0 { probe.interval_ms } else { self.config.trial.interval_ms };
+        let until = Instant::now() + Duration::from_millis(limit_ms);
         let this = self.this.clone();
         spawn_local(async move {
             let pause = Duration::from_millis(pause_ms);
@@ -61,8 +59,8 @@ async fn until_it_passes(
     service: &Weak<RefCell<Service>>,
     id: HandoffId,
 ) -> Result<(), String> {
+    let mut way = WayIn::new(service, id);
     loop {
-        let mut way = WayIn::new(service, id);
         let found = match attempt(&probe.check, Duration::from_millis(probe.timeout_ms), &mut way).await {
             Ok(()) => return Ok(()),
             Err(failure) => failure.to_string(),
@@ -80,13 +78,22 @@ async fn until_it_passes(
 pub(super) struct WayIn<'a> {
     service: &'a Weak<RefCell<Service>>,
     id: HandoffId,
-    /// The two ends of the last connection over TCP, this one first.
-    last: Option<(SocketAddr, SocketAddr)>,
+    /// The last connection.
+    last: Option<Last>,
+    waiting: Option<Box<dyn Connection>>,
+}
+
+/// What a connection is known by.
+enum Last {
+    /// The two ends, this one first.
+    Tcp(SocketAddr, SocketAddr),
+    /// The inode of this end.
+    Unix(u32),
 }
 
 impl<'a> WayIn<'a> {
     pub(super) fn new(service: &'a Weak<RefCell<Service>>, id: HandoffId) -> Self {
-        Self { service, id, last: None }
+        Self { service, id, last: None, waiting: None }
     }
 }
 
@@ -102,9 +109,20 @@ impl Way for WayIn<'_> {
         connected.map_err(|error| Failure::to_connect(listener, &error))
     }
 
-    async fn is_accepted(&mut self) -> io::Result<bool> {
-        // Over a unix socket nobody but the server itself knows.
-        self.last.map_or(Ok(true), |(own, server)| Census::is_accepted(own, server))
+    fn waiting(&mut self) -> &mut Option<Box<dyn Connection>> {
+        &mut self.waiting
+    }
+
+    fn stage(&mut self) -> io::Result<Stage> {
+        match self.last {
+            Some(Last::Tcp(own, server)) => Census::stage(own, server),
+            Some(Last::Unix(inode)) => Census::stage_of_unix(inode),
+            None => Ok(Stage::Gone),
+        }
+    }
+
+    fn listens(&mut self, listener: &str) -> bool {
+        self.service.upgrade().is_some_and(|service| service.borrow().listens_for_tried(listener))
     }
 
     fn variables(&self) -> Vec<(String, String)> {
@@ -132,10 +150,15 @@ impl WayIn<'_> {
             ProbeTarget::Ip(server) => {
                 let socket = TcpSocket::from_std_stream(route.into_socket().into());
                 let stream = socket.connect(server).await?;
-                self.last = Some((stream.local_addr()?, server));
+                self.last = Some(Last::Tcp(stream.local_addr()?, server));
                 Ok(Box::new(stream))
             }
-            ProbeTarget::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+            ProbeTarget::Unix(path) => {
+                let stream = UnixStream::connect(path).await?;
+                let inode = u32::try_from(inode(&stream)?).map_err(io::Error::other)?;
+                self.last = Some(Last::Unix(inode));
+                Ok(Box::new(stream))
+            }
         }
     }
 }
@@ -157,6 +180,11 @@ impl Service {
             return Err(io::Error::other("the process is gone"));
         };
         listening.route_to(listener, slot)
+    }
+
+    fn listens_for_tried(&self, listener: &str) -> bool {
+        let listening = self.listening.as_ref().zip(self.tried());
+        listening.is_some_and(|(listening, party)| listening.is_open(listener, party.slot))
     }
 
     fn end_route(&mut self, listener: &str) -> io::Result<()> {

@@ -14,9 +14,10 @@ use handoff_protocol::ids::HandoffId;
 use handoff_protocol::record::{Binary, Standing};
 use handoff_protocol::supervisor::Target;
 use tokio::sync::{Notify, oneshot};
-use tokio::task::{spawn_blocking, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::timeout;
 
+use super::lane::Lane;
 use super::service::Service;
 use super::timeline::Operation;
 use crate::control::{Caller, api};
@@ -61,6 +62,14 @@ impl Asked {
         }
     }
 
+    /// The process that was started for it in this handoff says what its version is.
+    pub(super) fn learn_version(&mut self, handoff: HandoffId, version: &str) {
+        if self.id == Some(handoff) {
+            self.version = Some(version.to_owned());
+            self.to.iter_mut().for_each(|to| to.version = Some(version.to_owned()));
+        }
+    }
+
     /// Microseconds since it was asked for.
     pub(super) fn elapsed_us(&self) -> u64 {
         u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX)
@@ -71,6 +80,7 @@ impl Asked {
 #[derive(Debug, Clone)]
 pub(super) struct Recorder {
     directory: PathBuf,
+    lane: Lane,
     file: Arc<Mutex<History>>,
     queue: Rc<Queue>,
 }
@@ -83,9 +93,9 @@ struct Queue {
 }
 
 impl Recorder {
-    pub(super) fn new(directory: PathBuf) -> Self {
+    pub(super) fn new(directory: PathBuf, lane: Lane) -> Self {
         let file = Arc::new(Mutex::new(History::open(&directory)));
-        Self { directory, file, queue: Rc::default() }
+        Self { directory, lane, file, queue: Rc::default() }
     }
 
     /// Puts an entry down. Never blocks, never fails.
@@ -118,9 +128,9 @@ impl Recorder {
     pub(super) async fn read(&self, limit: usize) -> Vec<Entry> {
         self.flushed().await;
         let directory = self.directory.clone();
-        let found = timeout(PATIENCE, spawn_blocking(move || History::read(&directory, limit))).await;
+        let found = timeout(PATIENCE, self.lane.run(move || History::read(&directory, limit))).await;
         let mut entries = found.ok().and_then(Result::ok).and_then(Result::ok).unwrap_or_default();
-        entries.extend(self.queue.entries.borrow().iter().cloned());
+        self.queue.entries.borrow().iter().for_each(|entry| history::put(&mut entries, entry.clone()));
         entries.drain(..entries.len().saturating_sub(limit));
         entries
     }
@@ -131,8 +141,7 @@ impl Recorder {
             let Some(entry) = next else { break };
             let (file, line) = (Arc::clone(&self.file), entry.clone());
             let append = move || file.lock().unwrap_or_else(PoisonError::into_inner).append(&line);
-            let written = spawn_blocking(append).await;
-            if let Err(error) = written.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+            if let Err(error) = self.lane.run(append).await.and_then(|written| written) {
                 let path = self.directory.display();
                 tracing::warn!(service = %entry.service, %error, "the history in {path} is not written; it is tried again with the next entry");
                 break;
@@ -212,19 +221,25 @@ impl Service {
             took_us: waited_us.saturating_add(self.timeline.took_us()),
             phases: asked.before.iter().cloned().chain(later).collect(),
             accept_gap_us: self.timeline.gap_us(),
+            restarted: outcome == Ending::RolledBack && self.was_restarted(),
+            connections: self.timeline.connections(),
+            lost_datagrams: self.timeline.lost(),
             outcome,
             reason: reason.map(str::to_owned),
             generation: self.journal.standing().generation(),
+            killed: self.killed.clone(),
         }
     }
 
-    /// What an earlier daemon has left without an end. The attempt that is under way still is taken up, as if somebody
-    /// waited for it; the others have ended as the journal says. Blocks on the file system.
-    pub(super) fn recall_attempts(&mut self, standing: &Standing, under_way: bool) {
-        let entries =
-            History::read(&self.shared.dirs.service_state(&self.name), ENTRIES_MAX).unwrap_or_default();
+    /// What an earlier daemon has left without an end. The upgrade that is under way still is taken up, as if somebody
+    /// waited for it; the others have ended as the journal says. Waits a moment for the file.
+    pub(super) fn recall_attempts(&mut self, standing: &Standing, under_way: Option<HandoffId>) {
+        let directory = self.shared.dirs.service_state(&self.name);
+        let what = directory.display().to_string();
+        let found = self.lanes.history.wait(PATIENCE, &what, move || History::read(&directory, ENTRIES_MAX));
+        let entries = found.and_then(|found| found).unwrap_or_default();
         for entry in entries.into_iter().filter(|entry| entry.outcome == Ending::UnderWay) {
-            if under_way && standing.attempt.as_ref().is_some_and(|attempt| attempt.handoff == entry.id) {
+            if under_way == Some(entry.id) {
                 let (reply, _) = oneshot::channel();
                 self.operations.push(Operation { reply, progress: None, asked: Some(resumed(entry)) });
                 continue;
@@ -260,10 +275,14 @@ fn resumed(entry: Entry) -> Asked {
     }
 }
 
-/// The entries of several services in the order of time, the newest last.
+/// The entries of several services in the order of time, the newest last. Those of one service are in the order in which they
+/// were written, whatever the clock said.
 pub(super) fn merged(histories: Vec<Vec<Entry>>, limit: usize) -> Vec<Entry> {
+    let is_one = histories.len() == 1;
     let mut entries = histories.concat();
-    entries.sort_by_key(|entry| entry.at);
+    if !is_one {
+        entries.sort_by_key(|entry| entry.at);
+    }
     entries.drain(..entries.len().saturating_sub(limit));
     entries
 }

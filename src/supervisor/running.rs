@@ -3,45 +3,91 @@
 //! The addresses and the mode of a service that runs cannot change under it. So they must not change either because
 //! somebody edited, broke or removed its file while no daemon was there: the text is kept beside the journal, from the
 //! bind to the close. It is of use only while the processes live, so it need not reach the disk.
+//!
+//! After the close the text stays, under another name. A service whose file is removed is marked by it: so the next daemon too can tell
+//! whether a file of that name brings the service back, or is another one.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use handoff_protocol::ids::ServiceName;
 
+use super::knowing::set_aside;
 use super::service::Service;
+use super::state::PATIENCE;
 use crate::config::{self, Dirs, Listener};
+use crate::sys::regular;
 
 const FILE: &str = "running.toml";
+/// What was bound last.
+const LAST: &str = "last.toml";
+/// What the file said of a service that was removed.
+const REMOVED: &str = "removed.toml";
 
-/// The services of which something may run.
+/// The services that have a state, which may be all that is left of them. Blocks on the file system.
 pub(super) fn names(dirs: &Dirs) -> Vec<ServiceName> {
     let Ok(entries) = std::fs::read_dir(dirs.services_state()) else { return Vec::new() };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    names.filter(|name| path(dirs, name).exists()).collect()
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// What was bound, unless nothing is or it cannot be read.
+/// What was bound, unless nothing is or it cannot be read. Blocks on the file system.
 pub(super) fn read(dirs: &Dirs, name: &ServiceName) -> Option<config::Service> {
-    let text = std::fs::read_to_string(path(dirs, name)).ok()?;
+    let text = regular::read_to_string(&path(dirs, name)).ok()?;
     config::Service::parse(name.clone(), &dirs.service_file(name), &text).ok()
+}
+
+/// The file of a service that is stopped is gone. Blocks on the file system.
+pub(super) fn mark_removed(dirs: &Dirs, name: &ServiceName, text: &str) {
+    let path = dirs.service_state(name).join(REMOVED);
+    let written = regular::create(&path).and_then(|mut file| file.write_all(text.as_bytes()));
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(service = %name, %error, "a new daemon may take another service of this name for this one");
+        }
+        _ => {}
+    }
+}
+
+/// A service that is not bound has no file: it is removed, unless that was noted before. Blocks on the file system.
+pub(super) fn find_removed(dirs: &Dirs, name: &ServiceName) {
+    let at = |file: &str| dirs.service_state(name).join(file);
+    if !at(REMOVED).exists() {
+        let _ = std::fs::rename(at(LAST), at(REMOVED));
+    }
+}
+
+/// A file of this name is there. What another service has left that was removed is set aside. Blocks on the file system.
+pub(super) fn settle_removed(dirs: &Dirs, name: &ServiceName, text: &str) {
+    let path = dirs.service_state(name).join(REMOVED);
+    match regular::read_to_string(&path) {
+        Ok(said) if said != text => set_aside(dirs, name),
+        Ok(_) => drop(std::fs::remove_file(&path)),
+        Err(_) => {}
+    }
 }
 
 impl Service {
     /// Called when the listeners are bound.
     pub(super) fn remember_running(&self) {
         let path = path(&self.shared.dirs, &self.name);
-        let beside = path.with_extension("new");
-        let written =
-            std::fs::write(&beside, &self.config.text).and_then(|()| std::fs::rename(&beside, &path));
-        if let Err(error) = written {
+        let (what, text) = (path.display().to_string(), self.config.text.clone());
+        let written = self.lanes.history.wait(PATIENCE, &what, move || {
+            let beside = path.with_extension("new");
+            regular::create(&beside)?.write_all(text.as_bytes())?;
+            std::fs::rename(&beside, &path)
+        });
+        if let Err(error) = written.and_then(|written| written) {
             tracing::warn!(service = %self.name, %error, "a new daemon will rely on the service file alone");
         }
     }
 
     /// Called when the listeners are closed.
     pub(super) fn forget_running(&self) {
-        match std::fs::remove_file(path(&self.shared.dirs, &self.name)) {
+        let path = path(&self.shared.dirs, &self.name);
+        let what = path.display().to_string();
+        let last = path.with_file_name(LAST);
+        let removed = self.lanes.history.wait(PATIENCE, &what, move || std::fs::rename(path, last));
+        match removed.and_then(|removed| removed) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(service = %self.name, %error, "it still looks as if it ran");
             }
@@ -51,7 +97,7 @@ impl Service {
 
     /// Goes by what was bound, whatever the file says by now.
     pub(super) fn go_by_running(&mut self) {
-        let Some(running) = read(&self.shared.dirs, &self.name) else { return };
+        let Some(running) = self.running() else { return };
         let is_foreign = |config: &config::Service| config.adapter.is_foreign();
         if running.mode != self.config.mode
             || bound(&running) != bound(&self.config)
@@ -69,7 +115,13 @@ impl Service {
 
     /// Whether what was bound is what the file asks for now.
     pub(super) fn is_as_running(&self) -> bool {
-        read(&self.shared.dirs, &self.name).is_none_or(|running| bound(&running) == bound(&self.config))
+        self.running().is_none_or(|running| bound(&running) == bound(&self.config))
+    }
+
+    fn running(&self) -> Option<config::Service> {
+        let (dirs, name) = (self.shared.dirs.clone(), self.name.clone());
+        let what = path(&dirs, &name).display().to_string();
+        self.lanes.history.wait(PATIENCE, &what, move || read(&dirs, &name)).ok().flatten()
     }
 }
 

@@ -9,28 +9,47 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Instant;
 
-use handoff_protocol::deadline::Deadline;
+use handoff_protocol::deadline::{Deadline, Millis};
 use handoff_protocol::ids::{HandoffId, ServiceName};
 use handoff_protocol::record::Fact;
-use handoff_protocol::supervisor::{Action, Event, Moment, Phase, Request, Supervisor};
+use handoff_protocol::supervisor::{Action, Event, Incumbent, Moment, Phase, Request, Supervisor};
 use tokio::sync::{Mutex, Notify};
 use tokio::task::AbortHandle;
 use uuid::Uuid;
 
+use super::awaiting::Awaited;
 use super::canary::Measured;
 use super::daemon::Shared;
-use super::listening::Listening;
+use super::lane::{Hold, Lanes};
+use super::launch::Starting;
+use super::listening::{Listening, Upkeep};
 use super::liveness::Vigil;
+use super::origin::Origin;
 use super::party::{Party, Serial};
 use super::policy::policy;
 use super::preparation::Preparation;
 use super::recording::{Asked, Recorder};
+use super::service_files::FileLook;
+use super::state::Opened;
 use super::timeline::{Operation, Timeline, progress};
+use super::trouble::{Doing, Trouble};
 use super::watching::Watching;
 use crate::config;
-use crate::control::api;
+use crate::control::{Error, api};
 use crate::journal::Journal;
+use crate::spool::Staged;
 use crate::store::Store;
+
+/// The copy of what a service file names, or that itself, without links.
+#[derive(Debug)]
+pub(super) struct First {
+    /// What the file names.
+    pub(super) named: PathBuf,
+    /// Whether it is a copy.
+    pub(super) is_stored: bool,
+    /// What is started.
+    pub(super) path: PathBuf,
+}
 
 /// A service that tasks can reach.
 #[derive(Debug, Clone)]
@@ -46,26 +65,57 @@ pub(super) struct Service {
     pub(super) incumbent: Option<Party>,
     pub(super) successor: Option<Party>,
     pub(super) retiree: Option<Party>,
+    /// The successor, while its process is being started.
+    pub(super) starting: Option<Starting>,
     pub(super) candidate: Option<PathBuf>,
     pub(super) operations: Vec<Operation>,
     pub(super) incoming: Option<Operation>,
     pub(super) timeline: Timeline,
     pub(super) last: Option<api::Outcome>,
     pub(super) recorder: Recorder,
+    pub(super) lanes: Lanes,
+    /// What a commit needs, as long as an attempt is under way.
+    pub(super) means: Option<Hold>,
     pub(super) store: Arc<Store>,
     /// Whoever has it brings a version in, or removes some.
     pub(super) turn: Arc<Mutex<()>>,
     /// What is brought in at the moment.
     pub(super) preparation: Option<Rc<Preparation>>,
-    /// What the first start is started from.
-    pub(super) first: Option<PathBuf>,
+    /// What a service without a current version is started from.
+    pub(super) first: Option<First>,
+    /// What the start under way is one of, instead of the current version.
+    pub(super) trying: Option<PathBuf>,
+    /// The version that waits for the next start.
+    pub(super) staged: Option<Staged>,
+    /// Where its versions came from.
+    pub(super) origins: Vec<Origin>,
     /// What looks out for new versions at a path.
     pub(super) lookout: Option<Watching>,
+    /// What looks after the listeners.
+    pub(super) upkeep: Upkeep,
     pub(super) problem: Option<String>,
+    /// What was found meanwhile, and is a problem also when the operation under way has ended well.
+    pub(super) finding: Option<String>,
+    /// What is wrong with its file by now.
+    pub(super) mistake: Option<String>,
+    /// What its file looked like when it was read last.
+    pub(super) file_look: Option<FileLook>,
+    /// What went wrong with its processes.
+    pub(super) trouble: Trouble,
+    /// When a start that has failed is tried again, in milliseconds since 1970.
+    pub(super) next_try_unix_ms: Option<u64>,
+    /// What was killed since it had not ended in its time, and is not told yet.
+    pub(super) killed: Vec<api::Killed>,
+    /// Who keeps the process that begins from its data; a clause.
+    pub(super) lock_trouble: Option<String>,
+    /// A start that waits for an address.
+    pub(super) awaited: Option<Awaited>,
     /// Whether the upgrade under way was begun by an earlier daemon, and is only to be committed.
     pub(super) completes: bool,
     pub(super) shared: Rc<Shared>,
     pub(super) this: Weak<RefCell<Service>>,
+    /// The wait for the disk at a commit.
+    pub(super) recording: Option<AbortHandle>,
     /// Told when the service comes to rest, and when its journal is short again.
     pub(super) settled: Rc<Notify>,
     pub(super) is_compacting: bool,
@@ -81,12 +131,15 @@ pub(super) struct Service {
     serials: u64,
     shown: &'static str,
     shown_share: u8,
+    /// Whether the last request was refused.
+    pub(super) was_refused: bool,
     clock: Instant,
 }
 
 impl Handle {
-    pub(super) fn new(config: config::Service, journal: Journal, store: Store, shared: Rc<Shared>) -> Self {
-        let recorder = Recorder::new(shared.dirs.service_state(&config.name));
+    pub(super) fn new(config: config::Service, opened: Opened, lanes: Lanes, shared: Rc<Shared>) -> Self {
+        let Opened { journal, store, origins, staged, problem } = opened;
+        let recorder = Recorder::new(shared.dirs.service_state(&config.name), lanes.history.clone());
         Self(Rc::new_cyclic(|this| {
             RefCell::new(Service {
                 name: config.name.clone(),
@@ -97,21 +150,37 @@ impl Handle {
                 incumbent: None,
                 successor: None,
                 retiree: None,
+                starting: None,
                 candidate: None,
                 operations: Vec::new(),
                 incoming: None,
                 timeline: Timeline::begin(),
                 last: None,
                 recorder,
+                lanes,
+                means: None,
                 store: Arc::new(store),
                 turn: Arc::default(),
                 preparation: None,
                 first: None,
+                trying: None,
+                staged,
+                origins,
                 lookout: None,
-                problem: None,
+                upkeep: Upkeep::default(),
+                problem,
+                finding: None,
+                mistake: None,
+                file_look: None,
+                trouble: Trouble::default(),
+                next_try_unix_ms: None,
+                killed: Vec::new(),
+                lock_trouble: None,
+                awaited: None,
                 completes: false,
                 shared,
                 this: this.clone(),
+                recording: None,
                 settled: Rc::default(),
                 is_compacting: false,
                 fds: Vec::new(),
@@ -122,6 +191,7 @@ impl Handle {
                 serials: 0,
                 shown: "",
                 shown_share: 0,
+                was_refused: false,
                 clock: Instant::now(),
             })
         }))
@@ -131,12 +201,22 @@ impl Handle {
         look(&mut self.0.borrow_mut())
     }
 
+    /// How many there are of this handle.
+    pub(super) fn holders(&self) -> usize {
+        Rc::strong_count(&self.0)
+    }
+
     /// Completes when the service is stopped, or rests although it was not asked to.
     pub(super) async fn settled(&self) {
+        self.until(|service| service.is_settled()).await;
+    }
+
+    /// Completes when this holds; it is looked at whenever the service comes to rest.
+    pub(super) async fn until(&self, holds: impl Fn(&Service) -> bool) {
         loop {
             let settled = self.with(|service| Rc::clone(&service.settled));
             let waiting = settled.notified();
-            if self.with(|service| service.is_settled()) {
+            if self.with(|service| holds(service)) {
                 return;
             }
             waiting.await;
@@ -155,7 +235,11 @@ impl Service {
             self.carry_out(actions, &mut events);
             self.after_event(&happened);
         }
+        self.tell_of_restored_journal();
         self.adjust_vigil();
+        self.adjust_path_watch();
+        self.adjust_repairs();
+        self.adjust_slot_watch();
         self.shared.systemd.show(&self.name, self.machine.is_wanted(), self.incumbent.is_some());
         if self.is_settled() {
             self.settled.notify_waiters();
@@ -164,10 +248,12 @@ impl Service {
     }
 
     pub(super) fn moment(&self) -> Moment {
-        Moment {
-            now: u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX),
-            fresh: HandoffId::from_uuid(Uuid::now_v7()),
-        }
+        Moment { now: self.now(), next_id: HandoffId::from_uuid(Uuid::now_v7()) }
+    }
+
+    /// By the clock of the machine.
+    pub(super) fn now(&self) -> Millis {
+        u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Does what the machine says after one step.
@@ -176,7 +262,9 @@ impl Service {
             self.note(Fact::Wanted { up: self.machine.is_wanted() });
         }
         let handoff = self.machine.handoff();
-        let entered = self.show_phase();
+        // Who is refused is shown no phase of what others wait for.
+        let is_refused = actions.iter().any(|action| matches!(action, Action::Refuse(_)));
+        let entered = if is_refused { None } else { self.show_phase() };
         for action in actions {
             tracing::debug!(service = %self.name, ?action, "action");
             self.at_action(&action);
@@ -191,7 +279,7 @@ impl Service {
 
     fn is_settled(&self) -> bool {
         matches!(self.machine.phase(), Phase::Stopped | Phase::Serving | Phase::Backoff)
-            && self.machine.retiree().is_none()
+            && self.machine.outgoing().is_none()
     }
 
     /// Somebody asks. The answer goes to `operation`, at once if the machine refuses.
@@ -199,19 +287,55 @@ impl Service {
         if request == Request::Cancel {
             return self.call_off(operation);
         }
-        self.record_request(&mut operation);
-        let before = std::mem::replace(&mut self.timeline, Timeline::begin());
-        let shown = std::mem::take(&mut self.shown);
-        self.incoming = Some(operation);
-        self.feed(Event::Request(request));
-        match self.incoming.take() {
-            Some(operation) => self.operations.push(operation),
-            None if self.shown.is_empty() => {
-                self.timeline = before;
-                self.shown = shown;
-            }
-            None => {}
+        if request == Request::Start && self.shared.is_leaving.get() {
+            let error = Error::busy(&self.name, "the daemon ends");
+            // Whoever asked may have hung up.
+            let _ = operation.reply.send(Err(error));
+            return;
         }
+        self.record_request(&mut operation);
+        let killed = std::mem::take(&mut self.killed);
+        let timeline = std::mem::replace(&mut self.timeline, Timeline::begin());
+        let shown = (std::mem::take(&mut self.shown), std::mem::take(&mut self.shown_share));
+        let problem = self.take_passing_problem();
+        let completes = std::mem::take(&mut self.completes);
+        self.incoming = Some(operation);
+        self.was_refused = false;
+        self.feed(Event::Request(request));
+        self.operations.extend(self.incoming.take());
+        if self.was_refused {
+            // What is under way goes on, and is told as if nobody had asked.
+            (self.killed, self.timeline, self.completes) = (killed, timeline, completes);
+            (self.shown, self.shown_share) = shown;
+            self.problem = self.problem.take().or(problem);
+        }
+    }
+
+    /// What is told of an earlier attempt is not to be taken for the end of the next one. That the disk fails, or that the
+    /// process can be told nothing, stays true.
+    fn take_passing_problem(&mut self) -> Option<String> {
+        let lasts = self.journal.latched().is_some()
+            || self.journal.refused().is_some()
+            || self.machine.incumbent() == Incumbent::Unreachable;
+        self.problem.take_if(|_| !lasts)
+    }
+
+    /// What a person should know.
+    pub(super) fn told_problem(&self) -> Option<String> {
+        let doing = match self.machine.phase() {
+            Phase::Stopped | Phase::Stopping => Doing::Rests,
+            _ if !self.machine.is_wanted() => Doing::Rests,
+            _ if self.incumbent.is_none() => Doing::Starts,
+            _ => Doing::Serves,
+        };
+        let told = [self.mistake.clone(), self.problem.clone(), self.trouble.told(doing)];
+        let told: Vec<String> = told.into_iter().flatten().collect();
+        (!told.is_empty()).then(|| told.join(" "))
+    }
+
+    /// The handoff under way, or the last one, if there was one.
+    pub(super) fn handoff(&self) -> Option<HandoffId> {
+        Some(self.machine.handoff()).filter(|handoff| *handoff != HandoffId::NIL)
     }
 
     /// Somebody calls off what is under way. It is no operation of its own, so its clock goes on, and both are answered.
@@ -234,7 +358,7 @@ impl Service {
     }
 
     pub(super) fn tell_progress(&self, phase: &str, detail: Option<String>) {
-        let (handoff, at_us) = (self.machine.handoff(), self.timeline.age_us());
+        let (handoff, at_us) = (self.handoff(), self.timeline.age_us());
         for operation in self.operations.iter().chain(&self.incoming) {
             // What came before the machine was asked counts.
             let at_us = operation.asked.as_ref().map_or(at_us, Asked::elapsed_us);
@@ -246,24 +370,9 @@ impl Service {
 
     pub(super) fn phase_name(&self) -> &'static str {
         match self.machine.phase() {
-            Phase::Recovering => "recovering",
-            Phase::Stopped => "stopped",
-            Phase::Backoff => "backoff",
-            Phase::Greeting => "greeting",
-            Phase::Warming => "warming",
-            Phase::Draining => "draining",
-            Phase::Sealing => "sealing",
-            Phase::Beginning => "beginning",
-            Phase::Probing => "probing",
-            Phase::Canary => "canary",
-            Phase::Committing => "committing",
-            Phase::Reaping => "reaping",
-            Phase::Resuming => "resuming",
-            Phase::Reverting => "reverting",
             Phase::Serving if self.machine.is_on_probation() => "probation",
-            Phase::Serving if self.machine.retiree().is_some() => "retiring",
-            Phase::Serving => "serving",
-            Phase::Stopping => "stopping",
+            Phase::Serving if self.machine.outgoing().is_some() => "retiring",
+            phase => phase.name(),
         }
     }
 
@@ -272,12 +381,15 @@ impl Service {
         if !matches!(self.machine.phase(), Phase::Serving | Phase::Stopped | Phase::Backoff) {
             return;
         }
+        self.means = None;
         if let Some(attempt) = &self.journal.standing().attempt {
-            let fact = Fact::RolledBack {
-                handoff: attempt.handoff,
-                reason: self.last.as_ref().and_then(|last| last.reason.clone()).unwrap_or_default(),
-            };
-            self.note(fact);
+            let handoff = attempt.handoff;
+            let told = || self.last.as_ref().filter(|last| last.handoff == Some(handoff))?.reason.as_deref();
+            let reason = self.trouble.failure().or_else(told).unwrap_or_default().to_owned();
+            self.note(Fact::RolledBack { handoff, reason });
+        }
+        if self.machine.phase() == Phase::Serving {
+            self.trouble.serves();
         }
     }
 
@@ -286,32 +398,6 @@ impl Service {
         if let Err(error) = self.journal.append(fact) {
             tracing::error!(service = %self.name, %error, "not recorded");
             self.problem = Some(error.to_string());
-        }
-    }
-
-    /// After a disk was full: takes records again, and says how things stand now.
-    pub(super) fn mend_journal(&mut self) {
-        match self.journal.mend() {
-            Ok(false) => return,
-            Ok(true) => {}
-            Err(error) => return tracing::error!(service = %self.name, %error, "still not mended"),
-        }
-        tracing::info!(service = %self.name, "the journal takes records again");
-        self.problem = None;
-        self.note(Fact::Wanted { up: self.machine.is_wanted() });
-        let handoff = self.machine.handoff();
-        let generation = self.journal.standing().generation().next();
-        let known = self.journal.standing().current.as_ref().and_then(|current| current.process.as_ref());
-        let facts = match &self.incumbent {
-            Some(party) if known != Some(&party.process) => [
-                Fact::Intent { handoff, generation, binary: party.binary.clone() },
-                Fact::Spawned { handoff, process: party.process.clone() },
-                Fact::Committed { handoff },
-            ],
-            Some(_) | None => return,
-        };
-        for fact in facts {
-            self.note(fact);
         }
     }
 

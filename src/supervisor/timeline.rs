@@ -1,5 +1,6 @@
 //! When each phase of an operation began: what `status`, progress and the outcome tell.
 
+use std::cell::Cell;
 use std::time::Instant;
 
 use handoff_protocol::ids::HandoffId;
@@ -23,6 +24,14 @@ pub(super) struct Timeline {
     began: Instant,
     phases: Vec<(String, u64)>,
     sealed_at: Option<Instant>,
+    /// The process that served when it began, and that of its program.
+    old: Option<(u32, Option<u32>)>,
+    /// What it had when it was told to end.
+    connections: Option<api::Connections>,
+    /// Datagrams that no program has read.
+    lost: u64,
+    /// How many had found no room before it was told to end; of sockets that both processes share.
+    without_room: Cell<Option<u64>>,
     gap_us: Option<u64>,
     /// When the outcome was decided; what follows is only the old process leaving.
     decided_us: Option<u64>,
@@ -30,7 +39,17 @@ pub(super) struct Timeline {
 
 impl Timeline {
     pub(super) fn begin() -> Self {
-        Self { began: Instant::now(), phases: Vec::new(), sealed_at: None, gap_us: None, decided_us: None }
+        Self {
+            began: Instant::now(),
+            phases: Vec::new(),
+            sealed_at: None,
+            old: None,
+            connections: None,
+            lost: 0,
+            without_room: Cell::default(),
+            gap_us: None,
+            decided_us: None,
+        }
     }
 
     /// How long ago it began, in microseconds.
@@ -38,16 +57,55 @@ impl Timeline {
         micros(self.began.elapsed())
     }
 
-    /// A phase begins. Returns when, in microseconds since the operation began.
-    pub(super) fn enter(&mut self, phase: &str) -> u64 {
-        let now = self.age_us();
-        self.phases.push((phase.to_owned(), now));
-        now
+    /// A phase begins.
+    pub(super) fn enter(&mut self, phase: &str) {
+        self.phases.push((phase.to_owned(), self.age_us()));
     }
 
     /// The incumbent was told to stop accepting, or is gone. The first counts.
     pub(super) fn gap_begins(&mut self) {
         self.sealed_at.get_or_insert_with(Instant::now);
+    }
+
+    /// The process that serves, and that of its program. The first counts.
+    pub(super) fn note_old(&mut self, pid: u32, program: Option<u32>) {
+        self.old.get_or_insert((pid, program));
+    }
+
+    /// Whether another process serves than the one that did when it began.
+    pub(super) fn is_another(&self, pid: u32, program: Option<u32>) -> bool {
+        self.old.is_some_and(|old| old != (pid, program))
+    }
+
+    /// What the old process had when it was told to end.
+    pub(super) fn note_connections(&mut self, connections: api::Connections) {
+        self.connections = Some(connections);
+    }
+
+    pub(super) fn connections(&self) -> Option<api::Connections> {
+        self.connections
+    }
+
+    /// Datagrams were lost.
+    pub(super) fn note_lost(&mut self, count: u64) {
+        self.lost = self.lost.saturating_add(count);
+    }
+
+    /// How many datagrams had found no room at sockets that both processes share, when nobody was to read them any more.
+    pub(super) fn note_without_room(&self, count: u64) {
+        self.without_room.set(self.without_room.get().or(Some(count)));
+    }
+
+    /// The same when the operation has ended: the others were lost.
+    pub(super) fn count_without_room(&mut self, count: u64) {
+        if let Some(before) = self.without_room.take() {
+            self.note_lost(count.saturating_sub(before));
+        }
+    }
+
+    /// How many datagrams were lost.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost
     }
 
     /// Somebody accepts again.
@@ -91,7 +149,7 @@ impl Timeline {
 /// What a new phase looks like to a client.
 pub(super) fn progress(
     service: &handoff_protocol::ids::ServiceName,
-    handoff: HandoffId,
+    handoff: Option<HandoffId>,
     phase: &str,
     at_us: u64,
     detail: Option<String>,

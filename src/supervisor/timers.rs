@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use handoff_protocol::deadline::{Deadline, LEASES_OF_STARVED};
-use handoff_protocol::reason::Party;
+use handoff_protocol::deadline::Deadline;
+use handoff_protocol::reason::Role;
 use handoff_protocol::supervisor::Event;
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, sleep_until};
@@ -20,14 +20,7 @@ impl Service {
     pub(super) fn arm(&mut self, deadline: Deadline, ms: u64) {
         let this = self.this.clone();
         let timer = spawn_local(async move {
-            let time = Duration::from_millis(ms);
-            pass(time).await;
-            for _ in 1..LEASES_OF_STARVED {
-                if !this.upgrade().is_some_and(|service| service.borrow().is_starved(deadline)) {
-                    break;
-                }
-                pass(time).await;
-            }
+            pass(Duration::from_millis(ms)).await;
             // After a stall of this process a message may be there that was not read yet, and it comes first.
             for _ in 0..3 {
                 yield_now().await;
@@ -35,7 +28,8 @@ impl Service {
             if let Some(service) = this.upgrade() {
                 let mut service = service.borrow_mut();
                 service.timers.remove(&deadline);
-                service.feed(Event::Deadline(deadline));
+                let is_starved = service.is_starved(deadline);
+                service.feed(if is_starved { Event::Starved(deadline) } else { Event::Deadline(deadline) });
             }
         });
         if let Some(before) = self.timers.insert(deadline, timer.abort_handle()) {
@@ -46,14 +40,14 @@ impl Service {
     /// Whether a deadline is about the silence of a process that is busy or starved.
     fn is_starved(&self, deadline: Deadline) -> bool {
         let silent = match self.machine.silent_at(deadline) {
-            Some(Party::Incumbent) => &self.incumbent,
-            Some(Party::Successor) => &self.successor,
+            Some(Role::Incumbent) => &self.incumbent,
+            Some(Role::Successor) => &self.successor,
             None => return false,
         };
         let Some(pid) = silent.as_ref().map(|party| party.process.pid).filter(|pid| is_busy(*pid)) else {
             return false;
         };
-        tracing::warn!(service = %self.name, pid, "a process is silent, and busy or starved: it is given more time");
+        tracing::warn!(service = %self.name, pid, "a process is silent, and busy or starved");
         true
     }
 

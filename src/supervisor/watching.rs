@@ -10,22 +10,23 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use handoff_protocol::ids::{HandoffId, ServiceName};
-use handoff_protocol::supervisor::Phase;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{AbortHandle, spawn_blocking, spawn_local};
+use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use super::binary::{hash, hex};
+use super::binary::hex;
 use super::daemon::Daemon;
+use super::lane::Lane;
 use super::recording::Asked;
 use super::service::Service;
 use crate::config;
 use crate::control::{Caller, Error, Kind, api};
 use crate::history::{Ending, Operation};
+use crate::store::Id;
 use crate::watch::memory::Memory;
 use crate::watch::trust::{Untrusted, open_trusted};
-use crate::watch::{News, Watch};
+use crate::watch::{Finding, Nearest, News, Watch};
 
 /// The watch of a service. It ends when this is dropped.
 #[derive(Debug)]
@@ -98,6 +99,9 @@ impl Service {
     }
 }
 
+/// What came at the wrong moment is looked at again no earlier than after this.
+const AGAIN: Duration = Duration::from_secs(1);
+
 type Weakly = Weak<RefCell<Service>>;
 
 async fn watch(service: Weakly, config: config::Watch) {
@@ -110,7 +114,14 @@ async fn watch(service: Weakly, config: config::Watch) {
 }
 
 async fn follow(service: &Weakly, config: &config::Watch) -> io::Result<()> {
-    let mut watch = Watch::new(&config.path)?;
+    let Some(lane) = service.upgrade().map(|service| service.borrow().lanes.watch.clone()) else {
+        return Ok(());
+    };
+    let find = move |path: PathBuf| -> Finding {
+        let found = lane.run(move || Nearest::find(&path));
+        Box::pin(async move { found.await? })
+    };
+    let mut watch = Watch::by(&config.path, find).await?;
     let settle = Duration::from_millis(config.settle_ms);
     let mut due: Option<Instant> = None;
     loop {
@@ -121,7 +132,7 @@ async fn follow(service: &Weakly, config: &config::Watch) -> io::Result<()> {
                 News::Whole | News::Look => Some(Instant::now() + settle),
                 News::Written | News::Gone => None,
             },
-            () = until(due) => due = look(service, config).await.then(|| Instant::now() + settle),
+            () = until(due) => due = look(service, config).await.then(|| Instant::now() + settle.max(AGAIN)),
         }
     }
 }
@@ -145,13 +156,13 @@ struct Found {
 async fn look(service: &Weakly, config: &config::Watch) -> bool {
     until_open(service).await;
     let Some(strong) = service.upgrade() else { return false };
-    let (name, arrivals, directory) = {
+    let (name, arrivals, directory, lane) = {
         let service = strong.borrow();
         let directory = service.shared.dirs.service_state(&service.name);
-        (service.name.clone(), service.shared.arrivals.clone(), directory)
+        (service.name.clone(), service.shared.arrivals.clone(), directory, service.lanes.imports.clone())
     };
     let watched = config.path.clone();
-    let found = match spawn_blocking(move || examine(&watched, &directory)).await {
+    let found = match lane.run(move || examine(&watched, &directory)).await {
         Ok(Ok(Some(found))) => found,
         Ok(Ok(None)) | Err(_) => return false,
         Ok(Err(cause)) => {
@@ -165,7 +176,7 @@ async fn look(service: &Weakly, config: &config::Watch) -> bool {
         return false;
     }
     // Before it is tried: should it bring the daemon down, it does so once.
-    let memory = match remember(memory, &sha256).await {
+    let memory = match remember(&lane, memory, &sha256).await {
         Ok(memory) => memory,
         Err(error) => {
             let what = format!("it is not installed, since it could not be remembered: {error}");
@@ -187,7 +198,7 @@ async fn look(service: &Weakly, config: &config::Watch) -> bool {
     }
     drop(strong);
     let Ok(result) = ended.await else { return false };
-    after(service, config, result, memory, sha256).await
+    after(service, config, result, (lane, memory), sha256).await
 }
 
 /// Tells what came of it. `true` if it is to be tried again.
@@ -195,7 +206,7 @@ async fn after(
     service: &Weakly,
     config: &config::Watch,
     result: Result<api::Outcome, Error>,
-    mut memory: Memory,
+    (lane, mut memory): (Lane, Memory),
     sha256: String,
 ) -> bool {
     let Some(service) = service.upgrade() else { return false };
@@ -207,7 +218,7 @@ async fn after(
         Ok(_) => return false,
         // It came at the wrong moment.
         Err(error) if matches!(error.kind, Kind::Busy | Kind::NotRunning) => {
-            let forgotten = spawn_blocking(move || memory.remove(&sha256)).await;
+            let forgotten = lane.run(move || memory.remove(&sha256)).await;
             tracing::info!(%error, "it is tried again");
             return matches!(forgotten, Ok(Ok(())));
         }
@@ -225,9 +236,7 @@ async fn until_open(service: &Weakly) {
         let Some(strong) = service.upgrade() else { return };
         let settled = Rc::clone(&strong.borrow().settled);
         let waiting = settled.notified();
-        let is_open = matches!(strong.borrow().machine.phase(), Phase::Serving | Phase::Backoff)
-            && strong.borrow().machine.retiree().is_none();
-        if is_open {
+        if strong.borrow().is_open_to_upgrades() {
             return;
         }
         drop(strong);
@@ -235,10 +244,9 @@ async fn until_open(service: &Weakly) {
     }
 }
 
-async fn remember(mut memory: Memory, sha256: &str) -> io::Result<Memory> {
+async fn remember(lane: &Lane, mut memory: Memory, sha256: &str) -> io::Result<Memory> {
     let sha256 = sha256.to_owned();
-    let remembered = spawn_blocking(move || memory.add(&sha256).map(|()| memory)).await;
-    remembered.unwrap_or_else(|error| Err(io::Error::other(error)))
+    lane.run(move || memory.add(&sha256).map(|()| memory)).await?
 }
 
 /// What is at the path now; nothing if it is gone. Blocks on the file system.
@@ -250,7 +258,6 @@ fn examine(watched: &Path, directory: &Path) -> Result<Option<Found>, Untrusted>
         _ => {}
     }
     let (path, file) = open_trusted(watched)?;
-    let sha256 = hash(&file).map_err(|error| Untrusted::Unreadable(path.clone(), error))?;
-    let sha256 = hex(&sha256);
+    let sha256 = Id::of(&file).map_err(|error| Untrusted::Unreadable(path.clone(), error))?.to_string();
     Ok(Some(Found { path, sha256, memory: Memory::open(directory) }))
 }

@@ -1,9 +1,10 @@
 //! Which contents were seen at a watched path: one that was tried is not tried again, also by the next daemon.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use crate::sys::regular;
 
 const FILE: &str = "watched";
 /// So many are remembered.
@@ -20,7 +21,7 @@ impl Memory {
     /// What is remembered in the state directory of a service. A file that is not there or damaged says nothing.
     pub fn open(directory: &Path) -> Memory {
         let path = directory.join(FILE);
-        let text = fs::read_to_string(&path).unwrap_or_default();
+        let text = regular::read_to_string(&path).unwrap_or_default();
         let is_hash = |line: &&str| line.len() == 64 && line.bytes().all(|byte| byte.is_ascii_hexdigit());
         let seen = text.lines().filter(is_hash).map(str::to_owned).collect();
         Memory { path, seen }
@@ -47,7 +48,7 @@ impl Memory {
 
     fn write(&self) -> io::Result<()> {
         let beside = self.path.with_extension("new");
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        let mut file = regular::create(&beside)?;
         file.write_all(self.seen.iter().map(|seen| format!("{seen}\n")).collect::<String>().as_bytes())?;
         file.sync_data()?;
         fs::rename(&beside, &self.path)

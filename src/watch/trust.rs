@@ -5,9 +5,9 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
-
 use crate::sys::exposed::{Exposed, Use, check_exposure};
+use crate::sys::path::{NOFOLLOW, NONBLOCK};
+use crate::sys::user::effective_user;
 
 /// Why it is not taken. `Display` is a clause that names the path.
 #[derive(Debug, thiserror::Error)]
@@ -42,13 +42,9 @@ pub fn open_trusted(path: &Path) -> Result<(PathBuf, File), Untrusted> {
         look(&target)?;
     }
     // A fifo must not hold anybody up, and what became a link meanwhile is not followed.
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = NOFOLLOW | NONBLOCK;
     let unreadable = |error| Untrusted::Unreadable(target.clone(), error);
-    let file = File::options()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(&target)
-        .map_err(unreadable)?;
+    let file = File::options().read(true).custom_flags(flags).open(&target).map_err(unreadable)?;
     if !file.metadata().map_err(unreadable)?.is_file() {
         return Err(Untrusted::NotAFile(path.to_owned()));
     }
@@ -57,7 +53,7 @@ pub fn open_trusted(path: &Path) -> Result<(PathBuf, File), Untrusted> {
 
 /// What is at a path itself, if it and its directory belong to whom they may belong.
 fn look(path: &Path) -> Result<std::fs::Metadata, Untrusted> {
-    let own = rustix::process::geteuid().as_raw();
+    let own = effective_user();
     let owned = |path: &Path, found: std::fs::Metadata| match found.uid() {
         uid if uid == 0 || uid == own => Ok(found),
         uid => Err(Untrusted::Foreign(path.to_owned(), uid)),
@@ -92,13 +88,13 @@ mod tests {
         fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
         // Only root can give a file away.
         if chown(&file, Some(12_345), None).is_ok() {
-            assert!(matches!(open_trusted(&link), Err(Untrusted::Foreign(_, 12_345))));
+            assert!(matches!(open_trusted(&link), Err(Untrusted::Exposed(Exposed::Owned(_, 12_345)))));
             chown(&file, Some(0), None).unwrap();
             chown(root.path(), Some(12_345), None).unwrap();
             assert!(matches!(open_trusted(&file), Err(Untrusted::Foreign(_, 12_345))));
         }
         let fifo = root.path().join("fifo");
-        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        crate::sys::path::make_fifo(&fifo, 0o600).unwrap();
         assert!(open_trusted(&fifo).is_err());
     }
 }

@@ -7,11 +7,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use rustix::buffer::spare_capacity;
-use rustix::event::{Timespec, epoll};
-use rustix::net::{
-    AddressFamily, RecvFlags, SocketFlags, SocketType, bind, listen, recv, socket_with, sockopt,
+use handoff::sys::socket::{
+    AddressFamily, LONGEST_BACKLOG, MsgFlags, SockFlag, SockType, bind, listen, recv, reuse_address,
+    set_nodelay, socket,
 };
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 
 /// Thousands of connections have a thread each.
 const STACK_BYTES: usize = 64 * 1024;
@@ -22,14 +22,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let address: SocketAddr = args.next().ok_or("bench-plain ADDRESS FILE")?.parse()?;
     let file = args.next().ok_or("bench-plain ADDRESS FILE")?;
-    let listener = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    sockopt::set_socket_reuseaddr(&listener, true)?;
+    let listener = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty())?;
+    reuse_address(&listener)?;
     // Accepted sockets inherit it, and who gets his listener has it set already.
-    sockopt::set_tcp_nodelay(&listener, true)?;
+    set_nodelay(&listener)?;
     let began = Instant::now();
-    bind(&listener, &address)?;
+    bind(&listener, address)?;
     let took = began.elapsed();
-    listen(&listener, i32::MAX)?;
+    listen(&listener, LONGEST_BACKLOG)?;
     let mut file = File::options().create(true).append(true).open(file)?;
     file.write_all(format!("{}\n", took.as_nanos()).as_bytes())?;
     for connection in TcpListener::from(listener).incoming() {
@@ -58,14 +58,13 @@ fn serve(connection: &TcpStream) -> Result<(), Box<dyn Error>> {
 
 /// Nanoseconds of one call each: getppid(2), epoll_wait(2) with nothing to tell, recv(2) with nothing to read.
 fn calls() -> Result<String, Box<dyn Error>> {
-    let getppid = each(|| rustix::process::getppid().map(drop));
-    let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let mut told = Vec::with_capacity(4);
-    let wait =
-        each(|| epoll::wait(&events, spare_capacity(&mut told), Some(&Timespec::default())).ok().map(drop));
+    let getppid = each(|| Some(std::os::unix::process::parent_id()).map(drop));
+    let events = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    let mut told = [EpollEvent::empty(); 4];
+    let wait = each(|| events.wait(&mut told, EpollTimeout::ZERO).ok().map(drop));
     let (socket, _other) = std::os::unix::net::UnixStream::pair()?;
     let mut bytes = [0; 16];
-    let receive = each(|| recv(&socket, &mut bytes, RecvFlags::DONTWAIT).ok().map(drop));
+    let receive = each(|| recv(&socket, &mut bytes, MsgFlags::MSG_DONTWAIT).ok().map(drop));
     Ok(format!("{} {} {}\n", getppid.as_nanos(), wait.as_nanos(), receive.as_nanos()))
 }
 

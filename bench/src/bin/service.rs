@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use handoff::service::{self, BoxError, Drain, Seal, Server};
 use handoff_bench::acceptor::{Acceptor, Args};
 use handoff_bench::marks::{Event, Marks};
+use handoff_service::{self as service, BoxError, Drain, Seal, Server};
 
 struct Service {
     acceptor: Acceptor,

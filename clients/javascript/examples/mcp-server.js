@@ -23,7 +23,7 @@ const HANDED_MAX = 32 * 1024;
 const HOLD_MS = 5000;
 const SESSION = "mcp-session-id";
 
-const service = await start({ bind: { main: { host: "127.0.0.1", port: 8000 } } });
+const service = await start({ bind: { main: { host: "127.0.0.1", port: 8000 } }, version: VERSION });
 
 /**
  * The sessions, around the transport of the SDK, which has none itself. While this process drains, clients use both

@@ -23,18 +23,17 @@ export class Entrance {
     this.#path = at;
   }
 
-  /** Listens. Node cannot ask who connects, so the mode of the path, from its first moment on, is what keeps others out. */
+  /**
+   * Listens. Node cannot ask who connects. Until the path has its mode, its directory keeps others out: the umask is that of
+   * the whole process, and what other threads create meanwhile would get it.
+   */
   async open() {
     if (!path.isAbsolute(this.#path) || Buffer.byteLength(this.#path) > 107) {
       throw new Error("the path is not absolute, or has more than 107 bytes");
     }
+    checkPrivate(path.dirname(this.#path));
     const server = net.createServer((socket) => this.#letIn(socket));
-    const mask = process.umask(0o177);
-    try {
-      server.listen({ path: this.#path, backlog: PENDING_MAX });
-    } finally {
-      process.umask(mask);
-    }
+    server.listen({ path: this.#path, backlog: PENDING_MAX });
     await new Promise((resolve, reject) => server.once("listening", resolve).once("error", reject));
     server.on("error", () => {});
     fs.chmodSync(this.#path, 0o600);
@@ -81,6 +80,13 @@ export async function entrance(env) {
     console.error(`handoff: cannot listen at ${env.HANDOFF_ADOPT}: ${error.message}; ${what}`);
     return null;
   }
+}
+
+/** The supervisor has made the directory for itself. */
+function checkPrivate(directory) {
+  const { mode, uid } = fs.statSync(directory);
+  if ((mode & 0o077) !== 0) throw new Error(`others may enter ${directory} (chmod 700 it)`);
+  if (uid !== process.geteuid?.() && uid !== 0) throw new Error(`${directory} belongs to user ${uid}`);
 }
 
 function identity(at) {

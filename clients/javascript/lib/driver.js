@@ -3,20 +3,23 @@
 import { performance } from "node:perf_hooks";
 
 import { commonVersion } from "./frame.js";
-import { Incumbent, Successor } from "./machine.js";
+import { Process } from "./machine.js";
+import { KINDS } from "./message.js";
 import { pack, unpack } from "./state.js";
 
 /** A longer timer of Node ends at once. */
 const TIMER_MAX = 2 ** 31 - 1;
 /** A reason is for people, and must fit into a frame. */
 const REASON_MAX = 4000;
+/** More of a version is not shown. */
+const VERSION_MAX = 128;
 /** For so long an exit waits until the supervisor has read the last message. */
 const FLUSH_MS = 1000;
 
 /**
  * @typedef {object} Handlers What a service does when it hands over. What it throws is told as the reason of the failure.
  * @property {(how: { graceMs: number, signal: AbortSignal }) => unknown} [drain] Go on accepting; ask clients to move on;
- *   wait for long requests. It is not waited for any more when `signal` is aborted.
+ *   wait for long requests. Return soon after `signal` is aborted: the seal comes after it.
  * @property {(how: { cut: boolean }) => unknown} [seal] Finish what was accepted (it may be cut if `cut`); make everything
  *   durable.
  * @property {() => unknown} [resume] Serve as before.
@@ -42,6 +45,7 @@ export class Driver {
   /** @type {number | null} */
   #code = null;
   #begin = () => {};
+  #version = "";
   note = "";
   /** @type {Handlers} */
   handlers = {};
@@ -59,14 +63,14 @@ export class Driver {
     this.#entrance = entrance;
     this.#welcome = welcome;
     this.#leaseMs = welcome.leaseMs;
-    this.#machine = /** @type {Successor | Incumbent} */ (new Successor(handoff));
+    this.#machine = new Process(handoff);
     if (entrance) entrance.onAdopt = (...found) => this.#adopt(...found);
     this.#listenTo(channel);
     this.#tend();
   }
 
   /**
-   * Tells of an event; see the machines.
+   * Tells of an event; see the machine.
    * @param {string} event
    * @param {unknown} [reason]
    */
@@ -82,6 +86,20 @@ export class Driver {
   handOver(format, bytes) {
     const message = pack(format, bytes);
     if (this.#channel !== null && this.#channel.version >= 2) this.#do(this.#machine.handOver(message));
+  }
+
+  /**
+   * Tells what the server calls its version: this supervisor now, and each that follows.
+   * @param {string} version
+   */
+  tellVersion(version) {
+    this.#version = version.slice(0, VERSION_MAX);
+    this.#sendVersion();
+  }
+
+  #sendVersion() {
+    if (this.#version === "" || this.#channel === null || this.#channel.version < KINDS.Release.since) return;
+    this.#channel.send(this.#machine.handoff, { type: "Release", version: this.#version });
   }
 
   /** The exit code, when the process is to end. While somebody waits for it, that is left to him. */
@@ -142,22 +160,15 @@ export class Driver {
       case "Open":
         return this.#begin();
       case "Drain":
-        return this.#runDrain(value);
+        return this.#runDrain(value.graceMs);
       case "CancelDrain":
         return this.#drain?.abort();
       case "Seal":
         return this.#run("seal", () => this.handlers.seal?.({ cut: value }));
       case "Resume":
         return this.#run("resume", () => this.handlers.resume?.());
-      case "Leave":
-        this.#runDrain(value);
-        setTimeout(() => this.#drain?.abort(), value).unref();
-        return this.#run("seal", () => this.handlers.seal?.({ cut: true }));
       case "TakeOver":
         return this.#takeOver(value);
-      case "BecomeIncumbent":
-        this.#machine = new Incumbent(this.#machine.handoff, this.#machine.connected);
-        return;
       case "HangUp":
         console.error("handoff: the supervisor broke the protocol; the channel is closed");
         return this.#hangUp();
@@ -180,6 +191,7 @@ export class Driver {
     const version = this.#channel?.version;
     const fields = { version, pid: process.pid, service, generation, stage, listeners };
     this.#channel?.send(this.#machine.handoff, { type: "Adopted", ...fields });
+    this.#sendVersion();
   }
 
   #arm(ms) {
@@ -208,8 +220,9 @@ export class Driver {
     if (this.#drain && !this.#drain.signal.aborted) return;
     const controller = (this.#drain = new AbortController());
     const { signal } = controller;
-    const cancelled = new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
-    this.#run("drain", () => Promise.race([this.handlers.drain?.({ graceMs, signal }), cancelled]), () => {
+    // One that is called off before its turn has nothing to wait for.
+    const code = () => (signal.aborted ? undefined : this.handlers.drain?.({ graceMs, signal }));
+    this.#run("drain", code, () => {
       if (this.#drain === controller) this.#drain = null;
     });
   }

@@ -12,7 +12,7 @@ export const UNAGREED = 0;
 
 /** The oldest and the newest version that this library speaks. */
 export const MINIMUM = 1;
-export const CURRENT = 2;
+export const CURRENT = 4;
 
 const TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
   let crc = byte;

@@ -35,6 +35,7 @@ export const KINDS = {
     true,
   ),
   HandOver: kind(0x0b, STATE, false, 2),
+  Release: kind(0x0c, { version: "string" }, false, 4),
   Welcome: kind(
     0x81,
     { version: "u16", service: "name", generation: "u64", mode: "mode", listeners: "names", leaseMs: "u64" },
@@ -48,6 +49,7 @@ export const KINDS = {
   Resume: kind(0x87),
   Adopt: kind(0x88, { minimum: "u16", current: "u16", leaseMs: "u64" }, true),
   TakeOver: kind(0x89, STATE, false, 2),
+  Grant: kind(0x8a, { endMs: "u64" }, false, 3),
 };
 
 /** @type {Map<number, string>} */

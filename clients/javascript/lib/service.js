@@ -121,11 +121,12 @@ export class Service {
 }
 
 /**
- * Finds the supervisor. Without one, `listen` binds what `bind` says of a name. Call it first, once, and on the main thread.
- * @param {{ bind?: Record<string, import("node:net").ListenOptions>, env?: NodeJS.ProcessEnv }} options
+ * Finds the supervisor. Without one, `listen` binds what `bind` says of a name. `version` is what people are to read as the
+ * version of this server. Call it first, once, and on the main thread.
+ * @param {{ bind?: Record<string, import("node:net").ListenOptions>, env?: NodeJS.ProcessEnv, version?: string }} options
  * @returns {Promise<Service>}
  */
-export async function start({ bind = {}, env = process.env } = {}) {
+export async function start({ bind = {}, env = process.env, version = "" } = {}) {
   const channel = inherited(env);
   if (channel === null) return new Service(null, null, bind);
   const handoff = parseId(env.HANDOFF_ID);
@@ -153,6 +154,7 @@ export async function start({ bind = {}, env = process.env } = {}) {
   }
   channel.version = welcome.version;
   const driver = new Driver(channel, wayIn, handoff, welcome);
+  driver.tellVersion(version);
   const service = new Service(driver, welcome, {});
   channel.resume();
   if (welcome.mode !== "overlap") return service.unhealthy(EXCLUSIVE);

@@ -42,7 +42,16 @@ const SINCE_2 = {
     inline: Buffer.alloc(0),
   },
 };
-const VERSIONS = [[1, MESSAGES], [2, { ...MESSAGES, ...SINCE_2 }]];
+/** What version 3 has besides. */
+const SINCE_3 = { "8a_Grant": { endMs: 45_000 } };
+/** What version 4 has besides. */
+const SINCE_4 = { "0c_Release": { version: "1.2.3" } };
+const VERSIONS = [
+  [1, MESSAGES],
+  [2, { ...MESSAGES, ...SINCE_2 }],
+  [3, { ...MESSAGES, ...SINCE_2, ...SINCE_3 }],
+  [4, { ...MESSAGES, ...SINCE_2, ...SINCE_3, ...SINCE_4 }],
+];
 
 const golden = (name, version = 1) =>
   Buffer.from(readFileSync(new URL(`v${version}/${name}.hex`, GOLDEN), "utf8").replace(/\s/g, ""), "hex");
@@ -174,5 +183,5 @@ test("a stream that cannot be cut is an error", () => {
 });
 
 test("the newest version that both speak is chosen", () => {
-  assert.deepEqual([[1, 1], [1, 9], [0, 0], [9, 9]].map((range) => commonVersion(...range)), [1, 2, 0, 0]);
+  assert.deepEqual([[1, 1], [1, 9], [0, 0], [9, 9]].map((range) => commonVersion(...range)), [1, 4, 0, 0]);
 });

@@ -245,7 +245,7 @@ class Server(aio.Handlers):
 
 
 async def main():
-    async with await aio.start(bind={"main": ("127.0.0.1", 8000)}) as service:
+    async with await aio.start(bind={"main": ("127.0.0.1", 8000)}, version=VERSION) as service:
         await service.begin()
         server = Server(service)
         await server.open()

@@ -43,6 +43,7 @@ class Entrance:
             raise
         self.callers: List[Channel] = []
         self._rested_at = 0.0
+        self._looks_at = 0.0
 
     @property
     def is_open(self) -> bool:
@@ -72,6 +73,22 @@ class Entrance:
                 os.close(fd)
             channel.close()
         return found
+
+    def look(self) -> None:
+        """Puts the path back if it is gone, alone or with its directory. For a process without a supervisor, once a second."""
+        now = time.monotonic()
+        if now < self._looks_at:
+            return
+        self._looks_at = now + REST_SECONDS
+        if os.path.lexists(self._path):
+            return
+        try:
+            os.makedirs(os.path.dirname(self._path), 0o700, exist_ok=True)
+            again = Entrance(self._path)
+        except OSError:
+            return  # It is tried again.
+        self.socket.close()
+        self.socket, self._file = again.socket, again._file
 
     def close(self) -> None:
         """Removes the path, if that is still the socket of this process."""

@@ -12,6 +12,7 @@ from typing import Any, Coroutine, Mapping, NoReturn, Optional, Type, Union
 
 from . import service as blocking
 from .driver import Handlers as BlockingHandlers
+from .errors import HandoffError
 from .machine import Event
 from .state import State
 
@@ -20,7 +21,7 @@ class Handlers:
     """What a service does when it hands over; see the blocking form. Each runs on the loop that called ``ready``."""
 
     async def drain(self, grace: float) -> None:
-        """Go on accepting, and wait for long requests. It is cancelled when it is to end."""
+        """Go on accepting, and wait for long requests. It is cancelled when it is to end, and is waited for until it has."""
 
     async def seal(self, cut: bool) -> None:
         """Stop accepting, without closing a listener; finish what was accepted; make everything durable."""
@@ -39,17 +40,26 @@ class _OnLoop(BlockingHandlers):
         self._loop = loop
 
     def drain(self, grace: float, cancelled: threading.Event) -> None:
-        future = self._schedule(self._handlers.drain(grace))
+        self._schedule(self._drain(grace, cancelled)).result()
+
+    async def _drain(self, grace: float, cancelled: threading.Event) -> None:
+        """Ends when the code of the service has ended, cancelled or not: the seal comes after it."""
+        task = asyncio.current_task()
+        assert task is not None
 
         def watch() -> None:
             cancelled.wait()
-            future.cancel()
+            try:
+                self._loop.call_soon_threadsafe(task.cancel)
+            except RuntimeError:
+                pass  # The loop is closed.
 
         threading.Thread(target=watch, name="handoff-drain", daemon=True).start()
         try:
-            future.result()
-        except concurrent.futures.CancelledError:
-            pass
+            await self._handlers.drain(grace)
+        except asyncio.CancelledError:
+            if not cancelled.is_set():
+                raise
 
     def seal(self, cut: bool) -> None:
         self._schedule(self._handlers.seal(cut)).result()
@@ -61,7 +71,15 @@ class _OnLoop(BlockingHandlers):
         self._schedule(self._handlers.take_over(state)).result()
 
     def _schedule(self, code: Coroutine[Any, Any, None]) -> "concurrent.futures.Future[None]":
-        return asyncio.run_coroutine_threadsafe(code, self._loop)
+        return asyncio.run_coroutine_threadsafe(_guarded(code), self._loop)
+
+
+async def _guarded(code: Coroutine[Any, Any, None]) -> None:
+    """What ends a loop would end it before anybody is told."""
+    try:
+        await code
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise HandoffError(f"{type(error).__name__}: {error}") from error
 
 
 class Service(blocking.Service):
@@ -129,8 +147,10 @@ class Service(blocking.Service):
 
 
 async def start(
-    bind: Optional[Mapping[str, blocking.Address]] = None, environ: Optional[Mapping[str, str]] = None
+    bind: Optional[Mapping[str, blocking.Address]] = None,
+    environ: Optional[Mapping[str, str]] = None,
+    version: str = "",
 ) -> Service:
     """Like the blocking one."""
-    started = await asyncio.get_running_loop().run_in_executor(None, blocking.start, bind, environ)
+    started = await asyncio.get_running_loop().run_in_executor(None, blocking.start, bind, environ, version)
     return Service(started.listeners, started._driver, started._welcome)

@@ -11,9 +11,9 @@ from typing import Deque, List, Mapping, Optional, Sequence, Tuple
 
 from .errors import FrameError, InheritError
 from .frame import FDS_MAX, FRAME_MAX, decode, encode
-from .message import Message, Progress
+from .message import HandOver, Message, Progress
 
-#: A supervisor that does not read is not sent more than this.
+#: A supervisor that does not read for so many messages is given up.
 UNSENT_MAX = 64
 
 
@@ -23,8 +23,10 @@ class Channel:
     def __init__(self, sock: socket.socket, version: int = 0) -> None:
         self._socket = sock
         self.version = version
-        #: With duplicates of their descriptors.
-        self._unsent: Deque[Tuple[bytes, List[int]]] = deque()
+        #: With duplicates of their descriptors, and whether it is a state that is handed over.
+        self._unsent: Deque[Tuple[bytes, List[int], bool]] = deque()
+        #: Whether the peer would miss a message, since it does not read: then it is to be given up.
+        self.is_lost = False
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -35,17 +37,25 @@ class Channel:
         return bool(self._unsent)
 
     def send(self, handoff: uuid.UUID, message: Message, fds: Sequence[int] = ()) -> None:
-        """Sends, or keeps the message until the peer reads. That the peer is gone is seen when receiving."""
+        """Sends, or keeps the message until the peer reads. That the peer is gone is seen when receiving; that it reads
+        nothing any more is told by ``is_lost``."""
         if isinstance(message, Progress) and self._unsent:
             return
         packet = encode(self.version, handoff, message)
         self.flush()
-        if (self._unsent or not self._try(packet, fds)) and len(self._unsent) < UNSENT_MAX:
-            self._unsent.append((packet, [os.dup(fd) for fd in fds]))
+        if not self._unsent and self._try(packet, fds):
+            return
+        is_state = isinstance(message, HandOver)
+        if is_state:
+            self._forget_states()
+        if len(self._unsent) >= UNSENT_MAX:
+            self.is_lost = True
+            return
+        self._unsent.append((packet, [os.dup(fd) for fd in fds], is_state))
 
     def flush(self) -> None:
         """Sends what was kept, as far as the peer reads."""
-        while self._unsent and self._try(*self._unsent[0]):
+        while self._unsent and self._try(*self._unsent[0][:2]):
             self._forget_first()
 
     def _try(self, packet: bytes, fds: Sequence[int]) -> bool:
@@ -63,9 +73,17 @@ class Channel:
             return True
 
     def _forget_first(self) -> None:
-        _packet, fds = self._unsent.popleft()
+        _packet, fds, _is_state = self._unsent.popleft()
         for fd in fds:
             os.close(fd)
+
+    def _forget_states(self) -> None:
+        """Of what is handed over the last one counts."""
+        for _ in range(len(self._unsent)):
+            if self._unsent[0][2]:
+                self._forget_first()
+            else:
+                self._unsent.rotate(-1)
 
     def receive(self, block: bool = False) -> Optional[Tuple[uuid.UUID, Message, List[int]]]:
         """The next message, with its descriptors. ``None`` at the end; raises ``BlockingIOError`` if there is none yet,

@@ -24,19 +24,23 @@ from .errors import FrameError, LockError, StateError
 from .frame import common_version
 from .lock import DataLock
 from .machine import (
-    Action, AnswerAdopt, ArmLease, Do, Drain, Event, Exit, Incumbent, KeepState, Leave, Machine, RunSeal, Send,
-    Successor, TakeOver,
+    Action, AnswerAdopt, ArmLease, Do, Drain, Event, Exit, KeepState, Process, RunSeal, Send, TakeOver,
 )  # fmt: skip
 from .state import State, pack, unpack
 
 #: A reason is for people, and must fit into a frame.
 REASON_MAX = 4_000
+#: More of a version is not shown.
+VERSION_MAX = 128
+#: No wait of a selector is longer: some take no more than 24 days.
+PATIENCE_MAX = 3_600.0
 
 
 class Handlers:
     """What a service does when it hands over. Override what it needs; each runs on a thread of the library.
 
-    Whatever a method raises is told to the supervisor as the reason of the failure.
+    Whatever a method raises is told to the supervisor as the reason of the failure, ``SystemExit`` as well: the library
+    says when the process is to end.
     """
 
     def drain(self, grace: float, cancelled: threading.Event) -> None:
@@ -74,7 +78,7 @@ class Driver(threading.Thread):
         self._welcome = welcome
         #: Duplicates: those that came with ``Welcome`` belong to the service.
         self._listeners = listeners
-        self._machine: Machine = Successor(handoff, welcome.mode is m.Mode.OVERLAP)
+        self._machine = Process(handoff, welcome.mode is m.Mode.OVERLAP)
         self._lease_ms = welcome.lease_ms
         self._lease_at: Optional[float] = None
         self._sign_at: Optional[float] = None
@@ -82,6 +86,7 @@ class Driver(threading.Thread):
         self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._worker = Worker(self.post)
         self.note = ""
+        self._version = ""
         self.data: Optional[str] = None
         self._lock: Optional[DataLock] = None
         self.handlers: Handlers = Handlers()
@@ -103,6 +108,15 @@ class Driver(threading.Thread):
         """Hands something over, from any thread, before what is told after it."""
         message, file = pack(state, m.HandOver)
         self._call(lambda: self._hand_over(message, file))
+
+    def tell_version(self, version: str) -> None:
+        """Tells what the server calls its version: this supervisor now, and each that follows."""
+        self._version = version[:VERSION_MAX]
+        self._call(self._send_version)
+
+    def _send_version(self) -> None:
+        if self._version and self._channel is not None and self._channel.version >= m.Release.SINCE:
+            self._channel.send(self._machine.handoff, m.Release(self._version))
 
     def _call(self, code: Callable[[], None]) -> None:
         self._events.append(code)
@@ -132,7 +146,7 @@ class Driver(threading.Thread):
         try:
             while self._machine.state != "Gone":
                 self._turn()
-        except Exception:
+        except BaseException:
             # A process that does not hear the supervisor any more would be found frozen, much later.
             traceback.print_exc()
             self._end(70)
@@ -155,12 +169,14 @@ class Driver(threading.Thread):
             self._lease_at = None
             self._do(self._machine.happen(Event.LEASE))
         self._give_sign(now)
+        self._give_up_lost()
 
     def _patience(self) -> Optional[float]:
-        rest = 1.0 if self._entrance is not None and not self._entrance.is_open else None
+        looks = self._entrance is not None and (self._channel is None or not self._entrance.is_open)
+        rest = 1.0 if looks else None
         ends = [at for at in (self._lease_at, self._sign_at) if at is not None]
         times = [max(0.0, at - time.monotonic()) for at in ends] + ([rest] if rest else [])
-        return min(times) if times else None
+        return min(*times, PATIENCE_MAX) if times else None
 
     def _take_events(self) -> None:
         try:
@@ -191,6 +207,8 @@ class Driver(threading.Thread):
             self._close_fds()
 
     def _take_adopter(self) -> None:
+        if self._entrance is not None and self._channel is None:
+            self._entrance.look()
         found = self._entrance.next() if self._entrance is not None else None
         if found is None:
             return
@@ -217,6 +235,14 @@ class Driver(threading.Thread):
         if self._sign_at is None:
             self._sign_at = now + max(self._lease_ms / 3000, 0.001)
 
+    def _give_up_lost(self) -> None:
+        """A supervisor that would miss a message is to know nothing rather than something else than it was told."""
+        if self._channel is not None and self._channel.is_lost:
+            text = "handoff: the supervisor does not read what it is told; the channel is closed"
+            print(text, file=sys.stderr, flush=True)
+            self._hang_up()
+            self._do(self._machine.happen(Event.CLOSED))
+
     def _hang_up(self) -> None:
         if self._channel is not None:
             self._channel.close()
@@ -238,8 +264,6 @@ class Driver(threading.Thread):
                 self._worker.drain(self.handlers, action.grace_ms)
             elif isinstance(action, RunSeal):
                 self._run_seal(action.cut)
-            elif isinstance(action, Leave):
-                self._leave(action.grace_ms)
             elif isinstance(action, Exit):
                 self._end(action.code)
             else:
@@ -262,9 +286,6 @@ class Driver(threading.Thread):
             self._worker.cancel_drain()
         elif action is Do.RESUME:
             self._worker.run(self.handlers.resume, Event.RESUME_DONE, Event.RESUME_FAILED)
-        elif action is Do.BECOME_INCUMBENT:
-            before = self._machine
-            self._machine = Incumbent(before.handoff, before.overlap, before.connected)
 
     def _say(self, message: m.Message) -> None:
         if self._channel is not None:
@@ -303,14 +324,7 @@ class Driver(threading.Thread):
         version = self._channel.version
         adopted = m.Adopted(version, os.getpid(), welcome.service, welcome.generation, stage, welcome.listeners)
         self._channel.send(self._machine.handoff, adopted, self._listeners)
-
-    def _leave(self, grace_ms: int) -> None:
-        self._worker.drain(self.handlers, grace_ms)
-        # This machine has no lease while it leaves, so the limit is kept here.
-        limit = threading.Timer(grace_ms / 1000, self._worker.cancel_drain)
-        limit.daemon = True
-        limit.start()
-        self._run_seal(True)
+        self._send_version()
 
     def _run_seal(self, cut: bool) -> None:
         self._worker.run(lambda: self.handlers.seal(cut), Event.SEAL_DONE, Event.SEAL_FAILED)
@@ -324,7 +338,7 @@ class Driver(threading.Thread):
                 self._lock = self._lock or DataLock(self.data)
                 self._lock.take()
         except (LockError, OSError) as error:
-            self.post(Event.NOT_OPENED, str(error))
+            self.post(Event.NOT_LOCKED, str(error))
         else:
             self.post(Event.LOCKED)
 
@@ -378,7 +392,8 @@ class Worker:
         def job() -> None:
             try:
                 code()
-            except Exception as error:
+            except BaseException as error:
+                # `sys.exit()` would end this thread alone, and nothing would answer the supervisor any more.
                 traceback.print_exc()
                 if failed is not None:
                     self._post(failed, f"{type(error).__name__}: {error}")

@@ -19,7 +19,7 @@ FDS_MAX = 253
 UNAGREED = 0
 
 #: The oldest and the newest version that this library speaks.
-MINIMUM, CURRENT = 1, 2
+MINIMUM, CURRENT = 1, 4
 
 
 def encode(version: int, handoff: uuid.UUID, message: Message) -> bytes:

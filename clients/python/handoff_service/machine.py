@@ -1,11 +1,11 @@
-"""The two machines of a service: what it does on each message and event. No clock, no descriptor, no thread."""
+"""The machine of a process: what it does on each message and event. No clock, no descriptor, no thread."""
 
 from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
 from enum import Enum
-from typing import List, Optional, Union
+from typing import List, Union
 
 from . import message as m
 
@@ -20,6 +20,7 @@ class Event(Enum):
     LEASE = "lease"
     STARTED = "started"
     LOCKED = "locked"
+    NOT_LOCKED = "not locked"
     OPENED = "opened"
     NOT_OPENED = "not opened"
     DRAIN_DONE = "drain done"
@@ -40,7 +41,6 @@ class Do(Enum):
     OPEN = "Open"
     CANCEL_DRAIN = "CancelDrain"
     RESUME = "Resume"
-    BECOME_INCUMBENT = "BecomeIncumbent"
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ class Drain:
     """Run the drain code of the service, unless it runs already."""
 
     grace_ms: int
+    #: Whether this process is sent away before it was committed.
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,157 +95,35 @@ class RunSeal:
 
 
 @dataclass(frozen=True)
-class Leave:
-    """Run the drain code, which may take so long, then the seal code."""
-
-    grace_ms: int
-
-
-@dataclass(frozen=True)
 class Exit:
     """End the process."""
 
     code: int
 
 
-Action = Union[Do, Send, KeepState, TakeOver, AnswerAdopt, ArmLease, Drain, RunSeal, Leave, Exit]
+Action = Union[Do, Send, KeepState, TakeOver, AnswerAdopt, ArmLease, Drain, RunSeal, Exit]
 Actions = List[Action]
 
 
-class Machine:
-    """What both have in common."""
-
-    def __init__(self, handoff: uuid.UUID, overlap: bool, state: str, connected: bool = True) -> None:
-        self.handoff = handoff
-        self.overlap = overlap
-        self.state = state
-        self.connected = connected
-
-    @property
-    def works(self) -> bool:
-        """Whether the supervisor waits for it, so that it must give signs of life."""
-        raise NotImplementedError
-
-    @property
-    def stage(self) -> m.Stage:
-        """What another supervisor is told."""
-        raise NotImplementedError
-
-    def message(self, handoff: uuid.UUID, message: m.Message) -> Actions:
-        """A message came."""
-        raise NotImplementedError
-
-    def happen(self, event: Event, reason: str = "") -> Actions:
-        """Something else happened; ``reason`` is why it failed."""
-        raise NotImplementedError
-
-    def hand_over(self, message: m.HandOver) -> Actions:
-        """The service hands something over: only while a process that follows waits for it."""
-        return []
-
-    def adopt(self, handoff: uuid.UUID) -> Actions:
-        """Another supervisor has come, on a channel of its own; the one before is closed."""
-        if self.state == "Gone":
-            return []
-        self.handoff = handoff
-        self.connected = True
-        return [AnswerAdopt(self.stage)]
-
-    def _say(self, message: m.Message) -> Actions:
-        return [Send(message)] if self.connected else []
-
-    def _breach(self) -> Actions:
-        return [Do.HANG_UP, *self.happen(Event.CLOSED)]
-
-    def _exit(self, code: int) -> Actions:
-        self.state = "Gone"
-        return [Exit(code)]
+#: The states of a process that is not committed.
+UNCOMMITTED = ("Starting", "Parked", "Locking", "Opening", "Ready", "Dismissed")
 
 
-class Successor(Machine):
-    """A process from its start until it is the incumbent."""
+class Process:
+    """A process from its start to its end.
+
+    Before it is committed it is ``Starting``, ``Parked``, ``Locking``, ``Opening`` and ``Ready``, or ``Dismissed`` if it
+    was sent away after it had begun to serve. After that it is ``Serving``, ``Draining``, ``Sealing``, ``Sealed``,
+    ``Failed``, ``Waiting``, ``Reopening`` or ``Leaving``. In the end it is ``Gone``.
+    """
 
     def __init__(self, handoff: uuid.UUID, overlap: bool) -> None:
-        super().__init__(handoff, overlap, "Starting")
+        self.handoff = handoff
+        self.overlap = overlap
+        self.state = "Starting"
+        self.connected = True
         self.asked = False
         self.done = False
-
-    @property
-    def works(self) -> bool:
-        return self.state in ("Starting", "Locking", "Opening")
-
-    @property
-    def stage(self) -> m.Stage:
-        stages = {"Locking": m.Stage.WAITING, "Serving": m.Stage.SERVING, "Leaving": m.Stage.LEAVING}
-        return stages.get(self.state, m.Stage.WORKING)
-
-    def message(self, handoff: uuid.UUID, message: m.Message) -> Actions:
-        state = self.state
-        if state in ("Gone", "Incumbent"):
-            return []
-        if handoff != self.handoff:
-            return self._breach()
-        if state == "Leaving":
-            return []
-        if isinstance(message, m.Abort):
-            if state != "Serving":
-                return self._exit(0)
-            self.state = "Leaving"
-            return [Leave(LEAVE_GRACE_MS)]
-        if isinstance(message, m.Prepare) and state == "Starting" and not self.asked:
-            self.asked = True
-            return [ArmLease(message.lease_ms), *self._park()]
-        if isinstance(message, m.TakeOver) and state == "Parked" and not self.overlap:
-            return [KeepState(message)]
-        if isinstance(message, m.Begin) and state == "Parked":
-            self.state = "Opening" if self.overlap else "Locking"
-            return [Do.DISARM_LEASE, Do.OPEN if self.overlap else Do.TAKE_LOCK]
-        if isinstance(message, m.Commit) and state == "Serving":
-            return self._become_incumbent()
-        return self._breach()
-
-    def happen(self, event: Event, reason: str = "") -> Actions:
-        state = self.state
-        if event is Event.CLOSED and state not in ("Gone", "Incumbent"):
-            self.connected = False
-            if state in ("Starting", "Parked"):
-                return self._exit(0)
-            return self._become_incumbent() if state == "Serving" else []
-        if event is Event.LEASE and state in ("Starting", "Parked"):
-            return self._exit(0)
-        if event is Event.STARTED and state == "Starting":
-            self.done = True
-            return self._park()
-        if event is Event.LOCKED and state == "Locking":
-            self.state = "Opening"
-            return [Do.OPEN]
-        if event is Event.OPENED and state == "Opening":
-            if not self.connected:
-                return self._become_incumbent()
-            self.state = "Serving"
-            return self._say(m.Ready(True))
-        if event is Event.NOT_OPENED and state in ("Starting", "Parked", "Locking", "Opening"):
-            return [*self._say(m.Ready(False, reason)), *self._exit(1)]
-        if event in (Event.SEAL_DONE, Event.SEAL_FAILED) and state == "Leaving":
-            return self._exit(0)
-        return []
-
-    def _park(self) -> Actions:
-        if not (self.asked and self.done):
-            return []
-        self.state = "Parked"
-        return self._say(m.Prepared())
-
-    def _become_incumbent(self) -> Actions:
-        self.state = "Incumbent"
-        return [Do.BECOME_INCUMBENT]
-
-
-class Incumbent(Machine):
-    """A process that serves, until it leaves."""
-
-    def __init__(self, handoff: uuid.UUID, overlap: bool, connected: bool) -> None:
-        super().__init__(handoff, overlap, "Serving", connected)
         self.drained = False
         #: What is to be done when the seal code, or the resume code, has returned.
         self.resume = False
@@ -252,23 +132,59 @@ class Incumbent(Machine):
 
     @property
     def works(self) -> bool:
-        return self.state in ("Sealing", "Waiting", "Reopening") or (self.state == "Draining" and not self.drained)
+        """Whether the supervisor waits for it, so that it must give signs of life."""
+        at_work = ("Starting", "Locking", "Opening", "Sealing", "Waiting", "Reopening")
+        return self.state in at_work or (self.state == "Draining" and not self.drained)
 
     @property
     def stage(self) -> m.Stage:
-        if self.state == "Leaving" or (self.leave and self.state in ("Sealing", "Reopening")):
+        """What another supervisor is told."""
+        if self.state in ("Dismissed", "Leaving") or (self.leave and self.state in ("Sealing", "Reopening")):
             return m.Stage.LEAVING
-        return {"Serving": m.Stage.SERVING, "Waiting": m.Stage.WAITING}.get(self.state, m.Stage.WORKING)
+        if self.state in ("Ready", "Serving"):
+            return m.Stage.SERVING
+        return m.Stage.WAITING if self.state in ("Locking", "Waiting") else m.Stage.WORKING
 
     def message(self, handoff: uuid.UUID, message: m.Message) -> Actions:
+        """A message came."""
         state = self.state
         if state == "Gone":
             return []
+        # The only message that begins another handoff.
         if isinstance(message, m.Prepare) and state == "Serving":
             self.handoff, self.state, self.drained = handoff, "Draining", False
             return [ArmLease(message.lease_ms), Drain(message.grace_ms)]
         if handoff != self.handoff:
             return self._breach()
+        # `Grant` is for a process that ends another one.
+        if state == "Dismissed" or isinstance(message, m.Grant):
+            return []
+        if state in UNCOMMITTED:
+            return self._message_before_commit(message)
+        return self._message_after_commit(message)
+
+    def _message_before_commit(self, message: m.Message) -> Actions:
+        state = self.state
+        if isinstance(message, m.Abort):
+            if state != "Ready":
+                return self._exit(0)
+            self.state = "Dismissed"
+            return [ArmLease(LEAVE_GRACE_MS), Drain(LEAVE_GRACE_MS, refused=True), RunSeal(True)]
+        if isinstance(message, m.Prepare) and state == "Starting" and not self.asked:
+            self.asked = True
+            return [ArmLease(message.lease_ms), *self._park()]
+        if isinstance(message, m.TakeOver) and state == "Parked" and not self.overlap:
+            return [KeepState(message)]
+        if isinstance(message, m.Begin) and state == "Parked":
+            self.state = "Opening" if self.overlap else "Locking"
+            return [Do.DISARM_LEASE, Do.OPEN if self.overlap else Do.TAKE_LOCK]
+        if isinstance(message, m.Commit) and state == "Ready":
+            self.state = "Serving"
+            return []
+        return self._breach()
+
+    def _message_after_commit(self, message: m.Message) -> Actions:
+        state = self.state
         if isinstance(message, m.Seal) and state not in ("Sealing", "Sealed", "Leaving"):
             return self._seal(message) if state == "Draining" else []
         if isinstance(message, m.Resume):
@@ -281,18 +197,50 @@ class Incumbent(Machine):
         return self._breach()
 
     def hand_over(self, message: m.HandOver) -> Actions:
+        """The service hands something over: only while a process that follows waits for it."""
         is_waited_for = self.state == "Draining" or (self.state == "Sealing" and not (self.resume or self.leave))
         return self._say(message) if is_waited_for else []
 
+    def adopt(self, handoff: uuid.UUID) -> Actions:
+        """Another supervisor has come, on a channel of its own; the one before is closed."""
+        if self.state == "Gone":
+            return []
+        self.handoff = handoff
+        self.connected = True
+        return [AnswerAdopt(self.stage)]
+
     def happen(self, event: Event, reason: str = "") -> Actions:
-        state = self.state
-        if event is Event.CLOSED and state != "Gone":
-            self.connected = False
-            return self._take_back()
+        """Something else happened; ``reason`` is why it failed."""
+        if event is Event.CLOSED:
+            return self._closed()
         if event is Event.LEASE:
-            if state == "Leaving":
-                return [Do.CANCEL_DRAIN]
-            return self._take_back() if state in ("Draining", "Sealed", "Failed") else []
+            return self._lease_ends()
+        if self.state in UNCOMMITTED:
+            return self._happen_before_commit(event, reason)
+        return self._happen_after_commit(event, reason)
+
+    def _happen_before_commit(self, event: Event, reason: str) -> Actions:
+        state = self.state
+        if event is Event.STARTED and state == "Starting":
+            self.done = True
+            return self._park()
+        if event is Event.LOCKED and state == "Locking":
+            self.state = "Opening"
+            return [Do.OPEN]
+        if event is Event.OPENED and state == "Opening":
+            # Without a supervisor that could say `Commit`, the process that serves is the incumbent.
+            self.state = "Ready" if self.connected else "Serving"
+            return self._say(m.Ready(True))
+        if event is Event.NOT_LOCKED and state == "Locking":
+            return self._happen_before_commit(Event.NOT_OPENED, reason)
+        if event is Event.NOT_OPENED and state in ("Starting", "Parked", "Locking", "Opening"):
+            return [*self._say(m.Ready(False, reason)), *self._exit(1)]
+        if event in (Event.SEAL_DONE, Event.SEAL_FAILED) and state == "Dismissed":
+            return self._exit(0)
+        return []
+
+    def _happen_after_commit(self, event: Event, reason: str) -> Actions:
+        state = self.state
         draining = state == "Draining" and not self.drained
         if event is Event.DRAIN_DONE and draining:
             self.drained = True
@@ -304,12 +252,37 @@ class Incumbent(Machine):
             return self._seal_returned(event is Event.SEAL_DONE, reason)
         if event is Event.LOCKED and state == "Waiting":
             return self._serve()
+        if event is Event.NOT_LOCKED and state == "Waiting":
+            return self._exit(1)
         if event is Event.RESUME_DONE and state == "Reopening":
             self.state = "Serving"
             return [*self._say(m.Resumed()), *(self._depart() if self.leave else [])]
         if event is Event.RESUME_FAILED and state == "Reopening":
             return [*self._say(m.ResumeFailed(reason)), *self._exit(1)]
         return []
+
+    def _closed(self) -> Actions:
+        if self.state == "Gone":
+            return []
+        self.connected = False
+        if self.state in ("Starting", "Parked"):
+            return self._exit(0)
+        if self.state == "Ready":
+            self.state = "Serving"
+        return self._take_back()
+
+    def _lease_ends(self) -> Actions:
+        if self.state in ("Starting", "Parked"):
+            return self._exit(0)
+        if self.state in ("Dismissed", "Leaving"):
+            return [Do.CANCEL_DRAIN]
+        return self._take_back() if self.state in ("Draining", "Sealed", "Failed") else []
+
+    def _park(self) -> Actions:
+        if not (self.asked and self.done):
+            return []
+        self.state = "Parked"
+        return self._say(m.Prepared())
 
     def _seal(self, message: m.Seal) -> Actions:
         cancel: Actions = [] if self.drained else [Do.CANCEL_DRAIN]
@@ -357,18 +330,25 @@ class Incumbent(Machine):
         self.state = "Leaving"
         return [ArmLease(LEAVE_GRACE_MS), Drain(LEAVE_GRACE_MS), RunSeal(True)]
 
+    def _say(self, message: m.Message) -> Actions:
+        return [Send(message)] if self.connected else []
 
-def describe(machine: Machine) -> str:
+    def _breach(self) -> Actions:
+        return [Do.HANG_UP, *self._closed()]
+
+    def _exit(self, code: int) -> Actions:
+        self.state = "Gone"
+        return [Exit(code)]
+
+
+def describe(process: Process) -> str:
     """A state in the form of the tables."""
-    flags: Optional[str] = None
     word = {True: "true", False: "false"}
-    if isinstance(machine, Successor) and machine.state == "Starting":
-        flags = f"asked: {word[machine.asked]}, done: {word[machine.done]}"
-    if isinstance(machine, Incumbent):
-        flags = {
-            "Draining": f"drained: {word[machine.drained]}",
-            "Sealing": f"resume: {word[machine.resume]}, leave: {word[machine.leave]}",
-            "Reopening": f"leave: {word[machine.leave]}",
-        }.get(machine.state)
-    state = machine.state + (f" {{ {flags} }}" if flags else "")
-    return f"{state}, connected {word[machine.connected]}"
+    flags = {
+        "Starting": f"asked: {word[process.asked]}, done: {word[process.done]}",
+        "Draining": f"drained: {word[process.drained]}",
+        "Sealing": f"resume: {word[process.resume]}, leave: {word[process.leave]}",
+        "Reopening": f"leave: {word[process.leave]}",
+    }.get(process.state)
+    state = process.state + (f" {{ {flags} }}" if flags else "")
+    return f"{state}, connected {word[process.connected]}"

@@ -172,6 +172,14 @@ class TakeOver(_State):
 
 
 @dataclass(frozen=True)
+class Release(Message):
+    """What the server calls its version."""
+
+    KIND, FIELDS, SINCE = 0x0C, ("string",), 4
+    version: str
+
+
+@dataclass(frozen=True)
 class Welcome(Message):
     """The answer to ``Hello``: what the process is to be, and its listeners."""
 
@@ -204,6 +212,14 @@ class Seal(Message):
     KIND, FIELDS = 0x83, ("u64", "bool")
     lease_ms: int
     cut: bool
+
+
+@dataclass(frozen=True)
+class Grant(Message):
+    """Comes before a ``Seal``: how long what the process runs may take to end."""
+
+    KIND, FIELDS, SINCE = 0x8A, ("u64",), 3
+    end_ms: int
 
 
 @dataclass(frozen=True)
@@ -245,10 +261,10 @@ class Adopt(Message):
 
 
 FROM_SERVICE: Tuple[Type[Message], ...] = (
-    Hello, Prepared, Drained, Sealed, SealFailed, Ready, Resumed, ResumeFailed, Progress, Adopted, HandOver,
+    Hello, Prepared, Drained, Sealed, SealFailed, Ready, Resumed, ResumeFailed, Progress, Adopted, HandOver, Release,
 )  # fmt: skip
 FROM_SUPERVISOR: Tuple[Type[Message], ...] = (
-    Welcome, Prepare, Seal, Begin, Commit, Abort, Resume, Adopt, TakeOver,
+    Welcome, Prepare, Seal, Begin, Commit, Abort, Resume, Adopt, TakeOver, Grant,
 )  # fmt: skip
 BY_KIND: Dict[int, Type[Message]] = {one.KIND: one for one in FROM_SERVICE + FROM_SUPERVISOR}
 

@@ -115,9 +115,14 @@ class Service:
             self.unhealthy(f"{type(error).__name__}: {error}")
 
 
-def start(bind: Optional[Mapping[str, Address]] = None, environ: Optional[Mapping[str, str]] = None) -> Service:
+def start(
+    bind: Optional[Mapping[str, Address]] = None,
+    environ: Optional[Mapping[str, str]] = None,
+    version: str = "",
+) -> Service:
     """Finds the supervisor and gets the listeners from it. Without one, binds those of ``bind``: by name, a host and a
-    port, or the path of a unix socket. Call it first, and once."""
+    port, or the path of a unix socket. ``version`` is what people are to read as the version of this server. Call it
+    first, and once."""
     environ = os.environ if environ is None else environ
     channel = inherited(environ)
     if channel is None:
@@ -135,6 +140,8 @@ def start(bind: Optional[Mapping[str, Address]] = None, environ: Optional[Mappin
         raise
     listeners = {name: socket.socket(fileno=fd) for name, fd in zip(welcome.listeners, fds)}
     driver = Driver(channel, way_in, handoff, welcome, [os.dup(fd) for fd in fds])
+    if version:
+        driver.tell_version(version)
     driver.start()
     return Service(listeners, driver, welcome)
 

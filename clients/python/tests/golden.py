@@ -43,6 +43,16 @@ SINCE_2: Dict[str, m.Message] = {
     "89_State": m.TakeOver(3, 40_000, zlib.crc32(b"\xa5" * 40_000), b""),
 }
 
+#: What version 3 has besides.
+SINCE_3: Dict[str, m.Message] = {
+    "8a_Grant": m.Grant(45_000),
+}
+
+#: What version 4 has besides.
+SINCE_4: Dict[str, m.Message] = {
+    "0c_Release": m.Release("1.2.3"),
+}
+
 
 def frame(name: str, version: int = 1) -> bytes:
     """The bytes of one file."""

@@ -10,9 +10,14 @@ from handoff_service import message as m
 from handoff_service.errors import FrameError
 from handoff_service.frame import FRAME_MAX, HEADER_LEN, common_version, decode, encode
 
-from .golden import GOLDEN, ID, MESSAGES, SINCE_2, frame
+from .golden import GOLDEN, ID, MESSAGES, SINCE_2, SINCE_3, SINCE_4, frame
 
-VERSIONS = {1: MESSAGES, 2: {**MESSAGES, **SINCE_2}}
+VERSIONS = {
+    1: MESSAGES,
+    2: {**MESSAGES, **SINCE_2},
+    3: {**MESSAGES, **SINCE_2, **SINCE_3},
+    4: {**MESSAGES, **SINCE_2, **SINCE_3, **SINCE_4},
+}
 
 
 def sealed(head: bytes, body: bytes = b"") -> bytes:
@@ -114,4 +119,4 @@ class Errors(unittest.TestCase):
 
 class Versions(unittest.TestCase):
     def test_the_newest_that_both_speak_is_chosen(self) -> None:
-        self.assertEqual([common_version(*range_) for range_ in [(1, 1), (1, 9), (0, 0), (9, 9)]], [1, 2, 0, 0])
+        self.assertEqual([common_version(*range_) for range_ in [(1, 1), (1, 9), (0, 0), (9, 9)]], [1, 4, 0, 0])

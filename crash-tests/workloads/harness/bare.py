@@ -24,7 +24,7 @@ def start(row, place, program):
 
 
 def _undisturbed(row, place, seconds):
-    loads, newcomers = Loads(place, row.server.loads(place)), Newcomers(place, (row.server.probe or ("/",))[0])
+    loads, newcomers = Loads(place, row.server.loads(place)), Newcomers(place, row.server.question)
     began = time.monotonic()
     time.sleep(seconds)
     gap = newcomers.longest_gap(began, time.monotonic())
@@ -34,7 +34,7 @@ def _undisturbed(row, place, seconds):
 
 
 def _restarted(row, place, versions, server, restarts):
-    loads, newcomers = Loads(place, row.server.loads(place)), Newcomers(place, (row.server.probe or ("/",))[0])
+    loads, newcomers = Loads(place, row.server.loads(place)), Newcomers(place, row.server.question)
     gaps, wrong = [], []
     for number in range(restarts):
         version = "BA"[number % 2]

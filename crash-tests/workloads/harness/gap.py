@@ -12,9 +12,9 @@ PATIENCE = 30.0
 class Newcomers:
     """Opens a connection every few milliseconds, asks once, and notes when an answer came, until it is closed."""
 
-    def __init__(self, place, path):
+    def __init__(self, place, question):
         self._address = ("127.0.0.1", place.port)
-        self._request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()
+        self._request = question
         self._answers, self.failures = [], []
         self._lock, self._closed = threading.Lock(), threading.Event()
         # Two, so that one that waits does not hide that others are answered.

@@ -14,6 +14,7 @@ SUMMED = (
     *(f"{kind}_{name}" for kind in ("new", "kept") for name in OF_CONNECTION),
     "idle_closed",
     "idle_raced",
+    "not_ready",
     "sessions",
     "sessions_lost",
     "streams",
@@ -61,8 +62,11 @@ def summed(said):
     return total
 
 
-def failures(total):
-    return sum(total[name] for name in FAILURES)
+def failures(total, ends_kept=False):
+    """How many requests failed; with `ends_kept`, without those on connections that had carried requests before."""
+    if not ends_kept:
+        return sum(total[name] for name in FAILURES)
+    return sum(total[f"new_{name}"] for name in OF_CONNECTION) + total["wrong"] + total["lost"]
 
 
 def told(said, moments):

@@ -28,6 +28,13 @@ class Installed:
         self.everything = self.node_mcp / "node_modules/@modelcontextprotocol/server-everything/dist/index.js"
         self.s3rver = self.directory / "s3rver/node_modules/s3rver/bin/s3rver.js"
         self.s3s_fs = self.directory / "s3s-fs/bin/s3s-fs"
+        self.redis = self.directory / "stores/usr/bin/redis-server"
+        self.memcached = self.directory / "stores/usr/bin/memcached"
+        # Libraries of those two.
+        self.libraries = next((self.directory / "stores/usr/lib").glob("*-linux-gnu"), None)
+        # Where the distribution puts its programs, the newest version last.
+        self.postgres = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
+        self.java_classes = self.directory / "java"
 
     def has(self, piece):
         return (self.directory / "installed" / piece).is_file()

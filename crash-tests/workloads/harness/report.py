@@ -68,6 +68,7 @@ COLUMNS = (
     ("no answer", "new_timeout"),
     ("cut in use", "in_use"),
     ("other failures", "other"),
+    ("not ready", "not_ready"),
     ("ended idle", "idle"),
     ("sessions lost", "sessions"),
     ("gap p50 / max ms", "gap"),

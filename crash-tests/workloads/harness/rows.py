@@ -2,57 +2,10 @@
 
 import http.client
 import json
-from dataclasses import dataclass, field
-
 from . import place as here
+from .server import DIES, SERVERS, Row, Server, python_load
+from .stores import CLUSTER, JAVA, MEMCACHED, POSTGRES, REDIS_AOF, REDIS_RDB
 from .versions import by_owner, by_page
-
-LOAD = here.HERE / "load"
-SERVERS = here.HERE / "servers"
-# What a bad version does: it dies before it listens.
-DIES = "sh -c 'echo this version is broken >&2; sleep 0.2; exit 3' --"
-
-
-@dataclass
-class Server:
-    """A program of others, and how it is made into versions."""
-
-    name: str
-    language: str
-    # Pieces that must be installed.
-    needs: tuple
-    # Writes the versions A, B and bad, and gives their paths: (place, how) -> {name: path}. `how` is bind or fd.
-    versions: callable
-    # What clients do: place -> {name: (argv, environment)}.
-    loads: callable
-    # Which version answers: place -> name.
-    version: callable
-    # A path that answers 200 without credentials, and with it the status; None for a probe of the port alone.
-    probe: tuple = None
-    stop_signal: str = "SIGTERM"
-    # What must run before: place -> None.
-    before: callable = lambda place: None
-    # How long clients may take for what they have begun.
-    grace: str = "10s"
-    # The program, if it is one of our examples, and what it calls its listener.
-    example: str = None
-    listener: str = "main"
-    env: dict = field(default_factory=dict)
-
-
-@dataclass
-class Row:
-    """A row of the table: a server under an adapter, in a mode."""
-
-    name: str
-    server: Server
-    adapter: str
-    mode: str
-    quick: bool = False
-
-
-def python_load(place, name, *options):
-    return [place.installed.python, LOAD / name, place.address, "--seconds", "600", *options], {}
 
 
 def s3_loads(key, secret):
@@ -348,4 +301,10 @@ ROWS = [
     Row("example-s3", EXAMPLE_S3, "handoff", "exclusive"),
     Row("example-mcp", EXAMPLE_MCP, "handoff", "overlap"),
     Row("nginx-inject", NGINX, "inject", "overlap", quick=True),
+    Row("redis-aof", REDIS_AOF, "inject", "exclusive", ends_kept=True),
+    Row("redis-rdb", REDIS_RDB, "inject", "exclusive", ends_kept=True),
+    Row("memcached", MEMCACHED, "inject", "exclusive", ends_kept=True),
+    Row("postgresql", POSTGRES, "inject", "exclusive", ends_kept=True),
+    Row("java", JAVA, "inject", "exclusive", ends_kept=True),
+    Row("node-cluster", CLUSTER, "inject", "exclusive", ends_kept=True),
 ]

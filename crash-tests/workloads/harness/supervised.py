@@ -18,7 +18,7 @@ def run_supervised(row, place, handoff, upgrades, pause):
     row.server.before(place)
     versions = row.server.versions(place, row.adapter)
     daemon = Daemon(row, place, handoff, versions["A"])
-    loads, newcomers = Loads(place, row.server.loads(place)), Newcomers(place, (row.server.probe or ("/",))[0])
+    loads, newcomers = Loads(place, row.server.loads(place)), Newcomers(place, row.server.question)
     gaps, took, accept_gaps, moments, problems = [], [], [], [], []
     counted = {COMMITTED: 0, ROLLED_BACK: 0}
     current = "A"
@@ -47,8 +47,9 @@ def run_supervised(row, place, handoff, upgrades, pause):
     said["newcomers"] = newcomers.said()
     problems += daemon.stop()
     total = summed(said)
-    if failures(total):
-        problems.append(f"{failures(total)} requests failed")
+    failed = failures(total, row.ends_kept)
+    if failed:
+        problems.append(f"{failed} requests failed")
     return Result(
         row,
         "handoff",
@@ -121,6 +122,7 @@ def service_file(row, place, first):
     ]
     if "args" in place.facts:
         lines.append(f"args = {json.dumps(place.facts['args'])}")
+    lines += row.server.keys
     if row.adapter != "handoff":
         lines.append(f'stop_signal = "{row.server.stop_signal}"')
     lines += ["", "[env]", f'WORKLOAD_PLACE = "{place.dir}"', f'HOME = "{place.dir}"']

@@ -22,11 +22,16 @@ def by_page(path):
 
 
 def by_owner(path):
-    """Of any other one: the process that has accepted a connection, and answered on it, knows its version."""
+    """Of any other web server: the process that has accepted a connection, and answered on it, knows its version."""
+    return by_owner_of(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+
+
+def by_owner_of(question):
+    """The same for a server that answers this question."""
 
     def version(place):
         with socket.create_connection(("127.0.0.1", place.port), 10) as sock:
-            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            sock.sendall(question)
             sock.settimeout(10)
             if not sock.recv(1):
                 return None
@@ -47,7 +52,8 @@ def owner_of(place, client_port):
             parts = line.split()
             local, remote = (int(parts[at].rpartition(":")[2], 16) for at in (1, 2))
             if local == place.port and remote == client_port:
-                return next((pid for pid in place.processes() if holds(pid, f"socket:[{parts[9]}]")), None)
+                pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+                return next((pid for pid in pids if holds(pid, f"socket:[{parts[9]}]") and version_of(pid)), None)
     return None
 
 
@@ -59,9 +65,17 @@ def holds(pid, name):
 
 
 def version_of(pid):
-    """By the variable that its script has set, or by where its program lies."""
-    environment = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
-    said = re.search(r"(?:^|\0)WORKLOAD_VERSION=(\w+)", environment) or re.search(
-        r"/version-(\w+)/", os.readlink(f"/proc/{pid}/exe")
-    )
-    return said and said[1]
+    """By the variable that its script has set, or by where its program lies. A process that writes its title over its environment
+    has its version from its parent."""
+    while pid > 1:
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+            program = os.readlink(f"/proc/{pid}/exe")
+            said = re.search(r"(?:^|\0)WORKLOAD_VERSION=(\w+)", environment) or re.search(r"/version-(\w+)/", program)
+            if said:
+                return said[1]
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            return None
+        pid = int(re.search(r"^PPid:\s+(\d+)", status, re.MULTILINE)[1])
+    return None

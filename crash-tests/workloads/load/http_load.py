@@ -1,7 +1,8 @@
 """Requests to a plain HTTP server over raw sockets, each connection classified for itself.
 
 New connections send `Connection: close`. Kept-alive ones are left idle now and then, as those of browsers and pools
-are, and look for an end of the connection before they write, as every HTTP client does.
+are, and look for an end of the connection before they write, as every HTTP client does. Back-to-back clients keep their
+connection and never pause; paced ones ask five times a second.
 """
 
 import itertools
@@ -10,17 +11,9 @@ import select
 import socket
 import time
 
-from tally import Stop, Tally, arguments, run_threads, unread_at_end
+from tally import Ended, Stop, Tally, arguments, kind_of_connection, run_threads, unread_at_end
 
 TIMEOUT = 10.0
-
-
-class Ended(Exception):
-    """The connection ended: before the answer began, or in it."""
-
-    def __init__(self, how):
-        super().__init__(how)
-        self.how = how
 
 
 def main():
@@ -29,11 +22,14 @@ def main():
         path=("/", "what to get"),
         new=(3, "clients with a new connection for each request"),
         kept=(3, "clients that keep their connection"),
+        back_to_back=(0, "clients that keep it, and ask again as soon as they are answered"),
+        paced=(0, "clients that keep it, and ask every 200 ms"),
         body=("", "what the answer must begin with"),
     )
     stop, tally = Stop(given.seconds), Tally()
     jobs = [lambda: each_new(given, stop, tally) for _ in range(given.new)]
-    jobs += [lambda seed=seed: kept_alive(given, stop, tally, seed) for seed in range(given.kept)]
+    for count, pause in ((given.kept, now_and_then), (given.back_to_back, never), (given.paced, evenly)):
+        jobs += [lambda seed=seed, pause=pause: kept_alive(given, stop, tally, pause(seed)) for seed in range(count)]
     run_threads(jobs, stop, tally)
 
 
@@ -53,8 +49,29 @@ def each_new(given, stop, tally):
         stop.wait(0.002)
 
 
-def kept_alive(given, stop, tally, seed):
+# How long a client pauses after an answer: generators of seconds, one for each client.
+
+
+def now_and_then(seed):
     chance = random.Random(seed)
+    while True:
+        yield 0.3 if chance.random() < 0.03 else 0.005
+
+
+def never(_):
+    while True:
+        yield 0.0
+
+
+def evenly(seed):
+    """Not all at the same moment."""
+    due = time.monotonic() + 0.025 * (seed % 8)
+    while True:
+        due = max(due + 0.2, time.monotonic())
+        yield due - time.monotonic()
+
+
+def kept_alive(given, stop, tally, pauses):
     sock, used, opened = None, 0, 0.0
     while not stop.is_set():
         if sock is not None and is_ended(sock):
@@ -78,7 +95,9 @@ def kept_alive(given, stop, tally, seed):
             tally.failed(how, f"after {used} requests: {error}", used, began - opened)
             sock.close()
             sock = None
-        stop.wait(0.3 if chance.random() < 0.03 else 0.005)
+        pause = next(pauses)
+        if pause > 0:
+            stop.wait(pause)
     if sock is not None:
         sock.close()
 
@@ -136,15 +155,8 @@ def ended_without_answer(error):
 
 
 def kind_of(error):
-    if isinstance(error, ConnectionRefusedError):
-        return "refused"
-    if isinstance(error, (ConnectionResetError, BrokenPipeError)):
-        return "reset"
-    if isinstance(error, TimeoutError):
-        return "timeout"
-    if isinstance(error, Ended):
-        return "cut"
-    return "error_status" if str(error).startswith("status") else "wrong"
+    kind = kind_of_connection(error)
+    return kind or ("error_status" if str(error).startswith("status") else "wrong")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,21 @@ TOLD = 100
 TCP_CLOSE = 7
 
 
+class Ended(Exception):
+    """The connection ended: before the answer began, or in it."""
+
+
+def kind_of_connection(error):
+    """Which failure of a connection over a raw socket this is; nothing if it is one of the answer."""
+    if isinstance(error, ConnectionRefusedError):
+        return "refused"
+    if isinstance(error, (ConnectionResetError, BrokenPipeError)):
+        return "reset"
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    return "cut" if isinstance(error, Ended) else None
+
+
 class Tally:
     """Counts, for any number of threads."""
 

@@ -12,13 +12,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use handoff::sys::socket::{MsgFlags, recv};
 use http::header::{CONNECTION, HeaderValue};
 use http::{HeaderMap, Request, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use rustix::net::{RecvFlags, recv};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -56,8 +56,8 @@ struct Open {
 impl Open {
     /// Whether the server has ended it. The kernel knows that before a busy runtime gets to read it.
     fn has_ended(&self) -> bool {
-        let peeked = recv(&self.socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        matches!(peeked, Ok((0, _)))
+        let peeked = recv(&self.socket, &mut [0; 1], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+        matches!(peeked, Ok(0))
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::{Shutdown, TcpStream as StdStream};
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -108,7 +109,7 @@ pub(crate) async fn serve(
             Ok(()) = gate.changed() => {}
             () = sleep(wait) => {
                 let idle = activity.idle_for().is_some_and(|idle| idle >= DRAIN_IDLE);
-                if idle && rustix::io::ioctl_fionread(stream.as_fd()).is_ok_and(|unread| unread == 0) {
+                if idle && duplicate(&stream).is_ok_and(|stream| has_nothing_unread(&stream)) {
                     connection.as_mut().graceful_shutdown();
                 }
             }
@@ -186,6 +187,19 @@ impl http_body::Body for Answer {
     }
 }
 
+/// Another descriptor of the stream, for what can be asked of the kernel without waiting.
+fn duplicate(stream: &TcpStream) -> io::Result<StdStream> {
+    stream.as_fd().try_clone_to_owned().map(StdStream::from)
+}
+
+/// Whether no byte has come that was not read. It does not wait: the stream does not block.
+fn has_nothing_unread(stream: &StdStream) -> bool {
+    match stream.peek(&mut [0]) {
+        Ok(count) => count == 0,
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    }
+}
+
 /// The stream of a connection, shared so that its owner can ask the kernel about unread bytes, and watched so that a request of
 /// which a part has come is not taken for idleness.
 struct Watched {
@@ -233,8 +247,6 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(
-            rustix::net::shutdown(self.stream.as_fd(), rustix::net::Shutdown::Write).map_err(Into::into),
-        )
+        Poll::Ready(duplicate(&self.stream).and_then(|stream| stream.shutdown(Shutdown::Write)))
     }
 }

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
-use handoff::service::tokio::{self as service, BoxError, Drain, Seal, Server, State};
 use handoff_example_mcp::server::McpServer;
 use handoff_example_mcp::stamp::Stamp;
 use handoff_example_mcp::{log, rehearsal};
+use handoff_service::tokio::{self as service, BoxError, Drain, Seal, Server, State};
 
 /// An MCP server with a few tools, whose binary can be replaced while it serves.
 #[derive(Debug, Parser)]
@@ -38,7 +38,7 @@ fn failed(error: &BoxError) -> ExitCode {
 }
 
 async fn run(args: Args, release: Stamp) -> Result<(), BoxError> {
-    let mut starting = service::start().await?;
+    let mut starting = service::start().await?.version(&release.version);
     let listener = starting.tcp_listener("mcp", &args.listen.to_string())?;
     // There is no data that two processes could spoil.
     let begun = starting.begin(None).await?;

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
-use handoff::service::tokio::{self as service, BoxError, Drain, Seal, Server};
 use handoff_example_s3::server::{Config, S3Server};
 use handoff_example_s3::stamp::Stamp;
 use handoff_example_s3::{log, rehearsal};
+use handoff_service::http;
+use handoff_service::tokio::{self as service, BoxError, Drain, Seal, Server};
 
 /// An S3 server over a directory, whose binary can be replaced while it serves.
 #[derive(Debug, Parser)]
@@ -50,7 +51,7 @@ async fn run(args: Args, release: Stamp) -> Result<(), BoxError> {
     // Everything that is slow and touches no data comes first: the process before us still serves.
     std::fs::create_dir_all(&args.data_dir)
         .map_err(|error| format!("cannot make {}: {error}", args.data_dir.display()))?;
-    let mut starting = service::start().await?;
+    let mut starting = service::start().await?.version(&release.version);
     let listener = starting.tcp_listener("s3", &args.listen.to_string())?;
     let address = listener.local_addr()?;
 
@@ -69,23 +70,9 @@ async fn run(args: Args, release: Stamp) -> Result<(), BoxError> {
     log!("s3-server {} serves on {address}", release.version);
     rehearsal::after_ready(release.fault);
 
-    serving.run_until(Upgradable(server), told_to_stop()).await?;
+    serving.run_until(Upgradable(server), http::terminated()).await?;
     log!("s3-server {} has handed over", release.version);
     Ok(())
-}
-
-/// Completes at Ctrl-C and at SIGTERM.
-async fn told_to_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }
 
 /// What a supervisor asks of the server, in the words of the server.

@@ -260,7 +260,7 @@ mod tests {
     }
 
     fn blob() -> Option<StreamingBlob> {
-        Some(StreamingBlob::from(s3s::Body::from(bytes::Bytes::from_static(b"content"))))
+        Some(StreamingBlob::from(s3s::Body::from(hyper::body::Bytes::from_static(b"content"))))
     }
 
     /// Everything below `dir`, and `dir` itself.

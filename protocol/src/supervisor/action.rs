@@ -11,7 +11,7 @@ use crate::recovery::Decision;
 
 /// A fact that must be durable before anything depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Lasting {
+pub enum DurableFact {
     /// The successor of this handoff is the current generation.
     Commit,
     /// The incumbent is it again.
@@ -53,7 +53,7 @@ pub enum Refusal {
     #[error(
         "the process that serves has closed its channel, so it cannot be drained; stop and start the service"
     )]
-    Mute,
+    Unreachable,
     /// There is nothing to cancel, or it is too late.
     #[error("nothing that can be cancelled is under way")]
     NothingToCancel,
@@ -74,19 +74,26 @@ pub enum Action {
     /// Send.
     ToIncumbent(HandoffId, ToService),
     /// Send.
-    ToRetiree(HandoffId, ToService),
+    ToOutgoing(HandoffId, ToService),
+    /// Tell as soon as nothing waits for the outgoing process of this handoff, and nothing can be on its way to it.
+    AwaitQuiet(HandoffId),
+    /// SIGTERM.
+    TerminateSuccessor,
     /// SIGKILL.
     KillSuccessor,
+    /// SIGTERM.
+    TerminateIncumbent,
     /// SIGKILL.
     KillIncumbent,
     /// SIGTERM.
-    TerminateRetiree,
+    TerminateOutgoing,
     /// SIGKILL.
-    KillRetiree,
+    KillOutgoing,
     /// Close the channel.
     HangUpIncumbent,
     /// Look from outside whether the successor serves; answered by [`Event::Probed`](super::Event::Probed).
-    Probe(HandoffId),
+    /// It may be tried for so many milliseconds.
+    Probe(HandoffId, Millis),
     /// So many of 1,000 new connections go to the successor from now on, the others to the incumbent.
     SteerShare(u16),
     /// New connections go to the successor from now on, all of them.
@@ -95,17 +102,20 @@ pub enum Action {
     SteerToIncumbent,
     /// Record durably; answered by [`Event::Durable`](super::Event::Durable) or
     /// [`Event::NotDurable`](super::Event::NotDurable).
-    RecordDurably(HandoffId, Lasting),
+    RecordDurably(HandoffId, DurableFact),
+    /// The disk has not answered in time: the record that is on its way counts as not durable, whatever is answered later, and the
+    /// journal takes no more.
+    GiveUpRecord,
     /// The successor is the incumbent, and the incumbent, if any, the retiree.
     Promote,
-    /// The incumbent is the retiree.
+    /// The incumbent is the outgoing process.
     Retire,
-    /// The retiree is the incumbent again. The incumbent, if any, is the successor again, or else the retiree.
+    /// The outgoing process is the incumbent again. The incumbent, if any, is the successor again, or else the outgoing process.
     Reinstate {
-        /// Whether it is the retiree.
+        /// Whether it is the outgoing process.
         retires: bool,
     },
-    /// Nobody uses the listeners of the retiree any more.
+    /// Nobody uses the listeners of the outgoing process any more.
     RetireSlot,
     /// Stop listening.
     CloseListeners,
@@ -113,6 +123,8 @@ pub enum Action {
     Arm(Deadline, Millis),
     /// Stop a timer.
     Disarm(Deadline),
+    /// The handoff under way fails, and why. Whether somebody waits for it or not: for the log and the status.
+    Failed(Reason),
     /// The request that is under way ended.
     Report(Outcome),
     /// The request is refused.

@@ -12,23 +12,23 @@ use crate::reason::{Exit, Reason};
 impl Supervisor {
     /// The successor is well: it gets the next share of the connections, or all of them.
     pub(super) fn advance(&mut self, at: Moment, out: &mut Vec<Action>) {
-        let Some(CanaryStep { permille, time_ms }) = self.next_share() else { return self.commit(out) };
-        self.shares = self.shares.saturating_add(1);
-        self.ends_at = self.ends_at.saturating_add(time_ms);
+        let Some(CanaryStep { permille, time_ms }) = self.next_share() else { return self.commit(at, out) };
+        self.handoff.shares = self.handoff.shares.saturating_add(1);
+        self.handoff.ends_at = self.handoff.ends_at.saturating_add(time_ms);
         self.enter(at, Phase::Canary, Deadline::Canary, out);
         out.push(Action::SteerShare(permille));
     }
 
     /// Without an incumbent nobody is left who could have the other share.
     fn next_share(&self) -> Option<CanaryStep> {
-        let serves = matches!(self.incumbent, Incumbent::Whole | Incumbent::Mute);
+        let serves = matches!(self.incumbent, Incumbent::Active | Incumbent::Unreachable);
         let steps = if self.mode == Mode::Overlap && serves { &self.policy.canary[..] } else { &[] };
-        steps.get(usize::from(self.shares)).copied()
+        steps.get(usize::from(self.handoff.shares)).copied()
     }
 
     /// The time of the present step. Milliseconds.
     pub(super) fn share_time_ms(&self) -> u64 {
-        let step = usize::from(self.shares).checked_sub(1).and_then(|at| self.policy.canary.get(at));
+        let step = usize::from(self.handoff.shares).checked_sub(1).and_then(|at| self.policy.canary.get(at));
         step.map_or(0, |step| step.time_ms)
     }
 
@@ -39,14 +39,14 @@ impl Supervisor {
 
     /// Nobody is to have a share that is sent away.
     pub(super) fn end_shares(&mut self, out: &mut Vec<Action>) {
-        if core::mem::take(&mut self.shares) > 0 {
+        if core::mem::take(&mut self.handoff.shares) > 0 {
             self.steer_back(out);
         }
     }
 
     /// How a successor ended that had said that it was ready, or had not.
     pub(super) fn early_end(&self, exit: Exit) -> Reason {
-        match self.shares {
+        match self.handoff.shares {
             0 => Reason::SuccessorExited(exit),
             _ => Reason::Canary(format!("it {exit}")),
         }

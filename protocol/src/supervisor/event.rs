@@ -6,7 +6,7 @@ use super::Target;
 use crate::deadline::{Deadline, Millis};
 use crate::ids::HandoffId;
 use crate::message::FromService;
-use crate::reason::{Exit, Party};
+use crate::reason::{Exit, Role};
 
 /// What is handed to each step: the time, and an id that was never used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -14,7 +14,7 @@ pub struct Moment {
     /// Milliseconds on a monotonic clock.
     pub now: Millis,
     /// The id of the next handoff, if this step begins one.
-    pub fresh: HandoffId,
+    pub next_id: HandoffId,
 }
 
 /// What somebody asks of the service.
@@ -48,20 +48,22 @@ pub enum Event {
     FromSuccessor(HandoffId, FromService),
     /// The incumbent sent a message.
     FromIncumbent(HandoffId, FromService),
-    /// The retiree sent a message.
-    FromRetiree(HandoffId, FromService),
-    /// A party closed its channel.
-    HungUp(Party),
-    /// A party sent something that is not a message.
-    Garbage(Party, String),
+    /// The outgoing process sent a message.
+    FromOutgoing(HandoffId, FromService),
+    /// A role closed its channel.
+    HungUp(Role),
+    /// A role sent something that is not a message.
+    Garbage(Role, String),
     /// The successor is gone, and was waited for.
     SuccessorGone(Exit),
     /// The incumbent is gone, and was waited for.
     IncumbentGone(Exit),
-    /// The retiree is gone, and was waited for.
-    RetireeGone,
-    /// The retiree closed its channel, or sent something that is not a message.
-    RetireeUnheard,
+    /// The outgoing process is gone, and was waited for.
+    OutgoingGone,
+    /// The outgoing process closed its channel, or sent something that is not a message.
+    OutgoingUnheard,
+    /// Nothing waits for the outgoing process of this handoff, and nothing can be on its way to it.
+    OutgoingQuiet(HandoffId),
     /// The probe of the successor of this handoff passed, or why it did not.
     Probed(HandoffId, Result<(), String>),
     /// The process of this handoff is not well, and why: see [`Supervisor::watched`](super::Supervisor::watched).
@@ -72,4 +74,7 @@ pub enum Event {
     NotDurable(String),
     /// A deadline passed.
     Deadline(Deadline),
+    /// A deadline passed, and the process that is silent ([`Supervisor::silent_at`](super::Supervisor::silent_at)) could go on
+    /// if it got a processor, or what it wants from the disk.
+    Starved(Deadline),
 }

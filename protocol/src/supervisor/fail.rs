@@ -3,12 +3,14 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 
-use super::{Action, Incumbent, Lasting, Moment, Outcome, Phase, Successor, Supervisor, Target, Undoing};
+use super::{
+    Action, DurableFact, Incumbent, LostCommit, Moment, Outcome, Phase, Successor, Supervisor, Target,
+    Verdict,
+};
 use crate::deadline::Deadline;
 use crate::message::{Abort, Mode, Resume, Stage, ToService};
-use crate::reason::{Exit, Party, Reason};
+use crate::reason::{Exit, Reason, Role};
 
 impl Supervisor {
     /// Undoes the handoff under way. The first reason counts.
@@ -17,36 +19,56 @@ impl Supervisor {
             reason,
             Reason::Unhealthy(_)
                 | Reason::Version(_)
-                | Reason::Silent(Party::Successor)
-                | Reason::HungUp(Party::Successor)
-                | Reason::Broke { party: Party::Successor, .. }
+                | Reason::Silent(Role::Successor)
+                | Reason::HungUp(Role::Successor)
+                | Reason::Broke { role: Role::Successor, .. }
         );
         // Whoever says that it is ready serves, and whom it serves is not cut off; but two serve only for as long as it takes
         // to end one.
         let patient = trusted && reason != Reason::LeaseEnded;
-        self.reason.get_or_insert(reason);
+        self.blame(reason, out);
         self.end_shares(out);
         match self.successor {
             Successor::Absent => self.reaped(at, out),
             // It may yet be needed: the incumbent has not shown that it can serve again.
-            Successor::Parked if trusted && self.incumbent == Incumbent::Touched => self.resume(at, out),
+            Successor::Parked if trusted && self.incumbent == Incumbent::Quiesced => self.resume(at, out),
             Successor::Starting | Successor::Parked if trusted => self.dismiss(at, out),
             Successor::Ready if patient => self.dismiss(at, out),
             // It may hold the lock and be at work on the data, or not listen at all.
-            Successor::Starting | Successor::Parked | Successor::Begun | Successor::Ready => {
-                self.reap(at, out)
-            }
+            Successor::Starting
+            | Successor::Parked
+            | Successor::Begun
+            | Successor::Ready
+            | Successor::Dismissed
+            | Successor::Terminating => self.reap(at, out),
         }
+    }
+
+    /// The handoff under way fails for this reason. The first one is the answer; each one is told.
+    pub(super) fn blame(&mut self, reason: Reason, out: &mut Vec<Action>) {
+        out.push(Action::Failed(reason.clone()));
+        self.answer.fails(reason);
     }
 
     fn resume(&mut self, at: Moment, out: &mut Vec<Action>) {
         self.enter(at, Phase::Resuming, Deadline::Resume, out);
-        out.push(Action::ToIncumbent(self.handoff, ToService::Resume(Resume {})));
+        out.push(Action::ToIncumbent(self.handoff.id, ToService::Resume(Resume {})));
     }
 
     pub(super) fn dismiss(&mut self, at: Moment, out: &mut Vec<Action>) {
+        self.successor = Successor::Dismissed;
         self.enter(at, Phase::Reaping, Deadline::Leave, out);
-        out.push(Action::ToSuccessor(self.handoff, ToService::Abort(Abort {})));
+        out.push(Action::ToSuccessor(self.handoff.id, ToService::Abort(Abort {})));
+    }
+
+    /// One that was told to leave may have something to end first: it gets the signal for that, and the time.
+    pub(super) fn leave_late(&mut self, at: Moment, out: &mut Vec<Action>) {
+        if self.successor != Successor::Dismissed {
+            return out.push(Action::KillSuccessor);
+        }
+        self.successor = Successor::Terminating;
+        out.push(Action::TerminateSuccessor);
+        self.arm(at, Deadline::Leave, out);
     }
 
     pub(super) fn reap(&mut self, at: Moment, out: &mut Vec<Action>) {
@@ -57,20 +79,22 @@ impl Supervisor {
     /// The successor is gone. What of the incumbent?
     pub(super) fn reaped(&mut self, at: Moment, out: &mut Vec<Action>) {
         match self.incumbent {
-            Incumbent::Touched => self.resume(at, out),
-            Incumbent::Whole | Incumbent::Mute if self.undoing != Undoing::None => self.revert(out),
-            Incumbent::Whole | Incumbent::Mute => {
+            Incumbent::Quiesced => self.resume(at, out),
+            Incumbent::Active | Incumbent::Unreachable if self.handoff.lost_commit != LostCommit::None => {
+                self.revert(at, out)
+            }
+            Incumbent::Active | Incumbent::Unreachable => {
                 self.disarm_phase(out);
                 self.phase = Phase::Serving;
                 self.rolled_back(out);
             }
-            Incumbent::Absent => match self.undoing {
-                Undoing::Surely => self.revert(out),
-                Undoing::IfServed => {
+            Incumbent::Absent => match self.handoff.lost_commit {
+                LostCommit::Revert => self.revert(at, out),
+                LostCommit::RevertIfServed => {
                     self.disarm_phase(out);
                     self.stand(at, out);
                 }
-                Undoing::None => {
+                LostCommit::None => {
                     self.disarm_phase(out);
                     self.nobody_serves(at, out);
                 }
@@ -78,14 +102,15 @@ impl Supervisor {
         }
     }
 
-    fn revert(&mut self, out: &mut Vec<Action>) {
+    fn revert(&mut self, at: Moment, out: &mut Vec<Action>) {
         self.disarm_phase(out);
         self.phase = Phase::Reverting;
-        out.push(Action::RecordDurably(self.handoff, Lasting::Revert));
+        out.push(Action::RecordDurably(self.handoff.id, DurableFact::Revert));
+        self.arm(at, Deadline::Record, out);
     }
 
     fn rolled_back(&mut self, out: &mut Vec<Action>) {
-        if let Some(reason) = self.reason.take() {
+        if let Some(reason) = self.answer.reason().cloned() {
             self.report(Outcome::RolledBack(reason), out);
         }
     }
@@ -95,7 +120,7 @@ impl Supervisor {
         if !self.wanted {
             return self.ended(out);
         }
-        match (self.target, self.reason.clone()) {
+        match (self.handoff.target, self.answer.reason().cloned()) {
             // The way back to the last good version is not a repetition: no pause.
             (Target::Candidate, Some(_)) => self.spawn(at, Target::Committed, out),
             (_, reason) => {
@@ -116,7 +141,7 @@ impl Supervisor {
 
     /// No process is to follow. One that was replaced may still be on its way out.
     fn ended(&mut self, out: &mut Vec<Action>) {
-        match self.retiree {
+        match self.outgoing {
             Some(_) => self.phase = Phase::Stopping,
             None => self.stopped(out),
         }
@@ -171,7 +196,8 @@ impl Supervisor {
                 if was == Successor::Ready {
                     self.steer_back(out);
                 }
-                self.reason.get_or_insert(Reason::SuccessorExited(exit));
+                self.blame(Reason::SuccessorExited(exit), out);
+                self.hurry_record(at, out);
             }
             // The incumbent is asked already.
             Phase::Resuming => {}
@@ -192,37 +218,37 @@ impl Supervisor {
             }
             Phase::Serving => {
                 self.note_crash(at);
-                self.target = Target::Committed;
+                self.handoff.target = Target::Committed;
                 self.nobody_serves(at, out);
             }
             // The successor goes forward; nothing is to be waited for any more.
-            Phase::Draining | Phase::Sealing => self.begin(at, out),
+            Phase::Draining | Phase::Sealing => {
+                self.grant_a_begin(at);
+                self.begin(at, out)
+            }
             Phase::Resuming if self.successor == Successor::Parked => {
-                self.reason = None;
-                self.ends_at = at.now.saturating_add(self.policy.deadline_ms);
+                self.answer.verdict = Verdict::Open;
+                self.handoff.ends_at = at.now.saturating_add(self.policy.deadline_ms);
                 self.begin(at, out);
             }
             Phase::Resuming => self.reaped(at, out),
             // Whoever comes from now on waits for the successor, not for the dead.
             Phase::Greeting | Phase::Warming | Phase::Beginning | Phase::Probing => self.steer_forward(out),
-            Phase::Canary => self.commit(out),
-            Phase::Recovering
-            | Phase::Committing
-            | Phase::Reaping
-            | Phase::Reverting
-            | Phase::Stopped
-            | Phase::Backoff
-            | Phase::Stopping => {}
+            Phase::Canary => self.commit(at, out),
+            Phase::Committing | Phase::Reverting => self.hurry_record(at, out),
+            Phase::Recovering | Phase::Reaping | Phase::Stopped | Phase::Backoff | Phase::Stopping => {}
         }
     }
 
     /// The incumbent serves again, asked or by its lease.
     pub(super) fn resumed(&mut self, at: Moment, out: &mut Vec<Action>) {
-        self.incumbent = Incumbent::Whole;
+        self.incumbent = Incumbent::Active;
         match (self.phase, self.successor) {
             (Phase::Resuming, Successor::Absent) => self.reaped(at, out),
             (Phase::Resuming, _) => self.dismiss(at, out),
             (Phase::Reaping, _) => {}
+            // Both may serve.
+            (Phase::Probing, _) if self.mode == Mode::Overlap => {}
             (_, _) => self.fail(at, Reason::LeaseEnded, out),
         }
     }
@@ -230,19 +256,19 @@ impl Supervisor {
     /// One that was taken for frozen answers. Who serves does not say so again.
     pub(super) fn adopted_late(&mut self, at: Moment, stage: Stage, out: &mut Vec<Action>) {
         match (stage, self.phase) {
-            (Stage::Serving, Phase::Committing) => self.incumbent = Incumbent::Whole,
+            (Stage::Serving, Phase::Committing) => self.incumbent = Incumbent::Active,
             (Stage::Serving, _) => self.resumed(at, out),
             (Stage::Working | Stage::Waiting | Stage::Leaving, _) => {}
         }
     }
 
-    pub(super) fn hung_up(&mut self, at: Moment, party: Party, out: &mut Vec<Action>) {
-        match (party, self.phase) {
-            (Party::Successor, Phase::Reaping | Phase::Committing) => {}
-            (Party::Successor, _) => self.fail(at, Reason::HungUp(party), out),
-            (Party::Incumbent, _) if self.incumbent == Incumbent::Touched => self.end_incumbent(out),
-            (Party::Incumbent, _) => {
-                self.mute();
+    pub(super) fn hung_up(&mut self, at: Moment, role: Role, out: &mut Vec<Action>) {
+        match (role, self.phase) {
+            (Role::Successor, Phase::Reaping | Phase::Committing) => {}
+            (Role::Successor, _) => self.fail(at, Reason::HungUp(role), out),
+            (Role::Incumbent, _) if self.incumbent == Incumbent::Quiesced => self.end_incumbent(out),
+            (Role::Incumbent, _) => {
+                self.lose_channel();
                 self.take_back(
                     at,
                     Reason::Probation(String::from("it closed its channel to the supervisor")),
@@ -252,24 +278,24 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn broke(&mut self, at: Moment, party: Party, what: String, out: &mut Vec<Action>) {
-        match (party, self.phase) {
-            (Party::Successor, Phase::Reaping) => {}
-            (Party::Successor, Phase::Committing) => {
+    pub(super) fn broke(&mut self, at: Moment, role: Role, what: String, out: &mut Vec<Action>) {
+        match (role, self.phase) {
+            (Role::Successor, Phase::Reaping) => {}
+            (Role::Successor, Phase::Committing) => {
                 // No more trusted; what is on the disk decides, and the answer is on its way.
                 self.successor = Successor::Begun;
                 self.steer_back(out);
-                self.reason.get_or_insert(Reason::Broke { party, what });
+                self.blame(Reason::Broke { role, what }, out);
                 out.push(Action::KillSuccessor);
             }
-            (Party::Successor, _) => self.fail(at, Reason::Broke { party, what }, out),
-            (Party::Incumbent, Phase::Draining | Phase::Sealing) => {
-                self.fail(at, Reason::Broke { party, what }, out)
+            (Role::Successor, _) => self.fail(at, Reason::Broke { role, what }, out),
+            (Role::Incumbent, Phase::Draining | Phase::Sealing) => {
+                self.fail(at, Reason::Broke { role, what }, out)
             }
-            (Party::Incumbent, _) if self.incumbent == Incumbent::Touched => self.end_incumbent(out),
-            (Party::Incumbent, _) => {
+            (Role::Incumbent, _) if self.incumbent == Incumbent::Quiesced => self.end_incumbent(out),
+            (Role::Incumbent, _) => {
                 out.push(Action::HangUpIncumbent);
-                self.mute();
+                self.lose_channel();
                 self.take_back(at, Reason::Probation(format!("it broke the protocol: {what}")), out);
             }
         }
@@ -298,28 +324,38 @@ impl Supervisor {
         }
     }
 
-    fn mute(&mut self) {
-        if self.incumbent == Incumbent::Whole {
-            self.incumbent = Incumbent::Mute;
+    fn lose_channel(&mut self) {
+        if self.incumbent == Incumbent::Active {
+            self.incumbent = Incumbent::Unreachable;
         }
     }
 
     pub(super) fn durable(&mut self, at: Moment, out: &mut Vec<Action>) {
         match (self.phase, self.successor) {
-            (Phase::Committing, Successor::Ready) => self.committed(at, out),
+            (Phase::Committing, Successor::Ready) => {
+                self.disarm_phase(out);
+                self.committed(at, out)
+            }
             // The commit is a fact, but its process is lost and nobody was told.
             (Phase::Committing, successor) => {
-                self.undoing = Undoing::IfServed;
+                self.handoff.lost_commit = LostCommit::RevertIfServed;
                 match successor {
                     Successor::Absent => self.reaped(at, out),
                     _ => self.reap(at, out),
                 }
             }
             (Phase::Reverting, _) => {
-                self.undoing = Undoing::None;
+                self.handoff.lost_commit = LostCommit::None;
                 self.reaped(at, out);
             }
             (_, _) => {}
+        }
+    }
+
+    /// Somebody has gone while the disk is waited for: if nobody is left, it is not waited for as long.
+    fn hurry_record(&mut self, at: Moment, out: &mut Vec<Action>) {
+        if !self.has_server() {
+            self.arm(at, Deadline::Record, out);
         }
     }
 
@@ -334,7 +370,8 @@ impl Supervisor {
         match (self.phase, self.incumbent) {
             // The only one that serves goes on serving; the next cold start is from the old binary.
             (Phase::Committing, Incumbent::Absent) if self.successor == Successor::Ready => {
-                if self.target == Target::Candidate {
+                self.disarm_phase(out);
+                if self.handoff.target == Target::Candidate {
                     self.report(Outcome::Failed(Reason::Journal(why)), out);
                 }
                 self.committed(at, out)
@@ -345,32 +382,12 @@ impl Supervisor {
                 }
                 self.fail(at, Reason::Journal(why), out);
             }
-            (Phase::Reverting, Incumbent::Absent) => self.stand(at, out),
+            (Phase::Reverting, Incumbent::Absent) => {
+                self.disarm_phase(out);
+                self.stand(at, out)
+            }
             (Phase::Reverting, _) => self.durable(at, out),
             (_, _) => {}
         }
-    }
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Recovering => "recovering",
-            Self::Stopped => "stopped",
-            Self::Backoff => "backoff",
-            Self::Greeting => "greeting",
-            Self::Warming => "warming",
-            Self::Draining => "draining",
-            Self::Sealing => "sealing",
-            Self::Beginning => "beginning",
-            Self::Probing => "probing",
-            Self::Canary => "canary",
-            Self::Committing => "committing",
-            Self::Reaping => "reaping",
-            Self::Resuming => "resuming",
-            Self::Reverting => "reverting",
-            Self::Serving => "serving",
-            Self::Stopping => "stopping",
-        })
     }
 }

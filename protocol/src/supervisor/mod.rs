@@ -1,28 +1,30 @@
 //! The supervisor of one service, as a table of phases and events.
 //!
-//! Three processes can exist at once: the *incumbent* serves, the *successor* is to take over, and the *retiree* was
+//! Three processes can exist at once: the *incumbent* serves, the *successor* is to take over, and the *outgoing* was
 //! replaced or stopped and is on its way out. What must hold, whatever they do:
 //! - the commit is told only after it is durable (a disk that fails does not end the only process that serves);
 //! - a successor is told to begin (exclusive mode) only when the incumbent is sealed or gone;
 //! - a parked successor is kept until the incumbent is known to serve again: if it cannot, the successor goes forward;
 //! - a successor that was told to begin is killed and reaped before the incumbent is asked to resume;
 //! - an incumbent is killed only when it is silent, mute, condemned, or failed to resume;
+//! - whoever was asked to end is killed only when the time that the service file grants for that is over;
 //! - with a probe, a commit is recorded, and connections are steered away from an incumbent, only after it has passed;
 //! - a share of the connections is taken back before its successor is sent away;
+//! - in overlap mode an outgoing process seals only when nothing is on its way to it, or the limit of that is over;
 //! - who was replaced and stands by is kept until the probation is over;
 //! - every request is reported once, and only when a process serves (or none is wanted).
 //!
 //! ```text
-//!  exclusive: Greeting ▶ Warming ▶ Draining ▶ Sealing ▶ Beginning ▶ (Probing ▶) Committing ▶ Serving (+ retiree leaves)
-//!  overlap:   Greeting ▶ Warming ▶ Beginning ▶ (Probing ▶) Committing (steered) ▶ Serving (+ retiree drains, seals, leaves)
+//!  exclusive: Greeting ▶ Warming ▶ Draining ▶ Sealing ▶ Beginning ▶ (Probing ▶) Committing ▶ Serving (+ outgoing leaves)
+//!  overlap:   Greeting ▶ Warming ▶ Beginning ▶ (Probing ▶) Committing (steered) ▶ Serving (+ outgoing drains, seals, leaves)
 //!  canary:    … (Probing ▶) Canary ▶ (Probing ▶) Canary ▶ (Probing ▶) Committing …, a share more with each step
 //!  cold:      Greeting ▶ Warming ▶ Beginning ▶ (Probing ▶) Committing ▶ Serving
 //!  failure:   any of these ▶ Reaping (the successor) ▶ Resuming (the incumbent) ▶ Serving
 //!                          ▶ Resuming (successor parked) ▶ Reaping ▶ Serving, or ▶ Beginning if the incumbent cannot
-//!  probation: Serving (+ retiree stands by) ▶ Serving (+ retiree leaves)
+//!  probation: Serving (+ outgoing stands by) ▶ Serving (+ outgoing leaves)
 //!             not passed, exclusive: ▶ Reaping (the new process) ▶ Resuming (the old one) ▶ Reverting ▶ Serving
-//!             not passed, overlap:   ▶ Reverting (steered back) ▶ Serving (+ the new process is the retiree, and leaves)
-//!  another supervisor was here: Recovering ▶ Serving, ▶ Committing, ▶ Reaping or ▶ Greeting, as the table of
+//!             not passed, overlap:   ▶ Reverting (steered back) ▶ Serving (+ the new process is the outgoing process, and leaves)
+//!  another supervisor was here: Recovering ▶ Serving, (▶ Probing) ▶ Committing, ▶ Reaping or ▶ Greeting, as the table of
 //!             [`recovery`](crate::recovery) says
 //! ```
 
@@ -39,6 +41,8 @@ mod action;
 mod canary;
 mod event;
 mod fail;
+mod invariants;
+mod phase;
 mod probation;
 mod recover;
 mod retire;
@@ -46,50 +50,14 @@ mod step;
 mod timers;
 mod watch;
 
-pub use action::{Action, Lasting, Outcome, Refusal};
+pub use action::{Action, DurableFact, Outcome, Refusal};
 pub use event::{Event, Moment, Request};
-use probation::Undoing;
-pub use recover::Left;
+pub use phase::Phase;
+use probation::LostCommit;
+pub use recover::Legacy;
 use recover::Recovery;
+use timers::Starved;
 pub use watch::Watch;
-
-/// What the service is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// Processes of an earlier supervisor are there; what they do is being found out.
-    Recovering,
-    /// No process runs, and none should.
-    Stopped,
-    /// No process runs; the next start waits.
-    Backoff,
-    /// The successor was spawned and must say `Hello`.
-    Greeting,
-    /// The successor starts up.
-    Warming,
-    /// The incumbent waits for long requests, and still accepts.
-    Draining,
-    /// The incumbent finishes and releases.
-    Sealing,
-    /// The successor takes over.
-    Beginning,
-    /// The successor says that it serves, and the supervisor looks for itself.
-    Probing,
-    /// The successor serves a share of the new connections.
-    Canary,
-    /// The commit is being made durable.
-    Committing,
-    /// The successor failed or is not wanted; it must be gone before anything else happens.
-    Reaping,
-    /// The incumbent is to serve again.
-    Resuming,
-    /// The return to the old version, after a commit that did not last, is being made durable.
-    Reverting,
-    /// The incumbent serves; no handoff is under way.
-    Serving,
-    /// The service is being stopped; its process is the retiree.
-    Stopping,
-}
 
 /// Which binary a successor is started from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -106,11 +74,11 @@ pub enum Incumbent {
     /// There is none.
     Absent,
     /// It serves; nothing was taken from it, or it has it back.
-    Whole,
+    Active,
     /// It was told to drain or seal.
-    Touched,
+    Quiesced,
     /// It serves, but its channel is unusable.
-    Mute,
+    Unreachable,
 }
 
 /// What is known of the successor.
@@ -126,9 +94,13 @@ pub enum Successor {
     Begun,
     /// It said `Ready`.
     Ready,
+    /// It was told to leave.
+    Dismissed,
+    /// It was told to leave, had its time, and was sent SIGTERM.
+    Terminating,
 }
 
-/// How far the retiree is.
+/// How far the outgoing process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Leaving {
     /// It was replaced and told nothing: it takes over again if the process that replaced it does not do well.
@@ -140,22 +112,33 @@ pub enum Leaving {
     Asked,
     /// It was told to drain.
     Draining,
+    /// It has drained, or its grace is over. Connections may still be on their way to it.
+    Quieting {
+        /// Whether it may cut what is still running: its grace is over.
+        cut: bool,
+    },
     /// It was told to seal.
     Sealing {
         /// Whether it may cut what is still running: its grace is over.
         cut: bool,
     },
     /// It was told to leave.
-    Exiting,
+    Exiting {
+        /// Whether it may still have to drain and seal.
+        serves: bool,
+    },
     /// It was sent SIGTERM.
-    Terminating,
+    Terminating {
+        /// Whether it may still have something to end: its time for that is not over.
+        ends: bool,
+    },
     /// It was sent SIGKILL.
     Killed,
 }
 
 /// The process that was replaced or stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Retiree {
+pub struct Outgoing {
     /// How far it is.
     pub step: Leaving,
     /// The handoff that it leaves in.
@@ -172,36 +155,83 @@ pub struct Supervisor {
     phase: Phase,
     /// Whether the service is to run.
     wanted: bool,
-    /// The handoff under way, or the last one.
-    handoff: HandoffId,
+    incumbent: Incumbent,
+    successor: Successor,
+    outgoing: Option<Outgoing>,
+    handoff: Handoff,
+    answer: Answer,
+    /// When the process that is to end was told to drain.
+    drain_began: Millis,
+    /// What is known of the processes of an earlier supervisor, until it is known what to do about them.
+    recovery: Option<Recovery>,
+    /// How many leases in a row each process was silent, and starved.
+    starved: Starved,
+    /// Failed starts in a row.
+    attempts: u8,
+    serving_since: Millis,
+}
+
+/// The handoff under way, or the last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Handoff {
+    id: HandoffId,
     target: Target,
     /// End of the whole upgrade.
     ends_at: Millis,
     drain_grace_ms: Millis,
-    incumbent: Incumbent,
-    successor: Successor,
-    retiree: Option<Retiree>,
     /// Answers that the incumbent still owes, since it was asked and then asked otherwise.
     owes: Owes,
-    /// Why the handoff under way is being undone.
-    reason: Option<Reason>,
-    /// Whether somebody waits for the end of what is under way.
-    asked: bool,
-    /// What becomes of a commit that stands although its process is lost.
-    undoing: Undoing,
-    /// Whether the commit that somebody waits for stands although its process has died.
-    stands: bool,
     /// The successor served without being told that it is committed, and takes itself for the incumbent.
-    self_made: bool,
+    skips_commit: bool,
     /// How many steps of the canary the successor was given.
     shares: u8,
     /// For how long the process that is replaced stands by.
     probation_ms: Millis,
-    /// What is known of the processes of an earlier supervisor, until it is known what to do about them.
-    recovery: Option<Recovery>,
-    /// Failed starts in a row.
-    attempts: u8,
-    serving_since: Millis,
+    lost_commit: LostCommit,
+}
+
+/// What becomes of the request, or of the crash, that the handoff under way answers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+struct Answer {
+    /// Whether somebody waits for it.
+    is_awaited: bool,
+    verdict: Verdict,
+}
+
+/// What is known of the answer before the end.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+enum Verdict {
+    /// How it ends decides.
+    #[default]
+    Open,
+    /// The commit stands although its process has died; another one is started from the same binary.
+    Stands,
+    /// The handoff is being undone, and why.
+    Fails(Reason),
+}
+
+impl Answer {
+    /// The first reason counts.
+    fn fails(&mut self, reason: Reason) {
+        if self.reason().is_none() {
+            self.verdict = Verdict::Fails(reason);
+        }
+    }
+
+    /// Unless there is a reason against it.
+    fn stands(&mut self) {
+        if self.reason().is_none() {
+            self.verdict = Verdict::Stands;
+        }
+    }
+
+    /// Why the handoff is being undone.
+    fn reason(&self) -> Option<&Reason> {
+        match &self.verdict {
+            Verdict::Fails(reason) => Some(reason),
+            Verdict::Open | Verdict::Stands => None,
+        }
+    }
 }
 
 /// Answers that are still to come from the incumbent.
@@ -211,30 +241,40 @@ struct Owes {
     sealed: bool,
 }
 
+impl Handoff {
+    fn new(id: HandoffId, target: Target, now: Millis, policy: &Policy) -> Self {
+        Self {
+            id,
+            target,
+            ends_at: now.saturating_add(policy.deadline_ms),
+            drain_grace_ms: policy.drain_grace_ms,
+            owes: Owes::default(),
+            skips_commit: false,
+            shares: 0,
+            probation_ms: policy.probation_ms,
+            lost_commit: LostCommit::None,
+        }
+    }
+}
+
 impl Supervisor {
     /// A service that does not run.
     pub fn new(mode: Mode, policy: Policy) -> Self {
+        let none = Handoff::new(HandoffId::NIL, Target::Committed, 0, &policy);
+        let handoff = Handoff { ends_at: 0, probation_ms: 0, ..none };
         Self {
             mode,
+            policy,
             phase: Phase::Stopped,
             wanted: false,
-            handoff: HandoffId::NIL,
-            target: Target::Committed,
-            ends_at: 0,
-            drain_grace_ms: policy.drain_grace_ms,
-            policy,
             incumbent: Incumbent::Absent,
             successor: Successor::Absent,
-            retiree: None,
-            owes: Owes::default(),
-            reason: None,
-            asked: false,
-            undoing: Undoing::None,
-            stands: false,
-            self_made: false,
-            shares: 0,
-            probation_ms: 0,
+            outgoing: None,
+            handoff,
+            answer: Answer::default(),
+            drain_began: 0,
             recovery: None,
+            starved: Starved::default(),
             attempts: 0,
             serving_since: 0,
         }
@@ -256,8 +296,8 @@ impl Supervisor {
     }
 
     /// The process that is on its way out.
-    pub fn retiree(&self) -> Option<Retiree> {
-        self.retiree
+    pub fn outgoing(&self) -> Option<Outgoing> {
+        self.outgoing
     }
 
     /// Whether the service is to run.
@@ -265,14 +305,19 @@ impl Supervisor {
         self.wanted
     }
 
-    /// The handoff under way, or the last one.
-    pub fn handoff(&self) -> HandoffId {
-        self.handoff
+    /// Whether an upgrade can begin.
+    pub fn is_open_to_upgrades(&self) -> bool {
+        matches!(self.phase, Phase::Serving | Phase::Backoff) && self.outgoing.is_none()
     }
 
-    /// Failed starts in a row.
-    pub fn attempts(&self) -> u8 {
-        self.attempts
+    /// The handoff under way, or the last one.
+    pub fn handoff(&self) -> HandoffId {
+        self.handoff.id
+    }
+
+    /// What is left of the time that the upgrade under way was given. Milliseconds.
+    pub fn time_left(&self, at: Moment) -> Millis {
+        self.left(at)
     }
 
     /// Takes over new times from the service file. They count from the next handoff on.
@@ -285,6 +330,7 @@ impl Supervisor {
     pub fn step(&mut self, at: Moment, event: Event) -> Vec<Action> {
         let mut out = Vec::new();
         self.dispatch(at, event, &mut out);
+        self.check();
         out
     }
 }

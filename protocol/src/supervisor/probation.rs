@@ -4,20 +4,22 @@
 
 use alloc::vec::Vec;
 
-use super::{Action, Incumbent, Leaving, Moment, Outcome, Phase, Retiree, Successor, Supervisor, Target};
+use super::{
+    Action, Incumbent, Leaving, Moment, Outcome, Outgoing, Phase, Successor, Supervisor, Target, Verdict,
+};
 use crate::deadline::Deadline;
 use crate::message::Mode;
 use crate::reason::Reason;
 
 /// What becomes of a commit that stands although its process is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Undoing {
+pub(super) enum LostCommit {
     /// Nothing: it is not lost.
     None,
     /// It is undone if the process before it serves; else its binary is started.
-    IfServed,
+    RevertIfServed,
     /// It is undone: the version is known to be bad.
-    Surely,
+    Revert,
 }
 
 impl Supervisor {
@@ -28,19 +30,20 @@ impl Supervisor {
 
     /// How many steps of the canary the successor was given; 0 before the first and at the end of the last.
     pub fn shares(&self) -> u8 {
-        self.shares
+        self.handoff.shares
     }
 
     /// Whether the process that stands by serves, if there is one.
     fn standby(&self) -> Option<bool> {
-        match self.retiree.map(|retiree| retiree.step) {
+        match self.outgoing.map(|outgoing| outgoing.step) {
             Some(Leaving::Standby { serves }) => Some(serves),
             Some(
                 Leaving::Asked
                 | Leaving::Draining
+                | Leaving::Quieting { .. }
                 | Leaving::Sealing { .. }
-                | Leaving::Exiting
-                | Leaving::Terminating
+                | Leaving::Exiting { .. }
+                | Leaving::Terminating { .. }
                 | Leaving::Killed,
             )
             | None => None,
@@ -49,52 +52,55 @@ impl Supervisor {
 
     /// How a process that was replaced begins to leave.
     pub(super) fn first_step(&self, replaced: Incumbent) -> Leaving {
-        let serves = replaced == Incumbent::Whole;
+        let serves = replaced == Incumbent::Active;
         match (self.mode, replaced) {
-            (_, Incumbent::Mute) => Leaving::Terminating,
-            (Mode::Exclusive, _) if self.probation_ms > 0 => Leaving::Standby { serves },
-            (Mode::Overlap, Incumbent::Whole) if self.probation_ms > 0 => Leaving::Standby { serves },
-            (Mode::Overlap, Incumbent::Whole) => Leaving::Draining,
-            (Mode::Exclusive | Mode::Overlap, _) => Leaving::Exiting,
+            (_, Incumbent::Unreachable) => Leaving::Terminating { ends: true },
+            (Mode::Exclusive, _) if self.handoff.probation_ms > 0 => Leaving::Standby { serves },
+            (Mode::Overlap, Incumbent::Active) if self.handoff.probation_ms > 0 => {
+                Leaving::Standby { serves }
+            }
+            (Mode::Overlap, Incumbent::Active) => Leaving::Draining,
+            (Mode::Exclusive | Mode::Overlap, _) => Leaving::Exiting { serves },
         }
     }
 
     /// The new process did well, or it is not to be waited for: the old one leaves as it would have without a probation.
-    pub(super) fn end_probation(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn end_probation(&mut self, at: Moment, out: &mut Vec<Action>) {
         let Some(serves) = self.standby() else { return };
-        let replaced = if serves { Incumbent::Whole } else { Incumbent::Touched };
-        self.probation_ms = 0;
+        let replaced = if serves { Incumbent::Active } else { Incumbent::Quiesced };
+        self.handoff.probation_ms = 0;
         out.push(Action::Disarm(Deadline::Probation));
         let step = self.first_step(replaced);
-        self.retire_on(step, self.drain_grace_ms, out);
+        self.retire_on(at, step, self.handoff.drain_grace_ms, out);
     }
 
     /// The old process can be told nothing any more, so nobody stands by.
-    pub(super) fn retiree_unheard(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn outgoing_unheard(&mut self, at: Moment, out: &mut Vec<Action>) {
         if self.standby().is_some() {
-            self.probation_ms = 0;
+            self.handoff.probation_ms = 0;
             out.push(Action::Disarm(Deadline::Probation));
-            self.retire_on(Leaving::Terminating, self.drain_grace_ms, out);
+            self.retire_on(at, Leaving::Terminating { ends: true }, self.handoff.drain_grace_ms, out);
         }
     }
 
     /// The old process takes over again. In exclusive mode the new one is killed first, if it lives: it holds the lock. One
     /// that is taken back for no fault of its own may finish what it has accepted.
     pub(super) fn take_back(&mut self, at: Moment, why: Reason, out: &mut Vec<Action>) {
-        let (Some(serves), Some(standby)) = (self.standby(), self.retiree) else { return };
+        let (Some(serves), Some(standby)) = (self.standby(), self.outgoing) else { return };
         let replaced = self.incumbent;
         out.push(Action::Disarm(Deadline::Probation));
-        self.asked |= standby.reports;
-        self.undoing = Undoing::Surely;
-        self.target = Target::Candidate;
-        self.retiree = None;
-        self.incumbent = if serves { Incumbent::Whole } else { Incumbent::Touched };
+        self.answer.is_awaited |= standby.reports;
+        self.handoff.lost_commit = LostCommit::Revert;
+        self.handoff.target = Target::Candidate;
+        self.outgoing = None;
+        self.incumbent = if serves { Incumbent::Active } else { Incumbent::Quiesced };
         let is_fault = why != Reason::Cancelled;
-        self.reason = Some(why);
+        self.answer.verdict = Verdict::Open;
+        self.blame(why, out);
         out.push(Action::Reinstate { retires: self.mode == Mode::Overlap });
         match (self.mode, replaced) {
             (Mode::Exclusive, Incumbent::Absent) => self.reaped(at, out),
-            (Mode::Exclusive, Incumbent::Whole | Incumbent::Touched | Incumbent::Mute) => {
+            (Mode::Exclusive, Incumbent::Active | Incumbent::Quiesced | Incumbent::Unreachable) => {
                 self.successor = Successor::Ready;
                 if is_fault { self.reap(at, out) } else { self.dismiss(at, out) }
             }
@@ -111,29 +117,30 @@ impl Supervisor {
     fn send_back(&mut self, at: Moment, replaced: Incumbent, out: &mut Vec<Action>) {
         let step = match replaced {
             Incumbent::Absent => return,
-            Incumbent::Mute => Leaving::Terminating,
-            Incumbent::Whole | Incumbent::Touched => Leaving::Draining,
+            Incumbent::Unreachable => Leaving::Terminating { ends: true },
+            Incumbent::Active | Incumbent::Quiesced => Leaving::Draining,
         };
-        self.retiree = Some(Retiree { step, handoff: at.fresh, reports: false });
-        self.tell_retiree(self.drain_grace_ms, out);
+        self.outgoing = Some(Outgoing { step, handoff: at.next_id, reports: false });
+        self.tell_outgoing(at, self.handoff.drain_grace_ms, out);
     }
 
     /// The commit could not be undone, and nobody serves: its binary is started.
     pub(super) fn stand(&mut self, at: Moment, out: &mut Vec<Action>) {
-        self.undoing = Undoing::None;
-        self.target = Target::Committed;
-        self.reason = None;
-        self.stands = true;
+        self.handoff.lost_commit = LostCommit::None;
+        self.handoff.target = Target::Committed;
+        self.answer.verdict = Verdict::Stands;
         self.nobody_serves(at, out);
     }
 
     /// Ends an upgrade whose old process is gone.
     pub(super) fn conclude_upgrade(&mut self, out: &mut Vec<Action>) {
-        self.asked = true;
+        self.answer.is_awaited = true;
         match (self.phase, self.incumbent) {
-            (Phase::Serving, Incumbent::Whole | Incumbent::Mute) => self.report(Outcome::Committed, out),
+            (Phase::Serving, Incumbent::Active | Incumbent::Unreachable) => {
+                self.report(Outcome::Committed, out)
+            }
             // The new process has died meanwhile; whoever waits is told when another one serves.
-            (_, _) => self.stands = true,
+            (_, _) => self.answer.stands(),
         }
     }
 }

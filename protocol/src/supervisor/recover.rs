@@ -2,25 +2,29 @@
 //! in the table of [`recovery`](crate::recovery); this is how.
 //!
 //! While it is being found out, the process that served before the last handoff is the incumbent, the one that was to
-//! follow it the successor, and one that was replaced before that the retiree.
+//! follow it the successor, and one that was replaced before that the outgoing process.
 
+mod leaving;
+
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::{
-    Action, Event, Incumbent, Leaving, Moment, Phase, Refusal, Request, Retiree, Successor, Supervisor,
-    Target, Undoing,
+    Action, Event, Incumbent, Leaving, LostCommit, Moment, Outgoing, Phase, Refusal, Request, Successor,
+    Supervisor, Target,
 };
-use crate::deadline::{Deadline, Policy};
+use crate::deadline::{Deadline, Millis, Policy};
 use crate::ids::HandoffId;
 use crate::message::{Adopt, FromService, Mode, Ready, ToService};
-use crate::reason::{Party, Reason};
+use crate::reason::{Reason, Role};
 use crate::recovery::{Decision, Facts, Found, Written, decide};
 use crate::version::VersionRange;
+use leaving::Urged;
 
 /// What is there when a supervisor starts. Of each process it is known whether it is [`Found::Gone`], can be
-/// [`Found::Asked`], or is [`Found::Mute`].
+/// [`Found::Asked`], or is [`Found::Unreachable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Left {
+pub struct Legacy {
     /// Whether the service is to run.
     pub wanted: bool,
     /// What the journal says of the last handoff.
@@ -29,12 +33,14 @@ pub struct Left {
     pub handoff: HandoffId,
     /// Whether its end is to be told: somebody had asked for it.
     pub under_way: bool,
+    /// What is left of the time that it was given, if that is known. Milliseconds.
+    pub left_ms: Option<Millis>,
     /// The process that served before it.
     pub incumbent: Found,
     /// The process that was to follow.
     pub successor: Found,
     /// A process that was replaced before that.
-    pub retiree: Found,
+    pub outgoing: Found,
 }
 
 /// What is known so far.
@@ -43,45 +49,58 @@ pub(super) struct Recovery {
     written: Written,
     incumbent: Found,
     successor: Found,
+    /// The time of the upgrade is over: a successor that does not serve yet does not get more.
+    is_late: bool,
+    /// What was done to an incumbent and to a successor that leave.
+    urged: [Urged; 2],
 }
 
 impl Recovery {
-    fn of(&mut self, party: Party) -> &mut Found {
-        match party {
-            Party::Incumbent => &mut self.incumbent,
-            Party::Successor => &mut self.successor,
+    fn of(&mut self, role: Role) -> &mut Found {
+        match role {
+            Role::Incumbent => &mut self.incumbent,
+            Role::Successor => &mut self.successor,
+        }
+    }
+
+    fn urged(&mut self, role: Role) -> &mut Urged {
+        match role {
+            Role::Incumbent => &mut self.urged[0],
+            Role::Successor => &mut self.urged[1],
         }
     }
 }
 
 impl Supervisor {
     /// A supervisor that begins with what an earlier one has left, and the first things that it does.
-    pub fn recover(mode: Mode, policy: Policy, at: Moment, left: Left) -> (Self, Vec<Action>) {
-        let Left { wanted, written, handoff, incumbent, successor, .. } = left;
+    pub fn recover(mode: Mode, policy: Policy, at: Moment, left: Legacy) -> (Self, Vec<Action>) {
+        let Legacy { wanted, written, handoff, incumbent, successor, .. } = left;
+        let ends_at = at.now.saturating_add(left.left_ms.unwrap_or(policy.deadline_ms));
         let mut machine = Self {
             phase: Phase::Recovering,
             wanted,
-            handoff,
-            // Whoever looks afterwards is told how it ended.
-            asked: left.under_way,
-            recovery: Some(Recovery { written, incumbent, successor }),
+            recovery: Some(Recovery { written, incumbent, successor, is_late: false, urged: [Urged::No; 2] }),
             serving_since: at.now,
             ..Self::new(mode, policy)
         };
+        (machine.handoff.id, machine.handoff.ends_at) = (handoff, ends_at);
+        // Whoever looks afterwards is told how it ended.
+        machine.answer.is_awaited = left.under_way;
         let mut out = Vec::new();
         machine.arm(at, Deadline::Recover, &mut out);
-        for party in [Party::Incumbent, Party::Successor] {
-            machine.ask(at, party, &mut out);
+        for role in [Role::Incumbent, Role::Successor] {
+            machine.ask(at, role, &mut out);
         }
-        machine.send_away(left.retiree, &mut out);
+        machine.send_away(at, left.outgoing, &mut out);
         machine.conclude(at, &mut out);
         machine.end_unwanted(at, &mut out);
+        machine.check();
         (machine, out)
     }
 
     /// What is known of the processes of an earlier supervisor, until it is known what to do about them.
     pub fn facts(&self) -> Option<Facts> {
-        let Recovery { written, incumbent, successor } = self.recovery?;
+        let Recovery { written, incumbent, successor, .. } = self.recovery?;
         Some(Facts { wanted: self.wanted, written, incumbent, successor })
     }
 
@@ -89,19 +108,19 @@ impl Supervisor {
         ToService::Adopt(Adopt { versions: VersionRange::OURS, lease_ms: self.policy.lease_ms })
     }
 
-    fn ask(&mut self, at: Moment, party: Party, out: &mut Vec<Action>) {
-        if self.found(party) == Found::Asked {
+    fn ask(&mut self, at: Moment, role: Role, out: &mut Vec<Action>) {
+        if self.found(role) == Found::Asked {
             let adopt = self.adopt();
-            out.push(match party {
-                Party::Incumbent => Action::ToIncumbent(self.handoff, adopt),
-                Party::Successor => Action::ToSuccessor(self.handoff, adopt),
+            out.push(match role {
+                Role::Incumbent => Action::ToIncumbent(self.handoff.id, adopt),
+                Role::Successor => Action::ToSuccessor(self.handoff.id, adopt),
             });
-            self.arm(at, answer_of(party), out);
+            self.arm(at, answer_of(role), out);
         }
     }
 
-    fn send_away(&mut self, retiree: Found, out: &mut Vec<Action>) {
-        let step = match retiree {
+    fn send_away(&mut self, at: Moment, outgoing: Found, out: &mut Vec<Action>) {
+        let step = match outgoing {
             Found::Gone => return,
             Found::Asked => Leaving::Asked,
             Found::Serving
@@ -109,14 +128,14 @@ impl Supervisor {
             | Found::Waiting
             | Found::Leaving
             | Found::Frozen
-            | Found::Mute => Leaving::Terminating,
+            | Found::Unreachable => Leaving::Terminating { ends: true },
         };
-        self.retiree = Some(Retiree { step, handoff: self.handoff, reports: false });
-        self.tell_retiree(self.policy.stop_grace_ms, out);
+        self.outgoing = Some(Outgoing { step, handoff: self.handoff.id, reports: false });
+        self.tell_outgoing(at, self.policy.stop_grace_ms, out);
     }
 
-    fn found(&self, party: Party) -> Found {
-        self.recovery.map_or(Found::Gone, |mut recovery| *recovery.of(party))
+    fn found(&self, role: Role) -> Found {
+        self.recovery.map_or(Found::Gone, |mut recovery| *recovery.of(role))
     }
 
     /// One thing that happens before it is known what to do.
@@ -126,18 +145,20 @@ impl Supervisor {
             Event::Request(Request::Start | Request::Stop | Request::Upgrade { .. }) => {
                 out.push(Action::Refuse(Refusal::Busy(Phase::Recovering)))
             }
-            Event::FromIncumbent(id, message) => self.answered(at, Party::Incumbent, id, &message, out),
-            Event::FromSuccessor(id, message) => self.answered(at, Party::Successor, id, &message, out),
-            Event::FromRetiree(id, message) => self.on_retiree(at, id, &message, out),
-            Event::HungUp(party) | Event::Garbage(party, _) => self.unheard(at, party, out),
-            Event::IncumbentGone(_) => self.learn(at, Party::Incumbent, Found::Gone, out),
-            Event::SuccessorGone(_) => self.learn(at, Party::Successor, Found::Gone, out),
-            Event::RetireeGone => self.retiree_gone(out),
+            Event::FromIncumbent(id, message) => self.answered(at, Role::Incumbent, id, &message, out),
+            Event::FromSuccessor(id, message) => self.answered(at, Role::Successor, id, &message, out),
+            Event::FromOutgoing(id, message) => self.on_outgoing(at, id, &message, out),
+            Event::HungUp(role) | Event::Garbage(role, _) => self.unheard(at, role, out),
+            Event::IncumbentGone(_) => self.learn(at, Role::Incumbent, Found::Gone, out),
+            Event::SuccessorGone(_) => self.learn(at, Role::Successor, Found::Gone, out),
+            Event::OutgoingGone => self.outgoing_gone(out),
+            Event::OutgoingQuiet(id) => self.outgoing_quiet(at, id, out),
             Event::Deadline(deadline) => self.late(at, deadline, out),
             Event::SpawnFailed(_)
             | Event::Probed(_, _)
             | Event::Condemned(_, _)
-            | Event::RetireeUnheard
+            | Event::OutgoingUnheard
+            | Event::Starved(_)
             | Event::Durable
             | Event::NotDurable(_) => {}
         }
@@ -146,30 +167,30 @@ impl Supervisor {
     fn answered(
         &mut self,
         at: Moment,
-        party: Party,
+        role: Role,
         id: HandoffId,
         message: &FromService,
         out: &mut Vec<Action>,
     ) {
-        let known = self.found(party);
+        let known = self.found(role);
         let found = match (known, message) {
-            _ if id != self.handoff => Found::Mute,
+            _ if id != self.handoff.id => Found::Unreachable,
             (Found::Asked, FromService::Adopted(adopted)) => adopted.stage.into(),
             (Found::Working | Found::Waiting, FromService::Resumed(_)) => Found::Serving,
             (_, FromService::ResumeFailed(_)) => Found::Leaving,
-            (Found::Working | Found::Waiting, FromService::Ready(ready)) if party == Party::Successor => {
+            (Found::Working | Found::Waiting, FromService::Ready(ready)) if role == Role::Successor => {
                 self.ready_or_not(ready)
             }
-            (_, FromService::Progress(_)) => known,
-            (_, _) => Found::Mute,
+            (_, FromService::Progress(_) | FromService::Release(_)) => known,
+            (_, _) => Found::Unreachable,
         };
         // One that is still to be told says `Ready`.
         let serves_now = found == Found::Serving && known != found;
-        self.self_made |=
-            party == Party::Successor && serves_now && !matches!(message, FromService::Ready(_));
+        self.handoff.skips_commit |=
+            role == Role::Successor && serves_now && !matches!(message, FromService::Ready(_));
         match found {
-            Found::Mute => self.unheard(at, party, out),
-            found => self.learn(at, party, found, out),
+            Found::Unreachable => self.unheard(at, role, out),
+            found => self.learn(at, role, found, out),
         }
     }
 
@@ -177,56 +198,74 @@ impl Supervisor {
         if ready.healthy {
             return Found::Serving;
         }
-        self.reason.get_or_insert_with(|| Reason::Unhealthy(ready.reason.clone()));
+        self.answer.fails(Reason::Unhealthy(ready.reason.clone()));
         Found::Leaving
     }
 
     /// It can be told nothing any more. A frozen one stays what it is.
-    fn unheard(&mut self, at: Moment, party: Party, out: &mut Vec<Action>) {
-        match self.found(party) {
+    fn unheard(&mut self, at: Moment, role: Role, out: &mut Vec<Action>) {
+        match self.found(role) {
             Found::Gone | Found::Leaving | Found::Frozen => {}
-            Found::Asked | Found::Serving | Found::Working | Found::Waiting | Found::Mute => {
-                if party == Party::Incumbent {
+            Found::Asked | Found::Serving | Found::Working | Found::Waiting | Found::Unreachable => {
+                if role == Role::Incumbent {
                     out.push(Action::HangUpIncumbent);
                 }
-                self.learn(at, party, Found::Mute, out);
+                self.learn(at, role, Found::Unreachable, out);
             }
         }
     }
 
     fn late(&mut self, at: Moment, deadline: Deadline, out: &mut Vec<Action>) {
         match deadline {
-            Deadline::AnswerIncumbent => self.silent(at, Party::Incumbent, out),
-            Deadline::AnswerSuccessor => self.silent(at, Party::Successor, out),
-            Deadline::Recover => {
-                self.silent(at, Party::Successor, out);
-                self.silent(at, Party::Incumbent, out);
+            Deadline::AnswerIncumbent => self.silent(at, Role::Incumbent, out),
+            Deadline::AnswerSuccessor => self.silent(at, Role::Successor, out),
+            Deadline::Recover if self.is_late() => {
+                self.silent(at, Role::Successor, out);
+                self.silent(at, Role::Incumbent, out);
             }
-            deadline => self.retire_late(deadline, out),
+            Deadline::Recover => self.end_of_time(at, out),
+            deadline => self.retire_late(at, deadline, out),
         }
     }
 
-    fn silent(&mut self, at: Moment, party: Party, out: &mut Vec<Action>) {
-        match self.found(party) {
-            Found::Asked | Found::Working | Found::Waiting => self.learn(at, party, Found::Frozen, out),
-            Found::Leaving => {
-                out.push(match party {
-                    Party::Incumbent => Action::KillIncumbent,
-                    Party::Successor => Action::KillSuccessor,
-                });
-            }
-            Found::Gone | Found::Serving | Found::Frozen | Found::Mute => {}
-        }
+    fn is_late(&self) -> bool {
+        self.recovery.is_some_and(|recovery| recovery.is_late)
     }
 
-    fn learn(&mut self, at: Moment, party: Party, found: Found, out: &mut Vec<Action>) {
+    /// The time of the upgrade is over. A successor that does not serve makes way, and the incumbent has as long to serve again as
+    /// in any rollback. Who has not answered yet is still asked: its answer has a limit of its own.
+    fn end_of_time(&mut self, at: Moment, out: &mut Vec<Action>) {
         let Some(recovery) = &mut self.recovery else { return };
-        *recovery.of(party) = found;
+        recovery.is_late = true;
+        out.push(Action::Arm(Deadline::Recover, self.policy.resume_limit_ms));
+        let found = self.found(Role::Successor);
+        if is_too_late(found) {
+            self.learn(at, Role::Successor, found, out);
+        }
+    }
+
+    fn silent(&mut self, at: Moment, role: Role, out: &mut Vec<Action>) {
+        match self.found(role) {
+            Found::Asked | Found::Working | Found::Waiting => self.learn(at, role, Found::Frozen, out),
+            Found::Leaving => self.leaves_late(role, out),
+            Found::Gone | Found::Serving | Found::Frozen | Found::Unreachable => {}
+        }
+    }
+
+    fn learn(&mut self, at: Moment, role: Role, found: Found, out: &mut Vec<Action>) {
+        let is_late = self.is_late() && role == Role::Successor && is_too_late(found);
+        if is_late {
+            self.blame(Reason::NotReady, out);
+        }
+        let found = if is_late { Found::Frozen } else { found };
+        let Some(recovery) = &mut self.recovery else { return };
+        *recovery.of(role) = found;
+        let is_killed = *recovery.urged(role) == Urged::Killed;
         match found {
-            Found::Asked | Found::Working | Found::Waiting => self.arm(at, answer_of(party), out),
-            Found::Leaving => out.push(Action::Arm(answer_of(party), self.policy.exit_limit_ms)),
-            Found::Gone | Found::Serving | Found::Frozen | Found::Mute => {
-                out.push(Action::Disarm(answer_of(party)))
+            Found::Asked | Found::Working | Found::Waiting => self.arm(at, answer_of(role), out),
+            Found::Leaving => out.push(Action::Arm(answer_of(role), self.exit_limit_ms(is_killed))),
+            Found::Gone | Found::Serving | Found::Frozen | Found::Unreachable => {
+                out.push(Action::Disarm(answer_of(role)))
             }
         }
         self.conclude(at, out);
@@ -235,20 +274,14 @@ impl Supervisor {
     /// Does what the table says.
     fn conclude(&mut self, at: Moment, out: &mut Vec<Action>) {
         let Some(facts) = self.facts() else { return };
-        let Facts { incumbent, successor, .. } = facts;
+        let Facts { written, incumbent, successor, .. } = facts;
         let decision = decide(facts).decision;
         match decision {
             Decision::Wait => return,
-            Decision::KillSuccessor => {
-                out.push(Action::KillSuccessor);
-                return self.learn(at, Party::Successor, Found::Leaving, out);
-            }
-            Decision::KillIncumbent => {
-                out.push(Action::KillIncumbent);
-                return self.learn(at, Party::Incumbent, Found::Leaving, out);
-            }
+            Decision::KillSuccessor => return self.kill_left(at, Role::Successor, out),
+            Decision::KillIncumbent => return self.kill_left(at, Role::Incumbent, out),
             Decision::Adopt
-            | Decision::Commit
+            | Decision::Advance
             | Decision::Forward
             | Decision::Back
             | Decision::Revert
@@ -256,43 +289,77 @@ impl Supervisor {
             | Decision::Rest => {}
         }
         self.disarm_phase(out);
-        self.recovery = None;
+        let urged = self.recovery.take().map_or(Urged::No, |mut recovery| *recovery.urged(Role::Successor));
         self.incumbent = incumbent_as(incumbent);
         out.push(Action::Recovered(decision));
         match decision {
-            Decision::Commit => self.commit_left(at, incumbent, out),
-            Decision::Forward => self.finish_left(at, successor, out),
+            Decision::Advance => self.advance_left(at, out),
+            Decision::Forward => self.finish_left(at, facts, out),
             Decision::Adopt | Decision::Back | Decision::Revert | Decision::Start | Decision::Rest => {
-                if self.asked {
-                    self.target = Target::Candidate;
-                    self.reason.get_or_insert(Reason::SupervisorLost);
-                }
+                self.explain_left(written, decision, out);
                 if decision == Decision::Revert {
-                    self.undoing = Undoing::IfServed;
+                    self.handoff.lost_commit = LostCommit::RevertIfServed;
                 }
-                self.go_back(at, successor, out);
+                self.go_back(at, successor, urged, out);
             }
             Decision::Wait | Decision::KillSuccessor | Decision::KillIncumbent => {}
         }
     }
 
-    /// It has its canary from the first step on, as its shares were taken back, and its probation if somebody can stand by.
-    fn commit_left(&mut self, at: Moment, incumbent: Found, out: &mut Vec<Action>) {
-        self.target = Target::Candidate;
-        self.successor = Successor::Ready;
-        if matches!(incumbent, Found::Serving | Found::Waiting) {
-            self.probation_ms = self.policy.probation_ms;
+    /// How what was asked for ends: it is undone, unless it was committed and only its process is lost.
+    fn explain_left(&mut self, written: Written, decision: Decision, out: &mut Vec<Action>) {
+        match written {
+            _ if !self.answer.is_awaited => {}
+            Written::Committed if decision != Decision::Revert => self.answer.stands(),
+            Written::Committed | Written::Uncommitted => {
+                self.handoff.target = Target::Candidate;
+                if self.answer.reason().is_none() {
+                    self.blame(Reason::SupervisorLost, out);
+                }
+            }
         }
-        self.advance(at, out);
     }
 
-    fn finish_left(&mut self, at: Moment, successor: Found, out: &mut Vec<Action>) {
-        self.self_made = true;
+    /// The successor goes on as if it had said just now that it is ready: it is probed, has its canary from the first step on, as
+    /// its shares were taken back, and is committed after that.
+    fn advance_left(&mut self, at: Moment, out: &mut Vec<Action>) {
+        // What nobody asked for is a start.
+        if self.answer.is_awaited {
+            self.handoff.target = Target::Candidate;
+        }
+        self.handoff.probation_ms = self.policy.probation_ms;
+        // The supervisor before may have steered already.
+        match self.incumbent {
+            Incumbent::Absent => self.steer_forward(out),
+            Incumbent::Active | Incumbent::Quiesced | Incumbent::Unreachable => self.steer_back(out),
+        }
+        self.ready(at, out);
+    }
+
+    /// The commit is a fact. Nobody knows how much of a probation the process has passed, so it has all of it before it.
+    fn finish_left(&mut self, at: Moment, left: Facts, out: &mut Vec<Action>) {
+        self.handoff.skips_commit = true;
+        if self.answer.is_awaited {
+            self.handoff.target = Target::Candidate;
+        }
+        if matches!(left.incumbent, Found::Serving | Found::Waiting) {
+            self.handoff.probation_ms = self.policy.probation_ms;
+        }
         self.steer_forward(out);
         self.committed(at, out);
-        if successor == Found::Mute {
-            self.incumbent = Incumbent::Mute;
+        if let (Found::Leaving, Some(retiree)) = (left.incumbent, &mut self.outgoing) {
+            retiree.step = Leaving::Exiting { serves: true };
+            out.push(Action::Arm(Deadline::RetireExit, self.exit_limit_ms(true)));
         }
+        if left.successor == Found::Unreachable {
+            self.unheard_left(at, out);
+        }
+    }
+
+    /// A committed process that cannot be talked to does not pass a probation.
+    fn unheard_left(&mut self, at: Moment, out: &mut Vec<Action>) {
+        self.incumbent = Incumbent::Unreachable;
+        self.take_back(at, Reason::Probation(String::from("the next supervisor cannot reach it")), out);
     }
 
     pub(super) fn steer_forward(&self, out: &mut Vec<Action>) {
@@ -302,38 +369,54 @@ impl Supervisor {
     }
 
     /// The incumbent serves, or nobody does.
-    fn go_back(&mut self, at: Moment, successor: Found, out: &mut Vec<Action>) {
-        self.self_made = false;
+    fn go_back(&mut self, at: Moment, successor: Found, urged: Urged, out: &mut Vec<Action>) {
+        self.handoff.skips_commit = false;
         if self.incumbent != Incumbent::Absent && self.mode == Mode::Overlap {
             out.push(Action::SteerToIncumbent);
         }
         match successor {
             Found::Gone => self.reaped(at, out),
-            // Only killed or sent away already, or willing to go.
             Found::Waiting => {
                 self.successor = Successor::Begun;
                 self.dismiss(at, out);
             }
-            Found::Asked | Found::Serving | Found::Working | Found::Leaving | Found::Frozen | Found::Mute => {
-                self.successor = Successor::Begun;
+            // It is on its way.
+            Found::Asked
+            | Found::Serving
+            | Found::Working
+            | Found::Leaving
+            | Found::Frozen
+            | Found::Unreachable => {
+                self.successor = match urged {
+                    Urged::No => Successor::Dismissed,
+                    Urged::Terminated => Successor::Terminating,
+                    Urged::Killed => Successor::Begun,
+                };
                 self.enter(at, Phase::Reaping, Deadline::Leave, out);
             }
         }
     }
 }
 
+/// Whether a successor that is found so had its time, and did not come to serve in it.
+fn is_too_late(found: Found) -> bool {
+    matches!(found, Found::Working | Found::Waiting)
+}
+
 fn incumbent_as(found: Found) -> Incumbent {
     match found {
         Found::Gone => Incumbent::Absent,
-        Found::Serving => Incumbent::Whole,
-        Found::Mute => Incumbent::Mute,
-        Found::Asked | Found::Working | Found::Waiting | Found::Leaving | Found::Frozen => Incumbent::Touched,
+        Found::Serving => Incumbent::Active,
+        Found::Unreachable => Incumbent::Unreachable,
+        Found::Asked | Found::Working | Found::Waiting | Found::Leaving | Found::Frozen => {
+            Incumbent::Quiesced
+        }
     }
 }
 
-fn answer_of(party: Party) -> Deadline {
-    match party {
-        Party::Incumbent => Deadline::AnswerIncumbent,
-        Party::Successor => Deadline::AnswerSuccessor,
+fn answer_of(role: Role) -> Deadline {
+    match role {
+        Role::Incumbent => Deadline::AnswerIncumbent,
+        Role::Successor => Deadline::AnswerSuccessor,
     }
 }

@@ -4,116 +4,156 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::{Action, Incumbent, Leaving, Moment, Phase, Retiree, Supervisor};
+use super::{Action, Incumbent, Leaving, Moment, Outgoing, Phase, Supervisor};
 use crate::deadline::Deadline;
 use crate::ids::HandoffId;
 use crate::message::{Commit, FromService, Mode, Prepare, Seal, Stage, ToService};
 use crate::reason::Reason;
 
+const RETIRE: [Deadline; 4] =
+    [Deadline::RetireDrain, Deadline::RetireQuiet, Deadline::RetireSeal, Deadline::RetireExit];
+
 impl Supervisor {
     pub(super) fn retire(&mut self, at: Moment, step: Leaving, out: &mut Vec<Action>) {
-        let step = if self.incumbent == Incumbent::Mute { Leaving::Terminating } else { step };
-        self.handoff = at.fresh;
+        let step =
+            if self.incumbent == Incumbent::Unreachable { Leaving::Terminating { ends: true } } else { step };
+        self.handoff.id = at.next_id;
         self.incumbent = Incumbent::Absent;
-        self.retiree = Some(Retiree { step, handoff: self.handoff, reports: false });
+        self.outgoing = Some(Outgoing { step, handoff: self.handoff.id, reports: false });
         out.push(Action::Retire);
-        self.tell_retiree(self.policy.stop_grace_ms, out);
+        self.tell_outgoing(at, self.policy.stop_grace_ms, out);
     }
 
-    /// Tells the retiree what its step asks of it.
-    pub(super) fn tell_retiree(&mut self, grace_ms: u64, out: &mut Vec<Action>) {
-        let Some(retiree) = self.retiree else { return };
+    /// Tells the outgoing process what its step asks of it.
+    pub(super) fn tell_outgoing(&mut self, at: Moment, grace_ms: u64, out: &mut Vec<Action>) {
+        let Some(outgoing) = self.outgoing else { return };
         let lease_ms = self.policy.lease_ms;
-        match retiree.step {
+        match outgoing.step {
             Leaving::Asked => {
-                out.push(Action::ToRetiree(retiree.handoff, self.adopt()));
+                out.push(Action::ToOutgoing(outgoing.handoff, self.adopt()));
                 out.push(Action::Arm(Deadline::RetireExit, self.policy.exit_limit_ms));
             }
-            Leaving::Standby { .. } => out.push(Action::Arm(Deadline::Probation, self.probation_ms)),
+            Leaving::Standby { .. } => out.push(Action::Arm(Deadline::Probation, self.handoff.probation_ms)),
             Leaving::Draining => {
+                self.drain_began = at.now;
                 let prepare = Prepare { grace_ms, lease_ms: grace_ms.saturating_add(lease_ms) };
-                out.push(Action::ToRetiree(retiree.handoff, ToService::Prepare(prepare)));
+                out.push(Action::ToOutgoing(outgoing.handoff, ToService::Prepare(prepare)));
                 out.push(Action::Arm(Deadline::RetireDrain, grace_ms));
+            }
+            Leaving::Quieting { .. } => {
+                out.push(Action::AwaitQuiet(outgoing.handoff));
+                out.push(Action::Arm(Deadline::RetireQuiet, self.policy.quiet_limit_ms));
             }
             Leaving::Sealing { cut } => {
                 let seal = Seal { lease_ms, cut };
-                out.push(Action::ToRetiree(retiree.handoff, ToService::Seal(seal)));
-                out.push(Action::Arm(Deadline::RetireSeal, self.policy.seal_limit_ms));
+                out.push(Action::ToOutgoing(outgoing.handoff, ToService::Seal(seal)));
+                out.push(Action::Arm(Deadline::RetireSeal, self.seal_limit_ms(at)));
             }
-            Leaving::Exiting => {
-                out.push(Action::ToRetiree(retiree.handoff, ToService::Commit(Commit {})));
-                out.push(Action::Arm(Deadline::RetireExit, self.policy.exit_limit_ms));
+            Leaving::Exiting { serves } => {
+                out.push(Action::ToOutgoing(outgoing.handoff, ToService::Commit(Commit {})));
+                out.push(Action::Arm(Deadline::RetireExit, self.exit_limit_ms(serves)));
             }
-            Leaving::Terminating => {
-                out.push(Action::TerminateRetiree);
-                out.push(Action::Arm(Deadline::RetireExit, self.policy.exit_limit_ms));
+            Leaving::Terminating { ends } => {
+                out.push(Action::TerminateOutgoing);
+                out.push(Action::Arm(Deadline::RetireExit, self.exit_limit_ms(ends)));
             }
-            Leaving::Killed => out.push(Action::KillRetiree),
+            Leaving::Killed => out.push(Action::KillOutgoing),
         }
     }
 
-    pub(super) fn retire_on(&mut self, step: Leaving, grace_ms: u64, out: &mut Vec<Action>) {
-        for deadline in [Deadline::RetireDrain, Deadline::RetireSeal, Deadline::RetireExit] {
+    pub(super) fn retire_on(&mut self, at: Moment, step: Leaving, grace_ms: u64, out: &mut Vec<Action>) {
+        for deadline in RETIRE {
             out.push(Action::Disarm(deadline));
         }
-        if let Some(retiree) = &mut self.retiree {
-            retiree.step = step;
+        if let Some(outgoing) = &mut self.outgoing {
+            outgoing.step = step;
         }
-        self.tell_retiree(grace_ms, out);
+        self.tell_outgoing(at, grace_ms, out);
     }
 
-    fn next_step(&mut self, step: Leaving, out: &mut Vec<Action>) {
-        self.retire_on(step, self.policy.stop_grace_ms, out);
+    fn next_step(&mut self, at: Moment, step: Leaving, out: &mut Vec<Action>) {
+        self.retire_on(at, step, self.policy.stop_grace_ms, out);
     }
 
-    pub(super) fn retire_late(&mut self, deadline: Deadline, out: &mut Vec<Action>) {
-        match (deadline, self.retiree.map(|retiree| retiree.step)) {
+    /// In exclusive mode all processes share a slot: what is on its way there waits for the next one.
+    fn before_seal(&self, cut: bool) -> Leaving {
+        match self.mode {
+            Mode::Exclusive => Leaving::Sealing { cut },
+            Mode::Overlap => Leaving::Quieting { cut },
+        }
+    }
+
+    pub(super) fn outgoing_quiet(&mut self, at: Moment, id: HandoffId, out: &mut Vec<Action>) {
+        if let Some(Outgoing { step: Leaving::Quieting { cut }, handoff, .. }) = self.outgoing
+            && handoff == id
+        {
+            self.next_step(at, Leaving::Sealing { cut }, out);
+        }
+    }
+
+    pub(super) fn retire_late(&mut self, at: Moment, deadline: Deadline, out: &mut Vec<Action>) {
+        match (deadline, self.outgoing.map(|outgoing| outgoing.step)) {
             (Deadline::RetireDrain, Some(Leaving::Draining)) => {
-                self.next_step(Leaving::Sealing { cut: true }, out)
+                self.next_step(at, self.before_seal(true), out)
             }
-            (Deadline::RetireSeal, Some(Leaving::Sealing { .. })) => self.next_step(Leaving::Exiting, out),
-            (Deadline::RetireExit, Some(Leaving::Asked)) => self.next_step(Leaving::Exiting, out),
-            (Deadline::RetireExit, Some(Leaving::Exiting)) => self.next_step(Leaving::Terminating, out),
-            (Deadline::RetireExit, Some(Leaving::Terminating)) => self.next_step(Leaving::Killed, out),
+            (Deadline::RetireQuiet, Some(Leaving::Quieting { cut })) => {
+                self.next_step(at, Leaving::Sealing { cut }, out)
+            }
+            (Deadline::RetireSeal, Some(Leaving::Sealing { .. })) => {
+                self.next_step(at, Leaving::Exiting { serves: false }, out)
+            }
+            (Deadline::RetireExit, Some(Leaving::Asked)) => {
+                self.next_step(at, Leaving::Exiting { serves: true }, out)
+            }
+            (Deadline::RetireExit, Some(Leaving::Exiting { serves })) => {
+                self.next_step(at, Leaving::Terminating { ends: serves }, out)
+            }
+            (Deadline::RetireExit, Some(Leaving::Terminating { .. })) => {
+                self.next_step(at, Leaving::Killed, out)
+            }
             (_, _) => {}
         }
     }
 
-    pub(super) fn on_retiree(
+    pub(super) fn on_outgoing(
         &mut self,
         at: Moment,
         id: HandoffId,
         message: &FromService,
         out: &mut Vec<Action>,
     ) {
-        let Some(retiree) = self.retiree.filter(|retiree| retiree.handoff == id) else { return };
-        match (retiree.step, message) {
+        let Some(outgoing) = self.outgoing.filter(|outgoing| outgoing.handoff == id) else { return };
+        match (outgoing.step, message) {
             // Who serves has clients, and is to drain.
             (Leaving::Asked, FromService::Adopted(adopted)) => match adopted.stage {
-                Stage::Serving => self.next_step(Leaving::Draining, out),
-                Stage::Waiting | Stage::Leaving => self.next_step(Leaving::Exiting, out),
+                Stage::Serving => self.next_step(at, Leaving::Draining, out),
+                Stage::Waiting => self.next_step(at, Leaving::Exiting { serves: false }, out),
+                Stage::Leaving => self.next_step(at, Leaving::Exiting { serves: true }, out),
                 Stage::Working => {}
             },
             // The new process has lost the lock, so it is gone: that is on its way.
             (Leaving::Standby { .. }, FromService::Resumed(_)) => {
-                self.retiree = Some(Retiree { step: Leaving::Standby { serves: true }, ..retiree });
+                self.outgoing = Some(Outgoing { step: Leaving::Standby { serves: true }, ..outgoing });
             }
             // Likewise, and it is not to be waited for: this one ends, too, and then nobody would know what was tried.
             (Leaving::Standby { .. }, FromService::ResumeFailed(_)) => {
                 self.take_back(at, Reason::Probation(String::from("it has lost the data lock")), out)
             }
-            (Leaving::Asked, FromService::Resumed(_)) => self.next_step(Leaving::Draining, out),
-            (Leaving::Draining, FromService::Drained(_)) => {
-                self.next_step(Leaving::Sealing { cut: false }, out)
-            }
-            // Sealed, failed, or serving again since its lease ended: in each case it leaves in order when told.
+            (Leaving::Asked, FromService::Resumed(_)) => self.next_step(at, Leaving::Draining, out),
+            (Leaving::Draining, FromService::Drained(_)) => self.next_step(at, self.before_seal(false), out),
+            // Failed, or serving again since its lease ended: it leaves in order when told, as one that has sealed does.
             (
-                Leaving::Draining | Leaving::Sealing { .. },
-                FromService::Sealed(_) | FromService::SealFailed(_) | FromService::Resumed(_),
-            ) => self.next_step(Leaving::Exiting, out),
-            (Leaving::Draining | Leaving::Sealing { .. }, FromService::State(state))
-                if self.is_replaced_by_incumbent(id) =>
-            {
+                Leaving::Draining | Leaving::Quieting { .. } | Leaving::Sealing { .. },
+                FromService::SealFailed(_) | FromService::Resumed(_),
+            ) => self.next_step(at, Leaving::Exiting { serves: true }, out),
+            (
+                Leaving::Draining | Leaving::Quieting { .. } | Leaving::Sealing { .. },
+                FromService::Sealed(_),
+            ) => self.next_step(at, Leaving::Exiting { serves: false }, out),
+            (
+                Leaving::Draining | Leaving::Quieting { .. } | Leaving::Sealing { .. },
+                FromService::State(state),
+            ) if self.is_replaced_by_incumbent(id) => {
                 out.push(Action::ToIncumbent(id, ToService::State(state.clone())));
             }
             // Whatever else it says, its end is near and bounded.
@@ -123,23 +163,23 @@ impl Supervisor {
 
     /// Whether the process that was replaced in this handoff is beside the one that replaced it.
     fn is_replaced_by_incumbent(&self, id: HandoffId) -> bool {
-        let serves = self.phase == Phase::Serving && self.incumbent == Incumbent::Whole;
-        self.mode == Mode::Overlap && serves && self.handoff == id
+        let serves = self.phase == Phase::Serving && self.incumbent == Incumbent::Active;
+        self.mode == Mode::Overlap && serves && self.handoff.id == id
     }
 
-    pub(super) fn retiree_gone(&mut self, out: &mut Vec<Action>) {
-        let Some(retiree) = self.retiree.take() else { return };
-        for deadline in [Deadline::RetireDrain, Deadline::RetireSeal, Deadline::RetireExit] {
+    pub(super) fn outgoing_gone(&mut self, out: &mut Vec<Action>) {
+        let Some(outgoing) = self.outgoing.take() else { return };
+        for deadline in RETIRE {
             out.push(Action::Disarm(deadline));
         }
-        if let Leaving::Standby { .. } = retiree.step {
+        if let Leaving::Standby { .. } = outgoing.step {
             out.push(Action::Disarm(Deadline::Probation));
         }
         if self.phase == Phase::Stopping {
             return self.stopped(out);
         }
         out.push(Action::RetireSlot);
-        if retiree.reports {
+        if outgoing.reports {
             self.conclude_upgrade(out);
         }
     }

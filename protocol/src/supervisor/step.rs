@@ -4,18 +4,19 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::{
-    Action, Event, Incumbent, Lasting, Leaving, Moment, Outcome, Owes, Phase, Refusal, Request, Retiree,
-    Successor, Supervisor, Target,
+    Action, DurableFact, Event, Handoff, Incumbent, Leaving, LostCommit, Moment, Outcome, Outgoing, Owes,
+    Phase, Refusal, Request, Successor, Supervisor, Target, Verdict,
 };
-use crate::deadline::{Deadline, Millis, STABLE_MS};
+use crate::deadline::{Deadline, Millis, STABLE_MS, Stragglers};
 use crate::ids::HandoffId;
 use crate::message::{Begin, Commit, FromService, Hello, Mode, Prepare, Ready, Seal, ToService};
-use crate::reason::{Party, Reason};
+use crate::reason::{Reason, Role};
 use crate::version::{VersionRange, negotiate};
 
 impl Supervisor {
     pub(super) fn dispatch(&mut self, at: Moment, event: Event, out: &mut Vec<Action>) {
         match event {
+            Event::Starved(deadline) => return self.starved(at, deadline, out),
             event if self.recovery.is_some() => self.recovering(at, event, out),
             Event::Request(Request::Start) => self.start(at, out),
             Event::Request(Request::Stop) => self.stop(at, out),
@@ -26,13 +27,14 @@ impl Supervisor {
             Event::SpawnFailed(why) => self.spawn_failed(at, why, out),
             Event::FromSuccessor(id, message) => self.on_successor(at, id, message, out),
             Event::FromIncumbent(id, message) => self.on_incumbent(at, id, message, out),
-            Event::FromRetiree(id, message) => self.on_retiree(at, id, &message, out),
-            Event::HungUp(party) => self.hung_up(at, party, out),
-            Event::Garbage(party, what) => self.broke(at, party, what, out),
+            Event::FromOutgoing(id, message) => self.on_outgoing(at, id, &message, out),
+            Event::HungUp(role) => self.hung_up(at, role, out),
+            Event::Garbage(role, what) => self.broke(at, role, what, out),
             Event::SuccessorGone(exit) => self.successor_gone(at, exit, out),
             Event::IncumbentGone(exit) => self.incumbent_gone(at, exit, out),
-            Event::RetireeGone => self.retiree_gone(out),
-            Event::RetireeUnheard => self.retiree_unheard(out),
+            Event::OutgoingGone => self.outgoing_gone(out),
+            Event::OutgoingUnheard => self.outgoing_unheard(at, out),
+            Event::OutgoingQuiet(id) => self.outgoing_quiet(at, id, out),
             Event::Probed(id, result) => self.probed(at, id, result, out),
             Event::Condemned(id, why) => self.condemned(at, id, why, out),
             Event::Durable => self.durable(at, out),
@@ -44,16 +46,16 @@ impl Supervisor {
 
     /// An earlier supervisor was told to stop the service, and did not come to it.
     pub(super) fn end_unwanted(&mut self, at: Moment, out: &mut Vec<Action>) {
-        if self.phase == Phase::Serving && !self.wanted && self.retiree.is_none() {
+        if self.phase == Phase::Serving && !self.wanted && self.outgoing.is_none() {
             self.end_service(at, out);
         }
     }
 
     fn start(&mut self, at: Moment, out: &mut Vec<Action>) {
         match self.phase {
-            Phase::Stopped | Phase::Backoff if self.retiree.is_none() => {
+            Phase::Stopped | Phase::Backoff if self.outgoing.is_none() => {
                 self.wanted = true;
-                self.asked = true;
+                self.answer.is_awaited = true;
                 self.attempts = 0;
                 self.spawn(at, Target::Committed, out);
             }
@@ -73,13 +75,13 @@ impl Supervisor {
     ) {
         match (self.phase, self.incumbent) {
             _ if self.is_on_probation() => out.push(Action::Refuse(Refusal::Probation)),
-            _ if self.retiree.is_some() => out.push(Action::Refuse(Refusal::Retiring)),
-            (Phase::Serving, Incumbent::Mute) => out.push(Action::Refuse(Refusal::Mute)),
+            _ if self.outgoing.is_some() => out.push(Action::Refuse(Refusal::Retiring)),
+            (Phase::Serving, Incumbent::Unreachable) => out.push(Action::Refuse(Refusal::Unreachable)),
             (Phase::Serving | Phase::Backoff, _) => {
-                self.asked = true;
+                self.answer.is_awaited = true;
                 self.spawn(at, target, out);
-                self.ends_at = at.now.saturating_add(deadline_ms.unwrap_or(self.policy.deadline_ms));
-                self.drain_grace_ms = drain_grace_ms.unwrap_or(self.policy.drain_grace_ms);
+                self.handoff.ends_at = at.now.saturating_add(deadline_ms.unwrap_or(self.policy.deadline_ms));
+                self.handoff.drain_grace_ms = drain_grace_ms.unwrap_or(self.policy.drain_grace_ms);
                 self.arm(at, Deadline::Greet, out);
             }
             (Phase::Stopped, _) => out.push(Action::Refuse(Refusal::NotRunning)),
@@ -92,22 +94,22 @@ impl Supervisor {
             // Who stands by leaves first; whoever waits for the end of the upgrade is told of the stop.
             Phase::Serving if self.is_on_probation() => {
                 self.wanted = false;
-                self.asked = true;
-                self.end_probation(out);
-                if let Some(retiree) = &mut self.retiree {
-                    retiree.reports = false;
+                self.answer.is_awaited = true;
+                self.end_probation(at, out);
+                if let Some(outgoing) = &mut self.outgoing {
+                    outgoing.reports = false;
                 }
             }
-            Phase::Serving if self.retiree.is_some() => out.push(Action::Refuse(Refusal::Retiring)),
+            Phase::Serving if self.outgoing.is_some() => out.push(Action::Refuse(Refusal::Retiring)),
             Phase::Serving => {
                 self.wanted = false;
-                self.asked = true;
+                self.answer.is_awaited = true;
                 self.end_service(at, out);
             }
-            Phase::Backoff if self.retiree.is_none() => {
+            Phase::Backoff if self.outgoing.is_none() => {
                 self.wanted = false;
                 out.push(Action::Disarm(Deadline::Backoff));
-                self.asked = true;
+                self.answer.is_awaited = true;
                 self.stopped(out);
             }
             // A start that hangs must not keep a person from ending it.
@@ -115,8 +117,13 @@ impl Supervisor {
                 if self.incumbent == Incumbent::Absent =>
             {
                 self.wanted = false;
-                self.asked = true;
+                self.answer.is_awaited = true;
                 self.fail(at, Reason::Cancelled, out);
+            }
+            // What has failed is on its way out, and nothing is to follow it.
+            Phase::Reaping if self.incumbent == Incumbent::Absent => {
+                self.wanted = false;
+                self.answer.is_awaited = true;
             }
             Phase::Stopped => out.push(Action::Refuse(Refusal::NotRunning)),
             phase => out.push(Action::Refuse(Refusal::Busy(phase))),
@@ -133,12 +140,13 @@ impl Supervisor {
             // A start that somebody asked for. What is started because something else died or failed goes on: only a
             // stop ends that.
             Phase::Greeting | Phase::Warming | Phase::Beginning | Phase::Probing if self.is_cold_start() => {
-                if !self.asked || self.reason.is_some() || self.stands {
+                if !self.answer.is_awaited || self.answer.verdict != Verdict::Open {
                     return out.push(Action::Refuse(Refusal::NothingToCancel));
                 }
                 self.wanted = false;
                 self.fail(at, Reason::Cancelled, out);
             }
+            Phase::Sealing if self.policy.seal_ends => out.push(Action::Refuse(Refusal::NothingToCancel)),
             Phase::Greeting
             | Phase::Warming
             | Phase::Draining
@@ -147,7 +155,7 @@ impl Supervisor {
             | Phase::Probing
             | Phase::Canary => self.fail(at, Reason::Cancelled, out),
             Phase::Serving if self.is_on_probation() => {
-                self.asked = true;
+                self.answer.is_awaited = true;
                 self.take_back(at, Reason::Cancelled, out);
             }
             Phase::Recovering
@@ -163,22 +171,16 @@ impl Supervisor {
     }
 
     fn is_cold_start(&self) -> bool {
-        self.incumbent == Incumbent::Absent && self.target == Target::Committed
+        self.incumbent == Incumbent::Absent && self.handoff.target == Target::Committed
     }
 
     pub(super) fn spawn(&mut self, at: Moment, target: Target, out: &mut Vec<Action>) {
         out.push(Action::Disarm(Deadline::Backoff));
-        self.handoff = at.fresh;
-        self.target = target;
-        self.ends_at = at.now.saturating_add(self.policy.deadline_ms);
-        self.drain_grace_ms = self.policy.drain_grace_ms;
-        self.owes = Owes::default();
-        self.self_made = false;
-        self.shares = 0;
-        self.probation_ms = self.policy.probation_ms;
+        debug_assert!(self.handoff.lost_commit == LostCommit::None);
+        self.handoff = Handoff::new(at.next_id, target, at.now, &self.policy);
         self.successor = Successor::Starting;
         self.phase = Phase::Greeting;
-        out.push(Action::Spawn(self.handoff, target));
+        out.push(Action::Spawn(self.handoff.id, target));
         self.arm(at, Deadline::Greet, out);
     }
 
@@ -189,8 +191,8 @@ impl Supervisor {
         message: FromService,
         out: &mut Vec<Action>,
     ) {
-        if id != self.handoff {
-            return self.broke(at, Party::Successor, wrong_id(&message), out);
+        if id != self.handoff.id {
+            return self.broke(at, Role::Successor, wrong_id(&message), out);
         }
         match (self.phase, message) {
             // What it says while it is being sent away changes nothing.
@@ -212,10 +214,12 @@ impl Supervisor {
             (Phase::Warming, FromService::Prepared(_)) => self.prepared(at, out),
             (Phase::Beginning, FromService::Ready(_)) => self.ready(at, out),
             (Phase::Warming | Phase::Beginning, FromService::Progress(_)) => self.alive(out),
-            (_, FromService::Progress(_)) if self.successor != Successor::Starting => {}
+            (Phase::Warming, FromService::Release(_)) => {}
+            (_, FromService::Progress(_) | FromService::Release(_))
+                if self.successor != Successor::Starting => {}
             (phase, message) => {
                 let what = unexpected(&message, phase);
-                self.broke(at, Party::Successor, what, out);
+                self.broke(at, Role::Successor, what, out);
             }
         }
     }
@@ -224,10 +228,10 @@ impl Supervisor {
         match negotiate(VersionRange::OURS, hello.versions) {
             Ok(version) => {
                 self.enter(at, Phase::Warming, Deadline::Prepare, out);
-                out.push(Action::Welcome(self.handoff, version));
+                out.push(Action::Welcome(self.handoff.id, version));
                 let left = self.left(at);
                 let prepare = Prepare { grace_ms: left, lease_ms: left.saturating_add(self.policy.lease_ms) };
-                out.push(Action::ToSuccessor(self.handoff, ToService::Prepare(prepare)));
+                out.push(Action::ToSuccessor(self.handoff.id, ToService::Prepare(prepare)));
             }
             Err(none) => self.fail(at, Reason::Version(none), out),
         }
@@ -236,92 +240,107 @@ impl Supervisor {
     fn prepared(&mut self, at: Moment, out: &mut Vec<Action>) {
         self.successor = Successor::Parked;
         match (self.mode, self.incumbent) {
-            (Mode::Exclusive, Incumbent::Whole) => {
-                self.incumbent = Incumbent::Touched;
-                self.owes.drained = true;
+            (Mode::Exclusive, Incumbent::Active) => {
+                self.incumbent = Incumbent::Quiesced;
+                self.handoff.owes.drained = true;
+                self.drain_began = at.now;
                 self.enter(at, Phase::Draining, Deadline::Drain, out);
-                let grace_ms = self.drain_grace_ms.min(self.left(at));
+                let grace_ms = self.handoff.drain_grace_ms.min(self.left(at));
                 let lease_ms = grace_ms.saturating_add(self.policy.lease_ms);
                 let prepare = ToService::Prepare(Prepare { grace_ms, lease_ms });
-                out.push(Action::ToIncumbent(self.handoff, prepare));
+                out.push(Action::ToIncumbent(self.handoff.id, prepare));
             }
             (Mode::Overlap, _) | (Mode::Exclusive, Incumbent::Absent) => self.begin(at, out),
-            (Mode::Exclusive, Incumbent::Touched | Incumbent::Mute) => {
-                self.fail(at, Reason::HungUp(Party::Incumbent), out);
+            (Mode::Exclusive, Incumbent::Quiesced | Incumbent::Unreachable) => {
+                self.fail(at, Reason::HungUp(Role::Incumbent), out);
             }
         }
     }
 
     pub(super) fn seal(&mut self, at: Moment, cut: bool, out: &mut Vec<Action>) {
-        self.owes.sealed = true;
+        self.handoff.owes.sealed = true;
         self.enter(at, Phase::Sealing, Deadline::Seal, out);
         let seal = ToService::Seal(Seal { lease_ms: self.policy.lease_ms, cut });
-        out.push(Action::ToIncumbent(self.handoff, seal));
+        out.push(Action::ToIncumbent(self.handoff.id, seal));
+    }
+
+    /// What was ended for the successor is not to be started again before that has had its chance: as long as it would take the other.
+    pub(super) fn grant_a_begin(&mut self, at: Moment) {
+        if self.policy.seal_ends {
+            self.handoff.ends_at =
+                self.handoff.ends_at.max(at.now.saturating_add(self.policy.resume_limit_ms));
+        }
     }
 
     /// The successor goes forward: the incumbent is sealed, gone, or stays beside it.
     pub(super) fn begin(&mut self, at: Moment, out: &mut Vec<Action>) {
         self.successor = Successor::Begun;
         self.enter(at, Phase::Beginning, Deadline::Begin, out);
-        out.push(Action::ToSuccessor(self.handoff, ToService::Begin(Begin {})));
+        out.push(Action::ToSuccessor(self.handoff.id, ToService::Begin(Begin {})));
     }
 
-    fn ready(&mut self, at: Moment, out: &mut Vec<Action>) {
+    pub(super) fn ready(&mut self, at: Moment, out: &mut Vec<Action>) {
         self.successor = Successor::Ready;
         if self.policy.probes { self.probe(at, out) } else { self.advance(at, out) }
     }
 
     pub(super) fn probe(&mut self, at: Moment, out: &mut Vec<Action>) {
         self.enter(at, Phase::Probing, Deadline::Probe, out);
-        out.push(Action::Probe(self.handoff));
+        // Between two steps of a canary it is not waited for as long as for one that has never served.
+        let limit_ms = match self.handoff.shares {
+            0 => self.policy.probe_limit_ms,
+            _ => self.policy.canary_probe_limit_ms.min(self.policy.probe_limit_ms),
+        };
+        out.push(Action::Probe(self.handoff.id, limit_ms));
     }
 
     /// The answer to a probe of an earlier handoff may come late, and counts for nobody.
     fn probed(&mut self, at: Moment, id: HandoffId, result: Result<(), String>, out: &mut Vec<Action>) {
         match (self.phase, result) {
-            (Phase::Probing, Ok(())) if id == self.handoff => self.advance(at, out),
-            (Phase::Probing, Err(why)) if id == self.handoff => self.fail(at, Reason::Probe(why), out),
+            (Phase::Probing, Ok(())) if id == self.handoff.id => self.advance(at, out),
+            (Phase::Probing, Err(why)) if id == self.handoff.id => self.fail(at, Reason::Probe(why), out),
             (_, _) => {}
         }
     }
 
-    pub(super) fn commit(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn commit(&mut self, at: Moment, out: &mut Vec<Action>) {
         self.disarm_phase(out);
         self.phase = Phase::Committing;
-        self.shares = 0;
+        self.handoff.shares = 0;
         if self.mode == Mode::Overlap {
             out.push(Action::SteerToSuccessor);
         }
-        out.push(Action::RecordDurably(self.handoff, Lasting::Commit));
+        out.push(Action::RecordDurably(self.handoff.id, DurableFact::Commit));
+        self.arm(at, Deadline::Record, out);
     }
 
     pub(super) fn committed(&mut self, at: Moment, out: &mut Vec<Action>) {
         let replaced = self.incumbent;
         out.push(Action::Promote);
-        self.incumbent = Incumbent::Whole;
+        self.incumbent = Incumbent::Active;
         self.successor = Successor::Absent;
         self.phase = Phase::Serving;
         self.serving_since = at.now;
-        if !core::mem::take(&mut self.self_made) {
-            out.push(Action::ToIncumbent(self.handoff, ToService::Commit(Commit {})));
+        if !core::mem::take(&mut self.handoff.skips_commit) {
+            out.push(Action::ToIncumbent(self.handoff.id, ToService::Commit(Commit {})));
         }
         if replaced == Incumbent::Absent {
             let outcome = self.cold_outcome();
             self.report(outcome, out);
         } else {
             let step = self.first_step(replaced);
-            self.retiree = Some(Retiree { step, handoff: self.handoff, reports: self.asked });
-            self.asked = false;
-            self.tell_retiree(self.drain_grace_ms, out);
+            self.outgoing =
+                Some(Outgoing { step, handoff: self.handoff.id, reports: self.answer.is_awaited });
+            self.answer.is_awaited = false;
+            self.tell_outgoing(at, self.handoff.drain_grace_ms, out);
         }
     }
 
     fn cold_outcome(&mut self) -> Outcome {
-        match (self.reason.take(), self.target) {
-            (Some(reason), Target::Committed) => Outcome::RolledBack(reason),
-            (_, Target::Candidate) => Outcome::Committed,
-            (None, Target::Committed) if self.stands => Outcome::Committed,
-            (None, Target::Committed) => Outcome::Started,
+        match (core::mem::take(&mut self.answer.verdict), self.handoff.target) {
+            (Verdict::Fails(reason), Target::Committed) => Outcome::RolledBack(reason),
+            (_, Target::Candidate) | (Verdict::Stands, Target::Committed) => Outcome::Committed,
+            (Verdict::Open, Target::Committed) => Outcome::Started,
         }
     }
 
@@ -332,30 +351,32 @@ impl Supervisor {
         message: FromService,
         out: &mut Vec<Action>,
     ) {
-        if id != self.handoff {
-            return self.broke(at, Party::Incumbent, wrong_id(&message), out);
+        if id != self.handoff.id {
+            return self.broke(at, Role::Incumbent, wrong_id(&message), out);
         }
         match (self.phase, message) {
             (Phase::Draining, FromService::Drained(_)) => {
-                self.owes.drained = false;
-                self.seal(at, false, out);
+                self.handoff.owes.drained = false;
+                // What begins after the drain may be cut as well as what outlasts it.
+                self.seal(at, self.policy.stragglers == Stragglers::Cut, out);
             }
             (Phase::Sealing, FromService::Sealed(_)) => {
-                self.owes.sealed = false;
+                self.handoff.owes.sealed = false;
+                self.grant_a_begin(at);
                 self.begin(at, out);
             }
             (Phase::Draining | Phase::Sealing, FromService::State(state)) => {
-                out.push(Action::ToSuccessor(self.handoff, ToService::State(state)));
+                out.push(Action::ToSuccessor(self.handoff.id, ToService::State(state)));
             }
             // It was on its way when the handoff failed, and there may be nothing else that is still owed.
             (Phase::Resuming | Phase::Reaping, FromService::State(_))
-                if self.incumbent == Incumbent::Touched => {}
+                if self.incumbent == Incumbent::Quiesced => {}
             (Phase::Draining | Phase::Sealing, FromService::SealFailed(failed)) => {
-                self.owes = Owes::default();
+                self.handoff.owes = Owes::default();
                 self.fail(at, Reason::SealFailed(failed.reason), out);
             }
             (Phase::Draining | Phase::Sealing | Phase::Resuming, FromService::Progress(_)) => self.alive(out),
-            (_, FromService::Progress(_)) => {}
+            (_, FromService::Progress(_) | FromService::Release(_)) => {}
             (
                 Phase::Draining
                 | Phase::Sealing
@@ -364,43 +385,41 @@ impl Supervisor {
                 | Phase::Reaping
                 | Phase::Resuming,
                 FromService::Resumed(_),
-            ) if self.incumbent == Incumbent::Touched => self.resumed(at, out),
-            (Phase::Committing, FromService::Resumed(_)) if self.incumbent == Incumbent::Touched => {
-                self.incumbent = Incumbent::Whole;
+            ) if self.incumbent == Incumbent::Quiesced => self.resumed(at, out),
+            (Phase::Committing, FromService::Resumed(_)) if self.incumbent == Incumbent::Quiesced => {
+                self.incumbent = Incumbent::Active;
             }
             // The answer to another supervisor, from one that was taken for frozen.
-            (Phase::Committing | Phase::Reaping | Phase::Resuming, FromService::Adopted(adopted))
-                if self.incumbent == Incumbent::Touched =>
-            {
-                self.adopted_late(at, adopted.stage, out)
-            }
+            (
+                Phase::Probing | Phase::Committing | Phase::Reaping | Phase::Resuming,
+                FromService::Adopted(adopted),
+            ) if self.incumbent == Incumbent::Quiesced => self.adopted_late(at, adopted.stage, out),
             (Phase::Sealing | Phase::Resuming | Phase::Reaping, FromService::Drained(_))
-                if self.owes.drained =>
+                if self.handoff.owes.drained =>
             {
-                self.owes.drained = false;
+                self.handoff.owes.drained = false;
             }
-            (Phase::Resuming | Phase::Reaping, FromService::Sealed(_)) if self.owes.sealed => {
-                self.owes.sealed = false;
+            (Phase::Resuming | Phase::Reaping, FromService::Sealed(_)) if self.handoff.owes.sealed => {
+                self.handoff.owes.sealed = false;
             }
             (Phase::Resuming | Phase::Reaping, FromService::SealFailed(_))
-                if self.owes.sealed || self.owes.drained =>
+                if self.handoff.owes.sealed || self.handoff.owes.drained =>
             {
-                self.owes = Owes::default();
+                self.handoff.owes = Owes::default();
             }
             // It exits by itself; that is waited for.
-            (_, FromService::ResumeFailed(_)) if self.incumbent == Incumbent::Touched => {}
+            (_, FromService::ResumeFailed(_)) if self.incumbent == Incumbent::Quiesced => {}
             (phase, message) => {
                 let what = unexpected(&message, phase);
-                self.broke(at, Party::Incumbent, what, out);
+                self.broke(at, Role::Incumbent, what, out);
             }
         }
     }
 
     /// Ends what somebody asked for, if somebody did.
     pub(super) fn report(&mut self, outcome: Outcome, out: &mut Vec<Action>) {
-        self.reason = None;
-        self.stands = false;
-        if core::mem::take(&mut self.asked) {
+        let answer = core::mem::take(&mut self.answer);
+        if answer.is_awaited {
             out.push(Action::Report(outcome));
         }
     }

@@ -3,12 +3,50 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::{Action, Moment, Phase, Supervisor, Target};
-use crate::deadline::{Deadline, Millis, Stragglers, backoff_ms};
-use crate::reason::{Party, Reason};
+use super::{Action, Event, Incumbent, Moment, Phase, Successor, Supervisor, Target};
+use crate::deadline::{Deadline, LEASES_OF_STARVED, Millis, Stragglers, UNSERVED_RECORD_MS, backoff_ms};
+use crate::reason::{Reason, Role};
 use crate::recovery::Found;
 
+/// Leases in a row in which a process was silent, and starved. By the deadline that is about its silence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(super) struct Starved {
+    silence: u8,
+    answer_incumbent: u8,
+    answer_successor: u8,
+}
+
+impl Starved {
+    fn leases(&mut self, deadline: Deadline) -> Option<&mut u8> {
+        match deadline {
+            Deadline::Silence => Some(&mut self.silence),
+            Deadline::AnswerIncumbent => Some(&mut self.answer_incumbent),
+            Deadline::AnswerSuccessor => Some(&mut self.answer_successor),
+            _ => None,
+        }
+    }
+
+    fn reset(&mut self, deadline: Deadline) {
+        if let Some(leases) = self.leases(deadline) {
+            *leases = 0;
+        }
+    }
+}
+
 impl Supervisor {
+    /// To kill a starved process makes no machine faster: it is given some more leases.
+    pub(super) fn starved(&mut self, at: Moment, deadline: Deadline, out: &mut Vec<Action>) {
+        let is_silence = self.silent_at(deadline).is_some();
+        if let Some(leases) = self.starved.leases(deadline).filter(|_| is_silence) {
+            *leases += 1;
+            if *leases < LEASES_OF_STARVED {
+                return out.push(Action::Arm(deadline, self.policy.lease_ms));
+            }
+            *leases = 0;
+        }
+        self.dispatch(at, Event::Deadline(deadline), out);
+    }
+
     pub(super) fn deadline(&mut self, at: Moment, deadline: Deadline, out: &mut Vec<Action>) {
         match (deadline, self.phase) {
             (Deadline::Greet, Phase::Greeting) => self.fail(at, Reason::NoHello, out),
@@ -22,19 +60,24 @@ impl Supervisor {
             (Deadline::Probe, Phase::Probing) => {
                 self.fail(at, Reason::Probe(String::from("there was no answer within its limit")), out)
             }
+            (Deadline::Record, Phase::Committing | Phase::Reverting) => {
+                out.push(Action::GiveUpRecord);
+                self.not_durable(at, String::from("the disk has not answered in time"), out);
+            }
             (Deadline::Canary, Phase::Canary) => self.share_passed(at, out),
-            (Deadline::Probation, Phase::Serving) => self.end_probation(out),
+            (Deadline::Probation, Phase::Serving) => self.end_probation(at, out),
             (Deadline::Silence, Phase::Warming | Phase::Beginning) => {
-                self.fail(at, Reason::Silent(Party::Successor), out)
+                self.fail(at, Reason::Silent(Role::Successor), out)
             }
             // Whoever is frozen serves nobody: it counts as dead, and the successor goes forward.
             (Deadline::Silence, Phase::Draining | Phase::Sealing | Phase::Resuming)
             | (Deadline::Resume, Phase::Resuming) => out.push(Action::KillIncumbent),
-            (Deadline::Leave, Phase::Reaping) => out.push(Action::KillSuccessor),
+            (Deadline::Leave, Phase::Reaping) => self.leave_late(at, out),
             (Deadline::Backoff, Phase::Backoff) => self.spawn(at, Target::Committed, out),
-            (Deadline::RetireDrain | Deadline::RetireSeal | Deadline::RetireExit, _) => {
-                self.retire_late(deadline, out)
-            }
+            (
+                Deadline::RetireDrain | Deadline::RetireQuiet | Deadline::RetireSeal | Deadline::RetireExit,
+                _,
+            ) => self.retire_late(at, deadline, out),
             // A timer that fired before it was disarmed.
             (
                 Deadline::Greet
@@ -43,6 +86,7 @@ impl Supervisor {
                 | Deadline::Seal
                 | Deadline::Begin
                 | Deadline::Probe
+                | Deadline::Record
                 | Deadline::Canary
                 | Deadline::Probation
                 | Deadline::Silence
@@ -59,23 +103,24 @@ impl Supervisor {
 
     /// Whose silence a deadline is about. `None` for one that is about something else: whoever leaves owes its end, not a sign
     /// of life.
-    pub fn silent_at(&self, deadline: Deadline) -> Option<Party> {
+    pub fn silent_at(&self, deadline: Deadline) -> Option<Role> {
         let asked = |found: Found| matches!(found, Found::Asked | Found::Working | Found::Waiting);
         match (deadline, self.phase) {
-            (Deadline::Silence, Phase::Warming | Phase::Beginning) => Some(Party::Successor),
-            (Deadline::Silence, Phase::Draining | Phase::Sealing | Phase::Resuming) => Some(Party::Incumbent),
+            (Deadline::Silence, Phase::Warming | Phase::Beginning) => Some(Role::Successor),
+            (Deadline::Silence, Phase::Draining | Phase::Sealing | Phase::Resuming) => Some(Role::Incumbent),
             (Deadline::AnswerIncumbent, _) => {
-                self.facts().filter(|facts| asked(facts.incumbent)).map(|_| Party::Incumbent)
+                self.facts().filter(|facts| asked(facts.incumbent)).map(|_| Role::Incumbent)
             }
             (Deadline::AnswerSuccessor, _) => {
-                self.facts().filter(|facts| asked(facts.successor)).map(|_| Party::Successor)
+                self.facts().filter(|facts| asked(facts.successor)).map(|_| Role::Successor)
             }
             (_, _) => None,
         }
     }
 
     /// A sign of life.
-    pub(super) fn alive(&self, out: &mut Vec<Action>) {
+    pub(super) fn alive(&mut self, out: &mut Vec<Action>) {
+        self.starved.reset(Deadline::Silence);
         out.push(Action::Arm(Deadline::Silence, self.policy.lease_ms));
     }
 
@@ -85,37 +130,76 @@ impl Supervisor {
         self.arm(at, deadline, out);
     }
 
+    /// How long the process that is sealed may take to end from its stop signal on, as [`Grant`](crate::message::Grant) tells it: at a
+    /// stop its `stop_grace`; in an upgrade what is left of its `drain_grace` as well.
+    pub fn grant_ms(&self, now: Millis) -> Millis {
+        let rest = match self.phase {
+            Phase::Stopping => 0,
+            _ => self.handoff.drain_grace_ms.saturating_sub(now.saturating_sub(self.drain_began)),
+        };
+        rest.saturating_add(self.policy.stop_grace_ms)
+    }
+
+    /// From `Seal` to `Sealed`.
+    pub(super) fn seal_limit_ms(&self, at: Moment) -> Millis {
+        self.policy.seal_limit_ms.saturating_add(self.grant_ms(at.now))
+    }
+
+    /// From `Commit` to SIGTERM, and from there to SIGKILL, for a process that may have something to end first or has not.
+    pub(super) fn exit_limit_ms(&self, ends: bool) -> Millis {
+        self.policy.exit_limit_ms.saturating_add(if ends { self.policy.stop_grace_ms } else { 0 })
+    }
+
+    /// Whether a process is there that serves, or will.
+    pub(super) fn has_server(&self) -> bool {
+        self.incumbent != Incumbent::Absent || self.successor == Successor::Ready
+    }
+
     /// What is left of the whole upgrade.
     pub(super) fn left(&self, at: Moment) -> Millis {
-        self.ends_at.saturating_sub(at.now)
+        self.handoff.ends_at.saturating_sub(at.now)
     }
 
     pub(super) fn arm(&mut self, at: Moment, deadline: Deadline, out: &mut Vec<Action>) {
+        self.starved.reset(deadline);
         let left = self.left(at);
         let ms = match deadline {
             Deadline::Greet => self.policy.greet_limit_ms.min(left),
             Deadline::Prepare | Deadline::Begin => left,
-            Deadline::Drain => self.drain_grace_ms.min(left),
-            Deadline::Seal => self.policy.seal_limit_ms.min(left),
-            Deadline::Probe => self.policy.probe_limit_ms.min(left),
+            Deadline::Drain => self.handoff.drain_grace_ms.min(left),
+            Deadline::Seal if self.policy.seal_ends => self.seal_limit_ms(at),
+            Deadline::Seal => self.seal_limit_ms(at).min(left),
+            // The probe has its own limit, and the better reason: this one is for a probe that hangs.
+            Deadline::Probe => {
+                self.policy.probe_limit_ms.saturating_add(self.policy.probe_margin_ms).min(left)
+            }
+            // Without anyone who serves, the disk is not to decide for how long.
+            Deadline::Record if !self.has_server() => UNSERVED_RECORD_MS.min(self.policy.record_limit_ms),
+            Deadline::Record => self.policy.record_limit_ms,
             Deadline::Canary => self.share_time_ms(),
-            Deadline::Probation => self.probation_ms,
+            Deadline::Probation => self.handoff.probation_ms,
             Deadline::Silence => self.policy.lease_ms,
+            Deadline::Leave if self.successor == Successor::Terminating => self.exit_limit_ms(true),
             Deadline::Leave => self.policy.exit_limit_ms,
+            // It ends what it runs before it starts it again.
+            Deadline::Resume if self.handoff.owes.sealed => {
+                self.policy.resume_limit_ms.saturating_add(self.seal_limit_ms(at))
+            }
             Deadline::Resume => self.policy.resume_limit_ms,
             Deadline::Backoff => backoff_ms(self.attempts),
             Deadline::RetireDrain => self.policy.stop_grace_ms,
-            Deadline::RetireSeal => self.policy.seal_limit_ms,
+            Deadline::RetireQuiet => self.policy.quiet_limit_ms,
+            Deadline::RetireSeal => self.seal_limit_ms(at),
             Deadline::RetireExit => self.policy.exit_limit_ms,
             Deadline::AnswerIncumbent | Deadline::AnswerSuccessor => self.policy.lease_ms,
-            Deadline::Recover => self.policy.deadline_ms,
+            Deadline::Recover => left,
         };
         out.push(Action::Arm(deadline, ms));
         if matches!(
             deadline,
             Deadline::Prepare | Deadline::Drain | Deadline::Seal | Deadline::Begin | Deadline::Resume
         ) {
-            out.push(Action::Arm(Deadline::Silence, self.policy.lease_ms));
+            self.alive(out);
         }
     }
 
@@ -128,11 +212,12 @@ impl Supervisor {
             Phase::Beginning => &[Deadline::Begin, Deadline::Silence],
             Phase::Probing => &[Deadline::Probe],
             Phase::Canary => &[Deadline::Canary],
+            Phase::Committing | Phase::Reverting => &[Deadline::Record],
             Phase::Reaping => &[Deadline::Leave],
             Phase::Resuming => &[Deadline::Resume, Deadline::Silence],
             Phase::Backoff => &[Deadline::Backoff],
             Phase::Recovering => &[Deadline::AnswerIncumbent, Deadline::AnswerSuccessor, Deadline::Recover],
-            Phase::Stopped | Phase::Committing | Phase::Reverting | Phase::Serving | Phase::Stopping => &[],
+            Phase::Stopped | Phase::Serving | Phase::Stopping => &[],
         } {
             out.push(Action::Disarm(*deadline));
         }

@@ -23,7 +23,7 @@ impl Supervisor {
     /// [`Event::Condemned`](super::Event::Condemned).
     pub fn watched(&self) -> Option<(HandoffId, Watch)> {
         let watch = match self.phase {
-            Phase::Canary => Watch::Share(self.shares),
+            Phase::Canary => Watch::Share(self.handoff.shares),
             Phase::Serving if self.is_on_probation() => Watch::Probation,
             Phase::Serving if self.policy.liveness => Watch::Liveness,
             Phase::Serving
@@ -42,7 +42,7 @@ impl Supervisor {
             | Phase::Reverting
             | Phase::Stopping => return None,
         };
-        Some((self.handoff, watch))
+        Some((self.handoff.id, watch))
     }
 
     /// The process of this handoff is not well. One that is not watched any more is left alone.

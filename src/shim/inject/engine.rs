@@ -6,16 +6,17 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::fstat;
-use rustix::io::Errno;
-use rustix::net::sockopt::socket_cookie;
-
 use super::matching::{Why, choose};
+use super::paths::{self, Meant};
 use super::target::{Target, wanted};
 use super::wanted::{Address, Wanted};
 use super::{Event, Slots, Watcher, epoll, options};
 use crate::config::ListenAddress;
+use crate::slots::Access;
+use crate::sys::descriptor::inode;
+use crate::sys::errno::Errno;
 use crate::sys::seccomp::{Answer, Call, Notify, What};
+use crate::sys::socket::cookie_of;
 
 /// Answers the calls of one program and of all that it starts, as long as any of them lives.
 ///
@@ -54,6 +55,7 @@ impl Injector {
             let _: Result<(), Gone> = match call.what {
                 What::Bind => self.bind(&call),
                 What::Listen => self.listen(&call),
+                What::Unlink | What::UnlinkAt | What::Rename | What::RenameAt => self.path(&call),
             };
         }
         Ok(())
@@ -79,11 +81,12 @@ impl Injector {
             Ok(None) => self.answer(call, Answer::Continue),
             Ok(Some((wanted, pid))) => match self.choose(&wanted) {
                 Ok(name) => self.found(call, &name, &wanted, pid),
-                Err(why) => self.pass(call, wanted.address.to_string(), pid, why),
+                Err(why) if why.refused().is_some() => self.refuse(call, &wanted, pid, &why),
+                Err(why) => self.pass(call, (wanted.address.to_string(), wanted.as_listener()), pid, why),
             },
             Err(error) => {
                 let why = Why::Unreadable(error.to_string());
-                self.pass(call, "something".to_owned(), call.tid, why)
+                self.pass(call, ("something".to_owned(), None), call.tid, why)
             }
         }
     }
@@ -97,7 +100,7 @@ impl Injector {
         };
         match target.take(descriptor(call)) {
             Ok(socket) => Ok(Some((wanted(address, socket)?, target.pid))),
-            Err(error) if is(&error, Errno::BADF) => Ok(None),
+            Err(error) if is(&error, Errno::EBADF) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -138,38 +141,48 @@ impl Injector {
         let pid = target.as_ref().map_or(call.tid, |target| target.pid);
         let swapped = target.and_then(|target| self.swap(call, name, &target));
         match swapped {
-            Ok(()) => {
+            Ok(access) => {
+                if let Some(access) = access {
+                    self.slots.path_bound(name, access);
+                }
                 // Told first, so that it is never heard after the listen that follows.
                 self.watcher.tell(Event::Bound { name: name.to_owned(), pid });
                 self.answer(call, Answer::Success)
             }
-            Err(error) if is(&error, Errno::NOENT) && self.check(call).is_err() => Err(Gone),
+            Err(error) if is(&error, Errno::ENOENT) && self.check(call).is_err() => Err(Gone),
             Err(error) => {
                 let told = Event::Failed { name: name.to_owned(), pid, error: error.to_string() };
                 self.watcher.tell(told);
-                self.answer(call, Answer::Error(Errno::ADDRNOTAVAIL))
+                self.answer(call, Answer::Error(Errno::EADDRNOTAVAIL))
             }
         }
     }
 
-    fn swap(&self, call: &Call, name: &str, target: &Target) -> io::Result<()> {
+    /// Gives who may connect to a unix socket that the target binds.
+    fn swap(&self, call: &Call, name: &str, target: &Target) -> io::Result<Option<Access>> {
         let number = descriptor(call);
         let listener = self.slots.current(name)?;
         let socket = target.take(number)?;
-        let cookie = socket_cookie(&listener)?;
-        if socket_cookie(&socket)? == cookie {
+        let cookie = cookie_of(&listener)?;
+        if cookie_of(&socket)? == cookie {
             // A signal interrupted the bind after it was done, and the program calls it again.
-            return Ok(());
+            return Ok(None);
         }
-        options::copy(socket.as_fd(), listener.as_fd())?;
-        let watched = epoll::find(target, number, fstat(&socket)?.st_ino)?;
+        let again = self.state().given.contains_key(&cookie);
+        options::copy(socket.as_fd(), listener.as_fd(), again)?;
+        let watched = epoll::find(target, number, inode(&socket)?)?;
         let closes_on_exec = target.closes_on_exec(number)?;
         // As long as anybody has the old socket, its registrations are there too, and tell of a hang-up.
         drop(socket);
         // Before the program can call listen.
         self.state().given.insert(cookie, name.to_owned());
         self.notify.put(call.id, listener.as_fd(), number as u32, closes_on_exec)?;
-        epoll::repeat(target, &watched, number, &listener)
+        epoll::repeat(target, &watched, number, &listener)?;
+        let path = self.slots.configured().into_iter().find(|(known, _)| known == name);
+        Ok(match path {
+            Some((_, ListenAddress::Unix(path))) => target.access_of_new(&path).ok(),
+            _ => None,
+        })
     }
 
     /// The listeners listen already, with the longest backlog. A listen of something else is none of ours.
@@ -186,18 +199,48 @@ impl Injector {
         }
     }
 
+    /// A path of a unix socket of the service stays where it is, and leads where it leads: the program may believe otherwise.
+    fn path(&self, call: &Call) -> Result<(), Gone> {
+        let meant = Target::open(call.tid).and_then(|target| paths::meant(&target, call, &self.slots));
+        self.check(call)?;
+        self.answer(
+            call,
+            match meant {
+                Ok(Some(Meant::Away)) => Answer::Success,
+                Ok(Some(Meant::Over)) => Answer::Error(Errno::EBUSY),
+                Ok(None) | Err(_) => Answer::Continue,
+            },
+        )
+    }
+
     fn given_socket(&self, call: &Call) -> Option<(String, u32)> {
         if self.state().given.is_empty() {
             return None;
         }
         let target = Target::open(call.tid).ok()?;
-        let cookie = socket_cookie(target.take(descriptor(call)).ok()?).ok()?;
+        let cookie = cookie_of(target.take(descriptor(call)).ok()?).ok()?;
         Some((self.state().given.get(&cookie)?.clone(), target.pid))
     }
 
-    fn pass(&self, call: &Call, address: String, pid: u32, why: Why) -> Result<(), Gone> {
+    /// It would get a listener that it cannot use.
+    fn refuse(&self, call: &Call, wanted: &Wanted, pid: u32, why: &Why) -> Result<(), Gone> {
+        self.answer(call, Answer::Error(Errno::EADDRNOTAVAIL))?;
+        let meant = |(_, address): &(String, ListenAddress)| why.refused() == Some(&normal(address.clone()));
+        let name = self.slots.configured().into_iter().find(meant).map(|(name, _)| name).unwrap_or_default();
+        let error = format!("it binds {}: {why}", wanted.address);
+        self.watcher.tell(Event::Failed { name, pid, error });
+        Ok(())
+    }
+
+    fn pass(
+        &self,
+        call: &Call,
+        (address, instead): (String, Option<ListenAddress>),
+        pid: u32,
+        why: Why,
+    ) -> Result<(), Gone> {
         self.answer(call, Answer::Continue)?;
-        self.watcher.tell(Event::Passed { address, pid, why });
+        self.watcher.tell(Event::Passed { address, instead, pid, why });
         Ok(())
     }
 
@@ -220,7 +263,7 @@ fn descriptor(call: &Call) -> RawFd {
 }
 
 fn is(error: &io::Error, errno: Errno) -> bool {
-    error.raw_os_error() == Some(errno.raw_os_error())
+    error.raw_os_error() == Some(errno as i32)
 }
 
 fn normal(address: ListenAddress) -> ListenAddress {

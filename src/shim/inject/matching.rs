@@ -26,9 +26,39 @@ pub enum Why {
     /// It binds all addresses, and the service file has several with this port.
     #[error("it binds all addresses at once, and the service file has several with this port: {}; write one", list(.0))]
     Several(Vec<ListenAddress>),
+    /// A datagram socket of one family, where the service file has the other: addresses of clients would have a form that the
+    /// program does not expect, and it could not answer.
+    #[error("its socket is of {}, and {listener} is of the other family, so that it could not answer; {remedy}", family(*.v6))]
+    Family {
+        /// What it would get.
+        listener: ListenAddress,
+        /// Whether the program's socket is of IPv6.
+        v6: bool,
+        /// What to write instead.
+        remedy: String,
+    },
     /// What it binds could not be found out.
     #[error("what it binds cannot be read: {0}")]
     Unreadable(String),
+}
+
+impl Why {
+    /// Whether the service file has a listener with this port that is not what was bound.
+    pub fn is_near(&self) -> bool {
+        matches!(self, Why::Elsewhere(_) | Why::Several(_))
+    }
+
+    /// The listener that is meant, and that the program cannot use: its bind is refused.
+    pub fn refused(&self) -> Option<&ListenAddress> {
+        match self {
+            Why::Family { listener, .. } => Some(listener),
+            _ => None,
+        }
+    }
+}
+
+fn family(v6: bool) -> &'static str {
+    if v6 { "IPv6" } else { "IPv4" }
 }
 
 fn list(addresses: &[ListenAddress]) -> String {
@@ -43,13 +73,16 @@ fn list(addresses: &[ListenAddress]) -> String {
 /// | all addresses of a port, v4, v6 or both, where the service file has one listener with the port | that listener |
 /// | a v4 address in v6 clothes, on a v6 socket | what the v4 address would get |
 /// | the path of a unix socket that the service file says as well | that listener |
-/// | datagrams at one of these addresses | the same, of the UDP listeners; streams get one of the others |
+/// | datagrams at one of these addresses | the same, of the UDP listeners, if they have the family of its socket; streams get one of the others |
 /// | anything else | none |
 pub fn choose(wanted: &Wanted, configured: &[(String, ListenAddress)]) -> Result<usize, Why> {
     match (wanted.carries, wanted.address.clone().unmapped()) {
         (Carries::Other, _) => Err(Why::OtherType),
         (_, Address::Inet(address)) if address.port() == 0 => Err(Why::Anything),
-        (_, Address::Inet(address)) => choose_ip(address, wanted, configured),
+        (_, Address::Inet(address)) => {
+            let chosen = choose_ip(address, wanted, configured)?;
+            check_family(address, wanted, &configured[chosen].1).map(|()| chosen)
+        }
         (Carries::Datagrams, _) => Err(Why::OtherType),
         (Carries::Streams, Address::Unix(path)) => {
             let same = |(_, address): &(_, ListenAddress)| *address == ListenAddress::Unix(path.clone());
@@ -82,6 +115,30 @@ fn choose_ip(
     }
 }
 
+/// A stream socket of the other family can be used: the kernel tells of each connection which family it has. With datagrams
+/// a program of IPv6 finds v4 addresses in their own form, and cannot send to v6 ones; one of IPv4 finds v6 addresses.
+fn check_family(address: SocketAddr, wanted: &Wanted, listener: &ListenAddress) -> Result<(), Why> {
+    let is_v6 = listener.ip().is_some_and(|(said, _)| said.is_ipv6());
+    if wanted.carries != Carries::Datagrams || is_v6 == wanted.v6 {
+        return Ok(());
+    }
+    let (kind, port) = (if listener.is_quic() { "quic" } else { "udp" }, address.port());
+    let both = match listener.ip() {
+        Some((_, false)) => {
+            format!(", and {kind}:[::]:{port} as another listener if it has a socket for IPv6 too")
+        }
+        _ => String::new(),
+    };
+    let remedy = match (wanted.v6, address.ip().is_unspecified()) {
+        (true, true) if wanted.v6_only => format!("write {kind}:[::]:{port}"),
+        (true, true) => format!("write {kind}:*:{port}"),
+        (true, false) => "have it use IPv4 sockets (Java: -Djava.net.preferIPv4Stack=true)".to_owned(),
+        (false, true) => format!("write {kind}:0.0.0.0:{port}{both}"),
+        (false, false) => format!("write {kind}:{address}"),
+    };
+    Err(Why::Family { listener: listener.clone(), v6: wanted.v6, remedy })
+}
+
 /// `[::]` on a socket that takes v4 as well is what the service file writes as `*`.
 fn is_exactly(address: SocketAddr, v6_only: bool, said: &ListenAddress) -> bool {
     let both = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && !v6_only;
@@ -101,7 +158,7 @@ fn same(address: SocketAddr, said: SocketAddr) -> bool {
 mod tests {
     use super::*;
 
-    /// `address`, then what the socket is besides a stream: `both` (v4 and v6), `datagram`.
+    /// `address`, then what the socket is besides a stream: `both` (v4 and v6), `datagram`. Its family is that of the address.
     fn wanted(text: &str) -> Wanted {
         let mut words = text.split(' ');
         let address = words.next().unwrap();
@@ -116,7 +173,8 @@ mod tests {
             true => Carries::Datagrams,
             false => Carries::Streams,
         };
-        Wanted { address, carries, v6_only: !more.contains(&"both") }
+        let v6 = matches!(&address, Address::Inet(address) if address.is_ipv6());
+        Wanted { address, carries, v6, v6_only: v6 && !more.contains(&"both") }
     }
 
     fn chosen(what: &str, configured: &[&str]) -> Result<String, Why> {
@@ -165,7 +223,15 @@ mod tests {
             ("[::]:80 both datagram", &["*:80", "udp:*:80"], "udp:*:80"),
             ("[::]:80 datagram", &["udp:[::]:80", "udp:0.0.0.0:80"], "udp:[::]:80"),
             ("0.0.0.0:80 datagram", &["0.0.0.0:80", "udp:127.0.0.1:80"], "udp:127.0.0.1:80"),
-            ("[::ffff:127.0.0.1]:80 both datagram", &["udp:127.0.0.1:80"], "udp:127.0.0.1:80"),
+            // Of the other family.
+            ("[::ffff:127.0.0.1]:80 both datagram", &["udp:127.0.0.1:80"], ""),
+            ("[::]:80 both datagram", &["udp:127.0.0.1:80"], ""),
+            ("[::]:80 both datagram", &["udp:0.0.0.0:80"], ""),
+            ("[::]:80 both datagram", &["udp:[::1]:80"], "udp:[::1]:80"),
+            ("[::]:80 datagram", &["udp:*:80"], "udp:*:80"),
+            ("0.0.0.0:80 datagram", &["udp:*:80"], ""),
+            ("0.0.0.0:80 datagram", &["udp:[::1]:80"], ""),
+            ("0.0.0.0:80 datagram", &["udp:0.0.0.0:80", "udp:[::]:80"], "udp:0.0.0.0:80"),
             ("10.0.0.5:80 datagram", &["udp:0.0.0.0:80"], ""),
             ("0.0.0.0:0 datagram", &["udp:0.0.0.0:80"], ""),
             // Unix sockets.
@@ -191,6 +257,16 @@ mod tests {
         assert_eq!(chosen("unix:", &[]), Err(Why::Anything));
         assert_eq!(chosen("[::1]:80", &["[::1]:81"]), Err(Why::Unknown));
         assert_eq!(chosen("unix:/run/a datagram", &["unix:/run/a"]), Err(Why::OtherType));
+        let remedy =
+            |what, configured: &[&str]| why(what, configured).rsplit("; ").next().unwrap().to_owned();
+        assert_eq!(remedy("[::]:80 both datagram", &["udp:0.0.0.0:80"]), "write udp:*:80");
+        assert_eq!(remedy("[::]:80 datagram", &["quic:127.0.0.1:80"]), "write quic:[::]:80");
+        let both =
+            "write udp:0.0.0.0:80, and udp:[::]:80 as another listener if it has a socket for IPv6 too";
+        assert_eq!(remedy("0.0.0.0:80 datagram", &["udp:*:80"]), both);
+        assert_eq!(remedy("0.0.0.0:80 datagram", &["udp:[::1]:80"]), "write udp:0.0.0.0:80");
+        let mapped = "[::ffff:127.0.0.1]:80 both datagram";
+        assert!(remedy(mapped, &["udp:127.0.0.1:80"]).contains("preferIPv4Stack"));
         assert!(why("[::1]:80 datagram", &["[::1]:80"]).contains("add udp:[::1]:80"));
         assert_eq!(chosen("127.0.0.1:0 datagram", &["127.0.0.1:80"]), Err(Why::Anything));
     }

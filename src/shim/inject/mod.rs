@@ -5,6 +5,7 @@
 //!   listener, with the program's own settings on it (`options.rs`), and bind succeeds without having been done. So does
 //!   the listen that follows.
 //! - With *parking*, such a bind is not answered until [`Injector::release`]: the program is started and warm, and waits.
+//! - The path of a unix socket of the service is not removed, renamed or replaced by the program (`paths.rs`).
 //! - Everything else the kernel carries out as if nobody had looked.
 //!
 //! All processes of the program's tree are treated alike. Workers that each bind the same address get duplicates of the
@@ -17,6 +18,7 @@ mod engine;
 mod epoll;
 mod matching;
 mod options;
+mod paths;
 mod target;
 mod wanted;
 
@@ -27,9 +29,11 @@ use std::path::Path;
 
 pub use engine::Injector;
 pub use matching::{Why, choose};
+pub(super) use options::copy_told;
 pub use wanted::{Address, Carries, Wanted};
 
 use crate::config::ListenAddress;
+use crate::slots::Access;
 
 /// The listeners that a program may get. Called from the threads that call [`Injector::run`] and [`Injector::release`].
 pub trait Slots: Send + Sync {
@@ -42,6 +46,9 @@ pub trait Slots: Send + Sync {
     /// The program is about to bind a unix socket whose path is gone: programs remove what they find there before they bind.
     /// Whoever steers has to put the path in its place again, and clients are refused until then.
     fn path_removed(&self, name: &str, path: &Path);
+
+    /// The program has bound a unix socket. So much it would have let others in by that.
+    fn path_bound(&self, name: &str, access: Access);
 }
 
 /// Hears what a program does. Called like [`Slots`], with no lock held.
@@ -78,6 +85,8 @@ pub enum Event {
     Passed {
         /// What.
         address: String,
+        /// What would have to stand in the service file for it to be a listener, if that is possible.
+        instead: Option<ListenAddress>,
         /// Its process.
         pid: u32,
         /// Why it is none.
@@ -100,7 +109,7 @@ impl fmt::Display for Event {
             Event::Parked { name, pid } => write!(f, "process {pid} waits in the bind of {name}"),
             Event::Bound { name, pid } => write!(f, "process {pid} has got the listener {name}"),
             Event::Listening { name, pid } => write!(f, "process {pid} listens at {name}"),
-            Event::Passed { address, pid, why } => write!(f, "process {pid} binds {address}: {why}"),
+            Event::Passed { address, pid, why, .. } => write!(f, "process {pid} binds {address}: {why}"),
             Event::Failed { name, pid, error } => {
                 write!(f, "process {pid} cannot get the listener {name}: {error}")
             }

@@ -15,22 +15,34 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::net::{AddressFamily, SocketType, sockopt};
-
+use crate::sys::descriptor::{is_nonblocking, set_nonblocking};
 use crate::sys::seccomp::{get_option, set_option};
+use crate::sys::socket::{AddressFamily, SockType, family_of, kind_of};
 
-/// Copies the settings. `O_NONBLOCK` belongs to the socket, not to the descriptor: a program that does not find it as it left
-/// it hangs or spins. An option that is refused, say for want of a privilege that the program has, stays as it is.
-pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
-    let (wanted, found) = (fcntl_getfl(from)?, fcntl_getfl(to)?);
-    if (wanted ^ found).contains(OFlags::NONBLOCK) {
-        fcntl_setfl(to, (found - OFlags::NONBLOCK) | (wanted & OFlags::NONBLOCK))?;
+/// What is told with each datagram, put onto another socket that gets datagrams for the same program later: the kernel fills some of it
+/// in when a datagram arrives, and not when it is read. Nothing is taken back.
+pub(crate) fn copy_told(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
+    let (from, to) = (from.as_fd(), to.as_fd());
+    let family = family_of(to)?;
+    let is_told = |setting: &&Setting| matches!(setting.take, Told) && setting.applies(family, true);
+    for setting in SETTINGS.iter().filter(is_told) {
+        let _ = setting.copy(from, to, true);
     }
-    let family = sockopt::socket_domain(to)?;
-    let datagrams = sockopt::socket_type(to)? == SocketType::DGRAM;
+    Ok(())
+}
+
+/// Copies the settings. `again`: another process of the same program has got the listener before, and what that has set since is not
+/// taken back. `O_NONBLOCK` belongs to the socket, not to the descriptor: a program that does not find it as it left
+/// it hangs or spins. An option that is refused, say for want of a privilege that the program has, stays as it is.
+pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, again: bool) -> io::Result<()> {
+    let wanted = is_nonblocking(from)?;
+    if is_nonblocking(to)? != wanted {
+        set_nonblocking(to, wanted)?;
+    }
+    let family = family_of(to)?;
+    let datagrams = kind_of(to)? == Some(SockType::Datagram);
     for setting in SETTINGS.iter().filter(|setting| setting.applies(family, datagrams)) {
-        let _ = setting.copy(from, to);
+        let _ = setting.copy(from, to, again);
     }
     let _ = copy_buffers(from, to, datagrams);
     Ok(())
@@ -61,10 +73,13 @@ enum Take {
     Same,
     /// The listener gets it if it is set, and keeps its own otherwise.
     IfSet,
+    /// The same, of what is told with each datagram. A program may ask for it after the bind, and what has arrived before tells
+    /// nothing.
+    Told,
 }
 
 use Of::{Any, Ip, Tcp, Udp, Udp6, Unix, V6};
-use Take::{IfSet, Same};
+use Take::{IfSet, Same, Told};
 
 const SOL_SOCKET: i32 = 1;
 const IPPROTO_IP: i32 = 0;
@@ -97,35 +112,35 @@ const SETTINGS: [Setting; 44] = [
     setting(Tcp, IPPROTO_TCP, 18, Same),   // TCP_USER_TIMEOUT
     setting(Tcp, IPPROTO_TCP, 23, IfSet),  // TCP_FASTOPEN: the length of its queue
     setting(Udp, SOL_SOCKET, 6, Same),     // SO_BROADCAST
-    setting(Udp, SOL_SOCKET, 29, Same),    // SO_TIMESTAMP
-    setting(Udp, SOL_SOCKET, 35, Same),    // SO_TIMESTAMPNS
-    setting(Udp, SOL_SOCKET, 37, Same),    // SO_TIMESTAMPING
-    setting(Udp, SOL_SOCKET, 40, Same),    // SO_RXQ_OVFL
+    setting(Udp, SOL_SOCKET, 29, Told),    // SO_TIMESTAMP
+    setting(Udp, SOL_SOCKET, 35, Told),    // SO_TIMESTAMPNS
+    setting(Udp, SOL_SOCKET, 37, Told),    // SO_TIMESTAMPING
+    setting(Udp, SOL_SOCKET, 40, Told),    // SO_RXQ_OVFL
     setting(Udp, SOL_SOCKET, 46, Same),    // SO_BUSY_POLL
     setting(Udp, SOL_SOCKET, 47, Same),    // SO_MAX_PACING_RATE
     setting(Udp, SOL_SOCKET, 61, Same),    // SO_TXTIME
     setting(Udp, IPPROTO_IP, 2, Same),     // IP_TTL
-    setting(Udp, IPPROTO_IP, 8, Same),     // IP_PKTINFO
+    setting(Udp, IPPROTO_IP, 8, Told),     // IP_PKTINFO
     setting(Udp, IPPROTO_IP, 10, Same),    // IP_MTU_DISCOVER
     setting(Udp, IPPROTO_IP, 11, Same),    // IP_RECVERR
-    setting(Udp, IPPROTO_IP, 12, Same),    // IP_RECVTTL
-    setting(Udp, IPPROTO_IP, 13, Same),    // IP_RECVTOS
-    setting(Udp, IPPROTO_IP, 20, Same),    // IP_RECVORIGDSTADDR
+    setting(Udp, IPPROTO_IP, 12, Told),    // IP_RECVTTL
+    setting(Udp, IPPROTO_IP, 13, Told),    // IP_RECVTOS
+    setting(Udp, IPPROTO_IP, 20, Told),    // IP_RECVORIGDSTADDR
     setting(Udp6, IPPROTO_IPV6, 16, Same), // IPV6_UNICAST_HOPS
     setting(Udp6, IPPROTO_IPV6, 23, Same), // IPV6_MTU_DISCOVER
     setting(Udp6, IPPROTO_IPV6, 25, Same), // IPV6_RECVERR
-    setting(Udp6, IPPROTO_IPV6, 49, Same), // IPV6_RECVPKTINFO
-    setting(Udp6, IPPROTO_IPV6, 51, Same), // IPV6_RECVHOPLIMIT
+    setting(Udp6, IPPROTO_IPV6, 49, Told), // IPV6_RECVPKTINFO
+    setting(Udp6, IPPROTO_IPV6, 51, Told), // IPV6_RECVHOPLIMIT
     setting(Udp6, IPPROTO_IPV6, 62, Same), // IPV6_DONTFRAG
-    setting(Udp6, IPPROTO_IPV6, 66, Same), // IPV6_RECVTCLASS
-    setting(Udp6, IPPROTO_IPV6, 74, Same), // IPV6_RECVORIGDSTADDR
+    setting(Udp6, IPPROTO_IPV6, 66, Told), // IPV6_RECVTCLASS
+    setting(Udp6, IPPROTO_IPV6, 74, Told), // IPV6_RECVORIGDSTADDR
     setting(Udp, IPPROTO_UDP, 103, Same),  // UDP_SEGMENT
-    setting(Udp, IPPROTO_UDP, 104, Same),  // UDP_GRO
+    setting(Udp, IPPROTO_UDP, 104, Told),  // UDP_GRO
 ];
 
 impl Setting {
-    fn applies(&self, family: AddressFamily, datagrams: bool) -> bool {
-        let (unix, v6) = (family == AddressFamily::UNIX, family == AddressFamily::INET6);
+    fn applies(&self, family: Option<AddressFamily>, datagrams: bool) -> bool {
+        let (unix, v6) = (family == Some(AddressFamily::Unix), family == Some(AddressFamily::Inet6));
         match self.of {
             Any => true,
             Ip => !unix,
@@ -137,13 +152,13 @@ impl Setting {
         }
     }
 
-    fn copy(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
+    fn copy(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, adds: bool) -> io::Result<()> {
         let (mut wanted, mut found) = ([0; 32], [0; 32]);
         let len = get_option(from, self.level, self.option, &mut wanted)?;
         get_option(to, self.level, self.option, &mut found)?;
         let is_set = wanted[..len].iter().any(|byte| *byte != 0);
         // What is right already is not set: that could ask for a privilege.
-        if wanted == found || matches!(self.take, IfSet) && !is_set {
+        if wanted == found || (adds || !matches!(self.take, Same)) && !is_set {
             return Ok(());
         }
         set_option(to, self.level, self.option, &wanted[..len])
@@ -179,57 +194,66 @@ fn number(socket: impl AsFd, option: i32) -> io::Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::net::socket;
+    use crate::sys::socket::{SockFlag, socket};
+    use nix::libc;
+    use nix::sys::socket::{getsockopt, setsockopt, sockopt};
     use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixListener;
-    use std::time::Duration;
 
     fn tcp() -> OwnedFd {
-        socket(AddressFamily::INET, SocketType::STREAM, None).unwrap()
+        socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty()).unwrap()
+    }
+
+    /// A close waits so long.
+    fn linger(seconds: i32) -> libc::linger {
+        libc::linger { l_onoff: 1, l_linger: seconds }
     }
 
     #[test]
     fn what_connections_inherit_is_copied_and_taken_back() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        sockopt::set_tcp_nodelay(&listener, true).unwrap();
+        setsockopt(&listener, sockopt::TcpNoDelay, &true).unwrap();
         let theirs = tcp();
-        sockopt::set_socket_keepalive(&theirs, true).unwrap();
-        sockopt::set_tcp_keepidle(&theirs, Duration::from_secs(77)).unwrap();
-        sockopt::set_socket_linger(&theirs, Some(Duration::from_secs(3))).unwrap();
-        sockopt::set_socket_recv_buffer_size(&theirs, 40_000).unwrap();
-        sockopt::set_ip_tos(&theirs, 16).unwrap();
+        setsockopt(&theirs, sockopt::KeepAlive, &true).unwrap();
+        setsockopt(&theirs, sockopt::TcpKeepIdle, &77).unwrap();
+        setsockopt(&theirs, sockopt::Linger, &linger(3)).unwrap();
+        setsockopt(&theirs, sockopt::RcvBuf, &40_000).unwrap();
+        setsockopt(&theirs, sockopt::Ipv4Tos, &16).unwrap();
         set_option(&theirs, IPPROTO_TCP, 23, &5_i32.to_ne_bytes()).unwrap();
-        rustix::io::ioctl_fionbio(&theirs, true).unwrap();
-        copy(theirs.as_fd(), listener.as_fd()).unwrap();
+        set_nonblocking(&theirs, true).unwrap();
+        copy(theirs.as_fd(), listener.as_fd(), false).unwrap();
 
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        rustix::io::ioctl_fionbio(&listener, false).unwrap();
+        set_nonblocking(&listener, false).unwrap();
         let (accepted, _) = listener.accept().unwrap();
-        assert!(sockopt::socket_keepalive(&accepted).unwrap() && sockopt::tcp_nodelay(&accepted).unwrap());
-        assert_eq!(sockopt::tcp_keepidle(&accepted).unwrap(), Duration::from_secs(77));
-        assert_eq!(sockopt::socket_linger(&accepted).unwrap(), Some(Duration::from_secs(3)));
-        assert_eq!(sockopt::socket_recv_buffer_size(&accepted).unwrap(), 80_000);
-        assert_eq!(sockopt::ip_tos(&accepted).unwrap(), 16);
+        assert!(
+            getsockopt(&accepted, sockopt::KeepAlive).unwrap()
+                && getsockopt(&accepted, sockopt::TcpNoDelay).unwrap()
+        );
+        assert_eq!(getsockopt(&accepted, sockopt::TcpKeepIdle).unwrap(), 77);
+        assert_eq!(getsockopt(&accepted, sockopt::Linger), Ok(linger(3)));
+        assert_eq!(getsockopt(&accepted, sockopt::RcvBuf).unwrap(), 80_000);
+        assert_eq!(getsockopt(&accepted, sockopt::Ipv4Tos).unwrap(), 16);
         let mut queue = [0; 4];
         get_option(&listener, IPPROTO_TCP, 23, &mut queue).unwrap();
         assert_eq!(queue, 5_i32.to_ne_bytes());
 
-        copy(tcp().as_fd(), listener.as_fd()).unwrap();
-        assert!(!sockopt::socket_keepalive(&listener).unwrap());
-        assert_eq!(sockopt::socket_linger(&listener).unwrap(), None);
-        assert_eq!(sockopt::ip_tos(&listener).unwrap(), 0);
-        assert!(sockopt::tcp_nodelay(&listener).unwrap());
+        copy(tcp().as_fd(), listener.as_fd(), false).unwrap();
+        assert!(!getsockopt(&listener, sockopt::KeepAlive).unwrap());
+        assert_eq!(getsockopt(&listener, sockopt::Linger).unwrap().l_onoff, 0);
+        assert_eq!(getsockopt(&listener, sockopt::Ipv4Tos).unwrap(), 0);
+        assert!(getsockopt(&listener, sockopt::TcpNoDelay).unwrap());
     }
 
     #[test]
     fn blocking_is_as_the_program_has_it() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let blocks = || !fcntl_getfl(&listener).unwrap().contains(OFlags::NONBLOCK);
+        let blocks = || !is_nonblocking(&listener).unwrap();
         let theirs = tcp();
         for nonblocking in [true, true, false, false] {
-            rustix::io::ioctl_fionbio(&theirs, nonblocking).unwrap();
-            copy(theirs.as_fd(), listener.as_fd()).unwrap();
+            set_nonblocking(&theirs, nonblocking).unwrap();
+            copy(theirs.as_fd(), listener.as_fd(), false).unwrap();
             assert_eq!(blocks(), !nonblocking);
         }
     }
@@ -237,7 +261,7 @@ mod tests {
     #[test]
     fn sizes_that_nobody_set_are_left_to_the_kernel() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        copy(tcp().as_fd(), listener.as_fd()).unwrap();
+        copy(tcp().as_fd(), listener.as_fd(), false).unwrap();
         assert_eq!(number(&listener, 72).unwrap(), 0);
     }
 
@@ -246,7 +270,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let theirs = tcp();
         set_option(&theirs, IPPROTO_TCP, 9, &5_i32.to_ne_bytes()).unwrap();
-        copy(theirs.as_fd(), listener.as_fd()).unwrap();
+        copy(theirs.as_fd(), listener.as_fd(), false).unwrap();
         let mut value = [0; 4];
         get_option(&listener, IPPROTO_TCP, 9, &mut value).unwrap();
         assert_eq!(value, [0; 4]);
@@ -265,14 +289,14 @@ mod tests {
             (IPPROTO_UDP, 104),
         ];
         let slot = UdpSocket::bind("[::1]:0").unwrap();
-        sockopt::set_socket_recv_buffer_size(&slot, 100_000).unwrap();
-        let theirs = || socket(AddressFamily::INET6, SocketType::DGRAM, None).unwrap();
+        setsockopt(&slot, sockopt::RcvBuf, &100_000).unwrap();
+        let theirs = || socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::empty()).unwrap();
         let with = theirs();
         for (level, option) in asked {
             set_option(&with, level, option, &1_i32.to_ne_bytes()).unwrap();
         }
-        sockopt::set_socket_recv_buffer_size(&with, 50_000).unwrap();
-        sockopt::set_socket_send_buffer_size(&with, 50_000).unwrap();
+        setsockopt(&with, sockopt::RcvBuf, &50_000).unwrap();
+        setsockopt(&with, sockopt::SndBuf, &50_000).unwrap();
         let values =
             |socket: &dyn Fn(i32, i32) -> [u8; 4]| asked.map(|(level, option)| socket(level, option));
         let of = |socket: std::os::fd::BorrowedFd<'_>, level, option| {
@@ -281,32 +305,44 @@ mod tests {
             value
         };
         let before = values(&|level, option| of(slot.as_fd(), level, option));
-        copy(with.as_fd(), slot.as_fd()).unwrap();
+        copy(with.as_fd(), slot.as_fd(), false).unwrap();
         let after = values(&|level, option| of(slot.as_fd(), level, option));
         assert_eq!(after, [1_i32.to_ne_bytes(); 8]);
-        assert_eq!(sockopt::socket_recv_buffer_size(&slot).unwrap(), 200_000, "it is never smaller");
-        assert_eq!(sockopt::socket_send_buffer_size(&slot).unwrap(), 100_000);
-        copy(theirs().as_fd(), slot.as_fd()).unwrap();
-        assert_eq!(
-            values(&|level, option| of(slot.as_fd(), level, option)),
-            before,
-            "the next has asked for nothing"
-        );
+        assert_eq!(getsockopt(&slot, sockopt::RcvBuf).unwrap(), 200_000, "it is never smaller");
+        assert_eq!(getsockopt(&slot, sockopt::SndBuf).unwrap(), 100_000);
+        copy(theirs().as_fd(), slot.as_fd(), false).unwrap();
+        let mut expected = after;
+        // How its own are sent is not told with those of others.
+        expected[4] = before[4];
+        assert_eq!(values(&|level, option| of(slot.as_fd(), level, option)), expected, "it may ask later");
+        let resting = UdpSocket::bind("[::1]:0").unwrap();
+        copy_told(slot.as_fd(), resting.as_fd()).unwrap();
+        assert_eq!(values(&|level, option| of(resting.as_fd(), level, option)), expected);
+    }
+
+    #[test]
+    fn another_process_of_a_program_takes_nothing_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        setsockopt(&listener, sockopt::KeepAlive, &true).unwrap();
+        copy(tcp().as_fd(), listener.as_fd(), true).unwrap();
+        assert!(getsockopt(&listener, sockopt::KeepAlive).unwrap());
+        copy(tcp().as_fd(), listener.as_fd(), false).unwrap();
+        assert!(!getsockopt(&listener, sockopt::KeepAlive).unwrap());
     }
 
     #[test]
     fn a_unix_listener_gets_what_fits_it() {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("a")).unwrap();
-        let theirs = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
-        sockopt::set_socket_passcred(&theirs, true).unwrap();
-        copy(theirs.as_fd(), listener.as_fd()).unwrap();
-        assert!(sockopt::socket_passcred(&listener).unwrap());
+        let theirs = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty()).unwrap();
+        setsockopt(&theirs, sockopt::PassCred, &true).unwrap();
+        copy(theirs.as_fd(), listener.as_fd(), false).unwrap();
+        assert!(getsockopt(&listener, sockopt::PassCred).unwrap());
         // A v6 socket that becomes a v4 listener.
-        let v6 = socket(AddressFamily::INET6, SocketType::STREAM, None).unwrap();
-        sockopt::set_socket_keepalive(&v6, true).unwrap();
+        let v6 = socket(AddressFamily::Inet6, SockType::Stream, SockFlag::empty()).unwrap();
+        setsockopt(&v6, sockopt::KeepAlive, &true).unwrap();
         let v4 = TcpListener::bind("127.0.0.1:0").unwrap();
-        copy(v6.as_fd(), v4.as_fd()).unwrap();
-        assert!(sockopt::socket_keepalive(&v4).unwrap());
+        copy(v6.as_fd(), v4.as_fd(), false).unwrap();
+        assert!(getsockopt(&v4, sockopt::KeepAlive).unwrap());
     }
 }

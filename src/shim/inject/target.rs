@@ -3,15 +3,20 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketType, sockopt};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-
 use super::wanted::{ADDRESS_MAX_BYTES, Address, Carries, Wanted};
+use crate::slots::Access;
+use crate::sys::descriptor::closes_on_exec;
+use crate::sys::errno::Errno;
+use crate::sys::held::descriptor_of;
+use crate::sys::process::pidfd_open_thread;
 use crate::sys::seccomp::{Call, read_memory};
+use crate::sys::socket::{AddressFamily, SockType, family_of, is_v6_only, kind_of};
+
+/// `S_ISGID`: of a directory, what is made in there gets its group.
+const SET_GROUP_ID: u32 = 0o2000;
 
 /// Good only if the notification is valid after it was opened.
 pub(super) struct Target {
@@ -27,7 +32,7 @@ impl Target {
         let pid = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
         let pid = pid.and_then(|pid| pid.trim().parse().ok());
         let pid: u32 = pid.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-        Ok(Target { tid, pidfd: open_thread(tid, pid)?, pid })
+        Ok(Target { tid, pidfd: pidfd_open_thread(tid, pid)?, pid })
     }
 
     /// A file or folder of the thread in `/proc`.
@@ -37,7 +42,7 @@ impl Target {
 
     /// A duplicate of one of its descriptors. EBADF if that is not open. EPERM if this process may not look at it.
     pub(super) fn take(&self, number: RawFd) -> io::Result<OwnedFd> {
-        Ok(pidfd_getfd(&self.pidfd, number, PidfdGetfdFlags::empty())?)
+        descriptor_of(&self.pidfd, number)
     }
 
     /// Whether one of its descriptors is close-on-exec.
@@ -46,7 +51,49 @@ impl Target {
         let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
         let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok());
         let flags = flags.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-        Ok(OFlags::from_bits_retain(flags).contains(OFlags::CLOEXEC))
+        Ok(closes_on_exec(flags))
+    }
+
+    /// A text in its memory that ends with a zero, as a path does.
+    pub(super) fn text(&self, address: u64) -> io::Result<Vec<u8>> {
+        const PAGE_BYTES: u64 = 4096;
+        const PATH_MAX_BYTES: usize = 4096;
+        let mut text = Vec::new();
+        while text.len() < PATH_MAX_BYTES {
+            // The next page may not be there.
+            let at = address.wrapping_add(text.len() as u64);
+            let mut part = vec![0; (PAGE_BYTES - at % PAGE_BYTES) as usize];
+            read_memory(self.tid, at, &mut part)?;
+            let end = part.iter().position(|byte| *byte == 0);
+            text.extend_from_slice(&part[..end.unwrap_or(part.len())]);
+            if end.is_some() {
+                return Ok(text);
+            }
+        }
+        Err(Errno::ENAMETOOLONG.into())
+    }
+
+    /// One of its paths, as this process can follow it: from its root, or from one of its directories.
+    pub(super) fn below(&self, directory: RawFd, path: &Path) -> PathBuf {
+        match path.strip_prefix("/") {
+            Ok(path) => self.proc("root").join(path),
+            Err(_) if directory < 0 => self.proc("cwd").join(path),
+            Err(_) => self.proc("fd").join(directory.to_string()).join(path),
+        }
+    }
+
+    /// What the kernel would give a socket that it binds at this path: by its umask, user and group, or by the directory's group.
+    pub(super) fn access_of_new(&self, path: &Path) -> io::Result<Access> {
+        let status = fs::read_to_string(self.proc("status"))?;
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        // The real one, the effective one, the saved one, and that for files.
+        let for_files = |name| field(name)?.split_ascii_whitespace().nth(3)?.parse().ok();
+        let umask =
+            field("Umask").and_then(|umask| u32::from_str_radix(umask.trim(), 8).ok()).unwrap_or(0o022);
+        let directory = path.parent().map(fs::metadata).transpose()?;
+        let gives_group = directory.is_some_and(|directory| directory.mode() & SET_GROUP_ID != 0);
+        let group = if gives_group { None } else { for_files("Gid") };
+        Ok(Access { mode: Some(0o777 & !umask), user: for_files("Uid"), group })
     }
 
     /// The address that a bind gives. `None` for one that the kernel will refuse.
@@ -69,35 +116,22 @@ impl Target {
 
 /// What `socket` is to be bound to.
 pub(super) fn wanted(address: Address, socket: impl AsFd) -> io::Result<Wanted> {
-    let v6_only = match sockopt::socket_domain(&socket)? {
-        AddressFamily::INET6 => sockopt::ipv6_v6only(&socket)?,
-        _ => false,
-    };
-    let carries = match sockopt::socket_type(&socket)? {
-        SocketType::STREAM => Carries::Streams,
-        SocketType::DGRAM => Carries::Datagrams,
+    let v6 = family_of(&socket)? == Some(AddressFamily::Inet6);
+    let v6_only = v6 && is_v6_only(&socket)?;
+    let carries = match kind_of(&socket)? {
+        Some(SockType::Stream) => Carries::Streams,
+        Some(SockType::Datagram) => Carries::Datagrams,
         _ => Carries::Other,
     };
-    Ok(Wanted { address, carries, v6_only })
-}
-
-/// A thread may have a table of descriptors of its own. Before kernel 6.9 only processes can be opened.
-fn open_thread(tid: u32, pid: u32) -> io::Result<OwnedFd> {
-    const PIDFD_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
-    let open = |id: u32, flags| {
-        let id = i32::try_from(id).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
-        pidfd_open(id, flags)
-    };
-    match open(tid, PIDFD_THREAD) {
-        Err(Errno::INVAL) => Ok(open(pid, PidfdFlags::empty())?),
-        other => Ok(other?),
-    }
+    Ok(Wanted { address, carries, v6, v6_only })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::io::{FdFlags, fcntl_setfd};
+    use crate::sys::descriptor::set_close_on_exec;
+    use crate::sys::own_process::thread;
+    use crate::sys::socket::cookie_of;
     use std::net::TcpListener;
     use std::os::fd::AsRawFd;
 
@@ -106,17 +140,17 @@ mod tests {
         let listener = TcpListener::bind("[::1]:0").unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let tid = rustix::thread::gettid().as_raw_nonzero().get() as u32;
+                let tid = thread();
                 let target = Target::open(tid).unwrap();
                 assert_eq!(target.pid, std::process::id());
                 let number = listener.as_raw_fd();
                 let taken = target.take(number).unwrap();
                 let cookie = |fd: &dyn Fn() -> io::Result<u64>| fd().unwrap();
-                let theirs = || Ok(sockopt::socket_cookie(&taken)?);
-                let own = || Ok(sockopt::socket_cookie(&listener)?);
+                let theirs = || Ok(cookie_of(&taken)?);
+                let own = || Ok(cookie_of(&listener)?);
                 assert_eq!(cookie(&theirs), cookie(&own));
                 assert!(target.closes_on_exec(number).unwrap());
-                fcntl_setfd(&listener, FdFlags::empty()).unwrap();
+                set_close_on_exec(&listener, false).unwrap();
                 assert!(!target.closes_on_exec(number).unwrap());
                 assert!(target.take(9999).is_err());
             });
@@ -132,7 +166,7 @@ mod tests {
             id: 1,
             tid: std::process::id(),
             what: crate::sys::seccomp::What::Bind,
-            args: [0, pointer, len],
+            args: [0, pointer, len, 0],
         };
         let expected = std::env::current_dir().unwrap().join("a.sock");
         let read = target.address(&call(bytes.as_ptr() as u64, bytes.len() as u64)).unwrap();

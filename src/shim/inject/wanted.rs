@@ -6,6 +6,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::config::ListenAddress;
+
 /// `struct sockaddr_storage` has as many bytes; the kernel refuses a longer address.
 pub(super) const ADDRESS_MAX_BYTES: usize = 128;
 
@@ -35,6 +37,8 @@ pub struct Wanted {
     pub address: Address,
     /// What the socket carries.
     pub carries: Carries,
+    /// Whether the socket is of IPv6.
+    pub v6: bool,
     /// Whether the socket is of IPv6 alone (`IPV6_V6ONLY`).
     pub v6_only: bool,
 }
@@ -48,6 +52,34 @@ pub enum Carries {
     Datagrams,
     /// Any other type.
     Other,
+}
+
+impl Wanted {
+    /// What stands in a service file for a listener of this kind.
+    pub(super) fn as_listener(&self) -> Option<ListenAddress> {
+        let both =
+            self.address == Address::Inet((Ipv6Addr::UNSPECIFIED, self.port()?).into()) && !self.v6_only;
+        match (self.carries, self.address.clone().unmapped()) {
+            (Carries::Streams, Address::Inet(address)) if both => {
+                Some(ListenAddress::DualStack { port: address.port() })
+            }
+            (Carries::Streams, Address::Inet(address)) => Some(ListenAddress::Tcp(address)),
+            (Carries::Datagrams, Address::Inet(address)) if both => {
+                Some(ListenAddress::UdpDualStack { port: address.port() })
+            }
+            (Carries::Datagrams, Address::Inet(address)) => Some(ListenAddress::Udp(address)),
+            (Carries::Streams, Address::Unix(path)) if path.is_absolute() => Some(ListenAddress::Unix(path)),
+            (_, _) => None,
+        }
+    }
+
+    /// Not the one that the kernel chooses; 1 for what has none.
+    fn port(&self) -> Option<u16> {
+        match &self.address {
+            Address::Inet(address) => Some(address.port()).filter(|port| *port > 0),
+            _ => Some(1),
+        }
+    }
 }
 
 impl Address {

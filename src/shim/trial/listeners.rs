@@ -1,21 +1,24 @@
 //! The listeners of a trial: one of each address, and connections and datagrams that wait there.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::super::inject::Slots;
 use super::super::plan::Plan;
 use crate::config::ListenAddress;
-use crate::slots::{Group, Place, waiting_at};
+use crate::slots::{Access, Group, Place, waiting_at};
+use crate::sys::descriptor::inode;
 
 /// A connection over this machine is there at once, or never.
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 
-/// All of them. The addresses are free again when it is dropped.
+/// All of them. The addresses are free again after [`Listeners::close`].
 pub(super) struct Listeners {
     open: Vec<Open>,
     /// Whether the program may have them in its bind. If not, each bind of one fails and is told.
@@ -26,8 +29,8 @@ struct Open {
     name: String,
     address: ListenAddress,
     listener: OwnedFd,
-    /// `None` only while it is dropped.
-    group: Option<Group>,
+    /// `None` after the end.
+    group: Mutex<Option<Group>>,
 }
 
 impl Listeners {
@@ -37,7 +40,12 @@ impl Listeners {
             let group = Group::open(&address).map_err(|error| error.to_string())?;
             let listener = group.fd(group.steered()).ok_or("a listener is lost")?;
             let listener = listener.try_clone_to_owned().map_err(|error| error.to_string())?;
-            listeners.open.push(Open { name: name.to_string(), address, listener, group: Some(group) });
+            listeners.open.push(Open {
+                name: name.to_string(),
+                address,
+                listener,
+                group: Mutex::new(Some(group)),
+            });
         }
         Ok(listeners)
     }
@@ -45,6 +53,11 @@ impl Listeners {
     /// Duplicates with their names.
     pub(super) fn duplicates(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         self.open.iter().map(|open| Ok((open.name.clone(), open.listener.try_clone()?))).collect()
+    }
+
+    /// By their inodes.
+    pub(super) fn inodes(&self) -> BTreeSet<u32> {
+        self.open.iter().filter_map(|open| u32::try_from(inode(&open.listener).ok()?).ok()).collect()
     }
 
     /// Names with addresses, for people.
@@ -65,6 +78,17 @@ impl Listeners {
             connected.map_err(|error| format!("cannot connect to {} ({}): {error}", open.name, open.address))
         };
         self.open.iter().map(connect).collect()
+    }
+
+    /// Where a client reaches one of them over TCP.
+    pub(super) fn tcp_address(&self, name: &str) -> Option<SocketAddr> {
+        let open = self.open.iter().find(|open| open.name == name && !open.address.is_datagram())?;
+        open.address.ip().map(|(local, _)| reachable(local))
+    }
+
+    /// Ends all of them, and removes the paths, although others still hold them.
+    pub(super) fn close(&self) {
+        self.open.iter().filter_map(|open| lock(&open.group).take()).for_each(Group::close);
     }
 
     /// The names of those at which a connection waits.
@@ -111,17 +135,18 @@ impl Slots for Listeners {
         found.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?.listener.try_clone()
     }
 
+    fn path_bound(&self, _: &str, _: Access) {}
+
     fn path_removed(&self, name: &str, _: &Path) {
-        let found = self.open.iter().find(|open| open.name == name);
-        if let Some(Open { address, group: Some(group), .. }) = found {
+        let Some(open) = self.open.iter().find(|open| open.name == name) else { return };
+        // Held meanwhile, so that nothing is put back after the end.
+        if let Some(group) = &*lock(&open.group) {
             // If it cannot be put back, no connection can be made, and that is told.
-            let _ = Place::at(group.steered()).put_back(address);
+            let _ = Place::at(group.steered()).put_back(&open.address);
         }
     }
 }
 
-impl Drop for Listeners {
-    fn drop(&mut self) {
-        self.open.iter_mut().filter_map(|open| open.group.take()).for_each(Group::close);
-    }
+fn lock(group: &Mutex<Option<Group>>) -> MutexGuard<'_, Option<Group>> {
+    group.lock().unwrap_or_else(PoisonError::into_inner)
 }

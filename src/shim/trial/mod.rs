@@ -8,15 +8,15 @@
 mod listeners;
 mod native;
 mod program;
+mod request;
 mod watch;
 
 use std::os::fd::OwnedFd;
+use std::os::unix::process::parent_id;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
 use super::plan::Plan;
@@ -25,8 +25,12 @@ use crate::config::Adapter;
 use crate::sys::channel::Channel;
 use crate::sys::inherit::take_channel;
 use crate::sys::network::enter_own_network;
-use crate::sys::process::Exit;
+use crate::sys::own_process::hear_end_of_parent;
+use crate::sys::poll::{PollFlags, poll_one};
+use crate::sys::process::{Exit, Signal};
 use crate::sys::signal_fd::signal_fd;
+use listeners::Listeners;
+pub use request::Fate;
 
 /// The first argument of the process; the second is the [`Order`], as JSON.
 pub const VERB: &str = "doctor-trial";
@@ -42,8 +46,12 @@ pub struct Order {
     pub own_network: bool,
     /// Whether to watch, with `listen-fds`, what the program binds by itself.
     pub watches: bool,
+    /// Whether the program finds `NOTIFY_SOCKET`.
+    pub offers_notify: bool,
     /// Whether the channel of `handoff` is a stream.
     pub stream: bool,
+    /// What is asked to see a request under way at the stop signal, and at which listener.
+    pub request: Option<(String, Vec<u8>)>,
     /// How long the program has.
     pub limit: Duration,
 }
@@ -85,6 +93,29 @@ pub struct Stopped {
     pub killed: bool,
     /// After so long.
     pub after: Duration,
+    /// What became of a request that was under way.
+    pub request: Fate,
+    /// Whether any process of it caught the signal, or waited for it. If none does, the kernel ends it whatever it is doing.
+    pub catches: bool,
+    /// The process that was started first, by name.
+    pub first: String,
+    /// Whether that one had to be killed.
+    pub first_left: bool,
+    /// The others that had to be killed, by name.
+    pub left: Vec<String>,
+    /// What stood between the first process and the one that serves.
+    pub wrapper: Option<Wrapper>,
+    /// The keys of the service file whose signal would end the process that gets it, which does not know it.
+    pub deadly: Vec<String>,
+}
+
+/// The process that was started first does not serve: another one does, which it has started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wrapper {
+    /// The processes that serve, by name.
+    pub servers: Vec<String>,
+    /// Whether the first one would end at the stop signal, so that it cannot pass it on.
+    pub swallows: bool,
 }
 
 /// Runs the trial process. Blocks until the program is gone.
@@ -109,31 +140,57 @@ fn run(order: &Order) -> Result<Answer, String> {
     }
     let system = |error: std::io::Error| error.to_string();
     // Before there are threads, which inherit the mask.
-    let terminate = signal_fd(Signal::TERM).map_err(system)?;
-    set_parent_process_death_signal(Some(Signal::TERM)).map_err(|error| error.to_string())?;
-    if getppid().map(|pid| pid.as_raw_nonzero().get() as u32) != Some(order.parent) {
+    let terminate = signal_fd(Signal::SIGTERM).map_err(system)?;
+    hear_end_of_parent(Signal::SIGTERM).map_err(|error| error.to_string())?;
+    if parent_id() != order.parent {
         return Err("nobody wants to know any more".to_owned());
     }
     let program = Program::new(order.plan.clone()).map_err(system)?;
-    end_when_told(terminate, &program).map_err(system)?;
+    let stage = Arc::new(Stage { program: Arc::clone(&program), listeners: Mutex::default() });
+    end_when_told(terminate, &stage).map_err(system)?;
     let tried = match order.plan.adapter {
-        Adapter::Handoff => native::attempt(order, &program),
-        Adapter::ListenFds | Adapter::Inject => program::attempt(order, &program),
+        Adapter::Handoff => native::attempt(order, &stage),
+        Adapter::ListenFds | Adapter::Inject => program::attempt(order, &stage),
     };
-    program.kill()?;
-    program.forget();
+    stage.clear()?;
     tried.map(Answer::Tried)
 }
 
+/// What is there for a trial, and is gone after it.
+struct Stage {
+    program: Arc<Program>,
+    /// Once they are open.
+    listeners: Mutex<Option<Arc<Listeners>>>,
+}
+
+impl Stage {
+    fn open(&self, plan: &Plan, gives: bool) -> Result<Arc<Listeners>, String> {
+        let mut slot = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let listeners = Arc::new(Listeners::open(plan, gives)?);
+        *slot = Some(Arc::clone(&listeners));
+        Ok(listeners)
+    }
+
+    /// First the program with all that it has started, which may put a path back or remove one; then the listeners, whoever
+    /// still holds them in this process.
+    fn clear(&self) -> Result<(), String> {
+        let killed = self.program.kill();
+        self.program.forget();
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(listeners) = listeners {
+            listeners.close();
+        }
+        killed
+    }
+}
+
 /// SIGTERM comes from whoever wants to know, or from its end.
-fn end_when_told(terminate: OwnedFd, program: &Arc<Program>) -> std::io::Result<()> {
-    let program = Arc::clone(program);
+fn end_when_told(terminate: OwnedFd, stage: &Arc<Stage>) -> std::io::Result<()> {
+    let stage = Arc::clone(stage);
     std::thread::Builder::new().name("handoff-term".to_owned()).spawn(move || {
-        let mut fds = [PollFd::new(&terminate, PollFlags::IN)];
-        while poll(&mut fds, None).is_err() {}
-        let killed = program.kill();
-        program.forget();
-        std::process::exit(if killed.is_ok() { 0 } else { 1 });
+        while poll_one(&terminate, PollFlags::POLLIN, None).is_err() {}
+        let cleared = stage.clear();
+        std::process::exit(if cleared.is_ok() { 0 } else { 1 });
     })?;
     Ok(())
 }

@@ -1,33 +1,37 @@
 //! The trial of `handoff`: a program that speaks the protocol says `Hello` before it does anything else.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use handoff_protocol::ids::ID_VARIABLE;
 use handoff_protocol::message::FromService;
 use handoff_protocol::version::UNAGREED;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::super::program::{Program, Start};
+use super::super::program::{Known, Program, Start};
 use super::super::runner::early_end;
-use super::listeners::Listeners;
-use super::{Order, Tried, channel_pair};
-use crate::service::ID_VARIABLE;
+use super::{Order, Stage, Tried, channel_pair};
 use crate::sys::channel::Channel;
-use crate::sys::exec::FIRST;
 use crate::sys::inherit::{CHANNEL_VARIABLE, KIND_VARIABLE, STREAM};
+use crate::sys::readable::is_readable_by;
+use crate::sys::traced::OUT_OF_THE_WAY;
 use crate::sys::wire::recv_message;
 
 /// A program that closes its channel is about to end.
 const END_WITHIN: Duration = Duration::from_millis(500);
 
 /// The error says why it could not be tried.
-pub(super) fn attempt(order: &Order, program: &Arc<Program>) -> Result<Tried, String> {
+pub(super) fn attempt(order: &Order, stage: &Stage) -> Result<Tried, String> {
+    let program = &stage.program;
     let system = |error: std::io::Error| error.to_string();
     // On a stream no descriptor can be sent, so there they are inherited.
-    let listeners = if order.stream { Some(Listeners::open(&order.plan, false)?) } else { None };
-    let given =
-        listeners.as_ref().map(Listeners::duplicates).transpose().map_err(system)?.unwrap_or_default();
+    let listeners = if order.stream { Some(stage.open(&order.plan, false)?) } else { None };
+    let given = listeners
+        .as_ref()
+        .map(|listeners| listeners.duplicates())
+        .transpose()
+        .map_err(system)?
+        .unwrap_or_default();
     let (channel, theirs) = channel_pair(order.stream).map_err(system)?;
     let started_at = Instant::now();
     let said = match program.start(start(order, given, theirs)) {
@@ -41,30 +45,26 @@ pub(super) fn attempt(order: &Order, program: &Arc<Program>) -> Result<Tried, St
         }
         Err(why) => (false, why),
     };
-    let ended = !works && program.wait(Some(Duration::ZERO), |known| known.ended).is_some();
+    let ended = !works && program.wait(Some(Duration::ZERO), Known::ended).is_some();
     Ok(Tried { works, why, ended, ..Tried::default() })
 }
 
 fn start(order: &Order, listeners: Vec<(String, OwnedFd)>, theirs: OwnedFd) -> Start {
-    let number = FIRST + listeners.len() as i32;
     let id = uuid::Uuid::now_v7();
     let mut env = vec![
-        (CHANNEL_VARIABLE.into(), number.to_string().into()),
+        (CHANNEL_VARIABLE.into(), OUT_OF_THE_WAY.to_string().into()),
         (ID_VARIABLE.into(), id.to_string().into()),
     ];
     if order.stream {
         env.push((KIND_VARIABLE.into(), STREAM.into()));
     }
-    Start { listeners, inherited: vec![theirs], env, seccomp: false }
+    Start { listeners, inherited: vec![theirs], env, seccomp: false, sockets: BTreeSet::new() }
 }
 
 /// Gives the versions that it speaks.
 fn hello(channel: &Channel, program: &Program, limit: Duration) -> Result<String, String> {
-    let mut fds = [PollFd::new(channel, PollFlags::IN)];
-    let timeout = Timespec::try_from(limit).map_err(|error| error.to_string())?;
-    let ready =
-        rustix::io::retry_on_intr(|| poll(&mut fds, Some(&timeout))).map_err(|error| error.to_string())?;
-    if ready == 0 {
+    let is_there = is_readable_by(channel, Instant::now() + limit).map_err(|error| error.to_string())?;
+    if !is_there {
         return Err(format!("it has not said Hello within {limit:?}: it does not speak the protocol"));
     }
     match recv_message::<FromService>(channel, UNAGREED) {
@@ -77,7 +77,7 @@ fn hello(channel: &Channel, program: &Program, limit: Duration) -> Result<String
         }
         Ok(Some((_, message, _))) => Err(format!("its first message is {}, not Hello", message.name())),
         Ok(None) => {
-            let ended = program.wait(Some(END_WITHIN), |known| (!known.lives).then(|| early_end(known)));
+            let ended = program.wait(Some(END_WITHIN), |known| (!known.lives()).then(|| early_end(known)));
             let closed =
                 || "it has closed the channel without a Hello: it does not speak the protocol".to_owned();
             Err(ended.map_or_else(closed, |ended| format!("it has not said Hello: {ended}")))

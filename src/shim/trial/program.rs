@@ -3,17 +3,24 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::super::files::notify_path;
 use super::super::inject::Injector;
 use super::super::notify::Notify;
-use super::super::program::{Program, Start};
-use super::super::runner::{END_WITHIN, early_end};
+use super::super::program::{Known, Program, Start};
+use super::super::runner::early_end;
 use super::listeners::Listeners;
+use super::request::{self, UnderWay};
 use super::watch::Watch;
-use super::{Order, Stopped, Tried};
-use crate::config::{Adapter, NotifySocket};
+use super::{Fate, Order, Stage, Stopped, Tried, Wrapper};
+use crate::config::{Adapter, NotifySocket, StopSignal};
+use crate::sys::process::{dies_of, name_of};
 
 /// How often it is looked whether connections wait.
 const TICK: Duration = Duration::from_millis(5);
+/// How long a program may take to end at its stop signal.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// How long a shell looks after its children at the most.
+const SETTLES_WITHIN: Duration = Duration::from_millis(100);
 
 /// A program that is being tried.
 struct Trial<'a> {
@@ -25,19 +32,21 @@ struct Trial<'a> {
 }
 
 /// The error says why it could not be tried.
-pub(super) fn attempt(order: &Order, program: &Arc<Program>) -> Result<Tried, String> {
+pub(super) fn attempt(order: &Order, stage: &Stage) -> Result<Tried, String> {
+    let program = &stage.program;
     let injects = order.plan.adapter == Adapter::Inject;
-    let listeners = Arc::new(Listeners::open(&order.plan, injects)?);
+    let listeners = stage.open(&order.plan, injects)?;
     let kind = order.plan.program.notify.unwrap_or(NotifySocket::Path);
-    let notify = Notify::listen(&order.plan.own_path.with_extension("notify"), kind, Arc::clone(program))?;
+    let notify = Notify::listen(&notify_path(&order.plan.own_path), kind, Arc::clone(program))?;
     let watch = Watch::new(program);
     let given =
         if injects { Vec::new() } else { listeners.duplicates().map_err(|error| error.to_string())? };
     let start = Start {
         listeners: given,
         inherited: Vec::new(),
-        env: vec![notify.variable()],
+        env: if order.offers_notify { vec![notify.variable()] } else { Vec::new() },
         seccomp: injects || order.watches,
+        sockets: listeners.inodes(),
     };
     let trial = Trial { order, program, listeners, watch, started_at: Instant::now() };
     let works = trial.start(start).and_then(|()| if injects { trial.inject() } else { trial.listen_fds() });
@@ -47,10 +56,10 @@ pub(super) fn attempt(order: &Order, program: &Arc<Program>) -> Result<Tried, St
         Err(why) => (false, why),
     };
     // What it says comes after it accepts, or right before.
-    let ready = |known: &super::super::program::Known| (known.ready || !known.lives).then_some(known.ready);
+    let ready = |known: &Known| (known.ready || !known.lives()).then_some(known.ready);
     let patience = if works { READY_WITHIN } else { Duration::ZERO };
     let says_ready = program.wait(Some(patience), ready).unwrap_or(false);
-    let ended = !works && program.wait(Some(Duration::ZERO), |known| known.ended).is_some();
+    let ended = !works && program.wait(Some(Duration::ZERO), Known::ended).is_some();
     let stopped = if works { Some(trial.stop()?) } else { None };
     Ok(Tried { works, why, ended, others, says_ready, stopped })
 }
@@ -84,7 +93,7 @@ impl Trial<'_> {
             if missing().is_empty() {
                 return Some(Ok(()));
             }
-            (!known.lives).then(|| Err(early_end(known)))
+            (!known.lives()).then(|| Err(early_end(known)))
         });
         let (missing, others) = (missing(), self.watch.others());
         let never = || {
@@ -100,7 +109,11 @@ impl Trial<'_> {
                 }
             }
         };
-        match arrived {
+        // Most end at an error of their bind: that is why.
+        let refused = self.watch.refused().into_iter().next();
+        let refused = refused.map(|(name, error)| format!("it cannot get {name}: {error}; "));
+        let because = |ended: String| format!("{}{ended}", refused.unwrap_or_default());
+        match arrived.map(|arrived| arrived.map_err(because)) {
             Some(Ok(())) => {}
             Some(Err(ended)) if others.is_empty() => return Err(ended),
             Some(Err(ended)) => return Err(format!("{ended}; {}", others.join("; "))),
@@ -157,12 +170,65 @@ impl Trial<'_> {
         std::iter::once(what).chain(self.watch.others()).collect::<Vec<_>>().join("; ")
     }
 
+    /// Asks it to end, with a request under way if one can be caught.
     fn stop(&self) -> Result<Stopped, String> {
+        // While it runs: one that is held for its request is caught with the signals that it blocks for a moment.
+        let signal = self.order.plan.program.stop_signal.signal();
+        let catches = self.program.tree().into_iter().any(|pid| !dies_of(pid, signal));
+        let main = self.program.wait(Some(Duration::ZERO), |known| known.life.main());
+        let first = main.and_then(name_of).unwrap_or_default();
+        let (wrapper, deadly) = (self.wrapper(main), self.deadly());
+        let request = self.order.request.as_ref();
+        let target = request.and_then(|(name, text)| Some((self.listeners.tcp_address(name)?, text)));
+        let under_way = target.and_then(|(address, text)| request::catch(address, text, self.program));
+        self.program.learn(|known| known.watched = main.map(|pid| (pid, None)));
         let asked_at = Instant::now();
-        self.program.end(END_WITHIN)?;
+        let killed = self.program.end(STOP_WITHIN)?;
         let after = asked_at.elapsed();
-        let exit = self.program.wait(Some(Duration::ZERO), |known| Some(known.ended)).flatten();
-        Ok(Stopped { exit, killed: after >= END_WITHIN, after })
+        let exit = self.program.wait(Some(Duration::ZERO), |known| known.watched?.1);
+        let request = under_way.map_or(Fate::NotSeen, UnderWay::fate);
+        let first_left = killed.iter().any(|killed| Some(killed.pid) == main);
+        let left = killed.iter().filter(|killed| Some(killed.pid) != main).map(|killed| killed.name.clone());
+        let left = left.collect();
+        let killed = !killed.is_empty();
+        Ok(Stopped { exit, killed, after, request, catches, first, first_left, left, wrapper, deadly })
+    }
+
+    /// Who serves, if that is not the process that was started first.
+    fn wrapper(&self, main: Option<u32>) -> Option<Wrapper> {
+        let (main, servers) = (main?, self.program.servers());
+        let is_wrapped = !servers.is_empty() && !servers.contains(&main);
+        is_wrapped.then(|| Wrapper {
+            servers: servers.iter().filter_map(|pid| name_of(*pid)).collect(),
+            swallows: self.swallows(main),
+        })
+    }
+
+    /// A shell blocks all signals for a moment when it looks after its children, so one look is not enough.
+    fn swallows(&self, main: u32) -> bool {
+        let signal = self.order.plan.program.stop_signal.signal();
+        let until = Instant::now() + SETTLES_WITHIN;
+        loop {
+            if dies_of(main, signal) {
+                return true;
+            }
+            if Instant::now() > until {
+                return false;
+            }
+            std::thread::sleep(TICK);
+        }
+    }
+
+    /// The keys that name a signal which is no order to end, and would be the end.
+    fn deadly(&self) -> Vec<String> {
+        let program = &self.order.plan.program;
+        let keys = [("drain_signal", program.drain_signal), ("reload_signal", program.reload_signal)];
+        let getters = self.program.receivers();
+        let ends = |signal: StopSignal| getters.iter().any(|pid| dies_of(*pid, signal.signal()));
+        keys.into_iter()
+            .filter(|(_, signal)| signal.is_some_and(ends))
+            .map(|(key, _)| key.to_owned())
+            .collect()
     }
 
     fn left(&self) -> Duration {
@@ -175,6 +241,6 @@ impl Trial<'_> {
     }
 }
 
-fn early_end_if_gone(known: &super::super::program::Known) -> Option<String> {
-    (!known.lives).then(|| early_end(known))
+fn early_end_if_gone(known: &Known) -> Option<String> {
+    (!known.lives()).then(|| early_end(known))
 }

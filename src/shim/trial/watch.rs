@@ -38,9 +38,11 @@ impl Watch {
         })
     }
 
-    /// What it bound besides, each once.
+    /// What it bound besides, each once; not where it let the kernel choose.
     pub(super) fn others(&self) -> Vec<String> {
         let mut others = self.find(|event| match event {
+            // The kernel gives each process another port.
+            Event::Passed { address, .. } if address.ends_with(":0") => None,
             Event::Passed { address, why, .. } => Some(format!("it binds {address}: {why}")),
             _ => None,
         });

@@ -15,13 +15,12 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use handoff_protocol::ids::{HandoffId, ServiceName};
-use rustix::process::Signal;
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::systemd::Systemd;
 use crate::config::{Dirs, LogLimits};
 use crate::keeper::{Client, Error, LogSpec};
-use crate::sys::process::kill;
+use crate::sys::process::{Signal, kill};
 
 /// The program of the keeper: this one, also when its file was replaced meanwhile.
 const PROGRAM: &str = "/proc/self/exe";
@@ -143,9 +142,13 @@ impl Keeping {
 
     /// Has what is held closed, as far as its key begins with `prefix`.
     pub(super) fn drop_prefix(&self, prefix: &str) {
-        let keys: Vec<_> =
+        self.drop_all_but(prefix, &[]);
+    }
+
+    fn drop_all_but(&self, prefix: &str, known: &[String]) {
+        let held: Vec<_> =
             self.inner.state.borrow().with_prefix(prefix).map(|(key, _)| key.clone()).collect();
-        for key in keys {
+        for key in held.into_iter().filter(|key| !known.contains(key)) {
             self.drop_key(&key);
         }
     }
@@ -177,12 +180,7 @@ impl Keeping {
     /// No other processes of the service are left than those of these handoffs.
     pub(super) fn keep_only(&self, service: &ServiceName, handoffs: impl Iterator<Item = HandoffId>) {
         let known: Vec<String> = handoffs.map(|handoff| process_key(service, handoff)).collect();
-        let prefix = format!(".pid/{service}/");
-        let kept: Vec<_> =
-            self.inner.state.borrow().with_prefix(&prefix).map(|(key, _)| key.clone()).collect();
-        for key in kept.into_iter().filter(|key| !known.contains(key)) {
-            self.drop_key(&key);
-        }
+        self.drop_all_but(&format!(".pid/{service}/"), &known);
     }
 
     /// The end of a process is known.
@@ -307,7 +305,7 @@ fn take_over(socket: &Path) -> Result<Option<Found>, Error> {
         }
     };
     // One that was stopped can go on. A pid that is no longer the keeper's is at most that of a process of the same user.
-    let _ = kill(client.pidfd(), Signal::CONT);
+    let _ = kill(client.pidfd(), Signal::SIGCONT);
     let taken = client.ping().and_then(|()| client.list()).and_then(|keys| client.fetch_all(&keys));
     match taken {
         Ok(held) => Ok(Some(Found { client, held: held.into_iter().collect() })),

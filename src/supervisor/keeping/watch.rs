@@ -1,14 +1,16 @@
 //! The tasks that find out that the keeper has ended or hangs.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{Inner, leaves_it_usable};
 use crate::keeper::TIMEOUT;
+use crate::sys::errno::retry;
+use crate::sys::poll::{PollFlags, poll_one};
+use crate::sys::process::is_frozen;
 use crate::sys::readable::readable;
 
 /// A keeper that dies sooner than this after it was started is not replaced before.
@@ -16,6 +18,9 @@ const SHORT_LIFE: Duration = Duration::from_secs(1);
 
 /// For so long a pipe may have something in it, or an answer be outstanding, without the keeper being suspected.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Whoever is stopped for longer than this was not stopped together with this process.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// So long is waited when this process has no descriptor to watch with.
 const NEXT_TRY: Duration = Duration::from_secs(10);
@@ -114,6 +119,16 @@ impl Inner {
             client.ask_for_sign().map(|ticket| (client.pid(), ticket))
         };
         let Ok((pid, ticket)) = asked else { return self.state.borrow().client.kill() };
+        // One that was stopped would have to be told to go on, by nobody knows whom. The pause of a whole machine is over in
+        // a moment.
+        if is_frozen(pid) {
+            sleep(MOMENT).await;
+            let client = &self.state.borrow().client;
+            if client.pid() == pid && is_frozen(pid) {
+                tracing::error!(pid, "the keeper is stopped");
+                return client.kill();
+            }
+        }
         let until = Instant::now() + TIMEOUT;
         loop {
             let answers = {
@@ -144,12 +159,9 @@ enum Contents {
 }
 
 fn contents(pipe: &OwnedFd) -> Contents {
-    let mut fds = [PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)];
-    let found = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())));
-    match (found, fds[0].revents()) {
-        (Err(_), _) => Contents::End,
-        (Ok(_), events) if events.contains(PollFlags::IN) => Contents::Some,
-        (Ok(_), events) if events.is_empty() => Contents::Nothing,
-        (Ok(_), _) => Contents::End,
+    match retry(|| poll_one(pipe, PollFlags::POLLIN, Some(Duration::ZERO))) {
+        Ok(events) if events.contains(PollFlags::POLLIN) => Contents::Some,
+        Ok(events) if events.is_empty() => Contents::Nothing,
+        Ok(_) | Err(_) => Contents::End,
     }
 }

@@ -1,6 +1,10 @@
 //! The listeners of a service: which slot each process accepts from.
 
+mod datagrams;
+mod ended;
+mod paths;
 mod service;
+mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -8,14 +12,16 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use handoff_protocol::ids::ListenerName;
-use rustix::net::sockopt::socket_cookie;
+
+pub(super) use upkeep::Upkeep;
 
 use super::keeping::Keeping;
 use crate::config::{self, ListenAddress};
 use crate::slots::program::WHOLE;
 use crate::slots::{
-    Group, Handshakes, ProbeRoute, SlotError, SlotId, lengthen_queue, slot_by_name, stop_listening,
+    Access, Group, Handshakes, ProbeRoute, SlotError, SlotId, lengthen_queue, slot_by_name, stop_listening,
 };
+use crate::sys::socket::cookie_of;
 use crate::sys::{held::is_among, listens::listens};
 
 /// One slot of each address of a service, by a number that is never used twice.
@@ -30,8 +36,12 @@ pub(super) struct Listening {
     shared: Option<u64>,
     /// What was under way when it was steered to.
     handshakes: Handshakes,
+    /// How many datagrams had found no room at a slot when new ones were steered elsewhere, by the address.
+    without_room: (u64, Vec<u32>),
     /// Whether all processes share both slots of each address, and steer themselves.
     is_paired: bool,
+    /// Whether no process has served at them since they were opened.
+    is_new: bool,
     next: u64,
 }
 
@@ -53,18 +63,26 @@ const FIRST: SlotId = SlotId(1);
 /// The slots of an address that all processes share.
 const PAIR: [SlotId; 2] = [FIRST, SlotId(2)];
 
+/// The mode of a unix socket until the program binds it.
+const UNTIL_BOUND: u32 = 0o600;
+
 /// A handshake that has not ended after so long is not waited for: two SYN+ACK retransmits of a slow path.
 const HANDSHAKE: Duration = Duration::from_secs(3);
 
-/// Nobody can see whether a datagram that was read has been answered: a process is given so long for it.
-const ANSWER: Duration = Duration::from_secs(1);
+/// Nobody can see whether a datagram that was read has been answered: unless the service file says it (`answer_grace`), a process is
+/// given so long for it.
+pub(super) const ANSWER_MS: u64 = 1_000;
 
 impl Listening {
     /// Binds all addresses, or none.
-    fn open(listeners: &[config::Listener], is_paired: bool) -> Result<Self, SlotError> {
+    fn open(
+        listeners: &[config::Listener],
+        is_paired: bool,
+        is_bound_by_program: bool,
+    ) -> Result<Self, SlotError> {
         let mut groups = Vec::with_capacity(listeners.len());
-        let open = |address| {
-            let mut group = Group::open(address)?;
+        let open = |listener| {
+            let mut group = open_group(listener, is_bound_by_program)?;
             match is_paired.then(|| group.add_slot()) {
                 Some(Err(error)) => {
                     group.close();
@@ -74,7 +92,7 @@ impl Listening {
             }
         };
         for listener in listeners {
-            match open(&listener.address) {
+            match open(listener) {
                 Ok(group) => groups.push(group),
                 Err(error) => {
                     groups.into_iter().for_each(Group::close);
@@ -83,7 +101,8 @@ impl Listening {
             }
         }
         let names = listeners.iter().map(|listener| listener.name.clone()).collect();
-        Ok(Self::of(names, groups, if is_paired { &PAIR } else { &PAIR[..1] }, FIRST, is_paired))
+        let listening = Self::of(names, groups, if is_paired { &PAIR } else { &PAIR[..1] }, FIRST, is_paired);
+        Ok(Self { is_new: true, ..listening })
     }
 
     /// Puts together what an earlier daemon had, from what the keeper holds: every slot of which it holds all listeners.
@@ -99,16 +118,17 @@ impl Listening {
         for (key, fd) in held {
             let Some((name, slot)) = parse_key(service, &key) else { continue };
             let known = listeners.iter().position(|listener| listener.name.as_str() == name);
-            if let Some(at) = known.filter(|_| listens(&fd) == Ok(true)) {
+            if let Some(at) = known {
                 by_name[at].insert(slot, fd);
             }
         }
         let Some(first) = by_name.first() else { return Ok(None) };
-        let whole: Vec<SlotId> = first
-            .keys()
-            .copied()
-            .filter(|slot| by_name.iter().all(|slots| slots.contains_key(slot)))
-            .collect();
+        let is_whole = |slot: &SlotId| by_name.iter().all(|slots| slots.contains_key(slot));
+        let listens = |slot: &SlotId| by_name.iter().all(|slots| listens(&slots[slot]) == Ok(true));
+        let mut whole: Vec<SlotId> = first.keys().copied().filter(is_whole).collect();
+        // One that a program has shut down is revived when a process is to get it. If there is another it was left to end.
+        let is_dead = !whole.iter().any(listens);
+        whole.retain(|slot| is_paired || is_dead || listens(slot));
         let steered = if newest && !is_paired { whole.last() } else { whole.first() };
         let Some(steered) = steered.copied() else { return Ok(None) };
         if is_paired && whole != PAIR {
@@ -121,7 +141,7 @@ impl Listening {
             let (members, torn): (Vec<_>, Vec<_>) =
                 slots.into_iter().partition(|(slot, _)| whole.contains(slot));
             torn.iter().for_each(|(_, fd)| stop_listening(fd));
-            groups.push(match is_paired {
+            groups.push(match is_paired || is_dead {
                 true => Group::hold(&listener.address, members, steered),
                 false => Group::restore(&listener.address, members, steered)?,
             });
@@ -177,7 +197,9 @@ impl Listening {
             steered,
             shared: None,
             handshakes: Handshakes::at_switch(),
+            without_room: (NO_SLOT, Vec::new()),
             is_paired,
+            is_new: false,
             next,
         }
     }
@@ -195,11 +217,11 @@ impl Listening {
     /// The slot to which the listeners of a process belong. One that nobody knew, since whoever knew it is gone, is taken
     /// in: in front of the others if its process is the oldest.
     pub(super) fn admit(&mut self, fds: Vec<OwnedFd>, oldest: bool) -> Result<Admitted, SlotError> {
-        let Some(cookie) = fds.first().and_then(|fd| socket_cookie(fd).ok()) else {
+        let Some(cookie) = fds.first().and_then(|fd| cookie_of(fd).ok()) else {
             return Ok(Admitted::Known(self.steered));
         };
         let known = self.slots.keys().copied().find(|slot| {
-            self.fds(*slot).first().is_some_and(|fd| socket_cookie(fd).is_ok_and(|other| other == cookie))
+            self.fds(*slot).first().is_some_and(|fd| cookie_of(fd).is_ok_and(|other| other == cookie))
         });
         if let Some(slot) = known {
             return Ok(Admitted::Known(slot));
@@ -253,6 +275,17 @@ impl Listening {
         }
     }
 
+    /// The listeners of which the first bind of the program says who may connect.
+    pub(super) fn first_binds(&self, listeners: &[config::Listener]) -> Vec<ListenerName> {
+        let unsaid = listeners.iter().filter(|listener| listener.mode.is_none() && self.is_new);
+        unsaid.map(|listener| listener.name.clone()).collect()
+    }
+
+    /// A process serves at them.
+    pub(super) fn serve(&mut self) {
+        self.is_new = false;
+    }
+
     /// Adds a slot that gets no connection until it is steered to.
     fn add(&mut self) -> Result<u64, SlotError> {
         let mut ids = Vec::with_capacity(self.groups.len());
@@ -277,10 +310,13 @@ impl Listening {
         if self.is_paired {
             return Ok(());
         }
-        let Some(ids) = self.slots.get(&slot) else { return Ok(()) };
-        for (group, id) in self.groups.iter_mut().zip(ids) {
-            group.steer_to(*id)?;
+        if slot != self.steered {
+            self.note_without_room(self.steered);
         }
+        let Some(ids) = self.slots.get(&slot) else { return Ok(()) };
+        // One that cannot be steered keeps none of the others from the process that serves from now on.
+        let steered = self.groups.iter_mut().zip(ids).map(|(group, id)| group.steer_to(*id));
+        steered.fold(Ok(()), Result::and)?;
         (self.steered, self.shared) = (slot, None);
         self.handshakes = Handshakes::at_switch();
         Ok(())
@@ -313,6 +349,15 @@ impl Listening {
         route.map_err(io::Error::other)
     }
 
+    /// Whether the listener of a slot is still one. Where processes share their slots, whether any of them is.
+    pub(super) fn is_open(&self, listener: &str, slot: u64) -> bool {
+        let Some(at) = self.names.iter().position(|name| name.as_str() == listener) else { return false };
+        let group = &self.groups[at];
+        let own = self.slots.get(&slot).and_then(|ids| ids.get(at)).filter(|_| !self.is_paired);
+        let ids = own.map_or_else(|| group.order(), |id| vec![*id]);
+        ids.into_iter().any(|id| group.is_alive(id))
+    }
+
     /// The way is not needed any more.
     pub(super) fn end_route(&mut self, listener: &str) -> io::Result<()> {
         let at = self.names.iter().position(|name| name.as_str() == listener);
@@ -321,34 +366,20 @@ impl Listening {
 
     /// Whether nothing waits at a slot and nothing can be on its way there. A connection whose handshake was under way at
     /// the switch belongs to the old slot, and the kernel does not count it; nor does it know of answers to datagrams.
-    pub(super) fn is_quiet(&mut self, slot: u64) -> bool {
+    pub(super) fn is_quiet(&mut self, slot: u64, answer_grace: Duration) -> bool {
         if slot == self.steered || self.is_paired {
             return true;
         }
         let Some(ids) = self.slots.get(&slot) else { return true };
         let addresses: Vec<ListenAddress> = self.groups.iter().map(|group| group.address().clone()).collect();
         let takes_datagrams = addresses.iter().any(ListenAddress::is_datagram);
-        if takes_datagrams && self.handshakes.age() < ANSWER
+        if takes_datagrams && self.handshakes.age() < answer_grace
             || !self.handshakes.are_over(&addresses, HANDSHAKE)
         {
             return false;
         }
         let mut slots = self.groups.iter().zip(ids);
         slots.all(|(group, id)| group.queue_len(*id).is_ok_and(|waiting| waiting == 0))
-    }
-
-    /// Datagrams of a slot that nobody will ever read, by the address: whether some wait, and how many were lost before, as it was
-    /// full.
-    fn unread(&self, slot: u64) -> Vec<(&ListenAddress, bool, u32)> {
-        let ids = self.slots.get(&slot).into_iter().flatten();
-        let groups = self.groups.iter().zip(ids).filter(|(group, _)| group.address().is_datagram());
-        groups
-            .map(|(group, id)| {
-                let waits = group.queue_len(*id).is_ok_and(|waiting| waiting > 0);
-                (group.address(), waits, group.dropped(*id).unwrap_or(0))
-            })
-            .filter(|(_, waits, dropped)| *waits || *dropped > 0)
-            .collect()
     }
 
     /// Takes a slot out of use, unless it is the one that gets new connections.
@@ -384,6 +415,17 @@ impl Listening {
             keeper.drop_key(&key);
         }
     }
+}
+
+/// Opens an address for those who may connect. A program that binds its sockets itself says who that is, unless the service file
+/// does: until then it is the user of the daemon.
+fn open_group(listener: &config::Listener, is_bound_by_program: bool) -> Result<Group, SlotError> {
+    let (user, group) = listener
+        .owner
+        .ids()
+        .map_err(|error| SlotError::Owner { address: listener.address.clone(), error: error.to_string() })?;
+    let mode = listener.mode.or(is_bound_by_program.then_some(UNTIL_BOUND));
+    Group::open_for(&listener.address, Access { mode, user, group })
 }
 
 fn number(slot: SlotId) -> u64 {

@@ -1,15 +1,28 @@
 //! The listeners in the life of a service: bound, taken back, given to a process, retired, closed.
 
+use std::io;
+use std::time::{Duration, Instant};
+
 use handoff_protocol::message::Mode;
 
 use super::Listening;
+use super::datagrams::LostDatagrams;
+use crate::config::{Adapter, ListenAddress};
 use crate::control::{Error, Kind};
-use crate::slots::{Group, SlotError, stop_listening};
+use crate::shim;
+use crate::slots::{Side, SlotError, stop_listening};
 use crate::supervisor::service::Service;
+use crate::supervisor::state::PATIENCE;
+
+/// A directory that has answered is not asked again for so long.
+const ANSWERS_FOR: Duration = Duration::from_secs(1);
 
 impl Service {
     /// Binds the addresses of the service file, unless they are bound already.
     pub(in crate::supervisor) fn open_listeners(&mut self) -> Result<(), Error> {
+        if self.listening.is_some() {
+            return Ok(());
+        }
         if self.is_as_running() {
             self.restore_listeners(true);
         } else {
@@ -18,18 +31,50 @@ impl Service {
         if self.listening.is_some() {
             return Ok(());
         }
-        let listening = Listening::open(&self.config.listeners, self.is_paired()).map_err(|error| {
+        let refused = |error: SlotError| {
             let message = format!("Service {:?} cannot listen: {error}.", self.name.as_str());
             Error::new(Kind::BindFailed, message, "Nothing was started.")
-        })?;
+        };
+        self.paths_answer().map_err(refused)?;
+        let binds = self.config.adapter == Adapter::Inject;
+        let listening = Listening::open(&self.config.listeners, self.is_paired(), binds).map_err(refused)?;
         listening.store(&self.shared.keeper, self.name.as_str(), listening.steered);
         self.listening = Some(listening);
+        self.forget_sides();
         self.remember_running();
         Ok(())
     }
 
+    /// Whether the directories of its unix sockets answer, or did a moment ago. What is done at those paths is done by the thread of the
+    /// daemon, which must not begin to wait for a file system that hangs. Waits a moment at the most.
+    pub(in crate::supervisor) fn paths_answer(&self) -> Result<(), SlotError> {
+        if self.upkeep.paths_answered.get().is_some_and(|at| at.elapsed() < ANSWERS_FOR) {
+            return Ok(());
+        }
+        for listener in &self.config.listeners {
+            let ListenAddress::Unix(path) = &listener.address else { continue };
+            let directory = path.parent().unwrap_or(path).to_owned();
+            let what = directory.display().to_string();
+            let look = move || _ = std::fs::symlink_metadata(directory.join("."));
+            let looked = self.lanes.paths.wait(PATIENCE, &what, look);
+            looked.map_err(|error| SlotError::Directory { path: path.clone(), error })?;
+        }
+        self.upkeep.paths_answered.set(Some(Instant::now()));
+        Ok(())
+    }
+
+    /// What is written down is about other listeners.
+    fn forget_sides(&self) {
+        let shared_dir = self.shared.dirs.service_state(&self.name);
+        let what = shared_dir.display().to_string();
+        let forgotten = self.lanes.history.wait(PATIENCE, &what, move || shim::forget_sides(&shared_dir));
+        if let Err(error) = forgotten {
+            tracing::warn!(service = %self.name, %error, "what is written down of earlier listeners stays");
+        }
+    }
+
     /// Ends the listeners that only the keeper has.
-    fn drop_held(&self) {
+    pub(in crate::supervisor) fn drop_held(&self) {
         let prefix = format!("{}/", self.name);
         for (_, fd) in self.shared.keeper.held(&prefix).unwrap_or_default() {
             stop_listening(&fd);
@@ -74,19 +119,43 @@ impl Service {
             listening.forget(&self.shared.keeper, self.name.as_str(), *slot);
         }
         self.shared.keeper.forget_processes(&self.name);
-        listening.groups.into_iter().for_each(Group::close);
+        let answers = self.paths_answer().is_ok();
+        for group in listening.groups {
+            match group.address() {
+                // The path is removed when it answers again.
+                ListenAddress::Unix(_) if !answers => self.lanes.paths.post(group.close_but_for_path()),
+                _ => group.close(),
+            }
+        }
     }
 
     /// Where the next process is to accept from: beside the incumbent if both may serve at once; otherwise where the
     /// connections are.
     pub(in crate::supervisor) fn slot_for_successor(&mut self) -> Result<u64, SlotError> {
+        self.paths_answer()?;
+        self.renew_ended();
+        let is_left = self.incumbent.as_ref().is_none_or(|party| self.is_left(party.slot));
+        let note = self.note_joined();
         let Some(listening) = &mut self.listening else { return Ok(0) };
-        if self.config.mode == Mode::Exclusive || self.incumbent.is_none() {
-            return Ok(listening.steered);
+        if self.config.mode == Mode::Exclusive || is_left {
+            let slot = listening.steered;
+            if listening.revive(slot, self.incumbent.is_none(), note)? {
+                listening.store(&self.shared.keeper, self.name.as_str(), slot);
+            }
+            return Ok(slot);
         }
         let slot = listening.add()?;
         listening.store(&self.shared.keeper, self.name.as_str(), slot);
         Ok(slot)
+    }
+
+    /// Writes down at which side of which address a new socket is. Waits a moment at the most.
+    pub(super) fn note_joined(&self) -> impl Fn(usize, Side) -> io::Result<()> + use<> {
+        let (shared_dir, lane) = (self.shared.dirs.service_state(&self.name), self.lanes.history.clone());
+        move |at, side| {
+            let (what, shared_dir) = (shared_dir.display().to_string(), shared_dir.clone());
+            lane.wait(PATIENCE, &what, move || shim::note_joined(&shared_dir, at, side))?
+        }
     }
 
     /// The successor is gone. What waits at a slot of its own was never meant to be there.
@@ -106,7 +175,8 @@ impl Service {
     /// Takes the slots of the dead out of use.
     pub(in crate::supervisor) fn retire_unused_slots(&mut self) {
         let parties = [&self.incumbent, &self.successor, &self.retiree].into_iter().flatten();
-        let used: Vec<u64> = parties.map(|party| party.slot).collect();
+        let starting = self.starting.iter().map(|starting| starting.slot);
+        let used: Vec<u64> = parties.map(|party| party.slot).chain(starting).collect();
         let slots = self.listening.as_ref().map(Listening::slots).unwrap_or_default();
         for slot in slots.into_iter().filter(|slot| !used.contains(slot)) {
             self.retire_slot(slot);
@@ -119,8 +189,12 @@ impl Service {
             return;
         }
         let keys = listening.keys(self.name.as_str(), slot);
-        for (address, waits, dropped) in listening.unread(slot) {
-            tracing::warn!(service = %self.name, %address, waits, dropped, "the process that is gone has not read all datagrams");
+        for LostDatagrams { address, unread, no_room } in listening.drop_unread(slot) {
+            tracing::warn!(
+                service = %self.name, %address, unread, no_room,
+                "datagrams were lost: the process that is gone has not read all of them"
+            );
+            self.timeline.note_lost(u64::from(unread) + u64::from(no_room));
         }
         if let Err(error) = listening.retire(slot) {
             tracing::error!(service = %self.name, %error, "a slot could not be retired");

@@ -66,8 +66,8 @@ impl Drop for Rig {
                 );
             }
         }
-        let pid = rustix::process::Pid::from_child(&self.daemon);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let pid = nix::unistd::Pid::from_raw(self.daemon.id().cast_signed());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         let _ = self.daemon.wait();
     }
 }
@@ -87,12 +87,13 @@ fn release(dir: &Path, version: &str, fault: Option<Fault>) -> PathBuf {
     path
 }
 
-/// The daemon, which belongs to another package: it is built here if it has not been.
+/// The daemon, which belongs to another package: it is built here if it has not been. All packages: then their features are those of
+/// `cargo test --workspace`, and nothing is compiled a second time.
 fn handoff() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        build.args(["build", "--quiet", "--package", "handoff-supervisor", "--bin", "handoff"]);
+        build.args(["build", "--quiet", "--workspace", "--bins", "--examples"]);
         build.current_dir(env!("CARGO_MANIFEST_DIR"));
         if !cfg!(debug_assertions) {
             build.arg("--release");

@@ -1,0 +1,359 @@
+//! One state of everything that takes part: the supervisor, the processes, their channels, the data lock, the disk.
+//!
+//! There is no clock. A timer that is armed may fire whenever nothing else can happen, and, at the cost of one unit of
+//! the budget, also before that: whoever it waits for was slow.
+
+use handoff_protocol::deadline::{CanaryStep, Deadline, Policy, Stragglers};
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::message::Mode;
+use handoff_protocol::reason::Role;
+use handoff_protocol::supervisor::{Action, DurableFact, Phase, Supervisor, Watch};
+
+use super::defects::Defect;
+use super::journal::Journal;
+use super::process::{Life, Part, Process};
+
+/// At most these many processes of the service exist at a time.
+pub const PROCESSES: usize = 4;
+
+/// What is the same in all states of one walk.
+#[derive(Clone)]
+pub struct Model {
+    pub mode: Mode,
+    pub stragglers: Stragglers,
+    pub probes: bool,
+    pub trial: Trial,
+    pub liveness: bool,
+    pub budget: Budget,
+    pub defect: Option<Defect>,
+}
+
+impl Model {
+    pub fn has(&self, defect: Defect) -> bool {
+        self.defect == Some(defect)
+    }
+
+    pub fn policy(&self) -> Policy {
+        let canary = [CanaryStep { permille: 50, time_ms: 1 }, CanaryStep { permille: 500, time_ms: 1 }];
+        let (steps, probation_ms) = match self.trial {
+            Trial::None => (0, 0),
+            Trial::Canary => (2, 0),
+            Trial::Probation => (0, 1),
+            Trial::Both => (1, 1),
+        };
+        Policy {
+            stragglers: self.stragglers,
+            probes: self.probes,
+            canary: canary[..steps].to_vec(),
+            probation_ms,
+            liveness: self.liveness,
+            ..Policy::default()
+        }
+    }
+
+    /// By which a supervisor goes on with what an earlier one has left.
+    pub fn policy_for_left(&self) -> Policy {
+        let policy = self.policy();
+        match self.has(Defect::TrustLeft) {
+            true => Policy { probes: false, canary: Vec::new(), probation_ms: 0, ..policy },
+            false => policy,
+        }
+    }
+
+    /// A supervisor that is lost is followed by another one.
+    pub fn returns(&self) -> bool {
+        self.budget.returns > 0
+    }
+}
+
+/// What a new process has to go through besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trial {
+    None,
+    /// Two steps.
+    Canary,
+    Probation,
+    /// One step of a canary, and a probation.
+    Both,
+}
+
+impl Trial {
+    pub fn has_probation(self) -> bool {
+        matches!(self, Self::Probation | Self::Both)
+    }
+}
+
+/// What may still go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Budget {
+    /// Deaths and everlasting freezes of any role.
+    pub deaths: u8,
+    /// Code of the service that fails, a channel that breaks, a disk that fails.
+    pub faults: u8,
+    /// Timers that fire although somebody is at work.
+    pub slow: u8,
+    /// Requests that come while another is under way.
+    pub asks: u8,
+    /// Signs of life.
+    pub chatter: u8,
+    /// Freezes that end.
+    pub thaws: u8,
+    /// States that are handed over.
+    pub states: u8,
+    /// New supervisors that come before everything else is at rest.
+    pub returns: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Chair {
+    Runs,
+    Frozen,
+    Dead,
+}
+
+/// Which process plays which part for the supervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Roles {
+    pub incumbent: Option<usize>,
+    pub successor: Option<usize>,
+    pub outgoing: Option<usize>,
+}
+
+impl Roles {
+    pub fn all(&self) -> impl Iterator<Item = usize> {
+        [self.incumbent, self.successor, self.outgoing].into_iter().flatten()
+    }
+
+    pub fn contain(&self, at: usize) -> bool {
+        self.all().any(|other| other == at)
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct World {
+    pub chair: Chair,
+    pub machine: Supervisor,
+    pub roles: Roles,
+    /// A bit per armed deadline.
+    pub timers: u32,
+    /// Those that passed while the supervisor was frozen.
+    pub overdue: u32,
+    /// What is left to do for a supervisor that is frozen.
+    pub pending: Vec<Action>,
+    pub writing: Option<(HandoffId, DurableFact)>,
+    /// Probes that have not been answered.
+    pub probes: Vec<HandoffId>,
+    /// What is being written is never answered.
+    pub disk_hangs: bool,
+    /// The journal takes no more.
+    pub disk_failed: bool,
+    pub journal: Journal,
+    /// The slot that new connections go to.
+    pub steering: u8,
+    /// The slot that gets a share of them.
+    pub share: Option<u8>,
+    /// Who stands by, as long as it has to.
+    pub standby: Option<usize>,
+    /// Who was taken back after its commit.
+    pub sent_back: Option<HandoffId>,
+    /// Whose process was found not to be well.
+    pub condemned: Option<HandoffId>,
+    pub listening: bool,
+    pub processes: [Option<Process>; PROCESSES],
+    pub lock: Option<usize>,
+    /// How many handoff ids were used.
+    pub ids: u8,
+    /// How many requests wait for their report.
+    pub waiting: u8,
+    /// When the supervisor went, somebody was there who has to serve.
+    pub orphans: bool,
+    /// Besides whoever died, a process was lost that could have served.
+    pub lost_another: bool,
+    /// Some process sent something that is not a message.
+    pub babbled: bool,
+    /// A process was started that the journal does not know of, since the disk failed.
+    pub unknown: bool,
+    /// The time of the upgrade has passed since another supervisor came, and it is not known yet what to do.
+    pub late: bool,
+    /// It is still there, and another supervisor came, which does not know of it.
+    pub lost_track: bool,
+    pub budget: Budget,
+}
+
+impl World {
+    /// Nothing runs, and nothing was asked for.
+    pub fn stopped(model: &Model) -> Self {
+        Self {
+            chair: Chair::Runs,
+            machine: Self::supervisor(model),
+            roles: Roles::default(),
+            timers: 0,
+            overdue: 0,
+            pending: Vec::new(),
+            writing: None,
+            probes: Vec::new(),
+            disk_hangs: false,
+            disk_failed: false,
+            journal: Journal::default(),
+            steering: 0,
+            share: None,
+            standby: None,
+            sent_back: None,
+            condemned: None,
+            listening: true,
+            processes: [const { None }; PROCESSES],
+            lock: None,
+            ids: 0,
+            waiting: 0,
+            orphans: false,
+            lost_another: false,
+            babbled: false,
+            unknown: false,
+            late: false,
+            lost_track: false,
+            budget: Budget::default(),
+        }
+    }
+
+    pub fn supervisor(model: &Model) -> Supervisor {
+        Supervisor::new(model.mode, model.policy())
+    }
+
+    /// An id that was never used.
+    pub fn next_id(&self) -> HandoffId {
+        let mut bytes = [0; 16];
+        bytes[15] = self.ids + 1;
+        HandoffId::from_bytes(bytes)
+    }
+
+    pub fn process(&self, at: usize) -> &Process {
+        self.processes[at].as_ref().expect("the process exists")
+    }
+
+    pub fn process_mut(&mut self, at: usize) -> &mut Process {
+        self.processes[at].as_mut().expect("the process exists")
+    }
+
+    /// All processes that were not waited for.
+    pub fn existing(&self) -> impl Iterator<Item = (usize, &Process)> {
+        self.processes.iter().enumerate().filter_map(|(at, process)| Some((at, process.as_ref()?)))
+    }
+
+    /// How many processes there are, without those that nobody knows of: their supervisor died while it started them. They
+    /// have no data and no listener, and go as soon as they see that it is gone.
+    pub fn count(&self) -> usize {
+        let began = |process: &Process| !matches!(process.part, Part::Stranger { .. });
+        self.existing().filter(|(at, process)| self.roles.contain(*at) || began(process)).count()
+    }
+
+    pub fn arm(&mut self, deadline: Deadline, armed: bool) {
+        let bit = 1 << deadline as u32;
+        self.timers = if armed { self.timers | bit } else { self.timers & !bit };
+        self.overdue &= !bit;
+    }
+
+    pub fn is_armed(&self, deadline: Deadline) -> bool {
+        self.timers & (1 << deadline as u32) != 0
+    }
+
+    pub fn is_overdue(&self, deadline: Deadline) -> bool {
+        self.overdue & (1 << deadline as u32) != 0
+    }
+
+    /// Signs of life, which are not in the model for their own sake, keep this deadline from passing.
+    pub fn is_put_off(&self, deadline: Deadline) -> bool {
+        let at_work = |at: Option<usize>| at.is_some_and(|at| self.process(at).is_at_work());
+        match deadline {
+            Deadline::AnswerIncumbent => at_work(self.roles.incumbent),
+            Deadline::AnswerSuccessor => at_work(self.roles.successor),
+            // A disk answers long before.
+            Deadline::Record => self.writing.is_some() && !self.disk_hangs,
+            _ => false,
+        }
+    }
+
+    /// A process could go on if it got a processor.
+    pub fn is_busy(&self, role: Role) -> bool {
+        let at = match role {
+            Role::Incumbent => self.roles.incumbent,
+            Role::Successor => self.roles.successor,
+        };
+        at.is_some_and(|at| self.process(at).runs())
+    }
+
+    /// Something has come that the supervisor has not looked at.
+    pub fn is_something_to_hear(&self) -> bool {
+        self.existing().any(|(_, process)| {
+            let line = process.line();
+            !line.outbox.is_empty() || line.ends() || process.life == Life::Dead
+        })
+    }
+
+    /// Whoever the probe of this handoff is for, if somebody still waits for its answer.
+    pub fn probed(&self, id: HandoffId) -> Option<&Process> {
+        let waits = self.machine.phase() == Phase::Probing && self.machine.handoff() == id;
+        waits.then(|| self.roles.successor.map(|at| self.process(at))).flatten()
+    }
+
+    /// Whoever is watched.
+    pub fn watched(&self) -> Option<&Process> {
+        let at = match self.machine.watched()?.1 {
+            Watch::Share(_) => self.roles.successor,
+            Watch::Probation | Watch::Liveness => self.roles.incumbent,
+        };
+        at.map(|at| self.process(at))
+    }
+
+    /// The supervisor is there, or will be again.
+    pub fn is_supervised(&self) -> bool {
+        match self.chair {
+            Chair::Runs => true,
+            Chair::Frozen => self.budget.thaws > 0,
+            Chair::Dead => false,
+        }
+    }
+
+    /// A process ends: the kernel closes its end of the channel and releases its lock.
+    pub fn end(&mut self, at: usize) {
+        if self.lock == Some(at) {
+            self.lock = None;
+        }
+        let process = self.process_mut(at);
+        process.life = Life::Dead;
+        process.channel.end();
+        for call in &mut process.calls {
+            call.end();
+        }
+        process.data_open = false;
+        (process.lease, process.overdue) = (false, false);
+        (process.waits, process.granted, process.terminated) = (false, false, false);
+        (process.code, process.next) = (None, None);
+        // Nobody is left who would notice.
+        if !self.is_supervised() {
+            self.processes[at] = None;
+        }
+    }
+}
+
+pub const DEADLINES: [Deadline; 20] = [
+    Deadline::Greet,
+    Deadline::Prepare,
+    Deadline::Drain,
+    Deadline::Seal,
+    Deadline::Begin,
+    Deadline::Probe,
+    Deadline::Record,
+    Deadline::Canary,
+    Deadline::Probation,
+    Deadline::Silence,
+    Deadline::Leave,
+    Deadline::Resume,
+    Deadline::Backoff,
+    Deadline::RetireDrain,
+    Deadline::RetireQuiet,
+    Deadline::RetireSeal,
+    Deadline::RetireExit,
+    Deadline::AnswerIncumbent,
+    Deadline::AnswerSuccessor,
+    Deadline::Recover,
+];

@@ -1,0 +1,222 @@
+//! What a new process has to go through where the service file asks for it: a probe, a canary, a probation. Tables as those
+//! of `transitions`.
+
+use std::fmt::Write;
+
+use handoff_protocol::deadline::{CanaryStep, Deadline, Policy};
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::message::{Done, FromService, Hello, Mode, Ready, ToService};
+use handoff_protocol::supervisor::{Action, Event, Moment, Phase, Refusal, Request, Supervisor};
+use handoff_protocol::version::VersionRange;
+
+use crate::common::brief::{did, seen};
+use crate::common::events::{supervisor_events, upgrade};
+use crate::common::table::{id, other, table};
+
+/// The table of a supervisor, with the states that `seen` tells apart.
+fn written(mode: Mode, policy: &Policy, seen: impl Fn(&Supervisor) -> String) -> String {
+    table(
+        Supervisor::new(mode, policy.clone()),
+        seen,
+        supervisor_events,
+        |machine, event| machine.step(Moment { now: 0, next_id: other(machine.handoff()) }, event),
+        did,
+    )
+}
+
+/// With a probe: what is different, which is the state in which it is awaited.
+#[test]
+fn a_probe_is_awaited_as_written() {
+    let policy = Policy { probes: true, ..Policy::default() };
+    let mut text = String::new();
+    for mode in [Mode::Exclusive, Mode::Overlap] {
+        let written = written(mode, &policy, seen);
+        let _ = writeln!(text, "{mode:?}\n");
+        for state in written.split_inclusive("\n\n").filter(|state| state.starts_with("Probing")) {
+            text.push_str(state);
+        }
+    }
+    crate::common::assert_golden("supervisor_probing.txt", &text);
+}
+
+/// With a canary and a probation: the states that there are besides.
+#[test]
+fn a_canary_and_a_probation_are_gone_through_as_written() {
+    let canary = [50, 500].map(|permille| CanaryStep { permille, time_ms: 1_000 }).to_vec();
+    let policy = Policy { canary, probation_ms: 30_000, ..Policy::default() };
+    let mut text = String::new();
+    for mode in [Mode::Exclusive, Mode::Overlap] {
+        let seen = |machine: &Supervisor| match machine.shares() {
+            0 => seen(machine),
+            shares => format!("{}, step {shares}", seen(machine)),
+        };
+        let written = written(mode, &policy, seen);
+        let _ = writeln!(text, "{mode:?}\n");
+        let is_trial = |state: &&str| {
+            let head = state.lines().next().unwrap_or_default();
+            head.starts_with("Canary") || head.contains("Standby")
+        };
+        written.split_inclusive("\n\n").filter(is_trial).for_each(|state| text.push_str(state));
+    }
+    crate::common::assert_golden("supervisor_on_trial.txt", &text);
+}
+
+/// With a watch over who serves: what a verdict leads to, in each state in which there can be one.
+#[test]
+fn whoever_serves_and_is_condemned_is_killed_as_written() {
+    let policy = Policy { liveness: true, ..Policy::default() };
+    let mut text = String::new();
+    for mode in [Mode::Exclusive, Mode::Overlap] {
+        let written = written(mode, &policy, seen);
+        let _ = writeln!(text, "{mode:?}\n");
+        for state in written.split("\n\n") {
+            let verdict = state.lines().find(|line| line.trim_start().starts_with("condemned"));
+            if let (Some(head), Some(verdict)) = (state.lines().next(), verdict) {
+                let _ = writeln!(text, "{head}\n{verdict}\n");
+            }
+        }
+    }
+    crate::common::assert_golden("supervisor_watched.txt", &text);
+}
+
+/// Until the probe, the canary and the probation are over, in the middle of an upgrade in overlap mode.
+fn on_trial(probes: bool, steps: usize) -> Supervisor {
+    let canary = [50, 500].map(|permille| CanaryStep { permille, time_ms: 1_000 })[..steps].to_vec();
+    let policy = Policy { probes, canary, probation_ms: 30_000, ..Policy::default() };
+    let mut machine = Supervisor::new(Mode::Overlap, policy);
+    for (number, request) in [(1, Request::Start), (2, upgrade())] {
+        let at = Moment { now: 0, next_id: id(number) };
+        machine.step(at, Event::Request(request));
+        let hello = Hello { versions: VersionRange::OURS, pid: 1 };
+        let ready = Ready { healthy: true, reason: String::new() };
+        for message in [FromService::Hello(hello), FromService::Prepared(Done {}), FromService::Ready(ready)]
+        {
+            machine.step(at, Event::FromSuccessor(id(number), message));
+        }
+        if probes {
+            machine.step(at, Event::Probed(id(number), Ok(())));
+        }
+        if machine.phase() == Phase::Committing {
+            machine.step(at, Event::Durable);
+        }
+    }
+    machine
+}
+
+#[test]
+fn a_share_is_passed_only_by_who_passes_the_probe_again() {
+    let at = Moment { now: 0, next_id: id(3) };
+    let mut machine = on_trial(true, 2);
+    assert_eq!((machine.phase(), machine.shares()), (Phase::Canary, 1));
+    for step in [1, 2] {
+        assert_eq!((machine.phase(), machine.shares()), (Phase::Canary, step));
+        let actions = machine.step(at, Event::Deadline(Deadline::Canary));
+        let probe = Action::Probe(id(2), Policy::default().canary_probe_limit_ms);
+        assert!(actions.contains(&probe), "{actions:?}");
+        machine.step(at, Event::Probed(id(2), Ok(())));
+    }
+    assert_eq!((machine.phase(), machine.shares()), (Phase::Committing, 0));
+}
+
+/// However long a canary is, there is time for the probe after it.
+#[test]
+fn the_time_of_a_share_does_not_count_against_the_upgrade() {
+    let mut machine = on_trial(true, 2);
+    let at = |now| Moment { now, next_id: id(3) };
+    machine.step(at(299_000), Event::Deadline(Deadline::Canary));
+    machine.step(at(299_000), Event::Probed(id(2), Ok(())));
+    let actions = machine.step(at(300_000), Event::Deadline(Deadline::Canary));
+    assert!(actions.contains(&Action::Arm(Deadline::Probe, 2_000)), "{actions:?}");
+}
+
+#[test]
+fn a_verdict_of_another_handoff_counts_for_nobody() {
+    let at = Moment { now: 0, next_id: id(3) };
+    for mut machine in [on_trial(false, 1), on_trial(false, 0)] {
+        assert_eq!(machine.watched().map(|(id, _)| id), Some(id(2)));
+        let before = machine.clone();
+        assert_eq!(machine.step(at, Event::Condemned(id(1), String::from("why"))), []);
+        assert_eq!(machine, before);
+        assert_ne!(machine.step(at, Event::Condemned(id(2), String::from("why"))), []);
+        assert_eq!(machine.watched(), None);
+    }
+}
+
+#[test]
+fn the_limit_of_a_probe_is_cut_to_what_is_left_of_the_upgrade() {
+    let policy = Policy { probes: true, ..Policy::default() };
+    let ready = FromService::Ready(Ready { healthy: true, reason: String::new() });
+    for (now, limit_ms) in [(4_000, 30_000), (290_000, 10_000), (400_000, 0)] {
+        let mut machine = Supervisor::new(Mode::Overlap, policy.clone());
+        let at = |now| Moment { now, next_id: id(1) };
+        machine.step(at(0), Event::Request(Request::Start));
+        let hello = Hello { versions: VersionRange::OURS, pid: 1 };
+        for message in [FromService::Hello(hello), FromService::Prepared(Done {})] {
+            machine.step(at(0), Event::FromSuccessor(id(1), message));
+        }
+        let actions = machine.step(at(now), Event::FromSuccessor(id(1), ready.clone()));
+        assert!(actions.contains(&Action::Arm(Deadline::Probe, limit_ms)), "{now}: {actions:?}");
+        assert_eq!(machine.phase(), Phase::Probing);
+    }
+}
+
+/// A supervisor whose incumbent is told to seal at 0, with a deadline of the upgrade after 60 s.
+fn sealing(policy: Policy) -> (Supervisor, HandoffId, Vec<Action>) {
+    let mut machine = Supervisor::new(Mode::Exclusive, policy);
+    let mut fresh = 0;
+    let mut step = |machine: &mut Supervisor, event| {
+        fresh += 1;
+        machine.step(Moment { now: 0, next_id: HandoffId::from_bytes([fresh; 16]) }, event)
+    };
+    let hello = || FromService::Hello(Hello { versions: VersionRange::OURS, pid: 1 });
+    let ready = || FromService::Ready(Ready { healthy: true, reason: String::new() });
+    for request in [Request::Start, upgrade()] {
+        step(&mut machine, Event::Request(request));
+        let id = machine.handoff();
+        step(&mut machine, Event::FromSuccessor(id, hello()));
+        step(&mut machine, Event::FromSuccessor(id, FromService::Prepared(Done {})));
+        if machine.phase() == Phase::Beginning {
+            step(&mut machine, Event::FromSuccessor(id, ready()));
+            step(&mut machine, Event::Durable);
+        }
+    }
+    let id = machine.handoff();
+    let actions = step(&mut machine, Event::FromIncumbent(id, FromService::Drained(Done {})));
+    assert_eq!(machine.phase(), Phase::Sealing);
+    (machine, id, actions)
+}
+
+fn armed(actions: &[Action], deadline: Deadline) -> Option<u64> {
+    actions.iter().find_map(|action| match action {
+        Action::Arm(armed, ms) if *armed == deadline => Some(*ms),
+        _ => None,
+    })
+}
+
+/// What was ended for the new process is not started again because somebody is impatient.
+#[test]
+fn a_seal_that_ends_the_program_is_not_called_off() {
+    let policy = |seal_ends| Policy {
+        seal_ends,
+        deadline_ms: 15_000,
+        drain_grace_ms: 0,
+        stop_grace_ms: 20_000,
+        ..Policy::default()
+    };
+    let at = |now| Moment { now, next_id: HandoffId::from_bytes([9; 16]) };
+    let (mut machine, id, actions) = sealing(policy(true));
+    assert_eq!(armed(&actions, Deadline::Seal), Some(30_000), "as long as it may take to end");
+    let cancelled = machine.step(at(1), Event::Request(Request::Cancel));
+    assert_eq!(cancelled, [Action::Refuse(Refusal::NothingToCancel)]);
+    let begins = machine.step(at(25_000), Event::FromIncumbent(id, FromService::Sealed(Done {})));
+    assert_eq!((machine.phase(), armed(&begins, Deadline::Begin)), (Phase::Beginning, Some(30_000)));
+
+    // One that only stops accepting loses nothing by a way back.
+    let (mut machine, id, actions) = sealing(policy(false));
+    assert_eq!(armed(&actions, Deadline::Seal), Some(15_000));
+    let cancelled = machine.step(at(1), Event::Request(Request::Cancel));
+    assert_eq!(machine.phase(), Phase::Resuming);
+    assert!(
+        cancelled.iter().any(|it| matches!(it, Action::ToIncumbent(to, ToService::Resume(_)) if *to == id))
+    );
+}

@@ -1,0 +1,282 @@
+//! The way in for another supervisor: a socket at a path that the first one chose.
+//!
+//! Whoever connects counts for nothing until its first message is a good `Adopt`: till then it can be closed, and
+//! nothing that the process does depends on it.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io;
+use std::iter;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use handoff_protocol::ids::{Generation, HandoffId, ListenerName, ServiceName};
+use handoff_protocol::message::{Adopt, Adopted, FromService, Stage, ToService, Welcome};
+use handoff_protocol::version::UNAGREED;
+
+use super::driver::say;
+use handoff_sys::channel::Channel;
+use handoff_sys::errno::Errno;
+use handoff_sys::inherit::ADOPT_VARIABLE;
+use handoff_sys::socket::{self, AddressFamily, SockFlag, SockType, bind_path, listen, socket};
+use handoff_sys::wire::recv_message;
+
+/// Connections that wait in the kernel, and as many that have said nothing yet. The newest are kept: a supervisor that
+/// died while it adopted this process must not keep the next one out.
+const PENDING_MAX: usize = 4;
+
+/// For how long nobody is let in after that failed; mostly there are no descriptors left.
+const REST: Duration = Duration::from_secs(1);
+
+/// The socket, before the process knows what it is.
+#[derive(Debug)]
+pub(super) struct Entrance {
+    /// Removed when this is dropped; first, since the open socket keeps its inode from being given to another file.
+    file: SocketFile,
+    socket: OwnedFd,
+}
+
+impl Entrance {
+    /// Opens the one that the supervisor asked for. If that fails the process can serve, but not be adopted.
+    pub(super) fn of_this_process() -> Option<Self> {
+        let path = PathBuf::from(std::env::var_os(ADOPT_VARIABLE)?);
+        let opened = Self::open(&path);
+        opened.map_err(|error| not_adoptable(&format_args!("cannot listen at {path:?}: {error}"))).ok()
+    }
+
+    fn open(path: &Path) -> io::Result<Self> {
+        if !path.is_absolute() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path is not absolute"));
+        }
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_NONBLOCK)?;
+        bind_path(&socket, path)?;
+        let file = SocketFile::at(path)?;
+        // Before `listen`, so that nobody was let in by the mode that the umask gave.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        listen(&socket, PENDING_MAX as i32)?;
+        Ok(Self { file, socket })
+    }
+
+    /// Puts the socket back if it is gone, alone or with its directory.
+    fn open_again(&mut self) {
+        let path = self.file.path.clone();
+        let Some(directory) = path.parent() else { return };
+        let found = fs::symlink_metadata(&path);
+        if !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return;
+        }
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        // If that fails now, it is tried again.
+        if let Ok(entrance) = made.and_then(|()| Self::open(&path)) {
+            *self = entrance;
+        }
+    }
+
+    /// Keeps what another supervisor will want to know. `fds` are those of `welcome.listeners`.
+    pub(super) fn keep(self, welcome: &Welcome, fds: &[OwnedFd]) -> Option<Adoption> {
+        match fds.iter().map(OwnedFd::try_clone).collect() {
+            Ok(fds) => Some(Adoption {
+                entrance: self,
+                callers: VecDeque::new(),
+                rested: None,
+                look_at: None,
+                service: welcome.service.clone(),
+                generation: welcome.generation,
+                listeners: welcome.listeners.clone(),
+                fds,
+            }),
+            Err(error) => {
+                not_adoptable(&format_args!("cannot keep a duplicate of each listener: {error}"));
+                None
+            }
+        }
+    }
+}
+
+fn not_adoptable(why: &dyn std::fmt::Display) {
+    say(&format_args!(
+        "{why}. This process cannot be taken over by another supervisor, should its own be gone"
+    ));
+}
+
+/// A supervisor that wants this process.
+#[derive(Debug)]
+pub(super) struct Adopter {
+    pub(super) channel: Channel,
+    pub(super) id: HandoffId,
+    pub(super) adopt: Adopt,
+}
+
+/// The way in, who stands there, and what they are told.
+#[derive(Debug)]
+pub(super) struct Adoption {
+    entrance: Entrance,
+    /// Connected, and silent so far; the newest last.
+    callers: VecDeque<Channel>,
+    /// When to let somebody in again.
+    rested: Option<Instant>,
+    /// While there is no supervisor: when to look whether the next one would find the way in.
+    look_at: Option<Instant>,
+    service: ServiceName,
+    generation: Generation,
+    listeners: Vec<ListenerName>,
+    /// Duplicates: the server takes the ones that came with `Welcome`.
+    fds: Vec<OwnedFd>,
+}
+
+impl Adoption {
+    /// What is readable when there is something to be done.
+    pub(super) fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let socket = self.rested.is_none().then(|| self.entrance.socket.as_fd());
+        socket.into_iter().chain(self.callers.iter().map(AsFd::as_fd))
+    }
+
+    /// When to look again although nothing is readable.
+    pub(super) fn rested(&self) -> Option<Instant> {
+        [self.rested, self.look_at].into_iter().flatten().min()
+    }
+
+    /// There is no supervisor any more, or there is one again. The directory of the socket may have been removed under both.
+    pub(super) fn is_alone(&mut self, alone: bool) {
+        match (alone, self.look_at) {
+            (true, None) => {
+                self.entrance.open_again();
+                self.look_at = Instant::now().checked_add(REST);
+            }
+            (true, Some(_)) | (false, None) => {}
+            (false, Some(_)) => self.look_at = None,
+        }
+    }
+
+    /// The next supervisor that has asked for this process. Does not block.
+    pub(super) fn next(&mut self) -> Option<Adopter> {
+        if self.look_at.is_some_and(|at| at <= Instant::now()) {
+            self.entrance.open_again();
+            self.look_at = Instant::now().checked_add(REST);
+        }
+        self.let_in();
+        let callers = std::mem::take(&mut self.callers);
+        let mut callers = callers.into_iter();
+        while let Some(channel) = callers.next() {
+            match recv_message::<ToService>(&channel, UNAGREED) {
+                Ok(Some((id, ToService::Adopt(adopt), _))) => {
+                    self.callers.extend(callers);
+                    return Some(Adopter { channel, id, adopt });
+                }
+                Err(error) if error.would_block() => self.callers.push_back(channel),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        None
+    }
+
+    /// The answer to one of them, and its descriptors.
+    pub(super) fn answer(&self, version: u16, stage: Stage) -> (FromService, Vec<BorrowedFd<'_>>) {
+        let adopted = Adopted {
+            version,
+            pid: std::process::id(),
+            service: self.service.clone(),
+            generation: self.generation,
+            stage,
+            listeners: self.listeners.clone(),
+        };
+        (FromService::Adopted(adopted), self.fds.iter().map(AsFd::as_fd).collect())
+    }
+
+    fn let_in(&mut self) {
+        if self.rested.is_some_and(|rested| Instant::now() < rested) {
+            return;
+        }
+        self.rested = None;
+        let accepted = iter::from_fn(|| accept(&self.entrance.socket).transpose()).take(PENDING_MAX);
+        for caller in accepted.collect::<Vec<_>>() {
+            match caller {
+                Ok(caller) if may_adopt(&caller) => self.callers.push_back(caller),
+                Ok(_) => {}
+                // It stays readable.
+                Err(_) => self.rested = Instant::now().checked_add(REST),
+            }
+        }
+        let too_many = self.callers.len().saturating_sub(PENDING_MAX);
+        self.callers.drain(..too_many);
+    }
+}
+
+fn accept(socket: &OwnedFd) -> io::Result<Option<Channel>> {
+    loop {
+        match socket::accept(socket, SockFlag::SOCK_NONBLOCK) {
+            Ok(caller) => return Channel::from_fd(caller).map(Some),
+            Err(Errno::EAGAIN) => return Ok(None),
+            Err(Errno::EINTR | Errno::ECONNABORTED) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The mode of the file says the same, unless somebody has changed it.
+fn may_adopt(caller: &Channel) -> bool {
+    caller.has_trusted_peer().unwrap_or(false)
+}
+
+/// The name of a bound socket. When this is dropped it is removed, unless it is another file by then.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<Self> {
+        let found = fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino() })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let is_ours = |found: fs::Metadata| (found.dev(), found.ino()) == (self.device, self.inode);
+        if fs::symlink_metadata(&self.path).is_ok_and(is_ours) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_is_private_and_its_name_is_gone_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("adopt");
+        let entrance = Entrance::open(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(handoff_sys::descriptor::is_close_on_exec(&entrance.socket).unwrap());
+        drop(entrance);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_there_already_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("adopt");
+        let first = Entrance::open(&path).unwrap();
+        assert_eq!(Entrance::open(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        fs::remove_file(&path).unwrap();
+        let second = Entrance::open(&path).unwrap();
+        drop(first);
+        assert!(path.exists(), "it is that of another process");
+        drop(second);
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_bound_is_an_error() {
+        let long = Path::new("/tmp").join("x".repeat(200));
+        for path in [Path::new("adopt"), Path::new(""), &long, Path::new("/nonexistent/adopt")] {
+            assert!(Entrance::open(path).is_err(), "{path:?}");
+        }
+    }
+}

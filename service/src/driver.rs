@@ -1,0 +1,400 @@
+//! Drives the machine of the process: one thread that waits for the channel, the server's threads and the clock, and
+//! carries out what the machine says. No decision is taken here.
+
+use std::io::{self, Write};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::message::{FromService, Progress, ToService, Welcome};
+use handoff_protocol::process::{Event, Process};
+use handoff_protocol::version::{VersionRange, negotiate};
+
+use super::adoption::{Adopter, Adoption};
+use super::inbox::{Inbox, Input};
+use super::state::State;
+use super::{Drain, Ended, Error, Seal};
+use handoff_crash_points::crash_point;
+use handoff_sys::channel::Channel;
+use handoff_sys::lock::DataLock;
+use handoff_sys::outbox::Outbox;
+use handoff_sys::poll::{PollFd, PollFlags, found, poll};
+use handoff_sys::wire::{WireError, recv_message};
+
+mod perform;
+
+/// What the driver wants of the server.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Open the data and accept, with what was handed over.
+    Open(Option<State>),
+    /// Take what the process that went before hands over.
+    TakeOver(State),
+    /// Run the drain code.
+    Drain(Drain),
+    /// Run the seal code.
+    Seal(Seal),
+    /// Run the resume code.
+    Resume,
+    /// Leave.
+    End(Result<Ended, Error>),
+}
+
+/// What a process does before it exits because it is not wanted any more.
+#[derive(Clone, Default)]
+pub(super) struct BeforeExit(Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>);
+
+impl BeforeExit {
+    /// The first one counts.
+    pub(super) fn set(&self, act: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.0.set(act);
+    }
+
+    fn act(&self) {
+        if let Some(act) = self.0.get() {
+            act();
+        }
+    }
+}
+
+impl std::fmt::Debug for BeforeExit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BeforeExit({})", self.0.get().is_some())
+    }
+}
+
+/// What is worth a look.
+struct Ready {
+    inputs: bool,
+    channel: bool,
+    adoption: bool,
+}
+
+pub(super) struct Driver {
+    /// `None` while there is no supervisor.
+    channel: Option<Channel>,
+    /// What is still to be sent over it.
+    outbox: Outbox,
+    /// `None` if no other supervisor can come.
+    adoption: Option<Adoption>,
+    version: u16,
+    machine: Process,
+    inbox: Arc<Inbox>,
+    orders: Box<dyn Fn(Order) + Send>,
+    pub(super) before_exit: BeforeExit,
+    drain: Option<Drain>,
+    /// What the seal that follows is told.
+    granted: Option<Duration>,
+    /// What was handed over to this process, which has not begun.
+    state: Option<State>,
+    /// What the server calls its version, for this supervisor and each that follows.
+    release: Option<String>,
+    /// The descriptor that came with the message at hand, or is to travel with it.
+    file: Option<OwnedFd>,
+    data: Option<PathBuf>,
+    lock: Option<DataLock>,
+    lease: Option<Instant>,
+    heartbeat: Duration,
+    next_heartbeat: Option<Instant>,
+    /// Why the lock cannot be taken.
+    lock_error: Option<io::Error>,
+    /// What was last said about a failure.
+    failure: Option<String>,
+    /// Whether an answer could not be sent.
+    lost: bool,
+    ended: bool,
+}
+
+pub(super) fn spawn(driver: Driver) -> io::Result<()> {
+    // Only the kernel closes the channel and releases the lock: to the supervisor the end of the file is the proof that the
+    // process is gone, and no successor opens the data while this one still runs. So nothing drops the driver, no panic
+    // either.
+    let mut driver = ManuallyDrop::new(driver);
+    std::thread::Builder::new().name("handoff".to_owned()).spawn(move || {
+        if catch_unwind(AssertUnwindSafe(|| driver.run())).is_err() {
+            driver.fall_silent();
+        }
+    })?;
+    Ok(())
+}
+
+impl Driver {
+    pub(super) fn new(
+        channel: Channel,
+        id: HandoffId,
+        welcome: &Welcome,
+        adoption: Option<Adoption>,
+        inbox: Arc<Inbox>,
+        orders: Box<dyn Fn(Order) + Send>,
+    ) -> Self {
+        Self {
+            channel: Some(channel),
+            outbox: Outbox::new(usize::MAX),
+            adoption,
+            version: welcome.version,
+            machine: Process::new(welcome.mode, id),
+            inbox,
+            orders,
+            before_exit: BeforeExit::default(),
+            drain: None,
+            granted: None,
+            state: None,
+            release: None,
+            file: None,
+            data: None,
+            lock: None,
+            lease: None,
+            heartbeat: heartbeat(welcome.lease_ms),
+            next_heartbeat: None,
+            lock_error: None,
+            failure: None,
+            lost: false,
+            ended: false,
+        }
+    }
+
+    fn run(&mut self) {
+        while !self.ended {
+            self.keep_heartbeat();
+            let ready = self.wait();
+            if ready.inputs {
+                for input in self.inbox.drain() {
+                    self.input(input);
+                }
+            }
+            if ready.channel {
+                if let Some(channel) = &self.channel {
+                    // That it is closed is seen where it is read.
+                    let _ = self.outbox.flush(channel);
+                }
+                self.receive();
+            }
+            self.clock();
+            self.give_up_lost();
+            let alone = self.channel.is_none();
+            if let Some(adoption) = &mut self.adoption {
+                adoption.is_alone(alone);
+            }
+            if ready.adoption {
+                self.look_for_adopters();
+                self.give_up_lost();
+            }
+        }
+    }
+
+    /// This thread cannot go on, and the server can: it serves, and keeps its lock. The supervisor learns from the end of the
+    /// channel that it can tell this process nothing any more, and so does the next one, that finds no way in.
+    fn fall_silent(&mut self) {
+        self.close_channel();
+        self.adoption = None;
+        say(
+            &"the thread that hears the supervisor has panicked; this process serves on, but can only be stopped",
+        );
+    }
+
+    fn wait(&self) -> Ready {
+        let rested = self.adoption.as_ref().and_then(Adoption::rested);
+        let until = [self.lease, self.next_heartbeat, rested].into_iter().flatten().min();
+        let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let mut fds = vec![PollFd::new(self.inbox.as_fd(), PollFlags::POLLIN)];
+        let out = if self.outbox.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
+        let wanted = PollFlags::POLLIN | out;
+        fds.extend(self.channel.iter().map(|channel| PollFd::new(channel.as_fd(), wanted)));
+        let first = fds.len();
+        let watched = self.adoption.iter().flat_map(Adoption::watched);
+        fds.extend(watched.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        // A failure is an interruption by a signal: look again.
+        let _ = poll(&mut fds, timeout);
+        let is_ready = |fd: &PollFd<'_>| !found(fd).is_empty();
+        Ready {
+            inputs: is_ready(&fds[0]),
+            channel: fds[1..first].iter().any(is_ready),
+            adoption: fds[first..].iter().any(is_ready) || rested.is_some(),
+        }
+    }
+
+    fn receive(&mut self) {
+        while let Some(channel) = &self.channel {
+            match recv_message::<ToService>(channel, self.version) {
+                Ok(Some((id, message, fds))) => {
+                    self.file = fds.into_iter().next();
+                    self.message(id, message);
+                    self.file = None;
+                }
+                Err(error) if error.would_block() => return,
+                Ok(None) | Err(WireError::Io(_) | WireError::Frame(_)) => self.hang_up(),
+            }
+            if self.ended {
+                return;
+            }
+        }
+    }
+
+    fn message(&mut self, id: HandoffId, message: ToService) {
+        if let ToService::Grant(grant) = &message {
+            self.granted = Some(Duration::from_millis(grant.end_ms));
+        }
+        crash_point!("library/{}/got.{}", self.role_name(), message.name());
+        self.step(Event::Message(id, message));
+    }
+
+    fn step(&mut self, event: Event) {
+        for action in self.machine.step(event) {
+            self.perform(action);
+        }
+    }
+
+    fn clock(&mut self) {
+        if self.lease.is_some_and(|lease| lease <= Instant::now()) {
+            self.lease = None;
+            self.step(Event::Lease);
+        }
+    }
+
+    fn give_up_lost(&mut self) {
+        if std::mem::take(&mut self.lost) {
+            self.hang_up();
+        }
+    }
+
+    fn hang_up(&mut self) {
+        if self.channel.is_some() {
+            self.close_channel();
+            self.step(Event::Closed);
+        }
+    }
+
+    fn close_channel(&mut self) {
+        self.channel = None;
+        self.outbox.clear();
+    }
+
+    fn look_for_adopters(&mut self) {
+        while !self.ended
+            && let Some(adopter) = self.adoption.as_mut().and_then(Adoption::next)
+        {
+            self.adopt(adopter);
+        }
+    }
+
+    /// What the old supervisor said last comes first, then its end: a process that is not to go on alone is gone by
+    /// then. So what is adopted is always one that does.
+    fn adopt(&mut self, adopter: Adopter) {
+        let version = match negotiate(VersionRange::OURS, adopter.adopt.versions) {
+            Ok(version) => version,
+            Err(error) => return say(&format_args!("a supervisor that came is sent away: {error}")),
+        };
+        self.receive();
+        if !self.ended {
+            self.hang_up();
+        }
+        if self.ended {
+            return;
+        }
+        self.channel = Some(adopter.channel);
+        self.version = version;
+        self.heartbeat = heartbeat(adopter.adopt.lease_ms);
+        self.next_heartbeat = None;
+        self.lost = false;
+        self.step(Event::Adopt(adopter.id));
+    }
+
+    fn input(&mut self, input: Input) {
+        let event = match input {
+            Input::Version(version) => {
+                self.release = Some(version);
+                return self.tell_version();
+            }
+            Input::Started(data) => {
+                self.data = data;
+                Event::Started
+            }
+            Input::Locked(Ok(lock)) => {
+                self.lock = Some(lock);
+                Event::Locked
+            }
+            Input::Locked(Err(error)) => self.lock_failed(error),
+            Input::HandOver(state, file) => {
+                self.file = file;
+                Event::HandOver(state)
+            }
+            Input::Opened(result) => Event::Opened(result),
+            Input::Drained(result) => Event::DrainDone(result),
+            Input::Sealed(result) => Event::SealDone(result),
+            Input::Resumed(result) => Event::ResumeDone(result),
+        };
+        self.step(event);
+    }
+
+    fn keep_heartbeat(&mut self) {
+        if !self.machine.is_working() || self.channel.is_none() {
+            self.next_heartbeat = None;
+            return;
+        }
+        let now = Instant::now();
+        match self.next_heartbeat {
+            Some(next) if next > now => {}
+            Some(_) => {
+                self.send(self.machine.handoff(), &FromService::Progress(Progress { note: String::new() }));
+                self.next_heartbeat = now.checked_add(self.heartbeat);
+            }
+            None => self.next_heartbeat = now.checked_add(self.heartbeat),
+        }
+    }
+}
+
+/// A third of what the supervisor tolerates, so that one late wake-up is no silence.
+fn heartbeat(lease_ms: u64) -> Duration {
+    Duration::from_millis((lease_ms / 3).max(1))
+}
+
+/// Unlike `eprintln!` it does not panic when nobody reads the standard error any more.
+pub(super) fn say(text: &dyn std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "handoff: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use handoff_protocol::ids::Generation;
+    use handoff_protocol::message::{Begin, Mode, Prepare};
+    use handoff_sys::wire::send_message;
+
+    #[test]
+    fn a_panic_of_its_thread_ends_the_channel_and_releases_no_lock() {
+        let data = tempfile::tempdir().unwrap();
+        let (supervisor, theirs) = Channel::pair().unwrap();
+        let channel = Channel::from_fd(theirs).unwrap();
+        channel.set_nonblocking(true).unwrap();
+        let (id, version) = (HandoffId::from_bytes([7; 16]), VersionRange::OURS.current);
+        let welcome = Welcome {
+            version,
+            service: "s".parse().unwrap(),
+            generation: Generation(1),
+            mode: Mode::Exclusive,
+            listeners: Vec::new(),
+            lease_ms: 10_000,
+        };
+        let inbox = Arc::new(Inbox::new().unwrap());
+        // It holds the lock by the time at which the server is told to open its data.
+        let orders = Box::new(|order| panic!("as the test wants it: {order:?}"));
+        spawn(Driver::new(channel, id, &welcome, None, Arc::clone(&inbox), orders)).unwrap();
+        inbox.push(Input::Started(Some(data.path().to_owned())));
+        let prepare = ToService::Prepare(Prepare { grace_ms: 10_000, lease_ms: 10_000 });
+        for message in [prepare, ToService::Begin(Begin {})] {
+            send_message(&supervisor, version, id, &message, &[]).unwrap();
+            if matches!(message, ToService::Prepare(_)) {
+                while !matches!(
+                    recv_message::<FromService>(&supervisor, version).unwrap(),
+                    Some((_, FromService::Prepared(_), _))
+                ) {}
+            }
+        }
+        while recv_message::<FromService>(&supervisor, version).unwrap().is_some() {}
+        assert!(DataLock::try_take(data.path()).unwrap().is_none(), "the server may still write");
+    }
+}

@@ -1,0 +1,203 @@
+//! Carries out what the machine says, one arm for each action.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use handoff_protocol::frame::Message;
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::message::{Failed, FromService, Ready, Release, Stage};
+use handoff_protocol::process::{Action, Event, Role};
+
+use super::{Driver, Order, say};
+use crate::inbox::Input;
+use crate::state::{Heir, unpack};
+use crate::{Drain, Ended, Error, Seal};
+use handoff_crash_points::{crash_point, name};
+use handoff_sys::lock::DataLock;
+use handoff_sys::wire::{WireError, send_message};
+
+/// A supervisor takes what a process has said by its end within this time, or does without.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(5);
+
+impl Driver {
+    pub(super) fn perform(&mut self, action: Action) {
+        crash_point!("library/{}/{}", self.role_name(), name(&action));
+        match action {
+            Action::Send(id, message) => {
+                if let FromService::Ready(Ready { reason, .. })
+                | FromService::ResumeFailed(Failed { reason }) = &message
+                {
+                    self.failure = Some(reason.clone());
+                }
+                self.send(id, &message);
+            }
+            Action::Adopted(id, stage) => self.adopted(id, stage),
+            Action::KeepState(state) => self.keep_state(state),
+            Action::TakeOver(state) => match unpack(state, self.file.take()) {
+                Ok(state) => (self.orders)(Order::TakeOver(state)),
+                Err(error) => say(&error),
+            },
+            Action::HangUp => self.close_channel(),
+            Action::TakeLock => self.take_lock(),
+            Action::ReleaseLock => {
+                // Closing unlocks too, unless a child that was forked without exec keeps a duplicate.
+                if let Some(Err(error)) = self.lock.take().map(DataLock::release) {
+                    say(&error);
+                }
+            }
+            Action::Open => {
+                let state = self.state.take();
+                (self.orders)(Order::Open(state));
+            }
+            Action::Drain { grace_ms, refused } => self.order_drain(grace_ms, refused),
+            Action::CancelDrain => {
+                if let Some(drain) = self.drain.take() {
+                    drain.cancel();
+                }
+            }
+            Action::Seal { cut } => self.order_seal(cut),
+            Action::Resume => (self.orders)(Order::Resume),
+            Action::ArmLease { lease_ms } => self.arm_lease(lease_ms),
+            Action::DisarmLease => self.lease = None,
+            Action::Exit { code } => self.exit(code),
+        }
+    }
+
+    fn adopted(&mut self, id: HandoffId, stage: Stage) {
+        let (Some(channel), Some(adoption)) = (&self.channel, &self.adoption) else { return };
+        let (answer, fds) = adoption.answer(self.version, stage);
+        // A supervisor that does not get the answer does not know this process.
+        self.lost = send_message(channel, self.version, id, &answer, &fds).is_err();
+        crash_point!("library/{}/sent.Adopted", self.role_name());
+        self.tell_version();
+    }
+
+    /// A supervisor of an earlier version of the protocol is not told.
+    pub(super) fn tell_version(&mut self) {
+        let Some(version) = self.release.clone() else { return };
+        let message = FromService::Release(Release { version });
+        if self.version >= message.since() {
+            let id = self.machine.handoff();
+            self.send(id, &message);
+        }
+    }
+
+    /// A supervisor whose queue is full misses a sign of life. Anything else waits for room; one that reads nothing while ever more is said
+    /// is given up. That the channel is closed is seen where it is read, after what was sent before.
+    pub(super) fn send(&mut self, id: HandoffId, message: &FromService) {
+        let Some(channel) = &self.channel else { return };
+        if matches!(message, FromService::Progress(_)) && !self.outbox.is_empty() {
+            return;
+        }
+        let file = self.file.take();
+        let fds: Vec<_> = file.iter().map(AsFd::as_fd).collect();
+        match self.outbox.send(channel, self.version, id, message, &fds) {
+            Err(WireError::Frame(error)) => say(&format_args!("{} is not sent: {error}", message.name())),
+            Err(error) if error.would_block() => self.lost = true,
+            Ok(()) | Err(_) => {}
+        }
+        crash_point!("library/{}/sent.{}", self.role_name(), message.name());
+    }
+
+    /// For the names of points.
+    pub(super) fn role_name(&self) -> &'static str {
+        match self.machine.role() {
+            Role::Successor => "successor",
+            Role::Incumbent => "incumbent",
+        }
+    }
+
+    fn order_drain(&mut self, grace_ms: u64, refused: bool) {
+        let drain = Drain::new(Duration::from_millis(grace_ms), Heir::new(Arc::clone(&self.inbox)), refused);
+        self.drain = Some(drain.clone());
+        (self.orders)(Order::Drain(drain));
+    }
+
+    fn order_seal(&mut self, cut: bool) {
+        let heir = Heir::new(Arc::clone(&self.inbox));
+        (self.orders)(Order::Seal(Seal { mode: self.machine.mode(), cut, grant: self.granted.take(), heir }));
+    }
+
+    /// A process that cannot take what was handed over is not fit to follow.
+    fn keep_state(&mut self, state: handoff_protocol::state::State) {
+        match unpack(state, self.file.take()) {
+            Ok(state) => self.state = Some(state),
+            Err(error) => self.unfit(error),
+        }
+    }
+
+    fn arm_lease(&mut self, lease_ms: u64) {
+        self.lease = Instant::now().checked_add(Duration::from_millis(lease_ms));
+    }
+
+    /// Takes the lock at once if it is free; otherwise a thread waits for it without end.
+    fn take_lock(&mut self) {
+        let Some(data) = &self.data else { return self.step(Event::Locked) };
+        match DataLock::try_take(data) {
+            Ok(Some(lock)) => {
+                self.lock = Some(lock);
+                self.step(Event::Locked);
+            }
+            Ok(None) => self.wait_for_lock(data.clone()),
+            Err(error) => {
+                let event = self.lock_failed(error);
+                self.step(event);
+            }
+        }
+    }
+
+    fn wait_for_lock(&mut self, data: PathBuf) {
+        let inbox = Arc::clone(&self.inbox);
+        let waiter = std::thread::Builder::new()
+            .name("handoff-lock".to_owned())
+            .spawn(move || inbox.push(Input::Locked(DataLock::take_blocking(&data))));
+        if let Err(error) = waiter {
+            let event = self.lock_failed(error);
+            self.step(event);
+        }
+    }
+
+    pub(super) fn lock_failed(&mut self, error: io::Error) -> Event {
+        let reason = error.to_string();
+        self.lock_error = Some(error);
+        Event::LockFailed(reason)
+    }
+
+    fn unfit(&mut self, reason: String) {
+        self.step(Event::Opened(Err(reason)));
+    }
+
+    fn end(&mut self, end: Result<Ended, Error>) {
+        // With the end of this process what it has not sent is gone.
+        if let Some(channel) = &self.channel {
+            let _ = self.outbox.flush_by(channel, Instant::now() + LAST_WORDS_WITHIN);
+        }
+        self.adoption = None;
+        (self.orders)(Order::End(end));
+        self.ended = true;
+    }
+
+    fn exit(&mut self, code: i32) {
+        let reason = self.failure.take().unwrap_or_default();
+        match (self.machine.role(), code) {
+            (Role::Successor, 0) => self.exit_at_once(),
+            (Role::Successor, _) => self.end(Err(Error::Unhealthy(reason))),
+            (Role::Incumbent, 0) => self.end(Ok(Ended::Released)),
+            (Role::Incumbent, _) => {
+                let lock = self.lock_error.take().map(Error::Lock);
+                self.end(Err(lock.unwrap_or(Error::ResumeFailed(reason))));
+            }
+        }
+    }
+
+    /// A successor that is not wanted has touched nothing that it would have to put in order.
+    fn exit_at_once(&mut self) {
+        self.adoption = None;
+        say(&"this process is not wanted any more and exits");
+        self.before_exit.act();
+        std::process::exit(0);
+    }
+}

@@ -1,0 +1,297 @@
+//! What is in progress: one entry for each open connection and for each request.
+//!
+//! A drain ends when this is *quiet*, a seal when it is *empty*. Both wait for a change, not for a time.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// A request that takes longer is long: a drain waits for it, so that a seal, which keeps new connections waiting, need not.
+const SHORT: Duration = Duration::from_millis(100);
+
+/// All connections and requests of the server. Cheap to clone, shared by all.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Traffic(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    book: Mutex<Book>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    next_id: u64,
+    connections: HashMap<u64, Connection>,
+    /// Requests whose handler or answer still exists, also of connections that are closed.
+    requests: HashMap<u64, Work>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    accepted: Instant,
+    /// Since when nothing has been asked.
+    idle_since: Instant,
+    state: State,
+    /// Requests that are not answered completely.
+    requests: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// No byte has come yet.
+    Silent,
+    /// A part of a request has come.
+    Partial,
+    /// All that has come was requests.
+    Whole,
+    /// It is HTTP/2: bytes say nothing of requests.
+    Multiplexed,
+}
+
+/// What is going on with a request.
+#[derive(Debug, Clone, Copy)]
+enum Work {
+    /// Its body comes in; the client decides how long that takes.
+    Asking,
+    /// It is worked on or answered; `long` if that may well take long.
+    Busy { since: Instant, long: bool },
+}
+
+impl Traffic {
+    /// Enters a connection that was just accepted.
+    pub(super) fn connection(&self) -> ConnectionEntry {
+        let now = Instant::now();
+        let connection = Connection { accepted: now, idle_since: now, state: State::Silent, requests: 0 };
+        let mut book = self.book();
+        let id = book.fresh();
+        book.connections.insert(id, connection);
+        ConnectionEntry { traffic: self.clone(), id }
+    }
+
+    /// Waits until nothing is left that a seal would have to wait long for: every connection from before `drain_began` is gone, and
+    /// the others have short requests only.
+    pub(super) async fn quiet(&self, drain_began: Instant) {
+        while !self.book().is_quiet(drain_began) {
+            self.0.changed.notified().await;
+        }
+    }
+
+    /// Waits until there is no connection and no request.
+    pub(super) async fn empty(&self) {
+        while !self.book().is_empty() {
+            self.0.changed.notified().await;
+        }
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the book and wakes the one task that waits for a change. The permit that `notify_one` leaves behind makes it safe to
+    /// look first and wait then.
+    fn update<T>(&self, change: impl FnOnce(&mut Book) -> T) -> T {
+        let result = change(&mut self.book());
+        self.0.changed.notify_one();
+        result
+    }
+}
+
+impl fmt::Display for Traffic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let book = self.book();
+        write!(
+            f,
+            "{} connections are open, {} requests in progress",
+            book.connections.len(),
+            book.requests.len()
+        )
+    }
+}
+
+impl Book {
+    fn fresh(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn is_quiet(&self, drain_began: Instant) -> bool {
+        let is_short = |work: &Work| match *work {
+            Work::Asking => false,
+            Work::Busy { since, long } => !long && since.elapsed() < SHORT,
+        };
+        let is_new = |connection: &Connection| {
+            connection.accepted >= drain_began
+                && matches!(connection.state, State::Whole | State::Multiplexed)
+                // A client that does not take the end of its answer is none that moves on.
+                && (connection.requests > 0 || connection.idle_since.elapsed() < SHORT)
+        };
+        self.requests.values().all(is_short) && self.connections.values().all(is_new)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.connections.is_empty() && self.requests.is_empty()
+    }
+}
+
+/// The entry of one connection; dropping it says that the connection is closed.
+#[derive(Debug)]
+pub(super) struct ConnectionEntry {
+    traffic: Traffic,
+    id: u64,
+}
+
+impl ConnectionEntry {
+    /// How long nothing has been asked on this connection; `None` while a request is in progress or a part of one has come.
+    pub(super) fn idle_for(&self) -> Option<Duration> {
+        let book = self.traffic.book();
+        let connection = book.connections.get(&self.id)?;
+        let is_idle = connection.requests == 0 && connection.state != State::Partial;
+        is_idle.then(|| connection.idle_since.elapsed())
+    }
+
+    /// Whether it is HTTP/2.
+    pub(super) fn is_multiplexed(&self) -> bool {
+        let book = self.traffic.book();
+        book.connections.get(&self.id).is_some_and(|connection| connection.state == State::Multiplexed)
+    }
+
+    /// These bytes have come from the client.
+    pub(super) fn received(&self, bytes: &[u8]) {
+        self.with(|connection| {
+            connection.state = match connection.state {
+                // The connection preface: RFC 9113, section 3.4.
+                State::Silent if bytes.starts_with(b"PRI ") => State::Multiplexed,
+                State::Multiplexed => State::Multiplexed,
+                // The body of the request that is being answered.
+                known if connection.requests > 0 => known,
+                State::Silent | State::Whole | State::Partial => State::Partial,
+            };
+        });
+    }
+
+    /// A request begins. While its body is `coming` in, the client decides how long it takes.
+    pub(super) fn request(&self, coming: bool, long: bool) -> RequestEntry {
+        let work = if coming { Work::Asking } else { Work::Busy { since: Instant::now(), long } };
+        let id = self.traffic.update(|book| {
+            if let Some(connection) = book.connections.get_mut(&self.id) {
+                connection.requests += 1;
+                if connection.state != State::Multiplexed {
+                    connection.state = State::Whole;
+                }
+            }
+            let id = book.fresh();
+            book.requests.insert(id, work);
+            id
+        });
+        RequestEntry { traffic: self.traffic.clone(), connection: self.id, id }
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Connection)) {
+        self.traffic.update(|book| book.connections.get_mut(&self.id).map(change));
+    }
+}
+
+impl Drop for ConnectionEntry {
+    fn drop(&mut self) {
+        self.traffic.update(|book| book.connections.remove(&self.id));
+    }
+}
+
+/// The entry of one request; dropping it says that its handler and its answer are complete.
+#[derive(Debug)]
+pub(super) struct RequestEntry {
+    traffic: Traffic,
+    connection: u64,
+    id: u64,
+}
+
+impl RequestEntry {
+    /// It is being answered; `long` if that may well take long.
+    pub(super) fn answered(&self, long: bool) {
+        let work = Work::Busy { since: Instant::now(), long };
+        self.traffic.update(|book| book.requests.insert(self.id, work));
+    }
+}
+
+impl Drop for RequestEntry {
+    fn drop(&mut self) {
+        self.traffic.update(|book| {
+            book.requests.remove(&self.id);
+            if let Some(connection) = book.connections.get_mut(&self.connection) {
+                connection.requests -= 1;
+                connection.idle_since = Instant::now();
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_short_work_of_new_connections_is_quiet() {
+        let traffic = Traffic::default();
+        let is_quiet = |began| traffic.book().is_quiet(began);
+        let old = traffic.connection();
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let drain = Instant::now();
+        assert!(!is_quiet(drain), "a connection from before the drain");
+        drop(old);
+        assert!(is_quiet(drain));
+
+        let new = traffic.connection();
+        assert!(!is_quiet(drain), "accepted, nothing sent yet");
+        new.received(b"GET");
+        assert!(!is_quiet(drain), "the head of a request is coming in");
+        let request = new.request(true, false);
+        assert!(!is_quiet(drain), "its body is coming in");
+        request.answered(true);
+        assert!(!is_quiet(drain), "long work");
+        request.answered(false);
+        assert!(is_quiet(drain), "short work");
+        tokio::time::advance(SHORT).await;
+        assert!(!is_quiet(drain), "work that takes long all the same");
+        new.received(b"the end of its body");
+        drop(request);
+        assert!(is_quiet(drain), "answered");
+        assert_eq!(new.idle_for(), Some(Duration::ZERO));
+        tokio::time::advance(SHORT).await;
+        assert!(!is_quiet(drain), "a client that does not take its answer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_answer_of_several_leaves_a_connection_busy() {
+        let traffic = Traffic::default();
+        let connection = traffic.connection();
+        connection.received(b"PRI * HTTP/2.0\r\n");
+        let (first, second) = (connection.request(false, false), connection.request(false, true));
+        drop(first);
+        assert_eq!(connection.idle_for(), None);
+        assert!(!traffic.book().is_quiet(Instant::now()));
+        connection.received(b"a ping");
+        drop(second);
+        assert_eq!(connection.idle_for(), Some(Duration::ZERO));
+        assert!(connection.is_multiplexed());
+    }
+
+    #[tokio::test]
+    async fn a_handler_without_a_client_still_counts() {
+        let traffic = Traffic::default();
+        let connection = traffic.connection();
+        let request = connection.request(false, false);
+        drop(connection);
+        assert!(!traffic.book().is_empty());
+        let waiter = tokio::spawn({
+            let traffic = traffic.clone();
+            async move { traffic.empty().await }
+        });
+        drop(request);
+        tokio::time::timeout(Duration::from_secs(5), waiter).await.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,212 @@
+//! From the start of the process to the driver: `Hello`, `Welcome`, and what the states of the server share.
+
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use handoff_protocol::frame::FrameError;
+use handoff_protocol::ids::{HandoffId, ID_VARIABLE, ListenerName};
+use handoff_protocol::message::{FromService, Hello, Mode, Ready, ToService, Welcome};
+use handoff_protocol::version::{UNAGREED, VersionRange};
+
+use super::adoption::Entrance;
+use super::driver::{self, BeforeExit, Driver, Order};
+use super::inbox::{Inbox, Input};
+use super::listeners::Listeners;
+use super::state::State;
+use super::work::Done;
+use super::{Error, Origin, standalone};
+use handoff_crash_points::crash_point;
+use handoff_sys::channel::Channel;
+use handoff_sys::files::files_limit;
+use handoff_sys::inherit;
+use handoff_sys::lock::DataLock;
+use handoff_sys::wire::{WireError, recv_message, send_message};
+
+/// More of a version is not shown, in characters.
+const VERSION_MAX: usize = 128;
+
+/// What all states of the server have in common.
+#[derive(Debug)]
+pub(super) enum Link {
+    Standalone { lock: Mutex<Option<DataLock>> },
+    Supervised { inbox: Arc<Inbox>, listeners: Listeners, mode: Mode, before_exit: BeforeExit },
+}
+
+/// Finds out who started the process. `orders` is called from the driver's thread.
+pub(super) fn link(orders: impl Fn(Order) + Send + 'static) -> Result<Link, Error> {
+    let Some(channel) = inherit::take_channel()? else {
+        // The driver's end stays open, or a receiver would take it for the end of the service.
+        std::mem::forget(orders);
+        return Ok(Link::Standalone { lock: Mutex::new(None) });
+    };
+    let id = handoff_id()?;
+    // It is there before anybody can want to come in.
+    let entrance = Entrance::of_this_process();
+    let (welcome, fds) = greet(&channel, id)?;
+    let adoption = entrance.and_then(|entrance| entrance.keep(&welcome, &fds));
+    let listeners = Listeners::new(welcome.listeners.clone(), fds);
+    let inbox = Arc::new(Inbox::new().map_err(Error::Channel)?);
+    channel.set_nonblocking(true).map_err(Error::Channel)?;
+    let before_exit = BeforeExit::default();
+    let mut driver = Driver::new(channel, id, &welcome, adoption, Arc::clone(&inbox), Box::new(orders));
+    driver.before_exit = before_exit.clone();
+    crash_point!("library/successor/start.welcomed");
+    driver::spawn(driver).map_err(Error::Thread)?;
+    Ok(Link::Supervised { inbox, listeners, mode: welcome.mode, before_exit })
+}
+
+fn handoff_id() -> Result<HandoffId, Error> {
+    let text =
+        std::env::var(ID_VARIABLE).map_err(|_| Error::Protocol(format!("{ID_VARIABLE} is not set")))?;
+    text.parse().map_err(|_| Error::Protocol(format!("{ID_VARIABLE}={text:?} is not a handoff id")))
+}
+
+fn greet(channel: &Channel, id: HandoffId) -> Result<(Welcome, Vec<OwnedFd>), Error> {
+    crash_point!("library/successor/start.before-hello");
+    let hello = FromService::Hello(Hello { versions: VersionRange::OURS, pid: std::process::id() });
+    send_message(channel, UNAGREED, id, &hello, &[]).map_err(wire_error)?;
+    crash_point!("library/successor/start.hello-sent");
+    let received = recv_message::<ToService>(channel, UNAGREED);
+    if let Err(WireError::Frame(FrameError::FdsLost)) = received {
+        return Err(tell_of_limit(channel, id));
+    }
+    let (answered, message, fds) = received.map_err(wire_error)?.ok_or(Error::Closed)?;
+    let ToService::Welcome(welcome) = message else {
+        return Err(Error::Protocol(format!("{} instead of Welcome", message.name())));
+    };
+    if answered != id {
+        return Err(Error::Protocol("Welcome carries the id of another handoff".to_owned()));
+    }
+    if !VersionRange::OURS.contains(welcome.version) {
+        return Err(Error::Protocol(format!("it chose version {}, which was not offered", welcome.version)));
+    }
+    Ok((welcome, fds))
+}
+
+/// The listeners are lost, and so is what `Welcome` says. The version is the one that a supervisor of the same age chooses.
+fn tell_of_limit(channel: &Channel, id: HandoffId) -> Error {
+    let error = Error::TooFewFiles { limit: files_limit() };
+    let unhealthy = FromService::Ready(Ready { healthy: false, reason: error.to_string() });
+    // If it cannot be told, the end of this process is what the supervisor sees.
+    let _ = send_message(channel, VersionRange::OURS.current, id, &unhealthy, &[]);
+    error
+}
+
+fn wire_error(error: WireError) -> Error {
+    match error {
+        WireError::Io(source) => Error::Channel(source),
+        WireError::Frame(source) => Error::Frame(source),
+    }
+}
+
+/// Waits until the supervisor was told that the process is not healthy.
+pub(super) fn told(orders: impl IntoIterator<Item = Order>) -> Error {
+    for order in orders {
+        if let Order::End(Err(error)) = order {
+            return error;
+        }
+    }
+    Error::Closed
+}
+
+/// Waits for the order to open the data. Gives what was handed over.
+pub(super) fn await_open(orders: impl IntoIterator<Item = Order>) -> Result<Option<State>, Error> {
+    for order in orders {
+        match order {
+            Order::Open(state) => return Ok(state),
+            Order::End(end) => return end.map(|_| None),
+            Order::TakeOver(_) | Order::Drain(_) | Order::Seal(_) | Order::Resume => {}
+        }
+    }
+    Err(Error::Closed)
+}
+
+impl Link {
+    pub(super) fn origin(&self) -> Origin {
+        match self {
+            Self::Standalone { .. } => Origin::Standalone,
+            Self::Supervised { .. } => Origin::Supervised,
+        }
+    }
+
+    pub(super) fn before_exit(&self, act: Box<dyn Fn() + Send + Sync>) {
+        if let Self::Supervised { before_exit, .. } = self {
+            before_exit.set(act);
+        }
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        match self {
+            Self::Standalone { .. } => Mode::Exclusive,
+            Self::Supervised { mode, .. } => *mode,
+        }
+    }
+
+    pub(super) fn all_listeners(&mut self) -> Vec<(ListenerName, OwnedFd)> {
+        match self {
+            Self::Standalone { .. } => Vec::new(),
+            Self::Supervised { listeners, .. } => listeners.take_all(),
+        }
+    }
+
+    pub(super) fn tcp_listener(&mut self, name: &str, address: &str) -> Result<TcpListener, Error> {
+        match self {
+            Self::Standalone { .. } => standalone::bind_tcp(address),
+            Self::Supervised { listeners, .. } => listeners.tcp(name),
+        }
+    }
+
+    pub(super) fn unix_listener(&mut self, name: &str, path: &Path) -> Result<UnixListener, Error> {
+        match self {
+            Self::Standalone { .. } => standalone::bind_unix(path),
+            Self::Supervised { listeners, .. } => listeners.unix(name),
+        }
+    }
+
+    pub(super) fn udp_socket(&mut self, name: &str, address: &str) -> Result<UdpSocket, Error> {
+        match self {
+            Self::Standalone { .. } => standalone::bind_udp(address),
+            Self::Supervised { listeners, .. } => listeners.udp(name),
+        }
+    }
+
+    pub(super) fn version(&self, version: &str) {
+        self.tell(Input::Version(version.chars().take(VERSION_MAX).collect()));
+    }
+
+    pub(super) fn started(&self, data: Option<&Path>) -> Result<(), Error> {
+        match self {
+            Self::Standalone { lock } => {
+                let taken = data.map(standalone::lock).transpose()?;
+                *lock.lock().unwrap_or_else(PoisonError::into_inner) = taken;
+            }
+            Self::Supervised { inbox, .. } => inbox.push(Input::Started(data.map(Path::to_owned))),
+        }
+        Ok(())
+    }
+
+    pub(super) fn opened(&self, result: Done) {
+        self.tell(Input::Opened(result));
+    }
+
+    pub(super) fn drained(&self, result: Done) {
+        self.tell(Input::Drained(result));
+    }
+
+    pub(super) fn sealed(&self, result: Done) {
+        self.tell(Input::Sealed(result));
+    }
+
+    pub(super) fn resumed(&self, result: Done) {
+        self.tell(Input::Resumed(result));
+    }
+
+    fn tell(&self, input: Input) {
+        if let Self::Supervised { inbox, .. } = self {
+            inbox.push(input);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The asynchronous form, for servers on tokio. The same states, the same meaning; see [the blocking form](crate).
+
+use std::future::Future;
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::net::UnixListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use handoff_protocol::message::Mode;
+use tokio::sync::mpsc;
+
+use super::driver::Order;
+use super::start::{self, Link};
+use super::state::Heir;
+use super::work::{self, Done};
+pub use super::{BoxError, Drain, Ended, Error, Origin, Seal, State, StateError};
+use super::{tell, untaken};
+use handoff_crash_points::crash_point;
+
+/// What a server can do besides serving; [`crate::Server`] says what each call means. All calls come from the
+/// task that called [`Serving::run`], one at a time.
+pub trait Server: Send {
+    /// See [`crate::Server::drain`].
+    fn drain(&mut self, drain: Drain) -> impl Future<Output = Result<(), BoxError>> + Send;
+    /// See [`crate::Server::seal`].
+    fn seal(&mut self, seal: Seal) -> impl Future<Output = Result<(), BoxError>> + Send;
+    /// See [`crate::Server::resume`].
+    fn resume(&mut self) -> impl Future<Output = Result<(), BoxError>> + Send;
+    /// See [`crate::Server::take_over`].
+    fn take_over(&mut self, state: State) -> impl Future<Output = Result<(), BoxError>> + Send {
+        std::future::ready(Err(untaken(&state)))
+    }
+}
+
+/// See [`crate::start`]. Blocks for one exchange with the supervisor.
+pub async fn start() -> Result<Starting, Error> {
+    let (orders, inbox) = mpsc::unbounded_channel();
+    let link = start::link(move |order| drop(orders.send(order)))?;
+    Ok(Starting { link, orders: inbox })
+}
+
+/// See [`crate::Starting`].
+#[derive(Debug)]
+pub struct Starting {
+    link: Link,
+    orders: mpsc::UnboundedReceiver<Order>,
+}
+
+impl Starting {
+    /// Who started the process.
+    pub fn origin(&self) -> Origin {
+        self.link.origin()
+    }
+
+    /// See [`crate::Starting::version`].
+    #[must_use]
+    pub fn version(self, version: &str) -> Self {
+        self.link.version(version);
+        self
+    }
+
+    /// See [`crate::Starting::tcp_listener`]. Make it non-blocking for tokio only after
+    /// [`Starting::begin`].
+    pub fn tcp_listener(&mut self, name: &str, address: &str) -> Result<TcpListener, Error> {
+        self.link.tcp_listener(name, address)
+    }
+
+    /// See [`crate::Starting::unix_listener`].
+    pub fn unix_listener(&mut self, name: &str, path: &Path) -> Result<UnixListener, Error> {
+        self.link.unix_listener(name, path)
+    }
+
+    /// See [`crate::Starting::udp_socket`].
+    pub fn udp_socket(&mut self, name: &str, address: &str) -> Result<UdpSocket, Error> {
+        self.link.udp_socket(name, address)
+    }
+
+    /// See [`crate::Starting::mode`].
+    pub fn mode(&self) -> Mode {
+        self.link.mode()
+    }
+
+    /// See [`crate::Starting::begin`].
+    pub async fn begin(mut self, data: Option<&Path>) -> Result<Begun, Error> {
+        self.link.started(data)?;
+        let state = match self.link.origin() {
+            Origin::Standalone => None,
+            Origin::Supervised => start::await_open(self.orders.recv().await)?,
+        };
+        Ok(Begun { link: self.link, orders: self.orders, state })
+    }
+
+    /// See [`crate::Starting::unhealthy`].
+    pub async fn unhealthy(self, reason: &str) -> Error {
+        unhealthy(&self.link, self.orders, reason).await
+    }
+}
+
+/// See [`crate::Begun`].
+#[derive(Debug)]
+pub struct Begun {
+    link: Link,
+    orders: mpsc::UnboundedReceiver<Order>,
+    state: Option<State>,
+}
+
+impl Begun {
+    /// See [`crate::Begun::state`].
+    pub fn state(&mut self) -> Option<State> {
+        self.state.take()
+    }
+
+    /// See [`crate::Begun::ready`].
+    pub async fn ready(self) -> Result<Serving, Error> {
+        self.link.opened(Ok(()));
+        Ok(Serving { link: self.link, orders: self.orders })
+    }
+
+    /// See [`crate::Begun::unhealthy`].
+    pub async fn unhealthy(self, reason: &str) -> Error {
+        unhealthy(&self.link, self.orders, reason).await
+    }
+}
+
+/// See [`crate::Serving`].
+#[derive(Debug)]
+pub struct Serving {
+    link: Link,
+    orders: mpsc::UnboundedReceiver<Order>,
+}
+
+impl Serving {
+    /// Calls `server` when it is to drain, seal or resume, until the process is to leave. Without a supervisor it
+    /// never completes.
+    pub async fn run(self, server: impl Server) -> Result<Ended, Error> {
+        self.run_until(server, std::future::pending()).await
+    }
+
+    /// Like [`Serving::run`]; when `stop` completes, for example at SIGTERM, the server drains for at most
+    /// [`STOP_GRACE`], seals and is released. Under a supervisor that is the end of a process that it then replaces.
+    pub async fn run_until(
+        mut self,
+        mut server: impl Server,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Ended, Error> {
+        let mut stop = pin!(stop);
+        loop {
+            let order = tokio::select! {
+                biased;
+                order = self.orders.recv() => order,
+                () = &mut stop => return leave(server, self.link.mode()).await,
+            };
+            let Some(order) = order else { std::future::pending().await };
+            match order {
+                Order::Open(_) => {}
+                Order::TakeOver(state) => tell(guard("take_over", || server.take_over(state)).await),
+                Order::Drain(drain) => self.link.drained(guard("drain", || server.drain(drain)).await),
+                Order::Seal(seal) => self.link.sealed(guard("seal", || server.seal(seal)).await),
+                Order::Resume => self.link.resumed(guard("resume", || server.resume()).await),
+                Order::End(end) => return end,
+            }
+        }
+    }
+}
+
+/// The time that a server which is stopped from outside gives its clients.
+pub const STOP_GRACE: Duration = Duration::from_secs(30);
+
+async fn leave(mut server: impl Server, mode: Mode) -> Result<Ended, Error> {
+    let drain = Drain::new(STOP_GRACE, Heir::default(), false);
+    // What cannot be drained is sealed all the same: the process ends.
+    if tokio::time::timeout(STOP_GRACE, guard("drain", || server.drain(drain.clone()))).await.is_err() {
+        drain.cancel();
+    }
+    guard("seal", || server.seal(Seal { mode, cut: true, grant: None, heir: Heir::default() }))
+        .await
+        .map_err(Error::SealFailed)?;
+    Ok(Ended::Released)
+}
+
+/// Says that the process cannot serve, and waits until the supervisor knows.
+async fn unhealthy(link: &Link, mut orders: mpsc::UnboundedReceiver<Order>, reason: &str) -> Error {
+    link.opened(Err(reason.to_owned()));
+    match link.origin() {
+        Origin::Standalone => Error::Unhealthy(reason.to_owned()),
+        Origin::Supervised => told(&mut orders).await,
+    }
+}
+
+async fn told(orders: &mut mpsc::UnboundedReceiver<Order>) -> Error {
+    loop {
+        match orders.recv().await {
+            Some(Order::End(Err(error))) => return error,
+            Some(_) => {}
+            None => return Error::Closed,
+        }
+    }
+}
+
+/// Runs the server's own code so that a panic in it becomes an answer.
+async fn guard<F: Future<Output = Result<(), BoxError>>>(what: &str, code: impl FnOnce() -> F) -> Done {
+    let code = || {
+        crash_point!("library/incumbent/code.{what}.begins");
+        let future = code();
+        async move {
+            let result = future.await;
+            crash_point!("library/incumbent/code.{what}.ends");
+            result
+        }
+    };
+    let future = match catch_unwind(AssertUnwindSafe(code)) {
+        Ok(future) => future,
+        Err(payload) => return Err(work::panic_text(&*payload)),
+    };
+    let mut future = pin!(future);
+    std::future::poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        Ok(poll) => poll.map(|result| result.map_err(|error| error.to_string())),
+        Err(payload) => Poll::Ready(Err(work::panic_text(&*payload))),
+    })
+    .await
+}

@@ -1,0 +1,93 @@
+//! The log of the daemon on its standard error, which waits for no reader.
+//!
+//! A line for which there is no room is lost, and counted; the next line for which there is room says how many are missing.
+
+use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::sys::descriptor::write;
+use crate::sys::errno::Errno;
+use crate::sys::poll::{PollFlags, poll_one};
+use crate::sys::socket::{MsgFlags, send};
+
+/// A reader that is only slow is given so long, once.
+const MOMENT: Duration = Duration::from_millis(20);
+/// A pipe that is ready takes so much without blocking: `PIPE_BUF`, pipe(7).
+const PIECE_BYTES: usize = 4096;
+
+/// The standard error of this process.
+#[derive(Debug, Default)]
+pub(super) struct StandardError(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    lost_lines: u64,
+    /// Whether the last line was cut.
+    is_torn: bool,
+}
+
+impl<'a> MakeWriter<'a> for StandardError {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line(&self.0)
+    }
+}
+
+/// For one line, which comes with one write.
+pub(super) struct Line<'a>(&'a Mutex<State>);
+
+impl Write for Line<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let patience = if state.lost_lines == 0 { MOMENT } else { Duration::ZERO };
+        if state.lost_lines > 0 {
+            let note = format!(
+                "{}handoff: {} lines of this log are missing here: they were not read in time\n",
+                if state.is_torn { "\n" } else { "" },
+                state.lost_lines
+            );
+            if put(note.as_bytes(), patience) == note.len() {
+                *state = State::default();
+            }
+        }
+        if state.lost_lines == 0 {
+            let stored = put(line, patience);
+            state.is_torn = 0 < stored && stored < line.len();
+            state.lost_lines += u64::from(stored < line.len());
+        } else {
+            state.lost_lines += 1;
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes as much as there is room for. Says how much that was.
+fn put(bytes: &[u8], patience: Duration) -> usize {
+    let mut stored = 0;
+    for piece in bytes.chunks(PIECE_BYTES) {
+        let written = match send(io::stderr(), piece, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+            Err(Errno::ENOTSOCK) => write_when_ready(piece, patience),
+            sent => sent.unwrap_or_default(),
+        };
+        stored += written;
+        if written < piece.len() {
+            break;
+        }
+    }
+    stored
+}
+
+fn write_when_ready(piece: &[u8], patience: Duration) -> usize {
+    match poll_one(io::stderr(), PollFlags::POLLOUT, Some(patience)) {
+        Ok(found) if !found.is_empty() => write(io::stderr(), piece).unwrap_or_default(),
+        Ok(_) | Err(_) => 0,
+    }
+}

@@ -1,0 +1,128 @@
+//! What an operator asks the daemon of a run, and how long one waits for it. Every wait has a limit.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use super::Error;
+use super::init::Init;
+use super::observe::Kind;
+use super::place::Place;
+use crate::control::api::{Claims, Ending, Outcome, Request, Response, ServiceStatus, State, Upgrade};
+use crate::control::{Client, ClientError, Kind as Refused};
+
+/// How often is looked whether something has happened that tells nobody.
+pub(super) const TICK: Duration = Duration::from_millis(15);
+/// What a machine with much else to do may add to any time.
+const SLACK: Duration = Duration::from_secs(20);
+
+/// The operator of one daemon.
+#[derive(Clone, Copy)]
+pub(super) struct Operator<'a> {
+    pub(super) place: &'a Place,
+    pub(super) lease: Duration,
+}
+
+impl Operator<'_> {
+    /// How long anything may take.
+    pub(super) fn limit(&self) -> Duration {
+        3 * self.lease + SLACK
+    }
+
+    /// Asks once, and waits for the answer: a daemon that hangs for good must not hold up the run.
+    pub(super) fn ask(&self, request: Request) -> Result<Response, Error> {
+        let (socket, limit) = (self.place.control(), self.limit());
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || drop(sender.send(call(&socket, &request))));
+        match receiver.recv_timeout(limit) {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(format!("the daemon has not answered within {limit:?}").into()),
+        }
+    }
+
+    pub(super) fn upgrade_to(&self, binary: Option<PathBuf>) -> Request {
+        let service = self.place.name().clone();
+        Request::Upgrade(Upgrade {
+            service,
+            binary,
+            deadline_ms: None,
+            drain_grace_ms: None,
+            claims: Claims::default(),
+        })
+    }
+
+    pub(super) fn status(&self) -> Result<ServiceStatus, Error> {
+        match call(&self.place.control(), &Request::Status(self.place.name().clone()))? {
+            Response::Status(status) => Ok(*status),
+            other => Err(format!("the daemon answered {other:?} to a status request").into()),
+        }
+    }
+
+    /// Waits until the status fits. `what` names that in the error.
+    pub(super) fn await_status(
+        &self,
+        init: &Init,
+        what: &str,
+        mut fits: impl FnMut(&ServiceStatus) -> bool,
+    ) -> Result<(), Error> {
+        let until = Instant::now() + self.limit();
+        let mut last = String::new();
+        while Instant::now() < until {
+            match self.status() {
+                Ok(status) if fits(&status) => return Ok(()),
+                Ok(status) => {
+                    last = format!("{:?}, {:?}, {:?}", status.state, status.phase, status.problem);
+                }
+                Err(error) => last = error.to_string(),
+            }
+            if let Some(trouble) = init.trouble() {
+                return Err(format!("waited for {what}: {trouble}").into());
+            }
+            std::thread::sleep(TICK);
+        }
+        Err(format!("waited longer than {:?} for {what}: {last}", self.limit()).into())
+    }
+
+    /// One upgrade that must commit. It is asked for until the daemon is there and does nothing else.
+    pub(super) fn upgrade_for_sure(&self, init: &Init, next: Option<PathBuf>) -> Result<(), Error> {
+        let until = Instant::now() + self.limit();
+        let mut last = String::new();
+        while Instant::now() < until {
+            match call(&self.place.control(), &self.upgrade_to(next.clone())) {
+                Ok(Response::Outcome(outcome)) => return committed(&outcome),
+                Ok(other) => return Err(format!("one more upgrade was answered by {other:?}").into()),
+                Err(ClientError::Refused(error)) if error.kind == Refused::Busy => last = error.to_string(),
+                Err(error @ ClientError::Unreachable { .. }) => last = error.to_string(),
+                Err(error) => return Err(format!("one more upgrade failed: {error}").into()),
+            }
+            if let Some(trouble) = init.trouble() {
+                return Err(trouble.into());
+            }
+            std::thread::sleep(TICK);
+        }
+        Err(format!("no upgrade was possible within {:?}: {last}", self.limit()).into())
+    }
+}
+
+/// Whether the daemon says that the service serves, and exactly that process is there.
+pub(super) fn is_at_rest(place: &Place, status: &ServiceStatus) -> bool {
+    let process = status.shim.or(status.pid);
+    let (State::Serving, None, Some(pid)) = (status.state, &status.phase, process) else { return false };
+    // Not before: to look at all processes takes as much as some requests of the load.
+    let services = place.processes().into_iter().filter(|process| process.kind == Kind::Service);
+    services.map(|process| process.pid).eq([pid])
+}
+
+fn committed(outcome: &Outcome) -> Result<(), Error> {
+    match outcome.outcome {
+        Ending::Committed => Ok(()),
+        _ => {
+            let reason = outcome.reason.clone().unwrap_or_default();
+            Err(format!("one more upgrade ended {:?}: {reason}", outcome.outcome).into())
+        }
+    }
+}
+
+fn call(socket: &Path, request: &Request) -> Result<Response, ClientError> {
+    Client::connect(socket)?.call(request, &mut |_| {})
+}

@@ -1,0 +1,195 @@
+//! What a soak does, made up from a seed: stretches of rounds, each an operation and the faults that hit it.
+//!
+//! The same seed gives the same script; when a fault hits what the service does at that moment is up to the machine. In a *calm*
+//! stretch only the daemon and the keeper are hit, so clients may notice nothing at all. In a *rough* one the processes of the service are
+//! hit too: their connections may break, and nothing else may. Between stretches no client is there, and the service may be stopped.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::fault::{Fault, Party};
+use super::random::Random;
+
+/// How many rounds a stretch has.
+const ROUNDS: usize = 8;
+/// Faults come within this time after the operation was asked for.
+const WITHIN_MS: usize = 120;
+
+/// What the operator does in a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Operation {
+    /// Nothing: the service is at rest.
+    Nothing,
+    /// An upgrade to a good release.
+    Upgrade,
+    /// An upgrade to a release that never serves.
+    BadUpgrade,
+    /// An upgrade to a good release that is called off after this many milliseconds.
+    Cancel(u16),
+    /// The same binary, in a new process.
+    Restart,
+    /// SIGQUIT to the daemon: the next one takes over.
+    ReplaceDaemon,
+    /// Stop and start. Not while there are clients.
+    StopAndStart,
+    /// SIGTERM to the daemon: it stops the service, and the next one starts it. Not while there are clients.
+    EndDaemon,
+}
+
+/// One fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Strike {
+    /// How long after the operation was asked for, or after the strike before.
+    pub(super) after: Duration,
+    pub(super) victim: Party,
+    pub(super) fault: Fault,
+}
+
+/// An operation, and what hits it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Round {
+    pub(super) operation: Operation,
+    pub(super) strikes: Vec<Strike>,
+}
+
+/// Rounds under one load, and one without clients behind them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stretch {
+    pub(super) rough: bool,
+    pub(super) rounds: Vec<Round>,
+    pub(super) without_clients: Round,
+}
+
+/// An endless script.
+#[derive(Debug, Clone)]
+pub(super) struct Script {
+    random: Random,
+    /// Whether there is a release that never serves.
+    bad: bool,
+    stretches: usize,
+}
+
+impl Script {
+    pub(super) fn new(seed: u64, bad: bool) -> Self {
+        Self { random: Random::new(seed), bad, stretches: 0 }
+    }
+
+    /// The next stretch.
+    pub(super) fn stretch(&mut self) -> Stretch {
+        self.stretches += 1;
+        let rough = self.stretches.is_multiple_of(2);
+        let rounds = (0..ROUNDS).map(|_| self.round(rough)).collect();
+        let dark = self.random.weighted(&[(2, Operation::StopAndStart), (1, Operation::EndDaemon)]);
+        let without_clients = Round { operation: dark, strikes: self.strikes(true) };
+        Stretch { rough, rounds, without_clients }
+    }
+
+    fn round(&mut self, rough: bool) -> Round {
+        let after_ms = u16::try_from(self.random.below(WITHIN_MS)).unwrap_or_default();
+        let operation = self.random.weighted(&[
+            (2, Operation::Nothing),
+            (8, Operation::Upgrade),
+            (if self.bad { 3 } else { 0 }, Operation::BadUpgrade),
+            (2, Operation::Cancel(after_ms)),
+            (2, Operation::Restart),
+            (1, Operation::ReplaceDaemon),
+        ]);
+        Round { operation, strikes: self.strikes(rough) }
+    }
+
+    fn strikes(&mut self, rough: bool) -> Vec<Strike> {
+        let service = if rough { 3 } else { 0 };
+        let count = self.random.weighted(&[(3, 0), (5, 1), (2, 2), (1, 3)]);
+        let strike = |_| Strike {
+            after: Duration::from_millis(self.random.below(WITHIN_MS) as u64),
+            victim: self.random.weighted(&[
+                (3, Party::Supervisor),
+                (1, Party::Keeper),
+                (service, Party::Incumbent),
+                (service, Party::Successor),
+            ]),
+            fault: self.random.weighted(&[(2, Fault::Kill), (1, Fault::Stop)]),
+        };
+        (0..count).map(strike).collect()
+    }
+}
+
+impl Round {
+    /// Whether a process of the service is hit.
+    pub(super) fn harms_the_service(&self) -> bool {
+        self.strikes.iter().any(|strike| strike.victim.is_service())
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "nothing",
+            Self::Upgrade => "upgrade",
+            Self::BadUpgrade => "bad upgrade",
+            Self::Cancel(_) => "cancelled upgrade",
+            Self::Restart => "restart",
+            Self::ReplaceDaemon => "new daemon",
+            Self::StopAndStart => "stop and start",
+            Self::EndDaemon => "end of the daemon",
+        })
+    }
+}
+
+impl fmt::Display for Round {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.operation.fmt(f)?;
+        if let Operation::Cancel(after_ms) = self.operation {
+            write!(f, " after {after_ms} ms")?;
+        }
+        for Strike { after, victim, fault } in &self.strikes {
+            write!(f, ", {} ms later {victim} {fault}", after.as_millis())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stretches(seed: u64, bad: bool) -> Vec<Stretch> {
+        let mut script = Script::new(seed, bad);
+        (0..100).map(|_| script.stretch()).collect()
+    }
+
+    #[test]
+    fn a_script_can_be_repeated() {
+        assert_eq!(stretches(3, true), stretches(3, true));
+        assert_ne!(stretches(3, true), stretches(4, true));
+    }
+
+    #[test]
+    fn calm_stretches_leave_the_service_alone_and_everything_else_happens() {
+        let all = stretches(1, true);
+        let rounds: Vec<&Round> = all.iter().flat_map(|stretch| &stretch.rounds).collect();
+        for stretch in all.iter().filter(|stretch| !stretch.rough) {
+            assert!(!stretch.rounds.iter().any(Round::harms_the_service), "{stretch:?}");
+        }
+        for victim in Party::ALL {
+            for fault in [Fault::Kill, Fault::Stop] {
+                let hit = |strike: &Strike| strike.victim == victim && strike.fault == fault;
+                assert!(rounds.iter().any(|round| round.strikes.iter().any(hit)), "{victim} {fault}");
+            }
+        }
+        let happens = |word: &str| rounds.iter().any(|round| round.operation.to_string() == word);
+        for word in ["nothing", "upgrade", "bad upgrade", "cancelled upgrade", "restart", "new daemon"] {
+            assert!(happens(word), "{word}");
+        }
+        for dark in [Operation::StopAndStart, Operation::EndDaemon] {
+            assert!(!rounds.iter().any(|round| round.operation == dark));
+            assert!(all.iter().any(|stretch| stretch.without_clients.operation == dark));
+        }
+    }
+
+    #[test]
+    fn without_a_bad_release_there_is_no_upgrade_to_one() {
+        let all = stretches(1, false);
+        assert!(all.iter().flat_map(|it| &it.rounds).all(|round| round.operation != Operation::BadUpgrade));
+    }
+}

@@ -1,0 +1,287 @@
+//! A soak: one daemon, one service and one directory for a long time, with random operations and faults at random moments.
+//!
+//! The matrix hits every point once, each time in an empty directory. A soak hits what nobody thought of: faults in the middle of
+//! the recovery from others, and what adds up over hundreds of upgrades. After each round the service must come to rest by
+//! itself; after each stretch of rounds the clients are asked what they saw, and what is left is looked at from outside.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use comfy_table::Table;
+use comfy_table::presets::ASCII_MARKDOWN;
+use serde::Serialize;
+
+use super::checks::{self, Baseline};
+use super::director::{Director, Lengths};
+use super::init::Init;
+use super::load::Load;
+use super::operator::{Operator, is_at_rest};
+use super::place::Place;
+use super::run::{WARM_UP, end_all};
+use super::script::{Operation, Round, Script, Stretch};
+use super::show::{Interrupt, note};
+use super::{Choice, Error, Subject};
+use crate::control::api::{Ending, Request, Response, State};
+use crate::sys::process::Signal;
+
+/// A service that has rested for so long rests.
+const AT_REST: Duration = Duration::from_millis(100);
+/// How many lines of the daemon's log a failure shows.
+const LOG_LINES: usize = 40;
+
+/// What came of a soak.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct SoakReport {
+    /// What the script was made from.
+    pub seed: u64,
+    /// How long it took.
+    pub took_ms: u64,
+    /// How many rounds there were, by operation.
+    pub rounds: BTreeMap<String, u64>,
+    /// How many faults happened, by victim and fault.
+    pub faults: BTreeMap<String, u64>,
+    /// How often the daemon was started.
+    pub daemons: u32,
+    /// How many writes were acknowledged to clients, all of which were read back.
+    pub acknowledged: u64,
+    /// The longest time without an answer to any client, in milliseconds.
+    pub longest_gap_ms: f64,
+    /// What was not kept, with the round in which it was found. A soak ends with the first.
+    pub problems: Vec<String>,
+    /// The end of the daemon's log, if something was not kept.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub log: String,
+    /// Where the directory is, if it was kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<PathBuf>,
+    /// Whether it was ended before its time was over.
+    pub interrupted: bool,
+}
+
+/// Soaks the service for at least this long, until something is not kept. Blocks for that long.
+///
+/// # Errors
+///
+/// The harness cannot do its work: the service file or the load cannot be used.
+pub fn soak(subject: &Subject, choice: &Choice, length: Duration) -> Result<SoakReport, Error> {
+    let place = Place::new(subject, choice.lease)?;
+    let lease = Duration::from_millis(choice.lease);
+    let freeze = lease + lease / 4 + Duration::from_millis(50);
+    let director = Director::start(&place.points(), Lengths { freeze, stall: place.stall() })?;
+    let began = Instant::now();
+    let mut soak = Soak {
+        subject,
+        director: &director,
+        operator: Operator { place: &place, lease },
+        interrupt: Interrupt::new()?,
+        baseline: None,
+        report: SoakReport { seed: choice.seed, ..SoakReport::default() },
+    };
+    let ended = soak.act(began + length);
+    end_all(&place);
+    let mut report = soak.report;
+    report.problems.extend(ended.err().map(|error| error.to_string()));
+    report.problems.extend(director.trouble());
+    report.took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if !report.problems.is_empty() {
+        report.log = place.tail("daemon.log", LOG_LINES);
+        drop(director);
+        report.kept = choice.keep.then(|| place.keep());
+    }
+    Ok(report)
+}
+
+struct Soak<'a> {
+    subject: &'a Subject,
+    director: &'a Director,
+    operator: Operator<'a>,
+    interrupt: Interrupt,
+    /// What there is before anything has happened.
+    baseline: Option<Baseline>,
+    report: SoakReport,
+}
+
+impl Soak<'_> {
+    fn act(&mut self, until: Instant) -> Result<(), Error> {
+        let init = Init::start(self.operator.place, self.subject.program.clone())?;
+        self.come_to_rest(&init, "the service to come up")?;
+        let (found, baseline) = checks::look_around(self.operator.place, None);
+        self.baseline = Some(baseline);
+        fail(found)?;
+        let mut script = Script::new(self.report.seed, self.subject.bad.is_some());
+        let mut number = 0;
+        while Instant::now() < until && !self.interrupt.has_come() {
+            number += 1;
+            self.stretch(&init, number, &script.stretch())?;
+            self.report.daemons = init.starts();
+            let left = until.saturating_duration_since(Instant::now()).as_secs();
+            note(&format!("soak, stretch {number}: held, {left} s left"));
+        }
+        self.report.interrupted = Instant::now() < until;
+        let _ = self.operator.ask(Request::Stop(self.operator.place.name().clone()))?;
+        init.stop(self.operator.limit())?;
+        let left = self.operator.place.processes();
+        fail((!left.is_empty()).then(|| format!("left behind: {left:?}")))
+    }
+
+    fn stretch(&mut self, init: &Init, number: usize, stretch: &Stretch) -> Result<(), Error> {
+        let load = Load::start(self.operator.place, &self.subject.load)?;
+        std::thread::sleep(WARM_UP);
+        let mut harmed = false;
+        for (at, round) in stretch.rounds.iter().enumerate() {
+            harmed |= round.harms_the_service();
+            self.round(init, round)
+                .map_err(|error| format!("stretch {number}, round {at}: {round}: {error}"))?;
+        }
+        self.operator.upgrade_for_sure(init, self.subject.next.clone())?;
+        let result = load.finish()?;
+        self.report.acknowledged += result.acknowledged;
+        self.report.longest_gap_ms =
+            self.report.longest_gap_ms.max(result.longest_gap_ms.unwrap_or_default());
+        let of_stretch = |problem: String| {
+            let rounds: Vec<String> = stretch.rounds.iter().map(ToString::to_string).collect();
+            format!("stretch {number} ({}): {problem}", rounds.join("; "))
+        };
+        fail(result.problem(harmed).map(of_stretch))?;
+        let (found, _) = checks::look_around(self.operator.place, self.baseline.as_ref());
+        fail(found.into_iter().map(of_stretch))?;
+        let dark = &stretch.without_clients;
+        self.round(init, dark)
+            .map_err(|error| format!("stretch {number}, without clients: {dark}: {error}").into())
+    }
+
+    fn round(&mut self, init: &Init, round: &Round) -> Result<(), Error> {
+        *self.report.rounds.entry(round.operation.to_string()).or_default() += 1;
+        let operator = self.operator;
+        let answer = std::thread::scope(|scope| {
+            let asked = scope.spawn(|| self.operate(init, round.operation));
+            let mut hits = Vec::new();
+            for strike in &round.strikes {
+                std::thread::sleep(strike.after);
+                let pids: Vec<u32> = operator.place.processes().iter().map(|it| it.pid).collect();
+                if self.director.strike_now(strike.victim, strike.fault, |pid| pids.contains(&pid)) {
+                    hits.push(format!("{} {}", strike.victim, strike.fault));
+                }
+            }
+            asked.join().map(|answer| (answer, hits)).map_err(|_| Error::from("the operator panicked"))
+        });
+        let (answer, hits) = answer?;
+        let undisturbed = hits.is_empty();
+        for hit in hits {
+            *self.report.faults.entry(hit).or_default() += 1;
+        }
+        self.come_to_rest(init, "the service to recover")?;
+        if undisturbed { judge(round.operation, answer) } else { Ok(()) }
+    }
+
+    /// What the operator does. The answer is worth something only if nobody was hit.
+    fn operate(&self, init: &Init, operation: Operation) -> Result<Option<Response>, Error> {
+        let name = self.operator.place.name().clone();
+        let request = match operation {
+            Operation::Nothing => return Ok(None),
+            Operation::Upgrade => self.operator.upgrade_to(self.subject.next.clone()),
+            Operation::BadUpgrade => self.operator.upgrade_to(self.subject.bad.clone()),
+            Operation::Restart => Request::Restart(name),
+            Operation::StopAndStart => {
+                self.operator.ask(Request::Stop(name.clone()))?;
+                Request::Start(name)
+            }
+            Operation::Cancel(after_ms) => {
+                let operator = self.operator;
+                let upgrade = operator.upgrade_to(self.subject.next.clone());
+                return std::thread::scope(|scope| {
+                    let asked = scope.spawn(move || operator.ask(upgrade));
+                    std::thread::sleep(Duration::from_millis(after_ms.into()));
+                    // It has ended already, or is called off: both are right.
+                    let _ = operator.ask(Request::Cancel(name));
+                    asked.join().map_err(|_| Error::from("the request panicked"))?.map(Some)
+                });
+            }
+            Operation::ReplaceDaemon | Operation::EndDaemon => {
+                let by = if operation == Operation::EndDaemon { Signal::SIGTERM } else { Signal::SIGQUIT };
+                init.end(by);
+                return Ok(None);
+            }
+        };
+        self.operator.ask(request).map(Some)
+    }
+
+    /// Waits until the service serves, as far as anybody can see without help. One that a fault has left stopped is started.
+    fn come_to_rest(&self, init: &Init, what: &str) -> Result<(), Error> {
+        let mut resting: Option<Instant> = None;
+        let Operator { place, .. } = self.operator;
+        self.operator.await_status(init, what, |status| {
+            if status.state == State::Stopped && status.phase.is_none() && !self.director.is_freezing() {
+                let _ = self.operator.ask(Request::Start(place.name().clone()));
+            }
+            if !is_at_rest(place, status) || self.director.is_freezing() {
+                resting = None;
+                return false;
+            }
+            resting.get_or_insert_with(Instant::now).elapsed() >= AT_REST
+        })
+    }
+}
+
+/// Without a fault each operation has one right end; a cancel may come too late.
+fn judge(operation: Operation, answer: Result<Option<Response>, Error>) -> Result<(), Error> {
+    let expected: &[Ending] = match operation {
+        Operation::Nothing | Operation::ReplaceDaemon | Operation::EndDaemon => return Ok(()),
+        Operation::Upgrade | Operation::Restart => &[Ending::Committed],
+        Operation::BadUpgrade => &[Ending::RolledBack],
+        Operation::Cancel(_) => &[Ending::RolledBack, Ending::Committed],
+        Operation::StopAndStart => &[Ending::Started],
+    };
+    match answer? {
+        Some(Response::Outcome(outcome)) if expected.contains(&outcome.outcome) => Ok(()),
+        other => Err(format!("expected {expected:?}, got {other:?}").into()),
+    }
+}
+
+fn fail(problems: impl IntoIterator<Item = String>) -> Result<(), Error> {
+    let problems: Vec<String> = problems.into_iter().collect();
+    if problems.is_empty() { Ok(()) } else { Err(problems.join("\n").into()) }
+}
+
+impl SoakReport {
+    /// Whether it went on for its time and everything was kept.
+    pub fn is_good(&self) -> bool {
+        self.problems.is_empty() && !self.interrupted
+    }
+}
+
+impl fmt::Display for SoakReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new();
+        table.load_style(ASCII_MARKDOWN);
+        table.set_header(["what happened", "count"]);
+        for (what, count) in self.rounds.iter().chain(&self.faults) {
+            table.add_row([what.clone(), count.to_string()]);
+        }
+        writeln!(f, "{table}\n")?;
+        for problem in &self.problems {
+            writeln!(f, "FAILED {problem}")?;
+        }
+        if !self.log.is_empty() {
+            writeln!(f, "{}", self.log)?;
+        }
+        if let Some(kept) = &self.kept {
+            writeln!(f, "kept in {}", kept.display())?;
+        }
+        let Self { seed, took_ms, daemons, acknowledged, longest_gap_ms, .. } = self;
+        let rounds: u64 = self.rounds.values().sum();
+        let end = match (self.is_good(), self.interrupted) {
+            (true, _) => "held",
+            (false, true) if self.problems.is_empty() => "interrupted",
+            (false, _) => "failed",
+        };
+        write!(
+            f,
+            "soak with seed {seed}: {end} after {} s, {rounds} rounds, {daemons} daemons, {acknowledged} writes \
+             acknowledged, longest time without an answer {longest_gap_ms:.0} ms",
+            took_ms / 1000
+        )
+    }
+}

@@ -1,0 +1,110 @@
+//! What tells the next daemon of a command that this one has started: a file below the runtime directory, which the command and
+//! everything that it starts have open. It is made before the command and removed after its end, so whenever a daemon is
+//! killed, either no command runs or its file is there.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use uuid::Uuid;
+
+use crate::shim::end_what_is_left;
+use crate::sys::traced::{out_of_the_way, trace};
+
+/// Where the files are. A process that is no daemon leaves none.
+static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on each command has a file in this directory. What an earlier daemon has left there is ended with all that it has
+/// started. Blocks until that is gone.
+pub(crate) fn keep_traces_in(directory: PathBuf) {
+    for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+        tracing::warn!(path = %entry.path().display(), "a command that an earlier daemon has left is ended");
+        end_what_is_left(&entry.path());
+    }
+    let _ = DIRECTORY.set(directory);
+}
+
+/// The file of one command. It is removed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Trace(Option<PathBuf>);
+
+impl Trace {
+    /// Makes the file. What is given back is for the command that is about to be started, and is closed here after that.
+    pub(crate) fn make() -> io::Result<(Self, Option<OwnedFd>)> {
+        match DIRECTORY.get() {
+            Some(directory) => Self::make_in(directory).map(|(trace, file)| (trace, Some(file))),
+            None => Ok((Self(None), None)),
+        }
+    }
+
+    /// Makes the file, and gives it to a command that is about to be started.
+    pub(crate) fn leave(command: &mut Command) -> io::Result<Self> {
+        let (made, file) = Self::make()?;
+        if let Some(file) = file {
+            trace(command, file);
+        }
+        Ok(made)
+    }
+
+    fn make_in(directory: &Path) -> io::Result<(Self, OwnedFd)> {
+        let path = directory.join(Uuid::now_v7().to_string());
+        let file = File::create_new(&path).or_else(|error| match error.kind() {
+            // Somebody cleans up below the runtime directory.
+            io::ErrorKind::NotFound => {
+                DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+                File::create_new(&path)
+            }
+            _ => Err(error),
+        })?;
+        Ok((Self(Some(path)), out_of_the_way(file)?))
+    }
+
+    /// Ends everything that the command has started, also what has left its process group. Blocks until it is gone.
+    pub(crate) fn end_all(mut self) {
+        if let Some(path) = self.0.take() {
+            end_what_is_left(&path);
+        }
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take() {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::CommandExt;
+
+    #[test]
+    fn whatever_a_command_has_started_is_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let pid = directory.path().join("pid");
+        let traces = directory.path().join("traces");
+        let script = format!(
+            "setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! > {0}.new; mv {0}.new {0}",
+            pid.display()
+        );
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &script]).process_group(0);
+        let (made, file) = Trace::make_in(&traces).unwrap();
+        trace(&mut command, file);
+        assert!(command.status().unwrap().success());
+        drop(command);
+        let pid = fs::read_to_string(&pid).unwrap();
+        let lives =
+            || fs::read_to_string(format!("/proc/{}/cmdline", pid.trim())).is_ok_and(|it| !it.is_empty());
+        assert!(lives(), "it has left its group");
+        made.end_all();
+        assert!(!lives());
+        assert_eq!(fs::read_dir(&traces).unwrap().count(), 0);
+    }
+}

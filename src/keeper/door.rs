@@ -1,0 +1,118 @@
+//! The socket on which later supervisors come. It comes back if it is removed, or its directory is.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use crate::sys::inotify::{AddWatchFlags, Inotify};
+use crate::sys::path::set_umask;
+use crate::sys::socket::{AddressFamily, SockFlag, SockType, bind_path, listen, socket};
+
+/// What may take the path away. The rest of what happens in the directory is not told.
+const GOES: AddWatchFlags =
+    AddWatchFlags::IN_DELETE.union(AddWatchFlags::IN_MOVED_FROM).union(AddWatchFlags::IN_DELETE_SELF);
+const MOVES: AddWatchFlags = AddWatchFlags::IN_MOVE_SELF.union(AddWatchFlags::IN_ONLYDIR);
+
+/// The socket, and the watch over its path. The path goes with it, unless another keeper has taken it over.
+pub(super) struct Door {
+    path: PathBuf,
+    listener: OwnedFd,
+    /// Device and inode of the path.
+    identity: (u64, u64),
+    /// None if the kernel gives none: then a path that is removed stays away.
+    watch: Option<Inotify>,
+}
+
+/// What there is at the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// This door.
+    Own,
+    /// Nothing.
+    Nothing,
+    /// The door of another keeper.
+    Other,
+}
+
+impl Door {
+    /// Binds it for this user alone, instead of whatever socket is there: the supervisor starts one keeper at a time.
+    ///
+    /// In one step: a keeper that finds its path gone puts it back, and would be there before this one.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        // No longer than the path, whose length is limited.
+        let new = path.with_extension("new");
+        match std::fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut door = Self::bind(&new)?;
+        std::fs::rename(&new, path)?;
+        path.clone_into(&mut door.path);
+        Ok(door)
+    }
+
+    fn bind(path: &Path) -> io::Result<Self> {
+        let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_NONBLOCK)?;
+        set_umask(0o177);
+        let bound = bind_path(&listener, path);
+        set_umask(0o077);
+        bound?;
+        listen(&listener, 16)?;
+        Ok(Self { path: path.to_owned(), listener, identity: identity(path)?, watch: watch(path).ok() })
+    }
+
+    pub(super) fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// Readable when something has happened to the path.
+    pub(super) fn watch(&self) -> Option<BorrowedFd<'_>> {
+        self.watch.as_ref().map(AsFd::as_fd)
+    }
+
+    pub(super) fn find(&self) -> Found {
+        match identity(&self.path) {
+            Ok(found) if found == self.identity => Found::Own,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Found::Nothing,
+            Ok(_) | Err(_) => Found::Other,
+        }
+    }
+
+    /// Something has happened: puts the path back if it is gone, and the directory above it. `false` if that is to be tried again.
+    pub(super) fn look(&mut self) -> bool {
+        if let Some(watch) = &self.watch {
+            watch.drain();
+        }
+        if self.find() == Found::Nothing {
+            let directory = self.path.parent().unwrap_or(Path::new("/"));
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+            match made.and_then(|()| Self::bind(&self.path)) {
+                Ok(again) => *self = again,
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        if self.find() == Found::Own {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn watch(path: &Path) -> io::Result<Inotify> {
+    let inotify = Inotify::new()?;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    inotify.add(directory, GOES | MOVES)?;
+    Ok(inotify)
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}

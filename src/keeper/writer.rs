@@ -1,0 +1,267 @@
+//! Lines on their way into one log, by a thread of its own: a file system that does not answer holds up that log alone.
+//!
+//! As long as the file system answers at once, lines are in the file when [`Writer::write`] returns. One that has taken longer is
+//! not waited for again until it has written all of it quickly; lines for which there is no room then are lost, and counted.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
+use std::time::{Duration, Instant};
+
+use super::log::{Limits, Log, Tally};
+
+/// So long a write is waited for.
+const MOMENT: Duration = Duration::from_millis(250);
+/// A write that takes longer is a slow one: to wait for each of them would throttle all other logs.
+const QUICK: Duration = Duration::from_millis(100);
+/// A thread that has had nothing to write for so long ends.
+const IDLE: Duration = Duration::from_secs(1);
+/// So much waits for a file system at the most.
+const WAITING_MAX_BYTES: usize = 1 << 20;
+/// The thread needs little.
+const STACK_BYTES: usize = 256 << 10;
+
+/// One log.
+#[derive(Debug)]
+pub(super) struct Writer {
+    dir: PathBuf,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// There is something to write.
+    begun: Condvar,
+    /// Everything is written.
+    ended: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Not while the thread writes.
+    log: Option<Log>,
+    /// Whole lines.
+    waiting: Vec<u8>,
+    /// Lines that found no room.
+    lost_lines: u64,
+    /// Whether there was a moment at which what is missing should be told.
+    is_told: bool,
+    limits: Limits,
+    tally: Tally,
+    has_thread: bool,
+    /// Whether the last write was a slow one.
+    is_slow: bool,
+}
+
+impl Writer {
+    pub(super) fn new(dir: PathBuf, limits: Limits) -> Self {
+        let state = State {
+            log: Some(Log::new(dir.clone(), limits)),
+            waiting: Vec::new(),
+            lost_lines: 0,
+            is_told: true,
+            limits,
+            tally: Tally::default(),
+            has_thread: false,
+            is_slow: false,
+        };
+        let shared = Shared { state: Mutex::new(state), begun: Condvar::new(), ended: Condvar::new() };
+        Self { dir, shared: Arc::new(shared) }
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn set_limits(&self, limits: Limits) {
+        self.shared.lock().limits = limits;
+    }
+
+    /// Gives what has come together since the last call.
+    pub(super) fn take_tally(&self) -> Tally {
+        std::mem::take(&mut self.shared.lock().tally)
+    }
+
+    /// Appends whole lines, or counts them as lost. `lines` ends with a newline.
+    pub(super) fn write(&self, lines: &[u8]) {
+        let mut state = self.shared.lock();
+        if state.waiting.len() + lines.len() > WAITING_MAX_BYTES {
+            state.lost_lines += lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+        } else {
+            state.waiting.extend_from_slice(lines);
+        }
+        self.wait(state);
+    }
+
+    /// Writes how many lines are missing, if some are and if it can.
+    pub(super) fn tell_of_lost_lines(&self) {
+        let mut state = self.shared.lock();
+        state.is_told = false;
+        self.wait(state);
+    }
+
+    /// Has the thread begin, and gives it a moment.
+    fn wait(&self, mut state: MutexGuard<'_, State>) {
+        if let Err(error) = self.shared.have_thread(&mut state) {
+            // Without a thread nobody else is at it.
+            state.tally.trouble = format!("{}: no thread can be started for it: {error}", self.dir.display());
+            return self.shared.write_all(state, |_| {});
+        }
+        self.shared.begun.notify_one();
+        if state.is_slow {
+            return;
+        }
+        let until = Instant::now() + MOMENT;
+        while !state.is_done() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                state.tally.trouble = format!("{}: it does not answer", self.dir.display());
+                state.is_slow = true;
+                return;
+            }
+            state = match self.shared.ended.wait_timeout(state, left) {
+                Ok((state, _)) => state,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+}
+
+impl State {
+    fn is_done(&self) -> bool {
+        self.log.is_some() && !self.has_work()
+    }
+
+    fn has_work(&self) -> bool {
+        !self.waiting.is_empty() || self.lost_lines > 0 || !self.is_told
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn have_thread(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
+        if !state.has_thread {
+            let shared = Arc::clone(self);
+            Builder::new().name("log".into()).stack_size(STACK_BYTES).spawn(move || shared.work())?;
+            state.has_thread = true;
+        }
+        Ok(())
+    }
+
+    /// What the thread does.
+    fn work(&self) {
+        let mut state = self.lock();
+        loop {
+            self.write_all(state, |shared| shared.ended.notify_all());
+            state = self.lock();
+            if state.has_work() && state.log.is_some() {
+                continue;
+            }
+            let (woken, idle) = match self.begun.wait_timeout(state, IDLE) {
+                Ok((state, idle)) => (state, idle.timed_out()),
+                Err(poisoned) => (poisoned.into_inner().0, false),
+            };
+            state = woken;
+            if idle && !state.has_work() {
+                state.has_thread = false;
+                return;
+            }
+        }
+    }
+
+    /// Writes what waits, while nobody has the lock. Calls `ended` with the lock when all is written.
+    fn write_all<'a>(&'a self, mut state: MutexGuard<'a, State>, ended: impl Fn(&Self)) {
+        while state.has_work() {
+            let Some(mut log) = state.log.take() else { return };
+            let (lines, lost_lines) =
+                (std::mem::take(&mut state.waiting), std::mem::take(&mut state.lost_lines));
+            state.is_told = true;
+            log.set_limits(state.limits);
+            drop(state);
+            let began = Instant::now();
+            if lines.is_empty() {
+                log.tell_of_lost_lines();
+            } else {
+                log.write(&lines);
+            }
+            if lost_lines > 0 {
+                log.miss(lost_lines);
+                log.tell_of_lost_lines();
+            }
+            state = self.lock();
+            state.is_slow = began.elapsed() > QUICK;
+            state.tally.add(log.take_tally());
+            state.log = Some(log);
+        }
+        ended(self);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { max_size_bytes: 10 << 20, files: 2 };
+
+    fn text(writer: &Writer) -> String {
+        std::fs::read_to_string(writer.dir().join("current")).unwrap_or_default()
+    }
+
+    #[test]
+    fn lines_are_in_the_file_at_once_and_the_thread_ends() {
+        let root = tempfile::tempdir().unwrap();
+        let writer = Writer::new(root.path().join("log"), LIMITS);
+        for number in 0..1_000 {
+            writer.write(format!("{number}\n").as_bytes());
+        }
+        assert_eq!(text(&writer).lines().count(), 1_000);
+        assert_eq!(writer.take_tally().lost_lines, 0);
+        let until = Instant::now() + Duration::from_secs(20);
+        while writer.shared.lock().has_thread {
+            assert!(Instant::now() < until, "the thread stays");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        writer.write(b"last\n");
+        assert!(text(&writer).ends_with("999\nlast\n"));
+    }
+
+    /// A log that its thread never gives back is one whose file system does not answer.
+    #[test]
+    fn one_that_does_not_answer_is_waited_for_once_and_what_has_no_room_is_counted() {
+        let root = tempfile::tempdir().unwrap();
+        let writer = Writer::new(root.path().join("log"), LIMITS);
+        writer.write(b"first\n");
+        let log = {
+            let until = Instant::now() + Duration::from_secs(20);
+            loop {
+                assert!(Instant::now() < until, "the log comes back");
+                if let Some(log) = writer.shared.lock().log.take() {
+                    break log;
+                }
+            }
+        };
+        let began = Instant::now();
+        let line = vec![b'x'; 1023];
+        for _ in 0..1_100 {
+            writer.write(&[&line[..], b"\n"].concat());
+        }
+        assert!(began.elapsed() < 20 * MOMENT, "each was waited for: {:?}", began.elapsed());
+        assert!(writer.take_tally().trouble.ends_with("it does not answer"));
+        writer.shared.lock().log = Some(log);
+        writer.write(b"late\n");
+        let until = Instant::now() + Duration::from_secs(20);
+        while !writer.shared.lock().is_done() {
+            assert!(Instant::now() < until, "it catches up");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let lost = writer.take_tally().lost_lines;
+        assert!(lost >= 76, "{lost} lines were lost");
+        assert_eq!(text(&writer).lines().filter(|line| line.starts_with('x')).count() as u64 + lost, 1_101);
+        assert!(text(&writer).contains(&format!("handoff: {lost} lines are missing here")));
+    }
+}

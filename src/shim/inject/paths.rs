@@ -1,0 +1,69 @@
+//! Programs that remove the path of their unix socket, before they bind or when they end, or move something over it.
+//!
+//! The path is the supervisor's, and clients are on their way to it at every moment. So such a call is answered without being
+//! done. What is compared is first the name, which costs nothing, and then the directory: a file system that hangs is
+//! asked only by who names a file like a listener.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Slots;
+use super::target::Target;
+use crate::config::ListenAddress;
+use crate::slots::Place;
+use crate::sys::seccomp::{Call, What};
+
+/// `AT_FDCWD` and `AT_REMOVEDIR` of fcntl.h.
+const CURRENT_DIRECTORY: i32 = -100;
+const REMOVES_DIRECTORY: u64 = 0x200;
+
+/// What a call does to the path of a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Meant {
+    /// It removes it, or renames it.
+    Away,
+    /// It puts something else in its place.
+    Over,
+}
+
+/// `None` if the call has nothing to do with a listener.
+pub(super) fn meant(target: &Target, call: &Call, slots: &Arc<dyn Slots>) -> io::Result<Option<Meant>> {
+    let [a, b, c, d] = call.args;
+    let current = CURRENT_DIRECTORY as u64;
+    let (from, over) = match call.what {
+        What::UnlinkAt if c & REMOVES_DIRECTORY != 0 => return Ok(None),
+        What::Unlink => ((current, a), None),
+        What::UnlinkAt => ((a, b), None),
+        What::Rename => ((current, a), Some((current, b))),
+        What::RenameAt => ((a, b), Some((c, d))),
+        What::Bind | What::Listen => return Ok(None),
+    };
+    let ours: Vec<ListenAddress> = slots.configured().into_iter().map(|(_, address)| address).collect();
+    let is_ours = |(directory, path): (u64, u64)| -> io::Result<bool> {
+        let path = PathBuf::from(OsStr::from_bytes(&target.text(path)?));
+        Ok(ours.iter().any(|address| is_meant(address, &path, || target.below(directory as i32, &path))))
+    };
+    if is_ours(from)? {
+        return Ok(Some(Meant::Away));
+    }
+    match over {
+        Some(over) if is_ours(over)? => Ok(Some(Meant::Over)),
+        _ => Ok(None),
+    }
+}
+
+/// What is there at this moment has to be a slot: anything else the program may do with as it likes.
+fn is_meant(address: &ListenAddress, path: &Path, whole: impl Fn() -> PathBuf) -> bool {
+    let ListenAddress::Unix(ours) = address else { return false };
+    let same_directory = || {
+        let identity = |directory: &Path| fs::metadata(directory).map(|found| (found.dev(), found.ino()));
+        let theirs = identity(whole().parent()?).ok()?;
+        Some(theirs == identity(ours.parent()?).ok()?)
+    };
+    path.file_name() == ours.file_name() && same_directory() == Some(true) && Place::of(address).is_some()
+}

@@ -1,0 +1,288 @@
+//! What a program has left whose shim is gone: finds it, by whatever it is known by, and ends it.
+//!
+//! - A file is open in each process, which knows nothing of it. A launcher that closes what it does not know (`npm`, the `subprocess` of
+//!   Python) starts processes without it.
+//! - A variable in the environment names that file. `env -i` and what writes its title over its environment lose it.
+//! - The first process leads a session of its own, whose id stays when it is gone. `setsid` leaves it.
+//! - What a process of these has started belongs to them, as long as its parent is there.
+//!
+//! One that has lost all of this is not found. Only processes that are no older than the first one are looked at by their environment:
+//! to read that waits for the memory of the process, which may be slow to come.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::sys::path::hold;
+use crate::sys::process::{Place, ProcessId, Signal, has_ended, kill, pidfd_open, place_of};
+use crate::sys::regular;
+
+/// The variable that each process of a program has: the path of the file that it has open.
+pub(crate) const VARIABLE: &str = "HANDOFF_TRACE";
+/// The ending of the file in which a shim puts down which process of its program was the first.
+pub(super) const FIRST: &str = "first";
+/// More of an environment than the kernel gives to a program with the usual limits.
+const ENVIRONMENT_MAX_BYTES: u64 = 8 << 20;
+
+/// The first process of a program, as its shim has put it down: no process of the program has this file open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct First {
+    pub(super) process: ProcessId,
+    /// The file that the program has open.
+    pub(super) trace: PathBuf,
+}
+
+impl First {
+    /// Puts it down, as a whole or not at all.
+    pub(super) fn note(&self, path: &Path) -> io::Result<()> {
+        let beside = path.with_extension(format!("{FIRST}-{}", std::process::id()));
+        fs::write(&beside, serde_json::to_vec(self)?)?;
+        fs::rename(&beside, path)
+    }
+
+    /// What is put down there, if it is of this boot.
+    pub(super) fn read(path: &Path) -> Option<Self> {
+        let mut text = Vec::new();
+        regular::open_to_read(path).ok()?.take(64 << 10).read_to_end(&mut text).ok()?;
+        let first: Self = serde_json::from_slice(&text).ok()?;
+        (first.process.boot_id == ProcessId::own().ok()?.boot_id).then_some(first)
+    }
+
+    /// The program that has this file open is gone as a whole. What is put down of another one stays.
+    pub(super) fn forget(path: &Path, trace: &Path) {
+        if Self::read(path).is_some_and(|first| first.trace == trace) {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// The id of the session stays its own as long as the session lives, so another process that has the pid by now has none of it.
+    fn is_reused(&self) -> bool {
+        ProcessId::of(self.process.pid).is_ok_and(|found| found.start_ticks != self.process.start_ticks)
+    }
+}
+
+/// What the processes of a program are known by.
+#[derive(Default)]
+pub(super) struct Ropes {
+    /// A file that they have open. Its path is never used again for another file.
+    open: Option<PathBuf>,
+    /// What the variable says.
+    named: Option<OsString>,
+    first: Option<First>,
+}
+
+impl Ropes {
+    /// Those of a program that has `trace` open.
+    pub(super) fn of_trace(trace: &Path) -> Self {
+        let named = Some([VARIABLE.as_ref(), trace.as_os_str()].join("=".as_ref()));
+        Self { open: Some(trace.to_owned()), named, first: First::read(&trace.with_extension(FIRST)) }
+    }
+
+    /// Those of a program of which this was put down.
+    pub(super) fn of_first(first: First) -> Self {
+        Self { first: Some(first.clone()), ..Self::of_trace(&first.trace) }
+    }
+
+    /// Only that a file is open.
+    pub(super) fn of_file(path: &Path) -> Self {
+        Self { open: Some(path.to_owned()), ..Self::default() }
+    }
+
+    /// Kills each process of the program, but for this one and its `own`, also one that is stopped. Gives those that were there, and may
+    /// be for a moment more.
+    pub(super) fn end(&self, own: impl Fn() -> Vec<u32>) -> io::Result<BTreeSet<u32>> {
+        let found = self.find(own)?;
+        for (pid, place) in &found {
+            // Opened before the look at who has the pid now.
+            if let Ok(process) = pidfd_open(*pid)
+                && place_of(*pid).is_some_and(|now| now.start_ticks == place.start_ticks)
+            {
+                let _ = kill(&process, Signal::SIGKILL);
+            }
+        }
+        Ok(found.into_keys().collect())
+    }
+
+    fn find(&self, own: impl Fn() -> Vec<u32>) -> io::Result<BTreeMap<u32, Place>> {
+        let this = std::process::id();
+        let pids =
+            fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let all = pids.filter(|pid| *pid != this).filter_map(|pid| Some((pid, place_of(pid)?)));
+        let all: BTreeMap<u32, Place> = all.filter(|(pid, _)| !has_ended(*pid)).collect();
+        let wanted = self.open.as_deref().and_then(|path| Wanted::at(path).ok());
+        let session = self.first.as_ref().filter(|first| !first.is_reused()).map(|first| first.process.pid);
+        let since = self.first.as_ref().map_or(0, |first| first.process.start_ticks);
+        let is_one = |pid: u32, place: &Place| {
+            wanted.as_ref().is_some_and(|wanted| wanted.is_open_in(pid))
+                || place.start_ticks >= since && (Some(place.session) == session || self.is_named_by(pid))
+        };
+        let mut found: BTreeSet<u32> =
+            all.iter().filter(|(pid, place)| is_one(**pid, place)).map(|(pid, _)| *pid).collect();
+        loop {
+            let children =
+                all.iter().filter(|(pid, place)| !found.contains(pid) && found.contains(&place.parent));
+            let children: Vec<u32> = children.map(|(pid, _)| *pid).collect();
+            if children.is_empty() {
+                break;
+            }
+            found.extend(children);
+        }
+        if !found.is_empty() {
+            let own = own();
+            found.retain(|pid| !own.contains(pid));
+        }
+        Ok(all.into_iter().filter(|(pid, _)| found.contains(pid)).collect())
+    }
+
+    fn is_named_by(&self, pid: u32) -> bool {
+        let Some(named) = &self.named else { return false };
+        let mut text = Vec::new();
+        let read = File::open(format!("/proc/{pid}/environ"))
+            .and_then(|file| file.take(ENVIRONMENT_MAX_BYTES).read_to_end(&mut text));
+        read.is_ok() && text.split(|byte| *byte == 0).any(|entry| entry == named.as_bytes())
+    }
+}
+
+/// A file that processes may have open.
+struct Wanted {
+    path: PathBuf,
+    file: fs::Metadata,
+    /// What the kernel calls it.
+    name: PathBuf,
+}
+
+impl Wanted {
+    fn at(path: &Path) -> io::Result<Self> {
+        let open = hold(path)?;
+        let name = fs::read_link(format!("/proc/thread-self/fd/{}", open.as_raw_fd()))?;
+        Ok(Self { path: path.to_owned(), file: File::from(open).metadata()?, name })
+    }
+
+    /// Processes of others cannot be looked at, and have nothing of ours. What a process has open is followed only if it has the
+    /// name: anything else may lie where a look never ends.
+    fn is_open_in(&self, pid: u32) -> bool {
+        let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+        let is_open = fds.flatten().map(|fd| fd.path()).any(|fd| {
+            fs::read_link(&fd).is_ok_and(|name| name == self.name)
+                && fs::metadata(&fd).is_ok_and(|found| self.is(&found))
+        });
+        // The number of a file that is removed is at once that of another one, which any process of this machine may have opened: if
+        // the file is there after the look, its number was its own.
+        is_open && fs::metadata(&self.path).is_ok_and(|found| self.is(&found))
+    }
+
+    fn is(&self, other: &fs::Metadata) -> bool {
+        (self.file.dev(), self.file.ino()) == (other.dev(), other.ino())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::process::session_of;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    /// Starts `script` in a session of its own, of which this process is told when it has run up to its `echo`.
+    fn session(script: &str, variable: Option<&Path>) -> (Child, First) {
+        let mut command = Command::new("setsid");
+        command.args(["/bin/sh", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        variable.map(|path| command.env(VARIABLE, path));
+        let mut child = command.spawn().unwrap();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+        assert_eq!(session_of(child.id()), Some(child.id()));
+        let process = ProcessId::of(child.id()).unwrap();
+        (child, First { process, trace: variable.unwrap_or(Path::new("/nonexistent")).to_owned() })
+    }
+
+    fn end_all(ropes: &Ropes) {
+        let until = Instant::now() + Duration::from_secs(10);
+        while !ropes.end(Vec::new).unwrap().is_empty() {
+            assert!(Instant::now() < until, "they do not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The pid of a process that has one of these as its arguments.
+    fn running(seconds: &str) -> Vec<u32> {
+        let line = format!("sleep\0{seconds}\0");
+        let pids = fs::read_dir("/proc").unwrap().flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter(|pid| {
+            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|found| found == line.as_bytes())
+        })
+        .collect()
+    }
+
+    #[test]
+    fn each_rope_alone_is_enough_and_a_stopped_process_is_ended_as_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = std::process::id();
+        let trace = dir.path().join("id.tree");
+        // The first process is gone, and nothing has the file open.
+        let cases = [
+            ("the session", None, "sleep"),
+            ("the variable", Some(trace.as_path()), "setsid sleep"),
+            ("the parent", Some(trace.as_path()), "setsid sh -c 'env -i setsid \"$@\" & wait' - sleep"),
+        ];
+        for (n, (what, variable, start)) in cases.into_iter().enumerate() {
+            let seconds = format!("{}.{own}{n}", 4000 + n);
+            let (mut child, first) =
+                session(&format!("{start} {seconds} >/dev/null & echo; read line"), variable);
+            let until = Instant::now() + Duration::from_secs(10);
+            let left = loop {
+                match running(&seconds)[..] {
+                    [pid] => break pid,
+                    _ => assert!(Instant::now() < until, "{what}: it does not start"),
+                }
+                std::thread::yield_now();
+            };
+            kill(pidfd_open(left).unwrap(), Signal::SIGSTOP).unwrap();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert_eq!(running(&seconds), [left], "{what}");
+            let mut other = Command::new("/bin/cat").stdin(Stdio::piped()).spawn().unwrap();
+            let another = First { trace: dir.path().join("another.tree"), ..first.clone() };
+            let stranger = First {
+                process: ProcessId {
+                    start_ticks: first.process.start_ticks + 1_000_000,
+                    ..first.process.clone()
+                },
+                ..another
+            };
+            assert!(Ropes::of_first(stranger).end(Vec::new).unwrap().is_empty(), "{what}");
+            end_all(&Ropes::of_first(first));
+            assert_eq!(running(&seconds), [0_u32; 0], "{what}");
+            assert!(other.try_wait().unwrap().is_none());
+            drop(other.stdin.take());
+            assert!(other.wait().unwrap().success());
+        }
+    }
+
+    #[test]
+    fn what_is_put_down_is_read_in_this_boot_and_forgotten_by_its_own_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, trace) = (dir.path().join("program.first"), dir.path().join("id.tree"));
+        let first = First { process: ProcessId::own().unwrap(), trace: trace.clone() };
+        assert_eq!(First::read(&path), None);
+        first.note(&path).unwrap();
+        assert_eq!(First::read(&path), Some(first.clone()));
+        First::forget(&path, &dir.path().join("another.tree"));
+        assert_eq!(First::read(&path), Some(first.clone()));
+        First::forget(&path, &trace);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let process = ProcessId { boot_id: "another".to_owned(), ..first.process };
+        First { process, trace }.note(&path).unwrap();
+        assert_eq!(First::read(&path), None);
+        fs::write(&path, "rubbish").unwrap();
+        assert_eq!(First::read(&path), None);
+    }
+}

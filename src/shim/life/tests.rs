@@ -1,0 +1,114 @@
+//! The whole table, state by state and event by event, as the text of `table.txt`. A change of behaviour shows there as a change of
+//! a line; `UPDATE_GOLDEN=1` writes the file instead.
+
+use std::collections::{HashSet, VecDeque};
+use std::fmt::Write;
+use std::path::Path;
+
+use super::*;
+
+const FIRST: u32 = 1;
+const OTHER: u32 = 2;
+
+fn exit(code: i32) -> Exit {
+    Exit { code: Some(code), signal: None }
+}
+
+fn events() -> Vec<(&'static str, Event)> {
+    let named = |pid, is_ours, sender_is_ours| Event::MainPid { pid, is_ours, sender_is_ours };
+    vec![
+        ("started", Event::Started(FIRST)),
+        ("serves", Event::Serves),
+        ("names itself", named(FIRST, true, true)),
+        ("names another", named(OTHER, true, true)),
+        ("names a stranger", named(9, false, true)),
+        ("a stranger names one", named(OTHER, true, false)),
+        ("first ends with 0", Event::Exited(FIRST, Some(exit(0)))),
+        ("first ends with 1", Event::Exited(FIRST, Some(exit(1)))),
+        ("other ends", Event::Exited(OTHER, None)),
+        ("nobody serves", Event::Unserved(Some(exit(1)))),
+        ("nothing is left", Event::Empty),
+        ("stop", Event::Stop),
+        ("lingers", Event::Lingers),
+        ("late", Event::Late),
+        ("kill", Event::Kill),
+    ]
+}
+
+#[test]
+fn a_program_lives_as_written() {
+    let start = Life::default();
+    let (mut known, mut todo) = (HashSet::from([start.state]), VecDeque::from([start]));
+    let mut text = String::new();
+    while let Some(life) = todo.pop_front() {
+        let _ = writeln!(text, "{:?}", life.state);
+        let mut nothing = Vec::new();
+        for (name, event) in events() {
+            let mut next = life;
+            let actions = next.step(event);
+            if next.state == life.state && actions.is_empty() {
+                nothing.push(name);
+                continue;
+            }
+            let mut parts: Vec<String> = actions.iter().map(|action| format!("{action:?}")).collect();
+            if next.state != life.state {
+                parts.insert(0, format!("[{:?}]", next.state));
+            }
+            let _ = writeln!(text, "    {name} -> {}", parts.join(" "));
+            if known.insert(next.state) {
+                todo.push_back(next);
+            }
+        }
+        let _ = writeln!(text, "    nothing: {}\n", nothing.join(", "));
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/shim/life/table.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some_and(|value| value == "1") {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(golden, text, "{}: if the change is meant, run the test with UPDATE_GOLDEN=1", path.display());
+}
+
+#[test]
+fn how_it_ended_is_what_the_process_says_that_counts() {
+    let mut life = Life::default();
+    life.step(Event::Started(FIRST));
+    life.step(Event::MainPid { pid: OTHER, is_ours: true, sender_is_ours: true });
+    life.step(Event::Serves);
+    life.step(Event::Exited(FIRST, Some(exit(0))));
+    assert_eq!((life.exit(), life.main()), (None, Some(OTHER)));
+    assert_eq!(life.step(Event::Exited(OTHER, Some(exit(3)))), [Action::AskRest]);
+    assert_eq!(life.exit(), Some(exit(3)));
+    assert_eq!(life.step(Event::Empty), [Action::Fail]);
+}
+
+/// How a program ends that is asked to end is told as well as how one ends by itself.
+#[test]
+fn the_end_of_the_process_that_counts_is_known_also_when_it_was_wanted() {
+    let began = || {
+        let mut life = Life::default();
+        life.step(Event::Started(FIRST));
+        life.step(Event::Serves);
+        life
+    };
+    let mut life = began();
+    life.step(Event::Stop);
+    life.step(Event::Exited(OTHER, Some(exit(7))));
+    assert_eq!(life.exit(), None, "another one");
+    life.step(Event::Exited(FIRST, Some(exit(3))));
+    life.step(Event::Exited(OTHER, Some(exit(8))));
+    life.step(Event::Empty);
+    assert_eq!((life.state(), life.exit()), (State::Ended, Some(exit(3))));
+
+    // A daemon has no such process: the last that ends counts, whether it was asked to or not.
+    for stops in [true, false] {
+        let mut life = began();
+        life.step(Event::Exited(FIRST, Some(exit(0))));
+        if stops {
+            life.step(Event::Stop);
+        }
+        life.step(Event::Exited(OTHER, Some(exit(5))));
+        let last = life.step(Event::Empty);
+        assert_eq!((last.contains(&Action::Fail), life.exit()), (!stops, Some(exit(5))));
+    }
+}

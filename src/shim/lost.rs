@@ -1,0 +1,42 @@
+//! How many datagrams were lost around the end of a program, in a file beside the others of its shim: the daemon tells it, also one that
+//! comes later.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use crate::sys::regular;
+
+/// The ending of the file.
+const ENDING: &str = "lost";
+
+/// Puts a number down, one a line.
+pub(super) fn note(own: &Path, count: u32) -> io::Result<()> {
+    let path = own.with_extension(ENDING);
+    File::options().create(true).append(true).open(path)?.write_all(format!("{count}\n").as_bytes())
+}
+
+/// Takes the sum of what was put down.
+pub(crate) fn take(own: &Path) -> u64 {
+    let path = own.with_extension(ENDING);
+    let Ok(text) = regular::read(&path) else { return 0 };
+    let _ = fs::remove_file(&path);
+    let numbers = String::from_utf8_lossy(&text);
+    numbers.lines().filter_map(|line| line.parse::<u64>().ok()).fold(0, u64::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_put_down_is_taken_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("01a1fd");
+        assert_eq!(take(&own), 0);
+        note(&own, 7).unwrap();
+        note(&own, 35).unwrap();
+        assert_eq!((take(&own), take(&own)), (42, 0));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,316 @@
+//! The moment at which a program is told to end, in which none of its requests is under way.
+//!
+//! It is looked for by looks, which follow each other every few milliseconds, and each gives the next step:
+//!
+//! ```text
+//!            something is under way                    nothing is under way any more
+//!  Running ─────────────────────────▶ Wait, look      ──────────────────────────────▶ Hold, look while nothing runs
+//!     ▲                                                                                 │                  │
+//!     └──────────────── let it go, perhaps hold back what clients send next ◀───────────┘ not so           ▼ so
+//!                                                                                                         End
+//! ```
+//!
+//! - At first it is a moment in which no client waits at all. Clients that ask over and over leave none, so after
+//!   [`Limits::clean`] what they send next is held back, and what the program has begun comes to its end. Clients that ask
+//!   now and then are spared that until [`Limits::some`].
+//! - An answer that is written in parts looks finished between them. So nothing must have been written for as long as an answer may
+//!   pause, unless the client has asked again since. Clients that were at rest for longer cost nothing.
+//! - A request that nobody has read was not begun. Its client gets the end of the connection, and can ask again.
+//! - There is an end to it. It is only looked for when new connections wait elsewhere already, and so the program is
+//!   told in any case: that its clients waited for nothing would be worse.
+
+use std::time::Duration;
+
+use crate::config::DrainFor;
+
+/// For so long must nothing have moved.
+const STILL: Duration = Duration::from_millis(5);
+
+/// So often it is tried to hold a program: a busy machine may stop it late.
+const HOLDS: u8 = 3;
+
+/// How long which step may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Until nobody is on the way to the program any more. The other times begin then.
+    pub(super) settle: Duration,
+    /// Until no client waits.
+    pub(super) clean: Duration,
+    /// Until what the others send next is held back as well.
+    pub(super) some: Duration,
+    /// Until what was begun is finished, while nothing is held back.
+    pub(super) loose: Duration,
+    /// The same while it is.
+    pub(super) held_back: Duration,
+    /// Until all connections are closed, where they are waited for.
+    pub(super) connections: Duration,
+}
+
+/// What is known of what clients send next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum HeldBack {
+    /// It comes through.
+    Nothing,
+    /// Of some connections it is held back.
+    Some,
+    /// It is held back.
+    All,
+    /// The kernel does not allow it, or the program cannot be held.
+    Refused,
+}
+
+/// What a look found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Seen {
+    /// Nobody is on the way to the program any more.
+    pub(super) settled: bool,
+    /// It has connections.
+    pub(super) open: bool,
+    /// A request is under way.
+    pub(super) work: bool,
+    /// Of each request under way the kernel may know that there is none, and it answers who asks.
+    pub(super) unsure: bool,
+    /// A request waits that was not begun.
+    pub(super) waiting: bool,
+    /// What is held back may be the rest of a request that was begun.
+    pub(super) stuck: bool,
+    /// Nothing has moved lately.
+    pub(super) still: bool,
+    /// An answer may go on after a pause.
+    pub(super) paused: bool,
+}
+
+/// What comes after a look at the running program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Step {
+    /// Look again soon.
+    Wait,
+    /// Stop the program where it stands, and look at once.
+    Hold,
+    /// Tell it to end.
+    End,
+}
+
+/// What comes after a look while nothing of it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Held {
+    /// Tell it to end.
+    End,
+    /// Hold back what clients send next, then let it go on.
+    HoldBack {
+        /// Also on connections that are not in use at this moment.
+        all: bool,
+    },
+    /// Let it go on.
+    LetGo,
+}
+
+/// The table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Moment {
+    pub(super) drain: DrainFor,
+    pub(super) limits: Limits,
+    pub(super) held_back: HeldBack,
+    /// How often it was tried in vain to hold the program.
+    pub(super) vain: u8,
+}
+
+impl Moment {
+    /// After a look at the running program, so long after nobody was on the way to it any more; before, after the first look.
+    pub(super) fn running(&self, after: Duration, seen: Seen) -> Step {
+        let clean_is_over = after >= self.limits.clean;
+        match (self.drain, seen) {
+            (_, Seen { settled: false, .. }) if after < self.limits.settle => Step::Wait,
+            (_, Seen { settled: false, .. }) => Step::End,
+            _ if after >= self.limit() => Step::End,
+            (DrainFor::Nothing | DrainFor::LongRequests, _) => Step::End,
+            (DrainFor::Connections | DrainFor::Requests, Seen { open: false, .. }) => Step::End,
+            (DrainFor::Connections, _) if after < self.limits.connections => Step::Wait,
+            // Only while nothing of it runs is it known what is unread.
+            (_, _) if clean_is_over && (self.can_hold_back() || seen.stuck) => Step::Hold,
+            (_, Seen { work: true, unsure: true, still: true, .. }) => Step::Hold,
+            (_, Seen { work: true, .. } | Seen { still: false, .. } | Seen { paused: true, .. }) => {
+                Step::Wait
+            }
+            (_, Seen { waiting: true, .. }) if !clean_is_over => Step::Wait,
+            (_, _) => Step::Hold,
+        }
+    }
+
+    /// After a look while nothing of it runs.
+    pub(super) fn held(&self, after: Duration, seen: Seen) -> Held {
+        let clean_is_over = after >= self.limits.clean;
+        match seen {
+            Seen { work: false, still: true, paused: false, waiting: false, .. } => Held::End,
+            Seen { work: false, still: true, paused: false, waiting: true, .. } if clean_is_over => Held::End,
+            _ if clean_is_over && (self.can_hold_back() || seen.stuck) => {
+                Held::HoldBack { all: after >= self.limits.some }
+            }
+            _ => Held::LetGo,
+        }
+    }
+
+    /// Some of it did not stand still. It is not tried over and over: the rest of it would stand still most of the time.
+    pub(super) fn not_held(&mut self) -> Held {
+        self.vain += 1;
+        if self.vain >= HOLDS {
+            self.held_back = HeldBack::Refused;
+        }
+        Held::LetGo
+    }
+
+    fn can_hold_back(&self) -> bool {
+        match self.held_back {
+            HeldBack::Nothing | HeldBack::Some => true,
+            HeldBack::All | HeldBack::Refused => false,
+        }
+    }
+
+    fn limit(&self) -> Duration {
+        let limit = match self.held_back {
+            HeldBack::Refused => self.limits.loose,
+            HeldBack::Nothing | HeldBack::Some | HeldBack::All => self.limits.held_back,
+        };
+        match self.drain {
+            DrainFor::Connections => self.limits.connections + limit,
+            DrainFor::Nothing | DrainFor::LongRequests | DrainFor::Requests => limit,
+        }
+    }
+}
+
+/// Whether nothing has moved for long enough.
+pub(super) fn is_still(still: Duration) -> bool {
+    still >= STILL
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    const LIMITS: Limits = Limits {
+        settle: ms(4000),
+        clean: ms(30),
+        some: ms(150),
+        loose: ms(500),
+        held_back: ms(1000),
+        connections: ms(2000),
+    };
+    const REQUESTS: Moment =
+        Moment { drain: DrainFor::Requests, limits: LIMITS, held_back: HeldBack::Nothing, vain: 0 };
+    const DRAINS: [DrainFor; 4] =
+        [DrainFor::Nothing, DrainFor::LongRequests, DrainFor::Requests, DrainFor::Connections];
+    const HELD_BACK: [HeldBack; 4] = [HeldBack::Nothing, HeldBack::Some, HeldBack::All, HeldBack::Refused];
+
+    fn all() -> impl Iterator<Item = (Moment, Duration, Seen)> {
+        let times = [0, 29, 30, 149, 150, 499, 500, 999, 1000, 1999, 2000, 2500, 3000, 3999, 4000, 60_000];
+        let moments = DRAINS.into_iter().flat_map(|drain| {
+            HELD_BACK.map(|held_back| Moment { drain, limits: LIMITS, held_back, vain: 0 })
+        });
+        let looks = moments.flat_map(move |moment| times.map(|time| (moment, ms(time))));
+        looks.flat_map(|(moment, time)| {
+            (0..=255_u8).map(move |bits| {
+                let [settled, open, work, waiting, still, unsure, stuck, paused] =
+                    [1, 2, 4, 8, 16, 32, 64, 128].map(|bit| bits & bit != 0);
+                (moment, time, Seen { settled, open, work, unsure, waiting, stuck, still, paused })
+            })
+        })
+    }
+
+    #[test]
+    fn each_look_has_one_next_step() {
+        for (moment, after, seen) in all() {
+            let step = moment.running(after, seen);
+            let what = format!("{moment:?} {after:?} {seen:?}: {step:?}");
+            if after >= ms(4000) {
+                assert_eq!(step, Step::End, "there is an end to it: {what}");
+            } else if !seen.settled {
+                assert_eq!(step, Step::Wait, "somebody is on the way: {what}");
+            } else if matches!(moment.drain, DrainFor::Nothing | DrainFor::LongRequests) {
+                assert_eq!(step, Step::End, "it finishes the rest itself: {what}");
+            } else if step == Step::End {
+                let is_over = after >= moment.limit();
+                assert!(is_over || !seen.open, "only a held program is told before the limit: {what}");
+            } else if step == Step::Hold && (seen.work || seen.paused) {
+                assert!(
+                    moment.can_hold_back() || seen.work && seen.unsure || seen.stuck,
+                    "to hold it for nothing stops its clients: {what}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_held_program_is_told_if_nothing_is_under_way() {
+        for (moment, after, seen) in all() {
+            let held = moment.held(after, seen);
+            let what = format!("{moment:?} {after:?} {seen:?}: {held:?}");
+            let is_clean = after < LIMITS.clean;
+            match held {
+                Held::End => {
+                    assert!(!seen.work && seen.still && !seen.paused, "{what}");
+                    assert!(!seen.waiting || !is_clean, "{what}");
+                }
+                Held::HoldBack { all } => {
+                    assert!(!is_clean && (moment.can_hold_back() || seen.stuck), "{what}");
+                    assert_eq!(all, after >= LIMITS.some, "{what}");
+                }
+                Held::LetGo => assert!(
+                    seen.work || !seen.still || seen.paused || seen.waiting && is_clean,
+                    "such a moment may not come again: {what}"
+                ),
+            }
+        }
+    }
+
+    /// A process that waits for a disk does not stop.
+    #[test]
+    fn a_program_that_cannot_be_held_is_told_soon() {
+        let mut moment = REQUESTS;
+        let [work, stuck, unsure, waiting, still] = [true, false, false, false, false];
+        let busy = Seen { settled: true, open: true, work, unsure, waiting, stuck, still, paused: false };
+        for after in [30, 135, 240] {
+            assert_eq!(moment.running(ms(after), busy), Step::Hold, "{after}");
+            assert_eq!(moment.not_held(), Held::LetGo);
+        }
+        for after in [345, 499] {
+            assert_eq!(moment.running(ms(after), busy), Step::Wait, "{after}");
+        }
+        assert_eq!(moment.running(ms(500), busy), Step::End);
+    }
+
+    /// Clients that ask back to back: each look finds work until what they send next is held back.
+    #[test]
+    fn what_is_held_back_brings_the_moment() {
+        let mut moment = REQUESTS;
+        let busy = Seen {
+            settled: true,
+            open: true,
+            work: true,
+            unsure: false,
+            stuck: false,
+            waiting: true,
+            still: false,
+            paused: false,
+        };
+        assert_eq!(moment.running(ms(10), busy), Step::Wait);
+        assert_eq!(moment.running(ms(30), busy), Step::Hold);
+        assert_eq!(moment.held(ms(30), busy), Held::HoldBack { all: false });
+        moment.held_back = HeldBack::Some;
+        assert_eq!(moment.running(ms(35), busy), Step::Hold, "one more came to where it can be held back");
+        assert_eq!(moment.held(ms(150), busy), Held::HoldBack { all: true });
+        moment.held_back = HeldBack::All;
+        assert_eq!(moment.running(ms(155), busy), Step::Wait);
+        // The head of an answer, and its body later.
+        let paused = Seen { work: false, still: true, paused: true, ..busy };
+        assert_eq!(moment.running(ms(157), paused), Step::Wait);
+        assert_eq!(moment.held(ms(157), paused), Held::LetGo);
+        assert_eq!(moment.running(ms(1000), paused), Step::End, "there is an end to it");
+        let rest = Seen { work: false, still: true, ..busy };
+        assert_eq!(moment.running(ms(160), rest), Step::Hold);
+        assert_eq!(moment.held(ms(160), rest), Held::End);
+    }
+}

@@ -1,0 +1,194 @@
+//! Which process of a program counts, and which get a signal.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use super::Program;
+use crate::config::StopMode;
+use crate::shim::life::{Action, Event, Life, State, Stranger};
+use crate::shim::receivers::{Process, receivers};
+use crate::sys::exit::{exit_of_reaped, exit_of_zombie};
+use crate::sys::held::sockets_of;
+use crate::sys::poll::{PollFlags, poll_one};
+use crate::sys::process::{Exit, Signal, name_of, parent_of, pidfd_open};
+use crate::sys::signals::send;
+
+/// A program that serves has a listener by then.
+const FOUND_WITHIN: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_millis(10);
+/// More of what was refused is not told.
+const REFUSALS_MAX: u32 = 100;
+
+impl Program {
+    /// A process says that another one counts. Only processes of the program are believed, and only one of it can count.
+    pub(in crate::shim) fn name_main(&self, pid: u32, sender: u32) {
+        // Opened before the look, so that what was looked at is what is watched.
+        let pidfd = pidfd_open(pid).ok();
+        let tree = self.tree();
+        let ours = |pid: u32| tree.contains(&pid);
+        let event =
+            Event::MainPid { pid, is_ours: pidfd.is_some() && ours(pid), sender_is_ours: ours(sender) };
+        for action in self.feed(event) {
+            match (action, &pidfd) {
+                (Action::Refuse(Stranger::Sender), _) => self.tell_of_refusal(&format!(
+                    "MAINPID={pid} is not believed: process {sender} ({}) is none of the program",
+                    name_of(sender).unwrap_or_default()
+                )),
+                (Action::Refuse(Stranger::Named), _) => self.tell_of_refusal(&format!(
+                    "MAINPID={pid} of process {sender} ({}) is refused: process {pid} ({}) is none of the program",
+                    name_of(sender).unwrap_or_default(),
+                    name_of(pid).unwrap_or_default()
+                )),
+                (Action::Watch(pid), Some(pidfd)) => self.watch(pid, pidfd),
+                (_, _) => {}
+            }
+        }
+    }
+
+    /// For the log and for the daemon. Anybody may send as much as he likes.
+    fn tell_of_refusal(&self, what: &str) {
+        let mut is_over = false;
+        self.learn(|known| {
+            is_over = known.refusals >= REFUSALS_MAX;
+            known.refusals += u32::from(!is_over);
+        });
+        if is_over {
+            return;
+        }
+        eprintln!("handoff: {what}");
+        let path = self.plan.own_path.with_extension(crate::shim::REFUSED);
+        if let Err(error) = fs::write(&path, what) {
+            eprintln!("handoff: the daemon cannot be told: {}: {error}", path.display());
+        }
+    }
+
+    /// Puts down which process serves, for people and the daemon. A listener that was just swapped is there a moment later.
+    pub(super) fn note_server(&self) {
+        let Some(this) = self.this.upgrade() else { return };
+        let looker = std::thread::Builder::new().name("handoff-server".to_owned()).spawn(move || {
+            let until = Instant::now() + FOUND_WITHIN;
+            while !this.look().iter().any(|process| process.has_listener) && Instant::now() < until {
+                std::thread::sleep(TICK);
+            }
+            if let Some(pid) = this.receivers().first() {
+                this.note_pid(*pid);
+            }
+        });
+        if let Err(error) = looker {
+            eprintln!("handoff: it is not looked which process serves: {error}");
+        }
+    }
+
+    /// A process of a daemon has ended, in this way. If that was its server, the rest is no program any more. A server may hand its
+    /// listeners on to another process, so that is looked at for a while.
+    pub(super) fn look_whether_served(&self, exit: Option<Exit>) {
+        let Some(this) = self.this.upgrade() else { return };
+        let looker = std::thread::Builder::new().name("handoff-server".to_owned()).spawn(move || {
+            let until = Instant::now() + FOUND_WITHIN;
+            while Instant::now() < until {
+                if this.look().iter().any(|process| process.has_listener) {
+                    return;
+                }
+                std::thread::sleep(TICK);
+            }
+            // What cannot be seen may serve.
+            let is_seen = this.tree().into_iter().all(|pid| sockets_of(pid).is_ok());
+            let was_served = this.known().was_served;
+            if is_seen && was_served {
+                this.feed(Event::Unserved(exit));
+            }
+        });
+        if let Err(error) = looker {
+            eprintln!("handoff: it is not looked whether a process still serves: {error}");
+        }
+    }
+
+    fn look(&self) -> Vec<Process> {
+        let sockets = self.known().listeners.clone();
+        let all: Vec<Process> = self.tree().into_iter().map(|pid| look_at(pid, &sockets)).collect();
+        self.known().was_served |= all.iter().any(|process| process.has_listener);
+        all
+    }
+
+    /// Waits for the end of a process that another one may reap, in one thread however often it is named.
+    fn watch(&self, pid: u32, pidfd: &OwnedFd) {
+        self.note_pid(pid);
+        let Some((this, pidfd)) = self.this.upgrade().zip(pidfd.try_clone().ok()) else { return };
+        if !self.known().watched_by_name.insert(pid) {
+            return;
+        }
+        let watcher = std::thread::Builder::new().name("handoff-main".to_owned()).spawn(move || {
+            while poll_one(&pidfd, PollFlags::POLLIN, None).is_err() {}
+            // Its parent may reap it between the first two looks.
+            let exit = exit_of_reaped(&pidfd).or_else(|| exit_of_zombie(&pidfd));
+            let exit = exit.or_else(|| exit_of_reaped(&pidfd));
+            this.known().watched_by_name.remove(&pid);
+            this.feed(Event::Exited(pid, exit));
+        });
+        if let Err(error) = watcher {
+            self.known().watched_by_name.remove(&pid);
+            eprintln!("handoff: the process {pid} cannot be watched: {error}");
+        }
+    }
+
+    /// The processes that get a signal that is for the program.
+    pub(in crate::shim) fn receivers(&self) -> Vec<u32> {
+        let mode = match self.plan.program.stop_mode {
+            // What is not for the end is for one that passes it on.
+            StopMode::Group => StopMode::Mixed,
+            mode => mode,
+        };
+        let life = self.known().life;
+        self.find_receivers(mode, life)
+    }
+
+    /// The processes that serve, whatever gets the stop signal.
+    pub(in crate::shim) fn servers(&self) -> Vec<u32> {
+        let life = self.known().life;
+        self.find_receivers(StopMode::Mixed, life)
+    }
+
+    /// Hands a signal on to the program.
+    pub(in crate::shim) fn pass_on(&self, what: Signal) {
+        for pid in self.receivers() {
+            eprintln!(
+                "handoff: signal {} is for the program, and goes to process {pid} ({})",
+                what as i32,
+                name_of(pid).unwrap_or_default()
+            );
+            send(pid, what);
+        }
+    }
+
+    pub(super) fn find_receivers(&self, mode: StopMode, life: Life) -> Vec<u32> {
+        let is_named = matches!(life.state(), State::Adopted { .. });
+        receivers(mode, life.main(), is_named, &self.look())
+    }
+
+    pub(super) fn ask(&self, pids: impl IntoIterator<Item = u32>) {
+        for pid in pids {
+            if self.known().told.insert(pid) {
+                send(pid, self.plan.program.stop_signal.signal());
+            }
+        }
+    }
+
+    pub(super) fn signal_all(&self, what: Signal) {
+        self.tree().into_iter().for_each(|pid| send(pid, what));
+    }
+}
+
+/// A process of the program as it is now. What cannot be seen of it is taken for missing.
+fn look_at(pid: u32, listeners: &BTreeSet<u32>) -> Process {
+    let sockets = sockets_of(pid).into_iter().flatten();
+    let program = fs::metadata(format!("/proc/{pid}/exe")).ok().map(|found| (found.dev(), found.ino()));
+    Process {
+        pid,
+        parent: parent_of(pid).unwrap_or(0),
+        program,
+        has_listener: sockets.into_iter().any(|socket| listeners.contains(&socket.inode)),
+    }
+}

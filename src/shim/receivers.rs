@@ -1,0 +1,125 @@
+//! Which processes of a program get its stop signal.
+//!
+//! A signal reaches one process. A wrapper that is not the server, such as a shell script or `npm start`, does not pass it on: the
+//! wrapper ends, or stays, and the server learns of nothing. So the one that serves gets it, and the others only if they are still there
+//! when it has ended.
+
+use crate::config::StopMode;
+
+/// A process of the program, as one look finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Process {
+    /// The process.
+    pub(super) pid: u32,
+    /// Its parent; that of the first ones is none of the program.
+    pub(super) parent: u32,
+    /// What tells the program that it executes from another one; `None` if that cannot be seen.
+    pub(super) program: Option<(u64, u64)>,
+    /// Whether it has a listener of the service.
+    pub(super) has_listener: bool,
+}
+
+/// Those that get the signal, of `all`. `main` is the process that counts, if there is one; `is_named` tells whether the program has named
+/// it itself.
+pub(super) fn receivers(mode: StopMode, main: Option<u32>, is_named: bool, all: &[Process]) -> Vec<u32> {
+    let find = |pid: u32| all.iter().find(|process| process.pid == pid);
+    let main = main.and_then(find);
+    let first: Vec<&Process> = match main {
+        Some(main) => vec![main],
+        // A daemon: whatever has no parent in it.
+        None => all.iter().filter(|process| find(process.parent).is_none()).collect(),
+    };
+    let pids = |found: Vec<&Process>| found.into_iter().map(|process| process.pid).collect();
+    match mode {
+        StopMode::Group => all.iter().map(|process| process.pid).collect(),
+        StopMode::Main => pids(first),
+        StopMode::Mixed if is_named && main.is_some() => pids(first),
+        StopMode::Mixed => {
+            let servers: Vec<&Process> =
+                first.iter().flat_map(|process| servers_below(process, all)).collect();
+            pids(if servers.is_empty() { first } else { servers })
+        }
+    }
+}
+
+/// The topmost processes that have a listener, from this one on. Whoever has workers passes the signal on to them himself.
+fn servers_below<'a>(process: &'a Process, all: &'a [Process]) -> Vec<&'a Process> {
+    let children = || all.iter().filter(|child| child.parent == process.pid && child.pid != process.pid);
+    if !process.has_listener {
+        return children().flat_map(|child| servers_below(child, all)).collect();
+    }
+    let mut only = children();
+    match (only.next(), only.next()) {
+        // A wrapper that was given the listeners, and has handed them to another program: its server.
+        (Some(child), None) if child.has_listener && differ(process, child) => servers_below(child, all),
+        _ => vec![process],
+    }
+}
+
+fn differ(one: &Process, other: &Process) -> bool {
+    matches!((one.program, other.program), (Some(one), Some(other)) if one != other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// pid, parent, program, has a listener.
+    fn tree(processes: &[(u32, u32, u64, bool)]) -> Vec<Process> {
+        let one = |&(pid, parent, program, has_listener): &(u32, u32, u64, bool)| Process {
+            pid,
+            parent,
+            program: (program > 0).then_some((1, program)),
+            has_listener,
+        };
+        processes.iter().map(one).collect()
+    }
+
+    const SHELL: u64 = 1;
+    const SERVER: u64 = 2;
+    const NODE: u64 = 3;
+
+    #[test]
+    fn the_process_that_serves_gets_it() {
+        let mixed = |main, all: &[_]| receivers(StopMode::Mixed, main, false, &tree(all));
+        // The server itself, with and without workers that have the listener as well.
+        assert_eq!(mixed(Some(10), &[(10, 1, SERVER, true)]), [10]);
+        assert_eq!(
+            mixed(Some(10), &[(10, 1, SERVER, true), (11, 10, SERVER, true), (12, 10, SERVER, true)]),
+            [10]
+        );
+        assert_eq!(mixed(Some(10), &[(10, 1, SERVER, true), (11, 10, SERVER, true)]), [10]);
+        // A shell and its server; npm, its shell, and its server.
+        assert_eq!(mixed(Some(10), &[(10, 1, SHELL, false), (11, 10, SERVER, true)]), [11]);
+        let npm = [(10, 1, NODE, false), (11, 10, SHELL, false), (12, 11, NODE, true), (13, 12, NODE, true)];
+        assert_eq!(mixed(Some(10), &npm), [12]);
+        // The same with listeners that are given: then the wrappers have them as well.
+        let npm = [(10, 1, NODE, true), (11, 10, SHELL, true), (12, 11, NODE, true)];
+        assert_eq!(mixed(Some(10), &npm), [12]);
+        // Several servers below one wrapper.
+        let two = [(10, 1, SHELL, false), (11, 10, SERVER, true), (12, 10, SERVER, true)];
+        assert_eq!(mixed(Some(10), &two), [11, 12]);
+        // A server that has started something else, which has the listener by mistake, and something that has not.
+        assert_eq!(
+            mixed(Some(10), &[(10, 1, SERVER, true), (11, 10, SHELL, true), (12, 10, SHELL, true)]),
+            [10]
+        );
+        assert_eq!(mixed(Some(10), &[(10, 1, SERVER, true), (11, 10, SHELL, false)]), [10]);
+        // Nobody can be seen to have it: the first.
+        assert_eq!(mixed(Some(10), &[(10, 1, 0, false), (11, 10, 0, false)]), [10]);
+        // A daemon, whose first process is gone.
+        assert_eq!(mixed(None, &[(11, 1, SERVER, true), (12, 11, SERVER, true)]), [11]);
+        assert_eq!(mixed(None, &[]), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn the_other_modes_do_not_look_who_serves() {
+        let all = tree(&[(10, 1, SHELL, false), (11, 10, SERVER, true), (12, 11, SERVER, true)]);
+        assert_eq!(receivers(StopMode::Main, Some(10), false, &all), [10]);
+        assert_eq!(receivers(StopMode::Group, Some(10), false, &all), [10, 11, 12]);
+        // The program has named its main process.
+        assert_eq!(receivers(StopMode::Mixed, Some(12), true, &all), [12]);
+        // What was named is gone: as if nothing had been.
+        assert_eq!(receivers(StopMode::Mixed, Some(99), true, &all), [11]);
+    }
+}

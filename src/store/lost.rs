@@ -1,0 +1,114 @@
+//! A version whose files somebody has taken away is put back, as long as its content can be had: from a process that runs it, or
+//! from where it came.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use super::copy::{Budget, copy};
+use super::error::Error;
+use super::import::{Import, Incoming};
+use super::meta::{self, Id, Kind, Made, Used, Version};
+use super::{MADE, Store, USED, tree};
+
+impl Store {
+    /// Puts a version back that is known and not there. `running` is the open program of a process that runs it. Gives where it was
+    /// found; the error says that it is nowhere. Blocks.
+    pub fn put_back(&self, version: &Version, running: Option<File>) -> Result<String, Error> {
+        let source = version.used.source.as_ref();
+        if version.made.kind == Kind::File {
+            let at = source.map(|source| source.path.clone());
+            let original =
+                at.as_ref().and_then(|path| Some((path.display().to_string(), File::open(path).ok()?)));
+            let running = running.map(|file| ("the process that runs it".to_owned(), file));
+            for (from, file) in running.into_iter().chain(original) {
+                if self.put_back_file(version, &file)? {
+                    return Ok(from);
+                }
+            }
+        }
+        let Some(source) = source else { return Err(self.nowhere(version, None)) };
+        let import = Import {
+            path: source.path.clone(),
+            member: source.member.clone(),
+            tree: source.tree,
+            max_size_bytes: u64::MAX,
+            version: version.made.version.clone(),
+            ..Import::default()
+        };
+        match self.import(&import, &mut |_| {}) {
+            Ok(imported) if imported.version.made.id == version.made.id => {
+                Ok(source.path.display().to_string())
+            }
+            Ok(imported) => {
+                if !imported.was_there {
+                    self.remove(&imported.version.made.id)?;
+                }
+                Err(self.nowhere(version, Some(source.path.clone())))
+            }
+            Err(_) => Err(self.nowhere(version, Some(source.path.clone()))),
+        }
+    }
+
+    /// Takes a version over from another store on the same file system. If it is there already, only where it came from counts.
+    /// Gives the file that is started. Blocks.
+    pub fn adopt(&self, from: &Path, id: &Id) -> Result<PathBuf, Error> {
+        let at = from.join(id.to_string());
+        let there = self.get(id).filter(|there| self.is_whole(there));
+        let brought = meta::read::<Made>(&at.join(MADE)).ok().filter(|made| made.id == *id);
+        let used: Used = meta::read(&at.join(USED)).unwrap_or_default();
+        match (there, brought) {
+            (Some(_), _) => {
+                let version = self.change(id, |known| {
+                    let is_news = used.source.is_some() && known.source != used.source;
+                    known.source = used.source.or(known.source.take());
+                    is_news
+                })?;
+                Ok(self.path_of(&version))
+            }
+            (None, Some(made)) => {
+                let version = Version { made, used };
+                self.create()?;
+                self.put(&at, &version)?;
+                Ok(self.path_of(&version))
+            }
+            (None, None) => Err(Error::Unknown { cause: format!("{}: there is no version", at.display()) }),
+        }
+    }
+
+    /// Whether the file is the version; then it is there again.
+    fn put_back_file(&self, version: &Version, file: &File) -> Result<bool, Error> {
+        if !file.metadata().is_ok_and(|found| found.is_file()) {
+            return Ok(false);
+        }
+        self.create()?;
+        let incoming = Incoming::new(&self.directory)?;
+        let at = incoming.files().join(&version.made.entry);
+        let copied = File::options().read(true).write(true).create_new(true).open(&at);
+        let copied = copied.map_err(Error::io("make the file", &at))?;
+        copy(file, &copied, &Budget::new(u64::MAX, std::sync::Arc::default()))
+            .map_err(Error::io("copy it", &at))?;
+        let id = File::open(&at).and_then(Id::of).map_err(Error::io("read it", &at))?;
+        if id != version.made.id {
+            return Ok(false);
+        }
+        incoming.take_mode(file, &copied).map_err(Error::io("protect it", &at))?;
+        tree::protect(&incoming.files()).map_err(Error::io("protect it", &at))?;
+        incoming.write(&version.made, &version.used)?;
+        incoming.sync(&version.made)?;
+        self.put(incoming.directory(), version)?;
+        Ok(true)
+    }
+
+    fn nowhere(&self, version: &Version, source: Option<PathBuf>) -> Error {
+        let cause = match &source {
+            Some(path) => format!("it was taken away, and what is at {} is not the same", path.display()),
+            None => "it was taken away".to_owned(),
+        };
+        let path = source.unwrap_or_else(|| PathBuf::from("FILE"));
+        let hint = format!(
+            "put that version somewhere and bring it in: handoff installed SERVICE {}",
+            path.display()
+        );
+        Error::refused(&self.path_of(version), cause, hint)
+    }
+}

@@ -1,0 +1,174 @@
+//! Whether what is at a path is still what it was.
+
+use std::fs::{File, metadata};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::meta::{Id, Look};
+use super::{Source, tree};
+
+/// A file that is larger is not read to find out whether it is the same; nor is a tree.
+const READ_MAX_BYTES: u64 = 16 << 20;
+
+/// What was at a path, and is compared with what is there now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// The path.
+    pub path: PathBuf,
+    /// What it looked like, if that is known.
+    pub look: Option<Look>,
+    /// What everything in it looked like, if it was a directory.
+    pub digest: Option<Id>,
+    /// The hash of its content, if it is known.
+    pub sha256: Option<Id>,
+}
+
+/// What is at a path now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Same {
+    /// The same content.
+    Same,
+    /// Another content.
+    Other,
+    /// Nothing.
+    Gone,
+    /// That cannot be told.
+    Unknown,
+}
+
+impl From<&Source> for Question {
+    fn from(source: &Source) -> Self {
+        let Source { path, look, digest, sha256, .. } = source;
+        Self { path: path.clone(), look: Some(*look), digest: *digest, sha256: Some(*sha256) }
+    }
+}
+
+impl Question {
+    /// What is at a path now, to be compared later. Reads the content if it is small. Blocks.
+    pub fn of(path: PathBuf) -> Self {
+        let found = metadata(&path).ok();
+        let is_tree = found.as_ref().is_some_and(std::fs::Metadata::is_dir);
+        let digest = is_tree.then(|| tree::digest(&path)).flatten();
+        let mut question = Self { path, look: found.as_ref().map(Look::of), digest, sha256: None };
+        question.sha256 = question.content();
+        question
+    }
+
+    /// Blocks on the file system.
+    pub fn answer(&self) -> Same {
+        let found = match metadata(&self.path) {
+            Ok(found) => found,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Same::Gone,
+            Err(_) => return Same::Unknown,
+        };
+        if found.is_dir() {
+            return self.answer_of_tree();
+        }
+        if !found.is_file() {
+            return Same::Other;
+        }
+        let now = Look::of(&found);
+        match self.look {
+            Some(look) if look == now => return Same::Same,
+            Some(look) if look.size != now.size => return Same::Other,
+            _ => {}
+        }
+        // Another file may have the same content, and a change of the permissions changes nothing.
+        match (self.sha256, self.content()) {
+            (Some(was), Some(is)) if was == is => Same::Same,
+            (Some(_), Some(_)) => Same::Other,
+            _ => self.look.map_or(Same::Unknown, |look| {
+                let same = (look.device, look.inode, look.modified) == (now.device, now.inode, now.modified);
+                if same { Same::Same } else { Same::Other }
+            }),
+        }
+    }
+
+    /// Of a directory everything in it counts.
+    fn answer_of_tree(&self) -> Same {
+        let now = tree::digest(&self.path);
+        if now.is_some() && now == self.digest {
+            return Same::Same;
+        }
+        match (self.sha256, self.content()) {
+            (Some(was), Some(is)) if was == is => Same::Same,
+            (Some(_), Some(_)) => Same::Other,
+            _ if now.is_some() && self.digest.is_some() => Same::Other,
+            _ => Same::Unknown,
+        }
+    }
+
+    /// The hash of what is there now, if it is small.
+    fn content(&self) -> Option<Id> {
+        let found = metadata(&self.path).ok()?;
+        if found.is_dir() {
+            let small = tree::size_bytes(&self.path).is_some_and(|size| size <= READ_MAX_BYTES);
+            return small.then(|| tree::hash(&self.path).ok()).flatten();
+        }
+        let small = found.is_file() && found.len() <= READ_MAX_BYTES;
+        small.then(|| File::open(&self.path).and_then(Id::of).ok()).flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    fn mode(path: &Path, bits: u32) {
+        fs::set_permissions(path, PermissionsExt::from_mode(bits)).unwrap();
+    }
+
+    #[test]
+    fn of_a_directory_every_file_counts_and_its_permissions_do_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let top = directory.path().join("top");
+        fs::create_dir_all(top.join("lib")).unwrap();
+        for (name, text) in [("run", "#!/bin/sh"), ("lib/part", "one")] {
+            fs::write(top.join(name), text).unwrap();
+        }
+        mode(&top.join("run"), 0o755);
+        for question in [Question::of(top.clone()), Question { digest: None, ..Question::of(top.clone()) }] {
+            assert_eq!(question.answer(), Same::Same);
+            mode(&top.join("run"), 0o700);
+            mode(&top, 0o700);
+            assert_eq!(question.answer(), Same::Same, "chmod changes nothing");
+            fs::write(top.join("lib/part"), "two").unwrap();
+            assert_eq!(question.answer(), Same::Other, "a file in it");
+            fs::write(top.join("lib/part"), "one").unwrap();
+            assert_eq!(question.answer(), Same::Same, "another file with the same content");
+            fs::write(top.join("more"), "").unwrap();
+            assert_eq!(question.answer(), Same::Other, "one more");
+            fs::remove_file(top.join("more")).unwrap();
+            mode(&top.join("run"), 0o644);
+            assert_eq!(question.answer(), Same::Other, "the execute bit is a part of the program");
+            mode(&top.join("run"), 0o755);
+        }
+        let question = Question::of(top.clone());
+        fs::remove_dir_all(&top).unwrap();
+        assert_eq!(question.answer(), Same::Gone);
+    }
+
+    #[test]
+    fn of_a_file_the_content_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "one").unwrap();
+        let question = Question::of(path.clone());
+        mode(&path, 0o600);
+        assert_eq!(question.answer(), Same::Same);
+        fs::write(&path, "two").unwrap();
+        assert_eq!(question.answer(), Same::Other);
+        let large = File::create(&path).unwrap();
+        large.set_len(READ_MAX_BYTES + 1).unwrap();
+        let question = Question::of(path.clone());
+        assert_eq!(question.sha256, None);
+        mode(&path, 0o644);
+        assert_eq!(question.answer(), Same::Same, "not even of a large one");
+        large.set_len(READ_MAX_BYTES + 2).unwrap();
+        assert_eq!(question.answer(), Same::Other);
+    }
+}

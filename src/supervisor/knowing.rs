@@ -1,0 +1,324 @@
+//! Which services a daemon knows: those whose files are there and right, those that run, and, to be looked at, those whose
+//! files are wrong. A service is removed when its file is gone while it is stopped, and somebody looks. The same file brings it
+//! back; another file of its name is another service.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::DirBuilderExt;
+
+use handoff_protocol::ids::{Generation, ServiceName};
+use handoff_protocol::supervisor::Phase;
+
+use super::daemon::Daemon;
+use super::handler::listener_status;
+use super::running::mark_removed;
+use super::service::{Handle, Service};
+use super::service_files::{FileLook, Files, Found, Looks, silent};
+use crate::config::{self, Glimpse, judge};
+use crate::control::{Error, Kind, api};
+
+/// A service file that cannot be used, of a service that was never known.
+#[derive(Debug)]
+pub(super) struct Broken {
+    /// What is wrong, with the place.
+    pub(super) cause: String,
+    seen: Glimpse,
+    /// Whether its addresses are kept for it. Not if one of them is what is wrong.
+    keeps_addresses: bool,
+}
+
+/// The files that are new: what they say, and what is wrong with the others.
+#[derive(Debug, Default)]
+pub(super) struct Newcomers {
+    pub(super) services: Vec<config::Service>,
+    pub(super) broken: BTreeMap<ServiceName, Broken>,
+    pub(super) errors: Vec<config::Error>,
+}
+
+impl Newcomers {
+    /// `is_known` knows of the services that are there already, `was_known` of those that an earlier daemon knew: of two that want the same
+    /// address, one of those has it.
+    pub(super) fn judge(
+        dirs: &config::Dirs,
+        files: Files,
+        is_known: impl Fn(&ServiceName) -> bool,
+        was_known: impl Fn(&ServiceName) -> bool,
+    ) -> Self {
+        let Files { found, errors, .. } = files;
+        let names: Vec<ServiceName> = found.keys().cloned().collect();
+        let mut seen: BTreeMap<ServiceName, Glimpse> = BTreeMap::new();
+        let (mut read, mut right) = (Vec::new(), BTreeSet::new());
+        let (before, new): (Vec<_>, Vec<_>) = found.into_iter().partition(|(name, _)| was_known(name));
+        for (name, found) in before.into_iter().chain(new) {
+            match found {
+                _ if is_known(&name) => {}
+                Found::Absent | Found::Same => {}
+                Found::Silent(cause) => read.push(Err(vec![silent(&dirs.service_file(&name), cause)])),
+                Found::File(_, Ok(service)) => {
+                    right.insert(name.clone());
+                    seen.insert(name, Glimpse::from(&*service));
+                    read.push(Ok(*service));
+                }
+                Found::File(_, Err((errors, glimpse))) => {
+                    seen.insert(name, glimpse);
+                    read.push(Err(errors));
+                }
+            }
+        }
+        let loaded = judge(read, |name| names.contains(name) || is_known(name));
+        let broken = told(&loaded.errors).into_iter().map(|(name, cause)| {
+            let (seen, keeps_addresses) = (seen.remove(&name).unwrap_or_default(), !right.contains(&name));
+            (name, Broken { cause, seen, keeps_addresses })
+        });
+        let broken = broken.collect();
+        let errors = errors.into_iter().chain(loaded.errors).collect();
+        Self { services: loaded.services.into_values().collect(), broken, errors }
+    }
+}
+
+impl Daemon {
+    /// Takes in the services whose files are new since the daemon started, and forgets those whose files are gone.
+    async fn discover(&self) {
+        let looks =
+            self.services.borrow().iter().map(|(name, handle)| (name.clone(), handle.look())).collect();
+        let files = self.read_files(looks, true).await;
+        let known: Vec<ServiceName> = self.services.borrow().keys().cloned().collect();
+        let mut newcomers = files;
+        for name in &known {
+            if let Some(found) = newcomers.found.remove(name) {
+                self.learn(name, found, newcomers.is_there);
+            }
+        }
+        // What was known a moment ago, and what somebody else has taken in meanwhile, is no newcomer.
+        let is_known = |name: &ServiceName| known.contains(name) || self.is_known(name);
+        // What is right by now has kept its addresses as long as it was wrong.
+        let before = self.broken.take();
+        let kept = |name: &ServiceName| before.get(name).is_some_and(|broken| broken.keeps_addresses);
+        let Newcomers { services, broken, .. } =
+            Newcomers::judge(&self.shared.dirs, newcomers, is_known, kept);
+        self.broken.replace(broken);
+        for config in services {
+            self.take_in(config);
+        }
+    }
+
+    /// Adds a service that is new, unless its address is another one's.
+    fn take_in(&self, config: config::Service) {
+        if let Err(error) = self.refuse_conflicts(&config) {
+            self.refuse_newcomer(&config, &error);
+        } else {
+            self.add(config);
+        }
+    }
+
+    pub(super) fn refuse_newcomer(&self, config: &config::Service, cause: &Error) {
+        let broken = Broken { cause: cause.to_string(), seen: Glimpse::from(config), keeps_addresses: false };
+        self.broken.borrow_mut().insert(config.name.clone(), broken);
+    }
+
+    /// What is at the place of the file of a service that is known. One that is gone ends a service that is stopped.
+    fn learn(&self, name: &ServiceName, found: Found, is_there: bool) {
+        let Some(handle) = self.services.borrow().get(name).cloned() else { return };
+        if matches!(found, Found::Absent) && is_there && handle.is_idle() {
+            tracing::info!(service = %name, "its service file is gone: it is forgotten");
+            let (text, lane) =
+                handle.with(|service| (service.config.text.clone(), service.lanes.history.clone()));
+            let (dirs, of, said) = (self.shared.dirs.clone(), name.clone(), text.clone());
+            lane.post(move || mark_removed(&dirs, &of, &said));
+            self.removed.borrow_mut().insert(name.clone(), text);
+            self.services.borrow_mut().remove(name);
+            return;
+        }
+        handle.with(|service| service.learn_file(found));
+    }
+
+    pub(super) async fn all(&self) -> Vec<Handle> {
+        self.discover().await;
+        self.services.borrow().values().cloned().collect()
+    }
+
+    pub(super) async fn find(&self, name: &ServiceName) -> Result<Handle, Error> {
+        self.check_answered(name)?;
+        let look = self.services.borrow().get(name).map(Handle::look);
+        if let Some(look) = look {
+            let mut files = self.read_files(Looks::from([(name.clone(), look)]), false).await;
+            if let Some(found) = files.found.remove(name) {
+                self.learn(name, found, files.is_there);
+            }
+        }
+        if !self.services.borrow().contains_key(name) {
+            self.discover().await;
+        }
+        let services = self.services.borrow();
+        if let Some(handle) = services.get(name) {
+            return Ok(handle.clone());
+        }
+        match self.broken.borrow().get(name) {
+            Some(broken) => {
+                let message =
+                    format!("The service file of {:?} cannot be used: {}", name.as_str(), broken.cause);
+                Err(Error::new(
+                    Kind::ConfigInvalid,
+                    message,
+                    format!("Correct it, then: handoff check {name}"),
+                ))
+            }
+            None => Err(Error::unknown_service(name, services.keys().map(ServiceName::as_str))),
+        }
+    }
+
+    /// The service with what its file says now; a file that is new since the daemon started is taken in.
+    pub(super) async fn find_fresh(&self, name: &ServiceName) -> Result<(Handle, config::Service), Error> {
+        self.check_answered(name)?;
+        let mut files = self.read_files(Looks::from([(name.clone(), None)]), false).await;
+        let config = match files.found.remove(name) {
+            Some(Found::File(_, Ok(config))) => *config,
+            Some(Found::File(_, Err((errors, _)))) => return Err(Error::config_invalid(name, &errors)),
+            Some(Found::Silent(cause)) => {
+                return Err(Error::config_invalid(
+                    name,
+                    &[silent(&self.shared.dirs.service_file(name), cause)],
+                ));
+            }
+            Some(Found::Absent | Found::Same) | None => {
+                let handle = self.find(name).await?;
+                let config = handle.with(|service| service.config.clone());
+                return Ok((handle, config));
+            }
+        };
+        if self.refuse_conflicts(&config).is_err() {
+            // The file of the other one may be gone, or say something else by now.
+            self.discover().await;
+            self.refuse_conflicts(&config)?;
+        }
+        let known = self.services.borrow().get(name).cloned();
+        let handle = match known {
+            Some(handle) => handle,
+            None => self.add(config.clone()),
+        };
+        Ok((handle, config))
+    }
+
+    /// The services whose files cannot be used, as they are told.
+    pub(super) fn broken_statuses(&self) -> Vec<api::ServiceStatus> {
+        self.broken.borrow().iter().map(|(name, broken)| broken.status(name)).collect()
+    }
+}
+
+impl Broken {
+    /// The listeners whose addresses no service gets that comes after it, as far as they can be read.
+    pub(super) fn kept_listeners(&self) -> &[config::Listener] {
+        if self.keeps_addresses { &self.seen.listeners } else { &[] }
+    }
+
+    pub(super) fn status(&self, name: &ServiceName) -> api::ServiceStatus {
+        api::ServiceStatus {
+            service: name.clone(),
+            state: api::State::Failed,
+            phase: None,
+            detail: None,
+            generation: Generation(0),
+            pid: None,
+            shim: None,
+            binary: self.seen.binary.clone().unwrap_or_default(),
+            stored: None,
+            version: None,
+            skew: None,
+            named: None,
+            staged: None,
+            sha256: None,
+            started_at: None,
+            restarts: 0,
+            next_try_at: None,
+            mode: self.seen.mode,
+            listeners: self.seen.listeners.iter().map(listener_status).collect(),
+            last_handoff: None,
+            problem: Some(format!("Its service file cannot be used: {}", self.cause)),
+        }
+    }
+}
+
+impl Service {
+    /// What is at the place of its file by now.
+    fn learn_file(&mut self, found: Found) {
+        let file = self.shared.dirs.service_file(&self.name);
+        let (look, mistake) = match found {
+            Found::Same => return,
+            Found::File(look, Ok(_)) => (Some(look), None),
+            Found::File(look, Err((errors, _))) => {
+                let cause = told(&errors).into_iter().next().map(|(_, cause)| cause).unwrap_or_default();
+                let told = format!(
+                    "Its service file is wrong: {cause} Until it is right, what was read before counts."
+                );
+                (Some(look), Some(told))
+            }
+            Found::Absent => {
+                let told =
+                    format!("Its service file {} is gone: a stop ends the service for good.", file.display());
+                (None, Some(told))
+            }
+            Found::Silent(cause) => {
+                let told = format!(
+                    "Its service file {} cannot be read: {cause}. Until it can, what was read before counts.",
+                    file.display()
+                );
+                (None, Some(told))
+            }
+        };
+        // What is wrong may be in the directories above, so the file is read again although it looks the same.
+        self.file_look = look.filter(|_| mistake.is_none());
+        self.mistake = mistake;
+    }
+}
+
+impl Handle {
+    /// What its file looked like when it was read last.
+    fn look(&self) -> Option<FileLook> {
+        self.with(|service| service.file_look)
+    }
+
+    /// Whether nothing runs of it, and nobody is at work on it.
+    fn is_idle(&self) -> bool {
+        // That of the daemon, and the one that asks.
+        self.holders() <= 2
+            && self.with(|service| {
+                service.machine.phase() == Phase::Stopped
+                    && service.machine.outgoing().is_none()
+                    && service.preparation.is_none()
+            })
+    }
+}
+
+/// The first mistake of each file, and how many more there are.
+fn told(errors: &[config::Error]) -> Vec<(ServiceName, String)> {
+    let mut told: BTreeMap<ServiceName, (String, usize)> = BTreeMap::new();
+    for error in errors {
+        let Some(name) = error.file.file_stem().and_then(|stem| stem.to_str()?.parse().ok()) else {
+            continue;
+        };
+        told.entry(name).and_modify(|(_, more)| *more += 1).or_insert_with(|| (error.to_string(), 0));
+    }
+    let in_words = |(cause, more)| match more {
+        0 => format!("{cause}."),
+        more => format!("{cause} (and {more} more)."),
+    };
+    told.into_iter().map(|(name, found)| (name, in_words(found))).collect()
+}
+
+/// What a service has left that was removed is not for another one of its name. Blocks on the file system.
+pub(super) fn set_aside(dirs: &config::Dirs, name: &ServiceName) {
+    let place = dirs.state.join("removed");
+    let names = std::iter::once(name.to_string()).chain((2_u32..).map(|number| format!("{name}.{number}")));
+    let free = names.map(|name| place.join(name)).find(|path| std::fs::symlink_metadata(path).is_err());
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&place);
+    let moved = made.and_then(|()| std::fs::rename(dirs.service_state(name), free.unwrap_or_default()));
+    match moved {
+        Ok(()) => {
+            tracing::warn!(service = %name, "what a removed service of this name has left is in {}", place.display())
+        }
+        // It has left nothing.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => {
+            tracing::error!(service = %name, %error, "what a removed service of this name has left stays");
+        }
+    }
+}

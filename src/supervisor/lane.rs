@@ -1,0 +1,342 @@
+//! The waits for files, off the thread of the daemon.
+//!
+//! A file system may take seconds to answer, or never answer. So each service has lanes of its own, one for each kind of
+//! work, and what waits in a lane delays nothing else. A lane is at most one thread. It starts with the first work, and ends
+//! when it has been idle for a second. A thread that cannot be started is an error for the caller, never a panic.
+//!
+//! A caller that gives up takes its work back, unless the thread is at it already. If that lasts longer than a
+//! second, the lane refuses further work at once: the file system still does not answer. Who would wait on the thread of the daemon is refused
+//! behind any work that lasts so long. A lane in which too much waits takes no more.
+//!
+//! The thread of a lane for files has a table of descriptors of its own (`sys::own_table`): what it has open is not copied into the new
+//! processes of other services. So its work takes and gives no descriptor.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, ThreadId};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::sys::own_table::take_own_table;
+
+/// A thread that has had nothing to do for so long ends.
+const IDLE: Duration = Duration::from_secs(1);
+/// Work that was given up and has lasted longer than this stands for a file system that does not answer.
+const STUCK: Duration = Duration::from_secs(1);
+/// No more than this waits in a lane.
+const WAITING_MAX: usize = 256;
+
+/// The lanes of one service.
+#[derive(Debug, Clone)]
+pub(super) struct Lanes {
+    /// The journal, and the wait for the disk. Nothing else stands in the way of a commit.
+    pub(super) journal: Lane,
+    /// What is kept for people.
+    pub(super) history: Lane,
+    /// Its service file, where that is a link.
+    pub(super) file: Lane,
+    /// What runs, compared with the files that it came from.
+    pub(super) looks: Lane,
+    /// The program that is about to be started.
+    pub(super) programs: Lane,
+    /// Versions on their way in and out.
+    pub(super) imports: Lane,
+    /// The way to a watched path.
+    pub(super) watch: Lane,
+    /// Starts of processes, and what is left of those that ended.
+    pub(super) processes: Lane,
+    /// Who has which connections.
+    pub(super) counts: Lane,
+    /// The directories of unix sockets.
+    pub(super) paths: Lane,
+}
+
+impl Lanes {
+    pub(super) fn new() -> Self {
+        Self {
+            // That of a journal on a distant file system takes a table of its own when it opens the file.
+            journal: Lane::new("journal"),
+            history: Lane::for_files("history"),
+            file: Lane::for_files("file"),
+            looks: Lane::for_files("look"),
+            programs: Lane::for_files("program"),
+            imports: Lane::for_files("import"),
+            watch: Lane::new("watch"),
+            processes: Lane::new("process"),
+            counts: Lane::new("count"),
+            paths: Lane::for_files("path"),
+        }
+    }
+}
+
+/// Work in its order, on a thread of its own.
+#[derive(Debug, Clone)]
+pub(super) struct Lane(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    name: &'static str,
+    is_for_files: bool,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    has_thread: bool,
+    thread: Option<ThreadId>,
+    /// So many want the thread to stay.
+    holds: usize,
+    /// What the thread is at, since when.
+    current: Option<(Instant, Arc<AtomicBool>)>,
+}
+
+struct Job {
+    work: Box<dyn FnOnce() -> Told + Send>,
+    given_up: Arc<AtomicBool>,
+}
+
+/// Tells what came of some work. By then the thread is at it no longer: who hears it may ask for more at once.
+type Told = Box<dyn FnOnce()>;
+
+impl Lane {
+    fn new(name: &'static str) -> Self {
+        Self::with(name, false)
+    }
+
+    /// For work that opens files, and neither takes nor gives a descriptor.
+    pub(super) fn for_files(name: &'static str) -> Self {
+        Self::with(name, true)
+    }
+
+    fn with(name: &'static str, is_for_files: bool) -> Self {
+        Self(Arc::new(Shared { name, is_for_files, state: Mutex::default(), changed: Condvar::new() }))
+    }
+
+    /// Does `work` and gives what comes of it. The work is in the lane when this returns. To drop the future is to give up.
+    pub(super) fn run<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
+        &self,
+        work: W,
+    ) -> impl Future<Output = io::Result<T>> + use<T, W> {
+        let (done, result) = oneshot::channel();
+        let waiting = GivesUp(Arc::default());
+        let given_up = Arc::clone(&waiting.0);
+        let work = move || -> Told {
+            let result = work();
+            Box::new(move || drop(done.send(result)))
+        };
+        let job = Job { work: Box::new(work), given_up };
+        let queued = self.push(job);
+        async move {
+            let _waiting = waiting;
+            queued?;
+            result.await.map_err(|_| io::Error::other("the work was dropped"))
+        }
+    }
+
+    /// Likewise. If no thread can be started, the work is done here, when the result is asked for.
+    pub(super) fn run_anyway<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
+        &self,
+        work: W,
+    ) -> impl Future<Output = io::Result<T>> + use<T, W> {
+        let has_thread = self.0.have_thread(&mut self.0.lock()).is_ok();
+        let begun = if has_thread { Ok(self.run(work)) } else { Err(work) };
+        async move {
+            match begun {
+                Ok(result) => result.await,
+                Err(work) => Ok(work()),
+            }
+        }
+    }
+
+    /// Like [`Lane::run`], and gives up after `limit`. `what` stands at the beginning of the error: "… has not answered for 1 s".
+    pub(super) fn run_within<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
+        &self,
+        limit: Duration,
+        what: String,
+        work: W,
+    ) -> impl Future<Output = io::Result<T>> + use<T, W> {
+        let result = self.run(work);
+        async move {
+            match timeout(limit, result).await {
+                Ok(result) => result,
+                Err(_) => {
+                    let text = format!("{what} has not answered for {} s", limit.as_secs());
+                    Err(io::Error::new(io::ErrorKind::TimedOut, text))
+                }
+            }
+        }
+    }
+
+    /// Likewise, and waits for it here. Work of this lane's own thread is done at once.
+    pub(super) fn wait<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        what: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        if self.0.lock().thread == Some(std::thread::current().id()) {
+            return Ok(work());
+        }
+        let (done, result) = std::sync::mpsc::sync_channel(1);
+        let waiting = GivesUp(Arc::default());
+        let given_up = Arc::clone(&waiting.0);
+        if let Some(since) = self.0.lock().stuck_since(true) {
+            return Err(refused(since));
+        }
+        let work = move || -> Told {
+            let result = work();
+            Box::new(move || drop(done.send(result)))
+        };
+        self.push(Job { work: Box::new(work), given_up })?;
+        result.recv_timeout(limit).map_err(|_| {
+            let text = format!("{what} has not answered for {} s", limit.as_secs());
+            io::Error::new(io::ErrorKind::TimedOut, text)
+        })
+    }
+
+    /// Does `work` some time. What comes of it is of no interest; that it cannot be done is told.
+    pub(super) fn post(&self, work: impl FnOnce() + Send + 'static) {
+        let work = move || -> Told {
+            work();
+            Box::new(|| ())
+        };
+        let job = Job { work: Box::new(work), given_up: Arc::default() };
+        if let Err(error) = self.push(job) {
+            tracing::warn!(%error, "something was left undone");
+        }
+    }
+
+    /// Has the thread there, whatever becomes of the limits of this process, until the result is dropped.
+    pub(super) fn hold(&self) -> io::Result<Hold> {
+        let mut state = self.0.lock();
+        self.0.have_thread(&mut state)?;
+        state.holds += 1;
+        // Room for the work of an upgrade, so that no memory is asked for either.
+        state.jobs.reserve(16);
+        Ok(Hold(Arc::clone(&self.0)))
+    }
+
+    fn push(&self, job: Job) -> io::Result<()> {
+        let mut state = self.0.lock();
+        if let Some(since) = state.stuck_since(false) {
+            return Err(refused(since));
+        }
+        if state.jobs.len() >= WAITING_MAX {
+            state.jobs.retain(|job| !job.given_up.load(Ordering::Relaxed));
+        }
+        if state.jobs.len() >= WAITING_MAX {
+            let text = "too much waits for an earlier access that has not ended";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+        self.0.have_thread(&mut state)?;
+        state.jobs.push_back(job);
+        drop(state);
+        self.0.changed.notify_one();
+        Ok(())
+    }
+}
+
+fn refused(since: Instant) -> io::Error {
+    let text = format!("an earlier access has not ended for {} s", since.elapsed().as_secs());
+    io::Error::new(io::ErrorKind::TimedOut, text)
+}
+
+/// Whoever waits, until it does not any more.
+struct GivesUp(Arc<AtomicBool>);
+
+impl Drop for GivesUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A thread that stays.
+#[derive(Debug)]
+pub(super) struct Hold(Arc<Shared>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.lock().holds -= 1;
+        self.0.changed.notify_one();
+    }
+}
+
+impl State {
+    /// Since when the thread is at work that lasts too long: work that was given up, or any.
+    fn stuck_since(&self, any: bool) -> Option<Instant> {
+        let (since, given_up) = self.current.as_ref()?;
+        ((any || given_up.load(Ordering::Relaxed)) && since.elapsed() > STUCK).then_some(*since)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn have_thread(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
+        if state.has_thread {
+            return Ok(());
+        }
+        let shared = Arc::clone(self);
+        Builder::new().name(self.name.to_owned()).spawn(move || shared.work()).map_err(|error| {
+            let text = format!("no thread can be started ({error}); raise the limits of the daemon");
+            io::Error::new(error.kind(), text)
+        })?;
+        state.has_thread = true;
+        Ok(())
+    }
+
+    /// What the thread does.
+    fn work(&self) {
+        if self.is_for_files {
+            // Where the kernel cannot, the table is shared.
+            take_own_table();
+        }
+        let mut state = self.lock();
+        state.thread = Some(std::thread::current().id());
+        loop {
+            if let Some(Job { work, given_up }) = state.jobs.pop_front() {
+                if given_up.load(Ordering::Relaxed) {
+                    continue;
+                }
+                state.current = Some((Instant::now(), given_up));
+                drop(state);
+                let tell = work();
+                self.lock().current = None;
+                tell();
+                state = self.lock();
+            } else if state.holds > 0 {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                let waited = self.changed.wait_timeout(state, IDLE);
+                let (woken, idle) = waited.unwrap_or_else(PoisonError::into_inner);
+                state = woken;
+                if idle.timed_out() && state.jobs.is_empty() && state.holds == 0 {
+                    state.has_thread = false;
+                    state.thread = None;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State")
+            .field("jobs", &self.jobs.len())
+            .field("holds", &self.holds)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[path = "lane_tests.rs"]
+mod tests;

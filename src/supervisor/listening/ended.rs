@@ -1,0 +1,363 @@
+//! Listeners that a program ends or closes while it runs. What clients send is kept for the process that follows, which is started if clients
+//! wait for it.
+//!
+//! | the program, which runs on                      | how it is found          | until another process serves, clients |
+//! |-------------------------------------------------|--------------------------|---------------------------------------|
+//! | ends its listener for all (shutdown, connect)   | the kernel wakes the daemon; of a datagram socket, when somebody looks | wait at a new socket |
+//! | closes it, or puts something else in its place  | a client waits, or somebody looks | wait where they are |
+//!
+//! The kernel tells that a client waits once in [`PAUSE`], so a busy service wakes the daemon no more often, and one at rest never does.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::rc::Weak;
+use std::time::{Duration, Instant};
+
+use handoff_protocol::supervisor::{Phase, Request, Target};
+use tokio::io::unix::AsyncFd;
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::{sleep, timeout};
+
+use super::upkeep::not_noted;
+use super::{FIRST, Listening, PAIR, number};
+use crate::config::ListenAddress;
+use crate::history::Operation;
+use crate::shim;
+use crate::slots::{Side, SlotError, SlotId};
+use crate::supervisor::daemon::operation;
+use crate::supervisor::party::Serial;
+use crate::supervisor::service::Service;
+use crate::sys::descriptor::inode;
+use crate::sys::epoll::{Epoll, EpollFlags};
+use crate::sys::held::held_by_none;
+use crate::sys::process::tree_of;
+use crate::sys::readable::readable;
+
+/// So long a client waits, and a program that ends its listener before it ends itself has so long for that, before it is looked at them.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A process that follows and does the same is not replaced again before this time is over.
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// A listener is ended for all who hold it.
+const ENDS: EpollFlags = EpollFlags::EPOLLRDHUP.union(EpollFlags::EPOLLET);
+
+/// Likewise, or it gets a client.
+const NEWS: EpollFlags = EpollFlags::EPOLLIN.union(ENDS);
+
+/// What is known of the listeners of the process that serves, by their places in the service file.
+#[derive(Debug, Default)]
+pub(in crate::supervisor) struct Left {
+    /// Of which process.
+    of: Option<Serial>,
+    /// It has ended them, and others are in their places.
+    renewed: BTreeSet<usize>,
+    /// It had them.
+    taken: BTreeSet<usize>,
+    /// When another process was last started for their sake.
+    replaced_at: Option<Instant>,
+}
+
+/// The watch over the listeners of the process that serves. It ends when this is dropped.
+#[derive(Debug)]
+pub(in crate::supervisor) struct SlotWatch {
+    of: Serial,
+    sockets: Vec<u64>,
+    task: AbortHandle,
+}
+
+impl Drop for SlotWatch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Listening {
+    /// The sockets that get what clients send. `active` is for processes that share their slots.
+    fn receiving_at(&self, active: Side) -> Vec<(usize, SlotId, BorrowedFd<'_>)> {
+        let (active, other) = if active == Side::B { (PAIR[1], FIRST) } else { (FIRST, PAIR[1]) };
+        let own = self.slots.get(&self.steered);
+        let mut receiving = Vec::new();
+        for (at, group) in self.groups.iter().enumerate() {
+            let id = match self.is_paired {
+                // Those of a TCP listener that was shut down go to the other side.
+                true if self.is_tcp(at) && !group.is_alive(active) && group.is_alive(other) => Some(other),
+                true => Some(active),
+                false => own.and_then(|ids| ids.get(at).copied()),
+            };
+            receiving.extend(id.and_then(|id| Some((at, id, group.fd(id)?))));
+        }
+        receiving
+    }
+
+    fn is_tcp(&self, at: usize) -> bool {
+        let address = self.groups[at].address();
+        address.ip().is_some() && !address.is_datagram()
+    }
+
+    /// Opens another socket in the place of each that is ended and gets what clients send. Gives the places.
+    /// `note` writes down at which side of which address a new socket is.
+    fn renew(
+        &mut self,
+        active: Side,
+        note: impl Fn(usize, Side) -> io::Result<()>,
+    ) -> Result<BTreeSet<usize>, SlotError> {
+        let receiving: Vec<(usize, SlotId)> =
+            self.receiving_at(active).into_iter().map(|(at, id, _)| (at, id)).collect();
+        let mut renewed = BTreeSet::new();
+        for (at, id) in receiving {
+            let group = &mut self.groups[at];
+            if group.is_alive(id) {
+                continue;
+            }
+            group.renew(id)?;
+            match self.is_paired {
+                false => group.steer_anew()?,
+                true if group.address().is_datagram() => {
+                    group.steer_to(id)?;
+                    note(at, active).map_err(|error| not_noted(group.address(), error))?;
+                }
+                true => {}
+            }
+            renewed.insert(at);
+        }
+        Ok(renewed)
+    }
+}
+
+impl Service {
+    /// Watches the listeners of the process that serves, and no others.
+    pub(in crate::supervisor) fn adjust_slot_watch(&mut self) {
+        let serial = self.incumbent.as_ref().map(|party| party.serial);
+        let serial = serial.filter(|_| self.machine.phase() == Phase::Serving && self.listening.is_some());
+        if serial != self.upkeep.left.of && serial.is_some() {
+            let replaced_at = self.upkeep.left.replaced_at;
+            self.upkeep.left = Left { of: serial, replaced_at, ..Left::default() };
+        }
+        let receiving = if serial.is_some() { self.receiving() } else { Vec::new() };
+        let Some(of) = serial.filter(|_| !receiving.is_empty()) else {
+            self.upkeep.slots = None;
+            return;
+        };
+        let sockets: Vec<u64> = receiving.iter().filter_map(|(_, _, fd)| inode(fd).ok()).collect();
+        if self.upkeep.slots.as_ref().is_some_and(|watch| watch.of == of && watch.sockets == sockets) {
+            return;
+        }
+        match watch(&receiving) {
+            Ok(news) => {
+                let task = spawn_local(tend_always(self.this.clone(), news)).abort_handle();
+                self.upkeep.slots = Some(SlotWatch { of, sockets, task });
+            }
+            Err(error) => {
+                tracing::error!(service = %self.name, %error, "it will not be noticed if its program ends a listener");
+            }
+        }
+    }
+
+    /// Where the program that serves was started. Nothing if its shim does not say so.
+    fn active_side(&self) -> Option<Side> {
+        if !self.is_paired() {
+            return Some(Side::A);
+        }
+        let party = self.incumbent.as_ref()?;
+        shim::used_side(&self.shared.dirs.adopt_socket(party.handoff))
+    }
+
+    /// The sockets that get what clients send to the process that serves.
+    fn receiving(&self) -> Vec<(usize, SlotId, BorrowedFd<'_>)> {
+        let found = self.listening.as_ref().zip(self.active_side());
+        found.map(|(listening, active)| listening.receiving_at(active)).unwrap_or_default()
+    }
+
+    /// Replaces listeners that the program that serves has ended.
+    pub(in crate::supervisor) fn renew_ended(&mut self) {
+        // From then on it may be told to end.
+        if !matches!(self.machine.phase(), Phase::Serving | Phase::Greeting) || self.incumbent.is_none() {
+            return;
+        }
+        let (active, note) = (self.active_side(), self.note_joined());
+        let (Some(active), Some(listening)) = (active, &mut self.listening) else { return };
+        match listening.renew(active, note) {
+            Ok(renewed) if renewed.is_empty() => {}
+            Ok(renewed) => {
+                let slot = if listening.is_paired { number(FIRST) } else { listening.steered };
+                listening.store(&self.shared.keeper, self.name.as_str(), slot);
+                for at in &renewed {
+                    let address = listening.groups[*at].address();
+                    tracing::warn!(service = %self.name, %address, "the program has ended its listener and runs on; clients wait at another one");
+                }
+                self.upkeep.left.renewed.extend(renewed);
+                self.adjust_slot_watch();
+                self.adjust_path_watch();
+            }
+            Err(error) => {
+                tracing::error!(service = %self.name, %error, "a listener that the program has ended cannot be replaced");
+                self.problem = Some(format!("{error}."));
+            }
+        }
+    }
+
+    /// The places of the listeners at which the process that serves takes nothing, as it has ended or closed them. Those of a program that may
+    /// not be looked at count as taken.
+    pub(in crate::supervisor) fn left_listeners(&self) -> BTreeSet<usize> {
+        let Some(party) = &self.incumbent else { return BTreeSet::new() };
+        if self.upkeep.left.of != Some(party.serial) {
+            return BTreeSet::new();
+        }
+        let mut left = self.upkeep.left.renewed.clone();
+        if !self.config.adapter.is_foreign() {
+            // The library has a duplicate of each.
+            return left;
+        }
+        let tree = tree_of(party.process.pid).into_iter().filter(|pid| *pid != party.process.pid);
+        let tree: Vec<u32> = tree.collect();
+        let receiving = self.receiving();
+        let number = |fd: BorrowedFd<'_>| u32::try_from(inode(fd).ok()?).ok();
+        let inodes: Vec<(usize, u32)> =
+            receiving.into_iter().filter_map(|(at, _, fd)| Some((at, number(fd)?))).collect();
+        let wanted = inodes.iter().map(|(_, inode)| *inode).collect();
+        if let (false, Ok(lacking)) = (tree.is_empty(), held_by_none(&tree, wanted)) {
+            left.extend(inodes.into_iter().filter(|(_, inode)| lacking.contains(inode)).map(|(at, _)| at));
+        }
+        left
+    }
+
+    /// A sentence for a person about listeners that the program has left.
+    pub(in crate::supervisor) fn told_left(&self) -> Option<String> {
+        let left =
+            if self.machine.phase() == Phase::Serving { self.left_listeners() } else { BTreeSet::new() };
+        let at = left.first()?;
+        let listener = self.config.listeners.get(*at)?;
+        let pid = self.pid_of_program().or_else(|| self.incumbent.as_ref().map(|party| party.process.pid))?;
+        let more =
+            if left.len() > 1 { format!(" There are {} such listeners.", left.len()) } else { String::new() };
+        Some(format!(
+            "Process {pid} runs and does not have the listener {} ({}) any more: what clients send there waits for the next process, which \
+             is started by: handoff restart {}.{more}",
+            listener.name, listener.address, self.name
+        ))
+    }
+
+    /// Listeners that the program has left and at which clients wait.
+    pub(in crate::supervisor) fn left_listeners_with_clients(&self) -> Vec<ListenAddress> {
+        let Some(listening) = &self.listening else { return Vec::new() };
+        let receiving = self.receiving();
+        let waits = |(at, id): &(usize, SlotId)| {
+            listening.groups[*at].queue_len(*id).is_ok_and(|waiting| waiting > 0)
+        };
+        let mut waiting = receiving.into_iter().map(|(at, id, _)| (at, id)).filter(waits).peekable();
+        if waiting.peek().is_none() {
+            return Vec::new();
+        }
+        let left = self.left_listeners();
+        let waiting = waiting.filter(|(at, _)| left.contains(at));
+        waiting.map(|(at, _)| listening.groups[at].address().clone()).collect()
+    }
+
+    /// Whether the next process is to be given the listeners of this one: clients may wait there, for whom nobody else comes.
+    pub(in crate::supervisor) fn is_left(&self, slot: u64) -> bool {
+        let steered = self.listening.as_ref().is_some_and(|listening| listening.steered == slot);
+        // Of one whose listeners are all gone it is not known which they were.
+        !steered || !self.left_listeners().is_empty()
+    }
+
+    /// What the program has now it had at all.
+    fn note_taken(&mut self) {
+        let left = self.left_listeners();
+        let count = self.config.listeners.len();
+        self.upkeep.left.taken.extend((0..count).filter(|at| !left.contains(at)));
+        // They were taken, or they could not have been ended.
+        self.upkeep.left.taken.extend(self.upkeep.left.renewed.iter().copied());
+        tracing::debug!(service = %self.name, taken = ?self.upkeep.left.taken, "the program has had its listeners");
+    }
+
+    /// Clients wait at listeners that the program had and has left: starts a process that serves them, as `handoff restart` does.
+    fn replace_for_waiting(&mut self) {
+        let waiting = self.left_listeners_with_clients();
+        let Some(address) = waiting.first() else { return };
+        let left = &self.upkeep.left;
+        let was_taken = |listener: &crate::config::Listener| {
+            let at = self.config.listeners.iter().position(|known| known.name == listener.name);
+            waiting.contains(&listener.address) && at.is_some_and(|at| left.taken.contains(&at))
+        };
+        let is_early = left.replaced_at.is_some_and(|at| at.elapsed() < AGAIN_AFTER);
+        if is_early || !self.is_open_to_upgrades() || !self.config.listeners.iter().any(was_taken) {
+            return;
+        }
+        tracing::warn!(service = %self.name, %address, "clients wait where the program has left its listener; it is restarted");
+        self.upkeep.left.replaced_at = Some(Instant::now());
+        self.candidate = Some(self.path_of(Target::Committed));
+        let why = format!("clients wait at {address}, where the program does not listen any more");
+        // Whoever looks sees it in the status and in the history.
+        let (operation, _) = operation(Operation::Restart, &why);
+        self.ask(
+            Request::Upgrade { target: Target::Candidate, deadline_ms: None, drain_grace_ms: None },
+            operation,
+        );
+    }
+}
+
+fn watch(receiving: &[(usize, SlotId, BorrowedFd<'_>)]) -> io::Result<AsyncFd<Epoll>> {
+    let news = Epoll::new()?;
+    for (at, _, socket) in receiving {
+        news.add(socket, NEWS, *at as u64)?;
+    }
+    readable(news)
+}
+
+/// Changes what is heard of.
+fn watch_for(what: EpollFlags, news: &AsyncFd<Epoll>, receiving: &[(usize, SlotId, BorrowedFd<'_>)]) {
+    for (at, _, socket) in receiving {
+        // One that is not there is one that was replaced, and has a watch of its own.
+        let _ = news.get_ref().modify(socket, what, *at as u64);
+    }
+}
+
+async fn tend_always(service: Weak<RefCell<Service>>, news: AsyncFd<Epoll>) {
+    let with = |act: &dyn Fn(&mut Service)| {
+        let service = service.upgrade();
+        service.map(|service| act(&mut service.borrow_mut())).is_some()
+    };
+    // A process that has just begun to serve takes its listeners, or has them.
+    let taken_by = Instant::now() + PAUSE;
+    let mut is_noted = false;
+    loop {
+        let heard = match taken_by.checked_duration_since(Instant::now()).filter(|_| !is_noted) {
+            Some(left) => timeout(left, news.readable()).await.ok(),
+            None if is_noted => Some(news.readable().await),
+            None => None,
+        };
+        match heard {
+            Some(Ok(mut ready)) => {
+                // What it is about is found by a look.
+                news.get_ref().drain();
+                ready.clear_ready();
+                // The clients that come until the next look wake nobody.
+                let tend = |service: &mut Service| {
+                    watch_for(ENDS, &news, &service.receiving());
+                    service.renew_ended();
+                };
+                if !with(&tend) {
+                    return;
+                }
+                sleep(PAUSE).await;
+            }
+            Some(Err(_)) => return,
+            None => {}
+        }
+        if !is_noted && !with(&|service| service.note_taken()) {
+            return;
+        }
+        is_noted = true;
+        let tend = |service: &mut Service| {
+            service.renew_ended();
+            service.replace_for_waiting();
+            watch_for(NEWS, &news, &service.receiving());
+        };
+        if !with(&tend) {
+            return;
+        }
+    }
+}

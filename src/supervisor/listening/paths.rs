@@ -1,0 +1,157 @@
+//! The paths of unix sockets lead to the service, whoever removes them: the program, a cleaner, a person.
+//!
+//! What is watched is the file of each slot, by inotify(7): the kernel tells when it loses or gets a name, and when its mode
+//! changes. What else happens in the directory wakes nobody.
+
+use std::cell::RefCell;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Weak;
+use std::time::{Duration, Instant};
+
+use tokio::io::unix::AsyncFd;
+use tokio::task::{AbortHandle, spawn_local};
+
+use super::{FIRST, Listening, PAIR};
+use crate::config::ListenAddress;
+use crate::shim;
+use crate::slots::{Place, Side, SlotId, watched_name};
+use crate::supervisor::service::Service;
+use crate::supervisor::state::PATIENCE;
+use crate::sys::inotify::{AddWatchFlags, Inotify};
+use crate::sys::readable::readable;
+
+const CHANGES: AddWatchFlags = AddWatchFlags::IN_ATTRIB
+    .union(AddWatchFlags::IN_MOVE_SELF)
+    .union(AddWatchFlags::IN_DELETE_SELF)
+    .union(AddWatchFlags::IN_DONT_FOLLOW);
+/// When a watch that the kernel would not have is asked for again, at the earliest.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// The watch of a service over its paths. It ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct PathWatch {
+    names: Vec<PathBuf>,
+    /// `None` if the kernel would not have it.
+    task: Option<AbortHandle>,
+    since: Instant,
+}
+
+impl Drop for PathWatch {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+impl PathWatch {
+    /// One that the kernel would not have is not asked for at every event.
+    fn is_good_for_now(&self) -> bool {
+        self.task.is_some() || self.since.elapsed() < AGAIN
+    }
+}
+
+impl Listening {
+    /// The file of each slot of a unix socket.
+    fn watched(&self) -> Vec<PathBuf> {
+        let of_group = |group: &crate::slots::Group| {
+            let names = group.order().into_iter().map(|slot| watched_name(group.address(), slot));
+            names.collect::<Vec<_>>()
+        };
+        self.groups.iter().flat_map(of_group).flatten().collect()
+    }
+
+    /// Each path that is not where it should be, put back.
+    fn mend_paths(&self, active: SlotId) -> Vec<(ListenAddress, Result<(), String>)> {
+        let mut mended = Vec::new();
+        for group in self.groups.iter().filter(|group| matches!(group.address(), ListenAddress::Unix(_))) {
+            let slot = if self.is_paired { active } else { group.steered() };
+            let was_there = Place::of(group.address()).is_some_and(|place| place == Place::at(slot));
+            let done = Place::at(slot).put_back(group.address()).map_err(|error| error.to_string());
+            if !was_there || done.is_err() {
+                mended.push((group.address().clone(), done));
+            }
+        }
+        mended
+    }
+}
+
+impl Service {
+    /// Watches the paths that the service has now.
+    pub(in crate::supervisor) fn adjust_path_watch(&mut self) {
+        if self.listening.is_none() {
+            self.upkeep.paths = None;
+            return;
+        }
+        if self.paths_answer().is_err() {
+            // It is looked at again with the next event.
+            return;
+        }
+        let names = self.listening.as_ref().map(Listening::watched).unwrap_or_default();
+        if self.upkeep.paths.as_ref().map_or(&[][..], |watch| &watch.names) == names
+            && self.upkeep.paths.as_ref().is_none_or(PathWatch::is_good_for_now)
+        {
+            return;
+        }
+        self.upkeep.paths = None;
+        if names.is_empty() {
+            return;
+        }
+        let task = match watch(&names) {
+            Ok(inotify) => Some(spawn_local(mend_always(self.this.clone(), inotify)).abort_handle()),
+            Err(error) => {
+                tracing::error!(service = %self.name, %error, "paths that are removed will not be put back");
+                None
+            }
+        };
+        self.upkeep.paths = Some(PathWatch { names, task, since: Instant::now() });
+        // What has happened before it was watched.
+        self.mend_paths();
+    }
+
+    fn mend_paths(&mut self) {
+        let Some(listening) = &self.listening else { return };
+        if self.paths_answer().is_err() {
+            return;
+        }
+        let state = self.shared.dirs.service_state(&self.name);
+        let what = state.display().to_string();
+        // As long as it is not known which side is active, none is put at the path.
+        let Ok(active) = self.lanes.history.wait(PATIENCE, &what, move || shim::active_side(&state)) else {
+            return;
+        };
+        let active = if active == Some(Side::B) { PAIR[1] } else { FIRST };
+        for (address, mended) in listening.mend_paths(active) {
+            match mended {
+                Ok(()) => {
+                    tracing::warn!(service = %self.name, %address, "the path was removed or replaced; it is back")
+                }
+                Err(error) => {
+                    tracing::error!(service = %self.name, %address, error, "the path cannot be put back");
+                    self.problem =
+                        Some(format!("The path of {address} is gone and cannot be put back: {error}."));
+                }
+            }
+        }
+    }
+}
+
+fn watch(names: &[PathBuf]) -> io::Result<AsyncFd<Inotify>> {
+    let inotify = Inotify::new()?;
+    for name in names {
+        // One that is gone has no name by which it could come back.
+        let _ = inotify.add(name, CHANGES);
+    }
+    readable(inotify)
+}
+
+async fn mend_always(service: Weak<RefCell<Service>>, inotify: AsyncFd<Inotify>) {
+    while let Ok(mut ready) = inotify.readable().await {
+        // What has happened is seen by looking, so that it is told at all is enough.
+        inotify.get_ref().drain();
+        ready.clear_ready();
+        let Some(service) = service.upgrade() else { return };
+        service.borrow_mut().mend_paths();
+    }
+}

@@ -1,0 +1,144 @@
+//! Slots that a program has ended, and strangers in their groups.
+
+use std::cell::Cell;
+use std::io;
+use std::time::{Duration, Instant};
+
+use tokio::task::{AbortHandle, spawn_local};
+
+use super::ended::{Left, SlotWatch};
+use super::paths::PathWatch;
+use super::{Listening, PAIR};
+use crate::config::ListenAddress;
+use crate::slots::{Other, Side, SlotError};
+use crate::supervisor::service::Service;
+
+/// How often it is looked after strangers that are between the slots: one that leaves takes the connections elsewhere.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Looks after the slots as long as it is there.
+#[derive(Debug)]
+struct Repairs(AbortHandle);
+
+impl Drop for Repairs {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What looks after the listeners of a service.
+#[derive(Debug, Default)]
+pub(in crate::supervisor) struct Upkeep {
+    /// The paths of unix sockets.
+    pub(super) paths: Option<PathWatch>,
+    /// Slots that strangers are between.
+    repairs: Option<Repairs>,
+    /// The listeners of the process that serves.
+    pub(super) slots: Option<SlotWatch>,
+    pub(super) left: Left,
+    /// When the directories of the unix sockets have answered last.
+    pub(super) paths_answered: Cell<Option<Instant>>,
+}
+
+/// A new socket could not be written down for the shims, which count the members of the group.
+pub(super) fn not_noted(address: &ListenAddress, error: io::Error) -> SlotError {
+    SlotError::System { address: address.clone(), action: "note a new socket of", error }
+}
+
+impl Listening {
+    /// Revives what the next process of a slot is to be given, where a program has shut it down. Of a pair the shims see to TCP
+    /// listeners: only they know at which side no program is at work. `is_alone`: there is no other process. Says whether there is
+    /// anything new. `note` writes down at which side of which address a new socket is.
+    pub(super) fn revive(
+        &mut self,
+        slot: u64,
+        is_alone: bool,
+        note: impl Fn(usize, Side) -> io::Result<()>,
+    ) -> Result<bool, SlotError> {
+        let slots = if self.is_paired { self.slots() } else { vec![slot] };
+        let mut is_new = false;
+        for slot in slots {
+            let ids = self.slots.get(&slot).cloned().unwrap_or_default();
+            for (at, (group, id)) in self.groups.iter_mut().zip(ids).enumerate() {
+                let is_tcp = group.address().ip().is_some() && !group.address().is_datagram();
+                if group.is_alive(id) || is_tcp && (self.is_paired || !is_alone) {
+                    continue;
+                }
+                let address = group.address().clone();
+                tracing::warn!(%address, slot = %id, "the program has shut its listener down; it is replaced");
+                is_new |= group.revive(id)?;
+                if !self.is_paired {
+                    group.steer_anew()?;
+                } else if address.is_datagram() {
+                    let side = if id == PAIR[0] { Side::A } else { Side::B };
+                    note(at, side).map_err(|error| not_noted(&address, error))?;
+                }
+            }
+        }
+        Ok(is_new)
+    }
+
+    fn is_displaced(&self) -> bool {
+        !self.is_paired && self.groups.iter().any(crate::slots::Group::is_displaced)
+    }
+
+    fn repair(&mut self) -> Result<(), SlotError> {
+        self.groups.iter_mut().try_for_each(crate::slots::Group::repair)
+    }
+
+    /// The sockets of others at the addresses. Where the kernel cannot be asked there are none.
+    pub(in crate::supervisor) fn others(&self) -> Vec<(ListenAddress, Other)> {
+        let of = |group: &crate::slots::Group| {
+            let others = group.others().unwrap_or_default();
+            others.into_iter().map(|other| (group.address().clone(), other)).collect::<Vec<_>>()
+        };
+        self.groups.iter().flat_map(of).collect()
+    }
+}
+
+impl Service {
+    /// A sentence for a person about processes that listen at the addresses of the service as well.
+    pub(in crate::supervisor) fn strangers(&self) -> Option<String> {
+        let others = self.listening.as_ref()?.others();
+        let (address, Other { local, owner }) = others.first()?;
+        let who = owner.as_ref().map_or("A process that cannot be seen from here".to_owned(), |owner| {
+            format!("Process {} ({})", owner.pid, owner.name)
+        });
+        let more = match others.len() {
+            1 => String::new(),
+            count => format!(" There are {count} such sockets."),
+        };
+        Some(format!(
+            "{who} has a socket at {local} beside {address}, and may take what is sent to the service: end it, or give it another \
+             address.{more}"
+        ))
+    }
+
+    /// As long as strangers are between the slots, it is looked whether they leave. At rest there is nothing to look at.
+    pub(in crate::supervisor) fn adjust_repairs(&mut self) {
+        let is_displaced = self.listening.as_ref().is_some_and(Listening::is_displaced);
+        if !is_displaced || self.upkeep.repairs.is_some() {
+            return;
+        }
+        if let Some(strangers) = self.strangers() {
+            tracing::warn!(service = %self.name, "{strangers}");
+        }
+        let this = self.this.clone();
+        let task = spawn_local(async move {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                let Some(service) = this.upgrade() else { return };
+                let mut service = service.borrow_mut();
+                let Some(listening) = service.listening.as_mut().filter(|listening| listening.is_displaced())
+                else {
+                    service.upkeep.repairs = None;
+                    return;
+                };
+                if let Err(error) = listening.repair() {
+                    tracing::error!(service = %service.name, %error, "new connections could not be steered");
+                }
+            }
+        });
+        self.upkeep.repairs = Some(Repairs(task.abort_handle()));
+    }
+}

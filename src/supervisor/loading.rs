@@ -1,0 +1,330 @@
+//! Services become known to the daemon: at its start, and later.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use handoff_protocol::ids::ServiceName;
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::adopt::lacks_way_in;
+use super::daemon::Daemon;
+use super::knowing::{Newcomers, set_aside};
+use super::lane::Lanes;
+use super::running;
+use super::service::{Handle, Service};
+use super::service_files::Looks;
+use super::staging::bring_in_staged;
+use super::state::{self, Opened, PATIENCE};
+use crate::config;
+use crate::control::{Error, Kind};
+
+/// So long the start of the daemon waits for the state of all services together that were bound, and then of all others.
+const OPENED_WITHIN: Duration = Duration::from_secs(2);
+/// When it is tried again to look at the state of a service.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A process without a supervisor looks once a second whether its socket is still there, and puts it back.
+const WAY_IN_WITHIN: Duration = Duration::from_millis(1_500);
+const WAY_IN_TICK: Duration = Duration::from_millis(20);
+
+/// A service whose state is being looked at.
+struct Opening {
+    name: ServiceName,
+    file: File,
+    /// What it goes by and what its state says; nothing if nothing of it can run.
+    opened: JoinHandle<Option<(config::Service, Opened)>>,
+}
+
+/// The service file of a service that an earlier daemon has left.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum File {
+    Right,
+    Wrong,
+    Missing,
+}
+
+/// What an earlier daemon has left.
+#[derive(Default)]
+struct Left {
+    /// All services that have a state.
+    names: BTreeSet<ServiceName>,
+    /// Those among them that were bound, with what they were bound by.
+    bound: BTreeMap<ServiceName, config::Service>,
+    /// Those of which that is not known yet.
+    silent: BTreeSet<ServiceName>,
+}
+
+impl Daemon {
+    /// Takes over what is there, and starts what is to run: after the loss of a daemon what ran then, otherwise what
+    /// starts by itself. What runs comes first: whatever the files say by now, its addresses are taken.
+    pub(super) async fn load_all(self: &Rc<Self>, was_lost: bool) {
+        let files = self.read_files(Looks::new(), true).await;
+        let is_listed: BTreeSet<ServiceName> = files.found.keys().cloned().collect();
+        let Left { names, bound, silent } = self.left().await;
+        let judged = Newcomers::judge(&self.shared.dirs, files, |_| false, |name| names.contains(name));
+        let Newcomers { services, broken, errors } = judged;
+        for error in &errors {
+            tracing::error!("{error}");
+        }
+        self.broken.replace(broken);
+        let mut services: BTreeMap<ServiceName, config::Service> =
+            services.into_iter().map(|config| (config.name.clone(), config)).collect();
+        let unusable =
+            |name: &ServiceName| if is_listed.contains(name) { File::Wrong } else { File::Missing };
+        let mut first = Vec::new();
+        for (name, running) in bound {
+            first.push(match services.remove(&name) {
+                Some(config) => self.begin(config),
+                None => self.begin_without_file(&name, unusable(&name), Some(running)),
+            });
+        }
+        self.load_these(first, was_lost).await;
+        for name in silent.iter().filter(|name| !services.contains_key(name)) {
+            self.load_later(self.begin_without_file(name, unusable(name), None), was_lost);
+        }
+        let mut rest = Vec::new();
+        for config in services.into_values() {
+            let was_known = names.contains(&config.name);
+            if let Err(error) = self.refuse_conflicts_of(&config, was_known) {
+                tracing::error!(service = %config.name, "{error}");
+                self.refuse_newcomer(&config, &error);
+            } else if silent.contains(&config.name) {
+                // It was waited for already.
+                self.load_later(self.begin(config), was_lost);
+            } else {
+                rest.push(self.begin(config));
+            }
+        }
+        self.load_these(rest, was_lost).await;
+        self.broken.borrow_mut().retain(|name, _| !self.is_known(name));
+        for name in names.iter().filter(|name| !is_listed.contains(name)) {
+            self.find_removed(name);
+        }
+    }
+
+    /// Waits a moment at the most: what does not answer then is taken in later.
+    async fn left(&self) -> Left {
+        let until = Instant::now() + PATIENCE;
+        let dirs = self.shared.dirs.clone();
+        let names = timeout_at(until, self.directory.run_anyway(move || running::names(&dirs))).await;
+        let names = names.ok().and_then(Result::ok).unwrap_or_default();
+        let mut left = Left { names: names.into_iter().collect(), ..Left::default() };
+        let reads: Vec<_> = left.names.iter().map(|name| (name.clone(), self.read_running(name))).collect();
+        for (name, read) in reads {
+            match timeout_at(until, read).await {
+                Ok(Ok(Some(config))) => _ = left.bound.insert(name, config),
+                Ok(Ok(None)) => {}
+                Ok(Err(_)) | Err(_) => _ = left.silent.insert(name),
+            }
+        }
+        left
+    }
+
+    /// What a service was bound by, if it was.
+    fn read_running(
+        &self,
+        name: &ServiceName,
+    ) -> impl Future<Output = io::Result<Option<config::Service>>> + use<> {
+        let (dirs, of) = (self.shared.dirs.clone(), name.clone());
+        self.lanes_of(name).history.run(move || running::read(&dirs, &of))
+    }
+
+    fn begin(self: &Rc<Self>, config: config::Service) -> Opening {
+        let (name, opened) = (config.name.clone(), self.open(&config.name, Some(config.text.clone())));
+        self.opening(name, File::Right, async move { Some((config, opened.await)) })
+    }
+
+    /// Of a service whose file is missing or wrong: it goes by what it was started with, if anything of it runs.
+    fn begin_without_file(
+        self: &Rc<Self>,
+        name: &ServiceName,
+        file: File,
+        running: Option<config::Service>,
+    ) -> Opening {
+        let (this, of) = (Rc::clone(self), name.clone());
+        self.opening(name.clone(), file, async move {
+            let running = match running {
+                Some(config) => Some(config),
+                None => this.insist(&of, || this.read_running(&of)).await,
+            };
+            let config = running?;
+            tracing::warn!(service = %of, "its service file is missing or wrong; it goes by what it was started with");
+            let opened = this.open(&of, None).await;
+            Some((config, opened))
+        })
+    }
+
+    fn opening(
+        &self,
+        name: ServiceName,
+        file: File,
+        opened: impl Future<Output = Option<(config::Service, Opened)>> + 'static,
+    ) -> Opening {
+        let cause = format!("{} does not answer", self.shared.dirs.service_state(&name).display());
+        self.late.borrow_mut().insert(name.clone(), cause);
+        Opening { name, file, opened: spawn_local(opened) }
+    }
+
+    /// All at the same time: one that does not answer holds up no other.
+    async fn load_these(self: &Rc<Self>, openings: Vec<Opening>, was_lost: bool) {
+        let until = Instant::now() + OPENED_WITHIN;
+        for mut opening in openings {
+            match timeout_at(until, &mut opening.opened).await {
+                Ok(opened) => {
+                    self.late.borrow_mut().remove(&opening.name);
+                    self.load_one(opened.ok().flatten(), was_lost, opening.file == File::Right);
+                }
+                Err(_) => self.load_later(opening, was_lost),
+            }
+        }
+    }
+
+    pub(super) fn is_known(&self, name: &ServiceName) -> bool {
+        self.services.borrow().contains_key(name) || self.late.borrow().contains_key(name)
+    }
+
+    /// A service of which nothing runs has no file: it is removed.
+    fn find_removed(&self, name: &ServiceName) {
+        if !self.is_known(name) {
+            let (dirs, of) = (self.shared.dirs.clone(), name.clone());
+            self.lanes_of(name).history.post(move || running::find_removed(&dirs, &of));
+        }
+    }
+
+    /// Takes in one service when its state has answered.
+    fn load_later(self: &Rc<Self>, opening: Opening, was_lost: bool) {
+        let Opening { name, file, opened } = opening;
+        let cause = self.late.borrow().get(&name).cloned().unwrap_or_default();
+        tracing::error!(service = %name, "its state cannot be used yet: {cause}; it is taken in when it can");
+        let this = Rc::clone(self);
+        spawn_local(async move {
+            let opened = opened.await.ok().flatten();
+            this.late.borrow_mut().remove(&name);
+            this.load_one(opened, was_lost, file == File::Right);
+            if file == File::Missing {
+                this.find_removed(&name);
+            }
+        });
+    }
+
+    /// Takes in one service: with its file, or without one as far as something of it runs.
+    fn load_one(&self, found: Option<(config::Service, Opened)>, was_lost: bool, has_file: bool) {
+        let Some((config, opened)) = found else { return };
+        if self.shared.is_leaving.get() {
+            // The next daemon takes it in.
+            return;
+        }
+        let (name, autostart) = (config.name.clone(), config.autostart);
+        let handle = self.know(config, opened);
+        let taken_over = handle.with(|service| {
+            let wanted = if was_lost { service.journal.standing().wanted } else { autostart };
+            let taken_over = service.take_over_left(wanted);
+            // Which binary is to run is what a damaged journal does not say.
+            if !taken_over && has_file && wanted && !service.journal.is_damaged() {
+                service.start_when_brought_in();
+            }
+            taken_over
+        });
+        if !taken_over && !has_file {
+            self.services.borrow_mut().remove(&name);
+        } else {
+            bring_in_staged(handle);
+        }
+    }
+
+    /// Whether the state of a service was asked for at the start, and has not answered yet.
+    pub(super) fn check_answered(&self, name: &ServiceName) -> Result<(), Error> {
+        let Some(cause) = self.late.borrow().get(name).cloned() else { return Ok(()) };
+        let message = format!("The state of service {:?} cannot be used: {cause}.", name.as_str());
+        Err(Error::new(Kind::StorageFailed, message, "It is taken in as soon as that is over."))
+    }
+
+    /// Takes in a service that is new to this daemon, with all of it that runs: an earlier daemon may have left it while its file
+    /// or its journal could not be used. Waits a moment at the most.
+    pub(super) fn add(&self, config: config::Service) -> Handle {
+        let name = config.name.clone();
+        let what = self.shared.dirs.service_state(&name).display().to_string();
+        let lane = self.lanes_of(&name).journal;
+        let (dirs, opens, of) = (self.shared.dirs.clone(), lane.clone(), name.clone());
+        let text = config.text.clone();
+        let is_another = self.removed.borrow_mut().remove(&name).is_some_and(|text| text != config.text);
+        let opened = lane.wait(PATIENCE, &what, move || {
+            if is_another {
+                set_aside(&dirs, &of);
+            }
+            state::open(&dirs, &of, Some(&text), &opens)
+        });
+        let opened = opened.unwrap_or_else(|error| state::without(&self.shared.dirs, &name, error));
+        let handle = self.know(config, opened);
+        handle.with(Service::take_over_living);
+        handle
+    }
+
+    /// `text` is what its service file says, if it is there.
+    fn open(
+        self: &Rc<Self>,
+        name: &ServiceName,
+        text: Option<String>,
+    ) -> impl Future<Output = Opened> + use<> {
+        let (lane, dirs, of) = (self.lanes_of(name).journal, self.shared.dirs.clone(), name.clone());
+        let (this, name) = (Rc::clone(self), name.clone());
+        let open = move || {
+            let (dirs, opens, of, text) = (dirs.clone(), lane.clone(), of.clone(), text.clone());
+            lane.run(move || state::open(&dirs, &of, text.as_deref(), &opens))
+        };
+        async move {
+            let opened = this.insist(&name, open).await;
+            let until = Instant::now() + WAY_IN_WITHIN;
+            while lacks_way_in(&this.shared.dirs, opened.journal.standing()) && Instant::now() < until {
+                sleep(WAY_IN_TICK).await;
+            }
+            opened
+        }
+    }
+
+    /// Does not end without a verdict: that no thread can be started says nothing of what is there.
+    async fn insist<T, F: Future<Output = io::Result<T>>>(
+        &self,
+        name: &ServiceName,
+        look: impl Fn() -> F,
+    ) -> T {
+        loop {
+            match look().await {
+                Ok(found) => return found,
+                Err(error) => self.tell_of_late(name, &error),
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// What keeps a service from being taken in, if that is known.
+    fn tell_of_late(&self, name: &ServiceName, error: &io::Error) {
+        tracing::debug!(service = %name, %error, "its state cannot be looked at; trying again in {AGAIN:?}");
+        if let Some(cause) = self.late.borrow_mut().get_mut(name) {
+            *cause = error.to_string();
+        }
+    }
+
+    pub(super) fn lanes_of(&self, name: &ServiceName) -> Lanes {
+        self.lanes.borrow_mut().entry(name.clone()).or_insert_with(Lanes::new).clone()
+    }
+
+    /// Makes a service known, with what its journal says. One whose journal or store cannot be used is known with that problem.
+    fn know(&self, config: config::Service, opened: Opened) -> Handle {
+        let name = config.name.clone();
+        let handle = Handle::new(config, opened, self.lanes_of(&name), Rc::clone(&self.shared));
+        handle.with(|service| {
+            if let Some(problem) = &service.problem {
+                tracing::error!(service = %service.name, "{problem}");
+            }
+            service.sweep_store();
+            service.note_generation();
+            service.adjust_watch();
+        });
+        self.services.borrow_mut().insert(name, handle.clone());
+        handle
+    }
+}

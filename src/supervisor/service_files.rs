@@ -1,0 +1,157 @@
+//! Reads service files, off the thread of the daemon.
+//!
+//! One lane reads the directory, and the files in it. A file that is a link may lie on another file system, which need not answer: it
+//! is read in a lane of its own service. What does not answer in time is told like a mistake. A daemon that
+//! gets no thread reads them on its own: it takes nothing over whose file it does not know.
+
+use std::collections::BTreeMap;
+use std::fs::{metadata, symlink_metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use handoff_protocol::ids::ServiceName;
+use tokio::time::{Instant, timeout_at};
+
+use super::daemon::Daemon;
+use super::state::PATIENCE;
+use crate::config::{self, Glimpse, name_of, read_service, service_files};
+
+/// What tells one content of a file from another, without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileLook {
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl FileLook {
+    fn at(file: &Path) -> io::Result<Self> {
+        let found = metadata(file)?;
+        Ok(Self { inode: found.ino(), size: found.size(), changed: (found.ctime(), found.ctime_nsec()) })
+    }
+}
+
+/// What is at the place of a service file.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Nothing.
+    Absent,
+    /// What was there before.
+    Same,
+    /// A service, or the mistakes of its file with what can be seen of it all the same.
+    File(FileLook, Result<Box<config::Service>, (Vec<config::Error>, Glimpse)>),
+    /// It cannot be read now, for this reason: mostly its file system does not answer.
+    Silent(String),
+}
+
+/// What each service file looked like when it was read last; nothing for a service whose file was not read yet.
+pub(super) type Looks = BTreeMap<ServiceName, Option<FileLook>>;
+
+/// The service files at one moment.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    pub(super) found: BTreeMap<ServiceName, Found>,
+    /// What is wrong besides: the directory, and names of files that no service can have.
+    pub(super) errors: Vec<config::Error>,
+    /// Whether there is a directory of service files at all.
+    pub(super) is_there: bool,
+    /// Those that have to be read elsewhere.
+    links: Vec<(ServiceName, Option<FileLook>)>,
+}
+
+impl Daemon {
+    /// Reads the files of these services, as far as they have changed, and if it is to list them those of all others. Waits a
+    /// moment at the most.
+    pub(super) async fn read_files(&self, known: Looks, lists: bool) -> Files {
+        let config_dir = self.shared.dirs.config.clone();
+        let names: Vec<ServiceName> = known.keys().cloned().collect();
+        self.keep_directory_thread();
+        let read = self.directory.run_anyway(move || in_directory(&config_dir, known, lists));
+        let mut files = match within(Instant::now() + PATIENCE, read).await {
+            Ok(files) => files,
+            Err(cause) => {
+                let directory = self.shared.dirs.config.join("services");
+                let errors = if lists { vec![silent(&directory, cause.clone())] } else { Vec::new() };
+                let found = names.into_iter().map(|name| (name, Found::Silent(cause.clone()))).collect();
+                return Files { found, errors, is_there: false, links: Vec::new() };
+            }
+        };
+        let until = Instant::now() + PATIENCE;
+        let links: Vec<_> = std::mem::take(&mut files.links)
+            .into_iter()
+            .map(|(name, known)| {
+                let file = self.shared.dirs.service_file(&name);
+                let seen = self.lanes_of(&name).file.run_anyway(move || look(&file, known));
+                (name, seen)
+            })
+            .collect();
+        for (name, seen) in links {
+            let seen = within(until, seen).await;
+            files.found.insert(name, seen.unwrap_or_else(Found::Silent));
+        }
+        files
+    }
+
+    fn keep_directory_thread(&self) {
+        let mut held = self.directory_thread.borrow_mut();
+        if held.is_none() {
+            *held = self.directory.hold().ok();
+        }
+    }
+}
+
+async fn within<T>(until: Instant, read: impl Future<Output = io::Result<T>>) -> Result<T, String> {
+    match timeout_at(until, read).await {
+        Ok(Err(error)) if error.kind() != io::ErrorKind::TimedOut => Err(error.to_string()),
+        Ok(Ok(read)) => Ok(read),
+        Ok(Err(_)) | Err(_) => Err("its file system does not answer".to_owned()),
+    }
+}
+
+/// A mistake without a place in the file.
+pub(super) fn silent(file: &Path, cause: String) -> config::Error {
+    let hint = "look at what the path leads to, such as a mount".to_owned();
+    config::Error { file: file.to_owned(), at: None, key: None, cause, hint }
+}
+
+/// Blocks on the file system of the directory, and follows no link out of it.
+fn in_directory(config_dir: &Path, mut known: Looks, lists: bool) -> Files {
+    let directory = config_dir.join("services");
+    let mut files = Files { is_there: directory.is_dir(), ..Files::default() };
+    let listed: Vec<PathBuf> = match lists {
+        true => service_files(config_dir).unwrap_or_else(|error| {
+            files.errors.push(error);
+            Vec::new()
+        }),
+        false => Vec::new(),
+    };
+    for file in listed {
+        match name_of(&file) {
+            Ok(name) => _ = known.entry(name).or_default(),
+            Err(error) => files.errors.push(error),
+        }
+    }
+    for (name, known) in known {
+        let file = directory.join(format!("{name}.toml"));
+        if symlink_metadata(&file).is_ok_and(|found| found.is_symlink()) {
+            files.links.push((name, known));
+        } else {
+            files.found.insert(name, look(&file, known));
+        }
+    }
+    files
+}
+
+fn look(file: &Path, known: Option<FileLook>) -> Found {
+    match FileLook::at(file) {
+        Ok(found) if Some(found) == known => Found::Same,
+        Ok(found) => Found::File(found, read_service(file)),
+        // A link that leads nowhere is no file that was removed: what it leads to may be exchanged at this moment.
+        Err(error) => match symlink_metadata(file) {
+            Ok(link) if link.is_symlink() => Found::Silent(format!("its link leads nowhere: {error}")),
+            Ok(_) => Found::Silent(error.to_string()),
+            Err(_) => Found::Absent,
+        },
+    }
+}

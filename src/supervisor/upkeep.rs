@@ -1,0 +1,161 @@
+//! What somebody takes away under a running daemon is noticed, told, and put back.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use handoff_protocol::ids::ServiceName;
+use handoff_protocol::record::Fact;
+use handoff_protocol::supervisor::Phase;
+use tokio::task::spawn_local;
+
+use super::lane::Lane;
+use super::service::{Handle, Service};
+use super::state::{PATIENCE, open_journal};
+use crate::config::Dirs;
+use crate::journal::{Journal, JournalError};
+use crate::store::Version;
+
+impl Service {
+    /// Looks whether the journal is in its place. At rest nothing is recorded, so it is looked at when somebody asks.
+    pub(super) fn look_after_journal(&mut self) {
+        // A damaged journal that is moved away, as its problem advises, is begun anew without a word.
+        if self.journal.refused().is_some() {
+            let path = self.shared.dirs.journal(&self.name);
+            let what = path.display().to_string();
+            if self.lanes.journal.wait(PATIENCE, &what, move || !path.exists()).unwrap_or(false) {
+                self.mend_journal();
+            }
+        }
+        if let Err(error) = self.journal.keep_in_place() {
+            tracing::error!(service = %self.name, %error, "it cannot be written again");
+            self.problem = Some(format!("{error}."));
+        }
+        self.tell_of_restored_journal();
+    }
+
+    /// After a disk was full: takes records again, and says how things stand now.
+    pub(super) fn mend_journal(&mut self) {
+        let mended = match self.journal.refused() {
+            Some(_) => {
+                self.reopened_journal().and_then(|opened| self.journal.take_file(opened)).map(|()| true)
+            }
+            None => self.journal.mend(),
+        };
+        match mended {
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(error) => {
+                self.problem = Some(error.to_string());
+                return tracing::error!(service = %self.name, %error, "still not mended");
+            }
+        }
+        tracing::info!(service = %self.name, "the journal takes records again");
+        self.problem = None;
+        self.note(Fact::Wanted { up: self.machine.is_wanted() });
+        let generation = self.journal.standing().generation().next();
+        let known = self.journal.standing().current.as_ref().and_then(|current| current.process.as_ref());
+        let Some(party) = self.incumbent.as_ref().filter(|party| known != Some(&party.process)) else {
+            return;
+        };
+        // The one that started it, by which it is reached: there may have been others since.
+        let handoff = party.handoff;
+        let facts = [
+            Fact::Intent { handoff, generation, binary: party.binary.clone() },
+            Fact::Spawned { handoff, process: party.process.clone() },
+            Fact::Committed { handoff },
+        ];
+        for fact in facts {
+            self.note(fact);
+        }
+    }
+
+    /// Likewise of a service that is not known to run: its journal may say by now that it does.
+    pub(super) fn mend_journal_at_rest(&mut self) {
+        let was_refused = self.journal.refused().is_some();
+        let problem = self.problem.clone();
+        self.mend_journal();
+        if self.journal.refused().is_some() {
+            self.problem = problem;
+        }
+        if was_refused && self.journal.refused().is_none() && self.machine.phase() == Phase::Stopped {
+            self.take_over_living();
+        }
+    }
+
+    /// The journal, opened again in its lane.
+    fn reopened_journal(&self) -> Result<Journal, JournalError> {
+        self.wait_for_journal(|dirs, name, lane| open_journal(&dirs, &name, &lane))?
+    }
+
+    /// Does something with the file of the journal, in its lane. Waits a moment at the most.
+    pub(super) fn wait_for_journal<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Dirs, ServiceName, Lane) -> T + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let (dirs, name, lane) = (self.shared.dirs.clone(), self.name.clone(), self.lanes.journal.clone());
+        let path = dirs.journal(&name);
+        let done =
+            self.lanes.journal.wait(PATIENCE, &path.display().to_string(), move || work(dirs, name, lane));
+        done.map_err(|source| JournalError::Storage { path, what: "open it", source })
+    }
+
+    /// The journal was written again, if it was: tells it, and waits for the disk on another thread.
+    pub(super) fn tell_of_restored_journal(&mut self) {
+        let Some(found) = self.journal.take_news() else { return };
+        tracing::error!(service = %self.name, "{found}");
+        self.problem = Some(format!("{found}."));
+        if !matches!(self.machine.phase(), Phase::Serving | Phase::Stopped) {
+            self.finding.clone_from(&self.problem);
+        }
+        let (storage, this) = (self.journal.storage(), self.this.clone());
+        let synced = self.lanes.journal.run(move || storage.sync());
+        spawn_local(async move {
+            let synced = synced.await.and_then(|synced| synced);
+            let Some(service) = this.upgrade() else { return };
+            let mut service = service.borrow_mut();
+            if let Err(error) = service.journal.restored(synced) {
+                tracing::error!(service = %service.name, %error, "not durable");
+                service.problem = Some(format!("{error}."));
+            }
+        });
+    }
+}
+
+/// The version that is current is not in the store any more: puts it back while its content can be had. Gives a sentence about it.
+pub(super) async fn put_back(handle: &Handle) -> String {
+    let version = handle.with(|service| {
+        let path = service.current_binary().map(|binary| binary.path.clone())?;
+        service.store.version_at(Path::new(&path))
+    });
+    let Some(version) = version else { return String::new() };
+    let told = match put_back_version(handle, version).await {
+        Ok(told) => told,
+        Err(error) => format!("{error}; it runs, and could not be started again."),
+    };
+    handle.with(|service| {
+        tracing::error!(service = %service.name, "{told}");
+        service.problem = Some(told.clone());
+    });
+    told
+}
+
+/// Likewise for any version. The error is a clause.
+pub(super) async fn put_back_version(handle: &Handle, version: Version) -> Result<String, String> {
+    let (store, lane, pid) = handle.with(|service| {
+        let pid = service.incumbent.as_ref().map(|party| party.process.pid);
+        let pid = pid.filter(|_| !service.config.adapter.is_foreign());
+        (Arc::clone(&service.store), service.lanes.imports.clone(), pid)
+    });
+    let at = store.path_of(&version);
+    let done = lane.run(move || {
+        if store.is_whole(&version) {
+            return Ok("another who was faster".to_owned());
+        }
+        let running = pid.and_then(|pid| File::open(format!("/proc/{pid}/exe")).ok());
+        store.put_back(&version, running)
+    });
+    let done = done.await.map_err(|error| error.to_string())?;
+    let from = done.map_err(|error| format!("{error}; {}", error.hint()))?;
+    Ok(format!("{}: it was taken away, and was put back from {from}.", at.display()))
+}

@@ -1,0 +1,62 @@
+//! The sockets at which the processes of services wait for a daemon.
+
+use std::io;
+use std::path::Path;
+
+use crate::shim;
+use crate::sys::channel::Channel;
+use crate::sys::errno::Errno;
+use crate::sys::socket::{AddressFamily, SockFlag, SockType, connect_path, peer_of, socket};
+
+/// Whoever listens there is to get the channel of a process that serves. It is that process, a child of it, or another one of
+/// the same user, who could do all that anyway; it is not somebody else, whatever the modes of the directories are by now.
+pub(super) fn check_peer(channel: &Channel, pid: u32) -> io::Result<()> {
+    let peer = peer_of(channel)?;
+    let found = peer.pid;
+    if found == pid || channel.has_trusted_peer()? {
+        return Ok(());
+    }
+    let what = format!("at its socket listens the process {found} of user {}", peer.user);
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, what))
+}
+
+/// Its type is that of the channel on which the process was started,
+/// whatever the service file says by now.
+pub(super) fn connect_to(path: &Path) -> io::Result<Channel> {
+    let connected = |kind| {
+        let socket = socket(AddressFamily::Unix, kind, SockFlag::SOCK_NONBLOCK)?;
+        connect_path(&socket, path)?;
+        Ok(socket)
+    };
+    match connected(SockType::SeqPacket) {
+        Ok(socket) => Channel::from_fd(socket),
+        Err(Errno::EPROTOTYPE) => Channel::from_stream(connected(SockType::Stream)?),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes the sockets of processes that are gone: nobody listens there any more. What a shim has left that is gone is
+/// ended.
+pub(super) fn sweep(directory: &Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let is_refused = |path: &Path| {
+            connect_to(path).is_err_and(|error| {
+                matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
+            })
+        };
+        match path.extension() {
+            None if is_refused(&path) => drop(std::fs::remove_file(&path)),
+            Some(extension) if extension == shim::TRACE && is_refused(&path.with_extension("")) => {
+                let left = shim::end_what_is_left(&path);
+                if !left.is_empty() {
+                    tracing::error!(
+                        "the program of a shim that is gone does not end: process {}",
+                        shim::named(&left)
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+}

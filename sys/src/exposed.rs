@@ -1,0 +1,260 @@
+//! Whether a stranger could change what lies at a path.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use super::errno::Errno;
+use super::user::effective_user;
+
+/// Symbolic links that are followed on one way: as many as the kernel follows (path_resolution(7)).
+const LINKS_MAX: usize = 40;
+const WRITABLE_BY_OTHERS: u32 = 0o002;
+const WRITABLE_BY_GROUP: u32 = 0o020;
+const STICKY: u32 = 0o1000;
+
+/// Why a path is not to be trusted. `Display` is a clause that names the path.
+#[derive(Debug, thiserror::Error)]
+pub enum Exposed {
+    /// Anybody may write into the file.
+    #[error("{0:?} is world-writable")]
+    File(PathBuf),
+    /// Anybody may put another file there.
+    #[error("the directory {0:?} is world-writable")]
+    Directory(PathBuf),
+    /// In a directory that all may write to, it belongs to somebody else.
+    #[error("{0:?} belongs to user {1} and lies in a directory that all may write to")]
+    Foreign(PathBuf, u32),
+    /// Root is to run it, and it belongs to somebody else.
+    #[error("{0:?} belongs to user {1}, who could change what root runs")]
+    Owned(PathBuf, u32),
+    /// Root is to run it, and a group may write to it.
+    #[error("{0:?} is writable by group {1}, whose members could change what root runs")]
+    Group(PathBuf, u32),
+    /// It could not be looked at.
+    #[error("{0:?} cannot be examined: {1}")]
+    Unreadable(PathBuf, io::Error),
+}
+
+impl Exposed {
+    /// What the user can do about it, one clause.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::File(path) | Self::Directory(path) => format!("run: chmod o-w {}", path.display()),
+            Self::Owned(path, _) => {
+                format!("run: chown root {}; or run the daemon as that user", path.display())
+            }
+            Self::Group(path, _) => format!("run: chmod g-w {}", path.display()),
+            Self::Foreign(..) => "put it where only its owner may write".to_owned(),
+            Self::Unreadable(..) => {
+                "check the path, and the permissions of the directories on the way".to_owned()
+            }
+        }
+    }
+}
+
+/// What is done with the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// It is run where it lies. A directory such as `/tmp` may be passed through, if what is entered there belongs to root or to
+    /// the user of this process, but the file must not lie in it.
+    InPlace,
+    /// A service file names it. It is copied sooner or later, without anybody who looks at it then: if that is done by root, it and
+    /// every directory on the way belong to root, and no group may write to them. The same holds for [`Use::InPlace`].
+    Named,
+    /// It is copied, and the copy is verified. Whose it is does not matter, and it may lie in a directory such as `/tmp`, where
+    /// nobody but its owner can exchange it.
+    Copied,
+}
+
+/// Walks to `path`, which is absolute, over its symbolic links, and refuses a file or directory on the way that anybody
+/// may write to. Gives the path without links. Looks at the file system.
+pub fn check_exposure(path: &Path, purpose: Use) -> Result<PathBuf, Exposed> {
+    let own = effective_user();
+    let mut at = PathBuf::from("/");
+    let mut ahead = steps(path);
+    let mut links = 0;
+    let mut open_to_all = false;
+    while let Some(step) = ahead.pop_front() {
+        if step == ".." {
+            at.pop();
+            continue;
+        }
+        let next = at.join(&step);
+        let unreadable = |error| Exposed::Unreadable(next.clone(), error);
+        let found = std::fs::symlink_metadata(&next).map_err(unreadable)?;
+        if open_to_all && found.uid() != 0 && found.uid() != own {
+            return Err(Exposed::Foreign(next, found.uid()));
+        }
+        if found.is_symlink() {
+            links += 1;
+            if links > LINKS_MAX {
+                return Err(unreadable(Errno::ELOOP.into()));
+            }
+            let target = std::fs::read_link(&next).map_err(unreadable)?;
+            if target.is_absolute() {
+                at = PathBuf::from("/");
+            }
+            steps(&target).into_iter().rev().for_each(|step| ahead.push_front(step));
+            open_to_all = false;
+            continue;
+        }
+        check_found(&next, &found)?;
+        if own == 0 && purpose != Use::Copied {
+            check_owner(&next, &found)?;
+        }
+        if open_to_all && !found.is_dir() {
+            return Err(Exposed::Directory(at));
+        }
+        open_to_all = found.mode() & WRITABLE_BY_OTHERS != 0 && purpose == Use::InPlace;
+        at = next;
+    }
+    Ok(at)
+}
+
+/// Refuses a file that anybody may write to, and a directory in which anybody may exchange what lies there. `found` is what is at
+/// `path`; of a link that says nothing.
+pub fn check_found(path: &Path, found: &Metadata) -> Result<(), Exposed> {
+    let is_open = found.mode() & WRITABLE_BY_OTHERS != 0 && !found.is_symlink();
+    match found.is_dir() {
+        true if is_open && found.mode() & STICKY == 0 => Err(Exposed::Directory(path.to_owned())),
+        false if is_open => Err(Exposed::File(path.to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what somebody else than root can change.
+fn check_owner(path: &Path, found: &Metadata) -> Result<(), Exposed> {
+    if found.uid() != 0 {
+        return Err(Exposed::Owned(path.to_owned(), found.uid()));
+    }
+    let is_open = found.mode() & WRITABLE_BY_GROUP != 0 && found.gid() != 0;
+    match is_open && !(found.is_dir() && found.mode() & STICKY != 0) {
+        true => Err(Exposed::Group(path.to_owned(), found.gid())),
+        false => Ok(()),
+    }
+}
+
+fn steps(path: &Path) -> VecDeque<OsString> {
+    let step = |component: Component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    };
+    path.components().filter_map(step).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_only_its_owner_can_change_is_trusted() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert_eq!(check_exposure(&file, Use::InPlace).unwrap(), file.canonicalize().unwrap());
+        assert!(matches!(
+            check_exposure(&root.path().join("none"), Use::InPlace),
+            Err(Exposed::Unreadable(..))
+        ));
+        chmod(&file, 0o666);
+        assert!(matches!(check_exposure(&file, Use::InPlace), Err(Exposed::File(path)) if path == file));
+    }
+
+    #[test]
+    fn every_directory_on_the_way_counts_and_links_are_followed() {
+        let root = tempfile::tempdir().unwrap();
+        let (safe, open) = (root.path().join("safe"), root.path().join("open"));
+        fs::create_dir_all(safe.join("below")).unwrap();
+        fs::create_dir(&open).unwrap();
+        let file = safe.join("below/file");
+        fs::write(&file, "").unwrap();
+        symlink(&file, open.join("link")).unwrap();
+        symlink("../safe/below/../below/file", safe.join("link")).unwrap();
+        assert_eq!(check_exposure(&safe.join("link"), Use::InPlace).unwrap(), file.canonicalize().unwrap());
+        assert!(check_exposure(&open.join("link"), Use::InPlace).is_ok());
+        chmod(&open, 0o777);
+        assert!(
+            matches!(check_exposure(&open.join("link"), Use::InPlace), Err(Exposed::Directory(path)) if path == open)
+        );
+        chmod(&safe, 0o777);
+        assert!(matches!(check_exposure(&file, Use::InPlace), Err(Exposed::Directory(path)) if path == safe));
+        symlink("round", root.path().join("round")).unwrap();
+        assert!(matches!(
+            check_exposure(&root.path().join("round"), Use::InPlace),
+            Err(Exposed::Unreadable(..))
+        ));
+    }
+
+    #[test]
+    fn a_sticky_directory_is_passed_through_and_holds_nothing_trusted_itself() {
+        let root = tempfile::tempdir().unwrap();
+        let (shared, own) = (root.path().join("shared"), root.path().join("shared/own"));
+        fs::create_dir_all(&own).unwrap();
+        fs::write(own.join("file"), "").unwrap();
+        fs::write(shared.join("file"), "").unwrap();
+        chmod(&shared, 0o1777);
+        assert!(check_exposure(&own.join("file"), Use::InPlace).is_ok());
+        assert!(check_exposure(&shared.join("file"), Use::Copied).is_ok());
+        assert!(
+            matches!(check_exposure(&shared.join("file"), Use::InPlace), Err(Exposed::Directory(path)) if path == shared)
+        );
+    }
+
+    #[test]
+    fn what_root_runs_is_changed_by_nobody_else() {
+        use std::os::unix::fs::chown;
+        let root = tempfile::tempdir().unwrap();
+        let (place, link) = (root.path().join("place"), root.path().join("link"));
+        let file = place.join("file");
+        fs::create_dir(&place).unwrap();
+        fs::write(&file, "").unwrap();
+        symlink(&file, &link).unwrap();
+        // Only root can give a file away; for others there is nothing to be found.
+        if chown(&file, Some(12_345), None).is_err() {
+            return;
+        }
+        for purpose in [Use::Named, Use::InPlace] {
+            let told = || check_exposure(&link, purpose).unwrap_err();
+            assert!(matches!(told(), Exposed::Owned(path, 12_345) if path == file));
+            chown(&file, Some(0), None).unwrap();
+            chown(&place, Some(12_345), None).unwrap();
+            assert!(matches!(told(), Exposed::Owned(path, 12_345) if path == place));
+            chown(&place, Some(0), Some(12_345)).unwrap();
+            assert!(check_exposure(&link, purpose).is_ok());
+            chmod(&place, 0o775);
+            assert!(matches!(told(), Exposed::Group(path, 12_345) if path == place));
+            assert!(check_exposure(&link, Use::Copied).is_ok());
+            chmod(&place, 0o755);
+            chown(&place, Some(0), Some(0)).unwrap();
+            chown(&file, Some(12_345), None).unwrap();
+        }
+    }
+
+    #[test]
+    fn in_a_sticky_directory_a_stranger_is_found_out() {
+        let root = tempfile::tempdir().unwrap();
+        let theirs = root.path().join("theirs");
+        fs::create_dir(&theirs).unwrap();
+        fs::write(theirs.join("file"), "").unwrap();
+        chmod(root.path(), 0o1777);
+        // Only root can give a file away.
+        if std::os::unix::fs::chown(&theirs, Some(12_345), None).is_ok() {
+            assert!(matches!(
+                check_exposure(&theirs.join("file"), Use::InPlace),
+                Err(Exposed::Foreign(_, 12_345))
+            ));
+            assert!(check_exposure(&theirs.join("file"), Use::Copied).is_ok());
+        }
+    }
+}

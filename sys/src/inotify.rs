@@ -1,0 +1,84 @@
+//! What happens to files and directories: inotify(7).
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::path::Path;
+
+use nix::sys::inotify::{self, InitFlags};
+
+pub use nix::sys::inotify::AddWatchFlags;
+
+use super::errno::Errno;
+
+/// What watches files and directories: nonblocking, close-on-exec, and readable once something has happened.
+#[derive(Debug)]
+pub struct Inotify(inotify::Inotify);
+
+/// Something that has happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// The number of the watch that saw it.
+    pub watch: i32,
+    /// What it is.
+    pub what: AddWatchFlags,
+    /// To what in the directory, if it is that of a directory.
+    pub name: Option<OsString>,
+}
+
+impl Inotify {
+    /// One that watches nothing yet.
+    pub fn new() -> Result<Self, Errno> {
+        inotify::Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map(Self)
+    }
+
+    /// Watches a path, and gives the number of the watch.
+    pub fn add(&self, path: &Path, what: AddWatchFlags) -> Result<i32, Errno> {
+        self.0.add_watch(path, what).map(inotify::WatchDescriptor::as_raw)
+    }
+
+    /// Takes some of what has happened. EAGAIN if nothing has.
+    pub fn read(&self) -> Result<Vec<Event>, Errno> {
+        let event = |event: inotify::InotifyEvent| {
+            let watch = event.wd.as_raw();
+            Event { watch, what: event.mask, name: event.name }
+        };
+        Ok(self.0.read_events()?.into_iter().map(event).collect())
+    }
+
+    /// Takes all that has happened, for whoever looks at everything anew.
+    pub fn drain(&self) {
+        while self.read().is_ok() {}
+    }
+}
+
+impl AsFd for Inotify {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Inotify {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_into_a_directory_is_told_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let inotify = Inotify::new().unwrap();
+        let watch = inotify.add(directory.path(), AddWatchFlags::IN_CREATE).unwrap();
+        assert_eq!(inotify.read(), Err(Errno::EAGAIN));
+        std::fs::write(directory.path().join("one"), "").unwrap();
+        let event = Event { watch, what: AddWatchFlags::IN_CREATE, name: Some("one".into()) };
+        assert_eq!(inotify.read(), Ok(vec![event]));
+        std::fs::write(directory.path().join("two"), "").unwrap();
+        inotify.drain();
+        assert_eq!(inotify.read(), Err(Errno::EAGAIN));
+        assert_eq!(inotify.add(Path::new("/nonexistent"), AddWatchFlags::IN_CREATE), Err(Errno::ENOENT));
+    }
+}

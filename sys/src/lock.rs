@@ -1,0 +1,98 @@
+//! The lock of a data directory: the only arbiter of who may write.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::errno::{Errno, retry};
+use super::file_lock::{FlockArg, flock};
+
+/// Name of the lock file inside the data directory.
+pub const LOCK_FILE: &str = ".handoff.lock";
+
+/// The held lock of a data directory. The file is never unlinked: whoever unlinks a lock file lets two in.
+///
+/// Dropping it releases the lock only if no forked process still holds a duplicate; [`DataLock::release`] always does.
+#[derive(Debug)]
+pub struct DataLock(OwnedFd);
+
+impl DataLock {
+    /// Takes the lock of the directory `data_dir` if it is free, or gives `None`. Does not block.
+    pub fn try_take(data_dir: &Path) -> io::Result<Option<DataLock>> {
+        let file = open(data_dir)?;
+        match retry(|| flock(&file, FlockArg::LockExclusiveNonblock)) {
+            Ok(()) => Ok(Some(DataLock(file))),
+            Err(Errno::EWOULDBLOCK) => Ok(None),
+            Err(error) => Err(named(data_dir, error.into())),
+        }
+    }
+
+    /// Waits for the lock of the directory `data_dir`, without limit.
+    pub fn take_blocking(data_dir: &Path) -> io::Result<DataLock> {
+        let file = open(data_dir)?;
+        retry(|| flock(&file, FlockArg::LockExclusive)).map_err(|error| named(data_dir, error.into()))?;
+        Ok(DataLock(file))
+    }
+
+    /// Gives the lock up, also if a forked process keeps a duplicate of the descriptor: the lock belongs to the open
+    /// file, and unlocking through any duplicate unlocks it.
+    pub fn release(self) -> io::Result<()> {
+        Ok(flock(&self.0, FlockArg::Unlock)?)
+    }
+}
+
+fn open(data_dir: &Path) -> io::Result<OwnedFd> {
+    // Std opens close-on-exec.
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.open(data_dir.join(LOCK_FILE)).map(OwnedFd::from).map_err(|error| named(data_dir, error))
+}
+
+fn named(data_dir: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot lock {:?}: {error}", data_dir.join(LOCK_FILE)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    #[test]
+    fn one_holder_at_a_time_and_the_file_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = DataLock::try_take(dir.path()).unwrap().unwrap();
+        assert!(DataLock::try_take(dir.path()).unwrap().is_none());
+        held.release().unwrap();
+        assert!(dir.path().join(LOCK_FILE).exists());
+        drop(DataLock::try_take(dir.path()).unwrap().unwrap());
+        assert!(DataLock::try_take(dir.path()).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_waiter_gets_it_when_it_is_released_although_a_duplicate_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = DataLock::try_take(dir.path()).unwrap().unwrap();
+        let _duplicate = held.0.try_clone().unwrap();
+        let (sender, receiver) = mpsc::channel();
+        let path = dir.path().to_owned();
+        let waiter = std::thread::spawn(move || {
+            let lock = DataLock::take_blocking(&path).unwrap();
+            sender.send(()).unwrap();
+            lock.release().unwrap();
+        });
+        assert!(receiver.recv_timeout(Duration::from_millis(50)).is_err());
+        held.release().unwrap();
+        receiver.recv_timeout(Duration::from_secs(10)).unwrap();
+        waiter.join().unwrap();
+    }
+
+    #[test]
+    fn errors_name_the_file() {
+        let error = DataLock::try_take(Path::new("/nonexistent/data")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(error.to_string().contains("/nonexistent/data/.handoff.lock"), "{error}");
+    }
+}

@@ -1,0 +1,44 @@
+//! A network namespace of one's own, see network_namespaces(7).
+
+use std::ffi::{c_char, c_short};
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use nix::sched::{CloneFlags, unshare};
+
+use super::errno::Errno;
+use super::socket::{AddressFamily, SockFlag, SockType, socket};
+use super::user::{effective_group, effective_user};
+
+/// Moves this process into a network that has nothing but a loopback device, and where every port is free. Without privilege
+/// it takes a user namespace too, in which this user is the same as outside. For a process of one thread; after an error it
+/// may be in the namespaces or not, and should end.
+pub fn enter_own_network() -> io::Result<()> {
+    match unshare(CloneFlags::CLONE_NEWNET) {
+        Err(Errno::EPERM) => {
+            let (user, group) = (effective_user(), effective_group());
+            unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
+            // Groups can be mapped without privilege only by a process that cannot leave any.
+            fs::write("/proc/self/setgroups", "deny")?;
+            fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
+            fs::write("/proc/self/gid_map", format!("{group} {group} 1"))?;
+        }
+        other => other?,
+    }
+    raise_loopback()
+}
+
+fn raise_loopback() -> io::Result<()> {
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::empty())?;
+    // SAFETY: it is plain numbers, for which all zero is good.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[..2].copy_from_slice(&[b'l' as c_char, b'o' as c_char]);
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as c_short;
+    // SAFETY: the request reads the structure that it is given, which lives until the call returns.
+    Ok(unsafe { ioctls::set_interface_flags(socket.as_raw_fd(), &raw const request) }.map(drop)?)
+}
+
+mod ioctls {
+    nix::ioctl_write_ptr_bad!(set_interface_flags, libc::SIOCSIFFLAGS, libc::ifreq);
+}

@@ -1,0 +1,75 @@
+//! How much memory a process that sleeps for months has mapped.
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::ptr::NonNull;
+
+use nix::sys::mman::{MmapAdvise, madvise};
+
+/// Unmaps the pages of programs and libraries that were only needed so far: the kernel maps whole neighbourhoods of what is
+/// touched, so that a small process is mostly start-up code. What is needed again is mapped again, from the page cache.
+/// For a process of one thread.
+pub fn release_start_up_pages() -> io::Result<()> {
+    for range in untouched_file_mappings(&fs::read_to_string("/proc/self/smaps")?) {
+        let Some(start) = NonNull::new(std::ptr::without_provenance_mut(range.start)) else { continue };
+        // SAFETY: the mapping is that of a file, is private and read-only, and has no page of its own, as a relocation or
+        // a breakpoint would make one. So each page is what the file says, and comes back as it was.
+        unsafe { madvise(start, range.len(), MmapAdvise::MADV_DONTNEED) }?;
+    }
+    Ok(())
+}
+
+/// The private read-only mappings of files that have no page of their own.
+fn untouched_file_mappings(smaps: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut candidate = None;
+    for line in smaps.lines() {
+        if let Some(header) = parse_header(line) {
+            candidate = header;
+        } else if line.strip_prefix("Anonymous:").is_some_and(|pages| pages.trim() == "0 kB") {
+            found.extend(candidate.take());
+        }
+    }
+    found
+}
+
+/// `start-end rights offset device inode path` begins the lines of a mapping; `Some(None)` is one that does not qualify.
+fn parse_header(line: &str) -> Option<Option<Range<usize>>> {
+    let mut fields = line.split_ascii_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let range = usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?;
+    let rights = fields.next()?;
+    let path = fields.nth(3).unwrap_or_default();
+    Some((matches!(rights, "r--p" | "r-xp") && path.starts_with('/')).then_some(range))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_clean_read_only_file_mappings_qualify() {
+        let mapping = |at: &str, rights: &str, path: &str, anonymous: u32| {
+            format!(
+                "{at} {rights} 00000000 fe:00 42  {path}\nRss: 64 kB\nAnonymous: {anonymous:8} kB\nLocked: 0 kB\n"
+            )
+        };
+        let smaps = [
+            mapping("1000-2000", "r-xp", "/usr/bin/a program", 0),
+            mapping("2000-3000", "r--p", "/usr/bin/relocated", 4),
+            mapping("3000-5000", "r--p", "/usr/lib/libc.so.6", 0),
+            mapping("5000-6000", "rw-p", "/usr/lib/libc.so.6", 0),
+            mapping("6000-7000", "r--s", "/shared", 0),
+            mapping("7000-8000", "r-xp", "[vdso]", 0),
+            mapping("8000-9000", "r--p", "", 0),
+        ];
+        assert_eq!(untouched_file_mappings(&smaps.concat()), [0x1000..0x2000, 0x3000..0x5000]);
+    }
+
+    #[test]
+    fn the_program_goes_on() {
+        release_start_up_pages().unwrap();
+        assert!(!untouched_file_mappings(&fs::read_to_string("/proc/self/smaps").unwrap()).is_empty());
+    }
+}

@@ -1,0 +1,109 @@
+//! Signals that a process is to be deaf to, such that another one is to hear, and one that is to end it.
+
+use std::ffi::c_int;
+use std::fs;
+use std::io;
+use std::mem::MaybeUninit;
+
+use nix::sys::signal::{SigHandler, Signal, kill, killpg, signal};
+use nix::unistd::Pid;
+
+use super::errno::Errno;
+
+/// Ignores a signal in the whole process, from now on. A program that it starts through [`super::spawn`] hears it again.
+pub fn ignore(which: Signal) -> io::Result<()> {
+    // SAFETY: no handler of ours is installed, so nothing of this process can run at a bad time.
+    Ok(unsafe { signal(which, SigHandler::SigIgn) }.map(drop)?)
+}
+
+/// Ends this process by a signal, also one that it blocks or ignores. Comes back if the signal ends no process.
+pub fn die_by(signal: c_int) {
+    // nix names no real-time signal, by which a process may end as well.
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: the default is no handler of ours; the set is filled before it is read. The signal is for this thread, so no other one
+    // takes it.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), signal);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut());
+        libc::raise(signal);
+    }
+}
+
+/// Sends a signal to a process, which may be another one that has got the number by now. That it is gone is no error.
+pub fn send_plain(pid: u32, signal: Signal) {
+    if let Some(pid) = process(pid) {
+        let _ = kill(pid, signal);
+    }
+}
+
+/// Sends a signal to all members of a process group. That there is none any more is no error.
+pub fn send_to_group(leader: u32, signal: Signal) {
+    if let Some(leader) = process(leader) {
+        let _ = killpg(leader, signal);
+    }
+}
+
+/// 0 and negative numbers mean others than one process.
+fn process(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().filter(|pid| *pid > 0).map(Pid::from_raw)
+}
+
+/// Sends a signal to a process as if nothing of it had been stopped. That it is gone already is no error.
+///
+/// The kernel hands a signal for a process to its main thread, if that does not block it. But while the process is stopped no thread
+/// takes it, and after SIGCONT the first one that wakes does. A main thread that sleeps then sleeps on, and with many
+/// interpreters only the main thread runs the handler. So the signal goes to the main thread itself where that would take it.
+pub fn send(pid: u32, signal: Signal) {
+    let Some(pid) = process(pid) else { return };
+    // These are for all of it, whoever takes them.
+    let is_order = [Signal::SIGKILL, Signal::SIGSTOP, Signal::SIGCONT].contains(&signal);
+    let is_taken = !is_order && is_for_main_thread(&status_of_main_thread(pid), signal);
+    if !(is_taken && send_to_main_thread(pid, signal).is_ok()) {
+        let _ = kill(pid, signal);
+    }
+}
+
+/// Empty if the process is gone.
+fn status_of_main_thread(pid: Pid) -> String {
+    fs::read_to_string(format!("/proc/{pid}/task/{pid}/status")).unwrap_or_default()
+}
+
+/// By the status of the main thread, whether it is there and does not block the signal: see proc_pid_status(5).
+fn is_for_main_thread(status: &str, signal: Signal) -> bool {
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+        line.unwrap_or_default()
+    };
+    let blocked = u64::from_str_radix(field("SigBlk"), 16);
+    let is_there = field("State").starts_with(['R', 'S', 'D', 'T', 't', 'I']);
+    is_there && blocked.is_ok_and(|blocked| blocked & (1 << (signal as c_int - 1)) == 0)
+}
+
+fn send_to_main_thread(pid: Pid, signal: Signal) -> Result<(), Errno> {
+    // nix does not have it, and not every C library does.
+    let pid = pid.as_raw();
+    // SAFETY: the call takes three numbers and no memory of this process.
+    Errno::result(unsafe { libc::syscall(libc::SYS_tgkill, pid, pid, signal as c_int) }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_main_thread_that_is_there_and_does_not_block_it_takes_a_signal() {
+        let status = |state: &str, blocked: &str| format!("Name:\ta\nState:\t{state}\nSigBlk:\t{blocked}\n");
+        let takes = |status: &str| is_for_main_thread(status, Signal::SIGTERM);
+        for state in ["S (sleeping)", "T (stopped)", "R (running)"] {
+            assert!(takes(&status(state, "0000000000000000")), "{state}");
+            assert!(takes(&status(state, "fffffffffffbbfff")), "all but SIGTERM, {state}");
+            assert!(!takes(&status(state, "0000000000004000")), "{state}");
+        }
+        // It has ended, and other threads have not.
+        assert!(!takes(&status("Z (zombie)", "0000000000000000")));
+        assert!(!takes(&status("S (sleeping)", "")));
+        assert!(!takes(""));
+    }
+}

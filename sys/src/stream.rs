@@ -1,0 +1,263 @@
+//! Frames on a byte stream: each is cut by the length in its header.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use handoff_protocol::frame::{self, FRAME_MAX, HEADER_LEN, MAGIC};
+
+use super::channel::Packet;
+use super::errno::Errno;
+use super::socket::{MsgFlags, Shutdown, recv, send, shutdown};
+
+/// What has been read of a frame that has not come whole, and whether nothing more can be.
+#[derive(Debug, Default)]
+struct Partial {
+    bytes: Vec<u8>,
+    is_lost: bool,
+}
+
+/// The state of one end of a stream.
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    partial: Mutex<Partial>,
+    /// The rest of a frame of which the peer's queue took only a part.
+    rest: Mutex<Vec<u8>>,
+}
+
+/// What the bytes of a frame that have come say about the rest.
+enum Next {
+    /// So many bytes are missing, before more can be said.
+    Missing(usize),
+    /// It is whole.
+    Whole,
+    /// It does not begin like a frame.
+    Foreign,
+    /// It announces more than a frame may have.
+    TooLong,
+}
+
+fn next(bytes: &[u8]) -> Next {
+    if bytes.len() < HEADER_LEN {
+        return Next::Missing(HEADER_LEN - bytes.len());
+    }
+    if bytes[..MAGIC.len()] != MAGIC {
+        return Next::Foreign;
+    }
+    match HEADER_LEN.saturating_add(frame::announced(bytes)) {
+        whole if whole > FRAME_MAX => Next::TooLong,
+        whole if whole > bytes.len() => Next::Missing(whole - bytes.len()),
+        _ => Next::Whole,
+    }
+}
+
+impl Stream {
+    /// See [`super::channel::Channel::send`]. What a nonblocking stream does not take of a frame is kept, and comes before the next
+    /// one: the peer would never find that otherwise.
+    pub(super) fn send(&self, socket: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
+        let mut rest = locked(&self.rest);
+        send_rest(socket, &mut rest)?;
+        let sent = send_some(socket, bytes)?;
+        if sent == 0 && !bytes.is_empty() {
+            return Err(Errno::EAGAIN.into());
+        }
+        rest.extend_from_slice(&bytes[sent..]);
+        Ok(())
+    }
+
+    /// See [`super::channel::Channel::flush`].
+    pub(super) fn flush(&self, socket: &OwnedFd) -> io::Result<()> {
+        send_rest(socket, &mut locked(&self.rest))
+    }
+
+    /// See [`super::channel::Channel::recv`]. Never reads beyond the frame: what is left makes the socket readable. A frame
+    /// that is cut by the end is given as it is, so that it is an error with a name.
+    pub(super) fn recv(&self, socket: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<Option<Packet>> {
+        let mut partial = locked(&self.partial);
+        loop {
+            let (truncated, is_lost) = match next(&partial.bytes) {
+                _ if partial.is_lost => return Ok(None),
+                Next::Whole => (false, false),
+                Next::Foreign => (false, true),
+                Next::TooLong => (true, true),
+                Next::Missing(missing) => match fill(socket, &mut partial.bytes, missing)? {
+                    0 if partial.bytes.is_empty() => return Ok(None),
+                    0 => (false, true),
+                    _ => continue,
+                },
+            };
+            if is_lost {
+                partial.is_lost = true;
+                let _ = shutdown(socket, Shutdown::Both);
+            }
+            *buffer = std::mem::take(&mut partial.bytes);
+            return Ok(Some(Packet { len: buffer.len(), fds: Vec::new(), truncated, fds_lost: false }));
+        }
+    }
+}
+
+fn send_rest(socket: &OwnedFd, rest: &mut Vec<u8>) -> io::Result<()> {
+    let sent = send_some(socket, rest)?;
+    rest.drain(..sent);
+    if rest.is_empty() { Ok(()) } else { Err(Errno::EAGAIN.into()) }
+}
+
+/// As much as the peer's queue takes.
+fn send_some(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match send(socket, &bytes[sent..], MsgFlags::MSG_NOSIGNAL) {
+            Ok(more) => sent += more,
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => break,
+            Err(Errno::ECONNRESET) => return Err(Errno::EPIPE.into()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(sent)
+}
+
+/// Reads at most `count` bytes more; 0 at the end. Descriptors that the peer sends are closed by the kernel.
+fn fill(socket: &OwnedFd, bytes: &mut Vec<u8>, count: usize) -> io::Result<usize> {
+    let before = bytes.len();
+    bytes.resize(before + count, 0);
+    let read = loop {
+        match recv(socket, &mut bytes[before..], MsgFlags::empty()) {
+            // Told once, when the peer closed without reading all of ours; what it sent before can still be read.
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
+            read => break read,
+        }
+    };
+    bytes.truncate(before + *read.as_ref().unwrap_or(&0));
+    Ok(read?)
+}
+
+/// What it guards is right after every statement, also if another thread has panicked.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::channel::Channel;
+    use super::super::wire::{WireError, recv_message, send_message};
+    use super::*;
+    use handoff_protocol::frame::FrameError;
+    use handoff_protocol::ids::{Generation, HandoffId};
+    use handoff_protocol::message::{Done, FromService, Mode, Progress, ToService, Welcome};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    fn pair() -> (Channel, Channel) {
+        let (ours, theirs) = Channel::stream_pair().unwrap();
+        (ours, Channel::from_stream(theirs).unwrap())
+    }
+
+    /// The supervisor's end, nonblocking, and the bare socket of a peer.
+    fn bare() -> (Channel, UnixStream) {
+        let (ours, theirs) = Channel::stream_pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (ours, theirs.into())
+    }
+
+    fn progress(note: &str) -> (FromService, Vec<u8>) {
+        let message = FromService::Progress(Progress { note: note.to_owned() });
+        let bytes = frame::encode(1, HandoffId::NIL, &message).unwrap();
+        (message, bytes)
+    }
+
+    #[test]
+    fn frames_that_come_together_or_in_pieces_are_cut_by_their_length() {
+        use std::io::Write;
+        let (ours, mut theirs) = bare();
+        let (long, bytes) = progress(&"x".repeat(60_000));
+        let (short, more) = progress("");
+        let receive = || recv_message::<FromService>(&ours, 1);
+        for piece in [&bytes[..1], &bytes[1..36], &bytes[36..20_000]] {
+            theirs.write_all(piece).unwrap();
+            assert!(receive().unwrap_err().would_block());
+        }
+        theirs.write_all(&bytes[20_000..]).unwrap();
+        theirs.write_all(&[more.clone(), more[..30].to_vec()].concat()).unwrap();
+        assert_eq!(receive().unwrap().unwrap().1, long);
+        assert_eq!(receive().unwrap().unwrap().1, short);
+        assert!(receive().unwrap_err().would_block());
+        drop(theirs);
+        assert!(matches!(receive().unwrap_err(), WireError::Frame(FrameError::Short { length: 30 })));
+        assert!(receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_welcome_tells_names_and_no_descriptors() {
+        let (a, b) = pair();
+        let message = ToService::Welcome(Welcome {
+            version: 1,
+            service: "s3".parse().unwrap(),
+            generation: Generation(7),
+            mode: Mode::Overlap,
+            listeners: vec!["main".parse().unwrap()],
+            lease_ms: 1000,
+        });
+        send_message(&a, 1, HandoffId::NIL, &message, &[a.as_fd()]).unwrap();
+        let (_, found, fds) = recv_message::<ToService>(&b, 0).unwrap().unwrap();
+        assert_eq!((found, fds.len()), (message.clone(), 0));
+        send_message(&a, 1, HandoffId::NIL, &message, &[a.as_fd()]).unwrap();
+        let mut buffer = Vec::new();
+        b.recv(&mut buffer).unwrap().unwrap();
+        assert_eq!(buffer[8..10], [0, 0]);
+    }
+
+    #[test]
+    fn after_a_header_that_cannot_be_right_the_stream_is_closed() {
+        use std::io::{Read, Write};
+        let too_long = [&b"hoff\x01\x00\x03\0\0\0\0\0"[..], &65_501u32.to_le_bytes(), &[0; 20]].concat();
+        let huge = [&b"hoff\x01\x00\x03\0\0\0\0\0"[..], &u32::MAX.to_le_bytes(), &[0; 20]].concat();
+        let foreign = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n\r\n".to_vec();
+        for (bytes, expected) in
+            [(too_long, FrameError::TooLong), (huge, FrameError::TooLong), (foreign, FrameError::Magic)]
+        {
+            let (ours, mut theirs) = bare();
+            theirs.write_all(&bytes).unwrap();
+            theirs.write_all(&progress("").1).unwrap();
+            match recv_message::<FromService>(&ours, 1).unwrap_err() {
+                WireError::Frame(found) => assert_eq!(found, expected),
+                other => panic!("{other}"),
+            }
+            assert!(recv_message::<FromService>(&ours, 1).unwrap().is_none());
+            assert!(matches!(theirs.read(&mut [0; 1]), Ok(0) | Err(_)), "the peer sees the end");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_is_slow_to_read_is_not_sent_half_a_frame_and_then_another() {
+        use std::io::Read;
+        let (ours, mut theirs) = bare();
+        let (message, bytes) = progress(&"x".repeat(50_000));
+        let send = || send_message(&ours, 1, HandoffId::NIL, &message, &[]);
+        let sent = std::iter::repeat_with(send).take_while(Result::is_ok).count();
+        assert!(send().unwrap_err().would_block() && ours.flush().is_err());
+        let mut read = vec![0; bytes.len()];
+        for _ in 0..sent {
+            let _ = ours.flush();
+            theirs.read_exact(&mut read).unwrap();
+            assert_eq!(read, bytes);
+        }
+        ours.flush().unwrap();
+        send().unwrap();
+        theirs.read_exact(&mut read).unwrap();
+        assert_eq!(read, bytes);
+    }
+
+    #[test]
+    fn the_end_is_the_end_and_descriptors_are_refused() {
+        let (a, b) = pair();
+        assert_eq!(a.send(b"x", &[b.as_fd()]).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        send_message(&a, 1, HandoffId::NIL, &FromService::Drained(Done {}), &[]).unwrap();
+        drop(a);
+        assert!(recv_message::<FromService>(&b, 1).unwrap().is_some());
+        assert!(recv_message::<FromService>(&b, 1).unwrap().is_none());
+        assert_eq!(b.send(b"x", &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        let (_, packets) = Channel::pair().unwrap();
+        assert!(Channel::from_stream(packets).unwrap_err().to_string().contains("SOCK_STREAM"));
+    }
+}

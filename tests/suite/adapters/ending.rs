@@ -1,0 +1,424 @@
+//! What becomes of a program that takes its time to end: it has what its service file grants, and is never killed earlier.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use handoff::control::api::{Ending, Killed, Outcome, Request, Response};
+use handoff::history::Entry;
+use handoff::slots::census::Census;
+
+use crate::support::{Rig, ask, ask_over, executable, free_address, service};
+
+/// Answers each line with its pid, `slow` after three seconds. At SIGTERM it saves for as many seconds as its second argument says, once; `-1`:
+/// it pays no heed to it. Other signals are written down. What follows is what it does at its start.
+const SERVER: &str = r#"#!/usr/bin/python3
+import os, signal, socket, sys, threading
+(host, port), (saves, out), does = sys.argv[1].rsplit(":", 1), sys.argv[2:4], sys.argv[4:]
+def note(text):
+    with open(out, "a") as file:
+        file.write(f"{os.getpid()} {text}\n")
+def end(number, frame):
+    if os.path.exists(out) and "saved" in open(out).read():
+        os._exit(0)
+    note("asked")
+    if float(saves) < 0:
+        return
+    threading.Event().wait(float(saves))
+    note("saved")
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
+for other in signal.SIGHUP, signal.SIGUSR1:
+    signal.signal(other, lambda number, frame: note(signal.Signals(number).name))
+def serve(client):
+    with client, client.makefile("rw") as lines:
+        for line in lines:
+            if line == "slow\n":
+                threading.Event().wait(3)
+            lines.write(f"{os.getpid()}\n")
+            lines.flush()
+listener = socket.socket()
+listener.bind((host, int(port)))
+listener.listen()
+if "fork" in does and os.fork():
+    os._exit(0)
+def accept():
+    while True:
+        threading.Thread(target=serve, args=[listener.accept()[0]], daemon=True).start()
+threading.Thread(target=accept, daemon=True).start()
+for text in (text for text in does if "=" in text):
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    text = text.replace("SELF", str(os.getpid())).replace("PARENT", str(os.getppid()))
+    notify.sendto(text.encode(), os.environ["NOTIFY_SOCKET"])
+while True:
+    signal.pause()
+"#;
+
+/// The service `s` of that program.
+pub(crate) struct Slow {
+    pub(crate) rig: Rig,
+    address: SocketAddr,
+}
+
+impl Slow {
+    pub(crate) fn serve(mode: &str, saves: &str, keys: &str) -> Self {
+        Self::start(mode, saves, keys, &[], "")
+    }
+
+    /// The same, below a script in which `SERVER` stands for the server with its arguments.
+    pub(crate) fn wrapped(mode: &str, saves: &str, keys: &str, does: &[&str], script: &str) -> Self {
+        Self::start(mode, saves, keys, does, script)
+    }
+
+    fn start(mode: &str, saves: &str, keys: &str, does: &[&str], script: &str) -> Self {
+        let rig = Rig::new();
+        let (address, mut server) = (free_address(), rig.path("server"));
+        std::fs::write(&server, SERVER).unwrap();
+        executable(&server);
+        if !script.is_empty() {
+            let wrapper = rig.path("wrapper");
+            let text = script.replace("SERVER", &format!("{} \"$@\"", server.display()));
+            std::fs::write(&wrapper, format!("#!/bin/sh\n{text}\n")).unwrap();
+            executable(&wrapper);
+            server = wrapper;
+        }
+        let does: String = does.iter().map(|what| format!(", {what:?}")).collect();
+        let text = format!(
+            "binary = {server:?}\nargs = [\"{address}\", \"{saves}\", {:?}{does}]\nstore = false\nautostart = false\n\
+             adapter = \"inject\"\nmode = \"{mode}\"\n{keys}[listen]\nmain = \"{address}\"\n",
+            rig.path("data/said")
+        );
+        std::fs::write(rig.path("config/services/s.toml"), text).unwrap();
+        rig.call(Request::Start(service("s"))).unwrap();
+        Self { rig, address }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        ask(self.address, "x").unwrap().parse().unwrap()
+    }
+
+    /// A request that takes three seconds, which the program has begun so long ago that it counts as a long one.
+    pub(crate) fn ask_slowly(&self) -> std::thread::JoinHandle<std::io::Result<String>> {
+        let connection = std::net::TcpStream::connect(self.address).unwrap();
+        let (client, address) = (connection.local_addr().unwrap(), self.address);
+        let asked = std::thread::spawn(move || ask_over(connection, "slow"));
+        super::wait_for("it to be read", || Census::has_read(client, address).unwrap().then_some(()));
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(300) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        asked
+    }
+
+    pub(crate) fn outcome(&self, request: Request) -> Outcome {
+        match self.rig.call(request).unwrap() {
+            Response::Outcome(outcome) => *outcome,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn restart(&self) -> Outcome {
+        self.outcome(Request::Restart(service("s")))
+    }
+
+    pub(crate) fn said(&self) -> String {
+        std::fs::read_to_string(self.rig.path("data/said")).unwrap_or_default()
+    }
+
+    pub(crate) fn last_entry(&self) -> Entry {
+        let history = handoff::control::api::History { service: Some(service("s")), limit: Some(1) };
+        match self.rig.call(Request::History(history)).unwrap() {
+            Response::History(mut entries) => entries.pop().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Longer than any limit that there was before.
+#[test]
+fn a_program_that_saves_for_long_is_let_do_so() {
+    const GRANTS: &str = "stop_grace = \"20s\"\ndrain_grace = \"1s\"\n";
+    fn restarts(mode: &str) {
+        let slow = Slow::serve(mode, "6", GRANTS);
+        let first = slow.pid();
+        let outcome = slow.restart();
+        assert_eq!((outcome.outcome, outcome.killed), (Ending::Committed, vec![]), "{mode}");
+        assert_eq!(slow.said(), format!("{first} asked\n{first} saved\n"), "{mode}");
+        assert_ne!(slow.pid(), first, "{mode}");
+        // The rig ends with the daemon, which ends the other one in order as well.
+    }
+    fn stops() {
+        let slow = Slow::serve("exclusive", "6", GRANTS);
+        let first = slow.pid();
+        let outcome = slow.outcome(Request::Stop(service("s")));
+        assert_eq!((outcome.outcome, outcome.killed), (Ending::Stopped, vec![]));
+        assert_eq!(slow.said(), format!("{first} asked\n{first} saved\n"));
+    }
+    fn daemon_ends() {
+        let mut slow = Slow::serve("overlap", "6", GRANTS);
+        let first = slow.pid();
+        assert!(slow.rig.stop_daemon().unwrap().success());
+        assert_eq!(slow.said(), format!("{first} asked\n{first} saved\n"));
+    }
+    fn shim_is_told() {
+        let slow = Slow::serve("exclusive", "6", GRANTS);
+        let first = slow.pid();
+        crate::support::signal(slow.rig.status("s").shim.unwrap(), handoff::sys::process::Signal::SIGTERM);
+        super::wait_for("another program", || slow.said().contains("saved").then_some(()));
+        assert_eq!(slow.said(), format!("{first} asked\n{first} saved\n"));
+    }
+    std::thread::scope(|scope| {
+        let cases: [fn(); 5] =
+            [|| restarts("exclusive"), || restarts("overlap"), stops, daemon_ends, shim_is_told];
+        let running: Vec<_> = cases.into_iter().map(|case| scope.spawn(case)).collect();
+        running.into_iter().for_each(|case| case.join().unwrap());
+    });
+}
+
+#[test]
+fn what_is_killed_is_told_by_everybody() {
+    let slow = Slow::serve(
+        "exclusive",
+        "-1",
+        "drain = \"nothing\"\nstop_grace = \"600ms\"\ndrain_grace = \"400ms\"\n",
+    );
+    let first = slow.pid();
+    let begun = Instant::now();
+    let outcome = slow.restart();
+    let took = begun.elapsed();
+    // What is left of the time of the drain, and the time to end.
+    let killed_in_time = |killed: &[Killed], pid: u32, least: u64| match killed {
+        [killed] => {
+            killed.pid == pid && killed.name == "server" && (least..least + 3_000).contains(&killed.after_ms)
+        }
+        _ => false,
+    };
+    assert_eq!(outcome.outcome, Ending::Committed);
+    // The drain may have begun long before it was asked to end, the time to end not.
+    assert!(killed_in_time(&outcome.killed, first, 600), "{outcome:?}");
+    assert!(took >= Duration::from_millis(900), "{took:?}");
+    assert_eq!(slow.last_entry().killed, outcome.killed);
+    assert_eq!(slow.rig.status("s").last_handoff.unwrap().killed, outcome.killed);
+    let status = String::from_utf8(slow.rig.run(&["status", "s"]).stdout).unwrap();
+    let sentence = format!("Process {first} (server) was killed");
+    assert!(status.contains(&sentence), "{status}");
+    let history = String::from_utf8(slow.rig.run(&["history", "s", "--last"]).stdout).unwrap();
+    assert!(history.contains(&sentence), "{history}");
+
+    let second = slow.pid();
+    let output = slow.rig.run(&["stop", "s"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    assert!(text.contains(&format!("Process {second} (server) was killed")), "{text}");
+    let last = slow.rig.status("s").last_handoff.unwrap();
+    assert!(killed_in_time(&last.killed, second, 600), "{last:?}");
+    let left: Vec<PathBuf> =
+        std::fs::read_dir(slow.rig.path("run/adopt")).unwrap().flatten().map(|it| it.path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn the_process_that_serves_gets_the_signal_and_not_its_wrapper() {
+    const GRANTS: &str = "stop_grace = \"10s\"\ndrain_grace = \"1s\"\n";
+    let stops = |keys: &str, script: &str| {
+        let slow = Slow::wrapped("exclusive", "0.2", &format!("{GRANTS}{keys}"), &[], script);
+        let first = slow.pid();
+        super::wait_for("the server to be found", || {
+            let main_is_wanted = keys.contains("\"main\"");
+            (main_is_wanted || slow.rig.status("s").pid == Some(first)).then_some(())
+        });
+        let outcome = slow.outcome(Request::Stop(service("s")));
+        assert_eq!((outcome.outcome, outcome.killed), (Ending::Stopped, vec![]), "{keys}{script}");
+        assert_eq!(slow.said(), format!("{first} asked\n{first} saved\n"), "{keys}{script}");
+    };
+    let cases = [
+        ("", "SERVER\nexit $?"),
+        // As `npm start` does it.
+        ("", "sh -c '\"$0\" \"$@\"; exit $?' SERVER; exit $?"),
+        ("", "SERVER &\nwait"),
+        ("stop_mode = \"group\"\n", "SERVER\nexit $?"),
+        // The shell gets it, and ends; then its server.
+        ("stop_mode = \"main\"\n", "SERVER\nexit $?"),
+        // One that reaps nobody: what has ended is still in its tree.
+        ("", "SERVER &\nexec sleep 1000"),
+        // It starts another server when the first one has ended: it gets the signal then.
+        ("", "while true; do SERVER; done"),
+    ];
+    std::thread::scope(|scope| {
+        let running: Vec<_> =
+            cases.iter().map(|(keys, script)| scope.spawn(|| stops(keys, script))).collect();
+        running.into_iter().for_each(|case| case.join().unwrap());
+    });
+}
+
+#[test]
+fn a_service_whose_named_main_process_dies_is_started_again() {
+    let does = ["READY=1\nMAINPID=SELF"];
+    let slow =
+        Slow::wrapped("exclusive", "0", "notify = true\nstop_grace = \"5s\"\n", &does, "SERVER\nsleep 1000");
+    let first = slow.pid();
+    crate::support::signal(first, handoff::sys::process::Signal::SIGKILL);
+    super::wait_for("another one to serve", || {
+        let status = slow.rig.status("s");
+        (status.restarts == 1 && status.pid.is_some_and(|pid| pid != first)).then_some(())
+    });
+    assert_ne!(slow.pid(), first);
+    let problem = slow.rig.status("s").problem.unwrap_or_default();
+    assert!(problem.contains("signal 9"), "{problem}");
+}
+
+#[test]
+fn a_process_that_is_none_of_the_program_is_never_named() {
+    let mut stranger = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+    let named = format!("MAINPID={}", stranger.id());
+    let slow =
+        Slow::wrapped("exclusive", "0", "notify = true\nstop_grace = \"5s\"\n", &[&named, "READY=1"], "");
+    let first = slow.pid();
+    assert_eq!(slow.rig.status("s").pid, Some(first));
+    let outcome = slow.outcome(Request::Stop(service("s")));
+    assert_eq!((outcome.outcome, outcome.killed), (Ending::Stopped, vec![]));
+    assert_eq!(slow.said(), format!("{first} asked\n{first} saved\n"));
+    let alive = stranger.try_wait().unwrap().is_none();
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    assert!(alive, "a process was ended that is none of the program");
+    let log = super::wait_for("the log to tell it", || {
+        let log = std::fs::read_to_string(slow.rig.path("state/services/s/log/current")).unwrap_or_default();
+        log.contains("is refused").then_some(log)
+    });
+    assert!(log.contains(&named), "{log}");
+}
+
+#[test]
+fn a_daemon_without_a_main_process_is_found_and_ends_in_order() {
+    let slow = Slow::wrapped("exclusive", "0", "stop_grace = \"10s\"\n", &["fork"], "");
+    let first = slow.pid();
+    super::wait_for("a daemon to be found by its listener", || {
+        (slow.rig.status("s").pid == Some(first)).then_some(())
+    });
+    let outcome = slow.outcome(Request::Stop(service("s")));
+    assert_eq!((outcome.outcome, outcome.killed), (Ending::Stopped, vec![]));
+    assert_eq!(slow.said(), format!("{first} asked\n{first} saved\n"));
+}
+
+#[test]
+fn a_signal_for_the_service_reaches_the_program() {
+    let slow = Slow::wrapped("exclusive", "0", "reload_signal = \"SIGUSR1\"\n", &[], "SERVER\nexit $?");
+    let first = slow.pid();
+    super::wait_for("the server to be found", || (slow.rig.status("s").pid == Some(first)).then_some(()));
+    let says = |text: &str| {
+        super::wait_for(text, || {
+            slow.said().lines().any(|line| line == format!("{first} {text}")).then_some(())
+        })
+    };
+    let kill = |args: &[&str]| {
+        let output = slow.rig.run(args);
+        let (out, error) =
+            (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        (output.status.success(), out, error)
+    };
+    let (done, out, error) = kill(&["kill", "--reload", "s"]);
+    assert!(done && out.contains(&format!("pid {first}")), "{out}{error}");
+    says("SIGUSR1");
+    assert!(kill(&["kill", "-s", "hup", "s"]).0);
+    says("SIGHUP");
+    let (done, _, error) = kill(&["kill", "-s", "STOP", "s"]);
+    assert!(!done && error.contains("The signals are HUP"), "{error}");
+    // Whoever knows only the pid of the shim.
+    std::fs::write(slow.rig.path("data/said"), "").unwrap();
+    crate::support::signal(slow.rig.status("s").shim.unwrap(), handoff::sys::process::Signal::SIGHUP);
+    says("SIGHUP");
+    assert_eq!((slow.pid(), slow.rig.status("s").restarts), (first, 0));
+    let status = String::from_utf8(slow.rig.run(&["status", "s"]).stdout).unwrap();
+    assert!(status.contains(&format!("pid         {first}")), "{status}");
+    let output = slow.rig.run(&["status", "s", "--json"]);
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let pid = |value: &serde_json::Value| value.as_u64().and_then(|pid| u32::try_from(pid).ok());
+    assert_eq!(pid(&status["pid"]), Some(first), "{status}");
+    assert_eq!(pid(&status["shim"]), slow.rig.status("s").shim, "{status}");
+    assert_eq!(pid(&status["last_handoff"]["shim"]), slow.rig.status("s").shim, "{status}");
+}
+
+/// The main process of a daemon has ended long ago, so only its listener tells of it.
+#[test]
+fn a_daemon_survives_an_upgrade_that_is_called_off_or_rolled_back() {
+    let slow =
+        Slow::wrapped("exclusive", "0", "stop_grace = \"10s\"\ndrain_grace = \"300ms\"\n", &["fork"], "");
+    let first = slow.pid();
+    let request = slow.ask_slowly();
+    let outcome = slow.restart();
+    assert_eq!((outcome.outcome, outcome.restarted), (Ending::RolledBack, false), "{outcome:?}");
+    assert_eq!(request.join().unwrap().unwrap(), first.to_string(), "its request is answered");
+    assert_eq!((slow.pid(), slow.rig.status("s").pid), (first, Some(first)));
+
+    let file = slow.rig.path("config/services/s.toml");
+    let text = std::fs::read_to_string(&file).unwrap().replace("\"300ms\"", "\"20s\"");
+    std::fs::write(&file, text).unwrap();
+    let request = slow.ask_slowly();
+    let outcome = std::thread::scope(|scope| {
+        let restart = scope.spawn(|| slow.restart());
+        super::wait_for("the drain", || {
+            (slow.rig.status("s").phase.as_deref() == Some("draining")).then_some(())
+        });
+        slow.outcome(Request::Cancel(service("s")));
+        restart.join().unwrap()
+    });
+    assert_eq!((outcome.outcome, outcome.restarted), (Ending::RolledBack, false), "{outcome:?}");
+    assert_eq!(request.join().unwrap().unwrap(), first.to_string());
+    assert_eq!((slow.pid(), slow.rig.status("s").restarts, slow.said().as_str()), (first, 0, ""));
+}
+
+/// What was ended is not started again while there is another one to go forward to.
+#[test]
+fn a_program_that_was_told_to_end_is_followed_by_the_new_one_whatever_comes() {
+    // The deadline passes while it saves.
+    let grants = "stop_grace = \"20s\"\ndrain_grace = \"100ms\"\ndeadline = \"1500ms\"\n";
+    let slow = Slow::serve("exclusive", "3", grants);
+    let first = slow.pid();
+    let outcome = slow.restart();
+    assert_eq!((outcome.outcome, outcome.killed), (Ending::Committed, vec![]));
+    assert_eq!(slow.said(), format!("{first} asked\n{first} saved\n"));
+    let second = slow.pid();
+    assert_ne!(second, first);
+
+    // Somebody calls it off.
+    let slow = Slow::serve("exclusive", "2", "stop_grace = \"20s\"\ndrain_grace = \"100ms\"\n");
+    let first = slow.pid();
+    let outcome = std::thread::scope(|scope| {
+        let restart = scope.spawn(|| slow.restart());
+        super::wait_for("it to be asked to end", || slow.said().contains("asked").then_some(()));
+        let refused = slow.rig.call(Request::Cancel(service("s"))).unwrap_err().to_string();
+        assert!(refused.contains("phase sealing") && refused.contains("goes forward"), "{refused}");
+        restart.join().unwrap()
+    });
+    assert_eq!((outcome.outcome, outcome.restarted), (Ending::Committed, false), "{outcome:?}");
+    assert_ne!(slow.pid(), first);
+    assert_eq!(slow.rig.status("s").restarts, 0);
+}
+
+/// The shim writes down at which of its two slots new connections wait before it lets them wait there.
+#[test]
+fn a_program_ends_in_order_although_nothing_can_be_written_down() {
+    const GRANTS: &str = "stop_grace = \"20s\"\n";
+    let stops = |drain: &str| {
+        let slow = Slow::serve("exclusive", "2", &format!("{GRANTS}{drain}"));
+        let first = slow.pid();
+        std::fs::create_dir(slow.rig.path("state/services/s/pair.new")).unwrap();
+        let outcome = slow.outcome(Request::Stop(service("s")));
+        assert_eq!((outcome.outcome, outcome.killed), (Ending::Stopped, vec![]), "{drain}");
+        assert_eq!(slow.said(), format!("{first} asked\n{first} saved\n"), "{drain}");
+    };
+    let daemon_ends = || {
+        let mut slow = Slow::serve("exclusive", "2", GRANTS);
+        let first = slow.pid();
+        std::fs::create_dir(slow.rig.path("state/services/s/pair.new")).unwrap();
+        assert!(slow.rig.stop_daemon().unwrap().success());
+        assert_eq!(slow.said(), format!("{first} asked\n{first} saved\n"));
+    };
+    std::thread::scope(|scope| {
+        for drain in ["", "drain = \"nothing\"\n"] {
+            scope.spawn(move || stops(drain));
+        }
+        scope.spawn(daemon_ends);
+    });
+}

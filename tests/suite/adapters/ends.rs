@@ -1,0 +1,77 @@
+//! Whatever ends a program or its shim, what is told is how the program ended.
+
+use handoff::sys::process::Signal;
+
+use crate::support::{Rig, ask, free_address, service, signal, wait_for};
+use handoff::control::api::Request;
+
+/// Ends at SIGTERM with the code that it is given, or as the kernel ends it.
+const PYTHON: &str = r#"
+import os, signal, socket, sys
+host, port = sys.argv[1].split(":")
+if sys.argv[2] != "-":
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(int(sys.argv[2])))
+listener = socket.create_server((host, int(port)))
+while True:
+    connection, _ = listener.accept()
+    if connection.recv(100):
+        connection.sendall(b"%d\n" % os.getpid())
+    connection.close()
+"#;
+
+/// Who gets a signal.
+#[derive(Debug, Clone, Copy)]
+enum To {
+    Shim,
+    Program,
+}
+
+fn ended(adapter_of: &str, code: &str, to: To, by: Signal) -> (u32, String) {
+    let rig = Rig::new();
+    let address = free_address();
+    let text = format!(
+        "binary = \"/usr/bin/python3\"\nargs = [\"-c\", {PYTHON:?}, \"{address}\", \"{code}\"]\nautostart = false\nstore = false\n\
+         adapter = \"inject\"\nmode = \"{adapter_of}\"\nstop_grace = \"5s\"\n[listen]\nmain = \"{address}\"\n"
+    );
+    std::fs::write(rig.path("config/services/s.toml"), text).unwrap();
+    rig.call(Request::Start(service("s"))).unwrap();
+    let program: u32 = ask(address, "x").unwrap().parse().unwrap();
+    let status = rig.status("s");
+    assert_eq!(status.pid, Some(program));
+    signal(
+        match to {
+            To::Shim => status.shim.unwrap(),
+            To::Program => program,
+        },
+        by,
+    );
+    let problem = wait_for("the end to be told", || {
+        let status = rig.status("s");
+        status.problem.filter(|_| status.restarts == 1)
+    });
+    (program, problem)
+}
+
+#[test]
+fn the_end_that_is_told_is_that_of_the_program() {
+    let cases = [
+        (To::Program, "-", Signal::SIGTERM, "was killed by signal 15"),
+        (To::Program, "-", Signal::SIGHUP, "was killed by signal 1"),
+        (To::Program, "-", Signal::SIGUSR1, "was killed by signal 10"),
+        (To::Program, "-", Signal::SIGQUIT, "was killed by signal 3"),
+        (To::Program, "-", Signal::SIGKILL, "was killed by signal 9"),
+        (To::Program, "3", Signal::SIGTERM, "exited with code 3"),
+        (To::Program, "0", Signal::SIGTERM, "exited with code 0"),
+        (To::Shim, "-", Signal::SIGTERM, "was killed by signal 15"),
+        (To::Shim, "3", Signal::SIGTERM, "exited with code 3"),
+        (To::Shim, "0", Signal::SIGTERM, "exited with code 0"),
+        (To::Shim, "-", Signal::SIGHUP, "was killed by signal 1"),
+        (To::Shim, "-", Signal::SIGKILL, "was killed by signal 9"),
+    ];
+    for (number, (to, code, by, told)) in cases.into_iter().enumerate() {
+        let mode = ["exclusive", "overlap"][number % 2];
+        let (program, problem) = ended(mode, code, to, by);
+        let told = format!("The process {program} {told};");
+        assert!(problem.contains(&told), "{to:?} {code} {by:?}, {mode}: {problem}");
+    }
+}

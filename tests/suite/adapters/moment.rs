@@ -1,0 +1,354 @@
+//! Clients that keep their connections and go on asking, in exclusive mode: each upgrade goes forward, soon, and nothing that was
+//! begun is cut.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use handoff::control::api::{Ending, Outcome};
+use handoff::slots::census::Census;
+
+use super::plain::{Load, Plain};
+use crate::support::{LIMIT, ask_over, version, wait_for};
+
+/// The longest that clients go on for one test.
+const LOAD_LIMIT: Duration = Duration::from_secs(120);
+
+/// What the clients of a test saw.
+#[derive(Default)]
+struct Saw {
+    answered: usize,
+    /// What was asked on a connection that ended then.
+    unanswered: Vec<String>,
+}
+
+/// Runs `clients` of (how many, how long an answer takes, how long each pauses) while `act` runs.
+fn with_clients<T>(plain: &Plain, clients: &[(usize, u64, u64)], act: impl FnOnce() -> T) -> (T, Saw) {
+    let begun = plain.rig.path("begun");
+    let (is_over, address) = (AtomicBool::new(false), plain.address);
+    let (done, saw) = std::thread::scope(|scope| {
+        let (begun, is_over) = (&begun, &is_over);
+        let mut threads = Vec::new();
+        for (kind, (count, answer_ms, pause_ms)) in clients.iter().copied().enumerate() {
+            threads.extend((0..count).map(|n| {
+                let name = format!("{kind}.{n}");
+                scope.spawn(move || client(address, begun, &name, answer_ms, pause_ms, is_over))
+            }));
+        }
+        let guard = EndAtDrop(is_over);
+        let done = act();
+        drop(guard);
+        let mut saw = Saw::default();
+        for one in threads.into_iter().map(|thread| thread.join().unwrap()) {
+            saw.answered += one.answered;
+            saw.unanswered.extend(one.unanswered);
+        }
+        (done, saw)
+    });
+    let begun = std::fs::read_to_string(&begun).unwrap();
+    let begun: BTreeSet<&str> = begun.lines().collect();
+    let cut: Vec<&String> = saw.unanswered.iter().filter(|asked| begun.contains(asked.as_str())).collect();
+    assert!(cut.is_empty(), "begun and not answered: {cut:?}, of {} unanswered", saw.unanswered.len());
+    (done, saw)
+}
+
+/// The clients end also if the test fails.
+struct EndAtDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndAtDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A connection that fails with its first request is a panic.
+fn client(
+    address: SocketAddr,
+    begun: &Path,
+    name: &str,
+    answer_ms: u64,
+    pause_ms: u64,
+    is_over: &AtomicBool,
+) -> Saw {
+    let mut saw = Saw::default();
+    let mut kept: Option<BufReader<TcpStream>> = None;
+    // Far longer than any of these tests: a client goes on until its test is over.
+    let until = Instant::now() + LOAD_LIMIT;
+    for count in 0_u64.. {
+        if is_over.load(Ordering::SeqCst) {
+            break;
+        }
+        let is_new = kept.is_none();
+        let connection = kept.get_or_insert_with(|| connect(address));
+        let asked = format!("{name}.{count}");
+        let line = format!("after {answer_ms} {} {asked}\n", begun.display());
+        let mut answer = String::new();
+        let answered =
+            connection.get_mut().write_all(line.as_bytes()).and_then(|()| connection.read_line(&mut answer));
+        match answered {
+            Ok(1..) => saw.answered += 1,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                panic!("{asked} had neither an answer nor an end within {LIMIT:?}")
+            }
+            ended => {
+                assert!(!is_new, "a new connection failed: {ended:?}");
+                saw.unanswered.push(asked);
+                kept = None;
+            }
+        }
+        assert!(Instant::now() < until, "the test has not ended within {LOAD_LIMIT:?}");
+        std::thread::sleep(Duration::from_millis(pause_ms));
+    }
+    saw
+}
+
+fn connect(address: SocketAddr) -> BufReader<TcpStream> {
+    let connection = TcpStream::connect(address).unwrap();
+    connection.set_read_timeout(Some(LIMIT)).unwrap();
+    connection.set_nodelay(true).unwrap();
+    BufReader::new(connection)
+}
+
+/// Upgrades again and again; each must go forward, and end the old program within a time that no vain search leaves.
+fn upgrade_times(plain: &Plain, count: usize, fault: &str) -> Vec<Outcome> {
+    let upgrade = |n: usize| {
+        let outcome = plain.upgrade(&n.to_string(), fault);
+        assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
+        assert_eq!(version(plain.address), n.to_string());
+        let sealing = outcome.phases.iter().find(|phase| phase.phase == "sealing").unwrap();
+        assert!(sealing.took_us < 2_500_000, "the moment was looked for in vain: {outcome:?}");
+        outcome
+    };
+    (1..=count).map(upgrade).collect()
+}
+
+/// The reads of the test program block. To hold back what its clients send takes privilege.
+fn is_privileged() -> bool {
+    let may_ask = handoff::sys::tcp::may_ask();
+    if !may_ask {
+        eprintln!("not tested here: it takes CAP_NET_ADMIN");
+    }
+    may_ask
+}
+
+#[test]
+fn clients_that_ask_now_and_then_hold_nothing_up() {
+    for adapter in ["inject", "listen-fds"] {
+        let plain = Plain::serve(adapter, "exclusive", "");
+        let (outcomes, saw) = with_clients(&plain, &[(8, 0, 200)], || upgrade_times(&plain, 3, ""));
+        assert!(saw.answered >= 8, "{}", saw.answered);
+        for outcome in outcomes {
+            let connections = outcome.connections.expect("they are counted");
+            assert!(connections.open <= 8 && connections.unanswered == 0, "{outcome:?}");
+            assert!(!outcome.restarted, "{outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn clients_that_ask_back_to_back_let_it_end_between_two_requests() {
+    if !is_privileged() {
+        return;
+    }
+    for answer_ms in [1, 15, 40] {
+        let plain = Plain::serve("inject", "exclusive", "");
+        let newcomers = Load::start(plain.address, 1);
+        let (outcomes, _) = with_clients(&plain, &[(8, answer_ms, 0)], || upgrade_times(&plain, 2, ""));
+        for outcome in outcomes {
+            assert_eq!(outcome.connections.unwrap().unanswered, 0, "{outcome:?}");
+        }
+        newcomers.finish();
+    }
+}
+
+/// Each pauses for less than the time from one look to the next, so that a look finds work nearly always.
+#[test]
+fn clients_that_ask_for_what_takes_long_let_it_end_between_two_requests() {
+    if !is_privileged() {
+        return;
+    }
+    let run = |adapter: &str, mode: &str, count: usize, answer_ms: u64| {
+        let plain = Plain::serve(adapter, mode, "");
+        plain.set("drain_grace = \"2s\"\n");
+        let ((), saw) = with_clients(&plain, &[(count, answer_ms, 5)], || {
+            for n in 1..=2 {
+                let outcome = plain.upgrade(&n.to_string(), "");
+                let what = format!("{adapter} {mode} {answer_ms} ms: {outcome:?}");
+                assert_eq!(outcome.outcome, Ending::Committed, "{what}");
+                assert_eq!(outcome.connections.map(|left| left.unanswered), Some(0), "{what}");
+            }
+        });
+        assert!(saw.answered > 0, "{adapter} {mode} {answer_ms} ms");
+    };
+    std::thread::scope(|scope| {
+        let cases = [
+            ("inject", "exclusive", 2, 400),
+            ("inject", "exclusive", 1, 1200),
+            ("inject", "overlap", 2, 1200),
+            ("listen-fds", "overlap", 2, 400),
+        ];
+        let running =
+            cases.map(|(adapter, mode, count, ms)| scope.spawn(move || run(adapter, mode, count, ms)));
+        running.into_iter().for_each(|case| case.join().unwrap());
+    });
+}
+
+#[test]
+fn a_program_that_ends_in_order_is_told_soon_whatever_its_clients_do() {
+    if !is_privileged() {
+        return;
+    }
+    for head in ["", "drain = \"long-requests\"\n"] {
+        let plain = Plain::serve("inject", "exclusive", "");
+        plain.set(head);
+        plain.upgrade("0a", "in-order");
+        let newcomers = Load::start(plain.address, 1);
+        let clients = [(2, 1, 0), (8, 1, 200)];
+        with_clients(&plain, &clients, || upgrade_times(&plain, 2, "in-order"));
+        newcomers.finish();
+    }
+}
+
+/// A request of so long that the program has accepted, on a connection of its own.
+fn ask_slowly(plain: &Plain, ms: u64) -> std::thread::JoinHandle<std::io::Result<String>> {
+    let connection = TcpStream::connect(plain.address).unwrap();
+    let (client, address) = (connection.local_addr().unwrap(), plain.address);
+    let begun = plain.rig.path("slow");
+    let line = format!("after {ms} {} slowly", begun.display());
+    let asked = std::thread::spawn(move || ask_over(connection, &line));
+    wait_for("it to be accepted", || Census::is_accepted(client, address).unwrap().then_some(()));
+    wait_for("it to be begun", || begun.exists().then_some(()));
+    // A drain waits for long requests only: one that is younger than 100 ms may be over in a moment.
+    let since = Instant::now();
+    wait_for("it to be a long one", || (since.elapsed() > Duration::from_millis(150)).then_some(()));
+    asked
+}
+
+#[test]
+fn a_request_that_outlasts_the_grace_leaves_the_program_as_it_is() {
+    let plain = Plain::serve("inject", "exclusive", "");
+    plain.set("drain_grace = \"200ms\"\n");
+    let before = (plain.shim(), plain.program());
+    let slow = ask_slowly(&plain, 6000);
+    let outcome = plain.upgrade("1", "");
+    assert_eq!(outcome.outcome, Ending::RolledBack, "{outcome:?}");
+    assert_eq!((outcome.restarted, outcome.connections), (false, None), "{outcome:?}");
+    assert_eq!((plain.shim(), plain.program()), before);
+    assert!(slow.join().unwrap().unwrap().starts_with("0 "));
+}
+
+#[test]
+fn stragglers_that_may_be_cut_keep_no_upgrade_from_its_commit() {
+    let plain = Plain::serve("inject", "exclusive", "");
+    plain.set("drain_grace = \"200ms\"\nstragglers = \"cut\"\n");
+    let slow = ask_slowly(&plain, 600_000);
+    let began = Instant::now();
+    let outcome = plain.upgrade("1", "");
+    assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
+    assert!(began.elapsed() < Duration::from_secs(15), "{outcome:?}");
+    assert_eq!(outcome.connections.unwrap().unanswered, 1, "it is told: {outcome:?}");
+    assert!(!slow.join().unwrap().is_ok_and(|answer| answer.starts_with("0 ")));
+}
+
+#[test]
+fn long_requests_are_waited_for_while_the_program_still_accepts() {
+    let plain = Plain::serve("inject", "exclusive", "");
+    plain.set("drain = \"long-requests\"\n");
+    let slow = ask_slowly(&plain, 4000);
+    let newcomers = Load::start(plain.address, 1);
+    let outcome = plain.upgrade("1", "");
+    assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
+    let draining = outcome.phases.iter().find(|phase| phase.phase == "draining").unwrap();
+    assert!(draining.took_us > 300_000, "{outcome:?}");
+    assert!(slow.join().unwrap().unwrap().starts_with("0 "));
+    newcomers.finish();
+}
+
+#[test]
+fn it_is_told_when_the_old_program_had_to_be_started_again() {
+    let probe = "[probe]\ntcp = true\nlimit = \"300ms\"\ntimeout = \"200ms\"\n";
+    let plain = Plain::serve("inject", "exclusive", probe);
+    let before = (plain.shim(), plain.program());
+    let outcome = plain.upgrade("1", "exit-at-once");
+    assert_eq!(outcome.outcome, Ending::RolledBack, "{outcome:?}");
+    assert!(outcome.restarted && plain.program() != before.1 && plain.shim() == before.0, "{outcome:?}");
+    let shown = plain.rig.run(&["history", "s", "--json"]);
+    let shown = String::from_utf8_lossy(&shown.stdout);
+    assert!(shown.contains("\"restarted\":true"), "{shown}");
+}
+
+#[test]
+fn a_program_is_told_that_it_drains_before_it_is_told_to_end() {
+    let plain = Plain::serve("inject", "exclusive", "");
+    let told = plain.rig.path("told");
+    let command = format!("echo $HANDOFF_SERVICE $HANDOFF_DRAIN $HANDOFF_PID >> {}", told.display());
+    plain.set(&format!(
+        "drain_grace = \"300ms\"\ndrain_signal = \"SIGUSR1\"\ndrain_command = [\"/bin/sh\", \"-c\", {command:?}]\n"
+    ));
+    let first = plain.program();
+    assert_eq!(plain.upgrade("1", "in-order").outcome, Ending::Committed);
+    let second = plain.program();
+    let slow = ask_slowly(&plain, 6000);
+    let outcome = plain.upgrade("2", "in-order");
+    assert_eq!((outcome.outcome, outcome.restarted), (Ending::RolledBack, false), "{outcome:?}");
+    assert_eq!(plain.program(), second);
+    let mut expected =
+        vec![format!("s begin {first}"), format!("s begin {second}"), format!("s cancel {second}")];
+    expected.sort();
+    wait_for("the command to have been run", || {
+        let told = std::fs::read_to_string(&told).unwrap_or_default();
+        let mut lines: Vec<&str> = told.lines().collect();
+        // Nothing waits for it, so the order of two that follow each other soon is not known.
+        lines.sort_unstable();
+        (lines == expected).then_some(())
+    });
+    let log = plain.rig.path("state/services/s/log/current");
+    wait_for("the signal to have come", || {
+        std::fs::read_to_string(&log).ok()?.contains("plain 1 is told to drain").then_some(())
+    });
+    assert!(slow.join().unwrap().unwrap().starts_with("1 "));
+}
+
+/// What clients send next is held back, and this may be the rest of what the program has begun to read: it would wait for it for ever.
+#[test]
+fn the_rest_of_a_request_that_was_begun_is_let_in() {
+    if !is_privileged() {
+        return;
+    }
+    let plain = Plain::serve("inject", "exclusive", "");
+    plain.set("drain_grace = \"300ms\"\nstragglers = \"cut\"\n");
+    let mut connection = connect(plain.address);
+    let begun = plain.rig.path("begun");
+    let whole = format!("after 0 {} whole\n", begun.display());
+    connection.get_mut().write_all(whole.as_bytes()).unwrap();
+    connection.read_line(&mut String::new()).unwrap();
+    // The clock of the kernel ticks every 10 ms at the most: the order of answer and request is known then.
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_millis(40) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let line = format!("after 0 {} parted\n", begun.display());
+    let (part, rest) = line.split_at(line.len() / 2);
+    let (client, server) = (connection.get_ref().local_addr().unwrap(), plain.address);
+    connection.get_mut().write_all(part.as_bytes()).unwrap();
+    wait_for("the part to be read", || Census::has_read(client, server).unwrap().then_some(()));
+    let (outcome, answer) = std::thread::scope(|scope| {
+        let upgrade = scope.spawn(|| plain.upgrade("1", ""));
+        wait_for("the seal", || (plain.rig.status("s").phase.as_deref() == Some("sealing")).then_some(()));
+        // By then what clients send is held back, and for long it is not let in by the limit.
+        let since = Instant::now();
+        while since.elapsed() < Duration::from_millis(200) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        connection.get_mut().write_all(rest.as_bytes()).unwrap();
+        let mut answer = String::new();
+        let read = connection.read_line(&mut answer).map(|_| answer);
+        (upgrade.join().unwrap(), read)
+    });
+    assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
+    assert!(answer.as_ref().is_ok_and(|answer| answer.starts_with("0 ")), "{answer:?} {outcome:?}");
+    assert_eq!(outcome.connections.as_ref().unwrap().unanswered, 0, "{outcome:?}");
+}

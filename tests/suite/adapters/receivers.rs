@@ -1,0 +1,59 @@
+//! Which process of a program gets a signal, and what is told of it.
+
+use handoff::control::api::Ending;
+
+use super::ending::Slow;
+
+/// It was started before it was known at which listeners it serves.
+#[test]
+fn a_signal_reaches_the_server_of_a_warm_program_as_well() {
+    let keys = "warm = true\nstop_grace = \"10s\"\n";
+    let slow = Slow::wrapped("exclusive", "0", keys, &[], "SERVER\nexit $?");
+    let first = slow.pid();
+    super::wait_for("the server to be found", || (slow.rig.status("s").pid == Some(first)).then_some(()));
+    assert!(slow.rig.run(&["kill", "-s", "hup", "s"]).status.success());
+    super::wait_for("the signal", || (slow.said() == format!("{first} SIGHUP\n")).then_some(()));
+    assert_eq!((slow.pid(), slow.rig.status("s").restarts), (first, 0));
+}
+
+/// The program is gone when its shim comes to the end of the time that it has.
+#[test]
+fn nothing_is_told_of_a_kill_that_was_none() {
+    let keys = "drain = \"nothing\"\ndrain_grace = \"0s\"\nstop_grace = \"0s\"\n";
+    let slow = Slow::serve("exclusive", "-1", keys);
+    let outcome = slow.rig.upgrade("s", &slow.rig.release_of("plain", "bad", "exit-at-once")).unwrap();
+    assert_eq!(outcome.outcome, Ending::RolledBack, "{outcome:?}");
+    slow.pid();
+    let log = std::fs::read_to_string(slow.rig.path("state/services/s/log/current")).unwrap();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("killed what had not ended")).collect();
+    assert!(!told.is_empty() && told.iter().all(|line| line.contains("(server)")), "{told:?}");
+}
+
+#[test]
+fn a_program_that_names_its_processes_in_turn_costs_a_thread_each() {
+    let does: Vec<&str> =
+        ["MAINPID=PARENT", "MAINPID=SELF"].repeat(20).into_iter().chain(["READY=1"]).collect();
+    let slow = Slow::wrapped("exclusive", "0", "notify = true\n", &does, "SERVER\nexit $?");
+    let (first, shim) = (slow.pid(), slow.rig.status("s").shim.unwrap());
+    assert_eq!(slow.rig.status("s").pid, Some(first));
+    let threads = std::fs::read_dir(format!("/proc/{shim}/task")).unwrap().flatten();
+    let names = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok());
+    assert_eq!(names.filter(|name| name.trim() == "handoff-main").count(), 2);
+}
+
+/// What is left of it would live for long.
+#[test]
+fn a_daemon_whose_server_dies_is_started_again_although_another_process_of_it_lives() {
+    let script = "sleep 1000 &\nSERVER";
+    let slow = Slow::wrapped("exclusive", "0", "stop_grace = \"10s\"\n", &["fork"], script);
+    let first = slow.pid();
+    super::wait_for("a daemon to be found by its listener", || {
+        (slow.rig.status("s").pid == Some(first)).then_some(())
+    });
+    crate::support::signal(first, handoff::sys::process::Signal::SIGKILL);
+    super::wait_for("another one to serve", || {
+        let status = slow.rig.status("s");
+        (status.restarts == 1 && status.pid.is_some_and(|pid| pid != first)).then_some(())
+    });
+    assert_ne!(slow.pid(), first);
+}

@@ -1,0 +1,113 @@
+//! Programs of many threads, of which one certain thread is to take the stop signal. They are held when it comes.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use handoff::control::api::{Ending, Request, Response};
+
+use crate::support::{LIMIT, Rig, executable, free_address, service};
+
+/// A thread for each connection, which answers lines with the pid. What the main thread does, and who takes SIGTERM, stands in `WAITS`.
+const SERVER: &str = r#"#!/usr/bin/python3
+import ctypes, os, signal, socket, struct, sys, threading
+from time import sleep as stay_in_the_kernel
+(host, port), out = sys.argv[1].rsplit(":", 1), sys.argv[2]
+def end(*_):
+    with open(out, "a") as file:
+        file.write(f"{os.getpid()} saved\n")
+    os._exit(0)
+def serve(client):
+    with client, client.makefile("rw") as lines:
+        for line in lines:
+            lines.write(f"{os.getpid()}\n")
+            lines.flush()
+def accept():
+    while True:
+        threading.Thread(target=serve, args=[listener.accept()[0]], daemon=True).start()
+def start(work):
+    threading.Thread(target=work, daemon=True).start()
+def rest():
+    while True:
+        stay_in_the_kernel(3600)
+def pause():
+    while True:
+        signal.pause()
+def take(what):
+    if what == 15:
+        end()
+def wait_for_it():
+    take(signal.sigwait([signal.SIGTERM]))
+def read_it():
+    names = ctypes.create_string_buffer(128)
+    names[1] = 1 << 6
+    signals = ctypes.CDLL(None).signalfd(-1, names, 0)
+    take(struct.unpack("I", os.read(signals, 128)[:4])[0])
+def block():
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+def catch():
+    signal.signal(signal.SIGTERM, end)
+listener = socket.socket()
+before, beside, main = WAITS
+before()
+listener.bind((host, int(port)))
+listener.listen()
+for work in accept, *beside:
+    start(work)
+main()
+"#;
+
+/// What is done before there is another thread, what another thread does, and what the main thread does.
+const WAITS: [&str; 6] = [
+    "catch, [], rest",
+    "catch, [], pause",
+    "block, [], wait_for_it",
+    "block, [wait_for_it], rest",
+    "block, [read_it], rest",
+    // The main thread has ended.
+    "block, [wait_for_it], lambda: ctypes.CDLL(None).syscall(EXIT, 0)",
+];
+
+/// Some threads of the program wait in their reads.
+fn connect(address: SocketAddr) -> Vec<BufReader<TcpStream>> {
+    let connect = || {
+        let connection = TcpStream::connect(address).unwrap();
+        connection.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut connection = BufReader::new(connection);
+        connection.get_mut().write_all(b"x\n").unwrap();
+        connection.read_line(&mut String::new()).unwrap();
+        connection
+    };
+    (0..4).map(|_| connect()).collect()
+}
+
+#[test]
+fn the_thread_that_ends_a_program_in_order_gets_the_stop_signal() {
+    std::thread::scope(|scope| {
+        let running: Vec<_> = WAITS.into_iter().map(|waits| scope.spawn(move || restarts(waits))).collect();
+        running.into_iter().for_each(|running| running.join().unwrap());
+    });
+}
+
+fn restarts(waits: &str) {
+    let (rig, address) = (Rig::new(), free_address());
+    let (server, saved) = (rig.path("server"), rig.path("data/saved"));
+    let exit = if cfg!(target_arch = "aarch64") { "93" } else { "60" };
+    std::fs::write(&server, SERVER.replace("WAITS", waits).replace("EXIT", exit)).unwrap();
+    executable(&server);
+    let text = format!(
+        "binary = {server:?}\nargs = [\"{address}\", {saved:?}]\nstore = false\nautostart = false\nadapter = \"inject\"\n\
+         mode = \"exclusive\"\nstop_grace = \"2s\"\ndrain_grace = \"1s\"\n[listen]\nmain = \"{address}\"\n"
+    );
+    std::fs::write(rig.path("config/services/s.toml"), text).unwrap();
+    rig.call(Request::Start(service("s"))).unwrap();
+    for count in 1..=10 {
+        let kept = connect(address);
+        let outcome = match rig.call(Request::Restart(service("s"))).unwrap() {
+            Response::Outcome(outcome) => outcome,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((outcome.outcome, outcome.killed), (Ending::Committed, vec![]), "{waits}, {count}");
+        assert_eq!(std::fs::read_to_string(&saved).unwrap().lines().count(), count, "{waits}");
+        drop(kept);
+    }
+}

@@ -1,0 +1,128 @@
+//! Requests that have come and that nobody has begun.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use handoff::slots::census::Census;
+
+use super::{Puppet, serve};
+use crate::support::wait_for;
+
+#[test]
+fn a_request_that_nobody_has_read_waits_and_one_that_was_read_is_work() {
+    let (mut puppet, address, mut census) = serve();
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_nodelay(true).unwrap();
+    puppet.does("accept");
+    let mut seen = |puppet: &Puppet| {
+        let survey = census.survey(puppet.tree()).unwrap();
+        (survey.work, survey.waiting)
+    };
+    // The first request of a client is not to be lost, read or not.
+    client.write_all(b"request").unwrap();
+    wait_for("it to be seen", || (seen(&puppet) == (1, 0)).then_some(()));
+    for _ in 0..4 {
+        puppet.does("read 0 7");
+        puppet.does("write 0 6");
+        client.read_exact(&mut [0; 6]).unwrap();
+        wait_for("rest", || (seen(&puppet) == (0, 0)).then_some(()));
+        client.write_all(b"request").unwrap();
+    }
+    wait_for("it to wait", || (seen(&puppet) == (0, 1)).then_some(()));
+    puppet.does("read 0 3");
+    assert_eq!(seen(&puppet), (1, 0), "a part of it was read, the rest is unread");
+    puppet.does("read 0 4");
+    let until = Instant::now() + Duration::from_millis(400);
+    while Instant::now() < until {
+        assert_eq!(seen(&puppet), (1, 0), "it does not become less by waiting");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    puppet.does("write 0 6");
+    client.read_exact(&mut [0; 6]).unwrap();
+    assert_eq!(seen(&puppet), (0, 0));
+}
+
+/// A connection that was used before, and on which the server polls before it reads or not.
+fn used(polls: bool) -> (Puppet, Census, TcpStream) {
+    let (mut puppet, address, mut census) = serve();
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_nodelay(true).unwrap();
+    puppet.does("accept");
+    for _ in 0..4 {
+        client.write_all(b"request").unwrap();
+        puppet.does("read 0 7");
+        puppet.does("write 0 6");
+        client.read_exact(&mut [0; 6]).unwrap();
+    }
+    if polls {
+        puppet.does("polls 0");
+    }
+    wait_for("rest", || (census.survey(puppet.tree()).unwrap().work == 0).then_some(()));
+    (puppet, census, client)
+}
+
+#[test]
+fn what_is_held_back_waits_until_it_is_let_in() {
+    for polls in [true, false] {
+        let (mut puppet, mut census, mut client) = used(polls);
+        match census.hold_back(true) {
+            Ok(all) => assert!(all),
+            // Some containers forbid it, and to drop what comes needs privilege.
+            Err(error) => {
+                eprintln!("not allowed here: {error}");
+                continue;
+            }
+        }
+        client.write_all(b"request").unwrap();
+        puppet.begins("some 0");
+        if polls {
+            wait_for("it to wait", || (census.survey(puppet.tree()).unwrap().waiting == 1).then_some(()));
+        }
+        let until = Instant::now() + Duration::from_millis(30);
+        while Instant::now() < until {
+            assert_eq!(census.survey(puppet.tree()).unwrap().work, 0, "nobody has read it");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        census.let_in();
+        puppet.ends();
+        wait_for("it to be work", || (census.survey(puppet.tree()).unwrap().work == 1).then_some(()));
+    }
+}
+
+#[test]
+fn what_takes_long_is_told_from_what_misses_its_rest() {
+    for polls in [true, false] {
+        let (mut puppet, mut census, mut client) = used(polls);
+        client.write_all(b"request").unwrap();
+        puppet.does("read 0 7");
+        wait_for("it to be begun", || (census.survey(puppet.tree()).unwrap().work == 1).then_some(()));
+        match census.hold_back(true) {
+            Ok(all) => assert!(all),
+            Err(error) => {
+                eprintln!("not allowed here: {error}");
+                continue;
+            }
+        }
+        let until = Instant::now() + Duration::from_millis(200);
+        while Instant::now() < until {
+            assert_eq!(census.survey(puppet.tree()).unwrap().stuck, 0, "the client has sent all of it");
+            assert!(census.hold_back(true).unwrap());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // More often than it is a single request's rest.
+        for _ in 0..2 {
+            client.write_all(b"rest").unwrap();
+            wait_for("it to be missed", || (census.survey(puppet.tree()).unwrap().stuck == 1).then_some(()));
+            assert!(!census.hold_back(true).unwrap(), "it is let in");
+            puppet.does("read 0 4");
+            wait_for("it to be held back again", || {
+                census.survey(puppet.tree()).unwrap();
+                census.hold_back(true).unwrap().then_some(())
+            });
+        }
+        puppet.does("write 0 6");
+        client.read_exact(&mut [0; 6]).unwrap();
+        wait_for("rest", || (census.survey(puppet.tree()).unwrap().work == 0).then_some(()));
+    }
+}

@@ -1,0 +1,80 @@
+//! What is kept, and the way back to it.
+
+use std::fs;
+
+use super::Stored;
+use crate::support::version;
+
+#[test]
+fn a_rollback_is_an_upgrade_to_what_ran_before() {
+    let stored = Stored::serve("");
+    for n in ["2", "3"] {
+        let path = stored.rig.release(n, "");
+        assert_eq!(stored.installed(&path, &[]).code, Some(0));
+        // What was given may be gone.
+        fs::remove_file(path).unwrap();
+    }
+    let back = stored.run(&["rollback", "s"]);
+    assert_eq!(back.code, Some(0), "{back:?}");
+    assert_eq!((version(stored.address).as_str(), stored.rig.status("s").generation.0), ("2", 4));
+    let back = stored.run(&["rollback", "s", "1"]);
+    assert_eq!(back.code, Some(0), "{back:?}");
+    assert_eq!(version(stored.address), "1");
+    // Again to where it came from.
+    assert_eq!(stored.run(&["rollback", "s"]).code, Some(0));
+    assert_eq!((version(stored.address).as_str(), stored.rig.status("s").generation.0), ("2", 6));
+    let table = stored.run(&["versions", "s"]).said;
+    assert!(table.contains("testee 2") && table.contains("2 4 6") && table.contains("current"), "{table}");
+    assert!(stored.run(&["history", "s"]).said.contains("rollback"));
+}
+
+#[test]
+fn what_is_not_kept_is_told_with_what_is() {
+    let stored = Stored::serve("[update]\nkeep = 1\n");
+    for n in ["2", "3", "4"] {
+        assert_eq!(stored.installed(&stored.rig.release(n, ""), &[]).code, Some(0));
+    }
+    // The current one, and the one before it.
+    let generations: Vec<Vec<u64>> = stored.versions().into_iter().map(|it| it.generations).collect();
+    assert_eq!(generations, [[4], [3]]);
+    let refused = stored.run(&["rollback", "s", "1"]);
+    assert_eq!(refused.code, Some(6), "{refused:?}");
+    assert!(refused.said.contains("the version of generation 1 is not kept"), "{refused:?}");
+    assert!(refused.said.contains("whose versions are kept: 3, 4"), "{refused:?}");
+    assert_eq!((version(stored.address).as_str(), stored.rig.status("s").generation.0), ("4", 4));
+    assert_eq!(stored.run(&["rollback", "s"]).code, Some(0));
+    assert_eq!(version(stored.address), "3");
+}
+
+#[test]
+fn what_is_pinned_outlives_the_others() {
+    let stored = Stored::serve("[update]\nkeep = 1\n");
+    let pinned = stored.run(&["pin", "s", "testee 1"]);
+    assert_eq!(pinned.code, Some(0), "{pinned:?}");
+    for n in ["2", "3", "4"] {
+        assert_eq!(stored.installed(&stored.rig.release(n, ""), &[]).code, Some(0));
+    }
+    let kept: Vec<Option<String>> = stored.versions().into_iter().map(|it| it.version).collect();
+    assert_eq!(kept, [4, 3, 1].map(|n| Some(format!("testee {n}"))));
+    assert!(stored.run(&["versions", "s"]).said.contains("pinned"));
+    let nothing = stored.run(&["gc", "s"]);
+    assert!(nothing.said.contains("nothing to remove"), "{nothing:?}");
+    let id = stored.versions()[2].sha256.clone();
+    assert_eq!(stored.run(&["pin", "s", &id[..12], "--off"]).code, Some(0));
+    let removed = stored.run(&["gc", "--json"]);
+    assert!(removed.said.contains(&id), "{removed:?}");
+    assert_eq!(stored.versions().len(), 2);
+    let unknown = stored.run(&["pin", "s", "testee 1"]);
+    assert_eq!(unknown.code, Some(6), "{unknown:?}");
+}
+
+#[test]
+fn a_version_that_fails_is_not_kept_and_can_be_tried_again() {
+    let stored = Stored::serve("");
+    let bad = stored.rig.release("2", "unhealthy");
+    for _ in 0..2 {
+        let ran = stored.installed(&bad, &[]);
+        assert_eq!(ran.code, Some(4), "{ran:?}");
+        stored.is_untouched();
+    }
+}

@@ -1,0 +1,122 @@
+//! Upgrades of a service whose generations may overlap: the new one is steered to, the old one serves out its queue.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::support::{Rig, ask, pause, version};
+use handoff::control::api::Ending;
+
+const OVERLAP: &str = "mode = \"overlap\"";
+
+#[test]
+fn there_is_no_gap_and_no_failed_request() {
+    let rig = Rig::new();
+    let address = rig.serve("s", "0", "", OVERLAP);
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || {
+                let mut count = 0u64;
+                while !stop.load(Ordering::Relaxed) {
+                    ask(address, "x").unwrap_or_else(|error| panic!("request {count}: {error}"));
+                    count += 1;
+                    pause();
+                }
+                count
+            })
+        })
+        .collect();
+    for n in 1..=10 {
+        let outcome = rig.upgrade("s", &rig.release(&n.to_string(), "slow-begin-50")).unwrap();
+        assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
+        assert_eq!(outcome.accept_gap_us, None, "somebody accepts at all times");
+        assert_eq!(version(address), n.to_string());
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert!(clients.into_iter().map(|client| client.join().unwrap()).all(|count| count > 0));
+}
+
+#[test]
+fn a_bad_version_is_never_noticed() {
+    let rig = Rig::new();
+    let address = rig.serve("s", "1", "", OVERLAP);
+    let old = rig.status("s").pid;
+    for (n, fault) in
+        ["exit-at-once", "unhealthy-after-begin", "exit-after-begin", "rude-twice"].iter().enumerate()
+    {
+        let outcome = rig.upgrade("s", &rig.release(&format!("bad-{n}"), fault)).unwrap();
+        assert_eq!((outcome.outcome, outcome.pid), (Ending::RolledBack, old), "{fault}: {outcome:?}");
+        for _ in 0..20 {
+            assert_eq!(version(address), "1", "{fault}");
+        }
+    }
+    assert_eq!(rig.upgrade("s", &rig.release("2", "")).unwrap().outcome, Ending::Committed);
+    assert_eq!(version(address), "2");
+}
+
+#[test]
+fn a_long_request_is_finished_by_the_old_process_while_the_new_one_serves() {
+    let rig = Rig::new();
+    let address = rig.serve("s", "1", "", OVERLAP);
+    let slow = std::thread::spawn(move || ask(address, "slow 1500").unwrap());
+    crate::support::wait_for("the slow request to be accepted", || (version(address) == "1").then_some(()));
+    std::thread::scope(|scope| {
+        let binary = rig.release("2", "");
+        let rig = &rig;
+        let upgrade = scope.spawn(move || rig.upgrade("s", &binary).unwrap());
+        crate::support::wait_for("the new version", || (version(address) == "2").then_some(()));
+        assert!(!slow.is_finished(), "the new one serves while the old one is busy");
+        assert_eq!(upgrade.join().unwrap().outcome, Ending::Committed);
+    });
+    assert_eq!(slow.join().unwrap(), "1 slow 1500");
+}
+
+#[test]
+fn a_crash_after_many_generations_is_mended_on_the_same_slot() {
+    let rig = Rig::new();
+    let address = rig.serve("s", "1", "", OVERLAP);
+    for n in 2..=4 {
+        rig.upgrade("s", &rig.release(&n.to_string(), "")).unwrap();
+    }
+    let pid = rig.status("s").pid.unwrap();
+    crate::support::signal(pid, handoff::sys::process::Signal::SIGKILL);
+    assert_eq!(version(address), "4", "the connection waits in the queue for the next process");
+    assert_eq!(rig.status("s").restarts, 1);
+}
+
+#[test]
+fn clients_that_come_after_the_death_of_the_old_process_wait_for_the_new_one_and_no_listener_is_left_over() {
+    let rig = Rig::new();
+    let address = rig.serve("s", "1", "", OVERLAP);
+    let daemon = rig.daemon.as_ref().unwrap().id();
+    let listeners = || {
+        let fds = std::fs::read_dir(format!("/proc/{daemon}/fd")).unwrap().flatten();
+        fds.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.starts_with("socket:"))).count()
+    };
+    let before = listeners();
+    for n in 2..5 {
+        let old = rig.status("s").pid.unwrap();
+        let binary = rig.release(&n.to_string(), "slow-begin-500");
+        std::thread::scope(|scope| {
+            let upgrade = scope.spawn(|| rig.upgrade("s", &binary));
+            crate::support::wait_for("it to begin", || {
+                (rig.status("s").phase.as_deref() == Some("beginning")).then_some(())
+            });
+            crate::support::signal(old, handoff::sys::process::Signal::SIGSTOP);
+            let early = scope.spawn(move || ask(address, "x"));
+            crate::support::signal(old, handoff::sys::process::Signal::SIGKILL);
+            crate::support::wait_for("its end to be known", || {
+                (rig.status("s").pid != Some(old)).then_some(())
+            });
+            assert_eq!(version(address), n.to_string());
+            assert_eq!(upgrade.join().unwrap().unwrap().outcome, Ending::Committed);
+            // It was in the queue of the dead, or came later: it is answered or told, and never left hanging.
+            match early.join().unwrap() {
+                Ok(_) => {}
+                Err(error) => assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}"),
+            }
+        });
+    }
+    crate::support::wait_for("as many sockets as before", || (listeners() == before).then_some(()));
+}

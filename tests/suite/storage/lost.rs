@@ -1,0 +1,178 @@
+//! What is taken away under a running daemon is put back, and what is damaged leaves no process unmanaged.
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+
+use handoff::control::api::{Ending, Request, State};
+use handoff::sys::process::Signal;
+use handoff_protocol::log_image;
+use handoff_protocol::record::{Standing, fold};
+
+use crate::support::{self, Rig, service, signal, version, wait_for};
+
+struct Kept {
+    rig: Rig,
+    address: SocketAddr,
+}
+
+impl Kept {
+    /// A service in its second generation.
+    fn serve(more: &str) -> Self {
+        let rig = Rig::new();
+        let address = rig.serve("s", "1", "", more);
+        rig.upgrade("s", &rig.release("2", "")).unwrap();
+        rig.settled("s");
+        Self { rig, address }
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.rig.path("state/services/s/journal")
+    }
+
+    /// What the file says.
+    fn standing(&self) -> Standing {
+        fold(&log_image::parse(&fs::read(self.journal()).unwrap()).unwrap().records)
+    }
+
+    fn kill_daemon(&mut self) {
+        signal(self.rig.daemon.as_ref().unwrap().id(), Signal::SIGKILL);
+        self.rig.daemon.take().unwrap().wait().unwrap();
+    }
+
+    /// In the first record of those that the disk has confirmed.
+    fn damage_journal(&self) {
+        let mut bytes = fs::read(self.journal()).unwrap();
+        bytes[40] ^= 1;
+        fs::write(self.journal(), bytes).unwrap();
+    }
+
+    fn said(&self, args: &[&str]) -> (Option<i32>, String) {
+        let output = self.rig.run(args);
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    }
+
+    /// The process that served before still does, is the only one, and can be upgraded and stopped.
+    #[track_caller]
+    fn is_managed(&self, pid: u32) {
+        assert_eq!(self.rig.settled("s").pid, Some(pid));
+        let ours = ["testee-1", "testee-2"].map(|name| support::processes_of(&self.rig.path(name))).concat();
+        assert_eq!(ours, [pid], "no second process waits for its lock");
+        let before = self.rig.status("s").generation;
+        let outcome = self.rig.upgrade("s", &self.rig.release("3", "")).unwrap();
+        assert_eq!((outcome.outcome, outcome.generation), (Ending::Committed, before.next()));
+        assert_eq!(version(self.address), "3");
+        self.rig.call(Request::Stop(service("s"))).unwrap();
+        assert!(TcpStream::connect(self.address).is_err());
+        assert!(support::processes_of(&self.rig.path("data")).is_empty());
+    }
+}
+
+#[test]
+fn a_service_that_runs_is_taken_over_although_its_journal_is_damaged() {
+    for mode in ["exclusive", "overlap"] {
+        let mut kept = Kept::serve(&format!("mode = \"{mode}\"\n"));
+        let pid = kept.rig.status("s").pid.unwrap();
+        kept.kill_daemon();
+        kept.damage_journal();
+        kept.rig.start_daemon();
+        let status = kept.rig.settled("s");
+        let problem = status.problem.expect("it is told");
+        let aside = kept.rig.path("state/services/s/journal.aside-1");
+        assert!(problem.contains("damaged") && problem.contains(aside.to_str().unwrap()), "{problem}");
+        assert!(aside.exists() && status.generation.0 > 0);
+        kept.is_managed(pid);
+    }
+}
+
+#[test]
+fn a_service_that_is_down_is_known_with_its_damaged_journal_and_the_remedy_works() {
+    let mut kept = Kept::serve("");
+    kept.rig.stop_daemon();
+    kept.damage_journal();
+    let file = kept.rig.path("config/services/s.toml");
+    let text = fs::read_to_string(&file).unwrap().replace("autostart = false", "autostart = true");
+    fs::write(&file, text).unwrap();
+    kept.rig.start_daemon();
+    let (code, said) = kept.said(&["start", "s"]);
+    assert!(code == Some(1) && said.contains("move it away") && said.contains("handoff start s"), "{said}");
+    assert!(kept.said(&["list"]).1.contains("failed"));
+    let status = kept.rig.status("s");
+    assert_eq!((status.state, status.pid), (State::Failed, None));
+    assert!(status.problem.unwrap().contains("is damaged"));
+    fs::rename(kept.journal(), kept.rig.path("moved")).unwrap();
+    let (code, said) = kept.said(&["start", "s"]);
+    assert_eq!(code, Some(0), "{said}");
+    // As its service file names it.
+    assert_eq!((version(kept.address).as_str(), kept.rig.status("s").generation.0), ("1", 1));
+}
+
+#[test]
+fn a_service_that_becomes_known_late_is_taken_over_with_what_runs() {
+    let mut kept = Kept::serve("");
+    let pid = kept.rig.status("s").pid.unwrap();
+    kept.kill_daemon();
+    let file = kept.rig.path("config/services/s.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, "binary =").unwrap();
+    fs::remove_file(kept.rig.path("state/services/s/running.toml")).unwrap();
+    kept.rig.start_daemon();
+    // It answers when it has read all files.
+    assert!(!kept.said(&["list"]).1.contains("testee"));
+    fs::write(&file, text).unwrap();
+    let (code, said) = kept.said(&["start", "s"]);
+    assert!(code == Some(1) && said.contains(&format!("runs already, as pid {pid}")), "{said}");
+    kept.is_managed(pid);
+}
+
+/// What somebody does to the journal of a running daemon.
+type Deed = fn(&Kept);
+
+const DEEDS: [(&str, Deed); 4] = [
+    ("removed", |kept| fs::remove_file(kept.journal()).unwrap()),
+    ("moved", |kept| fs::rename(kept.journal(), kept.rig.path("moved")).unwrap()),
+    ("replaced", |kept| {
+        fs::copy(kept.journal(), kept.rig.path("older")).unwrap();
+        fs::rename(kept.rig.path("older"), kept.journal()).unwrap();
+    }),
+    ("gone with its directory", |kept| fs::remove_dir_all(kept.rig.path("state/services/s")).unwrap()),
+];
+
+#[test]
+fn a_journal_that_is_taken_away_is_written_again() {
+    for (what, deed) in DEEDS {
+        let mut kept = Kept::serve("");
+        deed(&kept);
+        let outcome = kept.rig.upgrade("s", &kept.rig.release("3", "")).unwrap();
+        assert_eq!((outcome.outcome, outcome.generation.0), (Ending::Committed, 3), "{what}");
+        let problem = kept.rig.settled("s").problem.unwrap_or_default();
+        assert!(problem.contains("written again from memory"), "{what}: {problem}");
+        assert_eq!(kept.standing().generation().0, 3, "{what}");
+        // At rest nothing is recorded; whoever asks finds it.
+        deed(&kept);
+        let problem = kept.rig.status("s").problem.unwrap_or_default();
+        assert!(problem.contains("written again from memory"), "{what}: {problem}");
+        assert_eq!(kept.standing().current.unwrap().process.unwrap().pid, kept.rig.status("s").pid.unwrap());
+
+        kept.rig.stop_daemon();
+        kept.rig.start_daemon();
+        kept.rig.call(Request::Start(service("s"))).unwrap();
+        let status = kept.rig.status("s");
+        assert_eq!((version(kept.address).as_str(), status.generation.0), ("3", 4), "{what}");
+    }
+}
+
+#[test]
+fn a_journal_that_is_taken_away_in_the_middle_of_a_commit_has_the_commit() {
+    let kept = Kept::serve("lease = \"10s\"\n");
+    let slow = kept.rig.release("3", "slow-begin-300");
+    std::thread::scope(|scope| {
+        let upgrade = scope.spawn(|| kept.rig.upgrade("s", &slow).unwrap());
+        wait_for("the upgrade to be under way", || kept.rig.status("s").phase);
+        fs::remove_file(kept.journal()).unwrap();
+        let outcome = upgrade.join().unwrap();
+        assert_eq!((outcome.outcome, outcome.generation.0), (Ending::Committed, 3));
+    });
+    assert_eq!(kept.standing().generation().0, 3);
+}

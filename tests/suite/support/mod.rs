@@ -1,0 +1,347 @@
+//! What the end-to-end tests share: a daemon of its own in a temporary directory, releases of the test service, and
+//! waits that end.
+
+mod again;
+pub mod at_end;
+mod programs;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use handoff::control::api::{Claims, Outcome, Request, Response, ServiceStatus, State, Upgrade};
+use handoff::control::{Client, ClientError};
+use handoff_protocol::ids::ServiceName;
+use programs::image_of;
+
+pub use again::{again, arguments_for};
+pub use programs::{copy_program, executable, write_program};
+
+/// How much of what is long by nature is to be done: `all` with `TEST_ALL` in the environment, which takes as long as it takes, and
+/// a sample otherwise.
+pub fn all_or<T>(all: T, sample: T) -> T {
+    if std::env::var_os("TEST_ALL").is_some() { all } else { sample }
+}
+
+/// No wait in a test is longer.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// Waits until `look` finds something. Panics with `what` when the limit is over.
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + LIMIT;
+    loop {
+        let begin = Instant::now();
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < until, "waited too long for: {what}");
+        // A look that costs much, at all processes for one, is not to keep the processor from what it waits for.
+        std::thread::sleep(Duration::from_millis(5).max(2 * begin.elapsed()));
+    }
+}
+
+/// A daemon, its directories, and the services that it runs. All of it is gone when this is dropped.
+pub struct Rig {
+    pub root: tempfile::TempDir,
+    pub daemon: Option<Child>,
+}
+
+impl Rig {
+    /// A daemon with no services.
+    pub fn new() -> Self {
+        let root = tempfile::Builder::new().prefix("handoff-test-").tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("config/services")).unwrap();
+        std::fs::create_dir_all(root.path().join("data")).unwrap();
+        let mut rig = Self { root, daemon: None };
+        rig.start_daemon();
+        rig
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// `handoff` with the directories of this rig.
+    pub fn handoff(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_handoff"));
+        command
+            .env("HANDOFF_CONFIG_DIR", self.path("config"))
+            .env("HANDOFF_STATE_DIR", self.path("state"))
+            .env("HANDOFF_RUNTIME_DIR", self.path("run"))
+            .env("HANDOFF_LOG", "debug")
+            .stdin(Stdio::null())
+            .args(args);
+        command
+    }
+
+    /// Runs `handoff` to its end.
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.handoff(args).output().unwrap()
+    }
+
+    pub fn start_daemon(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.path("daemon.log")).unwrap();
+        self.start_daemon_logging_to(log.into());
+    }
+
+    pub fn start_daemon_logging_to(&mut self, log: Stdio) {
+        self.daemon = Some(self.handoff(&["daemon"]).stdout(Stdio::null()).stderr(log).spawn().unwrap());
+        wait_for("the daemon to answer", || {
+            if let Some(status) = self.daemon.as_mut().and_then(|daemon| daemon.try_wait().unwrap()) {
+                panic!("the daemon ended ({status}):\n{}", self.daemon_log());
+            }
+            // It connects before it knows its services, and answers after that.
+            self.call(Request::Ping).ok()
+        });
+    }
+
+    pub fn daemon_log(&self) -> String {
+        std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
+    }
+
+    /// Ends the daemon in order, which stops its services.
+    pub fn stop_daemon(&mut self) -> Option<ExitStatus> {
+        let mut daemon = self.daemon.take()?;
+        signal(daemon.id(), handoff::sys::process::Signal::SIGTERM);
+        let until = Instant::now() + LIMIT;
+        loop {
+            if let Some(status) = daemon.try_wait().unwrap() {
+                return Some(status);
+            }
+            if Instant::now() > until {
+                daemon.kill().unwrap();
+                daemon.wait().unwrap();
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// A release of the test service: a copy of the program with a stamp behind it.
+    pub fn release(&self, version: &str, fault: &str) -> PathBuf {
+        self.release_of("testee", version, fault)
+    }
+
+    /// A release of one of the example programs.
+    pub fn release_of(&self, program: &str, version: &str, fault: &str) -> PathBuf {
+        let path = self.path(&format!("{program}-{version}"));
+        let stamp = format!("\ntestee version={version} fault={fault}\n");
+        write_program(&path, &[&image_of(program)[..], stamp.as_bytes()].concat());
+        path
+    }
+
+    /// Writes the file of service `name`; `more` is put before its tables.
+    pub fn write_service(&self, name: &str, binary: &Path, more: &str) -> SocketAddr {
+        let address = free_address();
+        let data = self.path("data");
+        // A copy of each program takes its time: who tests the store says so.
+        let store = if more.contains("store = ") { "" } else { "store = false\n" };
+        let text = format!(
+            "binary = {binary:?}\nargs = [{data:?}]\nautostart = false\n{store}{more}\n[listen]\nmain = \"{address}\"\n"
+        );
+        std::fs::write(self.path(&format!("config/services/{name}.toml")), text).unwrap();
+        address
+    }
+
+    /// A running service `name` at `version`.
+    pub fn serve(&self, name: &str, version: &str, fault: &str, more: &str) -> SocketAddr {
+        let address = self.write_service(name, &self.release(version, fault), more);
+        self.call(Request::Start(service(name))).unwrap();
+        address
+    }
+
+    pub fn call(&self, request: Request) -> Result<Response, ClientError> {
+        Client::connect(&self.path("run/control.sock"))?.call(&request, &mut |_| {})
+    }
+
+    pub fn upgrade(&self, name: &str, binary: &Path) -> Result<Outcome, ClientError> {
+        self.upgrade_with(name, binary, None, None)
+    }
+
+    pub fn upgrade_with(
+        &self,
+        name: &str,
+        binary: &Path,
+        deadline_ms: Option<u64>,
+        drain_grace_ms: Option<u64>,
+    ) -> Result<Outcome, ClientError> {
+        let service = service(name);
+        let claims = Claims::default();
+        let upgrade =
+            Upgrade { service, binary: Some(binary.to_owned()), deadline_ms, drain_grace_ms, claims };
+        match self.call(Request::Upgrade(upgrade))? {
+            Response::Outcome(outcome) => Ok(*outcome),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn status(&self, name: &str) -> ServiceStatus {
+        match self.call(Request::Status(service(name))).unwrap() {
+            Response::Status(status) => *status,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Until the service serves and nothing is under way. What a daemon that has just come still finds out has no phase.
+    pub fn settled(&self, name: &str) -> ServiceStatus {
+        wait_for("it to serve and nothing to be under way", || {
+            Some(self.status(name)).filter(|status| status.state == State::Serving && status.phase.is_none())
+        })
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the daemon\n{}", self.daemon_log());
+            for name in std::fs::read_dir(self.path("state/services")).into_iter().flatten().flatten() {
+                let log = std::fs::read_to_string(name.path().join("log/current")).unwrap_or_default();
+                eprintln!("--- log of {:?}\n{log}", name.file_name());
+            }
+        }
+        self.stop_daemon();
+        // What the daemon left behind, if it was killed, names this directory.
+        for pid in processes_of(self.root.path()) {
+            signal(pid, handoff::sys::process::Signal::SIGKILL);
+        }
+    }
+}
+
+/// Processes whose program or command line lies in `directory`.
+pub fn processes_of(directory: &Path) -> Vec<u32> {
+    let needle = directory.to_string_lossy().into_owned();
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        *pid != std::process::id()
+            && (program.to_string_lossy().contains(&needle)
+                || String::from_utf8_lossy(&line).contains(&needle))
+    })
+    .collect()
+}
+
+pub fn service(name: &str) -> ServiceName {
+    name.parse().unwrap()
+}
+
+pub fn signal(pid: u32, signal: handoff::sys::process::Signal) {
+    handoff::sys::signals::send_plain(pid, signal);
+}
+
+/// Kills a process and waits until the kernel tells its end. That it has no program any more, and no command line, is
+/// told while it still ends.
+pub fn kill(pid: u32) {
+    use handoff::sys::poll::{PollFlags, poll_one};
+    use handoff::sys::process::{Signal, kill, pidfd_open};
+
+    let pidfd = pidfd_open(pid).unwrap();
+    kill(&pidfd, Signal::SIGKILL).unwrap();
+    let ended = poll_one(&pidfd, PollFlags::POLLIN, Some(LIMIT)).unwrap();
+    assert!(!ended.is_empty(), "waited too long for the end of the process {pid}");
+}
+
+/// Stops a process. Until its last thread has stopped, it may still take something on.
+pub fn stop(pid: u32) {
+    signal(pid, handoff::sys::process::Signal::SIGSTOP);
+    wait_for("it to stop", || handoff::sys::process::is_stopped(pid).then_some(()));
+}
+
+/// Stops a process for a time, which is not a wait for anything, and lets it go on.
+pub fn freeze(pid: u32, time: Duration) {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        signal(pid, handoff::sys::process::Signal::SIGSTOP);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    signal(pid, handoff::sys::process::Signal::SIGCONT);
+}
+
+/// The pause of a client of a load between two requests. Without one, a few clients keep the processors from all others, and find no more.
+pub fn pause() {
+    std::thread::park_timeout(Duration::from_millis(2));
+}
+
+/// An address that nobody listens on now, and that no other test of this program is given.
+///
+/// The port is none of those that the kernel gives to whoever asks for any: a client could have it before it is used.
+pub fn free_address() -> SocketAddr {
+    const PORTS: std::ops::Range<usize> = 10_000..30_000;
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    // Test programs that run at the same time begin at different places.
+    let begin = std::process::id() as usize * 7919;
+    let ports = std::iter::repeat_with(|| begin + NEXT.fetch_add(1, Ordering::Relaxed));
+    let addresses =
+        ports.take(PORTS.len()).map(|n| (Ipv4Addr::LOCALHOST, (PORTS.start + n % PORTS.len()) as u16));
+    let is_free = |address| TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok();
+    addresses.map(SocketAddr::from).find(|address| is_free(*address)).expect("a free port")
+}
+
+/// One request over a connection of its own.
+pub fn ask(address: SocketAddr, line: &str) -> std::io::Result<String> {
+    ask_over(TcpStream::connect(address)?, line)
+}
+
+/// The same over a connection that is there already.
+pub fn ask_over(mut connection: TcpStream, line: &str) -> std::io::Result<String> {
+    connection.set_read_timeout(Some(LIMIT))?;
+    connection.write_all(format!("{line}\n").as_bytes())?;
+    let mut answer = String::new();
+    BufReader::new(connection).read_line(&mut answer)?;
+    if answer.is_empty() {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(answer.trim_end().to_owned())
+}
+
+/// Whether a request is accepted by the kernel and answered by nobody for a while.
+pub fn is_dark(address: SocketAddr) -> bool {
+    let mut connection = TcpStream::connect(address).unwrap();
+    connection.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    connection.write_all(b"x\n").unwrap();
+    let answer = std::io::Read::read(&mut connection, &mut [0; 64]);
+    answer.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+/// The version that answers.
+pub fn version(address: SocketAddr) -> String {
+    let answer = ask(address, "version").unwrap();
+    answer.split(' ').next().unwrap_or_default().to_owned()
+}
+
+/// A disk of 256 KiB, which only root can mount. It is gone when this is dropped.
+pub struct SmallDisk(pub PathBuf);
+
+impl SmallDisk {
+    pub fn mount(path: &Path) -> Self {
+        let mut mount = Command::new("mount");
+        assert!(
+            mount.args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(path).status().unwrap().success()
+        );
+        Self(path.to_owned())
+    }
+
+    /// Until not a byte is free.
+    pub fn fill(&self) {
+        std::fs::write(self.0.join("fill"), vec![0; 1 << 20]).unwrap_err();
+    }
+
+    pub fn make_room(&self) {
+        std::fs::remove_file(self.0.join("fill")).unwrap();
+    }
+
+    pub fn set_read_only(&self, is_read_only: bool) {
+        let options = if is_read_only { "remount,ro" } else { "remount,rw" };
+        assert!(Command::new("mount").args(["-o", options]).arg(&self.0).status().unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}

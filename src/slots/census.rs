@@ -17,6 +17,7 @@ pub(super) use address::{family_and_port, is_at};
 
 use super::diag::{ANY_COOKIE, Cookie, Diag, Found, Key};
 use super::gate::{Gate, STARVED};
+use super::held_clock::HeldClock;
 use super::work::Account;
 use crate::config::ListenAddress;
 use crate::sys::held::{HeldSocket, sockets_of};
@@ -42,6 +43,8 @@ pub struct Census {
     may_ask: bool,
     /// How long an answer may pause.
     pause: Duration,
+    /// The time in which the tree could do something.
+    clock: HeldClock,
     /// Which connections a process of the tree has with itself.
     inner: HashMap<Cookie, bool>,
 }
@@ -115,6 +118,7 @@ impl Census {
             spared: HashMap::new(),
             may_ask: may_ask(),
             pause: Duration::ZERO,
+            clock: HeldClock::default(),
             inner: HashMap::new(),
         })
     }
@@ -122,6 +126,16 @@ impl Census {
     /// The same, where an answer that is written in parts may pause for so long between them.
     pub fn with_pauses(self, pause: Duration) -> Census {
         Census { pause, ..self }
+    }
+
+    /// Nothing of the tree runs from now on, until [`Census::resume_clock`]: that time does not count.
+    pub fn pause_clock(&mut self) {
+        self.clock.stop(Instant::now());
+    }
+
+    /// The tree goes on.
+    pub fn resume_clock(&mut self) {
+        self.clock.go_on(Instant::now());
     }
 
     /// Whether no process of the tree has a connection to one of the addresses any more. Made for a tree that gets no new ones.
@@ -154,7 +168,7 @@ impl Census {
         for (found, holder) in found {
             let cookie = found.key.cookie();
             let known = before.remove(&cookie).map(|known| known.account);
-            let account = Account::next(known.as_ref(), &found, now);
+            let account = Account::next(known.as_ref(), &found, now, &self.clock);
             self.accounts.insert(cookie, Known { key: found.key, holder, account });
         }
         // One look can miss a socket while others vanish.
@@ -163,11 +177,11 @@ impl Census {
             if let Some(found) =
                 found.filter(|found| found.inode == known.holder.inode && found.is_connection())
             {
-                let account = Account::next(Some(&known.account), &found, now);
+                let account = Account::next(Some(&known.account), &found, now, &self.clock);
                 self.accounts.insert(cookie, Known { account, ..known });
             }
         }
-        Ok(self.summary(now))
+        Ok(self.summary(self.clock.at(now)))
     }
 
     /// The same of a tree of which nothing runs. Where the times do not tell what came last on a connection, the kernel is
@@ -186,7 +200,7 @@ impl Census {
                 Err(_) => self.may_ask = false,
             }
         }
-        Ok(self.summary(Instant::now()))
+        Ok(self.summary(self.clock.at(Instant::now())))
     }
 
     /// Whether [`Census::survey_of_stopped`] can tell what times do not.
@@ -199,7 +213,7 @@ impl Census {
     /// yet, and while nothing of the tree runs. What a process needs to finish what it has begun is let in. Gives whether
     /// everything is held back.
     pub fn hold_back(&mut self, all: bool) -> io::Result<bool> {
-        let now = Instant::now();
+        let now = self.clock.at(Instant::now());
         let is_used = |account: &Account| {
             account.is_work() || account.waits() || now.saturating_duration_since(account.moved) < IN_USE
         };

@@ -17,6 +17,7 @@ mod diag;
 mod error;
 mod gate;
 mod handshakes;
+mod held_clock;
 mod order;
 mod others;
 mod pair;

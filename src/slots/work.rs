@@ -15,12 +15,14 @@
 //!   that has had few segments may be in its first request, of which nothing may wait until the process is gone.
 //! - An answer that is sent in parts with pauses between them looks finished in the pauses. So what was written lately, and not
 //!   followed by a request, may go on: see [`Account::answers`]. A client that sends the first part of a request and no more looks busy.
+//! - No time counts in which the process was held: see `held_clock.rs`.
 //! - What takes the process for [`LONG`] is a request, and no step of a handshake.
 //! - Of a unix connection only the bytes are known: a request that has been read is not seen.
 
 use std::time::{Duration, Instant};
 
 use super::diag::{Found, History};
+use super::held_clock::HeldClock;
 
 /// For how long a request is looked for whose order with the last answer is not known, if nothing moves.
 const TIE: Duration = Duration::from_millis(50);
@@ -158,14 +160,19 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// After a look at `now`, and perhaps one before.
-    pub(super) fn next(before: Option<&Account>, found: &Found, now: Instant) -> Account {
+    /// After a look at `now`, and perhaps one before. All times of an account are those of the clock.
+    pub(super) fn next(
+        before: Option<&Account>,
+        found: &Found,
+        now: Instant,
+        clock: &HeldClock,
+    ) -> Account {
         // The kernel counts the end of the client's data as one byte.
         let end = u32::from(found.is_half_closed());
         let unread = found.unread.saturating_sub(end);
         match found.history {
-            Some(history) => Account::of_tcp(before, history, unread, found.unsent, end, now),
-            None => Account::of_unix(before, unread > 0 || found.unsent > 0, now),
+            Some(history) => Account::of_tcp(before, history, unread, found.unsent, end, (now, clock)),
+            None => Account::of_unix(before, unread > 0 || found.unsent > 0, clock.at(now)),
         }
     }
 
@@ -195,9 +202,11 @@ impl Account {
         unread: u32,
         unsent: u32,
         end: u32,
-        now: Instant,
+        (now, clock): (Instant, &HeldClock),
     ) -> Account {
-        let ago = |ms: u32| now.checked_sub(Duration::from_millis(ms.into())).unwrap_or(now);
+        let ago =
+            |ms: u32| clock.at(now.checked_sub(Duration::from_millis(ms.into())).unwrap_or(now));
+        let now = clock.at(now);
         let received = history.bytes_received.saturating_sub(end.into());
         let (read, written) =
             (received.saturating_sub(unread.into()), history.bytes_acked + u64::from(unsent));

@@ -74,6 +74,7 @@ impl Runner {
 
     /// Whether this is the moment. Then the program stays held.
     fn hold_and_look(&mut self, moment: &mut Moment, since: Instant) -> bool {
+        self.census.pause_clock();
         let found = match self.program.hold() {
             true => self.census.survey_of_stopped(|| self.program.tree()),
             false => Err(io::Error::other("it cannot be stopped")),
@@ -97,6 +98,7 @@ impl Runner {
         }
         if next != Held::End {
             self.program.let_go();
+            self.census.resume_clock();
         }
         next == Held::End
     }

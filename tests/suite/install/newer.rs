@@ -173,8 +173,7 @@ fn after_a_failed_first_start_the_file_counts_as_it_is_now() {
         write("testee-1", "in-place");
         let text = fs::read_to_string(&file).unwrap().replace("store = true", "store = false");
         fs::write(&file, text).unwrap();
-        let ran = stored.run_when_free(&[verb, "s"]);
-        assert_eq!(ran.code, Some(0), "{verb}: {ran:?}");
+        stored.start_when_free(verb);
         is_at(&stored, &stored.rig.path("in-place"));
         stored = stored.with_new_daemon();
     }
@@ -182,7 +181,7 @@ fn after_a_failed_first_start_the_file_counts_as_it_is_now() {
     fs::write(&file, &text).unwrap();
     fail(&stored);
     write("testee-1", "testee-2");
-    assert_eq!(stored.run_when_free(&["start", "s"]).code, Some(0));
+    stored.start_when_free("start");
     is_at(&stored, &good);
     stored = stored.with_new_daemon();
     // Another content at the same path, after a stop.
@@ -198,6 +197,13 @@ impl Stored {
     /// The daemon may be trying again at that moment: then it is busy.
     pub fn run_when_free(&self, args: &[&str]) -> super::Ran {
         wait_for("the daemon to be free", || Some(self.run(args)).filter(|ran| ran.code != Some(5)))
+    }
+
+    /// If the daemon is busy at first, it may have started the service by itself before it is asked again.
+    fn start_when_free(&self, verb: &str) {
+        let ran = self.run_when_free(&[verb, "s"]);
+        let runs_already = ran.said.contains("runs already");
+        assert!(ran.code == Some(0) || runs_already, "{verb}: {ran:?}");
     }
 
     /// As if the service had never run.

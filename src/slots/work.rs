@@ -161,12 +161,7 @@ pub(super) struct Account {
 
 impl Account {
     /// After a look at `now`, and perhaps one before. All times of an account are those of the clock.
-    pub(super) fn next(
-        before: Option<&Account>,
-        found: &Found,
-        now: Instant,
-        clock: &HeldClock,
-    ) -> Account {
+    pub(super) fn next(before: Option<&Account>, found: &Found, now: Instant, clock: &HeldClock) -> Account {
         // The kernel counts the end of the client's data as one byte.
         let end = u32::from(found.is_half_closed());
         let unread = found.unread.saturating_sub(end);
@@ -204,8 +199,7 @@ impl Account {
         end: u32,
         (now, clock): (Instant, &HeldClock),
     ) -> Account {
-        let ago =
-            |ms: u32| clock.at(now.checked_sub(Duration::from_millis(ms.into())).unwrap_or(now));
+        let ago = |ms: u32| clock.at(now.checked_sub(Duration::from_millis(ms.into())).unwrap_or(now));
         let now = clock.at(now);
         let received = history.bytes_received.saturating_sub(end.into());
         let (read, written) =

@@ -1,8 +1,8 @@
 //! One HTTP request at a time on plain connections, so that every failure is seen as it is.
 //!
 //! Nothing is ever sent twice. If the server has ended a kept-alive connection in order *before* the client writes the next request,
-//! the client opens a new connection, as every HTTP client does. If a byte of the request was on its way, that is a cut or a
-//! reset and counts.
+//! the client opens a new connection, as every HTTP client does. The same holds for a new connection on which the client writes nothing
+//! for longer than a server waits. If a byte of the request was on its way, that is a cut or a reset and counts.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -28,6 +28,10 @@ use super::kept::{Kept, Socket};
 /// How long a client waits for a whole answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long a server that seals waits for the first byte of a new connection: then it ends the connection in order. A client that a
+/// busy machine holds up for longer than that connects again.
+const LATE: Duration = Duration::from_millis(250);
+
 /// A complete answer.
 #[derive(Debug)]
 pub struct Answer {
@@ -50,6 +54,8 @@ struct Open {
     sender: SendRequest<Upload>,
     driver: JoinHandle<hyper::Result<()>>,
     kept: Arc<Kept>,
+    /// When the client connected.
+    since: Instant,
 }
 
 impl Http {
@@ -81,12 +87,10 @@ impl Http {
                 None => (self.connect().await?, true),
             };
             let again = copy_of(&request);
-            if !fresh {
-                open.kept.expect_use();
-            }
+            open.kept.expect_use();
             let response = match open.sender.try_send_request(request).await {
                 Ok(response) => response,
-                Err(_) if !fresh && !open.kept.is_used() => {
+                Err(_) if !open.kept.is_used() && (!fresh || open.since.elapsed() >= LATE) => {
                     if !open.kept.had_ended() {
                         ended_in_order(open.driver).await?;
                     }
@@ -108,12 +112,12 @@ impl Http {
     async fn connect(&self) -> Result<Open, Failure> {
         let stream = TcpStream::connect(self.endpoint).await?;
         stream.set_nodelay(true)?;
-        let kept = Arc::new(Kept::default());
+        let (since, kept) = (Instant::now(), Arc::new(Kept::default()));
         let socket = Socket::new(stream, Arc::clone(&kept));
         let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
         let driver = tokio::spawn(connection);
         sender.ready().await?;
-        Ok(Open { sender, driver, kept })
+        Ok(Open { sender, driver, kept, since })
     }
 }
 

@@ -83,6 +83,8 @@ pub(super) struct Shared {
     pub(super) arrivals: mpsc::UnboundedSender<Arrival>,
     /// Whether the daemon ends: nothing is started any more.
     pub(super) is_leaving: Cell<bool>,
+    /// Whether the daemon before was lost: then what ran is to run, whatever starts by itself.
+    pub(super) was_lost: bool,
     /// How many files a service may have open: as many as this process might when it was started.
     pub(super) files_limit: u64,
 }
@@ -147,6 +149,7 @@ async fn main(
             systemd,
             arrivals,
             is_leaving: Cell::new(false),
+            was_lost: lock.was_lost(),
             files_limit,
         }),
         services: RefCell::default(),

@@ -232,8 +232,11 @@ impl Service {
     }
 
     /// What an earlier daemon has left without an end. The upgrade that is under way still is taken up, as if somebody
-    /// waited for it; the others have ended as the journal says. Waits a moment for the file.
+    /// waited for it; the others have ended as the journal says, as soon as it can be read. Waits a moment for the file.
     pub(super) fn recall_attempts(&mut self, standing: &Standing, under_way: Option<HandoffId>) {
+        if self.journal.refused().is_some() {
+            return;
+        }
         let directory = self.shared.dirs.service_state(&self.name);
         let what = directory.display().to_string();
         let found = self.lanes.history.wait(PATIENCE, &what, move || History::read(&directory, ENTRIES_MAX));
@@ -257,7 +260,7 @@ impl Service {
 }
 
 const LOST_AFTER: &str = "the daemon was lost after it had committed this";
-const LOST_BEFORE: &str = "the daemon was lost in the middle of it";
+pub(super) const LOST_BEFORE: &str = "the daemon was lost in the middle of it";
 
 /// By the clock of the machine, for the one of the earlier daemon is gone.
 fn resumed(entry: Entry) -> Asked {

@@ -79,8 +79,8 @@ impl Asked {
 /// The history file of one service, and what is on its way there.
 #[derive(Debug, Clone)]
 pub(super) struct Recorder {
-    directory: PathBuf,
-    lane: Lane,
+    pub(super) directory: PathBuf,
+    pub(super) lane: Lane,
     file: Arc<Mutex<History>>,
     queue: Rc<Queue>,
 }
@@ -239,9 +239,11 @@ impl Service {
         }
         let directory = self.shared.dirs.service_state(&self.name);
         let what = directory.display().to_string();
-        let found = self.lanes.history.wait(PATIENCE, &what, move || History::read(&directory, ENTRIES_MAX));
-        let entries = found.and_then(|found| found).unwrap_or_default();
-        for entry in entries.into_iter().filter(|entry| entry.outcome == Ending::UnderWay) {
+        let found = self.lanes.history.wait(PATIENCE, &what, move || {
+            (History::read(&directory, ENTRIES_MAX).unwrap_or_default(), history::prepared(&directory))
+        });
+        let (entries, prepared) = found.unwrap_or_default();
+        for entry in entries.iter().filter(|entry| entry.outcome == Ending::UnderWay).cloned() {
             if under_way == Some(entry.id) {
                 let (reply, _) = oneshot::channel();
                 self.operations.push(Operation { reply, progress: None, asked: Some(resumed(entry)) });
@@ -256,6 +258,7 @@ impl Service {
             };
             self.recorder.append(Entry { outcome, reason: Some(reason.to_owned()), ..entry });
         }
+        self.recall_prepared(prepared, &entries);
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) use sides::{active_side, forget_sides, note_joined};
 
 use super::inject::copy_told;
 use super::lost;
+use super::own;
 use super::plan::Plan;
 use crate::config::ListenAddress;
 use crate::slots::{
@@ -350,7 +351,7 @@ impl Listeners {
 
 impl Shared {
     fn take_over(&mut self) -> Result<(), String> {
-        let there = read_state(&self.file).map_err(|error| self.failed(&error))?;
+        let there = read_state(&self.file).map_err(|error| own::trouble(&self.file, "read", &error))?;
         let mut state = there.unwrap_or_else(|| PairState::new(self.addresses));
         if self.pair.is_none() {
             self.pair = Some(Pair::hold(std::mem::take(&mut self.parts), state.clone()));
@@ -426,17 +427,13 @@ impl Shared {
         }
         let error = match write_state(&self.file, state) {
             Ok(()) => return Ok(()),
-            Err(error) => self.failed(&error),
+            Err(error) => own::trouble(&self.file, "written", &error),
         };
         if there.unwrap_or_else(|| PairState::new(self.addresses)).steers_like(state) {
             eprintln!("handoff: {error}");
             return Ok(());
         }
         Err(error)
-    }
-
-    fn failed(&self, error: &dyn std::fmt::Display) -> String {
-        format!("{}: {error}", self.file.display())
     }
 }
 

@@ -39,6 +39,7 @@ mod program;
 mod receivers;
 mod runner;
 mod swap;
+mod own;
 pub mod trial;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -68,6 +69,7 @@ use program::{Known, Program};
 use runner::Runner;
 
 /// The first argument of the process; the second, for people, is the name of the service.
+pub(crate) use own::is_own_trouble;
 pub const VERB: &str = "shim";
 /// The ending of the file that holds the pid of the program.
 pub(crate) const PID: &str = "pid";

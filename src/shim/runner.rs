@@ -19,6 +19,7 @@ use super::inject::Injector;
 use super::listeners::Listeners;
 use super::moment::Limits;
 use super::notify::Notify;
+use super::own;
 use super::plan::Plan;
 use super::program::{Known, Program, Start};
 use super::swap::{Swap, Watched};
@@ -104,8 +105,7 @@ impl Runner {
             .map_err(|error| format!("cannot ask for sockets: {error}"))?
             .with_pauses(pause);
         let trace_path = program.trace_path();
-        let trace = Trace::leave(&trace_path)
-            .map_err(|error| format!("cannot create {}: {error}", trace_path.display()))?;
+        let trace = Trace::leave(&trace_path).map_err(|error| own::trouble(&trace_path, "made", &error))?;
         let listeners = Arc::new(listeners);
         let (swap, lock, party) = (None, None, "successor");
         let (refused, has_failed) = (false, false);
@@ -147,8 +147,8 @@ impl Runner {
     /// What was started before is to hold it as well, so that is the same open file.
     fn opened_lock(&mut self) -> Result<ProgramLock, String> {
         let path = self.plan.lock_path();
-        let opened = self.lock.take().map_or_else(|| ProgramLock::open(path), Ok);
-        opened.map_err(|error| format!("cannot open the lock of the program: {error}"))
+        let opened = self.lock.take().map_or_else(|| ProgramLock::open(path.clone()), Ok);
+        opened.map_err(|error| own::trouble(&path, "opened", &error))
     }
 
     /// Starts the program. With `park` it is held where it binds, until [`Runner::release`].

@@ -1,9 +1,19 @@
-//! Files of handoff itself that a shim cannot make or write. That is no fault of its program, and what helps is done at another place.
+//! What a shim says itself, in the log that it shares with its program, and files of handoff that it cannot make or write. The latter
+//! is no fault of its program, and what helps is done at another place.
 
 use std::fmt::Display;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use crate::keeper::SAYS;
+
+/// Its program may have ended amid a line. So an empty line comes before, in one write with the text; the keeper takes it out where the
+/// program had ended its line.
+pub(super) fn say(told: std::fmt::Arguments<'_>) {
+    // Nobody may read it any more.
+    let _ = io::stderr().write_all(format!("\n{SAYS}{told}\n").as_bytes());
+}
 
 /// How a clause about such a file begins.
 const BEGIN: &str = "handoff's own file ";

@@ -198,7 +198,7 @@ impl Runner {
         if let Some((lock, first)) = self.lock.as_ref().zip(first)
             && let Err(error) = lock.note(first, &self.program.trace_path())
         {
-            eprintln!("handoff: the next shim will not know the program of this one: {error}");
+            say!("the next shim will not know the program of this one: {error}");
         }
     }
 
@@ -282,12 +282,12 @@ impl Runner {
         let (program, census, listeners) = (&self.program, &mut self.census, &self.listeners);
         let steer = || {
             if let Err(error) = listeners.steer_as_it_ends(|| program.lives()) {
-                eprintln!("handoff: new connections may go elsewhere until the program has ended: {error}");
+                say!("new connections may go elsewhere until the program has ended: {error}");
             }
         };
         std::thread::scope(|scope| {
             if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, steer) {
-                eprintln!("handoff: new connections may go elsewhere until the program has ended: {error}");
+                say!("new connections may go elsewhere until the program has ended: {error}");
             }
             // One that ends in order answers what it still reads; one that ends at once must not begin anything.
             program.end_meanwhile(grant, || census.let_in())
@@ -364,7 +364,7 @@ impl Server for Runner {
         let _ = std::fs::remove_file(self.plan.own_path.with_extension(LEFT));
         match self.finish(seal.may_cut()) {
             Err(error) if self.has_failed => {
-                eprintln!("handoff: the program is told to end although {error}");
+                say!("the program is told to end although {error}");
             }
             finished => {
                 self.has_failed = finished.is_err();

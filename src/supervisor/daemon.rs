@@ -167,6 +167,8 @@ async fn main(
     hooks::keep_traces_in(dirs.commands_dir());
     daemon.load_all(lock.was_lost()).await;
     lock.has_started();
+    let lock = Rc::new(lock);
+    tokio::task::spawn_local(Rc::clone(&lock).write_when_there_is_room());
     crash_point!("supervisor/start/loaded");
     tracing::info!(socket = %dirs.control_socket().display(), "ready");
     daemon.shared.systemd.ready();

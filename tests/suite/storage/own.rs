@@ -49,6 +49,13 @@ fn fill(path: &Path) -> PathBuf {
     fill
 }
 
+/// A disk of which every byte is taken.
+fn fill_up(path: &Path) -> PathBuf {
+    let fill = path.join("fill");
+    fs::write(&fill, vec![0; 1 << 20]).unwrap_err();
+    fill
+}
+
 fn pid(address: std::net::SocketAddr) -> u32 {
     ask(address, "pid").unwrap().split(' ').nth(1).unwrap().parse().unwrap()
 }
@@ -101,4 +108,31 @@ fn a_shim_that_finds_no_room_for_its_files_says_which_and_is_tried_again() {
         assert_ne!(pid(address), first);
         rig.stop_daemon();
     }
+}
+
+#[test]
+fn a_program_whose_pid_could_not_be_written_down_is_known() {
+    if effective_user() != 0 {
+        eprintln!("not run: it needs root");
+        return;
+    }
+    let (mut rig, disk, address) = serve_on("run");
+    let first = pid(address);
+    let full = fill_up(&disk.0);
+    kill(first);
+    let status = wait_for("it to serve", || {
+        Some(rig.status("s")).filter(|status| status.state == State::Serving && status.restarts == 1)
+    });
+    let second = pid(address);
+    assert_eq!(status.pid, Some(second), "{status:?}");
+    fs::remove_file(full).unwrap();
+    assert_eq!(rig.status("s").pid, Some(second));
+    let shim = status.shim.unwrap();
+    let written = || {
+        let files = fs::read_dir(rig.path("run/adopt")).unwrap().flatten().map(|entry| entry.path());
+        let mut pids = files.filter(|path| path.extension().is_some_and(|it| it == "pid"));
+        pids.find_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok())
+    };
+    assert_eq!(written(), Some(second), "for the next daemon; the shim is {shim}");
+    rig.stop_daemon();
 }

@@ -3,6 +3,7 @@
 //! Nothing is decided by it, so nothing waits for the disk, and an entry that cannot be written is no reason to stop.
 
 mod file;
+mod preparing;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::control::Caller;
 use crate::control::api::{self, Killed, PhaseTime};
 pub use file::{ENTRIES_MAX, History, put};
+pub use preparing::{forget, prepare, prepared};
 
 /// One attempt, from the request to the end. A later line with the same id and operation takes the place of an earlier one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

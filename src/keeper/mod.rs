@@ -49,6 +49,9 @@ use server::Keeper;
 /// The first argument of the process; the second is the path of its socket.
 pub const VERB: &str = "keeper";
 
+/// How a line begins that handoff itself writes into the log of a service.
+pub(crate) const SAYS: &str = "handoff: ";
+
 /// Runs the keeper process: what [`Client::start`] starts. Blocks until its end.
 pub fn main() -> ExitCode {
     let Ok(Some(supervisor)) = take_channel() else {

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
+use super::SAYS;
 use super::writer::Writer;
 use crate::sys::descriptor::{read, set_nonblocking};
 use crate::sys::errno::{Errno, retry};
@@ -78,7 +79,8 @@ impl Pipe {
         };
         let bytes = &mut buffer.0[..begun + count];
         bytes[..begun].copy_from_slice(&self.begun);
-        self.take(bytes);
+        let length = without_gaps(bytes);
+        self.take(&bytes[..length]);
         Found::Bytes(count)
     }
 
@@ -113,6 +115,22 @@ impl Pipe {
         }
         self.begun.extend_from_slice(rest);
     }
+}
+
+/// Takes the empty lines out that a shim puts before what it says itself, for its program may have ended amid a line. `bytes` begin with
+/// a line. Gives how many bytes are left.
+fn without_gaps(bytes: &mut [u8]) -> usize {
+    let (mut kept, mut begins) = (0, true);
+    for at in 0..bytes.len() {
+        let byte = bytes[at];
+        if begins && byte == b'\n' && bytes[at + 1..].starts_with(SAYS.as_bytes()) {
+            continue;
+        }
+        bytes[kept] = byte;
+        kept += 1;
+        begins = byte == b'\n';
+    }
+    kept
 }
 
 impl AsFd for Pipe {
@@ -153,6 +171,23 @@ mod tests {
         drop(writer);
         assert_eq!(pipe.read(&mut buffer), Found::End);
         assert_eq!(current(dir.path()), b"one\ntwo\n\nthr\n");
+    }
+
+    #[test]
+    fn what_a_shim_says_is_a_line_of_its_own_and_leaves_no_gap() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut pipe, mut writer) = pipe(dir.path());
+        let mut buffer = Buffer::new();
+        let said = format!("\n{SAYS}it ended\n");
+        for before in ["", "whole\n", "torn", "\n\n", "\nhandoff", ""] {
+            writer.write_all(before.as_bytes()).unwrap();
+            pipe.read(&mut buffer);
+            writer.write_all(said.as_bytes()).unwrap();
+            pipe.read(&mut buffer);
+        }
+        let ended = "handoff: it ended\n";
+        let expected = format!("{ended}whole\n{ended}torn\n{ended}\n\n{ended}\nhandoff\n{ended}{ended}");
+        assert_eq!(String::from_utf8(current(dir.path())).unwrap(), expected);
     }
 
     #[test]

@@ -217,7 +217,7 @@ impl From<io::Error> for Failed {
             io::ErrorKind::ResourceBusy => Some(Errno::EBUSY),
             _ => None,
         };
-        Self { code: error.raw_os_error().or(code.map(|code| code as i32)), text: error.to_string() }
+        Self { code: error.raw_os_error().or(code.map(Errno::raw)), text: error.to_string() }
     }
 }
 

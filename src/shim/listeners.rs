@@ -19,6 +19,7 @@ pub(crate) use sides::{active_side, forget_sides, note_joined};
 
 use super::inject::copy_told;
 use super::lost;
+use super::own;
 use super::plan::Plan;
 use crate::config::ListenAddress;
 use crate::slots::{
@@ -116,10 +117,7 @@ impl Listeners {
         let path = self.own_path.with_extension(super::SIDE);
         let noted = serde_json::to_vec(&shared.used).map_err(io::Error::from);
         if let Err(error) = noted.and_then(|side| fs::write(&path, side)) {
-            eprintln!(
-                "handoff: the daemon will not know where the program listens: {}: {error}",
-                path.display()
-            );
+            say!("the daemon will not know where the program listens: {}: {error}", path.display());
         }
         self.reset_resting(&mut shared)
     }
@@ -178,7 +176,7 @@ impl Listeners {
     pub(super) fn prepare_places(&self) {
         for ((_, listener), address) in self.current().into_iter().flatten().zip(&self.addresses) {
             if let Err(error) = mend_names(address, &listener) {
-                eprintln!("handoff: {error}");
+                say!("{error}");
             }
         }
         if let Slots::Own(_, places) = &self.slots {
@@ -289,13 +287,13 @@ impl Listeners {
             Ok(lost) if lost > shared.lost_before => {
                 let count = lost - shared.lost_before;
                 self.note_lost(count);
-                eprintln!(
-                    "handoff: {count} datagrams were lost while no program read them; a larger net.core.rmem_max lets more of them wait"
+                say!(
+                    "{count} datagrams were lost while no program read them; a larger net.core.rmem_max lets more of them wait"
                 );
                 shared.lost_before = lost;
             }
             Ok(_) => {}
-            Err(error) => eprintln!("handoff: cannot find out how many datagrams were lost: {error}"),
+            Err(error) => say!("cannot find out how many datagrams were lost: {error}"),
         }
     }
 
@@ -309,13 +307,11 @@ impl Listeners {
         let unread = shared.drop_unread().map_err(|error| error.to_string())?;
         if unread > 0 {
             self.note_lost(unread);
-            eprintln!("handoff: {unread} datagrams were lost: the program that has ended had not read them");
+            say!("{unread} datagrams were lost: the program that has ended had not read them");
         }
         let resting = shared.pair.as_ref().map(|pair| pair.queue_len(pair.state().active().other()));
         if let Some(Ok(waiting @ 1..)) = resting {
-            eprintln!(
-                "handoff: {waiting} connections are reset: the program that has ended had not accepted them"
-            );
+            say!("{waiting} connections are reset: the program that has ended had not accepted them");
         }
         shared.reset_resting()
     }
@@ -323,7 +319,7 @@ impl Listeners {
     /// For the daemon.
     fn note_lost(&self, count: u32) {
         if let Err(error) = lost::note(&self.own_path, count) {
-            eprintln!("handoff: the daemon will not know that {count} datagrams were lost: {error}");
+            say!("the daemon will not know that {count} datagrams were lost: {error}");
         }
     }
 
@@ -332,7 +328,7 @@ impl Listeners {
         if let Slots::Shared(shared) = &self.slots
             && let Some(Err(error)) = lock(shared).pair.as_ref().map(Pair::steer_again)
         {
-            eprintln!("handoff: {error}");
+            say!("{error}");
         }
     }
 
@@ -350,7 +346,7 @@ impl Listeners {
 
 impl Shared {
     fn take_over(&mut self) -> Result<(), String> {
-        let there = read_state(&self.file).map_err(|error| self.failed(&error))?;
+        let there = read_state(&self.file).map_err(|error| own::trouble(&self.file, "read", &error))?;
         let mut state = there.unwrap_or_else(|| PairState::new(self.addresses));
         if self.pair.is_none() {
             self.pair = Some(Pair::hold(std::mem::take(&mut self.parts), state.clone()));
@@ -407,7 +403,7 @@ impl Shared {
     fn prepare_resting(&self) {
         for (used, resting) in self.pair.iter().flat_map(|pair| pair.datagram_sockets(self.used)) {
             if let Err(error) = copy_told(used, resting) {
-                eprintln!("handoff: cannot prepare the socket for the datagrams that wait: {error}");
+                say!("cannot prepare the socket for the datagrams that wait: {error}");
             }
         }
     }
@@ -436,17 +432,13 @@ impl Shared {
         }
         let error = match write_state(&self.file, state) {
             Ok(()) => return Ok(()),
-            Err(error) => self.failed(&error),
+            Err(error) => own::trouble(&self.file, "written", &error),
         };
         if there.unwrap_or_else(|| PairState::new(self.addresses)).steers_like(state) {
-            eprintln!("handoff: {error}");
+            say!("{error}");
             return Ok(());
         }
         Err(error)
-    }
-
-    fn failed(&self, error: &dyn std::fmt::Display) -> String {
-        format!("{}: {error}", self.file.display())
     }
 }
 

@@ -23,6 +23,11 @@
 //! The end of a shim is the end of its program: the kernel kills the program (PR_SET_PDEATHSIG), and whoever comes next what
 //! that has started (see `files.rs`). If the program ends by itself, the shim ends in the same way, as if it were the program.
 
+/// Says something in the log of the service, on a line of its own.
+macro_rules! say {
+    ($($told:tt)*) => { $crate::shim::own::say(format_args!($($told)*)) };
+}
+
 mod elsewhere;
 pub mod exec;
 mod files;
@@ -34,6 +39,7 @@ mod listeners;
 pub(crate) mod lost;
 mod moment;
 mod notify;
+mod own;
 pub mod plan;
 mod program;
 mod receivers;
@@ -63,6 +69,7 @@ use crate::sys::signals::die_by;
 pub(crate) use files::{end_what_is_left, named};
 use listeners::Listeners;
 pub(crate) use listeners::{active_side, forget_sides, note_joined};
+pub(crate) use own::is_own_trouble;
 use plan::Plan;
 use program::{Known, Program};
 use runner::Runner;
@@ -123,7 +130,7 @@ pub fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("handoff: {error}");
+            say!("{error}");
             ExitCode::FAILURE
         }
     }
@@ -209,7 +216,7 @@ fn watch_for_the_end(program: &Arc<Program>) -> std::io::Result<()> {
     std::thread::Builder::new().name("handoff-end".to_owned()).spawn(move || {
         let exit = program.await_failure();
         program.forget();
-        eprintln!("handoff: the program {exit}");
+        say!("the program {exit}");
         end_like(exit);
     })?;
     Ok(())
@@ -220,7 +227,7 @@ fn watch_parked(program: &Arc<Program>, waits: Arc<AtomicBool>) -> std::io::Resu
     let program = Arc::clone(program);
     std::thread::Builder::new().name("handoff-parked".to_owned()).spawn(move || {
         let Some(ended) = program.await_early_end(|| !waits.load(Ordering::SeqCst)) else { return };
-        eprintln!("handoff: {ended}");
+        say!("{ended}");
         let _ = program.kill();
         program.forget();
         std::process::exit(1);
@@ -254,7 +261,7 @@ fn end_when_told(
             (Ok(_), Some(exit)) => end_like(exit),
             (Ok(_), None) => std::process::exit(0),
             (Err(error), _) => {
-                eprintln!("handoff: {error}");
+                say!("{error}");
                 std::process::exit(1)
             }
         }

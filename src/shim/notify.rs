@@ -14,6 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::own;
 use super::program::{Known, Program};
 use crate::config::NotifySocket;
 use crate::sys::descriptor::is_duplicate;
@@ -45,7 +46,7 @@ impl Notify {
             .map_err(|errno| error(path.as_os_str(), errno.into()))?;
         let (variable, path) = match kind {
             NotifySocket::Path => {
-                bind_for_all(&socket, path).map_err(|source| error(path.as_os_str(), source))?;
+                bind_for_all(&socket, path).map_err(|source| own::trouble(path, "made", &source))?;
                 (path.as_os_str().to_owned(), Some(path.to_owned()))
             }
             NotifySocket::Abstract => {

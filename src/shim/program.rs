@@ -155,7 +155,7 @@ impl Program {
         let first = First { process: process.clone(), trace: self.trace_path() };
         let path = self.plan.own_path.with_extension(FIRST);
         if let Err(error) = first.note(&path) {
-            eprintln!("handoff: cannot write {}: {error}", path.display());
+            say!("cannot write {}: {error}", path.display());
         }
         Some(process)
     }
@@ -169,7 +169,7 @@ impl Program {
     fn note_pid(&self, pid: u32) {
         let path = self.plan.own_path.with_extension(super::PID);
         if let Err(error) = fs::write(&path, format!("{pid}\n")) {
-            eprintln!("handoff: cannot write {}: {error}", path.display());
+            say!("cannot write {}: {error}", path.display());
         }
     }
 

@@ -19,6 +19,7 @@ use super::inject::Injector;
 use super::listeners::Listeners;
 use super::moment::Limits;
 use super::notify::Notify;
+use super::own;
 use super::plan::Plan;
 use super::program::{Known, Program, Start};
 use super::swap::{Swap, Watched};
@@ -104,8 +105,7 @@ impl Runner {
             .map_err(|error| format!("cannot ask for sockets: {error}"))?
             .with_pauses(pause);
         let trace_path = program.trace_path();
-        let trace = Trace::leave(&trace_path)
-            .map_err(|error| format!("cannot create {}: {error}", trace_path.display()))?;
+        let trace = Trace::leave(&trace_path).map_err(|error| own::trouble(&trace_path, "made", &error))?;
         let listeners = Arc::new(listeners);
         let (swap, lock, party) = (None, None, "successor");
         let (refused, has_failed) = (false, false);
@@ -147,8 +147,8 @@ impl Runner {
     /// What was started before is to hold it as well, so that is the same open file.
     fn opened_lock(&mut self) -> Result<ProgramLock, String> {
         let path = self.plan.lock_path();
-        let opened = self.lock.take().map_or_else(|| ProgramLock::open(path), Ok);
-        opened.map_err(|error| format!("cannot open the lock of the program: {error}"))
+        let opened = self.lock.take().map_or_else(|| ProgramLock::open(path.clone()), Ok);
+        opened.map_err(|error| own::trouble(&path, "opened", &error))
     }
 
     /// Starts the program. With `park` it is held where it binds, until [`Runner::release`].
@@ -198,7 +198,7 @@ impl Runner {
         if let Some((lock, first)) = self.lock.as_ref().zip(first)
             && let Err(error) = lock.note(first, &self.program.trace_path())
         {
-            eprintln!("handoff: the next shim will not know the program of this one: {error}");
+            say!("the next shim will not know the program of this one: {error}");
         }
     }
 
@@ -282,12 +282,12 @@ impl Runner {
         let (program, census, listeners) = (&self.program, &mut self.census, &self.listeners);
         let steer = || {
             if let Err(error) = listeners.steer_as_it_ends(|| program.lives()) {
-                eprintln!("handoff: new connections may go elsewhere until the program has ended: {error}");
+                say!("new connections may go elsewhere until the program has ended: {error}");
             }
         };
         std::thread::scope(|scope| {
             if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, steer) {
-                eprintln!("handoff: new connections may go elsewhere until the program has ended: {error}");
+                say!("new connections may go elsewhere until the program has ended: {error}");
             }
             // One that ends in order answers what it still reads; one that ends at once must not begin anything.
             program.end_meanwhile(grant, || census.let_in())
@@ -364,7 +364,7 @@ impl Server for Runner {
         let _ = std::fs::remove_file(self.plan.own_path.with_extension(LEFT));
         match self.finish(seal.may_cut()) {
             Err(error) if self.has_failed => {
-                eprintln!("handoff: the program is told to end although {error}");
+                say!("the program is told to end although {error}");
             }
             finished => {
                 self.has_failed = finished.is_err();

@@ -36,16 +36,13 @@ impl Slots for Swap {
 
     fn path_bound(&self, name: &str, access: Access) {
         if let Err(error) = self.listeners.set_first_access(name, access) {
-            eprintln!("handoff: {error}");
+            say!("{error}");
         }
     }
 
     fn path_removed(&self, name: &str, path: &Path) {
         if let Err(error) = self.listeners.put_back(name) {
-            eprintln!(
-                "handoff: the program has removed {}, which cannot be put back: {error}",
-                path.display()
-            );
+            say!("the program has removed {}, which cannot be put back: {error}", path.display());
         }
     }
 }
@@ -79,7 +76,7 @@ impl Watcher for Watched {
         });
         match &event {
             Event::Failed { .. } => {
-                eprintln!("handoff: {event}");
+                say!("{event}");
                 self.0.learn(|known| known.failed = Some((event.to_string(), AFTER_REFUSAL)));
             }
             // One that could be meant for a listener of the service.

@@ -22,6 +22,7 @@ use super::keeping::LogGuard;
 use super::listening::{Admitted, Listening};
 use super::party::{Parts, Party, Serial, told};
 use super::policy::policy;
+use super::recording::LOST_BEFORE;
 use super::service::Service;
 use super::way_in::{check_peer, connect_to};
 use crate::config::Dirs;
@@ -92,14 +93,34 @@ pub(super) fn lacks_way_in(dirs: &Dirs, standing: &Standing) -> bool {
 }
 
 impl Service {
-    /// Takes over what runs, if anything does: for a service that becomes known while this daemon is at work. `false` if nothing
-    /// does.
-    pub(super) fn take_over_living(&mut self) -> bool {
+    /// Takes over what an earlier daemon has left of a service that becomes known, or of which the journal becomes readable, while
+    /// this daemon is at work. What runs goes on as the journal says. What has ended is recorded, and started only if it is
+    /// `wanted`. `false` if nothing is to be done any more.
+    pub(super) fn take_over_late(&mut self, wanted: bool) -> bool {
         let lives = self.recall_unrecorded() || {
             let standing = self.journal.standing();
             !roles(standing, self.look_around(standing)).is_empty()
         };
-        lives && self.take_over_left(self.journal.standing().wanted)
+        match (lives, wanted) {
+            (true, _) => self.take_over_left(self.journal.standing().wanted),
+            (false, true) => self.take_over_left(true),
+            (false, false) => {
+                self.note_ends();
+                false
+            }
+        }
+    }
+
+    /// Nothing of it runs, and nothing is to be started by this.
+    fn note_ends(&mut self) {
+        let standing = self.journal.standing().clone();
+        self.note_end_of_current();
+        if let Some(attempt) = &standing.attempt {
+            let reason = LOST_BEFORE.to_owned();
+            self.note(Fact::RolledBack { handoff: attempt.handoff, reason });
+            self.shared.keeper.forget_process(&self.name, attempt.handoff);
+        }
+        self.recall_attempts(&standing, None);
     }
 
     /// Takes over the processes that an earlier daemon has left, and ends what it had begun. `false` if it has left

@@ -83,6 +83,8 @@ pub(super) struct Shared {
     pub(super) arrivals: mpsc::UnboundedSender<Arrival>,
     /// Whether the daemon ends: nothing is started any more.
     pub(super) is_leaving: Cell<bool>,
+    /// Whether the daemon before was lost: then what ran is to run, whatever starts by itself.
+    pub(super) was_lost: bool,
     /// How many files a service may have open: as many as this process might when it was started.
     pub(super) files_limit: u64,
 }
@@ -147,6 +149,7 @@ async fn main(
             systemd,
             arrivals,
             is_leaving: Cell::new(false),
+            was_lost: lock.was_lost(),
             files_limit,
         }),
         services: RefCell::default(),
@@ -164,6 +167,8 @@ async fn main(
     hooks::keep_traces_in(dirs.commands_dir());
     daemon.load_all(lock.was_lost()).await;
     lock.has_started();
+    let lock = Rc::new(lock);
+    tokio::task::spawn_local(Rc::clone(&lock).write_when_there_is_room());
     crash_point!("supervisor/start/loaded");
     tracing::info!(socket = %dirs.control_socket().display(), "ready");
     daemon.shared.systemd.ready();

@@ -1,7 +1,6 @@
 //! How a process is asked to end, how one is ended that does not, and how that is told.
 
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use handoff_protocol::ids::HandoffId;
@@ -15,7 +14,7 @@ use crate::config::{self, StopSignal};
 use crate::control::api::{Kill, Killed};
 use crate::control::{Error, Kind};
 use crate::shim::{self, killed};
-use crate::sys::process::{Signal, has_ended, name_of, parent_of, tree_of};
+use crate::sys::process::{Signal, has_ended, name_of, parent_of, place_of, tree_of};
 
 impl Service {
     /// What a process has to be told before this message, and what has to be known of it from then on.
@@ -120,11 +119,8 @@ impl Service {
             return None;
         }
         let path = self.file_of_shim(party.handoff, shim::PID);
-        let found = match fs::read_to_string(&path) {
-            Ok(text) => text.trim().parse().ok(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => write_pid_again(party, &path),
-            Err(_) => None,
-        };
+        let said = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+        let found = said.or_else(|| write_pid_again(party, &path));
         party.program.set(found.or(party.program.get()));
         found
     }
@@ -167,21 +163,37 @@ impl Service {
     }
 }
 
-/// The program of a shim whose file is gone, perhaps with the whole directory: what the file said, or the only child of the shim. It is
-/// written again for the next daemon. A shim whose program has ended has removed the file itself.
+/// The program of a shim whose file is gone, perhaps with the whole directory, or could not be written on a full disk: what the file
+/// said, or the first child of the shim, which leads a session. It is written again for the next daemon. A shim whose program has
+/// ended has removed the file itself.
 fn write_pid_again(party: &Party, path: &Path) -> Option<u32> {
     let all = tree_of(party.process.pid);
     let is_child = |pid: &u32| parent_of(*pid) == Some(party.process.pid);
     let known = party.program.get().filter(|pid| all.contains(pid));
     let pid = known.or_else(|| {
-        let mut children = all.iter().copied().filter(is_child);
-        children.next().filter(|_| children.next().is_none())
+        let children: Vec<u32> = all.iter().copied().filter(is_child).collect();
+        match children[..] {
+            [only] => Some(only),
+            // The orphans of its program are its children, too.
+            _ => first_leader(&children),
+        }
     })?;
     // What the shim says meanwhile is newer, and stays.
-    if let Ok(mut file) = fs::File::create_new(path) {
-        let _ = writeln!(file, "{pid}");
+    let beside = path.with_added_extension(std::process::id().to_string());
+    let written = fs::write(&beside, format!("{pid}\n"));
+    if fs::metadata(path).is_ok_and(|found| found.len() == 0) {
+        let _ = written.and_then(|()| fs::rename(&beside, path));
+    } else {
+        let _ = written.and_then(|()| fs::hard_link(&beside, path));
     }
+    let _ = fs::remove_file(beside);
     Some(pid)
+}
+
+/// Of those that lead a session of their own, the one that was there first.
+fn first_leader(pids: &[u32]) -> Option<u32> {
+    let leads = |pid: &u32| Some((place_of(*pid)?, *pid)).filter(|(place, pid)| place.session == *pid);
+    pids.iter().filter_map(leads).min_by_key(|(place, _)| place.start_ticks).map(|(_, pid)| pid)
 }
 
 /// The signals that a person may send.

@@ -230,8 +230,10 @@ impl Service {
 
     /// Starts a service for which nobody waits, as soon as there is something to start.
     pub(super) fn start_when_brought_in(&mut self) {
-        self.mend_journal_at_rest();
-        if self.machine.phase() != Phase::Stopped {
+        let was_refused = self.journal.refused().is_some();
+        self.mend_journal_at_rest(true);
+        let is_told = was_refused && self.journal.refused().is_none();
+        if self.machine.phase() != Phase::Stopped || is_told && !self.is_known_to_be_wanted() {
             self.call_off_start();
             return;
         }

@@ -183,7 +183,8 @@ impl Daemon {
         let (handle, config) = self.find_fresh(name).await?;
         let phase = handle.with(|service| {
             service.look_after_journal();
-            service.mend_journal_at_rest();
+            // It is started by whoever asks for that here.
+            service.mend_journal_at_rest(false);
             service.machine.phase()
         });
         if phase == Phase::Recovering {

@@ -51,10 +51,12 @@ impl Wanted {
 
 /// An upgrade before the machine is asked.
 pub(super) struct Pipeline {
-    handle: Handle,
+    /// What it is told by, as long as there is no handoff.
+    pub(super) id: HandoffId,
+    pub(super) handle: Handle,
     config: config::Service,
-    asked: Asked,
-    phases: Phases,
+    pub(super) asked: Asked,
+    pub(super) phases: Phases,
     progress: Option<ProgressSink>,
     _turn: OwnedMutexGuard<()>,
 }
@@ -77,7 +79,7 @@ impl Daemon {
         // What the file says may have changed meanwhile.
         let (handle, config) = self.find_fresh(&wanted.service).await?;
         handle.compacted().await;
-        let pipeline = Pipeline { handle, config, asked, phases, progress, _turn: turn };
+        let pipeline = Pipeline { phases, ..Pipeline::begin(handle, config, asked, progress, turn) };
         let api::Install { path, claims, version, .. } = wanted;
         pipeline.run(Wanted::Path(path, claims, version), true, (None, None)).await
     }
@@ -119,8 +121,8 @@ impl Pipeline {
         progress: Option<ProgressSink>,
         turn: OwnedMutexGuard<()>,
     ) -> Self {
-        let phases = Phases::new(&config.name, &progress);
-        Self { handle, config, asked, phases, progress, _turn: turn }
+        let (id, phases) = (HandoffId::from_uuid(uuid::Uuid::now_v7()), Phases::new(&config.name, &progress));
+        Self { id, handle, config, asked, phases, progress, _turn: turn }
     }
 
     /// Goes all the way. `once`: not if it runs already. The limits are those of the machine: deadline and drain grace.
@@ -142,7 +144,10 @@ impl Pipeline {
                 Some(binary) => self.stage(&binary, &wanted).await,
                 None => self.upgrade(&path, told, (preparation.left_ms(), drain_grace_ms)).await,
             },
-            Ok(None) => return Ok(self.unchanged()),
+            Ok(None) => {
+                self.forget_steps();
+                return Ok(self.unchanged());
+            }
             Err(error) => {
                 if error.kind == Kind::Rejected {
                     self.record_refusal(&wanted, &error);
@@ -150,6 +155,7 @@ impl Pipeline {
                 Err(error)
             }
         };
+        self.forget_steps();
         if let Err(error) = collect(&self.handle).await {
             tracing::warn!("{error}");
         }
@@ -193,6 +199,7 @@ impl Pipeline {
         let path = match wanted {
             Wanted::Kept(version) => self.handle.with(|service| service.store.path_of(version)),
             Wanted::Path(path, claims, version) => {
+                self.record_step(wanted, "it took in the new version");
                 self.bring_in(path, claims, version.as_deref(), preparation.flag()).await?
             }
         };
@@ -202,10 +209,12 @@ impl Pipeline {
         let told = self.handle.with(|service| service.told(&path, self.asked.what.as_str()));
         if let Some(command) = &self.config.hooks.preflight {
             self.phases.enter("preflight");
+            self.record_step(wanted, "the preflight ran");
             must_pass(command, &told, &path, &self.config, preparation.called_off()).await?;
         }
         if let Some(command) = self.config.hooks.pre_upgrade.as_ref().filter(|_| !self.is_stopped()) {
             self.phases.enter("hook");
+            self.record_step(wanted, "the hook before the upgrade ran");
             must_pass(command, &told, &path, &self.config, preparation.called_off()).await?;
         }
         check_queue(&self.handle).await?;
@@ -338,42 +347,6 @@ impl Pipeline {
         let took_us = self.asked.elapsed_us();
         let outcome = self.handle.with(|service| service.as_it_is(api::Ending::Unchanged, took_us));
         api::Outcome { phases: self.asked.before.clone(), ..outcome }
-    }
-
-    fn record_refusal(&self, wanted: &Wanted, error: &Error) {
-        let to = match wanted {
-            Wanted::Path(path, _, version) => {
-                history::Version { path: path.clone(), sha256: None, version: version.clone() }
-            }
-            Wanted::Kept(version) => history::Version {
-                path: self.handle.with(|service| service.store.path_of(version)),
-                sha256: Some(version.made.id.to_string()),
-                version: version.name().map(str::to_owned),
-            },
-        };
-        self.handle.with(|service| {
-            let entry = self.entry(service, history::Ending::Rejected, Some(&error.message), to);
-            service.recorder.append(entry);
-        });
-    }
-
-    /// What is told of an attempt for which no handoff was made.
-    fn entry(
-        &self,
-        service: &Service,
-        ending: history::Ending,
-        reason: Option<&str>,
-        to: history::Version,
-    ) -> history::Entry {
-        history::Entry {
-            id: HandoffId::from_uuid(uuid::Uuid::now_v7()),
-            from: service.current_version(),
-            to: Some(to),
-            took_us: self.asked.elapsed_us(),
-            phases: self.asked.before.clone(),
-            accept_gap_us: None,
-            ..service.entry(&self.asked, ending, reason)
-        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use handoff_protocol::ids::ServiceName;
+use handoff_protocol::record::Standing;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -14,12 +15,13 @@ use super::daemon::Daemon;
 use super::knowing::{Newcomers, set_aside};
 use super::lane::Lanes;
 use super::running;
-use super::service::{Handle, Service};
+use super::service::Handle;
 use super::service_files::Looks;
 use super::staging::bring_in_staged;
 use super::state::{self, Opened, PATIENCE};
 use crate::config;
 use crate::control::{Error, Kind};
+use crate::journal::Journal;
 
 /// So long the start of the daemon waits for the state of all services together that were bound, and then of all others.
 const OPENED_WITHIN: Duration = Duration::from_secs(2);
@@ -220,7 +222,12 @@ impl Daemon {
         let (name, autostart) = (config.name.clone(), config.autostart);
         let handle = self.know(config, opened);
         let taken_over = handle.with(|service| {
-            let wanted = if was_lost { service.journal.standing().wanted } else { autostart };
+            // What cannot be read yet may say that it is to run.
+            let ran = |journal: &Journal| {
+                let is_unknown = journal.refused().is_some() && *journal.standing() == Standing::default();
+                journal.standing().wanted || is_unknown
+            };
+            let wanted = if was_lost { ran(&service.journal) } else { autostart };
             let taken_over = service.take_over_left(wanted);
             // Which binary is to run is what a damaged journal does not say.
             if !taken_over && has_file && wanted && !service.journal.is_damaged() {
@@ -259,7 +266,7 @@ impl Daemon {
         });
         let opened = opened.unwrap_or_else(|error| state::without(&self.shared.dirs, &name, error));
         let handle = self.know(config, opened);
-        handle.with(Service::take_over_living);
+        handle.with(|service| service.take_over_late(false));
         handle
     }
 

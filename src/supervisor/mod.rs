@@ -6,6 +6,7 @@
 //! services are at rest makes no system call, unless it is to watch one of them.
 
 mod adopt;
+mod attempts;
 mod awaiting;
 mod binary;
 mod canary;

@@ -20,6 +20,7 @@ use super::timeline::Timeline;
 use super::trouble::Trouble;
 use crate::control::{Error, Kind, api};
 use crate::journal::unix_ms;
+use crate::shim;
 
 /// How an upgrade ended that another daemon had begun.
 const COMPLETED: &str = "the daemon that began this upgrade was lost; the new process served, and the next daemon completed the upgrade";
@@ -120,6 +121,7 @@ impl Service {
                 self.disarm(deadline)
             }
             Action::Failed(reason) => {
+                let reason = self.as_told(reason);
                 tracing::warn!(service = %self.name, handoff = %self.machine.handoff(), "{reason}");
                 self.trouble.failed(reason.to_string());
             }
@@ -222,6 +224,7 @@ impl Service {
             Outcome::RolledBack(reason) => (api::Ending::RolledBack, Some(reason)),
             Outcome::Failed(reason) => (api::Ending::Failed, Some(reason)),
         };
+        let reason = reason.map(|reason| self.as_told(reason));
         tracing::info!(service = %self.name, ?ending, reason = reason.as_ref().map(ToString::to_string));
         let is_well = matches!(ending, api::Ending::Committed | api::Ending::Started);
         if is_well {
@@ -252,6 +255,16 @@ impl Service {
         self.last = Some(outcome.clone());
         self.record_end(ending.into(), outcome.reason.as_deref());
         self.answer_all(&error.map_or(Ok(outcome), Err));
+    }
+
+    /// That its shim cannot write a file of handoff is no word of a program on its health.
+    fn as_told(&self, reason: Reason) -> Reason {
+        match reason {
+            Reason::Unhealthy(why) if self.config.adapter.is_foreign() && shim::is_own_trouble(&why) => {
+                Reason::Spawn(why)
+            }
+            reason => reason,
+        }
     }
 
     fn failed(&mut self, reason: &Reason) -> Error {

@@ -79,8 +79,8 @@ impl Asked {
 /// The history file of one service, and what is on its way there.
 #[derive(Debug, Clone)]
 pub(super) struct Recorder {
-    directory: PathBuf,
-    lane: Lane,
+    pub(super) directory: PathBuf,
+    pub(super) lane: Lane,
     file: Arc<Mutex<History>>,
     queue: Rc<Queue>,
 }
@@ -232,13 +232,18 @@ impl Service {
     }
 
     /// What an earlier daemon has left without an end. The upgrade that is under way still is taken up, as if somebody
-    /// waited for it; the others have ended as the journal says. Waits a moment for the file.
+    /// waited for it; the others have ended as the journal says, as soon as it can be read. Waits a moment for the file.
     pub(super) fn recall_attempts(&mut self, standing: &Standing, under_way: Option<HandoffId>) {
+        if self.journal.refused().is_some() {
+            return;
+        }
         let directory = self.shared.dirs.service_state(&self.name);
         let what = directory.display().to_string();
-        let found = self.lanes.history.wait(PATIENCE, &what, move || History::read(&directory, ENTRIES_MAX));
-        let entries = found.and_then(|found| found).unwrap_or_default();
-        for entry in entries.into_iter().filter(|entry| entry.outcome == Ending::UnderWay) {
+        let found = self.lanes.history.wait(PATIENCE, &what, move || {
+            (History::read(&directory, ENTRIES_MAX).unwrap_or_default(), history::prepared(&directory))
+        });
+        let (entries, prepared) = found.unwrap_or_default();
+        for entry in entries.iter().filter(|entry| entry.outcome == Ending::UnderWay).cloned() {
             if under_way == Some(entry.id) {
                 let (reply, _) = oneshot::channel();
                 self.operations.push(Operation { reply, progress: None, asked: Some(resumed(entry)) });
@@ -253,11 +258,12 @@ impl Service {
             };
             self.recorder.append(Entry { outcome, reason: Some(reason.to_owned()), ..entry });
         }
+        self.recall_prepared(prepared, &entries);
     }
 }
 
 const LOST_AFTER: &str = "the daemon was lost after it had committed this";
-const LOST_BEFORE: &str = "the daemon was lost in the middle of it";
+pub(super) const LOST_BEFORE: &str = "the daemon was lost in the middle of it";
 
 /// By the clock of the machine, for the one of the earlier daemon is gone.
 fn resumed(entry: Entry) -> Asked {

@@ -1,10 +1,14 @@
 //! The lock by which one daemon at a time has a state directory, and what it tells of the daemon before.
 
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
 
 use super::daemon::Error;
 use crate::config::Dirs;
@@ -19,9 +23,13 @@ use crate::sys::regular;
 pub(super) struct StateLock {
     /// Locked as well as the file, which can be removed.
     dir: File,
+    path: PathBuf,
     /// `None` where it cannot be made.
-    file: Option<File>,
-    is_writable: bool,
+    file: RefCell<Option<File>>,
+    is_writable: Cell<bool>,
+    /// What the file is to say.
+    wanted: RefCell<String>,
+    is_written: Cell<bool>,
     text: String,
     was_lost: bool,
 }
@@ -29,6 +37,8 @@ pub(super) struct StateLock {
 /// How long a daemon that has ended may still hold the lock: a child that it was about to start has its files until its exec.
 const HELD_BY_ENDED: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(5);
+/// When a full or read-only disk is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Locks the file. If another process holds it, that is told at once while the daemon `pid` of the file lives.
 fn lock_after(file: &File, pid: Option<&str>) -> Result<(), Errno> {
@@ -98,7 +108,9 @@ impl StateLock {
         let own = ProcessId::own().map_err(failed)?;
         let was_lost = boot == Some(own.boot_id.as_str());
         let text = format!("{} {}\n", own.pid, own.boot_id);
-        let lock = Self { dir, file, is_writable, text, was_lost };
+        let (file, is_writable) = (RefCell::new(file), Cell::new(is_writable));
+        let (wanted, is_written) = (RefCell::default(), Cell::default());
+        let lock = Self { dir, path, file, is_writable, wanted, is_written, text, was_lost };
         if was_lost {
             lock.has_started()
         } else {
@@ -121,28 +133,65 @@ impl StateLock {
     /// In this order there is no moment at which the file looks as if a daemon that was lost had left in order. A full disk does not
     /// keep the services down.
     fn write(&self, text: &str) {
-        let write = |file: &File| {
-            file.write_all_at(text.as_bytes(), 0)?;
-            file.set_len(text.len() as u64)
-        };
-        let refused = || io::Error::other("the disk is full or read-only");
-        let file = self.file.as_ref().filter(|_| self.is_writable);
-        if let Err(error) = file.map_or_else(|| Err(refused()), write) {
+        text.clone_into(&mut self.wanted.borrow_mut());
+        self.is_written.set(false);
+        if let Err(error) = self.try_write() {
             tracing::warn!("the lock of the state directory does not say who has it: {error}");
+        }
+    }
+
+    fn try_write(&self) -> io::Result<()> {
+        let (wanted, file) = (self.wanted.borrow(), self.file.borrow());
+        let refused = || io::Error::other("the disk is full or read-only");
+        let file = file.as_ref().filter(|_| self.is_writable.get()).ok_or_else(refused)?;
+        file.write_all_at(wanted.as_bytes(), 0)?;
+        file.set_len(wanted.len() as u64)?;
+        self.is_written.set(true);
+        Ok(())
+    }
+
+    /// The disk had no room, or nobody might write: writes it as soon as that is over. Without it the next daemon would not know that
+    /// this one was lost, and start nothing that has run.
+    pub(super) async fn write_when_there_is_room(self: Rc<Self>) {
+        while !self.is_written.get() {
+            sleep(AGAIN).await;
+            // It is to say nothing any more.
+            if self.wanted.borrow().is_empty() {
+                return;
+            }
+            if self.file.borrow().is_none() || !self.is_writable.get() {
+                self.open_again();
+            }
+            if self.try_write().is_ok() {
+                tracing::info!("the lock of the state directory says who has it");
+            }
+        }
+    }
+
+    /// The directory stays locked meanwhile. Another process that has the file locked keeps it.
+    fn open_again(&self) {
+        let Ok((file, true)) = open_file(&self.path) else { return };
+        // The lock belongs to the open file.
+        self.file.replace(None);
+        if flock(&file, FlockArg::LockExclusiveNonblock).is_ok() {
+            self.file.replace(Some(file));
+            self.is_writable.set(true);
         }
     }
 
     /// The next daemon may have it, also if the kernel keeps this process: a thread of it may wait for a file system that
     /// does not answer.
     pub(super) fn give_up(&self) {
-        for file in self.file.iter().chain([&self.dir]) {
+        for file in self.file.borrow().iter().chain([&self.dir]) {
             let _ = flock(file, FlockArg::Unlock);
         }
     }
 
     /// From now on what runs is not to run again for having run.
     pub(super) fn leave_in_order(&self) {
-        let file = self.file.as_ref().filter(|_| self.is_writable);
+        self.wanted.borrow_mut().clear();
+        let file = self.file.borrow();
+        let file = file.as_ref().filter(|_| self.is_writable.get());
         let emptied = file.map_or(Ok(()), |file| file.set_len(0));
         if let Err(error) = emptied {
             tracing::warn!("the lock of the state directory still says that it is in use: {error}");

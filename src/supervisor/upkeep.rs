@@ -24,7 +24,7 @@ impl Service {
             let path = self.shared.dirs.journal(&self.name);
             let what = path.display().to_string();
             if self.lanes.journal.wait(PATIENCE, &what, move || !path.exists()).unwrap_or(false) {
-                self.mend_journal();
+                self.mend_journal_at_rest(false);
             }
         }
         if let Err(error) = self.journal.keep_in_place() {
@@ -52,7 +52,10 @@ impl Service {
         }
         tracing::info!(service = %self.name, "the journal takes records again");
         self.problem = None;
-        self.note(Fact::Wanted { up: self.machine.is_wanted() });
+        // A machine that has not begun anything knows less than a journal that was not read before.
+        if self.handoff().is_some() {
+            self.note(Fact::Wanted { up: self.machine.is_wanted() });
+        }
         let generation = self.journal.standing().generation().next();
         let known = self.journal.standing().current.as_ref().and_then(|current| current.process.as_ref());
         let Some(party) = self.incumbent.as_ref().filter(|party| known != Some(&party.process)) else {
@@ -70,8 +73,9 @@ impl Service {
         }
     }
 
-    /// Likewise of a service that is not known to run: its journal may say by now that it does.
-    pub(super) fn mend_journal_at_rest(&mut self) {
+    /// Likewise of a service that is not known to run: its journal may say by now that it does, or did. `wanted`: what has ended is
+    /// started again.
+    pub(super) fn mend_journal_at_rest(&mut self, wanted: bool) {
         let was_refused = self.journal.refused().is_some();
         let problem = self.problem.clone();
         self.mend_journal();
@@ -79,8 +83,13 @@ impl Service {
             self.problem = problem;
         }
         if was_refused && self.journal.refused().is_none() && self.machine.phase() == Phase::Stopped {
-            self.take_over_living();
+            self.take_over_late(wanted && self.is_known_to_be_wanted());
         }
+    }
+
+    /// Whether it is to run, as a journal says that can be read by now.
+    pub(super) fn is_known_to_be_wanted(&self) -> bool {
+        !self.shared.was_lost || self.journal.standing().wanted
     }
 
     /// The journal, opened again in its lane.

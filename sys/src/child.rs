@@ -16,7 +16,7 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::{Pid, chdir, setsid};
 
 use super::descriptor::set_close_on_exec;
-use super::errno::Errno;
+use super::errno::{ByNumber, Errno};
 use super::reaping::await_end;
 
 /// No descriptor.
@@ -48,9 +48,7 @@ pub(super) fn start(child: &Child<'_>) -> io::Result<Pid> {
     let error = AtomicI32::new(0);
     let run = Box::new(|| {
         let Err(found) = become_program(child, &none);
-        // A file system may give a number that has no name.
-        let found = if found == Errno::UnknownErrno { Errno::ENOEXEC } else { found };
-        error.store(found as i32, Ordering::Relaxed);
+        error.store(found.raw(), Ordering::Relaxed);
         // SAFETY: ends this process and touches nothing of the other.
         unsafe { libc::_exit(127) }
     });
@@ -59,6 +57,7 @@ pub(super) fn start(child: &Child<'_>) -> io::Result<Pid> {
     let pid = unsafe {
         clone(run, &mut stack, CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK, Some(libc::SIGCHLD))
     };
+    let pid = pid.by_number();
     drop(blocked);
     let pid = pid?;
     // The child has written it and is gone, or executes its program in a memory of its own.
@@ -132,7 +131,7 @@ struct Blocked(SigSet);
 
 impl Blocked {
     fn all() -> io::Result<Self> {
-        Ok(Self(SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?))
+        Ok(Self(SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).by_number()?))
     }
 }
 

@@ -6,9 +6,17 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstat};
 
-pub use nix::unistd::{read, write};
+use super::errno::{ByNumber, Errno};
 
-use super::errno::Errno;
+/// Reads as much as there is, into `buffer` at the most; 0 at the end.
+pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> Result<usize, Errno> {
+    nix::unistd::read(fd, buffer).by_number()
+}
+
+/// Writes as much as there is room for.
+pub fn write(fd: impl AsFd, bytes: &[u8]) -> Result<usize, Errno> {
+    nix::unistd::write(fd, bytes).by_number()
+}
 
 /// Whether it is closed when this process executes another program.
 pub fn is_close_on_exec(fd: impl AsFd) -> Result<bool, Errno> {
@@ -19,12 +27,12 @@ pub fn is_close_on_exec(fd: impl AsFd) -> Result<bool, Errno> {
 /// Has it closed then, or inherited.
 pub fn set_close_on_exec(fd: impl AsFd, closes: bool) -> Result<(), Errno> {
     let flags = if closes { FdFlag::FD_CLOEXEC } else { FdFlag::empty() };
-    fcntl(fd, FcntlArg::F_SETFD(flags)).map(drop)
+    fcntl(fd, FcntlArg::F_SETFD(flags)).map(drop).by_number()
 }
 
 /// With which flags its file is open, as `fcntl(F_GETFL)` tells them. All duplicates have them in common.
 pub fn open_flags(fd: impl AsFd) -> Result<c_int, Errno> {
-    fcntl(fd, FcntlArg::F_GETFL)
+    fcntl(fd, FcntlArg::F_GETFL).by_number()
 }
 
 /// Whether flags that `/proc/PID/fdinfo` tells (proc_pid_fdinfo(5)) are those of a descriptor that is closed when its process executes
@@ -42,17 +50,17 @@ pub fn is_nonblocking(fd: impl AsFd) -> Result<bool, Errno> {
 pub fn set_nonblocking(fd: impl AsFd, nonblocking: bool) -> Result<(), Errno> {
     let value = c_int::from(nonblocking);
     // SAFETY: the request reads the number that it is given, which lives until the call returns.
-    unsafe { ioctls::set_nonblocking(fd.as_fd().as_raw_fd(), &raw const value) }.map(drop)
+    unsafe { ioctls::set_nonblocking(fd.as_fd().as_raw_fd(), &raw const value) }.map(drop).by_number()
 }
 
 /// Makes its file one of these flags, as [`open_flags`] has told them.
 pub fn set_open_flags(fd: impl AsFd, flags: c_int) -> Result<(), Errno> {
-    fcntl(fd, FcntlArg::F_SETFL(OFlag::from_bits_retain(flags))).map(drop)
+    fcntl(fd, FcntlArg::F_SETFL(OFlag::from_bits_retain(flags))).map(drop).by_number()
 }
 
 /// Which file it is of: the number, which no other one of the same file system has while it is open.
 pub fn inode(fd: impl AsFd) -> Result<u64, Errno> {
-    fstat(fd).map(|found| found.st_ino)
+    fstat(fd).map(|found| found.st_ino).by_number()
 }
 
 /// Whether a descriptor is a duplicate of another one, as far as that can be told for sure: of a socket or of an end of a pipe.
@@ -69,7 +77,7 @@ pub fn is_duplicate(one: impl AsFd, other: impl AsFd) -> bool {
 
 /// Sets the mode of its file. Of a unix socket that has no path yet, it is the mode that the path gets.
 pub fn set_mode(fd: impl AsFd, mode: u32) -> Result<(), Errno> {
-    fchmod(fd, Mode::from_bits_truncate(mode))
+    fchmod(fd, Mode::from_bits_truncate(mode)).by_number()
 }
 
 /// How many bytes wait in it to be read (`FIONREAD`).

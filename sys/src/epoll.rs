@@ -6,7 +6,7 @@ use nix::sys::epoll::{self, EpollCreateFlags, EpollEvent, EpollTimeout};
 
 pub use nix::sys::epoll::EpollFlags;
 
-use super::errno::Errno;
+use super::errno::{ByNumber, Errno};
 
 /// A set of descriptors that is readable once something is to be told of one of them; close-on-exec.
 #[derive(Debug)]
@@ -15,17 +15,17 @@ pub struct Epoll(epoll::Epoll);
 impl Epoll {
     /// An empty one.
     pub fn new() -> Result<Self, Errno> {
-        epoll::Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map(Self)
+        epoll::Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map(Self).by_number()
     }
 
     /// Takes a descriptor in. `data` is told with what happens to it.
     pub fn add(&self, fd: impl AsFd, what: EpollFlags, data: u64) -> Result<(), Errno> {
-        self.0.add(fd, EpollEvent::new(what, data))
+        self.0.add(fd, EpollEvent::new(what, data)).by_number()
     }
 
     /// Changes what is to be told of a descriptor. ENOENT if it is not there.
     pub fn modify(&self, fd: impl AsFd, what: EpollFlags, data: u64) -> Result<(), Errno> {
-        self.0.modify(fd, &mut EpollEvent::new(what, data))
+        self.0.modify(fd, &mut EpollEvent::new(what, data)).by_number()
     }
 
     /// Takes all that is to be told, for whoever looks at everything anew. Does not block.

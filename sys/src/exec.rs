@@ -8,6 +8,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::{dup2, execve};
 
+use super::errno::ByNumber;
+
 /// The first number after the standard streams.
 pub const FIRST: RawFd = 3;
 
@@ -24,7 +26,7 @@ pub fn place(sources: &[OwnedFd]) -> io::Result<()> {
     for (number, source) in (FIRST..).zip(sources) {
         // SAFETY: never dropped. The caller owns nothing at this number, so nothing else is closed by it.
         let mut place = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
-        dup2(source, &mut place)?;
+        dup2(source, &mut place).by_number()?;
     }
     Ok(())
 }
@@ -34,6 +36,6 @@ pub fn place(sources: &[OwnedFd]) -> io::Result<()> {
 pub fn execute(path: &CStr, args: &[CString], env: &[CString]) -> io::Error {
     // SAFETY: the default is no handler of ours.
     let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
-    let Err(error) = execve(path, args, env);
+    let Err(error) = execve(path, args, env).by_number();
     error.into()
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::errno::Errno;
+use super::errno::{ByNumber, Errno};
 
 /// There is no room for so many more files. `Display` is a sentence without a full stop.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +28,7 @@ pub fn files_limit() -> u64 {
 /// Raises the limit as far as a process without privilege may. Gives what it was.
 pub fn raise_files_limit() -> io::Result<u64> {
     let (before, maximum) = limits()?;
-    setrlimit(Resource::RLIMIT_NOFILE, maximum, maximum)?;
+    setrlimit(Resource::RLIMIT_NOFILE, maximum, maximum).by_number()?;
     Ok(before)
 }
 
@@ -50,12 +50,12 @@ fn open_files() -> io::Result<u64> {
 
 /// Sets what may be open. At most as many as [`raise_files_limit`] would set.
 pub fn set_files_limit(current: u64) -> io::Result<()> {
-    Ok(setrlimit(Resource::RLIMIT_NOFILE, current, limits()?.1)?)
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, current, limits()?.1).by_number()?)
 }
 
 /// The soft and the hard limit. `u64::MAX` is none.
 fn limits() -> Result<(u64, u64), Errno> {
-    getrlimit(Resource::RLIMIT_NOFILE)
+    getrlimit(Resource::RLIMIT_NOFILE).by_number()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use nix::dir::Dir;
 use nix::fcntl::{OFlag, open, readlinkat};
 use nix::sys::stat::{Mode, fstat};
 
-use super::errno::{Errno, errno_of};
+use super::errno::{ByNumber, Errno, errno_of};
 use super::listens::listens;
 use super::pidfd;
 use super::process::{pidfd_open, read_at_once, stat_field};
@@ -56,8 +56,8 @@ pub fn descriptor_of(process: impl AsFd, number: RawFd) -> io::Result<OwnedFd> {
 pub fn sockets_of(pid: u32) -> io::Result<impl Iterator<Item = HeldSocket>> {
     let path = format!("/proc/{pid}/fd");
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let directory = match open(path.as_str(), flags, Mode::empty()) {
-        Ok(directory) => Some((Dir::from_fd(directory.try_clone()?)?, directory)),
+    let directory = match open(path.as_str(), flags, Mode::empty()).by_number() {
+        Ok(directory) => Some((Dir::from_fd(directory.try_clone()?).by_number()?, directory)),
         Err(Errno::ENOENT | Errno::ESRCH) => None,
         Err(Errno::EACCES | Errno::EPERM) if is_exiting(pid) => None,
         Err(error) => {

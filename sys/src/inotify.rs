@@ -8,7 +8,7 @@ use nix::sys::inotify::{self, InitFlags};
 
 pub use nix::sys::inotify::AddWatchFlags;
 
-use super::errno::Errno;
+use super::errno::{ByNumber, Errno};
 
 /// What watches files and directories: nonblocking, close-on-exec, and readable once something has happened.
 #[derive(Debug)]
@@ -28,12 +28,12 @@ pub struct Event {
 impl Inotify {
     /// One that watches nothing yet.
     pub fn new() -> Result<Self, Errno> {
-        inotify::Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map(Self)
+        inotify::Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map(Self).by_number()
     }
 
     /// Watches a path, and gives the number of the watch.
     pub fn add(&self, path: &Path, what: AddWatchFlags) -> Result<i32, Errno> {
-        self.0.add_watch(path, what).map(inotify::WatchDescriptor::as_raw)
+        self.0.add_watch(path, what).map(inotify::WatchDescriptor::as_raw).by_number()
     }
 
     /// Takes some of what has happened. EAGAIN if nothing has.

@@ -6,14 +6,14 @@ pub use nix::sys::resource::Resource;
 
 use nix::sys::resource::getrlimit;
 
-use super::errno::Errno;
+use super::errno::{ByNumber, Errno};
 
 /// No limit.
 pub const UNLIMITED: u64 = libc::RLIM_INFINITY;
 
 /// How much this process may have, and how far it may raise that itself.
 pub fn limits(of: Resource) -> io::Result<(u64, u64)> {
-    Ok(getrlimit(of)?)
+    Ok(getrlimit(of).by_number()?)
 }
 
 /// Sets both for another process, of the same user.

@@ -13,11 +13,13 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::pipe2;
 
+use super::errno::ByNumber;
+
 /// Makes a pipe: the end to read from, and the end for a service. Both are close-on-exec. Needs `/proc`.
 pub fn log_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC).by_number()?;
     let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
-    let both = open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+    let both = open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).by_number()?;
     Ok((reader, both))
 }
 
@@ -39,9 +41,9 @@ pub fn log_pipe_of(pid: u32) -> io::Result<Option<OwnedFd>> {
         let Some(inode) = inode else { continue };
         if is_open_for_both(&fs::read_to_string(process.join("fdinfo").join(number))?) {
             let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-            let pipe = open(&path, flags, Mode::empty())?;
+            let pipe = open(&path, flags, Mode::empty()).by_number()?;
             // In between the process may have put something else there.
-            return Ok((fstat(&pipe)?.st_ino == inode).then_some(pipe));
+            return Ok((fstat(&pipe).by_number()?.st_ino == inode).then_some(pipe));
         }
     }
     Ok(None)
@@ -49,7 +51,7 @@ pub fn log_pipe_of(pid: u32) -> io::Result<Option<OwnedFd>> {
 
 /// What all descriptors of a pipe have in common, and no other file has while one of them is open: device and inode.
 pub fn identity(pipe: impl AsFd) -> io::Result<(u64, u64)> {
-    let found = fstat(pipe)?;
+    let found = fstat(pipe).by_number()?;
     Ok((found.st_dev, found.st_ino))
 }
 

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use handoff_protocol::frame::FDS_MAX;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 
-use super::errno::Errno;
+use super::errno::{ByNumber, Errno};
 
 /// Sends bytes with copies of descriptors, if there are any.
 pub(super) fn send(
@@ -22,7 +22,7 @@ pub(super) fn send(
     let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&numbers)];
     let rights = if fds.is_empty() { &[][..] } else { &rights[..] };
-    sendmsg::<UnixAddr>(socket.as_fd().as_raw_fd(), &[IoSlice::new(bytes)], rights, flags, None)
+    sendmsg::<UnixAddr>(socket.as_fd().as_raw_fd(), &[IoSlice::new(bytes)], rights, flags, None).by_number()
 }
 
 /// What came with a message. Its bytes are in the buffer.

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 
 use nix::sched::{CloneFlags, unshare};
 
-use super::errno::Errno;
+use super::errno::{ByNumber, Errno};
 use super::socket::{AddressFamily, SockFlag, SockType, socket};
 use super::user::{effective_group, effective_user};
 
@@ -15,10 +15,10 @@ use super::user::{effective_group, effective_user};
 /// it takes a user namespace too, in which this user is the same as outside. For a process of one thread; after an error it
 /// may be in the namespaces or not, and should end.
 pub fn enter_own_network() -> io::Result<()> {
-    match unshare(CloneFlags::CLONE_NEWNET) {
+    match unshare(CloneFlags::CLONE_NEWNET).by_number() {
         Err(Errno::EPERM) => {
             let (user, group) = (effective_user(), effective_group());
-            unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
+            unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET).by_number()?;
             // Groups can be mapped without privilege only by a process that cannot leave any.
             fs::write("/proc/self/setgroups", "deny")?;
             fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
@@ -36,7 +36,9 @@ fn raise_loopback() -> io::Result<()> {
     request.ifr_name[..2].copy_from_slice(&[b'l' as c_char, b'o' as c_char]);
     request.ifr_ifru.ifru_flags = libc::IFF_UP as c_short;
     // SAFETY: the request reads the structure that it is given, which lives until the call returns.
-    Ok(unsafe { ioctls::set_interface_flags(socket.as_raw_fd(), &raw const request) }.map(drop)?)
+    Ok(unsafe { ioctls::set_interface_flags(socket.as_raw_fd(), &raw const request) }
+        .map(drop)
+        .by_number()?)
 }
 
 mod ioctls {

@@ -9,25 +9,27 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::gettid;
 
+use super::errno::ByNumber;
+
 /// Names the calling thread, which is the process if it is the first one.
 pub fn set_name(name: &CStr) -> io::Result<()> {
-    Ok(prctl::set_name(name)?)
+    Ok(prctl::set_name(name).by_number()?)
 }
 
 /// From now on it is the parent of what its descendants leave behind.
 pub fn adopt_orphans() -> io::Result<()> {
-    Ok(prctl::set_child_subreaper(true)?)
+    Ok(prctl::set_child_subreaper(true).by_number()?)
 }
 
 /// From now on it gets this signal when the thread that started it ends. That one may have ended before.
 pub fn hear_end_of_parent(signal: Signal) -> io::Result<()> {
-    Ok(prctl::set_pdeathsig(signal)?)
+    Ok(prctl::set_pdeathsig(signal).by_number()?)
 }
 
 /// From now on it leaves no core dump.
 pub fn leave_no_core() -> io::Result<()> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_CORE)?;
-    Ok(setrlimit(Resource::RLIMIT_CORE, 0, hard)?)
+    let (_, hard) = getrlimit(Resource::RLIMIT_CORE).by_number()?;
+    Ok(setrlimit(Resource::RLIMIT_CORE, 0, hard).by_number()?)
 }
 
 /// The number of the calling thread.

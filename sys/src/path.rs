@@ -9,7 +9,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{AccessFlags, access, mkfifo};
 
-use super::errno::Errno;
+use super::errno::{ByNumber, Errno};
 
 /// A flag for [`std::os::unix::fs::OpenOptionsExt::custom_flags`]: a fifo does not hold the open up.
 pub const NONBLOCK: c_int = libc::O_NONBLOCK;
@@ -32,7 +32,7 @@ pub fn hold_directory(path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 fn hold_with(path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
-    open(path, flags | OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+    open(path, flags | OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).by_number()
 }
 
 /// Whether who has started this process may execute it.
@@ -61,7 +61,7 @@ pub fn rename_to_new(from: &Path, to: &Path) -> Result<(), Errno> {
 
 /// Makes a fifo with this mode, less the umask.
 pub fn make_fifo(path: &Path, mode: u32) -> Result<(), Errno> {
-    mkfifo(path, Mode::from_bits_truncate(mode))
+    mkfifo(path, Mode::from_bits_truncate(mode)).by_number()
 }
 
 /// Which bits the mode of a new file lacks from now on, in the whole process.

@@ -8,12 +8,12 @@ use nix::sys::time::TimeSpec;
 
 pub use nix::poll::{PollFd, PollFlags};
 
-use super::errno::{Errno, retry};
+use super::errno::{ByNumber, Errno, retry};
 
 /// Waits until one of them is ready, as long as `limit` at the most, or without end. Says how many are. A signal that this thread
 /// handles meanwhile is EINTR.
 pub fn poll(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> Result<usize, Errno> {
-    ppoll(fds, limit.map(time_spec), None).map(|count| count as usize)
+    ppoll(fds, limit.map(time_spec), None).map(|count| count as usize).by_number()
 }
 
 /// Waits for one descriptor, as [`poll`] does, and gives what there is; nothing once the time is over.

@@ -7,6 +7,8 @@ use std::ptr::NonNull;
 
 use nix::sys::mman::{MmapAdvise, madvise};
 
+use super::errno::ByNumber;
+
 /// Unmaps the pages of programs and libraries that were only needed so far: the kernel maps whole neighbourhoods of what is
 /// touched, so that a small process is mostly start-up code. What is needed again is mapped again, from the page cache.
 /// For a process of one thread.
@@ -15,7 +17,7 @@ pub fn release_start_up_pages() -> io::Result<()> {
         let Some(start) = NonNull::new(std::ptr::without_provenance_mut(range.start)) else { continue };
         // SAFETY: the mapping is that of a file, is private and read-only, and has no page of its own, as a relocation or
         // a breakpoint would make one. So each page is what the file says, and comes back as it was.
-        unsafe { madvise(start, range.len(), MmapAdvise::MADV_DONTNEED) }?;
+        unsafe { madvise(start, range.len(), MmapAdvise::MADV_DONTNEED) }.by_number()?;
     }
     Ok(())
 }

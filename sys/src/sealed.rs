@@ -9,7 +9,7 @@ use nix::sys::stat::fstat;
 use nix::sys::uio::pread;
 use nix::unistd::write;
 
-use super::errno::Errno;
+use super::errno::{ByNumber, Errno};
 
 /// Nobody can change the content, its length, or these seals.
 fn seals() -> SealFlag {
@@ -21,13 +21,13 @@ pub fn sealed_file(content: &[u8]) -> io::Result<OwnedFd> {
     let file = memory()?;
     let mut left = content;
     while !left.is_empty() {
-        match write(&file, left) {
+        match write(&file, left).by_number() {
             Ok(written) => left = &left[written..],
             Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    fcntl(&file, FcntlArg::F_ADD_SEALS(seals()))?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals())).by_number()?;
     Ok(file)
 }
 
@@ -35,22 +35,22 @@ pub fn sealed_file(content: &[u8]) -> io::Result<OwnedFd> {
 fn memory() -> io::Result<OwnedFd> {
     const NOEXEC_SEAL: MFdFlags = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    match memfd_create("handoff-state", flags | NOEXEC_SEAL) {
-        Err(Errno::EINVAL) => Ok(memfd_create("handoff-state", flags)?),
+    match memfd_create("handoff-state", flags | NOEXEC_SEAL).by_number() {
+        Err(Errno::EINVAL) => Ok(memfd_create("handoff-state", flags).by_number()?),
         file => Ok(file?),
     }
 }
 
 /// A file without a name, empty; close-on-exec.
 pub fn memory_file(name: &str) -> io::Result<OwnedFd> {
-    Ok(memfd_create(name, MFdFlags::MFD_CLOEXEC)?)
+    Ok(memfd_create(name, MFdFlags::MFD_CLOEXEC).by_number()?)
 }
 
 /// The length of a file, if it is sealed.
 pub fn sealed_length(file: impl AsFd) -> io::Result<Option<u64>> {
-    match fcntl(&file, FcntlArg::F_GET_SEALS) {
+    match fcntl(&file, FcntlArg::F_GET_SEALS).by_number() {
         Ok(found) if SealFlag::from_bits_retain(found).contains(seals()) => {
-            Ok(Some(u64::try_from(fstat(&file)?.st_size).unwrap_or_default()))
+            Ok(Some(u64::try_from(fstat(&file).by_number()?.st_size).unwrap_or_default()))
         }
         // No file in memory.
         Ok(_) | Err(Errno::EINVAL) => Ok(None),
@@ -63,7 +63,7 @@ pub fn read_from_start(file: impl AsFd, length: usize) -> io::Result<Vec<u8>> {
     let mut content = vec![0; length];
     let mut read = 0;
     while read < length {
-        match pread(&file, &mut content[read..], read as i64) {
+        match pread(&file, &mut content[read..], read as i64).by_number() {
             Ok(0) => break,
             Ok(more) => read += more,
             Err(Errno::EINTR) => {}

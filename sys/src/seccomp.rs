@@ -22,7 +22,7 @@ use libc::{
 use nix::sys::prctl::set_no_new_privs;
 use serde::{Deserialize, Serialize};
 
-use super::errno::{Errno, retry};
+use super::errno::{ByNumber, Errno, retry};
 use super::poll::{PollFlags, poll_one};
 
 pub use target::{get_option, read_memory, register_at, set_option};
@@ -204,7 +204,7 @@ impl Notify {
         };
         // SAFETY: the request is made from the size of the structure that it is given, which is only read. The descriptor is
         // made in the other process.
-        unsafe { ioctls::add_descriptor(self.fd.as_raw_fd(), &raw const request) }.map(drop)
+        unsafe { ioctls::add_descriptor(self.fd.as_raw_fd(), &raw const request) }.map(drop).by_number()
     }
 
     /// Answers a call. ENOENT if it does not wait any more.
@@ -212,11 +212,11 @@ impl Notify {
         let (error, flags) = match answer {
             Answer::Continue => (0, SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
             Answer::Success => (0, 0),
-            Answer::Error(error) => (-(error as i32), 0),
+            Answer::Error(error) => (-error.raw(), 0),
         };
         let mut response = libc::seccomp_notif_resp { id, val: 0, error, flags };
         // SAFETY: the request is made from the size of the structure that it is given, which lives until the call returns.
-        unsafe { ioctls::send(self.fd.as_raw_fd(), &raw mut response) }.map(drop)
+        unsafe { ioctls::send(self.fd.as_raw_fd(), &raw mut response) }.map(drop).by_number()
     }
 }
 

@@ -8,12 +8,12 @@ use std::mem::MaybeUninit;
 use nix::sys::signal::{SigHandler, Signal, kill, killpg, signal};
 use nix::unistd::Pid;
 
-use super::errno::Errno;
+use super::errno::{ByNumber, Errno};
 
 /// Ignores a signal in the whole process, from now on. A program that it starts through [`super::spawn`] hears it again.
 pub fn ignore(which: Signal) -> io::Result<()> {
     // SAFETY: no handler of ours is installed, so nothing of this process can run at a bad time.
-    Ok(unsafe { signal(which, SigHandler::SigIgn) }.map(drop)?)
+    Ok(unsafe { signal(which, SigHandler::SigIgn) }.map(drop).by_number()?)
 }
 
 /// Ends this process by a signal, also one that it blocks or ignores. Comes back if the signal ends no process.

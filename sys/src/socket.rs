@@ -13,7 +13,7 @@ use nix::sys::time::TimeVal;
 
 pub use nix::sys::socket::{AddressFamily, MsgFlags, Shutdown, SockFlag, SockProtocol, SockType};
 
-use super::errno::Errno;
+use super::errno::{ByNumber, Errno};
 
 /// The kernel cuts it to `net.core.somaxconn`.
 pub const LONGEST_BACKLOG: i32 = -1;
@@ -49,27 +49,27 @@ mod options {
 
 /// Makes a socket of the protocol that its kind has; close-on-exec, whatever the flags say.
 pub fn socket(family: AddressFamily, kind: SockType, flags: SockFlag) -> Result<OwnedFd, Errno> {
-    calls::socket(family, kind, flags | SockFlag::SOCK_CLOEXEC, None)
+    calls::socket(family, kind, flags | SockFlag::SOCK_CLOEXEC, None).by_number()
 }
 
 /// Makes a socket that talks with a part of the kernel; close-on-exec.
 pub fn netlink(protocol: SockProtocol) -> Result<OwnedFd, Errno> {
-    calls::socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
+    calls::socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).by_number()
 }
 
 /// Makes a connected pair of unix sockets; both close-on-exec.
 pub fn pair(kind: SockType) -> Result<(OwnedFd, OwnedFd), Errno> {
-    calls::socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)
+    calls::socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).by_number()
 }
 
 /// Takes the next connection; close-on-exec, whatever the flags say.
 pub fn accept(listener: impl AsFd, flags: SockFlag) -> Result<OwnedFd, Errno> {
-    calls::accept4(listener, flags | SockFlag::SOCK_CLOEXEC)
+    calls::accept4(listener, flags | SockFlag::SOCK_CLOEXEC).by_number()
 }
 
 /// Has a socket listen. The backlog is at most 4096, or [`LONGEST_BACKLOG`]: others are EINVAL.
 pub fn listen(socket: impl AsFd, backlog: i32) -> Result<(), Errno> {
-    calls::listen(&socket, Backlog::new(backlog)?)
+    calls::listen(&socket, Backlog::new(backlog)?).by_number()
 }
 
 /// Binds a socket to an address of this machine.
@@ -98,11 +98,11 @@ pub fn connect_path(socket: impl AsFd, path: &Path) -> Result<(), Errno> {
 }
 
 fn bind_at(socket: impl AsFd, address: &dyn SockaddrLike) -> Result<(), Errno> {
-    calls::bind(socket.as_fd().as_raw_fd(), address)
+    calls::bind(socket.as_fd().as_raw_fd(), address).by_number()
 }
 
 fn connect_to(socket: impl AsFd, address: &dyn SockaddrLike) -> Result<(), Errno> {
-    calls::connect(socket.as_fd().as_raw_fd(), address)
+    calls::connect(socket.as_fd().as_raw_fd(), address).by_number()
 }
 
 /// The address that a socket is bound to. EAFNOSUPPORT if that is none of IP.
@@ -121,7 +121,7 @@ pub fn local_path(socket: impl AsFd) -> Option<PathBuf> {
 
 /// Whether a socket is connected to a peer.
 pub fn is_connected(socket: impl AsFd) -> Result<bool, Errno> {
-    match calls::getpeername::<SockaddrStorage>(socket.as_fd().as_raw_fd()) {
+    match calls::getpeername::<SockaddrStorage>(socket.as_fd().as_raw_fd()).by_number() {
         Ok(_) => Ok(true),
         Err(Errno::ENOTCONN) => Ok(false),
         Err(error) => Err(error),
@@ -130,17 +130,17 @@ pub fn is_connected(socket: impl AsFd) -> Result<bool, Errno> {
 
 /// Sends what there is room for; the number of bytes.
 pub fn send(socket: impl AsFd, bytes: &[u8], flags: MsgFlags) -> Result<usize, Errno> {
-    calls::send(socket.as_fd().as_raw_fd(), bytes, flags)
+    calls::send(socket.as_fd().as_raw_fd(), bytes, flags).by_number()
 }
 
 /// Receives; the number of bytes, which is that of the whole datagram with `MSG_TRUNC`, however many the buffer takes.
 pub fn recv(socket: impl AsFd, buffer: &mut [u8], flags: MsgFlags) -> Result<usize, Errno> {
-    calls::recv(socket.as_fd().as_raw_fd(), buffer, flags)
+    calls::recv(socket.as_fd().as_raw_fd(), buffer, flags).by_number()
 }
 
 /// Ends a connection in a direction, or in both, for all who have it.
 pub fn shutdown(socket: impl AsFd, how: Shutdown) -> Result<(), Errno> {
-    calls::shutdown(socket.as_fd().as_raw_fd(), how)
+    calls::shutdown(socket.as_fd().as_raw_fd(), how).by_number()
 }
 
 /// Of which family it is, if that has a name here. ENOTSOCK for what is no socket.
@@ -155,12 +155,12 @@ pub fn kind_of(socket: impl AsFd) -> Result<Option<SockType>, Errno> {
 
 /// Whether a stream socket listens.
 pub fn accepts(socket: impl AsFd) -> Result<bool, Errno> {
-    getsockopt(&socket, sockopt::AcceptConn)
+    getsockopt(&socket, sockopt::AcceptConn).by_number()
 }
 
 /// The number by which the kernel knows a socket, whoever holds it (`SO_COOKIE`).
 pub fn cookie_of(socket: impl AsFd) -> Result<u64, Errno> {
-    getsockopt(&socket, options::Cookie)
+    getsockopt(&socket, options::Cookie).by_number()
 }
 
 /// What has failed on a socket since this was asked last (`SO_ERROR`).
@@ -186,53 +186,54 @@ pub fn peer_of(socket: impl AsFd) -> Result<Peer, Errno> {
 
 /// Whether an IPv6 socket leaves IPv4 to others.
 pub fn is_v6_only(socket: impl AsFd) -> Result<bool, Errno> {
-    getsockopt(&socket, sockopt::Ipv6V6Only)
+    getsockopt(&socket, sockopt::Ipv6V6Only).by_number()
 }
 
 /// Has it leave IPv4 to others, or not.
 pub fn set_v6_only(socket: impl AsFd, only: bool) -> Result<(), Errno> {
-    setsockopt(&socket, sockopt::Ipv6V6Only, &only)
+    setsockopt(&socket, sockopt::Ipv6V6Only, &only).by_number()
 }
 
 /// Connections of an earlier listener, living or in TIME_WAIT, do not keep it from being bound.
 pub fn reuse_address(socket: impl AsFd) -> Result<(), Errno> {
-    setsockopt(&socket, sockopt::ReuseAddr, &true)
+    setsockopt(&socket, sockopt::ReuseAddr, &true).by_number()
 }
 
 /// Others of this user may be bound to the same address, if they have this too.
 pub fn reuse_port(socket: impl AsFd) -> Result<(), Errno> {
-    setsockopt(&socket, sockopt::ReusePort, &true)
+    setsockopt(&socket, sockopt::ReusePort, &true).by_number()
 }
 
 /// What is written goes out at once, see tcp(7).
 pub fn set_nodelay(socket: impl AsFd) -> Result<(), Errno> {
-    setsockopt(&socket, sockopt::TcpNoDelay, &true)
+    setsockopt(&socket, sockopt::TcpNoDelay, &true).by_number()
 }
 
 /// The close of a TCP connection resets it, so that the client sees that nobody has it.
 pub fn reset_on_close(socket: impl AsFd) -> Result<(), Errno> {
-    setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })
+    setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).by_number()
 }
 
 /// The kernel tells with each datagram who has sent it.
 pub fn pass_credentials(socket: impl AsFd) -> Result<(), Errno> {
-    setsockopt(&socket, sockopt::PassCred, &true)
+    setsockopt(&socket, sockopt::PassCred, &true).by_number()
 }
 
 /// Sets the size of the receive buffer: beyond what an administrator allows, if this process may, else up to that.
 pub fn set_receive_buffer(socket: impl AsFd, bytes: usize) -> Result<(), Errno> {
     setsockopt(&socket, sockopt::RcvBufForce, &bytes)
         .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &bytes))
+        .by_number()
 }
 
 /// How long a call that receives waits at the most.
 pub fn set_receive_timeout(socket: impl AsFd, limit: Duration) -> Result<(), Errno> {
-    setsockopt(&socket, sockopt::ReceiveTimeout, &time_val(limit))
+    setsockopt(&socket, sockopt::ReceiveTimeout, &time_val(limit)).by_number()
 }
 
 /// How long a call that sends or connects waits at the most.
 pub fn set_send_timeout(socket: impl AsFd, limit: Duration) -> Result<(), Errno> {
-    setsockopt(&socket, sockopt::SendTimeout, &time_val(limit))
+    setsockopt(&socket, sockopt::SendTimeout, &time_val(limit)).by_number()
 }
 
 fn time_val(time: Duration) -> TimeVal {

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use super::child::unblock_signals;
 use super::descriptor::{duplicate_from, set_close_on_exec};
-use super::errno::Errno;
+use super::errno::{ByNumber, Errno};
 
 /// Above the numbers that scripts choose for files of their own (`exec 3>log`), and below those that shells take for themselves: a
 /// script that took the number of the descriptor would close it.
@@ -32,7 +32,7 @@ pub fn trace(command: &mut Command, trace: OwnedFd) {
         // The thread that starts it may block them all: see `own_table`.
         unblock_signals();
         set_close_on_exec(&trace, false)?;
-        Ok::<_, io::Error>(set_pdeathsig(Signal::SIGKILL)?)
+        Ok::<_, io::Error>(set_pdeathsig(Signal::SIGKILL).by_number()?)
     };
     // SAFETY: between fork and exec the closure makes three system calls. It allocates nothing, takes no lock, and changes nothing
     // but the flag of a descriptor of the child, its signal mask, and an attribute of the child.

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::process::Output;
 
-use crate::support::{Rig, SmallDisk, processes_of, service, version, wait_for};
+use crate::support::{Rig, SmallDisk, close, processes_of, service, version, wait_for};
 use handoff::control::Client;
 use handoff::control::api::{Request, State};
 use handoff::sys::process::is_zombie;
@@ -34,7 +34,7 @@ fn a_port_in_use_by_a_stranger_is_named_with_its_pid() {
     let pid = std::process::id();
     assert!(text(&output).contains(&address.to_string()), "{}", text(&output));
     assert!(text(&output).contains(&format!("pid {pid}")), "{}", text(&output));
-    drop(stranger);
+    close(stranger);
     assert_eq!(rig.run(&["start", "s"]).status.code(), Some(0));
     assert_eq!(version(address), "1");
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use crate::support::{Rig, kill, processes_of, service, signal, version, wait_for};
+use crate::support::{Rig, close, kill, processes_of, service, signal, version, wait_for};
 use handoff::control::api::{Ending, Request, Response, State};
 use handoff::control::{ClientError, Kind};
 use handoff::sys::process::Signal;
@@ -127,7 +127,7 @@ fn a_service_that_waits_for_its_address_can_be_stopped_and_is_passed_over() {
     let stop = rig.run(&["stop", "late"]);
     assert_eq!(stop.status.code(), Some(0), "{stop:?}");
     assert_eq!(rig.status("late").state, State::Stopped);
-    drop(taken);
+    close(taken);
     assert!(String::from_utf8_lossy(&rig.run(&["history", "late"]).stdout).contains("stop"));
     assert!(TcpStream::connect(address).is_err());
     assert_eq!(rig.run(&["stop", "late"]).status.code(), Some(1), "now there is nothing to stop");

@@ -14,7 +14,7 @@ use super::{Event, Slots, Watcher, epoll, options};
 use crate::config::ListenAddress;
 use crate::slots::Access;
 use crate::sys::descriptor::inode;
-use crate::sys::errno::Errno;
+use crate::sys::errno::{Errno, errno_of};
 use crate::sys::seccomp::{Answer, Call, Notify, What};
 use crate::sys::socket::cookie_of;
 
@@ -263,7 +263,7 @@ fn descriptor(call: &Call) -> RawFd {
 }
 
 fn is(error: &io::Error, errno: Errno) -> bool {
-    error.raw_os_error() == Some(errno as i32)
+    errno_of(error) == Some(errno)
 }
 
 fn normal(address: ListenAddress) -> ListenAddress {

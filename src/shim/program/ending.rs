@@ -86,12 +86,9 @@ impl Program {
             return Ok(Vec::new());
         }
         let told: Vec<String> = killed.iter().map(|it| format!("{} ({})", it.pid, it.name)).collect();
-        eprintln!(
-            "handoff: killed what had not ended {after:.1?} after its stop signal: {}",
-            told.join(", ")
-        );
+        say!("killed what had not ended {after:.1?} after its stop signal: {}", told.join(", "));
         if let Err(error) = killed::note(&self.plan.own_path, &killed) {
-            eprintln!("handoff: the daemon cannot be told: {error}");
+            say!("the daemon cannot be told: {error}");
         }
         Ok(killed)
     }

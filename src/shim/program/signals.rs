@@ -58,10 +58,10 @@ impl Program {
         if is_over {
             return;
         }
-        eprintln!("handoff: {what}");
+        say!("{what}");
         let path = self.plan.own_path.with_extension(crate::shim::REFUSED);
         if let Err(error) = fs::write(&path, what) {
-            eprintln!("handoff: the daemon cannot be told: {}: {error}", path.display());
+            say!("the daemon cannot be told: {}: {error}", path.display());
         }
     }
 
@@ -78,7 +78,7 @@ impl Program {
             }
         });
         if let Err(error) = looker {
-            eprintln!("handoff: it is not looked which process serves: {error}");
+            say!("it is not looked which process serves: {error}");
         }
     }
 
@@ -102,7 +102,7 @@ impl Program {
             }
         });
         if let Err(error) = looker {
-            eprintln!("handoff: it is not looked whether a process still serves: {error}");
+            say!("it is not looked whether a process still serves: {error}");
         }
     }
 
@@ -130,7 +130,7 @@ impl Program {
         });
         if let Err(error) = watcher {
             self.known().watched_by_name.remove(&pid);
-            eprintln!("handoff: the process {pid} cannot be watched: {error}");
+            say!("the process {pid} cannot be watched: {error}");
         }
     }
 
@@ -154,8 +154,8 @@ impl Program {
     /// Hands a signal on to the program.
     pub(in crate::shim) fn pass_on(&self, what: Signal) {
         for pid in self.receivers() {
-            eprintln!(
-                "handoff: signal {} is for the program, and goes to process {pid} ({})",
+            say!(
+                "signal {} is for the program, and goes to process {pid} ({})",
                 what as i32,
                 name_of(pid).unwrap_or_default()
             );

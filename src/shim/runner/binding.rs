@@ -75,13 +75,13 @@ impl Runner {
         let path = self.plan.own_path.with_extension(WAITS);
         let told = match mismatch {
             Some(mismatch) => {
-                eprintln!("handoff: {mismatch}");
+                say!("{mismatch}");
                 fs::write(&path, mismatch.to_string())
             }
             None => fs::remove_file(&path),
         };
         if let Err(error) = told {
-            eprintln!("handoff: the daemon cannot be told: {}: {error}", path.display());
+            say!("the daemon cannot be told: {}: {error}", path.display());
         }
     }
 

@@ -24,7 +24,7 @@ impl Runner {
             let is_settled = stays || self.is_settled();
             let survey = match self.census.survey(|| self.program.tree()) {
                 Ok(survey) => survey,
-                Err(error) => return eprintln!("handoff: the program is told to end although {error}"),
+                Err(error) => return say!("the program is told to end although {error}"),
             };
             let seen = self.seen(survey, is_settled);
             if seen.settled {
@@ -40,8 +40,8 @@ impl Runner {
                 Step::End => {
                     let left = self.tell_of_left(survey);
                     if left > 0 && self.finishes() {
-                        eprintln!(
-                            "handoff: after {:?} requests were still under way on {left} connections; the program may cut them",
+                        say!(
+                            "after {:?} requests were still under way on {left} connections; the program may cut them",
                             began.elapsed()
                         );
                     }
@@ -67,7 +67,7 @@ impl Runner {
         let written =
             serde_json::to_vec(&left).map_err(io::Error::other).and_then(|text| fs::write(&path, text));
         if let Err(error) = written {
-            eprintln!("handoff: cannot write {}: {error}", path.display());
+            say!("cannot write {}: {error}", path.display());
         }
         unanswered
     }

@@ -13,7 +13,7 @@ use nix::unistd::{Pid, dup3};
 
 use super::super::child::close_range;
 use super::super::descriptor::duplicate_from;
-use super::super::errno::Errno;
+use super::super::errno::{ByNumber, Errno};
 
 /// Fills the buffer from the memory of another thread's process. All of it or nothing: EFAULT. EPERM if that process may
 /// not be looked at (ptrace(2), "access mode checking").
@@ -23,7 +23,7 @@ pub fn read_memory(tid: u32, address: u64, buffer: &mut [u8]) -> io::Result<()> 
     };
     let len = buffer.len();
     let remote = [RemoteIoVec { base: start, len }];
-    match process_vm_readv(Pid::from_raw(tid), &mut [IoSliceMut::new(buffer)], &remote)? {
+    match process_vm_readv(Pid::from_raw(tid), &mut [IoSliceMut::new(buffer)], &remote).by_number()? {
         count if count == len => Ok(()),
         _ => Err(Errno::EFAULT.into()),
     }
@@ -86,7 +86,7 @@ fn register_in_own_table(
 ) -> io::Result<()> {
     // This thread ends with the function. It uses no descriptor that another one makes from now on, gives none to another, and
     // closes none that it has not made itself; what it overwrites is its own copy. The kernel closes them.
-    unshare(CloneFlags::CLONE_FILES)?;
+    unshare(CloneFlags::CLONE_FILES).by_number()?;
     let away = |fd: BorrowedFd<'_>| -> io::Result<RawFd> {
         let in_the_way = fd.as_raw_fd() == number;
         Ok(if in_the_way { duplicate_from(fd, number + 1)?.into_raw_fd() } else { fd.as_raw_fd() })
@@ -95,13 +95,13 @@ fn register_in_own_table(
     if file.as_raw_fd() != number {
         // SAFETY: never dropped; the number is free or this thread's own copy, and gets a file right now.
         let mut place = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
-        dup3(file, &mut place, OFlag::O_CLOEXEC)?;
+        dup3(file, &mut place, OFlag::O_CLOEXEC).by_number()?;
     }
     // SAFETY: both are open until the thread ends, and the first is never dropped here.
     let (epoll, file) =
         unsafe { (ManuallyDrop::new(Epoll(OwnedFd::from_raw_fd(epoll))), BorrowedFd::borrow_raw(number)) };
     let events = EpollFlags::from_bits_retain(events.cast_signed());
-    Ok(epoll.add(file, EpollEvent::new(events, data))?)
+    Ok(epoll.add(file, EpollEvent::new(events, data)).by_number()?)
 }
 
 #[cfg(test)]

@@ -75,3 +75,47 @@ fn the_end_that_is_told_is_that_of_the_program() {
         assert!(problem.contains(&told), "{to:?} {code} {by:?}, {mode}: {problem}");
     }
 }
+
+/// Writes half a line when it has been asked, and waits for the end.
+const HALF_A_LINE: &str = r#"
+import os, socket, sys
+host, port = sys.argv[1].split(":")
+listener = socket.create_server((host, int(port)))
+os.write(1, b"whole\n")
+while True:
+    connection, _ = listener.accept()
+    if connection.recv(100):
+        os.write(1, b"half of %d" % os.getpid())
+        connection.sendall(b"%d\n" % os.getpid())
+    connection.close()
+"#;
+
+#[test]
+fn a_line_that_is_cut_by_the_end_of_a_program_stands_alone() {
+    let rig = Rig::new();
+    let address = free_address();
+    let text = format!(
+        "binary = \"/usr/bin/python3\"\nargs = [\"-c\", {HALF_A_LINE:?}, \"{address}\"]\nautostart = false\nstore = false\n\
+         adapter = \"inject\"\nmode = \"exclusive\"\n[listen]\nmain = \"{address}\"\n"
+    );
+    std::fs::write(rig.path("config/services/s.toml"), text).unwrap();
+    rig.call(Request::Start(service("s"))).unwrap();
+    let mut expected = Vec::new();
+    for to in [To::Program, To::Shim, To::Program] {
+        let program: u32 = ask(address, "x").unwrap().parse().unwrap();
+        let status = rig.status("s");
+        signal(if matches!(to, To::Shim) { status.shim.unwrap() } else { program }, Signal::SIGKILL);
+        wait_for("another one", || (rig.status("s").restarts > status.restarts).then_some(()));
+        rig.settled("s");
+        expected.push(format!("half of {program}"));
+    }
+    let log = wait_for("all lines", || {
+        let log = std::fs::read_to_string(rig.path("state/services/s/log/current")).ok()?;
+        expected.iter().all(|line| log.contains(line.as_str())).then_some(log)
+    });
+    for line in &expected {
+        assert!(log.lines().any(|found| found == line), "{line:?} is not a line of its own in {log:?}");
+    }
+    let ends = log.lines().filter(|line| *line == "handoff: the program was ended by signal 9").count();
+    assert_eq!((ends, log.lines().filter(|line| line.is_empty()).count()), (2, 0), "{log:?}");
+}

@@ -78,7 +78,7 @@ impl Server {
                 (path.clone(), format!("unix:{path}"))
             }
             "udp" => {
-                let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+                let address = free_address().to_string();
                 (address.clone(), format!("udp:{address}"))
             }
             _ => {
@@ -145,7 +145,7 @@ impl Server {
 
     /// Until the daemon has heard of the end of a listener its clients are refused: that is a moment.
     fn ask_after_a_moment(&self) -> std::io::Result<String> {
-        let until = Instant::now() + Duration::from_secs(1);
+        let until = Instant::now() + LIMIT;
         loop {
             match self.ask() {
                 Err(error)

@@ -147,7 +147,7 @@ fn a_warm_program_whose_bind_is_refused_is_not_waited_for() {
         "#!/usr/bin/python3\nimport socket, sys, time\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
         try:\n    s.bind((\"0.0.0.0\", int(sys.argv[1])))\nexcept OSError:\n    time.sleep(1000)\n",
     );
-    let port = std::net::UdpSocket::bind("[::]:0").unwrap().local_addr().unwrap().port();
+    let port = crate::support::free_address().port();
     let binary = rig.path("server");
     std::fs::write(&binary, server).unwrap();
     crate::support::executable(&binary);

@@ -5,11 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use handoff::config::ListenAddress;
 use handoff::control::api::Request;
-use handoff::slots::check_free;
 
-use crate::support::{LIMIT, Rig, service};
+use crate::support::{LIMIT, Rig, free_address, service};
 
 const NODE: &str = r#"
 const [kind, port, host] = process.argv.slice(2);
@@ -95,14 +93,6 @@ fn found(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|directory| directory.join(program)).find(|found| found.is_file())
 }
 
-/// A port that is free for all families, for what the row binds.
-fn free_port(listener: &str) -> u16 {
-    let is_free = |text: String| check_free(&text.parse::<ListenAddress>().unwrap()).is_ok();
-    let prefix = if listener.starts_with("udp:") { "udp:" } else { "" };
-    let tried = (0..50).filter_map(|_| Some(UdpSocket::bind("[::]:0").ok()?.local_addr().ok()?.port()));
-    tried.into_iter().find(|port| is_free(format!("{prefix}*:{port}"))).expect("a free port")
-}
-
 fn is_answered(listener: &str, ip: IpAddr, port: u16) -> bool {
     let to = SocketAddr::new(ip, port);
     let mut answer = [0; 2];
@@ -120,7 +110,7 @@ fn is_answered(listener: &str, ip: IpAddr, port: u16) -> bool {
 
 fn tries(rig: &Rig, runtime: &Path, before: &[&str], rows: &[Row]) {
     for (args, listener, expected) in rows {
-        let port = free_port(listener);
+        let port = free_address().port();
         let with_port = |text: &str| text.replace('P', &port.to_string());
         let args = before.iter().map(ToString::to_string).chain(args.iter().map(|arg| with_port(arg)));
         let args: Vec<String> = args.collect();

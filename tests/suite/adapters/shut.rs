@@ -72,7 +72,7 @@ impl Server {
                 (path.clone(), format!("unix:{path}"))
             }
             "udp" => {
-                let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+                let address = free_address().to_string();
                 (address.clone(), format!("udp:{address}"))
             }
             _ => (free_address().to_string(), String::new()),
@@ -206,10 +206,14 @@ fn a_stranger_at_the_port_is_named_and_gets_nothing() {
             let answered =
                 (0..12).filter(|_| server.ask().is_ok_and(|answer| answer == n.to_string())).count();
             assert_eq!(answered, 12, "{mode}");
-            assert_eq!(server.rig.status("s").problem, None);
+            // A child of another test may have the listener of the stranger for a moment.
+            wait_for("no problem", || server.rig.status("s").problem.is_none().then_some(()));
         }
     }
 }
+
+/// For so long a program takes its time to end.
+const LINGERS_MS: u64 = 1500;
 
 /// The stranger has been there since before the first of two upgrades, so that it comes between the two sides.
 #[test]
@@ -218,10 +222,9 @@ fn a_stranger_gets_nothing_while_a_program_takes_its_time_to_end_after_its_liste
     let stranger = stranger_at(&server.place);
     server.upgrade("1");
     let slow = server.rig.path("server-2");
-    let lingers =
-        "        listener.shutdown(socket.SHUT_RDWR)\n        __import__(\"select\").select([], [], [], 3)\n";
-    let text =
-        SERVER.replace("@VERSION", "2").replace("        listener.shutdown(socket.SHUT_RDWR)\n", lingers);
+    let ends = "        listener.shutdown(socket.SHUT_RDWR)\n";
+    let lingers = format!("{ends}        __import__(\"select\").select([], [], [], {LINGERS_MS} / 1000)\n");
+    let text = SERVER.replace("@VERSION", "2").replace(ends, &lingers);
     std::fs::write(&slow, text).unwrap();
     executable(&slow);
     assert_eq!(server.rig.upgrade("s", &slow).unwrap().outcome, Ending::Committed);
@@ -231,19 +234,25 @@ fn a_stranger_gets_nothing_while_a_program_takes_its_time_to_end_after_its_liste
         // Each is answered by the old program, or waits for the new one.
         let (mut clients, until) = (Vec::new(), Instant::now() + LIMIT);
         while !upgrade.is_finished() && Instant::now() < until {
-            clients.push(scope.spawn(|| server.ask()));
+            clients.push(scope.spawn(|| (Instant::now(), server.ask())));
             std::thread::sleep(Duration::from_millis(20));
         }
         let answers: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
         let lost: Vec<_> =
-            answers.iter().filter(|answer| !matches!(answer.as_deref(), Ok("2" | "3"))).collect();
-        // From the moment at which the listener is gone until the shim has seen that, clients go to the stranger. A busy machine makes
-        // that longer. If the shim did nothing, they would be those of three seconds, 150.
-        assert!(lost.len() <= 30, "{} of {}: {lost:?}", lost.len(), answers.len());
+            answers.iter().filter(|(_, answer)| !matches!(answer.as_deref(), Ok("2" | "3"))).collect();
+        // From the moment at which the listener is gone until the shim has seen that, clients go to the stranger: that is
+        // no part of the time for which the program lingers.
+        let times = [lost.first(), lost.last()].map(|lost| lost.map(|(asked, _)| *asked));
+        let lost_for = times[1].zip(times[0]).map_or(Duration::ZERO, |(last, first)| last - first);
+        assert!(
+            lost_for < Duration::from_millis(LINGERS_MS / 2),
+            "{lost_for:?}, {} clients: {lost:?}",
+            answers.len()
+        );
         let outcome = upgrade.join().unwrap();
         assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
     });
     handoff::sys::descriptor::set_nonblocking(&stranger, true).unwrap();
     let got = std::iter::from_fn(|| accept(&stranger, SockFlag::empty()).ok()).count();
-    assert!(got <= 30, "the stranger got {got} connections");
+    assert!(got <= 2, "the stranger got {got} connections");
 }

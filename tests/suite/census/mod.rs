@@ -273,10 +273,11 @@ fn an_answer_that_the_client_does_not_take_is_work() {
     let (mut puppet, address, mut census) = serve();
     let mut client = TcpStream::connect(address).unwrap();
     puppet.does("accept");
+    let asked = Instant::now();
     client.write_all(b"request").unwrap();
     puppet.does("read 0 7");
     puppet.does("flood 0");
-    gets_older(&mut census, &puppet, Instant::now() - Duration::from_millis(TICK_MS));
+    gets_older(&mut census, &puppet, asked);
     client.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
     let mut buffer = vec![0; 1 << 20];
     wait_for("rest", || {

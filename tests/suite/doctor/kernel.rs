@@ -19,7 +19,7 @@ use handoff::sys::seccomp::Calls;
 use handoff::sys::user::effective_user;
 
 use super::{LONG, command, examine, examine_by, of, rig, verdicts, write_plain};
-use crate::support::{Rig, copy_program, free_address};
+use crate::support::{Rig, close, copy_program, free_address};
 
 const NOBODY: u32 = 65534;
 
@@ -106,7 +106,7 @@ fn without_a_network_of_its_own_the_addresses_must_be_free() {
     assert!(why.contains("in use") && why.contains("not permitted"), "{why}");
     assert!(said["advice"].as_str().unwrap().contains("make the trial possible"), "{said:#}");
 
-    drop(taken);
+    close(taken);
     let (said, code) = examine_by(&rig, without_networks(&command(&rig, "5s", &[])).unwrap());
     assert_eq!((verdicts(&said), code), (["does-not", "works", "works"], 0), "{said:#}");
     assert_eq!(said["own_network"], false);

@@ -4,10 +4,9 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 
 use handoff::shim::inject::Event;
-use handoff::slots::check_free;
 
 use super::Run;
-use crate::support::LIMIT;
+use crate::support::{LIMIT, free_address};
 
 /// A server that answers where the question came from, over a socket of its own family.
 const SERVER: &str = r#"
@@ -32,15 +31,6 @@ else:
     connection, _ = s.accept()
     connection.sendall(connection.recv(100))
 "#;
-
-/// Of both kinds and families.
-fn free_port(kind: &str, listener: &str) -> Option<u16> {
-    let prefix = if kind == "udp" { "udp:" } else { "" };
-    (0..50).find_map(|_| {
-        let port = UdpSocket::bind("[::]:0").ok()?.local_addr().ok()?.port();
-        check_free(&format!("{prefix}{listener}:{port}").parse().ok()?).ok().map(|()| port)
-    })
-}
 
 fn asks(kind: &str, port: u16, v6: bool) -> bool {
     let ip = if v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
@@ -76,7 +66,7 @@ fn what_is_given_answers_and_what_could_not_is_refused() {
     ];
     for (n, (family, host, only, listener, by_v6)) in rows.iter().enumerate() {
         for kind in ["tcp", "udp"] {
-            let Some(port) = free_port(kind, listener) else { panic!("no free port") };
+            let port = free_address().port();
             let address = format!("{}{listener}:{port}", if kind == "udp" { "udp:" } else { "" });
             let script = SERVER.replace(
                 "sys.argv[1:6]",

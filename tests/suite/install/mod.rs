@@ -4,6 +4,7 @@
 mod broken;
 mod commands;
 mod kept;
+mod lost;
 mod newer;
 mod protected;
 mod refused;

@@ -39,7 +39,7 @@ fn nobody_waits_for_a_frozen_keeper_that_is_given_something() {
     }
     keeper.client.drop_key("key 7").unwrap();
     let took = began.elapsed();
-    assert!(took < handoff::keeper::TIMEOUT / 4, "{took:?}");
+    assert!(took < handoff::keeper::TIMEOUT, "{took:?}");
     assert!(!keeper.client.hear().unwrap());
     signal(keeper.client.pid(), Signal::SIGCONT);
     keeper.client.settle().unwrap();

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::at_end::AtEnd;
+use crate::support::wait_for;
 use handoff::config::ListenAddress;
 use handoff::slots::{Group, SlotError, SlotId, lengthen_queue, stop_listening};
 use handoff::sys::descriptor::is_close_on_exec;
@@ -294,6 +295,11 @@ fn stranger(address: SocketAddr) -> TcpListener {
     socket.into()
 }
 
+/// Waits until so many are left. A child of another test may have one that was closed here for a moment.
+fn strangers_are(group: &Group, count: usize) {
+    wait_for("strangers to leave", || (group.others().unwrap().len() == count).then_some(()));
+}
+
 #[test]
 fn strangers_get_nothing_whenever_they_come_and_go() {
     for v6 in [false, true] {
@@ -317,12 +323,14 @@ fn strangers_get_nothing_whenever_they_come_and_go() {
         expect(&group, second);
         assert!(group.is_displaced());
         drop(one);
+        strangers_are(&group, 1);
         group.repair().unwrap();
         expect(&group, second);
         let three = stranger(address);
         group.retire(first).unwrap();
         expect(&group, second);
         drop((two, three));
+        strangers_are(&group, 0);
         group.repair().unwrap();
         expect(&group, second);
         assert!(!group.is_displaced());
@@ -417,8 +425,8 @@ fn what_stands_at_a_unix_path_is_respected() {
     let stranger = UnixListener::bind(&path).unwrap();
     assert!(refused().contains(&format!("is in use by pid {}", std::process::id())));
     drop(stranger);
-    // Nobody answers any more: the file of a crashed process.
-    let group = Group::open(&unix_address(&path)).unwrap();
+    // Nobody answers any more: the file of a crashed process. A child of another test may have the listener for a moment.
+    let group = wait_for("the path to be free", || Group::open(&unix_address(&path)).ok());
     UnixStream::connect(&path).unwrap();
 
     // Somebody else has taken the path meanwhile: it is not ours to remove.

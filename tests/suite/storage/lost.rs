@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use handoff::control::api::{Ending, Request, State};
 use handoff::sys::process::Signal;
 use handoff_protocol::log_image;
-use handoff_protocol::record::{Standing, fold};
+use handoff_protocol::record::{Fact, Standing, fold};
 
 use crate::support::{self, Rig, service, signal, version, wait_for};
 
@@ -126,6 +126,99 @@ fn a_service_that_becomes_known_late_is_taken_over_with_what_runs() {
     kept.is_managed(pid);
 }
 
+/// Kills the daemon and everything of the service, and starts a daemon that cannot read the journal. Gives where that is kept.
+fn unreadable_after(kept: &mut Kept, running: &[u32]) -> PathBuf {
+    kept.kill_daemon();
+    running.iter().for_each(|pid| support::kill(*pid));
+    let away = kept.rig.path("away");
+    fs::rename(kept.journal(), &away).unwrap();
+    fs::create_dir(kept.journal()).unwrap();
+    kept.rig.start_daemon();
+    let problem = wait_for("the problem", || kept.rig.status("s").problem);
+    assert!(problem.contains("journal"), "{problem}");
+    away
+}
+
+fn make_readable(kept: &Kept, away: &Path) {
+    fs::remove_dir(kept.journal()).unwrap();
+    fs::rename(away, kept.journal()).unwrap();
+}
+
+/// Of the facts behind the last commit, those that tell how it ended, or how what followed did.
+fn ends(kept: &Kept) -> Vec<String> {
+    let records = log_image::parse(&fs::read(kept.journal()).unwrap()).unwrap().records;
+    let facts = records.into_iter().map(|record| record.fact);
+    let ends = facts.filter_map(|fact| match fact {
+        Fact::Intent { generation, .. } => Some(format!("intent {}", generation.0)),
+        Fact::Exited { generation, .. } => Some(format!("exited {}", generation.0)),
+        Fact::RolledBack { .. } => Some("rolled back".to_owned()),
+        _ => None,
+    });
+    ends.collect()
+}
+
+#[test]
+fn what_ended_is_recorded_when_a_journal_can_be_read_again() {
+    for autostart in [false, true] {
+        let mut kept = Kept::serve("");
+        if autostart {
+            let file = kept.rig.path("config/services/s.toml");
+            let text = fs::read_to_string(&file).unwrap();
+            fs::write(&file, text.replace("autostart = false", "autostart = true")).unwrap();
+        }
+        let pid = kept.rig.status("s").pid.unwrap();
+        let away = unreadable_after(&mut kept, &[pid]);
+        make_readable(&kept, &away);
+        if !autostart {
+            let (code, said) = kept.said(&["start", "s"]);
+            assert_eq!(code, Some(0), "{said}");
+        }
+        let status = kept.rig.settled("s");
+        assert_eq!(version(kept.address), "2", "{status:?}");
+        let told = ends(&kept);
+        assert_eq!(told, ["intent 1", "intent 2", "exited 2", "intent 3"], "autostart: {autostart}");
+        // What somebody has started is well, and tells of nothing before.
+        let problem = status.problem.unwrap_or_default();
+        let told = format!("While no daemon was there, the process {pid}");
+        assert_eq!(problem.contains(&told), autostart, "{problem}");
+    }
+}
+
+#[test]
+fn a_dead_attempt_is_rolled_back_when_a_journal_can_be_read_again() {
+    for autostart in [false, true] {
+        let mut kept = Kept::serve("");
+        let next = kept.rig.release("3", "hang-while-warming");
+        if autostart {
+            let file = kept.rig.path("config/services/s.toml");
+            let text = fs::read_to_string(&file).unwrap();
+            fs::write(&file, text.replace("autostart = false", "autostart = true")).unwrap();
+        }
+        let mut upgrade = kept.rig.handoff(&["upgrade", "s", "--binary"]).arg(&next).spawn().unwrap();
+        wait_for("it to be warming", || {
+            (kept.rig.status("s").phase.as_deref() == Some("warming")).then_some(())
+        });
+        let running = support::processes_of(&kept.rig.path("data"));
+        assert_eq!(running.len(), 2, "{running:?}");
+        let away = unreadable_after(&mut kept, &running);
+        upgrade.wait().unwrap();
+        make_readable(&kept, &away);
+        if !autostart {
+            let (code, said) = kept.said(&["start", "s"]);
+            assert_eq!(code, Some(0), "{said}");
+        }
+        kept.rig.settled("s");
+        assert_eq!(version(kept.address), "2");
+        let told = ends(&kept);
+        // A start that recovery decides on takes the place of the attempt, as at a start of the daemon.
+        let ended: &[&str] = if autostart { &["exited 2"] } else { &["exited 2", "rolled back"] };
+        let expected = [&["intent 1", "intent 2", "intent 3"], ended, &["intent 3"]].concat();
+        assert_eq!(told, expected, "autostart: {autostart}");
+        let history = kept.said(&["history", "s"]).1;
+        assert!(!history.contains("under way") && history.contains("rolled back"), "{history}");
+    }
+}
+
 /// What somebody does to the journal of a running daemon.
 type Deed = fn(&Kept);
 
@@ -166,7 +259,7 @@ fn a_journal_that_is_taken_away_is_written_again() {
 #[test]
 fn a_journal_that_is_taken_away_in_the_middle_of_a_commit_has_the_commit() {
     let kept = Kept::serve("lease = \"10s\"\n");
-    let slow = kept.rig.release("3", "slow-begin-300");
+    let slow = kept.rig.release("3", "slow-begin-2000");
     std::thread::scope(|scope| {
         let upgrade = scope.spawn(|| kept.rig.upgrade("s", &slow).unwrap());
         wait_for("the upgrade to be under way", || kept.rig.status("s").phase);

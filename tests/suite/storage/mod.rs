@@ -7,6 +7,7 @@ mod hanging;
 mod held;
 mod limits;
 mod lost;
+mod own;
 mod room;
 mod service_files;
 

@@ -121,3 +121,40 @@ fn a_start_for_a_binary_that_is_not_there_is_called_off_by_a_stop() {
     rig.call(Request::Start(service("s"))).unwrap();
     assert_eq!(rig.status("s").state, State::Serving);
 }
+
+#[test]
+fn a_lock_that_could_not_be_written_says_who_has_it_when_there_is_room() {
+    let Some((mut rig, disk)) = rig() else { return };
+    rig.stop_daemon();
+    let lock = rig.path("state/lock");
+    for removed in [false, true] {
+        if removed {
+            fs::remove_file(&lock).unwrap();
+        }
+        disk.fill();
+        rig.start_daemon();
+        let said = || fs::read_to_string(&lock).unwrap_or_default();
+        assert_eq!(said(), "", "the test is about nothing");
+        // Also without that, a second daemon is told who has it.
+        let mut second = rig.handoff(&["daemon"]);
+        let refused = second.env("HANDOFF_RUNTIME_DIR", rig.path("other")).output().unwrap();
+        let pid = rig.daemon.as_ref().unwrap().id().to_string();
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(told.contains("in use by another handoff daemon") && told.contains(&pid), "{told}");
+        disk.make_room();
+        wait_for("the lock to be written", || said().starts_with(&format!("{pid} ")).then_some(()));
+
+        // So what ran is started again when it was lost with its daemon.
+        let name = if removed { "second" } else { "first" };
+        let address = rig.serve(name, "1", "", "");
+        let process = rig.status(name).pid.unwrap();
+        kill(rig.daemon.as_ref().unwrap().id());
+        rig.daemon.take().unwrap().wait().unwrap();
+        kill(process);
+        rig.start_daemon();
+        wait_for("it to serve", || (rig.status(name).state == State::Serving).then_some(()));
+        assert_eq!(version(address), "1");
+        assert!(rig.stop_daemon().unwrap().success());
+        assert_eq!(said(), "", "it has left in order");
+    }
+}

@@ -3,13 +3,13 @@
 
 mod again;
 pub mod at_end;
+mod ports;
 mod programs;
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use handoff::control::api::{Claims, Outcome, Request, Response, ServiceStatus, State, Upgrade};
@@ -18,6 +18,7 @@ use handoff_protocol::ids::ServiceName;
 use programs::image_of;
 
 pub use again::{again, arguments_for};
+pub use ports::{close, free_address};
 pub use programs::{copy_program, executable, write_program};
 
 /// How much of what is long by nature is to be done: `all` with `TEST_ALL` in the environment, which takes as long as it takes, and
@@ -264,21 +265,6 @@ pub fn freeze(pid: u32, time: Duration) {
 /// The pause of a client of a load between two requests. Without one, a few clients keep the processors from all others, and find no more.
 pub fn pause() {
     std::thread::park_timeout(Duration::from_millis(2));
-}
-
-/// An address that nobody listens on now, and that no other test of this program is given.
-///
-/// The port is none of those that the kernel gives to whoever asks for any: a client could have it before it is used.
-pub fn free_address() -> SocketAddr {
-    const PORTS: std::ops::Range<usize> = 10_000..30_000;
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    // Test programs that run at the same time begin at different places.
-    let begin = std::process::id() as usize * 7919;
-    let ports = std::iter::repeat_with(|| begin + NEXT.fetch_add(1, Ordering::Relaxed));
-    let addresses =
-        ports.take(PORTS.len()).map(|n| (Ipv4Addr::LOCALHOST, (PORTS.start + n % PORTS.len()) as u16));
-    let is_free = |address| TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok();
-    addresses.map(SocketAddr::from).find(|address| is_free(*address)).expect("a free port")
 }
 
 /// One request over a connection of its own.

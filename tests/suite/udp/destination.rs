@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use handoff::control::api::{Ending, Request};
 
-use crate::support::{LIMIT, Rig, executable, service, wait_for};
+use crate::support::{LIMIT, Rig, executable, free_address, service, wait_for};
 
 /// It asks for the destination of each datagram after its bind, and leaves without one what has none.
 const SERVER: &str = r#"#!/usr/bin/python3
@@ -36,7 +36,7 @@ while not leaving:
 
 #[test]
 fn a_server_that_asks_for_the_destination_loses_none_of_a_thousand_a_second() {
-    let (rig, address) = (Rig::new(), UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+    let (rig, address) = (Rig::new(), free_address());
     let release = |version: &str| {
         let path = rig.path(&format!("server-{version}"));
         std::fs::write(&path, SERVER.replace("@VERSION", version)).unwrap();

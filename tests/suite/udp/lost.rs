@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 
 use handoff::control::api::{Ending, Outcome, Request};
 
-use crate::support::{Rig, executable, service, wait_for};
+use crate::support::{Rig, executable, free_address, service, wait_for};
 
 /// It reads nothing, or not before the file of its first argument is there.
 const SERVER: &str = r#"#!/usr/bin/python3
@@ -30,7 +30,7 @@ struct Served {
 
 impl Served {
     fn start(mode: &str, version: &str) -> Self {
-        let (rig, address) = (Rig::new(), UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+        let (rig, address) = (Rig::new(), free_address());
         let served = Self { rig, client: UdpSocket::bind("127.0.0.1:0").unwrap() };
         served.client.connect(address).unwrap();
         let text = format!(

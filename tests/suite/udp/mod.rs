@@ -38,7 +38,7 @@ impl Service {
 
     /// `tcp` is an address where it listens as well.
     fn serve_also(adapter: &str, mode: &str, tcp: Option<SocketAddr>) -> Self {
-        let (rig, address) = (Rig::new(), UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+        let (rig, address) = (Rig::new(), free_address());
         let program = if adapter == "handoff" { "testee" } else { "plain" };
         let args: Vec<String> = match adapter {
             "handoff" => vec![rig.path("data").display().to_string()],

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use handoff::control::api::{Ending, Request};
 
 use crate::support::at_end::AtEnd;
-use crate::support::{LIMIT, Rig, copy_program, service, wait_for};
+use crate::support::{LIMIT, Rig, copy_program, free_address, service, wait_for};
 
 /// It answers each datagram after 0.4 s, in which it does nothing: as one that has to ask another server.
 const FORWARDER: &str = r#"
@@ -55,7 +55,7 @@ struct Server {
 impl Server {
     fn serve(program: &str, host: &str, more: &str) -> Self {
         let rig = Rig::new();
-        let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_address().port();
         let address = format!("{host}:{port}");
         let text = format!(
             "binary = \"/usr/bin/python3\"\nargs = [\"-c\", {program:?}, \"{address}\"]\nautostart = false\nstore = false\n\

@@ -1,0 +1,117 @@
+//! What a shim says itself, in the log that it shares with its program, and files of handoff that it cannot make or write. The latter
+//! is no fault of its program, and what helps is done at another place.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::keeper::SAYS;
+
+/// Its program may have ended amid a line. So an empty line comes before, in one write with the text; the keeper takes it out where the
+/// program had ended its line.
+pub(super) fn say(told: std::fmt::Arguments<'_>) {
+    // Nobody may read it any more.
+    let _ = io::stderr().write_all(format!("\n{SAYS}{told}\n").as_bytes());
+}
+
+/// How a clause about such a file begins.
+const BEGIN: &str = "handoff's own file ";
+
+/// A clause for a person: which file, why, and which disk it lies on.
+pub(super) fn trouble(path: &Path, what: &str, error: &io::Error) -> String {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let remedy = match error.kind() {
+        StorageFull | QuotaExceeded => "make room there",
+        ReadOnlyFilesystem => "make it writable",
+        _ => return told(path, what, error),
+    };
+    let directory = path.parent().unwrap_or(path);
+    let disk = Disk::of(directory).map_or_else(String::new, |disk| format!(" is on {disk}"));
+    format!("{}; {}{disk}: {remedy}", told(path, what, error), directory.display())
+}
+
+fn told(path: &Path, what: &str, error: &dyn Display) -> String {
+    format!("{BEGIN}{} cannot be {what}: {error}", path.display())
+}
+
+/// Whether what a shim says is about such a file, and not about its program.
+pub(crate) fn is_own_trouble(told: &str) -> bool {
+    told.starts_with(BEGIN)
+}
+
+/// Where a file system is mounted, and what it is on.
+#[derive(Debug, PartialEq, Eq)]
+struct Disk {
+    kind: String,
+    source: String,
+    at: PathBuf,
+}
+
+impl Disk {
+    fn of(directory: &Path) -> Option<Self> {
+        let device = std::fs::metadata(directory).ok()?.dev();
+        let device = format!("{}:{}", major(device), minor(device));
+        Self::among(&std::fs::read_to_string("/proc/self/mountinfo").ok()?, &device, directory)
+    }
+
+    /// proc_pid_mountinfo(5). Of several mounts of a disk, the nearest one.
+    fn among(mounts: &str, device: &str, directory: &Path) -> Option<Self> {
+        let parse = |line: &str| {
+            let (mount, disk) = line.split_once(" - ")?;
+            let (mut mount, mut disk) = (mount.split(' ').skip(2), disk.split(' '));
+            let (number, at) = (mount.next()?, mount.nth(1)?);
+            let (kind, source) = (disk.next()?.to_owned(), disk.next()?.to_owned());
+            (number == device && directory.starts_with(at)).then(|| Self { kind, source, at: at.into() })
+        };
+        mounts.lines().filter_map(parse).max_by_key(|disk| disk.at.as_os_str().len())
+    }
+}
+
+impl Display for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the file system {} ({}) at {}", self.source, self.kind, self.at.display())
+    }
+}
+
+/// As makedev(3) has it.
+fn major(device: u64) -> u64 {
+    (device >> 8) & 0xfff | (device >> 32) & !0xfff
+}
+
+fn minor(device: u64) -> u64 {
+    device & 0xff | (device >> 12) & !0xff
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "22 28 0:21 / /proc rw,nosuid shared:12 - proc proc rw\n\
+        28 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
+        30 28 0:26 / /run rw,nosuid shared:2 - tmpfs tmpfs rw,size=8k\n\
+        31 30 254:0 /x /run/x rw - ext4 /dev/vda rw\n";
+
+    #[test]
+    fn the_nearest_mount_of_the_disk_is_told() {
+        let told = |device, path: &str| {
+            Disk::among(MOUNTS, device, Path::new(path)).map(|disk| disk.to_string()).unwrap_or_default()
+        };
+        assert_eq!(told("0:26", "/run/handoff/adopt"), "the file system tmpfs (tmpfs) at /run");
+        assert_eq!(told("254:0", "/run/x/y"), "the file system /dev/vda (ext4) at /run/x");
+        assert_eq!(told("254:0", "/var"), "the file system /dev/vda (ext4) at /");
+        assert_eq!(told("0:99", "/var"), "");
+        assert!(Disk::of(&std::env::temp_dir()).is_some());
+    }
+
+    #[test]
+    fn a_file_of_handoff_is_told_from_the_word_of_a_program() {
+        let full = io::Error::from_raw_os_error(28);
+        let said = trouble(&std::env::temp_dir().join("x.tree"), "made", &full);
+        assert!(
+            is_own_trouble(&said) && said.contains("No space left") && said.contains("make room"),
+            "{said}"
+        );
+        assert!(!is_own_trouble("the program exited with code 28 before it was ready"));
+    }
+}

@@ -130,31 +130,6 @@ pub(super) async fn wait(
 }
 
 impl Daemon {
-    /// Two services cannot listen on one address.
-    pub(super) fn refuse_conflicts(&self, config: &config::Service) -> Result<(), Error> {
-        self.refuse_conflicts_of(config, self.services.borrow().contains_key(&config.name))
-    }
-
-    /// Likewise. A file that is wrong keeps its addresses from what comes after it, and takes none from what was there before.
-    pub(super) fn refuse_conflicts_of(&self, config: &config::Service, was_there: bool) -> Result<(), Error> {
-        let taken = |theirs: &[config::Listener]| {
-            let is_taken = |ours: &config::ListenAddress| {
-                theirs.iter().any(|theirs| ours.conflicts_with(&theirs.address))
-            };
-            config.listeners.iter().map(|ours| &ours.address).find(|ours| is_taken(ours)).cloned()
-        };
-        let (services, broken) = (self.services.borrow(), self.broken.borrow());
-        let known = services.iter().filter(|(name, _)| **name != config.name);
-        let of_known = known
-            .filter_map(|(name, handle)| Some((name, handle.with(|other| taken(&other.config.listeners))?)));
-        let before = broken.iter().filter(|(name, _)| !was_there && **name != config.name);
-        let of_broken = before.filter_map(|(name, broken)| Some((name, taken(broken.kept_listeners())?)));
-        let Some((name, address)) = of_known.chain(of_broken).next() else { return Ok(()) };
-        let (ours, theirs) = (config.name.as_str(), name.as_str());
-        let message = format!("{address} of service {ours:?} is an address of {theirs:?} too.");
-        Err(Error::new(Kind::ConfigInvalid, message, "Give each service addresses of its own."))
-    }
-
     async fn history(&self, wanted: &api::History) -> Result<Vec<Entry>, Error> {
         let limit = wanted.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
         let handles: Vec<Handle> = match &wanted.service {

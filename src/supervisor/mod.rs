@@ -10,6 +10,7 @@ mod awaiting;
 mod binary;
 mod canary;
 mod compact;
+mod conflicts;
 mod daemon;
 mod deadline;
 mod door;

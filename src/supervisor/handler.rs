@@ -156,34 +156,9 @@ impl Daemon {
         progress: ProgressSink,
     ) -> Result<api::Response, Error> {
         let (handle, config) = self.find_fresh(name).await?;
-        let phase = handle.with(|service| {
-            service.look_after_journal();
-            service.mend_journal_at_rest();
-            service.machine.phase()
-        });
-        if phase == Phase::Recovering {
-            // It becomes known only now, and what runs of it is asked what it is doing.
-            handle.settled().await;
-        }
-        let phase = handle.with(|service| match service.journal.refused() {
-            Some(cause) => Err(unusable(name, cause, service.journal.is_damaged())),
-            None => Ok(service.machine.phase()),
-        })?;
-        if phase == Phase::Stopped {
-            recall_staged(&handle).await;
-            check_staged(&handle, &config).await?;
-            bring_first(&handle, &config).await?;
-            // What was committed runs, whatever the service file names meanwhile.
-            let path = handle.with(|service| {
-                service.reconfigure(config);
-                service.try_staged();
-                service.path_of(Target::Committed)
-            });
-            check(&handle, path).await?;
-            handle.with(Service::open_listeners)?;
-        } else if phase == Phase::Backoff {
-            bring_first_again(&handle, config).await?;
-        }
+        let file = config.text.clone();
+        let prepared = prepare_start(&handle, config).await;
+        prepared.inspect_err(|error| handle.with(|service| service.note_refused_start(error, &file)))?;
         wait(&handle, Request::Start, Some(asked), Some(progress)).await.map(answer)
     }
 
@@ -245,6 +220,40 @@ impl Daemon {
         let wanted = Wanted::Path(binary, claims, None);
         pipeline.run(wanted, false, (deadline_ms, drain_grace_ms)).await.map(answer)
     }
+}
+
+/// All that can be refused before there is a process.
+async fn prepare_start(handle: &Handle, config: config::Service) -> Result<(), Error> {
+    let phase = handle.with(|service| {
+        service.refused_start = None;
+        service.look_after_journal();
+        service.mend_journal_at_rest();
+        service.machine.phase()
+    });
+    if phase == Phase::Recovering {
+        // It becomes known only now, and what runs of it is asked what it is doing.
+        handle.settled().await;
+    }
+    let phase = handle.with(|service| match service.journal.refused() {
+        Some(cause) => Err(unusable(&service.name, cause, service.journal.is_damaged())),
+        None => Ok(service.machine.phase()),
+    })?;
+    if phase == Phase::Stopped {
+        recall_staged(handle).await;
+        check_staged(handle, &config).await?;
+        bring_first(handle, &config).await?;
+        // What was committed runs, whatever the service file names meanwhile.
+        let path = handle.with(|service| {
+            service.reconfigure(config);
+            service.try_staged();
+            service.path_of(Target::Committed)
+        });
+        check(handle, path).await?;
+        handle.with(Service::open_listeners)?;
+    } else if phase == Phase::Backoff {
+        bring_first_again(handle, config).await?;
+    }
+    Ok(())
 }
 
 /// A service that never ran waits for its next start. What its file names may have changed since the last one.
@@ -361,7 +370,7 @@ impl Service {
             (Phase::Recovering, _) => api::State::Recovering,
             (Phase::Stopped, _) if self.is_start_awaited() => api::State::Backoff,
             (Phase::Stopped, _) if self.is_first_brought_in() => api::State::Starting,
-            (Phase::Stopped, _) if self.problem.is_some() || self.mistake.is_some() => api::State::Failed,
+            (Phase::Stopped, _) if self.has_problem() => api::State::Failed,
             (Phase::Stopped, _) => api::State::Stopped,
             (Phase::Backoff, _) => api::State::Backoff,
             // Its process has ended a moment ago.

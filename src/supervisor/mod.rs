@@ -41,6 +41,7 @@ mod preparation;
 mod probing;
 mod quiet;
 mod recording;
+mod refusal;
 mod running;
 mod service;
 mod service_files;

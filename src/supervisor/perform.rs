@@ -226,6 +226,7 @@ impl Service {
         let is_well = matches!(ending, api::Ending::Committed | api::Ending::Started);
         if is_well {
             self.end_try(true);
+            self.refused_start = None;
         } else if ending == api::Ending::Stopped {
             // It was not tried to its end: what is staged still waits for the next start.
             self.trying = None;

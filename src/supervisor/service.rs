@@ -28,7 +28,8 @@ use super::origin::Origin;
 use super::party::{Party, Serial};
 use super::policy::policy;
 use super::preparation::Preparation;
-use super::recording::{Asked, Recorder};
+use super::recording::Recorder;
+use super::refusal::RefusedStart;
 use super::service_files::FileLook;
 use super::state::Opened;
 use super::timeline::{Operation, Timeline, progress};
@@ -98,6 +99,8 @@ pub(super) struct Service {
     pub(super) finding: Option<String>,
     /// What is wrong with its file by now.
     pub(super) mistake: Option<String>,
+    /// Why the last start was refused.
+    pub(super) refused_start: Option<RefusedStart>,
     /// What its file looked like when it was read last.
     pub(super) file_look: Option<FileLook>,
     /// What went wrong with its processes.
@@ -171,6 +174,7 @@ impl Handle {
                 problem,
                 finding: None,
                 mistake: None,
+                refused_start: None,
                 file_look: None,
                 trouble: Trouble::default(),
                 next_try_unix_ms: None,
@@ -328,7 +332,8 @@ impl Service {
             _ if self.incumbent.is_none() => Doing::Starts,
             _ => Doing::Serves,
         };
-        let told = [self.mistake.clone(), self.problem.clone(), self.trouble.told(doing)];
+        let refused = self.refused_start.as_ref().map(|refused| refused.told().to_owned());
+        let told = [self.mistake.clone(), self.problem.clone(), refused, self.trouble.told(doing)];
         let told: Vec<String> = told.into_iter().flatten().collect();
         (!told.is_empty()).then(|| told.join(" "))
     }

@@ -13,6 +13,7 @@ mod gc;
 mod history;
 mod human;
 mod installed;
+mod interrupt;
 mod kill;
 mod list;
 mod logs;
@@ -56,6 +57,7 @@ Exit codes:
   6   the new version was refused before it ran, or would have been a step back
   64  the command line is wrong
 
+  130 interrupted with Ctrl-C; what the daemon was asked for goes on
 Environment:
   HANDOFF_CONFIG_DIR, HANDOFF_STATE_DIR, HANDOFF_RUNTIME_DIR  as the options of these names
   HANDOFF_LOG  what the daemon logs, for example `debug` (default: info)

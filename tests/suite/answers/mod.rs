@@ -1,6 +1,7 @@
 //! What `handoff` says when something is not as it should be: the cause, the place, and a step that works.
 
 mod files;
+mod interrupt;
 mod list;
 mod refused;
 

@@ -56,7 +56,7 @@ impl Service {
 
     /// Sends a signal to the program, by its shim if it has one: that knows which of its processes it is for.
     pub(super) fn signal_program(&self, kill: &Kill, config: Option<&config::Service>) -> Result<(), Error> {
-        let Some(party) = &self.incumbent else { return Err(Error::not_running(&self.name)) };
+        let Some(party) = &self.incumbent else { return Err(self.not_running()) };
         let reload = || config.unwrap_or(&self.config).program.reload_signal.map(StopSignal::signal);
         let found = kill.signal.as_deref().map_or_else(reload, signal_of);
         let Some(signal) = found else { return Err(no_signal(kill)) };

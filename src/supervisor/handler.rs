@@ -410,6 +410,22 @@ impl Service {
 }
 
 impl Service {
+    fn has_problem(&self) -> bool {
+        self.problem.is_some() || self.mistake.is_some() || self.refused_start.is_some()
+    }
+
+    /// The operation needs a service that runs. A start does not help while its state cannot be used.
+    pub(super) fn not_running(&self) -> Error {
+        let error = Error::not_running(&self.name);
+        match self.journal.refused() {
+            None => error,
+            Some(cause) => {
+                let Error { message, hint, .. } = unusable(&self.name, cause, self.journal.is_damaged());
+                Error { message: format!("{} {message}", error.message), hint, ..error }
+            }
+        }
+    }
+
     /// What a person should know now.
     fn shown_problem(&self) -> Option<String> {
         let usual = self

@@ -181,7 +181,7 @@ impl Pipeline {
             match service.machine.phase() {
                 // It is kept for the next start.
                 Phase::Stopped if self.asked.what == Operation::Install => Ok(()),
-                Phase::Stopped => Err(Error::not_running(&self.config.name)),
+                Phase::Stopped => Err(service.not_running()),
                 _ => service.may_take_over(&self.config),
             }
         })?;

@@ -289,7 +289,7 @@ impl Service {
         let error = match refusal {
             Refusal::Busy(phase) => Error::busy(&self.name, phase_of(*phase, self.machine.incumbent())),
             Refusal::Retiring => Error::busy(&self.name, "the process that was replaced is still leaving"),
-            Refusal::NotRunning => Error::not_running(&self.name),
+            Refusal::NotRunning => self.not_running(),
             Refusal::AlreadyRunning => {
                 Error::already_running(&self.name, self.pid().or(self.pid_of_shim()).unwrap_or(0))
             }

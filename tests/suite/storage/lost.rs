@@ -98,6 +98,17 @@ fn a_service_that_is_down_is_known_with_its_damaged_journal_and_the_remedy_works
     let (code, said) = kept.said(&["start", "s"]);
     assert!(code == Some(1) && said.contains("move it away") && said.contains("handoff start s"), "{said}");
     assert!(kept.said(&["list"]).1.contains("failed"));
+    for verb in ["upgrade", "restart", "kill"] {
+        let more = if verb == "kill" { &["-s", "HUP"][..] } else { &[] };
+        let (code, said) = kept.said(&[&[verb, "s"], more].concat());
+        assert_eq!(code, Some(1), "{said}");
+        assert!(
+            said.contains("move it away") && said.contains("Do that, then: handoff start s"),
+            "{verb}: {said}"
+        );
+    }
+    let (code, said) = kept.said(&["stop", "s"]);
+    assert!(code == Some(1) && said.contains("does not run"), "{said}");
     let status = kept.rig.status("s");
     assert_eq!((status.state, status.pid), (State::Failed, None));
     assert!(status.problem.unwrap().contains("is damaged"));

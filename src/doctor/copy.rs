@@ -78,7 +78,7 @@ pub fn check_copy(service: &Service, versions: &Path) -> Result<(), (String, Str
         return check_tree(&import).map_err(refused);
     }
     let told = |error: io::Error| {
-        (format!("cannot be copied to {:?}: {error}", std::env::temp_dir()), "see why".to_owned())
+        (format!("cannot be copied to {:?}: {error}", temporary_directory()), "see why".to_owned())
     };
     let place = Place::make_at(&temporary()).map_err(told)?;
     let store = Store::open(&place.directory).map_err(told)?;
@@ -92,7 +92,7 @@ pub(super) fn temporary_directory() -> PathBuf {
 
 /// A name that no other process uses.
 fn temporary() -> PathBuf {
-    std::env::temp_dir().join(format!("{INCOMING}doctor-{}", std::process::id()))
+    temporary_directory().join(format!("{INCOMING}doctor-{}", std::process::id()))
 }
 
 /// Why nothing can be executed from the file system of `path`, or of the first directory above it that is there.

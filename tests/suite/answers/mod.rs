@@ -1,5 +1,6 @@
 //! What `handoff` says when something is not as it should be: the cause, the place, and a step that works.
 
+mod environment;
 mod files;
 mod interrupt;
 mod list;

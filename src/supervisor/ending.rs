@@ -13,7 +13,7 @@ use super::perform::phase_of;
 use super::service::Service;
 use crate::config::{self, StopSignal};
 use crate::control::api::{Kill, Killed};
-use crate::control::{Error, Kind};
+use crate::control::{Error, Kind, signal_names, signal_of};
 use crate::shim::{self, killed};
 use crate::sys::process::{Signal, has_ended, name_of, parent_of, tree_of};
 
@@ -184,32 +184,11 @@ fn write_pid_again(party: &Party, path: &Path) -> Option<u32> {
     Some(pid)
 }
 
-/// The signals that a person may send.
-const SIGNALS: [(&str, Signal); 8] = [
-    ("HUP", Signal::SIGHUP),
-    ("INT", Signal::SIGINT),
-    ("QUIT", Signal::SIGQUIT),
-    ("USR1", Signal::SIGUSR1),
-    ("USR2", Signal::SIGUSR2),
-    ("WINCH", Signal::SIGWINCH),
-    ("TERM", Signal::SIGTERM),
-    ("KILL", Signal::SIGKILL),
-];
-
-/// With or without `SIG`, in any case, or by its number.
-fn signal_of(text: &str) -> Option<Signal> {
-    let name = text.to_ascii_uppercase();
-    let name = name.strip_prefix("SIG").unwrap_or(&name);
-    let found = SIGNALS.iter().find(|(known, signal)| *known == name || (*signal as i32).to_string() == name);
-    found.map(|(_, signal)| *signal)
-}
-
 fn no_signal(kill: &Kill) -> Error {
     match &kill.signal {
         Some(given) => {
-            let known: Vec<&str> = SIGNALS.iter().map(|(name, _)| *name).collect();
             let message = format!("There is no signal {given:?} that can be sent.");
-            Error::new(Kind::InvalidParams, message, format!("The signals are {}.", known.join(", ")))
+            Error::new(Kind::InvalidParams, message, format!("The signals are {}.", signal_names()))
         }
         None => {
             let message = format!("The file of service {:?} names no reload_signal.", kill.service.as_str());

@@ -52,13 +52,13 @@ Exit codes:
   0   done
   1   failed
   2   the daemon cannot be reached
-  3   a service file is invalid
+  3   a service file is invalid, or what it changes needs a stop
   4   rolled back; the old version serves
   5   busy with another operation
   6   the new version was refused before it ran, or would have been a step back
   64  the command line is wrong
-
   130 interrupted with Ctrl-C; what the daemon was asked for goes on
+
 Environment:
   HANDOFF_CONFIG_DIR, HANDOFF_STATE_DIR, HANDOFF_RUNTIME_DIR  as the options of these names
   HANDOFF_LOG  what the daemon logs, for example `debug` (default: info)

@@ -264,8 +264,11 @@ impl Service {
                 (Some(look), Some(format!("Its service file is wrong: {cause} {UNTIL_RIGHT}")))
             }
             Found::Absent => {
-                let told =
-                    format!("Its service file {} is gone: a stop ends the service for good.", file.display());
+                let told = format!(
+                    "Its service file {} is gone: the service runs until you stop it, and is then forgotten. Put the file back to \
+                     keep the service.",
+                    file.display()
+                );
                 (None, Some(told))
             }
             Found::Silent(cause) => {

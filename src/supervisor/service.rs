@@ -357,16 +357,18 @@ impl Service {
             return None;
         }
         (self.shown, self.shown_share) = (phase, share);
-        self.timeline.enter(phase);
-        self.tell_progress(phase, self.phase_detail());
+        let at_us = self.timeline.enter(phase);
+        self.tell_progress(phase, at_us, self.phase_detail());
         Some(phase)
     }
 
-    pub(super) fn tell_progress(&self, phase: &str, detail: Option<String>) {
-        let (handoff, at_us) = (self.handoff(), self.timeline.age_us());
+    /// `at_us` is by the clock of the timeline.
+    pub(super) fn tell_progress(&self, phase: &str, at_us: u64, detail: Option<String>) {
+        let handoff = self.handoff();
         for operation in self.operations.iter().chain(&self.incoming) {
             // What came before the machine was asked counts.
-            let at_us = operation.asked.as_ref().map_or(at_us, Asked::elapsed_us);
+            let waited_us = operation.asked.as_ref().map_or(0, |asked| asked.waited_us(&self.timeline));
+            let at_us = waited_us.saturating_add(at_us);
             if let Some(sink) = &operation.progress {
                 sink.send(progress(&self.name, handoff, phase, at_us, detail.clone()));
             }

@@ -5,6 +5,7 @@ mod files;
 mod interrupt;
 mod list;
 mod refused;
+mod times;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -6,6 +6,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::exit::{Exit, Failure};
 use super::standard_error::StandardError;
+use super::variable;
 use crate::config::Dirs;
 use crate::supervisor;
 
@@ -24,13 +25,13 @@ services run on, and the next daemon takes them over. SIGQUIT ends it likewise: 
 pub(super) struct Arguments {}
 
 pub(super) fn run(_: &Arguments, dirs: Dirs) -> Result<Exit, Failure> {
-    let wanted = std::env::var("HANDOFF_LOG").unwrap_or_else(|_| "info".into());
+    let wanted = variable("HANDOFF_LOG").map(|value| value.to_string_lossy().into_owned());
+    let wanted = wanted.unwrap_or_else(|| "info".to_owned());
     let filter = EnvFilter::try_new(&wanted).map_err(|error| {
         let message = format!("HANDOFF_LOG is {wanted:?}, which is no filter: {error}.");
         Failure::usage(message, "Write error, warn, info, debug or trace.")
     })?;
-    let colours =
-        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colours = std::io::stderr().is_terminal() && variable("NO_COLOR").is_none();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(StandardError::default())

@@ -27,6 +27,8 @@ pub(super) enum Exit {
     Rejected = 6,
     /// The command line is wrong (the number that sysexits.h gives to this).
     Usage = 64,
+    /// Ended by Ctrl-C, as shells tell it: 128 and the number of the signal. The daemon goes on.
+    Interrupted = 130,
 }
 
 impl From<Exit> for ExitCode {

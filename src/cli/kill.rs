@@ -7,6 +7,7 @@ use super::output::Output;
 use super::{Json, ask};
 use crate::config::Dirs;
 use crate::control::api::{self, Request, Response};
+use crate::control::{signal_names, signal_of};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,13 +24,21 @@ pub(super) struct Arguments {
     /// The service
     service: ServiceName,
     /// The signal: HUP, INT, QUIT, USR1, USR2, WINCH, TERM or KILL
-    #[arg(short, long, value_name = "SIGNAL", required_unless_present = "reload", conflicts_with = "reload")]
+    #[arg(short, long, value_name = "SIGNAL", value_parser = offered)]
+    #[arg(required_unless_present = "reload", conflicts_with = "reload")]
     signal: Option<String>,
     /// The signal that the service file names as `reload_signal`
     #[arg(long)]
     reload: bool,
     #[command(flatten)]
     pub(super) json: Json,
+}
+
+fn offered(text: &str) -> Result<String, String> {
+    match signal_of(text) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err(format!("the signals that can be sent are {}", signal_names())),
+    }
 }
 
 pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {

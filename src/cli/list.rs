@@ -1,13 +1,19 @@
 //! `handoff list`.
 
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::table::{self, wrapped};
 use super::{Json, ask, human};
-use crate::config::Dirs;
+use crate::config::{self, Dirs};
 use crate::control::api::{Request, Response, ServiceStatus, Skew};
+
+/// So long the directory of the service files is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// List the services
 #[derive(clap::Args)]
@@ -19,9 +25,12 @@ pub(super) struct Arguments {
 
 pub(super) fn run(_: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
     let services = services(dirs)?;
+    let misnamed = misnamed(dirs);
     if out.is_json() {
-        out.object(&json!({ "services": services }));
-    } else if services.is_empty() {
+        out.object(&json!({ "services": services, "errors": misnamed }));
+        return Ok(Exit::Done);
+    }
+    if services.is_empty() {
         out.line("The daemon has no services.");
     } else {
         out.line(table(&services));
@@ -31,7 +40,26 @@ pub(super) fn run(_: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, 
             out.line(wrapped(&format!("{}: {problem}", status.service), 2));
         }
     }
+    tell(&misnamed, out);
     Ok(Exit::Done)
+}
+
+/// Files that belong to no service, for their names are none of a service. No daemon reads them. Waits a moment at the most.
+pub(super) fn misnamed(dirs: &Dirs) -> Vec<config::Error> {
+    let (config_dir, (tell, told)) = (dirs.config.clone(), channel());
+    std::thread::spawn(move || {
+        let files = config::service_files(&config_dir).unwrap_or_default();
+        // Nobody waits any more if the directory has not answered in time.
+        let _ = tell.send(files.iter().filter_map(|file| config::name_of(file).err()).collect());
+    });
+    told.recv_timeout(PATIENCE).unwrap_or_default()
+}
+
+/// Below what is told of the services.
+pub(super) fn tell(misnamed: &[config::Error], out: &mut Output) {
+    for error in misnamed {
+        out.line(wrapped(&error.to_string(), 2));
+    }
 }
 
 /// All services, as the daemon sees them.

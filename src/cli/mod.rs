@@ -13,6 +13,7 @@ mod gc;
 mod history;
 mod human;
 mod installed;
+mod interrupt;
 mod kill;
 mod list;
 mod logs;
@@ -34,6 +35,7 @@ mod upgrade;
 mod upgrade_all;
 mod versions;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -50,16 +52,18 @@ Exit codes:
   0   done
   1   failed
   2   the daemon cannot be reached
-  3   a service file is invalid
+  3   a service file is invalid, or what it changes needs a stop
   4   rolled back; the old version serves
   5   busy with another operation
   6   the new version was refused before it ran, or would have been a step back
   64  the command line is wrong
+  130 interrupted with Ctrl-C; what the daemon was asked for goes on
 
 Environment:
   HANDOFF_CONFIG_DIR, HANDOFF_STATE_DIR, HANDOFF_RUNTIME_DIR  as the options of these names
   HANDOFF_LOG  what the daemon logs, for example `debug` (default: info)
   NO_COLOR     no colours
+  An empty variable counts as one that is not set.
 
 Examples:
   handoff check                        are the service files right?
@@ -85,13 +89,13 @@ struct Cli {
 #[command(next_help_heading = "Directories")]
 struct Places {
     /// Directory of the configuration; the service files are in its subdirectory `services`
-    #[arg(long, value_name = "DIR", env = "HANDOFF_CONFIG_DIR", global = true, hide_env = true)]
+    #[arg(long, value_name = "DIR", global = true)]
     config_dir: Option<PathBuf>,
     /// Directory of journals and logs
-    #[arg(long, value_name = "DIR", env = "HANDOFF_STATE_DIR", global = true, hide_env = true)]
+    #[arg(long, value_name = "DIR", global = true)]
     state_dir: Option<PathBuf>,
     /// Directory of the control socket
-    #[arg(long, value_name = "DIR", env = "HANDOFF_RUNTIME_DIR", global = true, hide_env = true)]
+    #[arg(long, value_name = "DIR", global = true)]
     runtime_dir: Option<PathBuf>,
 }
 
@@ -218,8 +222,18 @@ impl Verb {
 
 impl From<Places> for DirOverrides {
     fn from(places: Places) -> DirOverrides {
-        DirOverrides { config: places.config_dir, state: places.state_dir, runtime: places.runtime_dir }
+        let or = |given: Option<PathBuf>, name| given.or_else(|| variable(name).map(PathBuf::from));
+        DirOverrides {
+            config: or(places.config_dir, "HANDOFF_CONFIG_DIR"),
+            state: or(places.state_dir, "HANDOFF_STATE_DIR"),
+            runtime: or(places.runtime_dir, "HANDOFF_RUNTIME_DIR"),
+        }
     }
+}
+
+/// A variable of the environment. An empty one counts as one that is not set, as the XDG specification has it.
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// Asks one question that needs no progress.

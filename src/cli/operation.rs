@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
+use super::interrupt::{GoesOn, Interrupt};
 use super::output::{Output, Style, harmless, note};
 use super::{human, sentence};
 use crate::config::Dirs;
@@ -27,13 +28,17 @@ pub(super) fn run(request: &Request, dirs: &Dirs, out: &mut Output) -> Result<Ex
 }
 
 /// Performs an operation and shows its phases. The operation belongs to the daemon: interrupting this command does not
-/// stop it.
+/// stop it, and says so.
 pub(super) fn perform(request: &Request, dirs: &Dirs, out: &mut Output) -> Result<Outcome, Failure> {
     let mut client = Client::connect(&dirs.control_socket())?;
     // An operation may take its time, so that a daemon that is frozen would go unnoticed.
     client.call(&Request::Ping, &mut |_| {})?;
+    let interrupt = Interrupt::hold();
     let mut display = Display::new(out.is_json());
+    let goes_on = GoesOn::of(request);
+    let watch = interrupt.tell(out.is_json(), display.bar(), || goes_on);
     let answer = client.call(request, &mut |progress| display.show(&progress, out));
+    drop(watch);
     display.clear();
     match answer? {
         Response::Outcome(outcome) => Ok(*outcome),
@@ -91,6 +96,13 @@ impl Display {
                 bar.println(harmless(&line(progress)));
                 bar.set_message(format!("{}: {}", progress.service, progress.phase));
             }
+        }
+    }
+
+    fn bar(&self) -> Option<ProgressBar> {
+        match self {
+            Display::Spinner(bar) => Some(bar.clone()),
+            Display::Objects | Display::Lines => None,
         }
     }
 

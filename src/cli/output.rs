@@ -9,6 +9,7 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
+use super::variable;
 use crate::sys::terminal;
 
 /// The two outputs of a command.
@@ -162,8 +163,7 @@ impl Style {
 
 /// <https://no-color.org>: any value but the empty one.
 fn colours_wanted() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    variable("NO_COLOR").is_none() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 #[cfg(test)]

@@ -39,15 +39,19 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
 
 fn all(dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
     let services = list::services(dirs)?;
+    let misnamed = list::misnamed(dirs);
     if out.is_json() {
-        out.object(&json!({ "services": services }));
-    } else if services.is_empty() {
+        out.object(&json!({ "services": services, "errors": misnamed }));
+        return Ok(Exit::Done);
+    }
+    if services.is_empty() {
         out.line("The daemon has no services.");
     } else {
         let style = Style::of_stdout();
         let texts: Vec<String> = services.iter().map(|status| describe(status, style)).collect();
         out.line(texts.join("\n\n"));
     }
+    list::tell(&misnamed, out);
     Ok(Exit::Done)
 }
 

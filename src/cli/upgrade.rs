@@ -18,8 +18,9 @@ Examples:
   handoff upgrade s3 --deadline 1m --drain-grace 10s    other limits, this once
   handoff upgrade --all --max-parallel 2                every service, in the order of `after`
 
-If the new version fails, the old one serves on, and the exit code is 4. Interrupting the command
-does not stop the upgrade: `handoff status` shows how it goes on, `handoff cancel` calls it off.";
+If the new version fails, the old one serves on, and the exit code is 4. Ctrl-C ends the command with
+exit code 130 and does not stop the upgrade: `handoff status` shows how it goes on, `handoff cancel`
+calls it off.";
 
 /// Replace the binary of a running service, with nothing dropped
 #[derive(clap::Args)]

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use handoff_protocol::ids::ServiceName;
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
+use super::interrupt::{GoesOn, Interrupt};
 use super::output::{Output, note};
 use super::rollout::Rollout;
 use super::{list, operation};
@@ -48,8 +50,12 @@ pub(super) fn run(
     let mut sum = Sum::default();
     let mut rollout = Rollout::new(order(dirs, &mut sum, out)?, parallel_max);
     let (tell, news) = channel();
+    let under_way = Arc::new(Mutex::new(BTreeSet::new()));
+    let shown = Arc::clone(&under_way);
+    let watch = Interrupt::hold().tell(out.is_json(), None, move || GoesOn::all(&*lock(&shown)));
     while !rollout.is_over() {
         for service in rollout.begin() {
+            lock(&under_way).insert(service.clone());
             begin(service, limits, dirs, tell.clone());
         }
         // Every upgrade that was begun ends with news; `tell` is still here, so there is no other end.
@@ -57,12 +63,19 @@ pub(super) fn run(
         match next {
             News::Progress(progress) => show(&progress, out),
             News::Ended(service, result) => {
+                lock(&under_way).remove(&service);
                 let is_good = sum.add(&service, *result, out);
                 rollout.ended(&service, is_good);
             }
         }
     }
+    drop(watch);
     Ok(sum.tell(&rollout.left(), out))
+}
+
+/// A thread that panics leaves no name half inserted.
+fn lock(names: &Mutex<BTreeSet<ServiceName>>) -> MutexGuard<'_, BTreeSet<ServiceName>> {
+    names.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The services that run, each with those that it comes after.

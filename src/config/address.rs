@@ -38,15 +38,12 @@ pub enum ListenAddress {
 }
 
 impl ListenAddress {
-    /// Whether the two cannot be bound at the same time by different listeners.
+    /// Whether the two cannot be bound at the same time by different listeners. A wildcard takes every address of its port.
     pub fn conflicts_with(&self, other: &ListenAddress) -> bool {
         match (self.ip(), other.ip()) {
             // TCP and UDP have ports of their own.
             _ if self.is_datagram() != other.is_datagram() => false,
-            (Some((a, a_alone)), Some((b, b_alone))) if a_alone == b_alone => a == b,
-            (Some((a, _)), Some((b, _))) => {
-                a.ip().is_unspecified() && b.ip().is_unspecified() && a.port() == b.port()
-            }
+            (Some(ours), Some(theirs)) => overlap(ours, theirs),
             _ => self == other,
         }
     }
@@ -76,6 +73,18 @@ impl ListenAddress {
     pub fn is_quic(&self) -> bool {
         matches!(self, ListenAddress::Quic(_) | ListenAddress::QuicDualStack { .. })
     }
+}
+
+/// Of sockets that take one family alone, or both.
+fn overlap((ours, ours_alone): (SocketAddr, bool), (theirs, theirs_alone): (SocketAddr, bool)) -> bool {
+    let is_any = |address: SocketAddr| address.ip().is_unspecified();
+    let takes_both = |address: SocketAddr, alone: bool| is_any(address) && !alone;
+    let same_family = ours.is_ipv4() == theirs.is_ipv4();
+    ours.port() == theirs.port()
+        && match same_family {
+            true => ours == theirs || is_any(ours) || is_any(theirs),
+            false => takes_both(ours, ours_alone) || takes_both(theirs, theirs_alone),
+        }
 }
 
 impl fmt::Display for ListenAddress {
@@ -293,7 +302,16 @@ mod tests {
         assert!(conflict("*:1", "[::]:1"));
         assert!(conflict("unix:/run/a", "unix:/run//a"));
         assert!(!conflict("*:1", "*:2"));
-        assert!(!conflict("*:1", "127.0.0.1:1"));
+        for (wildcard, one) in
+            [("*:1", "127.0.0.1:1"), ("*:1", "[::1]:1"), ("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1")]
+        {
+            assert!(conflict(wildcard, one), "{wildcard} takes {one}");
+            assert!(conflict(&format!("udp:{wildcard}"), &format!("quic:{one}")));
+        }
+        assert!(!conflict("0.0.0.0:1", "127.0.0.1:2"));
+        assert!(!conflict("127.0.0.1:1", "127.0.0.2:1"));
+        assert!(!conflict("0.0.0.0:1", "[::1]:1"));
+        assert!(!conflict("[::]:1", "127.0.0.1:1"));
         assert!(!conflict("0.0.0.0:1", "[::]:1"));
         assert!(!conflict("unix:/run/a", "*:1"));
         assert!(conflict("udp:*:1", "udp:0.0.0.0:1"));

@@ -13,6 +13,7 @@ mod params;
 #[doc(hidden)]
 pub mod rpc;
 mod server;
+mod signals;
 mod versions;
 
 pub use caller::Caller;
@@ -20,6 +21,8 @@ pub use client::{Client, ClientError};
 pub use error::{Error, Kind};
 pub use rpc::LINE_MAX_BYTES;
 pub use server::{BindError, CONNECTIONS_MAX, Handler, Listener, ProgressSink, serve};
+
+pub(crate) use signals::{signal_names, signal_of};
 
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::looks::privileges;
 use crate::config::Service;
-use crate::store::{INCOMING, Import, Store, remove_tree};
+use crate::store::{self, INCOMING, Import, Store, check_tree, remove_tree};
 use crate::sys::file_system::is_for_programs;
 
 /// The file that is tried, and what it is.
@@ -60,29 +60,39 @@ fn import_of(service: &Service, given: &Path) -> Import {
     }
 }
 
-/// Copies the program of a service as the daemon would, into a directory for temporary files, and forgets the copy. Starts nothing.
+/// Copies the program of a service as the daemon would, into a directory for temporary files, and forgets the copy. A directory is
+/// looked through and not copied. Starts nothing.
 /// The error is the cause, and what to do.
 pub fn check_copy(service: &Service, versions: &Path) -> Result<(), (String, String)> {
-    // A directory is started from where its files are known; to copy all of it takes its time.
-    if !service.update.store || service.binary.is_dir() {
+    if !service.update.store {
         return Ok(());
     }
     if let Some(why) = executes_nothing(versions) {
         let (cause, hint) = why.split_once("; ").unwrap_or((&why, ""));
         return Err((cause.to_owned(), hint.to_owned()));
     }
+    let import = import_of(service, &service.binary);
+    let refused = |error: store::Error| (error.to_string(), error.hint());
+    if service.binary.is_dir() {
+        // To copy all of it takes its time.
+        return check_tree(&import).map_err(refused);
+    }
     let told = |error: io::Error| {
-        (format!("cannot be copied to {:?}: {error}", std::env::temp_dir()), "see why".to_owned())
+        (format!("cannot be copied to {:?}: {error}", temporary_directory()), "see why".to_owned())
     };
     let place = Place::make_at(&temporary()).map_err(told)?;
     let store = Store::open(&place.directory).map_err(told)?;
-    let imported = store.import(&import_of(service, &service.binary), &mut |_| {});
-    imported.map(drop).map_err(|error| (error.to_string(), error.hint()))
+    store.import(&import, &mut |_| {}).map(drop).map_err(refused)
+}
+
+/// An empty `TMPDIR` counts as one that is not set.
+pub(super) fn temporary_directory() -> PathBuf {
+    Some(std::env::temp_dir()).filter(|path| path.is_absolute()).unwrap_or_else(|| "/tmp".into())
 }
 
 /// A name that no other process uses.
 fn temporary() -> PathBuf {
-    std::env::temp_dir().join(format!("{INCOMING}doctor-{}", std::process::id()))
+    temporary_directory().join(format!("{INCOMING}doctor-{}", std::process::id()))
 }
 
 /// Why nothing can be executed from the file system of `path`, or of the first directory above it that is there.

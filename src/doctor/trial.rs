@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use handoff_protocol::frame::Transport;
 
 use super::Choice;
+use super::copy::temporary_directory;
 use super::looks::Looks;
 use crate::config::{Adapter, Check, Listener, Service};
 use crate::shim::plan::Plan;
@@ -51,7 +52,7 @@ pub(super) struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     pub(super) fn new(service: &'a Service, choice: &'a Choice, looks: &Looks) -> Result<Self, String> {
-        let directory = std::env::temp_dir().join(format!("handoff-doctor-{}", std::process::id()));
+        let directory = temporary_directory().join(format!("handoff-doctor-{}", std::process::id()));
         // Whoever made it before is not trusted. Others may pass: a program may give its privileges up, and then say that it is ready.
         DirBuilder::new()
             .mode(0o711)

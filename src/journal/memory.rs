@@ -54,14 +54,17 @@ impl Journal {
 
     /// Likewise, for a file that nothing is known of. Does not touch it.
     pub fn unreached(path: &Path, cause: &JournalError) -> Self {
-        let is_damaged = matches!(cause, JournalError::Image { .. });
+        let damage = match cause {
+            JournalError::Image { path, source } => Some(format!("{}: {source}", path.display())),
+            _ => None,
+        };
         Self {
             path: path.to_owned(),
             storage: Arc::new(Nowhere),
             standing: Standing::default(),
             end: 0,
             next_sequence: 1,
-            latched: Some(Latched { first: cause.to_string(), remedy: Remedy::Open, is_damaged }),
+            latched: Some(Latched { first: cause.to_string(), remedy: Remedy::Open, damage }),
             behind: None,
             file: 0,
             news: None,
@@ -77,7 +80,12 @@ impl Journal {
 
     /// Whether its file was read, and says what cannot be trusted. One that could not be read may be whole.
     pub fn is_damaged(&self) -> bool {
-        self.latched.as_ref().is_some_and(|latched| latched.is_damaged)
+        self.damage().is_some()
+    }
+
+    /// What is wrong with its content, without what to do about it: one clause that begins with the path.
+    pub fn damage(&self) -> Option<&str> {
+        self.latched.as_ref()?.damage.as_deref()
     }
 
     /// The highest generation that is known to have been current, also from a file that was refused.

@@ -103,8 +103,8 @@ pub enum JournalError {
 struct Latched {
     first: String,
     remedy: Remedy,
-    /// Whether the content is what is wrong.
-    is_damaged: bool,
+    /// What is wrong with the content, if that is what is wrong.
+    damage: Option<String>,
 }
 
 /// What lets a journal take records again.
@@ -338,7 +338,7 @@ impl Journal {
             Some(latched) if latched.remedy == Remedy::Cut => latched.remedy = remedy,
             Some(_) => {}
             None => {
-                self.latched = Some(Latched { first: error.to_string(), remedy, is_damaged: false });
+                self.latched = Some(Latched { first: error.to_string(), remedy, damage: None });
             }
         }
         error

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use handoff_protocol::ids::ServiceName;
+
 use super::{Side, SlotId};
 use crate::config::ListenAddress;
 use crate::sys::owner::Owner;
@@ -11,12 +13,20 @@ use crate::sys::owner::Owner;
 #[derive(Debug, thiserror::Error)]
 pub enum SlotError {
     /// Somebody has the address.
-    #[error("{address} is in use by {}; stop it or choose another address", name(owner))]
+    #[error("{address} is in use by {} or choose another address", who(owner))]
     InUse {
         /// The address.
         address: ListenAddress,
         /// Who, if it can be known.
         owner: Option<Owner>,
+    },
+    /// Another service of the same daemon has the address.
+    #[error("{address} is in use by service {:?}; stop that (handoff stop {service}) or choose another address", service.as_str())]
+    OfService {
+        /// The address.
+        address: ListenAddress,
+        /// Which service.
+        service: ServiceName,
     },
     /// The path of a unix socket is taken by something else.
     #[error("{} exists and is not a socket; remove it or choose another path", path.display())]
@@ -120,6 +130,13 @@ pub enum SlotError {
     },
 }
 
-fn name(owner: &Option<Owner>) -> String {
-    owner.as_ref().map_or_else(|| "a process that cannot be seen from here".to_owned(), Owner::to_string)
+/// Who it is, and what to do about it. A daemon and its keeper hold addresses for services, and serve others too.
+fn who(owner: &Option<Owner>) -> String {
+    match owner {
+        None => "a process that cannot be seen from here; stop it".to_owned(),
+        Some(owner) if owner.is_supervisor() => {
+            format!("{owner}, which holds it for a service; stop that service")
+        }
+        Some(owner) => format!("{owner}; stop it"),
+    }
 }

@@ -17,7 +17,7 @@ use super::meta::{self, Id, Kind, Made, Source, Used, Version};
 use super::source::{Form, Given};
 use super::unpack::Unpack;
 use super::verify::{Evidence, Require, Trust};
-use super::{FILES, INCOMING, MADE, Store, USED, elf, privileges, readable, tree, version};
+use super::{FILES, INCOMING, MADE, Store, USED, elf, entry, privileges, readable, tree, version};
 use crate::crash_points::crash_point;
 use crate::journal::unix_ms;
 use crate::sys::file_system;
@@ -70,7 +70,7 @@ pub struct Imported {
 }
 
 impl Import {
-    fn budget(&self) -> Budget {
+    pub(super) fn budget(&self) -> Budget {
         Budget::new(self.max_size_bytes, Arc::clone(&self.called_off))
     }
 }
@@ -311,7 +311,7 @@ impl Incoming {
         }
         unpack.all(archive, budget)?;
         step(Step::Verifying);
-        let entry = self.check_entry(import, given)?;
+        let entry = entry::check(&self.files(), &given.path, import)?;
         Ok(Taken { id: tree::hash(&self.files())?, kind: Kind::Tree, entry, source })
     }
 
@@ -322,14 +322,7 @@ impl Incoming {
         budget: &mut Budget,
         step: &mut dyn FnMut(Step),
     ) -> Result<Taken, Error> {
-        if import.member.is_none() {
-            let hint = "name it by --member, or by member in [update] of the service file";
-            return Err(Error::refused(
-                &given.path,
-                "which file of this directory is started is not known",
-                hint,
-            ));
-        }
+        entry::check_named(&given.path, import.member.as_deref())?;
         tree::copy_all(&given.path, &self.files(), budget)?;
         given.is_unchanged()?;
         step(Step::Verifying);
@@ -338,7 +331,7 @@ impl Incoming {
         if required || import.evidence != Evidence::default() {
             import.evidence.check(&given.path, &id, None, &import.trust)?;
         }
-        let entry = self.check_entry(import, given)?;
+        let entry = entry::check(&self.files(), &given.path, import)?;
         Ok(Taken { id, kind: Kind::Tree, entry, source: id })
     }
 
@@ -363,38 +356,6 @@ impl Incoming {
                 Err(Error::refused(&given.path, cause, "set store = false in the service file"))
             }
         }
-    }
-
-    /// The file of a tree that is started: below it, executable, and a program.
-    fn check_entry(&self, import: &Import, given: &Given) -> Result<PathBuf, Error> {
-        let wanted = import.member.as_deref().unwrap_or_default();
-        let files = self.files();
-        let hint = "correct member in [update] of the service file, or --member";
-        let refused = |cause: String| Error::refused(&given.path, cause, hint);
-        let all = tree::walk(&files)?;
-        let is_file = |node: &&tree::Node| matches!(node.what, tree::What::File { .. });
-        let fitting: Vec<&tree::Node> =
-            all.iter().filter(is_file).filter(|node| node.path.ends_with(wanted)).collect();
-        let exact = fitting.iter().find(|node| node.path == Path::new(wanted)).copied();
-        let entry = match (exact, &fitting[..]) {
-            _ if wanted.is_empty() => {
-                return Err(refused("which file of it is started is not known".to_owned()));
-            }
-            (Some(node), _) => &node.path,
-            (None, [node]) => &node.path,
-            (None, []) => return Err(refused(format!("there is no file {wanted} in it"))),
-            (None, _) => return Err(refused(format!("more than one file of it ends in {wanted}"))),
-        };
-        if !all.iter().any(|node| node.path == *entry && node.what == (tree::What::File { executable: true }))
-        {
-            return Err(Error::refused(
-                &given.path,
-                format!("{} in it has no execute bit", entry.display()),
-                "run chmod +x",
-            ));
-        }
-        elf::check(&files.join(entry), &given.path, import.search.as_deref())?;
-        Ok(entry.clone())
     }
 
     /// In a directory of its own, of which nothing is kept.

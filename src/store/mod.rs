@@ -14,6 +14,7 @@
 mod archive;
 mod copy;
 mod elf;
+mod entry;
 mod error;
 mod import;
 mod lost;
@@ -36,6 +37,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub use entry::check_tree;
 pub use error::Error;
 pub use import::{Import, Imported, Step};
 pub use meta::{Id, Kind, Look, Made, Source, Used, Version};

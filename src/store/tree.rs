@@ -53,14 +53,7 @@ pub(super) fn copy_all(top: &Path, into: &Path, budget: &mut Budget) -> Result<(
             What::Link(target) if stays_inside(&node.path, target) => {
                 symlink(target, &to).map_err(Error::io("make the link", &to))?;
             }
-            What::Link(target) => {
-                let cause = format!("it is a link to {}, out of the tree", target.display());
-                return Err(Error::refused(
-                    &from,
-                    cause,
-                    "give a tree that has all it needs, or set store = false",
-                ));
-            }
+            What::Link(target) => return Err(leads_outside(&from, target)),
             What::File { .. } => copy_one(node, &from, &to, budget, top)?,
         }
     }
@@ -68,6 +61,24 @@ pub(super) fn copy_all(top: &Path, into: &Path, budget: &mut Budget) -> Result<(
         true => Ok(()),
         false => Err(changed(top)),
     }
+}
+
+/// Whether [`copy_all`] would refuse it, as far as that is known without reading the files. Looks at each of them.
+pub(super) fn check_all(top: &Path, budget: &mut Budget) -> Result<(), Error> {
+    for node in walk(top)? {
+        match &node.what {
+            What::Directory => {}
+            What::Link(target) if stays_inside(&node.path, target) => {}
+            What::Link(target) => return Err(leads_outside(&top.join(&node.path), target)),
+            What::File { .. } => budget.take(node.look.size, top)?,
+        }
+    }
+    Ok(())
+}
+
+fn leads_outside(link: &Path, target: &Path) -> Error {
+    let cause = format!("it is a link to {}, out of the tree", target.display());
+    Error::refused(link, cause, "give a tree that has all it needs, or set store = false")
 }
 
 fn copy_one(node: &Node, from: &Path, to: &Path, budget: &mut Budget, top: &Path) -> Result<(), Error> {

@@ -46,7 +46,7 @@ impl Service {
         let Some(measured) = self.measured.take() else { return };
         let told = measured.to_string();
         tracing::info!(service = %self.name, "{told}");
-        self.tell_progress("canary", Some(told));
+        self.tell_progress("canary", self.timeline.age_us(), Some(told));
     }
 
     /// What the present phase is about, for people.

@@ -12,7 +12,7 @@ use super::perform::phase_of;
 use super::service::Service;
 use crate::config::{self, StopSignal};
 use crate::control::api::{Kill, Killed};
-use crate::control::{Error, Kind};
+use crate::control::{Error, Kind, signal_names, signal_of};
 use crate::shim::{self, killed};
 use crate::sys::process::{Signal, has_ended, name_of, parent_of, place_of, tree_of};
 
@@ -55,7 +55,7 @@ impl Service {
 
     /// Sends a signal to the program, by its shim if it has one: that knows which of its processes it is for.
     pub(super) fn signal_program(&self, kill: &Kill, config: Option<&config::Service>) -> Result<(), Error> {
-        let Some(party) = &self.incumbent else { return Err(Error::not_running(&self.name)) };
+        let Some(party) = &self.incumbent else { return Err(self.not_running()) };
         let reload = || config.unwrap_or(&self.config).program.reload_signal.map(StopSignal::signal);
         let found = kill.signal.as_deref().map_or_else(reload, signal_of);
         let Some(signal) = found else { return Err(no_signal(kill)) };
@@ -196,32 +196,11 @@ fn first_leader(pids: &[u32]) -> Option<u32> {
     pids.iter().filter_map(leads).min_by_key(|(place, _)| place.start_ticks).map(|(_, pid)| pid)
 }
 
-/// The signals that a person may send.
-const SIGNALS: [(&str, Signal); 8] = [
-    ("HUP", Signal::SIGHUP),
-    ("INT", Signal::SIGINT),
-    ("QUIT", Signal::SIGQUIT),
-    ("USR1", Signal::SIGUSR1),
-    ("USR2", Signal::SIGUSR2),
-    ("WINCH", Signal::SIGWINCH),
-    ("TERM", Signal::SIGTERM),
-    ("KILL", Signal::SIGKILL),
-];
-
-/// With or without `SIG`, in any case, or by its number.
-fn signal_of(text: &str) -> Option<Signal> {
-    let name = text.to_ascii_uppercase();
-    let name = name.strip_prefix("SIG").unwrap_or(&name);
-    let found = SIGNALS.iter().find(|(known, signal)| *known == name || (*signal as i32).to_string() == name);
-    found.map(|(_, signal)| *signal)
-}
-
 fn no_signal(kill: &Kill) -> Error {
     match &kill.signal {
         Some(given) => {
-            let known: Vec<&str> = SIGNALS.iter().map(|(name, _)| *name).collect();
             let message = format!("There is no signal {given:?} that can be sent.");
-            Error::new(Kind::InvalidParams, message, format!("The signals are {}.", known.join(", ")))
+            Error::new(Kind::InvalidParams, message, format!("The signals are {}.", signal_names()))
         }
         None => {
             let message = format!("The file of service {:?} names no reload_signal.", kill.service.as_str());

@@ -130,31 +130,6 @@ pub(super) async fn wait(
 }
 
 impl Daemon {
-    /// Two services cannot listen on one address.
-    pub(super) fn refuse_conflicts(&self, config: &config::Service) -> Result<(), Error> {
-        self.refuse_conflicts_of(config, self.services.borrow().contains_key(&config.name))
-    }
-
-    /// Likewise. A file that is wrong keeps its addresses from what comes after it, and takes none from what was there before.
-    pub(super) fn refuse_conflicts_of(&self, config: &config::Service, was_there: bool) -> Result<(), Error> {
-        let taken = |theirs: &[config::Listener]| {
-            let is_taken = |ours: &config::ListenAddress| {
-                theirs.iter().any(|theirs| ours.conflicts_with(&theirs.address))
-            };
-            config.listeners.iter().map(|ours| &ours.address).find(|ours| is_taken(ours)).cloned()
-        };
-        let (services, broken) = (self.services.borrow(), self.broken.borrow());
-        let known = services.iter().filter(|(name, _)| **name != config.name);
-        let of_known = known
-            .filter_map(|(name, handle)| Some((name, handle.with(|other| taken(&other.config.listeners))?)));
-        let before = broken.iter().filter(|(name, _)| !was_there && **name != config.name);
-        let of_broken = before.filter_map(|(name, broken)| Some((name, taken(broken.kept_listeners())?)));
-        let Some((name, address)) = of_known.chain(of_broken).next() else { return Ok(()) };
-        let (ours, theirs) = (config.name.as_str(), name.as_str());
-        let message = format!("{address} of service {ours:?} is an address of {theirs:?} too.");
-        Err(Error::new(Kind::ConfigInvalid, message, "Give each service addresses of its own."))
-    }
-
     async fn history(&self, wanted: &api::History) -> Result<Vec<Entry>, Error> {
         let limit = wanted.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
         let handles: Vec<Handle> = match &wanted.service {
@@ -181,35 +156,9 @@ impl Daemon {
         progress: ProgressSink,
     ) -> Result<api::Response, Error> {
         let (handle, config) = self.find_fresh(name).await?;
-        let phase = handle.with(|service| {
-            service.look_after_journal();
-            // It is started by whoever asks for that here.
-            service.mend_journal_at_rest(false);
-            service.machine.phase()
-        });
-        if phase == Phase::Recovering {
-            // It becomes known only now, and what runs of it is asked what it is doing.
-            handle.settled().await;
-        }
-        let phase = handle.with(|service| match service.journal.refused() {
-            Some(cause) => Err(unusable(name, cause, service.journal.is_damaged())),
-            None => Ok(service.machine.phase()),
-        })?;
-        if phase == Phase::Stopped {
-            recall_staged(&handle).await;
-            check_staged(&handle, &config).await?;
-            bring_first(&handle, &config).await?;
-            // What was committed runs, whatever the service file names meanwhile.
-            let path = handle.with(|service| {
-                service.reconfigure(config);
-                service.try_staged();
-                service.path_of(Target::Committed)
-            });
-            check(&handle, path).await?;
-            handle.with(Service::open_listeners)?;
-        } else if phase == Phase::Backoff {
-            bring_first_again(&handle, config).await?;
-        }
+        let file = config.text.clone();
+        let prepared = prepare_start(&handle, config).await;
+        prepared.inspect_err(|error| handle.with(|service| service.note_refused_start(error, &file)))?;
         wait(&handle, Request::Start, Some(asked), Some(progress)).await.map(answer)
     }
 
@@ -271,6 +220,41 @@ impl Daemon {
         let wanted = Wanted::Path(binary, claims, None);
         pipeline.run(wanted, false, (deadline_ms, drain_grace_ms)).await.map(answer)
     }
+}
+
+/// All that can be refused before there is a process.
+async fn prepare_start(handle: &Handle, config: config::Service) -> Result<(), Error> {
+    let phase = handle.with(|service| {
+        service.refused_start = None;
+        service.look_after_journal();
+        // It is started by whoever asks for that here.
+        service.mend_journal_at_rest(false);
+        service.machine.phase()
+    });
+    if phase == Phase::Recovering {
+        // It becomes known only now, and what runs of it is asked what it is doing.
+        handle.settled().await;
+    }
+    let phase = handle.with(|service| match service.journal.refused() {
+        Some(cause) => Err(unusable(&service.name, cause, service.journal.is_damaged())),
+        None => Ok(service.machine.phase()),
+    })?;
+    if phase == Phase::Stopped {
+        recall_staged(handle).await;
+        check_staged(handle, &config).await?;
+        bring_first(handle, &config).await?;
+        // What was committed runs, whatever the service file names meanwhile.
+        let path = handle.with(|service| {
+            service.reconfigure(config);
+            service.try_staged();
+            service.path_of(Target::Committed)
+        });
+        check(handle, path).await?;
+        handle.with(Service::open_listeners)?;
+    } else if phase == Phase::Backoff {
+        bring_first_again(handle, config).await?;
+    }
+    Ok(())
 }
 
 /// A service that never ran waits for its next start. What its file names may have changed since the last one.
@@ -387,7 +371,7 @@ impl Service {
             (Phase::Recovering, _) => api::State::Recovering,
             (Phase::Stopped, _) if self.is_start_awaited() => api::State::Backoff,
             (Phase::Stopped, _) if self.is_first_brought_in() => api::State::Starting,
-            (Phase::Stopped, _) if self.problem.is_some() || self.mistake.is_some() => api::State::Failed,
+            (Phase::Stopped, _) if self.has_problem() => api::State::Failed,
             (Phase::Stopped, _) => api::State::Stopped,
             (Phase::Backoff, _) => api::State::Backoff,
             // Its process has ended a moment ago.
@@ -427,6 +411,22 @@ impl Service {
 }
 
 impl Service {
+    fn has_problem(&self) -> bool {
+        self.problem.is_some() || self.mistake.is_some() || self.refused_start.is_some()
+    }
+
+    /// The operation needs a service that runs. A start does not help while its state cannot be used.
+    pub(super) fn not_running(&self) -> Error {
+        let error = Error::not_running(&self.name);
+        match self.journal.refused() {
+            None => error,
+            Some(cause) => {
+                let Error { message, hint, .. } = unusable(&self.name, cause, self.journal.is_damaged());
+                Error { message: format!("{} {message}", error.message), hint, ..error }
+            }
+        }
+    }
+
     /// What a person should know now.
     fn shown_problem(&self) -> Option<String> {
         let usual = self

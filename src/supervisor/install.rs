@@ -187,7 +187,7 @@ impl Pipeline {
             match service.machine.phase() {
                 // It is kept for the next start.
                 Phase::Stopped if self.asked.what == Operation::Install => Ok(()),
-                Phase::Stopped => Err(Error::not_running(&self.config.name)),
+                Phase::Stopped => Err(service.not_running()),
                 _ => service.may_take_over(&self.config),
             }
         })?;
@@ -286,14 +286,15 @@ impl Pipeline {
         let given = wanted.given().unwrap_or_else(|| path.clone());
         let staged = staging::staged(binary, &given, self.asked.version.clone());
         staging::stage(&self.handle, staged).await?;
-        let took_us = self.asked.elapsed_us();
         let outcome = self.handle.with(|service| {
             let to = history::Version {
                 path: given.clone(),
                 sha256: Some(hex(&binary.sha256)),
                 version: self.asked.version.clone(),
             };
-            service.recorder.append(self.entry(service, history::Ending::Staged, None, to));
+            let entry = self.entry(service, history::Ending::Staged, None, to);
+            let took_us = entry.took_us;
+            service.recorder.append(entry);
             service.as_it_is(api::Ending::Staged, took_us)
         });
         Ok(api::Outcome {
@@ -322,23 +323,12 @@ impl Pipeline {
             }
             Ok::<_, Error>(())
         })?;
-        let waited_us = self.asked.elapsed_us();
         let request = Request::Upgrade { target: Target::Candidate, deadline_ms, drain_grace_ms };
-        let mut outcome =
-            wait(&self.handle, request, Some(self.asked.clone()), self.progress.clone()).await?;
-        outcome.took_us += waited_us;
-        let later = outcome
-            .phases
-            .into_iter()
-            .map(|phase| api::PhaseTime { started_us: phase.started_us + waited_us, ..phase });
-        outcome.phases = self.asked.before.iter().cloned().chain(later).collect();
-        self.handle.with(|service| {
-            service.last = Some(outcome.clone());
-            if outcome.outcome == api::Ending::Committed {
-                // The newest counts.
-                service.unstage();
-            }
-        });
+        let outcome = wait(&self.handle, request, Some(self.asked.clone()), self.progress.clone()).await?;
+        if outcome.outcome == api::Ending::Committed {
+            // The newest counts.
+            self.handle.with(Service::unstage);
+        }
         afterwards(&self.handle, &self.config, told, &outcome, path).await;
         Ok(outcome)
     }

@@ -16,6 +16,9 @@ use super::service_files::{FileLook, Files, Found, Looks, silent};
 use crate::config::{self, Glimpse, judge};
 use crate::control::{Error, Kind, api};
 
+/// The service goes by what it knows.
+const UNTIL_RIGHT: &str = "Until it is right, what was read before counts.";
+
 /// A service file that cannot be used, of a service that was never known.
 #[derive(Debug)]
 pub(super) struct Broken {
@@ -128,7 +131,11 @@ impl Daemon {
             self.services.borrow_mut().remove(name);
             return;
         }
-        handle.with(|service| service.learn_file(found));
+        let conflict = match &found {
+            Found::File(_, Ok(config)) => self.refuse_conflicts(config).err(),
+            _ => None,
+        };
+        handle.with(|service| service.learn_file(found, conflict));
     }
 
     pub(super) async fn all(&self) -> Vec<Handle> {
@@ -239,21 +246,29 @@ impl Broken {
 
 impl Service {
     /// What is at the place of its file by now.
-    fn learn_file(&mut self, found: Found) {
+    fn learn_file(&mut self, found: Found, conflict: Option<Error>) {
         let file = self.shared.dirs.service_file(&self.name);
+        match &found {
+            Found::File(_, Ok(config)) => self.compare_refused_start(Some(config)),
+            Found::File(_, Err(_)) => self.compare_refused_start(None),
+            Found::Same | Found::Absent | Found::Silent(_) => {}
+        }
         let (look, mistake) = match found {
             Found::Same => return,
-            Found::File(look, Ok(_)) => (Some(look), None),
+            Found::File(look, Ok(_)) => {
+                let told = |error| format!("Its service file is wrong: {error} {UNTIL_RIGHT}");
+                (Some(look), conflict.map(told))
+            }
             Found::File(look, Err((errors, _))) => {
                 let cause = told(&errors).into_iter().next().map(|(_, cause)| cause).unwrap_or_default();
-                let told = format!(
-                    "Its service file is wrong: {cause} Until it is right, what was read before counts."
-                );
-                (Some(look), Some(told))
+                (Some(look), Some(format!("Its service file is wrong: {cause} {UNTIL_RIGHT}")))
             }
             Found::Absent => {
-                let told =
-                    format!("Its service file {} is gone: a stop ends the service for good.", file.display());
+                let told = format!(
+                    "Its service file {} is gone: the service runs until you stop it, and is then forgotten. Put the file back to \
+                     keep the service.",
+                    file.display()
+                );
                 (None, Some(told))
             }
             Found::Silent(cause) => {

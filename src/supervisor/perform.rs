@@ -216,6 +216,7 @@ impl Service {
 
     fn report(&mut self, outcome: Outcome) {
         self.timeline.decided();
+        self.timeline.told();
         self.collect_all_killed();
         let (ending, reason) = match outcome {
             Outcome::Started => (api::Ending::Started, None),
@@ -228,6 +229,7 @@ impl Service {
         tracing::info!(service = %self.name, ?ending, reason = reason.as_ref().map(ToString::to_string));
         let is_well = matches!(ending, api::Ending::Committed | api::Ending::Started);
         if is_well {
+            self.refused_start = None;
             self.end_try(true);
         } else if ending == api::Ending::Stopped {
             // It was not tried to its end: what is staged still waits for the next start.
@@ -241,6 +243,10 @@ impl Service {
         let error = reason.as_ref().filter(|_| ending == api::Ending::Failed).map(|why| self.failed(why));
         let completed = std::mem::take(&mut self.completes) && ending == api::Ending::Committed;
         let completed = completed.then(|| COMPLETED.to_owned());
+        let asked =
+            self.operations.iter().chain(&self.incoming).find_map(|operation| operation.asked.as_ref());
+        let times = asked.map(|asked| asked.times(&self.timeline));
+        let (took_us, phases) = times.unwrap_or_else(|| (self.timeline.took_us(), self.timeline.phases()));
         let outcome = api::Outcome {
             handoff: self.handoff(),
             reason: reason.map(|reason| self.with_lock_trouble(reason.to_string())).or(completed),
@@ -248,9 +254,9 @@ impl Service {
             restarted: ending == api::Ending::RolledBack && self.was_restarted(),
             connections: self.timeline.connections(),
             lost_datagrams: self.timeline.lost(),
-            phases: self.timeline.phases(),
+            phases,
             killed: self.killed.clone(),
-            ..self.as_it_is(ending, self.timeline.took_us())
+            ..self.as_it_is(ending, took_us)
         };
         self.last = Some(outcome.clone());
         self.record_end(ending.into(), outcome.reason.as_deref());
@@ -290,8 +296,12 @@ impl Service {
 
     fn answer_all(&mut self, answer: &Result<api::Outcome, Error>) {
         for operation in self.operations.drain(..).chain(self.incoming.take()) {
+            let mut answer = answer.clone();
+            if let (Ok(outcome), Some(asked)) = (&mut answer, &operation.asked) {
+                (outcome.took_us, outcome.phases) = asked.times(&self.timeline);
+            }
             // Whoever asked may have hung up.
-            let _ = operation.reply.send(answer.clone());
+            let _ = operation.reply.send(answer);
         }
     }
 
@@ -301,7 +311,7 @@ impl Service {
         let error = match refusal {
             Refusal::Busy(phase) => Error::busy(&self.name, phase_of(*phase, self.machine.incumbent())),
             Refusal::Retiring => Error::busy(&self.name, "the process that was replaced is still leaving"),
-            Refusal::NotRunning => Error::not_running(&self.name),
+            Refusal::NotRunning => self.not_running(),
             Refusal::AlreadyRunning => {
                 Error::already_running(&self.name, self.pid().or(self.pid_of_shim()).unwrap_or(0))
             }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use handoff_protocol::ids::HandoffId;
+use handoff_protocol::ids::{HandoffId, ServiceName};
 use handoff_protocol::record::Fact;
 use handoff_protocol::supervisor::Phase;
 use tokio::sync::watch;
@@ -109,7 +109,7 @@ impl Preparation {
             let is_wanted = service.preparation.take_if(|it| Rc::ptr_eq(it, self)).is_some();
             match done.filter(|_| is_wanted) {
                 Some(done) => done,
-                None => Err(Error::rejected(&service.name, CANCELLED, "Nothing has changed.")),
+                None => Err(called_off(&service.name)),
             }
         })
     }
@@ -118,6 +118,15 @@ impl Preparation {
         self.is_called_off.store(true, Ordering::Relaxed);
         self.called_off.send_replace(true);
     }
+}
+
+fn called_off(name: &ServiceName) -> Error {
+    Error::rejected(name, CANCELLED, "Nothing has changed.")
+}
+
+/// Whether this is the answer to who asked for what was called off.
+pub(super) fn was_called_off(name: &ServiceName, error: &Error) -> bool {
+    *error == called_off(name)
 }
 
 impl Service {

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::lane::Lane;
 use super::service::Service;
-use super::timeline::Operation;
+use super::timeline::{Operation, Timeline};
 use crate::control::{Caller, api};
 use crate::history::{self, ENTRIES_MAX, Ending, Entry, History, Version};
 use crate::journal::unix_ms;
@@ -68,6 +68,22 @@ impl Asked {
             self.version = Some(version.to_owned());
             self.to.iter_mut().for_each(|to| to.version = Some(version.to_owned()));
         }
+    }
+
+    /// How long after the request this began, in microseconds.
+    pub(super) fn waited_us(&self, timeline: &Timeline) -> u64 {
+        timeline.waited_us(self.since)
+    }
+
+    /// How long it took, and its phases: what every answer, `status` and the history tell.
+    pub(super) fn times(&self, timeline: &Timeline) -> (u64, Vec<api::PhaseTime>) {
+        let waited_us = self.waited_us(timeline);
+        let later = timeline
+            .phases()
+            .into_iter()
+            .map(|phase| api::PhaseTime { started_us: phase.started_us.saturating_add(waited_us), ..phase });
+        let phases = self.before.iter().cloned().chain(later).collect();
+        (waited_us.saturating_add(timeline.took_us()), phases)
     }
 
     /// Microseconds since it was asked for.
@@ -198,12 +214,7 @@ impl Service {
 
     /// What is to be told of an operation as things are now.
     pub(super) fn entry(&self, asked: &Asked, outcome: Ending, reason: Option<&str>) -> Entry {
-        let waited_us = asked.elapsed_us().saturating_sub(self.timeline.age_us());
-        let later = self
-            .timeline
-            .phases()
-            .into_iter()
-            .map(|phase| api::PhaseTime { started_us: phase.started_us.saturating_add(waited_us), ..phase });
+        let (took_us, phases) = asked.times(&self.timeline);
         // What was not started: its path is all that is known.
         let candidate = || {
             let path = self.path_of(Target::Candidate);
@@ -218,8 +229,8 @@ impl Service {
             to: asked.to.clone().or_else(|| (asked.what != history::Operation::Stop).then(candidate)),
             by: asked.by.clone(),
             at: asked.at_unix_ms,
-            took_us: waited_us.saturating_add(self.timeline.took_us()),
-            phases: asked.before.iter().cloned().chain(later).collect(),
+            took_us,
+            phases,
             accept_gap_us: self.timeline.gap_us(),
             restarted: outcome == Ending::RolledBack && self.was_restarted(),
             connections: self.timeline.connections(),

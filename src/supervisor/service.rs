@@ -28,7 +28,8 @@ use super::origin::Origin;
 use super::party::{Party, Serial};
 use super::policy::policy;
 use super::preparation::Preparation;
-use super::recording::{Asked, Recorder};
+use super::recording::Recorder;
+use super::refusal::RefusedStart;
 use super::service_files::FileLook;
 use super::state::Opened;
 use super::timeline::{Operation, Timeline, progress};
@@ -98,6 +99,8 @@ pub(super) struct Service {
     pub(super) finding: Option<String>,
     /// What is wrong with its file by now.
     pub(super) mistake: Option<String>,
+    /// Why the last start was refused.
+    pub(super) refused_start: Option<RefusedStart>,
     /// What its file looked like when it was read last.
     pub(super) file_look: Option<FileLook>,
     /// What went wrong with its processes.
@@ -171,6 +174,7 @@ impl Handle {
                 problem,
                 finding: None,
                 mistake: None,
+                refused_start: None,
                 file_look: None,
                 trouble: Trouble::default(),
                 next_try_unix_ms: None,
@@ -328,7 +332,8 @@ impl Service {
             _ if self.incumbent.is_none() => Doing::Starts,
             _ => Doing::Serves,
         };
-        let told = [self.mistake.clone(), self.problem.clone(), self.trouble.told(doing)];
+        let refused = self.refused_start.as_ref().map(|refused| refused.told().to_owned());
+        let told = [self.mistake.clone(), self.problem.clone(), refused, self.trouble.told(doing)];
         let told: Vec<String> = told.into_iter().flatten().collect();
         (!told.is_empty()).then(|| told.join(" "))
     }
@@ -352,16 +357,18 @@ impl Service {
             return None;
         }
         (self.shown, self.shown_share) = (phase, share);
-        self.timeline.enter(phase);
-        self.tell_progress(phase, self.phase_detail());
+        let at_us = self.timeline.enter(phase);
+        self.tell_progress(phase, at_us, self.phase_detail());
         Some(phase)
     }
 
-    pub(super) fn tell_progress(&self, phase: &str, detail: Option<String>) {
-        let (handoff, at_us) = (self.handoff(), self.timeline.age_us());
+    /// `at_us` is by the clock of the timeline.
+    pub(super) fn tell_progress(&self, phase: &str, at_us: u64, detail: Option<String>) {
+        let handoff = self.handoff();
         for operation in self.operations.iter().chain(&self.incoming) {
             // What came before the machine was asked counts.
-            let at_us = operation.asked.as_ref().map_or(at_us, Asked::elapsed_us);
+            let waited_us = operation.asked.as_ref().map_or(0, |asked| asked.waited_us(&self.timeline));
+            let at_us = waited_us.saturating_add(at_us);
             if let Some(sink) = &operation.progress {
                 sink.send(progress(&self.name, handoff, phase, at_us, detail.clone()));
             }

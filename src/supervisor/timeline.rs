@@ -35,6 +35,8 @@ pub(super) struct Timeline {
     gap_us: Option<u64>,
     /// When the outcome was decided; what follows is only the old process leaving.
     decided_us: Option<u64>,
+    /// When it was told. All who are told get the same lengths.
+    told_us: Option<u64>,
 }
 
 impl Timeline {
@@ -49,7 +51,13 @@ impl Timeline {
             without_room: Cell::default(),
             gap_us: None,
             decided_us: None,
+            told_us: None,
         }
+    }
+
+    /// How long after the request it began, in microseconds.
+    pub(super) fn waited_us(&self, requested: Instant) -> u64 {
+        micros(self.began.saturating_duration_since(requested))
     }
 
     /// How long ago it began, in microseconds.
@@ -57,9 +65,11 @@ impl Timeline {
         micros(self.began.elapsed())
     }
 
-    /// A phase begins.
-    pub(super) fn enter(&mut self, phase: &str) {
-        self.phases.push((phase.to_owned(), self.age_us()));
+    /// A phase begins. Gives when.
+    pub(super) fn enter(&mut self, phase: &str) -> u64 {
+        let at_us = self.age_us();
+        self.phases.push((phase.to_owned(), at_us));
+        at_us
     }
 
     /// The incumbent was told to stop accepting, or is gone. The first counts.
@@ -121,6 +131,11 @@ impl Timeline {
         self.decided_us.get_or_insert(now);
     }
 
+    /// Its end is told: the last phase lasts until now.
+    pub(super) fn told(&mut self) {
+        self.told_us = Some(self.age_us());
+    }
+
     /// It is not, after all.
     pub(super) fn undecided(&mut self) {
         self.decided_us = None;
@@ -134,9 +149,14 @@ impl Timeline {
         self.gap_us
     }
 
-    /// The phases with their lengths; the last one lasts until now.
+    /// The phases with their lengths; the last one lasts until the end was told, or until now.
     pub(super) fn phases(&self) -> Vec<api::PhaseTime> {
-        let ends = self.phases.iter().skip(1).map(|(_, started)| *started).chain([self.age_us()]);
+        let ends = self
+            .phases
+            .iter()
+            .skip(1)
+            .map(|(_, started)| *started)
+            .chain([self.told_us.unwrap_or_else(|| self.age_us())]);
         let times = self.phases.iter().zip(ends).map(|((phase, started_us), end)| api::PhaseTime {
             phase: phase.clone(),
             started_us: *started_us,

@@ -76,7 +76,7 @@ impl Service {
 
     /// It is known what runs, so nothing that a damaged journal says is needed to go on.
     fn set_journal_aside(&mut self) {
-        let cause = self.journal.refused().unwrap_or_default().to_owned();
+        let damage = self.journal.damage().unwrap_or_default().to_owned();
         let begun = self.wait_for_journal(|dirs, name, lane| {
             let path = dirs.journal(&name);
             let failed = |source| JournalError::Storage { path: path.clone(), what: "move it away", source };
@@ -95,18 +95,19 @@ impl Service {
             }
             Ok(aside)
         });
+        const BEGUN: &str = "began a new one with what runs. You need not do anything; check the disk.";
         let told = match begun {
             Ok(Some(aside)) => {
-                format!(
-                    "{cause}; this was done, as {}, and a new journal was begun with what runs",
-                    aside.display()
-                )
+                format!("{damage}. The daemon has moved that journal to {} and {BEGUN}", aside.display())
             }
-            Ok(None) => format!("{cause}; a new journal was begun with what runs"),
-            Err(error) => format!("{cause}; nothing can be committed until then, for {error}"),
+            Ok(None) => format!("{damage}. That journal is gone by now, and the daemon {BEGUN}"),
+            Err(error) => format!(
+                "{damage}. The daemon could not move that journal away and begin a new one: {error}. The service runs on, and no \
+                 upgrade of it is committed. Move the journal away yourself, or restore it; the next upgrade then works."
+            ),
         };
         tracing::error!(service = %self.name, "{told}");
-        self.problem = Some(format!("{told}."));
+        self.problem = Some(told);
     }
 
     /// As far as the journal and the store remember.

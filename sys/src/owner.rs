@@ -31,6 +31,11 @@ impl Owner {
         holder_of_socket(inode)
     }
 
+    /// Whether it is a daemon of handoff, or a helper of one, which holds sockets for others. They go by their names.
+    pub fn is_supervisor(&self) -> bool {
+        self.name.starts_with("handoff")
+    }
+
     fn of(pid: u32) -> Owner {
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         Owner { pid, name: name.trim_end().to_owned() }
@@ -38,7 +43,7 @@ impl Owner {
 }
 
 /// Finds the process that keeps `address` from being bound: one that listens there or on a wildcard of the same port,
-/// or else one with a connection from there. `None` if it cannot be known, for example for another user's process.
+/// or else one with a connection from there. Of several that hold the socket it is the supervisor. `None` if it cannot be known, for example for another user's process.
 /// Reads `/proc`; some milliseconds with thousands of processes.
 pub fn of_tcp(address: SocketAddr) -> Option<Owner> {
     in_the_way(TCP, address).iter().find_map(|entry| holder_of_socket(entry.inode))
@@ -159,7 +164,9 @@ fn holder_of_socket(inode: u64) -> Option<Owner> {
         let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
         fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|link| link.as_os_str() == wanted.as_str()))
     };
-    pids.into_iter().find(holds).map(Owner::of)
+    let mut holders = pids.into_iter().filter(holds).map(Owner::of).peekable();
+    let first = holders.peek().cloned();
+    holders.find(Owner::is_supervisor).or(first)
 }
 
 #[cfg(test)]

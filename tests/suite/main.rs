@@ -8,6 +8,7 @@ mod support;
 mod adapters;
 mod adoption;
 mod adoption_library;
+mod answers;
 mod canary;
 mod cancel;
 mod census;

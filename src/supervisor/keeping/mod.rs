@@ -133,6 +133,21 @@ impl Keeping {
         found.map(|(key, fd)| Ok((key.clone(), fd.try_clone()?))).collect()
     }
 
+    /// The service one of whose listeners is this.
+    pub(super) fn holder_of_listener(&self, is_it: impl Fn(BorrowedFd<'_>) -> bool) -> Option<ServiceName> {
+        let state = self.inner.state.borrow();
+        let mut listeners = state.held.iter().filter(|(key, _)| !key.starts_with('.'));
+        let (key, _) = listeners.find(|(_, fd)| is_it(fd.as_fd()))?;
+        key.split('/').next()?.parse().ok()
+    }
+
+    /// The service one of whose processes has this pidfd.
+    pub(super) fn holder_of_process(&self, is_it: impl Fn(BorrowedFd<'_>) -> bool) -> Option<ServiceName> {
+        let state = self.inner.state.borrow();
+        let (key, _) = state.with_prefix(PROCESSES).find(|(_, fd)| is_it(fd.as_fd()))?;
+        key.strip_prefix(PROCESSES)?.split('/').next()?.parse().ok()
+    }
+
     /// Has what is held by this key closed.
     pub(super) fn drop_key(&self, key: &str) {
         self.inner.state.borrow_mut().held.remove(key);
@@ -167,20 +182,20 @@ impl Keeping {
 
     /// The pidfds of all processes of a service that are kept, by the handoff that started them.
     pub(super) fn processes(&self, service: &ServiceName) -> io::Result<Vec<(HandoffId, OwnedFd)>> {
-        let prefix = format!(".pid/{service}/");
+        let prefix = format!("{PROCESSES}{service}/");
         let held = self.held(&prefix)?.into_iter();
         Ok(held.filter_map(|(key, pidfd)| Some((key.strip_prefix(&prefix)?.parse().ok()?, pidfd))).collect())
     }
 
     /// No process of the service is left.
     pub(super) fn forget_processes(&self, service: &ServiceName) {
-        self.drop_prefix(&format!(".pid/{service}/"));
+        self.drop_prefix(&format!("{PROCESSES}{service}/"));
     }
 
     /// No other processes of the service are left than those of these handoffs.
     pub(super) fn keep_only(&self, service: &ServiceName, handoffs: impl Iterator<Item = HandoffId>) {
         let known: Vec<String> = handoffs.map(|handoff| process_key(service, handoff)).collect();
-        self.drop_all_but(&format!(".pid/{service}/"), &known);
+        self.drop_all_but(&format!("{PROCESSES}{service}/"), &known);
     }
 
     /// The end of a process is known.
@@ -275,8 +290,10 @@ fn leaves_it_usable(error: &Error) -> bool {
 }
 
 /// The name of a service does not begin with a dot, so these are among no service's listeners.
+const PROCESSES: &str = ".pid/";
+
 fn process_key(service: &ServiceName, handoff: HandoffId) -> String {
-    format!(".pid/{service}/{handoff}")
+    format!("{PROCESSES}{service}/{handoff}")
 }
 
 fn start(dirs: &Dirs) -> Result<Client, Error> {

@@ -32,6 +32,7 @@ impl Service {
             return Ok(());
         }
         let refused = |error: SlotError| {
+            let error = self.with_holder(error);
             let message = format!("Service {:?} cannot listen: {error}.", self.name.as_str());
             Error::new(Kind::BindFailed, message, "Nothing was started.")
         };

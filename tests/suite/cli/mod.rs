@@ -155,6 +155,7 @@ fn a_wrong_command_line_exits_with_64() {
             "--drain-grace (2m) is longer than --deadline (1m)",
         ),
         (&["logs", "s3", "--tail=-1"], "--tail"),
+        (&["kill", "--signal=SEGV", "s3"], "HUP, INT, QUIT, USR1, USR2, WINCH, TERM, KILL"),
         (&["man", "upgrad"], "Did you mean \"upgrade\"?"),
     ];
     for (arguments, expected) in table {
@@ -162,7 +163,7 @@ fn a_wrong_command_line_exits_with_64() {
         assert_eq!(ran.code, Some(64), "{arguments:?}");
         assert!(ran.stderr.contains(expected), "{arguments:?}: {ran:?}");
         // A program gets it in the form that it asks for.
-        if let [verb @ ("reboot" | "upgrade"), rest @ ..] = arguments {
+        if let [verb @ ("reboot" | "upgrade" | "kill"), rest @ ..] = arguments {
             let ran = world.run(&[&[*verb, "--json"], rest].concat());
             assert_eq!(ran.code, Some(64), "{arguments:?}");
             let error = &ran.objects()[0]["error"];

@@ -81,6 +81,7 @@ fn a_service_that_runs_is_taken_over_although_its_journal_is_damaged() {
         let problem = status.problem.expect("it is told");
         let aside = kept.rig.path("state/services/s/journal.aside-1");
         assert!(problem.contains("damaged") && problem.contains(aside.to_str().unwrap()), "{problem}");
+        assert!(problem.contains("You need not do anything") && !problem.contains("restore"), "{problem}");
         assert!(aside.exists() && status.generation.0 > 0);
         kept.is_managed(pid);
     }
@@ -97,6 +98,17 @@ fn a_service_that_is_down_is_known_with_its_damaged_journal_and_the_remedy_works
     kept.rig.start_daemon();
     let (code, said) = kept.said(&["start", "s"]);
     assert!(code == Some(1) && said.contains("move it away") && said.contains("handoff start s"), "{said}");
+    for verb in ["upgrade", "restart", "kill"] {
+        let more = if verb == "kill" { &["-s", "HUP"][..] } else { &[] };
+        let (code, said) = kept.said(&[&[verb, "s"], more].concat());
+        assert_eq!(code, Some(1), "{said}");
+        assert!(
+            said.contains("move it away") && said.contains("Do that, then: handoff start s"),
+            "{verb}: {said}"
+        );
+    }
+    let (code, said) = kept.said(&["stop", "s"]);
+    assert!(code == Some(1) && said.contains("does not run"), "{said}");
     assert!(kept.said(&["list"]).1.contains("failed"));
     let status = kept.rig.status("s");
     assert_eq!((status.state, status.pid), (State::Failed, None));

@@ -1,0 +1,113 @@
+//! Ctrl-C while the daemon is at work: the command ends, the work goes on, and the user learns how to watch it and how to call it off.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use handoff_protocol::ids::ServiceName;
+use indicatif::ProgressBar;
+
+use super::exit::{Exit, Failure};
+use super::output::{Output, note};
+use crate::control::api::Request;
+use crate::sys::poll::{PollFlags, poll_one};
+use crate::sys::process::{Signal, dies_of};
+use crate::sys::signal_fd::signal_fd;
+
+/// What goes on in the daemon, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct GoesOn {
+    message: String,
+    hint: String,
+}
+
+impl GoesOn {
+    /// Of a request that has an outcome.
+    pub(super) fn of(request: &Request) -> GoesOn {
+        let (what, service) = match request {
+            Request::Start(service) => ("start", service),
+            Request::Stop(service) => ("stop", service),
+            Request::Restart(service) => ("restart", service),
+            Request::Upgrade(upgrade) => ("upgrade", &upgrade.service),
+            Request::Install(install) => ("upgrade", &install.service),
+            Request::Rollback(rollback) => ("rollback", &rollback.service),
+            Request::Cancel(service) => ("cancellation", service),
+            other => unreachable!("there is no outcome to wait for: {other:?}"),
+        };
+        let watch = format!("Watch it: handoff status {service}");
+        let hint = match request {
+            Request::Stop(_) | Request::Cancel(_) => watch,
+            _ => format!("{watch}; call it off: handoff cancel {service}"),
+        };
+        GoesOn { message: format!("The {what} of {service} goes on in the daemon."), hint }
+    }
+
+    /// Of several upgrades at once.
+    pub(super) fn all<'a>(under_way: impl IntoIterator<Item = &'a ServiceName>) -> GoesOn {
+        let names: Vec<&str> = under_way.into_iter().map(ServiceName::as_str).collect();
+        let message = match &names[..] {
+            [] => "No upgrade is under way, and no other begins.".to_owned(),
+            names => format!("No other upgrade begins; under way in the daemon: {}.", names.join(", ")),
+        };
+        GoesOn {
+            message,
+            hint: "Watch one: handoff status NAME; call it off: handoff cancel NAME".to_owned(),
+        }
+    }
+}
+
+/// SIGINT does not end this process by itself any more.
+#[derive(Debug)]
+pub(super) struct Interrupt(Option<OwnedFd>);
+
+/// As long as this is there, an interrupt is told.
+#[derive(Debug)]
+pub(super) struct Watch(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// For a process of one thread. Where SIGINT is ignored, as below nohup, it stays so.
+    pub(super) fn hold() -> Interrupt {
+        let is_deadly = dies_of(std::process::id(), Signal::SIGINT);
+        Interrupt(is_deadly.then(|| signal_fd(Signal::SIGINT).ok()).flatten())
+    }
+
+    /// From now on it ends the process with this sentence, after the moving line is cleared.
+    pub(super) fn tell(
+        self,
+        json: bool,
+        bar: Option<ProgressBar>,
+        goes_on: impl FnOnce() -> GoesOn + Send + 'static,
+    ) -> Watch {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let watch = Watch(Arc::clone(&is_over));
+        let Some(interrupts) = self.0 else { return watch };
+        std::thread::spawn(move || {
+            while !poll_one(&interrupts, PollFlags::POLLIN, None).is_ok_and(|found| !found.is_empty()) {}
+            if !is_over.load(Ordering::Acquire) {
+                bar.inspect(ProgressBar::finish_and_clear);
+                say(&goes_on(), json);
+            }
+            std::process::exit(Exit::Interrupted as i32);
+        });
+        watch
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+fn say(GoesOn { message, hint }: &GoesOn, json: bool) {
+    if !json {
+        return note(format!("{message} {hint}"));
+    }
+    let failure = Failure::Own {
+        kind: "interrupted",
+        message: message.clone(),
+        hint: hint.clone(),
+        exit: Exit::Interrupted,
+    };
+    Output::new(true).failure(&failure);
+}

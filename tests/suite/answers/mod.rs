@@ -1,0 +1,46 @@
+//! What `handoff` says when something is not as it should be: the cause, the place, and a step that works.
+
+mod environment;
+mod files;
+mod interrupt;
+mod list;
+mod refused;
+mod times;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Output;
+
+use crate::support::Rig;
+
+/// A command that has ended.
+#[derive(Debug)]
+struct Said {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Said {
+    fn of(Output { status, stdout, stderr }: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+    }
+}
+
+fn say(rig: &Rig, args: &[&str]) -> Said {
+    Said::of(rig.run(args))
+}
+
+/// Writes the file of a service that is started where it lies.
+fn write(rig: &Rig, name: &str, binary: &Path, address: &str, more: &str) {
+    let data = rig.path("data");
+    let text = format!(
+        "binary = {binary:?}\nargs = [{data:?}]\nautostart = false\nstore = false\n{more}\n[listen]\nmain = \"{address}\"\n"
+    );
+    std::fs::write(rig.path(&format!("config/services/{name}.toml")), text).unwrap();
+}
+
+fn at_all(address: SocketAddr) -> String {
+    format!("0.0.0.0:{}", address.port())
+}

@@ -254,5 +254,6 @@ fn a_stranger_gets_nothing_while_a_program_takes_its_time_to_end_after_its_liste
     });
     handoff::sys::descriptor::set_nonblocking(&stranger, true).unwrap();
     let got = std::iter::from_fn(|| accept(&stranger, SockFlag::empty()).ok()).count();
-    assert!(got <= 2, "the stranger got {got} connections");
+    // One client each 20 ms.
+    assert!(got < LINGERS_MS as usize / 2 / 20, "the stranger got {got} connections");
 }

@@ -119,3 +119,46 @@ fn a_line_that_is_cut_by_the_end_of_a_program_stands_alone() {
     let ends = log.lines().filter(|line| *line == "handoff: the program was ended by signal 9").count();
     assert_eq!((ends, log.lines().filter(|line| line.is_empty()).count()), (2, 0), "{log:?}");
 }
+
+/// It has left an orphan, which is a child of its shim from then on.
+const LEAVES_AN_ORPHAN: &str = r#"
+import os, signal, socket, sys
+host, port = sys.argv[1].split(":")
+middle = os.fork()
+if middle == 0:
+    if os.fork() == 0:
+        signal.pause()
+    os._exit(0)
+os.waitpid(middle, 0)
+listener = socket.create_server((host, int(port)))
+while True:
+    connection, _ = listener.accept()
+    if connection.recv(100):
+        connection.sendall(b"%d\n" % os.getpid())
+    connection.close()
+"#;
+
+/// On a full disk its file stays empty, and who cleans up removes it.
+#[test]
+fn a_program_whose_pid_is_not_written_down_is_known_to_the_next_daemon() {
+    for removed in [false, true] {
+        let mut rig = Rig::new();
+        let address = free_address();
+        let text = format!(
+            "binary = \"/usr/bin/python3\"\nargs = [\"-c\", {LEAVES_AN_ORPHAN:?}, \"{address}\"]\nautostart = false\n\
+             store = false\nadapter = \"inject\"\nmode = \"exclusive\"\n[listen]\nmain = \"{address}\"\n"
+        );
+        std::fs::write(rig.path("config/services/s.toml"), text).unwrap();
+        rig.call(Request::Start(service("s"))).unwrap();
+        let program: u32 = ask(address, "x").unwrap().parse().unwrap();
+        let mut daemon = rig.daemon.take().unwrap();
+        crate::support::kill(daemon.id());
+        daemon.wait().unwrap();
+        let mut files = std::fs::read_dir(rig.path("run/adopt")).unwrap().map(|entry| entry.unwrap().path());
+        let file = files.find(|path| path.extension().is_some_and(|it| it == "pid")).unwrap();
+        if removed { std::fs::remove_file(&file) } else { std::fs::write(&file, "") }.unwrap();
+        rig.start_daemon();
+        assert_eq!(rig.settled("s").pid, Some(program), "removed: {removed}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("{program}\n"));
+    }
+}

@@ -10,7 +10,7 @@ use handoff::sys::process::Signal;
 use handoff::sys::user::effective_user;
 
 use crate::support::at_end::AtEnd;
-use crate::support::{Rig, SmallDisk, ask, free_address, kill, service, signal, wait_for};
+use crate::support::{Rig, SmallDisk, ask, free_address, service, signal, wait_for};
 
 /// How many files the disk of a directory can have.
 const FILES: usize = 60;
@@ -46,13 +46,6 @@ fn fill(path: &Path) -> PathBuf {
     fs::create_dir(&fill).unwrap();
     let full = (0..FILES).find_map(|number| fs::File::create(fill.join(number.to_string())).err());
     assert!(full.unwrap().to_string().contains("No space left"));
-    fill
-}
-
-/// A disk of which every byte is taken.
-fn fill_up(path: &Path) -> PathBuf {
-    let fill = path.join("fill");
-    fs::write(&fill, vec![0; 1 << 20]).unwrap_err();
     fill
 }
 
@@ -108,31 +101,4 @@ fn a_shim_that_finds_no_room_for_its_files_says_which_and_is_tried_again() {
         assert_ne!(pid(address), first);
         rig.stop_daemon();
     }
-}
-
-#[test]
-fn a_program_whose_pid_could_not_be_written_down_is_known() {
-    if effective_user() != 0 {
-        eprintln!("not run: it needs root");
-        return;
-    }
-    let (mut rig, disk, address) = serve_on("run");
-    let first = pid(address);
-    let full = fill_up(&disk.0);
-    kill(first);
-    let status = wait_for("it to serve", || {
-        Some(rig.status("s")).filter(|status| status.state == State::Serving && status.restarts == 1)
-    });
-    let second = pid(address);
-    assert_eq!(status.pid, Some(second), "{status:?}");
-    fs::remove_file(full).unwrap();
-    assert_eq!(rig.status("s").pid, Some(second));
-    let shim = status.shim.unwrap();
-    let written = || {
-        let files = fs::read_dir(rig.path("run/adopt")).unwrap().flatten().map(|entry| entry.path());
-        let mut pids = files.filter(|path| path.extension().is_some_and(|it| it == "pid"));
-        pids.find_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok())
-    };
-    assert_eq!(written(), Some(second), "for the next daemon; the shim is {shim}");
-    rig.stop_daemon();
 }

@@ -1,15 +1,15 @@
-//! Why the kernel refused a call.
+//! Error numbers of the kernel.
 
 use std::io;
 
 pub use nix::errno::Errno;
 
-/// The reason that an error of the standard library has, if the kernel gave one.
+/// The errno of a standard library error, if it came from the kernel.
 pub fn errno_of(error: &io::Error) -> Option<Errno> {
     error.raw_os_error().map(Errno::from_raw)
 }
 
-/// Makes a call again for as long as a signal interrupts it.
+/// Repeats a call while a signal interrupts it (EINTR).
 pub fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     loop {
         match call() {

@@ -1,4 +1,4 @@
-//! Signals that a process is to be deaf to, such that another one is to hear, and one that is to end it.
+//! Ignores signals, sends them, and ends this process by one.
 
 use std::ffi::c_int;
 use std::fs;
@@ -10,18 +10,19 @@ use nix::unistd::Pid;
 
 use super::errno::Errno;
 
-/// Ignores a signal in the whole process, from now on. A program that it starts through [`super::spawn`] hears it again.
+/// Ignores a signal in the whole process. Programs started through [`super::spawn`] get it at its default again.
 pub fn ignore(which: Signal) -> io::Result<()> {
-    // SAFETY: no handler of ours is installed, so nothing of this process can run at a bad time.
+    // SAFETY: this installs no handler, so no code of this process can run asynchronously.
     Ok(unsafe { signal(which, SigHandler::SigIgn) }.map(drop)?)
 }
 
-/// Ends this process by a signal, also one that it blocks or ignores. Comes back if the signal ends no process.
+/// Ends this process by a signal, even one that it blocks or ignores. Returns only if the signal does not end a
+/// process.
 pub fn die_by(signal: c_int) {
-    // nix names no real-time signal, by which a process may end as well.
+    // nix has no names for real-time signals, which can end a process as well.
     let mut set = MaybeUninit::uninit();
-    // SAFETY: the default is no handler of ours; the set is filled before it is read. The signal is for this thread, so no other one
-    // takes it.
+    // SAFETY: the default installs no handler; the set is filled before it is read. The signal goes to this thread, so
+    // no other takes it.
     unsafe {
         libc::signal(signal, libc::SIG_DFL);
         libc::sigemptyset(set.as_mut_ptr());
@@ -31,33 +32,35 @@ pub fn die_by(signal: c_int) {
     }
 }
 
-/// Sends a signal to a process, which may be another one that has got the number by now. That it is gone is no error.
+/// Sends a signal to a pid, which may have been reused. ESRCH is ignored: the process already exited.
 pub fn send_plain(pid: u32, signal: Signal) {
     if let Some(pid) = process(pid) {
         let _ = kill(pid, signal);
     }
 }
 
-/// Sends a signal to all members of a process group. That there is none any more is no error.
+/// Sends a signal to all members of a process group. ESRCH is ignored: the group is already empty.
 pub fn send_to_group(leader: u32, signal: Signal) {
     if let Some(leader) = process(leader) {
         let _ = killpg(leader, signal);
     }
 }
 
-/// 0 and negative numbers mean others than one process.
+/// 0 and negative numbers do not mean a single process.
 fn process(pid: u32) -> Option<Pid> {
     i32::try_from(pid).ok().filter(|pid| *pid > 0).map(Pid::from_raw)
 }
 
-/// Sends a signal to a process as if nothing of it had been stopped. That it is gone already is no error.
+/// Sends a signal to a process so that its main thread handles it, even if the process was stopped. ESRCH is ignored:
+/// the process already exited.
 ///
-/// The kernel hands a signal for a process to its main thread, if that does not block it. But while the process is stopped no thread
-/// takes it, and after SIGCONT the first one that wakes does. A main thread that sleeps then sleeps on, and with many
-/// interpreters only the main thread runs the handler. So the signal goes to the main thread itself where that would take it.
+/// The kernel normally delivers a process signal to the main thread, if that does not block it. But while the process
+/// is stopped no thread takes it, and after SIGCONT the first thread that wakes does. A sleeping main thread then
+/// sleeps on, and in many interpreters only the main thread runs the handler. So this sends the signal to the main
+/// thread itself, if that would take it.
 pub fn send(pid: u32, signal: Signal) {
     let Some(pid) = process(pid) else { return };
-    // These are for all of it, whoever takes them.
+    // These affect the whole process, whichever thread takes them.
     let is_order = [Signal::SIGKILL, Signal::SIGSTOP, Signal::SIGCONT].contains(&signal);
     let is_taken = !is_order && is_for_main_thread(&status_of_main_thread(pid), signal);
     if !(is_taken && send_to_main_thread(pid, signal).is_ok()) {
@@ -70,7 +73,7 @@ fn status_of_main_thread(pid: Pid) -> String {
     fs::read_to_string(format!("/proc/{pid}/task/{pid}/status")).unwrap_or_default()
 }
 
-/// By the status of the main thread, whether it is there and does not block the signal: see proc_pid_status(5).
+/// From the status of the main thread: whether it exists and does not block the signal, see proc_pid_status(5).
 fn is_for_main_thread(status: &str, signal: Signal) -> bool {
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
@@ -82,9 +85,9 @@ fn is_for_main_thread(status: &str, signal: Signal) -> bool {
 }
 
 fn send_to_main_thread(pid: Pid, signal: Signal) -> Result<(), Errno> {
-    // nix does not have it, and not every C library does.
+    // nix lacks it, and so do some C libraries.
     let pid = pid.as_raw();
-    // SAFETY: the call takes three numbers and no memory of this process.
+    // SAFETY: the call takes three integers and no memory of this process.
     Errno::result(unsafe { libc::syscall(libc::SYS_tgkill, pid, pid, signal as c_int) }).map(drop)
 }
 
@@ -101,7 +104,7 @@ mod tests {
             assert!(takes(&status(state, "fffffffffffbbfff")), "all but SIGTERM, {state}");
             assert!(!takes(&status(state, "0000000000004000")), "{state}");
         }
-        // It has ended, and other threads have not.
+        // The main thread has ended, and others still run.
         assert!(!takes(&status("Z (zombie)", "0000000000000000")));
         assert!(!takes(&status("S (sleeping)", "")));
         assert!(!takes(""));

@@ -1,4 +1,4 @@
-//! The listeners of a program that ends, which it may shut down before it is gone.
+//! Watches the listeners of a program that ends, which it may shut down before it is gone.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,12 +8,13 @@ use super::{Listeners, Slots, lock};
 use crate::sys::listens::listens;
 use crate::sys::poll::{PollFd, PollFlags, poll};
 
-/// How often it is looked whether a program still lives whose listeners are watched.
+/// Interval of the check whether a watched program still lives.
 const LOOK: Duration = Duration::from_millis(20);
 
 impl Listeners {
-    /// Strangers are in the group, and the program may shut its listener down before it ends: then the last member takes its place, and new
-    /// connections have to be steered anew, or the stranger gets them. Blocks while `lives`.
+    /// For groups with foreign sockets: if the program shuts its listener down before it ends, the last member takes
+    /// its index, and steering must be repeated, or the foreign socket gets the new connections. Blocks while `lives`
+    /// returns `true`.
     pub(in crate::shim) fn steer_as_it_ends(&self, lives: impl Fn() -> bool) -> Result<(), String> {
         let Slots::Shared(shared) = &self.slots else { return Ok(()) };
         let mut watched: Vec<OwnedFd> = {
@@ -21,7 +22,7 @@ impl Listeners {
             let used = shared.used;
             let Some(pair) = &mut shared.pair else { return Ok(()) };
             pair.look();
-            if !pair.has_strangers() {
+            if !pair.has_foreign_sockets() {
                 return Ok(());
             }
             let copies = pair.alive_listeners(used).map(OwnedFd::try_clone);
@@ -42,9 +43,9 @@ impl Listeners {
     }
 }
 
-/// Returns when one of them is shut down, or after a moment.
+/// Returns when a listener is shut down, or after a short time.
 fn wait_for_an_end(listeners: &[OwnedFd]) {
     let mut asked: Vec<_> = listeners.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::empty())).collect();
-    // A failure is an interruption by a signal.
+    // The only error is EINTR.
     let _ = poll(&mut asked, Some(LOOK));
 }

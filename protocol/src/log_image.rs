@@ -20,8 +20,7 @@
 //! | format | reason |
 //! |---|---|
 //! | 1 | the first |
-//! | 2 | the facts `Deadline` and `Order`: an upgrade keeps its deadline when its supervisor dies, and ids no longer
-//! imply an order |
+//! | 2 | the facts `Deadline` and `Order`: an upgrade keeps its deadline when its supervisor dies; ids imply no order |
 //!
 //! Integers are little-endian. The first broken or missing record is a *torn tail* if it is not among those known to be
 //! on disk: a crash may lose it and everything after it. Otherwise no crash can have caused it: that is *corruption*,

@@ -31,12 +31,10 @@ use crate::sys::descriptor::inode;
 /// Maximum wait, in the gap, for handshakes that were in progress at the switch: they belong to the old slot.
 const HANDSHAKE: Duration = Duration::from_secs(1);
 
-/// Time for a program to answer datagrams that it has read, in the gap, unless the service file sets `answer_grace`:
-/// answers are invisible.
+/// Time to answer datagrams in the gap, unless the service file sets `answer_grace`: answers are invisible.
 const ANSWER: Duration = Duration::from_millis(100);
 
-/// The same for a busy program, which may be working on answers. A program that waits for other services does not look
-/// busy.
+/// The same for a busy program, which may be working on answers. One that waits for other services is not busy.
 const BUSY_ANSWER: Duration = Duration::from_secs(1);
 
 /// The listeners by name.
@@ -52,8 +50,7 @@ pub(super) struct Listeners {
 }
 
 enum Slots {
-    /// The slot of this process, steered by the daemon. With the targets of unix socket paths when the program was
-    /// started.
+    /// The slot of this process, steered by the daemon. With the targets of unix paths at the program's start.
     Own(Vec<OwnedFd>, Mutex<Vec<Option<Place>>>),
     /// The shared slots, steered by the shim whose program is at work.
     Shared(Mutex<Shared>),

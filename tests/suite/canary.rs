@@ -120,7 +120,7 @@ fn a_new_version_that_fails_its_probe_with_its_share_is_rolled_back() {
     assert_eq!(outcome.outcome, Ending::RolledBack, "{outcome:?}");
     let told = outcome.reason.unwrap();
     assert!(
-        told.contains("its share of the connections: the probe failed: ") && told.contains("(2 in a row)"),
+        told.contains("its canary: the probe failed: ") && told.contains("(2 in a row)"),
         "{told}"
     );
     assert_eq!(share_of_new(address, 100), 0.0);

@@ -5,8 +5,8 @@
 //! programs remove it when they end. The supervisor relies on `.NAME.SLOT.kept`. The path is a hard link to that,
 //! replaced atomically by `rename`: there is no moment without a listener, and a switch back works like a switch.
 //!
-//! Mode and owner belong to the file, so each slot has its own. Those of the file at the path are valid, whoever set
-//! them, and a switch copies them; see `access.rs`.
+//! Mode and owner belong to the file, so each slot has its own. Those of the file at the path are valid, even if
+//! a user has changed them, and a switch copies them; see `access.rs`.
 
 use std::ffi::OsString;
 use std::fs;

@@ -1,8 +1,8 @@
-//! One HTTP request at a time on plain connections, so that every failure is seen as it is.
+//! One HTTP request at a time on plain connections, so that every failure is visible.
 //!
-//! Nothing is ever sent twice. A kept-alive connection that the server has ended in order *before* the next
-//! request was written is replaced by a new one, as every HTTP client does; if a byte of the request was on
-//! its way, that is a cut or a reset and counts.
+//! Nothing is sent twice. As in every HTTP client, a new connection replaces a keep-alive connection that the server
+//! has closed cleanly *before* the next request was written. If a byte of the request was sent, that is a cut or a
+//! reset, and counts.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -25,10 +25,10 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::failure::{Failure, Kind};
 
-/// How long a client waits for a whole answer.
+/// Time limit of a complete response.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A complete answer.
+/// A complete response.
 #[derive(Debug)]
 pub struct Answer {
     /// Its status.
@@ -49,12 +49,12 @@ pub struct Http {
 struct Open {
     sender: SendRequest<Upload>,
     driver: JoinHandle<hyper::Result<()>>,
-    /// A duplicate, to ask the kernel with.
+    /// A duplicate, to query the kernel.
     socket: OwnedFd,
 }
 
 impl Open {
-    /// Whether the server has ended it. The kernel knows that before a busy runtime gets to read it.
+    /// Whether the server has ended it. The kernel knows this before a busy runtime reads it.
     fn has_ended(&self) -> bool {
         let peeked = recv(&self.socket, &mut [0; 1], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
         matches!(peeked, Ok(0))
@@ -62,16 +62,16 @@ impl Open {
 }
 
 impl Http {
-    /// A client of `endpoint` that keeps its connection for the next request, or makes a new one each time.
+    /// Creates a client of `endpoint` that reuses its connection, or opens a new one each time.
     pub fn new(endpoint: SocketAddr, keep_alive: bool) -> Self {
         Self { endpoint, keep_alive, open: None }
     }
 
-    /// Sends a request and waits for the whole answer.
+    /// Sends a request and waits for the complete response.
     ///
     /// # Errors
     ///
-    /// Whatever goes wrong before the last byte of the answer; the status is not looked at.
+    /// Any failure before the last byte of the response. The status is not checked.
     pub async fn exchange(&mut self, mut request: Request<Upload>) -> Result<Answer, Failure> {
         if !self.keep_alive {
             request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -84,7 +84,7 @@ impl Http {
 
     async fn attempt(&mut self, mut request: Request<Upload>) -> Result<Answer, Failure> {
         loop {
-            // Taken, not borrowed: a connection is put back only after a complete answer.
+            // Taken, not borrowed: a connection is returned only after a complete response.
             let (mut open, fresh) = match self.open.take() {
                 Some(open) => (open, false),
                 None => (self.connect().await?, true),
@@ -133,7 +133,7 @@ async fn ended_in_order(driver: JoinHandle<hyper::Result<()>>) -> Result<(), Fai
     }
 }
 
-/// The body of a request, sent at once or in pieces with pauses.
+/// A request body, sent at once or in pieces with pauses.
 pub struct Upload {
     rest: Bytes,
     pace: Option<Pace>,
@@ -151,7 +151,7 @@ impl Upload {
         Self::all(Bytes::new())
     }
 
-    /// The whole body as fast as it can be sent.
+    /// The whole body, sent as fast as possible.
     pub fn all(bytes: impl Into<Bytes>) -> Self {
         Self { rest: bytes.into(), pace: None }
     }
@@ -170,7 +170,7 @@ impl Upload {
         self.pace.is_some()
     }
 
-    /// How long it takes because it is slow on purpose.
+    /// Its intended duration.
     fn takes(&self) -> Duration {
         match &self.pace {
             Some(pace) => {

@@ -1,5 +1,5 @@
-//! All that a service under measurement does: it accepts, answers one line with one line, and stops at once when it is
-//! told to. Both services consist of it, so that only the way they are upgraded differs.
+//! The whole function of a measured service: it accepts, answers one line with one line, and stops at once on
+//! request. Both services use it, so that they differ only in the way of their upgrade.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -16,25 +16,25 @@ use handoff::sys::poll::{PollFd, PollFlags, found, poll};
 use crate::Error;
 use crate::marks::{Event, Marks};
 
-/// Clients of the benchmark write at once.
+/// Time limit; clients of the benchmark write at once.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The command line of a service.
 #[derive(Debug)]
 pub struct Args {
-    /// The data directory, whose lock it takes.
+    /// The data directory, which it locks.
     pub data: PathBuf,
-    /// Where it notes what it does.
+    /// The file for its marks.
     pub marks: PathBuf,
-    /// How long its seal takes.
+    /// The duration of its seal.
     pub seal: Duration,
     /// Further arguments.
     pub more: Vec<PathBuf>,
 }
 
 impl Args {
-    /// Reads the arguments of this process: data directory, marks, length of the seal in milliseconds, more. `None` if
-    /// there is none: then the process is to exit at once, which measures what starting a process costs.
+    /// Parses the arguments of this process: data directory, marks, duration of the seal in milliseconds, more.
+    /// `None` without arguments: then the process must exit at once, which measures the cost of starting a process.
     pub fn of_this_process() -> Result<Option<Self>, Error> {
         let mut args = std::env::args_os().skip(1);
         let Some(data) = args.next() else { return Ok(None) };
@@ -50,7 +50,7 @@ impl Args {
     }
 }
 
-/// A thread that accepts, with a thread for each connection.
+/// A thread that accepts, and a thread for each connection.
 #[derive(Debug)]
 pub struct Acceptor {
     listener: Arc<TcpListener>,
@@ -60,7 +60,7 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Accepts from now on.
+    /// Starts accepting.
     pub fn start(listener: TcpListener, marks: Marks) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let stop = event_fd(true)?;
@@ -70,7 +70,7 @@ impl Acceptor {
         Ok(acceptor)
     }
 
-    /// Accepts again. Returns when it does, not before.
+    /// Accepts again. Returns once it does.
     pub fn resume(&mut self) -> io::Result<()> {
         sleep(&*self.stop);
         let (listener, marks, stop) = (self.listener.clone(), self.marks.clone(), self.stop.clone());
@@ -82,21 +82,21 @@ impl Acceptor {
         accepting.recv().map_err(io::Error::other)?
     }
 
-    /// Accepts no more, and returns when everything that was accepted is answered.
+    /// Stops accepting. Returns when everything that was accepted is answered.
     pub fn stop(&mut self) -> io::Result<()> {
         let Some(thread) = self.thread.take() else { return Ok(()) };
         wake(&*self.stop);
         thread.join().unwrap_or_else(|_| Err(io::Error::other("the acceptor panicked")))
     }
 
-    /// Notes `event` among the marks.
+    /// Writes `event` to the marks.
     pub fn note(&self, event: Event) -> io::Result<()> {
         self.marks.note(event)
     }
 }
 
 fn run(listener: &TcpListener, marks: &Marks, stop: &OwnedFd) -> io::Result<()> {
-    // Its end waits for all threads within.
+    // The end of the scope waits for all its threads.
     thread::scope(|scope| {
         loop {
             let mut fds = [stop.as_fd(), listener.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
@@ -108,7 +108,7 @@ fn run(listener: &TcpListener, marks: &Marks, stop: &OwnedFd) -> io::Result<()> 
                 return marks.note(Event::Stopped);
             }
             match listener.accept() {
-                // What goes wrong on a connection is its client's to notice and to count.
+                // The client notices and counts errors of a connection.
                 Ok((stream, _)) => drop(thread::Builder::new().spawn_scoped(scope, move || answer(&stream))?),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}

@@ -16,29 +16,29 @@ use crate::marks::{Event, Reader};
 use crate::rig::{Gap, LIMIT, Rig, wait_for};
 use crate::spread::Spread;
 
-/// A connect that takes longer has sent its SYN a second time, which happens after one second.
+/// A connect that takes longer has retransmitted its SYN, which happens after one second.
 const RETRANSMITTED: Duration = Duration::from_millis(900);
 
-/// What the clients of one upgrade met with.
+/// What the clients saw of one upgrade.
 #[derive(Debug, Serialize)]
 pub struct Burst {
-    /// Whose upgrade it was.
+    /// The name of the rig.
     pub name: &'static str,
-    /// How many clients there were.
+    /// Number of clients.
     pub clients: usize,
-    /// How long no process accepted, in microseconds.
+    /// Time without accepts, in microseconds.
     pub gap_us: u64,
-    /// From each client's connect to its connection.
+    /// Time from connect to connection, per client.
     pub connect: Spread,
-    /// From each client's connect to its answer.
+    /// Time from connect to answer, per client.
     pub answer: Spread,
-    /// How many connects took more than 900 ms.
+    /// Number of connects that took more than 900 ms.
     pub retransmitted: usize,
-    /// How many clients got no answer.
+    /// Number of clients without an answer.
     pub failed: usize,
 }
 
-/// Upgrades `rig`, whose service seals for a while, and lets `count` clients connect as soon as it has stopped accepting.
+/// Upgrades `rig`, whose service seals slowly, and lets `count` clients connect once it has stopped accepting.
 pub fn measure(rig: &mut dyn Rig, count: usize) -> Result<Burst, Error> {
     let address = rig.address();
     let mut marks = Reader::open(rig.marks())?;
@@ -69,7 +69,7 @@ pub fn measure(rig: &mut dyn Rig, count: usize) -> Result<Burst, Error> {
     })
 }
 
-/// One thread serves all clients, so that it is not the number of threads that is measured.
+/// One thread serves all clients, so that the number of threads does not affect the result.
 struct Clients {
     address: SocketAddr,
     epoll: Epoll,
@@ -140,7 +140,7 @@ impl Clients {
 }
 
 impl Client {
-    /// It is connected, or cannot be: then it is done.
+    /// Sends the request once it is connected. A failed connect completes the client.
     fn greet(&mut self, epoll: &Epoll, data: u64) -> Result<bool, Error> {
         let Some(socket) = &self.socket else { return Ok(true) };
         if error_of(socket)?.is_some() {
@@ -154,7 +154,7 @@ impl Client {
         Ok(false)
     }
 
-    /// It has its answer, or its connection has ended.
+    /// Reads the answer, or the end of the connection.
     fn hear(&mut self) -> bool {
         let Some(socket) = &self.socket else { return true };
         let mut buffer = [0; 16];

@@ -1,4 +1,4 @@
-//! A client of the daemon's control socket: JSON-RPC 2.0, a line each.
+//! A client of the daemon's control socket: JSON-RPC 2.0, one line per message.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -17,25 +17,25 @@ pub struct Client {
     last_id: u64,
 }
 
-/// The answer to `ping`.
+/// The result of `ping`.
 #[derive(Debug, Deserialize)]
 pub struct Pong {
-    /// The daemon's process.
+    /// The daemon's pid.
     pub pid: u32,
 }
 
-/// The answer to `start` and `upgrade`, as far as it matters here.
+/// The result of `start` and `upgrade`; only the needed fields.
 #[derive(Debug, Deserialize)]
 pub struct Outcome {
-    /// How it ended: `started`, `committed` or `rolled_back`.
+    /// `started`, `committed` or `rolled_back`.
     pub outcome: String,
-    /// Why it was rolled back, if it was.
+    /// The reason of a rollback.
     pub reason: Option<String>,
-    /// From the request to the end.
+    /// Time from the request to the end, in microseconds.
     pub took_us: u64,
-    /// How long no process accepted.
+    /// Time without accepts, in microseconds.
     pub accept_gap_us: Option<u64>,
-    /// The phases in their order.
+    /// The phases in order.
     pub phases: Vec<Phase>,
 }
 
@@ -44,7 +44,7 @@ pub struct Outcome {
 pub struct Phase {
     /// Its name.
     pub phase: String,
-    /// How long it lasted.
+    /// Its duration in microseconds.
     pub took_us: u64,
 }
 
@@ -54,7 +54,7 @@ impl Client {
         Ok(Self { stream: BufReader::new(UnixStream::connect(path)?), last_id: 0 })
     }
 
-    /// Asks, and waits for the answer, past what is told meanwhile. A refusal is an error.
+    /// Sends a request, and waits for its response; skips notifications. A refusal is an error.
     pub fn call<T: DeserializeOwned>(&mut self, method: &str, params: Value) -> Result<T, Error> {
         self.last_id += 1;
         let request = json!({"jsonrpc": "2.0", "id": self.last_id, "method": method, "params": params});
@@ -63,7 +63,7 @@ impl Client {
         loop {
             line.clear();
             if self.stream.read_line(&mut line)? == 0 {
-                return Err("the daemon hung up".into());
+                return Err("the daemon closed the connection".into());
             }
             let mut answer: Value = serde_json::from_str(&line)?;
             if answer["id"] != self.last_id {

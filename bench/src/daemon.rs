@@ -1,4 +1,4 @@
-//! A daemon of this project, with directories of its own.
+//! A daemon of this project, with its own directories.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -16,18 +16,18 @@ use crate::Error;
 use crate::control::{Client, Pong};
 use crate::rig::{LIMIT, end};
 
-/// The time between two attempts to connect to a daemon that is starting.
+/// Interval of the attempts to connect to a starting daemon.
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// The directories of a daemon. What still runs from them when this is dropped is killed.
+/// The directories of a daemon. Drop kills the processes that still run from them.
 #[derive(Debug)]
 pub struct Home {
     directory: TempDir,
-    /// The sockets, whose paths must be short.
+    /// The directory of the sockets, whose paths must be short.
     runtime: TempDir,
 }
 
-/// How long the service takes for what it is told.
+/// The durations of the service's seal and drain.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Holds {
     /// Its seal.
@@ -36,18 +36,18 @@ pub struct Holds {
     pub drain: Duration,
 }
 
-/// A running daemon, and a connection to it. It ends in order when this is dropped.
+/// A running daemon, and a connection to it. Drop ends it cleanly.
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
-    /// Its pid, which is not that of the process that was started if there is a wrapper.
+    /// Its pid, which with a wrapper differs from that of the started process.
     pub pid: u32,
     /// The connection.
     pub client: Client,
 }
 
 impl Home {
-    /// Makes the directories, most of them in `place`.
+    /// Creates the directories, most of them in `place`.
     pub fn new(place: &Path, prefix: &str) -> Result<Self, Error> {
         let directory = tempfile::Builder::new().prefix(prefix).tempdir_in(place)?;
         let runtime = tempfile::Builder::new().prefix("handoff-bench-").tempdir()?;
@@ -78,14 +78,14 @@ impl Home {
         Ok(std::fs::write(self.path("config/services").join(name).with_extension("toml"), text)?)
     }
 
-    /// Puts more keys in front of those of a service file.
+    /// Inserts keys at the beginning of a service file.
     pub fn extend_service(&self, name: &str, keys: &str) -> Result<(), Error> {
         let file = self.path("config/services").join(name).with_extension("toml");
         let text = std::fs::read_to_string(&file)?;
         Ok(std::fs::write(&file, format!("{keys}{text}"))?)
     }
 
-    /// Starts a daemon and waits until it answers.
+    /// Starts a daemon, and waits until it answers.
     pub fn start_daemon(&self, program: &Path, wrapper: &[OsString]) -> Result<Daemon, Error> {
         let log = std::fs::File::options().create(true).append(true).open(self.path("daemon.log"))?;
         let mut command = wrapper.to_vec();
@@ -110,7 +110,7 @@ impl Home {
         }
     }
 
-    /// One more connection to the daemon that runs.
+    /// Another connection to the running daemon.
     pub fn client(&self) -> Result<Client, Error> {
         Client::connect(&self.runtime.path().join("control.sock"))
     }
@@ -132,12 +132,12 @@ impl Home {
         }
     }
 
-    /// What the daemons have logged.
+    /// The log output of the daemons.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
     }
 
-    /// The processes of the keeper that serve this place; those that are dead and not yet reaped are not among them.
+    /// The keeper processes of these directories, without zombies.
     pub fn keepers(&self) -> Vec<u32> {
         processes_with(&self.runtime.path().join("keeper.sock"))
     }
@@ -162,19 +162,19 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // One that was waited for has left its pid to others.
+        // After a wait, the pid may be reused.
         if matches!(self.child.try_wait(), Ok(None)) {
             end(self.pid, &mut self.child);
         }
     }
 }
 
-/// Sends SIGKILL. That the process is gone already is no error.
+/// Sends SIGKILL. ESRCH is ignored: the process already exited.
 pub fn kill(pid: u32) {
     send_plain(pid, Signal::SIGKILL);
 }
 
-/// The processes with this path, or one below it, on their command line.
+/// The processes with this path, or one below it, in their command line.
 fn processes_with(path: &Path) -> Vec<u32> {
     let path = path.as_os_str().as_encoded_bytes();
     let names = |pid: &u32| {

@@ -1,5 +1,5 @@
-//! How long clients wait when the supervisor or the service dies or freezes: one client that asks again as soon as it was
-//! answered, each time over a new connection.
+//! How long clients wait when the supervisor or the service dies or freezes. One client sends requests back to back,
+//! each over a new connection.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -24,23 +24,23 @@ use crate::rig::{LIMIT, Releases, free_address, wait_for};
 use crate::spread::Spread;
 
 const SERVICE: &str = "bench";
-/// How long is looked before a fault and after it.
+/// Observation time before and after a fault.
 const WINDOW: Duration = Duration::from_millis(300);
-/// How long the service drains and seals, so that there is time to hit somebody meanwhile.
+/// Duration of the service's drain and seal, which leaves time for a fault.
 const HOLD: Duration = Duration::from_millis(100);
-/// The lease of a service file that says nothing of it, and a quarter more.
+/// The default lease, plus a quarter.
 const FREEZE: Duration = Duration::from_millis(6_250);
 
 /// One row of the table.
 #[derive(Debug, Serialize)]
 pub struct Row {
-    /// What was measured.
+    /// The measured quantity.
     pub what: &'static str,
-    /// How long it was.
+    /// Its distribution.
     pub spread: Spread,
 }
 
-/// Plays each kind of death `rounds` times, and each freeze `freezes` times.
+/// Simulates each kind of death `rounds` times, and each freeze `freezes` times.
 pub fn measure(
     programs: &Programs,
     place: &Path,
@@ -64,12 +64,12 @@ pub fn measure(
     Ok(found.rows())
 }
 
-/// Whether nobody has interrupted this.
+/// An error if the run was interrupted.
 pub(crate) fn go_on(interrupted: &AtomicBool) -> Result<(), Error> {
     if interrupted.load(Ordering::Relaxed) { Err("interrupted".into()) } else { Ok(()) }
 }
 
-/// What was measured, in nanoseconds, a value for each round.
+/// The results in nanoseconds, one value per round.
 #[derive(Debug, Default)]
 struct Found {
     calm: Vec<u64>,
@@ -112,7 +112,7 @@ impl Found {
 /// A daemon with one service.
 struct Rig<'a> {
     programs: &'a Programs,
-    // Before the home, which kills what is left.
+    // Before the home, which kills remaining processes.
     daemon: Option<Daemon>,
     home: Home,
     address: SocketAddr,
@@ -120,7 +120,7 @@ struct Rig<'a> {
     releases: Releases,
 }
 
-/// What the daemon says about the service, as far as it matters here.
+/// The daemon's status of the service; only the needed fields.
 #[derive(Debug, Deserialize)]
 struct Status {
     state: String,
@@ -149,7 +149,7 @@ impl<'a> Rig<'a> {
         self.client()?.call("status", json!({"service": SERVICE}))
     }
 
-    /// The process that serves, once the service is at rest.
+    /// The serving process, once the service is idle.
     fn pid(&mut self) -> Result<u32, Error> {
         wait_for("the service to rest", || {
             let status = self.status()?;
@@ -175,7 +175,7 @@ impl<'a> Rig<'a> {
         Ok(())
     }
 
-    /// A fresh start, or the pause before a restart would grow from round to round.
+    /// With a fresh start each round: otherwise the pause before the restart would grow.
     fn kill_service(&mut self, found: &mut Found) -> Result<(), Error> {
         found.starts.push(self.start_alone()?);
         for verb in ["stop", "start"] {
@@ -192,7 +192,7 @@ impl<'a> Rig<'a> {
         Ok(())
     }
 
-    /// How long the service takes to start by itself, without a supervisor.
+    /// How long the service takes to start without a supervisor.
     fn start_alone(&self) -> Result<u64, Error> {
         let (data, marks) = (self.home.path("alone"), self.home.path("alone.marks"));
         std::fs::create_dir_all(&data)?;
@@ -268,13 +268,13 @@ fn find(marks: &[Mark], event: Event) -> Option<Mark> {
     marks.iter().find(|mark| mark.event == event).copied()
 }
 
-/// The longest time between two answers that was not over at `from` and had begun by `to`.
+/// The longest time between two consecutive answers that ended after `from` and began by `to`.
 pub(crate) fn longest(at: &[u64], from: u64, to: u64) -> Result<u64, Error> {
     let pairs = at.windows(2).filter(|pair| pair[1] > from && pair[0] < to);
     Ok(pairs.map(|pair| pair[1] - pair[0]).max().ok_or("the client was never answered")?)
 }
 
-/// The client.
+/// The client that sends requests back to back.
 pub(crate) struct Dense {
     stop: Arc<AtomicBool>,
     answers: Arc<Mutex<Answers>>,
@@ -283,14 +283,14 @@ pub(crate) struct Dense {
 
 #[derive(Debug, Default)]
 pub(crate) struct Answers {
-    /// When each answer came.
+    /// The time of each answer.
     pub(crate) at: Vec<u64>,
-    /// Requests whose connection was cut.
+    /// Number of requests whose connection was cut.
     failed: usize,
 }
 
 impl Dense {
-    /// Returns when it has been answered some times.
+    /// Starts the client. Returns after some answers.
     pub(crate) fn start(address: SocketAddr) -> Result<Self, Error> {
         let (stop, answers) = <(Arc<AtomicBool>, Arc<Mutex<Answers>>)>::default();
         let (theirs, noted) = (Arc::clone(&stop), Arc::clone(&answers));
@@ -309,7 +309,7 @@ impl Dense {
         Ok(client)
     }
 
-    /// Waits for answers to requests that are made from now on.
+    /// Waits for answers to requests from now on.
     pub(crate) fn more(&self) -> Result<(), Error> {
         let count = || self.answers.lock().unwrap_or_else(PoisonError::into_inner).at.len();
         let before = count();

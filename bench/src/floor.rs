@@ -1,4 +1,4 @@
-//! What the machine makes everybody pay.
+//! The costs of the machine itself, which no supervisor can avoid.
 
 use std::fs::File;
 use std::io::Write;
@@ -13,14 +13,14 @@ use crate::Error;
 use crate::programs::Programs;
 use crate::spread::Spread;
 
-/// The floor under every supervisor.
+/// The lower bounds for every supervisor.
 #[derive(Debug, Serialize)]
 pub struct Floor {
-    /// To start a process of the service, which exits at once, and to wait for it.
+    /// Starting a process of the service, which exits at once, and waiting for it.
     pub process: Spread,
-    /// To append 4 KiB to a file and to wait until the disk has them.
+    /// Appending 4 KiB to a file, and waiting for the disk.
     pub sync: Spread,
-    /// To send a packet to another thread over a socket, and to get one back.
+    /// Sending a packet to another thread over a socket, and receiving one.
     pub round_trip: Spread,
 }
 

@@ -1,4 +1,4 @@
-//! What a supervisor costs that has nothing to do.
+//! The costs of an idle supervisor.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,26 +8,27 @@ use serde::Serialize;
 use crate::Error;
 use crate::syncs::count_system_calls;
 
-/// One process that has nothing to do.
+/// One idle process.
 #[derive(Debug, Serialize)]
 pub struct Idle {
-    /// What it is.
+    /// Its name.
     pub name: String,
-    /// How long it was watched, in milliseconds; once by the kernel's counters, then once more with strace.
+    /// Observation time in milliseconds: first with the kernel's counters, then again with strace.
     pub watched_ms: u64,
-    /// How often one of its threads was given a processor, by the kernel's counters.
+    /// Number of times that its threads were scheduled, from the kernel's counters.
     pub wakeups: u64,
-    /// How many system calls it made, if strace could tell.
+    /// Number of its system calls, if strace is available.
     pub system_calls: Option<usize>,
     /// Resident memory.
     pub resident_kib: u64,
 }
 
-/// Watches the supervisor `pid` and its keeper, if it has one, for `time` each way. Blocks for more than twice as long.
+/// Observes the supervisor `pid` and its keeper, if it has one, for `time` with each method. Blocks for more than
+/// twice that time.
 pub fn measure(name: &str, pid: u32, time: Duration, place: &Path) -> Result<Vec<Idle>, Error> {
     let mut processes = vec![(name.to_owned(), pid)];
     processes.extend(keeper(pid)?.map(|keeper| (format!("{name}, keeper"), keeper)));
-    // A runtime ends threads that it needs no more only after a while.
+    // The runtime ends unneeded threads only after a while.
     std::thread::sleep(Duration::from_secs(3).min(time));
     let switches = || processes.iter().map(|(_, pid)| switches(*pid)).collect::<Result<Vec<_>, _>>();
     let before = switches()?;
@@ -46,7 +47,7 @@ pub fn measure(name: &str, pid: u32, time: Duration, place: &Path) -> Result<Vec
     Ok(idle)
 }
 
-/// The child that keeps listeners and log pipes: a process of the supervisor's own program.
+/// The child that holds listeners and log pipes: a process of the supervisor's own program.
 fn keeper(supervisor: u32) -> Result<Option<u32>, Error> {
     let children = std::fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children"))?;
     let program = std::fs::read_link(format!("/proc/{supervisor}/exe"))?;
@@ -56,7 +57,7 @@ fn keeper(supervisor: u32) -> Result<Option<u32>, Error> {
         .find(|pid: &u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program)))
 }
 
-/// A thread that was never switched to has run nothing, and so has made no system call.
+/// A thread without context switches has not run, and so has made no system call.
 fn switches(pid: u32) -> Result<u64, Error> {
     let mut sum = 0;
     for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -66,7 +67,7 @@ fn switches(pid: u32) -> Result<u64, Error> {
     Ok(sum)
 }
 
-/// Resident memory of a process.
+/// Resident memory of a process in KiB.
 pub fn resident_kib(pid: u32) -> Result<u64, Error> {
     field(&std::fs::read_to_string(format!("/proc/{pid}/status"))?, "VmRSS:")
 }

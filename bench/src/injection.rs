@@ -1,5 +1,6 @@
-//! What it costs a program to be run by the adapter `inject`: its first bind, its other system calls, its throughput; and what
-//! the shim does for it at an upgrade: the look at its connections, and the switch. Each beside the same program alone, in turns.
+//! The costs of the adapter `inject` for a program: its first bind, its other system calls, its throughput; and the
+//! shim's costs at an upgrade: the surveys of connections, and the switch. Each alternates with the same program
+//! alone.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
@@ -27,57 +28,57 @@ use crate::spread::Spread;
 const SERVICE: &str = "plain";
 /// The system calls that the program measures.
 const CALLS: [&str; 3] = ["getppid", "epoll_wait, nothing to tell", "recv, nothing to read"];
-/// Clients of the throughput.
+/// Number of clients for the throughput.
 const BUSY: usize = 8;
-/// How much of a drain counts as its beginning: what was answered a moment ago counts as busy for a second.
+/// The initial part of a drain: a connection counts as busy for a second after its last answer.
 const BEGIN: Duration = Duration::from_millis(1500);
-/// The time between two looks of a drain.
+/// Interval of a drain's surveys.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// How much of each.
+/// The size of each measurement.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     /// Starts of the program, for its first bind.
     pub binds: usize,
     /// Rounds of system calls and of throughput.
     pub rounds: usize,
-    /// How long one round of throughput lasts, and how long a drain is watched.
+    /// Duration of a throughput round, and of an observed drain.
     pub time: Duration,
     /// Idle connections in the drain.
     pub connections: usize,
-    /// Switches.
+    /// Number of switches.
     pub switches: usize,
 }
 
-/// What was found.
+/// The results.
 #[derive(Debug, Serialize)]
 pub struct Injection {
-    /// The first bind: under injection, alone. Nanoseconds.
+    /// The first bind in nanoseconds: under injection, alone.
     pub bind_ns: [Spread; 2],
-    /// The middle of each system call: its name, under injection, alone. Nanoseconds.
+    /// The median of each system call in nanoseconds: its name, under injection, alone.
     pub calls_ns: Vec<(&'static str, u64, u64)>,
-    /// Requests per second, the fewest, the middle and the most of all rounds: under injection, alone.
+    /// Requests per second, as minimum, median and maximum of all rounds: under injection, alone.
     pub requests_per_s: [[u64; 3]; 2],
-    /// What the shim's looks at the connections of a drain cost.
+    /// The costs of the shim's surveys in a drain.
     pub looks: Vec<Looks>,
-    /// How many connections there were then.
+    /// Number of connections in the drain.
     pub connections: usize,
-    /// One system call that sends new connections elsewhere. Nanoseconds.
+    /// The system call that steers new connections elsewhere, in nanoseconds.
     pub switch_ns: Spread,
 }
 
-/// The looks of one drain.
+/// The surveys of one drain.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Looks {
     /// What the drain waits for: the setting `drain`.
     pub waits_for: &'static str,
-    /// Processor time of its first 1.5 s in microseconds: the first look, which meets all connections, and 29 more.
+    /// Processor time of its first 1.5 s in microseconds: the first survey, which finds all connections, and 29 more.
     pub begin_us: u64,
-    /// Processor time of a look after that, in microseconds.
+    /// Processor time of a later survey, in microseconds.
     pub look_us: u64,
 }
 
-/// Measures. Blocks for as long as `size` says, and some seconds.
+/// Measures. Blocks for the time in `size`, plus some seconds.
 pub fn measure(
     programs: &Programs,
     place: &Path,
@@ -127,7 +128,7 @@ pub fn measure(
 
 type Rounds = ([Vec<[u64; 3]>; 2], [Vec<u64>; 2]);
 
-/// What system calls take, and how many requests there are: under injection, alone.
+/// The durations of system calls, and the throughput: under injection, alone.
 fn rounds(programs: &Programs, place: &Path, size: Size) -> Result<Rounds, Error> {
     let mut injected = Injected::new(programs, place, "connections")?;
     let mut alone = Alone::new(programs, place)?;
@@ -136,7 +137,7 @@ fn rounds(programs: &Programs, place: &Path, size: Size) -> Result<Rounds, Error
     for round in 0..size.rounds {
         injected.start()?;
         alone.start()?;
-        // Whoever comes first alternates.
+        // The order alternates.
         for at in [round % 2, 1 - round % 2] {
             calls[at].push(calls_ns(addresses[at])?);
             requests[at].push(requests_per_s(addresses[at], size.time)?);
@@ -147,8 +148,8 @@ fn rounds(programs: &Programs, place: &Path, size: Size) -> Result<Rounds, Error
     Ok((calls, requests))
 }
 
-/// Has this thread, and what it starts, run on one processor. With several, whether client and server happen to share one makes
-/// a difference of a factor of four, which hides every other.
+/// Pins this thread and its children to one processor. With several, sharing one between client and server changes
+/// the result by a factor of four, which would hide everything else.
 fn on_one_processor<T>(run: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     /// The calling thread.
     const OWN: Pid = Pid::from_raw(0);
@@ -163,14 +164,14 @@ fn on_one_processor<T>(run: impl FnOnce() -> Result<T, Error>) -> Result<T, Erro
 
 /// The program as a service of a daemon.
 struct Injected {
-    // Before the home, which kills what is left.
+    // Before the home, which kills remaining processes.
     daemon: Daemon,
     home: Home,
     address: SocketAddr,
     binds: PathBuf,
 }
 
-/// What the daemon says about the service, as far as it matters here.
+/// The daemon's status of the service; only the needed fields.
 #[derive(Deserialize)]
 struct Status {
     pid: Option<u32>,
@@ -212,12 +213,13 @@ impl Injected {
         status.pid.ok_or_else(|| "the service does not run".into())
     }
 
-    /// What looking costs the shim of a program that drains, with idle connections that stay until it was measured.
+    /// The costs of the shim's surveys of a draining program, with idle connections that stay open until the end of
+    /// the measurement.
     fn looks(&mut self, waits_for: &'static str, size: Size) -> Result<Looks, Error> {
         self.start()?;
         let clients: Vec<TcpStream> =
             (0..size.connections).map(|_| client(self.address)).collect::<Result<_, _>>()?;
-        // Half a line is a request under way, which keeps the drain going whatever it waits for.
+        // An incomplete line is a request in progress, which keeps any drain going.
         if let Some(mut busy) = clients.first() {
             busy.write_all(b"x")?;
         }
@@ -252,7 +254,7 @@ impl Injected {
     }
 }
 
-/// The same program without anybody.
+/// The same program without a daemon.
 struct Alone {
     program: PathBuf,
     address: SocketAddr,
@@ -267,7 +269,7 @@ impl Alone {
     }
 
     fn start(&mut self) -> Result<(), Error> {
-        // Like a service in a session of its own: the kernel shares the processors out between sessions.
+        // In its own session like a service: the kernel divides processor time between sessions.
         let mut command = Command::new("setsid");
         command.arg(&self.program).arg(self.address.to_string()).arg(&self.binds).stdin(Stdio::null());
         let before = lines(&self.binds);
@@ -301,10 +303,10 @@ fn lines(file: &Path) -> usize {
 
 fn last_line(file: &Path) -> Result<u64, Error> {
     let text = std::fs::read_to_string(file)?;
-    Ok(text.lines().last().ok_or("the program has not told of its bind")?.parse()?)
+    Ok(text.lines().last().ok_or("the program has not reported its bind")?.parse()?)
 }
 
-/// A connection that was accepted, and has had one answer.
+/// An accepted connection that has received one answer.
 fn client(address: SocketAddr) -> Result<TcpStream, Error> {
     let connection = TcpStream::connect(address)?;
     connection.set_nodelay(true)?;
@@ -316,7 +318,7 @@ fn ask(connection: &mut BufReader<&TcpStream>, line: &str) -> Result<String, Err
     (&mut &**connection.get_ref()).write_all(format!("{line}\n").as_bytes())?;
     let mut answer = String::new();
     match connection.read_line(&mut answer)? {
-        0 => Err("the program hung up".into()),
+        0 => Err("the program closed the connection".into()),
         _ => Ok(answer),
     }
 }
@@ -325,10 +327,10 @@ fn calls_ns(address: SocketAddr) -> Result<[u64; 3], Error> {
     let connection = client(address)?;
     let answer = ask(&mut BufReader::new(&connection), "calls")?;
     let figures = answer.split_whitespace().map(str::parse).collect::<Result<Vec<u64>, _>>()?;
-    figures.try_into().map_err(|_| "the program tells of other calls".into())
+    figures.try_into().map_err(|_| "the program reports other calls".into())
 }
 
-/// Clients that ask one thing after the other, each over a connection that it keeps.
+/// Clients that send requests one after the other, each over its own connection.
 fn requests_per_s(address: SocketAddr, time: Duration) -> Result<u64, Error> {
     let count_of = || -> Result<u64, Error> {
         let connection = client(address)?;
@@ -349,7 +351,7 @@ fn requests_per_s(address: SocketAddr, time: Duration) -> Result<u64, Error> {
     Ok(sum * 1000 / (time.as_millis() as u64).max(1))
 }
 
-/// Processor time of all threads of a process, by the kernel's count.
+/// Processor time of all threads of a process, from the kernel's counters.
 fn processor_ns(pid: u32) -> Result<u64, Error> {
     let mut sum = 0;
     for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {

@@ -1,5 +1,5 @@
-//! How long it takes from a new file to the running version: `install` of binaries of 100 MiB that the store has not seen,
-//! and of one that it has.
+//! Time from a new file to the running version: `install` of 100 MiB binaries that are new to the store, and of a
+//! known one.
 
 use std::fs::{File, Permissions};
 use std::io::Write;
@@ -21,16 +21,16 @@ const SERVICE: &str = "bench";
 /// The size of a binary.
 pub const SIZE_BYTES: usize = 100 << 20;
 
-/// The steps of an installation by their phases, in their order.
+/// The steps of an installation and their phases, in order.
 const STEPS: [(&str, &[&str]); 5] = [
     ("install, 100 MiB: copied", &["importing"]),
-    ("install, 100 MiB: hashed and looked at", &["verifying"]),
+    ("install, 100 MiB: hashed and verified", &["verifying"]),
     ("install, 100 MiB: written to the disk", &["storing"]),
     ("install, 100 MiB: started until it is ready", &["greeting", "warming"]),
     ("install, 100 MiB: old to new, until committed", &["draining", "sealing", "beginning", "committing"]),
 ];
 
-/// Installs `count` binaries that are new, and each of them once more from a copy, which the store knows.
+/// Installs `count` new binaries, and each of them again from a copy, which the store knows.
 pub fn measure(
     programs: &Programs,
     place: &Path,
@@ -51,7 +51,7 @@ pub fn measure(
         go_on(interrupted)?;
         let binary = release(&home, &program, number)?;
         new.push(install(&mut daemon, &binary)?);
-        // Back to the first one, so that the content is in the store and does not run.
+        // Returns to the first version, so that the content is in the store but does not run.
         let _: Outcome = daemon.client.call("rollback", json!({"service": SERVICE}))?;
         known.push(install(&mut daemon, &binary)?);
         std::fs::remove_file(binary)?;
@@ -70,14 +70,14 @@ pub fn measure(
     Ok(rows)
 }
 
-/// A program that nobody has seen, of the full size, which is on the disk as after a download.
+/// A new program of the full size, synced as after a download.
 fn release(home: &Home, program: &[u8], number: usize) -> Result<PathBuf, Error> {
     let path = home.path(&format!("release-{number}"));
     let mut file = File::create(&path)?;
     file.write_all(program)?;
     let mut value = number as u64 + 1;
     let padding = std::iter::repeat_with(|| {
-        // xorshift64: nothing that a file system could make smaller.
+        // xorshift64: incompressible for file systems.
         value ^= value << 13;
         value ^= value >> 7;
         value ^= value << 17;
@@ -91,7 +91,7 @@ fn release(home: &Home, program: &[u8], number: usize) -> Result<PathBuf, Error>
     Ok(path)
 }
 
-/// The service does not know its version, and is run from the store.
+/// Lets the service run from the store.
 fn keep_versions(home: &Home) -> Result<(), Error> {
     let path = home.path("config/services").join(SERVICE).with_extension("toml");
     let text = std::fs::read_to_string(&path)?.replace("store = false\n", "");

@@ -1,10 +1,9 @@
-//! Measures upgrades: how long one takes, how long nobody accepts, what clients notice of it, and what an idle
-//! supervisor costs. The crate beyond-handoff does the same work beside it.
+//! Measures upgrades: their duration, the time without accepts, the effects on clients, and the costs of an idle
+//! supervisor. The crate beyond-handoff does the same work for comparison.
 //!
-//! [`marks`] and [`acceptor`] are what both services under measurement consist of. [`rig`] is what the two
-//! supervisors have in common, seen from outside; [`ours`] and [`peer`] are those two; [`daemon`] is
-//! what the first one consists of. Each of the other modules
-//! is one measurement, and [`report`] prints what they found.
+//! Both measured services consist of [`marks`] and [`acceptor`]. [`rig`] is the common external view of the two
+//! supervisors, [`ours`] and [`peer`]; [`daemon`] is the basis of the first. Each other module is one measurement,
+//! and [`report`] prints the results.
 
 pub mod acceptor;
 pub mod burst;
@@ -30,5 +29,5 @@ pub mod syncs;
 pub mod takeover;
 pub mod upgrades;
 
-/// An error for a person to read.
+/// An error with a text for people.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

@@ -1,26 +1,26 @@
-//! What the figures were measured on.
+//! The machine of a measurement.
 
 use serde::Serialize;
 
 /// A description of the machine.
 #[derive(Debug, Serialize)]
 pub struct Machine {
-    /// Kernel and its release.
+    /// Kernel and release.
     pub kernel: String,
-    /// The processor's name, or nothing if it has none.
+    /// The processor's name; empty if unknown.
     pub processor: String,
-    /// How many processors this process may use.
+    /// Number of processors available to this process.
     pub processors: usize,
-    /// Type of the file system that everything lies on.
+    /// Type of the file system with all files.
     pub filesystem: String,
-    /// Load of the last minute, before the run.
+    /// One-minute load average before the run.
     pub load_before: String,
-    /// Load of the last minute, after the run.
+    /// One-minute load average after the run.
     pub load_after: String,
 }
 
 impl Machine {
-    /// Looks at this machine, before the run.
+    /// Describes this machine, before the run.
     pub fn look(filesystem: &str) -> Self {
         let text = |name: &str| {
             let text = std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default();
@@ -38,7 +38,7 @@ impl Machine {
         }
     }
 
-    /// Looks once more, after the run.
+    /// Adds the load average after the run.
     pub fn look_again(&mut self) {
         self.load_after = load();
     }

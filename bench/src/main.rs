@@ -1,4 +1,4 @@
-//! `cargo upgrade-bench`: measures upgrades, beside those of the crate beyond-handoff on the same work.
+//! `cargo upgrade-bench`: measures upgrades, and compares them with the crate beyond-handoff.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,17 +21,17 @@ use handoff_bench::{
 };
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// Measures how long an upgrade takes, how long nobody accepts meanwhile, what clients notice of it, and what an idle
-/// supervisor costs; the crate beyond-handoff does the same work in turns. Measures too how long a new daemon takes to
-/// take over many services, how long clients wait when somebody dies, and what the adapter `inject` costs. Times are only told, never judged: the exit code is 1 only if an upgrade was not committed,
-/// a request failed, or a takeover changed a process.
+/// Measures the duration of an upgrade, the time without accepts, the effects on clients, and the costs of an idle
+/// supervisor, in alternation with the crate beyond-handoff. Also measures how long a new daemon takes to adopt many
+/// services, how long clients wait after a death, and the costs of the adapter `inject`. Durations do not affect the
+/// exit code: it is 1 only if an upgrade was not committed, a request failed, or a takeover changed a process.
 #[derive(Debug, Parser)]
 #[command(name = "upgrade-bench", version)]
 struct Args {
-    /// How many upgrades of each.
+    /// Number of upgrades of each kind.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     upgrades: u16,
-    /// Do a little of everything, to see whether it works.
+    /// Run a short version of everything, to check that it works.
     #[arg(long)]
     quick: bool,
     /// Measure takeovers only.
@@ -52,12 +52,12 @@ struct Args {
     /// Print the result as one JSON object.
     #[arg(long)]
     json: bool,
-    /// Where all files lie; it must not be in memory. Default: the build directory.
+    /// Directory for all files; it must not be in memory. Default: the build directory.
     #[arg(long)]
     dir: Option<PathBuf>,
 }
 
-/// How much of each.
+/// The size of each measurement.
 struct Size {
     upgrades: usize,
     more_upgrades: usize,
@@ -65,11 +65,11 @@ struct Size {
     seal: Duration,
     bursts: &'static [usize],
     idle: Duration,
-    /// How many services are taken over, and how often.
+    /// Number of services per takeover, and of takeovers.
     takeovers: [usize; 2],
-    /// How often each kind of death is played, and how often the freeze.
+    /// Number of deaths of each kind, and of freezes.
     deaths: [usize; 2],
-    /// How many binaries are installed.
+    /// Number of installed binaries.
     installs: usize,
     injection: injection::Size,
     floor: usize,
@@ -143,7 +143,7 @@ fn bench(args: &Args) -> Result<Report, Error> {
     let programs = build()?;
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // The second one is not waited for.
+        // A second signal ends the process at once.
         signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&interrupted))?;
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
     }
@@ -155,7 +155,7 @@ fn bench(args: &Args) -> Result<Report, Error> {
     let place = Place::in_directory(directory)?;
     let run = Run { programs: &programs, place: place.path(), size: args.size(), interrupted: &interrupted };
     let mut report = run.begin(Machine::look(&place.filesystem))?;
-    // One of them alone, or all.
+    // One measurement, or all.
     let one = args.takeovers || args.deaths || args.install || args.probation || args.injection;
     if !one {
         run.measure_upgrades(&mut report)?;
@@ -225,7 +225,7 @@ impl Run<'_> {
         let mut rigs = self.rigs(size.seal)?;
         for count in size.bursts {
             for rig in &mut rigs {
-                self.go_on(&format!("{}: {count} clients while nobody accepts", rig.name()))?;
+                self.go_on(&format!("{}: {count} clients while no process accepts", rig.name()))?;
                 report.bursts.push(burst::measure(rig.as_mut(), *count)?);
             }
         }
@@ -277,7 +277,7 @@ impl Run<'_> {
         upgrades::measure(rigs, plan, self.interrupted)
     }
 
-    /// Says what comes next, unless it is to end.
+    /// Announces the next measurement; an error if the run was interrupted.
     fn go_on(&self, what: &str) -> Result<(), Error> {
         if self.interrupted.load(Ordering::Relaxed) {
             return Err("interrupted".into());
@@ -287,7 +287,7 @@ impl Run<'_> {
     }
 }
 
-/// Thousands of clients have thousands of sockets.
+/// Thousands of clients need thousands of sockets.
 fn raise_file_limit() -> Result<(), Error> {
     Ok(raise_files_limit().map(drop)?)
 }

@@ -1,5 +1,5 @@
-//! What the processes of a service tell about themselves: a line per event, in one file that all of them append to.
-//! So a gap between two processes is measured where it happens, and the same way whoever supervises them.
+//! The marks of a service's processes: one line per event, in a file that all of them append to. So a gap between two
+//! processes is measured at its source, in the same way for every supervisor.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-/// What happened.
+/// The kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// The process is the only one that works on the data from now on.
+    /// The process is now the only one that works on the data.
     Begun,
     /// The process accepts from now on.
     Accepting,
     /// The process has accepted its last connection.
     Stopped,
-    /// The process can be reached by the supervisor for the next upgrade.
+    /// The process is ready for the supervisor's next upgrade.
     Reachable,
 }
 
@@ -28,30 +28,30 @@ const WORDS: [(Event, &str); 4] = [
     (Event::Reachable, "reachable"),
 ];
 
-/// One event. The clocks are those of the machine, so that the marks of two processes can be compared.
+/// One event. The clocks belong to the machine, so marks of two processes are comparable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
-    /// What happened.
+    /// The kind of the event.
     pub event: Event,
-    /// The process.
+    /// The pid of the process.
     pub pid: u32,
-    /// When, in nanoseconds of the monotonic clock.
+    /// Time in nanoseconds of the monotonic clock.
     pub monotonic_ns: u64,
-    /// When, in nanoseconds since 1970.
+    /// Time in nanoseconds since 1970.
     pub unix_ns: u64,
 }
 
-/// The writing end.
+/// Writes marks.
 #[derive(Debug)]
 pub struct Marks(File);
 
 impl Marks {
-    /// Opens `path` to append to it; creates it if there is none.
+    /// Opens `path` for appending; creates it if necessary.
     pub fn open(path: &Path) -> io::Result<Self> {
         File::options().append(true).create(true).open(path).map(Self)
     }
 
-    /// Notes that `event` happens now. One write into the page cache.
+    /// Records `event` with the current time. One write into the page cache.
     pub fn note(&self, event: Event) -> io::Result<()> {
         let (monotonic, unix) = (monotonic_ns(), nanos(ClockId::CLOCK_REALTIME));
         let word = WORDS.iter().find(|(each, _)| *each == event).map_or("", |(_, word)| word);
@@ -59,7 +59,7 @@ impl Marks {
     }
 }
 
-/// The reading end, which remembers what it has read.
+/// Reads marks, and remembers its position.
 #[derive(Debug)]
 pub struct Reader {
     file: File,
@@ -68,7 +68,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Opens `path`; creates it if there is none.
+    /// Opens `path`; creates it if necessary.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::options().read(true).append(true).create(true).open(path)?;
         Ok(Self { file, seen: Vec::new(), partial: String::new() })
@@ -96,7 +96,7 @@ fn parse(line: &str) -> Option<Mark> {
     Some(Mark { event, pid, monotonic_ns: number()?, unix_ns: number()? })
 }
 
-/// Now, on the clock of [`Mark::monotonic_ns`].
+/// The current time on the clock of [`Mark::monotonic_ns`].
 pub fn monotonic_ns() -> u64 {
     nanos(ClockId::CLOCK_MONOTONIC)
 }

@@ -14,10 +14,10 @@ use crate::rig::{Gaps, Options, Releases, Rig, Upgrade, free_address};
 
 const SERVICE: &str = "bench";
 
-/// A daemon of its own with one service.
+/// A daemon with one service.
 #[derive(Debug)]
 pub struct Ours {
-    // Before the home, which kills what is left.
+    // Before the home, which kills remaining processes.
     daemon: Daemon,
     home: Home,
     address: SocketAddr,

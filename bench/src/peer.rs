@@ -1,4 +1,4 @@
-//! A supervisor on the crate beyond-handoff, upgraded over its trigger socket.
+//! A supervisor based on the crate beyond-handoff, upgraded over its trigger socket.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::marks::{Event, Reader};
 use crate::programs::Programs;
 use crate::rig::{Gaps, Options, Releases, Rig, Upgrade, end, free_address, wait_for};
 
-/// A supervisor of its own with one service.
+/// A supervisor with one service.
 #[derive(Debug)]
 pub struct Peer {
     _directory: TempDir,
@@ -33,7 +33,8 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts the supervisor and the service, with all their files in `place` but the sockets, as for the other one.
+    /// Starts the supervisor and the service, with all files except the sockets in `place`, as for the other
+    /// supervisor.
     pub fn start(programs: &Programs, place: &Path, options: &Options) -> Result<Self, Error> {
         let directory = tempfile::Builder::new().prefix("peer-").tempdir_in(place)?;
         let runtime = tempfile::Builder::new().prefix("handoff-bench-").tempdir()?;
@@ -133,7 +134,7 @@ impl Rig for Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // It ends its service and itself when its client hangs up.
+        // It ends its service and itself when its client disconnects.
         let _ = self.trigger.get_ref().shutdown(std::net::Shutdown::Both);
         let ended = wait_for("the supervisor to end", || Ok(self.supervisor.try_wait()?));
         if ended.is_err() {

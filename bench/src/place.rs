@@ -1,4 +1,4 @@
-//! Where the files of a run lie.
+//! The directory for the files of a run.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use crate::Error;
 
-/// A directory on a disk, gone when this is dropped.
+/// A directory on a disk. Drop removes it.
 #[derive(Debug)]
 pub struct Place {
     directory: TempDir,
@@ -15,8 +15,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Makes a directory in `parent`, which must not be in memory: a disk that costs nothing is not what the benchmark
-    /// is about.
+    /// Creates a directory in `parent`, which must not be in memory: the benchmark includes the costs of a disk.
     pub fn in_directory(parent: &Path) -> Result<Self, Error> {
         let parent = parent.canonicalize().map_err(|error| format!("{}: {error}", parent.display()))?;
         let filesystem = filesystem(&parent)?;
@@ -41,9 +40,9 @@ impl Place {
 fn filesystem(path: &Path) -> Result<String, Error> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
     let found = mounts.lines().filter_map(mount).filter(|(point, _)| path.starts_with(point));
-    // Of two mounts on one point, the later one hides the earlier.
+    // If two mounts have the same mount point, the later one hides the earlier.
     let deepest = found.max_by_key(|(point, _)| point.components().count());
-    Ok(deepest.ok_or_else(|| format!("{} lies on no file system", path.display()))?.1)
+    Ok(deepest.ok_or_else(|| format!("{} is on no file system", path.display()))?.1)
 }
 
 fn mount(line: &str) -> Option<(PathBuf, String)> {

@@ -1,4 +1,4 @@
-//! How long nobody serves when a new version dies on probation and the old one takes over again.
+//! Time without service when a new version dies on probation and the old one takes over again.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::spread::Spread;
 
 const SERVICE: &str = "bench";
 
-/// Lets a new version die on probation `rounds` times in each mode.
+/// Kills a new version on probation `rounds` times in each mode.
 pub fn measure(
     programs: &Programs,
     place: &Path,
@@ -60,7 +60,7 @@ pub fn measure(
 
 /// A daemon with one service.
 struct Rig {
-    // Before the home, which kills what is left.
+    // Before the home, which kills remaining processes.
     daemon: Daemon,
     home: Home,
     address: SocketAddr,
@@ -92,8 +92,8 @@ impl Rig {
         self.daemon.client.call("status", json!({"service": SERVICE}))
     }
 
-    /// Gives, in nanoseconds: in exclusive mode the time until the old process accepts, otherwise the longest wait of a client
-    /// before anybody died; and the longest wait of a client after that.
+    /// Returns two durations in nanoseconds. First, in exclusive mode, the time until the old process accepts;
+    /// otherwise the longest wait of a client before the kill. Second, the longest wait of a client after the kill.
     fn kill_on_probation(&mut self, exclusive: bool) -> Result<[u64; 2], Error> {
         let old = wait_for("the service to rest", || {
             let status = self.status()?;

@@ -1,4 +1,4 @@
-//! A client that sends one request after the other, each over a connection of its own, and knows the longest wait.
+//! A client that sends one request after the other, each over a new connection, and tracks the longest wait.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -28,7 +28,7 @@ struct Shared {
 }
 
 impl Prober {
-    /// Starts to ask `address`, and waits for `pause` after each answer.
+    /// Starts sending requests to `address`, with `pause` after each answer.
     pub fn start(address: SocketAddr, pause: Duration) -> Self {
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
@@ -36,13 +36,13 @@ impl Prober {
         Self { shared, thread: Some(thread) }
     }
 
-    /// Forgets the longest wait.
+    /// Resets the longest wait.
     pub fn forget(&self) {
         self.shared.longest_us.store(0, Ordering::SeqCst);
     }
 
-    /// The longest wait of a request since [`Prober::forget`], in microseconds, those included that were under way then
-    /// or are under way now.
+    /// The longest wait of a request since [`Prober::forget`] in microseconds, including requests in progress then or
+    /// now.
     pub fn longest_us(&self) -> Result<u64, Error> {
         let requests = || self.shared.requests.load(Ordering::SeqCst);
         let before = requests();
@@ -55,7 +55,7 @@ impl Prober {
         Ok(self.shared.longest_us.load(Ordering::SeqCst))
     }
 
-    /// Stops. Gives how long each request took, in microseconds, or why one failed.
+    /// Stops. Returns the duration of each request in microseconds, or why one failed.
     pub fn stop(mut self) -> Result<Vec<u64>, Error> {
         self.shared.stop.store(true, Ordering::SeqCst);
         let thread = self.thread.take().ok_or("it was stopped already")?;
@@ -78,7 +78,7 @@ fn run(address: SocketAddr, pause: Duration, shared: &Shared) -> Result<Vec<u64>
         shared.longest_us.fetch_max(took_us, Ordering::SeqCst);
         shared.requests.fetch_add(1, Ordering::SeqCst);
         all.push(took_us);
-        // Even a sleep of no length is a system call.
+        // Even a sleep of zero length is a system call.
         if !pause.is_zero() {
             std::thread::sleep(pause);
         }

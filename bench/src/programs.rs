@@ -14,15 +14,15 @@ pub struct Programs {
     pub handoff: PathBuf,
     /// The service that it upgrades.
     pub service: PathBuf,
-    /// The server that knows nothing.
+    /// The unmodified server.
     pub plain: PathBuf,
-    /// The supervisor on beyond-handoff.
+    /// The supervisor based on beyond-handoff.
     pub peer_supervisor: PathBuf,
-    /// The service that that one upgrades.
+    /// The service of that supervisor.
     pub peer_service: PathBuf,
 }
 
-/// What cargo says about each thing it has built, as far as it matters here.
+/// cargo's report about a build artifact; only the needed fields.
 #[derive(Deserialize)]
 struct Message {
     target: Option<Target>,
@@ -34,7 +34,7 @@ struct Target {
     name: String,
 }
 
-/// Builds the programs. Blocks for as long as that takes; cargo shows what goes wrong.
+/// Builds the programs. Blocks during the build; cargo shows its errors.
 pub fn build() -> Result<Programs, Error> {
     let bench = Path::new(env!("CARGO_MANIFEST_DIR"));
     let root = bench.parent().ok_or("this package lies in no directory")?;

@@ -1,4 +1,4 @@
-//! What the benchmark found: as tables for people, as one JSON object for programs.
+//! The results of the benchmark: tables for people, or one JSON object for programs.
 
 use std::fmt;
 
@@ -17,39 +17,39 @@ use crate::syncs::Syncs;
 use crate::takeover::Takeovers;
 use crate::upgrades::Series;
 
-/// Everything that was measured.
+/// All results.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// What it was measured on.
+    /// The machine.
     pub machine: Machine,
-    /// Upgrades of a service that nobody asks anything.
+    /// Upgrades of a service without requests.
     pub quiet: Vec<Series>,
-    /// Upgrades to a binary that has just been written.
+    /// Upgrades to a newly written binary.
     pub unseen: Vec<Series>,
-    /// Upgrades of a service that a client asks all the time.
+    /// Upgrades of a service under continuous requests.
     pub busy: Vec<Series>,
-    /// How often the supervisors wait for the disk; nothing without strace.
+    /// Number of the supervisors' disk barriers; `None` without strace.
     pub syncs: Option<Vec<Syncs>>,
-    /// Clients that connect while nobody accepts.
+    /// Clients that connect while no process accepts.
     pub bursts: Vec<Burst>,
-    /// Supervisors that have nothing to do.
+    /// Idle supervisors.
     pub idle: Vec<Idle>,
-    /// Daemons that were killed, and others that took over.
+    /// Killed daemons and their successors.
     pub takeovers: Vec<Takeovers>,
-    /// How long clients wait when somebody dies or freezes.
+    /// How long clients wait after a death or freeze.
     pub deaths: Vec<Row>,
     /// From a new file to the running version.
     pub installs: Vec<Row>,
-    /// How long nobody serves when a new version dies on probation.
+    /// Time without service when a new version dies on probation.
     pub probation: Vec<Row>,
-    /// What it costs a program to be run by the adapter `inject`.
+    /// The costs of the adapter `inject` for a program.
     pub injection: Option<Injection>,
-    /// What the machine makes everybody pay.
+    /// The costs of the machine itself.
     pub floor: Floor,
 }
 
 impl Report {
-    /// How many clients of the bursts got no answer. All other failures end the run.
+    /// Number of burst clients without an answer. All other failures end the run.
     pub fn failed(&self) -> usize {
         self.bursts.iter().map(|burst| burst.failed).sum()
     }
@@ -141,7 +141,7 @@ impl Report {
         let header = [
             "who",
             "clients",
-            "nobody accepts for",
+            "no accepts for",
             "connect p50",
             "p99",
             "max",
@@ -214,7 +214,7 @@ fn syncs_table(syncs: &[Syncs]) -> Table {
     table
 }
 
-/// A table whose first `texts` columns are text, and the others numbers.
+/// A table with `texts` text columns, followed by number columns.
 fn table<const COLUMNS: usize>(header: [&str; COLUMNS], texts: usize) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_header(header);
@@ -228,7 +228,7 @@ fn memory(kib: u64) -> String {
     format!("{:.1} MiB", kib as f64 / 1024.0)
 }
 
-/// Microseconds as people read them.
+/// Formats microseconds for people.
 fn duration(us: u64) -> String {
     match us {
         0..1_000 => format!("{us} µs"),

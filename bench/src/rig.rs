@@ -1,4 +1,4 @@
-//! A supervisor with one service that is upgraded, seen from outside.
+//! The external view of a supervisor with one service.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -14,67 +14,67 @@ use handoff::sys::signals::send_plain;
 use crate::Error;
 use crate::marks::{Event, Mark, Reader};
 
-/// No wait is longer.
+/// Maximum duration of any wait.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// One upgrade that was committed.
+/// One committed upgrade.
 #[derive(Debug, Clone)]
 pub struct Upgrade {
-    /// From the request to the durable commit, by the supervisor's own clock.
+    /// Time from the request to the durable commit in microseconds, by the supervisor's clock.
     pub own_us: u64,
-    /// From the request to the answer, as its client sees it.
+    /// Time from the request to the response in microseconds, as seen by its client.
     pub client_us: u64,
-    /// From the old process's last accept to the new one's first, by the processes themselves.
+    /// Time from the old process's last accept to the new one's first, from the marks.
     pub gap: Gap,
-    /// How long nobody accepted, as the supervisor tells it, if it does.
+    /// Time without accepts in microseconds, if the supervisor reports it.
     pub told_gap_us: Option<u64>,
-    /// The phases with their lengths in microseconds, if the supervisor tells them.
+    /// The phases with their durations in microseconds, if the supervisor reports them.
     pub phases: Vec<(String, u64)>,
 }
 
-/// A time in which nobody accepts.
+/// A time without accepts.
 #[derive(Debug, Clone, Copy)]
 pub struct Gap {
-    /// How long it was.
+    /// Its duration in microseconds.
     pub us: u64,
-    /// When it began, in nanoseconds since 1970.
+    /// Its start in nanoseconds since 1970.
     pub begin_unix_ns: u64,
-    /// When it ended, likewise.
+    /// Its end in nanoseconds since 1970.
     pub end_unix_ns: u64,
 }
 
-/// How a rig is to be started.
+/// Start options of a rig.
 #[derive(Debug, Default)]
 pub struct Options {
-    /// How long the seal of the service takes.
+    /// Duration of the service's seal.
     pub seal: Duration,
     /// A command that starts the supervisor, which is its last argument.
     pub wrapper: Vec<OsString>,
 }
 
-/// A running supervisor with one running service. It ends when it is dropped.
+/// A running supervisor with one running service. Drop ends it.
 pub trait Rig {
-    /// What it is called in the report.
+    /// Its name in the report.
     fn name(&self) -> &'static str;
 
-    /// Where the service listens.
+    /// The address of the service.
     fn address(&self) -> SocketAddr;
 
     /// The file of the service's marks.
     fn marks(&self) -> &Path;
 
-    /// The supervisor's pid.
+    /// The pid of the supervisor.
     fn supervisor(&self) -> u32;
 
-    /// Upgrades the service to the other of its two binaries. Returns when the next upgrade may come. An upgrade that
-    /// is not committed is an error.
+    /// Upgrades the service to the other of its two binaries. Returns when the next upgrade is possible. An error if
+    /// the upgrade is not committed.
     fn upgrade(&mut self) -> Result<Upgrade, Error>;
 
-    /// Makes the binaries look as if they had been written just now.
+    /// Makes the binaries look newly written.
     fn touch(&self) -> Result<(), Error>;
 }
 
-/// Two releases of one service, to be upgraded to alternately.
+/// Two releases of one service, for alternating upgrades.
 #[derive(Debug)]
 pub struct Releases {
     files: [PathBuf; 2],
@@ -82,7 +82,7 @@ pub struct Releases {
 }
 
 impl Releases {
-    /// Copies `program` into `directory` and waits until the disk has it, so that no upgrade waits for that.
+    /// Copies `program` into `directory` and syncs it, so that no upgrade waits for that.
     pub fn new(program: &Path, directory: &Path) -> Result<Self, Error> {
         let files = ["service-1", "service-2"].map(|name| directory.join(name));
         for file in &files {
@@ -92,17 +92,17 @@ impl Releases {
         Ok(Self { files, current: 0 })
     }
 
-    /// The one that runs.
+    /// The running one.
     pub fn current(&self) -> &Path {
         &self.files[self.current]
     }
 
-    /// The one that does not run.
+    /// The other one.
     pub fn other(&self) -> &Path {
         &self.files[1 - self.current]
     }
 
-    /// Goes on to the other one.
+    /// Switches to the other one.
     pub fn advance(&mut self) -> &Path {
         self.current = 1 - self.current;
         self.current()
@@ -111,14 +111,14 @@ impl Releases {
     /// See [`Rig::touch`].
     pub fn touch(&self) -> Result<(), Error> {
         for file in &self.files {
-            // Not opened for writing, which a running program does not allow.
+            // Not opened for writing, which fails for a running program.
             File::open(file)?.set_modified(std::time::SystemTime::now())?;
         }
         Ok(())
     }
 }
 
-/// Finds in the marks what one upgrade has left there.
+/// Finds the gaps of upgrades in the marks.
 #[derive(Debug)]
 pub struct Gaps {
     reader: Reader,
@@ -126,14 +126,14 @@ pub struct Gaps {
 }
 
 impl Gaps {
-    /// Starts after the marks that there are.
+    /// Starts after the existing marks.
     pub fn new(marks: &Path) -> Result<Self, Error> {
         let mut reader = Reader::open(marks)?;
         let seen = reader.all()?.len();
         Ok(Self { reader, seen })
     }
 
-    /// The gap of the upgrade that has just been made. Its last mark may still be on the way.
+    /// The gap of the last upgrade. Waits for its last mark.
     pub fn measure(&mut self) -> Result<Gap, Error> {
         wait_for("the marks of an upgrade", || {
             let marks = self.reader.all()?;
@@ -156,7 +156,7 @@ fn gap(stopped: Mark, accepting: Mark) -> Result<Gap, Error> {
     Ok(Gap { us: ns / 1000, begin_unix_ns: stopped.unix_ns, end_unix_ns: accepting.unix_ns })
 }
 
-/// Waits until `look` finds something.
+/// Polls `look` until it returns a value.
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>, Error>) -> Result<T, Error> {
     let until = Instant::now() + LIMIT;
     loop {
@@ -170,12 +170,13 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>, Error
     }
 }
 
-/// An address that nobody listens on now.
+/// A currently unused address.
 pub fn free_address() -> Result<SocketAddr, Error> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-/// Ends the process `pid` in order, and waits for `child`, which is it or has started it; ends that too if it lasts.
+/// Ends the process `pid` cleanly, and waits for `child`, which is the same process or its wrapper; kills that after
+/// the time limit.
 pub fn end(pid: u32, child: &mut Child) {
     send_plain(pid, Signal::SIGTERM);
     let ended = wait_for("the supervisor to end", || Ok(child.try_wait()?));

@@ -1,22 +1,22 @@
-//! How a measurement is spread.
+//! The distribution of a measurement.
 
 use serde::Serialize;
 
-/// Microseconds: the middle and the upper end of a measurement.
+/// Quantiles in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Spread {
-    /// How many values there are; without any, the others are 0.
+    /// Number of values; if 0, the others are 0.
     pub count: usize,
-    /// The value that half of them do not exceed.
+    /// The median.
     pub p50_us: u64,
-    /// The value that 99 of 100 do not exceed.
+    /// The 99th percentile.
     pub p99_us: u64,
-    /// The largest.
+    /// The maximum.
     pub max_us: u64,
 }
 
 impl Spread {
-    /// The spread of these values.
+    /// The distribution of these values.
     pub fn of(values: impl IntoIterator<Item = u64>) -> Self {
         let mut values: Vec<u64> = values.into_iter().collect();
         values.sort_unstable();

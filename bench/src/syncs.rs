@@ -1,4 +1,4 @@
-//! Which system calls the processes make, by strace: how often they wait for the disk, and whether they make any at all.
+//! Counts system calls with strace: waits for the disk, and calls of idle processes.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -15,28 +15,28 @@ use crate::rig::{Options, Rig, Upgrade, wait_for};
 
 const SYNCS: [&str; 4] = ["fsync", "fdatasync", "sync_file_range", "syncfs"];
 
-/// How often an upgrade waits for the disk.
+/// Waits for the disk in upgrades.
 #[derive(Debug, Serialize)]
 pub struct Syncs {
-    /// Whose upgrade it is.
+    /// The name of the rig.
     pub name: &'static str,
-    /// How many upgrades were watched.
+    /// Number of observed upgrades.
     pub upgrades: usize,
     /// Calls by the supervisor, per upgrade.
     pub supervisor: f64,
     /// Calls by the processes of the service, per upgrade.
     pub service: f64,
-    /// Calls while nobody accepted, whoever made them, per upgrade.
+    /// Calls of all processes while none accepted, per upgrade.
     pub in_gap: f64,
 }
 
-/// Whether strace is there and may be used.
+/// Whether strace is available.
 pub fn is_possible() -> bool {
     let probe = Command::new("strace").args(["-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
     probe.is_ok_and(|status| status.success())
 }
 
-/// Watches `count` upgrades of the rig that `start` starts.
+/// Observes `count` upgrades of the rig from `start`.
 pub fn measure<R: Rig>(
     place: &Path,
     count: usize,
@@ -82,7 +82,7 @@ fn unix_ns() -> u64 {
 struct Trace {
     syncs: Vec<Sync>,
     parents: HashMap<u32, u32>,
-    /// The program that a process has executed last.
+    /// The last program that each process has executed.
     programs: HashMap<u32, PathBuf>,
 }
 
@@ -117,7 +117,7 @@ impl Trace {
         Some(())
     }
 
-    /// Whether a thread belongs to a program of a service, by the program that it or its next ancestor has executed.
+    /// Whether a thread belongs to a service, by the last program that it or its nearest ancestor has executed.
     fn is_service(&self, thread: u32) -> bool {
         let mut ancestors = std::iter::successors(Some(thread), |thread| self.parents.get(thread).copied());
         let program = ancestors.find_map(|thread| self.programs.get(&thread));
@@ -130,8 +130,8 @@ fn unix_ns_of(time: &str) -> Option<u64> {
     Some(seconds.parse::<u64>().ok()? * 1_000_000_000 + micros.parse::<u64>().ok()? * 1_000)
 }
 
-/// How many system calls the process `pid` makes within `time`; `None` if strace cannot be used. That strace comes
-/// interrupts a waiting call, which is then made again; so counting begins a second later.
+/// Counts the system calls of the process `pid` within `time`; `None` if strace is unavailable. Attaching strace
+/// interrupts a waiting call, which is then repeated; so counting begins a second later.
 pub fn count_system_calls(pid: u32, time: Duration, output: &Path) -> Result<Option<usize>, Error> {
     if !is_possible() {
         return Ok(None);
@@ -149,7 +149,7 @@ pub fn count_system_calls(pid: u32, time: Duration, output: &Path) -> Result<Opt
     send_plain(strace.id(), Signal::SIGINT);
     wait_for("strace to end", || Ok(strace.try_wait()?))?;
     let text = std::fs::read_to_string(output)?;
-    // The thread comes before the time, but only when there are several.
+    // The thread id precedes the time, but only if there are several threads.
     let times = text.lines().filter_map(|line| line.split_whitespace().find_map(unix_ns_of));
     Ok(Some(times.filter(|time| (began..ended).contains(time)).count()))
 }

@@ -1,4 +1,4 @@
-//! A daemon is killed, and how long the next one takes until it has all services under it.
+//! How long the next daemon takes to adopt all services after a kill.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -18,25 +18,23 @@ use crate::programs::Programs;
 use crate::rig::{LIMIT, Releases, wait_for};
 use crate::spread::Spread;
 
-/// So many clients ask, each another service.
+/// Number of clients, each with its own service.
 const CLIENTS: usize = 4;
 
-/// The time between two requests of a client: with 2 processors, clients that never pause would be most of what is
-/// measured.
+/// The pause between a client's requests: with 2 processors, clients without pauses would dominate the measurement.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// The time between two looks at how far the daemon has come.
+/// Polling interval of the daemon's progress.
 const ASK_AGAIN: Duration = Duration::from_micros(200);
 
-/// What the takeovers of one kind came to. A request that fails, or a service with another process than before, is an
-/// error of the run.
+/// The takeovers of one kind. A failed request, or a service with a changed process, is an error of the run.
 #[derive(Debug, Serialize)]
 pub struct Takeovers {
-    /// Who was killed.
+    /// The killed processes.
     pub killed: &'static str,
-    /// How many services there were.
+    /// Number of services.
     pub services: usize,
-    /// From the start of the new daemon until the last service was under it.
+    /// Time from the start of the new daemon until it has adopted the last service.
     pub takeover: Spread,
     /// All requests of the clients, from before the kill until after the takeover.
     pub requests: Spread,
@@ -44,7 +42,7 @@ pub struct Takeovers {
     pub resident_kib: u64,
 }
 
-/// What the daemon says about a service, as far as it matters here.
+/// The daemon's status of a service; only the needed fields.
 #[derive(Debug, Deserialize)]
 struct Status {
     service: String,
@@ -56,14 +54,14 @@ struct Status {
 /// A daemon with many services.
 struct Fleet<'a> {
     programs: &'a Programs,
-    // Before the home, which kills what is left.
+    // Before the home, which kills remaining processes.
     daemon: Option<Daemon>,
     home: Home,
     addresses: Vec<SocketAddr>,
     pids: BTreeMap<String, u32>,
 }
 
-/// Kills the daemon of `services` services `rounds` times; then as often, with its keeper.
+/// Kills the daemon of `services` services `rounds` times; then as often together with its keeper.
 pub fn measure(
     programs: &Programs,
     place: &Path,
@@ -83,7 +81,7 @@ pub fn measure(
             let took = fleet.kill_and_start(keeper_too)?;
             takeovers.push(took.as_micros().try_into()?);
             for prober in probers {
-                // One that has asked under the new daemon.
+                // Waits for a request under the new daemon.
                 prober.longest_us()?;
                 requests.extend(prober.stop()?);
             }
@@ -119,7 +117,7 @@ impl<'a> Fleet<'a> {
         Ok(Self { programs, daemon: Some(daemon), home, addresses, pids })
     }
 
-    /// Kills the daemon and starts another at once. Gives how long that took to have all services under it.
+    /// Kills the daemon and starts another one at once. Returns how long that took to adopt all services.
     fn kill_and_start(&mut self, keeper_too: bool) -> Result<Duration, Error> {
         if let Some(daemon) = self.daemon.take() {
             daemon.kill()?;
@@ -138,7 +136,7 @@ impl<'a> Fleet<'a> {
             if began.elapsed() > LIMIT {
                 return Err(format!("not all services were taken over:\n{}", self.home.log()).into());
             }
-            // A client that never pauses would keep a processor from those it asks about.
+            // A client that never pauses would take processor time from the measured processes.
             std::thread::sleep(ASK_AGAIN);
         };
         let took = began.elapsed();
@@ -149,7 +147,7 @@ impl<'a> Fleet<'a> {
     }
 }
 
-/// The processes of the services, if all of them serve under this daemon.
+/// The pids of the services, once all of them serve under this daemon.
 fn under(client: &mut Client, services: usize) -> Result<Option<BTreeMap<String, u32>>, Error> {
     let list: Vec<Status> = client.call("list", json!({}))?;
     if let Some(Status { service, problem: Some(problem), .. }) =
@@ -162,7 +160,7 @@ fn under(client: &mut Client, services: usize) -> Result<Option<BTreeMap<String,
     Ok((pids.len() == services).then_some(pids))
 }
 
-/// Addresses that nobody listens on, and that no client gets as its own: those are of 127.0.0.1.
+/// Unused addresses that no client gets as its own: those are in 127.0.0.1.
 fn free_addresses(count: usize) -> Result<Vec<SocketAddr>, Error> {
     let held = (0..count).map(|_| TcpListener::bind("127.0.0.2:0")).collect::<Result<Vec<_>, _>>()?;
     Ok(held.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?)

@@ -1,4 +1,4 @@
-//! Many upgrades, in turns: so what else the machine does hits every rig alike.
+//! Series of upgrades, in alternation, so that other load on the machine affects all rigs alike.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,38 +11,38 @@ use crate::probe::Prober;
 use crate::rig::{Rig, Upgrade};
 use crate::spread::Spread;
 
-/// How many upgrades of one rig come before the turn of the next.
+/// Number of upgrades of one rig per turn.
 const TURN: usize = 10;
 
-/// What a series of upgrades is to be.
+/// The plan of a series.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// How many upgrades of each rig.
+    /// Number of upgrades of each rig.
     pub count: usize,
-    /// Whether a client asks meanwhile.
+    /// Whether a client sends requests in the meantime.
     pub probe: bool,
-    /// Whether the supervisor has not seen the binary before.
+    /// Whether the binary is new to the supervisor.
     pub unseen: bool,
 }
 
-/// What a series of upgrades of one rig came to.
+/// The results of a series of upgrades of one rig.
 #[derive(Debug, Serialize)]
 pub struct Series {
-    /// Whose they are.
+    /// The name of the rig.
     pub name: &'static str,
-    /// From the request to the durable commit, by the supervisor's own clock.
+    /// Time from the request to the durable commit, by the supervisor's clock.
     pub own: Spread,
-    /// From the request to the answer, as its client sees it.
+    /// Time from the request to the response, as seen by its client.
     pub client: Spread,
-    /// From the old process's last accept to the new one's first.
+    /// Time from the old process's last accept to the new one's first.
     pub gap: Spread,
-    /// How long nobody accepted, as the supervisor tells it, if it does.
+    /// Time without accepts, if the supervisor reports it.
     pub told_gap: Option<Spread>,
-    /// The longest wait of a request in each upgrade, if a client asked meanwhile.
+    /// The longest wait of a request in each upgrade, if a client sent requests.
     pub stall: Option<Spread>,
     /// All requests of that client.
     pub requests: Option<Spread>,
-    /// The middle of the length of each phase, in microseconds, in the order of the phases, if the supervisor tells.
+    /// The median duration of each phase in microseconds, in order, if the supervisor reports it.
     pub phases: Vec<(String, u64)>,
 }
 
@@ -53,7 +53,7 @@ struct Samples {
     requests: Vec<u64>,
 }
 
-/// Makes the upgrades. The order of the rigs is reversed in every second round.
+/// Runs the upgrades. Every second round reverses the order of the rigs.
 pub fn measure(
     rigs: &mut [Box<dyn Rig>],
     plan: Plan,
@@ -82,7 +82,7 @@ fn take_turn(
     interrupted: &AtomicBool,
 ) -> Result<(), Error> {
     let prober = plan.probe.then(|| Prober::start(rig.address(), Duration::ZERO));
-    // The first one of a turn finds the machine in the state that the other rig has left it in.
+    // The first upgrade of a turn finds the machine in the state that the other rig has left.
     rig.upgrade()?;
     for _ in 0..turn {
         if interrupted.load(Ordering::Relaxed) {

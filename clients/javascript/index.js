@@ -1,7 +1,7 @@
 /**
  * For servers in Node that `handoff` upgrades without a refused, reset or cut connection.
  *
- * The service file says `channel = "stream"` and `mode = "overlap"`.
+ * The service file needs `channel = "stream"` and `mode = "overlap"`.
  *
  * @example
  * const service = await start({ bind: { main: { host: "127.0.0.1", port: 8000 } } });

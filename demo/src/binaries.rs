@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::Error;
 
-/// The executables that were built.
+/// The built executables.
 #[derive(Debug)]
 pub struct Binaries {
     /// The command line and daemon `handoff`.
@@ -18,18 +18,18 @@ pub struct Binaries {
     pub server: PathBuf,
 }
 
-/// A release of the S3 server: a file of its own.
+/// A release of the S3 server, in its own file.
 #[derive(Debug, Clone)]
 pub struct Release {
     /// What `--version` says.
     pub version: String,
-    /// Where the file is.
+    /// The path of the file.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// Its fault, if any.
     pub fault: Option<Fault>,
 }
 
-/// What cargo says about each thing it has built, as far as it matters here.
+/// cargo's report about a build artifact; only the needed fields.
 #[derive(Deserialize)]
 struct Message {
     target: Option<Target>,
@@ -41,8 +41,7 @@ struct Target {
     name: String,
 }
 
-/// Builds the programs with the cargo that runs this one. Blocks for as long as that takes; cargo shows what
-/// it does.
+/// Builds the programs with the cargo that runs this one. Blocks during the build; cargo shows its progress.
 ///
 /// # Errors
 ///
@@ -52,8 +51,8 @@ pub fn build() -> Result<Binaries, Error> {
     let output = Command::new(&cargo)
         .args(["build", "--release", "--quiet", "--message-format=json-render-diagnostics"])
         .args(["--package", "handoff-supervisor", "--package", "handoff-example-s3"])
-        // Fresh already, but it makes the choice of features, and so all dependencies, the same as in the
-        // build of this program: nothing is compiled twice.
+        // Already built. It makes the features of all dependencies the same as for this program, so that nothing is
+        // compiled twice.
         .args(["--package", "handoff-demo", "--bins"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(Stdio::inherit())
@@ -72,8 +71,8 @@ pub fn build() -> Result<Binaries, Error> {
     Ok(Binaries { handoff: find("handoff")?, server: find("s3-server")? })
 }
 
-/// Packages the server as release 1.0.0, which the demo starts with, and `upgrades` further ones, two of
-/// them bad, into `dir`.
+/// Packages the server as release 1.0.0, with which the demo starts, and `upgrades` further releases, two of them
+/// bad, into `dir`.
 ///
 /// # Errors
 ///
@@ -90,7 +89,7 @@ pub fn package(server: &Path, dir: &Path, upgrades: usize) -> io::Result<Vec<Rel
         .collect()
 }
 
-/// The bad releases come after one and after two thirds of the upgrades, with good ones before and after.
+/// The bad releases come after one third and two thirds of the upgrades, with good ones before and after.
 fn fault_of(number: usize, upgrades: usize) -> Option<Fault> {
     let first = upgrades.div_ceil(3).max(1);
     let second = (upgrades * 2).div_ceil(3).max(first + 1);

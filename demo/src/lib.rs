@@ -1,4 +1,4 @@
-//! What `cargo demo` is made of: S3 clients that check every byte, a supervisor to itself, and the report.
+//! The parts of `cargo demo`: S3 clients that check every byte, a supervisor of its own, and the report.
 
 pub mod binaries;
 pub mod load;
@@ -7,5 +7,5 @@ pub mod report;
 pub mod rig;
 pub mod run;
 
-/// The error of the demo itself: its text says what went wrong.
+/// An error of the demo itself, with a text for people.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

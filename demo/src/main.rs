@@ -1,4 +1,4 @@
-//! `cargo demo`: upgrades a real S3 server again and again while clients write and read.
+//! `cargo demo`: upgrades a real S3 server repeatedly while clients write and read.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,18 +10,18 @@ use handoff_demo::rig::Rig;
 use handoff_demo::{Error, run};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Upgrades a real S3 server again and again, two bad releases among them, while S3 clients write, read and
-/// check every byte. Ends with what the clients noticed; the exit code is 0 only if that is nothing.
+/// Upgrades a real S3 server repeatedly, including two bad releases, while S3 clients write, read and check every
+/// byte. Shows what the clients noticed; the exit code is 0 only if they noticed nothing.
 #[derive(Debug, Parser)]
 #[command(name = "demo", version)]
 struct Args {
-    /// How long the clients work, in seconds.
+    /// How long the clients run, in seconds.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(2..=3600))]
     seconds: u64,
-    /// How many upgrades, the two bad ones included.
+    /// Number of upgrades, including the two bad ones.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(3..=200))]
     upgrades: u16,
-    /// How many S3 clients.
+    /// Number of S3 clients.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=200))]
     clients: u16,
     /// Print the result as one JSON object.
@@ -66,7 +66,7 @@ fn demo(args: &Args) -> Result<Report, Error> {
         }
     });
     let stopped = rig.stop();
-    // Not by dropping it: a request to the supervisor may be under way that nobody waits for.
+    // Not by drop, which could wait for a pending request to the supervisor.
     runtime.shutdown_background();
     let report = result?;
     stopped?;

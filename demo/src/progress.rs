@@ -1,17 +1,17 @@
-//! What is shown while the demo runs: a bar on a terminal, a line for each event elsewhere.
+//! Progress output during the demo: a bar on a terminal, otherwise one line per event.
 
 use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Shows how far the demo is, on the standard error stream.
+/// Shows progress on standard error.
 pub struct Progress {
     bar: Option<ProgressBar>,
 }
 
 impl Progress {
-    /// Begins to show a run that should take `length`.
+    /// Starts the output for a run of about `length`.
     pub fn new(length: Duration) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{bar:30} {pos:>3}/{len} s  {msg}");
@@ -21,7 +21,7 @@ impl Progress {
         Self { bar }
     }
 
-    /// Something has happened.
+    /// Shows an event.
     pub fn event(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
@@ -29,7 +29,7 @@ impl Progress {
         }
     }
 
-    /// How far it is, and the counts so far.
+    /// Updates the progress and the counts.
     pub fn tick(&self, elapsed: Duration, requests: u64, failures: u64) {
         if let Some(bar) = &self.bar {
             bar.set_position(elapsed.as_secs());

@@ -1,4 +1,4 @@
-//! What the demo found: as a table for people, as one JSON object for programs.
+//! The results of the demo: a table for people, or one JSON object for programs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,43 +10,43 @@ use serde::Serialize;
 use crate::load::failure::Kind;
 use crate::load::meter::{Meter, Spread};
 
-/// Everything the demo measured.
+/// All results.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Whether nothing was noticed, every good release was committed and every bad one rolled back.
+    /// Whether clients noticed nothing, every good release was committed, and every bad one rolled back.
     pub ok: bool,
-    /// Upgrades that were committed.
+    /// Number of committed upgrades.
     pub committed: usize,
-    /// Upgrades that were rolled back.
+    /// Number of rolled back upgrades.
     pub rolled_back: usize,
-    /// Upgrades that ended otherwise than they should have, in words.
+    /// Descriptions of upgrades with an unexpected result.
     pub surprises: Vec<String>,
-    /// Requests of all clients.
+    /// Number of requests of all clients.
     pub requests: u64,
     /// Failures that clients noticed, by kind.
     pub failures: BTreeMap<&'static str, u64>,
-    /// The first failures, in words.
+    /// Descriptions of the first failures.
     pub examples: Vec<String>,
-    /// Latency of requests that had no part in an upgrade.
+    /// Latency of requests outside of upgrades.
     pub latency_steady: Spread,
-    /// Latency of requests that had, rollbacks included.
+    /// Latency of requests during upgrades, including rollbacks.
     pub latency_upgrading: Spread,
-    /// How long nobody accepted in a committed upgrade.
+    /// Time without accepts in a committed upgrade.
     pub accept_gap: Spread,
-    /// How long nobody accepted in an upgrade that was rolled back.
+    /// Time without accepts in a rolled back upgrade.
     pub accept_gap_rolled_back: Spread,
-    /// How long a committed upgrade took, the drain of slow uploads included.
+    /// Duration of a committed upgrade, including the drain of slow uploads.
     pub upgrade_time: Spread,
 }
 
-/// What the upgrades of a run came to.
+/// The results of all upgrades of a run.
 #[derive(Debug)]
 pub struct Upgrades {
-    /// How many were committed.
+    /// Number of committed upgrades.
     pub committed: usize,
-    /// How many were rolled back.
+    /// Number of rolled back upgrades.
     pub rolled_back: usize,
-    /// Those that ended otherwise than they should have, in words.
+    /// Descriptions of upgrades with an unexpected result.
     pub surprises: Vec<String>,
     /// See [`Report::accept_gap`].
     pub accept_gap: Spread,
@@ -57,7 +57,7 @@ pub struct Upgrades {
 }
 
 impl Report {
-    /// Brings together what the clients and the upgrades have found.
+    /// Combines the results of the clients and the upgrades.
     pub fn new(meter: &Meter, upgrades: Upgrades) -> Self {
         let (latency_steady, latency_upgrading) = meter.latencies();
         Self {
@@ -125,7 +125,7 @@ fn table<const COLUMNS: usize>(header: [&str; COLUMNS]) -> Table {
     table
 }
 
-/// Microseconds as people read them.
+/// Formats microseconds for people.
 pub fn duration(us: u64) -> String {
     match us {
         0..1_000 => format!("{us} µs"),

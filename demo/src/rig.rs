@@ -1,7 +1,7 @@
-//! Where the demo happens: a temporary directory, and in it a supervisor with one service.
+//! The environment of the demo: a temporary directory with a supervisor and one service.
 //!
-//! All programs run from files in the directory, so that the processes to end are known for certain: those
-//! whose executable lies in it. Dropping the rig ends them and removes the directory, however the demo ends.
+//! All programs run from files in the directory, so the processes to end are known: those whose executable is inside.
+//! Dropping the rig ends them and removes the directory, however the demo ends.
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
@@ -22,12 +22,12 @@ use crate::load::Plan;
 
 /// The name of the service.
 pub const SERVICE: &str = "s3";
-/// How long the supervisor, and the service, may take to start or to end.
+/// Time limit for the supervisor or the service to start or end.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// How often is looked whether something has happened that tells nobody.
+/// Polling interval.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A supervisor in a directory of its own.
+/// A supervisor in its own directory.
 pub struct Rig {
     dir: TempDir,
     daemon: Option<Child>,
@@ -35,11 +35,11 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Makes the directory. Nothing runs yet.
+    /// Creates the directory. Nothing runs yet.
     ///
     /// # Errors
     ///
-    /// The directory cannot be made, or no port is free.
+    /// The directory cannot be created, or no port is free.
     pub fn new() -> Result<Self, Error> {
         let dir = tempfile::Builder::new().prefix("handoff-demo-").tempdir()?;
         for name in ["config/services", "state", "run", "data"] {
@@ -54,17 +54,17 @@ impl Rig {
         self.dir.path()
     }
 
-    /// Whom the clients are to load.
+    /// The load for the service.
     pub fn plan(&self, clients: usize) -> Plan {
         let (access_key, secret_key) = ("demo-access-key".to_owned(), "demo-secret-key".to_owned());
         Plan { endpoint: self.endpoint, access_key, secret_key, clients, seed: 1 }
     }
 
-    /// Starts the supervisor with the service at `binary`, and waits until that serves. Blocks.
+    /// Starts the supervisor with the service at `binary`, and waits until it serves. Blocks.
     ///
     /// # Errors
     ///
-    /// One of them does not come up; the text has what the supervisor said.
+    /// One of them does not start; the text contains the supervisor's output.
     pub fn start(&mut self, binaries: &Binaries, binary: &Path) -> Result<(), Error> {
         self.write_service_file(binary)?;
         let handoff = self.path().join("handoff");
@@ -76,27 +76,27 @@ impl Rig {
         {
             command.arg(option).arg(self.path().join(name));
         }
-        // In a group of its own, so that Ctrl-C is for the demo alone, which then ends the rest in order.
+        // In its own process group, so that Ctrl-C reaches only the demo, which then ends the rest cleanly.
         command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.daemon = Some(command.spawn().map_err(|error| format!("cannot start {handoff:?}: {error}"))?);
         self.wait_until_serving().map_err(|error| self.with_daemon_log(&error))
     }
 
-    /// Asks the supervisor. Blocks until it answers.
+    /// Sends a request to the supervisor. Blocks until its response.
     ///
     /// # Errors
     ///
-    /// It cannot be reached, or says no.
+    /// It is unreachable, or refuses.
     pub fn ask(socket: &Path, request: &Request) -> Result<Response, ClientError> {
         Client::connect(socket)?.call(request, &mut |_| {})
     }
 
-    /// Where the supervisor listens for requests.
+    /// The socket for requests to the supervisor.
     pub fn socket(&self) -> PathBuf {
         self.path().join("run/control.sock")
     }
 
-    /// An error together with the end of what the supervisor has said.
+    /// Adds the end of the supervisor's output to an error.
     pub fn with_daemon_log(&self, error: &Error) -> Error {
         let log = fs::read_to_string(self.path().join("daemon.log")).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
@@ -151,13 +151,13 @@ impl Rig {
         }
     }
 
-    /// Stops the service and then the supervisor, each in order if it can be, and removes the directory.
-    /// Blocks for at most some seconds.
+    /// Stops the service and then the supervisor, cleanly if possible, and removes the directory. Blocks for a few
+    /// seconds at most.
     ///
     /// # Errors
     ///
-    /// The service could not be stopped in order, or the directory cannot be removed. Everything is gone
-    /// all the same, as far as possible.
+    /// The service could not be stopped cleanly, or the directory cannot be removed. Everything else is removed
+    /// anyway, as far as possible.
     pub fn stop(mut self) -> Result<(), Error> {
         let socket = self.socket();
         let stopped = SERVICE
@@ -171,7 +171,7 @@ impl Rig {
         stopped
     }
 
-    /// Ends every process whose executable lies in the directory: politely, then for certain.
+    /// Ends every process whose executable is in the directory: first with SIGTERM, then with SIGKILL.
     fn end_processes(&mut self) {
         for signal in [Signal::SIGTERM, Signal::SIGKILL] {
             let until = Instant::now() + Duration::from_secs(5);
@@ -181,7 +181,7 @@ impl Rig {
             }
             while !processes.is_empty() && Instant::now() < until {
                 if let Some(daemon) = &mut self.daemon {
-                    // Reaps it; as a zombie it would still be found.
+                    // Reaps it; a zombie would still be found.
                     let _ = daemon.try_wait();
                 }
                 std::thread::sleep(TICK);

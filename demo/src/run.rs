@@ -1,4 +1,4 @@
-//! The run: the load goes on, and one release after the other takes over.
+//! The run: under continuous load, one release after the other takes over.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,17 +16,17 @@ use crate::progress::Progress;
 use crate::report::{Report, Upgrades, duration};
 use crate::rig::{Rig, SERVICE};
 
-/// The limit of the upgrade to the release that never gets ready; all of it is waiting.
+/// The deadline of the upgrade to the release that never becomes ready; the upgrade uses all of it.
 const HOPELESS_DEADLINE_MS: u64 = 3_000;
-/// Between two upgrades the clients have at least this long for themselves.
+/// Minimum time between two upgrades.
 const REST: Duration = Duration::from_millis(300);
 
-/// Loads the service for about `length` and upgrades it to each of `releases` but the first, which it runs.
+/// Loads the service for about `length`, and upgrades it to each of `releases` after the first, which already runs.
 ///
 /// # Errors
 ///
-/// The load cannot be started, or the supervisor does not answer. What clients notice is no error but in
-/// the report.
+/// The load cannot be started, or the supervisor does not answer. Failures that clients notice are not errors; they
+/// are in the report.
 pub async fn run(rig: &Rig, releases: &[Release], clients: usize, length: Duration) -> Result<Report, Error> {
     let load = Load::start(&rig.plan(clients)).await?;
     let meter = load.meter().clone();
@@ -42,9 +42,9 @@ pub async fn run(rig: &Rig, releases: &[Release], clients: usize, length: Durati
     let upgrading = upgrade_all(rig.socket(), releases, &load, &progress, length);
     let tally = tokio::select! {
         tally = upgrading => tally?,
-        () = ticking => unreachable!("it ticks for ever"),
+        () = ticking => unreachable!("it ticks forever"),
     };
-    progress.event("reading back everything that was ever written");
+    progress.event("reading back everything that was written");
     let meter = load.finish().await;
     drop(progress);
     Ok(Report::new(&meter, tally.into_upgrades()))
@@ -104,7 +104,7 @@ impl Default for Tally {
 }
 
 impl Tally {
-    /// Adds an upgrade and says what came of it.
+    /// Adds an upgrade, and describes its result.
     fn add(&mut self, release: &Release, outcome: &Outcome) -> String {
         let good = release.fault.is_none();
         let ending = match outcome.outcome {

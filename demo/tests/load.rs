@@ -1,5 +1,5 @@
-//! The load against the S3 server, without a supervisor: it finds nothing when nothing is wrong, also while
-//! the server drains, seals and resumes; and it finds everything when the server is killed.
+//! The load against the S3 server without a supervisor. It finds no failures when nothing is wrong, even while the
+//! server drains, seals and resumes; and it finds all of them when the server is killed.
 
 use std::future::pending;
 use std::net::{SocketAddr, TcpListener};
@@ -27,7 +27,7 @@ fn open(data_dir: &Path, listener: TcpListener) -> S3Server {
     server
 }
 
-/// Looks at the meter until it has found what is waited for; that it never does is an error.
+/// Waits until the meter shows the condition; a timeout is an error.
 async fn until(load: &Load, is_found: impl Fn(&Meter) -> bool) {
     let found = async {
         while !is_found(load.meter()) {
@@ -92,7 +92,7 @@ fn a_killed_server_is_noticed() {
 
     drop(server);
     host.shutdown_background();
-    // An upload that takes seconds was under way; whoever comes later is refused.
+    // An upload that takes seconds was in progress; later clients are refused.
     let cut = |meter: &Meter| meter.count(Kind::Cut) + meter.count(Kind::Reset);
     clients.block_on(async {
         until(&load, |meter| cut(meter) > 0 && meter.count(Kind::Refused) > 10).await;

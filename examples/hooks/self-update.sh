@@ -1,10 +1,11 @@
 #!/bin/sh
-# What a tool does that updates itself: it has fetched a zip file, takes out its program, puts it in place, and says so.
+# For tools that update themselves: takes the program out of a downloaded zip file, puts it in place, and
+# reports it.
 #
 #   self-update.sh SERVICE ZIP MEMBER TARGET
 #
-# The program is extracted beside TARGET and renamed, so that nobody ever sees half of it. If the service is stopped, or no daemon
-# runs, handoff keeps the new version for the next start.
+# The program is extracted next to TARGET and renamed, so that no process sees a partial file. If the service
+# is stopped, or no daemon runs, handoff keeps the new version for the next start.
 set -eu
 
 service=$1
@@ -18,7 +19,7 @@ unzip -p "$zip" "$member" > "$beside"
 chmod 755 "$beside"
 mv -f "$beside" "$target"
 
-# The exact call: it may be repeated, and several tools may make it at once.
+# You may repeat this call, and several tools may make it at once.
 code=0
 handoff installed "$service" "$target" || code=$?
 case $code in

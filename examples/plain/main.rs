@@ -1,24 +1,24 @@
-//! A server that knows nothing of handoff, for the tests of the other adapters: it binds the addresses of its arguments, or takes
-//! what socket activation gives it, and answers each line with its version. SIGTERM ends it at once, as it ends most
-//! programs, whatever it is doing.
+//! An unmodified server, for the tests of the other adapters: it binds the addresses in its arguments, or uses the
+//! listeners of socket activation, and answers each line with its version. SIGTERM ends it at once, even with a request
+//! in progress, as with most programs.
 //!
-//! `plain <data> <address>…`, where `<data>` is `-`, or a directory that one process at a time may use: a second one ends with an
-//! error; or `+` and a directory that several may use at once.
+//! `plain <data> <address>…`, where `<data>` is one of: `-`; a directory for one process at a time, where a second process
+//! fails; `+` and a directory that several processes may use at once.
 //!
-//! A release with the fault `in-order` ends in order at SIGTERM: it closes the connections on which it has nothing to answer,
-//! answers what it has begun, and ends. At SIGUSR1 it says that it was told to drain.
+//! A release with the fault `in-order` ends cleanly at SIGTERM: it closes idle connections, answers requests in progress,
+//! and exits. At SIGUSR1 it reports a drain request.
 //!
-//! | line | what it does |
+//! | line | effect |
 //! |---|---|
 //! | `put <text>` | appends the line to a file in its data, then answers with it |
-//! | `note <path> <text>` | appends it to that file, then answers |
-//! | `slow <ms>` | answers after so long |
-//! | `after <ms> <path> <text>` | appends the text to that file, and answers after so long |
-//! | `pid` | answers with its process |
+//! | `note <path> <text>` | appends the text to that file, then answers |
+//! | `slow <ms>` | answers after that time |
+//! | `after <ms> <path> <text>` | appends the text to that file, and answers after that time |
+//! | `pid` | answers with its pid |
 //! | anything else | answers |
 //!
-//! At an address `udp:…` each datagram is a line, and so is its answer, which has the line after the version and the process. There
-//! `busy <ms>` is answered after so long of work.
+//! At an address `udp:…` each datagram is a line, and so is its answer, which consists of version, process and line.
+//! There, `busy <ms>` is answered after that much work.
 //!
 //! Releases are stamped like those of the other test service.
 
@@ -51,9 +51,9 @@ use stamp::Stamp;
 struct Server {
     stamp: Stamp,
     data: Option<(PathBuf, File)>,
-    /// Of a release that ends in order: each connection, and whether a request is under way on it.
+    /// Of a release that ends cleanly: each connection, and whether a request is in progress on it.
     connections: Mutex<Vec<(TcpStream, Arc<AtomicBool>)>>,
-    /// Whether it has been told to end. Nothing is begun from then on.
+    /// Whether it was asked to end. No request begins after that.
     leaves: Mutex<bool>,
 }
 
@@ -103,7 +103,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Whoever has the data alone may write.
+/// Only the holder of the data may write.
 fn open(data: PathBuf) -> Result<(PathBuf, File), Box<dyn Error>> {
     if let Some(shared) = data.to_str().and_then(|data| data.strip_prefix('+')) {
         return Ok((PathBuf::from(shared), File::open(shared)?));
@@ -124,7 +124,7 @@ fn bind(address: &str) -> Result<OwnedFd, Box<dyn Error>> {
     })
 }
 
-/// sd_notify(3), for a program that says when it is ready.
+/// sd_notify(3), for a program that reports readiness.
 fn say_ready() -> Result<(), Box<dyn Error>> {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
     let address = match path.as_bytes().strip_prefix(b"@") {
@@ -135,7 +135,7 @@ fn say_ready() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A child that lives on in a session of its own, with the listeners: what a careless program leaves behind.
+/// A child in its own session that inherits the listeners: what a careless program leaves behind.
 fn fork(server: &Server, script: &str) -> Result<(), Box<dyn Error>> {
     let program = std::env::current_exe()?;
     let script = ["sh", "-c", script].map(OsStr::new).into_iter().chain([program.as_os_str()]);
@@ -183,7 +183,8 @@ impl Server {
         }
     }
 
-    /// A duplicate keeps a connection open, so only a release that needs one has it, and no longer than the connection.
+    /// A duplicate keeps a connection open, so only a release that needs one has it, and only while the connection
+    /// exists.
     fn serve_known(&self, reader: TcpStream, writer: TcpStream) {
         let busy = Arc::new(AtomicBool::new(false));
         if self.stamp.fault == "in-order"
@@ -195,14 +196,14 @@ impl Server {
         self.connections.lock().unwrap().retain(|(_, of)| !Arc::ptr_eq(of, &busy));
     }
 
-    /// Starts a thread for it. The signal is blocked in all threads that come.
+    /// Starts a thread for it. All later threads inherit the blocked signal.
     fn end_in_order_when_told(self: &Arc<Self>) -> std::io::Result<()> {
         let told = signal_fd(Signal::SIGTERM)?;
         let drains = signal_fd(Signal::SIGUSR1)?;
         let version = self.stamp.version.clone();
         std::thread::spawn(move || {
             let _ = poll_one(&drains, PollFlags::POLLIN, None);
-            println!("plain {version} is told to drain");
+            println!("plain {version} is asked to drain");
         });
         let server = Arc::clone(self);
         std::thread::spawn(move || {
@@ -228,7 +229,7 @@ impl Server {
     fn answer_datagrams(&self, socket: &UdpSocket) {
         let mut line = [0; 1500];
         loop {
-            // The socket may not block, as under an earlier program.
+            // The socket may be nonblocking, because of an earlier program.
             let _ = poll_one(socket, PollFlags::POLLIN, None);
             let Ok((length, client)) = socket.recv_from(&mut line) else { continue };
             let busy_ms =
@@ -268,7 +269,7 @@ impl Server {
             if let Some(ms) = line.strip_prefix("slow ").and_then(|ms| ms.parse().ok()) {
                 std::thread::sleep(Duration::from_millis(ms));
             }
-            // A request over HTTP, for a probe, which ends with an empty line.
+            // An HTTP request of a probe, which ends with an empty line.
             let answer = match line.as_str() {
                 line if line.starts_with("GET /bad") => continue,
                 line if line.ends_with(" HTTP/1.1") || line.contains(": ") => continue,

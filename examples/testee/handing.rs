@@ -1,15 +1,15 @@
-//! What this release hands over, and what was handed over to it.
+//! The state that this release hands over, and the state from its predecessor.
 
 use std::sync::Mutex;
 
 use handoff_service::{BoxError, State};
 
-/// What came last, in words, and how often something came.
+/// A description of the last state, and the number of states.
 #[derive(Default)]
 pub struct Inherited(Mutex<(Option<String>, usize)>);
 
 impl Inherited {
-    /// Takes it, unless this release refuses.
+    /// Takes a state, unless this release refuses.
     pub fn take(&self, fault: &str, state: State) -> Result<(), BoxError> {
         if fault == "refuses-state" {
             return Err(format!("told to refuse format {}", state.format()).into());
@@ -30,13 +30,14 @@ impl Inherited {
     }
 }
 
-/// What this release hands over, if it does: `hands-over-<bytes>` or `hands-over-and-exits-<bytes>`. The format tells when.
+/// The state that this release hands over, if any: `hands-over-<bytes>` or `hands-over-and-exits-<bytes>`. The format
+/// shows when.
 pub fn state(fault: &str, format: u32) -> Option<State> {
     let length = fault.strip_prefix("hands-over-")?.rsplit('-').next()?.parse().ok()?;
     State::new(format, content(length)).ok()
 }
 
-/// How many more it hands over before that, all at once: `hands-over-burst-<count>-<bytes>`.
+/// Number of additional states before that, all at once: `hands-over-burst-<count>-<bytes>`.
 pub fn burst(fault: &str) -> usize {
     let count = fault.strip_prefix("hands-over-burst-").and_then(|rest| rest.split('-').next()?.parse().ok());
     count.unwrap_or(0)

@@ -1,7 +1,7 @@
-//! The service that the tests upgrade: it answers each request line with its version, appends each line that begins
-//! with `put ` to a file before it answers, and misbehaves as its release stamp says.
+//! The service in the upgrade tests: it answers each request line with its version, appends each line that begins
+//! with `put ` to a file before it answers, and fails as its release stamp says.
 //!
-//! A stamp is a last line `testee version=2 fault=…` behind the ELF file, so that one build makes many releases.
+//! A stamp is a last line `testee version=2 fault=…` after the ELF file, so that one build makes many releases.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -54,7 +54,7 @@ fn run() -> Result<(), BoxError> {
     if let Some(version) = stamp.fault.strip_prefix("says-") {
         starting = starting.version(version);
     }
-    // The tests of unix sockets name one here, and those of UDP say so.
+    // Tests of unix sockets and UDP set this variable.
     let listener = match std::env::var_os("TESTEE_UNIX") {
         Some(path) => Listener::Unix(starting.unix_listener("main", Path::new(&path))?),
         None if std::env::var_os("TESTEE_UDP").is_some() => {
@@ -112,11 +112,11 @@ fn wait_for_ever() -> ! {
 enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
-    /// A datagram is a request.
+    /// Each datagram is a request.
     Udp(UdpSocket),
 }
 
-/// A connection, to be read from and written to through two descriptors.
+/// A connection, with separate descriptors to read and write.
 type Connection = (Box<dyn Read + Send>, Box<dyn Write + Send>);
 
 impl Listener {
@@ -171,7 +171,7 @@ impl AsFd for Listener {
     }
 }
 
-/// Sends what is written to a client.
+/// Sends answers to a client.
 struct Answer(UdpSocket, SocketAddr);
 
 impl Write for Answer {
@@ -222,7 +222,7 @@ impl Testee {
     fn accept(&mut self) -> io::Result<()> {
         *self.shared.file.lock().unwrap() = self.shared.data.as_deref().map(open_lines).transpose()?;
         self.shared.stop.store(false, Ordering::SeqCst);
-        // A wait with a limit, so that the acceptor sees when it is to stop.
+        // The wait is limited, so that the acceptor notices a stop.
         self.listener.set_nonblocking()?;
         let (listener, shared) = (self.listener.try_clone()?, Arc::clone(&self.shared));
         self.acceptor = Some(std::thread::spawn(move || {
@@ -249,7 +249,7 @@ fn open_lines(data: &Path) -> io::Result<std::fs::File> {
 }
 
 impl Shared {
-    /// One request a connection.
+    /// One request per connection.
     fn answer(&self, (reader, mut writer): Connection) -> io::Result<()> {
         let mut line = String::new();
         BufReader::new(reader).read_line(&mut line)?;

@@ -1,4 +1,4 @@
-//! Processes that break the protocol, each in a way of its own. They speak it by hand.
+//! Processes that break the protocol, each in a different way. They implement it by hand.
 
 use handoff::sys::channel::Channel;
 use handoff::sys::inherit::take_channel;
@@ -32,14 +32,14 @@ fn hello(channel: &Channel, id: HandoffId, versions: VersionRange) -> Result<(),
     Ok(send_message(channel, UNAGREED, id, &hello, &[])?)
 }
 
-/// Says `Ready` twice.
+/// Sends `Ready` twice.
 fn twice(channel: &Channel, id: HandoffId) -> Result<(), BoxError> {
     let version = parked(channel, id)?;
     ready(channel, version, id)?;
     ready(channel, version, id)
 }
 
-/// Becomes the incumbent, and then wants to hear nothing more.
+/// Becomes the incumbent, and then stops reading.
 fn deaf(channel: Channel, id: HandoffId) -> Result<(), BoxError> {
     let version = parked(&channel, id)?;
     ready(&channel, version, id)?;
@@ -48,7 +48,7 @@ fn deaf(channel: Channel, id: HandoffId) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Until it was told to begin. Returns the version that is spoken.
+/// Proceeds until `Begin`. Returns the agreed version.
 fn parked(channel: &Channel, id: HandoffId) -> Result<u16, BoxError> {
     hello(channel, id, VersionRange::OURS)?;
     let (_, welcome, _) = recv_message::<ToService>(channel, UNAGREED)?.ok_or("closed")?;

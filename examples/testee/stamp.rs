@@ -1,4 +1,4 @@
-//! What this release is, read from the last line of the program file.
+//! The release, from the last line of the program file.
 
 use std::io::{self, Read, Seek, SeekFrom};
 

@@ -1,65 +1,64 @@
-//! The table of named deadlines.
+//! The named deadlines.
 //!
-//! A machine arms and disarms them by name; the effects keep the clock. At most one timer per name is armed, and arming
-//! an armed one moves it. Every limit of a phase before the commit is cut to what is left of the whole upgrade.
+//! A machine arms and disarms them by name; the caller keeps the clock. Each name has at most one timer, and arming an
+//! armed timer restarts it. Every phase limit before the commit is capped by the rest of the upgrade's deadline.
 
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-/// Milliseconds on the monotonic clock of the caller.
+/// Milliseconds on the caller's monotonic clock.
 pub type Millis = u64;
 
-/// So many leases may a process be silent that could go on if it got a processor, or what it wants from the disk. Such a one is
-/// not frozen, and to kill it makes no machine faster.
+/// Leases of silence allowed for a starved process, one that needs only processor time or the disk to continue. It is
+/// not frozen, and killing it does not make the machine faster.
 pub const LEASES_OF_STARVED: u8 = 4;
 
 /// A deadline of the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Deadline {
-    /// A spawned process must say `Hello`: [`Policy::greet_limit_ms`].
+    /// A spawned process must send `Hello`: [`Policy::greet_limit_ms`].
     Greet,
-    /// The successor must be `Prepared`: what is left of the upgrade.
+    /// The successor must be `Prepared`: the rest of the upgrade's deadline.
     Prepare,
     /// The incumbent must be `Drained`: [`Policy::drain_grace_ms`].
     Drain,
-    /// The incumbent must be `Sealed`: [`Policy::seal_limit_ms`], and what it was granted to end.
+    /// The incumbent must be `Sealed`: [`Policy::seal_limit_ms`], plus its grant.
     Seal,
-    /// The successor must be `Ready`: what is left of the upgrade.
+    /// The successor must be `Ready`: the rest of the upgrade's deadline.
     Begin,
-    /// The successor must have passed the probe: [`Policy::probe_limit_ms`] and [`Policy::probe_margin_ms`].
+    /// The successor must pass the probe: [`Policy::probe_limit_ms`] plus [`Policy::probe_margin_ms`].
     Probe,
-    /// The successor has had its share of the new connections for long enough: [`CanaryStep::time_ms`].
+    /// Ends a canary step: [`CanaryStep::time_ms`].
     Canary,
-    /// The new process has served for long enough; the old one, which stands by, leaves: [`Policy::probation_ms`].
+    /// Ends the probation: the old process, which stands by, leaves: [`Policy::probation_ms`].
     Probation,
-    /// What is recorded durably must be on the disk: [`Policy::record_limit_ms`], or [`UNSERVED_RECORD_MS`] if nobody serves.
+    /// The durable record must be on disk: [`Policy::record_limit_ms`], or [`UNSERVED_RECORD_MS`] if no process serves.
     Record,
-    /// A working party must give a sign of life: [`Policy::lease_ms`].
+    /// A working process must send a sign of life: [`Policy::lease_ms`].
     Silence,
-    /// A successor that was sent away must be gone: [`Policy::exit_limit_ms`], then after SIGTERM that and
-    /// [`Policy::stop_grace_ms`].
+    /// A dismissed successor must exit: [`Policy::exit_limit_ms`]; after SIGTERM, that plus [`Policy::stop_grace_ms`].
     Leave,
-    /// The incumbent must have `Resumed`: [`Policy::resume_limit_ms`], and the time of the seal if that is not over.
+    /// The incumbent must have `Resumed`: [`Policy::resume_limit_ms`], plus the seal's limit if that has not ended.
     Resume,
-    /// Pause before a service that keeps failing is started again.
+    /// Pause before the restart of a failing service.
     Backoff,
     /// The old process must be `Drained`: [`Policy::drain_grace_ms`], or [`Policy::stop_grace_ms`] for a stop.
     RetireDrain,
-    /// Nothing must be on its way to the old process any more, which then is told to seal: [`Policy::quiet_limit_ms`].
+    /// Ends the wait for traffic still in transit to the old process in overlap mode; then it seals:
+    /// [`Policy::quiet_limit_ms`].
     RetireQuiet,
-    /// The old process must be `Sealed`: as [`Deadline::Seal`].
+    /// The old process must be `Sealed`: same limit as [`Deadline::Seal`].
     RetireSeal,
-    /// The old process must have exited: [`Policy::exit_limit_ms`], then after SIGTERM that and
-    /// [`Policy::stop_grace_ms`].
+    /// The old process must exit: [`Policy::exit_limit_ms`]; after SIGTERM, that plus [`Policy::stop_grace_ms`].
     RetireExit,
-    /// An incumbent that another supervisor has left must answer or give a sign of life: [`Policy::lease_ms`]; one that
-    /// leaves must be gone: as [`Deadline::Leave`].
+    /// An incumbent that another supervisor left behind must answer or send a sign of life: [`Policy::lease_ms`]. A
+    /// leaving one must exit: as [`Deadline::Leave`].
     AnswerIncumbent,
-    /// Likewise a successor.
+    /// Like [`Deadline::AnswerIncumbent`], for a successor.
     AnswerSuccessor,
-    /// A successor that was left by another supervisor must serve: what is left of the upgrade. Then an incumbent must serve, or be
-    /// gone: [`Policy::resume_limit_ms`].
+    /// A successor that another supervisor left behind must serve: the rest of the upgrade's deadline. After that, an
+    /// incumbent must serve or be gone: [`Policy::resume_limit_ms`].
     Recover,
 }
 
@@ -67,64 +66,64 @@ pub enum Deadline {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stragglers {
-    /// Give the upgrade up; the old version goes on.
+    /// Abort the upgrade; the old version continues.
     Abort,
-    /// Seal all the same.
+    /// Seal anyway, and cut them.
     Cut,
 }
 
-/// The times of one service. All in milliseconds.
+/// The time limits of one service, in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Policy {
     /// One upgrade, from the request to the commit.
     pub deadline_ms: u64,
     /// From `Prepare` to `Drained`.
     pub drain_grace_ms: u64,
-    /// What happens when that is over.
+    /// What to do with requests that outlast the drain grace.
     pub stragglers: Stragglers,
-    /// After so much silence a role acts on its own.
+    /// After this much silence a process acts on its own.
     pub lease_ms: u64,
     /// From the spawn to `Hello`.
     pub greet_limit_ms: u64,
-    /// From `Seal` to `Sealed`, without the time that the process has to end.
+    /// From `Seal` to `Sealed`, without the process's grant.
     pub seal_limit_ms: u64,
-    /// Whether a seal ends what serves, so that there is no way back that costs less than to go forward: a shim ends its program. Then
-    /// neither a request nor [`Policy::deadline_ms`] calls the upgrade off while the process seals.
+    /// Whether a seal stops the serving program, as in a shim. Then rolling back costs as much as going forward, so
+    /// neither a cancel request nor [`Policy::deadline_ms`] aborts the upgrade while the process seals.
     pub seal_ends: bool,
-    /// In overlap mode, from the end of the drain of a process that was replaced to `Seal`, at the most.
+    /// In overlap mode: maximum time from the end of the old process's drain to its `Seal`.
     pub quiet_limit_ms: u64,
     /// From `Resume` to `Resumed`.
     pub resume_limit_ms: u64,
-    /// From the record of a commit, or of the return to the old version, to the moment at which the disk has it.
+    /// From the record of a commit or revert until the disk confirms it.
     pub record_limit_ms: u64,
-    /// Whether a successor that says `Ready` must also pass a probe of the supervisor's own.
+    /// Whether a successor that sends `Ready` must also pass the supervisor's probe.
     pub probes: bool,
-    /// For how long after `Ready` the probe may be tried.
+    /// How long the probe may be retried after `Ready`.
     pub probe_limit_ms: u64,
-    /// For how long after a step of the canary; no longer than [`Policy::probe_limit_ms`].
+    /// How long the probe may be retried after a canary step; at most [`Policy::probe_limit_ms`].
     pub canary_probe_limit_ms: u64,
-    /// For how long beyond that a probe may hang.
+    /// Extra time for a probe attempt that hangs.
     pub probe_margin_ms: u64,
-    /// From `Commit` or `Abort` to the exit of the process, if it has nothing to end.
+    /// From `Commit` or `Abort` to the exit of a process that has no program to end.
     pub exit_limit_ms: u64,
-    /// From a request to stop to the `Seal`; and from the moment at which a process, or the program that it runs, is asked to end
-    /// to the moment at which it is killed.
+    /// At a stop: from the request to `Seal`. Also from the stop signal of a process, or of the program it runs, until
+    /// SIGKILL.
     pub stop_grace_ms: u64,
-    /// The shares of the new connections that a successor gets before it is committed, in overlap mode. Their times do not
-    /// count against [`Policy::deadline_ms`].
+    /// The successor's shares of new connections before the commit, in overlap mode. Their times do not count against
+    /// [`Policy::deadline_ms`].
     pub canary: Vec<CanaryStep>,
-    /// For how long after the commit the process that was replaced stands by; 0: it leaves at once.
+    /// How long the replaced process stands by after the commit; 0: it leaves at once.
     pub probation_ms: u64,
-    /// Whether a process that serves is watched, and killed and started again if it is not well.
+    /// Whether a serving process is watched, and restarted if its check fails.
     pub liveness: bool,
 }
 
-/// A share of the new connections, and for how long a successor has to do well with it.
+/// A canary step: a share of the new connections, and how long the successor must serve it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CanaryStep {
-    /// So many of 1,000.
+    /// Share in permille.
     pub permille: u16,
-    /// Milliseconds.
+    /// Duration in milliseconds.
     pub time_ms: u64,
 }
 
@@ -154,13 +153,14 @@ impl Default for Policy {
     }
 }
 
-/// So long a disk is waited for while nobody serves: the answer decides which version is started.
+/// Time limit for the disk while no process serves: its answer decides which version starts.
 pub const UNSERVED_RECORD_MS: Millis = 1_000;
 
-/// A service that served for this long is not in a crash loop: the next restart is immediate again.
+/// A service that has served this long is not in a crash loop: its next restart is immediate.
 pub const STABLE_MS: Millis = 10_000;
 
-/// Pause before the `attempt`-th restart in a row: none before the first, then 100 ms doubled up to 30 s.
+/// Pause before the `attempt`-th restart in a row, in milliseconds: none before the first, then 100 ms, doubling up to
+/// 30 s.
 pub fn backoff_ms(attempt: u8) -> Millis {
     match attempt {
         0 => 0,

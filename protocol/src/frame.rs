@@ -13,8 +13,8 @@
 //! | 32 | 4 | CRC-32 (IEEE 802.3) of bytes 0 to 31 and the body |
 //! | 36 | | body |
 //!
-//! Integers are little-endian. This is the only file of the wire format that knows the encoding of a body (bincode 2:
-//! fixed-width little-endian integers, a `u64` length before each string and list, no padding).
+//! Integers are little-endian. Only this file of the wire format uses the encoding of the body (bincode 2: fixed-width
+//! little-endian integers, a `u64` length before each string and list, no padding).
 
 use alloc::vec::Vec;
 
@@ -30,34 +30,34 @@ pub const MAGIC: [u8; 4] = *b"hoff";
 pub const HEADER_LEN: usize = 36;
 /// The largest frame, header included, in bytes. A packet that is larger is refused.
 pub const FRAME_MAX: usize = 64 * 1024;
-/// The most file descriptors that one packet can carry (`SCM_MAX_FD` of Linux, unix(7)).
+/// The kernel's maximum number of descriptors per packet (`SCM_MAX_FD` of Linux, unix(7)).
 pub const FDS_MAX: usize = 253;
 
 const CRC_AT: usize = 32;
 
-/// A value that travels as the body of a frame of its own kind.
+/// A message that is the body of a frame of its own kind.
 pub trait Message: Sized {
-    /// The kind that stands in the header.
+    /// The kind in the header.
     fn kind(&self) -> u8;
-    /// Whether the message is sent before a version is agreed, that is with version 0.
+    /// Whether the message precedes version agreement and so has version 0.
     fn before_agreement(&self) -> bool;
-    /// How many file descriptors travel with the message.
+    /// Number of file descriptors that travel with the message.
     fn fd_count(&self) -> usize;
-    /// Whether the message means nothing without its descriptors, so that it cannot travel where there are none.
+    /// Whether the message is useless without its descriptors, so that a stream cannot carry it.
     fn needs_fds(&self) -> bool {
         false
     }
-    /// The first version that has the message.
+    /// The first version with this message.
     fn since(&self) -> u16 {
         crate::version::UNAGREED
     }
-    /// The encoded body.
+    /// Encodes the body.
     fn encode_body(&self) -> Result<Vec<u8>, FrameError>;
-    /// Decodes the body of a frame of this kind; an unknown kind is an error.
+    /// Decodes the body of a frame of this kind. [`FrameError::Kind`] if the kind is unknown.
     fn decode_body(kind: u8, body: &[u8]) -> Result<Self, FrameError>;
 }
 
-/// What is wrong with a frame.
+/// Why a frame is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum FrameError {
     /// Shorter than a header.
@@ -75,54 +75,54 @@ pub enum FrameError {
     /// Does not begin with [`MAGIC`].
     #[error("the packet is not a handoff frame (wrong magic)")]
     Magic,
-    /// The checksum does not fit.
+    /// The checksum does not match.
     #[error("the frame is damaged (CRC-32 mismatch)")]
     Crc,
-    /// The version field is not the one that was agreed.
+    /// The version field differs from the agreed version.
     #[error("the frame has version {found}; agreed was {agreed}")]
     Version {
-        /// The field of the frame.
+        /// The version in the frame.
         found: u16,
-        /// What it should have been.
+        /// The expected version.
         agreed: u16,
     },
-    /// A flag or reserved bit is set that version 1 does not know.
+    /// An unknown flag or reserved bit is set.
     #[error("the frame has an unknown flag set")]
     Flags,
-    /// The length field is not the length of what follows the header.
-    #[error("the header announces a body of {announced} bytes; {found} came")]
+    /// The length field differs from the length of the body.
+    #[error("the header announces a body of {announced} bytes; received {found}")]
     Length {
-        /// The field of the frame.
+        /// The length in the header.
         announced: usize,
-        /// What came.
+        /// The received length.
         found: usize,
     },
     /// The number of descriptors differs between header, packet and message.
-    #[error("the message needs {expected} file descriptors, {found} came")]
+    #[error("the message needs {expected} file descriptors; received {found}")]
     FdCount {
-        /// What the header or the message says.
+        /// The number in the header or the message.
         expected: usize,
-        /// What came.
+        /// The received number.
         found: usize,
     },
     /// No message of this direction has this kind.
     #[error("unknown message kind {kind:#04x}")]
     Kind {
-        /// The field of the frame.
+        /// The kind in the frame.
         kind: u8,
     },
-    /// The body is not what its kind says.
+    /// The body does not decode as its kind.
     #[error("the body of a message of kind {kind:#04x} is malformed")]
     Body {
         /// The kind of the message.
         kind: u8,
     },
-    /// The body goes on after the message ended.
+    /// Bytes follow the end of the message in the body.
     #[error("{count} bytes follow the body of a message of kind {kind:#04x}")]
     Trailing {
         /// The kind of the message.
         kind: u8,
-        /// Number of bytes left over.
+        /// Number of extra bytes.
         count: usize,
     },
 }
@@ -130,9 +130,9 @@ pub enum FrameError {
 /// How frames travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// A packet each, with the descriptors of the message.
+    /// One packet each, with the descriptors of the message.
     Packets,
-    /// One after the other on a byte stream, which carries no descriptors.
+    /// Consecutive frames on a byte stream, which carries no descriptors.
     Stream,
 }
 
@@ -148,12 +148,12 @@ impl Transport {
     }
 }
 
-/// Lays out one frame. `version` is the agreed one; messages that come before agreement carry 0 all the same.
+/// Encodes one frame. `version` is the agreed version; messages that precede the agreement carry 0 regardless.
 pub fn encode<M: Message>(version: u16, id: HandoffId, message: &M) -> Result<Vec<u8>, FrameError> {
     lay_out(Transport::Packets, version, id, message)
 }
 
-/// Like [`encode`], for a byte stream: the header says that no descriptors travel.
+/// Like [`encode`], for a byte stream: the header declares no descriptors.
 pub fn encode_for_stream<M: Message>(
     version: u16,
     id: HandoffId,
@@ -193,18 +193,18 @@ fn lay_out<M: Message>(
     Ok(frame)
 }
 
-/// Reads one frame from one packet that came with `fds` file descriptors. `agreed` is the agreed version, or
-/// [`crate::version::UNAGREED`] before that.
+/// Decodes one frame from one packet that came with `fds` file descriptors. `agreed` is the agreed version, or
+/// [`crate::version::UNAGREED`] before the agreement.
 pub fn decode<M: Message>(packet: &[u8], fds: usize, agreed: u16) -> Result<(HandoffId, M), FrameError> {
     read(Transport::Packets, packet, fds, agreed)
 }
 
-/// Reads one frame that was cut from a byte stream by [`announced`]; otherwise like [`decode`].
+/// Decodes one frame that the reader delimited by [`announced`]; otherwise like [`decode`].
 pub fn decode_from_stream<M: Message>(packet: &[u8], agreed: u16) -> Result<(HandoffId, M), FrameError> {
     read(Transport::Stream, packet, 0, agreed)
 }
 
-/// The length of the body, as the header says. Panics if `header` is shorter than one.
+/// The body length from a header. Panics if `header` is shorter than [`HEADER_LEN`].
 pub fn announced(header: &[u8]) -> usize {
     u32_at(header, 12) as usize
 }
@@ -250,7 +250,7 @@ fn read<M: Message>(
     Ok((HandoffId::from_bytes(id), message))
 }
 
-/// In a version that does not have it, its kind is not known.
+/// A version that lacks the message does not know its kind.
 fn check_version<M: Message>(agreed: u16, message: &M) -> Result<(), FrameError> {
     if agreed < message.since() { Err(FrameError::Kind { kind: message.kind() }) } else { Ok(()) }
 }

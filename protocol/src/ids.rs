@@ -1,4 +1,4 @@
-//! Names and numbers that the parties exchange. They are parsed once, at the edge, and never raw strings after that.
+//! Names and numbers in messages. They are parsed once, on input, and are never raw strings after that.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -8,13 +8,13 @@ use core::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The environment variable that holds the id of the handoff in which a process is started.
+/// The environment variable with the id of the handoff that starts the process.
 pub const ID_VARIABLE: &str = "HANDOFF_ID";
 
-/// The longest service or listener name, in bytes.
+/// Maximum length of a service or listener name, in bytes.
 pub const NAME_MAX: usize = 64;
 
-/// Why a text is not a name.
+/// Why a text is not a valid name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// The text is empty.
@@ -23,16 +23,16 @@ pub enum NameError {
     /// The text is longer than [`NAME_MAX`].
     #[error("the name is {length} bytes long; at most {NAME_MAX} are allowed")]
     TooLong {
-        /// Length of the refused text, in bytes.
+        /// Length of the text in bytes.
         length: usize,
     },
     /// The text starts like a command line option.
     #[error("a name must not begin with a dash")]
     LeadingDash,
-    /// The text has a character that a name cannot have.
+    /// The text contains a character that is not allowed.
     #[error("{character:?} is not allowed in a name; allowed are a-z, 0-9, '-' and '_'")]
     Character {
-        /// The first refused character.
+        /// The first such character.
         character: char,
     },
 }
@@ -112,13 +112,13 @@ name! {
     ListenerName
 }
 
-/// Number of a generation of a service: 0 before the first commit, then raised by one by each commit.
+/// Generation number of a service: 0 before the first commit; each commit increases it by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
 #[serde(transparent)]
 pub struct Generation(pub u64);
 
 impl Generation {
-    /// The generation that the next commit makes current.
+    /// The generation that the next commit creates.
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
@@ -130,16 +130,17 @@ impl fmt::Display for Generation {
     }
 }
 
-/// Identifies one handoff: a UUID, version 7 (RFC 9562 section 5.7). It has no order: the clock that it is made from can be set.
+/// Identifies one handoff: a UUID, version 7 (RFC 9562 section 5.7). Do not order handoffs by id: the clock that it is
+/// made from can be set back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct HandoffId(Uuid);
 
 impl HandoffId {
-    /// The id that belongs to no handoff.
+    /// The id of no handoff.
     pub const NIL: Self = Self(Uuid::nil());
 
-    /// Takes a UUID that the caller made; this crate has no clock.
+    /// Wraps a UUID from the caller; this crate has no clock.
     pub fn from_uuid(uuid: Uuid) -> Self {
         Self(uuid)
     }

@@ -1,8 +1,8 @@
 #![no_std]
 #![forbid(unsafe_code)]
-//! The handoff protocol: what a supervisor and the processes of a service say to each other, what each of them does
-//! next, and what the journal remembers. No I/O, no clock, no threads: times and ids are arguments, and the machines
-//! return actions.
+//! The handoff protocol: the messages between a supervisor and the processes of a service, the state machines of both,
+//! and the facts in the journal. No I/O, no clock, no threads: times and ids are arguments, and the machines return
+//! actions.
 //!
 //! | role | machine | runs in |
 //! |---|---|---|
@@ -29,8 +29,8 @@
 //!     │  exits                   │                          │
 //! ```
 //!
-//! In overlap mode `Begin` follows `Prepared` at once, new connections are steered to the successor with the commit,
-//! and only then the old process is told to drain, seal and leave.
+//! In overlap mode `Begin` follows `Prepared` at once. The commit steers new connections to the successor, and only
+//! then the old process drains, seals and leaves.
 
 extern crate alloc;
 

@@ -1,12 +1,12 @@
-//! The journal as bytes: a header, then records. Pure; the storage is elsewhere.
+//! The journal as bytes: a header, then records. No I/O.
 //!
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 8 | magic, `handoffJ` |
 //! | 8 | 4 | format version: 2, or 1 for a journal that an earlier version wrote |
-//! | 12 | 4 | how many records are known to be on the disk |
+//! | 12 | 4 | number of records that are known to be on disk |
 //!
-//! and per record:
+//! For each record:
 //!
 //! | offset | size | field |
 //! |---|---|---|
@@ -15,44 +15,44 @@
 //! | 8 | 8 | sequence number: 1, 2, 3 … |
 //! | 16 | | body (the encoding of `frame`) |
 //!
-//! The formats, each with the reason why it exists:
+//! The formats, and the reason for each:
 //!
 //! | format | reason |
 //! |---|---|
 //! | 1 | the first |
-//! | 2 | the facts `Deadline` and `Order`: an upgrade keeps its deadline when its supervisor dies, and no order is taken from ids |
+//! | 2 | the facts `Deadline` and `Order`: an upgrade keeps its deadline when its supervisor dies; ids imply no order |
 //!
-//! Integers are little-endian. The first record that is broken or missing is a *torn tail* if it is not among those that
-//! are known to be on the disk: it was allowed to be lost, and so was everything behind it. If it is one of them, no crash
-//! can have done it: that is *corruption*, and is refused. That a later record is whole proves nothing: before the disk
-//! has confirmed them, records reach it in any order.
+//! Integers are little-endian. The first broken or missing record is a *torn tail* if it is not among those known to be
+//! on disk: a crash may lose it and everything after it. Otherwise no crash can have caused it: that is *corruption*,
+//! and parsing fails. An intact later record proves nothing: until the disk confirms records, they can reach it in any
+//! order.
 //!
-//! The number in the header is raised after the disk has confirmed, and never waited for. An old number, and a number
-//! that was torn while it was raised, are smaller than the true one: less damage is found, and none is invented.
+//! The number in the header is increased after the disk has confirmed, without waiting for the write. An old number, or
+//! one torn during the update, is smaller than the true one: parsing may detect less corruption, but never reports
+//! false corruption.
 
 use alloc::vec::Vec;
 
 use crate::frame;
 use crate::record::Record;
 
-/// The first bytes of a journal.
+/// Magic bytes of a journal.
 pub const MAGIC: [u8; 8] = *b"handoffJ";
 /// The format that this crate writes.
 pub const FORMAT: u32 = 2;
-/// The oldest format that this crate reads. What it appends to such a journal has a place in the present format alone, so the
-/// header is written again first.
+/// The oldest format that this crate reads. Appended records need the present format, so the header is rewritten first.
 pub const OLDEST: u32 = 1;
 /// Size of the header of the file, in bytes.
 pub const HEADER_LEN: usize = 16;
 /// Size of the header of a record, in bytes.
 pub const RECORD_HEADER_LEN: usize = 16;
-/// The largest body, in bytes.
+/// Maximum size of a body, in bytes.
 pub const BODY_MAX: usize = frame::FRAME_MAX;
 
-/// Where the format stands, in bytes.
+/// Offset of the format, in bytes.
 pub const FORMAT_AT: usize = 8;
 
-/// Where the number of records that are known to be on the disk stands, in bytes.
+/// Offset of the number of records known to be on disk, in bytes.
 pub const PROVEN_AT: usize = 12;
 
 /// The header of a new journal.
@@ -63,12 +63,12 @@ pub fn header() -> [u8; HEADER_LEN] {
     bytes
 }
 
-/// What stands at [`PROVEN_AT`] once the disk has confirmed every record up to this sequence number.
+/// The bytes for [`PROVEN_AT`] once the disk has confirmed every record up to `sequence`.
 pub fn proven(sequence: u64) -> [u8; 4] {
     u32::try_from(sequence).unwrap_or(u32::MAX).to_le_bytes()
 }
 
-/// The bytes of one record. `None` if it is larger than [`BODY_MAX`].
+/// Encodes one record. `None` if it exceeds [`BODY_MAX`].
 pub fn encode(sequence: u64, record: &Record) -> Option<Vec<u8>> {
     let body = frame::encode_body(0, record).ok().filter(|body| body.len() <= BODY_MAX)?;
     let mut bytes = Vec::with_capacity(RECORD_HEADER_LEN + body.len());
@@ -79,18 +79,18 @@ pub fn encode(sequence: u64, record: &Record) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// What a journal holds.
+/// The content of a journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     /// The records, oldest first.
     pub records: Vec<Record>,
-    /// Where the next record goes, in bytes. What lies behind is a torn tail and to be cut off.
+    /// Offset of the next record, in bytes. Everything after it is a torn tail, to be truncated.
     pub end: usize,
     /// The sequence number of the next record.
     pub next_sequence: u64,
-    /// Up to where the content is known to be on the disk, in bytes. At most `end`.
+    /// How far the content is known to be on disk, in bytes. At most `end`.
     pub proven: usize,
-    /// The format that the header names.
+    /// The format in the header.
     pub format: u32,
 }
 
@@ -98,27 +98,27 @@ impl Image {
     const EMPTY: Self = Self { records: Vec::new(), end: 0, next_sequence: 1, proven: 0, format: FORMAT };
 }
 
-/// Why a file is not a journal that can be trusted.
+/// Why a file is not a trustworthy journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
-    /// It begins with something else.
+    /// It has the wrong magic bytes.
     #[error("it is not a handoff journal (wrong magic)")]
     Magic,
-    /// It was written by another version.
+    /// Another version wrote it.
     #[error("it has format {found}; this version reads format {OLDEST} to {FORMAT}")]
     Format {
-        /// The field of the file.
+        /// The format in the file.
         found: u32,
     },
-    /// A record is broken or missing although it was on the disk.
+    /// A record that was on disk is broken or missing.
     #[error("the record at byte {offset} is damaged, or missing, although it was once on the disk")]
     Corrupt {
-        /// Where the broken record begins, in bytes.
+        /// Offset of the broken record, in bytes.
         offset: usize,
     },
 }
 
-/// Reads a journal. A file that has no whole header yet is one that was being created: it is empty.
+/// Parses a journal. A file with an incomplete header is a journal in creation: it is empty.
 pub fn parse(bytes: &[u8]) -> Result<Image, ImageError> {
     if !bytes.starts_with(&MAGIC) || bytes.len() < HEADER_LEN {
         return not_whole(bytes);
@@ -143,7 +143,7 @@ pub fn parse(bytes: &[u8]) -> Result<Image, ImageError> {
     Ok(image)
 }
 
-/// A file that does not begin with a whole header of this format.
+/// A file without a complete header of this format.
 fn not_whole(bytes: &[u8]) -> Result<Image, ImageError> {
     let written = bytes.iter().zip(header()).take_while(|(found, meant)| *found == meant).count();
     if bytes[written..].iter().all(|byte| *byte == 0) {

@@ -1,6 +1,6 @@
 //! The messages, one enum per direction.
 //!
-//! A kind, once given, is never given again. `Hello`, `Welcome`, `Adopt` and `Adopted` never change.
+//! A kind is never reused. `Hello`, `Welcome`, `Adopt` and `Adopted` never change.
 //!
 //! | kind | message | from | to |
 //! |---|---|---|---|
@@ -37,7 +37,7 @@ use crate::ids::{Generation, ListenerName, ServiceName};
 use crate::state::{self, State};
 use crate::version::{self, VersionRange};
 
-/// How the processes of a service may overlap.
+/// How processes of a service may overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -50,50 +50,50 @@ pub enum Mode {
 /// First message of a service on its channel.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Hello {
-    /// The versions that the service speaks.
+    /// The versions that the service supports.
     pub versions: VersionRange,
-    /// The process that will serve. It differs from the one that was started if a wrapper forked.
+    /// The process that will serve. It differs from the started process if a wrapper forked.
     pub pid: u32,
 }
 
 /// Answer to [`Hello`]. The listeners travel with it, in this order.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Welcome {
-    /// The version that is spoken from now on.
+    /// The version of all later messages.
     pub version: u16,
-    /// The service that the process is to be.
+    /// The service of the process.
     pub service: ServiceName,
-    /// The generation that the process becomes when it is committed.
+    /// The generation of the process once it is committed.
     pub generation: Generation,
     /// Whether the process must take the data lock before it opens its data.
     pub mode: Mode,
-    /// A name per file descriptor.
+    /// One name per file descriptor.
     pub listeners: Vec<ListenerName>,
-    /// A role that works for longer than this without an answer sends [`Progress`] meanwhile. Milliseconds.
+    /// A process that works longer than this without an answer must send [`Progress`]. Milliseconds.
     pub lease_ms: u64,
 }
 
-/// To the successor: do all slow start-up, touch no data, then answer `Prepared`. To the incumbent: go on accepting,
-/// ask clients to move on, wait for long requests, then answer `Drained`.
+/// To the successor: do all slow start-up, touch no data, then answer `Prepared`. To the incumbent: keep accepting, ask
+/// clients to reconnect, wait for long requests, then answer `Drained`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Prepare {
-    /// The time that this may take. Milliseconds.
+    /// Time limit for this step. Milliseconds.
     pub grace_ms: u64,
-    /// The incumbent resumes by itself, and the successor leaves, if nothing follows within this time. Milliseconds.
+    /// If no message follows within this time, the incumbent resumes by itself and the successor leaves. Milliseconds.
     pub lease_ms: u64,
 }
 
 /// To the incumbent: stop accepting, finish what was accepted, flush, release the lock, then answer `Sealed`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Seal {
-    /// The incumbent resumes by itself if nothing follows its `Sealed` within this time. Milliseconds.
+    /// The incumbent resumes by itself if no message follows its `Sealed` within this time. Milliseconds.
     pub lease_ms: u64,
-    /// Whether requests that are still running may be cut.
+    /// Whether running requests may be cut.
     pub cut: bool,
 }
 
-/// To the process that is sealed next: how long the server, or the program that it runs, may take to end from the moment at which it
-/// is asked to. It is not killed earlier. Since version 3.
+/// To the process that seals next: how long its server, or the program it runs, may take to end after the request to
+/// end. It is not killed earlier. Since version 3.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Grant {
     /// Milliseconds.
@@ -104,11 +104,11 @@ pub struct Grant {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Begin {}
 
-/// To the successor: you are the incumbent. To the incumbent: leave, in order if you still serve.
+/// To the successor: you are the incumbent. To the incumbent: leave; drain and seal first if you still serve.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Commit {}
 
-/// To the successor: leave, in order if you already serve.
+/// To the successor: leave; drain and seal first if you already serve.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Abort {}
 
@@ -116,38 +116,38 @@ pub struct Abort {}
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Resume {}
 
-/// An answer that says no more than its kind.
+/// An answer without content.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Done {}
 
-/// An answer that says that something failed.
+/// An answer that reports a failure.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Failed {
-    /// Cause, for a person.
+    /// The cause, for people.
     pub reason: String,
 }
 
-/// Answer to [`Begin`]; a successor that is not healthy may send it at any time before that too.
+/// Answer to [`Begin`]. A successor that is not healthy may also send it at any earlier time.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Ready {
-    /// Whether the successor serves. If not, it must not be accepting.
+    /// Whether the successor serves. If `false`, it must not accept.
     pub healthy: bool,
-    /// Cause if it is not healthy, for a person.
+    /// The cause if it is not healthy, for people.
     pub reason: String,
 }
 
 /// A sign of life during long work.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Progress {
-    /// What the role is waiting for, for a person; may be empty.
+    /// What the process is waiting for, for people; may be empty.
     pub note: String,
 }
 
-/// First message of a supervisor that takes over a service whose supervisor is gone. It is sent on a new channel; the id
-/// of its frame is the handoff that both belong to from now on.
+/// First message of a supervisor that takes over a service whose supervisor is gone. Sent on a new channel; both use
+/// the handoff id of its frame from then on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Adopt {
-    /// The versions that the supervisor speaks.
+    /// The versions that the supervisor supports.
     pub versions: VersionRange,
     /// As in [`Welcome`]. Milliseconds.
     pub lease_ms: u64,
@@ -156,7 +156,7 @@ pub struct Adopt {
 /// Answer to [`Adopt`]. The listeners of the process travel with it, in this order.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Adopted {
-    /// The version that is spoken from now on.
+    /// The version of all later messages.
     pub version: u16,
     /// The process.
     pub pid: u32,
@@ -164,30 +164,30 @@ pub struct Adopted {
     pub service: ServiceName,
     /// As in its [`Welcome`].
     pub generation: Generation,
-    /// What the process is doing.
+    /// The activity of the process.
     pub stage: Stage,
-    /// A name per file descriptor.
+    /// One name per file descriptor.
     pub listeners: Vec<ListenerName>,
 }
 
-/// What a process that is adopted is doing.
+/// The activity of a process at its adoption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Stage {
-    /// It serves, and takes itself for the incumbent.
+    /// It serves, and considers itself the incumbent.
     Serving,
     /// It holds the lock, if there is one, and is about to serve; `Resumed` or `Ready` follows.
     Working,
-    /// It waits for the lock: whoever holds it serves, and this process is its standby.
+    /// It waits for the lock: the holder serves, and this process is its standby.
     Waiting,
-    /// It is on its way out.
+    /// It is leaving.
     Leaving,
 }
 
-/// What the server that a process runs calls its version, for people. Sent as soon as it is known, and again after each [`Adopted`].
-/// Since version 4.
+/// The server's own version text, for people. Sent as soon as it is known, and again after each [`Adopted`]. Since
+/// version 4.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Release {
-    /// As the server writes it, as `1.2.3`.
+    /// The text, such as `1.2.3`.
     pub version: String,
 }
 
@@ -251,17 +251,17 @@ const STATE_UP: u8 = 0x0b;
 const STATE_DOWN: u8 = 0x89;
 const RELEASE: u8 = 0x0c;
 const GRANT: u8 = 0x8a;
-/// The first version that has [`Grant`].
+/// The first version with [`Grant`].
 const GRANT_SINCE: u16 = 3;
-/// The first version that has [`Release`].
+/// The first version with [`Release`].
 const RELEASE_SINCE: u16 = 4;
 
 direction! {
-    /// What a service says to its supervisor.
+    /// Messages from a service to its supervisor.
     FromService {
         /// First message.
         0x01 Hello(Hello),
-        /// The successor is started and parked.
+        /// The successor has started and is parked.
         0x02 Prepared(Done),
         /// The incumbent has only short requests left.
         0x03 Drained(Done),
@@ -277,17 +277,17 @@ direction! {
         0x08 ResumeFailed(Failed),
         /// A sign of life.
         0x09 Progress(Progress),
-        /// The answer to another supervisor.
+        /// Answer to a new supervisor.
         0x0a Adopted(Adopted),
-        /// For the process that follows.
+        /// State for the successor.
         0x0b State(State),
-        /// What the server calls its version.
+        /// The server's version text.
         0x0c Release(Release),
     }
 }
 
 direction! {
-    /// What a supervisor says to a service.
+    /// Messages from a supervisor to a service.
     ToService {
         /// Answer to `Hello`.
         0x81 Welcome(Welcome),
@@ -297,17 +297,17 @@ direction! {
         0x83 Seal(Seal),
         /// Take over.
         0x84 Begin(Begin),
-        /// It is decided.
+        /// The commit is durable.
         0x85 Commit(Commit),
-        /// You are not wanted.
+        /// You are dismissed.
         0x86 Abort(Abort),
         /// Serve again.
         0x87 Resume(Resume),
-        /// Another supervisor is here.
+        /// A new supervisor adopts you.
         0x88 Adopt(Adopt),
-        /// From the process that went before.
+        /// State from the predecessor.
         0x89 State(State),
-        /// How long it may take to end.
+        /// Time that you have to end.
         0x8a Grant(Grant),
     }
 }

@@ -1,4 +1,4 @@
-//! Why a handoff was rolled back or a start failed, in words that a person can act on.
+//! Why a handoff was rolled back or a start failed, as text that people can act on.
 
 use alloc::string::String;
 use core::fmt;
@@ -13,7 +13,7 @@ use crate::version::NoCommonVersion;
 pub enum Role {
     /// The process that serves now.
     Incumbent,
-    /// The process that is to take over.
+    /// The process that takes over.
     Successor,
 }
 
@@ -26,7 +26,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// How a process ended, as wait(2) tells it.
+/// How a process ended, as reported by wait(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Exit {
@@ -34,7 +34,7 @@ pub enum Exit {
     Code(i32),
     /// A signal ended it.
     Signal(i32),
-    /// It is gone; the kernel does not tell how.
+    /// It is gone; the kernel does not report how.
     Unknown,
 }
 
@@ -54,12 +54,12 @@ pub enum Reason {
     /// The binary could not be started.
     #[error("the new process could not be started: {0}")]
     Spawn(String),
-    /// It did not say `Hello`.
+    /// It did not send `Hello` in time.
     #[error(
         "the new process did not say Hello in time; does the binary call handoff_service::start() early in main()?"
     )]
     NoHello,
-    /// It speaks another protocol.
+    /// It has no common protocol version.
     #[error("the new process speaks another protocol: {0}")]
     Version(NoCommonVersion),
     /// It was not `Prepared` before the deadline.
@@ -72,25 +72,25 @@ pub enum Reason {
         "the new process was not ready before the deadline of the upgrade; its log may say what it waits for"
     )]
     NotReady,
-    /// It said so.
+    /// It reported itself as not healthy.
     #[error("the new process says that it is not healthy: {0}")]
     Unhealthy(String),
-    /// The supervisor's own probe failed.
+    /// The supervisor's probe failed.
     #[error("the new process does not pass the probe: {0}")]
     Probe(String),
     /// It ended.
     #[error("the new process {0} before it was ready; its log may say why")]
     SuccessorExited(Exit),
-    /// A role gave no sign of life for longer than the lease.
+    /// A process gave no sign of life for longer than the lease.
     #[error("the {0} gave no sign of life for longer than the lease")]
     Silent(Role),
-    /// A role closed its channel.
+    /// A process closed its channel.
     #[error("the {0} closed its channel to the supervisor")]
     HungUp(Role),
-    /// A role broke the protocol.
+    /// A process broke the protocol.
     #[error("the {role} broke the protocol: {what}")]
     Broke {
-        /// Who.
+        /// The process.
         role: Role,
         /// What it did.
         what: String,
@@ -107,7 +107,7 @@ pub enum Reason {
     /// The incumbent could not drain or seal.
     #[error("the old process could not drain or seal: {0}")]
     SealFailed(String),
-    /// The incumbent heard nothing for longer than its lease and went on serving.
+    /// The incumbent received nothing for longer than its lease and serves again.
     #[error(
         "the old process heard nothing from the supervisor for longer than its lease and went on serving"
     )]
@@ -115,16 +115,16 @@ pub enum Reason {
     /// The commit could not be made durable.
     #[error("the commit could not be written to the journal: {0}")]
     Journal(String),
-    /// A person asked for it.
+    /// A user cancelled it.
     #[error("it was cancelled")]
     Cancelled,
-    /// The supervisor was lost, and the next one found the new process not serving.
+    /// The supervisor died, and its successor found the new process not serving.
     #[error("the supervisor ended in the middle of it, and the new process did not serve")]
     SupervisorLost,
-    /// It did not do well with a share of the connections.
-    #[error("the new process did not do well with its share of the connections: {0}")]
+    /// It failed with a share of the connections.
+    #[error("the new process failed its canary: {0}")]
     Canary(String),
-    /// It did not do well after the commit.
+    /// It failed after the commit.
     #[error("the new process did not pass its probation: {0}")]
     Probation(String),
 }

@@ -1,8 +1,9 @@
-//! What the journal remembers: facts, and the fold that makes the standing of a service out of them.
+//! The facts in the journal, and the fold that computes the standing of a service from them.
 //!
-//! Facts are folded by the same function live and in replay. Which of them must be on the disk follows from one
-//! thought: after a power cut no process lives, so only what outlives all processes must be durable. That is which
-//! binary is current. All others serve a supervisor that restarts on a running kernel; the page cache is enough.
+//! The same function folds facts live and in replay. Which facts must be durable follows from one observation: no
+//! process survives a power failure, so only what must outlive all processes has to be on disk. That is which binary is
+//! current. All other facts are for a supervisor that restarts on a running kernel, and the page cache is enough for
+//! them.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -21,21 +22,21 @@ pub struct Binary {
     pub sha256: [u8; 32],
 }
 
-/// A process, named so that a later one with the same pid is not taken for it.
+/// Identifies a process, even if its pid is reused.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Process {
     /// Process id.
     pub pid: u32,
     /// Start time in clock ticks since boot (field 22 of proc_pid_stat(5)).
     pub start_ticks: u64,
-    /// The boot that it belongs to (`/proc/sys/kernel/random/boot_id`).
+    /// The boot id (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: [u8; 16],
 }
 
 /// One fact.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fact {
-    /// The service is to run, or not.
+    /// Whether the service is to run.
     Wanted {
         /// Whether it is to run.
         up: bool,
@@ -44,9 +45,9 @@ pub enum Fact {
     Intent {
         /// The handoff.
         handoff: HandoffId,
-        /// The generation that it would be.
+        /// The generation that it would become.
         generation: Generation,
-        /// What it is started from.
+        /// The binary that it is started from.
         binary: Binary,
     },
     /// It was started.
@@ -56,7 +57,7 @@ pub enum Fact {
         /// The process.
         process: Process,
     },
-    /// It was told to begin: from now on it may hold the lock and serve.
+    /// `Begin` was sent: from now on the process may hold the lock and serve.
     Begun {
         /// The handoff.
         handoff: HandoffId,
@@ -70,10 +71,10 @@ pub enum Fact {
     RolledBack {
         /// The handoff.
         handoff: HandoffId,
-        /// Why, for a person.
+        /// The reason, for people.
         reason: String,
     },
-    /// The commit of this handoff did not last; the generation before it is current again, under a new number. Durable.
+    /// The commit of this handoff was undone. The previous generation is current again, under a new number. Durable.
     Reverted {
         /// The handoff.
         handoff: HandoffId,
@@ -82,36 +83,36 @@ pub enum Fact {
     Exited {
         /// The generation.
         generation: Generation,
-        /// How.
+        /// The exit status.
         exit: Exit,
     },
-    /// What all facts before it add up to; they are gone. So a journal stays short. Durable.
+    /// Replaces all earlier facts by their result. This keeps a journal short. Durable.
     Snapshot(Box<Standing>),
-    /// When the handoff must be committed, or is rolled back: the end of the time that the upgrade was given.
+    /// When the upgrade's time ends: by then the handoff must be committed, or it is rolled back.
     Deadline {
         /// The handoff.
         handoff: HandoffId,
-        /// That moment.
+        /// The end of the time.
         ends: MonotonicTime,
     },
-    /// In which order the processes of the last two generations were started: behind a snapshot, which does not say so.
+    /// The start order of the processes of the last two generations. Follows a snapshot, which lacks it.
     Order {
-        /// Whether that of the generation before was started later.
+        /// Whether the process of the previous generation was started later.
         reverted: bool,
     },
 }
 
-/// A moment on the monotonic clock of the machine (`CLOCK_MONOTONIC`), which all processes of one boot share.
+/// A moment on the machine's monotonic clock (`CLOCK_MONOTONIC`), which all processes of one boot share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MonotonicTime {
-    /// The boot (`/proc/sys/kernel/random/boot_id`).
+    /// The boot id (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: [u8; 16],
     /// Milliseconds since then.
     pub ms: u64,
 }
 
 impl Fact {
-    /// Whether the fact must be on the disk before anything depends on it.
+    /// Whether the fact must be on disk before anything depends on it.
     pub fn is_durable(&self) -> bool {
         matches!(self, Self::Committed { .. } | Self::Reverted { .. } | Self::Snapshot(_))
     }
@@ -120,7 +121,7 @@ impl Fact {
 /// A fact and its time.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Record {
-    /// Milliseconds since 1970-01-01 UTC; for people, no decision hangs on it.
+    /// Milliseconds since 1970-01-01 UTC. For people; no decision depends on it.
     pub at_unix_ms: u64,
     /// The fact.
     pub fact: Fact,
@@ -131,67 +132,67 @@ pub struct Record {
 pub struct Current {
     /// Its number.
     pub generation: Generation,
-    /// The handoff in which its process was started.
+    /// The handoff that started its process.
     pub handoff: HandoffId,
-    /// What it is started from.
+    /// The binary that it is started from.
     pub binary: Binary,
-    /// Its process, unless it ended.
+    /// Its process; `None` once that has ended.
     pub process: Option<Process>,
-    /// When its process was started. Milliseconds since 1970-01-01 UTC; 0 if that is not known.
+    /// When its process was started. Milliseconds since 1970-01-01 UTC; 0 if unknown.
     pub started_unix_ms: u64,
     /// When it was committed. Milliseconds since 1970-01-01 UTC.
     pub since_unix_ms: u64,
 }
 
-/// A handoff that was begun and not yet ended.
+/// A handoff in progress.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Attempt {
     /// Its id.
     pub handoff: HandoffId,
     /// The generation that it would commit.
     pub generation: Generation,
-    /// What the successor is started from.
+    /// The binary that the successor is started from.
     pub binary: Binary,
     /// The successor, once it was started.
     pub process: Option<Process>,
-    /// When that was. Milliseconds since 1970-01-01 UTC; 0 before.
+    /// When that process was started. Milliseconds since 1970-01-01 UTC; 0 before.
     pub started_unix_ms: u64,
-    /// Whether the successor was told to begin.
+    /// Whether `Begin` was sent to the successor.
     pub begun: bool,
-    /// When the upgrade must be over. Not in a snapshot: see [`Standing::beside_snapshot`].
+    /// When the upgrade's time ends. Not in a snapshot: see [`Standing::beside_snapshot`].
     #[serde(skip)]
     pub ends: Option<MonotonicTime>,
 }
 
-/// What the facts add up to. It is on the disk as a [`Fact::Snapshot`], so its bytes and those of its parts are pinned:
-/// what is new in it needs a kind of fact of its own.
+/// The result of all facts. It is on disk as a [`Fact::Snapshot`], so its encoding is fixed: every addition needs a new
+/// kind of fact.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Standing {
     /// Whether the service is to run.
     pub wanted: bool,
     /// The current generation.
     pub current: Option<Current>,
-    /// The one before it.
+    /// The previous generation.
     pub previous: Option<Current>,
-    /// An earlier one, the last that was replaced while its process lived: that may still be on its way out.
+    /// An earlier generation, the last that was replaced while its process lived: the process may still be leaving.
     pub leaving: Option<Current>,
-    /// The handoff under way.
+    /// The handoff in progress.
     pub attempt: Option<Attempt>,
-    /// How often the service has had to be started again: its process ended although it was to run, or a start failed.
+    /// Number of restarts of the service: its process ended although it was to run, or a start failed.
     pub restarts: u64,
-    /// Whether the process of the generation before was started later: that one was committed, and taken back. Not in a snapshot:
-    /// see [`Standing::beside_snapshot`].
+    /// Whether the process of the previous generation was started later: it was committed, then reverted. Not in a
+    /// snapshot: see [`Standing::beside_snapshot`].
     #[serde(skip)]
     pub reverted: bool,
 }
 
 impl Standing {
-    /// Number of the current generation; 0 if there was none.
+    /// The current generation; 0 if there is none.
     pub fn generation(&self) -> Generation {
         self.current.as_ref().map_or(Generation(0), |current| current.generation)
     }
 
-    /// What a snapshot has no place for, as its bytes are pinned: facts to be written behind it.
+    /// Facts to write after a snapshot, because its fixed encoding has no place for them.
     pub fn beside_snapshot(&self) -> impl Iterator<Item = Fact> {
         let attempt = self.attempt.as_ref();
         let deadline = attempt.and_then(|it| Some(Fact::Deadline { handoff: it.handoff, ends: it.ends? }));
@@ -199,7 +200,7 @@ impl Standing {
         deadline.into_iter().chain(order)
     }
 
-    /// Adds one fact. A fact about a handoff that is not under way changes nothing.
+    /// Applies one fact. A fact about a handoff that is not in progress has no effect.
     pub fn fold(&mut self, record: &Record) {
         match &record.fact {
             Fact::Wanted { up } => self.wanted = *up,
@@ -262,7 +263,7 @@ impl Standing {
         self.attempt.as_mut().filter(|attempt| attempt.handoff == handoff)
     }
 
-    /// The attempt under way, if there is one, came to nothing. If nothing serves, the service is started once more.
+    /// Ends the handoff in progress, if any, without a commit. If nothing serves, this counts as a restart.
     fn end_attempt(&mut self) {
         let serves = self.current.as_ref().is_some_and(|current| current.process.is_some());
         if self.attempt.take().is_some() && self.wanted && !serves {
@@ -271,7 +272,7 @@ impl Standing {
     }
 
     fn revert(&mut self, at_unix_ms: u64) {
-        // Without a generation before it there is nothing to go back to.
+        // Without a previous generation there is nothing to revert to.
         if let Some(current) = self.current.take_if(|_| self.previous.is_some())
             && let Some(previous) = self.previous.take()
         {
@@ -320,7 +321,7 @@ mod tests {
         ]
     }
 
-    /// Whatever their ids are: those of a daemon whose clock was set back sort before the others.
+    /// The ids do not matter: those of a daemon whose clock was set back sort first.
     #[test]
     fn which_process_was_started_later_is_known_by_the_order_of_the_facts() {
         let record = |fact| Record { at_unix_ms: 0, fact };
@@ -353,14 +354,14 @@ mod tests {
         // The second start follows at once, the third after a pause.
         let loops = [up.clone(), intent(1), intent(2), failed(2), intent(3), failed(3)];
         assert_eq!(restarts(&loops), 3);
-        // Beside a process that serves, a failed attempt is no restart.
+        // A failed attempt next to a serving process is not a restart.
         let served: Vec<Fact> =
             [up.clone()].into_iter().chain(committed(1)).chain([intent(2), failed(2)]).collect();
         assert_eq!(restarts(&served), 0);
         let died = Fact::Exited { generation: Generation(1), exit: Exit::Signal(9) };
         let again: Vec<Fact> = served.into_iter().chain([died, intent(3), failed(3)]).collect();
         assert_eq!(restarts(&again), 2);
-        // What somebody has stopped meanwhile is not started again.
+        // A service that a user has stopped in the meantime is not restarted.
         assert_eq!(restarts(&[up, intent(1), Fact::Wanted { up: false }, failed(1)]), 0);
     }
 

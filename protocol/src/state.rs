@@ -1,19 +1,19 @@
-//! What a process hands over to the one that follows it. Nobody in between looks at its content.
+//! State that a process hands to its successor. Nothing in between interprets the content.
 
 use alloc::vec::Vec;
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The longest content that travels in the message itself. In bytes.
+/// Maximum size of content inside the message, in bytes.
 pub const INLINE_MAX: usize = 32 * 1024;
-/// The longest content. In bytes.
+/// Maximum size of content, in bytes.
 pub const CONTENT_MAX: u64 = 64 * 1024 * 1024;
-/// The first version of the protocol that has it.
+/// The first protocol version with this message.
 pub const SINCE: u16 = 2;
 
-/// Announces a content, and carries it if it is short. A longer one lies in a sealed file, of which a descriptor travels
-/// along.
+/// Announces content, and includes it if it is short. Longer content is in a sealed file, whose descriptor travels with
+/// the message.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Fields")]
 pub struct State {
@@ -23,7 +23,7 @@ pub struct State {
     inline: Vec<u8>,
 }
 
-/// The body as it is read.
+/// The body as decoded.
 #[derive(Deserialize)]
 struct Fields {
     format: u32,
@@ -32,7 +32,7 @@ struct Fields {
     inline: Vec<u8>,
 }
 
-/// Why what was handed over is not taken.
+/// Why state is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum StateError {
     /// More than [`CONTENT_MAX`], or more than [`INLINE_MAX`] in the message.
@@ -44,21 +44,21 @@ pub enum StateError {
     /// The file can still change.
     #[error("the file of the state is not sealed against every change")]
     NotSealed,
-    /// The content has another length than was announced.
+    /// The length of the content differs from the announced length.
     #[error("the state has {found} bytes; {announced} were announced")]
     Length {
-        /// What was announced.
+        /// The announced length.
         announced: u64,
-        /// What came.
+        /// The received length.
         found: u64,
     },
-    /// The checksum does not fit.
+    /// The checksum does not match.
     #[error("the state is damaged (CRC-32 mismatch)")]
     Crc,
 }
 
 impl State {
-    /// Announces this content. It is carried along if it is short enough.
+    /// Announces this content. Includes it if it is at most [`INLINE_MAX`] bytes.
     pub fn new(format: u32, content: &[u8]) -> Result<Self, StateError> {
         let length = content.len() as u64;
         if length > CONTENT_MAX {
@@ -68,7 +68,7 @@ impl State {
         Ok(Self { format, length, crc32: crc32fast::hash(content), inline })
     }
 
-    /// The service's own version number of what the content means.
+    /// The service's own format number of the content.
     pub fn format(&self) -> u32 {
         self.format
     }
@@ -78,17 +78,17 @@ impl State {
         self.length
     }
 
-    /// Whether the content lies in a file that travels along.
+    /// Whether the content is in a file that travels with the message.
     pub fn is_beside(&self) -> bool {
         self.inline.is_empty() && self.length > 0
     }
 
-    /// The content that the message itself carries.
+    /// The content inside the message.
     pub fn into_inline(self) -> Vec<u8> {
         self.inline
     }
 
-    /// Whether `content` is what was announced.
+    /// Checks that `content` matches the announced length and checksum.
     pub fn check(&self, content: &[u8]) -> Result<(), StateError> {
         let found = content.len() as u64;
         if found != self.length {
@@ -114,7 +114,7 @@ impl TryFrom<Fields> for State {
     }
 }
 
-/// The content is the service's own business.
+/// Hides the content, which belongs to the service.
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "State {{ format: {}, length: {} }}", self.format, self.length)

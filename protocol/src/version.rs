@@ -1,28 +1,27 @@
-//! The version ledger: each version of the protocol, with the one reason why it exists.
+//! The protocol versions, and the one reason for each.
 //!
 //! | version | reason |
 //! |---|---|
 //! | 1 | the first |
-//! | 2 | `State`: a process hands something over to the one that follows it |
-//! | 3 | `Grant`: how long a process may take to end is what the service file says, not a constant |
-//! | 4 | `Release`: a server tells its version itself, before it touches anything |
+//! | 2 | `State`: a process hands state to its successor |
+//! | 3 | `Grant`: the service file, not a constant, limits how long a process may take to end |
+//! | 4 | `Release`: a server reports its version itself, before it touches anything |
 //!
-//! The frame header, `Hello`, `Welcome`, `Adopt` and `Adopted` are the same in every version, so that two parties can
-//! always find out that they do not understand each other.
+//! The frame header, `Hello`, `Welcome`, `Adopt` and `Adopted` are the same in every version, so that two processes can
+//! always detect that they have no common version.
 
 use serde::{Deserialize, Serialize};
 
-/// The newest version that this crate speaks.
+/// The newest version that this crate supports.
 pub const CURRENT: u16 = 4;
 
-/// The oldest version that this crate still speaks.
+/// The oldest version that this crate still supports.
 pub const MINIMUM: u16 = 1;
 
-/// The version field of a frame that is sent before a version is agreed: `Hello`, `Welcome`, `Adopt`
-/// and `Adopted`.
+/// The version field of frames before the agreement: `Hello`, `Welcome`, `Adopt` and `Adopted`.
 pub const UNAGREED: u16 = 0;
 
-/// The versions that a role speaks, both ends included.
+/// The versions that a process supports, inclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct VersionRange {
     /// The oldest.
@@ -32,29 +31,29 @@ pub struct VersionRange {
 }
 
 impl VersionRange {
-    /// What this crate speaks.
+    /// The versions that this crate supports.
     pub const OURS: Self = Self { minimum: MINIMUM, current: CURRENT };
 
-    /// Whether `version` lies in the range.
+    /// Whether `version` is in the range.
     pub fn contains(self, version: u16) -> bool {
         (self.minimum..=self.current).contains(&version)
     }
 }
 
-/// Two parties have no version in common.
+/// The two processes have no version in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 #[error(
     "no common protocol version: we speak {}..={}, the peer speaks {}..={}",
     ours.minimum, ours.current, theirs.minimum, theirs.current
 )]
 pub struct NoCommonVersion {
-    /// What this side speaks.
+    /// The versions of this side.
     pub ours: VersionRange,
-    /// What the peer said that it speaks.
+    /// The versions of the peer.
     pub theirs: VersionRange,
 }
 
-/// Chooses the newest version that both speak.
+/// Selects the newest common version.
 pub fn negotiate(ours: VersionRange, theirs: VersionRange) -> Result<u16, NoCommonVersion> {
     let chosen = ours.current.min(theirs.current);
     if chosen != UNAGREED && ours.contains(chosen) && theirs.contains(chosen) {

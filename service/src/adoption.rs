@@ -1,7 +1,7 @@
-//! The way in for another supervisor: a socket at a path that the first one chose.
+//! Lets a new supervisor connect: a socket at a path that the first supervisor chose.
 //!
-//! Whoever connects counts for nothing until its first message is a good `Adopt`: till then it can be closed, and
-//! nothing that the process does depends on it.
+//! A connection has no effect until its first message is a valid `Adopt`. Until then it can be closed, and nothing in
+//! the process depends on it.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -23,23 +23,23 @@ use handoff_sys::inherit::ADOPT_VARIABLE;
 use handoff_sys::socket::{self, AddressFamily, SockFlag, SockType, bind_path, listen, socket};
 use handoff_sys::wire::recv_message;
 
-/// Connections that wait in the kernel, and as many that have said nothing yet. The newest are kept: a supervisor that
-/// died while it adopted this process must not keep the next one out.
+/// Maximum number of connections in the accept queue, and also of accepted ones that have sent nothing yet. The newest
+/// are kept: a supervisor that died while it adopted this process must not block the next one.
 const PENDING_MAX: usize = 4;
 
-/// For how long nobody is let in after that failed; mostly there are no descriptors left.
+/// Pause after a failed accept; the usual cause is a lack of descriptors.
 const REST: Duration = Duration::from_secs(1);
 
-/// The socket, before the process knows what it is.
+/// The listening socket, before the process has its `Welcome`.
 #[derive(Debug)]
 pub(super) struct Entrance {
-    /// Removed when this is dropped; first, since the open socket keeps its inode from being given to another file.
+    /// Removed on drop. Dropped before the socket: while that is open, no other file gets its inode.
     file: SocketFile,
     socket: OwnedFd,
 }
 
 impl Entrance {
-    /// Opens the one that the supervisor asked for. If that fails the process can serve, but not be adopted.
+    /// Opens the socket at the path from the supervisor. On failure the process can serve but cannot be adopted.
     pub(super) fn of_this_process() -> Option<Self> {
         let path = PathBuf::from(std::env::var_os(ADOPT_VARIABLE)?);
         let opened = Self::open(&path);
@@ -53,13 +53,13 @@ impl Entrance {
         let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_NONBLOCK)?;
         bind_path(&socket, path)?;
         let file = SocketFile::at(path)?;
-        // Before `listen`, so that nobody was let in by the mode that the umask gave.
+        // Before `listen`, so that no process connects while the mode still depends on the umask.
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         listen(&socket, PENDING_MAX as i32)?;
         Ok(Self { file, socket })
     }
 
-    /// Puts the socket back if it is gone, alone or with its directory.
+    /// Recreates the socket file if it or its directory is gone.
     fn open_again(&mut self) {
         let path = self.file.path.clone();
         let Some(directory) = path.parent() else { return };
@@ -68,13 +68,13 @@ impl Entrance {
             return;
         }
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        // If that fails now, it is tried again.
+        // Retried later on failure.
         if let Ok(entrance) = made.and_then(|()| Self::open(&path)) {
             *self = entrance;
         }
     }
 
-    /// Keeps what another supervisor will want to know. `fds` are those of `welcome.listeners`.
+    /// Stores the facts for `Adopted`. `fds` are those of `welcome.listeners`.
     pub(super) fn keep(self, welcome: &Welcome, fds: &[OwnedFd]) -> Option<Adoption> {
         match fds.iter().map(OwnedFd::try_clone).collect() {
             Ok(fds) => Some(Adoption {
@@ -96,12 +96,10 @@ impl Entrance {
 }
 
 fn not_adoptable(why: &dyn std::fmt::Display) {
-    say(&format_args!(
-        "{why}. This process cannot be taken over by another supervisor, should its own be gone"
-    ));
+    say(&format_args!("{why}. If its supervisor ends, no other supervisor can adopt this process"));
 }
 
-/// A supervisor that wants this process.
+/// A supervisor that asks to adopt this process.
 #[derive(Debug)]
 pub(super) struct Adopter {
     pub(super) channel: Channel,
@@ -109,36 +107,36 @@ pub(super) struct Adopter {
     pub(super) adopt: Adopt,
 }
 
-/// The way in, who stands there, and what they are told.
+/// The socket, its connections, and the facts for `Adopted`.
 #[derive(Debug)]
 pub(super) struct Adoption {
     entrance: Entrance,
-    /// Connected, and silent so far; the newest last.
+    /// Connected, but silent so far; the newest last.
     callers: VecDeque<Channel>,
-    /// When to let somebody in again.
+    /// When to accept again after a failure.
     rested: Option<Instant>,
-    /// While there is no supervisor: when to look whether the next one would find the way in.
+    /// Without a supervisor: when to check next that the socket file still exists.
     look_at: Option<Instant>,
     service: ServiceName,
     generation: Generation,
     listeners: Vec<ListenerName>,
-    /// Duplicates: the server takes the ones that came with `Welcome`.
+    /// Duplicates: the server takes the descriptors that came with `Welcome`.
     fds: Vec<OwnedFd>,
 }
 
 impl Adoption {
-    /// What is readable when there is something to be done.
+    /// The descriptors to poll for reading.
     pub(super) fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let socket = self.rested.is_none().then(|| self.entrance.socket.as_fd());
         socket.into_iter().chain(self.callers.iter().map(AsFd::as_fd))
     }
 
-    /// When to look again although nothing is readable.
+    /// When to run again even if nothing is readable.
     pub(super) fn rested(&self) -> Option<Instant> {
         [self.rested, self.look_at].into_iter().flatten().min()
     }
 
-    /// There is no supervisor any more, or there is one again. The directory of the socket may have been removed under both.
+    /// Records whether the process has no supervisor. Without one, its socket's directory may have been removed.
     pub(super) fn is_alone(&mut self, alone: bool) {
         match (alone, self.look_at) {
             (true, None) => {
@@ -150,7 +148,7 @@ impl Adoption {
         }
     }
 
-    /// The next supervisor that has asked for this process. Does not block.
+    /// The next supervisor that has sent `Adopt`. Does not block.
     pub(super) fn next(&mut self) -> Option<Adopter> {
         if self.look_at.is_some_and(|at| at <= Instant::now()) {
             self.entrance.open_again();
@@ -172,7 +170,7 @@ impl Adoption {
         None
     }
 
-    /// The answer to one of them, and its descriptors.
+    /// The reply to `Adopt`, and its descriptors.
     pub(super) fn answer(&self, version: u16, stage: Stage) -> (FromService, Vec<BorrowedFd<'_>>) {
         let adopted = Adopted {
             version,
@@ -195,7 +193,7 @@ impl Adoption {
             match caller {
                 Ok(caller) if may_adopt(&caller) => self.callers.push_back(caller),
                 Ok(_) => {}
-                // It stays readable.
+                // The socket stays readable.
                 Err(_) => self.rested = Instant::now().checked_add(REST),
             }
         }
@@ -215,12 +213,12 @@ fn accept(socket: &OwnedFd) -> io::Result<Option<Channel>> {
     }
 }
 
-/// The mode of the file says the same, unless somebody has changed it.
+/// The mode of the file gives the same protection, unless a user has changed it.
 fn may_adopt(caller: &Channel) -> bool {
     caller.has_trusted_peer().unwrap_or(false)
 }
 
-/// The name of a bound socket. When this is dropped it is removed, unless it is another file by then.
+/// The path of a bound socket. Drop removes it, unless another file has replaced it.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -268,7 +266,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let second = Entrance::open(&path).unwrap();
         drop(first);
-        assert!(path.exists(), "it is that of another process");
+        assert!(path.exists(), "it belongs to another process");
         drop(second);
     }
 

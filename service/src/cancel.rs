@@ -1,4 +1,4 @@
-//! The drain that a server is asked for, and how it is called off.
+//! A drain request to the server, and its cancellation.
 
 use std::future::Future;
 use std::io;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::state::{self, Heir};
 
-/// A drain under way.
+/// A drain in progress.
 #[derive(Debug, Clone)]
 pub struct Drain {
     grace: Duration,
@@ -42,7 +42,7 @@ impl Drain {
         Self { grace, state: Arc::default(), heir, refused }
     }
 
-    /// Whether this process is sent away before it was committed. Then it has had no clients, unless as a canary.
+    /// Whether this process is dismissed before it was committed. Then it has had no clients, except as a canary.
     pub fn is_refused(&self) -> bool {
         self.refused
     }
@@ -57,24 +57,24 @@ impl Drain {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// The time that the drain may take, from its beginning.
+    /// Maximum duration of the drain, from its start.
     pub fn grace(&self) -> Duration {
         self.grace
     }
 
-    /// Like [`super::Seal::hand_over`]. In overlap mode the process that follows serves already, and gets it at once.
+    /// Like [`super::Seal::hand_over`]. In overlap mode the successor already serves, and receives the state at once.
     pub fn hand_over(&self, state: &state::State) -> io::Result<()> {
         self.heir.hand_over(state)
     }
 
-    /// Whether the drain is to end now, whatever is still running.
+    /// Whether the drain must end now, even with work in progress.
     pub fn is_cancelled(&self) -> bool {
         self.state.lock().cancelled
     }
 
-    /// Blocks for `time`, or until the drain is cancelled. Returns whether it is.
+    /// Blocks for `time`, or until the drain is cancelled. Returns whether it is cancelled.
     pub fn wait(&self, time: Duration) -> bool {
-        // A time that no clock reaches has no end.
+        // An overflow means no deadline.
         let until = Instant::now().checked_add(time);
         let mut inner = self.state.lock();
         while !inner.cancelled {

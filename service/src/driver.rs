@@ -1,5 +1,5 @@
-//! Drives the machine of the process: one thread that waits for the channel, the server's threads and the clock, and
-//! carries out what the machine says. No decision is taken here.
+//! Drives the protocol machine of the process. One thread waits for the channel, the server's threads and the clock,
+//! and performs the machine's actions. It makes no decisions.
 
 use std::io::{self, Write};
 use std::mem::ManuallyDrop;
@@ -27,12 +27,12 @@ use handoff_sys::wire::{WireError, recv_message};
 
 mod perform;
 
-/// What the driver wants of the server.
+/// A request of the driver to the server.
 #[derive(Debug)]
 pub(super) enum Order {
-    /// Open the data and accept, with what was handed over.
+    /// Open the data and accept, with the state of the predecessor.
     Open(Option<State>),
-    /// Take what the process that went before hands over.
+    /// Process the state of the predecessor.
     TakeOver(State),
     /// Run the drain code.
     Drain(Drain),
@@ -40,16 +40,16 @@ pub(super) enum Order {
     Seal(Seal),
     /// Run the resume code.
     Resume,
-    /// Leave.
+    /// Return from `run`.
     End(Result<Ended, Error>),
 }
 
-/// What a process does before it exits because it is not wanted any more.
+/// The server's callback before a dismissed process exits.
 #[derive(Clone, Default)]
 pub(super) struct BeforeExit(Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>);
 
 impl BeforeExit {
-    /// The first one counts.
+    /// The first call wins.
     pub(super) fn set(&self, act: Box<dyn Fn() + Send + Sync>) {
         let _ = self.0.set(act);
     }
@@ -67,7 +67,7 @@ impl std::fmt::Debug for BeforeExit {
     }
 }
 
-/// What is worth a look.
+/// What the last poll found ready.
 struct Ready {
     inputs: bool,
     channel: bool,
@@ -75,11 +75,11 @@ struct Ready {
 }
 
 pub(super) struct Driver {
-    /// `None` while there is no supervisor.
+    /// `None` without a supervisor.
     channel: Option<Channel>,
-    /// What is still to be sent over it.
+    /// Messages that wait for room in the channel.
     outbox: Outbox,
-    /// `None` if no other supervisor can come.
+    /// `None` if no other supervisor can connect.
     adoption: Option<Adoption>,
     version: u16,
     machine: Process,
@@ -87,22 +87,22 @@ pub(super) struct Driver {
     orders: Box<dyn Fn(Order) + Send>,
     pub(super) before_exit: BeforeExit,
     drain: Option<Drain>,
-    /// What the seal that follows is told.
+    /// The grant to pass to the next seal.
     granted: Option<Duration>,
-    /// What was handed over to this process, which has not begun.
+    /// The predecessor's state, for a process that has not begun.
     state: Option<State>,
-    /// What the server calls its version, for this supervisor and each that follows.
+    /// The server's own version text, for this and every later supervisor.
     release: Option<String>,
-    /// The descriptor that came with the message at hand, or is to travel with it.
+    /// The descriptor of the current message, incoming or outgoing.
     file: Option<OwnedFd>,
     data: Option<PathBuf>,
     lock: Option<DataLock>,
     lease: Option<Instant>,
     heartbeat: Duration,
     next_heartbeat: Option<Instant>,
-    /// Why the lock cannot be taken.
+    /// Why locking failed.
     lock_error: Option<io::Error>,
-    /// What was last said about a failure.
+    /// The last failure that the server reported.
     failure: Option<String>,
     /// Whether an answer could not be sent.
     lost: bool,
@@ -110,9 +110,8 @@ pub(super) struct Driver {
 }
 
 pub(super) fn spawn(driver: Driver) -> io::Result<()> {
-    // Only the kernel closes the channel and releases the lock: to the supervisor the end of the file is the proof that the
-    // process is gone, and no successor opens the data while this one still runs. So nothing drops the driver, no panic
-    // either.
+    // Only the kernel closes the channel and releases the lock: end of file proves to the supervisor that the process
+    // is gone, and no successor opens the data while this one runs. So nothing drops the driver, not even a panic.
     let mut driver = ManuallyDrop::new(driver);
     std::thread::Builder::new().name("handoff".to_owned()).spawn(move || {
         if catch_unwind(AssertUnwindSafe(|| driver.run())).is_err() {
@@ -168,7 +167,7 @@ impl Driver {
             }
             if ready.channel {
                 if let Some(channel) = &self.channel {
-                    // That it is closed is seen where it is read.
+                    // A closed channel is detected on read.
                     let _ = self.outbox.flush(channel);
                 }
                 self.receive();
@@ -186,13 +185,13 @@ impl Driver {
         }
     }
 
-    /// This thread cannot go on, and the server can: it serves, and keeps its lock. The supervisor learns from the end of the
-    /// channel that it can tell this process nothing any more, and so does the next one, that finds no way in.
+    /// Handles a panic of this thread. The server continues to serve and keeps its lock. The closed channel shows the
+    /// supervisor that it can no longer control this process; the next supervisor cannot connect.
     fn fall_silent(&mut self) {
         self.close_channel();
         self.adoption = None;
         say(
-            &"the thread that hears the supervisor has panicked; this process serves on, but can only be stopped",
+            &"the thread that listens to the supervisor has panicked; this process keeps serving, but can only be stopped",
         );
     }
 
@@ -207,7 +206,7 @@ impl Driver {
         let first = fds.len();
         let watched = self.adoption.iter().flat_map(Adoption::watched);
         fds.extend(watched.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        // A failure is an interruption by a signal: look again.
+        // The only error is EINTR: check everything.
         let _ = poll(&mut fds, timeout);
         let is_ready = |fd: &PollFd<'_>| !found(fd).is_empty();
         Ready {
@@ -281,12 +280,12 @@ impl Driver {
         }
     }
 
-    /// What the old supervisor said last comes first, then its end: a process that is not to go on alone is gone by
-    /// then. So what is adopted is always one that does.
+    /// Reads the old supervisor's last messages and its end of file first. A process that must not continue alone has
+    /// exited by then, so only processes that can continue are adopted.
     fn adopt(&mut self, adopter: Adopter) {
         let version = match negotiate(VersionRange::OURS, adopter.adopt.versions) {
             Ok(version) => version,
-            Err(error) => return say(&format_args!("a supervisor that came is sent away: {error}")),
+            Err(error) => return say(&format_args!("cannot be adopted by another supervisor: {error}")),
         };
         self.receive();
         if !self.ended {
@@ -347,12 +346,12 @@ impl Driver {
     }
 }
 
-/// A third of what the supervisor tolerates, so that one late wake-up is no silence.
+/// A third of the lease, so that one late wake-up does not count as silence.
 fn heartbeat(lease_ms: u64) -> Duration {
     Duration::from_millis((lease_ms / 3).max(1))
 }
 
-/// Unlike `eprintln!` it does not panic when nobody reads the standard error any more.
+/// Unlike `eprintln!`, it does not panic when standard error has no reader.
 pub(super) fn say(text: &dyn std::fmt::Display) {
     let _ = writeln!(io::stderr(), "handoff: {text}");
 }
@@ -380,8 +379,8 @@ mod tests {
             lease_ms: 10_000,
         };
         let inbox = Arc::new(Inbox::new().unwrap());
-        // It holds the lock by the time at which the server is told to open its data.
-        let orders = Box::new(|order| panic!("as the test wants it: {order:?}"));
+        // It holds the lock by the time the server receives the order to open its data.
+        let orders = Box::new(|order| panic!("a panic for the test: {order:?}"));
         spawn(Driver::new(channel, id, &welcome, None, Arc::clone(&inbox), orders)).unwrap();
         inbox.push(Input::Started(Some(data.path().to_owned())));
         let prepare = ToService::Prepare(Prepare { grace_ms: 10_000, lease_ms: 10_000 });

@@ -1,4 +1,4 @@
-//! What the threads of the server have to tell the driver.
+//! Messages from the server's threads to the driver.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,16 +12,16 @@ use super::work::Done;
 use handoff_sys::event_fd::{event_fd, sleep, wake};
 use handoff_sys::lock::DataLock;
 
-/// One thing that happened in the server.
+/// One event in the server.
 #[derive(Debug)]
 pub(super) enum Input {
-    /// What the server calls its version.
+    /// The server's own version text.
     Version(String),
-    /// Start-up is done; the data, if any, lies here.
+    /// Start-up is complete; the path is the data directory, if there is one.
     Started(Option<PathBuf>),
-    /// The data is open and the server accepts, or it cannot.
+    /// The data is open and the server accepts, or an error.
     Opened(Done),
-    /// The server hands something over, in a file if it is long.
+    /// The server hands over state, in a file if it is long.
     HandOver(State, Option<OwnedFd>),
     /// The drain code returned.
     Drained(Done),
@@ -33,8 +33,8 @@ pub(super) enum Input {
     Locked(io::Result<DataLock>),
 }
 
-/// A queue with a descriptor that is readable while the queue is not empty, so that the driver waits for it and for
-/// its channel in one call.
+/// A queue with a descriptor that is readable while the queue is not empty. So the driver waits for it and its channel
+/// in one call.
 #[derive(Debug)]
 pub(super) struct Inbox {
     queue: Mutex<VecDeque<Input>>,
@@ -49,7 +49,7 @@ impl Inbox {
 
     pub(super) fn push(&self, input: Input) {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(input);
-        // It fails only when 2^64 - 2 inputs wait; then it is readable anyway.
+        // Fails only with 2^64 - 2 waiting inputs; the descriptor is readable then anyway.
         wake(&self.ready);
     }
 

@@ -1,18 +1,18 @@
-//! What a server embeds to be upgraded without dropping anything.
+//! The library that a server embeds so that upgrades drop nothing.
 //!
-//! A server goes through four states, and each is a type, so that a wrong order does not compile:
+//! A server goes through four states. Each is a type, so a wrong order does not compile:
 //!
-//! | state | what the server does in it | how it goes on |
+//! | state | what the server does in it | next |
 //! |---|---|---|
 //! | [`Starting`] | configuration, TLS, caches, listeners; touches no data, does not accept | [`Starting::begin`] |
-//! | [`Begun`] | it is the only writer now: opens its data and accepts | [`Begun::ready`] |
-//! | [`Serving`] | serves; the library calls its [`Server`] when it is to drain, seal or resume | [`Serving::run`] |
-//! | gone | `run` has returned; the process ends | |
+//! | [`Begun`] | it is now the only writer: opens its data and accepts | [`Begun::ready`] |
+//! | [`Serving`] | serves; the library calls its [`Server`] to drain, seal or resume | [`Serving::run`] |
+//! | ended | `run` has returned; the process exits | |
 //!
-//! A first start and an upgrade look the same. Started without a supervisor, the same binary binds its listeners by
-//! itself and runs.
+//! A first start and an upgrade look the same. Without a supervisor, the same binary binds its own listeners and runs.
 //!
-//! A process whose supervisor is gone goes on, and the library lets the next one in; the server notices nothing of it.
+//! If the supervisor ends, the process keeps serving, and the library lets the next supervisor connect. Your server
+//! needs no code for this.
 //!
 //! ```no_run
 //! use std::net::TcpListener;
@@ -57,7 +57,7 @@
 //! }
 //! ```
 //!
-//! A server that says that it is ready before it has taken over does not compile:
+//! A server that reports ready before it has taken over does not compile:
 //!
 //! ```compile_fail,E0599
 //! # fn main() -> Result<(), handoff_service::Error> {
@@ -103,43 +103,44 @@ use start::Link;
 use state::Heir;
 pub use state::{State, StateError};
 
-/// The byte with which a server begins every connection id of QUIC that it chooses, if the service file gives it the socket as
-/// `quic:…`. In overlap mode the connections of a process then stay with it until they end: what has the mark of another socket
-/// of the address goes there, and new connections go to the process that serves. The ids need some random bytes behind it.
+/// The first byte of every QUIC connection id that the server chooses, if the service file gives it the socket as
+/// `quic:…`. In overlap mode a process then keeps its connections until they end: packets with the mark of another
+/// socket on the address go to that socket, and new connections go to the serving process. Append random bytes to make
+/// each id unique.
 pub fn quic_mark(socket: &UdpSocket) -> io::Result<u8> {
     Ok(handoff_sys::listens::mark(socket)?)
 }
 
-/// An error of the server's own code. Its text goes to the operator.
+/// An error of the server's own code. The operator sees its text.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// What a server can do besides serving. All calls come from one thread, one at a time; a panic in any of them is
-/// answered to the supervisor as a failure.
+/// The callbacks of a server. One thread makes all calls, one at a time. A panic in a callback is reported to the
+/// supervisor as a failure.
 pub trait Server {
-    /// Keep accepting, ask keep-alive clients to move on, and return when only short requests are left. Return at
-    /// once when `drain` is cancelled; then comes either [`Server::resume`] or [`Server::seal`].
+    /// Keep accepting, ask keep-alive clients to reconnect, and return when only short requests are left. Return at
+    /// once when `drain` is cancelled; then [`Server::resume`] or [`Server::seal`] follows.
     fn drain(&mut self, drain: Drain) -> Result<(), BoxError>;
 
-    /// Stop accepting, finish what was accepted, make everything that was acknowledged durable, and close the data.
-    /// What waits in the queue of a listener stays there; the listeners stay open and are never shut down. After this
-    /// returns `Ok` nothing may be written. On an error the server keeps its data lock and must be able to resume; if it is
-    /// to leave all the same, [`Server::drain`] and this come once more, without a resume between.
+    /// Stop accepting, finish what was accepted, make everything acknowledged durable, and close the data. Leave a
+    /// listener's queue alone; the listeners stay open and are never shut down. After this returns `Ok`, write nothing.
+    /// On an error the server keeps its data lock and must be able to resume. If it must leave anyway,
+    /// [`Server::drain`] and this are called once more without a resume in between.
     fn seal(&mut self, seal: Seal) -> Result<(), BoxError>;
 
-    /// Open the data again and accept, after a drain or a seal, finished or not. A server that returns an error here
-    /// is ended.
+    /// Open the data again and accept, after a complete or incomplete drain or seal. If this returns an error, the
+    /// process ends.
     fn resume(&mut self) -> Result<(), BoxError>;
 
-    /// Take what the process that went before hands over: in overlap mode, where this one serves already, while that one
-    /// drains and seals. Each one replaces the one before. (In exclusive mode it is there earlier: [`Begun::state`].) An
-    /// error is written to the log, and nothing else happens.
+    /// Process the state that the predecessor hands over. In overlap mode only: this process already serves while its
+    /// predecessor drains and seals. Each state replaces the one before. (In exclusive mode use [`Begun::state`].) An
+    /// error is written to the log and has no other effect.
     fn take_over(&mut self, state: State) -> Result<(), BoxError> {
         Err(untaken(&state))
     }
 }
 
 fn untaken(state: &State) -> BoxError {
-    format!("{state:?} was handed over, and this server takes none").into()
+    format!("the predecessor handed over {state:?}, which this server does not support").into()
 }
 
 /// How to seal.
@@ -152,37 +153,38 @@ pub struct Seal {
 }
 
 impl Seal {
-    /// Whether requests that are still running may be cut, as those are that outlast the drain with `stragglers = "cut"`. Give
-    /// them a moment all the same: most end soon. If not, they are to be finished.
+    /// Whether you may cut requests in progress. `true` if they outlast the drain and the service has `stragglers =
+    /// "cut"`. Give them a moment first: most end soon. If `false`, finish them.
     pub fn may_cut(&self) -> bool {
         self.cut
     }
 
-    /// Whether another process serves already. In overlap mode, accept and serve first what waits in the queue of the listener: no other
-    /// process will.
+    /// The mode of the upgrade. In overlap mode another process already serves: first accept and serve what is in the
+    /// listener's queue, because no other process does.
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// How long the server may take to end what it runs, from the moment at which it asks it to: as the service file says. `None`
-    /// without a supervisor, with one that does not tell, and for a process that leaves by itself.
+    /// The time the service file gives the server to end its work, counted from the server's request to end it. `None`
+    /// without a supervisor, with one too old to send it, and when the process leaves on its own.
     pub fn grant(&self) -> Option<Duration> {
         self.grant
     }
 
-    /// Hands something over to the process that follows, if there is one: what is lost otherwise, and is not in the data.
-    /// It gets the last one that was handed over before the seal code returns `Ok`, or before this process dies. An error
-    /// means that there was no memory for it. With a supervisor or a new process that does not know of this, at a stop,
-    /// and when it comes too late, nobody gets it.
+    /// Hands state to the successor, if there is one: state that is not in the data and would otherwise be lost. The
+    /// successor receives the last one from before the seal code returns `Ok` or this process dies. It is dropped if
+    /// the supervisor or the new process does not support it, if the service stops, or if it comes too late.
+    ///
+    /// An error means that there is not enough memory.
     pub fn hand_over(&self, state: &State) -> io::Result<()> {
         self.heir.hand_over(state)
     }
 }
 
-/// Who started the process.
+/// What started the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody who speaks the protocol.
+    /// A program that does not speak the protocol.
     Standalone,
     /// A supervisor.
     Supervised,
@@ -191,60 +193,60 @@ pub enum Origin {
 /// Why [`Serving::run`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// Another process serves, or the service was stopped. The server has sealed; leave `main`.
+    /// Another process serves, or the service was stopped. The server has sealed; return from `main`.
     Released,
 }
 
-/// What can go wrong between a server and its supervisor.
+/// Errors between a server and its supervisor.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The environment names a channel that is none.
+    /// The environment names an invalid channel.
     #[error(transparent)]
     Inherit(#[from] InheritError),
     /// The channel failed.
     #[error("the channel to the supervisor failed: {0}")]
     Channel(#[source] io::Error),
-    /// The supervisor sent something that is not a message.
+    /// The supervisor sent an invalid frame.
     #[error("the supervisor sent a frame that cannot be read: {0}")]
     Frame(#[source] FrameError),
-    /// The supervisor answered `Hello` with something else than `Welcome`, or chose a version that was not offered.
+    /// The supervisor answered `Hello` with something other than `Welcome`, or chose a version that was not offered.
     #[error("the supervisor broke the protocol: {0}")]
     Protocol(String),
-    /// The supervisor went away before it answered.
+    /// The supervisor closed the channel before it answered.
     #[error("the supervisor closed the channel before it answered Hello")]
     Closed,
     /// The service file has no such listener.
     #[error("the supervisor handed over no listener named {name:?}; it has: {known}")]
     NoListener {
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
-        /// The names that there are.
+        /// The existing names.
         known: String,
     },
-    /// It was taken already.
+    /// The listener was taken before.
     #[error("the listener {name:?} was taken already")]
     ListenerTaken {
         /// Its name.
         name: String,
     },
-    /// A text that is no name.
+    /// The text is not a valid listener name.
     #[error("{name:?} is not a listener name: {source}")]
     Name {
         /// The text.
         name: String,
-        /// Why not.
+        /// The reason.
         source: NameError,
     },
-    /// It is a socket of another kind.
+    /// The listener is a socket of another kind.
     #[error("the listener {name:?} is not a listening {wanted} socket")]
     WrongListener {
         /// Its name.
         name: String,
-        /// What was asked for.
+        /// The requested kind.
         wanted: &'static str,
     },
-    /// The listeners did not arrive.
+    /// The listeners did not arrive: too few descriptors are allowed.
     #[error("{limit} files may be open in this process (RLIMIT_NOFILE), too few for its listeners")]
     TooFewFiles {
         /// The limit.
@@ -261,7 +263,7 @@ pub enum Error {
     /// The lock file cannot be opened or locked.
     #[error("{0}")]
     Lock(#[source] io::Error),
-    /// Standalone: somebody else holds the lock.
+    /// Standalone: another process holds the lock.
     #[error("the data directory {} is in use by another process", path.display())]
     DataInUse {
         /// The data directory.
@@ -270,7 +272,7 @@ pub enum Error {
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
-    /// The server said that it is not healthy.
+    /// The server reported that it is not healthy.
     #[error("not healthy: {0}")]
     Unhealthy(String),
     /// The server was stopped from outside and could not seal.
@@ -287,15 +289,15 @@ fn tell(taken: work::Done) {
     }
 }
 
-/// Says `Hello` to the supervisor and waits for its answer; without a supervisor returns at once. Call it early in
-/// `main`, once, while the process has few threads.
+/// Sends `Hello` to the supervisor and blocks until the answer. Without a supervisor it returns at once. Call it once,
+/// early in `main`, while the process has few threads.
 pub fn start() -> Result<Starting, Error> {
     let (orders, inbox) = mpsc::channel();
     let link = start::link(move |order| drop(orders.send(order)))?;
     Ok(Starting { link, orders: inbox })
 }
 
-/// The process starts up. It must touch no data and accept nothing yet.
+/// The process starts up. It must not touch data or accept yet.
 #[derive(Debug)]
 pub struct Starting {
     link: Link,
@@ -303,22 +305,22 @@ pub struct Starting {
 }
 
 impl Starting {
-    /// Who started the process.
+    /// What started the process.
     pub fn origin(&self) -> Origin {
         self.link.origin()
     }
 
-    /// Says what people are to read as the version of this server, as `env!("CARGO_PKG_VERSION")`. Say it first. It goes before what
-    /// the supervisor has read from the files of this version; an older supervisor is not told.
+    /// Sets the version text of this server for people, such as `env!("CARGO_PKG_VERSION")`. Call it first. It takes
+    /// precedence over what the supervisor has read from the files of this version; older supervisors ignore it.
     #[must_use]
     pub fn version(self, version: &str) -> Self {
         self.link.version(version);
         self
     }
 
-    /// The TCP listener `name` of the service file; without a supervisor one that is bound to `address` here. It is
-    /// shared with the process that serves now: do not accept from it, and change none of its flags, before
-    /// [`Starting::begin`] has returned. Whether it is non-blocking is undefined; set it then.
+    /// Takes the TCP listener `name` of the service file; without a supervisor, binds one to `address`. The serving
+    /// process shares it: before [`Starting::begin`] has returned, do not accept from it and do not change its flags.
+    /// It may or may not be nonblocking; set that afterwards.
     pub fn tcp_listener(&mut self, name: &str, address: &str) -> Result<TcpListener, Error> {
         self.link.tcp_listener(name, address)
     }
@@ -328,14 +330,14 @@ impl Starting {
         self.link.unix_listener(name, path)
     }
 
-    /// Like [`Starting::tcp_listener`], for a datagram socket: do not read from it before [`Starting::begin`] has returned.
-    /// Stop reading in [`Server::seal`], and in overlap mode read until it is empty before; never connect it, nor shut it
-    /// down: it would be lost for the service.
+    /// Like [`Starting::tcp_listener`], for a datagram socket: do not read from it before [`Starting::begin`] has
+    /// returned. Stop reading in [`Server::seal`]; in overlap mode read until it is empty first. Never connect it or
+    /// shut it down: the service would lose it.
     pub fn udp_socket(&mut self, name: &str, address: &str) -> Result<UdpSocket, Error> {
         self.link.udp_socket(name, address)
     }
 
-    /// All listeners of the service file that were not taken yet, by name and in its order. None without a supervisor.
+    /// Takes all remaining listeners of the service file, by name and in file order. Empty without a supervisor.
     pub fn all_listeners(&mut self) -> Vec<(ListenerName, OwnedFd)> {
         self.link.all_listeners()
     }
@@ -345,16 +347,16 @@ impl Starting {
         self.link.mode()
     }
 
-    /// Has `act` called, by another thread, before [`Starting::begin`] ends this process because it is not wanted any more. The
-    /// first call counts.
+    /// Registers a callback for the case that the supervisor dismisses this process. It runs in another thread, before
+    /// [`Starting::begin`] exits the process. The first registration wins.
     pub fn before_exit(&self, act: impl Fn() + Send + Sync + 'static) {
         self.link.before_exit(Box::new(act));
     }
 
-    /// Says that start-up is done, and blocks until this process is to take over. With `data` given, it then holds the
-    /// exclusive lock of that directory (`.handoff.lock` in it); the directory must exist.
+    /// Reports that start-up is complete, and blocks until this process must take over. If `data` is given, the process
+    /// then holds the exclusive lock of that directory (`.handoff.lock` in it); the directory must exist.
     ///
-    /// A process that is not wanted any more does not return from here: it exits.
+    /// If the supervisor dismisses this process, this call does not return: the process exits.
     pub fn begin(self, data: Option<&Path>) -> Result<Begun, Error> {
         self.link.started(data)?;
         let state = match self.link.origin() {
@@ -364,7 +366,7 @@ impl Starting {
         Ok(Begun { link: self.link, orders: self.orders, state })
     }
 
-    /// Says that the process cannot serve. The upgrade is rolled back at once, with this reason.
+    /// Reports that the process cannot serve. The upgrade is rolled back at once with this reason.
     pub fn unhealthy(self, reason: &str) -> Error {
         unhealthy(&self.link, &self.orders, reason)
     }
@@ -379,27 +381,27 @@ pub struct Begun {
 }
 
 impl Begun {
-    /// Takes what the process that went before has handed over, in exclusive mode. There is nothing at a first start, after
-    /// a crash, and without a supervisor. A server that does not understand it goes on without, or is
+    /// Takes the state that the predecessor has handed over, in exclusive mode. `None` at a first start, after a crash,
+    /// and without a supervisor. If your server does not understand the state, continue without it or call
     /// [`Begun::unhealthy`].
     pub fn state(&mut self) -> Option<State> {
         self.state.take()
     }
 
-    /// Says that the server accepts and is healthy.
+    /// Reports that the server accepts and is healthy.
     pub fn ready(self) -> Result<Serving, Error> {
         self.link.opened(Ok(()));
         Ok(Serving { link: self.link, orders: self.orders })
     }
 
-    /// Says that the process cannot serve. It must not have accepted anything. The upgrade is rolled back, with this
-    /// reason; the process is to leave `main`.
+    /// Reports that the process cannot serve. It must not have accepted anything. The upgrade is rolled back with this
+    /// reason. Return from `main` afterwards.
     pub fn unhealthy(self, reason: &str) -> Error {
         unhealthy(&self.link, &self.orders, reason)
     }
 }
 
-/// Says that the process cannot serve, and waits until the supervisor knows.
+/// Reports that the process cannot serve, and blocks until the supervisor has received the report.
 fn unhealthy(link: &Link, orders: &mpsc::Receiver<Order>, reason: &str) -> Error {
     link.opened(Err(reason.to_owned()));
     match link.origin() {
@@ -416,8 +418,8 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Blocks, and calls `server` when it is to drain, seal or resume, until the process is to leave. Without a
-    /// supervisor it blocks until the process is ended from outside.
+    /// Blocks until the process must leave, and calls `server` to drain, seal or resume. Without a supervisor it blocks
+    /// until the process is ended from outside.
     pub fn run(self, mut server: impl Server) -> Result<Ended, Error> {
         for order in &self.orders {
             match order {

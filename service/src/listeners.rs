@@ -1,4 +1,4 @@
-//! The listeners that came with `Welcome`, by name.
+//! The listeners from `Welcome`, by name.
 
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -12,7 +12,7 @@ use handoff_sys::socket::{AddressFamily, SockType, family_of, kind_of};
 
 const IP: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 
-/// Listeners that the server has not asked for yet stay open here, so that nobody is refused.
+/// Listeners that the server has not taken yet. They stay open here, so that no client is refused.
 #[derive(Debug, Default)]
 pub(super) struct Listeners(Vec<(ListenerName, Option<OwnedFd>)>);
 

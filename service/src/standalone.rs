@@ -1,4 +1,4 @@
-//! A server without a supervisor: it binds by itself and runs until it is ended from outside.
+//! A server without a supervisor: it binds its own listeners and runs until it is ended from outside.
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};
@@ -16,7 +16,7 @@ pub(super) fn bind_udp(address: &str) -> Result<UdpSocket, Error> {
     UdpSocket::bind(address).map_err(|source| Error::Bind { address: format!("udp:{address}"), source })
 }
 
-/// A socket file that nobody listens on is the leftover of a process that died; it is replaced.
+/// Replaces a socket file without a listener: its process has died.
 pub(super) fn bind_unix(path: &Path) -> Result<UnixListener, Error> {
     let failed = |source| Error::Bind { address: format!("unix:{}", path.display()), source };
     match UnixListener::bind(path) {

@@ -1,4 +1,4 @@
-//! From the start of the process to the driver: `Hello`, `Welcome`, and what the states of the server share.
+//! From process start to the driver: `Hello`, `Welcome`, and the shared parts of the server's states.
 
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -25,25 +25,25 @@ use handoff_sys::inherit;
 use handoff_sys::lock::DataLock;
 use handoff_sys::wire::{WireError, recv_message, send_message};
 
-/// More of a version is not shown, in characters.
+/// Maximum length of the version text in characters. The rest is dropped.
 const VERSION_MAX: usize = 128;
 
-/// What all states of the server have in common.
+/// The shared part of all server states.
 #[derive(Debug)]
 pub(super) enum Link {
     Standalone { lock: Mutex<Option<DataLock>> },
     Supervised { inbox: Arc<Inbox>, listeners: Listeners, mode: Mode, before_exit: BeforeExit },
 }
 
-/// Finds out who started the process. `orders` is called from the driver's thread.
+/// Connects to the supervisor, if there is one. The driver's thread calls `orders`.
 pub(super) fn link(orders: impl Fn(Order) + Send + 'static) -> Result<Link, Error> {
     let Some(channel) = inherit::take_channel()? else {
-        // The driver's end stays open, or a receiver would take it for the end of the service.
+        // The driver's end stays open: a receiver would take its close for the end of the service.
         std::mem::forget(orders);
         return Ok(Link::Standalone { lock: Mutex::new(None) });
     };
     let id = handoff_id()?;
-    // It is there before anybody can want to come in.
+    // Opened before any supervisor can try to connect.
     let entrance = Entrance::of_this_process();
     let (welcome, fds) = greet(&channel, id)?;
     let adoption = entrance.and_then(|entrance| entrance.keep(&welcome, &fds));
@@ -86,11 +86,12 @@ fn greet(channel: &Channel, id: HandoffId) -> Result<(Welcome, Vec<OwnedFd>), Er
     Ok((welcome, fds))
 }
 
-/// The listeners are lost, and so is what `Welcome` says. The version is the one that a supervisor of the same age chooses.
+/// Reports that listeners were lost because of the limit. `Welcome` was lost too, so this uses the version that a
+/// supervisor of the same age chooses.
 fn tell_of_limit(channel: &Channel, id: HandoffId) -> Error {
     let error = Error::TooFewFiles { limit: files_limit() };
     let unhealthy = FromService::Ready(Ready { healthy: false, reason: error.to_string() });
-    // If it cannot be told, the end of this process is what the supervisor sees.
+    // If this fails, the supervisor still sees the process end.
     let _ = send_message(channel, VersionRange::OURS.current, id, &unhealthy, &[]);
     error
 }
@@ -102,7 +103,7 @@ fn wire_error(error: WireError) -> Error {
     }
 }
 
-/// Waits until the supervisor was told that the process is not healthy.
+/// Waits until the supervisor has received the report that the process is not healthy.
 pub(super) fn told(orders: impl IntoIterator<Item = Order>) -> Error {
     for order in orders {
         if let Order::End(Err(error)) = order {
@@ -112,7 +113,7 @@ pub(super) fn told(orders: impl IntoIterator<Item = Order>) -> Error {
     Error::Closed
 }
 
-/// Waits for the order to open the data. Gives what was handed over.
+/// Waits for the order to open the data. Returns the predecessor's state.
 pub(super) fn await_open(orders: impl IntoIterator<Item = Order>) -> Result<Option<State>, Error> {
     for order in orders {
         match order {

@@ -1,4 +1,4 @@
-//! What a server hands over to the process that follows it: sessions, caches, whatever is not in its data.
+//! State that a server hands to its successor: sessions, caches, and other things that are not in its data.
 
 use std::fmt;
 use std::io;
@@ -11,7 +11,7 @@ pub use handoff_protocol::state::StateError;
 use super::inbox::{Inbox, Input};
 use handoff_sys::sealed::{read_from_start, sealed_file, sealed_length};
 
-/// Content for the process that follows, and the server's own number of what it means. The library does not look at it.
+/// Content for the successor, with a format number of the server's own. The library does not interpret either.
 #[derive(Clone, PartialEq, Eq)]
 pub struct State {
     format: u32,
@@ -19,11 +19,11 @@ pub struct State {
 }
 
 impl State {
-    /// The longest content: 64 MiB. In bytes.
+    /// Maximum length of the content: 64 MiB, in bytes.
     pub const LENGTH_MAX: u64 = state::CONTENT_MAX;
 
-    /// Raise `format` when the content gets another meaning, and let each version of the server refuse those that it does
-    /// not know. Content that is too long is the error [`StateError::TooLong`].
+    /// Wraps content. Increase `format` when the meaning of the content changes, and let each version of the server
+    /// refuse formats that it does not support. [`StateError::TooLong`] if the content exceeds [`State::LENGTH_MAX`].
     pub fn new(format: u32, content: impl Into<Vec<u8>>) -> Result<Self, StateError> {
         let content = content.into();
         match content.len() as u64 {
@@ -32,17 +32,17 @@ impl State {
         }
     }
 
-    /// The server's own number of what the content means.
+    /// The server's own format number.
     pub fn format(&self) -> u32 {
         self.format
     }
 
-    /// What was handed over.
+    /// The content.
     pub fn content(&self) -> &[u8] {
         &self.content
     }
 
-    /// What was handed over.
+    /// Returns the content.
     pub fn into_content(self) -> Vec<u8> {
         self.content
     }
@@ -55,16 +55,16 @@ impl State {
     }
 }
 
-/// The content may be secret.
+/// Hides the content, which may be secret.
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("State").field("format", &self.format).field("length", &self.content.len()).finish()
     }
 }
 
-/// What came with a message. Whatever is wrong is a sentence.
+/// Reads the state from a message. The error is a sentence.
 pub(super) fn unpack(message: state::State, file: Option<OwnedFd>) -> Result<State, String> {
-    let refused = |error: &dyn fmt::Display| format!("what was handed over cannot be taken: {error}");
+    let refused = |error: &dyn fmt::Display| format!("cannot read the handed-over state: {error}");
     let content = match &file {
         None => message.clone().into_inline(),
         Some(file) => {
@@ -85,7 +85,7 @@ pub(super) fn unpack(message: state::State, file: Option<OwnedFd>) -> Result<Sta
     Ok(State { format: message.format(), content })
 }
 
-/// The way to the process that follows; without a supervisor there is none.
+/// The path to the successor; `None` without a supervisor.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Heir(Option<Arc<Inbox>>);
 

@@ -1,4 +1,4 @@
-//! The asynchronous form, for servers on tokio. The same states, the same meaning; see [the blocking form](crate).
+//! The asynchronous API, for servers on tokio. States and meaning are the same as in [the blocking API](crate).
 
 use std::future::Future;
 use std::net::{TcpListener, UdpSocket};
@@ -20,8 +20,8 @@ pub use super::{BoxError, Drain, Ended, Error, Origin, Seal, State, StateError};
 use super::{tell, untaken};
 use handoff_crash_points::crash_point;
 
-/// What a server can do besides serving; [`crate::Server`] says what each call means. All calls come from the
-/// task that called [`Serving::run`], one at a time.
+/// The callbacks of a server; see [`crate::Server`]. The task that called [`Serving::run`] makes all calls, one at a
+/// time.
 pub trait Server: Send {
     /// See [`crate::Server::drain`].
     fn drain(&mut self, drain: Drain) -> impl Future<Output = Result<(), BoxError>> + Send;
@@ -35,7 +35,7 @@ pub trait Server: Send {
     }
 }
 
-/// See [`crate::start`]. Blocks for one exchange with the supervisor.
+/// See [`crate::start`]. Blocks for one round trip to the supervisor.
 pub async fn start() -> Result<Starting, Error> {
     let (orders, inbox) = mpsc::unbounded_channel();
     let link = start::link(move |order| drop(orders.send(order)))?;
@@ -50,7 +50,7 @@ pub struct Starting {
 }
 
 impl Starting {
-    /// Who started the process.
+    /// What started the process.
     pub fn origin(&self) -> Origin {
         self.link.origin()
     }
@@ -62,8 +62,7 @@ impl Starting {
         self
     }
 
-    /// See [`crate::Starting::tcp_listener`]. Make it non-blocking for tokio only after
-    /// [`Starting::begin`].
+    /// See [`crate::Starting::tcp_listener`]. Make it nonblocking for tokio only after [`Starting::begin`].
     pub fn tcp_listener(&mut self, name: &str, address: &str) -> Result<TcpListener, Error> {
         self.link.tcp_listener(name, address)
     }
@@ -133,14 +132,13 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Calls `server` when it is to drain, seal or resume, until the process is to leave. Without a supervisor it
-    /// never completes.
+    /// Calls `server` to drain, seal or resume, until the process must leave. Without a supervisor it never completes.
     pub async fn run(self, server: impl Server) -> Result<Ended, Error> {
         self.run_until(server, std::future::pending()).await
     }
 
-    /// Like [`Serving::run`]; when `stop` completes, for example at SIGTERM, the server drains for at most
-    /// [`STOP_GRACE`], seals and is released. Under a supervisor that is the end of a process that it then replaces.
+    /// Like [`Serving::run`]. When `stop` completes, for example at SIGTERM, the server drains for at most
+    /// [`STOP_GRACE`], seals and is released. A supervisor sees that the process ended, and replaces it.
     pub async fn run_until(
         mut self,
         mut server: impl Server,
@@ -166,12 +164,12 @@ impl Serving {
     }
 }
 
-/// The time that a server which is stopped from outside gives its clients.
+/// Drain time of a server that is stopped from outside.
 pub const STOP_GRACE: Duration = Duration::from_secs(30);
 
 async fn leave(mut server: impl Server, mode: Mode) -> Result<Ended, Error> {
     let drain = Drain::new(STOP_GRACE, Heir::default(), false);
-    // What cannot be drained is sealed all the same: the process ends.
+    // Seals even if the drain fails or times out: the process must end.
     if tokio::time::timeout(STOP_GRACE, guard("drain", || server.drain(drain.clone()))).await.is_err() {
         drain.cancel();
     }
@@ -181,7 +179,7 @@ async fn leave(mut server: impl Server, mode: Mode) -> Result<Ended, Error> {
     Ok(Ended::Released)
 }
 
-/// Says that the process cannot serve, and waits until the supervisor knows.
+/// Reports that the process cannot serve, and waits until the supervisor has received the report.
 async fn unhealthy(link: &Link, mut orders: mpsc::UnboundedReceiver<Order>, reason: &str) -> Error {
     link.opened(Err(reason.to_owned()));
     match link.origin() {
@@ -200,7 +198,7 @@ async fn told(orders: &mut mpsc::UnboundedReceiver<Order>) -> Error {
     }
 }
 
-/// Runs the server's own code so that a panic in it becomes an answer.
+/// Runs the server's own code. Converts a panic to an error.
 async fn guard<F: Future<Output = Result<(), BoxError>>>(what: &str, code: impl FnOnce() -> F) -> Done {
     let code = || {
         crash_point!("library/incumbent/code.{what}.begins");

@@ -1,4 +1,4 @@
-//! Runs the server's own code so that a panic in it becomes an answer.
+//! Runs the server's own code, and converts a panic to an error.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -6,10 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::BoxError;
 use handoff_crash_points::crash_point;
 
-/// How the server's own code ended: an error is what a person is told.
+/// The result of the server's own code. The error text is for people.
 pub(super) type Done = Result<(), String>;
 
-/// Runs `code`. After a panic the server is in an unknown state; it is asked to resume, or ended.
+/// Runs `code`. After a panic the server's state is unknown: it is asked to resume, or ended.
 pub(super) fn run(what: &str, code: impl FnOnce() -> Result<(), BoxError>) -> Done {
     let code = || {
         crash_point!("library/incumbent/code.{what}.begins");

@@ -1,7 +1,8 @@
-//! The file of a history: one JSON object a line, the newest last.
+//! The file of a history: one JSON object per line, the newest last.
 //!
-//! A line is written with one append. What a crash or a full disk leaves of one is no JSON, and is passed over; the next line
-//! begins with a newline then. When the file holds twice what is kept, a shorter one is written beside it and renamed.
+//! Each line is one append. The remains of a line after a crash or a full disk are not JSON, and are skipped; the next
+//! line then begins with a newline. When the file holds twice the limit, a shorter one is written next to it and
+//! renamed.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -11,36 +12,36 @@ use std::path::{Path, PathBuf};
 use super::Entry;
 use crate::sys::regular;
 
-/// So many attempts are kept for a service.
+/// Number of attempts to keep per service.
 pub const ENTRIES_MAX: usize = 200;
 const FILE: &str = "history";
-/// What is read of a file at the most, from its end. Far more than twice what is kept.
+/// Maximum number of bytes to read, from the end of the file. Far more than twice the limit.
 const READ_MAX_BYTES: u64 = 8 << 20;
-/// The longest reason that is kept.
+/// Maximum length of a stored reason, in bytes.
 const REASON_MAX_BYTES: usize = 2_000;
 const PHASES_MAX: usize = 100;
 
-/// The history of one service. Every call reads or writes files, and blocks on them.
+/// The history of one service. Every call accesses files, and blocks on them.
 #[derive(Debug)]
 pub struct History {
     path: PathBuf,
     entries_max: usize,
-    /// Lines in the file, as far as they were counted.
+    /// Number of lines in the file, if counted.
     lines: Option<usize>,
 }
 
 impl History {
-    /// The history in the state directory of a service, which need not have one yet.
+    /// Opens the history in a service's state directory, which need not exist.
     pub fn open(directory: &Path) -> History {
         History::with_limit(directory, ENTRIES_MAX)
     }
 
-    /// The same, with another number of attempts that are kept.
+    /// The same with another limit.
     pub fn with_limit(directory: &Path, entries_max: usize) -> History {
         History { path: directory.join(FILE), entries_max: entries_max.max(1), lines: None }
     }
 
-    /// Adds one. After an error the file is as it was, or has a damaged line at its end.
+    /// Appends an attempt. After an error the file is unchanged, or ends with a damaged line.
     pub fn append(&mut self, entry: &Entry) -> io::Result<()> {
         let mut line = serde_json::to_vec(&bounded(entry))?;
         line.push(b'\n');
@@ -52,7 +53,7 @@ impl History {
             line.insert(0, b'\n');
         }
         if let Err(error) = file.write_all(&line) {
-            // If even that fails, the line is found to be damaged.
+            // If this fails too, the line is found to be damaged.
             let _ = file.set_len(length);
             return Err(error);
         }
@@ -73,7 +74,7 @@ impl History {
     }
 
     fn shorten(&mut self) -> io::Result<()> {
-        // Lines, not attempts: what they add up to would be many small things in memory.
+        // Counts lines rather than attempts, which would occupy much memory.
         let bytes = end_of(&self.path)?;
         let mut kept: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').filter(|it| !it.is_empty()).collect();
         kept.drain(..kept.len().saturating_sub(self.entries_max));
@@ -91,7 +92,7 @@ impl History {
     }
 }
 
-/// The file, or as much of its end as is ever read; nothing if there is none.
+/// The file, or the part at its end that is read; empty if there is no file.
 fn end_of(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = match regular::open_to_read(path) {
         Ok(file) => file,
@@ -105,7 +106,7 @@ fn end_of(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The attempts among the lines. Where the same one is there twice, the later line counts, in the place of the earlier.
+/// Parses the lines. A later line with the same id and operation replaces the earlier one in its place.
 fn parse(bytes: &[u8]) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::new();
     for entry in
@@ -116,7 +117,7 @@ fn parse(bytes: &[u8]) -> Vec<Entry> {
     entries
 }
 
-/// Adds an attempt. If it is there already, this is what counts, in the place of the earlier.
+/// Adds an attempt, or replaces an earlier one in its place.
 pub fn put(entries: &mut Vec<Entry>, entry: Entry) {
     let same = |other: &Entry| (other.id, other.operation) == (entry.id, entry.operation);
     match entries.iter().rposition(same) {
@@ -125,7 +126,7 @@ pub fn put(entries: &mut Vec<Entry>, entry: Entry) {
     }
 }
 
-/// Whether the last line has no end.
+/// Whether the last line is incomplete.
 fn ends_torn(file: &File, length: u64) -> io::Result<bool> {
     let mut last = [b'\n'];
     if length > 0 {
@@ -145,7 +146,7 @@ fn count_lines(file: &mut File) -> io::Result<usize> {
     }
 }
 
-/// What comes from a process may be as long as it likes.
+/// Limits texts that come from a process.
 fn bounded(entry: &Entry) -> Entry {
     let mut entry = entry.clone();
     if let Some(reason) = &mut entry.reason {

@@ -1,6 +1,7 @@
-//! What was attempted with a service, by whom, and how it ended: for people, kept across restarts of the daemon.
+//! The attempts to change a service, their requesters and their results: for people, kept across restarts of the
+//! daemon.
 //!
-//! Nothing is decided by it, so nothing waits for the disk, and an entry that cannot be written is no reason to stop.
+//! No decision depends on it, so nothing waits for the disk, and a failed write has no consequences.
 
 mod file;
 mod preparing;
@@ -16,57 +17,57 @@ use crate::control::api::{self, Killed, PhaseTime};
 pub use file::{ENTRIES_MAX, History, put};
 pub use preparing::{forget, prepare, prepared};
 
-/// One attempt, from the request to the end. A later line with the same id and operation takes the place of an earlier one.
+/// One attempt, from the request to the end. A later line with the same id and operation replaces an earlier one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The handoff.
     pub id: HandoffId,
     /// The service.
     pub service: ServiceName,
-    /// What was asked for.
+    /// The requested operation.
     pub operation: Operation,
     /// Whether generations may overlap.
     pub mode: Mode,
-    /// What ran before, if anything did.
+    /// What ran before; `None` if nothing did.
     #[serde(default)]
     pub from: Option<Version>,
-    /// What was to run.
+    /// The new version.
     #[serde(default)]
     pub to: Option<Version>,
-    /// Who asked.
+    /// The requester.
     pub by: Caller,
-    /// When, in milliseconds since 1970.
+    /// Time of the request, in milliseconds since 1970.
     pub at: u64,
-    /// How long it took until it was decided, in microseconds.
+    /// Time until the decision, in microseconds.
     pub took_us: u64,
     /// The phases, counted from the request.
     #[serde(default)]
     pub phases: Vec<PhaseTime>,
-    /// How long nobody accepted; nothing where there was no such time.
+    /// How long no process accepted connections, in microseconds; `None` if there was no gap.
     #[serde(default)]
     pub accept_gap_us: Option<u64>,
     /// Whether the old process was ended and started again.
     #[serde(default)]
     pub restarted: bool,
-    /// What the old process had when it was told to end.
+    /// The connections of the old process when it received its stop signal.
     #[serde(default)]
     pub connections: Option<api::Connections>,
     /// Datagrams that no program has read.
     #[serde(default)]
     pub lost_datagrams: u64,
-    /// How it ended.
+    /// The result.
     pub outcome: Ending,
-    /// Why it ended so: one clause.
+    /// The reason for the result: one clause.
     #[serde(default)]
     pub reason: Option<String>,
     /// The generation afterwards.
     pub generation: Generation,
-    /// What was killed since it had not ended in its time.
+    /// Processes that were killed because they did not end in time.
     #[serde(default)]
     pub killed: Vec<Killed>,
 }
 
-/// What was asked for.
+/// The requested operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Operation {
@@ -74,15 +75,15 @@ pub enum Operation {
     Start,
     /// Stop it.
     Stop,
-    /// Replace the process by one of the same binary.
+    /// Replace the process by one with the same binary.
     Restart,
     /// Replace the binary.
     Upgrade,
-    /// Replace the binary by one that was just brought in.
+    /// Replace the binary by one that was just imported.
     Install,
-    /// Go back to an earlier binary.
+    /// Return to an earlier binary.
     Rollback,
-    /// What a later version of the daemon wrote.
+    /// Written by a later version of the daemon.
     #[serde(other)]
     Other,
 }
@@ -101,13 +102,13 @@ pub enum Ending {
     Started,
     /// The service is stopped.
     Stopped,
-    /// It did not work, and the service may be down.
+    /// It failed, and the service may be down.
     Failed,
     /// The new version was refused before it ran.
     Rejected,
     /// The new version waits for the next start.
     Staged,
-    /// What a later version of the daemon wrote.
+    /// Written by a later version of the daemon.
     #[serde(other)]
     Other,
 }
@@ -117,10 +118,10 @@ pub enum Ending {
 pub struct Version {
     /// Its program.
     pub path: PathBuf,
-    /// SHA-256 of the program in hex, where it is known.
+    /// SHA-256 of the program in hex, if known.
     #[serde(default)]
     pub sha256: Option<String>,
-    /// What it calls itself.
+    /// Its own version text.
     #[serde(default)]
     pub version: Option<String>,
 }
@@ -154,7 +155,7 @@ impl From<api::Ending> for Ending {
 }
 
 impl Ending {
-    /// As people read it.
+    /// The words for people.
     pub fn words(self) -> &'static str {
         match self {
             Self::UnderWay => "under way",

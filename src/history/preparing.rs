@@ -1,7 +1,7 @@
-//! An attempt whose new version is brought in and tried, which no journal knows of: what the next daemon tells of it, should this one
-//! end meanwhile.
+//! The history entry of an attempt whose new version is still imported and tried, before any journal records the attempt.
+//! If the daemon exits meanwhile, the next daemon reports the attempt from this entry.
 //!
-//! It is a file beside the history, replaced as a whole at each step. Nobody waits for the disk.
+//! The entry is a file next to the history. Each step replaces the whole file. Nothing waits for the disk.
 
 use std::fs;
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ use crate::sys::regular;
 
 const FILE: &str = "history.preparing";
 
-/// Puts down what is to be told. Blocks on the file system.
+/// Writes the entry. Blocks on the file system.
 pub fn prepare(directory: &Path, entry: &Entry) -> io::Result<()> {
     let path = directory.join(FILE);
     let beside = path.with_added_extension("new");
@@ -22,12 +22,12 @@ pub fn prepare(directory: &Path, entry: &Entry) -> io::Result<()> {
     fs::rename(beside, path)
 }
 
-/// What an earlier daemon has left. Blocks on the file system.
+/// The entry that an earlier daemon has left. Blocks on the file system.
 pub fn prepared(directory: &Path) -> Option<Entry> {
     serde_json::from_slice(&regular::read(&directory.join(FILE)).ok()?).ok()
 }
 
-/// Forgets this attempt. Blocks on the file system.
+/// Removes the entry of this attempt. Blocks on the file system.
 pub fn forget(directory: &Path, id: HandoffId) -> io::Result<()> {
     match prepared(directory) {
         Some(entry) if entry.id == id => fs::remove_file(directory.join(FILE)),

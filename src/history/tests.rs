@@ -1,4 +1,4 @@
-//! The file after everything that may happen to it.
+//! The file after every kind of damage.
 
 use std::fs;
 use std::io::Write;
@@ -64,7 +64,7 @@ fn damaged_lines_are_passed_over_and_spoil_no_other() {
     let mut history = History::open(root.path());
     history.append(&entry(1)).unwrap();
     let whole = fs::read(&path).unwrap();
-    // Whatever is left of a line by a crash.
+    // Any part of a line may remain after a crash.
     for cut in 0..whole.len() {
         fs::write(&path, [&whole[..], &whole[..cut]].concat()).unwrap();
         History::open(root.path()).append(&entry(2)).unwrap();
@@ -81,7 +81,7 @@ fn the_file_stays_short() {
     let mut history = History::with_limit(root.path(), 10);
     let line = serde_json::to_vec(&entry(100)).unwrap().len() as u64 + 1;
     for number in 0..100 {
-        // Each daemon counts anew what is there.
+        // Each daemon counts the existing lines again.
         if number % 7 == 0 {
             history = History::with_limit(root.path(), 10);
         }
@@ -107,7 +107,7 @@ fn a_full_disk_costs_an_entry_and_not_the_file() {
     let root = tempfile::tempdir().unwrap();
     let mut history = History::open(root.path());
     history.append(&entry(1)).unwrap();
-    // A file that always says that the disk is full.
+    // A file that always reports a full disk.
     let full = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink("/dev/full", full.path().join("history")).unwrap();
     assert!(History::open(full.path()).append(&entry(2)).is_err());

@@ -1,4 +1,4 @@
-//! The process group of a command: its leader, and what it starts and leaves in the group.
+//! The process group of a command: its leader, and descendants that stay in the group.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,26 +16,26 @@ use crate::sys::readable::readable;
 use crate::sys::signals::send_to_group;
 use crate::sys::spawn::{SpawnSpec, Spawned, spawn_traced};
 
-/// One that was killed ends at once, unless the kernel holds it, as it does for a disk that does not answer.
+/// A killed process ends at once, unless the kernel holds it, for example for a disk that does not answer.
 const KILLED_WITHIN: Duration = Duration::from_secs(1);
 
-/// A command that runs. Whoever drops this kills the whole group, and everything else that the command has started.
+/// A running command. Drop kills the whole group and all other descendants of the command.
 pub(super) struct Group {
     leader: u32,
-    /// Its number may be that of another group by now.
+    /// Its number may belong to another group by now.
     is_reaped: bool,
     pidfd: AsyncFd<OwnedFd>,
     trace: Option<Trace>,
 }
 
-/// A command that runs, with the file that tells the next daemon of it.
+/// A running command, with the file that records it for the next daemon.
 pub(super) struct Started {
     spawned: Spawned,
     trace: Trace,
 }
 
-/// A command that is being started, on a thread of its own: the program, or the directory that it starts in, may be on a file
-/// system that does not answer. Whoever drops this gives it up.
+/// Starts a command in its own thread: its program or working directory may be on a file system that does not answer.
+/// Dropping the receiver gives the command up.
 pub(super) fn start(spec: SpawnSpec) -> io::Result<oneshot::Receiver<Result<Started, HookError>>> {
     let (started, result) = oneshot::channel();
     std::thread::Builder::new().name("hook".into()).spawn(move || {
@@ -58,37 +58,38 @@ fn start_here(spec: SpawnSpec) -> Result<Started, HookError> {
 }
 
 fn kill_group(leader: u32) {
-    // It may have no member any more.
+    // The group may be empty.
     send_to_group(leader, Signal::SIGKILL);
 }
 
 impl Group {
-    /// Takes a process that was just started: the leader of a session of its own, and so of a group.
+    /// Wraps a process that was just started: the leader of its own session, and so of a group.
     pub(super) fn of(Started { spawned, trace }: Started) -> io::Result<Self> {
         let leader = spawned.pid;
         let pidfd = readable(spawned.pidfd).inspect_err(|_| kill_group(leader))?;
         Ok(Self { leader, is_reaped: false, pidfd, trace: Some(trace) })
     }
 
-    /// Completes when the leader has ended. It is not reaped by that, so the group is still its own. May be dropped.
+    /// Completes when the leader has exited. It is not reaped yet, so the group id stays reserved. Cancel-safe.
     pub(super) async fn ended(&self) -> io::Result<()> {
         self.pidfd.readable().await.map(drop)
     }
 
-    /// Kills what is left of the group, and says how the leader ended. What has left the group on purpose stays.
+    /// Kills what is left of the group, and returns the leader's exit status. Descendants that have left the group
+    /// continue.
     pub(super) async fn end(&mut self) -> Exit {
         let exit = self.kill_and_reap().await;
         self.trace = None;
         exit
     }
 
-    /// Likewise, with everything that the command has started. It was not to end in this way.
+    /// The same, but also kills all other descendants. For a command that does not end by itself.
     pub(super) async fn end_all(&mut self) -> Exit {
         let exit = self.kill_and_reap().await;
         if let Some(trace) = self.trace.take() {
             let (done, gone) = oneshot::channel();
             end_on_a_thread(trace, Some(done));
-            // Whatever becomes of it, its limits are those of the thread.
+            // Wait even if the receiver fails: the thread has its own limits.
             let _ = gone.await;
         }
         exit
@@ -113,7 +114,7 @@ impl Drop for Group {
     fn drop(&mut self) {
         if !self.is_reaped {
             kill_group(self.leader);
-            // One that has just been killed is reaped when it has ended, by whoever is at it then.
+            // A process that has just been killed is reaped by a thread when it has exited.
             reap_later(self.pidfd.get_ref().as_fd());
         }
         if let Some(trace) = self.trace.take() {
@@ -122,20 +123,21 @@ impl Drop for Group {
     }
 }
 
-/// To look for the holders of a file takes a look at every process. If there is no thread for it, the next daemon does it.
+/// Finding the holders of a file requires a check of every process. If no thread can be started, the next daemon does
+/// it.
 fn end_on_a_thread(trace: Trace, done: Option<oneshot::Sender<()>>) {
     let work = move || {
         trace.end_all();
-        // Nobody may wait for it.
+        // The receiver may be gone.
         let _ = done.map(|done| done.send(()));
     };
     if let Err(error) = std::thread::Builder::new().name("handoff-end".to_owned()).spawn(work) {
-        tracing::warn!(%error, "what a command has started could not be looked for");
+        tracing::warn!(%error, "cannot search for the descendants of a command");
     }
 }
 
 fn reap_later(pidfd: std::os::fd::BorrowedFd<'_>) {
     let Ok(pidfd) = pidfd.try_clone_to_owned() else { return };
-    // Without a thread it stays a zombie until this process ends.
+    // Without a thread it stays a zombie until this process exits.
     let _ = std::thread::Builder::new().name("reap".into()).spawn(move || reap_blocking(pidfd.as_fd()));
 }

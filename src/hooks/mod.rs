@@ -1,7 +1,7 @@
-//! The commands of a service file that are run around an upgrade: the preflight and the hooks.
+//! The commands of a service file that run around an upgrade: the preflight and the hooks.
 //!
-//! A command is a program with its arguments, never a line for a shell. It has a time limit and a process group of its own,
-//! and of what it writes the end is kept.
+//! A command is a program with its arguments, never a shell line. It has a time limit and its own process group, and
+//! the end of its output is kept.
 
 mod group;
 mod tail;
@@ -25,21 +25,21 @@ use group::Group;
 use tail::Tail;
 pub(crate) use trace::{Trace, keep_traces_in};
 
-/// What stands for the path of the new binary in the arguments of a command.
+/// The placeholder for the new binary's path in the arguments of a command.
 pub const BINARY: &str = "{binary}";
-/// So many bytes of what a command wrote are told in an error.
+/// Maximum number of output bytes in an error.
 const TOLD_MAX_BYTES: usize = 400;
 
 /// A command of a service file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
-    /// The program by its absolute path, or [`BINARY`], and its arguments.
+    /// The absolute path of the program, or [`BINARY`], and its arguments.
     pub argv: Vec<String>,
-    /// How long it may take, in milliseconds.
+    /// Time limit in milliseconds.
     pub limit_ms: u64,
 }
 
-/// What a command wrote: of each stream the last 16 KiB. What is not UTF-8 is replaced.
+/// The output of a command: the last 16 KiB of each stream, with invalid UTF-8 replaced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Output {
@@ -47,52 +47,52 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// Why a command did not do its work. `Display` is a clause that names the command.
+/// Why a command failed. `Display` is a clause that names the command.
 #[derive(Debug, thiserror::Error)]
 pub enum HookError {
-    /// Its program has no absolute path, so that it would depend on the environment what is run.
+    /// The path of its program is not absolute, so the environment would decide what runs.
     #[error("{0:?} is not the absolute path of a command")]
     NotAbsolute(String),
-    /// It names [`BINARY`], and there is none.
+    /// It contains [`BINARY`], but there is no new binary.
     #[error("{0:?} cannot be filled in: there is no new binary at this point")]
     NoBinary(String),
-    /// Somebody else could have changed it.
-    #[error("{} is not run: {cause}", program.display())]
+    /// Other users could have changed it.
+    #[error("refusing to run {}: {cause}", program.display())]
     Unsafe {
         /// The program.
         program: PathBuf,
-        /// What is wrong.
+        /// The cause.
         cause: Exposed,
     },
-    /// It could not be started.
-    #[error("{command} cannot be run: {cause}")]
+    /// Starting it failed.
+    #[error("cannot run {command}: {cause}")]
     Spawn {
         /// The program and its arguments.
         command: String,
-        /// What the kernel said.
+        /// The error of the kernel.
         cause: std::io::Error,
     },
-    /// It ended, but not with 0.
+    /// Its exit status is not 0.
     #[error("{command} {exit}{}", said(.told))]
     Failed {
         /// The program and its arguments.
         command: String,
-        /// How it ended.
+        /// The exit status.
         exit: Exit,
-        /// The last lines that it wrote.
+        /// The last lines of its output.
         told: String,
     },
-    /// It did not end in time and was killed, with all of its process group.
+    /// It exceeded its time limit and was killed with its process group.
     #[error("{command} did not end within {} and was killed{}", format_duration_ms(*limit_ms), said(.told))]
     TooLong {
         /// The program and its arguments.
         command: String,
         /// Its limit.
         limit_ms: u64,
-        /// The last lines that it wrote.
+        /// The last lines of its output.
         told: String,
     },
-    /// Its result was not wanted any more, and it was killed, with all that it had started.
+    /// Its result was no longer needed, and it was killed with all its descendants.
     #[error("{0} was called off")]
     CalledOff(String),
 }
@@ -112,9 +112,9 @@ impl HookError {
     }
 }
 
-/// Runs a command and waits until it has exited with 0. `binary` is put in for [`BINARY`]; its environment is `env`, and the
-/// ten variables that every service gets from the daemon. It has no input. What it leaves behind in its process group when it
-/// ends is killed. At its limit, and when this future is dropped, everything that it has started is killed.
+/// Runs a command, and waits until it has exited with 0. `binary` replaces [`BINARY`]. Its environment is `env` plus
+/// the ten variables that every service gets from the daemon. It has no input. After its end, the rest of its process
+/// group is killed. At its time limit, and when this future is dropped, all its descendants are killed.
 pub async fn run(
     command: &Command,
     binary: Option<&Path>,
@@ -124,7 +124,7 @@ pub async fn run(
     run_until(command, binary, env, working_dir, pending()).await
 }
 
-/// Likewise, until `called_off` completes. When this returns, nothing of the command is left.
+/// The same, until `called_off` completes. When this returns, nothing of the command is left.
 pub async fn run_until(
     command: &Command,
     binary: Option<&Path>,
@@ -186,22 +186,22 @@ pub async fn run_until(
     }
 }
 
-/// What the command is told comes last.
+/// The variables of this command come last.
 fn environment(env: &[(String, String)]) -> Vec<(OsString, OsString)> {
     let told = |name: &OsString| env.iter().any(|(told, _)| name == told.as_str());
     let inherited = inherited_environment().filter(|(name, _)| !told(name));
     inherited.chain(env.iter().map(|(name, value)| (name.into(), value.into()))).collect()
 }
 
-/// Why a command is not waited for any more.
+/// Why the wait for a command ended.
 enum End {
     ByItself(io::Result<()>),
     TooLate,
     CalledOff,
 }
 
-/// Whether this may be run as the program of a command: an absolute path that no stranger can change. Gives the path. Looks
-/// at the file system.
+/// Whether this may run as the program of a command: an absolute path that only trusted users can change. Returns the
+/// path. Accesses the file system.
 pub fn check_program(program: &str) -> Result<&Path, HookError> {
     let path = Path::new(program);
     if !path.is_absolute() {
@@ -223,7 +223,7 @@ fn fill_in(argv: &[String], binary: Option<&Path>) -> Result<Vec<String>, HookEr
     argv.iter().map(fill).collect()
 }
 
-/// The last lines of the standard error, or of the standard output if that is empty, as one.
+/// The last lines of standard error, or of standard output if that is empty, as one line.
 fn told(output: &Output) -> String {
     let text = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
     let start = text.ceil_char_boundary(text.len().saturating_sub(TOLD_MAX_BYTES));

@@ -1,4 +1,4 @@
-//! One output of a command: everything is read, so that it never waits for a reader, and the end is kept.
+//! One output stream of a command: everything is read, so that the command never blocks, and the end is kept.
 
 use std::convert::Infallible;
 use std::io;
@@ -11,13 +11,13 @@ use crate::sys::descriptor::{read, set_nonblocking};
 use crate::sys::errno::Errno;
 use crate::sys::readable::readable;
 
-/// So much is kept.
+/// Maximum number of bytes to keep.
 const KEPT_MAX_BYTES: usize = 16 << 10;
 const CHUNK_BYTES: usize = 64 << 10;
-/// What a pipe can hold at the most without privilege (pipe(7)), which is what may be left when its writer has ended.
+/// Maximum capacity of a pipe without privilege (pipe(7)), so the most that a writer can leave behind.
 const LEFT_MAX_BYTES: usize = 1 << 20;
 
-/// The end of what came through a pipe.
+/// The end of a pipe's data.
 pub(super) struct Tail {
     pipe: AsyncFd<OwnedFd>,
     kept: Vec<u8>,
@@ -25,7 +25,7 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// A pipe, and its other end for the command.
+    /// Creates a pipe. Returns the reader, and the write end for the command.
     pub(super) fn pipe() -> io::Result<(Self, OwnedFd)> {
         let (reader, writer) = io::pipe()?;
         let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));
@@ -33,7 +33,7 @@ impl Tail {
         Ok((Self { pipe: readable(reader)?, kept: Vec::new(), chunk: vec![0; CHUNK_BYTES] }, writer))
     }
 
-    /// Reads for ever. May be dropped at any time.
+    /// Reads forever. Cancel-safe.
     pub(super) async fn fill(&mut self) -> Infallible {
         while let Ok(mut ready) = self.pipe.readable().await {
             match ready.try_io(|pipe| Ok(read(pipe, &mut self.chunk)?)) {
@@ -41,13 +41,13 @@ impl Tail {
                 Ok(Ok(length)) => keep(&mut self.kept, &self.chunk[..length]),
                 Err(_) => {}
             }
-            // One that floods must not keep this thread from all others.
+            // A command that floods the pipe must not block other tasks of this thread.
             yield_now().await;
         }
         std::future::pending().await
     }
 
-    /// Reads what is left of one that has ended, and no more: somebody else may have the pipe open still. Does not block.
+    /// Reads only what a finished command has left: other processes may still have the pipe open. Does not block.
     pub(super) fn finish(mut self) -> String {
         let mut left = LEFT_MAX_BYTES;
         while left > 0 {
@@ -66,7 +66,7 @@ impl Tail {
     }
 }
 
-/// Never holds more than twice of what is kept and one chunk.
+/// Never holds more than twice the kept size plus one chunk.
 fn keep(kept: &mut Vec<u8>, chunk: &[u8]) {
     kept.extend_from_slice(chunk);
     if kept.len() > 2 * KEPT_MAX_BYTES {

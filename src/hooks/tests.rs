@@ -16,13 +16,13 @@ async fn run_shell(script: &str, limit_ms: u64) -> Result<Output, HookError> {
     run(&shell(script, limit_ms), None, &[("WHO".to_owned(), "me".to_owned())], Path::new("/")).await
 }
 
-/// Whether a process with this pid is there and not a zombie.
+/// Whether a process with this pid exists and is not a zombie.
 fn lives(pid: &str) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')))
 }
 
-/// A killed process is gone a moment after the signal.
+/// A killed process exits a moment after the signal.
 fn goes_away(pid: &str) -> bool {
     let until = Instant::now() + Duration::from_secs(10);
     while lives(pid) {
@@ -86,14 +86,14 @@ async fn one_that_leaves_its_group_holds_nothing_up() {
     let output = run_shell("setsid sleep 1000 & echo $!", 100_000).await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(20));
     let pid = output.stdout.trim().parse::<u32>().unwrap();
-    // It asked for that; nobody but this test ends it.
+    // It left the group on purpose; this test must end it.
     send_plain(pid, Signal::SIGKILL);
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_flood_is_read_and_its_end_is_kept() {
     let output = run_shell("yes | head -c 5000000; echo the end; yes >&2 | head -c 0", 100).await;
-    // The second flood has no end: the limit is what ends it.
+    // The second flood has no end: the time limit ends it.
     let error = output.unwrap_err();
     assert!(matches!(error, HookError::TooLong { .. }), "{error}");
     let output = run_shell("yes | head -c 5000000; echo the end", 60_000).await.unwrap();

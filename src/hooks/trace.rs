@@ -1,6 +1,6 @@
-//! What tells the next daemon of a command that this one has started: a file below the runtime directory, which the command and
-//! everything that it starts have open. It is made before the command and removed after its end, so whenever a daemon is
-//! killed, either no command runs or its file is there.
+//! Records a running command for the next daemon: a file below the runtime directory that the command and all its
+//! descendants have open. It is created before the command and removed after its end. So whenever a daemon is killed,
+//! either no command runs or its file exists.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -15,25 +15,25 @@ use uuid::Uuid;
 use crate::shim::end_what_is_left;
 use crate::sys::traced::{out_of_the_way, trace};
 
-/// Where the files are. A process that is no daemon leaves none.
+/// The directory of the files. A process that is not a daemon creates none.
 static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
 
-/// From now on each command has a file in this directory. What an earlier daemon has left there is ended with all that it has
-/// started. Blocks until that is gone.
+/// From now on each command gets a file in this directory. Ends the commands of an earlier daemon there, with all their
+/// descendants. Blocks until they are gone.
 pub(crate) fn keep_traces_in(directory: PathBuf) {
     for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-        tracing::warn!(path = %entry.path().display(), "a command that an earlier daemon has left is ended");
+        tracing::warn!(path = %entry.path().display(), "ending a command that an earlier daemon has left behind");
         end_what_is_left(&entry.path());
     }
     let _ = DIRECTORY.set(directory);
 }
 
-/// The file of one command. It is removed when this is dropped.
+/// The file of one command. Drop removes it.
 #[derive(Debug)]
 pub(crate) struct Trace(Option<PathBuf>);
 
 impl Trace {
-    /// Makes the file. What is given back is for the command that is about to be started, and is closed here after that.
+    /// Creates the file. The returned descriptor is for a command to start, and is then closed here.
     pub(crate) fn make() -> io::Result<(Self, Option<OwnedFd>)> {
         match DIRECTORY.get() {
             Some(directory) => Self::make_in(directory).map(|(trace, file)| (trace, Some(file))),
@@ -41,7 +41,7 @@ impl Trace {
         }
     }
 
-    /// Makes the file, and gives it to a command that is about to be started.
+    /// Creates the file, and passes it to a command that is about to start.
     pub(crate) fn leave(command: &mut Command) -> io::Result<Self> {
         let (made, file) = Self::make()?;
         if let Some(file) = file {
@@ -53,7 +53,7 @@ impl Trace {
     fn make_in(directory: &Path) -> io::Result<(Self, OwnedFd)> {
         let path = directory.join(Uuid::now_v7().to_string());
         let file = File::create_new(&path).or_else(|error| match error.kind() {
-            // Somebody cleans up below the runtime directory.
+            // Another program cleans up below the runtime directory.
             io::ErrorKind::NotFound => {
                 DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
                 File::create_new(&path)
@@ -63,7 +63,7 @@ impl Trace {
         Ok((Self(Some(path)), out_of_the_way(file)?))
     }
 
-    /// Ends everything that the command has started, also what has left its process group. Blocks until it is gone.
+    /// Ends all descendants of the command, including those outside of its process group. Blocks until they are gone.
     pub(crate) fn end_all(mut self) {
         if let Some(path) = self.0.take() {
             end_what_is_left(&path);

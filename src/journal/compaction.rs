@@ -1,16 +1,16 @@
-//! A journal that has grown is replaced by one with the same standing as its only record.
+//! Replaces a grown journal by one with the same standing as its only record.
 //!
-//! Who writes the new one may take its time; the journal goes on meanwhile. Whatever is recorded before the new one
-//! takes its place makes it stale, and then it is thrown away: so there is never a fact that only one of the two has.
+//! Writing the new file may take a while; the journal continues in the meantime. Any record before the replacement
+//! makes the new file stale, and it is discarded: so no fact is ever in only one of the two.
 //!
-//! | step | where | blocks | a crash leaves |
+//! | step | effect | blocks | a crash leaves |
 //! |---|---|---|---|
 //! | [`Journal::compaction`] | the new bytes | no | the old file |
-//! | [`Compaction::stage`] | a file beside it, on the disk | yes | the old file, and one that nobody reads |
-//! | [`Journal::replace`] | its name is that of the journal | no | after a power cut either, with one standing |
-//! | [`Storage::sync`], [`Journal::replaced`] | the disk knows | yes, no | the new file |
+//! | [`Compaction::stage`] | writes a file next to it to the disk | yes | the old file, and an unused one |
+//! | [`Journal::replace`] | renames it to the journal's name | no | either file, with the same standing |
+//! | [`Storage::sync`], [`Journal::replaced`] | makes the name durable | yes, no | the new file |
 //!
-//! A durable fact that comes between the last two waits for the disk with [`Storage::sync`] too, and so for the name.
+//! A durable fact between the last two waits for the disk with [`Storage::sync`] too, and so for the name.
 
 use std::io;
 use std::sync::Arc;
@@ -20,42 +20,42 @@ use handoff_protocol::record::{Fact, Record};
 
 use super::{Journal, JournalError, Remedy, Storage, storage_error, unix_ms};
 
-/// A shorter journal that is to take the place of one that has grown.
+/// A shorter journal to replace a grown one.
 #[derive(Debug)]
 #[must_use = "nothing is shorter before it is staged and has replaced the journal"]
 pub struct Compaction {
     storage: Arc<dyn Storage>,
     bytes: Vec<u8>,
-    /// So many records are in it.
+    /// Its number of records.
     written: u64,
-    /// Of the journal that it stands for.
+    /// The next sequence number of the journal that it replaces.
     next_sequence: u64,
     file: u64,
 }
 
 impl Compaction {
-    /// Writes it beside the journal, and waits for the disk. Blocks. A failure costs nothing: the journal stays as it is.
+    /// Writes it next to the journal, and waits for the disk. Blocks. On failure the journal stays unchanged.
     pub fn stage(&self) -> io::Result<()> {
         self.storage.stage(&self.bytes)
     }
 }
 
 impl Journal {
-    /// What would replace this journal, if it has more than `limit_bytes` and takes records, and no durable fact is on its
-    /// way to the disk.
+    /// The replacement for this journal, if the journal exceeds `limit_bytes`, accepts records, and has no durable fact
+    /// pending.
     pub fn compaction(&self, limit_bytes: u64) -> Option<Compaction> {
         if self.end <= limit_bytes || self.latched.is_some() || self.behind.is_some() {
             return None;
         }
         let (mut bytes, written) = self.snapshot()?;
-        // True as soon as anybody can read it: it is on the disk before it gets its name.
+        // Valid for every reader: it is on disk before it gets its name.
         bytes[log_image::PROVEN_AT..log_image::HEADER_LEN].copy_from_slice(&log_image::proven(written));
         let (next_sequence, file) = (self.next_sequence, self.file);
         Some(Compaction { storage: Arc::clone(&self.storage), bytes, written, next_sequence, file })
     }
 
-    /// The bytes of a journal that has the standing and nothing else, and how many records that is: one, or some more for what a
-    /// snapshot has no place for. `None` if it is larger than a record may be.
+    /// The bytes of a journal with the standing only, and its number of records: one, plus those that a snapshot has no
+    /// place for. `None` if a record would be too large.
     pub(super) fn snapshot(&self) -> Option<(Vec<u8>, u64)> {
         let (mut bytes, mut written) = (log_image::header().to_vec(), 0);
         let fact = Fact::Snapshot(Box::new(self.standing.clone()));
@@ -66,8 +66,8 @@ impl Journal {
         Some((bytes, written))
     }
 
-    /// Puts what was staged in the place of the journal, and returns whether it did: not if something was recorded since.
-    /// Does not wait for the disk; the caller does, with [`Storage::sync`], and tells [`Journal::replaced`].
+    /// Replaces the journal by the staged file. Returns `false` if a record was added since. Does not wait for the
+    /// disk; the caller does, with [`Storage::sync`], and reports to [`Journal::replaced`].
     pub fn replace(&mut self, compaction: Compaction) -> Result<bool, JournalError> {
         let is_stale = (self.next_sequence, self.file) != (compaction.next_sequence, compaction.file);
         if is_stale || self.latched.is_some() || self.behind.is_some() {
@@ -83,8 +83,8 @@ impl Journal {
         Ok(true)
     }
 
-    /// Whether the disk knows that the journal was replaced. If it may not, the journal takes no more records: they could be
-    /// in a file that nobody finds after a power cut.
+    /// Reports whether the replacement is durable. If not, the journal accepts no more records: after a power failure
+    /// they could be in a file without a name.
     pub fn replaced(&mut self, synced: io::Result<()>) -> Result<(), JournalError> {
         synced.map_err(|source| self.latch("replace it by a shorter one", source, Remedy::Restart))
     }

@@ -10,7 +10,7 @@ use super::Storage;
 use crate::crash_points::crash_point;
 use crate::sys::regular;
 
-/// More files than this are not set aside: the last one is overwritten.
+/// Maximum number of files to set aside; then the last one is overwritten.
 const ASIDE_MAX: u32 = 9;
 
 /// A file, created with mode 0600.
@@ -22,18 +22,18 @@ pub struct FileStorage {
     name: Mutex<Name>,
 }
 
-/// Whether the disk knows the file by its name.
+/// Whether the file's name is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Name {
     Durable,
-    /// It was given a moment ago, perhaps by an earlier daemon.
+    /// Renamed recently, perhaps by an earlier daemon.
     Unsure,
-    /// The disk refused it. A later attempt that succeeds would prove nothing.
+    /// The disk reported an error. A later success would prove nothing.
     Lost,
 }
 
 impl FileStorage {
-    /// Opens `path`, or creates it; its directory must exist. The entry of a new file is made durable.
+    /// Opens `path`, or creates it; its directory must exist. Makes the directory entry of a new file durable.
     pub fn open(path: &Path) -> io::Result<Self> {
         crash_point!("journal/before-open");
         let is_new = !path.try_exists()?;
@@ -41,9 +41,9 @@ impl FileStorage {
         if is_new {
             sync_directory(path)?;
         }
-        // An earlier daemon may have been killed before it was done with it.
+        // An earlier daemon may have been killed before it removed the file.
         let _ = remove(&beside(path));
-        let _ = remove(&anew(path));
+        let _ = remove(&unnamed(path));
         let name = if is_new { Name::Durable } else { Name::Unsure };
         Ok(Self {
             path: path.to_owned(),
@@ -53,7 +53,7 @@ impl FileStorage {
         })
     }
 
-    /// Whether it is on a disk of this machine, so that a wait for it has an end.
+    /// Whether it is on a local disk, so that waiting for it is bounded.
     pub(crate) fn is_local(&self) -> bool {
         regular::is_local(&*self.file())
     }
@@ -127,7 +127,7 @@ impl Storage for FileStorage {
 
     fn discard(&self) {
         *lock(&self.staged) = None;
-        // If it stays, the next one takes its place.
+        // If it stays, the next one replaces it.
         let _ = remove(&beside(&self.path));
     }
 
@@ -135,18 +135,18 @@ impl Storage for FileStorage {
         let Ok(held) = self.file().metadata() else { return true };
         match fs::symlink_metadata(&self.path) {
             Ok(found) => (found.dev(), found.ino()) == (held.dev(), held.ino()),
-            // What cannot be looked at may well be there.
+            // A file that cannot be examined may exist.
             Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
         }
     }
 
     fn restore(&self, bytes: &[u8]) -> io::Result<Option<PathBuf>> {
-        // It may have gone with its directory.
+        // The directory may be gone as well.
         if let Some(directory) = self.path.parent().filter(|directory| !directory.is_dir()) {
             fs::create_dir_all(directory)?;
             sync_directory(directory)?;
         }
-        let fresh = anew(&self.path);
+        let fresh = unnamed(&self.path);
         remove(&fresh)?;
         let file = options().create_new(true).open(&fresh)?;
         file.write_all_at(bytes, 0)?;
@@ -160,8 +160,8 @@ impl Storage for FileStorage {
     }
 }
 
-/// Lets a file that has no business at `path` have another name beside it. Gives that; nothing if there is no file. Blocks on the
-/// file system.
+/// Renames a file that does not belong at `path`. Returns its new path; `None` if there is no file. Blocks on the file
+/// system.
 pub fn set_aside(path: &Path) -> io::Result<Option<PathBuf>> {
     let mut names = (1..=ASIDE_MAX).map(|number| path.with_added_extension(format!("aside-{number}")));
     let is_free = |name: &PathBuf| fs::symlink_metadata(name).is_err();
@@ -179,13 +179,14 @@ fn options() -> OpenOptions {
     options
 }
 
-/// Where a new file is written before it takes the place of `path`.
+/// Where a replacement for `path` is written.
 fn beside(path: &Path) -> PathBuf {
     path.with_added_extension("new")
 }
 
-/// The same where nothing is to be replaced. Another name, for both may be under way.
-fn anew(path: &Path) -> PathBuf {
+/// Where a new file is written if there is nothing to replace. A different name, because both writes may be in
+/// progress.
+fn unnamed(path: &Path) -> PathBuf {
     path.with_added_extension("again")
 }
 
@@ -203,7 +204,7 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A thread that panics leaves none of these half changed.
+/// No panic leaves these in an inconsistent state.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

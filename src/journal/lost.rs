@@ -1,12 +1,12 @@
-//! A journal whose file is not in its place any more is written again from memory.
+//! Rewrites a journal from memory after its file was removed or moved.
 //!
-//! A file that is removed or moved stays open, and takes records that no later daemon finds: the next upgrade would be
-//! committed, and gone after the next start. So before each record the name is looked at (one stat(2)). If another file is found
-//! there, or none, the standing and what is on its way to the disk are written to a new file. Nothing is lost by that but what
-//! nobody reads: the facts behind the standing.
+//! Such a file stays open and accepts records that no later daemon finds: the next upgrade would be committed, and lost
+//! after the next start. So before each record the path is checked (one stat(2)). If it has another file, or none, the
+//! standing and the pending durable fact are written to a new file. This loses only the old facts behind the standing,
+//! which are not needed.
 //!
-//! The caller waits for the disk afterwards, on another thread: [`Storage::sync`], then [`Journal::restored`]. A power cut before
-//! that finds what the one who took the file has left.
+//! The caller waits for the disk afterwards, on another thread: [`Storage::sync`], then [`Journal::restored`]. A power
+//! failure before that leaves whatever is at the path.
 
 use std::io;
 
@@ -16,8 +16,8 @@ use handoff_protocol::record::Record;
 use super::{Behind, Journal, JournalError, Pending, Remedy};
 
 impl Journal {
-    /// Writes the journal again if its file is not in its place. Does not wait for the disk. Nothing to do for a journal that takes
-    /// no records.
+    /// Rewrites the journal if its file is not at its path. Does not wait for the disk. No effect on a journal that
+    /// accepts no records.
     pub fn keep_in_place(&mut self) -> Result<(), JournalError> {
         if self.latched.is_some() || self.storage.is_in_place() {
             return Ok(());
@@ -57,18 +57,17 @@ impl Journal {
         Ok(())
     }
 
-    /// What was found when the journal was written again: one clause, once. The caller tells it, and waits for the disk.
+    /// Why the journal was rewritten: one clause, returned once. The caller reports it, and waits for the disk.
     pub fn take_news(&mut self) -> Option<String> {
         self.news.take()
     }
 
-    /// Whether the disk has what was written again.
+    /// Reports whether the rewritten file is durable.
     pub fn restored(&mut self, synced: io::Result<()>) -> Result<(), JournalError> {
         synced.map_err(|source| self.latch("make it durable", source, Remedy::Restart))
     }
 
-    /// Whether a fact has to be waited for once more: the journal was written again since, and what was waited for is no longer
-    /// its file.
+    /// Whether a fact needs another wait: the journal was rewritten since, so the wait was for an old file.
     pub fn waits_again(&self, pending: &mut Pending) -> bool {
         std::mem::replace(&mut pending.file, self.file) != self.file
     }

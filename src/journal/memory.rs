@@ -1,7 +1,7 @@
-//! A journal whose file cannot be used, so that its service can be known all the same.
+//! A journal without a usable file, so that its service can run anyway.
 //!
-//! What lives can then be taken over, stopped and started again, but nothing is committed. See [`Journal::begin_anew`] for what
-//! becomes of the file when it is known what runs. The caller opens files: the wait for one may have no end.
+//! The service's processes can be adopted, stopped and restarted, but nothing is committed. See [`Journal::begin_anew`]
+//! for the file once the running processes are known. The caller opens files, because that may block without limit.
 
 use std::io;
 use std::path::Path;
@@ -14,7 +14,7 @@ use handoff_protocol::record::{Fact, Standing, fold};
 use super::{Journal, JournalError, Latched, Remedy, Storage};
 use crate::sys::regular;
 
-/// No file.
+/// Storage without a file.
 #[derive(Debug)]
 struct Nowhere;
 
@@ -41,9 +41,9 @@ impl Storage for Nowhere {
 }
 
 impl Journal {
-    /// A journal in memory alone, for a file that cannot be used. It folds facts and keeps none; one that must be durable is
-    /// refused with `cause`. [`Journal::take_file`] ends that. Blocks on the disk: what a damaged file says up to its damage is read, and
-    /// all of one that can only be read.
+    /// Creates a journal in memory for an unusable file. It folds facts but stores none; a fact that must be durable
+    /// fails with `cause`. [`Journal::take_file`] ends this. Blocks on the disk: reads a damaged file up to the damage,
+    /// and a read-only one completely.
     pub fn in_memory(path: &Path, cause: &JournalError) -> Self {
         let unreached = Self::unreached(path, cause);
         match unreached.is_damaged() {
@@ -52,7 +52,7 @@ impl Journal {
         }
     }
 
-    /// Likewise, for a file that nothing is known of. Does not touch it.
+    /// Like [`Journal::in_memory`], without access to the file.
     pub fn unreached(path: &Path, cause: &JournalError) -> Self {
         let damage = match cause {
             JournalError::Image { path, source } => Some(format!("{}: {source}", path.display())),
@@ -72,29 +72,30 @@ impl Journal {
         }
     }
 
-    /// Why its file cannot be used, if it is in memory alone.
+    /// Why its file is unusable, if the journal is in memory.
     pub fn refused(&self) -> Option<&str> {
         let latched = self.latched.as_ref().filter(|latched| latched.remedy == Remedy::Open)?;
         Some(&latched.first)
     }
 
-    /// Whether its file was read, and says what cannot be trusted. One that could not be read may be whole.
+    /// Whether its file was read and is corrupt. A file that could not be read may be intact.
     pub fn is_damaged(&self) -> bool {
         self.damage().is_some()
     }
 
-    /// What is wrong with its content, without what to do about it: one clause that begins with the path.
+    /// What is wrong with its content, without the remedy: one clause that begins with the path.
     pub fn damage(&self) -> Option<&str> {
         self.latched.as_ref()?.damage.as_deref()
     }
 
-    /// The highest generation that is known to have been current, also from a file that was refused.
+    /// The highest generation known to have been current, also from a rejected file.
     pub fn last_generation(&self) -> Generation {
         self.standing.generation().max(self.salvaged.generation())
     }
 
-    /// Goes on in `fresh`, which is new, as its file was moved away ([`set_aside`](super::set_aside)), with what the damaged one says
-    /// up to its damage. Only for who knows what runs: it may not be what that says. Nothing is changed here if it fails.
+    /// Continues in `fresh`, a new file after the damaged one was moved away ([`set_aside`](super::set_aside)), with
+    /// the content of the damaged one up to the damage. Only for callers that know what runs: the damaged file may
+    /// differ from that. Changes nothing on error.
     pub fn begin_anew(&mut self, mut fresh: Journal) -> Result<(), JournalError> {
         if self.salvaged != Standing::default() {
             fresh.append(Fact::Snapshot(Box::new(self.salvaged.clone())))?;
@@ -103,7 +104,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Goes on in the file that was opened again. What was folded meanwhile goes into it, if it says nothing itself.
+    /// Continues in the file that was opened again. Stores the standing from memory in it, if the file has none.
     pub fn take_file(&mut self, mut opened: Journal) -> Result<(), JournalError> {
         if opened.standing == Standing::default() && self.standing != Standing::default() {
             opened.append(Fact::Snapshot(Box::new(self.standing.clone())))?;
@@ -114,13 +115,13 @@ impl Journal {
     }
 }
 
-/// What a journal says that cannot be written. Blocks.
+/// The standing in a read-only journal. Blocks.
 fn read_only(path: &Path) -> Standing {
     let bytes = regular::read(path).unwrap_or_default();
     log_image::parse(&bytes).map(|image| fold(&image.records)).unwrap_or_default()
 }
 
-/// What a damaged journal says up to its damage. Blocks.
+/// The standing in a damaged journal up to the damage. Blocks.
 fn salvage(path: &Path) -> Standing {
     let Ok(mut bytes) = regular::read(path) else { return Standing::default() };
     if let Some(proven) = bytes.get_mut(log_image::PROVEN_AT..log_image::HEADER_LEN) {

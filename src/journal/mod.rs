@@ -1,15 +1,16 @@
-//! The journal of one service: facts are appended, and folded by the same function live and in replay.
+//! The journal of one service: appends facts, and folds them with the same function live and in replay.
 //!
-//! Only a durable fact waits for the disk, and that wait is the caller's: [`Journal::append`] returns when the page
-//! cache has the record, [`Storage::sync`] when the disk has it. The first storage error latches: nothing is appended any
-//! more. A write that failed (a full disk) leaves a torn tail at most, so [`Journal::mend`] can go on where the last whole
-//! record ends. After a failed `fdatasync` nobody knows what the disk has: only a restart of the daemon opens it anew.
+//! Only a durable fact waits for the disk, and the caller does the waiting: [`Journal::append`] returns when the record
+//! is in the page cache, [`Storage::sync`] when it is on disk. The first storage error latches: no more records are
+//! accepted. A failed write (a full disk) leaves at most a torn tail, so [`Journal::mend`] can continue after the last
+//! complete record. After a failed `fdatasync` the content of the disk is unknown: only a restart of the daemon reopens
+//! the file.
 //!
-//! An earlier daemon may have ended before the disk had what it wrote, or after an `fdatasync` that failed, which lets the
-//! page cache look as if all were well. So whatever is not known to be on the disk is written again when a journal is
-//! opened, and waited for.
+//! An earlier daemon may have ended before its records were on disk, or after a failed `fdatasync`, which leaves the
+//! page cache looking intact. So opening a journal rewrites everything that is not known to be on disk, and waits for
+//! it.
 //!
-//! A journal grows with each upgrade. One that has grown over a limit is replaced by a shorter one at rest: see
+//! A journal grows with each upgrade. When it exceeds a limit, a shorter one replaces it while the service is idle: see
 //! [`Compaction`].
 
 use std::io;
@@ -30,35 +31,35 @@ mod memory;
 pub use compaction::Compaction;
 pub use file::{FileStorage, set_aside};
 
-/// Where the bytes of a journal live.
+/// The storage of a journal's bytes.
 pub trait Storage: Send + Sync + std::fmt::Debug {
-    /// All bytes.
+    /// Reads all bytes.
     fn read_all(&self) -> io::Result<Vec<u8>>;
-    /// Writes all of `bytes` at `offset`, into the page cache. A short write is an error.
+    /// Writes all of `bytes` at `offset` into the page cache. A short write is an error.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
-    /// Cuts everything off behind `length`.
+    /// Truncates to `length` bytes.
     fn truncate(&self, length: u64) -> io::Result<()>;
-    /// Returns when everything that was written is on the disk, and can be found there. Blocks.
+    /// Returns when everything written is on disk under its name. Blocks.
     fn sync(&self) -> io::Result<()>;
-    /// Writes a file with these bytes beside this one, and returns when the disk has it. Blocks. If it fails, there is none.
+    /// Writes these bytes to a file next to this one, and waits for the disk. Blocks. Leaves no file on error.
     fn stage(&self, bytes: &[u8]) -> io::Result<()>;
-    /// Puts the file that was staged in the place of this one; from now on everything is about that one. Does not wait for
-    /// the disk: until the next sync, a power cut leaves either. If it fails, nothing is changed.
+    /// Renames the staged file over this one; later calls use the new file. Does not wait for the disk: until the next
+    /// sync, a power failure leaves either file. Changes nothing on error.
     fn swap(&self) -> io::Result<()>;
-    /// Forgets what was staged.
+    /// Removes the staged file.
     fn discard(&self);
-    /// Whether the file still is in its place: not if it was removed or moved, or if another one is there.
+    /// Whether the file is still at its path, neither removed, moved nor replaced.
     fn is_in_place(&self) -> bool {
         true
     }
-    /// Writes these bytes to a new file in the place of this one; from now on everything is about that one. Another file that
-    /// is found there is kept beside it: gives its path. Does not wait for the disk. If it fails, nothing is changed.
+    /// Writes these bytes to a new file at the path; later calls use that file. Keeps another file at the path under a
+    /// new name, which it returns. Does not wait for the disk. Changes nothing on error.
     fn restore(&self, _bytes: &[u8]) -> io::Result<Option<PathBuf>> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }
 
-/// Why a journal cannot be used.
+/// Why a journal is unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// The storage failed.
@@ -66,12 +67,12 @@ pub enum JournalError {
     Storage {
         /// The file.
         path: PathBuf,
-        /// What was tried.
+        /// The failed action, an infinitive.
         what: &'static str,
-        /// Cause.
+        /// The cause.
         source: io::Error,
     },
-    /// The content cannot be trusted.
+    /// The content is corrupt.
     #[error(
         "{}: {source}; restore the file from a backup, or move it away: then the service starts from its service file",
         path.display()
@@ -79,7 +80,7 @@ pub enum JournalError {
     Image {
         /// The file.
         path: PathBuf,
-        /// Cause.
+        /// The cause.
         source: ImageError,
     },
     /// An earlier error stopped it.
@@ -103,37 +104,37 @@ pub enum JournalError {
 struct Latched {
     first: String,
     remedy: Remedy,
-    /// What is wrong with the content, if that is what is wrong.
+    /// What is wrong with the content, if it is corrupt.
     damage: Option<String>,
 }
 
-/// What lets a journal take records again.
+/// What lets a journal accept records again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Remedy {
-    /// To cut off what was half written: what the disk has is still known.
+    /// Truncating the torn tail: the content of the disk is still known.
     Cut,
-    /// Another daemon: it opens the file anew.
+    /// A restart of the daemon, which reopens the file.
     Restart,
-    /// Another file: this journal is in memory alone. See [`Journal::in_memory`].
+    /// Another file: this journal is in memory. See [`Journal::in_memory`].
     Open,
 }
 
-/// A durable fact on its way to the disk.
+/// A durable fact that waits for the disk.
 #[derive(Debug)]
 #[must_use = "it counts only when it is settled"]
 pub struct Pending {
-    /// The file in which it is waited for, as a number: see [`Journal::waits_again`].
+    /// The number of the file that it waits for: see [`Journal::waits_again`].
     file: u64,
 }
 
-/// What is not folded yet.
+/// Facts that are not folded yet.
 #[derive(Debug)]
 struct Behind {
-    /// The durable fact that is on its way to the disk.
+    /// The durable fact that waits for the disk.
     durable: Record,
     sequence: u64,
     offset: u64,
-    /// Facts that were appended behind it: they are folded after it, as in replay.
+    /// Later facts: folded after it, as in replay.
     later: Vec<Record>,
 }
 
@@ -147,18 +148,18 @@ pub struct Journal {
     next_sequence: u64,
     latched: Option<Latched>,
     behind: Option<Behind>,
-    /// Raised whenever the journal was written anew, to a file of its own.
+    /// Increased whenever the journal moves to a new file.
     file: u64,
-    /// What was found when that was done last, for a person.
+    /// Why that happened last, for people.
     news: Option<String>,
-    /// What a file that was refused says up to its damage.
+    /// The standing in a rejected file up to its damage.
     salvaged: Standing,
 }
 
 impl Journal {
-    /// Opens the journal at `path`, creates it if there is none, drops a torn tail, and folds what is there. Blocks on
-    /// the disk if something in it is not known to be there. A disk that refuses that makes a journal that takes no
-    /// records ([`Journal::latched`]), but its standing can be used.
+    /// Opens the journal at `path`, creates it if there is none, truncates a torn tail, and folds its records. Blocks
+    /// on the disk if some of the content is not known to be there. If the disk fails, the journal accepts no records
+    /// ([`Journal::latched`]), but its standing is valid.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let storage = FileStorage::open(path).map_err(|source| storage_error(path, "open it", source))?;
         Self::with_storage(path, Arc::new(storage))
@@ -195,7 +196,7 @@ impl Journal {
         let is_old = image.format != log_image::FORMAT;
         if is_old {
             journal.raise_format();
-            // Where nothing is proven yet, the header is written again with the rest.
+            // If no record is known to be on disk, the header is rewritten with the rest.
             bytes[log_image::FORMAT_AT..log_image::PROVEN_AT]
                 .copy_from_slice(&log_image::FORMAT.to_le_bytes());
         }
@@ -206,7 +207,8 @@ impl Journal {
         Ok(journal)
     }
 
-    /// From now on it may have records that an earlier version could not read. The disk has the header before any of them.
+    /// Marks the file as containing records that earlier versions cannot read. The header is on disk before any such
+    /// record.
     fn raise_format(&mut self) {
         crash_point!("journal/before-format");
         let format = log_image::FORMAT.to_le_bytes();
@@ -215,8 +217,8 @@ impl Journal {
         }
     }
 
-    /// Makes what was found durable. The cut comes before any new record too: else what was cut off could come back
-    /// behind one.
+    /// Makes the found content durable. The truncation comes before any new record: otherwise the removed tail could
+    /// reappear after one.
     fn prove(&mut self, offset: u64, unproven: &[u8]) {
         crash_point!("journal/before-prove");
         if let Err(source) = self.storage.write_at(offset, unproven) {
@@ -228,20 +230,20 @@ impl Journal {
         }
     }
 
-    /// Notes that the disk has all records up to this one. Without the note, less damage is found later, no more: so
-    /// nobody waits for it, and a failure is left to the next record to tell.
+    /// Records that all records up to this one are on disk. A missing mark only reduces the damage that can be detected
+    /// later. So nothing waits for it, and an error is left to the next record.
     fn mark(&self, sequence: u64) {
         crash_point!("journal/before-mark");
         let _ = self.storage.write_at(log_image::PROVEN_AT as u64, &log_image::proven(sequence));
         crash_point!("journal/marked");
     }
 
-    /// What the facts add up to.
+    /// The result of all facts.
     pub fn standing(&self) -> &Standing {
         &self.standing
     }
 
-    /// The storage, to wait for the disk with.
+    /// The storage, to wait for the disk.
     pub fn storage(&self) -> Arc<dyn Storage> {
         Arc::clone(&self.storage)
     }
@@ -262,8 +264,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Appends one fact to the page cache, to be folded by [`Journal::settle`] when [`Storage::sync`] has returned.
-    /// One at a time.
+    /// Appends one fact to the page cache. [`Journal::settle`] folds it once [`Storage::sync`] has returned. Only one
+    /// at a time.
     pub fn prepare(&mut self, fact: Fact) -> Result<Pending, JournalError> {
         self.may_write()?;
         self.keep_in_place()?;
@@ -296,8 +298,8 @@ impl Journal {
         Ok(record)
     }
 
-    /// Folds a durable fact if the disk has it. If it may not have it, the fact is cut off, with what was appended behind
-    /// it, and the journal takes no more records.
+    /// Folds a durable fact that is on disk. If it may not be on disk, truncates it and everything after it, and
+    /// accepts no more records.
     pub fn settle(&mut self, _pending: Pending, synced: io::Result<()>) -> Result<(), JournalError> {
         let Some(Behind { durable, sequence, offset, later }) = self.behind.take() else { return Ok(()) };
         if synced.is_ok() {
@@ -309,15 +311,15 @@ impl Journal {
             self.standing.fold(record);
         }
         synced.map_err(|source| {
-            // The caller takes it as not done; a daemon that reads the page cache must not find it done. If the cut
-            // fails too, the first error is still the one to tell.
+            // The caller treats it as not done, so a daemon that reads the page cache must not find it. If the
+            // truncation fails too, the first error is still the one to report.
             let _ = self.storage.truncate(offset);
             self.latch("make it durable", source, Remedy::Restart)
         })
     }
 
-    /// The disk has not answered, and is not waited for any more: the durable fact on its way counts as one that the disk does
-    /// not have, and nothing more is taken. Gives the error, and the cut that is left to do when the disk answers; it blocks.
+    /// Stops waiting for a disk that does not answer: the pending durable fact counts as not durable, and no more
+    /// records are accepted. Returns the error, and the truncation to perform when the disk answers; that blocks.
     pub fn give_up(&mut self) -> Option<(JournalError, impl FnOnce() + Send + use<>)> {
         let Behind { offset, later, .. } = self.behind.take()?;
         for record in &later {
@@ -330,11 +332,11 @@ impl Journal {
         Some((error, move || drop(storage.truncate(offset))))
     }
 
-    /// Takes no more records. Returns the error.
+    /// Accepts no more records. Returns the error.
     fn latch(&mut self, what: &'static str, source: io::Error, remedy: Remedy) -> JournalError {
         let error = storage_error(&self.path, what, source);
         match &mut self.latched {
-            // A cut would mend only the one, a restart mends both.
+            // Truncation would fix only one of the errors; a restart fixes both.
             Some(latched) if latched.remedy == Remedy::Cut => latched.remedy = remedy,
             Some(_) => {}
             None => {
@@ -344,14 +346,14 @@ impl Journal {
         error
     }
 
-    /// Why it takes no more records, if it does not.
+    /// Why it accepts no more records, if so.
     pub fn latched(&self) -> Option<&str> {
         self.latched.as_ref().map(|latched| latched.first.as_str())
     }
 
-    /// After a failed write: cuts off what was half written and takes records again. For a journal that is in memory alone see
-    /// [`Journal::take_file`]. Returns whether anything was mended; then the facts since the error are missing, and the caller says
-    /// again how things stand.
+    /// After a failed write: truncates the torn tail and accepts records again. For a journal in memory see
+    /// [`Journal::take_file`]. Returns whether it did; then facts since the error are missing, and the caller must
+    /// record the present state.
     pub fn mend(&mut self) -> Result<bool, JournalError> {
         match &self.latched {
             Some(latched) if latched.remedy == Remedy::Cut && self.behind.is_none() => {}

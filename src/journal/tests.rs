@@ -71,7 +71,7 @@ fn a_commit_that_is_given_up_is_no_commit_whatever_the_disk_says_later() {
     assert!(journal.give_up().is_none());
     assert_eq!((journal.standing().generation(), journal.standing().wanted), (Generation(1), true));
     assert!(matches!(journal.append(Fact::Wanted { up: false }), Err(JournalError::Latched { .. })));
-    assert!(!journal.mend().unwrap(), "only another daemon knows what the disk has");
+    assert!(!journal.mend().unwrap(), "only a new daemon can learn the content of the disk");
     journal.settle(pending, Ok(())).unwrap();
     assert_eq!(journal.standing().generation(), Generation(1));
     cut();

@@ -1,4 +1,4 @@
-//! The supervisor's end.
+//! The supervisor's side.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,63 +25,63 @@ use crate::sys::spawn::{SpawnSpec, spawn};
 use crate::sys::user::effective_user;
 use crate::sys::wire::{WireError, recv_message, send_message};
 
-/// A keeper that takes longer to take a request or to answer it is hung.
+/// A keeper that takes longer to read or answer a request counts as hung.
 pub const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Descriptors in one request; the kernel takes 253.
+/// Descriptors per request; the kernel's maximum is 253.
 const STORE_BATCH: usize = 64;
 
-/// With so many answers outstanding, one is waited for. They all must find room in the socket of the keeper, which hangs up on
-/// who does not read.
+/// Maximum number of outstanding answers; then the client waits for one. All of them must fit into the keeper's socket,
+/// because the keeper disconnects a client that does not read.
 const OWED_MAX: u64 = 128;
 
-/// Where the lines of a log pipe go.
+/// Where to write the lines of a log pipe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogSpec {
-    /// The service that writes, for people.
+    /// The service, for people.
     pub service: String,
-    /// The directory of the files, an absolute path; made when it is missing.
+    /// The directory of the files, an absolute path; created if it is missing.
     pub dir: PathBuf,
-    /// Size at which a file is rotated.
+    /// Size at which a file is rotated, in bytes.
     pub max_size_bytes: u64,
-    /// How many files are kept, the current one included; at least 2.
+    /// Number of files to keep, including the current one; at least 2.
     pub files: u32,
 }
 
-/// Why the keeper did not do what it was asked. `Display` is a sentence without a full stop.
+/// Why a request to the keeper failed. `Display` is a sentence without a full stop.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no way to it.
+    /// Connecting failed.
     #[error("the keeper cannot be reached at {}: {source}", path.display())]
     Unreachable {
         /// Its socket.
         path: PathBuf,
-        /// Cause.
+        /// The cause.
         source: io::Error,
     },
-    /// It could not be started.
+    /// Starting it failed.
     #[error("the keeper cannot be started: {0}")]
     Start(#[source] io::Error),
-    /// It does not read, or does not answer. It is of no more use: kill it.
+    /// It does not read, or does not answer. Kill it.
     #[error("the keeper (pid {pid}) did not answer within {} s", TIMEOUT.as_secs())]
     Silent {
         /// Its pid.
         pid: u32,
     },
-    /// It is gone, or speaks another language.
+    /// It has exited, or sent an invalid answer.
     #[error("the keeper (pid {pid}) failed: {source}")]
     Broken {
         /// Its pid.
         pid: u32,
-        /// Cause.
+        /// The cause.
         source: WireError,
     },
-    /// It said no.
+    /// It refused the request.
     #[error("the keeper refused: {0}")]
     Refused(String),
-    /// What it gave did not arrive. It still has it.
+    /// Descriptors from the keeper did not arrive. The keeper still holds them.
     #[error(
-        "what the keeper holds cannot be taken: this process may have {limit} open files (RLIMIT_NOFILE) and needs more"
+        "cannot take the descriptors that the keeper holds: the limit of {limit} open files (RLIMIT_NOFILE) is too low"
     )]
     NoRoom {
         /// The limit.
@@ -89,32 +89,32 @@ pub enum Error {
     },
 }
 
-/// A connection to a keeper. After `Silent` or `Broken` each further call fails likewise.
+/// A connection to a keeper. After `Silent` or `Broken`, all later calls fail in the same way.
 ///
-/// [`Client::store`], [`Client::drop_key`] and [`Client::log`] do not wait for the answer, unless very many are outstanding. Their
-/// refusal comes from the next of these calls, which is carried out nevertheless, or from [`Client::settle`]. Every other call
-/// blocks until its answer is there, at most about two times [`TIMEOUT`].
+/// [`Client::store`], [`Client::drop_key`] and [`Client::log`] do not wait for the answer, unless too many are
+/// outstanding. The next of these calls, which is still executed, or [`Client::settle`] returns their refusal. All
+/// other calls block until their answer, for up to about twice [`TIMEOUT`].
 #[derive(Debug)]
 pub struct Client {
     channel: Channel,
     pidfd: OwnedFd,
     pid: u32,
-    /// Number of requests that were sent.
+    /// Number of requests sent.
     asked: u64,
-    /// Number of answers that were read.
+    /// Number of answers read.
     answered: u64,
-    /// Refusals that nobody was told of yet.
+    /// Refusals that no call has returned yet.
     refusal: Option<String>,
-    /// An answer may still be on its way, and would be taken for that to another request.
+    /// A late answer may still arrive, and would be mistaken for that of another request.
     failed: bool,
 }
 
 impl Client {
-    /// Starts a keeper as a child of this process: `program keeper socket`, where `program` is `handoff` (an absolute
-    /// path) and `socket` the path that it listens at; a socket that is there already is replaced.
+    /// Starts a keeper as a child of this process: `program keeper socket`. `program` is the absolute path of
+    /// `handoff`; `socket` is the path to listen at, where an existing socket is replaced.
     pub fn start(program: &Path, socket: &Path) -> Result<Client, Error> {
         let (channel, theirs) = Channel::pair().map_err(Error::Start)?;
-        // It outlives whoever reads what this process writes.
+        // It outlives the readers of this process's output.
         let null = || std::fs::File::options().write(true).open("/dev/null").map(OwnedFd::from);
         let spec = SpawnSpec {
             binary: program.to_owned(),
@@ -144,19 +144,19 @@ impl Client {
         Ok(client)
     }
 
-    /// Connects to a keeper that an earlier supervisor has started. It must belong to the same user, and answer.
+    /// Connects to the keeper of an earlier supervisor. It must belong to the same user, and answer.
     pub fn connect(socket: &Path) -> Result<Client, Error> {
         let mut client = Client::reach(socket)?;
         client.ping()?;
         Ok(client)
     }
 
-    /// Connects to a keeper that may not be able to answer. Until [`Client::ping`] has succeeded or was `Silent`, the pid may
-    /// be that of another process.
+    /// Connects to a keeper that may not answer. Until [`Client::ping`] has succeeded or returned `Silent`, the pid may
+    /// belong to another process.
     pub fn reach(socket: &Path) -> Result<Client, Error> {
         let unreachable = |source: io::Error| Error::Unreachable { path: socket.to_owned(), source };
         let (channel, pid) = connect_to(socket).map_err(unreachable)?;
-        // Whoever lets the connection open later than this has lived all the time.
+        // A process that keeps the connection open beyond this point has existed since the connect.
         let pidfd = pidfd_open(pid).map_err(unreachable)?;
         Ok(Client { channel, pidfd, pid, asked: 0, answered: 0, refusal: None, failed: false })
     }
@@ -166,18 +166,18 @@ impl Client {
         self.pid
     }
 
-    /// The pidfd of the keeper: readable when it has ended.
+    /// The pidfd of the keeper: readable when it has exited.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
 
-    /// Asks whether it is there.
+    /// Checks that it answers.
     pub fn ping(&mut self) -> Result<(), Error> {
         self.ask_done(&KeeperRequest::Ping(Empty {}), &[])
     }
 
-    /// Gives it descriptors to hold, each by a key of 1 to [`super::KEY_MAX_BYTES`] bytes. A key that is taken gets the
-    /// new one. Does not wait for the answer.
+    /// Stores descriptors, each under a key of 1 to [`super::KEY_MAX_BYTES`] bytes. Replaces existing keys. Does not
+    /// wait for the answer.
     pub fn store<'a>(
         &mut self,
         entries: impl IntoIterator<Item = (&'a str, BorrowedFd<'a>)>,
@@ -191,12 +191,12 @@ impl Client {
         Ok(())
     }
 
-    /// Lets it close what it holds by this key, if anything. Does not wait for the answer.
+    /// Closes the descriptor under this key, if there is one. Does not wait for the answer.
     pub fn drop_key(&mut self, key: &str) -> Result<(), Error> {
         self.post(&KeeperRequest::Drop(Key { key: key.to_owned() }), &[])
     }
 
-    /// Lets it read a log pipe from now on, unless it does already. Does not wait for the answer.
+    /// Makes the keeper read a log pipe, unless it already does. Does not wait for the answer.
     pub fn log(&mut self, spec: &LogSpec, pipe: BorrowedFd<'_>) -> Result<(), Error> {
         let request = KeeperRequest::Log(LogRequest {
             service: spec.service.clone(),
@@ -207,7 +207,7 @@ impl Client {
         self.post(&request, &[pipe])
     }
 
-    /// The keys of all that it holds, sorted.
+    /// All keys, sorted.
     pub fn list(&mut self) -> Result<Vec<String>, Error> {
         let mut keys: Vec<String> = Vec::new();
         loop {
@@ -224,7 +224,7 @@ impl Client {
         }
     }
 
-    /// A duplicate of what it holds by this key. `Refused` if there is none.
+    /// A duplicate of the descriptor under this key. `Refused` if there is none.
     pub fn fetch(&mut self, key: &str) -> Result<OwnedFd, Error> {
         match self.ask(&KeeperRequest::Fetch(Key { key: key.to_owned() }), &[])? {
             (KeeperReply::Fetched(_), fds) => fds.into_iter().next().ok_or_else(|| self.misunderstood()),
@@ -232,7 +232,7 @@ impl Client {
         }
     }
 
-    /// Duplicates of what it holds by these keys. What it does not hold is left out.
+    /// Duplicates of the descriptors under these keys. Omits missing keys.
     pub fn fetch_all(&mut self, keys: &[String]) -> Result<Vec<(String, OwnedFd)>, Error> {
         let mut found = Vec::with_capacity(keys.len());
         for batch in keys.chunks(FETCH_MAX) {
@@ -245,7 +245,7 @@ impl Client {
         Ok(found)
     }
 
-    /// How much it holds, and how its logs fare.
+    /// Its statistics.
     pub fn stats(&mut self) -> Result<Stats, Error> {
         match self.ask(&KeeperRequest::Stats(Empty {}), &[])? {
             (KeeperReply::Stats(stats), _) => Ok(stats),
@@ -253,49 +253,48 @@ impl Client {
         }
     }
 
-    /// Lets it write down what is in the pipes and end, and waits until it is gone, at most [`TIMEOUT`] more.
+    /// Makes it drain the pipes and exit, and waits for its exit, for up to another [`TIMEOUT`].
     pub fn quit(&mut self) -> Result<(), Error> {
         self.ask_done(&KeeperRequest::Quit(Empty {}), &[])?;
         if self.wait_for_end() { Ok(()) } else { Err(Error::Silent { pid: self.pid }) }
     }
 
-    /// Ends it at once. For one that does not answer; that it is gone already is no error.
+    /// Kills it. For a keeper that does not answer. ESRCH is ignored: it already exited.
     pub fn kill(&self) {
         let _ = kill(&self.pidfd, Signal::SIGKILL);
     }
 
-    /// Ends it at once, and waits until it is gone, at most [`TIMEOUT`].
+    /// Kills it, and waits for its exit, for up to [`TIMEOUT`].
     pub fn end(&self) {
         self.kill();
         self.wait_for_end();
     }
 
-    /// Waits for the answers that nobody has waited for.
+    /// Waits for all outstanding answers.
     pub fn settle(&mut self) -> Result<(), Error> {
         self.wait_for_answers()?;
         self.told()
     }
 
-    /// Like [`Client::settle`], but does not wait. Says whether all answers have come.
+    /// Like [`Client::settle`], without waiting. Returns whether all answers have arrived.
     pub fn hear(&mut self) -> Result<bool, Error> {
         let lacks = self.lacks(self.asked)?;
         self.told()?;
         Ok(!lacks)
     }
 
-    /// Takes the end of the process off the kernel. `None` if it still runs, if that was done before, and if the process
-    /// was started by another.
+    /// Reaps the process. `None` if it is running, was reaped before, or is not a child of this process.
     pub fn reap(&self) -> Option<Exit> {
         reap(self.pidfd.as_fd()).ok().flatten()
     }
 
-    /// Asks for a sign of life without waiting for it, and gives the number of the request.
+    /// Sends a ping without waiting, and returns the number of the request.
     pub fn ask_for_sign(&mut self) -> Result<u64, Error> {
         self.send(&KeeperRequest::Ping(Empty {}), &[])?;
         Ok(self.asked)
     }
 
-    /// Whether the request with this number is without an answer. Reads the answers that are there; does not block.
+    /// Whether the request with this number is unanswered. Reads the available answers; does not block.
     pub fn lacks(&mut self, request: u64) -> Result<bool, Error> {
         while self.answered < request {
             if self.failed {
@@ -309,7 +308,7 @@ impl Client {
         Ok(false)
     }
 
-    /// A descriptor that becomes readable when an answer comes.
+    /// A descriptor that becomes readable when an answer arrives.
     pub fn answers(&self) -> io::Result<OwnedFd> {
         self.channel.as_fd().try_clone_to_owned()
     }
@@ -318,7 +317,7 @@ impl Client {
         is_readable_by(&self.channel, Instant::now()).unwrap_or(false)
     }
 
-    /// Whether it ended within [`TIMEOUT`]; if it is a child, it is reaped.
+    /// Waits for its exit for up to [`TIMEOUT`], and reaps a child. Returns whether it has exited.
     fn wait_for_end(&self) -> bool {
         let ended = is_readable_by(&self.pidfd, Instant::now() + TIMEOUT).unwrap_or(false);
         if ended {
@@ -344,7 +343,7 @@ impl Client {
         self.receive()
     }
 
-    /// Sends, and tells what became of earlier requests.
+    /// Sends a request, and returns an earlier refusal.
     fn post(&mut self, request: &KeeperRequest, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
         while self.owes() && (self.asked - self.answered >= OWED_MAX || self.has_answer()) {
             self.receive_unasked()?;
@@ -360,7 +359,7 @@ impl Client {
         Ok(())
     }
 
-    /// Whether answers are outstanding that may still come.
+    /// Whether answers are outstanding that may still arrive.
     fn owes(&self) -> bool {
         self.answered < self.asked && !self.failed
     }
@@ -400,7 +399,7 @@ impl Client {
         }
     }
 
-    /// Reads one answer to a request whose sender did not wait; a refusal is kept for whoever comes next.
+    /// Reads one answer to a request without a waiting sender; stores a refusal for the next call.
     fn receive_unasked(&mut self) -> Result<(), Error> {
         match self.receive() {
             Ok(_) => Ok(()),
@@ -422,11 +421,13 @@ impl Client {
     }
 
     fn misunderstood(&mut self) -> Error {
-        self.broken(io::Error::new(io::ErrorKind::InvalidData, "the answer is to another question").into())
+        self.broken(
+            io::Error::new(io::ErrorKind::InvalidData, "the answer belongs to another request").into(),
+        )
     }
 }
 
-/// On a blocking socket a call that has waited for so long fails with EAGAIN.
+/// Calls on a blocking socket then fail with EAGAIN after this time.
 fn set_timeouts(socket: impl AsFd) -> io::Result<()> {
     set_receive_timeout(&socket, TIMEOUT)?;
     Ok(set_send_timeout(&socket, TIMEOUT)?)
@@ -434,10 +435,10 @@ fn set_timeouts(socket: impl AsFd) -> io::Result<()> {
 
 fn connect_to(path: &Path) -> io::Result<(Channel, u32)> {
     let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::empty())?;
-    // Connecting waits, too, while the keeper does not accept.
+    // Connecting blocks, too, while the keeper does not accept.
     set_timeouts(&socket)?;
     connect_path(&socket, path)?;
-    // The credentials are those of the process that called listen().
+    // The credentials are those of the process that called listen(2).
     let peer = peer_of(&socket)?;
     if peer.user != effective_user() {
         let text = format!("it belongs to another user (uid {})", peer.user);

@@ -1,4 +1,4 @@
-//! The socket on which later supervisors come. It comes back if it is removed, or its directory is.
+//! The socket for later supervisors. It is recreated if it or its directory is removed.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -10,38 +10,38 @@ use crate::sys::inotify::{AddWatchFlags, Inotify};
 use crate::sys::path::set_umask;
 use crate::sys::socket::{AddressFamily, SockFlag, SockType, bind_path, listen, socket};
 
-/// What may take the path away. The rest of what happens in the directory is not told.
+/// Events that may remove the path. Other events in the directory are not watched.
 const GOES: AddWatchFlags =
     AddWatchFlags::IN_DELETE.union(AddWatchFlags::IN_MOVED_FROM).union(AddWatchFlags::IN_DELETE_SELF);
 const MOVES: AddWatchFlags = AddWatchFlags::IN_MOVE_SELF.union(AddWatchFlags::IN_ONLYDIR);
 
-/// The socket, and the watch over its path. The path goes with it, unless another keeper has taken it over.
+/// The socket, and a watch on its path. Drop removes the path, unless another keeper has taken it over.
 pub(super) struct Door {
     path: PathBuf,
     listener: OwnedFd,
     /// Device and inode of the path.
     identity: (u64, u64),
-    /// None if the kernel gives none: then a path that is removed stays away.
+    /// `None` if the kernel provides none: then a removed path is not restored.
     watch: Option<Inotify>,
 }
 
-/// What there is at the path.
+/// What exists at the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
-    /// This door.
+    /// This keeper's socket.
     Own,
     /// Nothing.
     Nothing,
-    /// The door of another keeper.
+    /// The socket of another keeper.
     Other,
 }
 
 impl Door {
-    /// Binds it for this user alone, instead of whatever socket is there: the supervisor starts one keeper at a time.
+    /// Binds it for this user only, and replaces an existing socket: the supervisor starts one keeper at a time.
     ///
-    /// In one step: a keeper that finds its path gone puts it back, and would be there before this one.
+    /// The replacement is atomic: an old keeper restores its path when it is gone, and would otherwise be faster.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        // No longer than the path, whose length is limited.
+        // Not longer than the path, whose length is limited.
         let new = path.with_extension("new");
         match std::fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -80,7 +80,8 @@ impl Door {
         }
     }
 
-    /// Something has happened: puts the path back if it is gone, and the directory above it. `false` if that is to be tried again.
+    /// Handles such an event: restores the path, and its directory, if they are gone. Returns `false` if that must be
+    /// retried.
     pub(super) fn look(&mut self) -> bool {
         if let Some(watch) = &self.watch {
             watch.drain();

@@ -1,7 +1,8 @@
 //! The files of one log: `current`, and the rotated ones `1` (newest), `2` and so on.
 //!
-//! Everything here blocks as long as the file system does: see [`super::writer`]. Only whole lines are written, so that every file begins and ends with a whole line. Lines that cannot be
-//! written are counted, and the log tells how many are missing as soon as it can be written again.
+//! All calls block on the file system: see [`super::writer`]. Only complete lines are written, so every file begins and
+//! ends with one. Lines that cannot be written are counted, and the log reports the number of missing lines as soon as
+//! it can be written again.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -11,28 +12,28 @@ use std::path::{Path, PathBuf};
 use crate::crash_points::crash_point;
 use crate::sys::regular;
 
-/// When files are rotated and how many are kept.
+/// When to rotate files, and how many to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
-    /// Size at which a file is rotated.
+    /// Size at which a file is rotated, in bytes.
     pub(super) max_size_bytes: u64,
-    /// How many files are kept, the current one included; at least 2.
+    /// Number of files to keep, including the current one; at least 2.
     pub(super) files: u32,
 }
 
-/// One log. It is opened by the first write, and again by the next one after a failure.
+/// One log. The first write opens it, and so does the first write after a failure.
 #[derive(Debug)]
 pub(super) struct Log {
     dir: PathBuf,
     limits: Limits,
     file: Option<File>,
-    /// Lines that are missing and not yet told of in the file, and why.
+    /// Missing lines that the file does not report yet, and the cause.
     untold_lines: u64,
     cause: String,
     tally: Tally,
 }
 
-/// What a log has come to.
+/// Totals of a log.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tally {
     pub(super) written_bytes: u64,
@@ -60,12 +61,12 @@ impl Log {
         self.limits = limits;
     }
 
-    /// Gives what has come together since the last call.
+    /// Returns the totals since the last call, and resets them.
     pub(super) fn take_tally(&mut self) -> Tally {
         std::mem::take(&mut self.tally)
     }
 
-    /// Appends whole lines, or counts them as lost. `lines` ends with a newline.
+    /// Appends complete lines, or counts them as lost. `lines` ends with a newline.
     pub(super) fn write(&mut self, mut lines: &[u8]) {
         crash_point!("keeper/log/before-write");
         self.tell_of_lost_lines();
@@ -77,20 +78,20 @@ impl Log {
         }
     }
 
-    /// Writes how many lines are missing, if some are and if it can.
+    /// Writes the number of missing lines, if there are any and the file is writable.
     pub(super) fn tell_of_lost_lines(&mut self) {
         if self.untold_lines == 0 {
             return;
         }
         let (count, cause) = (self.untold_lines, &self.cause);
         let note =
-            format!("handoff: {count} lines are missing here, for they could not be written: {cause}\n");
+            format!("handoff: {count} lines are missing here, because they could not be written: {cause}\n");
         if self.write_into_one_file(note.as_bytes()).is_ok() {
             self.untold_lines = 0;
         }
     }
 
-    /// So many lines never came here, since nothing could be written.
+    /// Counts lines that were dropped because nothing could be written.
     pub(super) fn miss(&mut self, lines: u64) {
         self.untold_lines += lines;
         self.tally.lost_lines += lines;
@@ -109,8 +110,8 @@ impl Log {
         self.tally.trouble = format!("{}: {error}", self.dir.display());
     }
 
-    /// Stores at least the first line and at most what belongs into the same file; says how many bytes. An error means
-    /// that nothing was stored.
+    /// Writes at least the first line, and at most what belongs into the same file. Returns the number of bytes. On
+    /// error nothing is written.
     fn write_into_one_file(&mut self, lines: &[u8]) -> io::Result<usize> {
         let first = lines.iter().position(|byte| *byte == b'\n').map_or(lines.len(), |at| at + 1);
         let mut size = self.size()?;
@@ -118,7 +119,7 @@ impl Log {
         if size > 0 && size + first as u64 > limit {
             match self.rotate() {
                 Ok(()) => size = self.size()?,
-                // A file that is too long is better than a line that is lost.
+                // A file that is too long is better than a lost line.
                 Err(error) => {
                     self.complain(&error);
                     limit = u64::MAX;
@@ -133,7 +134,7 @@ impl Log {
         self.append(size, &lines[..fitting])
     }
 
-    /// Stores whole lines, at least one, behind the first `size` bytes of the open file.
+    /// Writes at least one complete line after the first `size` bytes of the open file.
     fn append(&mut self, size: u64, lines: &[u8]) -> io::Result<usize> {
         let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
         let mut stored = 0;
@@ -143,7 +144,7 @@ impl Log {
                 Ok(count) if count > 0 => stored += count,
                 failed => {
                     let whole = whole_lines(&lines[..stored]);
-                    // The piece of a line goes. If not even that works, the next opening ends the piece.
+                    // Removes a partial line. If that fails too, the next open ends the partial line.
                     if whole < stored && file.set_len(size + whole as u64).is_err() {
                         self.file = None;
                     }
@@ -160,7 +161,7 @@ impl Log {
         Ok(stored)
     }
 
-    /// The size of the current file, which is opened if it is not, or if somebody removed it.
+    /// The size of the current file. Opens it if it is not open, or was removed.
     fn size(&mut self) -> io::Result<u64> {
         if let Some(file) = &self.file {
             let found = file.metadata()?;
@@ -176,7 +177,7 @@ impl Log {
         Ok(size)
     }
 
-    /// Moves every file on by one number and begins a new one. After a failure the current one is still open.
+    /// Moves every file to the next number, and creates a new current one. On failure the current file stays open.
     fn rotate(&mut self) -> io::Result<()> {
         let (current, newest) = (self.dir.join("current"), self.dir.join("1"));
         self.make_room()?;
@@ -194,8 +195,8 @@ impl Log {
         Ok(())
     }
 
-    /// Renames the numbered files so that `1` is free. The first free number ends it, so that a rotation that fails and
-    /// is tried again does not push older files out.
+    /// Renames the numbered files so that `1` is free. Stops at the first free number, so that a retry after a failed
+    /// rotation does not drop older files.
     fn make_room(&self) -> io::Result<()> {
         let path = |number: u32| self.dir.join(number.to_string());
         let last = self.limits.files.max(2) - 1;
@@ -203,13 +204,13 @@ impl Log {
         for number in (1..free).rev() {
             std::fs::rename(path(number), path(number + 1))?;
         }
-        // What an earlier, larger limit has left.
+        // Remains of an earlier, larger limit.
         let _ = (last + 1..).try_for_each(|number| std::fs::remove_file(path(number)));
         Ok(())
     }
 }
 
-/// Opens a file to append to, and ends the line that it may end in: its writer was killed amid a write.
+/// Opens a file for appending, and ends a partial last line: its writer was killed during a write.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).append(true).create(true).mode(0o600);
@@ -224,7 +225,7 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// How many of the bytes are whole lines.
+/// Number of bytes in complete lines.
 fn whole_lines(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
 }

@@ -17,7 +17,7 @@ impl Fixture {
         self.root.path().join("log").join(name)
     }
 
-    /// What is in a file; nothing if it is not there.
+    /// The content of a file; empty if it does not exist.
     fn text(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(name)).unwrap_or_default()
     }
@@ -78,7 +78,7 @@ fn a_smaller_number_of_files_removes_the_rest() {
 fn a_rotation_that_fails_keeps_the_lines_and_the_older_files() {
     let mut fixture = Fixture::new(4, 4);
     fixture.log.write(b"old\nnew\n");
-    // Nothing can be renamed to a directory that is not empty.
+    // A rename over a directory that is not empty fails.
     std::fs::rename(fixture.path("1"), fixture.path("2")).unwrap();
     std::fs::create_dir(fixture.path("3")).unwrap();
     fixture.put("3/x", "");
@@ -122,7 +122,7 @@ fn what_somebody_cut_off_counts_no_more() {
 #[test]
 fn lost_lines_are_counted_and_told_of_once() {
     let mut fixture = Fixture::new(1000, 2);
-    // No directory can be made below a file.
+    // No directory can be created below a file.
     std::fs::write(fixture.root.path().join("log"), "").unwrap();
     fixture.log.write(b"a\nb\n");
     fixture.log.write(b"c\n");

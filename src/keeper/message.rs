@@ -1,8 +1,8 @@
-//! What a supervisor and its keeper say to each other.
+//! The messages between a supervisor and its keeper.
 //!
 //! The frames are those of `handoff_protocol`, always with version 1 and without a handoff id: a keeper outlives its
-//! supervisor and may meet a newer one. So a kind, once given, keeps its meaning and its body for ever; what is new gets
-//! a new kind, which an old keeper answers with `Failed`.
+//! supervisor and may meet a newer one. So a kind keeps its meaning and body forever; additions get a new kind, which
+//! an old keeper answers with `Failed`.
 
 use handoff_protocol::frame::{self, FrameError, Message};
 use serde::{Deserialize, Serialize};
@@ -10,51 +10,51 @@ use serde::{Deserialize, Serialize};
 /// The version in every frame.
 pub const VERSION: u16 = 1;
 
-/// The longest key of a descriptor, in bytes.
+/// Maximum length of a descriptor's key, in bytes.
 pub const KEY_MAX_BYTES: usize = 512;
 
-/// As many keys can be fetched at once.
+/// Maximum number of keys in one fetch.
 pub const FETCH_MAX: usize = 64;
 
-/// Keep these. One descriptor per key travels along, in this order; a key that is taken gets the new descriptor.
+/// Store descriptors. One per key travels along, in this order; existing keys are replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Store {
-    /// Names that only the supervisor understands.
+    /// Names with a meaning for the supervisor only.
     pub keys: Vec<String>,
 }
 
-/// The descriptor that is meant.
+/// The key of a descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
-    /// As it was stored.
+    /// The key as stored.
     pub key: String,
 }
 
-/// Some keys, without a repetition.
+/// Distinct keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keys {
     /// At most [`FETCH_MAX`].
     pub keys: Vec<String>,
 }
 
-/// Write what comes out of the pipe, whose read end travels along, into rotated files. A pipe that is read already goes on
-/// as it is.
+/// Write the output of a pipe, whose read end travels along, to rotated files. No effect on a pipe that is already
+/// read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
-    /// The service that writes, for people who ask the keeper what it does.
+    /// The service, for people who query the keeper.
     pub service: String,
-    /// The directory of the files, an absolute path. Pipes with the same directory go into the same files.
+    /// The directory of the files, an absolute path. Pipes with the same directory share its files.
     pub dir: Vec<u8>,
-    /// Size at which a file is rotated.
+    /// Size at which a file is rotated, in bytes.
     pub max_size_bytes: u64,
-    /// How many files are kept, the current one included; at least 2.
+    /// Number of files to keep, including the current one; at least 2.
     pub files: u32,
 }
 
-/// A page of the keys, which are sorted.
+/// Requests a page of the sorted keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct List {
-    /// Only keys that come after this one; empty for the first page.
+    /// Return keys after this one; empty for the first page.
     pub after: String,
 }
 
@@ -63,33 +63,33 @@ pub struct List {
 pub struct Entries {
     /// Some of the keys.
     pub keys: Vec<String>,
-    /// Whether there are more after the last of these.
+    /// Whether more keys follow.
     pub more: bool,
 }
 
 /// Answer to `Stats`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
-    /// How many descriptors are held by key.
+    /// Number of descriptors held by key.
     pub held: u64,
-    /// How many log pipes are open.
+    /// Number of open log pipes.
     pub pipes: u64,
-    /// Bytes that were written to logs.
+    /// Bytes written to logs.
     pub written_bytes: u64,
     /// Lines that could not be written.
     pub lost_lines: u64,
-    /// The last thing that went wrong with a log, for a person; empty if nothing did.
+    /// The last error of a log, for people; empty if there was none.
     pub trouble: String,
 }
 
-/// The request could not be carried out.
+/// The request failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failed {
-    /// Cause, for a person.
+    /// The cause, for people.
     pub reason: String,
 }
 
-/// A message that says no more than its kind.
+/// A message without content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Empty {}
 
@@ -125,35 +125,35 @@ macro_rules! direction {
 }
 
 direction! {
-    /// What a supervisor asks. Each request gets one reply, in order.
+    /// Requests of a supervisor. Each gets one reply, in order.
     KeeperRequest {
-        /// Are you there?
+        /// Check that the keeper answers.
         0x21 Ping(Empty),
-        /// Hold descriptors.
+        /// Store descriptors.
         0x22 Store(Store),
-        /// Close one; none of that name is fine as well.
+        /// Close a descriptor, if the key exists.
         0x23 Drop(Key),
-        /// Give me a copy of one.
+        /// Return a duplicate of a descriptor.
         0x24 Fetch(Key),
-        /// What do you hold?
+        /// Return a page of the keys.
         0x25 List(List),
-        /// Read this pipe.
+        /// Read this log pipe.
         0x26 Log(Log),
-        /// How are you?
+        /// Return the statistics.
         0x27 Stats(Empty),
-        /// Write down what is in the pipes, answer, and exit.
+        /// Drain the pipes, answer, and exit.
         0x28 Quit(Empty),
-        /// Give me copies of those of these that you have.
+        /// Return duplicates of the descriptors that exist among these.
         0x29 FetchAll(Keys),
     }
 }
 
 direction! {
-    /// What a keeper answers.
+    /// Replies of a keeper.
     KeeperReply {
-        /// It is done.
+        /// The request succeeded.
         0xa1 Done(Empty),
-        /// It is not.
+        /// The request failed.
         0xa2 Failed(Failed),
         /// Answer to `Fetch`, with the descriptor.
         0xa3 Fetched(Empty),
@@ -161,7 +161,7 @@ direction! {
         0xa4 Entries(Entries),
         /// Answer to `Stats`.
         0xa5 Stats(Stats),
-        /// Answer to `FetchAll`: what is held, with one descriptor each, in this order.
+        /// Answer to `FetchAll`: the existing keys, with one descriptor each, in this order.
         0xa6 FetchedAll(Keys),
     }
 }

@@ -1,14 +1,14 @@
-//! The keeper: a small process that holds what must outlive the supervisor.
+//! The keeper: a small process that holds everything that must outlive the supervisor.
 //!
-//! It has duplicates of the listeners, so that a listener is open as long as the keeper lives, and the read ends of the
-//! services' log pipes, which it writes to rotated files, so that no service blocks or gets SIGPIPE because the supervisor
-//! is gone. It decides nothing, and so has no reason to change or to end:
+//! It holds duplicates of the listeners, so that they stay open while it lives. It also reads the services' log pipes
+//! and writes them to rotated files, so that no service blocks or gets SIGPIPE without the supervisor. It makes no
+//! decisions, and so has no reason to change or to exit:
 //!
-//! - it is started by the supervisor over an inherited channel, and any later supervisor of the same user reaches it over a
+//! - the supervisor starts it with an inherited channel, and any later supervisor of the same user reaches it over a
 //!   socket;
-//! - it ends when it is told to ([`Client::quit`]), when SIGTERM has come and the last log pipe is closed, and when
-//!   it holds nothing and nobody is connected, and when nobody can reach it any more, since another keeper is at its path;
-//! - at rest it makes no system call.
+//! - it exits on request ([`Client::quit`]); after SIGTERM, when the last log pipe is closed; when it holds nothing and
+//!   has no connection; and when it is unreachable because another keeper has its path;
+//! - while idle it makes no system call.
 
 mod client;
 mod door;
@@ -49,13 +49,13 @@ use server::Keeper;
 /// The first argument of the process; the second is the path of its socket.
 pub const VERB: &str = "keeper";
 
-/// How a line begins that handoff itself writes into the log of a service.
+/// Prefix of the lines that handoff itself writes into the log of a service.
 pub(crate) const SAYS: &str = "handoff: ";
 
-/// Runs the keeper process: what [`Client::start`] starts. Blocks until its end.
+/// Runs the keeper process, which [`Client::start`] has started. Blocks until its exit.
 pub fn main() -> ExitCode {
     let Ok(Some(supervisor)) = take_channel() else {
-        eprintln!("handoff keeper is started by handoff daemon, and does nothing else.");
+        eprintln!("handoff keeper is an internal command of handoff daemon.");
         return ExitCode::from(2);
     };
     let path = std::env::args_os().nth(2).unwrap_or_default();
@@ -64,7 +64,7 @@ pub fn main() -> ExitCode {
         Ok((door, terminate)) => serve(supervisor, door, terminate),
         Err(error) => {
             let reason = format!("{}: {error}", Path::new(&path).display());
-            // The answer to the first request. If the supervisor is gone, nobody needs it.
+            // The answer to the first request. If the supervisor is gone, it has no recipient.
             if let Ok(Some(_)) = recv_message::<KeeperRequest>(&supervisor, VERSION) {
                 let failed = KeeperReply::Failed(Failed { reason });
                 let _ = send_message(&supervisor, VERSION, HandoffId::NIL, &failed, &[]);
@@ -75,21 +75,21 @@ pub fn main() -> ExitCode {
 }
 
 fn prepare(path: &OsStr) -> io::Result<(Door, OwnedFd)> {
-    // A full disk or a file limit is an error to be told, not an end; a hang-up is none of our business.
+    // A full disk or a file limit is an error to report, not a reason to exit; a hang-up is irrelevant.
     for signal in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGPIPE, Signal::SIGXFSZ] {
         ignore(signal)?;
     }
     let terminate = signal_fd(Signal::SIGTERM)?;
-    // It is there to hold descriptors.
+    // Its purpose is to hold descriptors.
     raise_files_limit()?;
-    // Started as /proc/self/exe, it would be known as "exe".
+    // Started as /proc/self/exe, its name would be "exe".
     set_name(c"handoff-keeper")?;
     Ok((Door::open(Path::new(path))?, terminate))
 }
 
 fn serve(supervisor: Channel, door: Door, terminate: OwnedFd) -> ExitCode {
     crash_point!("keeper/bound");
-    // To be small is a courtesy, no condition.
+    // Saving memory is optional.
     let _ = release_start_up_pages();
     let served = Keeper::new(supervisor, door, terminate).and_then(Keeper::run);
     if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

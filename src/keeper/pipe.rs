@@ -1,4 +1,4 @@
-//! The read end of a log pipe: bytes in, whole lines out.
+//! The read end of a log pipe: reads bytes, and passes on complete lines.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,37 +10,37 @@ use crate::sys::descriptor::{read, set_nonblocking};
 use crate::sys::errno::{Errno, retry};
 use crate::sys::log_pipe::identity;
 
-/// A line that is longer is broken after this many bytes.
+/// Longer lines are broken after this many bytes.
 const LINE_MAX_BYTES: usize = 64 << 10;
 
-/// How much is read at a time: what a pipe holds by default.
+/// Bytes per read: the default capacity of a pipe.
 const READ_BYTES: usize = 64 << 10;
 
-/// Memory for the beginning of a line is given back if it is more than this.
+/// Memory for a partial line is released if it exceeds this.
 const SMALL_BYTES: usize = 1 << 10;
 
-/// What one process of a service writes.
+/// The output of one process of a service.
 #[derive(Debug)]
 pub(super) struct Pipe {
     fd: OwnedFd,
     identity: (u64, u64),
     log: Rc<Writer>,
-    /// The beginning of a line whose end has not come yet. Shorter than [`LINE_MAX_BYTES`].
+    /// A partial line. Shorter than [`LINE_MAX_BYTES`].
     begun: Vec<u8>,
 }
 
-/// What a read has found.
+/// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
-    /// So many bytes.
+    /// Number of bytes.
     Bytes(usize),
-    /// Nothing at the moment.
+    /// No data at the moment.
     Nothing,
-    /// Nobody can write any more, or the pipe is broken.
+    /// All writers are gone, or the pipe is broken.
     End,
 }
 
-/// Room for one read. All pipes share it.
+/// The buffer for reads. All pipes share it.
 pub(super) struct Buffer(Vec<u8>);
 
 impl Buffer {
@@ -50,13 +50,13 @@ impl Buffer {
 }
 
 impl Pipe {
-    /// Takes the read end of a pipe, and makes it nonblocking.
+    /// Wraps the read end of a pipe, and makes it nonblocking.
     pub(super) fn new(fd: OwnedFd, log: Rc<Writer>) -> io::Result<Self> {
         set_nonblocking(&fd, true)?;
         Ok(Self { identity: identity(&fd)?, fd, log, begun: Vec::new() })
     }
 
-    /// Which pipe it is.
+    /// The identity of the pipe.
     pub(super) fn identity(&self) -> (u64, u64) {
         self.identity
     }
@@ -65,7 +65,7 @@ impl Pipe {
         &self.log
     }
 
-    /// Reads once and passes whole lines on to the log.
+    /// Reads once, and passes complete lines to the log.
     pub(super) fn read(&mut self, buffer: &mut Buffer) -> Found {
         let begun = self.begun.len();
         let room = &mut buffer.0[begun..begun + READ_BYTES];
@@ -84,7 +84,7 @@ impl Pipe {
         Found::Bytes(count)
     }
 
-    /// Passes on what was begun, as a line.
+    /// Passes on a partial line as a line.
     pub(super) fn end(&mut self) {
         if self.begun.is_empty() {
             return self.log.tell_of_lost_lines();
@@ -117,8 +117,8 @@ impl Pipe {
     }
 }
 
-/// Takes the empty lines out that a shim puts before what it says itself, for its program may have ended amid a line. `bytes` begin with
-/// a line. Gives how many bytes are left.
+/// Removes the empty lines that a shim writes before its own messages, in case its program has ended within a line.
+/// `bytes` start at the start of a line. Returns the number of bytes that are left.
 fn without_gaps(bytes: &mut [u8]) -> usize {
     let (mut kept, mut begins) = (0, true);
     for at in 0..bytes.len() {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_shim_says_is_a_line_of_its_own_and_leaves_no_gap() {
+    fn a_message_of_a_shim_is_its_own_line_and_leaves_no_gap() {
         let dir = tempfile::tempdir().unwrap();
         let (mut pipe, mut writer) = pipe(dir.path());
         let mut buffer = Buffer::new();
@@ -219,7 +219,7 @@ mod tests {
             assert!(pipe.begun.len() < LINE_MAX_BYTES);
         }
         drop(writer);
-        // A process that another test starts has the other end too, until it executes its program.
+        // A process started by another test has the other end too, until its exec.
         let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while pipe.read(&mut buffer) != Found::End {
             assert!(std::time::Instant::now() < until, "it has no end");

@@ -1,4 +1,5 @@
-//! The keeper's loop: one thread, one poll, no timer while its socket is at its path. Whatever may block on a file is in the threads of [`super::writer`].
+//! The keeper's loop: one thread, one poll, and no timer while its socket is at its path. The threads of
+//! [`super::writer`] do everything that may block on a file.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -30,35 +31,35 @@ use crate::sys::socket::{SockFlag, accept, peer_of};
 use crate::sys::user::effective_user;
 use crate::sys::wire::{WireError, recv_message, send_message};
 
-/// More supervisors than will ever be.
+/// More supervisors than ever connect.
 const CONNECTIONS_MAX: usize = 16;
 
-/// More requests than a socket holds.
+/// More requests than fit into a socket.
 const ARRIVED_MAX: usize = 512;
 
-/// Keys in one page of a list, so that a page fits into a frame whatever their length.
+/// Keys per page of a list, so that a page always fits into a frame.
 const PAGE_KEYS: usize = 100;
 
-/// What one pipe may still give before the end: more than a pipe can hold, so that only one that is written to all the
-/// time is cut off.
+/// Maximum number of bytes to drain from one pipe before the exit: more than a pipe can hold, so that this only cuts a
+/// continuous writer.
 const LAST_BYTES: usize = 1 << 20;
 
-/// When it is tried again to make a socket whose path is gone.
+/// Retry interval to recreate a missing socket.
 const DOOR_AGAIN: Duration = Duration::from_secs(1);
 
-/// Everything that a keeper has.
+/// The state of a keeper.
 pub(super) struct Keeper {
     door: Door,
     terminate: OwnedFd,
-    /// Asked to leave when the last pipe is closed.
+    /// Exit when the last pipe is closed.
     terminating: bool,
-    /// Asked to leave now.
+    /// Exit now.
     quitting: bool,
     connections: Vec<Channel>,
-    /// Whether there was no descriptor for a connection that waits. Nothing else wakes this process then: it is tried again
-    /// after the next thing that happens.
+    /// Whether a descriptor for a waiting connection was missing. Nothing else wakes this process then: it retries
+    /// after the next event.
     is_full: bool,
-    /// Whether the path of its socket is gone and could not be made again.
+    /// Whether the path of its socket is gone and could not be recreated.
     is_shut: bool,
     held: BTreeMap<String, OwnedFd>,
     pipes: Vec<Pipe>,
@@ -67,8 +68,8 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// A keeper that serves `supervisor` and whoever of the same user comes to `door`. `terminate` becomes
-    /// readable when it is to end in order.
+    /// Creates a keeper that serves `supervisor` and processes of the same user that connect to `door`. `terminate`
+    /// becomes readable on a request to end.
     pub(super) fn new(supervisor: Channel, door: Door, terminate: OwnedFd) -> io::Result<Self> {
         supervisor.set_nonblocking(true)?;
         Ok(Self {
@@ -86,11 +87,11 @@ impl Keeper {
         })
     }
 
-    /// Works until there is no more reason to.
+    /// Runs until there is no reason to continue.
     pub(super) fn run(mut self) -> io::Result<()> {
         while !self.is_done() {
             let ready = self.wait()?;
-            // Logs first, so that what was written before the first request is in the files when that is answered.
+            // Logs first, so that output from before a request is in the files when the request is answered.
             self.read_pipes(&ready.pipes);
             self.answer(&ready.connections);
             if ready.watch || self.is_shut {
@@ -101,14 +102,14 @@ impl Keeper {
                 self.accept();
             }
         }
-        // A thread that waits for a file system may keep this process, but nothing that it holds.
+        // A thread that waits for a file system may delay the exit, but must not keep the descriptors open.
         self.held.clear();
         self.connections.clear();
         Ok(())
     }
 
     fn is_done(&self) -> bool {
-        // Another keeper has taken its place, and nobody can come here.
+        // Another keeper has taken its place, so no process can connect here.
         if self.connections.is_empty() && self.door.find() == door::Found::Other {
             return true;
         }
@@ -116,9 +117,9 @@ impl Keeper {
         self.quitting || (self.pipes.is_empty() && (self.terminating || idle))
     }
 
-    /// Sleeps until something can be done.
+    /// Waits for the next event.
     fn wait(&self) -> io::Result<Ready> {
-        // Without a watch, the same descriptor once more.
+        // Without a watch, uses the same descriptor twice.
         let watch = self.door.watch().unwrap_or(self.terminate.as_fd());
         let mut fds: Vec<PollFd<'_>> = [self.terminate.as_fd(), self.door.listener(), watch]
             .into_iter()
@@ -158,8 +159,8 @@ impl Keeper {
         });
     }
 
-    /// Answers in the order in which the connections came: what an earlier supervisor asked for is done before a later one is told
-    /// anything.
+    /// Answers in the order of the connections: the requests of an earlier supervisor are done before a later one gets
+    /// an answer.
     fn answer(&mut self, ready: &[bool]) {
         let Some(last) = ready.iter().rposition(|ready| *ready) else { return };
         let mut connections = std::mem::take(&mut self.connections);
@@ -169,7 +170,7 @@ impl Keeper {
         self.connections.extend(later);
     }
 
-    /// Answers what has arrived, at most so much as a socket holds.
+    /// Answers the requests that have arrived, at most as many as fit into a socket.
     fn answer_all(&mut self, connection: &Channel) -> Result<(), WireError> {
         for _ in 0..ARRIVED_MAX {
             if !self.answer_one(connection)? || self.quitting {
@@ -179,7 +180,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Takes one request and replies. Gives whether there was one. An error means that the connection is of no more use.
+    /// Receives one request and replies. Returns whether there was one. An error means that the connection is unusable.
     fn answer_one(&mut self, connection: &Channel) -> Result<bool, WireError> {
         let (reply, fds) = match recv_message::<KeeperRequest>(connection, VERSION) {
             Ok(Some((_, request, fds))) => {
@@ -191,7 +192,8 @@ impl Keeper {
             }
             Ok(None) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             Err(error) if error.would_block() => return Ok(false),
-            // A newer supervisor, or one that has more descriptors than this process may hold: told, not hung up on.
+            // A newer supervisor, or one with more descriptors than this process may hold: reply with an error, and
+            // keep the connection.
             Err(WireError::Frame(error @ (FrameError::Kind { .. } | FrameError::FdsLost))) => {
                 (failed(error.to_string()), Vec::new())
             }
@@ -199,12 +201,12 @@ impl Keeper {
         };
         match send_message(connection, VERSION, HandoffId::NIL, &reply, &fds) {
             Err(error) if error.would_block() => Err(error),
-            // A supervisor that is gone may have left more to do. The end of the connection comes after it.
+            // A supervisor that is gone may have left more requests. The end of the connection follows them.
             Ok(()) | Err(_) => Ok(true),
         }
     }
 
-    /// Gives the reply, and the descriptors that belong to it.
+    /// Executes a request. Returns the reply and its descriptors.
     fn perform(&mut self, request: KeeperRequest, fds: Vec<OwnedFd>) -> (KeeperReply, Vec<BorrowedFd<'_>>) {
         let reply = match request {
             KeeperRequest::Ping(_) => done(),
@@ -215,7 +217,7 @@ impl Keeper {
             }
             KeeperRequest::Fetch(key) => match self.held.get(&key.key) {
                 Some(fd) => return (KeeperReply::Fetched(Empty {}), vec![fd.as_fd()]),
-                None => failed(format!("nothing is held by the key {:?}", key.key)),
+                None => failed(format!("there is no key {:?}", key.key)),
             },
             KeeperRequest::FetchAll(wanted) => return self.fetch_all(wanted),
             KeeperRequest::List(list) => self.list(list),
@@ -274,7 +276,7 @@ impl Keeper {
         done()
     }
 
-    /// Writes down what is in the pipes.
+    /// Drains the pipes.
     fn drain(&mut self) {
         for mut pipe in std::mem::take(&mut self.pipes) {
             let mut left = LAST_BYTES;
@@ -288,7 +290,7 @@ impl Keeper {
         }
     }
 
-    /// Takes a connection if it is the same user's, or root's.
+    /// Accepts a connection of the same user, or of root.
     fn accept(&mut self) {
         let connection = match accept(self.door.listener(), SockFlag::SOCK_NONBLOCK) {
             Ok(connection) => connection,
@@ -309,7 +311,7 @@ impl Keeper {
     }
 }
 
-/// What there is to do.
+/// The ready descriptors.
 struct Ready {
     terminate: bool,
     listener: bool,

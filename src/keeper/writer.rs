@@ -1,7 +1,8 @@
-//! Lines on their way into one log, by a thread of its own: a file system that does not answer holds up that log alone.
+//! Writes one log in its own thread: a file system that does not answer blocks that log only.
 //!
-//! As long as the file system answers at once, lines are in the file when [`Writer::write`] returns. One that has taken longer is
-//! not waited for again until it has written all of it quickly; lines for which there is no room then are lost, and counted.
+//! While the file system answers at once, lines are in the file when [`Writer::write`] returns. After a slow write the
+//! caller does not wait again until everything has been written quickly; lines that do not fit into the queue in the
+//! meantime are lost, and counted.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,15 +12,15 @@ use std::time::{Duration, Instant};
 
 use super::log::{Limits, Log, Tally};
 
-/// So long a write is waited for.
+/// How long the caller waits for a write.
 const MOMENT: Duration = Duration::from_millis(250);
-/// A write that takes longer is a slow one: to wait for each of them would throttle all other logs.
+/// A write that takes longer is slow: waiting for each of them would throttle all other logs.
 const QUICK: Duration = Duration::from_millis(100);
-/// A thread that has had nothing to write for so long ends.
+/// A thread without work for this long exits.
 const IDLE: Duration = Duration::from_secs(1);
-/// So much waits for a file system at the most.
+/// Maximum size of the queue, in bytes.
 const WAITING_MAX_BYTES: usize = 1 << 20;
-/// The thread needs little.
+/// The thread needs a small stack.
 const STACK_BYTES: usize = 256 << 10;
 
 /// One log.
@@ -32,26 +33,26 @@ pub(super) struct Writer {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// There is something to write.
+    /// Signalled when there is something to write.
     begun: Condvar,
-    /// Everything is written.
+    /// Signalled when everything is written.
     ended: Condvar,
 }
 
 #[derive(Debug)]
 struct State {
-    /// Not while the thread writes.
+    /// `None` while the thread writes.
     log: Option<Log>,
-    /// Whole lines.
+    /// Complete lines.
     waiting: Vec<u8>,
-    /// Lines that found no room.
+    /// Lines that did not fit into the queue.
     lost_lines: u64,
-    /// Whether there was a moment at which what is missing should be told.
+    /// Whether the missing lines should be reported now.
     is_told: bool,
     limits: Limits,
     tally: Tally,
     has_thread: bool,
-    /// Whether the last write was a slow one.
+    /// Whether the last write was slow.
     is_slow: bool,
 }
 
@@ -79,12 +80,12 @@ impl Writer {
         self.shared.lock().limits = limits;
     }
 
-    /// Gives what has come together since the last call.
+    /// Returns the totals since the last call, and resets them.
     pub(super) fn take_tally(&self) -> Tally {
         std::mem::take(&mut self.shared.lock().tally)
     }
 
-    /// Appends whole lines, or counts them as lost. `lines` ends with a newline.
+    /// Appends complete lines, or counts them as lost. `lines` ends with a newline.
     pub(super) fn write(&self, lines: &[u8]) {
         let mut state = self.shared.lock();
         if state.waiting.len() + lines.len() > WAITING_MAX_BYTES {
@@ -95,17 +96,17 @@ impl Writer {
         self.wait(state);
     }
 
-    /// Writes how many lines are missing, if some are and if it can.
+    /// Writes the number of missing lines, if there are any and the file is writable.
     pub(super) fn tell_of_lost_lines(&self) {
         let mut state = self.shared.lock();
         state.is_told = false;
         self.wait(state);
     }
 
-    /// Has the thread begin, and gives it a moment.
+    /// Starts the thread if necessary, and waits for a moment.
     fn wait(&self, mut state: MutexGuard<'_, State>) {
         if let Err(error) = self.shared.have_thread(&mut state) {
-            // Without a thread nobody else is at it.
+            // Without a thread no other code has the log.
             state.tally.trouble = format!("{}: no thread can be started for it: {error}", self.dir.display());
             return self.shared.write_all(state, |_| {});
         }
@@ -153,7 +154,7 @@ impl Shared {
         Ok(())
     }
 
-    /// What the thread does.
+    /// The body of the thread.
     fn work(&self) {
         let mut state = self.lock();
         loop {
@@ -174,7 +175,7 @@ impl Shared {
         }
     }
 
-    /// Writes what waits, while nobody has the lock. Calls `ended` with the lock when all is written.
+    /// Writes the queue without the lock. Calls `ended` with the lock held when everything is written.
     fn write_all<'a>(&'a self, mut state: MutexGuard<'a, State>, ended: impl Fn(&Self)) {
         while state.has_work() {
             let Some(mut log) = state.log.take() else { return };
@@ -230,7 +231,7 @@ mod tests {
         assert!(text(&writer).ends_with("999\nlast\n"));
     }
 
-    /// A log that its thread never gives back is one whose file system does not answer.
+    /// A log that its thread never returns stands for a file system that does not answer.
     #[test]
     fn one_that_does_not_answer_is_waited_for_once_and_what_has_no_room_is_counted() {
         let root = tempfile::tempdir().unwrap();

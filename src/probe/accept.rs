@@ -1,15 +1,16 @@
-//! Whether a server accepts the connection of a probe.
+//! Whether a server accepts a probe's connection.
 //!
-//! A server may do anything with a connection to which the client says nothing, and some of that is over before anyone looks:
+//! A server may do anything with a connection on which the client sends nothing, and may be done before this code
+//! checks:
 //!
 //! | the server                                  | the client sees | the server's end      | it has accepted |
 //! |---------------------------------------------|-----------------|-----------------------|-----------------|
 //! | accepts, and waits                          | nothing         | a process has it      | yes |
-//! | accepts, and says something                 | data            | any                   | yes |
-//! | accepts, and closes or ends its side        | the end         | any, or gone          | yes |
-//! | accepts, and resets                         | a reset         | gone                  | yes, if the listener is still there |
+//! | accepts, and sends data                     | data            | any                   | yes |
+//! | accepts, and closes or shuts down its side  | the end         | any, or gone          | yes |
+//! | accepts, and resets                         | a reset         | gone                  | yes, if the listener still exists |
 //! | does not accept yet                         | nothing         | in the queue          | not yet |
-//! | waits for data first (`TCP_DEFER_ACCEPT`)   | nothing         | the handshake goes on | not yet: it gets the end of the data |
+//! | waits for data first (`TCP_DEFER_ACCEPT`)   | nothing         | incomplete handshake  | not yet: the probe ends its data |
 //! | ends its listener                           | a reset         | gone                  | no |
 //!
 //! The kernel alone never sends data or an orderly end, and resets a connection in the queue only when the listener ends.
@@ -23,10 +24,10 @@ use tokio::time::{Instant, timeout};
 use super::{Connection, Failure, Way};
 use crate::slots::census::Stage;
 
-/// How long it is waited for something to read between two looks at the server's end.
+/// How long to wait for input between two checks of the server's end.
 const TICK: Duration = Duration::from_millis(2);
 
-/// A handshake that is not over by then waits for data. On a busy machine its last packet may take some milliseconds.
+/// A handshake that is incomplete by then waits for data. On a busy machine its last packet may take milliseconds.
 const HANDSHAKE: Duration = Duration::from_millis(50);
 
 /// What the client sees of its connection.
@@ -38,37 +39,38 @@ enum Seen {
     Reset,
 }
 
-/// What follows from one look.
+/// The conclusion from one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Judgement {
     Accepted,
-    /// Look again.
+    /// Check again.
     Wait,
-    /// Look again, but end the data of the client first: that is what the listener waits for.
+    /// End the client's data, which the listener waits for, and check again.
     End,
-    /// There is nothing left to look at.
+    /// The connection is gone.
     Refused,
 }
 
-/// The table above. `listens` is asked only after a reset.
+/// The table above. Calls `listens` only after a reset.
 fn judge(seen: Seen, stage: Stage, listens: impl FnOnce() -> bool) -> Judgement {
     match (seen, stage) {
         (Seen::Data | Seen::End, _) | (Seen::Nothing, Stage::Accepted) => Judgement::Accepted,
         (Seen::Reset, _) if listens() => Judgement::Accepted,
         (Seen::Reset, _) => Judgement::Refused,
         (Seen::Nothing, Stage::Handshake) => Judgement::End,
-        // Gone: what the server has sent is on its way.
+        // Gone: the server's data is in transit.
         (Seen::Nothing, Stage::Queued | Stage::Gone) => Judgement::Wait,
     }
 }
 
-/// Waits until the server has accepted a connection, without limit. One that still waits when this is dropped is kept in the
-/// way: the next try goes on with it, so that a slow server need not see a new one each time, and it keeps its place in the queue.
+/// Waits without limit until the server has accepted a connection. If this is dropped while the connection waits, `way`
+/// keeps it, and the next attempt continues with it: a slow server does not get a new connection for each attempt, and
+/// this one keeps its place in the queue.
 pub(super) async fn is_accepted(listener: &str, way: &mut impl Way) -> Result<(), Failure> {
     if way.waiting().is_none() {
         match way.connect(listener).await {
             Ok(connection) => *way.waiting() = Some(connection),
-            // It was there, and was reset before anything else was done with it.
+            // It was established, and was reset before any other operation.
             Err(Failure::Reset(_)) if way.listens(listener) => return Ok(()),
             Err(failure) => return Err(failure),
         }
@@ -87,13 +89,12 @@ pub(super) async fn is_accepted(listener: &str, way: &mut impl Way) -> Result<()
             }
             Judgement::Refused => {
                 *way.waiting() = None;
-                let found =
-                    format!("a connection to {listener} was reset, and it is not listened on any more");
+                let found = format!("a connection to {listener} was reset, and its listener is closed");
                 return Err(Failure::Unwell(found));
             }
             Judgement::End if connected_at.elapsed() >= HANDSHAKE => {
                 if let Some(connection) = way.waiting() {
-                    // If that fails, the next look shows why.
+                    // On failure the next check shows the reason.
                     let _ = connection.shutdown().await;
                 }
             }
@@ -102,7 +103,7 @@ pub(super) async fn is_accepted(listener: &str, way: &mut impl Way) -> Result<()
     }
 }
 
-/// Waits a moment for something to be seen.
+/// Waits briefly for input.
 async fn see(connection: &mut Box<dyn Connection>) -> Seen {
     match timeout(TICK, connection.read(&mut [0; 64])).await {
         Err(_) => Seen::Nothing,

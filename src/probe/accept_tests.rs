@@ -1,4 +1,4 @@
-//! Everything that a server may do with the connection of a probe, done by a real one.
+//! All behaviors of a server towards a probe's connection, with real servers.
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream as Blocking};
@@ -14,7 +14,7 @@ use crate::config::Check;
 use crate::probe::attempt;
 use crate::slots::census::Census;
 
-/// What stands for all servers. Each line of its table is what it does with a listener.
+/// One program for all servers. Each line of its table is one behavior.
 const SERVER: &str = r#"
 import socket, struct, sys, time
 def serve(after):
@@ -84,7 +84,7 @@ impl Drop for Server {
     }
 }
 
-/// Straight to a server.
+/// Connects directly to a server.
 struct Direct {
     address: SocketAddr,
     last: Option<SocketAddr>,
@@ -178,7 +178,7 @@ async fn a_server_that_accepts_passes_whatever_it_does_with_the_connection() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_connection_keeps_its_place_in_the_queue_from_one_try_to_the_next() {
-    // It accepts one connection in 300 ms, and four came before.
+    // It accepts one connection per 300 ms, and four are ahead.
     let server = Server::start("is-late", 0.3);
     let _before: Vec<_> = (0..4).map(|_| Blocking::connect(server.address).unwrap()).collect();
     let mut way = Direct::to(&server);

@@ -1,4 +1,4 @@
-//! A request over HTTP/1.1, and a look at the answer.
+//! Sends a request over HTTP/1.1, and checks the response.
 
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
@@ -10,10 +10,10 @@ use hyper_util::rt::TokioIo;
 use super::Connection;
 use crate::config::Http;
 
-/// More of a body is not looked at.
+/// Maximum number of body bytes to check.
 const BODY_MAX: usize = 1 << 20;
 
-/// Asks once. The error says what the answer was instead.
+/// Sends one request. The error describes the actual response.
 pub(super) async fn ask(http: &Http, connection: Box<dyn Connection>) -> Result<(), String> {
     let what = format!("{} {}", http.method, http.path);
     let failed = |error: &dyn std::fmt::Display| format!("{what}: {error}");
@@ -43,7 +43,7 @@ pub(super) async fn ask(http: &Http, connection: Box<dyn Connection>) -> Result<
     tokio::pin!(asked);
     tokio::select! {
         result = &mut asked => result,
-        // The answer may have come with the end of the connection: then it is there already.
+        // The response may have arrived together with the end of the connection.
         _ = driver => asked.await,
     }
 }
@@ -109,7 +109,7 @@ mod tests {
             }
         }
         let result = answered(&http(None, None), "HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n").await;
-        assert!(result.unwrap_err().contains("the status 503"), "it is told what it was");
+        assert!(result.unwrap_err().contains("the status 503"), "the error shows the status");
         assert!(answered(&http(None, None), "this is no answer\r\n\r\n").await.is_err());
     }
 }

@@ -1,7 +1,7 @@
-//! Finding out from outside whether a process serves: over HTTP, by a connection that it must accept, by a command.
+//! Checks from outside whether a process serves: over HTTP, by a connection that it must accept, or by a command.
 //!
-//! Here is one try, over a connection that somebody else has made: only the supervisor knows the way to a process that gets no
-//! other connection yet.
+//! This module makes one attempt, over a connection from the caller: only the supervisor has a route to a process that
+//! receives no other connections yet.
 
 mod accept;
 mod http;
@@ -23,28 +23,28 @@ pub(crate) trait Connection: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Connection for T {}
 
-/// How a try gets at the process.
+/// Gives an attempt access to the process.
 pub(crate) trait Way {
-    /// Connects to this listener of the process that is to be tried, and of no other one.
+    /// Connects to this listener of the process under test, and never to that of another process.
     async fn connect(&mut self, listener: &str) -> Result<Box<dyn Connection>, Failure>;
 
-    /// Where the connection is kept that waits to be accepted, from one try to the next.
+    /// Stores a connection that waits to be accepted, from one attempt to the next.
     fn waiting(&mut self) -> &mut Option<Box<dyn Connection>>;
 
-    /// How far the connection that was made last has come at the server.
+    /// How far the server has taken the last connection.
     fn stage(&mut self) -> io::Result<Stage>;
 
-    /// Whether the listener of the process is still one.
+    /// Whether the process's listener still listens.
     fn listens(&mut self, listener: &str) -> bool;
 
-    /// Variables that tell a command what is tried.
+    /// Environment variables for a command that describe the attempt.
     fn variables(&self) -> Vec<(String, String)>;
 
-    /// Where a command runs.
+    /// The working directory for a command.
     fn working_dir(&self) -> PathBuf;
 }
 
-/// Descriptors, memory, ports, or the path to the socket of a process that has it.
+/// A lack of descriptors, memory or ports, or of the path to a process's socket.
 const WANTING: [Errno; 7] = [
     Errno::EMFILE,
     Errno::ENFILE,
@@ -55,22 +55,22 @@ const WANTING: [Errno; 7] = [
     Errno::EACCES,
 ];
 
-/// What a try found instead of what was to be found. `Display` is one clause.
+/// Why an attempt failed. `Display` is one clause.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Failure {
     /// The process does not serve as it should.
     #[error("{0}")]
     Unwell(String),
-    /// A connection to it was there, and was reset before anything was sent over it.
+    /// A connection to it was established, and reset before any data was sent.
     #[error("{0}")]
     Reset(String),
-    /// It could not be tried, which says nothing about it.
+    /// The attempt was impossible, which says nothing about the process.
     #[error("{0}")]
     Untried(String),
 }
 
 impl Failure {
-    /// A connection that could not be made: for want of something here, or because of the process.
+    /// Classifies a failed connect: a lack of resources here, or a fault of the process.
     pub(crate) fn to_connect(listener: &str, error: &io::Error) -> Self {
         let found = format!("cannot connect to {listener}: {error}");
         match errno_of(error) {
@@ -80,7 +80,7 @@ impl Failure {
         }
     }
 
-    /// The same with another text.
+    /// The same kind with another text.
     pub(crate) fn map(self, change: impl FnOnce(String) -> String) -> Self {
         match self {
             Self::Unwell(found) => Self::Unwell(change(found)),
@@ -90,7 +90,7 @@ impl Failure {
     }
 }
 
-/// Tries once.
+/// Makes one attempt.
 pub(crate) async fn attempt(check: &Check, limit: Duration, way: &mut impl Way) -> Result<(), Failure> {
     let late = |what: String| Failure::Unwell(format!("{what} within {limit:?}"));
     match check {
@@ -116,7 +116,7 @@ pub(crate) async fn attempt(check: &Check, limit: Duration, way: &mut impl Way) 
     }
 }
 
-/// Runs a command that prints a number, and gives the number.
+/// Runs a command that prints a number, and returns the number.
 pub(crate) async fn measure(
     command: &Command,
     variables: &[(String, String)],
@@ -126,7 +126,7 @@ pub(crate) async fn measure(
         hooks::run(command, None, variables, working_dir).await.map_err(|error| error.to_string())?;
     let printed = output.stdout.trim();
     let number = printed.parse::<f64>().ok().filter(|number| number.is_finite());
-    number.ok_or_else(|| format!("{} printed {printed:?}, which is no number", command.argv[0]))
+    number.ok_or_else(|| format!("{} printed {printed:?}, which is not a number", command.argv[0]))
 }
 
 async fn ask(http: &Http, way: &mut impl Way) -> Result<(), Failure> {
@@ -148,9 +148,9 @@ mod tests {
         assert_eq!(measured("echo $WHO").await, Ok(7.0));
         assert_eq!(measured("echo ' 0.5 '; yes no | head -c 200000 >&2").await, Ok(0.5));
         for (script, told) in [
-            ("echo many", "no number"),
-            ("echo nan", "no number"),
-            ("true", "no number"),
+            ("echo many", "not a number"),
+            ("echo nan", "not a number"),
+            ("true", "not a number"),
             ("exit 1", "exited with code 1"),
         ] {
             let error = measured(script).await.unwrap_err();

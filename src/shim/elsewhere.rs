@@ -1,26 +1,27 @@
-//! What a program binds that is no listener of its service, while one of those is missing: what is told of it, and when it is no use to
-//! wait any longer. Without effects.
+//! Bound addresses that match no listener of the service while a listener is missing: what to report about them, and
+//! when to stop waiting. No side effects.
 
 use std::time::Duration;
 
 use crate::config::ListenAddress;
 
-/// One that has bound what cannot be told from its listener by anybody but the service file has so long for another bind.
+/// Patience with a program that has bound an address which differs from its listener only by a mistake in the service
+/// file.
 const SURELY_WRONG: Duration = Duration::from_secs(1);
-/// One that has bound something else may have opened the port of its figures first. It has so long, counted from when it last did
-/// anything at all.
+/// Patience with a program that has bound something else, perhaps the port of its metrics, before its listener. Counted
+/// from its last activity of any kind.
 const LIKELY_WRONG: Duration = Duration::from_secs(10);
 
-/// What was bound.
+/// A bound address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Elsewhere {
-    /// As it would stand in the service file.
+    /// In the notation of the service file.
     pub(super) address: ListenAddress,
     /// Whether the service file has another address with this port.
     pub(super) same_port: bool,
 }
 
-/// A listener at which the program has not arrived, and what it has bound in its place.
+/// A missing listener, and what the program has bound in its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mismatch {
     name: String,
@@ -29,7 +30,7 @@ pub(super) struct Mismatch {
 }
 
 impl Mismatch {
-    /// The first listener that is missing, with the last that was bound of its kind.
+    /// The first missing listener that has a bound address of its kind, with the last such address.
     pub(super) fn find(missing: &[(String, ListenAddress)], elsewhere: &[Elsewhere]) -> Option<Mismatch> {
         missing.iter().find_map(|(name, wanted)| {
             let fits = |found: &&Elsewhere| {
@@ -42,13 +43,13 @@ impl Mismatch {
         })
     }
 
-    /// Whether a program that has done nothing for so long will not come to its listener any more.
+    /// Whether a program that has been idle this long will not bind its listener anymore.
     pub(super) fn is_for_good(&self, idle: Duration) -> bool {
         idle >= if self.found.same_port { SURELY_WRONG } else { LIKELY_WRONG }
     }
 }
 
-/// A clause, with the line to write.
+/// A clause with the line to write.
 impl std::fmt::Display for Mismatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { name, wanted, found: Elsewhere { address, .. } } = self;

@@ -1,12 +1,11 @@
 //! The trampoline: a process between the shim and the program, which becomes the program.
 //!
-//! Some things can only be done by the process itself, right before it executes: tie its life to that of its parent, know
-//! its own pid, put descriptors onto fixed numbers, and install a seccomp filter. `posix_spawn` does none of them, and code
-//! between fork and exec is unsafe code. So the shim starts this program once more, under [`VERB`]; that process gets its
-//! order over a channel, does those things, and executes.
+//! Some steps must run in the process itself right before its exec: tie its life to its parent, learn its pid, place
+//! descriptors at fixed numbers, and install a seccomp filter. `posix_spawn` supports none of them, and code between
+//! fork and exec is unsafe code. So the shim starts this program again under [`VERB`]; that process receives its order
+//! over a channel, performs these steps, and executes the program.
 //!
-//! The channel is close-on-exec: its end is the proof that the program is executed. What goes wrong before comes as a
-//! message.
+//! The channel is close-on-exec: its end proves that the program is executed. An earlier failure arrives as a message.
 
 use std::convert::Infallible;
 use std::env::set_current_dir;
@@ -37,60 +36,60 @@ use crate::sys::traced::out_of_the_way;
 /// The first argument of the process.
 pub const VERB: &str = "shim-exec";
 
-/// What to start. Standard input is `/dev/null`. The descriptors are closed in this process when [`start`] returns.
+/// A program to start. Its standard input is `/dev/null`. [`start`] closes these descriptors in this process.
 #[derive(Debug)]
 pub struct Spec {
     /// The program; an absolute path.
     pub binary: PathBuf,
     /// The arguments after the program's name, which is `binary`.
     pub args: Vec<OsString>,
-    /// The whole environment. The variables of sd_listen_fds(3) are taken out, or set as `listeners` says.
+    /// The whole environment. The variables of sd_listen_fds(3) are removed, or set from `listeners`.
     pub env: Vec<(OsString, OsString)>,
-    /// The directory that the program starts in.
+    /// The working directory.
     pub working_dir: PathBuf,
     /// Standard output.
     pub stdout: OwnedFd,
     /// Standard error.
     pub stderr: OwnedFd,
-    /// Descriptors with names that the program finds from number 3 on, as sd_listen_fds(3) says. If there are none it gets
-    /// none of the variables.
+    /// Named descriptors that the program gets from number 3 on, as in sd_listen_fds(3). If empty, the program gets
+    /// none of those variables.
     pub listeners: Vec<(String, OwnedFd)>,
-    /// Descriptors that stay open in the program, at numbers that nobody chooses. It is not told of them.
+    /// Descriptors that stay open in the program, at high numbers, without a variable that names them.
     pub inherited: Vec<OwnedFd>,
-    /// Which of its calls wait for an answer, if any: [`Started::notify`].
+    /// The system calls to intercept: see [`Started::notify`].
     pub seccomp: Option<Calls>,
-    /// How many files the program may have open (the soft `RLIMIT_NOFILE`), if not as many as this process. At most the
-    /// hard limit.
+    /// The limit of open files (the soft `RLIMIT_NOFILE`), if different from this process's. At most the hard limit.
     pub files_limit: Option<u64>,
 }
 
-/// A started program: a child of this process, leader of a session of its own, with default signal handling.
+/// A started program: a child of this process, leader of its own session, with default signal handling.
 #[derive(Debug)]
 pub struct Started {
-    /// Its pid, good until it is reaped.
+    /// Its pid, valid until it is reaped.
     pub pid: u32,
     /// Its pidfd, close-on-exec.
     pub pidfd: OwnedFd,
-    /// The notify descriptor, for [`super::inject::Injector`], if [`Spec::seccomp`] asked for it.
+    /// The notify descriptor for [`super::inject::Injector`], if [`Spec::seccomp`] is set.
     pub notify: Option<OwnedFd>,
 }
 
-/// Starts a program. Blocks until it is executed, some milliseconds; whatever is wrong with it is the error.
+/// Starts a program. Blocks until it is executed, a few milliseconds. The error covers everything wrong with the
+/// program.
 ///
-/// The program is killed (SIGKILL) when the **thread** that calls this ends, and so with this process: call it from a thread
-/// that lives as long as the process.
+/// The kernel kills the program (SIGKILL) when the calling **thread** ends, and so also when this process does: call it
+/// from a thread that lives as long as the process.
 pub fn start(spec: Spec) -> io::Result<Started> {
     start_by(Path::new("/proc/self/exe"), spec)
 }
 
-/// Like [`start`], for a process that is not `handoff`: `handoff` is the path of that program.
+/// Like [`start`], for a process that is not `handoff`. `handoff` is the path of that program.
 pub fn start_by(handoff: &Path, spec: Spec) -> io::Result<Started> {
     check(&spec)?;
     let (channel, theirs) = Channel::pair()?;
     let (order, named) = Order::split(&spec);
     let order = order.write()?;
     let fds = std::iter::once(order.as_fd()).chain(named).chain(spec.inherited.iter().map(AsFd::as_fd));
-    // A channel takes it although nobody is there yet to read it.
+    // The channel accepts the message before the reader exists.
     channel.send(&[ORDER], &fds.collect::<Vec<_>>())?;
     let spawned = spawn(SpawnSpec {
         binary: handoff.to_owned(),
@@ -123,7 +122,7 @@ fn check(spec: &Spec) -> io::Result<()> {
     Ok(())
 }
 
-/// Two messages may come: that it is about to execute, and after that only that it could not.
+/// Up to two messages arrive: that the process is about to execute, and then only that this failed.
 fn wait_for_exec(channel: &Channel, seccomp: bool) -> io::Result<Option<OwnedFd>> {
     let mut buffer = Vec::new();
     let mut about_to = None;
@@ -138,21 +137,21 @@ fn wait_for_exec(channel: &Channel, seccomp: bool) -> io::Result<Option<OwnedFd>
     }
     match about_to {
         Some(notify) if notify.is_some() == seccomp => Ok(notify),
-        _ => Err(io::Error::other("the process that was to become the program ended before that")),
+        _ => Err(io::Error::other("the process ended before it executed the program")),
     }
 }
 
-/// Nothing is left of a start that failed. If another thread reaps the children of this process, it may have been faster.
+/// Cleans up after a failed start. Another thread that reaps the children of this process may have been faster.
 fn end(spawned: &Spawned) {
     let _ = kill(&spawned.pidfd, Signal::SIGKILL);
     let _ = reap_blocking(spawned.pidfd.as_fd());
 }
 
-/// The byte of the packet that carries the order; the order itself may be longer than a packet.
+/// The byte of the packet that announces the order; the order itself may exceed a packet.
 const ORDER: u8 = b'o';
 
-/// What the trampoline is to do, in a file without a name. The descriptors come in the same packet, after that file: first
-/// those with names.
+/// The order for the trampoline, in an anonymous file. The descriptors follow that file in the same packet, the named
+/// ones first.
 #[derive(Serialize, Deserialize)]
 struct Order {
     parent: u32,
@@ -167,7 +166,7 @@ struct Order {
 
 #[derive(Serialize, Deserialize)]
 enum Answer {
-    /// With the notify descriptor, if that was ordered.
+    /// With the notify descriptor, if requested.
     Executing,
     Failed(Failed),
 }
@@ -179,7 +178,7 @@ struct Failed {
 }
 
 impl Order {
-    /// And the descriptors with names.
+    /// Returns the order and its descriptors.
     fn split(spec: &Spec) -> (Order, Vec<BorrowedFd<'_>>) {
         let order = Order {
             parent: std::process::id(),
@@ -210,7 +209,7 @@ impl Order {
 
 impl From<io::Error> for Failed {
     fn from(error: io::Error) -> Self {
-        // An error with a text of its own has no code, but a kind that came from one.
+        // Custom errors have no errno, but a kind that was derived from one.
         let code = match error.kind() {
             io::ErrorKind::NotFound => Some(Errno::ENOENT),
             io::ErrorKind::PermissionDenied => Some(Errno::EACCES),
@@ -228,15 +227,15 @@ impl From<Failed> for io::Error {
     }
 }
 
-/// Runs the trampoline: what [`start`] starts. Comes back only if the program cannot be executed.
+/// Runs the trampoline, which [`start`] has started. Returns only if the program cannot be executed.
 pub fn main() -> ExitCode {
     let Ok(Some(mut channel)) = take_channel() else {
-        eprintln!("handoff {VERB} is started by handoff, and does nothing else.");
+        eprintln!("handoff {VERB} is an internal command of handoff.");
         return ExitCode::from(2);
     };
     let Err(error) = become_program(&mut channel);
     if let Ok(text) = serde_json::to_vec(&Answer::Failed(error.into())) {
-        // If the shim is gone, nobody needs it.
+        // If the shim is gone, the error has no reader.
         let _ = channel.send(&text, &[]);
     }
     ExitCode::from(127)
@@ -275,15 +274,14 @@ fn receive(channel: &Channel) -> io::Result<(Order, Vec<OwnedFd>)> {
     Ok((order, fds.collect()))
 }
 
-/// The parent may have ended before the kernel was told; then nothing is started.
+/// If the parent ended before the kernel registered the signal, nothing is started.
 fn die_with(parent: u32) -> io::Result<()> {
     hear_end_of_parent(Signal::SIGKILL)?;
     if parent_id() == parent { Ok(()) } else { Err(io::Error::other("the shim has ended")) }
 }
 
-/// Puts the descriptors onto their numbers, and lets nothing else go over to the program. All of them, and the channel, are
-/// moved out of the way first, so that none is overwritten before it is in place. Gives the copies above, which are
-/// close-on-exec.
+/// Places the descriptors at their numbers, and lets the program inherit nothing else. First moves all of them and the
+/// channel to high numbers, so that none is overwritten. Returns the high copies, which are close-on-exec.
 fn lay_out(channel: &mut Channel, mut fds: Vec<OwnedFd>, listeners: usize) -> io::Result<Vec<OwnedFd>> {
     close_all_on_exec()?;
     let end = FIRST + fds.len() as i32;

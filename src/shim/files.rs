@@ -1,4 +1,4 @@
-//! Files that a program keeps open without knowing of them: so whoever looks can tell that something of it is still there.
+//! Files that a program keeps open unknowingly. They show whether any part of it is still running.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -7,15 +7,15 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::left::{FIRST, First, Ropes};
+use super::leftovers::{FIRST, First, Marks};
 use crate::sys::errno::Errno;
 use crate::sys::file_lock::{FlockArg, flock};
 use crate::sys::process::{ProcessId, name_of};
 use crate::sys::user::real_user;
 
-/// A lock that the program and everything that it starts hold together with the shim. It is free only when all of them are gone.
+/// A lock that the shim, the program and all its descendants hold together. It is free only when all of them are gone.
 ///
-/// It belongs to the open file, so who has got that before the lock is taken holds it as well.
+/// The lock belongs to the open file, so a process that inherited the file before the lock was taken holds it too.
 pub(super) struct ProgramLock {
     file: File,
     path: PathBuf,
@@ -23,17 +23,18 @@ pub(super) struct ProgramLock {
 }
 
 impl ProgramLock {
-    /// Takes nothing yet.
+    /// Opens the file without locking it.
     pub(super) fn open(path: PathBuf) -> io::Result<Self> {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
         Ok(Self { file, path, is_taken: false })
     }
 
-    /// Takes it. What is left of an earlier program is killed: its shim is gone, or this one would not have the data lock. `own` is
-    /// what this shim has started. Also when the lock is free, nothing of an earlier program is left after this: what a launcher
-    /// started that closes what it does not know does not hold the lock. An error that names the lock, and its holder if that is
-    /// known, if something does not end: the files of a process of another user, or of one with capabilities of its own, cannot be
-    /// seen.
+    /// Takes the lock. Kills what remains of an earlier program: its shim is gone, or this one would not have the data
+    /// lock. `own` lists the processes of this shim. Also kills remains that do not hold the lock, because a launcher
+    /// closed unknown descriptors.
+    ///
+    /// If a process does not end, the error names the lock, and its holder if known: the files of other users'
+    /// processes, or of processes with capabilities, are not visible.
     pub(super) fn take(&mut self, own: impl Fn() -> Vec<u32>) -> io::Result<()> {
         self.take_within(ENDED_WITHIN, own)
     }
@@ -41,8 +42,8 @@ impl ProgramLock {
     fn take_within(&mut self, limit: Duration, own: impl Fn() -> Vec<u32>) -> io::Result<()> {
         let (until, mut pause) = (Instant::now() + limit, TICK);
         let noted = self.path.with_extension(FIRST);
-        // A program that has ended in order as a whole has taken it back.
-        let earlier = First::read(&noted).map(Ropes::of_first);
+        // A program that ended completely has removed the note.
+        let earlier = First::read(&noted).map(Marks::of_first);
         loop {
             let is_free = match flock(&self.file, FlockArg::LockExclusiveNonblock) {
                 Ok(()) => true,
@@ -51,7 +52,7 @@ impl ProgramLock {
                 Err(error) => return Err(error.into()),
             };
             let mut left = match &earlier {
-                Some(ropes) => ropes.end(&own)?,
+                Some(marks) => marks.end(&own)?,
                 None => BTreeSet::new(),
             };
             if is_free && left.is_empty() {
@@ -60,7 +61,7 @@ impl ProgramLock {
                 return Ok(());
             }
             if !is_free {
-                left.extend(Ropes::of_file(&self.path).end(&own)?);
+                left.extend(Marks::of_file(&self.path).end(&own)?);
             }
             if Instant::now() > until {
                 return Err(io::Error::other(held(&self.path, &left)));
@@ -70,8 +71,8 @@ impl ProgramLock {
         }
     }
 
-    /// For the next one that takes it: the first process of the program, which leads a session of its own. What is there before it is
-    /// taken is about another program. It is not put into the file, which the program has open.
+    /// Records the first process of the program, the session leader, for the next taker of the lock. Until the lock is
+    /// taken, the record describes another program. It is not in the lock file, because the program has that open.
     pub(super) fn note(&self, process: ProcessId, trace: &Path) -> io::Result<()> {
         if !self.is_taken {
             return Ok(());
@@ -79,23 +80,25 @@ impl ProgramLock {
         First { process, trace: trace.to_owned() }.note(&self.path.with_extension(FIRST))
     }
 
-    /// The program that has `trace` open is gone as a whole.
+    /// Removes the record: the program with `trace` is completely gone.
     pub(super) fn forget(&self, trace: &Path) {
         First::forget(&self.path.with_extension(FIRST), trace);
     }
 
-    /// For the program. The lock belongs to all duplicates together.
+    /// A duplicate for the program. All duplicates share the lock.
     pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
         Ok(self.file.try_clone()?.into())
     }
 }
 
-/// Who holds it, for a person.
+/// Names the holder, for people.
 fn held(path: &Path, left: &BTreeSet<u32>) -> String {
     let who = match left.is_empty() {
         true => match unseen().as_slice() {
-            [] => "a process whose files this user may not see".to_owned(),
-            unseen => format!("a process whose files this user may not see, perhaps {}", unseen.join(", ")),
+            [] => "a process whose files are not visible to this user".to_owned(),
+            unseen => {
+                format!("a process whose files are not visible to this user, perhaps {}", unseen.join(", "))
+            }
         },
         false => format!("process {}", named(left)),
     };
@@ -106,14 +109,14 @@ fn held(path: &Path, left: &BTreeSet<u32>) -> String {
     )
 }
 
-/// Processes, for a person.
+/// Lists processes, for people.
 pub(crate) fn named(pids: &BTreeSet<u32>) -> String {
     let named: Vec<String> =
         pids.iter().map(|pid| format!("{pid} ({})", name_of(*pid).unwrap_or_default())).collect();
     named.join(", ")
 }
 
-/// Processes of this user whose files are not to be seen, for a person.
+/// Processes of this user whose files are not visible, for people.
 fn unseen() -> Vec<String> {
     let own = real_user().to_string();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -131,8 +134,8 @@ fn unseen() -> Vec<String> {
     unseen.map(|pid| format!("{pid} ({})", name_of(pid).unwrap_or_default())).collect()
 }
 
-/// A file that is open in every process of the program. It is the last that is removed of what a shim has left: while it is there,
-/// the daemon looks for the rest.
+/// A file that is open in every process of the program. It is removed last of a shim's files: while it exists, the
+/// daemon looks for the others.
 pub(super) struct Trace(File);
 
 impl Trace {
@@ -145,25 +148,25 @@ impl Trace {
     }
 }
 
-/// The directory of the sockets over which programs say that they are ready, beside the one of the sockets of adoption.
+/// The directory of the sockets for readiness messages, next to the directory of the adoption sockets.
 pub(super) const NOTIFY_DIR: &str = "notify";
 
-/// For how long it is tried to end what a shim has left.
+/// Time limit to end the remains of a shim.
 const ENDED_WITHIN: Duration = Duration::from_secs(5);
-/// A process that was killed holds its files for a moment.
+/// A killed process holds its files for a moment.
 const TICK: Duration = Duration::from_millis(2);
-/// To look at all processes costs some milliseconds: where it does not help it is done rarely.
+/// Examining all processes takes milliseconds, so repeated attempts become less frequent.
 const PAUSE_MAX: Duration = Duration::from_millis(200);
-/// More processes are not named.
+/// Maximum number of processes to list.
 const UNSEEN_MAX: usize = 5;
 
-/// Kills what a shim that is gone has left, and removes its files. Blocks until nothing is left. Gives what could not be ended: then the
-/// files stay, for the next look.
+/// Kills the remains of a shim that is gone, and removes its files. Blocks until nothing is left. Returns the processes
+/// that did not end; then the files stay for the next attempt.
 pub(crate) fn end_what_is_left(trace: &Path) -> BTreeSet<u32> {
-    let (until, ropes) = (Instant::now() + ENDED_WITHIN, Ropes::of_trace(trace));
+    let (until, marks) = (Instant::now() + ENDED_WITHIN, Marks::of_trace(trace));
     let mut pause = TICK;
-    // What cannot be looked at at all is nothing of this user.
-    while let Ok(left) = ropes.end(Vec::new)
+    // A process that cannot be examined at all is not of this user.
+    while let Ok(left) = marks.end(Vec::new)
         && !left.is_empty()
     {
         if Instant::now() > until {
@@ -180,8 +183,8 @@ pub(crate) fn end_what_is_left(trace: &Path) -> BTreeSet<u32> {
     BTreeSet::new()
 }
 
-/// Where a program says that it is ready whose shim leaves its files at this path. Not beside them: a program that has given its
-/// privileges up must get there.
+/// The socket for readiness messages of a program whose shim has its files at this path. It is in another directory: a
+/// program that has dropped its privileges must reach it.
 pub(super) fn notify_path(own_path: &Path) -> PathBuf {
     let name = Path::new(own_path.file_stem().unwrap_or_default());
     let above = own_path.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
@@ -195,7 +198,7 @@ mod tests {
     use std::process::{Command, Stdio};
     use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 
-    /// Before it executes its program, a child that one test starts has what the other one has open.
+    /// Until its exec, a child of one test has the open files of the other.
     fn alone() -> MutexGuard<'static, ()> {
         static ALONE: Mutex<()> = Mutex::new(());
         ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -227,11 +230,11 @@ mod tests {
         assert!(other.wait().unwrap().success());
         drop(again);
         for path in [path, dir.path().join("missing")] {
-            assert!(Ropes::of_file(&path).end(Vec::new).unwrap().is_empty());
+            assert!(Marks::of_file(&path).end(Vec::new).unwrap().is_empty());
         }
     }
 
-    /// It waits for its turn in its first bind.
+    /// It is held in its first bind.
     #[test]
     fn a_program_that_was_started_before_the_lock_was_taken_holds_it_as_well() {
         let _alone = alone();
@@ -247,33 +250,30 @@ mod tests {
         let mut lock = ProgramLock::open(path.clone()).unwrap();
         let mut warm = cat(&lock);
         lock.note(ProcessId::of(warm.id()).unwrap(), &path).unwrap();
-        assert!(
-            !path.with_extension(FIRST).exists(),
-            "what is put down is about the one that holds the lock"
-        );
+        assert!(!path.with_extension(FIRST).exists(), "the record describes the holder of the lock");
         lock.take(|| vec![warm.id()]).unwrap();
-        assert!(!left.wait().unwrap().success(), "it has been left by an earlier shim");
+        assert!(!left.wait().unwrap().success(), "it belongs to an earlier shim");
         assert!(warm.try_wait().unwrap().is_none(), "it is this shim's own");
         // The shim dies.
         drop(lock);
         let next = take(&path).unwrap();
-        assert!(!warm.wait().unwrap().success(), "it was at work beside the next one");
+        assert!(!warm.wait().unwrap().success(), "it ran beside its successor");
         drop(next);
     }
 
-    /// A process that cannot be looked at is played by one that has the lock by an open of its own.
+    /// A process that has the lock through its own open file stands for an invisible one.
     #[test]
     fn a_holder_that_cannot_be_found_is_told_and_one_that_was_put_down_is_ended() {
         let _alone = alone();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("program.lock");
-        // Held by this process, which is never ended: as if nobody could be seen to have it.
+        // Held by this process, which is never killed, so the holder appears invisible.
         let lock = take(&path).unwrap();
         let begun = Instant::now();
         let error = take_within(&path, Duration::from_millis(300)).map(drop).unwrap_err().to_string();
         assert!(error.contains("program.lock is held by a process whose files"), "{error}");
         assert!(begun.elapsed() < Duration::from_secs(3));
-        // One that leads a session of its own, and has put its pid down.
+        // A session leader with a recorded pid.
         let mut noted = Command::new("setsid").args(["/bin/cat"]).stdin(Stdio::piped()).spawn().unwrap();
         let until = Instant::now() + Duration::from_secs(10);
         while session_of(noted.id()) != Some(noted.id()) {
@@ -299,9 +299,9 @@ mod tests {
             std::thread::scope(|scope| {
                 let looking = scope.spawn(|| {
                     begins.send(()).unwrap();
-                    Ropes::of_file(&path).end(Vec::new)
+                    Marks::of_file(&path).end(Vec::new)
                 });
-                // At any moment of the look.
+                // At any time during the search.
                 begun.recv().unwrap();
                 std::thread::sleep(Duration::from_micros(n % 20 * 20));
                 fs::remove_file(&path).unwrap();

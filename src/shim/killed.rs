@@ -1,4 +1,5 @@
-//! What a shim had to kill, in a file beside those of its program: the daemon tells it, also one that comes later.
+//! The processes that a shim had to kill, in a file next to its program's files. The daemon reports them, even one
+//! started later.
 
 use std::fs;
 use std::io::{self, Read};
@@ -8,12 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::control::api::Killed;
 use crate::sys::regular;
 
-/// The ending of the file.
+/// The extension of the file.
 const ENDING: &str = "killed";
-/// So much of it is read at the most.
+/// Maximum number of bytes to read.
 const READ_MAX_BYTES: u64 = 64 << 10;
 
-/// Puts them down, one JSON object a line. `own` is the path of the files of a shim, without their endings.
+/// Appends to the file, one JSON object per line. `own` is the path of a shim's files, without extension.
 pub(super) fn note(own: &Path, killed: &[Killed]) -> io::Result<()> {
     let (mut before, beside) = (Vec::new(), aside(own));
     let lines: Vec<String> = killed.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
@@ -21,7 +22,7 @@ pub(super) fn note(own: &Path, killed: &[Killed]) -> io::Result<()> {
         before.extend(taken(own));
         fs::write(&beside, [&before, lines.join("\n").as_bytes(), b"\n"].concat())?;
         let put = fs::hard_link(&beside, own.with_extension(ENDING));
-        // Another thread has put something down since.
+        // Another thread has written in the meantime.
         if put.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
             continue;
         }
@@ -30,18 +31,18 @@ pub(super) fn note(own: &Path, killed: &[Killed]) -> io::Result<()> {
     }
 }
 
-/// Takes what was put down.
+/// Reads and removes the file.
 pub(crate) fn take(own: &Path) -> Vec<Killed> {
     taken(own).split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
 }
 
-/// What is in the file, which is one process's own from here on, so that nothing is added to it after it was read.
+/// The content of the file. It is renamed first, so that nothing is appended after the read.
 fn taken(own: &Path) -> Vec<u8> {
     let (path, aside, mut text) = (own.with_extension(ENDING), aside(own), Vec::new());
     let is_file = fs::symlink_metadata(&path).is_ok_and(|found| found.is_file());
     if is_file && fs::rename(&path, &aside).is_ok() {
         if let Ok(file) = regular::open_to_read(&aside) {
-            // Of one that is longer than any shim makes it, the first lines.
+            // Of a file longer than any shim writes, the first lines.
             let _ = file.take(READ_MAX_BYTES).read_to_end(&mut text);
         }
         let _ = fs::remove_file(&aside);
@@ -49,7 +50,7 @@ fn taken(own: &Path) -> Vec<u8> {
     text
 }
 
-/// A name of its own beside the file.
+/// A unique name next to the file.
 fn aside(own: &Path) -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);

@@ -1,11 +1,11 @@
-//! What becomes of a program, as a table of states and events: which of its processes counts, which signal is due, and whether its end
-//! was wanted. Pids come from the effects and are compared, nothing else.
+//! The life of a program, as a table of states and events: which process is its main process, which signal is due, and
+//! whether its end was wanted. Pids come from outside and are only compared.
 //!
-//! What must hold, whatever the processes do and say:
-//! - only a process of the tree is believed, and only one of the tree is named;
-//! - when the process that counts ends and nobody asked for it, the program has failed, whatever else of it still runs; of a daemon, in
-//!   which no process counts, when none has a listener any more;
-//! - each process gets the stop signal once, and SIGKILL only when the time is over or the program is not wanted at all;
+//! Invariants, whatever the processes do and claim:
+//! - only processes of the tree are believed, and only processes of the tree can be named;
+//! - if the main process ends without a request, the program has failed, even if other parts still run; a daemon, which
+//!   has no main process, has failed when no process holds a listener anymore;
+//! - each process gets the stop signal once, and SIGKILL only when its time is over or the program is dismissed;
 //! - every end is known: a program that was asked to end has ended, or was killed.
 //!
 //! ```text
@@ -14,46 +14,46 @@
 //!     │                  │
 //!     └──────────────────┴── the first ends with 0, others live ▶ Daemonised
 //!
-//!  each of these four ── the one that counts ends otherwise; Stop; Kill; Unserved, of a daemon ──▶ Leaving
+//!  each of these four ── the main process ends otherwise; Stop; Kill; Unserved, of a daemon ──▶ Leaving
 //!  each of these five ── Empty ──▶ Ended
 //! ```
 
 use crate::sys::process::Exit;
 
-/// Where a program stands.
+/// The state of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum State {
     /// It was not started.
     Absent,
-    /// The first process runs, and counts. Nobody relies on the program yet.
+    /// The first process runs and is the main process. Nothing relies on the program yet.
     Spawned {
         /// The first process.
         main: u32,
     },
-    /// Likewise, and somebody relies on it.
+    /// The same, and the service relies on the program.
     Known {
         /// The first process.
         main: u32,
     },
-    /// Another process counts: a process of the program has named it (`MAINPID`).
+    /// Another process is the main process: a process of the program has named it (`MAINPID`).
     Adopted {
-        /// The one that was named last.
+        /// The process that was named last.
         main: u32,
-        /// Whether somebody relies on the program.
+        /// Whether the service relies on the program.
         serves: bool,
     },
-    /// The first process has ended with 0 and left others: a daemon, which names no process.
+    /// The first process has exited with 0 and left others: a daemon without a named main process.
     Daemonised {
-        /// Whether somebody relies on the program.
+        /// Whether the service relies on the program.
         serves: bool,
     },
-    /// It is to end.
+    /// It is ending.
     Leaving {
-        /// What was done about it.
+        /// How far it was pushed.
         step: Step,
-        /// Whether somebody has asked for that: otherwise the process that counts has ended by itself.
+        /// Whether the end was requested; otherwise the main process ended by itself.
         wanted: bool,
-        /// Whether somebody relied on the program.
+        /// Whether the service relied on the program.
         serves: bool,
     },
     /// Nothing of it is left.
@@ -63,67 +63,67 @@ pub(super) enum State {
 /// How a program was asked to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Step {
-    /// The process that serves got the stop signal.
+    /// The serving process got the stop signal.
     Server,
-    /// All others got it as well.
+    /// All other processes got it as well.
     Rest,
-    /// SIGKILL.
+    /// SIGKILL was sent.
     Killed,
 }
 
-/// What can happen.
+/// An event of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Event {
     /// The program was started, as this process.
     Started(u32),
-    /// It is ready: somebody relies on it from now on.
+    /// It is ready: from now on the service relies on it.
     Serves,
-    /// Somebody says that this process counts.
+    /// A process was named as the main process.
     MainPid {
         /// The process.
         pid: u32,
-        /// Whether that is one of the program.
+        /// Whether that process is part of the program.
         is_ours: bool,
-        /// Whether the one that says so is.
+        /// Whether the sender is part of the program.
         sender_is_ours: bool,
     },
-    /// A process ended; how is known only to its parent.
+    /// A process ended. Only its parent knows the exit status.
     Exited(u32, Option<Exit>),
-    /// A process ended, in this way, and none of those that are left has a listener any more, as one had before.
+    /// A process ended, and no remaining process holds a listener, although one did before.
     Unserved(Option<Exit>),
     /// No process is left.
     Empty,
-    /// It is asked to end.
+    /// A request to end.
     Stop,
-    /// Those that got the stop signal have ended, and others are still there.
+    /// The processes that got the stop signal have ended, but others have not.
     Lingers,
-    /// The time that it had to end is over.
+    /// The time to end is over.
     Late,
-    /// It is not wanted at all.
+    /// The program is dismissed.
     Kill,
 }
 
-/// What is to be done. In the order given.
+/// Actions, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Action {
-    /// Tell others of this process, and tell of its end.
+    /// Publish this process as the main process, and watch it.
     Watch(u32),
-    /// Say that nobody was believed, and why.
-    Refuse(Stranger),
-    /// The stop signal, for the process that serves.
+    /// Report that a `MAINPID` was ignored, and why.
+    Refuse(Outsider),
+    /// Send the stop signal to the serving process.
     AskServer,
-    /// The stop signal, for all that have not got it.
+    /// Send the stop signal to all processes that have not received it.
     AskRest,
-    /// SIGKILL, for all.
+    /// Send SIGKILL to all processes.
     Kill,
-    /// The program has failed: whoever runs it ends in the same way.
+    /// The program has failed: the shim must end in the same way.
     Fail,
 }
 
-/// Who is not believed.
+/// The process that is not part of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Stranger {
-    /// Who named a process.
+pub(super) enum Outsider {
+    /// The sender of the message.
     Sender,
     /// The process that was named.
     Named,
@@ -133,9 +133,10 @@ pub(super) enum Stranger {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Life {
     state: State,
-    /// The process whose end is that of the program, also while it is to end. Of a daemon that is the last that ends.
+    /// The main process, whose end is the program's end; kept while the program is ending. For a daemon, the last
+    /// process that ends.
     counts: Option<u32>,
-    /// How that ended.
+    /// Its exit status.
     exit: Option<Exit>,
 }
 
@@ -147,12 +148,12 @@ impl Default for Life {
 }
 
 impl Life {
-    /// Where it stands.
+    /// The current state.
     pub(super) fn state(self) -> State {
         self.state
     }
 
-    /// The process that counts.
+    /// The main process.
     pub(super) fn main(self) -> Option<u32> {
         match self.state {
             State::Spawned { main } | State::Known { main } | State::Adopted { main, .. } => Some(main),
@@ -160,17 +161,17 @@ impl Life {
         }
     }
 
-    /// How the process that counted ended, if it has.
+    /// The exit status of the main process, once it has ended.
     pub(super) fn exit(self) -> Option<Exit> {
         self.exit
     }
 
-    /// Whether anything of it is there.
+    /// Whether any part of the program exists.
     pub(super) fn lives(self) -> bool {
         !matches!(self.state, State::Absent | State::Ended)
     }
 
-    /// Whether it runs, and nobody has asked it to end.
+    /// Whether it runs without a request to end.
     pub(super) fn is_whole(self) -> bool {
         match self.state {
             State::Spawned { .. }
@@ -181,7 +182,7 @@ impl Life {
         }
     }
 
-    /// Whether somebody relies on it.
+    /// Whether the service relies on it.
     pub(super) fn serves(self) -> bool {
         match self.state {
             State::Known { .. } => true,
@@ -192,14 +193,14 @@ impl Life {
         }
     }
 
-    /// Takes one event and returns what to do.
+    /// Processes one event. Returns the actions to perform.
     pub(super) fn step(&mut self, event: Event) -> Vec<Action> {
         match event {
             Event::Started(main) => self.started(main),
             Event::Serves => self.serve(),
             Event::MainPid { pid, is_ours, sender_is_ours } => match (sender_is_ours, is_ours) {
-                (false, _) => vec![Action::Refuse(Stranger::Sender)],
-                (true, false) => vec![Action::Refuse(Stranger::Named)],
+                (false, _) => vec![Action::Refuse(Outsider::Sender)],
+                (true, false) => vec![Action::Refuse(Outsider::Named)],
                 (true, true) => self.adopt(pid),
             },
             Event::Exited(pid, exit) => self.exited(pid, exit),
@@ -252,7 +253,7 @@ impl Life {
     }
 
     fn exited(&mut self, pid: u32, exit: Option<Exit>) -> Vec<Action> {
-        // It ended by itself before it was to end, if its end is known already.
+        // If its exit status is known already, it ended before the request.
         let is_last_word = self.counts.is_none_or(|counts| counts == pid && self.exit.is_none());
         if is_last_word && self.lives() {
             self.exit = exit;
@@ -273,7 +274,7 @@ impl Life {
         }
     }
 
-    /// Of a daemon no process counts: it is its listeners that tell.
+    /// A daemon has no main process: its listeners decide.
     fn unserved(&mut self, exit: Option<Exit>) -> Vec<Action> {
         match self.state {
             State::Daemonised { serves: true } => {
@@ -321,7 +322,7 @@ impl Life {
         }
     }
 
-    /// A step further, and never back.
+    /// Advances to a later step, never back.
     fn further(&mut self, step: Step, action: Action) -> Vec<Action> {
         match self.state {
             State::Leaving { step: before, wanted, serves } if before.is_before(step) => {

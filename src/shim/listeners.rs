@@ -1,4 +1,5 @@
-//! The listeners of a shim: those of its own slot, or in exclusive mode the two slots that it shares with the other shims of the service.
+//! The listeners of a shim: its own slot, or in exclusive mode the two slots that it shares with the other shims of the
+//! service.
 
 mod ending;
 mod sides;
@@ -23,58 +24,57 @@ use super::own;
 use super::plan::Plan;
 use crate::config::ListenAddress;
 use crate::slots::{
-    Access, Both, Handshakes, Pair, PairState, Place, Side, SlotError, drop_unread, is_alive, lengthen_queue,
-    mend_names, set_access, unread_bytes, waiting_at,
+    Access, Handshakes, ListenerPair, Pair, PairState, Place, Side, SlotError, drop_unread, is_alive,
+    lengthen_queue, mend_names, set_access, unread_bytes, waiting_at,
 };
 use crate::sys::descriptor::inode;
 
-/// A handshake that was under way at a switch belongs to the old slot. In the gap it is waited for so long at the most.
+/// Maximum wait, in the gap, for handshakes that were in progress at the switch: they belong to the old slot.
 const HANDSHAKE: Duration = Duration::from_secs(1);
 
-/// Nobody can see whether a datagram that was read has been answered: unless the service file says it (`answer_grace`), the program
-/// is given so long for it, in the gap.
+/// Time to answer datagrams in the gap, unless the service file sets `answer_grace`: answers are invisible.
 const ANSWER: Duration = Duration::from_millis(100);
 
-/// And so long if it is busy. Then that may be what it is busy with. One that asks others for its answers is not.
+/// The same for a busy program, which may be working on answers. One that waits for other services is not busy.
 const BUSY_ANSWER: Duration = Duration::from_secs(1);
 
-/// The listeners, by name.
+/// The listeners by name.
 pub(super) struct Listeners {
     names: Vec<ListenerName>,
     pub(super) addresses: Vec<ListenAddress>,
     slots: Slots,
-    /// Those whose first bind says who may connect.
+    /// Listeners whose first bind sets the access rights.
     first_binds: Mutex<Vec<ListenerName>>,
     answer_grace: Option<Duration>,
-    /// Where the files of this shim are.
+    /// The path of this shim's files.
     own_path: PathBuf,
 }
 
 enum Slots {
-    /// The slot of this process; the daemon steers. And where the paths of unix sockets led when the program was started.
+    /// The slot of this process, steered by the daemon. With the targets of unix paths at the program's start.
     Own(Vec<OwnedFd>, Mutex<Vec<Option<Place>>>),
-    /// The slots of all processes, of which one is at work; it steers.
+    /// The shared slots, steered by the shim whose program is at work.
     Shared(Mutex<Shared>),
 }
 
 struct Shared {
-    /// `None` until this process decides.
+    /// `None` until this process holds the data lock.
     pair: Option<Pair>,
-    /// What it is made of, until then.
-    parts: Vec<Both>,
-    /// Of how many addresses.
+    /// The listeners for the pair, until then.
+    parts: Vec<ListenerPair>,
+    /// Number of addresses.
     addresses: usize,
-    /// Where its state is kept.
+    /// The file with its state.
     file: PathBuf,
-    /// The slot that the program was started on.
+    /// The side on which the program was started.
     used: Side,
     switched: Option<Handshakes>,
-    /// How many datagrams had been lost when the slot was steered to where they wait now.
+    /// Number of lost datagrams at the switch to the side where they wait now.
     lost_before: u32,
 }
 
 impl Listeners {
-    /// Of what came with `Welcome`: in exclusive mode the first slots of all addresses, then the second ones.
+    /// Builds the listeners from `Welcome`: in exclusive mode the first slots of all addresses, then the second ones.
     pub(super) fn new(plan: &Plan, mode: Mode, given: Vec<(ListenerName, OwnedFd)>) -> Result<Self, String> {
         let addresses = plan.addresses()?;
         let names: Vec<ListenerName> = plan.listen.iter().map(|(name, _)| name.clone()).collect();
@@ -94,7 +94,8 @@ impl Listeners {
             Mode::Exclusive => {
                 let second = fds.split_off(names.len());
                 let both = fds.into_iter().zip(second).zip(&addresses);
-                let parts = both.map(|((a, b), address)| Both { address: address.clone(), a, b }).collect();
+                let parts =
+                    both.map(|((a, b), address)| ListenerPair { address: address.clone(), a, b }).collect();
                 let file = plan.shared_dir.join(STATE);
                 let (addresses, used) = (names.len(), Side::A);
                 let shared =
@@ -108,8 +109,8 @@ impl Listeners {
         Ok(Self { names, addresses, slots, first_binds, answer_grace, own_path })
     }
 
-    /// For the holder of the data lock: from now on new connections go where the file of the state says, and the program is to
-    /// be started there. What waits where nobody will ever accept is reset.
+    /// For the holder of the data lock: steers new connections by the recorded state, and starts the program there from
+    /// now on. Resets connections where no program will accept.
     pub(super) fn take_over(&self) -> Result<(), String> {
         let Slots::Shared(shared) = &self.slots else { return Ok(()) };
         let mut shared = lock(shared);
@@ -117,28 +118,28 @@ impl Listeners {
         let path = self.own_path.with_extension(super::SIDE);
         let noted = serde_json::to_vec(&shared.used).map_err(io::Error::from);
         if let Err(error) = noted.and_then(|side| fs::write(&path, side)) {
-            say!("the daemon will not know where the program listens: {}: {error}", path.display());
+            say!("cannot report to the daemon where the program listens: {}: {error}", path.display());
         }
         self.reset_resting(&mut shared)
     }
 
-    /// The listeners that a program is to get that is started now.
+    /// The listeners for a program that is started now.
     pub(super) fn current(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         self.names.iter().map(|name| Ok((name.to_string(), self.current_of(name.as_str())?))).collect()
     }
 
-    /// The listeners that the program serves at, by their inodes.
+    /// The inodes of the program's listeners.
     pub(super) fn inodes(&self) -> BTreeSet<u32> {
         let number = |(_, listener): (String, OwnedFd)| u32::try_from(inode(&listener).ok()?).ok();
         self.current().into_iter().flatten().filter_map(number).collect()
     }
 
-    /// The program has them, and may have shortened their queues.
+    /// Restores the queues of the program's listeners, whose backlog it may have shortened.
     pub(super) fn lengthen_queues(&self) {
         self.current().into_iter().flatten().for_each(|(_, listener)| lengthen_queue(&listener));
     }
 
-    /// One of them.
+    /// One listener by name.
     pub(super) fn current_of(&self, name: &str) -> io::Result<OwnedFd> {
         let at = self.names.iter().position(|known| known.as_str() == name);
         let at =
@@ -148,7 +149,7 @@ impl Listeners {
             Slots::Shared(shared) => {
                 let shared = lock(shared);
                 let used = shared.pair.as_ref().and_then(|pair| pair.listeners(shared.used).nth(at));
-                used.ok_or_else(|| io::Error::other("it is not known yet which slot it is"))?.try_clone()
+                used.ok_or_else(|| io::Error::other("the slot is not known yet"))?.try_clone()
             }
         }
     }
@@ -158,8 +159,8 @@ impl Listeners {
         self.names.iter().map(ToString::to_string).zip(self.addresses.iter().cloned()).collect()
     }
 
-    /// The program has bound a unix socket for which nobody has said yet who may connect. What was set since then is left as it
-    /// is, by later binds as well.
+    /// Applies the access rights of the program's first bind to a unix socket that has none yet. Later binds change
+    /// nothing.
     pub(super) fn set_first_access(&self, name: &str, access: Access) -> Result<(), String> {
         let mut first_binds = lock(&self.first_binds);
         let Some(at) = first_binds.iter().position(|first| first.as_str() == name) else { return Ok(()) };
@@ -172,7 +173,7 @@ impl Listeners {
             .map_err(|error| error.to_string())
     }
 
-    /// The program is about to be started.
+    /// Records the targets of unix socket paths before the program starts.
     pub(super) fn prepare_places(&self) {
         for ((_, listener), address) in self.current().into_iter().flatten().zip(&self.addresses) {
             if let Err(error) = mend_names(address, &listener) {
@@ -184,7 +185,8 @@ impl Listeners {
         }
     }
 
-    /// The program has removed the path of a unix socket, which leads to another process, or to another slot.
+    /// Restores the path of a unix socket that the program has removed. It may belong to another process or another
+    /// slot.
     pub(super) fn put_back(&self, name: &str) -> Result<(), String> {
         let told = |error: SlotError| error.to_string();
         match &self.slots {
@@ -201,7 +203,7 @@ impl Listeners {
         }
     }
 
-    /// An upgrade has begun, and no client waits for it yet.
+    /// Checks for foreign sockets at the start of an upgrade, before any client waits for it.
     pub(super) fn look(&self) {
         if let Slots::Shared(shared) = &self.slots
             && let Some(pair) = &mut lock(shared).pair
@@ -210,12 +212,13 @@ impl Listeners {
         }
     }
 
-    /// From now on new connections wait at the other slot.
+    /// Lets new connections wait at the other slot from now on.
     pub(super) fn switch(&self) -> Result<(), String> {
         let Slots::Shared(shared) = &self.slots else { return Ok(()) };
         let mut shared = lock(shared);
         let Some(state) = shared.pair.as_ref().map(|pair| pair.state().clone()) else { return Ok(()) };
-        // A program that has shut down a unix socket gets nothing new there. What waits in its place is for the next one, on this side.
+        // If the program has shut down a unix socket, it gets no new connections there. The connections at its
+        // replacement are for the next program on this side.
         let waits_here = shared.pair.as_ref().is_some_and(|pair| pair.has_ended_path(shared.used));
         if state.active() != shared.used || waits_here {
             return Ok(());
@@ -227,7 +230,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// How many connections wait for the program although new ones go elsewhere.
+    /// Number of connections that still wait for the program after the switch.
     pub(super) fn left_waiting(&self) -> Result<u32, String> {
         let told = |error: SlotError| error.to_string();
         match &self.slots {
@@ -246,7 +249,8 @@ impl Listeners {
         }
     }
 
-    /// What waits for the program, by address: what is read from it makes the number smaller, where the kernel tells so much.
+    /// The load that waits for the program, by address: connections, or bytes of datagrams. It decreases when the
+    /// program reads, if the kernel reports exact numbers.
     pub(super) fn waiting(&self) -> Result<Vec<u32>, String> {
         let load_at = |address: &ListenAddress, fd: &OwnedFd| match address.is_datagram() {
             true => unread_bytes(fd),
@@ -265,7 +269,7 @@ impl Listeners {
         waiting.map_err(|error| error.to_string())
     }
 
-    /// Whether nobody is on the way to the old slot any more, and datagrams that the program has read are answered.
+    /// Whether no client is in transit to the old slot, and datagrams that the program has read are answered.
     pub(super) fn has_settled(&self, is_busy: impl Fn() -> bool) -> bool {
         let Slots::Shared(shared) = &self.slots else { return true };
         let Some(handshakes) = &mut lock(shared).switched else { return true };
@@ -279,7 +283,7 @@ impl Listeners {
         handshakes.are_over(&self.addresses, HANDSHAKE)
     }
 
-    /// Tells of datagrams that were lost since then because nobody read them.
+    /// Reports datagrams lost since the switch because no program read them.
     pub(super) fn tell_of_lost(&self) {
         let Slots::Shared(shared) = &self.slots else { return };
         let mut shared = lock(shared);
@@ -297,7 +301,7 @@ impl Listeners {
         }
     }
 
-    /// The program is gone: what waits for it is reset.
+    /// Resets the connections that still wait for the ended program.
     pub(super) fn dismiss_left(&self) -> Result<(), String> {
         let Slots::Shared(shared) = &self.slots else { return Ok(()) };
         self.reset_resting(&mut lock(shared))
@@ -316,14 +320,14 @@ impl Listeners {
         shared.reset_resting()
     }
 
-    /// For the daemon.
+    /// Records lost datagrams for the daemon.
     fn note_lost(&self, count: u32) {
         if let Err(error) = lost::note(&self.own_path, count) {
-            say!("the daemon will not know that {count} datagrams were lost: {error}");
+            say!("cannot report to the daemon that {count} datagrams were lost: {error}");
         }
     }
 
-    /// The program goes on where it is: whatever was changed and not finished is undone.
+    /// Keeps the program where it is: undoes an unfinished change.
     pub(super) fn steer_again(&self) {
         if let Slots::Shared(shared) = &self.slots
             && let Some(Err(error)) = lock(shared).pair.as_ref().map(Pair::steer_again)
@@ -332,7 +336,7 @@ impl Listeners {
         }
     }
 
-    /// Whether new connections go to the program that was started.
+    /// Whether new connections go to the started program.
     pub(super) fn is_where_connections_are(&self) -> bool {
         match &self.slots {
             Slots::Own(..) => true,
@@ -353,7 +357,7 @@ impl Shared {
         }
         if let Some(pair) = &self.pair {
             let active = state.active();
-            // The last program has shut its listener down, so they wait at the other side.
+            // The last program has shut its listener down, so connections wait at the other side.
             if pair.is_left(active) && pair.queue_len(active).map_err(|error| error.to_string())? == 0 {
                 state = state.switched_to(active.other());
             }
@@ -372,7 +376,8 @@ impl Shared {
         Ok(())
     }
 
-    /// What is wanted is written down before it is done: whoever comes next does it again, which changes nothing.
+    /// Records the wanted state before it applies it: after a crash the next process applies it again, which changes
+    /// nothing.
     fn change_to(&mut self, wanted: PairState) -> Result<(), String> {
         let wanted = self.pair.as_ref().map_or(wanted.clone(), |pair| pair.foresee(&wanted));
         self.write_down(&wanted)?;
@@ -383,23 +388,13 @@ impl Shared {
         applied.and(written)
     }
 
-    /// A listener has left its group, and the stranger gets what comes until this is done. It is written down after that: the disk may
-    /// take its time, and whoever reads what was there before sees which listeners live.
-    fn steer_at_once(&mut self) -> Result<(), String> {
-        let Some(pair) = &mut self.pair else { return Ok(()) };
-        let applied = pair.apply(pair.state().clone()).map(drop).map_err(|error| error.to_string());
-        let reached = pair.state().clone();
-        let written = self.write_down(&reached);
-        applied.and(written)
-    }
-
-    /// At the side that gets nothing new.
+    /// Drops unread datagrams at the idle side.
     fn drop_unread(&self) -> io::Result<u32> {
         let Some(pair) = &self.pair else { return Ok(0) };
         pair.listeners(pair.state().active().other()).map(drop_unread).sum()
     }
 
-    /// Datagrams that will wait for the next program tell what this one asked for.
+    /// Datagrams that wait for the next program must carry the information that this one requested.
     fn prepare_resting(&self) {
         for (used, resting) in self.pair.iter().flat_map(|pair| pair.datagram_sockets(self.used)) {
             if let Err(error) = copy_told(used, resting) {
@@ -408,7 +403,7 @@ impl Shared {
         }
     }
 
-    /// What waits there is reset, and it listens again if its program has shut it down.
+    /// Resets connections at the idle side, and makes it listen again if its program has shut it down.
     fn reset_resting(&mut self) -> Result<(), String> {
         let Some(pair) = &self.pair else { return Ok(()) };
         let resting = pair.state().active().other();
@@ -418,13 +413,13 @@ impl Shared {
         }
     }
 
-    /// Over all time, where datagrams wait.
+    /// Total number of datagrams lost where they wait.
     fn lost(&self) -> Result<u32, String> {
         let lost = self.pair.as_ref().map(|pair| pair.dropped(pair.state().active()));
         lost.unwrap_or(Ok(0)).map_err(|error| error.to_string())
     }
 
-    /// What is there already needs no disk: a program that has crashed is started again when nothing can be written.
+    /// Skips an unchanged state: a crashed program must restart even if the disk is full.
     fn write_down(&self, state: &PairState) -> Result<(), String> {
         let there = read_state(&self.file).ok().flatten();
         if there.as_ref() == Some(state) {

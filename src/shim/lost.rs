@@ -1,5 +1,5 @@
-//! How many datagrams were lost around the end of a program, in a file beside the others of its shim: the daemon tells it, also one that
-//! comes later.
+//! The number of datagrams lost around the end of a program, in a file next to its shim's other files. The daemon
+//! reports it, even one started later.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -7,16 +7,16 @@ use std::path::Path;
 
 use crate::sys::regular;
 
-/// The ending of the file.
+/// The extension of the file.
 const ENDING: &str = "lost";
 
-/// Puts a number down, one a line.
+/// Appends a number, one per line.
 pub(super) fn note(own: &Path, count: u32) -> io::Result<()> {
     let path = own.with_extension(ENDING);
     File::options().create(true).append(true).open(path)?.write_all(format!("{count}\n").as_bytes())
 }
 
-/// Takes the sum of what was put down.
+/// Reads and removes the file. Returns the sum.
 pub(crate) fn take(own: &Path) -> u64 {
     let path = own.with_extension(ENDING);
     let Ok(text) = regular::read(&path) else { return 0 };

@@ -1,15 +1,15 @@
 //! The shim: a small process that speaks the protocol for a program that does not.
 //!
-//! It is started by the daemon in the place of the service and embeds [`crate::service`] like any other service, so
-//! machines, journal, leases and recovery are the same for every adapter, also when the daemon is gone. What it serves with is
-//! a foreign program, which it runs as its child:
+//! The daemon starts it in place of the service. It embeds [`crate::service`] like any other service, so machines,
+//! journal, leases and recovery are the same for every adapter, even without the daemon. It runs the program as its
+//! child:
 //!
-//! - `Prepared`: in overlap mode the program runs and is as ready as it can say; in exclusive mode nothing was started yet, or
-//!   (`warm`) the program waits in its first bind;
-//! - `Ready`: it runs, has bound its listeners where that can be seen, has said so where it does;
-//! - `Drained`: in overlap mode its queue is empty, and its connections are closed or its long requests answered; in exclusive
-//!   mode, where it still gets new connections, no request is under way that takes long;
-//! - `Sealed`: it was asked to end, and it and everything that it started is gone;
+//! - `Prepared`: in overlap mode the program runs and is as ready as it can report; in exclusive mode nothing is
+//!   started yet, or (`warm`) the program is held in its first bind;
+//! - `Ready`: it runs, has bound its listeners if that is visible, and has reported ready if it does that;
+//! - `Drained`: in overlap mode its queue is empty, and its connections are closed or its long requests answered; in
+//!   exclusive mode, in which it still gets new connections, no long request is in progress;
+//! - `Sealed`: it was asked to end, and is gone with all its descendants;
 //! - `Resumed`: it runs again, at the slot where connections wait.
 //!
 //! ```text
@@ -20,10 +20,11 @@
 //!                             └─ notify: hears READY=1                 (notify)
 //! ```
 //!
-//! The end of a shim is the end of its program: the kernel kills the program (PR_SET_PDEATHSIG), and whoever comes next what
-//! that has started (see `files.rs`). If the program ends by itself, the shim ends in the same way, as if it were the program.
+//! The end of a shim is the end of its program: the kernel kills the program (PR_SET_PDEATHSIG), and the next shim or
+//! the daemon kills its descendants (see `files.rs`). If the program ends by itself, the shim ends in the same way, as
+//! if it were the program.
 
-/// Says something in the log of the service, on a line of its own.
+/// Writes a message to the log of the service, on its own line.
 macro_rules! say {
     ($($told:tt)*) => { $crate::shim::own::say(format_args!($($told)*)) };
 }
@@ -33,7 +34,7 @@ pub mod exec;
 mod files;
 pub mod inject;
 pub(crate) mod killed;
-mod left;
+mod leftovers;
 mod life;
 mod listeners;
 pub(crate) mod lost;
@@ -74,37 +75,37 @@ use plan::Plan;
 use program::{Known, Program};
 use runner::Runner;
 
-/// The first argument of the process; the second, for people, is the name of the service.
+/// The first argument of the process. The second, for people, is the service name.
 pub const VERB: &str = "shim";
-/// The ending of the file that holds the pid of the program.
+/// Extension of the file with the program's pid.
 pub(crate) const PID: &str = "pid";
-/// The ending of the file that everything has open that a shim has started.
+/// Extension of the file that all descendants of a shim have open.
 pub(crate) const TRACE: &str = "tree";
 
-/// The ending of the file that tells at which side of its pairs a program was started.
+/// Extension of the file with the side on which a program was started.
 const SIDE: &str = "side";
 
-/// What a shim says of that; `own_path` is that of its plan. In a directory that no service has a part in.
+/// The side recorded by a shim; `own_path` is that of its plan. The directory is not writable for services.
 pub(crate) fn used_side(own_path: &Path) -> Option<Side> {
     serde_json::from_slice(&std::fs::read(own_path.with_extension(SIDE)).ok()?).ok()
 }
 
-/// The ending of the file that holds what the program had when it was told to end.
+/// Extension of the file with the connections of the program when it received its stop signal.
 const LEFT: &str = "left";
 
-/// The ending of the file that tells what keeps a program from its listeners.
+/// Extension of the file with the reason why a program has not bound its listeners.
 const WAITS: &str = "waits";
-/// The ending of the file that tells who was not believed.
+/// Extension of the file with the last ignored `MAINPID`.
 const REFUSED: &str = "refused";
-/// So much of these is read.
+/// Maximum number of bytes to read of these.
 const TOLD_MAX_BYTES: u64 = 4096;
 
-/// What a shim says that keeps its program from its listeners, a clause; `own_path` is that of its plan.
+/// Why a shim's program has not bound its listeners, a clause; `own_path` is that of its plan.
 pub(crate) fn waits_for(own_path: &Path) -> Option<String> {
     told_in(&own_path.with_extension(WAITS))
 }
 
-/// What a shim says that was refused last of what somebody said in the name of its program, a clause.
+/// The last ignored `MAINPID` for a shim's program, a clause.
 pub(crate) fn refused_by(own_path: &Path) -> Option<String> {
     told_in(&own_path.with_extension(REFUSED))
 }
@@ -116,16 +117,16 @@ fn told_in(path: &Path) -> Option<String> {
     Some(told.chars().filter(|it| !it.is_control()).collect())
 }
 
-/// What a shim says that its program had when it was told to end; `own_path` is that of its plan.
+/// The connections of a shim's program when it received its stop signal; `own_path` is that of its plan.
 pub(crate) fn connections_left(own_path: &Path) -> Option<Connections> {
     serde_json::from_slice(&std::fs::read(own_path.with_extension(LEFT)).ok()?).ok()
 }
 
-/// The signals that mean something to a program and nothing to its shim, whose pid people and the daemon know as well.
+/// Signals for the program that the shim forwards, since users and the daemon also know the shim's pid.
 const PASSED_ON: [Signal; 6] =
     [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGWINCH];
 
-/// Runs the shim process: what the daemon starts. Blocks until its end.
+/// Runs the shim process, which the daemon has started. Blocks until its end.
 pub fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -140,7 +141,7 @@ fn run() -> Result<(), String> {
     let plan = Plan::of_this_process()?;
     let told = |error: service::Error| error.to_string();
     let system = |error: std::io::Error| error.to_string();
-    // Started as /proc/self/exe, it would be known as "exe".
+    // Started as /proc/self/exe, its name would be "exe".
     set_name(c"handoff-shim").map_err(|error| error.to_string())?;
     // Before there are threads, which inherit the mask.
     let terminate = signal_fd(Signal::SIGTERM).map_err(system)?;
@@ -165,7 +166,7 @@ fn run() -> Result<(), String> {
         Err(error) => Err(starting.unhealthy(&error).to_string()),
     };
     crash_point!("shim/successor/{}", if ended.is_ok() { "ended" } else { "failed" });
-    // It may still serve: one that leaves does so also if it could not seal.
+    // It may still serve, since a process must leave even if its seal failed.
     program.end_or_kill()?;
     program.forget();
     ended
@@ -210,7 +211,8 @@ fn begin(runner: &mut Runner, warm: bool) -> Result<(), String> {
     runner.await_ready()
 }
 
-/// A program that ends by itself takes its shim with it. Until it was ready, whoever waits for that tells why.
+/// If the program ends by itself, the shim ends too. Before readiness, the code that waits for readiness reports the
+/// end.
 fn watch_for_the_end(program: &Arc<Program>) -> std::io::Result<()> {
     let program = Arc::clone(program);
     std::thread::Builder::new().name("handoff-end".to_owned()).spawn(move || {
@@ -222,7 +224,8 @@ fn watch_for_the_end(program: &Arc<Program>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A program that ends while it waits in its first bind is not begun with: the version that serves is not sealed for it.
+/// A program that ends while it is held in its first bind is reported, so that the serving version is not sealed for
+/// it.
 fn watch_parked(program: &Arc<Program>, waits: Arc<AtomicBool>) -> std::io::Result<()> {
     let program = Arc::clone(program);
     std::thread::Builder::new().name("handoff-parked".to_owned()).spawn(move || {
@@ -235,17 +238,17 @@ fn watch_parked(program: &Arc<Program>, waits: Arc<AtomicBool>) -> std::io::Resu
     Ok(())
 }
 
-/// Ends this process in the way in which the program has ended.
+/// Ends this process in the same way as the program.
 fn end_like(exit: Exit) -> ! {
     if let Some(signal) = exit.signal {
-        // Its own memory is of no interest.
+        // A core dump of the shim is useless.
         let _ = leave_no_core();
         die_by(signal);
     }
     std::process::exit(exit.code.unwrap_or(1))
 }
 
-/// SIGTERM is for the program: it ends in order, and the shim with it.
+/// SIGTERM is for the program: it ends cleanly, and the shim with it.
 fn end_when_told(
     terminate: std::os::fd::OwnedFd,
     program: &Arc<Program>,
@@ -256,7 +259,7 @@ fn end_when_told(
         while poll_one(&terminate, PollFlags::POLLIN, None).is_err() {}
         let ended = program.end(grace);
         program.forget();
-        // What ended the program is what is told, as if the signal had gone there.
+        // Reports the exit status of the program, as if the signal had gone to it.
         match (ended, program.wait(Some(Duration::ZERO), Known::ended)) {
             (Ok(_), Some(exit)) => end_like(exit),
             (Ok(_), None) => std::process::exit(0),
@@ -269,7 +272,7 @@ fn end_when_told(
     Ok(())
 }
 
-/// Hands on what is for the program.
+/// Forwards signals to the program.
 fn pass_signals_on(signals: Vec<(Signal, OwnedFd)>, program: &Arc<Program>) -> std::io::Result<()> {
     let program = Arc::clone(program);
     std::thread::Builder::new().name("handoff-signals".to_owned()).spawn(move || {
@@ -280,7 +283,7 @@ fn pass_signals_on(signals: Vec<(Signal, OwnedFd)>, program: &Arc<Program>) -> s
                 continue;
             }
             for (signal, fd) in &signals {
-                // As many as have come are one, as for any process. Nothing to read is no signal.
+                // Several pending signals count as one, as in any process. No data means no signal.
                 if read(fd, &mut [0; 1024]).is_ok_and(|length| length > 0) {
                     program.pass_on(*signal);
                 }

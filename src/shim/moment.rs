@@ -1,6 +1,6 @@
-//! The moment at which a program is told to end, in which none of its requests is under way.
+//! Finds a moment to end a program at which none of its requests is in progress.
 //!
-//! It is looked for by looks, which follow each other every few milliseconds, and each gives the next step:
+//! Surveys follow each other every few milliseconds, and each one decides the next step:
 //!
 //! ```text
 //!            something is under way                    nothing is under way any more
@@ -10,98 +10,98 @@
 //!                                                                                                         End
 //! ```
 //!
-//! - At first it is a moment in which no client waits at all. Clients that ask over and over leave none, so after
-//!   [`Limits::clean`] what they send next is held back, and what the program has begun comes to its end. Clients that ask
-//!   now and then are spared that until [`Limits::some`].
-//! - An answer that is written in parts looks finished between them. So nothing must have been written for as long as an answer may
-//!   pause, unless the client has asked again since. Clients that were at rest for longer cost nothing.
-//! - A request that nobody has read was not begun. Its client gets the end of the connection, and can ask again.
-//! - There is an end to it. It is only looked for when new connections wait elsewhere already, and so the program is
-//!   told in any case: that its clients waited for nothing would be worse.
+//! - At first it waits for a moment at which no client waits at all. Clients that send requests back to back leave
+//!   none, so after [`Limits::clean`] their further input is held back, and the program finishes what it has begun.
+//!   Until [`Limits::some`] it does not hold back occasional clients.
+//! - A response written in parts looks complete in between. So nothing must have been written for the length of such a
+//!   pause, unless the client has sent another request since. Clients that were idle longer do not delay the moment.
+//! - An unread request has not begun. Its client sees the connection end, and can retry.
+//! - The search is bounded. New connections already wait elsewhere, so the program must end in any case: otherwise
+//!   those clients would have waited in vain.
 
 use std::time::Duration;
 
 use crate::config::DrainFor;
 
-/// For so long must nothing have moved.
+/// No movement for this long counts as still.
 const STILL: Duration = Duration::from_millis(5);
 
-/// So often it is tried to hold a program: a busy machine may stop it late.
+/// Maximum number of failed attempts to stop a program: a busy machine may stop it late.
 const HOLDS: u8 = 3;
 
-/// How long which step may take.
+/// Time limits of the steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
-    /// Until nobody is on the way to the program any more. The other times begin then.
+    /// Until no client is in transit to the program. The other times start then.
     pub(super) settle: Duration,
     /// Until no client waits.
     pub(super) clean: Duration,
-    /// Until what the others send next is held back as well.
+    /// Until the input of idle connections is held back as well.
     pub(super) some: Duration,
-    /// Until what was begun is finished, while nothing is held back.
+    /// Until requests in progress are finished, if nothing is held back.
     pub(super) loose: Duration,
-    /// The same while it is.
+    /// The same while input is held back.
     pub(super) held_back: Duration,
-    /// Until all connections are closed, where they are waited for.
+    /// Until all connections are closed, if they are waited for.
     pub(super) connections: Duration,
 }
 
-/// What is known of what clients send next.
+/// How far client input is held back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum HeldBack {
-    /// It comes through.
+    /// Not at all.
     Nothing,
-    /// Of some connections it is held back.
+    /// On some connections.
     Some,
-    /// It is held back.
+    /// On all connections.
     All,
-    /// The kernel does not allow it, or the program cannot be held.
+    /// The kernel does not allow it, or the program cannot be stopped.
     Refused,
 }
 
-/// What a look found.
+/// The result of a survey.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Seen {
-    /// Nobody is on the way to the program any more.
+    /// No client is in transit to the program.
     pub(super) settled: bool,
     /// It has connections.
     pub(super) open: bool,
-    /// A request is under way.
+    /// A request is in progress.
     pub(super) work: bool,
-    /// Of each request under way the kernel may know that there is none, and it answers who asks.
+    /// All requests in progress are uncertain, and the kernel can be asked about them.
     pub(super) unsure: bool,
-    /// A request waits that was not begun.
+    /// An unread request waits.
     pub(super) waiting: bool,
-    /// What is held back may be the rest of a request that was begun.
+    /// The held-back input may be the rest of a request in progress.
     pub(super) stuck: bool,
-    /// Nothing has moved lately.
+    /// Nothing has moved recently.
     pub(super) still: bool,
-    /// An answer may go on after a pause.
+    /// A response may continue after a pause.
     pub(super) paused: bool,
 }
 
-/// What comes after a look at the running program.
+/// The next step after a survey of the running program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Step {
-    /// Look again soon.
+    /// Survey again soon.
     Wait,
-    /// Stop the program where it stands, and look at once.
+    /// Stop the program, and survey at once.
     Hold,
-    /// Tell it to end.
+    /// End the program.
     End,
 }
 
-/// What comes after a look while nothing of it runs.
+/// The next step after a survey of the stopped program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Held {
-    /// Tell it to end.
+    /// End the program.
     End,
-    /// Hold back what clients send next, then let it go on.
+    /// Hold back client input, then continue the program.
     HoldBack {
-        /// Also on connections that are not in use at this moment.
+        /// Also on connections that are not in use now.
         all: bool,
     },
-    /// Let it go on.
+    /// Continue the program.
     LetGo,
 }
 
@@ -111,12 +111,13 @@ pub(super) struct Moment {
     pub(super) drain: DrainFor,
     pub(super) limits: Limits,
     pub(super) held_back: HeldBack,
-    /// How often it was tried in vain to hold the program.
+    /// Number of failed attempts to stop the program.
     pub(super) vain: u8,
 }
 
 impl Moment {
-    /// After a look at the running program, so long after nobody was on the way to it any more; before, after the first look.
+    /// After a survey of the running program. `after` counts from the time when no client was in transit, or before
+    /// that from the first survey.
     pub(super) fn running(&self, after: Duration, seen: Seen) -> Step {
         let clean_is_over = after >= self.limits.clean;
         match (self.drain, seen) {
@@ -126,7 +127,7 @@ impl Moment {
             (DrainFor::Nothing | DrainFor::LongRequests, _) => Step::End,
             (DrainFor::Connections | DrainFor::Requests, Seen { open: false, .. }) => Step::End,
             (DrainFor::Connections, _) if after < self.limits.connections => Step::Wait,
-            // Only while nothing of it runs is it known what is unread.
+            // Unread data is known only while the program is stopped.
             (_, _) if clean_is_over && (self.can_hold_back() || seen.stuck) => Step::Hold,
             (_, Seen { work: true, unsure: true, still: true, .. }) => Step::Hold,
             (_, Seen { work: true, .. } | Seen { still: false, .. } | Seen { paused: true, .. }) => {
@@ -137,7 +138,7 @@ impl Moment {
         }
     }
 
-    /// After a look while nothing of it runs.
+    /// After a survey of the stopped program.
     pub(super) fn held(&self, after: Duration, seen: Seen) -> Held {
         let clean_is_over = after >= self.limits.clean;
         match seen {
@@ -150,7 +151,7 @@ impl Moment {
         }
     }
 
-    /// Some of it did not stand still. It is not tried over and over: the rest of it would stand still most of the time.
+    /// A part of the program did not stop. Attempts are limited: otherwise the rest would be stopped most of the time.
     pub(super) fn not_held(&mut self) -> Held {
         self.vain += 1;
         if self.vain >= HOLDS {
@@ -226,14 +227,14 @@ mod tests {
             let step = moment.running(after, seen);
             let what = format!("{moment:?} {after:?} {seen:?}: {step:?}");
             if after >= ms(4000) {
-                assert_eq!(step, Step::End, "there is an end to it: {what}");
+                assert_eq!(step, Step::End, "the search is bounded: {what}");
             } else if !seen.settled {
-                assert_eq!(step, Step::Wait, "somebody is on the way: {what}");
+                assert_eq!(step, Step::Wait, "a client is in transit: {what}");
             } else if matches!(moment.drain, DrainFor::Nothing | DrainFor::LongRequests) {
                 assert_eq!(step, Step::End, "it finishes the rest itself: {what}");
             } else if step == Step::End {
                 let is_over = after >= moment.limit();
-                assert!(is_over || !seen.open, "only a held program is told before the limit: {what}");
+                assert!(is_over || !seen.open, "only a stopped program ends before the limit: {what}");
             } else if step == Step::Hold && (seen.work || seen.paused) {
                 assert!(
                     moment.can_hold_back() || seen.work && seen.unsure || seen.stuck,
@@ -282,7 +283,7 @@ mod tests {
         assert_eq!(moment.running(ms(500), busy), Step::End);
     }
 
-    /// Clients that ask back to back: each look finds work until what they send next is held back.
+    /// Clients send requests back to back: each survey finds work until their input is held back.
     #[test]
     fn what_is_held_back_brings_the_moment() {
         let mut moment = REQUESTS;
@@ -300,15 +301,15 @@ mod tests {
         assert_eq!(moment.running(ms(30), busy), Step::Hold);
         assert_eq!(moment.held(ms(30), busy), Held::HoldBack { all: false });
         moment.held_back = HeldBack::Some;
-        assert_eq!(moment.running(ms(35), busy), Step::Hold, "one more came to where it can be held back");
+        assert_eq!(moment.running(ms(35), busy), Step::Hold, "one more connection can be held back");
         assert_eq!(moment.held(ms(150), busy), Held::HoldBack { all: true });
         moment.held_back = HeldBack::All;
         assert_eq!(moment.running(ms(155), busy), Step::Wait);
-        // The head of an answer, and its body later.
+        // The head of a response, and its body later.
         let paused = Seen { work: false, still: true, paused: true, ..busy };
         assert_eq!(moment.running(ms(157), paused), Step::Wait);
         assert_eq!(moment.held(ms(157), paused), Held::LetGo);
-        assert_eq!(moment.running(ms(1000), paused), Step::End, "there is an end to it");
+        assert_eq!(moment.running(ms(1000), paused), Step::End, "the search is bounded");
         let rest = Seen { work: false, still: true, ..busy };
         assert_eq!(moment.running(ms(160), rest), Step::Hold);
         assert_eq!(moment.held(ms(160), rest), Held::End);

@@ -1,9 +1,10 @@
-//! What a program says of itself by the protocol of sd_notify(3).
+//! Receives a program's messages of the sd_notify(3) protocol.
 //!
-//! A datagram socket at a path, or in the abstract namespace, named in `NOTIFY_SOCKET`. Only processes of the program are
-//! believed: the kernel tells who sent.
-//! Of the fields these mean something here: `READY`, `STATUS`, `MAINPID`, `STOPPING`, `RELOADING`, `EXTEND_TIMEOUT_USEC` (the shim gives
-//! the signs of life anyway, and an upgrade has one deadline), `FDSTORE` with `FDNAME`, `FDSTOREREMOVE`, and `BARRIER`.
+//! A datagram socket at a path or in the abstract namespace, named in `NOTIFY_SOCKET`. Only processes of the program
+//! are trusted: the kernel reports the sender.
+//! Supported fields: `READY`, `STATUS`, `MAINPID`, `STOPPING`, `RELOADING`, `EXTEND_TIMEOUT_USEC` (without effect: the
+//! shim sends signs of life anyway, and an upgrade has a single deadline), `FDSTORE` with `FDNAME`, `FDSTOREREMOVE`,
+//! and `BARRIER`.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};
@@ -21,27 +22,27 @@ use crate::sys::descriptor::is_duplicate;
 use crate::sys::message::{Received, receive};
 use crate::sys::socket::{AddressFamily, SockFlag, SockType, bind_name, bind_path, pass_credentials, socket};
 
-/// The most descriptors that a program may leave with its shim.
+/// Maximum number of descriptors that a program may store with its shim.
 const STORE_MAX: usize = 64;
-/// The longest datagram. systemd takes no longer one either.
+/// Maximum size of a datagram in bytes, as in systemd.
 const DATAGRAM_MAX: usize = 4096;
-/// The name of a descriptor that was given none, as in sd_pid_notify_with_fds(3).
+/// The name of a descriptor stored without one, as in sd_pid_notify_with_fds(3).
 const UNNAMED: &str = "stored";
 
-/// The socket, and what was left there.
+/// The socket, and the stored descriptors.
 pub(super) struct Notify {
     variable: OsString,
-    /// To be removed at the end.
+    /// Removed on drop.
     path: Option<PathBuf>,
     store: Arc<Mutex<Vec<(String, OwnedFd)>>>,
 }
 
 impl Notify {
-    /// Listens at this path, which nobody else has, or in the abstract namespace at a name with its last part, in a thread that
-    /// ends with the process.
+    /// Listens at this unused path, or at an abstract name with its last component, in a thread that ends with the
+    /// process.
     pub(super) fn listen(path: &Path, kind: NotifySocket, program: Arc<Program>) -> Result<Self, String> {
         let error =
-            |at: &OsStr, error: io::Error| format!("cannot hear READY=1 at {}: {error}", at.display());
+            |at: &OsStr, error: io::Error| format!("cannot receive READY=1 at {}: {error}", at.display());
         let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::empty())
             .map_err(|errno| error(path.as_os_str(), errno.into()))?;
         let (variable, path) = match kind {
@@ -66,7 +67,7 @@ impl Notify {
             .name("handoff-notify".to_owned())
             .spawn(move || {
                 loop {
-                    // What cannot be taken is one datagram, and there may be no descriptors left for it.
+                    // An error affects one datagram; there may be no descriptors left for it.
                     let _ = take_one(&socket, &program, &kept);
                 }
             })
@@ -74,12 +75,12 @@ impl Notify {
         Ok(Self { variable, path, store })
     }
 
-    /// What the program must be told.
+    /// The environment variable for the program.
     pub(super) fn variable(&self) -> (OsString, OsString) {
         ("NOTIFY_SOCKET".into(), self.variable.clone())
     }
 
-    /// What the program has left for its next start, by name.
+    /// The stored descriptors for the program's next start, by name.
     pub(super) fn stored(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         store.iter().map(|(name, fd)| Ok((name.clone(), fd.try_clone()?))).collect()
@@ -94,12 +95,12 @@ impl Drop for Notify {
     }
 }
 
-/// At a path that every user reaches: a program may have given its privileges up before it is ready. Who sends is told by the
-/// kernel, and others are not heard.
+/// Binds a path that every user can reach: a program may have dropped its privileges before it is ready. The kernel
+/// reports the sender, and others are ignored.
 fn bind_for_all(socket: &OwnedFd, path: &Path) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o711).create(directory)?;
-        // The umask of the daemon may have taken that away.
+        // The umask of the daemon may have removed these bits.
         fs::set_permissions(directory, Permissions::from_mode(0o711))?;
     }
     match fs::remove_file(path) {
@@ -117,7 +118,7 @@ fn take_one(socket: &OwnedFd, program: &Program, store: &Store) -> io::Result<()
     let Received { bytes, mut fds, sender, .. } = receive(socket, &mut text, STORE_MAX)?;
     let text = String::from_utf8_lossy(&text[..bytes]);
     let said = Said::parse(&text);
-    // A daemon that forks tells which of its processes is to be asked to end.
+    // A forking daemon names its main process.
     if let Some((pid, sender)) = said.main_pid.zip(sender) {
         program.name_main(pid, sender);
     }
@@ -125,7 +126,7 @@ fn take_one(socket: &OwnedFd, program: &Program, store: &Store) -> io::Result<()
         return Ok(());
     }
     if said.barrier {
-        // The sender waits for the end of the descriptor that it sent, which is here and now.
+        // The sender waits until its descriptor is closed, which happens here.
         fds.clear();
     }
     keep(&said, fds, store);
@@ -162,7 +163,7 @@ struct Said<'t> {
 }
 
 impl<'t> Said<'t> {
-    /// Fields that are not known are passed over, as the man page demands.
+    /// Ignores unknown fields, as the man page requires.
     fn parse(text: &'t str) -> Self {
         let mut said = Self::default();
         for line in text.lines() {
@@ -193,7 +194,7 @@ impl<'t> Said<'t> {
     }
 }
 
-/// As sd_pid_notify_with_fds(3) has it: ASCII, no control characters, no colon, at most 255.
+/// As in sd_pid_notify_with_fds(3): ASCII without control characters and colons, at most 255.
 fn is_fd_name(name: &str) -> bool {
     name.len() <= 255 && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
 }

@@ -1,5 +1,5 @@
-//! What a shim says itself, in the log that it shares with its program, and files of handoff that it cannot make or write. The latter
-//! is no fault of its program, and what helps is done at another place.
+//! The messages of the shim itself, in the log that it shares with its program, and errors about handoff's own files that
+//! the shim cannot create or write. Such an error is not the fault of the program, and its remedy is elsewhere.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -8,17 +8,17 @@ use std::path::{Path, PathBuf};
 
 use crate::keeper::SAYS;
 
-/// Its program may have ended amid a line. So an empty line comes before, in one write with the text; the keeper takes it out where the
-/// program had ended its line.
+/// Writes a message to the log. The program may have ended within a line, so a line break comes first, in one write with
+/// the message. If the program had completed its line, the keeper removes the empty line.
 pub(super) fn say(told: std::fmt::Arguments<'_>) {
-    // Nobody may read it any more.
+    // The log may have no reader any more.
     let _ = io::stderr().write_all(format!("\n{SAYS}{told}\n").as_bytes());
 }
 
-/// How a clause about such a file begins.
+/// Prefix of a clause about such a file.
 const BEGIN: &str = "handoff's own file ";
 
-/// A clause for a person: which file, why, and which disk it lies on.
+/// A clause for a person: the file, the cause, and the file system that holds it.
 pub(super) fn trouble(path: &Path, what: &str, error: &io::Error) -> String {
     use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let remedy = match error.kind() {
@@ -35,12 +35,12 @@ fn told(path: &Path, what: &str, error: &dyn Display) -> String {
     format!("{BEGIN}{} cannot be {what}: {error}", path.display())
 }
 
-/// Whether what a shim says is about such a file, and not about its program.
+/// Whether a message of a shim is about such a file, not about its program.
 pub(crate) fn is_own_trouble(told: &str) -> bool {
     told.starts_with(BEGIN)
 }
 
-/// Where a file system is mounted, and what it is on.
+/// A file system, its device, and its mount point.
 #[derive(Debug, PartialEq, Eq)]
 struct Disk {
     kind: String,
@@ -55,7 +55,7 @@ impl Disk {
         Self::among(&std::fs::read_to_string("/proc/self/mountinfo").ok()?, &device, directory)
     }
 
-    /// proc_pid_mountinfo(5). Of several mounts of a disk, the nearest one.
+    /// Parses proc_pid_mountinfo(5). If the device is mounted more than once, returns the nearest mount.
     fn among(mounts: &str, device: &str, directory: &Path) -> Option<Self> {
         let parse = |line: &str| {
             let (mount, disk) = line.split_once(" - ")?;
@@ -74,7 +74,7 @@ impl Display for Disk {
     }
 }
 
-/// As makedev(3) has it.
+/// See makedev(3).
 fn major(device: u64) -> u64 {
     (device >> 8) & 0xfff | (device >> 32) & !0xfff
 }
@@ -93,7 +93,7 @@ mod tests {
         31 30 254:0 /x /run/x rw - ext4 /dev/vda rw\n";
 
     #[test]
-    fn the_nearest_mount_of_the_disk_is_told() {
+    fn the_nearest_mount_of_the_disk_is_named() {
         let told = |device, path: &str| {
             Disk::among(MOUNTS, device, Path::new(path)).map(|disk| disk.to_string()).unwrap_or_default()
         };
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_handoff_is_told_from_the_word_of_a_program() {
+    fn an_error_about_a_file_of_handoff_differs_from_one_about_a_program() {
         let full = io::Error::from_raw_os_error(28);
         let said = trouble(&std::env::temp_dir().join("x.tree"), "made", &full);
         assert!(

@@ -1,4 +1,4 @@
-//! What the daemon tells a shim when it starts it.
+//! The daemon's instructions for a shim.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Adapter, ListenAddress, Program, Service};
 use crate::sys::seccomp::Calls;
 
-/// The environment variable that holds the plan, as JSON.
+/// The environment variable with the plan, as JSON.
 pub const VARIABLE: &str = "HANDOFF_SHIM";
 
 /// What to run, and how.
@@ -17,31 +17,31 @@ pub const VARIABLE: &str = "HANDOFF_SHIM";
 pub struct Plan {
     /// How the program gets its listeners.
     pub adapter: Adapter,
-    /// How it is treated.
+    /// The settings for the program.
     pub program: Program,
     /// Absolute path of the program.
     pub binary: PathBuf,
     /// Its arguments.
     pub args: Vec<String>,
-    /// How long it may take to end, if nothing else is said.
+    /// Default time to end.
     pub stop_grace: Duration,
-    /// Where it starts.
+    /// The working directory.
     pub working_dir: PathBuf,
-    /// The listeners, in the order in which they come with `Welcome`: names and addresses.
+    /// The listeners in the order of `Welcome`: names and addresses.
     pub listen: Vec<(ListenerName, String)>,
-    /// The listeners at which nobody has served yet: for a unix socket, the first bind says who may connect.
+    /// Listeners that no process has served yet: for a unix socket, the first bind sets the access rights.
     #[serde(default)]
     pub first_binds: Vec<ListenerName>,
-    /// How long the program has for its answers to datagrams, in milliseconds, if the service file says it.
+    /// Time for answers to datagrams in milliseconds, if the service file sets it.
     pub answer_grace_ms: Option<u64>,
-    /// The directory of what the shims of a service share, one after the other.
+    /// The directory that all shims of a service share over time.
     pub shared_dir: PathBuf,
-    /// Where this shim alone leaves what others may want to know of it: `<this>.pid`.
+    /// The path of this shim's own files for others, without extension, such as `<this>.pid`.
     pub own_path: PathBuf,
 }
 
 impl Plan {
-    /// For a process of this service that is started from `binary`.
+    /// A plan for a process of this service that runs `binary`.
     pub fn new(config: &Service, binary: PathBuf, shared_dir: PathBuf, own_path: PathBuf) -> Self {
         let listen = config.listeners.iter();
         Self {
@@ -64,14 +64,14 @@ impl Plan {
         self.shared_dir.join("program.lock")
     }
 
-    /// The plan of this process.
+    /// Reads the plan of this process.
     pub fn of_this_process() -> Result<Self, String> {
         let text = std::env::var(VARIABLE)
-            .map_err(|_| "handoff shim is started by handoff daemon, and does nothing else".to_owned())?;
-        serde_json::from_str(&text).map_err(|error| format!("{VARIABLE} cannot be read: {error}"))
+            .map_err(|_| "handoff shim is an internal command of handoff daemon".to_owned())?;
+        serde_json::from_str(&text).map_err(|error| format!("cannot parse {VARIABLE}: {error}"))
     }
 
-    /// Which calls of the program have to be answered: who has a unix socket is not to remove its path.
+    /// The system calls to intercept: a program with a unix socket must not remove its path.
     pub fn calls(&self) -> Calls {
         let has_path = self.listen.iter().any(|(_, address)| address.starts_with("unix:"));
         if has_path { Calls::SocketsAndPaths } else { Calls::Sockets }

@@ -1,8 +1,7 @@
-//! The program that a shim runs, with everything that it starts.
+//! The program of a shim, with all its descendants.
 //!
-//! The shim is a child subreaper, so whatever becomes an orphan becomes its child: the program is *gone* when the shim has no
-//! child left. One thread does nothing but reap, and tells how the program ended. Whoever waits for something that happens
-//! to it waits at one condition variable.
+//! The shim is a child subreaper, so all orphans become its children: the program is *gone* when the shim has no child
+//! left. One thread only reaps, and reports exit statuses. All waiting threads wait at one condition variable.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -16,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::elsewhere::Elsewhere;
 use super::exec::{self, Spec};
 use super::files::notify_path;
-use super::left::{self, FIRST, First};
+use super::leftovers::{self, FIRST, First};
 use super::life::{Action, Event, Life, State};
 use super::plan::{Plan, VARIABLE};
 use handoff_protocol::ids::ID_VARIABLE;
@@ -33,76 +32,76 @@ use crate::sys::signals::send;
 mod ending;
 mod signals;
 
-/// A process that was told to stop does so at once, unless the kernel holds it or the machine is busy.
+/// A process stops at once after SIGSTOP, unless the kernel holds it or the machine is busy.
 const HELD_WITHIN: Duration = Duration::from_millis(100);
 
-/// The program, and whatever is known of it.
+/// The program and its known state.
 pub(super) struct Program {
     plan: Plan,
-    /// For a thread that outlives the call that starts it.
+    /// For threads that outlive the call that starts them.
     this: Weak<Self>,
-    /// How many files it may have open.
+    /// The program's limit of open files.
     files_limit: u64,
     known: Mutex<Known>,
     changed: Condvar,
 }
 
-/// What is known of the program.
+/// The known state of the program.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// Where it stands.
+    /// The state of its life.
     pub(super) life: Life,
-    /// A process whose end is of interest however it comes, and how it ended.
+    /// A process whose end matters however it comes, and its exit status.
     pub(super) watched: Option<(u32, Option<Exit>)>,
-    /// It has failed, and so has the shim.
+    /// The program has failed, and so has the shim.
     has_failed: bool,
-    /// This shim has asked for its end.
+    /// This shim has requested the end.
     is_unwanted: bool,
-    /// Since when it has been asked to end, and until when it is not killed.
+    /// When its end was requested, and when it may be killed.
     asked: Option<(Instant, Instant)>,
-    /// Those that got the stop signal.
+    /// Processes that got the stop signal.
     told: BTreeSet<u32>,
-    /// Whether a process was seen to have a listener.
+    /// Whether any process was seen with a listener.
     was_served: bool,
-    /// Those of whose end a thread tells.
+    /// Processes that a thread watches.
     watched_by_name: BTreeSet<u32>,
-    /// How often somebody was not believed.
+    /// Number of ignored `MAINPID` messages.
     refusals: u32,
-    /// The listeners of the service, by their inodes.
+    /// The inodes of the service's listeners.
     listeners: BTreeSet<u32>,
-    /// The process that was started, which leads the session of the program.
+    /// The started process, which leads the program's session.
     pub(super) first: Option<ProcessId>,
-    /// Whether it said that it is ready.
+    /// Whether it has sent `READY=1`.
     pub(super) ready: bool,
-    /// What it says of itself, or what was seen of it, for a person.
+    /// Its own or an observed status, for people.
     pub(super) status: String,
-    /// Why it has not got a listener that it asked for, and how long it has to ask again.
+    /// Why it did not receive a requested listener, and how long it may retry.
     pub(super) failed: Option<(String, Duration)>,
-    /// The listeners at which it was seen to arrive: bound, or waiting in the bind.
+    /// The listeners that it was seen to bind, or in whose bind it is held.
     pub(super) bound: Vec<String>,
-    /// What it has bound that is no listener of the service.
+    /// Bound addresses that are not listeners of the service.
     pub(super) elsewhere: Vec<Elsewhere>,
 }
 
-/// What a start needs beyond the plan.
+/// What a start needs besides the plan.
 pub(super) struct Start {
-    /// Descriptors that the program gets from 3 on.
+    /// Descriptors for the program from number 3 on.
     pub(super) listeners: Vec<(String, OwnedFd)>,
-    /// Descriptors that stay open in it, unknown to it.
+    /// Descriptors that stay open in it unknowingly.
     pub(super) inherited: Vec<OwnedFd>,
-    /// Variables besides those of the service.
+    /// Additional environment variables.
     pub(super) env: Vec<(OsString, OsString)>,
-    /// Whether its system calls `bind` and `listen` are to be told.
+    /// Whether to intercept its system calls `bind` and `listen`.
     pub(super) seccomp: bool,
-    /// The listeners of the service that it is to serve at, by their inodes.
+    /// The inodes of the listeners that it must serve.
     pub(super) sockets: BTreeSet<u32>,
 }
 
 impl Program {
-    /// Nothing runs yet. Starts the thread that reaps.
+    /// Starts the reaper thread, but no program yet.
     pub(super) fn new(plan: Plan) -> io::Result<Arc<Self>> {
         adopt_orphans()?;
-        // This process holds what the program has, and what it needs itself.
+        // This process holds the program's descriptors and its own.
         let files_limit = raise_files_limit()?;
         let program = Arc::new_cyclic(|this| Self {
             plan,
@@ -116,16 +115,16 @@ impl Program {
         Ok(program)
     }
 
-    /// Starts it. Gives the notify descriptor of its system calls, if that was asked for. Call it from a thread that lives
-    /// as long as the process: with its end the program would be killed.
+    /// Starts the program. Returns the notify descriptor, if requested. Call it from a thread that lives as long as the
+    /// process: when the thread ends, the kernel kills the program.
     pub(super) fn start(&self, start: Start) -> io::Result<Option<OwnedFd>> {
-        // Held until the pid is known, so that its end is not told before.
+        // Held until the pid is known, so that its end is not reported earlier.
         let mut known = self.known();
         let spec = Spec {
             binary: self.plan.binary.clone(),
             args: self.plan.args.iter().map(OsString::from).collect(),
             env: environment()
-                .chain([(left::VARIABLE.into(), self.trace_path().into())])
+                .chain([(leftovers::VARIABLE.into(), self.trace_path().into())])
                 .chain(start.env)
                 .collect(),
             working_dir: self.plan.working_dir.clone(),
@@ -141,14 +140,14 @@ impl Program {
         *known = Known { listeners: start.sockets, first, ..Known::default() };
         known.life.step(Event::Started(started.pid));
         self.note_pid(started.pid);
-        // What an earlier one said.
+        // Remove the message about an earlier program.
         let _ = fs::remove_file(self.plan.own_path.with_extension(super::REFUSED));
         self.changed.notify_all();
         Ok(started.notify)
     }
 
-    /// For whoever ends what this shim leaves if it is killed. One that has ended by now has the id of the session, and an age that no
-    /// other process has that gets its pid.
+    /// Records the first process for the cleanup after this shim is killed. A process that has ended by now still has
+    /// the session id, and a start time that no process with the reused pid has.
     fn note_first(&self, pid: u32) -> Option<ProcessId> {
         let process =
             ProcessId::of(pid).or_else(|_| ProcessId::own().map(|own| ProcessId { pid, ..own })).ok()?;
@@ -160,12 +159,12 @@ impl Program {
         Some(process)
     }
 
-    /// The file that all of it has open.
+    /// The file that all of its processes have open.
     pub(super) fn trace_path(&self) -> PathBuf {
         self.plan.own_path.with_extension(super::TRACE)
     }
 
-    /// For the daemon, and for the next shim of this service.
+    /// Records the pid for the daemon, and for the next shim of this service.
     fn note_pid(&self, pid: u32) {
         let path = self.plan.own_path.with_extension(super::PID);
         if let Err(error) = fs::write(&path, format!("{pid}\n")) {
@@ -173,7 +172,7 @@ impl Program {
         }
     }
 
-    /// Waits until `look` gives something, at the most so long. It is asked again whenever anything changes.
+    /// Waits until `look` returns a value, or until the limit. Calls it again after every change.
     pub(super) fn wait<T>(
         &self,
         limit: Option<Duration>,
@@ -198,18 +197,18 @@ impl Program {
         }
     }
 
-    /// Something was learnt.
+    /// Records a change, and wakes all waiting threads.
     pub(super) fn learn(&self, what: impl FnOnce(&mut Known)) {
         what(&mut self.known());
         self.changed.notify_all();
     }
 
-    /// Whether any process of it is there.
+    /// Whether any process of it exists.
     pub(super) fn lives(&self) -> bool {
         self.known().lives()
     }
 
-    /// It serves at these listeners, by their inodes, as is known from now on.
+    /// Records the inodes of the listeners that it serves.
     pub(super) fn serves_at(&self, sockets: BTreeSet<u32>) {
         self.learn(|known| known.listeners = sockets);
     }
@@ -220,20 +219,20 @@ impl Program {
         tree_of(own).into_iter().filter(|pid| *pid != own).collect()
     }
 
-    /// Whether any of it does something at this moment, or would if it could.
+    /// Whether any process of it is running, runnable, or waiting for a disk.
     pub(super) fn is_busy(&self) -> bool {
         self.tree().into_iter().any(is_busy)
     }
 
-    /// Tells it that it drains, if it is one that wants to know.
+    /// Notifies it of the drain, if it is configured for that.
     pub(super) fn tell_of_drain(&self) {
         if let Some(told) = self.plan.program.drain_signal {
             self.receivers().into_iter().for_each(|pid| send(pid, told.signal()));
         }
     }
 
-    /// Stops all of it where it stands (SIGSTOP), until [`Self::let_go`] or [`Self::end`]. Says whether nothing of it runs any
-    /// more; waits at the most [`HELD_WITHIN`] for that.
+    /// Stops all its processes (SIGSTOP), until [`Self::let_go`] or [`Self::end`]. Waits up to [`HELD_WITHIN`], and
+    /// returns whether all have stopped.
     pub(super) fn hold(&self) -> bool {
         let until = Instant::now() + HELD_WITHIN;
         loop {
@@ -241,7 +240,7 @@ impl Program {
             for pid in &tree {
                 send(*pid, Signal::SIGSTOP);
             }
-            // Until the last of them stood still, it may have started another one.
+            // Until the last process stopped, it may have started another one.
             if tree.iter().all(|pid| is_stopped(*pid)) && self.tree() == tree {
                 return true;
             }
@@ -252,29 +251,29 @@ impl Program {
         }
     }
 
-    /// Lets it go on, all of it: also what has stopped itself, or was stopped by somebody else.
+    /// Continues all its processes, including those that were stopped by themselves or by others.
     pub(super) fn let_go(&self) {
         for pid in self.tree() {
             send(pid, Signal::SIGCONT);
         }
     }
 
-    /// Whether it runs, and nobody has asked it to end.
+    /// Whether it runs without a request to end.
     pub(super) fn is_whole(&self) -> bool {
         self.known().life.is_whole()
     }
 
-    /// Somebody relies on it from now on.
+    /// From now on the service relies on it.
     pub(super) fn serves(&self) {
         self.feed(Event::Serves);
         self.note_server();
     }
 
-    /// Lets one thing happen, and does what follows. Gives what was to be done.
+    /// Processes one event, and performs the actions. Returns them.
     fn feed(&self, event: Event) -> Vec<Action> {
         let (mut before, mut after, mut actions) = (Life::default(), State::Absent, Vec::new());
         self.learn(|known| {
-            // Not looked at before: the first process may end meanwhile, and then another one is to be asked.
+            // Not read before: the first process may end in the meantime, and then another one must be asked.
             before = known.life;
             if let (Event::Exited(pid, exit), Some((watched, ended))) = (event, &mut known.watched)
                 && pid == *watched
@@ -285,7 +284,7 @@ impl Program {
             known.has_failed |= actions.contains(&Action::Fail);
             after = known.life.state();
         });
-        // Who was taken for the server was the process that has left it behind.
+        // The process that was recorded as the server has daemonized and left it behind.
         if after != before.state() && matches!(after, State::Daemonised { .. }) {
             self.note_server();
         }
@@ -303,7 +302,7 @@ impl Program {
         actions
     }
 
-    /// Nothing of it is left, so nothing is to be found.
+    /// Removes its files: nothing of it is left.
     pub(super) fn forget(&self) {
         if !self.lives() {
             let _ = fs::remove_file(notify_path(&self.plan.own_path));
@@ -321,7 +320,7 @@ impl Program {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reaps without end: the program, and whoever becomes an orphan of it.
+    /// Reaps forever: the program, and its orphans.
     fn reap(&self) {
         loop {
             match reap_any(true) {
@@ -332,7 +331,7 @@ impl Program {
         }
     }
 
-    /// There was no child. A start that was under way meanwhile has one by the time at which it lets go of the lock.
+    /// There was no child. A concurrent start has one by the time it releases the lock.
     fn await_next(&self) {
         let mut known = self.known();
         match reap_any(false) {
@@ -352,21 +351,21 @@ impl Program {
 }
 
 impl Known {
-    /// Whether any process of it is there.
+    /// Whether any process of it exists.
     pub(super) fn lives(&self) -> bool {
         self.life.lives()
     }
 
-    /// How the process that counts ended, if it has.
+    /// The exit status of the main process, once it has ended.
     pub(super) fn ended(&self) -> Option<Exit> {
         self.life.exit()
     }
 }
 
-/// The environment of this process, less what is for it alone.
+/// The environment of this process without its own variables.
 fn environment() -> impl Iterator<Item = (OsString, OsString)> {
-    let own = [ADOPT_VARIABLE, CHANNEL_VARIABLE, VARIABLE, left::VARIABLE];
-    debug_assert!(!own.contains(&ID_VARIABLE), "it tells whose processes they are");
+    let own = [ADOPT_VARIABLE, CHANNEL_VARIABLE, VARIABLE, leftovers::VARIABLE];
+    debug_assert!(!own.contains(&ID_VARIABLE), "it identifies the processes");
     std::env::vars_os().filter(move |(name, _)| !own.iter().any(|own| name.as_os_str() == *own))
 }
 

@@ -1,32 +1,31 @@
-//! Which processes of a program get its stop signal.
+//! Selects the processes of a program that receive its stop signal.
 //!
-//! A signal reaches one process. A wrapper that is not the server, such as a shell script or `npm start`, does not pass it on: the
-//! wrapper ends, or stays, and the server learns of nothing. So the one that serves gets it, and the others only if they are still there
-//! when it has ended.
+//! A signal reaches one process. A wrapper such as a shell script or `npm start` does not pass it on: the wrapper ends,
+//! or stays, and the server gets no signal. So the serving process gets it, and the others only if they still exist
+//! after it has ended.
 
 use crate::config::StopMode;
 
-/// A process of the program, as one look finds it.
+/// A process of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Process {
     /// The process.
     pub(super) pid: u32,
-    /// Its parent; that of the first ones is none of the program.
+    /// Its parent; for the topmost processes that is outside of the program.
     pub(super) parent: u32,
-    /// What tells the program that it executes from another one; `None` if that cannot be seen.
+    /// Identifies its executable; `None` if not visible.
     pub(super) program: Option<(u64, u64)>,
     /// Whether it has a listener of the service.
     pub(super) has_listener: bool,
 }
 
-/// Those that get the signal, of `all`. `main` is the process that counts, if there is one; `is_named` tells whether the program has named
-/// it itself.
+/// The receivers among `all`. `main` is the main process, if there is one; `is_named`: the program has named it itself.
 pub(super) fn receivers(mode: StopMode, main: Option<u32>, is_named: bool, all: &[Process]) -> Vec<u32> {
     let find = |pid: u32| all.iter().find(|process| process.pid == pid);
     let main = main.and_then(find);
     let first: Vec<&Process> = match main {
         Some(main) => vec![main],
-        // A daemon: whatever has no parent in it.
+        // A daemon: all processes without a parent in the program.
         None => all.iter().filter(|process| find(process.parent).is_none()).collect(),
     };
     let pids = |found: Vec<&Process>| found.into_iter().map(|process| process.pid).collect();
@@ -42,7 +41,7 @@ pub(super) fn receivers(mode: StopMode, main: Option<u32>, is_named: bool, all: 
     }
 }
 
-/// The topmost processes that have a listener, from this one on. Whoever has workers passes the signal on to them himself.
+/// The topmost processes with a listener, from this one on. A server with workers passes the signal on itself.
 fn servers_below<'a>(process: &'a Process, all: &'a [Process]) -> Vec<&'a Process> {
     let children = || all.iter().filter(|child| child.parent == process.pid && child.pid != process.pid);
     if !process.has_listener {
@@ -50,7 +49,7 @@ fn servers_below<'a>(process: &'a Process, all: &'a [Process]) -> Vec<&'a Proces
     }
     let mut only = children();
     match (only.next(), only.next()) {
-        // A wrapper that was given the listeners, and has handed them to another program: its server.
+        // A wrapper that has passed its listeners to another program: the server.
         (Some(child), None) if child.has_listener && differ(process, child) => servers_below(child, all),
         _ => vec![process],
     }
@@ -93,19 +92,19 @@ mod tests {
         assert_eq!(mixed(Some(10), &[(10, 1, SHELL, false), (11, 10, SERVER, true)]), [11]);
         let npm = [(10, 1, NODE, false), (11, 10, SHELL, false), (12, 11, NODE, true), (13, 12, NODE, true)];
         assert_eq!(mixed(Some(10), &npm), [12]);
-        // The same with listeners that are given: then the wrappers have them as well.
+        // The same with inherited listeners: then the wrappers have them as well.
         let npm = [(10, 1, NODE, true), (11, 10, SHELL, true), (12, 11, NODE, true)];
         assert_eq!(mixed(Some(10), &npm), [12]);
         // Several servers below one wrapper.
         let two = [(10, 1, SHELL, false), (11, 10, SERVER, true), (12, 10, SERVER, true)];
         assert_eq!(mixed(Some(10), &two), [11, 12]);
-        // A server that has started something else, which has the listener by mistake, and something that has not.
+        // A server that has started other programs, one of which has the listener by mistake.
         assert_eq!(
             mixed(Some(10), &[(10, 1, SERVER, true), (11, 10, SHELL, true), (12, 10, SHELL, true)]),
             [10]
         );
         assert_eq!(mixed(Some(10), &[(10, 1, SERVER, true), (11, 10, SHELL, false)]), [10]);
-        // Nobody can be seen to have it: the first.
+        // No process has a visible listener: the first.
         assert_eq!(mixed(Some(10), &[(10, 1, 0, false), (11, 10, 0, false)]), [10]);
         // A daemon, whose first process is gone.
         assert_eq!(mixed(None, &[(11, 1, SERVER, true), (12, 11, SERVER, true)]), [11]);
@@ -119,7 +118,7 @@ mod tests {
         assert_eq!(receivers(StopMode::Group, Some(10), false, &all), [10, 11, 12]);
         // The program has named its main process.
         assert_eq!(receivers(StopMode::Mixed, Some(12), true, &all), [12]);
-        // What was named is gone: as if nothing had been.
+        // The named process is gone: as if none had been named.
         assert_eq!(receivers(StopMode::Mixed, Some(99), true, &all), [11]);
     }
 }

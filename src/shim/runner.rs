@@ -1,8 +1,8 @@
-//! Runs the program: starts it, finds out when it is ready, and drains, seals and resumes it.
+//! Runs the program: starts it, waits until it is ready, and drains, seals and resumes it.
 //!
-//! In overlap mode the program has a slot of its own, and the daemon steers. In exclusive mode the shims of a service share two
-//! slots, and whoever holds the data lock decides: who seals lets new connections wait at the other slot, and the next
-//! program starts there, whichever it is.
+//! In overlap mode the program has its own slot, and the daemon steers. In exclusive mode the shims of a service share
+//! two slots, and the holder of the data lock steers: sealing lets new connections wait at the other slot, and the next
+//! program starts there, whichever version it is.
 
 mod binding;
 mod search;
@@ -29,21 +29,21 @@ use crate::service::{BoxError, Drain, Seal, Server};
 use crate::slots::census::Census;
 use crate::slots::peers::has_connected;
 
-/// How often it is looked in the gap whether the program has finished something.
+/// Polling interval in the gap.
 const TICK: Duration = Duration::from_millis(5);
-/// How often before: to look at all connections takes the kernel some milliseconds on a large machine.
+/// Polling interval before the gap: a survey of all connections takes milliseconds of kernel time on a large machine.
 const DRAIN_TICK: Duration = Duration::from_millis(50);
-/// A request that is as old is a long one, which is waited for before the gap.
+/// A request this old counts as long, and is waited for before the gap.
 const LONG_REQUEST_MS: u64 = 100;
-/// Where the kernel does not tell which connections are at rest, it is looked at them for so long while that costs nothing.
+/// How long a drain surveys the connections if the kernel does not report which are idle, while waiting costs nothing.
 const FAMILIAR_AFTER: Duration = Duration::from_millis(400);
-/// A queue that was never empty and never got shorter for so long is one that nobody accepts from.
+/// A queue that was not empty and did not shrink for this long has no acceptor.
 const ACCEPTS_WITHIN: Duration = Duration::from_millis(200);
-/// The same of a program that has connections: it may be at work on one, and accept the next one after that.
+/// The same for a program with connections: it may be serving one, and accept the next one afterwards.
 const BUSY_ACCEPTS_WITHIN: Duration = Duration::from_secs(1);
-/// While new connections wait: how long which step may take before the program is told to end.
+/// Time limits before the program ends while new connections wait.
 const IN_GAP: Limits = Limits {
-    // What is in the queue is accepted one after the other, and each may take its time.
+    // The queue is accepted one connection after the other, and each may take a while.
     settle: Duration::from_secs(3),
     clean: Duration::from_millis(30),
     some: Duration::from_millis(150),
@@ -51,9 +51,9 @@ const IN_GAP: Limits = Limits {
     held_back: Duration::from_secs(3),
     connections: Duration::from_secs(1),
 };
-/// The same where requests may be cut: clients wait meanwhile.
+/// The same if requests may be cut: clients wait in the meantime.
 const CUT_IN_GAP: Limits = Limits { held_back: Duration::from_secs(1), ..IN_GAP };
-/// While another program serves already, and so no client waits for it.
+/// The same while another program already serves, so no client waits.
 const BESIDE: Limits = Limits {
     clean: Duration::from_millis(300),
     some: Duration::from_millis(600),
@@ -64,12 +64,12 @@ const BESIDE: Limits = Limits {
 /// A program that has not bound its listeners by then never will.
 const BIND_WITHIN: Duration = Duration::from_secs(60);
 
-/// How long an answer may pause, if the service file does not say it: clients wait in exclusive mode, and in overlap mode none does.
+/// Maximum pause within a response, unless the service file sets it: shorter in exclusive mode, where clients wait.
 fn answer_pause(mode: Mode) -> Duration {
     Duration::from_millis(if mode == Mode::Exclusive { 100 } else { 1000 })
 }
 
-/// The program of a shim, with all that is needed to run it.
+/// The program of a shim, and everything needed to run it.
 pub(super) struct Runner {
     plan: Plan,
     mode: Mode,
@@ -80,16 +80,16 @@ pub(super) struct Runner {
     swap: Option<Arc<Injector>>,
     trace: Trace,
     lock: Option<ProgramLock>,
-    /// Whether this process is sent away before it was committed.
+    /// Whether this process is dismissed before it was committed.
     refused: bool,
-    /// Whether it could not be sealed. If that is asked for once more, it is to leave in any case.
+    /// Whether a seal has failed. A second seal then ends the program in any case.
     has_failed: bool,
-    /// Which party this process is for the crash tests.
-    party: &'static str,
+    /// The role of this process, for crash points.
+    role: &'static str,
 }
 
 impl Runner {
-    /// Nothing is started yet.
+    /// Creates the runner; starts nothing.
     pub(super) fn new(
         plan: Plan,
         mode: Mode,
@@ -107,7 +107,7 @@ impl Runner {
         let trace_path = program.trace_path();
         let trace = Trace::leave(&trace_path).map_err(|error| own::trouble(&trace_path, "made", &error))?;
         let listeners = Arc::new(listeners);
-        let (swap, lock, party) = (None, None, "successor");
+        let (swap, lock, role) = (None, None, "successor");
         let (refused, has_failed) = (false, false);
         Ok(Self {
             plan,
@@ -121,7 +121,7 @@ impl Runner {
             lock,
             refused,
             has_failed,
-            party,
+            role,
         })
     }
 
@@ -130,7 +130,7 @@ impl Runner {
         &self.program
     }
 
-    /// Takes over from whoever ran the program before: for the holder of the data lock.
+    /// Takes over from an earlier program. For the holder of the data lock.
     pub(super) fn take_over(&mut self) -> Result<(), String> {
         let mut lock = self.opened_lock()?;
         lock.take(|| self.program.tree())
@@ -138,20 +138,20 @@ impl Runner {
         self.lock = Some(lock);
         self.note_program();
         self.listeners.take_over()?;
-        // One that waits in its first bind was started before it was known which slot it is to get.
+        // A program that is held in its first bind was started before its slot was known.
         self.listeners.prepare_places();
         self.program.serves_at(self.listeners.inodes());
         Ok(())
     }
 
-    /// What was started before is to hold it as well, so that is the same open file.
+    /// The program that was started before must share it, so this is the same open file.
     fn opened_lock(&mut self) -> Result<ProgramLock, String> {
         let path = self.plan.lock_path();
         let opened = self.lock.take().map_or_else(|| ProgramLock::open(path.clone()), Ok);
         opened.map_err(|error| own::trouble(&path, "opened", &error))
     }
 
-    /// Starts the program. With `park` it is held where it binds, until [`Runner::release`].
+    /// Starts the program. With `park` it is held in its first bind until [`Runner::release`].
     pub(super) fn start(&mut self, park: bool) -> Result<(), String> {
         self.listeners.prepare_places();
         let injects = self.plan.adapter == Adapter::Inject;
@@ -174,13 +174,13 @@ impl Runner {
         }
         let sockets = self.listeners.inodes();
         let start = Start { listeners, inherited, env, seccomp: injects, sockets };
-        crash_point!("shim/{}/start", self.party);
+        crash_point!("shim/{}/start", self.role);
         let notify = self.program.start(start).map_err(error)?;
-        crash_point!("shim/{}/started", self.party);
+        crash_point!("shim/{}/started", self.role);
         self.note_program();
         if let Some(notify) = notify {
             let seen = Arc::new(Watched(Arc::clone(&self.program)));
-            let slots = Arc::new(Swap { listeners: Arc::clone(&self.listeners), party: self.party });
+            let slots = Arc::new(Swap { listeners: Arc::clone(&self.listeners), role: self.role });
             let injector = Arc::new(Injector::new(notify, slots, seen, park));
             let running = Arc::clone(&injector);
             std::thread::Builder::new()
@@ -192,29 +192,29 @@ impl Runner {
         Ok(())
     }
 
-    /// For the next shim, which may not be able to look at the processes of this one.
+    /// Records the program for the next shim, which may not be able to see its processes.
     fn note_program(&self) {
         let first = self.program.wait(Some(Duration::ZERO), |known| known.first.clone());
         if let Some((lock, first)) = self.lock.as_ref().zip(first)
             && let Err(error) = lock.note(first, &self.program.trace_path())
         {
-            say!("the next shim will not know the program of this one: {error}");
+            say!("cannot record the program for the next shim: {error}");
         }
     }
 
-    /// Lets a parked program go on.
+    /// Releases a held program.
     pub(super) fn release(&self) {
         if let Some(swap) = &self.swap {
             swap.release();
         }
     }
 
-    /// Waits until the program waits in its first bind, or is found not to come to it.
+    /// Waits until the program is held in its first bind, or is found not to reach it.
     pub(super) fn await_parked(&self) -> Result<(), String> {
         self.await_binds(1)
     }
 
-    /// Waits until the program is ready, as far as it can say so itself.
+    /// Waits until the program is ready, as far as it reports that.
     pub(super) fn await_ready(&self) -> Result<(), String> {
         let binds = if self.plan.adapter == Adapter::Inject { self.plan.listen.len() } else { 0 };
         self.await_binds(binds)?;
@@ -224,14 +224,14 @@ impl Runner {
             true => (!says || known.ready).then_some(Ok(())),
         });
         ready.unwrap_or(Ok(()))?;
-        crash_point!("shim/{}/ready", self.party);
+        crash_point!("shim/{}/ready", self.role);
         self.listeners.lengthen_queues();
         self.listeners.tell_of_lost();
         self.program.serves();
         Ok(())
     }
 
-    /// Whether a request is under way that takes long, or this cannot be told yet.
+    /// Whether a long request is in progress, or this is still unknown.
     fn has_long_request(&mut self, looked_for: Duration) -> Result<bool, BoxError> {
         let survey = self.census.survey(|| self.program.tree())?;
         let is_unknown = survey.unsure > 0 && !self.census.may_ask() && looked_for < FAMILIAR_AFTER;
@@ -243,14 +243,15 @@ impl Runner {
         Ok(!self.census.is_empty(tree)? || has_connected(&self.listeners.addresses, tree)?)
     }
 
-    /// Whether the program has nothing, and takes nothing of what waits for it. One that was never committed has no clients,
-    /// unless as a canary.
+    /// Whether the program has no connections and accepts none. A program that was never committed has no clients,
+    /// except as a canary.
     fn accepts_nothing(&mut self) -> Result<bool, BoxError> {
         let idle = self.listeners.left_waiting()? > 0 && self.census.is_empty(|| self.program.tree())?;
         Ok(idle && !self.accepts()?)
     }
 
-    /// Whether the program takes what waits for it. Of a queue that is full again at each look that is seen at the connections.
+    /// Whether the program accepts waiting connections. If the queue is always full, new connections of the program
+    /// show that.
     fn accepts(&mut self) -> Result<bool, BoxError> {
         let began = Instant::now();
         let mut waiting = self.listeners.waiting()?;
@@ -261,7 +262,7 @@ impl Runner {
             if !held.is_subset(first) {
                 return Ok(true);
             }
-            // One that had none at the first look may have been between two of them.
+            // A program without connections at the first check may have been between two of them.
             let limit = if first.is_empty() { ACCEPTS_WITHIN } else { BUSY_ACCEPTS_WITHIN };
             if began.elapsed() > limit {
                 return Ok(false);
@@ -276,20 +277,21 @@ impl Runner {
         Ok(true)
     }
 
-    /// The program has so long from its stop signal on.
+    /// Ends the program; `grant` is its time from the stop signal on.
     fn end(&mut self, grant: Duration) -> Result<(), BoxError> {
         crash_point!("shim/incumbent/end");
         let (program, census, listeners) = (&self.program, &mut self.census, &self.listeners);
         let steer = || {
             if let Err(error) = listeners.steer_as_it_ends(|| program.lives()) {
-                say!("new connections may go elsewhere until the program has ended: {error}");
+                say!("a foreign socket may get new connections until the program has ended: {error}");
             }
         };
         std::thread::scope(|scope| {
             if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, steer) {
-                say!("new connections may go elsewhere until the program has ended: {error}");
+                say!("a foreign socket may get new connections until the program has ended: {error}");
             }
-            // One that ends in order answers what it still reads; one that ends at once must not begin anything.
+            // A program that handles the signal answers what it still reads; one that ends at once must not begin
+            // anything.
             program.end_meanwhile(grant, || census.let_in())
         })?;
         crash_point!("shim/incumbent/ended");
@@ -300,7 +302,7 @@ impl Runner {
         Ok(())
     }
 
-    /// The program finishes what it has.
+    /// Lets the program finish its work.
     fn finish(&mut self, cut: bool) -> Result<(), BoxError> {
         let idle = self.mode == Mode::Overlap && self.refused && self.accepts_nothing()?;
         match self.mode {
@@ -311,8 +313,8 @@ impl Runner {
         Ok(())
     }
 
-    /// New connections wait at the other slot from now on; the program finishes what it has. Of one that is not seen to accept they go
-    /// on waiting where they are, for the next one; if it has none, it finishes nothing.
+    /// Lets new connections wait at the other slot, and the program finish its work. If the program does not accept,
+    /// they stay where they are for the next one; without connections it has nothing to finish.
     fn finish_alone(&mut self, cut: bool) -> Result<(), BoxError> {
         let switches = self.accepts()?;
         if !switches && !self.has_connections()? {
@@ -332,7 +334,7 @@ impl Runner {
 
 impl Server for Runner {
     fn drain(&mut self, drain: Drain) -> Result<(), BoxError> {
-        self.party = "incumbent";
+        self.role = "incumbent";
         self.listeners.look();
         self.refused = drain.is_refused();
         self.program.tell_of_drain();
@@ -347,10 +349,10 @@ impl Server for Runner {
                 (Mode::Overlap, DrainFor::Requests | DrainFor::LongRequests) => {
                     self.listeners.left_waiting()? == 0 && !self.has_long_request(began.elapsed())?
                 }
-                // It still gets new ones, so there are always some that are young.
+                // It still gets new connections, so some are always young.
                 (Mode::Exclusive, _) => !self.has_long_request(began.elapsed())?,
             };
-            // The supervisor ends the drain of a process that was committed. Of one that was not it may be gone.
+            // The supervisor ends the drain of a committed process. For a dismissed one it may be gone.
             let is_over = self.refused && began.elapsed() >= drain.grace();
             if finished || is_over || drain.wait(DRAIN_TICK) {
                 return Ok(());
@@ -359,12 +361,12 @@ impl Server for Runner {
     }
 
     fn seal(&mut self, seal: Seal) -> Result<(), BoxError> {
-        self.party = "incumbent";
-        // What it has is told anew.
+        self.role = "incumbent";
+        // Reported again below.
         let _ = std::fs::remove_file(self.plan.own_path.with_extension(LEFT));
         match self.finish(seal.may_cut()) {
             Err(error) if self.has_failed => {
-                say!("the program is told to end although {error}");
+                say!("ending the program although {error}");
             }
             finished => {
                 self.has_failed = finished.is_err();
@@ -372,14 +374,14 @@ impl Server for Runner {
             }
         }
         self.end(seal.grant().unwrap_or(self.plan.stop_grace))?;
-        // What came too late for the program would wait for ever.
+        // Late arrivals would wait forever.
         self.listeners.dismiss_left()?;
         self.listeners.tell_of_lost();
         Ok(())
     }
 
     fn resume(&mut self) -> Result<(), BoxError> {
-        self.party = "incumbent";
+        self.role = "incumbent";
         self.has_failed = false;
         match self.mode {
             Mode::Overlap if self.program.is_whole() => return Ok(()),

@@ -1,4 +1,4 @@
-//! What the adapter `inject` is told of the listeners, and what it tells of the program.
+//! Connects the adapter `inject` with the listeners and the program.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,14 +14,14 @@ use crate::config::ListenAddress;
 use crate::crash_points::crash_point;
 use crate::slots::Access;
 
-/// More of what a program binds elsewhere is not remembered.
+/// Maximum number of other addresses to remember.
 const ELSEWHERE_MAX: usize = 256;
 
-/// The listeners that the program gets when it binds: those of the slot that counts at that moment.
+/// The listeners for the program's binds: those of the slot that is current at that moment.
 pub(super) struct Swap {
     pub(super) listeners: Arc<Listeners>,
-    /// Which party this process is for the crash tests.
-    pub(super) party: &'static str,
+    /// The role of this process, for crash points.
+    pub(super) role: &'static str,
 }
 
 impl Slots for Swap {
@@ -30,7 +30,7 @@ impl Slots for Swap {
     }
 
     fn current(&self, name: &str) -> io::Result<OwnedFd> {
-        crash_point!("shim/{}/bind", self.party);
+        crash_point!("shim/{}/bind", self.role);
         self.listeners.current_of(name)
     }
 
@@ -42,18 +42,18 @@ impl Slots for Swap {
 
     fn path_removed(&self, name: &str, path: &Path) {
         if let Err(error) = self.listeners.put_back(name) {
-            say!("the program has removed {}, which cannot be put back: {error}", path.display());
+            say!("cannot restore {}, which the program has removed: {error}", path.display());
         }
     }
 }
 
-/// One whose bind was refused has so long for another one.
+/// Patience with a program whose bind was refused, for another bind.
 const AFTER_REFUSAL: Duration = Duration::from_secs(1);
 
-/// One that has bound something else at the port of a listener has so long to bind the listener too.
+/// Patience with a program that has bound another address with a listener's port, until it binds the listener too.
 const AFTER_NEAR: Duration = Duration::from_secs(10);
 
-/// What the program does is what is known of it.
+/// Records the program's actions in its known state.
 pub(super) struct Watched(pub(super) Arc<Program>);
 
 impl Watcher for Watched {
@@ -68,7 +68,7 @@ impl Watcher for Watched {
                 known.status = event.to_string();
                 let same_port = matches!(why, Why::Elsewhere(_) | Why::Several(_));
                 let found = instead.clone().map(|address| Elsewhere { address, same_port });
-                // Workers that bind it once more have nothing new to tell.
+                // Workers that bind it again add nothing new.
                 let found = found.filter(|found| !known.elsewhere.contains(found));
                 known.elsewhere.extend(found.filter(|_| known.elsewhere.len() < ELSEWHERE_MAX));
             }
@@ -79,7 +79,7 @@ impl Watcher for Watched {
                 say!("{event}");
                 self.0.learn(|known| known.failed = Some((event.to_string(), AFTER_REFUSAL)));
             }
-            // One that could be meant for a listener of the service.
+            // It might be intended as a listener of the service.
             Event::Passed { why, .. } if why.is_near() => {
                 self.0.learn(|known| {
                     known.failed.get_or_insert((event.to_string(), AFTER_NEAR));

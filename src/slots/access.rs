@@ -1,25 +1,25 @@
-//! Mode and owner of a unix socket's file, which say who may connect.
+//! Mode and owner of a unix socket's file, which decide who may connect.
 
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::path::Path;
 
-/// Like a TCP port on the loopback: open to every local user who may pass the directory. Also what systemd does.
+/// Like a TCP port on loopback: open to every local user who can reach the directory. systemd has the same default.
 const DEFAULT_MODE: u32 = 0o666;
 
-/// What is set when a unix socket is opened. Whatever is changed later, by the program or by hand, stays.
+/// Mode and owner that a new unix socket gets. Later changes, by the program or by hand, stay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Access {
-    /// Permission bits; 0666 if nothing is said.
+    /// Permission bits; `None`: 0666.
     pub mode: Option<u32>,
-    /// Who owns it, if not the user of the daemon.
+    /// User id of the owner; `None`: the daemon's user.
     pub user: Option<u32>,
-    /// Its group, if not that of the daemon.
+    /// Group id; `None`: the daemon's group.
     pub group: Option<u32>,
 }
 
-/// Sets what is said, and the default mode if none is. The owner comes first: nobody is let in meanwhile who should not be.
+/// Sets owner and mode. The owner comes first, so that no wrong user gets access in between.
 pub(super) fn set(name: &Path, access: &Access) -> io::Result<()> {
     if access.user.is_some() || access.group.is_some() {
         lchown(name, access.user, access.group)?;
@@ -30,13 +30,13 @@ pub(super) fn set(name: &Path, access: &Access) -> io::Result<()> {
 /// Mode, user and group of a file.
 pub(super) type Found = (u32, u32, u32);
 
-/// What a name's file has.
+/// Reads them from a file.
 pub(super) fn of(name: &Path) -> Option<Found> {
     fs::symlink_metadata(name).map(|found| (found.mode() & 0o7777, found.uid(), found.gid())).ok()
 }
 
-/// Gives one name's mode and owner to another's file, and tells what that was. What this process may not set stays: another
-/// user has changed a file that is not this process's, and connections have to go somewhere.
+/// Copies one file's mode and owner to another. Returns what it has read. Ignores failures: the file may belong to a
+/// user who has changed it, and connections must still go somewhere.
 pub(super) fn copy(from: &Path, to: &Path) -> Option<Found> {
     let (wanted, found) = (of(from)?, of(to)?);
     let (mode, user, group) = wanted;

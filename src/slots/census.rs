@@ -1,8 +1,8 @@
-//! Who still has connections to the addresses of a service, and whether requests are under way on them.
+//! Which processes still have connections to the addresses of a service, and whether requests are in progress on them.
 //!
 //! A connection is a TCP socket at one of the addresses, or a unix socket accepted from one of the paths, that a
-//! process of a tree has a descriptor of. That the client has ended its side changes nothing: it still waits for its
-//! answer. What waits in an accept queue belongs to nobody.
+//! process of a tree holds. A client that has closed its sending side still waits for a response, so its connection
+//! counts. Connections in an accept queue belong to no process.
 
 mod address;
 mod inner;
@@ -25,65 +25,66 @@ use crate::sys::tcp::{ends_with_acknowledgment, may_ask};
 
 /// Counts the connections of a process tree at some addresses.
 ///
-/// While a process is waited for, one connection that it still has is enough to know. So a look for any ends at the first
-/// one, and the next look begins with that one: it costs the same however many others there are. A survey looks at all.
+/// To wait for a process, one remaining connection is enough information. So [`Census::is_empty`] stops at the first
+/// connection and checks that one first at the next call: its cost does not depend on the number of connections. A
+/// survey examines all of them.
 #[derive(Debug)]
 pub struct Census {
     addresses: Vec<ListenAddress>,
     diag: Diag,
-    /// The connection for which the last look said no.
+    /// The connection that made the last [`Census::is_empty`] return `false`.
     last: Option<Held>,
-    /// What the last survey found.
+    /// The connections of the last survey.
     accounts: HashMap<Cookie, Known>,
-    /// The connections of which what comes next is held back.
+    /// The connections whose further input is held back.
     held_back: HashMap<Cookie, Gate>,
-    /// The connections that were let in, as what was held back was the rest of a request: how often, and when last.
+    /// Connections that were released because the held-back data was the rest of a request: how often, and when last.
     spared: HashMap<Cookie, (u8, Instant)>,
-    /// Whether the kernel tells what came last on a connection.
+    /// Whether the kernel reports the last segment of a connection.
     may_ask: bool,
-    /// How long an answer may pause.
+    /// Maximum pause within a response.
     pause: Duration,
-    /// The time in which the tree could do something.
+    /// Stands still while the tree is stopped.
     clock: HeldClock,
-    /// Which connections a process of the tree has with itself.
+    /// Whether a connection's client is a process of the tree.
     inner: HashMap<Cookie, bool>,
 }
 
-/// How far a connection has come at the server.
+/// How far the server has taken a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// For the server, its handshake is not over. A listener with `TCP_DEFER_ACCEPT` ends it when data comes.
+    /// For the server the handshake is incomplete. With `TCP_DEFER_ACCEPT` it completes when data arrives.
     Handshake,
-    /// It waits in the queue of the listener.
+    /// It is in the listener's accept queue.
     Queued,
-    /// A process has accepted it, and still has it.
+    /// A process has accepted it and still holds it.
     Accepted,
     /// The server's end is closed.
     Gone,
 }
 
-/// What a look at all connections found.
+/// The result of a survey.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Survey {
     /// The connections.
     pub open: usize,
-    /// Those on which a request is under way or is about to come, as far as that can be told.
+    /// Connections with a request in progress or about to arrive, as far as can be determined.
     pub work: usize,
-    /// Those of them of which the times do not tell whether there is one, and the kernel may.
+    /// Those of them whose timestamps leave this open, while the kernel may know.
     pub unsure: usize,
-    /// Those on which a request waits that nobody has begun.
+    /// Connections with a request that no process has begun to read.
     pub waiting: usize,
-    /// Those on which the rest of a request may be held back: see [`Census::hold_back`].
+    /// Connections where the rest of a request may be held back: see [`Census::hold_back`].
     pub stuck: usize,
-    /// Those on which nothing is under way at this moment, and on which an answer may go on after a pause.
+    /// Connections without work at this moment, on which a response may continue after a pause.
     pub paused: usize,
-    /// Those of which the same is true long after the last request.
+    /// Such connections long after their last request.
     pub streams: usize,
-    /// For how long nothing has been read or written on any.
+    /// How long no data has been read or written on any connection.
     pub still: Duration,
-    /// For how long the oldest request is under way that was begun, in milliseconds.
+    /// Age of the oldest request in progress, in milliseconds.
     pub longest_ms: Option<u64>,
-    /// The same with those that wait, or are about to come.
+    /// The same, including requests that are unread or about to arrive.
     pub oldest_ms: Option<u64>,
 }
 
@@ -95,17 +96,18 @@ struct Known {
     account: Account,
 }
 
-/// A connection that was used within so long is in use.
+/// A connection used within this time counts as in use.
 const IN_USE: Duration = Duration::from_millis(30);
 
-/// A client that sends its request in pieces is waited for so often. One that sends several requests at once has always another one.
+/// How often a client that sends a request in pieces is waited for. A client that pipelines requests would always have
+/// another one.
 const SPARED: u8 = 3;
 
-/// A connection, and who has it.
+/// A connection and its holder.
 type Held = (Key, HeldSocket);
 
 impl Census {
-    /// For the local addresses of these listeners.
+    /// Creates a census for the local addresses of these listeners.
     pub fn new(addresses: &[ListenAddress]) -> io::Result<Census> {
         let diag = Diag::open()?;
         let (accounts, held_back) = (HashMap::new(), HashMap::new());
@@ -123,27 +125,28 @@ impl Census {
         })
     }
 
-    /// The same, where an answer that is written in parts may pause for so long between them.
+    /// Sets how long a response that is written in parts may pause.
     pub fn with_pauses(self, pause: Duration) -> Census {
         Census { pause, ..self }
     }
 
-    /// Nothing of the tree runs from now on, until [`Census::resume_clock`]: that time does not count.
+    /// Stops the clock: no process of the tree runs until [`Census::resume_clock`], and that time does not count.
     pub fn pause_clock(&mut self) {
         self.clock.stop(Instant::now());
     }
 
-    /// The tree goes on.
+    /// Starts the clock again: the tree runs.
     pub fn resume_clock(&mut self) {
         self.clock.go_on(Instant::now());
     }
 
-    /// Whether no process of the tree has a connection to one of the addresses any more. Made for a tree that gets no new ones.
+    /// Whether no process of the tree has a connection to one of the addresses. For a tree that gets no new
+    /// connections.
     pub fn is_empty(&mut self, tree: impl Fn() -> Vec<u32>) -> io::Result<bool> {
         if self.still_there()?.is_some() {
             return Ok(false);
         }
-        // One look can miss a socket or a process while others vanish: nothing has to be seen twice.
+        // One pass can miss a socket or process while others disappear, so nothing must be found twice.
         for _ in 0..2 {
             self.last = self.find(&tree())?;
             if self.last.is_some() {
@@ -153,13 +156,14 @@ impl Census {
         Ok(true)
     }
 
-    /// The connections that the tree has now. One that it has not had before was accepted meanwhile.
+    /// The current connections of the tree. Compare two results to find new ones.
     pub(crate) fn accepted(&mut self, tree: impl Fn() -> Vec<u32>) -> io::Result<HashSet<Cookie>> {
         let held = held_by(self.look(false)?, &tree())?;
         Ok(held.into_iter().map(|(found, _)| found.key.cookie()).collect())
     }
 
-    /// Looks at all connections of the tree. Looks that follow each other soon tell more than one alone: see `work.rs`.
+    /// Examines all connections of the tree. Repeated surveys at short intervals yield more than a single one: see
+    /// `work.rs`.
     pub fn survey(&mut self, tree: impl Fn() -> Vec<u32>) -> io::Result<Survey> {
         let found = held_by(self.look(true)?, &tree())?;
         let found = self.outer(found, &tree)?;
@@ -171,7 +175,7 @@ impl Census {
             let account = Account::next(known.as_ref(), &found, now, &self.clock);
             self.accounts.insert(cookie, Known { key: found.key, holder, account });
         }
-        // One look can miss a socket while others vanish.
+        // One pass can miss a socket while others disappear.
         for (cookie, known) in before.into_iter().filter(|(_, known)| known.holder.is_held()) {
             let found = self.diag.look_up(&known.key, true)?;
             if let Some(found) =
@@ -184,8 +188,8 @@ impl Census {
         Ok(self.summary(self.clock.at(now)))
     }
 
-    /// The same of a tree of which nothing runs. Where the times do not tell what came last on a connection, the kernel is
-    /// asked, if it answers (CAP_NET_ADMIN).
+    /// A survey of a tree in which all processes are stopped. Where the timestamps do not show what came last on a
+    /// connection, it asks the kernel, if that answers (CAP_NET_ADMIN).
     pub fn survey_of_stopped(&mut self, tree: impl Fn() -> Vec<u32>) -> io::Result<Survey> {
         self.survey(tree)?;
         for known in self.accounts.values_mut().filter(|known| known.account.is_open_question()) {
@@ -203,15 +207,14 @@ impl Census {
         Ok(self.summary(self.clock.at(Instant::now())))
     }
 
-    /// Whether [`Census::survey_of_stopped`] can tell what times do not.
+    /// Whether [`Census::survey_of_stopped`] can ask the kernel.
     pub fn may_ask(&self) -> bool {
         self.may_ask
     }
 
-    /// Holds back what clients send next on connections that they have used before, so that the tree gets nothing new to
-    /// do on them: of `all`, or of those that are in use at this moment. Call it again for those that could not be held back
-    /// yet, and while nothing of the tree runs. What a process needs to finish what it has begun is let in. Gives whether
-    /// everything is held back.
+    /// Holds back what clients send next on used connections, so that the tree gets no new requests: on `all` of them,
+    /// or only on those in use now. Lets through what a process needs to finish a request. Call it only while the tree
+    /// is stopped, and repeat it until it returns that everything is held back.
     pub fn hold_back(&mut self, all: bool) -> io::Result<bool> {
         let now = self.clock.at(Instant::now());
         let is_used = |account: &Account| {
@@ -230,7 +233,7 @@ impl Census {
                     is_all = false;
                 }
                 Some(_) => {}
-                // Its rest is on the way.
+                // The rest of its request is in transit.
                 None if account.is_begun() && !self.has_come(cookie, account, now) => is_all = false,
                 None if !all && !is_used(account) => {}
                 None if account.may_be_held_back() => {
@@ -242,11 +245,11 @@ impl Census {
         Ok(is_all)
     }
 
-    /// Lets in what was held back.
+    /// Releases everything that is held back.
     pub fn let_in(&mut self) {
         for (cookie, gate) in std::mem::take(&mut self.held_back) {
             if let Some(known) = self.accounts.get(&cookie) {
-                // It is gone, or its process is: nothing is to be let in.
+                // Failure means that the connection or its process is gone.
                 let _ = gate.open(&known.holder);
             }
         }
@@ -256,7 +259,7 @@ impl Census {
         self.spared.get(cookie).is_none_or(|(times, _)| *times < SPARED)
     }
 
-    /// Whether the rest of a request that was let in has come, as far as that can be told.
+    /// Whether the rest of a released request has arrived, as far as can be determined.
     fn has_come(&self, cookie: &Cookie, account: &Account, now: Instant) -> bool {
         let has_come =
             |(_, since): &(u8, Instant)| account.moved > *since && account.is_begun_for(STARVED, now);
@@ -286,16 +289,15 @@ impl Census {
         survey
     }
 
-    /// Whether the connection of a client at this local address (seen from the client: peer) has been accepted by a
-    /// process that still has it.
+    /// Whether a process has accepted the connection of a client with this local address and still holds it.
     pub fn is_accepted(client_local: SocketAddr, server: SocketAddr) -> io::Result<bool> {
         Ok(Self::stage(client_local, server)? == Stage::Accepted)
     }
 
-    /// How far the connection of such a client has come at the server.
+    /// How far the server has taken the connection of a client with this local address.
     pub fn stage(client_local: SocketAddr, server: SocketAddr) -> io::Result<Stage> {
         let found = Diag::open()?.look_up(&Key::tcp(server, client_local), false)?;
-        // Where there is no such connection, the kernel tells of the listener.
+        // If there is no such connection, the kernel returns the listener.
         Ok(match found.filter(|found| !found.listens()) {
             None => Stage::Gone,
             Some(found) if found.inode != 0 => Stage::Accepted,
@@ -305,7 +307,7 @@ impl Census {
         })
     }
 
-    /// The same of a connection over a unix socket, by the inode of the client's end.
+    /// The same for a unix socket, by the inode of the client's end.
     pub fn stage_of_unix(client: u32) -> io::Result<Stage> {
         let own = Diag::open()?.look_up(&Key::Unix { inode: client, cookie: ANY_COOKIE }, false)?;
         Ok(match own.and_then(|own| own.other_inode) {
@@ -315,13 +317,13 @@ impl Census {
         })
     }
 
-    /// Whether a process has accepted the connection of such a client, and has read all that it sent.
+    /// Whether a process has accepted the connection of such a client and has read everything it sent.
     pub fn has_read(client_local: SocketAddr, server: SocketAddr) -> io::Result<bool> {
         let found = Diag::open()?.look_up(&Key::tcp(server, client_local), false)?;
         Ok(found.is_some_and(|found| found.inode != 0 && found.is_connection() && found.unread == 0))
     }
 
-    /// All accepted connections at the addresses, whoever has them.
+    /// All accepted connections at the addresses, whichever process holds them.
     pub(super) fn look(&mut self, with_history: bool) -> io::Result<Vec<Found>> {
         let mut all = Vec::new();
         self.each(with_history, |found| {
@@ -331,19 +333,19 @@ impl Census {
         Ok(all)
     }
 
-    /// The connection for which the last look said no, if it is still held.
+    /// The connection of the last `false`, if it is still held.
     fn still_there(&mut self) -> io::Result<Option<Found>> {
         let Some((key, holder)) = &self.last else { return Ok(None) };
         let found = if holder.is_held() { self.diag.look_up(key, false)? } else { None };
         Ok(found.filter(|found| found.inode == holder.inode && found.is_connection()))
     }
 
-    /// A connection that a process of the tree has.
+    /// Finds one connection that a process of the tree holds.
     fn find(&mut self, tree: &[u32]) -> io::Result<Option<Held>> {
         let mut descriptors = descriptors_of(tree);
         let (mut sockets, mut holders) = (HashMap::new(), HashMap::new());
         let mut met = None;
-        // With each socket one more descriptor: if the tree has most of the sockets, two that belong together are met soon.
+        // Reads one more descriptor per socket: if the tree holds most of the sockets, a match appears soon.
         self.each(false, |found| {
             let holder = descriptors.next().and_then(Result::ok);
             holders.extend(holder.map(|holder| (holder.inode, holder)));
@@ -361,7 +363,7 @@ impl Census {
         if sockets.is_empty() {
             return Ok(None);
         }
-        // A process may have come to a socket after its descriptors were read.
+        // A process may have received a socket after its descriptors were read.
         for holder in descriptors_of(tree) {
             let holder = holder?;
             if let Some(key) = sockets.remove(&holder.inode) {
@@ -371,7 +373,7 @@ impl Census {
         Ok(None)
     }
 
-    /// Tells the accepted connections at the addresses one after the other, until `each` breaks off.
+    /// Passes each accepted connection at the addresses to `each`, until it breaks.
     fn each(&mut self, with_history: bool, mut each: impl FnMut(Found) -> ControlFlow<()>) -> io::Result<()> {
         let addresses = &self.addresses;
         let mut each = |found: Found| {
@@ -392,7 +394,7 @@ impl Census {
     }
 }
 
-/// The sockets that a process of the tree has, with one that has it.
+/// The sockets that a process of the tree holds, each with one holder.
 pub(super) fn held_by(found: Vec<Found>, tree: &[u32]) -> io::Result<Vec<(Found, HeldSocket)>> {
     if found.is_empty() {
         return Ok(Vec::new());
@@ -402,7 +404,7 @@ pub(super) fn held_by(found: Vec<Found>, tree: &[u32]) -> io::Result<Vec<(Found,
     Ok(found.into_iter().filter_map(|found| holders.get(&found.inode).map(|held| (found, *held))).collect())
 }
 
-/// All sockets that the processes have.
+/// All sockets of the processes.
 fn descriptors_of(tree: &[u32]) -> impl Iterator<Item = io::Result<HeldSocket>> {
     tree.iter().flat_map(|pid| {
         let (sockets, error) = match sockets_of(*pid) {

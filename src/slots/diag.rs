@@ -1,6 +1,6 @@
-//! Asks the kernel about sockets, by `sock_diag` over netlink: for all of a port, or for a certain one.
+//! Queries sockets from the kernel by `sock_diag` over netlink: all at a port, or a single one.
 //!
-//! Sockets are those of the network namespace of the calling thread, which must stay the same.
+//! Covers the network namespace of the calling thread, which must not change.
 
 mod request;
 
@@ -22,13 +22,13 @@ use request::{at_port, tcp_request, unix_request};
 use crate::sys::errno::{Errno, errno_of, retry};
 use crate::sys::socket::{MsgFlags, SockProtocol, netlink, recv, send};
 
-/// The kernel makes no longer datagrams in a dump.
+/// Maximum size of a datagram in a kernel dump.
 const DATAGRAM_MAX: usize = 32 * 1024;
 
-/// What the kernel takes for "any cookie".
+/// The kernel's wildcard for "any cookie".
 pub(super) const ANY_COOKIE: [u8; 8] = [0xff; 8];
 
-/// A netlink socket for questions, one after the other.
+/// A netlink socket for sequential queries.
 #[derive(Debug)]
 pub(super) struct Diag {
     socket: OwnedFd,
@@ -36,88 +36,89 @@ pub(super) struct Diag {
     buffer: Vec<u8>,
 }
 
-/// Tells a socket from every other one that the kernel ever has. Never used twice while the machine runs.
+/// Identifies a socket. The kernel never reuses it while the machine runs.
 pub(super) type Cookie = [u8; 8];
 
-/// What a certain socket is asked for by.
+/// Identifies a socket in a query.
 #[derive(Debug, Clone)]
 pub(super) enum Key {
-    /// Both ends; the cookie is in the id.
+    /// Both ends; the id contains the cookie.
     Tcp { family: u8, id: SocketId },
-    /// The kernel looks a unix socket up by its inode.
+    /// The kernel looks up unix sockets by inode.
     Unix { inode: u32, cookie: Cookie },
 }
 
-/// What the kernel told of a socket.
+/// A socket as reported by the kernel.
 #[derive(Debug, Clone)]
 pub(super) struct Found {
-    /// To ask for it again.
+    /// For another query.
     pub(super) key: Key,
-    /// The number in `socket:[...]` of the descriptor; 0 while it waits to be accepted, and when it has been closed.
+    /// The inode in `socket:[...]` of the descriptor; 0 while it waits in an accept queue and after its close.
     pub(super) inode: u32,
-    /// One of the kernel's `TCP_*`, for a unix socket too.
+    /// One of the kernel's `TCP_*` states, also for unix sockets.
     state: u8,
-    /// Bytes that arrived and were not read, and for TCP one more if the client's end of data was not.
+    /// Received bytes that are unread. For TCP, an unread end of data counts as one more.
     pub(super) unread: u32,
-    /// Bytes that were written and have not arrived at the other side.
+    /// Written bytes that the peer has not received.
     pub(super) unsent: u32,
-    /// Whose socket it is; not told of a unix socket.
+    /// The owner's user id; not reported for unix sockets.
     pub(super) user: u32,
-    /// Of a listener over IPv6, or a datagram socket: whether it takes no v4.
+    /// For an IPv6 listener or datagram socket: whether it rejects IPv4.
     pub(super) is_v6_only: bool,
-    /// Where a unix socket is bound.
+    /// The name of a unix socket.
     pub(super) name: Option<OsString>,
-    /// The inode of the other end of a unix socket; 0 while that waits to be accepted.
+    /// The inode of the other end of a unix socket; 0 while that waits in an accept queue.
     pub(super) other_inode: Option<u32>,
-    /// For TCP, if it was asked for.
+    /// For TCP, if requested.
     pub(super) history: Option<History>,
 }
 
-/// When data went over a TCP connection, from `struct tcp_info`. The kernel's clock for it ticks every 1 to 10 ms.
+/// Times and counters of a TCP connection, from `struct tcp_info`. The kernel's clock for them ticks every 1 to 10 ms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct History {
-    /// Since the last data was sent; since the handshake if none was.
+    /// Since the last data was sent, or the handshake if there was none.
     pub(super) last_sent_ms: u32,
-    /// Since the last data was received; since the handshake if none was.
+    /// Since the last data was received, or the handshake if there was none.
     pub(super) last_received_ms: u32,
     /// Since the last acknowledgment was received.
     pub(super) last_ack_ms: u32,
-    /// All that was received, and one more if the client has ended its data.
+    /// Total received bytes, plus one if the client has ended its data.
     pub(super) bytes_received: u64,
-    /// Bytes that were written and not sent for the first time yet.
+    /// Written bytes that were not sent for the first time yet.
     pub(super) not_sent: u32,
-    /// Segments with data that were sent.
+    /// Sent segments with data.
     pub(super) segments_sent: u32,
-    /// Segments with data that were received.
+    /// Received segments with data.
     pub(super) segments_received: u32,
-    /// Bytes that the other side has acknowledged.
+    /// Bytes that the peer has acknowledged.
     pub(super) bytes_acked: u64,
-    /// Segments that came and were dropped.
+    /// Received segments that were dropped.
     pub(super) dropped: u32,
 }
 
 impl Found {
-    /// Whether it is one end of a connection whose answers can still be sent: the client may have ended its side.
+    /// Whether it is one end of a connection that can still send responses: the client may have closed its sending
+    /// side.
     pub(super) fn is_connection(&self) -> bool {
         matches!(self.state, TCP_ESTABLISHED | TCP_CLOSE_WAIT)
     }
 
-    /// Whether the client has ended its side.
+    /// Whether the client has closed its sending side.
     pub(super) fn is_half_closed(&self) -> bool {
         self.state == TCP_CLOSE_WAIT
     }
 
-    /// Whether it is one end of a handshake that this side has not seen the end of.
+    /// Whether it is in an incomplete handshake.
     pub(super) fn is_handshake(&self) -> bool {
         self.state == TCP_SYN_RECV
     }
 
-    /// Whether it waits for connections.
+    /// Whether it listens.
     pub(super) fn listens(&self) -> bool {
         self.state == TCP_LISTEN
     }
 
-    /// The other side's address of a TCP or datagram socket.
+    /// The peer's address of a TCP or datagram socket.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
         match &self.key {
             Key::Tcp { id, .. } => {
@@ -127,7 +128,7 @@ impl Found {
         }
     }
 
-    /// The same of this side, as the socket spells it: a v4 address in v6 clothes stays one.
+    /// The local address exactly as bound: an IPv4-mapped IPv6 address stays one.
     pub(super) fn bound_to(&self) -> Option<SocketAddr> {
         match &self.key {
             Key::Tcp { id, .. } => Some(SocketAddr::new(id.source_address, id.source_port)),
@@ -135,7 +136,7 @@ impl Found {
         }
     }
 
-    /// This side's address of a TCP or datagram socket.
+    /// The local address of a TCP or datagram socket.
     pub(super) fn local(&self) -> Option<SocketAddr> {
         match &self.key {
             Key::Tcp { id, .. } => Some(SocketAddr::new(id.source_address.to_canonical(), id.source_port)),
@@ -145,7 +146,7 @@ impl Found {
 }
 
 impl Key {
-    /// The TCP socket between two addresses, seen from the side of `local`.
+    /// The key of the TCP socket at `local` that is connected to `peer`.
     pub(super) fn tcp(local: SocketAddr, peer: SocketAddr) -> Key {
         let (source, destination) = (local.ip().to_canonical(), peer.ip().to_canonical());
         let scope = |address| if let SocketAddr::V6(v6) = address { v6.scope_id() } else { 0 };
@@ -160,7 +161,7 @@ impl Key {
         Key::Tcp { family: family_of(source), id }
     }
 
-    /// What tells the socket from others.
+    /// The cookie of the socket.
     pub(super) fn cookie(&self) -> Cookie {
         match self {
             Key::Tcp { id, .. } => id.cookie,
@@ -169,20 +170,19 @@ impl Key {
     }
 }
 
-/// The kernel's number of the family of an address.
+/// The kernel's number for the family of an address.
 pub(super) fn family_of(ip: IpAddr) -> u8 {
     if ip.is_ipv4() { AF_INET } else { AF_INET6 }
 }
 
 impl Diag {
-    /// Opens the way to the kernel. Needs no privilege.
+    /// Opens the netlink socket. Needs no privilege.
     pub(super) fn open() -> io::Result<Diag> {
         Ok(Diag { socket: open_socket()?, sequence: 0, buffer: vec![0; DATAGRAM_MAX] })
     }
 
-    /// Tells the connections of a family at a local port, one after the other until `each` breaks off. v4 clients of a
-    /// dual-stack listener are of the v6 family. The kernel goes through its whole table, and may pass over a socket next to
-    /// which another one vanishes at that moment.
+    /// Passes each connection of a family at a local port to `each`, until it breaks. IPv4 clients of a dual-stack
+    /// listener count as IPv6. The kernel walks its whole table, and may skip a socket while its neighbor disappears.
     pub(super) fn tcp(
         &mut self,
         family: u8,
@@ -195,7 +195,7 @@ impl Diag {
         self.ask(SockDiagMessage::InetRequest(request), true, each)
     }
 
-    /// Tells the handshakes with a local port in the same way. One has a cookie like a socket, and loses it when it is over.
+    /// The same for handshakes at a local port. A handshake's cookie ends with the handshake.
     pub(super) fn handshakes(
         &mut self,
         family: u8,
@@ -206,7 +206,7 @@ impl Diag {
         self.ask(SockDiagMessage::InetRequest(request), true, each)
     }
 
-    /// Tells the datagram sockets of a family at a local port that are connected, in the same way.
+    /// The same for connected datagram sockets of a family at a local port.
     pub(super) fn udp(
         &mut self,
         family: u8,
@@ -218,7 +218,7 @@ impl Diag {
         self.ask(SockDiagMessage::InetRequest(request), true, each)
     }
 
-    /// Tells the TCP listeners at a local port in the same way, or the UDP sockets that are not connected.
+    /// The same for TCP listeners at a local port, or unconnected UDP sockets.
     pub(super) fn open_to_all(
         &mut self,
         datagrams: bool,
@@ -236,12 +236,12 @@ impl Diag {
         self.ask(SockDiagMessage::InetRequest(request), true, each)
     }
 
-    /// Tells the connected unix sockets in the same way.
+    /// The same for connected unix sockets.
     pub(super) fn unix(&mut self, each: impl FnMut(Found) -> ControlFlow<()>) -> io::Result<ControlFlow<()>> {
         self.ask(SockDiagMessage::UnixRequest(unix_request(0, ANY_COOKIE)), true, each)
     }
 
-    /// A certain socket, `None` if it is gone.
+    /// Looks up one socket; `None` if it is gone.
     pub(super) fn look_up(&mut self, key: &Key, with_history: bool) -> io::Result<Option<Found>> {
         let request = match key {
             Key::Tcp { family, id } => {
@@ -257,7 +257,7 @@ impl Diag {
         });
         match asked {
             Ok(_) => Ok(only),
-            // ESTALE: another socket has its place.
+            // ESTALE: another socket has taken its place.
             Err(error) if matches!(errno_of(&error), Some(Errno::ENOENT | Errno::ESTALE)) => Ok(None),
             Err(error) => Err(error),
         }
@@ -286,7 +286,7 @@ impl Diag {
             let datagram = self.buffer.get(..length).ok_or_else(|| bad("a datagram is too long"))?;
             answer.take(datagram, self.sequence)?;
             if let Some(ended) = answer.ended {
-                // An answer that was not read to its end would keep the kernel from the next dump.
+                // Unread answers would block the kernel's next dump.
                 return ended.and(answer.unreadable.map_or(Ok(answer.flow), Err));
             }
             if answer.flow.is_break() {
@@ -310,7 +310,7 @@ struct Answer<E> {
 }
 
 impl<E: FnMut(Found) -> ControlFlow<()>> Answer<E> {
-    /// Takes the messages of a datagram. An error is one after which no message can be told from the next.
+    /// Parses the messages of a datagram. After an error the rest of the datagram is unreadable.
     fn take(&mut self, mut datagram: &[u8], sequence: u32) -> io::Result<()> {
         const HEADER: usize = 16;
         while datagram.len() >= HEADER && self.ended.is_none() && self.flow.is_continue() {
@@ -359,7 +359,7 @@ impl<E: FnMut(Found) -> ControlFlow<()>> Answer<E> {
     }
 }
 
-/// `None` if the kernel's `struct tcp_info` lacks what is wanted of it, which came with Linux 4.6.
+/// `None` if the kernel's `struct tcp_info` lacks required fields, which came with Linux 4.6.
 fn tcp_found(response: InetResponse) -> Option<Found> {
     let (mut history, mut is_v6_only, mut dropped) = (None, false, 0);
     for nla in &response.nlas {
@@ -429,5 +429,5 @@ impl History {
 }
 
 fn bad(what: &str) -> io::Error {
-    io::Error::other(format!("the kernel's answer about sockets cannot be read: {what}"))
+    io::Error::other(format!("cannot read the kernel's answer about sockets: {what}"))
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with a listener.
+//! Errors of listeners.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,37 +9,37 @@ use super::{Side, SlotId};
 use crate::config::ListenAddress;
 use crate::sys::owner::Owner;
 
-/// Why a listener cannot be opened or switched. `Display` names the address, and what to do where there is a choice.
+/// Why a listener cannot be opened or switched. `Display` names the address, and a remedy where there is one.
 #[derive(Debug, thiserror::Error)]
 pub enum SlotError {
-    /// Somebody has the address.
+    /// Another socket uses the address.
     #[error("{address} is in use by {} or choose another address", who(owner))]
     InUse {
         /// The address.
         address: ListenAddress,
-        /// Who, if it can be known.
+        /// Its process, if known.
         owner: Option<Owner>,
     },
-    /// Another service of the same daemon has the address.
+    /// Another service of the same daemon uses the address.
     #[error("{address} is in use by service {:?}; stop that (handoff stop {service}) or choose another address", service.as_str())]
     OfService {
         /// The address.
         address: ListenAddress,
-        /// Which service.
+        /// The other service.
         service: ServiceName,
     },
-    /// The path of a unix socket is taken by something else.
+    /// The path of a unix socket is another kind of file.
     #[error("{} exists and is not a socket; remove it or choose another path", path.display())]
     NotASocket {
         /// The path.
         path: PathBuf,
     },
-    /// The directory of a unix socket cannot be used.
+    /// The directory of a unix socket is unusable.
     #[error("the directory of unix:{} cannot be used: {error}; create it or choose another path", path.display())]
     Directory {
         /// The path of the socket.
         path: PathBuf,
-        /// Cause.
+        /// The cause.
         error: io::Error,
     },
     /// The machine does not have this IP address.
@@ -59,7 +59,7 @@ pub enum SlotError {
     Owner {
         /// The address.
         address: ListenAddress,
-        /// Cause.
+        /// The cause.
         error: String,
     },
     /// Any other failure of a system call.
@@ -67,13 +67,13 @@ pub enum SlotError {
     System {
         /// The address.
         address: ListenAddress,
-        /// What was tried.
+        /// The failed action.
         action: &'static str,
-        /// Cause.
+        /// The cause.
         error: io::Error,
     },
-    /// A descriptor that was kept is not a listener any more.
-    #[error("slot {slot} of {address} does not listen any more")]
+    /// A restored descriptor does not listen anymore.
+    #[error("slot {slot} of {address} no longer listens")]
     NotListening {
         /// The address.
         address: ListenAddress,
@@ -88,13 +88,13 @@ pub enum SlotError {
         /// The slot.
         slot: SlotId,
     },
-    /// A part of the new connections cannot be told apart.
-    #[error("the new connections of {address} cannot be shared between two slots; switch all of them")]
+    /// The address does not support shares of new connections.
+    #[error("{address} cannot share new connections between two slots; switch all of them")]
     NoShare {
         /// The address.
         address: ListenAddress,
     },
-    /// The side that gets the new connections is not to be reset.
+    /// The side with the new connections must not be reset.
     #[error("side {side} of {address} gets the new connections; switch to the other one before it is reset")]
     ActiveSide {
         /// The address.
@@ -102,9 +102,9 @@ pub enum SlotError {
         /// The side.
         side: Side,
     },
-    /// A program has connected the datagram socket that is to get what clients send.
+    /// A program has connected the datagram socket that should receive from all clients.
     #[error(
-        "side {side} of {address} takes no datagrams any more: its program has connected it to one client"
+        "side {side} of {address} receives no more datagrams: its program has connected it to one client"
     )]
     SideNotListening {
         /// The address.
@@ -112,15 +112,15 @@ pub enum SlotError {
         /// The side.
         side: Side,
     },
-    /// What is given as the two listeners of a path was not opened as slots of it.
+    /// The two listeners for a path were not opened as its slots.
     #[error(
-        "the listeners of {address} do not have the names of its slots; give those that were opened for it"
+        "the listeners of {address} do not have the names of its slots; pass the ones that were opened for it"
     )]
     OtherPair {
         /// The address.
         address: ListenAddress,
     },
-    /// The slot that gets the new connections is not to be retired.
+    /// The slot with the new connections must not be retired.
     #[error("slot {slot} of {address} gets the new connections; steer them elsewhere before it is retired")]
     Steered {
         /// The address.
@@ -130,10 +130,10 @@ pub enum SlotError {
     },
 }
 
-/// Who it is, and what to do about it. A daemon and its keeper hold addresses for services, and serve others too.
+/// The process, and the remedy. A daemon and its keeper hold addresses for services, and serve other services too.
 fn who(owner: &Option<Owner>) -> String {
     match owner {
-        None => "a process that cannot be seen from here; stop it".to_owned(),
+        None => "a process that is not visible from here; stop it".to_owned(),
         Some(owner) if owner.is_supervisor() => {
             format!("{owner}, which holds it for a service; stop that service")
         }

@@ -1,4 +1,4 @@
-//! How what a client sends next is kept from a process.
+//! Holds a client's input back from a process.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -7,24 +7,24 @@ use super::work::Account;
 use crate::sys::held::HeldSocket;
 use crate::sys::tcp::{drop_data, is_blocking, set_low_water, take_data};
 
-/// More than a request has, or a process reads at once; the kernel bounds it.
+/// Larger than a request, and than one read of a process; the kernel caps it.
 const LOW_WATER: i32 = 1 << 20;
 
-/// A gate before a connection.
+/// A closed gate in front of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Gate {
-    /// It lies unread, as it is not enough to be readable; and what was enough before.
+    /// Data stays unread below the low-water mark. The value is the previous mark.
     LowWater(i32),
-    /// It is dropped, for processes that wait in their reads: such a call takes what there is, and would return later. And how
-    /// many segments had been dropped before.
+    /// Incoming data is dropped. For processes that block in a read: such a read takes the data and only returns later.
+    /// The value is the number of segments dropped before.
     Drops(u32),
 }
 
-/// A request that makes no progress for so long may miss its rest, or has come as a whole.
+/// A request without progress for this long may lack its rest, or is complete.
 pub(super) const STARVED: Duration = Duration::from_millis(100);
 
 impl Gate {
-    /// `None` if the connection is gone.
+    /// Closes the gate. `None` if the connection is gone.
     pub(super) fn close(holder: &HeldSocket, account: &Account) -> io::Result<Option<Gate>> {
         let Some(socket) = holder.duplicate()? else { return Ok(None) };
         Ok(Some(match is_blocking(&socket)? {
@@ -44,8 +44,8 @@ impl Gate {
         }
     }
 
-    /// Whether the process may wait for the rest of a request. Of what is dropped only the count is known: a client whose request is
-    /// under way sends its rest, or nothing.
+    /// Whether the process may be waiting for the rest of a request. For drops, only the count is known: while a
+    /// request is in progress, a client sends nothing but its rest.
     pub(super) fn is_in_the_way(&self, account: &Account, now: Instant) -> bool {
         match self {
             Gate::LowWater(_) => account.misses_something(),

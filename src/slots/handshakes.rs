@@ -1,8 +1,8 @@
-//! Handshakes that are under way at a switch.
+//! Handshakes in progress at a switch.
 //!
-//! A connection belongs to the listener that got its first packet, whatever is steered since, and before its handshake is over
-//! it is in no queue. This is so over loopback too, where it mostly takes some microseconds: on a busy processor the second half
-//! has to wait for its turn.
+//! A connection belongs to the listener that received its first packet, whatever is steered later. Until its handshake
+//! completes it is in no queue. This also happens over loopback, where a handshake usually takes microseconds: on a
+//! busy processor its second half has to wait.
 
 use std::collections::HashSet;
 use std::io;
@@ -13,28 +13,28 @@ use super::census::{family_and_port, is_at};
 use super::diag::{Cookie, Diag, Found};
 use crate::config::ListenAddress;
 
-/// Those that may have begun before a switch.
+/// Handshakes that may have begun before a switch.
 #[derive(Debug)]
 pub struct Handshakes {
     switched_at: Instant,
-    /// `None` before the first look.
+    /// `None` before the first check.
     left: Option<HashSet<Cookie>>,
 }
 
 impl Handshakes {
-    /// New connections were steered elsewhere just now.
+    /// Creates the set right after new connections were steered elsewhere.
     pub fn at_switch() -> Handshakes {
         Handshakes { switched_at: Instant::now(), left: None }
     }
 
-    /// How long ago that was.
+    /// Time since the switch.
     pub fn age(&self) -> Duration {
         self.switched_at.elapsed()
     }
 
-    /// Whether all of them are over, so that what came of them is in a queue. Until then each call looks through the kernel's table
-    /// of TCP sockets. After `limit` the switch is old enough, whatever is under way: a client may be gone, or the listener
-    /// may wait for its first data (`TCP_DEFER_ACCEPT`). That is also what counts when the kernel cannot be asked.
+    /// Whether all of them have completed, so that their connections are in a queue. Until then each call reads the
+    /// kernel's table of TCP sockets. After `limit` it returns `true` regardless: a client may be gone, or the listener
+    /// may wait for data (`TCP_DEFER_ACCEPT`). The limit also applies if the kernel cannot be queried.
     pub fn are_over(&mut self, addresses: &[ListenAddress], limit: Duration) -> bool {
         if self.left.as_ref().is_some_and(HashSet::is_empty) || self.age() >= limit {
             return true;
@@ -46,7 +46,7 @@ impl Handshakes {
     }
 }
 
-/// All of this moment, at whichever of the listeners.
+/// All current handshakes, at any of the listeners.
 fn under_way(addresses: &[ListenAddress]) -> io::Result<HashSet<Cookie>> {
     let mut found = HashSet::new();
     let at_ports: HashSet<_> = addresses.iter().filter_map(family_and_port).collect();
@@ -75,7 +75,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(600);
 
-    /// A group whose listener takes no client before it has said something, which leaves the handshake under way for as long.
+    /// A group whose listener defers accepting until the client sends data, so its handshakes stay incomplete.
     fn deferring(host: &str) -> (Group, u16) {
         const IPPROTO_TCP: i32 = 6;
         const TCP_DEFER_ACCEPT: i32 = 9;
@@ -109,7 +109,7 @@ mod tests {
             let (group, port) = deferring(host);
             let addresses = [group.address().clone()];
             let target = SocketAddr::new(client, port);
-            assert!(Handshakes::at_switch().are_over(&addresses, LONG), "{host}: nobody was there");
+            assert!(Handshakes::at_switch().are_over(&addresses, LONG), "{host}: no client connected");
 
             let mut before = TcpStream::connect(target).unwrap();
             let mut handshakes = Handshakes::at_switch();

@@ -1,7 +1,7 @@
 //! A clock that stands still while a program is held.
 //!
-//! What a program has not done for some time tells something only of the time in which it could have done it. While it is held it
-//! reads and writes nothing, and a busy machine makes that long.
+//! A held program reads and writes nothing, and on a busy machine it stays held for long. So its inactivity means
+//! something only for the time in which the program could run.
 
 use std::time::{Duration, Instant};
 
@@ -10,18 +10,18 @@ pub(super) struct HeldClock {
     spells: Vec<Spell>,
 }
 
-/// One time in which the program was held.
+/// A period during which the program is held.
 #[derive(Debug)]
 struct Spell {
     from: Instant,
     /// `None` while it lasts.
     to: Option<Instant>,
-    /// How long all spells before this one have lasted.
+    /// The total duration of all earlier periods.
     before: Duration,
 }
 
 impl HeldClock {
-    /// The program is held from now on.
+    /// Stops the clock: the program is held from now on.
     pub(super) fn stop(&mut self, now: Instant) {
         if self.spells.last().is_some_and(|last| last.to.is_none()) {
             return;
@@ -30,14 +30,14 @@ impl HeldClock {
         self.spells.push(Spell { from: now, to: None, before });
     }
 
-    /// The program goes on.
+    /// Starts the clock again: the program continues.
     pub(super) fn go_on(&mut self, now: Instant) {
         if let Some(last) = self.spells.last_mut() {
             last.to.get_or_insert(now);
         }
     }
 
-    /// What this clock shows at a moment: earlier by all the time that the program was held until then.
+    /// The time of this clock at a moment: the moment minus the total time that the program was held until then.
     pub(super) fn at(&self, moment: Instant) -> Instant {
         let begun = self.spells.partition_point(|spell| spell.from <= moment);
         let held = self.spells[..begun].last().map(|last| last.before + last.lasted_by(moment));

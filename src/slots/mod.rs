@@ -1,15 +1,15 @@
-//! The listeners of one address, and which of them gets new connections.
+//! The listeners of one address, and which of them receives new connections.
 //!
-//! A *slot* is one listener for one generation of a service. The slots of a TCP address form a `SO_REUSEPORT` group with
-//! a program that sends every new connection to one of them; a switch is one system call. The program may make an
-//! exception for a probe, which looks at a slot before it gets anything else, and for a share of the connections. It is
-//! attached even to a lone slot, so that a stranger who joins the port gets nothing. The slots of a unix socket each have a name of their own
-//! beside the path, and a switch renames a hard link over the path; see `unix.rs`. The slots of a UDP address form a group like those of TCP,
-//! and what is steered is every datagram; see `udp.rs`.
+//! A *slot* is one listener for one generation of a service. The slots of a TCP address form a `SO_REUSEPORT` group
+//! with a BPF program that sends every new connection to one of them; a switch is one system call. The program can make
+//! an exception for a probe, which reaches a slot that receives nothing else yet, and for a share of the connections.
+//! It is attached even to a single slot, so that a foreign socket that joins the port receives nothing. Each slot of a
+//! unix socket has its own name next to the path, and a switch renames a hard link over the path; see `unix.rs`. The
+//! slots of a UDP address form a group like those of TCP, but every datagram is steered; see `udp.rs`.
 //!
-//! A slot is bound and listens with the longest backlog that the kernel allows before any process exists, is
-//! close-on-exec, and has `TCP_NODELAY` set, which accepted sockets inherit. Its blocking mode is left as it is and must
-//! be left so by every holder: `O_NONBLOCK` belongs to the listener, not to the descriptor.
+//! A slot is bound and listens before any process exists. It has the longest backlog that the kernel allows, is
+//! close-on-exec, and has `TCP_NODELAY`, which accepted sockets inherit. No holder may change its blocking mode:
+//! `O_NONBLOCK` belongs to the listener, not to the descriptor.
 
 mod access;
 pub mod census;
@@ -45,7 +45,7 @@ pub use error::SlotError;
 pub use handshakes::Handshakes;
 use order::Order;
 pub use others::Other;
-pub use pair::{Both, Pair, PairState, Side};
+pub use pair::{ListenerPair, Pair, PairState, Side};
 pub use probe::{ProbeRoute, ProbeTarget};
 use program::{Kept, Lot, Probe, Program, Share};
 use socket::open;
@@ -60,7 +60,7 @@ use crate::sys::{
     steer,
 };
 
-/// Names a slot within its group; never used twice, and the later one has the greater number.
+/// Identifies a slot within its group. Never reused; later slots have greater numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SlotId(pub u64);
 
@@ -70,10 +70,10 @@ impl fmt::Display for SlotId {
     }
 }
 
-/// All slots of one address. There is always one that gets the new connections.
+/// All slots of one address. One of them always receives the new connections.
 ///
-/// Dropping a group closes this process's descriptors and nothing else: whoever holds duplicates goes on. The end of
-/// the address is [`Group::close`].
+/// Dropping a group only closes this process's descriptors: holders of duplicates are unaffected. [`Group::close`]
+/// closes the address.
 #[derive(Debug)]
 pub struct Group {
     address: ListenAddress,
@@ -87,13 +87,13 @@ pub struct Group {
 }
 
 impl Group {
-    /// Binds an address that nobody may have yet, and listens with a first slot that gets all connections. A stale unix
-    /// socket, at which nobody answers, is replaced.
+    /// Binds a free address, and listens with a first slot that receives all connections. Replaces a stale unix socket
+    /// without a listener.
     pub fn open(address: &ListenAddress) -> Result<Group, SlotError> {
         Self::open_for(address, Access::default())
     }
 
-    /// Likewise, and says who may connect over a unix socket.
+    /// Like [`Group::open`], and sets which users may connect over a unix socket.
     pub fn open_for(address: &ListenAddress, access: Access) -> Result<Group, SlotError> {
         check_free(address)?;
         let first = SlotId(1);
@@ -112,8 +112,8 @@ impl Group {
         Ok(group)
     }
 
-    /// Puts a group together from descriptors that somebody kept. `members` are all slots that still listen, in the
-    /// order of [`Group::order`]; `steered` is one of them, and gets all new connections from now on.
+    /// Reassembles a group from kept descriptors. `members` are all slots that still listen, in the order of
+    /// [`Group::order`]; `steered` is one of them, and receives all new connections from now on.
     pub fn restore(
         address: &ListenAddress,
         members: Vec<(SlotId, OwnedFd)>,
@@ -129,8 +129,8 @@ impl Group {
         Ok(group)
     }
 
-    /// Like [`Group::restore`], for slots that somebody else steers: nothing is changed or looked at. One that does not listen
-    /// at this moment may do so again.
+    /// Like [`Group::restore`], for slots that another process steers: checks and changes nothing. A member may be
+    /// temporarily not listening.
     pub fn hold(address: &ListenAddress, members: Vec<(SlotId, OwnedFd)>, steered: SlotId) -> Group {
         let mut order = Order::default();
         let mut slots = BTreeMap::new();
@@ -148,22 +148,22 @@ impl Group {
         &self.address
     }
 
-    /// The slot that gets new connections.
+    /// The slot that receives new connections.
     pub fn steered(&self) -> SlotId {
         self.steered
     }
 
-    /// The slots in the order of the kernel's index, for [`Group::restore`]. It changes when one is retired.
+    /// The slots in the order of the kernel's index, for [`Group::restore`]. Retiring a slot changes it.
     pub fn order(&self) -> Vec<SlotId> {
         self.order.slots()
     }
 
-    /// The listener of a slot.
+    /// The listener of a slot; `None` if the group lacks the slot.
     pub fn fd(&self, slot: SlotId) -> Option<BorrowedFd<'_>> {
         self.slots.get(&slot).map(AsFd::as_fd)
     }
 
-    /// Adds a slot that gets no connection until it is steered to.
+    /// Adds a slot. It receives no connections until they are steered to it.
     pub fn add_slot(&mut self) -> Result<SlotId, SlotError> {
         let slot = self.next;
         let listener = self.open_last(slot)?;
@@ -173,7 +173,7 @@ impl Group {
         Ok(slot)
     }
 
-    /// One that is known to be the last: no stranger has come while it was opened.
+    /// Opens a slot that is certainly the last in the group: retries if a foreign socket has joined in the meantime.
     fn open_last(&mut self, slot: SlotId) -> Result<OwnedFd, SlotError> {
         const TRIES: usize = 8;
         self.look();
@@ -181,8 +181,8 @@ impl Group {
         for _ in 0..TRIES {
             let ours = self.slots.values().chain([&listener]);
             let now = others::in_group(&self.address, ours).unwrap_or_default();
-            let known: Vec<_> = self.order.strangers().collect();
-            if now.iter().all(|stranger| known.contains(stranger)) {
+            let known: Vec<_> = self.order.foreign().collect();
+            if now.iter().all(|socket| known.contains(socket)) {
                 break;
             }
             stop_listening(&listener);
@@ -193,7 +193,7 @@ impl Group {
         Ok(listener)
     }
 
-    /// One whose mark no other slot has, if the address needs marks.
+    /// Opens a slot with a unique mark, if the address needs marks.
     fn open_slot(&self, slot: SlotId) -> Result<OwnedFd, SlotError> {
         const TRIES: usize = 64;
         let mut listener = open(&self.address, slot, &self.access)?;
@@ -203,7 +203,7 @@ impl Group {
                 if mark(&listener).is_ok_and(|mark| !known.contains(&mark)) {
                     break;
                 }
-                // It is the last in the order, so no other changes its place.
+                // It is the last in the order, so no other slot changes its index.
                 drop(std::mem::replace(&mut listener, open(&self.address, slot, &self.access)?));
             }
         }
@@ -214,8 +214,8 @@ impl Group {
         self.slots.iter().filter_map(|(slot, listener)| Some((*slot, mark(listener).ok()?)))
     }
 
-    /// Takes in a slot that listens already, and that this group has not opened: at the front if it began to listen before
-    /// all others, else at the end.
+    /// Adds a listening slot that this group has not opened. `first`: it began to listen before all others; otherwise
+    /// after them.
     pub fn admit(&mut self, slot: SlotId, listener: OwnedFd, first: bool) -> Result<(), SlotError> {
         if self.slots.contains_key(&slot) {
             return Err(SlotError::Unknown { address: self.address.clone(), slot });
@@ -230,7 +230,7 @@ impl Group {
         self.apply()
     }
 
-    /// Sends all new connections to `slot`, atomically. Those that wait elsewhere stay where they are. Ends a share.
+    /// Steers all new connections to `slot`, atomically. Connections already queued elsewhere stay there. Ends a share.
     pub fn steer_to(&mut self, slot: SlotId) -> Result<(), SlotError> {
         self.known(slot)?;
         let before = (self.steered, self.share);
@@ -238,8 +238,8 @@ impl Group {
         self.apply().inspect_err(|_| (self.steered, self.share) = before)
     }
 
-    /// Sends `parts` of 10,000 new connections to `slot`, by chance, and the others where they go now. A connection never
-    /// changes its slot; of UDP it is the datagrams of so many clients, by their ports. [`Group::steer_to`] ends it.
+    /// Steers `parts` of 10,000 new connections to `slot`, at random, and the rest as before. A connection never
+    /// changes its slot; for UDP the share applies to clients, by their ports. [`Group::steer_to`] ends it.
     pub fn steer_share(&mut self, slot: SlotId, parts: u32) -> Result<(), SlotError> {
         self.known(slot)?;
         if let ListenAddress::Unix(_) = &self.address {
@@ -249,8 +249,8 @@ impl Group {
         self.apply().inspect_err(|_| self.share = before)
     }
 
-    /// Opens a way for one client of this machine to `slot`, whatever slot gets the others. It is there until
-    /// [`Group::end_probe`], or until the next one is opened.
+    /// Opens a route for one client of this machine to `slot`, whichever slot receives other clients. It ends with
+    /// [`Group::end_probe`] or the next probe.
     pub fn probe(&mut self, slot: SlotId) -> Result<ProbeRoute, SlotError> {
         self.known(slot)?;
         let route = ProbeRoute::open(&self.address, slot)
@@ -262,18 +262,18 @@ impl Group {
         Ok(route)
     }
 
-    /// The way that everybody takes, to whatever slot gets new connections.
+    /// A route to the slot that receives new connections, like that of any client.
     pub fn probe_in_place(&self) -> Result<ProbeRoute, SlotError> {
         ProbeRoute::in_place(&self.address)
             .map_err(|error| SlotError::new(&self.address, "open a probe of", error))
     }
 
-    /// Closes the way of the last probe. What it has connected goes on.
+    /// Closes the route of the last probe. Its existing connection stays.
     pub fn end_probe(&mut self) -> Result<(), SlotError> {
         if self.probe.take().is_some() { self.apply() } else { Ok(()) }
     }
 
-    /// Makes the kernel do what the book says.
+    /// Makes the kernel match this group's state.
     fn apply(&mut self) -> Result<(), SlotError> {
         self.look();
         self.attach()
@@ -291,7 +291,7 @@ impl Group {
         }
     }
 
-    /// `None` if the slot that gets new connections was ended by its program: there is nothing to choose.
+    /// `None` if its program has ended the slot that receives new connections: there is nothing to steer.
     fn program(&self) -> Option<Program> {
         let mut program = Program::constant(self.order.index_of(self.steered)?);
         let index_of = |slot| self.order.index_of(slot);
@@ -307,7 +307,7 @@ impl Group {
         Some(program)
     }
 
-    /// A connection has one draw; each datagram of a flow has to have the same.
+    /// A connection is drawn once; all datagrams of a flow need the same draw.
     fn lot(&self) -> Lot {
         if self.address.is_datagram() { Lot::Flow } else { Lot::Random }
     }
@@ -316,12 +316,12 @@ impl Group {
         self.slots.get(&slot).ok_or_else(|| SlotError::Unknown { address: self.address.clone(), slot })
     }
 
-    /// Takes a slot out of the group for good, whoever else holds it. Connections that still wait in its queue are reset:
-    /// let its process serve them first, see [`Group::queue_len`]. The slot that gets new connections, or a share of them,
-    /// cannot be retired. A probe of the slot is over.
+    /// Removes a slot from the group permanently, even if other processes hold it. Resets the connections in its queue:
+    /// let its process serve them first, see [`Group::queue_len`]. An error for the slot that receives new connections
+    /// or a share of them. Ends a probe of the slot.
     ///
-    /// With three slots or more, retire one before the next is added: between the two system calls of this function the
-    /// kernel may choose among all that remain.
+    /// With three or more slots, retire one before you add the next: between the two system calls of this function the
+    /// kernel may choose any remaining slot.
     pub fn retire(&mut self, slot: SlotId) -> Result<(), SlotError> {
         if slot == self.steered || self.share.is_some_and(|(shared, _)| shared == slot) {
             return Err(SlotError::Steered { address: self.address.clone(), slot });
@@ -329,9 +329,9 @@ impl Group {
         let Some(listener) = self.slots.remove(&slot) else {
             return Err(SlotError::Unknown { address: self.address.clone(), slot });
         };
-        // The last one takes its place, which may be a stranger.
+        // The last member, possibly a foreign socket, takes its index.
         self.look();
-        // A duplicate in another process would keep a merely closed one in the group, and the indices wrong.
+        // After a plain close, a duplicate in another process would stay in the group and shift the indices.
         stop_listening(&listener);
         drop(listener);
         self.order.remove(slot);
@@ -342,28 +342,29 @@ impl Group {
         self.apply()
     }
 
-    /// How many connections wait to be accepted at a slot. Those whose handshake is still going on are not counted, so at
-    /// a long distance wait two seconds after a switch before a 0 is believed. For a unix socket, and for datagrams, the kernel
-    /// tells only whether any waits: 0 or 1.
+    /// Number of connections in a slot's accept queue. Excludes incomplete handshakes: over a slow network, trust a 0
+    /// only two seconds after a switch. For unix sockets and datagrams the kernel only reports whether any waits: 0 or
+    /// 1.
     pub fn queue_len(&self, slot: SlotId) -> Result<u32, SlotError> {
         waiting_at(&self.address, self.known(slot)?)
     }
 
-    /// How many datagrams have been lost at a slot since it was opened, as its receive buffer was full.
+    /// Number of datagrams lost at a slot since it was opened, because its receive buffer was full.
     pub fn dropped(&self, slot: SlotId) -> Result<u32, SlotError> {
         dropped_at(&self.address, self.known(slot)?)
     }
 
-    /// Ends the address: from now on connections are refused, whoever holds duplicates, and waiting ones are reset. The
-    /// path of a unix socket is removed if it is still this group's.
+    /// Closes the address: from now on connections are refused even if other processes hold duplicates, and queued ones
+    /// are reset. Removes the path of a unix socket if it still belongs to this group.
     pub fn close(self) {
-        // Nobody finds the path of a socket that refuses.
+        // Removed first, so that no client finds a path that refuses connections.
         let (address, slots) = (self.address.clone(), self.slots.keys().copied().collect::<Vec<_>>());
         forget_path(&address, &slots);
         self.slots.values().for_each(stop_listening);
     }
 
-    /// Likewise, but leaves the path of a unix socket to what is given: it waits for the file system, and needs no descriptor.
+    /// Like [`Group::close`], but returns a closure that removes the path of a unix socket: that may block on the file
+    /// system, and needs no descriptor.
     pub fn close_but_for_path(self) -> impl FnOnce() + Send + 'static {
         self.slots.values().for_each(stop_listening);
         let (address, slots) = (self.address.clone(), self.slots.keys().copied().collect::<Vec<_>>());
@@ -374,7 +375,7 @@ impl Group {
 fn forget_path(address: &ListenAddress, slots: &[SlotId]) {
     let ListenAddress::Unix(path) = address else { return };
     for slot in slots {
-        // The one that is in place, whoever has put it there.
+        // Remove the slot that is in place, whichever process put it there.
         unix::remove(path, *slot);
         unix::forget(path, *slot);
     }

@@ -1,66 +1,67 @@
-//! The index that the kernel gives each member of a `SO_REUSEPORT` group.
+//! The kernel's index of each member of a `SO_REUSEPORT` group.
 
 use serde::{Deserialize, Serialize};
 
 use super::SlotId;
 use super::others::Inode;
 
-/// One that is counted.
+/// A member of the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Member {
     Slot(SlotId),
-    /// The socket of a process that has nothing to do with the service.
-    Stranger(Inode),
+    /// The socket of an unrelated process.
+    Foreign(Inode),
 }
 
-/// Members are counted in the order in which they began to listen; when one leaves, the last one takes its index.
+/// The kernel numbers members in the order in which they began to listen; when one leaves, the last one takes its
+/// index.
 ///
-/// Strangers come and go unseen. Those who came since the last look are behind all that were there, as long as no slot has come or
-/// gone in between; so it is looked before that.
+/// Foreign sockets come and go unnoticed. New ones since the last check follow all earlier members only if no slot has
+/// joined or left in between. So check before every change of a slot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Order(Vec<Member>);
 
 impl Order {
-    /// A slot began to listen.
+    /// Records a slot that begins to listen.
     pub(super) fn push(&mut self, slot: SlotId) {
         self.0.push(Member::Slot(slot));
     }
 
-    /// A slot is found that began to listen before all others.
+    /// Records a slot that began to listen before all others.
     pub(super) fn push_first(&mut self, slot: SlotId) {
         self.0.insert(0, Member::Slot(slot));
     }
 
-    /// A slot stopped listening. One that is unknown changes nothing.
+    /// Records a slot that stops listening. No effect for unknown slots.
     pub(super) fn remove(&mut self, slot: SlotId) {
         self.leave(Member::Slot(slot));
     }
 
-    /// These strangers are there, in the order in which they came, and no others.
-    pub(super) fn observe(&mut self, strangers: &[Inode]) {
-        for gone in self.strangers().filter(|known| !strangers.contains(known)).collect::<Vec<_>>() {
-            self.leave(Member::Stranger(gone));
+    /// Records the foreign sockets that exist now, in the order in which they joined.
+    pub(super) fn observe(&mut self, foreign: &[Inode]) {
+        for gone in self.foreign().filter(|known| !foreign.contains(known)).collect::<Vec<_>>() {
+            self.leave(Member::Foreign(gone));
         }
-        for stranger in strangers {
-            if !self.0.contains(&Member::Stranger(*stranger)) {
-                self.0.push(Member::Stranger(*stranger));
+        for socket in foreign {
+            if !self.0.contains(&Member::Foreign(*socket)) {
+                self.0.push(Member::Foreign(*socket));
             }
         }
     }
 
-    /// The strangers that were there at the last look.
-    pub(super) fn strangers(&self) -> impl Iterator<Item = Inode> {
+    /// The foreign sockets of the last check.
+    pub(super) fn foreign(&self) -> impl Iterator<Item = Inode> {
         self.0.iter().filter_map(|member| match member {
-            Member::Stranger(inode) => Some(*inode),
+            Member::Foreign(inode) => Some(*inode),
             Member::Slot(_) => None,
         })
     }
 
-    /// Whether a slot has a stranger before it: when that leaves, the slot's index may change.
+    /// Whether a foreign socket precedes a slot: when it leaves, the slot's index may change.
     pub(super) fn is_displaced(&self) -> bool {
-        let strangers = |member: &&Member| matches!(member, Member::Stranger(_));
-        self.0.iter().skip_while(|member| !strangers(member)).any(|member| !strangers(&member))
+        let foreign = |member: &&Member| matches!(member, Member::Foreign(_));
+        self.0.iter().skip_while(|member| !foreign(member)).any(|member| !foreign(&member))
     }
 
     /// The kernel's index of a slot.
@@ -68,11 +69,11 @@ impl Order {
         self.position(Member::Slot(slot)).map(|index| index as u32)
     }
 
-    /// All slots by their index.
+    /// All slots by index.
     pub(super) fn slots(&self) -> Vec<SlotId> {
         let slots = self.0.iter().filter_map(|member| match member {
             Member::Slot(slot) => Some(*slot),
-            Member::Stranger(_) => None,
+            Member::Foreign(_) => None,
         });
         slots.collect()
     }
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_are_counted_where_they_came() {
+    fn foreign_sockets_are_counted_in_order_of_arrival() {
         let mut order = Order::default();
         order.push(SlotId(1));
         order.observe(&[70]);
@@ -117,14 +118,14 @@ mod tests {
         assert_eq!((order.index_of(SlotId(2)), order.is_displaced()), (Some(2), true));
         order.observe(&[70, 71]);
         order.remove(SlotId(1));
-        assert_eq!(order.index_of(SlotId(2)), Some(2), "the newest stranger has taken the first place");
+        assert_eq!(order.index_of(SlotId(2)), Some(2), "the newest foreign socket has taken the first place");
         order.observe(&[70]);
         assert_eq!((order.index_of(SlotId(2)), order.is_displaced()), (Some(0), false));
         order.observe(&[]);
         assert_eq!(order.slots(), [SlotId(2)]);
     }
 
-    /// The rule, said the other way around: a table from slot to index, as the kernel's text puts it.
+    /// The same rule differently: a table from slot to index, as in the kernel's documentation.
     #[derive(Default)]
     struct Model(BTreeMap<SlotId, u32>);
 

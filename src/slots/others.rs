@@ -1,9 +1,9 @@
-//! Sockets of others at an address of this service.
+//! Foreign sockets at an address of this service.
 //!
-//! A process of the same user can join a `SO_REUSEPORT` group (it only has to ask for that), and leave it. While the slots stay what they
-//! are that changes nothing for them: it comes behind them, and gets nothing, as the program chooses a slot. But a slot that is
-//! added meanwhile comes behind the stranger, and when one leaves a stranger may take its index. So whoever adds or ends a
-//! slot looks first, and counts the others (see `order.rs`). There is nothing to look at while nothing changes.
+//! A process of the same user can join a `SO_REUSEPORT` group (it only has to set the option) and leave it. While the
+//! slots do not change, this has no effect: the foreign socket is the last member, and the program chooses a slot. But
+//! a slot added later comes after it, and when a slot leaves, the foreign socket may take its index. So every change of
+//! the slots first counts the foreign sockets (see `order.rs`). Without changes there is nothing to check.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,20 +16,20 @@ use crate::sys::descriptor::inode;
 use crate::sys::owner::Owner;
 use crate::sys::user::effective_user;
 
-/// Names a socket, as long as it is open.
+/// Identifies an open socket.
 pub(super) type Inode = u32;
 
-/// A socket of somebody else that takes, or may take, what is sent to an address of ours.
+/// A foreign socket that receives, or may receive, traffic for this service's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Other {
-    /// What it is bound to.
+    /// Its bound address.
     pub local: SocketAddr,
-    /// Who has it, if that can be known.
+    /// Its process, if known.
     pub owner: Option<Owner>,
 }
 
-/// The others in the group of an address, in the order in which they began to listen, as far as that can be told. Those of
-/// an address without groups are none.
+/// The foreign sockets in the group of an address, in the order in which they began to listen, as far as can be
+/// determined. Empty for addresses without groups.
 pub(super) fn in_group<'a>(
     address: &ListenAddress,
     ours: impl Iterator<Item = &'a OwnedFd>,
@@ -37,7 +37,7 @@ pub(super) fn in_group<'a>(
     let Some((local, _)) = address.ip() else { return Ok(Vec::new()) };
     let mut others = others(address, ours, &[family_of(local.ip())])?;
     others.retain(|found| is_in_group(found, address));
-    // The kernel puts the newest first, except where TCP over v6 is concerned.
+    // The kernel lists the newest first, except for TCP over IPv6.
     let oldest_first = !address.is_datagram() && local.is_ipv6();
     if !oldest_first {
         others.reverse();
@@ -45,7 +45,7 @@ pub(super) fn in_group<'a>(
     Ok(others.into_iter().map(|found| found.inode).collect())
 }
 
-/// All others that are open to what is sent to the address. Reads `/proc` if there are any.
+/// All foreign sockets that could receive traffic for the address. Reads `/proc` if there are any.
 pub(super) fn beside<'a>(
     address: &ListenAddress,
     ours: impl Iterator<Item = &'a OwnedFd>,
@@ -76,7 +76,7 @@ fn others<'a>(
     Ok(found)
 }
 
-/// The kernel makes a group of the sockets of one user that are bound to the same.
+/// The kernel groups sockets of one user with the same bound address.
 fn is_in_group(found: &Found, address: &ListenAddress) -> bool {
     let Some((local, v6_only)) = address.ip() else { return false };
     let same = found.bound_to().is_some_and(|bound| bound.ip() == local.ip() && bound.port() == local.port());

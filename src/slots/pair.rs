@@ -1,17 +1,17 @@
-//! Two listeners of each address for good, of which one gets the new connections.
+//! Two permanent listeners per address, one of which receives the new connections.
 //!
-//! For programs that cannot be told to leave connections alone: one of them works on one side, and the connections for
-//! the next one wait at the other side.
+//! For programs that cannot stop accepting on request: one program works on one side, and the connections for the next
+//! one wait at the other side.
 //!
-//! Whoever holds the descriptors can switch, and may die in between. So what is wanted is a value, [`PairState`], which
-//! the caller writes down before [`Pair::apply`] makes the kernel agree, and again with what that gives back. Applying
-//! the same state again changes nothing, and completes what was interrupted.
+//! Any holder of the descriptors can switch, and may die during the switch. So the wanted state is a value,
+//! [`PairState`]. The caller records it before [`Pair::apply`] makes the kernel match, and records the returned state
+//! again. Applying the same state again changes nothing, or completes an interrupted switch.
 //!
-//! Invariant: the order of each address tells which index a side has in its group. It changes only when a side leaves or
-//! joins again, which its program has shut down, and is written down before that ([`Pair::foresee`]). A reset changes no place.
-//! Strangers in the group (`others.rs`) come behind both sides. One that was there when a side left may be between them: then it is
-//! looked again at the next change. The side at rest is behind the active one, so the active one never takes the place of
-//! a stranger that leaves.
+//! Invariant: the order of each address gives the index of a side in its group. It changes only when a side that its
+//! program has shut down leaves or rejoins, and is recorded before that ([`Pair::foresee`]). A reset changes no index.
+//! Foreign sockets in the group (`others.rs`) follow both sides. One that existed when a side left may now be between
+//! them: then the next change checks again. The idle side follows the active one, so the active side never takes the
+//! index of a foreign socket that leaves.
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,18 +25,18 @@ use crate::config::ListenAddress;
 use crate::sys::socket::{LONGEST_BACKLOG, listen};
 use crate::sys::steer;
 
-/// One of the two.
+/// One of the two sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
-    /// The one that listened first.
+    /// The side that listened first.
     A,
-    /// The other one.
+    /// The other side.
     B,
 }
 
 impl Side {
-    /// The other one.
+    /// The opposite side.
     pub fn other(self) -> Side {
         match self {
             Side::A => Side::B,
@@ -46,7 +46,7 @@ impl Side {
 }
 
 impl Side {
-    /// Its slot, for the book of the kernel's indices.
+    /// Its slot, for the order of the kernel's indices.
     fn slot(self) -> SlotId {
         SlotId(match self {
             Side::A => 1,
@@ -55,7 +55,7 @@ impl Side {
     }
 }
 
-/// Both sides, this one before the other one.
+/// Both sides, starting with `first`.
 fn order_from(first: Side) -> Order {
     let mut order = Order::default();
     [first, first.other()].into_iter().for_each(|side| order.push(side.slot()));
@@ -71,7 +71,7 @@ impl fmt::Display for Side {
     }
 }
 
-/// What is wanted of a pair, and what is known of it. Small, and good on the disk.
+/// The wanted and known state of a pair. Small; suited for storage on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PairState {
     active: Side,
@@ -80,23 +80,23 @@ pub struct PairState {
 }
 
 impl PairState {
-    /// The state of listeners that were just opened, A before B: A is active.
+    /// The state of newly opened listeners, A before B: A is active.
     pub fn new(addresses: usize) -> PairState {
         let order = vec![order_from(Side::A); addresses];
         PairState { active: Side::A, reset: None, order }
     }
 
-    /// The side that gets new connections.
+    /// The side that receives new connections.
     pub fn active(&self) -> Side {
         self.active
     }
 
-    /// The same with another side active.
+    /// The same state with another active side.
     pub fn switched_to(&self, side: Side) -> PairState {
         PairState { active: side, ..self.clone() }
     }
 
-    /// The same after a new socket of a side has joined the group of an address.
+    /// The same state after a new socket of a side has joined the group of an address.
     pub fn joined(&self, at: usize, side: Side) -> PairState {
         let mut order = self.order_of(at);
         order.remove(side.slot());
@@ -104,7 +104,7 @@ impl PairState {
         self.clone().with_order(at, order)
     }
 
-    /// What is not known was opened as A before B.
+    /// Unknown addresses were opened as A before B.
     fn order_of(&self, at: usize) -> Order {
         self.order.get(at).cloned().unwrap_or_else(|| order_from(Side::A))
     }
@@ -116,22 +116,22 @@ impl PairState {
         self
     }
 
-    /// Whether a process that reads the other one steers as one that reads this one. What is to be reset is found again in any case.
+    /// Whether both states steer alike. Ignores a pending reset, which is detected again anyway.
     pub fn steers_like(&self, other: &PairState) -> bool {
         let addresses = self.order.len().max(other.order.len());
         self.active == other.active && (0..addresses).all(|at| self.order_of(at) == other.order_of(at))
     }
 
-    /// The same with a side to be reset: what waits there is reset, and a TCP listener listens again if its program has shut it
-    /// down. Datagrams that wait are dropped. No program may be at work on it.
+    /// The same state with a pending reset of a side: it resets queued connections, and makes a TCP listener that its
+    /// program has shut down listen again. It drops queued datagrams. No program may be using the side.
     pub fn with_reset(&self, side: Side) -> PairState {
         PairState { reset: Some(side), ..self.clone() }
     }
 }
 
-/// The two listeners of one address. Those of a unix path are bound to the names of their slots.
+/// The two listeners of one address. For a unix path they are bound to the names of their slots.
 #[derive(Debug)]
-pub struct Both {
+pub struct ListenerPair {
     /// The address.
     pub address: ListenAddress,
     /// Side A.
@@ -140,35 +140,35 @@ pub struct Both {
     pub b: OwnedFd,
 }
 
-/// The pairs of all addresses of a service. All are switched together, one after the other.
+/// The pairs of all addresses of a service. They switch together, one after the other.
 #[derive(Debug)]
 pub struct Pair {
-    addresses: Vec<Both>,
+    addresses: Vec<ListenerPair>,
     state: PairState,
 }
 
 impl Pair {
-    /// Puts a pair together, and leaves it as it is.
-    pub fn hold(addresses: Vec<Both>, state: PairState) -> Pair {
+    /// Assembles a pair and changes nothing.
+    pub fn hold(addresses: Vec<ListenerPair>, state: PairState) -> Pair {
         Pair { addresses, state }
     }
 
-    /// Puts a pair together and applies what is wanted of it.
-    pub fn new(addresses: Vec<Both>, state: PairState) -> Result<Pair, SlotError> {
+    /// Assembles a pair and applies a state.
+    pub fn new(addresses: Vec<ListenerPair>, state: PairState) -> Result<Pair, SlotError> {
         let mut pair = Pair::hold(addresses, state.clone());
         pair.apply(state)?;
         Ok(pair)
     }
 
-    /// What the pair is in.
+    /// The current state.
     pub fn state(&self) -> &PairState {
         &self.state
     }
 
-    /// Looks for strangers, who count when a side leaves. For a moment at which no client waits.
+    /// Checks for foreign sockets, which matter when a side leaves. Call it while no client waits.
     pub fn look(&mut self) {
-        for (at, both) in self.addresses.iter().enumerate().filter(|(_, both)| both.is_tcp()) {
-            if let Ok(others) = others::in_group(&both.address, [&both.a, &both.b].into_iter()) {
+        for (at, pair) in self.addresses.iter().enumerate().filter(|(_, pair)| pair.is_tcp()) {
+            if let Ok(others) = others::in_group(&pair.address, [&pair.a, &pair.b].into_iter()) {
                 let mut order = self.state.order_of(at);
                 order.observe(&others);
                 self.state = self.state.clone().with_order(at, order);
@@ -176,39 +176,40 @@ impl Pair {
         }
     }
 
-    /// Whether there were any at the last look.
-    pub fn has_strangers(&self) -> bool {
-        self.state.order.iter().any(|order| order.strangers().next().is_some())
+    /// Whether the last check found foreign sockets.
+    pub fn has_foreign_sockets(&self) -> bool {
+        self.state.order.iter().any(|order| order.foreign().next().is_some())
     }
 
-    /// The TCP listeners of a side that are alive.
+    /// The live TCP listeners of a side.
     pub fn alive_listeners(&self, side: Side) -> impl Iterator<Item = &OwnedFd> {
         self.addresses
             .iter()
-            .filter(move |both| both.is_tcp() && both.is_alive(side))
-            .map(move |both| both.side(side))
+            .filter(move |pair| pair.is_tcp() && pair.is_alive(side))
+            .map(move |pair| pair.side(side))
     }
 
-    /// What will be so once the kernel agrees: a side whose program has shut it down joins its group again, behind the other one.
-    /// To be written down before [`Pair::apply`], which finds no trace of that if it was interrupted.
+    /// The state after [`Pair::apply`]: a side that its program has shut down rejoins its group after the other side.
+    /// Record it before the apply, which leaves no trace of the order if it is interrupted.
     pub fn foresee(&self, state: &PairState) -> PairState {
         let orders = self.addresses.iter().enumerate();
-        orders.fold(state.clone(), |state, (at, both)| {
-            let order = both.order_after(state.active, state.reset, state.order_of(at));
+        orders.fold(state.clone(), |state, (at, pair)| {
+            let order = pair.order_after(state.active, state.reset, state.order_of(at));
             state.with_order(at, order)
         })
     }
 
-    /// Makes the kernel agree with what is wanted. Gives what is so then, also to be written down: a reset is done.
+    /// Makes the kernel match the wanted state. Returns the resulting state, with the reset done, which the caller must
+    /// also record.
     ///
-    /// An active TCP side that does not listen any more, as its program has shut it down, listens again; nobody may be at work at
-    /// it. In the place of another one there may be a new socket, which this process does not have: it gets what clients
-    /// send. After an error all that can get connections at the side that was active before gets them there; [`Pair::state`] is
-    /// what is so then, to be written down, and the same state can be applied again.
+    /// If a program has shut down the active TCP listener, it listens again; no program may be using it. Other sockets
+    /// may have been replaced by a new one that this process does not have: that one receives the traffic. After an
+    /// error, the previous side receives everything it can; [`Pair::state`] is then the state to record, and the same
+    /// state can be applied again.
     pub fn apply(&mut self, state: PairState) -> Result<&PairState, SlotError> {
         let (before, state) = (self.state.active, self.foresee(&state));
         let applied = self.apply_foreseen(&state);
-        // Also of an address that was not come to: a side that is shut down is the last of its order in any case.
+        // Also for addresses that were not reached: a side that was shut down is the last of its order in any case.
         self.state = PairState { reset: None, ..state };
         if let Err(error) = applied {
             self.state.active = before;
@@ -219,84 +220,85 @@ impl Pair {
     }
 
     fn apply_foreseen(&self, state: &PairState) -> Result<(), SlotError> {
-        for (at, both) in self.addresses.iter().enumerate() {
+        for (at, pair) in self.addresses.iter().enumerate() {
             let order = state.order_of(at);
             if let Some(side) = state.reset {
-                both.check_reset(side, state.active)?;
-                both.reset(side, state.active, &order)?;
+                pair.check_reset(side, state.active)?;
+                pair.reset(side, state.active, &order)?;
             }
-            both.steer(state.active, &order)?;
+            pair.steer(state.active, &order)?;
         }
         Ok(())
     }
 
-    /// Lets the active side have all new connections that it can get, and changes nothing else. An error is about one address; the
-    /// others are seen to.
+    /// Steers all new connections to the active side where it is alive, and changes nothing else. Continues after an
+    /// error, and returns one of the errors.
     pub fn steer_again(&self) -> Result<(), SlotError> {
         let active = self.state.active;
-        let alive = self.addresses.iter().enumerate().filter(|(_, both)| both.is_alive(active));
-        let steered = alive.map(|(at, both)| both.steer(active, &self.state.order_of(at)));
+        let alive = self.addresses.iter().enumerate().filter(|(_, pair)| pair.is_alive(active));
+        let steered = alive.map(|(at, pair)| pair.steer(active, &self.state.order_of(at)));
         steered.fold(Ok(()), Result::and)
     }
 
-    /// Whether new connections cannot come to a TCP listener of this side, as its program has shut it down: then they wait at the
-    /// other one.
+    /// Whether a TCP listener of this side receives no connections because its program has shut it down: they wait at
+    /// the other side.
     pub fn is_left(&self, side: Side) -> bool {
-        let is_tcp = |both: &&Both| both.is_tcp();
-        self.addresses.iter().filter(is_tcp).any(|both| !both.is_alive(side) && both.is_alive(side.other()))
+        let is_tcp = |pair: &&ListenerPair| pair.is_tcp();
+        self.addresses.iter().filter(is_tcp).any(|pair| !pair.is_alive(side) && pair.is_alive(side.other()))
     }
 
-    /// The addresses at which a program could not be started on this side: in the place of what this process has there may be a
-    /// new socket.
+    /// The addresses that prevent starting a program on this side: this process's socket is dead, and a new one may
+    /// have replaced it.
     pub fn replaced(&self, side: Side) -> impl Iterator<Item = &ListenAddress> {
         self.addresses
             .iter()
-            .filter(move |both| !both.is_tcp() && !both.is_alive(side))
-            .map(|both| &both.address)
+            .filter(move |pair| !pair.is_tcp() && !pair.is_alive(side))
+            .map(|pair| &pair.address)
     }
 
-    /// Whether this side of a path was shut down. Clients wait at what is in its place, under the same name.
+    /// Whether a unix listener of this side was shut down. Clients wait at its replacement under the same name.
     pub fn has_ended_path(&self, side: Side) -> bool {
-        let is_unix = |both: &&Both| matches!(both.address, ListenAddress::Unix(_));
-        self.addresses.iter().filter(is_unix).any(|both| !both.is_alive(side))
+        let is_unix = |pair: &&ListenerPair| matches!(pair.address, ListenAddress::Unix(_));
+        self.addresses.iter().filter(is_unix).any(|pair| !pair.is_alive(side))
     }
 
-    /// Lets the paths of unix sockets lead to the active side again.
+    /// Makes the paths of unix sockets point to the active side again.
     pub fn put_back(&self) -> Result<(), SlotError> {
-        let unix = self.addresses.iter().filter(|both| matches!(both.address, ListenAddress::Unix(_)));
-        unix.into_iter().try_for_each(|both| both.steer(self.state.active, &Order::default()))
+        let unix = self.addresses.iter().filter(|pair| matches!(pair.address, ListenAddress::Unix(_)));
+        unix.into_iter().try_for_each(|pair| pair.steer(self.state.active, &Order::default()))
     }
 
-    /// The sockets of both sides that take datagrams: what is there, and where the next ones will wait.
+    /// The datagram sockets: of this side, and of the other side, where the next datagrams will wait.
     pub fn datagram_sockets(&self, side: Side) -> impl Iterator<Item = (&OwnedFd, &OwnedFd)> {
-        let datagrams = self.addresses.iter().filter(|both| both.address.is_datagram());
-        datagrams.map(move |both| (both.side(side), both.side(side.other())))
+        let datagrams = self.addresses.iter().filter(|pair| pair.address.is_datagram());
+        datagrams.map(move |pair| (pair.side(side), pair.side(side.other())))
     }
 
-    /// How many connections wait at a side, over all addresses. For a unix socket, and for datagrams, it is only known whether any
-    /// waits.
+    /// Number of connections queued at a side, over all addresses. For unix sockets and datagrams only whether any
+    /// waits is known: 0 or 1 each.
     pub fn queue_len(&self, side: Side) -> Result<u32, SlotError> {
-        self.addresses.iter().map(|both| both.queue_len(side)).sum()
+        self.addresses.iter().map(|pair| pair.queue_len(side)).sum()
     }
 
-    /// Likewise of those that a program can still accept: one that was shut down seems to have some for ever.
+    /// Like [`Pair::queue_len`], for live listeners only: a listener that was shut down always appears to have
+    /// connections.
     pub fn left_waiting(&self, side: Side) -> Result<u32, SlotError> {
-        let alive = self.addresses.iter().filter(|both| both.is_alive(side));
-        alive.map(|both| both.queue_len(side)).sum()
+        let alive = self.addresses.iter().filter(|pair| pair.is_alive(side));
+        alive.map(|pair| pair.queue_len(side)).sum()
     }
 
-    /// How many datagrams have been lost at a side since it was opened, as its receive buffer was full.
+    /// Number of datagrams lost at a side since it was opened, because its receive buffer was full.
     pub fn dropped(&self, side: Side) -> Result<u32, SlotError> {
-        self.addresses.iter().map(|both| dropped_at(&both.address, both.side(side))).sum()
+        self.addresses.iter().map(|pair| dropped_at(&pair.address, pair.side(side))).sum()
     }
 
     /// The listeners of a side, in the order of the addresses.
     pub fn listeners(&self, side: Side) -> impl Iterator<Item = &OwnedFd> {
-        self.addresses.iter().map(move |both| both.side(side))
+        self.addresses.iter().map(move |pair| pair.side(side))
     }
 }
 
-impl Both {
+impl ListenerPair {
     fn side(&self, side: Side) -> &OwnedFd {
         match side {
             Side::A => &self.a,
@@ -308,13 +310,13 @@ impl Both {
         self.address.ip().is_some() && !self.address.is_datagram()
     }
 
-    /// Whether what this process has of a side can get what clients send.
+    /// Whether this process's socket of a side can receive traffic.
     fn is_alive(&self, side: Side) -> bool {
         socket::is_alive(&self.address, self.side(side))
     }
 
-    /// The order of its group after a reset and after the active side is seen to. The kernel is asked only if something has
-    /// changed: this is in the gap between two programs.
+    /// The order of the group after a reset and a repair of the active side. Queries the kernel only if something has
+    /// changed, because this runs in the gap between two programs.
     fn order_after(&self, active: Side, reset: Option<Side>, mut order: Order) -> Order {
         let dead: Vec<Side> = [Side::A, Side::B].into_iter().filter(|side| !self.is_alive(*side)).collect();
         dead.iter().for_each(|side| order.remove(side.slot()));
@@ -322,7 +324,7 @@ impl Both {
             let others = others::in_group(&self.address, [&self.a, &self.b].into_iter());
             order.observe(&others.unwrap_or_default());
         }
-        // One that joins comes behind the other one, and so does what has replaced it.
+        // A side that joins follows the other side, and so does its replacement.
         for side in reset.into_iter().chain([active]) {
             if order.index_of(side.slot()).is_none() {
                 order.push(side.slot());
@@ -331,7 +333,7 @@ impl Both {
         order
     }
 
-    /// What gets new connections keeps them, unless it could not get any.
+    /// Refuses to reset the side that receives new connections, unless it is dead.
     fn check_reset(&self, side: Side, active: Side) -> Result<(), SlotError> {
         if side == active && self.is_alive(side) {
             return Err(SlotError::ActiveSide { address: self.address.clone(), side });
@@ -341,7 +343,7 @@ impl Both {
 
     fn steer(&self, active: Side, order: &Order) -> Result<(), SlotError> {
         if let ListenAddress::Unix(path) = &self.address {
-            // By its name, which another socket may have by now.
+            // By its name, which a replacement socket may have by now.
             let named = unix::slot_by_name(self.side(active).as_fd());
             let slot = named.ok_or_else(|| SlotError::OtherPair { address: self.address.clone() })?;
             return unix::put_in_place(path, slot);
@@ -357,7 +359,7 @@ impl Both {
         }
     }
 
-    /// Whether there is another socket in the place of one that a program has ended.
+    /// Whether another socket has replaced one that a program has ended.
     fn is_replaced(&self) -> bool {
         others::in_group(&self.address, [&self.a, &self.b].into_iter()).is_ok_and(|others| !others.is_empty())
     }
@@ -372,7 +374,7 @@ impl Both {
         }
         let other = side.other();
         if let (true, Some(index)) = (other == active && self.is_alive(other), order.index_of(other.slot())) {
-            // Told before the side joins again, or the side would get connections.
+            // Steers before the side rejoins, or the side would receive connections.
             self.attach(other, index)?;
         }
         self.listen_again(side)

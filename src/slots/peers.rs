@@ -1,7 +1,7 @@
 //! Datagram sockets that are connected to clients.
 //!
-//! Some servers bind one more socket to their address for each client, and connect it. The kernel gives such a socket its client's
-//! datagrams, whatever is steered, as long as a process has it.
+//! Some servers bind another socket to their address for each client, and connect it. The kernel gives that socket its
+//! client's datagrams, whatever is steered, as long as a process holds it.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,8 +12,8 @@ use super::census::held_by;
 use super::diag::{Diag, Found, family_of};
 use crate::config::ListenAddress;
 
-/// Whether a process of the tree has such a socket at one of the addresses. A kernel that cannot tell of datagram sockets
-/// (`INET_UDP_DIAG`) is taken to have none.
+/// Whether a process of the tree has such a socket at one of the addresses. `false` if the kernel cannot list datagram
+/// sockets (`INET_UDP_DIAG`).
 pub fn has_connected(addresses: &[ListenAddress], tree: impl Fn() -> Vec<u32>) -> io::Result<bool> {
     let places: BTreeSet<(u8, IpAddr, u16)> = addresses.iter().filter_map(place).collect();
     if places.is_empty() {
@@ -24,7 +24,7 @@ pub fn has_connected(addresses: &[ListenAddress], tree: impl Fn() -> Vec<u32>) -
     for (family, ip, port) in places {
         let asked = diag.udp(family, port, |socket: Found| {
             let is_at = socket.local().is_some_and(|local| ip.is_unspecified() || ip == local.ip());
-            // One that has left its group is connected to itself.
+            // A socket that has left its group is connected to itself.
             if is_at && socket.inode != 0 && socket.is_connection() && socket.peer() != socket.local() {
                 found.push(socket);
             }
@@ -38,7 +38,7 @@ pub fn has_connected(addresses: &[ListenAddress], tree: impl Fn() -> Vec<u32>) -
 }
 
 fn place(address: &ListenAddress) -> Option<(u8, IpAddr, u16)> {
-    // Of one socket for both families a client over IPv4 is of the family IPv6 as well.
+    // For a dual-stack socket, IPv4 clients also count as IPv6.
     let (local, _) = address.ip().filter(|_| address.is_datagram())?;
     Some((family_of(local.ip()), local.ip(), local.port()))
 }
@@ -69,7 +69,7 @@ mod tests {
         connected.connect(client.local_addr().unwrap()).unwrap();
         assert!(has_connected(&addresses, own).unwrap());
         assert!(has_connected(&any, own).unwrap());
-        assert!(!has_connected(&addresses, Vec::new).unwrap(), "nobody of the tree has it");
+        assert!(!has_connected(&addresses, Vec::new).unwrap(), "no process of the tree has it");
         connected.connect(address).unwrap();
         assert!(!has_connected(&addresses, own).unwrap(), "it has left its group");
         connected.connect(client.local_addr().unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! A way for one client of this machine to a slot that gets no other connection.
+//! A route for one client of this machine to a slot that receives no other connections.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,24 +12,24 @@ use crate::sys::socket::{
     AddressFamily, SockFlag, SockType, bind, connect, connect_path, local_address, socket,
 };
 
-/// A client's socket that is not connected yet: what is connected by it comes to the probed slot.
+/// An unconnected client socket. What it connects to is the probed slot.
 ///
-/// It is close-on-exec and does not block. Each connection needs a way of its own.
+/// It is close-on-exec and nonblocking. Each connection needs its own route.
 #[derive(Debug)]
 pub struct ProbeRoute {
     socket: OwnedFd,
     target: ProbeTarget,
     client: Option<SocketAddr>,
-    /// What a path leads through.
+    /// The directory that the target path goes through.
     _held: Option<OwnedFd>,
 }
 
-/// Where to connect to.
+/// The address to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeTarget {
-    /// The listener's address, with an IP address of this machine if it is a wildcard.
+    /// The listener's address; a wildcard is replaced by an IP address of this machine.
     Ip(SocketAddr),
-    /// A name of the slot's unix socket that fits into the kernel's structure, good as long as the route lives.
+    /// A name of the slot's unix socket that fits into the kernel's structure, valid while the route lives.
     Unix(PathBuf),
 }
 
@@ -44,7 +44,7 @@ impl ProbeRoute {
             | ListenAddress::UdpDualStack { .. }
             | ListenAddress::Quic(_)
             | ListenAddress::QuicDualStack { .. } => {
-                Err(io::Error::new(io::ErrorKind::Unsupported, "it takes datagrams, and no connections"))
+                Err(io::Error::new(io::ErrorKind::Unsupported, "it receives datagrams, not connections"))
             }
             ListenAddress::Unix(path) => {
                 let name = unix::hold(path, slot)?;
@@ -55,20 +55,20 @@ impl ProbeRoute {
         }
     }
 
-    /// To whatever slot gets new connections. That the client is bound does no harm.
+    /// A route to the slot that receives new connections. Binding the client does no harm.
     pub(super) fn in_place(address: &ListenAddress) -> io::Result<ProbeRoute> {
         match address {
             ListenAddress::Unix(path) => {
                 let (socket, target) = (open(AddressFamily::Unix)?, ProbeTarget::Unix(path.clone()));
                 Ok(ProbeRoute { socket, target, client: None, _held: None })
             }
-            // The number of the slot does not matter.
+            // The slot number does not matter.
             address => ProbeRoute::open(address, SlotId(0)),
         }
     }
 
-    /// The client is bound to the IP address that it connects to: then nobody elsewhere can be taken for it. The kernel
-    /// chooses the port, and gives it to nobody else.
+    /// Binds the client to the IP address that it connects to, so that no outside client matches. The kernel chooses
+    /// the port and gives it to no other socket.
     fn from_itself(local: SocketAddr) -> io::Result<ProbeRoute> {
         let mut target = local;
         target.set_ip(match local.ip() {
@@ -84,12 +84,12 @@ impl ProbeRoute {
         Ok(ProbeRoute { socket, target: ProbeTarget::Ip(target), client: Some(client), _held: None })
     }
 
-    /// Where to connect to.
+    /// The address to connect to.
     pub fn target(&self) -> &ProbeTarget {
         &self.target
     }
 
-    /// Begins to connect. The connection is there, or has failed (`SO_ERROR`), when the socket can be written to.
+    /// Starts to connect. The connection is complete, or has failed (`SO_ERROR`), when the socket becomes writable.
     pub fn connect(&self) -> io::Result<()> {
         let begun = match &self.target {
             ProbeTarget::Ip(address) => connect(&self.socket, *address),
@@ -101,12 +101,12 @@ impl ProbeRoute {
         }
     }
 
-    /// The socket.
+    /// Returns the socket.
     pub fn into_socket(self) -> OwnedFd {
         self.socket
     }
 
-    /// What distinguishes the client in a group.
+    /// The client's address, which identifies it in a group.
     pub(super) fn client(&self) -> Option<SocketAddr> {
         self.client
     }

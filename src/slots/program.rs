@@ -1,9 +1,8 @@
 //! The program that chooses a member of a `SO_REUSEPORT` group for each new connection.
 //!
-//! Classic BPF. The kernel runs it on the first packet of a connection, with the program's data behind the transport
-//! header; the headers are reached at negative offsets, which are counted from the network header. What it returns is
-//! the index of a member. A load that reaches beyond the packet ends the program with 0, so none is made before the
-//! version of the packet is known.
+//! Classic BPF. The kernel runs it on the first packet of a connection. The data of the program starts after the
+//! transport header; negative offsets, relative to the network header, reach the headers. It returns the index of a
+//! member. A load beyond the packet ends the program with 0, so it loads nothing before it knows the IP version.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,60 +11,61 @@ use crate::sys::steer::Instruction;
 /// The denominator of a [`Share`].
 pub const WHOLE: u32 = 10_000;
 
-/// Where new connections go. The index is the kernel's: see `order.rs`.
+/// Where new connections go. Indices are the kernel's: see `order.rs`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
-    /// Where those go for which nothing else is said.
+    /// The index for everything else.
     pub default: u32,
-    /// One client that goes elsewhere.
+    /// One client with its own index.
     pub probe: Option<Probe>,
-    /// Connections of QUIC that stay where they are.
+    /// QUIC connections that keep their index.
     pub kept: Vec<Kept>,
-    /// A part of the others that goes elsewhere.
+    /// A share of the rest with its own index.
     pub share: Option<Share>,
 }
 
-/// Exactly one client of this machine: the socket that is bound to `client`, connecting to its own IP address.
+/// Exactly one client of this machine: the socket bound to `client` that connects to its own IP address.
 ///
-/// A packet that comes from elsewhere and claims to be from an address of this machine is dropped by the kernel (v4), or
-/// gets its answer sent to this machine (v6). So nobody outside can get a connection through this.
+/// No outside client can match. If a packet from outside claims an address of this machine, the kernel drops it (IPv4)
+/// or sends the answer to this machine (IPv6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probe {
-    /// What the client is bound to.
+    /// The client's bound address.
     pub client: SocketAddr,
-    /// Where it goes.
+    /// Its index.
     pub index: u32,
 }
 
-/// The connections of QUIC whose ids begin with a mark. (RFC 9000, section 17: only the server's ids are meant, those in packets
-/// with a short header, and in handshake packets. An id in an initial packet may be the client's choice.)
+/// The QUIC connections whose ids begin with a mark. (RFC 9000, section 17: only ids chosen by the server count, which
+/// are in packets with a short header and in handshake packets. The client may have chosen the id of an initial
+/// packet.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kept {
     /// The first byte of the ids.
     pub mark: u8,
-    /// Where they go.
+    /// Their index.
     pub index: u32,
 }
 
-/// A part of the new connections.
+/// A share of the new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
-    /// Where they go.
+    /// Its index.
     pub index: u32,
-    /// How many of [`WHOLE`]; more are the same as all.
+    /// Size in parts of [`WHOLE`]; larger values mean everything.
     pub parts: u32,
-    /// What decides.
+    /// How packets are selected.
     pub by: Lot,
 }
 
-/// How it is decided whether a packet belongs to a [`Share`].
+/// How packets are selected for a [`Share`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lot {
-    /// A random number of the kernel. Right for TCP, where the program runs once for a connection, and better than the
-    /// hash of the flow, which is 0 for what comes from an interface that does not compute it.
+    /// By a random number of the kernel. For TCP, where the program runs once per connection. Better than the hash of
+    /// the flow, which is 0 on interfaces that do not compute it.
     Random,
-    /// The source port and the last word of the source address: the same for all packets of a flow. Right for UDP, where
-    /// the program runs for each datagram.
+    /// By source port and the last word of the source address, the same for all packets of a flow. For UDP, where the
+    /// program runs for each datagram.
     Flow,
 }
 
@@ -75,7 +75,7 @@ impl Program {
         Program { default: index, probe: None, kept: Vec::new(), share: None }
     }
 
-    /// The program in the kernel's terms.
+    /// The BPF instructions.
     pub fn instructions(&self) -> Vec<Instruction> {
         let mut code = Vec::new();
         if let Some(probe) = self.probe {
@@ -92,8 +92,8 @@ impl Program {
     }
 }
 
-/// Gives `index` to the packets of the probe, and goes on behind with all others. An option between the network header and
-/// the ports makes it another packet.
+/// Returns `index` for the probe's packets; all others continue after this code. IP options or extension headers before
+/// the ports prevent a match.
 fn probe_code(probe: Probe) -> Vec<Instruction> {
     let checks = match probe.client.ip() {
         IpAddr::V4(ip) => {
@@ -114,7 +114,7 @@ fn probe_code(probe: Probe) -> Vec<Instruction> {
             [version].into_iter().chain(source).chain(destination).chain([port]).collect()
         }
     };
-    // From the end, as a jump has to know how much it passes over.
+    // Built from the end, because a jump needs its distance.
     let mut code = vec![give(probe.index)];
     for (loads, value) in checks.into_iter().rev() {
         let behind = code.len() as u8;
@@ -123,14 +123,14 @@ fn probe_code(probe: Probe) -> Vec<Instruction> {
     code
 }
 
-/// Loads the first byte of a connection id that a server has chosen, and compares it with each mark. Goes on behind with all
-/// other packets.
+/// Loads the first byte of a server-chosen connection id and compares it with each mark. All other packets continue
+/// after this code.
 fn kept_code(kept: &[Kept]) -> Vec<Instruction> {
     const LONG_HEADER: u32 = 0x80;
     const KIND: u32 = 0x30;
     const HANDSHAKE: u32 = 0x20;
     const ID_IN_SHORT: u32 = 1;
-    /// Behind the version, and the length of the id.
+    /// After the version and the length of the id.
     const ID_IN_LONG: u32 = 6;
     let compare: Vec<_> =
         kept.iter().flat_map(|kept| [jump_unless_equal(kept.mark.into(), 1), give(kept.index)]).collect();
@@ -164,8 +164,8 @@ fn share_code(share: Share) -> Vec<Instruction> {
     code
 }
 
-/// Mixes the source port and the last word of the source address. Two multiplications by odd numbers with a fold between
-/// them spread neighbouring ports over the whole range.
+/// Mixes the source port and the last word of the source address. Two multiplications by odd numbers with a fold in
+/// between spread neighboring ports over the whole range.
 fn flow_code() -> Vec<Instruction> {
     let part = |address: u32, port: u32| [load_u32(address), op(TO_X, 0), load_u16(port)];
     let v4 = part(V4_SOURCE, V4_PORT);
@@ -180,7 +180,7 @@ fn flow_code() -> Vec<Instruction> {
     code
 }
 
-// linux/bpf_common.h and linux/filter.h.
+// From linux/bpf_common.h and linux/filter.h.
 const LOAD_U32: u16 = 0x20;
 const LOAD_U16: u16 = 0x28;
 const LOAD_U8: u16 = 0x30;
@@ -193,16 +193,16 @@ const JUMP_IF_EQUAL: u16 = 0x15;
 const JUMP_IF_AT_LEAST: u16 = 0x35;
 const JUMP_IF_ANY: u16 = 0x45;
 const LOAD_LENGTH: u16 = 0x80;
-/// The same instruction as [`LOAD_U8`], which is used with the headers: here with an offset in the data.
+/// The same instruction as [`LOAD_U8`], which reads headers; here with an offset in the data.
 const LOAD_DATA_U8: u16 = LOAD_U8;
 const RETURN: u16 = 0x06;
 const TO_X: u16 = 0x07;
-/// `SKF_NET_OFF`: from the network header on.
+/// `SKF_NET_OFF`: relative to the network header.
 const NETWORK: u32 = -0x10_0000_i32 as u32;
 /// `SKF_AD_OFF + SKF_AD_RANDOM`.
 const RANDOM: u32 = (-0x1000_i32 + 56) as u32;
 
-// Offsets in the headers. The source port is the first field of the header that follows.
+// Header offsets. The source port is the first field of the next header.
 const V4_SOURCE: u32 = 12;
 const V4_DESTINATION: u32 = 16;
 const V4_PORT: u32 = 20;
@@ -230,7 +230,7 @@ fn load_random() -> Instruction {
     op(LOAD_U32, RANDOM)
 }
 
-/// Passes over the next `count` instructions unless what was loaded has this value.
+/// Skips `count` instructions unless the loaded value equals `value`.
 fn jump_unless_equal(value: u32, count: u8) -> Instruction {
     Instruction { code: JUMP_IF_EQUAL, jt: 0, jf: count, k: value }
 }

@@ -1,4 +1,4 @@
-//! The sockets of an address, whatever its kind: opened, looked at, ended.
+//! Opens, examines and ends the sockets of an address of any kind.
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,17 +12,17 @@ use crate::sys::listens::{is_shut_down, listens};
 use crate::sys::socket::{LONGEST_BACKLOG, Shutdown, SockType, accepts, kind_of, listen, shutdown};
 use crate::sys::steer;
 
-/// Where the path of a unix socket leads, to put it back should somebody remove it. There is none for other addresses.
+/// The slot that the path of a unix socket points to, to restore it after a removal. Other addresses have none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place(SlotId);
 
 impl Place {
-    /// At this slot.
+    /// A path that points to this slot.
     pub(crate) fn at(slot: SlotId) -> Self {
         Self(slot)
     }
 
-    /// Where it leads now.
+    /// The current slot of the path.
     pub fn of(address: &ListenAddress) -> Option<Self> {
         match address {
             ListenAddress::Unix(path) => unix::in_place(path).map(Self),
@@ -30,7 +30,7 @@ impl Place {
         }
     }
 
-    /// Lets it lead there again.
+    /// Makes the path point to the slot again.
     pub fn put_back(self, address: &ListenAddress) -> Result<(), SlotError> {
         match address {
             ListenAddress::Unix(path) => unix::put_in_place(path, self.0),
@@ -39,7 +39,7 @@ impl Place {
     }
 }
 
-/// Refuses an address that somebody has. Takes nothing.
+/// An error if another socket uses the address. Changes nothing.
 pub fn check_free(address: &ListenAddress) -> Result<(), SlotError> {
     match kind(address) {
         Kind::Unix(path) => unix::check_free(path),
@@ -48,7 +48,7 @@ pub fn check_free(address: &ListenAddress) -> Result<(), SlotError> {
     }
 }
 
-/// Opens one more socket of an address. `access` is for those that have a path.
+/// Opens one more socket of an address. `access` applies to unix sockets.
 pub(super) fn open(address: &ListenAddress, slot: SlotId, access: &Access) -> Result<OwnedFd, SlotError> {
     match kind(address) {
         Kind::Unix(path) => unix::listen(path, slot, access),
@@ -57,7 +57,7 @@ pub(super) fn open(address: &ListenAddress, slot: SlotId, access: &Access) -> Re
     }
 }
 
-/// What is done with an address: a socket of one of these is bound there.
+/// The bound socket behind an address.
 enum Kind<'a> {
     Unix(&'a Path),
     Tcp(SocketAddr, bool),
@@ -77,17 +77,17 @@ fn kind(address: &ListenAddress) -> Kind<'_> {
     }
 }
 
-/// Whether a listener can still get what clients send. A program that has it can end that for all who have it.
+/// Whether a listener can still receive traffic. Any program that holds it can end that for all holders.
 pub fn is_alive(address: &ListenAddress, listener: impl AsFd) -> bool {
     match address {
         ListenAddress::Unix(_) => !is_shut_down(listener),
-        // It would be read without end.
+        // A socket that was shut down would read as empty without end.
         address if address.is_datagram() => listens(&listener) == Ok(true) && !is_shut_down(listener),
         _ => listens(listener) == Ok(true),
     }
 }
 
-/// How many connections wait to be accepted at a listener of this address; for a unix socket, and for datagrams, 0 or 1.
+/// Number of connections queued at a listener of this address; for unix sockets and datagrams 0 or 1.
 pub fn waiting_at(address: &ListenAddress, listener: &OwnedFd) -> Result<u32, SlotError> {
     let asked = match address {
         ListenAddress::Unix(_) => unix::queue_len(listener.as_fd()),
@@ -97,8 +97,8 @@ pub fn waiting_at(address: &ListenAddress, listener: &OwnedFd) -> Result<u32, Sl
     asked.map_err(|error| SlotError::new(address, "examine", error))
 }
 
-/// How many datagrams have been lost at a slot of this address since it was opened, as its receive buffer was full. 0 for other
-/// addresses.
+/// Number of datagrams lost at a slot of this address since it was opened, because its receive buffer was full. 0 for
+/// other addresses.
 pub fn dropped_at(address: &ListenAddress, listener: &OwnedFd) -> Result<u32, SlotError> {
     if !address.is_datagram() {
         return Ok(0);
@@ -106,12 +106,13 @@ pub fn dropped_at(address: &ListenAddress, listener: &OwnedFd) -> Result<u32, Sl
     udp::dropped(listener).map_err(|error| SlotError::new(address, "examine", error))
 }
 
-/// How much memory the datagrams take that wait at this socket; 0 if none waits.
+/// Memory of the datagrams queued at this socket, in bytes; 0 if there are none.
 pub fn unread_bytes(socket: impl AsFd) -> std::io::Result<u32> {
     if udp::queue_len(&socket)? == 0 { Ok(0) } else { udp::unread_bytes(socket) }
 }
 
-/// How many datagrams wait at this socket, which are dropped: for one whose reader is gone. 0 for a listener.
+/// Drops the datagrams queued at this socket, for a socket whose reader is gone. Returns their number; 0 for a
+/// listener.
 pub fn drop_unread(socket: impl AsFd) -> std::io::Result<u32> {
     match kind_of(&socket)? {
         Some(SockType::Datagram) => udp::empty(socket),
@@ -119,12 +120,12 @@ pub fn drop_unread(socket: impl AsFd) -> std::io::Result<u32> {
     }
 }
 
-/// The slot that a unix listener says by its name that it is. `None` for other sockets.
+/// The slot in the name of a unix listener. `None` for other sockets.
 pub fn slot_by_name(listener: &OwnedFd) -> Option<SlotId> {
     unix::slot_by_name(listener.as_fd())
 }
 
-/// The name of a slot's file that is there as long as the slot is, if it has one.
+/// The name of a slot's file that exists as long as the slot, if it has one.
 pub fn watched_name(address: &ListenAddress, slot: SlotId) -> Option<PathBuf> {
     match address {
         ListenAddress::Unix(path) => Some(unix::name_of(path, slot)),
@@ -132,7 +133,7 @@ pub fn watched_name(address: &ListenAddress, slot: SlotId) -> Option<PathBuf> {
     }
 }
 
-/// Sees to it that a unix listener has its names: a program may have removed them, and may fail if it cannot do so again.
+/// Restores the names of a unix listener. A program may have removed them, and may fail if it cannot remove them again.
 pub fn mend_names(address: &ListenAddress, listener: &OwnedFd) -> Result<(), SlotError> {
     match (address, slot_by_name(listener)) {
         (ListenAddress::Unix(path), Some(slot)) => unix::mend(path, slot),
@@ -140,7 +141,7 @@ pub fn mend_names(address: &ListenAddress, listener: &OwnedFd) -> Result<(), Slo
     }
 }
 
-/// Says who may connect to a unix listener. Nothing happens to others.
+/// Sets which users may connect to a unix listener. No effect on other sockets.
 pub fn set_access(address: &ListenAddress, listener: &OwnedFd, access: &Access) -> Result<(), SlotError> {
     match (address, slot_by_name(listener)) {
         (ListenAddress::Unix(path), Some(slot)) => unix::set_access(path, slot, access),
@@ -148,8 +149,8 @@ pub fn set_access(address: &ListenAddress, listener: &OwnedFd, access: &Access) 
     }
 }
 
-/// Makes the queue of a listener as long as the kernel allows once more: whoever was given it may have called listen(2) with a
-/// backlog of his own. What does not listen is left alone.
+/// Restores the longest backlog of a listener: a program that had it may have called listen(2) with another backlog. No
+/// effect on sockets that do not listen.
 pub fn lengthen_queue(listener: impl AsFd) {
     if accepts(&listener) == Ok(true) {
         let lengthened = listen(&listener, LONGEST_BACKLOG);
@@ -157,13 +158,13 @@ pub fn lengthen_queue(listener: impl AsFd) {
     }
 }
 
-/// Ends a listener, whoever holds it: connections are refused, and waiting ones are reset. A datagram socket gets nothing any
-/// more; what waits can be read.
+/// Ends a listener for all holders: connections are refused, and queued ones are reset. A datagram socket receives
+/// nothing more; queued datagrams can be read.
 ///
-/// ENOTCONN: it does not listen any more, which is what is wanted.
+/// ENOTCONN is ignored: it does not listen anymore.
 pub fn stop_listening(listener: &OwnedFd) {
     if kind_of(listener) == Ok(Some(SockType::Datagram)) {
-        // If its address is not there any more, nothing comes to it either, and it leaves when it is closed.
+        // If this fails because its address is gone, it receives nothing either, and leaves the group on close.
         let _ = udp::leave(listener);
         return;
     }

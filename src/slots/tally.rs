@@ -1,8 +1,8 @@
-//! Who gets how many of the new connections of some addresses.
+//! Counts how many new connections each process tree gets.
 //!
-//! The kernel counts nobody's connections, so they are looked at again and again: each that is seen for the first time
-//! counts for the process tree that has it. One that begins and ends between two looks is missed. Of processes that keep
-//! their connections equally long the shares are right all the same.
+//! The kernel does not count connections per process, so this polls them: each new connection counts for the tree that
+//! holds it. It misses connections that begin and end between two polls. The proportions are still right if both trees
+//! keep their connections equally long.
 
 use std::collections::HashSet;
 use std::io;
@@ -11,7 +11,7 @@ use super::census::{Census, held_by};
 use super::diag::Cookie;
 use crate::config::ListenAddress;
 
-/// Counts from its beginning on.
+/// Counts from its creation on.
 #[derive(Debug)]
 pub struct Tally {
     census: Census,
@@ -20,20 +20,20 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Begins to count: what is connected already does not count. Blocks on the kernel.
+    /// Starts counting; existing connections do not count. Blocks on the kernel.
     pub fn begin(addresses: &[ListenAddress]) -> io::Result<Tally> {
         let mut census = Census::new(addresses)?;
         let known = census.look(false)?.iter().map(|found| found.key.cookie()).collect();
         Ok(Tally { census, known, counts: [0, 0] })
     }
 
-    /// Looks once more at the connections of two process trees, and tells how many new ones each of them has had. Blocks on the
-    /// kernel, for some ten microseconds a connection.
+    /// Polls the connections of two process trees. Returns the number of new connections of each so far. Blocks on the
+    /// kernel, about ten microseconds per connection.
     pub fn look(&mut self, trees: [&[u32]; 2]) -> io::Result<[u64; 2]> {
         let found = self.census.look(false)?;
         let is_known = |cookie: &Cookie| self.known.contains(cookie);
         let (old, new): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| is_known(&found.key.cookie()));
-        // A cookie is never used twice, so what is gone need not be known any more.
+        // Cookies are never reused, so closed connections can be forgotten.
         self.known = old.iter().map(|found| found.key.cookie()).collect();
         for (tree, count) in trees.into_iter().zip(&mut self.counts) {
             for (found, _) in held_by(new.clone(), tree)? {

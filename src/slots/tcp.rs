@@ -13,14 +13,14 @@ use crate::sys::socket::{
     set_v6_only, socket,
 };
 
-/// Refuses an address that somebody else has. A `SO_REUSEPORT` listener of the same user would let ours in silently and
-/// take part of the connections, so the question is put without that option.
+/// An error if another socket uses the address. A `SO_REUSEPORT` listener of the same user would let ours join silently
+/// and take a part of the connections, so this binds without that option.
 pub(super) fn check_free(address: &ListenAddress, local: SocketAddr, v6_only: bool) -> Result<(), SlotError> {
     let bound = open(local, v6_only).and_then(|socket| bind(&socket, local));
     bound.map_err(|error| explain(address, error, || owner::of_tcp(local)))
 }
 
-/// Opens one more listener of the address, next to those of this user that there are.
+/// Opens one more listener of the address, next to existing ones of this user.
 pub(super) fn listen(
     address: &ListenAddress,
     local: SocketAddr,
@@ -29,7 +29,7 @@ pub(super) fn listen(
     let listener = || {
         let socket = open(local, v6_only)?;
         reuse_port(&socket)?;
-        // Accepted sockets inherit it; a server that did not make its listener seldom thinks of it.
+        // Accepted sockets inherit it; servers that did not create their listener rarely set it.
         set_nodelay(&socket)?;
         bind(&socket, local)?;
         socket::listen(&socket, LONGEST_BACKLOG)?;
@@ -41,7 +41,7 @@ pub(super) fn listen(
 fn open(local: SocketAddr, v6_only: bool) -> Result<OwnedFd, Errno> {
     let family = if local.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
     let socket = socket(family, SockType::Stream, SockFlag::empty())?;
-    // Connections of an earlier listener, living or in TIME_WAIT, do not stand in the way.
+    // Allows connections of an earlier listener, live or in TIME_WAIT.
     reuse_address(&socket)?;
     if local.is_ipv6() {
         set_v6_only(&socket, v6_only)?;
@@ -49,7 +49,7 @@ fn open(local: SocketAddr, v6_only: bool) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-/// What an error of `bind` or `listen` means. `owner` finds who has the address.
+/// Explains an error of `bind` or `listen`. `owner` finds the process that uses the address.
 pub(super) fn explain(
     address: &ListenAddress,
     error: Errno,

@@ -1,8 +1,8 @@
-//! Opens datagram sockets, and ends them.
+//! Opens and ends datagram sockets.
 //!
-//! What differs from listeners: a socket is a member of its group from `bind` on, and the program of the group runs for
-//! every datagram. What waits is in the receive buffer of the slot, and what does not fit there is dropped by the kernel.
-//! A socket leaves its group, whoever holds it, when it is connected; and nobody can bring it back.
+//! Differences from listeners: a socket joins its group at `bind`, and the group's program runs for every datagram.
+//! Unread datagrams are in the slot's receive buffer; the kernel drops what does not fit. Connecting a socket removes
+//! it from its group for all holders, permanently.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -20,11 +20,12 @@ use crate::sys::socket::{
     set_receive_buffer, set_v6_only, socket,
 };
 
-/// What datagrams that wait may take, as far as `net.core.rmem_max` or CAP_NET_ADMIN allow. It is used only while they wait.
+/// Receive buffer in bytes, as far as `net.core.rmem_max` or CAP_NET_ADMIN allow. Memory is used only for queued
+/// datagrams.
 const RECEIVE_BUFFER_BYTES: usize = 16 << 20;
 
-/// Refuses an address that somebody else has; see `tcp.rs`. A socket that is connected to a client is not in the way, nor
-/// is one that was ended and that somebody still holds.
+/// An error if another socket uses the address; see `tcp.rs`. Sockets that are connected to a client do not conflict,
+/// nor do ended ones that a process still holds.
 pub(super) fn check_free(address: &ListenAddress, local: SocketAddr, v6_only: bool) -> Result<(), SlotError> {
     match open(local, v6_only).and_then(|socket| bind(&socket, local)) {
         Err(Errno::EADDRINUSE) if owner::is_open_to_none(local) => Ok(()),
@@ -32,7 +33,7 @@ pub(super) fn check_free(address: &ListenAddress, local: SocketAddr, v6_only: bo
     }
 }
 
-/// Opens one more socket of the address, next to those of this user that there are.
+/// Opens one more socket of the address, next to existing ones of this user.
 pub(super) fn listen(
     address: &ListenAddress,
     local: SocketAddr,
@@ -41,9 +42,9 @@ pub(super) fn listen(
     let socket = || {
         let socket = open(local, v6_only)?;
         reuse_port(&socket)?;
-        // Without privilege the kernel gives as much as it may.
+        // Without privilege the kernel caps the size.
         set_receive_buffer(&socket, RECEIVE_BUFFER_BYTES)?;
-        // One that cannot be told is one that no program asks for.
+        // If a family lacks the option, no program asks for it either.
         let _ = tell_destination(&socket, local.is_ipv6());
         bind(&socket, local)?;
         Ok(socket)
@@ -51,9 +52,9 @@ pub(super) fn listen(
     socket().map_err(|error| explain(address, local, error))
 }
 
-/// The kernel notes to which address and interface a datagram came when it arrives, and only if somebody wants to know. A program
-/// that asks for it later (IP_PKTINFO) would find nothing with those that wait, and cannot answer them. What else can be told is
-/// read from the datagram itself.
+/// Makes the kernel record the destination address and interface of each datagram on arrival. It does so only on
+/// request: a program that requests it later (IP_PKTINFO) would find none for queued datagrams, and could not answer
+/// them. Other information comes from the datagram itself.
 fn tell_destination(socket: impl AsFd, v6: bool) -> io::Result<()> {
     const IPPROTO_IP: i32 = 0;
     const IP_PKTINFO: i32 = 8;
@@ -66,11 +67,11 @@ fn tell_destination(socket: impl AsFd, v6: bool) -> io::Result<()> {
     }
 }
 
-/// Takes a socket out of its group, whoever holds it. What it has received can still be read. It is not shut down: who still
-/// reads from it would find an empty datagram without end.
+/// Removes a socket from its group for all holders. Received datagrams can still be read. It is not shut down: a reader
+/// would get empty datagrams without end.
 ///
-/// It is connected to itself. Older kernels leave such a socket in its group if it was bound to one address, but none does
-/// when it is bound to a device after that.
+/// Connects it to itself. Older kernels keep such a socket in its group if it was bound to a specific address, but none
+/// does once it is bound to a device after that.
 pub(super) fn leave(socket: impl AsFd) -> io::Result<()> {
     const SOL_SOCKET: i32 = 1;
     const SO_BINDTODEVICE: i32 = 25;
@@ -81,27 +82,27 @@ pub(super) fn leave(socket: impl AsFd) -> io::Result<()> {
         ip => ip,
     });
     connect(&socket, own)?;
-    // One that is bound to a device already has left by that.
+    // If it is bound to a device already, the connect was enough.
     let _ = set_option(&socket, SOL_SOCKET, SO_BINDTODEVICE, b"lo\0");
     Ok(())
 }
 
-/// 1 if a datagram waits, else 0. One whose checksum is wrong does not count.
+/// 1 if a datagram is queued, else 0. Datagrams with a wrong checksum do not count.
 pub(super) fn queue_len(socket: impl AsFd) -> io::Result<u32> {
     let found = ends_of(&socket)?;
-    // One that a program has shut down can always be "read".
+    // A socket that was shut down is always "readable".
     let waits = if found.is_shut { unread(&socket)? > 0 } else { found.is_readable };
     Ok(u32::from(waits))
 }
 
-/// Drops what waits, and tells how many datagrams that were.
+/// Drops the queued datagrams. Returns their number.
 pub(super) fn empty(socket: impl AsFd) -> io::Result<u32> {
     let mut dropped = 0;
     while queue_len(&socket)? > 0 {
         match retry(|| recv(&socket, &mut [0_u8; 1], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC)) {
             Ok(_) => dropped += 1,
             Err(Errno::EAGAIN) => break,
-            // An answer that this socket has sent could not be delivered.
+            // A response of this socket could not be delivered.
             Err(Errno::ECONNREFUSED) => {}
             Err(error) => return Err(error.into()),
         }
@@ -109,13 +110,13 @@ pub(super) fn empty(socket: impl AsFd) -> io::Result<u32> {
     Ok(dropped)
 }
 
-/// How many datagrams the kernel has dropped since the socket was opened, as the receive buffer was full.
+/// Number of datagrams that the kernel has dropped since the socket was opened, because the receive buffer was full.
 pub(super) fn dropped(socket: impl AsFd) -> io::Result<u32> {
     const SK_MEMINFO_DROPS: usize = 8;
     Ok(memory(socket)?[SK_MEMINFO_DROPS])
 }
 
-/// How much of its receive buffer is in use.
+/// Used bytes of its receive buffer.
 pub(super) fn unread_bytes(socket: impl AsFd) -> io::Result<u32> {
     const SK_MEMINFO_RMEM_ALLOC: usize = 0;
     Ok(memory(socket)?[SK_MEMINFO_RMEM_ALLOC])

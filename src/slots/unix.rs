@@ -1,13 +1,12 @@
 //! Opens unix listeners, and puts one of them at the path.
 //!
-//! The path belongs to the supervisor, and the program never learns its name as that of its socket. Every slot has two names
-//! beside the path for as long as it lives, both of the same file. `.NAME.SLOT` is the one that the socket is bound to, which
-//! getsockname(2) tells, and which programs remove when they end. `.NAME.SLOT.kept` is the one that is relied on. The path
-//! is a hard link to that, replaced by `rename`, which is atomic: there is no moment without a listener, and a switch back is
-//! the same as a switch.
+//! The path belongs to the supervisor, and no program's socket has it as its name. Every slot has two names next to the
+//! path for its whole life, both of the same file. The socket is bound to `.NAME.SLOT`: getsockname(2) returns it, and
+//! programs remove it when they end. The supervisor relies on `.NAME.SLOT.kept`. The path is a hard link to that,
+//! replaced atomically by `rename`: there is no moment without a listener, and a switch back works like a switch.
 //!
-//! Mode and owner belong to the file, so each slot has its own. Those of the file that the path leads to are the valid ones,
-//! whoever has set them, and a switch takes them along; see `access.rs`.
+//! Mode and owner belong to the file, so each slot has its own. Those of the file at the path are valid, even if
+//! a user has changed them, and a switch copies them; see `access.rs`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -29,12 +28,12 @@ use crate::sys::socket::{
     self, AddressFamily, LONGEST_BACKLOG, SockFlag, SockType, bind_path, local_path, reset_on_close, socket,
 };
 
-/// The ending of the name that is relied on.
+/// The suffix of the name that the supervisor relies on.
 const KEPT: &str = ".kept";
-/// How the name begins that a link has before it is renamed over the path.
+/// The prefix of a link's temporary name before it is renamed over the path.
 const BESIDE: &str = "new-";
 
-/// Refuses a path at which somebody answers, or which is no socket.
+/// An error if a process listens at the path, or if it is not a socket.
 pub(super) fn check_free(path: &Path) -> Result<(), SlotError> {
     directory(path)?;
     let address = ListenAddress::Unix(path.to_owned());
@@ -63,7 +62,7 @@ pub(super) fn listen(path: &Path, slot: SlotId, access: &Access) -> Result<Owned
     listener().map_err(|error| failed(path, "listen on", error))
 }
 
-/// Opens another socket in the place of one that a program has shut down, with the same names, mode and owner.
+/// Opens a replacement for a socket that a program has shut down, with the same names, mode and owner.
 pub(super) fn renew(path: &Path, slot: SlotId) -> Result<OwnedFd, SlotError> {
     let was_in_place = in_place(path) == Some(slot);
     let (mode, user, group) = match access::of(&name_of(path, slot)).or_else(|| access::of(path)) {
@@ -77,7 +76,7 @@ pub(super) fn renew(path: &Path, slot: SlotId) -> Result<OwnedFd, SlotError> {
     Ok(listener)
 }
 
-/// Makes the path lead to this slot, with the mode and the owner that it has now. Puts the names of the slot back, too.
+/// Makes the path point to this slot, with its current mode and owner. Also restores the names of the slot.
 pub(super) fn put_in_place(path: &Path, slot: SlotId) -> Result<(), SlotError> {
     replace(path, slot).map_err(|error| failed(path, "switch", error))
 }
@@ -94,23 +93,23 @@ fn replace(path: &Path, slot: SlotId) -> io::Result<()> {
         if error.kind() != io::ErrorKind::AlreadyExists {
             return Err(error);
         }
-        // The daemon and a shim may be here at the same time.
+        // The daemon and a shim may run this at the same time.
         let beside = sibling(path, &format!("{BESIDE}{}", std::process::id()));
         remove_if_there(&beside)?;
         fs::hard_link(&kept, &beside)?;
         fs::rename(&beside, path)?;
     }
-    // A change of a moment ago was made to the file that was there.
+    // A concurrent change of mode or owner was made to the old file.
     if let Some(before) = before.filter(|before| access::of(before) != copied) {
         access::copy(&before, &kept);
     }
     Ok(())
 }
 
-/// Sees to it that both names of a slot are there, as long as one is, or the path leads to it. Gives the one to rely on.
+/// Restores both names of a slot from one of them or the path. Returns the name to rely on.
 fn mend_names(path: &Path, slot: SlotId) -> io::Result<PathBuf> {
     let (bound, kept) = (own_name(path, slot), kept_name(path, slot));
-    // Somebody has removed the second name.
+    // The second name was removed.
     if identity(&kept).is_none() {
         fs::hard_link(&bound, &kept)?;
     }
@@ -123,18 +122,18 @@ fn mend_names(path: &Path, slot: SlotId) -> io::Result<PathBuf> {
     Ok(kept)
 }
 
-/// What a program may remove of a slot that it is about to be given is there.
+/// Restores the names of a slot that a program is about to receive, so that it can remove them.
 pub(super) fn mend(path: &Path, slot: SlotId) -> Result<(), SlotError> {
     mend_names(path, slot).map(drop).map_err(|error| failed(path, "mend the names of", error))
 }
 
-/// Sets mode and owner of a slot, as they are set when it is opened.
+/// Sets mode and owner of a slot, as at its creation.
 pub(super) fn set_access(path: &Path, slot: SlotId, access: &Access) -> Result<(), SlotError> {
     let name = name_of(path, slot);
     access::set(&name, access).map_err(|error| failed(path, "set the mode and the owner of", error))
 }
 
-/// The slot that the path leads to.
+/// The slot that the path points to.
 pub(super) fn in_place(path: &Path) -> Option<SlotId> {
     let wanted = identity(path)?;
     let prefix = sibling(path, "").file_name()?.to_os_string().into_string().ok()?;
@@ -154,20 +153,20 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).map(|found| (found.dev(), found.ino())).ok()
 }
 
-/// Removes the path if it leads to this slot, and not to somebody else's socket.
+/// Removes the path if it points to this slot and not to another socket.
 pub(super) fn remove(path: &Path, slot: SlotId) {
     if identity(path).is_some_and(|found| is_slot(path, slot, found)) {
         let _ = remove_if_there(path);
     }
 }
 
-/// Removes the slot's own names. What cannot be removed is replaced when the name is needed again.
+/// Removes the slot's own names. On failure, the next use of the name replaces it.
 pub(super) fn forget(path: &Path, slot: SlotId) {
     let _ = remove_if_there(&own_name(path, slot));
     let _ = remove_if_there(&kept_name(path, slot));
 }
 
-/// Removes what was left by those who were killed while they switched.
+/// Removes temporary links of processes that were killed during a switch.
 pub(super) fn forget_links(path: &Path) {
     let (Some(directory), prefix) = (path.parent(), sibling(path, BESIDE)) else { return };
     let prefix = prefix.file_name().unwrap_or_default().as_bytes().to_owned();
@@ -178,24 +177,24 @@ pub(super) fn forget_links(path: &Path) {
     }
 }
 
-/// Opens the slot's own name, as a way to connect to the slot.
+/// Opens the slot's own name, to connect to the slot.
 pub(super) fn hold(path: &Path, slot: SlotId) -> io::Result<OwnedFd> {
     Ok(hold_itself(&name_of(path, slot))?)
 }
 
-/// 1 if a connection waits, else 0.
+/// 1 if a connection is queued, else 0.
 pub(super) fn queue_len(listener: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(u32::from(ends_of(listener)?.is_readable))
 }
 
-/// Ends all connections that wait at a listener, at which nobody else is at work: it is non-blocking meanwhile, for all
-/// holders. (`shutdown` would end a unix listener for ever, and leave what waits; and one of TCP would change its place in its group.)
+/// Ends all connections queued at an unused listener. The listener is nonblocking for all holders in the meantime.
+/// (`shutdown` would end a unix listener permanently and keep its queue, and would change the index of a TCP listener.)
 pub(super) fn end_waiting(listener: BorrowedFd<'_>) -> io::Result<()> {
     let was_nonblocking = is_nonblocking(listener)?;
     set_nonblocking(listener, true)?;
     let ended = loop {
         match socket::accept(listener, SockFlag::empty()) {
-            // Of a TCP connection the client is to see that nobody has it.
+            // Resets a TCP connection, so that the client sees that no process has it.
             Ok(ended) => drop(reset_on_close(&ended)),
             // EINVAL: it was shut down.
             Err(Errno::EAGAIN | Errno::EINVAL) => break Ok(()),
@@ -207,24 +206,24 @@ pub(super) fn end_waiting(listener: BorrowedFd<'_>) -> io::Result<()> {
     ended
 }
 
-/// The slot whose own name a listener is bound to. `None` if it is no unix socket, or has a name of another form.
+/// The slot in the name of a listener. `None` if it is not a unix socket, or has a name of another form.
 pub(super) fn slot_by_name(listener: BorrowedFd<'_>) -> Option<SlotId> {
     let path = local_path(listener)?;
     let name = path.file_name()?.to_str()?;
     Some(SlotId(name.strip_prefix('.')?.rsplit_once('.')?.1.parse().ok()?))
 }
 
-/// What the socket of a slot is bound to.
+/// The name that the socket of a slot is bound to.
 fn own_name(path: &Path, slot: SlotId) -> PathBuf {
     sibling(path, &slot.to_string())
 }
 
-/// The name of a slot that no program is told.
+/// The name of a slot that no program gets.
 fn kept_name(path: &Path, slot: SlotId) -> PathBuf {
     sibling(path, &format!("{slot}{KEPT}"))
 }
 
-/// A name of a slot that is there, if there is one.
+/// An existing name of a slot, if there is one.
 pub(super) fn name_of(path: &Path, slot: SlotId) -> PathBuf {
     let kept = kept_name(path, slot);
     if identity(&kept).is_some() { kept } else { own_name(path, slot) }
@@ -238,8 +237,8 @@ fn sibling(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// A name that is too long for the kernel's structure gets a short one in its open directory first. The socket is bound to
-/// that one for ever, so it tells the slot too.
+/// If the name is too long for the kernel's structure, binds to a short name in its open directory first. The socket
+/// keeps that name, so it contains the slot too.
 fn bind_at(socket: &OwnedFd, own: &Path, directory: &OwnedFd, slot: SlotId) -> io::Result<()> {
     if own.as_os_str().as_bytes().len() <= UNIX_PATH_MAX_BYTES {
         return Ok(bind_path(socket, own)?);

@@ -1,4 +1,5 @@
-//! What others do to the slots: programs that shut their listeners down, and strangers that join the group.
+//! Reacts to external changes of the slots: programs that shut their listeners down, and foreign sockets that join the
+//! group.
 
 use std::io;
 
@@ -9,8 +10,8 @@ use crate::sys::socket::{LONGEST_BACKLOG, listen};
 use crate::sys::{listens::listens, steer};
 
 impl Group {
-    /// Brings the book up to date: slots that a program has ended, and strangers that have come or gone. Where the kernel does
-    /// not tell, the book stays as it is.
+    /// Updates the order: slots that a program has ended, and foreign sockets that have joined or left. Without an
+    /// answer from the kernel it stays as it is.
     pub(super) fn look(&mut self) {
         if let ListenAddress::Unix(_) = self.address {
             return;
@@ -20,37 +21,37 @@ impl Group {
                 self.order.remove(*slot);
             }
         }
-        if let Ok(strangers) = others::in_group(&self.address, self.slots.values()) {
-            self.order.observe(&strangers);
+        if let Ok(foreign) = others::in_group(&self.address, self.slots.values()) {
+            self.order.observe(&foreign);
         }
     }
 
-    /// Whether strangers have come between the slots, so that one that leaves may take the connections elsewhere:
-    /// [`Group::repair`] as long as it is so.
+    /// Whether foreign sockets precede slots, so that one that leaves may redirect connections. Call [`Group::repair`]
+    /// while this is so.
     pub fn is_displaced(&self) -> bool {
         self.order.is_displaced()
     }
 
-    /// Sends new connections where they are to go, whoever has left.
+    /// Restores the steering after a member has left.
     pub fn repair(&mut self) -> Result<(), SlotError> {
         let before = self.order.clone();
         self.look();
         if self.order == before { Ok(()) } else { self.attach() }
     }
 
-    /// The sockets of others that take what is sent to this address, or could. Asks the kernel.
+    /// The foreign sockets that receive, or could receive, traffic for this address. Queries the kernel.
     pub fn others(&self) -> io::Result<Vec<Other>> {
         others::beside(&self.address, self.slots.values())
     }
 
-    /// Whether a slot can still get what clients send. Its program may have shut it down, or connected it to one client.
+    /// Whether a slot can still receive traffic. Its program may have shut it down, or connected it to one client.
     pub fn is_alive(&self, slot: SlotId) -> bool {
         self.fd(slot).is_some_and(|listener| is_alive(&self.address, listener))
     }
 
-    /// Lets a slot that is not alive get connections again. No process may be at work at it. A TCP listener listens again,
-    /// whoever holds it; in the place of another one there is a new socket, which is to be given to whoever holds the old
-    /// one. Says whether there is. What is steered stays as it is, see [`Group::steer_anew`].
+    /// Revives a dead slot. No process may be using it. A TCP listener listens again for all holders; any other socket
+    /// is replaced by a new one, which the holders of the old one must get. Returns whether there is a new one. Does
+    /// not change the steering, see [`Group::steer_anew`].
     pub fn revive(&mut self, slot: SlotId) -> Result<bool, SlotError> {
         let listener = self.known(slot)?;
         match &self.address {
@@ -72,21 +73,20 @@ impl Group {
         Ok(false)
     }
 
-    /// Opens another socket in the place of one that is not alive, while the process that has the old one may still be at work at it: that
-    /// one gets the errors that it expects. The new one is for the process that follows. What is steered stays as it is, see
-    /// [`Group::steer_anew`].
+    /// Replaces a dead socket by a new one while a process may still use the old one: that process gets the errors that
+    /// it expects. The new one is for the next process. Does not change the steering, see [`Group::steer_anew`].
     pub fn renew(&mut self, slot: SlotId) -> Result<(), SlotError> {
         let listener = self.known(slot)?;
         match &self.address {
             ListenAddress::Unix(_) => return self.revive(slot).map(drop),
-            // One that was shut down is a member of its group until it leaves.
+            // A socket that was shut down stays in its group until it leaves explicitly.
             address if address.is_datagram() => stop_listening(listener),
             _ => {}
         }
         self.replace(slot)
     }
 
-    /// The new one joins the group when it is opened, and gets nothing by that.
+    /// The new socket joins the group when it is opened, and receives nothing by that.
     fn replace(&mut self, slot: SlotId) -> Result<(), SlotError> {
         self.order.remove(slot);
         self.look();
@@ -102,7 +102,7 @@ impl Group {
         Ok(())
     }
 
-    /// Sends new connections to the slot that gets them once more: it was revived.
+    /// Steers new connections to their slot again after it was revived.
     pub fn steer_anew(&mut self) -> Result<(), SlotError> {
         self.apply()
     }

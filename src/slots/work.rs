@@ -1,78 +1,79 @@
-//! Whether a request is under way on a connection.
+//! Whether a request is in progress on a connection.
 //!
-//! That is found out from outside, by what the kernel counts, so it is a guess. A look at a connection is compared with the
-//! look before:
+//! This is inferred from outside, from the kernel's counters, so it is a guess. Each observation is compared with the
+//! previous one:
 //!
-//! - What the process has read, and what it has written, are numbers of bytes. If only one of them grew, that tells what
-//!   came last. A request is *asked* when the process has read of it: one that nobody has read *waits*, and has not begun.
-//! - If both grew, or at the first look, times decide where they differ: data that came after the last data was sent is a
-//!   request without an answer. An acknowledgment that is missing, or that came later than the data, says that the client
-//!   has asked nothing since the answer.
-//! - The kernel's clock for the times ticks every 1 to 10 ms. In the same tick, one segment since a look at rest can only be
-//!   a request that was answered. Otherwise it is *unsure*: a privileged process asks the kernel (`sys::tcp`), and any other
-//!   one waits. If nothing moves for [`TIE`], or for [`LONG_TIE`], an answer was the last thing.
-//! - A connection that is younger than a second and has had no data yet is about to have some: clients connect to ask. One
-//!   that has had few segments may be in its first request, of which nothing may wait until the process is gone.
-//! - An answer that is sent in parts with pauses between them looks finished in the pauses. So what was written lately, and not
-//!   followed by a request, may go on: see [`Account::answers`]. A client that sends the first part of a request and no more looks busy.
-//! - No time counts in which the process was held: see `held_clock.rs`.
-//! - What takes the process for [`LONG`] is a request, and no step of a handshake.
-//! - Of a unix connection only the bytes are known: a request that has been read is not seen.
+//! - The process's total read and written bytes. If only one of them grew, that one came last. A request is *asked*
+//!   when the process has read any of it; an unread request *waits*, and has not begun.
+//! - If both grew, or at the first observation, differing timestamps decide. Data that arrived after the last data was
+//!   sent is an unanswered request. If an acknowledgment is missing, or came later than the data, the client has sent
+//!   no request since the response.
+//! - The kernel's clock for timestamps ticks every 1 to 10 ms. Within one tick, a single segment since an idle
+//!   observation can only be a request that was answered. Otherwise the state is *unsure*: a privileged process asks
+//!   the kernel (`sys::tcp`), any other one waits. If nothing moves for [`TIE`], or for [`LONG_TIE`], a response came
+//!   last.
+//! - A connection younger than a second without data is about to have some: clients connect in order to send requests.
+//!   One with few segments may be in its first request, of which no part may stay unread until the process is gone.
+//! - A response sent in parts looks complete during the pauses. So recent output that no request follows may continue:
+//!   see [`Account::answers`]. A client that sends only the first part of a request looks busy.
+//! - Time during which the process is held does not count: see `held_clock.rs`.
+//! - Processing that takes [`LONG`] is a request, not a step of a handshake.
+//! - For unix connections only the unread bytes are known: a request that has been read is invisible.
 
 use std::time::{Duration, Instant};
 
 use super::diag::{Found, History};
 use super::held_clock::HeldClock;
 
-/// For how long a request is looked for whose order with the last answer is not known, if nothing moves.
+/// How long without movement until an unknown order counts as idle.
 const TIE: Duration = Duration::from_millis(50);
-/// The same where a request was under way before, or may have been: an answer and the next request are as likely as the rest
-/// of one and its answer.
+/// The same if a request was, or may have been, in progress before: the rest of a request and its response are as
+/// likely as a response and the next request.
 const LONG_TIE: Duration = Duration::from_millis(300);
-/// For how long a connection without any data counts as one that is about to have some.
+/// How long a connection without any data counts as about to have some.
 const YOUNG: Duration = Duration::from_secs(1);
-/// What is written so long after the last request is a stream: it is not known to end, and is not waited for.
+/// Output this long after the last request is a stream: it may never end, and is not waited for.
 const STREAM: Duration = Duration::from_secs(3);
-/// With no more segments than these, a connection may be in its first request: those of TLS come before it.
+/// With at most this many segments, a connection may be in its first request: TLS segments precede it.
 const NEW_SEGMENTS: u32 = 3;
-/// For longer than that no server works at a step of a handshake.
+/// No server spends longer than this on a step of a handshake.
 const LONG: Duration = Duration::from_millis(500);
 
-/// What a process is doing on a connection.
+/// The state of a connection at the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Doing {
-    /// Nothing. An answer that is all sent is done: the kernel delivers it, whatever becomes of the process.
+    /// Idle. A completely sent response counts as idle: the kernel delivers it even if the process ends.
     Rest,
-    /// A request has come of which the process has read nothing.
+    /// A request has arrived, and the process has read none of it.
     Waits,
-    /// There is a request that is not answered.
+    /// A request is unanswered.
     Asked,
-    /// An answer is not all sent.
+    /// A response is not completely sent.
     Sends,
-    /// The order of the last request and the last answer is not known.
+    /// The order of the last request and the last response is unknown.
     Unsure {
-        /// Whether a request was under way before, or may have been.
+        /// Whether a request was, or may have been, in progress before.
         was_asked: bool,
     },
-    /// It is about to be asked for the first time.
+    /// It is about to receive its first request.
     Young,
 }
 
-/// What has grown since the look before.
+/// What has grown since the previous observation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Moved {
-    /// There was no look before.
+    /// There is no previous observation.
     Unknown,
     Nothing,
     Read,
     Written,
-    /// And whether all that came can be one request.
+    /// Whether everything that arrived can be one request.
     Both {
         one_request: bool,
     },
 }
 
-/// What came last, by the times.
+/// What came last, by timestamps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Last {
     Request,
@@ -80,22 +81,22 @@ pub(super) enum Last {
     Unknown,
 }
 
-/// One look, without numbers.
+/// One observation, without numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Signs {
     moved: Moved,
     last: Last,
-    /// Something came that the process has not read.
+    /// The process has unread data.
     unread: bool,
-    /// Something was written that has not been sent for the first time.
+    /// Written data was not sent for the first time yet.
     not_sent: bool,
-    /// There was no data yet, and it is not for long that there was none.
+    /// There was no data yet, and the connection is young.
     is_young: bool,
-    /// For so long has nothing moved that an unknown order counts as rest.
+    /// Nothing has moved for long enough that an unknown order counts as idle.
     is_still: bool,
 }
 
-/// The table: what was so before, and what is seen, give what is so.
+/// The transition table: previous state and observation to the new state.
 fn judge(before: Doing, signs: Signs) -> Doing {
     let Signs { moved, last, unread, not_sent, is_young, is_still } = signs;
     let rest = if unread { Doing::Waits } else { Doing::Rest };
@@ -110,7 +111,7 @@ fn judge(before: Doing, signs: Signs) -> Doing {
         _ if is_young => Doing::Young,
         (Moved::Read, _) => Doing::Asked,
         (Moved::Written, _) => rest,
-        // What waits says nothing of what was read before.
+        // Unread data says nothing about what was read before.
         (Moved::Unknown, _) if unread => unsure(true),
         (Moved::Unknown, _) => by_times(unsure(true)),
         (Moved::Nothing, Doing::Asked) => Doing::Asked,
@@ -134,33 +135,35 @@ fn judge(before: Doing, signs: Signs) -> Doing {
     }
 }
 
-/// What is known of a connection after a look at it.
+/// The known state of a connection after an observation.
 #[derive(Debug, Clone)]
 pub(super) struct Account {
     pub(super) doing: Doing,
     read: u64,
     written: u64,
     segments: u32,
-    /// Since when, at the latest, what is under way is under way.
+    /// Latest possible start of the current work.
     since: Instant,
-    /// It cannot be for longer.
+    /// Upper bound of its age.
     at_most: Option<Duration>,
-    /// When anything moved that was seen.
+    /// When the last movement was observed.
     pub(super) moved: Instant,
-    /// When the process wrote last, if nothing was asked since: a client asks again when it has its answer.
+    /// When the process last wrote; `None` if a request has arrived since: a client sends the next request when it has
+    /// its response.
     wrote: Option<Instant>,
-    /// When the client sent something last.
+    /// When the client last sent data.
     asked: Instant,
     /// Whether it may be in its first request.
     is_new: bool,
-    /// Whether something is unread.
+    /// Whether there is unread data.
     unread: bool,
-    /// How many segments have come and were dropped.
+    /// Number of received segments that were dropped.
     pub(super) dropped: u32,
 }
 
 impl Account {
-    /// After a look at `now`, and perhaps one before. All times of an account are those of the clock.
+    /// The state after an observation at `now`, with the previous state if there is one. All times of an account are
+    /// times of `clock`.
     pub(super) fn next(before: Option<&Account>, found: &Found, now: Instant, clock: &HeldClock) -> Account {
         // The kernel counts the end of the client's data as one byte.
         let end = u32::from(found.is_half_closed());
@@ -262,8 +265,8 @@ impl Account {
         }
     }
 
-    /// Whether the process must not end now. What waits on a connection that has carried requests was not begun, and a
-    /// client can ask again; the first request of a client is not to be lost.
+    /// Whether the process must not end now. An unread request on a used connection has not begun, and the client can
+    /// retry it; the first request of a client must not be lost.
     pub(super) fn is_work(&self) -> bool {
         match self.doing {
             Doing::Asked | Doing::Sends | Doing::Young | Doing::Unsure { .. } => true,
@@ -272,17 +275,17 @@ impl Account {
         }
     }
 
-    /// Whether a request waits that nobody has begun.
+    /// Whether a request waits that no process has begun.
     pub(super) fn waits(&self) -> bool {
         self.doing == Doing::Waits && !self.is_new
     }
 
-    /// Whether a request has been read, or may have been.
+    /// Whether a request has been, or may have been, read.
     pub(super) fn is_begun(&self) -> bool {
         matches!(self.doing, Doing::Asked | Doing::Sends | Doing::Unsure { .. })
     }
 
-    /// Whether what comes next may be held back: not the first request, and not the rest of one that was begun.
+    /// Whether further input may be held back: not the first request, and not the rest of one in progress.
     pub(super) fn may_be_held_back(&self) -> bool {
         !self.is_new && self.doing != Doing::Young && !(self.is_begun() && self.unread)
     }
@@ -292,22 +295,22 @@ impl Account {
         self.doing == Doing::Asked && now.saturating_duration_since(self.moved) >= LONG
     }
 
-    /// Whether a request has been read, and for so long nothing has come of it, or gone.
+    /// Whether a request has been read, and nothing has moved for `time`.
     pub(super) fn is_begun_for(&self, time: Duration, now: Instant) -> bool {
         self.is_begun() && !self.unread && now.saturating_duration_since(self.moved) >= time
     }
 
-    /// Whether the process waits for something that may be held back: the rest of a request.
+    /// Whether the process may wait for held-back data: the rest of a request.
     pub(super) fn misses_something(&self) -> bool {
         self.doing == Doing::Asked && self.unread
     }
 
-    /// Whether an answer may go on of which nothing is under way at this moment: it was written to it within `pause`.
+    /// Whether a response may continue although it is idle now: the process wrote within `pause`.
     pub(super) fn answers(&self, now: Instant, pause: Duration) -> bool {
         self.is_written(now, pause) && now.saturating_duration_since(self.asked) < STREAM
     }
 
-    /// Whether it is written to it, as within `pause`, and the last request is long ago.
+    /// Whether the process wrote within `pause`, long after the last request.
     pub(super) fn streams(&self, now: Instant, pause: Duration) -> bool {
         self.is_written(now, pause) && now.saturating_duration_since(self.asked) >= STREAM
     }
@@ -316,17 +319,17 @@ impl Account {
         !self.is_work() && self.wrote.is_some_and(|wrote| now.saturating_duration_since(wrote) < pause)
     }
 
-    /// Of one whose order is not known, and on which nothing is unread: the kernel has told.
+    /// Resolves an unsure state without unread data by the kernel's answer.
     pub(super) fn settle(&mut self, is_answered: bool) {
         self.doing = if is_answered { Doing::Rest } else { Doing::Asked };
     }
 
-    /// Whether the kernel could tell.
+    /// Whether the kernel's answer could resolve the state.
     pub(super) fn is_open_question(&self) -> bool {
         matches!(self.doing, Doing::Unsure { .. }) && !self.unread
     }
 
-    /// For how long it has been so.
+    /// How long the state has lasted.
     pub(super) fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.since).min(self.at_most.unwrap_or(Duration::MAX))
     }
@@ -334,7 +337,7 @@ impl Account {
 
 fn moved(before: Option<&Account>, read: u64, written: u64, segments: u32) -> Moved {
     let Some(before) = before else { return Moved::Unknown };
-    // A request that waited came before.
+    // A waiting request arrived before.
     let requests = segments.wrapping_sub(before.segments).saturating_add(u32::from(before.unread));
     match (read != before.read, written != before.written) {
         (false, false) => Moved::Nothing,

@@ -19,7 +19,7 @@ const MOVED: [Moved; 6] = [
 ];
 const LAST: [Last; 3] = [Last::Request, Last::Answer, Last::Unknown];
 
-/// Nothing is unread, nothing is on its way, and time has not passed.
+/// Nothing is unread, nothing is in transit, and no time has passed.
 const PLAIN: Signs = Signs {
     moved: Moved::Nothing,
     last: Last::Answer,
@@ -38,7 +38,7 @@ fn all_signs() -> impl Iterator<Item = (Doing, Signs)> {
     })
 }
 
-/// What the table must say whatever else is so.
+/// Rules that hold for every table entry.
 #[test]
 fn every_look_keeps_the_rules() {
     let mut count = 0;
@@ -55,7 +55,7 @@ fn every_look_keeps_the_rules() {
             continue;
         }
         assert_ne!(doing, Doing::Young, "{what}");
-        // What nobody has read waits, and what waits is unread.
+        // An unread request waits, and a waiting request is unread.
         assert!(doing != Doing::Waits || signs.unread, "{what}");
         assert!(doing != Doing::Rest || !signs.unread, "{what}");
         match signs.moved {
@@ -75,7 +75,7 @@ fn every_look_keeps_the_rules() {
             },
             Moved::Unknown | Moved::Nothing | Moved::Both { .. } => {}
         }
-        // Nothing stays unknown when nothing moves.
+        // Nothing stays unsure while nothing moves.
         assert!(!signs.is_still || !matches!(doing, Doing::Unsure { .. }), "{what}");
     }
     assert_eq!(count, 7 * 6 * 3 * 16);
@@ -87,11 +87,11 @@ fn a_tie_is_decided_by_what_was_so_before() {
     let both = |one_request| Signs { moved: Moved::Both { one_request }, ..tie };
     let unsure = |was_asked| Doing::Unsure { was_asked };
     for (before, signs, expected) in [
-        // One segment since a moment of rest was a request, and what was written since is its answer.
+        // One segment since an idle state was a request, and the output since is its response.
         (Doing::Rest, both(true), Doing::Rest),
         (Doing::Rest, both(false), unsure(false)),
         (Doing::Waits, both(true), Doing::Rest),
-        // Its answer and another request, or the rest of it and its answer.
+        // Its response and another request, or its rest and its response.
         (Doing::Asked, both(true), unsure(true)),
         (Doing::Asked, both(false), unsure(true)),
         (unsure(false), both(true), unsure(false)),
@@ -174,7 +174,7 @@ fn an_answer_may_go_on_for_as_long_as_it_may_pause() {
     };
     assert_eq!(wrote(20, 50, 0), (true, false), "a head, and perhaps a body");
     assert_eq!(wrote(100, 130, 0), (false, false), "for long enough");
-    assert_eq!(wrote(20, 3_020, 0), (false, true), "nobody has asked for long");
+    assert_eq!(wrote(20, 3_020, 0), (false, true), "no request for a long time");
     assert_eq!(wrote(20, 10, 40), (false, false), "its client has asked again");
     let never = History { segments_sent: 0, last_sent_ms: 20, last_received_ms: 20, ..History::default() };
     let account = Account::of_tcp(None, never, 0, 0, 0, (now, &HeldClock::default()));

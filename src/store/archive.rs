@@ -1,7 +1,7 @@
-//! Reads archives: every member once, in order, and nothing of it is believed before it was looked at.
+//! Reads archives: every member once, in order, and trusts nothing unchecked.
 //!
-//! A member that would lie outside of the place where the archive is unpacked makes the whole archive refused, whether it is
-//! wanted or not: it was made by somebody who means harm, or by a mistake.
+//! A member outside of the target directory makes the whole archive invalid, even if that member is not needed: it is
+//! malicious or a mistake.
 
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -25,40 +25,41 @@ use super::source::Format;
 /// A member of an archive.
 #[derive(Debug)]
 pub(super) struct Member {
-    /// Below the place where the archive is unpacked.
+    /// The path below the target directory.
     pub(super) path: PathBuf,
     pub(super) what: What,
-    /// Its permissions, where the archive says them.
+    /// Its permissions, if the archive has them.
     pub(super) mode: Option<u32>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum What {
-    /// So many bytes; whether it has an execute bit, where the archive says so.
+    /// The size in bytes, and whether it has an execute bit, if the archive records that.
     File {
         size: u64,
         executable: Option<bool>,
     },
     Directory,
-    /// What the link says, which was not looked at.
+    /// The target of a link, unchecked.
     Link(PathBuf),
-    /// Another name of a member that came before.
+    /// Another name of an earlier member.
     HardLink(PathBuf),
 }
 
-/// What is done with a member, and with its content.
+/// Processes a member and its content.
 pub(super) type Visit<'a> = dyn FnMut(&Member, &mut dyn Read) -> Result<(), Error> + 'a;
 
-/// An archive with more members is refused.
+/// Maximum number of members.
 const MEMBERS_MAX: usize = 200_000;
-/// What stands between two members of a tar archive is not longer: long names and the like, which are held in memory.
+/// Maximum size in bytes of the data between two members of a tar archive: long names and the like, which are held in
+/// memory.
 const BETWEEN_MAX_BYTES: u64 = 1 << 20;
-/// The memory that an .xz file may ask for; `xz -9` asks for 65 MiB.
+/// Maximum memory for an .xz file; `xz -9` needs 65 MiB.
 const XZ_MEMORY_MAX_KIB: u32 = 256 << 10;
-/// The longest path that a link can have (PATH_MAX).
+/// Maximum length of a link target (PATH_MAX).
 const LINK_MAX_BYTES: u64 = 4096;
 
-/// Shows every member of an archive to `visit`. `given` is for messages. Blocks.
+/// Passes every member of an archive to `visit`. `given` is for messages. Blocks.
 pub(super) fn each(
     format: Format,
     file: File,
@@ -79,7 +80,7 @@ pub(super) fn each(
     }
 }
 
-/// The archive, or its compression, is not whole.
+/// The archive or its compression is damaged.
 pub(super) fn damaged(given: &Path, error: &io::Error) -> Error {
     let cause = match error.kind() {
         io::ErrorKind::UnexpectedEof => "the archive is truncated".to_owned(),
@@ -123,17 +124,16 @@ fn each_of_tar(
         };
         visit(&Member { path, what, mode: Some(mode) }, &mut entry)?;
     }
-    // What is behind the end has the checksum of the compression.
+    // The checksum of the compression follows the end.
     place.allow(0);
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(broken)?;
     Ok(())
 }
 
-/// The directory of the archive is read one member at a time: it says itself how long it is, and is believed no more than
-/// the rest.
+/// Reads the directory of the archive one member at a time: its declared length is not trusted either.
 fn each_of_zip(file: &File, given: &Path, budget: &mut Budget, visit: &mut Visit) -> Result<(), Error> {
     let broken = |error: ZipError| damaged(given, &error.into());
-    // Both go to their place before they read, so that they may share one position in the file.
+    // Both seek before they read, so they can share one file position.
     let (directory, content) = (BufReader::new(file), BufReader::with_capacity(256 * 1024, file));
     let mut archive = ZipIterable::try_new(directory, Config::default()).map_err(broken)?;
     count(archive.len(), given)?;
@@ -154,7 +154,7 @@ fn each_of_zip(file: &File, given: &Path, budget: &mut Budget, visit: &mut Visit
             What::File { size, executable: entry.unix_mode().map(|mode| mode & 0o111 != 0) }
         };
         let mode = entry.unix_mode();
-        // One byte more than it should have, so that its end is seen, where its checksum is compared.
+        // One byte more than declared, so that the reader reaches the end, where it compares the checksum.
         visit(&Member { path, what, mode }, &mut entry.take(size.saturating_add(1)))?;
     }
     Ok(())
@@ -168,7 +168,7 @@ fn count(number: usize, given: &Path) -> Result<(), Error> {
     Err(Error::refused(given, cause, "take out what the program does not need"))
 }
 
-/// The path of a member below the place where it is unpacked; nothing if it is that place.
+/// The path of a member below the target directory; `None` if it is that directory.
 fn inside(name: &[u8], given: &Path) -> Result<Option<PathBuf>, Error> {
     let named = Path::new(OsStr::from_bytes(name));
     if name.contains(&0) {
@@ -188,13 +188,13 @@ fn inside(name: &[u8], given: &Path) -> Result<Option<PathBuf>, Error> {
     Ok((!path.as_os_str().is_empty()).then_some(path))
 }
 
-/// A member for which the whole archive is refused.
+/// A member that makes the whole archive invalid.
 pub(super) fn bad_member(given: &Path, member: &Path, why: &str) -> Error {
     let cause = format!("its member {} {why}", member.display());
-    Error::refused(given, cause, "nothing of this archive is used; ask whoever made it")
+    Error::refused(given, cause, "nothing of this archive was used; ask its publisher")
 }
 
-/// How far a stream was read, and how far it may be.
+/// The position in a stream, and its current limit.
 #[derive(Debug, Default)]
 struct Place {
     read: Cell<u64>,
@@ -202,13 +202,13 @@ struct Place {
 }
 
 impl Place {
-    /// So many bytes more may be read, and what may stand between two members.
+    /// Allows `bytes` more, plus the data between two members.
     fn allow(&self, bytes: u64) {
         self.allowed.set(self.read.get().saturating_add(bytes).saturating_add(BETWEEN_MAX_BYTES));
     }
 }
 
-/// A stream of which no more is read than is allowed.
+/// A stream that enforces a limit.
 struct Counted<R> {
     inner: R,
     place: Rc<Place>,
@@ -221,7 +221,7 @@ impl<R: Read> Read for Counted<R> {
         self.place.read.set(read);
         match read <= self.place.allowed.get() {
             true => Ok(n),
-            false => Err(io::Error::other("what stands between two members is too long")),
+            false => Err(io::Error::other("the data between two members is too long")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Copies the content of a file by the cheapest way that the file systems allow.
+//! Copies a file's content in the cheapest way that the file systems support.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -10,7 +10,7 @@ use super::error::Error;
 use crate::sys::errno::Errno;
 use crate::sys::file_system::{copy_range, share_blocks};
 
-/// How many bytes may still be taken in, if any are wanted.
+/// The remaining number of bytes, and whether the result is still wanted.
 #[derive(Debug, Clone)]
 pub(super) struct Budget {
     limit_bytes: u64,
@@ -27,7 +27,7 @@ impl Budget {
         self.called_off.load(Ordering::Relaxed)
     }
 
-    /// An error once it is called off.
+    /// An error if the import was called off.
     pub(super) fn go_on(&self, given: &Path) -> Result<(), Error> {
         match self.is_called_off() {
             false => Ok(()),
@@ -35,7 +35,7 @@ impl Budget {
         }
     }
 
-    /// Takes so many bytes. The error names what was given.
+    /// Subtracts `bytes`. `given` is for the error.
     pub(super) fn take(&mut self, bytes: u64, given: &Path) -> Result<(), Error> {
         self.go_on(given)?;
         let exceeded = || {
@@ -47,11 +47,12 @@ impl Budget {
     }
 }
 
-/// A piece for one call of copy_file_range(2). The kernel takes at most 2 GiB.
+/// Size of one copy_file_range(2) call. The kernel copies at most 2 GiB at once.
 const RANGE_BYTES: usize = 64 << 20;
 
-/// Copies all of `from` to `to`, which is empty; shares the blocks where that is possible (FICLONE, ioctl_ficlone(2)), else
-/// lets the kernel copy (copy_file_range(2)), else reads and writes. Blocks; ends soon when it is called off. Gives the length.
+/// Copies all of `from` to `to`, which is empty: shares blocks if possible (FICLONE, ioctl_ficlone(2)), otherwise lets
+/// the kernel copy (copy_file_range(2)), otherwise reads and writes. Blocks; stops soon after it is called off. Returns
+/// the length in bytes.
 pub(super) fn copy(from: &File, to: &File, budget: &Budget) -> io::Result<u64> {
     if share_blocks(from, to).is_ok() {
         return Ok(to.metadata()?.len());
@@ -63,7 +64,7 @@ pub(super) fn copy(from: &File, to: &File, budget: &Budget) -> io::Result<u64> {
             return Err(io::Error::other("it was called off"));
         }
         match copy_range(from, to, RANGE_BYTES) {
-            // Some file systems say so of what they make up as it is read.
+            // Some file systems return 0 for files whose content is generated on read.
             Ok(0) if copied == 0 => return copy_by_hand(from, to, budget),
             Ok(0) => return Ok(copied),
             Ok(n) => copied += n as u64,
@@ -89,7 +90,7 @@ fn copy_by_hand(from: &File, mut to: &File, budget: &Budget) -> io::Result<u64> 
     }
 }
 
-/// Copies what can be read to a new file, and takes it off the budget. Blocks. Gives the length.
+/// Copies a reader to a new file within the budget. Blocks. Returns the length in bytes.
 pub(super) fn pour(
     mut from: impl Read,
     to: &mut File,
@@ -110,12 +111,12 @@ pub(super) fn pour(
     }
 }
 
-/// Which end of a copy failed.
+/// The side of a copy that failed.
 #[derive(Debug)]
 pub(super) enum PourError {
-    /// What is read.
+    /// Reading failed.
     Read(io::Error),
-    /// What is written, or the budget.
+    /// Writing failed, or the budget is exhausted.
     Other(Error),
 }
 
@@ -130,7 +131,7 @@ mod tests {
         let path = source.path().join("source");
         std::fs::write(&path, &content).unwrap();
         let budget = Budget::new(0, Arc::default());
-        // A second one where /dev/shm is a file system of its own.
+        // A second one where /dev/shm is a separate file system.
         for place in [source.path(), Path::new("/dev/shm")] {
             let Ok(target) = tempfile::tempfile_in(place) else { continue };
             assert_eq!(copy(&File::open(&path).unwrap(), &target, &budget).unwrap(), content.len() as u64);

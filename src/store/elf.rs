@@ -1,4 +1,4 @@
-//! Whether this machine can start a file, told before it is tried: a file that cannot would cost an upgrade.
+//! Whether this machine can execute a file. Checked in advance, because a failure would cost an upgrade.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,7 +14,7 @@ use object::{Endianness, FileKind};
 use super::error::Error;
 use crate::config::check_binary;
 
-/// The number of this machine in `e_machine`, and its name.
+/// This machine's number in `e_machine`, and its name.
 const MACHINES: [(elf::Machine, &str); 6] = [
     (elf::EM_X86_64, "x86_64"),
     (elf::EM_AARCH64, "aarch64"),
@@ -24,20 +24,20 @@ const MACHINES: [(elf::Machine, &str); 6] = [
     (elf::EM_LOONGARCH, "loongarch64"),
 ];
 
-/// A script names its interpreter within as many bytes (execve(2)).
+/// The length of the first line of a script that execve(2) reads.
 const FIRST_LINE_MAX: u64 = 256;
 
-/// What a program needs that is not in it.
+/// External needs of a program.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Needs {
-    /// Where it looks for libraries beside itself: `DT_RUNPATH` or `DT_RPATH` with `$ORIGIN`.
+    /// Where it searches libraries relative to itself: `DT_RUNPATH` or `DT_RPATH` with `$ORIGIN`.
     pub(super) origin: Option<String>,
-    /// Whether it is an ELF program, not a script.
+    /// Whether it is an ELF program rather than a script.
     pub(super) is_elf: bool,
 }
 
-/// Refuses a file that the kernel of this machine would not start: the wrong architecture, cut off, no interpreter, text.
-/// `given` is the path for messages, `search` where `env` looks for a script's interpreter. Blocks.
+/// Refuses a file that this machine's kernel would not execute: wrong architecture, truncated, no interpreter, plain
+/// text. `given` is the path for messages; `search` is where `env` looks for a script's interpreter. Blocks.
 pub(super) fn check(file: &Path, given: &Path, search: Option<&std::ffi::OsStr>) -> Result<Needs, Error> {
     let opened = File::open(file).map_err(Error::io("open it", file))?;
     let mut start = Vec::new();
@@ -50,7 +50,7 @@ pub(super) fn check(file: &Path, given: &Path, search: Option<&std::ffi::OsStr>)
         let cause = match start.is_empty() {
             true => "it is empty",
             false => {
-                "it is no program: neither an ELF file, nor a script with #! in its first line, nor an archive"
+                "it is not a program: neither an ELF file, nor a script with #! in its first line, nor an archive"
             }
         };
         return Err(Error::refused(given, cause, "name the program itself; was the download an error page?"));
@@ -86,7 +86,7 @@ fn check_elf(file: &File, given: &Path) -> Result<Needs, Error> {
         header.p_type(endian) != elf::PT_LOAD
             || header.p_offset(endian).checked_add(header.p_filesz(endian)).is_some_and(|end| end <= size)
     };
-    // The table of the sections is at the end of what a linker writes.
+    // Linkers write the section table at the end.
     let sections = u64::from(header.e_shnum(endian)) * u64::from(header.e_shentsize(endian));
     let has_end = header.e_shoff(endian).checked_add(sections).is_some_and(|end| end <= size);
     if !has_end
@@ -107,7 +107,7 @@ fn check_elf(file: &File, given: &Path) -> Result<Needs, Error> {
     Ok(Needs { origin: origin(headers, endian, &cache), is_elf: true })
 }
 
-/// The text of the note that a package leaves in its programs, in JSON (systemd's package metadata for ELF files).
+/// The JSON text of the package note in a program (systemd's package metadata for ELF files).
 pub(super) fn package_note(file: &Path) -> Option<String> {
     const PACKAGING_METADATA: u32 = 0xcafe_1a7e;
     let opened = File::open(file).ok()?;
@@ -126,7 +126,7 @@ pub(super) fn package_note(file: &Path) -> Option<String> {
     None
 }
 
-/// The value of `DT_RUNPATH` or `DT_RPATH`, if `$ORIGIN` is in it (ld.so(8)).
+/// The value of `DT_RUNPATH` or `DT_RPATH` if it contains `$ORIGIN` (ld.so(8)).
 fn origin<'data, R: ReadRef<'data>>(
     headers: &[elf::ProgramHeader64<Endianness>],
     endian: Endianness,
@@ -194,7 +194,7 @@ mod tests {
             content
         };
         assert!(told(b"").unwrap_err().contains("is empty"));
-        assert!(told(b"<html>").unwrap_err().contains("is no program"));
+        assert!(told(b"<html>").unwrap_err().contains("is not a program"));
         assert!(told(b"\x7fELF").unwrap_err().contains("cut off"));
         assert!(told(&own()[..own().len() / 2]).unwrap_err().contains("cut off"));
         assert!(told(&own()[..4096]).unwrap_err().contains("cut off"));

@@ -1,4 +1,4 @@
-//! The file of a directory that is started.
+//! The file of a directory to start.
 
 use std::path::{Path, PathBuf};
 
@@ -6,14 +6,14 @@ use super::error::Error;
 use super::import::Import;
 use super::{elf, tree};
 
-/// Whether a directory can be taken in, as far as that is known without a copy. Looks at each file in it.
+/// Checks whether a directory can be imported, as far as possible without a copy. Reads the metadata of each file in it.
 pub fn check_tree(import: &Import) -> Result<(), Error> {
     check_named(&import.path, import.member.as_deref())?;
     tree::check_all(&import.path, &mut import.budget())?;
     check(&import.path, &import.path, import).map(drop)
 }
 
-/// It must be said which file that is.
+/// Checks that the member to start is named.
 pub(super) fn check_named(given: &Path, member: Option<&str>) -> Result<(), Error> {
     if member.is_some() {
         return Ok(());
@@ -22,7 +22,7 @@ pub(super) fn check_named(given: &Path, member: Option<&str>) -> Result<(), Erro
     Err(Error::refused(given, "which file of this directory is started is not known", hint))
 }
 
-/// The file of the tree `top` that is started: below it, executable, and a program. Errors are about what was given.
+/// The file of the tree `top` to start: inside of it, executable, and a program. Errors name `given`.
 pub(super) fn check(top: &Path, given: &Path, import: &Import) -> Result<PathBuf, Error> {
     let wanted = import.member.as_deref().unwrap_or_default();
     let hint = "correct member in [update] of the service file, or --member";

@@ -1,40 +1,40 @@
-//! Why a version cannot be taken in, or is not there.
+//! Why a version cannot be imported or found.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config::BinaryError;
 
-/// What went wrong. `Display` names the thing and the cause in one clause; [`Error::hint`] says what to do.
+/// An error of the store. `Display` names the object and the cause in one clause; [`Error::hint`] is the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// What was given is not what may run. Nothing of it is kept.
+    /// The given file may not run. Nothing of it is kept.
     #[error("{}: {cause}", path.display())]
     Refused {
-        /// The file that was given.
+        /// The given file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         cause: String,
-        /// What to do.
+        /// The remedy.
         hint: String,
     },
-    /// There is no file that could be started.
+    /// The file cannot be executed.
     #[error(transparent)]
     Binary(#[from] BinaryError),
-    /// A file cannot be read or written. Nothing is left of what was begun.
+    /// A file cannot be read or written. The attempt leaves nothing behind.
     #[error("{}: cannot {what}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What was tried, an infinitive.
+        /// The failed action, an infinitive.
         what: &'static str,
-        /// Cause.
+        /// The cause.
         source: io::Error,
     },
-    /// No version that is kept is meant by a word.
+    /// The word matches no stored version.
     #[error("{cause}")]
     Unknown {
-        /// Which, and what there is.
+        /// The word and the candidates.
         cause: String,
     },
 }
@@ -44,22 +44,22 @@ impl Error {
         Self::Refused { path: path.to_owned(), cause: cause.into(), hint: hint.into() }
     }
 
-    /// For `map_err`: what was tried at a path.
+    /// For `map_err`: the failed action and its path.
     pub(crate) fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { path: path.to_owned(), what, source }
     }
 
-    /// What a person can do about it, one clause.
+    /// What the user can do, one clause.
     pub fn hint(&self) -> String {
         match self {
             Self::Refused { hint, .. } => hint.clone(),
             Self::Binary(error) => error.hint(),
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::FileTooLarge | io::ErrorKind::QuotaExceeded => {
-                    "make room for the state directory, then ask again; nothing is left of the attempt".into()
+                    "free space for the state directory, then retry; the attempt left nothing behind".into()
                 }
                 io::ErrorKind::PermissionDenied => "let the user of the daemon read it".into(),
-                _ => "mend that, then ask again; nothing is left of the attempt".into(),
+                _ => "fix that, then retry; the attempt left nothing behind".into(),
             },
             Self::Unknown { .. } => "`handoff versions` shows what is kept".into(),
         }

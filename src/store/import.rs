@@ -1,7 +1,7 @@
-//! Takes a version in: copied beside, looked at, written to the disk, and then there, all at once.
+//! Imports a version: copies it aside, verifies it, syncs it, and makes it visible atomically.
 //!
-//! Everything happens in a directory `incoming-<pid>-<n>` below the store. Until that is renamed to the name of the version
-//! there is no version, and whatever ends this process leaves a directory that the next [`Store::open`] removes.
+//! All work happens in a directory `incoming-<pid>-<n>` below the store. The version exists once that directory is
+//! renamed to the version's name. If the process ends earlier, the next [`Store::open`] removes the directory.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -22,50 +22,51 @@ use crate::crash_points::crash_point;
 use crate::journal::unix_ms;
 use crate::sys::file_system;
 
-/// What is to be taken in, and on which terms.
+/// What to import, and under which conditions.
 #[derive(Debug, Clone, Default)]
 pub struct Import {
     /// A program, an archive, or a directory.
     pub path: PathBuf,
-    /// Which member of an archive; which file of a tree is started. Below the top.
+    /// The member of an archive, or the file of a tree, to start. Relative to the top.
     pub member: Option<String>,
-    /// Take an archive as a whole: the member is the file that is started.
+    /// Import a whole archive: the member is the file to start.
     pub tree: bool,
-    /// So much is copied or unpacked at the most.
+    /// Maximum size to copy or unpack, in bytes.
     pub max_size_bytes: u64,
-    /// What is said of the file.
+    /// Claims about the file.
     pub evidence: Evidence,
-    /// What is demanded of it.
+    /// What the service requires of it.
     pub trust: Trust,
-    /// Its version, from the one who gives it. It is not looked for then.
+    /// Its version text from the user, which disables the search for one.
     pub version: Option<String>,
-    /// The command that tells its version. Without one the version is read from its files or its name, and nothing of it runs.
+    /// The command that prints its version. If empty, the version is read from its files or its name, and nothing of it
+    /// runs.
     pub version_command: Vec<String>,
-    /// Where `env` looks for the interpreter of a script: the PATH of the service.
+    /// Where `env` looks for a script's interpreter: the service's PATH.
     pub search: Option<std::ffi::OsString>,
-    /// Set when it is not wanted any more: it then ends soon, with an error.
+    /// Set to cancel the import, which then ends soon with an error.
     pub called_off: Arc<AtomicBool>,
 }
 
-/// What an import is doing. Each begins when the one before it is over; the first two are done twice with an archive.
+/// The steps of an import, in order; an archive repeats the first two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Copying and unpacking.
     Copying,
-    /// Hashing, comparing with what is published, looking whether it can be started, and for its version.
+    /// Hashing, comparing with published data, and checking whether it can start and what its version is.
     Verifying,
-    /// Waiting for the disk.
+    /// Syncing to disk.
     Storing,
 }
 
-/// A version that is in the store.
+/// A version in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Imported {
-    /// What is known of it.
+    /// Its metadata.
     pub version: Version,
-    /// The file that is started.
+    /// The file to start.
     pub path: PathBuf,
-    /// Whether it was there already.
+    /// Whether it was in the store before.
     pub was_there: bool,
 }
 
@@ -76,9 +77,9 @@ impl Import {
 }
 
 impl Store {
-    /// Takes a version in, and tells each step as it begins. If the same content is there already, nothing is copied where that
-    /// can be known beforehand, and nothing is waited for. On an error nothing is left, and nothing has run but what was
-    /// verified. Blocks: on the file system, and 5 s on a command that does not tell the version.
+    /// Imports a version, and reports the begin of each step. If the store has the same content, it copies nothing
+    /// where that is known in advance, and does not sync. On an error it leaves nothing behind, and has run only
+    /// verified content. Blocks: on the file system, and up to 5 s on a command that does not print the version.
     pub fn import(&self, import: &Import, step: &mut dyn FnMut(Step)) -> Result<Imported, Error> {
         step(Step::Copying);
         let given = Given::open(&import.path)?;
@@ -109,7 +110,7 @@ impl Store {
         let size_bytes = tree::protect(&files).map_err(Error::io("protect it", &files))?;
         let Taken { kind, entry, source, .. } = taken;
         let made = Made { id, kind, entry, size_bytes, version, added_unix_ms: unix_ms() };
-        // Its files may have been taken away; what is known of it is known still.
+        // Its files may be lost while its metadata is still known.
         let known = self.get(&id).map(|known| known.used).unwrap_or_default();
         let used = Used { source: Some(origin(import, &given, source)), ..known };
         incoming.write(&made, &used)?;
@@ -122,8 +123,8 @@ impl Store {
         Ok(Imported { path: self.path_of(&version), version, was_there: false })
     }
 
-    /// The version with the same content, if that can be told without a copy: the file looks as it did when it was taken in, or
-    /// it is a program of the size of one that is kept. With the hash of the file that was given.
+    /// Finds a version with the same content without a copy: the file has not changed since its import, or it is a
+    /// program with the size of a stored one. Also returns the hash of the given file.
     fn find_same(
         &self,
         import: &Import,
@@ -164,7 +165,7 @@ impl Store {
         Ok(Some((there.made.id, source)))
     }
 
-    /// A version that is there has no wider permissions than the same that was brought again.
+    /// Removes permissions from a stored version that the newly given same content does not have.
     fn narrow_to(&self, there: &Version, files: &Path, taken: &Taken) -> Result<(), Error> {
         let at = self.path_of(there);
         let narrowed = match taken.kind {
@@ -176,7 +177,7 @@ impl Store {
         narrowed.map_err(Error::io("protect it", &at))
     }
 
-    /// A version that is there comes from another place now.
+    /// Records another source of a stored version.
     fn reused(&self, (id, source): &(Id, Id), import: &Import, given: &Given) -> Result<Imported, Error> {
         let origin = origin(import, given, *source);
         let version = self.change(id, |used| {
@@ -194,7 +195,7 @@ fn origin(import: &Import, given: &Given, sha256: Id) -> Source {
     Source { path, look: given.look, digest, sha256, member, tree }
 }
 
-/// Takes from a file the permissions that another one does not have.
+/// Removes the permissions from a file that another one does not have.
 fn narrow(file: &File, other: &File) -> std::io::Result<()> {
     let mode = |file: &File| Ok::<_, std::io::Error>(file.metadata()?.permissions().mode() & 0o7777);
     let (has, may) = (mode(file)?, mode(other)?);
@@ -204,20 +205,20 @@ fn narrow(file: &File, other: &File) -> std::io::Result<()> {
     }
 }
 
-/// What was copied.
+/// The result of a copy.
 struct Taken {
     id: Id,
     kind: Kind,
     entry: PathBuf,
-    /// The hash of the file that was given.
+    /// The hash of the given file.
     source: Id,
 }
 
-/// A directory that is no version yet. Removed with all that is in it when this is dropped.
+/// A directory that is not a version yet. Drop removes it with its content.
 #[derive(Debug)]
 pub(super) struct Incoming(PathBuf);
 
-/// Tells the directories of one process apart.
+/// Makes the directory names of one process unique.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 impl Incoming {
@@ -239,7 +240,7 @@ impl Incoming {
         self.0.join(FILES)
     }
 
-    /// Copies what was given, verifies the copy, and unpacks it. From here on the path that was given does not matter.
+    /// Copies the given file, verifies the copy, and unpacks it. From here on the given path does not matter.
     fn take_in(
         &self,
         import: &Import,
@@ -285,7 +286,7 @@ impl Incoming {
         }
     }
 
-    /// A copy of a program has no wider permissions than the original.
+    /// Gives a copy no wider permissions than the original has.
     pub(super) fn take_mode(&self, original: &File, copy: &File) -> std::io::Result<()> {
         let mode = original.metadata()?.permissions().mode();
         copy.set_permissions(Permissions::from_mode(mode & 0o755 | 0o700))
@@ -335,7 +336,7 @@ impl Incoming {
         Ok(Taken { id, kind: Kind::Tree, entry, source: id })
     }
 
-    /// A lone file must not need what lies beside it.
+    /// A single file must not need files next to it.
     fn check_alone(&self, import: &Import, given: &Given, name: &OsStr) -> Result<(), Error> {
         let needs = elf::check(&self.files().join(name), &given.path, import.search.as_deref())?;
         let hint =
@@ -358,7 +359,7 @@ impl Incoming {
         }
     }
 
-    /// In a directory of its own, of which nothing is kept.
+    /// In an empty directory, which is removed afterwards.
     fn ask(&self, entry: &Path, import: &Import) -> Result<Option<String>, Error> {
         version::check(&import.version_command, &import.path)?;
         let directory = self.0.join("asked");
@@ -376,14 +377,14 @@ impl Incoming {
         fs::set_permissions(&self.0, Permissions::from_mode(0o755)).map_err(Error::io("protect it", &self.0))
     }
 
-    /// Returns when the disk has all of it.
+    /// Syncs everything. Blocks.
     pub(super) fn sync(&self, made: &Made) -> Result<(), Error> {
         let sync = |path: &Path| {
             File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("write it to the disk", path))
         };
         let files = self.files();
         match made.kind {
-            // Thousands of files one by one take longer than whatever else the disk has to take.
+            // Syncing thousands of files one by one takes longer than syncing the whole file system.
             Kind::Tree => {
                 let opened = File::open(&files).map_err(Error::io("open it", &files))?;
                 let synced = file_system::sync(&opened).map_err(std::io::Error::from);

@@ -1,5 +1,4 @@
-//! A version whose files somebody has taken away is put back, as long as its content can be had: from a process that runs it, or
-//! from where it came.
+//! Restores a version whose files were removed, from a process that runs it or from its source.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,8 +10,8 @@ use super::meta::{self, Id, Kind, Made, Used, Version};
 use super::{MADE, Store, USED, tree};
 
 impl Store {
-    /// Puts a version back that is known and not there. `running` is the open program of a process that runs it. Gives where it was
-    /// found; the error says that it is nowhere. Blocks.
+    /// Restores a known version whose files are missing. `running` is the open program of a process that runs it.
+    /// Returns where the content was found; an error if it is nowhere. Blocks.
     pub fn put_back(&self, version: &Version, running: Option<File>) -> Result<String, Error> {
         let source = version.used.source.as_ref();
         if version.made.kind == Kind::File {
@@ -49,8 +48,8 @@ impl Store {
         }
     }
 
-    /// Takes a version over from another store on the same file system. If it is there already, only where it came from counts.
-    /// Gives the file that is started. Blocks.
+    /// Imports a version from another store on the same file system. If it exists already, only its source is recorded.
+    /// Returns the file to start. Blocks.
     pub fn adopt(&self, from: &Path, id: &Id) -> Result<PathBuf, Error> {
         let at = from.join(id.to_string());
         let there = self.get(id).filter(|there| self.is_whole(there));
@@ -75,7 +74,7 @@ impl Store {
         }
     }
 
-    /// Whether the file is the version; then it is there again.
+    /// Restores the version from the file, if the content is the same. Returns whether it is.
     fn put_back_file(&self, version: &Version, file: &File) -> Result<bool, Error> {
         if !file.metadata().is_ok_and(|found| found.is_file()) {
             return Ok(false);
@@ -101,14 +100,12 @@ impl Store {
 
     fn nowhere(&self, version: &Version, source: Option<PathBuf>) -> Error {
         let cause = match &source {
-            Some(path) => format!("it was taken away, and what is at {} is not the same", path.display()),
-            None => "it was taken away".to_owned(),
+            Some(path) => format!("its files were removed, and {} has other content", path.display()),
+            None => "its files were removed".to_owned(),
         };
         let path = source.unwrap_or_else(|| PathBuf::from("FILE"));
-        let hint = format!(
-            "put that version somewhere and bring it in: handoff installed SERVICE {}",
-            path.display()
-        );
+        let hint =
+            format!("put that version somewhere and import it: handoff installed SERVICE {}", path.display());
         Error::refused(&self.path_of(version), cause, hint)
     }
 }

@@ -1,4 +1,4 @@
-//! What is known of a version: what never changes, written before the version is there, and what does.
+//! Metadata of a version: an immutable part, written before the version exists, and a mutable part.
 
 use std::fmt;
 use std::fs::File;
@@ -12,12 +12,12 @@ use sha2::{Digest, Sha256};
 
 use crate::sys::regular;
 
-/// SHA-256 of a content; of a file, or of the list of what is in a tree. Names a version.
+/// The SHA-256 of a file, or of the list of a tree's content. Identifies a version.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(pub [u8; 32]);
 
 impl Id {
-    /// Of everything that can be read. Blocks.
+    /// Hashes everything that can be read. Blocks.
     pub fn of(mut content: impl Read) -> io::Result<Self> {
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; 256 * 1024];
@@ -47,7 +47,7 @@ impl FromStr for Id {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no SHA-256: it has 64 hexadecimal digits");
+        let wrong = || format!("{text:?} is not a SHA-256, which has 64 hexadecimal digits");
         if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(wrong());
         }
@@ -72,14 +72,14 @@ impl<'de> Deserialize<'de> for Id {
     }
 }
 
-/// What changes when a file is written or replaced. `changed` cannot be set back by a program.
+/// File metadata that changes when a file is written or replaced. Programs cannot set `changed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Look {
-    /// Of the file system.
+    /// The device number.
     pub device: u64,
-    /// Of the file.
+    /// The inode number.
     pub inode: u64,
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
     /// `st_mtime`: seconds and nanoseconds since 1970.
     pub modified: (i64, i64),
@@ -88,7 +88,7 @@ pub struct Look {
 }
 
 impl Look {
-    /// As stat(2) tells it.
+    /// From stat(2).
     pub fn of(found: &std::fs::Metadata) -> Self {
         Self {
             device: found.dev(),
@@ -100,86 +100,86 @@ impl Look {
     }
 }
 
-/// What a version is.
+/// The kind of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// One file.
     File,
-    /// A directory with everything below it, and which file of it is started.
+    /// A directory with all its content, one file of which is started.
     Tree,
 }
 
-/// What never changes. On the disk before the version is.
+/// Immutable metadata. On disk before the version exists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Made {
-    /// The hash of its content, which is its name.
+    /// The hash of its content, which names it.
     pub id: Id,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
-    /// The file that is started, below the directory of its files.
+    /// The file to start, relative to the directory of its files.
     pub entry: PathBuf,
-    /// All its files together.
+    /// Total size of its files.
     pub size_bytes: u64,
-    /// What it says it is, or what was said of it.
+    /// The version text, from the version itself or from the user.
     pub version: Option<String>,
-    /// When it came. Milliseconds since 1970-01-01 UTC, for people.
+    /// When it was imported. Milliseconds since 1970-01-01 UTC, for people.
     pub added_unix_ms: u64,
 }
 
-/// Where it came from last.
+/// The last source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
-    /// The path that was given.
+    /// The given path.
     pub path: PathBuf,
-    /// What the file there looked like; of a directory, the directory itself.
+    /// The metadata of the file there, or of the directory itself.
     pub look: Look,
-    /// What everything in a directory looked like, as [`super::Question`] compares it.
+    /// The digest of a directory's content, as [`super::Question`] compares it.
     #[serde(default)]
     pub digest: Option<Id>,
-    /// The hash of the file there: that of the archive, if it was one.
+    /// The hash of the file there; for an archive, of the archive.
     pub sha256: Id,
-    /// Which member of an archive, or which entry of a tree, was asked for.
+    /// The requested member of an archive or entry of a tree.
     pub member: Option<String>,
-    /// Whether everything that is there was taken.
+    /// Whether everything there was imported.
     pub tree: bool,
 }
 
-/// What changes. Its loss in a power cut costs no version.
+/// Mutable metadata. Losing it in a power failure costs no version.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Used {
-    /// Where it came from last.
+    /// The last source.
     pub source: Option<Source>,
     /// The generations that it ran as, the newest last.
     pub generations: Vec<u64>,
-    /// Whether it is kept until somebody says otherwise.
+    /// Whether it is kept until it is unpinned.
     pub pinned: bool,
-    /// What a process of it has told that its version is.
+    /// The version text reported by a process of it.
     #[serde(default)]
     pub told: Option<String>,
 }
 
-/// Everything that is known of a version.
+/// All metadata of a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
-    /// What never changes.
+    /// The immutable part.
     pub made: Made,
-    /// What changes.
+    /// The mutable part.
     pub used: Used,
 }
 
 impl Version {
-    /// What it is called: as it says itself, or as was read or said of it.
+    /// Its version text: as reported by a process, or as read or given at the import.
     pub fn name(&self) -> Option<&str> {
         self.used.told.as_deref().or(self.made.version.as_deref())
     }
 }
 
-/// More are not remembered.
+/// Maximum number of generations to remember.
 const GENERATIONS_MAX: usize = 64;
 
 impl Used {
-    /// It was committed as this generation. Gives whether that is news.
+    /// Records a commit as this generation. Returns whether that is new.
     pub(super) fn note(&mut self, generation: u64) -> bool {
         if self.generations.contains(&generation) {
             return false;
@@ -197,7 +197,7 @@ impl Used {
     }
 }
 
-/// Reads what [`write`] wrote.
+/// Reads a file from [`write`].
 pub(super) fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> io::Result<T> {
     Ok(serde_json::from_slice(&regular::read(path)?)?)
 }

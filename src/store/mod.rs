@@ -1,15 +1,15 @@
-//! The versions of a service, kept by the daemon: what runs is a copy that nobody else writes, whatever becomes of the path
-//! that was given.
+//! The versions of a service, kept by the daemon: services run a copy that no other program writes, whatever happens to
+//! the given path.
 //!
 //! ```text
 //! versions/<sha256>/files/…      the program under its own name, or a tree
-//!                  /made.json    what never changes: on the disk before the version is there
-//!                  /used.json    where it came from last, as which generations it ran, whether it is pinned
-//!         /incoming-<pid>-<n>/   what is on its way in, or out
+//!                  /made.json    immutable metadata, on disk before the version exists
+//!                  /used.json    mutable metadata: its source, its generations, whether it is pinned
+//!         /incoming-<pid>-<n>/   an import or a removal in progress
 //! ```
 //!
-//! A version appears by a rename and goes by a rename, so that it is there as a whole or not at all, whenever a process or a
-//! machine ends. Everything here blocks; there is one [`Store`] for a directory at a time.
+//! A version appears and disappears by a rename, so it exists completely or not at all, whenever a process or a machine
+//! ends. Everything here blocks; each directory has at most one [`Store`] at a time.
 
 mod archive;
 mod copy;
@@ -45,7 +45,7 @@ pub use same::{Question, Same};
 pub use source::{check_named, check_source};
 pub use verify::{Evidence, Require, Trust, is_public_key};
 
-/// What the names of directories begin with that the next process sweeps.
+/// The prefix of directories that the next process removes.
 pub(crate) const INCOMING: &str = "incoming-";
 const FILES: &str = "files";
 const MADE: &str = "made.json";
@@ -61,8 +61,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Reads what is in `directory`, which need not exist, and notes what was left by a process that did not end in order: see
-    /// [`Store::sweep`]. A version of which nothing is known is passed over.
+    /// Reads the versions in `directory`, which need not exist, and remembers the remains of a process that did not
+    /// finish: see [`Store::sweep`]. Skips versions without metadata.
     pub fn open(directory: &Path) -> io::Result<Self> {
         let (mut known, mut leftovers) = (BTreeMap::new(), Vec::new());
         let entries = match fs::read_dir(directory) {
@@ -94,29 +94,29 @@ impl Store {
         })
     }
 
-    /// A store of which nothing is known, since its directory cannot be read.
+    /// A store without known versions, because its directory cannot be read.
     pub fn empty(directory: &Path) -> Self {
         let directory = directory.to_owned();
         Self { directory, known: Mutex::default(), writing: Mutex::default(), leftovers: Mutex::default() }
     }
 
-    /// Removes what was left when this was opened. Blocks.
+    /// Removes the remains found at open. Blocks.
     pub fn sweep(&self) {
         let leftovers = std::mem::take(&mut *lock(&self.leftovers));
         leftovers.iter().for_each(|path| remove_tree(path));
     }
 
-    /// Whether something was left when this was opened. Does not block.
+    /// Whether open found remains. Does not block.
     pub fn has_leftovers(&self) -> bool {
         !lock(&self.leftovers).is_empty()
     }
 
-    /// Whether this is a path in the store of a version that is not kept. Does not block, and looks at no file.
+    /// Whether this path is in the store, but in no kept version. Does not block, and accesses no file.
     pub fn has_lost(&self, path: &Path) -> bool {
         path.starts_with(&self.directory) && self.version_at(path).is_none()
     }
 
-    /// All versions, the newest generation first, and then those that never ran, the newest first. Does not block.
+    /// All versions: by last generation, newest first, then those that never ran, newest first. Does not block.
     pub fn versions(&self) -> Vec<Version> {
         let mut versions: Vec<Version> = lock(&self.known).values().cloned().collect();
         versions.sort_by_key(|it| {
@@ -125,20 +125,20 @@ impl Store {
         versions
     }
 
-    /// One of them. Does not block.
+    /// One version. Does not block.
     pub fn get(&self, id: &Id) -> Option<Version> {
         lock(&self.known).get(id).cloned()
     }
 
-    /// The version of which this is the file that is started, or any other. Does not block, and looks at no file.
+    /// The version that contains this path. Does not block, and accesses no file.
     pub fn version_at(&self, path: &Path) -> Option<Version> {
         let below = path.strip_prefix(&self.directory).ok()?;
         self.get(&below.components().next()?.as_os_str().to_str()?.parse().ok()?)
     }
 
-    /// Whether its files are there: somebody may have taken them away. Blocks.
+    /// Whether its files exist: they may have been removed. Blocks.
     pub fn is_whole(&self, version: &Version) -> bool {
-        // What cannot be looked at may well be there.
+        // A file that cannot be examined may exist.
         !fs::symlink_metadata(self.path_of(version)).is_err_and(|error| {
             matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
         })
@@ -148,12 +148,12 @@ impl Store {
         self.directory.join(id.to_string()).join(FILES)
     }
 
-    /// The file of a version that is started.
+    /// The file of a version to start.
     pub fn path_of(&self, version: &Version) -> PathBuf {
         self.files_of(&version.made.id).join(&version.made.entry)
     }
 
-    /// The one version that a person means by the beginning of its hash, or by what it says its version is.
+    /// Finds the one version that matches a prefix of its hash, or its version text.
     pub fn meant_by(&self, word: &str) -> Result<Version, Error> {
         let versions = self.versions();
         let is_hash = word.len() >= 4;
@@ -175,18 +175,18 @@ impl Store {
         }
     }
 
-    /// It was committed as this generation. Blocks, but does not wait for the disk.
+    /// Records a commit as this generation. Blocks, but does not sync.
     pub fn note_committed(&self, id: &Id, generation: u64) -> Result<(), Error> {
         self.change(id, |used| used.note(generation)).map(|_| ())
     }
 
-    /// A process of it tells what its version is. Blocks, but does not wait for the disk.
+    /// Records the version text reported by a process. Blocks, but does not sync.
     pub fn note_told(&self, id: &Id, version: &str) -> Result<(), Error> {
         let told = |used: &mut Used| used.told.replace(version.to_owned()).as_deref() != Some(version);
         self.change(id, told).map(|_| ())
     }
 
-    /// Keeps a version until it is released. On the disk when this returns. Blocks.
+    /// Pins a version, or unpins it. Durable when this returns. Blocks.
     pub fn pin(&self, id: &Id, pinned: bool) -> Result<Version, Error> {
         let version = self.change(id, |used| std::mem::replace(&mut used.pinned, pinned) != pinned)?;
         let at = self.directory.join(id.to_string());
@@ -195,8 +195,8 @@ impl Store {
         Ok(version)
     }
 
-    /// Removes versions: of those that ran, all but the `keep` whose last generation is the newest; and all that never did. What is
-    /// `used` or pinned stays. Blocks. Gives what was removed.
+    /// Removes versions: those that never ran, and of the others all but the `keep` with the newest last generation.
+    /// Keeps the ones in `used` and the pinned ones. Blocks. Returns the removed versions.
     pub fn gc(&self, keep: usize, used: &BTreeSet<Id>) -> Result<Vec<Version>, Error> {
         let versions = self.versions();
         let ran = versions.iter().filter(|it| it.used.last_generation().is_some());
@@ -213,7 +213,7 @@ impl Store {
         let at = self.directory.join(id.to_string());
         let gone = self.directory.join(format!("{INCOMING}{}-{id}", std::process::id()));
         match fs::rename(&at, &gone) {
-            // Somebody was faster.
+            // It is already removed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             renamed => renamed.map_err(Error::io("remove it", &at))?,
         }
@@ -222,11 +222,11 @@ impl Store {
         Ok(())
     }
 
-    /// Gives a directory that is whole its name.
+    /// Renames a complete directory to its final name.
     fn put(&self, from: &Path, version: &Version) -> Result<(), Error> {
         let id = version.made.id;
         let at = self.directory.join(id.to_string());
-        // Without what is known of it, it is no version.
+        // A directory without metadata is not a version.
         remove_tree(&at);
         fs::rename(from, &at).map_err(Error::io("put it in its place", &at))?;
         lock(&self.known).insert(id, version.clone());
@@ -234,9 +234,9 @@ impl Store {
         synced.map_err(Error::io("write it to the disk", &self.directory))
     }
 
-    /// Changes what is known of a version; written if the change says so. Does not wait for the disk.
+    /// Changes the mutable metadata; writes it if the change returns `true`. Does not sync.
     fn change(&self, id: &Id, change: impl FnOnce(&mut Used) -> bool) -> Result<Version, Error> {
-        // One after the other. Nobody who only looks waits for the file system.
+        // Serializes writers. Readers do not wait for the file system.
         let _turn = lock(&self.writing);
         let unknown = || Error::Unknown { cause: format!("no version {id} is kept") };
         let mut version = self.get(id).ok_or_else(unknown)?;
@@ -255,7 +255,7 @@ impl Store {
         Ok(version)
     }
 
-    /// Makes the directory, if it is not there yet.
+    /// Creates the directory, if it does not exist.
     fn create(&self) -> Result<(), Error> {
         if self.directory.is_dir() {
             return Ok(());
@@ -271,11 +271,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes a directory with everything in it, as far as it goes: what is left is tried again by the next sweep.
+/// Removes a directory with its content, as far as possible; the next sweep retries the rest.
 pub(crate) fn remove_tree(path: &Path) {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %error, "cannot be removed yet");
+            tracing::warn!(path = %path.display(), %error, "cannot remove it yet");
         }
         _ => {}
     }

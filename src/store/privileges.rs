@@ -1,4 +1,4 @@
-//! What a program may do beyond what its user may. A copy has none of it, unless it is given again.
+//! Privileges of a program beyond those of its user. A copy loses them, unless they are set again.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -12,17 +12,17 @@ use crate::sys::user::{effective_group, effective_user};
 
 /// File capabilities (capabilities(7)).
 const CAPABILITY: &CStr = c"security.capability";
-/// VFS_CAP_REVISION_3 with its root user: 24 bytes; the kernel knows no longer one.
+/// VFS_CAP_REVISION_3 with its root user: 24 bytes, the longest that the kernel supports.
 const CAPABILITY_MAX_BYTES: usize = 64;
 const SET_USER: u32 = 0o4000;
 const SET_GROUP: u32 = 0o2010;
 
-/// Gives a copy the capabilities of the file that it was copied from, or refuses the file: a program without what it needs fails
-/// later, where nobody expects it. `to` is written to no more; a write would take them away again. Blocks.
+/// Copies the file capabilities of the original, or refuses the file: without them the program would fail later and
+/// unexpectedly. Write nothing to `to` afterwards; a write would remove them. Blocks.
 pub(super) fn carry(from: &File, to: &File, given: &Path) -> Result<(), Error> {
     check_set_id(from, given)?;
     let Some(capability) = capability_of(from) else {
-        // A version that was there may have had some.
+        // An existing version may have some.
         if capability_of(to).is_some() {
             let _ = attribute::remove(to, CAPABILITY);
         }
@@ -44,7 +44,7 @@ pub(super) fn carry(from: &File, to: &File, given: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether a copy of this file could have what [`carry`] gives it, as far as this process can tell. Blocks.
+/// Whether [`carry`] would succeed for a copy of this file, as far as this process can tell. Blocks.
 pub(super) fn check(from: &File, given: &Path) -> Result<(), Error> {
     check_set_id(from, given)?;
     let may = || {
@@ -63,7 +63,7 @@ fn lost(given: &Path) -> Error {
     Error::refused(given, cause, "set store = false in the service file, or give the daemon CAP_SETFCAP")
 }
 
-/// A copy belongs to the user of the daemon, so that the bit would make it run as that user.
+/// A copy belongs to the daemon's user, so the bit would make it run as that user.
 fn check_set_id(from: &File, given: &Path) -> Result<(), Error> {
     let Ok(found) = from.metadata() else { return Ok(()) };
     let (user, group) = (effective_user(), effective_group());

@@ -1,10 +1,10 @@
-//! The version of a program, as far as it can be read: no code of it runs for this.
+//! The version of a program, as far as it can be read without running its code.
 //!
 //! | where | what |
 //! |---|---|
-//! | the program | the note of its package (`.note.package`, systemd's package metadata for ELF files) |
-//! | a tree | `package.json`, `pyproject.toml` or `PKG-INFO` beside the program, or above it |
-//! | the path that was given, or what it links to | `s3-server-2.0.0`, `caddy_2.8.4_linux_amd64.tar.gz`, `/opt/s3/2.0.0/bin/s3` |
+//! | the program | its package note (`.note.package`, systemd's package metadata for ELF files) |
+//! | a tree | `package.json`, `pyproject.toml` or `PKG-INFO` next to the program, or above it |
+//! | the given path, or its link target | `s3-server-2.0.0`, `caddy_2.8.4_linux_amd64.tar.gz`, `/opt/s3/2.0.0/bin/s3` |
 
 use std::fs::File;
 use std::io::Read;
@@ -14,14 +14,14 @@ use serde_json::Value;
 
 use super::elf;
 
-/// A file that is larger does not tell a version.
+/// Maximum size of a file to read for a version.
 const READ_MAX_BYTES: u64 = 1 << 20;
-/// As much of a name and a version is kept, in characters.
+/// Maximum length of a name and of a version, in characters.
 const TEXT_MAX: usize = 128;
-/// So far above a program its directory may carry the version: `s3/2.0.0/bin/s3`.
+/// How many levels above a program a directory may carry the version: `s3/2.0.0/bin/s3`.
 const ABOVE_MAX: usize = 3;
 
-/// The version of the program at `entry` below `files`, which was copied from `given`. Blocks on the file system.
+/// The version of the program at `entry` below `files`, copied from `given`. Blocks on the file system.
 pub(super) fn version(files: &Path, entry: &Path, given: &Path) -> Option<String> {
     let program = files.join(entry);
     let from_note = || elf::package_note(&program).and_then(|note| named(&serde_json::from_str(&note).ok()?));
@@ -32,12 +32,12 @@ pub(super) fn version(files: &Path, entry: &Path, given: &Path) -> Option<String
     from_note().or_else(from_tree).or_else(from_path).map(|version| plain(&version))
 }
 
-/// A line for people: without what a terminal would act on.
+/// One line for people, without terminal control characters.
 fn plain(version: &str) -> String {
     version.chars().filter(|character| !character.is_control()).take(TEXT_MAX).collect()
 }
 
-/// What the files of a package in a directory say.
+/// The version from the package files in a directory.
 fn of_directory(directory: &Path) -> Option<String> {
     let package = || named(&serde_json::from_str(&read(&directory.join("package.json"))?).ok()?);
     let project = || {
@@ -55,7 +55,7 @@ fn of_directory(directory: &Path) -> Option<String> {
     package().or_else(project).or_else(info)
 }
 
-/// Name and version of an object in JSON.
+/// Name and version from a JSON object.
 fn named(object: &Value) -> Option<String> {
     joined(object.get("name").and_then(Value::as_str), object.get("version").and_then(Value::as_str))
 }
@@ -69,7 +69,7 @@ fn joined(name: Option<&str>, version: Option<&str>) -> Option<String> {
 }
 
 fn read(path: &Path) -> Option<String> {
-    // A copy has nothing but directories, files and links; what a link leads to may be anything.
+    // A copy contains only directories, files and links; a link target may be anything.
     let is_file = path.symlink_metadata().is_ok_and(|found| found.is_file());
     let file = is_file.then(|| File::open(path).ok()).flatten()?;
     let mut text = String::new();
@@ -77,7 +77,8 @@ fn read(path: &Path) -> Option<String> {
     Some(text)
 }
 
-/// What the name of the file says, or that of a directory above it that is named after the program or by a version alone.
+/// The version from the name of the file, or of a directory above it that is named after the program or by a version
+/// alone.
 fn of_path(path: &Path) -> Option<String> {
     let mut names = path.ancestors().filter_map(|at| at.file_name()?.to_str());
     let own = names.next()?;
@@ -91,8 +92,8 @@ fn of_path(path: &Path) -> Option<String> {
     above.and_then(|(_, version)| joined(Some(own), Some(version)))
 }
 
-/// The version in a name, and what comes before it: a number behind a `-`, a `_` or a `v`, to the end of the name or to what
-/// tells of a platform.
+/// Splits a name into the part before the version and the version: a number after a `-`, a `_` or a `v`, up to the end
+/// of the name or a platform.
 fn split(name: &str) -> Option<(&str, &str)> {
     let name = [".tar.gz", ".tar.xz", ".tgz", ".txz", ".zip"]
         .iter()
@@ -109,7 +110,7 @@ fn split(name: &str) -> Option<(&str, &str)> {
     });
     starts.map(|(at, _)| at).find_map(|at| {
         let version = until_platform(&name[at..]);
-        // A number alone may be part of the name of something else, unless it ends it.
+        // A plain number may belong to another name, unless it is at the end.
         let counts = version.split(['-', '+']).next().is_some_and(|number| number.contains('.'))
             || at + version.len() == name.len() && version.bytes().all(|byte| byte.is_ascii_digit());
         let before = name[..at].trim_end_matches('v').trim_end_matches(['-', '_', '@']);
@@ -117,7 +118,7 @@ fn split(name: &str) -> Option<(&str, &str)> {
     })
 }
 
-/// A version up to the word that is none of it: `2.8.4` of `2.8.4_linux_amd64`, and `1.0.0-rc.1` as it is.
+/// Cuts a version at the platform: `2.8.4` of `2.8.4_linux_amd64`; `1.0.0-rc.1` stays whole.
 fn until_platform(text: &str) -> &str {
     const PARTS: [&str; 6] = ["rc", "alpha", "beta", "pre", "dev", "post"];
     let mut end = text.find(['-', '_']).unwrap_or(text.len());

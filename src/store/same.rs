@@ -1,4 +1,4 @@
-//! Whether what is at a path is still what it was.
+//! Whether a path still has the same content.
 
 use std::fs::{File, metadata};
 use std::path::PathBuf;
@@ -8,32 +8,32 @@ use serde::{Deserialize, Serialize};
 use super::meta::{Id, Look};
 use super::{Source, tree};
 
-/// A file that is larger is not read to find out whether it is the same; nor is a tree.
+/// Maximum size of a file to read for the comparison; trees are not read.
 const READ_MAX_BYTES: u64 = 16 << 20;
 
-/// What was at a path, and is compared with what is there now.
+/// The recorded state of a path, to compare with the present one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
     /// The path.
     pub path: PathBuf,
-    /// What it looked like, if that is known.
+    /// Its metadata, if known.
     pub look: Option<Look>,
-    /// What everything in it looked like, if it was a directory.
+    /// The digest of its content, if it was a directory.
     pub digest: Option<Id>,
-    /// The hash of its content, if it is known.
+    /// The hash of its content, if known.
     pub sha256: Option<Id>,
 }
 
-/// What is at a path now.
+/// The result of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Same {
     /// The same content.
     Same,
     /// Another content.
     Other,
-    /// Nothing.
+    /// Nothing exists at the path.
     Gone,
-    /// That cannot be told.
+    /// The comparison is impossible.
     Unknown,
 }
 
@@ -45,7 +45,7 @@ impl From<&Source> for Question {
 }
 
 impl Question {
-    /// What is at a path now, to be compared later. Reads the content if it is small. Blocks.
+    /// Records the present state of a path. Reads the content if it is small. Blocks.
     pub fn of(path: PathBuf) -> Self {
         let found = metadata(&path).ok();
         let is_tree = found.as_ref().is_some_and(std::fs::Metadata::is_dir);
@@ -55,7 +55,7 @@ impl Question {
         question
     }
 
-    /// Blocks on the file system.
+    /// Compares. Blocks on the file system.
     pub fn answer(&self) -> Same {
         let found = match metadata(&self.path) {
             Ok(found) => found,
@@ -74,7 +74,7 @@ impl Question {
             Some(look) if look.size != now.size => return Same::Other,
             _ => {}
         }
-        // Another file may have the same content, and a change of the permissions changes nothing.
+        // Another file may have the same content, and a change of permissions does not matter.
         match (self.sha256, self.content()) {
             (Some(was), Some(is)) if was == is => Same::Same,
             (Some(_), Some(_)) => Same::Other,
@@ -85,7 +85,7 @@ impl Question {
         }
     }
 
-    /// Of a directory everything in it counts.
+    /// For a directory, all its content counts.
     fn answer_of_tree(&self) -> Same {
         let now = tree::digest(&self.path);
         if now.is_some() && now == self.digest {
@@ -99,7 +99,7 @@ impl Question {
         }
     }
 
-    /// The hash of what is there now, if it is small.
+    /// The hash of the present content, if it is small.
     fn content(&self) -> Option<Id> {
         let found = metadata(&self.path).ok()?;
         if found.is_dir() {

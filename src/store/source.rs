@@ -1,4 +1,4 @@
-//! What was given: opened once, so that what is looked at is what is copied.
+//! The given file, opened once, so that the checked file is the copied one.
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
@@ -13,28 +13,28 @@ use crate::config::check_binary;
 use crate::sys::exposed::{Exposed, Use, check_exposure, check_found};
 use crate::sys::path::NONBLOCK;
 
-/// What was given.
+/// The given file.
 #[derive(Debug)]
 pub(super) struct Given {
     pub(super) path: PathBuf,
     pub(super) form: Form,
-    /// The file; of a tree, its directory.
+    /// The file; for a tree, its directory.
     pub(super) file: File,
     pub(super) look: Look,
 }
 
-/// What has to be done with it.
+/// How it is imported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// It is started as it is.
+    /// Started as it is.
     Program,
-    /// It is unpacked.
+    /// Unpacked.
     Archive(Format),
-    /// It is copied with everything below it.
+    /// Copied with all its content.
     Tree,
 }
 
-/// How an archive is packed. Told by its first bytes, whatever its name.
+/// The format of an archive, determined by its first bytes and not its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     TarGz,
@@ -46,18 +46,18 @@ pub(super) enum Format {
 const MAGICS: [(&[u8], Format); 3] =
     [(b"\x1f\x8b", Format::TarGz), (b"\xfd7zXZ\0", Format::TarXz), (b"PK\x03\x04", Format::Zip)];
 
-/// As many links are followed by the kernel (path_resolution(7)).
+/// The kernel's limit of links to follow (path_resolution(7)).
 const LINKS_MAX: usize = 40;
 
 impl Given {
-    /// Opens what is at `path`. Refuses what others can write, and what cannot be started and is no archive.
+    /// Opens `path`. Refuses what other users can write, and what is neither executable nor an archive.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         match check_exposure(path, Use::Copied) {
-            // The file itself is looked at when it is open, and known to be one.
+            // The file itself is checked after the open, once it is known to be a regular file.
             Ok(_) | Err(Exposed::File(_)) => {}
             Err(cause) => return Err(exposed(path, cause)),
         }
-        // A fifo that is nobody's would hold an open up.
+        // Opening a fifo without a writer would block.
         let file = File::options()
             .read(true)
             .custom_flags(NONBLOCK)
@@ -70,7 +70,7 @@ impl Given {
         Ok(Self { path: path.to_owned(), form, file, look })
     }
 
-    /// Whether it still is what was opened: nobody has written it or put another in its place.
+    /// Whether the file is still the opened one, neither written nor replaced.
     pub(super) fn is_unchanged(&self) -> Result<(), Error> {
         let now = self.file.metadata().map_err(Error::io("examine it", &self.path))?;
         let there = std::fs::metadata(&self.path).map(|found| (found.dev(), found.ino())).ok();
@@ -90,33 +90,33 @@ impl Given {
         self.path.file_name().unwrap_or(OsStr::new("program"))
     }
 
-    /// The directory of the virtual environment of Python that it is in, if it is in one.
+    /// The directory of the Python virtual environment that contains it, if any.
     pub(super) fn virtual_environment(&self) -> Option<PathBuf> {
         let above = |at: PathBuf| at.ancestors().skip(1).take(2).map(Path::to_owned).collect::<Vec<_>>();
         links(&self.path).into_iter().flat_map(above).find(|directory| directory.join("pyvenv.cfg").is_file())
     }
 }
 
-/// Whether what is at `path` can be taken in, as far as that is told without reading it: a program, an archive, or a directory,
-/// which nobody else can exchange. Looks at the file system.
+/// Whether `path` could be imported, as far as can be determined without reading it: a program, an archive, or a
+/// directory that other users cannot replace. Accesses the file system.
 pub fn check_source(path: &Path) -> Result<(), Error> {
     check_named(path)?;
     let given = Given::open(path)?;
     privileges::check(&given.file, path)
 }
 
-/// Whether what a service file names can be changed by nobody but who may. Looks at the file system.
+/// Whether only trusted users can change what a service file names. Accesses the file system.
 pub fn check_named(path: &Path) -> Result<(), Error> {
     check_exposure(path, Use::Named).map(|_| ()).map_err(|cause| exposed(path, cause))
 }
 
-/// It was not the same at the end as at the beginning.
+/// It changed during the import.
 pub(super) fn changed(path: &Path) -> Error {
     let cause = "it was written or replaced while it was copied";
-    Error::refused(path, cause, "ask again when it is whole; best, rename a whole file to this path")
+    Error::refused(path, cause, "retry when it is complete; best, rename a complete file to this path")
 }
 
-/// What was given, or what is on the way to it, could be changed by anybody.
+/// Any user could change the given file or its path.
 pub(super) fn exposed(path: &Path, cause: Exposed) -> Error {
     match cause {
         Exposed::Unreadable(_, error) => missing(path, error),
@@ -145,7 +145,7 @@ fn form_of_file(path: &Path, file: &File, found: &Metadata) -> Result<Form, Erro
     }
 }
 
-/// The path, and what it leads to over links, one after the other.
+/// The path and its link targets, one after the other.
 fn links(path: &Path) -> Vec<PathBuf> {
     let mut found = vec![path.to_owned()];
     while found.len() < LINKS_MAX

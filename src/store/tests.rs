@@ -1,4 +1,4 @@
-//! Imports of every kind, and of everything that may not come in. Each leaves the store as it was.
+//! Imports of every kind, and of everything that must be refused. Each refusal leaves the store unchanged.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -11,7 +11,7 @@ use zip::write::SimpleFileOptions;
 
 use super::*;
 
-/// A store, and a place for what is given.
+/// A store, and a directory for given files.
 struct Place {
     root: tempfile::TempDir,
     store: Store,
@@ -40,13 +40,13 @@ impl Place {
         self.import_as(&asked(path))
     }
 
-    /// Takes it in. If it is refused, nothing is left of it.
+    /// Imports a file. A refusal must leave nothing behind.
     fn import_as(&self, import: &Import) -> Result<Imported, String> {
         let before = self.store.versions();
         let imported = self.store.import(import, &mut |_| ());
         assert_eq!(self.leftovers(), 0);
         let reopened = Store::open(&self.path("state/versions")).unwrap().versions();
-        assert_eq!(reopened, self.store.versions(), "the disk has what is known");
+        assert_eq!(reopened, self.store.versions(), "the disk has all metadata");
         if imported.is_err() {
             assert_eq!(self.store.versions(), before);
         }
@@ -74,7 +74,7 @@ fn tar_of(members: &[Member]) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.set_mode(*mode);
         header.set_mtime(0);
-        // What no honest program writes: the bytes as they are.
+        // Raw bytes, because no honest program writes this.
         header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
         match mode {
             0 => {
@@ -121,7 +121,7 @@ fn zip_of(members: &[Member]) -> Vec<u8> {
     zip.finish().unwrap().into_inner()
 }
 
-/// The same members in each form.
+/// The same members in each format.
 fn archives(members: &[Member]) -> [(&'static str, Vec<u8>); 3] {
     let tar = tar_of(members);
     [("a.tar.gz", gz(&tar)), ("a.tar.xz", xz(&tar)), ("a.zip", zip_of(members))]
@@ -165,7 +165,7 @@ fn a_program_comes_in_once_whatever_its_path() {
     let again = place.import(&copied).unwrap();
     assert!(again.was_there && again.path == first.path);
     assert_eq!(again.version.used.source.unwrap().path, copied);
-    // What is done to the path that was given has no effect.
+    // Changes of the given path have no effect.
     fs::write(&path, "#!/bin/sh\nexit 1\n").unwrap();
     assert_eq!(fs::read_to_string(&first.path).unwrap(), SCRIPT);
     assert!(!place.import(&path).unwrap().was_there);
@@ -235,7 +235,7 @@ fn no_member_leaves_the_place_where_it_is_unpacked() {
             let told = place.import_as(&import).unwrap_err();
             assert!(told.contains(why), "{name}: {told}");
             let alone = place.import_as(&Import { tree: false, ..import });
-            assert_eq!(alone.is_err(), evil.1 != 0, "{name}: a link that is not wanted does no harm");
+            assert_eq!(alone.is_err(), evil.1 != 0, "{name}: an unused link does no harm");
             place.store.gc(0, &BTreeSet::new()).unwrap();
         }
     }
@@ -260,7 +260,11 @@ fn an_archive_that_is_not_whole_is_told() {
         changed[middle] ^= 0xff;
         let path = place.write(name, &changed, 0o644);
         if let Ok(imported) = place.import(&path) {
-            assert_eq!(fs::read_to_string(&imported.path).unwrap(), SCRIPT, "{name}: what is run is right");
+            assert_eq!(
+                fs::read_to_string(&imported.path).unwrap(),
+                SCRIPT,
+                "{name}: only the right content runs"
+            );
         }
         place.store.gc(0, &BTreeSet::new()).unwrap();
     }
@@ -294,7 +298,7 @@ fn what_cannot_be_started_alone_is_refused() {
     let place = Place::new();
     let told =
         |name: &str, content: &[u8], mode| place.import(&place.write(name, content, mode)).unwrap_err();
-    assert!(told("text", b"Not Found\n", 0o755).contains("it is no program"));
+    assert!(told("text", b"Not Found\n", 0o755).contains("it is not a program"));
     assert!(told("plain", SCRIPT.as_bytes(), 0o644).contains("not executable"));
     assert!(told("lost", b"#!/no/such\n", 0o755).contains("/no/such"));
     assert!(place.import(&place.path("nothing")).unwrap_err().contains("does not exist"));
@@ -363,7 +367,7 @@ fn what_a_dead_process_left_is_no_version_and_is_swept() {
     let versions = place.path("state/versions");
     fs::create_dir_all(versions.join("incoming-1-0/files")).unwrap();
     fs::write(versions.join("incoming-1-0/files/s3"), "half").unwrap();
-    // A power cut may leave a name whose content did not reach the disk.
+    // A power failure may leave a name whose content did not reach the disk.
     fs::create_dir_all(versions.join(Id([1; 32]).to_string())).unwrap();
     fs::write(imported.path.parent().unwrap().with_file_name(USED), "").unwrap();
     let store = Store::open(&versions).unwrap();
@@ -408,14 +412,14 @@ fn a_file_that_is_exchanged_meanwhile_comes_in_whole_or_not_at_all() {
     assert_eq!(place.leftovers(), 0);
 }
 
-/// The end of the archive says how many members there are, and how long their list is. Neither is believed.
+/// The end of the archive contains the number of members and the length of their list, which must not be trusted.
 #[test]
 fn a_zip_that_claims_more_members_than_it_has_costs_no_memory() {
     let place = Place::new();
     let mut zip = zip_of(&[("bin/s3", 0o755, SCRIPT)]);
     let end = zip.len() - 22;
     assert_eq!(&zip[end..end + 4], b"PK\x05\x06");
-    // The record of ZIP64, and where it is (APPNOTE.TXT, 4.3.14 and 4.3.15): 2^40 members in a list of 2^60 bytes.
+    // The record of ZIP64, and its locator (APPNOTE.TXT, 4.3.14 and 4.3.15): 2^40 members in a list of 2^60 bytes.
     let directory = u64::from(u32::from_le_bytes(zip[end + 16..end + 20].try_into().unwrap()));
     let (members, length) = (1_u64 << 40, 1_u64 << 60);
     let mut record = Vec::new();
@@ -436,7 +440,7 @@ fn a_zip_that_claims_more_members_than_it_has_costs_no_memory() {
     let path = place.write("claims.zip", &zip, 0o644);
     let error = place.import(&path).unwrap_err();
     assert!(error.contains("damaged"), "{error}");
-    // What is there twice counts as it came last, as in a tar archive; the list of one member may be long.
+    // The last of duplicate members counts, as in a tar archive; the list of one member may be long.
     let path = place.write("good.zip", zip_of(&[("bin/s3", 0o755, SCRIPT), ("doc/a", 0o644, "a")]), 0o644);
     place.import(&path).unwrap();
 }

@@ -1,4 +1,4 @@
-//! A program that is a directory with everything below it: how it is copied, and what names it.
+//! A program that is a directory with all its content: how it is copied and hashed.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -17,7 +17,7 @@ use super::unpack::stays_inside;
 use crate::sys::exposed::check_found;
 use crate::sys::path::{NOFOLLOW, NONBLOCK};
 
-/// A file system object of a tree, and its path below the top.
+/// An object of a tree, with its path below the top.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Node {
     pub(super) path: PathBuf,
@@ -34,13 +34,13 @@ pub(super) enum What {
     Link(PathBuf),
 }
 
-/// A tree with more is refused.
+/// Maximum number of objects in a tree.
 const NODES_MAX: usize = 200_000;
-/// A tree with more is not looked through to find out whether it has changed.
+/// Maximum number of objects to examine for changes.
 const LOOKED_AT_MAX: usize = 50_000;
 
-/// Copies everything below `top` into the empty directory `into`. Refuses what others can write, links that lead outside, and
-/// a tree that changes meanwhile. Blocks.
+/// Copies everything below `top` into the empty directory `into`. Refuses what other users can write, links that lead
+/// outside, and a tree that changes in the meantime. Blocks.
 pub(super) fn copy_all(top: &Path, into: &Path, budget: &mut Budget) -> Result<(), Error> {
     let before = walk(top)?;
     for node in &before {
@@ -63,7 +63,7 @@ pub(super) fn copy_all(top: &Path, into: &Path, budget: &mut Budget) -> Result<(
     }
 }
 
-/// Whether [`copy_all`] would refuse it, as far as that is known without reading the files. Looks at each of them.
+/// Checks whether [`copy_all`] would refuse the tree, without reading the content of the files. Reads the metadata of each.
 pub(super) fn check_all(top: &Path, budget: &mut Budget) -> Result<(), Error> {
     for node in walk(top)? {
         match &node.what {
@@ -99,7 +99,7 @@ fn copy_one(node: &Node, from: &Path, to: &Path, budget: &mut Budget, top: &Path
     if length == node.look.size { Ok(()) } else { Err(changed(top)) }
 }
 
-/// Everything below `top`, in the order of the bytes of its path; each directory before what it holds.
+/// Everything below `top`, in byte order of the paths; each directory before its content.
 pub(super) fn walk(top: &Path) -> Result<Vec<Node>, Error> {
     let mut nodes = Vec::new();
     let mut folders = vec![PathBuf::new()];
@@ -139,9 +139,9 @@ fn look_at(top: &Path, path: PathBuf) -> Result<Node, Error> {
     Ok(Node { path, what, mode: found.permissions().mode() & 0o7777, look: Look::of(&found) })
 }
 
-/// The hash that names a tree: SHA-256 of one line for each object, in the order of the bytes of their paths. A line is a
-/// letter (`f` file, `x` file with an execute bit, `d` directory, `l` link), a space, the SHA-256 of the content (of a link: of
-/// where it leads; of a directory: of nothing) in hex, a space, the path, and a zero byte. Blocks.
+/// The hash of a tree: SHA-256 of one line per object, in byte order of the paths. A line is a letter (`f` file, `x`
+/// file with an execute bit, `d` directory, `l` link), a space, the SHA-256 in hex of the content (of a link: of its
+/// target; of a directory: of nothing), a space, the path, and a zero byte. Blocks.
 pub(super) fn hash(top: &Path) -> Result<Id, Error> {
     let mut hasher = Sha256::new();
     for node in walk(top)? {
@@ -162,8 +162,7 @@ pub(super) fn hash(top: &Path) -> Result<Id, Error> {
     Ok(Id(hasher.finalize().into()))
 }
 
-/// Takes the write bits of all files away, and gives their length together. Who could not read the original cannot read the
-/// copy. Blocks.
+/// Removes the write bits of all files, and returns their total size in bytes. Never adds read permission. Blocks.
 pub(super) fn protect(top: &Path) -> io::Result<u64> {
     let mut size = 0;
     for node in walk(top).map_err(io::Error::other)? {
@@ -175,7 +174,7 @@ pub(super) fn protect(top: &Path) -> io::Result<u64> {
     Ok(size)
 }
 
-/// Takes from what is below `top` the permissions that the same below `other` does not have. Blocks.
+/// Removes permissions below `top` that the same objects below `other` do not have. Blocks.
 pub(super) fn narrow(top: &Path, other: &Path) -> io::Result<()> {
     for node in walk(other).map_err(io::Error::other)? {
         let at = top.join(&node.path);
@@ -188,8 +187,8 @@ pub(super) fn narrow(top: &Path, other: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Two trees that look the same are the same, unless somebody has set the times back: SHA-256 of the path, kind, execute bit, size
-/// and time of the last write of everything below `top`. Nothing if that is too much to look at. Blocks.
+/// A digest for change detection: SHA-256 of path, kind, execute bit, size and modification time of everything below
+/// `top`. Equal digests mean equal trees, unless the times were set back. `None` if the tree is too large. Blocks.
 pub(super) fn digest(top: &Path) -> Option<Id> {
     let nodes = walk(top).ok().filter(|nodes| nodes.len() <= LOOKED_AT_MAX)?;
     let mut hasher = Sha256::new();
@@ -202,7 +201,7 @@ pub(super) fn digest(top: &Path) -> Option<Id> {
     Some(Id(hasher.finalize().into()))
 }
 
-/// The length of all files below `top`. Blocks.
+/// Total size of all files below `top`, in bytes. Blocks.
 pub(super) fn size_bytes(top: &Path) -> Option<u64> {
     let nodes = walk(top).ok().filter(|nodes| nodes.len() <= LOOKED_AT_MAX)?;
     Some(nodes.iter().filter(|node| matches!(node.what, What::File { .. })).map(|node| node.look.size).sum())

@@ -1,4 +1,4 @@
-//! Takes what is wanted out of an archive: one member, or everything.
+//! Unpacks an archive: one member, or everything.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
@@ -13,24 +13,24 @@ use super::copy::{Budget, PourError, pour};
 use super::error::Error;
 use super::source::Format;
 
-/// An archive, and where it goes.
+/// An archive and its target.
 #[derive(Debug)]
 pub(super) struct Unpack<'a> {
     pub(super) format: Format,
-    /// The path that was given, for messages.
+    /// The given path, for messages.
     pub(super) given: &'a Path,
     /// An empty directory.
     pub(super) into: &'a Path,
-    /// Set when it is not wanted any more.
+    /// Set to cancel.
     pub(super) called_off: &'a Arc<AtomicBool>,
 }
 
-/// As many names are told in a message.
+/// Maximum number of names in a message.
 const TOLD_MAX: usize = 10;
 
 impl Unpack<'_> {
-    /// Takes out one file. `wanted` is its path, or the end of its path if there is only one such; nothing if there is only
-    /// one program in the archive. Blocks. Gives its name.
+    /// Unpacks one file. `wanted` is its path, or the unique end of its path; `None` if the archive has only one
+    /// program. Blocks. Returns its name.
     pub(super) fn one(
         &self,
         file: File,
@@ -69,9 +69,9 @@ impl Unpack<'_> {
         self.judge(found, wanted)
     }
 
-    /// Takes out everything. Blocks.
+    /// Unpacks everything. Blocks.
     pub(super) fn all(&self, file: File, budget: &mut Budget) -> Result<(), Error> {
-        // Made at the end, so that no member is written through a link.
+        // Created at the end, so that no member is written through a link.
         let mut links: Vec<(PathBuf, PathBuf)> = Vec::new();
         each(self.format, file, self.given, budget, &mut |member, content| {
             let at = self.into.join(&member.path);
@@ -86,7 +86,7 @@ impl Unpack<'_> {
                     let target = self.into.join(target);
                     match target.is_file() {
                         true => fs::hard_link(&target, &at).map_err(Error::io("link it", &at)),
-                        false => Err(self.bad(member, "is another name of what is not there")),
+                        false => Err(self.bad(member, "is another name of a missing member")),
                     }
                 }
                 What::Link(target) => {
@@ -142,7 +142,7 @@ impl Unpack<'_> {
         content: &mut dyn Read,
     ) -> Result<(), Error> {
         let (most, least) = if executable { (0o755, 0o700) } else { (0o644, 0o600) };
-        // No wider than the archive says.
+        // Not wider than in the archive.
         let mode = most & member.mode.map_or(most, |mode| mode | least);
         let mut options = File::options();
         let mut file = options
@@ -151,20 +151,20 @@ impl Unpack<'_> {
             .mode(mode)
             .open(at)
             .map_err(Error::io("make the file", at))?;
-        // What it says it has was taken off the budget.
+        // Its declared size was taken off the budget.
         let mut rest = Budget::new(size, Arc::clone(self.called_off));
         match pour(content, &mut file, at, &mut rest, self.given) {
             Ok(length) if length == size => Ok(()),
-            Ok(_) => Err(bad_member(self.given, &member.path, "is shorter than it says")),
+            Ok(_) => Err(bad_member(self.given, &member.path, "is shorter than declared")),
             Err(PourError::Other(Error::Refused { .. })) if rest.go_on(self.given).is_ok() => {
-                Err(bad_member(self.given, &member.path, "is longer than it says"))
+                Err(bad_member(self.given, &member.path, "is longer than declared"))
             }
             Err(PourError::Read(error)) => Err(damaged(self.given, &error)),
             Err(PourError::Other(error)) => Err(error),
         }
     }
 
-    /// The directory in which something is to be, where nothing is yet. What came twice counts as it came last.
+    /// Makes room at a path, and creates its directory. The last of duplicate members counts.
     fn make_place(&self, at: &Path) -> Result<(), Error> {
         self.make_directory(at.parent().unwrap_or(self.into))?;
         match fs::symlink_metadata(at) {
@@ -178,7 +178,7 @@ impl Unpack<'_> {
         builder.recursive(true).mode(0o755).create(at).map_err(Error::io("make the directory", at))
     }
 
-    /// Another member fits better.
+    /// Removes an earlier match: another member fits better.
     fn clear(&self) -> Result<(), Error> {
         let entries = fs::read_dir(self.into).map_err(Error::io("list it", self.into))?;
         for entry in entries.flatten() {
@@ -192,10 +192,10 @@ impl Unpack<'_> {
     }
 }
 
-/// What fits what was wanted.
+/// The matches for the wanted member.
 #[derive(Debug, Default)]
 struct Found {
-    /// Whether it fits in whole: then what fits at its end counts no more.
+    /// Whether it matches completely: then partial matches no longer count.
     exact: bool,
     fitting: BTreeSet<PathBuf>,
     executable: bool,
@@ -209,7 +209,7 @@ enum Fit {
     End,
 }
 
-/// How a path fits what was wanted.
+/// How a path matches the wanted member.
 fn fits(path: &Path, wanted: Option<&str>) -> Option<Fit> {
     let Some(wanted) = wanted.map(|wanted| Path::new(wanted.trim_start_matches("./"))) else {
         return Some(Fit::End);
@@ -229,8 +229,8 @@ fn told(paths: &BTreeSet<PathBuf>) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-/// Whether a link at `path` that says `target` leads to a place below the top. What goes up may do so only at its beginning:
-/// behind the name of another link it would lead anywhere.
+/// Whether a link at `path` with this target stays below the top. `..` may appear at the beginning of the target only:
+/// after the name of another link it could lead anywhere.
 pub(super) fn stays_inside(path: &Path, target: &Path) -> bool {
     let depth = path.components().count().saturating_sub(1);
     let ups = target.components().take_while(|component| *component == Component::ParentDir).count();

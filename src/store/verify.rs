@@ -1,4 +1,4 @@
-//! Whether a file is the one that its maker published: SHA-256, a list of such, a signature of minisign.
+//! Whether a file is the published one: SHA-256, a list of sums, a minisign signature.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -12,30 +12,30 @@ use super::error::Error;
 use super::meta::Id;
 use crate::sys::regular;
 
-/// What whoever gives a file says of it.
+/// Claims about a file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Evidence {
     /// The SHA-256 of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Id>,
-    /// A list of such, as `sha256sum` writes it, with the name of the file in it.
+    /// A list of sums from `sha256sum` that contains the file's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256sums: Option<PathBuf>,
-    /// A signature of the file by minisign.
+    /// A minisign signature of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minisig: Option<PathBuf>,
 }
 
-/// What a service demands of a new version.
+/// What a service requires of a new version.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Trust {
-    /// What must be there.
+    /// The required claims.
     pub require: Require,
-    /// Public keys of minisign; one of them must have made a signature that is there.
+    /// minisign public keys; one of them must have made a given signature.
     pub keys: Vec<String>,
 }
 
-/// What must be there before a file may run.
+/// The required claims for a file that may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Require {
     /// Nothing.
@@ -47,16 +47,16 @@ pub enum Require {
     Signature,
 }
 
-/// Lists and signatures are short.
+/// Maximum size of lists and signatures, in bytes.
 const TEXT_MAX_BYTES: u64 = 1 << 20;
 
-/// Whether a text is a public key of minisign.
+/// Whether a text is a minisign public key.
 pub fn is_public_key(text: &str) -> bool {
     PublicKey::from_base64(text).is_ok()
 }
 
 impl Evidence {
-    /// Adds what lies beside the file, where it is needed and was not named: `<path>.minisig` and `<path>.sha256`.
+    /// Adds files next to the given file that are needed but not named: `<path>.minisig` and `<path>.sha256`.
     pub(super) fn completed(&self, given: &Path, trust: &Trust) -> Self {
         let beside = |ending: &str| {
             let mut path = given.as_os_str().to_owned();
@@ -74,8 +74,8 @@ impl Evidence {
         evidence
     }
 
-    /// Compares everything that there is with the file, of which the hash is known, and says no if something is missing that is
-    /// required. `given` is the path at which the file was; a tree has no `file`. Blocks.
+    /// Compares all claims with the file, whose hash is known. An error if a required claim is missing. `given` is the
+    /// original path; a tree has no `file`. Blocks.
     pub(super) fn check(
         &self,
         given: &Path,
@@ -134,7 +134,7 @@ fn listed(given: &Path, list: &Path) -> Result<Id, Error> {
             Err(Error::refused(list, format!("it does not list {name}"), hint))
         }
         [..] => {
-            let hint = "ask whoever made it, or give the right one by --sha256";
+            let hint = "ask its publisher, or give the right sum with --sha256";
             Err(Error::refused(list, format!("it lists {name} more than once, with different sums"), hint))
         }
     }
@@ -161,9 +161,9 @@ fn check_signature(given: &Path, path: &Path, file: Option<&File>, keys: &[Strin
     }
     let text = short_text(path)?;
     let signature = Signature::decode(&text)
-        .map_err(|_| Error::refused(path, "it is no signature of minisign", "fetch it again"))?;
+        .map_err(|_| Error::refused(path, "it is not a minisign signature", "fetch it again"))?;
     for key in keys.iter().filter_map(|key| PublicKey::from_base64(key).ok()) {
-        // Another key; or one that signs in the old form, which would have to be held in memory.
+        // Another key; or a legacy signature, which would have to be held in memory.
         let Ok(mut verifier) = key.verify_stream(&signature) else { continue };
         file.rewind().map_err(Error::io("read it", given))?;
         feed(file, |bytes| verifier.update(bytes)).map_err(Error::io("read it", given))?;
@@ -259,7 +259,7 @@ mod tests {
         assert!(check(&format!("{other}  s3\n")).unwrap_err().contains("it should be 0000"));
         assert!(check(&format!("{ABC}  s4\n")).unwrap_err().contains("does not list s3"));
         assert!(check(&format!("{ABC}  s3\n{other}  s3\n")).unwrap_err().contains("more than once"));
-        assert!(check("ba78  s3\n").unwrap_err().contains("is no SHA-256"));
+        assert!(check("ba78  s3\n").unwrap_err().contains("is not a SHA-256"));
         assert!(check("").unwrap_err().contains("does not list s3"));
     }
 
@@ -273,7 +273,7 @@ mod tests {
         assert_eq!(check(&place.sign("abc")), Ok(()));
         assert!(check(&place.sign("abd")).unwrap_err().contains("is not its signature"));
         assert!(check(&Place::new().sign("abc")).unwrap_err().contains("none of the minisign_keys"));
-        assert!(check("text").unwrap_err().contains("no signature of minisign"));
+        assert!(check("text").unwrap_err().contains("not a minisign signature"));
         let tampered = place.sign("abc").replace("trusted comment: ", "trusted comment: x");
         assert!(check(&tampered).is_err());
     }
@@ -292,6 +292,6 @@ mod tests {
         place.write("s3.minisig", &place.sign("abc"));
         assert_eq!(place.check(&nothing, Require::Signature), Ok(()));
         place.write("s3.minisig", &place.sign("abd"));
-        assert!(place.check(&nothing, Require::Checksum).is_err(), "what is there must be right");
+        assert!(place.check(&nothing, Require::Checksum).is_err(), "given claims must be right");
     }
 }

@@ -1,4 +1,5 @@
-//! What a program says its version is, where the service file asks for that: by default no code of a version runs before its turn.
+//! The version text that a program prints, if the service file asks for that: by default no code of a version runs
+//! before its turn.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -16,19 +17,19 @@ use crate::sys::poll::{PollFd, PollFlags, poll};
 use crate::sys::process::{Signal, pidfd_open};
 use crate::sys::signals::send_to_group;
 
-/// A program that has not answered by then is not asked any more.
+/// Time limit of a program to print its version.
 const LIMIT: Duration = Duration::from_secs(5);
-/// How often it is looked whether the answer is still wanted.
+/// Interval of the check whether the result is still wanted.
 const TICK: Duration = Duration::from_millis(20);
-/// As much of a line is kept, in characters.
+/// Maximum length of the line, in characters.
 const LINE_MAX: usize = 128;
-/// As much of what it says is read.
+/// Maximum number of bytes to read from it.
 const READ_MAX: usize = 4096;
 
-/// Runs a command, with `program` in the place of [`BINARY`], in `directory`, and gives the first line that it writes, standard
-/// output first. It gets no more than PATH of the environment. When it ends, when the time is over, or when it is `called_off`,
-/// everything that it has started is killed. Nothing if it fails: a program need not know its version. Blocks, at most 5 s and
-/// until what was killed is gone.
+/// Runs a command in `directory`, with `program` in place of [`BINARY`]. Returns the first line that it writes,
+/// standard output first. Of the environment it gets PATH only. When it ends, at the time limit, or when `called_off`
+/// is set, everything that it has started is killed. `None` if it fails: a program need not have a version. Blocks for
+/// up to 5 s, and until the killed processes are gone.
 pub(super) fn ask(
     command: &[String],
     program: &Path,
@@ -45,7 +46,7 @@ pub(super) fn ask(
     command.stdin(Stdio::null()).stdout(output_end.try_clone().ok()?).stderr(output_end);
     let trace = Trace::leave(&mut command).ok()?;
     let mut child = command.spawn().ok()?;
-    // With it go this process's ends of the pipe.
+    // This closes this process's ends of the pipe.
     drop(command);
     let mut said = Said { output: OwnedFd::from(output).into(), bytes: Vec::new() };
     let ended = pidfd_open(child.id()).is_ok_and(|pidfd| said.until_end_of(&pidfd, called_off));
@@ -57,28 +58,29 @@ pub(super) fn ask(
     first_line(&said.bytes)
 }
 
-/// Refuses a command whose program somebody else could have changed. What stands for the new program is a copy that was looked at.
-/// Looks at the file system.
+/// Refuses a command whose program other users could have changed. The placeholder stands for a checked copy. Accesses
+/// the file system.
 pub(super) fn check(command: &[String], given: &Path) -> Result<(), Error> {
     let Some(program) = command.first().filter(|program| *program != BINARY) else { return Ok(()) };
     let refused = |error: HookError| {
-        Error::refused(given, format!("version_command cannot tell its version: {error}"), error.hint())
+        Error::refused(given, format!("version_command cannot run: {error}"), error.hint())
     };
     check_program(program).map(drop).map_err(refused)
 }
 
-/// What a program has written so far.
+/// The output of a program so far.
 struct Said {
     output: File,
     bytes: Vec<u8>,
 }
 
 impl Said {
-    /// Reads until the program has ended, whoever else may have its output open. `false` if it did not end in time.
+    /// Reads until the program has ended, even if other processes have its output open. `false` if it did not end in
+    /// time.
     fn until_end_of(&mut self, pidfd: &OwnedFd, called_off: &AtomicBool) -> bool {
         let until = Instant::now() + LIMIT;
         while Instant::now() < until && !called_off.load(Ordering::Relaxed) {
-            // Its end is looked at first: what it wrote before is there then.
+            // The end is checked first: its output is complete then.
             let ended = is_readable(pidfd, Duration::ZERO);
             let more = self.read();
             if ended {
@@ -92,7 +94,7 @@ impl Said {
         false
     }
 
-    /// Reads what is there. `false` if nothing more is to be read.
+    /// Reads the available output. `false` at the end.
     fn read(&mut self) -> bool {
         let mut buffer = [0; READ_MAX];
         while self.bytes.len() < READ_MAX {
@@ -118,7 +120,7 @@ fn wait_for_either(output: &File, pidfd: &OwnedFd) -> bool {
     )
 }
 
-/// A signal ends the wait early; whoever waits looks again.
+/// A signal ends the wait early; the caller checks again.
 fn wait_for(fds: &mut [PollFd<'_>], limit: Duration) -> bool {
     poll(fds, Some(limit)).is_ok_and(|ready| ready > 0)
 }
@@ -171,12 +173,12 @@ mod tests {
         assert_ends(&std::fs::read_to_string(directory.path().join("pid")).unwrap());
     }
 
-    /// The end of a child is told to the thread that started it.
+    /// The thread that started a child gets SIGCHLD for it.
     #[test]
     fn the_end_of_another_child_meanwhile_changes_nothing() {
         use tokio::signal::unix::{SignalKind, signal};
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        // Who handles it is interrupted by it; who does not is not.
+        // Only a thread that handles the signal is interrupted.
         let _handled = runtime.block_on(async { signal(SignalKind::child()) }).unwrap();
         let mut other = Command::new("/bin/sleep").arg("0.1").spawn().unwrap();
         assert_eq!(says("sleep 0.5; echo s3 1.2.3").as_deref(), Some("s3 1.2.3"));

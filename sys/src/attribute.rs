@@ -1,4 +1,4 @@
-//! Extended attributes of files: xattr(7). nix has none of the calls.
+//! Extended attributes of files: xattr(7). nix lacks these calls.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd};
@@ -7,10 +7,10 @@ use std::path::Path;
 
 use super::errno::Errno;
 
-/// The value of an attribute, and none if it is longer than `longest`: ERANGE. ENODATA if the file does not have it.
+/// Returns the value of an attribute. ERANGE if it is longer than `longest` bytes, ENODATA if the file lacks it.
 pub fn get(file: impl AsFd, name: &CStr, longest: usize) -> Result<Vec<u8>, Errno> {
     let mut value = vec![0; longest];
-    // SAFETY: the name is zero-terminated, the buffer has as many bytes as is said, and both live until the call returns.
+    // SAFETY: the name is zero-terminated, the buffer has the given length, and both live until the call returns.
     let length = Errno::result(unsafe {
         libc::fgetxattr(file.as_fd().as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
     })?;
@@ -18,24 +18,24 @@ pub fn get(file: impl AsFd, name: &CStr, longest: usize) -> Result<Vec<u8>, Errn
     Ok(value)
 }
 
-/// Whether the file at a path has an attribute. Follows links.
+/// Whether the file at a path has an attribute. Follows symbolic links.
 pub fn has(path: &Path, name: &CStr) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
-    // SAFETY: both are zero-terminated strings that live until the call returns, and nothing is to be written.
+    // SAFETY: both are zero-terminated strings that live until the call returns. Size 0: the kernel writes nothing.
     let length = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) };
     length >= 0
 }
 
-/// Gives an attribute this value, whether the file has had it or not.
+/// Sets an attribute; creates or replaces it.
 pub fn set(file: impl AsFd, name: &CStr, value: &[u8]) -> Result<(), Errno> {
-    // SAFETY: the name is zero-terminated, the value has as many bytes as is said, and both live until the call returns.
+    // SAFETY: the name is zero-terminated, the value has the given length, and both live until the call returns.
     let returned = unsafe {
         libc::fsetxattr(file.as_fd().as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
     };
     Errno::result(returned).map(drop)
 }
 
-/// Takes an attribute away. ENODATA if the file does not have it.
+/// Removes an attribute. ENODATA if the file lacks it.
 pub fn remove(file: impl AsFd, name: &CStr) -> Result<(), Errno> {
     // SAFETY: the name is zero-terminated and lives until the call returns.
     Errno::result(unsafe { libc::fremovexattr(file.as_fd().as_raw_fd(), name.as_ptr()) }).map(drop)
@@ -50,7 +50,7 @@ mod tests {
         const NAME: &CStr = c"user.handoff";
         let file = tempfile::NamedTempFile::new().unwrap();
         match set(&file, NAME, b"value") {
-            // Not every file system has them.
+            // Not every file system supports them.
             Err(Errno::EOPNOTSUPP) => return,
             done => done.unwrap(),
         }

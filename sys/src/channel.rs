@@ -1,6 +1,7 @@
-//! A channel: a unix socket of type `SOCK_SEQPACKET`, on which a packet is whole or absent, and carries descriptors. For
-//! services in languages that have no such sockets it may be of type `SOCK_STREAM`: then packets are cut by the length in
-//! their header, and carry no descriptors.
+//! A channel: a unix socket of type `SOCK_SEQPACKET`. A packet arrives whole or not at all, and can carry descriptors.
+//!
+//! Some languages have no such sockets. For their services a channel can be of type `SOCK_STREAM`: the length in each
+//! frame header delimits the packets, and they carry no descriptors.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -15,27 +16,27 @@ use super::socket::{AddressFamily, MsgFlags, SockType, family_of, kind_of, pair,
 use super::stream::Stream;
 use super::user::effective_user;
 
-/// One end of a channel. It may be used from several threads at once: each packet is sent and received whole.
+/// One end of a channel. Several threads may use it at once: each packet is sent and received whole.
 #[derive(Debug)]
 pub struct Channel {
     socket: OwnedFd,
-    /// Held from the look at the length of a packet until that packet is taken: another thread would take it, and the next
-    /// one would be cut.
+    /// Held from reading the length of the next packet until it is received. Otherwise another thread could take that
+    /// packet, and the next, longer one would be truncated.
     receiving: Mutex<()>,
-    /// Only for a stream.
+    /// Set for `SOCK_STREAM` only.
     stream: Option<Stream>,
 }
 
-/// What came with one packet. Its bytes stand at the start of the buffer that was given to [`Channel::recv`].
+/// What arrived with one packet. Its bytes are at the start of the buffer passed to [`Channel::recv`].
 #[derive(Debug)]
 pub struct Packet {
-    /// Number of bytes that were stored.
+    /// Number of bytes stored in the buffer.
     pub len: usize,
-    /// The descriptors that travelled along, all close-on-exec.
+    /// The received descriptors, all close-on-exec.
     pub fds: Vec<OwnedFd>,
     /// The packet was longer than the buffer; the rest is lost (`MSG_TRUNC`).
     pub truncated: bool,
-    /// Descriptors were dropped by the kernel (`MSG_CTRUNC`).
+    /// The kernel dropped descriptors (`MSG_CTRUNC`).
     pub fds_lost: bool,
 }
 
@@ -44,7 +45,7 @@ impl Channel {
         Channel { socket, receiving: Mutex::default(), stream }
     }
 
-    /// Makes a connected pair, both ends blocking and close-on-exec. The second is for another process.
+    /// Creates a connected pair, both ends blocking and close-on-exec. The second end is for another process.
     pub fn pair() -> io::Result<(Channel, OwnedFd)> {
         let (ours, theirs) = pair(SockType::SeqPacket)?;
         Ok((Channel::new(ours, None), theirs))
@@ -56,31 +57,34 @@ impl Channel {
         Ok((Channel::new(ours, Some(Stream::default())), theirs))
     }
 
-    /// Takes a connected socket. Anything but a unix socket of type `SOCK_SEQPACKET` is `InvalidInput`.
+    /// Wraps a connected socket. `InvalidInput` unless it is a unix socket of type `SOCK_SEQPACKET`.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Channel> {
         check(&fd, SockType::SeqPacket, "SOCK_SEQPACKET")?;
         Ok(Channel::new(fd, None))
     }
 
-    /// Takes a connected socket. Anything but a unix socket of type `SOCK_STREAM` is `InvalidInput`.
+    /// Wraps a connected socket. `InvalidInput` unless it is a unix socket of type `SOCK_STREAM`.
     pub fn from_stream(fd: OwnedFd) -> io::Result<Channel> {
         check(&fd, SockType::Stream, "SOCK_STREAM")?;
         Ok(Channel::new(fd, Some(Stream::default())))
     }
 
-    /// Whether the process that made the other end is of this user or of root, and so could do all that the peer is let do anyway.
+    /// Whether the peer process runs as root or as this process's user. Such a peer gains nothing from the channel that
+    /// it could not do anyway.
     pub fn has_trusted_peer(&self) -> io::Result<bool> {
         Ok(is_trusted(peer_of(&self.socket)?.user, effective_user()))
     }
 
-    /// How frames travel here.
+    /// How this channel transports frames.
     pub fn transport(&self) -> Transport {
         if self.stream.is_some() { Transport::Stream } else { Transport::Packets }
     }
 
-    /// Sends one packet with copies of `fds`. Blocks while the peer's queue is full, unless the channel is
-    /// nonblocking (`WouldBlock`; what a stream takes in part is sent, and its rest kept for [`Channel::flush`]). A peer that closed its end is `BrokenPipe`; no signal is raised. A stream carries no
-    /// descriptors, and each packet must be a frame.
+    /// Sends one packet with copies of `fds`. Blocks while the peer's queue is full; a nonblocking channel returns
+    /// `WouldBlock` instead. If a nonblocking stream accepts a part, the rest is kept for [`Channel::flush`].
+    ///
+    /// `BrokenPipe` if the peer has closed its end; raises no signal. A stream carries no descriptors, and each packet
+    /// must be a frame.
     pub fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         if let Some(stream) = &self.stream {
             return match fds {
@@ -94,29 +98,32 @@ impl Channel {
         loop {
             match send(&self.socket, bytes, fds, MsgFlags::MSG_NOSIGNAL) {
                 Ok(_) => return Ok(()),
-                // Tells once that the peer closed with packets unread; the next call tells the lasting truth, EPIPE.
+                // ECONNRESET comes once if the peer closed with unread packets. The retry returns the permanent error,
+                // EPIPE.
                 Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// Sends the rest of a packet of which a nonblocking stream took a part; `WouldBlock` if there still is a rest.
+    /// Sends the rest of a packet that a nonblocking stream accepted in part. `WouldBlock` while a rest remains.
     pub fn flush(&self) -> io::Result<()> {
         self.stream.as_ref().map_or(Ok(()), |stream| stream.flush(&self.socket))
     }
 
-    /// Receives one packet, or `None` when the peer has closed its end and every packet has been taken. (An empty
-    /// packet looks the same, and no frame is empty.) Blocks, unless the channel is nonblocking (`WouldBlock`).
-    /// `buffer` is made as long as the packet, at most `FRAME_MAX`. From a stream comes one frame, by the length in its
-    /// header. After a header that cannot be right nothing can be found in the stream any more: it is given as it is (with
-    /// `truncated` if it announces too much), the peer sees the end, and so does the next call.
+    /// Receives one packet. `None` once the peer has closed its end and all packets have been received. (An empty
+    /// packet looks the same; no frame is empty.) Blocks; a nonblocking channel returns `WouldBlock` instead. Resizes
+    /// `buffer` to the packet, at most `FRAME_MAX`.
+    ///
+    /// From a stream it reads one frame, by the length in its header. An invalid header makes the rest of the stream
+    /// unreadable: `recv` returns the bytes read so far (with `truncated` if the announced length is too large), the
+    /// peer sees the end, and the next call returns `None`.
     pub fn recv(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Packet>> {
         if let Some(stream) = &self.stream {
             return stream.recv(&self.socket, buffer);
         }
         let _taking = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
-        // A buffer for the largest packet would cost a new process more page faults than all else that it receives.
+        // A buffer for the largest packet would cost a new process more page faults than everything else it receives.
         buffer.resize(self.next_len()?.min(FRAME_MAX), 0);
         loop {
             match receive(&self.socket, buffer, FDS_MAX) {
@@ -125,14 +132,14 @@ impl Channel {
                     let len = bytes.min(buffer.len());
                     return Ok(Some(Packet { len, fds, truncated: is_cut, fds_lost: is_stripped }));
                 }
-                // Comes once, before packets that are still queued, when the peer closed without reading all of ours.
+                // Comes once, ahead of packets still queued, when the peer closed without reading all of ours.
                 Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// The length of the next packet; 0 at the end.
+    /// The length of the next packet in bytes; 0 at the end.
     fn next_len(&self) -> io::Result<usize> {
         loop {
             match recv(&self.socket, &mut [0; 0], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
@@ -144,8 +151,7 @@ impl Channel {
         }
     }
 
-    /// Makes every holder of this end nonblocking, or blocking again: the flag belongs to the socket, not to the
-    /// descriptor.
+    /// Makes this end nonblocking or blocking for every holder: the flag belongs to the socket, not to the descriptor.
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         Ok(set_nonblocking(&self.socket, nonblocking)?)
     }

@@ -105,7 +105,7 @@ fn two_threads_that_receive_get_every_packet_whole() {
     std::thread::scope(|scope| {
         let receivers = [scope.spawn(receive), scope.spawn(receive)];
         for number in 0..PACKETS {
-            // A short one, and a long one behind it.
+            // A short packet, then a long one behind it.
             a.send(&vec![7; if number % 2 == 0 { 1 } else { 20_000 }], &[]).unwrap();
         }
         drop(a);

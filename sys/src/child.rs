@@ -1,8 +1,8 @@
-//! What happens in a new process before its program is executed.
+//! The steps in a new process before it executes its program.
 //!
-//! The child runs in the memory of this process, on a stack of its own, while the thread that made it waits: clone(2) with
-//! `CLONE_VM` and `CLONE_VFORK`. So it makes system calls and nothing else: no memory is asked for, no lock is taken, nothing
-//! panics. Its descriptors, signal handlers and limits are its own.
+//! The child runs in this process's memory on its own stack, while the thread that created it waits: clone(2) with
+//! `CLONE_VM` and `CLONE_VFORK`. So it only makes system calls: it allocates nothing, takes no lock and never panics.
+//! Its descriptors, signal handlers and limits are its own.
 
 use std::convert::Infallible;
 use std::ffi::{CStr, c_char, c_int, c_uint};
@@ -21,26 +21,27 @@ use super::reaping::await_end;
 
 /// No descriptor.
 pub(super) const NONE: c_int = -1;
-/// Debug builds need some KiB.
+/// Debug builds need a few KiB.
 const STACK_BYTES: usize = 64 << 10;
 
-/// What the child needs, ready before it exists.
+/// Everything the child needs, prepared before it exists.
 pub(super) struct Child<'a> {
     pub(super) path: &'a CStr,
     /// Each array ends with a null pointer.
     pub(super) args: &'a [*const c_char],
     pub(super) env: &'a [*const c_char],
     pub(super) working_dir: &'a CStr,
-    /// What becomes the descriptors 0, 1 and 2. None of them has a number below 3.
+    /// Sources for descriptors 0, 1 and 2. Each number is 3 or higher.
     pub(super) streams: [c_int; 3],
-    /// What becomes the descriptors from 3 on. None of them has one of those numbers.
+    /// Sources for the descriptors from 3 on. Each number is above all the target numbers.
     pub(super) listeners: &'a [c_int],
-    /// What is inherited at its own number, or [`NONE`].
+    /// Inherited at its own number; [`NONE`] if there is none.
     pub(super) kept: c_int,
     pub(super) files_limit: Option<u64>,
 }
 
-/// Starts it: leader of a session of its own, every signal at its default, none blocked. Returns when the program is executed.
+/// Starts the child as the leader of its own session, with every signal at its default and none blocked. Blocks until
+/// the program is executed.
 pub(super) fn start(child: &Child<'_>) -> io::Result<Pid> {
     let mut stack = vec![0; STACK_BYTES];
     let none = SigSet::empty();
@@ -49,18 +50,19 @@ pub(super) fn start(child: &Child<'_>) -> io::Result<Pid> {
     let run = Box::new(|| {
         let Err(found) = become_program(child, &none);
         error.store(found.raw(), Ordering::Relaxed);
-        // SAFETY: ends this process and touches nothing of the other.
+        // SAFETY: ends this process and touches nothing of the parent.
         unsafe { libc::_exit(127) }
     });
-    // SAFETY: the function runs while this thread waits here, so that nobody else has what it refers to. It returns on no path but
-    // by the exit of the child, and does what may be done beside other threads: system calls. It needs less than the stack has.
+    // SAFETY: the function runs while this thread waits here, so no other code uses what it refers to. It never
+    // returns: the child always exits or executes. It only makes system calls, which is safe next to other threads, and
+    // needs less than the stack has.
     let pid = unsafe {
         clone(run, &mut stack, CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK, Some(libc::SIGCHLD))
     };
     let pid = pid.by_number();
     drop(blocked);
     let pid = pid?;
-    // The child has written it and is gone, or executes its program in a memory of its own.
+    // The child has written its error and exited, or runs its program in its own memory.
     match error.into_inner() {
         0 => Ok(pid),
         error => {
@@ -70,7 +72,7 @@ pub(super) fn start(child: &Child<'_>) -> io::Result<Pid> {
     }
 }
 
-/// The child. Everything here is in its own process, but for the memory.
+/// Runs in the child: its own process, but the memory of the parent.
 fn become_program(child: &Child<'_>, no_signals: &SigSet) -> Result<Infallible, Errno> {
     setsid()?;
     for (number, from) in (0..).zip(child.streams) {
@@ -83,7 +85,7 @@ fn become_program(child: &Child<'_>, no_signals: &SigSet) -> Result<Infallible, 
     if child.kept == NONE {
         close_all(first_free, c_int::MAX);
     } else {
-        // SAFETY: it is open, since whoever calls `start` has it open.
+        // SAFETY: the caller of `start` holds it open.
         set_close_on_exec(unsafe { BorrowedFd::borrow_raw(child.kept) }, false)?;
         close_all(first_free, child.kept - 1);
         close_all(child.kept + 1, c_int::MAX);
@@ -92,41 +94,44 @@ fn become_program(child: &Child<'_>, no_signals: &SigSet) -> Result<Infallible, 
         let (_, maximum) = getrlimit(Resource::RLIMIT_NOFILE)?;
         setrlimit(Resource::RLIMIT_NOFILE, limit, maximum)?;
     }
-    // From here on it may take as long as a file system takes.
+    // From here on each step can block for as long as a file system does.
     chdir(child.working_dir)?;
     for number in 1..=64 {
-        // nix names no real-time signal. Two of them the C library has for itself and refuses.
-        // SAFETY: the handlers are those of this process alone, and none is installed.
+        // nix has no names for real-time signals. The C library reserves two of them and refuses those.
+        // SAFETY: signal handlers belong to this process alone, and this installs none.
         unsafe { libc::signal(number, libc::SIG_DFL) };
     }
     no_signals.thread_set_mask()?;
-    // That of nix asks for memory.
-    // SAFETY: every pointer is to a zero-terminated string that lives while `start` waits, and each array ends with a null pointer.
+    // nix's execve allocates memory.
+    // SAFETY: every pointer is to a zero-terminated string that lives while `start` waits, and each array ends with a
+    // null pointer.
     unsafe { libc::execve(child.path.as_ptr(), child.args.as_ptr(), child.env.as_ptr()) };
     Err(Errno::last())
 }
 
-/// Makes `number` a copy that is inherited.
+/// Makes `number` an inheritable duplicate of `from`.
 fn put(from: c_int, number: c_int) -> Result<(), Errno> {
-    // SAFETY: what has this number in the child belongs to nobody there.
+    // SAFETY: nothing in the child owns the descriptor at this number.
     Errno::result(unsafe { libc::dup2(from, number) }).map(drop)
 }
 
-/// Closes all from `first` to `last`. A kernel before 5.9 cannot: there they are closed by the exec, a moment later.
+/// Closes all from `first` to `last`. Kernels before 5.9 lack the call; there the exec closes them a moment later.
 fn close_all(first: c_int, last: c_int) {
     if first <= last {
         close_range(first, last, 0);
     }
 }
 
-/// close_range(2). `false` if the kernel cannot. With `CLOSE_RANGE_UNSHARE` the thread has a table of its own first.
+/// close_range(2). `false` if the kernel lacks it. With `CLOSE_RANGE_UNSHARE` the thread gets its own descriptor table
+/// first.
 pub(super) fn close_range(first: c_int, last: c_int, flags: c_uint) -> bool {
-    // A C library may lack the function, so it is asked for by its number.
-    // SAFETY: `become_program` closes what nobody in the child uses, and `take_own_table` copies in a table that no other thread has.
+    // Some C libraries lack the function, so it is called by number.
+    // SAFETY: `become_program` closes what nothing in the child uses; `take_own_table` closes copies in a table that no
+    // other thread has.
     unsafe { libc::syscall(libc::SYS_close_range, first as c_uint, last as c_uint, flags) == 0 }
 }
 
-/// All signals are blocked for this thread as long as this lives: no handler of this process is to run in the child.
+/// Blocks all signals for this thread until dropped: no handler of this process may run in the child.
 struct Blocked(SigSet);
 
 impl Blocked {
@@ -135,19 +140,19 @@ impl Blocked {
     }
 }
 
-/// Blocks all signals for the calling thread, for good.
+/// Blocks all signals for the calling thread, permanently.
 pub(super) fn block_signals() -> io::Result<()> {
     Blocked::all().map(std::mem::forget)
 }
 
-/// Blocks none for the calling thread. May be called between fork and exec.
+/// Unblocks all signals for the calling thread. Safe between fork and exec.
 pub(super) fn unblock_signals() {
     let _ = SigSet::empty().thread_set_mask();
 }
 
 impl Drop for Blocked {
     fn drop(&mut self) {
-        // What was in force before.
+        // Restores the previous mask.
         let _ = self.0.thread_set_mask();
     }
 }

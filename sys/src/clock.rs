@@ -1,8 +1,8 @@
-//! A clock that nobody can set.
+//! A monotonic clock.
 
 use nix::time::{ClockId, clock_gettime};
 
-/// How much time this machine has run since its boot, less what it was suspended for, as the timers of a process count it.
+/// Milliseconds since boot, without suspended time (`CLOCK_MONOTONIC`), as the timers of a process count them.
 pub fn monotonic_ms() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
         let (seconds, nanoseconds) = (now.tv_sec().unsigned_abs(), now.tv_nsec().unsigned_abs());

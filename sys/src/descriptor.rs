@@ -1,4 +1,4 @@
-//! What a descriptor is, apart from what can be read from it.
+//! Properties of a descriptor, apart from its content.
 
 use std::ffi::c_int;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -8,90 +8,89 @@ use nix::sys::stat::{Mode, SFlag, fchmod, fstat};
 
 use super::errno::{ByNumber, Errno};
 
-/// Reads as much as there is, into `buffer` at the most; 0 at the end.
+/// Reads what is available, up to the length of `buffer`. Returns 0 at the end.
 pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> Result<usize, Errno> {
     nix::unistd::read(fd, buffer).by_number()
 }
 
-/// Writes as much as there is room for.
+/// Writes as much as fits. Returns the number of bytes.
 pub fn write(fd: impl AsFd, bytes: &[u8]) -> Result<usize, Errno> {
     nix::unistd::write(fd, bytes).by_number()
 }
 
-/// Whether it is closed when this process executes another program.
+/// Whether the descriptor is close-on-exec.
 pub fn is_close_on_exec(fd: impl AsFd) -> Result<bool, Errno> {
     let flags = fcntl(fd, FcntlArg::F_GETFD)?;
     Ok(FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC))
 }
 
-/// Has it closed then, or inherited.
+/// Sets or clears close-on-exec.
 pub fn set_close_on_exec(fd: impl AsFd, closes: bool) -> Result<(), Errno> {
     let flags = if closes { FdFlag::FD_CLOEXEC } else { FdFlag::empty() };
     fcntl(fd, FcntlArg::F_SETFD(flags)).map(drop).by_number()
 }
 
-/// With which flags its file is open, as `fcntl(F_GETFL)` tells them. All duplicates have them in common.
+/// The flags of its open file, from `fcntl(F_GETFL)`. All duplicates share them.
 pub fn open_flags(fd: impl AsFd) -> Result<c_int, Errno> {
     fcntl(fd, FcntlArg::F_GETFL).by_number()
 }
 
-/// Whether flags that `/proc/PID/fdinfo` tells (proc_pid_fdinfo(5)) are those of a descriptor that is closed when its process executes
-/// another program.
+/// Whether the flags from `/proc/PID/fdinfo` (proc_pid_fdinfo(5)) include close-on-exec.
 pub fn closes_on_exec(flags: u32) -> bool {
     flags & libc::O_CLOEXEC.unsigned_abs() != 0
 }
 
-/// Whether calls on it do not wait.
+/// Whether the descriptor is nonblocking.
 pub fn is_nonblocking(fd: impl AsFd) -> Result<bool, Errno> {
     Ok(OFlag::from_bits_retain(open_flags(fd)?).contains(OFlag::O_NONBLOCK))
 }
 
-/// Makes calls on it wait no more, or wait again, for all duplicates.
+/// Makes the descriptor and all its duplicates nonblocking, or blocking.
 pub fn set_nonblocking(fd: impl AsFd, nonblocking: bool) -> Result<(), Errno> {
     let value = c_int::from(nonblocking);
-    // SAFETY: the request reads the number that it is given, which lives until the call returns.
+    // SAFETY: the request reads one integer, which lives until the call returns.
     unsafe { ioctls::set_nonblocking(fd.as_fd().as_raw_fd(), &raw const value) }.map(drop).by_number()
 }
 
-/// Makes its file one of these flags, as [`open_flags`] has told them.
+/// Sets the flags of its open file, as returned by [`open_flags`].
 pub fn set_open_flags(fd: impl AsFd, flags: c_int) -> Result<(), Errno> {
     fcntl(fd, FcntlArg::F_SETFL(OFlag::from_bits_retain(flags))).map(drop).by_number()
 }
 
-/// Which file it is of: the number, which no other one of the same file system has while it is open.
+/// The inode number of its file, unique within the file system while the file is open.
 pub fn inode(fd: impl AsFd) -> Result<u64, Errno> {
     fstat(fd).map(|found| found.st_ino).by_number()
 }
 
-/// Whether a descriptor is a duplicate of another one, as far as that can be told for sure: of a socket or of an end of a pipe.
+/// Whether two descriptors certainly share an open file. Detects sockets and pipe ends only.
 pub fn is_duplicate(one: impl AsFd, other: impl AsFd) -> bool {
     let (Ok(first), Ok(second)) = (fstat(&one), fstat(&other)) else { return false };
     let has_own_inode = match SFlag::from_bits_truncate(first.st_mode) & SFlag::S_IFMT {
         SFlag::S_IFSOCK => true,
-        // Both ends of a pipe have one inode.
+        // Both ends of a pipe have the same inode.
         SFlag::S_IFIFO => open_flags(one).ok() == open_flags(other).ok(),
         _ => false,
     };
     has_own_inode && (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
 }
 
-/// Sets the mode of its file. Of a unix socket that has no path yet, it is the mode that the path gets.
+/// Sets the mode of its file. For a unix socket that has no path yet, this becomes the mode of the path.
 pub fn set_mode(fd: impl AsFd, mode: u32) -> Result<(), Errno> {
     fchmod(fd, Mode::from_bits_truncate(mode)).by_number()
 }
 
-/// How many bytes wait in it to be read (`FIONREAD`).
+/// Number of bytes available to read (`FIONREAD`).
 pub fn unread(fd: impl AsFd) -> Result<u64, Errno> {
     let mut count = 0;
-    // SAFETY: the request writes one number, into one that lives until the call returns.
+    // SAFETY: the request writes one integer, which lives until the call returns.
     unsafe { ioctls::unread(fd.as_fd().as_raw_fd(), &raw mut count) }?;
     Ok(count.unsigned_abs().into())
 }
 
-/// A duplicate with the lowest free number from `least` on; close-on-exec.
+/// Duplicates to the lowest free number that is at least `least`; close-on-exec.
 pub fn duplicate_from(fd: impl AsFd, least: RawFd) -> Result<OwnedFd, Errno> {
     let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least))?;
-    // SAFETY: the kernel has just made the descriptor for this caller.
+    // SAFETY: the kernel has just created the descriptor for this caller.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 

@@ -1,14 +1,14 @@
-//! Why the kernel refused a call.
+//! Error numbers of the kernel.
 //!
-//! The numbers that nix does not know are kept. A kernel, a file system, or a filter of system calls may give them, such as 524
-//! (`ENOTSUPP`), and what nix makes of them reads as success.
+//! Numbers that nix does not know are kept. A kernel, a file system or a system call filter may return such a number,
+//! for example 524 (`ENOTSUPP`). nix replaces it with one that reads as success.
 
 use std::fmt;
 use std::io;
 
 use nix::errno::{Errno as Known, ErrnoSentinel};
 
-/// A reason of the kernel, by its number in errno(3).
+/// An error number of the kernel, see errno(3).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Errno(i32);
 
@@ -28,7 +28,7 @@ numbers! {
 }
 
 impl Errno {
-    /// By its number.
+    /// From its number.
     pub const fn from_raw(number: i32) -> Self {
         Self(number)
     }
@@ -38,18 +38,18 @@ impl Errno {
         self.0
     }
 
-    /// Of the last call of this thread that was refused.
+    /// The error of the last failed call of this thread.
     pub fn last() -> Self {
         Self(Known::last_raw())
     }
 
-    /// What a call of libc returned, if that stands for no error.
+    /// The return value of a libc call, unless it means an error.
     pub(crate) fn result<T: ErrnoSentinel + PartialEq>(returned: T) -> Result<T, Self> {
         if returned == T::sentinel() { Err(Self::last()) } else { Ok(returned) }
     }
 }
 
-/// Right behind the call: the number of one that nix does not know is still that of this thread.
+/// Convert directly after the call: for a number that nix does not know, this reads the errno of the thread.
 impl From<Known> for Errno {
     fn from(error: Known) -> Self {
         match error {
@@ -59,10 +59,10 @@ impl From<Known> for Errno {
     }
 }
 
-/// What a call of nix gives. Its errors become those of the standard library by way of [`Errno`] alone: nix itself makes 0 of a number
-/// that it does not know.
+/// The result of a nix call. Convert its errors to those of the standard library only through [`Errno`]: nix itself turns
+/// a number that it does not know into 0.
 pub(crate) trait ByNumber<T> {
-    /// Right behind the call.
+    /// Call this directly after the nix call.
     fn by_number(self) -> Result<T, Errno>;
 }
 
@@ -95,12 +95,12 @@ impl fmt::Display for Errno {
 
 impl std::error::Error for Errno {}
 
-/// The reason that an error of the standard library has, if the kernel gave one.
+/// The errno of a standard library error, if it came from the kernel.
 pub fn errno_of(error: &io::Error) -> Option<Errno> {
     error.raw_os_error().map(Errno::from_raw)
 }
 
-/// Makes a call again for as long as a signal interrupts it.
+/// Repeats a call while a signal interrupts it (EINTR).
 pub fn retry<T, E: Into<Errno>>(mut call: impl FnMut() -> Result<T, E>) -> Result<T, Errno> {
     loop {
         match call().map_err(Into::into) {
@@ -120,10 +120,10 @@ mod tests {
     use crate::spawn::{SpawnSpec, spawn};
     use crate::{file_lock, log_pipe, poll, process, sealed, socket};
 
-    /// A number that no program should ever see, and no library has a name for.
+    /// A number for which no library has a name. The kernel should not return it to programs.
     const ENOTSUPP: i32 = 524;
 
-    /// From now on the kernel refuses these calls to the calling thread, and to the processes that it starts.
+    /// Makes the kernel refuse these calls to the calling thread, and to the processes that it starts.
     fn refuse(calls: &[c_long]) {
         let code = |class: u32, operation: u32| (class | operation | libc::BPF_K) as u16;
         let statement = |code, jt, k| libc::sock_filter { code, jt, jf: 0, k };
@@ -136,7 +136,7 @@ mod tests {
         program.push(statement(code(libc::BPF_RET, 0), 0, libc::SECCOMP_RET_ERRNO | ENOTSUPP as u32));
         let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
         let (yes, none): (c_ulong, c_ulong) = (1, 0);
-        // SAFETY: the program and what it points to live until the calls return, which only read them.
+        // SAFETY: the calls only read the program and its instructions, which live until the calls return.
         let returned = unsafe {
             libc::prctl(libc::PR_SET_NO_NEW_PRIVS, yes, none, none, none)
                 | libc::prctl(

@@ -1,4 +1,4 @@
-//! Becomes another program.
+//! Replaces this process with another program.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -13,10 +13,10 @@ use super::errno::ByNumber;
 /// The first number after the standard streams.
 pub const FIRST: RawFd = 3;
 
-/// Puts duplicates of these descriptors onto the numbers from [`FIRST`] on, in order, where the program that is executed
-/// next finds them. What this process has at those numbers is closed. Each of `sources` must be above all of them.
+/// Duplicates these descriptors to the numbers from [`FIRST`] on, in order, where the next executed program expects
+/// them. Closes what this process has at those numbers. Each of `sources` must be above all of them.
 ///
-/// For a process of one thread that owns nothing at those numbers any more.
+/// For a single-threaded process that owns nothing at those numbers.
 pub fn place(sources: &[OwnedFd]) -> io::Result<()> {
     let end = FIRST + sources.len() as RawFd;
     if let Some(low) = sources.iter().find(|source| source.as_raw_fd() < end) {
@@ -24,17 +24,16 @@ pub fn place(sources: &[OwnedFd]) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     for (number, source) in (FIRST..).zip(sources) {
-        // SAFETY: never dropped. The caller owns nothing at this number, so nothing else is closed by it.
+        // SAFETY: never dropped. The caller owns nothing at this number, so this closes nothing else.
         let mut place = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
         dup2(source, &mut place).by_number()?;
     }
     Ok(())
 }
 
-/// Becomes `path`. Comes back only with the error. The signal that Rust ignores at the start of a program, SIGPIPE, is at
-/// its default again.
+/// Executes `path`. Returns only on error. Resets SIGPIPE to its default, since the Rust runtime ignores it at startup.
 pub fn execute(path: &CStr, args: &[CString], env: &[CString]) -> io::Error {
-    // SAFETY: the default is no handler of ours.
+    // SAFETY: the default installs no handler.
     let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
     let Err(error) = execve(path, args, env).by_number();
     error.into()

@@ -1,8 +1,8 @@
-//! How a process ended that is not a child of this one.
+//! The exit status of a process that is not a child.
 //!
-//! Only a parent can wait for a process. For others the kernel tells, from version 6.15 on, through a pidfd that was opened
-//! before: after whoever is the parent now has reaped the process (`PIDFD_GET_INFO` of linux/pidfd.h). An orphan whose new
-//! parent reaps nobody, as in a container without an init, stays a zombie, and `/proc/<pid>/stat` tells.
+//! Only a parent can wait for a process. For other processes, kernels from 6.15 on report the status through a pidfd
+//! that was opened before the parent reaped the process (`PIDFD_GET_INFO` of linux/pidfd.h). If the parent never reaps,
+//! as in a container without an init, the process stays a zombie and `/proc/<pid>/stat` has the status.
 
 use std::fs;
 use std::io;
@@ -15,18 +15,18 @@ use super::poll::{PollFlags, poll_one};
 use super::process::Exit;
 use super::user::effective_user;
 
-/// How far the end of a process has come.
+/// How far a process has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Life {
-    /// It runs, or is stopped.
+    /// It is running or stopped.
     Runs,
-    /// It has ended, and its parent has not reaped it yet. The pidfd is readable.
+    /// It has exited, and its parent has not reaped it yet. The pidfd is readable.
     Zombie,
-    /// It has been reaped. The pidfd has `POLLHUP`, from kernel 6.15 on; before, this is not told from a zombie.
+    /// It has been reaped. The pidfd has `POLLHUP` from kernel 6.15 on; older kernels report it as a zombie.
     Reaped,
 }
 
-/// Asks a pidfd. Does not block.
+/// Returns the state from a pidfd. Does not block.
 pub fn life(pidfd: impl AsFd) -> io::Result<Life> {
     let events = retry(|| poll_one(&pidfd, PollFlags::POLLIN, Some(Duration::ZERO)))?;
     Ok(match () {
@@ -36,18 +36,18 @@ pub fn life(pidfd: impl AsFd) -> io::Result<Life> {
     })
 }
 
-/// How a process ended that its parent has reaped. `None` if it was not reaped yet, or the kernel is older than 6.15. Does
-/// not block.
+/// The exit status of a reaped process. `None` if it is not reaped yet, or the kernel is older than 6.15. Does not
+/// block.
 pub fn exit_of_reaped(pidfd: impl AsFd) -> Option<Exit> {
     let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
-    // SAFETY: the request is made from the size of the structure that it is given, into which the kernel writes no more than
-    // that size. The structure lives until the call returns.
+    // SAFETY: the request encodes the size of the structure, and the kernel writes no more than that. The structure
+    // lives until the call returns.
     unsafe { ioctls::pidfd_get_info(pidfd.as_fd().as_raw_fd(), &raw mut info) }.ok()?;
     (info.mask & PIDFD_INFO_EXIT != 0).then(|| from_wait_status(info.exit_code))
 }
 
-/// How a process ended that nobody has reaped yet. `None` if it is not in that state, or does not belong to the user of this
-/// process: then the kernel does not tell. Does not block.
+/// The exit status of a zombie. `None` if the process is not a zombie, or belongs to another user: then the kernel
+/// hides the status. Does not block.
 pub fn exit_of_zombie(pidfd: impl AsFd) -> Option<Exit> {
     let directory = format!("/proc/{}", pid_of(pidfd.as_fd())?);
     let own = effective_user();
@@ -55,7 +55,7 @@ pub fn exit_of_zombie(pidfd: impl AsFd) -> Option<Exit> {
         return None;
     }
     let exit = zombie_exit(&fs::read_to_string(format!("{directory}/stat")).ok()?)?;
-    // If the pid is still that of this process, then it was when the file was read.
+    // If the pid still belongs to this process, it did when the file was read.
     pid_of(pidfd.as_fd()).map(|_| exit)
 }
 
@@ -65,8 +65,8 @@ pub fn pid_of(pidfd: BorrowedFd<'_>) -> Option<u32> {
     info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
-/// Fields 3 (state) and 52 (exit code, as waitpid(2) gives it) of `/proc/<pid>/stat`. The name of the program may have blanks
-/// and parentheses in it: fields are counted from the last `)`.
+/// Fields 3 (state) and 52 (exit code, as waitpid(2) returns it) of `/proc/<pid>/stat`. The program name may contain
+/// blanks and parentheses, so fields are counted from the last `)`.
 fn zombie_exit(stat: &str) -> Option<Exit> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();
@@ -87,8 +87,8 @@ mod ioctls {
 
 const PIDFD_INFO_EXIT: u64 = 1 << 3;
 
-/// `struct pidfd_info` of linux/pidfd.h, as it was first (`PIDFD_INFO_SIZE_VER0`). A kernel that knows more fills this much.
-/// libc does not have it.
+/// `struct pidfd_info` of linux/pidfd.h in its first version (`PIDFD_INFO_SIZE_VER0`). Newer kernels fill this much.
+/// libc lacks it.
 #[repr(C)]
 #[derive(Default)]
 struct PidfdInfo {
@@ -112,8 +112,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(10);
 
-    /// A process, started by one in the middle that is a child of this one. The one in the middle stands still, and so
-    /// reaps nobody.
+    /// A grandchild. Its parent, a child of this process, is stopped and so reaps nothing.
     struct Grandchild {
         middle: Child,
         pidfd: OwnedFd,
@@ -151,7 +150,7 @@ mod tests {
             }
         }
 
-        /// Lets the one in the middle go on.
+        /// Lets the parent continue.
         fn is_reaped(&mut self) {
             kill(pidfd_open(self.middle.id()).unwrap(), Signal::SIGCONT).unwrap();
             self.middle.wait().unwrap();
@@ -168,7 +167,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_grandchild_is_told_before_and_after_it_is_reaped() {
-        // Each waits for its pidfd to be open.
+        // Each program waits until its pidfd is open.
         for (program, expected) in [
             ("sh -c 'kill -STOP $$; exit 7'", Exit { code: Some(7), signal: None }),
             ("sh -c 'kill -STOP $$; exit 0'", Exit { code: Some(0), signal: None }),

@@ -1,4 +1,4 @@
-//! Whether a stranger could change what lies at a path.
+//! Whether an untrusted user could change the file at a path.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -10,37 +10,37 @@ use std::path::{Component, Path, PathBuf};
 use super::errno::Errno;
 use super::user::effective_user;
 
-/// Symbolic links that are followed on one way: as many as the kernel follows (path_resolution(7)).
+/// Maximum number of symbolic links to follow in one path: the kernel's limit (path_resolution(7)).
 const LINKS_MAX: usize = 40;
 const WRITABLE_BY_OTHERS: u32 = 0o002;
 const WRITABLE_BY_GROUP: u32 = 0o020;
 const STICKY: u32 = 0o1000;
 
-/// Why a path is not to be trusted. `Display` is a clause that names the path.
+/// Why a path is not trusted. `Display` is a clause that names the path.
 #[derive(Debug, thiserror::Error)]
 pub enum Exposed {
-    /// Anybody may write into the file.
+    /// The file is world-writable.
     #[error("{0:?} is world-writable")]
     File(PathBuf),
-    /// Anybody may put another file there.
+    /// The directory is world-writable, so any user can replace the file.
     #[error("the directory {0:?} is world-writable")]
     Directory(PathBuf),
-    /// In a directory that all may write to, it belongs to somebody else.
-    #[error("{0:?} belongs to user {1} and lies in a directory that all may write to")]
+    /// It lies in a world-writable directory and belongs to another user.
+    #[error("{0:?} belongs to user {1} and lies in a world-writable directory")]
     Foreign(PathBuf, u32),
-    /// Root is to run it, and it belongs to somebody else.
+    /// Root would run it, and it belongs to another user.
     #[error("{0:?} belongs to user {1}, who could change what root runs")]
     Owned(PathBuf, u32),
-    /// Root is to run it, and a group may write to it.
+    /// Root would run it, and a group may write to it.
     #[error("{0:?} is writable by group {1}, whose members could change what root runs")]
     Group(PathBuf, u32),
-    /// It could not be looked at.
+    /// It could not be examined.
     #[error("{0:?} cannot be examined: {1}")]
     Unreadable(PathBuf, io::Error),
 }
 
 impl Exposed {
-    /// What the user can do about it, one clause.
+    /// How the user can fix it, one clause.
     pub fn hint(&self) -> String {
         match self {
             Self::File(path) | Self::Directory(path) => format!("run: chmod o-w {}", path.display()),
@@ -56,22 +56,22 @@ impl Exposed {
     }
 }
 
-/// What is done with the file.
+/// How the file will be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
-    /// It is run where it lies. A directory such as `/tmp` may be passed through, if what is entered there belongs to root or to
-    /// the user of this process, but the file must not lie in it.
+    /// Run in place. The path may go through a directory such as `/tmp` if the entry there belongs to root or to this
+    /// process's user, but the file must not lie directly in such a directory.
     InPlace,
-    /// A service file names it. It is copied sooner or later, without anybody who looks at it then: if that is done by root, it and
-    /// every directory on the way belong to root, and no group may write to them. The same holds for [`Use::InPlace`].
+    /// Named in a service file, and copied later without review. If root copies it, the file and every directory on the
+    /// path must belong to root and not be group-writable. The same holds for [`Use::InPlace`].
     Named,
-    /// It is copied, and the copy is verified. Whose it is does not matter, and it may lie in a directory such as `/tmp`, where
-    /// nobody but its owner can exchange it.
+    /// Copied, and the copy is verified. The owner does not matter. It may lie in a sticky directory such as `/tmp`,
+    /// where only its owner can replace it.
     Copied,
 }
 
-/// Walks to `path`, which is absolute, over its symbolic links, and refuses a file or directory on the way that anybody
-/// may write to. Gives the path without links. Looks at the file system.
+/// Resolves `path`, which is absolute, through its symbolic links. Refuses a world-writable file or directory on the
+/// way. Returns the path without links. Blocks on the file system.
 pub fn check_exposure(path: &Path, purpose: Use) -> Result<PathBuf, Exposed> {
     let own = effective_user();
     let mut at = PathBuf::from("/");
@@ -115,8 +115,8 @@ pub fn check_exposure(path: &Path, purpose: Use) -> Result<PathBuf, Exposed> {
     Ok(at)
 }
 
-/// Refuses a file that anybody may write to, and a directory in which anybody may exchange what lies there. `found` is what is at
-/// `path`; of a link that says nothing.
+/// Refuses a world-writable file, and a world-writable directory without the sticky bit. `found` is the metadata of
+/// `path`; for a symbolic link the check always passes.
 pub fn check_found(path: &Path, found: &Metadata) -> Result<(), Exposed> {
     let is_open = found.mode() & WRITABLE_BY_OTHERS != 0 && !found.is_symlink();
     match found.is_dir() {
@@ -126,7 +126,7 @@ pub fn check_found(path: &Path, found: &Metadata) -> Result<(), Exposed> {
     }
 }
 
-/// Refuses what somebody else than root can change.
+/// Refuses a file that users other than root can change.
 fn check_owner(path: &Path, found: &Metadata) -> Result<(), Exposed> {
     if found.uid() != 0 {
         return Err(Exposed::Owned(path.to_owned(), found.uid()));
@@ -220,7 +220,7 @@ mod tests {
         fs::create_dir(&place).unwrap();
         fs::write(&file, "").unwrap();
         symlink(&file, &link).unwrap();
-        // Only root can give a file away; for others there is nothing to be found.
+        // Only root can give a file away; other users can test nothing here.
         if chown(&file, Some(12_345), None).is_err() {
             return;
         }

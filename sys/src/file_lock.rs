@@ -1,4 +1,4 @@
-//! Locks of whole files: flock(2).
+//! Whole-file locks: flock(2).
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -6,9 +6,9 @@ pub use nix::fcntl::FlockArg;
 
 use super::errno::{ByNumber, Errno};
 
-/// Takes or gives up the lock of an open file. All duplicates of the descriptor have it in common, and it ends with the last of them.
-/// (The type that nix has for a held lock gives it up when it is dropped, also where a duplicate is to keep it.)
+/// Takes or releases the lock of an open file. All duplicates of the descriptor share it; it ends when the last one
+/// closes. (nix's lock type unlocks on drop, even if a duplicate should keep the lock.)
 pub fn flock(file: impl AsFd, operation: FlockArg) -> Result<(), Errno> {
-    #[expect(deprecated, reason = "the lock is to outlive the descriptor that took it")]
+    #[expect(deprecated, reason = "the lock must outlive the descriptor that took it")]
     nix::fcntl::flock(file.as_fd().as_raw_fd(), operation).by_number()
 }

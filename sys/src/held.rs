@@ -1,4 +1,4 @@
-//! The sockets that a process has, asked of the kernel, since the process cannot tell.
+//! The sockets of another process, read from the kernel because the process itself cannot report them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,26 +15,28 @@ use super::pidfd;
 use super::process::{pidfd_open, read_at_once, stat_field};
 use super::spawn::FIRST_LISTENER;
 
-/// A descriptor of a process that is a socket.
+/// A socket descriptor of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeldSocket {
-    /// The inode, by which the kernel names the socket.
+    /// The inode, which identifies the socket in the kernel.
     pub inode: u32,
-    /// Who has it.
+    /// The process that holds it.
     pub pid: u32,
-    /// At which number.
+    /// Its descriptor number there.
     pub fd: u32,
 }
 
 impl HeldSocket {
-    /// Whether it is still so.
+    /// Whether the process still has this socket at this number.
     pub fn is_held(&self) -> bool {
         let link = fs::read_link(format!("/proc/{}/fd/{}", self.pid, self.fd));
         link.is_ok_and(|link| socket_inode(link.as_os_str().as_encoded_bytes()) == Some(self.inode))
     }
 
-    /// A duplicate of it; `None` if the process is gone or has another file there by now. EPERM where the kernel refuses it
-    /// (ptrace(2)). While a duplicate lives, a close by the process sends nothing: keep it for a moment only.
+    /// Duplicates it. `None` if the process is gone or has another file at that number. EPERM if the kernel denies
+    /// access (ptrace(2)).
+    ///
+    /// While the duplicate lives, the process's close sends nothing to the client: drop it soon.
     pub fn duplicate(&self) -> io::Result<Option<OwnedFd>> {
         let number = i32::try_from(self.fd).map_err(|_| Errno::EBADF)?;
         match pidfd_open(self.pid).and_then(|pidfd| descriptor_of(pidfd, number)) {
@@ -45,14 +47,14 @@ impl HeldSocket {
     }
 }
 
-/// A duplicate of what a process or thread has at this number, close-on-exec. EBADF if that is nothing, EPERM where the kernel refuses
-/// it (ptrace(2)).
+/// Duplicates the descriptor at a number of a process or thread; close-on-exec. EBADF if that number is not open, EPERM
+/// if the kernel denies access (ptrace(2)).
 pub fn descriptor_of(process: impl AsFd, number: RawFd) -> io::Result<OwnedFd> {
     Ok(pidfd::get(process.as_fd(), number)?)
 }
 
-/// The sockets that a process has, read from `/proc/<pid>/fd` (proc(5)) one after the other as they are asked for. None if
-/// the process is gone or about to be. For processes of the same user, and for root.
+/// Iterates over the sockets of a process; reads `/proc/<pid>/fd` (proc(5)) lazily. Empty if the process is gone or
+/// exiting. Works for processes of the same user, and for root.
 pub fn sockets_of(pid: u32) -> io::Result<impl Iterator<Item = HeldSocket>> {
     let path = format!("/proc/{pid}/fd");
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -77,7 +79,7 @@ pub fn sockets_of(pid: u32) -> io::Result<impl Iterator<Item = HeldSocket>> {
     }))
 }
 
-/// Which of these sockets none of the processes has. An error if that cannot be seen of one of them.
+/// Returns those of `sockets` that none of the processes holds. An error if one of the processes cannot be examined.
 pub fn held_by_none(pids: &[u32], mut sockets: BTreeSet<u32>) -> io::Result<BTreeSet<u32>> {
     for pid in pids {
         for held in sockets_of(*pid)? {
@@ -90,7 +92,7 @@ pub fn held_by_none(pids: &[u32], mut sockets: BTreeSet<u32>) -> io::Result<BTre
     Ok(sockets)
 }
 
-/// Whether a process has begun to end, or is gone: then its files cannot be seen without privilege any more.
+/// Whether a process is exiting or gone. Then reading its descriptors needs privilege.
 fn is_exiting(pid: u32) -> bool {
     match read_at_once(&format!("/proc/{pid}/stat")) {
         Ok(stat) => {
@@ -100,19 +102,19 @@ fn is_exiting(pid: u32) -> bool {
     }
 }
 
-/// A link of `/proc/<pid>/fd`: `socket:[4711]`.
+/// Parses a link of `/proc/<pid>/fd`: `socket:[4711]`.
 fn socket_inode(link: &[u8]) -> Option<u32> {
     let number = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
     std::str::from_utf8(number).ok()?.parse().ok()
 }
 
-/// Whether one of `sockets` is this one.
+/// Whether `fd` is one of `sockets`.
 pub fn is_among(fd: impl AsFd, sockets: &BTreeSet<u32>) -> bool {
     fstat(fd).is_ok_and(|found| u32::try_from(found.st_ino).is_ok_and(|inode| sockets.contains(&inode)))
 }
 
-/// Duplicates of the first `count` listeners that a process has inherited. The kernel may refuse it (ptrace(2)); and the
-/// process may have closed them.
+/// Duplicates the first `count` listeners that a process inherited. An error if the kernel denies access (ptrace(2)) or
+/// the process has closed them.
 pub fn inherited_listeners(pid: u32, count: usize) -> io::Result<Vec<OwnedFd>> {
     let pidfd = pidfd_open(pid)?;
     let numbers = (FIRST_LISTENER..).take(count);

@@ -1,4 +1,4 @@
-//! How a service finds the channel that its supervisor gave it.
+//! How a service finds the channel from its supervisor.
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -8,20 +8,21 @@ use super::channel::Channel;
 use super::descriptor::{is_close_on_exec, set_close_on_exec};
 use super::errno::Errno;
 
-/// The environment variable that holds the number of the inherited channel.
+/// The environment variable with the number of the inherited channel.
 ///
-/// It is not removed (that would race with other threads of the process), so a service that starts programs of its own
-/// should remove it for them.
+/// This library leaves the variable set: removing it would race with other threads of the process. A service that
+/// starts programs should remove it from their environment.
 pub const CHANNEL_VARIABLE: &str = "HANDOFF_FD";
 
-/// The environment variable that holds the absolute path at which a process listens for another supervisor, should its
-/// own be gone. Without it the process cannot be adopted. Like [`CHANNEL_VARIABLE`] it is for this process alone.
+/// The environment variable with the absolute path at which a process listens for a new supervisor after its own is
+/// gone. Without it the process cannot be adopted. As with [`CHANNEL_VARIABLE`], remove it from the environment of
+/// child programs.
 pub const ADOPT_VARIABLE: &str = "HANDOFF_ADOPT";
 
-/// The environment variable that tells which kind of socket the channel is: not set, or [`STREAM`].
+/// The environment variable with the kind of socket of the channel: unset, or [`STREAM`].
 pub const KIND_VARIABLE: &str = "HANDOFF_CHANNEL";
 
-/// The value of [`KIND_VARIABLE`] for a `SOCK_STREAM` socket. This library wants packets: it refuses such a channel.
+/// The value of [`KIND_VARIABLE`] for a `SOCK_STREAM` socket. This library needs packets and refuses such a channel.
 pub const STREAM: &str = "stream";
 
 /// Why the inherited channel cannot be used. `Display` is a sentence without a full stop.
@@ -30,18 +31,18 @@ pub enum InheritError {
     /// The variable does not hold the number of a descriptor above the standard ones.
     #[error("{CHANNEL_VARIABLE}={0:?} is not the number of a descriptor")]
     Number(String),
-    /// No such descriptor is open.
+    /// The descriptor is not open.
     #[error(
         "{CHANNEL_VARIABLE}={0}, but descriptor {0} is not open; was it closed by a wrapper, or was \
          {CHANNEL_VARIABLE} left set by a parent that is itself a service?"
     )]
     NotOpen(RawFd),
-    /// The descriptor is something else.
+    /// The descriptor is not a usable channel.
     #[error("{CHANNEL_VARIABLE}={fd} cannot be used: {error}")]
     Unfit {
         /// The number of the descriptor.
         fd: RawFd,
-        /// What is wrong with it.
+        /// The reason.
         error: io::Error,
     },
     /// The service file asks for a stream, which is for libraries in other languages.
@@ -49,18 +50,18 @@ pub enum InheritError {
         "{KIND_VARIABLE}={STREAM}, but this library speaks over packets; remove channel = \"stream\" from the service file"
     )]
     Stream,
-    /// The process has only one channel, and it was given out already.
+    /// The channel of this process has been taken before.
     #[error("the channel of this process has been taken already")]
     Taken,
 }
 
-/// Takes the channel that this process inherited and makes it close-on-exec. `None` if there is no supervisor: the
-/// variable is not set. Gives the channel once; does not block.
+/// Takes the channel that this process inherited and makes it close-on-exec. `None` if the variable is unset, so there
+/// is no supervisor. Returns the channel once, then [`InheritError::Taken`]. Does not block.
 pub fn take_channel() -> Result<Option<Channel>, InheritError> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
 
     let Some(value) = std::env::var_os(CHANNEL_VARIABLE) else { return Ok(None) };
-    // Asked first as well: after the channel was dropped, its number may be somebody else's.
+    // Also checked first: once the channel is dropped, its number may belong to another file.
     if TAKEN.load(Ordering::Relaxed) {
         return Err(InheritError::Taken);
     }
@@ -72,8 +73,8 @@ pub fn take_channel() -> Result<Option<Channel>, InheritError> {
     if TAKEN.swap(true, Ordering::Relaxed) {
         return Err(InheritError::Taken);
     }
-    // SAFETY: the descriptor is open, and whoever set the variable gave it to this process for exactly this call,
-    // which gets here once.
+    // SAFETY: the descriptor is open, and the setter of the variable passed it to this process for this call, which
+    // gets here once.
     let owned = unsafe { OwnedFd::from_raw_fd(fd) };
     let unfit = |error| InheritError::Unfit { fd, error };
     set_close_on_exec(&owned, true).map_err(|error| unfit(error.into()))?;
@@ -81,7 +82,7 @@ pub fn take_channel() -> Result<Option<Channel>, InheritError> {
 }
 
 fn parse(text: &str) -> Result<RawFd, InheritError> {
-    // 0 to 2 are the standard streams: to own one of them would be to close it.
+    // 0 to 2 are the standard streams: owning one of them would close it.
     match text.parse::<RawFd>() {
         Ok(fd) if fd > 2 && text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(fd),
         _ => Err(InheritError::Number(text.to_owned())),
@@ -89,7 +90,7 @@ fn parse(text: &str) -> Result<RawFd, InheritError> {
 }
 
 fn check_open(fd: RawFd) -> Result<(), InheritError> {
-    // SAFETY: the number is only asked about; EBADF is a fine answer.
+    // SAFETY: this only queries the number; EBADF is a valid answer.
     let asked = is_close_on_exec(unsafe { BorrowedFd::borrow_raw(fd) });
     match asked {
         Ok(_) => Ok(()),
@@ -117,7 +118,7 @@ mod tests {
         assert!(error.to_string().contains("is not open"), "{error}");
     }
 
-    /// The test is its own child: the second time with a channel.
+    /// The test runs itself as a child, the second time with a channel.
     #[test]
     fn the_channel_is_given_once_and_not_passed_on() {
         use crate::process::reap_blocking;

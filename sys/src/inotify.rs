@@ -1,4 +1,4 @@
-//! What happens to files and directories: inotify(7).
+//! Watches files and directories for changes: inotify(7).
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -10,33 +10,33 @@ pub use nix::sys::inotify::AddWatchFlags;
 
 use super::errno::{ByNumber, Errno};
 
-/// What watches files and directories: nonblocking, close-on-exec, and readable once something has happened.
+/// An inotify instance: nonblocking, close-on-exec, and readable while events are pending.
 #[derive(Debug)]
 pub struct Inotify(inotify::Inotify);
 
-/// Something that has happened.
+/// One event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// The number of the watch that saw it.
+    /// The number of the watch that reported it.
     pub watch: i32,
-    /// What it is.
+    /// The kind of event.
     pub what: AddWatchFlags,
-    /// To what in the directory, if it is that of a directory.
+    /// The name of the entry, for a watched directory.
     pub name: Option<OsString>,
 }
 
 impl Inotify {
-    /// One that watches nothing yet.
+    /// Creates an instance that watches nothing.
     pub fn new() -> Result<Self, Errno> {
         inotify::Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map(Self).by_number()
     }
 
-    /// Watches a path, and gives the number of the watch.
+    /// Watches a path. Returns the number of the watch.
     pub fn add(&self, path: &Path, what: AddWatchFlags) -> Result<i32, Errno> {
         self.0.add_watch(path, what).map(inotify::WatchDescriptor::as_raw).by_number()
     }
 
-    /// Takes some of what has happened. EAGAIN if nothing has.
+    /// Reads pending events. EAGAIN if there are none.
     pub fn read(&self) -> Result<Vec<Event>, Errno> {
         let event = |event: inotify::InotifyEvent| {
             let watch = event.wd.as_raw();
@@ -45,7 +45,7 @@ impl Inotify {
         Ok(self.0.read_events()?.into_iter().map(event).collect())
     }
 
-    /// Takes all that has happened, for whoever looks at everything anew.
+    /// Discards all pending events, for callers that recheck everything.
     pub fn drain(&self) {
         while self.read().is_ok() {}
     }

@@ -1,7 +1,7 @@
-//! What the kernel gives, as safe functions. Unsafe code is nowhere else.
+//! Safe wrappers for system calls. All unsafe code of the workspace is here.
 //!
-//! The crate `handoff-service`, which servers embed, uses [`channel`], [`wire`], [`inherit`], [`lock`] and [`sealed`]. The rest is for
-//! the supervisor and its keeper. Not an API of its own: it changes with them.
+//! The crate `handoff-service`, which servers embed, uses [`channel`], [`wire`], [`inherit`], [`lock`] and [`sealed`].
+//! The rest is for the supervisor and its keeper. This crate has no stable API of its own: it changes with them.
 
 pub mod channel;
 pub mod descriptor;

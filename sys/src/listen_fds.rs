@@ -1,13 +1,13 @@
-//! The descriptors that a service manager gives a process when it starts it: sd_listen_fds(3).
+//! Descriptors passed by a service manager at start: sd_listen_fds(3).
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Takes what the service manager has given, with the names: `LISTEN_FDS` descriptors from number 3 on, if `LISTEN_PID` is
-/// this process. All are close-on-exec then. Gives nothing the second time. Does not block.
+/// Takes the descriptors from the service manager with their names: `LISTEN_FDS` descriptors from number 3 on, if
+/// `LISTEN_PID` is this process. Makes all close-on-exec. Returns nothing the second time. Does not block.
 ///
-/// The variables are left as they are: a process that is started with an environment of its own does not see them.
+/// Leaves the variables set: the daemon starts each process with an explicit environment, so no process inherits them.
 pub fn take_listen_fds() -> io::Result<Vec<(String, OwnedFd)>> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
 
@@ -17,8 +17,8 @@ pub fn take_listen_fds() -> io::Result<Vec<(String, OwnedFd)>> {
     let given = sd_notify::listen_fds_with_names()?;
     Ok(given
         .map(|(number, name)| {
-            // SAFETY: the descriptor is open, or its flags could not have been changed; whoever set the variables gave it
-            // to this process for exactly this call, which gets here once.
+            // SAFETY: the descriptor is open, or setting its flags would have failed. The setter of the variables
+            // passed it to this process for this call, which gets here once.
             (name, unsafe { OwnedFd::from_raw_fd(number) })
         })
         .collect())

@@ -1,4 +1,4 @@
-//! Whether a socket still gets what clients send, and by which mark.
+//! Whether a socket still receives what clients send, and its mark.
 
 use std::os::fd::AsFd;
 
@@ -6,8 +6,8 @@ use super::errno::Errno;
 use super::poll::ends_of;
 use super::socket::{SockType, accepts, cookie_of, is_connected, kind_of};
 
-/// Whether a stream socket listens, or a datagram socket is open to all: one that is connected gets the datagrams of its peer
-/// alone, and has left its group.
+/// Whether a stream socket listens, or a datagram socket is unconnected. A connected datagram socket receives only from
+/// its peer and has left its `SO_REUSEPORT` group.
 pub fn listens(socket: impl AsFd) -> Result<bool, Errno> {
     if kind_of(&socket)? != Some(SockType::Datagram) {
         return accepts(socket);
@@ -15,14 +15,14 @@ pub fn listens(socket: impl AsFd) -> Result<bool, Errno> {
     Ok(!is_connected(socket)?)
 }
 
-/// Whether a unix listener, or a datagram socket, was shut down. It still says that it listens, and refuses everybody, or is at its end
-/// whenever it is read.
+/// Whether a unix listener, or a datagram socket, was shut down. Such a listener still reports that it listens, but
+/// refuses every connection; such a datagram socket always reads end of file.
 pub fn is_shut_down(listener: impl AsFd) -> bool {
     ends_of(listener).is_ok_and(|ends| ends.is_shut || ends.is_hung_up)
 }
 
-/// The byte with which connection ids of QUIC begin that belong to this socket. Everybody who holds the socket finds the same:
-/// it is a part of its identity (`SO_COOKIE`).
+/// The first byte of the QUIC connection ids that belong to this socket. Every holder of the socket computes the same
+/// byte: it is part of the socket's identity (`SO_COOKIE`).
 pub fn mark(socket: impl AsFd) -> Result<u8, Errno> {
     let cookie = cookie_of(socket)?;
     Ok(cookie.to_ne_bytes().into_iter().fold(0, |mark, byte| mark ^ byte))

@@ -1,4 +1,4 @@
-//! The lock of a data directory: the only arbiter of who may write.
+//! The lock of a data directory. It alone decides which process may write.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -12,14 +12,15 @@ use super::file_lock::{FlockArg, flock};
 /// Name of the lock file inside the data directory.
 pub const LOCK_FILE: &str = ".handoff.lock";
 
-/// The held lock of a data directory. The file is never unlinked: whoever unlinks a lock file lets two in.
+/// The held lock of a data directory. The file is never unlinked: after an unlink, two processes could hold locks on
+/// different files of the same name.
 ///
-/// Dropping it releases the lock only if no forked process still holds a duplicate; [`DataLock::release`] always does.
+/// Dropping it releases the lock only if no forked process holds a duplicate; [`DataLock::release`] always releases it.
 #[derive(Debug)]
 pub struct DataLock(OwnedFd);
 
 impl DataLock {
-    /// Takes the lock of the directory `data_dir` if it is free, or gives `None`. Does not block.
+    /// Takes the lock of the directory `data_dir`, or returns `None` if it is held. Does not block.
     pub fn try_take(data_dir: &Path) -> io::Result<Option<DataLock>> {
         let file = open(data_dir)?;
         match retry(|| flock(&file, FlockArg::LockExclusiveNonblock)) {
@@ -29,14 +30,14 @@ impl DataLock {
         }
     }
 
-    /// Waits for the lock of the directory `data_dir`, without limit.
+    /// Takes the lock of the directory `data_dir`. Blocks without limit.
     pub fn take_blocking(data_dir: &Path) -> io::Result<DataLock> {
         let file = open(data_dir)?;
         retry(|| flock(&file, FlockArg::LockExclusive)).map_err(|error| named(data_dir, error.into()))?;
         Ok(DataLock(file))
     }
 
-    /// Gives the lock up, also if a forked process keeps a duplicate of the descriptor: the lock belongs to the open
+    /// Releases the lock, even if a forked process keeps a duplicate of the descriptor: the lock belongs to the open
     /// file, and unlocking through any duplicate unlocks it.
     pub fn release(self) -> io::Result<()> {
         Ok(flock(&self.0, FlockArg::Unlock)?)
@@ -44,7 +45,7 @@ impl DataLock {
 }
 
 fn open(data_dir: &Path) -> io::Result<OwnedFd> {
-    // Std opens close-on-exec.
+    // std opens files close-on-exec.
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     options.open(data_dir.join(LOCK_FILE)).map(OwnedFd::from).map_err(|error| named(data_dir, error))

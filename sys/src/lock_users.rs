@@ -1,8 +1,8 @@
-//! Who holds a lock of flock(2), and who waits for it.
+//! Which processes hold a lock of flock(2), and which wait for it.
 //!
-//! The lock belongs to an open file, which a child has as well that was forked without executing anything. `/proc/locks` names
-//! the process that asked for the lock, which may be gone; `/proc/PID/fdinfo` tells of each descriptor what lock its open file
-//! has. Links below `/proc` are read and never followed: what another process has open may be on a file system that hangs.
+//! The lock belongs to an open file, which a child forked without exec shares. `/proc/locks` names the process that
+//! took the lock, which may be gone; `/proc/PID/fdinfo` shows the locks of each open file. This module reads links
+//! below `/proc` and never follows them: another process may have files open on a file system that hangs.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 
 use super::process::name_of;
 
-/// A process that has to do with a lock.
+/// A process that holds or waits for a lock.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LockUser {
     /// Its pid.
     pub pid: u32,
-    /// The name of its program; empty if that cannot be seen.
+    /// The name of its program; empty if unavailable.
     pub name: String,
 }
 
@@ -30,17 +30,17 @@ impl fmt::Display for LockUser {
     }
 }
 
-/// What is known of a lock at one moment.
+/// The users of a lock at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LockUsers {
-    /// The processes that hold it, together.
+    /// The processes that hold it. Forked processes share one lock.
     pub holders: Vec<LockUser>,
-    /// Those that wait for it.
+    /// The processes that wait for it.
     pub waiters: Vec<LockUser>,
 }
 
 impl LockUsers {
-    /// Looks at the lock of a file. It finds no holder that is in another pid namespace, or of another user without privilege,
+    /// Examines the lock of a file. It misses holders in other pid namespaces and, without privilege, of other users,
     /// unless that process took the lock itself. Blocks on the file.
     pub fn of(path: &Path) -> LockUsers {
         let Ok(file) = fs::metadata(path) else { return LockUsers::default() };
@@ -54,19 +54,19 @@ impl LockUsers {
         LockUsers { holders: named(holders), waiters: named(waiters) }
     }
 
-    /// Those alone that wait for the lock of a file: that takes one look, and not one at every process of the machine.
+    /// Returns the waiters only. This reads one file instead of examining every process of the machine.
     pub fn waiting_for(path: &Path) -> LockUsers {
         let Ok(file) = fs::metadata(path) else { return LockUsers::default() };
         let (_, waiters) = parse(&fs::read_to_string("/proc/locks").unwrap_or_default(), file.ino());
         LockUsers { holders: Vec::new(), waiters: named(waiters) }
     }
 
-    /// The holders that are not among these processes, for people; empty if there are none.
+    /// The holders outside of `own`, as text for people; empty if there are none.
     pub fn holders_but(&self, own: &[u32]) -> String {
         told(&self.holders, own)
     }
 
-    /// Those that wait and are not among these processes, for people; empty if there are none.
+    /// The waiters outside of `own`, as text for people; empty if there are none.
     pub fn waiters_but(&self, own: &[u32]) -> String {
         told(&self.waiters, own)
     }
@@ -77,13 +77,13 @@ fn told(users: &[LockUser], own: &[u32]) -> String {
     users.collect::<Vec<_>>().join(" and ")
 }
 
-/// The file of this name that a process has open. Reads links, and follows none.
+/// The path of an open file of this name in a process. Reads links and follows none.
 pub fn open_file_named(pid: u32, name: &str) -> Option<PathBuf> {
     links_of(pid).map(|(_, path)| path).find(|path| path.file_name().is_some_and(|found| found == name))
 }
 
-/// Lines as `1: FLOCK  ADVISORY  WRITE 42 08:01:99 0 EOF`, and `1: -> FLOCK …` for one that waits. The pids of the holders, and of
-/// those that wait. The device in it need not be what stat(2) tells (btrfs), so the number of the file decides.
+/// Parses lines such as `1: FLOCK  ADVISORY  WRITE 42 08:01:99 0 EOF`, and `1: -> FLOCK …` for a waiter. Returns the
+/// pids of the holders and of the waiters. Matches the inode only: on btrfs the device differs from the one in stat(2).
 fn parse(locks: &str, ino: u64) -> (BTreeSet<u32>, BTreeSet<u32>) {
     let (mut holders, mut waiters) = (BTreeSet::new(), BTreeSet::new());
     for line in locks.lines() {

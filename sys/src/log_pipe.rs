@@ -1,8 +1,8 @@
-//! The pipe that a service writes its log to.
+//! The log pipe of a service.
 //!
-//! The service's end is open for reading and writing, as fifo(7) describes it. So the pipe has a reader as long as it has a
-//! writer: whoever reads it may die, and nobody gets SIGPIPE. What is written meanwhile waits in the pipe, and its read end
-//! can be had again from the process that writes.
+//! The service's end is open for reading and writing, see fifo(7). So the pipe has a reader as long as it has a writer:
+//! if the log reader dies, the service gets no SIGPIPE. Output written in the meantime waits in the pipe, and a new
+//! read end can be opened through the writing process.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,7 @@ use nix::unistd::pipe2;
 
 use super::errno::ByNumber;
 
-/// Makes a pipe: the end to read from, and the end for a service. Both are close-on-exec. Needs `/proc`.
+/// Creates a pipe. Returns the read end, and the end for a service. Both are close-on-exec. Needs `/proc`.
 pub fn log_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC).by_number()?;
     let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
@@ -23,11 +23,12 @@ pub fn log_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((reader, both))
 }
 
-/// Another read end of the log pipe of the process `pid`, nonblocking and close-on-exec. `None` if neither its standard output
-/// nor its standard error is a pipe that [`log_pipe`] made: the process has put something else there. Does not block.
+/// Opens another read end of the log pipe of the process `pid`; nonblocking and close-on-exec. `None` if neither its
+/// standard output nor its standard error is a pipe from [`log_pipe`]: the process has redirected them. Does not block.
 ///
-/// The caller makes sure by a pidfd that `pid` is the right process, before the call and after it. `NotFound` if there is no
-/// such process or it has ended, `PermissionDenied` if this process may not look at it (ptrace(2), "access mode checking").
+/// The caller verifies by a pidfd, before and after the call, that `pid` is the right process. `NotFound` if there is
+/// no such process or it has ended, `PermissionDenied` if this process may not examine it (ptrace(2), "access mode
+/// checking").
 pub fn log_pipe_of(pid: u32) -> io::Result<Option<OwnedFd>> {
     let process = Path::new("/proc").join(pid.to_string());
     for number in ["1", "2"] {
@@ -42,25 +43,25 @@ pub fn log_pipe_of(pid: u32) -> io::Result<Option<OwnedFd>> {
         if is_open_for_both(&fs::read_to_string(process.join("fdinfo").join(number))?) {
             let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
             let pipe = open(&path, flags, Mode::empty()).by_number()?;
-            // In between the process may have put something else there.
+            // The process may have redirected the stream in between.
             return Ok((fstat(&pipe).by_number()?.st_ino == inode).then_some(pipe));
         }
     }
     Ok(None)
 }
 
-/// What all descriptors of a pipe have in common, and no other file has while one of them is open: device and inode.
+/// Device and inode: shared by all descriptors of a pipe, and unique while one of them is open.
 pub fn identity(pipe: impl AsFd) -> io::Result<(u64, u64)> {
     let found = fstat(pipe).by_number()?;
     Ok((found.st_dev, found.st_ino))
 }
 
-/// `pipe:[<inode>]` is a pipe without a name, see proc_pid_fd(5).
+/// Parses `pipe:[<inode>]`, a pipe without a name, see proc_pid_fd(5).
 fn pipe_inode(target: &Path) -> Option<u64> {
     target.to_str()?.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// The pipes that a shell makes, say to another logger, are open for one direction.
+/// Distinguishes the log pipe from pipes of a shell, say to another logger: those are open for one direction.
 fn is_open_for_both(fdinfo: &str) -> bool {
     let flags = fdinfo.lines().find_map(|line| line.strip_prefix("flags:"));
     let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
@@ -76,7 +77,7 @@ mod tests {
     use std::fs::File;
     use std::io::Read;
 
-    /// A shell whose streams are these, and that says "ready" on its standard error when it has run `script`.
+    /// A shell with these streams. It prints "ready" on its standard error when it has run `script`.
     struct Shell(Spawned);
 
     impl Shell {

@@ -1,7 +1,7 @@
-//! A message with what travels along beside its bytes: unix(7), cmsg(3).
+//! A message with ancillary data: unix(7), cmsg(3).
 //!
-//! nix sends such messages. It receives them too, but of one of which the kernel has dropped a part it gives none of the
-//! descriptors that have arrived, and these would stay open for ever.
+//! nix can send such messages. Its receive function returns no descriptors if the kernel truncated the ancillary data,
+//! so those that did arrive would leak.
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -25,22 +25,22 @@ pub(super) fn send(
     sendmsg::<UnixAddr>(socket.as_fd().as_raw_fd(), &[IoSlice::new(bytes)], rights, flags, None).by_number()
 }
 
-/// What came with a message. Its bytes are in the buffer.
+/// A received message. Its bytes are in the caller's buffer.
 #[derive(Debug)]
 pub struct Received {
-    /// How many bytes there are, also beyond the buffer with `MSG_TRUNC`.
+    /// Length of the message in bytes; with `MSG_TRUNC` it may exceed the buffer.
     pub bytes: usize,
-    /// What came along, all close-on-exec.
+    /// The received descriptors, all close-on-exec.
     pub fds: Vec<OwnedFd>,
-    /// The pid of the sender, if the socket is told (`SO_PASSCRED`), and it can be seen here.
+    /// The pid of the sender, if the socket has `SO_PASSCRED` and the sender is visible in this pid namespace.
     pub sender: Option<u32>,
-    /// The buffer is too short.
+    /// The message was longer than the buffer.
     pub is_cut: bool,
-    /// The kernel has dropped something that came along.
+    /// The kernel dropped ancillary data.
     pub is_stripped: bool,
 }
 
-/// Room for what comes along, aligned as its header is.
+/// Space for ancillary data, aligned as its header needs.
 #[repr(C)]
 union Space {
     _header: libc::cmsghdr,
@@ -49,26 +49,27 @@ union Space {
 
 const SPACE_BYTES: usize = space_for(FDS_MAX);
 
-/// How many bytes so many descriptors and the credentials of a sender take.
+/// Bytes needed for `fds` descriptors and the credentials of a sender.
 const fn space_for(fds: usize) -> usize {
-    // SAFETY: it is arithmetic.
+    // SAFETY: these only compute.
     unsafe {
         libc::CMSG_SPACE((fds * size_of::<RawFd>()) as u32) as usize
             + libc::CMSG_SPACE(size_of::<libc::ucred>() as u32) as usize
     }
 }
 
-/// Receives a message, with at most so many descriptors: [`FDS_MAX`] is what the kernel allows. More are dropped.
+/// Receives a message with up to `fds_max` descriptors; the kernel's limit is [`FDS_MAX`]. The kernel drops the rest.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8], fds_max: usize) -> Result<Received, Errno> {
     let mut space = Space { bytes: [MaybeUninit::uninit(); SPACE_BYTES] };
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // SAFETY: it is plain numbers and pointers, for which all zero is good.
+    // SAFETY: all fields are integers and pointers, for which zero is valid.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_iov = &raw mut part;
     header.msg_iovlen = 1;
     header.msg_control = (&raw mut space).cast();
     header.msg_controllen = space_for(fds_max.min(FDS_MAX)) as _;
-    // SAFETY: the header points to the buffer and to the space, with at most their lengths, and both live until the call returns.
+    // SAFETY: the header points to the buffer and the space with at most their lengths, and both live until the call
+    // returns.
     let bytes = Errno::result(unsafe {
         libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC)
     })?;
@@ -79,8 +80,8 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8], fds_max: usize) -> Result<R
         is_cut: header.msg_flags & libc::MSG_TRUNC != 0,
         is_stripped: header.msg_flags & libc::MSG_CTRUNC != 0,
     };
-    // SAFETY: the kernel has filled the space as far as the header says, with entries that say how long they are. These are looked
-    // at while both live. Each number is that of a descriptor that was made for this caller, and is taken once.
+    // SAFETY: the kernel has filled the space up to the length in the header, with entries that contain their lengths.
+    // They are read while both live. Each descriptor was created for this caller and is taken once.
     unsafe {
         let mut entry = libc::CMSG_FIRSTHDR(&raw const header);
         while !entry.is_null() {

@@ -1,4 +1,4 @@
-//! A network namespace of one's own, see network_namespaces(7).
+//! A private network namespace, see network_namespaces(7).
 
 use std::ffi::{c_char, c_short};
 use std::fs;
@@ -11,15 +11,15 @@ use super::errno::{ByNumber, Errno};
 use super::socket::{AddressFamily, SockFlag, SockType, socket};
 use super::user::{effective_group, effective_user};
 
-/// Moves this process into a network that has nothing but a loopback device, and where every port is free. Without privilege
-/// it takes a user namespace too, in which this user is the same as outside. For a process of one thread; after an error it
-/// may be in the namespaces or not, and should end.
+/// Moves this process into a network namespace with only a loopback device, where every port is free. Without privilege
+/// it also creates a user namespace, which maps this user to itself. For a single-threaded process. After an error the
+/// namespaces may or may not have changed, so the process should exit.
 pub fn enter_own_network() -> io::Result<()> {
     match unshare(CloneFlags::CLONE_NEWNET).by_number() {
         Err(Errno::EPERM) => {
             let (user, group) = (effective_user(), effective_group());
             unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET).by_number()?;
-            // Groups can be mapped without privilege only by a process that cannot leave any.
+            // An unprivileged process can map groups only after it gives up setgroups(2).
             fs::write("/proc/self/setgroups", "deny")?;
             fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
             fs::write("/proc/self/gid_map", format!("{group} {group} 1"))?;
@@ -31,11 +31,11 @@ pub fn enter_own_network() -> io::Result<()> {
 
 fn raise_loopback() -> io::Result<()> {
     let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::empty())?;
-    // SAFETY: it is plain numbers, for which all zero is good.
+    // SAFETY: all fields are integers, for which zero is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     request.ifr_name[..2].copy_from_slice(&[b'l' as c_char, b'o' as c_char]);
     request.ifr_ifru.ifru_flags = libc::IFF_UP as c_short;
-    // SAFETY: the request reads the structure that it is given, which lives until the call returns.
+    // SAFETY: the request reads the structure, which lives until the call returns.
     Ok(unsafe { ioctls::set_interface_flags(socket.as_raw_fd(), &raw const request) }
         .map(drop)
         .by_number()?)

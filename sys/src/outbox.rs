@@ -1,6 +1,6 @@
-//! What a nonblocking channel has no room for yet.
+//! Messages that a nonblocking channel cannot accept yet.
 //!
-//! Invariant: messages leave in the order in which they were sent. So while one waits, all that follow wait behind it.
+//! Invariant: messages leave in the order of `send`. While one waits, all later ones wait behind it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,10 +16,10 @@ use super::errno::Errno;
 use super::poll::{PollFlags, poll_one};
 use super::wire::{WireError, encode};
 
-/// So much waits at the most: as much as is handed over at once.
+/// Maximum size of queued messages, in bytes: one complete state transfer.
 const BYTES_MAX: usize = state::CONTENT_MAX as usize;
 
-/// The messages of one channel that wait for room.
+/// The queued messages of one channel.
 #[derive(Debug)]
 pub struct Outbox {
     waiting: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
@@ -29,22 +29,22 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// One in which no more descriptors wait than `fds_max`.
+    /// Creates an empty queue for messages with up to `fds_max` queued descriptors in total.
     pub fn new(fds_max: usize) -> Self {
         Self { waiting: VecDeque::new(), bytes: 0, fds: 0, fds_max }
     }
 
-    /// Whether nothing waits.
+    /// Whether the queue is empty.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Forgets what waits: the channel is gone.
+    /// Discards the queue, once the channel is gone.
     pub fn clear(&mut self) {
         *self = Self::new(self.fds_max);
     }
 
-    /// Sends a message with copies of `fds`, or keeps it until [`Outbox::flush`]. `WouldBlock` if too much waits already.
+    /// Sends a message with copies of `fds`, or queues it for [`Outbox::flush`]. `WouldBlock` if the queue is full.
     pub fn send<M: Message>(
         &mut self,
         channel: &Channel,
@@ -71,7 +71,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Sends as much of what waits as there is room for. Says whether nothing waits any more.
+    /// Sends as many queued messages as the channel accepts. Returns whether the queue is empty.
     pub fn flush(&mut self, channel: &Channel) -> io::Result<bool> {
         while let Some((frame, fds)) = self.waiting.front() {
             let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
@@ -90,14 +90,14 @@ impl Outbox {
         }
     }
 
-    /// Likewise, and waits for room until then. Blocks.
+    /// Like [`Outbox::flush`], but waits for room until the deadline. Blocks.
     pub fn flush_by(&mut self, channel: &Channel, until: Instant) -> io::Result<bool> {
         while !self.flush(channel)? {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(false);
             }
-            // A failure is an interruption by a signal.
+            // The only error is EINTR.
             let _ = poll_one(channel, PollFlags::POLLOUT, Some(left));
         }
         Ok(true)

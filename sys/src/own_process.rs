@@ -1,4 +1,4 @@
-//! What this process says of itself to the kernel.
+//! Attributes of this process.
 
 use std::ffi::CStr;
 use std::fs;
@@ -11,33 +11,33 @@ use nix::unistd::gettid;
 
 use super::errno::ByNumber;
 
-/// Names the calling thread, which is the process if it is the first one.
+/// Names the calling thread. On the main thread this names the process.
 pub fn set_name(name: &CStr) -> io::Result<()> {
     Ok(prctl::set_name(name).by_number()?)
 }
 
-/// From now on it is the parent of what its descendants leave behind.
+/// Makes this process a child subreaper: it becomes the parent of orphaned descendants.
 pub fn adopt_orphans() -> io::Result<()> {
     Ok(prctl::set_child_subreaper(true).by_number()?)
 }
 
-/// From now on it gets this signal when the thread that started it ends. That one may have ended before.
+/// Sends this process `signal` when its parent thread ends. The parent may already have ended before the call.
 pub fn hear_end_of_parent(signal: Signal) -> io::Result<()> {
     Ok(prctl::set_pdeathsig(signal).by_number()?)
 }
 
-/// From now on it leaves no core dump.
+/// Disables core dumps.
 pub fn leave_no_core() -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_CORE).by_number()?;
     Ok(setrlimit(Resource::RLIMIT_CORE, 0, hard).by_number()?)
 }
 
-/// The number of the calling thread.
+/// The thread id of the calling thread.
 pub fn thread() -> u32 {
     gettid().as_raw().unsigned_abs()
 }
 
-/// Whether the calling thread has the capability `CAP_SYS_ADMIN`, and uses it.
+/// Whether the calling thread has `CAP_SYS_ADMIN` in its effective set.
 pub fn is_administrator() -> bool {
     const CAP_SYS_ADMIN: u32 = 21;
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();

@@ -1,9 +1,9 @@
-//! A table of descriptors that belongs to one thread.
+//! A descriptor table that belongs to one thread.
 //!
-//! A new process begins with a copy of the table of the thread that starts it, and closes there what is not meant for it. To
-//! close a file on FUSE or NFS is a request to its file system (the flush of close(2)), and the new process waits for the
-//! answer. So a file of a service that is open anywhere in the daemon delays the starts of all services when its file system stops
-//! answering. A thread with a table of its own has such files open without that: no other thread's child gets them.
+//! A new process starts with a copy of the descriptor table of the thread that starts it, and closes what it should not
+//! have. Closing a file on FUSE or NFS sends a request to the file system (the flush of close(2)), and the new process
+//! waits for the reply. So one service's file, open anywhere in the daemon, would delay the starts of all services when
+//! its file system hangs. A thread with its own table can hold such files open: no other thread's child gets them.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -14,15 +14,16 @@ use std::sync::{Mutex, PoisonError};
 
 use super::child::{block_signals, close_range};
 
-/// What is open in every table, once it is known how threads of this process are woken.
+/// The descriptors that stay open in every table. `None` until the descriptors that wake this process's threads are
+/// known.
 static KEPT: Mutex<Option<BTreeSet<c_int>>> = Mutex::new(None);
 
 thread_local! {
     static HAS_OWN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Keeps in all tables what this process has open to wake its threads by (eventfd(2)). Call it when the runtime is there, which has them
-/// open until the process ends. Before that no thread gets a table of its own.
+/// Keeps the event descriptors of this process (eventfd(2)) in all tables: the runtime wakes threads with them and
+/// holds them open until the process ends. Call it once the runtime exists. Until then no thread gets its own table.
 pub fn keep_event_fds() -> io::Result<()> {
     let mut found: BTreeSet<c_int> = BTreeSet::new();
     for entry in std::fs::read_dir("/proc/self/fd")?.flatten() {
@@ -35,17 +36,18 @@ pub fn keep_event_fds() -> io::Result<()> {
     Ok(())
 }
 
-/// Likewise one that is open until the process ends.
+/// Also keeps `fd`, which must stay open until the process ends.
 pub fn keep(fd: BorrowedFd<'_>) {
     let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
     kept.get_or_insert_default().insert(fd.as_raw_fd());
 }
 
-/// From now on the calling thread has a table of its own, with the standard streams, what is kept, and nothing else. What it opens is
-/// open here alone, and is closed by the end of the thread at the latest. A descriptor of another thread has no meaning here, and
-/// the other way round, so none may pass: call it before the thread has any. `/proc/self/fd` is the table of the first thread,
-/// `/proc/thread-self/fd` this one. No signal handler runs here either. `false` on a
-/// kernel before 5.9, which cannot; then the table is shared as before.
+/// Gives the calling thread its own table with the standard streams and the kept descriptors only. What the thread
+/// opens is open in this table alone, and closes when the thread ends at the latest.
+///
+/// Descriptors of other threads are invalid here and vice versa, so none may be passed: call it before the thread has
+/// any. `/proc/self/fd` is the table of the main thread, `/proc/thread-self/fd` is this one. The thread also runs no
+/// signal handlers. Returns `false` on kernels before 5.9, which lack the call; the table then stays shared.
 pub fn take_own_table() -> bool {
     let kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(kept) = kept.as_ref().filter(|_| !has_own_table()) else { return has_own_table() };
@@ -54,7 +56,7 @@ pub fn take_own_table() -> bool {
     }
     let mut above = c_int::MAX;
     for number in kept.iter().rev().copied().chain([2]) {
-        // The first call makes the table, and no later one fails where it did not.
+        // The first call makes the table; later calls cannot fail if it succeeded.
         let flags = if has_own_table() { 0 } else { libc::CLOSE_RANGE_UNSHARE };
         if number < above && !close_range(number + 1, above, flags) {
             return has_own_table();
@@ -65,7 +67,7 @@ pub fn take_own_table() -> bool {
     true
 }
 
-/// Whether the calling thread has one.
+/// Whether the calling thread has its own table.
 pub fn has_own_table() -> bool {
     HAS_OWN.get()
 }
@@ -97,7 +99,7 @@ mod tests {
         let program = std::fs::read_link("/proc/self/exe").unwrap();
         let ours = std::fs::read_link(Path::new("/proc/self/fd").join(number.to_string()));
         assert_ne!(ours.ok(), Some(program));
-        // Nothing of this thread is open there: the end of the pipe is seen.
+        // This thread has nothing open there, so the reader sees the end of the pipe.
         writer.write_all(b"x").unwrap();
         drop(writer);
         let mut bytes = Vec::new();

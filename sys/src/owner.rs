@@ -1,4 +1,4 @@
-//! Who has an address that is in use.
+//! Which process uses an address.
 
 use std::fmt;
 use std::fs;
@@ -26,12 +26,13 @@ impl fmt::Display for Owner {
 }
 
 impl Owner {
-    /// Who has the socket with this number in `socket:[...]`. Reads `/proc`.
+    /// Finds the process that holds the socket with this inode. Reads `/proc`.
     pub fn of_socket(inode: u64) -> Option<Owner> {
         holder_of_socket(inode)
     }
 
-    /// Whether it is a daemon of handoff, or a helper of one, which holds sockets for others. They go by their names.
+    /// Whether it is a daemon of handoff, or one of its own processes, which hold sockets for services. Compares the process
+    /// name.
     pub fn is_supervisor(&self) -> bool {
         self.name.starts_with("handoff")
     }
@@ -42,24 +43,24 @@ impl Owner {
     }
 }
 
-/// Finds the process that keeps `address` from being bound: one that listens there or on a wildcard of the same port,
-/// or else one with a connection from there. Of several that hold the socket it is the supervisor. `None` if it cannot be known, for example for another user's process.
-/// Reads `/proc`; some milliseconds with thousands of processes.
+/// Finds the process that prevents binding `address`: one that listens there or on a wildcard of the same port, or else
+/// one with a connection from there. If several hold the socket, returns the supervisor. `None` if unknown, for example
+/// for another user's process. Reads `/proc`; takes milliseconds with thousands of processes.
 pub fn of_tcp(address: SocketAddr) -> Option<Owner> {
     in_the_way(TCP, address).iter().find_map(|entry| holder_of_socket(entry.inode))
 }
 
-/// The same for UDP. One that is connected to a client takes nothing from others, and is named last.
+/// Like [`Owner::of_tcp`], for UDP. Connected sockets come last, because they receive only from their peer.
 pub fn of_udp(address: SocketAddr) -> Option<Owner> {
     in_the_way(UDP, address).iter().find_map(|entry| holder_of_socket(entry.inode))
 }
 
-/// Whether all UDP sockets that could keep `address` from being bound are connected, each to one client.
+/// Whether every UDP socket that could prevent binding `address` is connected to a peer.
 pub fn is_open_to_none(address: SocketAddr) -> bool {
     in_the_way(UDP, address).iter().all(|entry| !entry.listens)
 }
 
-/// Those that listen first.
+/// Sockets in the way, listening ones first.
 fn in_the_way(Tables { files, listens }: Tables, address: SocketAddr) -> Vec<Entry> {
     let mut found: Vec<Entry> = files
         .iter()
@@ -71,7 +72,7 @@ fn in_the_way(Tables { files, listens }: Tables, address: SocketAddr) -> Vec<Ent
     found
 }
 
-/// Where the kernel lists its sockets, and the state of one that is open to all.
+/// The kernel's socket tables, and the state code of a listening or unconnected socket.
 #[derive(Clone, Copy)]
 struct Tables {
     files: [&'static str; 2],
@@ -82,20 +83,20 @@ const TCP: Tables = Tables { files: ["/proc/net/tcp", "/proc/net/tcp6"], listens
 /// Datagram sockets have the state TCP_CLOSE until they are connected.
 const UDP: Tables = Tables { files: ["/proc/net/udp", "/proc/net/udp6"], listens: "07" };
 
-/// What there is at the path of a unix socket.
+/// What exists at the path of a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UnixPath {
     /// Nothing.
     Free,
-    /// A socket file that nobody listens at: its process is gone.
+    /// A socket file without a listener: its process is gone.
     Stale,
-    /// Somebody listens there; who, if that can be known.
+    /// A process listens there; `Some` if it is known.
     InUse(Option<Owner>),
-    /// A file that is no socket.
+    /// A file of another type.
     NotASocket,
 }
 
-/// Finds out what is at `path`, by a connection attempt if it is a socket. Does not block.
+/// Examines `path`; tries to connect if it is a socket. Does not block.
 pub fn of_unix(path: &Path) -> io::Result<UnixPath> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(UnixPath::Free),
@@ -105,11 +106,11 @@ pub fn of_unix(path: &Path) -> io::Result<UnixPath> {
     }
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK)?;
     match connect_path(&socket, path) {
-        // The credentials are those of the process that called listen().
+        // The credentials are those of the process that called listen(2).
         Ok(()) => Ok(UnixPath::InUse(peer_of(&socket).ok().map(|peer| Owner::of(peer.pid)))),
         Err(Errno::ECONNREFUSED) => Ok(UnixPath::Stale),
         Err(Errno::ENOENT) => Ok(UnixPath::Free),
-        // A full queue; a socket of another type.
+        // A full queue, or a socket of another type.
         Err(Errno::EAGAIN | Errno::EPROTOTYPE) => Ok(UnixPath::InUse(None)),
         Err(error) => Err(error.into()),
     }
@@ -122,7 +123,7 @@ struct Entry {
     inode: u64,
 }
 
-/// A line of these tables: number, local, remote, state, ..., and the inode as the tenth field.
+/// Parses a line of these tables: number, local, remote, state, ..., and the inode as the tenth field.
 fn parse_line(line: &str, listens: &str) -> Option<Entry> {
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
     let (ip, port) = fields.get(1)?.split_once(':')?;
@@ -130,7 +131,7 @@ fn parse_line(line: &str, listens: &str) -> Option<Entry> {
     Some(Entry { local, listens: *fields.get(3)? == listens, inode: fields.get(9)?.parse().ok()? })
 }
 
-/// Words of four bytes, each printed as a number of this machine: in memory they are in network order.
+/// Words of four bytes, each printed as a number in host order: in memory they are in network order.
 fn parse_ip(text: &str) -> Option<IpAddr> {
     let word = |at: usize| Some(u32::from_str_radix(text.get(at * 8..at * 8 + 8)?, 16).ok()?.to_ne_bytes());
     match text.len() {
@@ -146,8 +147,8 @@ fn parse_ip(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// A wildcard of either family is taken to cover every address: at worst an innocent socket of the port is named
-/// second.
+/// Assumes that a wildcard of either family covers every address. At worst the result names an unrelated socket of the
+/// same port second.
 fn stands_in_the_way(found: SocketAddr, wanted: SocketAddr) -> bool {
     let (a, b) = (found.ip().to_canonical(), wanted.ip().to_canonical());
     found.port() == wanted.port() && (a == b || a.is_unspecified() || b.is_unspecified())
@@ -232,7 +233,7 @@ mod tests {
         assert_eq!(of_unix(&path).unwrap(), UnixPath::NotASocket);
         fs::remove_file(&path).unwrap();
         let listener = UnixListener::bind(&path).unwrap();
-        let UnixPath::InUse(Some(owner)) = of_unix(&path).unwrap() else { panic!("somebody listens") };
+        let UnixPath::InUse(Some(owner)) = of_unix(&path).unwrap() else { panic!("a process listens") };
         assert_eq!(owner.pid, std::process::id());
         drop(listener);
         assert_eq!(of_unix(&path).unwrap(), UnixPath::Stale);

@@ -1,4 +1,4 @@
-//! What is done with a path and std does not do.
+//! Path operations that std lacks.
 
 use std::ffi::{CString, c_int};
 use std::os::fd::OwnedFd;
@@ -11,22 +11,23 @@ use nix::unistd::{AccessFlags, access, mkfifo};
 
 use super::errno::{ByNumber, Errno};
 
-/// A flag for [`std::os::unix::fs::OpenOptionsExt::custom_flags`]: a fifo does not hold the open up.
+/// A flag for [`std::os::unix::fs::OpenOptionsExt::custom_flags`]: opening a fifo does not block.
 pub const NONBLOCK: c_int = libc::O_NONBLOCK;
-/// Another one: a link is ELOOP.
+/// A flag for the same: opening a symbolic link fails with ELOOP.
 pub const NOFOLLOW: c_int = libc::O_NOFOLLOW;
 
-/// Holds what is at the path, without a right to its content; close-on-exec. Opens no device and waits for nobody.
+/// Opens a path with `O_PATH`: it gives no access to the content; close-on-exec. Opens no device and does not block on
+/// fifos.
 pub fn hold(path: &Path) -> Result<OwnedFd, Errno> {
     hold_with(path, OFlag::empty())
 }
 
-/// Likewise, and a link itself, not what it leads to.
+/// Like [`hold`], but opens a symbolic link itself.
 pub fn hold_itself(path: &Path) -> Result<OwnedFd, Errno> {
     hold_with(path, OFlag::O_NOFOLLOW)
 }
 
-/// Likewise a directory. Anything else is ENOTDIR.
+/// Like [`hold`], for a directory. ENOTDIR for anything else.
 pub fn hold_directory(path: &Path) -> Result<OwnedFd, Errno> {
     hold_with(path, OFlag::O_DIRECTORY)
 }
@@ -35,16 +36,16 @@ fn hold_with(path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
     open(path, flags | OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).by_number()
 }
 
-/// Whether who has started this process may execute it.
+/// Whether the real user of this process may execute the file.
 pub fn is_executable(path: &Path) -> bool {
     access(path, AccessFlags::X_OK).is_ok()
 }
 
-/// Renames a file, and replaces none: EEXIST.
+/// Renames a file without replacing another one: EEXIST.
 pub fn rename_to_new(from: &Path, to: &Path) -> Result<(), Errno> {
     let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL);
     let (from, to) = (text(from)?, text(to)?);
-    // nix has it for one C library, and others may lack the function, so it is asked for by its number.
+    // nix has it for one C library only, and others may lack the function, so it is called by number.
     // SAFETY: both are zero-terminated strings that live until the call returns.
     let returned = unsafe {
         libc::syscall(
@@ -59,12 +60,12 @@ pub fn rename_to_new(from: &Path, to: &Path) -> Result<(), Errno> {
     Errno::result(returned).map(drop)
 }
 
-/// Makes a fifo with this mode, less the umask.
+/// Creates a fifo with this mode, less the umask.
 pub fn make_fifo(path: &Path, mode: u32) -> Result<(), Errno> {
     mkfifo(path, Mode::from_bits_truncate(mode)).by_number()
 }
 
-/// Which bits the mode of a new file lacks from now on, in the whole process.
+/// Sets the umask of the whole process.
 pub fn set_umask(mask: u32) {
     umask(Mode::from_bits_truncate(mask));
 }

@@ -1,4 +1,4 @@
-//! Processes by pidfd, and an identity of a process that outlives its pid.
+//! Processes by pidfd, and an identity that stays valid after the pid is reused.
 
 use std::fs;
 use std::io::{self, Read};
@@ -14,22 +14,22 @@ pub use nix::sys::signal::Signal;
 use super::errno::{Errno, errno_of, retry};
 use super::pidfd;
 
-/// Tells a process from every other one that ever had its pid, across reboots.
+/// Identifies a process among all that ever had its pid, across reboots.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProcessId {
     /// The pid.
     pub pid: u32,
-    /// When it started, in clock ticks since boot: field 22 of `/proc/<pid>/stat`.
+    /// Start time in clock ticks since boot: field 22 of `/proc/<pid>/stat`.
     pub start_ticks: u64,
-    /// Which boot: `/proc/sys/kernel/random/boot_id`.
+    /// The boot: `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
 }
 
 impl ProcessId {
-    /// Reads the identity of the process that has this pid now. `NotFound` if there is none.
+    /// Reads the identity of the process that currently has this pid. `NotFound` if there is none.
     pub fn of(pid: u32) -> io::Result<ProcessId> {
         let stat = read_at_once(&format!("/proc/{pid}/stat")).map_err(|error| {
-            // ESRCH comes instead of ENOENT when the process ends during the read.
+            // ESRCH instead of ENOENT: the process ended during the read.
             if errno_of(&error) == Some(Errno::ESRCH) { io::ErrorKind::NotFound.into() } else { error }
         })?;
         let start_ticks = start_ticks(&stat).ok_or_else(|| {
@@ -43,14 +43,14 @@ impl ProcessId {
         ProcessId::of(std::process::id())
     }
 
-    /// Opens the process if it still exists and is the same one; `None` if it is gone (an unreaped one is not gone).
+    /// Opens the process if it still exists and is the same one. `None` if it is gone; a zombie still exists.
     pub fn open(&self) -> io::Result<Option<OwnedFd>> {
         let pidfd = match pidfd_open(self.pid) {
             Ok(pidfd) => pidfd,
             Err(error) if errno_of(&error) == Some(Errno::ESRCH) => return Ok(None),
             Err(error) => return Err(error),
         };
-        // Asked after the opening: if it is the same process now, then it was when it was opened.
+        // Checked after the open: if the pid is still the same process now, it was when it was opened.
         match ProcessId::of(self.pid) {
             Ok(found) if found == *self => Ok(Some(pidfd)),
             Ok(_) => Ok(None),
@@ -60,7 +60,7 @@ impl ProcessId {
     }
 }
 
-/// How a process ended. One of the two is set.
+/// How a process ended. Exactly one field is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Exit {
     /// The exit code.
@@ -79,15 +79,15 @@ impl std::fmt::Display for Exit {
     }
 }
 
-/// Opens a process by its pid. The pidfd becomes readable when the process has ended; it is close-on-exec.
+/// Opens a process by its pid; close-on-exec. The pidfd becomes readable when the process has ended.
 pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0);
     let pid = pid.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not the pid of a process"))?;
     Ok(pidfd::open(pid, 0)?)
 }
 
-/// Opens a thread, which may have a table of descriptors of its own, likewise. Before kernel 6.9 only processes can be opened: then it
-/// is the process `pid` of the thread.
+/// Like [`pidfd_open`], for a thread, which may have its own descriptor table. Kernels before 6.9 open processes only:
+/// there it opens the thread's process `pid`.
 pub fn pidfd_open_thread(thread: u32, pid: u32) -> io::Result<OwnedFd> {
     let open = |id: u32, flags| {
         let id = i32::try_from(id).ok().filter(|id| *id > 0).ok_or(Errno::ESRCH)?;
@@ -99,8 +99,8 @@ pub fn pidfd_open_thread(thread: u32, pid: u32) -> io::Result<OwnedFd> {
     }
 }
 
-/// Takes the end of a child off the kernel, or `None` while it runs. Does not block. Each child must be reaped once; the
-/// second time, and for a process that is no child, it is ECHILD.
+/// Reaps a child. `None` while it runs. Does not block. Reap each child once; the second time, and for any other
+/// process, it is ECHILD.
 pub fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Exit>> {
     wait(pidfd, libc::WEXITED | libc::WNOHANG)
 }
@@ -114,10 +114,10 @@ pub fn reap_blocking(pidfd: BorrowedFd<'_>) -> io::Result<Exit> {
     }
 }
 
-/// The process and all its descendants at this moment, as far as one look can tell: a process that is born or loses its
-/// parent meanwhile may be missing. Orphans belong to the nearest subreaper, so ask for that one's tree.
+/// The process and all its descendants. This is a snapshot without a lock: a process that is born or loses its parent
+/// in the meantime may be missing. Orphans belong to the nearest subreaper, so ask for the subreaper's tree.
 pub fn tree_of(root: u32) -> Vec<u32> {
-    // Not every kernel is built with this file.
+    // Some kernels are built without this file.
     static HAS_CHILDREN_FILE: OnceLock<bool> = OnceLock::new();
     let has_file = HAS_CHILDREN_FILE.get_or_init(|| Path::new("/proc/thread-self/children").exists());
     if *has_file {
@@ -138,28 +138,28 @@ fn tree(root: u32, children: impl Fn(u32) -> Vec<u32>) -> Vec<u32> {
     found
 }
 
-/// Whether no thread of a process runs: each has been stopped by a signal, or has ended.
+/// Whether all threads of a process are stopped by a signal, or have ended.
 pub fn is_stopped(pid: u32) -> bool {
     states_of(pid).all(|state| matches!(state, 'T' | 't' | 'Z' | 'X'))
 }
 
-/// Whether a process that is there has been stopped, by a signal or a debugger: all of its threads.
+/// Whether all threads of an existing process are stopped, by a signal or a debugger.
 pub fn is_frozen(pid: u32) -> bool {
     is_stopped(pid) && states_of(pid).any(|state| matches!(state, 'T' | 't'))
 }
 
-/// Whether a thread of a process runs, or would if it got a processor, or what it wants from the disk.
+/// Whether a thread of a process is running, runnable, or waiting for a disk.
 pub fn is_busy(pid: u32) -> bool {
     states_of(pid).any(|state| matches!(state, 'R' | 'D'))
 }
 
-/// The name of a process that is there: of its program, or what it calls itself.
+/// The name of a process: that of its program, or one that it has set.
 pub fn name_of(pid: u32) -> Option<String> {
     let name = read_at_once(&format!("/proc/{pid}/comm")).ok()?;
     Some(name.trim_end_matches('\n').to_owned())
 }
 
-/// Whether a signal has its default action in a process: it neither catches nor ignores nor blocks it, as its first thread has it.
+/// Whether a signal has its default action in a process: its main thread neither catches, ignores nor blocks it.
 pub fn dies_of(pid: u32, signal: Signal) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let bit = 1_u64 << (signal as i32 - 1);
@@ -174,38 +174,39 @@ pub fn is_zombie(pid: u32) -> bool {
     stat.is_ok_and(|stat| stat_field::<char>(&stat, 3) == Some('Z'))
 }
 
-/// Whether each thread of a process has ended, or it is gone. Of one that is a zombie, other threads than its first may still run.
+/// Whether all threads of a process have ended, or the process is gone. Other threads of a zombie may still run after
+/// its main thread.
 pub fn has_ended(pid: u32) -> bool {
     states_of(pid).all(|state| matches!(state, 'Z' | 'X'))
 }
 
-/// Where a process stands among the others.
+/// The position of a process in the process tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// Its parent, which may be 0 if it is in another namespace.
+    /// Its parent; 0 if that is in another namespace.
     pub parent: u32,
-    /// Its session: the pid of the leader of that, which may be gone.
+    /// Its session: the pid of the session leader, which may be gone.
     pub session: u32,
-    /// When it started, in clock ticks since boot.
+    /// Start time in clock ticks since boot.
     pub start_ticks: u64,
 }
 
-/// The place of a process, by one look; `None` if there is no such process.
+/// Reads the position of a process at once; `None` if there is no such process.
 pub fn place_of(pid: u32) -> Option<Place> {
     let stat = read_at_once(&format!("/proc/{pid}/stat")).ok()?;
     let [parent, session] = [4, 6].map(|number| stat_field(&stat, number));
     Some(Place { parent: parent?, session: session?, start_ticks: start_ticks(&stat)? })
 }
 
-/// What the kernel says that each thread does: proc_pid_stat(5).
+/// The state letter of each thread: proc_pid_stat(5).
 fn states_of(pid: u32) -> impl Iterator<Item = char> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let stats = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
-    // The name, which may hold anything, is in parentheses; the state follows.
+    // The name, which may contain anything, is in parentheses; the state follows.
     stats.filter_map(|stat| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()))
 }
 
-/// The children of a process. Each of its threads has those that it made.
+/// The children of a process. Each of its threads has a list of its own.
 pub fn children_of(pid: u32) -> Vec<u32> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
@@ -214,7 +215,7 @@ pub fn children_of(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Each process with its parent.
+/// Every process with its parent.
 fn parents() -> Vec<(u32, u32)> {
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -222,7 +223,7 @@ fn parents() -> Vec<(u32, u32)> {
         .collect()
 }
 
-/// The parent of a process, which may be 0 if it is in another namespace.
+/// The parent of a process; 0 if it is in another namespace.
 pub fn parent_of(pid: u32) -> Option<u32> {
     stat_field(&read_at_once(&format!("/proc/{pid}/stat")).ok()?, 4)
 }
@@ -232,19 +233,20 @@ pub fn session_of(pid: u32) -> Option<u32> {
     stat_field(&read_at_once(&format!("/proc/{pid}/stat")).ok()?, 6)
 }
 
-/// Sends a signal to exactly this process, never to another one that got its pid. ESRCH if it has been reaped.
+/// Sends a signal to exactly this process, never to another one that reused its pid. ESRCH if it has been reaped.
 pub fn kill(pidfd: impl AsFd, signal: Signal) -> io::Result<()> {
     Ok(pidfd::send_signal(pidfd.as_fd(), signal)?)
 }
 
-/// nix names no real-time signal, and would give an error for a child that ended by one.
+/// Not nix's waitid: nix has no names for real-time signals, and would return an error for a child that one of them
+/// ended.
 fn wait(pidfd: BorrowedFd<'_>, options: i32) -> io::Result<Option<Exit>> {
     let id = pidfd.as_raw_fd().unsigned_abs();
-    // SAFETY: it is plain numbers, for which all zero is good.
+    // SAFETY: all fields are integers, for which zero is valid.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel writes into the structure that it is given, which lives until the call returns.
+    // SAFETY: the kernel writes the structure, which lives until the call returns.
     retry(|| Errno::result(unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, options) }))?;
-    // SAFETY: the call has filled these in, or left them zero if no child has ended.
+    // SAFETY: the call has set these fields, or left them zero if no child has ended.
     let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
     let exit = match info.si_code {
         libc::CLD_EXITED => Exit { code: Some(status), signal: None },
@@ -253,14 +255,15 @@ fn wait(pidfd: BorrowedFd<'_>, options: i32) -> io::Result<Option<Exit>> {
     Ok((pid != 0).then_some(exit))
 }
 
-/// The kernel makes a file of a process whole at the first read; `fs::read_to_string` would ask six times for this one.
+/// One read for the whole file: the kernel generates the content at the first read, and `fs::read_to_string` would read
+/// six times.
 pub(super) fn read_at_once(path: &str) -> io::Result<String> {
     let mut buffer = [0; 1024];
     let count = fs::File::open(path)?.read(&mut buffer)?;
     Ok(String::from_utf8_lossy(&buffer[..count]).into_owned())
 }
 
-/// Which boot this is. It does not change while this process lives.
+/// The boot id. It does not change while this process lives.
 fn boot_id() -> io::Result<String> {
     static BOOT_ID: OnceLock<String> = OnceLock::new();
     if let Some(known) = BOOT_ID.get() {
@@ -270,7 +273,7 @@ fn boot_id() -> io::Result<String> {
     Ok(BOOT_ID.get_or_init(|| found).clone())
 }
 
-/// The name of the program may have blanks and parentheses in it: fields are counted from the last `)`.
+/// The program name may contain blanks and parentheses, so fields are counted from the last `)`.
 pub(super) fn stat_field<T: FromStr>(stat: &str, number: usize) -> Option<T> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(number - 3)?.parse().ok()
@@ -339,7 +342,7 @@ mod tests {
         let of = |parent| parents.iter().filter(|found| found.1 == parent).map(|found| found.0).collect();
         let by_parents = tree(child.id(), of);
         let all_opened: Vec<OwnedFd> = found.iter().map(|pid| pidfd_open(*pid).unwrap()).collect();
-        // Parents first: a shell whose child has ended ends as well, and may be gone before it is asked to.
+        // Parents first: a shell whose child has ended ends as well, and may be gone before its turn.
         all_opened.iter().for_each(|process| kill(process, Signal::SIGKILL).unwrap());
         reap_blocking(pidfd.as_fd()).unwrap();
         assert_eq!((found.len(), found[0], found[2]), (3, child.id(), grandchild));

@@ -1,4 +1,4 @@
-//! Waiting until a descriptor is readable, as a task or as a thread.
+//! Waits until a descriptor is readable, as a task or as a thread.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -13,7 +13,7 @@ use super::errno::Errno;
 use super::inotify::Inotify;
 use super::poll::{PollFlags, poll_one};
 
-/// A type that owns one descriptor for as long as it lives, always the same one.
+/// A type that owns one descriptor, always the same one, until it is dropped.
 pub trait OwnsOne: AsRawFd + sealed::Sealed {}
 
 mod sealed {
@@ -29,15 +29,15 @@ impl OwnsOne for Channel {}
 impl OwnsOne for Epoll {}
 impl OwnsOne for Inotify {}
 
-/// Registers `descriptor` with the runtime of this thread. It should be nonblocking, if it is to be read.
+/// Registers `descriptor` with the runtime of this thread. It should be nonblocking if the caller reads from it.
 pub fn readable<T: OwnsOne>(descriptor: T) -> io::Result<AsyncFd<T>> {
-    // SAFETY: the descriptor is owned by `descriptor`, which the result owns in turn and drops only after it has
-    // deregistered it; `OwnsOne` is sealed, and the types that have it never close or change theirs before they drop.
+    // SAFETY: `descriptor` owns its descriptor. The result owns `descriptor` and drops it only after deregistration.
+    // `OwnsOne` is sealed, and its types never close or change their descriptor before they drop.
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
-/// Whether `descriptor` is readable, or at its end, by `until`. Blocks until then; a signal that this thread handles meanwhile
-/// makes it no shorter.
+/// Waits until `descriptor` is readable or at its end, or until the deadline. Returns whether it is. Blocks; signals do
+/// not shorten the wait.
 pub fn is_readable_by(descriptor: impl AsFd, until: Instant) -> io::Result<bool> {
     loop {
         let left = until.saturating_duration_since(Instant::now());

@@ -1,7 +1,7 @@
-//! Children that are reaped by their numbers, or whichever they are. [`super::process`] reaps by pidfd.
+//! Reaps children by pid, or any child. [`super::process`] reaps by pidfd.
 //!
-//! nix names no real-time signal, and gives an error in the place of a child that ended by one: so its wrapper is called only where
-//! it does not matter how a child ended.
+//! nix has no names for real-time signals, and returns an error for a child that one of them ended. So its wrapper is
+//! used only where the exit status does not matter.
 
 use std::ffi::c_int;
 
@@ -12,23 +12,23 @@ use super::errno::{Errno, retry};
 use super::exit::from_wait_status;
 use super::process::Exit;
 
-/// Reaps a child of this process, and says which it was and how it ended. Waits for one, or gives `None` if none has ended. ECHILD
-/// if there is no child.
+/// Reaps any child of this process. Returns its pid and exit status. If `waits`, it blocks until a child ends;
+/// otherwise `None` if none has. ECHILD if there is no child.
 pub fn reap_any(waits: bool) -> Result<Option<(u32, Exit)>, Errno> {
     const ANY: libc::pid_t = -1;
     let mut status: c_int = 0;
     let options = if waits { 0 } else { libc::WNOHANG };
-    // SAFETY: the kernel writes one number, into one that lives until the call returns.
+    // SAFETY: the kernel writes one integer, which lives until the call returns.
     let pid = Errno::result(unsafe { libc::waitpid(ANY, &raw mut status, options) })?;
     Ok((pid > 0).then(|| (pid.unsigned_abs(), from_wait_status(status))))
 }
 
-/// Reaps this child if it has ended, however it did. Does not block.
+/// Reaps this child if it has ended. Ignores its status. Does not block.
 pub fn reap_number(pid: u32) {
     let _ = waitpid(Pid::from_raw(pid.cast_signed()), Some(WaitPidFlag::WNOHANG));
 }
 
-/// Waits until this child has ended, however it does.
+/// Blocks until this child has ended. Ignores its status.
 pub(super) fn await_end(pid: Pid) {
     let _ = retry(|| waitpid(pid, None));
 }
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn how_a_child_ended_is_told_for_each_signal() {
-        // Children of other tests are not to be taken, so this is a process of its own.
+        // This must not reap children of other tests, so it runs in its own process.
         const VARIABLE: &str = "HANDOFF_TEST_REAPS";
         if std::env::var_os(VARIABLE).is_none() {
             let name = "reaping::tests::how_a_child_ended_is_told_for_each_signal";

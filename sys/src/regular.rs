@@ -1,4 +1,4 @@
-//! Regular files, and nothing else: to open a fifo waits for its other end, perhaps for ever.
+//! Opens regular files only: opening a fifo would block until its other end opens.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -10,48 +10,48 @@ use nix::sys::statfs::{Statfs, fstatfs, statfs};
 
 use super::errno::{Errno, errno_of};
 
-/// Opens a file that must be a regular one. Waits for nobody but the file system.
+/// Opens a regular file. `InvalidInput` for other types. Blocks on the file system only.
 pub fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let refused = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file: move it away");
     let file = match options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path) {
-        // A fifo without a reader, and a socket.
+        // A fifo without a reader, or a socket.
         Err(error) if errno_of(&error) == Some(Errno::ENXIO) => return Err(refused()),
         opened => opened?,
     };
     if file.metadata()?.is_file() { Ok(file) } else { Err(refused()) }
 }
 
-/// Opens it to read.
+/// Opens a regular file for reading.
 pub fn open_to_read(path: &Path) -> io::Result<File> {
     open(OpenOptions::new().read(true), path)
 }
 
-/// Makes it anew, for its owner alone.
+/// Creates or truncates a file with mode 0600.
 pub fn create(path: &Path) -> io::Result<File> {
     open(OpenOptions::new().write(true).create(true).truncate(true).mode(0o600), path)
 }
 
-/// All of it.
+/// Reads the whole file.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open_to_read(path)?.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// All of it, as text.
+/// Reads the whole file as text.
 pub fn read_to_string(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     open_to_read(path)?.read_to_string(&mut text)?;
     Ok(text)
 }
 
-/// Whether a file is on a file system of this machine's kernel and disks, as far as that is known for sure. Any other one may
-/// be that of a process or of another machine, which need not answer. Blocks as long as the file system does.
+/// Whether a file is certainly on a local file system of this kernel. Any other may depend on a process or another
+/// machine that may not respond. Blocks as long as the file system does.
 pub fn is_local(file: impl AsFd) -> bool {
     fstatfs(file).is_ok_and(|found| is_of_kernel(&found))
 }
 
-/// Likewise of the file at a path, or of the directory in which it is to be made. Opens nothing.
+/// Like [`is_local`], for an existing path or the directory in which it would be created. Opens nothing.
 pub fn is_path_local(path: &Path) -> bool {
     let found = statfs(path).or_else(|_| statfs(path.parent().unwrap_or(path)));
     found.is_ok_and(|found| is_of_kernel(&found))
@@ -61,7 +61,7 @@ fn is_of_kernel(found: &Statfs) -> bool {
     const RAMFS: u32 = 0x8584_58F6;
     const ZFS: u32 = 0x2FC1_2FC1;
     const LOCAL: [u32; 9] = [
-        // As ext2 and ext3.
+        // Also covers ext2 and ext3.
         libc::EXT4_SUPER_MAGIC as u32,
         libc::XFS_SUPER_MAGIC as u32,
         libc::BTRFS_SUPER_MAGIC as u32,
@@ -72,7 +72,7 @@ fn is_of_kernel(found: &Statfs) -> bool {
         RAMFS,
         libc::OVERLAYFS_SUPER_MAGIC as u32,
     ];
-    // Some kernels have this as a signed number of 32 bits.
+    // On some kernels this is a signed 32-bit number.
     LOCAL.contains(&(found.filesystem_type().0 as u32))
 }
 

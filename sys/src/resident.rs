@@ -1,4 +1,4 @@
-//! How much memory a process that sleeps for months has mapped.
+//! Reduces the resident memory of a process that idles for months.
 
 use std::fs;
 use std::io;
@@ -9,20 +9,20 @@ use nix::sys::mman::{MmapAdvise, madvise};
 
 use super::errno::ByNumber;
 
-/// Unmaps the pages of programs and libraries that were only needed so far: the kernel maps whole neighbourhoods of what is
-/// touched, so that a small process is mostly start-up code. What is needed again is mapped again, from the page cache.
-/// For a process of one thread.
+/// Unmaps pages of programs and libraries that startup needed. The kernel maps whole neighborhoods of a touched page,
+/// so most of a small process is startup code. Pages that are needed later come back from the page cache. For a
+/// single-threaded process.
 pub fn release_start_up_pages() -> io::Result<()> {
     for range in untouched_file_mappings(&fs::read_to_string("/proc/self/smaps")?) {
         let Some(start) = NonNull::new(std::ptr::without_provenance_mut(range.start)) else { continue };
-        // SAFETY: the mapping is that of a file, is private and read-only, and has no page of its own, as a relocation or
-        // a breakpoint would make one. So each page is what the file says, and comes back as it was.
+        // SAFETY: the mapping is a private, read-only file mapping without modified pages, as a relocation or a
+        // breakpoint would create. So every page equals the file and returns unchanged.
         unsafe { madvise(start, range.len(), MmapAdvise::MADV_DONTNEED) }.by_number()?;
     }
     Ok(())
 }
 
-/// The private read-only mappings of files that have no page of their own.
+/// Private, read-only file mappings without modified pages.
 fn untouched_file_mappings(smaps: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut candidate = None;
@@ -36,7 +36,8 @@ fn untouched_file_mappings(smaps: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// `start-end rights offset device inode path` begins the lines of a mapping; `Some(None)` is one that does not qualify.
+/// `start-end rights offset device inode path` begins the lines of a mapping; `Some(None)` means that it does not
+/// qualify.
 fn parse_header(line: &str) -> Option<Option<Range<usize>>> {
     let mut fields = line.split_ascii_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;

@@ -1,4 +1,4 @@
-//! Files in memory that nobody can change any more: memfd_create(2), and the seals of fcntl(2).
+//! Immutable files in memory: memfd_create(2), and the seals of fcntl(2).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,12 +11,12 @@ use nix::unistd::write;
 
 use super::errno::{ByNumber, Errno};
 
-/// Nobody can change the content, its length, or these seals.
+/// Seals that forbid changes of the content, the length and the seals.
 fn seals() -> SealFlag {
     SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE
 }
 
-/// A sealed file with this content.
+/// Creates a sealed file with this content.
 pub fn sealed_file(content: &[u8]) -> io::Result<OwnedFd> {
     let file = memory()?;
     let mut left = content;
@@ -31,7 +31,7 @@ pub fn sealed_file(content: &[u8]) -> io::Result<OwnedFd> {
     Ok(file)
 }
 
-/// A kernel before 6.3 does not know the flag that says that the file is no program; a later one may insist on it.
+/// Kernels before 6.3 reject the flag that forbids execution; newer ones can be configured to require it.
 fn memory() -> io::Result<OwnedFd> {
     const NOEXEC_SEAL: MFdFlags = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
@@ -41,24 +41,24 @@ fn memory() -> io::Result<OwnedFd> {
     }
 }
 
-/// A file without a name, empty; close-on-exec.
+/// Creates an empty file in memory; close-on-exec. `name` is for debugging only.
 pub fn memory_file(name: &str) -> io::Result<OwnedFd> {
     Ok(memfd_create(name, MFdFlags::MFD_CLOEXEC).by_number()?)
 }
 
-/// The length of a file, if it is sealed.
+/// The length of a file in bytes, or `None` if it is not sealed.
 pub fn sealed_length(file: impl AsFd) -> io::Result<Option<u64>> {
     match fcntl(&file, FcntlArg::F_GET_SEALS).by_number() {
         Ok(found) if SealFlag::from_bits_retain(found).contains(seals()) => {
             Ok(Some(u64::try_from(fstat(&file).by_number()?.st_size).unwrap_or_default()))
         }
-        // No file in memory.
+        // It is not a memory file.
         Ok(_) | Err(Errno::EINVAL) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
-/// The first `length` bytes of a file, or fewer if it has not so many. Its position, which it shares with others, stays.
+/// Reads up to `length` bytes from the start of a file. Leaves its position, which duplicates share, unchanged.
 pub fn read_from_start(file: impl AsFd, length: usize) -> io::Result<Vec<u8>> {
     let mut content = vec![0; length];
     let mut read = 0;

@@ -1,12 +1,12 @@
-//! System calls of another program that wait for this one: seccomp user notification, see seccomp_unotify(2).
+//! System calls of another program that wait for this process: seccomp user notification, see seccomp_unotify(2).
 //!
-//! A filter hands `bind` and `listen`, and if that is wanted what removes and renames files, to whoever holds the notify
-//! descriptor, and leaves all other system calls alone. It
-//! stays for the life of the process, and its children and whatever they execute have it too. Each call waits until it is
-//! answered: with an error, with a value, or by letting the kernel carry it out.
+//! A filter passes `bind` and `listen`, and optionally the calls that remove and rename files, to the holder of the
+//! notify descriptor. It allows all other system calls. It lasts for the life of the process, and its children and the
+//! programs they execute inherit it. Each call blocks until it is answered: with an error, with a return value, or by
+//! letting the kernel execute it.
 //!
-//! What is read of the waiting process is good only if the notification is valid *after* it was read: before that, the
-//! process may have ended and its pid may be another's.
+//! Check the notification *after* you read from the waiting process: before that check, the process may have ended and
+//! another one may have its pid.
 
 mod filter;
 mod target;
@@ -27,11 +27,11 @@ use super::poll::{PollFlags, poll_one};
 
 pub use target::{get_option, read_memory, register_at, set_option};
 
-/// Puts the filter on the calling thread, and gives the notify descriptor, close-on-exec. For a process of one thread that
-/// is about to execute a program.
+/// Installs the filter on the calling thread. Returns the notify descriptor, close-on-exec. For a single-threaded
+/// process that is about to execute a program.
 ///
-/// A process without `CAP_SYS_ADMIN` also gets `no_new_privs`, which the kernel asks for: programs with the setuid bit that
-/// it executes get no privilege from it. One with that capability does not, so that setuid goes on to work.
+/// A process without `CAP_SYS_ADMIN` also gets `no_new_privs`, which the kernel requires: setuid programs that it
+/// executes gain no privilege. A process with that capability does not get it, so setuid keeps working.
 pub fn install(which: Calls) -> io::Result<OwnedFd> {
     let Some(arch) = filter::NATIVE else {
         let text =
@@ -41,7 +41,7 @@ pub fn install(which: Calls) -> io::Result<OwnedFd> {
     let program = filter::program(arch, which);
     let killable = SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
     match attach_privileged_or_not(&program, killable) {
-        // Before kernel 5.19: a signal can interrupt a call that waits, which then comes again.
+        // Before kernel 5.19 a signal can interrupt a waiting call, which is then repeated.
         Err(Errno::EINVAL) => attach_privileged_or_not(&program, SECCOMP_FILTER_FLAG_NEW_LISTENER),
         other => other,
     }
@@ -61,12 +61,12 @@ fn attach_privileged_or_not(program: &[sock_filter], flags: c_ulong) -> Result<O
 fn attach(program: &[sock_filter], flags: c_ulong) -> Result<OwnedFd, Errno> {
     // The kernel only reads them.
     let program = sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
-    // SAFETY: the program points to as many instructions as it says, which live until the call returns; the kernel copies
-    // them. With these flags the call gives a new descriptor.
+    // SAFETY: the program points to the given number of instructions, which live until the call returns; the kernel
+    // copies them. With these flags the call returns a new descriptor.
     let returned =
         unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
     let returned = Errno::result(returned)?;
-    // SAFETY: the kernel has just made the descriptor for this caller; it is close-on-exec.
+    // SAFETY: the kernel has just created the descriptor for this caller; it is close-on-exec.
     Ok(unsafe { OwnedFd::from_raw_fd(returned as RawFd) })
 }
 
@@ -90,26 +90,26 @@ fn explain(error: Errno) -> io::Error {
 /// A system call that waits for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Call {
-    /// Names the notification.
+    /// Identifies the notification.
     pub id: u64,
-    /// The **thread** that waits, as this process numbers it; 0 if it is in a pid namespace that cannot be seen.
+    /// The **thread** that waits, in this process's pid namespace; 0 if it is not visible there.
     pub tid: u32,
-    /// What it calls.
+    /// The system call.
     pub what: What,
-    /// The first four arguments.
+    /// Its first four arguments.
     pub args: [u64; 4],
 }
 
-/// Which calls are handed over.
+/// The system calls that the filter passes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Calls {
     /// bind(2) and listen(2).
     Sockets,
-    /// Those, and what removes or renames files.
+    /// bind(2), listen(2), and the calls that remove or rename files.
     SocketsAndPaths,
 }
 
-/// Which system call waits.
+/// A kind of system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
     /// bind(2): descriptor, address, length.
@@ -126,30 +126,30 @@ pub enum What {
     RenameAt,
 }
 
-/// How a call is answered.
+/// The answer to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// The kernel carries it out.
+    /// The kernel executes it.
     Continue,
-    /// It returns 0, and nothing is done.
+    /// It returns 0 without effect.
     Success,
-    /// It fails.
+    /// It fails with this errno.
     Error(Errno),
 }
 
-/// The notify descriptor. It may be used from several threads at once.
+/// The notify descriptor. Several threads may use it at once.
 #[derive(Debug)]
 pub struct Notify {
     fd: OwnedFd,
 }
 
 impl Notify {
-    /// Takes what [`install`] gave.
+    /// Wraps the descriptor from [`install`].
     pub fn new(fd: OwnedFd) -> Self {
         Self { fd }
     }
 
-    /// Waits for the next call. `None` when no process with the filter is left.
+    /// Waits for the next call. `None` when no process with the filter is left. Blocks.
     pub fn next(&self) -> io::Result<Option<Call>> {
         loop {
             let events = retry(|| poll_one(&self.fd, PollFlags::POLLIN, None))?;
@@ -167,10 +167,9 @@ impl Notify {
     }
 
     fn receive(&self) -> Result<Option<Call>, Errno> {
-        // SAFETY: it is plain numbers, and is all zero as it must be.
+        // SAFETY: all fields are integers, and the kernel requires zeros.
         let mut message: libc::seccomp_notif = unsafe { std::mem::zeroed() };
-        // SAFETY: the request is made from the size of the structure that it is given, into which the kernel writes no more than
-        // that size.
+        // SAFETY: the request encodes the size of the structure, and the kernel writes no more than that.
         unsafe { ioctls::receive(self.fd.as_raw_fd(), &raw mut message) }?;
         let [a, b, c, d, ..] = message.data.args;
         let Some(what) = filter::NATIVE.and_then(|arch| arch.name(message.data.nr as u32)) else {
@@ -180,14 +179,13 @@ impl Notify {
         Ok(Some(Call { id: message.id, tid: message.pid, what, args: [a, b, c, d] }))
     }
 
-    /// Whether the call still waits. If so, its thread was the same one all the time since it came.
+    /// Whether the call still waits. If so, its thread id has belonged to the same thread since the call arrived.
     pub fn is_valid(&self, id: u64) -> bool {
-        // SAFETY: the request reads a number, which lives until the call returns.
+        // SAFETY: the request reads an integer, which lives until the call returns.
         unsafe { ioctls::is_valid(self.fd.as_raw_fd(), &raw const id) }.is_ok()
     }
 
-    /// Puts a duplicate of `source` onto a number of the waiting process, in the place of what is there. ENOENT if the call
-    /// does not wait any more.
+    /// Replaces a descriptor of the waiting process with a duplicate of `source`. ENOENT if the call no longer waits.
     pub fn put(
         &self,
         id: u64,
@@ -202,12 +200,12 @@ impl Notify {
             newfd: number,
             newfd_flags: if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 },
         };
-        // SAFETY: the request is made from the size of the structure that it is given, which is only read. The descriptor is
-        // made in the other process.
+        // SAFETY: the request encodes the size of the structure, which the kernel only reads. The descriptor is created
+        // in the other process.
         unsafe { ioctls::add_descriptor(self.fd.as_raw_fd(), &raw const request) }.map(drop).by_number()
     }
 
-    /// Answers a call. ENOENT if it does not wait any more.
+    /// Answers a call. ENOENT if it no longer waits.
     pub fn answer(&self, id: u64, answer: Answer) -> Result<(), Errno> {
         let (error, flags) = match answer {
             Answer::Continue => (0, SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
@@ -215,7 +213,7 @@ impl Notify {
             Answer::Error(error) => (-error.raw(), 0),
         };
         let mut response = libc::seccomp_notif_resp { id, val: 0, error, flags };
-        // SAFETY: the request is made from the size of the structure that it is given, which lives until the call returns.
+        // SAFETY: the request encodes the size of the structure, which lives until the call returns.
         unsafe { ioctls::send(self.fd.as_raw_fd(), &raw mut response) }.map(drop).by_number()
     }
 }
@@ -227,7 +225,7 @@ impl AsFd for Notify {
 }
 
 mod ioctls {
-    // As linux/seccomp.h has them.
+    // As in linux/seccomp.h.
     nix::ioctl_readwrite!(receive, b'!', 0, libc::seccomp_notif);
     nix::ioctl_readwrite!(send, b'!', 1, libc::seccomp_notif_resp);
     nix::ioctl_write_ptr!(is_valid, b'!', 2, u64);

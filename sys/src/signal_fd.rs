@@ -1,4 +1,4 @@
-//! A signal as a descriptor to wait for, instead of an interruption.
+//! Receives a signal through a descriptor instead of a handler.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -8,8 +8,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::errno::ByNumber;
 
-/// Blocks a signal in the calling thread and gives a descriptor that is readable once it has come; nonblocking and
-/// close-on-exec. For a process of one thread: another thread would still be interrupted.
+/// Blocks a signal in the calling thread. Returns a descriptor that is readable once the signal arrives; nonblocking
+/// and close-on-exec. For a single-threaded process: the signal would still interrupt other threads.
 pub fn signal_fd(signal: Signal) -> io::Result<OwnedFd> {
     let mut set = SigSet::empty();
     set.add(signal);

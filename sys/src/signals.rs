@@ -1,4 +1,4 @@
-//! Signals that a process is to be deaf to, such that another one is to hear, and one that is to end it.
+//! Ignores signals, sends them, and ends this process by one.
 
 use std::ffi::c_int;
 use std::fs;
@@ -10,18 +10,19 @@ use nix::unistd::Pid;
 
 use super::errno::{ByNumber, Errno};
 
-/// Ignores a signal in the whole process, from now on. A program that it starts through [`super::spawn`] hears it again.
+/// Ignores a signal in the whole process. Programs started through [`super::spawn`] get it at its default again.
 pub fn ignore(which: Signal) -> io::Result<()> {
-    // SAFETY: no handler of ours is installed, so nothing of this process can run at a bad time.
+    // SAFETY: this installs no handler, so no code of this process can run asynchronously.
     Ok(unsafe { signal(which, SigHandler::SigIgn) }.map(drop).by_number()?)
 }
 
-/// Ends this process by a signal, also one that it blocks or ignores. Comes back if the signal ends no process.
+/// Ends this process by a signal, even one that it blocks or ignores. Returns only if the signal does not end a
+/// process.
 pub fn die_by(signal: c_int) {
-    // nix names no real-time signal, by which a process may end as well.
+    // nix has no names for real-time signals, which can end a process as well.
     let mut set = MaybeUninit::uninit();
-    // SAFETY: the default is no handler of ours; the set is filled before it is read. The signal is for this thread, so no other one
-    // takes it.
+    // SAFETY: the default installs no handler; the set is filled before it is read. The signal goes to this thread, so
+    // no other takes it.
     unsafe {
         libc::signal(signal, libc::SIG_DFL);
         libc::sigemptyset(set.as_mut_ptr());
@@ -31,34 +32,36 @@ pub fn die_by(signal: c_int) {
     }
 }
 
-/// Sends a signal to a process, which may be another one that has got the number by now. That it is gone is no error.
+/// Sends a signal to a pid, which may have been reused. ESRCH is ignored: the process already exited.
 pub fn send_plain(pid: u32, signal: Signal) {
     if let Some(pid) = process(pid) {
         let _ = kill(pid, signal);
     }
 }
 
-/// Sends a signal to all members of a process group. That there is none any more is no error.
+/// Sends a signal to all members of a process group. ESRCH is ignored: the group is already empty.
 pub fn send_to_group(leader: u32, signal: Signal) {
     if let Some(leader) = process(leader) {
         let _ = killpg(leader, signal);
     }
 }
 
-/// 0 and negative numbers mean others than one process.
+/// 0 and negative numbers do not mean a single process.
 fn process(pid: u32) -> Option<Pid> {
     i32::try_from(pid).ok().filter(|pid| *pid > 0).map(Pid::from_raw)
 }
 
-/// Sends a signal to a process as if nothing of it had been stopped. That it is gone already is no error.
+/// Sends a signal to a process with the same effect as if no thread of it had been stopped. ESRCH is ignored: the process
+/// already exited.
 ///
-/// The kernel delivers a signal for a process to its main thread, unless that thread blocks it. But no thread takes a signal while the
-/// process is stopped, and after SIGCONT the first thread that wakes does. If the process catches the signal, the main thread may then
-/// sleep on, and in many interpreters only the main thread runs the handler: so the signal goes to the main thread itself. If the
-/// signal ends the process, the first thread must take it: until the main thread wakes, the others would begin work that the end cuts.
+/// The kernel normally delivers a process signal to the main thread, if that does not block it. But while the process
+/// is stopped no thread takes it, and after SIGCONT the first thread that wakes does. If the process catches the signal,
+/// the main thread may then sleep on, and in many interpreters only the main thread runs the handler: so this sends the
+/// signal to the main thread itself. If the signal ends the process, the first thread must take it: until the main
+/// thread wakes, the others would begin work that the end cuts.
 pub fn send(pid: u32, signal: Signal) {
     let Some(pid) = process(pid) else { return };
-    // These are for all of it, whoever takes them.
+    // These affect the whole process, whichever thread takes them.
     let is_order = [Signal::SIGKILL, Signal::SIGSTOP, Signal::SIGCONT].contains(&signal);
     let is_taken = !is_order && is_for_main_thread(&status_of_main_thread(pid), signal);
     if !(is_taken && send_to_main_thread(pid, signal).is_ok()) {
@@ -71,8 +74,8 @@ fn status_of_main_thread(pid: Pid) -> String {
     fs::read_to_string(format!("/proc/{pid}/task/{pid}/status")).unwrap_or_default()
 }
 
-/// By the status of the main thread, whether the process catches the signal, and this thread is there and does not block it: see
-/// proc_pid_status(5).
+/// From the status of the main thread: whether the process catches the signal, and this thread exists and does not
+/// block it, see proc_pid_status(5).
 fn is_for_main_thread(status: &str, signal: Signal) -> bool {
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
@@ -87,9 +90,9 @@ fn is_for_main_thread(status: &str, signal: Signal) -> bool {
 }
 
 fn send_to_main_thread(pid: Pid, signal: Signal) -> Result<(), Errno> {
-    // nix does not have it, and not every C library does.
+    // nix lacks it, and so do some C libraries.
     let pid = pid.as_raw();
-    // SAFETY: the call takes three numbers and no memory of this process.
+    // SAFETY: the call takes three integers and no memory of this process.
     Errno::result(unsafe { libc::syscall(libc::SYS_tgkill, pid, pid, signal as c_int) }).map(drop)
 }
 
@@ -112,7 +115,7 @@ mod tests {
             assert!(!takes(&status(state, NONE, NONE)), "it ends the process, {state}");
             assert!(!takes(&status(state, NONE, "fffffffffffbbfff")), "{state}");
         }
-        // The main thread has ended, and other threads have not.
+        // The main thread has ended, and others still run.
         assert!(!takes(&status("Z (zombie)", NONE, TERM)));
         assert!(!takes(&status("S (sleeping)", "", TERM)));
         assert!(!takes(""));

@@ -1,4 +1,4 @@
-//! Sockets: how they are made, at which addresses they are, and what they are.
+//! Creates sockets and reads their addresses and properties.
 
 use std::ffi::c_int;
 use std::net::SocketAddr;
@@ -15,14 +15,14 @@ pub use nix::sys::socket::{AddressFamily, MsgFlags, Shutdown, SockFlag, SockProt
 
 use super::errno::{ByNumber, Errno};
 
-/// The kernel cuts it to `net.core.somaxconn`.
+/// The kernel caps it at `net.core.somaxconn`.
 pub const LONGEST_BACKLOG: i32 = -1;
 
 mod options {
     use nix::{getsockopt_impl, sockopt_impl};
 
     sockopt_impl!(
-        /// Of which family it is.
+        /// The address family.
         Domain,
         GetOnly,
         libc::SOL_SOCKET,
@@ -30,7 +30,7 @@ mod options {
         i32
     );
     sockopt_impl!(
-        /// Of which kind it is. nix has this one, for the kinds that it has a name for.
+        /// The socket type. nix has this one, but only for types that it has names for.
         Type,
         GetOnly,
         libc::SOL_SOCKET,
@@ -38,7 +38,7 @@ mod options {
         i32
     );
     sockopt_impl!(
-        /// By which number the kernel knows it.
+        /// The kernel's id of the socket.
         Cookie,
         GetOnly,
         libc::SOL_SOCKET,
@@ -47,37 +47,37 @@ mod options {
     );
 }
 
-/// Makes a socket of the protocol that its kind has; close-on-exec, whatever the flags say.
+/// Creates a socket with the default protocol of its type; close-on-exec regardless of `flags`.
 pub fn socket(family: AddressFamily, kind: SockType, flags: SockFlag) -> Result<OwnedFd, Errno> {
     calls::socket(family, kind, flags | SockFlag::SOCK_CLOEXEC, None).by_number()
 }
 
-/// Makes a socket that talks with a part of the kernel; close-on-exec.
+/// Creates a netlink socket; close-on-exec.
 pub fn netlink(protocol: SockProtocol) -> Result<OwnedFd, Errno> {
     calls::socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).by_number()
 }
 
-/// Makes a connected pair of unix sockets; both close-on-exec.
+/// Creates a connected pair of unix sockets; both close-on-exec.
 pub fn pair(kind: SockType) -> Result<(OwnedFd, OwnedFd), Errno> {
     calls::socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).by_number()
 }
 
-/// Takes the next connection; close-on-exec, whatever the flags say.
+/// Accepts the next connection; close-on-exec regardless of `flags`.
 pub fn accept(listener: impl AsFd, flags: SockFlag) -> Result<OwnedFd, Errno> {
     calls::accept4(listener, flags | SockFlag::SOCK_CLOEXEC).by_number()
 }
 
-/// Has a socket listen. The backlog is at most 4096, or [`LONGEST_BACKLOG`]: others are EINVAL.
+/// Listens on a socket. The backlog is at most 4096, or [`LONGEST_BACKLOG`]: other values are EINVAL.
 pub fn listen(socket: impl AsFd, backlog: i32) -> Result<(), Errno> {
     calls::listen(&socket, Backlog::new(backlog)?).by_number()
 }
 
-/// Binds a socket to an address of this machine.
+/// Binds a socket to a local address.
 pub fn bind(socket: impl AsFd, address: SocketAddr) -> Result<(), Errno> {
     bind_at(socket, &SockaddrStorage::from(address))
 }
 
-/// Binds a unix socket to a path. One of more than 107 bytes is ENAMETOOLONG.
+/// Binds a unix socket to a path. ENAMETOOLONG for more than 107 bytes.
 pub fn bind_path(socket: impl AsFd, path: &Path) -> Result<(), Errno> {
     bind_at(socket, &UnixAddr::new(path)?)
 }
@@ -87,12 +87,12 @@ pub fn bind_name(socket: impl AsFd, name: &[u8]) -> Result<(), Errno> {
     bind_at(socket, &UnixAddr::new_abstract(name)?)
 }
 
-/// Connects a socket. One that does not block is EINPROGRESS at first.
+/// Connects a socket. A nonblocking socket returns EINPROGRESS at first.
 pub fn connect(socket: impl AsFd, address: SocketAddr) -> Result<(), Errno> {
     connect_to(socket, &SockaddrStorage::from(address))
 }
 
-/// Connects a unix socket. One that does not block, where there is no room, is EAGAIN.
+/// Connects a unix socket. A nonblocking socket returns EAGAIN if the listener's queue is full.
 pub fn connect_path(socket: impl AsFd, path: &Path) -> Result<(), Errno> {
     connect_to(socket, &UnixAddr::new(path)?)
 }
@@ -105,7 +105,7 @@ fn connect_to(socket: impl AsFd, address: &dyn SockaddrLike) -> Result<(), Errno
     calls::connect(socket.as_fd().as_raw_fd(), address).by_number()
 }
 
-/// The address that a socket is bound to. EAFNOSUPPORT if that is none of IP.
+/// The local address of a socket. EAFNOSUPPORT if it is not an IP address.
 pub fn local_address(socket: impl AsFd) -> Result<SocketAddr, Errno> {
     let found: SockaddrStorage = calls::getsockname(socket.as_fd().as_raw_fd())?;
     let v4 = found.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
@@ -113,7 +113,7 @@ pub fn local_address(socket: impl AsFd) -> Result<SocketAddr, Errno> {
     v4.or_else(v6).ok_or(Errno::EAFNOSUPPORT)
 }
 
-/// The path that a unix socket is bound to; `None` if it is to none, or is none.
+/// The path of a unix socket; `None` if it has no path or is another kind of socket.
 pub fn local_path(socket: impl AsFd) -> Option<PathBuf> {
     let found: UnixAddr = calls::getsockname(socket.as_fd().as_raw_fd()).ok()?;
     found.path().map(Path::to_owned)
@@ -128,27 +128,27 @@ pub fn is_connected(socket: impl AsFd) -> Result<bool, Errno> {
     }
 }
 
-/// Sends what there is room for; the number of bytes.
+/// Sends as much as fits. Returns the number of bytes.
 pub fn send(socket: impl AsFd, bytes: &[u8], flags: MsgFlags) -> Result<usize, Errno> {
     calls::send(socket.as_fd().as_raw_fd(), bytes, flags).by_number()
 }
 
-/// Receives; the number of bytes, which is that of the whole datagram with `MSG_TRUNC`, however many the buffer takes.
+/// Receives. Returns the number of bytes; with `MSG_TRUNC` the length of the whole datagram, even beyond the buffer.
 pub fn recv(socket: impl AsFd, buffer: &mut [u8], flags: MsgFlags) -> Result<usize, Errno> {
     calls::recv(socket.as_fd().as_raw_fd(), buffer, flags).by_number()
 }
 
-/// Ends a connection in a direction, or in both, for all who have it.
+/// Shuts down one or both directions of a connection, for all holders.
 pub fn shutdown(socket: impl AsFd, how: Shutdown) -> Result<(), Errno> {
     calls::shutdown(socket.as_fd().as_raw_fd(), how).by_number()
 }
 
-/// Of which family it is, if that has a name here. ENOTSOCK for what is no socket.
+/// The address family, if nix has a name for it. ENOTSOCK if it is not a socket.
 pub fn family_of(socket: impl AsFd) -> Result<Option<AddressFamily>, Errno> {
     Ok(AddressFamily::from_i32(getsockopt(&socket, options::Domain)?))
 }
 
-/// Of which kind it is, if that has a name here. ENOTSOCK for what is no socket.
+/// The socket type, if nix has a name for it. ENOTSOCK if it is not a socket.
 pub fn kind_of(socket: impl AsFd) -> Result<Option<SockType>, Errno> {
     Ok(SockType::try_from(getsockopt(&socket, options::Type)?).ok())
 }
@@ -158,12 +158,12 @@ pub fn accepts(socket: impl AsFd) -> Result<bool, Errno> {
     getsockopt(&socket, sockopt::AcceptConn).by_number()
 }
 
-/// The number by which the kernel knows a socket, whoever holds it (`SO_COOKIE`).
+/// The kernel's id of a socket, the same for all holders (`SO_COOKIE`).
 pub fn cookie_of(socket: impl AsFd) -> Result<u64, Errno> {
     getsockopt(&socket, options::Cookie).by_number()
 }
 
-/// What has failed on a socket since this was asked last (`SO_ERROR`).
+/// Returns and clears the pending error of a socket (`SO_ERROR`).
 pub fn error_of(socket: impl AsFd) -> Result<Option<Errno>, Errno> {
     let found: c_int = getsockopt(&socket, sockopt::SocketError)?;
     Ok((found != 0).then(|| Errno::from_raw(found)))
@@ -172,66 +172,67 @@ pub fn error_of(socket: impl AsFd) -> Result<Option<Errno>, Errno> {
 /// The process at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// Its pid; 0 if it is in a namespace that cannot be seen.
+    /// Its pid; 0 if it is not visible in this pid namespace.
     pub pid: u32,
-    /// The user by whose rights it acted.
+    /// Its effective user.
     pub user: u32,
 }
 
-/// Who made the other end of a connected unix socket, or called listen(2) on it.
+/// The process that created the other end of a connected unix socket, or called listen(2) on it.
 pub fn peer_of(socket: impl AsFd) -> Result<Peer, Errno> {
     let found = getsockopt(&socket, sockopt::PeerCredentials)?;
     Ok(Peer { pid: u32::try_from(found.pid()).unwrap_or(0), user: found.uid() })
 }
 
-/// Whether an IPv6 socket leaves IPv4 to others.
+/// Whether an IPv6 socket rejects IPv4 (`IPV6_V6ONLY`).
 pub fn is_v6_only(socket: impl AsFd) -> Result<bool, Errno> {
     getsockopt(&socket, sockopt::Ipv6V6Only).by_number()
 }
 
-/// Has it leave IPv4 to others, or not.
+/// Sets whether an IPv6 socket rejects IPv4 (`IPV6_V6ONLY`).
 pub fn set_v6_only(socket: impl AsFd, only: bool) -> Result<(), Errno> {
     setsockopt(&socket, sockopt::Ipv6V6Only, &only).by_number()
 }
 
-/// Connections of an earlier listener, living or in TIME_WAIT, do not keep it from being bound.
+/// Allows binding despite connections of an earlier listener, live or in TIME_WAIT (`SO_REUSEADDR`).
 pub fn reuse_address(socket: impl AsFd) -> Result<(), Errno> {
     setsockopt(&socket, sockopt::ReuseAddr, &true).by_number()
 }
 
-/// Others of this user may be bound to the same address, if they have this too.
+/// Allows other sockets of this user that also have this option on the same address (`SO_REUSEPORT`).
 pub fn reuse_port(socket: impl AsFd) -> Result<(), Errno> {
     setsockopt(&socket, sockopt::ReusePort, &true).by_number()
 }
 
-/// What is written goes out at once, see tcp(7).
+/// Sends written data immediately, see tcp(7) (`TCP_NODELAY`).
 pub fn set_nodelay(socket: impl AsFd) -> Result<(), Errno> {
     setsockopt(&socket, sockopt::TcpNoDelay, &true).by_number()
 }
 
-/// The close of a TCP connection resets it, so that the client sees that nobody has it.
+/// Makes close reset a TCP connection, so that the client sees that no process has it.
 pub fn reset_on_close(socket: impl AsFd) -> Result<(), Errno> {
     setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).by_number()
 }
 
-/// The kernel tells with each datagram who has sent it.
+/// Makes the kernel attach the sender's credentials to each datagram (`SO_PASSCRED`).
 pub fn pass_credentials(socket: impl AsFd) -> Result<(), Errno> {
     setsockopt(&socket, sockopt::PassCred, &true).by_number()
 }
 
-/// Sets the size of the receive buffer: beyond what an administrator allows, if this process may, else up to that.
+/// Sets the size of the receive buffer in bytes. With privilege it may exceed the administrator's limit, otherwise the
+/// kernel caps it.
 pub fn set_receive_buffer(socket: impl AsFd, bytes: usize) -> Result<(), Errno> {
     setsockopt(&socket, sockopt::RcvBufForce, &bytes)
         .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &bytes))
         .by_number()
 }
 
-/// How long a call that receives waits at the most.
+/// Sets the timeout of receive calls.
 pub fn set_receive_timeout(socket: impl AsFd, limit: Duration) -> Result<(), Errno> {
     setsockopt(&socket, sockopt::ReceiveTimeout, &time_val(limit)).by_number()
 }
 
-/// How long a call that sends or connects waits at the most.
+/// Sets the timeout of send and connect calls.
 pub fn set_send_timeout(socket: impl AsFd, limit: Duration) -> Result<(), Errno> {
     setsockopt(&socket, sockopt::SendTimeout, &time_val(limit)).by_number()
 }

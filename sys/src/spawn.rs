@@ -1,13 +1,13 @@
-//! Starts a process that inherits nothing but what is meant.
+//! Starts a process that inherits only the intended descriptors.
 //!
-//! As posix_spawn(3) does, the child shares this process's memory until the exec, so its time does not grow with this
-//! process, and the error of a step that fails is given back directly. What posix_spawn cannot do is done here as well: the child closes
-//! everything that is not meant for it before it touches a path, since a file system that does not answer would let it keep
-//! the listeners and locks of this process; and it sets its own limit of open files, where this process would have to lower
-//! its own meanwhile.
+//! As with posix_spawn(3), the child shares this process's memory until the exec. So the time to start does not grow
+//! with this process, and the error of a failed step returns directly. Two things exceed posix_spawn. The child closes
+//! everything that it should not have before it touches a path, because a file system that hangs would otherwise let it
+//! keep the listeners and locks of this process. And it sets its own limit of open files, which otherwise this process
+//! would have to lower for itself in the meantime.
 //!
-//! The channel keeps its number, only its close-on-exec flag goes, in the child alone. So no other thread's child can
-//! inherit it. Listeners, if there are any, are copied to fixed numbers, from numbers above all of those.
+//! The channel keeps its number; only the child clears its close-on-exec flag, so no other thread's child can inherit
+//! it. Listeners are copied to fixed numbers, from numbers above all of those.
 
 use std::ffi::{CString, OsString, c_char, c_int};
 use std::fs::File;
@@ -29,49 +29,49 @@ use super::reaping::await_end;
 /// The number of the first inherited listener, as in sd_listen_fds(3).
 pub const FIRST_LISTENER: c_int = 3;
 
-/// What to start. Standard input is `/dev/null`. The descriptors are closed in this process when [`spawn`] returns.
+/// A process to start. Its standard input is `/dev/null`. [`spawn`] closes these descriptors in this process.
 #[derive(Debug)]
 pub struct SpawnSpec {
     /// The program; an absolute path.
     pub binary: PathBuf,
     /// The arguments after the program's name, which is `binary`.
     pub args: Vec<OsString>,
-    /// The whole environment; nothing of this process's own is added.
+    /// The whole environment; the process inherits no variables.
     pub env: Vec<(OsString, OsString)>,
-    /// The directory that the process starts in.
+    /// The working directory.
     pub working_dir: PathBuf,
     /// Standard output.
     pub stdout: OwnedFd,
     /// Standard error.
     pub stderr: OwnedFd,
-    /// A descriptor that the process inherits at the number it has here, told to it in [`CHANNEL_VARIABLE`].
+    /// A descriptor that the process inherits at its current number, passed in [`CHANNEL_VARIABLE`].
     pub channel: Option<OwnedFd>,
-    /// How many files the process may have open (the soft `RLIMIT_NOFILE`), if not as many as this one. At most the hard
-    /// limit.
+    /// The limit of open files (the soft `RLIMIT_NOFILE`), if different from this process's. At most the hard limit.
     pub files_limit: Option<u64>,
 }
 
-/// A started process: a child of this one, leader of a session of its own, with default signal handling.
+/// A started process: a child of this one, leader of its own session, with default signal handling.
 #[derive(Debug)]
 pub struct Spawned {
-    /// Its pid, good until it is reaped.
+    /// Its pid, valid until it is reaped.
     pub pid: u32,
-    /// Its pidfd, close-on-exec: readable when it has ended; for [`super::process::reap`].
+    /// Its pidfd, close-on-exec; readable when the process has ended. For [`super::process::reap`].
     pub pidfd: OwnedFd,
 }
 
-/// Starts a process. Blocks until its program is executed, about a millisecond; whatever is wrong with the program
-/// (missing, not executable, a directory, no such interpreter, being written to, arguments too long) is the error.
+/// Starts a process. Blocks until its program is executed, about a millisecond. The error covers everything wrong with
+/// the program: missing, not executable, a directory, no such interpreter, being written to, arguments too long.
 pub fn spawn(spec: SpawnSpec) -> io::Result<Spawned> {
     spawn_with_listeners(spec, &[])
 }
 
-/// Like [`spawn`]; the process inherits copies of `listeners` as well, with the numbers from [`FIRST_LISTENER`] on.
+/// Like [`spawn`]; the process also inherits copies of `listeners` from number [`FIRST_LISTENER`] on.
 pub fn spawn_with_listeners(spec: SpawnSpec, listeners: &[BorrowedFd<'_>]) -> io::Result<Spawned> {
     spawn_with(spec, listeners, None)
 }
 
-/// Like [`spawn`], without a channel; the process inherits `trace` at the number that it has here, and is not told of it.
+/// Like [`spawn`], without a channel. The process inherits `trace` at its current number, without a variable that names
+/// it.
 pub fn spawn_traced(spec: SpawnSpec, trace: Option<BorrowedFd<'_>>) -> io::Result<Spawned> {
     spawn_with(spec, &[], trace)
 }
@@ -118,7 +118,7 @@ fn spawn_with(
     match pidfd_open(pid) {
         Ok(pidfd) => Ok(Spawned { pid, pidfd }),
         Err(error) => {
-            // A process that cannot be watched is not left behind.
+            // Kills a process that cannot be watched.
             let _ = kill(process, Signal::SIGKILL);
             await_end(process);
             Err(error)
@@ -126,16 +126,16 @@ fn spawn_with(
     }
 }
 
-/// Marks every open descriptor of this process above the standard streams close-on-exec. For the start of a daemon,
-/// which may itself have been started by a careless parent. Call it before other threads exist.
+/// Marks every descriptor of this process above the standard streams close-on-exec. For the start of a daemon, whose
+/// parent may have leaked descriptors. Call it before other threads exist.
 pub fn close_all_on_exec() -> io::Result<()> {
     let numbers: Vec<c_int> = std::fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|number| *number > 2)
         .collect();
     for number in numbers {
-        // SAFETY: only the flag of whatever has this number is changed, and to the value that Rust's own have anyway. The
-        // descriptor that listed the directory is closed by now: EBADF.
+        // SAFETY: this only sets close-on-exec, which Rust's own descriptors have anyway. The descriptor that listed
+        // the directory is closed by now: EBADF.
         let fd = unsafe { BorrowedFd::borrow_raw(number) };
         match is_close_on_exec(fd) {
             Ok(true) | Err(Errno::EBADF) => {}
@@ -146,7 +146,7 @@ pub fn close_all_on_exec() -> io::Result<()> {
     Ok(())
 }
 
-/// A descriptor with a lower number would be overwritten while those of the child are laid out.
+/// Laying out the child's descriptors would overwrite lower numbers.
 fn from(least: c_int, fd: &OwnedFd) -> io::Result<Kept<'_>> {
     if fd.as_raw_fd() >= least {
         Ok(Kept::As(fd.as_fd()))
@@ -182,7 +182,7 @@ fn environment(env: &[(OsString, OsString)], channel: Option<BorrowedFd<'_>>) ->
         .collect()
 }
 
-/// A text for the kernel.
+/// Converts a text for the kernel.
 pub fn c_string(text: OsString) -> io::Result<CString> {
     CString::new(text.into_vec()).map_err(|error| {
         let text = String::from_utf8_lossy(&error.into_vec()).replace('\0', "\\0");
@@ -190,7 +190,7 @@ pub fn c_string(text: OsString) -> io::Result<CString> {
     })
 }
 
-/// ENOENT and EACCES do not say which file they mean.
+/// Adds the file: ENOENT and EACCES do not name it.
 pub fn explain(binary: &Path, working_dir: &Path, error: io::Error) -> io::Error {
     let what = match (std::fs::metadata(working_dir), std::fs::metadata(binary)) {
         (Err(cause), _) => format!("its working directory {working_dir:?}: {cause}"),

@@ -52,7 +52,7 @@ fn only_the_standard_streams_and_the_channel_are_inherited() {
         assert_eq!(exit, Exit { code: Some(0), signal: None });
         let (head, list) = text.split_once("total").unwrap();
         assert_eq!(head, format!("{number}\nhi\n"));
-        // Of its own, ls has the directory open.
+        // ls itself opens the directory.
         let fds =
             list.lines().filter(|line| !line.contains("/proc/")).filter_map(|line| line.split_once(" -> "));
         let found: BTreeSet<c_int> =
@@ -62,7 +62,7 @@ fn only_the_standard_streams_and_the_channel_are_inherited() {
     }
 }
 
-/// The lowest numbers here belong to others, also to what is inherited.
+/// Other tests and inherited files use the lowest numbers here.
 #[test]
 fn listeners_are_inherited_from_number_three_on_in_their_order() {
     for held in [0, 3, 10] {
@@ -108,7 +108,7 @@ fn environment_directory_session_and_signals_are_what_is_meant() {
         let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         u64::from_str_radix(line.trim(), 16).unwrap()
     };
-    // Signals 32 and 33 belong to the C library, which ignores them in what it spawns.
+    // Signals 32 and 33 belong to the C library, which ignores them in processes that it spawns.
     assert_eq!((signals("SigBlk:"), signals("SigIgn:") & !(3 << 31)), (0, 0));
 }
 

@@ -1,23 +1,22 @@
-//! Which member of a `SO_REUSEPORT` group gets new connections, and how many wait at one.
+//! Selects the member of a `SO_REUSEPORT` group for new connections, and counts the connections waiting at a listener.
 
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// One instruction of classic BPF, see linux/filter.h: what to do, how many instructions to pass over if a comparison holds and if it
-/// does not, and the operand.
+/// One classic BPF instruction, see linux/filter.h: code, jump offsets if a comparison holds or not, and the operand.
 pub use libc::sock_filter as Instruction;
 
 use super::errno::Errno;
 
-/// Lets `program` choose a member for every new connection of the group that `member` belongs to: members are counted in
-/// the order in which they began to listen. An index that no member has leaves the choice to the kernel's hash. One system
-/// call, atomic, no privilege. `member` must listen (or be a bound datagram socket) and must not be an MPTCP socket.
+/// Lets `program` choose a member for every new connection of `member`'s group. Members are numbered in the order in
+/// which they began to listen. If the index has no member, the kernel's hash chooses. One atomic system call; needs no
+/// privilege. `member` must listen (or be a bound datagram socket) and must not be an MPTCP socket.
 pub fn attach(member: impl AsFd, program: &[Instruction]) -> io::Result<()> {
     attach_as(member, libc::SO_ATTACH_REUSEPORT_CBPF, program)
 }
 
-/// Attaches a program by an option of sockets.
+/// Attaches a program through a socket option.
 pub(super) fn attach_as(socket: impl AsFd, option: c_int, program: &[Instruction]) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     // The kernel only reads them.
@@ -35,13 +34,12 @@ pub(super) fn attach_as(socket: impl AsFd, option: c_int, program: &[Instruction
     Ok(Errno::result(returned).map(drop)?)
 }
 
-/// Number of established connections that wait in the accept queue of a TCP listener. Those whose handshake is still
-/// going on are not counted.
+/// Number of established connections in the accept queue of a TCP listener. Excludes unfinished handshakes.
 pub fn tcp_queue_len(listener: impl AsFd) -> io::Result<u32> {
-    // SAFETY: it is plain numbers, for which all zero is good.
+    // SAFETY: all fields are integers, for which zero is valid.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut len = size_of::<libc::tcp_info>() as u32;
-    // SAFETY: the structure has `len` bytes, lives until the call returns, and any numbers are good for it.
+    // SAFETY: the structure has `len` bytes, lives until the call returns, and any numbers are valid for it.
     let returned = unsafe {
         libc::getsockopt(
             listener.as_fd().as_raw_fd(),
@@ -52,7 +50,7 @@ pub fn tcp_queue_len(listener: impl AsFd) -> io::Result<u32> {
         )
     };
     Errno::result(returned)?;
-    // In a listener it is the length of the queue.
+    // For a listener this is the length of the queue.
     Ok(info.tcpi_unacked)
 }
 

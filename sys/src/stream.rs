@@ -1,4 +1,4 @@
-//! Frames on a byte stream: each is cut by the length in its header.
+//! Frames on a byte stream, delimited by the length in their headers.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,7 +10,7 @@ use super::channel::Packet;
 use super::errno::Errno;
 use super::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 
-/// What has been read of a frame that has not come whole, and whether nothing more can be.
+/// The received part of an incomplete frame, and whether the stream is unreadable from here on.
 #[derive(Debug, Default)]
 struct Partial {
     bytes: Vec<u8>,
@@ -21,19 +21,19 @@ struct Partial {
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     partial: Mutex<Partial>,
-    /// The rest of a frame of which the peer's queue took only a part.
+    /// The unsent rest of a frame that the peer's queue accepted in part.
     rest: Mutex<Vec<u8>>,
 }
 
-/// What the bytes of a frame that have come say about the rest.
+/// What the received bytes of a frame say about the rest.
 enum Next {
-    /// So many bytes are missing, before more can be said.
+    /// Number of bytes to read before the next decision.
     Missing(usize),
-    /// It is whole.
+    /// The frame is complete.
     Whole,
     /// It does not begin like a frame.
     Foreign,
-    /// It announces more than a frame may have.
+    /// Its announced length exceeds the maximum of a frame.
     TooLong,
 }
 
@@ -52,8 +52,8 @@ fn next(bytes: &[u8]) -> Next {
 }
 
 impl Stream {
-    /// See [`super::channel::Channel::send`]. What a nonblocking stream does not take of a frame is kept, and comes before the next
-    /// one: the peer would never find that otherwise.
+    /// See [`super::channel::Channel::send`]. Keeps what a nonblocking stream does not accept of a frame and sends it
+    /// before the next frame; otherwise the peer would lose the frame boundaries.
     pub(super) fn send(&self, socket: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
         let mut rest = locked(&self.rest);
         send_rest(socket, &mut rest)?;
@@ -70,8 +70,8 @@ impl Stream {
         send_rest(socket, &mut locked(&self.rest))
     }
 
-    /// See [`super::channel::Channel::recv`]. Never reads beyond the frame: what is left makes the socket readable. A frame
-    /// that is cut by the end is given as it is, so that it is an error with a name.
+    /// See [`super::channel::Channel::recv`]. Never reads beyond the frame: the socket stays readable if data is left.
+    /// Returns a frame that the end cuts short as it is, so that decoding reports a specific error.
     pub(super) fn recv(&self, socket: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<Option<Packet>> {
         let mut partial = locked(&self.partial);
         loop {
@@ -102,7 +102,7 @@ fn send_rest(socket: &OwnedFd, rest: &mut Vec<u8>) -> io::Result<()> {
     if rest.is_empty() { Ok(()) } else { Err(Errno::EAGAIN.into()) }
 }
 
-/// As much as the peer's queue takes.
+/// Sends as much as the peer's queue accepts.
 fn send_some(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
     let mut sent = 0;
     while sent < bytes.len() {
@@ -117,13 +117,14 @@ fn send_some(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(sent)
 }
 
-/// Reads at most `count` bytes more; 0 at the end. Descriptors that the peer sends are closed by the kernel.
+/// Reads up to `count` more bytes; 0 at the end. The kernel closes descriptors that the peer sends.
 fn fill(socket: &OwnedFd, bytes: &mut Vec<u8>, count: usize) -> io::Result<usize> {
     let before = bytes.len();
     bytes.resize(before + count, 0);
     let read = loop {
         match recv(socket, &mut bytes[before..], MsgFlags::empty()) {
-            // Told once, when the peer closed without reading all of ours; what it sent before can still be read.
+            // Comes once, when the peer closed without reading all of ours; earlier data from the peer can still be
+            // read.
             Err(Errno::EINTR | Errno::ECONNRESET) => {}
             read => break read,
         }
@@ -132,7 +133,7 @@ fn fill(socket: &OwnedFd, bytes: &mut Vec<u8>, count: usize) -> io::Result<usize
     Ok(read?)
 }
 
-/// What it guards is right after every statement, also if another thread has panicked.
+/// Ignores poisoning: the data is consistent after every statement, even if another thread has panicked.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -153,7 +154,7 @@ mod tests {
         (ours, Channel::from_stream(theirs).unwrap())
     }
 
-    /// The supervisor's end, nonblocking, and the bare socket of a peer.
+    /// The supervisor's end, nonblocking, and the raw socket of a peer.
     fn bare() -> (Channel, UnixStream) {
         let (ours, theirs) = Channel::stream_pair().unwrap();
         ours.set_nonblocking(true).unwrap();

@@ -1,4 +1,4 @@
-//! What has to be known and done at the end of a stream connection.
+//! Operations at the end of a stream connection.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -6,17 +6,17 @@ use std::os::fd::AsFd;
 use super::descriptor;
 use super::socket::{Shutdown, shutdown};
 
-/// How many bytes have arrived that were not read: `FIONREAD` of ioctl_tcp(7). Does not block.
+/// Number of received bytes that are unread: `FIONREAD` of ioctl_tcp(7). Does not block.
 pub fn unread(stream: impl AsFd) -> io::Result<u64> {
     Ok(descriptor::unread(stream)?)
 }
 
-/// Tells the peer that no more data will come: shutdown(2) of the writing half. What was written is still delivered.
+/// Signals the end of data to the peer: shutdown(2) of the writing half. The kernel still delivers what was written.
 pub fn finish_writing(stream: impl AsFd) -> io::Result<()> {
     Ok(shutdown(stream, Shutdown::Write)?)
 }
 
-/// Ends the connection in both directions, for all who have it: shutdown(2).
+/// Ends both directions of the connection for all holders: shutdown(2).
 pub fn cut(stream: impl AsFd) -> io::Result<()> {
     Ok(shutdown(stream, Shutdown::Both)?)
 }

@@ -1,4 +1,4 @@
-//! What can be told, and asked, of a TCP connection of another process through a duplicate of its descriptor.
+//! Examines and controls a TCP connection of another process through a duplicate of its descriptor.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -14,18 +14,18 @@ use super::socket::{AddressFamily, SockFlag, SockType, socket};
 use super::steer::{Instruction, attach_as};
 
 const REPAIR_ON: i32 = 1;
-/// Without a probe of the client's window, which would be a segment on the wire.
+/// Without a window probe, which would send a segment to the client.
 const REPAIR_OFF_SILENTLY: i32 = -1;
 const RECEIVE_QUEUE: i32 = 1;
 
-/// Whether the last segment that came was an acknowledgment without data, and so came after the last data. Of a connection
-/// on which nothing is unread and nothing unacknowledged, that means: the client has had an answer since it asked last.
+/// Whether the last received segment was an acknowledgment without data, and so came after the last data. If nothing is
+/// unread or unacknowledged, the client has received a response to everything it sent.
 ///
-/// It needs CAP_NET_ADMIN (EPERM without), and no process may use the connection meanwhile: what one writes in this
-/// moment goes nowhere.
+/// Needs CAP_NET_ADMIN (EPERM without). No process may use the connection during the call: data written at that moment
+/// is lost.
 pub fn ends_with_acknowledgment(socket: impl AsFd) -> io::Result<bool> {
     let socket = socket.as_fd();
-    // Leaving the mode clears it.
+    // Leaving repair mode clears it.
     let reuses = read(socket, SOL_SOCKET, SO_REUSEADDR)?;
     write(socket, IPPROTO_TCP, TCP_REPAIR, REPAIR_ON)?;
     let found = last_segments(socket);
@@ -37,17 +37,17 @@ pub fn ends_with_acknowledgment(socket: impl AsFd) -> io::Result<bool> {
     Ok(next == window_update)
 }
 
-/// Whether this process may ask that.
+/// Whether this process may call [`ends_with_acknowledgment`].
 pub fn may_ask() -> bool {
     let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty());
     socket.is_ok_and(|socket| write(socket, IPPROTO_TCP, TCP_REPAIR, REPAIR_ON).is_ok())
 }
 
-/// The sequence number that is to come next, and that of the last segment that told a window.
+/// The next expected sequence number, and that of the last segment that updated the window.
 fn last_segments(socket: impl AsFd + Copy) -> io::Result<(i32, i32)> {
     write(socket, IPPROTO_TCP, TCP_REPAIR_QUEUE, RECEIVE_QUEUE)?;
     let next = read(socket, IPPROTO_TCP, TCP_QUEUE_SEQ)?;
-    // struct tcp_repair_window, which libc does not have; snd_wl1 is its first word.
+    // struct tcp_repair_window, which libc lacks; snd_wl1 is its first word.
     let mut window = [0; 20];
     match get_option(socket, IPPROTO_TCP, TCP_REPAIR_WINDOW, &mut window)? {
         20 => Ok((next, i32::from_ne_bytes([window[0], window[1], window[2], window[3]]))),
@@ -55,24 +55,25 @@ fn last_segments(socket: impl AsFd + Copy) -> io::Result<(i32, i32)> {
     }
 }
 
-/// How many bytes have to wait before the connection counts as readable; gives what it was before. Of use where calls do
-/// not wait.
+/// Sets how many bytes make the connection readable (`SO_RCVLOWAT`). Returns the previous value. It affects nonblocking
+/// reads only.
 pub fn set_low_water(socket: impl AsFd, bytes: i32) -> io::Result<i32> {
     let before = read(&socket, SOL_SOCKET, SO_RCVLOWAT)?;
     write(&socket, SOL_SOCKET, SO_RCVLOWAT, bytes)?;
     Ok(before)
 }
 
-/// Whether calls on it wait. One that waits to read takes what comes, whatever the low-water mark is, and only returns later.
+/// Whether the connection is blocking. A blocking read takes arriving data whatever the low-water mark is, and only
+/// returns later.
 pub fn is_blocking(socket: impl AsFd) -> io::Result<bool> {
     Ok(!is_nonblocking(socket)?)
 }
 
-/// Drops what comes with data, as if it were lost on the way: the client sends it again, after a fifth of a second or more. Needs
-/// CAP_NET_ADMIN on recent kernels (EPERM).
+/// Drops incoming segments with data, as if the network had lost them: the client retransmits after at least 200 ms.
+/// Needs CAP_NET_ADMIN on recent kernels (EPERM).
 pub fn drop_data(socket: impl AsFd) -> io::Result<()> {
     let is = |code, jt, jf, k| Instruction { code, jt, jf, k };
-    // The length less that of the header: nothing is left of a segment without data.
+    // The length minus the header length: it truncates a segment without data to 0 bytes.
     let program = [
         is(0x30, 0, 0, 12),
         is(0x74, 0, 0, 4),
@@ -130,13 +131,13 @@ mod tests {
         }
         server.write_all(b"answer").unwrap();
         client.read_exact(&mut [0; 6]).unwrap();
-        // The client's kernel may keep its acknowledgment back for a moment.
+        // The client's kernel may delay its acknowledgment.
         let until = std::time::Instant::now() + Duration::from_secs(10);
         while !ends_with_acknowledgment(&server).unwrap() {
             assert!(std::time::Instant::now() < until, "no acknowledgment came");
             std::thread::sleep(Duration::from_millis(1));
         }
-        // The connection is as good as before.
+        // The connection still works.
         client.write_all(b"request").unwrap();
         server.read_exact(&mut [0; 7]).unwrap();
         server.write_all(b"answer").unwrap();

@@ -1,11 +1,11 @@
-//! The terminal that somebody looks at.
+//! The user's terminal.
 
 use std::os::fd::{AsFd, AsRawFd};
 
-/// How many columns it has. `None` if it is no terminal.
+/// Its width in columns. `None` if the descriptor is not a terminal.
 pub fn width(terminal: impl AsFd) -> Option<u16> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: the request writes the structure that it is given, which lives until the call returns.
+    // SAFETY: the request writes the structure, which lives until the call returns.
     unsafe { ioctls::size(terminal.as_fd().as_raw_fd(), &raw mut size) }.ok()?;
     Some(size.ws_col)
 }

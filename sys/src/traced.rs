@@ -1,4 +1,4 @@
-//! A descriptor that a command and everything that it starts have open without knowing of it.
+//! A descriptor that a command and all its descendants inherit without using it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,29 +12,29 @@ use super::child::unblock_signals;
 use super::descriptor::{duplicate_from, set_close_on_exec};
 use super::errno::{ByNumber, Errno};
 
-/// Above the numbers that scripts choose for files of their own (`exec 3>log`), and below those that shells take for themselves: a
-/// script that took the number of the descriptor would close it.
+/// Above the numbers that scripts choose for their files (`exec 3>log`), and below those that shells reserve: a script
+/// that reused the number would close the descriptor.
 pub const OUT_OF_THE_WAY: i32 = 200;
 
-/// A copy at a number that nobody chooses; close-on-exec.
+/// Duplicates a descriptor to a number that programs rarely use; close-on-exec.
 pub fn out_of_the_way(fd: impl AsFd) -> io::Result<OwnedFd> {
     match duplicate_from(&fd, OUT_OF_THE_WAY) {
-        // So many may not be open.
+        // The limit of open files is lower than that.
         Err(Errno::EINVAL | Errno::EMFILE) => Ok(duplicate_from(&fd, 3)?),
         copied => Ok(copied?),
     }
 }
 
-/// Has the child of `command` inherit `trace` at the number that it has here, and end with the thread that starts it. No other
+/// Makes the child of `command` inherit `trace` at its current number, and die with the thread that starts it. No other
 /// child inherits the descriptor.
 pub fn trace(command: &mut Command, trace: OwnedFd) {
     let prepare = move || {
-        // The thread that starts it may block them all: see `own_table`.
+        // The starting thread may block all signals: see `own_table`.
         unblock_signals();
         set_close_on_exec(&trace, false)?;
         Ok::<_, io::Error>(set_pdeathsig(Signal::SIGKILL).by_number()?)
     };
-    // SAFETY: between fork and exec the closure makes three system calls. It allocates nothing, takes no lock, and changes nothing
-    // but the flag of a descriptor of the child, its signal mask, and an attribute of the child.
+    // SAFETY: between fork and exec the closure makes three system calls. It allocates nothing, takes no lock, and
+    // changes only the flag of a descriptor of the child, its signal mask, and an attribute of the child.
     unsafe { command.pre_exec(prepare) };
 }

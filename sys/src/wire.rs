@@ -1,6 +1,6 @@
 //! Messages over a channel: one message is one frame is one packet.
 //!
-//! On a stream no descriptors travel: those of a message are what the process has inherited.
+//! A stream carries no descriptors: there, those of a message are the ones that the process has inherited.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -13,23 +13,22 @@ use super::channel::Channel;
 /// Why a message was not sent or received.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
-    /// The socket failed; `WouldBlock` on a nonblocking channel means: later.
+    /// The socket failed. `WouldBlock` on a nonblocking channel: try later.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// What came, or was to be sent, is not a frame of this direction and version.
+    /// The bytes are not a valid frame of this direction and version.
     #[error(transparent)]
     Frame(#[from] FrameError),
 }
 
 impl WireError {
-    /// Whether a nonblocking channel was not ready and nothing was sent or taken.
+    /// Whether a nonblocking channel was not ready. Nothing was sent or received.
     pub fn would_block(&self) -> bool {
         matches!(self, WireError::Io(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 
-/// Sends one message with copies of `fds`, of which there must be as many as the message says. Blocks like
-/// [`Channel::send`].
+/// Sends one message with copies of `fds`, as many as the message declares. Blocks like [`Channel::send`].
 pub fn send_message<M: Message>(
     channel: &Channel,
     version: u16,
@@ -42,7 +41,7 @@ pub fn send_message<M: Message>(
     Ok(channel.send(&frame, fds)?)
 }
 
-/// The frame of a message, with which so many descriptors are to travel.
+/// Encodes a message that travels with `fds` descriptors.
 pub(super) fn encode<M: Message>(
     transport: Transport,
     version: u16,
@@ -60,9 +59,9 @@ pub(super) fn encode<M: Message>(
     }
 }
 
-/// Receives one message, or `None` when the peer has closed its end. `agreed` is the agreed version, or
-/// [`handoff_protocol::version::UNAGREED`] before that. Blocks like [`Channel::recv`]. After a frame error the packet
-/// is gone, and its descriptors are closed.
+/// Receives one message. `None` when the peer has closed its end. `agreed` is the agreed version, or
+/// [`handoff_protocol::version::UNAGREED`] before the agreement. Blocks like [`Channel::recv`]. After a frame error the
+/// packet is discarded, and its descriptors are closed.
 pub fn recv_message<M: Message>(
     channel: &Channel,
     agreed: u16,

@@ -101,7 +101,7 @@ fn a_new_version_that_dies_with_its_share_is_rolled_back() {
         }
     });
     assert_eq!((outcome.outcome, outcome.pid, outcome.generation.0), (Ending::RolledBack, old, 1));
-    let told = "the new process did not do well with its share of the connections: it was killed by signal 9";
+    let told = "the new process failed its canary: it was killed by signal 9";
     assert_eq!(outcome.reason.as_deref(), Some(told));
     assert_eq!(share_of_new(address, 100), 0.0);
 }
@@ -119,10 +119,7 @@ fn a_new_version_that_fails_its_probe_with_its_share_is_rolled_back() {
     let outcome = in_canary(&rig, || std::fs::write(&sick, "").unwrap());
     assert_eq!(outcome.outcome, Ending::RolledBack, "{outcome:?}");
     let told = outcome.reason.unwrap();
-    assert!(
-        told.contains("its share of the connections: the probe failed: ") && told.contains("(2 in a row)"),
-        "{told}"
-    );
+    assert!(told.contains("its canary: the probe failed: ") && told.contains("(2 in a row)"), "{told}");
     assert_eq!(share_of_new(address, 100), 0.0);
 }
 

@@ -115,7 +115,7 @@ fn the_programs_of_commands_are_looked_at() {
     );
     let told: Vec<String> = parse(&text).unwrap().check_files().iter().map(ToString::to_string).collect();
     assert_eq!(told.len(), 2, "{told:?}");
-    assert!(told[0].contains("4:15: hooks.pre_upgrade: /nonexistent/h cannot be run"), "{told:?}");
+    assert!(told[0].contains("4:15: hooks.pre_upgrade: cannot run /nonexistent/h"), "{told:?}");
     assert!(told[1].contains("5:15: hooks.post_commit:") && told[1].contains("world-writable"), "{told:?}");
 }
 

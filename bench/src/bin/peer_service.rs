@@ -1,5 +1,5 @@
-//! The same service for the crate beyond-handoff, written as its README says, with one difference in its favour: it
-//! accepts before it announces that it is ready, not after.
+//! The same service for the crate beyond-handoff, written as in its README, with one difference in its favor: it
+//! accepts before it announces readiness, not after.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
-//! A supervisor on the crate beyond-handoff, as its README embeds one: it holds the listener, starts the first process,
-//! and upgrades when a line `upgrade PATH` comes over its trigger socket, which it answers with `committed MICROSECONDS`
-//! or `failed REASON`. When its client hangs up, it ends the service and itself.
+//! A supervisor based on the crate beyond-handoff, embedded as in its README: it holds the listener, starts the first
+//! process, and upgrades on a line `upgrade PATH` over its trigger socket, which it answers with `committed
+//! MICROSECONDS` or `failed REASON`. When its client disconnects, it ends the service and itself.
 //!
 //! Arguments: trigger socket, address, journal, control socket, binary, and those of the service.
 
@@ -52,7 +52,7 @@ fn serve(
     let args: Vec<String> = args.collect::<Result<_, _>>().map_err(|_| "an argument is not text")?;
     for line in BufReader::new(&client).lines() {
         let line = line?;
-        let binary = line.strip_prefix("upgrade ").ok_or("what came is no request")?;
+        let binary = line.strip_prefix("upgrade ").ok_or("the line is not a request")?;
         let began = Instant::now();
         let outcome = supervisor.perform_handoff(SpawnSpec { args: args.clone(), ..SpawnSpec::new(binary) });
         let took_us = began.elapsed().as_micros();
@@ -60,7 +60,7 @@ fn serve(
             Ok(outcome) => match outcome.child {
                 Some(new) if outcome.committed => {
                     writeln!(&client, "committed {took_us}")?;
-                    // The old process exits by itself, and must be waited for.
+                    // The old process exits by itself, and must be reaped.
                     std::mem::replace(child, new).wait()?;
                 }
                 _ => writeln!(&client, "failed {}", outcome.abort_reason.unwrap_or_default())?,

@@ -1,5 +1,5 @@
-//! A server that knows nothing of handoff: `bench-plain ADDRESS FILE`. It writes into the file how many nanoseconds its first
-//! bind took, and answers each line; `calls` with what three system calls take.
+//! An unmodified server: `bench-plain ADDRESS FILE`. It writes the duration of its first bind in nanoseconds to the
+//! file, and answers each line; it answers `calls` with the durations of three system calls.
 
 use std::error::Error;
 use std::fs::File;
@@ -13,9 +13,9 @@ use handoff::sys::socket::{
 };
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 
-/// Thousands of connections have a thread each.
+/// Small, because thousands of connections have a thread each.
 const STACK_BYTES: usize = 64 * 1024;
-/// How often each system call is made for one figure.
+/// Repetitions of each system call per result.
 const CALLS: u32 = 20_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let file = args.next().ok_or("bench-plain ADDRESS FILE")?;
     let listener = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty())?;
     reuse_address(&listener)?;
-    // Accepted sockets inherit it, and who gets his listener has it set already.
+    // Accepted sockets inherit it. Under injection the listener has it already.
     set_nodelay(&listener)?;
     let began = Instant::now();
     bind(&listener, address)?;
@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for connection in TcpListener::from(listener).incoming() {
         let connection = connection?;
         std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
-            // A client that is gone needs no answer.
+            // A client that has left needs no answer.
             let _ = serve(&connection);
         })?;
     }
@@ -56,7 +56,7 @@ fn serve(connection: &TcpStream) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Nanoseconds of one call each: getppid(2), epoll_wait(2) with nothing to tell, recv(2) with nothing to read.
+/// Nanoseconds per call: getppid(2), epoll_wait(2) without events, recv(2) without data.
 fn calls() -> Result<String, Box<dyn Error>> {
     let getppid = each(|| Some(std::os::unix::process::parent_id()).map(drop));
     let events = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;

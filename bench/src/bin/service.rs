@@ -1,4 +1,4 @@
-//! The service under measurement: it embeds the library, drains and seals at once or after a fixed time, and holds the lock of
+//! The measured service: it embeds the library, drains and seals at once or after a fixed time, and holds the lock of
 //! its data.
 
 use std::time::Duration;

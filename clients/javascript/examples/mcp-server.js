@@ -1,9 +1,9 @@
 #!/usr/bin/env node
 /**
- * An MCP server over streamable HTTP that can be upgraded: npm install @modelcontextprotocol/sdk zod handoff-service.
+ * An upgradable MCP server over streamable HTTP: npm install @modelcontextprotocol/sdk zod handoff-service.
  *
- * The service file says channel = "stream" and mode = "overlap", and has a listener called main. Calls that run are
- * finished by the old process, streams of events end in order, and the sessions go over to the new process.
+ * The service file needs channel = "stream", mode = "overlap", and a listener called main. The old process finishes
+ * running calls, event streams end cleanly, and the new process takes over the sessions.
  */
 
 import { randomUUID } from "node:crypto";
@@ -16,25 +16,25 @@ import { HttpHandlers, start } from "handoff-service";
 import { z } from "zod";
 
 const VERSION = "1.0.0";
-/** The form of what is handed over, and the most of it that a stream carries. */
+/** The format of the handed-over state, and the maximum size of its content. */
 const FORMAT = 1;
 const HANDED_MAX = 32 * 1024;
-/** For so long a request of an unknown session waits until the process before has handed it over. */
+/** How long a request with an unknown session waits for the predecessor to hand that session over. */
 const HOLD_MS = 5000;
 const SESSION = "mcp-session-id";
 
 const service = await start({ bind: { main: { host: "127.0.0.1", port: 8000 } }, version: VERSION });
 
 /**
- * The sessions, around the transport of the SDK, which has none itself. While this process drains, clients use both
- * processes: the table goes over at once, and again when it has changed. The new process adds what it did not know, so
- * nothing is lost; a client that comes over an old connection once more does not see yet what it has changed over a new one.
+ * The sessions, around the SDK's transport, which is stateless. While this process drains, clients use both processes.
+ * So it hands the table over at once, and again after each change. The new process adds the entries that it lacks, so
+ * nothing is lost; a client that reuses an old connection does not yet see its changes from a new one.
  */
 const sessions = {
   /** @type {Map<string, string[]>} */
   notes: new Map(),
   news: new EventEmitter().setMaxListeners(0),
-  /** Whether no more sessions can come from a process before. */
+  /** Whether no more sessions can arrive from a predecessor. */
   isComplete: service.generation <= 1,
   isDraining: false,
 
@@ -42,7 +42,7 @@ const sessions = {
     if (this.isDraining) this.handOver(false);
   },
 
-  /** The oldest ones stay behind if there are too many; their clients open others. */
+  /** Drops the oldest sessions if there are too many; their clients initialize new ones. */
   handOver(isLast) {
     const notes = [...this.notes];
     let bytes = Buffer.from(JSON.stringify({ notes, isLast }));
@@ -50,12 +50,12 @@ const sessions = {
       notes.splice(0, Math.ceil(notes.length / 8));
       bytes = Buffer.from(JSON.stringify({ notes, isLast }));
     }
-    if (notes.length < this.notes.size) console.error(`${this.notes.size - notes.length} sessions are left behind`);
+    if (notes.length < this.notes.size) console.error(`${this.notes.size - notes.length} sessions are dropped`);
     service.handOver(FORMAT, bytes);
   },
 
   takeOver({ format, content }) {
-    if (format !== FORMAT) throw new Error(`sessions in format ${format}: this version knows ${FORMAT}`);
+    if (format !== FORMAT) throw new Error(`sessions in format ${format}: this version supports ${FORMAT}`);
     const { notes, isLast } = JSON.parse(content.toString());
     for (const [session, found] of notes) {
       this.notes.set(session, [...new Set([...found, ...(this.notes.get(session) ?? [])])]);
@@ -76,8 +76,8 @@ const sessions = {
 function mcp() {
   const server = new McpServer({ name: "example", version: VERSION });
   const text = (text) => ({ content: [{ type: "text", text }] });
-  server.registerTool("version", { description: "Which version answers" }, async () => text(VERSION));
-  const description = "Keeps a note for as long as the session lives, and gives all of them";
+  server.registerTool("version", { description: "Returns the version" }, async () => text(VERSION));
+  const description = "Stores a note for the life of the session, and returns all notes";
   server.registerTool("remember", { description, inputSchema: { note: z.string() } }, async ({ note }, extra) => {
     const session = extra.requestInfo.headers[SESSION];
     const notes = sessions.notes.get(session);
@@ -89,13 +89,13 @@ function mcp() {
   return server;
 }
 
-/** Streams that a client has opened to listen: they end when the process drains, and the client opens another. */
+/** Streams that clients have opened to listen. They end when the process drains, and clients open others. */
 const streams = new Set();
 
 async function answer(request, response) {
   const session = request.headers[SESSION];
   if (session !== undefined && !(await sessions.knows(session))) {
-    return response.writeHead(404).end("the session is not known any more: initialize another one");
+    return response.writeHead(404).end("the session is unknown: initialize a new one");
   }
   if (request.method === "DELETE" && session !== undefined) {
     sessions.notes.delete(session);
@@ -133,7 +133,7 @@ async function read(request) {
   try {
     return JSON.parse(Buffer.concat(parts).toString());
   } catch {
-    return null; // The transport says what is wrong with it.
+    return null; // The transport reports what is wrong with it.
   }
 }
 

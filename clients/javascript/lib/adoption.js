@@ -1,4 +1,4 @@
-/** The way in for another supervisor: a socket at the path in HANDOFF_ADOPT. */
+/** Lets a new supervisor connect: a socket at the path in HANDOFF_ADOPT. */
 
 import fs from "node:fs";
 import net from "node:net";
@@ -6,10 +6,10 @@ import path from "node:path";
 
 import { Channel } from "./channel.js";
 
-/** As many that have said nothing are kept, the newest. */
+/** Maximum number of silent connections to keep, the newest. */
 const PENDING_MAX = 4;
 
-/** The socket, and whoever stands there and has said nothing yet. */
+/** The socket, and the connections that have sent nothing yet. */
 export class Entrance {
   #path;
   #identity = "";
@@ -24,8 +24,8 @@ export class Entrance {
   }
 
   /**
-   * Listens. Node cannot ask who connects. Until the path has its mode, its directory keeps others out: the umask is that of
-   * the whole process, and what other threads create meanwhile would get it.
+   * Listens. Node cannot query the user of the peer. Until the path has its mode, its directory keeps other users
+   * out: the umask belongs to the whole process, and would also affect files that other threads create.
    */
   async open() {
     if (!path.isAbsolute(this.#path) || Buffer.byteLength(this.#path) > 107) {
@@ -40,12 +40,12 @@ export class Entrance {
     this.#identity = identity(this.#path);
   }
 
-  /** Removes the path, if that is still the socket of this process. */
+  /** Removes the path, if it is still the socket of this process. */
   remove() {
     try {
       if (this.#identity !== "" && identity(this.#path) === this.#identity) fs.unlinkSync(this.#path);
     } catch {
-      // It is gone already.
+      // Already gone.
     }
   }
 
@@ -65,7 +65,7 @@ export class Entrance {
 }
 
 /**
- * The one that the supervisor asked for. If that fails the process can serve, but not be adopted.
+ * Opens the socket at the path from the supervisor. On failure the process can serve, but cannot be adopted.
  * @param {NodeJS.ProcessEnv} env
  * @returns {Promise<Entrance | null>}
  */
@@ -76,16 +76,16 @@ export async function entrance(env) {
     await opened.open();
     return opened;
   } catch (error) {
-    const what = "another supervisor could not take this process over";
+    const what = "if its supervisor ends, no other supervisor can adopt this process";
     console.error(`handoff: cannot listen at ${env.HANDOFF_ADOPT}: ${error.message}; ${what}`);
     return null;
   }
 }
 
-/** The supervisor has made the directory for itself. */
+/** The supervisor has created the directory for itself. */
 function checkPrivate(directory) {
   const { mode, uid } = fs.statSync(directory);
-  if ((mode & 0o077) !== 0) throw new Error(`others may enter ${directory} (chmod 700 it)`);
+  if ((mode & 0o077) !== 0) throw new Error(`other users can enter ${directory} (run: chmod 700)`);
   if (uid !== process.geteuid?.() && uid !== 0) throw new Error(`${directory} belongs to user ${uid}`);
 }
 

@@ -5,7 +5,7 @@ import net from "node:net";
 import { HandoffError } from "./errors.js";
 import { Cutter, UNAGREED, decode, encode } from "./frame.js";
 
-/** One end. Tells of each message, and once of the end. */
+/** One end. Reports each message, and once the end. */
 export class Channel {
   #socket;
   #cutter = new Cutter();
@@ -13,7 +13,7 @@ export class Channel {
   version = UNAGREED;
   /** @type {(handoff: Buffer, message: import("./message.js").Message) => void} */
   onMessage = () => {};
-  /** @type {(error?: Error) => void} What is wrong, if it did not end in order. */
+  /** @type {(error?: Error) => void} With an error if the channel did not end cleanly. */
   onEnd = () => {};
 
   /** @param {net.Socket} socket */
@@ -25,12 +25,12 @@ export class Channel {
     socket.on("error", () => this.#end());
   }
 
-  /** Nothing is told until `resume`. */
+  /** Reports nothing until `resume`. */
   pause() {
     this.#socket.pause();
   }
 
-  /** Tells of what has come, and of what comes. */
+  /** Reports messages that have arrived, and later ones. */
   resume() {
     if (!this.#socket.destroyed) this.#socket.resume();
     this.#take(Buffer.alloc(0));
@@ -44,12 +44,12 @@ export class Channel {
     if (!this.#over) this.#socket.write(encode(this.version, handoff, message));
   }
 
-  /** Whether all that was sent has been taken by the kernel. */
+  /** Whether the kernel has accepted everything that was sent. */
   get isFlushed() {
     return this.#over || this.#socket.writableLength === 0;
   }
 
-  /** Hangs up, and tells of nothing more. */
+  /** Closes the channel, and reports nothing more. */
   close() {
     this.#over = true;
     this.#socket.destroy();
@@ -84,7 +84,7 @@ export class Channel {
 }
 
 /**
- * The channel that the supervisor gave this process; `null` if there is no supervisor.
+ * The channel from the supervisor; `null` if there is no supervisor.
  * @param {NodeJS.ProcessEnv} env
  * @returns {Channel | null}
  */
@@ -92,7 +92,7 @@ export function inherited(env) {
   const text = env.HANDOFF_FD;
   if (text === undefined) return null;
   if (env.HANDOFF_CHANNEL !== "stream") {
-    throw new HandoffError('this library speaks over a stream; write channel = "stream" in the service file');
+    throw new HandoffError('this library needs a stream; write channel = "stream" in the service file');
   }
   if (!/^[0-9]+$/.test(text) || Number(text) < 3) {
     throw new HandoffError(`HANDOFF_FD=${text} is not the number of a descriptor above 2`);
@@ -100,6 +100,6 @@ export function inherited(env) {
   try {
     return new Channel(new net.Socket({ fd: Number(text), readable: true, writable: true }));
   } catch (error) {
-    throw new HandoffError(`descriptor ${text} of HANDOFF_FD cannot be used: ${error.message}`);
+    throw new HandoffError(`cannot use descriptor ${text} of HANDOFF_FD: ${error.message}`);
   }
 }

@@ -1,4 +1,4 @@
-/** Drives the machine: hears the supervisor, gives signs of life, keeps time, and has the code of the service run. */
+/** Drives the machine: talks to the supervisor, sends signs of life, keeps time, and runs the service's code. */
 
 import { performance } from "node:perf_hooks";
 
@@ -7,25 +7,25 @@ import { Process } from "./machine.js";
 import { KINDS } from "./message.js";
 import { pack, unpack } from "./state.js";
 
-/** A longer timer of Node ends at once. */
+/** A longer timer would fire at once in Node. */
 const TIMER_MAX = 2 ** 31 - 1;
-/** A reason is for people, and must fit into a frame. */
+/** Maximum length of a reason, which must fit into a frame. */
 const REASON_MAX = 4000;
-/** More of a version is not shown. */
+/** Maximum length of a version text in characters. The rest is dropped. */
 const VERSION_MAX = 128;
-/** For so long an exit waits until the supervisor has read the last message. */
+/** How long an exit waits for the supervisor to read the last message, in milliseconds. */
 const FLUSH_MS = 1000;
 
 /**
- * @typedef {object} Handlers What a service does when it hands over. What it throws is told as the reason of the failure.
- * @property {(how: { graceMs: number, signal: AbortSignal }) => unknown} [drain] Go on accepting; ask clients to move on;
- *   wait for long requests. Return soon after `signal` is aborted: the seal comes after it.
- * @property {(how: { cut: boolean }) => unknown} [seal] Finish what was accepted (it may be cut if `cut`); make everything
- *   durable.
+ * @typedef {object} Handlers The callbacks of a service. An exception is reported as the reason of the failure.
+ * @property {(how: { graceMs: number, signal: AbortSignal }) => unknown} [drain] Keep accepting; ask clients to
+ * reconnect; wait for long requests. Return soon after `signal` is aborted: the seal comes after it.
+ * @property {(how: { cut: boolean }) => unknown} [seal] Finish what was accepted (you may cut it if `cut`); make
+ * everything durable.
  * @property {() => unknown} [resume] Serve as before.
- * @property {(state: import("./state.js").State) => unknown} [takeOver] Take what the process that went before hands
- *   over, while this one serves already, and that one drains and seals. Each takes the place of the one before. What it
- *   throws is written to the log, and nothing else happens.
+ * @property {(state: import("./state.js").State) => unknown} [takeOver] Process the state that the predecessor hands
+ * over, while this process already serves and the predecessor drains and seals. Each state replaces the one before.
+ * An exception is written to the log and has no other effect.
  */
 
 export class Driver {
@@ -49,7 +49,7 @@ export class Driver {
   note = "";
   /** @type {Handlers} */
   handlers = {};
-  /** Fulfilled when the service is to accept. */
+  /** Fulfilled when the service must accept. */
   begun = new Promise((resolve) => (this.#begin = () => resolve(undefined)));
 
   /**
@@ -70,7 +70,7 @@ export class Driver {
   }
 
   /**
-   * Tells of an event; see the machine.
+   * Reports an event; see the machine.
    * @param {string} event
    * @param {unknown} [reason]
    */
@@ -79,7 +79,7 @@ export class Driver {
   }
 
   /**
-   * Hands something over, before what is told after it. In version 1 there is nobody to take it.
+   * Hands state over, before later events. Version 1 has no recipient for it.
    * @param {number} format
    * @param {Buffer | Uint8Array | string} bytes
    */
@@ -89,7 +89,7 @@ export class Driver {
   }
 
   /**
-   * Tells what the server calls its version: this supervisor now, and each that follows.
+   * Sends the server's version text to this supervisor, and to each later one.
    * @param {string} version
    */
   tellVersion(version) {
@@ -102,7 +102,7 @@ export class Driver {
     this.#channel.send(this.#machine.handoff, { type: "Release", version: this.#version });
   }
 
-  /** The exit code, when the process is to end. While somebody waits for it, that is left to him. */
+  /** The exit code, when the process must end. While a caller waits for it, that caller ends the process. */
   finished() {
     return new Promise((resolve) => {
       if (this.#code !== null) resolve(this.#code);
@@ -119,7 +119,7 @@ export class Driver {
     };
   }
 
-  /** Another supervisor. What the one before has sent is taken first. */
+  /** Adopts a new supervisor. Processes the old supervisor's messages first. */
   async #adopt(channel, handoff, adopt) {
     const version = commonVersion(adopt.minimum, adopt.current);
     if (version === 0) return channel.close();
@@ -181,8 +181,8 @@ export class Driver {
     this.#run("take over", () => {
       const state = unpack(message);
       if (this.handlers.takeOver) return this.handlers.takeOver(state);
-      const what = `${state.content.length} bytes of format ${state.format} were handed over`;
-      console.error(`handoff: ${what}, and this service takes none`);
+      const what = `the predecessor handed over ${state.content.length} bytes of format ${state.format}`;
+      console.error(`handoff: ${what}, which this service does not support`);
     });
   }
 
@@ -205,7 +205,7 @@ export class Driver {
     this.#lease.timer = setTimeout(wait, Math.min(ms, TIMER_MAX));
   }
 
-  /** Signs of life, while the supervisor waits for one. */
+  /** Sends signs of life, while the supervisor waits for them. */
   #tend() {
     const isDue = this.#machine.works && this.#channel !== null;
     if (isDue === (this.#sign !== undefined)) return;
@@ -215,19 +215,19 @@ export class Driver {
     this.#sign = isDue ? setInterval(give, Math.min(Math.max(this.#leaseMs / 3, 1), TIMER_MAX)) : undefined;
   }
 
-  /** Unless one runs already, that was not cancelled. */
+  /** Does nothing if a drain that was not cancelled runs already. */
   #runDrain(graceMs) {
     if (this.#drain && !this.#drain.signal.aborted) return;
     const controller = (this.#drain = new AbortController());
     const { signal } = controller;
-    // One that is called off before its turn has nothing to wait for.
+    // A drain that is cancelled before it starts has nothing to wait for.
     const code = () => (signal.aborted ? undefined : this.handlers.drain?.({ graceMs, signal }));
     this.#run("drain", code, () => {
       if (this.#drain === controller) this.#drain = null;
     });
   }
 
-  /** Runs code of the service behind what runs already. */
+  /** Runs the service's code after earlier calls. */
   #run(name, code, after = () => {}) {
     this.#last = this.#last.then(async () => {
       try {

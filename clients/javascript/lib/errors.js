@@ -1,4 +1,4 @@
-/** What came is not a message. `code` is one of those in the table of errors of the protocol. */
+/** An invalid frame. `code` is one from the protocol's table of errors. */
 export class FrameError extends Error {
   /**
    * @param {string} code

@@ -1,4 +1,4 @@
-/** Frames: a header of 36 bytes, then the body; and how they are cut from a stream. */
+/** Frames: a header of 36 bytes, then the body; and how a stream is split into them. */
 
 import { FrameError } from "./errors.js";
 import { KINDS, NAMES, decodeBody, encodeBody } from "./message.js";
@@ -7,10 +7,10 @@ const MAGIC = Buffer.from("hoff");
 const HEADER_LEN = 36;
 const CRC_AT = 32;
 export const FRAME_MAX = 65_536;
-/** The version in the frames that are sent before one is agreed. */
+/** The version in frames that precede the agreement. */
 export const UNAGREED = 0;
 
-/** The oldest and the newest version that this library speaks. */
+/** The oldest and the newest version that this library supports. */
 export const MINIMUM = 1;
 export const CURRENT = 4;
 
@@ -21,7 +21,7 @@ const TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
 });
 
 /**
- * CRC-32 of IEEE 802.3, which Node has in zlib only since version 20.15.
+ * CRC-32 of IEEE 802.3. Node has it in zlib only since version 20.15.
  * @param {...Buffer} parts
  * @returns {number}
  */
@@ -32,11 +32,11 @@ export function crc32(...parts) {
 }
 
 /**
- * Lays out one frame.
+ * Encodes one frame.
  * @param {number} version The agreed one.
  * @param {Buffer} handoff The 16 bytes of the id.
  * @param {import("./message.js").Message} message
- * @param {number} fds How many descriptors travel with it: none on a stream.
+ * @param {number} fds Number of descriptors that travel with it: none on a stream.
  * @returns {Buffer}
  */
 export function encode(version, handoff, message, fds = 0) {
@@ -58,7 +58,7 @@ export function encode(version, handoff, message, fds = 0) {
 }
 
 /**
- * Reads one frame. The checks are in the order that the protocol demands.
+ * Decodes one frame. The checks are in the order of the protocol.
  * @param {Buffer} packet
  * @param {number} agreed The agreed version.
  * @param {{ fromService?: boolean, fds?: number }} options
@@ -67,7 +67,7 @@ export function encode(version, handoff, message, fds = 0) {
 export function decode(packet, agreed, { fromService = false, fds = 0 } = {}) {
   if (packet.length > FRAME_MAX) throw new FrameError("too long", `the frame has ${packet.length} bytes`);
   if (packet.length < HEADER_LEN) {
-    throw new FrameError("short", `${packet.length} bytes came, fewer than the ${HEADER_LEN} of a header`);
+    throw new FrameError("short", `received ${packet.length} bytes, fewer than the ${HEADER_LEN} of a header`);
   }
   const body = packet.subarray(HEADER_LEN);
   if (!packet.subarray(0, 4).equals(MAGIC)) throw new FrameError("magic", "this is not a handoff frame");
@@ -78,7 +78,9 @@ export function decode(packet, agreed, { fromService = false, fds = 0 } = {}) {
     throw new FrameError("flags", "a flag or a reserved byte is set");
   }
   const length = packet.readUInt32LE(12);
-  if (length !== body.length) throw new FrameError("length", `${length} bytes are announced, ${body.length} came`);
+  if (length !== body.length) {
+    throw new FrameError("length", `the header announces ${length} bytes; received ${body.length}`);
+  }
   const type = NAMES.get(packet[6]);
   if (type === undefined || KINDS[type].fromService !== fromService || agreed < KINDS[type].since) {
     throw new FrameError("kind", `no message of this direction and version has kind ${packet[6]}`);
@@ -86,10 +88,10 @@ export function decode(packet, agreed, { fromService = false, fds = 0 } = {}) {
   const message = decodeBody(type, body);
   const wanted = KINDS[type].unagreed ? UNAGREED : agreed;
   const version = packet.readUInt16LE(4);
-  if (version !== wanted) throw new FrameError("version", `the frame has version ${version}, agreed was ${wanted}`);
+  if (version !== wanted) throw new FrameError("version", `the frame has version ${version}; agreed was ${wanted}`);
   const counted = packet.readUInt16LE(8);
-  if (counted !== fds) throw new FrameError("fd count", `the header says ${counted} descriptors, ${fds} come`);
-  if (fds === 0 && isBeside(message)) throw new FrameError("fd count", "the content of the state did not come");
+  if (counted !== fds) throw new FrameError("fd count", `the header says ${counted} descriptors; received ${fds}`);
+  if (fds === 0 && isBeside(message)) throw new FrameError("fd count", "the content of the state is missing");
   return { handoff: Buffer.from(packet.subarray(16, CRC_AT)), message };
 }
 
@@ -99,7 +101,7 @@ function isBeside({ type, length, inline }) {
 }
 
 /**
- * The version that is spoken with a party of this range, or 0 if there is none.
+ * The newest common version with a peer of this range, or 0 if there is none.
  * @param {number} minimum
  * @param {number} current
  */
@@ -108,17 +110,17 @@ export function commonVersion(minimum, current) {
   return Math.max(minimum, MINIMUM) <= version ? version : 0;
 }
 
-/** Cuts frames from a stream. */
+/** Splits a stream into frames. */
 export class Cutter {
   #bytes = Buffer.alloc(0);
 
-  /** @param {Buffer} bytes What came. */
+  /** @param {Buffer} bytes The received bytes. */
   push(bytes) {
     this.#bytes = Buffer.concat([this.#bytes, bytes]);
   }
 
   /**
-   * The next frame, or `null` until more has come. After an error nothing can be found any more.
+   * The next frame, or `null` until more has arrived. After an error the rest of the stream is unreadable.
    * @returns {Buffer | null}
    */
   next() {
@@ -132,7 +134,7 @@ export class Cutter {
     return bytes.subarray(0, whole);
   }
 
-  /** To be called at the end of the stream. */
+  /** Call it at the end of the stream. */
   end() {
     if (this.#bytes.length > 0) throw new FrameError("short", "the stream ended within a frame");
   }

@@ -1,18 +1,18 @@
 /** The handlers of a service that consists of one HTTP server. */
 
-/** Connections that are not done by then are cut, if they may be. */
+/** Time after which unfinished connections are cut, if that is allowed. */
 const CUT_AFTER_MS = 5000;
 const LOOK_MS = 10;
 /**
- * For so long at most a drain waits that clients use their idle connections once more, and are asked for another one. It is
- * what Node itself keeps an idle connection for, and clients use none that is about to be so old.
+ * Maximum time that a drain waits for clients to use their idle connections once more, so that it can ask them to
+ * reconnect. It is Node's own keep-alive time, and clients do not use connections that are about to reach it.
  */
 const LINGER_MS = 5000;
 
 /**
- * While it drains, each response asks its client for another connection, which goes to the new process. A connection that
- * is closed while it is idle may be one on which its client sends at that moment, so a drain lingers a little. When it
- * seals, those that are idle all the same are closed, and the others are waited for.
+ * During a drain each response asks its client to reconnect, which leads to the new process. A client may send on an
+ * idle connection just as that is closed, so a drain waits a little. The seal then closes idle connections, and waits
+ * for the others.
  */
 export class HttpHandlers {
   #server;
@@ -23,7 +23,7 @@ export class HttpHandlers {
 
   /**
    * @param {import("node:http").Server} server Not yet listening.
-   * @param {{ onDrain?: () => unknown }} options `onDrain` ends what would never end by itself, such as streams of events.
+   * @param {{ onDrain?: () => unknown }} options `onDrain` ends what never ends by itself, such as event streams.
    */
   constructor(server, { onDrain = () => {} } = {}) {
     this.#server = server;
@@ -39,7 +39,7 @@ export class HttpHandlers {
     });
   }
 
-  /** Asks the client for another connection, also if the server itself asks it to keep this one. */
+  /** Asks the client to reconnect, even if the server itself asks it to keep the connection. */
   #closeBehind(response) {
     const { writeHead } = response;
     response.writeHead = (status, ...rest) => {
@@ -77,7 +77,7 @@ export class HttpHandlers {
   }
 }
 
-/** The headers of a response, in any of the forms that Node takes them. */
+/** The headers of a response, in any of the forms that Node accepts. */
 function withoutConnection(headers) {
   const isOther = (name) => String(name).toLowerCase() !== "connection";
   if (headers === null || typeof headers !== "object") return headers;

@@ -1,5 +1,5 @@
 /**
- * The machine of a process in overlap mode: what it does on each message and event. No clock, no descriptor.
+ * The machine of a process in overlap mode: its reaction to each message and event. No clock, no descriptors.
  *
  * An action is `["Send", message]`, `["TakeOver", message]`, `["AnswerAdopt", stage]`, `["ArmLease", ms]`,
  * `["Drain", { graceMs, refused }]`, `["Seal", cut]`, `["Exit", code]`, or one of `HangUp`, `DisarmLease`, `Open`,
@@ -9,18 +9,18 @@
  * @typedef {import("./message.js").Message} Message
  */
 
-/** For so long the drain code of a process that leaves may run. */
+/** Drain time of a process that must leave, in milliseconds. */
 const LEAVE_GRACE_MS = 30_000;
 
-/** The states of a process that is not committed. */
+/** The states of an uncommitted process. */
 const UNCOMMITTED = ["Starting", "Parked", "Opening", "Ready", "Dismissed"];
 
 /**
  * A process from its start to its end.
  *
- * Before it is committed it is `Starting`, `Parked`, `Opening` and `Ready`, or `Dismissed` if it was sent away after it had
- * begun to serve. After that it is `Serving`, `Draining`, `Sealing`, `Sealed`, `Failed`, `Reopening` or `Leaving`. In the
- * end it is `Gone`.
+ * Before the commit it is `Starting`, `Parked`, `Opening` and `Ready`, or `Dismissed` if it had begun to serve. After
+ * the commit it is `Serving`, `Draining`, `Sealing`, `Sealed`, `Failed`, `Reopening` or `Leaving`. The last state is
+ * `Gone`.
  */
 export class Process {
   state = "Starting";
@@ -28,7 +28,7 @@ export class Process {
   asked = false;
   done = false;
   drained = false;
-  /** What is to be done when the seal code, or the resume code, has returned. */
+  /** What to do when the seal code, or the resume code, has returned. */
   resume = false;
   leave = false;
   leaseMs = 0;
@@ -38,20 +38,20 @@ export class Process {
     this.handoff = handoff;
   }
 
-  /** Whether the supervisor waits for it, so that it must give signs of life. */
+  /** Whether the supervisor waits for it, so that it must send signs of life. */
   get works() {
     const atWork = ["Starting", "Opening", "Sealing", "Reopening"];
     return atWork.includes(this.state) || (this.state === "Draining" && !this.drained);
   }
 
-  /** What another supervisor is told. */
+  /** Its stage for a new supervisor. */
   get stage() {
     if (this.leave && ["Sealing", "Reopening"].includes(this.state)) return "leaving";
     return { Ready: "serving", Serving: "serving", Dismissed: "leaving", Leaving: "leaving" }[this.state] ?? "working";
   }
 
   /**
-   * A message came.
+   * Processes a message.
    * @param {Buffer} handoff
    * @param {Message} message
    * @returns {Action[]}
@@ -65,7 +65,7 @@ export class Process {
       return [["ArmLease", message.leaseMs], ["Drain", { graceMs: message.graceMs, refused: false }]];
     }
     if (!handoff.equals(this.handoff)) return this.#breach();
-    // `Grant` is for a process that ends another one.
+    // `Grant` is for a process that runs another program.
     if (state === "Dismissed" || message.type === "Grant") return [];
     return UNCOMMITTED.includes(state) ? this.#messageBeforeCommit(message) : this.#messageAfterCommit(message);
   }
@@ -99,13 +99,13 @@ export class Process {
     }
     if (message.type === "Resume") return this.#takeBack();
     if (message.type === "Commit" || message.type === "Abort") return this.#depart();
-    // The process that went before drains while this one serves already.
+    // The predecessor drains while this process already serves.
     if (message.type === "TakeOver" && state === "Serving") return [["TakeOver", message]];
     return this.#breach();
   }
 
   /**
-   * The service hands something over: only while a process that follows waits for it.
+   * Hands state over; only while a successor waits for it.
    * @param {Message} message
    * @returns {Action[]}
    */
@@ -115,7 +115,7 @@ export class Process {
   }
 
   /**
-   * Another supervisor has come, on a channel of its own; the one before is closed.
+   * A new supervisor has connected on its own channel; the old channel is closed.
    * @param {Buffer} handoff
    * @returns {Action[]}
    */
@@ -127,8 +127,8 @@ export class Process {
   }
 
   /**
-   * Something else happened: `closed`, `lease`, `started`, `opened`, `not opened`, or `drain`, `seal` or `resume` with
-   * `done` or `failed`.
+   * Processes another event: `closed`, `lease`, `started`, `opened`, `not opened`, or `drain`, `seal` or `resume`
+   * with `done` or `failed`.
    * @param {string} event
    * @param {string} reason
    * @returns {Action[]}
@@ -147,7 +147,7 @@ export class Process {
       return this.#park();
     }
     if (event === "opened" && state === "Opening") {
-      // Without a supervisor that could say `Commit`, the process that serves is the incumbent.
+      // Without a supervisor to send `Commit`, the serving process is the incumbent.
       this.state = this.connected ? "Ready" : "Serving";
       return this.#say("Ready", { healthy: true, reason: "" });
     }
@@ -214,7 +214,7 @@ export class Process {
     return [["ArmLease", this.leaseMs], ...(good ? this.#say("Sealed") : this.#say("SealFailed", { reason }))];
   }
 
-  /** Serves again with whatever was taken from it. */
+  /** Serves again with everything that was taken from it. */
   #takeBack() {
     if (this.state === "Sealing") this.resume = true;
     return ["Draining", "Failed", "Sealed"].includes(this.state) ? this.#serve() : [];

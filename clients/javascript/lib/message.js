@@ -1,8 +1,8 @@
-/** The messages, and the bytes of their bodies. */
+/** The messages, and the encoding of their bodies. */
 
 import { FrameError } from "./errors.js";
 
-/** The longest content of a `State` in the message itself, and in a file. */
+/** Maximum size of the content of a `State` in the message itself, and in a file. */
 export const INLINE_MAX = 32 * 1024;
 const CONTENT_MAX = 64 * 1024 * 1024;
 
@@ -15,7 +15,7 @@ export const MODES = ["exclusive", "overlap"];
 export const STAGES = ["serving", "working", "waiting", "leaving"];
 const NAME = /^[a-z0-9_][a-z0-9_-]{0,63}$/;
 
-/** Of the two messages with the name `State`, one goes each way. */
+/** Two messages have the name `State`, one for each direction. */
 const STATE = { format: "u32", length: "u64", crc32: "u32", inline: "bytes" };
 
 /** @type {Record<string, Kind>} */
@@ -58,8 +58,8 @@ export const NAMES = new Map(Object.entries(KINDS).map(([name, { kind }]) => [ki
 /**
  * @param {number} kind
  * @param {Record<string, string>} fields
- * @param {boolean} unagreed It is sent before a version is agreed, so its frame carries version 0.
- * @param {number} since The first version that has it.
+ * @param {boolean} unagreed Whether it precedes the version agreement, so that its frame carries version 0.
+ * @param {number} since The first version with this message.
  * @returns {Kind}
  */
 function kind(kind, fields = {}, unagreed = false, since = 0) {
@@ -74,12 +74,12 @@ export function encodeBody(message) {
   try {
     return Buffer.concat(KINDS[message.type].fields.map(([field, type]) => encode(type, message[field])));
   } catch (error) {
-    throw new FrameError("body", `a ${message.type} cannot be written: ${error.message}`);
+    throw new FrameError("body", `cannot encode a ${message.type}: ${error.message}`);
   }
 }
 
 /**
- * The message in a body. The whole of it is read.
+ * Decodes a message from its whole body.
  * @param {string} type
  * @param {Buffer} body
  * @returns {Message}
@@ -154,11 +154,11 @@ function checkName(text) {
 function checkState({ length, inline }) {
   if (length > CONTENT_MAX || inline.length > INLINE_MAX) throw new RangeError("the state is too long");
   if (inline.length > 0 && inline.length !== length) {
-    throw new RangeError(`${length} bytes of a state are announced, ${inline.length} came`);
+    throw new RangeError(`a state of ${length} bytes is announced; received ${inline.length}`);
   }
 }
 
-/** Takes one field after the other from a body. */
+/** Reads one field after the other from a body. */
 class Reader {
   #body;
   #at = 0;
@@ -190,7 +190,7 @@ class Reader {
       case "names":
         return this.#names();
       default: {
-        // Refuses what is not UTF-8, and keeps a mark at the start.
+        // Rejects invalid UTF-8, and keeps a byte order mark.
         const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(this.#take(this.#u64()));
         return type === "name" ? checkName(text) : text;
       }
@@ -199,7 +199,7 @@ class Reader {
 
   #names() {
     const count = this.#u64();
-    // Each takes nine bytes at least; a count that is made up must not cost memory.
+    // Each takes at least nine bytes; a made-up count must not cost memory.
     if (count > this.left / 9) throw new RangeError(`${count} names do not fit`);
     return Array.from({ length: count }, () => this.read("name"));
   }
@@ -209,13 +209,13 @@ class Reader {
     return values[at];
   }
 
-  /** All that is counted here is far below 2^53; a length above it does not fit anyway. */
+  /** All numbers here are far below 2^53; a length above it does not fit anyway. */
   #u64() {
     return Number(this.#take(8).readBigUInt64LE());
   }
 
   #take(count) {
-    if (count > this.left) throw new RangeError(`${count} bytes are announced, ${this.left} are left`);
+    if (count > this.left) throw new RangeError(`${count} bytes are announced; ${this.left} are left`);
     this.#at += count;
     return this.#body.subarray(this.#at - count, this.#at);
   }

@@ -9,12 +9,12 @@ import { pack } from "./state.js";
 
 /** The number of the first inherited listener. */
 const FIRST_LISTENER = 3;
-/** The kernel makes it what it allows. */
+/** The kernel caps it. */
 const BACKLOG = 2 ** 31 - 1;
 const EXCLUSIVE =
   "Node cannot take the data lock, nor stop accepting without closing a listener: write mode = \"overlap\" in the service file";
 
-/** One process of a service. `start` makes it. */
+/** One process of a service. Created by `start`. */
 export class Service {
   #driver;
   #welcome;
@@ -31,12 +31,12 @@ export class Service {
     this.#bind = bind;
   }
 
-  /** Whether there is a supervisor. Without one the service runs all the same. */
+  /** Whether there is a supervisor. The service also runs without one. */
   get isSupervised() {
     return this.#driver !== null;
   }
 
-  /** The number of this process, once it is committed; 0 without a supervisor. */
+  /** The generation of this process once it is committed; 0 without a supervisor. */
   get generation() {
     return this.#welcome?.generation ?? 0;
   }
@@ -47,7 +47,7 @@ export class Service {
   }
 
   /**
-   * What people are told of this process while it works: what it waits for.
+   * Sets a note for people about what this process is waiting for.
    * @param {string} text
    */
   note(text) {
@@ -55,10 +55,9 @@ export class Service {
   }
 
   /**
-   * Hands something over to the process that follows, if there is one: what is lost otherwise, and is not in the data. To
-   * be called by `drain` or `seal`, and it may be called again: the last one counts. At most 32 KiB, which is what a stream
-   * carries; with more it throws. With a supervisor or a new process that does not know of this, and at a stop, nobody
-   * gets it.
+   * Hands state to the successor, if there is one: state that is not in the data and would otherwise be lost. Call it
+   * in `drain` or `seal`; the last call counts. Throws above 32 KiB, the maximum on a stream. The state is dropped at
+   * a stop, and if the supervisor or the new process does not support it.
    * @param {number} format
    * @param {Buffer | Uint8Array | string} bytes
    */
@@ -68,8 +67,8 @@ export class Service {
   }
 
   /**
-   * Says that all is done that needs no data, and waits until this process is to accept. The process ends if it is not
-   * wanted.
+   * Reports that start-up is complete, and waits until this process must accept. If the supervisor dismisses the
+   * process, it ends.
    */
   async begin() {
     this.#driver?.happen("started");
@@ -77,7 +76,7 @@ export class Service {
   }
 
   /**
-   * Has a server accept from a listener. Only after `begin`, and once for each.
+   * Makes a server accept from a listener. Only after `begin`, and once for each.
    * @param {import("node:net").Server} server
    * @param {string} name
    */
@@ -87,13 +86,13 @@ export class Service {
     const from = this.#driver ? { fd: FIRST_LISTENER + at } : this.#bind[name];
     await new Promise((resolve, reject) => {
       server.once("error", reject);
-      // For a descriptor only the second argument counts.
+      // For a descriptor, Node uses the second argument only.
       server.listen({ ...from, backlog: BACKLOG }, BACKLOG, () => resolve(server.off("error", reject)));
     });
   }
 
   /**
-   * Says that this process accepts. From now on the handlers are called when it is to hand over.
+   * Reports that this process accepts. From now on the library calls the handlers to hand over.
    * @param {import("./driver.js").Handlers} handlers
    */
   ready(handlers = {}) {
@@ -103,7 +102,7 @@ export class Service {
   }
 
   /**
-   * Says that this process cannot serve, and ends it.
+   * Reports that this process cannot serve, and ends it.
    * @param {unknown} reason
    * @returns {Promise<never>}
    */
@@ -114,16 +113,20 @@ export class Service {
     return new Promise(() => {});
   }
 
-  /** The exit code, when the process is to end. Nothing is left to be done then. If nobody waits the process ends itself. */
+  /**
+   * The exit code, when the process must end. Nothing is left to do then. If nothing waits, the library ends the
+   * process.
+   */
   async wait() {
     return this.#driver ? this.#driver.finished() : new Promise(() => {});
   }
 }
 
 /**
- * Finds the supervisor. Without one, `listen` binds what `bind` says of a name. `version` is what people are to read as the
- * version of this server. Call it first, once, and on the main thread.
- * @param {{ bind?: Record<string, import("node:net").ListenOptions>, env?: NodeJS.ProcessEnv, version?: string }} options
+ * Connects to the supervisor. Without one, `listen` binds what `bind` has for a name. `version` is the version text
+ * of this server for people. Call it once, before everything else, on the main thread.
+ * @param {{ bind?: Record<string, import("node:net").ListenOptions>, env?: NodeJS.ProcessEnv, version?: string }}
+ * options
  * @returns {Promise<Service>}
  */
 export async function start({ bind = {}, env = process.env, version = "" } = {}) {
@@ -142,7 +145,7 @@ export async function start({ bind = {}, env = process.env, version = "" } = {})
   const answer = await greeting;
   const isOurs = answer?.id.equals(handoff);
   if (answer === null || (isOurs && answer.message.type === "Abort")) {
-    console.error("handoff: the supervisor does not want this process");
+    console.error("handoff: the supervisor has dismissed this process");
     wayIn?.remove();
     process.exit(0);
   }
@@ -162,7 +165,7 @@ export async function start({ bind = {}, env = process.env, version = "" } = {})
 }
 
 /**
- * The environment for programs that this one starts: without what is for this process alone.
+ * The environment for child programs, without the variables for this process.
  * @param {NodeJS.ProcessEnv} env
  */
 export function withoutVariables(env = process.env) {
@@ -171,9 +174,9 @@ export function withoutVariables(env = process.env) {
 }
 
 function whatIsWrong(welcome, env) {
-  if (welcome.type !== "Welcome") return `a ${welcome.type} came instead of Welcome`;
+  if (welcome.type !== "Welcome") return `received a ${welcome.type} instead of Welcome`;
   if (welcome.version < MINIMUM || welcome.version > CURRENT) {
-    return `the supervisor speaks version ${welcome.version}, which was not offered`;
+    return `the supervisor chose version ${welcome.version}, which was not offered`;
   }
   const names = (env.LISTEN_FDNAMES ?? "").split(":").filter(Boolean);
   const isSame = Number(env.LISTEN_FDS ?? 0) === names.length && names.join(":") === welcome.listeners.join(":");

@@ -1,4 +1,4 @@
-/** What a service hands over to the process that follows it. */
+/** State that a service hands to its successor. */
 
 import { HandoffError } from "./errors.js";
 import { crc32 } from "./frame.js";
@@ -6,13 +6,13 @@ import { INLINE_MAX } from "./message.js";
 
 /**
  * @typedef {object} State
- * @property {number} format The number that the service itself gives to the form of the content. Raise it when the content
- *   gets another meaning, and refuse those that are not known.
+ * @property {number} format The service's own format number of the content. Increase it when the meaning changes, and
+ * refuse formats that you do not support.
  * @property {Buffer} content
  */
 
 /**
- * The message for the process that follows.
+ * The message for the successor.
  * @param {number} format
  * @param {Buffer | Uint8Array | string} bytes
  * @returns {import("./message.js").Message}
@@ -24,19 +24,19 @@ export function pack(format, bytes) {
   }
   if (inline.length > INLINE_MAX) {
     const why = "over a stream, which carries no file, it has at most";
-    throw new HandoffError(`a state of ${inline.length} bytes cannot be handed over: ${why} ${INLINE_MAX}`);
+    throw new HandoffError(`cannot hand over a state of ${inline.length} bytes: ${why} ${INLINE_MAX}`);
   }
   return { type: "HandOver", format, length: inline.length, crc32: crc32(inline), inline };
 }
 
 /**
- * What came with a message.
+ * The state from a message.
  * @param {import("./message.js").Message} message
  * @returns {State}
  */
 export function unpack({ format, length, crc32: sum, inline }) {
   if (inline.length !== length || crc32(inline) !== sum) {
-    throw new HandoffError("what was handed over cannot be taken: its content is not the one that was announced");
+    throw new HandoffError("cannot read the handed-over state: its content is not the one that was announced");
   }
   return { format, content: Buffer.from(inline) };
 }

@@ -1,4 +1,4 @@
-/** The driver with a channel that is played, and the way in for another supervisor. */
+/** The driver with a simulated channel, and the socket for a new supervisor. */
 
 import assert from "node:assert";
 import { execFileSync } from "node:child_process";
@@ -11,7 +11,7 @@ import { Driver } from "../lib/driver.js";
 
 const ID = Buffer.alloc(16, 7);
 
-/** A driver of a process that serves, and what it has sent. */
+/** A driver of a serving process, and the messages that it has sent. */
 function serving(handlers) {
   const sent = [];
   const channel = {
@@ -56,7 +56,7 @@ test("the seal comes after a drain that was cancelled", async () => {
   assert.deepStrictEqual(steps, ["drained", "sealed"]);
 });
 
-/** In a process of its own, for the way in stays open as long as its process lives. */
+/** In a separate process, because the socket stays open as long as its process lives. */
 const OPEN = `
   import fs from "node:fs";
   import net from "node:net";
@@ -85,7 +85,7 @@ test("the way in is private, and the umask stays as it is", () => {
   try {
     assert.strictEqual(open(), "600 false");
     fs.chmodSync(directory, 0o755);
-    assert.match(open(), /others may enter/);
+    assert.match(open(), /other users can enter/);
   } finally {
     fs.rmSync(directory, { recursive: true });
   }

@@ -31,7 +31,7 @@ const MESSAGES = {
   "87_Resume": {},
   "88_Adopt": { minimum: 1, current: 1, leaseMs: 5000 },
 };
-/** What version 2 has besides, and under which name. */
+/** Additions in version 2, and their file names. */
 const SINCE_2 = {
   "0b_State": pack(3, "two sessions"),
   "89_State": {
@@ -42,9 +42,9 @@ const SINCE_2 = {
     inline: Buffer.alloc(0),
   },
 };
-/** What version 3 has besides. */
+/** Additions in version 3. */
 const SINCE_3 = { "8a_Grant": { endMs: 45_000 } };
-/** What version 4 has besides. */
+/** Additions in version 4. */
 const SINCE_4 = { "0c_Release": { version: "1.2.3" } };
 const VERSIONS = [
   [1, MESSAGES],
@@ -56,7 +56,7 @@ const VERSIONS = [
 const golden = (name, version = 1) =>
   Buffer.from(readFileSync(new URL(`v${version}/${name}.hex`, GOLDEN), "utf8").replace(/\s/g, ""), "hex");
 
-/** A frame with a good checksum, whatever else is wrong with it. */
+/** A frame with a correct checksum, whatever else is wrong. */
 const sealed = (head, body) => {
   const crc = Buffer.alloc(4);
   crc.writeUInt32LE(crc32(head, body));
@@ -150,7 +150,7 @@ test("what is handed over is taken over, if it is what was announced", () => {
     assert.deepEqual(unpack(decode(frame, 2).message), { format: 4, content });
   }
   assert.throws(() => unpack({ ...pack(4, "abc"), crc32: 1 }), /not the one that was announced/);
-  assert.throws(() => pack(4, Buffer.alloc(32 * 1024 + 1)), /a state of 32769 bytes .* over a stream/);
+  assert.throws(() => pack(4, Buffer.alloc(32 * 1024 + 1)), /a state of 32769 bytes: over a stream/);
   assert.throws(() => pack(-1, ""), /not a format/);
 });
 

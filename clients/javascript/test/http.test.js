@@ -6,7 +6,7 @@ import { test } from "node:test";
 
 import { HttpHandlers } from "../lib/http.js";
 
-/** Answers with the headers that the path asks for, in each form that Node takes. */
+/** Sends the headers that the path selects, in each form that Node accepts. */
 const FORMS = {
   "/none": (response) => response.end("done"),
   "/object": (response) => response.writeHead(200, { connection: "keep-alive", "X-Own": "1" }).end("done"),

@@ -1,4 +1,4 @@
-/** The machine, against the complete tables of the protocol. */
+/** The machine, compared with the complete tables of the protocol. */
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -21,7 +21,7 @@ const MESSAGES = {
 };
 const HANDED = { type: "HandOver", format: 3, length: 0 };
 
-/** A process in the state that the text describes. */
+/** A process in the described state. */
 function processIn(state) {
   const machine = new Process(ID);
   machine.state = state.split(/[ ,]/)[0];
@@ -30,7 +30,7 @@ function processIn(state) {
   return machine;
 }
 
-/** A state in the form of the tables. */
+/** Formats a state like the tables. */
 function describe(machine) {
   const flags = {
     Starting: ["asked", "done"],
@@ -42,7 +42,7 @@ function describe(machine) {
   return `${machine.state}${words}, connected ${machine.connected}`;
 }
 
-/** An action in the form of the tables. */
+/** Formats an action like the tables. */
 function inWords([name, value]) {
   const state = ({ format, length }) => `State { format: ${format}, length: ${length} }`;
   const body = {
@@ -63,7 +63,7 @@ function inWords([name, value]) {
   return words[name]?.() ?? name;
 }
 
-/** What the machine does, and what it is then. */
+/** The actions of the machine, and its next state. */
 function step(machine, what) {
   const before = describe(machine);
   const type = what.replace(" of another handoff", "");

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""An MCP server over streamable HTTP that can be upgraded: pip install mcp uvicorn handoff-service.
+"""An upgradable MCP server over streamable HTTP: pip install mcp uvicorn handoff-service.
 
-The service file says mode = "overlap" and has a listener called main. Calls that run are finished by the old process,
-streams of events end in order, and the sessions go over to the new process.
+The service file needs mode = "overlap" and a listener called main. The old process finishes running calls,
+event streams end cleanly, and the new process takes over the sessions.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 
 VERSION = "1.0.0"
-#: The form of what is handed over.
+#: The format of the handed-over state.
 FORMAT = 1
-#: For so long a request of an unknown session waits until the process before has handed it over.
+#: How long a request with an unknown session waits for the predecessor to hand that session over.
 HOLD_SECONDS = 5.0
-#: For so long a drain waits for connections that are idle: as long as uvicorn itself keeps one.
+#: How long a drain waits for idle connections: uvicorn's own keep-alive time.
 LINGER_SECONDS = 5.0
 SESSION = b"mcp-session-id"
 
@@ -29,14 +29,14 @@ mcp = MCPServer("example", version=VERSION)
 
 @mcp.tool()
 async def version(seconds: float = 0) -> str:
-    """Which version answers, after so many seconds."""
+    """Returns the version, after the given number of seconds."""
     await asyncio.sleep(seconds)
     return VERSION
 
 
 @mcp.tool()
 async def remember(note: str, context: Context) -> list[str]:
-    """Keeps a note for as long as the session lives, and gives all of them."""
+    """Stores a note for the life of the session, and returns all notes."""
     session = (context.headers or {}).get(SESSION.decode())
     if session is None:
         raise ValueError("this connection has no session")
@@ -44,11 +44,11 @@ async def remember(note: str, context: Context) -> list[str]:
 
 
 class Sessions:
-    """The sessions of clients that have one, around the application of the SDK, which has none itself.
+    """The sessions of clients, around the SDK's application, which is stateless.
 
-    While this process drains, clients use both processes: the table goes over at once, and again when it has changed.
-    The new process adds what it did not know, so nothing is lost; a client that comes over an old connection once more
-    does not see yet what it has changed over a new one.
+    While this process drains, clients use both processes. So it hands the table over at once, and again after
+    each change. The new process adds the entries that it lacks, so nothing is lost; a client that reuses an
+    old connection does not yet see its changes from a new one.
     """
 
     def __init__(self, app):
@@ -60,7 +60,7 @@ class Sessions:
 
     def serve(self, service):
         self.service = service
-        #: Whether no more sessions can come from a process before.
+        #: Whether no more sessions can arrive from a predecessor.
         self.is_complete = service.generation <= 1
         self.news = asyncio.Event()
 
@@ -78,7 +78,7 @@ class Sessions:
 
     def take_over(self, state):
         if state.format != FORMAT:
-            raise ValueError(f"sessions in format {state.format}: this version knows {FORMAT}")
+            raise ValueError(f"sessions in format {state.format}: this version supports {FORMAT}")
         found = json.loads(state.content)
         for session, notes in found["notes"].items():
             known = self.notes.setdefault(session, [])
@@ -101,7 +101,7 @@ class Sessions:
             return await self.app(scope, receive, send)
         session = dict(scope["headers"]).get(SESSION, b"").decode("latin-1")
         if session and not await self.knows(session):
-            return await answer(send, 404, b"the session is not known any more: initialize another one")
+            return await answer(send, 404, b"the session is unknown: initialize a new one")
         if session and scope["method"] == "DELETE":
             self.notes.pop(session, None)
             self.has_changed()
@@ -137,7 +137,9 @@ class Sessions:
 
 
 class Exchange:
-    """One request and its response: a stream can be ended in order, and a response asks for another connection."""
+    """One request and its response. A stream can be ended cleanly, and a response can ask for a new
+    connection.
+    """
 
     def __init__(self, body, receive, send, headers, sessions):
         self.body = body
@@ -175,7 +177,7 @@ class Exchange:
         await self.to_client(message)
 
     async def finish(self):
-        """A stream that was ended has not said so to its client."""
+        """A stream that was ended has not reported that to its client."""
         if self.is_open:
             await self.send({"type": "http.response.body", "body": b""})
 
@@ -213,7 +215,7 @@ class Server(aio.Handlers):
 
     async def open(self):
         self.http = uvicorn.Server(uvicorn.Config(sessions, log_level="warning", lifespan="on"))
-        # uvicorn closes what it gets, and the listener is to be kept.
+        # uvicorn closes its socket, and the listener must stay open.
         self.serving = asyncio.create_task(self.http._serve([self.listener.dup()]))
         while not self.http.started and not self.serving.done():
             await asyncio.sleep(0.01)
@@ -226,14 +228,14 @@ class Server(aio.Handlers):
 
     async def drain(self, grace):
         sessions.drain()
-        # Clients use their idle connections once more, and are asked for another one.
+        # Clients use their idle connections once more, and the response asks for a new one.
         until = asyncio.get_running_loop().time() + LINGER_SECONDS
         state = self.http.server_state
         while state.tasks or (state.connections and asyncio.get_running_loop().time() < until):
             await asyncio.sleep(0.01)
 
     async def seal(self, cut):
-        # Stops accepting, ends each connection behind its response, and waits for the calls that run.
+        # Stops accepting, closes each connection after its response, and waits for running calls.
         self.http.should_exit = True
         await self.serving
         sessions.hand_over(is_last=True)

@@ -1,4 +1,4 @@
-"""The way in for another supervisor: a socket at the path in ``HANDOFF_ADOPT``."""
+"""Lets a new supervisor connect: a socket at the path in ``HANDOFF_ADOPT``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .channel import Channel
 from .errors import FrameError
 from .message import Adopt
 
-#: As many that have said nothing are kept, the newest.
+#: Maximum number of silent connections to keep, the newest.
 PENDING_MAX = 4
-#: For so long nobody is let in after that failed.
+#: Pause after a failed accept, in seconds.
 REST_SECONDS = 1.0
 
 
 class Entrance:
-    """The socket, and whoever stands there and has said nothing yet."""
+    """The socket, and the connections that have sent nothing yet."""
 
     def __init__(self, path: str) -> None:
         if not os.path.isabs(path):
@@ -47,11 +47,11 @@ class Entrance:
 
     @property
     def is_open(self) -> bool:
-        """Whether somebody may be let in now."""
+        """Whether to accept a connection now."""
         return time.monotonic() >= self._rested_at
 
     def next(self) -> Optional[Tuple[Channel, uuid.UUID, Adopt]]:
-        """A supervisor that has asked for this process."""
+        """The next supervisor that has sent ``Adopt``."""
         self._let_in()
         callers, self.callers = self.callers, []
         found: Optional[Tuple[Channel, uuid.UUID, Adopt]] = None
@@ -75,7 +75,9 @@ class Entrance:
         return found
 
     def look(self) -> None:
-        """Puts the path back if it is gone, alone or with its directory. For a process without a supervisor, once a second."""
+        """Restores the path if it or its directory is gone. For a process without a supervisor, once per
+        second.
+        """
         now = time.monotonic()
         if now < self._looks_at:
             return
@@ -86,12 +88,12 @@ class Entrance:
             os.makedirs(os.path.dirname(self._path), 0o700, exist_ok=True)
             again = Entrance(self._path)
         except OSError:
-            return  # It is tried again.
+            return  # Retried later.
         self.socket.close()
         self.socket, self._file = again.socket, again._file
 
     def close(self) -> None:
-        """Removes the path, if that is still the socket of this process."""
+        """Removes the path, if it is still the socket of this process."""
         try:
             if self._file is not None and _identity(self._path) == self._file:
                 os.unlink(self._path)
@@ -122,14 +124,17 @@ class Entrance:
 
 
 def entrance(environ: Mapping[str, str]) -> Optional[Entrance]:
-    """The one that the supervisor asked for. If that fails the process can serve, but not be adopted."""
+    """Opens the socket at the path from the supervisor. On failure the process can serve, but cannot be
+    adopted.
+    """
     path = environ.get("HANDOFF_ADOPT")
     if path is None:
         return None
     try:
         return Entrance(path)
     except OSError as error:
-        text = f"handoff: cannot listen at {path}: {error}. Another supervisor could not take this process over"
+        hint = "If its supervisor ends, no other supervisor can adopt this process"
+        text = f"handoff: cannot listen at {path}: {error}. {hint}"
         print(text, file=sys.stderr, flush=True)
         return None
 

@@ -1,4 +1,4 @@
-"""The form for asyncio. The protocol is driven by a thread all the same, so a loop that is busy still gives signs of life."""
+"""The API for asyncio. A thread drives the protocol, so a busy loop still sends signs of life."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from .state import State
 
 
 class Handlers:
-    """What a service does when it hands over; see the blocking form. Each runs on the loop that called ``ready``."""
+    """The callbacks of a service; see the blocking API. Each runs on the loop that called ``ready``."""
 
     async def drain(self, grace: float) -> None:
-        """Go on accepting, and wait for long requests. It is cancelled when it is to end, and is waited for until it has."""
+        """Keep accepting, and wait for long requests. To end it early, the library cancels it and waits until
+        it has ended.
+        """
 
     async def seal(self, cut: bool) -> None:
         """Stop accepting, without closing a listener; finish what was accepted; make everything durable."""
@@ -30,7 +32,7 @@ class Handlers:
         """Open the data again and accept."""
 
     async def take_over(self, state: State) -> None:
-        """Take what the process that went before hands over, in overlap mode."""
+        """Process the state that the predecessor hands over, in overlap mode."""
         BlockingHandlers().take_over(state)
 
 
@@ -43,7 +45,7 @@ class _OnLoop(BlockingHandlers):
         self._schedule(self._drain(grace, cancelled)).result()
 
     async def _drain(self, grace: float, cancelled: threading.Event) -> None:
-        """Ends when the code of the service has ended, cancelled or not: the seal comes after it."""
+        """Completes when the service's code has ended, cancelled or not: the seal comes after it."""
         task = asyncio.current_task()
         assert task is not None
 
@@ -75,7 +77,7 @@ class _OnLoop(BlockingHandlers):
 
 
 async def _guarded(code: Coroutine[Any, Any, None]) -> None:
-    """What ends a loop would end it before anybody is told."""
+    """Converts errors that would end the loop before the failure is reported."""
     try:
         await code
     except (SystemExit, KeyboardInterrupt) as error:
@@ -83,12 +85,12 @@ async def _guarded(code: Coroutine[Any, Any, None]) -> None:
 
 
 class Service(blocking.Service):
-    """One process of a service. ``start`` makes it."""
+    """One process of a service. Created by ``start``."""
 
     async def begin(  # type: ignore[override]
         self, data: Union[str, "os.PathLike[str]", None] = None
     ) -> Optional[State]:
-        """Like the blocking one."""
+        """See the blocking API."""
         if self._driver is None:
             await asyncio.get_running_loop().run_in_executor(None, super().begin, data)
             return None
@@ -98,18 +100,18 @@ class Service(blocking.Service):
         return state
 
     async def ready(self, handlers: Optional[Handlers] = None) -> None:  # type: ignore[override]
-        """Like the blocking one."""
+        """See the blocking API."""
         super().ready(_OnLoop(handlers or Handlers(), asyncio.get_running_loop()))
 
     async def unhealthy(self, reason: str) -> NoReturn:  # type: ignore[override]
-        """Like the blocking one."""
+        """See the blocking API."""
         if self._driver is None:
             raise SystemExit(f"not healthy: {reason}")
         self._driver.post(Event.NOT_OPENED, reason)
         raise SystemExit(await self._wait(self._driver.finished))
 
     async def wait(self) -> int:  # type: ignore[override]
-        """Like the blocking one."""
+        """See the blocking API."""
         if self._driver is None:
             await asyncio.Event().wait()
             return 0
@@ -121,7 +123,7 @@ class Service(blocking.Service):
     async def __aexit__(
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], at: Optional[TracebackType]
     ) -> None:
-        """What is raised before ``ready`` is told to the supervisor."""
+        """Reports an exception before ``ready`` to the supervisor."""
         if isinstance(error, Exception) and not self._is_ready and self._driver is not None:
             traceback.print_exception(kind, error, at)
             await self.unhealthy(f"{type(error).__name__}: {error}")
@@ -140,7 +142,7 @@ class Service(blocking.Service):
 
         future.add_done_callback(done)
         try:
-            # Raised here, so that SystemExit ends the task that waits and not the loop.
+            # Raised here, so that SystemExit ends the waiting task and not the loop.
             return (await waiter).result()
         finally:
             self._driver.await_ends()
@@ -151,6 +153,6 @@ async def start(
     environ: Optional[Mapping[str, str]] = None,
     version: str = "",
 ) -> Service:
-    """Like the blocking one."""
+    """See the blocking API."""
     started = await asyncio.get_running_loop().run_in_executor(None, blocking.start, bind, environ, version)
     return Service(started.listeners, started._driver, started._welcome)

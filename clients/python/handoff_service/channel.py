@@ -13,19 +13,19 @@ from .errors import FrameError, InheritError
 from .frame import FDS_MAX, FRAME_MAX, decode, encode
 from .message import HandOver, Message, Progress
 
-#: A supervisor that does not read for so many messages is given up.
+#: Maximum number of unsent messages; then the supervisor is given up.
 UNSENT_MAX = 64
 
 
 class Channel:
-    """One end. It never blocks."""
+    """One end of the channel. It never blocks."""
 
     def __init__(self, sock: socket.socket, version: int = 0) -> None:
         self._socket = sock
         self.version = version
-        #: With duplicates of their descriptors, and whether it is a state that is handed over.
+        #: With duplicates of their descriptors, and whether it is a handed-over state.
         self._unsent: Deque[Tuple[bytes, List[int], bool]] = deque()
-        #: Whether the peer would miss a message, since it does not read: then it is to be given up.
+        #: Whether the peer would miss a message because it does not read: then give it up.
         self.is_lost = False
 
     def fileno(self) -> int:
@@ -33,12 +33,13 @@ class Channel:
 
     @property
     def has_unsent(self) -> bool:
-        """Whether something waits until the peer reads."""
+        """Whether a message waits until the peer reads."""
         return bool(self._unsent)
 
     def send(self, handoff: uuid.UUID, message: Message, fds: Sequence[int] = ()) -> None:
-        """Sends, or keeps the message until the peer reads. That the peer is gone is seen when receiving; that it reads
-        nothing any more is told by ``is_lost``."""
+        """Sends a message, or queues it until the peer reads. A closed peer is detected on receive;
+        ``is_lost`` reports a peer that no longer reads.
+        """
         if isinstance(message, Progress) and self._unsent:
             return
         packet = encode(self.version, handoff, message)
@@ -54,12 +55,12 @@ class Channel:
         self._unsent.append((packet, [os.dup(fd) for fd in fds], is_state))
 
     def flush(self) -> None:
-        """Sends what was kept, as far as the peer reads."""
+        """Sends queued messages, as far as the peer reads."""
         while self._unsent and self._try(*self._unsent[0][:2]):
             self._forget_first()
 
     def _try(self, packet: bytes, fds: Sequence[int]) -> bool:
-        """Whether that is done, be it in vain."""
+        """Whether the message is done, even without success."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         while True:
             try:
@@ -67,7 +68,7 @@ class Channel:
             except BlockingIOError:
                 return False
             except ConnectionResetError:
-                continue  # It comes once.
+                continue  # Comes once.
             except OSError:
                 pass
             return True
@@ -78,7 +79,7 @@ class Channel:
             os.close(fd)
 
     def _forget_states(self) -> None:
-        """Of what is handed over the last one counts."""
+        """Of handed-over states, only the last one counts."""
         for _ in range(len(self._unsent)):
             if self._unsent[0][2]:
                 self._forget_first()
@@ -86,8 +87,9 @@ class Channel:
                 self._unsent.rotate(-1)
 
     def receive(self, block: bool = False) -> Optional[Tuple[uuid.UUID, Message, List[int]]]:
-        """The next message, with its descriptors. ``None`` at the end; raises ``BlockingIOError`` if there is none yet,
-        and ``FrameError`` if it is not a message."""
+        """The next message, with its descriptors. ``None`` at the end. Raises ``BlockingIOError`` if there is
+        none yet, and ``FrameError`` for an invalid frame.
+        """
         flags = socket.MSG_CMSG_CLOEXEC | (0 if block else socket.MSG_DONTWAIT)
         room = socket.CMSG_SPACE(FDS_MAX * array.array("i").itemsize)
         while True:
@@ -95,7 +97,7 @@ class Channel:
                 packet, control, found, _ = self._socket.recvmsg(FRAME_MAX, room, flags)
                 break
             except ConnectionResetError:
-                continue  # It comes once, and packets may be queued behind it.
+                continue  # Comes once; packets may follow.
         fds = _descriptors(control)
         try:
             if found & socket.MSG_TRUNC:
@@ -112,7 +114,7 @@ class Channel:
         return handoff, message, fds
 
     def close(self) -> None:
-        """Hangs up."""
+        """Closes the channel."""
         while self._unsent:
             self._forget_first()
         self._socket.close()
@@ -127,12 +129,12 @@ def _descriptors(control: List[Tuple[int, int, bytes]]) -> List[int]:
 
 
 def inherited(environ: Mapping[str, str]) -> Optional[Channel]:
-    """The channel that the supervisor gave this process; ``None`` if there is no supervisor."""
+    """The channel from the supervisor; ``None`` if there is no supervisor."""
     text = environ.get("HANDOFF_FD")
     if text is None:
         return None
     if environ.get("HANDOFF_CHANNEL") == "stream":
-        raise InheritError('this library speaks over packets; remove channel = "stream" from the service file')
+        raise InheritError('this library needs packets; remove channel = "stream" from the service file')
     if not (text.isascii() and text.isdigit() and int(text) > 2):
         raise InheritError(f"HANDOFF_FD={text!r} is not the number of a descriptor above 2")
     fd = int(text)
@@ -141,7 +143,7 @@ def inherited(environ: Mapping[str, str]) -> Optional[Channel]:
         sock = socket.socket(fileno=fd)
     except OSError as error:
         hint = "was it closed by a wrapper, or is the variable left over from a parent?"
-        raise InheritError(f"descriptor {fd} of HANDOFF_FD cannot be used ({error}); {hint}") from error
+        raise InheritError(f"cannot use descriptor {fd} of HANDOFF_FD ({error}); {hint}") from error
     if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
         sock.detach()
         raise InheritError(f"descriptor {fd} of HANDOFF_FD is not a unix socket of type SOCK_SEQPACKET")

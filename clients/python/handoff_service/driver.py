@@ -1,6 +1,7 @@
-"""The thread that drives the machine: it hears the supervisor, gives signs of life, and has the code of the service run.
+"""The thread that drives the machine: it talks to the supervisor, sends signs of life, and runs the service's
+code.
 
-It is a thread of its own, so that a service that is busy, or blocks in its drain, still answers.
+It is a separate thread, so a service that is busy, or blocks in its drain, still answers.
 """
 
 from __future__ import annotations
@@ -28,41 +29,45 @@ from .machine import (
 )  # fmt: skip
 from .state import State, pack, unpack
 
-#: A reason is for people, and must fit into a frame.
+#: Maximum length of a reason, which must fit into a frame.
 REASON_MAX = 4_000
-#: More of a version is not shown.
+#: Maximum length of a version text in characters. The rest is dropped.
 VERSION_MAX = 128
-#: No wait of a selector is longer: some take no more than 24 days.
+#: Maximum wait of a selector in seconds: some accept no more than 24 days.
 PATIENCE_MAX = 3_600.0
 
 
 class Handlers:
-    """What a service does when it hands over. Override what it needs; each runs on a thread of the library.
+    """The callbacks of a service. Override what you need; each runs on a thread of the library.
 
-    Whatever a method raises is told to the supervisor as the reason of the failure, ``SystemExit`` as well: the library
-    says when the process is to end.
+    An exception, including ``SystemExit``, is reported to the supervisor as the reason of the failure: the
+    library decides when the process ends.
     """
 
     def drain(self, grace: float, cancelled: threading.Event) -> None:
-        """Go on accepting; ask clients to move on; wait for long requests, at most ``grace`` seconds. Return soon after
-        ``cancelled`` is set."""
+        """Keep accepting; ask clients to reconnect; wait for long requests, at most ``grace`` seconds. Return
+        soon after ``cancelled`` is set.
+        """
 
     def seal(self, cut: bool) -> None:
-        """Stop accepting, without closing a listener; finish what was accepted (it may be cut if ``cut``); make
-        everything durable. After that nothing may be written until ``resume``."""
+        """Stop accepting, without closing a listener; finish what was accepted (you may cut it if ``cut``);
+        make everything durable. After that, write nothing until ``resume``.
+        """
 
     def resume(self) -> None:
         """Open the data again and accept."""
 
     def take_over(self, state: State) -> None:
-        """Take what the process that went before hands over: in overlap mode, where this one serves already, while that
-        one drains and seals. Each takes the place of the one before. (In exclusive mode ``begin`` gives it.) What is
-        raised is written to the log, and nothing else happens."""
-        print(f"handoff: {state} was handed over, and this service takes none", file=sys.stderr, flush=True)
+        """Process the state that the predecessor hands over: in overlap mode, while this process already
+        serves and the predecessor drains and seals. Each state replaces the one before. (In exclusive mode
+        ``begin`` returns it.) An exception is written to the log and has no other effect.
+        """
+        text = f"handoff: the predecessor handed over {state}, which this service does not support"
+        print(text, file=sys.stderr, flush=True)
 
 
 class Driver(threading.Thread):
-    """One process of a service, as the supervisor sees it."""
+    """One process of a service, as seen by the supervisor."""
 
     def __init__(
         self,
@@ -76,7 +81,7 @@ class Driver(threading.Thread):
         self._channel: Optional[Channel] = channel
         self._entrance = entrance
         self._welcome = welcome
-        #: Duplicates: those that came with ``Welcome`` belong to the service.
+        #: Duplicates: those from ``Welcome`` belong to the service.
         self._listeners = listeners
         self._machine = Process(handoff, welcome.mode is m.Mode.OVERLAP)
         self._lease_ms = welcome.lease_ms
@@ -90,27 +95,28 @@ class Driver(threading.Thread):
         self.data: Optional[str] = None
         self._lock: Optional[DataLock] = None
         self.handlers: Handlers = Handlers()
-        #: The descriptors of the message that is worked on.
+        #: The descriptors of the current message.
         self._fds: List[int] = []
         self._state: Optional[State] = None
-        #: Done when the service is to open its data, with what was handed over; with ``SystemExit`` if it is to end.
+        #: Completes when the service must open its data, with the handed-over state; with ``SystemExit`` if
+        #: it must end.
         self.begun: Future[Optional[State]] = Future()
-        #: Done with the exit code when the process is to end.
+        #: Completes with the exit code when the process must end.
         self.finished: Future[int] = Future()
         self._waiting = 0
         self._guard = threading.Lock()
 
     def post(self, event: Event, reason: str = "") -> None:
-        """Tells of an event, from any thread."""
+        """Reports an event, from any thread."""
         self._call(lambda: self._do(self._machine.happen(event, reason[:REASON_MAX])))
 
     def hand_over(self, state: State) -> None:
-        """Hands something over, from any thread, before what is told after it."""
+        """Hands state over, from any thread, before later events."""
         message, file = pack(state, m.HandOver)
         self._call(lambda: self._hand_over(message, file))
 
     def tell_version(self, version: str) -> None:
-        """Tells what the server calls its version: this supervisor now, and each that follows."""
+        """Sends the server's version text to this supervisor, and to each later one."""
         self._version = version[:VERSION_MAX]
         self._call(self._send_version)
 
@@ -123,10 +129,10 @@ class Driver(threading.Thread):
         try:
             os.write(self._wake_writer, b"x")
         except BlockingIOError:
-            pass  # It is awake already.
+            pass  # Already awake.
 
     def wait(self, future: Future[Any]) -> Any:
-        """Waits for one of the two futures; while somebody does, the end of the process is left to him."""
+        """Waits for one of the two futures. While a caller waits, that caller ends the process."""
         self.await_begins()
         try:
             return future.result()
@@ -142,12 +148,13 @@ class Driver(threading.Thread):
             self._waiting -= 1
 
     def run(self) -> None:
-        """Until the process is to end."""
+        """Runs until the process must end."""
         try:
             while self._machine.state != "Gone":
                 self._turn()
         except BaseException:
-            # A process that does not hear the supervisor any more would be found frozen, much later.
+            # Otherwise a process that no longer listens to the supervisor would be detected as frozen much
+            # later.
             traceback.print_exc()
             self._end(70)
 
@@ -236,9 +243,9 @@ class Driver(threading.Thread):
             self._sign_at = now + max(self._lease_ms / 3000, 0.001)
 
     def _give_up_lost(self) -> None:
-        """A supervisor that would miss a message is to know nothing rather than something else than it was told."""
+        """Closes the channel of a supervisor that would miss a message: no message is better than a gap."""
         if self._channel is not None and self._channel.is_lost:
-            text = "handoff: the supervisor does not read what it is told; the channel is closed"
+            text = "handoff: the supervisor does not read its messages; the channel is closed"
             print(text, file=sys.stderr, flush=True)
             self._hang_up()
             self._do(self._machine.happen(Event.CLOSED))
@@ -299,7 +306,7 @@ class Driver(threading.Thread):
         self._close_fds()
 
     def _keep(self, message: m.TakeOver) -> None:
-        """A process that cannot take what was handed over is not fit to follow."""
+        """A process that cannot read the handed-over state must not take over."""
         try:
             self._state = unpack(message, self._fds)
         except StateError as error:
@@ -360,7 +367,7 @@ class Driver(threading.Thread):
 
 
 class Worker:
-    """Runs the code of the service, one after the other, on a thread of its own."""
+    """Runs the service's code, one call after the other, on a separate thread."""
 
     def __init__(self, post: Callable[[Event, str], None]) -> None:
         self._post = post
@@ -369,7 +376,7 @@ class Worker:
         self._drain: Optional[threading.Event] = None
 
     def drain(self, handlers: Handlers, grace_ms: int) -> None:
-        """Unless one runs already, that was not cancelled."""
+        """Does nothing if a drain that was not cancelled runs already."""
         if self._drain is not None and not self._drain.is_set():
             return
         cancelled = self._drain = threading.Event()
@@ -387,13 +394,13 @@ class Worker:
         failed: Optional[Event] = None,
         drain: Optional[threading.Event] = None,
     ) -> None:
-        """Has it run behind what runs already, and tells how it ended if that is to be told."""
+        """Queues a call, and reports its result if that is wanted."""
 
         def job() -> None:
             try:
                 code()
             except BaseException as error:
-                # `sys.exit()` would end this thread alone, and nothing would answer the supervisor any more.
+                # `sys.exit()` would end only this thread, and the supervisor would get no answers.
                 traceback.print_exc()
                 if failed is not None:
                     self._post(failed, f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""What can be wrong. Each error names the thing, the cause, and what to do."""
+"""The errors of this package. Each names the object, the cause, and the remedy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ class HandoffError(Exception):
 
 
 class FrameError(HandoffError):
-    """What came is not a message. ``name`` is one of those in the table of errors of the protocol."""
+    """An invalid frame. ``name`` is one from the protocol's table of errors."""
 
     def __init__(self, name: str, text: str) -> None:
         super().__init__(f"{name}: {text}")
@@ -16,12 +16,12 @@ class FrameError(HandoffError):
 
 
 class InheritError(HandoffError):
-    """The channel that the supervisor is said to have given cannot be used."""
+    """The channel named in the environment is unusable."""
 
 
 class LockError(HandoffError):
-    """The data lock cannot be taken."""
+    """Locking the data failed."""
 
 
 class StateError(HandoffError):
-    """What is handed over is too long, or is not what was announced."""
+    """A handed-over state is too long, or differs from its announcement."""

@@ -15,15 +15,15 @@ HEADER = struct.Struct("<4sHBBHHI16s")
 HEADER_LEN = HEADER.size + 4
 FRAME_MAX = 65_536
 FDS_MAX = 253
-#: The version in the frames that are sent before one is agreed.
+#: The version in frames that precede the agreement.
 UNAGREED = 0
 
-#: The oldest and the newest version that this library speaks.
+#: The oldest and the newest version that this library supports.
 MINIMUM, CURRENT = 1, 4
 
 
 def encode(version: int, handoff: uuid.UUID, message: Message) -> bytes:
-    """Lays out one frame. ``version`` is the agreed one."""
+    """Encodes one frame. ``version`` is the agreed one."""
     if version < message.SINCE:
         raise FrameError("kind", f"there is no {type(message).__name__} in version {version}")
     body = encode_body(message)
@@ -39,7 +39,7 @@ def encode(version: int, handoff: uuid.UUID, message: Message) -> bytes:
 def decode(
     packet: bytes, fds: int, agreed: int, sender: Iterable[Type[Message]] = FROM_SUPERVISOR
 ) -> Tuple[uuid.UUID, Message]:
-    """Reads one frame that came with ``fds`` descriptors. The checks are in the order that the protocol demands."""
+    """Decodes one frame that came with ``fds`` descriptors. The checks are in the order of the protocol."""
     if len(packet) > FRAME_MAX:
         raise FrameError("too long", f"the packet has {len(packet)} bytes, {FRAME_MAX} are allowed")
     if len(packet) < HEADER_LEN:
@@ -54,22 +54,22 @@ def decode(
     if flags or reserved:
         raise FrameError("flags", "a flag or a reserved byte is set")
     if length != len(body):
-        raise FrameError("length", f"the header announces a body of {length} bytes, {len(body)} came")
+        raise FrameError("length", f"the header announces a body of {length} bytes; received {len(body)}")
     known = BY_KIND.get(kind)
     if known is None or known not in sender or agreed < known.SINCE:
         raise FrameError("kind", f"no message of this direction and version has kind {kind:#04x}")
     message = decode_body(known, body)
     agreed = UNAGREED if known.UNAGREED else agreed
     if version != agreed:
-        raise FrameError("version", f"the frame has version {version}, agreed was {agreed}")
+        raise FrameError("version", f"the frame has version {version}; agreed was {agreed}")
     if not counted == fds == message.fd_count:
-        text = f"the message needs {message.fd_count}, the header says {counted}, {fds} came"
+        text = f"the message needs {message.fd_count}, the header says {counted}; received {fds}"
         raise FrameError("fd count", text)
     return uuid.UUID(bytes=handoff), message
 
 
 def common_version(minimum: int, current: int) -> int:
-    """The version that is spoken with a party of this range, or 0 if there is none."""
+    """The newest common version with a peer of this range, or 0 if there is none."""
     version = min(current, CURRENT)
     fits = max(minimum, MINIMUM) <= version
     return version if fits else 0

@@ -1,4 +1,4 @@
-"""The lock of a data directory: whoever holds it is the only one who writes."""
+"""The lock of a data directory: only its holder may write."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ NAME = ".handoff.lock"
 
 
 class DataLock:
-    """The lock of one directory."""
+    """The held lock of one directory."""
 
     def __init__(self, directory: str) -> None:
         path = os.path.join(directory, NAME)
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise LockError(f"the lock file {path} cannot be opened ({error.strerror}); is it the data directory?") from error
+            raise LockError(f"cannot open the lock file {path} ({error.strerror}); is it the data directory?") from error
 
     def take(self) -> None:
-        """Waits for it without a limit."""
+        """Takes the lock. Blocks without limit."""
         fcntl.flock(self._fd, fcntl.LOCK_EX)
 
     def release(self) -> None:
-        """Gives it to the next one, also if a child has a copy of the descriptor."""
+        """Releases the lock, even if a child has a copy of the descriptor."""
         fcntl.flock(self._fd, fcntl.LOCK_UN)

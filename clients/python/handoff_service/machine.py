@@ -1,4 +1,4 @@
-"""The machine of a process: what it does on each message and event. No clock, no descriptor, no thread."""
+"""The machine of a process: its reaction to each message and event. No clock, no descriptors, no threads."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import List, Union
 
 from . import message as m
 
-#: For so long the drain code of a process that leaves may run.
+#: Drain time of a process that must leave, in milliseconds.
 LEAVE_GRACE_MS = 30_000
 
 
 class Event(Enum):
-    """What happens besides messages. The values are the words of the tables."""
+    """Events other than messages. The values are the words of the tables."""
 
     CLOSED = "closed"
     LEASE = "lease"
@@ -32,7 +32,7 @@ class Event(Enum):
 
 
 class Do(Enum):
-    """What is to be done, if nothing more has to be said about it."""
+    """Actions without arguments."""
 
     HANG_UP = "HangUp"
     DISARM_LEASE = "DisarmLease"
@@ -45,21 +45,21 @@ class Do(Enum):
 
 @dataclass(frozen=True)
 class Send:
-    """Send a message with the present id."""
+    """Send a message with the current id."""
 
     message: m.Message
 
 
 @dataclass(frozen=True)
 class KeepState:
-    """Keep what the process that goes before has handed over, instead of what is kept already."""
+    """Store the predecessor's state; it replaces a stored one."""
 
     message: m.TakeOver
 
 
 @dataclass(frozen=True)
 class TakeOver:
-    """Give the service what the process that went before has handed over."""
+    """Pass the predecessor's state to the service."""
 
     message: m.TakeOver
 
@@ -73,23 +73,23 @@ class AnswerAdopt:
 
 @dataclass(frozen=True)
 class ArmLease:
-    """The lease ends after so long."""
+    """Restart the lease with this duration."""
 
     ms: int
 
 
 @dataclass(frozen=True)
 class Drain:
-    """Run the drain code of the service, unless it runs already."""
+    """Run the service's drain code, unless it runs already."""
 
     grace_ms: int
-    #: Whether this process is sent away before it was committed.
+    #: Whether this process is dismissed before the commit.
     refused: bool = False
 
 
 @dataclass(frozen=True)
 class RunSeal:
-    """Run the seal code of the service, when its drain code has returned."""
+    """Run the service's seal code, after its drain code has returned."""
 
     cut: bool
 
@@ -105,16 +105,16 @@ Action = Union[Do, Send, KeepState, TakeOver, AnswerAdopt, ArmLease, Drain, RunS
 Actions = List[Action]
 
 
-#: The states of a process that is not committed.
+#: The states of an uncommitted process.
 UNCOMMITTED = ("Starting", "Parked", "Locking", "Opening", "Ready", "Dismissed")
 
 
 class Process:
     """A process from its start to its end.
 
-    Before it is committed it is ``Starting``, ``Parked``, ``Locking``, ``Opening`` and ``Ready``, or ``Dismissed`` if it
-    was sent away after it had begun to serve. After that it is ``Serving``, ``Draining``, ``Sealing``, ``Sealed``,
-    ``Failed``, ``Waiting``, ``Reopening`` or ``Leaving``. In the end it is ``Gone``.
+    Before the commit it is ``Starting``, ``Parked``, ``Locking``, ``Opening`` and ``Ready``, or ``Dismissed``
+    if it had begun to serve. After the commit it is ``Serving``, ``Draining``, ``Sealing``, ``Sealed``,
+    ``Failed``, ``Waiting``, ``Reopening`` or ``Leaving``. The last state is ``Gone``.
     """
 
     def __init__(self, handoff: uuid.UUID, overlap: bool) -> None:
@@ -125,20 +125,20 @@ class Process:
         self.asked = False
         self.done = False
         self.drained = False
-        #: What is to be done when the seal code, or the resume code, has returned.
+        #: What to do when the seal code, or the resume code, has returned.
         self.resume = False
         self.leave = False
         self._lease_ms = 0
 
     @property
     def works(self) -> bool:
-        """Whether the supervisor waits for it, so that it must give signs of life."""
+        """Whether the supervisor waits for it, so that it must send signs of life."""
         at_work = ("Starting", "Locking", "Opening", "Sealing", "Waiting", "Reopening")
         return self.state in at_work or (self.state == "Draining" and not self.drained)
 
     @property
     def stage(self) -> m.Stage:
-        """What another supervisor is told."""
+        """Its stage for a new supervisor."""
         if self.state in ("Dismissed", "Leaving") or (self.leave and self.state in ("Sealing", "Reopening")):
             return m.Stage.LEAVING
         if self.state in ("Ready", "Serving"):
@@ -146,7 +146,7 @@ class Process:
         return m.Stage.WAITING if self.state in ("Locking", "Waiting") else m.Stage.WORKING
 
     def message(self, handoff: uuid.UUID, message: m.Message) -> Actions:
-        """A message came."""
+        """Processes a message."""
         state = self.state
         if state == "Gone":
             return []
@@ -156,7 +156,7 @@ class Process:
             return [ArmLease(message.lease_ms), Drain(message.grace_ms)]
         if handoff != self.handoff:
             return self._breach()
-        # `Grant` is for a process that ends another one.
+        # `Grant` is for a process that runs another program.
         if state == "Dismissed" or isinstance(message, m.Grant):
             return []
         if state in UNCOMMITTED:
@@ -191,18 +191,18 @@ class Process:
             return self._take_back()
         if isinstance(message, (m.Commit, m.Abort)):
             return self._depart()
-        # The process that went before drains while this one serves already.
+        # The predecessor drains while this process already serves.
         if isinstance(message, m.TakeOver) and state == "Serving" and self.overlap:
             return [TakeOver(message)]
         return self._breach()
 
     def hand_over(self, message: m.HandOver) -> Actions:
-        """The service hands something over: only while a process that follows waits for it."""
+        """Hands state over; only while a successor waits for it."""
         is_waited_for = self.state == "Draining" or (self.state == "Sealing" and not (self.resume or self.leave))
         return self._say(message) if is_waited_for else []
 
     def adopt(self, handoff: uuid.UUID) -> Actions:
-        """Another supervisor has come, on a channel of its own; the one before is closed."""
+        """A new supervisor has connected on its own channel; the old channel is closed."""
         if self.state == "Gone":
             return []
         self.handoff = handoff
@@ -210,7 +210,7 @@ class Process:
         return [AnswerAdopt(self.stage)]
 
     def happen(self, event: Event, reason: str = "") -> Actions:
-        """Something else happened; ``reason`` is why it failed."""
+        """Processes another event; ``reason`` is why it failed."""
         if event is Event.CLOSED:
             return self._closed()
         if event is Event.LEASE:
@@ -228,7 +228,7 @@ class Process:
             self.state = "Opening"
             return [Do.OPEN]
         if event is Event.OPENED and state == "Opening":
-            # Without a supervisor that could say `Commit`, the process that serves is the incumbent.
+            # Without a supervisor to send `Commit`, the serving process is the incumbent.
             self.state = "Ready" if self.connected else "Serving"
             return self._say(m.Ready(True))
         if event is Event.NOT_LOCKED and state == "Locking":
@@ -303,7 +303,7 @@ class Process:
         return [ArmLease(self._lease_ms), *release, *self._say(m.Sealed())]
 
     def _take_back(self) -> Actions:
-        """Serves again with whatever was taken from it."""
+        """Serves again with everything that was taken from it."""
         if self.state in ("Draining", "Failed"):
             return self._serve()
         if self.state == "Sealing":
@@ -342,7 +342,7 @@ class Process:
 
 
 def describe(process: Process) -> str:
-    """A state in the form of the tables."""
+    """Formats a state like the tables."""
     word = {True: "true", False: "false"}
     flags = {
         "Starting": f"asked: {word[process.asked]}, done: {word[process.done]}",

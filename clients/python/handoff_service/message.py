@@ -1,4 +1,4 @@
-"""The messages, and the bytes of their bodies."""
+"""The messages, and the encoding of their bodies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Dict, Tuple, Type, Union
 from .errors import FrameError
 
 NAME = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}")
-#: The longest content of a ``State`` in the message itself, and in a file.
+#: Maximum size of the content of a ``State`` in the message itself, and in a file.
 INLINE_MAX, CONTENT_MAX = 32 * 1024, 64 * 1024 * 1024
 
 
@@ -24,7 +24,7 @@ class Mode(IntEnum):
 
 
 class Stage(IntEnum):
-    """What a process is doing when another supervisor finds it."""
+    """The activity of a process at its adoption."""
 
     SERVING = 0
     WORKING = 1
@@ -33,24 +33,24 @@ class Stage(IntEnum):
 
 
 class Message:
-    """A message. ``FIELDS`` names the type of each field, in the order of the body."""
+    """A message. ``FIELDS`` has the type of each field, in the order of the body."""
 
     KIND: ClassVar[int]
     FIELDS: ClassVar[Tuple[str, ...]] = ()
-    #: It is sent before a version is agreed, so its frame carries version 0.
+    #: Whether it precedes the version agreement, so that its frame carries version 0.
     UNAGREED: ClassVar[bool] = False
-    #: The first version that has it.
+    #: The first version with this message.
     SINCE: ClassVar[int] = 0
 
     @property
     def fd_count(self) -> int:
-        """How many descriptors travel with it."""
+        """The number of descriptors that travel with it."""
         return 0
 
 
 @dataclass(frozen=True)
 class Hello(Message):
-    """The first message of a process: which versions it speaks."""
+    """The first message of a process: the versions that it supports."""
 
     KIND, FIELDS, UNAGREED = 0x01, ("u16", "u16", "u32"), True
     minimum: int
@@ -74,7 +74,7 @@ class Drained(Message):
 
 @dataclass(frozen=True)
 class Sealed(Message):
-    """The incumbent has stopped, and let go of the data."""
+    """The incumbent has stopped, and released the data."""
 
     KIND = 0x04
 
@@ -89,7 +89,7 @@ class SealFailed(Message):
 
 @dataclass(frozen=True)
 class Ready(Message):
-    """The successor accepts, or says that it cannot."""
+    """The successor accepts, or reports that it cannot."""
 
     KIND, FIELDS = 0x06, ("bool", "string")
     healthy: bool
@@ -121,7 +121,7 @@ class Progress(Message):
 
 @dataclass(frozen=True)
 class Adopted(Message):
-    """The answer to another supervisor."""
+    """The answer to a new supervisor."""
 
     KIND, FIELDS, UNAGREED = 0x0A, ("u16", "u32", "name", "u64", "stage", "names"), True
     version: int
@@ -138,7 +138,7 @@ class Adopted(Message):
 
 @dataclass(frozen=True)
 class _State(Message):
-    """The two messages with the name ``State``. The content is in it, or in a file that travels along."""
+    """The two messages with the name ``State``. The content is inside, or in a file that travels along."""
 
     FIELDS, SINCE = ("u32", "u64", "u32", "bytes"), 2
     format: int
@@ -150,7 +150,7 @@ class _State(Message):
         if self.length > CONTENT_MAX or len(self.inline) > INLINE_MAX:
             raise ValueError(f"a state of {max(self.length, len(self.inline))} bytes is too long")
         if self.inline and len(self.inline) != self.length:
-            raise ValueError(f"{self.length} bytes of a state are announced, {len(self.inline)} came")
+            raise ValueError(f"a state of {self.length} bytes is announced; received {len(self.inline)}")
 
     @property
     def fd_count(self) -> int:
@@ -159,21 +159,21 @@ class _State(Message):
 
 @dataclass(frozen=True)
 class HandOver(_State):
-    """``State`` for the process that follows."""
+    """``State`` for the successor."""
 
     KIND = 0x0B
 
 
 @dataclass(frozen=True)
 class TakeOver(_State):
-    """``State`` from the process that went before."""
+    """``State`` from the predecessor."""
 
     KIND = 0x89
 
 
 @dataclass(frozen=True)
 class Release(Message):
-    """What the server calls its version."""
+    """The server's version text."""
 
     KIND, FIELDS, SINCE = 0x0C, ("string",), 4
     version: str
@@ -181,7 +181,7 @@ class Release(Message):
 
 @dataclass(frozen=True)
 class Welcome(Message):
-    """The answer to ``Hello``: what the process is to be, and its listeners."""
+    """The answer to ``Hello``: the process's role, and its listeners."""
 
     KIND, FIELDS, UNAGREED = 0x81, ("u16", "name", "u64", "mode", "names", "u64"), True
     version: int
@@ -207,7 +207,7 @@ class Prepare(Message):
 
 @dataclass(frozen=True)
 class Seal(Message):
-    """Stop, make durable, and let go of the data."""
+    """Stop, make everything durable, and release the data."""
 
     KIND, FIELDS = 0x83, ("u64", "bool")
     lease_ms: int
@@ -216,7 +216,7 @@ class Seal(Message):
 
 @dataclass(frozen=True)
 class Grant(Message):
-    """Comes before a ``Seal``: how long what the process runs may take to end."""
+    """Precedes a ``Seal``: how long the program of the process may take to end."""
 
     KIND, FIELDS, SINCE = 0x8A, ("u64",), 3
     end_ms: int
@@ -231,14 +231,14 @@ class Begin(Message):
 
 @dataclass(frozen=True)
 class Commit(Message):
-    """To the successor: it is the incumbent. To the incumbent: it leaves."""
+    """To the successor: you are the incumbent. To the incumbent: leave."""
 
     KIND = 0x85
 
 
 @dataclass(frozen=True)
 class Abort(Message):
-    """The process is not wanted."""
+    """The process is dismissed."""
 
     KIND = 0x86
 
@@ -252,7 +252,7 @@ class Resume(Message):
 
 @dataclass(frozen=True)
 class Adopt(Message):
-    """The first message of another supervisor."""
+    """The first message of a new supervisor."""
 
     KIND, FIELDS, UNAGREED = 0x88, ("u16", "u16", "u64"), True
     minimum: int
@@ -273,7 +273,7 @@ CHOICES: Dict[str, Union[Type[Mode], Type[Stage]]] = {"mode": Mode, "stage": Sta
 
 
 def encode_body(message: Message) -> bytes:
-    """The body of a message."""
+    """Encodes the body of a message."""
     values = dataclasses.astuple(message)  # type: ignore[call-overload]
     try:
         return b"".join(_encode(kind, value) for kind, value in zip(message.FIELDS, values))
@@ -282,7 +282,7 @@ def encode_body(message: Message) -> bytes:
 
 
 def decode_body(kind: Type[Message], body: bytes) -> Message:
-    """The message in a body. The whole of it is read."""
+    """Decodes a message from its whole body."""
     reader = _Reader(body)
     try:
         message = kind(*[reader.read(field) for field in kind.FIELDS])
@@ -315,7 +315,7 @@ def _check_name(text: str) -> str:
 
 
 class _Reader:
-    """Takes one field after the other from a body."""
+    """Reads one field after the other from a body."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -337,7 +337,7 @@ class _Reader:
             return CHOICES[kind](self._integer("<I"))
         if kind == "names":
             count = self._integer("<Q")
-            # Each takes nine bytes at least; a count that is made up must not cost memory.
+            # Each takes at least nine bytes; a made-up count must not cost memory.
             if count > self.left // 9:
                 raise ValueError(f"{count} names do not fit")
             return tuple(self.read("name") for _ in range(count))
@@ -352,6 +352,6 @@ class _Reader:
 
     def _take(self, count: int) -> bytes:
         if count > self.left:
-            raise ValueError(f"{count} bytes are announced, {self.left} are left")
+            raise ValueError(f"{count} bytes are announced; {self.left} are left")
         self._at += count
         return self._body[self._at - count : self._at]

@@ -1,4 +1,4 @@
-"""The blocking form: ``start``, ``begin``, ``ready``, ``wait``."""
+"""The blocking API: ``start``, ``begin``, ``ready``, ``wait``."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Address = Union[Tuple[str, int], str]
 
 
 class Service:
-    """One process of a service. ``start`` makes it."""
+    """One process of a service. Created by ``start``."""
 
     def __init__(self, listeners: Dict[str, socket.socket], driver: Optional[Driver], welcome: Optional[m.Welcome]):
-        #: The listening sockets, by the names of the service file. Before ``begin`` has returned nothing may be done
-        #: with them: the process that serves still uses them.
+        #: The listening sockets, by the names in the service file. Do not use them before ``begin`` has
+        #: returned: the serving process still does.
         self.listeners = listeners
         self._driver = driver
         self._welcome = welcome
@@ -38,12 +38,12 @@ class Service:
 
     @property
     def is_supervised(self) -> bool:
-        """Whether there is a supervisor. Without one the service runs all the same."""
+        """Whether there is a supervisor. The service also runs without one."""
         return self._driver is not None
 
     @property
     def generation(self) -> int:
-        """The number of this process, once it is committed; 0 without a supervisor."""
+        """The generation of this process once it is committed; 0 without a supervisor."""
         return self._welcome.generation if self._welcome is not None else 0
 
     @property
@@ -52,23 +52,24 @@ class Service:
         return self._welcome.mode if self._welcome is not None else m.Mode.EXCLUSIVE
 
     def note(self, text: str) -> None:
-        """What people are told of this process while it works: what it waits for."""
+        """Sets a note for people about what this process is waiting for."""
         if self._driver is not None:
             self._driver.note = text
 
     def hand_over(self, format: int, content: bytes) -> None:
-        """Hands something over to the process that follows, if there is one: what is lost otherwise, and is not in the
-        data. To be called by ``drain`` or ``seal``, and it may be called again: the last one counts. At most 64 MiB,
-        else it raises ``StateError``. With a supervisor or a new process that does not know of this, and at a stop,
-        nobody gets it."""
+        """Hands state to the successor, if there is one: state that is not in the data and would otherwise be
+        lost. Call it in ``drain`` or ``seal``; the last call counts. Raises ``StateError`` above 64 MiB. The
+        state is dropped at a stop, and if the supervisor or the new process does not support it.
+        """
         state = State(format, bytes(content))
         if self._driver is not None:
             self._driver.hand_over(state)
 
     def begin(self, data: Union[str, "os.PathLike[str]", None] = None) -> Optional[State]:
-        """Says that all is done that needs no data, and waits until this process is to serve. In exclusive mode it then
-        holds the lock of the directory ``data``, and gets what the process that went before has handed over. Ends the
-        process by ``SystemExit`` if it is not wanted."""
+        """Reports that start-up is complete, and blocks until this process must serve. In exclusive mode it
+        then holds the lock of the directory ``data``, and this returns the predecessor's state. If the
+        supervisor dismisses the process, this raises ``SystemExit``.
+        """
         directory = os.fspath(data) if data is not None else None
         driver = self._driver
         if driver is None:
@@ -82,22 +83,23 @@ class Service:
         return state
 
     def ready(self, handlers: Optional[Handlers] = None) -> None:
-        """Says that this process accepts. From now on ``handlers`` are called when it is to hand over."""
+        """Reports that this process accepts. From now on the library calls ``handlers`` to hand over."""
         self._is_ready = True
         if self._driver is not None:
             self._driver.handlers = handlers or Handlers()
             self._driver.post(Event.OPENED)
 
     def unhealthy(self, reason: str) -> NoReturn:
-        """Says that this process cannot serve, and ends it."""
+        """Reports that this process cannot serve, and ends it."""
         if self._driver is None:
             raise SystemExit(f"not healthy: {reason}")
         self._driver.post(Event.NOT_OPENED, reason)
         raise SystemExit(self._driver.wait(self._driver.finished))
 
     def wait(self) -> int:
-        """Waits until the process is to end, and gives its exit code. Nothing is left to be done then. If nobody waits,
-        the process ends at that moment. Without a supervisor it waits for ever."""
+        """Blocks until the process must end, and returns its exit code. Nothing is left to do then. If
+        nothing waits, the library ends the process at that moment. Without a supervisor it blocks forever.
+        """
         if self._driver is None:
             threading.Event().wait()
             return 0
@@ -109,7 +111,7 @@ class Service:
     def __exit__(
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], at: Optional[TracebackType]
     ) -> None:
-        """What is raised before ``ready`` is told to the supervisor."""
+        """Reports an exception before ``ready`` to the supervisor."""
         if isinstance(error, Exception) and not self._is_ready and self._driver is not None:
             traceback.print_exception(kind, error, at)
             self.unhealthy(f"{type(error).__name__}: {error}")
@@ -120,9 +122,10 @@ def start(
     environ: Optional[Mapping[str, str]] = None,
     version: str = "",
 ) -> Service:
-    """Finds the supervisor and gets the listeners from it. Without one, binds those of ``bind``: by name, a host and a
-    port, or the path of a unix socket. ``version`` is what people are to read as the version of this server. Call it
-    first, and once."""
+    """Connects to the supervisor and gets the listeners. Without a supervisor, binds those of ``bind``: by
+    name, a host and a port, or the path of a unix socket. ``version`` is the version text of this server for
+    people. Call it once, before everything else.
+    """
     environ = os.environ if environ is None else environ
     channel = inherited(environ)
     if channel is None:
@@ -147,7 +150,7 @@ def start(
 
 
 def without_variables(environ: Optional[Mapping[str, str]] = None) -> Dict[str, str]:
-    """The environment for programs that this one starts: without what is for this process alone."""
+    """The environment for child programs, without the variables for this process."""
     own = ("HANDOFF_FD", "HANDOFF_ID", "HANDOFF_ADOPT", "HANDOFF_CHANNEL")
     return {name: value for name, value in (os.environ if environ is None else environ).items() if name not in own}
 
@@ -162,16 +165,17 @@ def _greet(channel: Channel, handoff: uuid.UUID) -> Tuple[m.Welcome, List[int]]:
             channel.send(handoff, m.Ready(False, str(error)))
         raise
     if received is None:
-        # Nobody waits for this process any more.
-        print("handoff: the supervisor closed the channel before it said Welcome", file=sys.stderr, flush=True)
+        # The supervisor no longer waits for this process.
+        print("handoff: the supervisor closed the channel before it sent Welcome", file=sys.stderr, flush=True)
         raise SystemExit(0)
     found, message, fds = received
     if isinstance(message, m.Abort) and found == handoff:
         raise SystemExit(0)
     if not isinstance(message, m.Welcome) or found != handoff:
-        raise HandoffError(f"a {type(message).__name__} of handoff {found} came instead of the Welcome of {handoff}")
+        what = f"a {type(message).__name__} of handoff {found}"
+        raise HandoffError(f"received {what} instead of the Welcome of {handoff}")
     if not MINIMUM <= message.version <= CURRENT:
-        raise HandoffError(f"the supervisor speaks version {message.version}, which was not offered")
+        raise HandoffError(f"the supervisor chose version {message.version}, which was not offered")
     channel.version = message.version
     return message, fds
 

@@ -1,4 +1,4 @@
-"""What a service hands over to the process that follows it, and how it travels: in the message, or in a sealed file."""
+"""State that a service hands to its successor, in the message or in a sealed file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import List, Optional, Tuple, Type, TypeVar
 from .errors import StateError
 from .message import CONTENT_MAX, INLINE_MAX, TakeOver, _State
 
-#: Nobody can change the content, its length, or these seals.
+#: Seals that forbid changes of the content, the length and the seals.
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-#: The file is no program. A kernel before 6.3 does not know the flag; a later one may insist on it.
+#: Forbids execution. Kernels before 6.3 reject the flag; newer ones can be configured to require it.
 MFD_NOEXEC_SEAL = 0x8
 
 Kind = TypeVar("Kind", bound=_State)
@@ -21,11 +21,12 @@ Kind = TypeVar("Kind", bound=_State)
 
 @dataclass(frozen=True)
 class State:
-    """Content for the process that follows, and the number that the service itself gives to its form: raise it when the
-    content gets another meaning, and refuse those that are not known. The library does not look at either."""
+    """Content for the successor, and the service's own format number: increase it when the meaning changes,
+    and refuse formats that you do not support. The library does not interpret either.
+    """
 
     format: int
-    #: The content may be secret, so it is in no log.
+    #: May be secret, so it appears in no log.
     content: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
@@ -44,20 +45,20 @@ def pack(state: State, kind: Type[Kind]) -> Tuple[Kind, Optional[int]]:
 
 
 def unpack(message: TakeOver, fds: List[int]) -> State:
-    """What came with a message. The descriptors stay open."""
+    """The state from a message. Leaves the descriptors open."""
     content = message.inline
     if fds:
         try:
             content = _read(fds[0], message.length)
         except OSError as error:
-            raise StateError(f"what was handed over cannot be read: {error}") from error
+            raise StateError(f"cannot read the handed-over state: {error}") from error
     if len(content) != message.length or zlib.crc32(content) != message.crc32:
-        raise StateError("what was handed over cannot be taken: its content is not the one that was announced")
+        raise StateError("cannot read the handed-over state: its content is not the one that was announced")
     return State(message.format, content)
 
 
 def sealed_file(content: bytes, seals: int = SEALS) -> int:
-    """A file in memory with this content."""
+    """Creates a file in memory with this content."""
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
         fd = os.memfd_create("handoff-state", flags | MFD_NOEXEC_SEAL)
@@ -76,13 +77,13 @@ def sealed_file(content: bytes, seals: int = SEALS) -> int:
 
 def _read(fd: int, length: int) -> bytes:
     if not _is_sealed(fd):
-        raise StateError("what was handed over cannot be taken: its file is not sealed against every change")
+        raise StateError("cannot read the handed-over state: its file is not sealed against every change")
     found = os.fstat(fd).st_size
     if found != length:
-        raise StateError(f"what was handed over cannot be taken: it has {found} bytes, {length} were announced")
+        raise StateError(f"cannot read the handed-over state: it has {found} bytes, {length} were announced")
     parts: List[bytes] = []
     at = 0
-    # All holders of the file share its position.
+    # All holders of the file share its position, so this does not use it.
     while at < length:
         part = os.pread(fd, length - at, at)
         if not part:
@@ -96,4 +97,4 @@ def _is_sealed(fd: int) -> bool:
     try:
         return fcntl.fcntl(fd, fcntl.F_GET_SEALS) & SEALS == SEALS
     except OSError:
-        return False  # No file in memory.
+        return False  # Not a memory file.

@@ -1,4 +1,4 @@
-"""The files that pin the protocol."""
+"""The files that fix the encoding of the protocol."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from handoff_service.state import pack
 GOLDEN = Path(__file__).resolve().parents[3] / "protocol" / "tests" / "golden"
 ID = uuid.UUID("00112233-4455-6677-8899-aabbccddeeff")
 
-#: What stands in the files of both versions, by the name of the file.
+#: The content of the files that both versions share, by file name.
 MESSAGES: Dict[str, m.Message] = {
     "01_Hello": m.Hello(1, 1, 4711),
     "02_Prepared": m.Prepared(),
@@ -37,18 +37,18 @@ MESSAGES: Dict[str, m.Message] = {
 }
 
 
-#: What version 2 has besides.
+#: Additions in version 2.
 SINCE_2: Dict[str, m.Message] = {
     "0b_State": pack(State(3, b"two sessions"), m.HandOver)[0],
     "89_State": m.TakeOver(3, 40_000, zlib.crc32(b"\xa5" * 40_000), b""),
 }
 
-#: What version 3 has besides.
+#: Additions in version 3.
 SINCE_3: Dict[str, m.Message] = {
     "8a_Grant": m.Grant(45_000),
 }
 
-#: What version 4 has besides.
+#: Additions in version 4.
 SINCE_4: Dict[str, m.Message] = {
     "0c_Release": m.Release("1.2.3"),
 }

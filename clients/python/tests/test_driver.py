@@ -1,4 +1,4 @@
-"""What the driver makes of a supervisor that does not read, of code that ends otherwise than it should, and of long times."""
+"""The driver with a supervisor that does not read, with code that ends unexpectedly, and with long times."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from handoff_service.machine import ArmLease, Event
 from handoff_service.state import pack
 
 ID = uuid.UUID(int=7)
-#: For so long what is to happen is waited for.
+#: Time limit for an expected event, in seconds.
 LIMIT = 10.0
 MONTH_MS = 30 * 24 * 60 * 60 * 1000
 
@@ -104,7 +104,7 @@ class LongTimes(unittest.TestCase):
 
 
 class Ended(unittest.TestCase):
-    """Code of a service that wants to end the thread, or the loop, in which it runs."""
+    """Service code that tries to end its own thread or loop."""
 
     def answers(self, code: Callable[[], None]) -> List[Tuple[Event, str]]:
         told: List[Tuple[Event, str]] = []

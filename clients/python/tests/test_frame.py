@@ -21,7 +21,7 @@ VERSIONS = {
 
 
 def sealed(head: bytes, body: bytes = b"") -> bytes:
-    """A frame with a good checksum, whatever else is wrong with it."""
+    """A frame with a correct checksum, whatever else is wrong."""
     return head + struct.pack("<I", zlib.crc32(body, zlib.crc32(head))) + body
 
 

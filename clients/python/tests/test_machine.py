@@ -1,4 +1,4 @@
-"""The machine, against the complete tables of the protocol."""
+"""The machine, compared with the complete tables of the protocol."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tables(name: str) -> Iterator[Tuple[str, List[str]]]:
 
 
 def process_in(overlap: bool, state: str) -> mc.Process:
-    """A process in the state that the text describes."""
+    """A process in the described state."""
     process = mc.Process(ID, overlap)
     process.state = re.split(r"[ ,]", state)[0]
     for flag, value in re.findall(r"(\w+):? (true|false)", state):
@@ -48,7 +48,7 @@ def serving(overlap: bool, connected: bool = True) -> mc.Process:
 
 
 def in_words(action: mc.Action) -> str:
-    """An action in the form of the tables."""
+    """Formats an action like the tables."""
     if isinstance(action, mc.Do):
         return action.value
     if isinstance(action, mc.Send):
@@ -76,7 +76,7 @@ def in_words(action: mc.Action) -> str:
 
 
 def step(machine: mc.Process, what: str) -> str:
-    """What the machine does, and what it is then."""
+    """The actions of the machine, and its next state."""
     before = mc.describe(machine)
     name = what.partition(" of another handoff")[0]
     if what == "adopted":

@@ -1,4 +1,4 @@
-"""What is handed over, in the message and in a file, and over a real channel."""
+"""Handed-over state, in the message and in a file, and over a real channel."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ INLINE_MAX = 32 * 1024
 FIVE_MIB = os.urandom(5 * 1024 * 1024)
 LONG = bytes(INLINE_MAX + 1)
 ID = uuid.UUID(int=7)
-#: For so long a party that is to answer is waited for.
+#: Time limit for an answer, in seconds.
 LIMIT = 10.0
 
 
 def states_open() -> int:
-    """How many files this process has open that hold a state."""
+    """The number of open files of this process that hold a state."""
     found = 0
     for fd in os.listdir("/proc/self/fd"):
         try:
             found += "handoff-state" in os.readlink(f"/proc/self/fd/{fd}")
         except OSError:
-            pass  # That of the listing itself.
+            pass  # The descriptor of the listing itself.
     return found
 
 
@@ -79,7 +79,7 @@ class Packing(unittest.TestCase):
 
 
 class Played(unittest.TestCase):
-    """The driver, with a supervisor that is played."""
+    """The driver, with a simulated supervisor."""
 
     def start(self, mode: m.Mode, version: int = 2) -> Driver:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -88,7 +88,7 @@ class Played(unittest.TestCase):
         self.version = version
         welcome = m.Welcome(version, "s", 1, mode, (), 60_000)
         driver = Driver(Channel(theirs, version), None, ID, welcome, [])
-        # Its end is not the end of the test.
+        # The end of the driver must not end the test.
         driver.await_begins()
         driver.start()
         self.addCleanup(ours.close)
@@ -158,7 +158,7 @@ class Played(unittest.TestCase):
             def take_over(self, state: State) -> None:
                 taken.append(state)
                 came.release()
-                raise RuntimeError("this harms nobody")
+                raise RuntimeError("this must not matter")
 
         driver = self.start(m.Mode.OVERLAP)
         with mock.patch("traceback.print_exc") as told:
@@ -201,7 +201,7 @@ class Played(unittest.TestCase):
             self.hear(m.Drained)
             self.tell(m.Seal(60_000, False))
         self.hear(m.Sealed)
-        # Too late: for nobody.
+        # Too late: it has no recipient.
         driver.hand_over(State(4, LONG))
         self.tell(m.Resume())
         self.hear(m.Resumed)

@@ -1,4 +1,4 @@
-//! The clients: who asks for what, and when.
+//! The clients and their requests.
 
 use std::time::Duration;
 
@@ -11,24 +11,24 @@ use super::http::Upload;
 use super::model::Model;
 use super::s3::S3;
 
-/// How many keys a client has.
+/// Number of keys per client.
 const KEYS: u64 = 24;
-/// The least size of a part that is not the last one.
+/// Minimum size of a part other than the last one.
 const FULL_PART: usize = 5 * 1024 * 1024;
 
-/// How a client behaves.
+/// The behavior of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Habit {
-    /// Short operations on one connection, for as long as the server lets it.
+    /// Short operations on one connection, while the server keeps it open.
     KeepAlive,
-    /// Short operations, each on a connection of its own.
+    /// Short operations, each on a new connection.
     Fresh,
-    /// Uploads that take seconds, so that upgrades happen in the middle of them.
+    /// Uploads that take seconds, so that upgrades happen during them.
     Slow,
 }
 
 impl Habit {
-    /// The habit of the client with that number.
+    /// The habit of the client with this number.
     pub fn of(number: usize) -> Self {
         match number % 4 {
             3 => Self::Slow,
@@ -37,13 +37,13 @@ impl Habit {
         }
     }
 
-    /// Whether it uses a connection more than once.
+    /// Whether it reuses connections.
     pub fn keeps_alive(self) -> bool {
         self == Self::KeepAlive
     }
 }
 
-/// A client with its bucket and what it knows of it.
+/// A client with its bucket and its model.
 pub struct Client {
     s3: S3,
     habit: Habit,
@@ -52,12 +52,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of an empty bucket.
+    /// Creates a client of an empty bucket.
     pub fn new(s3: S3, habit: Habit, seed: u64) -> Self {
         Self { s3, habit, model: Model::default(), rng: Rng::new(seed) }
     }
 
-    /// Works until `stop` is true, counts every failure, and returns when nothing is in progress.
+    /// Runs until `stop` is true, counts every failure, and returns when nothing is in progress.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Self {
         while !*stop.borrow() {
             let (result, pause_ms) = match self.habit {
@@ -74,7 +74,7 @@ impl Client {
         self
     }
 
-    /// Reads everything that was ever written, and counts what is not as it should be.
+    /// Reads back everything that was written, and counts deviations.
     pub async fn read_back(mut self) {
         for key in self.model.keys() {
             let result = self.get(&key).await;
@@ -142,7 +142,7 @@ impl Client {
         self.model.check_list(prefix, &listed)
     }
 
-    /// Uploads an object of `parts` parts; with a pause, slowly, and with that pause between the parts.
+    /// Uploads an object of `parts` parts, optionally slowly and with a pause between the parts.
     async fn multipart(&mut self, key: &str, parts: u16, pause: Duration) -> Result<(), Failure> {
         let last = self.rng.within(1..262_144) as usize;
         let length = usize::from(parts - 1) * FULL_PART + last;

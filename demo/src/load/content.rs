@@ -1,6 +1,6 @@
-//! What objects hold: bytes that a seed makes, so that a model needs 16 bytes to know an object by heart.
+//! The content of objects: generated from a seed, so that a model needs only 16 bytes per object.
 
-/// A sequence of numbers that looks random and is the same for the same seed (SplitMix64).
+/// A deterministic pseudorandom sequence (SplitMix64).
 #[derive(Debug, Clone)]
 pub struct Rng(u64);
 
@@ -19,7 +19,7 @@ impl Rng {
         mixed ^ (mixed >> 31)
     }
 
-    /// The next number, brought into `range`, which must not be empty.
+    /// The next number, reduced to `range`, which must not be empty.
     pub fn within(&mut self, range: std::ops::Range<u64>) -> u64 {
         range.start + self.draw() % (range.end - range.start)
     }
@@ -28,14 +28,14 @@ impl Rng {
 /// The content of one version of one object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Content {
-    /// Decides the bytes.
+    /// Determines the bytes.
     pub seed: u64,
-    /// How many bytes.
+    /// Length in bytes.
     pub length: usize,
 }
 
 impl Content {
-    /// Makes the bytes.
+    /// Generates the bytes.
     pub fn bytes(self) -> Vec<u8> {
         let mut rng = Rng::new(self.seed);
         let mut bytes = Vec::with_capacity(self.length + 8);
@@ -46,7 +46,7 @@ impl Content {
         bytes
     }
 
-    /// Whether `bytes` is exactly this content.
+    /// Whether `bytes` equals this content.
     pub fn is(self, bytes: &[u8]) -> bool {
         let mut rng = Rng::new(self.seed);
         bytes.len() == self.length

@@ -1,32 +1,32 @@
-//! Everything that a client must not notice during an upgrade, told apart.
+//! The kinds of failures that a client must not notice during an upgrade.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 
-/// What kind of failure a client noticed.
+/// The kind of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Nobody listened.
+    /// The connection was refused.
     Refused,
     /// The connection was reset.
     Reset,
-    /// The connection ended before the answer did.
+    /// The connection ended before the response did.
     Cut,
-    /// The answer did not come in time.
+    /// The response did not arrive in time.
     Timeout,
-    /// The server answered that it failed.
+    /// The response has an error status.
     Status,
-    /// An answer that contradicts what was written.
+    /// The response contradicts an earlier write.
     Wrong,
-    /// A write that was acknowledged and is not there.
+    /// An acknowledged write is missing.
     Lost,
     /// Anything else.
     Other,
 }
 
 impl Kind {
-    /// All kinds, in the order of their numbers.
+    /// All kinds, in numerical order.
     pub const ALL: [Self; 8] = [
         Self::Refused,
         Self::Reset,
@@ -53,12 +53,12 @@ impl Kind {
     }
 }
 
-/// One failure, with what it was about.
+/// A failure with its details.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// What kind it is.
+    /// Its kind.
     pub kind: Kind,
-    /// What happened, in words.
+    /// A description.
     pub detail: String,
 }
 
@@ -68,12 +68,12 @@ impl Failure {
         Self { kind, detail: detail.into() }
     }
 
-    /// A failure of no kind that has a name.
+    /// A failure of the kind `Other`.
     pub fn other(detail: impl Into<String>) -> Self {
         Self::new(Kind::Other, detail)
     }
 
-    /// The same failure, said to have happened during `what`.
+    /// The same failure with `what` as context.
     #[must_use]
     pub fn during(mut self, what: &str) -> Self {
         self.detail = format!("{what}: {}", self.detail);

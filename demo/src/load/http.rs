@@ -1,8 +1,9 @@
-//! One HTTP request at a time on plain connections, so that every failure is seen as it is.
+//! One HTTP request at a time on plain connections, so that every failure is visible.
 //!
-//! Nothing is ever sent twice. If the server has ended a kept-alive connection in order *before* the client writes the next request,
-//! the client opens a new connection, as every HTTP client does. The same holds for a new connection on which the client writes nothing
-//! for longer than a server waits. If a byte of the request was on its way, that is a cut or a reset and counts.
+//! Nothing is sent twice. As in every HTTP client, a new connection replaces a keep-alive connection that the server
+//! has closed cleanly *before* the client writes the next request. The same holds for a new connection on which the
+//! client writes nothing for longer than a server waits. If a byte of the request was sent, that is a cut or a reset,
+//! and counts.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -25,14 +26,14 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use super::failure::{Failure, Kind};
 use super::kept::{Kept, Socket};
 
-/// How long a client waits for a whole answer.
+/// Time limit of a complete response.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long a server that seals waits for the first byte of a new connection: then it ends the connection in order. A client that a
-/// busy machine holds up for longer than that connects again.
+/// Time that a server that seals waits for the first byte of a new connection before it closes the connection cleanly.
+/// A client that a busy machine delays for longer connects again.
 const LATE: Duration = Duration::from_millis(250);
 
-/// A complete answer.
+/// A complete response.
 #[derive(Debug)]
 pub struct Answer {
     /// Its status.
@@ -59,16 +60,16 @@ struct Open {
 }
 
 impl Http {
-    /// A client of `endpoint` that keeps its connection for the next request, or makes a new one each time.
+    /// Creates a client of `endpoint` that reuses its connection, or opens a new one each time.
     pub fn new(endpoint: SocketAddr, keep_alive: bool) -> Self {
         Self { endpoint, keep_alive, open: None }
     }
 
-    /// Sends a request and waits for the whole answer.
+    /// Sends a request and waits for the complete response.
     ///
     /// # Errors
     ///
-    /// Whatever goes wrong before the last byte of the answer; the status is not looked at.
+    /// Any failure before the last byte of the response. The status is not checked.
     pub async fn exchange(&mut self, mut request: Request<Upload>) -> Result<Answer, Failure> {
         if !self.keep_alive {
             request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -81,7 +82,7 @@ impl Http {
 
     async fn attempt(&mut self, mut request: Request<Upload>) -> Result<Answer, Failure> {
         loop {
-            // Taken, not borrowed: a connection is put back only after a complete answer.
+            // Taken, not borrowed: a connection is returned only after a complete response.
             let (mut open, fresh) = match self.open.take() {
                 Some(open) => (open, false),
                 None => (self.connect().await?, true),
@@ -121,7 +122,7 @@ impl Http {
     }
 }
 
-/// The same request, for another connection.
+/// A copy of the request, for another connection.
 fn copy_of(request: &Request<Upload>) -> Request<Upload> {
     let mut copy = Request::new(request.body().again());
     *copy.method_mut() = request.method().clone();
@@ -138,7 +139,7 @@ async fn ended_in_order(driver: JoinHandle<hyper::Result<()>>) -> Result<(), Fai
     }
 }
 
-/// The body of a request, sent at once or in pieces with pauses.
+/// A request body, sent at once or in pieces with pauses.
 pub struct Upload {
     rest: Bytes,
     pace: Option<Pace>,
@@ -156,7 +157,7 @@ impl Upload {
         Self::all(Bytes::new())
     }
 
-    /// The whole body as fast as it can be sent.
+    /// The whole body, sent as fast as possible.
     pub fn all(bytes: impl Into<Bytes>) -> Self {
         Self { rest: bytes.into(), pace: None }
     }
@@ -170,7 +171,7 @@ impl Upload {
         Self { rest, pace: Some(Pace { piece, pause, next }) }
     }
 
-    /// The same body, of which nothing is sent.
+    /// The same body from its start.
     fn again(&self) -> Self {
         let pace = self.pace.as_ref().map(|pace| Pace {
             piece: pace.piece,
@@ -185,7 +186,7 @@ impl Upload {
         self.pace.is_some()
     }
 
-    /// How long it takes because it is slow on purpose.
+    /// Its intended duration.
     fn takes(&self) -> Duration {
         match &self.pace {
             Some(pace) => {

@@ -1,4 +1,4 @@
-//! A connection that a client keeps, and that the server may end before the client uses it again.
+//! A keep-alive connection, which the server may close before the client uses it again.
 
 use std::io;
 use std::pin::Pin;
@@ -10,33 +10,34 @@ use handoff::sys::socket::{MsgFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// What the client and its connection tell each other.
+/// State that the client and its connection share.
 #[derive(Debug, Default)]
 pub struct Kept {
-    /// No byte of the next request is written yet.
+    /// No byte of the next request was written yet.
     is_unused: AtomicBool,
     had_ended: AtomicBool,
 }
 
 impl Kept {
-    /// The next byte that is written belongs to a new request.
+    /// Marks the next written byte as the first byte of a new request.
     pub fn expect_use(&self) {
         self.is_unused.store(true, Ordering::SeqCst);
     }
 
-    /// Whether a byte of that request was written.
+    /// Whether a byte of this request was written.
     pub fn is_used(&self) -> bool {
         !self.is_unused.load(Ordering::SeqCst)
     }
 
-    /// Whether the server had ended the connection in order when that byte was to be written.
+    /// Whether the server had closed the connection cleanly before the first byte was written.
     pub fn had_ended(&self) -> bool {
         self.had_ended.load(Ordering::SeqCst)
     }
 }
 
-/// The connection. It asks the kernel for the end directly before it writes: on a busy machine, a client that asked earlier could
-/// wait for a processor in between, and would take the end of an idle connection for a cut request.
+/// The connection. It queries the kernel for the end of the connection directly before it writes: on a busy machine, a
+/// client that queried earlier could wait for a processor in between, and would count the end of an idle connection as a
+/// cut request.
 pub struct Socket {
     stream: TcpStream,
     kept: Arc<Kept>,

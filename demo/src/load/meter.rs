@@ -1,4 +1,4 @@
-//! The counts and latencies that all clients of a load share.
+//! The counts and latencies shared by all clients of a load.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,10 +8,10 @@ use hdrhistogram::Histogram;
 
 use super::failure::{Failure, Kind};
 
-/// How many failures are kept in words.
+/// Maximum number of failures to keep with their texts.
 const EXAMPLES: usize = 20;
 
-/// Counts requests and failures, and keeps latencies of the steady state and of upgrades apart.
+/// Counts requests and failures, and separates latencies of the steady state from those during upgrades.
 pub struct Meter {
     upgrading: AtomicBool,
     requests: AtomicU64,
@@ -25,18 +25,18 @@ pub struct Meter {
 /// Quantiles of a set of durations, in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Spread {
-    /// How many durations there were.
+    /// Number of durations.
     pub count: u64,
-    /// Half of them were at most this.
+    /// The median.
     pub p50_us: u64,
-    /// 99 of 100 were at most this.
+    /// The 99th percentile.
     pub p99_us: u64,
-    /// The longest.
+    /// The maximum.
     pub max_us: u64,
 }
 
 impl Spread {
-    /// The spread of a histogram of microseconds.
+    /// The quantiles of a histogram of microseconds.
     pub fn of(histogram: &Histogram<u64>) -> Self {
         Self {
             count: histogram.len(),
@@ -47,18 +47,18 @@ impl Spread {
     }
 }
 
-/// An empty histogram of microseconds, which grows to take any duration.
+/// An empty histogram of microseconds without a maximum.
 pub fn histogram() -> Histogram<u64> {
     Histogram::new(3).expect("3 significant figures are allowed")
 }
 
-/// Enters a duration into a histogram of microseconds.
+/// Adds a duration to a histogram of microseconds.
 pub fn record(histogram: &mut Histogram<u64>, duration: Duration) {
     let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     histogram.record(us).expect("a histogram that grows takes any value");
 }
 
-/// A request in progress, as the meter sees it.
+/// A request in progress.
 #[derive(Debug)]
 pub struct Span {
     began: Instant,
@@ -80,35 +80,35 @@ impl Default for Meter {
 }
 
 impl Meter {
-    /// Says that an upgrade begins, or is over.
+    /// Records whether an upgrade is in progress.
     pub fn set_upgrading(&self, upgrading: bool) {
         self.upgrading.store(upgrading, Ordering::Relaxed);
     }
 
-    /// A request begins.
+    /// Records the start of a request.
     pub fn begin(&self) -> Span {
         self.requests.fetch_add(1, Ordering::Relaxed);
         Span { began: Instant::now(), in_upgrade: self.upgrading.load(Ordering::Relaxed) }
     }
 
-    /// A request has got its answer. One that had any part in an upgrade belongs to the upgrade.
+    /// Records the response to a request. A request that overlaps an upgrade belongs to the upgrade.
     pub fn end(&self, span: Span) {
         let in_upgrade = span.in_upgrade || self.upgrading.load(Ordering::Relaxed);
         let histogram = if in_upgrade { &self.upgrade } else { &self.steady };
         record(&mut lock(histogram), span.began.elapsed());
     }
 
-    /// A write was acknowledged.
+    /// Records an acknowledged write.
     pub fn acknowledge(&self) {
         self.acknowledged.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many writes were acknowledged.
+    /// Number of acknowledged writes.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// A client has noticed a failure.
+    /// Records a failure.
     pub fn failed(&self, failure: &Failure) {
         self.failures[failure.kind as usize].fetch_add(1, Ordering::Relaxed);
         let mut examples = lock(&self.examples);
@@ -117,28 +117,28 @@ impl Meter {
         }
     }
 
-    /// How many requests were begun.
+    /// Number of started requests.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// How many failures of this kind there were.
+    /// Number of failures of this kind.
     pub fn count(&self, kind: Kind) -> u64 {
         self.failures[kind as usize].load(Ordering::Relaxed)
     }
 
-    /// How many failures of any kind there were.
+    /// Number of failures of all kinds.
     pub fn failures(&self) -> u64 {
         Kind::ALL.iter().map(|kind| self.count(*kind)).sum()
     }
 
-    /// The first failures, in words.
+    /// The texts of the first failures.
     pub fn examples(&self) -> Vec<String> {
         lock(&self.examples).clone()
     }
 
-    /// The latencies of requests that had no part in an upgrade, and of those that had. Uploads that are
-    /// slow on purpose are in neither.
+    /// The latencies of requests outside of upgrades, and during upgrades. Neither includes intentionally slow
+    /// uploads.
     pub fn latencies(&self) -> (Spread, Spread) {
         (Spread::of(&lock(&self.steady)), Spread::of(&lock(&self.upgrade)))
     }

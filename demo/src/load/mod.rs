@@ -1,11 +1,11 @@
-//! The load: S3 clients that write, read and compare with what they know they wrote.
+//! The load: S3 clients that write, read, and compare with their models.
 //!
-//! - [`content`]: what objects hold, made again from a seed whenever it is to be compared;
-//! - [`model`]: what a client knows about its objects;
-//! - [`failure`]: everything a client must never notice, told apart;
+//! - [`content`]: the content of objects, regenerated from a seed for comparison;
+//! - [`model`]: a client's model of its objects;
+//! - [`failure`]: all failures that a client must never notice;
 //! - [`http`]: one request on one connection, never repeated;
 //! - [`s3`]: the signed operations;
-//! - [`client`]: who asks for what, and when;
+//! - [`client`]: the clients and their requests;
 //! - [`meter`]: the counts and the latencies.
 
 pub mod client;
@@ -28,23 +28,23 @@ use failure::Failure;
 use meter::Meter;
 use s3::S3;
 
-/// Whom to load, and how much.
+/// The server to load, and the size of the load.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Where the server listens.
+    /// The address of the server.
     pub endpoint: SocketAddr,
-    /// The access key that requests are signed with.
+    /// The access key for signed requests.
     pub access_key: String,
-    /// The secret that belongs to it.
+    /// The secret of the access key.
     pub secret_key: String,
-    /// How many clients; each has a bucket of its own. One of four uploads slowly, of the others every
-    /// second one keeps its connection alive.
+    /// Number of clients; each has its own bucket. One in four uploads slowly; of the others, every second one reuses
+    /// its connection.
     pub clients: usize,
-    /// Decides all that is random about the load.
+    /// The seed for all random decisions.
     pub seed: u64,
 }
 
-/// A load that is running.
+/// A running load.
 pub struct Load {
     meter: Arc<Meter>,
     stop: watch::Sender<bool>,
@@ -52,11 +52,11 @@ pub struct Load {
 }
 
 impl Load {
-    /// Makes the buckets and starts the clients.
+    /// Creates the buckets and starts the clients.
     ///
     /// # Errors
     ///
-    /// A bucket cannot be made.
+    /// A bucket cannot be created.
     pub async fn start(plan: &Plan) -> Result<Self, Failure> {
         let meter = Arc::new(Meter::default());
         let stop = watch::Sender::new(false);
@@ -74,13 +74,12 @@ impl Load {
         Ok(Self { meter, stop, clients })
     }
 
-    /// The counts, as they grow.
+    /// The counts, which grow.
     pub fn meter(&self) -> &Arc<Meter> {
         &self.meter
     }
 
-    /// Lets every client finish what it is at, and then read back all it has ever written. Returns the
-    /// meter, which does not change any more.
+    /// Lets every client finish its work, and then read back everything that it has written. Returns the final meter.
     pub async fn finish(mut self) -> Arc<Meter> {
         self.stop.send_replace(true);
         let mut readers = JoinSet::new();
@@ -89,12 +88,12 @@ impl Load {
                 Ok(client) => {
                     readers.spawn(client.read_back());
                 }
-                Err(error) => self.meter.failed(&Failure::other(format!("a client broke: {error}"))),
+                Err(error) => self.meter.failed(&Failure::other(format!("a client failed: {error}"))),
             }
         }
         while let Some(done) = readers.join_next().await {
             if let Err(error) = done {
-                self.meter.failed(&Failure::other(format!("a client broke: {error}")));
+                self.meter.failed(&Failure::other(format!("a client failed: {error}")));
             }
         }
         self.meter

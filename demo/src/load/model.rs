@@ -1,7 +1,6 @@
-//! What a client knows about its objects, and the judgement of what the server says about them.
+//! A client's model of its objects, to check the server's responses.
 //!
-//! A write whose answer failed may have happened or not. Until the next write that is acknowledged, both
-//! are right.
+//! A write with a failed response may have happened or not. Until the next acknowledged write, both are correct.
 
 use std::collections::BTreeMap;
 
@@ -16,9 +15,9 @@ pub struct Model {
 
 #[derive(Debug)]
 struct Object {
-    /// What it may be now: `None` is no object. Never empty; one entry when it is known.
+    /// Possible present states: `None` is no object. Never empty; one entry if the state is certain.
     may_be: Vec<Option<Content>>,
-    /// What it was before, to tell a lost write from wrong bytes.
+    /// Earlier states, to distinguish a lost write from wrong bytes.
     was: Vec<Option<Content>>,
 }
 
@@ -29,14 +28,14 @@ impl Default for Object {
 }
 
 impl Model {
-    /// A write was acknowledged; `None` for a deletion.
+    /// Records an acknowledged write; `None` for a deletion.
     pub fn wrote(&mut self, key: &str, state: Option<Content>) {
         let object = self.objects.entry(key.to_owned()).or_default();
         let before = std::mem::replace(&mut object.may_be, vec![state]);
         object.was.extend(before);
     }
 
-    /// A write was tried, and what came of it is not known.
+    /// Records an attempted write with an unknown result.
     pub fn tried(&mut self, key: &str, state: Option<Content>) {
         self.objects.entry(key.to_owned()).or_default().may_be.push(state);
     }
@@ -46,11 +45,11 @@ impl Model {
         self.objects.keys().cloned().collect()
     }
 
-    /// Judges the answer to a GET: the whole body, or `None` for "no such key".
+    /// Checks the response to a GET: the whole body, or `None` for "no such key".
     ///
     /// # Errors
     ///
-    /// It is not what was written last.
+    /// It differs from the last write.
     pub fn check_body(&self, key: &str, body: Option<&[u8]>) -> Result<(), Failure> {
         let describe = || match body {
             Some(bytes) => format!("GET {key} gave {} bytes", bytes.len()),
@@ -63,21 +62,21 @@ impl Model {
         })
     }
 
-    /// Judges the answer to a HEAD: the length, or `None` for "no such key".
+    /// Checks the response to a HEAD: the length, or `None` for "no such key".
     ///
     /// # Errors
     ///
-    /// It is not the length of what was written last.
+    /// It differs from the length of the last write.
     pub fn check_length(&self, key: &str, length: Option<usize>) -> Result<(), Failure> {
         let describe = || format!("HEAD {key} said {length:?}");
         self.judge(key, describe, |state| state.map(|content| content.length) == length)
     }
 
-    /// Judges a listing of all objects whose key begins with `prefix`.
+    /// Checks a listing of all objects whose key begins with `prefix`.
     ///
     /// # Errors
     ///
-    /// One is missing that should be there, or the other way round, or has another length.
+    /// An object is missing, unexpected, or has a different length.
     pub fn check_list(&self, prefix: &str, listed: &BTreeMap<String, usize>) -> Result<(), Failure> {
         let known = self.objects.range(prefix.to_owned()..).map(|(key, _)| key);
         let known = known.take_while(|key| key.starts_with(prefix));

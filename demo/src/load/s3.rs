@@ -1,4 +1,4 @@
-//! Signed S3 operations on one bucket, each measured and each sent once.
+//! Signed S3 operations on one bucket, each measured and sent once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use super::failure::{Failure, Kind};
 use super::http::{Answer, Http, Upload};
 use super::meter::Meter;
 
-/// How long a signature is good for.
+/// Validity of a signature.
 const SIGNED_FOR: Duration = Duration::from_secs(300);
 
-/// One client's access to its bucket.
+/// A client's access to its bucket.
 pub struct S3 {
     http: Http,
     bucket: Bucket,
@@ -35,17 +35,17 @@ impl S3 {
         Self { http: Http::new(plan.endpoint, keep_alive), bucket, credentials, meter }
     }
 
-    /// The counts this client adds to.
+    /// The counts of this client.
     pub fn meter(&self) -> &Meter {
         &self.meter
     }
 
-    /// Makes the bucket.
+    /// Creates the bucket.
     ///
     /// # Errors
     ///
-    /// As for every operation here: the exchange failed, or the server answered something else than it
-    /// should. The failure is not counted yet.
+    /// As for every operation here: the exchange failed, or the server's response was unexpected. The failure is not
+    /// counted yet.
     pub async fn create_bucket(&mut self) -> Result<(), Failure> {
         let request = sign(&self.bucket.create_bucket(&self.credentials), Upload::empty());
         self.send(request).await?.expect(StatusCode::OK)?;
@@ -129,14 +129,14 @@ impl S3 {
         self.send(request).await?.expect(StatusCode::OK)?.header(ETAG)
     }
 
-    /// Makes an object of the parts.
+    /// Assembles the object from the parts.
     pub async fn complete_parts(&mut self, key: &str, id: &str, tags: &[String]) -> Result<(), Failure> {
         let tags = tags.iter().map(String::as_str);
         let action = CompleteMultipartUpload::new(&self.bucket, Some(&self.credentials), key, id, tags);
         let request = sign(&action, Upload::empty());
         let request = request.map(|_| Upload::all(action.body()));
         let text = self.send(request).await?.expect(StatusCode::OK)?.text()?;
-        // This answer begins before the work is done, so it can be an error although its status is 200.
+        // The response begins before the work is done, so it can be an error despite its status 200.
         if text.contains("<CompleteMultipartUploadResult") {
             Ok(())
         } else {
@@ -170,7 +170,7 @@ fn sign<'a>(action: &impl S3Action<'a>, body: Upload) -> Request<Upload> {
         .expect("a signed URL makes a request")
 }
 
-/// An answer and what it answers.
+/// A response and its request.
 struct Reply {
     what: String,
     answer: Answer,

@@ -1,7 +1,7 @@
-//! One client connection: HTTP/1.1 over TCP, which can be asked to end without ever cutting an answer.
+//! One client connection: HTTP/1.1 over TCP. It can end on request without cutting a response.
 //!
-//! A client learns that it shall move on from the `Connection: close` of a complete answer. Only a connection on which nothing is
-//! being asked is closed without one, after it has been idle for a while, and only if no byte of a next request has arrived.
+//! A complete response with `Connection: close` asks the client to reconnect. Only an idle connection is closed
+//! without one, after a while, and only if no byte of a next request has arrived.
 
 use std::convert::Infallible;
 use std::io;
@@ -33,38 +33,38 @@ use tokio::time::Instant;
 pub(crate) enum Gate {
     /// They stay open for the next request.
     Open,
-    /// Each ends with its next answer, or when it has been idle for [`DRAIN_IDLE`].
+    /// Each ends with its next response, or after it has been idle for [`DRAIN_IDLE`].
     Draining,
-    /// They end now, whatever they are at.
+    /// They end now, even with a request in progress.
     Cut,
 }
 
 const DRAIN_IDLE: Duration = Duration::from_millis(500);
 
-/// How many connections there are. Cheap to clone, shared by all.
+/// The number of connections. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Traffic(watch::Sender<usize>);
 
 impl Traffic {
-    /// Enters a connection.
+    /// Counts a new connection.
     pub(crate) fn enter(&self) -> Entered {
         self.0.send_modify(|count| *count += 1);
         Entered(self.clone())
     }
 
-    /// Completes when there is none.
+    /// Waits until there is none.
     pub(crate) async fn empty(&self) {
-        // The sender is here.
+        // This holds the sender, so the wait cannot fail.
         let _ = self.0.subscribe().wait_for(|count| *count == 0).await;
     }
 
-    /// How many there are.
+    /// The number of connections.
     pub(crate) fn count(&self) -> usize {
         *self.0.borrow()
     }
 }
 
-/// Dropping it says that the connection is closed.
+/// Drop it when the connection is closed.
 pub(crate) struct Entered(Traffic);
 
 impl Drop for Entered {
@@ -73,14 +73,14 @@ impl Drop for Entered {
     }
 }
 
-/// Serves one connection until it ends. Client errors end the connection and nothing else.
+/// Serves one connection until it ends. Client errors end the connection and have no other effect.
 pub(crate) async fn serve(
     stream: TcpStream,
     router: Router,
     mut gate: watch::Receiver<Gate>,
     _entered: Entered,
 ) {
-    // In this order, so that the socket is closed before it is left.
+    // In this order: the socket closes before the connection is uncounted.
     let stream = Arc::new(stream);
     let activity = Arc::new(Activity::default());
     let io = TokioIo::new(Watched { stream: stream.clone(), activity: activity.clone() });
@@ -119,13 +119,13 @@ pub(crate) async fn serve(
 
 async fn sleep(wait: Option<Duration>) {
     match wait {
-        // Never zero: a connection that is being shut down would be looked at in a loop.
+        // Never zero: a connection that is shutting down would otherwise spin.
         Some(wait) => tokio::time::sleep(wait.max(Duration::from_millis(1))).await,
         None => std::future::pending().await,
     }
 }
 
-/// Since when nothing has been asked; `None` while something is.
+/// Since when no request is in progress; `None` while one is.
 #[derive(Debug)]
 struct Activity(Mutex<Option<Instant>>);
 
@@ -145,7 +145,7 @@ impl Activity {
     }
 }
 
-/// A request is worked on or answered for as long as this exists.
+/// A request is in progress until this is dropped.
 struct Busy(Arc<Activity>);
 
 impl Busy {
@@ -161,7 +161,7 @@ impl Drop for Busy {
     }
 }
 
-/// The body of an answer.
+/// A response body.
 struct Answer {
     body: Body,
     _busy: Busy,
@@ -187,12 +187,12 @@ impl http_body::Body for Answer {
     }
 }
 
-/// Another descriptor of the stream, for what can be asked of the kernel without waiting.
+/// A duplicate of the stream, to query the kernel without waiting.
 fn duplicate(stream: &TcpStream) -> io::Result<StdStream> {
     stream.as_fd().try_clone_to_owned().map(StdStream::from)
 }
 
-/// Whether no byte has come that was not read. It does not wait: the stream does not block.
+/// Whether all received bytes were read. The stream is nonblocking, so this does not wait.
 fn has_nothing_unread(stream: &StdStream) -> bool {
     match stream.peek(&mut [0]) {
         Ok(count) => count == 0,
@@ -200,15 +200,15 @@ fn has_nothing_unread(stream: &StdStream) -> bool {
     }
 }
 
-/// The stream of a connection, shared so that its owner can ask the kernel about unread bytes, and watched so that a request of
-/// which a part has come is not taken for idleness.
+/// The stream of a connection. Shared, so that its owner can query unread bytes from the kernel. Watched, so that a
+/// connection with a partial request does not count as idle.
 struct Watched {
     stream: Arc<TcpStream>,
     activity: Arc<Activity>,
 }
 
 impl Watched {
-    /// Repeats `attempt` until it does not block.
+    /// Repeats `attempt` while it would block.
     fn poll<T>(
         &self,
         cx: &mut Context<'_>,

@@ -1,4 +1,4 @@
-//! `mcp-server`: the command line, and the life of the server from its start to the end of its turn.
+//! `mcp-server`: the command line, and the life of the server from start to end.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -9,11 +9,11 @@ use handoff_example_mcp::stamp::Stamp;
 use handoff_example_mcp::{log, rehearsal};
 use handoff_service::tokio::{self as service, BoxError, Drain, Seal, Server, State};
 
-/// An MCP server with a few tools, whose binary can be replaced while it serves.
+/// An upgradable MCP server with a few tools.
 #[derive(Debug, Parser)]
 #[command(name = "mcp-server")]
 struct Args {
-    /// Address to listen on when no supervisor hands a listener over.
+    /// Address to listen on without a supervisor.
     #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDRESS")]
     listen: SocketAddr,
 }
@@ -40,7 +40,7 @@ fn failed(error: &BoxError) -> ExitCode {
 async fn run(args: Args, release: Stamp) -> Result<(), BoxError> {
     let mut starting = service::start().await?.version(&release.version);
     let listener = starting.tcp_listener("mcp", &args.listen.to_string())?;
-    // There is no data that two processes could spoil.
+    // There is no data that needs a single writer.
     let begun = starting.begin(None).await?;
     let mut server = McpServer::new(&release.version, listener);
     if let Err(error) = rehearsal::before_ready(release.fault).await {
@@ -56,7 +56,7 @@ async fn run(args: Args, release: Stamp) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Completes at Ctrl-C and at SIGTERM.
+/// Completes at Ctrl-C or SIGTERM.
 async fn told_to_stop() {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut terminate), Ok(mut interrupt)) =
@@ -70,7 +70,7 @@ async fn told_to_stop() {
     }
 }
 
-/// What a supervisor asks of the server, in the words of the server.
+/// Connects the handoff callbacks with the server.
 struct Upgradable(McpServer);
 
 impl Server for Upgradable {

@@ -1,7 +1,7 @@
-//! The MCP server, and what a handoff asks of it.
+//! The MCP server and its handoff callbacks.
 //!
-//! In overlap mode the process that follows serves already while this one drains: new connections go there. So a drain has to bring
-//! the clients of this one to connect anew, and to hand over what they expect to find there.
+//! In overlap mode the successor already serves while this process drains, and gets all new connections. So a drain
+//! must make clients reconnect, and hand over the state that they expect there.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -23,18 +23,18 @@ use crate::sessions::Sessions;
 use crate::tools::Tools;
 use crate::{BoxError, log};
 
-/// When a client whose stream has ended is to come back.
+/// When a client reconnects after the end of its stream.
 const RETRY: Duration = Duration::from_millis(200);
-/// How often a drain ends the streams that were begun anew on a connection of this process.
+/// How often a drain ends streams that clients have reopened on a connection of this process.
 const END_STREAMS_EVERY: Duration = Duration::from_millis(100);
-/// How long a seal waits for what is still running.
+/// How long a seal waits for work in progress.
 const SEAL_PATIENCE: Duration = Duration::from_secs(2);
 /// The same, if it may be cut.
 const CUT_PATIENCE: Duration = Duration::from_millis(500);
-/// How long nobody is accepted after the system has run out of something, such as file descriptors.
+/// Pause after the system has run out of a resource, such as file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// An MCP server over one listener. The path is `/mcp`; `/healthz` tells the version.
+/// An MCP server on one listener. The path is `/mcp`; `/healthz` returns the version.
 pub struct McpServer {
     listener: TcpListener,
     router: Router,
@@ -46,7 +46,7 @@ pub struct McpServer {
 }
 
 impl McpServer {
-    /// Of the release `version`. Nothing is accepted before [`serve`](Self::serve).
+    /// Creates a server of the release `version`. It accepts nothing before [`serve`](Self::serve).
     pub fn new(version: &str, listener: TcpListener) -> Self {
         let (manager, sessions) = (Arc::new(manager()), Arc::new(Sessions::default()));
         let version: Arc<str> = version.into();
@@ -68,16 +68,16 @@ impl McpServer {
         Self { listener, router, gate, traffic: Traffic::default(), manager, sessions, acceptor: None }
     }
 
-    /// The address that clients connect to.
+    /// The address for clients.
     ///
     /// # Errors
     ///
-    /// The listener has none.
+    /// The listener has no address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves, for the first time or again, whatever was asked before.
+    /// Serves, for the first time or again, and overrides an earlier drain or seal.
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ impl McpServer {
     pub fn serve(&mut self) -> io::Result<()> {
         self.gate.send_replace(Gate::Open);
         if self.acceptor.is_none() {
-            // Not earlier: the setting belongs to the open file, which another process may be accepting from.
+            // Not earlier: the flag belongs to the open file, and another process may be accepting from it.
             self.listener.set_nonblocking(true)?;
             let listener = tokio::net::TcpListener::from_std(self.listener.try_clone()?)?;
             let (stop, stopped) = oneshot::channel();
@@ -99,9 +99,9 @@ impl McpServer {
         Ok(())
     }
 
-    /// Hands the sessions over, and waits until every client has gone, which is when calls that are running are answered; or
-    /// until the drain is cancelled. Streams that only wait for news are ended, in order: their clients come back to the
-    /// process that follows, with the session, and with the id of the last event that they have.
+    /// Hands the sessions over, and waits until every client has left, so all running calls are answered; or until
+    /// the drain is cancelled. Ends streams that only wait for events: their clients reconnect to the successor with
+    /// the session and the id of their last event.
     ///
     /// # Errors
     ///
@@ -124,17 +124,17 @@ impl McpServer {
     async fn end_streams(&self) {
         let sessions: Vec<_> = self.manager.sessions.read().await.values().cloned().collect();
         for session in sessions {
-            // One that has ended meanwhile has no stream.
+            // A session that has ended in the meantime has no stream.
             let _ = session.close_standalone_sse_stream(None).await;
         }
     }
 
-    /// Accepts what waits in the queue of the listener, and nothing more; serves it; and hands the sessions over once more. With
-    /// `may_cut` of `seal`, what does not end soon is cut.
+    /// Accepts only what is in the listener's queue, serves it, and hands the sessions over once more. With `may_cut`
+    /// of `seal`, cuts what does not end soon.
     ///
     /// # Errors
     ///
-    /// A call takes too long, or the sessions cannot be handed over: [`serve`](Self::serve).
+    /// A call takes too long, or the sessions cannot be handed over: call [`serve`](Self::serve).
     pub async fn seal(&mut self, seal: &Seal) -> Result<(), BoxError> {
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.stop().await;
@@ -154,11 +154,11 @@ impl McpServer {
         Ok(seal.hand_over(&self.sessions.state()?)?)
     }
 
-    /// Takes the sessions of the process before this one.
+    /// Takes over the sessions of the predecessor.
     ///
     /// # Errors
     ///
-    /// They are not understood.
+    /// Their format is not supported.
     pub fn take_over(&self, state: &State) -> Result<(), BoxError> {
         self.sessions.take_over(state)
     }
@@ -170,7 +170,7 @@ fn manager() -> LocalSessionManager {
     manager
 }
 
-/// What an accepted connection is given.
+/// The parameters for accepted connections.
 struct Clients {
     router: Router,
     gate: watch::Sender<Gate>,
@@ -179,21 +179,21 @@ struct Clients {
 
 impl Clients {
     fn welcome(&self, stream: tokio::net::TcpStream) {
-        // Fails only on a connection that is gone already, which its own task then finds out.
+        // Fails only if the connection is already gone; its own task detects that.
         let _ = stream.set_nodelay(true);
         let (router, gate) = (self.router.clone(), self.gate.subscribe());
         tokio::spawn(connection::serve(stream, router, gate, self.traffic.enter()));
     }
 }
 
-/// The task that accepts.
+/// The accept task.
 struct Acceptor {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
 impl Acceptor {
-    /// Returns when nothing will be accepted any more.
+    /// Stops accepting. Returns when the task has ended.
     async fn stop(self) {
         drop(self.stop);
         if let Err(error) = self.task.await {
@@ -210,11 +210,11 @@ async fn accept(listener: tokio::net::TcpListener, clients: Clients, mut stopped
         };
         match accepted {
             Ok((stream, _)) => clients.welcome(stream),
-            // Mostly there are no descriptors left, or the client has gone.
+            // Usually there are no descriptors left, or the client has left.
             Err(_) => sleep(ACCEPT_PAUSE).await,
         }
     }
-    // Whoever is in the queue is served by nobody else.
+    // No other process serves the clients in the queue.
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, _)) = listener.accept() {
         if let Ok(stream) =

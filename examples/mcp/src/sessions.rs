@@ -1,8 +1,8 @@
-//! The sessions that clients have with this server, and those that it was handed by the process before it.
+//! The sessions of this server's clients, including those from its predecessor.
 //!
-//! A session is what its client said of itself in the beginning. With that, and the id, any process of this server can go on with
-//! it; `rmcp` does so when a request names a session that it does not know, and asks here. What a client has been told meanwhile
-//! (events of a stream, for example) is not part of it.
+//! A session is the client's initialization. With that and the id, any process of this server can continue the
+//! session; when a request names an unknown session, `rmcp` asks this store. Later messages to the client (such as
+//! events of a stream) are not part of it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,23 +16,23 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::BoxError;
 
-/// What [`Table`] means. Another number is not understood.
+/// The format of [`Table`]. Other formats are refused.
 const FORMAT: u32 = 1;
 
-/// For so long after its start a process may have a predecessor that still hands over: longer than a drain.
+/// How long after its start a process may have a predecessor that still hands over: longer than a drain.
 const WHILE_YOUNG: Duration = Duration::from_secs(60);
 
-/// For so long a young process holds a request with a session that it does not know.
+/// How long a young process holds a request with an unknown session.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A session that nobody has used for so long is forgotten.
+/// A session unused for this long is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// All sessions, by id.
+/// All sessions by id.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Table {
     sessions: HashMap<String, Session>,
-    /// Those that were ended here, so that the predecessor does not bring them back.
+    /// Sessions that ended here, so that a handover of the predecessor does not restore them.
     #[serde(skip)]
     ended: Vec<String>,
 }
@@ -46,14 +46,14 @@ struct Session {
     is_handed: bool,
 }
 
-/// The table of this process, for `rmcp` and for the handoff.
+/// The sessions of this process, for `rmcp` and for the handoff.
 #[derive(Debug)]
 pub struct Sessions {
     table: Mutex<Table>,
     born: Instant,
-    /// Counts the changes that are worth handing over.
+    /// Counts changes that are worth a handover.
     changed: watch::Sender<u64>,
-    /// Counts what was handed over to this process.
+    /// Counts handovers to this process.
     arrived: watch::Sender<u64>,
 }
 
@@ -69,7 +69,7 @@ impl Default for Sessions {
 }
 
 impl Sessions {
-    /// All of them, for the process that follows.
+    /// All sessions, for the successor.
     pub(crate) fn state(&self) -> Result<State, BoxError> {
         let mut table = self.table();
         let now = now_unix_s();
@@ -77,21 +77,21 @@ impl Sessions {
         Ok(State::new(FORMAT, serde_json::to_vec(&*table)?)?)
     }
 
-    /// Sees each change from now on.
+    /// Notifies of each change from now on.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// A request of that session is here.
+    /// Records a request of a session.
     pub(crate) fn used(&self, id: &str) {
         self.find(id);
     }
 
-    /// Takes those of the process before this one, instead of what it handed over earlier. Sessions that were used here stay as
-    /// they are.
+    /// Takes the predecessor's sessions, which replace those of an earlier handover. Sessions that were used here
+    /// stay unchanged.
     pub(crate) fn take_over(&self, state: &State) -> Result<(), BoxError> {
         if state.format() != FORMAT {
-            return Err(format!("sessions of format {} are not known here", state.format()).into());
+            return Err(format!("sessions of format {} are not supported", state.format()).into());
         }
         let handed: Table = serde_json::from_slice(state.content())?;
         let mut table = self.table();
@@ -115,15 +115,15 @@ impl Sessions {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        // What it guards is whole after each statement.
+        // The data is consistent after each statement.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[async_trait::async_trait]
 impl SessionStore for Sessions {
-    /// A client may come here with its session before the predecessor has handed it over. In a process that is old enough,
-    /// a session that is not there does not exist.
+    /// A client may arrive with its session before the predecessor has handed it over. In a process that is old
+    /// enough, an unknown session does not exist.
     async fn load(&self, id: &str) -> Result<Option<SessionState>, SessionStoreError> {
         let mut arrived = self.arrived.subscribe();
         let until = (Instant::now() + PATIENCE).min(self.born + WHILE_YOUNG);

@@ -1,4 +1,4 @@
-//! The tools. They do nothing useful, but take time and tell of progress as real ones do.
+//! The tools. They only take time and report progress, as real ones do.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,46 +10,46 @@ use rmcp::service::RequestContext;
 use rmcp::{RoleServer, ServerHandler, tool, tool_handler, tool_router};
 use serde::Deserialize;
 
-/// The handler of one session, or of one request of a protocol version without sessions.
+/// The handler of one session, or of one request in protocol versions without sessions.
 #[derive(Debug, Clone)]
 pub struct Tools {
     version: Arc<str>,
 }
 
-/// What `echo` is given.
+/// The arguments of `echo`.
 #[derive(Debug, Deserialize, JsonSchema)]
 struct Echo {
-    /// The text to give back.
+    /// The text to return.
     text: String,
 }
 
-/// What `slow` is given.
+/// The arguments of `slow`.
 #[derive(Debug, Deserialize, JsonSchema)]
 struct Slow {
-    /// How many steps to take.
+    /// Number of steps.
     steps: u32,
-    /// How long each takes, in milliseconds.
+    /// Duration of each step, in milliseconds.
     step_ms: u64,
 }
 
 #[tool_router]
 impl Tools {
-    /// Those of the release `version`.
+    /// The tools of the release `version`.
     pub fn new(version: Arc<str>) -> Self {
         Self { version }
     }
 
-    #[tool(description = "Gives the text back")]
+    #[tool(description = "Returns the text")]
     async fn echo(&self, Parameters(Echo { text }): Parameters<Echo>) -> String {
         text
     }
 
-    #[tool(description = "Tells which release of the server answers")]
+    #[tool(description = "Returns the release of the server")]
     async fn version(&self) -> String {
         self.version.to_string()
     }
 
-    #[tool(description = "Takes its time, and tells of each step if it is asked to")]
+    #[tool(description = "Takes time, and reports each step on request")]
     async fn slow(
         &self,
         Parameters(Slow { steps, step_ms }): Parameters<Slow>,
@@ -64,7 +64,7 @@ impl Tools {
             if let Some(token) = &token {
                 let progress =
                     ProgressNotificationParam::new(token.clone(), step.into()).with_total(steps.into());
-                // A client that is gone needs no news.
+                // A client that has left needs no progress.
                 let _ = context.peer.notify_progress(progress).await;
             }
         }

@@ -1,8 +1,7 @@
-//! What the example servers have in common: the release number that packaging writes behind an executable, and
-//! releases that go wrong on purpose.
+//! Shared parts of the example servers: the release number that packaging appends to an executable, and releases that
+//! fail on purpose.
 
-/// Writes a line to the log, which is the standard error stream. Unlike `eprintln!` it does not panic when
-/// nobody reads that stream any more.
+/// Writes a line to standard error. Unlike `eprintln!`, it does not panic when the stream has no reader.
 #[macro_export]
 macro_rules! log {
     ($($line:tt)*) => {{
@@ -14,5 +13,5 @@ macro_rules! log {
 pub mod rehearsal;
 pub mod stamp;
 
-/// The error of everything that a handoff may ask of a server: its text says what went wrong.
+/// The error of a handoff callback: its text is the reason.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,4 +1,4 @@
-//! Releases that go wrong on purpose, so that an upgrade to one can be watched. See [`Fault`].
+//! Releases that fail on purpose, to rehearse upgrades. See [`Fault`].
 
 use std::future::pending;
 
@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use crate::BoxError;
 use crate::stamp::Fault;
 
-/// Does what the fault of this release does before the server says that it is ready.
+/// Executes this release's fault before the server reports readiness.
 ///
 /// # Errors
 ///
@@ -22,7 +22,7 @@ pub async fn before_ready(fault: Option<Fault>) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Does what the fault of this release does after the server has said that it is ready.
+/// Executes this release's fault after the server has reported readiness.
 pub fn after_ready(fault: Option<Fault>) {
     if fault == Some(Fault::CrashAfterReady) {
         log!("this release is stamped to crash now");

@@ -1,7 +1,7 @@
-//! The release stamp: a few lines behind the end of an executable that say which release it is.
+//! The release stamp: a few lines at the end of an executable with its release.
 //!
-//! The loader of the kernel takes no notice of bytes behind the last section of an ELF file, so one build
-//! can be packaged as many releases, each a different file with its own hash:
+//! The kernel's loader ignores bytes after the last section of an ELF file, so one build can be packaged as many
+//! releases, each a different file with its own hash:
 //!
 //! ```text
 //! (the executable)
@@ -11,7 +11,7 @@
 //! #end-of-release-stamp
 //! ```
 //!
-//! The `fault` line is for rehearsals: it makes a release that goes wrong in a known way.
+//! The `fault` line is for rehearsals: it makes a release fail in a defined way.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -22,37 +22,37 @@ use std::time::Duration;
 
 const HEAD: &str = "\n#release-stamp\n";
 const TAIL: &str = "#end-of-release-stamp\n";
-/// The whole stamp has to fit in this many bytes at the end of the file.
+/// Maximum size of the stamp in bytes.
 const LIMIT: usize = 512;
 
-/// What the stamp of an executable says.
+/// The content of an executable's stamp.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp {
     /// The version, as `--version` prints it.
     pub version: String,
-    /// What this release does wrong, if it is made for a rehearsal.
+    /// The fault of this release, if it is for a rehearsal.
     pub fault: Option<Fault>,
 }
 
-/// A way in which a rehearsed release fails. The text form is the one in the stamp.
+/// A defined failure. The text form is the one in the stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// `never-ready`: opens its data and then never says that it is ready.
+    /// `never-ready`: opens its data, but never reports readiness.
     NeverReady,
-    /// `unhealthy`: says of itself that it is not fit to serve.
+    /// `unhealthy`: reports that it is not healthy.
     Unhealthy,
-    /// `slow-begin:<ms>`: is ready only after that time.
+    /// `slow-begin:<ms>`: becomes ready only after that time.
     SlowBegin(Duration),
-    /// `crash-after-ready`: says that it is ready and dies at once.
+    /// `crash-after-ready`: reports readiness and crashes at once.
     CrashAfterReady,
 }
 
 impl Stamp {
-    /// The stamp of the running executable; an executable without one has the version of its package.
+    /// The stamp of the running executable; without one, the version of its package.
     ///
     /// # Errors
     ///
-    /// `/proc/self/exe` cannot be read, or holds a stamp that makes no sense.
+    /// `/proc/self/exe` cannot be read, or has an invalid stamp.
     pub fn current() -> io::Result<Self> {
         Ok(read("/proc/self/exe".as_ref())?
             .unwrap_or_else(|| Self { version: env!("CARGO_PKG_VERSION").to_owned(), fault: None }))
@@ -63,7 +63,7 @@ impl Stamp {
 ///
 /// # Errors
 ///
-/// The file cannot be read, or its stamp has a line that is not known.
+/// The file cannot be read, or its stamp has an unknown line.
 pub fn read(path: &Path) -> io::Result<Option<Stamp>> {
     let mut file = File::open(path).map_err(|error| named(path, "cannot be opened", &error))?;
     let length = file.metadata()?.len();
@@ -76,10 +76,10 @@ pub fn read(path: &Path) -> io::Result<Option<Stamp>> {
     }
 }
 
-/// Writes the executable `src` to `dst` as the release `version`, in place of any stamp `src` already has.
+/// Writes the executable `src` to `dst` as the release `version`, replacing a stamp of `src`.
 ///
-/// `dst` appears complete or not at all, and a running executable of that name is not disturbed. Blocks
-/// until the new file is durable.
+/// `dst` is replaced atomically, without effect on a running executable of that name. Blocks until the new file is
+/// durable.
 ///
 /// # Errors
 ///
@@ -121,7 +121,7 @@ fn block(version: &str, fault: Option<Fault>) -> io::Result<String> {
     Ok(block)
 }
 
-/// Where in `end`, the last bytes of a file, the stamp starts.
+/// The position of the stamp in `end`, the last bytes of a file.
 fn locate(end: &[u8]) -> Option<usize> {
     if !end.ends_with(TAIL.as_bytes()) {
         return None;

@@ -1,15 +1,15 @@
-//! A real S3 server over a directory, built so that its binary can be replaced while it serves.
+//! An upgradable S3 server on a directory: you can replace its binary while it serves.
 //!
-//! The S3 protocol and the storage come from the crates `s3s` and `s3s-fs`; what is here is what a server
-//! has to add so that an upgrade drops nothing:
+//! The crates `s3s` and `s3s-fs` implement the S3 protocol and the storage. This crate adds what a server needs so that an
+//! upgrade drops nothing:
 //!
-//! - [`server`]: the server itself, with the three things a handoff asks for: drain, seal, serve again; connections are the
-//!   business of `handoff_service::http`;
-//! - `store`: the file store, made durable: what is acknowledged is on the disk;
-//! - [`stamp`] and [`rehearsal`], of all examples: the release number that packaging writes behind the executable,
-//!   and releases that go wrong on purpose.
+//! - [`server`]: the server and its handoff callbacks: drain, seal, serve again; `handoff_service::http` handles the
+//!   connections;
+//! - `store`: the durable file store: everything acknowledged is on disk;
+//! - [`stamp`] and [`rehearsal`], shared by all examples: the release number that packaging appends to the executable, and
+//!   releases that fail on purpose.
 //!
-//! `src/main.rs` puts them together and is the part to copy from.
+//! `src/main.rs` combines the parts. Copy from there.
 
 pub mod server;
 mod store;

@@ -1,4 +1,4 @@
-//! `s3-server`: the command line, and the life of the server from its start to the end of its turn.
+//! `s3-server`: the command line, and the life of the server from start to end.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,20 +11,20 @@ use handoff_example_s3::{log, rehearsal};
 use handoff_service::http;
 use handoff_service::tokio::{self as service, BoxError, Drain, Seal, Server};
 
-/// An S3 server over a directory, whose binary can be replaced while it serves.
+/// An upgradable S3 server on a directory.
 #[derive(Debug, Parser)]
 #[command(name = "s3-server")]
 struct Args {
-    /// Address to listen on when no supervisor hands a listener over.
+    /// Address to listen on without a supervisor.
     #[arg(long, default_value = "127.0.0.1:9000", value_name = "ADDRESS")]
     listen: SocketAddr,
-    /// Access key that requests must be signed with.
+    /// Access key for signed requests.
     #[arg(long, value_name = "KEY")]
     access_key: String,
-    /// Secret that belongs to the access key.
+    /// Secret of the access key.
     #[arg(long, value_name = "SECRET")]
     secret_key: String,
-    /// Directory that holds the buckets; made if it does not exist.
+    /// Directory with the buckets; created if it does not exist.
     data_dir: PathBuf,
 }
 
@@ -48,14 +48,14 @@ fn failed(error: &BoxError) -> ExitCode {
 }
 
 async fn run(args: Args, release: Stamp) -> Result<(), BoxError> {
-    // Everything that is slow and touches no data comes first: the process before us still serves.
+    // Slow steps without data come first: the predecessor still serves.
     std::fs::create_dir_all(&args.data_dir)
         .map_err(|error| format!("cannot make {}: {error}", args.data_dir.display()))?;
     let mut starting = service::start().await?.version(&release.version);
     let listener = starting.tcp_listener("s3", &args.listen.to_string())?;
     let address = listener.local_addr()?;
 
-    // From here on this process is the only one that may write to the data directory.
+    // From here on only this process may write to the data directory.
     let begun = starting.begin(Some(&args.data_dir)).await?;
     let config = Config { data_dir: args.data_dir, access_key: args.access_key, secret_key: args.secret_key };
     let mut server = match S3Server::open(config, listener) {
@@ -75,7 +75,7 @@ async fn run(args: Args, release: Stamp) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// What a supervisor asks of the server, in the words of the server.
+/// Connects the handoff callbacks with the server.
 struct Upgradable(S3Server);
 
 impl Server for Upgradable {

@@ -1,8 +1,8 @@
-//! The S3 server, and what a handoff asks of it.
+//! The S3 server and its handoff callbacks.
 //!
-//! States: *opened* → [`serve`](S3Server::serve) → *serving* → [`drain`](S3Server::drain) → *draining* (still
-//! accepts; clients move on) → [`seal`](S3Server::seal) → *sealed* (accepts nothing, writes nothing, has closed
-//! everything but the listener). `serve` leads back from every state, also after a seal that failed.
+//! States: *opened* → [`serve`](S3Server::serve) → *serving* → [`drain`](S3Server::drain) → *draining* (still accepts;
+//! clients reconnect) → [`seal`](S3Server::seal) → *sealed* (accepts nothing, writes nothing, has closed everything but the
+//! listener). `serve` returns from every state to *serving*, even after a failed seal.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -22,18 +22,18 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use crate::store::Store;
 use crate::{BoxError, log};
 
-/// What the server serves, and to whom.
+/// The parameters of the server.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The directory that holds the buckets; it must exist.
+    /// The directory with the buckets; it must exist.
     pub data_dir: PathBuf,
-    /// The access key that requests must be signed with.
+    /// The access key for signed requests.
     pub access_key: String,
-    /// The secret that belongs to it.
+    /// The secret of the access key.
     pub secret_key: String,
 }
 
-/// An S3 server over one directory and one listener. Errors of single clients end their connection only.
+/// An S3 server on one directory and one listener. Errors of a client end its connection only.
 pub struct S3Server {
     config: Config,
     address: SocketAddr,
@@ -41,8 +41,8 @@ pub struct S3Server {
 }
 
 impl S3Server {
-    /// Opens the data; nothing is accepted before [`serve`](Self::serve). To be called only when no other
-    /// process writes to the data directory, because opening the store removes the temporary files it finds.
+    /// Opens the data; accepts nothing before [`serve`](Self::serve). Call it only when no other process writes to
+    /// the data directory, because opening the store removes its temporary files.
     ///
     /// # Errors
     ///
@@ -54,33 +54,33 @@ impl S3Server {
         Ok(Self { config, address, http })
     }
 
-    /// The address that clients connect to.
+    /// The address for clients.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Asks the clients to move on, and waits until only short requests of new connections are in progress, or until `cancelled` is
-    /// ready. Either way the server goes on like this until it is told to [`seal`](Self::seal) or to [`serve`](Self::serve).
+    /// Asks clients to reconnect. Waits until only short requests on new connections are in progress, or until
+    /// `cancelled` completes. The server stays in this mode until [`seal`](Self::seal) or [`serve`](Self::serve).
     pub async fn drain(&mut self, cancelled: impl Future<Output = ()>) {
         self.http.drain(cancelled).await;
     }
 
-    /// Stops accepting, finishes what is in progress, and closes the store. Nothing is left to flush: the store syncs each change
-    /// before it is acknowledged. After this the process does not write.
+    /// Stops accepting, finishes the work in progress, and closes the store. There is nothing to flush: the store
+    /// syncs each change before it acknowledges it. After this the process does not write.
     ///
-    /// With `may_cut`, connections that do not end soon are cut.
+    /// With `may_cut`, it cuts connections that do not end soon.
     ///
     /// # Errors
     ///
-    /// A request takes too long. The connections go on and the store stays open, so the data directory must
-    /// not be given away: [`serve`](Self::serve).
+    /// A request takes too long. The connections and the store stay open, so do not give the data directory away:
+    /// call [`serve`](Self::serve).
     pub async fn seal(&mut self, may_cut: bool) -> Result<(), BoxError> {
         self.http.seal(Mode::Exclusive, may_cut).await?;
         self.http.replace(Answering { store: None });
         Ok(())
     }
 
-    /// Serves, for the first time or again, whatever was asked before.
+    /// Serves, for the first time or again, and overrides an earlier drain or seal.
     ///
     /// # Errors
     ///
@@ -103,7 +103,7 @@ fn open_store(config: &Config) -> io::Result<S3Service> {
     Ok(service.build())
 }
 
-/// Whether the server may be at work on a request for long although it has all of it. How long a GET takes is known with its answer.
+/// Whether a completely received request may take long. For a GET, the response shows that.
 fn is_long(request: &Parts) -> bool {
     match request.method {
         Method::PUT => request.headers.contains_key("x-amz-copy-source"),
@@ -112,7 +112,7 @@ fn is_long(request: &Parts) -> bool {
     }
 }
 
-/// Answers by the store, and tells of what fails.
+/// Answers from the store, and logs failures.
 #[derive(Clone)]
 struct Answering {
     /// `None` when sealed: then nothing is accepted.

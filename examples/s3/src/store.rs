@@ -1,9 +1,8 @@
-//! The file store, made durable: a change is answered only when the disk has it.
+//! The durable file store: a change is acknowledged only when it is on disk.
 //!
-//! `s3s-fs` leaves its files in the page cache. Here each operation that changes something then syncs the
-//! files and directories it has touched, so nothing that was acknowledged is ever owed to the disk, and a
-//! seal has nothing left to flush. This costs a small PUT less than a millisecond on ext4, which is less
-//! than the connections waiting in a seal would pay for a flush of everything at once.
+//! `s3s-fs` leaves its files in the page cache. This store syncs the touched files and directories after each change,
+//! so that everything acknowledged is on disk and a seal has nothing to flush. This costs a small PUT less than a
+//! millisecond on ext4, which is less than the clients waiting for a seal would pay for a flush of everything.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +14,7 @@ use s3s_fs::FileSystem;
 
 use crate::log;
 
-/// A [`FileSystem`] that syncs what it writes. Exactly one may exist for a directory.
+/// A [`FileSystem`] that syncs its writes. At most one may exist per directory.
 #[derive(Debug)]
 pub(crate) struct Store {
     files: FileSystem,
@@ -23,15 +22,15 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Opens the store in `root`. It removes the part files that a killed writer has left behind, so the
-    /// caller must be the only writer, and stay it for as long as the store exists. Blocks for a moment.
+    /// Opens the store in `root`. Removes the part files of a killed writer, so the caller must be the only writer
+    /// while the store exists. Blocks briefly.
     pub(crate) fn open(root: &Path) -> io::Result<Self> {
         let root = root.canonicalize()?;
         let files = FileSystem::new(&root).map_err(|error| io::Error::other(format!("{error:?}")))?;
         Ok(Self { files, root })
     }
 
-    /// What a PUT of an object may write.
+    /// The files that a PUT of an object may write.
     fn object_files(&self, bucket: &str, key: &str) -> Vec<PathBuf> {
         let mut paths = vec![
             self.root.join(bucket).join(key),
@@ -42,32 +41,31 @@ impl Store {
         paths
     }
 
-    /// What the begin of a multipart upload writes.
+    /// The files that the start of a multipart upload writes.
     fn upload_files(&self, bucket: &str, key: &str, id: &str) -> Vec<PathBuf> {
         let metadata = self.sidecar(bucket, key, &format!(".upload-{id}.metadata.json"));
         vec![self.root.join(format!(".upload-{id}.json")), metadata, self.root.clone()]
     }
 
-    /// What the upload of a part writes.
+    /// The files that the upload of a part writes.
     fn part_files(&self, id: &str, part: PartNumber) -> Vec<PathBuf> {
         vec![self.root.join(format!(".upload_id-{id}.part-{part}")), self.root.clone()]
     }
 
-    /// Every directory from that of the object up to the root: a PUT may have made any of them.
+    /// Every directory from the object's up to the root: a PUT may have created any of them.
     fn directories(&self, bucket: &str, key: &str) -> Vec<PathBuf> {
         let object = self.root.join(bucket).join(key);
         object.ancestors().skip(1).take_while(|dir| dir.starts_with(&self.root)).map(Path::to_owned).collect()
     }
 
-    /// The file in the root that `s3s-fs` keeps about an object.
+    /// The metadata file of an object in the root.
     fn sidecar(&self, bucket: &str, key: &str, kind: &str) -> PathBuf {
         let encode = |text: &str| base64_simd::URL_SAFE_NO_PAD.encode_to_string(text);
         self.root.join(format!(".bucket-{}.object-{}{kind}", encode(bucket), encode(key)))
     }
 }
 
-/// Syncs files and directories. One that is gone was replaced or deleted meanwhile, by an operation that
-/// syncs for itself.
+/// Syncs files and directories. A missing one was replaced or deleted by another operation, which syncs for itself.
 async fn sync(paths: Vec<PathBuf>) -> S3Result {
     let synced = tokio::task::spawn_blocking(move || {
         for path in paths {
@@ -263,7 +261,7 @@ mod tests {
         Some(StreamingBlob::from(s3s::Body::from(hyper::body::Bytes::from_static(b"content"))))
     }
 
-    /// Everything below `dir`, and `dir` itself.
+    /// `dir` and everything below it.
     fn tree(dir: &Path) -> BTreeSet<PathBuf> {
         let mut found = BTreeSet::from([dir.to_owned()]);
         for entry in std::fs::read_dir(dir).unwrap() {
@@ -273,7 +271,7 @@ mod tests {
         found
     }
 
-    /// Everything that exists and was not there `before` is among `synced`.
+    /// Checks that everything created since `before` is among `synced`.
     fn assert_covers(synced: Vec<PathBuf>, before: &BTreeSet<PathBuf>, root: &Path) {
         let synced = BTreeSet::from_iter(synced);
         let missed: Vec<_> =

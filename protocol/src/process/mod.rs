@@ -1,12 +1,13 @@
-//! A process of the service, from its start to its end, as a table of states and events. It runs inside the service.
+//! A process of the service, from start to end, as a table of states and events. It runs inside the service.
 //!
-//! What must hold, whatever the supervisor does:
+//! Invariants, whatever the supervisor does:
 //! - before `Begin` it touches no data and does not accept; if the channel closes or the lease ends, it leaves;
-//! - after `Begin` it is entitled to serve, also if the supervisor is gone: it waits for the lock without end;
-//! - the data lock is released only after a seal that succeeded, and `Sealed` is said only after that;
-//! - whatever was taken away comes back by itself: when the channel closes, or the lease of the last message ends;
-//! - waiting for the lock has no end: while a successor holds it this process is its standby;
-//! - `Resumed` is said once per handoff, and only by a process that serves.
+//! - after `Begin` it may serve even if the supervisor is gone: it waits for the lock without limit;
+//! - it releases the data lock only after a successful seal, and sends `Sealed` only after that;
+//! - everything taken from it comes back without a message, when the channel closes or the lease of the last message
+//!   ends;
+//! - the wait for the lock has no limit: while a successor holds it, this process is its standby;
+//! - it sends `Resumed` once per handoff, and only while it serves.
 //!
 //! ```text
 //!            Prepare and         Begin          locked           opened        Commit, closed
@@ -34,80 +35,80 @@ pub use crate::reason::Role;
 
 mod step;
 
-/// Time that a process that was told to leave while it served gives its clients. Milliseconds.
+/// Drain time of a process that must leave while it serves. Milliseconds.
 pub const LEAVE_GRACE_MS: u64 = 30_000;
 
-/// Where the process stands.
+/// The state of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
-    /// The service starts up. `Prepared` is said when it is done and was asked for.
+    /// The service starts up. It sends `Prepared` once start-up is done and `Prepare` has arrived.
     Starting {
-        /// Whether `Prepare` came.
+        /// Whether `Prepare` has arrived.
         asked: bool,
-        /// Whether the service is done with its start-up.
+        /// Whether start-up is done.
         done: bool,
     },
-    /// Started; waits for `Begin`.
+    /// Start-up is done; waits for `Begin`.
     Parked,
-    /// Entitled to serve; waits for the lock.
+    /// May serve; waits for the lock.
     Locking,
     /// Holds the lock; the service opens its data.
     Opening,
-    /// It accepts; not yet committed.
+    /// It accepts, and is not committed yet.
     Ready,
-    /// It was sent away before it was committed: it drains, seals and exits by itself. The lease runs.
+    /// Dismissed before the commit: it drains, seals and exits by itself. The lease runs.
     Dismissed,
-    /// It is committed and accepts; nothing was taken from it.
+    /// It is committed and accepts.
     Serving,
     /// It accepts, and waits for long requests. The lease runs.
     Draining {
-        /// Whether `Drained` was said.
+        /// Whether it has sent `Drained`.
         drained: bool,
     },
     /// The service's seal code runs. It does not accept.
     Sealing {
-        /// Whether to serve again as soon as that code returns.
+        /// Whether to serve again when that code returns.
         resume: bool,
-        /// Whether to leave as soon as that code returns.
+        /// Whether to leave when that code returns.
         leave: bool,
     },
     /// It does not accept and does not hold the lock. The lease runs.
     Sealed,
-    /// Drain or seal failed; it holds the lock. The lease runs.
+    /// The drain or seal failed; it holds the lock. The lease runs.
     Failed,
-    /// It wants to serve again and waits for the lock: a standby.
+    /// It is to serve again and waits for the lock: a standby.
     Waiting,
     /// It holds the lock; the service's resume code runs.
     Reopening {
-        /// Whether to leave as soon as it serves.
+        /// Whether to leave once it serves.
         leave: bool,
     },
-    /// It was told to leave while it served: it drains, seals and exits by itself. The lease runs.
+    /// It must leave while it serves: it drains, seals and exits by itself. The lease runs.
     Leaving,
     /// It exits.
     Gone,
 }
 
-/// What can happen to the process.
+/// An event of the process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// A message came.
+    /// A message arrived.
     Message(HandoffId, ToService),
-    /// The channel closed, or something came that is not a message.
+    /// The channel closed, or an invalid frame arrived.
     Closed,
-    /// Another supervisor is here, on a new channel; the old one is closed.
+    /// A new supervisor adopts the process on a new channel; the old channel is closed.
     Adopt(HandoffId),
     /// The lease ended.
     Lease,
-    /// The service has done all start-up that needs no data.
+    /// The service has completed all start-up that needs no data.
     Started,
     /// The lock was taken.
     Locked,
-    /// The lock cannot be taken, now or later.
+    /// Locking failed permanently.
     LockFailed(String),
-    /// The service has opened its data and accepts, or cannot.
+    /// The service has opened its data and accepts, or has failed to.
     Opened(Result<(), String>),
-    /// The service hands something over to the process that follows.
+    /// The service hands over state for its successor.
     HandOver(state::State),
     /// The service's drain code returned.
     DrainDone(Result<(), String>),
@@ -117,20 +118,20 @@ pub enum Event {
     ResumeDone(Result<(), String>),
 }
 
-/// What the process does. In the order given.
+/// Actions of the process, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Send, unless the channel is closed.
     Send(HandoffId, FromService),
     /// Answer the supervisor that adopts this process.
     Adopted(HandoffId, Stage),
-    /// Keep what the process that goes before has handed over, instead of what is kept already.
+    /// Store the predecessor's state; it replaces a stored one.
     KeepState(state::State),
-    /// Give the service what the process that went before has handed over.
+    /// Pass the predecessor's state to the service.
     TakeOver(state::State),
     /// Close the channel.
     HangUp,
-    /// Wait for the data lock, without end.
+    /// Wait for the data lock, without limit.
     TakeLock,
     /// Release the data lock.
     ReleaseLock,
@@ -138,21 +139,21 @@ pub enum Action {
     Open,
     /// Run the service's drain code.
     Drain {
-        /// The time that it may take. Milliseconds.
+        /// Time limit of the drain. Milliseconds.
         grace_ms: u64,
-        /// Whether this process is sent away before it was committed.
+        /// Whether this process is dismissed before the commit.
         refused: bool,
     },
-    /// Tell the drain code, if it runs, to return at once.
+    /// Make a running drain code return at once.
     CancelDrain,
-    /// Run the service's seal code, after the drain code if that runs.
+    /// Run the service's seal code, after a running drain code has returned.
     Seal {
         /// Whether running requests may be cut.
         cut: bool,
     },
-    /// Run the service's resume code, after the drain code if that runs.
+    /// Run the service's resume code, after a running drain code has returned.
     Resume,
-    /// Start the lease again.
+    /// Restart the lease.
     ArmLease {
         /// Milliseconds from now.
         lease_ms: u64,
@@ -172,21 +173,21 @@ pub struct Process {
     mode: Mode,
     state: State,
     role: Role,
-    /// The handoff under way, or the last one.
+    /// The current handoff, or the last one.
     handoff: HandoffId,
-    /// The lease that the last `Seal` granted; it starts with `Sealed`.
+    /// The lease from the last `Seal`; it starts with `Sealed`.
     seal_lease_ms: u64,
     connected: bool,
 }
 
 impl Process {
-    /// A process that was welcomed in `handoff`.
+    /// Creates the machine of a process that received `Welcome` in `handoff`.
     pub fn new(mode: Mode, handoff: HandoffId) -> Self {
         let state = State::Starting { asked: false, done: false };
         Self { mode, state, role: Role::Successor, handoff, seal_lease_ms: 0, connected: true }
     }
 
-    /// Where it stands.
+    /// The current state.
     pub fn state(&self) -> State {
         self.state
     }
@@ -196,12 +197,12 @@ impl Process {
         self.mode
     }
 
-    /// What it is to the service. A process that is gone keeps the role that it had.
+    /// The current role. A process that is gone keeps its last role.
     pub fn role(&self) -> Role {
         self.role
     }
 
-    /// Whether it is at work for the supervisor, which then wants signs of life.
+    /// Whether it works for the supervisor, which then expects signs of life.
     pub fn is_working(&self) -> bool {
         match self.state {
             State::Starting { asked, .. } => asked,
@@ -222,12 +223,12 @@ impl Process {
         }
     }
 
-    /// The handoff that messages belong to.
+    /// The handoff that messages must carry.
     pub fn handoff(&self) -> HandoffId {
         self.handoff
     }
 
-    /// Whether the supervisor can still be heard.
+    /// Whether the channel to the supervisor is open.
     pub fn is_connected(&self) -> bool {
         self.connected
     }

@@ -9,7 +9,7 @@ use crate::message::{Done, Failed, FromService, Mode, Ready, Stage, ToService};
 use crate::state;
 
 impl Process {
-    /// Takes one event and returns what to do.
+    /// Processes one event. Returns the actions to perform, in order.
     pub fn step(&mut self, event: Event) -> Vec<Action> {
         let mut out = Vec::new();
         match event {
@@ -39,7 +39,7 @@ impl Process {
                 out.push(Action::Drain { grace_ms: prepare.grace_ms, refused: false });
             }
             (_, _) if id != self.handoff => self.refuse(out),
-            // What carries the messages out keeps it: nothing is decided by it.
+            // The driver stores the grant; it affects no decision.
             (_, ToService::Grant(_)) | (State::Dismissed | State::Gone, _) => {}
             (_, message) => match self.role {
                 Role::Successor => self.message_before_commit(message, out),
@@ -100,13 +100,13 @@ impl Process {
                 out.push(Action::Seal { cut: seal.cut });
             }
             (_, ToService::Resume(_)) => self.take_back(out),
-            // A process that came to serve without a supervisor may also be told that its handoff is undone.
+            // A process that began to serve without a supervisor may also receive `Abort`.
             (_, ToService::Commit(_) | ToService::Abort(_)) => self.leave(out),
-            // The process that went before drains while this one serves already.
+            // The predecessor drains while this process already serves.
             (State::Serving, ToService::State(state)) if self.mode == Mode::Overlap => {
                 out.push(Action::TakeOver(state));
             }
-            // A lease that ended or a drain that failed made this the past while the message was on its way.
+            // The message was in transit when the lease ended or the drain failed.
             (
                 State::Serving | State::Failed | State::Waiting | State::Reopening { .. },
                 ToService::Seal(_),
@@ -115,7 +115,7 @@ impl Process {
         }
     }
 
-    /// The supervisor broke the protocol: nothing that it says counts any more.
+    /// The supervisor broke the protocol: nothing it sends counts anymore.
     fn refuse(&mut self, out: &mut Vec<Action>) {
         out.push(Action::HangUp);
         self.closed(out);
@@ -125,7 +125,7 @@ impl Process {
         self.connected = false;
         match self.state {
             State::Starting { .. } | State::Parked => self.exit(0, out),
-            // There is no supervisor left that could say `Commit`, so the process that serves is the incumbent.
+            // No supervisor is left to send `Commit`, so the serving process is the incumbent.
             State::Ready => self.become_incumbent(),
             State::Locking | State::Opening | State::Dismissed => {}
             State::Serving
@@ -140,8 +140,8 @@ impl Process {
         }
     }
 
-    /// The closed channel has sent away a process that was not told to begin. What was taken from an incumbent came back
-    /// with it, or is on its way back.
+    /// A process without `Begin` has already left when the old channel closed. Whatever an incumbent had given up is
+    /// back or on its way back.
     fn adopt(&mut self, id: HandoffId, out: &mut Vec<Action>) {
         let stage = match self.state {
             State::Ready | State::Serving => Stage::Serving,
@@ -277,7 +277,7 @@ impl Process {
         self.role = Role::Incumbent;
     }
 
-    /// Serve again with what was taken away.
+    /// Serve again with everything that was taken away.
     fn take_back(&mut self, out: &mut Vec<Action>) {
         match self.state {
             State::Draining { drained } => {
@@ -296,7 +296,7 @@ impl Process {
                 }
                 Mode::Overlap => self.reopen(out),
             },
-            // From an uncommitted process nothing was taken.
+            // Nothing was taken from an uncommitted process.
             State::Starting { .. }
             | State::Parked
             | State::Locking
@@ -317,7 +317,7 @@ impl Process {
         out.push(Action::Resume);
     }
 
-    /// Another process is committed, or the service is to stop.
+    /// Another process is committed, or the service stops.
     fn leave(&mut self, out: &mut Vec<Action>) {
         match self.state {
             State::Serving | State::Draining { .. } | State::Failed => {
@@ -329,7 +329,7 @@ impl Process {
             State::Sealing { resume, .. } => self.state = State::Sealing { resume, leave: true },
             State::Reopening { .. } => self.state = State::Reopening { leave: true },
             State::Sealed | State::Waiting => self.exit(0, out),
-            // An uncommitted process is sent away by `message_before_commit`.
+            // `message_before_commit` dismisses an uncommitted process.
             State::Starting { .. }
             | State::Parked
             | State::Locking
@@ -341,7 +341,7 @@ impl Process {
         }
     }
 
-    /// Only while a process that follows waits for it: what is said at another time is for nobody.
+    /// Forwards state only while a successor waits for it; at other times it has no recipient.
     fn hand_over(&self, state: state::State, out: &mut Vec<Action>) {
         match self.state {
             State::Draining { .. } | State::Sealing { resume: false, leave: false } => {
@@ -365,7 +365,7 @@ impl Process {
     }
 
     fn drain_done(&mut self, result: Result<(), String>, out: &mut Vec<Action>) {
-        // A drain that was cancelled changes nothing: what comes next was decided already.
+        // A cancelled drain changes nothing: the next step is already decided.
         if self.state != (State::Draining { drained: false }) {
             return;
         }

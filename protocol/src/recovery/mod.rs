@@ -1,20 +1,20 @@
-//! What a supervisor does that finds processes of an earlier one: one labelled table.
+//! How a supervisor treats processes of an earlier supervisor: one labelled table.
 //!
-//! It knows what the journal says and what each process answers to [`Adopt`](crate::message::Adopt). Two processes
-//! matter: the *incumbent*, which served before the last handoff, and the *successor*, which was to follow it. (A service
-//! at rest has an incumbent only. A third process, which was replaced before that, is told to leave, in order if it
-//! serves, whatever else happens.) The table is asked again whenever something new is known, until it gives something
-//! else than to wait.
+//! The input is the journal and each process's answer to [`Adopt`](crate::message::Adopt). Two processes matter: the
+//! *incumbent*, which served before the last handoff, and the *successor* of that handoff. (An idle service has only an
+//! incumbent. A third process, replaced even earlier, is always told to leave; it drains and seals first if it serves.)
+//! The table is evaluated after every new fact, until its decision is not to wait.
 //!
-//! No row starts or kills anything while a process serves or is at work, unless that process is unreachable or frozen and
-//! another one has the data or is to have it: the process that serves goes on, whatever was intended. The data lock decides
-//! which one that is, and the processes say what it decided: one that serves or is at work holds it, one that waits does not.
+//! No row starts or kills anything while a process serves or is about to, unless that process is unreachable or frozen
+//! and another one holds or must get the data: the serving process continues, whatever was intended. The data lock
+//! decides which process serves, and the answers reveal its decision: a process that serves or works holds the lock,
+//! one that waits does not.
 //!
-//! No row commits. What a commit demands is asked again by the supervisor that is here now, as the one before may have died
-//! before it knew the answer. A successor that serves is probed, and goes through its canary from the first step, since its
-//! share was taken back before any process was asked. A committed process whose predecessor still stands by is on probation
-//! again, for the whole time. What does not pass is rolled back in the way in which any new process is. What the process
-//! itself says of its health needs no second question: one that is not healthy never serves.
+//! No row commits. The new supervisor repeats every check that a commit requires, because the earlier one may have died
+//! before it had the result. A serving successor is probed, and restarts its canary at the first step, since its share
+//! was withdrawn before any process was asked. A committed process whose predecessor still stands by restarts its
+//! probation with the full time. A failure is rolled back like that of any new process. A process's own health report
+//! needs no repetition: an unhealthy process never serves.
 
 use core::fmt;
 
@@ -26,21 +26,21 @@ mod roles;
 
 pub use roles::{Living, Roles, Slots, roles};
 
-/// What the journal says of the last handoff.
+/// What the journal says about the last handoff.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Written {
-    /// It was not committed, or there was none: the incumbent is the process of the current generation.
+    /// It was not committed, or there was none: the current generation's process is the incumbent.
     Uncommitted,
-    /// It was committed: the successor is the process of the current generation.
+    /// It was committed: the current generation's process is the successor.
     Committed,
 }
 
 /// What is known of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Found {
-    /// There is none, or it has ended.
+    /// It does not exist, or has ended.
     Gone,
-    /// It was asked and has not answered yet.
+    /// `Adopt` was sent; no answer yet.
     Asked,
     /// It serves.
     Serving,
@@ -48,11 +48,11 @@ pub enum Found {
     Working,
     /// It waits for the data lock.
     Waiting,
-    /// It is on its way out, or was killed.
+    /// It is leaving, or was killed.
     Leaving,
     /// It gave no sign of life for longer than the lease.
     Frozen,
-    /// It lives, and cannot be asked.
+    /// It lives, but cannot be reached.
     Unreachable,
 }
 
@@ -67,12 +67,12 @@ impl From<Stage> for Found {
     }
 }
 
-/// All that the decision depends on.
+/// The input of the decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Facts {
     /// Whether the service is to run.
     pub wanted: bool,
-    /// What the journal says.
+    /// What the journal says about the last handoff.
     pub written: Written,
     /// What is known of the incumbent.
     pub incumbent: Found,
@@ -80,18 +80,18 @@ pub struct Facts {
     pub successor: Found,
 }
 
-/// What to do.
+/// The decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Decision {
-    /// What somebody says next decides.
+    /// Wait: the next event decides.
     Wait,
-    /// The incumbent goes on.
+    /// The incumbent continues.
     Adopt,
-    /// The successor serves: what a commit demands of it is asked again. Until it is committed the incumbent stays.
+    /// The successor serves: the checks for a commit are repeated. Until the commit the incumbent stays.
     Advance,
     /// The successor serves and is committed: the incumbent leaves, or stands by if there is a probation.
     Forward,
-    /// The incumbent serves: the successor is sent away.
+    /// The incumbent serves: the successor is dismissed.
     Back,
     /// The incumbent serves although the successor was committed: the commit is undone.
     Revert,
@@ -101,31 +101,31 @@ pub enum Decision {
     KillIncumbent,
     /// The binary of the current generation is started.
     Start,
-    /// Nothing is to run.
+    /// Nothing runs.
     Rest,
 }
 
-/// One row of the table. It holds if each column has what is there.
+/// One row of the table. It applies if every column matches.
 #[derive(Debug)]
 pub struct Row {
     /// Its name, for the log.
     pub label: &'static str,
-    /// Whether the service is to run; `None` if that does not matter.
+    /// Whether the service is to run; `None` matches both.
     pub wanted: Option<bool>,
-    /// What the journal says; `None` if that does not matter.
+    /// What the journal says; `None` matches both.
     pub written: Option<Written>,
-    /// What may be known of the incumbent.
+    /// The matching states of the incumbent.
     pub incumbent: &'static [Found],
-    /// What may be known of the successor.
+    /// The matching states of the successor.
     pub successor: &'static [Found],
-    /// What to do.
+    /// The decision.
     pub decision: Decision,
-    /// Why that is right.
+    /// The reason.
     pub why: &'static str,
 }
 
 impl Row {
-    /// Whether the row is the one for these facts.
+    /// Whether the row applies to these facts.
     pub fn holds(&self, facts: Facts) -> bool {
         self.wanted.is_none_or(|wanted| wanted == facts.wanted)
             && self.written.is_none_or(|written| written == facts.written)
@@ -136,13 +136,13 @@ impl Row {
 
 use Found::{Asked, Frozen, Gone, Leaving, Serving, Unreachable, Waiting, Working};
 
-/// Everything that can be known of a process.
+/// All states of a process.
 pub const FOUND: [Found; 8] = [Gone, Asked, Serving, Working, Waiting, Leaving, Frozen, Unreachable];
 
-/// All but who has yet to say whether it serves.
+/// The states in which it is known whether the process serves.
 const SETTLED: [Found; 6] = [Gone, Serving, Waiting, Leaving, Frozen, Unreachable];
 
-/// The table. For all facts exactly one row holds.
+/// The table. Exactly one row applies to any facts.
 pub static TABLE: &[Row] = &[
     Row {
         label: "go forward",
@@ -151,9 +151,9 @@ pub static TABLE: &[Row] = &[
         incumbent: &SETTLED,
         successor: &[Serving],
         decision: Decision::Advance,
-        why: "The successor was told to begin and serves: it has opened the data, and may have acknowledged writes. That \
-              it serves well is not known: it goes on where the probe begins, and the incumbent waits for the lock or serves \
-              beside it, as it would have.",
+        why: "The successor has received Begin and serves: it has opened the data, and may have acknowledged \
+              writes. Its health is unknown: it continues with the probe, and the incumbent waits for the lock or \
+              serves beside it, as before.",
     },
     Row {
         label: "finish",
@@ -162,8 +162,8 @@ pub static TABLE: &[Row] = &[
         incumbent: &SETTLED,
         successor: &[Serving, Unreachable],
         decision: Decision::Forward,
-        why: "The commit is a fact; only nobody was told. Whoever is committed and lives is not doubted for being unreachable: it \
-              said that it was ready before the commit.",
+        why: "The commit is durable; only the processes were not told. A committed process that lives is trusted \
+              even if it is unreachable: it reported ready before the commit.",
     },
     Row {
         label: "ask the other one, too",
@@ -172,8 +172,8 @@ pub static TABLE: &[Row] = &[
         incumbent: &[Asked, Working],
         successor: &[Serving],
         decision: Decision::Wait,
-        why: "The successor serves, so nobody is kept waiting; but what the incumbent does must be known before it can be \
-              told to leave, and one that is about to serve cannot drain yet.",
+        why: "The successor serves, so no client waits. But the incumbent's state must be known before it is \
+              asked to leave, and an incumbent that is about to serve cannot drain yet.",
     },
     Row {
         label: "ask before the end",
@@ -182,7 +182,7 @@ pub static TABLE: &[Row] = &[
         incumbent: &[Asked, Working],
         successor: &[Unreachable],
         decision: Decision::Wait,
-        why: "The same, with a committed successor that cannot be asked.",
+        why: "The same, with a committed successor that is unreachable.",
     },
     Row {
         label: "distrust",
@@ -191,8 +191,8 @@ pub static TABLE: &[Row] = &[
         incumbent: &FOUND,
         successor: &[Unreachable],
         decision: Decision::KillSuccessor,
-        why: "It cannot be told that it is committed, nor that it is not, and nobody knows whether it is ready. Whoever \
-              waits for the lock gets it by its end; otherwise the committed binary is started.",
+        why: "It cannot receive a commit or an abort, and its readiness is unknown. Its end releases the lock to a \
+              waiting incumbent; otherwise the committed binary is started.",
     },
     Row {
         label: "frozen successor",
@@ -201,8 +201,8 @@ pub static TABLE: &[Row] = &[
         incumbent: &FOUND,
         successor: &[Frozen],
         decision: Decision::KillSuccessor,
-        why: "It was asked and is silent for longer than the lease, so it serves nobody. It may hold the lock for which the \
-              incumbent waits.",
+        why: "It was asked and is silent for longer than the lease, so it serves no client. It may hold the lock \
+              that the incumbent waits for.",
     },
     Row {
         label: "ask the successor",
@@ -211,8 +211,8 @@ pub static TABLE: &[Row] = &[
         incumbent: &FOUND,
         successor: &[Asked, Working],
         decision: Decision::Wait,
-        why: "It will answer, be ready, fail or fall silent, each within a limit; if it is at work it holds the lock, and \
-              nobody else can serve sooner.",
+        why: "It will answer, be ready, fail or fall silent, each within a limit. If it is about to serve it holds \
+              the lock, and no other process can serve sooner.",
     },
     Row {
         label: "go on",
@@ -221,8 +221,8 @@ pub static TABLE: &[Row] = &[
         incumbent: &[Serving, Unreachable],
         successor: &[Gone],
         decision: Decision::Adopt,
-        why: "It is the current generation and nothing is under way any more. An unreachable one serves too, as far as anybody can \
-              tell, and is not killed for being old.",
+        why: "It is the current generation, and no handoff is in progress. An unreachable incumbent probably \
+              serves too, and is not killed for its age.",
     },
     Row {
         label: "roll back",
@@ -231,8 +231,8 @@ pub static TABLE: &[Row] = &[
         incumbent: &[Serving, Unreachable],
         successor: &[Waiting, Leaving],
         decision: Decision::Back,
-        why: "The incumbent heard nothing for longer than its lease, or saw its channel close, and took its data back; the \
-              successor waits for a lock that it will not get.",
+        why: "The incumbent received nothing for longer than its lease, or saw its channel close, and took its \
+              data back. The successor waits for a lock that it will not get.",
     },
     Row {
         label: "undo the commit",
@@ -241,8 +241,8 @@ pub static TABLE: &[Row] = &[
         incumbent: &[Serving, Unreachable],
         successor: &[Gone, Waiting, Leaving],
         decision: Decision::Revert,
-        why: "The committed process has lost the data, by its end or by leaving, before the incumbent was told to go: the \
-              incumbent was its standby and serves.",
+        why: "The committed process has lost the data, by ending or leaving, before the incumbent was asked \
+              to leave: the incumbent was its standby and serves.",
     },
     Row {
         label: "frozen incumbent",
@@ -251,7 +251,8 @@ pub static TABLE: &[Row] = &[
         incumbent: &[Frozen],
         successor: &[Gone, Waiting, Leaving],
         decision: Decision::KillIncumbent,
-        why: "Nobody serves: it was asked and is silent for longer than the lease, and the successor does not hold the lock.",
+        why: "No process serves: the incumbent was asked and is silent for longer than the lease, and the \
+              successor does not hold the lock.",
     },
     Row {
         label: "ask the incumbent",
@@ -260,7 +261,7 @@ pub static TABLE: &[Row] = &[
         incumbent: &[Asked, Working, Waiting, Leaving],
         successor: &[Gone, Waiting, Leaving],
         decision: Decision::Wait,
-        why: "It answers, serves, gets the lock or ends, each within a limit. What it says then decides.",
+        why: "It answers, serves, gets the lock or ends, each within a limit. Its answer decides.",
     },
     Row {
         label: "wait for the successor",
@@ -269,7 +270,7 @@ pub static TABLE: &[Row] = &[
         incumbent: &[Gone],
         successor: &[Waiting, Leaving],
         decision: Decision::Wait,
-        why: "The incumbent is gone, and with it its lock: the successor gets it, or ends.",
+        why: "The incumbent is gone and has released its lock: the successor gets it, or ends.",
     },
     Row {
         label: "start",
@@ -278,7 +279,7 @@ pub static TABLE: &[Row] = &[
         incumbent: &[Gone],
         successor: &[Gone],
         decision: Decision::Start,
-        why: "Nobody is left who could serve, and the service is wanted.",
+        why: "No process is left that could serve, and the service is wanted.",
     },
     Row {
         label: "rest",
@@ -287,13 +288,13 @@ pub static TABLE: &[Row] = &[
         incumbent: &[Gone],
         successor: &[Gone],
         decision: Decision::Rest,
-        why: "Nobody is left, and nobody is to run.",
+        why: "No process is left, and none is wanted.",
     },
 ];
 
-/// The row for these facts.
+/// The row that applies to these facts.
 pub fn decide(facts: Facts) -> &'static Row {
-    // A test enumerates all facts: one row always holds, and the last one is never a default.
+    // A test enumerates all facts: one row always applies, so the default is never used.
     TABLE.iter().find(|row| row.holds(facts)).unwrap_or(&TABLE[TABLE.len() - 1])
 }
 

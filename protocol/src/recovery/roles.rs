@@ -1,46 +1,45 @@
-//! Who is who after a restart: which of the processes that the journal names plays which part, and which slot each of them
-//! has, before any of them was asked.
+//! Roles after a restart: assigns a role and a slot to each process in the journal, before any of them is asked.
 
 use super::Written;
 use crate::message::Mode;
 use crate::record::{Current, Process, Standing};
 
-/// The processes that the journal names and that are still there.
+/// The processes in the journal that still exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Living<T> {
-    /// That of [`Standing::current`].
+    /// The process of [`Standing::current`].
     pub current: Option<T>,
-    /// That of [`Standing::previous`].
+    /// The process of [`Standing::previous`].
     pub previous: Option<T>,
-    /// That of [`Standing::leaving`].
+    /// The process of [`Standing::leaving`].
     pub leaving: Option<T>,
-    /// That of [`Standing::attempt`].
+    /// The process of [`Standing::attempt`].
     pub attempt: Option<T>,
 }
 
-/// The processes that are still there, by the part that each has until it is known what it does.
+/// The remaining processes by the role that each has until it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Roles<T> {
-    /// What the journal says of the last handoff.
+    /// What the journal says about the last handoff.
     pub written: Written,
     /// The process that served before the last handoff.
     pub incumbent: Option<T>,
-    /// The process that was to follow it.
+    /// The successor of that handoff.
     pub successor: Option<T>,
-    /// A process that was replaced before that.
+    /// A process that was replaced earlier.
     pub outgoing: Option<T>,
-    /// Whether a handoff was begun and not ended.
+    /// Whether a handoff is in progress.
     is_attempt: bool,
-    /// Whether that handoff is an upgrade that somebody asked for.
+    /// Whether that handoff is an upgrade that a user requested.
     is_upgrade: bool,
-    /// Whether the current generation is older than the one before it, which was taken back.
+    /// Whether the current generation is older than the previous one, which was reverted.
     is_reverted: bool,
 }
 
-/// Who plays which part.
+/// Assigns the roles.
 pub fn roles<T>(standing: &Standing, living: Living<T>) -> Roles<T> {
     let Living { current, previous, leaving, attempt } = living;
-    // One process has one role: it is not to be asked twice, nor to be replaced by itself.
+    // One process has one role: it must not be asked twice or replaced by itself.
     let serving =
         current.as_ref().and(standing.current.as_ref()).and_then(|current| current.process.as_ref());
     let is_another = |process: Option<&Process>| serving.is_none() || process != serving;
@@ -49,7 +48,7 @@ pub fn roles<T>(standing: &Standing, living: Living<T>) -> Roles<T> {
         (previous.filter(|_| of(&standing.previous)), leaving.filter(|_| of(&standing.leaving)));
     let attempt =
         attempt.filter(|_| is_another(standing.attempt.as_ref().and_then(|it| it.process.as_ref())));
-    // The restart of a process that had ended is nothing that anybody asked for.
+    // A restart after a crash is not an upgrade that a user requested.
     let is_upgrade = standing
         .attempt
         .as_ref()
@@ -70,19 +69,19 @@ pub fn roles<T>(standing: &Standing, living: Living<T>) -> Roles<T> {
     }
 }
 
-/// The slot of each process, as far as their age tells.
+/// The slot of each process, inferred from their ages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Slots {
-    /// That of the incumbent.
+    /// The slot of the incumbent.
     pub incumbent: u64,
-    /// That of the successor.
+    /// The slot of the successor.
     pub successor: u64,
-    /// That of the outgoing process.
+    /// The slot of the outgoing process.
     pub outgoing: u64,
 }
 
 impl<T> Roles<T> {
-    /// Whether no process is there.
+    /// Whether there are no processes.
     pub fn is_empty(&self) -> bool {
         self.count() == 0
     }
@@ -91,21 +90,22 @@ impl<T> Roles<T> {
         [&self.incumbent, &self.successor, &self.outgoing].into_iter().flatten().count()
     }
 
-    /// Whether an upgrade was under way that somebody may ask for: one that was not committed, or that was on probation.
+    /// Whether an upgrade was in progress that a user may ask about: one not yet committed, or on probation.
     pub fn is_under_way(&self, has_probation: bool) -> bool {
         let stands_by =
             self.written == Written::Committed && self.incumbent.is_some() && self.successor.is_some();
         self.is_upgrade || stands_by && has_probation
     }
 
-    /// Whether the newest slot is that of the process that serves, as far as can be known before any process is asked. A
-    /// successor that is not committed may have got new connections; it is asked first, and they are steered then.
+    /// Whether the newest slot belongs to the serving process, as far as can be inferred before any process is asked. A
+    /// successor that is not committed may have received new connections; it is asked first, and steering happens after
+    /// its answer.
     pub fn newest_slot_serves(&self) -> bool {
         !self.is_reverted
             && (self.written == Written::Committed || self.incumbent.is_none() || !self.is_attempt)
     }
 
-    /// Which of the slots, the oldest first, each process has.
+    /// Assigns the slots, which are ordered from oldest to newest.
     pub fn slots(&self, mode: Mode, slots: &[u64]) -> Slots {
         let last = slots.last().copied().unwrap_or(0);
         let mut next = slots.iter().copied().skip(self.dead_and_older(slots.len()));
@@ -121,11 +121,11 @@ impl<T> Roles<T> {
         Slots { incumbent, successor, outgoing }
     }
 
-    /// How many of the slots belonged to processes that are gone and were older than all that live. A handoff that was
-    /// under way may have left the slot of a dead successor, which is the newest.
+    /// Number of slots of dead processes that are older than all living ones. A handoff in progress may have left the
+    /// newest slot to a dead successor.
     fn dead_and_older(&self, slots: usize) -> usize {
         match (self.written, self.is_attempt) {
-            // The process that was taken back has the newest.
+            // The reverted process has the newest slot.
             _ if self.is_reverted => 0,
             (Written::Uncommitted, false) => slots.saturating_sub(self.count()),
             (Written::Uncommitted, true) | (Written::Committed, _) => 0,
@@ -157,7 +157,7 @@ mod tests {
         started(number, binary).into_iter().chain([Fact::Committed { handoff: id(number) }]).collect()
     }
 
-    /// The parts of the processes with these numbers.
+    /// The roles of the processes with these numbers.
     fn left(facts: impl IntoIterator<Item = Fact>, living: &[u8]) -> Roles<u8> {
         let records: Vec<_> = facts.into_iter().map(|fact| Record { at_unix_ms: 0, fact }).collect();
         let standing = fold(&records);
@@ -212,7 +212,7 @@ mod tests {
         roles.slots(Mode::Overlap, slots)
     }
 
-    /// The process that was replaced is gone, and its slot was not retired yet: no process would accept there.
+    /// The replaced process is gone, and its slot was not retired yet: no process would accept there.
     #[test]
     fn new_connections_go_to_no_slot_of_a_process_that_was_replaced() {
         let replaced = left(committed(1, 1).into_iter().chain(committed(2, 2)), &[2]);
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(slots_of(replaced, &[5]).incumbent, 5);
     }
 
-    /// The newest slot is that of a successor, living or dead.
+    /// The newest slot belongs to a successor, living or dead.
     #[test]
     fn new_connections_go_to_no_slot_of_a_process_that_was_to_follow() {
         let facts = || committed(1, 1).into_iter().chain(started(2, 2));
@@ -235,7 +235,7 @@ mod tests {
         assert!(left(committed(1, 1).into_iter().chain(committed(2, 2)), &[1, 2]).newest_slot_serves());
     }
 
-    /// The newest slot is that of a version that was taken back, living or dead.
+    /// The newest slot belongs to a reverted version, living or dead.
     #[test]
     fn new_connections_go_to_no_slot_of_a_process_that_was_taken_back() {
         let undone = [Fact::Reverted { handoff: id(2) }];

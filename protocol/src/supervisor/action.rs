@@ -1,4 +1,4 @@
-//! What a supervisor does.
+//! The actions of a supervisor.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ use crate::recovery::Decision;
 pub enum DurableFact {
     /// The successor of this handoff is the current generation.
     Commit,
-    /// The incumbent is it again.
+    /// The incumbent is current again.
     Revert,
 }
 
@@ -23,24 +23,24 @@ pub enum DurableFact {
 pub enum Outcome {
     /// The service runs.
     Started,
-    /// The new process serves, the old one is gone.
+    /// The new process serves, and the old one is gone.
     Committed,
     /// The old version serves.
     RolledBack(Reason),
-    /// The service does not run; it is tried again if it is wanted. With [`Reason::Journal`] it runs, in the version that
-    /// was asked for, as nobody else could: but the next start is from the old binary.
+    /// The service does not run; if it is wanted, it is restarted. With [`Reason::Journal`] it runs in the requested
+    /// version, because no other process could serve; but the next start uses the old binary.
     Failed(Reason),
     /// The service has ended.
     Stopped,
 }
 
-/// Why a request is not even begun.
+/// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
-    /// Something else is under way.
+    /// Another operation is in progress.
     #[error("busy")]
     Busy(Phase),
-    /// The last process that was replaced has not left yet.
+    /// The last replaced process has not left yet.
     #[error("the process that was replaced is still leaving")]
     Retiring,
     /// There is nothing to upgrade or stop.
@@ -49,7 +49,7 @@ pub enum Refusal {
     /// It runs already.
     #[error("already running")]
     AlreadyRunning,
-    /// The process that serves cannot be talked to.
+    /// The serving process cannot be reached.
     #[error(
         "the process that serves has closed its channel, so it cannot be drained; stop and start the service"
     )]
@@ -57,78 +57,79 @@ pub enum Refusal {
     /// There is nothing to cancel, or it is too late.
     #[error("nothing that can be cancelled is under way")]
     NothingToCancel,
-    /// The process that serves is on probation.
+    /// The serving process is on probation.
     #[error("the new process is on probation")]
     Probation,
 }
 
-/// What the supervisor does. In the order given.
+/// Actions of the supervisor, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Record the intent, then start a successor.
     Spawn(HandoffId, Target),
     /// Answer `Hello` with the agreed version, and send the listeners.
     Welcome(HandoffId, u16),
-    /// Send.
+    /// Send to the successor.
     ToSuccessor(HandoffId, ToService),
-    /// Send.
+    /// Send to the incumbent.
     ToIncumbent(HandoffId, ToService),
-    /// Send.
+    /// Send to the outgoing process.
     ToOutgoing(HandoffId, ToService),
-    /// Tell as soon as nothing waits for the outgoing process of this handoff, and nothing can be on its way to it.
+    /// Report once nothing waits for the outgoing process of this handoff, and nothing can be in transit to it.
     AwaitQuiet(HandoffId),
-    /// SIGTERM.
+    /// Send SIGTERM to the successor.
     TerminateSuccessor,
-    /// SIGKILL.
+    /// Send SIGKILL to the successor.
     KillSuccessor,
-    /// SIGTERM.
+    /// Send SIGTERM to the incumbent.
     TerminateIncumbent,
-    /// SIGKILL.
+    /// Send SIGKILL to the incumbent.
     KillIncumbent,
-    /// SIGTERM.
+    /// Send SIGTERM to the outgoing process.
     TerminateOutgoing,
-    /// SIGKILL.
+    /// Send SIGKILL to the outgoing process.
     KillOutgoing,
-    /// Close the channel.
+    /// Close the incumbent's channel.
     HangUpIncumbent,
-    /// Look from outside whether the successor serves; answered by [`Event::Probed`](super::Event::Probed).
-    /// It may be tried for so many milliseconds.
+    /// Probe from outside whether the successor serves, with retries for the given milliseconds.
+    /// [`Event::Probed`](super::Event::Probed) reports the result.
     Probe(HandoffId, Millis),
-    /// So many of 1,000 new connections go to the successor from now on, the others to the incumbent.
+    /// Steer this share of new connections, in permille, to the successor, and the rest to the incumbent.
     SteerShare(u16),
-    /// New connections go to the successor from now on, all of them.
+    /// Steer all new connections to the successor.
     SteerToSuccessor,
-    /// New connections go to the incumbent again, all of them.
+    /// Steer all new connections to the incumbent.
     SteerToIncumbent,
-    /// Record durably; answered by [`Event::Durable`](super::Event::Durable) or
-    /// [`Event::NotDurable`](super::Event::NotDurable).
+    /// Record durably. [`Event::Durable`](super::Event::Durable) or [`Event::NotDurable`](super::Event::NotDurable)
+    /// reports the result.
     RecordDurably(HandoffId, DurableFact),
-    /// The disk has not answered in time: the record that is on its way counts as not durable, whatever is answered later, and the
-    /// journal takes no more.
+    /// The disk has not answered in time: treat the pending record as not durable, whatever its later result, and
+    /// refuse further journal writes.
     GiveUpRecord,
-    /// The successor is the incumbent, and the incumbent, if any, the retiree.
+    /// The successor becomes the incumbent, and the incumbent, if any, the outgoing process.
     Promote,
-    /// The incumbent is the outgoing process.
+    /// The incumbent becomes the outgoing process.
     Retire,
-    /// The outgoing process is the incumbent again. The incumbent, if any, is the successor again, or else the outgoing process.
+    /// The outgoing process becomes the incumbent again. The incumbent, if any, becomes the successor or the outgoing
+    /// process.
     Reinstate {
-        /// Whether it is the outgoing process.
+        /// Whether it becomes the outgoing process.
         retires: bool,
     },
-    /// Nobody uses the listeners of the outgoing process any more.
+    /// Nothing uses the outgoing process's listeners anymore.
     RetireSlot,
     /// Stop listening.
     CloseListeners,
-    /// Start a timer anew.
+    /// Start or restart a timer.
     Arm(Deadline, Millis),
     /// Stop a timer.
     Disarm(Deadline),
-    /// The handoff under way fails, and why. Whether somebody waits for it or not: for the log and the status.
+    /// The current handoff fails for this reason. For the log and the status, even if no request waits for it.
     Failed(Reason),
-    /// The request that is under way ended.
+    /// The current request has ended.
     Report(Outcome),
     /// The request is refused.
     Refuse(Refusal),
-    /// It is known what an earlier supervisor has left, and this is done about it.
+    /// Recovery has decided how to treat the processes of an earlier supervisor.
     Recovered(Decision),
 }

@@ -1,5 +1,5 @@
-//! The canary: before it is committed, a successor in overlap mode serves a share of the new connections, and then a larger
-//! one. With a probe it has to pass that again after each step.
+//! The canary: before the commit, a successor in overlap mode serves growing shares of the new connections. If there is
+//! a probe, it must pass that again after each step.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -10,7 +10,7 @@ use crate::message::Mode;
 use crate::reason::{Exit, Reason};
 
 impl Supervisor {
-    /// The successor is well: it gets the next share of the connections, or all of them.
+    /// The successor has passed: it gets the next share of the connections, or all of them.
     pub(super) fn advance(&mut self, at: Moment, out: &mut Vec<Action>) {
         let Some(CanaryStep { permille, time_ms }) = self.next_share() else { return self.commit(at, out) };
         self.handoff.shares = self.handoff.shares.saturating_add(1);
@@ -19,32 +19,32 @@ impl Supervisor {
         out.push(Action::SteerShare(permille));
     }
 
-    /// Without an incumbent nobody is left who could have the other share.
+    /// Without an incumbent no process could take the remaining share.
     fn next_share(&self) -> Option<CanaryStep> {
         let serves = matches!(self.incumbent, Incumbent::Active | Incumbent::Unreachable);
         let steps = if self.mode == Mode::Overlap && serves { &self.policy.canary[..] } else { &[] };
         steps.get(usize::from(self.handoff.shares)).copied()
     }
 
-    /// The time of the present step. Milliseconds.
+    /// Duration of the current step. Milliseconds.
     pub(super) fn share_time_ms(&self) -> u64 {
         let step = usize::from(self.handoff.shares).checked_sub(1).and_then(|at| self.policy.canary.get(at));
         step.map_or(0, |step| step.time_ms)
     }
 
-    /// The time of a step is over.
+    /// Ends the current step.
     pub(super) fn share_passed(&mut self, at: Moment, out: &mut Vec<Action>) {
         if self.policy.probes { self.probe(at, out) } else { self.advance(at, out) }
     }
 
-    /// Nobody is to have a share that is sent away.
+    /// Withdraws the share of a successor before its dismissal.
     pub(super) fn end_shares(&mut self, out: &mut Vec<Action>) {
         if core::mem::take(&mut self.handoff.shares) > 0 {
             self.steer_back(out);
         }
     }
 
-    /// How a successor ended that had said that it was ready, or had not.
+    /// The reason for the end of a successor, depending on whether it was ready.
     pub(super) fn early_end(&self, exit: Exit) -> Reason {
         match self.handoff.shares {
             0 => Reason::SuccessorExited(exit),

@@ -1,4 +1,4 @@
-//! What can happen to a supervisor.
+//! The events of a supervisor.
 
 use alloc::string::String;
 
@@ -8,7 +8,7 @@ use crate::ids::HandoffId;
 use crate::message::FromService;
 use crate::reason::{Exit, Role};
 
-/// What is handed to each step: the time, and an id that was never used.
+/// Arguments of each step: the time, and an unused id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Moment {
     /// Milliseconds on a monotonic clock.
@@ -17,30 +17,30 @@ pub struct Moment {
     pub next_id: HandoffId,
 }
 
-/// What somebody asks of the service.
+/// A request to the service.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Request {
-    /// Let it run.
+    /// Start it.
     Start,
-    /// Let it end, in order.
+    /// Drain, seal and stop it.
     Stop,
     /// Replace its process.
     Upgrade {
-        /// From which binary.
+        /// The binary to start.
         target: Target,
-        /// Instead of [`Policy::deadline_ms`](crate::deadline::Policy::deadline_ms).
+        /// Overrides [`Policy::deadline_ms`](crate::deadline::Policy::deadline_ms).
         deadline_ms: Option<u64>,
-        /// Instead of [`Policy::drain_grace_ms`](crate::deadline::Policy::drain_grace_ms).
+        /// Overrides [`Policy::drain_grace_ms`](crate::deadline::Policy::drain_grace_ms).
         drain_grace_ms: Option<u64>,
     },
-    /// Give up the upgrade or start that is under way.
+    /// Abort the current upgrade or start.
     Cancel,
 }
 
-/// What can happen to the supervisor.
+/// An event of the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// Somebody asks.
+    /// A request arrived.
     Request(Request),
     /// The successor could not be started.
     SpawnFailed(String),
@@ -50,31 +50,31 @@ pub enum Event {
     FromIncumbent(HandoffId, FromService),
     /// The outgoing process sent a message.
     FromOutgoing(HandoffId, FromService),
-    /// A role closed its channel.
+    /// A process closed its channel.
     HungUp(Role),
-    /// A role sent something that is not a message.
+    /// A process sent an invalid frame.
     Garbage(Role, String),
-    /// The successor is gone, and was waited for.
+    /// The successor has exited and been reaped.
     SuccessorGone(Exit),
-    /// The incumbent is gone, and was waited for.
+    /// The incumbent has exited and been reaped.
     IncumbentGone(Exit),
-    /// The outgoing process is gone, and was waited for.
+    /// The outgoing process has exited and been reaped.
     OutgoingGone,
-    /// The outgoing process closed its channel, or sent something that is not a message.
+    /// The outgoing process closed its channel or sent an invalid frame.
     OutgoingUnheard,
-    /// Nothing waits for the outgoing process of this handoff, and nothing can be on its way to it.
+    /// Nothing waits for the outgoing process of this handoff, and nothing can be in transit to it.
     OutgoingQuiet(HandoffId),
-    /// The probe of the successor of this handoff passed, or why it did not.
+    /// The result of probing the successor of this handoff.
     Probed(HandoffId, Result<(), String>),
-    /// The process of this handoff is not well, and why: see [`Supervisor::watched`](super::Supervisor::watched).
+    /// The process of this handoff failed its watch, and why: see [`Supervisor::watched`](super::Supervisor::watched).
     Condemned(HandoffId, String),
-    /// What was to be recorded durably is on the disk.
+    /// The durable record is on disk.
     Durable,
-    /// It is not, and the journal takes no more.
+    /// Recording failed, and the journal accepts no more writes.
     NotDurable(String),
-    /// A deadline passed.
+    /// A deadline expired.
     Deadline(Deadline),
-    /// A deadline passed, and the process that is silent ([`Supervisor::silent_at`](super::Supervisor::silent_at)) could go on
-    /// if it got a processor, or what it wants from the disk.
+    /// A deadline expired, and the silent process ([`Supervisor::silent_at`](super::Supervisor::silent_at)) is starved:
+    /// it needs only processor time or the disk to continue.
     Starved(Deadline),
 }

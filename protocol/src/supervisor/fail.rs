@@ -1,4 +1,4 @@
-//! The way back: failures and deaths.
+//! Failures, deaths and rollback.
 
 use alloc::format;
 use alloc::string::String;
@@ -13,7 +13,7 @@ use crate::message::{Abort, Mode, Resume, Stage, ToService};
 use crate::reason::{Exit, Reason, Role};
 
 impl Supervisor {
-    /// Undoes the handoff under way. The first reason counts.
+    /// Rolls back the current handoff. The first reason counts.
     pub(super) fn fail(&mut self, at: Moment, reason: Reason, out: &mut Vec<Action>) {
         let trusted = !matches!(
             reason,
@@ -23,18 +23,18 @@ impl Supervisor {
                 | Reason::HungUp(Role::Successor)
                 | Reason::Broke { role: Role::Successor, .. }
         );
-        // Whoever says that it is ready serves, and whom it serves is not cut off; but two serve only for as long as it takes
-        // to end one.
+        // A successor that has sent `Ready` serves, and its clients must not be cut. But two processes may serve only
+        // until one of them has ended.
         let patient = trusted && reason != Reason::LeaseEnded;
         self.blame(reason, out);
         self.end_shares(out);
         match self.successor {
             Successor::Absent => self.reaped(at, out),
-            // It may yet be needed: the incumbent has not shown that it can serve again.
+            // It may still be needed: the incumbent has not shown that it can serve again.
             Successor::Parked if trusted && self.incumbent == Incumbent::Quiesced => self.resume(at, out),
             Successor::Starting | Successor::Parked if trusted => self.dismiss(at, out),
             Successor::Ready if patient => self.dismiss(at, out),
-            // It may hold the lock and be at work on the data, or not listen at all.
+            // It may hold the lock and work on the data, or not read its channel at all.
             Successor::Starting
             | Successor::Parked
             | Successor::Begun
@@ -44,7 +44,7 @@ impl Supervisor {
         }
     }
 
-    /// The handoff under way fails for this reason. The first one is the answer; each one is told.
+    /// Records a reason for the failure of the current handoff. The first one becomes the answer; each is reported.
     pub(super) fn blame(&mut self, reason: Reason, out: &mut Vec<Action>) {
         out.push(Action::Failed(reason.clone()));
         self.answer.fails(reason);
@@ -61,7 +61,7 @@ impl Supervisor {
         out.push(Action::ToSuccessor(self.handoff.id, ToService::Abort(Abort {})));
     }
 
-    /// One that was told to leave may have something to end first: it gets the signal for that, and the time.
+    /// A dismissed process may first have to end its program: it gets the stop signal and the time for that.
     pub(super) fn leave_late(&mut self, at: Moment, out: &mut Vec<Action>) {
         if self.successor != Successor::Dismissed {
             return out.push(Action::KillSuccessor);
@@ -76,7 +76,7 @@ impl Supervisor {
         out.push(Action::KillSuccessor);
     }
 
-    /// The successor is gone. What of the incumbent?
+    /// The successor is gone. Decides how to treat the incumbent.
     pub(super) fn reaped(&mut self, at: Moment, out: &mut Vec<Action>) {
         match self.incumbent {
             Incumbent::Quiesced => self.resume(at, out),
@@ -121,7 +121,7 @@ impl Supervisor {
             return self.ended(out);
         }
         match (self.handoff.target, self.answer.reason().cloned()) {
-            // The way back to the last good version is not a repetition: no pause.
+            // Returning to the last good version is not a repeated attempt: no pause.
             (Target::Candidate, Some(_)) => self.spawn(at, Target::Committed, out),
             (_, reason) => {
                 if let Some(reason) = reason {
@@ -139,7 +139,7 @@ impl Supervisor {
         }
     }
 
-    /// No process is to follow. One that was replaced may still be on its way out.
+    /// No process follows. A replaced one may still be leaving.
     fn ended(&mut self, out: &mut Vec<Action>) {
         match self.outgoing {
             Some(_) => self.phase = Phase::Stopping,
@@ -191,7 +191,7 @@ impl Supervisor {
             | Phase::Probing
             | Phase::Canary => self.fail(at, self.early_end(exit), out),
             Phase::Reaping => self.reaped(at, out),
-            // What is on the disk decides; the answer is on its way.
+            // The disk decides; its answer is pending.
             Phase::Committing => {
                 if was == Successor::Ready {
                     self.steer_back(out);
@@ -199,7 +199,7 @@ impl Supervisor {
                 self.blame(Reason::SuccessorExited(exit), out);
                 self.hurry_record(at, out);
             }
-            // The incumbent is asked already.
+            // The incumbent was asked to resume already.
             Phase::Resuming => {}
             Phase::Recovering
             | Phase::Stopped
@@ -221,7 +221,7 @@ impl Supervisor {
                 self.handoff.target = Target::Committed;
                 self.nobody_serves(at, out);
             }
-            // The successor goes forward; nothing is to be waited for any more.
+            // The successor goes forward; no other process is left to wait for.
             Phase::Draining | Phase::Sealing => {
                 self.grant_a_begin(at);
                 self.begin(at, out)
@@ -232,7 +232,7 @@ impl Supervisor {
                 self.begin(at, out);
             }
             Phase::Resuming => self.reaped(at, out),
-            // Whoever comes from now on waits for the successor, not for the dead.
+            // From now on new clients wait for the successor, not for the dead process.
             Phase::Greeting | Phase::Warming | Phase::Beginning | Phase::Probing => self.steer_forward(out),
             Phase::Canary => self.commit(at, out),
             Phase::Committing | Phase::Reverting => self.hurry_record(at, out),
@@ -240,7 +240,7 @@ impl Supervisor {
         }
     }
 
-    /// The incumbent serves again, asked or by its lease.
+    /// The incumbent serves again, on request or after its lease.
     pub(super) fn resumed(&mut self, at: Moment, out: &mut Vec<Action>) {
         self.incumbent = Incumbent::Active;
         match (self.phase, self.successor) {
@@ -253,7 +253,7 @@ impl Supervisor {
         }
     }
 
-    /// One that was taken for frozen answers. Who serves does not say so again.
+    /// An incumbent that was considered frozen answers. If it serves, it sends no second `Resumed`.
     pub(super) fn adopted_late(&mut self, at: Moment, stage: Stage, out: &mut Vec<Action>) {
         match (stage, self.phase) {
             (Stage::Serving, Phase::Committing) => self.incumbent = Incumbent::Active,
@@ -282,7 +282,7 @@ impl Supervisor {
         match (role, self.phase) {
             (Role::Successor, Phase::Reaping) => {}
             (Role::Successor, Phase::Committing) => {
-                // No more trusted; what is on the disk decides, and the answer is on its way.
+                // It is no longer trusted. The disk decides; its answer is pending.
                 self.successor = Successor::Begun;
                 self.steer_back(out);
                 self.blame(Reason::Broke { role, what }, out);
@@ -301,10 +301,10 @@ impl Supervisor {
         }
     }
 
-    /// It can be told nothing and has given up something: only its end makes things clear.
+    /// The incumbent is unreachable and has given up some of its work: only its end resolves that.
     fn end_incumbent(&mut self, out: &mut Vec<Action>) {
         match self.phase {
-            // The successor serves; whatever becomes of the other one is not waited for.
+            // The successor serves; the incumbent's fate does not delay it.
             Phase::Committing => {}
             Phase::Draining
             | Phase::Sealing
@@ -336,7 +336,7 @@ impl Supervisor {
                 self.disarm_phase(out);
                 self.committed(at, out)
             }
-            // The commit is a fact, but its process is lost and nobody was told.
+            // The commit is durable, but its process is lost and was never told.
             (Phase::Committing, successor) => {
                 self.handoff.lost_commit = LostCommit::RevertIfServed;
                 match successor {
@@ -352,14 +352,14 @@ impl Supervisor {
         }
     }
 
-    /// Somebody has gone while the disk is waited for: if nobody is left, it is not waited for as long.
+    /// A process has ended during a durable record: if none is left that serves, the time limit becomes shorter.
     fn hurry_record(&mut self, at: Moment, out: &mut Vec<Action>) {
         if !self.has_server() {
             self.arm(at, Deadline::Record, out);
         }
     }
 
-    /// New connections go to the successor since it is ready; it is not to have them any more.
+    /// Withdraws the new connections that the successor has received since it was ready.
     pub(super) fn steer_back(&self, out: &mut Vec<Action>) {
         if self.mode == Mode::Overlap && self.incumbent != Incumbent::Absent {
             out.push(Action::SteerToIncumbent);
@@ -368,7 +368,7 @@ impl Supervisor {
 
     pub(super) fn not_durable(&mut self, at: Moment, why: String, out: &mut Vec<Action>) {
         match (self.phase, self.incumbent) {
-            // The only one that serves goes on serving; the next cold start is from the old binary.
+            // The only serving process continues; the next cold start uses the old binary.
             (Phase::Committing, Incumbent::Absent) if self.successor == Successor::Ready => {
                 self.disarm_phase(out);
                 if self.handoff.target == Target::Candidate {

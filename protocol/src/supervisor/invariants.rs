@@ -1,16 +1,16 @@
-//! What holds between two steps, whatever came.
+//! Invariants between two steps.
 
 use super::{Incumbent, LostCommit, Phase, Successor, Supervisor};
 use crate::message::Mode;
 
 impl Supervisor {
-    /// Costs nothing where debug assertions are off.
+    /// Free where debug assertions are off.
     pub(super) fn check(&self) {
         let Self { phase, incumbent, successor, .. } = *self;
         debug_assert_eq!(
             self.recovery.is_some(),
             phase == Phase::Recovering,
-            "what was left is known until it is decided what to do about it"
+            "recovery facts exist exactly until the decision"
         );
         let incumbents: &[Incumbent] = match phase {
             Phase::Draining | Phase::Sealing => &[Incumbent::Quiesced],
@@ -39,7 +39,7 @@ impl Supervisor {
             Phase::Beginning => &[Successor::Begun],
             Phase::Probing | Phase::Canary => &[Successor::Ready],
             Phase::Committing => &[Successor::Ready, Successor::Begun, Successor::Absent],
-            // One that was told to begin is gone before the incumbent is asked to resume.
+            // A successor that began is gone before the incumbent is asked to resume.
             Phase::Resuming => &[Successor::Parked, Successor::Absent],
             Phase::Reaping => &[
                 Successor::Starting,

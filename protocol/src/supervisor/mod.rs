@@ -1,19 +1,19 @@
 //! The supervisor of one service, as a table of phases and events.
 //!
-//! Three processes can exist at once: the *incumbent* serves, the *successor* is to take over, and the *outgoing* was
-//! replaced or stopped and is on its way out. What must hold, whatever they do:
-//! - the commit is told only after it is durable (a disk that fails does not end the only process that serves);
-//! - a successor is told to begin (exclusive mode) only when the incumbent is sealed or gone;
+//! Up to three processes exist at once: the *incumbent* serves, the *successor* takes over, and the *outgoing* process
+//! was replaced or stopped and is leaving. Invariants, whatever they do:
+//! - a commit is announced only after it is durable (a disk failure does not end the only serving process);
+//! - a successor receives `Begin` (exclusive mode) only when the incumbent is sealed or gone;
 //! - a parked successor is kept until the incumbent is known to serve again: if it cannot, the successor goes forward;
-//! - a successor that was told to begin is killed and reaped before the incumbent is asked to resume;
+//! - a successor that received `Begin` is killed and reaped before the incumbent is asked to resume;
 //! - an incumbent is killed only when it is silent, mute, condemned, or failed to resume;
-//! - whoever was asked to end is killed only when the time that the service file grants for that is over;
-//! - with a probe, a commit is recorded, and connections are steered away from an incumbent, only after it has passed;
-//! - a share of the connections is taken back before its successor is sent away;
-//! - in overlap mode an outgoing process seals only when nothing is on its way to it, or the limit of that is over;
-//! - who was replaced and stands by is kept until the probation is over;
-//! - every request is reported once, and only when a process serves (or none is wanted).
-//!
+//! - a process that was asked to end is killed only after the time that the service file grants for that;
+//! - with a probe, a commit is recorded, and connections are steered away from an incumbent, only after the probe
+//!   passes;
+//! - a share of the connections is withdrawn before its successor is dismissed;
+//! - in overlap mode an outgoing process seals only when nothing is in transit to it, or the limit for that has passed;
+//! - a replaced process that stands by is kept until the probation is over;
+//! - every request is answered once, and only when a process serves (or none is wanted).
 //! ```text
 //!  exclusive: Greeting ▶ Warming ▶ Draining ▶ Sealing ▶ Beginning ▶ (Probing ▶) Committing ▶ Serving (+ outgoing leaves)
 //!  overlap:   Greeting ▶ Warming ▶ Beginning ▶ (Probing ▶) Committing (steered) ▶ Serving (+ outgoing drains, seals, leaves)
@@ -59,91 +59,91 @@ use recover::Recovery;
 use timers::Starved;
 pub use watch::Watch;
 
-/// Which binary a successor is started from.
+/// The binary that a successor is started from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Target {
-    /// The one of the current generation, or of the service file if there is none yet.
+    /// The binary of the current generation, or of the service file if there is none yet.
     Committed,
-    /// The one that was asked for.
+    /// The requested binary.
     Candidate,
 }
 
-/// What is known of the incumbent.
+/// The state of the incumbent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Incumbent {
     /// There is none.
     Absent,
-    /// It serves; nothing was taken from it, or it has it back.
+    /// It serves with everything it needs.
     Active,
-    /// It was told to drain or seal.
+    /// It was asked to drain or seal.
     Quiesced,
     /// It serves, but its channel is unusable.
     Unreachable,
 }
 
-/// What is known of the successor.
+/// The state of the successor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Successor {
     /// There is none.
     Absent,
-    /// It has not said `Prepared`.
+    /// It has not sent `Prepared`.
     Starting,
     /// It waits for `Begin`.
     Parked,
-    /// It was told to begin.
+    /// `Begin` was sent.
     Begun,
-    /// It said `Ready`.
+    /// It has sent `Ready`.
     Ready,
-    /// It was told to leave.
+    /// It was dismissed.
     Dismissed,
-    /// It was told to leave, had its time, and was sent SIGTERM.
+    /// It was dismissed, its time has passed, and SIGTERM was sent.
     Terminating,
 }
 
-/// How far the outgoing process is.
+/// How far the outgoing process has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Leaving {
-    /// It was replaced and told nothing: it takes over again if the process that replaced it does not do well.
+    /// It was replaced but received no message: it takes over again if its replacement fails.
     Standby {
         /// Whether it serves: in exclusive mode it waits for the data lock.
         serves: bool,
     },
-    /// It was left by another supervisor, and was asked what it is doing.
+    /// Another supervisor left it behind, and `Adopt` was sent.
     Asked,
-    /// It was told to drain.
+    /// It was asked to drain.
     Draining,
-    /// It has drained, or its grace is over. Connections may still be on their way to it.
+    /// It has drained, or its grace is over. Connections may still be in transit to it.
     Quieting {
-        /// Whether it may cut what is still running: its grace is over.
+        /// Whether it may cut running requests: its grace is over.
         cut: bool,
     },
-    /// It was told to seal.
+    /// It was asked to seal.
     Sealing {
-        /// Whether it may cut what is still running: its grace is over.
+        /// Whether it may cut running requests: its grace is over.
         cut: bool,
     },
-    /// It was told to leave.
+    /// It was asked to leave.
     Exiting {
         /// Whether it may still have to drain and seal.
         serves: bool,
     },
-    /// It was sent SIGTERM.
+    /// SIGTERM was sent.
     Terminating {
-        /// Whether it may still have something to end: its time for that is not over.
+        /// Whether it may still have a program to end, within its time for that.
         ends: bool,
     },
-    /// It was sent SIGKILL.
+    /// SIGKILL was sent.
     Killed,
 }
 
 /// The process that was replaced or stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Outgoing {
-    /// How far it is.
+    /// How far it has left.
     pub step: Leaving,
-    /// The handoff that it leaves in.
+    /// The handoff in which it leaves.
     pub handoff: HandoffId,
-    /// Whether the end of it ends an upgrade that somebody waits for.
+    /// Whether its end completes an upgrade that a request waits for.
     pub reports: bool,
 }
 
@@ -160,18 +160,18 @@ pub struct Supervisor {
     outgoing: Option<Outgoing>,
     handoff: Handoff,
     answer: Answer,
-    /// When the process that is to end was told to drain.
+    /// When the process that must end was asked to drain.
     drain_began: Millis,
-    /// What is known of the processes of an earlier supervisor, until it is known what to do about them.
+    /// The state of an earlier supervisor's processes, until recovery has decided.
     recovery: Option<Recovery>,
-    /// How many leases in a row each process was silent, and starved.
+    /// Leases in a row in which each process was silent and starved.
     starved: Starved,
     /// Failed starts in a row.
     attempts: u8,
     serving_since: Millis,
 }
 
-/// The handoff under way, or the last one.
+/// The current handoff, or the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Handoff {
     id: HandoffId,
@@ -179,21 +179,21 @@ struct Handoff {
     /// End of the whole upgrade.
     ends_at: Millis,
     drain_grace_ms: Millis,
-    /// Answers that the incumbent still owes, since it was asked and then asked otherwise.
+    /// Answers that the incumbent still owes to withdrawn requests.
     owes: Owes,
-    /// The successor served without being told that it is committed, and takes itself for the incumbent.
+    /// The successor served without a `Commit`, and considers itself the incumbent.
     skips_commit: bool,
-    /// How many steps of the canary the successor was given.
+    /// Number of canary steps so far.
     shares: u8,
-    /// For how long the process that is replaced stands by.
+    /// How long the replaced process stands by.
     probation_ms: Millis,
     lost_commit: LostCommit,
 }
 
-/// What becomes of the request, or of the crash, that the handoff under way answers.
+/// The answer to the request or crash behind the current handoff.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 struct Answer {
-    /// Whether somebody waits for it.
+    /// Whether a request waits for it.
     is_awaited: bool,
     verdict: Verdict,
 }
@@ -201,12 +201,12 @@ struct Answer {
 /// What is known of the answer before the end.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 enum Verdict {
-    /// How it ends decides.
+    /// The outcome decides.
     #[default]
     Open,
     /// The commit stands although its process has died; another one is started from the same binary.
     Stands,
-    /// The handoff is being undone, and why.
+    /// The handoff is being rolled back for this reason.
     Fails(Reason),
 }
 
@@ -218,14 +218,14 @@ impl Answer {
         }
     }
 
-    /// Unless there is a reason against it.
+    /// Has no effect after a failure.
     fn stands(&mut self) {
         if self.reason().is_none() {
             self.verdict = Verdict::Stands;
         }
     }
 
-    /// Why the handoff is being undone.
+    /// Why the handoff is being rolled back.
     fn reason(&self) -> Option<&Reason> {
         match &self.verdict {
             Verdict::Fails(reason) => Some(reason),
@@ -234,7 +234,7 @@ impl Answer {
     }
 }
 
-/// Answers that are still to come from the incumbent.
+/// Answers that the incumbent still owes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 struct Owes {
     drained: bool,
@@ -258,7 +258,7 @@ impl Handoff {
 }
 
 impl Supervisor {
-    /// A service that does not run.
+    /// Creates the machine of a service that does not run.
     pub fn new(mode: Mode, policy: Policy) -> Self {
         let none = Handoff::new(HandoffId::NIL, Target::Committed, 0, &policy);
         let handoff = Handoff { ends_at: 0, probation_ms: 0, ..none };
@@ -280,22 +280,22 @@ impl Supervisor {
         }
     }
 
-    /// What the service is doing.
+    /// The current phase.
     pub fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// What is known of the incumbent.
+    /// The state of the incumbent.
     pub fn incumbent(&self) -> Incumbent {
         self.incumbent
     }
 
-    /// What is known of the successor.
+    /// The state of the successor.
     pub fn successor(&self) -> Successor {
         self.successor
     }
 
-    /// The process that is on its way out.
+    /// The outgoing process.
     pub fn outgoing(&self) -> Option<Outgoing> {
         self.outgoing
     }
@@ -310,23 +310,23 @@ impl Supervisor {
         matches!(self.phase, Phase::Serving | Phase::Backoff) && self.outgoing.is_none()
     }
 
-    /// The handoff under way, or the last one.
+    /// The current handoff, or the last one.
     pub fn handoff(&self) -> HandoffId {
         self.handoff.id
     }
 
-    /// What is left of the time that the upgrade under way was given. Milliseconds.
+    /// Remaining time of the current upgrade. Milliseconds.
     pub fn time_left(&self, at: Moment) -> Millis {
         self.left(at)
     }
 
-    /// Takes over new times from the service file. They count from the next handoff on.
+    /// Replaces the policy. It applies from the next handoff on.
     pub fn set_policy(&mut self, mode: Mode, policy: Policy) {
         self.mode = mode;
         self.policy = policy;
     }
 
-    /// Takes one event and returns what to do.
+    /// Processes one event. Returns the actions to perform, in order.
     pub fn step(&mut self, at: Moment, event: Event) -> Vec<Action> {
         let mut out = Vec::new();
         self.dispatch(at, event, &mut out);

@@ -2,16 +2,16 @@
 
 use core::fmt;
 
-/// What the service is doing.
+/// The phase of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
-    /// Processes of an earlier supervisor are there; what they do is being found out.
+    /// Processes of an earlier supervisor exist; their state is being determined.
     Recovering,
     /// No process runs, and none should.
     Stopped,
-    /// No process runs; the next start waits.
+    /// No process runs; the next start is delayed.
     Backoff,
-    /// The successor was spawned and must say `Hello`.
+    /// The successor was spawned and must send `Hello`.
     Greeting,
     /// The successor starts up.
     Warming,
@@ -21,17 +21,17 @@ pub enum Phase {
     Sealing,
     /// The successor takes over.
     Beginning,
-    /// The successor says that it serves, and the supervisor looks for itself.
+    /// The successor has reported that it serves, and the supervisor probes it.
     Probing,
     /// The successor serves a share of the new connections.
     Canary,
     /// The commit is being made durable.
     Committing,
-    /// The successor failed or is not wanted; it must be gone before anything else happens.
+    /// The successor failed or is dismissed; it must be gone before anything else happens.
     Reaping,
     /// The incumbent is to serve again.
     Resuming,
-    /// The return to the old version, after a commit that did not last, is being made durable.
+    /// The return to the old version, after a reverted commit, is being made durable.
     Reverting,
     /// The incumbent serves; no handoff is under way.
     Serving,
@@ -40,7 +40,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// Its name, for people.
+    /// Its name for people.
     pub fn name(self) -> &'static str {
         match self {
             Self::Recovering => "recovering",

@@ -1,5 +1,5 @@
-//! The probation: after the commit the process that was replaced stands by. In exclusive mode it stays sealed and waits for
-//! the data lock, in overlap mode it serves whom it has. If the new process ends, cannot be talked to any more or is
+//! The probation: after the commit, the replaced process stands by. In exclusive mode it stays sealed and waits for the
+//! data lock; in overlap mode it serves its existing clients. If the new process ends, becomes unreachable or is
 //! condemned, the old one takes over again.
 
 use alloc::vec::Vec;
@@ -11,29 +11,29 @@ use crate::deadline::Deadline;
 use crate::message::Mode;
 use crate::reason::Reason;
 
-/// What becomes of a commit that stands although its process is lost.
+/// What happens to a durable commit whose process is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum LostCommit {
-    /// Nothing: it is not lost.
+    /// The process is not lost.
     None,
-    /// It is undone if the process before it serves; else its binary is started.
+    /// It is undone if the previous process serves; otherwise its binary is started again.
     RevertIfServed,
     /// It is undone: the version is known to be bad.
     Revert,
 }
 
 impl Supervisor {
-    /// Whether a process that was replaced stands by for the one that serves.
+    /// Whether a replaced process stands by for the serving one.
     pub fn is_on_probation(&self) -> bool {
         self.phase == Phase::Serving && self.standby().is_some()
     }
 
-    /// How many steps of the canary the successor was given; 0 before the first and at the end of the last.
+    /// Number of canary steps so far; 0 before the first and after the last.
     pub fn shares(&self) -> u8 {
         self.handoff.shares
     }
 
-    /// Whether the process that stands by serves, if there is one.
+    /// Whether the process that stands by serves; `None` if there is none.
     fn standby(&self) -> Option<bool> {
         match self.outgoing.map(|outgoing| outgoing.step) {
             Some(Leaving::Standby { serves }) => Some(serves),
@@ -50,7 +50,7 @@ impl Supervisor {
         }
     }
 
-    /// How a process that was replaced begins to leave.
+    /// How a replaced process begins to leave.
     pub(super) fn first_step(&self, replaced: Incumbent) -> Leaving {
         let serves = replaced == Incumbent::Active;
         match (self.mode, replaced) {
@@ -64,7 +64,7 @@ impl Supervisor {
         }
     }
 
-    /// The new process did well, or it is not to be waited for: the old one leaves as it would have without a probation.
+    /// Ends the probation because it passed or was ended early: the old process leaves as without a probation.
     pub(super) fn end_probation(&mut self, at: Moment, out: &mut Vec<Action>) {
         let Some(serves) = self.standby() else { return };
         let replaced = if serves { Incumbent::Active } else { Incumbent::Quiesced };
@@ -74,7 +74,7 @@ impl Supervisor {
         self.retire_on(at, step, self.handoff.drain_grace_ms, out);
     }
 
-    /// The old process can be told nothing any more, so nobody stands by.
+    /// The old process is unreachable, so no process stands by.
     pub(super) fn outgoing_unheard(&mut self, at: Moment, out: &mut Vec<Action>) {
         if self.standby().is_some() {
             self.handoff.probation_ms = 0;
@@ -83,8 +83,8 @@ impl Supervisor {
         }
     }
 
-    /// The old process takes over again. In exclusive mode the new one is killed first, if it lives: it holds the lock. One
-    /// that is taken back for no fault of its own may finish what it has accepted.
+    /// The old process takes over again. In exclusive mode the new process is killed first if it lives, because it
+    /// holds the lock. After a cancellation, which is not its fault, it may finish what it has accepted.
     pub(super) fn take_back(&mut self, at: Moment, why: Reason, out: &mut Vec<Action>) {
         let (Some(serves), Some(standby)) = (self.standby(), self.outgoing) else { return };
         let replaced = self.incumbent;
@@ -112,8 +112,8 @@ impl Supervisor {
         }
     }
 
-    /// The new process drains and leaves, under an id of its own: what it hands over is for nobody, as the old process
-    /// does not know of the handoff that is undone.
+    /// The new process drains and leaves, under a new id: its state has no recipient, because the old process does not
+    /// know the handoff that is undone.
     fn send_back(&mut self, at: Moment, replaced: Incumbent, out: &mut Vec<Action>) {
         let step = match replaced {
             Incumbent::Absent => return,
@@ -124,7 +124,7 @@ impl Supervisor {
         self.tell_outgoing(at, self.handoff.drain_grace_ms, out);
     }
 
-    /// The commit could not be undone, and nobody serves: its binary is started.
+    /// The commit could not be undone, and no process serves: its binary is started.
     pub(super) fn stand(&mut self, at: Moment, out: &mut Vec<Action>) {
         self.handoff.lost_commit = LostCommit::None;
         self.handoff.target = Target::Committed;
@@ -139,7 +139,7 @@ impl Supervisor {
             (Phase::Serving, Incumbent::Active | Incumbent::Unreachable) => {
                 self.report(Outcome::Committed, out)
             }
-            // The new process has died meanwhile; whoever waits is told when another one serves.
+            // The new process has died in the meantime; the request is answered when another one serves.
             (_, _) => self.answer.stands(),
         }
     }

@@ -1,8 +1,8 @@
-//! What an earlier supervisor has left: asked, awaited, and brought to a state in which one process serves. What to do is
-//! in the table of [`recovery`](crate::recovery); this is how.
+//! Takes over the processes of an earlier supervisor: asks them, waits for their answers, and reaches a state in which
+//! one process serves. The table of [`recovery`](crate::recovery) decides what to do; this module does it.
 //!
-//! While it is being found out, the process that served before the last handoff is the incumbent, the one that was to
-//! follow it the successor, and one that was replaced before that the outgoing process.
+//! Until the decision, the incumbent is the process that served before the last handoff, the successor is the new
+//! process of that handoff, and the outgoing process was replaced before it.
 
 mod leaving;
 
@@ -21,37 +21,37 @@ use crate::recovery::{Decision, Facts, Found, Written, decide};
 use crate::version::VersionRange;
 use leaving::Urged;
 
-/// What is there when a supervisor starts. Of each process it is known whether it is [`Found::Gone`], can be
-/// [`Found::Asked`], or is [`Found::Unreachable`].
+/// What exists when a supervisor starts. Each process is [`Found::Gone`], can be [`Found::Asked`], or is
+/// [`Found::Unreachable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Legacy {
     /// Whether the service is to run.
     pub wanted: bool,
-    /// What the journal says of the last handoff.
+    /// What the journal says about the last handoff.
     pub written: Written,
-    /// The handoff that was under way, or else an id that was never used. Everybody belongs to it from now on.
+    /// The handoff in progress, or an unused id. All processes belong to it from now on.
     pub handoff: HandoffId,
-    /// Whether its end is to be told: somebody had asked for it.
+    /// Whether its end must be reported because a user requested it.
     pub under_way: bool,
-    /// What is left of the time that it was given, if that is known. Milliseconds.
+    /// The rest of its time, if known. Milliseconds.
     pub left_ms: Option<Millis>,
     /// The process that served before it.
     pub incumbent: Found,
-    /// The process that was to follow.
+    /// The successor of that handoff.
     pub successor: Found,
-    /// A process that was replaced before that.
+    /// A process that was replaced earlier.
     pub outgoing: Found,
 }
 
-/// What is known so far.
+/// The state so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Recovery {
     written: Written,
     incumbent: Found,
     successor: Found,
-    /// The time of the upgrade is over: a successor that does not serve yet does not get more.
+    /// The time of the upgrade is over: a successor that does not serve yet gets no more time.
     is_late: bool,
-    /// What was done to an incumbent and to a successor that leave.
+    /// What was done to an incumbent and a successor that leave.
     urged: [Urged; 2],
 }
 
@@ -72,7 +72,7 @@ impl Recovery {
 }
 
 impl Supervisor {
-    /// A supervisor that begins with what an earlier one has left, and the first things that it does.
+    /// Creates the machine of a supervisor that takes over from an earlier one. Returns it with its first actions.
     pub fn recover(mode: Mode, policy: Policy, at: Moment, left: Legacy) -> (Self, Vec<Action>) {
         let Legacy { wanted, written, handoff, incumbent, successor, .. } = left;
         let ends_at = at.now.saturating_add(left.left_ms.unwrap_or(policy.deadline_ms));
@@ -84,7 +84,7 @@ impl Supervisor {
             ..Self::new(mode, policy)
         };
         (machine.handoff.id, machine.handoff.ends_at) = (handoff, ends_at);
-        // Whoever looks afterwards is told how it ended.
+        // A later query must find the result.
         machine.answer.is_awaited = left.under_way;
         let mut out = Vec::new();
         machine.arm(at, Deadline::Recover, &mut out);
@@ -98,7 +98,7 @@ impl Supervisor {
         (machine, out)
     }
 
-    /// What is known of the processes of an earlier supervisor, until it is known what to do about them.
+    /// The state of an earlier supervisor's processes, until recovery has decided.
     pub fn facts(&self) -> Option<Facts> {
         let Recovery { written, incumbent, successor, .. } = self.recovery?;
         Some(Facts { wanted: self.wanted, written, incumbent, successor })
@@ -138,7 +138,7 @@ impl Supervisor {
         self.recovery.map_or(Found::Gone, |mut recovery| *recovery.of(role))
     }
 
-    /// One thing that happens before it is known what to do.
+    /// Processes one event before the decision.
     pub(super) fn recovering(&mut self, at: Moment, event: Event, out: &mut Vec<Action>) {
         match event {
             Event::Request(Request::Cancel) => out.push(Action::Refuse(Refusal::NothingToCancel)),
@@ -184,7 +184,7 @@ impl Supervisor {
             (_, FromService::Progress(_) | FromService::Release(_)) => known,
             (_, _) => Found::Unreachable,
         };
-        // One that is still to be told says `Ready`.
+        // A successor that still needs `Commit` sends `Ready`.
         let serves_now = found == Found::Serving && known != found;
         self.handoff.skips_commit |=
             role == Role::Successor && serves_now && !matches!(message, FromService::Ready(_));
@@ -202,7 +202,7 @@ impl Supervisor {
         Found::Leaving
     }
 
-    /// It can be told nothing any more. A frozen one stays what it is.
+    /// Marks a process as unreachable. A frozen one stays frozen.
     fn unheard(&mut self, at: Moment, role: Role, out: &mut Vec<Action>) {
         match self.found(role) {
             Found::Gone | Found::Leaving | Found::Frozen => {}
@@ -232,8 +232,9 @@ impl Supervisor {
         self.recovery.is_some_and(|recovery| recovery.is_late)
     }
 
-    /// The time of the upgrade is over. A successor that does not serve makes way, and the incumbent has as long to serve again as
-    /// in any rollback. Who has not answered yet is still asked: its answer has a limit of its own.
+    /// The time of the upgrade is over. A successor that does not serve gives way, and the incumbent has the usual time
+    /// of a rollback to serve again. Processes that have not answered are still waited for: their answers have their
+    /// own limit.
     fn end_of_time(&mut self, at: Moment, out: &mut Vec<Action>) {
         let Some(recovery) = &mut self.recovery else { return };
         recovery.is_late = true;
@@ -271,7 +272,7 @@ impl Supervisor {
         self.conclude(at, out);
     }
 
-    /// Does what the table says.
+    /// Performs the decision of the table.
     fn conclude(&mut self, at: Moment, out: &mut Vec<Action>) {
         let Some(facts) = self.facts() else { return };
         let Facts { written, incumbent, successor, .. } = facts;
@@ -306,7 +307,7 @@ impl Supervisor {
         }
     }
 
-    /// How what was asked for ends: it is undone, unless it was committed and only its process is lost.
+    /// The result of the interrupted request: a rollback, unless it was committed and only its process is lost.
     fn explain_left(&mut self, written: Written, decision: Decision, out: &mut Vec<Action>) {
         match written {
             _ if !self.answer.is_awaited => {}
@@ -320,15 +321,15 @@ impl Supervisor {
         }
     }
 
-    /// The successor goes on as if it had said just now that it is ready: it is probed, has its canary from the first step on, as
-    /// its shares were taken back, and is committed after that.
+    /// The successor continues as if it had just sent `Ready`: it is probed, repeats its canary from the first step,
+    /// since its shares were withdrawn, and is committed after that.
     fn advance_left(&mut self, at: Moment, out: &mut Vec<Action>) {
-        // What nobody asked for is a start.
+        // Without a request it is a start.
         if self.answer.is_awaited {
             self.handoff.target = Target::Candidate;
         }
         self.handoff.probation_ms = self.policy.probation_ms;
-        // The supervisor before may have steered already.
+        // The earlier supervisor may have steered already.
         match self.incumbent {
             Incumbent::Absent => self.steer_forward(out),
             Incumbent::Active | Incumbent::Quiesced | Incumbent::Unreachable => self.steer_back(out),
@@ -336,7 +337,8 @@ impl Supervisor {
         self.ready(at, out);
     }
 
-    /// The commit is a fact. Nobody knows how much of a probation the process has passed, so it has all of it before it.
+    /// The commit is durable. How much of its probation the process has passed is unknown, so it repeats the whole
+    /// probation.
     fn finish_left(&mut self, at: Moment, left: Facts, out: &mut Vec<Action>) {
         self.handoff.skips_commit = true;
         if self.answer.is_awaited {
@@ -347,8 +349,8 @@ impl Supervisor {
         }
         self.steer_forward(out);
         self.committed(at, out);
-        if let (Found::Leaving, Some(retiree)) = (left.incumbent, &mut self.outgoing) {
-            retiree.step = Leaving::Exiting { serves: true };
+        if let (Found::Leaving, Some(outgoing)) = (left.incumbent, &mut self.outgoing) {
+            outgoing.step = Leaving::Exiting { serves: true };
             out.push(Action::Arm(Deadline::RetireExit, self.exit_limit_ms(true)));
         }
         if left.successor == Found::Unreachable {
@@ -356,7 +358,7 @@ impl Supervisor {
         }
     }
 
-    /// A committed process that cannot be talked to does not pass a probation.
+    /// A committed process that is unreachable fails its probation.
     fn unheard_left(&mut self, at: Moment, out: &mut Vec<Action>) {
         self.incumbent = Incumbent::Unreachable;
         self.take_back(at, Reason::Probation(String::from("the next supervisor cannot reach it")), out);
@@ -368,7 +370,7 @@ impl Supervisor {
         }
     }
 
-    /// The incumbent serves, or nobody does.
+    /// The incumbent serves, or no process does.
     fn go_back(&mut self, at: Moment, successor: Found, urged: Urged, out: &mut Vec<Action>) {
         self.handoff.skips_commit = false;
         if self.incumbent != Incumbent::Absent && self.mode == Mode::Overlap {
@@ -380,7 +382,7 @@ impl Supervisor {
                 self.successor = Successor::Begun;
                 self.dismiss(at, out);
             }
-            // It is on its way.
+            // It is already leaving.
             Found::Asked
             | Found::Serving
             | Found::Working
@@ -398,7 +400,7 @@ impl Supervisor {
     }
 }
 
-/// Whether a successor that is found so had its time, and did not come to serve in it.
+/// Whether a successor in this state has used up its time without serving.
 fn is_too_late(found: Found) -> bool {
     matches!(found, Found::Working | Found::Waiting)
 }

@@ -1,5 +1,4 @@
-//! The way out: a process that was replaced or stopped drains, seals and leaves. Each step has a limit, and the last one
-//! is SIGKILL.
+//! A replaced or stopped process drains, seals and leaves. Each step has a limit; the last step is SIGKILL.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -24,7 +23,7 @@ impl Supervisor {
         self.tell_outgoing(at, self.policy.stop_grace_ms, out);
     }
 
-    /// Tells the outgoing process what its step asks of it.
+    /// Sends the outgoing process the message or signal of its step.
     pub(super) fn tell_outgoing(&mut self, at: Moment, grace_ms: u64, out: &mut Vec<Action>) {
         let Some(outgoing) = self.outgoing else { return };
         let lease_ms = self.policy.lease_ms;
@@ -75,7 +74,7 @@ impl Supervisor {
         self.retire_on(at, step, self.policy.stop_grace_ms, out);
     }
 
-    /// In exclusive mode all processes share a slot: what is on its way there waits for the next one.
+    /// In exclusive mode all processes share a slot: connections in transit wait there for the next process.
     fn before_seal(&self, cut: bool) -> Leaving {
         match self.mode {
             Mode::Exclusive => Leaving::Sealing { cut },
@@ -124,24 +123,25 @@ impl Supervisor {
     ) {
         let Some(outgoing) = self.outgoing.filter(|outgoing| outgoing.handoff == id) else { return };
         match (outgoing.step, message) {
-            // Who serves has clients, and is to drain.
+            // A serving process has clients, and must drain.
             (Leaving::Asked, FromService::Adopted(adopted)) => match adopted.stage {
                 Stage::Serving => self.next_step(at, Leaving::Draining, out),
                 Stage::Waiting => self.next_step(at, Leaving::Exiting { serves: false }, out),
                 Stage::Leaving => self.next_step(at, Leaving::Exiting { serves: true }, out),
                 Stage::Working => {}
             },
-            // The new process has lost the lock, so it is gone: that is on its way.
+            // The new process has lost the lock, so it has ended: that event follows.
             (Leaving::Standby { .. }, FromService::Resumed(_)) => {
                 self.outgoing = Some(Outgoing { step: Leaving::Standby { serves: true }, ..outgoing });
             }
-            // Likewise, and it is not to be waited for: this one ends, too, and then nobody would know what was tried.
+            // Also shows that the new process has ended. Do not wait for that event: this process ends too, and then
+            // nothing records which version was tried.
             (Leaving::Standby { .. }, FromService::ResumeFailed(_)) => {
                 self.take_back(at, Reason::Probation(String::from("it has lost the data lock")), out)
             }
             (Leaving::Asked, FromService::Resumed(_)) => self.next_step(at, Leaving::Draining, out),
             (Leaving::Draining, FromService::Drained(_)) => self.next_step(at, self.before_seal(false), out),
-            // Failed, or serving again since its lease ended: it leaves in order when told, as one that has sealed does.
+            // It failed, or serves again after its lease: like a sealed process, it leaves when told to.
             (
                 Leaving::Draining | Leaving::Quieting { .. } | Leaving::Sealing { .. },
                 FromService::SealFailed(_) | FromService::Resumed(_),
@@ -156,12 +156,12 @@ impl Supervisor {
             ) if self.is_replaced_by_incumbent(id) => {
                 out.push(Action::ToIncumbent(id, ToService::State(state.clone())));
             }
-            // Whatever else it says, its end is near and bounded.
+            // Its end is near and bounded, so other messages do not matter.
             (_, _) => {}
         }
     }
 
-    /// Whether the process that was replaced in this handoff is beside the one that replaced it.
+    /// Whether the outgoing process of this handoff runs next to its replacement.
     fn is_replaced_by_incumbent(&self, id: HandoffId) -> bool {
         let serves = self.phase == Phase::Serving && self.incumbent == Incumbent::Active;
         self.mode == Mode::Overlap && serves && self.handoff.id == id

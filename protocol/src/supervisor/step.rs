@@ -1,4 +1,4 @@
-//! The way forward: requests, and the messages of a handoff that goes well.
+//! Requests, and the messages of a handoff that succeeds.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -44,7 +44,7 @@ impl Supervisor {
         self.end_unwanted(at, out);
     }
 
-    /// An earlier supervisor was told to stop the service, and did not come to it.
+    /// Stops the service if an earlier supervisor received a stop request but did not complete it.
     pub(super) fn end_unwanted(&mut self, at: Moment, out: &mut Vec<Action>) {
         if self.phase == Phase::Serving && !self.wanted && self.outgoing.is_none() {
             self.end_service(at, out);
@@ -91,7 +91,7 @@ impl Supervisor {
 
     fn stop(&mut self, at: Moment, out: &mut Vec<Action>) {
         match self.phase {
-            // Who stands by leaves first; whoever waits for the end of the upgrade is told of the stop.
+            // The standby leaves first; the request that waits for the upgrade gets the result of the stop.
             Phase::Serving if self.is_on_probation() => {
                 self.wanted = false;
                 self.answer.is_awaited = true;
@@ -112,7 +112,7 @@ impl Supervisor {
                 self.answer.is_awaited = true;
                 self.stopped(out);
             }
-            // A start that hangs must not keep a person from ending it.
+            // A hanging start must not prevent a user from ending it.
             Phase::Greeting | Phase::Warming | Phase::Beginning | Phase::Probing
                 if self.incumbent == Incumbent::Absent =>
             {
@@ -120,7 +120,7 @@ impl Supervisor {
                 self.answer.is_awaited = true;
                 self.fail(at, Reason::Cancelled, out);
             }
-            // What has failed is on its way out, and nothing is to follow it.
+            // The failed process is leaving, and nothing follows it.
             Phase::Reaping if self.incumbent == Incumbent::Absent => {
                 self.wanted = false;
                 self.answer.is_awaited = true;
@@ -137,8 +137,7 @@ impl Supervisor {
 
     fn cancel(&mut self, at: Moment, out: &mut Vec<Action>) {
         match self.phase {
-            // A start that somebody asked for. What is started because something else died or failed goes on: only a
-            // stop ends that.
+            // A start that a user requested. A restart after a death or failure continues: only a stop ends that.
             Phase::Greeting | Phase::Warming | Phase::Beginning | Phase::Probing if self.is_cold_start() => {
                 if !self.answer.is_awaited || self.answer.verdict != Verdict::Open {
                     return out.push(Action::Refuse(Refusal::NothingToCancel));
@@ -195,7 +194,7 @@ impl Supervisor {
             return self.broke(at, Role::Successor, wrong_id(&message), out);
         }
         match (self.phase, message) {
-            // What it says while it is being sent away changes nothing.
+            // Messages of a dismissed process have no effect.
             (Phase::Reaping, _) => {}
             (
                 Phase::Greeting
@@ -264,7 +263,8 @@ impl Supervisor {
         out.push(Action::ToIncumbent(self.handoff.id, seal));
     }
 
-    /// What was ended for the successor is not to be started again before that has had its chance: as long as it would take the other.
+    /// Before the program that was ended for the successor is started again, the successor gets its chance: as long as
+    /// the other would take to resume.
     pub(super) fn grant_a_begin(&mut self, at: Moment) {
         if self.policy.seal_ends {
             self.handoff.ends_at =
@@ -286,7 +286,7 @@ impl Supervisor {
 
     pub(super) fn probe(&mut self, at: Moment, out: &mut Vec<Action>) {
         self.enter(at, Phase::Probing, Deadline::Probe, out);
-        // Between two steps of a canary it is not waited for as long as for one that has never served.
+        // Between canary steps the limit is shorter than for a successor that has never served.
         let limit_ms = match self.handoff.shares {
             0 => self.policy.probe_limit_ms,
             _ => self.policy.canary_probe_limit_ms.min(self.policy.probe_limit_ms),
@@ -294,7 +294,7 @@ impl Supervisor {
         out.push(Action::Probe(self.handoff.id, limit_ms));
     }
 
-    /// The answer to a probe of an earlier handoff may come late, and counts for nobody.
+    /// Ignores a late result of an earlier handoff's probe.
     fn probed(&mut self, at: Moment, id: HandoffId, result: Result<(), String>, out: &mut Vec<Action>) {
         match (self.phase, result) {
             (Phase::Probing, Ok(())) if id == self.handoff.id => self.advance(at, out),
@@ -357,7 +357,7 @@ impl Supervisor {
         match (self.phase, message) {
             (Phase::Draining, FromService::Drained(_)) => {
                 self.handoff.owes.drained = false;
-                // What begins after the drain may be cut as well as what outlasts it.
+                // Requests that begin after the drain may be cut as well as those that outlast it.
                 self.seal(at, self.policy.stragglers == Stragglers::Cut, out);
             }
             (Phase::Sealing, FromService::Sealed(_)) => {
@@ -368,7 +368,7 @@ impl Supervisor {
             (Phase::Draining | Phase::Sealing, FromService::State(state)) => {
                 out.push(Action::ToSuccessor(self.handoff.id, ToService::State(state)));
             }
-            // It was on its way when the handoff failed, and there may be nothing else that is still owed.
+            // It was in transit when the handoff failed; other answers may still be owed.
             (Phase::Resuming | Phase::Reaping, FromService::State(_))
                 if self.incumbent == Incumbent::Quiesced => {}
             (Phase::Draining | Phase::Sealing, FromService::SealFailed(failed)) => {
@@ -389,7 +389,7 @@ impl Supervisor {
             (Phase::Committing, FromService::Resumed(_)) if self.incumbent == Incumbent::Quiesced => {
                 self.incumbent = Incumbent::Active;
             }
-            // The answer to another supervisor, from one that was taken for frozen.
+            // The answer to a new supervisor, from a process that was considered frozen.
             (
                 Phase::Probing | Phase::Committing | Phase::Reaping | Phase::Resuming,
                 FromService::Adopted(adopted),
@@ -407,7 +407,7 @@ impl Supervisor {
             {
                 self.handoff.owes = Owes::default();
             }
-            // It exits by itself; that is waited for.
+            // It exits by itself, and its end is awaited.
             (_, FromService::ResumeFailed(_)) if self.incumbent == Incumbent::Quiesced => {}
             (phase, message) => {
                 let what = unexpected(&message, phase);
@@ -416,7 +416,7 @@ impl Supervisor {
         }
     }
 
-    /// Ends what somebody asked for, if somebody did.
+    /// Answers the request, if one waits.
     pub(super) fn report(&mut self, outcome: Outcome, out: &mut Vec<Action>) {
         let answer = core::mem::take(&mut self.answer);
         if answer.is_awaited {
@@ -424,7 +424,7 @@ impl Supervisor {
         }
     }
 
-    /// The pause that the crash of a process that served calls for.
+    /// Resets the restart pause if the crashed process had served long enough.
     pub(super) fn note_crash(&mut self, at: Moment) {
         if at.now.saturating_sub(self.serving_since) >= STABLE_MS {
             self.attempts = 0;

@@ -1,4 +1,4 @@
-//! Which deadlines run in which phase, and what happens when one passes.
+//! Which deadlines run in each phase, and what happens when one expires.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -8,7 +8,7 @@ use crate::deadline::{Deadline, LEASES_OF_STARVED, Millis, Stragglers, UNSERVED_
 use crate::reason::{Reason, Role};
 use crate::recovery::Found;
 
-/// Leases in a row in which a process was silent, and starved. By the deadline that is about its silence.
+/// Leases in a row in which a process was silent and starved, by the deadline of its silence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(super) struct Starved {
     silence: u8,
@@ -34,7 +34,7 @@ impl Starved {
 }
 
 impl Supervisor {
-    /// To kill a starved process makes no machine faster: it is given some more leases.
+    /// Killing a starved process does not make the machine faster: it gets a few more leases.
     pub(super) fn starved(&mut self, at: Moment, deadline: Deadline, out: &mut Vec<Action>) {
         let is_silence = self.silent_at(deadline).is_some();
         if let Some(leases) = self.starved.leases(deadline).filter(|_| is_silence) {
@@ -69,7 +69,7 @@ impl Supervisor {
             (Deadline::Silence, Phase::Warming | Phase::Beginning) => {
                 self.fail(at, Reason::Silent(Role::Successor), out)
             }
-            // Whoever is frozen serves nobody: it counts as dead, and the successor goes forward.
+            // A frozen process serves no client: it counts as dead, and the successor goes forward.
             (Deadline::Silence, Phase::Draining | Phase::Sealing | Phase::Resuming)
             | (Deadline::Resume, Phase::Resuming) => out.push(Action::KillIncumbent),
             (Deadline::Leave, Phase::Reaping) => self.leave_late(at, out),
@@ -101,8 +101,8 @@ impl Supervisor {
         }
     }
 
-    /// Whose silence a deadline is about. `None` for one that is about something else: whoever leaves owes its end, not a sign
-    /// of life.
+    /// The process whose silence a deadline limits; `None` for other deadlines. A leaving process owes its end, not a
+    /// sign of life.
     pub fn silent_at(&self, deadline: Deadline) -> Option<Role> {
         let asked = |found: Found| matches!(found, Found::Asked | Found::Working | Found::Waiting);
         match (deadline, self.phase) {
@@ -118,7 +118,7 @@ impl Supervisor {
         }
     }
 
-    /// A sign of life.
+    /// Restarts the lease after a sign of life.
     pub(super) fn alive(&mut self, out: &mut Vec<Action>) {
         self.starved.reset(Deadline::Silence);
         out.push(Action::Arm(Deadline::Silence, self.policy.lease_ms));
@@ -130,8 +130,8 @@ impl Supervisor {
         self.arm(at, deadline, out);
     }
 
-    /// How long the process that is sealed may take to end from its stop signal on, as [`Grant`](crate::message::Grant) tells it: at a
-    /// stop its `stop_grace`; in an upgrade what is left of its `drain_grace` as well.
+    /// How long the sealing process may take to end after its stop signal, as sent in [`Grant`](crate::message::Grant).
+    /// Milliseconds. At a stop: `stop_grace`; in an upgrade also the rest of `drain_grace`.
     pub fn grant_ms(&self, now: Millis) -> Millis {
         let rest = match self.phase {
             Phase::Stopping => 0,
@@ -140,22 +140,23 @@ impl Supervisor {
         rest.saturating_add(self.policy.stop_grace_ms)
     }
 
-    /// From `Seal` to `Sealed`.
+    /// Time from `Seal` to `Sealed`. Milliseconds.
     pub(super) fn seal_limit_ms(&self, at: Moment) -> Millis {
         self.policy.seal_limit_ms.saturating_add(self.grant_ms(at.now))
     }
 
-    /// From `Commit` to SIGTERM, and from there to SIGKILL, for a process that may have something to end first or has not.
+    /// Time from `Commit` to SIGTERM, and from there to SIGKILL. `ends`: the process may first have to end its program.
+    /// Milliseconds.
     pub(super) fn exit_limit_ms(&self, ends: bool) -> Millis {
         self.policy.exit_limit_ms.saturating_add(if ends { self.policy.stop_grace_ms } else { 0 })
     }
 
-    /// Whether a process is there that serves, or will.
+    /// Whether there is a process that serves or will serve.
     pub(super) fn has_server(&self) -> bool {
         self.incumbent != Incumbent::Absent || self.successor == Successor::Ready
     }
 
-    /// What is left of the whole upgrade.
+    /// The rest of the upgrade's time. Milliseconds.
     pub(super) fn left(&self, at: Moment) -> Millis {
         self.handoff.ends_at.saturating_sub(at.now)
     }
@@ -169,11 +170,11 @@ impl Supervisor {
             Deadline::Drain => self.handoff.drain_grace_ms.min(left),
             Deadline::Seal if self.policy.seal_ends => self.seal_limit_ms(at),
             Deadline::Seal => self.seal_limit_ms(at).min(left),
-            // The probe has its own limit, and the better reason: this one is for a probe that hangs.
+            // The probe has its own limit, with a better reason: this one is for a probe that hangs.
             Deadline::Probe => {
                 self.policy.probe_limit_ms.saturating_add(self.policy.probe_margin_ms).min(left)
             }
-            // Without anyone who serves, the disk is not to decide for how long.
+            // While no process serves, the disk must not decide for how long.
             Deadline::Record if !self.has_server() => UNSERVED_RECORD_MS.min(self.policy.record_limit_ms),
             Deadline::Record => self.policy.record_limit_ms,
             Deadline::Canary => self.share_time_ms(),
@@ -181,7 +182,7 @@ impl Supervisor {
             Deadline::Silence => self.policy.lease_ms,
             Deadline::Leave if self.successor == Successor::Terminating => self.exit_limit_ms(true),
             Deadline::Leave => self.policy.exit_limit_ms,
-            // It ends what it runs before it starts it again.
+            // It ends its program before it starts it again.
             Deadline::Resume if self.handoff.owes.sealed => {
                 self.policy.resume_limit_ms.saturating_add(self.seal_limit_ms(at))
             }

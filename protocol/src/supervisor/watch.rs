@@ -1,4 +1,4 @@
-//! The process that is watched: it is looked at again and again from outside, and condemned if it is not well.
+//! The watched process: it is checked repeatedly from outside, and condemned if a check fails.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -7,19 +7,19 @@ use super::{Action, Moment, Phase, Supervisor};
 use crate::ids::HandoffId;
 use crate::reason::Reason;
 
-/// What a process is watched for.
+/// Why a process is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Watch {
-    /// It is a successor that serves a share of the new connections: in this step of the canary, from 1 on.
+    /// It is a successor with a share of the new connections, in this canary step, counted from 1.
     Share(u8),
-    /// It is committed, and the version before stands by.
+    /// It is committed, and the previous version stands by.
     Probation,
-    /// It serves, and nobody but the supervisor would find out that it does not.
+    /// It serves, and only the supervisor would detect that it stops serving.
     Liveness,
 }
 
 impl Supervisor {
-    /// The process that is to be watched, by its handoff, for as long as this names it. A verdict comes as
+    /// The process to watch, by its handoff, while this returns it. Report a failure as
     /// [`Event::Condemned`](super::Event::Condemned).
     pub fn watched(&self) -> Option<(HandoffId, Watch)> {
         let watch = match self.phase {
@@ -45,13 +45,13 @@ impl Supervisor {
         Some((self.handoff.id, watch))
     }
 
-    /// The process of this handoff is not well. One that is not watched any more is left alone.
+    /// The process of this handoff failed its watch. Ignored if it is no longer watched.
     pub(super) fn condemned(&mut self, at: Moment, id: HandoffId, why: String, out: &mut Vec<Action>) {
         let Some((_, watch)) = self.watched().filter(|(watched, _)| *watched == id) else { return };
         match watch {
             Watch::Share(_) => self.fail(at, Reason::Canary(why), out),
             Watch::Probation => self.take_back(at, Reason::Probation(why), out),
-            // Its end is acted upon like any other.
+            // Its end is handled like any other.
             Watch::Liveness => out.push(Action::KillIncumbent),
         }
     }

@@ -1,4 +1,4 @@
-//! Carries out what the machine says, one arm for each action.
+//! Performs the machine's actions, one arm each.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -19,7 +19,7 @@ use handoff_crash_points::{crash_point, name};
 use handoff_sys::lock::DataLock;
 use handoff_sys::wire::{WireError, send_message};
 
-/// A supervisor takes what a process has said by its end within this time, or does without.
+/// How long to wait for unsent messages before the process exits.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(5);
 
 impl Driver {
@@ -43,7 +43,7 @@ impl Driver {
             Action::HangUp => self.close_channel(),
             Action::TakeLock => self.take_lock(),
             Action::ReleaseLock => {
-                // Closing unlocks too, unless a child that was forked without exec keeps a duplicate.
+                // Closing unlocks too, unless a child forked without exec keeps a duplicate.
                 if let Some(Err(error)) = self.lock.take().map(DataLock::release) {
                     say(&error);
                 }
@@ -69,13 +69,13 @@ impl Driver {
     fn adopted(&mut self, id: HandoffId, stage: Stage) {
         let (Some(channel), Some(adoption)) = (&self.channel, &self.adoption) else { return };
         let (answer, fds) = adoption.answer(self.version, stage);
-        // A supervisor that does not get the answer does not know this process.
+        // A supervisor that does not get this answer has not adopted the process.
         self.lost = send_message(channel, self.version, id, &answer, &fds).is_err();
         crash_point!("library/{}/sent.Adopted", self.role_name());
         self.tell_version();
     }
 
-    /// A supervisor of an earlier version of the protocol is not told.
+    /// Sends the server's version. Supervisors with an earlier protocol version do not receive it.
     pub(super) fn tell_version(&mut self) {
         let Some(version) = self.release.clone() else { return };
         let message = FromService::Release(Release { version });
@@ -85,8 +85,9 @@ impl Driver {
         }
     }
 
-    /// A supervisor whose queue is full misses a sign of life. Anything else waits for room; one that reads nothing while ever more is said
-    /// is given up. That the channel is closed is seen where it is read, after what was sent before.
+    /// Sends or queues a message. Drops `Progress` while the queue is not empty. Everything else waits for room; if the
+    /// queue is full because the supervisor reads nothing, the process gives up the connection. A closed channel is
+    /// detected on read, after everything that was sent before.
     pub(super) fn send(&mut self, id: HandoffId, message: &FromService) {
         let Some(channel) = &self.channel else { return };
         if matches!(message, FromService::Progress(_)) && !self.outbox.is_empty() {
@@ -102,7 +103,7 @@ impl Driver {
         crash_point!("library/{}/sent.{}", self.role_name(), message.name());
     }
 
-    /// For the names of points.
+    /// For the names of crash points.
     pub(super) fn role_name(&self) -> &'static str {
         match self.machine.role() {
             Role::Successor => "successor",
@@ -121,7 +122,7 @@ impl Driver {
         (self.orders)(Order::Seal(Seal { mode: self.machine.mode(), cut, grant: self.granted.take(), heir }));
     }
 
-    /// A process that cannot take what was handed over is not fit to follow.
+    /// A process that cannot read its predecessor's state cannot take over.
     fn keep_state(&mut self, state: handoff_protocol::state::State) {
         match unpack(state, self.file.take()) {
             Ok(state) => self.state = Some(state),
@@ -133,7 +134,7 @@ impl Driver {
         self.lease = Instant::now().checked_add(Duration::from_millis(lease_ms));
     }
 
-    /// Takes the lock at once if it is free; otherwise a thread waits for it without end.
+    /// Takes the lock at once if it is free. Otherwise a thread waits for it without limit.
     fn take_lock(&mut self) {
         let Some(data) = &self.data else { return self.step(Event::Locked) };
         match DataLock::try_take(data) {
@@ -171,7 +172,7 @@ impl Driver {
     }
 
     fn end(&mut self, end: Result<Ended, Error>) {
-        // With the end of this process what it has not sent is gone.
+        // Unsent messages are lost when the process exits.
         if let Some(channel) = &self.channel {
             let _ = self.outbox.flush_by(channel, Instant::now() + LAST_WORDS_WITHIN);
         }
@@ -193,10 +194,10 @@ impl Driver {
         }
     }
 
-    /// A successor that is not wanted has touched nothing that it would have to put in order.
+    /// A dismissed successor has touched nothing that needs cleanup.
     fn exit_at_once(&mut self) {
         self.adoption = None;
-        say(&"this process is not wanted any more and exits");
+        say(&"the supervisor has dismissed this process; it exits");
         self.before_exit.act();
         std::process::exit(0);
     }

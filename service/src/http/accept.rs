@@ -1,4 +1,4 @@
-//! The task that accepts.
+//! The accept task.
 
 use std::io;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use super::HttpService;
 use super::connection::Clients;
 use super::listener::{Accepting, Listener};
 
-/// For how long nothing is accepted after the system has run out of something, such as file descriptors.
+/// Pause after the system has run out of a resource, such as file descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Whether to serve first what waits in the queue.
+/// The value: whether to accept everything in the queue first.
 type Stop = oneshot::Sender<bool>;
 
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Acceptor {
         Ok(Self { stop, task: tokio::spawn(accept(listener, clients, stopped)) })
     }
 
-    /// Returns when nothing will be accepted any more.
+    /// Stops accepting. Returns when the task has ended.
     pub(super) async fn stop(self, empty_queue: bool) {
         // If the task has panicked there is nothing to stop.
         let _ = self.stop.send(empty_queue);
@@ -51,7 +51,7 @@ async fn accept(
         };
         match accepted {
             Ok(stream) => clients.welcome(stream),
-            // A connection that has gone before it was accepted.
+            // The client left before the connection was accepted.
             Err(error) if is_of_connection(&error) => {}
             Err(_) => tokio::select! {
                 stop = &mut stopped => break stop.unwrap_or(false),
@@ -60,12 +60,12 @@ async fn accept(
         }
     };
     if empty_queue {
-        // An error ends the queue: nothing is left that can be served.
+        // An error ends the queue: nothing more can be accepted.
         listener.rest().into_iter().flatten().for_each(|stream| clients.welcome(stream));
     }
 }
 
-/// What accept(2) says of the one connection, and not of the listener or the system.
+/// Whether an error of accept(2) concerns one connection, not the listener or the system.
 fn is_of_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{
         ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable,

@@ -1,4 +1,4 @@
-//! What is done around the service for each request: its entry, and the end of its connection or stream.
+//! Wraps the service for each request: records it, and ends its connection or stream.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,18 +15,18 @@ use super::traffic::{ConnectionEntry, RequestEntry};
 use super::{Asked, Gate, Manner};
 use crate::BoxError;
 
-/// A body of more bytes than this may take its receiver long.
+/// Bytes. The client may take long to receive a longer body.
 const SHORT_BODY: u64 = 1024 * 1024;
 
-/// A service of hyper that can answer on many connections at once. Every [`hyper::service::Service`] for `Request<Incoming>` that can be
-/// cloned and sent to other threads is one.
+/// A hyper service that can answer on many connections at once. Implemented for every [`hyper::service::Service`] for
+/// `Request<Incoming>` that is `Clone` and `Send`.
 pub trait HttpService:
     Service<Request<Incoming>, Response = Response<Self::Body>, Error: Into<BoxError>, Future: Send>
     + Clone
     + Send
     + 'static
 {
-    /// The body of its answers.
+    /// The response body.
     type Body: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
 }
 
@@ -73,14 +73,14 @@ impl<S: HttpService> Service<Asked> for Handler<S> {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             entry.answered(response.body().size_hint().upper().is_none_or(|bytes| bytes > SHORT_BODY));
-            // Who asked by GET comes back by itself (EventSource). The answer to anything else would be cut.
+            // EventSource clients reconnect after a GET. For other methods the response would be cut.
             let ends = (is_get && is_event_stream(&response)).then(|| drained(gate));
             Ok(response.map(|body| Answer { body: Box::pin(body), ends, _entry: entry }))
         })
     }
 }
 
-/// Whether the connection becomes something else than HTTP.
+/// Whether the connection switches to another protocol.
 fn is_switch<B>(response: &Response<B>) -> bool {
     response.status() == hyper::StatusCode::SWITCHING_PROTOCOLS
 }
@@ -93,17 +93,17 @@ fn is_event_stream<B>(response: &Response<B>) -> bool {
 /// Completes when the server drains or seals.
 fn drained(mut gate: watch::Receiver<Gate>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
-        // A server that is gone drains no more.
+        // The server is gone and drains no more.
         if gate.wait_for(|gate| *gate != Gate::Open).await.is_err() {
             std::future::pending().await
         }
     })
 }
 
-/// The body of an answer; its request is in progress for as long as this exists.
+/// A response body. Its request is in progress until this is dropped.
 pub(super) struct Answer<B> {
     body: Pin<Box<B>>,
-    /// For a stream of events: when it is to end although it could go on.
+    /// For an event stream: completes when the stream must end.
     ends: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     _entry: Arc<RequestEntry>,
 }
@@ -116,7 +116,7 @@ impl<B: Body> Body for Answer<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        // What is there already is sent before the end.
+        // Sends the available data before it ends.
         if let Poll::Ready(frame) = self.body.as_mut().poll_frame(cx) {
             return Poll::Ready(frame);
         }

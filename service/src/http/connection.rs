@@ -1,4 +1,4 @@
-//! One client connection, which can be asked to end without ever cutting an answer.
+//! One client connection. It can end on request without cutting a response.
 
 use std::convert::Infallible;
 use std::io;
@@ -18,12 +18,12 @@ use super::listener::Stream;
 use super::traffic::{ConnectionEntry, Traffic};
 use super::{Gate, Manner};
 
-/// How long a connection may be idle in a drain: its client may be about to ask.
+/// Idle time after which a drain closes a connection: its client may be about to send a request.
 const DRAIN_IDLE: Duration = Duration::from_millis(500);
-/// The time of a client that has connected and not sent its request when the server seals.
+/// Time for a client that has connected to send its request when the server seals.
 const SEAL_IDLE: Duration = Duration::from_millis(250);
 
-/// What every connection is served with.
+/// The parameters for every connection.
 #[derive(Debug)]
 pub(super) struct Clients<S> {
     pub(super) service: S,
@@ -33,14 +33,14 @@ pub(super) struct Clients<S> {
 }
 
 impl<S: HttpService> Clients<S> {
-    /// Serves a connection in a task of its own.
+    /// Serves a connection in its own task.
     pub(super) fn welcome(&self, stream: Stream) {
         let (entry, gate) = (self.traffic.connection(), self.gate.subscribe());
         tokio::spawn(serve(stream, self.service.clone(), self.manner, entry, gate));
     }
 }
 
-/// Serves until the connection ends. Errors of the client end the connection and nothing else.
+/// Serves until the connection ends. Client errors end the connection and have no other effect.
 async fn serve<S: HttpService>(
     stream: Stream,
     service: S,
@@ -51,22 +51,22 @@ async fn serve<S: HttpService>(
     let stream = Arc::new(stream);
     let left = Arc::downgrade(&stream);
     let (open, closed) = oneshot::channel();
-    // In this order, so that the socket is closed before the entry says so.
+    // In this order: the socket closes before the entry is removed.
     let watched = Watched { stream, entry: Arc::new(entry), _open: open };
     converse(watched, service, manner, &mut gate).await;
-    // A connection that became something else than HTTP, a WebSocket for example, lives on in the hands of the service.
+    // After a protocol switch, to WebSocket for example, the service owns the connection.
     tokio::select! {
         _ = closed => {}
         Ok(_) = gate.wait_for(|gate| *gate == Gate::Cut) => {
             if let Some(stream) = left.upgrade() {
-                // What fails has ended already.
+                // Failure means that the connection has already ended.
                 let _ = cut(&*stream);
             }
         }
     }
 }
 
-/// Speaks HTTP until the connection ends, or becomes something else.
+/// Serves HTTP until the connection ends or switches to another protocol.
 async fn converse<S: HttpService>(
     watched: Watched,
     service: S,
@@ -84,7 +84,7 @@ async fn converse<S: HttpService>(
             Gate::Sealing => Some(SEAL_IDLE),
             Gate::Cut => return,
         };
-        // GOAWAY loses nothing: what the client has sent before it reads it is still answered.
+        // GOAWAY loses nothing: hyper still answers requests that the client sends before it reads the GOAWAY.
         if allowed.is_some() && entry.is_multiplexed() {
             connection.as_mut().graceful_shutdown();
         }
@@ -105,23 +105,23 @@ async fn converse<S: HttpService>(
 
 async fn sleep(wait: Option<Duration>) {
     match wait {
-        // Never zero: a connection that is being shut down would be looked at in a loop.
+        // Never zero: a connection that is shutting down would otherwise spin.
         Some(wait) => tokio::time::sleep(wait.max(Duration::from_millis(1))).await,
         None => std::future::pending().await,
     }
 }
 
-/// The stream of a connection, shared so that its task can ask the kernel about unread bytes, and watched so that a request of which
-/// a part has come is not taken for an idle connection.
+/// The stream of a connection. Shared, so that its task can query unread bytes from the kernel. Watched, so that a
+/// connection with a partial request does not count as idle.
 struct Watched {
     stream: Arc<Stream>,
     entry: Arc<ConnectionEntry>,
-    /// Its end tells that the socket is closed.
+    /// Dropped after the socket, so its end shows that the socket is closed.
     _open: oneshot::Sender<Infallible>,
 }
 
 impl Watched {
-    /// Repeats `attempt` until it does not block.
+    /// Repeats `attempt` while it would block.
     fn poll<T>(
         &self,
         cx: &mut Context<'_>,

@@ -9,9 +9,9 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 /// A listener of the service.
 #[derive(Debug)]
 pub enum Listener {
-    /// For TCP.
+    /// A TCP listener.
     Tcp(std::net::TcpListener),
-    /// For unix stream sockets.
+    /// A unix stream listener.
     Unix(std::os::unix::net::UnixListener),
 }
 
@@ -28,7 +28,7 @@ impl From<std::os::unix::net::UnixListener> for Listener {
 }
 
 impl Listener {
-    /// The same listener, to accept from.
+    /// A duplicate of the listener to accept from.
     pub(super) fn accepting(&self) -> io::Result<Accepting> {
         match self {
             Self::Tcp(listener) => {
@@ -56,7 +56,7 @@ impl Accepting {
         }
     }
 
-    /// Everything that waits in the queue. The kernel is asked: what the runtime knows of it may be old.
+    /// Accepts everything in the queue. Asks the kernel, since the runtime's readiness may be stale.
     pub(super) fn rest(self) -> io::Result<Vec<Stream>> {
         let mut rest = Vec::new();
         match self {
@@ -79,7 +79,7 @@ impl Accepting {
     }
 }
 
-/// An accepted connection. Several may use it at once, as tokio allows: one reader, one writer.
+/// An accepted connection. As in tokio, one reader and one writer may use it at once.
 pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
@@ -87,7 +87,7 @@ pub(super) enum Stream {
 
 impl Stream {
     fn tcp(stream: TcpStream) -> Self {
-        // Fails only on a connection that is gone already, which its own task then finds out.
+        // Fails only if the connection is already gone; its own task detects that.
         let _ = stream.set_nodelay(true);
         Self::Tcp(stream)
     }

@@ -1,15 +1,16 @@
-//! Serves HTTP so that an upgrade fails no request: for hyper, and for axum and other tower services.
+//! Serves HTTP without failed requests during upgrades: for hyper, and for axum and other tower services.
 //!
-//! [`Server`] accepts from a listener of the service and answers by a service of yours. It knows what its clients are doing, so it can
-//! do for you what a drain and a seal ask of a server:
+//! [`Server`] accepts from a listener of the service and answers with your service. It tracks its clients, so it
+//! implements drain and seal for you:
 //!
-//! - While it drains it goes on accepting. Answers carry `Connection: close`, and HTTP/2 clients get GOAWAY, so clients connect
-//!   again and reach the next process. A kept-alive connection on which nothing is asked is closed after it was idle for a while,
-//!   and only if no byte of a next request has arrived: closing it then would reset it.
-//! - Answers of the type `text/event-stream` to GET end in order, between two events. Their clients come back by themselves.
-//! - When it seals it stops accepting and finishes what it has accepted. In overlap mode it first serves what waits in the queue of
-//!   the listener, since no other process will.
-//! - It serves again when it is told to resume.
+//! - During a drain it keeps accepting. Responses carry `Connection: close`, and HTTP/2 clients get GOAWAY, so clients
+//!   reconnect and reach the next process. It closes an idle keep-alive connection after a while, and only if no byte
+//!   of a next request has arrived: closing it then would reset it.
+//! - `text/event-stream` responses to GET end cleanly between two events. Their clients reconnect automatically.
+//! - At a seal it stops accepting and finishes what it has accepted. In overlap mode it first serves the listener's
+//!   queue, since no other process does.
+//! - At a resume it serves again.
+//!
 //!
 //! ```no_run
 //! use axum::{Router, routing::get};
@@ -29,8 +30,8 @@
 //! }
 //! ```
 //!
-//! A server that owns data implements [`crate::tokio::Server`] itself. It calls [`Server::drain`] and [`Server::seal`], then closes
-//! its data; in `resume` it opens them and calls [`Server::replace`] and [`Server::serve`].
+//! A server that owns data implements [`crate::tokio::Server`] itself. It calls [`Server::drain`] and [`Server::seal`],
+//! then closes its data. In `resume` it opens the data and calls [`Server::replace`] and [`Server::serve`].
 
 use std::future::Future;
 use std::io;
@@ -60,11 +61,12 @@ pub use answer::HttpService;
 pub use listener::Listener;
 use traffic::Traffic;
 
-/// How long a drain looks for a moment without any request, once there are only short ones.
+/// How long a drain waits for a moment without any request, once only short ones are left.
 const LULL: Duration = Duration::from_millis(50);
-/// How long a seal waits for requests that were short when the drain ended and turn out to be long. New connections wait meanwhile.
+/// How long a seal waits for requests that were short when the drain ended but take longer. New connections wait in the
+/// meantime.
 const SEAL_PATIENCE: Duration = Duration::from_secs(2);
-/// How long requests may still take before they are cut, if they may be cut.
+/// Remaining time of requests before a seal cuts them, if it may.
 const CUT_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How the server treats its connections.
@@ -72,15 +74,15 @@ const CUT_PATIENCE: Duration = Duration::from_millis(500);
 enum Gate {
     /// They stay open for the next request.
     Open,
-    /// Each ends with its next answer, or when it has been idle for a while.
+    /// Each ends with its next response, or after an idle time.
     Draining,
-    /// As in a drain, but an idle one has less time.
+    /// As in a drain, with a shorter idle time.
     Sealing,
-    /// They end now, whatever they are doing.
+    /// They end now, even with a request in progress.
     Cut,
 }
 
-/// An HTTP server over one listener.
+/// An HTTP server on one listener.
 #[derive(Debug)]
 pub struct Server<S> {
     listener: Listener,
@@ -91,12 +93,12 @@ pub struct Server<S> {
     acceptor: Option<Acceptor>,
 }
 
-/// How requests are treated.
+/// How the server treats requests.
 #[derive(Debug, Clone, Copy)]
 struct Manner {
-    /// Whether a request may keep the server at work for long although it has come in completely.
+    /// Whether a request may take long after it has been received completely.
     is_long: fn(&Parts) -> bool,
-    /// Whether the work on a request goes on when its client has left.
+    /// Whether a request is processed to its end if its client leaves.
     finishes: bool,
 }
 
@@ -104,14 +106,15 @@ impl<R> Server<TowerToHyperService<R>>
 where
     TowerToHyperService<R>: HttpService,
 {
-    /// A server that answers by a tower service, for example an axum `Router`. Accepts nothing before [`Server::serve`].
+    /// Creates a server that answers with a tower service, for example an axum `Router`. It accepts nothing before
+    /// [`Server::serve`].
     pub fn tower(listener: impl Into<Listener>, service: R) -> Self {
         Self::new(listener, TowerToHyperService::new(service))
     }
 }
 
 impl<S: HttpService> Server<S> {
-    /// A server that answers by `service`. Accepts nothing before [`Server::serve`].
+    /// Creates a server that answers with `service`. It accepts nothing before [`Server::serve`].
     pub fn new(listener: impl Into<Listener>, service: S) -> Self {
         Self {
             listener: listener.into(),
@@ -123,35 +126,35 @@ impl<S: HttpService> Server<S> {
         }
     }
 
-    /// Tells which requests may keep the server at work for long although they have come in completely. A drain waits for these. For
-    /// the others it waits once they take longer than 100 ms.
+    /// Sets which requests may take long after they have been received completely. A drain waits for these. It waits
+    /// for other requests once they take longer than 100 ms.
     #[must_use]
     pub fn long_requests(mut self, is_long: fn(&Parts) -> bool) -> Self {
         self.manner.is_long = is_long;
         self
     }
 
-    /// Works on each request until it is answered, also if its client leaves meanwhile, and has drain and seal wait for that. For
-    /// servers that change data. Otherwise the future of a request is dropped when its client leaves.
+    /// Processes each request to its end even if its client leaves, and makes drain and seal wait for it. For servers
+    /// that change data. By default, the future of a request is dropped when its client leaves.
     #[must_use]
     pub fn finish_requests(mut self) -> Self {
         self.manner.finishes = true;
         self
     }
 
-    /// The service that connections are answered by.
+    /// The current service.
     pub fn service(&self) -> &S {
         &self.service
     }
 
-    /// Answers by `service` from now on, on connections that are accepted after the next [`Server::serve`]. For a server that has
-    /// closed its data in a seal and opens them again.
+    /// Sets the service for connections accepted after the next [`Server::serve`]. For a server that closes its data at
+    /// a seal and opens them again.
     pub fn replace(&mut self, service: S) {
         self.service = service;
     }
 
-    /// Serves, for the first time or again, whatever was asked of it before. Call it in a tokio runtime, and not before
-    /// [`crate::tokio::Starting::begin`] has returned: it makes the listener, which other processes share, non-blocking.
+    /// Serves, for the first time or again, and overrides an earlier drain or seal. Call it in a tokio runtime, after
+    /// [`crate::tokio::Starting::begin`] has returned: it makes the listener, which other processes share, nonblocking.
     ///
     /// # Errors
     ///
@@ -170,8 +173,9 @@ impl<S: HttpService> Server<S> {
         Ok(())
     }
 
-    /// Asks the clients to move on, and waits until only short requests of new connections are in progress, or until
-    /// `cancelled` is ready ([`Drain::cancelled`]). Accepts all the while, and goes on like this until it is told to seal or to serve.
+    /// Asks clients to reconnect. Waits until only short requests on new connections are in progress, or until
+    /// `cancelled` completes ([`Drain::cancelled`]). Accepts all the time, and stays in this mode until
+    /// [`Server::seal`] or [`Server::serve`].
     pub async fn drain(&mut self, cancelled: impl Future<Output = ()>) {
         self.gate.send_replace(Gate::Draining);
         let traffic = self.traffic.clone();
@@ -181,13 +185,13 @@ impl<S: HttpService> Server<S> {
         }
     }
 
-    /// Stops accepting and finishes what was accepted. The listener stays open. In exclusive mode clients that were not accepted yet wait
-    /// in its queue for the next process; in overlap mode they are served here. With `may_cut` ([`Seal::may_cut`]) connections
-    /// that do not end soon are cut.
+    /// Stops accepting and finishes what was accepted. The listener stays open. In exclusive mode the clients in its
+    /// queue wait for the next process; in overlap mode this server serves them. With `may_cut` ([`Seal::may_cut`]) it
+    /// cuts connections that do not end soon.
     ///
     /// # Errors
     ///
-    /// A request takes too long. The connections go on: call [`Server::serve`].
+    /// A request takes too long. The connections stay open: call [`Server::serve`].
     pub async fn seal(&mut self, mode: Mode, may_cut: bool) -> Result<(), BoxError> {
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.stop(mode == Mode::Overlap).await;
@@ -204,8 +208,7 @@ impl<S: HttpService> Server<S> {
     }
 }
 
-/// Waits for a good moment to seal: the first at which only short requests are in progress, or a little later one at which there are none
-/// at all.
+/// Waits for a good moment to seal: when only short requests are in progress, or shortly afterwards none.
 async fn lull(traffic: Traffic, drain_began: Instant) {
     traffic.quiet(drain_began).await;
     if timeout(LULL, traffic.empty()).await.is_err() {
@@ -228,7 +231,7 @@ impl<S: HttpService> crate::tokio::Server for Server<S> {
     }
 }
 
-/// Completes at SIGTERM and at SIGINT: the end that [`crate::tokio::Serving::run_until`] waits for.
+/// Completes at SIGTERM or SIGINT. For `stop` of [`crate::tokio::Serving::run_until`].
 pub fn terminated() -> impl Future<Output = ()> {
     use ::tokio::signal::unix::{SignalKind, signal};
     let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
@@ -241,5 +244,5 @@ pub fn terminated() -> impl Future<Output = ()> {
     }
 }
 
-/// What hyper hands to a service.
+/// The request type that hyper passes to a service.
 type Asked = Request<Incoming>;

@@ -63,7 +63,7 @@ impl Rig {
     }
 }
 
-/// One event, and then nothing for ever.
+/// One event, then silence.
 struct Events(Option<Bytes>);
 
 impl hyper::body::Body for Events {
@@ -85,7 +85,7 @@ fn ask(stream: &mut TcpStream, path: &str) {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
 }
 
-/// Reads until `end` has come.
+/// Reads until `end` arrives.
 fn read_to(stream: &mut TcpStream, end: &str) -> String {
     let (mut text, mut byte) = (String::new(), [0]);
     while !text.ends_with(end) {
@@ -95,7 +95,7 @@ fn read_to(stream: &mut TcpStream, end: &str) -> String {
     text
 }
 
-/// Reads until the connection ends in order.
+/// Reads until the connection ends cleanly.
 fn read_all(stream: &mut TcpStream) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
@@ -120,7 +120,7 @@ async fn a_kept_connection_ends_with_its_next_answer_and_an_idle_one_by_itself()
         ask(&mut asks, "/");
         let mut answer = read_all(&mut asks);
         while !answer.contains("connection: close") {
-            // The drain had not begun: it is asked once more.
+            // The drain had not begun; ask again.
             ask(&mut asks, "/");
             answer = read_all(&mut asks);
         }
@@ -144,7 +144,7 @@ async fn a_request_that_was_read_is_answered_before_the_end() {
     })
     .await
     .unwrap();
-    // Both requests are known before the drain begins.
+    // The server has recorded both requests before the drain begins.
     let begun = Instant::now();
     while rig.server.traffic.to_string() != "2 connections are open, 2 requests in progress" {
         assert!(begun.elapsed() < LIMIT, "{}", rig.server.traffic);
@@ -177,7 +177,7 @@ async fn a_sealed_server_leaves_new_clients_in_the_queue_and_serves_them_when_it
 #[tokio::test]
 async fn a_seal_in_overlap_mode_serves_what_waits_in_the_queue() {
     let mut rig = Rig::new();
-    // On this one thread nothing is accepted before the seal waits.
+    // On this single thread nothing is accepted before the seal waits.
     let mut clients: Vec<_> = (0..20).map(|_| rig.connect()).collect();
     clients.iter_mut().for_each(|client| ask(client, "/"));
     rig.seal(Mode::Overlap, false).await.unwrap();

@@ -1,6 +1,6 @@
-//! What is in progress: one entry for each open connection and for each request.
+//! The work in progress: one entry for each open connection and for each request.
 //!
-//! A drain ends when this is *quiet*, a seal when it is *empty*. Both wait for a change, not for a time.
+//! A drain ends when the traffic is *quiet*, a seal when it is *empty*. Both wait for a change, not for a fixed time.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,10 +10,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// A request that takes longer is long: a drain waits for it, so that a seal, which keeps new connections waiting, need not.
+/// A request that takes longer counts as long. A drain waits for it, so that a seal, which delays new connections, need
+/// not.
 const SHORT: Duration = Duration::from_millis(100);
 
-/// All connections and requests of the server. Cheap to clone, shared by all.
+/// All connections and requests of the server. Clones share the same data.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Traffic(Arc<Shared>);
 
@@ -27,43 +28,43 @@ struct Shared {
 struct Book {
     next_id: u64,
     connections: HashMap<u64, Connection>,
-    /// Requests whose handler or answer still exists, also of connections that are closed.
+    /// Requests whose handler or response still exists, including those of closed connections.
     requests: HashMap<u64, Work>,
 }
 
 #[derive(Debug)]
 struct Connection {
     accepted: Instant,
-    /// Since when nothing has been asked.
+    /// Since when no request is in progress.
     idle_since: Instant,
     state: State,
-    /// Requests that are not answered completely.
+    /// Requests without a complete response.
     requests: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// No byte has come yet.
+    /// No byte has arrived.
     Silent,
-    /// A part of a request has come.
+    /// A part of a request has arrived.
     Partial,
-    /// All that has come was requests.
+    /// Only complete requests have arrived.
     Whole,
-    /// It is HTTP/2: bytes say nothing of requests.
+    /// HTTP/2: bytes do not show where requests begin.
     Multiplexed,
 }
 
-/// What is going on with a request.
+/// The progress of a request.
 #[derive(Debug, Clone, Copy)]
 enum Work {
-    /// Its body comes in; the client decides how long that takes.
+    /// Its body is arriving; the client decides how long that takes.
     Asking,
-    /// It is worked on or answered; `long` if that may well take long.
+    /// It is being processed or answered; `long` if that may take long.
     Busy { since: Instant, long: bool },
 }
 
 impl Traffic {
-    /// Enters a connection that was just accepted.
+    /// Adds an accepted connection.
     pub(super) fn connection(&self) -> ConnectionEntry {
         let now = Instant::now();
         let connection = Connection { accepted: now, idle_since: now, state: State::Silent, requests: 0 };
@@ -73,8 +74,8 @@ impl Traffic {
         ConnectionEntry { traffic: self.clone(), id }
     }
 
-    /// Waits until nothing is left that a seal would have to wait long for: every connection from before `drain_began` is gone, and
-    /// the others have short requests only.
+    /// Waits until a seal would not take long: every connection from before `drain_began` is gone, and the others have
+    /// only short requests.
     pub(super) async fn quiet(&self, drain_began: Instant) {
         while !self.book().is_quiet(drain_began) {
             self.0.changed.notified().await;
@@ -92,8 +93,8 @@ impl Traffic {
         self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the book and wakes the one task that waits for a change. The permit that `notify_one` leaves behind makes it safe to
-    /// look first and wait then.
+    /// Changes the data and wakes the one task that waits for a change. `notify_one` stores a permit, so the task can
+    /// check first and then wait without a lost wakeup.
     fn update<T>(&self, change: impl FnOnce(&mut Book) -> T) -> T {
         let result = change(&mut self.book());
         self.0.changed.notify_one();
@@ -127,7 +128,7 @@ impl Book {
         let is_new = |connection: &Connection| {
             connection.accepted >= drain_began
                 && matches!(connection.state, State::Whole | State::Multiplexed)
-                // A client that does not take the end of its answer is none that moves on.
+                // A client that does not read the end of its response does not reconnect.
                 && (connection.requests > 0 || connection.idle_since.elapsed() < SHORT)
         };
         self.requests.values().all(is_short) && self.connections.values().all(is_new)
@@ -138,7 +139,7 @@ impl Book {
     }
 }
 
-/// The entry of one connection; dropping it says that the connection is closed.
+/// The entry of one connection. Drop it when the connection is closed.
 #[derive(Debug)]
 pub(super) struct ConnectionEntry {
     traffic: Traffic,
@@ -146,7 +147,7 @@ pub(super) struct ConnectionEntry {
 }
 
 impl ConnectionEntry {
-    /// How long nothing has been asked on this connection; `None` while a request is in progress or a part of one has come.
+    /// How long no request has been in progress. `None` while one is, or a part of one has arrived.
     pub(super) fn idle_for(&self) -> Option<Duration> {
         let book = self.traffic.book();
         let connection = book.connections.get(&self.id)?;
@@ -160,21 +161,21 @@ impl ConnectionEntry {
         book.connections.get(&self.id).is_some_and(|connection| connection.state == State::Multiplexed)
     }
 
-    /// These bytes have come from the client.
+    /// Records bytes from the client.
     pub(super) fn received(&self, bytes: &[u8]) {
         self.with(|connection| {
             connection.state = match connection.state {
                 // The connection preface: RFC 9113, section 3.4.
                 State::Silent if bytes.starts_with(b"PRI ") => State::Multiplexed,
                 State::Multiplexed => State::Multiplexed,
-                // The body of the request that is being answered.
+                // The body of the request in progress.
                 known if connection.requests > 0 => known,
                 State::Silent | State::Whole | State::Partial => State::Partial,
             };
         });
     }
 
-    /// A request begins. While its body is `coming` in, the client decides how long it takes.
+    /// Records a new request. `coming`: its body is still arriving, and the client decides how long that takes.
     pub(super) fn request(&self, coming: bool, long: bool) -> RequestEntry {
         let work = if coming { Work::Asking } else { Work::Busy { since: Instant::now(), long } };
         let id = self.traffic.update(|book| {
@@ -202,7 +203,7 @@ impl Drop for ConnectionEntry {
     }
 }
 
-/// The entry of one request; dropping it says that its handler and its answer are complete.
+/// The entry of one request. Drop it when its handler and its response are complete.
 #[derive(Debug)]
 pub(super) struct RequestEntry {
     traffic: Traffic,
@@ -211,7 +212,7 @@ pub(super) struct RequestEntry {
 }
 
 impl RequestEntry {
-    /// It is being answered; `long` if that may well take long.
+    /// Records that the response has begun; `long` if it may take long.
     pub(super) fn answered(&self, long: bool) {
         let work = Work::Busy { since: Instant::now(), long };
         self.traffic.update(|book| book.requests.insert(self.id, work));

@@ -1,4 +1,4 @@
-//! Answers the calls of a program.
+//! Answers the intercepted calls of a program.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,9 +18,9 @@ use crate::sys::errno::{Errno, errno_of};
 use crate::sys::seccomp::{Answer, Call, Notify, What};
 use crate::sys::socket::cookie_of;
 
-/// Answers the calls of one program and of all that it starts, as long as any of them lives.
+/// Answers the calls of one program and all its descendants, as long as any of them lives.
 ///
-/// When it is dropped, later calls of bind and listen fail in the program (ENOSYS).
+/// After it is dropped, further bind and listen calls of the program fail with ENOSYS.
 pub struct Injector {
     notify: Notify,
     slots: Arc<dyn Slots>,
@@ -31,27 +31,28 @@ pub struct Injector {
 #[derive(Default)]
 struct State {
     parks: bool,
-    /// Binds that wait for the release, with their listeners.
+    /// Held binds, with their listeners.
     parked: Vec<(Call, String)>,
-    /// The listeners that were given to the program, by their identity (`SO_COOKIE`).
+    /// The listeners given to the program, by their identity (`SO_COOKIE`).
     given: HashMap<u64, String>,
 }
 
-/// The call does not wait any more: its thread was killed, or interrupted, and then it comes again.
+/// The call no longer waits: its thread was killed, or interrupted and will repeat the call.
 struct Gone;
 
 impl Injector {
-    /// Takes the notify descriptor of a program that has just been started. If it `parks`, binds of listeners are not answered
-    /// until [`Injector::release`].
+    /// Wraps the notify descriptor of a program that has just been started. If `parks` is set, binds of listeners are
+    /// held until [`Injector::release`].
     pub fn new(notify: OwnedFd, slots: Arc<dyn Slots>, watcher: Arc<dyn Watcher>, parks: bool) -> Self {
         let state = Mutex::new(State { parks, ..State::default() });
         Self { notify: Notify::new(notify), slots, watcher, state }
     }
 
-    /// Answers until no process of the program is left. Blocks, for a thread of its own. At rest it makes no system call.
+    /// Answers calls until no process of the program is left. Blocks; needs its own thread. Makes no system calls while
+    /// idle.
     pub fn run(&self) -> io::Result<()> {
         while let Some(call) = self.notify.next()? {
-            // Whoever is gone needs no answer.
+            // A call that no longer waits needs no answer.
             let _: Result<(), Gone> = match call.what {
                 What::Bind => self.bind(&call),
                 What::Listen => self.listen(&call),
@@ -61,7 +62,7 @@ impl Injector {
         Ok(())
     }
 
-    /// Answers all binds that wait, and from now on each at once. When it returns they are answered.
+    /// Answers all held binds, and later ones immediately. Returns when they are answered.
     pub fn release(&self) {
         let parked = {
             let mut state = self.state();
@@ -75,7 +76,7 @@ impl Injector {
 
     fn bind(&self, call: &Call) -> Result<(), Gone> {
         let read = self.read(call);
-        // Only now it is sure that what was read is of the thread that waits.
+        // Only now it is certain that the data came from the waiting thread.
         self.check(call)?;
         match read {
             Ok(None) => self.answer(call, Answer::Continue),
@@ -91,7 +92,8 @@ impl Injector {
         }
     }
 
-    /// What is bound, and by which process. `None` for what is none of ours by its kind, and for what the kernel will refuse.
+    /// What is being bound, and by which process. `None` if it can be no listener of the service, or if the kernel will
+    /// refuse it.
     fn read(&self, call: &Call) -> io::Result<Option<(Wanted, u32)>> {
         let target = Target::open(call.tid)?;
         let address = match target.address(call)? {
@@ -124,7 +126,7 @@ impl Injector {
         if self.state().parks {
             self.watcher.tell(Event::Parked { name: name.to_owned(), pid });
             let mut state = self.state();
-            // The release may have come in between.
+            // The release may have happened in between.
             if state.parks {
                 state.parked.retain(|(call, _)| self.notify.is_valid(call.id));
                 state.parked.push((*call, name.to_owned()));
@@ -145,7 +147,7 @@ impl Injector {
                 if let Some(access) = access {
                     self.slots.path_bound(name, access);
                 }
-                // Told first, so that it is never heard after the listen that follows.
+                // Reported first, so that it precedes the listen that follows.
                 self.watcher.tell(Event::Bound { name: name.to_owned(), pid });
                 self.answer(call, Answer::Success)
             }
@@ -158,21 +160,21 @@ impl Injector {
         }
     }
 
-    /// Gives who may connect to a unix socket that the target binds.
+    /// Replaces the socket. Returns the access rights of a unix socket that the program binds.
     fn swap(&self, call: &Call, name: &str, target: &Target) -> io::Result<Option<Access>> {
         let number = descriptor(call);
         let listener = self.slots.current(name)?;
         let socket = target.take(number)?;
         let cookie = cookie_of(&listener)?;
         if cookie_of(&socket)? == cookie {
-            // A signal interrupted the bind after it was done, and the program calls it again.
+            // A signal interrupted a completed bind, and the program repeats it.
             return Ok(None);
         }
         let again = self.state().given.contains_key(&cookie);
         options::copy(socket.as_fd(), listener.as_fd(), again)?;
         let watched = epoll::find(target, number, inode(&socket)?)?;
         let closes_on_exec = target.closes_on_exec(number)?;
-        // As long as anybody has the old socket, its registrations are there too, and tell of a hang-up.
+        // While any holder keeps the old socket open, its registrations exist too and report a hang-up.
         drop(socket);
         // Before the program can call listen.
         self.state().given.insert(cookie, name.to_owned());
@@ -185,7 +187,7 @@ impl Injector {
         })
     }
 
-    /// The listeners listen already, with the longest backlog. A listen of something else is none of ours.
+    /// The listeners already listen with the longest backlog. The kernel executes listen calls on other sockets.
     fn listen(&self, call: &Call) -> Result<(), Gone> {
         let found = self.given_socket(call);
         self.check(call)?;
@@ -199,7 +201,7 @@ impl Injector {
         }
     }
 
-    /// A path of a unix socket of the service stays where it is, and leads where it leads: the program may believe otherwise.
+    /// The path of a service's unix socket stays unchanged, whatever the program asks for.
     fn path(&self, call: &Call) -> Result<(), Gone> {
         let meant = Target::open(call.tid).and_then(|target| paths::meant(&target, call, &self.slots));
         self.check(call)?;
@@ -222,7 +224,7 @@ impl Injector {
         Some((self.state().given.get(&cookie)?.clone(), target.pid))
     }
 
-    /// It would get a listener that it cannot use.
+    /// Refuses a bind whose listener the program could not use.
     fn refuse(&self, call: &Call, wanted: &Wanted, pid: u32, why: &Why) -> Result<(), Gone> {
         self.answer(call, Answer::Error(Errno::EADDRNOTAVAIL))?;
         let meant = |(_, address): &(String, ListenAddress)| why.refused() == Some(&normal(address.clone()));
@@ -257,7 +259,7 @@ impl Injector {
     }
 }
 
-/// The kernel takes the lower half of the register.
+/// The kernel reads the lower half of the register.
 fn descriptor(call: &Call) -> RawFd {
     call.args[0] as RawFd
 }
@@ -273,7 +275,7 @@ fn normal(address: ListenAddress) -> ListenAddress {
     }
 }
 
-/// One directory can have several names, as `/run` and `/var/run`.
+/// A directory can have several names, such as `/run` and `/var/run`.
 fn normal_path(path: &Path) -> std::path::PathBuf {
     let directory = path.parent().and_then(|directory| directory.canonicalize().ok());
     match (directory, path.file_name()) {

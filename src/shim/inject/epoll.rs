@@ -1,8 +1,8 @@
-//! Programs that watch their socket with epoll before they bind it.
+//! Programs that register their socket with epoll before they bind it.
 //!
-//! The kernel ties a registration to the file, not to the number. So one that is made before the file is swapped watches
-//! what is gone, and no connection would ever wake the program. It is made again for the listener, with the same events and
-//! data, so that the program cannot tell.
+//! The kernel ties a registration to the file, not to the descriptor number. So a registration from before the swap
+//! watches the old file, and no connection would wake the program. It is repeated for the listener with the same events
+//! and data, invisibly to the program.
 
 use std::fs;
 use std::io;
@@ -11,21 +11,21 @@ use std::os::fd::{AsFd, RawFd};
 use super::target::Target;
 use crate::sys::seccomp::register_at;
 
-/// A socket that is watched.
+/// A registration of a socket.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Registration {
-    /// The number of the epoll in the program.
+    /// The epoll's descriptor number in the program.
     epoll: RawFd,
     events: u32,
     data: u64,
 }
 
-/// Finds who watches the socket behind `number`, which has that inode.
+/// Finds the registrations of the socket at `number`, which has that inode.
 pub(super) fn find(target: &Target, number: RawFd, inode: u64) -> io::Result<Vec<Registration>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(target.proc("fd"))? {
         let entry = entry?;
-        // A descriptor may be closed by another thread meanwhile.
+        // Another thread may close a descriptor in the meantime.
         let Ok(kind) = fs::read_link(entry.path()) else { continue };
         let name = entry.file_name();
         let Some(epoll) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -38,7 +38,7 @@ pub(super) fn find(target: &Target, number: RawFd, inode: u64) -> io::Result<Vec
     Ok(found)
 }
 
-/// Registers `listener`, which the program has at `number` by now.
+/// Registers `listener`, which the program now has at `number`.
 pub(super) fn repeat(
     target: &Target,
     registrations: &[Registration],
@@ -51,8 +51,8 @@ pub(super) fn repeat(
     Ok(())
 }
 
-/// The lines `tfd: 5 events: 19 data: 5 pos:0 ino:1f4a sdev:8` of an epoll, see proc_pid_fdinfo(5). All but the first number
-/// are hexadecimal.
+/// Parses lines such as `tfd: 5 events: 19 data: 5 pos:0 ino:1f4a sdev:8` of an epoll, see proc_pid_fdinfo(5). All
+/// numbers but the first are hexadecimal.
 fn registrations(epoll: RawFd, fdinfo: &str, number: RawFd, inode: u64) -> Vec<Registration> {
     let line = |line: &str| {
         let line = line.replace(':', ": ");

@@ -1,23 +1,23 @@
-//! Which listener of the service a program means by what it binds. A table, without effects.
+//! Matches what a program binds to a listener of the service. A table without side effects.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::wanted::{Address, Carries, Wanted};
 use crate::config::ListenAddress;
 
-/// Why a bind is none of a listener of the service. `Display` is a clause without a full stop.
+/// Why a bind matches no listener of the service. `Display` is a clause without a full stop.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Why {
     /// A type of socket that no listener has.
-    #[error("it is neither a stream socket nor one of UDP")]
+    #[error("it is neither a stream socket nor a UDP socket")]
     OtherType,
-    /// Datagrams, where the service file has a TCP address.
-    #[error("it takes datagrams there, and the service file has that address for TCP only; add udp:{0}")]
+    /// Datagrams, but the service file has a TCP address.
+    #[error("it binds a datagram socket, but the service file has that address for TCP only; add udp:{0}")]
     Datagrams(SocketAddr),
     /// Port 0, or a unix socket without a name.
-    #[error("it asks for whatever is free")]
+    #[error("it lets the kernel choose a free address")]
     Anything,
-    /// The service file has nothing like it.
+    /// The service file has no similar address.
     #[error("the service file has no such listener")]
     Unknown,
     /// The service file has another address with this port.
@@ -26,29 +26,29 @@ pub enum Why {
     /// It binds all addresses, and the service file has several with this port.
     #[error("it binds all addresses at once, and the service file has several with this port: {}; write one", list(.0))]
     Several(Vec<ListenAddress>),
-    /// A datagram socket of one family, where the service file has the other: addresses of clients would have a form that the
+    /// A datagram socket of one family, but the service file has the other: client addresses would have a form that the
     /// program does not expect, and it could not answer.
-    #[error("its socket is of {}, and {listener} is of the other family, so that it could not answer; {remedy}", family(*.v6))]
+    #[error("its socket is {}, but {listener} has the other address family, so it could not answer; {remedy}", family(*.v6))]
     Family {
-        /// What it would get.
+        /// The listener that it would get.
         listener: ListenAddress,
         /// Whether the program's socket is of IPv6.
         v6: bool,
         /// What to write instead.
         remedy: String,
     },
-    /// What it binds could not be found out.
-    #[error("what it binds cannot be read: {0}")]
+    /// The address could not be read.
+    #[error("cannot read what it binds: {0}")]
     Unreadable(String),
 }
 
 impl Why {
-    /// Whether the service file has a listener with this port that is not what was bound.
+    /// Whether the service file has a listener with this port but another address.
     pub fn is_near(&self) -> bool {
         matches!(self, Why::Elsewhere(_) | Why::Several(_))
     }
 
-    /// The listener that is meant, and that the program cannot use: its bind is refused.
+    /// The intended listener if the program could not use it: then its bind is refused.
     pub fn refused(&self) -> Option<&ListenAddress> {
         match self {
             Why::Family { listener, .. } => Some(listener),
@@ -65,14 +65,14 @@ fn list(addresses: &[ListenAddress]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Chooses a listener by its place in `configured`.
+/// Selects a listener, as an index into `configured`.
 ///
 /// | it binds | it gets |
 /// |---|---|
-/// | an address that the service file says as well | that listener |
-/// | all addresses of a port, v4, v6 or both, where the service file has one listener with the port | that listener |
-/// | a v4 address in v6 clothes, on a v6 socket | what the v4 address would get |
-/// | the path of a unix socket that the service file says as well | that listener |
+/// | an address in the service file | that listener |
+/// | all addresses of a port, IPv4, IPv6 or both, if the service file has one listener with the port | that listener |
+/// | an IPv4-mapped address on an IPv6 socket | what the IPv4 address would get |
+/// | the path of a unix socket in the service file | that listener |
 /// | datagrams at one of these addresses | the same, of the UDP listeners, if they have the family of its socket; streams get one of the others |
 /// | anything else | none |
 pub fn choose(wanted: &Wanted, configured: &[(String, ListenAddress)]) -> Result<usize, Why> {
@@ -115,8 +115,8 @@ fn choose_ip(
     }
 }
 
-/// A stream socket of the other family can be used: the kernel tells of each connection which family it has. With datagrams
-/// a program of IPv6 finds v4 addresses in their own form, and cannot send to v6 ones; one of IPv4 finds v6 addresses.
+/// Streams can use the other family: the kernel reports the family of each connection. With datagrams, an IPv6 program
+/// sees IPv4 addresses in their own form and cannot send to IPv6 ones; an IPv4 program sees IPv6 addresses.
 fn check_family(address: SocketAddr, wanted: &Wanted, listener: &ListenAddress) -> Result<(), Why> {
     let is_v6 = listener.ip().is_some_and(|(said, _)| said.is_ipv6());
     if wanted.carries != Carries::Datagrams || is_v6 == wanted.v6 {
@@ -139,13 +139,13 @@ fn check_family(address: SocketAddr, wanted: &Wanted, listener: &ListenAddress) 
     Err(Why::Family { listener: listener.clone(), v6: wanted.v6, remedy })
 }
 
-/// `[::]` on a socket that takes v4 as well is what the service file writes as `*`.
+/// `[::]` on a dual-stack socket is `*` in the service file.
 fn is_exactly(address: SocketAddr, v6_only: bool, said: &ListenAddress) -> bool {
     let both = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && !v6_only;
     said.ip().is_some_and(|(said, said_alone)| both != said_alone && same(address, said))
 }
 
-/// The flow is no part of an address, and a scope that the service file leaves out does not count.
+/// Ignores the flow, which is not part of an address, and a scope that the service file omits.
 fn same(address: SocketAddr, said: SocketAddr) -> bool {
     let scopes_agree = match (address, said) {
         (SocketAddr::V6(a), SocketAddr::V6(b)) => b.scope_id() == 0 || a.scope_id() == b.scope_id(),
@@ -158,7 +158,8 @@ fn same(address: SocketAddr, said: SocketAddr) -> bool {
 mod tests {
     use super::*;
 
-    /// `address`, then what the socket is besides a stream: `both` (v4 and v6), `datagram`. Its family is that of the address.
+    /// `address`, then properties: `both` (IPv4 and IPv6), `datagram`; otherwise a stream. The address gives the
+    /// family.
     fn wanted(text: &str) -> Wanted {
         let mut words = text.split(' ');
         let address = words.next().unwrap();
@@ -185,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_table() {
-        // What is bound, what the service file says, what is chosen: "" if nothing.
+        // What is bound, what the service file has, and the match: "" if none.
         let rows: &[(&str, &[&str], &str)] = &[
             ("127.0.0.1:80", &["127.0.0.1:81", "127.0.0.1:80"], "127.0.0.1:80"),
             ("127.0.0.1:80", &["127.0.0.1:81"], ""),
@@ -211,7 +212,7 @@ mod tests {
             ("[::]:80 both", &["0.0.0.0:80", "[::]:80"], ""),
             ("0.0.0.0:80", &["127.0.0.1:80", "127.0.0.2:80"], ""),
             ("0.0.0.0:0", &["127.0.0.1:80"], ""),
-            // A v4 address on a v6 socket, as Java does it.
+            // An IPv4 address on an IPv6 socket, as in Java.
             ("[::ffff:127.0.0.1]:80 both", &["[::1]:80", "127.0.0.1:80"], "127.0.0.1:80"),
             ("[::ffff:0.0.0.0]:80 both", &["0.0.0.0:80", "[::]:80"], "0.0.0.0:80"),
             ("[::ffff:0.0.0.0]:80 both", &["127.0.0.1:80"], "127.0.0.1:80"),

@@ -1,18 +1,18 @@
-//! Gives a program that knows nothing of this the supervisor's listeners: its socket is swapped while it waits in `bind`.
+//! Gives an unmodified program the supervisor's listeners: its socket is swapped while it waits in `bind`.
 //!
-//! - A program calls bind, and waits. What it binds is compared with what the service file says (`matching.rs`).
-//! - If it is a listener of the service, then the socket behind the program's descriptor is replaced by a duplicate of that
-//!   listener, with the program's own settings on it (`options.rs`), and bind succeeds without having been done. So does
-//!   the listen that follows.
-//! - With *parking*, such a bind is not answered until [`Injector::release`]: the program is started and warm, and waits.
-//! - The path of a unix socket of the service is not removed, renamed or replaced by the program (`paths.rs`).
-//! - Everything else the kernel carries out as if nobody had looked.
+//! - The program calls bind, and waits. Its address is compared with the service file (`matching.rs`).
+//! - If it matches a listener of the service, a duplicate of that listener replaces the socket at the program's
+//!   descriptor, with the program's own options (`options.rs`), and bind returns success without being executed. So
+//!   does the following listen.
+//! - With *parking*, such a bind is held until [`Injector::release`]: the program has started, is warm, and waits.
+//! - The program cannot remove, rename or replace the path of a unix socket of the service (`paths.rs`).
+//! - The kernel executes everything else normally.
 //!
-//! All processes of the program's tree are treated alike. Workers that each bind the same address get duplicates of the
-//! same listener, also of the same datagram socket.
+//! All processes of the program's tree are treated alike. Workers that bind the same address get duplicates of the same
+//! listener, also of the same datagram socket.
 //!
-//! What a program reads back is the listener: getsockname(2) tells its address, which may be another spelling of what the
-//! program asked for, and close(2) closes a duplicate. A shutdown(2) of it would end it for every holder.
+//! The program sees the listener: getsockname(2) returns its address, which may be spelled differently, and close(2)
+//! closes a duplicate. A shutdown(2) would end it for every holder.
 
 mod engine;
 mod epoll;
@@ -35,64 +35,65 @@ pub use wanted::{Address, Carries, Wanted};
 use crate::config::ListenAddress;
 use crate::slots::Access;
 
-/// The listeners that a program may get. Called from the threads that call [`Injector::run`] and [`Injector::release`].
+/// Provides the listeners for a program. Called from the threads that call [`Injector::run`] and [`Injector::release`].
 pub trait Slots: Send + Sync {
-    /// The listeners of the service, with the names of the service file.
+    /// The listeners of the service, with their names from the service file.
     fn configured(&self) -> Vec<(String, ListenAddress)>;
 
-    /// A duplicate of the listener that a program of this name is to get now.
+    /// A duplicate of the listener with this name that a program must get now.
     fn current(&self, name: &str) -> io::Result<OwnedFd>;
 
-    /// The program is about to bind a unix socket whose path is gone: programs remove what they find there before they bind.
-    /// Whoever steers has to put the path in its place again, and clients are refused until then.
+    /// The program is about to bind a unix socket whose path is gone: programs remove an existing path before they
+    /// bind. The implementation must restore the path; clients are refused until then.
     fn path_removed(&self, name: &str, path: &Path);
 
-    /// The program has bound a unix socket. So much it would have let others in by that.
+    /// The program has bound a unix socket, with these access rights.
     fn path_bound(&self, name: &str, access: Access);
 }
 
-/// Hears what a program does. Called like [`Slots`], with no lock held.
+/// Receives the events of a program. Called like [`Slots`], without locks held.
 pub trait Watcher: Send + Sync {
-    /// Something happened.
+    /// An event occurred.
     fn tell(&self, event: Event);
 }
 
-/// What a program did.
+/// An event of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// It waits in the bind of a listener until the release.
+    /// It is held in the bind of a listener until the release.
     Parked {
         /// The listener.
         name: String,
         /// Its process.
         pid: u32,
     },
-    /// It has got a listener.
+    /// It has received a listener.
     Bound {
         /// The listener.
         name: String,
         /// Its process.
         pid: u32,
     },
-    /// It called listen on one that it has got. Not every program does, and that it did does not mean that it accepts.
+    /// It has called listen on a received listener. Not every program does, and it does not mean that the program
+    /// accepts.
     Listening {
         /// The listener.
         name: String,
         /// Its process.
         pid: u32,
     },
-    /// It binds something that is no listener of the service; the kernel carries that out.
+    /// It binds an address that is not a listener of the service; the kernel executes that.
     Passed {
-        /// What.
+        /// The address.
         address: String,
-        /// What would have to stand in the service file for it to be a listener, if that is possible.
+        /// What the service file would need for a match, if that is possible.
         instead: Option<ListenAddress>,
         /// Its process.
         pid: u32,
-        /// Why it is none.
+        /// Why there is no match.
         why: Why,
     },
-    /// It should have got a listener, and something was in the way.
+    /// It should have received a listener, but an error occurred.
     Failed {
         /// The listener.
         name: String,
@@ -106,8 +107,8 @@ pub enum Event {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Event::Parked { name, pid } => write!(f, "process {pid} waits in the bind of {name}"),
-            Event::Bound { name, pid } => write!(f, "process {pid} has got the listener {name}"),
+            Event::Parked { name, pid } => write!(f, "process {pid} is held in the bind of {name}"),
+            Event::Bound { name, pid } => write!(f, "process {pid} received the listener {name}"),
             Event::Listening { name, pid } => write!(f, "process {pid} listens at {name}"),
             Event::Passed { address, pid, why, .. } => write!(f, "process {pid} binds {address}: {why}"),
             Event::Failed { name, pid, error } => {

@@ -1,16 +1,16 @@
-//! What a program has set on its socket before it binds, put onto the listener that it gets instead.
+//! Copies the options of a program's socket to the listener that replaces it.
 //!
-//! What counts is what accepted connections inherit, and how accept itself behaves; of a datagram socket, what is told with each
-//! datagram, and how its own are sent. Left alone is:
+//! Relevant are options that accepted connections inherit, and the behavior of accept; for datagram sockets, the
+//! information that comes with each datagram, and how the socket sends. Not copied are:
 //!
-//! - what says how the address is bound: `SO_REUSEADDR`, `SO_REUSEPORT`, `IPV6_V6ONLY`, `SO_BINDTODEVICE`, `IP_FREEBIND`,
-//!   `IP_TRANSPARENT`. That is the supervisor's, and is done;
-//! - what says which listener of a group gets a connection: `SO_INCOMING_CPU`, filters. That is the supervisor's, too;
-//! - `TCP_DEFER_ACCEPT`. It hides a connection from the accept queue until its first bytes arrive, so a listener whose queue
-//!   is empty could still have clients, which would be reset when it goes. It changes how soon accept returns, and nothing
-//!   that a program could depend on;
-//! - the backlog, which is the longest that the kernel allows, and a receive buffer for datagrams that is smaller than the slot's:
-//!   what waits for the next process has to fit in.
+//! - options of the address: `SO_REUSEADDR`, `SO_REUSEPORT`, `IPV6_V6ONLY`, `SO_BINDTODEVICE`, `IP_FREEBIND`,
+//!   `IP_TRANSPARENT`. The supervisor owns them, and the listener is already bound;
+//! - options that select a listener of a group: `SO_INCOMING_CPU`, filters. The supervisor owns them, too;
+//! - `TCP_DEFER_ACCEPT`. It keeps a connection out of the accept queue until its first bytes arrive, so a listener with
+//!   an empty queue could still have clients, which would be reset when it closes. It only affects how soon accept
+//!   returns, so no program can depend on it;
+//! - the backlog, which is the longest that the kernel allows, and a receive buffer for datagrams that is smaller than
+//!   the slot's: it must hold what waits for the next process.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,8 +19,8 @@ use crate::sys::descriptor::{is_nonblocking, set_nonblocking};
 use crate::sys::seccomp::{get_option, set_option};
 use crate::sys::socket::{AddressFamily, SockType, family_of, kind_of};
 
-/// What is told with each datagram, put onto another socket that gets datagrams for the same program later: the kernel fills some of it
-/// in when a datagram arrives, and not when it is read. Nothing is taken back.
+/// Copies the options for datagram information to another socket that later receives for the same program: the kernel
+/// records some of the information on arrival, not on read. Never clears an option.
 pub(crate) fn copy_told(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
     let (from, to) = (from.as_fd(), to.as_fd());
     let family = family_of(to)?;
@@ -31,9 +31,10 @@ pub(crate) fn copy_told(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies the settings. `again`: another process of the same program has got the listener before, and what that has set since is not
-/// taken back. `O_NONBLOCK` belongs to the socket, not to the descriptor: a program that does not find it as it left
-/// it hangs or spins. An option that is refused, say for want of a privilege that the program has, stays as it is.
+/// Copies the options. `again`: another process of the same program has received the listener before, so options that
+/// it has set since are kept. Copies `O_NONBLOCK` too, which belongs to the socket: a program that finds it changed
+/// would hang or spin. An option that the kernel refuses, for lack of a privilege that the program has, stays
+/// unchanged.
 pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, again: bool) -> io::Result<()> {
     let wanted = is_nonblocking(from)?;
     if is_nonblocking(to)? != wanted {
@@ -69,12 +70,12 @@ enum Of {
 }
 
 enum Take {
-    /// The listener gets the same value, also when that is none: an earlier program may have set another on it.
+    /// Always copied, even if unset: an earlier program may have set another value on the listener.
     Same,
-    /// The listener gets it if it is set, and keeps its own otherwise.
+    /// Copied if set; otherwise the listener keeps its own value.
     IfSet,
-    /// The same, of what is told with each datagram. A program may ask for it after the bind, and what has arrived before tells
-    /// nothing.
+    /// Like `IfSet`, for datagram information. A program may enable it after the bind, and datagrams that arrived
+    /// before lack it.
     Told,
 }
 
@@ -104,7 +105,7 @@ const SETTINGS: [Setting; 44] = [
     setting(Ip, SOL_SOCKET, 60, Same),     // SO_ZEROCOPY
     setting(Ip, IPPROTO_IP, 1, Same),      // IP_TOS
     setting(V6, IPPROTO_IPV6, 67, Same),   // IPV6_TCLASS
-    setting(Tcp, IPPROTO_TCP, 1, IfSet),   // TCP_NODELAY: slots have it, which no program minds
+    setting(Tcp, IPPROTO_TCP, 1, IfSet),   // TCP_NODELAY: slots have it already
     setting(Tcp, IPPROTO_TCP, 4, Same),    // TCP_KEEPIDLE
     setting(Tcp, IPPROTO_TCP, 5, Same),    // TCP_KEEPINTVL
     setting(Tcp, IPPROTO_TCP, 6, Same),    // TCP_KEEPCNT
@@ -157,7 +158,7 @@ impl Setting {
         let len = get_option(from, self.level, self.option, &mut wanted)?;
         get_option(to, self.level, self.option, &mut found)?;
         let is_set = wanted[..len].iter().any(|byte| *byte != 0);
-        // What is right already is not set: that could ask for a privilege.
+        // Does not set an equal value: that could need a privilege.
         if wanted == found || (adds || !matches!(self.take, Same)) && !is_set {
             return Ok(());
         }
@@ -165,12 +166,13 @@ impl Setting {
     }
 }
 
-/// Sizes that the program has not set are the kernel's to choose, for each connection as it needs it; to set them would end
-/// that. The kernel tells which were set by the program (`SO_BUF_LOCK`, from 5.14 on).
+/// Copies only the sizes that the program has set. The kernel tunes the others per connection, and setting them would
+/// end that. It reports which ones were set (`SO_BUF_LOCK`, from 5.14 on).
 fn copy_buffers(from: impl AsFd, to: impl AsFd, datagrams: bool) -> io::Result<()> {
     const SO_BUF_LOCK: i32 = 72;
     const SO_RCVBUF: i32 = 8;
-    /// Each with the bit that says that it was set, and with the option that sets it beyond what an administrator allows.
+    /// For each buffer: the bit that reports that it was set, its option, and the option that exceeds the
+    /// administrator's limit.
     const BUFFERS: [(u32, i32, i32); 2] = [(1, 7, 32), (2, SO_RCVBUF, 33)]; // The first is SO_SNDBUF.
     let set = number(&from, SO_BUF_LOCK)?;
     for (_, option, force) in BUFFERS.into_iter().filter(|(bit, ..)| set & bit != 0) {
@@ -178,7 +180,7 @@ fn copy_buffers(from: impl AsFd, to: impl AsFd, datagrams: bool) -> io::Result<(
         if datagrams && option == SO_RCVBUF && wanted <= number(&to, option)? {
             continue;
         }
-        // The kernel doubles what it is given, and tells the double.
+        // The kernel doubles the given value, and returns the double.
         let half = (wanted / 2).to_ne_bytes();
         set_option(&to, SOL_SOCKET, force, &half).or_else(|_| set_option(&to, SOL_SOCKET, option, &half))?;
     }
@@ -205,7 +207,7 @@ mod tests {
         socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty()).unwrap()
     }
 
-    /// A close waits so long.
+    /// Maximum blocking time of a close.
     fn linger(seconds: i32) -> libc::linger {
         libc::linger { l_onoff: 1, l_linger: seconds }
     }
@@ -312,7 +314,7 @@ mod tests {
         assert_eq!(getsockopt(&slot, sockopt::SndBuf).unwrap(), 100_000);
         copy(theirs().as_fd(), slot.as_fd(), false).unwrap();
         let mut expected = after;
-        // How its own are sent is not told with those of others.
+        // The options for sending are not among the copied ones.
         expected[4] = before[4];
         assert_eq!(values(&|level, option| of(slot.as_fd(), level, option)), expected, "it may ask later");
         let resting = UdpSocket::bind("[::1]:0").unwrap();
@@ -338,7 +340,7 @@ mod tests {
         setsockopt(&theirs, sockopt::PassCred, &true).unwrap();
         copy(theirs.as_fd(), listener.as_fd(), false).unwrap();
         assert!(getsockopt(&listener, sockopt::PassCred).unwrap());
-        // A v6 socket that becomes a v4 listener.
+        // An IPv6 socket that becomes an IPv4 listener.
         let v6 = socket(AddressFamily::Inet6, SockType::Stream, SockFlag::empty()).unwrap();
         setsockopt(&v6, sockopt::KeepAlive, &true).unwrap();
         let v4 = TcpListener::bind("127.0.0.1:0").unwrap();

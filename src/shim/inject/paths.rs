@@ -1,8 +1,8 @@
-//! Programs that remove the path of their unix socket, before they bind or when they end, or move something over it.
+//! Programs that remove the path of their unix socket, before they bind or when they end, or move another file over it.
 //!
-//! The path is the supervisor's, and clients are on their way to it at every moment. So such a call is answered without being
-//! done. What is compared is first the name, which costs nothing, and then the directory: a file system that hangs is
-//! asked only by who names a file like a listener.
+//! The path belongs to the supervisor, and clients use it at every moment. So such a call returns success without being
+//! executed. The name is compared first, which is free, and then the directory: only a path that is named like a
+//! listener can block on a hanging file system.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -22,16 +22,16 @@ use crate::sys::seccomp::{Call, What};
 const CURRENT_DIRECTORY: i32 = -100;
 const REMOVES_DIRECTORY: u64 = 0x200;
 
-/// What a call does to the path of a listener.
+/// The effect of a call on the path of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Meant {
-    /// It removes it, or renames it.
+    /// It removes or renames the path.
     Away,
-    /// It puts something else in its place.
+    /// It replaces the path.
     Over,
 }
 
-/// `None` if the call has nothing to do with a listener.
+/// `None` if the call does not affect a listener.
 pub(super) fn meant(target: &Target, call: &Call, slots: &Arc<dyn Slots>) -> io::Result<Option<Meant>> {
     let [a, b, c, d] = call.args;
     let current = CURRENT_DIRECTORY as u64;
@@ -57,7 +57,7 @@ pub(super) fn meant(target: &Target, call: &Call, slots: &Arc<dyn Slots>) -> io:
     }
 }
 
-/// What is there at this moment has to be a slot: anything else the program may do with as it likes.
+/// Only a slot at the path is protected: the program may change any other file there.
 fn is_meant(address: &ListenAddress, path: &Path, whole: impl Fn() -> PathBuf) -> bool {
     let ListenAddress::Unix(ours) = address else { return false };
     let same_directory = || {

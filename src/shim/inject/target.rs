@@ -1,4 +1,4 @@
-//! The process whose call waits: what is read from it.
+//! The process whose call waits.
 
 use std::fs;
 use std::io;
@@ -15,10 +15,10 @@ use crate::sys::process::pidfd_open_thread;
 use crate::sys::seccomp::{Call, read_memory};
 use crate::sys::socket::{AddressFamily, SockType, family_of, is_v6_only, kind_of};
 
-/// `S_ISGID`: of a directory, what is made in there gets its group.
+/// `S_ISGID` on a directory: new files get the directory's group.
 const SET_GROUP_ID: u32 = 0o2000;
 
-/// Good only if the notification is valid after it was opened.
+/// Valid only if the notification is checked after this was opened.
 pub(super) struct Target {
     tid: u32,
     pidfd: OwnedFd,
@@ -35,12 +35,12 @@ impl Target {
         Ok(Target { tid, pidfd: pidfd_open_thread(tid, pid)?, pid })
     }
 
-    /// A file or folder of the thread in `/proc`.
+    /// A path below the thread's `/proc` directory.
     pub(super) fn proc(&self, name: &str) -> PathBuf {
         Path::new("/proc").join(self.tid.to_string()).join(name)
     }
 
-    /// A duplicate of one of its descriptors. EBADF if that is not open. EPERM if this process may not look at it.
+    /// Duplicates one of its descriptors. EBADF if it is not open, EPERM if access is denied.
     pub(super) fn take(&self, number: RawFd) -> io::Result<OwnedFd> {
         descriptor_of(&self.pidfd, number)
     }
@@ -54,13 +54,13 @@ impl Target {
         Ok(closes_on_exec(flags))
     }
 
-    /// A text in its memory that ends with a zero, as a path does.
+    /// A zero-terminated text in its memory, such as a path.
     pub(super) fn text(&self, address: u64) -> io::Result<Vec<u8>> {
         const PAGE_BYTES: u64 = 4096;
         const PATH_MAX_BYTES: usize = 4096;
         let mut text = Vec::new();
         while text.len() < PATH_MAX_BYTES {
-            // The next page may not be there.
+            // The next page may not be mapped.
             let at = address.wrapping_add(text.len() as u64);
             let mut part = vec![0; (PAGE_BYTES - at % PAGE_BYTES) as usize];
             read_memory(self.tid, at, &mut part)?;
@@ -73,7 +73,7 @@ impl Target {
         Err(Errno::ENAMETOOLONG.into())
     }
 
-    /// One of its paths, as this process can follow it: from its root, or from one of its directories.
+    /// One of its paths as this process can follow it: from its root, or from one of its directories.
     pub(super) fn below(&self, directory: RawFd, path: &Path) -> PathBuf {
         match path.strip_prefix("/") {
             Ok(path) => self.proc("root").join(path),
@@ -82,11 +82,12 @@ impl Target {
         }
     }
 
-    /// What the kernel would give a socket that it binds at this path: by its umask, user and group, or by the directory's group.
+    /// The access rights that a socket bound at this path would get: from the process's umask, user and group, or from
+    /// the directory's group.
     pub(super) fn access_of_new(&self, path: &Path) -> io::Result<Access> {
         let status = fs::read_to_string(self.proc("status"))?;
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        // The real one, the effective one, the saved one, and that for files.
+        // The values are real, effective, saved, and for files.
         let for_files = |name| field(name)?.split_ascii_whitespace().nth(3)?.parse().ok();
         let umask =
             field("Umask").and_then(|umask| u32::from_str_radix(umask.trim(), 8).ok()).unwrap_or(0o022);
@@ -96,10 +97,10 @@ impl Target {
         Ok(Access { mode: Some(0o777 & !umask), user: for_files("Uid"), group })
     }
 
-    /// The address that a bind gives. `None` for one that the kernel will refuse.
+    /// The address argument of a bind. `None` if the kernel will refuse it.
     pub(super) fn address(&self, call: &Call) -> io::Result<Option<Address>> {
         let mut buffer = [0; ADDRESS_MAX_BYTES];
-        // The kernel takes the lower half of the register.
+        // The kernel reads the lower half of the register.
         let Some(bytes) = usize::try_from(call.args[2] as u32).ok().and_then(|len| buffer.get_mut(..len))
         else {
             return Ok(None);
@@ -114,7 +115,7 @@ impl Target {
     }
 }
 
-/// What `socket` is to be bound to.
+/// The address for `socket`, with the properties of the socket.
 pub(super) fn wanted(address: Address, socket: impl AsFd) -> io::Result<Wanted> {
     let v6 = family_of(&socket)? == Some(AddressFamily::Inet6);
     let v6_only = v6 && is_v6_only(&socket)?;

@@ -1,4 +1,4 @@
-//! What a program wants to bind: the bytes of its socket address, read.
+//! Parses what a program wants to bind from the bytes of its socket address.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -8,42 +8,42 @@ use std::path::{Path, PathBuf};
 
 use crate::config::ListenAddress;
 
-/// `struct sockaddr_storage` has as many bytes; the kernel refuses a longer address.
+/// The size of `struct sockaddr_storage`; the kernel refuses longer addresses.
 pub(super) const ADDRESS_MAX_BYTES: usize = 128;
 
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
-/// An address, as a program gives it to bind(2).
+/// An address passed to bind(2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
-    /// IPv4 and IPv6.
+    /// IPv4 or IPv6.
     Inet(SocketAddr),
     /// A unix socket with a path, which may be relative.
     Unix(PathBuf),
     /// A unix socket in the abstract namespace.
     Abstract(Vec<u8>),
-    /// A unix socket for which the kernel chooses a name.
+    /// A unix socket with a name chosen by the kernel.
     Unnamed,
-    /// Another address family: netlink, packets.
+    /// Another address family, such as netlink or packet.
     Other(u16),
 }
 
 /// What a program wants to bind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// Where.
+    /// The address.
     pub address: Address,
     /// What the socket carries.
     pub carries: Carries,
-    /// Whether the socket is of IPv6.
+    /// Whether it is an IPv6 socket.
     pub v6: bool,
-    /// Whether the socket is of IPv6 alone (`IPV6_V6ONLY`).
+    /// Whether it is an IPv6-only socket (`IPV6_V6ONLY`).
     pub v6_only: bool,
 }
 
-/// What a socket carries.
+/// The kind of traffic of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Carries {
     /// `SOCK_STREAM`.
@@ -55,7 +55,7 @@ pub enum Carries {
 }
 
 impl Wanted {
-    /// What stands in a service file for a listener of this kind.
+    /// The matching listener in the notation of a service file.
     pub(super) fn as_listener(&self) -> Option<ListenAddress> {
         let both =
             self.address == Address::Inet((Ipv6Addr::UNSPECIFIED, self.port()?).into()) && !self.v6_only;
@@ -73,7 +73,7 @@ impl Wanted {
         }
     }
 
-    /// Not the one that the kernel chooses; 1 for what has none.
+    /// `None` for port 0, which the kernel chooses; 1 for addresses without ports.
     fn port(&self) -> Option<u16> {
         match &self.address {
             Address::Inet(address) => Some(address.port()).filter(|port| *port > 0),
@@ -83,7 +83,7 @@ impl Wanted {
 }
 
 impl Address {
-    /// Reads a socket address. `None` for one that the kernel will refuse.
+    /// Parses a socket address. `None` if the kernel will refuse it.
     pub fn read(bytes: &[u8]) -> Option<Address> {
         let (family, rest) = bytes.split_first_chunk()?;
         match u16::from_ne_bytes(*family) {
@@ -94,7 +94,7 @@ impl Address {
         }
     }
 
-    /// A v4 address in v6 clothes as what it is.
+    /// Converts an IPv4-mapped IPv6 address to IPv4.
     pub(super) fn unmapped(self) -> Address {
         match self {
             Address::Inet(SocketAddr::V6(v6)) => match v6.ip().to_ipv4_mapped() {
@@ -126,14 +126,14 @@ impl fmt::Display for Address {
     }
 }
 
-/// `struct sockaddr_in` without the family: port, address, and padding that must be there.
+/// `struct sockaddr_in` without the family: port, address, and mandatory padding.
 fn v4(bytes: &[u8]) -> Option<SocketAddrV4> {
     let (port, rest) = bytes.split_first_chunk()?;
     let ip: &[u8; 4] = rest.first_chunk()?;
     (bytes.len() >= 14).then(|| SocketAddrV4::new(Ipv4Addr::from(*ip), u16::from_be_bytes(*port)))
 }
 
-/// `struct sockaddr_in6` without the family: port, flow, address, and scope, which an old program may leave out.
+/// `struct sockaddr_in6` without the family: port, flow, address, and scope, which old programs may omit.
 fn v6(bytes: &[u8]) -> Option<SocketAddrV6> {
     let (port, rest) = bytes.split_first_chunk()?;
     let (flow, rest) = rest.split_first_chunk()?;
@@ -143,7 +143,7 @@ fn v6(bytes: &[u8]) -> Option<SocketAddrV6> {
     Some(SocketAddrV6::new(Ipv6Addr::from(*ip), port, flow, scope))
 }
 
-/// `sun_path`: it ends at the first zero, or with the length that was given.
+/// `sun_path`: ends at the first zero or at the given length.
 fn unix(path: &[u8]) -> Address {
     match path {
         [] => Address::Unnamed,

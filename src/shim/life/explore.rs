@@ -1,20 +1,20 @@
-//! Walks over all states that a program of up to three processes can reach with the machine that ships: each may fork, name another
-//! one as the process that counts, end well or badly, or pay no heed to a signal; a stranger may say anything at any time; the program
-//! is asked to end, or is not wanted at all. The promises of the machine are checked in each state, and known mistakes, put into the
-//! model one at a time, must be found.
+//! Explores all states that a program of up to three processes can reach with the real machine. Each process may fork,
+//! name another as the main process, exit with success or failure, or ignore a signal; an outsider may send anything at
+//! any time; the program may be asked to end, or be dismissed. Checks the machine's promises in each state. Known
+//! mistakes, planted one at a time, must be found.
 
 use std::collections::{HashMap, VecDeque};
 
 use super::*;
 
-/// Processes 0 to 2 are of the program, 0 is the first; this one is not.
-const STRANGER: u32 = 9;
+/// Processes 0 to 2 are of the program, and 0 is the first; this one is an outsider.
+const OUTSIDER: u32 = 9;
 const PROCESSES: usize = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Defect {
     None,
-    BelieveStrangers,
+    BelieveOutsiders,
     DoNotWaitForTheServer,
     MissTheEndOfTheMain,
     KillAtOnce,
@@ -33,9 +33,9 @@ struct Process {
 struct World {
     life: Life,
     processes: [Process; PROCESSES],
-    /// Ends that the shim has not heard of, in their order.
+    /// Ends that the shim has not processed yet, in order.
     unheard: Vec<(u32, Option<Exit>)>,
-    /// Whether the shim has heard that nothing is left.
+    /// Whether the shim knows that nothing is left.
     empty_heard: bool,
     stopped: bool,
     unwanted: bool,
@@ -68,14 +68,14 @@ impl World {
         (0..PROCESSES).filter(|at| self.processes[*at].runs)
     }
 
-    /// Feeds the machine, and does what it says. The error is the promise that is broken.
+    /// Passes an event to the machine, and performs its actions. The error is the broken promise.
     fn feed(&mut self, event: Event, defect: Defect) -> Result<(), &'static str> {
         let before = self.life.main();
         for action in self.life.step(event) {
             match action {
-                Action::Watch(pid) if pid == STRANGER => return Err("only a process of the tree counts"),
+                Action::Watch(pid) if pid == OUTSIDER => return Err("only a process of the tree counts"),
                 Action::Watch(_) | Action::Refuse(_) => {}
-                // Whoever is told is chosen by the effects: here the one that counted, or else the first that runs.
+                // The effects choose the process: here the main process, or else the first that runs.
                 Action::AskServer => {
                     let server = before.and_then(|main| usize::try_from(main).ok());
                     let server = server.filter(|at| *at < PROCESSES && self.processes[*at].runs);
@@ -118,7 +118,7 @@ impl World {
         }
     }
 
-    /// Everything that can happen next, by name.
+    /// All possible next events, by name.
     fn next(&self, defect: Defect) -> Vec<(String, Result<World, &'static str>)> {
         let mut all = Vec::new();
         let mut add = |name: String, change: &dyn Fn(&mut World) -> Result<(), &'static str>| {
@@ -168,7 +168,7 @@ impl World {
             }
         }
         if matches!(self.life.state(), State::Daemonised { serves: true }) {
-            add("nobody serves".into(), &|world| world.feed(Event::Unserved(None), defect));
+            add("no process serves".into(), &|world| world.feed(Event::Unserved(None), defect));
         }
         if self.life.is_whole() && !self.life.serves() {
             add("serves".into(), &|world| world.feed(Event::Serves, defect));
@@ -184,7 +184,7 @@ impl World {
     ) {
         let (good, bad) = (Exit { code: Some(0), signal: None }, Exit { code: None, signal: Some(9) });
         for exit in [Some(good), Some(bad)] {
-            // Its parent may be another process of the program: then nobody tells how it ended.
+            // Its parent may be another process of the program: then its exit status is unknown.
             let exit = if at == 0 { exit } else { exit.filter(|exit| *exit == bad) };
             add(format!("{at} ends, {exit:?}"), &|world| {
                 world.ends(at, exit, defect);
@@ -203,14 +203,14 @@ impl World {
             return;
         }
         for sender_is_ours in [true, false] {
-            for pid in [0, 1, 2, STRANGER] {
+            for pid in [0, 1, 2, OUTSIDER] {
                 let lives = self.processes.get(pid as usize).is_some_and(|process| process.runs);
-                if !lives && pid != STRANGER {
+                if !lives && pid != OUTSIDER {
                     continue;
                 }
                 add(format!("MAINPID={pid}, ours {sender_is_ours}"), &|world| {
                     world.names += 1;
-                    let believes = defect == Defect::BelieveStrangers;
+                    let believes = defect == Defect::BelieveOutsiders;
                     let (is_ours, sender_is_ours) = (lives || believes, sender_is_ours || believes);
                     world.feed(Event::MainPid { pid, is_ours, sender_is_ours }, defect)
                 });
@@ -218,7 +218,7 @@ impl World {
         }
     }
 
-    /// What must hold in each state.
+    /// The promises for each state.
     fn check(&self) -> Result<(), &'static str> {
         let settled = self.unheard.is_empty();
         if let (true, State::Adopted { main, .. }) = (settled, self.life.state())
@@ -232,11 +232,11 @@ impl World {
         if self.life.state() == State::Ended && self.running().next().is_some() {
             return Err("what runs has not ended");
         }
-        // A process that was born after the end was told is killed by the next look at the tree.
+        // The next pass over the tree kills a process that was born after the end was reported.
         self.check_end()
     }
 
-    /// Asked to end, and its time over: whatever still runs is killed, and then the end is known.
+    /// After the request and the end of its time, everything that runs is killed, and then the end is known.
     fn check_end(&self) -> Result<(), &'static str> {
         let mut world = World { stopped: true, time_over: true, ..self.clone() };
         world.feed(Event::Stop, Defect::None)?;
@@ -252,7 +252,7 @@ impl World {
 
 type From = HashMap<World, Option<(World, String)>>;
 
-/// How a state was reached, and what happened then.
+/// The path to a state, and the event that followed.
 fn way(from: &From, mut at: World, last: String) -> Vec<String> {
     let mut way = vec![last];
     while let Some(Some((before, name))) = from.get(&at) {
@@ -263,7 +263,7 @@ fn way(from: &From, mut at: World, last: String) -> Vec<String> {
     way
 }
 
-/// Every state that can be reached, or the way to the first that breaks a promise.
+/// Visits every reachable state. Returns their number, or the path to the first broken promise.
 fn walk(defect: Defect) -> Result<usize, (Vec<String>, &'static str)> {
     let mut from: From = HashMap::from([(World::start(), None)]);
     let mut todo = VecDeque::from([World::start()]);
@@ -293,7 +293,7 @@ fn no_state_of_a_program_breaks_a_promise() {
 #[test]
 fn known_mistakes_are_found() {
     for (defect, promise) in [
-        (Defect::BelieveStrangers, "only a process of the tree counts"),
+        (Defect::BelieveOutsiders, "only a process of the tree counts"),
         (Defect::DoNotWaitForTheServer, "each process is asked once"),
         (Defect::MissTheEndOfTheMain, "a program whose main process has ended does not serve"),
         (Defect::KillAtOnce, "nothing is killed before its time is over"),

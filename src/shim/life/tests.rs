@@ -1,5 +1,5 @@
-//! The whole table, state by state and event by event, as the text of `table.txt`. A change of behaviour shows there as a change of
-//! a line; `UPDATE_GOLDEN=1` writes the file instead.
+//! The whole table, state by state and event by event, as the text of `table.txt`. A change of behavior is visible as a
+//! changed line; `UPDATE_GOLDEN=1` rewrites the file.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt::Write;
@@ -26,7 +26,7 @@ fn events() -> Vec<(&'static str, Event)> {
         ("first ends with 0", Event::Exited(FIRST, Some(exit(0)))),
         ("first ends with 1", Event::Exited(FIRST, Some(exit(1)))),
         ("other ends", Event::Exited(OTHER, None)),
-        ("nobody serves", Event::Unserved(Some(exit(1)))),
+        ("none serves", Event::Unserved(Some(exit(1)))),
         ("nothing is left", Event::Empty),
         ("stop", Event::Stop),
         ("lingers", Event::Lingers),
@@ -82,7 +82,7 @@ fn how_it_ended_is_what_the_process_says_that_counts() {
     assert_eq!(life.step(Event::Empty), [Action::Fail]);
 }
 
-/// How a program ends that is asked to end is told as well as how one ends by itself.
+/// The exit status is known whether or not the end was requested.
 #[test]
 fn the_end_of_the_process_that_counts_is_known_also_when_it_was_wanted() {
     let began = || {
@@ -100,7 +100,7 @@ fn the_end_of_the_process_that_counts_is_known_also_when_it_was_wanted() {
     life.step(Event::Empty);
     assert_eq!((life.state(), life.exit()), (State::Ended, Some(exit(3))));
 
-    // A daemon has no such process: the last that ends counts, whether it was asked to or not.
+    // A daemon has no such process: the last one that ends counts, requested or not.
     for stops in [true, false] {
         let mut life = began();
         life.step(Event::Exited(FIRST, Some(exit(0))));

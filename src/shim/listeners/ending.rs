@@ -1,19 +1,20 @@
-//! The listeners of a program that ends, which it may shut down before it is gone.
+//! Watches the listeners of a program that ends, which it may shut down before it is gone.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use super::{Listeners, Slots, lock};
+use super::{Listeners, Shared, Slots, lock};
 use crate::sys::listens::listens;
 use crate::sys::poll::{PollFd, PollFlags, poll};
 
-/// How often it is looked whether a program still lives whose listeners are watched.
+/// Interval of the check whether a watched program still lives.
 const LOOK: Duration = Duration::from_millis(20);
 
 impl Listeners {
-    /// Strangers are in the group, and the program may shut its listener down before it ends: then the last member takes its place, and new
-    /// connections have to be steered anew, or the stranger gets them. Blocks while `lives`.
+    /// For groups with foreign sockets: if the program shuts its listener down before it ends, the last member takes
+    /// its index, and steering must be repeated, or the foreign socket gets the new connections. Blocks while `lives`
+    /// returns `true`.
     pub(in crate::shim) fn steer_as_it_ends(&self, lives: impl Fn() -> bool) -> Result<(), String> {
         let Slots::Shared(shared) = &self.slots else { return Ok(()) };
         let mut watched: Vec<OwnedFd> = {
@@ -21,7 +22,7 @@ impl Listeners {
             let used = shared.used;
             let Some(pair) = &mut shared.pair else { return Ok(()) };
             pair.look();
-            if !pair.has_strangers() {
+            if !pair.has_foreign_sockets() {
                 return Ok(());
             }
             let copies = pair.alive_listeners(used).map(OwnedFd::try_clone);
@@ -39,9 +40,22 @@ impl Listeners {
     }
 }
 
-/// Returns when one of them is shut down, or after a moment.
+impl Shared {
+    /// Applies the state again after a listener has left its group: until then, the foreign socket gets new
+    /// connections. Writes the state only afterwards, because the disk can be slow, and a reader of the earlier state
+    /// checks which listeners are alive.
+    fn steer_at_once(&mut self) -> Result<(), String> {
+        let Some(pair) = &mut self.pair else { return Ok(()) };
+        let applied = pair.apply(pair.state().clone()).map(drop).map_err(|error| error.to_string());
+        let reached = pair.state().clone();
+        let written = self.write_down(&reached);
+        applied.and(written)
+    }
+}
+
+/// Returns when a listener is shut down, or after a short time.
 fn wait_for_an_end(listeners: &[OwnedFd]) {
     let mut asked: Vec<_> = listeners.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::empty())).collect();
-    // A failure is an interruption by a signal.
+    // The only error is EINTR.
     let _ = poll(&mut asked, Some(LOOK));
 }

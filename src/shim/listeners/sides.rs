@@ -1,4 +1,4 @@
-//! At which side of their pairs the connections of a service are, as the shims write it down for each other and for the daemon.
+//! The side that serves the connections of a service, recorded by the shims for each other and for the daemon.
 
 use std::fs;
 use std::io;
@@ -7,15 +7,15 @@ use std::path::Path;
 use crate::slots::{PairState, Side};
 use crate::sys::regular;
 
-/// The file of the state of the pair, in the directory that the shims of a service share.
+/// The file with the pair's state, in the directory that the shims of a service share.
 pub(super) const STATE: &str = "pair";
 
-/// At which side of their pairs the connections of a service are. `None` if no shim has ever decided.
+/// The side that serves the connections of a service. `None` if no shim has recorded one.
 pub(crate) fn active_side(shared_dir: &Path) -> Option<Side> {
     read_state(&shared_dir.join(STATE)).ok()?.map(|state| state.active())
 }
 
-/// `None` if nothing was ever written down.
+/// `None` if nothing was recorded.
 pub(super) fn read_state(file: &Path) -> io::Result<Option<PairState>> {
     match regular::read(file) {
         Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
@@ -24,21 +24,21 @@ pub(super) fn read_state(file: &Path) -> io::Result<Option<PairState>> {
     }
 }
 
-/// A new socket of a side has joined the group of an address, in the place of one that a program has ended.
+/// Records that a new socket of a side has joined the group of an address, replacing one that a program has ended.
 pub(crate) fn note_joined(shared_dir: &Path, at: usize, side: Side) -> io::Result<()> {
     let file = shared_dir.join(STATE);
     let Some(state) = read_state(&file)? else { return Ok(()) };
     write_state(&file, &state.joined(at, side))
 }
 
-/// It outlives processes, not the machine: no need for the disk.
+/// Must survive processes, not the machine: no sync.
 pub(super) fn write_state(file: &Path, state: &PairState) -> io::Result<()> {
     let beside = file.with_extension("new");
     fs::write(&beside, serde_json::to_vec(state)?)?;
     fs::rename(&beside, file)
 }
 
-/// The listeners are new: what was written down is about others.
+/// Removes the recorded state, which describes old listeners.
 pub(crate) fn forget_sides(shared_dir: &Path) {
     let _ = fs::remove_file(shared_dir.join(STATE));
 }

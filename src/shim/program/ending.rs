@@ -1,4 +1,4 @@
-//! The end of a program: asked for, waited for, brought about. And what happens when it ends by itself.
+//! Ends a program, and handles its end by itself.
 
 use std::time::{Duration, Instant};
 
@@ -9,25 +9,25 @@ use crate::shim::life::{Action, Event, State};
 use crate::shim::runner::early_end;
 use crate::sys::process::{Exit, Signal, is_zombie, name_of};
 
-/// After a SIGKILL a process is gone unless the kernel holds it.
+/// After SIGKILL a process is gone unless the kernel holds it.
 const KILLED_WITHIN: Duration = Duration::from_secs(5);
-/// How often it is looked whether those that got the stop signal are gone.
+/// Interval of the check whether the signalled processes are gone.
 const LOOK: Duration = Duration::from_millis(50);
-/// What is still there for so long after the one that served gets the stop signal as well.
+/// After this time, processes that outlive the server get the stop signal as well.
 const LINGERS: Duration = Duration::from_millis(300);
-/// So long may take to end what the process has left that served. Nobody serves meanwhile.
+/// Time to end what the main process has left behind. No process serves in the meantime.
 const REST_WITHIN: Duration = Duration::from_secs(2);
-/// Nobody can tell how it ended.
+/// The exit status is unknown.
 const UNKNOWN: Exit = Exit { code: None, signal: None };
 
 impl Program {
-    /// Asks it to end, and waits until it and everything that it started is gone. What is left after the limit is killed, and that
-    /// is told. Asked twice it has the longer of the two times.
+    /// Asks it to end, and waits until it and all its descendants are gone. Kills and reports what is left after the
+    /// limit. A second call can only extend the limit.
     pub(in crate::shim) fn end(&self, limit: Duration) -> Result<Vec<Killed>, String> {
         self.end_meanwhile(limit, || {})
     }
 
-    /// The same. `meanwhile` is done once if it has not ended within [`LOOK`], and must not take long.
+    /// The same. Calls `meanwhile` once if it has not ended within [`LOOK`]; that must return quickly.
     pub(in crate::shim) fn end_meanwhile(
         &self,
         limit: Duration,
@@ -41,7 +41,7 @@ impl Program {
             known.is_unwanted = true;
         });
         self.feed(Event::Stop);
-        // A stopped process cannot act on it.
+        // A stopped process cannot handle the signal.
         self.let_go();
         let (mut lingers_since, mut meanwhile) = (None, Some(meanwhile));
         loop {
@@ -56,7 +56,7 @@ impl Program {
             if let Some(meanwhile) = meanwhile.take() {
                 meanwhile();
             }
-            // What has got the signal is gone, and the rest does not go by itself.
+            // The processes that got the signal are gone, but the rest does not end by itself.
             let lingers = self.running().iter().all(|pid| !self.known().told.contains(pid));
             lingers_since = lingers.then(|| lingers_since.unwrap_or_else(Instant::now));
             if lingers_since.is_some_and(|since: Instant| since.elapsed() >= LINGERS) {
@@ -65,12 +65,12 @@ impl Program {
         }
     }
 
-    /// Its processes but for those that have ended and wait for a parent that does not reap them.
+    /// Its processes, without zombies whose parent does not reap them.
     fn running(&self) -> Vec<u32> {
         self.tree().into_iter().filter(|pid| !is_zombie(*pid)).collect()
     }
 
-    /// What it was granted is over.
+    /// Kills what has not ended within its time.
     fn kill_late(&self, after: Duration) -> Result<Vec<Killed>, String> {
         let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         let killed = self.running().into_iter().map(|pid| Killed {
@@ -88,26 +88,27 @@ impl Program {
         let told: Vec<String> = killed.iter().map(|it| format!("{} ({})", it.pid, it.name)).collect();
         say!("killed what had not ended {after:.1?} after its stop signal: {}", told.join(", "));
         if let Err(error) = killed::note(&self.plan.own_path, &killed) {
-            say!("the daemon cannot be told: {error}");
+            say!("cannot report this to the daemon: {error}");
         }
         Ok(killed)
     }
 
-    /// It is not wanted any more. What was started in full has data and clients of its own, and ends in order; what is held in
-    /// its first bind, or was never ready, has nothing to put in order.
+    /// Ends a dismissed program. One that has served has data and clients, and gets its stop signal; one that is held
+    /// in its first bind, or was never ready, is killed.
     pub(in crate::shim) fn end_or_kill(&self) -> Result<(), String> {
         let serves = self.known().life.serves();
         if serves { self.end(self.plan.stop_grace).map(drop) } else { self.kill() }
     }
 
-    /// Kills it and everything that it started.
+    /// Kills it and all its descendants.
     pub(in crate::shim) fn kill(&self) -> Result<(), String> {
         self.learn(|known| known.is_unwanted = true);
         self.feed(Event::Kill);
         self.await_killed()
     }
 
-    /// What was killed is gone soon. One that has just forked may have left a child that was not seen.
+    /// Waits for killed processes. A process that has just forked may have left an unseen child, so this repeats the
+    /// signal.
     fn await_killed(&self) -> Result<(), String> {
         let until = Instant::now() + KILLED_WITHIN;
         while self.lives() {
@@ -120,7 +121,8 @@ impl Program {
         Ok(())
     }
 
-    /// Waits until it has ended by itself, or `is_over` says so. Tells whether it has; call [`Self::learn`] when that may have changed.
+    /// Waits until it has ended by itself, or `is_over` returns `true`. Returns why it ended. Call [`Self::learn`] when
+    /// `is_over` may have changed.
     pub(in crate::shim) fn await_early_end(&self, is_over: impl Fn() -> bool) -> Option<String> {
         let looked = self.wait(None, |known| match known.life.is_whole() {
             _ if is_over() || known.is_unwanted => Some(None),
@@ -130,8 +132,9 @@ impl Program {
         looked.flatten()
     }
 
-    /// Waits until the program has failed: it served, nobody wanted its end, and nothing of it is left. Whatever its main process
-    /// has left is asked to end, and has a moment for it: nobody serves meanwhile. Says how it ended.
+    /// Waits until the program has failed: it served, its end was not requested, and nothing of it is left. Asks what
+    /// the main process has left to end, with a short time limit, because no process serves in the meantime. Returns
+    /// the exit status.
     pub(in crate::shim) fn await_failure(&self) -> Exit {
         loop {
             let is_failing =

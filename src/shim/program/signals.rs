@@ -1,4 +1,4 @@
-//! Which process of a program counts, and which get a signal.
+//! Selects the main process of a program, and the receivers of signals.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Program;
 use crate::config::StopMode;
-use crate::shim::life::{Action, Event, Life, State, Stranger};
+use crate::shim::life::{Action, Event, Life, Outsider, State};
 use crate::shim::receivers::{Process, receivers};
 use crate::sys::exit::{exit_of_reaped, exit_of_zombie};
 use crate::sys::held::sockets_of;
@@ -16,16 +16,16 @@ use crate::sys::poll::{PollFlags, poll_one};
 use crate::sys::process::{Exit, Signal, name_of, parent_of, pidfd_open};
 use crate::sys::signals::send;
 
-/// A program that serves has a listener by then.
+/// A serving program has a listener by then.
 const FOUND_WITHIN: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(10);
-/// More of what was refused is not told.
+/// Maximum number of reports of ignored messages.
 const REFUSALS_MAX: u32 = 100;
 
 impl Program {
-    /// A process says that another one counts. Only processes of the program are believed, and only one of it can count.
+    /// Handles a `MAINPID` message. The sender and the named process must be part of the program.
     pub(in crate::shim) fn name_main(&self, pid: u32, sender: u32) {
-        // Opened before the look, so that what was looked at is what is watched.
+        // Opened before the check, so that the checked process is the watched one.
         let pidfd = pidfd_open(pid).ok();
         let tree = self.tree();
         let ours = |pid: u32| tree.contains(&pid);
@@ -33,12 +33,12 @@ impl Program {
             Event::MainPid { pid, is_ours: pidfd.is_some() && ours(pid), sender_is_ours: ours(sender) };
         for action in self.feed(event) {
             match (action, &pidfd) {
-                (Action::Refuse(Stranger::Sender), _) => self.tell_of_refusal(&format!(
-                    "MAINPID={pid} is not believed: process {sender} ({}) is none of the program",
+                (Action::Refuse(Outsider::Sender), _) => self.tell_of_refusal(&format!(
+                    "MAINPID={pid} is ignored: its sender, process {sender} ({}), is not part of the program",
                     name_of(sender).unwrap_or_default()
                 )),
-                (Action::Refuse(Stranger::Named), _) => self.tell_of_refusal(&format!(
-                    "MAINPID={pid} of process {sender} ({}) is refused: process {pid} ({}) is none of the program",
+                (Action::Refuse(Outsider::Named), _) => self.tell_of_refusal(&format!(
+                    "MAINPID={pid} of process {sender} ({}) is ignored: process {pid} ({}) is not part of the program",
                     name_of(sender).unwrap_or_default(),
                     name_of(pid).unwrap_or_default()
                 )),
@@ -48,7 +48,7 @@ impl Program {
         }
     }
 
-    /// For the log and for the daemon. Anybody may send as much as he likes.
+    /// Reports to the log and the daemon. Limited, because any process can send messages.
     fn tell_of_refusal(&self, what: &str) {
         let mut is_over = false;
         self.learn(|known| {
@@ -61,11 +61,11 @@ impl Program {
         say!("{what}");
         let path = self.plan.own_path.with_extension(crate::shim::REFUSED);
         if let Err(error) = fs::write(&path, what) {
-            say!("the daemon cannot be told: {}: {error}", path.display());
+            say!("cannot report this to the daemon: {}: {error}", path.display());
         }
     }
 
-    /// Puts down which process serves, for people and the daemon. A listener that was just swapped is there a moment later.
+    /// Records the serving process for people and the daemon. A listener that was just swapped appears a moment later.
     pub(super) fn note_server(&self) {
         let Some(this) = self.this.upgrade() else { return };
         let looker = std::thread::Builder::new().name("handoff-server".to_owned()).spawn(move || {
@@ -78,12 +78,12 @@ impl Program {
             }
         });
         if let Err(error) = looker {
-            say!("it is not looked which process serves: {error}");
+            say!("cannot determine which process serves: {error}");
         }
     }
 
-    /// A process of a daemon has ended, in this way. If that was its server, the rest is no program any more. A server may hand its
-    /// listeners on to another process, so that is looked at for a while.
+    /// A process of a daemon has ended. If it was the server, the rest is not a program anymore. A server may pass its
+    /// listeners to another process, so this checks for a while.
     pub(super) fn look_whether_served(&self, exit: Option<Exit>) {
         let Some(this) = self.this.upgrade() else { return };
         let looker = std::thread::Builder::new().name("handoff-server".to_owned()).spawn(move || {
@@ -94,7 +94,7 @@ impl Program {
                 }
                 std::thread::sleep(TICK);
             }
-            // What cannot be seen may serve.
+            // A process that is not visible may serve.
             let is_seen = this.tree().into_iter().all(|pid| sockets_of(pid).is_ok());
             let was_served = this.known().was_served;
             if is_seen && was_served {
@@ -102,7 +102,7 @@ impl Program {
             }
         });
         if let Err(error) = looker {
-            say!("it is not looked whether a process still serves: {error}");
+            say!("cannot determine whether a process still serves: {error}");
         }
     }
 
@@ -113,7 +113,7 @@ impl Program {
         all
     }
 
-    /// Waits for the end of a process that another one may reap, in one thread however often it is named.
+    /// Waits for the end of a process that another one may reap, in a single thread even if it is named repeatedly.
     fn watch(&self, pid: u32, pidfd: &OwnedFd) {
         self.note_pid(pid);
         let Some((this, pidfd)) = self.this.upgrade().zip(pidfd.try_clone().ok()) else { return };
@@ -122,7 +122,7 @@ impl Program {
         }
         let watcher = std::thread::Builder::new().name("handoff-main".to_owned()).spawn(move || {
             while poll_one(&pidfd, PollFlags::POLLIN, None).is_err() {}
-            // Its parent may reap it between the first two looks.
+            // Its parent may reap it between the first two checks.
             let exit = exit_of_reaped(&pidfd).or_else(|| exit_of_zombie(&pidfd));
             let exit = exit.or_else(|| exit_of_reaped(&pidfd));
             this.known().watched_by_name.remove(&pid);
@@ -130,14 +130,14 @@ impl Program {
         });
         if let Err(error) = watcher {
             self.known().watched_by_name.remove(&pid);
-            say!("the process {pid} cannot be watched: {error}");
+            say!("cannot watch process {pid}: {error}");
         }
     }
 
-    /// The processes that get a signal that is for the program.
+    /// The processes that receive forwarded signals.
     pub(in crate::shim) fn receivers(&self) -> Vec<u32> {
         let mode = match self.plan.program.stop_mode {
-            // What is not for the end is for one that passes it on.
+            // A signal other than the stop signal goes to the server only, which passes it on.
             StopMode::Group => StopMode::Mixed,
             mode => mode,
         };
@@ -145,17 +145,17 @@ impl Program {
         self.find_receivers(mode, life)
     }
 
-    /// The processes that serve, whatever gets the stop signal.
+    /// The serving processes, whatever the stop mode.
     pub(in crate::shim) fn servers(&self) -> Vec<u32> {
         let life = self.known().life;
         self.find_receivers(StopMode::Mixed, life)
     }
 
-    /// Hands a signal on to the program.
+    /// Forwards a signal to the program.
     pub(in crate::shim) fn pass_on(&self, what: Signal) {
         for pid in self.receivers() {
             say!(
-                "signal {} is for the program, and goes to process {pid} ({})",
+                "forwarding signal {} to process {pid} ({}) of the program",
                 what as i32,
                 name_of(pid).unwrap_or_default()
             );
@@ -181,7 +181,7 @@ impl Program {
     }
 }
 
-/// A process of the program as it is now. What cannot be seen of it is taken for missing.
+/// The current state of a process of the program. Invisible parts count as missing.
 fn look_at(pid: u32, listeners: &BTreeSet<u32>) -> Process {
     let sockets = sockets_of(pid).into_iter().flatten();
     let program = fs::metadata(format!("/proc/{pid}/exe")).ok().map(|found| (found.dev(), found.ino()));

@@ -1,4 +1,4 @@
-//! Waits until the program has come to its listeners. What is likely to keep it from that is told at once.
+//! Waits until the program has bound its listeners. Reports likely obstacles at once.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -9,11 +9,11 @@ use crate::shim::WAITS;
 use crate::shim::elsewhere::Mismatch;
 use crate::shim::program::Known;
 
-/// How often it is looked whether it still comes.
+/// Polling interval.
 const LOOK: Duration = Duration::from_millis(100);
 
 impl Runner {
-    /// Waits until the program has arrived at so many of its listeners, or is found not to come to them.
+    /// Waits until the program has bound `count` of its listeners, or is found not to bind them.
     pub(super) fn await_binds(&self, count: usize) -> Result<(), String> {
         let found = self.await_binds_here(count);
         let _ = fs::remove_file(self.plan.own_path.with_extension(WAITS));
@@ -29,7 +29,7 @@ impl Runner {
             |known: &Known| bound(known).map(|bound| bound.map_err(|error| (error, Duration::ZERO)));
         let refused = |known: &Known| known.failed.clone().map(Err);
         let (until, mut told) = (Instant::now() + BIND_WITHIN, None);
-        // Since when it does nothing, and what it had bound by then.
+        // When it became idle, and how much it had bound by then.
         let mut idle = (Instant::now(), 0);
         loop {
             match self.program.wait(Some(LOOK), |known| settled(known).or_else(|| refused(known))) {
@@ -57,7 +57,7 @@ impl Runner {
         }
     }
 
-    /// What the program has bound in the place of a listener, and how much it has bound that is none.
+    /// What the program has bound in place of a listener, and the number of such bound addresses.
     fn mismatch(&self) -> (Option<Mismatch>, usize) {
         let look = |known: &Known| {
             let listen = self.plan.listen.iter().filter(|(name, _)| !known.bound.contains(&name.to_string()));
@@ -70,7 +70,7 @@ impl Runner {
         self.program.wait(Some(Duration::ZERO), look).unwrap_or_default()
     }
 
-    /// For the log of the service, and for the daemon, which tells it as long as it is waited for.
+    /// Reports to the service's log, and to the daemon, which shows it during the wait.
     fn tell_of_mismatch(&self, mismatch: Option<&Mismatch>) {
         let path = self.plan.own_path.with_extension(WAITS);
         let told = match mismatch {
@@ -81,7 +81,7 @@ impl Runner {
             None => fs::remove_file(&path),
         };
         if let Err(error) = told {
-            say!("the daemon cannot be told: {}: {error}", path.display());
+            say!("cannot report this to the daemon: {}: {error}", path.display());
         }
     }
 

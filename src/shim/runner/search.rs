@@ -1,4 +1,4 @@
-//! Looks for the moment at which the program is told to end. What comes after a look is the decision of `moment.rs`.
+//! Searches for the moment to end the program. `moment.rs` decides the next step after each survey.
 
 use std::fs;
 use std::io;
@@ -13,18 +13,19 @@ use crate::slots::census::{Census, Survey};
 use crate::slots::peers::has_connected;
 
 impl Runner {
-    /// Returns when the program is to be told to end, which goes on in any case: see `moment.rs`. It is held if there was a
-    /// moment in which nothing was under way. `stays`: what waits for the program waits for the next one as well, and is not waited for.
+    /// Returns when the program must end, which happens in any case: see `moment.rs`. The program stays stopped if no
+    /// request was in progress at that moment. `stays`: waiting connections are for the next program as well, so this
+    /// one need not accept them.
     pub(super) fn await_the_moment(&mut self, limits: Limits, stays: bool) {
         let drain = self.plan.program.drain;
         let mut moment = Moment { drain, limits, held_back: HeldBack::Nothing, vain: 0 };
         let (began, mut settled) = (Instant::now(), None);
         loop {
-            // Before the look, which then finds what was accepted last.
+            // Before the survey, which then includes the last accepted connections.
             let is_settled = stays || self.is_settled();
             let survey = match self.census.survey(|| self.program.tree()) {
                 Ok(survey) => survey,
-                Err(error) => return say!("the program is told to end although {error}"),
+                Err(error) => return say!("ending the program although {error}"),
             };
             let seen = self.seen(survey, is_settled);
             if seen.settled {
@@ -41,7 +42,7 @@ impl Runner {
                     let left = self.tell_of_left(survey);
                     if left > 0 && self.finishes() {
                         say!(
-                            "after {:?} requests were still under way on {left} connections; the program may cut them",
+                            "after {:?} requests were still in progress on {left} connections; the program may cut them",
                             began.elapsed()
                         );
                     }
@@ -57,8 +58,9 @@ impl Runner {
         matches!(self.plan.program.drain, DrainFor::Requests | DrainFor::Connections)
     }
 
-    /// For the daemon, which tells it at the end of the upgrade. Gives on how many connections a request may be under way. Where they are
-    /// not waited for, an answer that pauses is not told from one that is over.
+    /// Records the connections for the daemon, which reports them at the end of the upgrade. Returns the number of
+    /// connections with a possible request in progress. If requests are not waited for, a pausing response counts as
+    /// complete.
     fn tell_of_left(&self, survey: Survey) -> u64 {
         let pauses = if self.finishes() { survey.paused + survey.streams } else { 0 };
         let unanswered = (survey.work + pauses) as u64;
@@ -72,7 +74,7 @@ impl Runner {
         unanswered
     }
 
-    /// Whether this is the moment. Then the program stays held.
+    /// Stops the program and surveys it. Returns whether this is the moment; then the program stays stopped.
     fn hold_and_look(&mut self, moment: &mut Moment, since: Instant) -> bool {
         self.census.pause_clock();
         let found = match self.program.hold() {
@@ -103,21 +105,21 @@ impl Runner {
         next == Held::End
     }
 
-    /// Whether the program has connected sockets to clients of its datagrams, where they are waited for.
+    /// Whether the program has datagram sockets connected to clients, if connections are waited for.
     fn is_connected(&self) -> bool {
         let is_waited_for = self.plan.program.drain == DrainFor::Connections;
         is_waited_for && has_connected(&self.listeners.addresses, || self.program.tree()).unwrap_or(false)
     }
 
-    /// Whether nobody is on the way to the program any more.
+    /// Whether no client is in transit to the program.
     fn is_settled(&self) -> bool {
-        // What cannot be asked is left to the limit.
+        // On an error the time limit decides.
         let nobody_waits = self.listeners.left_waiting().is_ok_and(|waiting| waiting == 0);
         nobody_waits && self.listeners.has_settled(|| self.program.is_busy())
     }
 
     fn seen(&mut self, survey: Survey, settled: bool) -> Seen {
-        // While a connection is accepted, one look may find it neither in the queue nor at a process.
+        // During an accept, one survey may find a connection neither in the queue nor in a process.
         let has_any = |census: &mut Census| !census.is_empty(|| self.program.tree()).unwrap_or(true);
         let is_hidden = settled && self.finishes() && survey.open == 0 && has_any(&mut self.census);
         Seen {

@@ -1,4 +1,4 @@
-//! The listeners of a trial: one of each address, and connections and datagrams that wait there.
+//! The listeners of a trial: one per address, with connections and datagrams waiting there.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -15,13 +15,13 @@ use crate::config::ListenAddress;
 use crate::slots::{Access, Group, Place, waiting_at};
 use crate::sys::descriptor::inode;
 
-/// A connection over this machine is there at once, or never.
+/// A local connection is established at once, or never.
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 
-/// All of them. The addresses are free again after [`Listeners::close`].
+/// All listeners. The addresses are free again after [`Listeners::close`].
 pub(super) struct Listeners {
     open: Vec<Open>,
-    /// Whether the program may have them in its bind. If not, each bind of one fails and is told.
+    /// Whether the program's binds get them. Otherwise each bind of one fails and is reported.
     gives: bool,
 }
 
@@ -29,7 +29,7 @@ struct Open {
     name: String,
     address: ListenAddress,
     listener: OwnedFd,
-    /// `None` after the end.
+    /// `None` after the close.
     group: Mutex<Option<Group>>,
 }
 
@@ -55,7 +55,7 @@ impl Listeners {
         self.open.iter().map(|open| Ok((open.name.clone(), open.listener.try_clone()?))).collect()
     }
 
-    /// By their inodes.
+    /// Their inodes.
     pub(super) fn inodes(&self) -> BTreeSet<u32> {
         self.open.iter().filter_map(|open| u32::try_from(inode(&open.listener).ok()?).ok()).collect()
     }
@@ -66,7 +66,7 @@ impl Listeners {
         named.map(|open| format!("{} ({})", open.name, open.address)).collect::<Vec<_>>().join(", ")
     }
 
-    /// Makes a connection to each, or sends a datagram. They wait until somebody accepts or reads them.
+    /// Connects to each, or sends a datagram. They wait until the program accepts or reads them.
     pub(super) fn connect(&self) -> Result<Vec<OwnedFd>, String> {
         let connect = |open: &Open| {
             let connected = match (&open.address, open.address.ip()) {
@@ -80,18 +80,18 @@ impl Listeners {
         self.open.iter().map(connect).collect()
     }
 
-    /// Where a client reaches one of them over TCP.
+    /// The address of a TCP listener for clients.
     pub(super) fn tcp_address(&self, name: &str) -> Option<SocketAddr> {
         let open = self.open.iter().find(|open| open.name == name && !open.address.is_datagram())?;
         open.address.ip().map(|(local, _)| reachable(local))
     }
 
-    /// Ends all of them, and removes the paths, although others still hold them.
+    /// Closes all of them, and removes the paths, even if other processes hold them.
     pub(super) fn close(&self) {
         self.open.iter().filter_map(|open| lock(&open.group).take()).for_each(Group::close);
     }
 
-    /// The names of those at which a connection waits.
+    /// The names of those where a connection waits.
     pub(super) fn waiting(&self) -> Result<Vec<String>, String> {
         let mut names = Vec::new();
         for open in &self.open {
@@ -107,7 +107,7 @@ fn tcp(address: SocketAddr) -> io::Result<OwnedFd> {
     TcpStream::connect_timeout(&reachable(address), CONNECT_WITHIN).map(OwnedFd::from)
 }
 
-/// A datagram with nothing in it.
+/// Sends an empty datagram.
 fn udp(address: SocketAddr) -> io::Result<OwnedFd> {
     let mut own = reachable(address);
     own.set_port(0);
@@ -139,9 +139,9 @@ impl Slots for Listeners {
 
     fn path_removed(&self, name: &str, _: &Path) {
         let Some(open) = self.open.iter().find(|open| open.name == name) else { return };
-        // Held meanwhile, so that nothing is put back after the end.
+        // Locked, so that no path is restored after the close.
         if let Some(group) = &*lock(&open.group) {
-            // If it cannot be put back, no connection can be made, and that is told.
+            // If this fails, the connection attempt fails, and that is reported.
             let _ = Place::at(group.steered()).put_back(&open.address);
         }
     }

@@ -1,9 +1,9 @@
-//! Tries out whether a program gets on with an adapter: it is started as a shim would start it, with listeners that nobody
-//! else has, looked at for some seconds, and ended with all that it has started.
+//! Tests whether a program works with an adapter: starts it as a shim would, with listeners of its own, observes it for
+//! some seconds, and ends it with all its descendants.
 //!
-//! A trial is a process of its own, started by [`doctor`](crate::doctor), because it may move into another network, must be
-//! a child subreaper, and gives the program its own environment. If whoever wants to know ends, so does the trial, and the
-//! program.
+//! A trial is a separate process, started by [`doctor`](crate::doctor), because it may enter another network namespace,
+//! must be a child subreaper, and gives the program its own environment. If its requester ends, the trial and the
+//! program end too.
 
 mod listeners;
 mod native;
@@ -35,86 +35,87 @@ pub use request::Fate;
 /// The first argument of the process; the second is the [`Order`], as JSON.
 pub const VERB: &str = "doctor-trial";
 
-/// What to try.
+/// A trial to run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Order {
-    /// The process that wants to know.
+    /// The process that requests it.
     pub parent: u32,
     /// The program, and the adapter.
     pub plan: Plan,
-    /// Whether to move into a network of its own first.
+    /// Whether to enter a private network namespace first.
     pub own_network: bool,
-    /// Whether to watch, with `listen-fds`, what the program binds by itself.
+    /// Whether to record, with `listen-fds`, what the program binds itself.
     pub watches: bool,
-    /// Whether the program finds `NOTIFY_SOCKET`.
+    /// Whether the program gets `NOTIFY_SOCKET`.
     pub offers_notify: bool,
     /// Whether the channel of `handoff` is a stream.
     pub stream: bool,
-    /// What is asked to see a request under way at the stop signal, and at which listener.
+    /// A request to have in progress at the stop signal, and its listener.
     pub request: Option<(String, Vec<u8>)>,
-    /// How long the program has.
+    /// Time limit of the program.
     pub limit: Duration,
 }
 
-/// What came of it.
+/// The result of the trial.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// This process may not have a network of its own.
+    /// This process may not create a network namespace.
     NoNetwork(String),
-    /// It could not be tried.
+    /// The trial failed.
     NotTried(String),
-    /// It was tried.
+    /// The trial is complete.
     Tried(Tried),
 }
 
-/// What was seen of the program.
+/// What was observed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tried {
-    /// Whether the adapter is for this program.
+    /// Whether the adapter works for this program.
     pub works: bool,
-    /// What shows that; a clause without a full stop.
+    /// The evidence; a clause without a full stop.
     pub why: String,
-    /// Whether it ended by itself before that was known.
+    /// Whether it ended by itself before the result was known.
     pub ended: bool,
-    /// What the program bound besides its listeners, and why that is none of them.
+    /// What the program bound besides its listeners, and why it matches none of them.
     pub others: Vec<String>,
-    /// Whether it said `READY=1`.
+    /// Whether it sent `READY=1`.
     pub says_ready: bool,
-    /// How it ended when it was asked to. Only if the adapter works, and is not `handoff`.
+    /// How it ended on request. Only if the adapter works, and is not `handoff`.
     pub stopped: Option<Stopped>,
 }
 
-/// How the program ended when it got the stop signal.
+/// How the program ended after the stop signal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stopped {
-    /// How; killed if it did not end in time.
+    /// Its exit status; killed if it did not end in time.
     pub exit: Option<Exit>,
     /// Whether it had to be killed.
     pub killed: bool,
-    /// After so long.
+    /// Time from the signal to the end.
     pub after: Duration,
-    /// What became of a request that was under way.
+    /// The fate of a request that was in progress.
     pub request: Fate,
-    /// Whether any process of it caught the signal, or waited for it. If none does, the kernel ends it whatever it is doing.
+    /// Whether any of its processes caught the signal, or waited for it. If none does, the kernel ends it regardless of
+    /// its work.
     pub catches: bool,
-    /// The process that was started first, by name.
+    /// The name of the first process.
     pub first: String,
-    /// Whether that one had to be killed.
+    /// Whether it had to be killed.
     pub first_left: bool,
-    /// The others that had to be killed, by name.
+    /// The names of other processes that had to be killed.
     pub left: Vec<String>,
-    /// What stood between the first process and the one that serves.
+    /// The wrapper between the first process and the serving one.
     pub wrapper: Option<Wrapper>,
-    /// The keys of the service file whose signal would end the process that gets it, which does not know it.
+    /// The keys of the service file whose signal would end the receiving process, because that does not handle it.
     pub deadly: Vec<String>,
 }
 
-/// The process that was started first does not serve: another one does, which it has started.
+/// The first process does not serve, but one of its descendants does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wrapper {
-    /// The processes that serve, by name.
+    /// The names of the serving processes.
     pub servers: Vec<String>,
-    /// Whether the first one would end at the stop signal, so that it cannot pass it on.
+    /// Whether the first process would end at the stop signal, so that it cannot pass it on.
     pub swallows: bool,
 }
 
@@ -122,7 +123,7 @@ pub struct Wrapper {
 pub fn main() -> ExitCode {
     let order = std::env::args().nth(2).and_then(|text| serde_json::from_str::<Order>(&text).ok());
     let (Some(order), Ok(Some(channel))) = (order, take_channel()) else {
-        eprintln!("handoff {VERB} is started by handoff doctor, and does nothing else.");
+        eprintln!("handoff {VERB} is an internal command of handoff doctor.");
         return ExitCode::from(2);
     };
     let answer = run(&order).unwrap_or_else(Answer::NotTried);
@@ -143,7 +144,7 @@ fn run(order: &Order) -> Result<Answer, String> {
     let terminate = signal_fd(Signal::SIGTERM).map_err(system)?;
     hear_end_of_parent(Signal::SIGTERM).map_err(|error| error.to_string())?;
     if parent_id() != order.parent {
-        return Err("nobody wants to know any more".to_owned());
+        return Err("the requester has ended".to_owned());
     }
     let program = Program::new(order.plan.clone()).map_err(system)?;
     let stage = Arc::new(Stage { program: Arc::clone(&program), listeners: Mutex::default() });
@@ -156,10 +157,10 @@ fn run(order: &Order) -> Result<Answer, String> {
     tried.map(Answer::Tried)
 }
 
-/// What is there for a trial, and is gone after it.
+/// The resources of a trial.
 struct Stage {
     program: Arc<Program>,
-    /// Once they are open.
+    /// Set once they are open.
     listeners: Mutex<Option<Arc<Listeners>>>,
 }
 
@@ -171,8 +172,8 @@ impl Stage {
         Ok(listeners)
     }
 
-    /// First the program with all that it has started, which may put a path back or remove one; then the listeners, whoever
-    /// still holds them in this process.
+    /// Ends the program and its descendants first, which may restore or remove a path; then closes the listeners, even
+    /// those still held in this process.
     fn clear(&self) -> Result<(), String> {
         let killed = self.program.kill();
         self.program.forget();
@@ -184,7 +185,7 @@ impl Stage {
     }
 }
 
-/// SIGTERM comes from whoever wants to know, or from its end.
+/// SIGTERM comes from the requester, or from its end.
 fn end_when_told(terminate: OwnedFd, stage: &Arc<Stage>) -> std::io::Result<()> {
     let stage = Arc::clone(stage);
     std::thread::Builder::new().name("handoff-term".to_owned()).spawn(move || {
@@ -195,7 +196,7 @@ fn end_when_told(terminate: OwnedFd, stage: &Arc<Stage>) -> std::io::Result<()> 
     Ok(())
 }
 
-/// The pair of a channel, of the kind that the service file asks for.
+/// A channel pair of the kind in the service file.
 fn channel_pair(stream: bool) -> std::io::Result<(Channel, OwnedFd)> {
     if stream { Channel::stream_pair() } else { Channel::pair() }
 }

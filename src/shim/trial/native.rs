@@ -1,4 +1,4 @@
-//! The trial of `handoff`: a program that speaks the protocol says `Hello` before it does anything else.
+//! The trial of `handoff`: a program that speaks the protocol sends `Hello` before anything else.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -20,11 +20,11 @@ use crate::sys::wire::recv_message;
 /// A program that closes its channel is about to end.
 const END_WITHIN: Duration = Duration::from_millis(500);
 
-/// The error says why it could not be tried.
+/// The error says why the trial failed.
 pub(super) fn attempt(order: &Order, stage: &Stage) -> Result<Tried, String> {
     let program = &stage.program;
     let system = |error: std::io::Error| error.to_string();
-    // On a stream no descriptor can be sent, so there they are inherited.
+    // A stream carries no descriptors, so they are inherited.
     let listeners = if order.stream { Some(stage.open(&order.plan, false)?) } else { None };
     let given = listeners
         .as_ref()
@@ -61,7 +61,7 @@ fn start(order: &Order, listeners: Vec<(String, OwnedFd)>, theirs: OwnedFd) -> S
     Start { listeners, inherited: vec![theirs], env, seccomp: false, sockets: BTreeSet::new() }
 }
 
-/// Gives the versions that it speaks.
+/// Returns the versions that it supports.
 fn hello(channel: &Channel, program: &Program, limit: Duration) -> Result<String, String> {
     let is_there = is_readable_by(channel, Instant::now() + limit).map_err(|error| error.to_string())?;
     if !is_there {
@@ -82,6 +82,6 @@ fn hello(channel: &Channel, program: &Program, limit: Duration) -> Result<String
                 || "it has closed the channel without a Hello: it does not speak the protocol".to_owned();
             Err(ended.map_or_else(closed, |ended| format!("it has not said Hello: {ended}")))
         }
-        Err(error) => Err(format!("what it says on the channel is not of the protocol: {error}")),
+        Err(error) => Err(format!("its message on the channel is not part of the protocol: {error}")),
     }
 }

@@ -15,14 +15,14 @@ use super::{Fate, Order, Stage, Stopped, Tried, Wrapper};
 use crate::config::{Adapter, NotifySocket, StopSignal};
 use crate::sys::process::{dies_of, name_of};
 
-/// How often it is looked whether connections wait.
+/// Polling interval for waiting connections.
 const TICK: Duration = Duration::from_millis(5);
-/// How long a program may take to end at its stop signal.
+/// Time limit of a program to end after its stop signal.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
-/// How long a shell looks after its children at the most.
+/// Maximum time that a shell spends on its children.
 const SETTLES_WITHIN: Duration = Duration::from_millis(100);
 
-/// A program that is being tried.
+/// A program in a trial.
 struct Trial<'a> {
     order: &'a Order,
     program: &'a Arc<Program>,
@@ -31,7 +31,7 @@ struct Trial<'a> {
     started_at: Instant,
 }
 
-/// The error says why it could not be tried.
+/// The error says why the trial failed.
 pub(super) fn attempt(order: &Order, stage: &Stage) -> Result<Tried, String> {
     let program = &stage.program;
     let injects = order.plan.adapter == Adapter::Inject;
@@ -55,7 +55,7 @@ pub(super) fn attempt(order: &Order, stage: &Stage) -> Result<Tried, String> {
         Ok(why) => (true, why),
         Err(why) => (false, why),
     };
-    // What it says comes after it accepts, or right before.
+    // A program sends `READY=1` right before or after it accepts.
     let ready = |known: &Known| (known.ready || !known.lives()).then_some(known.ready);
     let patience = if works { READY_WITHIN } else { Duration::ZERO };
     let says_ready = program.wait(Some(patience), ready).unwrap_or(false);
@@ -64,7 +64,7 @@ pub(super) fn attempt(order: &Order, stage: &Stage) -> Result<Tried, String> {
     Ok(Tried { works, why, ended, others, says_ready, stopped })
 }
 
-/// A program that accepts says that it is ready by then, if it ever does.
+/// A program that accepts sends `READY=1` by then, if ever.
 const READY_WITHIN: Duration = Duration::from_millis(300);
 
 impl Trial<'_> {
@@ -109,7 +109,7 @@ impl Trial<'_> {
                 }
             }
         };
-        // Most end at an error of their bind: that is why.
+        // Most programs end after an error of their bind: that is the reason.
         let refused = self.watch.refused().into_iter().next();
         let refused = refused.map(|(name, error)| format!("it cannot get {name}: {error}; "));
         let because = |ended: String| format!("{}{ended}", refused.unwrap_or_default());
@@ -170,9 +170,9 @@ impl Trial<'_> {
         std::iter::once(what).chain(self.watch.others()).collect::<Vec<_>>().join("; ")
     }
 
-    /// Asks it to end, with a request under way if one can be caught.
+    /// Asks it to end, with a request in progress if one can be caught.
     fn stop(&self) -> Result<Stopped, String> {
-        // While it runs: one that is held for its request is caught with the signals that it blocks for a moment.
+        // Checked while it runs: a program stopped for its request may have signals blocked for a moment.
         let signal = self.order.plan.program.stop_signal.signal();
         let catches = self.program.tree().into_iter().any(|pid| !dies_of(pid, signal));
         let main = self.program.wait(Some(Duration::ZERO), |known| known.life.main());
@@ -194,7 +194,7 @@ impl Trial<'_> {
         Ok(Stopped { exit, killed, after, request, catches, first, first_left, left, wrapper, deadly })
     }
 
-    /// Who serves, if that is not the process that was started first.
+    /// The wrapper, if the first process does not serve.
     fn wrapper(&self, main: Option<u32>) -> Option<Wrapper> {
         let (main, servers) = (main?, self.program.servers());
         let is_wrapped = !servers.is_empty() && !servers.contains(&main);
@@ -204,7 +204,7 @@ impl Trial<'_> {
         })
     }
 
-    /// A shell blocks all signals for a moment when it looks after its children, so one look is not enough.
+    /// A shell briefly blocks all signals when it handles its children, so one check is not enough.
     fn swallows(&self, main: u32) -> bool {
         let signal = self.order.plan.program.stop_signal.signal();
         let until = Instant::now() + SETTLES_WITHIN;
@@ -219,7 +219,7 @@ impl Trial<'_> {
         }
     }
 
-    /// The keys that name a signal which is no order to end, and would be the end.
+    /// The keys with a non-stop signal that would end the program.
     fn deadly(&self) -> Vec<String> {
         let program = &self.order.plan.program;
         let keys = [("drain_signal", program.drain_signal), ("reload_signal", program.reload_signal)];
@@ -235,7 +235,7 @@ impl Trial<'_> {
         self.order.limit.saturating_sub(self.started_at.elapsed())
     }
 
-    /// As a person wants to read it.
+    /// Rounded for people.
     fn since_start(&self) -> Duration {
         Duration::from_millis(self.started_at.elapsed().as_millis() as u64)
     }

@@ -1,8 +1,9 @@
-//! A request that is under way when the stop signal comes.
+//! A request that is in progress when the stop signal arrives.
 //!
-//! How a program ends tells nothing about what it does with a request: one that finishes them may end by the signal afterwards, and one
-//! that exits with 0 may cut them. So a request is caught in the middle: the program is held (SIGSTOP) a moment after
-//! it was asked, again and again, until it has read the request and said nothing yet.
+//! How a program ends does not show what it does with requests: one that finishes them may end by the signal
+//! afterwards, and one that exits with 0 may cut them. So this catches a request in the middle: it stops the program
+//! (SIGSTOP) shortly after the request, and retries with other delays until the program has read the request and not
+//! begun to answer.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,42 +14,43 @@ use serde::{Deserialize, Serialize};
 use super::super::program::Program;
 use crate::slots::census::Census;
 
-/// What became of the request.
+/// The fate of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fate {
-    /// It was answered as ever.
+    /// It was answered as usual.
     Answered,
-    /// It was not, or not to its end.
+    /// It was answered partly, or not at all.
     Cut,
-    /// None could be caught: the program does not answer such a request, or too fast.
+    /// No request could be caught: the program does not answer it, or answers too fast.
     NotSeen,
 }
 
 /// A program that has not begun to answer by then does not understand the request.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
-/// An answer is whole when nothing more comes for so long.
+/// A response is complete when nothing more arrives for this long.
 const PAUSE: Duration = Duration::from_millis(100);
-/// For how long it is tried to catch one.
+/// Time limit to catch a request.
 const CATCH_WITHIN: Duration = Duration::from_secs(3);
-/// Two answers to the same request are as long, but for a date or a header that says that the connection ends.
+/// Maximum difference in bytes between two responses to the same request: a date, or a header that announces the end of
+/// the connection.
 const SLACK: usize = 64;
-/// As much of two answers to the same request is the same; in HTTP the version and the status.
+/// This prefix of two responses to the same request is equal; in HTTP, the version and the status.
 const HEAD: usize = 12;
 
-/// The program is held, and has this request.
+/// The program is stopped and has read this request.
 pub(super) struct UnderWay {
     connection: TcpStream,
     usual: Vec<u8>,
 }
 
-/// Catches a request in the middle. Without one the program runs on.
+/// Catches a request in the middle. On failure the program keeps running.
 pub(super) fn catch(address: SocketAddr, request: &[u8], program: &Program) -> Option<UnderWay> {
-    // The first one of its life may take a program longer.
+    // The first request of a program may take longer.
     ask(address, request)?;
     let (usual, latency) = ask(address, request)?;
     let until = Instant::now() + CATCH_WITHIN;
     for n in 1_u32.. {
-        // The golden ratio: every part of the time is tried, in any number of tries.
+        // The golden ratio covers the whole time evenly for any number of attempts.
         let part = (f64::from(n) * 0.618_033_988_75).fract();
         let connection = send(address, request).ok()?;
         wait_for(latency.mul_f64(part));
@@ -65,7 +67,7 @@ pub(super) fn catch(address: SocketAddr, request: &[u8], program: &Program) -> O
 }
 
 impl UnderWay {
-    /// The program is gone.
+    /// Determines the fate once the program is gone.
     pub(super) fn fate(self) -> Fate {
         let answer = receive(self.connection);
         let head = |answer: &[u8]| answer[..answer.len().min(HEAD)].to_vec();
@@ -76,7 +78,7 @@ impl UnderWay {
     }
 }
 
-/// The answer, and after what time it began.
+/// Returns the response, and the time until it began.
 fn ask(address: SocketAddr, request: &[u8]) -> Option<(Vec<u8>, Duration)> {
     let mut connection = send(address, request).ok()?;
     let asked_at = Instant::now();
@@ -94,17 +96,17 @@ fn send(address: SocketAddr, request: &[u8]) -> std::io::Result<TcpStream> {
     Ok(connection)
 }
 
-/// All that comes until the end, or until a pause.
+/// Reads until the end, or until a pause.
 fn receive(mut connection: TcpStream) -> Vec<u8> {
     let mut answer = Vec::new();
     if connection.set_read_timeout(Some(PAUSE)).is_ok() {
-        // The end of the time and a reset are ends like any other: what came before them is there.
+        // A timeout or reset is an end like any other: the earlier data is still valid.
         let _ = connection.read_to_end(&mut answer);
     }
     answer
 }
 
-/// Whether the program has read the request, and has said nothing.
+/// Whether the program has read the request and sent nothing.
 fn has_it(connection: &TcpStream) -> bool {
     let silent = connection.set_nonblocking(true).is_ok()
         && connection.peek(&mut [0; 1]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
@@ -113,7 +115,7 @@ fn has_it(connection: &TcpStream) -> bool {
     silent && ends.is_some_and(|(own, server)| Census::has_read(own, server).unwrap_or(false))
 }
 
-/// Shorter than the kernel lets anyone sleep.
+/// Waits less than the kernel's minimum sleep.
 fn wait_for(time: Duration) {
     let until = Instant::now() + time;
     while Instant::now() < until {

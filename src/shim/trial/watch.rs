@@ -1,11 +1,11 @@
-//! What a program was seen to do.
+//! The recorded actions of a program.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::inject::{Event, Watcher};
 use super::super::program::Program;
 
-/// Remembers what the program binds, and wakes whoever waits for something to happen to it.
+/// Records what the program binds, and wakes the threads that wait for its events.
 pub(super) struct Watch {
     program: Arc<Program>,
     events: Mutex<Vec<Event>>,
@@ -16,13 +16,13 @@ impl Watch {
         Arc::new(Self { program: Arc::clone(program), events: Mutex::default() })
     }
 
-    /// What `look` finds in all that was seen.
+    /// All recorded events for which `look` returns a value.
     pub(super) fn find<T>(&self, look: impl FnMut(&Event) -> Option<T>) -> Vec<T> {
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         events.iter().filter_map(look).collect()
     }
 
-    /// The listeners that it has got.
+    /// The listeners that it received.
     pub(super) fn bound(&self) -> Vec<String> {
         self.find(|event| match event {
             Event::Bound { name, .. } => Some(name.clone()),
@@ -30,7 +30,7 @@ impl Watch {
         })
     }
 
-    /// The listeners that it wanted and could not get, each with the reason.
+    /// The listeners that it requested but did not receive, each with the reason.
     pub(super) fn refused(&self) -> Vec<(String, String)> {
         self.find(|event| match event {
             Event::Failed { name, error, .. } => Some((name.clone(), error.clone())),
@@ -38,7 +38,7 @@ impl Watch {
         })
     }
 
-    /// What it bound besides, each once; not where it let the kernel choose.
+    /// Its other binds, each once; without those whose port the kernel chose.
     pub(super) fn others(&self) -> Vec<String> {
         let mut others = self.find(|event| match event {
             // The kernel gives each process another port.

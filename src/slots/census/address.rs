@@ -11,7 +11,7 @@ pub(in crate::slots) fn family_and_port(address: &ListenAddress) -> Option<(u8, 
     match address {
         ListenAddress::Tcp(local) => Some((family_of(local.ip()), local.port())),
         ListenAddress::DualStack { port } => Some((family_of(Ipv6Addr::UNSPECIFIED.into()), *port)),
-        // Which of the datagrams belong together nobody but the server knows.
+        // Only the server knows which datagrams belong together.
         _ => None,
     }
 }
@@ -28,9 +28,8 @@ pub(in crate::slots) fn is_at(found: &Found, address: &ListenAddress) -> bool {
     }
 }
 
-/// Whether a listener of the path may be bound to `name`, which an accepted socket has from its listener: the path
-/// itself, a slot's own name `.NAME.SLOT`, or, when that is too long for the kernel, the short one that it had for a
-/// moment.
+/// Whether a listener of the path may be bound to `name`; accepted sockets inherit that name. It is the path itself, a
+/// slot's own name `.NAME.SLOT`, or the short temporary name used when that is too long for the kernel.
 fn is_name_of(path: &Path, name: &OsStr) -> bool {
     let (own, bound) = (path.file_name().unwrap_or_default().as_encoded_bytes(), Path::new(name));
     let slot_name = |name: &OsStr| {

@@ -1,4 +1,4 @@
-//! Connections that a program has with itself, as a server with a gateway in it has that dials its own port.
+//! Connections of a program to itself, such as a server with a built-in gateway that dials its own port.
 
 use std::collections::HashSet;
 use std::io;
@@ -8,8 +8,8 @@ use crate::slots::diag::{Found, Key};
 use crate::sys::held::HeldSocket;
 
 impl Census {
-    /// Those of whose clients none is a process of the tree. What a program asks itself is a part of what others have asked it: who
-    /// keeps that from it keeps its answers from them.
+    /// The connections without those whose client is a process of the tree. A program's request to itself is part of a
+    /// client's request: holding it back would hold back the client's response.
     pub(super) fn outer(
         &mut self,
         held: Vec<(Found, HeldSocket)>,
@@ -42,8 +42,8 @@ impl Census {
         Ok(outer)
     }
 
-    /// The socket of the client of a connection, if it is one of this machine. It is of the same network namespace, so its address is
-    /// that of the listener or one of the loopback.
+    /// The client's socket of a connection from this machine. It is in the same network namespace, so its address is
+    /// the listener's or a loopback address.
     fn client_end(&mut self, found: &Found) -> io::Result<Option<u32>> {
         let Some((local, peer)) = found.local().zip(found.peer()) else { return Ok(None) };
         if peer.ip() != local.ip() && !peer.ip().is_loopback() {

@@ -1,4 +1,4 @@
-//! What the kernel is asked.
+//! The requests to the kernel.
 
 use netlink_packet_sock_diag::inet::{self, ExtensionFlags, InetRequest, SocketId};
 use netlink_packet_sock_diag::unix::{self, ShowFlags, UnixRequest};

@@ -1,15 +1,15 @@
-//! Runs the programs in an interpreter, over packets that are made here.
+//! Runs the programs in an interpreter on generated packets.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::*;
 
-/// What the kernel's interpreter does with the instructions that are used here. A load beyond the packet gives 0.
+/// Interprets the instructions used here like the kernel. A load beyond the packet returns 0.
 fn run(program: &Program, packet: &[u8], random: u32) -> u32 {
     run_with(program, packet, &[], random)
 }
 
-/// The same with what is behind the transport header.
+/// The same with data after the transport header.
 fn run_with(program: &Program, packet: &[u8], data: &[u8], random: u32) -> u32 {
     let code = program.instructions();
     let (mut a, mut x, mut at) = (0_u32, 0_u32, 0);
@@ -46,7 +46,7 @@ fn run_with(program: &Program, packet: &[u8], data: &[u8], random: u32) -> u32 {
     }
 }
 
-/// The headers of a first packet: network header, then the two ports and a little more.
+/// The headers of a first packet: network header, then the two ports and some more.
 fn packet(source: &str, destination: &str) -> Vec<u8> {
     let (source, destination): (SocketAddr, SocketAddr) =
         (source.parse().unwrap(), destination.parse().unwrap());
@@ -56,7 +56,7 @@ fn packet(source: &str, destination: &str) -> Vec<u8> {
             [&head[..], &from.octets(), &to.octets()].concat()
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
-            // A traffic class and a flow label beside the version.
+            // A traffic class and a flow label next to the version.
             let head = [0x6b, 0xcd, 0x12, 0x34, 0, 20, 6, 64];
             [&head[..], &from.octets(), &to.octets()].concat()
         }
@@ -199,7 +199,7 @@ fn packets_of_known_connections_go_by_their_mark() {
         (long(0x00, 0x11), None),
         (long(0x10, 0x22), None),
         (long(0x30, 0x11), None),
-        // What is too short is none of QUIC.
+        // Too short for QUIC.
         (vec![], None),
         (vec![0x40, 0x11], None),
     ] {

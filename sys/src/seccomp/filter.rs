@@ -1,8 +1,7 @@
-//! The filter itself: a program of classic BPF that the kernel runs at every system call.
+//! The filter: a classic BPF program that the kernel runs at every system call.
 //!
-//! It must be short, and it must look at the architecture first: the numbers of one architecture mean something else in
-//! another. Calls of an i386 program on an x86-64 kernel, and those of the x32 kind, which have a bit set in their number,
-//! are let through unseen.
+//! It must be short, and must check the architecture first: call numbers differ between architectures. It allows all
+//! calls of i386 programs on an x86-64 kernel, and of x32 programs, whose call numbers have an extra bit.
 
 use std::mem::offset_of;
 
@@ -39,7 +38,7 @@ const AARCH64: Arch = Arch {
     paths: &[(35, What::UnlinkAt), (38, What::RenameAt), (276, What::RenameAt)],
 };
 
-/// That of this program, if it is a known one.
+/// The architecture of this program, if supported.
 pub(super) const NATIVE: Option<Arch> = if cfg!(all(target_arch = "x86_64", target_pointer_width = "64")) {
     Some(X86_64)
 } else if cfg!(target_arch = "aarch64") {
@@ -49,7 +48,7 @@ pub(super) const NATIVE: Option<Arch> = if cfg!(all(target_arch = "x86_64", targ
 };
 
 impl Arch {
-    /// Which call has this number.
+    /// The call with this number.
     pub(super) fn name(self, number: u32) -> Option<What> {
         self.calls(Calls::SocketsAndPaths).find(|(known, _)| *known == number).map(|(_, what)| what)
     }
@@ -60,7 +59,7 @@ impl Arch {
     }
 }
 
-/// Hands some calls to the holder of the notify descriptor, and allows all else.
+/// Builds the filter: passes some calls to the holder of the notify descriptor and allows the rest.
 pub(super) fn program(arch: Arch, which: Calls) -> Vec<Instruction> {
     let mut numbers: Vec<u32> = arch.calls(which).map(|(number, _)| number).collect();
     let count = numbers.len() as u8;
@@ -99,7 +98,7 @@ const fn give(k: u32) -> Instruction {
 mod tests {
     use super::*;
 
-    /// What the kernel would do with a call.
+    /// The kernel's result for a call.
     fn interpret(program: &[Instruction], arch: u32, number: u32) -> u32 {
         let (mut at, mut accumulator) = (0, 0);
         loop {

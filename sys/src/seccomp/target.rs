@@ -1,4 +1,4 @@
-//! What is read from, and done to, the process whose call waits.
+//! Reads from, and changes, the process whose call waits.
 
 use std::ffi::c_int;
 use std::io::{self, IoSliceMut};
@@ -15,8 +15,8 @@ use super::super::child::close_range;
 use super::super::descriptor::duplicate_from;
 use super::super::errno::{ByNumber, Errno};
 
-/// Fills the buffer from the memory of another thread's process. All of it or nothing: EFAULT. EPERM if that process may
-/// not be looked at (ptrace(2), "access mode checking").
+/// Fills the buffer from the memory of another process, completely or not at all: EFAULT. EPERM if access is denied
+/// (ptrace(2), "access mode checking").
 pub fn read_memory(tid: u32, address: u64, buffer: &mut [u8]) -> io::Result<()> {
     let (Ok(tid), Ok(start)) = (c_int::try_from(tid), usize::try_from(address)) else {
         return Err(Errno::EFAULT.into());
@@ -29,10 +29,10 @@ pub fn read_memory(tid: u32, address: u64, buffer: &mut [u8]) -> io::Result<()> 
     }
 }
 
-/// Reads a socket option as the bytes that it is. Gives how many there are.
+/// Reads a socket option as raw bytes. Returns their number.
 pub fn get_option(socket: impl AsFd, level: i32, name: i32, value: &mut [u8]) -> io::Result<usize> {
     let mut len = value.len() as u32;
-    // SAFETY: the buffer has `len` bytes, and any bytes are good for it.
+    // SAFETY: the buffer has `len` bytes, and any bytes are valid for it.
     let returned = unsafe {
         libc::getsockopt(socket.as_fd().as_raw_fd(), level, name, value.as_mut_ptr().cast(), &mut len)
     };
@@ -40,20 +40,19 @@ pub fn get_option(socket: impl AsFd, level: i32, name: i32, value: &mut [u8]) ->
     Ok(value.len().min(len as usize))
 }
 
-/// Sets a socket option whose value is plain bytes, without pointers: one that [`get_option`] can read.
+/// Sets a socket option from raw bytes without pointers: one that [`get_option`] can read.
 pub fn set_option(socket: impl AsFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
-    // SAFETY: the kernel reads as many bytes as the value has, and copies them.
+    // SAFETY: the kernel reads the length of the value, and copies it.
     let returned = unsafe {
         libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, value.as_ptr().cast(), value.len() as u32)
     };
     Ok(Errno::result(returned).map(drop)?)
 }
 
-/// Registers a file with an epoll of another process, as if that process had done so with its descriptor `number`.
+/// Registers a file with an epoll of another process, as if that process had registered its descriptor `number`.
 ///
-/// The kernel knows a registration by the file and the number. So the file has to be at that number here for the moment,
-/// where something else may be. A thread that has a table of descriptors for itself alone does it: in there, numbers can be
-/// overwritten.
+/// The kernel identifies a registration by file and number, so the file must briefly have that number here, where
+/// another file may be open. A thread with its own descriptor table does this: it can overwrite numbers safely.
 pub fn register_at(
     epoll: impl AsFd,
     file: impl AsFd,
@@ -65,8 +64,8 @@ pub fn register_at(
     let register = || {
         let registered = register_in_own_table(epoll, file, number, events, data);
         if registered.is_ok() {
-            // The table is this thread's own, and the thread ends now. Whoever waits for its end may go on before the kernel has
-            // closed what is in the table.
+            // The table belongs to this thread, which ends now. Close it explicitly: a waiter for the thread may
+            // continue before the kernel has closed the table.
             close_range(0, c_int::MAX, 0);
         }
         registered
@@ -84,8 +83,8 @@ fn register_in_own_table(
     events: u32,
     data: u64,
 ) -> io::Result<()> {
-    // This thread ends with the function. It uses no descriptor that another one makes from now on, gives none to another, and
-    // closes none that it has not made itself; what it overwrites is its own copy. The kernel closes them.
+    // This thread ends with the function. It uses no descriptor that another thread opens from now on, passes none on,
+    // and closes only its own; it overwrites only its own copies. The kernel closes them.
     unshare(CloneFlags::CLONE_FILES).by_number()?;
     let away = |fd: BorrowedFd<'_>| -> io::Result<RawFd> {
         let in_the_way = fd.as_raw_fd() == number;

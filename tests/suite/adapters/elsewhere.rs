@@ -110,7 +110,7 @@ fn a_worker_that_names_a_process_of_somebody_else_gets_it_no_signal() {
     let server: u32 = ask(address, "x").unwrap().parse().unwrap();
     let problem = wait_for("the refusal to be told", || rig.status("s").problem);
     let told = format!("MAINPID={named} of process");
-    assert!(problem.contains(&told) && problem.contains("(sleep) is none of the program"), "{problem}");
+    assert!(problem.contains(&told) && problem.contains("(sleep) is not part of the program"), "{problem}");
     assert_eq!(rig.status("s").pid, Some(server));
     // Everything that ends a program: an upgrade, a signal for it, the death of its shim, a stop.
     rig.call(Request::Restart(service("s"))).unwrap();

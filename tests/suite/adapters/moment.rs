@@ -307,7 +307,7 @@ fn a_program_is_told_that_it_drains_before_it_is_told_to_end() {
     });
     let log = plain.rig.path("state/services/s/log/current");
     wait_for("the signal to have come", || {
-        std::fs::read_to_string(&log).ok()?.contains("plain 1 is told to drain").then_some(())
+        std::fs::read_to_string(&log).ok()?.contains("plain 1 is asked to drain").then_some(())
     });
     assert!(slow.join().unwrap().unwrap().starts_with("1 "));
 }

@@ -232,7 +232,7 @@ fn a_path_that_is_taken_is_told_and_left_alone() {
     std::fs::write(rig.path("adopt-1"), "mine").unwrap();
     let (process, supervisor) = Process::serve(&rig, Mode::Exclusive);
     let log = std::fs::read_to_string(&process.log).unwrap();
-    assert_eq!(log.matches("cannot be taken over").count(), 1, "{log}");
+    assert_eq!(log.matches("no other supervisor can adopt").count(), 1, "{log}");
     assert!(log.contains("adopt-1"), "{log}");
     supervisor.seal();
     supervisor.say(ToService::Commit(Commit {}));

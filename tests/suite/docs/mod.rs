@@ -2,6 +2,7 @@
 
 mod api;
 mod pages;
+mod source;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};

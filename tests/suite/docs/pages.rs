@@ -14,7 +14,7 @@ const README_MAX: usize = 120;
 const CELL_MAX: usize = 160;
 
 /// Words and phrases that a reader stumbles over.
-const BANNED: [&str; 24] = [
+pub(super) const BANNED: [&str; 24] = [
     "whoever",
     "whom",
     "nobody",
@@ -80,12 +80,12 @@ fn cells(line: &str) -> Vec<&str> {
 }
 
 /// What stands outside of backquotes. A name in the source may be any word.
-fn without_code(text: &str) -> String {
+pub(super) fn without_code(text: &str) -> String {
     text.split('`').step_by(2).collect::<Vec<_>>().join(" ")
 }
 
 /// Whether `phrase` stands in `text` and is not a part of longer words.
-fn has_phrase(text: &str, phrase: &str) -> bool {
+pub(super) fn has_phrase(text: &str, phrase: &str) -> bool {
     let part = |c: char| c.is_alphanumeric() || c == '_';
     text.match_indices(phrase)
         .any(|(at, _)| !text[..at].ends_with(part) && !text[at + phrase.len()..].starts_with(part))

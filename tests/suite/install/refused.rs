@@ -41,7 +41,7 @@ fn what_cannot_run_is_refused_with_its_cause() {
         content
     };
     let write = |name: &str, content: &[u8], mode| stored.write(name, content, mode);
-    stored.refuses(write("page", b"<html>Not Found</html>", 0o755), &[], "it is no program");
+    stored.refuses(write("page", b"<html>Not Found</html>", 0o755), &[], "it is not a program");
     stored.refuses(write("plain", &second, 0o644), &[], "not executable");
     stored.refuses(write("open", &second, 0o777), &[], "is world-writable");
     stored.refuses(write("cut", &second[..second.len() / 2], 0o755), &[], "cut off");
@@ -114,7 +114,7 @@ fn where_a_signature_is_required_nothing_runs_without_one() {
     for (text, why) in [
         (sign(&content, &stranger), "none of the minisign_keys"),
         (sign(b"another content", &key), "is not its signature"),
-        ("text".to_owned(), "no signature of minisign"),
+        ("text".to_owned(), "not a minisign signature"),
     ] {
         let path = stored.write("signature", text, 0o644);
         stored.refuses(second.clone(), &["--minisig", path.to_str().unwrap()], why);

@@ -363,7 +363,7 @@ fn what_keeps_it_from_starting_is_told() {
     assert!(error.contains("missing/keeper.sock"), "{error}");
     let by_hand = Command::new(program()).arg("keeper").env_remove("HANDOFF_FD").output().unwrap();
     assert_eq!(by_hand.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&by_hand.stderr).contains("started by handoff daemon"));
+    assert!(String::from_utf8_lossy(&by_hand.stderr).contains("an internal command of handoff daemon"));
 }
 
 const STRANGERS_SOCKET: &str = "KEEPER_TEST_SOCKET";

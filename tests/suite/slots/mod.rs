@@ -281,7 +281,7 @@ fn a_group_is_put_together_again_from_duplicates() {
     let dead = duplicate(&group, third);
     group.close();
     let error = Group::restore(&ListenAddress::Tcp(address), vec![(third, dead)], third).unwrap_err();
-    assert!(error.to_string().contains("does not listen any more"), "{error}");
+    assert!(error.to_string().contains("no longer listens"), "{error}");
 }
 
 /// A listener of another process of this user, which joins the group.

@@ -10,24 +10,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use proptest::prelude::*;
 
 use handoff::config::ListenAddress;
-use handoff::slots::{Both, Group, Pair, PairState, Side, SlotError, stop_listening};
+use handoff::slots::{Group, ListenerPair, Pair, PairState, Side, SlotError, stop_listening};
 use handoff::sys::descriptor::is_nonblocking;
 
 use super::{duplicate, loopback, open_on_free_port, unix_address, wait_until};
 use crate::support::at_end::AtEnd;
 
 /// The two slots of a group, as those that hold them for good.
-fn both(group: &mut Group) -> Both {
+fn both(group: &mut Group) -> ListenerPair {
     let (a, b) = (group.steered(), group.add_slot().unwrap());
-    Both { address: group.address().clone(), a: duplicate(group, a), b: duplicate(group, b) }
+    ListenerPair { address: group.address().clone(), a: duplicate(group, a), b: duplicate(group, b) }
 }
 
-fn copy(of: &[Both]) -> Vec<Both> {
+fn copy(of: &[ListenerPair]) -> Vec<ListenerPair> {
     let copy = |fd: &OwnedFd| fd.try_clone().unwrap();
-    of.iter().map(|both| Both { address: both.address.clone(), a: copy(&both.a), b: copy(&both.b) }).collect()
+    of.iter()
+        .map(|both| ListenerPair { address: both.address.clone(), a: copy(&both.a), b: copy(&both.b) })
+        .collect()
 }
 
-fn tcp_pair() -> (Vec<Both>, SocketAddr) {
+fn tcp_pair() -> (Vec<ListenerPair>, SocketAddr) {
     let (mut group, port) = open_on_free_port(|port| ListenAddress::Tcp(loopback(port)));
     (vec![both(&mut group)], loopback(port))
 }
@@ -91,7 +93,7 @@ fn a_reset_ends_what_waits_and_the_switches_stay_right() {
     }
 }
 
-fn take_all(held: &[Both]) {
+fn take_all(held: &[ListenerPair]) {
     for both in held {
         for listener in [&both.a, &both.b] {
             let listener = TcpListener::from(listener.try_clone().unwrap());
@@ -216,7 +218,7 @@ fn unix_paths_and_several_addresses_switch_together() {
 fn switch_together(path: &Path) {
     let (tcp, address) = tcp_pair();
     let mut group = Group::open(&unix_address(path)).unwrap();
-    let held: Vec<Both> = tcp.into_iter().chain([both(&mut group)]).collect();
+    let held: Vec<ListenerPair> = tcp.into_iter().chain([both(&mut group)]).collect();
     let mut pair = Pair::new(copy(&held), PairState::new(2)).unwrap();
     for side in [Side::A, Side::B, Side::A] {
         let switched = pair.state().switched_to(side);
@@ -231,7 +233,8 @@ fn switch_together(path: &Path) {
         assert!(!is_nonblocking(held[1].a.as_fd()).unwrap(), "left as it was");
     }
     let stranger = std::os::unix::net::UnixListener::bind(path.with_file_name("other")).unwrap();
-    let other = Both { address: unix_address(path), a: stranger.into(), b: held[1].b.try_clone().unwrap() };
+    let other =
+        ListenerPair { address: unix_address(path), a: stranger.into(), b: held[1].b.try_clone().unwrap() };
     assert!(matches!(Pair::new(vec![other], PairState::new(1)), Err(SlotError::OtherPair { .. })));
     std::fs::remove_file(path.with_file_name("other")).unwrap();
 }
@@ -244,7 +247,7 @@ fn a_switch_that_fails_half_way_leaves_all_addresses_where_they_were() {
         let (tcp, address) = tcp_pair();
         let path = dir.path().join("s.sock");
         let mut group = Group::open(&unix_address(&path)).unwrap();
-        let held: Vec<Both> = tcp.into_iter().chain([both(&mut group)]).collect();
+        let held: Vec<ListenerPair> = tcp.into_iter().chain([both(&mut group)]).collect();
         let mut pair = Pair::new(copy(&held), PairState::new(2)).unwrap();
         if joins {
             // The switch lets it join its group again, which changes the places.

@@ -6,7 +6,9 @@ use std::os::fd::OwnedFd;
 use proptest::prelude::*;
 
 use handoff::config::ListenAddress;
-use handoff::slots::{Both, Group, Pair, PairState, Side, SlotError, SlotId, check_free, stop_listening};
+use handoff::slots::{
+    Group, ListenerPair, Pair, PairState, Side, SlotError, SlotId, check_free, stop_listening,
+};
 use handoff::sys::listens::{self, listens};
 use handoff::sys::socket::{self, AddressFamily, SockFlag, SockType};
 
@@ -252,7 +254,8 @@ fn a_full_buffer_is_told() {
 fn pair(host: &str) -> (Pair, [OwnedFd; 2], u16) {
     let (mut group, port) = open(host);
     let (a, b) = (group.steered(), group.add_slot().unwrap());
-    let both = Both { address: group.address().clone(), a: duplicate(&group, a), b: duplicate(&group, b) };
+    let both =
+        ListenerPair { address: group.address().clone(), a: duplicate(&group, a), b: duplicate(&group, b) };
     let held = [duplicate(&group, a), duplicate(&group, b)];
     (Pair::new(vec![both], PairState::new(1)).unwrap(), held, port)
 }

@@ -1,4 +1,4 @@
-//! What MCP clients notice of an upgrade: nothing.
+//! MCP clients notice nothing of an upgrade.
 
 mod rig;
 
@@ -17,7 +17,7 @@ use rmcp::{ClientHandler, RoleClient, ServiceExt};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-/// A client that counts how often it is told of progress.
+/// A client that counts its progress notifications.
 #[derive(Clone)]
 struct Counting {
     versions: ProtocolVersion,
@@ -50,7 +50,7 @@ async fn call(client: &Client, tool: &'static str, arguments: Value) -> String {
     result["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{result}")).to_owned()
 }
 
-/// Upgrades while `client`s call: one waits for a slow answer, the others call on and on.
+/// Upgrades while clients make calls: one waits for a slow answer, the others call continuously.
 async fn upgrade_under_calls(versions: ProtocolVersion) {
     let rig = Arc::new(Rig::new());
     let slow = connect(&rig, versions.clone()).await;
@@ -85,7 +85,7 @@ async fn upgrade_under_calls(versions: ProtocolVersion) {
         };
         let (answer, code) = tokio::join!(long, upgrading);
         assert_eq!((answer, code), (format!("10 steps by {from}"), Some(0)));
-        assert_eq!(slow.service().told.load(Ordering::Relaxed), 10, "no news of progress is lost");
+        assert_eq!(slow.service().told.load(Ordering::Relaxed), 10, "no progress notification is lost");
         assert_eq!(call(&slow, "version", json!({})).await, to);
     }
     stop.store(true, Ordering::Relaxed);
@@ -120,7 +120,7 @@ async fn post(http: &reqwest::Client, rig: &Rig, session: Option<&str>, body: Va
     timeout(LIMIT, request.send()).await.expect("an answer in time").unwrap()
 }
 
-/// A session that was begun by hand, so that the test knows its id.
+/// A session created by hand, so that the test has its id.
 async fn begin(http: &reqwest::Client, rig: &Rig) -> String {
     let client = json!({ "name": "test", "version": "1" });
     let params = json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client });
@@ -140,7 +140,7 @@ async fn version(http: &reqwest::Client, rig: &Rig, session: &str) -> (u16, Stri
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
-/// A stream for news, and its first event.
+/// An event stream, and its first event.
 async fn listen(http: &reqwest::Client, rig: &Rig, session: &str, last: Option<&str>) -> (Response, String) {
     let mut request = headers(http.get(rig.url()), Some(session));
     if let Some(last) = last {
@@ -171,7 +171,7 @@ async fn sessions_go_on_and_streams_end_in_order_and_are_taken_up_again() {
     });
     // It ends without an error, long before the grace of the drain.
     while timeout(LIMIT, stream.chunk()).await.expect("its end in time").unwrap().is_some() {}
-    // It comes back, perhaps over a connection that the old process is about to end.
+    // It reconnects, perhaps over a connection that the old process is about to end.
     let until = Instant::now() + LIMIT;
     let stream = loop {
         let (mut stream, _) = listen(&http, &rig, &session, Some("0")).await;
@@ -179,14 +179,14 @@ async fn sessions_go_on_and_streams_end_in_order_and_are_taken_up_again() {
             Err(_) => break stream,
             Ok(end) => assert!(end.unwrap().is_none() && Instant::now() < until, "it ends in order"),
         }
-        // As long as the server asked for.
+        // As long as the server requested.
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
     assert_eq!(upgrading.await.unwrap(), Some(0));
     let (status, text) = version(&http, &rig, &session).await;
     assert!(status == 200 && text.contains("2.0.0"), "{status} {text}");
 
-    // One that was not used in between is handed on all the same, and one that was ended is not.
+    // An unused session is handed on as well, and an ended one is not.
     let ended = headers(http.delete(rig.url()), Some(&session)).send().await.unwrap();
     assert_eq!(ended.status(), 202);
     drop(stream);

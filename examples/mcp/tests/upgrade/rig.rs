@@ -1,4 +1,4 @@
-//! A daemon in a directory of its own, with the MCP server as its service `mcp`.
+//! A daemon in its own directory, with the MCP server as its service `mcp`.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// The server serves as release 1.0.0.
+    /// Starts the server as release 1.0.0.
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("handoff-mcp-").tempdir().unwrap();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -43,7 +43,7 @@ impl Rig {
         command(self.dir.path()).args(args).stdin(Stdio::null()).output().unwrap()
     }
 
-    /// Blocks until the old process has left. Gives the exit code.
+    /// Blocks until the old process has left. Returns the exit code.
     pub fn upgrade(&self, version: &str, fault: Option<Fault>) -> Option<i32> {
         let binary = release(self.dir.path(), version, fault);
         let output = self.run(&["upgrade", "mcp", "--binary", &binary.to_string_lossy()]);
@@ -87,8 +87,8 @@ fn release(dir: &Path, version: &str, fault: Option<Fault>) -> PathBuf {
     path
 }
 
-/// The daemon, which belongs to another package: it is built here if it has not been. All packages: then their features are those of
-/// `cargo test --workspace`, and nothing is compiled a second time.
+/// The daemon belongs to another package: it is built here if necessary. Builds all packages, so that their features
+/// are those of `cargo test --workspace` and nothing is compiled twice.
 fn handoff() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -98,7 +98,7 @@ fn handoff() -> &'static Path {
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }
-        assert!(build.status().unwrap().success(), "the daemon cannot be built");
+        assert!(build.status().unwrap().success(), "building the daemon failed");
         Path::new(env!("CARGO_BIN_EXE_mcp-server")).with_file_name("handoff")
     })
 }

@@ -1,4 +1,4 @@
-//! What a client sees of a drain, a seal and a resume, byte by byte.
+//! Drain, seal and resume as clients see them, byte by byte.
 
 use std::future::pending;
 use std::net::{SocketAddr, TcpListener};
@@ -72,7 +72,7 @@ async fn send(stream: &mut TcpStream, text: &str) {
     stream.write_all(text.as_bytes()).await.unwrap();
 }
 
-/// Reads one complete answer with a content length.
+/// Reads one complete response with a content length.
 async fn answer(stream: &mut TcpStream) -> Answer {
     let mut bytes = Vec::new();
     let read = async {
@@ -99,7 +99,7 @@ async fn exchange(stream: &mut TcpStream, request: &str) -> Answer {
     answer
 }
 
-/// Waits for the orderly end of a connection.
+/// Waits for the clean end of a connection.
 async fn end(stream: &mut TcpStream) {
     let mut byte = [0];
     assert_eq!(timeout(LIMIT, stream.read(&mut byte)).await.expect("stays open").unwrap(), 0);
@@ -111,7 +111,7 @@ async fn a_drain_lets_a_slow_upload_finish_and_still_accepts() {
     let mut upload = s3.connect().await;
     send(&mut upload, &s3.put("slow", 10)).await;
     send(&mut upload, "12345").await;
-    // Answered, so the upload that came first has been accepted and is known.
+    // Once answered, the earlier upload is certainly accepted and recorded.
     exchange(&mut s3.connect().await, &(s3.put("first", 3) + "abc")).await;
 
     let mut drain = tokio::spawn(async move {
@@ -153,7 +153,10 @@ async fn clients_that_keep_alive_are_told_and_idle_ones_are_closed_in_order() {
         }
     };
     tokio::join!(server.drain(pending()), client);
-    assert!(began.elapsed() >= Duration::from_millis(400), "an idle client has time to ask: {began:?}");
+    assert!(
+        began.elapsed() >= Duration::from_millis(400),
+        "an idle client has time for a request: {began:?}"
+    );
     end(&mut idle).await;
     end(&mut silent).await;
     server.seal(false).await.unwrap();

@@ -1,4 +1,4 @@
-//! The server: under a supervisor that the test plays, and by itself.
+//! The server under a simulated supervisor, and alone.
 
 mod handoff;
 mod standalone;

@@ -1,4 +1,4 @@
-//! The program by itself: its release, its command line, and its behaviour when descriptors run out.
+//! The program alone: its release, its command line, and its behavior without free descriptors.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -18,7 +18,7 @@ struct Server {
 }
 
 impl Server {
-    /// Starts the program with at most `files` descriptors, and waits until it serves.
+    /// Starts the program with a limit of `files` descriptors, and waits until it serves.
     fn start(data_dir: &Path, files: u32) -> Self {
         let options = "--listen 127.0.0.1:0 --access-key access --secret-key secret";
         let mut child = Command::new("sh")
@@ -33,7 +33,7 @@ impl Server {
         Self { child, address: address.unwrap_or_else(|_| panic!("it said {line:?}")) }
     }
 
-    /// The processor time it has used, in ticks of 10 ms.
+    /// Its processor time, in ticks of 10 ms.
     fn ticks(&self) -> u64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
@@ -77,7 +77,7 @@ fn a_second_server_does_not_open_the_same_data() {
 #[test]
 fn it_neither_spins_nor_gives_up_when_descriptors_run_out() {
     let dir = tempfile::tempdir().unwrap();
-    // By now nobody reads what it logs, which must not matter either.
+    // Its log has no reader now, which must not matter either.
     let server = Server::start(dir.path(), 24);
     let hungry: Vec<_> = (0..40).map(|_| TcpStream::connect(server.address).unwrap()).collect();
     let before = server.ticks();

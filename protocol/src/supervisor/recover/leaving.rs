@@ -1,4 +1,4 @@
-//! The end of a process that was found leaving, or that is not to go on: asked for first, then forced.
+//! Ends a process that is leaving or must not continue: first by request, then by force.
 
 use alloc::vec::Vec;
 
@@ -7,19 +7,19 @@ use crate::reason::Role;
 use crate::recovery::Found;
 use crate::supervisor::{Action, Moment, Supervisor};
 
-/// How far the end of a process that leaves was brought.
+/// How far the end of a leaving process was enforced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Urged {
-    /// It leaves in order, as it was told before, or because it cannot serve.
+    /// It leaves on its own, on an earlier request or because it cannot serve.
     No,
-    /// It got its stop signal.
+    /// It received its stop signal.
     Terminated,
-    /// SIGKILL.
+    /// SIGKILL was sent.
     Killed,
 }
 
 impl Supervisor {
-    /// It may have something to end first: it gets the signal for that, and the time.
+    /// A leaving process may first have to end its program: it gets the stop signal and the time for that.
     pub(super) fn leaves_late(&mut self, role: Role, out: &mut Vec<Action>) {
         let limit_ms = self.exit_limit_ms(true);
         let Some(recovery) = &mut self.recovery else { return };

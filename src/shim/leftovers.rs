@@ -1,13 +1,14 @@
-//! What a program has left whose shim is gone: finds it, by whatever it is known by, and ends it.
+//! Finds and ends what remains of a program whose shim is gone, by any of these marks:
 //!
-//! - A file is open in each process, which knows nothing of it. A launcher that closes what it does not know (`npm`, the `subprocess` of
-//!   Python) starts processes without it.
-//! - A variable in the environment names that file. `env -i` and what writes its title over its environment lose it.
-//! - The first process leads a session of its own, whose id stays when it is gone. `setsid` leaves it.
-//! - What a process of these has started belongs to them, as long as its parent is there.
+//! - Each process has a certain file open without using it. A launcher that closes unknown descriptors (`npm`, Python's
+//!   `subprocess`) starts processes without it.
+//! - An environment variable names that file. `env -i`, and programs that write their title over the environment, lose
+//!   it.
+//! - The first process leads its own session, whose id stays valid after it is gone. `setsid` leaves the session.
+//! - Descendants of these processes count too, while their parent exists.
 //!
-//! One that has lost all of this is not found. Only processes that are no older than the first one are looked at by their environment:
-//! to read that waits for the memory of the process, which may be slow to come.
+//! A process without any of these is not found. The environment is read only for processes that are no older than the
+//! first one: the read waits for the memory of the process, which can be slow.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -24,14 +25,14 @@ use crate::sys::path::hold;
 use crate::sys::process::{Place, ProcessId, Signal, has_ended, kill, pidfd_open, place_of};
 use crate::sys::regular;
 
-/// The variable that each process of a program has: the path of the file that it has open.
+/// The variable in each process of a program: the path of the file that it has open.
 pub(crate) const VARIABLE: &str = "HANDOFF_TRACE";
-/// The ending of the file in which a shim puts down which process of its program was the first.
+/// The extension of the file in which a shim records the first process of its program.
 pub(super) const FIRST: &str = "first";
-/// More of an environment than the kernel gives to a program with the usual limits.
+/// Larger than any environment that the kernel allows with the usual limits.
 const ENVIRONMENT_MAX_BYTES: u64 = 8 << 20;
 
-/// The first process of a program, as its shim has put it down: no process of the program has this file open.
+/// The recorded first process of a program. No process of the program has this record open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct First {
     pub(super) process: ProcessId,
@@ -40,14 +41,14 @@ pub(super) struct First {
 }
 
 impl First {
-    /// Puts it down, as a whole or not at all.
+    /// Writes the record atomically.
     pub(super) fn note(&self, path: &Path) -> io::Result<()> {
         let beside = path.with_extension(format!("{FIRST}-{}", std::process::id()));
         fs::write(&beside, serde_json::to_vec(self)?)?;
         fs::rename(&beside, path)
     }
 
-    /// What is put down there, if it is of this boot.
+    /// Reads the record, if it is from this boot.
     pub(super) fn read(path: &Path) -> Option<Self> {
         let mut text = Vec::new();
         regular::open_to_read(path).ok()?.take(64 << 10).read_to_end(&mut text).ok()?;
@@ -55,52 +56,53 @@ impl First {
         (first.process.boot_id == ProcessId::own().ok()?.boot_id).then_some(first)
     }
 
-    /// The program that has this file open is gone as a whole. What is put down of another one stays.
+    /// Removes the record of the program with this file, which is completely gone. Keeps the record of another program.
     pub(super) fn forget(path: &Path, trace: &Path) {
         if Self::read(path).is_some_and(|first| first.trace == trace) {
             let _ = fs::remove_file(path);
         }
     }
 
-    /// The id of the session stays its own as long as the session lives, so another process that has the pid by now has none of it.
+    /// Whether another process has the pid. While the session exists the kernel does not reuse its id, so then the
+    /// session has no members of ours.
     fn is_reused(&self) -> bool {
         ProcessId::of(self.process.pid).is_ok_and(|found| found.start_ticks != self.process.start_ticks)
     }
 }
 
-/// What the processes of a program are known by.
+/// The marks of a program's processes.
 #[derive(Default)]
-pub(super) struct Ropes {
-    /// A file that they have open. Its path is never used again for another file.
+pub(super) struct Marks {
+    /// A file that they have open. Its path is never reused for another file.
     open: Option<PathBuf>,
-    /// What the variable says.
+    /// The environment entry.
     named: Option<OsString>,
     first: Option<First>,
 }
 
-impl Ropes {
-    /// Those of a program that has `trace` open.
+impl Marks {
+    /// The marks of a program that has `trace` open.
     pub(super) fn of_trace(trace: &Path) -> Self {
         let named = Some([VARIABLE.as_ref(), trace.as_os_str()].join("=".as_ref()));
         Self { open: Some(trace.to_owned()), named, first: First::read(&trace.with_extension(FIRST)) }
     }
 
-    /// Those of a program of which this was put down.
+    /// The marks of a program with this record.
     pub(super) fn of_first(first: First) -> Self {
         Self { first: Some(first.clone()), ..Self::of_trace(&first.trace) }
     }
 
-    /// Only that a file is open.
+    /// Only the mark of an open file.
     pub(super) fn of_file(path: &Path) -> Self {
         Self { open: Some(path.to_owned()), ..Self::default() }
     }
 
-    /// Kills each process of the program, but for this one and its `own`, also one that is stopped. Gives those that were there, and may
-    /// be for a moment more.
+    /// Kills every process of the program, stopped ones included, except this one and those in `own`. Returns the
+    /// killed processes, which may exist for another moment.
     pub(super) fn end(&self, own: impl Fn() -> Vec<u32>) -> io::Result<BTreeSet<u32>> {
         let found = self.find(own)?;
         for (pid, place) in &found {
-            // Opened before the look at who has the pid now.
+            // Opened before the check that the pid still belongs to the process.
             if let Ok(process) = pidfd_open(*pid)
                 && place_of(*pid).is_some_and(|now| now.start_ticks == place.start_ticks)
             {
@@ -154,7 +156,7 @@ impl Ropes {
 struct Wanted {
     path: PathBuf,
     file: fs::Metadata,
-    /// What the kernel calls it.
+    /// Its name in `/proc`.
     name: PathBuf,
 }
 
@@ -165,16 +167,16 @@ impl Wanted {
         Ok(Self { path: path.to_owned(), file: File::from(open).metadata()?, name })
     }
 
-    /// Processes of others cannot be looked at, and have nothing of ours. What a process has open is followed only if it has the
-    /// name: anything else may lie where a look never ends.
+    /// Whether a process has the file open. `false` for other users' processes, which are not visible and have no files
+    /// of ours. Follows descriptors only if the name matches: any other file may hang.
     fn is_open_in(&self, pid: u32) -> bool {
         let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
         let is_open = fds.flatten().map(|fd| fd.path()).any(|fd| {
             fs::read_link(&fd).is_ok_and(|name| name == self.name)
                 && fs::metadata(&fd).is_ok_and(|found| self.is(&found))
         });
-        // The number of a file that is removed is at once that of another one, which any process of this machine may have opened: if
-        // the file is there after the look, its number was its own.
+        // The number of a removed file is reused at once, possibly for a file of an unrelated process: if the file
+        // still exists after the search, the number was its own.
         is_open && fs::metadata(&self.path).is_ok_and(|found| self.is(&found))
     }
 
@@ -191,7 +193,7 @@ mod tests {
     use std::process::{Child, Command, Stdio};
     use std::time::{Duration, Instant};
 
-    /// Starts `script` in a session of its own, of which this process is told when it has run up to its `echo`.
+    /// Starts `script` in its own session. Returns when it has run up to its `echo`.
     fn session(script: &str, variable: Option<&Path>) -> (Child, First) {
         let mut command = Command::new("setsid");
         command.args(["/bin/sh", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -203,15 +205,15 @@ mod tests {
         (child, First { process, trace: variable.unwrap_or(Path::new("/nonexistent")).to_owned() })
     }
 
-    fn end_all(ropes: &Ropes) {
+    fn end_all(marks: &Marks) {
         let until = Instant::now() + Duration::from_secs(10);
-        while !ropes.end(Vec::new).unwrap().is_empty() {
+        while !marks.end(Vec::new).unwrap().is_empty() {
             assert!(Instant::now() < until, "they do not end");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// The pid of a process that has one of these as its arguments.
+    /// The pids of processes with this argument.
     fn running(seconds: &str) -> Vec<u32> {
         let line = format!("sleep\0{seconds}\0");
         let pids = fs::read_dir("/proc").unwrap().flatten();
@@ -227,7 +229,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let own = std::process::id();
         let trace = dir.path().join("id.tree");
-        // The first process is gone, and nothing has the file open.
+        // The first process is gone, and no process has the file open.
         let cases = [
             ("the session", None, "sleep"),
             ("the variable", Some(trace.as_path()), "setsid sleep"),
@@ -258,8 +260,8 @@ mod tests {
                 },
                 ..another
             };
-            assert!(Ropes::of_first(stranger).end(Vec::new).unwrap().is_empty(), "{what}");
-            end_all(&Ropes::of_first(first));
+            assert!(Marks::of_first(stranger).end(Vec::new).unwrap().is_empty(), "{what}");
+            end_all(&Marks::of_first(first));
             assert_eq!(running(&seconds), [0_u32; 0], "{what}");
             assert!(other.try_wait().unwrap().is_none());
             drop(other.stdin.take());

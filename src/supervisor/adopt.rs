@@ -271,13 +271,7 @@ impl Service {
             trace: self.trace_of(handoff),
             lane: self.lanes.processes.clone(),
         };
-        let this = self.this.clone();
-        let party = Party::new(parts, move |serial, happened| {
-            if let Some(service) = this.upgrade() {
-                service.borrow_mut().happened(serial, happened);
-            }
-        });
-        match party {
+        match Party::new(parts, self.inputs.clone()) {
             Ok(party) => (Some(party), found),
             Err(error) => self.leave_for_next(pid, "the process cannot be watched", &error),
         }

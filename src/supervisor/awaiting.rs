@@ -1,13 +1,13 @@
 //! Starts that nobody waits for, and that are tried again: for an address, or for what the service is started from.
 
-use std::cell::Cell;
-use std::rc::Rc;
 use std::time::Duration;
 
 use handoff_protocol::supervisor::Phase;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::sleep;
 
+use super::input::Input;
+use super::party::Serial;
 use super::service::Service;
 use crate::control::Error;
 use crate::journal::unix_ms;
@@ -39,27 +39,37 @@ impl Service {
         }
         self.problem = Some(problem);
         self.next_try_unix_ms = Some(unix_ms() + pause.as_millis() as u64);
-        let this = self.this.clone();
+        let (serial, inputs) = (self.next_serial(), self.inputs.clone());
         let task = spawn_local(async move {
             sleep(pause).await;
-            let Some(service) = this.upgrade() else { return };
-            let mut service = service.borrow_mut();
-            match service.machine.phase() {
-                // Something may have been installed meanwhile.
-                Phase::Stopped => service.start_when_brought_in(),
-                _ => service.awaited = None,
-            }
+            inputs.send(Input::TryAgain(serial));
         });
-        let timer = Some(task.abort_handle());
-        self.awaited = Some(Awaited { timer, pause: Some(pause), is_called_off: Rc::default() });
+        self.awaited = Some(Awaited { serial, timer: Some(task.abort_handle()), pause: Some(pause) });
     }
 
-    /// What the service is started from is brought in now. What is given becomes true when the start is called off meanwhile.
-    pub(super) fn begin_awaited(&mut self) -> Rc<Cell<bool>> {
+    /// The pause of a start that is tried again is over.
+    pub(super) fn start_again(&mut self, serial: Serial) {
+        if !self.awaits(serial) {
+            return;
+        }
+        match self.machine.phase() {
+            // Something may have been installed meanwhile.
+            Phase::Stopped => self.start_when_brought_in(),
+            _ => self.awaited = None,
+        }
+    }
+
+    /// What the service is started from is brought in now. Gives the number by which [`Service::awaits`] knows this start.
+    pub(super) fn begin_awaited(&mut self) -> Serial {
         let pause = self.awaited.as_ref().and_then(|awaited| awaited.pause);
-        let is_called_off = Rc::<Cell<bool>>::default();
-        self.awaited = Some(Awaited { timer: None, pause, is_called_off: Rc::clone(&is_called_off) });
-        is_called_off
+        let serial = self.next_serial();
+        self.awaited = Some(Awaited { serial, timer: None, pause });
+        serial
+    }
+
+    /// Whether it is this start that is waited for: not if it was called off, or another has taken its place.
+    pub(super) fn awaits(&self, serial: Serial) -> bool {
+        self.awaited.as_ref().is_some_and(|awaited| awaited.serial == serial)
     }
 
     /// Whether a start is tried again after a pause.
@@ -81,16 +91,15 @@ impl Service {
 /// A start that nobody waits for. It is called off when this is dropped.
 #[derive(Debug)]
 pub(super) struct Awaited {
+    serial: Serial,
     /// When it is tried again. `None` while it is tried.
     timer: Option<AbortHandle>,
     /// The last pause.
     pause: Option<Duration>,
-    is_called_off: Rc<Cell<bool>>,
 }
 
 impl Drop for Awaited {
     fn drop(&mut self) {
-        self.is_called_off.set(true);
         if let Some(timer) = &self.timer {
             timer.abort();
         }

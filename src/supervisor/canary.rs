@@ -1,7 +1,5 @@
 //! The canary: a share of the new connections goes to the successor, and how many it gets is measured.
 
-use std::cell::RefCell;
-use std::rc::Weak;
 use std::time::Duration;
 
 use handoff_protocol::ids::HandoffId;
@@ -9,6 +7,7 @@ use handoff_protocol::supervisor::Phase;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
+use super::input::{Input, Inputs};
 use super::lane::Lane;
 use super::service::Service;
 use crate::config::{ListenAddress, format_duration_ms};
@@ -17,6 +16,9 @@ use crate::sys::process::tree_of;
 
 /// How often the connections are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Of which handoff, and which share.
+pub(super) type Step = (HandoffId, u8);
 
 /// What is measured of the present step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,7 +40,7 @@ impl Service {
         tracing::info!(service = %self.name, permille, "a share of the new connections goes to the new process");
         self.measured = Some(Measured::default());
         let step = (self.machine.handoff(), self.machine.shares());
-        spawn_local(count(self.this.clone(), self.lanes.counts.clone(), self.shared_addresses(), step));
+        spawn_local(count(self.inputs.clone(), self.lanes.counts.clone(), self.shared_addresses(), step));
     }
 
     /// The present step, if there is one, is over: tells what the successor got.
@@ -72,28 +74,32 @@ impl Service {
         addresses.filter(|address| !matches!(address, ListenAddress::Unix(_))).collect()
     }
 
-    fn is_in_step(&self, (handoff, shares): (HandoffId, u8)) -> bool {
+    fn is_in_step(&self, (handoff, shares): Step) -> bool {
         let machine = &self.machine;
         machine.phase() == Phase::Canary && (machine.handoff(), machine.shares()) == (handoff, shares)
     }
 
-    /// The processes of the incumbent, and of the successor.
-    fn roots(&self) -> [Option<u32>; 2] {
-        [&self.incumbent, &self.successor].map(|party| party.as_ref().map(|party| party.process.pid))
+    /// The processes of the incumbent, and of the successor, as long as the step lasts.
+    pub(super) fn sharing(&self, step: Step) -> Option<[Option<u32>; 2]> {
+        let pids =
+            [&self.incumbent, &self.successor].map(|party| party.as_ref().map(|party| party.process.pid));
+        self.is_in_step(step).then_some(pids)
+    }
+
+    /// How many connections each of them got.
+    pub(super) fn note_measured(&mut self, step: Step, measured: Measured) {
+        if self.is_in_step(step) {
+            self.measured = Some(measured);
+        }
     }
 }
 
 /// Counts until the step is over. What cannot be counted is not told; the step does not depend on it.
-async fn count(
-    service: Weak<RefCell<Service>>,
-    lane: Lane,
-    addresses: Vec<ListenAddress>,
-    step: (HandoffId, u8),
-) {
+async fn count(inputs: Inputs, lane: Lane, addresses: Vec<ListenAddress>, step: Step) {
     let Ok(Ok(mut tally)) = lane.run(move || Tally::begin(&addresses)).await else { return };
     loop {
         sleep(LOOK_EVERY).await;
-        let Some(roots) = look(&service, step, |service| service.roots()) else { return };
+        let Some(roots) = inputs.ask(|reply| Input::Sharing(step, reply)).await.flatten() else { return };
         let counted = lane.run(move || {
             let trees = roots.map(|root| root.map(tree_of).unwrap_or_default());
             let counts = tally.look([&trees[0], &trees[1]]);
@@ -101,21 +107,8 @@ async fn count(
         });
         let Ok((same, Ok(counts))) = counted.await else { return };
         tally = same;
-        if look(&service, step, |service| service.measured = Some(Measured { counts })).is_none() {
-            return;
-        }
+        inputs.send(Input::Measured(step, Measured { counts }));
     }
-}
-
-/// As long as the step lasts.
-fn look<T>(
-    service: &Weak<RefCell<Service>>,
-    step: (HandoffId, u8),
-    look: impl FnOnce(&mut Service) -> T,
-) -> Option<T> {
-    let service = service.upgrade()?;
-    let mut service = service.borrow_mut();
-    service.is_in_step(step).then(|| look(&mut service))
 }
 
 impl std::fmt::Display for Measured {

@@ -1,13 +1,12 @@
 //! Keeps the journal of a service short.
 
-use std::cell::RefCell;
-use std::rc::Weak;
+use std::io;
 use std::time::Duration;
 
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use super::lane::Lane;
+use super::input::Input;
 use super::service::{Handle, Service};
 use crate::journal::Compaction;
 
@@ -25,41 +24,45 @@ impl Service {
         }
         let Some(compaction) = self.journal.compaction(LIMIT_BYTES) else { return };
         self.is_compacting = true;
-        let (this, lane) = (self.this.clone(), self.lanes.journal.clone());
+        let inputs = self.inputs.clone();
+        let staged = self.lanes.journal.run(move || compaction.stage().map(|()| compaction));
         spawn_local(async move {
-            let compacted = compact(&this, &lane, compaction).await;
-            let Some(service) = this.upgrade() else { return };
-            let mut service = service.borrow_mut();
-            service.is_compacting = false;
-            service.settled.notify_waiters();
-            if let Err(error) = compacted {
-                tracing::warn!(service = %service.name, error, "the journal stays as long as it is");
-                service.problem = service.journal.latched().map(str::to_owned).or(service.problem.take());
-            }
+            inputs.send(Input::CompactionStaged(staged.await.and_then(|staged| staged)));
         });
     }
-}
 
-async fn compact(this: &Weak<RefCell<Service>>, lane: &Lane, compaction: Compaction) -> Result<(), String> {
-    let (compaction, staged) = lane
-        .run(move || {
-            let staged = compaction.stage();
-            (compaction, staged)
-        })
-        .await
-        .map_err(|error| error.to_string())?;
-    staged.map_err(|error| error.to_string())?;
-    let Some(service) = this.upgrade() else { return Ok(()) };
-    let storage = {
-        let journal = &mut service.borrow_mut().journal;
-        match journal.replace(compaction).map_err(|error| error.to_string())? {
-            true => journal.storage(),
+    /// A shorter journal is there, or cannot be: puts it in the place of the one in use.
+    pub(super) fn compaction_staged(&mut self, staged: io::Result<Compaction>) {
+        let replaced = staged
+            .map_err(|error| error.to_string())
+            .and_then(|compaction| self.journal.replace(compaction).map_err(|error| error.to_string()));
+        match replaced {
+            Ok(true) => {}
             // The next rest is longer.
-            false => return Ok(()),
+            Ok(false) => return self.end_compaction(Ok(())),
+            Err(error) => return self.end_compaction(Err(error)),
         }
-    };
-    let synced = lane.run(move || storage.sync()).await.and_then(|synced| synced);
-    service.borrow_mut().journal.replaced(synced).map_err(|error| error.to_string())
+        let (storage, inputs) = (self.journal.storage(), self.inputs.clone());
+        let synced = self.lanes.journal.run(move || storage.sync());
+        spawn_local(async move {
+            inputs.send(Input::CompactionSynced(synced.await.and_then(|synced| synced)));
+        });
+    }
+
+    /// The disk knows the shorter one, or has refused it.
+    pub(super) fn compaction_synced(&mut self, synced: io::Result<()>) {
+        let replaced = self.journal.replaced(synced).map_err(|error| error.to_string());
+        self.end_compaction(replaced);
+    }
+
+    fn end_compaction(&mut self, compacted: Result<(), String>) {
+        self.is_compacting = false;
+        self.settled.notify_waiters();
+        if let Err(error) = compacted {
+            tracing::warn!(service = %self.name, error, "the journal stays as long as it is");
+            self.problem = self.journal.latched().map(str::to_owned).or(self.problem.take());
+        }
+    }
 }
 
 impl Handle {

@@ -2,14 +2,16 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::pin::Pin;
 
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::record::Fact;
 use handoff_protocol::supervisor::{DurableFact, Event};
-use tokio::task::spawn_local;
+use tokio::task::{AbortHandle, spawn_local};
 
+use super::input::Input;
+use super::party::Serial;
 use super::service::Service;
+use crate::journal::Pending;
 
 impl Service {
     pub(super) fn record_durably(
@@ -26,40 +28,45 @@ impl Service {
             DurableFact::Revert => Fact::Reverted { handoff: id },
         };
         // Folded when it is on the disk, not before.
-        let mut pending = match self.journal.prepare(fact) {
+        let pending = match self.journal.prepare(fact) {
             Ok(pending) => pending,
             Err(error) => return events.push_back(Event::NotDurable(error.to_string())),
         };
-        let is_commit = lasting == DurableFact::Commit;
-        let (storage, this) = (self.journal.storage(), self.this.clone());
-        let mut waiting: Pin<Box<dyn Future<Output = io::Result<io::Result<()>>>>> =
-            Box::pin(self.lanes.journal.run(move || storage.sync()));
+        let serial = self.next_serial();
+        let task = self.wait_for_disk(serial);
+        self.recording = Some(Recording { serial, lasting, pending, task });
+    }
+
+    fn wait_for_disk(&self, serial: Serial) -> AbortHandle {
+        let (storage, inputs) = (self.journal.storage(), self.inputs.clone());
+        let synced = self.lanes.journal.run(move || storage.sync());
         let task = spawn_local(async move {
-            let (service, synced) = loop {
-                let synced = waiting.await.and_then(|synced| synced);
-                let Some(service) = this.upgrade() else { return };
-                if !service.borrow().journal.waits_again(&mut pending) {
-                    break (service, synced);
-                }
-                let storage = service.borrow().journal.storage();
-                waiting = Box::pin(service.borrow().lanes.journal.run(move || storage.sync()));
-            };
-            let mut service = service.borrow_mut();
-            match service.journal.settle(pending, synced) {
-                Ok(()) => {
-                    if is_commit {
-                        service.note_generation();
-                    }
-                    service.feed(Event::Durable);
-                }
-                Err(error) => {
-                    tracing::error!(service = %service.name, %error, "not durable");
-                    service.problem = Some(error.to_string());
-                    service.feed(Event::NotDurable(error.to_string()));
-                }
-            }
+            inputs.send(Input::Synced(serial, synced.await.and_then(|synced| synced)));
         });
-        self.recording = Some(task.abort_handle());
+        task.abort_handle()
+    }
+
+    /// The disk has answered.
+    pub(super) fn synced(&mut self, serial: Serial, synced: io::Result<()>) {
+        let Some(mut recording) = self.recording.take_if(|it| it.serial == serial) else { return };
+        if self.journal.waits_again(&mut recording.pending) {
+            recording.task = self.wait_for_disk(serial);
+            self.recording = Some(recording);
+            return;
+        }
+        match self.journal.settle(recording.pending, synced) {
+            Ok(()) => {
+                if recording.lasting == DurableFact::Commit {
+                    self.note_generation();
+                }
+                self.feed(Event::Durable);
+            }
+            Err(error) => {
+                tracing::error!(service = %self.name, %error, "not durable");
+                self.problem = Some(error.to_string());
+                self.feed(Event::NotDurable(error.to_string()));
+            }
+        }
     }
 
     /// The machine waits no longer. What the disk answers later is heard by none, and the record is cut off then.
@@ -70,7 +77,16 @@ impl Service {
         // Before the wait ends: behind work that was given up a lane takes no more.
         self.lanes.journal.post(cut);
         if let Some(recording) = self.recording.take() {
-            recording.abort();
+            recording.task.abort();
         }
     }
+}
+
+/// A durable fact on its way to the disk.
+#[derive(Debug)]
+pub(super) struct Recording {
+    serial: Serial,
+    lasting: DurableFact,
+    pending: Pending,
+    task: AbortHandle,
 }

@@ -5,31 +5,35 @@ use handoff_protocol::reason::{Exit, Role};
 use handoff_protocol::record::Fact;
 use handoff_protocol::supervisor::{Event, Incumbent};
 
-use super::party::{Happened, Party, Serial};
+use super::party::{Party, ProcessEvent, Serial};
 use super::service::Service;
 
 impl Service {
-    /// Something happened to a process.
-    pub(super) fn happened(&mut self, serial: Serial, happened: Happened) {
-        let happened = match happened {
-            Happened::Said(id, FromService::Adopted(adopted), fds) => {
+    /// A process did something. Of one that was let go meanwhile nothing is heard.
+    pub(super) fn process_event(&mut self, serial: Serial, event: ProcessEvent) {
+        let parties = [&self.incumbent, &self.successor, &self.retiree];
+        if !parties.into_iter().flatten().any(|party| party.serial == serial) {
+            return;
+        }
+        let said = match event {
+            ProcessEvent::Said(id, FromService::Adopted(adopted), fds) => {
                 match self.adopted(serial, &adopted, fds) {
-                    Ok(()) => Happened::Said(id, FromService::Adopted(adopted), Vec::new()),
-                    Err(what) => Happened::Garbage(what),
+                    Ok(()) => ProcessEvent::Said(id, FromService::Adopted(adopted), Vec::new()),
+                    Err(what) => ProcessEvent::Garbage(what),
                 }
             }
-            happened => happened,
+            event => event,
         };
-        if matches!(happened, Happened::Gone(_)) {
+        if matches!(said, ProcessEvent::Gone(_)) {
             self.forget_process(serial);
         }
-        if let Happened::Said(id, FromService::Release(release), _) = &happened {
+        if let ProcessEvent::Said(id, FromService::Release(release), _) = &said {
             self.learn_version(serial, *id, &release.version);
         }
         let is = |party: &Option<Party>| party.as_ref().is_some_and(|party| party.serial == serial);
         let event = if is(&self.incumbent) {
-            match happened {
-                Happened::Said(id, message, fds) => {
+            match said {
+                ProcessEvent::Said(id, message, fds) => {
                     self.fds = fds;
                     if matches!(message, FromService::Resumed(_)) {
                         self.timeline.gap_ends();
@@ -38,35 +42,35 @@ impl Service {
                     self.look_at_what_is_left(serial, &message);
                     Event::FromIncumbent(id, message)
                 }
-                Happened::Garbage(what) => Event::Garbage(Role::Incumbent, what),
-                Happened::HungUp => Event::HungUp(Role::Incumbent),
-                Happened::Gone(exit) => {
+                ProcessEvent::Garbage(what) => Event::Garbage(Role::Incumbent, what),
+                ProcessEvent::HungUp => Event::HungUp(Role::Incumbent),
+                ProcessEvent::Gone(exit) => {
                     self.note_death(exit);
                     Event::IncumbentGone(exit)
                 }
             }
         } else if is(&self.successor) {
-            match happened {
-                Happened::Said(id, message, _) => Event::FromSuccessor(id, message),
-                Happened::Garbage(what) => Event::Garbage(Role::Successor, what),
-                Happened::HungUp => Event::HungUp(Role::Successor),
-                Happened::Gone(exit) => {
+            match said {
+                ProcessEvent::Said(id, message, _) => Event::FromSuccessor(id, message),
+                ProcessEvent::Garbage(what) => Event::Garbage(Role::Successor, what),
+                ProcessEvent::HungUp => Event::HungUp(Role::Successor),
+                ProcessEvent::Gone(exit) => {
                     self.forget_successor();
                     Event::SuccessorGone(exit)
                 }
             }
         } else if is(&self.retiree) {
-            match happened {
-                Happened::Said(id, message, fds) => {
+            match said {
+                ProcessEvent::Said(id, message, fds) => {
                     self.fds = fds;
                     self.look_at_what_is_left(serial, &message);
                     Event::FromOutgoing(id, message)
                 }
-                Happened::Gone(exit) => {
+                ProcessEvent::Gone(exit) => {
                     self.note_end_of_retiree(exit);
                     Event::OutgoingGone
                 }
-                Happened::Garbage(_) | Happened::HungUp => Event::OutgoingUnheard,
+                ProcessEvent::Garbage(_) | ProcessEvent::HungUp => Event::OutgoingUnheard,
             }
         } else {
             return;

@@ -12,8 +12,11 @@ use tokio::task::spawn_local;
 use super::binary::{Hashes, hex};
 use super::daemon::operation;
 use super::handler::unusable;
+use super::input::Input;
 use super::install::{import_into, import_of, rejected};
+use super::lane::Lane;
 use super::origin::Origin;
+use super::party::Serial;
 use super::perform::START_LIMIT;
 use super::phases::Phases;
 use super::preparation::Preparation;
@@ -190,11 +193,27 @@ pub(super) async fn remember(
     config: &config::Service,
 ) {
     let (lane, named) = (handle.with(|service| service.lanes.looks.clone()), config.binary.clone());
-    let what = named.display().to_string();
-    // Where it does not answer, an upgrade goes on, and is not compared with what the file names.
-    if let Ok(origin) = lane.run_within(START_LIMIT, what, move || Origin::of(&binary, given, named)).await {
+    if let Some(origin) = origin_of(lane, binary, given, named).await {
         handle.with(|service| service.remember_origin(origin));
     }
+}
+
+/// Where a version comes from. Where that does not answer, an upgrade goes on, and is not compared with what the file names.
+pub(super) async fn origin_of(
+    lane: Lane,
+    binary: Binary,
+    given: Option<PathBuf>,
+    named: PathBuf,
+) -> Option<Origin> {
+    let what = named.display().to_string();
+    lane.run_within(START_LIMIT, what, move || Origin::of(&binary, given, named)).await.ok()
+}
+
+/// What came of it when the first binary of a service was brought in for which nobody waits.
+pub(super) struct Brought {
+    first: Result<(), Error>,
+    /// Why what was staged is not started.
+    refused: Option<Error>,
 }
 
 impl Service {
@@ -246,27 +265,32 @@ impl Service {
         self.note(Fact::Wanted { up: true });
         let Some(handle) = self.handle() else { return };
         let config = self.config.clone();
-        let is_called_off = self.begin_awaited();
+        let (serial, inputs) = (self.begin_awaited(), self.inputs.clone());
         spawn_local(async move {
             let refused = check_staged(&handle, &config).await.err();
-            let brought = bring_first(&handle, &config).await;
-            handle.with(|service| {
-                if is_called_off.get() || service.machine.phase() != Phase::Stopped {
-                    return;
-                }
-                match brought {
-                    Ok(()) => {
-                        service.try_staged();
-                        service.start_alone();
-                    }
-                    Err(error) => service.await_first(&error),
-                }
-                if let Some(error) = refused {
-                    tracing::error!("{error}");
-                    service.problem = Some(error.to_string());
-                }
-            });
+            let first = bring_first(&handle, &config).await;
+            inputs.deliver(Input::Brought(serial, Brought { first, refused })).await;
+            // Until then somebody is at work on the service.
+            drop(handle);
         });
+    }
+
+    /// What a start that nobody waits for is made from is there, or cannot be had.
+    pub(super) fn first_brought(&mut self, serial: Serial, Brought { first, refused }: Brought) {
+        if !self.awaits(serial) || self.machine.phase() != Phase::Stopped {
+            return;
+        }
+        match first {
+            Ok(()) => {
+                self.try_staged();
+                self.start_alone();
+            }
+            Err(error) => self.await_first(&error),
+        }
+        if let Some(error) = refused {
+            tracing::error!("{error}");
+            self.problem = Some(error.to_string());
+        }
     }
 
     /// Starts a service for which nobody waits.

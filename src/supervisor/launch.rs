@@ -14,13 +14,13 @@ use handoff_protocol::supervisor::{Event, Phase, Target};
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::deadline;
-use super::first::{find, remember};
+use super::first::{find, origin_of};
+use super::input::Input;
 use super::keeping::LogGuard;
 use super::listening::Listening;
 use super::party::{Parts, Party, Serial};
 use super::perform::START_LIMIT;
 use super::service::Service;
-use super::upkeep::put_back_version;
 use crate::config::{self, check_binary};
 use crate::crash_points::{crash_point, passed_on};
 use crate::journal::unix_ms;
@@ -43,12 +43,12 @@ impl Service {
     pub(super) fn spawn(&mut self, id: HandoffId, target: Target) {
         let path = self.path_of(target);
         let stored = self.stored_binary(&path).zip(self.store.version_at(&path));
-        let (this, handle) = (self.this.clone(), self.handle());
+        let (inputs, restorer) = (self.inputs.clone(), self.restorer());
         let (at, what) = (path.clone(), path.display().to_string());
         let (hashes, store) = (self.shared.hashes.clone(), Arc::clone(&self.store));
         let version = stored.as_ref().map(|(_, version)| version.clone());
-        let (instead, config) = (self.instead(target), self.config.clone());
-        let named = instead.clone();
+        let (instead, named_by_file) = (self.instead(target), self.config.binary.clone());
+        let (named, looks) = (instead.clone(), self.lanes.looks.clone());
         // A candidate was looked at when it was asked for.
         let is_known = target == Target::Committed;
         let in_place = is_known.then(|| self.in_place(&path, &self.config.binary)).flatten();
@@ -62,31 +62,35 @@ impl Service {
         });
         spawn_local(async move {
             let found = found.await.and_then(|found| found);
-            if let (Ok((false, _)), Some((_, version)), Some(handle)) = (&found, &stored, &handle) {
-                let put_back = put_back_version(handle, version.clone()).await;
+            if let (Ok((false, _)), Some((_, version))) = (&found, &stored) {
+                let put_back = restorer.put_back(version.clone()).await;
                 tracing::error!("{}", put_back.unwrap_or_else(|error| error));
             }
-            let found = found.map(|(_, found)| found.or(stored.map(|(binary, _)| binary)));
-            if let (Ok(Some(binary)), Some(handle)) = (&found, handle.filter(|_| instead.is_some()))
+            let binary = found.map(|(_, found)| found.or(stored.map(|(binary, _)| binary)));
+            if let (Ok(Some(binary)), Some(_)) = (&binary, &instead)
                 && Path::new(&binary.path) != path
+                && let Some(origin) = origin_of(looks, binary.clone(), instead, named_by_file).await
             {
-                remember(&handle, binary.clone(), instead, &config).await;
+                inputs.send(Input::Origin(origin));
             }
-            let Some(service) = this.upgrade() else { return };
-            let mut service = service.borrow_mut();
-            if service.machine.handoff() != id || service.machine.phase() != Phase::Greeting {
-                return;
-            }
-            let mut events = VecDeque::new();
-            match found {
-                Ok(Some(binary)) => service.launch(id, target, &binary, &mut events),
-                Ok(None) => {}
-                Err(error) => events.push_back(Event::SpawnFailed(format!("{}: {error}", path.display()))),
-            }
-            for event in events {
-                service.feed(event);
-            }
+            inputs.send(Input::Found(Found { id, target, path, binary }));
         });
+    }
+
+    /// It was looked for what a process is to be started from.
+    pub(super) fn found(&mut self, Found { id, target, path, binary }: Found) {
+        if self.machine.handoff() != id || self.machine.phase() != Phase::Greeting {
+            return;
+        }
+        let mut events = VecDeque::new();
+        match binary {
+            Ok(Some(binary)) => self.launch(id, target, &binary, &mut events),
+            Ok(None) => {}
+            Err(error) => events.push_back(Event::SpawnFailed(format!("{}: {error}", path.display()))),
+        }
+        for event in events {
+            self.feed(event);
+        }
     }
 
     /// Records the intent and starts the process.
@@ -135,16 +139,11 @@ impl Service {
         self.start_on(slot, id, binary).inspect_err(|_| self.retire_slot(slot))
     }
 
-    /// Whether a process is being started in this handoff. What comes of it is an event then.
-    fn is_starting(&self, serial: Serial) -> bool {
-        self.starting.as_ref().is_some_and(|starting| starting.serial == serial)
-    }
-
     /// Nobody waits any more for the process that is being started. Should it come to life after all, it is ended.
     pub(super) fn give_up_start(&mut self) {
         if let Some(starting) = self.starting.take() {
             starting.task.abort();
-            self.retire_slot(starting.slot);
+            self.retire_slot(starting.made.slot);
         }
     }
 
@@ -177,26 +176,25 @@ impl Service {
         let what = format!("{} or its working directory {}", binary.path, self.config.working_dir.display());
         let spawned =
             self.lanes.processes.run_within(START_LIMIT, what, move || start(checked, spec, &copies));
-        let (serial, this, binary) = (self.next_serial(), self.this.clone(), binary.clone());
+        let (serial, inputs) = (self.next_serial(), self.inputs.clone());
         let task = spawn_local(async move {
-            let spawned = spawned.await.and_then(|spawned| spawned);
-            let Some(service) = this.upgrade() else { return };
-            let mut service = service.borrow_mut();
-            if !service.is_starting(serial) {
-                return;
-            }
-            service.starting = None;
-            let started = spawned.and_then(|spawned| {
-                let made = Made { serial, id, slot, binary, log, channel };
-                service.started(made, spawned)
-            });
-            if let Err(error) = started {
-                service.retire_slot(slot);
-                service.feed(Event::SpawnFailed(error.to_string()));
-            }
+            inputs.send(Input::Spawned(serial, spawned.await.and_then(|spawned| spawned)));
         });
-        self.starting = Some(Starting { serial, slot, task: task.abort_handle() });
+        let made = Made { serial, id, slot, binary: binary.clone(), log, channel };
+        self.starting = Some(Starting { made, task: task.abort_handle() });
         Ok(())
+    }
+
+    /// A process was started, or could not be. One that is not waited for any more ends here.
+    pub(super) fn spawned(&mut self, serial: Serial, spawned: io::Result<Unclaimed>) {
+        let Some(Starting { made, .. }) = self.starting.take_if(|it| it.made.serial == serial) else {
+            return;
+        };
+        let slot = made.slot;
+        if let Err(error) = spawned.and_then(|spawned| self.started(made, spawned)) {
+            self.retire_slot(slot);
+            self.feed(Event::SpawnFailed(error.to_string()));
+        }
     }
 
     /// The process is there. One that cannot be watched is ended: it would serve beside the next one.
@@ -207,7 +205,6 @@ impl Service {
         let process = identity(spawned.pid);
         self.shared.keeper.keep_process(&self.name, id, spawned.pidfd.as_fd());
         self.note(Fact::Spawned { handoff: id, process: process.clone() });
-        let this = self.this.clone();
         tracing::info!(service = %self.name, handoff = %id, pid = spawned.pid, binary = binary.path, "started");
         let parts = Parts {
             serial,
@@ -222,11 +219,7 @@ impl Service {
             trace: self.trace_of(id),
             lane: self.lanes.processes.clone(),
         };
-        let party = Party::new(parts, move |serial, happened| {
-            if let Some(service) = this.upgrade() {
-                service.borrow_mut().happened(serial, happened);
-            }
-        });
+        let party = Party::new(parts, self.inputs.clone());
         self.successor = Some(party.inspect_err(|_| self.shared.keeper.forget_process(&self.name, id))?);
         unclaimed.claim();
         Ok(())
@@ -314,13 +307,27 @@ impl Service {
 /// A process that is being started.
 #[derive(Debug)]
 pub(super) struct Starting {
-    serial: Serial,
-    /// Nobody accepts from it yet, and it is not to be retired.
-    pub(super) slot: u64,
+    made: Made,
     task: AbortHandle,
 }
 
+impl Starting {
+    /// Nobody accepts from it yet, and it is not to be retired.
+    pub(super) fn slot(&self) -> u64 {
+        self.made.slot
+    }
+}
+
+/// What was found where the program of a process is looked for.
+pub(super) struct Found {
+    id: HandoffId,
+    target: Target,
+    path: PathBuf,
+    binary: io::Result<Option<Binary>>,
+}
+
 /// What a process is given, and what is known of it before it is there.
+#[derive(Debug)]
 struct Made {
     serial: Serial,
     id: HandoffId,
@@ -341,7 +348,7 @@ fn start(checked: Option<PathBuf>, spec: SpawnSpec, listeners: &[OwnedFd]) -> io
 }
 
 /// A process that ends if nobody takes it.
-struct Unclaimed(Option<Spawned>);
+pub(super) struct Unclaimed(Option<Spawned>);
 
 impl Unclaimed {
     /// From now on another ends it.

@@ -1,8 +1,6 @@
 //! The watch over a process: one that serves a share, one on probation, or one that serves. Again and again it is looked
 //! whether it is stopped, and whether it passes its probe; of one on trial the errors are counted as well.
 
-use std::cell::RefCell;
-use std::rc::Weak;
 use std::time::Duration;
 
 use handoff_protocol::ids::{HandoffId, ServiceName};
@@ -10,12 +8,13 @@ use handoff_protocol::supervisor::{Event, Phase, Watch};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::sleep;
 
+use super::input::{Input, Inputs};
 use super::probing::WayIn;
 use super::service::Service;
 use crate::config::{ErrorCount, ListenAddress, Liveness, Probe};
 use crate::hooks::Command;
 use crate::journal::unix_ms;
-use crate::probe::{Failure, Way, attempt, measure};
+use crate::probe::{Failure, Surroundings, Way, attempt, measure};
 use crate::sys::process::{children_of, is_frozen};
 
 /// The watch over a process. It ends when this is dropped.
@@ -51,7 +50,7 @@ impl Service {
             return;
         }
         self.vigil = wanted.map(|over @ (id, watch)| {
-            let task = spawn_local(watch_over(self.this.clone(), id, self.look(watch)));
+            let task = spawn_local(watch_over(self.inputs.clone(), id, self.look(watch)));
             Vigil { over, task: task.abort_handle() }
         });
     }
@@ -85,7 +84,23 @@ impl Service {
         self.left_listeners_with_clients().into_iter().next()
     }
 
-    fn condemn(&mut self, id: HandoffId, watch: Watch, why: String) {
+    /// What can be seen of the process that is watched. An error says why it is not well.
+    pub(super) fn look_at_watched(&mut self) -> Result<(), Failure> {
+        if let Some(pid) = self.stopped() {
+            return Err(Failure::Unwell(format!("the process {pid} is stopped, by a signal or a debugger")));
+        }
+        if let Some(address) = self.left_waiting() {
+            let found = format!("clients wait at {address}, where the process does not listen any more");
+            return Err(Failure::Unwell(found));
+        }
+        Ok(())
+    }
+
+    /// The process that is watched is not well. Another one may be watched by now.
+    pub(super) fn condemn(&mut self, id: HandoffId, watch: Watch, why: String) {
+        if self.vigil.as_ref().is_none_or(|vigil| vigil.over != (id, watch)) {
+            return;
+        }
         if watch == Watch::Liveness
             && let Some(party) = &self.incumbent
         {
@@ -97,12 +112,12 @@ impl Service {
     }
 }
 
-async fn watch_over(service: Weak<RefCell<Service>>, id: HandoffId, look: Look) {
+async fn watch_over(inputs: Inputs, id: HandoffId, look: Look) {
     let mut failures = 0;
-    let mut way = WayIn::new(&service, id);
+    let mut way = WayIn::new(&inputs, id);
     let why = loop {
         sleep(Duration::from_millis(look.interval_ms)).await;
-        let found = match look_once(&service, &look, &mut way).await {
+        let found = match look_once(&inputs, &look, &mut way).await {
             Ok(None) => {
                 failures = 0;
                 continue;
@@ -120,34 +135,22 @@ async fn watch_over(service: Weak<RefCell<Service>>, id: HandoffId, look: Look) 
             break format!("{found} ({failures} in a row)");
         }
     };
-    if let Some(service) = service.upgrade() {
-        service.borrow_mut().condemn(id, look.watch, why);
-    }
+    inputs.send(Input::Condemned(id, look.watch, why));
 }
 
 /// An error is what was found instead of a process that is well; too many errors are told at once.
-async fn look_once(
-    service: &Weak<RefCell<Service>>,
-    look: &Look,
-    way: &mut WayIn<'_>,
-) -> Result<Option<String>, Failure> {
-    if let Some(pid) = service.upgrade().and_then(|service| service.borrow().stopped()) {
-        return Err(Failure::Unwell(format!("the process {pid} is stopped, by a signal or a debugger")));
-    }
-    if let Some(address) = service.upgrade().and_then(|service| service.borrow_mut().left_waiting()) {
-        let found = format!("clients wait at {address}, where the process does not listen any more");
-        return Err(Failure::Unwell(found));
-    }
+async fn look_once(inputs: &Inputs, look: &Look, way: &mut WayIn<'_>) -> Result<Option<String>, Failure> {
+    inputs.ask(Input::Look).await.unwrap_or(Ok(()))?;
     if let Some(probe) = &look.probe {
         attempt(&probe.check, Duration::from_millis(probe.timeout_ms), way)
             .await
             .map_err(|failure| failure.map(|found| format!("the probe failed: {found}")))?;
     }
     let Some(ErrorCount { command, max }) = &look.errors else { return Ok(None) };
-    let mut variables = way.variables();
+    let Surroundings { mut variables, working_dir } = way.surroundings().await;
     variables.push(("HANDOFF_SINCE".to_owned(), look.since_unix_s.to_string()));
     let command = Command { argv: command.clone(), limit_ms: look.interval_ms.max(ERRORS_WITHIN_MS) };
-    let number = measure(&command, &variables, &way.working_dir())
+    let number = measure(&command, &variables, &working_dir)
         .await
         .map_err(|why| Failure::Untried(format!("its errors cannot be counted: {why}")))?;
     Ok((number > f64::from(*max)).then(|| format!("there were {number} errors; at most {max} are allowed")))

@@ -3,8 +3,6 @@
 //! The process itself waits in the kernel and can tell nothing. So it is looked from outside: which lock it waits for, who holds
 //! that, and before an upgrade whether anyone waits for it who would get it in the place of the new process.
 
-use std::cell::RefCell;
-use std::rc::Weak;
 use std::time::Duration;
 
 use handoff_protocol::ids::HandoffId;
@@ -14,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
+use super::input::{Input, Inputs};
 use super::service::{Handle, Service};
 use crate::control::{Error, Kind};
 use crate::sys::lock::LOCK_FILE;
@@ -30,13 +29,22 @@ impl Service {
     pub(super) fn watch_the_lock(&mut self, id: HandoffId) {
         self.lock_trouble = None;
         if self.config.mode == Mode::Exclusive {
-            spawn_local(watch(self.this.clone(), id));
+            spawn_local(watch(self.inputs.clone(), id));
         }
     }
 
-    fn beginner(&self, id: HandoffId) -> Option<u32> {
+    /// The process that takes its lock now, if it begins in this handoff.
+    pub(super) fn beginner(&self, id: HandoffId) -> Option<u32> {
         let begins = self.machine.phase() == Phase::Beginning && self.machine.handoff() == id;
         self.successor.as_ref().filter(|_| begins).map(|party| party.process.pid)
+    }
+
+    /// Somebody keeps this process from its lock.
+    pub(super) fn note_lock_trouble(&mut self, id: HandoffId, pid: u32, trouble: String) {
+        if self.beginner(id) == Some(pid) && self.lock_trouble.as_ref() != Some(&trouble) {
+            tracing::warn!(service = %self.name, pid, trouble, "the new process waits");
+            self.lock_trouble = Some(trouble);
+        }
     }
 
     /// What keeps a process from its data, as long as that matters.
@@ -80,16 +88,12 @@ pub(super) async fn check_queue(handle: &Handle) -> Result<(), Error> {
     ))
 }
 
-async fn watch(this: Weak<RefCell<Service>>, id: HandoffId) {
+async fn watch(inputs: Inputs, id: HandoffId) {
     loop {
         sleep(PATIENCE).await;
-        let Some(pid) = this.upgrade().and_then(|service| service.borrow().beginner(id)) else { return };
-        let Some(trouble) = look(move || trouble(pid)).await else { continue };
-        let Some(service) = this.upgrade() else { return };
-        let mut service = service.borrow_mut();
-        if service.beginner(id) == Some(pid) && service.lock_trouble.as_ref() != Some(&trouble) {
-            tracing::warn!(service = %service.name, pid, trouble, "the new process waits");
-            service.lock_trouble = Some(trouble);
+        let Some(pid) = inputs.ask(|reply| Input::Beginner(id, reply)).await.flatten() else { return };
+        if let Some(trouble) = look(move || trouble(pid)).await {
+            inputs.send(Input::LockTrouble(id, pid, trouble));
         }
     }
 }

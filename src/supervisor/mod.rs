@@ -19,6 +19,7 @@ mod events;
 mod first;
 mod handler;
 mod hooking;
+mod input;
 mod install;
 mod keeping;
 mod knowing;

@@ -16,6 +16,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::input::{Input, Inputs};
 use super::keeping::LogGuard;
 use super::lane::Lane;
 use crate::shim;
@@ -44,9 +45,9 @@ const ROOM_TICK: Duration = Duration::from_millis(2);
 /// So many files with what is handed over wait for a process at the most.
 const UNSENT_FDS_MAX: usize = 64;
 
-/// What a party did.
+/// What a process did.
 #[derive(Debug)]
-pub(super) enum Happened {
+pub(super) enum ProcessEvent {
     /// It sent a message, with descriptors if it has some.
     Said(HandoffId, FromService, Vec<OwnedFd>),
     /// It sent something that is not a message.
@@ -57,7 +58,7 @@ pub(super) enum Happened {
     Gone(Exit),
 }
 
-/// Tells one party from another, whatever their roles become.
+/// Tells one process from another, whatever their roles become; and one timer, wait or watch from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Serial(pub(super) u64);
 
@@ -117,8 +118,8 @@ pub(super) struct Parts {
 }
 
 impl Party {
-    /// Begins to watch. `tell` is called from the task that watches, never from here.
-    pub(super) fn new(parts: Parts, tell: impl Fn(Serial, Happened) + 'static) -> io::Result<Self> {
+    /// Begins to watch. What happens is sent to `inputs` by the task that watches, never from here.
+    pub(super) fn new(parts: Parts, inputs: Inputs) -> io::Result<Self> {
         let channel = parts.channel.map(|channel| {
             channel.set_nonblocking(true)?;
             readable(channel).map(Rc::new)
@@ -127,15 +128,16 @@ impl Party {
         let pidfd = Rc::new(readable(parts.pidfd)?);
         let version = Rc::new(Cell::new(UNAGREED));
         let serial = parts.serial;
-        let tell = move |happened| tell(serial, happened);
         let watched = Watched {
             channel: channel.clone(),
             pidfd: Rc::clone(&pidfd),
             trace: parts.trace,
             lane: parts.lane,
             exit: Cell::default(),
+            serial,
+            inputs,
         };
-        let watch = spawn_local(watch(watched, Rc::clone(&version), tell));
+        let watch = spawn_local(watch(watched, Rc::clone(&version)));
         Ok(Self {
             serial,
             handoff: parts.handoff,
@@ -235,9 +237,20 @@ struct Watched {
     lane: Lane,
     /// How it ended: whoever reaps a process learns that once.
     exit: Cell<Option<Exit>>,
+    serial: Serial,
+    inputs: Inputs,
 }
 
 impl Watched {
+    /// As long as no version is agreed, what the service answers says how the next message is read.
+    async fn tell(&self, event: ProcessEvent, version: &Cell<u16>) {
+        let input = Input::Process(self.serial, event);
+        match version.get() {
+            UNAGREED => _ = self.inputs.deliver(input).await,
+            _ => self.inputs.send(input),
+        }
+    }
+
     /// Its end, with that of everything that it has started. Can be called off and asked for again.
     async fn gone(&self) -> Exit {
         let exit = match self.exit.get() {
@@ -289,45 +302,48 @@ async fn send_later(unsent: Weak<Unsent>, channel: Weak<AsyncFd<Channel>>) {
     }
 }
 
-async fn watch(watched: Watched, version: Rc<Cell<u16>>, tell: impl Fn(Happened)) {
-    let Some(channel) = &watched.channel else { return tell(Happened::Gone(watched.gone().await)) };
+async fn watch(watched: Watched, version: Rc<Cell<u16>>) {
+    let tell = async |event| watched.tell(event, &version).await;
+    let Some(channel) = &watched.channel else {
+        return tell(ProcessEvent::Gone(watched.gone().await)).await;
+    };
     loop {
         tokio::select! {
             biased;
             message = receive(channel, &version) => match message {
-                Some(happened) => tell(happened),
+                Some(event) => tell(event).await,
                 None => break,
             },
             exit = watched.gone() => {
                 // What it said before it went comes first.
-                while let Some(Ok(happened)) = receive_now(channel, &version) {
-                    tell(happened);
+                while let Some(Ok(event)) = receive_now(channel, &version) {
+                    tell(event).await;
                 }
-                return tell(Happened::Gone(exit));
+                return tell(ProcessEvent::Gone(exit)).await;
             }
         }
     }
     if let Ok(exit) = timeout(EXIT_FOLLOWS, watched.gone()).await {
-        return tell(Happened::Gone(exit));
+        return tell(ProcessEvent::Gone(exit)).await;
     }
-    tell(Happened::HungUp);
-    tell(Happened::Gone(watched.gone().await));
+    tell(ProcessEvent::HungUp).await;
+    tell(ProcessEvent::Gone(watched.gone().await)).await;
 }
 
 /// The next message, or `None` at the end.
-async fn receive(channel: &AsyncFd<Channel>, version: &Cell<u16>) -> Option<Happened> {
+async fn receive(channel: &AsyncFd<Channel>, version: &Cell<u16>) -> Option<ProcessEvent> {
     loop {
         let Ok(mut guard) = channel.readable().await else { return None };
         match receive_now(channel, version) {
             Some(Err(())) => guard.clear_ready(),
-            Some(Ok(happened)) => return Some(happened),
+            Some(Ok(event)) => return Some(event),
             None => return None,
         }
     }
 }
 
 /// `Err` if there is nothing yet, `None` at the end.
-fn receive_now(channel: &AsyncFd<Channel>, version: &Cell<u16>) -> Option<Result<Happened, ()>> {
+fn receive_now(channel: &AsyncFd<Channel>, version: &Cell<u16>) -> Option<Result<ProcessEvent, ()>> {
     let received = match recv_message::<FromService>(channel.get_ref(), version.get()) {
         // The peer went away with messages of ours unread. That is told once, ahead of what it said before.
         Err(WireError::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
@@ -336,10 +352,10 @@ fn receive_now(channel: &AsyncFd<Channel>, version: &Cell<u16>) -> Option<Result
         received => received,
     };
     match received {
-        Ok(Some((id, message, fds))) => Some(Ok(Happened::Said(id, message, fds))),
+        Ok(Some((id, message, fds))) => Some(Ok(ProcessEvent::Said(id, message, fds))),
         Ok(None) => None,
         Err(error) if error.would_block() => Some(Err(())),
-        Err(WireError::Frame(error)) => Some(Ok(Happened::Garbage(error.to_string()))),
+        Err(WireError::Frame(error)) => Some(Ok(ProcessEvent::Garbage(error.to_string()))),
         Err(WireError::Io(_)) => None,
     }
 }

@@ -1,11 +1,8 @@
 //! The readiness probe of a new process: the supervisor's own look, before the commit.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::rc::Weak;
 use std::time::Duration;
 
 use handoff_protocol::ids::HandoffId;
@@ -14,10 +11,11 @@ use tokio::net::{TcpSocket, UnixStream};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
+use super::input::{Input, Inputs};
 use super::party::Party;
 use super::service::Service;
 use crate::config::Probe;
-use crate::probe::{Connection, Failure, Way, attempt};
+use crate::probe::{Connection, Failure, Surroundings, Way, attempt};
 use crate::slots::census::{Census, Stage};
 use crate::slots::{ProbeRoute, ProbeTarget};
 use crate::sys::descriptor::inode;
@@ -35,19 +33,22 @@ impl Service {
         let pause_ms =
             if self.machine.shares() == 0 { probe.interval_ms } else { self.config.trial.interval_ms };
         let until = Instant::now() + Duration::from_millis(limit_ms);
-        let this = self.this.clone();
+        let inputs = self.inputs.clone();
         spawn_local(async move {
             let pause = Duration::from_millis(pause_ms);
-            let result = until_it_passes(&probe, (pause, until), &this, id).await;
-            let Some(service) = this.upgrade() else { return };
-            let mut service = service.borrow_mut();
-            if service.is_probing(id) {
-                service.feed(Event::Probed(id, result));
-            }
+            let result = until_it_passes(&probe, (pause, until), &inputs, id).await;
+            inputs.send(Input::Probed(id, result));
         });
     }
 
-    fn is_probing(&self, id: HandoffId) -> bool {
+    /// A probe has ended. It is of interest only as long as the machine waits for it.
+    pub(super) fn probed(&mut self, id: HandoffId, result: Result<(), String>) {
+        if self.is_probing(id) {
+            self.feed(Event::Probed(id, result));
+        }
+    }
+
+    pub(super) fn is_probing(&self, id: HandoffId) -> bool {
         self.machine.phase() == Phase::Probing && self.machine.handoff() == id
     }
 }
@@ -56,16 +57,16 @@ impl Service {
 async fn until_it_passes(
     probe: &Probe,
     (pause, until): (Duration, Instant),
-    service: &Weak<RefCell<Service>>,
+    inputs: &Inputs,
     id: HandoffId,
 ) -> Result<(), String> {
-    let mut way = WayIn::new(service, id);
+    let mut way = WayIn::new(inputs, id);
     loop {
         let found = match attempt(&probe.check, Duration::from_millis(probe.timeout_ms), &mut way).await {
             Ok(()) => return Ok(()),
             Err(failure) => failure.to_string(),
         };
-        let is_wanted = service.upgrade().is_some_and(|service| service.borrow().is_probing(id));
+        let is_wanted = inputs.ask(|reply| Input::IsProbing(id, reply)).await.unwrap_or(false);
         if !is_wanted || Instant::now() >= until {
             return Err(found);
         }
@@ -76,7 +77,7 @@ async fn until_it_passes(
 
 /// The way to the process of a service that is tried.
 pub(super) struct WayIn<'a> {
-    service: &'a Weak<RefCell<Service>>,
+    inputs: &'a Inputs,
     id: HandoffId,
     /// The last connection.
     last: Option<Last>,
@@ -92,20 +93,21 @@ enum Last {
 }
 
 impl<'a> WayIn<'a> {
-    pub(super) fn new(service: &'a Weak<RefCell<Service>>, id: HandoffId) -> Self {
-        Self { service, id, last: None, waiting: None }
+    pub(super) fn new(inputs: &'a Inputs, id: HandoffId) -> Self {
+        Self { inputs, id, last: None, waiting: None }
     }
 }
 
 impl Way for WayIn<'_> {
     async fn connect(&mut self, listener: &str) -> Result<Box<dyn Connection>, Failure> {
-        let service = self.service.upgrade().filter(|service| service.borrow().is_tried(self.id));
-        let service = service.ok_or_else(|| Failure::Untried("nobody is to be tried any more".into()))?;
         let no_way = |error| Failure::Untried(format!("there is no way to {listener}: {error}"));
-        let route = service.borrow_mut().route_to_tried(listener).map_err(no_way)?;
+        let nobody = || Failure::Untried("nobody is to be tried any more".into());
+        let route = self.inputs.ask(|reply| Input::Route(self.id, listener.to_owned(), reply)).await;
+        let route = route.flatten().ok_or_else(nobody)?.map_err(no_way)?;
         let connected = self.connect_by(route).await;
         // The way is open for this one connection only.
-        service.borrow_mut().end_route(listener).map_err(no_way)?;
+        let ended = self.inputs.ask(|reply| Input::EndRoute(listener.to_owned(), reply)).await;
+        ended.unwrap_or(Ok(())).map_err(no_way)?;
         connected.map_err(|error| Failure::to_connect(listener, &error))
     }
 
@@ -121,26 +123,13 @@ impl Way for WayIn<'_> {
         }
     }
 
-    fn listens(&mut self, listener: &str) -> bool {
-        self.service.upgrade().is_some_and(|service| service.borrow().listens_for_tried(listener))
+    async fn listens(&mut self, listener: &str) -> bool {
+        self.inputs.ask(|reply| Input::Listens(listener.to_owned(), reply)).await.unwrap_or(false)
     }
 
-    fn variables(&self) -> Vec<(String, String)> {
-        let Some(service) = self.service.upgrade() else { return Vec::new() };
-        let service = service.borrow();
-        let pid = service.tried().map_or(0, |party| party.process.pid);
-        let fixed = [("HANDOFF_SERVICE", service.name.to_string()), ("HANDOFF_PID", pid.to_string())];
-        let listeners = service.config.listeners.iter().map(|listener| {
-            let name = listener.name.as_str().to_ascii_uppercase().replace('-', "_");
-            (format!("HANDOFF_LISTEN_{name}"), listener.address.to_string())
-        });
-        fixed.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(listeners).collect()
-    }
-
-    fn working_dir(&self) -> PathBuf {
-        self.service
-            .upgrade()
-            .map_or_else(|| "/".into(), |service| service.borrow().config.working_dir.clone())
+    async fn surroundings(&self) -> Surroundings {
+        let asked = self.inputs.ask(Input::Surroundings).await;
+        asked.unwrap_or_else(|| Surroundings { variables: Vec::new(), working_dir: "/".into() })
     }
 }
 
@@ -164,6 +153,18 @@ impl WayIn<'_> {
 }
 
 impl Service {
+    /// What a command is told that tries the process.
+    pub(super) fn surroundings(&self) -> Surroundings {
+        let pid = self.tried().map_or(0, |party| party.process.pid);
+        let fixed = [("HANDOFF_SERVICE", self.name.to_string()), ("HANDOFF_PID", pid.to_string())];
+        let listeners = self.config.listeners.iter().map(|listener| {
+            let name = listener.name.as_str().to_ascii_uppercase().replace('-', "_");
+            (format!("HANDOFF_LISTEN_{name}"), listener.address.to_string())
+        });
+        let variables = fixed.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(listeners);
+        Surroundings { variables: variables.collect(), working_dir: self.config.working_dir.clone() }
+    }
+
     fn is_tried(&self, id: HandoffId) -> bool {
         self.is_probing(id) || self.machine.watched().is_some_and(|(watched, _)| watched == id)
     }
@@ -173,21 +174,25 @@ impl Service {
         if self.machine.phase() == Phase::Serving { self.incumbent.as_ref() } else { self.successor.as_ref() }
     }
 
-    /// To its slot; where all share their slots, to the one that gets new connections.
-    fn route_to_tried(&mut self, listener: &str) -> io::Result<ProbeRoute> {
+    /// To its slot; where all share their slots, to the one that gets new connections. `None` if no process is tried in this
+    /// handoff.
+    pub(super) fn route_to_tried(&mut self, id: HandoffId, listener: &str) -> Option<io::Result<ProbeRoute>> {
+        if !self.is_tried(id) {
+            return None;
+        }
         let slot = self.tried().map(|party| party.slot);
         let (Some(listening), Some(slot)) = (&mut self.listening, slot) else {
-            return Err(io::Error::other("the process is gone"));
+            return Some(Err(io::Error::other("the process is gone")));
         };
-        listening.route_to(listener, slot)
+        Some(listening.route_to(listener, slot))
     }
 
-    fn listens_for_tried(&self, listener: &str) -> bool {
+    pub(super) fn listens_for_tried(&self, listener: &str) -> bool {
         let listening = self.listening.as_ref().zip(self.tried());
         listening.is_some_and(|(listening, party)| listening.is_open(listener, party.slot))
     }
 
-    fn end_route(&mut self, listener: &str) -> io::Result<()> {
+    pub(super) fn end_route(&mut self, listener: &str) -> io::Result<()> {
         self.listening.as_mut().map_or(Ok(()), |listening| listening.end_route(listener))
     }
 }

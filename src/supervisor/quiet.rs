@@ -8,6 +8,7 @@ use handoff_protocol::supervisor::{Event, Leaving, Outgoing};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
+use super::input::Input;
 use super::listening::ANSWER_MS;
 use super::service::Service;
 
@@ -20,21 +21,27 @@ impl Service {
         if self.is_quiet() {
             return events.push_back(Event::OutgoingQuiet(id));
         }
-        let this = self.this.clone();
+        self.look_again(id);
+    }
+
+    fn look_again(&self, id: HandoffId) {
+        let inputs = self.inputs.clone();
         spawn_local(async move {
-            loop {
-                sleep(TICK).await;
-                let Some(service) = this.upgrade() else { return };
-                let mut service = service.borrow_mut();
-                let step = service.machine.outgoing().filter(|retiree| retiree.handoff == id);
-                if !matches!(step, Some(Outgoing { step: Leaving::Quieting { .. }, .. })) {
-                    return;
-                }
-                if service.is_quiet() {
-                    return service.feed(Event::OutgoingQuiet(id));
-                }
-            }
+            sleep(TICK).await;
+            inputs.send(Input::QuietDue(id));
         });
+    }
+
+    /// As long as the machine waits for it.
+    pub(super) fn look_for_quiet(&mut self, id: HandoffId) {
+        let step = self.machine.outgoing().filter(|outgoing| outgoing.handoff == id);
+        if !matches!(step, Some(Outgoing { step: Leaving::Quieting { .. }, .. })) {
+            return;
+        }
+        match self.is_quiet() {
+            true => self.feed(Event::OutgoingQuiet(id)),
+            false => self.look_again(id),
+        }
     }
 
     fn is_quiet(&mut self) -> bool {

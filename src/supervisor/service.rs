@@ -14,12 +14,14 @@ use handoff_protocol::ids::{HandoffId, ServiceName};
 use handoff_protocol::record::Fact;
 use handoff_protocol::supervisor::{Action, Event, Incumbent, Moment, Phase, Request, Supervisor};
 use tokio::sync::{Mutex, Notify};
-use tokio::task::AbortHandle;
+use tokio::task::spawn_local;
 use uuid::Uuid;
 
 use super::awaiting::Awaited;
 use super::canary::Measured;
 use super::daemon::Shared;
+use super::durable::Recording;
+use super::input::{Inputs, inbox};
 use super::lane::{Hold, Lanes};
 use super::launch::Starting;
 use super::listening::{Listening, Upkeep};
@@ -32,6 +34,7 @@ use super::recording::{Asked, Recorder};
 use super::service_files::FileLook;
 use super::state::Opened;
 use super::timeline::{Operation, Timeline, progress};
+use super::timers::Timer;
 use super::trouble::{Doing, Trouble};
 use super::watching::Watching;
 use crate::config;
@@ -113,15 +116,17 @@ pub(super) struct Service {
     /// Whether the upgrade under way was begun by an earlier daemon, and is only to be committed.
     pub(super) completes: bool,
     pub(super) shared: Rc<Shared>,
-    pub(super) this: Weak<RefCell<Service>>,
+    this: Weak<RefCell<Service>>,
+    /// What tasks are given to tell what they find.
+    pub(super) inputs: Inputs,
     /// The wait for the disk at a commit.
-    pub(super) recording: Option<AbortHandle>,
+    pub(super) recording: Option<Recording>,
     /// Told when the service comes to rest, and when its journal is short again.
     pub(super) settled: Rc<Notify>,
     pub(super) is_compacting: bool,
     /// The descriptors of the message at hand.
     pub(super) fds: Vec<OwnedFd>,
-    pub(super) timers: HashMap<Deadline, AbortHandle>,
+    pub(super) timers: HashMap<Deadline, Timer>,
     /// The watch over a process.
     pub(super) vigil: Option<Vigil>,
     /// Why the process that serves is killed by it.
@@ -140,7 +145,8 @@ impl Handle {
     pub(super) fn new(config: config::Service, opened: Opened, lanes: Lanes, shared: Rc<Shared>) -> Self {
         let Opened { journal, store, origins, staged, problem } = opened;
         let recorder = Recorder::new(shared.dirs.service_state(&config.name), lanes.history.clone());
-        Self(Rc::new_cyclic(|this| {
+        let (inputs, inbox) = inbox();
+        let service = Rc::new_cyclic(|this| {
             RefCell::new(Service {
                 name: config.name.clone(),
                 machine: Supervisor::new(config.mode, policy(&config)),
@@ -180,6 +186,7 @@ impl Handle {
                 completes: false,
                 shared,
                 this: this.clone(),
+                inputs,
                 recording: None,
                 settled: Rc::default(),
                 is_compacting: false,
@@ -194,7 +201,9 @@ impl Handle {
                 was_refused: false,
                 clock: Instant::now(),
             })
-        }))
+        });
+        spawn_local(inbox.drain(Rc::downgrade(&service)));
+        Self(service)
     }
 
     pub(super) fn with<T>(&self, look: impl FnOnce(&mut Service) -> T) -> T {

@@ -5,9 +5,11 @@ use std::time::Duration;
 use handoff_protocol::deadline::Deadline;
 use handoff_protocol::reason::Role;
 use handoff_protocol::supervisor::Event;
-use tokio::task::{spawn_local, yield_now};
+use tokio::task::{AbortHandle, spawn_local, yield_now};
 use tokio::time::{Instant, sleep_until};
 
+use super::input::Input;
+use super::party::Serial;
 use super::service::Service;
 use crate::sys::process::is_busy;
 
@@ -18,23 +20,29 @@ const PUNCTUAL: Duration = Duration::from_millis(50);
 
 impl Service {
     pub(super) fn arm(&mut self, deadline: Deadline, ms: u64) {
-        let this = self.this.clone();
-        let timer = spawn_local(async move {
+        let (serial, inputs) = (self.next_serial(), self.inputs.clone());
+        let task = spawn_local(async move {
             pass(Duration::from_millis(ms)).await;
             // After a stall of this process a message may be there that was not read yet, and it comes first.
             for _ in 0..3 {
                 yield_now().await;
             }
-            if let Some(service) = this.upgrade() {
-                let mut service = service.borrow_mut();
-                service.timers.remove(&deadline);
-                let is_starved = service.is_starved(deadline);
-                service.feed(if is_starved { Event::Starved(deadline) } else { Event::Deadline(deadline) });
-            }
+            inputs.send(Input::Deadline(deadline, serial));
         });
-        if let Some(before) = self.timers.insert(deadline, timer.abort_handle()) {
-            before.abort();
+        let timer = Timer { serial, task: task.abort_handle() };
+        if let Some(before) = self.timers.insert(deadline, timer) {
+            before.task.abort();
         }
+    }
+
+    /// One that was disarmed or armed anew meanwhile is not over.
+    pub(super) fn deadline_over(&mut self, deadline: Deadline, serial: Serial) {
+        if self.timers.get(&deadline).is_none_or(|timer| timer.serial != serial) {
+            return;
+        }
+        self.timers.remove(&deadline);
+        let is_starved = self.is_starved(deadline);
+        self.feed(if is_starved { Event::Starved(deadline) } else { Event::Deadline(deadline) });
     }
 
     /// Whether a deadline is about the silence of a process that is busy or starved.
@@ -53,9 +61,16 @@ impl Service {
 
     pub(super) fn disarm(&mut self, deadline: Deadline) {
         if let Some(timer) = self.timers.remove(&deadline) {
-            timer.abort();
+            timer.task.abort();
         }
     }
+}
+
+/// A deadline that is waited for.
+#[derive(Debug)]
+pub(super) struct Timer {
+    serial: Serial,
+    task: AbortHandle,
 }
 
 /// Completes when so much time has passed in which this process could run. When it could not, because the machine or the

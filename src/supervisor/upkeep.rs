@@ -1,6 +1,7 @@
 //! What somebody takes away under a running daemon is noticed, told, and put back.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,12 +10,13 @@ use handoff_protocol::record::Fact;
 use handoff_protocol::supervisor::Phase;
 use tokio::task::spawn_local;
 
+use super::input::Input;
 use super::lane::Lane;
 use super::service::{Handle, Service};
 use super::state::{PATIENCE, open_journal};
 use crate::config::Dirs;
 use crate::journal::{Journal, JournalError};
-use crate::store::Version;
+use crate::store::{Store, Version};
 
 impl Service {
     /// Looks whether the journal is in its place. At rest nothing is recorded, so it is looked at when somebody asks.
@@ -108,17 +110,26 @@ impl Service {
         if !matches!(self.machine.phase(), Phase::Serving | Phase::Stopped) {
             self.finding.clone_from(&self.problem);
         }
-        let (storage, this) = (self.journal.storage(), self.this.clone());
+        let (storage, inputs) = (self.journal.storage(), self.inputs.clone());
         let synced = self.lanes.journal.run(move || storage.sync());
         spawn_local(async move {
-            let synced = synced.await.and_then(|synced| synced);
-            let Some(service) = this.upgrade() else { return };
-            let mut service = service.borrow_mut();
-            if let Err(error) = service.journal.restored(synced) {
-                tracing::error!(service = %service.name, %error, "not durable");
-                service.problem = Some(format!("{error}."));
-            }
+            inputs.send(Input::Restored(synced.await.and_then(|synced| synced)));
         });
+    }
+
+    /// The disk has the journal that was written again, or has refused it.
+    pub(super) fn journal_restored(&mut self, synced: io::Result<()>) {
+        if let Err(error) = self.journal.restored(synced) {
+            tracing::error!(service = %self.name, %error, "not durable");
+            self.problem = Some(format!("{error}."));
+        }
+    }
+
+    /// What puts back versions that were taken away.
+    pub(super) fn restorer(&self) -> Restorer {
+        let pid = self.incumbent.as_ref().map(|party| party.process.pid);
+        let pid = pid.filter(|_| !self.config.adapter.is_foreign());
+        Restorer { store: Arc::clone(&self.store), lane: self.lanes.imports.clone(), pid }
     }
 }
 
@@ -129,7 +140,8 @@ pub(super) async fn put_back(handle: &Handle) -> String {
         service.store.version_at(Path::new(&path))
     });
     let Some(version) = version else { return String::new() };
-    let told = match put_back_version(handle, version).await {
+    let restorer = handle.with(|service| service.restorer());
+    let told = match restorer.put_back(version).await {
         Ok(told) => told,
         Err(error) => format!("{error}; it runs, and could not be started again."),
     };
@@ -140,22 +152,26 @@ pub(super) async fn put_back(handle: &Handle) -> String {
     told
 }
 
-/// Likewise for any version. The error is a clause.
-pub(super) async fn put_back_version(handle: &Handle, version: Version) -> Result<String, String> {
-    let (store, lane, pid) = handle.with(|service| {
-        let pid = service.incumbent.as_ref().map(|party| party.process.pid);
-        let pid = pid.filter(|_| !service.config.adapter.is_foreign());
-        (Arc::clone(&service.store), service.lanes.imports.clone(), pid)
-    });
-    let at = store.path_of(&version);
-    let done = lane.run(move || {
-        if store.is_whole(&version) {
-            return Ok("another who was faster".to_owned());
-        }
-        let running = pid.and_then(|pid| File::open(format!("/proc/{pid}/exe")).ok());
-        store.put_back(&version, running)
-    });
-    let done = done.await.map_err(|error| error.to_string())?;
-    let from = done.map_err(|error| format!("{error}; {}", error.hint()))?;
-    Ok(format!("{}: it was taken away, and was put back from {from}.", at.display()))
+/// Puts versions back into a store. The process that serves may run one of them.
+pub(super) struct Restorer {
+    store: Arc<Store>,
+    lane: Lane,
+    pid: Option<u32>,
+}
+
+impl Restorer {
+    /// The error is a clause.
+    pub(super) async fn put_back(&self, version: Version) -> Result<String, String> {
+        let (store, pid, at) = (Arc::clone(&self.store), self.pid, self.store.path_of(&version));
+        let done = self.lane.run(move || {
+            if store.is_whole(&version) {
+                return Ok("another who was faster".to_owned());
+            }
+            let running = pid.and_then(|pid| File::open(format!("/proc/{pid}/exe")).ok());
+            store.put_back(&version, running)
+        });
+        let done = done.await.map_err(|error| error.to_string())?;
+        let from = done.map_err(|error| format!("{error}; {}", error.hint()))?;
+        Ok(format!("{}: it was taken away, and was put back from {from}.", at.display()))
+    }
 }

@@ -3,21 +3,21 @@
 //! A content is tried once, whatever comes of it, also across restarts of the daemon. Before a file is run it must have
 //! been left alone for a while, and nobody but root and the user of the daemon can have put it there.
 
-use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::Duration;
 
 use handoff_protocol::ids::{HandoffId, ServiceName};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use super::binary::hex;
 use super::daemon::Daemon;
-use super::lane::Lane;
+use super::input::{Input, Inputs, Reply};
+use super::lane::{Lane, Lanes};
 use super::recording::Asked;
 use super::service::Service;
 use crate::config;
@@ -74,11 +74,33 @@ impl Service {
         if self.lookout.as_ref().map(|watching| &watching.config) == self.config.watch.as_ref() {
             return;
         }
-        let this = self.this.clone();
         self.lookout = self.config.watch.clone().map(|config| {
-            let task = spawn_local(watch(this, config.clone())).abort_handle();
-            Watching { config, task }
+            let watcher = Watcher {
+                config: config.clone(),
+                service: self.name.clone(),
+                directory: self.shared.dirs.service_state(&self.name),
+                arrivals: self.shared.arrivals.clone(),
+                lanes: self.lanes.clone(),
+                settled: Rc::clone(&self.settled),
+                inputs: self.inputs.clone(),
+            };
+            Watching { config, task: spawn_local(watcher.watch()).abort_handle() }
         });
+    }
+
+    /// Something is at the watched path. Another one may be watched by now.
+    pub(super) fn path_news(&mut self, news: PathNews) {
+        let is_watched = |path: &Path| self.lookout.as_ref().is_some_and(|it| it.config.path == path);
+        match news {
+            PathNews::IsOpen(reply) => drop(reply.send(self.is_open_to_upgrades())),
+            PathNews::Runs(sha256, reply) => {
+                let runs = self.current_binary().is_some_and(|binary| hex(&binary.sha256) == sha256);
+                let _ = reply.send(runs);
+            }
+            PathNews::Refused(path, cause) if is_watched(&path) => self.refuse_watched(&path, &cause),
+            PathNews::Told(path, what) if is_watched(&path) => self.tell_of_watch(&path, &what),
+            PathNews::Refused(..) | PathNews::Told(..) => {}
+        }
     }
 
     fn tell_of_watch(&mut self, path: &Path, what: &str) {
@@ -102,37 +124,139 @@ impl Service {
 /// What came at the wrong moment is looked at again no earlier than after this.
 const AGAIN: Duration = Duration::from_secs(1);
 
-type Weakly = Weak<RefCell<Service>>;
-
-async fn watch(service: Weakly, config: config::Watch) {
-    if let Err(error) = follow(&service, &config).await
-        && let Some(service) = service.upgrade()
-    {
-        let what = format!("it is not watched until the next start of the daemon: {error}");
-        service.borrow_mut().tell_of_watch(&config.path, &what);
-    }
+/// What is told of a watched path, and asked about it.
+pub(super) enum PathNews {
+    /// Whether the service could be upgraded now.
+    IsOpen(Reply<bool>),
+    /// Whether the current version has this content.
+    Runs(String, Reply<bool>),
+    /// What is there is not to be run.
+    Refused(PathBuf, Untrusted),
+    /// Something that a person should know of it.
+    Told(PathBuf, String),
 }
 
-async fn follow(service: &Weakly, config: &config::Watch) -> io::Result<()> {
-    let Some(lane) = service.upgrade().map(|service| service.borrow().lanes.watch.clone()) else {
-        return Ok(());
-    };
-    let find = move |path: PathBuf| -> Finding {
-        let found = lane.run(move || Nearest::find(&path));
-        Box::pin(async move { found.await? })
-    };
-    let mut watch = Watch::by(&config.path, find).await?;
-    let settle = Duration::from_millis(config.settle_ms);
-    let mut due: Option<Instant> = None;
-    loop {
-        tokio::select! {
-            // What has happened by now comes before what is due.
-            biased;
-            news = watch.next() => due = match news? {
-                News::Whole | News::Look => Some(Instant::now() + settle),
-                News::Written | News::Gone => None,
-            },
-            () = until(due) => due = look(service, config).await.then(|| Instant::now() + settle.max(AGAIN)),
+/// What the task has that watches a path.
+struct Watcher {
+    config: config::Watch,
+    service: ServiceName,
+    /// The state of the service.
+    directory: PathBuf,
+    arrivals: mpsc::UnboundedSender<Arrival>,
+    lanes: Lanes,
+    /// Told when the service comes to rest.
+    settled: Rc<Notify>,
+    inputs: Inputs,
+}
+
+impl Watcher {
+    async fn watch(self) {
+        if let Err(error) = self.follow().await {
+            self.tell(format!("it is not watched until the next start of the daemon: {error}"));
+        }
+    }
+
+    fn tell(&self, what: String) {
+        self.inputs.send(Input::Path(PathNews::Told(self.config.path.clone(), what)));
+    }
+
+    async fn follow(&self) -> io::Result<()> {
+        let lane = self.lanes.watch.clone();
+        let find = move |path: PathBuf| -> Finding {
+            let found = lane.run(move || Nearest::find(&path));
+            Box::pin(async move { found.await? })
+        };
+        let mut watch = Watch::by(&self.config.path, find).await?;
+        let settle = Duration::from_millis(self.config.settle_ms);
+        let mut due: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                // What has happened by now comes before what is due.
+                biased;
+                news = watch.next() => due = match news? {
+                    News::Whole | News::Look => Some(Instant::now() + settle),
+                    News::Written | News::Gone => None,
+                },
+                () = until(due) => due = self.look().await.then(|| Instant::now() + settle.max(AGAIN)),
+            }
+        }
+    }
+
+    /// Looks at the path, and brings in what is new there. `true` if it is to be looked again.
+    async fn look(&self) -> bool {
+        if !self.until_open().await {
+            return false;
+        }
+        let (watched, directory) = (self.config.path.clone(), self.directory.clone());
+        let found = match self.lanes.imports.run(move || examine(&watched, &directory)).await {
+            Ok(Ok(Some(found))) => found,
+            Ok(Ok(None)) | Err(_) => return false,
+            Ok(Err(cause)) => {
+                self.inputs.send(Input::Path(PathNews::Refused(self.config.path.clone(), cause)));
+                return false;
+            }
+        };
+        let (service, Found { path, sha256, memory }) = (&self.service, found);
+        if memory.has(&sha256) {
+            tracing::info!(%service, path = %path.display(), sha256, "was seen before: it is not brought in again");
+            return false;
+        }
+        // Before it is tried: should it bring the daemon down, it does so once.
+        let memory = match remember(&self.lanes.imports, memory, &sha256).await {
+            Ok(memory) => memory,
+            Err(error) => {
+                self.tell(format!("it is not installed, since it could not be remembered: {error}"));
+                return false;
+            }
+        };
+        let runs = self.inputs.ask(|reply| Input::Path(PathNews::Runs(sha256.clone(), reply))).await;
+        if runs.unwrap_or(false) {
+            tracing::info!(%service, path = %path.display(), sha256, "runs already");
+            return false;
+        }
+        tracing::info!(%service, path = %path.display(), sha256, "a new version has appeared");
+        let (done, ended) = oneshot::channel();
+        let arrival = Arrival { service: service.clone(), path, watched: self.config.path.clone(), done };
+        // Neither fails while the daemon is there.
+        if self.arrivals.send(arrival).is_err() {
+            return false;
+        }
+        let Ok(result) = ended.await else { return false };
+        self.after(result, memory, sha256).await
+    }
+
+    /// Tells what came of it. `true` if it is to be tried again.
+    async fn after(&self, result: Result<api::Outcome, Error>, mut memory: Memory, sha256: String) -> bool {
+        let told = match result {
+            Ok(outcome) if outcome.outcome == api::Ending::RolledBack => {
+                let reason = outcome.reason.unwrap_or_default();
+                format!("it was rolled back and is not tried again: {reason}")
+            }
+            Ok(_) => return false,
+            // It came at the wrong moment.
+            Err(error) if matches!(error.kind, Kind::Busy | Kind::NotRunning) => {
+                let forgotten = self.lanes.imports.run(move || memory.remove(&sha256)).await;
+                tracing::info!(%error, "it is tried again");
+                return matches!(forgotten, Ok(Ok(())));
+            }
+            Err(error) => {
+                format!("it is not installed, and not tried again: {}", error.message.trim_end_matches('.'))
+            }
+        };
+        self.tell(told);
+        false
+    }
+
+    /// Completes when the service could be upgraded. One that is stopped is waited for until somebody starts it. `false` if it is
+    /// gone.
+    async fn until_open(&self) -> bool {
+        loop {
+            let waiting = self.settled.notified();
+            match self.inputs.ask(|reply| Input::Path(PathNews::IsOpen(reply))).await {
+                Some(true) => return true,
+                Some(false) => waiting.await,
+                None => return false,
+            }
         }
     }
 }
@@ -150,98 +274,6 @@ struct Found {
     path: PathBuf,
     sha256: String,
     memory: Memory,
-}
-
-/// Looks at the path, and brings in what is new there. `true` if it is to be looked again.
-async fn look(service: &Weakly, config: &config::Watch) -> bool {
-    until_open(service).await;
-    let Some(strong) = service.upgrade() else { return false };
-    let (name, arrivals, directory, lane) = {
-        let service = strong.borrow();
-        let directory = service.shared.dirs.service_state(&service.name);
-        (service.name.clone(), service.shared.arrivals.clone(), directory, service.lanes.imports.clone())
-    };
-    let watched = config.path.clone();
-    let found = match lane.run(move || examine(&watched, &directory)).await {
-        Ok(Ok(Some(found))) => found,
-        Ok(Ok(None)) | Err(_) => return false,
-        Ok(Err(cause)) => {
-            strong.borrow_mut().refuse_watched(&config.path, &cause);
-            return false;
-        }
-    };
-    let Found { path, sha256, memory } = found;
-    if memory.has(&sha256) {
-        tracing::info!(service = %name, path = %path.display(), sha256, "was seen before: it is not brought in again");
-        return false;
-    }
-    // Before it is tried: should it bring the daemon down, it does so once.
-    let memory = match remember(&lane, memory, &sha256).await {
-        Ok(memory) => memory,
-        Err(error) => {
-            let what = format!("it is not installed, since it could not be remembered: {error}");
-            strong.borrow_mut().tell_of_watch(&config.path, &what);
-            return false;
-        }
-    };
-    let runs = strong.borrow().current_binary().is_some_and(|binary| hex(&binary.sha256) == sha256);
-    if runs {
-        tracing::info!(service = %name, path = %path.display(), sha256, "runs already");
-        return false;
-    }
-    tracing::info!(service = %name, path = %path.display(), sha256, "a new version has appeared");
-    let (done, ended) = oneshot::channel();
-    let arrival = Arrival { service: name, path, watched: config.path.clone(), done };
-    // Neither fails while the daemon is there.
-    if arrivals.send(arrival).is_err() {
-        return false;
-    }
-    drop(strong);
-    let Ok(result) = ended.await else { return false };
-    after(service, config, result, (lane, memory), sha256).await
-}
-
-/// Tells what came of it. `true` if it is to be tried again.
-async fn after(
-    service: &Weakly,
-    config: &config::Watch,
-    result: Result<api::Outcome, Error>,
-    (lane, mut memory): (Lane, Memory),
-    sha256: String,
-) -> bool {
-    let Some(service) = service.upgrade() else { return false };
-    let told = match result {
-        Ok(outcome) if outcome.outcome == api::Ending::RolledBack => {
-            let reason = outcome.reason.unwrap_or_default();
-            format!("it was rolled back and is not tried again: {reason}")
-        }
-        Ok(_) => return false,
-        // It came at the wrong moment.
-        Err(error) if matches!(error.kind, Kind::Busy | Kind::NotRunning) => {
-            let forgotten = lane.run(move || memory.remove(&sha256)).await;
-            tracing::info!(%error, "it is tried again");
-            return matches!(forgotten, Ok(Ok(())));
-        }
-        Err(error) => {
-            format!("it is not installed, and not tried again: {}", error.message.trim_end_matches('.'))
-        }
-    };
-    service.borrow_mut().tell_of_watch(&config.path, &told);
-    false
-}
-
-/// Completes when the service could be upgraded. One that is stopped is waited for until somebody starts it.
-async fn until_open(service: &Weakly) {
-    loop {
-        let Some(strong) = service.upgrade() else { return };
-        let settled = Rc::clone(&strong.borrow().settled);
-        let waiting = settled.notified();
-        if strong.borrow().is_open_to_upgrades() {
-            return;
-        }
-        drop(strong);
-        waiting.await;
-    }
 }
 
 async fn remember(lane: &Lane, mut memory: Memory, sha256: &str) -> io::Result<Memory> {

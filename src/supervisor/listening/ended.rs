@@ -8,11 +8,10 @@
 //!
 //! The kernel tells that a client waits once in [`PAUSE`], so a busy service wakes the daemon no more often, and one at rest never does.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::rc::Weak;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use handoff_protocol::supervisor::{Phase, Request, Target};
@@ -27,6 +26,7 @@ use crate::history::Operation;
 use crate::shim;
 use crate::slots::{Side, SlotError, SlotId};
 use crate::supervisor::daemon::operation;
+use crate::supervisor::input::{Input, Inputs, IsFirst};
 use crate::supervisor::party::Serial;
 use crate::supervisor::service::Service;
 use crate::sys::descriptor::inode;
@@ -63,8 +63,10 @@ pub(in crate::supervisor) struct Left {
 /// The watch over the listeners of the process that serves. It ends when this is dropped.
 #[derive(Debug)]
 pub(in crate::supervisor) struct SlotWatch {
+    serial: Serial,
     of: Serial,
     sockets: Vec<u64>,
+    news: Rc<AsyncFd<Epoll>>,
     task: AbortHandle,
 }
 
@@ -145,10 +147,13 @@ impl Service {
         if self.upkeep.slots.as_ref().is_some_and(|watch| watch.of == of && watch.sockets == sockets) {
             return;
         }
-        match watch(&receiving) {
+        let watch = watch(&receiving);
+        match watch {
             Ok(news) => {
-                let task = spawn_local(tend_always(self.this.clone(), news)).abort_handle();
-                self.upkeep.slots = Some(SlotWatch { of, sockets, task });
+                let (news, serial) = (Rc::new(news), self.next_serial());
+                let task = spawn_local(tend_always(self.inputs.clone(), serial, Rc::clone(&news)));
+                let task = task.abort_handle();
+                self.upkeep.slots = Some(SlotWatch { serial, of, sockets, news, task });
             }
             Err(error) => {
                 tracing::error!(service = %self.name, %error, "it will not be noticed if its program ends a listener");
@@ -263,6 +268,30 @@ impl Service {
         !steered || !self.left_listeners().is_empty()
     }
 
+    /// Of what the watch tells, unless another has taken its place.
+    fn heard_by(&self, serial: Serial) -> Option<Rc<AsyncFd<Epoll>>> {
+        let watch = self.upkeep.slots.as_ref().filter(|watch| watch.serial == serial)?;
+        Some(Rc::clone(&watch.news))
+    }
+
+    /// The kernel has told of something. The clients that come until the next look wake nobody.
+    pub(in crate::supervisor) fn listeners_heard(&mut self, serial: Serial) {
+        let Some(news) = self.heard_by(serial) else { return };
+        watch_for(ENDS, &news, &self.receiving());
+        self.renew_ended();
+    }
+
+    /// What was heard of is found by a look, and so is what a process that has just begun to serve has taken.
+    pub(in crate::supervisor) fn listeners_due(&mut self, serial: Serial, is_first: IsFirst) {
+        let Some(news) = self.heard_by(serial) else { return };
+        if is_first {
+            self.note_taken();
+        }
+        self.renew_ended();
+        self.replace_for_waiting();
+        watch_for(NEWS, &news, &self.receiving());
+    }
+
     /// What the program has now it had at all.
     fn note_taken(&mut self) {
         let left = self.left_listeners();
@@ -315,11 +344,7 @@ fn watch_for(what: EpollFlags, news: &AsyncFd<Epoll>, receiving: &[(usize, SlotI
     }
 }
 
-async fn tend_always(service: Weak<RefCell<Service>>, news: AsyncFd<Epoll>) {
-    let with = |act: &dyn Fn(&mut Service)| {
-        let service = service.upgrade();
-        service.map(|service| act(&mut service.borrow_mut())).is_some()
-    };
+async fn tend_always(inputs: Inputs, serial: Serial, news: Rc<AsyncFd<Epoll>>) {
     // A process that has just begun to serve takes its listeners, or has them.
     let taken_by = Instant::now() + PAUSE;
     let mut is_noted = false;
@@ -334,12 +359,7 @@ async fn tend_always(service: Weak<RefCell<Service>>, news: AsyncFd<Epoll>) {
                 // What it is about is found by a look.
                 news.get_ref().drain();
                 ready.clear_ready();
-                // The clients that come until the next look wake nobody.
-                let tend = |service: &mut Service| {
-                    watch_for(ENDS, &news, &service.receiving());
-                    service.renew_ended();
-                };
-                if !with(&tend) {
+                if !inputs.deliver(Input::ListenersHeard(serial)).await {
                     return;
                 }
                 sleep(PAUSE).await;
@@ -347,17 +367,9 @@ async fn tend_always(service: Weak<RefCell<Service>>, news: AsyncFd<Epoll>) {
             Some(Err(_)) => return,
             None => {}
         }
-        if !is_noted && !with(&|service| service.note_taken()) {
+        if !inputs.deliver(Input::ListenersDue(serial, !is_noted)).await {
             return;
         }
         is_noted = true;
-        let tend = |service: &mut Service| {
-            service.renew_ended();
-            service.replace_for_waiting();
-            watch_for(NEWS, &news, &service.receiving());
-        };
-        if !with(&tend) {
-            return;
-        }
     }
 }

@@ -3,10 +3,8 @@
 //! What is watched is the file of each slot, by inotify(7): the kernel tells when it loses or gets a name, and when its mode
 //! changes. What else happens in the directory wakes nobody.
 
-use std::cell::RefCell;
 use std::io;
 use std::path::PathBuf;
-use std::rc::Weak;
 use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
@@ -16,6 +14,7 @@ use super::{FIRST, Listening, PAIR};
 use crate::config::ListenAddress;
 use crate::shim;
 use crate::slots::{Place, Side, SlotId, watched_name};
+use crate::supervisor::input::{Input, Inputs};
 use crate::supervisor::service::Service;
 use crate::supervisor::state::PATIENCE;
 use crate::sys::inotify::{AddWatchFlags, Inotify};
@@ -99,7 +98,7 @@ impl Service {
             return;
         }
         let task = match watch(&names) {
-            Ok(inotify) => Some(spawn_local(mend_always(self.this.clone(), inotify)).abort_handle()),
+            Ok(inotify) => Some(spawn_local(mend_always(self.inputs.clone(), inotify)).abort_handle()),
             Err(error) => {
                 tracing::error!(service = %self.name, %error, "paths that are removed will not be put back");
                 None
@@ -110,7 +109,8 @@ impl Service {
         self.mend_paths();
     }
 
-    fn mend_paths(&mut self) {
+    /// Puts back each path that is not where it should be.
+    pub(in crate::supervisor) fn mend_paths(&mut self) {
         let Some(listening) = &self.listening else { return };
         if self.paths_answer().is_err() {
             return;
@@ -146,12 +146,13 @@ fn watch(names: &[PathBuf]) -> io::Result<AsyncFd<Inotify>> {
     readable(inotify)
 }
 
-async fn mend_always(service: Weak<RefCell<Service>>, inotify: AsyncFd<Inotify>) {
+async fn mend_always(inputs: Inputs, inotify: AsyncFd<Inotify>) {
     while let Ok(mut ready) = inotify.readable().await {
         // What has happened is seen by looking, so that it is told at all is enough.
         inotify.get_ref().drain();
         ready.clear_ready();
-        let Some(service) = service.upgrade() else { return };
-        service.borrow_mut().mend_paths();
+        if !inputs.deliver(Input::PathsChanged).await {
+            return;
+        }
     }
 }

@@ -175,7 +175,7 @@ impl Service {
     /// Takes the slots of the dead out of use.
     pub(in crate::supervisor) fn retire_unused_slots(&mut self) {
         let parties = [&self.incumbent, &self.successor, &self.retiree].into_iter().flatten();
-        let starting = self.starting.iter().map(|starting| starting.slot);
+        let starting = self.starting.iter().map(|starting| starting.slot());
         let used: Vec<u64> = parties.map(|party| party.slot).chain(starting).collect();
         let slots = self.listening.as_ref().map(Listening::slots).unwrap_or_default();
         for slot in slots.into_iter().filter(|slot| !used.contains(slot)) {

@@ -11,6 +11,7 @@ use super::paths::PathWatch;
 use super::{Listening, PAIR};
 use crate::config::ListenAddress;
 use crate::slots::{Other, Side, SlotError};
+use crate::supervisor::input::Input;
 use crate::supervisor::service::Service;
 
 /// How often it is looked after strangers that are between the slots: one that leaves takes the connections elsewhere.
@@ -123,22 +124,29 @@ impl Service {
         if let Some(strangers) = self.strangers() {
             tracing::warn!(service = %self.name, "{strangers}");
         }
-        let this = self.this.clone();
+        let inputs = self.inputs.clone();
         let task = spawn_local(async move {
             loop {
                 tokio::time::sleep(LOOK).await;
-                let Some(service) = this.upgrade() else { return };
-                let mut service = service.borrow_mut();
-                let Some(listening) = service.listening.as_mut().filter(|listening| listening.is_displaced())
-                else {
-                    service.upkeep.repairs = None;
+                if !inputs.deliver(Input::RepairDue).await {
                     return;
-                };
-                if let Err(error) = listening.repair() {
-                    tracing::error!(service = %service.name, %error, "new connections could not be steered");
                 }
             }
         });
         self.upkeep.repairs = Some(Repairs(task.abort_handle()));
+    }
+
+    /// Looks whether the strangers have left.
+    pub(in crate::supervisor) fn repair_slots(&mut self) {
+        if self.upkeep.repairs.is_none() {
+            return;
+        }
+        let Some(listening) = self.listening.as_mut().filter(|listening| listening.is_displaced()) else {
+            self.upkeep.repairs = None;
+            return;
+        };
+        if let Err(error) = listening.repair() {
+            tracing::error!(service = %self.name, %error, "new connections could not be steered");
+        }
     }
 }

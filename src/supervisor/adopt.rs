@@ -221,7 +221,7 @@ impl Service {
         if self.journal.standing().wanted {
             tracing::warn!(service = %self.name, pid = process.pid, "while no daemon was there, the process {exit}");
             let pid = process.pid;
-            self.trouble.died(format!("While no daemon was there, the process {pid} {exit}"));
+            self.problems.died(format!("While no daemon was there, the process {pid} {exit}"));
         }
         self.note(Fact::Exited { generation: current.generation, exit });
         self.shared.keeper.forget_process(&self.name, current.handoff);
@@ -253,7 +253,7 @@ impl Service {
         if let Err(error) = &channel {
             tracing::error!(service = %self.name, pid, %error, "the process lives and cannot be reached");
             let what = "it serves on, but can only be stopped";
-            self.trouble
+            self.problems
                 .mute(format!("The process {pid} cannot be reached by this daemon ({error}): {what}"));
         }
         let log = self.log_of(pid);
@@ -352,7 +352,7 @@ impl Service {
             }
             Err(error) => {
                 tracing::error!(service = %self.name, %error, "its listeners are not known");
-                self.problem = Some(format!("The listeners of the process are not known: {error}."));
+                self.problems.listeners_unknown(&error);
                 None
             }
         }

@@ -34,10 +34,9 @@ impl Service {
     fn try_again(&mut self, error: &Error, pause: Duration) {
         let Error { message, hint, .. } = error;
         let problem = format!("{message} It is tried again every {} s. {hint}", pause.as_secs());
-        if self.problem.as_ref() != Some(&problem) {
+        if self.problems.start_waits(problem.clone()) {
             tracing::error!(service = %self.name, "{problem}");
         }
-        self.problem = Some(problem);
         self.next_try_unix_ms = Some(unix_ms() + pause.as_millis() as u64);
         let (serial, inputs) = (self.next_serial(), self.inputs.clone());
         let task = spawn_local(async move {
@@ -82,7 +81,7 @@ impl Service {
         let has_waited = self.awaited.take().is_some();
         if has_waited {
             self.next_try_unix_ms = None;
-            self.problem = None;
+            self.problems.start_waits_no_longer();
         }
         has_waited
     }

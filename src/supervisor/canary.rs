@@ -35,7 +35,7 @@ impl Service {
         let (Some(listening), Some(slot)) = (&mut self.listening, slot) else { return };
         if let Err(error) = listening.steer_share(slot, permille) {
             tracing::error!(service = %self.name, %error, "a share of new connections could not be steered");
-            self.problem = Some(error.to_string());
+            self.problems.slots_unusable(&error);
         }
         tracing::info!(service = %self.name, permille, "a share of the new connections goes to the new process");
         self.measured = Some(Measured::default());

@@ -60,7 +60,7 @@ impl Service {
         self.settled.notify_waiters();
         if let Err(error) = compacted {
             tracing::warn!(service = %self.name, error, "the journal stays as long as it is");
-            self.problem = self.journal.latched().map(str::to_owned).or(self.problem.take());
+            self.problems.journal_stays_long(self.journal.latched());
         }
     }
 }

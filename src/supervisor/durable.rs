@@ -63,7 +63,7 @@ impl Service {
             }
             Err(error) => {
                 tracing::error!(service = %self.name, %error, "not durable");
-                self.problem = Some(error.to_string());
+                self.problems.not_recorded(&error);
                 self.feed(Event::NotDurable(error.to_string()));
             }
         }
@@ -73,7 +73,7 @@ impl Service {
     pub(super) fn give_up_record(&mut self) {
         let Some((error, cut)) = self.journal.give_up() else { return };
         tracing::error!(service = %self.name, %error, "not durable");
-        self.problem = Some(error.to_string());
+        self.problems.not_recorded(&error);
         // Before the wait ends: behind work that was given up a lane takes no more.
         self.lanes.journal.post(cut);
         if let Some(recording) = self.recording.take() {

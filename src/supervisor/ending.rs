@@ -88,7 +88,7 @@ impl Service {
         for killed in killed {
             let Killed { pid, name, after_ms } = &killed;
             tracing::warn!(service = %self.name, pid, name, after_ms, "killed: it had not ended in its time");
-            self.killed.push(killed);
+            self.problems.was_killed(killed);
         }
     }
 

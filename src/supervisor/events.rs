@@ -105,7 +105,7 @@ impl Service {
             let pid = party.process.pid;
             tracing::warn!(service = %self.name, pid, why, "the process can be told nothing any more");
             let what = "it serves on, but this daemon can only stop it";
-            self.trouble.mute(format!("The process {pid} can be told nothing any more ({why}): {what}"));
+            self.problems.mute(format!("The process {pid} can be told nothing any more ({why}): {what}"));
         }
     }
 
@@ -139,7 +139,7 @@ impl Service {
         let Some(generation) = current.filter(|current| current.handoff == party.handoff) else { return };
         let generation = generation.generation;
         if !self.machine.is_on_probation() {
-            self.trouble.died(match self.verdict.take() {
+            self.problems.died(match self.verdict.take() {
                 Some(why) => format!("The process {pid} did not serve: {why}, so it was killed"),
                 None => format!("The process {pid} {exit}"),
             });

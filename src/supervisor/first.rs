@@ -289,7 +289,7 @@ impl Service {
         }
         if let Some(error) = refused {
             tracing::error!("{error}");
-            self.problem = Some(error.to_string());
+            self.problems.staged_refused(&error);
         }
     }
 

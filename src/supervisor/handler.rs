@@ -386,7 +386,7 @@ impl Service {
             (Phase::Recovering, _) => api::State::Recovering,
             (Phase::Stopped, _) if self.is_start_awaited() => api::State::Backoff,
             (Phase::Stopped, _) if self.is_first_brought_in() => api::State::Starting,
-            (Phase::Stopped, _) if self.problem.is_some() || self.mistake.is_some() => api::State::Failed,
+            (Phase::Stopped, _) if self.problems.keeps_it_down() => api::State::Failed,
             (Phase::Stopped, _) => api::State::Stopped,
             (Phase::Backoff, _) => api::State::Backoff,
             // Its process has ended a moment ago.

@@ -131,7 +131,6 @@ pub(super) async fn afterwards(
         .and("HANDOFF_PID", outcome.pid.unwrap_or_default());
     if let Err(error) = hooks::run(command, Some(path), &told.0, &config.working_dir).await {
         tracing::warn!(service = %config.name, %error, "a hook failed");
-        let problem = format!("The upgrade has ended, but its hook failed: {error}; {}.", error.hint());
-        handle.with(|service| service.problem = Some(problem));
+        handle.with(|service| service.problems.hook_failed(&error));
     }
 }

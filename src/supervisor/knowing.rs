@@ -266,7 +266,7 @@ impl Service {
         };
         // What is wrong may be in the directories above, so the file is read again although it looks the same.
         self.file_look = look.filter(|_| mistake.is_none());
-        self.mistake = mistake;
+        self.problems.file_is(mistake);
     }
 }
 

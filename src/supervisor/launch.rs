@@ -111,7 +111,7 @@ impl Service {
         let generation = self.journal.standing().generation().next();
         let intent = Fact::Intent { handoff: id, generation, binary: binary.clone() };
         if let Err(error) = self.journal.append(intent) {
-            self.problem = Some(error.to_string());
+            self.problems.not_recorded(&error);
             // An upgrade can wait for a better disk. A service that is down cannot.
             if target == Target::Candidate {
                 return events.push_back(Event::SpawnFailed(error.to_string()));

@@ -317,7 +317,7 @@ impl Daemon {
         let name = config.name.clone();
         let handle = Handle::new(config, opened, self.lanes_of(&name), Rc::clone(&self.shared));
         handle.with(|service| {
-            if let Some(problem) = &service.problem {
+            if let Some(problem) = service.problems.last() {
                 tracing::error!(service = %service.name, "{problem}");
             }
             service.sweep_store();

@@ -27,7 +27,7 @@ const LOOK_WITHIN: Duration = Duration::from_secs(1);
 impl Service {
     /// A process was told to begin: in exclusive mode it takes the lock of its data now.
     pub(super) fn watch_the_lock(&mut self, id: HandoffId) {
-        self.lock_trouble = None;
+        self.problems.lock_is_asked_for();
         if self.config.mode == Mode::Exclusive {
             spawn_local(watch(self.inputs.clone(), id));
         }
@@ -41,27 +41,16 @@ impl Service {
 
     /// Somebody keeps this process from its lock.
     pub(super) fn note_lock_trouble(&mut self, id: HandoffId, pid: u32, trouble: String) {
-        if self.beginner(id) == Some(pid) && self.lock_trouble.as_ref() != Some(&trouble) {
+        if self.beginner(id) == Some(pid) && self.problems.lock_is_held(trouble.clone()) {
             tracing::warn!(service = %self.name, pid, trouble, "the new process waits");
-            self.lock_trouble = Some(trouble);
         }
     }
 
     /// What keeps a process from its data, as long as that matters.
     pub(super) fn shown_lock_trouble(&self) -> Option<String> {
         let matters = matches!(self.machine.phase(), Phase::Beginning | Phase::Reaping | Phase::Resuming);
-        self.lock_trouble
-            .as_ref()
-            .filter(|_| matters)
-            .map(|trouble| format!("The new process waits: {trouble}."))
-    }
-
-    /// A reason for the end of an attempt, with what kept the process from its data.
-    pub(super) fn with_lock_trouble(&mut self, reason: String) -> String {
-        match self.lock_trouble.take() {
-            Some(trouble) => format!("{reason}; {trouble}"),
-            None => reason,
-        }
+        let trouble = self.problems.lock().filter(|_| matters);
+        trouble.map(|trouble| format!("The new process waits: {trouble}."))
     }
 }
 

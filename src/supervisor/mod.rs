@@ -39,6 +39,7 @@ mod points;
 mod policy;
 mod preparation;
 mod probing;
+mod problems;
 mod quiet;
 mod recording;
 mod running;

@@ -17,7 +17,6 @@ use super::hooking::Drains;
 use super::party::Party;
 use super::service::Service;
 use super::timeline::Timeline;
-use super::trouble::Trouble;
 use crate::control::{Error, Kind, api};
 use crate::journal::unix_ms;
 
@@ -121,7 +120,7 @@ impl Service {
             }
             Action::Failed(reason) => {
                 tracing::warn!(service = %self.name, handoff = %self.machine.handoff(), "{reason}");
-                self.trouble.failed(reason.to_string());
+                self.problems.failed(reason.to_string());
             }
             Action::Report(outcome) => self.report(outcome),
             Action::Refuse(refusal) => self.refuse(&refusal),
@@ -208,7 +207,7 @@ impl Service {
         let (Some(listening), Some(slot)) = (&mut self.listening, slot) else { return };
         if let Err(error) = listening.steer(slot) {
             tracing::error!(service = %self.name, %error, "new connections could not be steered");
-            self.problem = Some(error.to_string());
+            self.problems.slots_unusable(&error);
         }
     }
 
@@ -232,21 +231,20 @@ impl Service {
         }
         // Who stops a service knows of it. A disk that fails is still to be told.
         if (is_well || ending == api::Ending::Stopped) && self.journal.latched().is_none() {
-            self.problem = self.finding.take();
-            self.trouble = Trouble::default();
+            self.problems.ended_well();
         }
         let error = reason.as_ref().filter(|_| ending == api::Ending::Failed).map(|why| self.failed(why));
         let completed = std::mem::take(&mut self.completes) && ending == api::Ending::Committed;
         let completed = completed.then(|| COMPLETED.to_owned());
         let outcome = api::Outcome {
             handoff: self.handoff(),
-            reason: reason.map(|reason| self.with_lock_trouble(reason.to_string())).or(completed),
+            reason: reason.map(|reason| self.problems.with_lock(reason.to_string())).or(completed),
             accept_gap_us: self.timeline.gap_us(),
             restarted: ending == api::Ending::RolledBack && self.was_restarted(),
             connections: self.timeline.connections(),
             lost_datagrams: self.timeline.lost(),
             phases: self.timeline.phases(),
-            killed: self.killed.clone(),
+            killed: self.problems.killed(),
             ..self.as_it_is(ending, self.timeline.took_us())
         };
         self.last = Some(outcome.clone());
@@ -257,11 +255,11 @@ impl Service {
     fn failed(&mut self, reason: &Reason) -> Error {
         if let Reason::Journal(cause) = reason {
             let message = format!("The new version of service {:?} serves, but {cause}.", self.name.as_str());
-            self.problem = Some(message.clone());
+            self.problems.committed_without_disk(&message);
             let hint = "After a restart of the machine the old version would be started: mend the disk, then upgrade.";
             return Error::new(Kind::StorageFailed, message, hint);
         }
-        let told = self.with_lock_trouble(reason.to_string());
+        let told = self.problems.with_lock(reason.to_string());
         let message = format!("Service {:?} could not be started: {told}.", self.name.as_str());
         let (message, hint) = match self.end_try(false) {
             Some(tried) => {

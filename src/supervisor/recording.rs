@@ -227,7 +227,7 @@ impl Service {
             outcome,
             reason: reason.map(str::to_owned),
             generation: self.journal.standing().generation(),
-            killed: self.killed.clone(),
+            killed: self.problems.killed(),
         }
     }
 

@@ -30,12 +30,13 @@ use super::origin::Origin;
 use super::party::{Party, Serial};
 use super::policy::policy;
 use super::preparation::Preparation;
+use super::problems::Problems;
 use super::recording::{Asked, Recorder};
 use super::service_files::FileLook;
 use super::state::Opened;
 use super::timeline::{Operation, Timeline, progress};
 use super::timers::Timer;
-use super::trouble::{Doing, Trouble};
+use super::trouble::Doing;
 use super::watching::Watching;
 use crate::config;
 use crate::control::{Error, api};
@@ -96,21 +97,12 @@ pub(super) struct Service {
     pub(super) lookout: Option<Watching>,
     /// What looks after the listeners.
     pub(super) upkeep: Upkeep,
-    pub(super) problem: Option<String>,
-    /// What was found meanwhile, and is a problem also when the operation under way has ended well.
-    pub(super) finding: Option<String>,
-    /// What is wrong with its file by now.
-    pub(super) mistake: Option<String>,
+    /// What a person should know.
+    pub(super) problems: Problems,
     /// What its file looked like when it was read last.
     pub(super) file_look: Option<FileLook>,
-    /// What went wrong with its processes.
-    pub(super) trouble: Trouble,
     /// When a start that has failed is tried again, in milliseconds since 1970.
     pub(super) next_try_unix_ms: Option<u64>,
-    /// What was killed since it had not ended in its time, and is not told yet.
-    pub(super) killed: Vec<api::Killed>,
-    /// Who keeps the process that begins from its data; a clause.
-    pub(super) lock_trouble: Option<String>,
     /// A start that waits for an address.
     pub(super) awaited: Option<Awaited>,
     /// Whether the upgrade under way was begun by an earlier daemon, and is only to be committed.
@@ -174,14 +166,9 @@ impl Handle {
                 origins,
                 lookout: None,
                 upkeep: Upkeep::default(),
-                problem,
-                finding: None,
-                mistake: None,
+                problems: Problems::at_opening(problem),
                 file_look: None,
-                trouble: Trouble::default(),
                 next_try_unix_ms: None,
-                killed: Vec::new(),
-                lock_trouble: None,
                 awaited: None,
                 completes: false,
                 shared,
@@ -303,10 +290,9 @@ impl Service {
             return;
         }
         self.record_request(&mut operation);
-        let killed = std::mem::take(&mut self.killed);
         let timeline = std::mem::replace(&mut self.timeline, Timeline::begin());
         let shown = (std::mem::take(&mut self.shown), std::mem::take(&mut self.shown_share));
-        let problem = self.take_passing_problem();
+        let earlier = self.problems.request_begins(self.has_lasting_problem());
         let completes = std::mem::take(&mut self.completes);
         self.incoming = Some(operation);
         self.was_refused = false;
@@ -314,19 +300,17 @@ impl Service {
         self.operations.extend(self.incoming.take());
         if self.was_refused {
             // What is under way goes on, and is told as if nobody had asked.
-            (self.killed, self.timeline, self.completes) = (killed, timeline, completes);
+            (self.timeline, self.completes) = (timeline, completes);
             (self.shown, self.shown_share) = shown;
-            self.problem = self.problem.take().or(problem);
+            self.problems.request_refused(earlier);
         }
     }
 
-    /// What is told of an earlier attempt is not to be taken for the end of the next one. That the disk fails, or that the
-    /// process can be told nothing, stays true.
-    fn take_passing_problem(&mut self) -> Option<String> {
-        let lasts = self.journal.latched().is_some()
+    /// That the disk fails, or that the process can be told nothing, stays true whatever is asked for.
+    fn has_lasting_problem(&self) -> bool {
+        self.journal.latched().is_some()
             || self.journal.refused().is_some()
-            || self.machine.incumbent() == Incumbent::Unreachable;
-        self.problem.take_if(|_| !lasts)
+            || self.machine.incumbent() == Incumbent::Unreachable
     }
 
     /// What a person should know.
@@ -337,9 +321,7 @@ impl Service {
             _ if self.incumbent.is_none() => Doing::Starts,
             _ => Doing::Serves,
         };
-        let told = [self.mistake.clone(), self.problem.clone(), self.trouble.told(doing)];
-        let told: Vec<String> = told.into_iter().flatten().collect();
-        (!told.is_empty()).then(|| told.join(" "))
+        self.problems.told(doing)
     }
 
     /// The handoff under way, or the last one, if there was one.
@@ -394,11 +376,11 @@ impl Service {
         if let Some(attempt) = &self.journal.standing().attempt {
             let handoff = attempt.handoff;
             let told = || self.last.as_ref().filter(|last| last.handoff == Some(handoff))?.reason.as_deref();
-            let reason = self.trouble.failure().or_else(told).unwrap_or_default().to_owned();
+            let reason = self.problems.failure().or_else(told).unwrap_or_default().to_owned();
             self.note(Fact::RolledBack { handoff, reason });
         }
         if self.machine.phase() == Phase::Serving {
-            self.trouble.serves();
+            self.problems.serves();
         }
     }
 
@@ -406,7 +388,7 @@ impl Service {
     pub(super) fn note(&mut self, fact: Fact) {
         if let Err(error) = self.journal.append(fact) {
             tracing::error!(service = %self.name, %error, "not recorded");
-            self.problem = Some(error.to_string());
+            self.problems.not_recorded(&error);
         }
     }
 

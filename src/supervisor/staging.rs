@@ -118,7 +118,7 @@ pub(super) fn bring_in_staged(handle: Handle) {
     spawn_local(async move {
         if let Err(error) = bring_in(&handle).await {
             tracing::error!("{error}");
-            handle.with(|service| service.problem = Some(error.to_string()));
+            handle.with(|service| service.problems.staged_refused(&error));
         }
     });
 }

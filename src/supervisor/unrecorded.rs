@@ -106,7 +106,7 @@ impl Service {
             Err(error) => format!("{cause}; nothing can be committed until then, for {error}"),
         };
         tracing::error!(service = %self.name, "{told}");
-        self.problem = Some(format!("{told}."));
+        self.problems.journal_set_aside(&told);
     }
 
     /// As far as the journal and the store remember.

@@ -31,7 +31,7 @@ impl Service {
         }
         if let Err(error) = self.journal.keep_in_place() {
             tracing::error!(service = %self.name, %error, "it cannot be written again");
-            self.problem = Some(format!("{error}."));
+            self.problems.journal_not_in_place(&error);
         }
         self.tell_of_restored_journal();
     }
@@ -48,12 +48,12 @@ impl Service {
             Ok(false) => return,
             Ok(true) => {}
             Err(error) => {
-                self.problem = Some(error.to_string());
+                self.problems.not_recorded(&error);
                 return tracing::error!(service = %self.name, %error, "still not mended");
             }
         }
         tracing::info!(service = %self.name, "the journal takes records again");
-        self.problem = None;
+        self.problems.journal_mended();
         self.note(Fact::Wanted { up: self.machine.is_wanted() });
         let generation = self.journal.standing().generation().next();
         let known = self.journal.standing().current.as_ref().and_then(|current| current.process.as_ref());
@@ -75,10 +75,10 @@ impl Service {
     /// Likewise of a service that is not known to run: its journal may say by now that it does.
     pub(super) fn mend_journal_at_rest(&mut self) {
         let was_refused = self.journal.refused().is_some();
-        let problem = self.problem.clone();
+        let problem = self.problems.last().map(str::to_owned);
         self.mend_journal();
         if self.journal.refused().is_some() {
-            self.problem = problem;
+            self.problems.journal_still_refused(problem);
         }
         if was_refused && self.journal.refused().is_none() && self.machine.phase() == Phase::Stopped {
             self.take_over_living();
@@ -106,10 +106,8 @@ impl Service {
     pub(super) fn tell_of_restored_journal(&mut self) {
         let Some(found) = self.journal.take_news() else { return };
         tracing::error!(service = %self.name, "{found}");
-        self.problem = Some(format!("{found}."));
-        if !matches!(self.machine.phase(), Phase::Serving | Phase::Stopped) {
-            self.finding.clone_from(&self.problem);
-        }
+        let is_under_way = !matches!(self.machine.phase(), Phase::Serving | Phase::Stopped);
+        self.problems.journal_written_again(&found, is_under_way);
         let (storage, inputs) = (self.journal.storage(), self.inputs.clone());
         let synced = self.lanes.journal.run(move || storage.sync());
         spawn_local(async move {
@@ -121,7 +119,7 @@ impl Service {
     pub(super) fn journal_restored(&mut self, synced: io::Result<()>) {
         if let Err(error) = self.journal.restored(synced) {
             tracing::error!(service = %self.name, %error, "not durable");
-            self.problem = Some(format!("{error}."));
+            self.problems.journal_not_in_place(&error);
         }
     }
 
@@ -147,7 +145,7 @@ pub(super) async fn put_back(handle: &Handle) -> String {
     };
     handle.with(|service| {
         tracing::error!(service = %service.name, "{told}");
-        service.problem = Some(told.clone());
+        service.problems.version_taken_away(&told);
     });
     told
 }

@@ -105,7 +105,7 @@ impl Service {
 
     fn tell_of_watch(&mut self, path: &Path, what: &str) {
         tracing::warn!(service = %self.name, path = %path.display(), "{what}");
-        self.problem = Some(format!("What is at {}: {what}.", path.display()));
+        self.problems.at_watched_path(path, what);
     }
 
     /// In the history, too.

@@ -199,7 +199,7 @@ impl Service {
             }
             Err(error) => {
                 tracing::error!(service = %self.name, %error, "a listener that the program has ended cannot be replaced");
-                self.problem = Some(format!("{error}."));
+                self.problems.listener_not_renewed(&error);
             }
         }
     }

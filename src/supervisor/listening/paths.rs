@@ -129,8 +129,7 @@ impl Service {
                 }
                 Err(error) => {
                     tracing::error!(service = %self.name, %address, error, "the path cannot be put back");
-                    self.problem =
-                        Some(format!("The path of {address} is gone and cannot be put back: {error}."));
+                    self.problems.path_lost(&address, &error);
                 }
             }
         }

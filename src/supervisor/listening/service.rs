@@ -100,7 +100,7 @@ impl Service {
             Ok(listening) => self.listening = listening,
             Err(error) => {
                 tracing::error!(service = %self.name, %error, "what the keeper holds cannot be used");
-                self.problem = Some(error.to_string());
+                self.problems.slots_unusable(&error);
             }
         }
     }
@@ -198,7 +198,7 @@ impl Service {
         }
         if let Err(error) = listening.retire(slot) {
             tracing::error!(service = %self.name, %error, "a slot could not be retired");
-            self.problem = Some(error.to_string());
+            self.problems.slots_unusable(&error);
         }
         // Not before: what the keeper holds no more, nobody could ever take out of the group.
         for key in keys {

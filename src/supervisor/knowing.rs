@@ -9,7 +9,7 @@ use handoff_protocol::ids::{Generation, ServiceName};
 use handoff_protocol::supervisor::Phase;
 
 use super::daemon::Daemon;
-use super::handler::listener_status;
+use super::requests::listener_status;
 use super::running::mark_removed;
 use super::service::{Handle, Service};
 use super::service_files::{FileLook, Files, Found, Looks, silent};

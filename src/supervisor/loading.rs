@@ -9,14 +9,14 @@ use handoff_protocol::ids::ServiceName;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::adopt::lacks_way_in;
 use super::daemon::Daemon;
 use super::knowing::{Newcomers, set_aside};
 use super::lane::Lanes;
+use super::rollout::bring_in_staged;
 use super::running;
+use super::service::lacks_way_in;
 use super::service::{Handle, Service};
 use super::service_files::Looks;
-use super::staging::bring_in_staged;
 use super::state::{self, Opened, PATIENCE};
 use crate::config;
 use crate::control::{Error, Kind};

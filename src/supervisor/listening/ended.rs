@@ -27,7 +27,7 @@ use crate::shim;
 use crate::slots::{Side, SlotError, SlotId};
 use crate::supervisor::daemon::operation;
 use crate::supervisor::input::{Input, Inputs, IsFirst};
-use crate::supervisor::party::Serial;
+use crate::supervisor::process::Serial;
 use crate::supervisor::service::Service;
 use crate::sys::descriptor::inode;
 use crate::sys::epoll::{Epoll, EpollFlags};

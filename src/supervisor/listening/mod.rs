@@ -15,7 +15,7 @@ use handoff_protocol::ids::ListenerName;
 
 pub(super) use upkeep::Upkeep;
 
-use super::keeping::Keeping;
+use super::keeper::Keeping;
 use crate::config::{self, ListenAddress};
 use crate::slots::program::WHOLE;
 use crate::slots::{

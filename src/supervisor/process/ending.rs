@@ -1,0 +1,234 @@
+//! How a process is asked to end, how one is ended that does not, and how that is told.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::message::{Grant, ToService};
+use handoff_protocol::supervisor::Phase;
+
+use super::Party;
+use crate::config::{self, StopSignal};
+use crate::control::api::{Kill, Killed};
+use crate::control::{Error, Kind};
+use crate::shim::{self, killed};
+use crate::supervisor::service::Service;
+use crate::supervisor::service::phase_of;
+use crate::sys::process::{Signal, has_ended, name_of, parent_of, tree_of};
+
+impl Service {
+    /// What a process has to be told before this message, and what has to be known of it from then on.
+    pub(in crate::supervisor) fn prepare_end(&self, party: &Party, id: HandoffId, message: &ToService) {
+        match message {
+            ToService::Seal(_) => {
+                party.asked_to_end();
+                if let (false, Some(listening)) = (self.config.adapter.is_foreign(), &self.listening)
+                    && party.slot == listening.steered()
+                {
+                    self.timeline.note_without_room(listening.all_without_room(party.slot));
+                }
+                let end_ms = self.machine.grant_ms(self.now());
+                party.send(id, &ToService::Grant(Grant { end_ms }), &[]);
+            }
+            ToService::Abort(_) => party.asked_to_end(),
+            // To the one that serves it says that it stays.
+            ToService::Commit(_)
+                if !self.incumbent.as_ref().is_some_and(|one| one.serial == party.serial) =>
+            {
+                party.asked_to_end();
+            }
+            _ => {}
+        }
+    }
+
+    /// SIGKILL. One that was asked to end may have lost what it had not saved: that is to be told.
+    pub(in crate::supervisor) fn kill(&mut self, of: impl Fn(&Service) -> &Option<Party>) {
+        let Some(party) = of(self) else { return };
+        let killed = party.asked_for().map(|after| {
+            let pid = self.program_run_by(party).unwrap_or(party.process.pid);
+            let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+            Killed { pid, name: name_of(pid).unwrap_or_default(), after_ms }
+        });
+        party.signal(Signal::SIGKILL);
+        self.note_killed(killed);
+    }
+
+    /// Sends a signal to the program, by its shim if it has one: that knows which of its processes it is for.
+    pub(in crate::supervisor) fn signal_program(
+        &self,
+        kill: &Kill,
+        config: Option<&config::Service>,
+    ) -> Result<(), Error> {
+        let Some(party) = &self.incumbent else { return Err(Error::not_running(&self.name)) };
+        let reload = || config.unwrap_or(&self.config).program.reload_signal.map(StopSignal::signal);
+        let found = kill.signal.as_deref().map_or_else(reload, signal_of);
+        let Some(signal) = found else { return Err(no_signal(kill)) };
+        tracing::info!(service = %self.name, pid = party.process.pid, signal = signal as i32, "signal for the program");
+        party.signal(signal);
+        Ok(())
+    }
+
+    /// What the shim of this handoff says that it has killed, and how many datagrams it has seen lost.
+    pub(in crate::supervisor) fn collect_killed(&mut self, handoff: HandoffId) {
+        let own = self.shared.dirs.adopt_socket(handoff);
+        self.note_killed(killed::take(&own));
+        if self.config.adapter.is_foreign() {
+            self.timeline.note_lost(shim::lost::take(&own));
+        }
+    }
+
+    /// Likewise, of each process that lives: one that serves again may have ended its program meanwhile.
+    pub(in crate::supervisor) fn collect_all_killed(&mut self) {
+        let parties = [&self.incumbent, &self.successor, &self.retiree].into_iter().flatten();
+        let handoffs: Vec<HandoffId> = parties.map(|party| party.handoff).collect();
+        handoffs.into_iter().for_each(|handoff| self.collect_killed(handoff));
+        if let Some(listening) = &self.listening {
+            self.timeline.count_without_room(listening.all_without_room(listening.steered()));
+        }
+    }
+
+    fn note_killed(&mut self, killed: impl IntoIterator<Item = Killed>) {
+        for killed in killed {
+            let Killed { pid, name, after_ms } = &killed;
+            tracing::warn!(service = %self.name, pid, name, after_ms, "killed: it had not ended in its time");
+            self.problems.was_killed(killed);
+        }
+    }
+
+    /// The process that serves, as people know it: a signal that is sent there must not end the service in the place of its program.
+    pub(in crate::supervisor) fn pid(&self) -> Option<u32> {
+        match self.config.adapter.is_foreign() {
+            true => self.pid_of_program(),
+            false => self.incumbent.as_ref().map(|party| party.process.pid),
+        }
+    }
+
+    /// Whether the process that serves is still there. What has ended is known a moment later.
+    pub(in crate::supervisor) fn is_served(&self) -> bool {
+        self.incumbent.as_ref().is_some_and(|party| self.pid().is_some() || !has_ended(party.process.pid))
+    }
+
+    /// The shim that runs it.
+    pub(in crate::supervisor) fn pid_of_shim(&self) -> Option<u32> {
+        self.incumbent.as_ref().filter(|_| self.config.adapter.is_foreign()).map(|party| party.process.pid)
+    }
+
+    /// The process that the shim of the incumbent says it runs.
+    pub(in crate::supervisor) fn pid_of_program(&self) -> Option<u32> {
+        self.program_run_by(self.incumbent.as_ref()?)
+    }
+
+    pub(in crate::supervisor) fn program_run_by(&self, party: &Party) -> Option<u32> {
+        if !self.config.adapter.is_foreign() {
+            return None;
+        }
+        let path = self.file_of_shim(party.handoff, shim::PID);
+        let found = match fs::read_to_string(&path) {
+            Ok(text) => text.trim().parse().ok(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => write_pid_again(party, &path),
+            Err(_) => None,
+        };
+        party.program.set(found.or(party.program.get()));
+        found
+    }
+
+    /// It is too late, or there is nothing.
+    pub(in crate::supervisor) fn nothing_to_cancel(&self) -> Error {
+        let message = format!(
+            "Nothing that can be cancelled is under way for {:?}: {}.",
+            self.name.as_str(),
+            phase_of(self.machine.phase(), self.machine.incumbent())
+        );
+        let hint = match self.machine.phase() {
+            Phase::Sealing => format!(
+                "Its old program has been told to end, so the upgrade goes forward; to go back then: handoff rollback {}",
+                self.name
+            ),
+            _ => format!("What it does is told by: handoff status {}", self.name),
+        };
+        Error::new(Kind::NothingToCancel, message, hint)
+    }
+
+    /// What keeps the program that is started from its listeners, as its shim says.
+    pub(in crate::supervisor) fn shown_wait(&self) -> Option<String> {
+        let matters = matches!(self.machine.phase(), Phase::Warming | Phase::Beginning | Phase::Resuming);
+        let party = self.successor.as_ref().or(self.incumbent.as_ref());
+        let party = party.filter(|_| matters && self.config.adapter.is_foreign())?;
+        let waits = shim::waits_for(&self.shared.dirs.adopt_socket(party.handoff))?;
+        Some(format!("The service waits for its program: {waits}."))
+    }
+
+    /// Who was not believed that spoke for the program that serves.
+    pub(in crate::supervisor) fn shown_refusal(&self) -> Option<String> {
+        let party = self.incumbent.as_ref().filter(|_| self.config.program.notify.is_some())?;
+        let refused = shim::refused_by(&self.shared.dirs.adopt_socket(party.handoff))?;
+        Some(format!("{refused}."))
+    }
+
+    fn file_of_shim(&self, handoff: HandoffId, ending: &str) -> PathBuf {
+        self.shared.dirs.adopt_socket(handoff).with_extension(ending)
+    }
+}
+
+/// The program of a shim whose file is gone, perhaps with the whole directory: what the file said, or the only child of the shim. It is
+/// written again for the next daemon. A shim whose program has ended has removed the file itself.
+fn write_pid_again(party: &Party, path: &Path) -> Option<u32> {
+    let all = tree_of(party.process.pid);
+    let is_child = |pid: &u32| parent_of(*pid) == Some(party.process.pid);
+    let known = party.program.get().filter(|pid| all.contains(pid));
+    let pid = known.or_else(|| {
+        let mut children = all.iter().copied().filter(is_child);
+        children.next().filter(|_| children.next().is_none())
+    })?;
+    // What the shim says meanwhile is newer, and stays.
+    if let Ok(mut file) = fs::File::create_new(path) {
+        let _ = writeln!(file, "{pid}");
+    }
+    Some(pid)
+}
+
+/// The signals that a person may send.
+const SIGNALS: [(&str, Signal); 8] = [
+    ("HUP", Signal::SIGHUP),
+    ("INT", Signal::SIGINT),
+    ("QUIT", Signal::SIGQUIT),
+    ("USR1", Signal::SIGUSR1),
+    ("USR2", Signal::SIGUSR2),
+    ("WINCH", Signal::SIGWINCH),
+    ("TERM", Signal::SIGTERM),
+    ("KILL", Signal::SIGKILL),
+];
+
+/// With or without `SIG`, in any case, or by its number.
+fn signal_of(text: &str) -> Option<Signal> {
+    let name = text.to_ascii_uppercase();
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    let found = SIGNALS.iter().find(|(known, signal)| *known == name || (*signal as i32).to_string() == name);
+    found.map(|(_, signal)| *signal)
+}
+
+fn no_signal(kill: &Kill) -> Error {
+    match &kill.signal {
+        Some(given) => {
+            let known: Vec<&str> = SIGNALS.iter().map(|(name, _)| *name).collect();
+            let message = format!("There is no signal {given:?} that can be sent.");
+            Error::new(Kind::InvalidParams, message, format!("The signals are {}.", known.join(", ")))
+        }
+        None => {
+            let message = format!("The file of service {:?} names no reload_signal.", kill.service.as_str());
+            let hint = "Add reload_signal = \"SIGHUP\", or name a signal: handoff kill -s HUP";
+            Error::new(Kind::InvalidParams, message, format!("{hint} {}", kill.service))
+        }
+    }
+}
+
+/// SIGTERM.
+pub(in crate::supervisor) fn terminate(party: &Option<Party>) {
+    if let Some(party) = party {
+        party.asked_to_end();
+        party.signal(Signal::SIGTERM);
+        // A stopped process cannot act on it otherwise.
+        party.signal(Signal::SIGCONT);
+    }
+}

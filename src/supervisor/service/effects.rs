@@ -1,0 +1,332 @@
+//! The effects: one arm per action of the machine, no decision.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use handoff_protocol::deadline::Deadline;
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::message::{ToService, Welcome};
+use handoff_protocol::reason::{Exit, Reason};
+use handoff_protocol::record::Fact;
+use handoff_protocol::state::State;
+use handoff_protocol::supervisor::{Action, Event, Incumbent, Outcome, Phase, Refusal};
+
+use super::Service;
+use crate::control::{Error, Kind, api};
+use crate::journal::unix_ms;
+use crate::supervisor::operations::Timeline;
+use crate::supervisor::process::Party;
+use crate::supervisor::process::terminate;
+use crate::supervisor::rollout::Drains;
+
+/// How an upgrade ended that another daemon had begun.
+const COMPLETED: &str = "the daemon that began this upgrade was lost; the new process served, and the next daemon completed the upgrade";
+
+/// A file system that takes longer over the program of a service, or over its working directory, does not answer.
+pub(in crate::supervisor) const START_LIMIT: Duration = Duration::from_secs(10);
+
+impl Service {
+    pub(in crate::supervisor) fn perform(&mut self, action: Action, events: &mut VecDeque<Event>) {
+        match action {
+            Action::Spawn(id, target) => {
+                if self.operations.is_empty() && self.incoming.is_none() {
+                    // Nobody waits for it, so nobody is told of its phases; in a crash loop they would pile up.
+                    self.timeline = Timeline::begin();
+                }
+                self.note_old();
+                self.spawn(id, target);
+            }
+            Action::Welcome(id, version) => self.welcome(id, version),
+            Action::ToSuccessor(id, ToService::State(state)) => self.hand_on(&self.successor, id, state),
+            Action::ToIncumbent(id, ToService::State(state)) => self.hand_on(&self.incumbent, id, state),
+            Action::ToSuccessor(id, message) => self.tell_successor(id, &message, events),
+            Action::ToIncumbent(id, message) => {
+                match &message {
+                    ToService::Seal(_) => self.timeline.gap_begins(),
+                    ToService::Prepare(_) => self.tell_of_drain(self.incumbent.as_ref(), Drains::Begins),
+                    ToService::Resume(_) => self.tell_of_drain(self.incumbent.as_ref(), Drains::GoesOn),
+                    _ => {}
+                }
+                if let Some(party) = &self.incumbent {
+                    self.prepare_end(party, id, &message);
+                    party.send(id, &message, &[]);
+                }
+            }
+            Action::ToOutgoing(id, message) => self.tell_retiree(id, &message),
+            Action::AwaitQuiet(id) => self.await_quiet(id, events),
+            Action::TerminateSuccessor | Action::KillSuccessor if self.successor.is_none() => {
+                self.give_up_start();
+                events.push_back(Event::SuccessorGone(Exit::Unknown))
+            }
+            Action::TerminateSuccessor => terminate(&self.successor),
+            Action::TerminateIncumbent => terminate(&self.incumbent),
+            Action::KillSuccessor => self.kill(|service| &service.successor),
+            Action::KillIncumbent => self.kill(|service| &service.incumbent),
+            Action::TerminateOutgoing => terminate(&self.retiree),
+            Action::KillOutgoing => self.kill(|service| &service.retiree),
+            Action::HangUpIncumbent => {
+                if let Some(party) = &mut self.incumbent {
+                    party.hang_up();
+                }
+            }
+            Action::Probe(id, limit_ms) => self.probe(id, limit_ms, events),
+            Action::SteerShare(permille) => self.steer_share(permille),
+            Action::SteerToSuccessor => {
+                self.tell_share();
+                self.steer(self.successor.as_ref().map(|party| party.slot));
+                self.retire_unused_slots();
+            }
+            Action::SteerToIncumbent => {
+                self.tell_share();
+                self.steer(self.incumbent.as_ref().map(|party| party.slot));
+                self.timeline.gap_ends();
+                self.retire_unused_slots();
+            }
+            Action::RecordDurably(id, lasting) => self.record_durably(id, lasting, events),
+            Action::GiveUpRecord => self.give_up_record(),
+            Action::Promote => {
+                // After a crash there is no incumbent to replace, and an earlier one may still be on its way out.
+                if let Some(replaced) = self.incumbent.take() {
+                    self.retiree = Some(replaced);
+                }
+                self.incumbent = self.successor.take();
+                self.verdict = None;
+                if let (Some(listening), Some(party)) = (&mut self.listening, &self.incumbent) {
+                    listening.lengthen_queues(party.slot);
+                    listening.serve();
+                }
+                self.retire_unused_slots();
+                self.timeline.decided();
+            }
+            Action::Retire => self.retiree = self.incumbent.take(),
+            Action::Reinstate { retires } => self.reinstate(retires),
+            Action::RetireSlot => self.forget_retiree(),
+            Action::CloseListeners => {
+                self.retiree = None;
+                self.close_listeners();
+            }
+            Action::Arm(deadline, ms) => {
+                if deadline == Deadline::Backoff {
+                    self.next_try_unix_ms = Some(unix_ms().saturating_add(ms));
+                }
+                self.arm(deadline, ms)
+            }
+            Action::Disarm(deadline) => {
+                if deadline == Deadline::Backoff {
+                    self.next_try_unix_ms = None;
+                }
+                self.disarm(deadline)
+            }
+            Action::Failed(reason) => {
+                tracing::warn!(service = %self.name, handoff = %self.machine.handoff(), "{reason}");
+                self.problems.failed(reason.to_string());
+            }
+            Action::Report(outcome) => self.report(outcome),
+            Action::Refuse(refusal) => self.refuse(&refusal),
+            Action::Recovered(decision) => self.recovered(decision),
+        }
+    }
+
+    /// What was decided is not: the version before is to serve again.
+    fn reinstate(&mut self, retires: bool) {
+        let replaced = self.incumbent.take();
+        self.incumbent = self.retiree.take();
+        self.timeline.undecided();
+        if retires {
+            self.retiree = replaced;
+        } else {
+            if replaced.is_some() {
+                self.timeline.gap_begins();
+            }
+            self.successor = replaced;
+        }
+        // It may have taken over already: the data lock was free.
+        if self.machine.incumbent() == Incumbent::Active {
+            self.timeline.gap_ends();
+        }
+    }
+
+    /// With the descriptor that came with it.
+    fn hand_on(&self, party: &Option<Party>, id: HandoffId, state: State) {
+        let Some(party) = party else { return };
+        let fds: Vec<_> = self.fds.iter().map(AsFd::as_fd).collect();
+        let length = state.length();
+        match party.try_send(id, &ToService::State(state), &fds) {
+            Ok(()) => {
+                tracing::info!(service = %self.name, pid = party.process.pid, length, "state handed over")
+            }
+            Err(error) => tracing::warn!(
+                service = %self.name, pid = party.process.pid, length, %error, "state not handed over: the new process goes without"
+            ),
+        }
+    }
+
+    fn welcome(&mut self, id: HandoffId, version: u16) {
+        let (Some(party), Some(listening)) = (&self.successor, &self.listening) else { return };
+        let welcome = ToService::Welcome(Welcome {
+            version,
+            service: self.name.clone(),
+            generation: self.journal.standing().generation().next(),
+            mode: self.config.mode,
+            listeners: listening.names(),
+            lease_ms: self.config.lease_ms,
+        });
+        party.send(id, &welcome, &listening.given(party.slot));
+        party.agree(version);
+    }
+
+    fn tell_successor(&mut self, id: HandoffId, message: &ToService, events: &mut VecDeque<Event>) {
+        if matches!(message, ToService::Begin(_)) {
+            self.note(Fact::Begun { handoff: id });
+            self.watch_the_lock(id);
+        }
+        match &self.successor {
+            Some(party) => {
+                self.prepare_end(party, id, message);
+                party.send(id, message, &[])
+            }
+            // It is not there yet, and nobody waits for it any more.
+            None => {
+                self.give_up_start();
+                events.push_back(Event::SuccessorGone(Exit::Unknown));
+            }
+        }
+    }
+
+    fn tell_retiree(&mut self, id: HandoffId, message: &ToService) {
+        if matches!(message, ToService::Prepare(_)) {
+            self.tell_of_drain(self.retiree.as_ref(), Drains::Begins);
+        }
+        let Some(party) = &self.retiree else { return };
+        self.prepare_end(party, id, message);
+        party.send(id, message, &[]);
+    }
+
+    fn steer(&mut self, slot: Option<u64>) {
+        let (Some(listening), Some(slot)) = (&mut self.listening, slot) else { return };
+        if let Err(error) = listening.steer(slot) {
+            tracing::error!(service = %self.name, %error, "new connections could not be steered");
+            self.problems.slots_unusable(&error);
+        }
+    }
+
+    fn report(&mut self, outcome: Outcome) {
+        self.timeline.decided();
+        self.collect_all_killed();
+        let (ending, reason) = match outcome {
+            Outcome::Started => (api::Ending::Started, None),
+            Outcome::Committed => (api::Ending::Committed, None),
+            Outcome::Stopped => (api::Ending::Stopped, None),
+            Outcome::RolledBack(reason) => (api::Ending::RolledBack, Some(reason)),
+            Outcome::Failed(reason) => (api::Ending::Failed, Some(reason)),
+        };
+        tracing::info!(service = %self.name, ?ending, reason = reason.as_ref().map(ToString::to_string));
+        let is_well = matches!(ending, api::Ending::Committed | api::Ending::Started);
+        if is_well {
+            self.end_try(true);
+        } else if ending == api::Ending::Stopped {
+            // It was not tried to its end: what is staged still waits for the next start.
+            self.trying = None;
+        }
+        // Who stops a service knows of it. A disk that fails is still to be told.
+        if (is_well || ending == api::Ending::Stopped) && self.journal.latched().is_none() {
+            self.problems.ended_well();
+        }
+        let error = reason.as_ref().filter(|_| ending == api::Ending::Failed).map(|why| self.failed(why));
+        let completed = std::mem::take(&mut self.completes) && ending == api::Ending::Committed;
+        let completed = completed.then(|| COMPLETED.to_owned());
+        let outcome = api::Outcome {
+            handoff: self.handoff(),
+            reason: reason.map(|reason| self.problems.with_lock(reason.to_string())).or(completed),
+            accept_gap_us: self.timeline.gap_us(),
+            restarted: ending == api::Ending::RolledBack && self.was_restarted(),
+            connections: self.timeline.connections(),
+            lost_datagrams: self.timeline.lost(),
+            phases: self.timeline.phases(),
+            killed: self.problems.killed(),
+            ..self.as_it_is(ending, self.timeline.took_us())
+        };
+        self.last = Some(outcome.clone());
+        self.record_end(ending.into(), outcome.reason.as_deref());
+        self.answer_all(&error.map_or(Ok(outcome), Err));
+    }
+
+    fn failed(&mut self, reason: &Reason) -> Error {
+        if let Reason::Journal(cause) = reason {
+            let message = format!("The new version of service {:?} serves, but {cause}.", self.name.as_str());
+            self.problems.committed_without_disk(&message);
+            let hint = "After a restart of the machine the old version would be started: mend the disk, then upgrade.";
+            return Error::new(Kind::StorageFailed, message, hint);
+        }
+        let told = self.problems.with_lock(reason.to_string());
+        let message = format!("Service {:?} could not be started: {told}.", self.name.as_str());
+        let (message, hint) = match self.end_try(false) {
+            Some(tried) => {
+                let what = format!("{message} That was {}, which is given up.", tried.display());
+                (what, format!("What ran before is started; see: handoff logs {}", self.name))
+            }
+            None => (message, format!("It is tried again; see: handoff logs {}", self.name)),
+        };
+        let hint = self.adapter_hint(reason).unwrap_or(hint);
+        let kind = if matches!(reason, Reason::Spawn(_)) { Kind::SpawnFailed } else { Kind::ServiceDown };
+        Error::new(kind, message, hint)
+    }
+
+    fn answer_all(&mut self, answer: &Result<api::Outcome, Error>) {
+        for operation in self.operations.drain(..).chain(self.incoming.take()) {
+            // Whoever asked may have hung up.
+            let _ = operation.reply.send(answer.clone());
+        }
+    }
+
+    fn refuse(&mut self, refusal: &Refusal) {
+        self.was_refused = true;
+        let Some(operation) = self.incoming.take() else { return };
+        let error = match refusal {
+            Refusal::Busy(phase) => Error::busy(&self.name, phase_of(*phase, self.machine.incumbent())),
+            Refusal::Retiring => Error::busy(&self.name, "the process that was replaced is still leaving"),
+            Refusal::NotRunning => Error::not_running(&self.name),
+            Refusal::AlreadyRunning => {
+                Error::already_running(&self.name, self.pid().or(self.pid_of_shim()).unwrap_or(0))
+            }
+            Refusal::Unreachable => {
+                let message =
+                    format!("Service {:?} has closed its channel to the daemon.", self.name.as_str());
+                let hint =
+                    format!("It cannot be drained: handoff stop {0}, then handoff start {0}", self.name);
+                Error::new(Kind::ServiceDown, message, hint)
+            }
+            Refusal::Probation => Error::busy(&self.name, "its new version is on probation"),
+            Refusal::NothingToCancel => self.nothing_to_cancel(),
+        };
+        let _ = operation.reply.send(Err(error));
+    }
+}
+
+pub(in crate::supervisor) fn phase_of(phase: Phase, incumbent: Incumbent) -> &'static str {
+    match (phase, incumbent) {
+        (Phase::Recovering, _) => "a new daemon finds out what it is doing",
+        (Phase::Stopping, _) => "it is being stopped",
+        (Phase::Reaping, Incumbent::Absent) => "its start has failed, phase reaping",
+        (Phase::Greeting, Incumbent::Absent) => "it is being started, phase greeting",
+        (Phase::Warming, Incumbent::Absent) => "it is being started, phase warming",
+        (Phase::Beginning, Incumbent::Absent) => "it is being started, phase beginning",
+        (Phase::Probing, Incumbent::Absent) => "it is being started, phase probing",
+        (Phase::Committing, Incumbent::Absent) => "it is being started, phase committing",
+        (Phase::Greeting, _) => "it is being upgraded, phase greeting",
+        (Phase::Warming, _) => "it is being upgraded, phase warming",
+        (Phase::Draining, _) => "it is being upgraded, phase draining",
+        (Phase::Sealing, _) => "it is being upgraded, phase sealing",
+        (Phase::Beginning, _) => "it is being upgraded, phase beginning",
+        (Phase::Probing, _) => "it is being upgraded, phase probing",
+        (Phase::Canary, _) => "it is being upgraded, phase canary",
+        (Phase::Committing, _) => "it is being upgraded, phase committing",
+        (Phase::Reaping, _) => "an upgrade is being rolled back, phase reaping",
+        (Phase::Resuming, _) => "an upgrade is being rolled back, phase resuming",
+        (Phase::Reverting, _) => "an upgrade is being rolled back, phase reverting",
+        (Phase::Stopped, _) => "it is stopped",
+        (Phase::Backoff, _) => "it waits before its next start",
+        (Phase::Serving, _) => "it serves",
+    }
+}

@@ -1,0 +1,149 @@
+//! What a process said, or what became of it, on its way to the machine.
+
+use handoff_protocol::message::FromService;
+use handoff_protocol::reason::{Exit, Role};
+use handoff_protocol::record::Fact;
+use handoff_protocol::supervisor::{Event, Incumbent};
+
+use super::Service;
+use crate::supervisor::process::{Party, ProcessEvent, Serial};
+
+impl Service {
+    /// A process did something. Of one that was let go meanwhile nothing is heard.
+    pub(in crate::supervisor) fn process_event(&mut self, serial: Serial, event: ProcessEvent) {
+        let parties = [&self.incumbent, &self.successor, &self.retiree];
+        if !parties.into_iter().flatten().any(|party| party.serial == serial) {
+            return;
+        }
+        let said = match event {
+            ProcessEvent::Said(id, FromService::Adopted(adopted), fds) => {
+                match self.adopted(serial, &adopted, fds) {
+                    Ok(()) => ProcessEvent::Said(id, FromService::Adopted(adopted), Vec::new()),
+                    Err(what) => ProcessEvent::Garbage(what),
+                }
+            }
+            event => event,
+        };
+        if matches!(said, ProcessEvent::Gone(_)) {
+            self.forget_process(serial);
+        }
+        if let ProcessEvent::Said(id, FromService::Release(release), _) = &said {
+            self.learn_version(serial, *id, &release.version);
+        }
+        let is = |party: &Option<Party>| party.as_ref().is_some_and(|party| party.serial == serial);
+        let event = if is(&self.incumbent) {
+            match said {
+                ProcessEvent::Said(id, message, fds) => {
+                    self.fds = fds;
+                    if matches!(message, FromService::Resumed(_)) {
+                        self.timeline.gap_ends();
+                        self.incumbent.iter().for_each(Party::not_asked_to_end);
+                    }
+                    self.look_at_what_is_left(serial, &message);
+                    Event::FromIncumbent(id, message)
+                }
+                ProcessEvent::Garbage(what) => Event::Garbage(Role::Incumbent, what),
+                ProcessEvent::HungUp => Event::HungUp(Role::Incumbent),
+                ProcessEvent::Gone(exit) => {
+                    self.note_death(exit);
+                    Event::IncumbentGone(exit)
+                }
+            }
+        } else if is(&self.successor) {
+            match said {
+                ProcessEvent::Said(id, message, _) => Event::FromSuccessor(id, message),
+                ProcessEvent::Garbage(what) => Event::Garbage(Role::Successor, what),
+                ProcessEvent::HungUp => Event::HungUp(Role::Successor),
+                ProcessEvent::Gone(exit) => {
+                    self.forget_successor();
+                    Event::SuccessorGone(exit)
+                }
+            }
+        } else if is(&self.retiree) {
+            match said {
+                ProcessEvent::Said(id, message, fds) => {
+                    self.fds = fds;
+                    self.look_at_what_is_left(serial, &message);
+                    Event::FromOutgoing(id, message)
+                }
+                ProcessEvent::Gone(exit) => {
+                    self.note_end_of_retiree(exit);
+                    Event::OutgoingGone
+                }
+                ProcessEvent::Garbage(_) | ProcessEvent::HungUp => Event::OutgoingUnheard,
+            }
+        } else {
+            return;
+        };
+        let unheard = match &event {
+            Event::HungUp(Role::Incumbent) => Some("it closed its channel".to_owned()),
+            Event::Garbage(Role::Incumbent, what) => Some(format!("it broke the protocol: {what}")),
+            _ => None,
+        };
+        self.feed(event);
+        self.fds.clear();
+        if let Some(why) = unheard {
+            self.note_mute(&why);
+        }
+    }
+
+    /// The program of a process that has sealed is gone.
+    fn look_at_what_is_left(&mut self, serial: Serial, message: &FromService) {
+        let parties = [&self.incumbent, &self.retiree];
+        let found = parties.into_iter().flatten().find(|party| party.serial == serial);
+        let handoff = found.map(|party| party.handoff);
+        if let (FromService::Sealed(_), Some(handoff)) = (message, handoff) {
+            self.note_connections(handoff);
+        }
+    }
+
+    /// Whoever asks is to know it before the next upgrade is refused for it.
+    fn note_mute(&mut self, why: &str) {
+        if self.machine.incumbent() == Incumbent::Unreachable
+            && let Some(party) = &self.incumbent
+        {
+            let pid = party.process.pid;
+            tracing::warn!(service = %self.name, pid, why, "the process can be told nothing any more");
+            let what = "it serves on, but this daemon can only stop it";
+            self.problems.mute(format!("The process {pid} can be told nothing any more ({why}): {what}"));
+        }
+    }
+
+    /// After a stop the process of the current generation is the one that left.
+    fn note_end_of_retiree(&mut self, exit: Exit) {
+        let Some(current) = &self.journal.standing().current else { return };
+        if self.retiree.as_ref().is_some_and(|party| party.handoff == current.handoff) {
+            let generation = current.generation;
+            self.note(Fact::Exited { generation, exit });
+        }
+    }
+
+    /// No later daemon has to ask how it ended, or what it is doing.
+    fn forget_process(&mut self, serial: Serial) {
+        let parties = [&self.incumbent, &self.successor, &self.retiree];
+        let party = parties.into_iter().flatten().find(|party| party.serial == serial);
+        if let Some(handoff) = party.map(|party| party.handoff) {
+            self.collect_killed(handoff);
+            self.shared.keeper.forget_process(&self.name, handoff);
+            let _ = std::fs::remove_file(self.shared.dirs.adopt_socket(handoff));
+        }
+    }
+
+    fn note_death(&mut self, exit: Exit) {
+        let Some(party) = self.incumbent.take() else { return };
+        self.timeline.gap_begins();
+        // The one that people know.
+        let pid = party.program.get().unwrap_or(party.process.pid);
+        tracing::warn!(service = %self.name, pid, "the process {exit}");
+        let current = self.journal.standing().current.as_ref();
+        let Some(generation) = current.filter(|current| current.handoff == party.handoff) else { return };
+        let generation = generation.generation;
+        if !self.machine.is_on_probation() {
+            self.problems.died(match self.verdict.take() {
+                Some(why) => format!("The process {pid} did not serve: {why}, so it was killed"),
+                None => format!("The process {pid} {exit}"),
+            });
+        }
+        self.note(Fact::Exited { generation, exit });
+    }
+}

@@ -1,0 +1,436 @@
+//! One service: the machine, and everything that it acts on. Events come in, one at a time; [`effects`]
+//! carries out what the machine says.
+
+mod awaiting;
+mod compact;
+mod deadline;
+mod durable;
+mod effects;
+mod events;
+mod points;
+mod policy;
+mod problems;
+mod recovery;
+mod timers;
+mod trouble;
+mod unrecorded;
+mod upkeep;
+
+pub(in crate::supervisor) use deadline::in_ms;
+pub(in crate::supervisor) use effects::{START_LIMIT, phase_of};
+pub(in crate::supervisor) use recovery::lacks_way_in;
+pub(in crate::supervisor) use upkeep::put_back;
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Instant;
+
+use handoff_protocol::deadline::{Deadline, Millis};
+use handoff_protocol::ids::{HandoffId, ServiceName};
+use handoff_protocol::record::Fact;
+use handoff_protocol::supervisor::{Action, Event, Incumbent, Moment, Phase, Request, Supervisor};
+use tokio::sync::{Mutex, Notify};
+use tokio::task::spawn_local;
+use uuid::Uuid;
+
+use crate::config;
+use crate::control::{Error, api};
+use crate::journal::Journal;
+use crate::spool::Staged;
+use crate::store::Store;
+use crate::supervisor::daemon::Shared;
+use crate::supervisor::input::{Inputs, inbox};
+use crate::supervisor::lane::{Hold, Lanes};
+use crate::supervisor::listening::{Listening, Upkeep};
+use crate::supervisor::monitor::Measured;
+use crate::supervisor::monitor::Vigil;
+use crate::supervisor::operations::{Asked, Recorder};
+use crate::supervisor::operations::{Operation, Timeline, progress};
+use crate::supervisor::process::Starting;
+use crate::supervisor::process::{Party, Serial};
+use crate::supervisor::rollout::Origin;
+use crate::supervisor::rollout::Preparation;
+use crate::supervisor::rollout::Watching;
+use crate::supervisor::service_files::FileLook;
+use crate::supervisor::state::Opened;
+use awaiting::Awaited;
+use durable::Recording;
+use policy::policy;
+use problems::Problems;
+use timers::Timer;
+use trouble::Doing;
+
+/// The copy of what a service file names, or that itself, without links.
+#[derive(Debug)]
+pub(in crate::supervisor) struct First {
+    /// What the file names.
+    pub(in crate::supervisor) named: PathBuf,
+    /// Whether it is a copy.
+    pub(in crate::supervisor) is_stored: bool,
+    /// What is started.
+    pub(in crate::supervisor) path: PathBuf,
+}
+
+/// A service that tasks can reach.
+#[derive(Debug, Clone)]
+pub(in crate::supervisor) struct Handle(Rc<RefCell<Service>>);
+
+#[derive(Debug)]
+pub(in crate::supervisor) struct Service {
+    pub(in crate::supervisor) name: ServiceName,
+    pub(in crate::supervisor) config: config::Service,
+    pub(in crate::supervisor) machine: Supervisor,
+    pub(in crate::supervisor) journal: Journal,
+    pub(in crate::supervisor) listening: Option<Listening>,
+    pub(in crate::supervisor) incumbent: Option<Party>,
+    pub(in crate::supervisor) successor: Option<Party>,
+    pub(in crate::supervisor) retiree: Option<Party>,
+    /// The successor, while its process is being started.
+    pub(in crate::supervisor) starting: Option<Starting>,
+    pub(in crate::supervisor) candidate: Option<PathBuf>,
+    pub(in crate::supervisor) operations: Vec<Operation>,
+    pub(in crate::supervisor) incoming: Option<Operation>,
+    pub(in crate::supervisor) timeline: Timeline,
+    pub(in crate::supervisor) last: Option<api::Outcome>,
+    pub(in crate::supervisor) recorder: Recorder,
+    pub(in crate::supervisor) lanes: Lanes,
+    /// What a commit needs, as long as an attempt is under way.
+    pub(in crate::supervisor) means: Option<Hold>,
+    pub(in crate::supervisor) store: Arc<Store>,
+    /// Whoever has it brings a version in, or removes some.
+    pub(in crate::supervisor) turn: Arc<Mutex<()>>,
+    /// What is brought in at the moment.
+    pub(in crate::supervisor) preparation: Option<Rc<Preparation>>,
+    /// What a service without a current version is started from.
+    pub(in crate::supervisor) first: Option<First>,
+    /// What the start under way is one of, instead of the current version.
+    pub(in crate::supervisor) trying: Option<PathBuf>,
+    /// The version that waits for the next start.
+    pub(in crate::supervisor) staged: Option<Staged>,
+    /// Where its versions came from.
+    pub(in crate::supervisor) origins: Vec<Origin>,
+    /// What looks out for new versions at a path.
+    pub(in crate::supervisor) lookout: Option<Watching>,
+    /// What looks after the listeners.
+    pub(in crate::supervisor) upkeep: Upkeep,
+    /// What a person should know.
+    pub(in crate::supervisor) problems: Problems,
+    /// What its file looked like when it was read last.
+    pub(in crate::supervisor) file_look: Option<FileLook>,
+    /// When a start that has failed is tried again, in milliseconds since 1970.
+    pub(in crate::supervisor) next_try_unix_ms: Option<u64>,
+    /// A start that waits for an address.
+    pub(in crate::supervisor) awaited: Option<Awaited>,
+    /// Whether the upgrade under way was begun by an earlier daemon, and is only to be committed.
+    pub(in crate::supervisor) completes: bool,
+    pub(in crate::supervisor) shared: Rc<Shared>,
+    this: Weak<RefCell<Service>>,
+    /// What tasks are given to tell what they find.
+    pub(in crate::supervisor) inputs: Inputs,
+    /// The wait for the disk at a commit.
+    pub(in crate::supervisor) recording: Option<Recording>,
+    /// Told when the service comes to rest, and when its journal is short again.
+    pub(in crate::supervisor) settled: Rc<Notify>,
+    pub(in crate::supervisor) is_compacting: bool,
+    /// The descriptors of the message at hand.
+    pub(in crate::supervisor) fds: Vec<OwnedFd>,
+    pub(in crate::supervisor) timers: HashMap<Deadline, Timer>,
+    /// The watch over a process.
+    pub(in crate::supervisor) vigil: Option<Vigil>,
+    /// Why the process that serves is killed by it.
+    pub(in crate::supervisor) verdict: Option<String>,
+    /// What the share of a successor was measured to be.
+    pub(in crate::supervisor) measured: Option<Measured>,
+    serials: u64,
+    shown: &'static str,
+    shown_share: u8,
+    /// Whether the last request was refused.
+    pub(in crate::supervisor) was_refused: bool,
+    clock: Instant,
+}
+
+impl Handle {
+    pub(in crate::supervisor) fn new(
+        config: config::Service,
+        opened: Opened,
+        lanes: Lanes,
+        shared: Rc<Shared>,
+    ) -> Self {
+        let Opened { journal, store, origins, staged, problem } = opened;
+        let recorder = Recorder::new(shared.dirs.service_state(&config.name), lanes.history.clone());
+        let (inputs, inbox) = inbox();
+        let service = Rc::new_cyclic(|this| {
+            RefCell::new(Service {
+                name: config.name.clone(),
+                machine: Supervisor::new(config.mode, policy(&config)),
+                config,
+                journal,
+                listening: None,
+                incumbent: None,
+                successor: None,
+                retiree: None,
+                starting: None,
+                candidate: None,
+                operations: Vec::new(),
+                incoming: None,
+                timeline: Timeline::begin(),
+                last: None,
+                recorder,
+                lanes,
+                means: None,
+                store: Arc::new(store),
+                turn: Arc::default(),
+                preparation: None,
+                first: None,
+                trying: None,
+                staged,
+                origins,
+                lookout: None,
+                upkeep: Upkeep::default(),
+                problems: Problems::at_opening(problem),
+                file_look: None,
+                next_try_unix_ms: None,
+                awaited: None,
+                completes: false,
+                shared,
+                this: this.clone(),
+                inputs,
+                recording: None,
+                settled: Rc::default(),
+                is_compacting: false,
+                fds: Vec::new(),
+                timers: HashMap::new(),
+                vigil: None,
+                verdict: None,
+                measured: None,
+                serials: 0,
+                shown: "",
+                shown_share: 0,
+                was_refused: false,
+                clock: Instant::now(),
+            })
+        });
+        spawn_local(inbox.drain(Rc::downgrade(&service)));
+        Self(service)
+    }
+
+    pub(in crate::supervisor) fn with<T>(&self, look: impl FnOnce(&mut Service) -> T) -> T {
+        look(&mut self.0.borrow_mut())
+    }
+
+    /// How many there are of this handle.
+    pub(in crate::supervisor) fn holders(&self) -> usize {
+        Rc::strong_count(&self.0)
+    }
+
+    /// Completes when the service is stopped, or rests although it was not asked to.
+    pub(in crate::supervisor) async fn settled(&self) {
+        self.until(|service| service.is_settled()).await;
+    }
+
+    /// Completes when this holds; it is looked at whenever the service comes to rest.
+    pub(in crate::supervisor) async fn until(&self, holds: impl Fn(&Service) -> bool) {
+        loop {
+            let settled = self.with(|service| Rc::clone(&service.settled));
+            let waiting = settled.notified();
+            if self.with(|service| holds(service)) {
+                return;
+            }
+            waiting.await;
+        }
+    }
+}
+
+impl Service {
+    /// Lets one thing happen, and what follows from it.
+    pub(in crate::supervisor) fn feed(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            tracing::debug!(service = %self.name, ?event, "event");
+            let happened = self.at_event(&event);
+            let actions = self.machine.step(self.moment(), event);
+            self.carry_out(actions, &mut events);
+            self.after_event(&happened);
+        }
+        self.tell_of_restored_journal();
+        self.adjust_vigil();
+        self.adjust_path_watch();
+        self.adjust_repairs();
+        self.adjust_slot_watch();
+        self.shared.systemd.show(&self.name, self.machine.is_wanted(), self.incumbent.is_some());
+        if self.is_settled() {
+            self.settled.notify_waiters();
+            self.compact_journal();
+        }
+    }
+
+    pub(in crate::supervisor) fn moment(&self) -> Moment {
+        Moment { now: self.now(), next_id: HandoffId::from_uuid(Uuid::now_v7()) }
+    }
+
+    /// By the clock of the machine.
+    pub(in crate::supervisor) fn now(&self) -> Millis {
+        u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Does what the machine says after one step.
+    pub(in crate::supervisor) fn carry_out(&mut self, actions: Vec<Action>, events: &mut VecDeque<Event>) {
+        if self.machine.is_wanted() != self.journal.standing().wanted {
+            self.note(Fact::Wanted { up: self.machine.is_wanted() });
+        }
+        let handoff = self.machine.handoff();
+        // Who is refused is shown no phase of what others wait for.
+        let is_refused = actions.iter().any(|action| matches!(action, Action::Refuse(_)));
+        let entered = if is_refused { None } else { self.show_phase() };
+        for action in actions {
+            tracing::debug!(service = %self.name, ?action, "action");
+            self.at_action(&action);
+            self.perform(action, events);
+        }
+        // Not before: in the gap between two processes nobody waits for the log.
+        if let Some(phase) = entered {
+            tracing::info!(service = %self.name, %handoff, phase);
+        }
+        self.end_attempt();
+    }
+
+    fn is_settled(&self) -> bool {
+        matches!(self.machine.phase(), Phase::Stopped | Phase::Serving | Phase::Backoff)
+            && self.machine.outgoing().is_none()
+    }
+
+    /// Somebody asks. The answer goes to `operation`, at once if the machine refuses.
+    pub(in crate::supervisor) fn ask(&mut self, request: Request, mut operation: Operation) {
+        if request == Request::Cancel {
+            return self.call_off(operation);
+        }
+        if request == Request::Start && self.shared.is_leaving.get() {
+            let error = Error::busy(&self.name, "the daemon ends");
+            // Whoever asked may have hung up.
+            let _ = operation.reply.send(Err(error));
+            return;
+        }
+        self.record_request(&mut operation);
+        let timeline = std::mem::replace(&mut self.timeline, Timeline::begin());
+        let shown = (std::mem::take(&mut self.shown), std::mem::take(&mut self.shown_share));
+        let earlier = self.problems.request_begins(self.has_lasting_problem());
+        let completes = std::mem::take(&mut self.completes);
+        self.incoming = Some(operation);
+        self.was_refused = false;
+        self.feed(Event::Request(request));
+        self.operations.extend(self.incoming.take());
+        if self.was_refused {
+            // What is under way goes on, and is told as if nobody had asked.
+            (self.timeline, self.completes) = (timeline, completes);
+            (self.shown, self.shown_share) = shown;
+            self.problems.request_refused(earlier);
+        }
+    }
+
+    /// That the disk fails, or that the process can be told nothing, stays true whatever is asked for.
+    fn has_lasting_problem(&self) -> bool {
+        self.journal.latched().is_some()
+            || self.journal.refused().is_some()
+            || self.machine.incumbent() == Incumbent::Unreachable
+    }
+
+    /// What a person should know.
+    pub(in crate::supervisor) fn told_problem(&self) -> Option<String> {
+        let doing = match self.machine.phase() {
+            Phase::Stopped | Phase::Stopping => Doing::Rests,
+            _ if !self.machine.is_wanted() => Doing::Rests,
+            _ if self.incumbent.is_none() => Doing::Starts,
+            _ => Doing::Serves,
+        };
+        self.problems.told(doing)
+    }
+
+    /// The handoff under way, or the last one, if there was one.
+    pub(in crate::supervisor) fn handoff(&self) -> Option<HandoffId> {
+        Some(self.machine.handoff()).filter(|handoff| *handoff != HandoffId::NIL)
+    }
+
+    /// Somebody calls off what is under way. It is no operation of its own, so its clock goes on, and both are answered.
+    fn call_off(&mut self, operation: Operation) {
+        self.incoming = Some(operation);
+        self.feed(Event::Request(Request::Cancel));
+        self.operations.extend(self.incoming.take());
+    }
+
+    /// Tells those who wait that a phase began. Gives the phase, if it is a new one.
+    fn show_phase(&mut self) -> Option<&'static str> {
+        let (phase, share) = (self.phase_name(), self.machine.shares());
+        if phase == self.shown && share == self.shown_share {
+            return None;
+        }
+        (self.shown, self.shown_share) = (phase, share);
+        self.timeline.enter(phase);
+        self.tell_progress(phase, self.phase_detail());
+        Some(phase)
+    }
+
+    pub(in crate::supervisor) fn tell_progress(&self, phase: &str, detail: Option<String>) {
+        let (handoff, at_us) = (self.handoff(), self.timeline.age_us());
+        for operation in self.operations.iter().chain(&self.incoming) {
+            // What came before the machine was asked counts.
+            let at_us = operation.asked.as_ref().map_or(at_us, Asked::elapsed_us);
+            if let Some(sink) = &operation.progress {
+                sink.send(progress(&self.name, handoff, phase, at_us, detail.clone()));
+            }
+        }
+    }
+
+    pub(in crate::supervisor) fn phase_name(&self) -> &'static str {
+        match self.machine.phase() {
+            Phase::Serving if self.machine.is_on_probation() => "probation",
+            Phase::Serving if self.machine.outgoing().is_some() => "retiring",
+            phase => phase.name(),
+        }
+    }
+
+    /// The journal must not keep an attempt that is over.
+    fn end_attempt(&mut self) {
+        if !matches!(self.machine.phase(), Phase::Serving | Phase::Stopped | Phase::Backoff) {
+            return;
+        }
+        self.means = None;
+        if let Some(attempt) = &self.journal.standing().attempt {
+            let handoff = attempt.handoff;
+            let told = || self.last.as_ref().filter(|last| last.handoff == Some(handoff))?.reason.as_deref();
+            let reason = self.problems.failure().or_else(told).unwrap_or_default().to_owned();
+            self.note(Fact::RolledBack { handoff, reason });
+        }
+        if self.machine.phase() == Phase::Serving {
+            self.problems.serves();
+        }
+    }
+
+    /// Records a fact whose loss a restart of the supervisor could live with.
+    pub(in crate::supervisor) fn note(&mut self, fact: Fact) {
+        if let Err(error) = self.journal.append(fact) {
+            tracing::error!(service = %self.name, %error, "not recorded");
+            self.problems.not_recorded(&error);
+        }
+    }
+
+    pub(in crate::supervisor) fn next_serial(&mut self) -> Serial {
+        self.serials += 1;
+        Serial(self.serials)
+    }
+
+    /// A handle on this service, unless it is going.
+    pub(in crate::supervisor) fn handle(&self) -> Option<Handle> {
+        self.this.upgrade().map(Handle)
+    }
+
+    /// Takes over what the service file says now. It counts from the next process on.
+    pub(in crate::supervisor) fn reconfigure(&mut self, config: config::Service) {
+        self.machine.set_policy(config.mode, policy(&config));
+        self.config = config;
+        self.adjust_watch();
+    }
+}

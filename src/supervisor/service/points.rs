@@ -1,0 +1,38 @@
+//! Where the crash tests find the daemon: around each event and each action.
+
+use handoff_protocol::supervisor::{Action, Event};
+
+use super::Service;
+use crate::crash_points::{crash_point, name};
+
+impl Service {
+    /// Gives the name of the event.
+    pub(in crate::supervisor) fn at_event(&self, event: &Event) -> String {
+        self.tell_parties();
+        let event = name(event);
+        crash_point!("supervisor/{}/event.{event}", self.phase_name());
+        event
+    }
+
+    pub(in crate::supervisor) fn after_event(&self, event: &str) {
+        self.tell_parties();
+        crash_point!("supervisor/{}/after.{event}", self.phase_name());
+    }
+
+    pub(in crate::supervisor) fn at_action(&self, action: &Action) {
+        self.tell_parties();
+        // A timer is nothing outside of this process, and neither is a reason.
+        if !matches!(action, Action::Arm(..) | Action::Disarm(_) | Action::Failed(_)) {
+            crash_point!("supervisor/{}/before.{}", self.phase_name(), name(action));
+        }
+    }
+
+    /// The harness is told whom it can hit.
+    fn tell_parties(&self) {
+        #[cfg(feature = "crash-points")]
+        crate::crash_points::parties(
+            [&self.incumbent, &self.successor, &self.retiree]
+                .map(|party| party.as_ref().map(|party| party.process.pid)),
+        );
+    }
+}

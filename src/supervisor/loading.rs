@@ -322,7 +322,7 @@ impl Daemon {
             }
             service.sweep_store();
             service.note_generation();
-            service.adjust_watch();
+            service.adjust_path_watch();
         });
         self.services.borrow_mut().insert(name, handle.clone());
         handle

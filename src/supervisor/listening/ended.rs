@@ -132,7 +132,7 @@ impl Listening {
 impl Service {
     /// Watches the listeners of the process that serves, and no others.
     pub(in crate::supervisor) fn adjust_slot_watch(&mut self) {
-        let serial = self.incumbent.as_ref().map(|party| party.serial);
+        let serial = self.incumbent.as_ref().map(|process| process.serial);
         let serial = serial.filter(|_| self.machine.phase() == Phase::Serving && self.listening.is_some());
         if serial != self.upkeep.left.of && serial.is_some() {
             let replaced_at = self.upkeep.left.replaced_at;
@@ -166,8 +166,8 @@ impl Service {
         if !self.is_paired() {
             return Some(Side::A);
         }
-        let party = self.incumbent.as_ref()?;
-        shim::used_side(&self.shared.dirs.adopt_socket(party.handoff))
+        let process = self.incumbent.as_ref()?;
+        shim::used_side(&self.shared.dirs.adopt_socket(process.handoff))
     }
 
     /// The sockets that get what clients send to the process that serves.
@@ -195,7 +195,7 @@ impl Service {
                 }
                 self.upkeep.left.renewed.extend(renewed);
                 self.adjust_slot_watch();
-                self.adjust_path_watch();
+                self.adjust_socket_paths();
             }
             Err(error) => {
                 tracing::error!(service = %self.name, %error, "a listener that the program has ended cannot be replaced");
@@ -207,8 +207,8 @@ impl Service {
     /// The places of the listeners at which the process that serves takes nothing, as it has ended or closed them. Those of a program that may
     /// not be looked at count as taken.
     pub(in crate::supervisor) fn left_listeners(&self) -> BTreeSet<usize> {
-        let Some(party) = &self.incumbent else { return BTreeSet::new() };
-        if self.upkeep.left.of != Some(party.serial) {
+        let Some(process) = &self.incumbent else { return BTreeSet::new() };
+        if self.upkeep.left.of != Some(process.serial) {
             return BTreeSet::new();
         }
         let mut left = self.upkeep.left.renewed.clone();
@@ -216,7 +216,7 @@ impl Service {
             // The library has a duplicate of each.
             return left;
         }
-        let tree = tree_of(party.process.pid).into_iter().filter(|pid| *pid != party.process.pid);
+        let tree = tree_of(process.pid()).into_iter().filter(|pid| *pid != process.pid());
         let tree: Vec<u32> = tree.collect();
         let receiving = self.receiving();
         let number = |fd: BorrowedFd<'_>| u32::try_from(inode(fd).ok()?).ok();
@@ -235,7 +235,7 @@ impl Service {
             if self.machine.phase() == Phase::Serving { self.left_listeners() } else { BTreeSet::new() };
         let at = left.first()?;
         let listener = self.config.listeners.get(*at)?;
-        let pid = self.pid_of_program().or_else(|| self.incumbent.as_ref().map(|party| party.process.pid))?;
+        let pid = self.pid_of_program().or_else(|| self.incumbent.as_ref().map(|process| process.pid()))?;
         let more =
             if left.len() > 1 { format!(" There are {} such listeners.", left.len()) } else { String::new() };
         Some(format!(

@@ -29,14 +29,14 @@ const AGAIN: Duration = Duration::from_secs(60);
 
 /// The watch of a service over its paths. It ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct PathWatch {
+pub(super) struct SocketPaths {
     names: Vec<PathBuf>,
     /// `None` if the kernel would not have it.
     task: Option<AbortHandle>,
     since: Instant,
 }
 
-impl Drop for PathWatch {
+impl Drop for SocketPaths {
     fn drop(&mut self) {
         if let Some(task) = &self.task {
             task.abort();
@@ -44,7 +44,7 @@ impl Drop for PathWatch {
     }
 }
 
-impl PathWatch {
+impl SocketPaths {
     /// One that the kernel would not have is not asked for at every event.
     fn is_good_for_now(&self) -> bool {
         self.task.is_some() || self.since.elapsed() < AGAIN
@@ -78,7 +78,7 @@ impl Listening {
 
 impl Service {
     /// Watches the paths that the service has now.
-    pub(in crate::supervisor) fn adjust_path_watch(&mut self) {
+    pub(in crate::supervisor) fn adjust_socket_paths(&mut self) {
         if self.listening.is_none() {
             self.upkeep.paths = None;
             return;
@@ -89,7 +89,7 @@ impl Service {
         }
         let names = self.listening.as_ref().map(Listening::watched).unwrap_or_default();
         if self.upkeep.paths.as_ref().map_or(&[][..], |watch| &watch.names) == names
-            && self.upkeep.paths.as_ref().is_none_or(PathWatch::is_good_for_now)
+            && self.upkeep.paths.as_ref().is_none_or(SocketPaths::is_good_for_now)
         {
             return;
         }
@@ -104,7 +104,7 @@ impl Service {
                 None
             }
         };
-        self.upkeep.paths = Some(PathWatch { names, task, since: Instant::now() });
+        self.upkeep.paths = Some(SocketPaths { names, task, since: Instant::now() });
         // What has happened before it was watched.
         self.mend_paths();
     }

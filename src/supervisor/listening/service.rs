@@ -134,7 +134,7 @@ impl Service {
     pub(in crate::supervisor) fn slot_for_successor(&mut self) -> Result<u64, SlotError> {
         self.paths_answer()?;
         self.renew_ended();
-        let is_left = self.incumbent.as_ref().is_none_or(|party| self.is_left(party.slot));
+        let is_left = self.incumbent.as_ref().is_none_or(|process| self.is_left(process.slot));
         let note = self.note_joined();
         let Some(listening) = &mut self.listening else { return Ok(0) };
         if self.config.mode == Mode::Exclusive || is_left {
@@ -160,23 +160,23 @@ impl Service {
 
     /// The successor is gone. What waits at a slot of its own was never meant to be there.
     pub(in crate::supervisor) fn forget_successor(&mut self) {
-        if let Some(party) = self.successor.take() {
-            self.retire_slot(party.slot);
+        if let Some(process) = self.successor.take() {
+            self.retire_slot(process.slot);
         }
     }
 
-    /// The retiree is gone.
-    pub(in crate::supervisor) fn forget_retiree(&mut self) {
-        if let Some(party) = self.retiree.take() {
-            self.retire_slot(party.slot);
+    /// The outgoing is gone.
+    pub(in crate::supervisor) fn forget_outgoing(&mut self) {
+        if let Some(process) = self.outgoing.take() {
+            self.retire_slot(process.slot);
         }
     }
 
     /// Takes the slots of the dead out of use.
     pub(in crate::supervisor) fn retire_unused_slots(&mut self) {
-        let parties = [&self.incumbent, &self.successor, &self.retiree].into_iter().flatten();
+        let processes = [&self.incumbent, &self.successor, &self.outgoing].into_iter().flatten();
         let starting = self.starting.iter().map(|starting| starting.slot());
-        let used: Vec<u64> = parties.map(|party| party.slot).chain(starting).collect();
+        let used: Vec<u64> = processes.map(|process| process.slot).chain(starting).collect();
         let slots = self.listening.as_ref().map(Listening::slots).unwrap_or_default();
         for slot in slots.into_iter().filter(|slot| !used.contains(slot)) {
             self.retire_slot(slot);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::ended::{Left, SlotWatch};
-use super::paths::PathWatch;
+use super::paths::SocketPaths;
 use super::{Listening, PAIR};
 use crate::config::ListenAddress;
 use crate::slots::{Other, Side, SlotError};
@@ -31,7 +31,7 @@ impl Drop for Repairs {
 #[derive(Debug, Default)]
 pub(in crate::supervisor) struct Upkeep {
     /// The paths of unix sockets.
-    pub(super) paths: Option<PathWatch>,
+    pub(super) paths: Option<SocketPaths>,
     /// Slots that strangers are between.
     repairs: Option<Repairs>,
     /// The listeners of the process that serves.

@@ -31,7 +31,7 @@ impl Service {
     /// Gives the successor a share of the new connections, and begins to count what it gets.
     pub(in crate::supervisor) fn steer_share(&mut self, permille: u16) {
         self.tell_share();
-        let slot = self.successor.as_ref().map(|party| party.slot);
+        let slot = self.successor.as_ref().map(|process| process.slot);
         let (Some(listening), Some(slot)) = (&mut self.listening, slot) else { return };
         if let Err(error) = listening.steer_share(slot, permille) {
             tracing::error!(service = %self.name, %error, "a share of new connections could not be steered");
@@ -82,7 +82,7 @@ impl Service {
     /// The processes of the incumbent, and of the successor, as long as the step lasts.
     pub(in crate::supervisor) fn sharing(&self, step: Step) -> Option<[Option<u32>; 2]> {
         let pids =
-            [&self.incumbent, &self.successor].map(|party| party.as_ref().map(|party| party.process.pid));
+            [&self.incumbent, &self.successor].map(|process| process.as_ref().map(|process| process.pid()));
         self.is_in_step(step).then_some(pids)
     }
 

@@ -7,4 +7,4 @@ mod watchdog;
 
 pub(in crate::supervisor) use canary::{Measured, Step};
 pub(in crate::supervisor) use lock_watch::check_queue;
-pub(in crate::supervisor) use watchdog::Vigil;
+pub(in crate::supervisor) use watchdog::Watchdog;

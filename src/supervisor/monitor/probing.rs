@@ -16,7 +16,7 @@ use crate::probe::{Connection, Failure, Surroundings, Way, attempt};
 use crate::slots::census::{Census, Stage};
 use crate::slots::{ProbeRoute, ProbeTarget};
 use crate::supervisor::input::{Input, Inputs};
-use crate::supervisor::process::Party;
+use crate::supervisor::process::Process;
 use crate::supervisor::service::Service;
 use crate::sys::descriptor::inode;
 
@@ -160,7 +160,7 @@ impl WayIn<'_> {
 impl Service {
     /// What a command is told that tries the process.
     pub(in crate::supervisor) fn surroundings(&self) -> Surroundings {
-        let pid = self.tried().map_or(0, |party| party.process.pid);
+        let pid = self.tried().map_or(0, |process| process.pid());
         let fixed = [("HANDOFF_SERVICE", self.name.to_string()), ("HANDOFF_PID", pid.to_string())];
         let listeners = self.config.listeners.iter().map(|listener| {
             let name = listener.name.as_str().to_ascii_uppercase().replace('-', "_");
@@ -175,7 +175,7 @@ impl Service {
     }
 
     /// The process that is tried: the successor, or once it is committed the incumbent.
-    pub(in crate::supervisor) fn tried(&self) -> Option<&Party> {
+    pub(in crate::supervisor) fn tried(&self) -> Option<&Process> {
         if self.machine.phase() == Phase::Serving { self.incumbent.as_ref() } else { self.successor.as_ref() }
     }
 
@@ -189,7 +189,7 @@ impl Service {
         if !self.is_tried(id) {
             return None;
         }
-        let slot = self.tried().map(|party| party.slot);
+        let slot = self.tried().map(|process| process.slot);
         let (Some(listening), Some(slot)) = (&mut self.listening, slot) else {
             return Some(Err(io::Error::other("the process is gone")));
         };
@@ -198,7 +198,7 @@ impl Service {
 
     pub(in crate::supervisor) fn listens_for_tried(&self, listener: &str) -> bool {
         let listening = self.listening.as_ref().zip(self.tried());
-        listening.is_some_and(|(listening, party)| listening.is_open(listener, party.slot))
+        listening.is_some_and(|(listening, process)| listening.is_open(listener, process.slot))
     }
 
     pub(in crate::supervisor) fn end_route(&mut self, listener: &str) -> io::Result<()> {

@@ -19,12 +19,12 @@ use crate::sys::process::{children_of, is_frozen};
 
 /// The watch over a process. It ends when this is dropped.
 #[derive(Debug)]
-pub(in crate::supervisor) struct Vigil {
+pub(in crate::supervisor) struct Watchdog {
     over: (HandoffId, Watch),
     task: AbortHandle,
 }
 
-impl Drop for Vigil {
+impl Drop for Watchdog {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -44,14 +44,14 @@ struct Look {
 
 impl Service {
     /// Watches whom the machine names now, and nobody else. What is found comes as an event.
-    pub(in crate::supervisor) fn adjust_vigil(&mut self) {
+    pub(in crate::supervisor) fn adjust_watchdog(&mut self) {
         let wanted = self.machine.watched();
-        if self.vigil.as_ref().map(|vigil| vigil.over) == wanted {
+        if self.watchdog.as_ref().map(|watchdog| watchdog.over) == wanted {
             return;
         }
-        self.vigil = wanted.map(|over @ (id, watch)| {
+        self.watchdog = wanted.map(|over @ (id, watch)| {
             let task = spawn_local(watch_over(self.inputs.clone(), id, self.look(watch)));
-            Vigil { over, task: task.abort_handle() }
+            Watchdog { over, task: task.abort_handle() }
         });
     }
 
@@ -70,7 +70,7 @@ impl Service {
 
     /// The process that is watched, if it is stopped. Of a program behind a shim, that one counts as well.
     fn stopped(&self) -> Option<u32> {
-        let pid = self.tried()?.process.pid;
+        let pid = self.tried()?.pid();
         let programs = if self.config.adapter.is_foreign() { children_of(pid) } else { Vec::new() };
         std::iter::once(pid).chain(programs).find(|pid| is_frozen(*pid))
     }
@@ -98,15 +98,15 @@ impl Service {
 
     /// The process that is watched is not well. Another one may be watched by now.
     pub(in crate::supervisor) fn condemn(&mut self, id: HandoffId, watch: Watch, why: String) {
-        if self.vigil.as_ref().is_none_or(|vigil| vigil.over != (id, watch)) {
+        if self.watchdog.as_ref().is_none_or(|watchdog| watchdog.over != (id, watch)) {
             return;
         }
         if watch == Watch::Liveness
-            && let Some(party) = &self.incumbent
+            && let Some(process) = &self.incumbent
         {
-            let pid = party.process.pid;
+            let pid = process.pid();
             tracing::warn!(service = %self.name, pid, why, "the process is killed, since it does not serve");
-            self.verdict = Some(why.clone());
+            self.kill_reason = Some(why.clone());
         }
         self.feed(Event::Condemned(id, why));
     }

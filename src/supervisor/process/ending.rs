@@ -8,7 +8,7 @@ use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{Grant, ToService};
 use handoff_protocol::supervisor::Phase;
 
-use super::Party;
+use super::Process;
 use crate::config::{self, StopSignal};
 use crate::control::api::{Kill, Killed};
 use crate::control::{Error, Kind};
@@ -19,38 +19,38 @@ use crate::sys::process::{Signal, has_ended, name_of, parent_of, tree_of};
 
 impl Service {
     /// What a process has to be told before this message, and what has to be known of it from then on.
-    pub(in crate::supervisor) fn prepare_end(&self, party: &Party, id: HandoffId, message: &ToService) {
+    pub(in crate::supervisor) fn prepare_end(&self, process: &Process, id: HandoffId, message: &ToService) {
         match message {
             ToService::Seal(_) => {
-                party.asked_to_end();
+                process.asked_to_end();
                 if let (false, Some(listening)) = (self.config.adapter.is_foreign(), &self.listening)
-                    && party.slot == listening.steered()
+                    && process.slot == listening.steered()
                 {
-                    self.timeline.note_without_room(listening.all_without_room(party.slot));
+                    self.timeline.note_without_room(listening.all_without_room(process.slot));
                 }
                 let end_ms = self.machine.grant_ms(self.now());
-                party.send(id, &ToService::Grant(Grant { end_ms }), &[]);
+                process.send(id, &ToService::Grant(Grant { end_ms }), &[]);
             }
-            ToService::Abort(_) => party.asked_to_end(),
+            ToService::Abort(_) => process.asked_to_end(),
             // To the one that serves it says that it stays.
             ToService::Commit(_)
-                if !self.incumbent.as_ref().is_some_and(|one| one.serial == party.serial) =>
+                if !self.incumbent.as_ref().is_some_and(|one| one.serial == process.serial) =>
             {
-                party.asked_to_end();
+                process.asked_to_end();
             }
             _ => {}
         }
     }
 
     /// SIGKILL. One that was asked to end may have lost what it had not saved: that is to be told.
-    pub(in crate::supervisor) fn kill(&mut self, of: impl Fn(&Service) -> &Option<Party>) {
-        let Some(party) = of(self) else { return };
-        let killed = party.asked_for().map(|after| {
-            let pid = self.program_run_by(party).unwrap_or(party.process.pid);
+    pub(in crate::supervisor) fn kill(&mut self, of: impl Fn(&Service) -> &Option<Process>) {
+        let Some(process) = of(self) else { return };
+        let killed = process.asked_for().map(|after| {
+            let pid = self.program_run_by(process).unwrap_or(process.pid());
             let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
             Killed { pid, name: name_of(pid).unwrap_or_default(), after_ms }
         });
-        party.signal(Signal::SIGKILL);
+        process.signal(Signal::SIGKILL);
         self.note_killed(killed);
     }
 
@@ -60,12 +60,12 @@ impl Service {
         kill: &Kill,
         config: Option<&config::Service>,
     ) -> Result<(), Error> {
-        let Some(party) = &self.incumbent else { return Err(Error::not_running(&self.name)) };
+        let Some(process) = &self.incumbent else { return Err(Error::not_running(&self.name)) };
         let reload = || config.unwrap_or(&self.config).program.reload_signal.map(StopSignal::signal);
         let found = kill.signal.as_deref().map_or_else(reload, signal_of);
         let Some(signal) = found else { return Err(no_signal(kill)) };
-        tracing::info!(service = %self.name, pid = party.process.pid, signal = signal as i32, "signal for the program");
-        party.signal(signal);
+        tracing::info!(service = %self.name, pid = process.pid(), signal = signal as i32, "signal for the program");
+        process.signal(signal);
         Ok(())
     }
 
@@ -80,8 +80,8 @@ impl Service {
 
     /// Likewise, of each process that lives: one that serves again may have ended its program meanwhile.
     pub(in crate::supervisor) fn collect_all_killed(&mut self) {
-        let parties = [&self.incumbent, &self.successor, &self.retiree].into_iter().flatten();
-        let handoffs: Vec<HandoffId> = parties.map(|party| party.handoff).collect();
+        let processes = [&self.incumbent, &self.successor, &self.outgoing].into_iter().flatten();
+        let handoffs: Vec<HandoffId> = processes.map(|process| process.handoff).collect();
         handoffs.into_iter().for_each(|handoff| self.collect_killed(handoff));
         if let Some(listening) = &self.listening {
             self.timeline.count_without_room(listening.all_without_room(listening.steered()));
@@ -100,18 +100,18 @@ impl Service {
     pub(in crate::supervisor) fn pid(&self) -> Option<u32> {
         match self.config.adapter.is_foreign() {
             true => self.pid_of_program(),
-            false => self.incumbent.as_ref().map(|party| party.process.pid),
+            false => self.incumbent.as_ref().map(|process| process.pid()),
         }
     }
 
     /// Whether the process that serves is still there. What has ended is known a moment later.
     pub(in crate::supervisor) fn is_served(&self) -> bool {
-        self.incumbent.as_ref().is_some_and(|party| self.pid().is_some() || !has_ended(party.process.pid))
+        self.incumbent.as_ref().is_some_and(|process| self.pid().is_some() || !has_ended(process.pid()))
     }
 
     /// The shim that runs it.
     pub(in crate::supervisor) fn pid_of_shim(&self) -> Option<u32> {
-        self.incumbent.as_ref().filter(|_| self.config.adapter.is_foreign()).map(|party| party.process.pid)
+        self.incumbent.as_ref().filter(|_| self.config.adapter.is_foreign()).map(|process| process.pid())
     }
 
     /// The process that the shim of the incumbent says it runs.
@@ -119,17 +119,17 @@ impl Service {
         self.program_run_by(self.incumbent.as_ref()?)
     }
 
-    pub(in crate::supervisor) fn program_run_by(&self, party: &Party) -> Option<u32> {
+    pub(in crate::supervisor) fn program_run_by(&self, process: &Process) -> Option<u32> {
         if !self.config.adapter.is_foreign() {
             return None;
         }
-        let path = self.file_of_shim(party.handoff, shim::PID);
+        let path = self.file_of_shim(process.handoff, shim::PID);
         let found = match fs::read_to_string(&path) {
             Ok(text) => text.trim().parse().ok(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => write_pid_again(party, &path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => write_pid_again(process, &path),
             Err(_) => None,
         };
-        party.program.set(found.or(party.program.get()));
+        process.program.set(found.or(process.program.get()));
         found
     }
 
@@ -153,16 +153,16 @@ impl Service {
     /// What keeps the program that is started from its listeners, as its shim says.
     pub(in crate::supervisor) fn shown_wait(&self) -> Option<String> {
         let matters = matches!(self.machine.phase(), Phase::Warming | Phase::Beginning | Phase::Resuming);
-        let party = self.successor.as_ref().or(self.incumbent.as_ref());
-        let party = party.filter(|_| matters && self.config.adapter.is_foreign())?;
-        let waits = shim::waits_for(&self.shared.dirs.adopt_socket(party.handoff))?;
+        let process = self.successor.as_ref().or(self.incumbent.as_ref());
+        let process = process.filter(|_| matters && self.config.adapter.is_foreign())?;
+        let waits = shim::waits_for(&self.shared.dirs.adopt_socket(process.handoff))?;
         Some(format!("The service waits for its program: {waits}."))
     }
 
     /// Who was not believed that spoke for the program that serves.
     pub(in crate::supervisor) fn shown_refusal(&self) -> Option<String> {
-        let party = self.incumbent.as_ref().filter(|_| self.config.program.notify.is_some())?;
-        let refused = shim::refused_by(&self.shared.dirs.adopt_socket(party.handoff))?;
+        let process = self.incumbent.as_ref().filter(|_| self.config.program.notify.is_some())?;
+        let refused = shim::refused_by(&self.shared.dirs.adopt_socket(process.handoff))?;
         Some(format!("{refused}."))
     }
 
@@ -173,10 +173,10 @@ impl Service {
 
 /// The program of a shim whose file is gone, perhaps with the whole directory: what the file said, or the only child of the shim. It is
 /// written again for the next daemon. A shim whose program has ended has removed the file itself.
-fn write_pid_again(party: &Party, path: &Path) -> Option<u32> {
-    let all = tree_of(party.process.pid);
-    let is_child = |pid: &u32| parent_of(*pid) == Some(party.process.pid);
-    let known = party.program.get().filter(|pid| all.contains(pid));
+fn write_pid_again(process: &Process, path: &Path) -> Option<u32> {
+    let all = tree_of(process.pid());
+    let is_child = |pid: &u32| parent_of(*pid) == Some(process.pid());
+    let known = process.program.get().filter(|pid| all.contains(pid));
     let pid = known.or_else(|| {
         let mut children = all.iter().copied().filter(is_child);
         children.next().filter(|_| children.next().is_none())
@@ -224,11 +224,11 @@ fn no_signal(kill: &Kill) -> Error {
 }
 
 /// SIGTERM.
-pub(in crate::supervisor) fn terminate(party: &Option<Party>) {
-    if let Some(party) = party {
-        party.asked_to_end();
-        party.signal(Signal::SIGTERM);
+pub(in crate::supervisor) fn terminate(process: &Option<Process>) {
+    if let Some(process) = process {
+        process.asked_to_end();
+        process.signal(Signal::SIGTERM);
         // A stopped process cannot act on it otherwise.
-        party.signal(Signal::SIGCONT);
+        process.signal(Signal::SIGCONT);
     }
 }

@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use handoff_protocol::frame::Transport;
 use handoff_protocol::ids::{HandoffId, ID_VARIABLE, ListenerName};
-use handoff_protocol::record::{Binary, Fact, Process};
+use handoff_protocol::record::{Binary, Fact, Process as Identity};
 use handoff_protocol::supervisor::{Event, Phase, Target};
 use tokio::task::{AbortHandle, spawn_local};
 
-use super::{Parts, Party, Serial};
+use super::{Parts, Process, Serial};
 use crate::config::{self, check_binary};
 use crate::crash_points::{crash_point, passed_on};
 use crate::journal::unix_ms;
@@ -209,7 +209,7 @@ impl Service {
         let parts = Parts {
             serial,
             handoff: id,
-            process,
+            identity: process,
             binary,
             started_at_unix_ms: self.started_at(id),
             slot,
@@ -219,8 +219,8 @@ impl Service {
             trace: self.trace_of(id),
             lane: self.lanes.processes.clone(),
         };
-        let party = Party::new(parts, self.inputs.clone());
-        self.successor = Some(party.inspect_err(|_| self.shared.keeper.forget_process(&self.name, id))?);
+        let process = Process::new(parts, self.inputs.clone());
+        self.successor = Some(process.inspect_err(|_| self.shared.keeper.forget_process(&self.name, id))?);
         unclaimed.claim();
         Ok(())
     }
@@ -265,7 +265,7 @@ impl Service {
 
     /// An upgrade begins.
     pub(in crate::supervisor) fn note_old(&mut self) {
-        if let Some(pid) = self.incumbent.as_ref().map(|party| party.process.pid) {
+        if let Some(pid) = self.incumbent.as_ref().map(|process| process.pid()) {
             let program = self.pid_of_program();
             self.timeline.note_old(pid, program);
         }
@@ -273,7 +273,7 @@ impl Service {
 
     /// Whether what serves after an attempt that was rolled back is the old version, started again.
     pub(in crate::supervisor) fn was_restarted(&self) -> bool {
-        let pid = self.incumbent.as_ref().map(|party| party.process.pid);
+        let pid = self.incumbent.as_ref().map(|process| process.pid());
         pid.is_some_and(|pid| self.timeline.is_another(pid, self.pid_of_program()))
     }
 
@@ -386,12 +386,12 @@ pub(crate) fn inherited_environment() -> impl Iterator<Item = (OsString, OsStrin
 }
 
 /// A process that was just started cannot have been mistaken for another, since nobody has waited for it yet.
-pub(in crate::supervisor) fn identity(pid: u32) -> Process {
+pub(in crate::supervisor) fn identity(pid: u32) -> Identity {
     let (start_ticks, boot_id) = match ProcessId::of(pid) {
         Ok(found) => {
             (found.start_ticks, found.boot_id.parse::<uuid::Uuid>().unwrap_or_default().into_bytes())
         }
         Err(_) => (0, [0; 16]),
     };
-    Process { pid, start_ticks, boot_id }
+    Identity { pid, start_ticks, boot_id }
 }

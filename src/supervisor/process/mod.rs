@@ -18,7 +18,7 @@ use std::time::Duration;
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{FromService, ToService};
 use handoff_protocol::reason::Exit;
-use handoff_protocol::record::{Binary, Process};
+use handoff_protocol::record::{Binary, Process as Identity};
 use handoff_protocol::version::UNAGREED;
 use tokio::io::unix::AsyncFd;
 use tokio::task::{AbortHandle, spawn_local};
@@ -71,11 +71,11 @@ pub(in crate::supervisor) enum ProcessEvent {
 pub(in crate::supervisor) struct Serial(pub(in crate::supervisor) u64);
 
 #[derive(Debug)]
-pub(in crate::supervisor) struct Party {
+pub(in crate::supervisor) struct Process {
     pub(in crate::supervisor) serial: Serial,
     /// The handoff that started it.
     pub(in crate::supervisor) handoff: HandoffId,
-    pub(in crate::supervisor) process: Process,
+    pub(in crate::supervisor) identity: Identity,
     /// What it was started from.
     pub(in crate::supervisor) binary: Binary,
     pub(in crate::supervisor) started_at_unix_ms: u64,
@@ -104,13 +104,13 @@ struct Unsent {
     is_watched: Cell<bool>,
 }
 
-/// What a party is made of.
+/// What a process is made of.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Parts {
     pub(in crate::supervisor) serial: Serial,
     /// The handoff that started it.
     pub(in crate::supervisor) handoff: HandoffId,
-    pub(in crate::supervisor) process: Process,
+    pub(in crate::supervisor) identity: Identity,
     /// What it was started from.
     pub(in crate::supervisor) binary: Binary,
     pub(in crate::supervisor) started_at_unix_ms: u64,
@@ -125,7 +125,7 @@ pub(in crate::supervisor) struct Parts {
     pub(in crate::supervisor) lane: Lane,
 }
 
-impl Party {
+impl Process {
     /// Begins to watch. What happens is sent to `inputs` by the task that watches, never from here.
     pub(in crate::supervisor) fn new(parts: Parts, inputs: Inputs) -> io::Result<Self> {
         let channel = parts.channel.map(|channel| {
@@ -149,7 +149,7 @@ impl Party {
         Ok(Self {
             serial,
             handoff: parts.handoff,
-            process: parts.process,
+            identity: parts.identity,
             binary: parts.binary,
             started_at_unix_ms: parts.started_at_unix_ms,
             slot: parts.slot,
@@ -166,6 +166,10 @@ impl Party {
             pidfd,
             watch: watch.abort_handle(),
         })
+    }
+
+    pub(in crate::supervisor) fn pid(&self) -> u32 {
+        self.identity.pid
     }
 
     /// It is asked to end from now on, if it was not before.
@@ -192,7 +196,7 @@ impl Party {
     /// seen elsewhere, by the end of the channel or by a deadline.
     pub(in crate::supervisor) fn send(&self, id: HandoffId, message: &ToService, fds: &[BorrowedFd<'_>]) {
         if let Err(error) = self.try_send(id, message, fds) {
-            tracing::debug!(pid = self.process.pid, message = message.name(), %error, "not sent");
+            tracing::debug!(pid = self.pid(), message = message.name(), %error, "not sent");
         }
     }
 
@@ -218,7 +222,7 @@ impl Party {
     /// Sends a signal. That the process is gone already is no error.
     pub(in crate::supervisor) fn signal(&self, signal: Signal) {
         if let Err(error) = kill(self.pidfd.get_ref().as_fd(), signal) {
-            tracing::debug!(pid = self.process.pid, ?signal, %error, "not signalled");
+            tracing::debug!(pid = self.pid(), ?signal, %error, "not signalled");
         }
     }
 
@@ -231,13 +235,13 @@ impl Party {
     }
 }
 
-impl Drop for Party {
+impl Drop for Process {
     fn drop(&mut self) {
         self.watch.abort();
     }
 }
 
-/// What the task that watches a party has.
+/// What the task that watches a process has.
 struct Watched {
     channel: Option<Rc<AsyncFd<Channel>>>,
     pidfd: Rc<AsyncFd<OwnedFd>>,
@@ -297,7 +301,7 @@ impl Watched {
     }
 }
 
-/// Ends with the party, and when everything is sent.
+/// Ends with the process, and when everything is sent.
 async fn send_later(unsent: Weak<Unsent>, channel: Weak<AsyncFd<Channel>>) {
     loop {
         sleep(ROOM_TICK).await;

@@ -10,7 +10,7 @@ use super::binary::hex;
 use crate::config;
 use crate::control::{Error, api};
 use crate::hooks::{self, Command};
-use crate::supervisor::process::Party;
+use crate::supervisor::process::Process;
 use crate::supervisor::service::{Handle, Service};
 
 /// What the commands of one upgrade are told, as variables of their environment.
@@ -47,9 +47,9 @@ pub(in crate::supervisor) enum Drains {
 
 impl Service {
     /// Runs the command of a drain, if there is one. Nothing waits for it.
-    pub(in crate::supervisor) fn tell_of_drain(&self, party: Option<&Party>, drains: Drains) {
-        let (Some(command), Some(party)) = (self.config.hooks.drain.clone(), party) else { return };
-        let pid = self.program_run_by(party).unwrap_or(party.process.pid);
+    pub(in crate::supervisor) fn tell_of_drain(&self, process: Option<&Process>, drains: Drains) {
+        let (Some(command), Some(process)) = (self.config.hooks.drain.clone(), process) else { return };
+        let pid = self.program_run_by(process).unwrap_or(process.pid());
         let drain = match drains {
             Drains::Begins => "begin",
             Drains::GoesOn => "cancel",

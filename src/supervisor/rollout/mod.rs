@@ -18,7 +18,7 @@ pub(in crate::supervisor) use hooks::Drains;
 pub(crate) use install::import_of;
 pub(in crate::supervisor) use install::{Pipeline, Wanted};
 pub(in crate::supervisor) use origin::{Origin, read_origins};
-pub(in crate::supervisor) use path_watch::{Arrival, PathNews, Watching, bring_in_all};
+pub(in crate::supervisor) use path_watch::{Arrival, PathNews, PathWatch, bring_in_all};
 pub(in crate::supervisor) use preparation::Preparation;
 pub(in crate::supervisor) use staging::{bring_in_staged, check_staged, recall_staged};
 pub(in crate::supervisor) use versions::{statuses, unfinished};

@@ -30,12 +30,12 @@ use crate::watch::{Finding, Nearest, News, Watch};
 
 /// The watch of a service. It ends when this is dropped.
 #[derive(Debug)]
-pub(in crate::supervisor) struct Watching {
+pub(in crate::supervisor) struct PathWatch {
     config: config::Watch,
     task: AbortHandle,
 }
 
-impl Drop for Watching {
+impl Drop for PathWatch {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -73,11 +73,11 @@ impl Daemon {
 
 impl Service {
     /// Watches what the service file names now.
-    pub(in crate::supervisor) fn adjust_watch(&mut self) {
-        if self.lookout.as_ref().map(|watching| &watching.config) == self.config.watch.as_ref() {
+    pub(in crate::supervisor) fn adjust_path_watch(&mut self) {
+        if self.path_watch.as_ref().map(|watching| &watching.config) == self.config.watch.as_ref() {
             return;
         }
-        self.lookout = self.config.watch.clone().map(|config| {
+        self.path_watch = self.config.watch.clone().map(|config| {
             let watcher = Watcher {
                 config: config.clone(),
                 service: self.name.clone(),
@@ -87,13 +87,13 @@ impl Service {
                 settled: Rc::clone(&self.settled),
                 inputs: self.inputs.clone(),
             };
-            Watching { config, task: spawn_local(watcher.watch()).abort_handle() }
+            PathWatch { config, task: spawn_local(watcher.watch()).abort_handle() }
         });
     }
 
     /// Something is at the watched path. Another one may be watched by now.
     pub(in crate::supervisor) fn path_news(&mut self, news: PathNews) {
-        let is_watched = |path: &Path| self.lookout.as_ref().is_some_and(|it| it.config.path == path);
+        let is_watched = |path: &Path| self.path_watch.as_ref().is_some_and(|it| it.config.path == path);
         match news {
             PathNews::IsOpen(reply) => drop(reply.send(self.is_open_to_upgrades())),
             PathNews::Runs(sha256, reply) => {

@@ -19,7 +19,7 @@ use crate::control::{Error, Kind, api};
 use crate::history;
 use crate::store::{self, Id, Same, Store, Version};
 use crate::supervisor::daemon::Daemon;
-use crate::supervisor::process::{Party, Serial};
+use crate::supervisor::process::{Process, Serial};
 use crate::supervisor::service::put_back;
 use crate::supervisor::service::{Handle, Service};
 use crate::sys::regular;
@@ -90,12 +90,12 @@ impl Service {
 
     /// What a binary is called: as a process of it says, or as its store knows it.
     pub(in crate::supervisor) fn name_of(&self, path: &Path, sha256: Option<&[u8; 32]>) -> Option<String> {
-        let is_meant = |party: &&Party| {
-            Path::new(&party.binary.path) == path
-                && sha256.is_none_or(|sha256| *sha256 == party.binary.sha256)
+        let is_meant = |process: &&Process| {
+            Path::new(&process.binary.path) == path
+                && sha256.is_none_or(|sha256| *sha256 == process.binary.sha256)
         };
-        let parties = [&self.incumbent, &self.successor, &self.retiree].into_iter().flatten();
-        let said = parties.filter(is_meant).find_map(|party| party.release.clone());
+        let processes = [&self.incumbent, &self.successor, &self.outgoing].into_iter().flatten();
+        let said = processes.filter(is_meant).find_map(|process| process.release.clone());
         said.or_else(|| self.store.version_at(path)?.name().map(str::to_owned))
     }
 
@@ -103,14 +103,14 @@ impl Service {
     pub(in crate::supervisor) fn learn_version(&mut self, serial: Serial, id: HandoffId, said: &str) {
         let version: String = said.chars().filter(|it| !it.is_control()).take(NAME_MAX).collect();
         let version = version.trim();
-        let parties = [&mut self.incumbent, &mut self.successor, &mut self.retiree];
-        let party = parties.into_iter().flatten().find(|party| party.serial == serial);
+        let processes = [&mut self.incumbent, &mut self.successor, &mut self.outgoing];
+        let process = processes.into_iter().flatten().find(|process| process.serial == serial);
         // With another id it is a breach of the protocol.
-        let Some(party) = party.filter(|_| id == self.machine.handoff() && !version.is_empty()) else {
+        let Some(process) = process.filter(|_| id == self.machine.handoff() && !version.is_empty()) else {
             return;
         };
-        party.release = Some(version.to_owned());
-        let (handoff, path) = (party.handoff, PathBuf::from(&party.binary.path));
+        process.release = Some(version.to_owned());
+        let (handoff, path) = (process.handoff, PathBuf::from(&process.binary.path));
         for asked in self.operations.iter_mut().chain(&mut self.incoming).filter_map(|it| it.asked.as_mut()) {
             asked.learn_version(handoff, version);
         }
@@ -167,11 +167,11 @@ impl Service {
         let generations = [&standing.current, &standing.previous].into_iter().flatten();
         let journal = generations.map(|Current { binary, .. }| &binary.path);
         let attempt = standing.attempt.iter().map(|attempt| &attempt.binary.path);
-        let parties = [&self.incumbent, &self.successor, &self.retiree].into_iter().flatten();
-        let parties = parties.map(|party| &party.binary.path);
+        let processes = [&self.incumbent, &self.successor, &self.outgoing].into_iter().flatten();
+        let processes = processes.map(|process| &process.binary.path);
         let first = self.first_path().filter(|_| standing.current.is_none());
         let staged = self.staged.iter().map(|staged| staged.binary.clone()).chain(self.trying.clone());
-        let paths = journal.chain(attempt).chain(parties).map(PathBuf::from).chain(first).chain(staged);
+        let paths = journal.chain(attempt).chain(processes).map(PathBuf::from).chain(first).chain(staged);
         paths.filter_map(|path| self.store.version_at(&path)).map(|version| version.made.id).collect()
     }
 
@@ -201,7 +201,7 @@ impl Service {
                 Look { named, stored, kept: Some((Arc::clone(&self.store), version)), in_place: None }
             }
             None => {
-                let pid = self.incumbent.as_ref().map(|party| party.process.pid);
+                let pid = self.incumbent.as_ref().map(|process| process.pid());
                 let pid = pid.filter(|_| !self.config.adapter.is_foreign());
                 let given = self.origin().and_then(|origin| origin.given.clone());
                 let (path, sha256) = (PathBuf::from(&binary.path), Id(binary.sha256));

@@ -16,7 +16,7 @@ use super::Service;
 use crate::control::{Error, Kind, api};
 use crate::journal::unix_ms;
 use crate::supervisor::operations::Timeline;
-use crate::supervisor::process::Party;
+use crate::supervisor::process::Process;
 use crate::supervisor::process::terminate;
 use crate::supervisor::rollout::Drains;
 
@@ -48,12 +48,12 @@ impl Service {
                     ToService::Resume(_) => self.tell_of_drain(self.incumbent.as_ref(), Drains::GoesOn),
                     _ => {}
                 }
-                if let Some(party) = &self.incumbent {
-                    self.prepare_end(party, id, &message);
-                    party.send(id, &message, &[]);
+                if let Some(process) = &self.incumbent {
+                    self.prepare_end(process, id, &message);
+                    process.send(id, &message, &[]);
                 }
             }
-            Action::ToOutgoing(id, message) => self.tell_retiree(id, &message),
+            Action::ToOutgoing(id, message) => self.tell_outgoing(id, &message),
             Action::AwaitQuiet(id) => self.await_quiet(id, events),
             Action::TerminateSuccessor | Action::KillSuccessor if self.successor.is_none() => {
                 self.give_up_start();
@@ -63,23 +63,23 @@ impl Service {
             Action::TerminateIncumbent => terminate(&self.incumbent),
             Action::KillSuccessor => self.kill(|service| &service.successor),
             Action::KillIncumbent => self.kill(|service| &service.incumbent),
-            Action::TerminateOutgoing => terminate(&self.retiree),
-            Action::KillOutgoing => self.kill(|service| &service.retiree),
+            Action::TerminateOutgoing => terminate(&self.outgoing),
+            Action::KillOutgoing => self.kill(|service| &service.outgoing),
             Action::HangUpIncumbent => {
-                if let Some(party) = &mut self.incumbent {
-                    party.hang_up();
+                if let Some(process) = &mut self.incumbent {
+                    process.hang_up();
                 }
             }
             Action::Probe(id, limit_ms) => self.probe(id, limit_ms, events),
             Action::SteerShare(permille) => self.steer_share(permille),
             Action::SteerToSuccessor => {
                 self.tell_share();
-                self.steer(self.successor.as_ref().map(|party| party.slot));
+                self.steer(self.successor.as_ref().map(|process| process.slot));
                 self.retire_unused_slots();
             }
             Action::SteerToIncumbent => {
                 self.tell_share();
-                self.steer(self.incumbent.as_ref().map(|party| party.slot));
+                self.steer(self.incumbent.as_ref().map(|process| process.slot));
                 self.timeline.gap_ends();
                 self.retire_unused_slots();
             }
@@ -88,22 +88,22 @@ impl Service {
             Action::Promote => {
                 // After a crash there is no incumbent to replace, and an earlier one may still be on its way out.
                 if let Some(replaced) = self.incumbent.take() {
-                    self.retiree = Some(replaced);
+                    self.outgoing = Some(replaced);
                 }
                 self.incumbent = self.successor.take();
-                self.verdict = None;
-                if let (Some(listening), Some(party)) = (&mut self.listening, &self.incumbent) {
-                    listening.lengthen_queues(party.slot);
+                self.kill_reason = None;
+                if let (Some(listening), Some(process)) = (&mut self.listening, &self.incumbent) {
+                    listening.lengthen_queues(process.slot);
                     listening.serve();
                 }
                 self.retire_unused_slots();
                 self.timeline.decided();
             }
-            Action::Retire => self.retiree = self.incumbent.take(),
+            Action::Retire => self.outgoing = self.incumbent.take(),
             Action::Reinstate { retires } => self.reinstate(retires),
-            Action::RetireSlot => self.forget_retiree(),
+            Action::RetireSlot => self.forget_outgoing(),
             Action::CloseListeners => {
-                self.retiree = None;
+                self.outgoing = None;
                 self.close_listeners();
             }
             Action::Arm(deadline, ms) => {
@@ -131,10 +131,10 @@ impl Service {
     /// What was decided is not: the version before is to serve again.
     fn reinstate(&mut self, retires: bool) {
         let replaced = self.incumbent.take();
-        self.incumbent = self.retiree.take();
+        self.incumbent = self.outgoing.take();
         self.timeline.undecided();
         if retires {
-            self.retiree = replaced;
+            self.outgoing = replaced;
         } else {
             if replaced.is_some() {
                 self.timeline.gap_begins();
@@ -148,22 +148,22 @@ impl Service {
     }
 
     /// With the descriptor that came with it.
-    fn hand_on(&self, party: &Option<Party>, id: HandoffId, state: State) {
-        let Some(party) = party else { return };
+    fn hand_on(&self, process: &Option<Process>, id: HandoffId, state: State) {
+        let Some(process) = process else { return };
         let fds: Vec<_> = self.fds.iter().map(AsFd::as_fd).collect();
         let length = state.length();
-        match party.try_send(id, &ToService::State(state), &fds) {
+        match process.try_send(id, &ToService::State(state), &fds) {
             Ok(()) => {
-                tracing::info!(service = %self.name, pid = party.process.pid, length, "state handed over")
+                tracing::info!(service = %self.name, pid = process.pid(), length, "state handed over")
             }
             Err(error) => tracing::warn!(
-                service = %self.name, pid = party.process.pid, length, %error, "state not handed over: the new process goes without"
+                service = %self.name, pid = process.pid(), length, %error, "state not handed over: the new process goes without"
             ),
         }
     }
 
     fn welcome(&mut self, id: HandoffId, version: u16) {
-        let (Some(party), Some(listening)) = (&self.successor, &self.listening) else { return };
+        let (Some(process), Some(listening)) = (&self.successor, &self.listening) else { return };
         let welcome = ToService::Welcome(Welcome {
             version,
             service: self.name.clone(),
@@ -172,8 +172,8 @@ impl Service {
             listeners: listening.names(),
             lease_ms: self.config.lease_ms,
         });
-        party.send(id, &welcome, &listening.given(party.slot));
-        party.agree(version);
+        process.send(id, &welcome, &listening.given(process.slot));
+        process.agree(version);
     }
 
     fn tell_successor(&mut self, id: HandoffId, message: &ToService, events: &mut VecDeque<Event>) {
@@ -182,9 +182,9 @@ impl Service {
             self.watch_the_lock(id);
         }
         match &self.successor {
-            Some(party) => {
-                self.prepare_end(party, id, message);
-                party.send(id, message, &[])
+            Some(process) => {
+                self.prepare_end(process, id, message);
+                process.send(id, message, &[])
             }
             // It is not there yet, and nobody waits for it any more.
             None => {
@@ -194,13 +194,13 @@ impl Service {
         }
     }
 
-    fn tell_retiree(&mut self, id: HandoffId, message: &ToService) {
+    fn tell_outgoing(&mut self, id: HandoffId, message: &ToService) {
         if matches!(message, ToService::Prepare(_)) {
-            self.tell_of_drain(self.retiree.as_ref(), Drains::Begins);
+            self.tell_of_drain(self.outgoing.as_ref(), Drains::Begins);
         }
-        let Some(party) = &self.retiree else { return };
-        self.prepare_end(party, id, message);
-        party.send(id, message, &[]);
+        let Some(process) = &self.outgoing else { return };
+        self.prepare_end(process, id, message);
+        process.send(id, message, &[]);
     }
 
     fn steer(&mut self, slot: Option<u64>) {

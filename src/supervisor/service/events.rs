@@ -6,13 +6,13 @@ use handoff_protocol::record::Fact;
 use handoff_protocol::supervisor::{Event, Incumbent};
 
 use super::Service;
-use crate::supervisor::process::{Party, ProcessEvent, Serial};
+use crate::supervisor::process::{Process, ProcessEvent, Serial};
 
 impl Service {
     /// A process did something. Of one that was let go meanwhile nothing is heard.
     pub(in crate::supervisor) fn process_event(&mut self, serial: Serial, event: ProcessEvent) {
-        let parties = [&self.incumbent, &self.successor, &self.retiree];
-        if !parties.into_iter().flatten().any(|party| party.serial == serial) {
+        let processes = [&self.incumbent, &self.successor, &self.outgoing];
+        if !processes.into_iter().flatten().any(|process| process.serial == serial) {
             return;
         }
         let said = match event {
@@ -30,14 +30,14 @@ impl Service {
         if let ProcessEvent::Said(id, FromService::Release(release), _) = &said {
             self.learn_version(serial, *id, &release.version);
         }
-        let is = |party: &Option<Party>| party.as_ref().is_some_and(|party| party.serial == serial);
+        let is = |process: &Option<Process>| process.as_ref().is_some_and(|process| process.serial == serial);
         let event = if is(&self.incumbent) {
             match said {
                 ProcessEvent::Said(id, message, fds) => {
                     self.fds = fds;
                     if matches!(message, FromService::Resumed(_)) {
                         self.timeline.gap_ends();
-                        self.incumbent.iter().for_each(Party::not_asked_to_end);
+                        self.incumbent.iter().for_each(Process::not_asked_to_end);
                     }
                     self.look_at_what_is_left(serial, &message);
                     Event::FromIncumbent(id, message)
@@ -59,7 +59,7 @@ impl Service {
                     Event::SuccessorGone(exit)
                 }
             }
-        } else if is(&self.retiree) {
+        } else if is(&self.outgoing) {
             match said {
                 ProcessEvent::Said(id, message, fds) => {
                     self.fds = fds;
@@ -67,7 +67,7 @@ impl Service {
                     Event::FromOutgoing(id, message)
                 }
                 ProcessEvent::Gone(exit) => {
-                    self.note_end_of_retiree(exit);
+                    self.note_end_of_outgoing(exit);
                     Event::OutgoingGone
                 }
                 ProcessEvent::Garbage(_) | ProcessEvent::HungUp => Event::OutgoingUnheard,
@@ -89,9 +89,9 @@ impl Service {
 
     /// The program of a process that has sealed is gone.
     fn look_at_what_is_left(&mut self, serial: Serial, message: &FromService) {
-        let parties = [&self.incumbent, &self.retiree];
-        let found = parties.into_iter().flatten().find(|party| party.serial == serial);
-        let handoff = found.map(|party| party.handoff);
+        let processes = [&self.incumbent, &self.outgoing];
+        let found = processes.into_iter().flatten().find(|process| process.serial == serial);
+        let handoff = found.map(|process| process.handoff);
         if let (FromService::Sealed(_), Some(handoff)) = (message, handoff) {
             self.note_connections(handoff);
         }
@@ -100,9 +100,9 @@ impl Service {
     /// Whoever asks is to know it before the next upgrade is refused for it.
     fn note_mute(&mut self, why: &str) {
         if self.machine.incumbent() == Incumbent::Unreachable
-            && let Some(party) = &self.incumbent
+            && let Some(process) = &self.incumbent
         {
-            let pid = party.process.pid;
+            let pid = process.pid();
             tracing::warn!(service = %self.name, pid, why, "the process can be told nothing any more");
             let what = "it serves on, but this daemon can only stop it";
             self.problems.mute(format!("The process {pid} can be told nothing any more ({why}): {what}"));
@@ -110,9 +110,9 @@ impl Service {
     }
 
     /// After a stop the process of the current generation is the one that left.
-    fn note_end_of_retiree(&mut self, exit: Exit) {
+    fn note_end_of_outgoing(&mut self, exit: Exit) {
         let Some(current) = &self.journal.standing().current else { return };
-        if self.retiree.as_ref().is_some_and(|party| party.handoff == current.handoff) {
+        if self.outgoing.as_ref().is_some_and(|process| process.handoff == current.handoff) {
             let generation = current.generation;
             self.note(Fact::Exited { generation, exit });
         }
@@ -120,9 +120,9 @@ impl Service {
 
     /// No later daemon has to ask how it ended, or what it is doing.
     fn forget_process(&mut self, serial: Serial) {
-        let parties = [&self.incumbent, &self.successor, &self.retiree];
-        let party = parties.into_iter().flatten().find(|party| party.serial == serial);
-        if let Some(handoff) = party.map(|party| party.handoff) {
+        let processes = [&self.incumbent, &self.successor, &self.outgoing];
+        let process = processes.into_iter().flatten().find(|process| process.serial == serial);
+        if let Some(handoff) = process.map(|process| process.handoff) {
             self.collect_killed(handoff);
             self.shared.keeper.forget_process(&self.name, handoff);
             let _ = std::fs::remove_file(self.shared.dirs.adopt_socket(handoff));
@@ -130,16 +130,16 @@ impl Service {
     }
 
     fn note_death(&mut self, exit: Exit) {
-        let Some(party) = self.incumbent.take() else { return };
+        let Some(process) = self.incumbent.take() else { return };
         self.timeline.gap_begins();
         // The one that people know.
-        let pid = party.program.get().unwrap_or(party.process.pid);
+        let pid = process.program.get().unwrap_or(process.pid());
         tracing::warn!(service = %self.name, pid, "the process {exit}");
         let current = self.journal.standing().current.as_ref();
-        let Some(generation) = current.filter(|current| current.handoff == party.handoff) else { return };
+        let Some(generation) = current.filter(|current| current.handoff == process.handoff) else { return };
         let generation = generation.generation;
         if !self.machine.is_on_probation() {
-            self.problems.died(match self.verdict.take() {
+            self.problems.died(match self.kill_reason.take() {
                 Some(why) => format!("The process {pid} did not serve: {why}, so it was killed"),
                 None => format!("The process {pid} {exit}"),
             });

@@ -47,14 +47,14 @@ use crate::supervisor::input::{Inputs, inbox};
 use crate::supervisor::lane::{Hold, Lanes};
 use crate::supervisor::listening::{Listening, Upkeep};
 use crate::supervisor::monitor::Measured;
-use crate::supervisor::monitor::Vigil;
+use crate::supervisor::monitor::Watchdog;
 use crate::supervisor::operations::{Asked, Recorder};
 use crate::supervisor::operations::{Operation, Timeline, progress};
 use crate::supervisor::process::Starting;
-use crate::supervisor::process::{Party, Serial};
+use crate::supervisor::process::{Process, Serial};
 use crate::supervisor::rollout::Origin;
+use crate::supervisor::rollout::PathWatch;
 use crate::supervisor::rollout::Preparation;
-use crate::supervisor::rollout::Watching;
 use crate::supervisor::service_files::FileLook;
 use crate::supervisor::state::Opened;
 use awaiting::Awaited;
@@ -86,9 +86,9 @@ pub(in crate::supervisor) struct Service {
     pub(in crate::supervisor) machine: Supervisor,
     pub(in crate::supervisor) journal: Journal,
     pub(in crate::supervisor) listening: Option<Listening>,
-    pub(in crate::supervisor) incumbent: Option<Party>,
-    pub(in crate::supervisor) successor: Option<Party>,
-    pub(in crate::supervisor) retiree: Option<Party>,
+    pub(in crate::supervisor) incumbent: Option<Process>,
+    pub(in crate::supervisor) successor: Option<Process>,
+    pub(in crate::supervisor) outgoing: Option<Process>,
     /// The successor, while its process is being started.
     pub(in crate::supervisor) starting: Option<Starting>,
     pub(in crate::supervisor) candidate: Option<PathBuf>,
@@ -114,7 +114,7 @@ pub(in crate::supervisor) struct Service {
     /// Where its versions came from.
     pub(in crate::supervisor) origins: Vec<Origin>,
     /// What looks out for new versions at a path.
-    pub(in crate::supervisor) lookout: Option<Watching>,
+    pub(in crate::supervisor) path_watch: Option<PathWatch>,
     /// What looks after the listeners.
     pub(in crate::supervisor) upkeep: Upkeep,
     /// What a person should know.
@@ -140,9 +140,9 @@ pub(in crate::supervisor) struct Service {
     pub(in crate::supervisor) fds: Vec<OwnedFd>,
     pub(in crate::supervisor) timers: HashMap<Deadline, Timer>,
     /// The watch over a process.
-    pub(in crate::supervisor) vigil: Option<Vigil>,
+    pub(in crate::supervisor) watchdog: Option<Watchdog>,
     /// Why the process that serves is killed by it.
-    pub(in crate::supervisor) verdict: Option<String>,
+    pub(in crate::supervisor) kill_reason: Option<String>,
     /// What the share of a successor was measured to be.
     pub(in crate::supervisor) measured: Option<Measured>,
     serials: u64,
@@ -172,7 +172,7 @@ impl Handle {
                 listening: None,
                 incumbent: None,
                 successor: None,
-                retiree: None,
+                outgoing: None,
                 starting: None,
                 candidate: None,
                 operations: Vec::new(),
@@ -189,7 +189,7 @@ impl Handle {
                 trying: None,
                 staged,
                 origins,
-                lookout: None,
+                path_watch: None,
                 upkeep: Upkeep::default(),
                 problems: Problems::at_opening(problem),
                 file_look: None,
@@ -204,8 +204,8 @@ impl Handle {
                 is_compacting: false,
                 fds: Vec::new(),
                 timers: HashMap::new(),
-                vigil: None,
-                verdict: None,
+                watchdog: None,
+                kill_reason: None,
                 measured: None,
                 serials: 0,
                 shown: "",
@@ -257,8 +257,8 @@ impl Service {
             self.after_event(&happened);
         }
         self.tell_of_restored_journal();
-        self.adjust_vigil();
-        self.adjust_path_watch();
+        self.adjust_watchdog();
+        self.adjust_socket_paths();
         self.adjust_repairs();
         self.adjust_slot_watch();
         self.shared.systemd.show(&self.name, self.machine.is_wanted(), self.incumbent.is_some());
@@ -431,6 +431,6 @@ impl Service {
     pub(in crate::supervisor) fn reconfigure(&mut self, config: config::Service) {
         self.machine.set_policy(config.mode, policy(&config));
         self.config = config;
-        self.adjust_watch();
+        self.adjust_path_watch();
     }
 }

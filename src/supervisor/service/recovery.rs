@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::Adopted;
 use handoff_protocol::reason::Exit;
-use handoff_protocol::record::{Attempt, Binary, Current, Fact, Process, Standing};
+use handoff_protocol::record::{Attempt, Binary, Current, Fact, Process as Identity, Standing};
 use handoff_protocol::recovery::{Decision, Found, Living, Roles, Written, roles};
 use handoff_protocol::supervisor::{Legacy, Supervisor};
 use handoff_protocol::version::VersionRange;
@@ -24,7 +24,7 @@ use crate::config::Dirs;
 use crate::crash_points::{crash_point, name};
 use crate::supervisor::keeper::LogGuard;
 use crate::supervisor::listening::{Admitted, Listening};
-use crate::supervisor::process::{Parts, Party, Serial, told};
+use crate::supervisor::process::{Parts, Process, Serial, told};
 use crate::supervisor::way_in::{check_peer, connect_to};
 use crate::sys::errno::{Errno, errno_of};
 use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life};
@@ -37,7 +37,7 @@ use crate::sys::process::ProcessId;
 struct Named {
     handoff: HandoffId,
     binary: Binary,
-    process: Process,
+    process: Identity,
     started_unix_ms: u64,
 }
 
@@ -64,14 +64,14 @@ impl From<&Attempt> for Named {
     }
 }
 
-const NOBODY: Process = Process { pid: 0, start_ticks: 0, boot_id: [0; 16] };
+const NOBODY: Identity = Identity { pid: 0, start_ticks: 0, boot_id: [0; 16] };
 
 /// A process that is still there.
 type Remaining = (Named, OwnedFd);
 
 /// The process, if it runs.
-fn open(process: &Process) -> io::Result<Option<OwnedFd>> {
-    let &Process { pid, start_ticks, boot_id } = process;
+fn open(process: &Identity) -> io::Result<Option<OwnedFd>> {
+    let &Identity { pid, start_ticks, boot_id } = process;
     if pid == 0 {
         return Ok(None);
     }
@@ -169,10 +169,10 @@ impl Service {
         crash_point!("supervisor/recovery/listeners");
         let under_way = roles.is_under_way(policy(&self.config).probation_ms > 0);
         let Roles { written, incumbent, successor, outgoing, .. } = roles;
-        let (retiree, retiree_found) = self.reach(outgoing, slots.outgoing);
+        let (outgoing, outgoing_found) = self.reach(outgoing, slots.outgoing);
         let (incumbent, incumbent_found) = self.reach(incumbent, slots.incumbent);
         let (successor, successor_found) = self.reach(successor, slots.successor);
-        (self.incumbent, self.successor, self.retiree) = (incumbent, successor, retiree);
+        (self.incumbent, self.successor, self.outgoing) = (incumbent, successor, outgoing);
         let fresh = || HandoffId::from_uuid(Uuid::now_v7());
         Legacy {
             wanted,
@@ -182,7 +182,7 @@ impl Service {
             left_ms: attempt.and_then(|attempt| attempt.ends).and_then(deadline::left_ms),
             incumbent: incumbent_found,
             successor: successor_found,
-            outgoing: retiree_found,
+            outgoing: outgoing_found,
         }
     }
 
@@ -191,7 +191,7 @@ impl Service {
         Some((named.clone(), self.open(&named.process)?))
     }
 
-    fn open(&self, process: &Process) -> Option<OwnedFd> {
+    fn open(&self, process: &Identity) -> Option<OwnedFd> {
         match open(process) {
             Ok(found) => found,
             // To take it for dead would be to start another one beside it.
@@ -229,7 +229,7 @@ impl Service {
     }
 
     /// Whether it is still the same process.
-    pub(in crate::supervisor) fn lives(&self, process: Option<&Process>) -> bool {
+    pub(in crate::supervisor) fn lives(&self, process: Option<&Identity>) -> bool {
         process.is_some_and(|process| self.open(process).is_some())
     }
 
@@ -240,7 +240,7 @@ impl Service {
         exit.map_or(Exit::Unknown, told)
     }
 
-    fn reach(&mut self, found: Option<Remaining>, slot: u64) -> (Option<Party>, Found) {
+    fn reach(&mut self, found: Option<Remaining>, slot: u64) -> (Option<Process>, Found) {
         let Some((named, pidfd)) = found else { return (None, Found::Gone) };
         let Named { handoff, binary, process, started_unix_ms } = named;
         let pid = process.pid;
@@ -260,7 +260,7 @@ impl Service {
         let found = if channel.is_ok() { Found::Asked } else { Found::Unreachable };
         let parts = Parts {
             serial: self.next_serial(),
-            process,
+            identity: process,
             handoff,
             binary,
             started_at_unix_ms: started_unix_ms,
@@ -271,8 +271,8 @@ impl Service {
             trace: self.trace_of(handoff),
             lane: self.lanes.processes.clone(),
         };
-        match Party::new(parts, self.inputs.clone()) {
-            Ok(party) => (Some(party), found),
+        match Process::new(parts, self.inputs.clone()) {
+            Ok(process) => (Some(process), found),
             Err(error) => self.leave_for_next(pid, "the process cannot be watched", &error),
         }
     }
@@ -303,11 +303,11 @@ impl Service {
             return Err(format!("it belongs to service {:?}", adopted.service.as_str()));
         }
         let slot = self.slot_of(fds, adopted, serial);
-        let parties = [&mut self.incumbent, &mut self.successor, &mut self.retiree];
-        for party in parties.into_iter().flatten().filter(|party| party.serial == serial) {
-            party.agree(adopted.version);
-            party.slot = slot.unwrap_or(party.slot);
-            let (pid, stage) = (party.process.pid, adopted.stage);
+        let processes = [&mut self.incumbent, &mut self.successor, &mut self.outgoing];
+        for process in processes.into_iter().flatten().filter(|process| process.serial == serial) {
+            process.agree(adopted.version);
+            process.slot = slot.unwrap_or(process.slot);
+            let (pid, stage) = (process.pid(), adopted.stage);
             tracing::info!(service = %self.name, pid, ?stage, "adopted");
         }
         Ok(())
@@ -328,7 +328,7 @@ impl Service {
                 )
                 .unwrap_or_default();
         }
-        let oldest = self.incumbent.as_ref().is_some_and(|party| party.serial == serial);
+        let oldest = self.incumbent.as_ref().is_some_and(|process| process.serial == serial);
         if let Some(listening) = &mut self.listening {
             return match listening.admit(fds, oldest) {
                 Ok(Admitted::Known(slot)) => Some(slot),
@@ -376,8 +376,8 @@ impl Service {
         tracing::info!(service = %self.name, ?decision, "recovered: {told}");
         self.completes = decision == Decision::Advance;
         self.retire_unused_slots();
-        let parties = [&self.incumbent, &self.successor, &self.retiree].into_iter().flatten();
-        self.shared.keeper.keep_only(&self.name, parties.map(|party| party.handoff));
+        let processes = [&self.incumbent, &self.successor, &self.outgoing].into_iter().flatten();
+        self.shared.keeper.keep_only(&self.name, processes.map(|process| process.handoff));
     }
 }
 

@@ -52,7 +52,7 @@ impl Service {
             Some(Role::Successor) => &self.successor,
             None => return false,
         };
-        let Some(pid) = silent.as_ref().map(|party| party.process.pid).filter(|pid| is_busy(*pid)) else {
+        let Some(pid) = silent.as_ref().map(|process| process.pid()).filter(|pid| is_busy(*pid)) else {
             return false;
         };
         tracing::warn!(service = %self.name, pid, "a process is silent, and busy or starved");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use handoff_protocol::ids::{Generation, HandoffId};
-use handoff_protocol::record::{Binary, Fact, Process};
+use handoff_protocol::record::{Binary, Fact, Process as Identity};
 
 use super::Service;
 use crate::journal::{JournalError, set_aside};
@@ -54,7 +54,7 @@ impl Service {
     }
 
     /// The oldest first.
-    fn unrecorded(&self) -> Vec<(HandoffId, Process, Binary)> {
+    fn unrecorded(&self) -> Vec<(HandoffId, Identity, Binary)> {
         let standing = self.journal.standing();
         let generations = [&standing.current, &standing.previous, &standing.leaving].into_iter().flatten();
         let attempt = standing.attempt.iter().filter(|attempt| self.lives(attempt.process.as_ref()));
@@ -116,7 +116,7 @@ impl Service {
     }
 
     /// Which process it is, and what it runs. `None` if it has ended.
-    fn examine(&self, pidfd: &OwnedFd) -> Option<(Process, Binary)> {
+    fn examine(&self, pidfd: &OwnedFd) -> Option<(Identity, Binary)> {
         let pid = pid_of(pidfd.as_fd())?;
         let process = identity(pid);
         let program = self.program_of(pid)?;

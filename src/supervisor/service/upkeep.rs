@@ -57,14 +57,14 @@ impl Service {
         self.note(Fact::Wanted { up: self.machine.is_wanted() });
         let generation = self.journal.standing().generation().next();
         let known = self.journal.standing().current.as_ref().and_then(|current| current.process.as_ref());
-        let Some(party) = self.incumbent.as_ref().filter(|party| known != Some(&party.process)) else {
+        let Some(process) = self.incumbent.as_ref().filter(|process| known != Some(&process.identity)) else {
             return;
         };
         // The one that started it, by which it is reached: there may have been others since.
-        let handoff = party.handoff;
+        let handoff = process.handoff;
         let facts = [
-            Fact::Intent { handoff, generation, binary: party.binary.clone() },
-            Fact::Spawned { handoff, process: party.process.clone() },
+            Fact::Intent { handoff, generation, binary: process.binary.clone() },
+            Fact::Spawned { handoff, process: process.identity.clone() },
             Fact::Committed { handoff },
         ];
         for fact in facts {
@@ -125,7 +125,7 @@ impl Service {
 
     /// What puts back versions that were taken away.
     pub(in crate::supervisor) fn restorer(&self) -> Restorer {
-        let pid = self.incumbent.as_ref().map(|party| party.process.pid);
+        let pid = self.incumbent.as_ref().map(|process| process.pid());
         let pid = pid.filter(|_| !self.config.adapter.is_foreign());
         Restorer { store: Arc::clone(&self.store), lane: self.lanes.imports.clone(), pid }
     }

@@ -132,7 +132,7 @@ impl Listening {
 impl Service {
     /// Watches the listeners of the process that serves, and no others.
     pub(in crate::supervisor) fn adjust_slot_watch(&mut self) {
-        let serial = self.incumbent.as_ref().map(|process| process.serial);
+        let serial = self.processes.incumbent().map(|process| process.serial);
         let serial = serial.filter(|_| self.machine.phase() == Phase::Serving && self.listening.is_some());
         if serial != self.upkeep.left.of && serial.is_some() {
             let replaced_at = self.upkeep.left.replaced_at;
@@ -166,7 +166,7 @@ impl Service {
         if !self.is_paired() {
             return Some(Side::A);
         }
-        let process = self.incumbent.as_ref()?;
+        let process = self.processes.incumbent()?;
         shim::used_side(&self.shared.dirs.adopt_socket(process.handoff))
     }
 
@@ -179,7 +179,9 @@ impl Service {
     /// Replaces listeners that the program that serves has ended.
     pub(in crate::supervisor) fn renew_ended(&mut self) {
         // From then on it may be told to end.
-        if !matches!(self.machine.phase(), Phase::Serving | Phase::Greeting) || self.incumbent.is_none() {
+        if !matches!(self.machine.phase(), Phase::Serving | Phase::Greeting)
+            || self.processes.incumbent().is_none()
+        {
             return;
         }
         let (active, note) = (self.active_side(), self.note_joined());
@@ -207,7 +209,7 @@ impl Service {
     /// The places of the listeners at which the process that serves takes nothing, as it has ended or closed them. Those of a program that may
     /// not be looked at count as taken.
     pub(in crate::supervisor) fn left_listeners(&self) -> BTreeSet<usize> {
-        let Some(process) = &self.incumbent else { return BTreeSet::new() };
+        let Some(process) = self.processes.incumbent() else { return BTreeSet::new() };
         if self.upkeep.left.of != Some(process.serial) {
             return BTreeSet::new();
         }
@@ -235,7 +237,8 @@ impl Service {
             if self.machine.phase() == Phase::Serving { self.left_listeners() } else { BTreeSet::new() };
         let at = left.first()?;
         let listener = self.config.listeners.get(*at)?;
-        let pid = self.pid_of_program().or_else(|| self.incumbent.as_ref().map(|process| process.pid()))?;
+        let pid =
+            self.pid_of_program().or_else(|| self.processes.incumbent().map(|process| process.pid()))?;
         let more =
             if left.len() > 1 { format!(" There are {} such listeners.", left.len()) } else { String::new() };
         Some(format!(

@@ -134,12 +134,12 @@ impl Service {
     pub(in crate::supervisor) fn slot_for_successor(&mut self) -> Result<u64, SlotError> {
         self.paths_answer()?;
         self.renew_ended();
-        let is_left = self.incumbent.as_ref().is_none_or(|process| self.is_left(process.slot));
+        let is_left = self.processes.incumbent().is_none_or(|process| self.is_left(process.slot));
         let note = self.note_joined();
         let Some(listening) = &mut self.listening else { return Ok(0) };
         if self.config.mode == Mode::Exclusive || is_left {
             let slot = listening.steered;
-            if listening.revive(slot, self.incumbent.is_none(), note)? {
+            if listening.revive(slot, self.processes.incumbent().is_none(), note)? {
                 listening.store(&self.shared.keeper, self.name.as_str(), slot);
             }
             return Ok(slot);
@@ -160,23 +160,21 @@ impl Service {
 
     /// The successor is gone. What waits at a slot of its own was never meant to be there.
     pub(in crate::supervisor) fn forget_successor(&mut self) {
-        if let Some(process) = self.successor.take() {
+        if let Some(process) = self.processes.lose_successor() {
             self.retire_slot(process.slot);
         }
     }
 
     /// The outgoing is gone.
     pub(in crate::supervisor) fn forget_outgoing(&mut self) {
-        if let Some(process) = self.outgoing.take() {
+        if let Some(process) = self.processes.lose_outgoing() {
             self.retire_slot(process.slot);
         }
     }
 
     /// Takes the slots of the dead out of use.
     pub(in crate::supervisor) fn retire_unused_slots(&mut self) {
-        let processes = [&self.incumbent, &self.successor, &self.outgoing].into_iter().flatten();
-        let starting = self.starting.iter().map(|starting| starting.slot());
-        let used: Vec<u64> = processes.map(|process| process.slot).chain(starting).collect();
+        let used = self.processes.slots();
         let slots = self.listening.as_ref().map(Listening::slots).unwrap_or_default();
         for slot in slots.into_iter().filter(|slot| !used.contains(slot)) {
             self.retire_slot(slot);

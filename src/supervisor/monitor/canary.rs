@@ -31,21 +31,21 @@ impl Service {
     /// Gives the successor a share of the new connections, and begins to count what it gets.
     pub(in crate::supervisor) fn steer_share(&mut self, permille: u16) {
         self.tell_share();
-        let slot = self.successor.as_ref().map(|process| process.slot);
+        let slot = self.processes.successor().map(|process| process.slot);
         let (Some(listening), Some(slot)) = (&mut self.listening, slot) else { return };
         if let Err(error) = listening.steer_share(slot, permille) {
             tracing::error!(service = %self.name, %error, "a share of new connections could not be steered");
             self.problems.slots_unusable(&error);
         }
         tracing::info!(service = %self.name, permille, "a share of the new connections goes to the new process");
-        self.measured = Some(Measured::default());
+        self.monitor.measured = Some(Measured::default());
         let step = (self.machine.handoff(), self.machine.shares());
         spawn_local(count(self.inputs.clone(), self.lanes.counts.clone(), self.shared_addresses(), step));
     }
 
     /// The present step, if there is one, is over: tells what the successor got.
     pub(in crate::supervisor) fn tell_share(&mut self) {
-        let Some(measured) = self.measured.take() else { return };
+        let Some(measured) = self.monitor.measured.take() else { return };
         let told = measured.to_string();
         tracing::info!(service = %self.name, "{told}");
         self.tell_progress("canary", Some(told));
@@ -66,7 +66,7 @@ impl Service {
     /// Likewise, with what was measured so far.
     pub(in crate::supervisor) fn phase_status(&self) -> Option<String> {
         let detail = self.phase_detail()?;
-        Some(self.measured.map_or(detail.clone(), |measured| format!("{detail}: {measured}")))
+        Some(self.monitor.measured.map_or(detail.clone(), |measured| format!("{detail}: {measured}")))
     }
 
     fn shared_addresses(&self) -> Vec<ListenAddress> {
@@ -81,15 +81,15 @@ impl Service {
 
     /// The processes of the incumbent, and of the successor, as long as the step lasts.
     pub(in crate::supervisor) fn sharing(&self, step: Step) -> Option<[Option<u32>; 2]> {
-        let pids =
-            [&self.incumbent, &self.successor].map(|process| process.as_ref().map(|process| process.pid()));
+        let pids = [self.processes.incumbent(), self.processes.successor()]
+            .map(|process| process.map(|process| process.pid()));
         self.is_in_step(step).then_some(pids)
     }
 
     /// How many connections each of them got.
     pub(in crate::supervisor) fn note_measured(&mut self, step: Step, measured: Measured) {
         if self.is_in_step(step) {
-            self.measured = Some(measured);
+            self.monitor.measured = Some(measured);
         }
     }
 }

@@ -36,7 +36,7 @@ impl Service {
     /// The process that takes its lock now, if it begins in this handoff.
     pub(in crate::supervisor) fn beginner(&self, id: HandoffId) -> Option<u32> {
         let begins = self.machine.phase() == Phase::Beginning && self.machine.handoff() == id;
-        self.successor.as_ref().filter(|_| begins).map(|process| process.pid())
+        self.processes.successor().filter(|_| begins).map(|process| process.pid())
     }
 
     /// Somebody keeps this process from its lock.
@@ -58,7 +58,11 @@ impl Service {
 pub(in crate::supervisor) async fn check_queue(handle: &Handle) -> Result<(), Error> {
     let found = handle.with(|service| {
         let exclusive = service.config.mode == Mode::Exclusive;
-        service.incumbent.as_ref().filter(|_| exclusive).map(|process| (service.name.clone(), process.pid()))
+        service
+            .processes
+            .incumbent()
+            .filter(|_| exclusive)
+            .map(|process| (service.name.clone(), process.pid()))
     });
     let Some((name, pid)) = found else { return Ok(()) };
     let Some(stranger) = look(move || queued(pid)).await else { return Ok(()) };

@@ -176,7 +176,11 @@ impl Service {
 
     /// The process that is tried: the successor, or once it is committed the incumbent.
     pub(in crate::supervisor) fn tried(&self) -> Option<&Process> {
-        if self.machine.phase() == Phase::Serving { self.incumbent.as_ref() } else { self.successor.as_ref() }
+        if self.machine.phase() == Phase::Serving {
+            self.processes.incumbent()
+        } else {
+            self.processes.successor()
+        }
     }
 
     /// To its slot; where all share their slots, to the one that gets new connections. `None` if no process is tried in this

@@ -46,10 +46,10 @@ impl Service {
     /// Watches whom the machine names now, and nobody else. What is found comes as an event.
     pub(in crate::supervisor) fn adjust_watchdog(&mut self) {
         let wanted = self.machine.watched();
-        if self.watchdog.as_ref().map(|watchdog| watchdog.over) == wanted {
+        if self.monitor.watchdog.as_ref().map(|watchdog| watchdog.over) == wanted {
             return;
         }
-        self.watchdog = wanted.map(|over @ (id, watch)| {
+        self.monitor.watchdog = wanted.map(|over @ (id, watch)| {
             let task = spawn_local(watch_over(self.inputs.clone(), id, self.look(watch)));
             Watchdog { over, task: task.abort_handle() }
         });
@@ -98,15 +98,15 @@ impl Service {
 
     /// The process that is watched is not well. Another one may be watched by now.
     pub(in crate::supervisor) fn condemn(&mut self, id: HandoffId, watch: Watch, why: String) {
-        if self.watchdog.as_ref().is_none_or(|watchdog| watchdog.over != (id, watch)) {
+        if self.monitor.watchdog.as_ref().is_none_or(|watchdog| watchdog.over != (id, watch)) {
             return;
         }
         if watch == Watch::Liveness
-            && let Some(process) = &self.incumbent
+            && let Some(process) = self.processes.incumbent()
         {
             let pid = process.pid();
             tracing::warn!(service = %self.name, pid, why, "the process is killed, since it does not serve");
-            self.kill_reason = Some(why.clone());
+            self.monitor.kill_reason = Some(why.clone());
         }
         self.feed(Event::Condemned(id, why));
     }

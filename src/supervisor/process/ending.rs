@@ -8,7 +8,7 @@ use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{Grant, ToService};
 use handoff_protocol::supervisor::Phase;
 
-use super::Process;
+use super::{Place, Process};
 use crate::config::{self, StopSignal};
 use crate::control::api::{Kill, Killed};
 use crate::control::{Error, Kind};
@@ -34,7 +34,7 @@ impl Service {
             ToService::Abort(_) => process.asked_to_end(),
             // To the one that serves it says that it stays.
             ToService::Commit(_)
-                if !self.incumbent.as_ref().is_some_and(|one| one.serial == process.serial) =>
+                if !self.processes.incumbent().is_some_and(|one| one.serial == process.serial) =>
             {
                 process.asked_to_end();
             }
@@ -43,8 +43,8 @@ impl Service {
     }
 
     /// SIGKILL. One that was asked to end may have lost what it had not saved: that is to be told.
-    pub(in crate::supervisor) fn kill(&mut self, of: impl Fn(&Service) -> &Option<Process>) {
-        let Some(process) = of(self) else { return };
+    pub(in crate::supervisor) fn kill(&mut self, place: Place) {
+        let Some(process) = self.processes.at(place) else { return };
         let killed = process.asked_for().map(|after| {
             let pid = self.program_run_by(process).unwrap_or(process.pid());
             let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
@@ -60,7 +60,7 @@ impl Service {
         kill: &Kill,
         config: Option<&config::Service>,
     ) -> Result<(), Error> {
-        let Some(process) = &self.incumbent else { return Err(Error::not_running(&self.name)) };
+        let Some(process) = self.processes.incumbent() else { return Err(Error::not_running(&self.name)) };
         let reload = || config.unwrap_or(&self.config).program.reload_signal.map(StopSignal::signal);
         let found = kill.signal.as_deref().map_or_else(reload, signal_of);
         let Some(signal) = found else { return Err(no_signal(kill)) };
@@ -80,7 +80,7 @@ impl Service {
 
     /// Likewise, of each process that lives: one that serves again may have ended its program meanwhile.
     pub(in crate::supervisor) fn collect_all_killed(&mut self) {
-        let processes = [&self.incumbent, &self.successor, &self.outgoing].into_iter().flatten();
+        let processes = self.processes.all();
         let handoffs: Vec<HandoffId> = processes.map(|process| process.handoff).collect();
         handoffs.into_iter().for_each(|handoff| self.collect_killed(handoff));
         if let Some(listening) = &self.listening {
@@ -100,23 +100,23 @@ impl Service {
     pub(in crate::supervisor) fn pid(&self) -> Option<u32> {
         match self.config.adapter.is_foreign() {
             true => self.pid_of_program(),
-            false => self.incumbent.as_ref().map(|process| process.pid()),
+            false => self.processes.incumbent().map(|process| process.pid()),
         }
     }
 
     /// Whether the process that serves is still there. What has ended is known a moment later.
     pub(in crate::supervisor) fn is_served(&self) -> bool {
-        self.incumbent.as_ref().is_some_and(|process| self.pid().is_some() || !has_ended(process.pid()))
+        self.processes.incumbent().is_some_and(|process| self.pid().is_some() || !has_ended(process.pid()))
     }
 
     /// The shim that runs it.
     pub(in crate::supervisor) fn pid_of_shim(&self) -> Option<u32> {
-        self.incumbent.as_ref().filter(|_| self.config.adapter.is_foreign()).map(|process| process.pid())
+        self.processes.incumbent().filter(|_| self.config.adapter.is_foreign()).map(|process| process.pid())
     }
 
     /// The process that the shim of the incumbent says it runs.
     pub(in crate::supervisor) fn pid_of_program(&self) -> Option<u32> {
-        self.program_run_by(self.incumbent.as_ref()?)
+        self.program_run_by(self.processes.incumbent()?)
     }
 
     pub(in crate::supervisor) fn program_run_by(&self, process: &Process) -> Option<u32> {
@@ -153,7 +153,7 @@ impl Service {
     /// What keeps the program that is started from its listeners, as its shim says.
     pub(in crate::supervisor) fn shown_wait(&self) -> Option<String> {
         let matters = matches!(self.machine.phase(), Phase::Warming | Phase::Beginning | Phase::Resuming);
-        let process = self.successor.as_ref().or(self.incumbent.as_ref());
+        let process = self.processes.successor().or(self.processes.incumbent());
         let process = process.filter(|_| matters && self.config.adapter.is_foreign())?;
         let waits = shim::waits_for(&self.shared.dirs.adopt_socket(process.handoff))?;
         Some(format!("The service waits for its program: {waits}."))
@@ -161,7 +161,7 @@ impl Service {
 
     /// Who was not believed that spoke for the program that serves.
     pub(in crate::supervisor) fn shown_refusal(&self) -> Option<String> {
-        let process = self.incumbent.as_ref().filter(|_| self.config.program.notify.is_some())?;
+        let process = self.processes.incumbent().filter(|_| self.config.program.notify.is_some())?;
         let refused = shim::refused_by(&self.shared.dirs.adopt_socket(process.handoff))?;
         Some(format!("{refused}."))
     }
@@ -224,7 +224,7 @@ fn no_signal(kill: &Kill) -> Error {
 }
 
 /// SIGTERM.
-pub(in crate::supervisor) fn terminate(process: &Option<Process>) {
+pub(in crate::supervisor) fn terminate(process: Option<&Process>) {
     if let Some(process) = process {
         process.asked_to_end();
         process.signal(Signal::SIGTERM);

@@ -141,7 +141,7 @@ impl Service {
 
     /// Nobody waits any more for the process that is being started. Should it come to life after all, it is ended.
     pub(in crate::supervisor) fn give_up_start(&mut self) {
-        if let Some(starting) = self.starting.take() {
+        if let Some(starting) = self.processes.give_up_start() {
             starting.task.abort();
             self.retire_slot(starting.made.slot);
         }
@@ -181,15 +181,13 @@ impl Service {
             inputs.send(Input::Spawned(serial, spawned.await.and_then(|spawned| spawned)));
         });
         let made = Made { serial, id, slot, binary: binary.clone(), log, channel };
-        self.starting = Some(Starting { made, task: task.abort_handle() });
+        self.processes.begin_start(Starting { made, task: task.abort_handle() });
         Ok(())
     }
 
     /// A process was started, or could not be. One that is not waited for any more ends here.
     pub(in crate::supervisor) fn spawned(&mut self, serial: Serial, spawned: io::Result<Unclaimed>) {
-        let Some(Starting { made, .. }) = self.starting.take_if(|it| it.made.serial == serial) else {
-            return;
-        };
+        let Some(Starting { made, .. }) = self.processes.end_start(serial) else { return };
         let slot = made.slot;
         if let Err(error) = spawned.and_then(|spawned| self.started(made, spawned)) {
             self.retire_slot(slot);
@@ -220,7 +218,8 @@ impl Service {
             lane: self.lanes.processes.clone(),
         };
         let process = Process::new(parts, self.inputs.clone());
-        self.successor = Some(process.inspect_err(|_| self.shared.keeper.forget_process(&self.name, id))?);
+        let forget = |_: &io::Error| self.shared.keeper.forget_process(&self.name, id);
+        self.processes.started(process.inspect_err(forget)?);
         unclaimed.claim();
         Ok(())
     }
@@ -265,7 +264,7 @@ impl Service {
 
     /// An upgrade begins.
     pub(in crate::supervisor) fn note_old(&mut self) {
-        if let Some(pid) = self.incumbent.as_ref().map(|process| process.pid()) {
+        if let Some(pid) = self.processes.incumbent().map(|process| process.pid()) {
             let program = self.pid_of_program();
             self.timeline.note_old(pid, program);
         }
@@ -273,7 +272,7 @@ impl Service {
 
     /// Whether what serves after an attempt that was rolled back is the old version, started again.
     pub(in crate::supervisor) fn was_restarted(&self) -> bool {
-        let pid = self.incumbent.as_ref().map(|process| process.pid());
+        let pid = self.processes.incumbent().map(|process| process.pid());
         pid.is_some_and(|pid| self.timeline.is_another(pid, self.pid_of_program()))
     }
 
@@ -312,6 +311,10 @@ pub(in crate::supervisor) struct Starting {
 }
 
 impl Starting {
+    pub(in crate::supervisor) fn serial(&self) -> Serial {
+        self.made.serial
+    }
+
     /// Nobody accepts from it yet, and it is not to be retired.
     pub(in crate::supervisor) fn slot(&self) -> u64 {
         self.made.slot

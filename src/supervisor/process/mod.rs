@@ -3,10 +3,12 @@
 mod ending;
 mod launch;
 mod quiet;
+mod roles;
 
 pub(in crate::supervisor) use ending::terminate;
-pub(in crate::supervisor) use launch::{Found, Starting, Unclaimed, identity};
+pub(in crate::supervisor) use launch::{Found, Unclaimed, identity};
 pub(crate) use launch::{environment_of, inherited_environment};
+pub(in crate::supervisor) use roles::{Place, Processes};
 
 use std::cell::{Cell, RefCell};
 use std::io;

@@ -46,7 +46,9 @@ impl Service {
 
     fn is_quiet(&mut self) -> bool {
         let grace = Duration::from_millis(self.config.answer_grace_ms.unwrap_or(ANSWER_MS));
-        let (Some(process), Some(listening)) = (&self.outgoing, &mut self.listening) else { return true };
+        let (Some(process), Some(listening)) = (self.processes.outgoing(), &mut self.listening) else {
+            return true;
+        };
         listening.is_quiet(process.slot, grace)
     }
 }

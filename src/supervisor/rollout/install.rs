@@ -241,7 +241,7 @@ impl Pipeline {
     async fn runs(&self, path: &Path) -> bool {
         let binary = self.identify(path).await;
         self.handle.with(|service| {
-            let serves = service.incumbent.is_some() && service.machine.phase() == Phase::Serving;
+            let serves = service.processes.incumbent().is_some() && service.machine.phase() == Phase::Serving;
             let is_stopped = service.machine.phase() == Phase::Stopped;
             let same = binary.is_some() && service.current_binary() == binary.as_ref();
             if is_stopped && same {

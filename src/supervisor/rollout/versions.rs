@@ -94,7 +94,7 @@ impl Service {
             Path::new(&process.binary.path) == path
                 && sha256.is_none_or(|sha256| *sha256 == process.binary.sha256)
         };
-        let processes = [&self.incumbent, &self.successor, &self.outgoing].into_iter().flatten();
+        let processes = self.processes.all();
         let said = processes.filter(is_meant).find_map(|process| process.release.clone());
         said.or_else(|| self.store.version_at(path)?.name().map(str::to_owned))
     }
@@ -103,8 +103,7 @@ impl Service {
     pub(in crate::supervisor) fn learn_version(&mut self, serial: Serial, id: HandoffId, said: &str) {
         let version: String = said.chars().filter(|it| !it.is_control()).take(NAME_MAX).collect();
         let version = version.trim();
-        let processes = [&mut self.incumbent, &mut self.successor, &mut self.outgoing];
-        let process = processes.into_iter().flatten().find(|process| process.serial == serial);
+        let process = self.processes.find_mut(serial);
         // With another id it is a breach of the protocol.
         let Some(process) = process.filter(|_| id == self.machine.handoff() && !version.is_empty()) else {
             return;
@@ -167,7 +166,7 @@ impl Service {
         let generations = [&standing.current, &standing.previous].into_iter().flatten();
         let journal = generations.map(|Current { binary, .. }| &binary.path);
         let attempt = standing.attempt.iter().map(|attempt| &attempt.binary.path);
-        let processes = [&self.incumbent, &self.successor, &self.outgoing].into_iter().flatten();
+        let processes = self.processes.all();
         let processes = processes.map(|process| &process.binary.path);
         let first = self.first_path().filter(|_| standing.current.is_none());
         let staged = self.staged.iter().map(|staged| staged.binary.clone()).chain(self.trying.clone());
@@ -201,7 +200,7 @@ impl Service {
                 Look { named, stored, kept: Some((Arc::clone(&self.store), version)), in_place: None }
             }
             None => {
-                let pid = self.incumbent.as_ref().map(|process| process.pid());
+                let pid = self.processes.incumbent().map(|process| process.pid());
                 let pid = pid.filter(|_| !self.config.adapter.is_foreign());
                 let given = self.origin().and_then(|origin| origin.given.clone());
                 let (path, sha256) = (PathBuf::from(&binary.path), Id(binary.sha256));

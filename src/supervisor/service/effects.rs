@@ -16,7 +16,7 @@ use super::Service;
 use crate::control::{Error, Kind, api};
 use crate::journal::unix_ms;
 use crate::supervisor::operations::Timeline;
-use crate::supervisor::process::Process;
+use crate::supervisor::process::Place;
 use crate::supervisor::process::terminate;
 use crate::supervisor::rollout::Drains;
 
@@ -38,72 +38,64 @@ impl Service {
                 self.spawn(id, target);
             }
             Action::Welcome(id, version) => self.welcome(id, version),
-            Action::ToSuccessor(id, ToService::State(state)) => self.hand_on(&self.successor, id, state),
-            Action::ToIncumbent(id, ToService::State(state)) => self.hand_on(&self.incumbent, id, state),
+            Action::ToSuccessor(id, ToService::State(state)) => self.hand_on(Place::Successor, id, state),
+            Action::ToIncumbent(id, ToService::State(state)) => self.hand_on(Place::Incumbent, id, state),
             Action::ToSuccessor(id, message) => self.tell_successor(id, &message, events),
             Action::ToIncumbent(id, message) => {
                 match &message {
                     ToService::Seal(_) => self.timeline.gap_begins(),
-                    ToService::Prepare(_) => self.tell_of_drain(self.incumbent.as_ref(), Drains::Begins),
-                    ToService::Resume(_) => self.tell_of_drain(self.incumbent.as_ref(), Drains::GoesOn),
+                    ToService::Prepare(_) => self.tell_of_drain(self.processes.incumbent(), Drains::Begins),
+                    ToService::Resume(_) => self.tell_of_drain(self.processes.incumbent(), Drains::GoesOn),
                     _ => {}
                 }
-                if let Some(process) = &self.incumbent {
+                if let Some(process) = self.processes.incumbent() {
                     self.prepare_end(process, id, &message);
                     process.send(id, &message, &[]);
                 }
             }
             Action::ToOutgoing(id, message) => self.tell_outgoing(id, &message),
             Action::AwaitQuiet(id) => self.await_quiet(id, events),
-            Action::TerminateSuccessor | Action::KillSuccessor if self.successor.is_none() => {
+            Action::TerminateSuccessor | Action::KillSuccessor if self.processes.successor().is_none() => {
                 self.give_up_start();
                 events.push_back(Event::SuccessorGone(Exit::Unknown))
             }
-            Action::TerminateSuccessor => terminate(&self.successor),
-            Action::TerminateIncumbent => terminate(&self.incumbent),
-            Action::KillSuccessor => self.kill(|service| &service.successor),
-            Action::KillIncumbent => self.kill(|service| &service.incumbent),
-            Action::TerminateOutgoing => terminate(&self.outgoing),
-            Action::KillOutgoing => self.kill(|service| &service.outgoing),
-            Action::HangUpIncumbent => {
-                if let Some(process) = &mut self.incumbent {
-                    process.hang_up();
-                }
-            }
+            Action::TerminateSuccessor => terminate(self.processes.successor()),
+            Action::TerminateIncumbent => terminate(self.processes.incumbent()),
+            Action::KillSuccessor => self.kill(Place::Successor),
+            Action::KillIncumbent => self.kill(Place::Incumbent),
+            Action::TerminateOutgoing => terminate(self.processes.outgoing()),
+            Action::KillOutgoing => self.kill(Place::Outgoing),
+            Action::HangUpIncumbent => self.processes.hang_up_incumbent(),
             Action::Probe(id, limit_ms) => self.probe(id, limit_ms, events),
             Action::SteerShare(permille) => self.steer_share(permille),
             Action::SteerToSuccessor => {
                 self.tell_share();
-                self.steer(self.successor.as_ref().map(|process| process.slot));
+                self.steer(self.processes.successor().map(|process| process.slot));
                 self.retire_unused_slots();
             }
             Action::SteerToIncumbent => {
                 self.tell_share();
-                self.steer(self.incumbent.as_ref().map(|process| process.slot));
+                self.steer(self.processes.incumbent().map(|process| process.slot));
                 self.timeline.gap_ends();
                 self.retire_unused_slots();
             }
             Action::RecordDurably(id, lasting) => self.record_durably(id, lasting, events),
             Action::GiveUpRecord => self.give_up_record(),
             Action::Promote => {
-                // After a crash there is no incumbent to replace, and an earlier one may still be on its way out.
-                if let Some(replaced) = self.incumbent.take() {
-                    self.outgoing = Some(replaced);
-                }
-                self.incumbent = self.successor.take();
-                self.kill_reason = None;
-                if let (Some(listening), Some(process)) = (&mut self.listening, &self.incumbent) {
+                self.processes.promote();
+                self.monitor.spare();
+                if let (Some(listening), Some(process)) = (&mut self.listening, self.processes.incumbent()) {
                     listening.lengthen_queues(process.slot);
                     listening.serve();
                 }
                 self.retire_unused_slots();
                 self.timeline.decided();
             }
-            Action::Retire => self.outgoing = self.incumbent.take(),
+            Action::Retire => self.processes.retire(),
             Action::Reinstate { retires } => self.reinstate(retires),
             Action::RetireSlot => self.forget_outgoing(),
             Action::CloseListeners => {
-                self.outgoing = None;
+                self.processes.lose_outgoing();
                 self.close_listeners();
             }
             Action::Arm(deadline, ms) => {
@@ -130,16 +122,10 @@ impl Service {
 
     /// What was decided is not: the version before is to serve again.
     fn reinstate(&mut self, retires: bool) {
-        let replaced = self.incumbent.take();
-        self.incumbent = self.outgoing.take();
+        let was_replaced = self.processes.reinstate(retires);
         self.timeline.undecided();
-        if retires {
-            self.outgoing = replaced;
-        } else {
-            if replaced.is_some() {
-                self.timeline.gap_begins();
-            }
-            self.successor = replaced;
+        if was_replaced && !retires {
+            self.timeline.gap_begins();
         }
         // It may have taken over already: the data lock was free.
         if self.machine.incumbent() == Incumbent::Active {
@@ -148,9 +134,9 @@ impl Service {
     }
 
     /// With the descriptor that came with it.
-    fn hand_on(&self, process: &Option<Process>, id: HandoffId, state: State) {
-        let Some(process) = process else { return };
-        let fds: Vec<_> = self.fds.iter().map(AsFd::as_fd).collect();
+    fn hand_on(&self, place: Place, id: HandoffId, state: State) {
+        let Some(process) = self.processes.at(place) else { return };
+        let fds: Vec<_> = self.processes.fds().iter().map(AsFd::as_fd).collect();
         let length = state.length();
         match process.try_send(id, &ToService::State(state), &fds) {
             Ok(()) => {
@@ -163,7 +149,7 @@ impl Service {
     }
 
     fn welcome(&mut self, id: HandoffId, version: u16) {
-        let (Some(process), Some(listening)) = (&self.successor, &self.listening) else { return };
+        let (Some(process), Some(listening)) = (self.processes.successor(), &self.listening) else { return };
         let welcome = ToService::Welcome(Welcome {
             version,
             service: self.name.clone(),
@@ -181,7 +167,7 @@ impl Service {
             self.note(Fact::Begun { handoff: id });
             self.watch_the_lock(id);
         }
-        match &self.successor {
+        match self.processes.successor() {
             Some(process) => {
                 self.prepare_end(process, id, message);
                 process.send(id, message, &[])
@@ -196,9 +182,9 @@ impl Service {
 
     fn tell_outgoing(&mut self, id: HandoffId, message: &ToService) {
         if matches!(message, ToService::Prepare(_)) {
-            self.tell_of_drain(self.outgoing.as_ref(), Drains::Begins);
+            self.tell_of_drain(self.processes.outgoing(), Drains::Begins);
         }
-        let Some(process) = &self.outgoing else { return };
+        let Some(process) = self.processes.outgoing() else { return };
         self.prepare_end(process, id, message);
         process.send(id, message, &[]);
     }

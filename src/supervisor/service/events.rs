@@ -6,15 +6,12 @@ use handoff_protocol::record::Fact;
 use handoff_protocol::supervisor::{Event, Incumbent};
 
 use super::Service;
-use crate::supervisor::process::{Process, ProcessEvent, Serial};
+use crate::supervisor::process::{Place, Process, ProcessEvent, Serial};
 
 impl Service {
     /// A process did something. Of one that was let go meanwhile nothing is heard.
     pub(in crate::supervisor) fn process_event(&mut self, serial: Serial, event: ProcessEvent) {
-        let processes = [&self.incumbent, &self.successor, &self.outgoing];
-        if !processes.into_iter().flatten().any(|process| process.serial == serial) {
-            return;
-        }
+        let Some(place) = self.processes.place_of(serial) else { return };
         let said = match event {
             ProcessEvent::Said(id, FromService::Adopted(adopted), fds) => {
                 match self.adopted(serial, &adopted, fds) {
@@ -30,50 +27,39 @@ impl Service {
         if let ProcessEvent::Said(id, FromService::Release(release), _) = &said {
             self.learn_version(serial, *id, &release.version);
         }
-        let is = |process: &Option<Process>| process.as_ref().is_some_and(|process| process.serial == serial);
-        let event = if is(&self.incumbent) {
-            match said {
-                ProcessEvent::Said(id, message, fds) => {
-                    self.fds = fds;
-                    if matches!(message, FromService::Resumed(_)) {
-                        self.timeline.gap_ends();
-                        self.incumbent.iter().for_each(Process::not_asked_to_end);
-                    }
-                    self.look_at_what_is_left(serial, &message);
-                    Event::FromIncumbent(id, message)
+        let event = match (place, said) {
+            (Place::Incumbent, ProcessEvent::Said(id, message, fds)) => {
+                self.processes.hold_fds(fds);
+                if matches!(message, FromService::Resumed(_)) {
+                    self.timeline.gap_ends();
+                    self.processes.incumbent().into_iter().for_each(Process::not_asked_to_end);
                 }
-                ProcessEvent::Garbage(what) => Event::Garbage(Role::Incumbent, what),
-                ProcessEvent::HungUp => Event::HungUp(Role::Incumbent),
-                ProcessEvent::Gone(exit) => {
-                    self.note_death(exit);
-                    Event::IncumbentGone(exit)
-                }
+                self.look_at_what_is_left(serial, &message);
+                Event::FromIncumbent(id, message)
             }
-        } else if is(&self.successor) {
-            match said {
-                ProcessEvent::Said(id, message, _) => Event::FromSuccessor(id, message),
-                ProcessEvent::Garbage(what) => Event::Garbage(Role::Successor, what),
-                ProcessEvent::HungUp => Event::HungUp(Role::Successor),
-                ProcessEvent::Gone(exit) => {
-                    self.forget_successor();
-                    Event::SuccessorGone(exit)
-                }
+            (Place::Incumbent, ProcessEvent::Garbage(what)) => Event::Garbage(Role::Incumbent, what),
+            (Place::Incumbent, ProcessEvent::HungUp) => Event::HungUp(Role::Incumbent),
+            (Place::Incumbent, ProcessEvent::Gone(exit)) => {
+                self.note_death(exit);
+                Event::IncumbentGone(exit)
             }
-        } else if is(&self.outgoing) {
-            match said {
-                ProcessEvent::Said(id, message, fds) => {
-                    self.fds = fds;
-                    self.look_at_what_is_left(serial, &message);
-                    Event::FromOutgoing(id, message)
-                }
-                ProcessEvent::Gone(exit) => {
-                    self.note_end_of_outgoing(exit);
-                    Event::OutgoingGone
-                }
-                ProcessEvent::Garbage(_) | ProcessEvent::HungUp => Event::OutgoingUnheard,
+            (Place::Successor, ProcessEvent::Said(id, message, _)) => Event::FromSuccessor(id, message),
+            (Place::Successor, ProcessEvent::Garbage(what)) => Event::Garbage(Role::Successor, what),
+            (Place::Successor, ProcessEvent::HungUp) => Event::HungUp(Role::Successor),
+            (Place::Successor, ProcessEvent::Gone(exit)) => {
+                self.forget_successor();
+                Event::SuccessorGone(exit)
             }
-        } else {
-            return;
+            (Place::Outgoing, ProcessEvent::Said(id, message, fds)) => {
+                self.processes.hold_fds(fds);
+                self.look_at_what_is_left(serial, &message);
+                Event::FromOutgoing(id, message)
+            }
+            (Place::Outgoing, ProcessEvent::Gone(exit)) => {
+                self.note_end_of_outgoing(exit);
+                Event::OutgoingGone
+            }
+            (Place::Outgoing, ProcessEvent::Garbage(_) | ProcessEvent::HungUp) => Event::OutgoingUnheard,
         };
         let unheard = match &event {
             Event::HungUp(Role::Incumbent) => Some("it closed its channel".to_owned()),
@@ -81,7 +67,7 @@ impl Service {
             _ => None,
         };
         self.feed(event);
-        self.fds.clear();
+        self.processes.drop_fds();
         if let Some(why) = unheard {
             self.note_mute(&why);
         }
@@ -89,9 +75,7 @@ impl Service {
 
     /// The program of a process that has sealed is gone.
     fn look_at_what_is_left(&mut self, serial: Serial, message: &FromService) {
-        let processes = [&self.incumbent, &self.outgoing];
-        let found = processes.into_iter().flatten().find(|process| process.serial == serial);
-        let handoff = found.map(|process| process.handoff);
+        let handoff = self.processes.find(serial).map(|process| process.handoff);
         if let (FromService::Sealed(_), Some(handoff)) = (message, handoff) {
             self.note_connections(handoff);
         }
@@ -100,7 +84,7 @@ impl Service {
     /// Whoever asks is to know it before the next upgrade is refused for it.
     fn note_mute(&mut self, why: &str) {
         if self.machine.incumbent() == Incumbent::Unreachable
-            && let Some(process) = &self.incumbent
+            && let Some(process) = self.processes.incumbent()
         {
             let pid = process.pid();
             tracing::warn!(service = %self.name, pid, why, "the process can be told nothing any more");
@@ -112,7 +96,7 @@ impl Service {
     /// After a stop the process of the current generation is the one that left.
     fn note_end_of_outgoing(&mut self, exit: Exit) {
         let Some(current) = &self.journal.standing().current else { return };
-        if self.outgoing.as_ref().is_some_and(|process| process.handoff == current.handoff) {
+        if self.processes.outgoing().is_some_and(|process| process.handoff == current.handoff) {
             let generation = current.generation;
             self.note(Fact::Exited { generation, exit });
         }
@@ -120,9 +104,7 @@ impl Service {
 
     /// No later daemon has to ask how it ended, or what it is doing.
     fn forget_process(&mut self, serial: Serial) {
-        let processes = [&self.incumbent, &self.successor, &self.outgoing];
-        let process = processes.into_iter().flatten().find(|process| process.serial == serial);
-        if let Some(handoff) = process.map(|process| process.handoff) {
+        if let Some(handoff) = self.processes.find(serial).map(|process| process.handoff) {
             self.collect_killed(handoff);
             self.shared.keeper.forget_process(&self.name, handoff);
             let _ = std::fs::remove_file(self.shared.dirs.adopt_socket(handoff));
@@ -130,7 +112,7 @@ impl Service {
     }
 
     fn note_death(&mut self, exit: Exit) {
-        let Some(process) = self.incumbent.take() else { return };
+        let Some(process) = self.processes.lose_incumbent() else { return };
         self.timeline.gap_begins();
         // The one that people know.
         let pid = process.program.get().unwrap_or(process.pid());
@@ -139,7 +121,7 @@ impl Service {
         let Some(generation) = current.filter(|current| current.handoff == process.handoff) else { return };
         let generation = generation.generation;
         if !self.machine.is_on_probation() {
-            self.problems.died(match self.kill_reason.take() {
+            self.problems.died(match self.monitor.take_kill_reason() {
                 Some(why) => format!("The process {pid} did not serve: {why}, so it was killed"),
                 None => format!("The process {pid} {exit}"),
             });

@@ -23,7 +23,6 @@ pub(in crate::supervisor) use upkeep::put_back;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -46,15 +45,10 @@ use crate::supervisor::daemon::Shared;
 use crate::supervisor::input::{Inputs, inbox};
 use crate::supervisor::lane::{Hold, Lanes};
 use crate::supervisor::listening::{Listening, Upkeep};
-use crate::supervisor::monitor::Measured;
-use crate::supervisor::monitor::Watchdog;
-use crate::supervisor::operations::{Asked, Recorder};
-use crate::supervisor::operations::{Operation, Timeline, progress};
-use crate::supervisor::process::Starting;
-use crate::supervisor::process::{Process, Serial};
-use crate::supervisor::rollout::Origin;
-use crate::supervisor::rollout::PathWatch;
-use crate::supervisor::rollout::Preparation;
+use crate::supervisor::monitor::Monitor;
+use crate::supervisor::operations::{Asked, Operation, Recorder, Timeline, progress};
+use crate::supervisor::process::{Processes, Serial};
+use crate::supervisor::rollout::{Origin, PathWatch, Preparation};
 use crate::supervisor::service_files::FileLook;
 use crate::supervisor::state::Opened;
 use awaiting::Awaited;
@@ -86,11 +80,7 @@ pub(in crate::supervisor) struct Service {
     pub(in crate::supervisor) machine: Supervisor,
     pub(in crate::supervisor) journal: Journal,
     pub(in crate::supervisor) listening: Option<Listening>,
-    pub(in crate::supervisor) incumbent: Option<Process>,
-    pub(in crate::supervisor) successor: Option<Process>,
-    pub(in crate::supervisor) outgoing: Option<Process>,
-    /// The successor, while its process is being started.
-    pub(in crate::supervisor) starting: Option<Starting>,
+    pub(in crate::supervisor) processes: Processes,
     pub(in crate::supervisor) candidate: Option<PathBuf>,
     pub(in crate::supervisor) operations: Vec<Operation>,
     pub(in crate::supervisor) incoming: Option<Operation>,
@@ -136,15 +126,8 @@ pub(in crate::supervisor) struct Service {
     /// Told when the service comes to rest, and when its journal is short again.
     pub(in crate::supervisor) settled: Rc<Notify>,
     pub(in crate::supervisor) is_compacting: bool,
-    /// The descriptors of the message at hand.
-    pub(in crate::supervisor) fds: Vec<OwnedFd>,
     pub(in crate::supervisor) timers: HashMap<Deadline, Timer>,
-    /// The watch over a process.
-    pub(in crate::supervisor) watchdog: Option<Watchdog>,
-    /// Why the process that serves is killed by it.
-    pub(in crate::supervisor) kill_reason: Option<String>,
-    /// What the share of a successor was measured to be.
-    pub(in crate::supervisor) measured: Option<Measured>,
+    pub(in crate::supervisor) monitor: Monitor,
     serials: u64,
     shown: &'static str,
     shown_share: u8,
@@ -170,10 +153,7 @@ impl Handle {
                 config,
                 journal,
                 listening: None,
-                incumbent: None,
-                successor: None,
-                outgoing: None,
-                starting: None,
+                processes: Processes::default(),
                 candidate: None,
                 operations: Vec::new(),
                 incoming: None,
@@ -202,11 +182,8 @@ impl Handle {
                 recording: None,
                 settled: Rc::default(),
                 is_compacting: false,
-                fds: Vec::new(),
                 timers: HashMap::new(),
-                watchdog: None,
-                kill_reason: None,
-                measured: None,
+                monitor: Monitor::default(),
                 serials: 0,
                 shown: "",
                 shown_share: 0,
@@ -261,7 +238,7 @@ impl Service {
         self.adjust_socket_paths();
         self.adjust_repairs();
         self.adjust_slot_watch();
-        self.shared.systemd.show(&self.name, self.machine.is_wanted(), self.incumbent.is_some());
+        self.shared.systemd.show(&self.name, self.machine.is_wanted(), self.processes.incumbent().is_some());
         if self.is_settled() {
             self.settled.notify_waiters();
             self.compact_journal();
@@ -343,7 +320,7 @@ impl Service {
         let doing = match self.machine.phase() {
             Phase::Stopped | Phase::Stopping => Doing::Rests,
             _ if !self.machine.is_wanted() => Doing::Rests,
-            _ if self.incumbent.is_none() => Doing::Starts,
+            _ if self.processes.incumbent().is_none() => Doing::Starts,
             _ => Doing::Serves,
         };
         self.problems.told(doing)

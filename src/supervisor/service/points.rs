@@ -31,8 +31,8 @@ impl Service {
     fn tell_processes(&self) {
         #[cfg(feature = "crash-points")]
         crate::crash_points::parties(
-            [&self.incumbent, &self.successor, &self.outgoing]
-                .map(|process| process.as_ref().map(|process| process.pid())),
+            [self.processes.incumbent(), self.processes.successor(), self.processes.outgoing()]
+                .map(|process| process.map(|process| process.pid())),
         );
     }
 }

@@ -172,7 +172,7 @@ impl Service {
         let (outgoing, outgoing_found) = self.reach(outgoing, slots.outgoing);
         let (incumbent, incumbent_found) = self.reach(incumbent, slots.incumbent);
         let (successor, successor_found) = self.reach(successor, slots.successor);
-        (self.incumbent, self.successor, self.outgoing) = (incumbent, successor, outgoing);
+        self.processes.recovered(incumbent, successor, outgoing);
         let fresh = || HandoffId::from_uuid(Uuid::now_v7());
         Legacy {
             wanted,
@@ -303,8 +303,7 @@ impl Service {
             return Err(format!("it belongs to service {:?}", adopted.service.as_str()));
         }
         let slot = self.slot_of(fds, adopted, serial);
-        let processes = [&mut self.incumbent, &mut self.successor, &mut self.outgoing];
-        for process in processes.into_iter().flatten().filter(|process| process.serial == serial) {
+        if let Some(process) = self.processes.find_mut(serial) {
             process.agree(adopted.version);
             process.slot = slot.unwrap_or(process.slot);
             let (pid, stage) = (process.pid(), adopted.stage);
@@ -328,7 +327,7 @@ impl Service {
                 )
                 .unwrap_or_default();
         }
-        let oldest = self.incumbent.as_ref().is_some_and(|process| process.serial == serial);
+        let oldest = self.processes.incumbent().is_some_and(|process| process.serial == serial);
         if let Some(listening) = &mut self.listening {
             return match listening.admit(fds, oldest) {
                 Ok(Admitted::Known(slot)) => Some(slot),
@@ -376,7 +375,7 @@ impl Service {
         tracing::info!(service = %self.name, ?decision, "recovered: {told}");
         self.completes = decision == Decision::Advance;
         self.retire_unused_slots();
-        let processes = [&self.incumbent, &self.successor, &self.outgoing].into_iter().flatten();
+        let processes = self.processes.all();
         self.shared.keeper.keep_only(&self.name, processes.map(|process| process.handoff));
     }
 }

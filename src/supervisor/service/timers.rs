@@ -48,8 +48,8 @@ impl Service {
     /// Whether a deadline is about the silence of a process that is busy or starved.
     fn is_starved(&self, deadline: Deadline) -> bool {
         let silent = match self.machine.silent_at(deadline) {
-            Some(Role::Incumbent) => &self.incumbent,
-            Some(Role::Successor) => &self.successor,
+            Some(Role::Incumbent) => self.processes.incumbent(),
+            Some(Role::Successor) => self.processes.successor(),
             None => return false,
         };
         let Some(pid) = silent.as_ref().map(|process| process.pid()).filter(|pid| is_busy(*pid)) else {

@@ -57,7 +57,8 @@ impl Service {
         self.note(Fact::Wanted { up: self.machine.is_wanted() });
         let generation = self.journal.standing().generation().next();
         let known = self.journal.standing().current.as_ref().and_then(|current| current.process.as_ref());
-        let Some(process) = self.incumbent.as_ref().filter(|process| known != Some(&process.identity)) else {
+        let Some(process) = self.processes.incumbent().filter(|process| known != Some(&process.identity))
+        else {
             return;
         };
         // The one that started it, by which it is reached: there may have been others since.
@@ -125,7 +126,7 @@ impl Service {
 
     /// What puts back versions that were taken away.
     pub(in crate::supervisor) fn restorer(&self) -> Restorer {
-        let pid = self.incumbent.as_ref().map(|process| process.pid());
+        let pid = self.processes.incumbent().map(|process| process.pid());
         let pid = pid.filter(|_| !self.config.adapter.is_foreign());
         Restorer { store: Arc::clone(&self.store), lane: self.lanes.imports.clone(), pid }
     }

@@ -240,7 +240,7 @@ impl Daemon {
 
     /// Waits until the histories are written, unless the disk hangs.
     async fn flush(&self) {
-        let recorder = |handle: &Handle| handle.with(|service| service.recorder.clone());
+        let recorder = |handle: &Handle| handle.with(|service| service.operations.recorder().clone());
         let recorders: Vec<Recorder> = self.services.borrow().values().map(recorder).collect();
         let flushes: Vec<_> = recorders
             .into_iter()

@@ -162,7 +162,7 @@ impl Daemon {
         };
         // All at the same time: a disk that hangs holds up its own service.
         let read = |handle: &Handle| {
-            let recorder = handle.with(|service| service.recorder.clone());
+            let recorder = handle.with(|service| service.operations.recorder().clone());
             spawn_local(async move { recorder.read(limit).await })
         };
         let reads: Vec<_> = handles.iter().map(read).collect();
@@ -417,7 +417,7 @@ impl Service {
             restarts: self.journal.standing().restarts,
             mode: self.config.mode,
             listeners: self.config.listeners.iter().map(listener_status).collect(),
-            last_handoff: self.last.clone(),
+            last_handoff: self.operations.last().cloned(),
             next_try_at: self.next_try_unix_ms,
             problem: self.shown_problem(),
         }

@@ -192,7 +192,7 @@ impl Service {
                 service = %self.name, %address, unread, no_room,
                 "datagrams were lost: the process that is gone has not read all of them"
             );
-            self.timeline.note_lost(u64::from(unread) + u64::from(no_room));
+            self.operations.timeline_mut().note_lost(u64::from(unread) + u64::from(no_room));
         }
         if let Err(error) = listening.retire(slot) {
             tracing::error!(service = %self.name, %error, "a slot could not be retired");

@@ -30,7 +30,7 @@ impl Service {
     ) {
         // A program that does not speak the protocol accepts when the probe has shown it, and not when it was started.
         if !self.config.adapter.is_foreign() {
-            self.timeline.gap_ends();
+            self.operations.timeline_mut().gap_ends();
         }
         let Some(probe) = self.config.probe.clone() else {
             return events.push_back(Event::Probed(id, Ok(())));

@@ -176,7 +176,7 @@ impl Service {
     pub(in crate::supervisor) fn record_launch(&mut self, id: HandoffId, binary: &Binary) {
         let mut begun = Vec::new();
         let to = self.told_version(binary);
-        for asked in self.operations.iter_mut().chain(&mut self.incoming).filter_map(|it| it.asked.as_mut()) {
+        for asked in self.operations.asked_mut() {
             if asked.id.is_some() {
                 continue;
             }
@@ -185,25 +185,25 @@ impl Service {
             begun.push(asked.clone());
         }
         for asked in begun {
-            self.recorder.append(self.entry(&asked, Ending::UnderWay, None));
+            self.operations.recorder().append(self.entry(&asked, Ending::UnderWay, None));
         }
     }
 
     /// An operation has ended.
     pub(in crate::supervisor) fn record_end(&self, ending: Ending, reason: Option<&str>) {
-        for asked in self.operations.iter().chain(&self.incoming).filter_map(|it| it.asked.as_ref()) {
-            self.recorder.append(self.entry(asked, ending, reason));
+        for asked in self.operations.asked() {
+            self.operations.recorder().append(self.entry(asked, ending, reason));
         }
     }
 
     /// What is to be told of an operation as things are now.
     pub(in crate::supervisor) fn entry(&self, asked: &Asked, outcome: Ending, reason: Option<&str>) -> Entry {
-        let waited_us = asked.elapsed_us().saturating_sub(self.timeline.age_us());
-        let later = self
-            .timeline
-            .phases()
-            .into_iter()
-            .map(|phase| api::PhaseTime { started_us: phase.started_us.saturating_add(waited_us), ..phase });
+        let waited_us = asked.elapsed_us().saturating_sub(self.operations.timeline().age_us());
+        let later =
+            self.operations.timeline().phases().into_iter().map(|phase| api::PhaseTime {
+                started_us: phase.started_us.saturating_add(waited_us),
+                ..phase
+            });
         // What was not started: its path is all that is known.
         let candidate = || {
             let path = self.path_of(Target::Candidate);
@@ -218,12 +218,12 @@ impl Service {
             to: asked.to.clone().or_else(|| (asked.what != history::Operation::Stop).then(candidate)),
             by: asked.by.clone(),
             at: asked.at_unix_ms,
-            took_us: waited_us.saturating_add(self.timeline.took_us()),
+            took_us: waited_us.saturating_add(self.operations.timeline().took_us()),
             phases: asked.before.iter().cloned().chain(later).collect(),
-            accept_gap_us: self.timeline.gap_us(),
+            accept_gap_us: self.operations.timeline().gap_us(),
             restarted: outcome == Ending::RolledBack && self.was_restarted(),
-            connections: self.timeline.connections(),
-            lost_datagrams: self.timeline.lost(),
+            connections: self.operations.timeline().connections(),
+            lost_datagrams: self.operations.timeline().lost(),
             outcome,
             reason: reason.map(str::to_owned),
             generation: self.journal.standing().generation(),
@@ -245,7 +245,7 @@ impl Service {
         for entry in entries.into_iter().filter(|entry| entry.outcome == Ending::UnderWay) {
             if under_way == Some(entry.id) {
                 let (reply, _) = oneshot::channel();
-                self.operations.push(Operation { reply, progress: None, asked: Some(resumed(entry)) });
+                self.operations.resume(Operation { reply, progress: None, asked: Some(resumed(entry)) });
                 continue;
             }
             let is_current = standing.current.as_ref().is_some_and(|current| current.handoff == entry.id);
@@ -255,7 +255,7 @@ impl Service {
                 (false, history::Operation::Start) => (Ending::Failed, LOST_BEFORE),
                 (false, _) => (Ending::RolledBack, LOST_BEFORE),
             };
-            self.recorder.append(Entry { outcome, reason: Some(reason.to_owned()), ..entry });
+            self.operations.recorder().append(Entry { outcome, reason: Some(reason.to_owned()), ..entry });
         }
     }
 }

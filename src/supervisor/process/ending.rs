@@ -26,7 +26,7 @@ impl Service {
                 if let (false, Some(listening)) = (self.config.adapter.is_foreign(), &self.listening)
                     && process.slot == listening.steered()
                 {
-                    self.timeline.note_without_room(listening.all_without_room(process.slot));
+                    self.operations.timeline().note_without_room(listening.all_without_room(process.slot));
                 }
                 let end_ms = self.machine.grant_ms(self.now());
                 process.send(id, &ToService::Grant(Grant { end_ms }), &[]);
@@ -74,7 +74,7 @@ impl Service {
         let own = self.shared.dirs.adopt_socket(handoff);
         self.note_killed(killed::take(&own));
         if self.config.adapter.is_foreign() {
-            self.timeline.note_lost(shim::lost::take(&own));
+            self.operations.timeline_mut().note_lost(shim::lost::take(&own));
         }
     }
 
@@ -84,7 +84,9 @@ impl Service {
         let handoffs: Vec<HandoffId> = processes.map(|process| process.handoff).collect();
         handoffs.into_iter().for_each(|handoff| self.collect_killed(handoff));
         if let Some(listening) = &self.listening {
-            self.timeline.count_without_room(listening.all_without_room(listening.steered()));
+            self.operations
+                .timeline_mut()
+                .count_without_room(listening.all_without_room(listening.steered()));
         }
     }
 

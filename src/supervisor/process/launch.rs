@@ -258,7 +258,7 @@ impl Service {
         if self.config.adapter.is_foreign()
             && let Some(connections) = shim::connections_left(&self.shared.dirs.adopt_socket(handoff))
         {
-            self.timeline.note_connections(connections);
+            self.operations.timeline_mut().note_connections(connections);
         }
     }
 
@@ -266,14 +266,14 @@ impl Service {
     pub(in crate::supervisor) fn note_old(&mut self) {
         if let Some(pid) = self.processes.incumbent().map(|process| process.pid()) {
             let program = self.pid_of_program();
-            self.timeline.note_old(pid, program);
+            self.operations.timeline_mut().note_old(pid, program);
         }
     }
 
     /// Whether what serves after an attempt that was rolled back is the old version, started again.
     pub(in crate::supervisor) fn was_restarted(&self) -> bool {
         let pid = self.processes.incumbent().map(|process| process.pid());
-        pid.is_some_and(|pid| self.timeline.is_another(pid, self.pid_of_program()))
+        pid.is_some_and(|pid| self.operations.timeline().is_another(pid, self.pid_of_program()))
     }
 
     /// Pipes, channel and pidfd, each of them also on record, and the listeners of another slot; and some for those who ask.

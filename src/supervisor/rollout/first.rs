@@ -249,7 +249,7 @@ impl Service {
 
     /// What to do if the program does not seem to speak the protocol: it binds by itself, and finds the address in use.
     pub(in crate::supervisor) fn adapter_hint(&self, reason: &Reason) -> Option<String> {
-        let said_hello = self.timeline.phases().iter().any(|phase| phase.phase == "warming");
+        let said_hello = self.operations.timeline().phases().iter().any(|phase| phase.phase == "warming");
         let is_mute = matches!(reason, Reason::NoHello | Reason::SuccessorExited(_)) && !said_hello;
         (is_mute && !self.config.adapter.is_foreign()).then(|| {
             format!(

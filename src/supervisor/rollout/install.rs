@@ -284,7 +284,7 @@ impl Pipeline {
                 sha256: Some(hex(&binary.sha256)),
                 version: self.asked.version.clone(),
             };
-            service.recorder.append(self.entry(service, history::Ending::Staged, None, to));
+            service.operations.recorder().append(self.entry(service, history::Ending::Staged, None, to));
             service.as_it_is(api::Ending::Staged, took_us)
         });
         Ok(api::Outcome {
@@ -324,7 +324,7 @@ impl Pipeline {
             .map(|phase| api::PhaseTime { started_us: phase.started_us + waited_us, ..phase });
         outcome.phases = self.asked.before.iter().cloned().chain(later).collect();
         self.handle.with(|service| {
-            service.last = Some(outcome.clone());
+            service.operations.ended(outcome.clone());
             if outcome.outcome == api::Ending::Committed {
                 // The newest counts.
                 service.unstage();
@@ -353,7 +353,7 @@ impl Pipeline {
         };
         self.handle.with(|service| {
             let entry = self.entry(service, history::Ending::Rejected, Some(&error.message), to);
-            service.recorder.append(entry);
+            service.operations.recorder().append(entry);
         });
     }
 

@@ -119,7 +119,7 @@ impl Service {
         entry.to = Some(crate::history::Version { path: path.to_owned(), sha256: None, version: None });
         entry.from = self.current_version();
         (entry.phases, entry.accept_gap_us, entry.took_us) = (Vec::new(), None, 0);
-        self.recorder.append(entry);
+        self.operations.recorder().append(entry);
         self.tell_of_watch(path, &format!("it is not installed: {cause}"));
     }
 }

@@ -157,7 +157,7 @@ impl Service {
     pub(in crate::supervisor) fn stopped_before_start(&self, asked: &Asked) -> api::Outcome {
         let entry = self.entry(asked, Ending::Stopped, None);
         let took_us = asked.elapsed_us();
-        self.recorder.append(Entry {
+        self.operations.recorder().append(Entry {
             id: HandoffId::from_uuid(Uuid::now_v7()),
             took_us,
             phases: Vec::new(),

@@ -110,7 +110,7 @@ impl Service {
         };
         process.release = Some(version.to_owned());
         let (handoff, path) = (process.handoff, PathBuf::from(&process.binary.path));
-        for asked in self.operations.iter_mut().chain(&mut self.incoming).filter_map(|it| it.asked.as_mut()) {
+        for asked in self.operations.asked_mut() {
             asked.learn_version(handoff, version);
         }
         if let Some(stored) = self.store.version_at(&path) {

@@ -22,7 +22,7 @@ impl Service {
     ) {
         let fact = match lasting {
             DurableFact::Commit => {
-                self.timeline.gap_ends();
+                self.operations.timeline_mut().gap_ends();
                 Fact::Committed { handoff: id }
             }
             DurableFact::Revert => Fact::Reverted { handoff: id },

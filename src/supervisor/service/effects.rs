@@ -15,7 +15,6 @@ use handoff_protocol::supervisor::{Action, Event, Incumbent, Outcome, Phase, Ref
 use super::Service;
 use crate::control::{Error, Kind, api};
 use crate::journal::unix_ms;
-use crate::supervisor::operations::Timeline;
 use crate::supervisor::process::Place;
 use crate::supervisor::process::terminate;
 use crate::supervisor::rollout::Drains;
@@ -30,10 +29,7 @@ impl Service {
     pub(in crate::supervisor) fn perform(&mut self, action: Action, events: &mut VecDeque<Event>) {
         match action {
             Action::Spawn(id, target) => {
-                if self.operations.is_empty() && self.incoming.is_none() {
-                    // Nobody waits for it, so nobody is told of its phases; in a crash loop they would pile up.
-                    self.timeline = Timeline::begin();
-                }
+                self.operations.start_begins();
                 self.note_old();
                 self.spawn(id, target);
             }
@@ -43,7 +39,7 @@ impl Service {
             Action::ToSuccessor(id, message) => self.tell_successor(id, &message, events),
             Action::ToIncumbent(id, message) => {
                 match &message {
-                    ToService::Seal(_) => self.timeline.gap_begins(),
+                    ToService::Seal(_) => self.operations.timeline_mut().gap_begins(),
                     ToService::Prepare(_) => self.tell_of_drain(self.processes.incumbent(), Drains::Begins),
                     ToService::Resume(_) => self.tell_of_drain(self.processes.incumbent(), Drains::GoesOn),
                     _ => {}
@@ -76,7 +72,7 @@ impl Service {
             Action::SteerToIncumbent => {
                 self.tell_share();
                 self.steer(self.processes.incumbent().map(|process| process.slot));
-                self.timeline.gap_ends();
+                self.operations.timeline_mut().gap_ends();
                 self.retire_unused_slots();
             }
             Action::RecordDurably(id, lasting) => self.record_durably(id, lasting, events),
@@ -89,7 +85,7 @@ impl Service {
                     listening.serve();
                 }
                 self.retire_unused_slots();
-                self.timeline.decided();
+                self.operations.timeline_mut().decided();
             }
             Action::Retire => self.processes.retire(),
             Action::Reinstate { retires } => self.reinstate(retires),
@@ -123,13 +119,13 @@ impl Service {
     /// What was decided is not: the version before is to serve again.
     fn reinstate(&mut self, retires: bool) {
         let was_replaced = self.processes.reinstate(retires);
-        self.timeline.undecided();
+        self.operations.timeline_mut().undecided();
         if was_replaced && !retires {
-            self.timeline.gap_begins();
+            self.operations.timeline_mut().gap_begins();
         }
         // It may have taken over already: the data lock was free.
         if self.machine.incumbent() == Incumbent::Active {
-            self.timeline.gap_ends();
+            self.operations.timeline_mut().gap_ends();
         }
     }
 
@@ -198,7 +194,7 @@ impl Service {
     }
 
     fn report(&mut self, outcome: Outcome) {
-        self.timeline.decided();
+        self.operations.timeline_mut().decided();
         self.collect_all_killed();
         let (ending, reason) = match outcome {
             Outcome::Started => (api::Ending::Started, None),
@@ -220,22 +216,22 @@ impl Service {
             self.problems.ended_well();
         }
         let error = reason.as_ref().filter(|_| ending == api::Ending::Failed).map(|why| self.failed(why));
-        let completed = std::mem::take(&mut self.completes) && ending == api::Ending::Committed;
+        let completed = self.operations.take_completes() && ending == api::Ending::Committed;
         let completed = completed.then(|| COMPLETED.to_owned());
         let outcome = api::Outcome {
             handoff: self.handoff(),
             reason: reason.map(|reason| self.problems.with_lock(reason.to_string())).or(completed),
-            accept_gap_us: self.timeline.gap_us(),
+            accept_gap_us: self.operations.timeline().gap_us(),
             restarted: ending == api::Ending::RolledBack && self.was_restarted(),
-            connections: self.timeline.connections(),
-            lost_datagrams: self.timeline.lost(),
-            phases: self.timeline.phases(),
+            connections: self.operations.timeline().connections(),
+            lost_datagrams: self.operations.timeline().lost(),
+            phases: self.operations.timeline().phases(),
             killed: self.problems.killed(),
-            ..self.as_it_is(ending, self.timeline.took_us())
+            ..self.as_it_is(ending, self.operations.timeline().took_us())
         };
-        self.last = Some(outcome.clone());
+        self.operations.ended(outcome.clone());
         self.record_end(ending.into(), outcome.reason.as_deref());
-        self.answer_all(&error.map_or(Ok(outcome), Err));
+        self.operations.answer_all(&error.map_or(Ok(outcome), Err));
     }
 
     fn failed(&mut self, reason: &Reason) -> Error {
@@ -259,16 +255,8 @@ impl Service {
         Error::new(kind, message, hint)
     }
 
-    fn answer_all(&mut self, answer: &Result<api::Outcome, Error>) {
-        for operation in self.operations.drain(..).chain(self.incoming.take()) {
-            // Whoever asked may have hung up.
-            let _ = operation.reply.send(answer.clone());
-        }
-    }
-
     fn refuse(&mut self, refusal: &Refusal) {
-        self.was_refused = true;
-        let Some(operation) = self.incoming.take() else { return };
+        let Some(operation) = self.operations.refuse() else { return };
         let error = match refusal {
             Refusal::Busy(phase) => Error::busy(&self.name, phase_of(*phase, self.machine.incumbent())),
             Refusal::Retiring => Error::busy(&self.name, "the process that was replaced is still leaving"),

@@ -31,7 +31,7 @@ impl Service {
             (Place::Incumbent, ProcessEvent::Said(id, message, fds)) => {
                 self.processes.hold_fds(fds);
                 if matches!(message, FromService::Resumed(_)) {
-                    self.timeline.gap_ends();
+                    self.operations.timeline_mut().gap_ends();
                     self.processes.incumbent().into_iter().for_each(Process::not_asked_to_end);
                 }
                 self.look_at_what_is_left(serial, &message);
@@ -113,7 +113,7 @@ impl Service {
 
     fn note_death(&mut self, exit: Exit) {
         let Some(process) = self.processes.lose_incumbent() else { return };
-        self.timeline.gap_begins();
+        self.operations.timeline_mut().gap_begins();
         // The one that people know.
         let pid = process.program.get().unwrap_or(process.pid());
         tracing::warn!(service = %self.name, pid, "the process {exit}");

@@ -37,7 +37,7 @@ use tokio::task::spawn_local;
 use uuid::Uuid;
 
 use crate::config;
-use crate::control::{Error, api};
+use crate::control::Error;
 use crate::journal::Journal;
 use crate::spool::Staged;
 use crate::store::Store;
@@ -46,7 +46,7 @@ use crate::supervisor::input::{Inputs, inbox};
 use crate::supervisor::lane::{Hold, Lanes};
 use crate::supervisor::listening::{Listening, Upkeep};
 use crate::supervisor::monitor::Monitor;
-use crate::supervisor::operations::{Asked, Operation, Recorder, Timeline, progress};
+use crate::supervisor::operations::{Asked, Operation, Operations, Recorder, progress};
 use crate::supervisor::process::{Processes, Serial};
 use crate::supervisor::rollout::{Origin, PathWatch, Preparation};
 use crate::supervisor::service_files::FileLook;
@@ -82,11 +82,7 @@ pub(in crate::supervisor) struct Service {
     pub(in crate::supervisor) listening: Option<Listening>,
     pub(in crate::supervisor) processes: Processes,
     pub(in crate::supervisor) candidate: Option<PathBuf>,
-    pub(in crate::supervisor) operations: Vec<Operation>,
-    pub(in crate::supervisor) incoming: Option<Operation>,
-    pub(in crate::supervisor) timeline: Timeline,
-    pub(in crate::supervisor) last: Option<api::Outcome>,
-    pub(in crate::supervisor) recorder: Recorder,
+    pub(in crate::supervisor) operations: Operations,
     pub(in crate::supervisor) lanes: Lanes,
     /// What a commit needs, as long as an attempt is under way.
     pub(in crate::supervisor) means: Option<Hold>,
@@ -115,8 +111,6 @@ pub(in crate::supervisor) struct Service {
     pub(in crate::supervisor) next_try_unix_ms: Option<u64>,
     /// A start that waits for an address.
     pub(in crate::supervisor) awaited: Option<Awaited>,
-    /// Whether the upgrade under way was begun by an earlier daemon, and is only to be committed.
-    pub(in crate::supervisor) completes: bool,
     pub(in crate::supervisor) shared: Rc<Shared>,
     this: Weak<RefCell<Service>>,
     /// What tasks are given to tell what they find.
@@ -129,10 +123,6 @@ pub(in crate::supervisor) struct Service {
     pub(in crate::supervisor) timers: HashMap<Deadline, Timer>,
     pub(in crate::supervisor) monitor: Monitor,
     serials: u64,
-    shown: &'static str,
-    shown_share: u8,
-    /// Whether the last request was refused.
-    pub(in crate::supervisor) was_refused: bool,
     clock: Instant,
 }
 
@@ -155,11 +145,7 @@ impl Handle {
                 listening: None,
                 processes: Processes::default(),
                 candidate: None,
-                operations: Vec::new(),
-                incoming: None,
-                timeline: Timeline::begin(),
-                last: None,
-                recorder,
+                operations: Operations::new(recorder),
                 lanes,
                 means: None,
                 store: Arc::new(store),
@@ -175,7 +161,6 @@ impl Handle {
                 file_look: None,
                 next_try_unix_ms: None,
                 awaited: None,
-                completes: false,
                 shared,
                 this: this.clone(),
                 inputs,
@@ -185,9 +170,6 @@ impl Handle {
                 timers: HashMap::new(),
                 monitor: Monitor::default(),
                 serials: 0,
-                shown: "",
-                shown_share: 0,
-                was_refused: false,
                 clock: Instant::now(),
             })
         });
@@ -292,18 +274,10 @@ impl Service {
             return;
         }
         self.record_request(&mut operation);
-        let timeline = std::mem::replace(&mut self.timeline, Timeline::begin());
-        let shown = (std::mem::take(&mut self.shown), std::mem::take(&mut self.shown_share));
         let earlier = self.problems.request_begins(self.has_lasting_problem());
-        let completes = std::mem::take(&mut self.completes);
-        self.incoming = Some(operation);
-        self.was_refused = false;
+        let before = self.operations.request_begins(operation);
         self.feed(Event::Request(request));
-        self.operations.extend(self.incoming.take());
-        if self.was_refused {
-            // What is under way goes on, and is told as if nobody had asked.
-            (self.timeline, self.completes) = (timeline, completes);
-            (self.shown, self.shown_share) = shown;
+        if !self.operations.request_ended(before) {
             self.problems.request_refused(earlier);
         }
     }
@@ -333,26 +307,24 @@ impl Service {
 
     /// Somebody calls off what is under way. It is no operation of its own, so its clock goes on, and both are answered.
     fn call_off(&mut self, operation: Operation) {
-        self.incoming = Some(operation);
+        self.operations.call_off_begins(operation);
         self.feed(Event::Request(Request::Cancel));
-        self.operations.extend(self.incoming.take());
+        self.operations.call_off_ended();
     }
 
     /// Tells those who wait that a phase began. Gives the phase, if it is a new one.
     fn show_phase(&mut self) -> Option<&'static str> {
         let (phase, share) = (self.phase_name(), self.machine.shares());
-        if phase == self.shown && share == self.shown_share {
+        if !self.operations.show(phase, share) {
             return None;
         }
-        (self.shown, self.shown_share) = (phase, share);
-        self.timeline.enter(phase);
         self.tell_progress(phase, self.phase_detail());
         Some(phase)
     }
 
     pub(in crate::supervisor) fn tell_progress(&self, phase: &str, detail: Option<String>) {
-        let (handoff, at_us) = (self.handoff(), self.timeline.age_us());
-        for operation in self.operations.iter().chain(&self.incoming) {
+        let (handoff, at_us) = (self.handoff(), self.operations.timeline().age_us());
+        for operation in self.operations.all() {
             // What came before the machine was asked counts.
             let at_us = operation.asked.as_ref().map_or(at_us, Asked::elapsed_us);
             if let Some(sink) = &operation.progress {
@@ -377,7 +349,8 @@ impl Service {
         self.means = None;
         if let Some(attempt) = &self.journal.standing().attempt {
             let handoff = attempt.handoff;
-            let told = || self.last.as_ref().filter(|last| last.handoff == Some(handoff))?.reason.as_deref();
+            let told =
+                || self.operations.last().filter(|last| last.handoff == Some(handoff))?.reason.as_deref();
             let reason = self.problems.failure().or_else(told).unwrap_or_default().to_owned();
             self.note(Fact::RolledBack { handoff, reason });
         }

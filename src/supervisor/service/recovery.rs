@@ -373,7 +373,7 @@ impl Service {
             Decision::Wait | Decision::KillSuccessor | Decision::KillIncumbent => return,
         };
         tracing::info!(service = %self.name, ?decision, "recovered: {told}");
-        self.completes = decision == Decision::Advance;
+        self.operations.recovered(decision == Decision::Advance);
         self.retire_unused_slots();
         let processes = self.processes.all();
         self.shared.keeper.keep_only(&self.name, processes.map(|process| process.handoff));

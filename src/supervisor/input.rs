@@ -13,11 +13,8 @@ use handoff_protocol::supervisor::Watch;
 use tokio::sync::{mpsc, oneshot};
 
 use super::monitor::{Measured, Step};
-use super::process::{Found, Unclaimed};
-use super::process::{ProcessEvent, Serial};
-use super::rollout::Brought;
-use super::rollout::Origin;
-use super::rollout::PathNews;
+use super::process::{Found, ProcessEvent, Serial, Unclaimed};
+use super::rollout::{Brought, Origin, PathNews};
 use super::service::Service;
 use crate::journal::Compaction;
 use crate::probe::{Failure, Surroundings};

@@ -283,7 +283,7 @@ impl Handle {
             && self.with(|service| {
                 service.machine.phase() == Phase::Stopped
                     && service.machine.outgoing().is_none()
-                    && service.preparation.is_none()
+                    && !service.versions.are_prepared()
             })
     }
 }

@@ -10,14 +10,11 @@ use tokio::task::spawn_local;
 
 use super::daemon::Daemon;
 use super::operations::{Asked, merged};
-use super::rollout::hex;
-use super::rollout::{Pipeline, Wanted};
-use super::rollout::{bring_first, check_running};
-use super::rollout::{check_staged, recall_staged};
-use super::rollout::{statuses, unfinished};
+use super::rollout::{
+    Pipeline, Wanted, bring_first, check_running, check_staged, hex, recall_staged, statuses, unfinished,
+};
 use super::running::bound;
-use super::service::START_LIMIT;
-use super::service::{Handle, Service};
+use super::service::{Handle, START_LIMIT, Service};
 use crate::config::{self, check_binary, format_duration_ms};
 use crate::control::{Caller, Error, Handler, Kind, ProgressSink, api};
 use crate::history::{Entry, Operation};
@@ -227,7 +224,8 @@ impl Daemon {
         check_running(&handle, &config).await?;
         let request = handle.with(|service| {
             service.take_over(config)?;
-            service.candidate = Some(service.path_of(Target::Committed));
+            let path = service.path_of(Target::Committed);
+            service.versions.upgrades_to(Some(path));
             // Between two tries there is nothing to replace: the next one is made at once.
             Ok::<_, Error>(match service.machine.phase() {
                 Phase::Backoff => Request::Start,
@@ -418,7 +416,7 @@ impl Service {
             mode: self.config.mode,
             listeners: self.config.listeners.iter().map(listener_status).collect(),
             last_handoff: self.operations.last().cloned(),
-            next_try_at: self.next_try_unix_ms,
+            next_try_at: self.next_start.at_unix_ms(),
             problem: self.shown_problem(),
         }
     }

@@ -320,7 +320,7 @@ impl Service {
         }
         tracing::warn!(service = %self.name, %address, "clients wait where the program has left its listener; it is restarted");
         self.upkeep.left.replaced_at = Some(Instant::now());
-        self.candidate = Some(self.path_of(Target::Committed));
+        self.versions.upgrades_to(Some(self.path_of(Target::Committed)));
         let why = format!("clients wait at {address}, where the program does not listen any more");
         // Whoever looks sees it in the status and in the history.
         let (operation, _) = operation(Operation::Restart, &why);

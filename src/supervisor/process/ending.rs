@@ -13,8 +13,7 @@ use crate::config::{self, StopSignal};
 use crate::control::api::{Kill, Killed};
 use crate::control::{Error, Kind};
 use crate::shim::{self, killed};
-use crate::supervisor::service::Service;
-use crate::supervisor::service::phase_of;
+use crate::supervisor::service::{Service, phase_of};
 use crate::sys::process::{Signal, has_ended, name_of, parent_of, tree_of};
 
 impl Service {

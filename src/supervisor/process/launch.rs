@@ -22,9 +22,7 @@ use crate::supervisor::input::Input;
 use crate::supervisor::keeper::LogGuard;
 use crate::supervisor::listening::Listening;
 use crate::supervisor::rollout::{find, origin_of};
-use crate::supervisor::service::START_LIMIT;
-use crate::supervisor::service::Service;
-use crate::supervisor::service::in_ms;
+use crate::supervisor::service::{START_LIMIT, Service, in_ms};
 use crate::sys::channel::Channel;
 use crate::sys::files::check_room_for_files;
 use crate::sys::inherit::{ADOPT_VARIABLE, KIND_VARIABLE, STREAM};
@@ -42,10 +40,10 @@ impl Service {
     /// Finds out what it is to be started from, then starts it.
     pub(in crate::supervisor) fn spawn(&mut self, id: HandoffId, target: Target) {
         let path = self.path_of(target);
-        let stored = self.stored_binary(&path).zip(self.store.version_at(&path));
+        let stored = self.stored_binary(&path).zip(self.versions.store().version_at(&path));
         let (inputs, restorer) = (self.inputs.clone(), self.restorer());
         let (at, what) = (path.clone(), path.display().to_string());
-        let (hashes, store) = (self.shared.hashes.clone(), Arc::clone(&self.store));
+        let (hashes, store) = (self.shared.hashes.clone(), Arc::clone(self.versions.store()));
         let version = stored.as_ref().map(|(_, version)| version.clone());
         let (instead, named_by_file) = (self.instead(target), self.config.binary.clone());
         let (named, looks) = (instead.clone(), self.lanes.looks.clone());
@@ -129,7 +127,7 @@ impl Service {
     fn reserve(&mut self) -> Result<(), String> {
         check_room_for_files(self.files_of_a_start()).map_err(|error| error.to_string())?;
         let held = self.lanes.journal.hold();
-        self.means = Some(held.map_err(|error| format!("the commit could not be written: {error}"))?);
+        self.disk.reserve(held.map_err(|error| format!("the commit could not be written: {error}"))?);
         Ok(())
     }
 

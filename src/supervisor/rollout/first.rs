@@ -9,6 +9,7 @@ use handoff_protocol::record::{Binary, Current, Fact};
 use handoff_protocol::supervisor::{Phase, Request, Target};
 use tokio::task::spawn_local;
 
+use super::First;
 use super::binary::{Hashes, hex};
 use super::install::{import_into, import_of, rejected};
 use super::origin::Origin;
@@ -25,15 +26,14 @@ use crate::supervisor::input::Input;
 use crate::supervisor::lane::Lane;
 use crate::supervisor::process::Serial;
 use crate::supervisor::requests::unusable;
-use crate::supervisor::service::START_LIMIT;
-use crate::supervisor::service::{First, Handle, Service};
+use crate::supervisor::service::{Handle, START_LIMIT, Service};
 
 /// Takes in what a service without a current version is started from, or whose current version is lost.
 pub(in crate::supervisor) async fn bring_first(
     handle: &Handle,
     config: &config::Service,
 ) -> Result<(), Error> {
-    if handle.with(|service| service.staged.is_some()) {
+    if handle.with(|service| service.versions.staged.is_some()) {
         return Ok(());
     }
     if !config.update.store {
@@ -43,7 +43,7 @@ pub(in crate::supervisor) async fn bring_first(
         return Ok(());
     }
     check_owner(handle, config).await?;
-    let _turn = handle.with(|service| Arc::clone(&service.turn)).lock_owned().await;
+    let _turn = handle.with(|service| Arc::clone(&service.versions.turn)).lock_owned().await;
     let preparation = Preparation::begin(None);
     let import = import_of(config, &config.binary, &api::Claims::default(), None);
     let import = Import { called_off: preparation.flag(), ..import };
@@ -61,7 +61,7 @@ pub(in crate::supervisor) async fn bring_first(
             Err(Error::rejected(&config.name, format!("{}: {cause}", config.binary.display()), hint))
         }
         _ => {
-            service.first = Some(First { named: config.binary.clone(), is_stored: true, path });
+            service.versions.first = Some(First { named: config.binary.clone(), is_stored: true, path });
             Ok(())
         }
     })
@@ -91,9 +91,9 @@ async fn bring_in_place(handle: &Handle, config: &config::Service) -> Result<(),
         if let Some(committed) = committed {
             let (gone, instead) = (committed.display(), path.display());
             tracing::warn!(service = %service.name, "{gone} is gone; {instead} is started instead");
-            service.trying = Some(path.clone());
+            service.versions.trying = Some(path.clone());
         }
-        service.first = Some(First { named: config.binary.clone(), is_stored: false, path });
+        service.versions.first = Some(First { named: config.binary.clone(), is_stored: false, path });
     });
     Ok(())
 }
@@ -232,7 +232,7 @@ pub(in crate::supervisor) struct Brought {
 impl Service {
     /// A program at `path`, unless it is in the store.
     pub(in crate::supervisor) fn in_place(&self, path: &Path, named: &Path) -> Option<InPlace> {
-        let origin = self.origins.iter().rev().find(|origin| origin.binary == path);
+        let origin = self.versions.origins.iter().rev().find(|origin| origin.binary == path);
         let is_from_file = origin.is_some_and(|origin| origin.given.as_deref() == Some(named));
         self.stored_binary(path).is_none().then(|| InPlace {
             path: path.to_owned(),
@@ -271,7 +271,7 @@ impl Service {
             let error = unusable(&self.name, cause, self.journal.is_damaged());
             return self.await_first(&error);
         }
-        if !self.needs_first(&self.config) && self.staged.is_none() {
+        if !self.needs_first(&self.config) && self.versions.staged.is_none() {
             return self.start_alone();
         }
         // Should this daemon be lost meanwhile, the next one goes on with it.

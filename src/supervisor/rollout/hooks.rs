@@ -70,7 +70,8 @@ impl Service {
 impl Told {
     /// The path of a binary, and its hash and version where they are known.
     fn add(&mut self, side: &str, service: &Service, path: &Path, sha256: Option<String>) {
-        let version = service.store.version_at(path).and_then(|version| Some(version.name()?.to_owned()));
+        let version =
+            service.versions.store.version_at(path).and_then(|version| Some(version.name()?.to_owned()));
         self.0.push((format!("HANDOFF_{side}"), path.to_string_lossy().into_owned()));
         self.0.push((format!("HANDOFF_{side}_SHA256"), sha256.unwrap_or_default()));
         self.0.push((format!("HANDOFF_{side}_VERSION"), version.unwrap_or_default()));
@@ -124,7 +125,7 @@ pub(in crate::supervisor) async fn afterwards(
     let told = told
         .named(handle.with(|service| match outcome.outcome {
             api::Ending::Committed => outcome.version.clone(),
-            _ => service.store.version_at(path).and_then(|version| Some(version.name()?.to_owned())),
+            _ => service.versions.store.version_at(path).and_then(|version| Some(version.name()?.to_owned())),
         }))
         .and("HANDOFF_ID", outcome.handoff.map_or_else(String::new, |handoff| handoff.to_string()))
         .and("HANDOFF_CAUSE", outcome.reason.as_deref().unwrap_or_default())

@@ -72,7 +72,7 @@ impl Daemon {
         let (handle, _) = self.find_fresh(&wanted.service).await?;
         let phases = Phases::new(&wanted.service, &progress);
         phases.enter("waiting");
-        let turn = handle.with(|service| Arc::clone(&service.turn)).lock_owned().await;
+        let turn = handle.with(|service| Arc::clone(&service.versions.turn)).lock_owned().await;
         handle.settled().await;
         // What the file says may have changed meanwhile.
         let (handle, config) = self.find_fresh(&wanted.service).await?;
@@ -105,7 +105,7 @@ impl Pipeline {
         asked: Asked,
         progress: Option<ProgressSink>,
     ) -> Result<Self, Error> {
-        let turn = handle.with(|service| Arc::clone(&service.turn)).try_lock_owned();
+        let turn = handle.with(|service| Arc::clone(&service.versions.turn)).try_lock_owned();
         let busy = |_| Error::busy(&config.name, "another version is brought in");
         let turn = turn.map_err(busy)?;
         Ok(Self::begin(handle, config, asked, progress, turn))
@@ -191,7 +191,7 @@ impl Pipeline {
             check_queue(&self.handle).await?;
         }
         let path = match wanted {
-            Wanted::Kept(version) => self.handle.with(|service| service.store.path_of(version)),
+            Wanted::Kept(version) => self.handle.with(|service| service.versions.store.path_of(version)),
             Wanted::Path(path, claims, version) => {
                 self.bring_in(path, claims, version.as_deref(), preparation.flag()).await?
             }
@@ -309,7 +309,7 @@ impl Pipeline {
         self.handle.with(|service| {
             if service.is_open_to_upgrades() {
                 service.take_over(self.config.clone())?;
-                service.candidate = Some(path.to_owned());
+                service.versions.upgrades_to(Some(path.to_owned()));
             }
             Ok::<_, Error>(())
         })?;
@@ -346,7 +346,7 @@ impl Pipeline {
                 history::Version { path: path.clone(), sha256: None, version: version.clone() }
             }
             Wanted::Kept(version) => history::Version {
-                path: self.handle.with(|service| service.store.path_of(version)),
+                path: self.handle.with(|service| service.versions.store.path_of(version)),
                 sha256: Some(version.made.id.to_string()),
                 version: version.name().map(str::to_owned),
             },
@@ -377,32 +377,6 @@ impl Pipeline {
     }
 }
 
-impl Service {
-    /// The version that a rollback means.
-    fn to_go_back_to(&self, generation: Option<u64>) -> Result<Version, Error> {
-        let current = self.current_binary().map(|binary| binary.sha256);
-        let versions = self.store.versions();
-        let ran = || versions.iter().filter(|it| it.used.last_generation().is_some());
-        let found = match generation {
-            Some(generation) => ran().find(|it| it.used.generations.contains(&generation)),
-            None => ran().find(|it| Some(it.made.id.0) != current),
-        };
-        found.cloned().ok_or_else(|| {
-            let mut kept: Vec<u64> = ran().flat_map(|it| it.used.generations.iter().copied()).collect();
-            kept.sort_unstable();
-            let kept: Vec<String> = kept.iter().map(u64::to_string).collect();
-            let cause = match generation {
-                Some(generation) => format!("the version of generation {generation} is not kept"),
-                None => "no other version that ran is kept".to_owned(),
-            };
-            let kept = if kept.is_empty() { "none".to_owned() } else { kept.join(", ") };
-            let hint =
-                format!("Generations whose versions are kept: {kept}; see: handoff versions {}", self.name);
-            Error::rejected(&self.name, cause, hint)
-        })
-    }
-}
-
 /// What is to be taken in for a service.
 pub(crate) fn import_of(
     config: &config::Service,
@@ -430,8 +404,9 @@ pub(in crate::supervisor) async fn import_into(
     import: Import,
     phases: Phases,
 ) -> Result<Imported, Error> {
-    let (name, store, lane) = handle
-        .with(|service| (service.name.clone(), Arc::clone(&service.store), service.lanes.imports.clone()));
+    let (name, store, lane) = handle.with(|service| {
+        (service.name.clone(), Arc::clone(&service.versions.store), service.lanes.imports.clone())
+    });
     let path = import.path.clone();
     let imported = lane.run(move || {
         store.import(&import, &mut |step| {

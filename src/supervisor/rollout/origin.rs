@@ -84,11 +84,13 @@ pub(in crate::supervisor) fn read_origins(dirs: &Dirs, name: &ServiceName) -> Ve
 impl Service {
     /// A version is about to be brought in that came from `given`: remembers it; in a file, too, for the next daemon.
     pub(in crate::supervisor) fn remember_origin(&mut self, origin: Origin) {
-        self.origins.retain(|other| (&other.binary, other.sha256) != (&origin.binary, origin.sha256));
-        self.origins.push(origin);
-        self.origins.drain(..self.origins.len().saturating_sub(KEPT));
+        self.versions
+            .origins
+            .retain(|other| (&other.binary, other.sha256) != (&origin.binary, origin.sha256));
+        self.versions.origins.push(origin);
+        self.versions.origins.drain(..self.versions.origins.len().saturating_sub(KEPT));
         let path = self.shared.dirs.service_state(&self.name).join(FILE);
-        let origins = self.origins.clone();
+        let origins = self.versions.origins.clone();
         self.lanes.history.post(move || {
             let beside = path.with_extension("new");
             let text = serde_json::to_vec(&origins).unwrap_or_default();
@@ -102,7 +104,7 @@ impl Service {
     /// Where what runs came from, if that is known.
     pub(in crate::supervisor) fn origin(&self) -> Option<&Origin> {
         let Binary { path, sha256 } = self.current_binary()?;
-        self.origins.iter().rev().find(|it| it.binary == Path::new(path) && it.sha256.0 == *sha256)
+        self.versions.origins.iter().rev().find(|it| it.binary == Path::new(path) && it.sha256.0 == *sha256)
     }
 
     /// To be asked whether this path, which a service file names, is older than what runs.

@@ -74,10 +74,10 @@ impl Daemon {
 impl Service {
     /// Watches what the service file names now.
     pub(in crate::supervisor) fn adjust_path_watch(&mut self) {
-        if self.path_watch.as_ref().map(|watching| &watching.config) == self.config.watch.as_ref() {
+        if self.versions.path_watch.as_ref().map(|watching| &watching.config) == self.config.watch.as_ref() {
             return;
         }
-        self.path_watch = self.config.watch.clone().map(|config| {
+        self.versions.path_watch = self.config.watch.clone().map(|config| {
             let watcher = Watcher {
                 config: config.clone(),
                 service: self.name.clone(),
@@ -93,7 +93,8 @@ impl Service {
 
     /// Something is at the watched path. Another one may be watched by now.
     pub(in crate::supervisor) fn path_news(&mut self, news: PathNews) {
-        let is_watched = |path: &Path| self.path_watch.as_ref().is_some_and(|it| it.config.path == path);
+        let is_watched =
+            |path: &Path| self.versions.path_watch.as_ref().is_some_and(|it| it.config.path == path);
         match news {
             PathNews::IsOpen(reply) => drop(reply.send(self.is_open_to_upgrades())),
             PathNews::Runs(sha256, reply) => {

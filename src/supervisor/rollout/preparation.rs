@@ -91,7 +91,7 @@ impl Preparation {
         handle: &Handle,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        handle.with(|service| service.preparation = Some(Rc::clone(self)));
+        handle.with(|service| service.versions.preparation = Some(Rc::clone(self)));
         let mut work = pin!(work);
         let done = tokio::select! {
             biased;
@@ -106,7 +106,7 @@ impl Preparation {
         self.ended.send_replace(true);
         handle.with(|service| {
             // Whoever calls it off takes it.
-            let is_wanted = service.preparation.take_if(|it| Rc::ptr_eq(it, self)).is_some();
+            let is_wanted = service.versions.preparation.take_if(|it| Rc::ptr_eq(it, self)).is_some();
             match done.filter(|_| is_wanted) {
                 Some(done) => done,
                 None => Err(Error::rejected(&service.name, CANCELLED, "Nothing has changed.")),
@@ -124,7 +124,7 @@ impl Service {
     /// Calls off what is brought in, if anything is. Whoever has asked for it is told by an error. Nothing is left of it when
     /// [`Preparation::ended`] completes.
     pub(in crate::supervisor) fn call_off_preparation(&mut self) -> Option<(api::Outcome, Rc<Preparation>)> {
-        let preparation = self.preparation.take()?;
+        let preparation = self.versions.preparation.take()?;
         preparation.call_off();
         self.call_off_start();
         let took = preparation.since.elapsed();
@@ -139,7 +139,7 @@ impl Service {
 
     /// Whether what the service is to be started from is brought in.
     pub(in crate::supervisor) fn is_first_brought_in(&self) -> bool {
-        self.preparation.as_ref().is_some_and(|preparation| preparation.is_first())
+        self.versions.preparation.as_ref().is_some_and(|preparation| preparation.is_first())
     }
 
     /// Calls off the first start of a service, if what it is to be started from is still brought in.

@@ -21,8 +21,7 @@ use crate::control::{Caller, Error, Kind, api};
 use crate::history::Operation;
 use crate::spool::{self, Staged};
 use crate::supervisor::operations::Asked;
-use crate::supervisor::service::START_LIMIT;
-use crate::supervisor::service::{Handle, Service};
+use crate::supervisor::service::{Handle, START_LIMIT, Service};
 
 /// When it is tried again to bring in what is staged.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -30,14 +29,15 @@ const AGAIN: Duration = Duration::from_secs(1);
 impl Service {
     /// The next start is one of what is staged.
     pub(in crate::supervisor) fn try_staged(&mut self) {
-        if let Some(staged) = self.staged.as_ref().filter(|_| self.machine.phase() == Phase::Stopped) {
-            self.trying = Some(staged.binary.clone());
+        if let Some(staged) = self.versions.staged.as_ref().filter(|_| self.machine.phase() == Phase::Stopped)
+        {
+            self.versions.trying = Some(staged.binary.clone());
         }
     }
 
     /// Nothing is staged any more.
     pub(in crate::supervisor) fn unstage(&mut self) {
-        if self.staged.take().is_some() {
+        if self.versions.staged.take().is_some() {
             let (directory, name) = (self.shared.dirs.service_state(&self.name), self.name.clone());
             self.lanes.imports.post(move || {
                 if let Err(error) = spool::unstage(&directory) {
@@ -49,11 +49,11 @@ impl Service {
 
     /// A start has ended, well or not; one that was stopped has not been tried to its end. Gives what was tried in vain.
     pub(in crate::supervisor) fn end_try(&mut self, is_well: bool) -> Option<PathBuf> {
-        let tried = self.trying.take()?;
-        let is_staged = self.staged.as_ref().is_some_and(|staged| staged.binary == tried);
+        let tried = self.versions.trying.take()?;
+        let is_staged = self.versions.staged.as_ref().is_some_and(|staged| staged.binary == tried);
         if is_staged && !is_well && self.current_binary().is_none() {
             // There is nothing else to start.
-            self.trying = Some(tried);
+            self.versions.trying = Some(tried);
             return None;
         }
         if is_staged {
@@ -64,7 +64,7 @@ impl Service {
 
     /// As it is shown.
     pub(in crate::supervisor) fn staged_status(&self) -> Option<api::StagedStatus> {
-        let staged = self.staged.as_ref()?;
+        let staged = self.versions.staged.as_ref()?;
         Some(api::StagedStatus { binary: staged.given.clone(), version: staged.version.clone() })
     }
 }
@@ -73,11 +73,11 @@ impl Service {
 pub(in crate::supervisor) async fn recall_staged(handle: &Handle) {
     let (directory, store, lane) = handle.with(|service| {
         let directory = service.shared.dirs.service_state(&service.name);
-        (directory, Arc::clone(&service.store), service.lanes.imports.clone())
+        (directory, Arc::clone(&service.versions.store), service.lanes.imports.clone())
     });
     let what = directory.display().to_string();
     match lane.run_within(START_LIMIT, what, move || spool::recall(&directory, &store)).await {
-        Ok(Ok(staged)) => handle.with(|service| service.staged = staged),
+        Ok(Ok(staged)) => handle.with(|service| service.versions.staged = staged),
         Ok(Err(error)) => tracing::error!(%error, "what was staged cannot be taken in"),
         Err(error) => tracing::error!(%error, "what was staged cannot be taken in"),
     }
@@ -88,7 +88,7 @@ pub(in crate::supervisor) async fn check_staged(
     handle: &Handle,
     config: &config::Service,
 ) -> Result<(), Error> {
-    let Some(staged) = handle.with(|service| service.staged.clone()) else { return Ok(()) };
+    let Some(staged) = handle.with(|service| service.versions.staged.clone()) else { return Ok(()) };
     let Some(command) = config.hooks.preflight.as_ref().filter(|_| !staged.is_checked) else { return Ok(()) };
     let told = handle.with(|service| service.told(&staged.binary, Operation::Install.as_str()));
     let passed = must_pass(command, &told, &staged.binary, config, std::future::pending()).await;
@@ -109,13 +109,14 @@ pub(in crate::supervisor) async fn stage(handle: &Handle, staged: Staged) -> Res
         let message = format!("The new version cannot be kept for the next start: {error}.");
         Error::new(Kind::StorageFailed, message, "Mend that, then ask again.")
     })?;
-    handle.with(|service| service.staged = Some(staged));
+    handle.with(|service| service.versions.staged = Some(staged));
     Ok(())
 }
 
 /// A version was staged while there was no daemon, and its service runs: upgrades to it.
 pub(in crate::supervisor) fn bring_in_staged(handle: Handle) {
-    if !handle.with(|service| service.staged.is_some() && service.machine.phase() != Phase::Stopped) {
+    if !handle.with(|service| service.versions.staged.is_some() && service.machine.phase() != Phase::Stopped)
+    {
         return;
     }
     spawn_local(async move {
@@ -128,13 +129,14 @@ pub(in crate::supervisor) fn bring_in_staged(handle: Handle) {
 
 async fn bring_in(handle: &Handle) -> Result<(), Error> {
     loop {
-        let turn = handle.with(|service| Arc::clone(&service.turn)).lock_owned().await;
+        let turn = handle.with(|service| Arc::clone(&service.versions.turn)).lock_owned().await;
         handle.settled().await;
-        let (staged, phase, config) =
-            handle.with(|service| (service.staged.clone(), service.machine.phase(), service.config.clone()));
+        let (staged, phase, config) = handle.with(|service| {
+            (service.versions.staged.clone(), service.machine.phase(), service.config.clone())
+        });
         let Some(staged) = staged.filter(|_| phase != Phase::Stopped) else { return Ok(()) };
         let asked = Asked::new(Operation::Install, Caller::own("it was installed while there was no daemon"));
-        let wanted = match handle.with(|service| service.store.version_at(&staged.binary)) {
+        let wanted = match handle.with(|service| service.versions.store.version_at(&staged.binary)) {
             Some(version) => Wanted::Kept(Box::new(version)),
             None => Wanted::Path(staged.given.clone(), api::Claims::default(), staged.version.clone()),
         };

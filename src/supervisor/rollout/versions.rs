@@ -20,8 +20,7 @@ use crate::history;
 use crate::store::{self, Id, Same, Store, Version};
 use crate::supervisor::daemon::Daemon;
 use crate::supervisor::process::{Process, Serial};
-use crate::supervisor::service::put_back;
-use crate::supervisor::service::{Handle, Service};
+use crate::supervisor::service::{Handle, Service, put_back};
 use crate::sys::regular;
 
 /// A file that is larger is not read to find out whether it is the same.
@@ -46,10 +45,10 @@ impl Service {
     /// The file that a target means now.
     pub(in crate::supervisor) fn path_of(&self, target: Target) -> PathBuf {
         let current = || self.current_binary().map(|binary| binary.path.clone().into());
-        match (target, &self.candidate) {
+        match (target, &self.versions.candidate) {
             (Target::Candidate, Some(path)) => path.clone(),
             (Target::Candidate | Target::Committed, _) => {
-                let ran = self.trying.clone().or_else(current);
+                let ran = self.versions.trying.clone().or_else(current);
                 ran.or_else(|| self.first_path()).unwrap_or_else(|| self.config.binary.clone())
             }
         }
@@ -58,8 +57,11 @@ impl Service {
     /// What was brought in for a first start, unless the service file says something else by now.
     fn first_path(&self) -> Option<PathBuf> {
         let of_file = (self.config.binary.as_path(), self.config.update.store);
-        let first =
-            self.first.as_ref().filter(|first| (first.named.as_path(), first.is_stored) == of_file)?;
+        let first = self
+            .versions
+            .first
+            .as_ref()
+            .filter(|first| (first.named.as_path(), first.is_stored) == of_file)?;
         Some(first.path.clone())
     }
 
@@ -70,7 +72,7 @@ impl Service {
 
     /// The binary at a path in the store. Its hash is its name.
     pub(in crate::supervisor) fn stored_binary(&self, path: &Path) -> Option<Binary> {
-        let version = self.store.version_at(path)?;
+        let version = self.versions.store.version_at(path)?;
         Some(Binary { path: path.to_string_lossy().into_owned(), sha256: version.made.id.0 })
     }
 
@@ -79,7 +81,7 @@ impl Service {
         let path = self.path_of(Target::Committed);
         let current = self.current_binary().filter(|binary| Path::new(&binary.path) == path);
         let version = self.name_of(&path, current.map(|binary| &binary.sha256));
-        match self.store.version_at(&path) {
+        match self.versions.store.version_at(&path) {
             Some(Version { used, .. }) => {
                 let source = used.source.map(|source| source.path);
                 Shown { path: source.unwrap_or_else(|| path.clone()), stored: Some(path), version }
@@ -96,7 +98,7 @@ impl Service {
         };
         let processes = self.processes.all();
         let said = processes.filter(is_meant).find_map(|process| process.release.clone());
-        said.or_else(|| self.store.version_at(path)?.name().map(str::to_owned))
+        said.or_else(|| self.versions.store.version_at(path)?.name().map(str::to_owned))
     }
 
     /// A process says what its version is. That goes before what was read, and the store remembers it.
@@ -113,8 +115,8 @@ impl Service {
         for asked in self.operations.asked_mut() {
             asked.learn_version(handoff, version);
         }
-        if let Some(stored) = self.store.version_at(&path) {
-            let (store, version) = (Arc::clone(&self.store), version.to_owned());
+        if let Some(stored) = self.versions.store.version_at(&path) {
+            let (store, version) = (Arc::clone(&self.versions.store), version.to_owned());
             self.lanes.history.post(move || {
                 if let Err(error) = store.note_told(&stored.made.id, &version) {
                     tracing::warn!(%error, version, "the store does not learn what this version says it is");
@@ -128,34 +130,35 @@ impl Service {
         let sha256 = (binary.sha256 != [0; 32]).then(|| hex(&binary.sha256));
         let path = PathBuf::from(&binary.path);
         let version = self.name_of(&path, Some(&binary.sha256));
-        let source = self.store.version_at(&path).and_then(|version| version.used.source);
+        let source = self.versions.store.version_at(&path).and_then(|version| version.used.source);
         history::Version { path: source.map_or(path, |source| source.path), sha256, version }
     }
 
     /// Whether there is nothing yet that a start could be started from, or no longer.
     pub(in crate::supervisor) fn needs_first(&self, config: &config::Service) -> bool {
-        let lost = |binary: &Binary| config.update.store && self.store.has_lost(Path::new(&binary.path));
+        let lost =
+            |binary: &Binary| config.update.store && self.versions.store.has_lost(Path::new(&binary.path));
         self.current_binary().is_none_or(lost)
     }
 
     /// The store learns that the current version runs. Does not wait for that.
     pub(in crate::supervisor) fn note_generation(&self) {
         if let Some((id, generation)) = self.generation_in_store() {
-            let store = Arc::clone(&self.store);
+            let store = Arc::clone(&self.versions.store);
             self.lanes.history.post(move || note(&store, &id, generation));
         }
     }
 
     fn generation_in_store(&self) -> Option<(Id, u64)> {
         let current = self.journal.standing().current.as_ref()?;
-        let version = self.store.version_at(Path::new(&current.binary.path))?;
+        let version = self.versions.store.version_at(Path::new(&current.binary.path))?;
         Some((version.made.id, current.generation.0))
     }
 
     /// Removes what an earlier daemon has left in the middle of an import. Does not wait for that.
     pub(in crate::supervisor) fn sweep_store(&self) {
-        if self.store.has_leftovers() {
-            let store = Arc::clone(&self.store);
+        if self.versions.store.has_leftovers() {
+            let store = Arc::clone(&self.versions.store);
             self.lanes.imports.post(move || store.sweep());
         }
     }
@@ -169,9 +172,17 @@ impl Service {
         let processes = self.processes.all();
         let processes = processes.map(|process| &process.binary.path);
         let first = self.first_path().filter(|_| standing.current.is_none());
-        let staged = self.staged.iter().map(|staged| staged.binary.clone()).chain(self.trying.clone());
+        let staged = self
+            .versions
+            .staged
+            .iter()
+            .map(|staged| staged.binary.clone())
+            .chain(self.versions.trying.clone());
         let paths = journal.chain(attempt).chain(processes).map(PathBuf::from).chain(first).chain(staged);
-        paths.filter_map(|path| self.store.version_at(&path)).map(|version| version.made.id).collect()
+        paths
+            .filter_map(|path| self.versions.store.version_at(&path))
+            .map(|version| version.made.id)
+            .collect()
     }
 
     fn version_status(&self, version: &Version) -> api::VersionStatus {
@@ -182,7 +193,7 @@ impl Service {
             version: version.name().map(str::to_owned),
             kind: version.made.kind,
             binary: version.used.source.as_ref().map(|source| source.path.clone()),
-            stored: self.store.path_of(version),
+            stored: self.versions.store.path_of(version),
             size_bytes: version.made.size_bytes,
             added_at: version.made.added_unix_ms,
             generations: version.used.generations.clone(),
@@ -194,10 +205,15 @@ impl Service {
     fn question(&self) -> Look {
         let Some(binary) = self.current_binary() else { return Look::default() };
         let named = self.comparison(&self.config.binary);
-        match self.store.version_at(Path::new(&binary.path)) {
+        match self.versions.store.version_at(Path::new(&binary.path)) {
             Some(version) => {
                 let stored = version.used.source.as_ref().map(store::Question::from);
-                Look { named, stored, kept: Some((Arc::clone(&self.store), version)), in_place: None }
+                Look {
+                    named,
+                    stored,
+                    kept: Some((Arc::clone(&self.versions.store), version)),
+                    in_place: None,
+                }
             }
             None => {
                 let pid = self.processes.incumbent().map(|process| process.pid());
@@ -207,6 +223,32 @@ impl Service {
                 Look { named, in_place: Some(InPlace { given, path, sha256, pid }), ..Look::default() }
             }
         }
+    }
+}
+
+impl Service {
+    /// The version that a rollback means.
+    pub(super) fn to_go_back_to(&self, generation: Option<u64>) -> Result<Version, Error> {
+        let current = self.current_binary().map(|binary| binary.sha256);
+        let versions = self.versions.store.versions();
+        let ran = || versions.iter().filter(|it| it.used.last_generation().is_some());
+        let found = match generation {
+            Some(generation) => ran().find(|it| it.used.generations.contains(&generation)),
+            None => ran().find(|it| Some(it.made.id.0) != current),
+        };
+        found.cloned().ok_or_else(|| {
+            let mut kept: Vec<u64> = ran().flat_map(|it| it.used.generations.iter().copied()).collect();
+            kept.sort_unstable();
+            let kept: Vec<String> = kept.iter().map(u64::to_string).collect();
+            let cause = match generation {
+                Some(generation) => format!("the version of generation {generation} is not kept"),
+                None => "no other version that ran is kept".to_owned(),
+            };
+            let kept = if kept.is_empty() { "none".to_owned() } else { kept.join(", ") };
+            let hint =
+                format!("Generations whose versions are kept: {kept}; see: handoff versions {}", self.name);
+            Error::rejected(&self.name, cause, hint)
+        })
     }
 }
 
@@ -324,7 +366,7 @@ pub(in crate::supervisor) async fn statuses(handles: Vec<Handle>) -> Vec<api::Se
 pub(in crate::supervisor) async fn collect(handle: &Handle) -> Result<Vec<api::VersionStatus>, Error> {
     let (store, keep, used, current) = handle.with(|service| {
         let keep = service.config.update.keep;
-        (Arc::clone(&service.store), keep, service.versions_in_use(), service.generation_in_store())
+        (Arc::clone(&service.versions.store), keep, service.versions_in_use(), service.generation_in_store())
     });
     let (name, lane, at) = handle.with(|service| {
         (service.name.clone(), service.lanes.imports.clone(), service.shared.dirs.versions(&service.name))
@@ -354,7 +396,7 @@ pub(in crate::supervisor) fn unfinished(name: &ServiceName, path: &Path, error: 
 impl Daemon {
     pub(in crate::supervisor) fn versions(&self, handle: &Handle) -> Vec<api::VersionStatus> {
         handle.with(|service| {
-            service.store.versions().iter().map(|version| service.version_status(version)).collect()
+            service.versions.store.versions().iter().map(|version| service.version_status(version)).collect()
         })
     }
 
@@ -364,7 +406,7 @@ impl Daemon {
         asked: api::Pin,
     ) -> Result<Vec<api::VersionStatus>, Error> {
         let (store, lane) =
-            handle.with(|service| (Arc::clone(&service.store), service.lanes.imports.clone()));
+            handle.with(|service| (Arc::clone(&service.versions.store), service.lanes.imports.clone()));
         let version = store.meant_by(&asked.version).map_err(|error| {
             let message = format!("Nothing of service {:?} is pinned: {error}.", asked.service.as_str());
             Error::new(Kind::Rejected, message, error.hint())
@@ -386,7 +428,8 @@ impl Daemon {
         let mut removed = Vec::new();
         let is_one = handles.len() == 1;
         for handle in handles {
-            let (name, turn) = handle.with(|service| (service.name.clone(), Arc::clone(&service.turn)));
+            let (name, turn) =
+                handle.with(|service| (service.name.clone(), Arc::clone(&service.versions.turn)));
             // An upgrade has the turn to the end of its probation, and removes what need not be kept itself.
             match turn.try_lock() {
                 Ok(_turn) => removed.extend(collect(&handle).await?),

@@ -19,11 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(1);
 impl Service {
     /// At rest, replaces a journal that has grown. The waits for the disk are on another thread.
     pub(in crate::supervisor) fn compact_journal(&mut self) {
-        if self.is_compacting {
+        if self.disk.is_compacting() {
             return;
         }
         let Some(compaction) = self.journal.compaction(LIMIT_BYTES) else { return };
-        self.is_compacting = true;
+        self.disk.compacts(true);
         let inputs = self.inputs.clone();
         let staged = self.lanes.journal.run(move || compaction.stage().map(|()| compaction));
         spawn_local(async move {
@@ -56,7 +56,7 @@ impl Service {
     }
 
     fn end_compaction(&mut self, compacted: Result<(), String>) {
-        self.is_compacting = false;
+        self.disk.compacts(false);
         self.settled.notify_waiters();
         if let Err(error) = compacted {
             tracing::warn!(service = %self.name, error, "the journal stays as long as it is");
@@ -69,7 +69,7 @@ impl Handle {
     /// Completes when the journal is as short as it gets. A request that records something would make the shorter one
     /// stale, and one request after the other would let it grow without end.
     pub(in crate::supervisor) async fn compacted(&self) {
-        let compacted = self.until(|service| !service.is_compacting);
+        let compacted = self.until(|service| !service.disk.is_compacting());
         // A disk that takes longer than that has waited long enough.
         let _ = timeout(PATIENCE, compacted).await;
     }

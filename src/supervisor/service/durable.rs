@@ -11,6 +11,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use super::Service;
 use crate::journal::Pending;
 use crate::supervisor::input::Input;
+use crate::supervisor::lane::Hold;
 use crate::supervisor::process::Serial;
 
 impl Service {
@@ -34,7 +35,7 @@ impl Service {
         };
         let serial = self.next_serial();
         let task = self.wait_for_disk(serial);
-        self.recording = Some(Recording { serial, lasting, pending, task });
+        self.disk.recording = Some(Recording { serial, lasting, pending, task });
     }
 
     fn wait_for_disk(&self, serial: Serial) -> AbortHandle {
@@ -48,10 +49,10 @@ impl Service {
 
     /// The disk has answered.
     pub(in crate::supervisor) fn synced(&mut self, serial: Serial, synced: io::Result<()>) {
-        let Some(mut recording) = self.recording.take_if(|it| it.serial == serial) else { return };
+        let Some(mut recording) = self.disk.recording.take_if(|it| it.serial == serial) else { return };
         if self.journal.waits_again(&mut recording.pending) {
             recording.task = self.wait_for_disk(serial);
-            self.recording = Some(recording);
+            self.disk.recording = Some(recording);
             return;
         }
         match self.journal.settle(recording.pending, synced) {
@@ -76,15 +77,48 @@ impl Service {
         self.problems.not_recorded(&error);
         // Before the wait ends: behind work that was given up a lane takes no more.
         self.lanes.journal.post(cut);
-        if let Some(recording) = self.recording.take() {
+        if let Some(recording) = self.disk.recording.take() {
             recording.task.abort();
         }
     }
 }
 
+/// What is on its way to the disk.
+#[derive(Debug, Default)]
+pub(in crate::supervisor) struct Disk {
+    /// The durable fact of a commit.
+    recording: Option<Recording>,
+    /// A shorter journal.
+    is_compacting: bool,
+    /// What a commit needs, as long as an attempt is under way.
+    means: Option<Hold>,
+}
+
+impl Disk {
+    /// An attempt begins. It has what its commit needs.
+    pub(in crate::supervisor) fn reserve(&mut self, means: Hold) {
+        self.means = Some(means);
+    }
+
+    /// No attempt is under way.
+    pub(in crate::supervisor) fn release(&mut self) {
+        self.means = None;
+    }
+
+    /// Whether a shorter journal is on its way.
+    pub(in crate::supervisor) fn is_compacting(&self) -> bool {
+        self.is_compacting
+    }
+
+    /// A shorter journal is on its way, or is not any more.
+    pub(in crate::supervisor) fn compacts(&mut self, does: bool) {
+        self.is_compacting = does;
+    }
+}
+
 /// A durable fact on its way to the disk.
 #[derive(Debug)]
-pub(in crate::supervisor) struct Recording {
+struct Recording {
     serial: Serial,
     lasting: DurableFact,
     pending: Pending,

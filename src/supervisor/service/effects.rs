@@ -14,9 +14,7 @@ use handoff_protocol::supervisor::{Action, Event, Incumbent, Outcome, Phase, Ref
 
 use super::Service;
 use crate::control::{Error, Kind, api};
-use crate::journal::unix_ms;
-use crate::supervisor::process::Place;
-use crate::supervisor::process::terminate;
+use crate::supervisor::process::{Place, terminate};
 use crate::supervisor::rollout::Drains;
 
 /// How an upgrade ended that another daemon had begun.
@@ -96,13 +94,13 @@ impl Service {
             }
             Action::Arm(deadline, ms) => {
                 if deadline == Deadline::Backoff {
-                    self.next_try_unix_ms = Some(unix_ms().saturating_add(ms));
+                    self.next_start.is_in(ms);
                 }
                 self.arm(deadline, ms)
             }
             Action::Disarm(deadline) => {
                 if deadline == Deadline::Backoff {
-                    self.next_try_unix_ms = None;
+                    self.next_start.is_not_due();
                 }
                 self.disarm(deadline)
             }
@@ -209,7 +207,7 @@ impl Service {
             self.end_try(true);
         } else if ending == api::Ending::Stopped {
             // It was not tried to its end: what is staged still waits for the next start.
-            self.trying = None;
+            self.versions.start_was_stopped();
         }
         // Who stops a service knows of it. A disk that fails is still to be told.
         if (is_well || ending == api::Ending::Stopped) && self.journal.latched().is_none() {

@@ -22,52 +22,37 @@ pub(in crate::supervisor) use recovery::lacks_way_in;
 pub(in crate::supervisor) use upkeep::put_back;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
+use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::time::Instant;
 
-use handoff_protocol::deadline::{Deadline, Millis};
+use handoff_protocol::deadline::Millis;
 use handoff_protocol::ids::{HandoffId, ServiceName};
 use handoff_protocol::record::Fact;
 use handoff_protocol::supervisor::{Action, Event, Incumbent, Moment, Phase, Request, Supervisor};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use uuid::Uuid;
 
 use crate::config;
 use crate::control::Error;
 use crate::journal::Journal;
-use crate::spool::Staged;
-use crate::store::Store;
 use crate::supervisor::daemon::Shared;
 use crate::supervisor::input::{Inputs, inbox};
-use crate::supervisor::lane::{Hold, Lanes};
+use crate::supervisor::lane::Lanes;
 use crate::supervisor::listening::{Listening, Upkeep};
 use crate::supervisor::monitor::Monitor;
 use crate::supervisor::operations::{Asked, Operation, Operations, Recorder, progress};
 use crate::supervisor::process::{Processes, Serial};
-use crate::supervisor::rollout::{Origin, PathWatch, Preparation};
+use crate::supervisor::rollout::Versions;
 use crate::supervisor::service_files::FileLook;
 use crate::supervisor::state::Opened;
-use awaiting::Awaited;
-use durable::Recording;
+use awaiting::NextStart;
+use durable::Disk;
 use policy::policy;
 use problems::Problems;
-use timers::Timer;
+use timers::Timers;
 use trouble::Doing;
-
-/// The copy of what a service file names, or that itself, without links.
-#[derive(Debug)]
-pub(in crate::supervisor) struct First {
-    /// What the file names.
-    pub(in crate::supervisor) named: PathBuf,
-    /// Whether it is a copy.
-    pub(in crate::supervisor) is_stored: bool,
-    /// What is started.
-    pub(in crate::supervisor) path: PathBuf,
-}
 
 /// A service that tasks can reach.
 #[derive(Debug, Clone)]
@@ -81,46 +66,26 @@ pub(in crate::supervisor) struct Service {
     pub(in crate::supervisor) journal: Journal,
     pub(in crate::supervisor) listening: Option<Listening>,
     pub(in crate::supervisor) processes: Processes,
-    pub(in crate::supervisor) candidate: Option<PathBuf>,
     pub(in crate::supervisor) operations: Operations,
     pub(in crate::supervisor) lanes: Lanes,
-    /// What a commit needs, as long as an attempt is under way.
-    pub(in crate::supervisor) means: Option<Hold>,
-    pub(in crate::supervisor) store: Arc<Store>,
-    /// Whoever has it brings a version in, or removes some.
-    pub(in crate::supervisor) turn: Arc<Mutex<()>>,
-    /// What is brought in at the moment.
-    pub(in crate::supervisor) preparation: Option<Rc<Preparation>>,
-    /// What a service without a current version is started from.
-    pub(in crate::supervisor) first: Option<First>,
-    /// What the start under way is one of, instead of the current version.
-    pub(in crate::supervisor) trying: Option<PathBuf>,
-    /// The version that waits for the next start.
-    pub(in crate::supervisor) staged: Option<Staged>,
-    /// Where its versions came from.
-    pub(in crate::supervisor) origins: Vec<Origin>,
-    /// What looks out for new versions at a path.
-    pub(in crate::supervisor) path_watch: Option<PathWatch>,
+    pub(in crate::supervisor) versions: Versions,
     /// What looks after the listeners.
     pub(in crate::supervisor) upkeep: Upkeep,
     /// What a person should know.
     pub(in crate::supervisor) problems: Problems,
     /// What its file looked like when it was read last.
     pub(in crate::supervisor) file_look: Option<FileLook>,
-    /// When a start that has failed is tried again, in milliseconds since 1970.
-    pub(in crate::supervisor) next_try_unix_ms: Option<u64>,
-    /// A start that waits for an address.
-    pub(in crate::supervisor) awaited: Option<Awaited>,
+    /// The start that is tried again.
+    pub(in crate::supervisor) next_start: NextStart,
     pub(in crate::supervisor) shared: Rc<Shared>,
     this: Weak<RefCell<Service>>,
     /// What tasks are given to tell what they find.
     pub(in crate::supervisor) inputs: Inputs,
-    /// The wait for the disk at a commit.
-    pub(in crate::supervisor) recording: Option<Recording>,
+    /// What is on its way to the disk.
+    pub(in crate::supervisor) disk: Disk,
     /// Told when the service comes to rest, and when its journal is short again.
     pub(in crate::supervisor) settled: Rc<Notify>,
-    pub(in crate::supervisor) is_compacting: bool,
-    pub(in crate::supervisor) timers: HashMap<Deadline, Timer>,
+    pub(in crate::supervisor) timers: Timers,
     pub(in crate::supervisor) monitor: Monitor,
     serials: u64,
     clock: Instant,
@@ -144,30 +109,19 @@ impl Handle {
                 journal,
                 listening: None,
                 processes: Processes::default(),
-                candidate: None,
                 operations: Operations::new(recorder),
                 lanes,
-                means: None,
-                store: Arc::new(store),
-                turn: Arc::default(),
-                preparation: None,
-                first: None,
-                trying: None,
-                staged,
-                origins,
-                path_watch: None,
+                versions: Versions::new(store, staged, origins),
                 upkeep: Upkeep::default(),
                 problems: Problems::at_opening(problem),
                 file_look: None,
-                next_try_unix_ms: None,
-                awaited: None,
+                next_start: NextStart::default(),
                 shared,
                 this: this.clone(),
                 inputs,
-                recording: None,
+                disk: Disk::default(),
                 settled: Rc::default(),
-                is_compacting: false,
-                timers: HashMap::new(),
+                timers: Timers::default(),
                 monitor: Monitor::default(),
                 serials: 0,
                 clock: Instant::now(),
@@ -346,7 +300,7 @@ impl Service {
         if !matches!(self.machine.phase(), Phase::Serving | Phase::Stopped | Phase::Backoff) {
             return;
         }
-        self.means = None;
+        self.disk.release();
         if let Some(attempt) = &self.journal.standing().attempt {
             let handoff = attempt.handoff;
             let told =

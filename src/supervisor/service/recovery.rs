@@ -162,7 +162,7 @@ impl Service {
     /// Takes back the listeners, and connects to whoever is there.
     fn reach_all(&mut self, standing: &Standing, roles: Roles<Remaining>, wanted: bool) -> Legacy {
         let attempt = standing.attempt.as_ref();
-        self.candidate = attempt.map(|attempt| attempt.binary.path.clone().into());
+        self.versions.upgrades_to(attempt.map(|attempt| attempt.binary.path.clone().into()));
         self.restore_listeners(roles.newest_slot_serves());
         let slots = self.listening.as_ref().map(Listening::slots).unwrap_or_default();
         let slots = roles.slots(self.config.mode, &slots);

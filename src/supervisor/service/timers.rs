@@ -1,5 +1,6 @@
 //! The deadlines of a service, on a clock that stands still while this process does.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use handoff_protocol::deadline::Deadline;
@@ -30,17 +31,17 @@ impl Service {
             inputs.send(Input::Deadline(deadline, serial));
         });
         let timer = Timer { serial, task: task.abort_handle() };
-        if let Some(before) = self.timers.insert(deadline, timer) {
+        if let Some(before) = self.timers.armed.insert(deadline, timer) {
             before.task.abort();
         }
     }
 
     /// One that was disarmed or armed anew meanwhile is not over.
     pub(in crate::supervisor) fn deadline_over(&mut self, deadline: Deadline, serial: Serial) {
-        if self.timers.get(&deadline).is_none_or(|timer| timer.serial != serial) {
+        if self.timers.armed.get(&deadline).is_none_or(|timer| timer.serial != serial) {
             return;
         }
-        self.timers.remove(&deadline);
+        self.timers.armed.remove(&deadline);
         let is_starved = self.is_starved(deadline);
         self.feed(if is_starved { Event::Starved(deadline) } else { Event::Deadline(deadline) });
     }
@@ -60,15 +61,20 @@ impl Service {
     }
 
     pub(in crate::supervisor) fn disarm(&mut self, deadline: Deadline) {
-        if let Some(timer) = self.timers.remove(&deadline) {
+        if let Some(timer) = self.timers.armed.remove(&deadline) {
             timer.task.abort();
         }
     }
 }
 
-/// A deadline that is waited for.
+/// The deadlines that are waited for.
+#[derive(Debug, Default)]
+pub(in crate::supervisor) struct Timers {
+    armed: HashMap<Deadline, Timer>,
+}
+
 #[derive(Debug)]
-pub(in crate::supervisor) struct Timer {
+struct Timer {
     serial: Serial,
     task: AbortHandle,
 }

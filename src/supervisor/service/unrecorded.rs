@@ -111,7 +111,7 @@ impl Service {
 
     /// As far as the journal and the store remember.
     fn last_generation(&self) -> Generation {
-        let ran = self.store.versions().first().and_then(|version| version.used.last_generation());
+        let ran = self.versions.store().versions().first().and_then(|version| version.used.last_generation());
         self.journal.last_generation().max(Generation(ran.unwrap_or(0)))
     }
 
@@ -146,7 +146,8 @@ impl Service {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).into_owned();
         let mut arguments = line.split('\0').skip(1).take(2).map(PathBuf::from);
-        let is_ours = |path: &PathBuf| self.store.version_at(path).is_some() || *path == self.config.binary;
+        let is_ours =
+            |path: &PathBuf| self.versions.store().version_at(path).is_some() || *path == self.config.binary;
         Some(if is_ours(&executed) { executed } else { arguments.find(is_ours).unwrap_or(executed) })
     }
 }

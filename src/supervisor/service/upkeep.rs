@@ -128,7 +128,7 @@ impl Service {
     pub(in crate::supervisor) fn restorer(&self) -> Restorer {
         let pid = self.processes.incumbent().map(|process| process.pid());
         let pid = pid.filter(|_| !self.config.adapter.is_foreign());
-        Restorer { store: Arc::clone(&self.store), lane: self.lanes.imports.clone(), pid }
+        Restorer { store: Arc::clone(self.versions.store()), lane: self.lanes.imports.clone(), pid }
     }
 }
 
@@ -136,7 +136,7 @@ impl Service {
 pub(in crate::supervisor) async fn put_back(handle: &Handle) -> String {
     let version = handle.with(|service| {
         let path = service.current_binary().map(|binary| binary.path.clone())?;
-        service.store.version_at(Path::new(&path))
+        service.versions.store().version_at(Path::new(&path))
     });
     let Some(version) = version else { return String::new() };
     let restorer = handle.with(|service| service.restorer());

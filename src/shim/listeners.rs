@@ -387,6 +387,16 @@ impl Shared {
         applied.and(written)
     }
 
+    /// A listener has left its group, and the stranger gets what comes until this is done. It is written down after that: the disk may
+    /// take its time, and whoever reads what was there before sees which listeners live.
+    fn steer_at_once(&mut self) -> Result<(), String> {
+        let Some(pair) = &mut self.pair else { return Ok(()) };
+        let applied = pair.apply(pair.state().clone()).map(drop).map_err(|error| error.to_string());
+        let reached = pair.state().clone();
+        let written = self.write_down(&reached);
+        applied.and(written)
+    }
+
     /// At the side that gets nothing new.
     fn drop_unread(&self) -> io::Result<u32> {
         let Some(pair) = &self.pair else { return Ok(0) };

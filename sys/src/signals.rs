@@ -52,9 +52,10 @@ fn process(pid: u32) -> Option<Pid> {
 
 /// Sends a signal to a process as if nothing of it had been stopped. That it is gone already is no error.
 ///
-/// The kernel hands a signal for a process to its main thread, if that does not block it. But while the process is stopped no thread
-/// takes it, and after SIGCONT the first one that wakes does. A main thread that sleeps then sleeps on, and with many
-/// interpreters only the main thread runs the handler. So the signal goes to the main thread itself where that would take it.
+/// The kernel delivers a signal for a process to its main thread, unless that thread blocks it. But no thread takes a signal while the
+/// process is stopped, and after SIGCONT the first thread that wakes does. If the process catches the signal, the main thread may then
+/// sleep on, and in many interpreters only the main thread runs the handler: so the signal goes to the main thread itself. If the
+/// signal ends the process, the first thread must take it: until the main thread wakes, the others would begin work that the end cuts.
 pub fn send(pid: u32, signal: Signal) {
     let Some(pid) = process(pid) else { return };
     // These are for all of it, whoever takes them.
@@ -70,15 +71,19 @@ fn status_of_main_thread(pid: Pid) -> String {
     fs::read_to_string(format!("/proc/{pid}/task/{pid}/status")).unwrap_or_default()
 }
 
-/// By the status of the main thread, whether it is there and does not block the signal: see proc_pid_status(5).
+/// By the status of the main thread, whether the process catches the signal, and this thread is there and does not block it: see
+/// proc_pid_status(5).
 fn is_for_main_thread(status: &str, signal: Signal) -> bool {
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
         line.unwrap_or_default()
     };
-    let blocked = u64::from_str_radix(field("SigBlk"), 16);
+    let is_in = |name: &str| {
+        let set = u64::from_str_radix(field(name), 16);
+        set.map(|set| set & (1 << (signal as c_int - 1)) != 0)
+    };
     let is_there = field("State").starts_with(['R', 'S', 'D', 'T', 't', 'I']);
-    is_there && blocked.is_ok_and(|blocked| blocked & (1 << (signal as c_int - 1)) == 0)
+    is_there && is_in("SigBlk") == Ok(false) && is_in("SigCgt") == Ok(true)
 }
 
 fn send_to_main_thread(pid: Pid, signal: Signal) -> Result<(), Errno> {
@@ -93,17 +98,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_main_thread_that_is_there_and_does_not_block_it_takes_a_signal() {
-        let status = |state: &str, blocked: &str| format!("Name:\ta\nState:\t{state}\nSigBlk:\t{blocked}\n");
+    fn a_main_thread_takes_a_signal_that_it_catches_and_does_not_block() {
+        const NONE: &str = "0000000000000000";
+        const TERM: &str = "0000000000004000";
+        let status = |state: &str, blocked: &str, caught: &str| {
+            format!("Name:\ta\nState:\t{state}\nSigBlk:\t{blocked}\nSigCgt:\t{caught}\n")
+        };
         let takes = |status: &str| is_for_main_thread(status, Signal::SIGTERM);
         for state in ["S (sleeping)", "T (stopped)", "R (running)"] {
-            assert!(takes(&status(state, "0000000000000000")), "{state}");
-            assert!(takes(&status(state, "fffffffffffbbfff")), "all but SIGTERM, {state}");
-            assert!(!takes(&status(state, "0000000000004000")), "{state}");
+            assert!(takes(&status(state, NONE, TERM)), "{state}");
+            assert!(takes(&status(state, "fffffffffffbbfff", TERM)), "all but SIGTERM, {state}");
+            assert!(!takes(&status(state, TERM, TERM)), "{state}");
+            assert!(!takes(&status(state, NONE, NONE)), "it ends the process, {state}");
+            assert!(!takes(&status(state, NONE, "fffffffffffbbfff")), "{state}");
         }
-        // It has ended, and other threads have not.
-        assert!(!takes(&status("Z (zombie)", "0000000000000000")));
-        assert!(!takes(&status("S (sleeping)", "")));
+        // The main thread has ended, and other threads have not.
+        assert!(!takes(&status("Z (zombie)", NONE, TERM)));
+        assert!(!takes(&status("S (sleeping)", "", TERM)));
         assert!(!takes(""));
     }
 }

@@ -1,18 +1,17 @@
 //! One HTTP request at a time on plain connections, so that every failure is seen as it is.
 //!
-//! Nothing is ever sent twice. A kept-alive connection that the server has ended in order *before* the next
-//! request was written is replaced by a new one, as every HTTP client does; if a byte of the request was on
-//! its way, that is a cut or a reset and counts.
+//! Nothing is ever sent twice. If the server has ended a kept-alive connection in order *before* the client writes the next request,
+//! the client opens a new connection, as every HTTP client does. If a byte of the request was on its way, that is a cut or a
+//! reset and counts.
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use handoff::sys::socket::{MsgFlags, recv};
 use http::header::{CONNECTION, HeaderValue};
 use http::{HeaderMap, Request, StatusCode};
 use http_body::{Body, Frame, SizeHint};
@@ -24,6 +23,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::failure::{Failure, Kind};
+use super::kept::{Kept, Socket};
 
 /// How long a client waits for a whole answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -49,16 +49,7 @@ pub struct Http {
 struct Open {
     sender: SendRequest<Upload>,
     driver: JoinHandle<hyper::Result<()>>,
-    /// A duplicate, to ask the kernel with.
-    socket: OwnedFd,
-}
-
-impl Open {
-    /// Whether the server has ended it. The kernel knows that before a busy runtime gets to read it.
-    fn has_ended(&self) -> bool {
-        let peeked = recv(&self.socket, &mut [0; 1], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
-        matches!(peeked, Ok(0))
-    }
+    kept: Arc<Kept>,
 }
 
 impl Http {
@@ -89,20 +80,20 @@ impl Http {
                 Some(open) => (open, false),
                 None => (self.connect().await?, true),
             };
-            if !fresh && open.has_ended() {
-                ended_in_order(open.driver).await?;
-                continue;
+            let again = copy_of(&request);
+            if !fresh {
+                open.kept.expect_use();
             }
             let response = match open.sender.try_send_request(request).await {
                 Ok(response) => response,
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) if !fresh => {
+                Err(_) if !fresh && !open.kept.is_used() => {
+                    if !open.kept.had_ended() {
                         ended_in_order(open.driver).await?;
-                        request = unsent;
-                        continue;
                     }
-                    _ => return Err(error.into_error().into()),
-                },
+                    request = again;
+                    continue;
+                }
+                Err(error) => return Err(error.into_error().into()),
             };
             let (head, body) = response.into_parts();
             let body = body.collect().await?.to_bytes();
@@ -117,12 +108,22 @@ impl Http {
     async fn connect(&self) -> Result<Open, Failure> {
         let stream = TcpStream::connect(self.endpoint).await?;
         stream.set_nodelay(true)?;
-        let socket = stream.as_fd().try_clone_to_owned()?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let kept = Arc::new(Kept::default());
+        let socket = Socket::new(stream, Arc::clone(&kept));
+        let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
         let driver = tokio::spawn(connection);
         sender.ready().await?;
-        Ok(Open { sender, driver, socket })
+        Ok(Open { sender, driver, kept })
     }
+}
+
+/// The same request, for another connection.
+fn copy_of(request: &Request<Upload>) -> Request<Upload> {
+    let mut copy = Request::new(request.body().again());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    copy
 }
 
 /// Checks that an idle connection was closed, not reset.
@@ -163,6 +164,16 @@ impl Upload {
         let next = Box::pin(sleep_until(Instant::now()));
         let pause = over / u32::try_from(pieces.max(1)).unwrap_or(u32::MAX);
         Self { rest, pace: Some(Pace { piece, pause, next }) }
+    }
+
+    /// The same body, of which nothing is sent.
+    fn again(&self) -> Self {
+        let pace = self.pace.as_ref().map(|pace| Pace {
+            piece: pace.piece,
+            pause: pace.pause,
+            next: Box::pin(sleep_until(Instant::now())),
+        });
+        Self { rest: self.rest.clone(), pace }
     }
 
     /// Whether it is slow on purpose.

@@ -12,6 +12,7 @@ pub mod client;
 pub mod content;
 pub mod failure;
 pub mod http;
+mod kept;
 pub mod meter;
 pub mod model;
 pub mod s3;

@@ -32,10 +32,7 @@ impl Listeners {
             wait_for_an_end(&watched);
             watched.retain(|listener| listens(listener) == Ok(true));
             if watched.len() < before {
-                let mut shared = lock(shared);
-                if let Some(state) = shared.pair.as_ref().map(|pair| pair.state().clone()) {
-                    shared.change_to(state)?;
-                }
+                lock(shared).steer_at_once()?;
             }
         }
         Ok(())

@@ -1,11 +1,15 @@
 //! Programs of many threads, of which one certain thread is to take the stop signal. They are held when it comes.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 
 use handoff::control::api::{Ending, Request, Response};
+use handoff::sys::process::{Signal, is_stopped};
+use handoff::sys::signals::send;
 
-use crate::support::{LIMIT, Rig, executable, free_address, service};
+use crate::support::{LIMIT, Rig, executable, free_address, service, signal, wait_for};
 
 /// A thread for each connection, which answers lines with the pid. What the main thread does, and who takes SIGTERM, stands in `WAITS`.
 const SERVER: &str = r#"#!/usr/bin/python3
@@ -67,6 +71,17 @@ const WAITS: [&str; 6] = [
     "block, [wait_for_it], lambda: ctypes.CDLL(None).syscall(EXIT, 0)",
 ];
 
+/// Many threads, each of which reads a byte and writes one. SIGTERM ends the process.
+const READERS: &str = "
+import os, threading
+def work():
+    os.write(1, os.read(0, 1))
+for _ in range(16):
+    threading.Thread(target=work, daemon=True).start()
+os.write(2, b'ready')
+threading.Event().wait()
+";
+
 /// Some threads of the program wait in their reads.
 fn connect(address: SocketAddr) -> Vec<BufReader<TcpStream>> {
     let connect = || {
@@ -109,5 +124,25 @@ fn restarts(waits: &str) {
         assert_eq!((outcome.outcome, outcome.killed), (Ending::Committed, vec![]), "{waits}, {count}");
         assert_eq!(std::fs::read_to_string(&saved).unwrap().lines().count(), count, "{waits}");
         drop(kept);
+    }
+}
+
+/// After SIGCONT its threads wake in any order, and one that has work must not begin it before another one takes the signal.
+#[test]
+fn a_held_program_that_a_signal_ends_does_nothing_more() {
+    for round in 0..40 {
+        let mut command = Command::new("/usr/bin/env");
+        command.args(["python3", "-c", READERS]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut program = command.spawn().unwrap();
+        program.stderr.take().unwrap().read_exact(&mut [0; 5]).unwrap();
+        signal(program.id(), Signal::SIGSTOP);
+        wait_for("a stop", || is_stopped(program.id()).then_some(()));
+        program.stdin.take().unwrap().write_all(&[b'x'; 16]).unwrap();
+        send(program.id(), Signal::SIGTERM);
+        send(program.id(), Signal::SIGCONT);
+        let ended = program.wait_with_output().unwrap();
+        assert_eq!(ended.status.signal(), Some(Signal::SIGTERM as i32), "{ended:?}");
+        assert_eq!(ended.stdout, b"", "round {round}");
     }
 }

@@ -1,0 +1,100 @@
+//! A connection that a client keeps, and that the server may end before the client uses it again.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use handoff::sys::socket::{MsgFlags, recv};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// What the client and its connection tell each other.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// No byte of the next request is written yet.
+    is_unused: AtomicBool,
+    had_ended: AtomicBool,
+}
+
+impl Kept {
+    /// The next byte that is written belongs to a new request.
+    pub fn expect_use(&self) {
+        self.is_unused.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a byte of that request was written.
+    pub fn is_used(&self) -> bool {
+        !self.is_unused.load(Ordering::SeqCst)
+    }
+
+    /// Whether the server had ended the connection in order when that byte was to be written.
+    pub fn had_ended(&self) -> bool {
+        self.had_ended.load(Ordering::SeqCst)
+    }
+}
+
+/// The connection. It asks the kernel for the end directly before it writes: on a busy machine, a client that asked earlier could
+/// wait for a processor in between, and would take the end of an idle connection for a cut request.
+pub struct Socket {
+    stream: TcpStream,
+    kept: Arc<Kept>,
+}
+
+impl Socket {
+    pub fn new(stream: TcpStream, kept: Arc<Kept>) -> Self {
+        Self { stream, kept }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.kept.is_used() {
+            return Ok(());
+        }
+        let peeked = recv(&self.stream, &mut [0; 1], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+        if matches!(peeked, Ok(0)) {
+            self.kept.had_ended.store(true, Ordering::SeqCst);
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        self.kept.is_unused.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.check()?;
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check()?;
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use handoff_protocol::ids::ServiceName;
-use handoff_protocol::supervisor::{Phase, Request};
+use handoff_protocol::supervisor::Phase;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
@@ -19,7 +19,7 @@ use super::door::serve_always;
 use super::keeper::Keeping;
 use super::knowing::Broken;
 use super::lane::{Hold, Lane, Lanes};
-use super::operations::{Asked, Operation, Recorder};
+use super::operations::{Asked, Operation, Order, Recorder};
 use super::orphans::reap_orphans;
 use super::panic;
 use super::rollout::{Arrival, Hashes, bring_in_all};
@@ -238,7 +238,7 @@ impl Daemon {
 
     /// Waits until the histories are written, unless the disk hangs.
     async fn flush(&self) {
-        let recorder = |handle: &Handle| handle.with(|service| service.operations.recorder().clone());
+        let recorder = |handle: &Handle| handle.recorder();
         let recorders: Vec<Recorder> = self.services.borrow().values().map(recorder).collect();
         let flushes: Vec<_> = recorders
             .into_iter()
@@ -271,18 +271,12 @@ async fn call_off_preparation(handle: &Handle) {
 async fn stop(handle: Handle) {
     loop {
         call_off_preparation(&handle).await;
-        if handle.with(|service| service.machine.phase()) == Phase::Stopped {
+        if handle.phase() == Phase::Stopped {
             return;
         }
-        for request in [Request::Stop, Request::Cancel] {
-            let (mut operation, answer) = operation(history::Operation::Stop, "the daemon ends");
-            if request == Request::Cancel {
-                operation.asked = None;
-            }
-            handle.with(|service| service.ask(request, operation));
-            if let Ok(Ok(_)) = answer.await
-                && handle.with(|service| service.machine.phase()) == Phase::Stopped
-            {
+        let asked = Asked::new(history::Operation::Stop, Caller::own("the daemon ends"));
+        for (order, asked) in [(Order::Stop, Some(asked)), (Order::Cancel, None)] {
+            if handle.order(order, asked, None).await.is_ok() && handle.phase() == Phase::Stopped {
                 return;
             }
         }

@@ -13,6 +13,7 @@ use handoff_protocol::supervisor::Watch;
 use tokio::sync::{mpsc, oneshot};
 
 use super::monitor::{Measured, Step};
+use super::operations::{Operation, Order};
 use super::process::{Found, ProcessEvent, Serial, Unclaimed};
 use super::rollout::{Brought, Origin, PathNews};
 use super::service::Service;
@@ -25,6 +26,8 @@ pub(super) type Reply<T> = oneshot::Sender<T>;
 
 /// One thing that has happened, or that a task has to know.
 pub(super) enum Input {
+    /// Somebody asks for something.
+    Order(Order, Operation),
     /// A process did something.
     Process(Serial, ProcessEvent),
     /// It was looked for what a process is to be started from.
@@ -149,6 +152,7 @@ fn answer<T>(reply: Reply<T>, answer: T) {
 impl Service {
     fn take(&mut self, input: Input) {
         match input {
+            Input::Order(order, operation) => self.order(order, operation),
             Input::Process(serial, event) => self.process_event(serial, event),
             Input::Found(found) => self.found(found),
             Input::Origin(origin) => self.remember_origin(origin),

@@ -4,12 +4,11 @@ use std::io;
 use std::path::PathBuf;
 
 use handoff_protocol::ids::ServiceName;
-use handoff_protocol::supervisor::{Incumbent, Phase, Request, Target};
-use tokio::sync::oneshot;
+use handoff_protocol::supervisor::{Incumbent, Phase, Target};
 use tokio::task::spawn_local;
 
 use super::daemon::Daemon;
-use super::operations::{Asked, merged};
+use super::operations::{Asked, Limits, Order, merged};
 use super::rollout::{
     Pipeline, Wanted, bring_first, check_running, check_staged, hex, recall_staged, statuses, unfinished,
 };
@@ -56,10 +55,10 @@ impl Handler for Daemon {
                     return Ok(answer(outcome));
                 }
                 let has_waited = handle.with(Service::call_off_start);
-                match wait(&handle, Request::Stop, Some(asked.clone()), Some(progress)).await {
+                match handle.order(Order::Stop, Some(asked.clone()), Some(progress)).await {
                     // It waited for its start, and does so no more: that is the end of it.
                     Err(error) if has_waited && error.kind == Kind::NotRunning => {
-                        Ok(answer(handle.with(|service| service.stopped_before_start(&asked))))
+                        Ok(answer(handle.read(|service| service.stopped_before_start(&asked))))
                     }
                     ended => ended.map(answer),
                 }
@@ -74,13 +73,13 @@ impl Handler for Daemon {
                     preparation.ended().await;
                     return Ok(answer(outcome));
                 }
-                wait(&handle, Request::Cancel, None, Some(progress)).await.map(answer)
+                handle.order(Order::Cancel, None, Some(progress)).await.map(answer)
             }
             api::Request::Kill(kill) => {
                 let handle = self.find(&kill.service).await?;
                 // A file with mistakes is no reason not to send a signal.
                 let config = self.find_fresh(&kill.service).await.ok().map(|(_, config)| config);
-                handle.with(|service| service.signal_program(&kill, config.as_ref()))?;
+                handle.read(|service| service.signal_program(&kill, config.as_ref()))?;
                 let mut statuses = statuses(vec![handle]).await;
                 let status = statuses.pop().ok_or_else(|| Error::internal("a status was lost"))?;
                 Ok(api::Response::Status(Box::new(status)))
@@ -112,19 +111,6 @@ fn answer(outcome: api::Outcome) -> api::Response {
     api::Response::Outcome(Box::new(outcome))
 }
 
-/// Asks the machine of a service, and waits for the end.
-pub(super) async fn wait(
-    handle: &Handle,
-    request: Request,
-    asked: Option<Asked>,
-    progress: Option<ProgressSink>,
-) -> Result<api::Outcome, Error> {
-    let (reply, answer) = oneshot::channel();
-    let operation = super::operations::Operation { reply, progress, asked };
-    handle.with(|service| service.ask(request, operation));
-    answer.await.unwrap_or_else(|_| Err(Error::internal("an operation was dropped")))
-}
-
 impl Daemon {
     /// Two services cannot listen on one address.
     pub(super) fn refuse_conflicts(&self, config: &config::Service) -> Result<(), Error> {
@@ -142,7 +128,7 @@ impl Daemon {
         let (services, broken) = (self.services.borrow(), self.broken.borrow());
         let known = services.iter().filter(|(name, _)| **name != config.name);
         let of_known = known
-            .filter_map(|(name, handle)| Some((name, handle.with(|other| taken(&other.config.listeners))?)));
+            .filter_map(|(name, handle)| Some((name, handle.read(|other| taken(&other.config.listeners))?)));
         let before = broken.iter().filter(|(name, _)| !was_there && **name != config.name);
         let of_broken = before.filter_map(|(name, broken)| Some((name, taken(broken.kept_listeners())?)));
         let Some((name, address)) = of_known.chain(of_broken).next() else { return Ok(()) };
@@ -159,7 +145,7 @@ impl Daemon {
         };
         // All at the same time: a disk that hangs holds up its own service.
         let read = |handle: &Handle| {
-            let recorder = handle.with(|service| service.operations.recorder().clone());
+            let recorder = handle.recorder();
             spawn_local(async move { recorder.read(limit).await })
         };
         let reads: Vec<_> = handles.iter().map(read).collect();
@@ -186,7 +172,7 @@ impl Daemon {
             // It becomes known only now, and what runs of it is asked what it is doing.
             handle.settled().await;
         }
-        let phase = handle.with(|service| match service.journal.refused() {
+        let phase = handle.read(|service| match service.journal.refused() {
             Some(cause) => Err(unusable(name, cause, service.journal.is_damaged())),
             None => Ok(service.machine.phase()),
         })?;
@@ -205,7 +191,7 @@ impl Daemon {
         } else if phase == Phase::Backoff {
             bring_first_again(&handle, config).await?;
         }
-        wait(&handle, Request::Start, Some(asked), Some(progress)).await.map(answer)
+        handle.order(Order::Start, Some(asked), Some(progress)).await.map(answer)
     }
 
     async fn restart(
@@ -216,23 +202,14 @@ impl Daemon {
     ) -> Result<api::Response, Error> {
         let (handle, config) = self.find_fresh(name).await?;
         handle.compacted().await;
-        match handle.with(|service| service.machine.phase()) {
+        match handle.phase() {
             Phase::Stopped => return self.start(name, asked, progress).await,
             Phase::Backoff => bring_first_again(&handle, config.clone()).await?,
             _ => {}
         }
         check_running(&handle, &config).await?;
-        let request = handle.with(|service| {
-            service.take_over(config)?;
-            let path = service.path_of(Target::Committed);
-            service.versions.upgrades_to(Some(path));
-            // Between two tries there is nothing to replace: the next one is made at once.
-            Ok::<_, Error>(match service.machine.phase() {
-                Phase::Backoff => Request::Start,
-                _ => Request::Upgrade { target: Target::Candidate, deadline_ms: None, drain_grace_ms: None },
-            })
-        })?;
-        wait(&handle, request, Some(asked), Some(progress)).await.map(answer)
+        let order = Order::Restart(Box::new(config));
+        handle.order(order, Some(asked), Some(progress)).await.map(answer)
     }
 
     async fn upgrade(
@@ -251,10 +228,10 @@ impl Daemon {
         }
         handle.compacted().await;
         let api::Upgrade { binary, deadline_ms, drain_grace_ms, claims, .. } = wanted;
-        if !handle.with(|service| service.is_open_to_upgrades()) {
-            // The machine says why not.
-            let request = Request::Upgrade { target: Target::Candidate, deadline_ms, drain_grace_ms };
-            return wait(&handle, request, Some(asked), Some(progress)).await.map(answer);
+        let limits = Limits { deadline_ms, drain_grace_ms };
+        let refusal = Order::Refusal(limits);
+        if let Some(refused) = handle.try_order(refusal, Some(asked.clone()), Some(progress.clone())).await {
+            return refused.map(answer);
         }
         let binary = match binary {
             Some(binary) => binary,
@@ -265,13 +242,13 @@ impl Daemon {
         };
         let pipeline = Pipeline::now(handle, config, asked, Some(progress))?;
         let wanted = Wanted::Path(binary, claims, None);
-        pipeline.run(wanted, false, (deadline_ms, drain_grace_ms)).await.map(answer)
+        pipeline.run(wanted, false, limits).await.map(answer)
     }
 }
 
 /// A service that never ran waits for its next start. What its file names may have changed since the last one.
 async fn bring_first_again(handle: &Handle, config: config::Service) -> Result<(), Error> {
-    if handle.with(|service| service.current_binary().is_some()) {
+    if handle.read(|service| service.current_binary().is_some()) {
         return Ok(());
     }
     bring_first(handle, &config).await?;
@@ -280,8 +257,8 @@ async fn bring_first_again(handle: &Handle, config: config::Service) -> Result<(
 
 /// Refuses an upgrade to what the file names if what runs was brought in later.
 async fn refuse_step_back(handle: &Handle, config: &config::Service) -> Result<(), Error> {
-    let Some(comparison) = handle.with(|service| service.comparison(&config.binary)) else { return Ok(()) };
-    let lane = handle.with(|service| service.lanes.looks.clone());
+    let Some(comparison) = handle.read(|service| service.comparison(&config.binary)) else { return Ok(()) };
+    let lane = handle.lanes().looks;
     let named =
         lane.run_within(START_LIMIT, config.binary.display().to_string(), move || comparison.answer());
     let named = named.await.map_err(|error| unfinished(&config.name, &config.binary, &error))?;
@@ -289,7 +266,7 @@ async fn refuse_step_back(handle: &Handle, config: &config::Service) -> Result<(
         return Ok(());
     }
     let (shown, generation) =
-        handle.with(|service| (service.shown(), service.journal.standing().generation()));
+        handle.read(|service| (service.shown(), service.journal.standing().generation()));
     let (name, named) = (&config.name, config.binary.display());
     let message = format!(
         "Service {:?} runs {} (generation {generation}), which was brought in after {named}, which its file names: the \
@@ -316,7 +293,7 @@ pub(super) fn unusable(name: &ServiceName, cause: &str, is_damaged: bool) -> Err
 
 /// Whether a service can be started from `binary`.
 pub(super) async fn check(handle: &Handle, binary: PathBuf) -> Result<(), Error> {
-    let (name, lane) = handle.with(|service| (service.name.clone(), service.lanes.imports.clone()));
+    let (name, lane) = (handle.name(), handle.lanes().imports);
     let (path, what) = (binary.clone(), binary.display().to_string());
     let checked = lane.run_within(START_LIMIT, what, move || check_binary(&path)).await;
     let refused = |error: &dyn std::fmt::Display, hint: String| {

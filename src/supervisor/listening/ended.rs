@@ -14,7 +14,7 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use handoff_protocol::supervisor::{Phase, Request, Target};
+use handoff_protocol::supervisor::Phase;
 use tokio::io::unix::AsyncFd;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep, timeout};
@@ -320,14 +320,10 @@ impl Service {
         }
         tracing::warn!(service = %self.name, %address, "clients wait where the program has left its listener; it is restarted");
         self.upkeep.left.replaced_at = Some(Instant::now());
-        self.versions.upgrades_to(Some(self.path_of(Target::Committed)));
         let why = format!("clients wait at {address}, where the program does not listen any more");
         // Whoever looks sees it in the status and in the history.
         let (operation, _) = operation(Operation::Restart, &why);
-        self.ask(
-            Request::Upgrade { target: Target::Candidate, deadline_ms: None, drain_grace_ms: None },
-            operation,
-        );
+        self.restart(operation);
     }
 }
 

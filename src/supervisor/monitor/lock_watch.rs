@@ -56,7 +56,7 @@ impl Service {
 
 /// Refuses an upgrade in which another process would get the lock that the old process gives up. Nothing happened then.
 pub(in crate::supervisor) async fn check_queue(handle: &Handle) -> Result<(), Error> {
-    let found = handle.with(|service| {
+    let found = handle.read(|service| {
         let exclusive = service.config.mode == Mode::Exclusive;
         service
             .processes

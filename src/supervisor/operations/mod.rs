@@ -1,8 +1,10 @@
 //! What somebody has asked for: who waits for it, how far it is, and what the history tells of it.
 
+mod order;
 mod recording;
 mod timeline;
 
+pub(in crate::supervisor) use order::{Limits, Order};
 pub(in crate::supervisor) use recording::{Asked, Recorder, merged};
 pub(in crate::supervisor) use timeline::{Operation, Timeline, progress};
 

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use handoff_protocol::reason::Reason;
 use handoff_protocol::record::{Binary, Current, Fact};
@@ -33,17 +32,17 @@ pub(in crate::supervisor) async fn bring_first(
     handle: &Handle,
     config: &config::Service,
 ) -> Result<(), Error> {
-    if handle.with(|service| service.versions.staged.is_some()) {
+    if handle.read(|service| service.versions.staged.is_some()) {
         return Ok(());
     }
     if !config.update.store {
         return bring_in_place(handle, config).await;
     }
-    if !handle.with(|service| service.needs_first(config)) {
+    if !handle.read(|service| service.needs_first(config)) {
         return Ok(());
     }
     check_owner(handle, config).await?;
-    let _turn = handle.with(|service| Arc::clone(&service.versions.turn)).lock_owned().await;
+    let _turn = handle.turn().lock_owned().await;
     let preparation = Preparation::begin(None);
     let import = import_of(config, &config.binary, &api::Claims::default(), None);
     let import = Import { called_off: preparation.flag(), ..import };
@@ -70,11 +69,11 @@ pub(in crate::supervisor) async fn bring_first(
 /// What runs where it lies is started by a path without links: what a link leads to later is another version.
 async fn bring_in_place(handle: &Handle, config: &config::Service) -> Result<(), Error> {
     check_owner(handle, config).await?;
-    let committed = handle.with(|service| service.current_binary().map(|binary| PathBuf::from(&binary.path)));
+    let committed = handle.read(|service| service.current_binary().map(|binary| PathBuf::from(&binary.path)));
     let named = config.binary.clone();
     let committed_at = committed.clone();
     let (lane, hashes) =
-        handle.with(|service| (service.lanes.imports.clone(), service.shared.hashes.clone()));
+        handle.read(|service| (service.lanes.imports.clone(), service.shared.hashes.clone()));
     let looked = lane.run_within(START_LIMIT, named.display().to_string(), move || {
         let path = config::resolve(&named);
         (committed_at.is_some_and(|path| !path.exists()), hashes.identify(&path).ok(), path)
@@ -159,7 +158,7 @@ pub(in crate::supervisor) async fn check_running(
     handle: &Handle,
     config: &config::Service,
 ) -> Result<(), Error> {
-    let found = handle.with(|service| {
+    let found = handle.read(|service| {
         let in_place = service.in_place(&service.path_of(Target::Committed), &config.binary);
         in_place.map(|in_place| (in_place, service.lanes.imports.clone()))
     });
@@ -177,7 +176,7 @@ pub(in crate::supervisor) async fn check_owner(
     config: &config::Service,
 ) -> Result<(), Error> {
     let path = config.binary.clone();
-    let lane = handle.with(|service| service.lanes.imports.clone());
+    let lane = handle.lanes().imports;
     let what = path.display().to_string();
     let checked = lane.run_within(START_LIMIT, what, move || store::check_named(&path)).await;
     let checked =
@@ -205,7 +204,7 @@ pub(in crate::supervisor) async fn remember(
     given: Option<PathBuf>,
     config: &config::Service,
 ) {
-    let (lane, named) = (handle.with(|service| service.lanes.looks.clone()), config.binary.clone());
+    let (lane, named) = (handle.lanes().looks, config.binary.clone());
     if let Some(origin) = origin_of(lane, binary, given, named).await {
         handle.with(|service| service.remember_origin(origin));
     }
@@ -321,7 +320,7 @@ impl Service {
         }
         self.call_off_start();
         let (operation, answer) = operation(history::Operation::Start, "the daemon starts");
-        self.ask(Request::Start, operation);
+        self.ask(Request::Start, None, operation);
         spawn_local(async move {
             if let Ok(Err(error)) = answer.await {
                 tracing::error!("{error}");

@@ -123,7 +123,7 @@ pub(in crate::supervisor) async fn afterwards(
     };
     let Some(command) = hook else { return };
     let told = told
-        .named(handle.with(|service| match outcome.outcome {
+        .named(handle.read(|service| match outcome.outcome {
             api::Ending::Committed => outcome.version.clone(),
             _ => service.versions.store.version_at(path).and_then(|version| Some(version.name()?.to_owned())),
         }))

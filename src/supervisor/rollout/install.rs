@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use handoff_protocol::ids::{HandoffId, ServiceName};
 use handoff_protocol::record::Binary;
-use handoff_protocol::supervisor::{Phase, Request, Target};
+use handoff_protocol::supervisor::Phase;
 use tokio::sync::OwnedMutexGuard;
 
 use super::binary::hex;
@@ -26,8 +26,8 @@ use crate::history::{self, Operation};
 use crate::store::{self, Import, Imported, Step, Version};
 use crate::supervisor::daemon::Daemon;
 use crate::supervisor::monitor::check_queue;
-use crate::supervisor::operations::Asked;
-use crate::supervisor::requests::{check, wait};
+use crate::supervisor::operations::{Asked, Limits, Order};
+use crate::supervisor::requests::check;
 use crate::supervisor::service::{Handle, Service};
 
 /// What is to run.
@@ -72,14 +72,14 @@ impl Daemon {
         let (handle, _) = self.find_fresh(&wanted.service).await?;
         let phases = Phases::new(&wanted.service, &progress);
         phases.enter("waiting");
-        let turn = handle.with(|service| Arc::clone(&service.versions.turn)).lock_owned().await;
+        let turn = handle.turn().lock_owned().await;
         handle.settled().await;
         // What the file says may have changed meanwhile.
         let (handle, config) = self.find_fresh(&wanted.service).await?;
         handle.compacted().await;
         let pipeline = Pipeline { handle, config, asked, phases, progress, _turn: turn };
         let api::Install { path, claims, version, .. } = wanted;
-        pipeline.run(Wanted::Path(path, claims, version), true, (None, None)).await
+        pipeline.run(Wanted::Path(path, claims, version), true, Limits::default()).await
     }
 
     /// Upgrades to a version that ran before.
@@ -91,9 +91,9 @@ impl Daemon {
     ) -> Result<api::Outcome, Error> {
         let (handle, config) = self.find_fresh(&wanted.service).await?;
         handle.compacted().await;
-        let version = handle.with(|service| service.to_go_back_to(wanted.generation))?;
+        let version = handle.read(|service| service.to_go_back_to(wanted.generation))?;
         let pipeline = Pipeline::now(handle, config, asked, progress)?;
-        pipeline.run(Wanted::Kept(Box::new(version)), false, (None, None)).await
+        pipeline.run(Wanted::Kept(Box::new(version)), false, Limits::default()).await
     }
 }
 
@@ -105,7 +105,7 @@ impl Pipeline {
         asked: Asked,
         progress: Option<ProgressSink>,
     ) -> Result<Self, Error> {
-        let turn = handle.with(|service| Arc::clone(&service.versions.turn)).try_lock_owned();
+        let turn = handle.turn().try_lock_owned();
         let busy = |_| Error::busy(&config.name, "another version is brought in");
         let turn = turn.map_err(busy)?;
         Ok(Self::begin(handle, config, asked, progress, turn))
@@ -128,10 +128,9 @@ impl Pipeline {
         mut self,
         wanted: Wanted,
         once: bool,
-        limits: (Option<u64>, Option<u64>),
+        limits: Limits,
     ) -> Result<api::Outcome, Error> {
-        let (deadline_ms, drain_grace_ms) = limits;
-        let limit_ms = deadline_ms.unwrap_or(self.config.deadline_ms);
+        let limit_ms = limits.deadline_ms.unwrap_or(self.config.deadline_ms);
         let preparation = Preparation::begin(Some(Duration::from_millis(limit_ms)));
         let handle = self.handle.clone();
         let prepared = preparation.guard(&handle, self.prepare_all(&wanted, once, &preparation)).await;
@@ -140,7 +139,10 @@ impl Pipeline {
             // Who asks for an upgrade of a service that was stopped meanwhile is refused by the machine.
             Ok(Some((path, told, binary))) => match binary.filter(|_| self.may_stage()) {
                 Some(binary) => self.stage(&binary, &wanted).await,
-                None => self.upgrade(&path, told, (preparation.left_ms(), drain_grace_ms)).await,
+                None => {
+                    let limits = Limits { deadline_ms: preparation.left_ms(), ..limits };
+                    self.upgrade(&path, told, limits).await
+                }
             },
             Ok(None) => return Ok(self.unchanged()),
             Err(error) => {
@@ -177,7 +179,7 @@ impl Pipeline {
         once: bool,
         preparation: &Preparation,
     ) -> Result<Option<(PathBuf, Told)>, Error> {
-        self.handle.with(|service| {
+        self.handle.read(|service| {
             match service.machine.phase() {
                 // It is kept for the next start.
                 Phase::Stopped if self.asked.what == Operation::Install => Ok(()),
@@ -191,7 +193,7 @@ impl Pipeline {
             check_queue(&self.handle).await?;
         }
         let path = match wanted {
-            Wanted::Kept(version) => self.handle.with(|service| service.versions.store.path_of(version)),
+            Wanted::Kept(version) => self.handle.read(|service| service.versions.store.path_of(version)),
             Wanted::Path(path, claims, version) => {
                 self.bring_in(path, claims, version.as_deref(), preparation.flag()).await?
             }
@@ -199,7 +201,7 @@ impl Pipeline {
         if once && self.runs(&path).await {
             return Ok(None);
         }
-        let told = self.handle.with(|service| service.told(&path, self.asked.what.as_str()));
+        let told = self.handle.read(|service| service.told(&path, self.asked.what.as_str()));
         if let Some(command) = &self.config.hooks.preflight {
             self.phases.enter("preflight");
             must_pass(command, &told, &path, &self.config, preparation.called_off()).await?;
@@ -225,7 +227,7 @@ impl Pipeline {
         check_claims(&self.config, claims)?;
         if !self.config.update.store {
             let given = path.to_owned();
-            let lane = self.handle.with(|service| service.lanes.imports.clone());
+            let lane = self.handle.lanes().imports;
             // Without a thread nothing is started from it either.
             let path = lane.run(move || config::resolve(&given)).await.unwrap_or_else(|_| path.to_owned());
             let checked = check(&self.handle, path.clone()).await;
@@ -252,11 +254,11 @@ impl Pipeline {
     }
 
     async fn identify(&self, path: &Path) -> Option<Binary> {
-        let hashes = self.handle.with(|service| service.shared.hashes.clone());
-        match self.handle.with(|service| service.stored_binary(path)) {
+        let hashes = self.handle.read(|service| service.shared.hashes.clone());
+        match self.handle.read(|service| service.stored_binary(path)) {
             Some(binary) => Some(binary),
             None => {
-                let lane = self.handle.with(|service| service.lanes.imports.clone());
+                let lane = self.handle.lanes().imports;
                 let path = path.to_owned();
                 lane.run(move || hashes.identify(&path)).await.ok().and_then(Result::ok)
             }
@@ -268,7 +270,7 @@ impl Pipeline {
     }
 
     fn is_stopped(&self) -> bool {
-        self.handle.with(|service| service.machine.phase() == Phase::Stopped)
+        self.handle.is_stopped()
     }
 
     /// Keeps the new version for the next start.
@@ -278,7 +280,7 @@ impl Pipeline {
         let staged = staging::staged(binary, &given, self.asked.version.clone());
         staging::stage(&self.handle, staged).await?;
         let took_us = self.asked.elapsed_us();
-        let outcome = self.handle.with(|service| {
+        let outcome = self.handle.read(|service| {
             let to = history::Version {
                 path: given.clone(),
                 sha256: Some(hex(&binary.sha256)),
@@ -297,26 +299,13 @@ impl Pipeline {
         })
     }
 
-    async fn upgrade(
-        &self,
-        path: &Path,
-        told: Told,
-        (deadline_ms, drain_grace_ms): (Option<u64>, Option<u64>),
-    ) -> Result<api::Outcome, Error> {
+    async fn upgrade(&self, path: &Path, told: Told, limits: Limits) -> Result<api::Outcome, Error> {
         if self.asked.what == Operation::Install {
             self.handle.settled().await;
         }
-        self.handle.with(|service| {
-            if service.is_open_to_upgrades() {
-                service.take_over(self.config.clone())?;
-                service.versions.upgrades_to(Some(path.to_owned()));
-            }
-            Ok::<_, Error>(())
-        })?;
         let waited_us = self.asked.elapsed_us();
-        let request = Request::Upgrade { target: Target::Candidate, deadline_ms, drain_grace_ms };
-        let mut outcome =
-            wait(&self.handle, request, Some(self.asked.clone()), self.progress.clone()).await?;
+        let order = Order::Upgrade(path.to_owned(), Box::new(self.config.clone()), limits);
+        let mut outcome = self.handle.order(order, Some(self.asked.clone()), self.progress.clone()).await?;
         outcome.took_us += waited_us;
         let later = outcome
             .phases
@@ -336,7 +325,7 @@ impl Pipeline {
 
     fn unchanged(&self) -> api::Outcome {
         let took_us = self.asked.elapsed_us();
-        let outcome = self.handle.with(|service| service.as_it_is(api::Ending::Unchanged, took_us));
+        let outcome = self.handle.read(|service| service.as_it_is(api::Ending::Unchanged, took_us));
         api::Outcome { phases: self.asked.before.clone(), ..outcome }
     }
 
@@ -346,12 +335,12 @@ impl Pipeline {
                 history::Version { path: path.clone(), sha256: None, version: version.clone() }
             }
             Wanted::Kept(version) => history::Version {
-                path: self.handle.with(|service| service.versions.store.path_of(version)),
+                path: self.handle.read(|service| service.versions.store.path_of(version)),
                 sha256: Some(version.made.id.to_string()),
                 version: version.name().map(str::to_owned),
             },
         };
-        self.handle.with(|service| {
+        self.handle.read(|service| {
             let entry = self.entry(service, history::Ending::Rejected, Some(&error.message), to);
             service.operations.recorder().append(entry);
         });
@@ -404,7 +393,7 @@ pub(in crate::supervisor) async fn import_into(
     import: Import,
     phases: Phases,
 ) -> Result<Imported, Error> {
-    let (name, store, lane) = handle.with(|service| {
+    let (name, store, lane) = handle.read(|service| {
         (service.name.clone(), Arc::clone(&service.versions.store), service.lanes.imports.clone())
     });
     let path = import.path.clone();

@@ -90,7 +90,19 @@ impl Versions {
         self.preparation.is_some()
     }
 
-    /// An upgrade begins, or goes on, to what is at this path.
+    pub(in crate::supervisor) fn turn(&self) -> Arc<Mutex<()>> {
+        Arc::clone(&self.turn)
+    }
+
+    /// The machine is asked for something that is about this path, if about any. Gives the path of what was before, to which it goes back
+    /// if the machine refuses.
+    pub(in crate::supervisor) fn candidate_for(&mut self, path: Option<PathBuf>) -> Option<PathBuf> {
+        let before = self.candidate.clone();
+        self.candidate = path.or(self.candidate.take());
+        before
+    }
+
+    /// An upgrade goes on to what is at this path.
     pub(in crate::supervisor) fn upgrades_to(&mut self, path: Option<PathBuf>) {
         self.candidate = path;
     }

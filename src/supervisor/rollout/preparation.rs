@@ -100,7 +100,7 @@ impl Preparation {
             () = self.too_late() => {
                 self.call_off();
                 _ = timeout(ENDED_WITHIN, &mut work).await;
-                Some(Err(handle.with(|service| Error::rejected(&service.name, TOO_LATE, LATE_HINT))))
+                Some(Err(handle.read(|service| Error::rejected(&service.name, TOO_LATE, LATE_HINT))))
             }
         };
         self.ended.send_replace(true);

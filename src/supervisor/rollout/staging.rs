@@ -20,7 +20,7 @@ use crate::config;
 use crate::control::{Caller, Error, Kind, api};
 use crate::history::Operation;
 use crate::spool::{self, Staged};
-use crate::supervisor::operations::Asked;
+use crate::supervisor::operations::{Asked, Limits};
 use crate::supervisor::service::{Handle, START_LIMIT, Service};
 
 /// When it is tried again to bring in what is staged.
@@ -71,7 +71,7 @@ impl Service {
 
 /// What was brought while there was no daemon may have come a moment too late for the start of this one.
 pub(in crate::supervisor) async fn recall_staged(handle: &Handle) {
-    let (directory, store, lane) = handle.with(|service| {
+    let (directory, store, lane) = handle.read(|service| {
         let directory = service.shared.dirs.service_state(&service.name);
         (directory, Arc::clone(&service.versions.store), service.lanes.imports.clone())
     });
@@ -88,9 +88,9 @@ pub(in crate::supervisor) async fn check_staged(
     handle: &Handle,
     config: &config::Service,
 ) -> Result<(), Error> {
-    let Some(staged) = handle.with(|service| service.versions.staged.clone()) else { return Ok(()) };
+    let Some(staged) = handle.read(|service| service.versions.staged.clone()) else { return Ok(()) };
     let Some(command) = config.hooks.preflight.as_ref().filter(|_| !staged.is_checked) else { return Ok(()) };
-    let told = handle.with(|service| service.told(&staged.binary, Operation::Install.as_str()));
+    let told = handle.read(|service| service.told(&staged.binary, Operation::Install.as_str()));
     let passed = must_pass(command, &told, &staged.binary, config, std::future::pending()).await;
     if passed.is_err() {
         handle.with(Service::unstage);
@@ -100,8 +100,7 @@ pub(in crate::supervisor) async fn check_staged(
 
 /// Names a version for the next start. On the disk when this returns.
 pub(in crate::supervisor) async fn stage(handle: &Handle, staged: Staged) -> Result<(), Error> {
-    let (directory, lane) = handle
-        .with(|service| (service.shared.dirs.service_state(&service.name), service.lanes.imports.clone()));
+    let (directory, lane) = (handle.directory(), handle.lanes().imports);
     let written = staged.clone();
     let what = directory.display().to_string();
     let done = lane.run_within(START_LIMIT, what, move || spool::stage(&directory, &written)).await;
@@ -115,7 +114,7 @@ pub(in crate::supervisor) async fn stage(handle: &Handle, staged: Staged) -> Res
 
 /// A version was staged while there was no daemon, and its service runs: upgrades to it.
 pub(in crate::supervisor) fn bring_in_staged(handle: Handle) {
-    if !handle.with(|service| service.versions.staged.is_some() && service.machine.phase() != Phase::Stopped)
+    if !handle.read(|service| service.versions.staged.is_some() && service.machine.phase() != Phase::Stopped)
     {
         return;
     }
@@ -129,19 +128,19 @@ pub(in crate::supervisor) fn bring_in_staged(handle: Handle) {
 
 async fn bring_in(handle: &Handle) -> Result<(), Error> {
     loop {
-        let turn = handle.with(|service| Arc::clone(&service.versions.turn)).lock_owned().await;
+        let turn = handle.turn().lock_owned().await;
         handle.settled().await;
-        let (staged, phase, config) = handle.with(|service| {
+        let (staged, phase, config) = handle.read(|service| {
             (service.versions.staged.clone(), service.machine.phase(), service.config.clone())
         });
         let Some(staged) = staged.filter(|_| phase != Phase::Stopped) else { return Ok(()) };
         let asked = Asked::new(Operation::Install, Caller::own("it was installed while there was no daemon"));
-        let wanted = match handle.with(|service| service.versions.store.version_at(&staged.binary)) {
+        let wanted = match handle.read(|service| service.versions.store.version_at(&staged.binary)) {
             Some(version) => Wanted::Kept(Box::new(version)),
             None => Wanted::Path(staged.given.clone(), api::Claims::default(), staged.version.clone()),
         };
         let pipeline = Pipeline::begin(handle.clone(), config, asked, None, turn);
-        match pipeline.run(wanted, true, (None, None)).await {
+        match pipeline.run(wanted, true, Limits::default()).await {
             // What is in the way leaves without a word.
             Err(error) if error.kind == Kind::Busy => sleep(AGAIN).await,
             ended => {

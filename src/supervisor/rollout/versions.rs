@@ -345,7 +345,7 @@ pub(in crate::supervisor) async fn statuses(handles: Vec<Handle>) -> Vec<api::Se
         match timeout_at(until, seen).await {
             Ok(Ok(Seen { skew, named, is_lost })) => {
                 status.skew = skew;
-                let named_by_file = || handle.with(|service| service.config.binary.clone());
+                let named_by_file = || handle.read(|service| service.config.binary.clone());
                 status.named = named.map(|is| api::Named { binary: named_by_file(), is });
                 if is_lost {
                     status.problem = Some(put_back(handle).await);
@@ -364,11 +364,11 @@ pub(in crate::supervisor) async fn statuses(handles: Vec<Handle>) -> Vec<api::Se
 
 /// Removes what need not be kept of one service. Whoever calls has its turn.
 pub(in crate::supervisor) async fn collect(handle: &Handle) -> Result<Vec<api::VersionStatus>, Error> {
-    let (store, keep, used, current) = handle.with(|service| {
+    let (store, keep, used, current) = handle.read(|service| {
         let keep = service.config.update.keep;
         (Arc::clone(&service.versions.store), keep, service.versions_in_use(), service.generation_in_store())
     });
-    let (name, lane, at) = handle.with(|service| {
+    let (name, lane, at) = handle.read(|service| {
         (service.name.clone(), service.lanes.imports.clone(), service.shared.dirs.versions(&service.name))
     });
     let removed = lane
@@ -384,7 +384,7 @@ pub(in crate::supervisor) async fn collect(handle: &Handle) -> Result<Vec<api::V
             let message = format!("Versions of service {:?} cannot be removed: {error}.", name.as_str());
             Error::new(Kind::StorageFailed, message, error.hint())
         })?;
-    Ok(handle.with(|service| removed.iter().map(|version| service.version_status(version)).collect()))
+    Ok(handle.read(|service| removed.iter().map(|version| service.version_status(version)).collect()))
 }
 
 /// The thread for it is not there, or the file system does not answer.
@@ -395,7 +395,7 @@ pub(in crate::supervisor) fn unfinished(name: &ServiceName, path: &Path, error: 
 
 impl Daemon {
     pub(in crate::supervisor) fn versions(&self, handle: &Handle) -> Vec<api::VersionStatus> {
-        handle.with(|service| {
+        handle.read(|service| {
             service.versions.store.versions().iter().map(|version| service.version_status(version)).collect()
         })
     }
@@ -405,8 +405,7 @@ impl Daemon {
         handle: &Handle,
         asked: api::Pin,
     ) -> Result<Vec<api::VersionStatus>, Error> {
-        let (store, lane) =
-            handle.with(|service| (Arc::clone(&service.versions.store), service.lanes.imports.clone()));
+        let (store, lane) = (handle.store(), handle.lanes().imports);
         let version = store.meant_by(&asked.version).map_err(|error| {
             let message = format!("Nothing of service {:?} is pinned: {error}.", asked.service.as_str());
             Error::new(Kind::Rejected, message, error.hint())
@@ -418,7 +417,7 @@ impl Daemon {
                 format!("The version of service {:?} is not pinned: {error}.", asked.service.as_str());
             Error::new(Kind::StorageFailed, message, error.hint())
         })?;
-        Ok(vec![handle.with(|service| service.version_status(&pinned))])
+        Ok(vec![handle.read(|service| service.version_status(&pinned))])
     }
 
     pub(in crate::supervisor) async fn gc(
@@ -428,8 +427,7 @@ impl Daemon {
         let mut removed = Vec::new();
         let is_one = handles.len() == 1;
         for handle in handles {
-            let (name, turn) =
-                handle.with(|service| (service.name.clone(), Arc::clone(&service.versions.turn)));
+            let (name, turn) = (handle.name(), handle.turn());
             // An upgrade has the turn to the end of its probation, and removes what need not be kept itself.
             match turn.try_lock() {
                 Ok(_turn) => removed.extend(collect(&handle).await?),

@@ -7,6 +7,7 @@ mod deadline;
 mod durable;
 mod effects;
 mod events;
+mod handle;
 mod points;
 mod policy;
 mod problems;
@@ -18,11 +19,13 @@ mod upkeep;
 
 pub(in crate::supervisor) use deadline::in_ms;
 pub(in crate::supervisor) use effects::{START_LIMIT, phase_of};
+pub(in crate::supervisor) use handle::Handle;
 pub(in crate::supervisor) use recovery::lacks_way_in;
 pub(in crate::supervisor) use upkeep::put_back;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::time::Instant;
 
@@ -31,14 +34,13 @@ use handoff_protocol::ids::{HandoffId, ServiceName};
 use handoff_protocol::record::Fact;
 use handoff_protocol::supervisor::{Action, Event, Incumbent, Moment, Phase, Request, Supervisor};
 use tokio::sync::Notify;
-use tokio::task::spawn_local;
 use uuid::Uuid;
 
 use crate::config;
 use crate::control::Error;
 use crate::journal::Journal;
 use crate::supervisor::daemon::Shared;
-use crate::supervisor::input::{Inputs, inbox};
+use crate::supervisor::input::Inputs;
 use crate::supervisor::lane::Lanes;
 use crate::supervisor::listening::{Listening, Upkeep};
 use crate::supervisor::monitor::Monitor;
@@ -53,10 +55,6 @@ use policy::policy;
 use problems::Problems;
 use timers::Timers;
 use trouble::Doing;
-
-/// A service that tasks can reach.
-#[derive(Debug, Clone)]
-pub(in crate::supervisor) struct Handle(Rc<RefCell<Service>>);
 
 #[derive(Debug)]
 pub(in crate::supervisor) struct Service {
@@ -91,69 +89,41 @@ pub(in crate::supervisor) struct Service {
     clock: Instant,
 }
 
-impl Handle {
-    pub(in crate::supervisor) fn new(
+impl Service {
+    /// `ways` lead to itself: as it is, and to its inbox.
+    fn new(
         config: config::Service,
         opened: Opened,
         lanes: Lanes,
         shared: Rc<Shared>,
+        ways: (Weak<RefCell<Self>>, Inputs),
     ) -> Self {
         let Opened { journal, store, origins, staged, problem } = opened;
         let recorder = Recorder::new(shared.dirs.service_state(&config.name), lanes.history.clone());
-        let (inputs, inbox) = inbox();
-        let service = Rc::new_cyclic(|this| {
-            RefCell::new(Service {
-                name: config.name.clone(),
-                machine: Supervisor::new(config.mode, policy(&config)),
-                config,
-                journal,
-                listening: None,
-                processes: Processes::default(),
-                operations: Operations::new(recorder),
-                lanes,
-                versions: Versions::new(store, staged, origins),
-                upkeep: Upkeep::default(),
-                problems: Problems::at_opening(problem),
-                file_look: None,
-                next_start: NextStart::default(),
-                shared,
-                this: this.clone(),
-                inputs,
-                disk: Disk::default(),
-                settled: Rc::default(),
-                timers: Timers::default(),
-                monitor: Monitor::default(),
-                serials: 0,
-                clock: Instant::now(),
-            })
-        });
-        spawn_local(inbox.drain(Rc::downgrade(&service)));
-        Self(service)
-    }
-
-    pub(in crate::supervisor) fn with<T>(&self, look: impl FnOnce(&mut Service) -> T) -> T {
-        look(&mut self.0.borrow_mut())
-    }
-
-    /// How many there are of this handle.
-    pub(in crate::supervisor) fn holders(&self) -> usize {
-        Rc::strong_count(&self.0)
-    }
-
-    /// Completes when the service is stopped, or rests although it was not asked to.
-    pub(in crate::supervisor) async fn settled(&self) {
-        self.until(|service| service.is_settled()).await;
-    }
-
-    /// Completes when this holds; it is looked at whenever the service comes to rest.
-    pub(in crate::supervisor) async fn until(&self, holds: impl Fn(&Service) -> bool) {
-        loop {
-            let settled = self.with(|service| Rc::clone(&service.settled));
-            let waiting = settled.notified();
-            if self.with(|service| holds(service)) {
-                return;
-            }
-            waiting.await;
+        let (this, inputs) = ways;
+        Self {
+            name: config.name.clone(),
+            machine: Supervisor::new(config.mode, policy(&config)),
+            config,
+            journal,
+            listening: None,
+            processes: Processes::default(),
+            operations: Operations::new(recorder),
+            lanes,
+            versions: Versions::new(store, staged, origins),
+            upkeep: Upkeep::default(),
+            problems: Problems::at_opening(problem),
+            file_look: None,
+            next_start: NextStart::default(),
+            shared,
+            this,
+            inputs,
+            disk: Disk::default(),
+            settled: Rc::default(),
+            timers: Timers::default(),
+            monitor: Monitor::default(),
+            serials: 0,
+            clock: Instant::now(),
         }
     }
 }
@@ -216,11 +186,13 @@ impl Service {
             && self.machine.outgoing().is_none()
     }
 
-    /// Somebody asks. The answer goes to `operation`, at once if the machine refuses.
-    pub(in crate::supervisor) fn ask(&mut self, request: Request, mut operation: Operation) {
-        if request == Request::Cancel {
-            return self.call_off(operation);
-        }
+    /// Asks the machine; an upgrade is to what is at this path. The answer goes to `operation`, at once if the machine refuses.
+    pub(in crate::supervisor) fn ask(
+        &mut self,
+        request: Request,
+        path: Option<PathBuf>,
+        mut operation: Operation,
+    ) {
         if request == Request::Start && self.shared.is_leaving.get() {
             let error = Error::busy(&self.name, "the daemon ends");
             // Whoever asked may have hung up.
@@ -230,8 +202,10 @@ impl Service {
         self.record_request(&mut operation);
         let earlier = self.problems.request_begins(self.has_lasting_problem());
         let before = self.operations.request_begins(operation);
+        let candidate = self.versions.candidate_for(path);
         self.feed(Event::Request(request));
         if !self.operations.request_ended(before) {
+            self.versions.upgrades_to(candidate);
             self.problems.request_refused(earlier);
         }
     }
@@ -260,7 +234,7 @@ impl Service {
     }
 
     /// Somebody calls off what is under way. It is no operation of its own, so its clock goes on, and both are answered.
-    fn call_off(&mut self, operation: Operation) {
+    pub(in crate::supervisor) fn call_off(&mut self, operation: Operation) {
         self.operations.call_off_begins(operation);
         self.feed(Event::Request(Request::Cancel));
         self.operations.call_off_ended();
@@ -328,7 +302,7 @@ impl Service {
 
     /// A handle on this service, unless it is going.
     pub(in crate::supervisor) fn handle(&self) -> Option<Handle> {
-        self.this.upgrade().map(Handle)
+        self.this.upgrade().map(|service| Handle::of(service, self.inputs.clone()))
     }
 
     /// Takes over what the service file says now. It counts from the next process on.

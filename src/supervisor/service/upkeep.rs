@@ -134,12 +134,12 @@ impl Service {
 
 /// The version that is current is not in the store any more: puts it back while its content can be had. Gives a sentence about it.
 pub(in crate::supervisor) async fn put_back(handle: &Handle) -> String {
-    let version = handle.with(|service| {
+    let version = handle.read(|service| {
         let path = service.current_binary().map(|binary| binary.path.clone())?;
         service.versions.store().version_at(Path::new(&path))
     });
     let Some(version) = version else { return String::new() };
-    let restorer = handle.with(|service| service.restorer());
+    let restorer = handle.read(|service| service.restorer());
     let told = match restorer.put_back(version).await {
         Ok(told) => told,
         Err(error) => format!("{error}; it runs, and could not be started again."),

@@ -26,7 +26,7 @@ pub(super) type Reply<T> = oneshot::Sender<T>;
 
 /// One thing that has happened, or that a task has to know.
 pub(super) enum Input {
-    /// Somebody asks for something.
+    /// A client, or the daemon itself, asks for something.
     Order(Order, Operation),
     /// A process did something.
     Process(Serial, ProcessEvent),
@@ -46,7 +46,7 @@ pub(super) enum Input {
     CompactionSynced(io::Result<()>),
     /// The disk has a journal that was written again.
     Restored(io::Result<()>),
-    /// A start that nobody waits for is to be tried again.
+    /// A start without a client is to be tried again.
     TryAgain(Serial),
     /// What such a start is made from was brought in.
     Brought(Serial, Brought),
@@ -70,7 +70,7 @@ pub(super) enum Input {
     Condemned(HandoffId, Watch, String),
     /// The process that takes its lock now.
     Beginner(HandoffId, Reply<Option<u32>>),
-    /// Somebody keeps it from its lock.
+    /// Another process keeps it from its lock.
     LockTrouble(HandoffId, u32, String),
     /// The processes that share new connections, as long as the step lasts.
     Sharing(Step, Reply<Option<[Option<u32>; 2]>>),
@@ -111,7 +111,7 @@ pub(super) fn inbox() -> (Inputs, Inbox) {
 }
 
 impl Inputs {
-    /// Nobody waits until it is taken.
+    /// Does not wait until it is taken.
     pub(super) fn send(&self, input: Input) {
         // A service that is gone wants to know nothing.
         let _ = self.0.send(Delivery { input, taken: None });

@@ -1,4 +1,4 @@
-//! What somebody has asked for: who waits for it, how far it is, and what the history tells of it.
+//! The operations of a service: which clients wait for them, how far they are, and what the history says of them.
 
 mod order;
 mod recording;
@@ -60,7 +60,7 @@ impl Operations {
         }
     }
 
-    /// The machine was asked. `false` if it has refused: then what is under way goes on, and is told as if nobody had asked.
+    /// The machine was asked. `false` if it has refused: then what is under way goes on, and so does what is shown of it.
     pub(in crate::supervisor) fn request_ended(&mut self, before: Before) -> bool {
         self.under_way.extend(self.incoming.take());
         if self.was_refused {
@@ -70,7 +70,7 @@ impl Operations {
         !self.was_refused
     }
 
-    /// Somebody calls off what is under way: it is no operation of its own, so its clock goes on.
+    /// A client calls off what is under way. That is no operation of its own, so its clock goes on.
     pub(in crate::supervisor) fn call_off_begins(&mut self, operation: Operation) {
         self.incoming = Some(operation);
     }
@@ -86,7 +86,7 @@ impl Operations {
         self.incoming.take()
     }
 
-    /// An earlier daemon has left this one without an end: it goes on as if somebody waited for it.
+    /// An earlier daemon has left this one without an end: it goes on as if a client waited for it.
     pub(in crate::supervisor) fn resume(&mut self, operation: Operation) {
         self.under_way.push(operation);
     }
@@ -101,7 +101,7 @@ impl Operations {
         std::mem::take(&mut self.completes)
     }
 
-    /// A process is about to be started. If nobody waits for it nobody is told of its phases; in a crash loop they would pile up.
+    /// A process is about to be started. Without a client its phases are not shown, and in a crash loop they would pile up.
     pub(in crate::supervisor) fn start_begins(&mut self) {
         if self.all().next().is_none() {
             self.timeline = Timeline::begin();
@@ -136,7 +136,7 @@ impl Operations {
     /// All that were under way have ended.
     pub(in crate::supervisor) fn answer_all(&mut self, answer: &Result<api::Outcome, Error>) {
         for operation in self.under_way.drain(..).chain(self.incoming.take()) {
-            // Whoever asked may have hung up.
+            // The client may have hung up.
             let _ = operation.reply.send(answer.clone());
         }
     }

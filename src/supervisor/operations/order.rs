@@ -1,4 +1,4 @@
-//! What somebody asks of a service, on its way to the machine: the path and the service file that it is about come with it.
+//! An order for a service, on its way to the machine. It carries the path and the service file that it is about.
 
 use std::path::PathBuf;
 
@@ -38,7 +38,7 @@ impl Limits {
 }
 
 impl Service {
-    /// Somebody asks. The answer goes to `operation`, at once if it is refused.
+    /// Takes an order. The answer goes to `operation`, at once if it is refused.
     pub(in crate::supervisor) fn order(&mut self, order: Order, operation: Operation) {
         match order {
             Order::Start => self.ask(Request::Start, None, operation),
@@ -46,7 +46,7 @@ impl Service {
             Order::Cancel => self.call_off(operation),
             Order::Restart(config) => match self.take_over(*config) {
                 Ok(()) => self.restart(operation),
-                // Whoever asked may have hung up.
+                // The client may have hung up.
                 Err(error) => _ = operation.reply.send(Err(error)),
             },
             Order::Refusal(_) if self.is_open_to_upgrades() => {}

@@ -93,7 +93,7 @@ impl Processes {
         self.starting.take_if(|starting| starting.serial() == serial)
     }
 
-    /// Nobody waits any more for the process that is being started.
+    /// The process that is being started is not waited for any more.
     pub(in crate::supervisor) fn give_up_start(&mut self) -> Option<Starting> {
         self.starting.take()
     }
@@ -144,7 +144,7 @@ impl Processes {
         self.outgoing.take()
     }
 
-    /// Nothing is told to the incumbent any more; its end is still heard of.
+    /// The incumbent gets no more messages. Its end is still noticed.
     pub(in crate::supervisor) fn hang_up_incumbent(&mut self) {
         if let Some(process) = &mut self.incumbent {
             process.hang_up();

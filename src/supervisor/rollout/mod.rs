@@ -37,7 +37,7 @@ use crate::store::Store;
 #[derive(Debug)]
 pub(in crate::supervisor) struct Versions {
     store: Arc<Store>,
-    /// Whoever has it brings a version in, or removes some.
+    /// Its holder brings a version in, or removes some.
     turn: Arc<Mutex<()>>,
     /// What is brought in at the moment.
     preparation: Option<Rc<Preparation>>,

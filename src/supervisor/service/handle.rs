@@ -130,7 +130,7 @@ impl Handle {
         self.read(|service| Arc::clone(service.versions.store()))
     }
 
-    /// Whoever has it brings a version in, or removes some.
+    /// Its holder brings a version in, or removes some.
     pub(in crate::supervisor) fn turn(&self) -> Arc<Mutex<()>> {
         self.read(|service| service.versions.turn())
     }

@@ -58,13 +58,13 @@ impl Problems {
         (!told.is_empty()).then(|| told.join(" "))
     }
 
-    /// Somebody asks for something else. What is told of an earlier attempt is not to be taken for the end of the next one, unless
+    /// A new request begins. What is known of an earlier attempt is not to be taken for the end of the next one, unless
     /// it `lasts`.
     pub(in crate::supervisor) fn request_begins(&mut self, lasts: bool) -> Earlier {
         Earlier { killed: std::mem::take(&mut self.killed), last: self.last.take_if(|_| !lasts) }
     }
 
-    /// What is under way goes on, and is told as if nobody had asked.
+    /// What is under way goes on, and so does what is shown of it.
     pub(in crate::supervisor) fn request_refused(&mut self, earlier: Earlier) {
         self.killed = earlier.killed;
         self.last = self.last.take().or(earlier.last);
@@ -135,7 +135,7 @@ impl Problems {
         self.last = Some(format!("{error}."));
     }
 
-    /// Nobody knows the listeners of a process that was taken over.
+    /// The listeners of a process that was taken over are not known.
     pub(in crate::supervisor) fn listeners_unknown(&mut self, error: &SlotError) {
         self.last = Some(format!("The listeners of the process are not known: {error}."));
     }
@@ -228,7 +228,7 @@ impl Problems {
         self.lock = None;
     }
 
-    /// Somebody keeps it from that: a clause. Whether that was not known before.
+    /// Another process keeps it from that: a clause. Whether that was not known before.
     pub(in crate::supervisor) fn lock_is_held(&mut self, by: String) -> bool {
         let is_new = self.lock.as_ref() != Some(&by);
         self.lock = Some(by);
@@ -240,7 +240,7 @@ impl Problems {
         self.lock.as_deref()
     }
 
-    /// A reason for the end of an attempt, with what kept the process from its data. It is told once.
+    /// A reason for the end of an attempt, with what kept the process from its data. That is said once.
     pub(in crate::supervisor) fn with_lock(&mut self, reason: String) -> String {
         match self.lock.take() {
             Some(trouble) => format!("{reason}; {trouble}"),

@@ -23,6 +23,15 @@ pub(crate) trait Connection: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Connection for T {}
 
+/// What a command is given that tries a process.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    /// Variables that tell what is tried.
+    pub(crate) variables: Vec<(String, String)>,
+    /// Where the command runs.
+    pub(crate) working_dir: PathBuf,
+}
+
 /// How a try gets at the process.
 pub(crate) trait Way {
     /// Connects to this listener of the process that is to be tried, and of no other one.
@@ -35,13 +44,10 @@ pub(crate) trait Way {
     fn stage(&mut self) -> io::Result<Stage>;
 
     /// Whether the listener of the process is still one.
-    fn listens(&mut self, listener: &str) -> bool;
+    async fn listens(&mut self, listener: &str) -> bool;
 
-    /// Variables that tell a command what is tried.
-    fn variables(&self) -> Vec<(String, String)>;
-
-    /// Where a command runs.
-    fn working_dir(&self) -> PathBuf;
+    /// What a command is given that tries it.
+    async fn surroundings(&self) -> Surroundings;
 }
 
 /// Descriptors, memory, ports, or the path to the socket of a process that has it.
@@ -103,7 +109,8 @@ pub(crate) async fn attempt(check: &Check, limit: Duration, way: &mut impl Way) 
         Check::Exec(argv) => {
             let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
             let command = Command { argv: argv.clone(), limit_ms };
-            let ended = hooks::run(&command, None, &way.variables(), &way.working_dir()).await;
+            let Surroundings { variables, working_dir } = way.surroundings().await;
+            let ended = hooks::run(&command, None, &variables, &working_dir).await;
             ended.map(drop).map_err(|error| match error {
                 HookError::Failed { .. } | HookError::TooLong { .. } => Failure::Unwell(error.to_string()),
                 HookError::NotAbsolute(_)

@@ -51,11 +51,11 @@ enum Judgement {
     Refused,
 }
 
-/// The table above. Calls `listens` only after a reset.
-fn judge(seen: Seen, stage: Stage, listens: impl FnOnce() -> bool) -> Judgement {
+/// The table above. `listens` counts only after a reset.
+fn judge(seen: Seen, stage: Stage, listens: bool) -> Judgement {
     match (seen, stage) {
         (Seen::Data | Seen::End, _) | (Seen::Nothing, Stage::Accepted) => Judgement::Accepted,
-        (Seen::Reset, _) if listens() => Judgement::Accepted,
+        (Seen::Reset, _) if listens => Judgement::Accepted,
         (Seen::Reset, _) => Judgement::Refused,
         (Seen::Nothing, Stage::Handshake) => Judgement::End,
         // Gone: the server's data is in transit.
@@ -70,9 +70,11 @@ pub(super) async fn is_accepted(listener: &str, way: &mut impl Way) -> Result<()
     if way.waiting().is_none() {
         match way.connect(listener).await {
             Ok(connection) => *way.waiting() = Some(connection),
-            // It was established, and was reset before any other operation.
-            Err(Failure::Reset(_)) if way.listens(listener) => return Ok(()),
-            Err(failure) => return Err(failure),
+            // The connection was established, and was reset before any other operation.
+            Err(failure) => {
+                let is_reset = matches!(failure, Failure::Reset(_));
+                return if is_reset && way.listens(listener).await { Ok(()) } else { Err(failure) };
+            }
         }
     }
     let connected_at = Instant::now();
@@ -82,7 +84,8 @@ pub(super) async fn is_accepted(listener: &str, way: &mut impl Way) -> Result<()
         let stage = way.stage().map_err(|error| {
             Failure::Untried(format!("cannot look at the connection to {listener}: {error}"))
         })?;
-        match judge(seen, stage, || way.listens(listener)) {
+        let listens = seen == Seen::Reset && way.listens(listener).await;
+        match judge(seen, stage, listens) {
             Judgement::Accepted => {
                 *way.waiting() = None;
                 return Ok(());

@@ -113,16 +113,12 @@ impl Way for Direct {
         Census::stage(self.last.unwrap(), self.address)
     }
 
-    fn listens(&mut self, _: &str) -> bool {
+    async fn listens(&mut self, _: &str) -> bool {
         Blocking::connect(self.address).is_ok()
     }
 
-    fn variables(&self) -> Vec<(String, String)> {
-        Vec::new()
-    }
-
-    fn working_dir(&self) -> PathBuf {
-        "/".into()
+    async fn surroundings(&self) -> Surroundings {
+        Surroundings { variables: Vec::new(), working_dir: "/".into() }
     }
 }
 

@@ -23,6 +23,15 @@ pub(crate) trait Connection: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Connection for T {}
 
+/// The environment of a command that tests a process.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    /// Environment variables that describe the attempt.
+    pub(crate) variables: Vec<(String, String)>,
+    /// The working directory.
+    pub(crate) working_dir: PathBuf,
+}
+
 /// Gives an attempt access to the process.
 pub(crate) trait Way {
     /// Connects to this listener of the process under test, and never to that of another process.
@@ -35,13 +44,10 @@ pub(crate) trait Way {
     fn stage(&mut self) -> io::Result<Stage>;
 
     /// Whether the process's listener still listens.
-    fn listens(&mut self, listener: &str) -> bool;
+    async fn listens(&mut self, listener: &str) -> bool;
 
-    /// Environment variables for a command that describe the attempt.
-    fn variables(&self) -> Vec<(String, String)>;
-
-    /// The working directory for a command.
-    fn working_dir(&self) -> PathBuf;
+    /// The environment for a command.
+    async fn surroundings(&self) -> Surroundings;
 }
 
 /// A lack of descriptors, memory or ports, or of the path to a process's socket.
@@ -103,7 +109,8 @@ pub(crate) async fn attempt(check: &Check, limit: Duration, way: &mut impl Way) 
         Check::Exec(argv) => {
             let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
             let command = Command { argv: argv.clone(), limit_ms };
-            let ended = hooks::run(&command, None, &way.variables(), &way.working_dir()).await;
+            let Surroundings { variables, working_dir } = way.surroundings().await;
+            let ended = hooks::run(&command, None, &variables, &working_dir).await;
             ended.map(drop).map_err(|error| match error {
                 HookError::Failed { .. } | HookError::TooLong { .. } => Failure::Unwell(error.to_string()),
                 HookError::NotAbsolute(_)

@@ -10,24 +10,22 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use handoff_protocol::ids::ServiceName;
-use handoff_protocol::supervisor::{Phase, Request};
+use handoff_protocol::supervisor::Phase;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
-use super::binary::Hashes;
 use super::door::serve_always;
-use super::keeping::Keeping;
+use super::keeper::Keeping;
 use super::knowing::Broken;
 use super::lane::{Hold, Lane, Lanes};
+use super::operations::{Asked, Operation, Order, Recorder};
 use super::orphans::reap_orphans;
 use super::panic;
-use super::recording::{Asked, Recorder};
+use super::rollout::{Arrival, Hashes, bring_in_all};
 use super::service::{Handle, Service};
 use super::state_lock::StateLock;
 use super::systemd::{Systemd, take_stored};
-use super::timeline::Operation;
-use super::watching::{Arrival, bring_in_all};
 use super::way_in::sweep;
 use crate::config::{Dirs, DirsError};
 use crate::control::{BindError, Caller, Listener};
@@ -245,7 +243,7 @@ impl Daemon {
 
     /// Waits until the histories are written, unless the disk hangs.
     async fn flush(&self) {
-        let recorder = |handle: &Handle| handle.with(|service| service.recorder.clone());
+        let recorder = |handle: &Handle| handle.recorder();
         let recorders: Vec<Recorder> = self.services.borrow().values().map(recorder).collect();
         let flushes: Vec<_> = recorders
             .into_iter()
@@ -278,18 +276,12 @@ async fn call_off_preparation(handle: &Handle) {
 async fn stop(handle: Handle) {
     loop {
         call_off_preparation(&handle).await;
-        if handle.with(|service| service.machine.phase()) == Phase::Stopped {
+        if handle.phase() == Phase::Stopped {
             return;
         }
-        for request in [Request::Stop, Request::Cancel] {
-            let (mut operation, answer) = operation(history::Operation::Stop, "the daemon ends");
-            if request == Request::Cancel {
-                operation.asked = None;
-            }
-            handle.with(|service| service.ask(request, operation));
-            if let Ok(Ok(_)) = answer.await
-                && handle.with(|service| service.machine.phase()) == Phase::Stopped
-            {
+        let asked = Asked::new(history::Operation::Stop, Caller::own("the daemon ends"));
+        for (order, asked) in [(Order::Stop, Some(asked)), (Order::Cancel, None)] {
+            if handle.order(order, asked, None).await.is_ok() && handle.phase() == Phase::Stopped {
                 return;
             }
         }

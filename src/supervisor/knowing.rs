@@ -9,7 +9,7 @@ use handoff_protocol::ids::{Generation, ServiceName};
 use handoff_protocol::supervisor::Phase;
 
 use super::daemon::Daemon;
-use super::handler::listener_status;
+use super::requests::listener_status;
 use super::running::mark_removed;
 use super::service::{Handle, Service};
 use super::service_files::{FileLook, Files, Found, Looks, silent};
@@ -124,7 +124,7 @@ impl Daemon {
         if matches!(found, Found::Absent) && is_there && handle.is_idle() {
             tracing::info!(service = %name, "its service file is gone: it is forgotten");
             let (text, lane) =
-                handle.with(|service| (service.config.text.clone(), service.lanes.history.clone()));
+                handle.read(|service| (service.config.text.clone(), service.lanes.history.clone()));
             let (dirs, of, said) = (self.shared.dirs.clone(), name.clone(), text.clone());
             lane.post(move || mark_removed(&dirs, &of, &said));
             self.removed.borrow_mut().insert(name.clone(), text);
@@ -188,7 +188,7 @@ impl Daemon {
             }
             Some(Found::Absent | Found::Same) | None => {
                 let handle = self.find(name).await?;
-                let config = handle.with(|service| service.config.clone());
+                let config = handle.config();
                 return Ok((handle, config));
             }
         };
@@ -281,24 +281,24 @@ impl Service {
         };
         // What is wrong may be in the directories above, so the file is read again although it looks the same.
         self.file_look = look.filter(|_| mistake.is_none());
-        self.mistake = mistake;
+        self.problems.file_is(mistake);
     }
 }
 
 impl Handle {
     /// What its file looked like when it was read last.
     fn look(&self) -> Option<FileLook> {
-        self.with(|service| service.file_look)
+        self.read(|service| service.file_look)
     }
 
     /// Whether nothing runs of it, and nobody is at work on it.
     fn is_idle(&self) -> bool {
         // That of the daemon, and the one that asks.
         self.holders() <= 2
-            && self.with(|service| {
+            && self.read(|service| {
                 service.machine.phase() == Phase::Stopped
                     && service.machine.outgoing().is_none()
-                    && service.preparation.is_none()
+                    && !service.versions.are_prepared()
             })
     }
 }

@@ -10,14 +10,13 @@ use handoff_protocol::record::Standing;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::adopt::lacks_way_in;
 use super::daemon::Daemon;
 use super::knowing::{Newcomers, set_aside};
 use super::lane::Lanes;
+use super::rollout::bring_in_staged;
 use super::running;
-use super::service::Handle;
+use super::service::{Handle, lacks_way_in};
 use super::service_files::Looks;
-use super::staging::bring_in_staged;
 use super::state::{self, Opened, PATIENCE};
 use crate::config;
 use crate::control::{Error, Kind};
@@ -324,12 +323,12 @@ impl Daemon {
         let name = config.name.clone();
         let handle = Handle::new(config, opened, self.lanes_of(&name), Rc::clone(&self.shared));
         handle.with(|service| {
-            if let Some(problem) = &service.problem {
+            if let Some(problem) = service.problems.last() {
                 tracing::error!(service = %service.name, "{problem}");
             }
             service.sweep_store();
             service.note_generation();
-            service.adjust_watch();
+            service.adjust_path_watch();
         });
         self.services.borrow_mut().insert(name, handle.clone());
         handle

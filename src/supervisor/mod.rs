@@ -1,65 +1,33 @@
 //! The daemon: one machine per service, and the effects around it.
 //!
-//! Everything runs on one thread. A service is a `Service`: events come in one at a time, from tasks that
-//! wait for its processes, its deadlines, the disk and those who ask; what the machine answers is carried out at once.
+//! Everything runs on one thread. A service is an actor: what its processes, its deadlines, the disk and those who ask have to
+//! say comes in at one place (`input`), one at a time, and what the machine answers is carried out at once.
 //! Waits for files are in the lanes of each service, on threads of their own (`lane`). Nothing is polled: a daemon whose
 //! services are at rest makes no system call, unless it is to watch one of them.
 
-mod adopt;
-mod attempts;
-mod awaiting;
-mod binary;
-mod canary;
-mod compact;
-mod conflicts;
 mod daemon;
-mod deadline;
 mod door;
-mod durable;
-mod ending;
-mod events;
-mod first;
-mod handler;
-mod hooking;
-mod install;
-mod keeping;
+mod input;
+mod keeper;
 mod knowing;
 mod lane;
-mod launch;
 mod listening;
-mod liveness;
 mod loading;
-mod lock_watch;
-mod origin;
+mod monitor;
+mod operations;
 mod orphans;
 mod panic;
-mod party;
-mod perform;
-mod phases;
-mod points;
-mod policy;
-mod preparation;
-mod probing;
-mod quiet;
-mod recording;
-mod refusal;
+mod process;
+mod requests;
+mod rollout;
 mod running;
 mod service;
 mod service_files;
-mod staging;
 mod state;
 mod state_lock;
 mod systemd;
-mod timeline;
-mod timers;
-mod trouble;
-mod unrecorded;
-mod upkeep;
-mod versions;
-mod watching;
 mod way_in;
 
 pub use daemon::{Error, run};
-pub(crate) use first::check_claims;
-pub(crate) use install::import_of;
-pub(crate) use launch::{environment_of, inherited_environment};
+pub(crate) use process::{environment_of, inherited_environment};
+pub(crate) use rollout::{check_claims, import_of};

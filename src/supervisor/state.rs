@@ -13,7 +13,7 @@ use std::time::Duration;
 use handoff_protocol::ids::ServiceName;
 
 use super::lane::{Hold, Lane};
-use super::origin::{self, Origin};
+use super::rollout::{Origin, read_origins};
 use super::running;
 use crate::config::Dirs;
 use crate::journal::{FileStorage, Journal, JournalError, Storage};
@@ -52,7 +52,7 @@ pub(super) fn open(dirs: &Dirs, name: &ServiceName, text: Option<&str>, lane: &L
     let store = Store::open(&versions);
     let problem = store.as_ref().err().map(|error| format!("{}: {error}.", versions.display()));
     let store = store.unwrap_or_else(|_| Store::empty(&versions));
-    let origins = origin::read(dirs, name);
+    let origins = read_origins(dirs, name);
     let staged = spool::recall(&dirs.service_state(name), &store);
     let unstaged = staged
         .as_ref()

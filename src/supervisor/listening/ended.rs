@@ -8,14 +8,13 @@
 //!
 //! The kernel tells that a client waits once in [`PAUSE`], so a busy service wakes the daemon no more often, and one at rest never does.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::rc::Weak;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use handoff_protocol::supervisor::{Phase, Request, Target};
+use handoff_protocol::supervisor::Phase;
 use tokio::io::unix::AsyncFd;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep, timeout};
@@ -27,7 +26,8 @@ use crate::history::Operation;
 use crate::shim;
 use crate::slots::{Side, SlotError, SlotId};
 use crate::supervisor::daemon::operation;
-use crate::supervisor::party::Serial;
+use crate::supervisor::input::{Input, Inputs, IsFirst};
+use crate::supervisor::process::Serial;
 use crate::supervisor::service::Service;
 use crate::sys::descriptor::inode;
 use crate::sys::epoll::{Epoll, EpollFlags};
@@ -63,8 +63,10 @@ pub(in crate::supervisor) struct Left {
 /// The watch over the listeners of the process that serves. It ends when this is dropped.
 #[derive(Debug)]
 pub(in crate::supervisor) struct SlotWatch {
+    serial: Serial,
     of: Serial,
     sockets: Vec<u64>,
+    news: Rc<AsyncFd<Epoll>>,
     task: AbortHandle,
 }
 
@@ -130,7 +132,7 @@ impl Listening {
 impl Service {
     /// Watches the listeners of the process that serves, and no others.
     pub(in crate::supervisor) fn adjust_slot_watch(&mut self) {
-        let serial = self.incumbent.as_ref().map(|party| party.serial);
+        let serial = self.processes.incumbent().map(|process| process.serial);
         let serial = serial.filter(|_| self.machine.phase() == Phase::Serving && self.listening.is_some());
         if serial != self.upkeep.left.of && serial.is_some() {
             let replaced_at = self.upkeep.left.replaced_at;
@@ -145,10 +147,13 @@ impl Service {
         if self.upkeep.slots.as_ref().is_some_and(|watch| watch.of == of && watch.sockets == sockets) {
             return;
         }
-        match watch(&receiving) {
+        let watch = watch(&receiving);
+        match watch {
             Ok(news) => {
-                let task = spawn_local(tend_always(self.this.clone(), news)).abort_handle();
-                self.upkeep.slots = Some(SlotWatch { of, sockets, task });
+                let (news, serial) = (Rc::new(news), self.next_serial());
+                let task = spawn_local(tend_always(self.inputs.clone(), serial, Rc::clone(&news)));
+                let task = task.abort_handle();
+                self.upkeep.slots = Some(SlotWatch { serial, of, sockets, news, task });
             }
             Err(error) => {
                 tracing::error!(service = %self.name, %error, "it will not be noticed if its program ends a listener");
@@ -161,8 +166,8 @@ impl Service {
         if !self.is_paired() {
             return Some(Side::A);
         }
-        let party = self.incumbent.as_ref()?;
-        shim::used_side(&self.shared.dirs.adopt_socket(party.handoff))
+        let process = self.processes.incumbent()?;
+        shim::used_side(&self.shared.dirs.adopt_socket(process.handoff))
     }
 
     /// The sockets that get what clients send to the process that serves.
@@ -174,7 +179,9 @@ impl Service {
     /// Replaces listeners that the program that serves has ended.
     pub(in crate::supervisor) fn renew_ended(&mut self) {
         // From then on it may be told to end.
-        if !matches!(self.machine.phase(), Phase::Serving | Phase::Greeting) || self.incumbent.is_none() {
+        if !matches!(self.machine.phase(), Phase::Serving | Phase::Greeting)
+            || self.processes.incumbent().is_none()
+        {
             return;
         }
         let (active, note) = (self.active_side(), self.note_joined());
@@ -190,11 +197,11 @@ impl Service {
                 }
                 self.upkeep.left.renewed.extend(renewed);
                 self.adjust_slot_watch();
-                self.adjust_path_watch();
+                self.adjust_socket_paths();
             }
             Err(error) => {
                 tracing::error!(service = %self.name, %error, "a listener that the program has ended cannot be replaced");
-                self.problem = Some(format!("{error}."));
+                self.problems.listener_not_renewed(&error);
             }
         }
     }
@@ -202,8 +209,8 @@ impl Service {
     /// The places of the listeners at which the process that serves takes nothing, as it has ended or closed them. Those of a program that may
     /// not be looked at count as taken.
     pub(in crate::supervisor) fn left_listeners(&self) -> BTreeSet<usize> {
-        let Some(party) = &self.incumbent else { return BTreeSet::new() };
-        if self.upkeep.left.of != Some(party.serial) {
+        let Some(process) = self.processes.incumbent() else { return BTreeSet::new() };
+        if self.upkeep.left.of != Some(process.serial) {
             return BTreeSet::new();
         }
         let mut left = self.upkeep.left.renewed.clone();
@@ -211,7 +218,7 @@ impl Service {
             // The library has a duplicate of each.
             return left;
         }
-        let tree = tree_of(party.process.pid).into_iter().filter(|pid| *pid != party.process.pid);
+        let tree = tree_of(process.pid()).into_iter().filter(|pid| *pid != process.pid());
         let tree: Vec<u32> = tree.collect();
         let receiving = self.receiving();
         let number = |fd: BorrowedFd<'_>| u32::try_from(inode(fd).ok()?).ok();
@@ -230,7 +237,8 @@ impl Service {
             if self.machine.phase() == Phase::Serving { self.left_listeners() } else { BTreeSet::new() };
         let at = left.first()?;
         let listener = self.config.listeners.get(*at)?;
-        let pid = self.pid_of_program().or_else(|| self.incumbent.as_ref().map(|party| party.process.pid))?;
+        let pid =
+            self.pid_of_program().or_else(|| self.processes.incumbent().map(|process| process.pid()))?;
         let more =
             if left.len() > 1 { format!(" There are {} such listeners.", left.len()) } else { String::new() };
         Some(format!(
@@ -263,6 +271,30 @@ impl Service {
         !steered || !self.left_listeners().is_empty()
     }
 
+    /// Of what the watch tells, unless another has taken its place.
+    fn heard_by(&self, serial: Serial) -> Option<Rc<AsyncFd<Epoll>>> {
+        let watch = self.upkeep.slots.as_ref().filter(|watch| watch.serial == serial)?;
+        Some(Rc::clone(&watch.news))
+    }
+
+    /// The kernel has told of something. The clients that come until the next look wake nobody.
+    pub(in crate::supervisor) fn listeners_heard(&mut self, serial: Serial) {
+        let Some(news) = self.heard_by(serial) else { return };
+        watch_for(ENDS, &news, &self.receiving());
+        self.renew_ended();
+    }
+
+    /// What was heard of is found by a look, and so is what a process that has just begun to serve has taken.
+    pub(in crate::supervisor) fn listeners_due(&mut self, serial: Serial, is_first: IsFirst) {
+        let Some(news) = self.heard_by(serial) else { return };
+        if is_first {
+            self.note_taken();
+        }
+        self.renew_ended();
+        self.replace_for_waiting();
+        watch_for(NEWS, &news, &self.receiving());
+    }
+
     /// What the program has now it had at all.
     fn note_taken(&mut self) {
         let left = self.left_listeners();
@@ -288,14 +320,10 @@ impl Service {
         }
         tracing::warn!(service = %self.name, %address, "clients wait where the program has left its listener; it is restarted");
         self.upkeep.left.replaced_at = Some(Instant::now());
-        self.candidate = Some(self.path_of(Target::Committed));
         let why = format!("clients wait at {address}, where the program does not listen any more");
         // Whoever looks sees it in the status and in the history.
         let (operation, _) = operation(Operation::Restart, &why);
-        self.ask(
-            Request::Upgrade { target: Target::Candidate, deadline_ms: None, drain_grace_ms: None },
-            operation,
-        );
+        self.restart(operation);
     }
 }
 
@@ -315,11 +343,7 @@ fn watch_for(what: EpollFlags, news: &AsyncFd<Epoll>, receiving: &[(usize, SlotI
     }
 }
 
-async fn tend_always(service: Weak<RefCell<Service>>, news: AsyncFd<Epoll>) {
-    let with = |act: &dyn Fn(&mut Service)| {
-        let service = service.upgrade();
-        service.map(|service| act(&mut service.borrow_mut())).is_some()
-    };
+async fn tend_always(inputs: Inputs, serial: Serial, news: Rc<AsyncFd<Epoll>>) {
     // A process that has just begun to serve takes its listeners, or has them.
     let taken_by = Instant::now() + PAUSE;
     let mut is_noted = false;
@@ -334,12 +358,7 @@ async fn tend_always(service: Weak<RefCell<Service>>, news: AsyncFd<Epoll>) {
                 // What it is about is found by a look.
                 news.get_ref().drain();
                 ready.clear_ready();
-                // The clients that come until the next look wake nobody.
-                let tend = |service: &mut Service| {
-                    watch_for(ENDS, &news, &service.receiving());
-                    service.renew_ended();
-                };
-                if !with(&tend) {
+                if !inputs.deliver(Input::ListenersHeard(serial)).await {
                     return;
                 }
                 sleep(PAUSE).await;
@@ -347,17 +366,9 @@ async fn tend_always(service: Weak<RefCell<Service>>, news: AsyncFd<Epoll>) {
             Some(Err(_)) => return,
             None => {}
         }
-        if !is_noted && !with(&|service| service.note_taken()) {
+        if !inputs.deliver(Input::ListenersDue(serial, !is_noted)).await {
             return;
         }
         is_noted = true;
-        let tend = |service: &mut Service| {
-            service.renew_ended();
-            service.replace_for_waiting();
-            watch_for(NEWS, &news, &service.receiving());
-        };
-        if !with(&tend) {
-            return;
-        }
     }
 }

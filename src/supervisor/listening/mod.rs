@@ -1,5 +1,6 @@
 //! The listeners of a service: which slot each process accepts from.
 
+mod conflicts;
 mod datagrams;
 mod ended;
 mod paths;
@@ -15,7 +16,7 @@ use handoff_protocol::ids::ListenerName;
 
 pub(super) use upkeep::Upkeep;
 
-use super::keeping::Keeping;
+use super::keeper::Keeping;
 use crate::config::{self, ListenAddress};
 use crate::slots::program::WHOLE;
 use crate::slots::{

@@ -3,10 +3,8 @@
 //! What is watched is the file of each slot, by inotify(7): the kernel tells when it loses or gets a name, and when its mode
 //! changes. What else happens in the directory wakes nobody.
 
-use std::cell::RefCell;
 use std::io;
 use std::path::PathBuf;
-use std::rc::Weak;
 use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
@@ -16,6 +14,7 @@ use super::{FIRST, Listening, PAIR};
 use crate::config::ListenAddress;
 use crate::shim;
 use crate::slots::{Place, Side, SlotId, watched_name};
+use crate::supervisor::input::{Input, Inputs};
 use crate::supervisor::service::Service;
 use crate::supervisor::state::PATIENCE;
 use crate::sys::inotify::{AddWatchFlags, Inotify};
@@ -30,14 +29,14 @@ const AGAIN: Duration = Duration::from_secs(60);
 
 /// The watch of a service over its paths. It ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct PathWatch {
+pub(super) struct SocketPaths {
     names: Vec<PathBuf>,
     /// `None` if the kernel would not have it.
     task: Option<AbortHandle>,
     since: Instant,
 }
 
-impl Drop for PathWatch {
+impl Drop for SocketPaths {
     fn drop(&mut self) {
         if let Some(task) = &self.task {
             task.abort();
@@ -45,7 +44,7 @@ impl Drop for PathWatch {
     }
 }
 
-impl PathWatch {
+impl SocketPaths {
     /// One that the kernel would not have is not asked for at every event.
     fn is_good_for_now(&self) -> bool {
         self.task.is_some() || self.since.elapsed() < AGAIN
@@ -79,7 +78,7 @@ impl Listening {
 
 impl Service {
     /// Watches the paths that the service has now.
-    pub(in crate::supervisor) fn adjust_path_watch(&mut self) {
+    pub(in crate::supervisor) fn adjust_socket_paths(&mut self) {
         if self.listening.is_none() {
             self.upkeep.paths = None;
             return;
@@ -90,7 +89,7 @@ impl Service {
         }
         let names = self.listening.as_ref().map(Listening::watched).unwrap_or_default();
         if self.upkeep.paths.as_ref().map_or(&[][..], |watch| &watch.names) == names
-            && self.upkeep.paths.as_ref().is_none_or(PathWatch::is_good_for_now)
+            && self.upkeep.paths.as_ref().is_none_or(SocketPaths::is_good_for_now)
         {
             return;
         }
@@ -99,18 +98,19 @@ impl Service {
             return;
         }
         let task = match watch(&names) {
-            Ok(inotify) => Some(spawn_local(mend_always(self.this.clone(), inotify)).abort_handle()),
+            Ok(inotify) => Some(spawn_local(mend_always(self.inputs.clone(), inotify)).abort_handle()),
             Err(error) => {
                 tracing::error!(service = %self.name, %error, "paths that are removed will not be put back");
                 None
             }
         };
-        self.upkeep.paths = Some(PathWatch { names, task, since: Instant::now() });
+        self.upkeep.paths = Some(SocketPaths { names, task, since: Instant::now() });
         // What has happened before it was watched.
         self.mend_paths();
     }
 
-    fn mend_paths(&mut self) {
+    /// Puts back each path that is not where it should be.
+    pub(in crate::supervisor) fn mend_paths(&mut self) {
         let Some(listening) = &self.listening else { return };
         if self.paths_answer().is_err() {
             return;
@@ -129,8 +129,7 @@ impl Service {
                 }
                 Err(error) => {
                     tracing::error!(service = %self.name, %address, error, "the path cannot be put back");
-                    self.problem =
-                        Some(format!("The path of {address} is gone and cannot be put back: {error}."));
+                    self.problems.path_lost(&address, &error);
                 }
             }
         }
@@ -146,12 +145,13 @@ fn watch(names: &[PathBuf]) -> io::Result<AsyncFd<Inotify>> {
     readable(inotify)
 }
 
-async fn mend_always(service: Weak<RefCell<Service>>, inotify: AsyncFd<Inotify>) {
+async fn mend_always(inputs: Inputs, inotify: AsyncFd<Inotify>) {
     while let Ok(mut ready) = inotify.readable().await {
         // What has happened is seen by looking, so that it is told at all is enough.
         inotify.get_ref().drain();
         ready.clear_ready();
-        let Some(service) = service.upgrade() else { return };
-        service.borrow_mut().mend_paths();
+        if !inputs.deliver(Input::PathsChanged).await {
+            return;
+        }
     }
 }

@@ -101,7 +101,7 @@ impl Service {
             Ok(listening) => self.listening = listening,
             Err(error) => {
                 tracing::error!(service = %self.name, %error, "what the keeper holds cannot be used");
-                self.problem = Some(error.to_string());
+                self.problems.slots_unusable(&error);
             }
         }
     }
@@ -135,12 +135,12 @@ impl Service {
     pub(in crate::supervisor) fn slot_for_successor(&mut self) -> Result<u64, SlotError> {
         self.paths_answer()?;
         self.renew_ended();
-        let is_left = self.incumbent.as_ref().is_none_or(|party| self.is_left(party.slot));
+        let is_left = self.processes.incumbent().is_none_or(|process| self.is_left(process.slot));
         let note = self.note_joined();
         let Some(listening) = &mut self.listening else { return Ok(0) };
         if self.config.mode == Mode::Exclusive || is_left {
             let slot = listening.steered;
-            if listening.revive(slot, self.incumbent.is_none(), note)? {
+            if listening.revive(slot, self.processes.incumbent().is_none(), note)? {
                 listening.store(&self.shared.keeper, self.name.as_str(), slot);
             }
             return Ok(slot);
@@ -161,23 +161,21 @@ impl Service {
 
     /// The successor is gone. What waits at a slot of its own was never meant to be there.
     pub(in crate::supervisor) fn forget_successor(&mut self) {
-        if let Some(party) = self.successor.take() {
-            self.retire_slot(party.slot);
+        if let Some(process) = self.processes.lose_successor() {
+            self.retire_slot(process.slot);
         }
     }
 
-    /// The retiree is gone.
-    pub(in crate::supervisor) fn forget_retiree(&mut self) {
-        if let Some(party) = self.retiree.take() {
-            self.retire_slot(party.slot);
+    /// The outgoing is gone.
+    pub(in crate::supervisor) fn forget_outgoing(&mut self) {
+        if let Some(process) = self.processes.lose_outgoing() {
+            self.retire_slot(process.slot);
         }
     }
 
     /// Takes the slots of the dead out of use.
     pub(in crate::supervisor) fn retire_unused_slots(&mut self) {
-        let parties = [&self.incumbent, &self.successor, &self.retiree].into_iter().flatten();
-        let starting = self.starting.iter().map(|starting| starting.slot);
-        let used: Vec<u64> = parties.map(|party| party.slot).chain(starting).collect();
+        let used = self.processes.slots();
         let slots = self.listening.as_ref().map(Listening::slots).unwrap_or_default();
         for slot in slots.into_iter().filter(|slot| !used.contains(slot)) {
             self.retire_slot(slot);
@@ -195,11 +193,11 @@ impl Service {
                 service = %self.name, %address, unread, no_room,
                 "datagrams were lost: the process that is gone has not read all of them"
             );
-            self.timeline.note_lost(u64::from(unread) + u64::from(no_room));
+            self.operations.timeline_mut().note_lost(u64::from(unread) + u64::from(no_room));
         }
         if let Err(error) = listening.retire(slot) {
             tracing::error!(service = %self.name, %error, "a slot could not be retired");
-            self.problem = Some(error.to_string());
+            self.problems.slots_unusable(&error);
         }
         // Not before: what the keeper holds no more, nobody could ever take out of the group.
         for key in keys {

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::ended::{Left, SlotWatch};
-use super::paths::PathWatch;
+use super::paths::SocketPaths;
 use super::{Listening, PAIR};
 use crate::config::ListenAddress;
 use crate::slots::{Other, Side, SlotError};
+use crate::supervisor::input::Input;
 use crate::supervisor::service::Service;
 
 /// How often it is looked after strangers that are between the slots: one that leaves takes the connections elsewhere.
@@ -30,7 +31,7 @@ impl Drop for Repairs {
 #[derive(Debug, Default)]
 pub(in crate::supervisor) struct Upkeep {
     /// The paths of unix sockets.
-    pub(super) paths: Option<PathWatch>,
+    pub(super) paths: Option<SocketPaths>,
     /// Slots that strangers are between.
     repairs: Option<Repairs>,
     /// The listeners of the process that serves.
@@ -123,22 +124,29 @@ impl Service {
         if let Some(strangers) = self.strangers() {
             tracing::warn!(service = %self.name, "{strangers}");
         }
-        let this = self.this.clone();
+        let inputs = self.inputs.clone();
         let task = spawn_local(async move {
             loop {
                 tokio::time::sleep(LOOK).await;
-                let Some(service) = this.upgrade() else { return };
-                let mut service = service.borrow_mut();
-                let Some(listening) = service.listening.as_mut().filter(|listening| listening.is_displaced())
-                else {
-                    service.upkeep.repairs = None;
+                if !inputs.deliver(Input::RepairDue).await {
                     return;
-                };
-                if let Err(error) = listening.repair() {
-                    tracing::error!(service = %service.name, %error, "new connections could not be steered");
                 }
             }
         });
         self.upkeep.repairs = Some(Repairs(task.abort_handle()));
+    }
+
+    /// Looks whether the strangers have left.
+    pub(in crate::supervisor) fn repair_slots(&mut self) {
+        if self.upkeep.repairs.is_none() {
+            return;
+        }
+        let Some(listening) = self.listening.as_mut().filter(|listening| listening.is_displaced()) else {
+            self.upkeep.repairs = None;
+            return;
+        };
+        if let Err(error) = listening.repair() {
+            tracing::error!(service = %self.name, %error, "new connections could not be steered");
+        }
     }
 }

@@ -1,0 +1,149 @@
+//! The canary: a share of the new connections goes to the successor, and how many it gets is measured.
+
+use std::time::Duration;
+
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::supervisor::Phase;
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+
+use crate::config::{ListenAddress, format_duration_ms};
+use crate::slots::tally::Tally;
+use crate::supervisor::input::{Input, Inputs};
+use crate::supervisor::lane::Lane;
+use crate::supervisor::service::Service;
+use crate::sys::process::tree_of;
+
+/// How often the connections are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Of which handoff, and which share.
+pub(in crate::supervisor) type Step = (HandoffId, u8);
+
+/// What is measured of the present step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::supervisor) struct Measured {
+    /// New connections that the incumbent got, and the successor.
+    counts: [u64; 2],
+}
+
+impl Service {
+    /// Gives the successor a share of the new connections, and begins to count what it gets.
+    pub(in crate::supervisor) fn steer_share(&mut self, permille: u16) {
+        self.tell_share();
+        let slot = self.processes.successor().map(|process| process.slot);
+        let (Some(listening), Some(slot)) = (&mut self.listening, slot) else { return };
+        if let Err(error) = listening.steer_share(slot, permille) {
+            tracing::error!(service = %self.name, %error, "a share of new connections could not be steered");
+            self.problems.slots_unusable(&error);
+        }
+        tracing::info!(service = %self.name, permille, "a share of the new connections goes to the new process");
+        self.monitor.measured = Some(Measured::default());
+        let step = (self.machine.handoff(), self.machine.shares());
+        spawn_local(count(self.inputs.clone(), self.lanes.counts.clone(), self.shared_addresses(), step));
+    }
+
+    /// The present step, if there is one, is over: tells what the successor got.
+    pub(in crate::supervisor) fn tell_share(&mut self) {
+        let Some(measured) = self.monitor.measured.take() else { return };
+        let told = measured.to_string();
+        tracing::info!(service = %self.name, "{told}");
+        self.tell_progress("canary", self.operations.timeline().age_us(), Some(told));
+    }
+
+    /// What the present phase is about, for people.
+    pub(in crate::supervisor) fn phase_detail(&self) -> Option<String> {
+        let trial = &self.config.trial;
+        if self.machine.is_on_probation() {
+            let time = format_duration_ms(trial.probation_ms);
+            return Some(format!("the version before stands by for {time}"));
+        }
+        let step = trial.canary.get(usize::from(self.machine.shares()).checked_sub(1)?)?;
+        let (share, time) = (percent(u64::from(step.permille), 1_000), format_duration_ms(step.time_ms));
+        (self.machine.phase() == Phase::Canary).then(|| format!("{share} of the new connections for {time}"))
+    }
+
+    /// Likewise, with what was measured so far.
+    pub(in crate::supervisor) fn phase_status(&self) -> Option<String> {
+        let detail = self.phase_detail()?;
+        Some(self.monitor.measured.map_or(detail.clone(), |measured| format!("{detail}: {measured}")))
+    }
+
+    fn shared_addresses(&self) -> Vec<ListenAddress> {
+        let addresses = self.config.listeners.iter().map(|listener| listener.address.clone());
+        addresses.filter(|address| !matches!(address, ListenAddress::Unix(_))).collect()
+    }
+
+    fn is_in_step(&self, (handoff, shares): Step) -> bool {
+        let machine = &self.machine;
+        machine.phase() == Phase::Canary && (machine.handoff(), machine.shares()) == (handoff, shares)
+    }
+
+    /// The processes of the incumbent, and of the successor, as long as the step lasts.
+    pub(in crate::supervisor) fn sharing(&self, step: Step) -> Option<[Option<u32>; 2]> {
+        let pids = [self.processes.incumbent(), self.processes.successor()]
+            .map(|process| process.map(|process| process.pid()));
+        self.is_in_step(step).then_some(pids)
+    }
+
+    /// How many connections each of them got.
+    pub(in crate::supervisor) fn note_measured(&mut self, step: Step, measured: Measured) {
+        if self.is_in_step(step) {
+            self.monitor.measured = Some(measured);
+        }
+    }
+}
+
+/// Counts until the step is over. What cannot be counted is not told; the step does not depend on it.
+async fn count(inputs: Inputs, lane: Lane, addresses: Vec<ListenAddress>, step: Step) {
+    let Ok(Ok(mut tally)) = lane.run(move || Tally::begin(&addresses)).await else { return };
+    loop {
+        sleep(LOOK_EVERY).await;
+        let Some(roots) = inputs.ask(|reply| Input::Sharing(step, reply)).await.flatten() else { return };
+        let counted = lane.run(move || {
+            let trees = roots.map(|root| root.map(tree_of).unwrap_or_default());
+            let counts = tally.look([&trees[0], &trees[1]]);
+            (tally, counts)
+        });
+        let Ok((same, Ok(counts))) = counted.await else { return };
+        tally = same;
+        inputs.send(Input::Measured(step, Measured { counts }));
+    }
+}
+
+impl std::fmt::Display for Measured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [old, new] = self.counts;
+        match old + new {
+            0 => f.write_str("no new connection was seen"),
+            all => write!(
+                f,
+                "{new} of {all} new connections seen went to the new version ({})",
+                percent(new, all)
+            ),
+        }
+    }
+}
+
+/// With one decimal, unless that is 0.
+fn percent(part: u64, whole: u64) -> String {
+    let permille = (part * 1_000 + whole / 2) / whole.max(1);
+    match permille % 10 {
+        0 => format!("{}%", permille / 10),
+        tenths => format!("{}.{tenths}%", permille / 10),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_measured_is_told_in_percent() {
+        assert_eq!(Measured::default().to_string(), "no new connection was seen");
+        let told = Measured { counts: [950, 50] }.to_string();
+        assert_eq!(told, "50 of 1000 new connections seen went to the new version (5%)");
+        assert_eq!(percent(1, 3), "33.3%");
+        assert_eq!(percent(1_000, 1_000), "100%");
+    }
+}

@@ -1,0 +1,119 @@
+//! Who stands in the way of a process that waits for the lock of its data.
+//!
+//! The process itself waits in the kernel and can tell nothing. So it is looked from outside: which lock it waits for, who holds
+//! that, and before an upgrade whether anyone waits for it who would get it in the place of the new process.
+
+use std::time::Duration;
+
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::message::Mode;
+use handoff_protocol::supervisor::Phase;
+use tokio::sync::oneshot;
+use tokio::task::spawn_local;
+use tokio::time::{sleep, timeout};
+
+use crate::control::{Error, Kind};
+use crate::supervisor::input::{Input, Inputs};
+use crate::supervisor::service::{Handle, Service};
+use crate::sys::lock::LOCK_FILE;
+use crate::sys::lock_users::{LockUsers, open_file_named};
+use crate::sys::process::tree_of;
+
+/// A process that gets its lock at once has it by then.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// A look at files that takes longer is given up: their file system hangs.
+const LOOK_WITHIN: Duration = Duration::from_secs(1);
+
+impl Service {
+    /// A process was told to begin: in exclusive mode it takes the lock of its data now.
+    pub(in crate::supervisor) fn watch_the_lock(&mut self, id: HandoffId) {
+        self.problems.lock_is_asked_for();
+        if self.config.mode == Mode::Exclusive {
+            spawn_local(watch(self.inputs.clone(), id));
+        }
+    }
+
+    /// The process that takes its lock now, if it begins in this handoff.
+    pub(in crate::supervisor) fn beginner(&self, id: HandoffId) -> Option<u32> {
+        let begins = self.machine.phase() == Phase::Beginning && self.machine.handoff() == id;
+        self.processes.successor().filter(|_| begins).map(|process| process.pid())
+    }
+
+    /// Somebody keeps this process from its lock.
+    pub(in crate::supervisor) fn note_lock_trouble(&mut self, id: HandoffId, pid: u32, trouble: String) {
+        if self.beginner(id) == Some(pid) && self.problems.lock_is_held(trouble.clone()) {
+            tracing::warn!(service = %self.name, pid, trouble, "the new process waits");
+        }
+    }
+
+    /// What keeps a process from its data, as long as that matters.
+    pub(in crate::supervisor) fn shown_lock_trouble(&self) -> Option<String> {
+        let matters = matches!(self.machine.phase(), Phase::Beginning | Phase::Reaping | Phase::Resuming);
+        let trouble = self.problems.lock().filter(|_| matters);
+        trouble.map(|trouble| format!("The new process waits: {trouble}."))
+    }
+}
+
+/// Refuses an upgrade in which another process would get the lock that the old process gives up. Nothing happened then.
+pub(in crate::supervisor) async fn check_queue(handle: &Handle) -> Result<(), Error> {
+    let found = handle.read(|service| {
+        let exclusive = service.config.mode == Mode::Exclusive;
+        service
+            .processes
+            .incumbent()
+            .filter(|_| exclusive)
+            .map(|process| (service.name.clone(), process.pid()))
+    });
+    let Some((name, pid)) = found else { return Ok(()) };
+    let Some(stranger) = look(move || queued(pid)).await else { return Ok(()) };
+    let message = format!(
+        "{stranger} waits for the lock of the data of {:?}: it would get it in an upgrade, in the place of the new process.",
+        name.as_str()
+    );
+    Err(Error::new(
+        Kind::Busy,
+        message,
+        "End that process, or wait until it has given up; then upgrade again.",
+    ))
+}
+
+async fn watch(inputs: Inputs, id: HandoffId) {
+    loop {
+        sleep(PATIENCE).await;
+        let Some(pid) = inputs.ask(|reply| Input::Beginner(id, reply)).await.flatten() else { return };
+        if let Some(trouble) = look(move || trouble(pid)).await {
+            inputs.send(Input::LockTrouble(id, pid, trouble));
+        }
+    }
+}
+
+/// Looks in a thread of its own, which alone stands still if a file system does.
+async fn look<T: Send + 'static>(look: impl FnOnce() -> Option<T> + Send + 'static) -> Option<T> {
+    let (sender, receiver) = oneshot::channel();
+    let thread =
+        std::thread::Builder::new().name("handoff-lock".to_owned()).spawn(move || sender.send(look()));
+    thread.ok()?;
+    timeout(LOOK_WITHIN, receiver).await.ok()?.ok()?
+}
+
+/// Who holds the lock that this process waits for.
+fn trouble(pid: u32) -> Option<String> {
+    let path = open_file_named(pid, LOCK_FILE)?;
+    let (users, own) = (LockUsers::of(&path), tree_of(pid));
+    if !users.waiters.iter().any(|user| own.contains(&user.pid)) {
+        return None;
+    }
+    let holder = users.holders_but(&own);
+    let holder =
+        if holder.is_empty() { "a process that cannot be seen from here".to_owned() } else { holder };
+    Some(format!("{holder} holds the lock of its data, {}", path.display()))
+}
+
+/// Who waits for the lock that this process holds.
+fn queued(pid: u32) -> Option<String> {
+    let waiting = LockUsers::waiting_for(&open_file_named(pid, LOCK_FILE)?);
+    // Every upgrade asks, and hardly ever anyone waits.
+    let strangers =
+        if waiting.waiters.is_empty() { String::new() } else { waiting.waiters_but(&tree_of(pid)) };
+    (!strangers.is_empty()).then_some(strangers)
+}

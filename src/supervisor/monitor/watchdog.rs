@@ -1,0 +1,160 @@
+//! The watch over a process: one that serves a share, one on probation, or one that serves. Again and again it is looked
+//! whether it is stopped, and whether it passes its probe; of one on trial the errors are counted as well.
+
+use std::time::Duration;
+
+use handoff_protocol::ids::{HandoffId, ServiceName};
+use handoff_protocol::supervisor::{Event, Phase, Watch};
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::sleep;
+
+use super::probing::WayIn;
+use crate::config::{ErrorCount, ListenAddress, Liveness, Probe};
+use crate::hooks::Command;
+use crate::journal::unix_ms;
+use crate::probe::{Failure, Surroundings, Way, attempt, measure};
+use crate::supervisor::input::{Input, Inputs};
+use crate::supervisor::service::Service;
+use crate::sys::process::{children_of, is_frozen};
+
+/// The watch over a process. It ends when this is dropped.
+#[derive(Debug)]
+pub(in crate::supervisor) struct Watchdog {
+    over: (HandoffId, Watch),
+    task: AbortHandle,
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What is looked at, and how often.
+struct Look {
+    service: ServiceName,
+    watch: Watch,
+    probe: Option<Probe>,
+    errors: Option<ErrorCount>,
+    since_unix_s: u64,
+    interval_ms: u64,
+    /// So many looks in a row that find it not well are enough.
+    failures: u32,
+}
+
+impl Service {
+    /// Watches whom the machine names now, and nobody else. What is found comes as an event.
+    pub(in crate::supervisor) fn adjust_watchdog(&mut self) {
+        let wanted = self.machine.watched();
+        if self.monitor.watchdog.as_ref().map(|watchdog| watchdog.over) == wanted {
+            return;
+        }
+        self.monitor.watchdog = wanted.map(|over @ (id, watch)| {
+            let task = spawn_local(watch_over(self.inputs.clone(), id, self.look(watch)));
+            Watchdog { over, task: task.abort_handle() }
+        });
+    }
+
+    fn look(&self, watch: Watch) -> Look {
+        let trial = &self.config.trial;
+        let (interval_ms, failures, errors) = match watch {
+            Watch::Share(_) | Watch::Probation => (trial.interval_ms, trial.failures, trial.errors.clone()),
+            Watch::Liveness => {
+                let Liveness { interval_ms, failures } = self.config.liveness.unwrap_or_default();
+                (interval_ms, failures, None)
+            }
+        };
+        let (service, probe) = (self.name.clone(), self.config.probe.clone());
+        Look { service, watch, probe, errors, since_unix_s: unix_ms() / 1_000, interval_ms, failures }
+    }
+
+    /// The process that is watched, if it is stopped. Of a program behind a shim, that one counts as well.
+    fn stopped(&self) -> Option<u32> {
+        let pid = self.tried()?.pid();
+        let programs = if self.config.adapter.is_foreign() { children_of(pid) } else { Vec::new() };
+        std::iter::once(pid).chain(programs).find(|pid| is_frozen(*pid))
+    }
+
+    /// A listener at which clients wait for nobody, of the process that serves.
+    fn left_waiting(&mut self) -> Option<ListenAddress> {
+        if self.machine.phase() != Phase::Serving {
+            return None;
+        }
+        self.renew_ended();
+        self.left_listeners_with_clients().into_iter().next()
+    }
+
+    /// What can be seen of the process that is watched. An error says why it is not well.
+    pub(in crate::supervisor) fn look_at_watched(&mut self) -> Result<(), Failure> {
+        if let Some(pid) = self.stopped() {
+            return Err(Failure::Unwell(format!("the process {pid} is stopped, by a signal or a debugger")));
+        }
+        if let Some(address) = self.left_waiting() {
+            let found = format!("clients wait at {address}, where the process does not listen any more");
+            return Err(Failure::Unwell(found));
+        }
+        Ok(())
+    }
+
+    /// The process that is watched is not well. Another one may be watched by now.
+    pub(in crate::supervisor) fn condemn(&mut self, id: HandoffId, watch: Watch, why: String) {
+        if self.monitor.watchdog.as_ref().is_none_or(|watchdog| watchdog.over != (id, watch)) {
+            return;
+        }
+        if watch == Watch::Liveness
+            && let Some(process) = self.processes.incumbent()
+        {
+            let pid = process.pid();
+            tracing::warn!(service = %self.name, pid, why, "the process is killed, since it does not serve");
+            self.monitor.kill_reason = Some(why.clone());
+        }
+        self.feed(Event::Condemned(id, why));
+    }
+}
+
+async fn watch_over(inputs: Inputs, id: HandoffId, look: Look) {
+    let mut failures = 0;
+    let mut way = WayIn::new(&inputs, id);
+    let why = loop {
+        sleep(Duration::from_millis(look.interval_ms)).await;
+        let found = match look_once(&inputs, &look, &mut way).await {
+            Ok(None) => {
+                failures = 0;
+                continue;
+            }
+            Ok(Some(too_many)) => break too_many,
+            Err(Failure::Untried(found)) if look.watch == Watch::Liveness => {
+                tracing::warn!(service = %look.service, found, "it cannot be looked whether the process serves");
+                continue;
+            }
+            Err(Failure::Untried(found) | Failure::Unwell(found) | Failure::Reset(found)) => found,
+        };
+        failures += 1;
+        tracing::warn!(service = %look.service, failures, found, "the process that is watched is not well");
+        if failures >= look.failures {
+            break format!("{found} ({failures} in a row)");
+        }
+    };
+    inputs.send(Input::Condemned(id, look.watch, why));
+}
+
+/// An error is what was found instead of a process that is well; too many errors are told at once.
+async fn look_once(inputs: &Inputs, look: &Look, way: &mut WayIn<'_>) -> Result<Option<String>, Failure> {
+    inputs.ask(Input::Look).await.unwrap_or(Ok(()))?;
+    if let Some(probe) = &look.probe {
+        attempt(&probe.check, Duration::from_millis(probe.timeout_ms), way)
+            .await
+            .map_err(|failure| failure.map(|found| format!("the probe failed: {found}")))?;
+    }
+    let Some(ErrorCount { command, max }) = &look.errors else { return Ok(None) };
+    let Surroundings { mut variables, working_dir } = way.surroundings().await;
+    variables.push(("HANDOFF_SINCE".to_owned(), look.since_unix_s.to_string()));
+    let command = Command { argv: command.clone(), limit_ms: look.interval_ms.max(ERRORS_WITHIN_MS) };
+    let number = measure(&command, &variables, &working_dir)
+        .await
+        .map_err(|why| Failure::Untried(format!("its errors cannot be counted: {why}")))?;
+    Ok((number > f64::from(*max)).then(|| format!("there were {number} errors; at most {max} are allowed")))
+}
+
+/// A command that counts errors has at least this long.
+const ERRORS_WITHIN_MS: u64 = 2_000;

@@ -1,0 +1,341 @@
+//! The history of a service, as the daemon keeps it: who asked for an operation, and how it ended.
+//!
+//! Entries are written on another thread, in their order. A disk that is full or hangs holds nobody up: what could not be
+//! written waits for the next entry, and is told meanwhile all the same.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::record::{Binary, Standing};
+use handoff_protocol::supervisor::Target;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use super::timeline::{Operation, Timeline};
+use crate::control::{Caller, api};
+use crate::history::{self, ENTRIES_MAX, Ending, Entry, History, Version};
+use crate::journal::unix_ms;
+use crate::supervisor::lane::Lane;
+use crate::supervisor::service::Service;
+
+/// So many entries wait for a disk that takes none.
+const WAITING_MAX: usize = 50;
+/// How long somebody who asks waits for a disk that hangs.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What is known of an operation when it is asked for, and is told when it has ended.
+#[derive(Debug, Clone)]
+pub(in crate::supervisor) struct Asked {
+    pub(in crate::supervisor) what: history::Operation,
+    pub(in crate::supervisor) by: Caller,
+    /// What the new binary calls itself.
+    pub(in crate::supervisor) version: Option<String>,
+    /// The phases before the machine was asked, counted from the request.
+    pub(in crate::supervisor) before: Vec<api::PhaseTime>,
+    at_unix_ms: u64,
+    since: Instant,
+    /// The first handoff of it. A start that fails is tried again, with others.
+    id: Option<HandoffId>,
+    from: Option<Version>,
+    to: Option<Version>,
+}
+
+impl Asked {
+    /// Somebody asks now.
+    pub(in crate::supervisor) fn new(what: history::Operation, by: Caller) -> Self {
+        Self {
+            what,
+            by,
+            version: None,
+            before: Vec::new(),
+            at_unix_ms: unix_ms(),
+            since: Instant::now(),
+            id: None,
+            from: None,
+            to: None,
+        }
+    }
+
+    /// The process that was started for it in this handoff says what its version is.
+    pub(in crate::supervisor) fn learn_version(&mut self, handoff: HandoffId, version: &str) {
+        if self.id == Some(handoff) {
+            self.version = Some(version.to_owned());
+            self.to.iter_mut().for_each(|to| to.version = Some(version.to_owned()));
+        }
+    }
+
+    /// How long after the request this began, in microseconds.
+    pub(in crate::supervisor) fn waited_us(&self, timeline: &Timeline) -> u64 {
+        timeline.waited_us(self.since)
+    }
+
+    /// How long it took, and its phases: what every answer, `status` and the history tell.
+    pub(super) fn times(&self, timeline: &Timeline) -> (u64, Vec<api::PhaseTime>) {
+        let waited_us = self.waited_us(timeline);
+        let later = timeline
+            .phases()
+            .into_iter()
+            .map(|phase| api::PhaseTime { started_us: phase.started_us.saturating_add(waited_us), ..phase });
+        let phases = self.before.iter().cloned().chain(later).collect();
+        (waited_us.saturating_add(timeline.took_us()), phases)
+    }
+
+    /// Microseconds since it was asked for.
+    pub(in crate::supervisor) fn elapsed_us(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The history file of one service, and what is on its way there.
+#[derive(Debug, Clone)]
+pub(in crate::supervisor) struct Recorder {
+    directory: PathBuf,
+    lane: Lane,
+    file: Arc<Mutex<History>>,
+    queue: Rc<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    entries: RefCell<VecDeque<Entry>>,
+    is_writing: RefCell<bool>,
+    written: Notify,
+}
+
+impl Recorder {
+    pub(in crate::supervisor) fn new(directory: PathBuf, lane: Lane) -> Self {
+        let file = Arc::new(Mutex::new(History::open(&directory)));
+        Self { directory, lane, file, queue: Rc::default() }
+    }
+
+    /// Puts an entry down. Never blocks, never fails.
+    pub(in crate::supervisor) fn append(&self, entry: Entry) {
+        let mut entries = self.queue.entries.borrow_mut();
+        if entries.len() >= WAITING_MAX {
+            entries.pop_front();
+        }
+        entries.push_back(entry);
+        if !self.queue.is_writing.replace(true) {
+            spawn_local(self.clone().write_all());
+        }
+    }
+
+    /// Puts down what is told of an attempt if this daemon ends before more of it is. Never blocks, never fails.
+    pub(in crate::supervisor) fn prepare(&self, entry: Entry) {
+        let directory = self.directory.clone();
+        self.lane.post(move || {
+            if let Err(error) = history::prepare(&directory, &entry) {
+                tracing::warn!(service = %entry.service, %error, "the next daemon would not tell of this attempt");
+            }
+        });
+    }
+
+    /// Forgets that, when all that was told since is written.
+    pub(in crate::supervisor) fn forget(&self, id: HandoffId) {
+        let recorder = self.clone();
+        spawn_local(async move {
+            recorder.flushed().await;
+            let directory = recorder.directory.clone();
+            // What stays is known to be told already.
+            recorder.lane.post(move || _ = history::forget(&directory, id));
+        });
+    }
+
+    /// Returns when all is written that can be, or the disk has had its time.
+    pub(in crate::supervisor) async fn flushed(&self) {
+        let flushed = async {
+            loop {
+                let written = self.queue.written.notified();
+                if !*self.queue.is_writing.borrow() {
+                    return;
+                }
+                written.await;
+            }
+        };
+        let _ = timeout(PATIENCE, flushed).await;
+    }
+
+    /// The last `limit` entries, the newest last. What could not be written is among them.
+    pub(in crate::supervisor) async fn read(&self, limit: usize) -> Vec<Entry> {
+        self.flushed().await;
+        let directory = self.directory.clone();
+        let found = timeout(PATIENCE, self.lane.run(move || History::read(&directory, limit))).await;
+        let mut entries = found.ok().and_then(Result::ok).and_then(Result::ok).unwrap_or_default();
+        self.queue.entries.borrow().iter().for_each(|entry| history::put(&mut entries, entry.clone()));
+        entries.drain(..entries.len().saturating_sub(limit));
+        entries
+    }
+
+    async fn write_all(self) {
+        loop {
+            let next = self.queue.entries.borrow().front().cloned();
+            let Some(entry) = next else { break };
+            let (file, line) = (Arc::clone(&self.file), entry.clone());
+            let append = move || file.lock().unwrap_or_else(PoisonError::into_inner).append(&line);
+            if let Err(error) = self.lane.run(append).await.and_then(|written| written) {
+                let path = self.directory.display();
+                tracing::warn!(service = %entry.service, %error, "the history in {path} is not written; it is tried again with the next entry");
+                break;
+            }
+            // Unless it was dropped meanwhile, for there were too many.
+            let mut entries = self.queue.entries.borrow_mut();
+            if entries.front() == Some(&entry) {
+                entries.pop_front();
+            }
+        }
+        self.queue.is_writing.replace(false);
+        self.queue.written.notify_waiters();
+    }
+}
+
+impl Service {
+    /// What was committed last.
+    pub(in crate::supervisor) fn current_version(&self) -> Option<Version> {
+        self.current_binary().map(|binary| self.told_version(binary))
+    }
+
+    /// Somebody asks: what runs now is what the operation begins from.
+    pub(in crate::supervisor) fn record_request(&self, operation: &mut Operation) {
+        if let Some(asked) = &mut operation.asked
+            && asked.what != history::Operation::Start
+        {
+            asked.from = self.current_version();
+        }
+    }
+
+    /// The operations under way are about to start a process of this binary.
+    pub(in crate::supervisor) fn record_launch(&mut self, id: HandoffId, binary: &Binary) {
+        let mut begun = Vec::new();
+        let to = self.told_version(binary);
+        for asked in self.operations.asked_mut() {
+            if asked.id.is_some() {
+                continue;
+            }
+            asked.id = Some(id);
+            asked.to = Some(to.clone());
+            begun.push(asked.clone());
+        }
+        for asked in begun {
+            self.operations.recorder().append(self.entry(&asked, Ending::UnderWay, None));
+        }
+    }
+
+    /// An operation has ended.
+    pub(in crate::supervisor) fn record_end(&self, ending: Ending, reason: Option<&str>) {
+        for asked in self.operations.asked() {
+            self.operations.recorder().append(self.entry(asked, ending, reason));
+        }
+    }
+
+    /// What is to be told of an operation as things are now.
+    pub(in crate::supervisor) fn entry(&self, asked: &Asked, outcome: Ending, reason: Option<&str>) -> Entry {
+        let (took_us, phases) = asked.times(self.operations.timeline());
+        // What was not started: its path is all that is known.
+        let candidate = || {
+            let path = self.path_of(Target::Candidate);
+            Version { path, sha256: None, version: asked.version.clone() }
+        };
+        Entry {
+            id: asked.id.unwrap_or_else(|| self.machine.handoff()),
+            service: self.name.clone(),
+            operation: asked.what,
+            mode: self.config.mode,
+            from: asked.from.clone(),
+            to: asked.to.clone().or_else(|| (asked.what != history::Operation::Stop).then(candidate)),
+            by: asked.by.clone(),
+            at: asked.at_unix_ms,
+            took_us,
+            phases,
+            accept_gap_us: self.operations.timeline().gap_us(),
+            restarted: outcome == Ending::RolledBack && self.was_restarted(),
+            connections: self.operations.timeline().connections(),
+            lost_datagrams: self.operations.timeline().lost(),
+            outcome,
+            reason: reason.map(str::to_owned),
+            generation: self.journal.standing().generation(),
+            killed: self.problems.killed(),
+        }
+    }
+
+    /// What an earlier daemon has left without an end. The upgrade that is under way still is taken up, as if somebody
+    /// waited for it; the others have ended as the journal says, as soon as it can be read. Waits a moment for the file.
+    pub(in crate::supervisor) fn recall_attempts(
+        &mut self,
+        standing: &Standing,
+        under_way: Option<HandoffId>,
+    ) {
+        if self.journal.refused().is_some() {
+            return;
+        }
+        let directory = self.shared.dirs.service_state(&self.name);
+        let what = directory.display().to_string();
+        let found = self.lanes.history.wait(PATIENCE, &what, move || {
+            (History::read(&directory, ENTRIES_MAX).unwrap_or_default(), history::prepared(&directory))
+        });
+        let (entries, prepared) = found.unwrap_or_default();
+        for entry in entries.iter().filter(|entry| entry.outcome == Ending::UnderWay).cloned() {
+            if under_way == Some(entry.id) {
+                let (reply, _) = oneshot::channel();
+                self.operations.resume(Operation { reply, progress: None, asked: Some(resumed(entry)) });
+                continue;
+            }
+            let is_current = standing.current.as_ref().is_some_and(|current| current.handoff == entry.id);
+            let (outcome, reason) = match (is_current, entry.operation) {
+                (true, history::Operation::Start) => (Ending::Started, LOST_AFTER),
+                (true, _) => (Ending::Committed, LOST_AFTER),
+                (false, history::Operation::Start) => (Ending::Failed, LOST_BEFORE),
+                (false, _) => (Ending::RolledBack, LOST_BEFORE),
+            };
+            self.operations.recorder().append(Entry { outcome, reason: Some(reason.to_owned()), ..entry });
+        }
+        self.recall_prepared(prepared, &entries);
+    }
+
+    /// An attempt that an earlier daemon was about to begin, if none of the entries tells of it.
+    fn recall_prepared(&self, left: Option<Entry>, entries: &[Entry]) {
+        let Some(left) = left else { return };
+        let request = |entry: &Entry| (entry.at, entry.operation, entry.by.clone());
+        let id = left.id;
+        if !entries.iter().any(|entry| request(entry) == request(&left)) {
+            self.operations.recorder().append(left);
+        }
+        self.operations.recorder().forget(id);
+    }
+}
+
+const LOST_AFTER: &str = "the daemon was lost after it had committed this";
+pub(in crate::supervisor) const LOST_BEFORE: &str = "the daemon was lost in the middle of it";
+
+/// By the clock of the machine, for the one of the earlier daemon is gone.
+fn resumed(entry: Entry) -> Asked {
+    let ago = Duration::from_millis(unix_ms().saturating_sub(entry.at));
+    Asked {
+        what: entry.operation,
+        by: entry.by,
+        version: entry.to.as_ref().and_then(|to| to.version.clone()),
+        before: entry.phases,
+        at_unix_ms: entry.at,
+        since: Instant::now().checked_sub(ago).unwrap_or_else(Instant::now),
+        id: Some(entry.id),
+        from: entry.from,
+        to: entry.to,
+    }
+}
+
+/// The entries of several services in the order of time, the newest last. Those of one service are in the order in which they
+/// were written, whatever the clock said.
+pub(in crate::supervisor) fn merged(histories: Vec<Vec<Entry>>, limit: usize) -> Vec<Entry> {
+    let is_one = histories.len() == 1;
+    let mut entries = histories.concat();
+    if !is_one {
+        entries.sort_by_key(|entry| entry.at);
+    }
+    entries.drain(..entries.len().saturating_sub(limit));
+    entries
+}

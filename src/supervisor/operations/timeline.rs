@@ -1,0 +1,182 @@
+//! When each phase of an operation began: what `status`, progress and the outcome tell.
+
+use std::cell::Cell;
+use std::time::Instant;
+
+use handoff_protocol::ids::HandoffId;
+use tokio::sync::oneshot;
+
+use super::recording::Asked;
+use crate::control::{Error, ProgressSink, api};
+
+/// An operation that somebody waits for.
+#[derive(Debug)]
+pub(in crate::supervisor) struct Operation {
+    pub(in crate::supervisor) reply: oneshot::Sender<Result<api::Outcome, Error>>,
+    pub(in crate::supervisor) progress: Option<ProgressSink>,
+    /// What the history tells of it; nothing of one that only calls off another.
+    pub(in crate::supervisor) asked: Option<Asked>,
+}
+
+/// The clock of the operation under way.
+#[derive(Debug)]
+pub(in crate::supervisor) struct Timeline {
+    began: Instant,
+    phases: Vec<(String, u64)>,
+    sealed_at: Option<Instant>,
+    /// The process that served when it began, and that of its program.
+    old: Option<(u32, Option<u32>)>,
+    /// What it had when it was told to end.
+    connections: Option<api::Connections>,
+    /// Datagrams that no program has read.
+    lost: u64,
+    /// How many had found no room before it was told to end; of sockets that both processes share.
+    without_room: Cell<Option<u64>>,
+    gap_us: Option<u64>,
+    /// When the outcome was decided; what follows is only the old process leaving.
+    decided_us: Option<u64>,
+    /// When it was told. All who are told get the same lengths.
+    told_us: Option<u64>,
+}
+
+impl Timeline {
+    pub(in crate::supervisor) fn begin() -> Self {
+        Self {
+            began: Instant::now(),
+            phases: Vec::new(),
+            sealed_at: None,
+            old: None,
+            connections: None,
+            lost: 0,
+            without_room: Cell::default(),
+            gap_us: None,
+            decided_us: None,
+            told_us: None,
+        }
+    }
+
+    /// How long after the request it began, in microseconds.
+    pub(super) fn waited_us(&self, requested: Instant) -> u64 {
+        micros(self.began.saturating_duration_since(requested))
+    }
+
+    /// How long ago it began, in microseconds.
+    pub(in crate::supervisor) fn age_us(&self) -> u64 {
+        micros(self.began.elapsed())
+    }
+
+    /// A phase begins. Gives when.
+    pub(in crate::supervisor) fn enter(&mut self, phase: &str) -> u64 {
+        let at_us = self.age_us();
+        self.phases.push((phase.to_owned(), at_us));
+        at_us
+    }
+
+    /// The incumbent was told to stop accepting, or is gone. The first counts.
+    pub(in crate::supervisor) fn gap_begins(&mut self) {
+        self.sealed_at.get_or_insert_with(Instant::now);
+    }
+
+    /// The process that serves, and that of its program. The first counts.
+    pub(in crate::supervisor) fn note_old(&mut self, pid: u32, program: Option<u32>) {
+        self.old.get_or_insert((pid, program));
+    }
+
+    /// Whether another process serves than the one that did when it began.
+    pub(in crate::supervisor) fn is_another(&self, pid: u32, program: Option<u32>) -> bool {
+        self.old.is_some_and(|old| old != (pid, program))
+    }
+
+    /// What the old process had when it was told to end.
+    pub(in crate::supervisor) fn note_connections(&mut self, connections: api::Connections) {
+        self.connections = Some(connections);
+    }
+
+    pub(in crate::supervisor) fn connections(&self) -> Option<api::Connections> {
+        self.connections
+    }
+
+    /// Datagrams were lost.
+    pub(in crate::supervisor) fn note_lost(&mut self, count: u64) {
+        self.lost = self.lost.saturating_add(count);
+    }
+
+    /// How many datagrams had found no room at sockets that both processes share, when nobody was to read them any more.
+    pub(in crate::supervisor) fn note_without_room(&self, count: u64) {
+        self.without_room.set(self.without_room.get().or(Some(count)));
+    }
+
+    /// The same when the operation has ended: the others were lost.
+    pub(in crate::supervisor) fn count_without_room(&mut self, count: u64) {
+        if let Some(before) = self.without_room.take() {
+            self.note_lost(count.saturating_sub(before));
+        }
+    }
+
+    /// How many datagrams were lost.
+    pub(in crate::supervisor) fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Somebody accepts again.
+    pub(in crate::supervisor) fn gap_ends(&mut self) {
+        if let Some(sealed_at) = self.sealed_at.take() {
+            self.gap_us = Some(micros(sealed_at.elapsed()));
+        }
+    }
+
+    /// The outcome is decided.
+    pub(in crate::supervisor) fn decided(&mut self) {
+        let now = self.age_us();
+        self.decided_us.get_or_insert(now);
+    }
+
+    /// Its end is told: the last phase lasts until now.
+    pub(in crate::supervisor) fn told(&mut self) {
+        self.told_us = Some(self.age_us());
+    }
+
+    /// It is not, after all.
+    pub(in crate::supervisor) fn undecided(&mut self) {
+        self.decided_us = None;
+    }
+
+    pub(in crate::supervisor) fn took_us(&self) -> u64 {
+        self.decided_us.unwrap_or_else(|| self.age_us())
+    }
+
+    pub(in crate::supervisor) fn gap_us(&self) -> Option<u64> {
+        self.gap_us
+    }
+
+    /// The phases with their lengths; the last one lasts until the end was told, or until now.
+    pub(in crate::supervisor) fn phases(&self) -> Vec<api::PhaseTime> {
+        let ends = self
+            .phases
+            .iter()
+            .skip(1)
+            .map(|(_, started)| *started)
+            .chain([self.told_us.unwrap_or_else(|| self.age_us())]);
+        let times = self.phases.iter().zip(ends).map(|((phase, started_us), end)| api::PhaseTime {
+            phase: phase.clone(),
+            started_us: *started_us,
+            took_us: end.saturating_sub(*started_us),
+        });
+        times.collect()
+    }
+}
+
+/// What a new phase looks like to a client.
+pub(in crate::supervisor) fn progress(
+    service: &handoff_protocol::ids::ServiceName,
+    handoff: Option<HandoffId>,
+    phase: &str,
+    at_us: u64,
+    detail: Option<String>,
+) -> api::Progress {
+    api::Progress { service: service.clone(), handoff, phase: phase.to_owned(), at_us, detail }
+}
+
+fn micros(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

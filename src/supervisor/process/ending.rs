@@ -1,0 +1,226 @@
+//! How a process is asked to end, how one is ended that does not, and how that is told.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::message::{Grant, ToService};
+use handoff_protocol::supervisor::Phase;
+
+use super::{Place, Process};
+use crate::config::{self, StopSignal};
+use crate::control::api::{Kill, Killed};
+use crate::control::{Error, Kind, signal_names, signal_of};
+use crate::shim::{self, killed};
+use crate::supervisor::service::{Service, phase_of};
+use crate::sys::process::{Signal, has_ended, name_of, parent_of, place_of, tree_of};
+
+impl Service {
+    /// What a process has to be told before this message, and what has to be known of it from then on.
+    pub(in crate::supervisor) fn prepare_end(&self, process: &Process, id: HandoffId, message: &ToService) {
+        match message {
+            ToService::Seal(_) => {
+                process.asked_to_end();
+                if let (false, Some(listening)) = (self.config.adapter.is_foreign(), &self.listening)
+                    && process.slot == listening.steered()
+                {
+                    self.operations.timeline().note_without_room(listening.all_without_room(process.slot));
+                }
+                let end_ms = self.machine.grant_ms(self.now());
+                process.send(id, &ToService::Grant(Grant { end_ms }), &[]);
+            }
+            ToService::Abort(_) => process.asked_to_end(),
+            // To the one that serves it says that it stays.
+            ToService::Commit(_)
+                if !self.processes.incumbent().is_some_and(|one| one.serial == process.serial) =>
+            {
+                process.asked_to_end();
+            }
+            _ => {}
+        }
+    }
+
+    /// SIGKILL. One that was asked to end may have lost what it had not saved: that is to be told.
+    pub(in crate::supervisor) fn kill(&mut self, place: Place) {
+        let Some(process) = self.processes.at(place) else { return };
+        let killed = process.asked_for().map(|after| {
+            let pid = self.program_run_by(process).unwrap_or(process.pid());
+            let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+            Killed { pid, name: name_of(pid).unwrap_or_default(), after_ms }
+        });
+        process.signal(Signal::SIGKILL);
+        self.note_killed(killed);
+    }
+
+    /// Sends a signal to the program, by its shim if it has one: that knows which of its processes it is for.
+    pub(in crate::supervisor) fn signal_program(
+        &self,
+        kill: &Kill,
+        config: Option<&config::Service>,
+    ) -> Result<(), Error> {
+        let Some(process) = self.processes.incumbent() else { return Err(self.not_running()) };
+        let reload = || config.unwrap_or(&self.config).program.reload_signal.map(StopSignal::signal);
+        let found = kill.signal.as_deref().map_or_else(reload, signal_of);
+        let Some(signal) = found else { return Err(no_signal(kill)) };
+        tracing::info!(service = %self.name, pid = process.pid(), signal = signal as i32, "signal for the program");
+        process.signal(signal);
+        Ok(())
+    }
+
+    /// What the shim of this handoff says that it has killed, and how many datagrams it has seen lost.
+    pub(in crate::supervisor) fn collect_killed(&mut self, handoff: HandoffId) {
+        let own = self.shared.dirs.adopt_socket(handoff);
+        self.note_killed(killed::take(&own));
+        if self.config.adapter.is_foreign() {
+            self.operations.timeline_mut().note_lost(shim::lost::take(&own));
+        }
+    }
+
+    /// Likewise, of each process that lives: one that serves again may have ended its program meanwhile.
+    pub(in crate::supervisor) fn collect_all_killed(&mut self) {
+        let processes = self.processes.all();
+        let handoffs: Vec<HandoffId> = processes.map(|process| process.handoff).collect();
+        handoffs.into_iter().for_each(|handoff| self.collect_killed(handoff));
+        if let Some(listening) = &self.listening {
+            self.operations
+                .timeline_mut()
+                .count_without_room(listening.all_without_room(listening.steered()));
+        }
+    }
+
+    fn note_killed(&mut self, killed: impl IntoIterator<Item = Killed>) {
+        for killed in killed {
+            let Killed { pid, name, after_ms } = &killed;
+            tracing::warn!(service = %self.name, pid, name, after_ms, "killed: it had not ended in its time");
+            self.problems.was_killed(killed);
+        }
+    }
+
+    /// The process that serves, as people know it: a signal that is sent there must not end the service in the place of its program.
+    pub(in crate::supervisor) fn pid(&self) -> Option<u32> {
+        match self.config.adapter.is_foreign() {
+            true => self.pid_of_program(),
+            false => self.processes.incumbent().map(|process| process.pid()),
+        }
+    }
+
+    /// Whether the process that serves is still there. What has ended is known a moment later.
+    pub(in crate::supervisor) fn is_served(&self) -> bool {
+        self.processes.incumbent().is_some_and(|process| self.pid().is_some() || !has_ended(process.pid()))
+    }
+
+    /// The shim that runs it.
+    pub(in crate::supervisor) fn pid_of_shim(&self) -> Option<u32> {
+        self.processes.incumbent().filter(|_| self.config.adapter.is_foreign()).map(|process| process.pid())
+    }
+
+    /// The process that the shim of the incumbent says it runs.
+    pub(in crate::supervisor) fn pid_of_program(&self) -> Option<u32> {
+        self.program_run_by(self.processes.incumbent()?)
+    }
+
+    pub(in crate::supervisor) fn program_run_by(&self, process: &Process) -> Option<u32> {
+        if !self.config.adapter.is_foreign() {
+            return None;
+        }
+        let path = self.file_of_shim(process.handoff, shim::PID);
+        let said = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+        let found = said.or_else(|| write_pid_again(process, &path));
+        process.program.set(found.or(process.program.get()));
+        found
+    }
+
+    /// It is too late, or there is nothing.
+    pub(in crate::supervisor) fn nothing_to_cancel(&self) -> Error {
+        let message = format!(
+            "Nothing that can be cancelled is under way for {:?}: {}.",
+            self.name.as_str(),
+            phase_of(self.machine.phase(), self.machine.incumbent())
+        );
+        let hint = match self.machine.phase() {
+            Phase::Sealing => format!(
+                "Its old program has been told to end, so the upgrade goes forward; to go back then: handoff rollback {}",
+                self.name
+            ),
+            _ => format!("What it does is told by: handoff status {}", self.name),
+        };
+        Error::new(Kind::NothingToCancel, message, hint)
+    }
+
+    /// What keeps the program that is started from its listeners, as its shim says.
+    pub(in crate::supervisor) fn shown_wait(&self) -> Option<String> {
+        let matters = matches!(self.machine.phase(), Phase::Warming | Phase::Beginning | Phase::Resuming);
+        let process = self.processes.successor().or(self.processes.incumbent());
+        let process = process.filter(|_| matters && self.config.adapter.is_foreign())?;
+        let waits = shim::waits_for(&self.shared.dirs.adopt_socket(process.handoff))?;
+        Some(format!("The service waits for its program: {waits}."))
+    }
+
+    /// Who was not believed that spoke for the program that serves.
+    pub(in crate::supervisor) fn shown_refusal(&self) -> Option<String> {
+        let process = self.processes.incumbent().filter(|_| self.config.program.notify.is_some())?;
+        let refused = shim::refused_by(&self.shared.dirs.adopt_socket(process.handoff))?;
+        Some(format!("{refused}."))
+    }
+
+    fn file_of_shim(&self, handoff: HandoffId, ending: &str) -> PathBuf {
+        self.shared.dirs.adopt_socket(handoff).with_extension(ending)
+    }
+}
+
+/// The program of a shim whose file is gone, perhaps with the whole directory, or could not be written on a full disk: what the file
+/// said, or the first child of the shim, which leads a session. It is written again for the next daemon. A shim whose program has
+/// ended has removed the file itself.
+fn write_pid_again(process: &Process, path: &Path) -> Option<u32> {
+    let all = tree_of(process.pid());
+    let is_child = |pid: &u32| parent_of(*pid) == Some(process.pid());
+    let known = process.program.get().filter(|pid| all.contains(pid));
+    let pid = known.or_else(|| {
+        let children: Vec<u32> = all.iter().copied().filter(is_child).collect();
+        match children[..] {
+            [only] => Some(only),
+            // The orphans of its program are its children, too.
+            _ => first_leader(&children),
+        }
+    })?;
+    // What the shim says meanwhile is newer, and stays.
+    let beside = path.with_added_extension(std::process::id().to_string());
+    let written = fs::write(&beside, format!("{pid}\n"));
+    if fs::metadata(path).is_ok_and(|found| found.len() == 0) {
+        let _ = written.and_then(|()| fs::rename(&beside, path));
+    } else {
+        let _ = written.and_then(|()| fs::hard_link(&beside, path));
+    }
+    let _ = fs::remove_file(beside);
+    Some(pid)
+}
+
+/// Of those that lead a session of their own, the one that was there first.
+fn first_leader(pids: &[u32]) -> Option<u32> {
+    let leads = |pid: &u32| Some((place_of(*pid)?, *pid)).filter(|(place, pid)| place.session == *pid);
+    pids.iter().filter_map(leads).min_by_key(|(place, _)| place.start_ticks).map(|(_, pid)| pid)
+}
+
+fn no_signal(kill: &Kill) -> Error {
+    match &kill.signal {
+        Some(given) => {
+            let message = format!("There is no signal {given:?} that can be sent.");
+            Error::new(Kind::InvalidParams, message, format!("The signals are {}.", signal_names()))
+        }
+        None => {
+            let message = format!("The file of service {:?} names no reload_signal.", kill.service.as_str());
+            let hint = "Add reload_signal = \"SIGHUP\", or name a signal: handoff kill -s HUP";
+            Error::new(Kind::InvalidParams, message, format!("{hint} {}", kill.service))
+        }
+    }
+}
+
+/// SIGTERM.
+pub(in crate::supervisor) fn terminate(process: Option<&Process>) {
+    if let Some(process) = process {
+        process.asked_to_end();
+        process.signal(Signal::SIGTERM);
+        // A stopped process cannot act on it otherwise.
+        process.signal(Signal::SIGCONT);
+    }
+}

@@ -1,0 +1,398 @@
+//! Starting a process of a service.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use handoff_protocol::frame::Transport;
+use handoff_protocol::ids::{HandoffId, ID_VARIABLE, ListenerName};
+use handoff_protocol::record::{Binary, Fact, Process as Identity};
+use handoff_protocol::supervisor::{Event, Phase, Target};
+use tokio::task::{AbortHandle, spawn_local};
+
+use super::{Parts, Process, Serial};
+use crate::config::{self, check_binary};
+use crate::crash_points::{crash_point, passed_on};
+use crate::journal::unix_ms;
+use crate::shim::{self, plan, plan::Plan};
+use crate::supervisor::input::Input;
+use crate::supervisor::keeper::LogGuard;
+use crate::supervisor::listening::Listening;
+use crate::supervisor::rollout::{find, origin_of};
+use crate::supervisor::service::{START_LIMIT, Service, in_ms};
+use crate::sys::channel::Channel;
+use crate::sys::files::check_room_for_files;
+use crate::sys::inherit::{ADOPT_VARIABLE, KIND_VARIABLE, STREAM};
+use crate::sys::log_pipe::log_pipe;
+use crate::sys::process::{ProcessId, Signal, kill, reap_blocking};
+use crate::sys::spawn::{SpawnSpec, Spawned, spawn_with_listeners};
+
+/// What a service may know of the daemon's own environment; everything else comes from its file.
+const INHERITED: [&str; 10] =
+    ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_RUNTIME_DIR"];
+
+type Environment = Vec<(OsString, OsString)>;
+
+impl Service {
+    /// Finds out what it is to be started from, then starts it.
+    pub(in crate::supervisor) fn spawn(&mut self, id: HandoffId, target: Target) {
+        let path = self.path_of(target);
+        let stored = self.stored_binary(&path).zip(self.versions.store().version_at(&path));
+        let (inputs, restorer) = (self.inputs.clone(), self.restorer());
+        let (at, what) = (path.clone(), path.display().to_string());
+        let (hashes, store) = (self.shared.hashes.clone(), Arc::clone(self.versions.store()));
+        let version = stored.as_ref().map(|(_, version)| version.clone());
+        let (instead, named_by_file) = (self.instead(target), self.config.binary.clone());
+        let (named, looks) = (instead.clone(), self.lanes.looks.clone());
+        // A candidate was looked at when it was asked for.
+        let is_known = target == Target::Committed;
+        let in_place = is_known.then(|| self.in_place(&path, &self.config.binary)).flatten();
+        // Somebody may have taken a version away from the store.
+        let found = self.lanes.programs.run_within(START_LIMIT, what, move || match version {
+            Some(version) => Ok((store.is_whole(&version), None)),
+            None => {
+                in_place.map_or(Ok(()), |in_place| in_place.check_start())?;
+                find(&hashes, &at, named.as_deref()).map(|binary| (true, Some(binary)))
+            }
+        });
+        spawn_local(async move {
+            let found = found.await.and_then(|found| found);
+            if let (Ok((false, _)), Some((_, version))) = (&found, &stored) {
+                let put_back = restorer.put_back(version.clone()).await;
+                tracing::error!("{}", put_back.unwrap_or_else(|error| error));
+            }
+            let binary = found.map(|(_, found)| found.or(stored.map(|(binary, _)| binary)));
+            if let (Ok(Some(binary)), Some(_)) = (&binary, &instead)
+                && Path::new(&binary.path) != path
+                && let Some(origin) = origin_of(looks, binary.clone(), instead, named_by_file).await
+            {
+                inputs.send(Input::Origin(origin));
+            }
+            inputs.send(Input::Found(Found { id, target, path, binary }));
+        });
+    }
+
+    /// It was looked for what a process is to be started from.
+    pub(in crate::supervisor) fn found(&mut self, Found { id, target, path, binary }: Found) {
+        if self.machine.handoff() != id || self.machine.phase() != Phase::Greeting {
+            return;
+        }
+        let mut events = VecDeque::new();
+        match binary {
+            Ok(Some(binary)) => self.launch(id, target, &binary, &mut events),
+            Ok(None) => {}
+            Err(error) => events.push_back(Event::SpawnFailed(format!("{}: {error}", path.display()))),
+        }
+        for event in events {
+            self.feed(event);
+        }
+    }
+
+    /// Records the intent and starts the process.
+    pub(in crate::supervisor) fn launch(
+        &mut self,
+        id: HandoffId,
+        target: Target,
+        binary: &Binary,
+        events: &mut VecDeque<Event>,
+    ) {
+        // Near its limits the daemon goes on as it is. A service that is down gets what is left.
+        if let Err(error) = self.reserve()
+            && target == Target::Candidate
+        {
+            return events.push_back(Event::SpawnFailed(error));
+        }
+        self.record_launch(id, binary);
+        let generation = self.journal.standing().generation().next();
+        let intent = Fact::Intent { handoff: id, generation, binary: binary.clone() };
+        if let Err(error) = self.journal.append(intent) {
+            self.problems.not_recorded(&error);
+            // An upgrade can wait for a better disk. A service that is down cannot.
+            if target == Target::Candidate {
+                return events.push_back(Event::SpawnFailed(error.to_string()));
+            }
+        }
+        if let Some(ends) = in_ms(self.machine.time_left(self.moment())) {
+            self.note(Fact::Deadline { handoff: id, ends });
+        }
+        if let Err(error) = self.try_launch(id, binary) {
+            events.push_back(Event::SpawnFailed(error.to_string()));
+        }
+    }
+
+    /// Has ready what an upgrade and its commit need, or says what there is none of.
+    fn reserve(&mut self) -> Result<(), String> {
+        check_room_for_files(self.files_of_a_start()).map_err(|error| error.to_string())?;
+        let held = self.lanes.journal.hold();
+        self.disk.reserve(held.map_err(|error| format!("the commit could not be written: {error}"))?);
+        Ok(())
+    }
+
+    fn try_launch(&mut self, id: HandoffId, binary: &Binary) -> io::Result<()> {
+        self.open_listeners().map_err(io::Error::other)?;
+        let slot = self.slot_for_successor().map_err(io::Error::other)?;
+        self.start_on(slot, id, binary).inspect_err(|_| self.retire_slot(slot))
+    }
+
+    /// Nobody waits any more for the process that is being started. Should it come to life after all, it is ended.
+    pub(in crate::supervisor) fn give_up_start(&mut self) {
+        if let Some(starting) = self.processes.give_up_start() {
+            starting.task.abort();
+            self.retire_slot(starting.made.slot);
+        }
+    }
+
+    fn start_on(&mut self, slot: u64, id: HandoffId, binary: &Binary) -> io::Result<()> {
+        crash_point!("supervisor/launch/slot");
+        let (channel, theirs) = match self.config.channel {
+            Transport::Packets => Channel::pair()?,
+            Transport::Stream => Channel::stream_pair()?,
+        };
+        let (log, stdout) = log_pipe()?;
+        let stderr = stdout.try_clone()?;
+        crash_point!("supervisor/launch/before-log");
+        let log = self.shared.keeper.log(&self.name, &self.config.log, &log);
+        let (program, args, env) = self.command(id, binary)?;
+        let checked = self.config.adapter.is_foreign().then(|| PathBuf::from(&binary.path));
+        let spec = SpawnSpec {
+            binary: program,
+            args,
+            env,
+            working_dir: self.config.working_dir.clone(),
+            stdout,
+            stderr,
+            channel: Some(theirs),
+            files_limit: Some(self.shared.files_limit),
+        };
+        crash_point!("supervisor/launch/before-spawn");
+        let listening = self.listening.as_ref().filter(|_| self.config.channel == Transport::Stream);
+        let listeners = listening.map(|listening| listening.fds(slot)).unwrap_or_default();
+        let copies = listeners.iter().map(|fd| fd.try_clone_to_owned()).collect::<io::Result<Vec<_>>>()?;
+        let what = format!("{} or its working directory {}", binary.path, self.config.working_dir.display());
+        let spawned =
+            self.lanes.processes.run_within(START_LIMIT, what, move || start(checked, spec, &copies));
+        let (serial, inputs) = (self.next_serial(), self.inputs.clone());
+        let task = spawn_local(async move {
+            inputs.send(Input::Spawned(serial, spawned.await.and_then(|spawned| spawned)));
+        });
+        let made = Made { serial, id, slot, binary: binary.clone(), log, channel };
+        self.processes.begin_start(Starting { made, task: task.abort_handle() });
+        Ok(())
+    }
+
+    /// A process was started, or could not be. One that is not waited for any more ends here.
+    pub(in crate::supervisor) fn spawned(&mut self, serial: Serial, spawned: io::Result<Unclaimed>) {
+        let Some(Starting { made, .. }) = self.processes.end_start(serial) else { return };
+        let slot = made.slot;
+        if let Err(error) = spawned.and_then(|spawned| self.started(made, spawned)) {
+            self.retire_slot(slot);
+            self.feed(Event::SpawnFailed(error.to_string()));
+        }
+    }
+
+    /// The process is there. One that cannot be watched is ended: it would serve beside the next one.
+    fn started(&mut self, made: Made, unclaimed: Unclaimed) -> io::Result<()> {
+        let Made { serial, id, slot, binary, log, channel } = made;
+        crash_point!("supervisor/launch/spawned");
+        let spawned = unclaimed.copy()?;
+        let process = identity(spawned.pid);
+        self.shared.keeper.keep_process(&self.name, id, spawned.pidfd.as_fd());
+        self.note(Fact::Spawned { handoff: id, process: process.clone() });
+        tracing::info!(service = %self.name, handoff = %id, pid = spawned.pid, binary = binary.path, "started");
+        let parts = Parts {
+            serial,
+            handoff: id,
+            identity: process,
+            binary,
+            started_at_unix_ms: self.started_at(id),
+            slot,
+            log,
+            channel: Some(channel),
+            pidfd: spawned.pidfd,
+            trace: self.trace_of(id),
+            lane: self.lanes.processes.clone(),
+        };
+        let process = Process::new(parts, self.inputs.clone());
+        let forget = |_: &io::Error| self.shared.keeper.forget_process(&self.name, id);
+        self.processes.started(process.inspect_err(forget)?);
+        unclaimed.claim();
+        Ok(())
+    }
+
+    /// As the next daemon will tell it. If the journal takes nothing, nobody else will.
+    fn started_at(&self, id: HandoffId) -> u64 {
+        let attempt = self.journal.standing().attempt.as_ref().filter(|attempt| attempt.handoff == id);
+        attempt.map(|attempt| attempt.started_unix_ms).filter(|at| *at > 0).unwrap_or_else(unix_ms)
+    }
+
+    /// What is executed: the program itself, or a shim that runs it.
+    fn command(&self, id: HandoffId, binary: &Binary) -> io::Result<(PathBuf, Vec<OsString>, Environment)> {
+        let (path, mut env) = (PathBuf::from(&binary.path), self.environment(id));
+        if !self.config.adapter.is_foreign() {
+            return Ok((path, self.config.args.iter().map(OsString::from).collect(), env));
+        }
+        let state = self.shared.dirs.service_state(&self.name);
+        let mut plan = Plan::new(&self.config, path, state, self.shared.dirs.adopt_socket(id));
+        let listening = self.listening.as_ref();
+        plan.first_binds =
+            listening.map(|listening| listening.first_binds(&self.config.listeners)).unwrap_or_default();
+        env.push((plan::VARIABLE.into(), plan.to_text()?.into()));
+        Ok((PathBuf::from("/proc/self/exe"), vec![shim::VERB.into(), self.name.as_str().into()], env))
+    }
+
+    /// What tells of the program that a shim runs.
+    pub(in crate::supervisor) fn trace_of(&self, id: HandoffId) -> Option<PathBuf> {
+        self.config
+            .adapter
+            .is_foreign()
+            .then(|| self.shared.dirs.adopt_socket(id).with_extension(shim::TRACE))
+    }
+
+    /// What the shim of a process that has sealed says that its program had.
+    pub(in crate::supervisor) fn note_connections(&mut self, handoff: HandoffId) {
+        if self.config.adapter.is_foreign()
+            && let Some(connections) = shim::connections_left(&self.shared.dirs.adopt_socket(handoff))
+        {
+            self.operations.timeline_mut().note_connections(connections);
+        }
+    }
+
+    /// An upgrade begins.
+    pub(in crate::supervisor) fn note_old(&mut self) {
+        if let Some(pid) = self.processes.incumbent().map(|process| process.pid()) {
+            let program = self.pid_of_program();
+            self.operations.timeline_mut().note_old(pid, program);
+        }
+    }
+
+    /// Whether what serves after an attempt that was rolled back is the old version, started again.
+    pub(in crate::supervisor) fn was_restarted(&self) -> bool {
+        let pid = self.processes.incumbent().map(|process| process.pid());
+        pid.is_some_and(|pid| self.operations.timeline().is_another(pid, self.pid_of_program()))
+    }
+
+    /// Pipes, channel and pidfd, each of them also on record, and the listeners of another slot; and some for those who ask.
+    fn files_of_a_start(&self) -> u64 {
+        24 + 2 * self.config.listeners.len() as u64
+    }
+
+    fn environment(&self, id: HandoffId) -> Environment {
+        let adopt = self.shared.dirs.adopt_socket(id).into_os_string();
+        let given = [(ID_VARIABLE.into(), id.to_string().into()), (ADOPT_VARIABLE.into(), adopt)];
+        let configured = environment_of(&self.config);
+        configured.chain(given).chain(self.for_stream()).chain(passed_on()).collect()
+    }
+
+    /// On a stream no descriptor can be sent: the listeners are inherited.
+    fn for_stream(&self) -> Vec<(OsString, OsString)> {
+        if self.config.channel != Transport::Stream {
+            return Vec::new();
+        }
+        let names = self.listening.as_ref().map(Listening::names).unwrap_or_default();
+        let joined = names.iter().map(ListenerName::as_str).collect::<Vec<_>>().join(":");
+        vec![
+            (KIND_VARIABLE.into(), STREAM.into()),
+            ("LISTEN_FDS".into(), names.len().to_string().into()),
+            ("LISTEN_FDNAMES".into(), joined.into()),
+        ]
+    }
+}
+
+/// A process that is being started.
+#[derive(Debug)]
+pub(in crate::supervisor) struct Starting {
+    made: Made,
+    task: AbortHandle,
+}
+
+impl Starting {
+    pub(in crate::supervisor) fn serial(&self) -> Serial {
+        self.made.serial
+    }
+
+    /// Nobody accepts from it yet, and it is not to be retired.
+    pub(in crate::supervisor) fn slot(&self) -> u64 {
+        self.made.slot
+    }
+}
+
+/// What was found where the program of a process is looked for.
+pub(in crate::supervisor) struct Found {
+    id: HandoffId,
+    target: Target,
+    path: PathBuf,
+    binary: io::Result<Option<Binary>>,
+}
+
+/// What a process is given, and what is known of it before it is there.
+#[derive(Debug)]
+struct Made {
+    serial: Serial,
+    id: HandoffId,
+    slot: u64,
+    binary: Binary,
+    log: LogGuard,
+    channel: Channel,
+}
+
+/// Starts it. Blocks, perhaps for ever: on the program, and on its working directory. A shim would tell later that the program
+/// at `checked` cannot be executed.
+fn start(checked: Option<PathBuf>, spec: SpawnSpec, listeners: &[OwnedFd]) -> io::Result<Unclaimed> {
+    if let Some(path) = checked {
+        check_binary(&path).map_err(|error| io::Error::other(format!("{error}; {}", error.hint())))?;
+    }
+    let listeners: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+    Ok(Unclaimed(Some(spawn_with_listeners(spec, &listeners)?)))
+}
+
+/// A process that ends if nobody takes it.
+pub(in crate::supervisor) struct Unclaimed(Option<Spawned>);
+
+impl Unclaimed {
+    /// From now on another ends it.
+    fn claim(mut self) {
+        self.0 = None;
+    }
+
+    fn copy(&self) -> io::Result<Spawned> {
+        let Some(spawned) = &self.0 else { return Err(io::ErrorKind::NotFound.into()) };
+        Ok(Spawned { pid: spawned.pid, pidfd: spawned.pidfd.try_clone()? })
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(spawned) = &self.0 {
+            let _ = kill(&spawned.pidfd, Signal::SIGKILL);
+            let _ = reap_blocking(spawned.pidfd.as_fd());
+        }
+    }
+}
+
+/// The environment that the file of a service gives it, as this process would: what comes from the handoff is not in it.
+pub(crate) fn environment_of(
+    config: &config::Service,
+) -> impl Iterator<Item = (OsString, OsString)> + use<'_> {
+    let inherited = inherited_environment()
+        .filter(|(name, _)| name.to_str().is_none_or(|name| !config.env.contains_key(name)));
+    inherited.chain(config.env.iter().map(|(name, value)| (name.into(), value.into())))
+}
+
+/// What every service and every command of a service file gets from the environment of this process.
+pub(crate) fn inherited_environment() -> impl Iterator<Item = (OsString, OsString)> {
+    INHERITED.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)))
+}
+
+/// A process that was just started cannot have been mistaken for another, since nobody has waited for it yet.
+pub(in crate::supervisor) fn identity(pid: u32) -> Identity {
+    let (start_ticks, boot_id) = match ProcessId::of(pid) {
+        Ok(found) => {
+            (found.start_ticks, found.boot_id.parse::<uuid::Uuid>().unwrap_or_default().into_bytes())
+        }
+        Err(_) => (0, [0; 16]),
+    };
+    Identity { pid, start_ticks, boot_id }
+}

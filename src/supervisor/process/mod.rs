@@ -1,0 +1,441 @@
+//! One process of a service, as the supervisor holds it: its channel, its pidfd, and the task that watches both.
+
+mod ending;
+mod launch;
+mod quiet;
+mod roles;
+
+pub(in crate::supervisor) use ending::terminate;
+pub(in crate::supervisor) use launch::{Found, Unclaimed, identity};
+pub(crate) use launch::{environment_of, inherited_environment};
+pub(in crate::supervisor) use roles::{Place, Processes};
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::message::{FromService, ToService};
+use handoff_protocol::reason::Exit;
+use handoff_protocol::record::{Binary, Process as Identity};
+use handoff_protocol::version::UNAGREED;
+use tokio::io::unix::AsyncFd;
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::shim;
+use crate::supervisor::input::{Input, Inputs};
+use crate::supervisor::keeper::LogGuard;
+use crate::supervisor::lane::Lane;
+use crate::sys::channel::Channel;
+use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life};
+use crate::sys::outbox::Outbox;
+use crate::sys::process::{self, Signal, kill, reap};
+use crate::sys::readable::readable;
+use crate::sys::stream_end::cut;
+use crate::sys::wire::{WireError, recv_message};
+
+/// A process that ends closes its channel a moment before the kernel tells that it is gone, and why it is gone is the
+/// better reason. For so long the end of the channel is not told.
+const EXIT_FOLLOWS: Duration = Duration::from_millis(200);
+
+/// For so long a process that is no child of this one may be left unreaped by its parent, if that is what its exit status
+/// takes to be known.
+const REAPED_WITHIN: Duration = Duration::from_millis(200);
+
+/// When it is tried again to end what a shim has left behind, and for how long.
+const LEFT_AGAIN: Duration = Duration::from_millis(100);
+const LEFT_WITHIN: Duration = Duration::from_secs(30);
+/// How often it is looked whether a channel that was full has room. Its process is busy, or frozen.
+const ROOM_TICK: Duration = Duration::from_millis(2);
+
+/// So many files with what is handed over wait for a process at the most.
+const UNSENT_FDS_MAX: usize = 64;
+
+/// What a process did.
+#[derive(Debug)]
+pub(in crate::supervisor) enum ProcessEvent {
+    /// It sent a message, with descriptors if it has some.
+    Said(HandoffId, FromService, Vec<OwnedFd>),
+    /// It sent something that is not a message.
+    Garbage(String),
+    /// It closed its channel, and lives on.
+    HungUp,
+    /// It is gone and was waited for.
+    Gone(Exit),
+}
+
+/// Tells one process from another, whatever their roles become; and one timer, wait or watch from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::supervisor) struct Serial(pub(in crate::supervisor) u64);
+
+#[derive(Debug)]
+pub(in crate::supervisor) struct Process {
+    pub(in crate::supervisor) serial: Serial,
+    /// The handoff that started it.
+    pub(in crate::supervisor) handoff: HandoffId,
+    pub(in crate::supervisor) identity: Identity,
+    /// What it was started from.
+    pub(in crate::supervisor) binary: Binary,
+    pub(in crate::supervisor) started_at_unix_ms: u64,
+    /// Which slot of the listeners it accepts from.
+    pub(in crate::supervisor) slot: u64,
+    /// What it says that its version is.
+    pub(in crate::supervisor) release: Option<String>,
+    /// The program that it runs, if it is a shim: as it said last.
+    pub(in crate::supervisor) program: Cell<Option<u32>>,
+    /// Since when it has been asked to end.
+    asked_at: Cell<Option<Instant>>,
+    /// Its log pipe, for another keeper.
+    _log: LogGuard,
+    version: Rc<Cell<u16>>,
+    channel: Option<Rc<AsyncFd<Channel>>>,
+    unsent: Rc<Unsent>,
+    pidfd: Rc<AsyncFd<OwnedFd>>,
+    watch: AbortHandle,
+}
+
+/// What its channel has no room for yet.
+#[derive(Debug)]
+struct Unsent {
+    outbox: RefCell<Outbox>,
+    /// Somebody waits for room.
+    is_watched: Cell<bool>,
+}
+
+/// What a process is made of.
+#[derive(Debug)]
+pub(in crate::supervisor) struct Parts {
+    pub(in crate::supervisor) serial: Serial,
+    /// The handoff that started it.
+    pub(in crate::supervisor) handoff: HandoffId,
+    pub(in crate::supervisor) identity: Identity,
+    /// What it was started from.
+    pub(in crate::supervisor) binary: Binary,
+    pub(in crate::supervisor) started_at_unix_ms: u64,
+    pub(in crate::supervisor) slot: u64,
+    pub(in crate::supervisor) log: LogGuard,
+    /// `None` if the process cannot be reached.
+    pub(in crate::supervisor) channel: Option<Channel>,
+    pub(in crate::supervisor) pidfd: OwnedFd,
+    /// What a shim leaves behind that is killed: the file that everything has open that it has started.
+    pub(in crate::supervisor) trace: Option<PathBuf>,
+    /// Where that is looked for.
+    pub(in crate::supervisor) lane: Lane,
+}
+
+impl Process {
+    /// Begins to watch. What happens is sent to `inputs` by the task that watches, never from here.
+    pub(in crate::supervisor) fn new(parts: Parts, inputs: Inputs) -> io::Result<Self> {
+        let channel = parts.channel.map(|channel| {
+            channel.set_nonblocking(true)?;
+            readable(channel).map(Rc::new)
+        });
+        let channel = channel.transpose()?;
+        let pidfd = Rc::new(readable(parts.pidfd)?);
+        let version = Rc::new(Cell::new(UNAGREED));
+        let serial = parts.serial;
+        let watched = Watched {
+            channel: channel.clone(),
+            pidfd: Rc::clone(&pidfd),
+            trace: parts.trace,
+            lane: parts.lane,
+            exit: Cell::default(),
+            serial,
+            inputs,
+        };
+        let watch = spawn_local(watch(watched, Rc::clone(&version)));
+        Ok(Self {
+            serial,
+            handoff: parts.handoff,
+            identity: parts.identity,
+            binary: parts.binary,
+            started_at_unix_ms: parts.started_at_unix_ms,
+            slot: parts.slot,
+            release: None,
+            program: Cell::default(),
+            asked_at: Cell::default(),
+            _log: parts.log,
+            version,
+            channel,
+            unsent: Rc::new(Unsent {
+                outbox: RefCell::new(Outbox::new(UNSENT_FDS_MAX)),
+                is_watched: Cell::default(),
+            }),
+            pidfd,
+            watch: watch.abort_handle(),
+        })
+    }
+
+    pub(in crate::supervisor) fn pid(&self) -> u32 {
+        self.identity.pid
+    }
+
+    /// It is asked to end from now on, if it was not before.
+    pub(in crate::supervisor) fn asked_to_end(&self) {
+        self.asked_at.set(self.asked_at.get().or(Some(Instant::now())));
+    }
+
+    /// For how long it has been asked to end.
+    pub(in crate::supervisor) fn asked_for(&self) -> Option<Duration> {
+        self.asked_at.get().map(|since| since.elapsed())
+    }
+
+    /// It serves on.
+    pub(in crate::supervisor) fn not_asked_to_end(&self) {
+        self.asked_at.set(None);
+    }
+
+    /// From now on this version is spoken.
+    pub(in crate::supervisor) fn agree(&self, version: u16) {
+        self.version.set(version);
+    }
+
+    /// Sends without blocking. That the channel is closed, or that the process does not read, is no error here: both are
+    /// seen elsewhere, by the end of the channel or by a deadline.
+    pub(in crate::supervisor) fn send(&self, id: HandoffId, message: &ToService, fds: &[BorrowedFd<'_>]) {
+        if let Err(error) = self.try_send(id, message, fds) {
+            tracing::debug!(pid = self.pid(), message = message.name(), %error, "not sent");
+        }
+    }
+
+    /// Likewise, for what nobody else sees.
+    pub(in crate::supervisor) fn try_send(
+        &self,
+        id: HandoffId,
+        message: &ToService,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), WireError> {
+        let Some(channel) = &self.channel else {
+            return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
+        };
+        let mut outbox = self.unsent.outbox.borrow_mut();
+        outbox.send(channel.get_ref(), self.version.get(), id, message, fds)?;
+        let waits = !outbox.is_empty() || channel.get_ref().flush().is_err();
+        if waits && !self.unsent.is_watched.replace(true) {
+            spawn_local(send_later(Rc::downgrade(&self.unsent), Rc::downgrade(channel)));
+        }
+        Ok(())
+    }
+
+    /// Sends a signal. That the process is gone already is no error.
+    pub(in crate::supervisor) fn signal(&self, signal: Signal) {
+        if let Err(error) = kill(self.pidfd.get_ref().as_fd(), signal) {
+            tracing::debug!(pid = self.pid(), ?signal, %error, "not signalled");
+        }
+    }
+
+    /// Stops listening to it; its end is still told.
+    pub(in crate::supervisor) fn hang_up(&mut self) {
+        if let Some(channel) = self.channel.take() {
+            // The watching task still has the channel open: make it see the end, and the process as well.
+            let _ = cut(channel.get_ref());
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
+
+/// What the task that watches a process has.
+struct Watched {
+    channel: Option<Rc<AsyncFd<Channel>>>,
+    pidfd: Rc<AsyncFd<OwnedFd>>,
+    trace: Option<PathBuf>,
+    lane: Lane,
+    /// How it ended: whoever reaps a process learns that once.
+    exit: Cell<Option<Exit>>,
+    serial: Serial,
+    inputs: Inputs,
+}
+
+impl Watched {
+    /// Waits until it is taken. So a process that sends without end has one message in the inbox at most, and until a version is agreed
+    /// the answer of the service says how the next message is read.
+    async fn tell(&self, event: ProcessEvent) {
+        // A service that is gone wants to know nothing.
+        let _ = self.inputs.deliver(Input::Process(self.serial, event)).await;
+    }
+
+    /// Its end, with that of everything that it has started. Can be called off and asked for again.
+    async fn gone(&self) -> Exit {
+        let exit = match self.exit.get() {
+            Some(exit) => exit,
+            None => gone(&self.pidfd).await,
+        };
+        self.exit.set(Some(exit));
+        if let Some(trace) = self.trace.as_ref().filter(|trace| trace.exists()) {
+            self.end_what_is_left(trace).await;
+        }
+        exit
+    }
+
+    /// What comes next is not to be at work beside it, so it is tried again where no thread can be had.
+    async fn end_what_is_left(&self, trace: &Path) {
+        let until = Instant::now() + LEFT_WITHIN;
+        loop {
+            let at = trace.to_owned();
+            // That this is over is what counts: the next shim looks for what is left before it starts a program.
+            let error = match self.lane.run(move || shim::end_what_is_left(&at)).await {
+                Ok(left) if left.is_empty() => return,
+                Ok(left) => {
+                    let left = shim::named(&left);
+                    return tracing::error!(
+                        "the program of a shim that is gone does not end: process {left}"
+                    );
+                }
+                Err(error) => error,
+            };
+            if Instant::now() >= until {
+                let path = trace.display();
+                return tracing::error!(%error, "what a shim has left behind ({path}) is not ended");
+            }
+            sleep(LEFT_AGAIN).await;
+        }
+    }
+}
+
+/// Ends with the process, and when everything is sent.
+async fn send_later(unsent: Weak<Unsent>, channel: Weak<AsyncFd<Channel>>) {
+    loop {
+        sleep(ROOM_TICK).await;
+        let (Some(unsent), Some(channel)) = (unsent.upgrade(), channel.upgrade()) else { return };
+        // An error is one of the channel, whose end is seen where it is read.
+        if unsent.outbox.borrow_mut().flush(channel.get_ref()).unwrap_or(true) {
+            unsent.is_watched.set(false);
+            return;
+        }
+    }
+}
+
+async fn watch(watched: Watched, version: Rc<Cell<u16>>) {
+    let tell = async |event| watched.tell(event).await;
+    let Some(channel) = &watched.channel else {
+        return tell(ProcessEvent::Gone(watched.gone().await)).await;
+    };
+    loop {
+        tokio::select! {
+            biased;
+            message = receive(channel, &version) => match message {
+                Some(event) => tell(event).await,
+                None => break,
+            },
+            exit = watched.gone() => {
+                // What it said before it went comes first.
+                while let Some(Ok(event)) = receive_now(channel, &version) {
+                    tell(event).await;
+                }
+                return tell(ProcessEvent::Gone(exit)).await;
+            }
+        }
+    }
+    if let Ok(exit) = timeout(EXIT_FOLLOWS, watched.gone()).await {
+        return tell(ProcessEvent::Gone(exit)).await;
+    }
+    tell(ProcessEvent::HungUp).await;
+    tell(ProcessEvent::Gone(watched.gone().await)).await;
+}
+
+/// The next message, or `None` at the end.
+async fn receive(channel: &AsyncFd<Channel>, version: &Cell<u16>) -> Option<ProcessEvent> {
+    loop {
+        let Ok(mut guard) = channel.readable().await else { return None };
+        match receive_now(channel, version) {
+            Some(Err(())) => guard.clear_ready(),
+            Some(Ok(event)) => return Some(event),
+            None => return None,
+        }
+    }
+}
+
+/// `Err` if there is nothing yet, `None` at the end.
+fn receive_now(channel: &AsyncFd<Channel>, version: &Cell<u16>) -> Option<Result<ProcessEvent, ()>> {
+    let received = match recv_message::<FromService>(channel.get_ref(), version.get()) {
+        // The peer went away with messages of ours unread. That is told once, ahead of what it said before.
+        Err(WireError::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
+            recv_message::<FromService>(channel.get_ref(), version.get())
+        }
+        received => received,
+    };
+    match received {
+        Ok(Some((id, message, fds))) => Some(Ok(ProcessEvent::Said(id, message, fds))),
+        Ok(None) => None,
+        Err(error) if error.would_block() => Some(Err(())),
+        Err(WireError::Frame(error)) => Some(Ok(ProcessEvent::Garbage(error.to_string()))),
+        Err(WireError::Io(_)) => None,
+    }
+}
+
+async fn gone(pidfd: &AsyncFd<OwnedFd>) -> Exit {
+    loop {
+        let Ok(mut guard) = pidfd.readable().await else { return Exit::Unknown };
+        match reap(pidfd.get_ref().as_fd()) {
+            Ok(Some(exit)) => return told(exit),
+            // It is no child of this process, which is told of one that runs as well.
+            Err(_) if !matches!(life(pidfd.get_ref()), Ok(Life::Runs)) => return gone_elsewhere(pidfd).await,
+            Ok(None) | Err(_) => guard.clear_ready(),
+        }
+    }
+}
+
+/// How a process ended whose parent is another.
+async fn gone_elsewhere(pidfd: &AsyncFd<OwnedFd>) -> Exit {
+    let until = Instant::now() + REAPED_WITHIN;
+    loop {
+        let found = exit_of_reaped(pidfd.get_ref()).or_else(|| exit_of_zombie(pidfd.get_ref()));
+        if let Some(exit) = found {
+            return told(exit);
+        }
+        // The kernel may tell when the parent has reaped it.
+        match timeout_at(until, pidfd.readable()).await {
+            Ok(Ok(mut guard)) if matches!(life(pidfd.get_ref()), Ok(Life::Zombie)) => guard.clear_ready(),
+            _ => return exit_of_reaped(pidfd.get_ref()).map_or(Exit::Unknown, told),
+        }
+    }
+}
+
+/// In the words of the protocol.
+pub(in crate::supervisor) fn told(exit: process::Exit) -> Exit {
+    match (exit.code, exit.signal) {
+        (Some(code), _) => Exit::Code(code),
+        (None, Some(signal)) => Exit::Signal(signal),
+        (None, None) => Exit::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
+
+    /// A process that is no child of this one: its parent is.
+    fn orphan(program: &str) -> (Child, AsyncFd<OwnedFd>) {
+        let script = format!("{program} & echo $!; read line");
+        let mut command = Command::new("/bin/sh");
+        let mut parent =
+            command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(parent.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let pidfd = process::pidfd_open(line.trim().parse().unwrap()).unwrap();
+        (parent, readable(pidfd).unwrap())
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_end_of_a_process_that_is_no_child_is_told() {
+        let (mut parent, pidfd) = orphan("sleep 1000");
+        let early = timeout(Duration::from_millis(50), gone(&pidfd)).await;
+        kill(pidfd.get_ref().as_fd(), Signal::SIGTERM).unwrap();
+        let exit = timeout(Duration::from_secs(10), gone(&pidfd)).await;
+        drop(parent.stdin.take());
+        parent.wait().unwrap();
+        assert!(early.is_err());
+        assert_eq!(exit.unwrap(), Exit::Signal(15));
+    }
+}

@@ -1,0 +1,54 @@
+//! Whether anything is still on its way to a process that was replaced.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::supervisor::{Event, Leaving, Outgoing};
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+
+use crate::supervisor::input::Input;
+use crate::supervisor::listening::ANSWER_MS;
+use crate::supervisor::service::Service;
+
+/// How often the queue of a slot is looked at.
+const TICK: Duration = Duration::from_millis(5);
+
+impl Service {
+    /// Nothing is steered to the slot of a process that was replaced; what was on its way arrives and is accepted.
+    pub(in crate::supervisor) fn await_quiet(&mut self, id: HandoffId, events: &mut VecDeque<Event>) {
+        if self.is_quiet() {
+            return events.push_back(Event::OutgoingQuiet(id));
+        }
+        self.look_again(id);
+    }
+
+    fn look_again(&self, id: HandoffId) {
+        let inputs = self.inputs.clone();
+        spawn_local(async move {
+            sleep(TICK).await;
+            inputs.send(Input::QuietDue(id));
+        });
+    }
+
+    /// As long as the machine waits for it.
+    pub(in crate::supervisor) fn look_for_quiet(&mut self, id: HandoffId) {
+        let step = self.machine.outgoing().filter(|outgoing| outgoing.handoff == id);
+        if !matches!(step, Some(Outgoing { step: Leaving::Quieting { .. }, .. })) {
+            return;
+        }
+        match self.is_quiet() {
+            true => self.feed(Event::OutgoingQuiet(id)),
+            false => self.look_again(id),
+        }
+    }
+
+    fn is_quiet(&mut self) -> bool {
+        let grace = Duration::from_millis(self.config.answer_grace_ms.unwrap_or(ANSWER_MS));
+        let (Some(process), Some(listening)) = (self.processes.outgoing(), &mut self.listening) else {
+            return true;
+        };
+        listening.is_quiet(process.slot, grace)
+    }
+}

@@ -1,0 +1,166 @@
+//! Which process of a service has which role, and how the roles change hands.
+
+use std::os::fd::OwnedFd;
+
+use super::launch::Starting;
+use super::{Process, Serial};
+
+/// The processes of a service.
+#[derive(Debug, Default)]
+pub(in crate::supervisor) struct Processes {
+    incumbent: Option<Process>,
+    successor: Option<Process>,
+    outgoing: Option<Process>,
+    /// The successor, while its process is being started.
+    starting: Option<Starting>,
+    /// The descriptors of the message at hand.
+    fds: Vec<OwnedFd>,
+}
+
+/// What a process is to its service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::supervisor) enum Place {
+    Incumbent,
+    Successor,
+    Outgoing,
+}
+
+impl Processes {
+    /// The process that serves.
+    pub(in crate::supervisor) fn incumbent(&self) -> Option<&Process> {
+        self.incumbent.as_ref()
+    }
+
+    /// The process that is to take over.
+    pub(in crate::supervisor) fn successor(&self) -> Option<&Process> {
+        self.successor.as_ref()
+    }
+
+    /// The process that was replaced or stopped, on its way out.
+    pub(in crate::supervisor) fn outgoing(&self) -> Option<&Process> {
+        self.outgoing.as_ref()
+    }
+
+    pub(in crate::supervisor) fn at(&self, place: Place) -> Option<&Process> {
+        match place {
+            Place::Incumbent => self.incumbent(),
+            Place::Successor => self.successor(),
+            Place::Outgoing => self.outgoing(),
+        }
+    }
+
+    pub(in crate::supervisor) fn all(&self) -> impl Iterator<Item = &Process> {
+        [&self.incumbent, &self.successor, &self.outgoing].into_iter().flatten()
+    }
+
+    pub(in crate::supervisor) fn find(&self, serial: Serial) -> Option<&Process> {
+        self.all().find(|process| process.serial == serial)
+    }
+
+    pub(in crate::supervisor) fn find_mut(&mut self, serial: Serial) -> Option<&mut Process> {
+        let all = [&mut self.incumbent, &mut self.successor, &mut self.outgoing];
+        all.into_iter().flatten().find(|process| process.serial == serial)
+    }
+
+    /// What this process is by now. `None` of one that was let go.
+    pub(in crate::supervisor) fn place_of(&self, serial: Serial) -> Option<Place> {
+        let is_at = |place: &Place| self.at(*place).is_some_and(|process| process.serial == serial);
+        [Place::Incumbent, Place::Successor, Place::Outgoing].into_iter().find(is_at)
+    }
+
+    /// The slots of all, also of one that is being started.
+    pub(in crate::supervisor) fn slots(&self) -> Vec<u64> {
+        let starting = self.starting.iter().map(Starting::slot);
+        self.all().map(|process| process.slot).chain(starting).collect()
+    }
+
+    /// What an earlier daemon has left.
+    pub(in crate::supervisor) fn recovered(
+        &mut self,
+        incumbent: Option<Process>,
+        successor: Option<Process>,
+        outgoing: Option<Process>,
+    ) {
+        (self.incumbent, self.successor, self.outgoing) = (incumbent, successor, outgoing);
+    }
+
+    pub(in crate::supervisor) fn begin_start(&mut self, starting: Starting) {
+        self.starting = Some(starting);
+    }
+
+    /// The start that has this number has ended, if it is the one that is waited for.
+    pub(in crate::supervisor) fn end_start(&mut self, serial: Serial) -> Option<Starting> {
+        self.starting.take_if(|starting| starting.serial() == serial)
+    }
+
+    /// The process that is being started is not waited for any more.
+    pub(in crate::supervisor) fn give_up_start(&mut self) -> Option<Starting> {
+        self.starting.take()
+    }
+
+    /// The successor is there.
+    pub(in crate::supervisor) fn started(&mut self, successor: Process) {
+        self.successor = Some(successor);
+    }
+
+    /// The successor serves. After a crash there is no incumbent to replace, and an earlier one may still be on its way out.
+    pub(in crate::supervisor) fn promote(&mut self) {
+        if let Some(replaced) = self.incumbent.take() {
+            self.outgoing = Some(replaced);
+        }
+        self.incumbent = self.successor.take();
+    }
+
+    /// The incumbent leaves, and no other takes its place.
+    pub(in crate::supervisor) fn retire(&mut self) {
+        self.outgoing = self.incumbent.take();
+    }
+
+    /// The outgoing process serves again. The one that had replaced it leaves, or is the successor once more. Says whether there was one.
+    pub(in crate::supervisor) fn reinstate(&mut self, retires: bool) -> bool {
+        let replaced = self.incumbent.take();
+        self.incumbent = self.outgoing.take();
+        let was_replaced = replaced.is_some();
+        if retires {
+            self.outgoing = replaced;
+        } else {
+            self.successor = replaced;
+        }
+        was_replaced
+    }
+
+    /// The incumbent is gone.
+    pub(in crate::supervisor) fn lose_incumbent(&mut self) -> Option<Process> {
+        self.incumbent.take()
+    }
+
+    /// The successor is gone.
+    pub(in crate::supervisor) fn lose_successor(&mut self) -> Option<Process> {
+        self.successor.take()
+    }
+
+    /// The outgoing process is gone.
+    pub(in crate::supervisor) fn lose_outgoing(&mut self) -> Option<Process> {
+        self.outgoing.take()
+    }
+
+    /// The incumbent gets no more messages. Its end is still noticed.
+    pub(in crate::supervisor) fn hang_up_incumbent(&mut self) {
+        if let Some(process) = &mut self.incumbent {
+            process.hang_up();
+        }
+    }
+
+    /// What came with the message at hand.
+    pub(in crate::supervisor) fn fds(&self) -> &[OwnedFd] {
+        &self.fds
+    }
+
+    pub(in crate::supervisor) fn hold_fds(&mut self, fds: Vec<OwnedFd>) {
+        self.fds = fds;
+    }
+
+    pub(in crate::supervisor) fn drop_fds(&mut self) {
+        self.fds.clear();
+    }
+}

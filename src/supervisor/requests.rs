@@ -1,0 +1,415 @@
+//! Answers what is asked over the control socket.
+
+use std::io;
+use std::path::PathBuf;
+
+use handoff_protocol::ids::ServiceName;
+use handoff_protocol::supervisor::{Incumbent, Phase, Target};
+use tokio::task::spawn_local;
+
+use super::daemon::Daemon;
+use super::operations::{Asked, Limits, Order, merged};
+use super::rollout::{
+    Pipeline, Wanted, bring_first, check_running, check_staged, hex, recall_staged, statuses, unfinished,
+};
+use super::running::bound;
+use super::service::{Handle, START_LIMIT, Service};
+use crate::config::{self, check_binary, format_duration_ms};
+use crate::control::{Caller, Error, Handler, Kind, ProgressSink, api};
+use crate::history::{Entry, Operation};
+
+impl Handler for Daemon {
+    async fn call(
+        &self,
+        request: api::Request,
+        by: Caller,
+        progress: ProgressSink,
+    ) -> Result<api::Response, Error> {
+        let asked = |what| Asked::new(what, by.clone());
+        match request {
+            api::Request::Ping => Ok(api::Response::Pong(api::Pong {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+            })),
+            api::Request::List => {
+                let mut all = statuses(self.all().await).await;
+                all.extend(self.broken_statuses());
+                all.sort_by(|one, other| one.service.cmp(&other.service));
+                Ok(api::Response::List(all))
+            }
+            api::Request::Status(name) => {
+                let found = self.find(&name).await;
+                if let (Err(_), Some(broken)) = (&found, self.broken.borrow().get(&name)) {
+                    return Ok(api::Response::Status(Box::new(broken.status(&name))));
+                }
+                let mut statuses = statuses(vec![found?]).await;
+                let status = statuses.pop().ok_or_else(|| Error::internal("a status was lost"))?;
+                Ok(api::Response::Status(Box::new(status)))
+            }
+            api::Request::Start(name) => self.start(&name, asked(Operation::Start), progress).await,
+            api::Request::Stop(name) => {
+                let handle = self.find(&name).await?;
+                let asked = asked(Operation::Stop);
+                if let Some((outcome, preparation)) = handle.with(Service::call_off_first) {
+                    preparation.ended().await;
+                    return Ok(answer(outcome));
+                }
+                let has_waited = handle.with(Service::call_off_start);
+                match handle.order(Order::Stop, Some(asked.clone()), Some(progress)).await {
+                    // It waited for its start, and does so no more: that is the end of it.
+                    Err(error) if has_waited && error.kind == Kind::NotRunning => {
+                        Ok(answer(handle.read(|service| service.stopped_before_start(&asked))))
+                    }
+                    ended => ended.map(answer),
+                }
+            }
+            api::Request::Restart(name) => self.restart(&name, asked(Operation::Restart), progress).await,
+            api::Request::Upgrade(upgrade) => {
+                self.upgrade(upgrade, asked(Operation::Upgrade), progress).await
+            }
+            api::Request::Cancel(name) => {
+                let handle = self.find(&name).await?;
+                if let Some((outcome, preparation)) = handle.with(Service::call_off_preparation) {
+                    preparation.ended().await;
+                    return Ok(answer(outcome));
+                }
+                handle.order(Order::Cancel, None, Some(progress)).await.map(answer)
+            }
+            api::Request::Kill(kill) => {
+                let handle = self.find(&kill.service).await?;
+                // A file with mistakes is no reason not to send a signal.
+                let config = self.find_fresh(&kill.service).await.ok().map(|(_, config)| config);
+                handle.read(|service| service.signal_program(&kill, config.as_ref()))?;
+                let mut statuses = statuses(vec![handle]).await;
+                let status = statuses.pop().ok_or_else(|| Error::internal("a status was lost"))?;
+                Ok(api::Response::Status(Box::new(status)))
+            }
+            api::Request::Install(install) => self.install(install, by, Some(progress)).await.map(answer),
+            api::Request::Rollback(rollback) => {
+                self.rollback(rollback, asked(Operation::Rollback), Some(progress)).await.map(answer)
+            }
+            api::Request::Versions(name) => {
+                Ok(api::Response::Versions(self.versions(&self.find(&name).await?)))
+            }
+            api::Request::Pin(pin) => {
+                let handle = self.find(&pin.service).await?;
+                self.pin(&handle, pin).await.map(api::Response::Versions)
+            }
+            api::Request::Gc(name) => {
+                let handles = match name {
+                    Some(name) => vec![self.find(&name).await?],
+                    None => self.all().await,
+                };
+                self.gc(handles).await.map(api::Response::Versions)
+            }
+            api::Request::History(history) => self.history(&history).await.map(api::Response::History),
+        }
+    }
+}
+
+fn answer(outcome: api::Outcome) -> api::Response {
+    api::Response::Outcome(Box::new(outcome))
+}
+
+impl Daemon {
+    async fn history(&self, wanted: &api::History) -> Result<Vec<Entry>, Error> {
+        let limit = wanted.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        let handles: Vec<Handle> = match &wanted.service {
+            Some(name) => vec![self.find(name).await?],
+            None => self.services.borrow().values().cloned().collect(),
+        };
+        // All at the same time: a disk that hangs holds up its own service.
+        let read = |handle: &Handle| {
+            let recorder = handle.recorder();
+            spawn_local(async move { recorder.read(limit).await })
+        };
+        let reads: Vec<_> = handles.iter().map(read).collect();
+        let mut histories = Vec::with_capacity(reads.len());
+        for read in reads {
+            histories.push(read.await.map_err(Error::internal)?);
+        }
+        Ok(merged(histories, limit))
+    }
+
+    async fn start(
+        &self,
+        name: &ServiceName,
+        asked: Asked,
+        progress: ProgressSink,
+    ) -> Result<api::Response, Error> {
+        let (handle, config) = self.find_fresh(name).await?;
+        let file = config.text.clone();
+        let prepared = prepare_start(&handle, config).await;
+        prepared.inspect_err(|error| handle.with(|service| service.note_refused_start(error, &file)))?;
+        handle.order(Order::Start, Some(asked), Some(progress)).await.map(answer)
+    }
+
+    async fn restart(
+        &self,
+        name: &ServiceName,
+        asked: Asked,
+        progress: ProgressSink,
+    ) -> Result<api::Response, Error> {
+        let (handle, config) = self.find_fresh(name).await?;
+        handle.compacted().await;
+        match handle.phase() {
+            Phase::Stopped => return self.start(name, asked, progress).await,
+            Phase::Backoff => bring_first_again(&handle, config.clone()).await?,
+            _ => {}
+        }
+        check_running(&handle, &config).await?;
+        let order = Order::Restart(Box::new(config));
+        handle.order(order, Some(asked), Some(progress)).await.map(answer)
+    }
+
+    async fn upgrade(
+        &self,
+        wanted: api::Upgrade,
+        asked: Asked,
+        progress: ProgressSink,
+    ) -> Result<api::Response, Error> {
+        let (handle, config) = self.find_fresh(&wanted.service).await?;
+        let deadline_ms = wanted.deadline_ms.unwrap_or(config.deadline_ms);
+        if let Some(grace_ms) = wanted.drain_grace_ms.filter(|grace_ms| *grace_ms > deadline_ms) {
+            let (grace, deadline) = (format_duration_ms(grace_ms), format_duration_ms(deadline_ms));
+            let message = format!("The drain grace ({grace}) is longer than the deadline ({deadline}).");
+            let hint = "The drain is one part of the upgrade: shorten it or raise the deadline.";
+            return Err(Error::new(Kind::InvalidParams, message, hint));
+        }
+        handle.compacted().await;
+        let api::Upgrade { binary, deadline_ms, drain_grace_ms, claims, .. } = wanted;
+        let limits = Limits { deadline_ms, drain_grace_ms };
+        let refusal = Order::Refusal(limits);
+        if let Some(refused) = handle.try_order(refusal, Some(asked.clone()), Some(progress.clone())).await {
+            return refused.map(answer);
+        }
+        let binary = match binary {
+            Some(binary) => binary,
+            None => {
+                refuse_step_back(&handle, &config).await?;
+                config.binary.clone()
+            }
+        };
+        let pipeline = Pipeline::now(handle, config, asked, Some(progress))?;
+        let wanted = Wanted::Path(binary, claims, None);
+        pipeline.run(wanted, false, limits).await.map(answer)
+    }
+}
+
+/// All that can be refused before there is a process.
+async fn prepare_start(handle: &Handle, config: config::Service) -> Result<(), Error> {
+    let phase = handle.with(|service| {
+        service.problems.start_refused_no_longer();
+        service.look_after_journal();
+        // It is started by whoever asks for that here.
+        service.mend_journal_at_rest(false);
+        service.machine.phase()
+    });
+    if phase == Phase::Recovering {
+        // It becomes known only now, and what runs of it is asked what it is doing.
+        handle.settled().await;
+    }
+    let phase = handle.read(|service| match service.journal.refused() {
+        Some(cause) => Err(unusable(&service.name, cause, service.journal.is_damaged())),
+        None => Ok(service.machine.phase()),
+    })?;
+    if phase == Phase::Stopped {
+        recall_staged(handle).await;
+        check_staged(handle, &config).await?;
+        bring_first(handle, &config).await?;
+        // What was committed runs, whatever the service file names meanwhile.
+        let path = handle.with(|service| {
+            service.reconfigure(config);
+            service.try_staged();
+            service.path_of(Target::Committed)
+        });
+        check(handle, path).await?;
+        handle.with(Service::open_listeners)?;
+    } else if phase == Phase::Backoff {
+        bring_first_again(handle, config).await?;
+    }
+    Ok(())
+}
+
+/// A service that never ran waits for its next start. What its file names may have changed since the last one.
+async fn bring_first_again(handle: &Handle, config: config::Service) -> Result<(), Error> {
+    if handle.read(|service| service.current_binary().is_some()) {
+        return Ok(());
+    }
+    bring_first(handle, &config).await?;
+    handle.with(|service| service.take_over(config))
+}
+
+/// Refuses an upgrade to what the file names if what runs was brought in later.
+async fn refuse_step_back(handle: &Handle, config: &config::Service) -> Result<(), Error> {
+    let Some(comparison) = handle.read(|service| service.comparison(&config.binary)) else { return Ok(()) };
+    let lane = handle.lanes().looks;
+    let named =
+        lane.run_within(START_LIMIT, config.binary.display().to_string(), move || comparison.answer());
+    let named = named.await.map_err(|error| unfinished(&config.name, &config.binary, &error))?;
+    if named != Some(api::NamedIs::Older) {
+        return Ok(());
+    }
+    let (shown, generation) =
+        handle.read(|service| (service.shown(), service.journal.standing().generation()));
+    let (name, named) = (&config.name, config.binary.display());
+    let message = format!(
+        "Service {:?} runs {} (generation {generation}), which was brought in after {named}, which its file names: the \
+         upgrade would be a step back.",
+        name.as_str(),
+        shown.path.display()
+    );
+    let hint = format!(
+        "To go back: handoff upgrade {name} --binary {named}. To stay: name {} in {}. To start the same anew: handoff restart {name}",
+        shown.path.display(),
+        config.file.display()
+    );
+    Err(Error::new(Kind::StepBack, message, hint))
+}
+
+/// The state of a service cannot be used, so that which binary is current is not known.
+pub(super) fn unusable(name: &ServiceName, cause: &str, is_damaged: bool) -> Error {
+    let message = format!("The state of service {:?} cannot be used: {cause}.", name.as_str());
+    // A damaged journal says itself what to do.
+    let what = if is_damaged { "Do that" } else { "Mend that" };
+    let hint = format!("{what}, then: handoff start {name}");
+    Error::new(Kind::StorageFailed, message, hint)
+}
+
+/// Whether a service can be started from `binary`.
+pub(super) async fn check(handle: &Handle, binary: PathBuf) -> Result<(), Error> {
+    let (name, lane) = (handle.name(), handle.lanes().imports);
+    let (path, what) = (binary.clone(), binary.display().to_string());
+    let checked = lane.run_within(START_LIMIT, what, move || check_binary(&path)).await;
+    let refused = |error: &dyn std::fmt::Display, hint: String| {
+        let message =
+            format!("Service {:?} cannot be started from {}: {error}.", name.as_str(), binary.display());
+        Error::new(Kind::SpawnFailed, message, hint)
+    };
+    match checked {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(refused(&error, error.hint())),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            Err(refused(&error, "Does its file system answer?".to_owned()))
+        }
+        // Without a thread to look, the start itself tells what is wrong.
+        Err(_) => Ok(()),
+    }
+}
+
+impl Service {
+    pub(super) fn is_open_to_upgrades(&self) -> bool {
+        self.machine.is_open_to_upgrades()
+    }
+
+    /// Takes over a changed service file without a stop, unless it changes what is bound.
+    pub(super) fn take_over(&mut self, config: config::Service) -> Result<(), Error> {
+        self.may_take_over(&config)?;
+        self.reconfigure(config);
+        self.mend_journal();
+        Ok(())
+    }
+
+    /// Whether a changed service file needs no stop.
+    pub(super) fn may_take_over(&self, config: &config::Service) -> Result<(), Error> {
+        if bound(config) != bound(&self.config) {
+            let message = format!("The [listen] table of service {:?} has changed.", self.name.as_str());
+            let hint = format!(
+                "Addresses change only with a stop: handoff stop {0}, then handoff start {0}",
+                self.name
+            );
+            return Err(Error::new(Kind::ConfigInvalid, message, hint));
+        }
+        if config.mode != self.config.mode {
+            let message = format!("The mode of service {:?} has changed.", self.name.as_str());
+            let hint = format!(
+                "The mode changes only with a stop: handoff stop {0}, then handoff start {0}",
+                self.name
+            );
+            return Err(Error::new(Kind::ConfigInvalid, message, hint));
+        }
+        if config.adapter.is_foreign() != self.config.adapter.is_foreign() {
+            let message = format!("The adapter of service {:?} has changed.", self.name.as_str());
+            let hint = format!(
+                "A program that speaks the protocol cannot follow one that does not, or the other way round, without a stop: \
+                 handoff stop {0}, then handoff start {0}",
+                self.name
+            );
+            return Err(Error::new(Kind::ConfigInvalid, message, hint));
+        }
+        Ok(())
+    }
+
+    pub(super) fn status(&self) -> api::ServiceStatus {
+        let state = match (self.machine.phase(), self.machine.incumbent()) {
+            (Phase::Recovering, _) => api::State::Recovering,
+            (Phase::Stopped, _) if self.is_start_awaited() => api::State::Backoff,
+            (Phase::Stopped, _) if self.is_first_brought_in() => api::State::Starting,
+            (Phase::Stopped, _) if self.problems.keeps_it_down() => api::State::Failed,
+            (Phase::Stopped, _) => api::State::Stopped,
+            (Phase::Backoff, _) => api::State::Backoff,
+            // Its process has ended a moment ago.
+            (Phase::Serving, _) if !self.is_served() => api::State::Starting,
+            (Phase::Serving, _) => api::State::Serving,
+            (Phase::Stopping, _) => api::State::Stopping,
+            (_, Incumbent::Absent) => api::State::Starting,
+            (_, _) => api::State::Upgrading,
+        };
+        let phase = self.phase_name();
+        let shown = self.shown();
+        api::ServiceStatus {
+            service: self.name.clone(),
+            state,
+            phase: (!matches!(phase, "serving" | "stopped" | "backoff") && phase != state.as_str())
+                .then(|| phase.to_owned()),
+            detail: self.phase_status(),
+            generation: self.journal.standing().generation(),
+            pid: self.pid(),
+            shim: self.pid_of_shim(),
+            binary: shown.path,
+            stored: shown.stored,
+            version: shown.version,
+            skew: None,
+            named: None,
+            staged: self.staged_status(),
+            sha256: self.current_binary().map(|binary| hex(&binary.sha256)),
+            started_at: self.processes.incumbent().map(|process| process.started_at_unix_ms),
+            restarts: self.journal.standing().restarts,
+            mode: self.config.mode,
+            listeners: self.config.listeners.iter().map(listener_status).collect(),
+            last_handoff: self.operations.last().cloned(),
+            next_try_at: self.next_start.at_unix_ms(),
+            problem: self.shown_problem(),
+        }
+    }
+}
+
+impl Service {
+    /// The operation needs a service that runs. A start does not help while its state cannot be used.
+    pub(super) fn not_running(&self) -> Error {
+        let error = Error::not_running(&self.name);
+        match self.journal.refused() {
+            None => error,
+            Some(cause) => {
+                let Error { message, hint, .. } = unusable(&self.name, cause, self.journal.is_damaged());
+                Error { message: format!("{} {message}", error.message), hint, ..error }
+            }
+        }
+    }
+
+    /// What a person should know now.
+    fn shown_problem(&self) -> Option<String> {
+        let usual = self
+            .shown_lock_trouble()
+            .or_else(|| self.shown_wait())
+            .or_else(|| self.told_problem())
+            .or_else(|| self.strangers())
+            .or_else(|| self.shown_refusal());
+        let told: Vec<String> = usual.into_iter().chain(self.told_left()).collect();
+        (!told.is_empty()).then(|| told.join(" "))
+    }
+}
+
+pub(super) fn listener_status(listener: &config::Listener) -> api::ListenerStatus {
+    api::ListenerStatus { name: listener.name.clone(), address: listener.address.to_string() }
+}

@@ -1,0 +1,66 @@
+//! What is told of an upgrade before the machine is asked: that it was refused, or that the daemon ended meanwhile.
+
+use super::install::{Pipeline, Wanted};
+use crate::control::Error;
+use crate::history::{self, Ending, Entry};
+use crate::supervisor::service::Service;
+
+impl Pipeline {
+    /// The daemon begins with something that takes its time. Should it end meanwhile, the next one tells of it.
+    pub(super) fn record_step(&self, wanted: &Wanted, doing: &str) {
+        let reason = format!("the daemon ended while {doing}");
+        self.handle.read(|service| {
+            let entry = self.entry(service, Ending::Rejected, Some(&reason), self.aim(service, wanted));
+            service.operations.recorder().prepare(Entry { phases: self.phases.ended(), ..entry });
+        });
+    }
+
+    pub(super) fn record_refusal(&self, wanted: &Wanted, error: &Error) {
+        self.handle.read(|service| {
+            let aim = self.aim(service, wanted);
+            service.operations.recorder().append(self.entry(
+                service,
+                Ending::Rejected,
+                Some(&error.message),
+                aim,
+            ));
+        });
+    }
+
+    /// What comes now is told by other entries, or there is nothing to tell.
+    pub(super) fn forget_steps(&self) {
+        self.handle.read(|service| service.operations.recorder().forget(self.id));
+    }
+
+    fn aim(&self, service: &Service, wanted: &Wanted) -> history::Version {
+        match wanted {
+            Wanted::Path(path, _, version) => {
+                history::Version { path: path.clone(), sha256: None, version: version.clone() }
+            }
+            Wanted::Kept(version) => history::Version {
+                path: service.versions.store.path_of(version),
+                sha256: Some(version.made.id.to_string()),
+                version: version.name().map(str::to_owned),
+            },
+        }
+    }
+
+    /// What is told of an attempt for which no handoff was made.
+    pub(super) fn entry(
+        &self,
+        service: &Service,
+        ending: Ending,
+        reason: Option<&str>,
+        to: history::Version,
+    ) -> Entry {
+        Entry {
+            id: self.id,
+            from: service.current_version(),
+            to: Some(to),
+            took_us: self.asked.elapsed_us(),
+            phases: self.asked.before.clone(),
+            accept_gap_us: None,
+            ..service.entry(&self.asked, ending, reason)
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The commands of a service file that are run around an upgrade, and what they are told.
+
+use std::future::Future;
+use std::path::Path;
+
+use handoff_protocol::supervisor::Target;
+use tokio::task::spawn_local;
+
+use super::binary::hex;
+use crate::config;
+use crate::control::{Error, api};
+use crate::hooks::{self, Command};
+use crate::supervisor::process::Process;
+use crate::supervisor::service::{Handle, Service};
+
+/// What the commands of one upgrade are told, as variables of their environment.
+#[derive(Debug, Clone)]
+pub(in crate::supervisor) struct Told(Vec<(String, String)>);
+
+impl Service {
+    /// An upgrade to the binary at `path` is about to begin.
+    pub(in crate::supervisor) fn told(&self, path: &Path, reason: &str) -> Told {
+        let mut told = Told(vec![
+            ("HANDOFF_SERVICE".to_owned(), self.name.to_string()),
+            ("HANDOFF_REASON".to_owned(), reason.to_owned()),
+            ("HANDOFF_GENERATION".to_owned(), self.journal.standing().generation().to_string()),
+        ]);
+        told.add(
+            "FROM",
+            self,
+            &self.path_of(Target::Committed),
+            self.current_binary().map(|it| hex(&it.sha256)),
+        );
+        told.add("TO", self, path, self.stored_binary(path).map(|it| hex(&it.sha256)));
+        told
+    }
+}
+
+/// What the command of a drain is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::supervisor) enum Drains {
+    /// The process is to be ended: its clients are to move on.
+    Begins,
+    /// It is to serve on, after all.
+    GoesOn,
+}
+
+impl Service {
+    /// Runs the command of a drain, if there is one. Nothing waits for it.
+    pub(in crate::supervisor) fn tell_of_drain(&self, process: Option<&Process>, drains: Drains) {
+        let (Some(command), Some(process)) = (self.config.hooks.drain.clone(), process) else { return };
+        let pid = self.program_run_by(process).unwrap_or(process.pid());
+        let drain = match drains {
+            Drains::Begins => "begin",
+            Drains::GoesOn => "cancel",
+        };
+        let told = Told(Vec::new())
+            .and("HANDOFF_SERVICE", &self.name)
+            .and("HANDOFF_PID", pid)
+            .and("HANDOFF_DRAIN", drain);
+        let (service, directory) = (self.name.clone(), self.config.working_dir.clone());
+        spawn_local(async move {
+            if let Err(error) = hooks::run(&command, None, &told.0, &directory).await {
+                tracing::warn!(%service, %error, "the command of the drain failed");
+            }
+        });
+    }
+}
+
+impl Told {
+    /// The path of a binary, and its hash and version where they are known.
+    fn add(&mut self, side: &str, service: &Service, path: &Path, sha256: Option<String>) {
+        let version =
+            service.versions.store.version_at(path).and_then(|version| Some(version.name()?.to_owned()));
+        self.0.push((format!("HANDOFF_{side}"), path.to_string_lossy().into_owned()));
+        self.0.push((format!("HANDOFF_{side}_SHA256"), sha256.unwrap_or_default()));
+        self.0.push((format!("HANDOFF_{side}_VERSION"), version.unwrap_or_default()));
+    }
+
+    /// Since the commands before, a process of the new version may have said what it is.
+    fn named(mut self, version: Option<String>) -> Self {
+        let mut told = self.0.iter_mut().filter(|(name, _)| name == "HANDOFF_TO_VERSION");
+        if let Some(((_, known), version)) = told.next().zip(version) {
+            *known = version;
+        }
+        self
+    }
+
+    fn and(mut self, name: &str, value: impl ToString) -> Self {
+        self.0.push((name.to_owned(), value.to_string()));
+        self
+    }
+}
+
+/// Runs the preflight, or the hook before an upgrade. The error says that the new version was refused.
+pub(in crate::supervisor) async fn must_pass(
+    command: &Command,
+    told: &Told,
+    path: &Path,
+    config: &config::Service,
+    called_off: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let ran = hooks::run_until(command, Some(path), &told.0, &config.working_dir, called_off).await;
+    ran.map(|_| ()).map_err(|error| Error::rejected(&config.name, &error, error.hint()))
+}
+
+/// Runs the hook after an upgrade, if there is one. That it fails is told, and changes nothing.
+pub(in crate::supervisor) async fn afterwards(
+    handle: &Handle,
+    config: &config::Service,
+    told: Told,
+    outcome: &api::Outcome,
+    path: &Path,
+) {
+    let hook = match outcome.outcome {
+        api::Ending::Committed => &config.hooks.post_commit,
+        api::Ending::RolledBack => &config.hooks.post_rollback,
+        api::Ending::Started
+        | api::Ending::Stopped
+        | api::Ending::Unchanged
+        | api::Ending::Staged
+        | api::Ending::Failed => return,
+    };
+    let Some(command) = hook else { return };
+    let told = told
+        .named(handle.read(|service| match outcome.outcome {
+            api::Ending::Committed => outcome.version.clone(),
+            _ => service.versions.store.version_at(path).and_then(|version| Some(version.name()?.to_owned())),
+        }))
+        .and("HANDOFF_ID", outcome.handoff.map_or_else(String::new, |handoff| handoff.to_string()))
+        .and("HANDOFF_CAUSE", outcome.reason.as_deref().unwrap_or_default())
+        .and("HANDOFF_PID", outcome.pid.unwrap_or_default());
+    if let Err(error) = hooks::run(command, Some(path), &told.0, &config.working_dir).await {
+        tracing::warn!(service = %config.name, %error, "a hook failed");
+        handle.with(|service| service.problems.hook_failed(&error));
+    }
+}

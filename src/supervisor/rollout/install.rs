@@ -1,0 +1,379 @@
+//! How another binary comes to run: taken into the store, verified, tried by the commands of the service file, and only then
+//! given to the machine. Whatever fails before that changes nothing, and is told as a refusal.
+//!
+//! One at a time for each service: whoever comes later waits for the turn, or is told that the service is busy.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use handoff_protocol::ids::{HandoffId, ServiceName};
+use handoff_protocol::record::Binary;
+use handoff_protocol::supervisor::Phase;
+use tokio::sync::OwnedMutexGuard;
+
+use super::binary::hex;
+use super::first::{check_claims, check_owner, remember};
+use super::hooks::{Told, afterwards, must_pass};
+use super::phases::Phases;
+use super::preparation::Preparation;
+use super::staging;
+use super::versions::{collect, unfinished};
+use crate::config;
+use crate::control::{Caller, Error, Kind, ProgressSink, api};
+use crate::history::{self, Operation};
+use crate::store::{self, Import, Imported, Step, Version};
+use crate::supervisor::daemon::Daemon;
+use crate::supervisor::monitor::check_queue;
+use crate::supervisor::operations::{Asked, Limits, Order};
+use crate::supervisor::requests::check;
+use crate::supervisor::service::{Handle, Service};
+
+/// What is to run.
+#[derive(Debug)]
+pub(in crate::supervisor) enum Wanted {
+    /// What is at a path.
+    Path(PathBuf, api::Claims, Option<String>),
+    /// What is in the store.
+    Kept(Box<Version>),
+}
+
+impl Wanted {
+    /// The path that was given.
+    fn given(&self) -> Option<PathBuf> {
+        match self {
+            Self::Path(path, ..) => Some(path.clone()),
+            Self::Kept(_) => None,
+        }
+    }
+}
+
+/// An upgrade before the machine is asked.
+pub(in crate::supervisor) struct Pipeline {
+    /// What it is told by, as long as there is no handoff.
+    pub(super) id: HandoffId,
+    pub(super) handle: Handle,
+    config: config::Service,
+    pub(super) asked: Asked,
+    pub(super) phases: Phases,
+    progress: Option<ProgressSink>,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl Daemon {
+    /// A new version was put at a path: upgrades to it, unless it runs already. Waits for its turn and for an upgrade that is
+    /// under way. An error of kind [`Kind::Rejected`] means that nothing was changed.
+    pub(in crate::supervisor) async fn install(
+        &self,
+        wanted: api::Install,
+        by: Caller,
+        progress: Option<ProgressSink>,
+    ) -> Result<api::Outcome, Error> {
+        let asked = Asked::new(Operation::Install, by);
+        let (handle, _) = self.find_fresh(&wanted.service).await?;
+        let phases = Phases::new(&wanted.service, &progress);
+        phases.enter("waiting");
+        let turn = handle.turn().lock_owned().await;
+        handle.settled().await;
+        // What the file says may have changed meanwhile.
+        let (handle, config) = self.find_fresh(&wanted.service).await?;
+        handle.compacted().await;
+        let pipeline = Pipeline { phases, ..Pipeline::begin(handle, config, asked, progress, turn) };
+        let api::Install { path, claims, version, .. } = wanted;
+        pipeline.run(Wanted::Path(path, claims, version), true, Limits::default()).await
+    }
+
+    /// Upgrades to a version that ran before.
+    pub(in crate::supervisor) async fn rollback(
+        &self,
+        wanted: api::Rollback,
+        asked: Asked,
+        progress: Option<ProgressSink>,
+    ) -> Result<api::Outcome, Error> {
+        let (handle, config) = self.find_fresh(&wanted.service).await?;
+        handle.compacted().await;
+        let version = handle.read(|service| service.to_go_back_to(wanted.generation))?;
+        let pipeline = Pipeline::now(handle, config, asked, progress)?;
+        pipeline.run(Wanted::Kept(Box::new(version)), false, Limits::default()).await
+    }
+}
+
+impl Pipeline {
+    /// Begins at once; the error says that somebody else is at work.
+    pub(in crate::supervisor) fn now(
+        handle: Handle,
+        config: config::Service,
+        asked: Asked,
+        progress: Option<ProgressSink>,
+    ) -> Result<Self, Error> {
+        let turn = handle.turn().try_lock_owned();
+        let busy = |_| Error::busy(&config.name, "another version is brought in");
+        let turn = turn.map_err(busy)?;
+        Ok(Self::begin(handle, config, asked, progress, turn))
+    }
+
+    /// Begins in this turn.
+    pub(in crate::supervisor) fn begin(
+        handle: Handle,
+        config: config::Service,
+        asked: Asked,
+        progress: Option<ProgressSink>,
+        turn: OwnedMutexGuard<()>,
+    ) -> Self {
+        let (id, phases) = (HandoffId::from_uuid(uuid::Uuid::now_v7()), Phases::new(&config.name, &progress));
+        Self { id, handle, config, asked, phases, progress, _turn: turn }
+    }
+
+    /// Goes all the way. `once`: not if it runs already. The limits are those of the machine: deadline and drain grace.
+    pub(in crate::supervisor) async fn run(
+        mut self,
+        wanted: Wanted,
+        once: bool,
+        limits: Limits,
+    ) -> Result<api::Outcome, Error> {
+        let limit_ms = limits.deadline_ms.unwrap_or(self.config.deadline_ms);
+        let preparation = Preparation::begin(Some(Duration::from_millis(limit_ms)));
+        let handle = self.handle.clone();
+        let prepared = preparation.guard(&handle, self.prepare_all(&wanted, once, &preparation)).await;
+        self.asked.before = self.phases.ended();
+        let outcome = match prepared {
+            // Who asks for an upgrade of a service that was stopped meanwhile is refused by the machine.
+            Ok(Some((path, told, binary))) => match binary.filter(|_| self.may_stage()) {
+                Some(binary) => self.stage(&binary, &wanted).await,
+                None => {
+                    let limits = Limits { deadline_ms: preparation.left_ms(), ..limits };
+                    self.upgrade(&path, told, limits).await
+                }
+            },
+            Ok(None) => {
+                self.forget_steps();
+                return Ok(self.unchanged());
+            }
+            Err(error) => {
+                if error.kind == Kind::Rejected {
+                    self.record_refusal(&wanted, &error);
+                }
+                Err(error)
+            }
+        };
+        self.forget_steps();
+        if let Err(error) = collect(&self.handle).await {
+            tracing::warn!("{error}");
+        }
+        outcome
+    }
+
+    /// Everything before the machine is asked. Gives the file to start, and what it is; nothing if it runs already.
+    async fn prepare_all(
+        &mut self,
+        wanted: &Wanted,
+        once: bool,
+        preparation: &Preparation,
+    ) -> Result<Option<(PathBuf, Told, Option<Binary>)>, Error> {
+        let Some((path, told)) = self.prepare(wanted, once, preparation).await? else { return Ok(None) };
+        let binary = self.identify(&path).await;
+        if let Some(binary) = binary.clone() {
+            remember(&self.handle, binary, wanted.given(), &self.config).await;
+        }
+        Ok(Some((path, told, binary)))
+    }
+
+    async fn prepare(
+        &mut self,
+        wanted: &Wanted,
+        once: bool,
+        preparation: &Preparation,
+    ) -> Result<Option<(PathBuf, Told)>, Error> {
+        self.handle.read(|service| {
+            match service.machine.phase() {
+                // It is kept for the next start.
+                Phase::Stopped if self.asked.what == Operation::Install => Ok(()),
+                Phase::Stopped => Err(service.not_running()),
+                _ => service.may_take_over(&self.config),
+            }
+        })?;
+        // It is asked again at the end. Before commands run, and where it is tried again and again, it costs less to turn back.
+        let hooks = &self.config.hooks;
+        if self.asked.what == Operation::Install || hooks.preflight.is_some() || hooks.pre_upgrade.is_some() {
+            check_queue(&self.handle).await?;
+        }
+        let path = match wanted {
+            Wanted::Kept(version) => self.handle.read(|service| service.versions.store.path_of(version)),
+            Wanted::Path(path, claims, version) => {
+                self.record_step(wanted, "it took in the new version");
+                self.bring_in(path, claims, version.as_deref(), preparation.flag()).await?
+            }
+        };
+        if once && self.runs(&path).await {
+            return Ok(None);
+        }
+        let told = self.handle.read(|service| service.told(&path, self.asked.what.as_str()));
+        if let Some(command) = &self.config.hooks.preflight {
+            self.phases.enter("preflight");
+            self.record_step(wanted, "the preflight ran");
+            must_pass(command, &told, &path, &self.config, preparation.called_off()).await?;
+        }
+        if let Some(command) = self.config.hooks.pre_upgrade.as_ref().filter(|_| !self.is_stopped()) {
+            self.phases.enter("hook");
+            self.record_step(wanted, "the hook before the upgrade ran");
+            must_pass(command, &told, &path, &self.config, preparation.called_off()).await?;
+        }
+        check_queue(&self.handle).await?;
+        Ok(Some((path, told)))
+    }
+
+    async fn bring_in(
+        &mut self,
+        path: &Path,
+        claims: &api::Claims,
+        version: Option<&str>,
+        called_off: Arc<AtomicBool>,
+    ) -> Result<PathBuf, Error> {
+        if path == self.config.binary {
+            check_owner(&self.handle, &self.config).await?;
+        }
+        check_claims(&self.config, claims)?;
+        if !self.config.update.store {
+            let given = path.to_owned();
+            let lane = self.handle.lanes().imports;
+            // Without a thread nothing is started from it either.
+            let path = lane.run(move || config::resolve(&given)).await.unwrap_or_else(|_| path.to_owned());
+            let checked = check(&self.handle, path.clone()).await;
+            return checked.map(|()| path).map_err(|error| Error { kind: Kind::Rejected, ..error });
+        }
+        let import = Import { called_off, ..import_of(&self.config, path, claims, version) };
+        let imported = import_into(&self.handle, import, self.phases.clone()).await?;
+        self.asked.version = imported.version.name().map(str::to_owned);
+        Ok(imported.path)
+    }
+
+    /// Whether the process that serves was started from the same content, or a service that is stopped would be.
+    async fn runs(&self, path: &Path) -> bool {
+        let binary = self.identify(path).await;
+        self.handle.with(|service| {
+            let serves = service.processes.incumbent().is_some() && service.machine.phase() == Phase::Serving;
+            let is_stopped = service.machine.phase() == Phase::Stopped;
+            let same = binary.is_some() && service.current_binary() == binary.as_ref();
+            if is_stopped && same {
+                service.unstage();
+            }
+            same && (serves || is_stopped)
+        })
+    }
+
+    async fn identify(&self, path: &Path) -> Option<Binary> {
+        let hashes = self.handle.read(|service| service.shared.hashes.clone());
+        match self.handle.read(|service| service.stored_binary(path)) {
+            Some(binary) => Some(binary),
+            None => {
+                let lane = self.handle.lanes().imports;
+                let path = path.to_owned();
+                lane.run(move || hashes.identify(&path)).await.ok().and_then(Result::ok)
+            }
+        }
+    }
+
+    fn may_stage(&self) -> bool {
+        self.asked.what == Operation::Install && self.is_stopped()
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.handle.is_stopped()
+    }
+
+    /// Keeps the new version for the next start.
+    async fn stage(&self, binary: &Binary, wanted: &Wanted) -> Result<api::Outcome, Error> {
+        let path = PathBuf::from(&binary.path);
+        let given = wanted.given().unwrap_or_else(|| path.clone());
+        let staged = staging::staged(binary, &given, self.asked.version.clone());
+        staging::stage(&self.handle, staged).await?;
+        let outcome = self.handle.read(|service| {
+            let to = history::Version {
+                path: given.clone(),
+                sha256: Some(hex(&binary.sha256)),
+                version: self.asked.version.clone(),
+            };
+            let entry = self.entry(service, history::Ending::Staged, None, to);
+            let took_us = entry.took_us;
+            service.operations.recorder().append(entry);
+            service.as_it_is(api::Ending::Staged, took_us)
+        });
+        Ok(api::Outcome {
+            binary: given,
+            stored: self.config.update.store.then_some(path),
+            version: self.asked.version.clone(),
+            sha256: Some(hex(&binary.sha256)),
+            phases: self.asked.before.clone(),
+            ..outcome
+        })
+    }
+
+    async fn upgrade(&self, path: &Path, told: Told, limits: Limits) -> Result<api::Outcome, Error> {
+        if self.asked.what == Operation::Install {
+            self.handle.settled().await;
+        }
+        let order = Order::Upgrade(path.to_owned(), Box::new(self.config.clone()), limits);
+        let outcome = self.handle.order(order, Some(self.asked.clone()), self.progress.clone()).await?;
+        if outcome.outcome == api::Ending::Committed {
+            // The newest counts.
+            self.handle.with(Service::unstage);
+        }
+        afterwards(&self.handle, &self.config, told, &outcome, path).await;
+        Ok(outcome)
+    }
+
+    fn unchanged(&self) -> api::Outcome {
+        let took_us = self.asked.elapsed_us();
+        let outcome = self.handle.read(|service| service.as_it_is(api::Ending::Unchanged, took_us));
+        api::Outcome { phases: self.asked.before.clone(), ..outcome }
+    }
+}
+
+/// What is to be taken in for a service.
+pub(crate) fn import_of(
+    config: &config::Service,
+    path: &Path,
+    claims: &api::Claims,
+    version: Option<&str>,
+) -> Import {
+    let path_of = |name: &str| config.env.get(name).map(Into::into).or_else(|| std::env::var_os(name));
+    Import {
+        path: path.to_owned(),
+        member: claims.member.clone().or_else(|| config.update.member.clone()),
+        tree: claims.tree.unwrap_or(config.update.tree),
+        max_size_bytes: config.update.max_size_bytes,
+        evidence: claims.evidence.clone(),
+        trust: config.update.trust.clone(),
+        version: version.map(str::to_owned),
+        version_command: config.update.version_command.clone(),
+        search: path_of("PATH"),
+        called_off: Arc::default(),
+    }
+}
+
+pub(in crate::supervisor) async fn import_into(
+    handle: &Handle,
+    import: Import,
+    phases: Phases,
+) -> Result<Imported, Error> {
+    let (name, store, lane) = handle.read(|service| {
+        (service.name.clone(), Arc::clone(&service.versions.store), service.lanes.imports.clone())
+    });
+    let path = import.path.clone();
+    let imported = lane.run(move || {
+        store.import(&import, &mut |step| {
+            phases.enter(match step {
+                Step::Copying => "importing",
+                Step::Verifying => "verifying",
+                Step::Storing => "storing",
+            });
+        })
+    });
+    imported.await.map_err(|error| unfinished(&name, &path, &error))?.map_err(|error| rejected(&name, &error))
+}
+
+/// What was wrong with a new version, for whoever asked.
+pub(in crate::supervisor) fn rejected(name: &ServiceName, error: &store::Error) -> Error {
+    Error::rejected(name, error, error.hint())
+}

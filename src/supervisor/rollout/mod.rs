@@ -1,0 +1,116 @@
+//! Another version of a service: brought in, verified, tried, kept for the next start, and given to the machine.
+
+mod attempts;
+mod binary;
+mod first;
+mod hooks;
+mod install;
+mod origin;
+mod path_watch;
+mod phases;
+mod preparation;
+mod staging;
+mod versions;
+
+pub(in crate::supervisor) use binary::{Hashes, hex};
+pub(crate) use first::check_claims;
+pub(in crate::supervisor) use first::{Brought, bring_first, check_running, find, origin_of};
+pub(in crate::supervisor) use hooks::Drains;
+pub(crate) use install::import_of;
+pub(in crate::supervisor) use install::{Pipeline, Wanted};
+pub(in crate::supervisor) use origin::{Origin, read_origins};
+pub(in crate::supervisor) use path_watch::{Arrival, PathNews, bring_in_all};
+pub(in crate::supervisor) use preparation::was_called_off;
+pub(in crate::supervisor) use staging::{bring_in_staged, check_staged, recall_staged};
+pub(in crate::supervisor) use versions::{statuses, unfinished};
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use path_watch::PathWatch;
+use preparation::Preparation;
+use tokio::sync::Mutex;
+
+use crate::spool::Staged;
+use crate::store::Store;
+
+/// The versions of a service: what it has, what it is started from, and what is on its way in.
+#[derive(Debug)]
+pub(in crate::supervisor) struct Versions {
+    store: Arc<Store>,
+    /// Its holder brings a version in, or removes some.
+    turn: Arc<Mutex<()>>,
+    /// What is brought in at the moment.
+    preparation: Option<Rc<Preparation>>,
+    /// What a service without a current version is started from.
+    first: Option<First>,
+    /// What the start under way is one of, instead of the current version.
+    trying: Option<PathBuf>,
+    /// The version that waits for the next start.
+    staged: Option<Staged>,
+    /// Where they came from.
+    origins: Vec<Origin>,
+    /// What the upgrade under way, or the last one, is to.
+    candidate: Option<PathBuf>,
+    /// What looks out for new versions at a path.
+    path_watch: Option<PathWatch>,
+}
+
+/// The copy of what a service file names, or that itself, without links.
+#[derive(Debug)]
+struct First {
+    /// What the file names.
+    named: PathBuf,
+    /// Whether it is a copy.
+    is_stored: bool,
+    /// What is started.
+    path: PathBuf,
+}
+
+impl Versions {
+    pub(in crate::supervisor) fn new(store: Store, staged: Option<Staged>, origins: Vec<Origin>) -> Self {
+        Self {
+            store: Arc::new(store),
+            turn: Arc::default(),
+            preparation: None,
+            first: None,
+            trying: None,
+            staged,
+            origins,
+            candidate: None,
+            path_watch: None,
+        }
+    }
+
+    pub(in crate::supervisor) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Whether one is on its way in.
+    pub(in crate::supervisor) fn are_prepared(&self) -> bool {
+        self.preparation.is_some()
+    }
+
+    pub(in crate::supervisor) fn turn(&self) -> Arc<Mutex<()>> {
+        Arc::clone(&self.turn)
+    }
+
+    /// The machine is asked for something that is about this path, if about any. Gives the path of what was before, to which it goes back
+    /// if the machine refuses.
+    pub(in crate::supervisor) fn candidate_for(&mut self, path: Option<PathBuf>) -> Option<PathBuf> {
+        let before = self.candidate.clone();
+        self.candidate = path.or(self.candidate.take());
+        before
+    }
+
+    /// An upgrade goes on to what is at this path.
+    pub(in crate::supervisor) fn upgrades_to(&mut self, path: Option<PathBuf>) {
+        self.candidate = path;
+    }
+
+    /// A start was not tried to its end: what is staged still waits for the next one.
+    pub(in crate::supervisor) fn start_was_stopped(&mut self) {
+        self.trying = None;
+    }
+}

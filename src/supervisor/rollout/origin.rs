@@ -1,0 +1,147 @@
+//! Where what runs came from, and what its service file named then: so it is known which of the two is newer.
+//!
+//! What a service file names counts for `handoff upgrade`. What runs may have come by another way since, by `handoff installed`,
+//! by `--binary`, by a rollback. Then an upgrade without a binary would be a step back, unless the file was edited, or what it names was
+//! written, after that. So what it named is remembered with each version that is brought in.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Dirs;
+use crate::control::api::NamedIs;
+use crate::store::{Id, Question, Same};
+use crate::supervisor::service::Service;
+use crate::sys::regular;
+use handoff_protocol::ids::ServiceName;
+use handoff_protocol::record::Binary;
+
+const FILE: &str = "origins";
+/// So many versions are remembered.
+const KEPT: usize = 16;
+
+/// Where a version came from when it was brought in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::supervisor) struct Origin {
+    /// What is started.
+    pub(in crate::supervisor) binary: PathBuf,
+    sha256: Id,
+    /// The path that was given; nothing for one that was kept.
+    pub(in crate::supervisor) given: Option<PathBuf>,
+    /// What the service file named.
+    named: Question,
+}
+
+/// What is to be found out about what a service file names.
+#[derive(Debug)]
+pub(in crate::supervisor) struct Comparison {
+    origin: Origin,
+    named: PathBuf,
+}
+
+impl Origin {
+    /// What the file names is looked at. Blocks on the file system.
+    pub(in crate::supervisor) fn of(binary: &Binary, given: Option<PathBuf>, named: PathBuf) -> Self {
+        Self {
+            binary: PathBuf::from(&binary.path),
+            sha256: Id(binary.sha256),
+            given,
+            named: Question::of(named),
+        }
+    }
+}
+
+impl Comparison {
+    /// Whether what the file names came before what runs, or after it; nothing if the two are one. Blocks on the file system.
+    pub(in crate::supervisor) fn answer(&self) -> Option<NamedIs> {
+        let is_given = self.origin.given.as_ref() == Some(&self.named);
+        if is_given || Question::of(self.named.clone()).sha256 == Some(self.origin.sha256) {
+            return None;
+        }
+        Some(judge(&self.origin.named, &self.named, self.origin.named.answer()))
+    }
+}
+
+/// `then` is what the file named when what runs was brought in, `now` what it names now, and `same` what has become of the first.
+fn judge(then: &Question, now: &Path, same: Same) -> NamedIs {
+    let appeared = then.look.is_none() && same != Same::Gone;
+    match same {
+        // Somebody has edited the file.
+        _ if then.path != now => NamedIs::Newer,
+        Same::Other => NamedIs::Newer,
+        _ if appeared => NamedIs::Newer,
+        Same::Same | Same::Gone | Same::Unknown => NamedIs::Older,
+    }
+}
+
+/// What is remembered of a service. Reads a file.
+pub(in crate::supervisor) fn read_origins(dirs: &Dirs, name: &ServiceName) -> Vec<Origin> {
+    let read = regular::read(&dirs.service_state(name).join(FILE)).ok();
+    read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+impl Service {
+    /// A version is about to be brought in that came from `given`: remembers it; in a file, too, for the next daemon.
+    pub(in crate::supervisor) fn remember_origin(&mut self, origin: Origin) {
+        self.versions
+            .origins
+            .retain(|other| (&other.binary, other.sha256) != (&origin.binary, origin.sha256));
+        self.versions.origins.push(origin);
+        self.versions.origins.drain(..self.versions.origins.len().saturating_sub(KEPT));
+        let path = self.shared.dirs.service_state(&self.name).join(FILE);
+        let origins = self.versions.origins.clone();
+        self.lanes.history.post(move || {
+            let beside = path.with_extension("new");
+            let text = serde_json::to_vec(&origins).unwrap_or_default();
+            let written = regular::create(&beside).and_then(|mut file| file.write_all(&text));
+            if let Err(error) = written.and_then(|()| std::fs::rename(&beside, &path)) {
+                tracing::warn!(path = %path.display(), %error, "a new daemon will not know what came after what");
+            }
+        });
+    }
+
+    /// Where what runs came from, if that is known.
+    pub(in crate::supervisor) fn origin(&self) -> Option<&Origin> {
+        let Binary { path, sha256 } = self.current_binary()?;
+        self.versions.origins.iter().rev().find(|it| it.binary == Path::new(path) && it.sha256.0 == *sha256)
+    }
+
+    /// To be asked whether this path, which a service file names, is older than what runs.
+    pub(in crate::supervisor) fn comparison(&self, named: &Path) -> Option<Comparison> {
+        Some(Comparison { origin: self.origin()?.clone(), named: named.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_names_is_older_unless_something_was_done_since() {
+        use NamedIs::{Newer, Older};
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("named");
+        let absent = Question::of(path.clone());
+        std::fs::write(&path, "one").unwrap();
+        let present = Question::of(path.clone());
+        let edited = Path::new("/edited");
+        let table = [
+            (&present, path.as_path(), Same::Same, Older),
+            (&present, &path, Same::Gone, Older),
+            (&present, &path, Same::Unknown, Older),
+            (&present, &path, Same::Other, Newer),
+            (&present, edited, Same::Same, Newer),
+            (&present, edited, Same::Gone, Newer),
+            (&present, edited, Same::Unknown, Newer),
+            (&present, edited, Same::Other, Newer),
+            (&absent, &path, Same::Gone, Older),
+            (&absent, &path, Same::Unknown, Newer),
+            (&absent, &path, Same::Same, Newer),
+            (&absent, &path, Same::Other, Newer),
+        ];
+        for (then, now, same, expected) in table {
+            assert_eq!(judge(then, now, same), expected, "{then:?} {now:?} {same:?}");
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! New versions that appear at a watched path are brought in by themselves.
+//!
+//! A content is tried once, whatever comes of it, also across restarts of the daemon. Before a file is run it must have
+//! been left alone for a while, and nobody but root and the user of the daemon can have put it there.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use handoff_protocol::ids::{HandoffId, ServiceName};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
+
+use super::binary::hex;
+use crate::config;
+use crate::control::{Caller, Error, Kind, api};
+use crate::history::{Ending, Operation};
+use crate::store::Id;
+use crate::supervisor::daemon::Daemon;
+use crate::supervisor::input::{Input, Inputs, Reply};
+use crate::supervisor::lane::{Lane, Lanes};
+use crate::supervisor::operations::Asked;
+use crate::supervisor::service::Service;
+use crate::watch::memory::Memory;
+use crate::watch::trust::{Untrusted, open_trusted};
+use crate::watch::{Finding, Nearest, News, Watch};
+
+/// The watch of a service. It ends when this is dropped.
+#[derive(Debug)]
+pub(in crate::supervisor) struct PathWatch {
+    config: config::Watch,
+    task: AbortHandle,
+}
+
+impl Drop for PathWatch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A version that is to be brought in.
+#[derive(Debug)]
+pub(in crate::supervisor) struct Arrival {
+    service: ServiceName,
+    path: PathBuf,
+    watched: PathBuf,
+    done: oneshot::Sender<Result<api::Outcome, Error>>,
+}
+
+/// Brings in what arrives, for ever. What is under way outlives the watch that found it.
+pub(in crate::supervisor) async fn bring_in_all(
+    daemon: Rc<Daemon>,
+    mut arrivals: mpsc::UnboundedReceiver<Arrival>,
+) {
+    while let Some(Arrival { service, path, watched, done }) = arrivals.recv().await {
+        let daemon = Rc::clone(&daemon);
+        spawn_local(async move {
+            let by = Caller::own(format!("watch {}", watched.display()));
+            let _ = done.send(daemon.bring_in(service, path, by).await);
+        });
+    }
+}
+
+impl Daemon {
+    async fn bring_in(&self, service: ServiceName, path: PathBuf, by: Caller) -> Result<api::Outcome, Error> {
+        let wanted = api::Install { service, path, claims: api::Claims::default(), version: None };
+        self.install(wanted, by, None).await
+    }
+}
+
+impl Service {
+    /// Watches what the service file names now.
+    pub(in crate::supervisor) fn adjust_path_watch(&mut self) {
+        if self.versions.path_watch.as_ref().map(|watching| &watching.config) == self.config.watch.as_ref() {
+            return;
+        }
+        self.versions.path_watch = self.config.watch.clone().map(|config| {
+            let watcher = Watcher {
+                config: config.clone(),
+                service: self.name.clone(),
+                directory: self.shared.dirs.service_state(&self.name),
+                arrivals: self.shared.arrivals.clone(),
+                lanes: self.lanes.clone(),
+                settled: Rc::clone(&self.settled),
+                inputs: self.inputs.clone(),
+            };
+            PathWatch { config, task: spawn_local(watcher.watch()).abort_handle() }
+        });
+    }
+
+    /// Something is at the watched path. Another one may be watched by now.
+    pub(in crate::supervisor) fn path_news(&mut self, news: PathNews) {
+        let is_watched =
+            |path: &Path| self.versions.path_watch.as_ref().is_some_and(|it| it.config.path == path);
+        match news {
+            PathNews::IsOpen(reply) => drop(reply.send(self.is_open_to_upgrades())),
+            PathNews::Runs(sha256, reply) => {
+                let runs = self.current_binary().is_some_and(|binary| hex(&binary.sha256) == sha256);
+                let _ = reply.send(runs);
+            }
+            PathNews::Refused(path, cause) if is_watched(&path) => self.refuse_watched(&path, &cause),
+            PathNews::Told(path, what) if is_watched(&path) => self.tell_of_watch(&path, &what),
+            PathNews::Refused(..) | PathNews::Told(..) => {}
+        }
+    }
+
+    fn tell_of_watch(&mut self, path: &Path, what: &str) {
+        tracing::warn!(service = %self.name, path = %path.display(), "{what}");
+        self.problems.at_watched_path(path, what);
+    }
+
+    /// In the history, too.
+    fn refuse_watched(&mut self, path: &Path, cause: &Untrusted) {
+        let asked = Asked::new(Operation::Install, Caller::own(format!("watch {}", path.display())));
+        let mut entry = self.entry(&asked, Ending::Rejected, Some(&cause.to_string()));
+        entry.id = HandoffId::from_uuid(Uuid::now_v7());
+        entry.to = Some(crate::history::Version { path: path.to_owned(), sha256: None, version: None });
+        entry.from = self.current_version();
+        (entry.phases, entry.accept_gap_us, entry.took_us) = (Vec::new(), None, 0);
+        self.operations.recorder().append(entry);
+        self.tell_of_watch(path, &format!("it is not installed: {cause}"));
+    }
+}
+
+/// What came at the wrong moment is looked at again no earlier than after this.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What is told of a watched path, and asked about it.
+pub(in crate::supervisor) enum PathNews {
+    /// Whether the service could be upgraded now.
+    IsOpen(Reply<bool>),
+    /// Whether the current version has this content.
+    Runs(String, Reply<bool>),
+    /// What is there is not to be run.
+    Refused(PathBuf, Untrusted),
+    /// Something that a person should know of it.
+    Told(PathBuf, String),
+}
+
+/// What the task has that watches a path.
+struct Watcher {
+    config: config::Watch,
+    service: ServiceName,
+    /// The state of the service.
+    directory: PathBuf,
+    arrivals: mpsc::UnboundedSender<Arrival>,
+    lanes: Lanes,
+    /// Told when the service comes to rest.
+    settled: Rc<Notify>,
+    inputs: Inputs,
+}
+
+impl Watcher {
+    async fn watch(self) {
+        if let Err(error) = self.follow().await {
+            self.tell(format!("it is not watched until the next start of the daemon: {error}"));
+        }
+    }
+
+    fn tell(&self, what: String) {
+        self.inputs.send(Input::Path(PathNews::Told(self.config.path.clone(), what)));
+    }
+
+    async fn follow(&self) -> io::Result<()> {
+        let lane = self.lanes.watch.clone();
+        let find = move |path: PathBuf| -> Finding {
+            let found = lane.run(move || Nearest::find(&path));
+            Box::pin(async move { found.await? })
+        };
+        let mut watch = Watch::by(&self.config.path, find).await?;
+        let settle = Duration::from_millis(self.config.settle_ms);
+        let mut due: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                // What has happened by now comes before what is due.
+                biased;
+                news = watch.next() => due = match news? {
+                    News::Whole | News::Look => Some(Instant::now() + settle),
+                    News::Written | News::Gone => None,
+                },
+                () = until(due) => due = self.look().await.then(|| Instant::now() + settle.max(AGAIN)),
+            }
+        }
+    }
+
+    /// Looks at the path, and brings in what is new there. `true` if it is to be looked again.
+    async fn look(&self) -> bool {
+        if !self.until_open().await {
+            return false;
+        }
+        let (watched, directory) = (self.config.path.clone(), self.directory.clone());
+        let found = match self.lanes.imports.run(move || examine(&watched, &directory)).await {
+            Ok(Ok(Some(found))) => found,
+            Ok(Ok(None)) | Err(_) => return false,
+            Ok(Err(cause)) => {
+                self.inputs.send(Input::Path(PathNews::Refused(self.config.path.clone(), cause)));
+                return false;
+            }
+        };
+        let (service, Found { path, sha256, memory }) = (&self.service, found);
+        if memory.has(&sha256) {
+            tracing::info!(%service, path = %path.display(), sha256, "was seen before: it is not brought in again");
+            return false;
+        }
+        // Before it is tried: should it bring the daemon down, it does so once.
+        let memory = match remember(&self.lanes.imports, memory, &sha256).await {
+            Ok(memory) => memory,
+            Err(error) => {
+                self.tell(format!("it is not installed, since it could not be remembered: {error}"));
+                return false;
+            }
+        };
+        let runs = self.inputs.ask(|reply| Input::Path(PathNews::Runs(sha256.clone(), reply))).await;
+        if runs.unwrap_or(false) {
+            tracing::info!(%service, path = %path.display(), sha256, "runs already");
+            return false;
+        }
+        tracing::info!(%service, path = %path.display(), sha256, "a new version has appeared");
+        let (done, ended) = oneshot::channel();
+        let arrival = Arrival { service: service.clone(), path, watched: self.config.path.clone(), done };
+        // Neither fails while the daemon is there.
+        if self.arrivals.send(arrival).is_err() {
+            return false;
+        }
+        let Ok(result) = ended.await else { return false };
+        self.after(result, memory, sha256).await
+    }
+
+    /// Tells what came of it. `true` if it is to be tried again.
+    async fn after(&self, result: Result<api::Outcome, Error>, mut memory: Memory, sha256: String) -> bool {
+        let told = match result {
+            Ok(outcome) if outcome.outcome == api::Ending::RolledBack => {
+                let reason = outcome.reason.unwrap_or_default();
+                format!("it was rolled back and is not tried again: {reason}")
+            }
+            Ok(_) => return false,
+            // It came at the wrong moment.
+            Err(error) if matches!(error.kind, Kind::Busy | Kind::NotRunning) => {
+                let forgotten = self.lanes.imports.run(move || memory.remove(&sha256)).await;
+                tracing::info!(%error, "it is tried again");
+                return matches!(forgotten, Ok(Ok(())));
+            }
+            Err(error) => {
+                format!("it is not installed, and not tried again: {}", error.message.trim_end_matches('.'))
+            }
+        };
+        self.tell(told);
+        false
+    }
+
+    /// Completes when the service could be upgraded. One that is stopped is waited for until somebody starts it. `false` if it is
+    /// gone.
+    async fn until_open(&self) -> bool {
+        loop {
+            let waiting = self.settled.notified();
+            match self.inputs.ask(|reply| Input::Path(PathNews::IsOpen(reply))).await {
+                Some(true) => return true,
+                Some(false) => waiting.await,
+                None => return false,
+            }
+        }
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A file at the path that nobody touches any more.
+struct Found {
+    /// Without links.
+    path: PathBuf,
+    sha256: String,
+    memory: Memory,
+}
+
+async fn remember(lane: &Lane, mut memory: Memory, sha256: &str) -> io::Result<Memory> {
+    let sha256 = sha256.to_owned();
+    lane.run(move || memory.add(&sha256).map(|()| memory)).await?
+}
+
+/// What is at the path now; nothing if it is gone. Blocks on the file system.
+fn examine(watched: &Path, directory: &Path) -> Result<Option<Found>, Untrusted> {
+    match watched.symlink_metadata() {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        _ => {}
+    }
+    let (path, file) = open_trusted(watched)?;
+    let sha256 = Id::of(&file).map_err(|error| Untrusted::Unreadable(path.clone(), error))?.to_string();
+    Ok(Some(Found { path, sha256, memory: Memory::open(directory) }))
+}

@@ -1,0 +1,158 @@
+//! A version that waits for the next start of its service: one that was installed while the service was stopped, or while there was
+//! no daemon.
+//!
+//! It is in the store, and a file beside the journal names it; both are on the disk before anybody is told. The next start is one of
+//! it. If it commits, it is the current version, and nothing is staged any more. If it fails, it is forgotten, and the version that was
+//! committed before is started, as it would be without it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use handoff_protocol::record::Binary;
+use handoff_protocol::supervisor::Phase;
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+
+use super::hooks::must_pass;
+use super::install::{Pipeline, Wanted};
+use crate::config;
+use crate::control::{Caller, Error, Kind, api};
+use crate::history::Operation;
+use crate::spool::{self, Staged};
+use crate::supervisor::operations::{Asked, Limits};
+use crate::supervisor::service::{Handle, START_LIMIT, Service};
+
+/// When it is tried again to bring in what is staged.
+const AGAIN: Duration = Duration::from_secs(1);
+
+impl Service {
+    /// The next start is one of what is staged.
+    pub(in crate::supervisor) fn try_staged(&mut self) {
+        if let Some(staged) = self.versions.staged.as_ref().filter(|_| self.machine.phase() == Phase::Stopped)
+        {
+            self.versions.trying = Some(staged.binary.clone());
+        }
+    }
+
+    /// Nothing is staged any more.
+    pub(in crate::supervisor) fn unstage(&mut self) {
+        if self.versions.staged.take().is_some() {
+            let (directory, name) = (self.shared.dirs.service_state(&self.name), self.name.clone());
+            self.lanes.imports.post(move || {
+                if let Err(error) = spool::unstage(&directory) {
+                    tracing::error!(service = %name, %error, "it looks as if a version were staged still");
+                }
+            });
+        }
+    }
+
+    /// A start has ended, well or not; one that was stopped has not been tried to its end. Gives what was tried in vain.
+    pub(in crate::supervisor) fn end_try(&mut self, is_well: bool) -> Option<PathBuf> {
+        let tried = self.versions.trying.take()?;
+        let is_staged = self.versions.staged.as_ref().is_some_and(|staged| staged.binary == tried);
+        if is_staged && !is_well && self.current_binary().is_none() {
+            // There is nothing else to start.
+            self.versions.trying = Some(tried);
+            return None;
+        }
+        if is_staged {
+            self.unstage();
+        }
+        (!is_well).then_some(tried)
+    }
+
+    /// As it is shown.
+    pub(in crate::supervisor) fn staged_status(&self) -> Option<api::StagedStatus> {
+        let staged = self.versions.staged.as_ref()?;
+        Some(api::StagedStatus { binary: staged.given.clone(), version: staged.version.clone() })
+    }
+}
+
+/// What was brought while there was no daemon may have come a moment too late for the start of this one.
+pub(in crate::supervisor) async fn recall_staged(handle: &Handle) {
+    let (directory, store, lane) = handle.read(|service| {
+        let directory = service.shared.dirs.service_state(&service.name);
+        (directory, Arc::clone(&service.versions.store), service.lanes.imports.clone())
+    });
+    let what = directory.display().to_string();
+    match lane.run_within(START_LIMIT, what, move || spool::recall(&directory, &store)).await {
+        Ok(Ok(staged)) => handle.with(|service| service.versions.staged = staged),
+        Ok(Err(error)) => tracing::error!(%error, "what was staged cannot be taken in"),
+        Err(error) => tracing::error!(%error, "what was staged cannot be taken in"),
+    }
+}
+
+/// Whether what is staged may be started. What was staged by a daemon has passed already.
+pub(in crate::supervisor) async fn check_staged(
+    handle: &Handle,
+    config: &config::Service,
+) -> Result<(), Error> {
+    let Some(staged) = handle.read(|service| service.versions.staged.clone()) else { return Ok(()) };
+    let Some(command) = config.hooks.preflight.as_ref().filter(|_| !staged.is_checked) else { return Ok(()) };
+    let told = handle.read(|service| service.told(&staged.binary, Operation::Install.as_str()));
+    let passed = must_pass(command, &told, &staged.binary, config, std::future::pending()).await;
+    if passed.is_err() {
+        handle.with(Service::unstage);
+    }
+    passed
+}
+
+/// Names a version for the next start. On the disk when this returns.
+pub(in crate::supervisor) async fn stage(handle: &Handle, staged: Staged) -> Result<(), Error> {
+    let (directory, lane) = (handle.directory(), handle.lanes().imports);
+    let written = staged.clone();
+    let what = directory.display().to_string();
+    let done = lane.run_within(START_LIMIT, what, move || spool::stage(&directory, &written)).await;
+    done.and_then(|done| done).map_err(|error| {
+        let message = format!("The new version cannot be kept for the next start: {error}.");
+        Error::new(Kind::StorageFailed, message, "Mend that, then ask again.")
+    })?;
+    handle.with(|service| service.versions.staged = Some(staged));
+    Ok(())
+}
+
+/// A version was staged while there was no daemon, and its service runs: upgrades to it.
+pub(in crate::supervisor) fn bring_in_staged(handle: Handle) {
+    if !handle.read(|service| service.versions.staged.is_some() && service.machine.phase() != Phase::Stopped)
+    {
+        return;
+    }
+    spawn_local(async move {
+        if let Err(error) = bring_in(&handle).await {
+            tracing::error!("{error}");
+            handle.with(|service| service.problems.staged_refused(&error));
+        }
+    });
+}
+
+async fn bring_in(handle: &Handle) -> Result<(), Error> {
+    loop {
+        let turn = handle.turn().lock_owned().await;
+        handle.settled().await;
+        let (staged, phase, config) = handle.read(|service| {
+            (service.versions.staged.clone(), service.machine.phase(), service.config.clone())
+        });
+        let Some(staged) = staged.filter(|_| phase != Phase::Stopped) else { return Ok(()) };
+        let asked = Asked::new(Operation::Install, Caller::own("it was installed while there was no daemon"));
+        let wanted = match handle.read(|service| service.versions.store.version_at(&staged.binary)) {
+            Some(version) => Wanted::Kept(Box::new(version)),
+            None => Wanted::Path(staged.given.clone(), api::Claims::default(), staged.version.clone()),
+        };
+        let pipeline = Pipeline::begin(handle.clone(), config, asked, None, turn);
+        match pipeline.run(wanted, true, Limits::default()).await {
+            // What is in the way leaves without a word.
+            Err(error) if error.kind == Kind::Busy => sleep(AGAIN).await,
+            ended => {
+                handle.with(Service::unstage);
+                return ended.map(|_| ());
+            }
+        }
+    }
+}
+
+/// What is to be kept for the next start.
+pub(in crate::supervisor) fn staged(binary: &Binary, given: &Path, version: Option<String>) -> Staged {
+    let given = given.to_owned();
+    Staged { binary: PathBuf::from(&binary.path), given, version, is_checked: true }
+}

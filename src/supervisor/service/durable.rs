@@ -1,0 +1,126 @@
+//! The wait for the disk at a commit, and what becomes of it if the disk does not answer.
+
+use std::collections::VecDeque;
+use std::io;
+
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::record::Fact;
+use handoff_protocol::supervisor::{DurableFact, Event};
+use tokio::task::{AbortHandle, spawn_local};
+
+use super::Service;
+use crate::journal::Pending;
+use crate::supervisor::input::Input;
+use crate::supervisor::lane::Hold;
+use crate::supervisor::process::Serial;
+
+impl Service {
+    pub(in crate::supervisor) fn record_durably(
+        &mut self,
+        id: HandoffId,
+        lasting: DurableFact,
+        events: &mut VecDeque<Event>,
+    ) {
+        let fact = match lasting {
+            DurableFact::Commit => {
+                self.operations.timeline_mut().gap_ends();
+                Fact::Committed { handoff: id }
+            }
+            DurableFact::Revert => Fact::Reverted { handoff: id },
+        };
+        // Folded when it is on the disk, not before.
+        let pending = match self.journal.prepare(fact) {
+            Ok(pending) => pending,
+            Err(error) => return events.push_back(Event::NotDurable(error.to_string())),
+        };
+        let serial = self.next_serial();
+        let task = self.wait_for_disk(serial);
+        self.disk.recording = Some(Recording { serial, lasting, pending, task });
+    }
+
+    fn wait_for_disk(&self, serial: Serial) -> AbortHandle {
+        let (storage, inputs) = (self.journal.storage(), self.inputs.clone());
+        let synced = self.lanes.journal.run(move || storage.sync());
+        let task = spawn_local(async move {
+            inputs.send(Input::Synced(serial, synced.await.and_then(|synced| synced)));
+        });
+        task.abort_handle()
+    }
+
+    /// The disk has answered.
+    pub(in crate::supervisor) fn synced(&mut self, serial: Serial, synced: io::Result<()>) {
+        let Some(mut recording) = self.disk.recording.take_if(|it| it.serial == serial) else { return };
+        if self.journal.waits_again(&mut recording.pending) {
+            recording.task = self.wait_for_disk(serial);
+            self.disk.recording = Some(recording);
+            return;
+        }
+        match self.journal.settle(recording.pending, synced) {
+            Ok(()) => {
+                if recording.lasting == DurableFact::Commit {
+                    self.note_generation();
+                }
+                self.feed(Event::Durable);
+            }
+            Err(error) => {
+                tracing::error!(service = %self.name, %error, "not durable");
+                self.problems.not_recorded(&error);
+                self.feed(Event::NotDurable(error.to_string()));
+            }
+        }
+    }
+
+    /// The machine waits no longer. What the disk answers later is heard by none, and the record is cut off then.
+    pub(in crate::supervisor) fn give_up_record(&mut self) {
+        let Some((error, cut)) = self.journal.give_up() else { return };
+        tracing::error!(service = %self.name, %error, "not durable");
+        self.problems.not_recorded(&error);
+        // Before the wait ends: behind work that was given up a lane takes no more.
+        self.lanes.journal.post(cut);
+        if let Some(recording) = self.disk.recording.take() {
+            recording.task.abort();
+        }
+    }
+}
+
+/// What is on its way to the disk.
+#[derive(Debug, Default)]
+pub(in crate::supervisor) struct Disk {
+    /// The durable fact of a commit.
+    recording: Option<Recording>,
+    /// A shorter journal.
+    is_compacting: bool,
+    /// What a commit needs, as long as an attempt is under way.
+    means: Option<Hold>,
+}
+
+impl Disk {
+    /// An attempt begins. It has what its commit needs.
+    pub(in crate::supervisor) fn reserve(&mut self, means: Hold) {
+        self.means = Some(means);
+    }
+
+    /// No attempt is under way.
+    pub(in crate::supervisor) fn release(&mut self) {
+        self.means = None;
+    }
+
+    /// Whether a shorter journal is on its way.
+    pub(in crate::supervisor) fn is_compacting(&self) -> bool {
+        self.is_compacting
+    }
+
+    /// A shorter journal is on its way, or is not any more.
+    pub(in crate::supervisor) fn compacts(&mut self, does: bool) {
+        self.is_compacting = does;
+    }
+}
+
+/// A durable fact on its way to the disk.
+#[derive(Debug)]
+struct Recording {
+    serial: Serial,
+    lasting: DurableFact,
+    pending: Pending,
+    task: AbortHandle,
+}

@@ -1,0 +1,131 @@
+//! What a process said, or what became of it, on its way to the machine.
+
+use handoff_protocol::message::FromService;
+use handoff_protocol::reason::{Exit, Role};
+use handoff_protocol::record::Fact;
+use handoff_protocol::supervisor::{Event, Incumbent};
+
+use super::Service;
+use crate::supervisor::process::{Place, Process, ProcessEvent, Serial};
+
+impl Service {
+    /// A process did something. Of one that was let go meanwhile nothing is heard.
+    pub(in crate::supervisor) fn process_event(&mut self, serial: Serial, event: ProcessEvent) {
+        let Some(place) = self.processes.place_of(serial) else { return };
+        let said = match event {
+            ProcessEvent::Said(id, FromService::Adopted(adopted), fds) => {
+                match self.adopted(serial, &adopted, fds) {
+                    Ok(()) => ProcessEvent::Said(id, FromService::Adopted(adopted), Vec::new()),
+                    Err(what) => ProcessEvent::Garbage(what),
+                }
+            }
+            event => event,
+        };
+        if matches!(said, ProcessEvent::Gone(_)) {
+            self.forget_process(serial);
+        }
+        if let ProcessEvent::Said(id, FromService::Release(release), _) = &said {
+            self.learn_version(serial, *id, &release.version);
+        }
+        let event = match (place, said) {
+            (Place::Incumbent, ProcessEvent::Said(id, message, fds)) => {
+                self.processes.hold_fds(fds);
+                if matches!(message, FromService::Resumed(_)) {
+                    self.operations.timeline_mut().gap_ends();
+                    self.processes.incumbent().into_iter().for_each(Process::not_asked_to_end);
+                }
+                self.look_at_what_is_left(serial, &message);
+                Event::FromIncumbent(id, message)
+            }
+            (Place::Incumbent, ProcessEvent::Garbage(what)) => Event::Garbage(Role::Incumbent, what),
+            (Place::Incumbent, ProcessEvent::HungUp) => Event::HungUp(Role::Incumbent),
+            (Place::Incumbent, ProcessEvent::Gone(exit)) => {
+                self.note_death(exit);
+                Event::IncumbentGone(exit)
+            }
+            (Place::Successor, ProcessEvent::Said(id, message, _)) => Event::FromSuccessor(id, message),
+            (Place::Successor, ProcessEvent::Garbage(what)) => Event::Garbage(Role::Successor, what),
+            (Place::Successor, ProcessEvent::HungUp) => Event::HungUp(Role::Successor),
+            (Place::Successor, ProcessEvent::Gone(exit)) => {
+                self.forget_successor();
+                Event::SuccessorGone(exit)
+            }
+            (Place::Outgoing, ProcessEvent::Said(id, message, fds)) => {
+                self.processes.hold_fds(fds);
+                self.look_at_what_is_left(serial, &message);
+                Event::FromOutgoing(id, message)
+            }
+            (Place::Outgoing, ProcessEvent::Gone(exit)) => {
+                self.note_end_of_outgoing(exit);
+                Event::OutgoingGone
+            }
+            (Place::Outgoing, ProcessEvent::Garbage(_) | ProcessEvent::HungUp) => Event::OutgoingUnheard,
+        };
+        let unheard = match &event {
+            Event::HungUp(Role::Incumbent) => Some("it closed its channel".to_owned()),
+            Event::Garbage(Role::Incumbent, what) => Some(format!("it broke the protocol: {what}")),
+            _ => None,
+        };
+        self.feed(event);
+        self.processes.drop_fds();
+        if let Some(why) = unheard {
+            self.note_mute(&why);
+        }
+    }
+
+    /// The program of a process that has sealed is gone.
+    fn look_at_what_is_left(&mut self, serial: Serial, message: &FromService) {
+        let handoff = self.processes.find(serial).map(|process| process.handoff);
+        if let (FromService::Sealed(_), Some(handoff)) = (message, handoff) {
+            self.note_connections(handoff);
+        }
+    }
+
+    /// Whoever asks is to know it before the next upgrade is refused for it.
+    fn note_mute(&mut self, why: &str) {
+        if self.machine.incumbent() == Incumbent::Unreachable
+            && let Some(process) = self.processes.incumbent()
+        {
+            let pid = process.pid();
+            tracing::warn!(service = %self.name, pid, why, "the process can be told nothing any more");
+            let what = "it serves on, but this daemon can only stop it";
+            self.problems.mute(format!("The process {pid} can be told nothing any more ({why}): {what}"));
+        }
+    }
+
+    /// After a stop the process of the current generation is the one that left.
+    fn note_end_of_outgoing(&mut self, exit: Exit) {
+        let Some(current) = &self.journal.standing().current else { return };
+        if self.processes.outgoing().is_some_and(|process| process.handoff == current.handoff) {
+            let generation = current.generation;
+            self.note(Fact::Exited { generation, exit });
+        }
+    }
+
+    /// No later daemon has to ask how it ended, or what it is doing.
+    fn forget_process(&mut self, serial: Serial) {
+        if let Some(handoff) = self.processes.find(serial).map(|process| process.handoff) {
+            self.collect_killed(handoff);
+            self.shared.keeper.forget_process(&self.name, handoff);
+            let _ = std::fs::remove_file(self.shared.dirs.adopt_socket(handoff));
+        }
+    }
+
+    fn note_death(&mut self, exit: Exit) {
+        let Some(process) = self.processes.lose_incumbent() else { return };
+        self.operations.timeline_mut().gap_begins();
+        // The one that people know.
+        let pid = process.program.get().unwrap_or(process.pid());
+        tracing::warn!(service = %self.name, pid, "the process {exit}");
+        let current = self.journal.standing().current.as_ref();
+        let Some(generation) = current.filter(|current| current.handoff == process.handoff) else { return };
+        let generation = generation.generation;
+        if !self.machine.is_on_probation() {
+            self.problems.died(match self.monitor.take_kill_reason() {
+                Some(why) => format!("The process {pid} did not serve: {why}, so it was killed"),
+                None => format!("The process {pid} {exit}"),
+            });
+        }
+        self.note(Fact::Exited { generation, exit });
+    }
+}

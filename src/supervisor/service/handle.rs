@@ -1,0 +1,147 @@
+//! How others reach a service: they ask it for something, look at it, or wait until it rests.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use handoff_protocol::ids::ServiceName;
+use handoff_protocol::supervisor::Phase;
+use tokio::sync::{Mutex, oneshot};
+use tokio::task::spawn_local;
+
+use super::Service;
+use crate::config;
+use crate::control::{Error, ProgressSink, api};
+use crate::store::Store;
+use crate::supervisor::daemon::Shared;
+use crate::supervisor::input::{Input, Inputs, inbox};
+use crate::supervisor::lane::Lanes;
+use crate::supervisor::operations::{Asked, Operation, Order, Recorder};
+use crate::supervisor::state::Opened;
+
+/// A service, and the way to its inbox.
+#[derive(Debug, Clone)]
+pub(in crate::supervisor) struct Handle {
+    service: Rc<RefCell<Service>>,
+    inputs: Inputs,
+}
+
+impl Handle {
+    /// Begins to take its inputs. That ends with the last handle.
+    pub(in crate::supervisor) fn new(
+        config: config::Service,
+        opened: Opened,
+        lanes: Lanes,
+        shared: Rc<Shared>,
+    ) -> Self {
+        let (inputs, inbox) = inbox();
+        let service = Rc::new_cyclic(|this| {
+            RefCell::new(Service::new(config, opened, lanes, shared, (this.clone(), inputs.clone())))
+        });
+        spawn_local(inbox.drain(Rc::downgrade(&service)));
+        Self { service, inputs }
+    }
+
+    pub(super) fn of(service: Rc<RefCell<Service>>, inputs: Inputs) -> Self {
+        Self { service, inputs }
+    }
+
+    /// Asks for something, and waits for the end.
+    pub(in crate::supervisor) async fn order(
+        &self,
+        order: Order,
+        asked: Option<Asked>,
+        progress: Option<ProgressSink>,
+    ) -> Result<api::Outcome, Error> {
+        let ended = self.try_order(order, asked, progress).await;
+        ended.unwrap_or_else(|| Err(Error::internal("an operation was dropped")))
+    }
+
+    /// Likewise. `None` if it is not answered.
+    pub(in crate::supervisor) async fn try_order(
+        &self,
+        order: Order,
+        asked: Option<Asked>,
+        progress: Option<ProgressSink>,
+    ) -> Option<Result<api::Outcome, Error>> {
+        let (reply, answer) = oneshot::channel();
+        self.inputs.send(Input::Order(order, Operation { reply, progress, asked }));
+        answer.await.ok()
+    }
+
+    /// Looks at it.
+    pub(in crate::supervisor) fn read<T>(&self, look: impl FnOnce(&Service) -> T) -> T {
+        look(&self.service.borrow())
+    }
+
+    /// Changes something of it beside its machine, at once.
+    pub(in crate::supervisor) fn with<T>(&self, change: impl FnOnce(&mut Service) -> T) -> T {
+        change(&mut self.service.borrow_mut())
+    }
+
+    /// How many there are of this handle.
+    pub(in crate::supervisor) fn holders(&self) -> usize {
+        Rc::strong_count(&self.service)
+    }
+
+    /// Completes when the service is stopped, or rests although it was not asked to.
+    pub(in crate::supervisor) async fn settled(&self) {
+        self.until(|service| service.is_settled()).await;
+    }
+
+    /// Completes when this holds; it is looked at whenever the service comes to rest.
+    pub(in crate::supervisor) async fn until(&self, holds: impl Fn(&Service) -> bool) {
+        loop {
+            let settled = self.read(|service| Rc::clone(&service.settled));
+            let waiting = settled.notified();
+            if self.read(|service| holds(service)) {
+                return;
+            }
+            waiting.await;
+        }
+    }
+}
+
+/// What others look at most.
+impl Handle {
+    pub(in crate::supervisor) fn name(&self) -> ServiceName {
+        self.read(|service| service.name.clone())
+    }
+
+    /// What the service goes by.
+    pub(in crate::supervisor) fn config(&self) -> config::Service {
+        self.read(|service| service.config.clone())
+    }
+
+    pub(in crate::supervisor) fn phase(&self) -> Phase {
+        self.read(|service| service.machine.phase())
+    }
+
+    pub(in crate::supervisor) fn is_stopped(&self) -> bool {
+        self.phase() == Phase::Stopped
+    }
+
+    pub(in crate::supervisor) fn lanes(&self) -> Lanes {
+        self.read(|service| service.lanes.clone())
+    }
+
+    pub(in crate::supervisor) fn store(&self) -> Arc<Store> {
+        self.read(|service| Arc::clone(service.versions.store()))
+    }
+
+    /// Its holder brings a version in, or removes some.
+    pub(in crate::supervisor) fn turn(&self) -> Arc<Mutex<()>> {
+        self.read(|service| service.versions.turn())
+    }
+
+    /// The history.
+    pub(in crate::supervisor) fn recorder(&self) -> Recorder {
+        self.read(|service| service.operations.recorder().clone())
+    }
+
+    /// Where the service has its state.
+    pub(in crate::supervisor) fn directory(&self) -> PathBuf {
+        self.read(|service| service.shared.dirs.service_state(&service.name))
+    }
+}

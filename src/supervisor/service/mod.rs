@@ -1,0 +1,315 @@
+//! One service: the machine, and everything that it acts on. Events come in, one at a time; [`effects`]
+//! carries out what the machine says.
+
+mod awaiting;
+mod compact;
+mod deadline;
+mod durable;
+mod effects;
+mod events;
+mod handle;
+mod points;
+mod policy;
+mod problems;
+mod recovery;
+mod refusal;
+mod timers;
+mod trouble;
+mod unrecorded;
+mod upkeep;
+
+pub(in crate::supervisor) use deadline::in_ms;
+pub(in crate::supervisor) use effects::{START_LIMIT, phase_of};
+pub(in crate::supervisor) use handle::Handle;
+pub(in crate::supervisor) use recovery::lacks_way_in;
+pub(in crate::supervisor) use upkeep::put_back;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::rc::{Rc, Weak};
+use std::time::Instant;
+
+use handoff_protocol::deadline::Millis;
+use handoff_protocol::ids::{HandoffId, ServiceName};
+use handoff_protocol::record::Fact;
+use handoff_protocol::supervisor::{Action, Event, Incumbent, Moment, Phase, Request, Supervisor};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::config;
+use crate::control::Error;
+use crate::journal::Journal;
+use crate::supervisor::daemon::Shared;
+use crate::supervisor::input::Inputs;
+use crate::supervisor::lane::Lanes;
+use crate::supervisor::listening::{Listening, Upkeep};
+use crate::supervisor::monitor::Monitor;
+use crate::supervisor::operations::{Operation, Operations, Recorder, progress};
+use crate::supervisor::process::{Processes, Serial};
+use crate::supervisor::rollout::Versions;
+use crate::supervisor::service_files::FileLook;
+use crate::supervisor::state::Opened;
+use awaiting::NextStart;
+use durable::Disk;
+use policy::policy;
+use problems::Problems;
+use timers::Timers;
+use trouble::Doing;
+
+#[derive(Debug)]
+pub(in crate::supervisor) struct Service {
+    pub(in crate::supervisor) name: ServiceName,
+    pub(in crate::supervisor) config: config::Service,
+    pub(in crate::supervisor) machine: Supervisor,
+    pub(in crate::supervisor) journal: Journal,
+    pub(in crate::supervisor) listening: Option<Listening>,
+    pub(in crate::supervisor) processes: Processes,
+    pub(in crate::supervisor) operations: Operations,
+    pub(in crate::supervisor) lanes: Lanes,
+    pub(in crate::supervisor) versions: Versions,
+    /// What looks after the listeners.
+    pub(in crate::supervisor) upkeep: Upkeep,
+    /// What a person should know.
+    pub(in crate::supervisor) problems: Problems,
+    /// What its file looked like when it was read last.
+    pub(in crate::supervisor) file_look: Option<FileLook>,
+    /// The start that is tried again.
+    pub(in crate::supervisor) next_start: NextStart,
+    pub(in crate::supervisor) shared: Rc<Shared>,
+    this: Weak<RefCell<Service>>,
+    /// What tasks are given to tell what they find.
+    pub(in crate::supervisor) inputs: Inputs,
+    /// What is on its way to the disk.
+    pub(in crate::supervisor) disk: Disk,
+    /// Told when the service comes to rest, and when its journal is short again.
+    pub(in crate::supervisor) settled: Rc<Notify>,
+    pub(in crate::supervisor) timers: Timers,
+    pub(in crate::supervisor) monitor: Monitor,
+    serials: u64,
+    clock: Instant,
+}
+
+impl Service {
+    /// `ways` lead to itself: as it is, and to its inbox.
+    fn new(
+        config: config::Service,
+        opened: Opened,
+        lanes: Lanes,
+        shared: Rc<Shared>,
+        ways: (Weak<RefCell<Self>>, Inputs),
+    ) -> Self {
+        let Opened { journal, store, origins, staged, problem } = opened;
+        let recorder = Recorder::new(shared.dirs.service_state(&config.name), lanes.history.clone());
+        let (this, inputs) = ways;
+        Self {
+            name: config.name.clone(),
+            machine: Supervisor::new(config.mode, policy(&config)),
+            config,
+            journal,
+            listening: None,
+            processes: Processes::default(),
+            operations: Operations::new(recorder),
+            lanes,
+            versions: Versions::new(store, staged, origins),
+            upkeep: Upkeep::default(),
+            problems: Problems::at_opening(problem),
+            file_look: None,
+            next_start: NextStart::default(),
+            shared,
+            this,
+            inputs,
+            disk: Disk::default(),
+            settled: Rc::default(),
+            timers: Timers::default(),
+            monitor: Monitor::default(),
+            serials: 0,
+            clock: Instant::now(),
+        }
+    }
+}
+
+impl Service {
+    /// Lets one thing happen, and what follows from it.
+    pub(in crate::supervisor) fn feed(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            tracing::debug!(service = %self.name, ?event, "event");
+            let happened = self.at_event(&event);
+            let actions = self.machine.step(self.moment(), event);
+            self.carry_out(actions, &mut events);
+            self.after_event(&happened);
+        }
+        self.tell_of_restored_journal();
+        self.adjust_watchdog();
+        self.adjust_socket_paths();
+        self.adjust_repairs();
+        self.adjust_slot_watch();
+        self.shared.systemd.show(&self.name, self.machine.is_wanted(), self.processes.incumbent().is_some());
+        if self.is_settled() {
+            self.settled.notify_waiters();
+            self.compact_journal();
+        }
+    }
+
+    pub(in crate::supervisor) fn moment(&self) -> Moment {
+        Moment { now: self.now(), next_id: HandoffId::from_uuid(Uuid::now_v7()) }
+    }
+
+    /// By the clock of the machine.
+    pub(in crate::supervisor) fn now(&self) -> Millis {
+        u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Does what the machine says after one step.
+    pub(in crate::supervisor) fn carry_out(&mut self, actions: Vec<Action>, events: &mut VecDeque<Event>) {
+        if self.machine.is_wanted() != self.journal.standing().wanted {
+            self.note(Fact::Wanted { up: self.machine.is_wanted() });
+        }
+        let handoff = self.machine.handoff();
+        // Who is refused is shown no phase of what others wait for.
+        let is_refused = actions.iter().any(|action| matches!(action, Action::Refuse(_)));
+        let entered = if is_refused { None } else { self.show_phase() };
+        for action in actions {
+            tracing::debug!(service = %self.name, ?action, "action");
+            self.at_action(&action);
+            self.perform(action, events);
+        }
+        // Not before: in the gap between two processes nobody waits for the log.
+        if let Some(phase) = entered {
+            tracing::info!(service = %self.name, %handoff, phase);
+        }
+        self.end_attempt();
+    }
+
+    fn is_settled(&self) -> bool {
+        matches!(self.machine.phase(), Phase::Stopped | Phase::Serving | Phase::Backoff)
+            && self.machine.outgoing().is_none()
+    }
+
+    /// Asks the machine; an upgrade is to what is at this path. The answer goes to `operation`, at once if the machine refuses.
+    pub(in crate::supervisor) fn ask(
+        &mut self,
+        request: Request,
+        path: Option<PathBuf>,
+        mut operation: Operation,
+    ) {
+        if request == Request::Start && self.shared.is_leaving.get() {
+            let error = Error::busy(&self.name, "the daemon ends");
+            // Whoever asked may have hung up.
+            let _ = operation.reply.send(Err(error));
+            return;
+        }
+        self.record_request(&mut operation);
+        let earlier = self.problems.request_begins(self.has_lasting_problem());
+        let before = self.operations.request_begins(operation);
+        let candidate = self.versions.candidate_for(path);
+        self.feed(Event::Request(request));
+        if !self.operations.request_ended(before) {
+            self.versions.upgrades_to(candidate);
+            self.problems.request_refused(earlier);
+        }
+    }
+
+    /// That the disk fails, or that the process can be told nothing, stays true whatever is asked for.
+    fn has_lasting_problem(&self) -> bool {
+        self.journal.latched().is_some()
+            || self.journal.refused().is_some()
+            || self.machine.incumbent() == Incumbent::Unreachable
+    }
+
+    /// What a person should know.
+    pub(in crate::supervisor) fn told_problem(&self) -> Option<String> {
+        let doing = match self.machine.phase() {
+            Phase::Stopped | Phase::Stopping => Doing::Rests,
+            _ if !self.machine.is_wanted() => Doing::Rests,
+            _ if self.processes.incumbent().is_none() => Doing::Starts,
+            _ => Doing::Serves,
+        };
+        self.problems.told(doing)
+    }
+
+    /// The handoff under way, or the last one, if there was one.
+    pub(in crate::supervisor) fn handoff(&self) -> Option<HandoffId> {
+        Some(self.machine.handoff()).filter(|handoff| *handoff != HandoffId::NIL)
+    }
+
+    /// Somebody calls off what is under way. It is no operation of its own, so its clock goes on, and both are answered.
+    pub(in crate::supervisor) fn call_off(&mut self, operation: Operation) {
+        self.operations.call_off_begins(operation);
+        self.feed(Event::Request(Request::Cancel));
+        self.operations.call_off_ended();
+    }
+
+    /// Tells those who wait that a phase began. Gives the phase, if it is a new one.
+    fn show_phase(&mut self) -> Option<&'static str> {
+        let (phase, share) = (self.phase_name(), self.machine.shares());
+        let at_us = self.operations.show(phase, share)?;
+        self.tell_progress(phase, at_us, self.phase_detail());
+        Some(phase)
+    }
+
+    /// `at_us` is by the clock of the timeline.
+    pub(in crate::supervisor) fn tell_progress(&self, phase: &str, at_us: u64, detail: Option<String>) {
+        let (handoff, timeline) = (self.handoff(), self.operations.timeline());
+        for operation in self.operations.all() {
+            // What came before the machine was asked counts.
+            let waited_us = operation.asked.as_ref().map_or(0, |asked| asked.waited_us(timeline));
+            let at_us = waited_us.saturating_add(at_us);
+            if let Some(sink) = &operation.progress {
+                sink.send(progress(&self.name, handoff, phase, at_us, detail.clone()));
+            }
+        }
+    }
+
+    pub(in crate::supervisor) fn phase_name(&self) -> &'static str {
+        match self.machine.phase() {
+            Phase::Serving if self.machine.is_on_probation() => "probation",
+            Phase::Serving if self.machine.outgoing().is_some() => "retiring",
+            phase => phase.name(),
+        }
+    }
+
+    /// The journal must not keep an attempt that is over.
+    fn end_attempt(&mut self) {
+        if !matches!(self.machine.phase(), Phase::Serving | Phase::Stopped | Phase::Backoff) {
+            return;
+        }
+        self.disk.release();
+        if let Some(attempt) = &self.journal.standing().attempt {
+            let handoff = attempt.handoff;
+            let told =
+                || self.operations.last().filter(|last| last.handoff == Some(handoff))?.reason.as_deref();
+            let reason = self.problems.failure().or_else(told).unwrap_or_default().to_owned();
+            self.note(Fact::RolledBack { handoff, reason });
+        }
+        if self.machine.phase() == Phase::Serving {
+            self.problems.serves();
+        }
+    }
+
+    /// Records a fact whose loss a restart of the supervisor could live with.
+    pub(in crate::supervisor) fn note(&mut self, fact: Fact) {
+        if let Err(error) = self.journal.append(fact) {
+            tracing::error!(service = %self.name, %error, "not recorded");
+            self.problems.not_recorded(&error);
+        }
+    }
+
+    pub(in crate::supervisor) fn next_serial(&mut self) -> Serial {
+        self.serials += 1;
+        Serial(self.serials)
+    }
+
+    /// A handle on this service, unless it is going.
+    pub(in crate::supervisor) fn handle(&self) -> Option<Handle> {
+        self.this.upgrade().map(|service| Handle::of(service, self.inputs.clone()))
+    }
+
+    /// Takes over what the service file says now. It counts from the next process on.
+    pub(in crate::supervisor) fn reconfigure(&mut self, config: config::Service) {
+        self.machine.set_policy(config.mode, policy(&config));
+        self.config = config;
+        self.adjust_path_watch();
+    }
+}

@@ -1,0 +1,38 @@
+//! Where the crash tests find the daemon: around each event and each action.
+
+use handoff_protocol::supervisor::{Action, Event};
+
+use super::Service;
+use crate::crash_points::{crash_point, name};
+
+impl Service {
+    /// Gives the name of the event.
+    pub(in crate::supervisor) fn at_event(&self, event: &Event) -> String {
+        self.tell_processes();
+        let event = name(event);
+        crash_point!("supervisor/{}/event.{event}", self.phase_name());
+        event
+    }
+
+    pub(in crate::supervisor) fn after_event(&self, event: &str) {
+        self.tell_processes();
+        crash_point!("supervisor/{}/after.{event}", self.phase_name());
+    }
+
+    pub(in crate::supervisor) fn at_action(&self, action: &Action) {
+        self.tell_processes();
+        // A timer is nothing outside of this process, and neither is a reason.
+        if !matches!(action, Action::Arm(..) | Action::Disarm(_) | Action::Failed(_)) {
+            crash_point!("supervisor/{}/before.{}", self.phase_name(), name(action));
+        }
+    }
+
+    /// The harness is told whom it can hit.
+    fn tell_processes(&self) {
+        #[cfg(feature = "crash-points")]
+        crate::crash_points::parties(
+            [self.processes.incumbent(), self.processes.successor(), self.processes.outgoing()]
+                .map(|process| process.map(|process| process.pid())),
+        );
+    }
+}

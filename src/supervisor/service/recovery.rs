@@ -1,0 +1,408 @@
+//! Taking over what an earlier daemon has left running.
+//!
+//! Nothing is bound and nothing is started before it is known who lives: pids are believed only with their start time and
+//! boot id, listeners come back from the keeper, else from the processes themselves, and every process is asked what it
+//! is doing. The table of [`handoff_protocol::recovery`] decides the rest.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use handoff_protocol::ids::HandoffId;
+use handoff_protocol::message::Adopted;
+use handoff_protocol::reason::Exit;
+use handoff_protocol::record::{Attempt, Binary, Current, Fact, Process as Identity, Standing};
+use handoff_protocol::recovery::{Decision, Found, Living, Roles, Written, roles};
+use handoff_protocol::supervisor::{Legacy, Supervisor};
+use handoff_protocol::version::VersionRange;
+use uuid::Uuid;
+
+use super::Service;
+use super::deadline;
+use super::policy::policy;
+use crate::config::Dirs;
+use crate::crash_points::{crash_point, name};
+use crate::supervisor::keeper::LogGuard;
+use crate::supervisor::listening::{Admitted, Listening};
+use crate::supervisor::operations::LOST_BEFORE;
+use crate::supervisor::process::{Parts, Process, Serial, told};
+use crate::supervisor::way_in::{check_peer, connect_to};
+use crate::sys::errno::{Errno, errno_of};
+use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life};
+use crate::sys::held::{inherited_listeners, sockets_of};
+use crate::sys::log_pipe::log_pipe_of;
+use crate::sys::process::ProcessId;
+
+/// A process that the journal names.
+#[derive(Debug, Clone)]
+struct Named {
+    handoff: HandoffId,
+    binary: Binary,
+    process: Identity,
+    started_unix_ms: u64,
+}
+
+impl From<&Current> for Named {
+    fn from(current: &Current) -> Self {
+        Self {
+            handoff: current.handoff,
+            binary: current.binary.clone(),
+            // A process that ended is never looked for.
+            process: current.process.clone().unwrap_or(NOBODY),
+            started_unix_ms: current.started_unix_ms,
+        }
+    }
+}
+
+impl From<&Attempt> for Named {
+    fn from(attempt: &Attempt) -> Self {
+        Self {
+            handoff: attempt.handoff,
+            binary: attempt.binary.clone(),
+            process: attempt.process.clone().unwrap_or(NOBODY),
+            started_unix_ms: attempt.started_unix_ms,
+        }
+    }
+}
+
+const NOBODY: Identity = Identity { pid: 0, start_ticks: 0, boot_id: [0; 16] };
+
+/// A process that is still there.
+type Remaining = (Named, OwnedFd);
+
+/// The process, if it runs.
+fn open(process: &Identity) -> io::Result<Option<OwnedFd>> {
+    let &Identity { pid, start_ticks, boot_id } = process;
+    if pid == 0 {
+        return Ok(None);
+    }
+    let id = ProcessId { pid, start_ticks, boot_id: Uuid::from_bytes(boot_id).to_string() };
+    let Some(pidfd) = id.open()? else { return Ok(None) };
+    Ok(matches!(life(&pidfd)?, Life::Runs).then_some(pidfd))
+}
+
+/// Whether the socket of a process that runs is gone.
+pub(in crate::supervisor) fn lacks_way_in(dirs: &Dirs, standing: &Standing) -> bool {
+    let generations = [&standing.current, &standing.previous, &standing.leaving].into_iter().flatten();
+    let named = generations.map(Named::from).chain(standing.attempt.iter().map(Named::from));
+    let is_gone = |named: &Named| {
+        let found = std::fs::symlink_metadata(dirs.adopt_socket(named.handoff));
+        found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    named.filter(is_gone).any(|named| matches!(open(&named.process), Ok(Some(_))))
+}
+
+impl Service {
+    /// Takes over what an earlier daemon has left of a service that becomes known, or of which the journal becomes readable, while
+    /// this daemon is at work. What runs goes on as the journal says. What has ended is recorded, and started only if it is
+    /// `wanted`. `false` if nothing is to be done any more.
+    pub(in crate::supervisor) fn take_over_late(&mut self, wanted: bool) -> bool {
+        let lives = self.recall_unrecorded() || {
+            let standing = self.journal.standing();
+            !roles(standing, self.look_around(standing)).is_empty()
+        };
+        match (lives, wanted) {
+            (true, _) => self.take_over_left(self.journal.standing().wanted),
+            (false, true) => self.take_over_left(true),
+            (false, false) => {
+                self.note_ends();
+                false
+            }
+        }
+    }
+
+    /// Nothing of it runs, and nothing is to be started by this.
+    fn note_ends(&mut self) {
+        let standing = self.journal.standing().clone();
+        self.note_end_of_current();
+        if let Some(attempt) = &standing.attempt {
+            let reason = LOST_BEFORE.to_owned();
+            self.note(Fact::RolledBack { handoff: attempt.handoff, reason });
+            self.shared.keeper.forget_process(&self.name, attempt.handoff);
+        }
+        self.recall_attempts(&standing, None);
+    }
+
+    /// Takes over the processes that an earlier daemon has left, and ends what it had begun. `false` if it has left
+    /// nothing: then nothing was done.
+    pub(in crate::supervisor) fn take_over_left(&mut self, wanted: bool) -> bool {
+        let wanted = self.recall_unrecorded() || wanted;
+        let standing = self.journal.standing().clone();
+        let living = self.look_around(&standing);
+        let ended = standing.current.is_some() && living.current.is_none() && self.note_end_of_current();
+        let roles = roles(&standing, living);
+        if roles.is_empty() && standing.attempt.is_none() && !(ended && wanted) {
+            self.recall_attempts(&standing, None);
+            return false;
+        }
+        crash_point!("supervisor/recovery/looked");
+        if !roles.is_empty() {
+            self.go_by_running();
+        } else if !self.is_as_running() {
+            // They are known by name, and the same name is another address by now.
+            self.drop_held();
+        }
+        let left = self.reach_all(&standing, roles, wanted);
+        let handoff = match left.written {
+            Written::Uncommitted => standing.attempt.as_ref().map(|attempt| attempt.handoff),
+            Written::Committed => standing.current.as_ref().map(|current| current.handoff),
+        };
+        self.recall_attempts(&standing, handoff.filter(|_| left.under_way));
+        tracing::info!(
+            service = %self.name,
+            handoff = %left.handoff,
+            wanted,
+            upgrade_under_way = left.under_way,
+            old_process = %left.incumbent,
+            new_process = %left.successor,
+            "taking over what an earlier daemon has left"
+        );
+        let (machine, actions) =
+            Supervisor::recover(self.config.mode, policy(&self.config), self.moment(), left);
+        self.machine = machine;
+        let mut events = VecDeque::new();
+        self.carry_out(actions, &mut events);
+        for event in events {
+            self.feed(event);
+        }
+        true
+    }
+
+    /// Which of the processes that the journal names are still there.
+    fn look_around(&self, standing: &Standing) -> Living<Remaining> {
+        let generation =
+            |it: &Option<Current>| it.as_ref().and_then(|current| self.look_for(&current.into()));
+        Living {
+            current: generation(&standing.current),
+            previous: generation(&standing.previous),
+            leaving: generation(&standing.leaving),
+            attempt: standing.attempt.as_ref().and_then(|attempt| self.look_for(&attempt.into())),
+        }
+    }
+
+    /// Takes back the listeners, and connects to whoever is there.
+    fn reach_all(&mut self, standing: &Standing, roles: Roles<Remaining>, wanted: bool) -> Legacy {
+        let attempt = standing.attempt.as_ref();
+        self.versions.upgrades_to(attempt.map(|attempt| attempt.binary.path.clone().into()));
+        self.restore_listeners(roles.newest_slot_serves());
+        let slots = self.listening.as_ref().map(Listening::slots).unwrap_or_default();
+        let slots = roles.slots(self.config.mode, &slots);
+        crash_point!("supervisor/recovery/listeners");
+        let under_way = roles.is_under_way(policy(&self.config).probation_ms > 0);
+        let Roles { written, incumbent, successor, outgoing, .. } = roles;
+        let (outgoing, outgoing_found) = self.reach(outgoing, slots.outgoing);
+        let (incumbent, incumbent_found) = self.reach(incumbent, slots.incumbent);
+        let (successor, successor_found) = self.reach(successor, slots.successor);
+        self.processes.recovered(incumbent, successor, outgoing);
+        let fresh = || HandoffId::from_uuid(Uuid::now_v7());
+        Legacy {
+            wanted,
+            written,
+            handoff: attempt.map_or_else(fresh, |attempt| attempt.handoff),
+            under_way,
+            left_ms: attempt.and_then(|attempt| attempt.ends).and_then(deadline::left_ms),
+            incumbent: incumbent_found,
+            successor: successor_found,
+            outgoing: outgoing_found,
+        }
+    }
+
+    /// The process, if it is still the same one.
+    fn look_for(&self, named: &Named) -> Option<Remaining> {
+        Some((named.clone(), self.open(&named.process)?))
+    }
+
+    fn open(&self, process: &Identity) -> Option<OwnedFd> {
+        match open(process) {
+            Ok(found) => found,
+            // To take it for dead would be to start another one beside it.
+            Err(error) if is_shortage(&error) => {
+                self.leave_for_next(process.pid, "it cannot be found out whether it lives", &error)
+            }
+            // The pid is that of something that is no process by now.
+            Err(error) => {
+                tracing::warn!(service = %self.name, pid = process.pid, %error, "this is no process");
+                None
+            }
+        }
+    }
+
+    /// The kernel gives this daemon nothing more: a next one may have what it takes. The services run on.
+    fn leave_for_next(&self, pid: u32, what: &str, error: &io::Error) -> ! {
+        tracing::error!(service = %self.name, pid, %error, "{what}; the daemon ends, and the services run on");
+        std::process::exit(1)
+    }
+
+    /// Whether the process of the current generation ended while no daemon was there.
+    fn note_end_of_current(&mut self) -> bool {
+        let Some(current) = self.journal.standing().current.clone() else { return false };
+        let Some(process) = current.process else { return false };
+        let exit = self.exit_of(current.handoff);
+        self.collect_killed(current.handoff);
+        if self.journal.standing().wanted {
+            tracing::warn!(service = %self.name, pid = process.pid, "while no daemon was there, the process {exit}");
+            let pid = process.pid;
+            self.problems.died(format!("While no daemon was there, the process {pid} {exit}"));
+        }
+        self.note(Fact::Exited { generation: current.generation, exit });
+        self.shared.keeper.forget_process(&self.name, current.handoff);
+        true
+    }
+
+    /// Whether it is still the same process.
+    pub(in crate::supervisor) fn lives(&self, process: Option<&Identity>) -> bool {
+        process.is_some_and(|process| self.open(process).is_some())
+    }
+
+    /// How a process ended, if the keeper has its pidfd and the kernel knows.
+    fn exit_of(&self, handoff: HandoffId) -> Exit {
+        let pidfd = self.shared.keeper.process(&self.name, handoff).ok().flatten();
+        let exit = pidfd.and_then(|pidfd| exit_of_reaped(&pidfd).or_else(|| exit_of_zombie(&pidfd)));
+        exit.map_or(Exit::Unknown, told)
+    }
+
+    fn reach(&mut self, found: Option<Remaining>, slot: u64) -> (Option<Process>, Found) {
+        let Some((named, pidfd)) = found else { return (None, Found::Gone) };
+        let Named { handoff, binary, process, started_unix_ms } = named;
+        let pid = process.pid;
+        crash_point!("supervisor/recovery/before-reach");
+        let channel = connect_to(&self.shared.dirs.adopt_socket(handoff)).and_then(|channel| {
+            check_peer(&channel, pid)?;
+            Ok(channel)
+        });
+        crash_point!("supervisor/recovery/reached");
+        if let Err(error) = &channel {
+            tracing::error!(service = %self.name, pid, %error, "the process lives and cannot be reached");
+            let what = "it serves on, but can only be stopped";
+            self.problems
+                .mute(format!("The process {pid} cannot be reached by this daemon ({error}): {what}"));
+        }
+        let log = self.log_of(pid);
+        let found = if channel.is_ok() { Found::Asked } else { Found::Unreachable };
+        let parts = Parts {
+            serial: self.next_serial(),
+            identity: process,
+            handoff,
+            binary,
+            started_at_unix_ms: started_unix_ms,
+            slot,
+            log,
+            channel: channel.ok(),
+            pidfd,
+            trace: self.trace_of(handoff),
+            lane: self.lanes.processes.clone(),
+        };
+        match Process::new(parts, self.inputs.clone()) {
+            Ok(process) => (Some(process), found),
+            Err(error) => self.leave_for_next(pid, "the process cannot be watched", &error),
+        }
+    }
+
+    /// The log pipe of a process, which the keeper is asked to read: it may be another one than before.
+    fn log_of(&self, pid: u32) -> LogGuard {
+        match log_pipe_of(pid) {
+            Ok(Some(pipe)) => self.shared.keeper.log(&self.name, &self.config.log, &pipe),
+            Ok(None) => LogGuard::default(),
+            Err(error) => {
+                tracing::warn!(service = %self.name, pid, %error, "another keeper would not read its log");
+                LogGuard::default()
+            }
+        }
+    }
+
+    /// A process has answered. Gives what it said to the machine only if it can be talked to.
+    pub(in crate::supervisor) fn adopted(
+        &mut self,
+        serial: Serial,
+        adopted: &Adopted,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), String> {
+        if !VersionRange::OURS.contains(adopted.version) {
+            return Err(format!("it chose version {}, which was not offered", adopted.version));
+        }
+        if adopted.service != self.name {
+            return Err(format!("it belongs to service {:?}", adopted.service.as_str()));
+        }
+        let slot = self.slot_of(fds, adopted, serial);
+        if let Some(process) = self.processes.find_mut(serial) {
+            process.agree(adopted.version);
+            process.slot = slot.unwrap_or(process.slot);
+            let (pid, stage) = (process.pid(), adopted.stage);
+            tracing::info!(service = %self.name, pid, ?stage, "adopted");
+        }
+        Ok(())
+    }
+
+    fn slot_of(&mut self, mut fds: Vec<OwnedFd>, adopted: &Adopted, serial: Serial) -> Option<u64> {
+        // On a stream it cannot send them. What is known already is found in the list of its sockets, which always may be
+        // read; the rest takes a privilege that the kernel may not give.
+        if fds.is_empty() && !adopted.listeners.is_empty() {
+            let sockets = sockets_of(adopted.pid).into_iter().flatten().map(|held| held.inode).collect();
+            let known = self.listening.as_ref().and_then(|listening| listening.slot_among(&sockets));
+            if known.is_some() {
+                return known;
+            }
+            fds = inherited_listeners(adopted.pid, adopted.listeners.len())
+                .inspect_err(
+                    |error| tracing::warn!(service = %self.name, %error, "its listeners cannot be had"),
+                )
+                .unwrap_or_default();
+        }
+        let oldest = self.processes.incumbent().is_some_and(|process| process.serial == serial);
+        if let Some(listening) = &mut self.listening {
+            return match listening.admit(fds, oldest) {
+                Ok(Admitted::Known(slot)) => Some(slot),
+                Ok(Admitted::New(slot)) => {
+                    listening.store(&self.shared.keeper, self.name.as_str(), slot);
+                    Some(slot)
+                }
+                Err(error) => {
+                    tracing::error!(service = %self.name, %error, "its listeners cannot be used");
+                    None
+                }
+            };
+        }
+        let offered = adopted.listeners.iter().cloned().zip(fds).collect();
+        match Listening::from_service(&self.config.listeners, offered, self.is_paired()) {
+            Ok(listening) => {
+                let slot = listening.steered();
+                listening.store(&self.shared.keeper, self.name.as_str(), slot);
+                self.listening = Some(listening);
+                Some(slot)
+            }
+            Err(error) => {
+                tracing::error!(service = %self.name, %error, "its listeners are not known");
+                self.problems.listeners_unknown(&error);
+                None
+            }
+        }
+    }
+
+    /// It is decided what becomes of what was left.
+    pub(in crate::supervisor) fn recovered(&mut self, decision: Decision) {
+        crash_point!("supervisor/recovery/decided.{}", name(&decision));
+        let told = match decision {
+            Decision::Adopt => "the process goes on under this daemon",
+            Decision::Advance => {
+                "the new process serves: the upgrade that was under way goes on, and what it demands is asked again"
+            }
+            Decision::Forward => "the new process serves and was committed",
+            Decision::Back => "the old process serves: the upgrade that was under way is rolled back",
+            Decision::Revert => "the old process serves again: the upgrade is undone",
+            Decision::Start => "nobody is left: the service is started",
+            Decision::Rest => "nobody is left, and nobody is to run",
+            Decision::Wait | Decision::KillSuccessor | Decision::KillIncumbent => return,
+        };
+        tracing::info!(service = %self.name, ?decision, "recovered: {told}");
+        self.operations.recovered(decision == Decision::Advance);
+        self.retire_unused_slots();
+        let processes = self.processes.all();
+        self.shared.keeper.keep_only(&self.name, processes.map(|process| process.handoff));
+    }
+}
+
+/// Whether the kernel, or the limits of this process, have no room for what was asked.
+fn is_shortage(error: &io::Error) -> bool {
+    let known = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM];
+    errno_of(error).is_some_and(|error| known.contains(&error))
+}

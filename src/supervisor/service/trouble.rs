@@ -1,0 +1,114 @@
+//! What went wrong with the processes of a service: how the last one ended that was to run, and why it could not be started.
+//! It is put into words when somebody asks, in the words that fit what the service is doing by then.
+
+/// What the service is doing, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::supervisor) enum Doing {
+    /// It serves.
+    Serves,
+    /// It does not serve, and is started, now or after a pause.
+    Starts,
+    /// It is not to run.
+    Rests,
+}
+
+/// What went wrong since somebody last asked for something that went well.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::supervisor) struct Trouble {
+    /// A sentence without its end.
+    death: Option<String>,
+    /// A clause.
+    failure: Option<String>,
+    /// Why the process that serves can be told nothing: a sentence without its end.
+    mute: Option<String>,
+}
+
+impl Trouble {
+    /// A process that was to run has ended.
+    pub(in crate::supervisor) fn died(&mut self, how: String) {
+        *self = Self { death: Some(how), ..Self::default() };
+    }
+
+    /// The process that serves can be told nothing any more.
+    pub(in crate::supervisor) fn mute(&mut self, why: String) {
+        self.mute = Some(why);
+    }
+
+    /// A handoff has failed. The last reason counts.
+    pub(in crate::supervisor) fn failed(&mut self, why: String) {
+        self.failure = Some(why);
+    }
+
+    /// A process serves.
+    pub(in crate::supervisor) fn serves(&mut self) {
+        self.failure = None;
+    }
+
+    /// Why the last handoff failed, until a process serves.
+    pub(in crate::supervisor) fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// A sentence or two for people.
+    pub(in crate::supervisor) fn told(&self, doing: Doing) -> Option<String> {
+        let mute = self.mute.as_ref().filter(|_| doing == Doing::Serves).map(|why| format!("{why}."));
+        let told = [mute, self.told_of_ends(doing)].into_iter().flatten().collect::<Vec<_>>().join(" ");
+        (!told.is_empty()).then_some(told)
+    }
+
+    fn told_of_ends(&self, doing: Doing) -> Option<String> {
+        match (doing, &self.death, &self.failure) {
+            (_, None, None) | (Doing::Serves, None, Some(_)) => None,
+            (Doing::Serves, Some(death), _) => Some(format!("{death}; it was started again.")),
+            (Doing::Starts, Some(death), None) => Some(format!("{death}; it is started again.")),
+            (Doing::Starts, None, Some(why)) => {
+                Some(format!("It could not be started: {why}; it is tried again."))
+            }
+            (Doing::Starts, Some(death), Some(why)) => {
+                Some(format!("{death}. It could not be started again: {why}; it is tried again."))
+            }
+            (Doing::Rests, Some(death), None) => Some(format!("{death}.")),
+            (Doing::Rests, None, Some(why)) => Some(format!("It could not be started: {why}.")),
+            (Doing::Rests, Some(death), Some(why)) => {
+                Some(format!("{death}. It could not be started again: {why}."))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Doing::{Rests, Serves, Starts};
+
+    #[test]
+    fn the_words_fit_what_the_service_is_doing() {
+        let mut trouble = Trouble::default();
+        for doing in [Serves, Starts, Rests] {
+            assert_eq!(trouble.told(doing), None);
+        }
+        trouble.failed("no such file".into());
+        assert_eq!(
+            trouble.told(Starts).unwrap(),
+            "It could not be started: no such file; it is tried again."
+        );
+        assert_eq!(trouble.told(Serves), None, "beside a process that serves it is the outcome that tells");
+        trouble.died("The process 7 was killed by signal 9".into());
+        let told = |trouble: &Trouble, doing| trouble.told(doing).unwrap();
+        assert_eq!(told(&trouble, Starts), "The process 7 was killed by signal 9; it is started again.");
+        trouble.failed("no such file".into());
+        let both = "The process 7 was killed by signal 9. It could not be started again: no such file";
+        assert_eq!(told(&trouble, Starts), format!("{both}; it is tried again."));
+        assert_eq!(told(&trouble, Rests), format!("{both}."));
+        trouble.serves();
+        assert_eq!(told(&trouble, Serves), "The process 7 was killed by signal 9; it was started again.");
+        trouble.mute("The process 8 can be told nothing any more".into());
+        assert!(
+            told(&trouble, Serves).starts_with("The process 8 can be told nothing any more. The process 7")
+        );
+        assert!(!told(&trouble, Starts).contains("nothing any more"));
+        trouble.died("The process 8 exited with code 1".into());
+        assert_eq!(told(&trouble, Serves), "The process 8 exited with code 1; it was started again.");
+        assert_eq!(told(&trouble, Starts), "The process 8 exited with code 1; it is started again.");
+    }
+}

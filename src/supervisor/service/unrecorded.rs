@@ -1,0 +1,167 @@
+//! Processes that run although no journal says so: the disk took nothing when they were started, or the journal was damaged or
+//! taken away since. The keeper alone knows of them.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use handoff_protocol::ids::{Generation, HandoffId};
+use handoff_protocol::record::{Binary, Fact, Process as Identity};
+
+use super::Service;
+use crate::journal::{JournalError, set_aside};
+use crate::shim::plan;
+use crate::supervisor::process::identity;
+use crate::supervisor::rollout::Hashes;
+use crate::supervisor::state::open_journal;
+use crate::sys::exit::{Life, life, pid_of};
+
+/// A program that cannot be read within this time goes without its hash.
+const HASHED_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the kernel puts behind the path of a file that was removed (proc_pid_exe(5)).
+const DELETED: &str = " (deleted)";
+
+impl Service {
+    /// Records what runs and is not recorded, so that it is asked like any other: one of them may be the one that serves. With
+    /// several, the last one is taken for an attempt; what they say decides. `false` if there is none.
+    pub(in crate::supervisor) fn recall_unrecorded(&mut self) -> bool {
+        let mut found = self.unrecorded();
+        if found.is_empty() {
+            return false;
+        }
+        // One that could not be read may be whole, and is opened again as it is.
+        if self.journal.is_damaged() {
+            self.set_journal_aside();
+            // The new one knows what the damaged one says up to its damage.
+            found = self.unrecorded();
+        }
+        let last = found.len().saturating_sub(1);
+        for (index, (handoff, process, binary)) in found.into_iter().enumerate() {
+            tracing::warn!(service = %self.name, pid = process.pid, "a process is found that was not recorded");
+            let generation = self.last_generation().next();
+            self.note(Fact::Intent { handoff, generation, binary });
+            self.note(Fact::Spawned { handoff, process });
+            if index < last {
+                self.note(Fact::Committed { handoff });
+            }
+        }
+        if !self.journal.standing().wanted {
+            self.note(Fact::Wanted { up: true });
+        }
+        true
+    }
+
+    /// The oldest first.
+    fn unrecorded(&self) -> Vec<(HandoffId, Identity, Binary)> {
+        let standing = self.journal.standing();
+        let generations = [&standing.current, &standing.previous, &standing.leaving].into_iter().flatten();
+        let attempt = standing.attempt.iter().filter(|attempt| self.lives(attempt.process.as_ref()));
+        let known: Vec<HandoffId> = generations
+            .map(|generation| generation.handoff)
+            .chain(attempt.map(|attempt| attempt.handoff))
+            .collect();
+        let kept = self.shared.keeper.processes(&self.name).unwrap_or_default();
+        let unknown = kept.into_iter().filter(|(handoff, _)| !known.contains(handoff));
+        let examined = unknown.filter_map(|(handoff, pidfd)| {
+            let (process, binary) = self.examine(&pidfd)?;
+            Some((handoff, process, binary))
+        });
+        let mut found: Vec<_> = examined.collect();
+        // By the clock of the machine, which nobody sets.
+        found.sort_by_key(|(_, process, _)| process.start_ticks);
+        found
+    }
+
+    /// It is known what runs, so nothing that a damaged journal says is needed to go on.
+    fn set_journal_aside(&mut self) {
+        let damage = self.journal.damage().unwrap_or_default().to_owned();
+        let begun = self.wait_for_journal(|dirs, name, lane| {
+            let path = dirs.journal(&name);
+            let failed = |source| JournalError::Storage { path: path.clone(), what: "move it away", source };
+            let aside = set_aside(&path).map_err(failed)?;
+            let fresh = open_journal(&dirs, &name, &lane);
+            if fresh.is_err() {
+                put_back(aside.as_deref(), &path);
+            }
+            Ok((aside, fresh?))
+        });
+        let begun = begun.and_then(|begun| begun).and_then(|(aside, fresh)| {
+            if let Err(error) = self.journal.begin_anew(fresh) {
+                let _ = self
+                    .wait_for_journal(move |dirs, name, _| put_back(aside.as_deref(), &dirs.journal(&name)));
+                return Err(error);
+            }
+            Ok(aside)
+        });
+        const BEGUN: &str = "began a new one with what runs. You need not do anything; check the disk.";
+        let told = match begun {
+            Ok(Some(aside)) => {
+                format!("{damage}. The daemon has moved that journal to {} and {BEGUN}", aside.display())
+            }
+            Ok(None) => format!("{damage}. That journal is gone by now, and the daemon {BEGUN}"),
+            Err(error) => format!(
+                "{damage}. The daemon could not move that journal away and begin a new one: {error}. The service runs on, and no \
+                 upgrade of it is committed. Move the journal away yourself, or restore it; the next upgrade then works."
+            ),
+        };
+        tracing::error!(service = %self.name, "{told}");
+        self.problems.journal_set_aside(told);
+    }
+
+    /// As far as the journal and the store remember.
+    fn last_generation(&self) -> Generation {
+        let ran = self.versions.store().versions().first().and_then(|version| version.used.last_generation());
+        self.journal.last_generation().max(Generation(ran.unwrap_or(0)))
+    }
+
+    /// Which process it is, and what it runs. `None` if it has ended.
+    fn examine(&self, pidfd: &OwnedFd) -> Option<(Identity, Binary)> {
+        let pid = pid_of(pidfd.as_fd())?;
+        let process = identity(pid);
+        let program = self.program_of(pid)?;
+        let binary = self.stored_binary(&program).or_else(|| {
+            let (program, what) = (program.clone(), program.display().to_string());
+            let hashed =
+                self.lanes.programs.wait(HASHED_WITHIN, &what, move || Hashes::identify_blocking(&program));
+            hashed.ok()?.ok()
+        });
+        let path = program.to_string_lossy().into_owned();
+        // If it runs now, then it had the pid all the while.
+        let runs = matches!(life(pidfd), Ok(Life::Runs));
+        runs.then(|| (process, binary.unwrap_or(Binary { path, sha256: [0; 32] })))
+    }
+
+    /// The file that a process of this service was started from. A shim has it in its plan. Of a script, the interpreter is
+    /// executed, and the script is among its first arguments.
+    fn program_of(&self, pid: u32) -> Option<PathBuf> {
+        if self.config.adapter.is_foreign() {
+            return plan_of(pid).map(|plan| plan.binary);
+        }
+        let executed = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+        let executed = match executed.to_str().and_then(|path| path.strip_suffix(DELETED)) {
+            Some(path) => PathBuf::from(path),
+            None => executed,
+        };
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        let mut arguments = line.split('\0').skip(1).take(2).map(PathBuf::from);
+        let is_ours =
+            |path: &PathBuf| self.versions.store().version_at(path).is_some() || *path == self.config.binary;
+        Some(if is_ours(&executed) { executed } else { arguments.find(is_ours).unwrap_or(executed) })
+    }
+}
+
+fn plan_of(pid: u32) -> Option<plan::Plan> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let prefix = format!("{}=", plan::VARIABLE);
+    let text =
+        environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(prefix.as_bytes()))?;
+    serde_json::from_slice(text).ok()
+}
+
+/// A journal that cannot be begun anew keeps its name.
+fn put_back(aside: Option<&Path>, path: &Path) {
+    let _ = aside.map(|aside| fs::rename(aside, path));
+}

@@ -1,0 +1,185 @@
+//! What somebody takes away under a running daemon is noticed, told, and put back.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use handoff_protocol::ids::ServiceName;
+use handoff_protocol::record::Fact;
+use handoff_protocol::supervisor::Phase;
+use tokio::task::spawn_local;
+
+use super::{Handle, Service};
+use crate::config::Dirs;
+use crate::journal::{Journal, JournalError};
+use crate::store::{Store, Version};
+use crate::supervisor::input::Input;
+use crate::supervisor::lane::Lane;
+use crate::supervisor::state::{PATIENCE, open_journal};
+
+impl Service {
+    /// Looks whether the journal is in its place. At rest nothing is recorded, so it is looked at when somebody asks.
+    pub(in crate::supervisor) fn look_after_journal(&mut self) {
+        // A damaged journal that is moved away, as its problem advises, is begun anew without a word.
+        if self.journal.refused().is_some() {
+            let path = self.shared.dirs.journal(&self.name);
+            let what = path.display().to_string();
+            if self.lanes.journal.wait(PATIENCE, &what, move || !path.exists()).unwrap_or(false) {
+                self.mend_journal_at_rest(false);
+            }
+        }
+        if let Err(error) = self.journal.keep_in_place() {
+            tracing::error!(service = %self.name, %error, "it cannot be written again");
+            self.problems.journal_not_in_place(&error);
+        }
+        self.tell_of_restored_journal();
+    }
+
+    /// After a disk was full: takes records again, and says how things stand now.
+    pub(in crate::supervisor) fn mend_journal(&mut self) {
+        let mended = match self.journal.refused() {
+            Some(_) => {
+                self.reopened_journal().and_then(|opened| self.journal.take_file(opened)).map(|()| true)
+            }
+            None => self.journal.mend(),
+        };
+        match mended {
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(error) => {
+                self.problems.not_recorded(&error);
+                return tracing::error!(service = %self.name, %error, "still not mended");
+            }
+        }
+        tracing::info!(service = %self.name, "the journal takes records again");
+        self.problems.journal_mended();
+        // A machine that has not begun anything knows less than a journal that was not read before.
+        if self.handoff().is_some() {
+            self.note(Fact::Wanted { up: self.machine.is_wanted() });
+        }
+        let generation = self.journal.standing().generation().next();
+        let known = self.journal.standing().current.as_ref().and_then(|current| current.process.as_ref());
+        let Some(process) = self.processes.incumbent().filter(|process| known != Some(&process.identity))
+        else {
+            return;
+        };
+        // The one that started it, by which it is reached: there may have been others since.
+        let handoff = process.handoff;
+        let facts = [
+            Fact::Intent { handoff, generation, binary: process.binary.clone() },
+            Fact::Spawned { handoff, process: process.identity.clone() },
+            Fact::Committed { handoff },
+        ];
+        for fact in facts {
+            self.note(fact);
+        }
+    }
+
+    /// Likewise of a service that is not known to run: its journal may say by now that it does, or did. `wanted`: what has ended is
+    /// started again.
+    pub(in crate::supervisor) fn mend_journal_at_rest(&mut self, wanted: bool) {
+        let was_refused = self.journal.refused().is_some();
+        let problem = self.problems.last().map(str::to_owned);
+        self.mend_journal();
+        if self.journal.refused().is_some() {
+            self.problems.journal_still_refused(problem);
+        }
+        if was_refused && self.journal.refused().is_none() && self.machine.phase() == Phase::Stopped {
+            self.take_over_late(wanted && self.is_known_to_be_wanted());
+        }
+    }
+
+    /// Whether it is to run, as a journal says that can be read by now.
+    pub(in crate::supervisor) fn is_known_to_be_wanted(&self) -> bool {
+        !self.shared.was_lost || self.journal.standing().wanted
+    }
+
+    /// The journal, opened again in its lane.
+    fn reopened_journal(&self) -> Result<Journal, JournalError> {
+        self.wait_for_journal(|dirs, name, lane| open_journal(&dirs, &name, &lane))?
+    }
+
+    /// Does something with the file of the journal, in its lane. Waits a moment at the most.
+    pub(in crate::supervisor) fn wait_for_journal<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Dirs, ServiceName, Lane) -> T + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let (dirs, name, lane) = (self.shared.dirs.clone(), self.name.clone(), self.lanes.journal.clone());
+        let path = dirs.journal(&name);
+        let done =
+            self.lanes.journal.wait(PATIENCE, &path.display().to_string(), move || work(dirs, name, lane));
+        done.map_err(|source| JournalError::Storage { path, what: "open it", source })
+    }
+
+    /// The journal was written again, if it was: tells it, and waits for the disk on another thread.
+    pub(in crate::supervisor) fn tell_of_restored_journal(&mut self) {
+        let Some(found) = self.journal.take_news() else { return };
+        tracing::error!(service = %self.name, "{found}");
+        let is_under_way = !matches!(self.machine.phase(), Phase::Serving | Phase::Stopped);
+        self.problems.journal_written_again(&found, is_under_way);
+        let (storage, inputs) = (self.journal.storage(), self.inputs.clone());
+        let synced = self.lanes.journal.run(move || storage.sync());
+        spawn_local(async move {
+            inputs.send(Input::Restored(synced.await.and_then(|synced| synced)));
+        });
+    }
+
+    /// The disk has the journal that was written again, or has refused it.
+    pub(in crate::supervisor) fn journal_restored(&mut self, synced: io::Result<()>) {
+        if let Err(error) = self.journal.restored(synced) {
+            tracing::error!(service = %self.name, %error, "not durable");
+            self.problems.journal_not_in_place(&error);
+        }
+    }
+
+    /// What puts back versions that were taken away.
+    pub(in crate::supervisor) fn restorer(&self) -> Restorer {
+        let pid = self.processes.incumbent().map(|process| process.pid());
+        let pid = pid.filter(|_| !self.config.adapter.is_foreign());
+        Restorer { store: Arc::clone(self.versions.store()), lane: self.lanes.imports.clone(), pid }
+    }
+}
+
+/// The version that is current is not in the store any more: puts it back while its content can be had. Gives a sentence about it.
+pub(in crate::supervisor) async fn put_back(handle: &Handle) -> String {
+    let version = handle.read(|service| {
+        let path = service.current_binary().map(|binary| binary.path.clone())?;
+        service.versions.store().version_at(Path::new(&path))
+    });
+    let Some(version) = version else { return String::new() };
+    let restorer = handle.read(|service| service.restorer());
+    let told = match restorer.put_back(version).await {
+        Ok(told) => told,
+        Err(error) => format!("{error}; it runs, and could not be started again."),
+    };
+    handle.with(|service| {
+        tracing::error!(service = %service.name, "{told}");
+        service.problems.version_taken_away(&told);
+    });
+    told
+}
+
+/// Puts versions back into a store. The process that serves may run one of them.
+pub(in crate::supervisor) struct Restorer {
+    store: Arc<Store>,
+    lane: Lane,
+    pid: Option<u32>,
+}
+
+impl Restorer {
+    /// The error is a clause.
+    pub(in crate::supervisor) async fn put_back(&self, version: Version) -> Result<String, String> {
+        let (store, pid, at) = (Arc::clone(&self.store), self.pid, self.store.path_of(&version));
+        let done = self.lane.run(move || {
+            if store.is_whole(&version) {
+                return Ok("another who was faster".to_owned());
+            }
+            let running = pid.and_then(|pid| File::open(format!("/proc/{pid}/exe")).ok());
+            store.put_back(&version, running)
+        });
+        let done = done.await.map_err(|error| error.to_string())?;
+        let from = done.map_err(|error| format!("{error}; {}", error.hint()))?;
+        Ok(format!("{}: it was taken away, and was put back from {from}.", at.display()))
+    }
+}

@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream as Blocking};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::config::Check;
-use crate::probe::attempt;
+use crate::probe::{Surroundings, attempt};
 use crate::slots::census::Census;
 
 /// One program for all servers. Each line of its table is one behavior.

@@ -146,6 +146,7 @@ impl Process {
             exit: Cell::default(),
             serial,
             inputs,
+            untaken: Cell::default(),
         };
         let watch = spawn_local(watch(watched, Rc::clone(&version)));
         Ok(Self {
@@ -243,6 +244,9 @@ impl Drop for Process {
     }
 }
 
+/// So many messages of a process may wait in the inbox.
+const UNTAKEN_MAX: usize = 32;
+
 /// What the task that watches a process has.
 struct Watched {
     channel: Option<Rc<AsyncFd<Channel>>>,
@@ -253,14 +257,25 @@ struct Watched {
     exit: Cell<Option<Exit>>,
     serial: Serial,
     inputs: Inputs,
+    /// How many messages were sent since the last one that was waited for.
+    untaken: Cell<usize>,
 }
 
 impl Watched {
-    /// Waits until it is taken. So a process that sends without end has one message in the inbox at most, and until a version is agreed
-    /// the answer of the service says how the next message is read.
-    async fn tell(&self, event: ProcessEvent) {
-        // A service that is gone wants to know nothing.
-        let _ = self.inputs.deliver(Input::Process(self.serial, event)).await;
+    /// Until a version is agreed, the answer of the service says how the next message is read. After that, what the process has sent
+    /// comes into the inbox together, so that no later result overtakes a part of it; and only up to [`UNTAKEN_MAX`] messages, for a process
+    /// that sends without end.
+    async fn tell(&self, event: ProcessEvent, version: &Cell<u16>) {
+        let input = Input::Process(self.serial, event);
+        let untaken = self.untaken.get() + 1;
+        if version.get() == UNAGREED || untaken >= UNTAKEN_MAX {
+            self.untaken.set(0);
+            // A service that is gone needs no message.
+            let _ = self.inputs.deliver(input).await;
+        } else {
+            self.untaken.set(untaken);
+            self.inputs.send(input);
+        }
     }
 
     /// Its end, with that of everything that it has started. Can be called off and asked for again.
@@ -315,7 +330,7 @@ async fn send_later(unsent: Weak<Unsent>, channel: Weak<AsyncFd<Channel>>) {
 }
 
 async fn watch(watched: Watched, version: Rc<Cell<u16>>) {
-    let tell = async |event| watched.tell(event).await;
+    let tell = async |event| watched.tell(event, &version).await;
     let Some(channel) = &watched.channel else {
         return tell(ProcessEvent::Gone(watched.gone().await)).await;
     };
@@ -410,32 +425,4 @@ pub(in crate::supervisor) fn told(exit: process::Exit) -> Exit {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::{BufRead, BufReader};
-    use std::process::{Child, Command, Stdio};
-
-    /// A process that is no child of this one: its parent is.
-    fn orphan(program: &str) -> (Child, AsyncFd<OwnedFd>) {
-        let script = format!("{program} & echo $!; read line");
-        let mut command = Command::new("/bin/sh");
-        let mut parent =
-            command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(parent.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let pidfd = process::pidfd_open(line.trim().parse().unwrap()).unwrap();
-        (parent, readable(pidfd).unwrap())
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn the_end_of_a_process_that_is_no_child_is_told() {
-        let (mut parent, pidfd) = orphan("sleep 1000");
-        let early = timeout(Duration::from_millis(50), gone(&pidfd)).await;
-        kill(pidfd.get_ref().as_fd(), Signal::SIGTERM).unwrap();
-        let exit = timeout(Duration::from_secs(10), gone(&pidfd)).await;
-        drop(parent.stdin.take());
-        parent.wait().unwrap();
-        assert!(early.is_err());
-        assert_eq!(exit.unwrap(), Exit::Signal(15));
-    }
-}
+mod tests;

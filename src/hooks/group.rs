@@ -34,9 +34,38 @@ pub(super) struct Started {
     trace: Trace,
 }
 
+/// A command that starts. Drop gives it up, also if it has started and nothing has taken it yet.
+pub(super) struct Starting(oneshot::Receiver<Result<Started, HookError>>);
+
+impl Starting {
+    /// Completes when the command has started, or cannot start. `None` if its thread ended without a word.
+    pub(super) async fn started(&mut self) -> Option<Result<Started, HookError>> {
+        (&mut self.0).await.ok()
+    }
+
+    /// Gives the command up, and waits until nothing of it is left. A program that does not answer is left to its thread.
+    pub(super) async fn give_up(mut self) {
+        let started = timeout(KILLED_WITHIN, self.started()).await;
+        if let Ok(Some(Ok(started))) = started
+            && let Ok(mut group) = Group::of(started)
+        {
+            group.end_all().await;
+        }
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        // From now on the thread sees that nothing waits, and ends what it has started.
+        self.0.close();
+        if let Ok(Ok(started)) = self.0.try_recv() {
+            let _ = Group::of(started);
+        }
+    }
+}
+
 /// Starts a command in its own thread: its program or working directory may be on a file system that does not answer.
-/// Dropping the receiver gives the command up.
-pub(super) fn start(spec: SpawnSpec) -> io::Result<oneshot::Receiver<Result<Started, HookError>>> {
+pub(super) fn start(spec: SpawnSpec) -> io::Result<Starting> {
     let (started, result) = oneshot::channel();
     std::thread::Builder::new().name("hook".into()).spawn(move || {
         if let Err(Ok(Started { spawned, trace })) = started.send(start_here(spec)) {
@@ -45,7 +74,7 @@ pub(super) fn start(spec: SpawnSpec) -> io::Result<oneshot::Receiver<Result<Star
             trace.end_all();
         }
     })?;
-    Ok(result)
+    Ok(Starting(result))
 }
 
 fn start_here(spec: SpawnSpec) -> Result<Started, HookError> {

@@ -139,7 +139,7 @@ pub async fn run_until(
     let (mut stdout, out) = Tail::pipe().map_err(unable)?;
     let (mut stderr, err) = Tail::pipe().map_err(unable)?;
     let until = Instant::now() + Duration::from_millis(command.limit_ms);
-    let started = group::start(SpawnSpec {
+    let mut starting = group::start(SpawnSpec {
         binary: program.to_owned(),
         args: argv[1..].iter().map(OsString::from).collect(),
         env: environment(env),
@@ -148,15 +148,19 @@ pub async fn run_until(
         stderr: err,
         channel: None,
         files_limit: None,
-    });
+    })
+    .map_err(unable)?;
     let mut called_off = pin!(called_off);
     let started = tokio::select! {
-        started = timeout_at(until, started.map_err(unable)?) => started,
-        () = &mut called_off => return Err(HookError::CalledOff(shown)),
+        started = timeout_at(until, starting.started()) => started,
+        () = &mut called_off => {
+            starting.give_up().await;
+            return Err(HookError::CalledOff(shown));
+        }
     };
     let started = match started {
-        Ok(Ok(started)) => started?,
-        Ok(Err(_)) => return Err(unable(io::ErrorKind::BrokenPipe.into())),
+        Ok(Some(started)) => started?,
+        Ok(None) => return Err(unable(io::ErrorKind::BrokenPipe.into())),
         Err(_) => {
             let told = format!("its program or the directory {} does not answer", working_dir.display());
             return Err(HookError::TooLong { command: shown, limit_ms: command.limit_ms, told });

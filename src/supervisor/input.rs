@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::monitor::{Measured, Step};
 use super::operations::{Operation, Order};
 use super::process::{Found, ProcessEvent, Serial, Unclaimed};
-use super::rollout::{Brought, Origin, PathNews};
+use super::rollout::{Brought, CallOff, CalledOff, Origin, PathNews};
 use super::service::Service;
 use crate::journal::Compaction;
 use crate::probe::{Failure, Surroundings};
@@ -28,6 +28,8 @@ pub(super) type Reply<T> = oneshot::Sender<T>;
 pub(super) enum Input {
     /// A client, or the daemon itself, asks for something.
     Order(Order, Operation),
+    /// A stop or a cancellation begins: what comes before a start or an upgrade is called off. After the orders that came first.
+    CallOff(CallOff, Reply<CalledOff>),
     /// A process did something.
     Process(Serial, ProcessEvent),
     /// It was looked for what a process is to be started from.
@@ -57,7 +59,7 @@ pub(super) enum Input {
     /// A way to a listener of the process that is tried; nothing if none is.
     Route(HandoffId, String, Reply<Option<io::Result<ProbeRoute>>>),
     /// The way is not needed any more.
-    EndRoute(String, Reply<io::Result<()>>),
+    EndRoute(HandoffId, String, Reply<io::Result<()>>),
     /// Whether the listener of the process that is tried is still one.
     Listens(String, Reply<bool>),
     /// What a command that tries a process is to know.
@@ -153,6 +155,7 @@ impl Service {
     fn take(&mut self, input: Input) {
         match input {
             Input::Order(order, operation) => self.order(order, operation),
+            Input::CallOff(what, reply) => answer(reply, self.call_off_before(what)),
             Input::Process(serial, event) => self.process_event(serial, event),
             Input::Found(found) => self.found(found),
             Input::Origin(origin) => self.remember_origin(origin),
@@ -166,8 +169,13 @@ impl Service {
             Input::Brought(serial, brought) => self.first_brought(serial, brought),
             Input::QuietDue(id) => self.look_for_quiet(id),
             Input::Probed(id, result) => self.probed(id, result),
-            Input::Route(id, listener, reply) => answer(reply, self.route_to_tried(id, &listener)),
-            Input::EndRoute(listener, reply) => answer(reply, self.end_route(&listener)),
+            Input::Route(id, listener, reply) => {
+                if reply.send(self.route_to_tried(id, &listener)).is_err() {
+                    // The probe was given up meanwhile.
+                    let _ = self.end_route(id, &listener);
+                }
+            }
+            Input::EndRoute(id, listener, reply) => answer(reply, self.end_route(id, &listener)),
             Input::Listens(listener, reply) => answer(reply, self.listens_for_tried(&listener)),
             Input::Surroundings(reply) => answer(reply, self.surroundings()),
             Input::IsProbing(id, reply) => answer(reply, self.is_probing(id)),

@@ -10,7 +10,8 @@ use tokio::task::spawn_local;
 use super::daemon::Daemon;
 use super::operations::{Asked, Limits, Order, merged};
 use super::rollout::{
-    Pipeline, Wanted, bring_first, check_running, check_staged, hex, recall_staged, statuses, unfinished,
+    CallOff, Pipeline, Wanted, bring_first, check_running, check_staged, hex, recall_staged, statuses,
+    unfinished,
 };
 use super::running::bound;
 use super::service::{Handle, START_LIMIT, Service};
@@ -50,14 +51,14 @@ impl Handler for Daemon {
             api::Request::Stop(name) => {
                 let handle = self.find(&name).await?;
                 let asked = asked(Operation::Stop);
-                if let Some((outcome, preparation)) = handle.with(Service::call_off_first) {
+                let called_off = handle.call_off(CallOff::Stop).await;
+                if let Some((outcome, preparation)) = called_off.preparation {
                     preparation.ended().await;
                     return Ok(answer(outcome));
                 }
-                let has_waited = handle.with(Service::call_off_start);
                 match handle.order(Order::Stop, Some(asked.clone()), Some(progress)).await {
                     // It waited for its start, and does so no more: that is the end of it.
-                    Err(error) if has_waited && error.kind == Kind::NotRunning => {
+                    Err(error) if called_off.waiting_start && error.kind == Kind::NotRunning => {
                         Ok(answer(handle.read(|service| service.stopped_before_start(&asked))))
                     }
                     ended => ended.map(answer),
@@ -69,7 +70,7 @@ impl Handler for Daemon {
             }
             api::Request::Cancel(name) => {
                 let handle = self.find(&name).await?;
-                if let Some((outcome, preparation)) = handle.with(Service::call_off_preparation) {
+                if let Some((outcome, preparation)) = handle.call_off(CallOff::Cancel).await.preparation {
                     preparation.ended().await;
                     return Ok(answer(outcome));
                 }
@@ -224,7 +225,12 @@ async fn prepare_start(handle: &Handle, config: config::Service) -> Result<(), E
             service.path_of(Target::Committed)
         });
         check(handle, path).await?;
-        handle.with(Service::open_listeners)?;
+        handle.with(|service| {
+            service.open_listeners()?;
+            // One that is tried again at this moment does not come before this start.
+            service.call_off_start();
+            Ok::<_, Error>(())
+        })?;
     } else if phase == Phase::Backoff {
         bring_first_again(handle, config).await?;
     }

@@ -8,6 +8,8 @@ mod watchdog;
 pub(in crate::supervisor) use canary::{Measured, Step};
 pub(in crate::supervisor) use lock_watch::check_queue;
 
+use handoff_protocol::ids::HandoffId;
+
 use watchdog::Watchdog;
 
 /// What is known of how the processes do.
@@ -19,6 +21,8 @@ pub(in crate::supervisor) struct Monitor {
     kill_reason: Option<String>,
     /// What the share of a successor was measured to be.
     measured: Option<Measured>,
+    /// The handoff whose probe has opened a route last.
+    route_owner: Option<HandoffId>,
 }
 
 impl Monitor {

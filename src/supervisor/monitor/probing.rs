@@ -111,7 +111,7 @@ impl Way for WayIn<'_> {
         let route = route.flatten().ok_or_else(nobody)?.map_err(no_way)?;
         let connected = self.connect_by(route).await;
         // The way is open for this one connection only.
-        let ended = self.inputs.ask(|reply| Input::EndRoute(listener.to_owned(), reply)).await;
+        let ended = self.inputs.ask(|reply| Input::EndRoute(self.id, listener.to_owned(), reply)).await;
         ended.unwrap_or(Ok(())).map_err(no_way)?;
         connected.map_err(|error| Failure::to_connect(listener, &error))
     }
@@ -197,6 +197,7 @@ impl Service {
         let (Some(listening), Some(slot)) = (&mut self.listening, slot) else {
             return Some(Err(io::Error::other("the process is gone")));
         };
+        self.monitor.route_owner = Some(id);
         Some(listening.route_to(listener, slot))
     }
 
@@ -205,7 +206,11 @@ impl Service {
         listening.is_some_and(|(listening, process)| listening.is_open(listener, process.slot))
     }
 
-    pub(in crate::supervisor) fn end_route(&mut self, listener: &str) -> io::Result<()> {
+    /// Only of the last probe: a new route has replaced the ones before.
+    pub(in crate::supervisor) fn end_route(&mut self, id: HandoffId, listener: &str) -> io::Result<()> {
+        if self.monitor.route_owner != Some(id) {
+            return Ok(());
+        }
         self.listening.as_mut().map_or(Ok(()), |listening| listening.end_route(listener))
     }
 }

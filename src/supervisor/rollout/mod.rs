@@ -20,7 +20,7 @@ pub(crate) use install::import_of;
 pub(in crate::supervisor) use install::{Pipeline, Wanted};
 pub(in crate::supervisor) use origin::{Origin, read_origins};
 pub(in crate::supervisor) use path_watch::{Arrival, PathNews, bring_in_all};
-pub(in crate::supervisor) use preparation::was_called_off;
+pub(in crate::supervisor) use preparation::{CallOff, CalledOff, was_called_off};
 pub(in crate::supervisor) use staging::{bring_in_staged, check_staged, recall_staged};
 pub(in crate::supervisor) use versions::{statuses, unfinished};
 

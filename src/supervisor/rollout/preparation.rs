@@ -129,7 +129,35 @@ pub(in crate::supervisor) fn was_called_off(name: &ServiceName, error: &Error) -
     *error == called_off(name)
 }
 
+/// What calls off the work that comes before the machine is asked.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::supervisor) enum CallOff {
+    /// A stop: of a first start.
+    Stop,
+    /// A cancellation: of any.
+    Cancel,
+}
+
+/// The work that was called off.
+#[derive(Debug, Default)]
+pub(in crate::supervisor) struct CalledOff {
+    /// A version that was brought in: the caller has its answer, and waits until the work has ended.
+    pub(in crate::supervisor) preparation: Option<(api::Outcome, Rc<Preparation>)>,
+    /// A start that waited to be tried again.
+    pub(in crate::supervisor) waiting_start: bool,
+}
+
 impl Service {
+    /// Calls off the work before the machine is asked.
+    pub(in crate::supervisor) fn call_off_before(&mut self, by: CallOff) -> CalledOff {
+        let preparation = match by {
+            CallOff::Stop => self.call_off_first(),
+            CallOff::Cancel => self.call_off_preparation(),
+        };
+        let waiting_start = matches!((by, &preparation), (CallOff::Stop, None)) && self.call_off_start();
+        CalledOff { preparation, waiting_start }
+    }
+
     /// Calls off what is brought in, if anything is. Whoever has asked for it is told by an error. Nothing is left of it when
     /// [`Preparation::ended`] completes.
     pub(in crate::supervisor) fn call_off_preparation(&mut self) -> Option<(api::Outcome, Rc<Preparation>)> {
@@ -152,7 +180,7 @@ impl Service {
     }
 
     /// Calls off the first start of a service, if what it is to be started from is still brought in.
-    pub(in crate::supervisor) fn call_off_first(&mut self) -> Option<(api::Outcome, Rc<Preparation>)> {
+    fn call_off_first(&mut self) -> Option<(api::Outcome, Rc<Preparation>)> {
         if !self.is_first_brought_in() || self.machine.phase() != Phase::Stopped {
             return None;
         }

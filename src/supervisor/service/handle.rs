@@ -18,6 +18,7 @@ use crate::supervisor::daemon::Shared;
 use crate::supervisor::input::{Input, Inputs, inbox};
 use crate::supervisor::lane::Lanes;
 use crate::supervisor::operations::{Asked, Operation, Order, Recorder};
+use crate::supervisor::rollout::{CallOff, CalledOff};
 use crate::supervisor::state::Opened;
 
 /// A service, and the way to its inbox.
@@ -68,6 +69,11 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.inputs.send(Input::Order(order, Operation { reply, progress, asked }));
         answer.await.ok()
+    }
+
+    /// Calls off the work before the machine is asked, after the orders that came first.
+    pub(in crate::supervisor) async fn call_off(&self, by: CallOff) -> CalledOff {
+        self.inputs.ask(|reply| Input::CallOff(by, reply)).await.unwrap_or_default()
     }
 
     /// Looks at it.

@@ -50,7 +50,7 @@ pub fn of_tcp(address: SocketAddr) -> Option<Owner> {
     in_the_way(TCP, address).iter().find_map(|entry| holder_of_socket(entry.inode))
 }
 
-/// Like [`Owner::of_tcp`], for UDP. Connected sockets come last, because they receive only from their peer.
+/// Like [`of_tcp`], for UDP. Connected sockets come last, because they receive only from their peer.
 pub fn of_udp(address: SocketAddr) -> Option<Owner> {
     in_the_way(UDP, address).iter().find_map(|entry| holder_of_socket(entry.inode))
 }

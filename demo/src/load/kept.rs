@@ -55,7 +55,8 @@ impl Socket {
         let peeked = recv(&self.stream, &mut [0; 1], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
         if matches!(peeked, Ok(0)) {
             self.kept.had_ended.store(true, Ordering::SeqCst);
-            return Err(io::ErrorKind::NotConnected.into());
+            // For a new connection this is a cut, like any end before the answer.
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.kept.is_unused.store(false, Ordering::SeqCst);
         Ok(())

@@ -17,7 +17,6 @@ pub(super) use address::{family_and_port, is_at};
 
 use super::diag::{ANY_COOKIE, Cookie, Diag, Found, Key};
 use super::gate::{Gate, STARVED};
-use super::held_clock::HeldClock;
 use super::work::Account;
 use crate::config::ListenAddress;
 use crate::sys::held::{HeldSocket, sockets_of};
@@ -44,8 +43,6 @@ pub struct Census {
     may_ask: bool,
     /// Maximum pause within a response.
     pause: Duration,
-    /// Stands still while the tree is stopped.
-    clock: HeldClock,
     /// Whether a connection's client is a process of the tree.
     inner: HashMap<Cookie, bool>,
 }
@@ -120,7 +117,6 @@ impl Census {
             spared: HashMap::new(),
             may_ask: may_ask(),
             pause: Duration::ZERO,
-            clock: HeldClock::default(),
             inner: HashMap::new(),
         })
     }
@@ -128,16 +124,6 @@ impl Census {
     /// Sets how long a response that is written in parts may pause.
     pub fn with_pauses(self, pause: Duration) -> Census {
         Census { pause, ..self }
-    }
-
-    /// Stops the clock: no process of the tree runs until [`Census::resume_clock`], and that time does not count.
-    pub fn pause_clock(&mut self) {
-        self.clock.stop(Instant::now());
-    }
-
-    /// Starts the clock again: the tree runs.
-    pub fn resume_clock(&mut self) {
-        self.clock.go_on(Instant::now());
     }
 
     /// Whether no process of the tree has a connection to one of the addresses. For a tree that gets no new
@@ -172,7 +158,7 @@ impl Census {
         for (found, holder) in found {
             let cookie = found.key.cookie();
             let known = before.remove(&cookie).map(|known| known.account);
-            let account = Account::next(known.as_ref(), &found, now, &self.clock);
+            let account = Account::next(known.as_ref(), &found, now);
             self.accounts.insert(cookie, Known { key: found.key, holder, account });
         }
         // One pass can miss a socket while others disappear.
@@ -181,11 +167,11 @@ impl Census {
             if let Some(found) =
                 found.filter(|found| found.inode == known.holder.inode && found.is_connection())
             {
-                let account = Account::next(Some(&known.account), &found, now, &self.clock);
+                let account = Account::next(Some(&known.account), &found, now);
                 self.accounts.insert(cookie, Known { account, ..known });
             }
         }
-        Ok(self.summary(self.clock.at(now)))
+        Ok(self.summary(now))
     }
 
     /// A survey of a tree in which all processes are stopped. Where the timestamps do not show what came last on a
@@ -204,7 +190,7 @@ impl Census {
                 Err(_) => self.may_ask = false,
             }
         }
-        Ok(self.summary(self.clock.at(Instant::now())))
+        Ok(self.summary(Instant::now()))
     }
 
     /// Whether [`Census::survey_of_stopped`] can ask the kernel.
@@ -216,7 +202,7 @@ impl Census {
     /// or only on those in use now. Lets through what a process needs to finish a request. Call it only while the tree
     /// is stopped, and repeat it until it returns that everything is held back.
     pub fn hold_back(&mut self, all: bool) -> io::Result<bool> {
-        let now = self.clock.at(Instant::now());
+        let now = Instant::now();
         let is_used = |account: &Account| {
             account.is_work() || account.waits() || now.saturating_duration_since(account.moved) < IN_USE
         };

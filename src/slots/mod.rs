@@ -17,7 +17,6 @@ mod diag;
 mod error;
 mod gate;
 mod handshakes;
-mod held_clock;
 mod order;
 mod others;
 mod pair;

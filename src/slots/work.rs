@@ -16,14 +16,12 @@
 //!   One with few segments may be in its first request, of which no part may stay unread until the process is gone.
 //! - A response sent in parts looks complete during the pauses. So recent output that no request follows may continue:
 //!   see [`Account::answers`]. A client that sends only the first part of a request looks busy.
-//! - Time during which the process is held does not count: see `held_clock.rs`.
 //! - Processing that takes [`LONG`] is a request, not a step of a handshake.
 //! - For unix connections only the unread bytes are known: a request that has been read is invisible.
 
 use std::time::{Duration, Instant};
 
 use super::diag::{Found, History};
-use super::held_clock::HeldClock;
 
 /// How long without movement until an unknown order counts as idle.
 const TIE: Duration = Duration::from_millis(50);
@@ -162,15 +160,14 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// The state after an observation at `now`, with the previous state if there is one. All times of an account are
-    /// times of `clock`.
-    pub(super) fn next(before: Option<&Account>, found: &Found, now: Instant, clock: &HeldClock) -> Account {
+    /// The state after an observation at `now`, with the previous state if there is one.
+    pub(super) fn next(before: Option<&Account>, found: &Found, now: Instant) -> Account {
         // The kernel counts the end of the client's data as one byte.
         let end = u32::from(found.is_half_closed());
         let unread = found.unread.saturating_sub(end);
         match found.history {
-            Some(history) => Account::of_tcp(before, history, unread, found.unsent, end, (now, clock)),
-            None => Account::of_unix(before, unread > 0 || found.unsent > 0, clock.at(now)),
+            Some(history) => Account::of_tcp(before, history, unread, found.unsent, end, now),
+            None => Account::of_unix(before, unread > 0 || found.unsent > 0, now),
         }
     }
 
@@ -200,10 +197,9 @@ impl Account {
         unread: u32,
         unsent: u32,
         end: u32,
-        (now, clock): (Instant, &HeldClock),
+        now: Instant,
     ) -> Account {
-        let ago = |ms: u32| clock.at(now.checked_sub(Duration::from_millis(ms.into())).unwrap_or(now));
-        let now = clock.at(now);
+        let ago = |ms: u32| now.checked_sub(Duration::from_millis(ms.into())).unwrap_or(now);
         let received = history.bytes_received.saturating_sub(end.into());
         let (read, written) =
             (received.saturating_sub(unread.into()), history.bytes_acked + u64::from(unsent));

@@ -168,7 +168,7 @@ fn an_answer_may_go_on_for_as_long_as_it_may_pause() {
             segments_received: 9,
             ..History::default()
         };
-        let account = Account::of_tcp(None, history, unread, 0, 0, (now, &HeldClock::default()));
+        let account = Account::of_tcp(None, history, unread, 0, 0, now);
         let pause = Duration::from_millis(100);
         (account.answers(now, pause), account.streams(now, pause))
     };
@@ -177,32 +177,6 @@ fn an_answer_may_go_on_for_as_long_as_it_may_pause() {
     assert_eq!(wrote(20, 3_020, 0), (false, true), "no request for a long time");
     assert_eq!(wrote(20, 10, 40), (false, false), "its client has asked again");
     let never = History { segments_sent: 0, last_sent_ms: 20, last_received_ms: 20, ..History::default() };
-    let account = Account::of_tcp(None, never, 0, 0, 0, (now, &HeldClock::default()));
+    let account = Account::of_tcp(None, never, 0, 0, 0, now);
     assert!(!account.answers(now, Duration::from_secs(1)), "nothing was written");
-}
-
-#[test]
-fn the_time_in_which_a_process_is_held_is_no_pause_of_its_answer() {
-    let now = Instant::now();
-    let ago = |ms| now.checked_sub(Duration::from_millis(ms)).unwrap();
-    let history = History {
-        last_sent_ms: 200,
-        last_received_ms: 230,
-        last_ack_ms: 200,
-        bytes_received: 100,
-        segments_sent: 3,
-        segments_received: 9,
-        ..History::default()
-    };
-    let answers = |held_ms: u64| {
-        let mut clock = HeldClock::default();
-        clock.stop(ago(150));
-        clock.go_on(ago(150 - held_ms));
-        let account = Account::of_tcp(None, history, 0, 0, 0, (now, &clock));
-        account.answers(clock.at(now), Duration::from_millis(100))
-    };
-    assert!(!answers(0));
-    assert!(!answers(100), "it had 100 ms for the rest");
-    assert!(answers(101));
-    assert!(answers(150), "it is held now, and had 50 ms");
 }

@@ -201,7 +201,7 @@ fn where_nothing_is_under_way_nothing_is_called_off() {
 #[test]
 fn a_restart_after_a_death_goes_on() {
     let rig = Rig::new();
-    let address = rig.serve("s", "1", "slow-start-500", "");
+    let address = rig.serve("s", "1", "slow-start-3000", "");
     crate::support::signal(rig.status("s").pid.unwrap(), handoff::sys::process::Signal::SIGKILL);
     wait_for("its restart", || is_in(&rig, "warming"));
     match cancel(&rig) {

@@ -76,7 +76,6 @@ impl Runner {
 
     /// Stops the program and surveys it. Returns whether this is the moment; then the program stays stopped.
     fn hold_and_look(&mut self, moment: &mut Moment, since: Instant) -> bool {
-        self.census.pause_clock();
         let found = match self.program.hold() {
             true => self.census.survey_of_stopped(|| self.program.tree()),
             false => Err(io::Error::other("it cannot be stopped")),
@@ -100,7 +99,6 @@ impl Runner {
         }
         if next != Held::End {
             self.program.let_go();
-            self.census.resume_clock();
         }
         next == Held::End
     }

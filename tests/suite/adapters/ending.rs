@@ -284,7 +284,7 @@ fn a_process_that_is_none_of_the_program_is_never_named() {
     assert!(alive, "a process was ended that is none of the program");
     let log = super::wait_for("the log to tell it", || {
         let log = std::fs::read_to_string(slow.rig.path("state/services/s/log/current")).unwrap_or_default();
-        log.contains("is refused").then_some(log)
+        log.contains("is ignored").then_some(log)
     });
     assert!(log.contains(&named), "{log}");
 }

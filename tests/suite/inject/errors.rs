@@ -68,7 +68,7 @@ fn what_is_wrong_with_the_rest_is_said() {
 fn the_trampoline_alone_does_nothing() {
     let output = std::process::Command::new(handoff()).arg(handoff::shim::exec::VERB).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("is started by handoff"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is an internal command of handoff"));
 }
 
 #[test]

@@ -67,15 +67,15 @@ fn in_warming() {
 fn in_draining() {
     let mut slow = None;
     called_off("draining", "", "", "", |address| {
-        slow = Some(std::thread::spawn(move || ask(address, "slow 1500").unwrap()));
+        slow = Some(std::thread::spawn(move || ask(address, "slow 6000").unwrap()));
         wait_for("the slow request to be accepted", || (version(address) == "1").then_some(()));
     });
-    assert_eq!(slow.unwrap().join().unwrap(), "1 slow 1500", "its request was finished");
+    assert_eq!(slow.unwrap().join().unwrap(), "1 slow 6000", "its request was finished");
 }
 
 #[test]
 fn in_sealing() {
-    called_off("sealing", "slow-seal-700", "", "", |_| {});
+    called_off("sealing", "slow-seal-2500", "", "", |_| {});
 }
 
 #[test]

@@ -85,12 +85,12 @@ fn the_death_of_the_new_version_takes_the_old_one_back() {
 fn who_passes_the_probation_stays_and_the_old_version_leaves() {
     for mode in MODES {
         let rig = Rig::new();
-        let address = rig.serve("s", "1", "", &format!("{mode}\nprobation = \"300ms\""));
+        let address = rig.serve("s", "1", "", &format!("{mode}\nprobation = \"3s\""));
         let outcome = never_refused(address, || on_probation(&rig, || {}).unwrap());
         assert_eq!((outcome.outcome, outcome.generation.0), (Ending::Committed, 2), "{mode}: {outcome:?}");
-        assert!(outcome.took_us < 10_000_000, "{outcome:?}");
+        assert!(outcome.took_us < 30_000_000, "{outcome:?}");
         let probation = outcome.phases.iter().find(|phase| phase.phase == "probation").unwrap();
-        assert!(probation.took_us >= 300_000, "{outcome:?}");
+        assert!(probation.took_us >= 3_000_000, "{outcome:?}");
         assert_eq!(version(address), "2");
         assert!(crate::support::processes_of(&rig.path("testee-1")).is_empty(), "the old process is gone");
     }

@@ -55,7 +55,7 @@ struct Open {
     sender: SendRequest<Upload>,
     driver: JoinHandle<hyper::Result<()>>,
     kept: Arc<Kept>,
-    /// When the client connected.
+    /// When the client began to connect.
     since: Instant,
 }
 
@@ -111,9 +111,10 @@ impl Http {
     }
 
     async fn connect(&self) -> Result<Open, Failure> {
+        // The server may have accepted it long before this client runs again.
+        let (since, kept) = (Instant::now(), Arc::new(Kept::default()));
         let stream = TcpStream::connect(self.endpoint).await?;
         stream.set_nodelay(true)?;
-        let (since, kept) = (Instant::now(), Arc::new(Kept::default()));
         let socket = Socket::new(stream, Arc::clone(&kept));
         let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
         let driver = tokio::spawn(connection);

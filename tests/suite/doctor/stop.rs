@@ -12,7 +12,7 @@ from time import sleep as take
 host, port = sys.argv[1].split(":")
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        take(0.03)
+        take(0.2)
         self.send_response(200)
         self.send_header("content-length", "2")
         self.end_headers()

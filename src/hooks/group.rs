@@ -1,12 +1,15 @@
 //! The process group of a command: its leader, and descendants that stay in the group.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use handoff_protocol::reason::Exit;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::timeout;
 
 use super::trace::Trace;
@@ -34,13 +37,27 @@ pub(super) struct Started {
     trace: Trace,
 }
 
+/// The program and the working directory of a command.
+type Place = (PathBuf, PathBuf);
+
+/// Commands that were given up while they started: a file system does not answer to their threads. Each one holds a thread
+/// and pipes until it does, so no other command of the same place starts meanwhile.
+static STUCK: Mutex<BTreeSet<Place>> = Mutex::new(BTreeSet::new());
+
+fn stuck() -> MutexGuard<'static, BTreeSet<Place>> {
+    STUCK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A command that starts. Drop gives it up, also if it has started and nothing has taken it yet.
-pub(super) struct Starting(oneshot::Receiver<Result<Started, HookError>>);
+pub(super) struct Starting {
+    result: oneshot::Receiver<Result<Started, HookError>>,
+    place: Place,
+}
 
 impl Starting {
     /// Completes when the command has started, or cannot start. `None` if its thread ended without a word.
     pub(super) async fn started(&mut self) -> Option<Result<Started, HookError>> {
-        (&mut self.0).await.ok()
+        (&mut self.result).await.ok()
     }
 
     /// Gives the command up, and waits until nothing of it is left. A program that does not answer is left to its thread.
@@ -56,25 +73,47 @@ impl Starting {
 
 impl Drop for Starting {
     fn drop(&mut self) {
+        // The thread sends with the same lock.
+        let mut stuck = stuck();
+        let found = self.result.try_recv();
         // From now on the thread sees that nothing waits, and ends what it has started.
-        self.0.close();
-        if let Ok(Ok(started)) = self.0.try_recv() {
-            let _ = Group::of(started);
+        self.result.close();
+        match found {
+            Ok(started) => {
+                drop(stuck);
+                let _ = started.map(Group::of);
+            }
+            Err(TryRecvError::Empty) => _ = stuck.insert(self.place.clone()),
+            // It was received, or its thread is gone.
+            Err(TryRecvError::Closed) => {}
         }
     }
 }
 
 /// Starts a command in its own thread: its program or working directory may be on a file system that does not answer.
+/// [`io::ErrorKind::TimedOut`] if an earlier start of this place was given up and still has no answer.
 pub(super) fn start(spec: SpawnSpec) -> io::Result<Starting> {
-    let (started, result) = oneshot::channel();
+    let place = (spec.binary.clone(), spec.working_dir.clone());
+    if stuck().contains(&place) {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    let (tell, result) = oneshot::channel();
+    let own = place.clone();
     std::thread::Builder::new().name("hook".into()).spawn(move || {
-        if let Err(Ok(Started { spawned, trace })) = started.send(start_here(spec)) {
+        let started = start_here(spec);
+        let mut stuck = stuck();
+        let unwanted = tell.send(started);
+        if unwanted.is_err() {
+            stuck.remove(&own);
+        }
+        drop(stuck);
+        if let Err(Ok(Started { spawned, trace })) = unwanted {
             kill_group(spawned.pid);
             let _ = reap_blocking(spawned.pidfd.as_fd());
             trace.end_all();
         }
     })?;
-    Ok(Starting(result))
+    Ok(Starting { result, place })
 }
 
 fn start_here(spec: SpawnSpec) -> Result<Started, HookError> {
@@ -95,8 +134,15 @@ impl Group {
     /// Wraps a process that was just started: the leader of its own session, and so of a group.
     pub(super) fn of(Started { spawned, trace }: Started) -> io::Result<Self> {
         let leader = spawned.pid;
-        let pidfd = readable(spawned.pidfd).inspect_err(|_| kill_group(leader))?;
-        Ok(Self { leader, is_reaped: false, pidfd, trace: Some(trace) })
+        match readable(spawned.pidfd) {
+            Ok(pidfd) => Ok(Self { leader, is_reaped: false, pidfd, trace: Some(trace) }),
+            Err(error) => {
+                // Without its file, the next daemon would not find what has left the group.
+                kill_group(leader);
+                end_on_a_thread(trace, None);
+                Err(error)
+            }
+        }
     }
 
     /// Completes when the leader has exited. It is not reaped yet, so the group id stays reserved. Cancel-safe.

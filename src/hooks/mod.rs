@@ -92,6 +92,16 @@ pub enum HookError {
         /// The last lines of its output.
         told: String,
     },
+    /// It did not start within its time limit: its program or its directory is on a file system that does not answer.
+    #[error("{command} did not start within {}: {cause}", format_duration_ms(*limit_ms))]
+    NotStarted {
+        /// The program and its arguments.
+        command: String,
+        /// Its limit.
+        limit_ms: u64,
+        /// What did not answer.
+        cause: String,
+    },
     /// Its result was no longer needed, and it was killed with all its descendants.
     #[error("{0} was called off")]
     CalledOff(String),
@@ -107,6 +117,7 @@ impl HookError {
             Self::Spawn { .. } => "is it there, executable, and made for this machine?".to_owned(),
             Self::Failed { .. } => "run it by hand to see more".to_owned(),
             Self::TooLong { .. } => "give it more time, or find out what it waits for".to_owned(),
+            Self::NotStarted { .. } => "check the file system that holds them".to_owned(),
             Self::CalledOff(_) => "nothing has changed".to_owned(),
         }
     }
@@ -139,6 +150,10 @@ pub async fn run_until(
     let (mut stdout, out) = Tail::pipe().map_err(unable)?;
     let (mut stderr, err) = Tail::pipe().map_err(unable)?;
     let until = Instant::now() + Duration::from_millis(command.limit_ms);
+    let not_started = || {
+        let cause = format!("its program or the directory {} does not answer", working_dir.display());
+        HookError::NotStarted { command: shown.clone(), limit_ms: command.limit_ms, cause }
+    };
     let mut starting = group::start(SpawnSpec {
         binary: program.to_owned(),
         args: argv[1..].iter().map(OsString::from).collect(),
@@ -149,7 +164,10 @@ pub async fn run_until(
         channel: None,
         files_limit: None,
     })
-    .map_err(unable)?;
+    .map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => not_started(),
+        _ => unable(error),
+    })?;
     let mut called_off = pin!(called_off);
     let started = tokio::select! {
         started = timeout_at(until, starting.started()) => started,
@@ -161,10 +179,7 @@ pub async fn run_until(
     let started = match started {
         Ok(Some(started)) => started?,
         Ok(None) => return Err(unable(io::ErrorKind::BrokenPipe.into())),
-        Err(_) => {
-            let told = format!("its program or the directory {} does not answer", working_dir.display());
-            return Err(HookError::TooLong { command: shown, limit_ms: command.limit_ms, told });
-        }
+        Err(_) => return Err(not_started()),
     };
     let mut group = Group::of(started).map_err(unable)?;
 

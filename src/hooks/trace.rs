@@ -8,7 +8,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{OnceLock, mpsc};
+use std::thread::Builder;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -19,13 +21,26 @@ use crate::sys::traced::{out_of_the_way, trace};
 static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
 
 /// From now on each command gets a file in this directory. Ends the commands of an earlier daemon there, with all their
-/// descendants. Blocks until they are gone.
-pub(crate) fn keep_traces_in(directory: PathBuf) {
+/// descendants, side by side. Blocks until they are gone, at most for `limit`: one that waits for a disk ends later.
+pub(crate) fn keep_traces_in(directory: PathBuf, limit: Duration) {
+    let until = Instant::now() + limit;
+    let mut ends = Vec::new();
     for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-        tracing::warn!(path = %entry.path().display(), "ending a command that an earlier daemon has left behind");
-        end_what_is_left(&entry.path());
+        let path = entry.path();
+        tracing::warn!(path = %path.display(), "ending a command that an earlier daemon has left behind");
+        let (ended, end) = mpsc::channel();
+        let end_it = move || {
+            end_what_is_left(&path);
+            let _ = ended.send(());
+        };
+        // Without a thread its file stays for the next daemon.
+        let begun = Builder::new().name("hook".into()).spawn(end_it);
+        ends.extend(begun.is_ok().then_some(end));
     }
     let _ = DIRECTORY.set(directory);
+    for end in ends {
+        let _ = end.recv_timeout(until.saturating_duration_since(Instant::now()));
+    }
 }
 
 /// The file of one command. Drop removes it.

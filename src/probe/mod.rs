@@ -117,6 +117,8 @@ pub(crate) async fn attempt(check: &Check, limit: Duration, way: &mut impl Way) 
                 | HookError::NoBinary(_)
                 | HookError::CalledOff(_)
                 | HookError::Unsafe { .. }
+                // A check that did not run says nothing of the process.
+                | HookError::NotStarted { .. }
                 | HookError::Spawn { .. } => Failure::Untried(error.to_string()),
             })
         }

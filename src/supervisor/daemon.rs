@@ -162,7 +162,7 @@ async fn main(
     tokio::task::spawn_local(reap_orphans());
     crash_point!("supervisor/start/keeper");
     sweep(&dirs.adopt_dir());
-    hooks::keep_traces_in(dirs.commands_dir());
+    hooks::keep_traces_in(dirs.commands_dir(), COMMANDS_ENDED_WITHIN);
     daemon.load_all(lock.was_lost()).await;
     lock.has_started();
     let lock = Rc::new(lock);
@@ -212,6 +212,10 @@ async fn either(first: &mut Signal, second: &mut Signal) {
         _ = second.recv() => {}
     }
 }
+
+/// How long the start waits for the end of commands that an earlier daemon has left. A killed process ends at once, unless
+/// the kernel holds it.
+const COMMANDS_ENDED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A signal that follows so closely on the one before is the same order: it was sent to a process group, or by a shell and
 /// a service manager.

@@ -347,6 +347,8 @@ impl Service {
     }
 
     pub(super) fn status(&self) -> api::ServiceStatus {
+        // Read once: the file that says it is removed after the process has ended.
+        let pid = self.pid();
         let state = match (self.machine.phase(), self.machine.incumbent()) {
             (Phase::Recovering, _) => api::State::Recovering,
             (Phase::Stopped, _) if self.is_start_awaited() => api::State::Backoff,
@@ -355,7 +357,7 @@ impl Service {
             (Phase::Stopped, _) => api::State::Stopped,
             (Phase::Backoff, _) => api::State::Backoff,
             // Its process has ended a moment ago.
-            (Phase::Serving, _) if !self.is_served() => api::State::Starting,
+            (Phase::Serving, _) if !self.is_served_by(pid) => api::State::Starting,
             (Phase::Serving, _) => api::State::Serving,
             (Phase::Stopping, _) => api::State::Stopping,
             (_, Incumbent::Absent) => api::State::Starting,
@@ -370,7 +372,7 @@ impl Service {
                 .then(|| phase.to_owned()),
             detail: self.phase_status(),
             generation: self.journal.standing().generation(),
-            pid: self.pid(),
+            pid,
             shim: self.pid_of_shim(),
             binary: shown.path,
             stored: shown.stored,

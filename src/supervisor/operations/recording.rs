@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use handoff_protocol::ids::HandoffId;
-use handoff_protocol::record::{Binary, Standing};
+use handoff_protocol::record::Binary;
 use handoff_protocol::supervisor::Target;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::spawn_local;
@@ -141,6 +141,10 @@ impl Recorder {
         let recorder = self.clone();
         spawn_local(async move {
             recorder.flushed().await;
+            // On a full disk this is all that the next daemon finds.
+            if !recorder.queue.entries.borrow().is_empty() {
+                return;
+            }
             let directory = recorder.directory.clone();
             // What stays is known to be told already.
             recorder.lane.post(move || _ = history::forget(&directory, id));
@@ -265,27 +269,31 @@ impl Service {
 
     /// What an earlier daemon has left without an end. The upgrade that is under way still is taken up, as if somebody
     /// waited for it; the others have ended as the journal says, as soon as it can be read. Waits a moment for the file.
-    pub(in crate::supervisor) fn recall_attempts(
-        &mut self,
-        standing: &Standing,
-        under_way: Option<HandoffId>,
-    ) {
+    pub(in crate::supervisor) fn recall_attempts(&mut self, under_way: Option<HandoffId>) {
         if self.journal.refused().is_some() {
             return;
         }
+        let entries = self.recall_entries(under_way);
         let directory = self.shared.dirs.service_state(&self.name);
-        let what = directory.display().to_string();
-        let found = self.lanes.history.wait(PATIENCE, &what, move || {
-            (History::read(&directory, ENTRIES_MAX).unwrap_or_default(), history::prepared(&directory))
-        });
-        let (entries, prepared) = found.unwrap_or_default();
+        let prepared = self.wait_for_history(move || history::prepared(&directory)).flatten();
+        self.recall_prepared(prepared, &entries, under_way);
+    }
+
+    /// Likewise, of attempts that had begun. Returns the whole history.
+    pub(in crate::supervisor) fn recall_entries(&mut self, under_way: Option<HandoffId>) -> Vec<Entry> {
+        let directory = self.shared.dirs.service_state(&self.name);
+        let read = move || History::read(&directory, ENTRIES_MAX).unwrap_or_default();
+        let entries = self.wait_for_history(read).unwrap_or_default();
+        let current = self.journal.standing().current.as_ref().map(|current| current.handoff);
         for entry in entries.iter().filter(|entry| entry.outcome == Ending::UnderWay).cloned() {
-            if under_way == Some(entry.id) {
-                let (reply, _) = oneshot::channel();
-                self.operations.resume(Operation { reply, progress: None, asked: Some(resumed(entry)) });
+            if self.is_told_of(entry.id) {
                 continue;
             }
-            let is_current = standing.current.as_ref().is_some_and(|current| current.handoff == entry.id);
+            if under_way == Some(entry.id) {
+                self.operations.resume(resumed(entry));
+                continue;
+            }
+            let is_current = current == Some(entry.id);
             let (outcome, reason) = match (is_current, entry.operation) {
                 (true, history::Operation::Start) => (Ending::Started, LOST_AFTER),
                 (true, _) => (Ending::Committed, LOST_AFTER),
@@ -294,18 +302,43 @@ impl Service {
             };
             self.operations.recorder().append(Entry { outcome, reason: Some(reason.to_owned()), ..entry });
         }
-        self.recall_prepared(prepared, &entries);
+        entries
     }
 
-    /// An attempt that an earlier daemon was about to begin, if none of the entries tells of it.
-    fn recall_prepared(&self, left: Option<Entry>, entries: &[Entry]) {
+    /// Does something with the files of the history, in their lane. Waits a moment at the most.
+    fn wait_for_history<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let what = self.shared.dirs.service_state(&self.name).display().to_string();
+        self.lanes.history.wait(PATIENCE, &what, work).ok()
+    }
+
+    /// Whether this daemon records the attempt itself: no earlier one has left it.
+    fn is_told_of(&self, id: HandoffId) -> bool {
+        let waits = |recorder: &Recorder| recorder.queue.entries.borrow().iter().any(|entry| entry.id == id);
+        self.operations.asked().any(|asked| asked.id == Some(id)) || waits(self.operations.recorder())
+    }
+
+    /// An attempt that an earlier daemon was about to begin, if none of the entries tells of it. It had begun if the journal says
+    /// so, and the history could not be written.
+    fn recall_prepared(&mut self, left: Option<Entry>, entries: &[Entry], under_way: Option<HandoffId>) {
         let Some(left) = left else { return };
         let request = |entry: &Entry| (entry.at, entry.operation, entry.by.clone());
-        let id = left.id;
-        if !entries.iter().any(|entry| request(entry) == request(&left)) {
-            self.operations.recorder().append(left);
+        let prepared = left.id;
+        let is_told = entries.iter().any(|entry| request(entry) == request(&left));
+        let begun = under_way.filter(|id| !is_told && entries.iter().all(|entry| entry.id != *id));
+        match begun {
+            Some(id) => {
+                let begun = Entry { id, phases: Vec::new(), ..left };
+                self.operations.recorder().append(Entry {
+                    outcome: Ending::UnderWay,
+                    reason: None,
+                    ..begun.clone()
+                });
+                self.operations.resume(resumed(begun));
+            }
+            None if is_told => {}
+            None => self.operations.recorder().append(left),
         }
-        self.operations.recorder().forget(id);
+        self.operations.recorder().forget(prepared);
     }
 }
 
@@ -313,9 +346,10 @@ const LOST_AFTER: &str = "the daemon was lost after it had committed this";
 pub(in crate::supervisor) const LOST_BEFORE: &str = "the daemon was lost in the middle of it";
 
 /// By the clock of the machine, for the one of the earlier daemon is gone.
-fn resumed(entry: Entry) -> Asked {
+fn resumed(entry: Entry) -> Operation {
     let ago = Duration::from_millis(unix_ms().saturating_sub(entry.at));
-    Asked {
+    let (reply, _) = oneshot::channel();
+    let asked = Asked {
         what: entry.operation,
         by: entry.by,
         version: entry.to.as_ref().and_then(|to| to.version.clone()),
@@ -325,7 +359,8 @@ fn resumed(entry: Entry) -> Asked {
         id: Some(entry.id),
         from: entry.from,
         to: entry.to,
-    }
+    };
+    Operation { reply, progress: None, asked: Some(asked) }
 }
 
 /// The entries of several services in the order of time, the newest last. Those of one service are in the order in which they

@@ -105,8 +105,9 @@ impl Service {
     }
 
     /// Whether the process that serves is still there. What has ended is known a moment later.
-    pub(in crate::supervisor) fn is_served(&self) -> bool {
-        self.processes.incumbent().is_some_and(|process| self.pid().is_some() || !has_ended(process.pid()))
+    /// `pid`: as [`Self::pid`] says.
+    pub(in crate::supervisor) fn is_served_by(&self, pid: Option<u32>) -> bool {
+        self.processes.incumbent().is_some_and(|process| pid.is_some() || !has_ended(process.pid()))
     }
 
     /// The shim that runs it.

@@ -120,7 +120,7 @@ impl Service {
             self.note(Fact::RolledBack { handoff: attempt.handoff, reason });
             self.shared.keeper.forget_process(&self.name, attempt.handoff);
         }
-        self.recall_attempts(&standing, None);
+        self.recall_attempts(None);
     }
 
     /// Takes over the processes that an earlier daemon has left, and ends what it had begun. `false` if it has left
@@ -132,7 +132,7 @@ impl Service {
         let ended = standing.current.is_some() && living.current.is_none() && self.note_end_of_current();
         let roles = roles(&standing, living);
         if roles.is_empty() && standing.attempt.is_none() && !(ended && wanted) {
-            self.recall_attempts(&standing, None);
+            self.recall_attempts(None);
             return false;
         }
         crash_point!("supervisor/recovery/looked");
@@ -147,7 +147,7 @@ impl Service {
             Written::Uncommitted => standing.attempt.as_ref().map(|attempt| attempt.handoff),
             Written::Committed => standing.current.as_ref().map(|current| current.handoff),
         };
-        self.recall_attempts(&standing, handoff.filter(|_| left.under_way));
+        self.recall_attempts(handoff.filter(|_| left.under_way));
         tracing::info!(
             service = %self.name,
             handoff = %left.handoff,

@@ -38,6 +38,7 @@ impl Service {
 
     /// After a disk was full: takes records again, and says how things stand now.
     pub(in crate::supervisor) fn mend_journal(&mut self) {
+        let was_refused = self.journal.refused().is_some();
         let mended = match self.journal.refused() {
             Some(_) => {
                 self.reopened_journal().and_then(|opened| self.journal.take_file(opened)).map(|()| true)
@@ -57,6 +58,10 @@ impl Service {
         // A machine that has not begun anything knows less than a journal that was not read before.
         if self.handoff().is_some() {
             self.note(Fact::Wanted { up: self.machine.is_wanted() });
+        }
+        if was_refused {
+            let is_under_way = !matches!(self.machine.phase(), Phase::Serving | Phase::Stopped);
+            self.recall_entries(self.handoff().filter(|_| is_under_way));
         }
         let generation = self.journal.standing().generation().next();
         let known = self.journal.standing().current.as_ref().and_then(|current| current.process.as_ref());

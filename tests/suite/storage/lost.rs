@@ -5,11 +5,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 
 use handoff::control::api::{Ending, Request, State};
-use handoff::sys::process::Signal;
+use handoff::sys::process::{Signal, children_of};
+use handoff::sys::user::effective_user;
 use handoff_protocol::log_image;
 use handoff_protocol::record::{Fact, Standing, fold};
 
-use crate::support::{self, Rig, service, signal, version, wait_for};
+use crate::support::{self, Rig, SmallDisk, service, signal, version, wait_for};
 
 struct Kept {
     rig: Rig,
@@ -280,4 +281,37 @@ fn a_journal_that_is_taken_away_in_the_middle_of_a_commit_has_the_commit() {
         assert_eq!((outcome.outcome, outcome.generation.0), (Ending::Committed, 3));
     });
     assert_eq!(kept.standing().generation().0, 3);
+}
+
+#[test]
+fn an_attempt_that_was_lost_has_an_end_when_a_read_only_disk_can_be_written_again() {
+    if effective_user() != 0 {
+        eprintln!("not run: it needs root");
+        return;
+    }
+    let mut rig = Rig::new();
+    rig.stop_daemon();
+    let disk = SmallDisk::mount(&rig.path("state"));
+    rig.start_daemon();
+    let address = rig.serve("s", "2", "", "");
+    let next = rig.release("3", "hang-while-warming");
+    let mut upgrade = rig.handoff(&["upgrade", "s", "--binary"]).arg(&next).spawn().unwrap();
+    wait_for("it to be warming", || (rig.status("s").phase.as_deref() == Some("warming")).then_some(()));
+    let (serves, daemon) = (rig.status("s").pid.unwrap(), rig.daemon.as_ref().unwrap().id());
+    let warming = support::processes_of(&rig.path("data")).into_iter().find(|pid| *pid != serves).unwrap();
+    let others = children_of(daemon).into_iter().filter(|child| ![serves, warming].contains(child));
+    // The keeper has the log open, and nothing may be open to write.
+    let keeper: Vec<u32> = others.collect();
+    support::kill(daemon);
+    rig.daemon.take().unwrap().wait().unwrap();
+    upgrade.wait().unwrap();
+    keeper.into_iter().chain([warming]).for_each(support::kill);
+    disk.set_read_only(true);
+    rig.start_daemon();
+    assert_eq!(rig.settled("s").pid, Some(serves));
+    disk.set_read_only(false);
+    assert_eq!(rig.upgrade("s", &rig.release("4", "")).unwrap().outcome, Ending::Committed);
+    assert_eq!(version(address), "4");
+    let history = String::from_utf8(rig.run(&["history", "s"]).stdout).unwrap();
+    assert!(!history.contains("under way") && history.contains("rolled back"), "{history}");
 }

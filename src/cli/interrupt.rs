@@ -49,10 +49,11 @@ impl GoesOn {
             [] => "No upgrade is under way, and no other begins.".to_owned(),
             names => format!("No other upgrade begins; under way in the daemon: {}.", names.join(", ")),
         };
-        GoesOn {
-            message,
-            hint: "Watch one: handoff status NAME; call it off: handoff cancel NAME".to_owned(),
-        }
+        let hint = match &names[..] {
+            [] => "See the versions: handoff list",
+            _ => "Watch one: handoff status NAME; call it off: handoff cancel NAME",
+        };
+        GoesOn { message, hint: hint.to_owned() }
     }
 }
 
@@ -60,7 +61,7 @@ impl GoesOn {
 #[derive(Debug)]
 pub(super) struct Interrupt(Option<OwnedFd>);
 
-/// As long as this is there, an interrupt is told.
+/// While this exists, an interrupt prints how to go on.
 #[derive(Debug)]
 pub(super) struct Watch(Arc<AtomicBool>);
 

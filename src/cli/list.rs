@@ -1,5 +1,6 @@
 //! `handoff list`.
 
+use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -44,15 +45,26 @@ pub(super) fn run(_: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, 
     Ok(Exit::Done)
 }
 
-/// Files that belong to no service, for their names are none of a service. No daemon reads them. Waits a moment at the most.
+/// Files whose names are no service names, which no daemon reads, or why the directory cannot be listed. Waits at most
+/// a moment.
 pub(super) fn misnamed(dirs: &Dirs) -> Vec<config::Error> {
     let (config_dir, (tell, told)) = (dirs.config.clone(), channel());
     std::thread::spawn(move || {
-        let files = config::service_files(&config_dir).unwrap_or_default();
-        // Nobody waits any more if the directory has not answered in time.
-        let _ = tell.send(files.iter().filter_map(|file| config::name_of(file).err()).collect());
+        let misnamed =
+            |files: Vec<PathBuf>| files.iter().filter_map(|file| config::name_of(file).err()).collect();
+        let found = config::service_files(&config_dir).map_or_else(|error| vec![error], misnamed);
+        // The receiver is gone if the directory has not answered in time.
+        let _ = tell.send(found);
     });
-    told.recv_timeout(PATIENCE).unwrap_or_default()
+    told.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        vec![config::Error {
+            file: dirs.config.join("services"),
+            at: None,
+            key: None,
+            cause: format!("has not answered for {} s", PATIENCE.as_secs()),
+            hint: "check its file system".to_owned(),
+        }]
+    })
 }
 
 /// Below what is told of the services.

@@ -67,7 +67,11 @@ mod tests {
         check_room_for_files(1).unwrap();
         let error = check_room_for_files(u64::MAX).unwrap_err();
         assert!(error.open > 2 && error.limit == files_limit(), "{error:?}");
-        let counted = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
-        assert!(open_files().unwrap().abs_diff(counted) < 100);
+        // Another test may receive hundreds of descriptors between the two counts.
+        let counted = || std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+        let began = std::time::Instant::now();
+        while open_files().unwrap().abs_diff(counted()) > 20 {
+            assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", open_files());
+        }
     }
 }

@@ -118,7 +118,8 @@ impl Http {
         let socket = Socket::new(stream, Arc::clone(&kept));
         let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
         let driver = tokio::spawn(connection);
-        sender.ready().await?;
+        // If the server has ended it, the first request finds that out.
+        let _ = sender.ready().await;
         Ok(Open { sender, driver, kept, since })
     }
 }

@@ -3,7 +3,7 @@
 //! `crash_point!("library/successor/{}", what)` names a point. Without the feature `active` that is nothing. With it, and with
 //! [`VARIABLE`] in the environment, the process tells the harness at that socket where it is, and waits for the answer. So
 //! the harness alone decides, sees the true order of things in all processes, and can kill or stop any of them while this
-//! one stands still at a known place. A harness that is gone holds nobody up.
+//! one stands still at a known place. If the harness is gone, the process continues.
 //!
 //! One packet each way, text: `<name>\n<incumbent> <successor> <retiree>` with the pids that the supervisor knows (0 if
 //! none), answered by `go`, `exit <code>`, `panic` or `wait <ms>`.
@@ -86,7 +86,7 @@ mod harness {
     static HARNESS: OnceLock<Option<Mutex<Channel>>> = OnceLock::new();
     static PARTIES: [AtomicU32; 3] = [const { AtomicU32::new(0) }; 3];
 
-    /// What the supervisor knows of the processes of the service: the pids of incumbent, successor and retiree.
+    /// What the supervisor knows of the processes of the service: the pids of incumbent, successor and outgoing process.
     pub fn parties(pids: [Option<u32>; 3]) {
         for (known, pid) in PARTIES.iter().zip(pids) {
             known.store(pid.unwrap_or(0), Ordering::Relaxed);

@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use handoff::crash_test::{Choice, Error, Subject, execute, soak};
 use services::Services;
 
-/// Kills and stops every party of an upgrade at every point, with real services under load.
+/// Kill and stop every process of an upgrade at every point, with real services under load.
 #[derive(Debug, Parser)]
 #[command(name = "crash-tests", version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
 struct Args {
@@ -50,7 +50,7 @@ enum Which {
     Lines,
     /// The same in overlap mode.
     Overlap,
-    /// A program that knows nothing, with its socket swapped when it binds; exclusive mode.
+    /// An unmodified program, whose socket is swapped when it binds; exclusive mode.
     Inject,
     /// The same in overlap mode.
     InjectOverlap,

@@ -1,4 +1,5 @@
-//! The load of the S3 server: the clients of the demo, which check every byte, and one more that measures how long nobody answered.
+//! The load of the S3 server: the clients of the demo, which check every byte, and one client that measures the longest time without
+//! an answer.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

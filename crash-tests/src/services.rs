@@ -17,7 +17,7 @@ pub const SECRET_KEY: &str = "crash-test-secret-key";
 /// Everything that was built, and a directory for releases.
 pub struct Services {
     dir: TempDir,
-    /// This program. What lies in the target directory may be built anew meanwhile.
+    /// A copy of this program: cargo may replace the one in the target directory during a run.
     pub program: PathBuf,
     s3_server: PathBuf,
     testee: PathBuf,
@@ -118,7 +118,7 @@ impl Services {
         self.of_tests(name, &self.testee, "unhealthy-after-begin", &keys)
     }
 
-    /// A program that knows nothing, behind this adapter, in this mode.
+    /// An unmodified program, behind this adapter, in this mode.
     pub fn plain(&self, name: &str, adapter: &str, mode: &str) -> Result<Prepared, Error> {
         let shared = if mode == "overlap" { "+" } else { "" };
         let keys = format!(

@@ -27,7 +27,7 @@ pub(super) struct LogFile {
 const HIGHEST_NUMBER: u32 = 1000;
 
 /// How often a file is looked for that keeps moving. Each failure takes two rotations within microseconds, so that
-/// in truth somebody has moved the file elsewhere.
+/// in truth the file was moved elsewhere.
 const ATTEMPTS: usize = 100;
 
 /// Device and inode.
@@ -114,7 +114,7 @@ impl Follower {
         Ok(open_all(&self.directory)?.pop())
     }
 
-    /// Waits for a change; false once nobody reads standard output any more.
+    /// Waits for a change; false once the reader of standard output is gone.
     fn wait(&self) -> io::Result<bool> {
         let stdout = io::stdout();
         let mut fds = [
@@ -128,7 +128,7 @@ impl Follower {
         if found(&fds[1]).intersects(PollFlags::POLLERR | PollFlags::POLLHUP) {
             return Ok(false);
         }
-        // What changed does not matter: everything is looked at anew.
+        // The kind of change does not matter: everything is read again.
         match self.inotify.read() {
             Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => Ok(true),
             Err(error) => Err(error.into()),

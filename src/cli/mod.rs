@@ -138,7 +138,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => return misused(&error).into(),
         Err(help) => {
-            // If nobody reads the help, nobody misses it.
+            // A reader that is gone does not miss the help.
             let _ = help.print();
             return Exit::Done.into();
         }

@@ -81,7 +81,7 @@ impl Output {
     }
 }
 
-/// Writes a line to standard error, if anybody listens.
+/// Writes a line to standard error, if it is open.
 pub(super) fn note(text: impl Display) {
     let _ = io::stderr().lock().write_all(format!("{}\n", harmless(&text.to_string())).as_bytes());
 }

@@ -139,7 +139,7 @@ fn begin(
     std::thread::spawn(move || {
         let (name, claims) = (service.clone(), Claims::default());
         let upgrade = Upgrade { service: name, binary: None, deadline_ms, drain_grace_ms, claims };
-        // If nobody listens, the command has ended already.
+        // If the receiver is gone, the command has ended already.
         let mut on_progress = |progress| drop(tell.send(News::Progress(progress)));
         let answer = Client::connect(&socket)
             .and_then(|mut client| client.call(&Request::Upgrade(upgrade), &mut on_progress));

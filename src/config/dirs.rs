@@ -89,7 +89,7 @@ impl Dirs {
                 .create(path)
                 .map_err(|error| DirsError::Create { path: path.clone(), error })?;
         }
-        // Again, for somebody may have been faster.
+        // Again: another process may have been faster.
         let uid = effective_user();
         check_runtime(&self.runtime, uid)?;
         if uid == 0 {

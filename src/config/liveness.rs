@@ -6,7 +6,7 @@ use super::table::Section;
 const KEYS: &[&str] = &["interval", "failures"];
 const INTERVAL_MS: u64 = 1_000;
 const FAILURES: u32 = 3;
-/// Whoever looks more often does little else.
+/// The shortest pause: more frequent checks would use a processor.
 const LEAST_INTERVAL_MS: u64 = 10;
 
 /// How a process that serves is watched.
@@ -14,7 +14,7 @@ const LEAST_INTERVAL_MS: u64 = 10;
 pub struct Liveness {
     /// The pause between two looks.
     pub interval_ms: u64,
-    /// After so many looks in a row that find that it does not serve it is killed and started again.
+    /// Consecutive failed checks after which the process is killed and started again.
     pub failures: u32,
 }
 
@@ -24,7 +24,7 @@ impl Default for Liveness {
     }
 }
 
-/// Reads `liveness`, as the pause or as a table. Without it nobody watches.
+/// Reads `liveness`, as the pause or as a table. Without the key there are no checks.
 pub(super) fn read(report: &mut Report, root: &Section) -> Option<Liveness> {
     if !root.has("liveness") {
         return None;

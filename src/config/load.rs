@@ -151,7 +151,7 @@ pub fn name_of(file: &Path) -> Result<ServiceName, Error> {
     })
 }
 
-/// Whoever can write a service file says what runs.
+/// A user who can write a service file decides what runs.
 fn check_writers(file: &Path) -> Result<(), Error> {
     let Ok(path) = std::path::absolute(file) else { return Ok(()) };
     match check_exposure(&path, Use::Named) {

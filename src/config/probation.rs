@@ -17,7 +17,7 @@ const ERRORS_EXAMPLE: &str = "write errors = [\"/path/of/command\"], which print
 
 const INTERVAL_MS: u64 = 1_000;
 const FAILURES: u32 = 3;
-/// Nobody looks at more of them.
+/// Maximum number of canary steps.
 const STEPS_MAX: usize = 16;
 
 /// What a new version has to go through. Without any of it, it is trusted when it is ready.
@@ -25,22 +25,22 @@ const STEPS_MAX: usize = 16;
 pub struct Trial {
     /// The shares of the new connections that it gets before the commit.
     pub canary: Vec<CanaryStep>,
-    /// For how long after the commit the version before stands by; 0: not at all.
+    /// How long after the commit the previous version stands by, in milliseconds; 0 for not at all.
     pub probation_ms: u64,
-    /// The pause between two looks.
+    /// Pause between two checks, in milliseconds.
     pub interval_ms: u64,
-    /// So many looks in a row that find it not well are enough.
+    /// Consecutive failed checks that end the probation; a failing command counts as one.
     pub failures: u32,
     /// How errors are counted.
     pub errors: Option<ErrorCount>,
 }
 
-/// A command that tells how many errors there were.
+/// A command that prints how many errors there were.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ErrorCount {
     /// An absolute path and its arguments. It prints a number.
     pub command: Vec<String>,
-    /// More than so many are too many.
+    /// A check fails if there are more errors than this.
     pub max: u32,
 }
 

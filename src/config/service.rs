@@ -122,7 +122,7 @@ pub struct Service {
     pub drain_grace_ms: u64,
     /// What happens to an upgrade whose incumbent does not finish in time.
     pub stragglers: Stragglers,
-    /// Time without news after which a party acts on its own.
+    /// Time without a message after which a process acts on its own.
     pub lease_ms: u64,
     /// How long the service may take to finish its requests when it is stopped; then they are cut.
     pub stop_grace_ms: u64,
@@ -148,7 +148,7 @@ pub enum Adapter {
     Handoff,
     /// It takes its listeners as under systemd's socket activation (sd_listen_fds(3)).
     ListenFds,
-    /// It binds its listeners itself and knows nothing: they are swapped for those of the supervisor.
+    /// An unmodified program that binds its listeners itself: they are swapped for those of the supervisor.
     Inject,
 }
 

@@ -27,7 +27,7 @@ pub struct Update {
     pub version_command: Vec<String>,
     /// Where it stands.
     pub(super) version_command_at: Option<Position>,
-    /// So much is copied or unpacked at the most.
+    /// Maximum size to copy or unpack.
     pub max_size_bytes: u64,
     /// What must be there before a new version may run, and whose signatures count.
     pub trust: Trust,

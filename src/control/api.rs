@@ -25,7 +25,7 @@ const METHODS: [&str; 15] = [
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Is anybody there? Answered by [`Response::Pong`].
+    /// Asks whether the daemon answers: [`Response::Pong`].
     Ping,
     /// All services. Answered by [`Response::List`].
     List,
@@ -43,7 +43,7 @@ pub enum Request {
     Install(Install),
     /// Upgrade to a version that ran before.
     Rollback(Rollback),
-    /// Call off the upgrade or start that is under way. Answered when it has ended, as whoever asked for it is.
+    /// Call off the upgrade or start in progress. Answered when that has ended, like the request for it.
     Cancel(ServiceName),
     /// Send a signal to the program of a service. Answered by [`Response::Status`].
     Kill(Kill),
@@ -73,7 +73,7 @@ pub struct History {
     /// Of which service; without it, of all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceName>,
-    /// How many at the most, the newest; without it, all that are kept.
+    /// Maximum number of attempts, the newest; without it, all that are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
 }
@@ -128,7 +128,7 @@ pub struct Pong {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Nothing; nobody holds its listeners.
+    /// Not running, and its listeners are closed.
     Stopped,
     /// A new daemon finds out what it is doing.
     Recovering,
@@ -277,12 +277,12 @@ pub struct Outcome {
     pub sha256: Option<String>,
     /// From the request to the end.
     pub took_us: u64,
-    /// How long nobody accepted; connects waited meanwhile. Nothing where there was no such time.
+    /// How long no process accepted, while connects waited. `null` if there was no such time.
     pub accept_gap_us: Option<u64>,
-    /// Whether the old process was ended and started again, as it is when it was told to end and the new one then failed.
+    /// Whether the old process was stopped and started again: so after its stop signal, if the new one then failed.
     #[serde(default)]
     pub restarted: bool,
-    /// What the old process had when it was told to end; nothing if it was not, or nobody counted.
+    /// The connections of the old process at its stop signal; `null` if it got none, or they were not counted.
     #[serde(default)]
     pub connections: Option<Connections>,
     /// Datagrams that were sent to the service and that no program has read.

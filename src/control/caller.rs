@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys::user::effective_user;
 
-/// So much of a command line is kept.
+/// Maximum length of a command line that is kept.
 const COMMAND_MAX_BYTES: u64 = 200;
 
 /// A process that asked for something, as it was when it connected: `SO_PEERCRED` of unix(7), and its command line.

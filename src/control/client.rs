@@ -25,7 +25,7 @@ pub struct Client {
 /// Why a request has no answer, or not the wanted one.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody answers.
+    /// No daemon answers.
     #[error("The daemon at {path:?} cannot be reached: {cause}. {hint}")]
     Unreachable {
         /// The control socket.
@@ -35,7 +35,7 @@ pub enum ClientError {
         /// What to do.
         hint: &'static str,
     },
-    /// Somebody answers, but not in this protocol.
+    /// The peer does not speak this protocol.
     #[error("What answers at {path:?} is no handoff daemon, or one of another version: {cause}.")]
     Strange {
         /// The control socket.

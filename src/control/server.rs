@@ -2,7 +2,7 @@
 //!
 //! Runs on a `current_thread` runtime within a `LocalSet`. A connection is one task that sleeps in a read: a client
 //! that says nothing costs a file descriptor and no time. When all places are taken, the oldest silent client, or the
-//! oldest that does not read its answers, has to leave, so that nobody can lock others out by connecting. A client that
+//! oldest that does not read its answers, has to leave, so that no client can lock others out by connecting. A client that
 //! does not read for a while loses its connection in any case. Each request runs in a task of its own, which
 //! no hang-up cancels.
 
@@ -33,10 +33,10 @@ use crate::sys::files::files_limit;
 use crate::sys::socket::{AddressFamily, SockFlag, SockType, bind_path, listen, socket};
 use crate::sys::user::effective_user;
 
-/// How many clients are connected at the most, if there are descriptors for them.
+/// Maximum number of connected clients, if there are descriptors for them.
 pub const CONNECTIONS_MAX: usize = 128;
 
-/// Clients have one of so many descriptors of the daemon. The others are for its services.
+/// Clients get one in this many descriptors of the daemon. The others are for its services.
 const SHARE: u64 = 8;
 
 /// A client that has not read for so long is not waited for any more.
@@ -46,11 +46,11 @@ const READ_WITHIN: Duration = Duration::from_secs(10);
 pub trait Handler {
     /// Performs one request of `by`. Runs to its end even if the client hangs up meanwhile. What is sent to `progress`
     /// reaches the client before the answer does.
-    #[allow(async_fn_in_trait)] // Everything stays on one thread; nobody needs a Send bound.
+    #[allow(async_fn_in_trait)] // Everything stays on one thread, so no Send bound is needed.
     async fn call(&self, request: Request, by: Caller, progress: ProgressSink) -> Result<Response, Error>;
 }
 
-/// Where a handler reports progress. Never blocks, never fails: nobody may be listening any more.
+/// Where a handler reports progress. Never blocks and never fails, also if the client is gone.
 #[derive(Clone, Debug)]
 pub struct ProgressSink(mpsc::UnboundedSender<Progress>);
 
@@ -76,7 +76,7 @@ pub enum BindError {
         /// Its length in bytes.
         length: usize,
     },
-    /// Somebody answers there.
+    /// A daemon answers there.
     #[error("another daemon answers on {0:?}; stop it, or choose another place with --runtime-dir")]
     InUse(PathBuf),
     /// A file that is not a socket is in the way.
@@ -102,7 +102,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds the socket with mode 0600. A socket that a dead daemon left is replaced, one that somebody answers on
+    /// Binds the socket with mode 0600. A socket that a dead daemon left is replaced, one on which a daemon answers
     /// is not. Needs no runtime; does not block.
     pub fn bind(path: &Path) -> Result<Listener, BindError> {
         let length = path.as_os_str().len();
@@ -111,7 +111,7 @@ impl Listener {
         }
         remove_stale(path)?;
         bind_private(path).map_err(|error| match error.kind() {
-            // Somebody was faster by a moment.
+            // Another daemon was faster.
             io::ErrorKind::AddrInUse => BindError::InUse(path.to_owned()),
             _ => BindError::Io { path: path.to_owned(), error },
         })
@@ -205,12 +205,12 @@ enum Doing {
     Nothing,
     /// What it has asked for.
     Work,
-    /// It is told something, and has no room for it yet.
+    /// A message waits for room in its socket.
     Reading,
 }
 
 impl Guests {
-    /// Nobody yet, in a process that may have so many descriptors.
+    /// No client yet, in a process that may have `limit` descriptors.
     fn for_descriptors(limit: u64) -> Self {
         let share = usize::try_from(limit / SHARE).unwrap_or(CONNECTIONS_MAX);
         Self { connected: Rc::default(), max: share.clamp(1, CONNECTIONS_MAX) }
@@ -270,7 +270,7 @@ fn admit(stream: UnixStream, handler: &Rc<impl Handler + 'static>, guests: &Gues
     let number = guests.next_number();
     let (handler, host) = (Rc::clone(handler), guests.clone());
     let task = spawn_local(async move {
-        // An error means that the client is gone: there is nobody to tell.
+        // An error means that the client is gone, so no answer is needed.
         let _ = converse(stream, by, handler, |doing| host.set(number, doing)).await;
         host.connected.borrow_mut().remove(&number);
     });

@@ -242,7 +242,7 @@ impl Progress {
     }
 }
 
-/// If nobody reads it, nobody misses it.
+/// A reader that is gone does not miss it.
 pub(super) fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }

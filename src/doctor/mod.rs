@@ -160,7 +160,7 @@ enum Running {
 /// Its keeper holds the listeners of a service that runs, also when there is no daemon.
 fn running(service: &Service, daemon_says: Option<bool>) -> Running {
     let taken = service.listeners.iter().find_map(|listener| check_free(&listener.address).err());
-    // An address that this machine does not have is nobody's.
+    // An address that this machine does not have is not in use.
     let taken = taken.filter(|error| matches!(error, SlotError::InUse { .. }));
     match (daemon_says, taken) {
         (Some(true), _) => Running::Yes("the service runs".to_owned()),

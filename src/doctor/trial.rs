@@ -24,13 +24,13 @@ use crate::sys::spawn::{SpawnSpec, spawn};
 
 /// What a trial needs beyond the time of the program: to start, to stop it, to clean up.
 const BESIDES: Duration = Duration::from_secs(20);
-/// How much of what a program wrote is told when it does not work.
+/// How much of a failed program's output is shown.
 const LAST_WORDS_MAX: u64 = 2048;
 
 /// Where a trial takes place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Network {
-    /// In one of its own, where nobody has the addresses.
+    /// In a namespace of its own, where the addresses are free.
     Own,
     /// In that of this process.
     Host,
@@ -53,7 +53,7 @@ pub(super) struct Bench<'a> {
 impl<'a> Bench<'a> {
     pub(super) fn new(service: &'a Service, choice: &'a Choice, looks: &Looks) -> Result<Self, String> {
         let directory = temporary_directory().join(format!("handoff-doctor-{}", std::process::id()));
-        // Whoever made it before is not trusted. Others may pass: a program may give its privileges up, and then say that it is ready.
+        // Another user may have made it. Others may pass: a program may drop its privileges before it says that it is ready.
         DirBuilder::new()
             .mode(0o711)
             .create(&directory)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::sys::regular;
 
 const FILE: &str = "watched";
-/// So many are remembered.
+/// Maximum number of remembered files.
 const REMEMBERED_MAX: usize = 200;
 
 /// The contents that were seen, as SHA-256 in hex, the newest last, in a file. Blocks on the file system.

@@ -22,13 +22,13 @@ use crate::sys::readable::readable;
 /// What happened at the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News {
-    /// A file was put there, or whoever wrote into it has closed it.
+    /// A file appeared there, or its writer has closed it.
     Whole,
-    /// Somebody writes into it.
+    /// A process writes into it.
     Written,
     /// It is gone.
     Gone,
-    /// Something may have been missed: whoever wants to know has to look.
+    /// Events may be lost: look at the path.
     Look,
 }
 

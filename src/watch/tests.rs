@@ -49,7 +49,7 @@ async fn a_way_that_vanishes_and_comes_again_is_watched_again() {
     assert_eq!(all(&mut watch).await, [News::Look]);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, "x").unwrap();
-    // Whether the directory was watched before the file came, or it has to be looked: it is told.
+    // The watch reports the file either way: as an event, or as a reason to look.
     assert!(all(&mut watch).await.iter().any(|news| [News::Look, News::Whole].contains(news)));
     fs::write(&path, "y").unwrap();
     assert!(all(&mut watch).await.ends_with(&[News::Whole]));

@@ -15,10 +15,10 @@ pub enum Untrusted {
     /// It is not what a binary can be.
     #[error("{0:?} is not a regular file, or a link to one")]
     NotAFile(PathBuf),
-    /// Somebody else could have put it there.
+    /// Another user could have put it there.
     #[error("{0:?} belongs to user {1}, who is neither root nor the user of the daemon")]
     Foreign(PathBuf, u32),
-    /// Anybody could have changed it.
+    /// Any user could have changed it.
     #[error(transparent)]
     Exposed(#[from] Exposed),
     /// It cannot be looked at.
@@ -26,7 +26,7 @@ pub enum Untrusted {
     Unreadable(PathBuf, io::Error),
 }
 
-/// Opens the file at a path if nobody but root and the user of this process can have put it there: the file, its directory,
+/// Opens the file at a path if only root and the user of this process can have put it there: the file, its directory,
 /// and the same of a link that leads to it belong to one of the two, and nothing on the way is world-writable. Gives the
 /// path without links, too. Looks at the file system.
 pub fn open_trusted(path: &Path) -> Result<(PathBuf, File), Untrusted> {
@@ -35,13 +35,13 @@ pub fn open_trusted(path: &Path) -> Result<(PathBuf, File), Untrusted> {
     if found.is_symlink() {
         let next = std::fs::read_link(path).map_err(|error| Untrusted::Unreadable(path.to_owned(), error))?;
         let next = path.parent().unwrap_or(Path::new("/")).join(next);
-        // A link to a link would be one more that anybody may have made.
+        // Any user may have made a link that a link points to.
         if look(&next)?.is_symlink() {
             return Err(Untrusted::NotAFile(path.to_owned()));
         }
         look(&target)?;
     }
-    // A fifo must not hold anybody up, and what became a link meanwhile is not followed.
+    // Opening a fifo must not block, and a path that became a link meanwhile is not followed.
     let flags = NOFOLLOW | NONBLOCK;
     let unreadable = |error| Untrusted::Unreadable(target.clone(), error);
     let file = File::options().read(true).custom_flags(flags).open(&target).map_err(unreadable)?;
@@ -51,7 +51,7 @@ pub fn open_trusted(path: &Path) -> Result<(PathBuf, File), Untrusted> {
     Ok((target, file))
 }
 
-/// What is at a path itself, if it and its directory belong to whom they may belong.
+/// The file at a path itself, if the file and its directory have trusted owners.
 fn look(path: &Path) -> Result<std::fs::Metadata, Untrusted> {
     let own = effective_user();
     let owned = |path: &Path, found: std::fs::Metadata| match found.uid() {

@@ -1,4 +1,4 @@
-//! The program as its users call it: one run of each kind, and a service of somebody else.
+//! The harness as its users call it: one run of each kind, and the service of another author.
 
 mod built;
 mod own_service;

@@ -66,7 +66,7 @@ class Place:
         return path
 
     def script(self, version, line, **environment):
-        """The "binary" of a version: a script that becomes the program. A version is told apart by where it lies."""
+        """The "binary" of a version: a script that becomes the program. Its directory distinguishes versions."""
         exports = "".join(f"export {name}='{value}'\n" for name, value in environment.items())
         text = f'#!/bin/sh\nexport WORKLOAD_VERSION={version}\n{exports}exec {line} "$@"\n'
         return self.write(f"version-{version}/run", text, executable=True)

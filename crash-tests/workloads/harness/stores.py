@@ -1,13 +1,14 @@
 """Stores and web servers that own something, so that one process at a time may run: exclusive mode."""
 
 import os
+import pwd
 import subprocess
 
 from .server import DIES, SERVERS, Server, get, python_load
 from .versions import by_owner_of, by_page
 
-# As nobody, for a program that refuses to be root.
-AS_NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups --"
+# As an unprivileged user, for a program that refuses to be root.
+AS_UNPRIVILEGED = "setpriv --reuid=65534 --regid=65534 --clear-groups --"
 
 
 def store_loads(dialect, *options):
@@ -53,7 +54,7 @@ REDIS_RDB = Server(
 
 
 def memcached(place, _):
-    user = " -u nobody" if os.geteuid() == 0 else ""
+    user = f" -u {pwd.getpwuid(65534).pw_name}" if os.geteuid() == 0 else ""
     line = f"{place.installed.memcached} -l 127.0.0.1 -p {place.port} -U 0{user}"
     return good_and_bad(place, line, LD_LIBRARY_PATH=place.installed.libraries)
 
@@ -79,7 +80,7 @@ def postgres_data(place):
     as_user = []
     if os.geteuid() == 0:
         os.chown(data, 65534, 65534)
-        as_user = AS_NOBODY.split()
+        as_user = AS_UNPRIVILEGED.split()
     options = ["-D", str(data), "-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C"]
     subprocess.run([*as_user, place.installed.postgres / "initdb", *options], check=True, capture_output=True, cwd="/")
     single = [*as_user, place.installed.postgres / "postgres", "--single", "-D", str(data), "postgres"]
@@ -88,7 +89,7 @@ def postgres_data(place):
 
 
 def postgres(place, _):
-    as_user = f"{AS_NOBODY} " if os.geteuid() == 0 else ""
+    as_user = f"{AS_UNPRIVILEGED} " if os.geteuid() == 0 else ""
     settings = {
         "listen_addresses": "127.0.0.1",
         "port": place.port,

@@ -1,4 +1,4 @@
-"""A server under `handoff daemon`: upgraded again and again under load, once to a version that is broken."""
+"""A server under `handoff daemon`: upgraded repeatedly under load, once to a broken version."""
 
 import json
 import subprocess

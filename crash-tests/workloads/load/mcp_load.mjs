@@ -22,7 +22,7 @@ const TOOLS = {
 const FAILURES = ["refused", "reset", "cut", "timeout", "error_status", "wrong", "lost"];
 // Those of a connection; the others are of an answer.
 const OF_CONNECTION = ["refused", "reset", "cut", "timeout"];
-// So many are told one by one.
+// Maximum number of failures to list.
 const TOLD = 100;
 const TIMEOUT_MS = 20_000;
 // As in mcp_load.py, from the first look after the write on.
@@ -238,7 +238,7 @@ function finish() {
   process.exit((counts.requests ?? 0) > 0 && !FAILURES.some((name) => counts[name]) ? 0 : 1);
 }
 
-// A session whose answer never comes ends nobody's run.
+// A session whose answer never comes does not end the whole run.
 process.on("unhandledRejection", (error) => failed("wrong", `nobody waited for: ${error}`));
 const jobs = Array.from({ length: Number(given.clients) }, () => sessions(quickCalls));
 jobs.push(sessions(slowCalls));

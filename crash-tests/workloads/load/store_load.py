@@ -12,7 +12,7 @@ from dialects import DIALECTS, NotReady, Refused
 from tally import Ended, Stop, Tally, arguments, kind_of_connection, run_threads, unread_at_end
 
 TIMEOUT = 10.0
-# How long a client waits that was told that the server is not ready yet.
+# Pause of a client after the server has answered that it is not ready yet.
 AGAIN = 0.02
 
 

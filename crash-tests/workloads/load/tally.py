@@ -14,9 +14,9 @@ import time
 FAILURES = ("refused", "reset", "cut", "timeout", "error_status", "wrong", "lost")
 # Those of a connection; the others are of an answer.
 OF_CONNECTION = ("refused", "reset", "cut", "timeout")
-# These are none: a connection that the server ended while nobody waited for an answer on it.
+# These are no failures: the server ended a connection on which no request waited for an answer.
 ENDED_IDLE = ("idle_closed", "idle_raced")
-# So many are told one by one.
+# Maximum number of failures to list.
 TOLD = 100
 
 # States of a connection in TCP_INFO.
@@ -122,7 +122,7 @@ def _rank(sorted_values, share):
 
 
 class Stop:
-    """Set by SIGTERM, SIGINT, or after so many seconds."""
+    """Set by SIGTERM, SIGINT, or after the given number of seconds."""
 
     def __init__(self, seconds):
         self._event = threading.Event()

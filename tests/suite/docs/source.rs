@@ -9,9 +9,10 @@ use super::pages::{BANNED, has_phrase, without_code};
 use super::root;
 
 /// The folders whose comments and texts are held to the words of the pages. Add a folder once it is rewritten.
-const FOLDERS: [&str; 15] = [
+const FOLDERS: [&str; 17] = [
     "bench",
     "clients",
+    "crash-tests",
     "demo",
     "examples",
     "protocol/src",
@@ -24,6 +25,7 @@ const FOLDERS: [&str; 15] = [
     "src/shim",
     "src/slots",
     "src/store",
+    "src/watch",
     "sys",
 ];
 

@@ -208,7 +208,7 @@ fn may_commit(world: &World, to: Option<usize>, id: HandoffId) -> Checked {
             .is_some_and(|id| id != world.journal.current() || world.sent_back == Some(id));
     hold(
         stops || alone || world.journal.current() == id || leaving,
-        "a commit is told only after it is durable",
+        "a commit is reported only after it is durable",
     )
 }
 

@@ -217,7 +217,7 @@ found! {
     give_up_the_lock: GiveUpLock, Exclusive, Upgrade, DEATH,
         "a healthy incumbent is not killed";
     commit_before_durable: CommitBeforeDurable, Exclusive, Upgrade, LUCK,
-        "a commit is told only after it is durable";
+        "a commit is reported only after it is durable";
     wait_for_the_disk: WaitForDisk, Exclusive, Upgrade, Budget { faults: 1, ..LUCK },
         "every request is reported";
     begin_early: BeginEarly, Exclusive, Upgrade, LUCK,

@@ -40,15 +40,15 @@ use crate::sys::spawn::close_all_on_exec;
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A directory cannot be made or is not safe.
+    /// A directory cannot be created, or is not safe.
     #[error(transparent)]
     Dirs(#[from] DirsError),
-    /// Another daemon has the state directory.
+    /// Another daemon uses the state directory.
     #[error("the state directory {} is in use by another handoff daemon{owner}; there can be one", path.display())]
     InUse {
         /// The directory.
         path: PathBuf,
-        /// Its pid, if it is known.
+        /// That daemon in parentheses, after a space; empty if it is unknown.
         owner: String,
     },
     /// The lock file cannot be used.
@@ -65,7 +65,7 @@ pub enum Error {
     /// The keeper cannot be started.
     #[error("the keeper cannot be started: {0}")]
     Keeper(io::Error),
-    /// Something that the kernel should always give.
+    /// The kernel does not provide something that it always should.
     #[error("the daemon cannot run: {0}")]
     System(#[from] io::Error),
 }
@@ -77,13 +77,13 @@ pub(super) struct Shared {
     pub(super) hashes: Hashes,
     pub(super) keeper: Keeping,
     pub(super) systemd: Rc<Systemd>,
-    /// Where versions go that have appeared by themselves.
+    /// Takes versions that have appeared at watched paths.
     pub(super) arrivals: mpsc::UnboundedSender<Arrival>,
-    /// Whether the daemon ends: nothing is started any more.
+    /// Whether the daemon is ending: nothing is started any more.
     pub(super) is_leaving: Cell<bool>,
-    /// Whether the daemon before was lost: then what ran is to run, whatever starts by itself.
+    /// Whether the previous daemon was lost: then what ran is to run, whatever starts by itself.
     pub(super) was_lost: bool,
-    /// How many files a service may have open: as many as this process might when it was started.
+    /// How many files a service may have open: as many as this process could when it was started.
     pub(super) files_limit: u64,
 }
 
@@ -92,26 +92,27 @@ pub(super) struct Shared {
 pub(super) struct Daemon {
     pub(super) shared: Rc<Shared>,
     pub(super) services: RefCell<BTreeMap<ServiceName, Handle>>,
-    /// Those whose files cannot be used, and that were never known.
+    /// Services whose files cannot be used, and that were never known.
     pub(super) broken: RefCell<BTreeMap<ServiceName, Broken>>,
-    /// What the files of those said that were removed.
+    /// The texts of the service files that were removed.
     pub(super) removed: RefCell<BTreeMap<ServiceName, String>>,
     pub(super) lanes: RefCell<BTreeMap<ServiceName, Lanes>>,
-    /// Service files and names of states, which are of no service alone. Its thread stays, once it is there: whatever the limits of this
-    /// process become, files can be read.
+    /// For service files and the names of states, which belong to no single service. Once its thread exists, it
+    /// stays: whatever the limits of this process become, files can be read.
     pub(super) directory: Lane,
     pub(super) directory_thread: RefCell<Option<Hold>>,
     /// The services that are not taken in yet, and why.
     pub(super) late: RefCell<BTreeMap<ServiceName, String>>,
 }
 
-/// Runs the daemon until SIGTERM or SIGINT, then stops the services in order and returns. A second signal, at least a second
-/// later, returns at once and leaves the services running. SIGQUIT does so without stopping any. Blocks.
+/// Runs the daemon until SIGTERM or SIGINT, then stops the services in order and returns. After a second signal, at
+/// least a second later, it returns at once and leaves the services running. After SIGQUIT it returns without
+/// stopping any service. Blocks.
 pub fn run(dirs: Dirs) -> Result<(), Error> {
     panic::ends_the_process();
     dirs.create()?;
     close_all_on_exec()?;
-    // A file limit is an error of the journal, to be told, not an end.
+    // A limit of the file size must be an error of the journal, which is reported, and not the end of the process.
     signals::ignore(crate::sys::process::Signal::SIGXFSZ)?;
     let stored = take_stored();
     let files_limit = raise_files_limit()?;
@@ -181,7 +182,7 @@ async fn main(
             lock.give_up();
             return Ok(());
         }
-        // A terminal that is closed is no reason to end what others use.
+        // A closed terminal is no reason to end what others use.
         never = ignore(&mut hangup) => match never {},
     }
     daemon.shared.is_leaving.set(true);
@@ -213,15 +214,15 @@ async fn either(first: &mut Signal, second: &mut Signal) {
     }
 }
 
-/// How long the start waits for the end of commands that an earlier daemon has left. A killed process ends at once, unless
-/// the kernel holds it.
+/// How long the start waits for the end of commands that an earlier daemon has left. A killed process ends at once,
+/// unless the kernel holds it.
 const COMMANDS_ENDED_WITHIN: Duration = Duration::from_secs(1);
 
-/// A signal that follows so closely on the one before is the same order: it was sent to a process group, or by a shell and
-/// a service manager.
+/// A signal that follows another one this soon is the same order: it was sent to a process group, or by a shell and a
+/// service manager.
 const SAME_ORDER: Duration = Duration::from_secs(1);
 
-/// Completes at a signal that is an order of its own.
+/// Completes at a signal that is a separate order.
 async fn once_more(first: &mut Signal, second: &mut Signal) {
     let ordered = Instant::now();
     loop {
@@ -234,7 +235,7 @@ async fn once_more(first: &mut Signal, second: &mut Signal) {
 }
 
 impl Daemon {
-    /// Ends what is brought in, side by side.
+    /// Calls off all versions that are being brought in, at the same time.
     async fn call_off_preparations(&self) {
         let handles: Vec<Handle> = self.services.borrow().values().cloned().collect();
         let end =
@@ -258,7 +259,7 @@ impl Daemon {
         }
     }
 
-    /// Stops every service that runs, side by side, and returns when all are down.
+    /// Stops all running services at the same time, and returns when all are down.
     async fn stop_all(&self) {
         let handles: Vec<Handle> = self.services.borrow().values().cloned().collect();
         let stops: Vec<_> =
@@ -269,14 +270,15 @@ impl Daemon {
     }
 }
 
-/// Ends what is brought in for a service, if anything is.
+/// Calls off the version that is being brought in for a service, if any.
 async fn call_off_preparation(handle: &Handle) {
     if let Some((_, preparation)) = handle.with(Service::call_off_preparation) {
         preparation.ended().await;
     }
 }
 
-/// Stops the service. An upgrade that is under way is called off first; to call off a restart would only begin the next.
+/// Stops the service. If an upgrade in progress is in the way, it is called off. The stop comes before that: calling
+/// off a restart would only begin the next one.
 async fn stop(handle: Handle) {
     loop {
         call_off_preparation(&handle).await;
@@ -293,7 +295,7 @@ async fn stop(handle: Handle) {
     }
 }
 
-/// An operation of the daemon itself, which reports to nobody but the one who waits for the answer.
+/// An operation of the daemon itself. Only the receiver of the answer hears of it.
 pub(super) fn operation(
     what: history::Operation,
     why: &str,

@@ -1,4 +1,4 @@
-//! The control socket is at its path as long as the daemon lives, whatever becomes of the directory.
+//! Keeps the control socket at its path as long as the daemon lives, whatever happens to the directory.
 
 use std::convert::Infallible;
 use std::io;
@@ -12,12 +12,12 @@ use crate::config::Dirs;
 use crate::control::{Listener, serve};
 use crate::watch::Watch;
 
-/// What removes a directory removes it step by step, and is let go first.
+/// A program that removes a directory does so step by step, and gets this time to finish.
 const AFTER: Duration = Duration::from_millis(100);
-/// When it is tried again if it fails.
+/// The pause before another attempt.
 const NEXT_TRY: Duration = Duration::from_secs(5);
 
-/// Serves clients for ever. A socket that is removed comes back, with the directories above it.
+/// Serves clients forever. A socket that is removed comes back, with the directories above it.
 pub(super) async fn serve_always(mut control: Listener, daemon: Rc<Daemon>) -> io::Result<Infallible> {
     let dirs = daemon.shared.dirs.clone();
     let mut watch = Watch::new(&dirs.control_socket())
@@ -32,7 +32,7 @@ pub(super) async fn serve_always(mut control: Listener, daemon: Rc<Daemon>) -> i
     }
 }
 
-/// Completes when clients do not find the socket any more.
+/// Completes when clients cannot find the socket any more.
 async fn lost(control: &Listener, watch: &mut Option<Watch>) {
     while let Some(watch) = watch {
         if watch.next().await.is_err() {

@@ -1,7 +1,9 @@
-//! What happens to a service: whatever its tasks find comes in here, one at a time and in the order in which it was found.
+//! The inputs of a service: everything that its tasks find enters here, one at a time, in the order in which it was
+//! found.
 //!
-//! A task has a sender, and nothing else of the service. What it sends may be out of date when it is taken, for another input
-//! came first: so a timer, a wait and a process have a number ([`Serial`]), by which a late word of one that is over is known.
+//! A task has a sender, and nothing else of the service. An input may be out of date when it is taken, because
+//! another one came first. So a timer, a wait and a process have a number ([`Serial`]), by which a late input of one
+//! that is over is recognized.
 
 use std::cell::RefCell;
 use std::io;
@@ -21,20 +23,21 @@ use crate::journal::Compaction;
 use crate::probe::{Failure, Surroundings};
 use crate::slots::ProbeRoute;
 
-/// Where the answer to a question goes.
+/// Takes the answer to a question.
 pub(super) type Reply<T> = oneshot::Sender<T>;
 
-/// One thing that has happened, or that a task has to know.
+/// An event, or a question of a task.
 pub(super) enum Input {
-    /// A client, or the daemon itself, asks for something.
+    /// A client, or the daemon itself, asks for an operation.
     Order(Order, Operation),
-    /// A stop or a cancellation begins: what comes before a start or an upgrade is called off. After the orders that came first.
+    /// A stop or a cancellation begins: calls off the work before a start or an upgrade, after the orders that came
+    /// first.
     CallOff(CallOff, Reply<CalledOff>),
-    /// A process did something.
+    /// An event of a process.
     Process(Serial, ProcessEvent),
-    /// It was looked for what a process is to be started from.
+    /// The result of the search for the program of a process.
     Found(Found),
-    /// Where that came from.
+    /// Where that program came from.
     Origin(Origin),
     /// A process was started, or could not be.
     Spawned(Serial, io::Result<Unclaimed>),
@@ -42,91 +45,92 @@ pub(super) enum Input {
     Deadline(Deadline, Serial),
     /// The disk has a durable fact, or has refused it.
     Synced(Serial, io::Result<()>),
-    /// A shorter journal is beside the one in use, or cannot be.
+    /// A shorter journal is beside the one in use, or could not be written.
     CompactionStaged(io::Result<Compaction>),
-    /// The disk knows that it has taken its place.
+    /// The disk has the shorter journal in place of the other one, or has refused it.
     CompactionSynced(io::Result<()>),
-    /// The disk has a journal that was written again.
+    /// The disk has a journal that was written again, or has refused it.
     Restored(io::Result<()>),
-    /// A start without a client is to be tried again.
+    /// It is time to try a start without a client again.
     TryAgain(Serial),
-    /// What such a start is made from was brought in.
+    /// The version for such a start was brought in, or could not be.
     Brought(Serial, Brought),
-    /// It is to be looked whether the slot of the outgoing process is quiet.
+    /// It is time to check whether the slot of the outgoing process is quiet.
     QuietDue(HandoffId),
     /// A probe has passed, or has failed until its limit.
     Probed(HandoffId, Result<(), String>),
-    /// A way to a listener of the process that is tried; nothing if none is.
+    /// Asks for a route to a listener of the probed process; `None` if no process is probed.
     Route(HandoffId, String, Reply<Option<io::Result<ProbeRoute>>>),
-    /// The way is not needed any more.
+    /// The route is no longer needed.
     EndRoute(HandoffId, String, Reply<io::Result<()>>),
-    /// Whether the listener of the process that is tried is still one.
+    /// Asks whether the listener of the probed process still listens.
     Listens(String, Reply<bool>),
-    /// What a command that tries a process is to know.
+    /// Asks for the environment of a command that probes a process.
     Surroundings(Reply<Surroundings>),
-    /// Whether the answer of this probe is still waited for.
+    /// Asks whether the result of this probe is still needed.
     IsProbing(HandoffId, Reply<bool>),
-    /// What can be seen of the process that is watched.
+    /// Asks what can be seen of the watched process.
     Look(Reply<Result<(), Failure>>),
-    /// The process that is watched is not well.
+    /// The watched process is unwell.
     Condemned(HandoffId, Watch, String),
-    /// The process that takes its lock now.
+    /// Asks for the process that takes its lock now.
     Beginner(HandoffId, Reply<Option<u32>>),
-    /// Another process keeps it from its lock.
+    /// Another process keeps that one from its lock.
     LockTrouble(HandoffId, u32, String),
-    /// The processes that share new connections, as long as the step lasts.
+    /// Asks for the processes that share new connections, as long as the step lasts.
     Sharing(Step, Reply<Option<[Option<u32>; 2]>>),
-    /// How many each got.
+    /// How many connections each of them got.
     Measured(Step, Measured),
-    /// Something is at the watched path.
+    /// News of a watched path.
     Path(PathNews),
     /// A path of a unix socket has changed.
     PathsChanged,
     /// Strangers may have left the slots.
     RepairDue,
-    /// A listener of the process that serves has news.
+    /// The kernel reports something about a listener of the serving process.
     ListenersHeard(Serial),
-    /// The listeners of the process that serves are to be looked at.
+    /// It is time to check the listeners of the serving process.
     ListenersDue(Serial, IsFirst),
 }
 
-/// Whether it is the first look.
+/// Whether it is the first check.
 pub(super) type IsFirst = bool;
 
-/// An input, and who waits until it has been taken.
+/// An input, and the task that waits until the service has taken it.
 struct Delivery {
     input: Input,
     taken: Option<Reply<()>>,
 }
 
-/// How a task reaches its service, as long as that is there.
+/// The way from a task to its service, as long as the service exists.
 #[derive(Debug, Clone)]
 pub(super) struct Inputs(mpsc::UnboundedSender<Delivery>);
 
-/// Where the inputs of a service come in.
+/// The receiving end of the inputs of a service.
 pub(super) struct Inbox(mpsc::UnboundedReceiver<Delivery>);
 
-/// The two ends.
+/// Creates both ends.
 pub(super) fn inbox() -> (Inputs, Inbox) {
     let (sender, receiver) = mpsc::unbounded_channel();
     (Inputs(sender), Inbox(receiver))
 }
 
 impl Inputs {
-    /// Does not wait until it is taken.
+    /// Sends an input. Does not wait until it is taken.
     pub(super) fn send(&self, input: Input) {
-        // A service that is gone wants to know nothing.
+        // A service that is gone needs no input.
         let _ = self.0.send(Delivery { input, taken: None });
     }
 
-    /// Completes when the service has taken it, with all that follows from it. `false` if the service is gone.
+    /// Completes when the service has taken the input, with everything that follows from it. `false` if the service
+    /// is gone.
     pub(super) async fn deliver(&self, input: Input) -> bool {
         let (taken, done) = oneshot::channel();
         let _ = self.0.send(Delivery { input, taken: Some(taken) });
         done.await.is_ok()
     }
 
-    /// Asks for something. `None` if the service is gone.
+    /// Asks a question. `None` if the service is gone.
     pub(super) async fn ask<T>(&self, question: impl FnOnce(Reply<T>) -> Input) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         self.send(question(reply));
@@ -140,13 +144,13 @@ impl Inbox {
         while let Some(Delivery { input, taken }) = self.0.recv().await {
             let Some(service) = service.upgrade() else { return };
             service.borrow_mut().take(input);
-            // Who waited may be gone.
+            // The sender may be gone.
             let _ = taken.map(|taken| taken.send(()));
         }
     }
 }
 
-/// Who asked may be gone by now.
+/// Answers a question. The task that asked may be gone.
 fn answer<T>(reply: Reply<T>, answer: T) {
     let _ = reply.send(answer);
 }

@@ -1,6 +1,6 @@
-//! Which services a daemon knows: those whose files are there and right, those that run, and, to be looked at, those whose
-//! files are wrong. A service is removed when its file is gone while it is stopped, and somebody looks. The same file brings it
-//! back; another file of its name is another service.
+//! The services that a daemon knows: those with a valid file, those that run, and, only to be shown, those whose
+//! files are wrong. If the file of a stopped service is gone, the next request that reads the files removes the
+//! service. The same file brings it back; another file of its name is another service.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::DirBuilderExt;
@@ -16,20 +16,20 @@ use super::service_files::{FileLook, Files, Found, Looks, silent};
 use crate::config::{self, Glimpse, judge};
 use crate::control::{Error, Kind, api};
 
-/// The service goes by what it knows.
+/// A service whose file is wrong keeps what was read before.
 const UNTIL_RIGHT: &str = "Until it is right, what was read before counts.";
 
 /// A service file that cannot be used, of a service that was never known.
 #[derive(Debug)]
 pub(super) struct Broken {
-    /// What is wrong, with the place.
+    /// What is wrong, and where.
     pub(super) cause: String,
     seen: Glimpse,
-    /// Whether its addresses are kept for it. Not if one of them is what is wrong.
+    /// Whether its addresses are reserved for it. Not if one of them is the mistake.
     keeps_addresses: bool,
 }
 
-/// The files that are new: what they say, and what is wrong with the others.
+/// The new service files: the services that they describe, and what is wrong with the others.
 #[derive(Debug, Default)]
 pub(super) struct Newcomers {
     pub(super) services: Vec<config::Service>,
@@ -38,8 +38,8 @@ pub(super) struct Newcomers {
 }
 
 impl Newcomers {
-    /// `is_known` knows of the services that are there already, `was_known` of those that an earlier daemon knew: of two that want the same
-    /// address, one of those has it.
+    /// `is_known` is true for services that exist already, `was_known` for those that an earlier daemon knew. If two
+    /// services want the same address, one of the latter gets it.
     pub(super) fn judge(
         dirs: &config::Dirs,
         files: Files,
@@ -91,9 +91,9 @@ impl Daemon {
                 self.learn(name, found, newcomers.is_there);
             }
         }
-        // What was known a moment ago, and what somebody else has taken in meanwhile, is no newcomer.
+        // What was known a moment ago, or was taken in by another task meanwhile, is no newcomer.
         let is_known = |name: &ServiceName| known.contains(name) || self.is_known(name);
-        // What is right by now has kept its addresses as long as it was wrong.
+        // A service whose file is right now has kept its addresses while the file was wrong.
         let before = self.broken.take();
         let kept = |name: &ServiceName| before.get(name).is_some_and(|broken| broken.keeps_addresses);
         let Newcomers { services, broken, .. } =
@@ -104,7 +104,7 @@ impl Daemon {
         }
     }
 
-    /// Adds a service that is new, unless its address is another one's.
+    /// Adds a new service, unless another service has its address.
     fn take_in(&self, config: config::Service) {
         if let Err(error) = self.refuse_conflicts(&config) {
             self.refuse_newcomer(&config, &error);
@@ -118,7 +118,8 @@ impl Daemon {
         self.broken.borrow_mut().insert(config.name.clone(), broken);
     }
 
-    /// What is at the place of the file of a service that is known. One that is gone ends a service that is stopped.
+    /// Handles what is at the path of a known service's file. If the file is gone and the service is stopped, the
+    /// service is removed.
     fn learn(&self, name: &ServiceName, found: Found, is_there: bool) {
         let Some(handle) = self.services.borrow().get(name).cloned() else { return };
         if matches!(found, Found::Absent) && is_there && handle.is_idle() {
@@ -173,7 +174,7 @@ impl Daemon {
         }
     }
 
-    /// The service with what its file says now; a file that is new since the daemon started is taken in.
+    /// The service with its current file. A file that is new since the daemon started is taken in.
     pub(super) async fn find_fresh(&self, name: &ServiceName) -> Result<(Handle, config::Service), Error> {
         self.check_answered(name)?;
         let mut files = self.read_files(Looks::from([(name.clone(), None)]), false).await;
@@ -193,7 +194,7 @@ impl Daemon {
             }
         };
         if self.refuse_conflicts(&config).is_err() {
-            // The file of the other one may be gone, or say something else by now.
+            // The file of the other service may be gone, or may have changed.
             self.discover().await;
             self.refuse_conflicts(&config)?;
         }
@@ -205,14 +206,14 @@ impl Daemon {
         Ok((handle, config))
     }
 
-    /// The services whose files cannot be used, as they are told.
+    /// The statuses of the services whose files cannot be used.
     pub(super) fn broken_statuses(&self) -> Vec<api::ServiceStatus> {
         self.broken.borrow().iter().map(|(name, broken)| broken.status(name)).collect()
     }
 }
 
 impl Broken {
-    /// The listeners whose addresses no service gets that comes after it, as far as they can be read.
+    /// The listeners whose addresses no later service gets, as far as they can be read.
     pub(super) fn kept_listeners(&self) -> &[config::Listener] {
         if self.keeps_addresses { &self.seen.listeners } else { &[] }
     }
@@ -245,7 +246,7 @@ impl Broken {
 }
 
 impl Service {
-    /// What is at the place of its file by now.
+    /// Handles what is at the path of its file now.
     fn learn_file(&mut self, found: Found, conflict: Option<Error>) {
         let file = self.shared.dirs.service_file(&self.name);
         match &found {
@@ -279,21 +280,21 @@ impl Service {
                 (None, Some(told))
             }
         };
-        // What is wrong may be in the directories above, so the file is read again although it looks the same.
+        // The mistake may be in the directories above, so the file is read again even if it looks the same.
         self.file_look = look.filter(|_| mistake.is_none());
         self.problems.file_is(mistake);
     }
 }
 
 impl Handle {
-    /// What its file looked like when it was read last.
+    /// The state of its file when it was last read.
     fn look(&self) -> Option<FileLook> {
         self.read(|service| service.file_look)
     }
 
-    /// Whether nothing runs of it, and nobody is at work on it.
+    /// Whether nothing of it runs, and nothing works on it.
     fn is_idle(&self) -> bool {
-        // That of the daemon, and the one that asks.
+        // One of the daemon, and one of the caller.
         self.holders() <= 2
             && self.read(|service| {
                 service.machine.phase() == Phase::Stopped
@@ -319,7 +320,8 @@ fn told(errors: &[config::Error]) -> Vec<(ServiceName, String)> {
     told.into_iter().map(|(name, found)| (name, in_words(found))).collect()
 }
 
-/// What a service has left that was removed is not for another one of its name. Blocks on the file system.
+/// Sets aside what a removed service has left: it is not for another service of the same name. Blocks on the file
+/// system.
 pub(super) fn set_aside(dirs: &config::Dirs, name: &ServiceName) {
     let place = dirs.state.join("removed");
     let names = std::iter::once(name.to_string()).chain((2_u32..).map(|number| format!("{name}.{number}")));

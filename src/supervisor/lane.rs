@@ -1,15 +1,16 @@
-//! The waits for files, off the thread of the daemon.
+//! Waits for files, off the daemon's thread.
 //!
-//! A file system may take seconds to answer, or never answer. So each service has lanes of its own, one for each kind of
-//! work, and what waits in a lane delays nothing else. A lane is at most one thread. It starts with the first work, and ends
-//! when it has been idle for a second. A thread that cannot be started is an error for the caller, never a panic.
+//! A file system may take seconds to answer, or never answer. So each service has lanes of its own, one for each kind
+//! of work, and work in a lane delays nothing else. A lane is at most one thread. It starts with the first work, and
+//! ends when it has been idle for a second. A thread that cannot be started is an error for the caller, never a
+//! panic.
 //!
-//! A caller that gives up takes its work back, unless the thread is at it already. If that lasts longer than a
-//! second, the lane refuses further work at once: the file system still does not answer. Who would wait on the thread of the daemon is refused
-//! behind any work that lasts so long. A lane in which too much waits takes no more.
+//! A caller that gives up takes its work back, unless the thread has already begun it. If such work lasts longer than
+//! a second, the lane refuses further work at once: the file system still does not answer. A caller that would block
+//! the daemon's thread is refused behind any work that lasts that long. A lane in which too much waits takes no more.
 //!
-//! The thread of a lane for files has a table of descriptors of its own (`sys::own_table`): what it has open is not copied into the new
-//! processes of other services. So its work takes and gives no descriptor.
+//! The thread of a lane for files has a descriptor table of its own (`sys::own_table`): the files that it has open
+//! are not copied into the new processes of other services. So its work takes and gives no descriptor.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,11 +24,11 @@ use tokio::time::timeout;
 
 use crate::sys::own_table::take_own_table;
 
-/// A thread that has had nothing to do for so long ends.
+/// An idle thread ends after this time.
 const IDLE: Duration = Duration::from_secs(1);
-/// Work that was given up and has lasted longer than this stands for a file system that does not answer.
+/// If work that was given up lasts longer than this, its file system does not answer.
 const STUCK: Duration = Duration::from_secs(1);
-/// No more than this waits in a lane.
+/// Maximum amount of work that waits in a lane.
 const WAITING_MAX: usize = 256;
 
 /// The lanes of one service.
@@ -35,21 +36,21 @@ const WAITING_MAX: usize = 256;
 pub(super) struct Lanes {
     /// The journal, and the wait for the disk. Nothing else stands in the way of a commit.
     pub(super) journal: Lane,
-    /// What is kept for people.
+    /// Records for users.
     pub(super) history: Lane,
-    /// Its service file, where that is a link.
+    /// The service file, if it is a link.
     pub(super) file: Lane,
-    /// What runs, compared with the files that it came from.
+    /// Comparisons of what runs with the files that it came from.
     pub(super) looks: Lane,
     /// The program that is about to be started.
     pub(super) programs: Lane,
     /// Versions on their way in and out.
     pub(super) imports: Lane,
-    /// The way to a watched path.
+    /// The directories above a watched path.
     pub(super) watch: Lane,
-    /// Starts of processes, and what is left of those that ended.
+    /// Starts of processes, and what is left of processes that have ended.
     pub(super) processes: Lane,
-    /// Who has which connections.
+    /// Counts of connections.
     pub(super) counts: Lane,
     /// The directories of unix sockets.
     pub(super) paths: Lane,
@@ -58,7 +59,7 @@ pub(super) struct Lanes {
 impl Lanes {
     pub(super) fn new() -> Self {
         Self {
-            // That of a journal on a distant file system takes a table of its own when it opens the file.
+            // If the journal is on a distant file system, its lane takes its own table when it opens the file.
             journal: Lane::new("journal"),
             history: Lane::for_files("history"),
             file: Lane::for_files("file"),
@@ -73,7 +74,7 @@ impl Lanes {
     }
 }
 
-/// Work in its order, on a thread of its own.
+/// Runs work in order, on a thread of its own.
 #[derive(Debug, Clone)]
 pub(super) struct Lane(Arc<Shared>);
 
@@ -90,9 +91,9 @@ struct State {
     jobs: VecDeque<Job>,
     has_thread: bool,
     thread: Option<ThreadId>,
-    /// So many want the thread to stay.
+    /// How many holders want the thread to stay.
     holds: usize,
-    /// What the thread is at, since when.
+    /// The work that the thread does, and since when.
     current: Option<(Instant, Arc<AtomicBool>)>,
 }
 
@@ -101,7 +102,8 @@ struct Job {
     given_up: Arc<AtomicBool>,
 }
 
-/// Tells what came of some work. By then the thread is at it no longer: who hears it may ask for more at once.
+/// Delivers the result of some work. The thread has finished the work by then, so the receiver may ask for more at
+/// once.
 type Told = Box<dyn FnOnce()>;
 
 impl Lane {
@@ -109,7 +111,7 @@ impl Lane {
         Self::with(name, false)
     }
 
-    /// For work that opens files, and neither takes nor gives a descriptor.
+    /// A lane for work that opens files, and neither takes nor gives a descriptor.
     pub(super) fn for_files(name: &'static str) -> Self {
         Self::with(name, true)
     }
@@ -118,7 +120,8 @@ impl Lane {
         Self(Arc::new(Shared { name, is_for_files, state: Mutex::default(), changed: Condvar::new() }))
     }
 
-    /// Does `work` and gives what comes of it. The work is in the lane when this returns. To drop the future is to give up.
+    /// Runs `work` and returns its result. The work is in the lane when this returns. Drop of the future gives the
+    /// work up.
     pub(super) fn run<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
         &self,
         work: W,
@@ -139,7 +142,7 @@ impl Lane {
         }
     }
 
-    /// Likewise. If no thread can be started, the work is done here, when the result is asked for.
+    /// The same. If no thread can be started, the work is done here, when the result is awaited.
     pub(super) fn run_anyway<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
         &self,
         work: W,
@@ -154,7 +157,7 @@ impl Lane {
         }
     }
 
-    /// Like [`Lane::run`], and gives up after `limit`. `what` stands at the beginning of the error: "… has not answered for 1 s".
+    /// Like [`Lane::run`], but gives up after `limit`. The error begins with `what`: "… has not answered for 1 s".
     pub(super) fn run_within<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
         &self,
         limit: Duration,
@@ -173,7 +176,7 @@ impl Lane {
         }
     }
 
-    /// Likewise, and waits for it here. Work of this lane's own thread is done at once.
+    /// The same, but blocks. Work from this lane's own thread is done at once.
     pub(super) fn wait<T: Send + 'static>(
         &self,
         limit: Duration,
@@ -200,7 +203,7 @@ impl Lane {
         })
     }
 
-    /// Does `work` some time. What comes of it is of no interest; that it cannot be done is told.
+    /// Runs `work` at some time. Its result is dropped, but a failure to run it is logged.
     pub(super) fn post(&self, work: impl FnOnce() + Send + 'static) {
         let work = move || -> Told {
             work();
@@ -212,12 +215,12 @@ impl Lane {
         }
     }
 
-    /// Has the thread there, whatever becomes of the limits of this process, until the result is dropped.
+    /// Keeps the thread, whatever the limits of this process become, until the result is dropped.
     pub(super) fn hold(&self) -> io::Result<Hold> {
         let mut state = self.0.lock();
         self.0.have_thread(&mut state)?;
         state.holds += 1;
-        // Room for the work of an upgrade, so that no memory is asked for either.
+        // Room for the work of an upgrade, so that it needs no memory either.
         state.jobs.reserve(16);
         Ok(Hold(Arc::clone(&self.0)))
     }
@@ -247,7 +250,7 @@ fn refused(since: Instant) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, text)
 }
 
-/// Whoever waits, until it does not any more.
+/// A caller that waits. Drop gives its work up.
 struct GivesUp(Arc<AtomicBool>);
 
 impl Drop for GivesUp {
@@ -256,7 +259,7 @@ impl Drop for GivesUp {
     }
 }
 
-/// A thread that stays.
+/// Keeps a thread.
 #[derive(Debug)]
 pub(super) struct Hold(Arc<Shared>);
 
@@ -268,7 +271,7 @@ impl Drop for Hold {
 }
 
 impl State {
-    /// Since when the thread is at work that lasts too long: work that was given up, or any.
+    /// Since when the thread has been busy for too long: with work that was given up, or with `any` work.
     fn stuck_since(&self, any: bool) -> Option<Instant> {
         let (since, given_up) = self.current.as_ref()?;
         ((any || given_up.load(Ordering::Relaxed)) && since.elapsed() > STUCK).then_some(*since)
@@ -293,10 +296,10 @@ impl Shared {
         Ok(())
     }
 
-    /// What the thread does.
+    /// The loop of the thread.
     fn work(&self) {
         if self.is_for_files {
-            // Where the kernel cannot, the table is shared.
+            // Where the kernel cannot do this, the table stays shared.
             take_own_table();
         }
         let mut state = self.lock();

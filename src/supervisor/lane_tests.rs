@@ -59,7 +59,7 @@ async fn who_would_wait_here_is_refused_behind_work_that_hangs_and_was_not_given
         assert!(error.contains("an earlier access has not ended for 1 s"), "{error}");
     }
     assert!(began.elapsed() < LIMIT, "each was waited for: {:?}", began.elapsed());
-    // Who waits elsewhere is not refused: the work may be long, and still end.
+    // A caller that does not block here is not refused: the work may be long, and still end.
     let later = lane.run(|| 7);
     release.send(()).unwrap();
     hangs.await.unwrap().unwrap();
@@ -71,7 +71,7 @@ async fn who_would_wait_here_is_refused_behind_work_that_hangs_and_was_not_given
 async fn work_that_was_long_and_has_ended_is_in_the_way_of_none() {
     let lane = Lane::new("test");
     let looks = lane.clone();
-    // Told as the thread tells it: at that moment it is not at the work any more.
+    // Checked when the thread delivers the result: it is not at the work any more.
     let (sender, told) = mpsc::channel();
     let work = move || -> Told {
         std::thread::sleep(STUCK + Duration::from_millis(100));
@@ -94,7 +94,7 @@ async fn a_lane_takes_no_more_than_so_much() {
         blocked.recv()
     });
     begins.recv_timeout(LIMIT).unwrap();
-    // What was given up makes room.
+    // Work that was given up makes room.
     for _ in 0..3 * WAITING_MAX {
         drop(lane.run(|| ()));
     }

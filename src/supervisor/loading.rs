@@ -1,4 +1,4 @@
-//! Services become known to the daemon: at its start, and later.
+//! How services become known to the daemon: at its start, and later.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -22,20 +22,22 @@ use crate::config;
 use crate::control::{Error, Kind};
 use crate::journal::Journal;
 
-/// So long the start of the daemon waits for the state of all services together that were bound, and then of all others.
+/// How long the start of the daemon waits for the states of all services that were bound, and then for those of all
+/// others.
 const OPENED_WITHIN: Duration = Duration::from_secs(2);
-/// When it is tried again to look at the state of a service.
+/// The pause before another attempt to reach the state of a service.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// A process without a supervisor looks once a second whether its socket is still there, and puts it back.
+/// How long the daemon waits for the sockets of processes. A process without a supervisor checks its socket once a
+/// second, and restores it.
 const WAY_IN_WITHIN: Duration = Duration::from_millis(1_500);
 const WAY_IN_TICK: Duration = Duration::from_millis(20);
 
-/// A service whose state is being looked at.
+/// A service whose state is being opened.
 struct Opening {
     name: ServiceName,
     file: File,
-    /// What it goes by and what its state says; nothing if nothing of it can run.
+    /// Its service file, and what its state says; `None` if nothing of it can run.
     opened: JoinHandle<Option<(config::Service, Opened)>>,
 }
 
@@ -52,15 +54,15 @@ enum File {
 struct Left {
     /// All services that have a state.
     names: BTreeSet<ServiceName>,
-    /// Those among them that were bound, with what they were bound by.
+    /// Those that were bound, with the service file of that time.
     bound: BTreeMap<ServiceName, config::Service>,
-    /// Those of which that is not known yet.
+    /// Those for which this is not known yet.
     silent: BTreeSet<ServiceName>,
 }
 
 impl Daemon {
-    /// Takes over what is there, and starts what is to run: after the loss of a daemon what ran then, otherwise what
-    /// starts by itself. What runs comes first: whatever the files say by now, its addresses are taken.
+    /// Takes over what runs, and starts what is to run: after the loss of a daemon what ran then, otherwise what
+    /// starts by itself. What runs comes first: it has its addresses, whatever the files say now.
     pub(super) async fn load_all(self: &Rc<Self>, was_lost: bool) {
         let files = self.read_files(Looks::new(), true).await;
         let is_listed: BTreeSet<ServiceName> = files.found.keys().cloned().collect();
@@ -106,7 +108,7 @@ impl Daemon {
         }
     }
 
-    /// Waits a moment at the most: what does not answer then is taken in later.
+    /// Waits only a moment: what does not answer is taken in later.
     async fn left(&self) -> Left {
         let until = Instant::now() + PATIENCE;
         let dirs = self.shared.dirs.clone();
@@ -124,7 +126,7 @@ impl Daemon {
         left
     }
 
-    /// What a service was bound by, if it was.
+    /// The service file that a service was bound with, if it was bound.
     fn read_running(
         &self,
         name: &ServiceName,
@@ -138,7 +140,8 @@ impl Daemon {
         self.opening(name, File::Right, async move { Some((config, opened.await)) })
     }
 
-    /// Of a service whose file is missing or wrong: it goes by what it was started with, if anything of it runs.
+    /// Opens a service whose file is missing or wrong: it uses the file that it was started with, if anything of it
+    /// runs.
     fn begin_without_file(
         self: &Rc<Self>,
         name: &ServiceName,
@@ -169,7 +172,7 @@ impl Daemon {
         Opening { name, file, opened: spawn_local(opened) }
     }
 
-    /// All at the same time: one that does not answer holds up no other.
+    /// Loads all at the same time: one that does not answer holds up no other.
     async fn load_these(self: &Rc<Self>, openings: Vec<Opening>, was_lost: bool) {
         let until = Instant::now() + OPENED_WITHIN;
         for mut opening in openings {
@@ -187,7 +190,7 @@ impl Daemon {
         self.services.borrow().contains_key(name) || self.late.borrow().contains_key(name)
     }
 
-    /// A service of which nothing runs has no file: it is removed.
+    /// Marks a service as removed if nothing of it runs: it has no file.
     fn find_removed(&self, name: &ServiceName) {
         if !self.is_known(name) {
             let (dirs, of) = (self.shared.dirs.clone(), name.clone());
@@ -195,7 +198,7 @@ impl Daemon {
         }
     }
 
-    /// Takes in one service when its state has answered.
+    /// Takes in one service once its state answers.
     fn load_later(self: &Rc<Self>, opening: Opening, was_lost: bool) {
         let Opening { name, file, opened } = opening;
         let cause = self.late.borrow().get(&name).cloned().unwrap_or_default();
@@ -211,7 +214,7 @@ impl Daemon {
         });
     }
 
-    /// Takes in one service: with its file, or without one as far as something of it runs.
+    /// Takes in one service: with its file, or, if something of it runs, without one.
     fn load_one(&self, found: Option<(config::Service, Opened)>, was_lost: bool, has_file: bool) {
         let Some((config, opened)) = found else { return };
         if self.shared.is_leaving.get() {
@@ -221,14 +224,14 @@ impl Daemon {
         let (name, autostart) = (config.name.clone(), config.autostart);
         let handle = self.know(config, opened);
         let taken_over = handle.with(|service| {
-            // What cannot be read yet may say that it is to run.
+            // A state that cannot be read yet may say that it is to run.
             let ran = |journal: &Journal| {
                 let is_unknown = journal.refused().is_some() && *journal.standing() == Standing::default();
                 journal.standing().wanted || is_unknown
             };
             let wanted = if was_lost { ran(&service.journal) } else { autostart };
             let taken_over = service.take_over_left(wanted);
-            // Which binary is to run is what a damaged journal does not say.
+            // A damaged journal does not say which binary is to run.
             if !taken_over && has_file && wanted && !service.journal.is_damaged() {
                 service.start_when_brought_in();
             }
@@ -241,15 +244,15 @@ impl Daemon {
         }
     }
 
-    /// Whether the state of a service was asked for at the start, and has not answered yet.
+    /// Refuses a service whose state was requested at the start, and has not answered yet.
     pub(super) fn check_answered(&self, name: &ServiceName) -> Result<(), Error> {
         let Some(cause) = self.late.borrow().get(name).cloned() else { return Ok(()) };
         let message = format!("The state of service {:?} cannot be used: {cause}.", name.as_str());
         Err(Error::new(Kind::StorageFailed, message, "It is taken in as soon as that is over."))
     }
 
-    /// Takes in a service that is new to this daemon, with all of it that runs: an earlier daemon may have left it while its file
-    /// or its journal could not be used. Waits a moment at the most.
+    /// Takes in a service that is new to this daemon, with everything of it that runs: an earlier daemon may have
+    /// left it while its file or its journal could not be used. Blocks only for a moment.
     pub(super) fn add(&self, config: config::Service) -> Handle {
         let name = config.name.clone();
         let what = self.shared.dirs.service_state(&name).display().to_string();
@@ -269,7 +272,7 @@ impl Daemon {
         handle
     }
 
-    /// `text` is what its service file says, if it is there.
+    /// `text` is its service file, if it exists.
     fn open(
         self: &Rc<Self>,
         name: &ServiceName,
@@ -291,7 +294,7 @@ impl Daemon {
         }
     }
 
-    /// Does not end without a verdict: that no thread can be started says nothing of what is there.
+    /// Tries until there is a result: that no thread can be started says nothing about what exists.
     async fn insist<T, F: Future<Output = io::Result<T>>>(
         &self,
         name: &ServiceName,
@@ -306,7 +309,7 @@ impl Daemon {
         }
     }
 
-    /// What keeps a service from being taken in, if that is known.
+    /// Notes what keeps a service from being taken in.
     fn tell_of_late(&self, name: &ServiceName, error: &io::Error) {
         tracing::debug!(service = %name, %error, "its state cannot be looked at; trying again in {AGAIN:?}");
         if let Some(cause) = self.late.borrow_mut().get_mut(name) {
@@ -318,7 +321,8 @@ impl Daemon {
         self.lanes.borrow_mut().entry(name.clone()).or_insert_with(Lanes::new).clone()
     }
 
-    /// Makes a service known, with what its journal says. One whose journal or store cannot be used is known with that problem.
+    /// Makes a service known, with what its journal says. If its journal or store cannot be used, that is its
+    /// problem.
     fn know(&self, config: config::Service, opened: Opened) -> Handle {
         let name = config.name.clone();
         let handle = Handle::new(config, opened, self.lanes_of(&name), Rc::clone(&self.shared));

@@ -1,9 +1,9 @@
 //! The daemon: one machine per service, and the effects around it.
 //!
-//! Everything runs on one thread. A service is an actor: what its processes, its deadlines, the disk and those who ask have to
-//! say comes in at one place (`input`), one at a time, and what the machine answers is carried out at once.
-//! Waits for files are in the lanes of each service, on threads of their own (`lane`). Nothing is polled: a daemon whose
-//! services are at rest makes no system call, unless it is to watch one of them.
+//! Everything runs on one thread. A service is an actor: the inputs from its processes, its deadlines, the disk and
+//! its clients enter at one place (`input`), one at a time, and the answer of the machine is carried out at once.
+//! Waits for files are in the lanes of each service, on threads of their own (`lane`). Nothing is polled: a daemon
+//! whose services are at rest makes no system call, unless it has to watch one of them.
 
 mod daemon;
 mod door;

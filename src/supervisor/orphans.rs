@@ -1,6 +1,6 @@
-//! What a daemon does as the first process of a machine or a container: it reaps what has lost its parent.
+//! The daemon as the first process of a machine or a container: it reaps processes that have lost their parent.
 //!
-//! Its own children are reaped by those who have started them, within a moment. So a zombie that is still there a while
+//! The code that has started a child of the daemon reaps it within a moment. So a zombie that is still there a while
 //! later is an orphan that came to this process.
 
 use std::collections::BTreeSet;
@@ -13,16 +13,16 @@ use tokio::time::sleep;
 use crate::sys::process::{children_of, is_zombie};
 use crate::sys::reaping::reap_number;
 
-/// Whoever waits for a child of its own has reaped it by then.
+/// A child of the daemon's own has been reaped by then.
 const WHILE: Duration = Duration::from_secs(1);
 
-/// Reaps orphans for ever, if they come to this process. Wakes only when a child has ended.
+/// Reaps orphans forever, if they come to this process. Wakes only when a child has ended.
 pub(super) async fn reap_orphans() -> io::Result<()> {
     if std::process::id() != 1 {
         return Ok(());
     }
     let mut ended = signal(SignalKind::child())?;
-    // Some may have ended before this process could be told.
+    // Some may have ended before the signal was caught.
     let mut dead = zombies();
     loop {
         if dead.is_empty() {

@@ -1,8 +1,8 @@
-//! What a panic means in the daemon: its end.
+//! A panic in the daemon ends the process.
 //!
-//! A daemon that is lost is replaced, and the next one takes over what runs. Half of one is worse: a task that is gone lets
-//! an upgrade wait without end. So no thread and no task of the daemon survives a panic. This is the daemon's own rule: in
-//! a service, the library catches the panics of the server's code.
+//! A daemon that is lost is replaced, and the next one takes over what runs. Half a daemon is worse: a lost task lets
+//! an upgrade wait without end. So no thread and no task of the daemon survives a panic. This rule is only for the
+//! daemon: in a service, the library catches the panics of the server's code.
 
 use std::fmt::Write;
 use std::panic::PanicHookInfo;
@@ -13,10 +13,10 @@ use crate::sys::poll::{PollFlags, poll_one};
 
 /// What a pipe that is ready takes without blocking (pipe(7)).
 const MESSAGE_MAX_BYTES: usize = 4096;
-/// Last words are no reason to live on.
+/// The last message must not keep the process alive for longer.
 const LISTENED_WITHIN: Duration = Duration::from_millis(100);
 
-/// From now on a panic of any thread ends this process by SIGABRT, with a line in the log that names the place.
+/// From now on a panic of any thread ends this process with SIGABRT, and a line in the log names the place.
 pub(super) fn ends_the_process() {
     std::panic::set_hook(Box::new(|info| {
         say(&words(info));
@@ -38,7 +38,7 @@ fn words(info: &PanicHookInfo<'_>) -> String {
     words
 }
 
-/// Not by way of the log: whatever it consists of may be what has panicked, or what this thread has locked.
+/// Does not use the log: any part of it may have panicked, or may be locked by this thread.
 fn say(words: &str) {
     let ready = poll_one(std::io::stderr(), PollFlags::POLLOUT, Some(LISTENED_WITHIN));
     if ready.is_ok_and(|found| !found.is_empty()) {
@@ -54,7 +54,7 @@ mod tests {
     const VARIABLE: &str = "HANDOFF_TEST_PANICS_IN";
     const NAME: &str = "a_panic_of_any_task_or_thread_ends_the_process_and_names_the_place";
 
-    /// In a process of its own, which runs this test again.
+    /// Starts this test again, in a process of its own.
     #[test]
     fn a_panic_of_any_task_or_thread_ends_the_process_and_names_the_place() {
         match std::env::var(VARIABLE).as_deref() {

@@ -1,4 +1,4 @@
-//! Answers what is asked over the control socket.
+//! Answers the requests of the control socket.
 
 use std::io;
 use std::path::PathBuf;
@@ -57,7 +57,7 @@ impl Handler for Daemon {
                     return Ok(answer(outcome));
                 }
                 match handle.order(Order::Stop, Some(asked.clone()), Some(progress)).await {
-                    // It waited for its start, and does so no more: that is the end of it.
+                    // The service waited for its start, and was called off: that is the outcome.
                     Err(error) if called_off.waiting_start && error.kind == Kind::NotRunning => {
                         Ok(answer(handle.read(|service| service.stopped_before_start(&asked))))
                     }
@@ -78,7 +78,7 @@ impl Handler for Daemon {
             }
             api::Request::Kill(kill) => {
                 let handle = self.find(&kill.service).await?;
-                // A file with mistakes is no reason not to send a signal.
+                // Mistakes in the file are no reason to withhold a signal.
                 let config = self.find_fresh(&kill.service).await.ok().map(|(_, config)| config);
                 handle.read(|service| service.signal_program(&kill, config.as_ref()))?;
                 let mut statuses = statuses(vec![handle]).await;
@@ -119,7 +119,7 @@ impl Daemon {
             Some(name) => vec![self.find(name).await?],
             None => self.services.borrow().values().cloned().collect(),
         };
-        // All at the same time: a disk that hangs holds up its own service.
+        // All at the same time: a disk that hangs only holds up its own service.
         let read = |handle: &Handle| {
             let recorder = handle.recorder();
             spawn_local(async move { recorder.read(limit).await })
@@ -197,17 +197,17 @@ impl Daemon {
     }
 }
 
-/// All that can be refused before there is a process.
+/// Does everything before the start of a process that can be refused.
 async fn prepare_start(handle: &Handle, config: config::Service) -> Result<(), Error> {
     let phase = handle.with(|service| {
         service.problems.start_refused_no_longer();
         service.look_after_journal();
-        // It is started by whoever asks for that here.
+        // The start is up to this request.
         service.mend_journal_at_rest(false);
         service.machine.phase()
     });
     if phase == Phase::Recovering {
-        // It becomes known only now, and what runs of it is asked what it is doing.
+        // The service has just become known, and its running processes are asked what they are doing.
         handle.settled().await;
     }
     let phase = handle.read(|service| match service.journal.refused() {
@@ -218,7 +218,7 @@ async fn prepare_start(handle: &Handle, config: config::Service) -> Result<(), E
         recall_staged(handle).await;
         check_staged(handle, &config).await?;
         bring_first(handle, &config).await?;
-        // What was committed runs, whatever the service file names meanwhile.
+        // The committed version runs, whatever the service file names now.
         let path = handle.with(|service| {
             service.reconfigure(config);
             service.try_staged();
@@ -227,7 +227,7 @@ async fn prepare_start(handle: &Handle, config: config::Service) -> Result<(), E
         check(handle, path).await?;
         handle.with(|service| {
             service.open_listeners()?;
-            // One that is tried again at this moment does not come before this start.
+            // An attempt that is due at this moment must not come before this start.
             service.call_off_start();
             Ok::<_, Error>(())
         })?;
@@ -237,7 +237,8 @@ async fn prepare_start(handle: &Handle, config: config::Service) -> Result<(), E
     Ok(())
 }
 
-/// A service that never ran waits for its next start. What its file names may have changed since the last one.
+/// Brings in the first version again for a service that never ran and waits for its next start: what its file names
+/// may have changed since.
 async fn bring_first_again(handle: &Handle, config: config::Service) -> Result<(), Error> {
     if handle.read(|service| service.current_binary().is_some()) {
         return Ok(());
@@ -246,7 +247,7 @@ async fn bring_first_again(handle: &Handle, config: config::Service) -> Result<(
     handle.with(|service| service.take_over(config))
 }
 
-/// Refuses an upgrade to what the file names if what runs was brought in later.
+/// Refuses an upgrade to what the file names if the running version was brought in later.
 async fn refuse_step_back(handle: &Handle, config: &config::Service) -> Result<(), Error> {
     let Some(comparison) = handle.read(|service| service.comparison(&config.binary)) else { return Ok(()) };
     let lane = handle.lanes().looks;
@@ -266,23 +267,23 @@ async fn refuse_step_back(handle: &Handle, config: &config::Service) -> Result<(
         shown.path.display()
     );
     let hint = format!(
-        "To go back: handoff upgrade {name} --binary {named}. To stay: name {} in {}. To start the same anew: handoff restart {name}",
+        "To go back: handoff upgrade {name} --binary {named}. To stay: name {} in {}. To start the same again: handoff restart {name}",
         shown.path.display(),
         config.file.display()
     );
     Err(Error::new(Kind::StepBack, message, hint))
 }
 
-/// The state of a service cannot be used, so that which binary is current is not known.
+/// The error if the state of a service cannot be used, so that its current binary is unknown.
 pub(super) fn unusable(name: &ServiceName, cause: &str, is_damaged: bool) -> Error {
     let message = format!("The state of service {:?} cannot be used: {cause}.", name.as_str());
-    // A damaged journal says itself what to do.
+    // The problem of a damaged journal says what to do.
     let what = if is_damaged { "Do that" } else { "Mend that" };
     let hint = format!("{what}, then: handoff start {name}");
     Error::new(Kind::StorageFailed, message, hint)
 }
 
-/// Whether a service can be started from `binary`.
+/// Checks whether a service can be started from `binary`.
 pub(super) async fn check(handle: &Handle, binary: PathBuf) -> Result<(), Error> {
     let (name, lane) = (handle.name(), handle.lanes().imports);
     let (path, what) = (binary.clone(), binary.display().to_string());
@@ -298,7 +299,7 @@ pub(super) async fn check(handle: &Handle, binary: PathBuf) -> Result<(), Error>
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
             Err(refused(&error, "Does its file system answer?".to_owned()))
         }
-        // Without a thread to look, the start itself tells what is wrong.
+        // Without a thread for the check, the start itself reports what is wrong.
         Err(_) => Ok(()),
     }
 }
@@ -308,7 +309,7 @@ impl Service {
         self.machine.is_open_to_upgrades()
     }
 
-    /// Takes over a changed service file without a stop, unless it changes what is bound.
+    /// Adopts a changed service file without a stop, unless it changes what is bound.
     pub(super) fn take_over(&mut self, config: config::Service) -> Result<(), Error> {
         self.may_take_over(&config)?;
         self.reconfigure(config);
@@ -316,7 +317,7 @@ impl Service {
         Ok(())
     }
 
-    /// Whether a changed service file needs no stop.
+    /// Checks that a changed service file needs no stop.
     pub(super) fn may_take_over(&self, config: &config::Service) -> Result<(), Error> {
         if bound(config) != bound(&self.config) {
             let message = format!("The [listen] table of service {:?} has changed.", self.name.as_str());
@@ -347,7 +348,7 @@ impl Service {
     }
 
     pub(super) fn status(&self) -> api::ServiceStatus {
-        // Read once: the file that says it is removed after the process has ended.
+        // Read once: the file with it is removed after the process has ended.
         let pid = self.pid();
         let state = match (self.machine.phase(), self.machine.incumbent()) {
             (Phase::Recovering, _) => api::State::Recovering,
@@ -356,7 +357,7 @@ impl Service {
             (Phase::Stopped, _) if self.problems.keeps_it_down() => api::State::Failed,
             (Phase::Stopped, _) => api::State::Stopped,
             (Phase::Backoff, _) => api::State::Backoff,
-            // Its process has ended a moment ago.
+            // Its process ended a moment ago.
             (Phase::Serving, _) if !self.is_served_by(pid) => api::State::Starting,
             (Phase::Serving, _) => api::State::Serving,
             (Phase::Stopping, _) => api::State::Stopping,
@@ -393,7 +394,7 @@ impl Service {
 }
 
 impl Service {
-    /// The operation needs a service that runs. A start does not help while its state cannot be used.
+    /// The error of an operation that needs a running service. While the state cannot be used, a start does not help.
     pub(super) fn not_running(&self) -> Error {
         let error = Error::not_running(&self.name);
         match self.journal.refused() {
@@ -405,7 +406,7 @@ impl Service {
         }
     }
 
-    /// What a person should know now.
+    /// What the user should know now.
     fn shown_problem(&self) -> Option<String> {
         let usual = self
             .shown_lock_trouble()

@@ -1,11 +1,11 @@
 //! The service file as it was when the listeners were bound.
 //!
-//! The addresses and the mode of a service that runs cannot change under it. So they must not change either because
-//! somebody edited, broke or removed its file while no daemon was there: the text is kept beside the journal, from the
-//! bind to the close. It is of use only while the processes live, so it need not reach the disk.
+//! The addresses and the mode of a running service cannot change. An edited, broken or removed file must not change
+//! them either while no daemon runs. So the text is kept beside the journal, from the bind to the close. It is only
+//! useful while the processes live, so it need not reach the disk.
 //!
-//! After the close the text stays, under another name. A service whose file is removed is marked by it: so the next daemon too can tell
-//! whether a file of that name brings the service back, or is another one.
+//! After the close the text stays, under another name. It marks a service whose file is removed, so that the next
+//! daemon can also tell whether a file of that name brings the service back or is another one.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ use crate::sys::regular;
 const FILE: &str = "running.toml";
 /// What was bound last.
 const LAST: &str = "last.toml";
-/// What the file said of a service that was removed.
+/// The text of the file of a service that was removed.
 const REMOVED: &str = "removed.toml";
 
 /// The services that have a state, which may be all that is left of them. Blocks on the file system.
@@ -30,13 +30,13 @@ pub(super) fn names(dirs: &Dirs) -> Vec<ServiceName> {
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// What was bound, unless nothing is or it cannot be read. Blocks on the file system.
+/// What was bound; `None` if nothing is, or it cannot be read. Blocks on the file system.
 pub(super) fn read(dirs: &Dirs, name: &ServiceName) -> Option<config::Service> {
     let text = regular::read_to_string(&path(dirs, name)).ok()?;
     config::Service::parse(name.clone(), &dirs.service_file(name), &text).ok()
 }
 
-/// The file of a service that is stopped is gone. Blocks on the file system.
+/// Marks a stopped service as removed: its file is gone. Blocks on the file system.
 pub(super) fn mark_removed(dirs: &Dirs, name: &ServiceName, text: &str) {
     let path = dirs.service_state(name).join(REMOVED);
     let written = regular::create(&path).and_then(|mut file| file.write_all(text.as_bytes()));
@@ -48,7 +48,7 @@ pub(super) fn mark_removed(dirs: &Dirs, name: &ServiceName, text: &str) {
     }
 }
 
-/// A service that is not bound has no file: it is removed, unless that was noted before. Blocks on the file system.
+/// Marks a service that is not bound as removed: it has no file. An earlier mark stays. Blocks on the file system.
 pub(super) fn find_removed(dirs: &Dirs, name: &ServiceName) {
     let at = |file: &str| dirs.service_state(name).join(file);
     if !at(REMOVED).exists() {
@@ -56,7 +56,8 @@ pub(super) fn find_removed(dirs: &Dirs, name: &ServiceName) {
     }
 }
 
-/// A file of this name is there. What another service has left that was removed is set aside. Blocks on the file system.
+/// Clears the mark of a removed service, because a file of its name exists. If that is another file, sets aside what
+/// the removed service has left. Blocks on the file system.
 pub(super) fn settle_removed(dirs: &Dirs, name: &ServiceName, text: &str) {
     let path = dirs.service_state(name).join(REMOVED);
     match regular::read_to_string(&path) {
@@ -95,7 +96,7 @@ impl Service {
         }
     }
 
-    /// Goes by what was bound, whatever the file says by now.
+    /// Uses what was bound, whatever the file says now.
     pub(super) fn go_by_running(&mut self) {
         let Some(running) = self.running() else { return };
         let is_foreign = |config: &config::Service| config.adapter.is_foreign();

@@ -1,8 +1,9 @@
-//! Reads service files, off the thread of the daemon.
+//! Reads service files, off the daemon's thread.
 //!
-//! One lane reads the directory, and the files in it. A file that is a link may lie on another file system, which need not answer: it
-//! is read in a lane of its own service. What does not answer in time is told like a mistake. A daemon that
-//! gets no thread reads them on its own: it takes nothing over whose file it does not know.
+//! One lane reads the directory, and the files in it. A file that is a link may be on another file system, which need
+//! not answer: it is read in a lane of its own service. A file that does not answer in time is reported like a
+//! mistake. A daemon that gets no thread reads the files on its own thread, because it only takes over services whose
+//! files it knows.
 
 use std::collections::BTreeMap;
 use std::fs::{metadata, symlink_metadata};
@@ -17,7 +18,7 @@ use super::daemon::Daemon;
 use super::state::PATIENCE;
 use crate::config::{self, Glimpse, name_of, read_service, service_files};
 
-/// What tells one content of a file from another, without reading it.
+/// Tells one content of a file from another, without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileLook {
     inode: u64,
@@ -32,37 +33,37 @@ impl FileLook {
     }
 }
 
-/// What is at the place of a service file.
+/// What is at the path of a service file.
 #[derive(Debug)]
 pub(super) enum Found {
     /// Nothing.
     Absent,
-    /// What was there before.
+    /// The same file as before.
     Same,
-    /// A service, or the mistakes of its file with what can be seen of it all the same.
+    /// A service, or the mistakes of its file with what can be read anyway.
     File(FileLook, Result<Box<config::Service>, (Vec<config::Error>, Glimpse)>),
-    /// It cannot be read now, for this reason: mostly its file system does not answer.
+    /// It cannot be read now, for this reason: usually its file system does not answer.
     Silent(String),
 }
 
-/// What each service file looked like when it was read last; nothing for a service whose file was not read yet.
+/// The state of each service file when it was last read; `None` if it was not read yet.
 pub(super) type Looks = BTreeMap<ServiceName, Option<FileLook>>;
 
 /// The service files at one moment.
 #[derive(Debug, Default)]
 pub(super) struct Files {
     pub(super) found: BTreeMap<ServiceName, Found>,
-    /// What is wrong besides: the directory, and names of files that no service can have.
+    /// Other mistakes: of the directory, and of file names that no service can have.
     pub(super) errors: Vec<config::Error>,
-    /// Whether there is a directory of service files at all.
+    /// Whether a directory of service files exists.
     pub(super) is_there: bool,
     /// Those that have to be read elsewhere.
     links: Vec<(ServiceName, Option<FileLook>)>,
 }
 
 impl Daemon {
-    /// Reads the files of these services, as far as they have changed, and if it is to list them those of all others. Waits a
-    /// moment at the most.
+    /// Reads the files of these services, as far as they have changed. With `lists`, also reads those of all other
+    /// services. Waits only a moment.
     pub(super) async fn read_files(&self, known: Looks, lists: bool) -> Files {
         let config_dir = self.shared.dirs.config.clone();
         let names: Vec<ServiceName> = known.keys().cloned().collect();
@@ -147,7 +148,7 @@ fn look(file: &Path, known: Option<FileLook>) -> Found {
     match FileLook::at(file) {
         Ok(found) if Some(found) == known => Found::Same,
         Ok(found) => Found::File(found, read_service(file)),
-        // A link that leads nowhere is no file that was removed: what it leads to may be exchanged at this moment.
+        // A link that leads nowhere is not a removed file: its target may be about to be replaced.
         Err(error) => match symlink_metadata(file) {
             Ok(link) if link.is_symlink() => Found::Silent(format!("its link leads nowhere: {error}")),
             Ok(_) => Found::Silent(error.to_string()),

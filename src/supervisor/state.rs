@@ -1,4 +1,4 @@
-//! What a service has in its state directory, opened and reached in its lanes.
+//! The state directory of a service, opened and reached in the service's lanes.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -22,10 +22,10 @@ use crate::store::Store;
 use crate::sys::own_table::{has_own_table, take_own_table};
 use crate::sys::regular::is_path_local;
 
-/// So long the daemon waits for the state of one service, once. Until it has answered, nobody waits for it again.
+/// How long the daemon waits for the state of one service, once. Until it has answered, nothing waits for it again.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The journal and the versions of a service; and why one of them is empty, if it cannot be used.
+/// The journal and the versions of a service. If one of them cannot be used, it is empty, and `problem` says why.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) journal: Journal,
@@ -37,8 +37,8 @@ pub(super) struct Opened {
     pub(super) problem: Option<String>,
 }
 
-/// Opens and reads all of it, and makes the directory if it is not there. `text` is what the service file says, if it is there. Blocks
-/// on the file system, in the lane of the journal.
+/// Opens and reads everything, and creates the directory if it is missing. `text` is the service file, if it exists.
+/// Blocks on the file system, in the lane of the journal.
 pub(super) fn open(dirs: &Dirs, name: &ServiceName, text: Option<&str>, lane: &Lane) -> Opened {
     if let Some(text) = text {
         running::settle_removed(dirs, name, text);
@@ -62,7 +62,7 @@ pub(super) fn open(dirs: &Dirs, name: &ServiceName, text: Option<&str>, lane: &L
     Opened { journal, store, origins, staged, problem: refused.or(problem).or(unstaged) }
 }
 
-/// Neither can be reached. Touches nothing.
+/// The state of a service that cannot be reached. Touches nothing.
 pub(super) fn without(dirs: &Dirs, name: &ServiceName, source: io::Error) -> Opened {
     let error = JournalError::Storage { path: dirs.journal(name), what: "open it", source };
     let journal = Journal::unreached(&dirs.journal(name), &error);
@@ -84,7 +84,7 @@ pub(super) fn open_journal(dirs: &Dirs, name: &ServiceName, lane: &Lane) -> Resu
     Journal::with_storage(&path, storage)
 }
 
-/// A file that the thread of the daemon may have open itself only if a wait for it has an end.
+/// The daemon's thread may have the file open only if a wait for it is sure to end.
 fn open_storage(path: &Path, lane: &Lane) -> io::Result<Arc<dyn Storage>> {
     if is_path_local(path) && !has_own_table() {
         let file = FileStorage::open(path)?;
@@ -95,7 +95,7 @@ fn open_storage(path: &Path, lane: &Lane) -> io::Result<Arc<dyn Storage>> {
     Ok(Arc::new(Distant::open(path, lane)?))
 }
 
-/// Creates a directory and those above it. Their entries are on the disk when this returns.
+/// Creates a directory and those above it. Their entries are on disk when this returns.
 fn create_durably(directory: &Path) -> io::Result<()> {
     if directory.is_dir() {
         return Ok(());
@@ -110,18 +110,18 @@ fn create_durably(directory: &Path) -> io::Result<()> {
 }
 
 thread_local! {
-    /// The files of distant journals that the lane of this thread has open: nobody else has them.
+    /// The files of distant journals that this thread has open for its lane. No other thread has them.
     static OPEN: RefCell<BTreeMap<u64, Rc<FileStorage>>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// A journal on a file system that may stop answering: a journal that does not answer in time is one that fails. Its file is open in the
-/// thread of its lane alone, which stays as long as this is there.
+/// A journal on a file system that may stop answering: if it does not answer in time, it counts as failed. Only the
+/// thread of its lane has its file open, and that thread stays as long as this exists.
 #[derive(Debug)]
 struct Distant {
     id: u64,
     what: String,
     lane: Lane,
-    /// Whether nobody knows which file is the journal, since its replacement was not waited for.
+    /// Whether it is unknown which file is the journal, because its replacement was given up.
     is_lost: AtomicBool,
     _thread: Hold,
 }
@@ -130,7 +130,7 @@ impl Distant {
     /// Blocks on the file system, in the lane.
     fn open(path: &Path, lane: &Lane) -> io::Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        // Where the kernel cannot, the file delays the starts of other services when it does not answer.
+        // Where the kernel cannot do this, the file delays the starts of other services if it does not answer.
         take_own_table();
         let (id, file) = (NEXT.fetch_add(1, Ordering::Relaxed), FileStorage::open(path)?);
         OPEN.with_borrow_mut(|open| open.insert(id, Rc::new(file)));
@@ -192,7 +192,7 @@ impl Storage for Distant {
     }
 
     fn is_in_place(&self) -> bool {
-        // What does not answer is not known to be elsewhere.
+        // A file that does not answer is not known to be elsewhere.
         self.ask(|file| Ok(file.is_in_place())).unwrap_or(true)
     }
 

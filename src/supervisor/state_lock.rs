@@ -1,4 +1,4 @@
-//! The lock by which one daemon at a time has a state directory, and what it tells of the daemon before.
+//! The lock that gives a state directory to one daemon at a time, and what it says about the previous daemon.
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -18,29 +18,30 @@ use crate::sys::lock_users::LockUsers;
 use crate::sys::process::ProcessId;
 use crate::sys::regular;
 
-/// The state directory, taken for this process until this is dropped. The file says who has it, and in which boot it has
-/// started its services: a daemon that is lost leaves that behind, one that leaves in order takes it out.
+/// The state directory, held for this process until this is dropped. The file says which process has it, and in which
+/// boot it has started its services. A daemon that is lost leaves that behind; one that leaves in order removes it.
 pub(super) struct StateLock {
     /// Locked as well as the file, which can be removed.
     dir: File,
     path: PathBuf,
-    /// `None` where it cannot be made.
+    /// `None` if it cannot be created.
     file: RefCell<Option<File>>,
     is_writable: Cell<bool>,
-    /// What the file is to say.
+    /// What the file should say.
     wanted: RefCell<String>,
     is_written: Cell<bool>,
     text: String,
     was_lost: bool,
 }
 
-/// How long a daemon that has ended may still hold the lock: a child that it was about to start has its files until its exec.
+/// How long a daemon that has ended may still hold the lock: a child that it was about to start has its files until
+/// the exec.
 const HELD_BY_ENDED: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(5);
-/// When a full or read-only disk is tried again.
+/// The pause before another attempt on a full or read-only disk.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Locks the file. If another process holds it, that is told at once while the daemon `pid` of the file lives.
+/// Locks the file. If another process holds it, fails at once as long as the daemon `pid` of the file lives.
 fn lock_after(file: &File, pid: Option<&str>) -> Result<(), Errno> {
     let until = Instant::now() + HELD_BY_ENDED;
     loop {
@@ -57,7 +58,7 @@ fn has_ended(pid: &str) -> bool {
     pid.parse::<u32>().is_ok_and(crate::sys::process::has_ended)
 }
 
-/// The file, and whether it can be written.
+/// Opens the file. Returns whether it can be written.
 fn open_file(path: &Path) -> io::Result<(File, bool)> {
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(false);
@@ -69,7 +70,7 @@ fn open_file(path: &Path) -> io::Result<(File, bool)> {
     }
 }
 
-/// Whether the file system has no room for the file, or lets nobody write. The lock holds without what it says.
+/// Whether the file system has no room for the file, or is read-only. The lock is valid without its text.
 fn is_disk_trouble(error: &io::Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
@@ -81,7 +82,7 @@ impl StateLock {
         let failed = |source| Error::Lock { path: path.clone(), source };
         let dir =
             File::open(&dirs.state).map_err(|source| Error::Lock { path: dirs.state.clone(), source })?;
-        // What cannot be read is not known, and no reason not to go on.
+        // A file that cannot be read says nothing, and is no reason to stop.
         let found = regular::read_to_string(&path).unwrap_or_default();
         let mut words = found.split_ascii_whitespace();
         let (pid, boot) = (words.next(), words.next());
@@ -91,7 +92,7 @@ impl StateLock {
             let owner = if owner.is_empty() { owner } else { format!(" ({owner})") };
             Error::InUse { path: dirs.state.clone(), owner }
         };
-        // Another error says nothing: a network file system may lock files only.
+        // Another error says nothing: a network file system may only lock files.
         if let Err(Errno::EWOULDBLOCK) = lock_after(&dir, pid) {
             return Err(in_use());
         }
@@ -101,7 +102,7 @@ impl StateLock {
         };
         match file.as_ref().map_or(Ok(()), |file| lock_after(file, pid)) {
             Err(Errno::EWOULDBLOCK) => return Err(in_use()),
-            // What can only be read can be locked only where the kernel does it itself.
+            // A read-only file can be locked only where the kernel itself does it.
             Err(_) if !is_writable => {}
             locked => locked.map_err(|error| failed(error.into()))?,
         }
@@ -124,14 +125,14 @@ impl StateLock {
         self.was_lost
     }
 
-    /// From now on the journals say what is to run. Before, one that is lost has not asked for anything: the next one begins
-    /// as this one did.
+    /// From now on the journals say what is to run. A daemon that is lost before this has not asked for anything: the
+    /// next one begins as this one did.
     pub(super) fn has_started(&self) {
         self.write(&self.text);
     }
 
-    /// In this order there is no moment at which the file looks as if a daemon that was lost had left in order. A full disk does not
-    /// keep the services down.
+    /// Writes the text, and cuts the file after it. In this order, there is no moment at which the file looks as if a
+    /// daemon that was lost had left in order. A full disk does not keep the services down.
     fn write(&self, text: &str) {
         text.clone_into(&mut self.wanted.borrow_mut());
         self.is_written.set(false);
@@ -150,12 +151,12 @@ impl StateLock {
         Ok(())
     }
 
-    /// The disk had no room, or nobody might write: writes it as soon as that is over. Without it the next daemon would not know that
-    /// this one was lost, and start nothing that has run.
+    /// If the disk had no room or was read-only, writes the text as soon as that is over. Without the text, the next
+    /// daemon would not know that this one was lost, and would not start what has run.
     pub(super) async fn write_when_there_is_room(self: Rc<Self>) {
         while !self.is_written.get() {
             sleep(AGAIN).await;
-            // It is to say nothing any more.
+            // The file is to say nothing any more.
             if self.wanted.borrow().is_empty() {
                 return;
             }
@@ -168,10 +169,11 @@ impl StateLock {
         }
     }
 
-    /// The directory stays locked meanwhile. Another process that has the file locked keeps it.
+    /// Opens the file again. The directory stays locked meanwhile. If another process has locked the file, it keeps
+    /// it.
     fn open_again(&self) {
         let Ok((file, true)) = open_file(&self.path) else { return };
-        // The lock belongs to the open file.
+        // The lock belongs to the open file, so the old one is closed first.
         self.file.replace(None);
         if flock(&file, FlockArg::LockExclusiveNonblock).is_ok() {
             self.file.replace(Some(file));
@@ -179,15 +181,15 @@ impl StateLock {
         }
     }
 
-    /// The next daemon may have it, also if the kernel keeps this process: a thread of it may wait for a file system that
-    /// does not answer.
+    /// Lets the next daemon have the lock, even if the kernel keeps this process: one of its threads may wait for a
+    /// file system that does not answer.
     pub(super) fn give_up(&self) {
         for file in self.file.borrow().iter().chain([&self.dir]) {
             let _ = flock(file, FlockArg::Unlock);
         }
     }
 
-    /// From now on what runs is not to run again for having run.
+    /// From now on, what runs is not to run again just because it ran.
     pub(super) fn leave_in_order(&self) {
         self.wanted.borrow_mut().clear();
         let file = self.file.borrow();

@@ -1,6 +1,6 @@
-//! What a daemon under systemd tells it, and what systemd keeps for the daemon.
+//! What a daemon reports to systemd, and what systemd keeps for the daemon.
 //!
-//! systemd is one more place for what the keeper holds, for the case that the daemon and the keeper die together: see
+//! systemd is one more place for what the keeper holds, in case the daemon and the keeper die together: see
 //! sd_notify(3), `FDSTORE=1`. Without systemd (no `NOTIFY_SOCKET`) nothing here does anything.
 
 use std::cell::RefCell;
@@ -15,13 +15,13 @@ use sd_notify::{NotifyState, notify, notify_with_fds};
 
 use crate::sys::listen_fds::take_listen_fds;
 
-/// The longest name of a descriptor in the store.
+/// Maximum length of a descriptor's name in the store.
 const NAME_MAX_BYTES: usize = 255;
 
-/// So much is told at most before any of it was read.
+/// Maximum number of messages that wait for systemd to read them.
 const QUEUE_MAX: usize = 4096;
 
-/// How long the last words may take.
+/// How long the last messages may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// The service manager, if there is one that listens.
@@ -33,7 +33,7 @@ pub(super) struct Systemd {
 }
 
 impl Systemd {
-    /// The one that has started this process.
+    /// The service manager that has started this process.
     pub(super) fn new() -> io::Result<Self> {
         let teller = std::env::var_os("NOTIFY_SOCKET").map(|_| Teller::start()).transpose()?;
         Ok(Self { teller, serving: RefCell::default() })
@@ -49,7 +49,7 @@ impl Systemd {
         self.tell(|| Word::Stopping);
     }
 
-    /// How a service stands: whether it is to serve, and whether it does.
+    /// Shows the state of a service: whether it is to serve, and whether it does.
     pub(super) fn show(&self, service: &ServiceName, wanted: bool, serves: bool) {
         if self.teller.is_none() {
             return;
@@ -65,7 +65,7 @@ impl Systemd {
         }
     }
 
-    /// Has a duplicate of a descriptor kept, where none must be kept by this key already.
+    /// Has a duplicate of a descriptor kept under this key, under which nothing may be kept already.
     pub(super) fn store(&self, key: &str, fd: BorrowedFd<'_>) {
         if self.teller.is_none() {
             return;
@@ -77,7 +77,7 @@ impl Systemd {
         }
     }
 
-    /// Has what is kept by this key closed.
+    /// Closes what is kept under this key.
     pub(super) fn remove(&self, key: &str) {
         if is_name(key) {
             self.tell(|| Word::Remove(key.to_owned()));
@@ -93,11 +93,12 @@ impl Systemd {
     }
 }
 
-/// A thread of its own: nothing says how long the service manager takes to read, and nobody else is to wait for it.
+/// A thread that sends messages: nothing limits how long the service manager takes to read, and nothing else must
+/// wait for it.
 #[derive(Debug)]
 struct Teller {
     queue: Option<SyncSender<Word>>,
-    /// Hangs up when all is told.
+    /// Hangs up when all messages are sent.
     told: Receiver<()>,
 }
 
@@ -140,7 +141,8 @@ impl Word {
             Word::Status(status) => notify(&[NotifyState::Status(status)]),
             Word::Stopping => notify(&[NotifyState::Stopping]),
             Word::Store(key, fd) => {
-                // A pidfd hangs up when its process is reaped, and only then has it something to tell.
+                // A pidfd hangs up when its process is reaped. It must stay: only then does it have anything to
+                // report.
                 let stay = NotifyState::Custom("FDPOLL=0");
                 notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(key), stay], &[fd.as_fd()])
             }
@@ -149,17 +151,17 @@ impl Word {
     }
 }
 
-/// What an earlier daemon has had systemd keep. To be called once, at the start.
+/// Takes what an earlier daemon has had systemd keep. Call this once, at the start.
 pub(super) fn take_stored() -> BTreeMap<String, OwnedFd> {
     let given = take_listen_fds().unwrap_or_else(|error| {
         tracing::error!("what systemd has kept cannot be taken: {error}");
         Vec::new()
     });
-    // What comes from a socket unit is none of ours, and has no slash in its name.
+    // Descriptors of a socket unit are not ours, and have no slash in their names.
     given.into_iter().filter(|(name, _)| name.contains('/')).collect()
 }
 
-/// Whether systemd takes this as it is: printable ASCII without a colon.
+/// Whether systemd takes this name as it is: printable ASCII without a colon.
 fn is_name(key: &str) -> bool {
     key.len() <= NAME_MAX_BYTES && key.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b':')
 }

@@ -8,8 +8,9 @@ use crate::sys::channel::Channel;
 use crate::sys::errno::Errno;
 use crate::sys::socket::{AddressFamily, SockFlag, SockType, connect_path, peer_of, socket};
 
-/// Whoever listens there is to get the channel of a process that serves. It is that process, a child of it, or another one of
-/// the same user, who could do all that anyway; it is not somebody else, whatever the modes of the directories are by now.
+/// Checks the process that listens there, because it gets the channel of a serving process. It must be that process,
+/// a child of it, or another process of the same user, which could do all that anyway. It must not be a process of
+/// another user, whatever the modes of the directories are now.
 pub(super) fn check_peer(channel: &Channel, pid: u32) -> io::Result<()> {
     let peer = peer_of(channel)?;
     let found = peer.pid;
@@ -20,8 +21,8 @@ pub(super) fn check_peer(channel: &Channel, pid: u32) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, what))
 }
 
-/// Its type is that of the channel on which the process was started,
-/// whatever the service file says by now.
+/// Connects to a process. The type of the socket is that of the channel on which the process was started, whatever
+/// the service file says now.
 pub(super) fn connect_to(path: &Path) -> io::Result<Channel> {
     let connected = |kind| {
         let socket = socket(AddressFamily::Unix, kind, SockFlag::SOCK_NONBLOCK)?;
@@ -35,8 +36,8 @@ pub(super) fn connect_to(path: &Path) -> io::Result<Channel> {
     }
 }
 
-/// Removes the sockets of processes that are gone: nobody listens there any more. What a shim has left that is gone is
-/// ended.
+/// Removes the sockets of processes that are gone: no process listens there any more. Ends what a shim that is gone
+/// has left behind.
 pub(super) fn sweep(directory: &Path) {
     let Ok(entries) = std::fs::read_dir(directory) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {

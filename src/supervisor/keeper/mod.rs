@@ -1,9 +1,10 @@
-//! The daemon's hold on its keeper: a record of all that the keeper was given, and another keeper when it dies.
+//! The daemon's hold on its keeper: a record of everything that the keeper was given, and the replacement of a keeper
+//! that dies.
 //!
-//! Nobody waits for the keeper, which may be frozen: what it has to say to a request is heard a moment later. A keeper that
-//! hangs would in time block the services, whose log pipes fill up. There is no heartbeat, for a daemon at rest makes no
-//! system call; instead a log pipe is looked at a moment after something was written to it. If it still has something in it
-//! then, or an answer is outstanding, the keeper must answer or die.
+//! No operation waits for the keeper, which may be frozen: its answer to a request is read a moment later. A keeper
+//! that hangs would eventually block the services, because their log pipes fill up. There is no heartbeat, since a
+//! daemon at rest makes no system call. Instead, the daemon checks a log pipe a moment after something was written to
+//! it. If the pipe still contains data then, or an answer is outstanding, the keeper must answer or is killed.
 
 mod watch;
 
@@ -22,17 +23,17 @@ use crate::config::{Dirs, LogLimits};
 use crate::keeper::{Client, Error, LogSpec};
 use crate::sys::process::{Signal, kill};
 
-/// The program of the keeper: this one, also when its file was replaced meanwhile.
+/// The keeper's program: this one, even if its file has been replaced since.
 const PROGRAM: &str = "/proc/self/exe";
 
-/// The keeper, whichever process it is at the moment.
+/// The current keeper process, whichever it is.
 #[derive(Debug)]
 pub(super) struct Keeping {
     inner: Rc<Inner>,
     watch: AbortHandle,
 }
 
-/// The read end of a log pipe, which another keeper gets when one dies.
+/// The read end of a log pipe. If the keeper dies, the next one gets it.
 #[derive(Debug, Default)]
 pub(super) struct LogGuard {
     _pipe: Option<Rc<OwnedFd>>,
@@ -43,7 +44,7 @@ struct Inner {
     dirs: Dirs,
     systemd: Rc<Systemd>,
     state: RefCell<State>,
-    /// Somebody is about to hear the answers.
+    /// Whether a task is about to read the answers.
     hearing: Cell<bool>,
 }
 
@@ -51,16 +52,16 @@ struct Inner {
 struct State {
     client: Client,
     held: BTreeMap<String, OwnedFd>,
-    /// The log pipes that somebody may still write to, or that have not been read to the end.
+    /// The log pipes that still have a writer, or that have not been read to the end.
     logs: BTreeMap<u64, (LogSpec, Rc<OwnedFd>)>,
-    /// Number of the next log pipe.
+    /// The number of the next log pipe.
     next: u64,
 }
 
 impl Keeping {
-    /// Takes over the keeper that an earlier daemon has left, with what it holds, or starts one. `stored` is what systemd has
-    /// kept; it counts where the keeper has nothing. Must be called within a `LocalSet`. Blocks for some milliseconds; for
-    /// seconds if there is a keeper that does not answer.
+    /// Takes over the keeper that an earlier daemon left behind, with everything it holds, or starts one. `stored` is
+    /// what systemd kept; it counts only where the keeper has nothing. Must be called within a `LocalSet`. Blocks for
+    /// some milliseconds, or for seconds if there is a keeper that does not answer.
     pub(super) fn start(
         dirs: &Dirs,
         systemd: Rc<Systemd>,
@@ -87,7 +88,8 @@ impl Keeping {
         Ok(keeping)
     }
 
-    /// Has what comes out of a log pipe written to the files of a service. The pipe may be one that the keeper reads already.
+    /// Has the keeper write what comes out of a log pipe to the log files of a service. The keeper may already read
+    /// this pipe.
     pub(super) fn log(&self, service: &ServiceName, limits: &LogLimits, pipe: &OwnedFd) -> LogGuard {
         let spec = LogSpec {
             service: service.to_string(),
@@ -111,7 +113,8 @@ impl Keeping {
         LogGuard { _pipe: Some(pipe) }
     }
 
-    /// Has the keeper and systemd hold a duplicate of a descriptor, instead of what they held by this key.
+    /// Has the keeper and systemd hold a duplicate of a descriptor, in place of the one that they held under this
+    /// key.
     pub(super) fn store(&self, key: &str, fd: BorrowedFd<'_>) {
         let Inner { state, systemd, .. } = &*self.inner;
         match fd.try_clone_to_owned() {
@@ -126,14 +129,14 @@ impl Keeping {
         systemd.store(key, fd);
     }
 
-    /// Duplicates of what is held by the keys that begin with `prefix`, in the order of the keys.
+    /// Returns duplicates of the descriptors whose keys begin with `prefix`, ordered by key.
     pub(super) fn held(&self, prefix: &str) -> io::Result<Vec<(String, OwnedFd)>> {
         let state = self.inner.state.borrow();
         let found = state.with_prefix(prefix);
         found.map(|(key, fd)| Ok((key.clone(), fd.try_clone()?))).collect()
     }
 
-    /// The service one of whose listeners is this.
+    /// The service that owns this listener.
     pub(super) fn holder_of_listener(&self, is_it: impl Fn(BorrowedFd<'_>) -> bool) -> Option<ServiceName> {
         let state = self.inner.state.borrow();
         let mut listeners = state.held.iter().filter(|(key, _)| !key.starts_with('.'));
@@ -141,21 +144,21 @@ impl Keeping {
         key.split('/').next()?.parse().ok()
     }
 
-    /// The service one of whose processes has this pidfd.
+    /// The service that owns the process with this pidfd.
     pub(super) fn holder_of_process(&self, is_it: impl Fn(BorrowedFd<'_>) -> bool) -> Option<ServiceName> {
         let state = self.inner.state.borrow();
         let (key, _) = state.with_prefix(PROCESSES).find(|(_, fd)| is_it(fd.as_fd()))?;
         key.strip_prefix(PROCESSES)?.split('/').next()?.parse().ok()
     }
 
-    /// Has what is held by this key closed.
+    /// Closes what is held under this key.
     pub(super) fn drop_key(&self, key: &str) {
         self.inner.state.borrow_mut().held.remove(key);
         self.post(|client| client.drop_key(key));
         self.inner.systemd.remove(key);
     }
 
-    /// Has what is held closed, as far as its key begins with `prefix`.
+    /// Closes everything that is held under a key that begins with `prefix`.
     pub(super) fn drop_prefix(&self, prefix: &str) {
         self.drop_all_but(prefix, &[]);
     }
@@ -168,8 +171,8 @@ impl Keeping {
         }
     }
 
-    /// Has the pidfd of a process kept: with it a later daemon learns how the process ended while there was no daemon. The
-    /// process is known by the handoff that started it.
+    /// Has the pidfd of a process kept: it tells a later daemon how the process ended while no daemon ran. The
+    /// process is identified by the handoff that started it.
     pub(super) fn keep_process(&self, service: &ServiceName, handoff: HandoffId, pidfd: BorrowedFd<'_>) {
         self.store(&process_key(service, handoff), pidfd);
     }
@@ -187,26 +190,26 @@ impl Keeping {
         Ok(held.filter_map(|(key, pidfd)| Some((key.strip_prefix(&prefix)?.parse().ok()?, pidfd))).collect())
     }
 
-    /// No process of the service is left.
+    /// Drops the pidfds of the service: none of its processes is left.
     pub(super) fn forget_processes(&self, service: &ServiceName) {
         self.drop_prefix(&format!("{PROCESSES}{service}/"));
     }
 
-    /// No other processes of the service are left than those of these handoffs.
+    /// Drops all pidfds of the service except those of these handoffs: no other process of it is left.
     pub(super) fn keep_only(&self, service: &ServiceName, handoffs: impl Iterator<Item = HandoffId>) {
         let known: Vec<String> = handoffs.map(|handoff| process_key(service, handoff)).collect();
         self.drop_all_but(&format!("{PROCESSES}{service}/"), &known);
     }
 
-    /// The end of a process is known.
+    /// Drops the pidfd of a process whose end is known.
     pub(super) fn forget_process(&self, service: &ServiceName, handoff: HandoffId) {
         self.drop_key(&process_key(service, handoff));
     }
 
-    /// Ends the keeper, after it has written down what is in the pipes. Waits for its end.
+    /// Ends the keeper once it has written the contents of the pipes to the logs. Waits for its end.
     pub(super) fn quit(&self) {
         self.watch.abort();
-        // One that hangs cannot write down what is in the pipes, but another can.
+        // A keeper that hangs cannot write the contents of the pipes, but another one can.
         if !self.inner.tell(Client::quit) {
             match self.inner.replace() {
                 Ok(()) => drop(self.inner.tell(Client::quit)),
@@ -215,7 +218,7 @@ impl Keeping {
         }
     }
 
-    /// Asks for something whose answer is heard later.
+    /// Sends a request whose answer is read later.
     fn post(&self, ask: impl FnOnce(&mut Client) -> Result<(), Error>) {
         self.inner.tell(ask);
         if !self.inner.hearing.replace(true) {
@@ -231,8 +234,8 @@ impl Drop for Keeping {
 }
 
 impl Inner {
-    /// Asks the keeper for something that is on record. If it cannot be asked any more it is ended; the next one gets it
-    /// from the record. Says whether the keeper lives.
+    /// Sends the keeper a request that is on record. If the keeper cannot be reached any more, it is killed, and the
+    /// next one gets the request from the record. Returns whether the keeper still runs.
     fn tell(&self, ask: impl FnOnce(&mut Client) -> Result<(), Error>) -> bool {
         let mut state = self.state.borrow_mut();
         let Err(error) = ask(&mut state.client) else { return true };
@@ -244,7 +247,7 @@ impl Inner {
         true
     }
 
-    /// Starts another keeper and gives it all that is on record.
+    /// Starts another keeper and gives it everything on record.
     fn replace(&self) -> Result<(), Error> {
         let client = start(&self.dirs)?;
         let mut state = self.state.borrow_mut();
@@ -262,7 +265,7 @@ impl State {
         self.held.range(prefix.to_owned()..).take_while(move |(key, _)| key.starts_with(prefix))
     }
 
-    /// Gives the keeper all of it. What the keeper refuses is told; the rest is worth to have it.
+    /// Gives the keeper everything on record. What the keeper refuses is logged: the rest is worth having.
     fn fill(&mut self) -> Result<(), Error> {
         let Self { client, held, logs, .. } = self;
         for (key, fd) in held {
@@ -289,7 +292,7 @@ fn leaves_it_usable(error: &Error) -> bool {
     matches!(error, Error::Refused(_) | Error::NoRoom { .. })
 }
 
-/// The name of a service does not begin with a dot, so these are among no service's listeners.
+/// A service name does not begin with a dot, so these keys never collide with those of a listener.
 const PROCESSES: &str = ".pid/";
 
 fn process_key(service: &ServiceName, handoff: HandoffId) -> String {
@@ -306,7 +309,7 @@ struct Found {
     held: BTreeMap<String, OwnedFd>,
 }
 
-/// The keeper of an earlier daemon, if it is there and answers. An error means that it is there, and that this process cannot
+/// The keeper of an earlier daemon, if it exists and answers. An error means that it exists, but this process cannot
 /// take what it holds.
 fn take_over(socket: &Path) -> Result<Option<Found>, Error> {
     let mut client = match Client::reach(socket) {
@@ -321,14 +324,15 @@ fn take_over(socket: &Path) -> Result<Option<Found>, Error> {
             return Ok(None);
         }
     };
-    // One that was stopped can go on. A pid that is no longer the keeper's is at most that of a process of the same user.
+    // A stopped keeper can continue. If the pid is no longer the keeper's, it belongs at worst to a process of the
+    // same user.
     let _ = kill(client.pidfd(), Signal::SIGCONT);
     let taken = client.ping().and_then(|()| client.list()).and_then(|keys| client.fetch_all(&keys));
     match taken {
         Ok(held) => Ok(Some(Found { client, held: held.into_iter().collect() })),
         Err(error @ Error::NoRoom { .. }) => Err(error),
         Err(error @ Error::Silent { .. }) => {
-            // Its duplicates of the listeners would take connections that nobody accepts.
+            // Its duplicates of the listeners would take connections that no process accepts.
             tracing::error!("{error}; it is ended, and another is started");
             client.end();
             Ok(None)

@@ -1,4 +1,4 @@
-//! The tasks that find out that the keeper has ended or hangs.
+//! The tasks that detect that the keeper has ended or hangs.
 
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
@@ -13,19 +13,19 @@ use crate::sys::poll::{PollFlags, poll_one};
 use crate::sys::process::is_frozen;
 use crate::sys::readable::readable;
 
-/// A keeper that dies sooner than this after it was started is not replaced before.
+/// A keeper that dies sooner than this after its start is not replaced until this time has passed.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 
-/// For so long a pipe may have something in it, or an answer be outstanding, without the keeper being suspected.
+/// How long a pipe may contain data, or an answer be outstanding, before the keeper is suspected.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Whoever is stopped for longer than this was not stopped together with this process.
+/// A process that stays stopped for longer than this was not stopped together with this one.
 const MOMENT: Duration = Duration::from_millis(100);
 
-/// So long is waited when this process has no descriptor to watch with.
+/// The pause before another attempt when this process has no descriptor left for a watch.
 const NEXT_TRY: Duration = Duration::from_secs(10);
 
-/// Replaces the keeper whenever it has ended.
+/// Replaces the keeper whenever it ends.
 pub(super) async fn keeper(inner: Weak<Inner>) {
     let mut started = Instant::now();
     loop {
@@ -60,11 +60,11 @@ pub(super) async fn keeper(inner: Weak<Inner>) {
     }
 }
 
-/// Suspects the keeper when a pipe is not read, and strikes the pipe off the record when nobody can write to it any more and
-/// all of it was read. That is later than the end of the process that it was made for, which may have left children.
+/// Suspects the keeper if a pipe is not read. Removes the pipe from the record when it has no writer any more and was
+/// read to the end. That is later than the end of the process that it was made for, which may have left children.
 pub(super) async fn pipe(inner: Weak<Inner>, number: u64, pipe: Rc<OwnedFd>) {
     loop {
-        // Registered for one event at a time, or every line of the service would wake this process.
+        // Registered for one event at a time; otherwise every line of the service would wake this process.
         match pipe.try_clone().and_then(readable) {
             Ok(pipe) => drop(pipe.readable().await.map(|_| ())),
             Err(error) => {
@@ -85,7 +85,7 @@ pub(super) async fn pipe(inner: Weak<Inner>, number: u64, pipe: Rc<OwnedFd>) {
     }
 }
 
-/// Tells what the keeper said to those who did not wait, and suspects it when it has not said anything.
+/// Logs the answers to requests that did not wait for one, and suspects the keeper if an answer is missing.
 pub(super) async fn answers(inner: Weak<Inner>) {
     sleep(PATIENCE).await;
     let Some(inner) = inner.upgrade() else { return };
@@ -96,7 +96,7 @@ pub(super) async fn answers(inner: Weak<Inner>) {
 }
 
 impl Inner {
-    /// Hears the answers that are there. Says whether that was all of them.
+    /// Reads the answers that have arrived. Returns whether those were all.
     fn has_answered(&self) -> bool {
         let client = &mut self.state.borrow_mut().client;
         loop {
@@ -112,14 +112,14 @@ impl Inner {
         }
     }
 
-    /// Asks the keeper for a sign of life, and ends it if there is none.
+    /// Asks the keeper for a sign of life, and kills it if none comes.
     async fn check(&self) {
         let asked = {
             let client = &mut self.state.borrow_mut().client;
             client.ask_for_sign().map(|ticket| (client.pid(), ticket))
         };
         let Ok((pid, ticket)) = asked else { return self.state.borrow().client.kill() };
-        // One that was stopped would have to be told to go on, by nobody knows whom. The pause of a whole machine is over in
+        // A stopped keeper needs a SIGCONT, and nothing is sure to send one. A pause of the whole machine is over in
         // a moment.
         if is_frozen(pid) {
             sleep(MOMENT).await;
@@ -133,7 +133,7 @@ impl Inner {
         loop {
             let answers = {
                 let client = &mut self.state.borrow_mut().client;
-                // Somebody else may have heard the answer, and another keeper may be here.
+                // Another task may have read the answer, and the keeper may have been replaced.
                 match client.lacks(ticket) {
                     _ if client.pid() != pid => return,
                     Ok(false) => return,

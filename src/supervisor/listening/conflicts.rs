@@ -1,4 +1,4 @@
-//! Addresses that two services cannot both have, and who has one that is in use.
+//! Addresses that two services cannot both have, and the holder of an address that is in use.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -14,16 +14,17 @@ use crate::sys::exit::pid_of;
 use crate::sys::process::parent_of;
 use crate::sys::socket::{SockType, is_v6_only, kind_of, local_address};
 
-/// A program is not further below the process that the daemon has started.
+/// A program is at most this many levels below the process that the daemon has started.
 const DEPTH_MAX: usize = 16;
 
 impl Daemon {
-    /// Two services cannot listen on one address.
+    /// Refuses a service file with an address of another service.
     pub(in crate::supervisor) fn refuse_conflicts(&self, config: &config::Service) -> Result<(), Error> {
         self.refuse_conflicts_of(config, self.services.borrow().contains_key(&config.name))
     }
 
-    /// Likewise. A file that is wrong keeps its addresses from what comes after it, and takes none from what was there before.
+    /// The same. A broken service file keeps its addresses from services that appear later, and takes none from
+    /// services that were there before (`was_there`).
     pub(in crate::supervisor) fn refuse_conflicts_of(
         &self,
         config: &config::Service,
@@ -60,8 +61,8 @@ fn place(file: &Path, listener: &Listener) -> String {
 }
 
 impl Service {
-    /// An address that is in use by another service of this daemon is told with the name of that one: neither the daemon nor the
-    /// keeper, which hold the listener, is to be stopped.
+    /// Names the service if another service of this daemon uses the address: the daemon or the keeper holds the
+    /// listener then, and you must not stop either of them.
     pub(super) fn with_holder(&self, error: SlotError) -> SlotError {
         let SlotError::InUse { address, owner } = error else { return error };
         let by_listener = || self.shared.keeper.holder_of_listener(|fd| has(fd, &address));
@@ -72,7 +73,7 @@ impl Service {
         }
     }
 
-    /// The service whose process this is, or is below one.
+    /// The service that owns this process or one of its ancestors.
     fn service_of(&self, pid: u32) -> Option<ServiceName> {
         let above = std::iter::successors(Some(pid), |pid| parent_of(*pid)).take(DEPTH_MAX);
         let above: Vec<u32> = above.collect();
@@ -80,7 +81,7 @@ impl Service {
     }
 }
 
-/// Whether a socket keeps this address from others.
+/// Whether a socket keeps this address from other sockets.
 fn has(socket: impl AsFd, address: &ListenAddress) -> bool {
     let Ok(local) = local_address(&socket) else { return false };
     let takes_both = local.is_ipv6() && local.ip().is_unspecified() && is_v6_only(&socket) == Ok(false);

@@ -4,33 +4,33 @@ use super::Listening;
 use crate::config::ListenAddress;
 use crate::slots::{SlotId, drop_unread};
 
-/// At one address of a slot that is not used any more.
+/// The datagrams that were lost at one address of an abandoned slot.
 pub(super) struct LostDatagrams<'a> {
     pub(super) address: &'a ListenAddress,
-    /// They waited, and were dropped.
+    /// How many waited, and were dropped.
     pub(super) unread: u32,
-    /// They found no room since new ones went elsewhere.
+    /// How many found no room after new ones had been steered elsewhere.
     pub(super) no_room: u32,
 }
 
 impl Listening {
-    /// How many found no room at a slot since it was opened, by the address.
+    /// How many datagrams found no room at a slot since it was opened, for each address.
     fn without_room(&self, slot: u64) -> Vec<u32> {
         let ids: &[SlotId] = self.slots.get(&slot).map_or(&[], Vec::as_slice);
         self.groups.iter().zip(ids).map(|(group, id)| group.dropped(*id).unwrap_or(0)).collect()
     }
 
-    /// The same of all addresses together.
+    /// The sum over all addresses.
     pub(in crate::supervisor) fn all_without_room(&self, slot: u64) -> u64 {
         self.without_room(slot).into_iter().map(u64::from).sum()
     }
 
-    /// New ones are about to go elsewhere.
+    /// Call this before new datagrams are steered elsewhere.
     pub(super) fn note_without_room(&mut self, slot: u64) {
         self.without_room = (slot, self.without_room(slot));
     }
 
-    /// What is lost with a slot that nobody reads any more. It is dropped.
+    /// Drops and counts the datagrams of a slot that no process reads any more.
     pub(super) fn drop_unread(&self, slot: u64) -> Vec<LostDatagrams<'_>> {
         let (of, before) = &self.without_room;
         let ids: &[SlotId] = self.slots.get(&slot).map_or(&[], Vec::as_slice);

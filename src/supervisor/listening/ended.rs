@@ -1,12 +1,15 @@
-//! Listeners that a program ends or closes while it runs. What clients send is kept for the process that follows, which is started if clients
-//! wait for it.
+//! Listeners that a program ends or closes while it runs on. What clients send is kept for the next process, which is
+//! started if clients wait for it.
 //!
-//! | the program, which runs on                      | how it is found          | until another process serves, clients |
-//! |-------------------------------------------------|--------------------------|---------------------------------------|
-//! | ends its listener for all (shutdown, connect)   | the kernel wakes the daemon; of a datagram socket, when somebody looks | wait at a new socket |
-//! | closes it, or puts something else in its place  | a client waits, or somebody looks | wait where they are |
+//! | a running program               | is noticed                           | until another process serves, clients |
+//! |---------------------------------|--------------------------------------|---------------------------------------|
+//! | ends a stream listener          | at once                              | wait at a new socket                  |
+//! | ends a datagram socket          | at a check                           | wait at a new socket                  |
+//! | closes or replaces its listener | when a client waits, or at a check   | wait where they are                   |
 //!
-//! The kernel tells that a client waits once in [`PAUSE`], so a busy service wakes the daemon no more often, and one at rest never does.
+//! A program ends a listener with shutdown(2), and a datagram socket also with connect(2). The kernel reports a
+//! waiting client at most once per [`PAUSE`]. So a busy service wakes the daemon no more often than that, and a
+//! service at rest never wakes it.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -35,32 +38,33 @@ use crate::sys::held::held_by_none;
 use crate::sys::process::tree_of;
 use crate::sys::readable::readable;
 
-/// So long a client waits, and a program that ends its listener before it ends itself has so long for that, before it is looked at them.
+/// How long a client waits, and a program that has ended its listener may take to end itself, before the daemon
+/// checks.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A process that follows and does the same is not replaced again before this time is over.
+/// If the next process does the same, it is not replaced before this time has passed.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
-/// A listener is ended for all who hold it.
+/// A listener was ended for all its holders.
 const ENDS: EpollFlags = EpollFlags::EPOLLRDHUP.union(EpollFlags::EPOLLET);
 
-/// Likewise, or it gets a client.
+/// The same, or a listener got a client.
 const NEWS: EpollFlags = EpollFlags::EPOLLIN.union(ENDS);
 
-/// What is known of the listeners of the process that serves, by their places in the service file.
+/// What is known of the listeners of the serving process, by their positions in the service file.
 #[derive(Debug, Default)]
 pub(in crate::supervisor) struct Left {
-    /// Of which process.
+    /// The process that this is about.
     of: Option<Serial>,
-    /// It has ended them, and others are in their places.
+    /// The process has ended these, and other sockets have taken their places.
     renewed: BTreeSet<usize>,
-    /// It had them.
+    /// The process has had these.
     taken: BTreeSet<usize>,
-    /// When another process was last started for their sake.
+    /// When a process was last started to serve clients that waited at such a listener.
     replaced_at: Option<Instant>,
 }
 
-/// The watch over the listeners of the process that serves. It ends when this is dropped.
+/// The watch over the listeners of the serving process. It ends when this is dropped.
 #[derive(Debug)]
 pub(in crate::supervisor) struct SlotWatch {
     serial: Serial,
@@ -77,14 +81,14 @@ impl Drop for SlotWatch {
 }
 
 impl Listening {
-    /// The sockets that get what clients send. `active` is for processes that share their slots.
+    /// The sockets that receive what clients send. `active` only matters if processes share their slots.
     fn receiving_at(&self, active: Side) -> Vec<(usize, SlotId, BorrowedFd<'_>)> {
         let (active, other) = if active == Side::B { (PAIR[1], FIRST) } else { (FIRST, PAIR[1]) };
         let own = self.slots.get(&self.steered);
         let mut receiving = Vec::new();
         for (at, group) in self.groups.iter().enumerate() {
             let id = match self.is_paired {
-                // Those of a TCP listener that was shut down go to the other side.
+                // Clients of a TCP listener that was shut down go to the other side.
                 true if self.is_tcp(at) && !group.is_alive(active) && group.is_alive(other) => Some(other),
                 true => Some(active),
                 false => own.and_then(|ids| ids.get(at).copied()),
@@ -99,8 +103,8 @@ impl Listening {
         address.ip().is_some() && !address.is_datagram()
     }
 
-    /// Opens another socket in the place of each that is ended and gets what clients send. Gives the places.
-    /// `note` writes down at which side of which address a new socket is.
+    /// Opens a new socket in place of each receiving one that was ended. Returns the positions of their listeners.
+    /// `note` records at which side of which address a new socket is.
     fn renew(
         &mut self,
         active: Side,
@@ -130,7 +134,7 @@ impl Listening {
 }
 
 impl Service {
-    /// Watches the listeners of the process that serves, and no others.
+    /// Watches the listeners of the serving process, and no others.
     pub(in crate::supervisor) fn adjust_slot_watch(&mut self) {
         let serial = self.processes.incumbent().map(|process| process.serial);
         let serial = serial.filter(|_| self.machine.phase() == Phase::Serving && self.listening.is_some());
@@ -161,7 +165,7 @@ impl Service {
         }
     }
 
-    /// Where the program that serves was started. Nothing if its shim does not say so.
+    /// The side at which the serving program was started. `None` if its shim has not recorded it.
     fn active_side(&self) -> Option<Side> {
         if !self.is_paired() {
             return Some(Side::A);
@@ -170,15 +174,15 @@ impl Service {
         shim::used_side(&self.shared.dirs.adopt_socket(process.handoff))
     }
 
-    /// The sockets that get what clients send to the process that serves.
+    /// The sockets that receive what clients send to the serving process.
     fn receiving(&self) -> Vec<(usize, SlotId, BorrowedFd<'_>)> {
         let found = self.listening.as_ref().zip(self.active_side());
         found.map(|(listening, active)| listening.receiving_at(active)).unwrap_or_default()
     }
 
-    /// Replaces listeners that the program that serves has ended.
+    /// Replaces listeners that the serving program has ended.
     pub(in crate::supervisor) fn renew_ended(&mut self) {
-        // From then on it may be told to end.
+        // In the other phases the process may already have been asked to end.
         if !matches!(self.machine.phase(), Phase::Serving | Phase::Greeting)
             || self.processes.incumbent().is_none()
         {
@@ -206,8 +210,8 @@ impl Service {
         }
     }
 
-    /// The places of the listeners at which the process that serves takes nothing, as it has ended or closed them. Those of a program that may
-    /// not be looked at count as taken.
+    /// The positions of the listeners from which the serving process takes nothing because it has ended or closed
+    /// them. If the daemon may not inspect the program, its listeners count as taken.
     pub(in crate::supervisor) fn left_listeners(&self) -> BTreeSet<usize> {
         let Some(process) = self.processes.incumbent() else { return BTreeSet::new() };
         if self.upkeep.left.of != Some(process.serial) {
@@ -215,7 +219,7 @@ impl Service {
         }
         let mut left = self.upkeep.left.renewed.clone();
         if !self.config.adapter.is_foreign() {
-            // The library has a duplicate of each.
+            // The library has a duplicate of each listener.
             return left;
         }
         let tree = tree_of(process.pid()).into_iter().filter(|pid| *pid != process.pid());
@@ -231,7 +235,7 @@ impl Service {
         left
     }
 
-    /// A sentence for a person about listeners that the program has left.
+    /// A sentence for the user about listeners that the program has left.
     pub(in crate::supervisor) fn told_left(&self) -> Option<String> {
         let left =
             if self.machine.phase() == Phase::Serving { self.left_listeners() } else { BTreeSet::new() };
@@ -264,27 +268,29 @@ impl Service {
         waiting.map(|(at, _)| listening.groups[at].address().clone()).collect()
     }
 
-    /// Whether the next process is to be given the listeners of this one: clients may wait there, for whom nobody else comes.
+    /// Whether the next process must get the listeners of this one: clients may wait there, and no other process
+    /// serves them.
     pub(in crate::supervisor) fn is_left(&self, slot: u64) -> bool {
         let steered = self.listening.as_ref().is_some_and(|listening| listening.steered == slot);
-        // Of one whose listeners are all gone it is not known which they were.
+        // If the process has closed all its listeners, its slot is unknown.
         !steered || !self.left_listeners().is_empty()
     }
 
-    /// Of what the watch tells, unless another has taken its place.
+    /// The events of this watch, unless another watch has replaced it.
     fn heard_by(&self, serial: Serial) -> Option<Rc<AsyncFd<Epoll>>> {
         let watch = self.upkeep.slots.as_ref().filter(|watch| watch.serial == serial)?;
         Some(Rc::clone(&watch.news))
     }
 
-    /// The kernel has told of something. The clients that come until the next look wake nobody.
+    /// Handles an event of the kernel. Until the next check, new clients wake nothing.
     pub(in crate::supervisor) fn listeners_heard(&mut self, serial: Serial) {
         let Some(news) = self.heard_by(serial) else { return };
         watch_for(ENDS, &news, &self.receiving());
         self.renew_ended();
     }
 
-    /// What was heard of is found by a look, and so is what a process that has just begun to serve has taken.
+    /// Checks the listeners a moment after an event. The first check also records which listeners a process that has
+    /// just begun to serve has taken.
     pub(in crate::supervisor) fn listeners_due(&mut self, serial: Serial, is_first: IsFirst) {
         let Some(news) = self.heard_by(serial) else { return };
         if is_first {
@@ -295,17 +301,18 @@ impl Service {
         watch_for(NEWS, &news, &self.receiving());
     }
 
-    /// What the program has now it had at all.
+    /// Records that the program has had the listeners that it has now.
     fn note_taken(&mut self) {
         let left = self.left_listeners();
         let count = self.config.listeners.len();
         self.upkeep.left.taken.extend((0..count).filter(|at| !left.contains(at)));
-        // They were taken, or they could not have been ended.
+        // The program must have had these too, or it could not have ended them.
         self.upkeep.left.taken.extend(self.upkeep.left.renewed.iter().copied());
         tracing::debug!(service = %self.name, taken = ?self.upkeep.left.taken, "the program has had its listeners");
     }
 
-    /// Clients wait at listeners that the program had and has left: starts a process that serves them, as `handoff restart` does.
+    /// Restarts the service, as `handoff restart` does, if clients wait at a listener that the program had and has
+    /// left.
     fn replace_for_waiting(&mut self) {
         let waiting = self.left_listeners_with_clients();
         let Some(address) = waiting.first() else { return };
@@ -321,7 +328,7 @@ impl Service {
         tracing::warn!(service = %self.name, %address, "clients wait where the program has left its listener; it is restarted");
         self.upkeep.left.replaced_at = Some(Instant::now());
         let why = format!("clients wait at {address}, where the program does not listen any more");
-        // Whoever looks sees it in the status and in the history.
+        // The status and the history show this reason.
         let (operation, _) = operation(Operation::Restart, &why);
         self.restart(operation);
     }
@@ -335,16 +342,16 @@ fn watch(receiving: &[(usize, SlotId, BorrowedFd<'_>)]) -> io::Result<AsyncFd<Ep
     readable(news)
 }
 
-/// Changes what is heard of.
+/// Changes the events that the watch reports.
 fn watch_for(what: EpollFlags, news: &AsyncFd<Epoll>, receiving: &[(usize, SlotId, BorrowedFd<'_>)]) {
     for (at, _, socket) in receiving {
-        // One that is not there is one that was replaced, and has a watch of its own.
+        // A socket that is missing was replaced, and the new one has a watch of its own.
         let _ = news.get_ref().modify(socket, what, *at as u64);
     }
 }
 
 async fn tend_always(inputs: Inputs, serial: Serial, news: Rc<AsyncFd<Epoll>>) {
-    // A process that has just begun to serve takes its listeners, or has them.
+    // A process that has just begun to serve takes its listeners now, or has them already.
     let taken_by = Instant::now() + PAUSE;
     let mut is_noted = false;
     loop {
@@ -355,7 +362,7 @@ async fn tend_always(inputs: Inputs, serial: Serial, news: Rc<AsyncFd<Epoll>>) {
         };
         match heard {
             Some(Ok(mut ready)) => {
-                // What it is about is found by a look.
+                // The check finds what has happened.
                 news.get_ref().drain();
                 ready.clear_ready();
                 if !inputs.deliver(Input::ListenersHeard(serial)).await {

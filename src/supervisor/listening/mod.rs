@@ -1,4 +1,4 @@
-//! The listeners of a service: which slot each process accepts from.
+//! The listeners of a service, and the slot from which each process accepts.
 
 mod conflicts;
 mod datagrams;
@@ -25,7 +25,7 @@ use crate::slots::{
 use crate::sys::socket::cookie_of;
 use crate::sys::{held::is_among, listens::listens};
 
-/// One slot of each address of a service, by a number that is never used twice.
+/// The listeners of a service. A slot has one listener per address, and a number that is never reused.
 #[derive(Debug)]
 pub(super) struct Listening {
     names: Vec<ListenerName>,
@@ -35,27 +35,28 @@ pub(super) struct Listening {
     steered: u64,
     /// The slot that gets a share of them.
     shared: Option<u64>,
-    /// What was under way when it was steered to.
+    /// The handshakes that were in progress at the last switch.
     handshakes: Handshakes,
-    /// How many datagrams had found no room at a slot when new ones were steered elsewhere, by the address.
+    /// A slot, and how many datagrams it had lost for lack of room, per address, when new ones were steered
+    /// elsewhere.
     without_room: (u64, Vec<u32>),
-    /// Whether all processes share both slots of each address, and steer themselves.
+    /// Whether all processes share both slots of each address, and steer by themselves.
     is_paired: bool,
     /// Whether no process has served at them since they were opened.
     is_new: bool,
     next: u64,
 }
 
-/// What became of the listeners that a process sent.
+/// The result of [`Listening::admit`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admitted {
-    /// They are those of this slot.
+    /// The listeners belong to this slot.
     Known(u64),
-    /// They are a slot that nobody had any more.
+    /// They form a slot that was no longer known.
     New(u64),
 }
 
-/// The slot of a process whose listeners are closed already.
+/// The slot of a process whose listeners are already closed.
 const NO_SLOT: u64 = u64::MAX;
 
 /// The first slot of an address.
@@ -67,11 +68,11 @@ const PAIR: [SlotId; 2] = [FIRST, SlotId(2)];
 /// The mode of a unix socket until the program binds it.
 const UNTIL_BOUND: u32 = 0o600;
 
-/// A handshake that has not ended after so long is not waited for: two SYN+ACK retransmits of a slow path.
+/// A handshake that takes longer is not waited for. This allows for two SYN+ACK retransmits on a slow path.
 const HANDSHAKE: Duration = Duration::from_secs(3);
 
-/// Nobody can see whether a datagram that was read has been answered: unless the service file says it (`answer_grace`), a process is
-/// given so long for it.
+/// How long a process has to answer a datagram, unless the service file sets it (`answer_grace`): nothing shows
+/// whether a datagram that was read has been answered.
 pub(super) const ANSWER_MS: u64 = 1_000;
 
 impl Listening {
@@ -106,8 +107,8 @@ impl Listening {
         Ok(Self { is_new: true, ..listening })
     }
 
-    /// Puts together what an earlier daemon had, from what the keeper holds: every slot of which it holds all listeners.
-    /// `None` if there is none.
+    /// Restores the listeners of an earlier daemon from what the keeper holds: every slot of which it holds all
+    /// listeners. `None` if there is none.
     fn restore(
         listeners: &[config::Listener],
         service: &str,
@@ -127,7 +128,8 @@ impl Listening {
         let is_whole = |slot: &SlotId| by_name.iter().all(|slots| slots.contains_key(slot));
         let listens = |slot: &SlotId| by_name.iter().all(|slots| listens(&slots[slot]) == Ok(true));
         let mut whole: Vec<SlotId> = first.keys().copied().filter(is_whole).collect();
-        // One that a program has shut down is revived when a process is to get it. If there is another it was left to end.
+        // A slot that a program has shut down is revived when a process is to get it. If another slot listens, this
+        // one was being retired.
         let is_dead = !whole.iter().any(listens);
         whole.retain(|slot| is_paired || is_dead || listens(slot));
         let steered = if newest && !is_paired { whole.last() } else { whole.first() };
@@ -137,8 +139,8 @@ impl Listening {
         }
         let mut groups = Vec::with_capacity(listeners.len());
         for (listener, slots) in listeners.iter().zip(by_name) {
-            // The kernel counts them in the order in which they began to listen, and no later one has ever left before
-            // an earlier one that is still there.
+            // The kernel counts them in the order in which they began to listen, and a later one has never left
+            // before an earlier one that still exists.
             let (members, torn): (Vec<_>, Vec<_>) =
                 slots.into_iter().partition(|(slot, _)| whole.contains(slot));
             torn.iter().for_each(|(_, fd)| stop_listening(fd));
@@ -151,7 +153,7 @@ impl Listening {
         Ok(Some(Self::of(names, groups, &whole, steered, is_paired)))
     }
 
-    /// Puts together what a process has, when nobody else has anything.
+    /// Builds the listeners from what a process has, if nothing else holds any.
     pub(super) fn from_service(
         listeners: &[config::Listener],
         mut offered: Vec<(ListenerName, OwnedFd)>,
@@ -163,7 +165,7 @@ impl Listening {
         for listener in listeners {
             let mut members = Vec::new();
             for slot in &slots {
-                // The first of a name belongs to the first slot.
+                // The first listener with a name belongs to the first slot.
                 if let Some(at) = offered.iter().position(|(name, _)| *name == listener.name) {
                     members.push((*slot, offered.remove(at).1));
                 }
@@ -171,7 +173,7 @@ impl Listening {
             groups.push(match (members.len() == slots.len(), is_paired) {
                 (true, true) => Group::hold(&listener.address, members, FIRST),
                 (true, false) => Group::restore(&listener.address, members, slot)?,
-                // It was not in the service file when the process was started.
+                // The service file did not have it when the process was started.
                 (false, _) => Group::open(&listener.address)?,
             });
             names.push(listener.name.clone());
@@ -179,7 +181,7 @@ impl Listening {
         Ok(Self::of(names, groups, &slots, slots[0], is_paired))
     }
 
-    /// The slots have the same name in all groups; their number here is one less.
+    /// A slot has the same id in all groups. Its number here is one less.
     fn of(
         names: Vec<ListenerName>,
         groups: Vec<Group>,
@@ -205,7 +207,7 @@ impl Listening {
         }
     }
 
-    /// All slots, the oldest first.
+    /// All slots, oldest first.
     pub(super) fn slots(&self) -> Vec<u64> {
         self.slots.keys().copied().collect()
     }
@@ -215,8 +217,8 @@ impl Listening {
         self.steered
     }
 
-    /// The slot to which the listeners of a process belong. One that nobody knew, since whoever knew it is gone, is taken
-    /// in: in front of the others if its process is the oldest.
+    /// The slot to which the listeners of a process belong. If the slot is unknown, because the processes that knew
+    /// it are gone, it is added: in front of the others if its process is the oldest.
     pub(super) fn admit(&mut self, fds: Vec<OwnedFd>, oldest: bool) -> Result<Admitted, SlotError> {
         let Some(cookie) = fds.first().and_then(|fd| cookie_of(fd).ok()) else {
             return Ok(Admitted::Known(self.steered));
@@ -249,12 +251,13 @@ impl Listening {
         self.slots.keys().copied().find(is_there)
     }
 
-    /// The names of what a process is given; see [`Listening::given`].
+    /// The names of what a process gets; see [`Listening::given`].
     pub(super) fn names(&self) -> Vec<ListenerName> {
         if self.is_paired { [&self.names[..], &self.names[..]].concat() } else { self.names.clone() }
     }
 
-    /// What a process of this slot is given: its listeners, or both of each address, the first ones first.
+    /// What a process of this slot gets: its listeners, or, for a pair, both of each address, those of the first side
+    /// first.
     pub(super) fn given(&self, slot: u64) -> Vec<BorrowedFd<'_>> {
         match self.is_paired {
             true => self.slots.keys().flat_map(|slot| self.fds(*slot)).collect(),
@@ -268,26 +271,26 @@ impl Listening {
         self.groups.iter().zip(ids).filter_map(|(group, id)| group.fd(*id)).collect()
     }
 
-    /// Who was given the listeners of a slot may have shortened their queues. Of a pair the shim sees to it: it ends and begins
-    /// the slots.
+    /// Restores the queue lengths of a slot: a process that got its listeners may have shortened them. For a pair the
+    /// shim does this, because it ends and revives those slots.
     pub(super) fn lengthen_queues(&self, slot: u64) {
         if !self.is_paired {
             self.fds(slot).into_iter().for_each(lengthen_queue);
         }
     }
 
-    /// The listeners of which the first bind of the program says who may connect.
+    /// The listeners for which the program's first bind decides which users may connect.
     pub(super) fn first_binds(&self, listeners: &[config::Listener]) -> Vec<ListenerName> {
         let unsaid = listeners.iter().filter(|listener| listener.mode.is_none() && self.is_new);
         unsaid.map(|listener| listener.name.clone()).collect()
     }
 
-    /// A process serves at them.
+    /// Records that a process serves at them.
     pub(super) fn serve(&mut self) {
         self.is_new = false;
     }
 
-    /// Adds a slot that gets no connection until it is steered to.
+    /// Adds a slot that gets no connections until it is steered to.
     fn add(&mut self) -> Result<u64, SlotError> {
         let mut ids = Vec::with_capacity(self.groups.len());
         for at in 0..self.groups.len() {
@@ -315,7 +318,7 @@ impl Listening {
             self.note_without_room(self.steered);
         }
         let Some(ids) = self.slots.get(&slot) else { return Ok(()) };
-        // One that cannot be steered keeps none of the others from the process that serves from now on.
+        // A group that cannot be steered must not keep the others from the process that serves from now on.
         let steered = self.groups.iter_mut().zip(ids).map(|(group, id)| group.steer_to(*id));
         steered.fold(Ok(()), Result::and)?;
         (self.steered, self.shared) = (slot, None);
@@ -323,8 +326,8 @@ impl Listening {
         Ok(())
     }
 
-    /// Sends so many of 1,000 new connections to `slot`, the others where they go now. Unix sockets have no shares: theirs
-    /// go there with the next [`Listening::steer`]. That ends it.
+    /// Sends `permille` of 1,000 new connections to `slot`, and the others where they go now. Unix sockets have no
+    /// shares: theirs go there with the next [`Listening::steer`], which ends the share.
     pub(super) fn steer_share(&mut self, slot: u64, permille: u16) -> Result<(), SlotError> {
         let Some(ids) = self.slots.get(&slot).filter(|_| !self.is_paired) else { return Ok(()) };
         self.shared = Some(slot);
@@ -336,7 +339,8 @@ impl Listening {
         Ok(())
     }
 
-    /// A way to the listener of a slot that no client can take. Where processes share their slots, the way of all.
+    /// A route to the listener of a slot that no client can take. If processes share their slots, the route of all
+    /// clients.
     pub(super) fn route_to(&mut self, listener: &str, slot: u64) -> io::Result<ProbeRoute> {
         let Some(at) = self.names.iter().position(|name| name.as_str() == listener) else {
             return Err(io::Error::new(io::ErrorKind::NotFound, "there is no such listener"));
@@ -350,7 +354,7 @@ impl Listening {
         route.map_err(io::Error::other)
     }
 
-    /// Whether the listener of a slot is still one. Where processes share their slots, whether any of them is.
+    /// Whether the listener of a slot still listens. If processes share their slots, whether any of them does.
     pub(super) fn is_open(&self, listener: &str, slot: u64) -> bool {
         let Some(at) = self.names.iter().position(|name| name.as_str() == listener) else { return false };
         let group = &self.groups[at];
@@ -359,14 +363,15 @@ impl Listening {
         ids.into_iter().any(|id| group.is_alive(id))
     }
 
-    /// The way is not needed any more.
+    /// Ends a route that is no longer needed.
     pub(super) fn end_route(&mut self, listener: &str) -> io::Result<()> {
         let at = self.names.iter().position(|name| name.as_str() == listener);
         at.map_or(Ok(()), |at| self.groups[at].end_probe().map_err(io::Error::other))
     }
 
-    /// Whether nothing waits at a slot and nothing can be on its way there. A connection whose handshake was under way at
-    /// the switch belongs to the old slot, and the kernel does not count it; nor does it know of answers to datagrams.
+    /// Whether nothing waits at a slot and nothing can be on its way there. A connection whose handshake was in
+    /// progress at the switch belongs to the old slot, and the kernel does not count it. The kernel does not see
+    /// answers to datagrams either.
     pub(super) fn is_quiet(&mut self, slot: u64, answer_grace: Duration) -> bool {
         if slot == self.steered || self.is_paired {
             return true;
@@ -383,7 +388,7 @@ impl Listening {
         slots.all(|(group, id)| group.queue_len(*id).is_ok_and(|waiting| waiting == 0))
     }
 
-    /// Takes a slot out of use, unless it is the one that gets new connections.
+    /// Takes a slot out of use, unless new connections go to it.
     fn retire(&mut self, slot: u64) -> Result<(), SlotError> {
         if slot == self.steered || self.is_paired {
             return Ok(());
@@ -395,7 +400,7 @@ impl Listening {
         self.groups.iter_mut().zip(ids).try_for_each(|(group, id)| group.retire(id))
     }
 
-    /// How a slot is known to the keeper: the service, the listener, the slot.
+    /// The keys of a slot at the keeper: service, listener, slot.
     fn keys(&self, service: &str, slot: u64) -> Vec<String> {
         let ids = self.slots.get(&slot).into_iter().flatten();
         self.names.iter().zip(ids).map(|(name, id)| format!("{service}/{name}/{id}")).collect()
@@ -418,8 +423,8 @@ impl Listening {
     }
 }
 
-/// Opens an address for those who may connect. A program that binds its sockets itself says who that is, unless the service file
-/// does: until then it is the user of the daemon.
+/// Opens an address for the users that may connect. If the program binds its sockets itself, it decides which users
+/// those are, unless the service file does. Until it binds, only the daemon's user may connect.
 fn open_group(listener: &config::Listener, is_bound_by_program: bool) -> Result<Group, SlotError> {
     let (user, group) = listener
         .owner

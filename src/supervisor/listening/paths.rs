@@ -1,7 +1,8 @@
-//! The paths of unix sockets lead to the service, whoever removes them: the program, a cleaner, a person.
+//! Keeps the paths of unix sockets leading to the service, even if the program, a cleanup tool or a user removes
+//! them.
 //!
-//! What is watched is the file of each slot, by inotify(7): the kernel tells when it loses or gets a name, and when its mode
-//! changes. What else happens in the directory wakes nobody.
+//! The daemon watches the file of each slot with inotify(7): the kernel reports when the file loses or gets a name,
+//! and when its mode changes. Other changes in the directory wake no process.
 
 use std::io;
 use std::path::PathBuf;
@@ -24,14 +25,14 @@ const CHANGES: AddWatchFlags = AddWatchFlags::IN_ATTRIB
     .union(AddWatchFlags::IN_MOVE_SELF)
     .union(AddWatchFlags::IN_DELETE_SELF)
     .union(AddWatchFlags::IN_DONT_FOLLOW);
-/// When a watch that the kernel would not have is asked for again, at the earliest.
+/// The minimum pause before another attempt at a watch that the kernel has refused.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// The watch of a service over its paths. It ends when this is dropped.
+/// The watch over the paths of a service. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct SocketPaths {
     names: Vec<PathBuf>,
-    /// `None` if the kernel would not have it.
+    /// `None` if the kernel has refused it.
     task: Option<AbortHandle>,
     since: Instant,
 }
@@ -45,7 +46,7 @@ impl Drop for SocketPaths {
 }
 
 impl SocketPaths {
-    /// One that the kernel would not have is not asked for at every event.
+    /// A watch that the kernel has refused is not requested at every event.
     fn is_good_for_now(&self) -> bool {
         self.task.is_some() || self.since.elapsed() < AGAIN
     }
@@ -61,7 +62,7 @@ impl Listening {
         self.groups.iter().flat_map(of_group).flatten().collect()
     }
 
-    /// Each path that is not where it should be, put back.
+    /// Restores each path that does not lead where it should. Returns these paths and the results.
     fn mend_paths(&self, active: SlotId) -> Vec<(ListenAddress, Result<(), String>)> {
         let mut mended = Vec::new();
         for group in self.groups.iter().filter(|group| matches!(group.address(), ListenAddress::Unix(_))) {
@@ -77,14 +78,14 @@ impl Listening {
 }
 
 impl Service {
-    /// Watches the paths that the service has now.
+    /// Watches the current paths of the service.
     pub(in crate::supervisor) fn adjust_socket_paths(&mut self) {
         if self.listening.is_none() {
             self.upkeep.paths = None;
             return;
         }
         if self.paths_answer().is_err() {
-            // It is looked at again with the next event.
+            // The next event tries again.
             return;
         }
         let names = self.listening.as_ref().map(Listening::watched).unwrap_or_default();
@@ -105,11 +106,11 @@ impl Service {
             }
         };
         self.upkeep.paths = Some(SocketPaths { names, task, since: Instant::now() });
-        // What has happened before it was watched.
+        // Restores what was lost before the watch began.
         self.mend_paths();
     }
 
-    /// Puts back each path that is not where it should be.
+    /// Restores each path that does not lead where it should.
     pub(in crate::supervisor) fn mend_paths(&mut self) {
         let Some(listening) = &self.listening else { return };
         if self.paths_answer().is_err() {
@@ -117,7 +118,7 @@ impl Service {
         }
         let state = self.shared.dirs.service_state(&self.name);
         let what = state.display().to_string();
-        // As long as it is not known which side is active, none is put at the path.
+        // While the active side is unknown, no socket is put at the path.
         let Ok(active) = self.lanes.history.wait(PATIENCE, &what, move || shim::active_side(&state)) else {
             return;
         };
@@ -139,7 +140,7 @@ impl Service {
 fn watch(names: &[PathBuf]) -> io::Result<AsyncFd<Inotify>> {
     let inotify = Inotify::new()?;
     for name in names {
-        // One that is gone has no name by which it could come back.
+        // A file that is gone has no name under which it could come back.
         let _ = inotify.add(name, CHANGES);
     }
     readable(inotify)
@@ -147,7 +148,7 @@ fn watch(names: &[PathBuf]) -> io::Result<AsyncFd<Inotify>> {
 
 async fn mend_always(inputs: Inputs, inotify: AsyncFd<Inotify>) {
     while let Ok(mut ready) = inotify.readable().await {
-        // What has happened is seen by looking, so that it is told at all is enough.
+        // The check finds what has happened, so any event is enough.
         inotify.get_ref().drain();
         ready.clear_ready();
         if !inputs.deliver(Input::PathsChanged).await {

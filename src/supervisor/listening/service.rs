@@ -1,4 +1,4 @@
-//! The listeners in the life of a service: bound, taken back, given to a process, retired, closed.
+//! The listeners over the life of a service: bound, restored, given to a process, retired, closed.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::slots::{Side, SlotError, stop_listening};
 use crate::supervisor::service::Service;
 use crate::supervisor::state::PATIENCE;
 
-/// A directory that has answered is not asked again for so long.
+/// How long a directory that has answered is not asked again.
 const ANSWERS_FOR: Duration = Duration::from_secs(1);
 
 impl Service {
@@ -46,8 +46,9 @@ impl Service {
         Ok(())
     }
 
-    /// Whether the directories of its unix sockets answer, or did a moment ago. What is done at those paths is done by the thread of the
-    /// daemon, which must not begin to wait for a file system that hangs. Waits a moment at the most.
+    /// Whether the directories of the service's unix sockets answer, or did a moment ago. The daemon's thread itself
+    /// works on those paths, so it must not start to wait for a file system that hangs. This check blocks only for a
+    /// moment.
     pub(in crate::supervisor) fn paths_answer(&self) -> Result<(), SlotError> {
         if self.upkeep.paths_answered.get().is_some_and(|at| at.elapsed() < ANSWERS_FOR) {
             return Ok(());
@@ -64,7 +65,7 @@ impl Service {
         Ok(())
     }
 
-    /// What is written down is about other listeners.
+    /// Removes records that are about other listeners.
     fn forget_sides(&self) {
         let shared_dir = self.shared.dirs.service_state(&self.name);
         let what = shared_dir.display().to_string();
@@ -83,8 +84,8 @@ impl Service {
         self.shared.keeper.drop_prefix(&prefix);
     }
 
-    /// Takes back what the keeper holds for this service, if there is something. New connections go to the newest slot, or
-    /// to the oldest.
+    /// Restores the listeners of this service that the keeper holds, if any. New connections go to the newest slot,
+    /// or to the oldest one.
     pub(in crate::supervisor) fn restore_listeners(&mut self, newest: bool) {
         if self.listening.is_some() {
             return;
@@ -106,13 +107,14 @@ impl Service {
         }
     }
 
-    /// Whether all processes share both slots of each address, and decide themselves where new connections go: a process that
-    /// cannot stop accepting is not to share a slot with the one that follows, and only one at a time is at work.
+    /// Whether all processes share both slots of each address, and decide by themselves where new connections go. A
+    /// process that cannot stop accepting must not share a slot with the next one, and only one process works at a
+    /// time.
     pub(in crate::supervisor) fn is_paired(&self) -> bool {
         self.config.adapter.is_foreign() && self.config.mode == Mode::Exclusive
     }
 
-    /// From now on connections are refused.
+    /// Closes the listeners: from now on connections are refused.
     pub(in crate::supervisor) fn close_listeners(&mut self) {
         self.forget_running();
         let Some(listening) = self.listening.take() else { return };
@@ -123,15 +125,15 @@ impl Service {
         let answers = self.paths_answer().is_ok();
         for group in listening.groups {
             match group.address() {
-                // The path is removed when it answers again.
+                // The path is removed when its directory answers again.
                 ListenAddress::Unix(_) if !answers => self.lanes.paths.post(group.close_but_for_path()),
                 _ => group.close(),
             }
         }
     }
 
-    /// Where the next process is to accept from: beside the incumbent if both may serve at once; otherwise where the
-    /// connections are.
+    /// The slot from which the next process is to accept: a new one beside the incumbent's if both may serve at once,
+    /// otherwise the one that has the connections.
     pub(in crate::supervisor) fn slot_for_successor(&mut self) -> Result<u64, SlotError> {
         self.paths_answer()?;
         self.renew_ended();
@@ -150,7 +152,7 @@ impl Service {
         Ok(slot)
     }
 
-    /// Writes down at which side of which address a new socket is. Waits a moment at the most.
+    /// Returns a function that records at which side of which address a new socket is. It blocks only for a moment.
     pub(super) fn note_joined(&self) -> impl Fn(usize, Side) -> io::Result<()> + use<> {
         let (shared_dir, lane) = (self.shared.dirs.service_state(&self.name), self.lanes.history.clone());
         move |at, side| {
@@ -159,21 +161,21 @@ impl Service {
         }
     }
 
-    /// The successor is gone. What waits at a slot of its own was never meant to be there.
+    /// Drops the successor, which is gone, with its own slot: no connection was meant to wait there.
     pub(in crate::supervisor) fn forget_successor(&mut self) {
         if let Some(process) = self.processes.lose_successor() {
             self.retire_slot(process.slot);
         }
     }
 
-    /// The outgoing is gone.
+    /// Drops the outgoing process, which is gone.
     pub(in crate::supervisor) fn forget_outgoing(&mut self) {
         if let Some(process) = self.processes.lose_outgoing() {
             self.retire_slot(process.slot);
         }
     }
 
-    /// Takes the slots of the dead out of use.
+    /// Retires the slots of processes that are gone.
     pub(in crate::supervisor) fn retire_unused_slots(&mut self) {
         let used = self.processes.slots();
         let slots = self.listening.as_ref().map(Listening::slots).unwrap_or_default();
@@ -199,7 +201,7 @@ impl Service {
             tracing::error!(service = %self.name, %error, "a slot could not be retired");
             self.problems.slots_unusable(&error);
         }
-        // Not before: what the keeper holds no more, nobody could ever take out of the group.
+        // Only now: once the keeper has dropped a listener, nothing can take it out of its group any more.
         for key in keys {
             self.shared.keeper.drop_key(&key);
         }

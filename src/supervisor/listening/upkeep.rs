@@ -14,10 +14,10 @@ use crate::slots::{Other, Side, SlotError};
 use crate::supervisor::input::Input;
 use crate::supervisor::service::Service;
 
-/// How often it is looked after strangers that are between the slots: one that leaves takes the connections elsewhere.
+/// How often the daemon checks for strangers between the slots: when one leaves, connections go elsewhere.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Looks after the slots as long as it is there.
+/// The task that checks the slots. It ends when this is dropped.
 #[derive(Debug)]
 struct Repairs(AbortHandle);
 
@@ -27,29 +27,30 @@ impl Drop for Repairs {
     }
 }
 
-/// What looks after the listeners of a service.
+/// The watches over the listeners of a service.
 #[derive(Debug, Default)]
 pub(in crate::supervisor) struct Upkeep {
-    /// The paths of unix sockets.
+    /// Over the paths of unix sockets.
     pub(super) paths: Option<SocketPaths>,
-    /// Slots that strangers are between.
+    /// Over slots that have strangers between them.
     repairs: Option<Repairs>,
-    /// The listeners of the process that serves.
+    /// Over the listeners of the serving process.
     pub(super) slots: Option<SlotWatch>,
     pub(super) left: Left,
-    /// When the directories of the unix sockets have answered last.
+    /// When the directories of the unix sockets last answered.
     pub(super) paths_answered: Cell<Option<Instant>>,
 }
 
-/// A new socket could not be written down for the shims, which count the members of the group.
+/// A new socket could not be recorded for the shims, which count the members of the group.
 pub(super) fn not_noted(address: &ListenAddress, error: io::Error) -> SlotError {
     SlotError::System { address: address.clone(), action: "note a new socket of", error }
 }
 
 impl Listening {
-    /// Revives what the next process of a slot is to be given, where a program has shut it down. Of a pair the shims see to TCP
-    /// listeners: only they know at which side no program is at work. `is_alone`: there is no other process. Says whether there is
-    /// anything new. `note` writes down at which side of which address a new socket is.
+    /// Revives the listeners that the next process of a slot is to get, if a program has shut them down. For a pair
+    /// the shims do this for TCP listeners: only they know at which side no program is at work. `is_alone`: there is
+    /// no other process. Returns whether anything is new. `note` records at which side of which address a new socket
+    /// is.
     pub(super) fn revive(
         &mut self,
         slot: u64,
@@ -87,7 +88,7 @@ impl Listening {
         self.groups.iter_mut().try_for_each(crate::slots::Group::repair)
     }
 
-    /// The sockets of others at the addresses. Where the kernel cannot be asked there are none.
+    /// The sockets of other programs at the addresses. If the kernel cannot be asked, there are none.
     pub(in crate::supervisor) fn others(&self) -> Vec<(ListenAddress, Other)> {
         let of = |group: &crate::slots::Group| {
             let others = group.others().unwrap_or_default();
@@ -98,7 +99,7 @@ impl Listening {
 }
 
 impl Service {
-    /// A sentence for a person about processes that listen at the addresses of the service as well.
+    /// A sentence for the user about other processes that listen at the addresses of the service.
     pub(in crate::supervisor) fn strangers(&self) -> Option<String> {
         let others = self.listening.as_ref()?.others();
         let (address, Other { local, owner }) = others.first()?;
@@ -115,7 +116,7 @@ impl Service {
         ))
     }
 
-    /// As long as strangers are between the slots, it is looked whether they leave. At rest there is nothing to look at.
+    /// While strangers are between the slots, checks whether they leave. At rest there is nothing to check.
     pub(in crate::supervisor) fn adjust_repairs(&mut self) {
         let is_displaced = self.listening.as_ref().is_some_and(Listening::is_displaced);
         if !is_displaced || self.upkeep.repairs.is_some() {
@@ -136,7 +137,7 @@ impl Service {
         self.upkeep.repairs = Some(Repairs(task.abort_handle()));
     }
 
-    /// Looks whether the strangers have left.
+    /// Checks whether the strangers have left.
     pub(in crate::supervisor) fn repair_slots(&mut self) {
         if self.upkeep.repairs.is_none() {
             return;

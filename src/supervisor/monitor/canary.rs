@@ -1,4 +1,4 @@
-//! The canary: a share of the new connections goes to the successor, and how many it gets is measured.
+//! The canary: the successor gets a share of the new connections, and the daemon counts how many.
 
 use std::time::Duration;
 
@@ -14,21 +14,21 @@ use crate::supervisor::lane::Lane;
 use crate::supervisor::service::Service;
 use crate::sys::process::tree_of;
 
-/// How often the connections are looked at.
+/// How often the connections are counted.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Of which handoff, and which share.
+/// A handoff, and the number of its share.
 pub(in crate::supervisor) type Step = (HandoffId, u8);
 
-/// What is measured of the present step.
+/// The measurement of the current step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::supervisor) struct Measured {
-    /// New connections that the incumbent got, and the successor.
+    /// The new connections of the incumbent and of the successor.
     counts: [u64; 2],
 }
 
 impl Service {
-    /// Gives the successor a share of the new connections, and begins to count what it gets.
+    /// Gives the successor a share of the new connections, and starts to count them.
     pub(in crate::supervisor) fn steer_share(&mut self, permille: u16) {
         self.tell_share();
         let slot = self.processes.successor().map(|process| process.slot);
@@ -43,7 +43,7 @@ impl Service {
         spawn_local(count(self.inputs.clone(), self.lanes.counts.clone(), self.shared_addresses(), step));
     }
 
-    /// The present step, if there is one, is over: tells what the successor got.
+    /// Reports how many connections the successor got in the current step, if there is one: it is over.
     pub(in crate::supervisor) fn tell_share(&mut self) {
         let Some(measured) = self.monitor.measured.take() else { return };
         let told = measured.to_string();
@@ -51,7 +51,7 @@ impl Service {
         self.tell_progress("canary", self.operations.timeline().age_us(), Some(told));
     }
 
-    /// What the present phase is about, for people.
+    /// Describes the current phase for users.
     pub(in crate::supervisor) fn phase_detail(&self) -> Option<String> {
         let trial = &self.config.trial;
         if self.machine.is_on_probation() {
@@ -63,7 +63,7 @@ impl Service {
         (self.machine.phase() == Phase::Canary).then(|| format!("{share} of the new connections for {time}"))
     }
 
-    /// Likewise, with what was measured so far.
+    /// The same, with the measurement so far.
     pub(in crate::supervisor) fn phase_status(&self) -> Option<String> {
         let detail = self.phase_detail()?;
         Some(self.monitor.measured.map_or(detail.clone(), |measured| format!("{detail}: {measured}")))
@@ -79,14 +79,14 @@ impl Service {
         machine.phase() == Phase::Canary && (machine.handoff(), machine.shares()) == (handoff, shares)
     }
 
-    /// The processes of the incumbent, and of the successor, as long as the step lasts.
+    /// The pids of the incumbent and of the successor, as long as the step lasts.
     pub(in crate::supervisor) fn sharing(&self, step: Step) -> Option<[Option<u32>; 2]> {
         let pids = [self.processes.incumbent(), self.processes.successor()]
             .map(|process| process.map(|process| process.pid()));
         self.is_in_step(step).then_some(pids)
     }
 
-    /// How many connections each of them got.
+    /// Records how many connections each of them got.
     pub(in crate::supervisor) fn note_measured(&mut self, step: Step, measured: Measured) {
         if self.is_in_step(step) {
             self.monitor.measured = Some(measured);
@@ -94,7 +94,8 @@ impl Service {
     }
 }
 
-/// Counts until the step is over. What cannot be counted is not told; the step does not depend on it.
+/// Counts until the step is over. If the connections cannot be counted, nothing is reported: the step does not depend
+/// on it.
 async fn count(inputs: Inputs, lane: Lane, addresses: Vec<ListenAddress>, step: Step) {
     let Ok(Ok(mut tally)) = lane.run(move || Tally::begin(&addresses)).await else { return };
     loop {

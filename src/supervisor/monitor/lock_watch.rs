@@ -1,7 +1,8 @@
-//! Who stands in the way of a process that waits for the lock of its data.
+//! Finds the process that keeps another one from the lock of its data.
 //!
-//! The process itself waits in the kernel and can tell nothing. So it is looked from outside: which lock it waits for, who holds
-//! that, and before an upgrade whether anyone waits for it who would get it in the place of the new process.
+//! The waiting process is blocked in the kernel and cannot report anything. So the daemon looks from outside: which
+//! lock the process waits for and which process holds it. Before an upgrade, it checks whether a stranger waits for
+//! the lock and would get it in place of the new process.
 
 use std::time::Duration;
 
@@ -21,11 +22,11 @@ use crate::sys::process::tree_of;
 
 /// A process that gets its lock at once has it by then.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// A look at files that takes longer is given up: their file system hangs.
+/// A look at files that takes longer is abandoned: their file system hangs.
 const LOOK_WITHIN: Duration = Duration::from_secs(1);
 
 impl Service {
-    /// A process was told to begin: in exclusive mode it takes the lock of its data now.
+    /// Watches a process that was asked to begin: in exclusive mode it now takes the lock of its data.
     pub(in crate::supervisor) fn watch_the_lock(&mut self, id: HandoffId) {
         self.problems.lock_is_asked_for();
         if self.config.mode == Mode::Exclusive {
@@ -33,20 +34,20 @@ impl Service {
         }
     }
 
-    /// The process that takes its lock now, if it begins in this handoff.
+    /// The process that is taking its lock, if it begins in this handoff.
     pub(in crate::supervisor) fn beginner(&self, id: HandoffId) -> Option<u32> {
         let begins = self.machine.phase() == Phase::Beginning && self.machine.handoff() == id;
         self.processes.successor().filter(|_| begins).map(|process| process.pid())
     }
 
-    /// Somebody keeps this process from its lock.
+    /// Records that another process keeps this one from its lock.
     pub(in crate::supervisor) fn note_lock_trouble(&mut self, id: HandoffId, pid: u32, trouble: String) {
         if self.beginner(id) == Some(pid) && self.problems.lock_is_held(trouble.clone()) {
             tracing::warn!(service = %self.name, pid, trouble, "the new process waits");
         }
     }
 
-    /// What keeps a process from its data, as long as that matters.
+    /// What keeps a process from its lock, as long as that matters.
     pub(in crate::supervisor) fn shown_lock_trouble(&self) -> Option<String> {
         let matters = matches!(self.machine.phase(), Phase::Beginning | Phase::Reaping | Phase::Resuming);
         let trouble = self.problems.lock().filter(|_| matters);
@@ -54,7 +55,8 @@ impl Service {
     }
 }
 
-/// Refuses an upgrade in which another process would get the lock that the old process gives up. Nothing happened then.
+/// Refuses an upgrade in which another process would get the lock that the old process releases. At this point
+/// nothing has happened yet.
 pub(in crate::supervisor) async fn check_queue(handle: &Handle) -> Result<(), Error> {
     let found = handle.read(|service| {
         let exclusive = service.config.mode == Mode::Exclusive;
@@ -87,7 +89,7 @@ async fn watch(inputs: Inputs, id: HandoffId) {
     }
 }
 
-/// Looks in a thread of its own, which alone stands still if a file system does.
+/// Runs `look` in a thread of its own: if a file system hangs, only that thread does.
 async fn look<T: Send + 'static>(look: impl FnOnce() -> Option<T> + Send + 'static) -> Option<T> {
     let (sender, receiver) = oneshot::channel();
     let thread =
@@ -96,7 +98,7 @@ async fn look<T: Send + 'static>(look: impl FnOnce() -> Option<T> + Send + 'stat
     timeout(LOOK_WITHIN, receiver).await.ok()?.ok()?
 }
 
-/// Who holds the lock that this process waits for.
+/// The holder of the lock that this process waits for.
 fn trouble(pid: u32) -> Option<String> {
     let path = open_file_named(pid, LOCK_FILE)?;
     let (users, own) = (LockUsers::of(&path), tree_of(pid));
@@ -109,10 +111,10 @@ fn trouble(pid: u32) -> Option<String> {
     Some(format!("{holder} holds the lock of its data, {}", path.display()))
 }
 
-/// Who waits for the lock that this process holds.
+/// The processes that wait for the lock that this process holds.
 fn queued(pid: u32) -> Option<String> {
     let waiting = LockUsers::waiting_for(&open_file_named(pid, LOCK_FILE)?);
-    // Every upgrade asks, and hardly ever anyone waits.
+    // Every upgrade comes here, and hardly ever finds a waiter. So the process tree is read only if there is one.
     let strangers =
         if waiting.waiters.is_empty() { String::new() } else { waiting.waiters_but(&tree_of(pid)) };
     (!strangers.is_empty()).then_some(strangers)

@@ -1,4 +1,5 @@
-//! Whether a process does what it should: the watchdog over it, readiness probes, the canary, and who keeps it from its lock.
+//! Whether a process does what it should: the watchdog, readiness probes, the canary, and what keeps a process from
+//! its lock.
 
 mod canary;
 mod lock_watch;
@@ -12,26 +13,26 @@ use handoff_protocol::ids::HandoffId;
 
 use watchdog::Watchdog;
 
-/// What is known of how the processes do.
+/// What is known about the health of the processes.
 #[derive(Debug, Default)]
 pub(in crate::supervisor) struct Monitor {
     /// The watch over a process.
     watchdog: Option<Watchdog>,
-    /// Why the process that serves is killed by it.
+    /// Why the watchdog kills the serving process.
     kill_reason: Option<String>,
-    /// What the share of a successor was measured to be.
+    /// The measured share of the successor.
     measured: Option<Measured>,
-    /// The handoff whose probe has opened a route last.
+    /// The handoff whose probe has opened the last route.
     route_owner: Option<HandoffId>,
 }
 
 impl Monitor {
-    /// Another process serves than the one that was to be killed.
+    /// Forgets why a process was to be killed: another one serves now.
     pub(in crate::supervisor) fn spare(&mut self) {
         self.kill_reason = None;
     }
 
-    /// Why the process was killed that is gone now, if the watchdog did it.
+    /// Why the process that has just ended was killed, if the watchdog killed it.
     pub(in crate::supervisor) fn take_kill_reason(&mut self) -> Option<String> {
         self.kill_reason.take()
     }

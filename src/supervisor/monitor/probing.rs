@@ -1,4 +1,4 @@
-//! The readiness probe of a new process: the supervisor's own look, before the commit.
+//! The readiness probe of a new process: the supervisor's own check before the commit.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,14 +21,15 @@ use crate::supervisor::service::Service;
 use crate::sys::descriptor::inode;
 
 impl Service {
-    /// Begins to try the successor. The answer comes as an event.
+    /// Starts to probe the successor. The result arrives as an event.
     pub(in crate::supervisor) fn probe(
         &mut self,
         id: HandoffId,
         limit_ms: u64,
         events: &mut VecDeque<Event>,
     ) {
-        // A program that does not speak the protocol accepts when the probe has shown it, and not when it was started.
+        // A program that does not speak the protocol counts as accepting when the probe has shown it, not when it was
+        // started.
         if !self.config.adapter.is_foreign() {
             self.operations.timeline_mut().gap_ends();
         }
@@ -46,7 +47,7 @@ impl Service {
         });
     }
 
-    /// A probe has ended. It is of interest only as long as the machine waits for it.
+    /// Handles the end of a probe. The result only matters while the machine waits for it.
     pub(in crate::supervisor) fn probed(&mut self, id: HandoffId, result: Result<(), String>) {
         if self.is_probing(id) {
             self.feed(Event::Probed(id, result));
@@ -58,7 +59,7 @@ impl Service {
     }
 }
 
-/// Tries until it passes, the limit is over, or nobody wants to know any more. The last thing that was found is the error.
+/// Tries until the probe passes, the limit is over, or the result is no longer needed. The error is the last finding.
 async fn until_it_passes(
     probe: &Probe,
     (pause, until): (Duration, Instant),
@@ -80,7 +81,7 @@ async fn until_it_passes(
     }
 }
 
-/// The way to the process of a service that is tried.
+/// The route to the process that is probed.
 pub(in crate::supervisor) struct WayIn<'a> {
     inputs: &'a Inputs,
     id: HandoffId,
@@ -89,11 +90,11 @@ pub(in crate::supervisor) struct WayIn<'a> {
     waiting: Option<Box<dyn Connection>>,
 }
 
-/// What a connection is known by.
+/// The identity of a connection.
 enum Last {
-    /// The two ends, this one first.
+    /// Both ends, the own one first.
     Tcp(SocketAddr, SocketAddr),
-    /// The inode of this end.
+    /// The inode of the own end.
     Unix(u32),
 }
 
@@ -106,11 +107,11 @@ impl<'a> WayIn<'a> {
 impl Way for WayIn<'_> {
     async fn connect(&mut self, listener: &str) -> Result<Box<dyn Connection>, Failure> {
         let no_way = |error| Failure::Untried(format!("there is no way to {listener}: {error}"));
-        let nobody = || Failure::Untried("nobody is to be tried any more".into());
+        let nobody = || Failure::Untried("no process is probed any more".into());
         let route = self.inputs.ask(|reply| Input::Route(self.id, listener.to_owned(), reply)).await;
         let route = route.flatten().ok_or_else(nobody)?.map_err(no_way)?;
         let connected = self.connect_by(route).await;
-        // The way is open for this one connection only.
+        // The route is open for this one connection only.
         let ended = self.inputs.ask(|reply| Input::EndRoute(self.id, listener.to_owned(), reply)).await;
         ended.unwrap_or(Ok(())).map_err(no_way)?;
         connected.map_err(|error| Failure::to_connect(listener, &error))
@@ -158,7 +159,7 @@ impl WayIn<'_> {
 }
 
 impl Service {
-    /// What a command is told that tries the process.
+    /// The environment of a command that probes the process.
     pub(in crate::supervisor) fn surroundings(&self) -> Surroundings {
         let pid = self.tried().map_or(0, |process| process.pid());
         let fixed = [("HANDOFF_SERVICE", self.name.to_string()), ("HANDOFF_PID", pid.to_string())];
@@ -174,7 +175,7 @@ impl Service {
         self.is_probing(id) || self.machine.watched().is_some_and(|(watched, _)| watched == id)
     }
 
-    /// The process that is tried: the successor, or once it is committed the incumbent.
+    /// The process that is probed: the successor, or the incumbent after the commit.
     pub(in crate::supervisor) fn tried(&self) -> Option<&Process> {
         if self.machine.phase() == Phase::Serving {
             self.processes.incumbent()
@@ -183,8 +184,8 @@ impl Service {
         }
     }
 
-    /// To its slot; where all share their slots, to the one that gets new connections. `None` if no process is tried in this
-    /// handoff.
+    /// A route to the slot of the probed process. If processes share their slots, to the slot that gets new
+    /// connections. `None` if no process is probed in this handoff.
     pub(in crate::supervisor) fn route_to_tried(
         &mut self,
         id: HandoffId,
@@ -206,7 +207,7 @@ impl Service {
         listening.is_some_and(|(listening, process)| listening.is_open(listener, process.slot))
     }
 
-    /// Only of the last probe: a new route has replaced the ones before.
+    /// Ends the route only for the last probe: a new route has replaced all earlier ones.
     pub(in crate::supervisor) fn end_route(&mut self, id: HandoffId, listener: &str) -> io::Result<()> {
         if self.monitor.route_owner != Some(id) {
             return Ok(());

@@ -1,5 +1,5 @@
-//! The watch over a process: one that serves a share, one on probation, or one that serves. Again and again it is looked
-//! whether it is stopped, and whether it passes its probe; of one on trial the errors are counted as well.
+//! The watch over a process that gets a share, is on probation, or serves. The daemon checks at intervals whether the
+//! process is stopped and whether it passes its probe. For a process on trial it counts the errors as well.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ impl Drop for Watchdog {
     }
 }
 
-/// What is looked at, and how often.
+/// What to check, and how often.
 struct Look {
     service: ServiceName,
     watch: Watch,
@@ -38,12 +38,12 @@ struct Look {
     errors: Option<ErrorCount>,
     since_unix_s: u64,
     interval_ms: u64,
-    /// So many looks in a row that find it not well are enough.
+    /// The number of consecutive failed checks that condemns the process.
     failures: u32,
 }
 
 impl Service {
-    /// Watches whom the machine names now, and nobody else. What is found comes as an event.
+    /// Watches the process that the machine names now, and no other. Findings arrive as events.
     pub(in crate::supervisor) fn adjust_watchdog(&mut self) {
         let wanted = self.machine.watched();
         if self.monitor.watchdog.as_ref().map(|watchdog| watchdog.over) == wanted {
@@ -68,14 +68,14 @@ impl Service {
         Look { service, watch, probe, errors, since_unix_s: unix_ms() / 1_000, interval_ms, failures }
     }
 
-    /// The process that is watched, if it is stopped. Of a program behind a shim, that one counts as well.
+    /// The process that is stopped: the watched one, or the program behind it if that is a shim.
     fn stopped(&self) -> Option<u32> {
         let pid = self.tried()?.pid();
         let programs = if self.config.adapter.is_foreign() { children_of(pid) } else { Vec::new() };
         std::iter::once(pid).chain(programs).find(|pid| is_frozen(*pid))
     }
 
-    /// A listener at which clients wait for nobody, of the process that serves.
+    /// A listener at which clients wait, although the serving process does not listen there any more.
     fn left_waiting(&mut self) -> Option<ListenAddress> {
         if self.machine.phase() != Phase::Serving {
             return None;
@@ -84,7 +84,7 @@ impl Service {
         self.left_listeners_with_clients().into_iter().next()
     }
 
-    /// What can be seen of the process that is watched. An error says why it is not well.
+    /// Checks what can be seen of the watched process. An error says why it is unwell.
     pub(in crate::supervisor) fn look_at_watched(&mut self) -> Result<(), Failure> {
         if let Some(pid) = self.stopped() {
             return Err(Failure::Unwell(format!("the process {pid} is stopped, by a signal or a debugger")));
@@ -96,7 +96,7 @@ impl Service {
         Ok(())
     }
 
-    /// The process that is watched is not well. Another one may be watched by now.
+    /// Condemns an unwell process, unless another one is watched by now.
     pub(in crate::supervisor) fn condemn(&mut self, id: HandoffId, watch: Watch, why: String) {
         if self.monitor.watchdog.as_ref().is_none_or(|watchdog| watchdog.over != (id, watch)) {
             return;
@@ -138,7 +138,8 @@ async fn watch_over(inputs: Inputs, id: HandoffId, look: Look) {
     inputs.send(Input::Condemned(id, look.watch, why));
 }
 
-/// An error is what was found instead of a process that is well; too many errors are told at once.
+/// Checks the process once. An error says why it is unwell; `Some` says that there were too many errors, which
+/// condemns it at once.
 async fn look_once(inputs: &Inputs, look: &Look, way: &mut WayIn<'_>) -> Result<Option<String>, Failure> {
     inputs.ask(Input::Look).await.unwrap_or(Ok(()))?;
     if let Some(probe) = &look.probe {
@@ -156,5 +157,5 @@ async fn look_once(inputs: &Inputs, look: &Look, way: &mut WayIn<'_>) -> Result<
     Ok((number > f64::from(*max)).then(|| format!("there were {number} errors; at most {max} are allowed")))
 }
 
-/// A command that counts errors has at least this long.
+/// The minimum time limit of a command that counts errors.
 const ERRORS_WITHIN_MS: u64 = 2_000;

@@ -1,4 +1,4 @@
-//! The operations of a service: which clients wait for them, how far they are, and what the history says of them.
+//! The operations of a service: the clients that wait for them, their progress, and their entries in the history.
 
 mod order;
 mod recording;
@@ -10,24 +10,24 @@ pub(in crate::supervisor) use timeline::{Operation, Timeline, progress};
 
 use crate::control::{Error, api};
 
-/// The operations of a service: those that are under way, and how the last one ended.
+/// The operations of a service: those in progress, and the outcome of the last one.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Operations {
     under_way: Vec<Operation>,
-    /// The one that the machine is being asked for.
+    /// The operation that the machine is being asked for.
     incoming: Option<Operation>,
-    /// Whether that was refused.
+    /// Whether the machine has refused it.
     was_refused: bool,
     timeline: Timeline,
-    /// The phase that was shown last, and its share.
+    /// The phase that was last shown, and its share.
     shown: (&'static str, u8),
-    /// Whether the upgrade under way was begun by an earlier daemon, and is only to be committed.
+    /// Whether an earlier daemon began the upgrade in progress, so that only its commit is left.
     completes: bool,
     last: Option<api::Outcome>,
     recorder: Recorder,
 }
 
-/// What was told before a request.
+/// What a request has replaced. It is restored if the machine refuses the request.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Before {
     timeline: Timeline,
@@ -49,7 +49,7 @@ impl Operations {
         }
     }
 
-    /// The machine is about to be asked. Its clock starts anew.
+    /// Prepares a request to the machine, and restarts the clock.
     pub(in crate::supervisor) fn request_begins(&mut self, operation: Operation) -> Before {
         self.incoming = Some(operation);
         self.was_refused = false;
@@ -60,7 +60,8 @@ impl Operations {
         }
     }
 
-    /// The machine was asked. `false` if it has refused: then what is under way goes on, and so does what is shown of it.
+    /// Finishes a request to the machine. Returns `false` if it was refused: then the operation in progress
+    /// continues, with its clock and its phases.
     pub(in crate::supervisor) fn request_ended(&mut self, before: Before) -> bool {
         self.under_way.extend(self.incoming.take());
         if self.was_refused {
@@ -70,45 +71,47 @@ impl Operations {
         !self.was_refused
     }
 
-    /// A client calls off what is under way. That is no operation of its own, so its clock goes on.
+    /// Prepares to call off the operation in progress. That is no operation of its own, so the clock continues.
     pub(in crate::supervisor) fn call_off_begins(&mut self, operation: Operation) {
         self.incoming = Some(operation);
     }
 
-    /// The machine was asked that.
+    /// Finishes calling off.
     pub(in crate::supervisor) fn call_off_ended(&mut self) {
         self.under_way.extend(self.incoming.take());
     }
 
-    /// The machine refuses what it is asked for. Gives who has asked.
+    /// Refuses the request to the machine. Returns the operation that asked for it.
     pub(in crate::supervisor) fn refuse(&mut self) -> Option<Operation> {
         self.was_refused = true;
         self.incoming.take()
     }
 
-    /// An earlier daemon has left this one without an end: it goes on as if a client waited for it.
+    /// Continues an operation that an earlier daemon has not finished, as if a client waited for it.
     pub(in crate::supervisor) fn resume(&mut self, operation: Operation) {
         self.under_way.push(operation);
     }
 
-    /// It goes on under this daemon. `completes`: there is nothing left but to commit it.
+    /// Records that an operation continues under this daemon. `completes`: only its commit is left.
     pub(in crate::supervisor) fn recovered(&mut self, completes: bool) {
         self.completes = completes;
     }
 
-    /// Whether an earlier daemon has begun what has ended now.
+    /// Whether an earlier daemon began the operation that has just ended.
     pub(in crate::supervisor) fn take_completes(&mut self) -> bool {
         std::mem::take(&mut self.completes)
     }
 
-    /// A process is about to be started. Without a client its phases are not shown, and in a crash loop they would pile up.
+    /// Prepares the start of a process. If no client waits, its phases are not shown, and would pile up in a crash
+    /// loop.
     pub(in crate::supervisor) fn start_begins(&mut self) {
         if self.all().next().is_none() {
             self.timeline = Timeline::begin();
         }
     }
 
-    /// Shows this phase, unless it is shown already. Gives when it began, by the clock of what is under way.
+    /// Shows this phase, unless it is already shown. Returns when it began, by the clock of the operation in
+    /// progress.
     pub(in crate::supervisor) fn show(&mut self, phase: &'static str, share: u8) -> Option<u64> {
         if self.shown == (phase, share) {
             return None;
@@ -117,12 +120,12 @@ impl Operations {
         Some(self.timeline.enter(phase))
     }
 
-    /// Those who wait, also for what the machine is being asked for.
+    /// All operations that a client waits for, including the one that the machine is being asked for.
     pub(in crate::supervisor) fn all(&self) -> impl Iterator<Item = &Operation> {
         self.under_way.iter().chain(&self.incoming)
     }
 
-    /// What the history tells of them.
+    /// What the history records of them.
     pub(in crate::supervisor) fn asked(&self) -> impl Iterator<Item = &Asked> {
         self.all().filter_map(|operation| operation.asked.as_ref())
     }
@@ -132,7 +135,7 @@ impl Operations {
         all.filter_map(|operation| operation.asked.as_mut())
     }
 
-    /// All that were under way have ended.
+    /// Answers all operations in progress, which have ended.
     pub(in crate::supervisor) fn answer_all(&mut self, answer: &Result<api::Outcome, Error>) {
         for operation in self.under_way.drain(..).chain(self.incoming.take()) {
             let mut answer = answer.clone();
@@ -144,13 +147,14 @@ impl Operations {
         }
     }
 
-    /// How long what is under way took so far, and its phases: since the first client asked for it, or since it began without one.
+    /// How long the operation in progress has taken so far, and its phases: since the first client asked for it, or
+    /// since it began without a client.
     pub(in crate::supervisor) fn times(&self) -> (u64, Vec<api::PhaseTime>) {
         let times = self.asked().next().map(|asked| asked.times(&self.timeline));
         times.unwrap_or_else(|| (self.timeline.took_us(), self.timeline.phases()))
     }
 
-    /// How the last one ended.
+    /// The outcome of the last operation.
     pub(in crate::supervisor) fn last(&self) -> Option<&api::Outcome> {
         self.last.as_ref()
     }
@@ -159,7 +163,7 @@ impl Operations {
         self.last = Some(outcome);
     }
 
-    /// The clock of what is under way.
+    /// The clock of the operation in progress.
     pub(in crate::supervisor) fn timeline(&self) -> &Timeline {
         &self.timeline
     }

@@ -8,22 +8,22 @@ use super::Operation;
 use crate::config;
 use crate::supervisor::service::Service;
 
-/// What is asked for.
+/// What a client can ask of a service.
 #[derive(Debug)]
 pub(in crate::supervisor) enum Order {
     Start,
     Stop,
-    /// Gives up what is under way.
+    /// Calls off the operation in progress.
     Cancel,
-    /// Another process of what runs, by what the service file says now.
+    /// Replaces the process by another one of the same version, with the current service file.
     Restart(Box<config::Service>),
-    /// Another version, by what the service file says now.
+    /// Upgrades to another version, with the current service file.
     Upgrade(PathBuf, Box<config::Service>, Limits),
-    /// Why no other version can be brought in. If one can, it is not answered.
+    /// Answers why no other version can be brought in. Gets no answer if one can.
     Refusal(Limits),
 }
 
-/// The times of one upgrade, instead of those of the service file.
+/// The time limits of one upgrade, in place of those in the service file.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::supervisor) struct Limits {
     pub(in crate::supervisor) deadline_ms: Option<u64>,
@@ -38,7 +38,7 @@ impl Limits {
 }
 
 impl Service {
-    /// Takes an order. The answer goes to `operation`, at once if it is refused.
+    /// Carries out an order. `operation` gets the answer, at once if the order is refused.
     pub(in crate::supervisor) fn order(&mut self, order: Order, operation: Operation) {
         match order {
             Order::Start => self.ask(Request::Start, None, operation),
@@ -56,18 +56,18 @@ impl Service {
                     Err(error) => _ = operation.reply.send(Err(error)),
                 }
             }
-            // The machine says why not.
+            // The machine answers why not.
             Order::Upgrade(_, _, limits) | Order::Refusal(limits) => {
                 self.ask(limits.request(), None, operation)
             }
         }
     }
 
-    /// Another process of what runs takes over.
+    /// Replaces the process by another one of the same version.
     pub(in crate::supervisor) fn restart(&mut self, operation: Operation) {
         let path = self.path_of(Target::Committed);
         let request = match self.machine.phase() {
-            // Between two tries there is nothing to replace: the next one is made at once.
+            // Between two attempts there is nothing to replace: the next attempt is made at once.
             Phase::Backoff => Request::Start,
             _ => Limits::default().request(),
         };

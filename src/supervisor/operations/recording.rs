@@ -1,7 +1,7 @@
-//! The history of a service, as the daemon keeps it: who asked for an operation, and how it ended.
+//! The daemon's side of a service's history: which caller asked for an operation, and how it ended.
 //!
-//! Entries are written on another thread, in their order. A disk that is full or hangs holds nobody up: what could not be
-//! written waits for the next entry, and is told meanwhile all the same.
+//! Another thread writes the entries, in order. A disk that is full or hangs holds nothing up: entries that could not
+//! be written wait for the next one, and are reported all the same.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -24,30 +24,30 @@ use crate::journal::unix_ms;
 use crate::supervisor::lane::Lane;
 use crate::supervisor::service::Service;
 
-/// So many entries wait for a disk that takes none.
+/// Maximum number of entries that wait for a disk that takes none.
 const WAITING_MAX: usize = 50;
-/// How long somebody who asks waits for a disk that hangs.
+/// How long a caller waits for a disk that hangs.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What is known of an operation when it is asked for, and is told when it has ended.
+/// What is known of an operation when it is requested. The history reports it when the operation has ended.
 #[derive(Debug, Clone)]
 pub(in crate::supervisor) struct Asked {
     pub(in crate::supervisor) what: history::Operation,
     pub(in crate::supervisor) by: Caller,
-    /// What the new binary calls itself.
+    /// The version that the new binary reports.
     pub(in crate::supervisor) version: Option<String>,
     /// The phases before the machine was asked, counted from the request.
     pub(in crate::supervisor) before: Vec<api::PhaseTime>,
     at_unix_ms: u64,
     since: Instant,
-    /// The first handoff of it. A start that fails is tried again, with others.
+    /// Its first handoff. A start that fails is tried again, in further handoffs.
     id: Option<HandoffId>,
     from: Option<Version>,
     to: Option<Version>,
 }
 
 impl Asked {
-    /// Somebody asks now.
+    /// A request that is made now.
     pub(in crate::supervisor) fn new(what: history::Operation, by: Caller) -> Self {
         Self {
             what,
@@ -62,7 +62,7 @@ impl Asked {
         }
     }
 
-    /// The process that was started for it in this handoff says what its version is.
+    /// Records the version reported by the process that was started for it in this handoff.
     pub(in crate::supervisor) fn learn_version(&mut self, handoff: HandoffId, version: &str) {
         if self.id == Some(handoff) {
             self.version = Some(version.to_owned());
@@ -70,12 +70,12 @@ impl Asked {
         }
     }
 
-    /// How long after the request this began, in microseconds.
+    /// How long after the request the clock of the operation started, in microseconds.
     pub(in crate::supervisor) fn waited_us(&self, timeline: &Timeline) -> u64 {
         timeline.waited_us(self.since)
     }
 
-    /// How long it took, and its phases: what every answer, `status` and the history tell.
+    /// How long it took, and its phases. Every answer, `status` and the history report these.
     pub(super) fn times(&self, timeline: &Timeline) -> (u64, Vec<api::PhaseTime>) {
         let waited_us = self.waited_us(timeline);
         let later = timeline
@@ -86,13 +86,13 @@ impl Asked {
         (waited_us.saturating_add(timeline.took_us()), phases)
     }
 
-    /// Microseconds since it was asked for.
+    /// Microseconds since the request.
     pub(in crate::supervisor) fn elapsed_us(&self) -> u64 {
         u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 }
 
-/// The history file of one service, and what is on its way there.
+/// The history file of one service, and the entries on their way to it.
 #[derive(Debug, Clone)]
 pub(in crate::supervisor) struct Recorder {
     directory: PathBuf,
@@ -114,7 +114,7 @@ impl Recorder {
         Self { directory, lane, file, queue: Rc::default() }
     }
 
-    /// Puts an entry down. Never blocks, never fails.
+    /// Queues an entry for the history. Never blocks or fails.
     pub(in crate::supervisor) fn append(&self, entry: Entry) {
         let mut entries = self.queue.entries.borrow_mut();
         if entries.len() >= WAITING_MAX {
@@ -126,7 +126,7 @@ impl Recorder {
         }
     }
 
-    /// Puts down what is told of an attempt if this daemon ends before more of it is. Never blocks, never fails.
+    /// Writes the entry that stands for an attempt if this daemon ends before it records more. Never blocks or fails.
     pub(in crate::supervisor) fn prepare(&self, entry: Entry) {
         let directory = self.directory.clone();
         self.lane.post(move || {
@@ -136,22 +136,22 @@ impl Recorder {
         });
     }
 
-    /// Forgets that, when all that was told since is written.
+    /// Removes that entry once everything recorded since is written.
     pub(in crate::supervisor) fn forget(&self, id: HandoffId) {
         let recorder = self.clone();
         spawn_local(async move {
             recorder.flushed().await;
-            // On a full disk this is all that the next daemon finds.
+            // On a full disk, that entry is all that the next daemon finds.
             if !recorder.queue.entries.borrow().is_empty() {
                 return;
             }
             let directory = recorder.directory.clone();
-            // What stays is known to be told already.
+            // If it stays, the next daemon sees that the attempt was recorded.
             recorder.lane.post(move || _ = history::forget(&directory, id));
         });
     }
 
-    /// Returns when all is written that can be, or the disk has had its time.
+    /// Returns when everything that can be written is written, or the disk has had its time.
     pub(in crate::supervisor) async fn flushed(&self) {
         let flushed = async {
             loop {
@@ -165,7 +165,7 @@ impl Recorder {
         let _ = timeout(PATIENCE, flushed).await;
     }
 
-    /// The last `limit` entries, the newest last. What could not be written is among them.
+    /// The last `limit` entries, newest last, including those that could not be written.
     pub(in crate::supervisor) async fn read(&self, limit: usize) -> Vec<Entry> {
         self.flushed().await;
         let directory = self.directory.clone();
@@ -187,7 +187,7 @@ impl Recorder {
                 tracing::warn!(service = %entry.service, %error, "the history in {path} is not written; it is tried again with the next entry");
                 break;
             }
-            // Unless it was dropped meanwhile, for there were too many.
+            // It may have been dropped meanwhile, because there were too many.
             let mut entries = self.queue.entries.borrow_mut();
             if entries.front() == Some(&entry) {
                 entries.pop_front();
@@ -199,12 +199,12 @@ impl Recorder {
 }
 
 impl Service {
-    /// What was committed last.
+    /// The version that was last committed.
     pub(in crate::supervisor) fn current_version(&self) -> Option<Version> {
         self.current_binary().map(|binary| self.told_version(binary))
     }
 
-    /// Somebody asks: what runs now is what the operation begins from.
+    /// Records what runs now as the version that the operation starts from.
     pub(in crate::supervisor) fn record_request(&self, operation: &mut Operation) {
         if let Some(asked) = &mut operation.asked
             && asked.what != history::Operation::Start
@@ -213,7 +213,7 @@ impl Service {
         }
     }
 
-    /// The operations under way are about to start a process of this binary.
+    /// Records that the operations in progress are about to start a process of this binary.
     pub(in crate::supervisor) fn record_launch(&mut self, id: HandoffId, binary: &Binary) {
         let mut begun = Vec::new();
         let to = self.told_version(binary);
@@ -230,17 +230,17 @@ impl Service {
         }
     }
 
-    /// An operation has ended.
+    /// Records the end of the operations in progress.
     pub(in crate::supervisor) fn record_end(&self, ending: Ending, reason: Option<&str>) {
         for asked in self.operations.asked() {
             self.operations.recorder().append(self.entry(asked, ending, reason));
         }
     }
 
-    /// What is to be told of an operation as things are now.
+    /// The history entry of an operation, as of now.
     pub(in crate::supervisor) fn entry(&self, asked: &Asked, outcome: Ending, reason: Option<&str>) -> Entry {
         let (took_us, phases) = asked.times(self.operations.timeline());
-        // What was not started: its path is all that is known.
+        // Of a version that was not started, only the path is known.
         let candidate = || {
             let path = self.path_of(Target::Candidate);
             Version { path, sha256: None, version: asked.version.clone() }
@@ -267,8 +267,9 @@ impl Service {
         }
     }
 
-    /// What an earlier daemon has left without an end. The upgrade that is under way still is taken up, as if somebody
-    /// waited for it; the others have ended as the journal says, as soon as it can be read. Waits a moment for the file.
+    /// Takes care of the attempts that an earlier daemon has not finished. The upgrade that is still in progress
+    /// continues, as if a client waited for it. The others have ended as the journal says, once it can be read. Waits
+    /// a moment for the file.
     pub(in crate::supervisor) fn recall_attempts(&mut self, under_way: Option<HandoffId>) {
         if self.journal.refused().is_some() {
             return;
@@ -279,7 +280,7 @@ impl Service {
         self.recall_prepared(prepared, &entries, under_way);
     }
 
-    /// Likewise, of attempts that had begun. Returns the whole history.
+    /// The same for attempts that had begun. Returns the whole history.
     pub(in crate::supervisor) fn recall_entries(&mut self, under_way: Option<HandoffId>) -> Vec<Entry> {
         let directory = self.shared.dirs.service_state(&self.name);
         let read = move || History::read(&directory, ENTRIES_MAX).unwrap_or_default();
@@ -305,20 +306,20 @@ impl Service {
         entries
     }
 
-    /// Does something with the files of the history, in their lane. Waits a moment at the most.
+    /// Works on the history files, in their lane. Blocks only for a moment.
     fn wait_for_history<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let what = self.shared.dirs.service_state(&self.name).display().to_string();
         self.lanes.history.wait(PATIENCE, &what, work).ok()
     }
 
-    /// Whether this daemon records the attempt itself: no earlier one has left it.
+    /// Whether this daemon records the attempt itself, so it is not left over from an earlier one.
     fn is_told_of(&self, id: HandoffId) -> bool {
         let waits = |recorder: &Recorder| recorder.queue.entries.borrow().iter().any(|entry| entry.id == id);
         self.operations.asked().any(|asked| asked.id == Some(id)) || waits(self.operations.recorder())
     }
 
-    /// An attempt that an earlier daemon was about to begin, if none of the entries tells of it. It had begun if the journal says
-    /// so, and the history could not be written.
+    /// Records an attempt that an earlier daemon was about to begin, if none of the entries covers it. If the journal
+    /// has an attempt that the history lacks, this one had begun, and only the history could not be written.
     fn recall_prepared(&mut self, left: Option<Entry>, entries: &[Entry], under_way: Option<HandoffId>) {
         let Some(left) = left else { return };
         let request = |entry: &Entry| (entry.at, entry.operation, entry.by.clone());
@@ -345,7 +346,7 @@ impl Service {
 const LOST_AFTER: &str = "the daemon was lost after it had committed this";
 pub(in crate::supervisor) const LOST_BEFORE: &str = "the daemon was lost in the middle of it";
 
-/// By the clock of the machine, for the one of the earlier daemon is gone.
+/// Timed by the wall clock, since the clock of the earlier daemon is gone.
 fn resumed(entry: Entry) -> Operation {
     let ago = Duration::from_millis(unix_ms().saturating_sub(entry.at));
     let (reply, _) = oneshot::channel();
@@ -363,8 +364,8 @@ fn resumed(entry: Entry) -> Operation {
     Operation { reply, progress: None, asked: Some(asked) }
 }
 
-/// The entries of several services in the order of time, the newest last. Those of one service are in the order in which they
-/// were written, whatever the clock said.
+/// The entries of several services ordered by time, newest last. Those of a single service keep the order in which
+/// they were written, whatever the clock said.
 pub(in crate::supervisor) fn merged(histories: Vec<Vec<Entry>>, limit: usize) -> Vec<Entry> {
     let is_one = histories.len() == 1;
     let mut entries = histories.concat();

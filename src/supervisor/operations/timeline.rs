@@ -1,4 +1,4 @@
-//! When each phase of an operation began: what `status`, progress and the outcome tell.
+//! When each phase of an operation began, for `status`, progress and the outcome.
 
 use std::cell::Cell;
 use std::time::Instant;
@@ -9,33 +9,33 @@ use tokio::sync::oneshot;
 use super::recording::Asked;
 use crate::control::{Error, ProgressSink, api};
 
-/// An operation that somebody waits for.
+/// An operation that a client waits for.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Operation {
     pub(in crate::supervisor) reply: oneshot::Sender<Result<api::Outcome, Error>>,
     pub(in crate::supervisor) progress: Option<ProgressSink>,
-    /// What the history tells of it; nothing of one that only calls off another.
+    /// What the history records of it. `None` if it only calls off another operation.
     pub(in crate::supervisor) asked: Option<Asked>,
 }
 
-/// The clock of the operation under way.
+/// The clock of the operation in progress.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Timeline {
     began: Instant,
     phases: Vec<(String, u64)>,
     sealed_at: Option<Instant>,
-    /// The process that served when it began, and that of its program.
+    /// The process that served when it began, and the process of its program.
     old: Option<(u32, Option<u32>)>,
-    /// What it had when it was told to end.
+    /// The connections of that process when it was asked to end.
     connections: Option<api::Connections>,
     /// Datagrams that no program has read.
     lost: u64,
-    /// How many had found no room before it was told to end; of sockets that both processes share.
+    /// How many datagrams had found no room before it was asked to end. Only for sockets that both processes share.
     without_room: Cell<Option<u64>>,
     gap_us: Option<u64>,
-    /// When the outcome was decided; what follows is only the old process leaving.
+    /// When the outcome was decided. After that only the old process leaves.
     decided_us: Option<u64>,
-    /// When it was told. All who are told get the same lengths.
+    /// When the end was reported, so that all clients get the same durations.
     told_us: Option<u64>,
 }
 
@@ -55,39 +55,39 @@ impl Timeline {
         }
     }
 
-    /// How long after the request it began, in microseconds.
+    /// How long after the request the clock started, in microseconds.
     pub(super) fn waited_us(&self, requested: Instant) -> u64 {
         micros(self.began.saturating_duration_since(requested))
     }
 
-    /// How long ago it began, in microseconds.
+    /// How long ago the clock started, in microseconds.
     pub(in crate::supervisor) fn age_us(&self) -> u64 {
         micros(self.began.elapsed())
     }
 
-    /// A phase begins. Gives when.
+    /// Enters a phase. Returns when it began.
     pub(in crate::supervisor) fn enter(&mut self, phase: &str) -> u64 {
         let at_us = self.age_us();
         self.phases.push((phase.to_owned(), at_us));
         at_us
     }
 
-    /// The incumbent was told to stop accepting, or is gone. The first counts.
+    /// Begins the accept gap: the incumbent was asked to stop accepting, or is gone. Only the first call counts.
     pub(in crate::supervisor) fn gap_begins(&mut self) {
         self.sealed_at.get_or_insert_with(Instant::now);
     }
 
-    /// The process that serves, and that of its program. The first counts.
+    /// Records the serving process, and the process of its program. Only the first call counts.
     pub(in crate::supervisor) fn note_old(&mut self, pid: u32, program: Option<u32>) {
         self.old.get_or_insert((pid, program));
     }
 
-    /// Whether another process serves than the one that did when it began.
+    /// Whether another process serves than at the beginning.
     pub(in crate::supervisor) fn is_another(&self, pid: u32, program: Option<u32>) -> bool {
         self.old.is_some_and(|old| old != (pid, program))
     }
 
-    /// What the old process had when it was told to end.
+    /// Records the connections that the old process had when it was asked to end.
     pub(in crate::supervisor) fn note_connections(&mut self, connections: api::Connections) {
         self.connections = Some(connections);
     }
@@ -96,47 +96,48 @@ impl Timeline {
         self.connections
     }
 
-    /// Datagrams were lost.
+    /// Counts lost datagrams.
     pub(in crate::supervisor) fn note_lost(&mut self, count: u64) {
         self.lost = self.lost.saturating_add(count);
     }
 
-    /// How many datagrams had found no room at sockets that both processes share, when nobody was to read them any more.
+    /// Records how many datagrams had found no room at sockets that both processes share, when the old process
+    /// stopped reading them. Only the first call counts.
     pub(in crate::supervisor) fn note_without_room(&self, count: u64) {
         self.without_room.set(self.without_room.get().or(Some(count)));
     }
 
-    /// The same when the operation has ended: the others were lost.
+    /// Takes the same number at the end of the operation. The datagrams in between were lost.
     pub(in crate::supervisor) fn count_without_room(&mut self, count: u64) {
         if let Some(before) = self.without_room.take() {
             self.note_lost(count.saturating_sub(before));
         }
     }
 
-    /// How many datagrams were lost.
+    /// The number of lost datagrams.
     pub(in crate::supervisor) fn lost(&self) -> u64 {
         self.lost
     }
 
-    /// Somebody accepts again.
+    /// Ends the accept gap: a process accepts again.
     pub(in crate::supervisor) fn gap_ends(&mut self) {
         if let Some(sealed_at) = self.sealed_at.take() {
             self.gap_us = Some(micros(sealed_at.elapsed()));
         }
     }
 
-    /// The outcome is decided.
+    /// Records that the outcome is decided.
     pub(in crate::supervisor) fn decided(&mut self) {
         let now = self.age_us();
         self.decided_us.get_or_insert(now);
     }
 
-    /// Its end is told: the last phase lasts until now.
+    /// Records that the end is reported: the last phase lasts until now.
     pub(in crate::supervisor) fn told(&mut self) {
         self.told_us = Some(self.age_us());
     }
 
-    /// It is not, after all.
+    /// Records that the outcome is not decided after all.
     pub(in crate::supervisor) fn undecided(&mut self) {
         self.decided_us = None;
     }
@@ -149,7 +150,7 @@ impl Timeline {
         self.gap_us
     }
 
-    /// The phases with their lengths; the last one lasts until the end was told, or until now.
+    /// The phases with their durations. The last one lasts until the end was reported, or until now.
     pub(in crate::supervisor) fn phases(&self) -> Vec<api::PhaseTime> {
         let ends = self
             .phases
@@ -166,7 +167,7 @@ impl Timeline {
     }
 }
 
-/// What a new phase looks like to a client.
+/// The progress message of a new phase.
 pub(in crate::supervisor) fn progress(
     service: &handoff_protocol::ids::ServiceName,
     handoff: Option<HandoffId>,

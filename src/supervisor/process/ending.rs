@@ -1,4 +1,4 @@
-//! How a process is asked to end, how one is ended that does not, and how that is told.
+//! How a process is asked to end, how it is ended if it does not, and how that is reported.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,8 @@ use crate::supervisor::service::{Service, phase_of};
 use crate::sys::process::{Signal, has_ended, name_of, parent_of, place_of, tree_of};
 
 impl Service {
-    /// What a process has to be told before this message, and what has to be known of it from then on.
+    /// Prepares a message that may end a process: sends what the process needs before it, and records that the
+    /// process was asked to end.
     pub(in crate::supervisor) fn prepare_end(&self, process: &Process, id: HandoffId, message: &ToService) {
         match message {
             ToService::Seal(_) => {
@@ -30,7 +31,7 @@ impl Service {
                 process.send(id, &ToService::Grant(Grant { end_ms }), &[]);
             }
             ToService::Abort(_) => process.asked_to_end(),
-            // To the one that serves it says that it stays.
+            // The serving process learns from this that it stays.
             ToService::Commit(_)
                 if !self.processes.incumbent().is_some_and(|one| one.serial == process.serial) =>
             {
@@ -40,7 +41,7 @@ impl Service {
         }
     }
 
-    /// SIGKILL. One that was asked to end may have lost what it had not saved: that is to be told.
+    /// Sends SIGKILL. A process that was asked to end before may have lost unsaved data, so this is reported.
     pub(in crate::supervisor) fn kill(&mut self, place: Place) {
         let Some(process) = self.processes.at(place) else { return };
         let killed = process.asked_for().map(|after| {
@@ -52,7 +53,8 @@ impl Service {
         self.note_killed(killed);
     }
 
-    /// Sends a signal to the program, by its shim if it has one: that knows which of its processes it is for.
+    /// Sends a signal to the program. If it has a shim, the signal goes through the shim, which knows which of the
+    /// program's processes should get it.
     pub(in crate::supervisor) fn signal_program(
         &self,
         kill: &Kill,
@@ -67,7 +69,8 @@ impl Service {
         Ok(())
     }
 
-    /// What the shim of this handoff says that it has killed, and how many datagrams it has seen lost.
+    /// Collects what the shim of this handoff has recorded: the processes that it has killed, and the datagrams that
+    /// it has seen lost.
     pub(in crate::supervisor) fn collect_killed(&mut self, handoff: HandoffId) {
         let own = self.shared.dirs.adopt_socket(handoff);
         self.note_killed(killed::take(&own));
@@ -76,7 +79,7 @@ impl Service {
         }
     }
 
-    /// Likewise, of each process that lives: one that serves again may have ended its program meanwhile.
+    /// The same for each running process: one that serves again may have ended its program meanwhile.
     pub(in crate::supervisor) fn collect_all_killed(&mut self) {
         let processes = self.processes.all();
         let handoffs: Vec<HandoffId> = processes.map(|process| process.handoff).collect();
@@ -96,7 +99,8 @@ impl Service {
         }
     }
 
-    /// The process that serves, as people know it: a signal that is sent there must not end the service in the place of its program.
+    /// The pid of the serving process, as shown to users. It is the program's: a signal that a user sends there must
+    /// not end the shim in place of the program.
     pub(in crate::supervisor) fn pid(&self) -> Option<u32> {
         match self.config.adapter.is_foreign() {
             true => self.pid_of_program(),
@@ -104,8 +108,8 @@ impl Service {
         }
     }
 
-    /// Whether the process that serves is still there. What has ended is known a moment later.
-    /// `pid`: as [`Self::pid`] says.
+    /// Whether the serving process still exists; the daemon only learns of its end a moment later. `pid`: the result
+    /// of [`Self::pid`].
     pub(in crate::supervisor) fn is_served_by(&self, pid: Option<u32>) -> bool {
         self.processes.incumbent().is_some_and(|process| pid.is_some() || !has_ended(process.pid()))
     }
@@ -115,7 +119,7 @@ impl Service {
         self.processes.incumbent().filter(|_| self.config.adapter.is_foreign()).map(|process| process.pid())
     }
 
-    /// The process that the shim of the incumbent says it runs.
+    /// The program that the shim of the incumbent says it runs.
     pub(in crate::supervisor) fn pid_of_program(&self) -> Option<u32> {
         self.program_run_by(self.processes.incumbent()?)
     }
@@ -131,7 +135,7 @@ impl Service {
         found
     }
 
-    /// It is too late, or there is nothing.
+    /// The error if it is too late to cancel, or there is nothing to cancel.
     pub(in crate::supervisor) fn nothing_to_cancel(&self) -> Error {
         let message = format!(
             "Nothing that can be cancelled is under way for {:?}: {}.",
@@ -143,12 +147,12 @@ impl Service {
                 "Its old program has been told to end, so the upgrade goes forward; to go back then: handoff rollback {}",
                 self.name
             ),
-            _ => format!("What it does is told by: handoff status {}", self.name),
+            _ => format!("To see what it does: handoff status {}", self.name),
         };
         Error::new(Kind::NothingToCancel, message, hint)
     }
 
-    /// What keeps the program that is started from its listeners, as its shim says.
+    /// What keeps a starting program from its listeners, as its shim reports.
     pub(in crate::supervisor) fn shown_wait(&self) -> Option<String> {
         let matters = matches!(self.machine.phase(), Phase::Warming | Phase::Beginning | Phase::Resuming);
         let process = self.processes.successor().or(self.processes.incumbent());
@@ -157,7 +161,7 @@ impl Service {
         Some(format!("The service waits for its program: {waits}."))
     }
 
-    /// Who was not believed that spoke for the program that serves.
+    /// The last message for the serving program that its shim did not accept.
     pub(in crate::supervisor) fn shown_refusal(&self) -> Option<String> {
         let process = self.processes.incumbent().filter(|_| self.config.program.notify.is_some())?;
         let refused = shim::refused_by(&self.shared.dirs.adopt_socket(process.handoff))?;
@@ -169,9 +173,9 @@ impl Service {
     }
 }
 
-/// The program of a shim whose file is gone, perhaps with the whole directory, or could not be written on a full disk: what the file
-/// said, or the first child of the shim, which leads a session. It is written again for the next daemon. A shim whose program has
-/// ended has removed the file itself.
+/// Finds the program of a shim whose file is gone, perhaps with the whole directory, or could not be written on a
+/// full disk: the pid that the file had, or the first child of the shim, which leads a session. Writes the file again
+/// for the next daemon. A shim whose program has ended has removed the file itself.
 fn write_pid_again(process: &Process, path: &Path) -> Option<u32> {
     let all = tree_of(process.pid());
     let is_child = |pid: &u32| parent_of(*pid) == Some(process.pid());
@@ -184,7 +188,7 @@ fn write_pid_again(process: &Process, path: &Path) -> Option<u32> {
             _ => first_leader(&children),
         }
     })?;
-    // What the shim says meanwhile is newer, and stays.
+    // What the shim has written meanwhile is newer, and stays.
     let beside = path.with_added_extension(std::process::id().to_string());
     let written = fs::write(&beside, format!("{pid}\n"));
     if fs::metadata(path).is_ok_and(|found| found.len() == 0) {
@@ -196,7 +200,7 @@ fn write_pid_again(process: &Process, path: &Path) -> Option<u32> {
     Some(pid)
 }
 
-/// Of those that lead a session of their own, the one that was there first.
+/// The oldest of the processes that lead their own session.
 fn first_leader(pids: &[u32]) -> Option<u32> {
     let leads = |pid: &u32| Some((place_of(*pid)?, *pid)).filter(|(place, pid)| place.session == *pid);
     pids.iter().filter_map(leads).min_by_key(|(place, _)| place.start_ticks).map(|(_, pid)| pid)
@@ -216,12 +220,12 @@ fn no_signal(kill: &Kill) -> Error {
     }
 }
 
-/// SIGTERM.
+/// Asks a process to end, with SIGTERM.
 pub(in crate::supervisor) fn terminate(process: Option<&Process>) {
     if let Some(process) = process {
         process.asked_to_end();
         process.signal(Signal::SIGTERM);
-        // A stopped process cannot act on it otherwise.
+        // A stopped process cannot act on the signal otherwise.
         process.signal(Signal::SIGCONT);
     }
 }

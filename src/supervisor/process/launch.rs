@@ -30,14 +30,14 @@ use crate::sys::log_pipe::log_pipe;
 use crate::sys::process::{ProcessId, Signal, kill, reap_blocking};
 use crate::sys::spawn::{SpawnSpec, Spawned, spawn_with_listeners};
 
-/// What a service may know of the daemon's own environment; everything else comes from its file.
+/// What a service inherits from the daemon's environment; everything else comes from its service file.
 const INHERITED: [&str; 10] =
     ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_RUNTIME_DIR"];
 
 type Environment = Vec<(OsString, OsString)>;
 
 impl Service {
-    /// Finds out what it is to be started from, then starts it.
+    /// Finds the program for a process, then starts it.
     pub(in crate::supervisor) fn spawn(&mut self, id: HandoffId, target: Target) {
         let path = self.path_of(target);
         let stored = self.stored_binary(&path).zip(self.versions.store().version_at(&path));
@@ -47,10 +47,10 @@ impl Service {
         let version = stored.as_ref().map(|(_, version)| version.clone());
         let (instead, named_by_file) = (self.instead(target), self.config.binary.clone());
         let (named, looks) = (instead.clone(), self.lanes.looks.clone());
-        // A candidate was looked at when it was asked for.
+        // A candidate was checked when it was requested.
         let is_known = target == Target::Committed;
         let in_place = is_known.then(|| self.in_place(&path, &self.config.binary)).flatten();
-        // Somebody may have taken a version away from the store.
+        // The version may have been removed from the store by hand.
         let found = self.lanes.programs.run_within(START_LIMIT, what, move || match version {
             Some(version) => Ok((store.is_whole(&version), None)),
             None => {
@@ -75,7 +75,7 @@ impl Service {
         });
     }
 
-    /// It was looked for what a process is to be started from.
+    /// Starts a process from the program that was found.
     pub(in crate::supervisor) fn found(&mut self, Found { id, target, path, binary }: Found) {
         if self.machine.handoff() != id || self.machine.phase() != Phase::Greeting {
             return;
@@ -99,7 +99,7 @@ impl Service {
         binary: &Binary,
         events: &mut VecDeque<Event>,
     ) {
-        // Near its limits the daemon goes on as it is. A service that is down gets what is left.
+        // Near its limits, the daemon keeps things as they are. A service that is down gets what is left.
         if let Err(error) = self.reserve()
             && target == Target::Candidate
         {
@@ -123,7 +123,7 @@ impl Service {
         }
     }
 
-    /// Has ready what an upgrade and its commit need, or says what there is none of.
+    /// Reserves what an upgrade and its commit need. An error says what is lacking.
     fn reserve(&mut self) -> Result<(), String> {
         check_room_for_files(self.files_of_a_start()).map_err(|error| error.to_string())?;
         let held = self.lanes.journal.hold();
@@ -137,7 +137,7 @@ impl Service {
         self.start_on(slot, id, binary).inspect_err(|_| self.retire_slot(slot))
     }
 
-    /// Nobody waits any more for the process that is being started. Should it come to life after all, it is ended.
+    /// Gives up the process that is being started. If it starts after all, it is ended.
     pub(in crate::supervisor) fn give_up_start(&mut self) {
         if let Some(starting) = self.processes.give_up_start() {
             starting.task.abort();
@@ -183,7 +183,7 @@ impl Service {
         Ok(())
     }
 
-    /// A process was started, or could not be. One that is not waited for any more ends here.
+    /// Handles the end of a start. A process whose start was given up ends here.
     pub(in crate::supervisor) fn spawned(&mut self, serial: Serial, spawned: io::Result<Unclaimed>) {
         let Some(Starting { made, .. }) = self.processes.end_start(serial) else { return };
         let slot = made.slot;
@@ -193,7 +193,7 @@ impl Service {
         }
     }
 
-    /// The process is there. One that cannot be watched is ended: it would serve beside the next one.
+    /// Takes over a started process. If it cannot be watched, it is ended: it would serve beside the next one.
     fn started(&mut self, made: Made, unclaimed: Unclaimed) -> io::Result<()> {
         let Made { serial, id, slot, binary, log, channel } = made;
         crash_point!("supervisor/launch/spawned");
@@ -222,13 +222,14 @@ impl Service {
         Ok(())
     }
 
-    /// As the next daemon will tell it. If the journal takes nothing, nobody else will.
+    /// The start time that the next daemon will report. If the journal takes no records, no other daemon will report
+    /// one.
     fn started_at(&self, id: HandoffId) -> u64 {
         let attempt = self.journal.standing().attempt.as_ref().filter(|attempt| attempt.handoff == id);
         attempt.map(|attempt| attempt.started_unix_ms).filter(|at| *at > 0).unwrap_or_else(unix_ms)
     }
 
-    /// What is executed: the program itself, or a shim that runs it.
+    /// What to execute: the program itself, or a shim that runs it.
     fn command(&self, id: HandoffId, binary: &Binary) -> io::Result<(PathBuf, Vec<OsString>, Environment)> {
         let (path, mut env) = (PathBuf::from(&binary.path), self.environment(id));
         if !self.config.adapter.is_foreign() {
@@ -243,7 +244,7 @@ impl Service {
         Ok((PathBuf::from("/proc/self/exe"), vec![shim::VERB.into(), self.name.as_str().into()], env))
     }
 
-    /// What tells of the program that a shim runs.
+    /// The file that a shim's program and all its descendants have open.
     pub(in crate::supervisor) fn trace_of(&self, id: HandoffId) -> Option<PathBuf> {
         self.config
             .adapter
@@ -251,7 +252,7 @@ impl Service {
             .then(|| self.shared.dirs.adopt_socket(id).with_extension(shim::TRACE))
     }
 
-    /// What the shim of a process that has sealed says that its program had.
+    /// Records the connections that the program of a sealed process had, as its shim reports.
     pub(in crate::supervisor) fn note_connections(&mut self, handoff: HandoffId) {
         if self.config.adapter.is_foreign()
             && let Some(connections) = shim::connections_left(&self.shared.dirs.adopt_socket(handoff))
@@ -260,7 +261,7 @@ impl Service {
         }
     }
 
-    /// An upgrade begins.
+    /// Records the old process at the beginning of an upgrade.
     pub(in crate::supervisor) fn note_old(&mut self) {
         if let Some(pid) = self.processes.incumbent().map(|process| process.pid()) {
             let program = self.pid_of_program();
@@ -268,13 +269,14 @@ impl Service {
         }
     }
 
-    /// Whether what serves after an attempt that was rolled back is the old version, started again.
+    /// Whether the old version was started again, and serves after an attempt that was rolled back.
     pub(in crate::supervisor) fn was_restarted(&self) -> bool {
         let pid = self.processes.incumbent().map(|process| process.pid());
         pid.is_some_and(|pid| self.operations.timeline().is_another(pid, self.pid_of_program()))
     }
 
-    /// Pipes, channel and pidfd, each of them also on record, and the listeners of another slot; and some for those who ask.
+    /// The descriptors that a start needs: pipes, channel and pidfd, each of them also on record, the listeners of
+    /// another slot, and some for clients.
     fn files_of_a_start(&self) -> u64 {
         24 + 2 * self.config.listeners.len() as u64
     }
@@ -286,7 +288,7 @@ impl Service {
         configured.chain(given).chain(self.for_stream()).chain(passed_on()).collect()
     }
 
-    /// On a stream no descriptor can be sent: the listeners are inherited.
+    /// A stream cannot carry descriptors, so the listeners are inherited.
     fn for_stream(&self) -> Vec<(OsString, OsString)> {
         if self.config.channel != Transport::Stream {
             return Vec::new();
@@ -313,13 +315,13 @@ impl Starting {
         self.made.serial
     }
 
-    /// Nobody accepts from it yet, and it is not to be retired.
+    /// Its slot. No process accepts there yet, and it must not be retired.
     pub(in crate::supervisor) fn slot(&self) -> u64 {
         self.made.slot
     }
 }
 
-/// What was found where the program of a process is looked for.
+/// The result of the search for the program of a process.
 pub(in crate::supervisor) struct Found {
     id: HandoffId,
     target: Target,
@@ -327,7 +329,7 @@ pub(in crate::supervisor) struct Found {
     binary: io::Result<Option<Binary>>,
 }
 
-/// What a process is given, and what is known of it before it is there.
+/// What a process gets, and what is known of it before it exists.
 #[derive(Debug)]
 struct Made {
     serial: Serial,
@@ -338,8 +340,8 @@ struct Made {
     channel: Channel,
 }
 
-/// Starts it. Blocks, perhaps for ever: on the program, and on its working directory. A shim would tell later that the program
-/// at `checked` cannot be executed.
+/// Starts a process. Blocks, perhaps forever, on the program and on its working directory. A shim would only report
+/// later that the program at `checked` cannot be executed.
 fn start(checked: Option<PathBuf>, spec: SpawnSpec, listeners: &[OwnedFd]) -> io::Result<Unclaimed> {
     if let Some(path) = checked {
         check_binary(&path).map_err(|error| io::Error::other(format!("{error}; {}", error.hint())))?;
@@ -348,11 +350,11 @@ fn start(checked: Option<PathBuf>, spec: SpawnSpec, listeners: &[OwnedFd]) -> io
     Ok(Unclaimed(Some(spawn_with_listeners(spec, &listeners)?)))
 }
 
-/// A process that ends if nobody takes it.
+/// A process that is ended unless something takes it over.
 pub(in crate::supervisor) struct Unclaimed(Option<Spawned>);
 
 impl Unclaimed {
-    /// From now on another ends it.
+    /// Hands the process over: from now on something else ends it.
     fn claim(mut self) {
         self.0 = None;
     }
@@ -372,7 +374,8 @@ impl Drop for Unclaimed {
     }
 }
 
-/// The environment that the file of a service gives it, as this process would: what comes from the handoff is not in it.
+/// The environment that a service file gives to a service that this process starts, without the variables of the
+/// handoff.
 pub(crate) fn environment_of(
     config: &config::Service,
 ) -> impl Iterator<Item = (OsString, OsString)> + use<'_> {
@@ -381,12 +384,13 @@ pub(crate) fn environment_of(
     inherited.chain(config.env.iter().map(|(name, value)| (name.into(), value.into())))
 }
 
-/// What every service and every command of a service file gets from the environment of this process.
+/// What every service and every command of a service file gets from this process's environment.
 pub(crate) fn inherited_environment() -> impl Iterator<Item = (OsString, OsString)> {
     INHERITED.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)))
 }
 
-/// A process that was just started cannot have been mistaken for another, since nobody has waited for it yet.
+/// The identity of a process that was just started. The pid cannot belong to another process yet, because nothing has
+/// reaped this one.
 pub(in crate::supervisor) fn identity(pid: u32) -> Identity {
     let (start_ticks, boot_id) = match ProcessId::of(pid) {
         Ok(found) => {

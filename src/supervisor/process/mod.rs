@@ -38,37 +38,37 @@ use crate::sys::readable::readable;
 use crate::sys::stream_end::cut;
 use crate::sys::wire::{WireError, recv_message};
 
-/// A process that ends closes its channel a moment before the kernel tells that it is gone, and why it is gone is the
-/// better reason. For so long the end of the channel is not told.
+/// How long the end of a channel is held back. A process that ends closes its channel a moment before the kernel
+/// reports its end, and the exit status is the better reason.
 const EXIT_FOLLOWS: Duration = Duration::from_millis(200);
 
-/// For so long a process that is no child of this one may be left unreaped by its parent, if that is what its exit status
-/// takes to be known.
+/// How long the parent of a process that is not a child of this one may take to reap it, if the exit status is not
+/// known before.
 const REAPED_WITHIN: Duration = Duration::from_millis(200);
 
-/// When it is tried again to end what a shim has left behind, and for how long.
+/// The interval and the time limit of attempts to end what a shim has left behind.
 const LEFT_AGAIN: Duration = Duration::from_millis(100);
 const LEFT_WITHIN: Duration = Duration::from_secs(30);
-/// How often it is looked whether a channel that was full has room. Its process is busy, or frozen.
+/// How often a full channel is checked for room. Its process is busy, or frozen.
 const ROOM_TICK: Duration = Duration::from_millis(2);
 
-/// So many files with what is handed over wait for a process at the most.
+/// Maximum number of handed-over files that wait for a process.
 const UNSENT_FDS_MAX: usize = 64;
 
-/// What a process did.
+/// An event of a process.
 #[derive(Debug)]
 pub(in crate::supervisor) enum ProcessEvent {
-    /// It sent a message, with descriptors if it has some.
+    /// It sent a message, with any descriptors.
     Said(HandoffId, FromService, Vec<OwnedFd>),
     /// It sent something that is not a message.
     Garbage(String),
-    /// It closed its channel, and lives on.
+    /// It closed its channel, and still runs.
     HungUp,
-    /// It is gone and was waited for.
+    /// It has ended and was reaped.
     Gone(Exit),
 }
 
-/// Tells one process from another, whatever their roles become; and one timer, wait or watch from another.
+/// Identifies a process, whatever its role becomes. Timers, waits and watches have one as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::supervisor) struct Serial(pub(in crate::supervisor) u64);
 
@@ -78,18 +78,18 @@ pub(in crate::supervisor) struct Process {
     /// The handoff that started it.
     pub(in crate::supervisor) handoff: HandoffId,
     pub(in crate::supervisor) identity: Identity,
-    /// What it was started from.
+    /// The binary that it was started from.
     pub(in crate::supervisor) binary: Binary,
     pub(in crate::supervisor) started_at_unix_ms: u64,
-    /// Which slot of the listeners it accepts from.
+    /// The slot that it accepts from.
     pub(in crate::supervisor) slot: u64,
-    /// What it says that its version is.
+    /// The version that it reports.
     pub(in crate::supervisor) release: Option<String>,
-    /// The program that it runs, if it is a shim: as it said last.
+    /// The program that it runs, if it is a shim, as last reported.
     pub(in crate::supervisor) program: Cell<Option<u32>>,
-    /// Since when it has been asked to end.
+    /// When it was asked to end.
     asked_at: Cell<Option<Instant>>,
-    /// Its log pipe, for another keeper.
+    /// Its log pipe, for the next keeper.
     _log: LogGuard,
     version: Rc<Cell<u16>>,
     channel: Option<Rc<AsyncFd<Channel>>>,
@@ -102,18 +102,18 @@ pub(in crate::supervisor) struct Process {
 #[derive(Debug)]
 struct Unsent {
     outbox: RefCell<Outbox>,
-    /// Somebody waits for room.
+    /// Whether a task waits for room.
     is_watched: Cell<bool>,
 }
 
-/// What a process is made of.
+/// What a [`Process`] is made of.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Parts {
     pub(in crate::supervisor) serial: Serial,
     /// The handoff that started it.
     pub(in crate::supervisor) handoff: HandoffId,
     pub(in crate::supervisor) identity: Identity,
-    /// What it was started from.
+    /// The binary that it was started from.
     pub(in crate::supervisor) binary: Binary,
     pub(in crate::supervisor) started_at_unix_ms: u64,
     pub(in crate::supervisor) slot: u64,
@@ -121,14 +121,15 @@ pub(in crate::supervisor) struct Parts {
     /// `None` if the process cannot be reached.
     pub(in crate::supervisor) channel: Option<Channel>,
     pub(in crate::supervisor) pidfd: OwnedFd,
-    /// What a shim leaves behind that is killed: the file that everything has open that it has started.
+    /// For a shim, the file that everything it has started has open. When the shim is gone, these processes are
+    /// killed.
     pub(in crate::supervisor) trace: Option<PathBuf>,
-    /// Where that is looked for.
+    /// Where they are searched for.
     pub(in crate::supervisor) lane: Lane,
 }
 
 impl Process {
-    /// Begins to watch. What happens is sent to `inputs` by the task that watches, never from here.
+    /// Starts to watch the process. Only the watching task sends events to `inputs`, never this function.
     pub(in crate::supervisor) fn new(parts: Parts, inputs: Inputs) -> io::Result<Self> {
         let channel = parts.channel.map(|channel| {
             channel.set_nonblocking(true)?;
@@ -175,35 +176,35 @@ impl Process {
         self.identity.pid
     }
 
-    /// It is asked to end from now on, if it was not before.
+    /// Records that it is asked to end now, unless it was asked before.
     pub(in crate::supervisor) fn asked_to_end(&self) {
         self.asked_at.set(self.asked_at.get().or(Some(Instant::now())));
     }
 
-    /// For how long it has been asked to end.
+    /// How long ago it was asked to end.
     pub(in crate::supervisor) fn asked_for(&self) -> Option<Duration> {
         self.asked_at.get().map(|since| since.elapsed())
     }
 
-    /// It serves on.
+    /// Records that it is not to end: it serves on.
     pub(in crate::supervisor) fn not_asked_to_end(&self) {
         self.asked_at.set(None);
     }
 
-    /// From now on this version is spoken.
+    /// Speaks this version from now on.
     pub(in crate::supervisor) fn agree(&self, version: u16) {
         self.version.set(version);
     }
 
-    /// Sends without blocking. That the channel is closed, or that the process does not read, is no error here: both are
-    /// seen elsewhere, by the end of the channel or by a deadline.
+    /// Sends without blocking. A closed channel, or a process that does not read, is no error here: the end of the
+    /// channel or a deadline reveals it.
     pub(in crate::supervisor) fn send(&self, id: HandoffId, message: &ToService, fds: &[BorrowedFd<'_>]) {
         if let Err(error) = self.try_send(id, message, fds) {
             tracing::debug!(pid = self.pid(), message = message.name(), %error, "not sent");
         }
     }
 
-    /// Likewise, for what nobody else sees.
+    /// The same, for messages whose loss nothing else reveals.
     pub(in crate::supervisor) fn try_send(
         &self,
         id: HandoffId,
@@ -222,17 +223,17 @@ impl Process {
         Ok(())
     }
 
-    /// Sends a signal. That the process is gone already is no error.
+    /// Sends a signal. An error is only logged: the process has already exited.
     pub(in crate::supervisor) fn signal(&self, signal: Signal) {
         if let Err(error) = kill(self.pidfd.get_ref().as_fd(), signal) {
             tracing::debug!(pid = self.pid(), ?signal, %error, "not signalled");
         }
     }
 
-    /// Stops listening to it; its end is still told.
+    /// Stops listening to it. Its end is still reported.
     pub(in crate::supervisor) fn hang_up(&mut self) {
         if let Some(channel) = self.channel.take() {
-            // The watching task still has the channel open: make it see the end, and the process as well.
+            // The watching task still has the channel open: let it and the process see the end.
             let _ = cut(channel.get_ref());
         }
     }
@@ -244,27 +245,27 @@ impl Drop for Process {
     }
 }
 
-/// So many messages of a process may wait in the inbox.
+/// Maximum number of messages of a process that wait in the inbox.
 const UNTAKEN_MAX: usize = 32;
 
-/// What the task that watches a process has.
+/// The state of the task that watches a process.
 struct Watched {
     channel: Option<Rc<AsyncFd<Channel>>>,
     pidfd: Rc<AsyncFd<OwnedFd>>,
     trace: Option<PathBuf>,
     lane: Lane,
-    /// How it ended: whoever reaps a process learns that once.
+    /// How it ended: the exit status can be collected only once.
     exit: Cell<Option<Exit>>,
     serial: Serial,
     inputs: Inputs,
-    /// How many messages were sent since the last one that was waited for.
+    /// The number of messages sent since the last one that was waited for.
     untaken: Cell<usize>,
 }
 
 impl Watched {
-    /// Until a version is agreed, the answer of the service says how the next message is read. After that, what the process has sent
-    /// comes into the inbox together, so that no later result overtakes a part of it; and only up to [`UNTAKEN_MAX`] messages, for a process
-    /// that sends without end.
+    /// Delivers an event. Until a version is agreed, waits for each one: the answer of the service decides how the
+    /// next message is read. After that, the messages of a process enter the inbox together, so that no later result
+    /// overtakes some of them. At most [`UNTAKEN_MAX`] do, since a process may send without end.
     async fn tell(&self, event: ProcessEvent, version: &Cell<u16>) {
         let input = Input::Process(self.serial, event);
         let untaken = self.untaken.get() + 1;
@@ -278,7 +279,7 @@ impl Watched {
         }
     }
 
-    /// Its end, with that of everything that it has started. Can be called off and asked for again.
+    /// Returns the exit status, once the process and everything that a shim has started have ended. Cancel-safe.
     async fn gone(&self) -> Exit {
         let exit = match self.exit.get() {
             Some(exit) => exit,
@@ -291,12 +292,12 @@ impl Watched {
         exit
     }
 
-    /// What comes next is not to be at work beside it, so it is tried again where no thread can be had.
+    /// The next process must not run beside what is left, so this tries again while no thread can be started.
     async fn end_what_is_left(&self, trace: &Path) {
         let until = Instant::now() + LEFT_WITHIN;
         loop {
             let at = trace.to_owned();
-            // That this is over is what counts: the next shim looks for what is left before it starts a program.
+            // Only the end of this work counts: the next shim looks for leftovers before it starts a program.
             let error = match self.lane.run(move || shim::end_what_is_left(&at)).await {
                 Ok(left) if left.is_empty() => return,
                 Ok(left) => {
@@ -316,12 +317,12 @@ impl Watched {
     }
 }
 
-/// Ends with the process, and when everything is sent.
+/// Sends until nothing is left or the process is gone.
 async fn send_later(unsent: Weak<Unsent>, channel: Weak<AsyncFd<Channel>>) {
     loop {
         sleep(ROOM_TICK).await;
         let (Some(unsent), Some(channel)) = (unsent.upgrade(), channel.upgrade()) else { return };
-        // An error is one of the channel, whose end is seen where it is read.
+        // An error comes from the channel, and its reader sees the end.
         if unsent.outbox.borrow_mut().flush(channel.get_ref()).unwrap_or(true) {
             unsent.is_watched.set(false);
             return;
@@ -342,7 +343,7 @@ async fn watch(watched: Watched, version: Rc<Cell<u16>>) {
                 None => break,
             },
             exit = watched.gone() => {
-                // What it said before it went comes first.
+                // What it said before its end comes first.
                 while let Some(Ok(event)) = receive_now(channel, &version) {
                     tell(event).await;
                 }
@@ -369,10 +370,10 @@ async fn receive(channel: &AsyncFd<Channel>, version: &Cell<u16>) -> Option<Proc
     }
 }
 
-/// `Err` if there is nothing yet, `None` at the end.
+/// `Err` if nothing has arrived yet, `None` at the end.
 fn receive_now(channel: &AsyncFd<Channel>, version: &Cell<u16>) -> Option<Result<ProcessEvent, ()>> {
     let received = match recv_message::<FromService>(channel.get_ref(), version.get()) {
-        // The peer went away with messages of ours unread. That is told once, ahead of what it said before.
+        // The peer closed the channel without reading our messages. This is reported once, before what it has said.
         Err(WireError::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
             recv_message::<FromService>(channel.get_ref(), version.get())
         }
@@ -392,14 +393,14 @@ async fn gone(pidfd: &AsyncFd<OwnedFd>) -> Exit {
         let Ok(mut guard) = pidfd.readable().await else { return Exit::Unknown };
         match reap(pidfd.get_ref().as_fd()) {
             Ok(Some(exit)) => return told(exit),
-            // It is no child of this process, which is told of one that runs as well.
+            // It is not a child of this process. The error also comes while it still runs.
             Err(_) if !matches!(life(pidfd.get_ref()), Ok(Life::Runs)) => return gone_elsewhere(pidfd).await,
             Ok(None) | Err(_) => guard.clear_ready(),
         }
     }
 }
 
-/// How a process ended whose parent is another.
+/// How a process ended that is a child of another process.
 async fn gone_elsewhere(pidfd: &AsyncFd<OwnedFd>) -> Exit {
     let until = Instant::now() + REAPED_WITHIN;
     loop {
@@ -407,7 +408,7 @@ async fn gone_elsewhere(pidfd: &AsyncFd<OwnedFd>) -> Exit {
         if let Some(exit) = found {
             return told(exit);
         }
-        // The kernel may tell when the parent has reaped it.
+        // The kernel may know once the parent has reaped it.
         match timeout_at(until, pidfd.readable()).await {
             Ok(Ok(mut guard)) if matches!(life(pidfd.get_ref()), Ok(Life::Zombie)) => guard.clear_ready(),
             _ => return exit_of_reaped(pidfd.get_ref()).map_or(Exit::Unknown, told),
@@ -415,7 +416,7 @@ async fn gone_elsewhere(pidfd: &AsyncFd<OwnedFd>) -> Exit {
     }
 }
 
-/// In the words of the protocol.
+/// Converts to the type of the protocol.
 pub(in crate::supervisor) fn told(exit: process::Exit) -> Exit {
     match (exit.code, exit.signal) {
         (Some(code), _) => Exit::Code(code),

@@ -12,11 +12,12 @@ use crate::supervisor::input::Input;
 use crate::supervisor::listening::ANSWER_MS;
 use crate::supervisor::service::Service;
 
-/// How often the queue of a slot is looked at.
+/// How often the queue of a slot is checked.
 const TICK: Duration = Duration::from_millis(5);
 
 impl Service {
-    /// Nothing is steered to the slot of a process that was replaced; what was on its way arrives and is accepted.
+    /// Waits until what was on its way to the slot of a replaced process has arrived and is accepted. Nothing more is
+    /// steered there.
     pub(in crate::supervisor) fn await_quiet(&mut self, id: HandoffId, events: &mut VecDeque<Event>) {
         if self.is_quiet() {
             return events.push_back(Event::OutgoingQuiet(id));
@@ -32,7 +33,7 @@ impl Service {
         });
     }
 
-    /// As long as the machine waits for it.
+    /// Checks again, as long as the machine waits for it.
     pub(in crate::supervisor) fn look_for_quiet(&mut self, id: HandoffId) {
         let step = self.machine.outgoing().filter(|outgoing| outgoing.handoff == id);
         if !matches!(step, Some(Outgoing { step: Leaving::Quieting { .. }, .. })) {

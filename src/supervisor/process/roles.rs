@@ -1,4 +1,4 @@
-//! Which process of a service has which role, and how the roles change hands.
+//! Which process of a service has which role, and how the roles change.
 
 use std::os::fd::OwnedFd;
 
@@ -13,11 +13,11 @@ pub(in crate::supervisor) struct Processes {
     outgoing: Option<Process>,
     /// The successor, while its process is being started.
     starting: Option<Starting>,
-    /// The descriptors of the message at hand.
+    /// The descriptors of the current message.
     fds: Vec<OwnedFd>,
 }
 
-/// What a process is to its service.
+/// The role of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::supervisor) enum Place {
     Incumbent,
@@ -62,19 +62,19 @@ impl Processes {
         all.into_iter().flatten().find(|process| process.serial == serial)
     }
 
-    /// What this process is by now. `None` of one that was let go.
+    /// The current role of this process. `None` if it was let go.
     pub(in crate::supervisor) fn place_of(&self, serial: Serial) -> Option<Place> {
         let is_at = |place: &Place| self.at(*place).is_some_and(|process| process.serial == serial);
         [Place::Incumbent, Place::Successor, Place::Outgoing].into_iter().find(is_at)
     }
 
-    /// The slots of all, also of one that is being started.
+    /// The slots of all processes, including one that is being started.
     pub(in crate::supervisor) fn slots(&self) -> Vec<u64> {
         let starting = self.starting.iter().map(Starting::slot);
         self.all().map(|process| process.slot).chain(starting).collect()
     }
 
-    /// What an earlier daemon has left.
+    /// Sets the processes that an earlier daemon has left.
     pub(in crate::supervisor) fn recovered(
         &mut self,
         incumbent: Option<Process>,
@@ -88,22 +88,23 @@ impl Processes {
         self.starting = Some(starting);
     }
 
-    /// The start that has this number has ended, if it is the one that is waited for.
+    /// Takes the start with this serial, unless another one is in progress: it has ended.
     pub(in crate::supervisor) fn end_start(&mut self, serial: Serial) -> Option<Starting> {
         self.starting.take_if(|starting| starting.serial() == serial)
     }
 
-    /// The process that is being started is not waited for any more.
+    /// Takes the process that is being started: nothing waits for it any more.
     pub(in crate::supervisor) fn give_up_start(&mut self) -> Option<Starting> {
         self.starting.take()
     }
 
-    /// The successor is there.
+    /// Adds the successor.
     pub(in crate::supervisor) fn started(&mut self, successor: Process) {
         self.successor = Some(successor);
     }
 
-    /// The successor serves. After a crash there is no incumbent to replace, and an earlier one may still be on its way out.
+    /// Makes the successor the incumbent. After a crash there is no incumbent to replace, and an earlier one may
+    /// still be on its way out.
     pub(in crate::supervisor) fn promote(&mut self) {
         if let Some(replaced) = self.incumbent.take() {
             self.outgoing = Some(replaced);
@@ -111,12 +112,13 @@ impl Processes {
         self.incumbent = self.successor.take();
     }
 
-    /// The incumbent leaves, and no other takes its place.
+    /// Makes the incumbent the outgoing process, without a replacement.
     pub(in crate::supervisor) fn retire(&mut self) {
         self.outgoing = self.incumbent.take();
     }
 
-    /// The outgoing process serves again. The one that had replaced it leaves, or is the successor once more. Says whether there was one.
+    /// Makes the outgoing process the incumbent again. The process that had replaced it leaves, or becomes the
+    /// successor again. Returns whether there was one.
     pub(in crate::supervisor) fn reinstate(&mut self, retires: bool) -> bool {
         let replaced = self.incumbent.take();
         self.incumbent = self.outgoing.take();
@@ -129,29 +131,29 @@ impl Processes {
         was_replaced
     }
 
-    /// The incumbent is gone.
+    /// Takes the incumbent, which is gone.
     pub(in crate::supervisor) fn lose_incumbent(&mut self) -> Option<Process> {
         self.incumbent.take()
     }
 
-    /// The successor is gone.
+    /// Takes the successor, which is gone.
     pub(in crate::supervisor) fn lose_successor(&mut self) -> Option<Process> {
         self.successor.take()
     }
 
-    /// The outgoing process is gone.
+    /// Takes the outgoing process, which is gone.
     pub(in crate::supervisor) fn lose_outgoing(&mut self) -> Option<Process> {
         self.outgoing.take()
     }
 
-    /// The incumbent gets no more messages. Its end is still noticed.
+    /// Sends the incumbent no more messages. Its end is still noticed.
     pub(in crate::supervisor) fn hang_up_incumbent(&mut self) {
         if let Some(process) = &mut self.incumbent {
             process.hang_up();
         }
     }
 
-    /// What came with the message at hand.
+    /// The descriptors of the current message.
     pub(in crate::supervisor) fn fds(&self) -> &[OwnedFd] {
         &self.fds
     }

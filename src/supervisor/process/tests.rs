@@ -1,10 +1,10 @@
-//! How the end of a process that is no child becomes known.
+//! How the daemon learns the end of a process that is not its child.
 
 use super::*;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
-/// A process that is no child of this one: its parent is.
+/// A process that is not a child of this one, but of another process.
 fn orphan(program: &str) -> (Child, AsyncFd<OwnedFd>) {
     let script = format!("{program} & echo $!; read line");
     let mut command = Command::new("/bin/sh");

@@ -1,4 +1,5 @@
-//! What is told of an upgrade before the machine is asked: that it was refused, or that the daemon ended meanwhile.
+//! What the history records of an upgrade before the machine is asked: that it was refused, or that the daemon ended
+//! meanwhile.
 
 use super::install::{Pipeline, Wanted};
 use crate::control::Error;
@@ -6,7 +7,7 @@ use crate::history::{self, Ending, Entry};
 use crate::supervisor::service::Service;
 
 impl Pipeline {
-    /// The daemon begins with something that takes its time. Should it end meanwhile, the next one tells of it.
+    /// Prepares the entry of a step that takes its time. If the daemon ends meanwhile, the next one reports it.
     pub(super) fn record_step(&self, wanted: &Wanted, doing: &str) {
         let reason = format!("the daemon ended while {doing}");
         self.handle.read(|service| {
@@ -27,7 +28,7 @@ impl Pipeline {
         });
     }
 
-    /// What comes now is told by other entries, or there is nothing to tell.
+    /// Drops the prepared entry: other entries report what comes now, or there is nothing to report.
     pub(super) fn forget_steps(&self) {
         self.handle.read(|service| service.operations.recorder().forget(self.id));
     }
@@ -45,7 +46,7 @@ impl Pipeline {
         }
     }
 
-    /// What is told of an attempt for which no handoff was made.
+    /// The entry of an attempt that has no handoff.
     pub(super) fn entry(
         &self,
         service: &Service,

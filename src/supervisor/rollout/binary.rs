@@ -1,4 +1,4 @@
-//! The content hash of a binary, remembered as long as the file looks the same.
+//! The content hash of a binary, cached as long as the file looks the same.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,17 +11,17 @@ use handoff_protocol::record::Binary;
 use crate::store::{Id, Look};
 use crate::sys::regular;
 
-/// Hashes that were computed before.
+/// The cached hashes.
 #[derive(Debug, Clone, Default)]
 pub(in crate::supervisor) struct Hashes(Arc<Mutex<HashMap<Look, [u8; 32]>>>);
 
-/// So many hashes are remembered.
+/// Maximum number of cached hashes.
 const REMEMBERED: usize = 256;
 
 impl Hashes {
-    /// The binary at `path`. Reads the file unless its hash is known. Blocks on the file system.
+    /// The binary at `path`. Reads the file unless its hash is cached. Blocks on the file system.
     pub(in crate::supervisor) fn identify(&self, path: &Path) -> io::Result<Binary> {
-        // It stays open, so that a file that replaces it meanwhile is not mistaken for it.
+        // The file stays open, so that a file that replaces it meanwhile is not mistaken for it.
         let file = regular::open_to_read(path)?;
         let look = look(&file)?;
         let known = self.known().get(&look).copied();
@@ -42,7 +42,7 @@ impl Hashes {
         Ok(Binary { path: path.to_string_lossy().into_owned(), sha256 })
     }
 
-    /// Likewise, and remembers nothing.
+    /// The same, without the cache.
     pub(in crate::supervisor) fn identify_blocking(path: &Path) -> io::Result<Binary> {
         let sha256 = Id::of(regular::open_to_read(path)?)?.0;
         Ok(Binary { path: path.to_string_lossy().into_owned(), sha256 })

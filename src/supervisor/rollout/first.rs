@@ -1,4 +1,5 @@
-//! What a service is started from that has no current version yet, or has lost it, and how one is started for which nobody waits.
+//! The version that a service is started from if it has no current one yet, or has lost it; and starts that no client
+//! waits for.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ use crate::supervisor::process::Serial;
 use crate::supervisor::requests::unusable;
 use crate::supervisor::service::{Handle, START_LIMIT, Service};
 
-/// Takes in what a service without a current version is started from, or whose current version is lost.
+/// Takes in the first version of a service that has no current version, or has lost it.
 pub(in crate::supervisor) async fn bring_first(
     handle: &Handle,
     config: &config::Service,
@@ -56,7 +57,7 @@ pub(in crate::supervisor) async fn bring_first(
                 "the version that ran last ({}) is not kept any more, and this is another",
                 hex(&binary.sha256)
             );
-            let hint = "put that version at this path, or move the journal away to begin anew";
+            let hint = "put that version at this path, or move the journal away to begin with a new one";
             Err(Error::rejected(&config.name, format!("{}: {cause}", config.binary.display()), hint))
         }
         _ => {
@@ -66,7 +67,7 @@ pub(in crate::supervisor) async fn bring_first(
     })
 }
 
-/// What runs where it lies is started by a path without links: what a link leads to later is another version.
+/// A program that runs in place is started by a path without links: what a link leads to later is another version.
 async fn bring_in_place(handle: &Handle, config: &config::Service) -> Result<(), Error> {
     check_owner(handle, config).await?;
     let committed = handle.read(|service| service.current_binary().map(|binary| PathBuf::from(&binary.path)));
@@ -97,7 +98,7 @@ async fn bring_in_place(handle: &Handle, config: &config::Service) -> Result<(),
     Ok(())
 }
 
-/// What lies at `path`; if nothing does, what lies where `instead` leads. Blocks on the file system.
+/// The binary at `path`, or, if that is gone, the one that `instead` leads to. Blocks on the file system.
 pub(in crate::supervisor) fn find(
     hashes: &Hashes,
     path: &Path,
@@ -117,18 +118,19 @@ pub(in crate::supervisor) fn find(
     hashes.identify(&resolved)
 }
 
-/// A program that runs where it lies, before it is started once more.
+/// A program that runs in place, before another start of it.
 #[derive(Debug, Clone)]
 pub(in crate::supervisor) struct InPlace {
     path: PathBuf,
-    /// What the service file names.
+    /// The path that the service file names.
     named: PathBuf,
-    /// Whether it was brought in by that name, wherever the name leads now.
+    /// Whether it was brought in by that path, wherever the path leads now.
     is_from_file: bool,
 }
 
 impl InPlace {
-    /// Whether nobody could change it but who may, if a service file names it: nobody has given it then. Blocks on the file system.
+    /// Checks that only permitted users could have changed the program, if a service file names it: no caller has
+    /// chosen it then. Blocks on the file system.
     pub(in crate::supervisor) fn check(&self) -> Result<(), store::Error> {
         let checked = if config::resolve(&self.named) == self.path {
             store::check_named(&self.named)
@@ -138,13 +140,13 @@ impl InPlace {
             Ok(())
         };
         match checked {
-            // That it is not there is told better by who wants it.
+            // The caller has a better message for a missing file.
             Err(store::Error::Binary(_)) => Ok(()),
             checked => checked,
         }
     }
 
-    /// Likewise, for an error that begins with the path.
+    /// The same, for an error that begins with the path.
     pub(in crate::supervisor) fn check_start(&self) -> io::Result<()> {
         self.check().map_err(|error| match error {
             store::Error::Refused { cause, hint, .. } => io::Error::other(format!("{cause}; {hint}")),
@@ -153,7 +155,7 @@ impl InPlace {
     }
 }
 
-/// Whether a service may be restarted from what it runs.
+/// Checks whether a service may be restarted from what it runs.
 pub(in crate::supervisor) async fn check_running(
     handle: &Handle,
     config: &config::Service,
@@ -170,7 +172,7 @@ pub(in crate::supervisor) async fn check_running(
         .map_err(|error| rejected(&config.name, &error))
 }
 
-/// What a service file names is started without anybody who looks at it.
+/// Checks which users could have changed what a service file names, because it is started unattended.
 pub(in crate::supervisor) async fn check_owner(
     handle: &Handle,
     config: &config::Service,
@@ -182,13 +184,13 @@ pub(in crate::supervisor) async fn check_owner(
     let checked =
         checked.map_err(|error| Error::rejected(&config.name, error, "Nothing was changed; ask again."))?;
     match checked {
-        // That it is not there is told better by who wants it.
+        // The caller has a better message for a missing file.
         Err(store::Error::Binary(_)) | Ok(()) => Ok(()),
         Err(error) => Err(rejected(&config.name, &error)),
     }
 }
 
-/// Whether what is said of a version can be verified.
+/// Checks whether the claims about a version can be verified.
 pub(crate) fn check_claims(config: &config::Service, claims: &api::Claims) -> Result<(), Error> {
     if config.update.store || *claims == api::Claims::default() {
         return Ok(());
@@ -197,7 +199,7 @@ pub(crate) fn check_claims(config: &config::Service, claims: &api::Claims) -> Re
     Err(Error::rejected(&config.name, cause, "Remove store = false, or verify it yourself."))
 }
 
-/// Where a version came from is known from now on.
+/// Records where a version came from.
 pub(in crate::supervisor) async fn remember(
     handle: &Handle,
     binary: Binary,
@@ -210,7 +212,8 @@ pub(in crate::supervisor) async fn remember(
     }
 }
 
-/// Where a version comes from. Where that does not answer, an upgrade goes on, and is not compared with what the file names.
+/// Where a version comes from. `None` if that does not answer: an upgrade then goes on, and the version is not
+/// compared with what the file names.
 pub(in crate::supervisor) async fn origin_of(
     lane: Lane,
     binary: Binary,
@@ -221,15 +224,15 @@ pub(in crate::supervisor) async fn origin_of(
     lane.run_within(START_LIMIT, what, move || Origin::of(&binary, given, named)).await.ok()
 }
 
-/// What came of it when the first binary of a service was brought in for which nobody waits.
+/// The result of bringing in the first version of a service that no client waits for.
 pub(in crate::supervisor) struct Brought {
     first: Result<(), Error>,
-    /// Why what was staged is not started.
+    /// Why the staged version is not started.
     refused: Option<Error>,
 }
 
 impl Service {
-    /// A program at `path`, unless it is in the store.
+    /// The program at `path`, unless it is in the store.
     pub(in crate::supervisor) fn in_place(&self, path: &Path, named: &Path) -> Option<InPlace> {
         let origin = self.versions.origins.iter().rev().find(|origin| origin.binary == path);
         let is_from_file = origin.is_some_and(|origin| origin.given.as_deref() == Some(named));
@@ -240,13 +243,14 @@ impl Service {
         })
     }
 
-    /// What is started if a program that runs where it lies is gone: what its service file names.
+    /// What is started if a program that runs in place is gone: what its service file names.
     pub(in crate::supervisor) fn instead(&self, target: Target) -> Option<PathBuf> {
         let is_in_place = target == Target::Committed && !self.config.update.store;
         is_in_place.then(|| self.config.binary.clone())
     }
 
-    /// What to do if the program does not seem to speak the protocol: it binds by itself, and finds the address in use.
+    /// A hint for a program that does not seem to speak the protocol: it binds by itself, and finds the address in
+    /// use.
     pub(in crate::supervisor) fn adapter_hint(&self, reason: &Reason) -> Option<String> {
         let said_hello = self.operations.timeline().phases().iter().any(|phase| phase.phase == "warming");
         let is_mute = matches!(reason, Reason::NoHello | Reason::SuccessorExited(_)) && !said_hello;
@@ -259,7 +263,7 @@ impl Service {
         })
     }
 
-    /// Starts a service for which nobody waits, as soon as there is something to start.
+    /// Starts a service that no client waits for, as soon as there is something to start.
     pub(in crate::supervisor) fn start_when_brought_in(&mut self) {
         let was_refused = self.journal.refused().is_some();
         self.mend_journal_at_rest(true);
@@ -275,7 +279,7 @@ impl Service {
         if !self.needs_first(&self.config) && self.versions.staged.is_none() {
             return self.start_alone();
         }
-        // Should this daemon be lost meanwhile, the next one goes on with it.
+        // If this daemon is lost meanwhile, the next one continues.
         self.note(Fact::Wanted { up: true });
         let Some(handle) = self.handle() else { return };
         let config = self.config.clone();
@@ -284,12 +288,12 @@ impl Service {
             let refused = check_staged(&handle, &config).await.err();
             let first = bring_first(&handle, &config).await;
             inputs.deliver(Input::Brought(serial, Brought { first, refused })).await;
-            // Until then somebody is at work on the service.
+            // Held until here, so that the service counts as in use.
             drop(handle);
         });
     }
 
-    /// What a start that nobody waits for is made from is there, or cannot be had.
+    /// Handles the result of bringing in the program of a start that no client waits for.
     pub(in crate::supervisor) fn first_brought(
         &mut self,
         serial: Serial,
@@ -311,7 +315,7 @@ impl Service {
         }
     }
 
-    /// Starts a service for which nobody waits.
+    /// Starts a service that no client waits for.
     pub(in crate::supervisor) fn start_alone(&mut self) {
         if self.shared.is_leaving.get() {
             self.call_off_start();

@@ -1,4 +1,4 @@
-//! The commands of a service file that are run around an upgrade, and what they are told.
+//! The commands of a service file that run around an upgrade, and the variables that they get.
 
 use std::future::Future;
 use std::path::Path;
@@ -13,12 +13,12 @@ use crate::hooks::{self, Command};
 use crate::supervisor::process::Process;
 use crate::supervisor::service::{Handle, Service};
 
-/// What the commands of one upgrade are told, as variables of their environment.
+/// Environment variables for the commands of one upgrade.
 #[derive(Debug, Clone)]
 pub(in crate::supervisor) struct Told(Vec<(String, String)>);
 
 impl Service {
-    /// An upgrade to the binary at `path` is about to begin.
+    /// The variables of an upgrade to the binary at `path` that is about to begin.
     pub(in crate::supervisor) fn told(&self, path: &Path, reason: &str) -> Told {
         let mut told = Told(vec![
             ("HANDOFF_SERVICE".to_owned(), self.name.to_string()),
@@ -36,17 +36,17 @@ impl Service {
     }
 }
 
-/// What the command of a drain is told.
+/// The event that the drain command is run for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::supervisor) enum Drains {
-    /// The process is to be ended: its clients are to move on.
+    /// The process is about to be ended: its clients should move on.
     Begins,
-    /// It is to serve on, after all.
+    /// The process continues to serve after all.
     GoesOn,
 }
 
 impl Service {
-    /// Runs the command of a drain, if there is one. Nothing waits for it.
+    /// Runs the drain command, if there is one. Nothing waits for it.
     pub(in crate::supervisor) fn tell_of_drain(&self, process: Option<&Process>, drains: Drains) {
         let (Some(command), Some(process)) = (self.config.hooks.drain.clone(), process) else { return };
         let pid = self.program_run_by(process).unwrap_or(process.pid());
@@ -68,7 +68,7 @@ impl Service {
 }
 
 impl Told {
-    /// The path of a binary, and its hash and version where they are known.
+    /// Adds the path of a binary, and its hash and version if they are known.
     fn add(&mut self, side: &str, service: &Service, path: &Path, sha256: Option<String>) {
         let version =
             service.versions.store.version_at(path).and_then(|version| Some(version.name()?.to_owned()));
@@ -77,7 +77,7 @@ impl Told {
         self.0.push((format!("HANDOFF_{side}_VERSION"), version.unwrap_or_default()));
     }
 
-    /// Since the commands before, a process of the new version may have said what it is.
+    /// Updates the new version: since the earlier commands, a process may have reported it.
     fn named(mut self, version: Option<String>) -> Self {
         let mut told = self.0.iter_mut().filter(|(name, _)| name == "HANDOFF_TO_VERSION");
         if let Some(((_, known), version)) = told.next().zip(version) {
@@ -104,7 +104,7 @@ pub(in crate::supervisor) async fn must_pass(
     ran.map(|_| ()).map_err(|error| Error::rejected(&config.name, &error, error.hint()))
 }
 
-/// Runs the hook after an upgrade, if there is one. That it fails is told, and changes nothing.
+/// Runs the hook after an upgrade, if there is one. A failure is reported, and changes nothing.
 pub(in crate::supervisor) async fn afterwards(
     handle: &Handle,
     config: &config::Service,

@@ -1,7 +1,8 @@
-//! How another binary comes to run: taken into the store, verified, tried by the commands of the service file, and only then
-//! given to the machine. Whatever fails before that changes nothing, and is told as a refusal.
+//! How another binary gets to run: it is taken into the store, verified, tried by the commands of the service file,
+//! and only then given to the machine. A failure before that changes nothing, and is reported as a refusal.
 //!
-//! One at a time for each service: whoever comes later waits for the turn, or is told that the service is busy.
+//! A service has one such upgrade at a time: a later request waits for its turn, or is refused because the service is
+//! busy.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,12 +31,12 @@ use crate::supervisor::operations::{Asked, Limits, Order};
 use crate::supervisor::requests::check;
 use crate::supervisor::service::{Handle, Service};
 
-/// What is to run.
+/// The version to upgrade to.
 #[derive(Debug)]
 pub(in crate::supervisor) enum Wanted {
-    /// What is at a path.
+    /// The version at a path, with the claims about it and its name.
     Path(PathBuf, api::Claims, Option<String>),
-    /// What is in the store.
+    /// A version in the store.
     Kept(Box<Version>),
 }
 
@@ -51,7 +52,7 @@ impl Wanted {
 
 /// An upgrade before the machine is asked.
 pub(in crate::supervisor) struct Pipeline {
-    /// What it is told by, as long as there is no handoff.
+    /// Identifies the upgrade while there is no handoff.
     pub(super) id: HandoffId,
     pub(super) handle: Handle,
     config: config::Service,
@@ -62,8 +63,8 @@ pub(in crate::supervisor) struct Pipeline {
 }
 
 impl Daemon {
-    /// A new version was put at a path: upgrades to it, unless it runs already. Waits for its turn and for an upgrade that is
-    /// under way. An error of kind [`Kind::Rejected`] means that nothing was changed.
+    /// Upgrades to a new version at a path, unless it already runs. Waits for its turn, and for an upgrade in
+    /// progress. An error of kind [`Kind::Rejected`] means that nothing was changed.
     pub(in crate::supervisor) async fn install(
         &self,
         wanted: api::Install,
@@ -76,7 +77,7 @@ impl Daemon {
         phases.enter("waiting");
         let turn = handle.turn().lock_owned().await;
         handle.settled().await;
-        // What the file says may have changed meanwhile.
+        // The service file may have changed meanwhile.
         let (handle, config) = self.find_fresh(&wanted.service).await?;
         handle.compacted().await;
         let pipeline = Pipeline { phases, ..Pipeline::begin(handle, config, asked, progress, turn) };
@@ -100,7 +101,7 @@ impl Daemon {
 }
 
 impl Pipeline {
-    /// Begins at once; the error says that somebody else is at work.
+    /// Begins at once. An error says that another version is being brought in.
     pub(in crate::supervisor) fn now(
         handle: Handle,
         config: config::Service,
@@ -125,7 +126,8 @@ impl Pipeline {
         Self { id, handle, config, asked, phases, progress, _turn: turn }
     }
 
-    /// Goes all the way. `once`: not if it runs already. The limits are those of the machine: deadline and drain grace.
+    /// Runs the whole upgrade. `once`: unless the version already runs. The limits are those of the machine: deadline
+    /// and drain grace.
     pub(in crate::supervisor) async fn run(
         mut self,
         wanted: Wanted,
@@ -138,7 +140,7 @@ impl Pipeline {
         let prepared = preparation.guard(&handle, self.prepare_all(&wanted, once, &preparation)).await;
         self.asked.before = self.phases.ended();
         let outcome = match prepared {
-            // Who asks for an upgrade of a service that was stopped meanwhile is refused by the machine.
+            // If the service was stopped meanwhile, the machine refuses the upgrade.
             Ok(Some((path, told, binary))) => match binary.filter(|_| self.may_stage()) {
                 Some(binary) => self.stage(&binary, &wanted).await,
                 None => {
@@ -164,7 +166,8 @@ impl Pipeline {
         outcome
     }
 
-    /// Everything before the machine is asked. Gives the file to start, and what it is; nothing if it runs already.
+    /// Does everything before the machine is asked. Returns the file to start, the variables for commands, and the
+    /// binary; `None` if it already runs.
     async fn prepare_all(
         &mut self,
         wanted: &Wanted,
@@ -187,13 +190,14 @@ impl Pipeline {
     ) -> Result<Option<(PathBuf, Told)>, Error> {
         self.handle.read(|service| {
             match service.machine.phase() {
-                // It is kept for the next start.
+                // The version is kept for the next start.
                 Phase::Stopped if self.asked.what == Operation::Install => Ok(()),
                 Phase::Stopped => Err(service.not_running()),
                 _ => service.may_take_over(&self.config),
             }
         })?;
-        // It is asked again at the end. Before commands run, and where it is tried again and again, it costs less to turn back.
+        // This is checked again at the end. Turning back here is cheaper if commands would run, and for an install,
+        // which may be repeated.
         let hooks = &self.config.hooks;
         if self.asked.what == Operation::Install || hooks.preflight.is_some() || hooks.pre_upgrade.is_some() {
             check_queue(&self.handle).await?;
@@ -237,7 +241,7 @@ impl Pipeline {
         if !self.config.update.store {
             let given = path.to_owned();
             let lane = self.handle.lanes().imports;
-            // Without a thread nothing is started from it either.
+            // Without a thread, nothing is started from it either.
             let path = lane.run(move || config::resolve(&given)).await.unwrap_or_else(|_| path.to_owned());
             let checked = check(&self.handle, path.clone()).await;
             return checked.map(|()| path).map_err(|error| Error { kind: Kind::Rejected, ..error });
@@ -248,7 +252,8 @@ impl Pipeline {
         Ok(imported.path)
     }
 
-    /// Whether the process that serves was started from the same content, or a service that is stopped would be.
+    /// Whether the serving process was started from the same content, or the next process of a stopped service would
+    /// be.
     async fn runs(&self, path: &Path) -> bool {
         let binary = self.identify(path).await;
         self.handle.with(|service| {
@@ -316,7 +321,7 @@ impl Pipeline {
         let order = Order::Upgrade(path.to_owned(), Box::new(self.config.clone()), limits);
         let outcome = self.handle.order(order, Some(self.asked.clone()), self.progress.clone()).await?;
         if outcome.outcome == api::Ending::Committed {
-            // The newest counts.
+            // The version just committed is newer than a staged one.
             self.handle.with(Service::unstage);
         }
         afterwards(&self.handle, &self.config, told, &outcome, path).await;
@@ -330,7 +335,7 @@ impl Pipeline {
     }
 }
 
-/// What is to be taken in for a service.
+/// The import of a version for a service.
 pub(crate) fn import_of(
     config: &config::Service,
     path: &Path,
@@ -373,7 +378,7 @@ pub(in crate::supervisor) async fn import_into(
     imported.await.map_err(|error| unfinished(&name, &path, &error))?.map_err(|error| rejected(&name, &error))
 }
 
-/// What was wrong with a new version, for whoever asked.
+/// The caller's error for a version that the store refused.
 pub(in crate::supervisor) fn rejected(name: &ServiceName, error: &store::Error) -> Error {
     Error::rejected(name, error, error.hint())
 }

@@ -35,36 +35,36 @@ use tokio::sync::Mutex;
 use crate::spool::Staged;
 use crate::store::Store;
 
-/// The versions of a service: what it has, what it is started from, and what is on its way in.
+/// The versions of a service: those that it has, the one that it is started from, and the one being brought in.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Versions {
     store: Arc<Store>,
-    /// Its holder brings a version in, or removes some.
+    /// Held while a version is brought in, or versions are removed.
     turn: Arc<Mutex<()>>,
-    /// What is brought in at the moment.
+    /// The version that is being brought in.
     preparation: Option<Rc<Preparation>>,
     /// What a service without a current version is started from.
     first: Option<First>,
-    /// What the start under way is one of, instead of the current version.
+    /// What the start in progress tries in place of the current version.
     trying: Option<PathBuf>,
     /// The version that waits for the next start.
     staged: Option<Staged>,
-    /// Where they came from.
+    /// Where the versions came from.
     origins: Vec<Origin>,
-    /// What the upgrade under way, or the last one, is to.
+    /// The target of the upgrade in progress, or of the last one.
     candidate: Option<PathBuf>,
-    /// What looks out for new versions at a path.
+    /// The watch for new versions at a path.
     path_watch: Option<PathWatch>,
 }
 
-/// The copy of what a service file names, or that itself, without links.
+/// The copy of what a service file names, or the original itself, without links.
 #[derive(Debug)]
 struct First {
-    /// What the file names.
+    /// The path that the service file names.
     named: PathBuf,
     /// Whether it is a copy.
     is_stored: bool,
-    /// What is started.
+    /// The path that is started.
     path: PathBuf,
 }
 
@@ -87,7 +87,7 @@ impl Versions {
         &self.store
     }
 
-    /// Whether one is on its way in.
+    /// Whether a version is being brought in.
     pub(in crate::supervisor) fn are_prepared(&self) -> bool {
         self.preparation.is_some()
     }
@@ -96,20 +96,20 @@ impl Versions {
         Arc::clone(&self.turn)
     }
 
-    /// The machine is asked for something that is about this path, if about any. Gives the path of what was before, to which it goes back
-    /// if the machine refuses.
+    /// Sets the target of a request to the machine, if it has one. Returns the previous target, which is restored if
+    /// the machine refuses.
     pub(in crate::supervisor) fn candidate_for(&mut self, path: Option<PathBuf>) -> Option<PathBuf> {
         let before = self.candidate.clone();
         self.candidate = path.or(self.candidate.take());
         before
     }
 
-    /// An upgrade goes on to what is at this path.
+    /// Sets the target of an upgrade that continues.
     pub(in crate::supervisor) fn upgrades_to(&mut self, path: Option<PathBuf>) {
         self.candidate = path;
     }
 
-    /// A start was not tried to its end: what is staged still waits for the next one.
+    /// Ends a start that was not tried to its end: what is staged still waits for the next start.
     pub(in crate::supervisor) fn start_was_stopped(&mut self) {
         self.trying = None;
     }

@@ -1,8 +1,10 @@
-//! Where what runs came from, and what its service file named then: so it is known which of the two is newer.
+//! Where the running version came from, and what its service file named at that time. This shows which of the two is
+//! newer.
 //!
-//! What a service file names counts for `handoff upgrade`. What runs may have come by another way since, by `handoff installed`,
-//! by `--binary`, by a rollback. Then an upgrade without a binary would be a step back, unless the file was edited, or what it names was
-//! written, after that. So what it named is remembered with each version that is brought in.
+//! `handoff upgrade` takes what the service file names. The running version may have come another way since: by
+//! `handoff installed`, by `--binary`, by a rollback. Then an upgrade without a binary would be a step back, unless
+//! the file was edited, or what it names was written, after that. So each version is recorded together with what the
+//! file named when it was brought in.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,22 +20,22 @@ use handoff_protocol::ids::ServiceName;
 use handoff_protocol::record::Binary;
 
 const FILE: &str = "origins";
-/// So many versions are remembered.
+/// Maximum number of recorded versions.
 const KEPT: usize = 16;
 
 /// Where a version came from when it was brought in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::supervisor) struct Origin {
-    /// What is started.
+    /// The path that is started.
     pub(in crate::supervisor) binary: PathBuf,
     sha256: Id,
-    /// The path that was given; nothing for one that was kept.
+    /// The path that was given; `None` for a version from the store.
     pub(in crate::supervisor) given: Option<PathBuf>,
     /// What the service file named.
     named: Question,
 }
 
-/// What is to be found out about what a service file names.
+/// The comparison of a version with what a service file names.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Comparison {
     origin: Origin,
@@ -41,7 +43,7 @@ pub(in crate::supervisor) struct Comparison {
 }
 
 impl Origin {
-    /// What the file names is looked at. Blocks on the file system.
+    /// Inspects what the file names. Blocks on the file system.
     pub(in crate::supervisor) fn of(binary: &Binary, given: Option<PathBuf>, named: PathBuf) -> Self {
         Self {
             binary: PathBuf::from(&binary.path),
@@ -53,7 +55,8 @@ impl Origin {
 }
 
 impl Comparison {
-    /// Whether what the file names came before what runs, or after it; nothing if the two are one. Blocks on the file system.
+    /// Whether what the file names is older or newer than what runs; `None` if they are the same. Blocks on the file
+    /// system.
     pub(in crate::supervisor) fn answer(&self) -> Option<NamedIs> {
         let is_given = self.origin.given.as_ref() == Some(&self.named);
         if is_given || Question::of(self.named.clone()).sha256 == Some(self.origin.sha256) {
@@ -63,11 +66,12 @@ impl Comparison {
     }
 }
 
-/// `then` is what the file named when what runs was brought in, `now` what it names now, and `same` what has become of the first.
+/// `then` is what the file named when the running version was brought in, and `now` what it names now. `same` is the
+/// state of the former.
 fn judge(then: &Question, now: &Path, same: Same) -> NamedIs {
     let appeared = then.look.is_none() && same != Same::Gone;
     match same {
-        // Somebody has edited the file.
+        // The file was edited.
         _ if then.path != now => NamedIs::Newer,
         Same::Other => NamedIs::Newer,
         _ if appeared => NamedIs::Newer,
@@ -75,14 +79,14 @@ fn judge(then: &Question, now: &Path, same: Same) -> NamedIs {
     }
 }
 
-/// What is remembered of a service. Reads a file.
+/// The recorded origins of a service. Reads a file.
 pub(in crate::supervisor) fn read_origins(dirs: &Dirs, name: &ServiceName) -> Vec<Origin> {
     let read = regular::read(&dirs.service_state(name).join(FILE)).ok();
     read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
 impl Service {
-    /// A version is about to be brought in that came from `given`: remembers it; in a file, too, for the next daemon.
+    /// Records where a version came from that is about to be brought in. The next daemon finds it in a file.
     pub(in crate::supervisor) fn remember_origin(&mut self, origin: Origin) {
         self.versions
             .origins
@@ -101,13 +105,13 @@ impl Service {
         });
     }
 
-    /// Where what runs came from, if that is known.
+    /// Where the running version came from, if that is known.
     pub(in crate::supervisor) fn origin(&self) -> Option<&Origin> {
         let Binary { path, sha256 } = self.current_binary()?;
         self.versions.origins.iter().rev().find(|it| it.binary == Path::new(path) && it.sha256.0 == *sha256)
     }
 
-    /// To be asked whether this path, which a service file names, is older than what runs.
+    /// The comparison of the running version with this path, which a service file names.
     pub(in crate::supervisor) fn comparison(&self, named: &Path) -> Option<Comparison> {
         Some(Comparison { origin: self.origin()?.clone(), named: named.to_owned() })
     }

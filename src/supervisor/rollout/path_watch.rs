@@ -1,7 +1,7 @@
-//! New versions that appear at a watched path are brought in by themselves.
+//! Brings in new versions that appear at a watched path.
 //!
-//! A content is tried once, whatever comes of it, also across restarts of the daemon. Before a file is run it must have
-//! been left alone for a while, and nobody but root and the user of the daemon can have put it there.
+//! Each content is tried only once, whatever the result, even across restarts of the daemon. Before a file is run, it
+//! must have been left alone for a while, and only root and the daemon's user can have put it there.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ use crate::watch::memory::Memory;
 use crate::watch::trust::{Untrusted, open_trusted};
 use crate::watch::{Finding, Nearest, News, Watch};
 
-/// The watch of a service. It ends when this is dropped.
+/// The path watch of a service. It ends when this is dropped.
 #[derive(Debug)]
 pub(in crate::supervisor) struct PathWatch {
     config: config::Watch,
@@ -41,7 +41,7 @@ impl Drop for PathWatch {
     }
 }
 
-/// A version that is to be brought in.
+/// A version to bring in.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Arrival {
     service: ServiceName,
@@ -50,7 +50,7 @@ pub(in crate::supervisor) struct Arrival {
     done: oneshot::Sender<Result<api::Outcome, Error>>,
 }
 
-/// Brings in what arrives, for ever. What is under way outlives the watch that found it.
+/// Brings in everything that arrives, forever. Work in progress outlives the watch that found the version.
 pub(in crate::supervisor) async fn bring_in_all(
     daemon: Rc<Daemon>,
     mut arrivals: mpsc::UnboundedReceiver<Arrival>,
@@ -91,7 +91,7 @@ impl Service {
         });
     }
 
-    /// Something is at the watched path. Another one may be watched by now.
+    /// Handles news of the watched path. Another path may be watched by now.
     pub(in crate::supervisor) fn path_news(&mut self, news: PathNews) {
         let is_watched =
             |path: &Path| self.versions.path_watch.as_ref().is_some_and(|it| it.config.path == path);
@@ -112,7 +112,7 @@ impl Service {
         self.problems.at_watched_path(path, what);
     }
 
-    /// In the history, too.
+    /// The history records this as well.
     fn refuse_watched(&mut self, path: &Path, cause: &Untrusted) {
         let asked = Asked::new(Operation::Install, Caller::own(format!("watch {}", path.display())));
         let mut entry = self.entry(&asked, Ending::Rejected, Some(&cause.to_string()));
@@ -125,30 +125,30 @@ impl Service {
     }
 }
 
-/// What came at the wrong moment is looked at again no earlier than after this.
+/// The minimum time until a version that came at the wrong moment is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What is told of a watched path, and asked about it.
+/// News of a watched path, and questions about it.
 pub(in crate::supervisor) enum PathNews {
     /// Whether the service could be upgraded now.
     IsOpen(Reply<bool>),
     /// Whether the current version has this content.
     Runs(String, Reply<bool>),
-    /// What is there is not to be run.
+    /// What is at the path must not be run.
     Refused(PathBuf, Untrusted),
-    /// Something that a person should know of it.
+    /// A message about it for the user.
     Told(PathBuf, String),
 }
 
-/// What the task has that watches a path.
+/// The state of the task that watches a path.
 struct Watcher {
     config: config::Watch,
     service: ServiceName,
-    /// The state of the service.
+    /// The state directory of the service.
     directory: PathBuf,
     arrivals: mpsc::UnboundedSender<Arrival>,
     lanes: Lanes,
-    /// Told when the service comes to rest.
+    /// Notified when the service comes to rest.
     settled: Rc<Notify>,
     inputs: Inputs,
 }
@@ -175,7 +175,7 @@ impl Watcher {
         let mut due: Option<Instant> = None;
         loop {
             tokio::select! {
-                // What has happened by now comes before what is due.
+                // What has already happened comes before what is due.
                 biased;
                 news = watch.next() => due = match news? {
                     News::Whole | News::Look => Some(Instant::now() + settle),
@@ -186,7 +186,7 @@ impl Watcher {
         }
     }
 
-    /// Looks at the path, and brings in what is new there. `true` if it is to be looked again.
+    /// Checks the path, and brings in a new version. Returns `true` if it should check again.
     async fn look(&self) -> bool {
         if !self.until_open().await {
             return false;
@@ -205,7 +205,7 @@ impl Watcher {
             tracing::info!(%service, path = %path.display(), sha256, "was seen before: it is not brought in again");
             return false;
         }
-        // Before it is tried: should it bring the daemon down, it does so once.
+        // Recorded before the try: if the version brings the daemon down, that happens once.
         let memory = match remember(&self.lanes.imports, memory, &sha256).await {
             Ok(memory) => memory,
             Err(error) => {
@@ -221,7 +221,7 @@ impl Watcher {
         tracing::info!(%service, path = %path.display(), sha256, "a new version has appeared");
         let (done, ended) = oneshot::channel();
         let arrival = Arrival { service: service.clone(), path, watched: self.config.path.clone(), done };
-        // Neither fails while the daemon is there.
+        // Neither fails while the daemon runs.
         if self.arrivals.send(arrival).is_err() {
             return false;
         }
@@ -229,7 +229,7 @@ impl Watcher {
         self.after(result, memory, sha256).await
     }
 
-    /// Tells what came of it. `true` if it is to be tried again.
+    /// Reports the result. Returns `true` if the version should be tried again.
     async fn after(&self, result: Result<api::Outcome, Error>, mut memory: Memory, sha256: String) -> bool {
         let told = match result {
             Ok(outcome) if outcome.outcome == api::Ending::RolledBack => {
@@ -251,8 +251,8 @@ impl Watcher {
         false
     }
 
-    /// Completes when the service could be upgraded. One that is stopped is waited for until somebody starts it. `false` if it is
-    /// gone.
+    /// Completes when the service could be upgraded. For a stopped service, that is after its start. Returns `false`
+    /// if the service is gone.
     async fn until_open(&self) -> bool {
         loop {
             let waiting = self.settled.notified();
@@ -272,9 +272,9 @@ async fn until(due: Option<Instant>) {
     }
 }
 
-/// A file at the path that nobody touches any more.
+/// A file at the path that has been left alone.
 struct Found {
-    /// Without links.
+    /// The path without links.
     path: PathBuf,
     sha256: String,
     memory: Memory,
@@ -285,7 +285,7 @@ async fn remember(lane: &Lane, mut memory: Memory, sha256: &str) -> io::Result<M
     lane.run(move || memory.add(&sha256).map(|()| memory)).await?
 }
 
-/// What is at the path now; nothing if it is gone. Blocks on the file system.
+/// The file at the path; `None` if it is gone. Blocks on the file system.
 fn examine(watched: &Path, directory: &Path) -> Result<Option<Found>, Untrusted> {
     match watched.symlink_metadata() {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {

@@ -1,4 +1,4 @@
-//! How far an upgrade is before the machine is asked.
+//! The progress of an upgrade before the machine is asked.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -8,7 +8,7 @@ use handoff_protocol::ids::ServiceName;
 use crate::control::{ProgressSink, api};
 use crate::supervisor::operations::progress;
 
-/// The phases before the machine is asked; shown as they begin, also from another thread.
+/// The phases before the machine is asked. They are shown as they begin, also from another thread.
 #[derive(Clone)]
 pub(in crate::supervisor) struct Phases {
     service: ServiceName,
@@ -35,7 +35,7 @@ impl Phases {
         }
     }
 
-    /// All of them; the last one ends now.
+    /// All phases. The last one ends now.
     pub(in crate::supervisor) fn ended(&self) -> Vec<api::PhaseTime> {
         let began = self.began.lock().unwrap_or_else(PoisonError::into_inner);
         let ends = began.iter().skip(1).map(|(_, at_us)| *at_us).chain([self.age_us()]);

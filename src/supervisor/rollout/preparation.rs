@@ -1,4 +1,4 @@
-//! What comes before the machine is asked can be called off: nothing of it has changed anything.
+//! The work before the machine is asked. It can be called off, because it has not changed anything yet.
 
 use std::future::Future;
 use std::pin::pin;
@@ -26,23 +26,24 @@ const TOO_LATE: &str = "the deadline of the upgrade was over before the new vers
 const LATE_HINT: &str =
     "Nothing has changed. Raise deadline if it takes so long to bring a version in and to try it.";
 
-/// What was called off ends within this time: a command that was killed, a copy at its next block. A disk that hangs does not.
+/// What was called off ends within this time: a command that was killed, a copy at its next block. A disk that hangs
+/// may take longer.
 const ENDED_WITHIN: Duration = Duration::from_secs(5);
 
-/// A new version that is brought in and tried.
+/// The work of bringing in and trying a new version.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Preparation {
     since: Instant,
-    /// For the threads that are at it.
+    /// For the threads that do the work.
     is_called_off: Arc<AtomicBool>,
     called_off: watch::Sender<bool>,
     ended: watch::Sender<bool>,
-    /// The deadline of the upgrade, which this is the first part of.
+    /// The deadline of the upgrade, of which this is the first part.
     until: Option<Instant>,
 }
 
 impl Preparation {
-    /// With the time that the whole upgrade may take, if it has a limit. It counts from now.
+    /// Begins now. `limit` is the time for the whole upgrade, if it has a limit.
     pub(in crate::supervisor) fn begin(limit: Option<Duration>) -> Rc<Self> {
         let (called_off, ended) = (watch::Sender::new(false), watch::Sender::new(false));
         let since = Instant::now();
@@ -50,13 +51,13 @@ impl Preparation {
         Rc::new(Self { since, is_called_off: Arc::default(), called_off, ended, until })
     }
 
-    /// What is left of that time. Milliseconds.
+    /// What is left of that time, in milliseconds.
     pub(in crate::supervisor) fn left_ms(&self) -> Option<u64> {
         let left = self.until?.saturating_duration_since(Instant::now());
         Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Whether it is for the first start of a service, and not for an upgrade.
+    /// Whether this is for the first start of a service, and not for an upgrade.
     fn is_first(&self) -> bool {
         self.until.is_none()
     }
@@ -68,24 +69,24 @@ impl Preparation {
         }
     }
 
-    /// Set when it is called off.
+    /// A flag that is set when the work is called off.
     pub(in crate::supervisor) fn flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_called_off)
     }
 
-    /// Completes when it is called off.
+    /// Completes when the work is called off.
     pub(in crate::supervisor) async fn called_off(&self) {
-        // The sender lives as long as this.
+        // The sender lives as long as `self`.
         let _ = self.called_off.subscribe().wait_for(|is| *is).await;
     }
 
-    /// Completes when nothing of it is at work any more.
+    /// Completes when the work has ended, or has had [`ENDED_WITHIN`] to do so.
     pub(in crate::supervisor) async fn ended(&self) {
         let _ = self.ended.subscribe().wait_for(|is| *is).await;
     }
 
-    /// Does `work`, and if it is called off waits until it has ended. One at a time for each service: whoever calls has its
-    /// turn.
+    /// Runs `work`. If it is called off, waits until it has ended. A service has one at a time: the caller must hold
+    /// its turn.
     pub(in crate::supervisor) async fn guard<T>(
         self: &Rc<Self>,
         handle: &Handle,
@@ -105,7 +106,7 @@ impl Preparation {
         };
         self.ended.send_replace(true);
         handle.with(|service| {
-            // Whoever calls it off takes it.
+            // Calling it off has removed it.
             let is_wanted = service.versions.preparation.take_if(|it| Rc::ptr_eq(it, self)).is_some();
             match done.filter(|_| is_wanted) {
                 Some(done) => done,
@@ -124,26 +125,26 @@ fn called_off(name: &ServiceName) -> Error {
     Error::rejected(name, CANCELLED, "Nothing has changed.")
 }
 
-/// Whether this is the answer to who asked for what was called off.
+/// Whether this error answers a request that was called off.
 pub(in crate::supervisor) fn was_called_off(name: &ServiceName, error: &Error) -> bool {
     *error == called_off(name)
 }
 
-/// What calls off the work that comes before the machine is asked.
+/// What calls off the work before the machine is asked.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::supervisor) enum CallOff {
-    /// A stop: of a first start.
+    /// A stop, which calls off a first start.
     Stop,
-    /// A cancellation: of any.
+    /// A cancellation, which calls off any work.
     Cancel,
 }
 
 /// The work that was called off.
 #[derive(Debug, Default)]
 pub(in crate::supervisor) struct CalledOff {
-    /// A version that was brought in: the caller has its answer, and waits until the work has ended.
+    /// The version that was being brought in: its outcome is decided, and the caller waits until the work has ended.
     pub(in crate::supervisor) preparation: Option<(api::Outcome, Rc<Preparation>)>,
-    /// A start that waited to be tried again.
+    /// Whether a start was called off that waited for its next attempt.
     pub(in crate::supervisor) waiting_start: bool,
 }
 
@@ -158,14 +159,14 @@ impl Service {
         CalledOff { preparation, waiting_start }
     }
 
-    /// Calls off what is brought in, if anything is. Whoever has asked for it is told by an error. Nothing is left of it when
+    /// Calls off bringing in a version, if that is in progress. Its caller gets an error. The work is over when
     /// [`Preparation::ended`] completes.
     pub(in crate::supervisor) fn call_off_preparation(&mut self) -> Option<(api::Outcome, Rc<Preparation>)> {
         let preparation = self.versions.preparation.take()?;
         preparation.call_off();
         self.call_off_start();
         let took = preparation.since.elapsed();
-        // Of a first start nothing is left to go back to.
+        // A first start has nothing to go back to.
         let ending = match self.machine.phase() {
             Phase::Stopped => api::Ending::Stopped,
             _ => api::Ending::RolledBack,
@@ -174,12 +175,12 @@ impl Service {
         Some((api::Outcome { reason: Some(CANCELLED.to_owned()), ..outcome }, preparation))
     }
 
-    /// Whether what the service is to be started from is brought in.
+    /// Whether the first version of the service is being brought in.
     pub(in crate::supervisor) fn is_first_brought_in(&self) -> bool {
         self.versions.preparation.as_ref().is_some_and(|preparation| preparation.is_first())
     }
 
-    /// Calls off the first start of a service, if what it is to be started from is still brought in.
+    /// Calls off the first start of a service, if its version is still being brought in.
     fn call_off_first(&mut self) -> Option<(api::Outcome, Rc<Preparation>)> {
         if !self.is_first_brought_in() || self.machine.phase() != Phase::Stopped {
             return None;
@@ -190,7 +191,7 @@ impl Service {
         self.call_off_preparation()
     }
 
-    /// A start that waited was stopped.
+    /// Records that a start was stopped while it waited.
     pub(in crate::supervisor) fn stopped_before_start(&self, asked: &Asked) -> api::Outcome {
         let entry = self.entry(asked, Ending::Stopped, None);
         let took_us = asked.elapsed_us();
@@ -204,7 +205,7 @@ impl Service {
         self.as_it_is(api::Ending::Stopped, took_us)
     }
 
-    /// How things stand, as the outcome of something that no handoff was made for.
+    /// The current state, as the outcome of an operation that has no handoff.
     pub(in crate::supervisor) fn as_it_is(&self, outcome: api::Ending, took_us: u64) -> api::Outcome {
         let shown = self.shown();
         api::Outcome {

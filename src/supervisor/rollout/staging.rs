@@ -1,9 +1,10 @@
-//! A version that waits for the next start of its service: one that was installed while the service was stopped, or while there was
-//! no daemon.
+//! A version that waits for the next start of its service: it was installed while the service was stopped, or while
+//! no daemon ran.
 //!
-//! It is in the store, and a file beside the journal names it; both are on the disk before anybody is told. The next start is one of
-//! it. If it commits, it is the current version, and nothing is staged any more. If it fails, it is forgotten, and the version that was
-//! committed before is started, as it would be without it.
+//! It is in the store, and a file beside the journal names it. Both are on disk before the caller gets an answer. The
+//! next start uses it. If that start commits, it is the current version, and nothing is staged any more. If the start
+//! fails, the staged version is dropped, and the version that was committed before is started, as it would have been
+//! anyway.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,11 +24,11 @@ use crate::spool::{self, Staged};
 use crate::supervisor::operations::{Asked, Limits};
 use crate::supervisor::service::{Handle, START_LIMIT, Service};
 
-/// When it is tried again to bring in what is staged.
+/// The pause before another attempt to bring in what is staged.
 const AGAIN: Duration = Duration::from_secs(1);
 
 impl Service {
-    /// The next start is one of what is staged.
+    /// Makes the next start use what is staged.
     pub(in crate::supervisor) fn try_staged(&mut self) {
         if let Some(staged) = self.versions.staged.as_ref().filter(|_| self.machine.phase() == Phase::Stopped)
         {
@@ -35,7 +36,7 @@ impl Service {
         }
     }
 
-    /// Nothing is staged any more.
+    /// Drops what is staged.
     pub(in crate::supervisor) fn unstage(&mut self) {
         if self.versions.staged.take().is_some() {
             let (directory, name) = (self.shared.dirs.service_state(&self.name), self.name.clone());
@@ -47,7 +48,8 @@ impl Service {
         }
     }
 
-    /// A start has ended, well or not; one that was stopped has not been tried to its end. Gives what was tried in vain.
+    /// Ends the try of a version, after a start that went well or failed. A start that was stopped is no end of a
+    /// try. Returns the version that failed.
     pub(in crate::supervisor) fn end_try(&mut self, is_well: bool) -> Option<PathBuf> {
         let tried = self.versions.trying.take()?;
         let is_staged = self.versions.staged.as_ref().is_some_and(|staged| staged.binary == tried);
@@ -62,14 +64,14 @@ impl Service {
         (!is_well).then_some(tried)
     }
 
-    /// As it is shown.
+    /// The staged version for the status.
     pub(in crate::supervisor) fn staged_status(&self) -> Option<api::StagedStatus> {
         let staged = self.versions.staged.as_ref()?;
         Some(api::StagedStatus { binary: staged.given.clone(), version: staged.version.clone() })
     }
 }
 
-/// What was brought while there was no daemon may have come a moment too late for the start of this one.
+/// Takes in what was staged while no daemon ran. It may have come a moment too late for the start of this one.
 pub(in crate::supervisor) async fn recall_staged(handle: &Handle) {
     let (directory, store, lane) = handle.read(|service| {
         let directory = service.shared.dirs.service_state(&service.name);
@@ -83,7 +85,7 @@ pub(in crate::supervisor) async fn recall_staged(handle: &Handle) {
     }
 }
 
-/// Whether what is staged may be started. What was staged by a daemon has passed already.
+/// Checks whether what is staged may be started. What a daemon has staged has passed already.
 pub(in crate::supervisor) async fn check_staged(
     handle: &Handle,
     config: &config::Service,
@@ -98,7 +100,7 @@ pub(in crate::supervisor) async fn check_staged(
     passed
 }
 
-/// Names a version for the next start. On the disk when this returns.
+/// Names a version for the next start. The name is on disk when this returns.
 pub(in crate::supervisor) async fn stage(handle: &Handle, staged: Staged) -> Result<(), Error> {
     let (directory, lane) = (handle.directory(), handle.lanes().imports);
     let written = staged.clone();
@@ -112,7 +114,7 @@ pub(in crate::supervisor) async fn stage(handle: &Handle, staged: Staged) -> Res
     Ok(())
 }
 
-/// A version was staged while there was no daemon, and its service runs: upgrades to it.
+/// Upgrades to a version that was staged while no daemon ran, if its service runs.
 pub(in crate::supervisor) fn bring_in_staged(handle: Handle) {
     if !handle.read(|service| service.versions.staged.is_some() && service.machine.phase() != Phase::Stopped)
     {
@@ -141,7 +143,7 @@ async fn bring_in(handle: &Handle) -> Result<(), Error> {
         };
         let pipeline = Pipeline::begin(handle.clone(), config, asked, None, turn);
         match pipeline.run(wanted, true, Limits::default()).await {
-            // What is in the way leaves without a word.
+            // Nothing reports when the obstacle is gone.
             Err(error) if error.kind == Kind::Busy => sleep(AGAIN).await,
             ended => {
                 handle.with(Service::unstage);
@@ -151,7 +153,7 @@ async fn bring_in(handle: &Handle) -> Result<(), Error> {
     }
 }
 
-/// What is to be kept for the next start.
+/// The record of a version for the next start.
 pub(in crate::supervisor) fn staged(binary: &Binary, given: &Path, version: Option<String>) -> Staged {
     let given = given.to_owned();
     Staged { binary: PathBuf::from(&binary.path), given, version, is_checked: true }

@@ -1,4 +1,4 @@
-//! What a service has in its store: which version runs, what is told of it, and what is removed.
+//! The versions in the store of a service: which one runs, what is reported of each, and which are removed.
 
 use std::collections::BTreeSet;
 use std::fs::metadata;
@@ -23,16 +23,16 @@ use crate::supervisor::process::{Process, Serial};
 use crate::supervisor::service::{Handle, Service, put_back};
 use crate::sys::regular;
 
-/// A file that is larger is not read to find out whether it is the same.
+/// Maximum size of a file that is read for a comparison.
 const READ_MAX_BYTES: u64 = 16 << 20;
-/// How long somebody who asks waits for a file system that hangs.
+/// How long a caller waits for a file system that hangs.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// More of what a process says of its version is not shown, in characters.
+/// Maximum number of characters shown of the version that a process reports.
 const NAME_MAX: usize = 128;
-/// A file system that takes longer over what is to be removed does not answer.
+/// Time limit of the file system for removing versions.
 const COLLECT_LIMIT: Duration = Duration::from_secs(30);
 
-/// A binary as people know it.
+/// A binary as users know it.
 pub(in crate::supervisor) struct Shown {
     /// The path that was given.
     pub(in crate::supervisor) path: PathBuf,
@@ -42,7 +42,7 @@ pub(in crate::supervisor) struct Shown {
 }
 
 impl Service {
-    /// The file that a target means now.
+    /// The file that a target currently means.
     pub(in crate::supervisor) fn path_of(&self, target: Target) -> PathBuf {
         let current = || self.current_binary().map(|binary| binary.path.clone().into());
         match (target, &self.versions.candidate) {
@@ -54,7 +54,7 @@ impl Service {
         }
     }
 
-    /// What was brought in for a first start, unless the service file says something else by now.
+    /// What was brought in for a first start, unless the service file has changed since.
     fn first_path(&self) -> Option<PathBuf> {
         let of_file = (self.config.binary.as_path(), self.config.update.store);
         let first = self
@@ -76,7 +76,7 @@ impl Service {
         Some(Binary { path: path.to_string_lossy().into_owned(), sha256: version.made.id.0 })
     }
 
-    /// What is current, as it is told.
+    /// The current version, for users.
     pub(in crate::supervisor) fn shown(&self) -> Shown {
         let path = self.path_of(Target::Committed);
         let current = self.current_binary().filter(|binary| Path::new(&binary.path) == path);
@@ -90,7 +90,7 @@ impl Service {
         }
     }
 
-    /// What a binary is called: as a process of it says, or as its store knows it.
+    /// The version name of a binary, as one of its processes reports it or as the store has it.
     pub(in crate::supervisor) fn name_of(&self, path: &Path, sha256: Option<&[u8; 32]>) -> Option<String> {
         let is_meant = |process: &&Process| {
             Path::new(&process.binary.path) == path
@@ -101,12 +101,12 @@ impl Service {
         said.or_else(|| self.versions.store.version_at(path)?.name().map(str::to_owned))
     }
 
-    /// A process says what its version is. That goes before what was read, and the store remembers it.
+    /// Records the version that a process reports. It overrides what was read before, and the store keeps it.
     pub(in crate::supervisor) fn learn_version(&mut self, serial: Serial, id: HandoffId, said: &str) {
         let version: String = said.chars().filter(|it| !it.is_control()).take(NAME_MAX).collect();
         let version = version.trim();
         let process = self.processes.find_mut(serial);
-        // With another id it is a breach of the protocol.
+        // Another id violates the protocol.
         let Some(process) = process.filter(|_| id == self.machine.handoff() && !version.is_empty()) else {
             return;
         };
@@ -125,7 +125,7 @@ impl Service {
         }
     }
 
-    /// A binary, as the history tells it.
+    /// A binary, as the history records it.
     pub(in crate::supervisor) fn told_version(&self, binary: &Binary) -> history::Version {
         let sha256 = (binary.sha256 != [0; 32]).then(|| hex(&binary.sha256));
         let path = PathBuf::from(&binary.path);
@@ -134,14 +134,14 @@ impl Service {
         history::Version { path: source.map_or(path, |source| source.path), sha256, version }
     }
 
-    /// Whether there is nothing yet that a start could be started from, or no longer.
+    /// Whether there is nothing to start the service from, not yet or not any more.
     pub(in crate::supervisor) fn needs_first(&self, config: &config::Service) -> bool {
         let lost =
             |binary: &Binary| config.update.store && self.versions.store.has_lost(Path::new(&binary.path));
         self.current_binary().is_none_or(lost)
     }
 
-    /// The store learns that the current version runs. Does not wait for that.
+    /// Notes in the store that the current version runs. Does not wait for that.
     pub(in crate::supervisor) fn note_generation(&self) {
         if let Some((id, generation)) = self.generation_in_store() {
             let store = Arc::clone(&self.versions.store);
@@ -163,7 +163,7 @@ impl Service {
         }
     }
 
-    /// The versions of which a process may run, or may have to be started.
+    /// The versions that a process may run, or that may have to be started.
     fn versions_in_use(&self) -> BTreeSet<Id> {
         let standing = self.journal.standing();
         let generations = [&standing.current, &standing.previous].into_iter().flatten();
@@ -258,27 +258,27 @@ fn note(store: &Store, id: &Id, generation: u64) {
     }
 }
 
-/// What is to be found out about the files that a service came from.
+/// What to find out about the files that a service came from.
 #[derive(Default)]
 struct Look {
     named: Option<Comparison>,
-    /// What was at the path that was given, where what runs is in the store.
+    /// What was at the path that was given, if the running version is in the store.
     stored: Option<store::Question>,
-    /// What runs, and the store in which it is.
+    /// The running version, and the store that has it.
     kept: Option<(Arc<Store>, Version)>,
     in_place: Option<InPlace>,
 }
 
-/// What runs where it lies.
+/// A running program that is not in the store.
 struct InPlace {
-    /// The path that was given, which may be by way of links.
+    /// The path that was given, perhaps through links.
     given: Option<PathBuf>,
     path: PathBuf,
     sha256: Id,
     pid: Option<u32>,
 }
 
-/// What was found.
+/// The findings.
 #[derive(Default)]
 struct Seen {
     skew: Option<api::Skew>,
@@ -321,16 +321,16 @@ impl InPlace {
         if found.size() > READ_MAX_BYTES {
             return runs.is_some().then_some(api::Skew::Changed);
         }
-        // Another file may have the same content. And of a script it is the interpreter that is executed.
+        // Another file may have the same content. And for a script, `exe` is its interpreter.
         let sha256 = regular::open_to_read(&self.path).and_then(Id::of).ok()?;
         (sha256 != self.sha256).then_some(api::Skew::Changed)
     }
 }
 
-/// What services are doing, and whether the files that they came from are still the same.
+/// The state of services, and whether the files that they came from are still the same.
 pub(in crate::supervisor) async fn statuses(handles: Vec<Handle>) -> Vec<api::ServiceStatus> {
     let until = Instant::now() + PATIENCE;
-    // All look at the same time, each in a lane of its own.
+    // All checks run at the same time, each in a lane of its own.
     let look = |handle: &Handle| {
         handle.with(|service| {
             service.look_after_journal();
@@ -362,7 +362,7 @@ pub(in crate::supervisor) async fn statuses(handles: Vec<Handle>) -> Vec<api::Se
     statuses
 }
 
-/// Removes what need not be kept of one service. Whoever calls has its turn.
+/// Removes the versions of one service that need not be kept. The caller must hold its turn.
 pub(in crate::supervisor) async fn collect(handle: &Handle) -> Result<Vec<api::VersionStatus>, Error> {
     let (store, keep, used, current) = handle.read(|service| {
         let keep = service.config.update.keep;
@@ -387,7 +387,7 @@ pub(in crate::supervisor) async fn collect(handle: &Handle) -> Result<Vec<api::V
     Ok(handle.read(|service| removed.iter().map(|version| service.version_status(version)).collect()))
 }
 
-/// The thread for it is not there, or the file system does not answer.
+/// The error if the thread could not be started, or the file system does not answer.
 pub(in crate::supervisor) fn unfinished(name: &ServiceName, path: &Path, error: &std::io::Error) -> Error {
     let message = format!("{} of service {:?} cannot be worked on: {error}.", path.display(), name.as_str());
     Error::new(Kind::StorageFailed, message, "Nothing was changed. Does its file system answer?")
@@ -428,7 +428,7 @@ impl Daemon {
         let is_one = handles.len() == 1;
         for handle in handles {
             let (name, turn) = (handle.name(), handle.turn());
-            // An upgrade has the turn to the end of its probation, and removes what need not be kept itself.
+            // An upgrade holds the turn until its probation is over, and removes versions itself.
             match turn.try_lock() {
                 Ok(_turn) => removed.extend(collect(&handle).await?),
                 Err(_) if is_one => return Err(Error::busy(&name, "another version is brought in")),

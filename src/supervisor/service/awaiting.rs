@@ -1,4 +1,5 @@
-//! Starts that nobody waits for, and that are tried again: for an address, or for what the service is started from.
+//! Starts that no client waits for, and that are tried again: for an address, or for the version that the service is
+//! started from.
 
 use std::time::Duration;
 
@@ -12,19 +13,22 @@ use crate::journal::unix_ms;
 use crate::supervisor::input::Input;
 use crate::supervisor::process::Serial;
 
-/// How long it takes until an address is tried again.
+/// The pause before an address is tried again.
 const ADDRESS_AGAIN: Duration = Duration::from_secs(1);
-/// How long it takes at first until something else is tried again, which can be much work. Each pause is twice as long as the one before.
+/// The first pause before anything else is tried again, which can be much work. Each pause is twice as long as the
+/// one before.
 const AGAIN: Duration = Duration::from_secs(2);
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 
 impl Service {
-    /// An address that cannot be had now may be there soon: the network comes late, or another process is just leaving.
+    /// Waits for an address that is not available now, but may be soon: the network comes late, or another process is
+    /// just leaving.
     pub(in crate::supervisor) fn await_address(&mut self, error: &Error) {
         self.try_again(error, ADDRESS_AGAIN);
     }
 
-    /// What cannot be brought in now may be there soon: a disk is full, or a file system is mounted late.
+    /// Waits for a version that cannot be brought in now, but may be soon: a disk is full, or a file system is
+    /// mounted late.
     pub(in crate::supervisor) fn await_first(&mut self, error: &Error) {
         let before = self.next_start.awaited.as_ref().and_then(|awaited| awaited.pause);
         let pause = before.map_or(AGAIN, |pause| (2 * pause).clamp(AGAIN, AGAIN_MAX));
@@ -47,7 +51,7 @@ impl Service {
             Some(Awaited { serial, timer: Some(task.abort_handle()), pause: Some(pause) });
     }
 
-    /// The pause of a start that is tried again is over.
+    /// Tries a start again after its pause.
     pub(in crate::supervisor) fn start_again(&mut self, serial: Serial) {
         if !self.awaits(serial) {
             return;
@@ -59,7 +63,7 @@ impl Service {
         }
     }
 
-    /// What the service is started from is brought in now. Gives the number by which [`Service::awaits`] knows this start.
+    /// Begins to bring in what the service is started from. Returns the serial of this start for [`Service::awaits`].
     pub(in crate::supervisor) fn begin_awaited(&mut self) -> Serial {
         let pause = self.next_start.awaited.as_ref().and_then(|awaited| awaited.pause);
         let serial = self.next_serial();
@@ -67,17 +71,17 @@ impl Service {
         serial
     }
 
-    /// Whether it is this start that is waited for: not if it was called off, or another has taken its place.
+    /// Whether this start is still waited for: it was neither called off nor replaced by another one.
     pub(in crate::supervisor) fn awaits(&self, serial: Serial) -> bool {
         self.next_start.awaited.as_ref().is_some_and(|awaited| awaited.serial == serial)
     }
 
-    /// Whether a start is tried again after a pause.
+    /// Whether a start waits for its next attempt.
     pub(in crate::supervisor) fn is_start_awaited(&self) -> bool {
         self.next_start.awaited.as_ref().is_some_and(|awaited| awaited.timer.is_some())
     }
 
-    /// It is started now, or not to be started any more. Whether it has waited.
+    /// Ends the wait: the service is started now, or will not be. Returns whether a start was waiting.
     pub(in crate::supervisor) fn call_off_start(&mut self) -> bool {
         let has_waited = self.next_start.awaited.take().is_some();
         if has_waited {
@@ -88,37 +92,37 @@ impl Service {
     }
 }
 
-/// The start that is tried again: after a pause of the machine, or one that nobody waits for.
+/// The next attempt of a start: one after a pause of the machine, or one that no client waits for.
 #[derive(Debug, Default)]
 pub(in crate::supervisor) struct NextStart {
-    /// When it is tried, in milliseconds since 1970.
+    /// When it is made, in milliseconds since 1970.
     at_unix_ms: Option<u64>,
-    /// A start that nobody waits for.
+    /// A start that no client waits for.
     awaited: Option<Awaited>,
 }
 
 impl NextStart {
-    /// It is tried when so much time has passed.
+    /// The attempt is made after this time.
     pub(in crate::supervisor) fn is_in(&mut self, ms: u64) {
         self.at_unix_ms = Some(unix_ms().saturating_add(ms));
     }
 
-    /// It is tried now, or not at all.
+    /// The attempt is made now, or not at all.
     pub(in crate::supervisor) fn is_not_due(&mut self) {
         self.at_unix_ms = None;
     }
 
-    /// When it is tried, in milliseconds since 1970.
+    /// When it is made, in milliseconds since 1970.
     pub(in crate::supervisor) fn at_unix_ms(&self) -> Option<u64> {
         self.at_unix_ms
     }
 }
 
-/// A start that nobody waits for. It is called off when this is dropped.
+/// A start that no client waits for. Drop calls it off.
 #[derive(Debug)]
 struct Awaited {
     serial: Serial,
-    /// When it is tried again. `None` while it is tried.
+    /// The timer of the next attempt. `None` during an attempt.
     timer: Option<AbortHandle>,
     /// The last pause.
     pause: Option<Duration>,

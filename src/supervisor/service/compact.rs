@@ -10,14 +10,14 @@ use super::{Handle, Service};
 use crate::journal::Compaction;
 use crate::supervisor::input::Input;
 
-/// Over this size a journal is replaced by a shorter one. An upgrade adds some 500 bytes.
+/// A journal over this size is replaced by a shorter one. An upgrade adds some 500 bytes.
 const LIMIT_BYTES: u64 = 64 * 1024;
 
-/// How long a request lets a shorter journal go first: a disk takes milliseconds. A disk that hangs holds nobody up here.
+/// How long a request lets a compaction go first. A disk takes milliseconds; one that hangs holds nothing up here.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Service {
-    /// At rest, replaces a journal that has grown. The waits for the disk are on another thread.
+    /// At rest, replaces a journal that has grown. Another thread waits for the disk.
     pub(in crate::supervisor) fn compact_journal(&mut self) {
         if self.disk.is_compacting() {
             return;
@@ -31,14 +31,14 @@ impl Service {
         });
     }
 
-    /// A shorter journal is there, or cannot be: puts it in the place of the one in use.
+    /// Puts the shorter journal in place of the one in use, unless writing it has failed.
     pub(in crate::supervisor) fn compaction_staged(&mut self, staged: io::Result<Compaction>) {
         let replaced = staged
             .map_err(|error| error.to_string())
             .and_then(|compaction| self.journal.replace(compaction).map_err(|error| error.to_string()));
         match replaced {
             Ok(true) => {}
-            // The next rest is longer.
+            // A record was added since. A later rest may be longer.
             Ok(false) => return self.end_compaction(Ok(())),
             Err(error) => return self.end_compaction(Err(error)),
         }
@@ -49,7 +49,7 @@ impl Service {
         });
     }
 
-    /// The disk knows the shorter one, or has refused it.
+    /// Ends the compaction: the disk has the shorter journal, or has refused it.
     pub(in crate::supervisor) fn compaction_synced(&mut self, synced: io::Result<()>) {
         let replaced = self.journal.replaced(synced).map_err(|error| error.to_string());
         self.end_compaction(replaced);
@@ -66,11 +66,11 @@ impl Service {
 }
 
 impl Handle {
-    /// Completes when the journal is as short as it gets. A request that records something would make the shorter one
-    /// stale, and one request after the other would let it grow without end.
+    /// Completes when the journal is as short as it gets. A request that records something would make a shorter
+    /// journal stale, and a series of requests would let the journal grow without end.
     pub(in crate::supervisor) async fn compacted(&self) {
         let compacted = self.until(|service| !service.disk.is_compacting());
-        // A disk that takes longer than that has waited long enough.
+        // A disk that takes longer is not waited for.
         let _ = timeout(PATIENCE, compacted).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The deadline of an upgrade, as one daemon leaves it to the next: by a clock that nobody can set.
+//! The deadline of an upgrade, as one daemon leaves it to the next: on a clock that cannot be set.
 
 use handoff_protocol::deadline::Millis;
 use handoff_protocol::record::MonotonicTime;
@@ -7,12 +7,12 @@ use uuid::Uuid;
 use crate::sys::clock::monotonic_ms;
 use crate::sys::process::ProcessId;
 
-/// The moment at which so much time has passed. `None` if it cannot be told which boot this is.
+/// The moment when `left_ms` have passed. `None` if this boot cannot be identified.
 pub(in crate::supervisor) fn in_ms(left_ms: Millis) -> Option<MonotonicTime> {
     Some(MonotonicTime { boot_id: boot()?, ms: monotonic_ms().saturating_add(left_ms) })
 }
 
-/// How much time is left until then. `None` if it belongs to another boot.
+/// The time left until `ends`. `None` if that belongs to another boot.
 pub(in crate::supervisor) fn left_ms(ends: MonotonicTime) -> Option<Millis> {
     (boot()? == ends.boot_id).then(|| ends.ms.saturating_sub(monotonic_ms()))
 }

@@ -1,4 +1,4 @@
-//! The wait for the disk at a commit, and what becomes of it if the disk does not answer.
+//! The wait for the disk at a commit, and what happens if the disk does not answer.
 
 use std::collections::VecDeque;
 use std::io;
@@ -28,7 +28,7 @@ impl Service {
             }
             DurableFact::Revert => Fact::Reverted { handoff: id },
         };
-        // Folded when it is on the disk, not before.
+        // Folded once it is on disk, not before.
         let pending = match self.journal.prepare(fact) {
             Ok(pending) => pending,
             Err(error) => return events.push_back(Event::NotDurable(error.to_string())),
@@ -47,7 +47,7 @@ impl Service {
         task.abort_handle()
     }
 
-    /// The disk has answered.
+    /// Handles the answer of the disk.
     pub(in crate::supervisor) fn synced(&mut self, serial: Serial, synced: io::Result<()>) {
         let Some(mut recording) = self.disk.recording.take_if(|it| it.serial == serial) else { return };
         if self.journal.waits_again(&mut recording.pending) {
@@ -70,12 +70,12 @@ impl Service {
         }
     }
 
-    /// The machine waits no longer. What the disk answers later is heard by none, and the record is cut off then.
+    /// Ends the machine's wait for the disk. A later answer is dropped, and the record is cut off then.
     pub(in crate::supervisor) fn give_up_record(&mut self) {
         let Some((error, cut)) = self.journal.give_up() else { return };
         tracing::error!(service = %self.name, %error, "not durable");
         self.problems.not_recorded(&error);
-        // Before the wait ends: behind work that was given up a lane takes no more.
+        // Posted before the wait ends: a lane takes no more work behind work that was given up.
         self.lanes.journal.post(cut);
         if let Some(recording) = self.disk.recording.take() {
             recording.task.abort();
@@ -88,19 +88,19 @@ impl Service {
 pub(in crate::supervisor) struct Disk {
     /// The durable fact of a commit.
     recording: Option<Recording>,
-    /// A shorter journal.
+    /// Whether a shorter journal is on its way.
     is_compacting: bool,
-    /// What a commit needs, as long as an attempt is under way.
+    /// What a commit needs, reserved while an attempt is in progress.
     means: Option<Hold>,
 }
 
 impl Disk {
-    /// An attempt begins. It has what its commit needs.
+    /// Reserves what the commit of an attempt needs.
     pub(in crate::supervisor) fn reserve(&mut self, means: Hold) {
         self.means = Some(means);
     }
 
-    /// No attempt is under way.
+    /// Releases what was reserved: no attempt is in progress.
     pub(in crate::supervisor) fn release(&mut self) {
         self.means = None;
     }
@@ -110,7 +110,7 @@ impl Disk {
         self.is_compacting
     }
 
-    /// A shorter journal is on its way, or is not any more.
+    /// Records whether a shorter journal is on its way.
     pub(in crate::supervisor) fn compacts(&mut self, does: bool) {
         self.is_compacting = does;
     }

@@ -1,4 +1,4 @@
-//! The effects: one arm per action of the machine, no decision.
+//! The effects: one arm per action of the machine, and no decisions.
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
@@ -18,10 +18,11 @@ use crate::shim;
 use crate::supervisor::process::{Place, terminate};
 use crate::supervisor::rollout::Drains;
 
-/// How an upgrade ended that another daemon had begun.
+/// The reason of an upgrade that another daemon had begun.
 const COMPLETED: &str = "the daemon that began this upgrade was lost; the new process served, and the next daemon completed the upgrade";
 
-/// A file system that takes longer over the program of a service, or over its working directory, does not answer.
+/// A file system that takes longer over the program of a service, or over its working directory, counts as not
+/// answering.
 pub(in crate::supervisor) const START_LIMIT: Duration = Duration::from_secs(10);
 
 impl Service {
@@ -116,20 +117,20 @@ impl Service {
         }
     }
 
-    /// What was decided is not: the version before is to serve again.
+    /// Takes a decision back: the version before is to serve again.
     fn reinstate(&mut self, retires: bool) {
         let was_replaced = self.processes.reinstate(retires);
         self.operations.timeline_mut().undecided();
         if was_replaced && !retires {
             self.operations.timeline_mut().gap_begins();
         }
-        // It may have taken over already: the data lock was free.
+        // It may have taken over already, since the data lock was free.
         if self.machine.incumbent() == Incumbent::Active {
             self.operations.timeline_mut().gap_ends();
         }
     }
 
-    /// With the descriptor that came with it.
+    /// Hands state on, with the descriptor that came with it.
     fn hand_on(&self, place: Place, id: HandoffId, state: State) {
         let Some(process) = self.processes.at(place) else { return };
         let fds: Vec<_> = self.processes.fds().iter().map(AsFd::as_fd).collect();
@@ -168,7 +169,7 @@ impl Service {
                 self.prepare_end(process, id, message);
                 process.send(id, message, &[])
             }
-            // It is not there yet, and nobody waits for it any more.
+            // It does not exist yet, and nothing waits for it any more.
             None => {
                 self.give_up_start();
                 events.push_back(Event::SuccessorGone(Exit::Unknown));
@@ -211,10 +212,10 @@ impl Service {
             self.problems.start_refused_no_longer();
             self.end_try(true);
         } else if ending == api::Ending::Stopped {
-            // It was not tried to its end: what is staged still waits for the next start.
+            // The start was not tried to its end: what is staged still waits for the next one.
             self.versions.start_was_stopped();
         }
-        // Who stops a service knows of it. A disk that fails is still to be told.
+        // A user who stops a service knows about it. A disk that fails is still reported.
         if (is_well || ending == api::Ending::Stopped) && self.journal.latched().is_none() {
             self.problems.ended_well();
         }
@@ -238,7 +239,7 @@ impl Service {
         self.operations.answer_all(&error.map_or(Ok(outcome), Err));
     }
 
-    /// That its shim cannot write a file of handoff is no word of a program on its health.
+    /// If a shim cannot write a file of handoff, that says nothing about the health of its program.
     fn as_told(&self, reason: Reason) -> Reason {
         match reason {
             Reason::Unhealthy(why) if self.config.adapter.is_foreign() && shim::is_own_trouble(&why) => {

@@ -1,4 +1,4 @@
-//! What a process said, or what became of it, on its way to the machine.
+//! What a process says, and what becomes of it, on its way to the machine.
 
 use handoff_protocol::message::FromService;
 use handoff_protocol::reason::{Exit, Role};
@@ -9,7 +9,7 @@ use super::Service;
 use crate::supervisor::process::{Place, Process, ProcessEvent, Serial};
 
 impl Service {
-    /// A process did something. Of one that was let go meanwhile nothing is heard.
+    /// Handles an event of a process. If the process was let go meanwhile, the event is dropped.
     pub(in crate::supervisor) fn process_event(&mut self, serial: Serial, event: ProcessEvent) {
         let Some(place) = self.processes.place_of(serial) else { return };
         let said = match event {
@@ -73,7 +73,7 @@ impl Service {
         }
     }
 
-    /// The program of a process that has sealed is gone.
+    /// Records what a process has left behind, if it has sealed: its program is gone.
     fn look_at_what_is_left(&mut self, serial: Serial, message: &FromService) {
         let handoff = self.processes.find(serial).map(|process| process.handoff);
         if let (FromService::Sealed(_), Some(handoff)) = (message, handoff) {
@@ -81,7 +81,7 @@ impl Service {
         }
     }
 
-    /// Whoever asks is to know it before the next upgrade is refused for it.
+    /// Reports that the process cannot be reached, so that users see it before the next upgrade is refused for it.
     fn note_mute(&mut self, why: &str) {
         if self.machine.incumbent() == Incumbent::Unreachable
             && let Some(process) = self.processes.incumbent()
@@ -93,7 +93,7 @@ impl Service {
         }
     }
 
-    /// After a stop the process of the current generation is the one that left.
+    /// Records the end of the outgoing process if it was the process of the current generation, as after a stop.
     fn note_end_of_outgoing(&mut self, exit: Exit) {
         let Some(current) = &self.journal.standing().current else { return };
         if self.processes.outgoing().is_some_and(|process| process.handoff == current.handoff) {
@@ -102,7 +102,7 @@ impl Service {
         }
     }
 
-    /// No later daemon has to ask how it ended, or what it is doing.
+    /// Forgets a process: no later daemon has to ask how it ended, or what it is doing.
     fn forget_process(&mut self, serial: Serial) {
         if let Some(handoff) = self.processes.find(serial).map(|process| process.handoff) {
             self.collect_killed(handoff);
@@ -114,7 +114,7 @@ impl Service {
     fn note_death(&mut self, exit: Exit) {
         let Some(process) = self.processes.lose_incumbent() else { return };
         self.operations.timeline_mut().gap_begins();
-        // The one that people know.
+        // The pid that users know.
         let pid = process.program.get().unwrap_or(process.pid());
         tracing::warn!(service = %self.name, pid, "the process {exit}");
         let current = self.journal.standing().current.as_ref();

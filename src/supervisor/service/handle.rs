@@ -1,4 +1,4 @@
-//! How others reach a service: they ask it for something, look at it, or wait until it rests.
+//! How other parts of the daemon use a service: they send it orders, look at it, or wait until it is at rest.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ pub(in crate::supervisor) struct Handle {
 }
 
 impl Handle {
-    /// Begins to take its inputs. That ends with the last handle.
+    /// Starts to process the inbox. That ends with the last handle.
     pub(in crate::supervisor) fn new(
         config: config::Service,
         opened: Opened,
@@ -48,7 +48,7 @@ impl Handle {
         Self { service, inputs }
     }
 
-    /// Asks for something, and waits for the end.
+    /// Sends an order, and waits for its end.
     pub(in crate::supervisor) async fn order(
         &self,
         order: Order,
@@ -59,7 +59,7 @@ impl Handle {
         ended.unwrap_or_else(|| Err(Error::internal("an operation was dropped")))
     }
 
-    /// Likewise. `None` if it is not answered.
+    /// The same. `None` if the order gets no answer.
     pub(in crate::supervisor) async fn try_order(
         &self,
         order: Order,
@@ -76,27 +76,28 @@ impl Handle {
         self.inputs.ask(|reply| Input::CallOff(by, reply)).await.unwrap_or_default()
     }
 
-    /// Looks at it.
+    /// Looks at the service.
     pub(in crate::supervisor) fn read<T>(&self, look: impl FnOnce(&Service) -> T) -> T {
         look(&self.service.borrow())
     }
 
-    /// Changes something of it beside its machine, at once.
+    /// Changes something beside the machine, at once.
     pub(in crate::supervisor) fn with<T>(&self, change: impl FnOnce(&mut Service) -> T) -> T {
         change(&mut self.service.borrow_mut())
     }
 
-    /// How many there are of this handle.
+    /// The number of handles on this service.
     pub(in crate::supervisor) fn holders(&self) -> usize {
         Rc::strong_count(&self.service)
     }
 
-    /// Completes when the service is stopped, or rests although it was not asked to.
+    /// Completes when the service is at rest: it is stopped, serves, or waits before its next start, and no process
+    /// is on its way out.
     pub(in crate::supervisor) async fn settled(&self) {
         self.until(|service| service.is_settled()).await;
     }
 
-    /// Completes when this holds; it is looked at whenever the service comes to rest.
+    /// Completes when `holds` is true. It is checked whenever the service comes to rest.
     pub(in crate::supervisor) async fn until(&self, holds: impl Fn(&Service) -> bool) {
         loop {
             let settled = self.read(|service| Rc::clone(&service.settled));
@@ -109,13 +110,13 @@ impl Handle {
     }
 }
 
-/// What others look at most.
+/// Shortcuts for what is read most.
 impl Handle {
     pub(in crate::supervisor) fn name(&self) -> ServiceName {
         self.read(|service| service.name.clone())
     }
 
-    /// What the service goes by.
+    /// The service file in use.
     pub(in crate::supervisor) fn config(&self) -> config::Service {
         self.read(|service| service.config.clone())
     }
@@ -136,7 +137,7 @@ impl Handle {
         self.read(|service| Arc::clone(service.versions.store()))
     }
 
-    /// Its holder brings a version in, or removes some.
+    /// Held while a version is brought in, or versions are removed.
     pub(in crate::supervisor) fn turn(&self) -> Arc<Mutex<()>> {
         self.read(|service| service.versions.turn())
     }
@@ -146,7 +147,7 @@ impl Handle {
         self.read(|service| service.operations.recorder().clone())
     }
 
-    /// Where the service has its state.
+    /// The state directory of the service.
     pub(in crate::supervisor) fn directory(&self) -> PathBuf {
         self.read(|service| service.shared.dirs.service_state(&service.name))
     }

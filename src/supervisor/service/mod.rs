@@ -1,5 +1,5 @@
-//! One service: the machine, and everything that it acts on. Events come in, one at a time; [`effects`]
-//! carries out what the machine says.
+//! One service: the machine, and everything that it acts on. Events come in one at a time; [`effects`] carries out
+//! the actions of the machine.
 
 mod awaiting;
 mod compact;
@@ -68,21 +68,21 @@ pub(in crate::supervisor) struct Service {
     pub(in crate::supervisor) operations: Operations,
     pub(in crate::supervisor) lanes: Lanes,
     pub(in crate::supervisor) versions: Versions,
-    /// What looks after the listeners.
+    /// The watches over the listeners.
     pub(in crate::supervisor) upkeep: Upkeep,
-    /// What a person should know.
+    /// What the user should know.
     pub(in crate::supervisor) problems: Problems,
-    /// What its file looked like when it was read last.
+    /// The state of the service file when it was last read.
     pub(in crate::supervisor) file_look: Option<FileLook>,
-    /// The start that is tried again.
+    /// The next attempt of a start.
     pub(in crate::supervisor) next_start: NextStart,
     pub(in crate::supervisor) shared: Rc<Shared>,
     this: Weak<RefCell<Service>>,
-    /// What tasks are given to tell what they find.
+    /// The inbox, to which tasks report their findings.
     pub(in crate::supervisor) inputs: Inputs,
     /// What is on its way to the disk.
     pub(in crate::supervisor) disk: Disk,
-    /// Told when the service comes to rest, and when its journal is short again.
+    /// Notified when the service comes to rest, and when its journal is short again.
     pub(in crate::supervisor) settled: Rc<Notify>,
     pub(in crate::supervisor) timers: Timers,
     pub(in crate::supervisor) monitor: Monitor,
@@ -91,7 +91,7 @@ pub(in crate::supervisor) struct Service {
 }
 
 impl Service {
-    /// `ways` lead to itself: as it is, and to its inbox.
+    /// `ways` lead to the service itself, and to its inbox.
     fn new(
         config: config::Service,
         opened: Opened,
@@ -130,7 +130,7 @@ impl Service {
 }
 
 impl Service {
-    /// Lets one thing happen, and what follows from it.
+    /// Processes one event, and everything that follows from it.
     pub(in crate::supervisor) fn feed(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
@@ -156,18 +156,18 @@ impl Service {
         Moment { now: self.now(), next_id: HandoffId::from_uuid(Uuid::now_v7()) }
     }
 
-    /// By the clock of the machine.
+    /// The time on the clock of the machine.
     pub(in crate::supervisor) fn now(&self) -> Millis {
         u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Does what the machine says after one step.
+    /// Carries out the actions of one step.
     pub(in crate::supervisor) fn carry_out(&mut self, actions: Vec<Action>, events: &mut VecDeque<Event>) {
         if self.machine.is_wanted() != self.journal.standing().wanted {
             self.note(Fact::Wanted { up: self.machine.is_wanted() });
         }
         let handoff = self.machine.handoff();
-        // Who is refused is shown no phase of what others wait for.
+        // A client whose request is refused must not see the phase of another operation.
         let is_refused = actions.iter().any(|action| matches!(action, Action::Refuse(_)));
         let entered = if is_refused { None } else { self.show_phase() };
         for action in actions {
@@ -175,7 +175,7 @@ impl Service {
             self.at_action(&action);
             self.perform(action, events);
         }
-        // Not before: in the gap between two processes nobody waits for the log.
+        // Logged only now: in the gap between two processes, nothing waits for the log.
         if let Some(phase) = entered {
             tracing::info!(service = %self.name, %handoff, phase);
         }
@@ -187,7 +187,8 @@ impl Service {
             && self.machine.outgoing().is_none()
     }
 
-    /// Asks the machine; an upgrade is to what is at this path. The answer goes to `operation`, at once if the machine refuses.
+    /// Sends a request to the machine. An upgrade is to the version at `path`. `operation` gets the answer, at once
+    /// if the machine refuses.
     pub(in crate::supervisor) fn ask(
         &mut self,
         request: Request,
@@ -196,7 +197,7 @@ impl Service {
     ) {
         if request == Request::Start && self.shared.is_leaving.get() {
             let error = Error::busy(&self.name, "the daemon ends");
-            // Whoever asked may have hung up.
+            // The client may have hung up.
             let _ = operation.reply.send(Err(error));
             return;
         }
@@ -211,14 +212,14 @@ impl Service {
         }
     }
 
-    /// That the disk fails, or that the process can be told nothing, stays true whatever is asked for.
+    /// Whether there is a problem that no request ends: the disk fails, or the process cannot be reached.
     fn has_lasting_problem(&self) -> bool {
         self.journal.latched().is_some()
             || self.journal.refused().is_some()
             || self.machine.incumbent() == Incumbent::Unreachable
     }
 
-    /// What a person should know.
+    /// What the user should know.
     pub(in crate::supervisor) fn told_problem(&self) -> Option<String> {
         let doing = match self.machine.phase() {
             Phase::Stopped | Phase::Stopping => Doing::Rests,
@@ -229,19 +230,20 @@ impl Service {
         self.problems.told(doing)
     }
 
-    /// The handoff under way, or the last one, if there was one.
+    /// The handoff in progress, or the last one, if there was one.
     pub(in crate::supervisor) fn handoff(&self) -> Option<HandoffId> {
         Some(self.machine.handoff()).filter(|handoff| *handoff != HandoffId::NIL)
     }
 
-    /// Somebody calls off what is under way. It is no operation of its own, so its clock goes on, and both are answered.
+    /// Calls off the operation in progress for a client. That is no operation of its own, so the clock continues, and
+    /// both operations are answered.
     pub(in crate::supervisor) fn call_off(&mut self, operation: Operation) {
         self.operations.call_off_begins(operation);
         self.feed(Event::Request(Request::Cancel));
         self.operations.call_off_ended();
     }
 
-    /// Tells those who wait that a phase began. Gives the phase, if it is a new one.
+    /// Reports a new phase to the clients that wait. Returns the phase if it is new.
     fn show_phase(&mut self) -> Option<&'static str> {
         let (phase, share) = (self.phase_name(), self.machine.shares());
         let at_us = self.operations.show(phase, share)?;
@@ -249,11 +251,11 @@ impl Service {
         Some(phase)
     }
 
-    /// `at_us` is by the clock of the timeline.
+    /// Reports progress to the clients that wait. `at_us` is on the clock of the timeline.
     pub(in crate::supervisor) fn tell_progress(&self, phase: &str, at_us: u64, detail: Option<String>) {
         let (handoff, timeline) = (self.handoff(), self.operations.timeline());
         for operation in self.operations.all() {
-            // What came before the machine was asked counts.
+            // The time before the machine was asked counts as well.
             let waited_us = operation.asked.as_ref().map_or(0, |asked| asked.waited_us(timeline));
             let at_us = waited_us.saturating_add(at_us);
             if let Some(sink) = &operation.progress {
@@ -270,7 +272,7 @@ impl Service {
         }
     }
 
-    /// The journal must not keep an attempt that is over.
+    /// Records the end of an attempt that is over: it must not stay in the journal.
     fn end_attempt(&mut self) {
         if !matches!(self.machine.phase(), Phase::Serving | Phase::Stopped | Phase::Backoff) {
             return;
@@ -288,7 +290,7 @@ impl Service {
         }
     }
 
-    /// Records a fact whose loss a restart of the supervisor could live with.
+    /// Records a fact whose loss a restart of the supervisor could tolerate.
     pub(in crate::supervisor) fn note(&mut self, fact: Fact) {
         if let Err(error) = self.journal.append(fact) {
             tracing::error!(service = %self.name, %error, "not recorded");
@@ -301,12 +303,12 @@ impl Service {
         Serial(self.serials)
     }
 
-    /// A handle on this service, unless it is going.
+    /// A handle on this service, unless it is being dropped.
     pub(in crate::supervisor) fn handle(&self) -> Option<Handle> {
         self.this.upgrade().map(|service| Handle::of(service, self.inputs.clone()))
     }
 
-    /// Takes over what the service file says now. It counts from the next process on.
+    /// Adopts the current service file. It counts from the next process on.
     pub(in crate::supervisor) fn reconfigure(&mut self, config: config::Service) {
         self.machine.set_policy(config.mode, policy(&config));
         self.config = config;

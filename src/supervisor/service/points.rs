@@ -1,4 +1,4 @@
-//! Where the crash tests find the daemon: around each event and each action.
+//! Where the crash tests hit the daemon: around each event and each action.
 
 use handoff_protocol::supervisor::{Action, Event};
 
@@ -6,7 +6,7 @@ use super::Service;
 use crate::crash_points::{crash_point, name};
 
 impl Service {
-    /// Gives the name of the event.
+    /// Returns the name of the event.
     pub(in crate::supervisor) fn at_event(&self, event: &Event) -> String {
         self.tell_processes();
         let event = name(event);
@@ -21,13 +21,13 @@ impl Service {
 
     pub(in crate::supervisor) fn at_action(&self, action: &Action) {
         self.tell_processes();
-        // A timer is nothing outside of this process, and neither is a reason.
+        // A timer has no effect outside of this process, and neither has a reason.
         if !matches!(action, Action::Arm(..) | Action::Disarm(_) | Action::Failed(_)) {
             crash_point!("supervisor/{}/before.{}", self.phase_name(), name(action));
         }
     }
 
-    /// The harness is told whom it can hit.
+    /// Reports the processes that the harness can hit.
     fn tell_processes(&self) {
         #[cfg(feature = "crash-points")]
         crate::crash_points::parties(

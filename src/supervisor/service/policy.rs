@@ -1,4 +1,4 @@
-//! The times of a service as the machine counts them.
+//! The time limits of a service, for the machine.
 
 use handoff_protocol::deadline::{Policy, Stragglers};
 
@@ -6,7 +6,7 @@ use crate::config;
 use crate::supervisor::listening::ANSWER_MS;
 
 pub(in crate::supervisor) fn policy(config: &config::Service) -> Policy {
-    // A process seals when its answers are given.
+    // A process seals once its answers are given.
     let answers_ms = config.answer_grace_ms.unwrap_or(0);
     let usual = Policy::default();
     Policy {

@@ -1,5 +1,5 @@
-//! What a person should know of a service: each thing that goes wrong has a name here, and each way in which it is over.
-//! No other place writes or clears any of it.
+//! What the user should know about a service: each thing that goes wrong has a method here, and so has each way in
+//! which it is over. No other place writes or clears any of it.
 
 use std::path::Path;
 
@@ -14,32 +14,33 @@ use crate::slots::SlotError;
 /// What is wrong with a service, and what went wrong with its processes.
 #[derive(Debug, Default)]
 pub(in crate::supervisor) struct Problems {
-    /// What was found last. Sentences.
+    /// The last finding. Sentences.
     last: Option<String>,
-    /// What was found meanwhile, and is a problem also when the operation under way has ended well.
+    /// A finding that remains a problem even if the operation in progress ends well.
     meanwhile: Option<String>,
-    /// What is wrong with its file by now.
+    /// What is wrong with the service file now.
     file: Option<String>,
     /// Why the last start was refused.
     refused_start: Option<RefusedStart>,
-    /// What went wrong with its processes.
+    /// What went wrong with the processes.
     processes: Trouble,
-    /// Who keeps the process that begins from its data; a clause.
+    /// The process that keeps a beginning one from its data; a clause.
     lock: Option<String>,
-    /// What was killed since it had not ended in its time, and is not told yet.
+    /// Processes that were killed because they did not end in time, and that were not reported yet.
     killed: Vec<Killed>,
 }
 
-/// A start that was refused before there was a process: why the service does not run, until the next start or another service file.
+/// A start that was refused before a process existed. It is the reason why the service does not run, until the next
+/// start or another service file.
 #[derive(Debug)]
 struct RefusedStart {
     /// Sentences.
     told: String,
-    /// What the service file said.
+    /// The text of the service file.
     file: String,
 }
 
-/// What was told before a request, which goes on being told if the request is refused.
+/// What was reported before a request. It is restored if the request is refused.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Earlier {
     last: Option<String>,
@@ -47,22 +48,22 @@ pub(in crate::supervisor) struct Earlier {
 }
 
 impl Problems {
-    /// With what is wrong with the state of the service, if anything is.
+    /// `problem` is what is wrong with the state of the service, if anything.
     pub(in crate::supervisor) fn at_opening(problem: Option<String>) -> Self {
         Self { last: problem, ..Self::default() }
     }
 
-    /// What was found last, if it still counts.
+    /// The last finding, if it still counts.
     pub(in crate::supervisor) fn last(&self) -> Option<&str> {
         self.last.as_deref()
     }
 
-    /// Whether a service that rests does so because something is wrong.
+    /// Whether a service at rest is down because something is wrong.
     pub(in crate::supervisor) fn keeps_it_down(&self) -> bool {
         self.last.is_some() || self.file.is_some() || self.refused_start.is_some()
     }
 
-    /// What a person should know. Sentences.
+    /// What the user should know. Sentences.
     pub(in crate::supervisor) fn told(&self, doing: Doing) -> Option<String> {
         let refused = self.refused_start.as_ref().map(|refused| refused.told.clone());
         let told = [self.file.clone(), self.last.clone(), refused, self.processes.told(doing)];
@@ -70,25 +71,25 @@ impl Problems {
         (!told.is_empty()).then(|| told.join(" "))
     }
 
-    /// A new request begins. What is known of an earlier attempt is not to be taken for the end of the next one, unless
-    /// it `lasts`.
+    /// Begins a request. Findings about an earlier attempt must not be taken for the end of the next one, unless the
+    /// problem `lasts`.
     pub(in crate::supervisor) fn request_begins(&mut self, lasts: bool) -> Earlier {
         Earlier { killed: std::mem::take(&mut self.killed), last: self.last.take_if(|_| !lasts) }
     }
 
-    /// What is under way goes on, and so does what is shown of it.
+    /// Restores what was reported: the operation in progress continues.
     pub(in crate::supervisor) fn request_refused(&mut self, earlier: Earlier) {
         self.killed = earlier.killed;
         self.last = self.last.take().or(earlier.last);
     }
 
-    /// An operation has ended well. What was found meanwhile is still to be told.
+    /// Ends an operation that went well. What was found meanwhile is still reported.
     pub(in crate::supervisor) fn ended_well(&mut self) {
         self.last = self.meanwhile.take();
         self.processes = Trouble::default();
     }
 
-    /// The new version serves, and the disk does not know.
+    /// The new version serves, but the disk does not have the commit.
     pub(in crate::supervisor) fn committed_without_disk(&mut self, message: &str) {
         self.last = Some(message.to_owned());
     }
@@ -96,17 +97,17 @@ impl Problems {
 
 /// The journal.
 impl Problems {
-    /// A fact is not recorded, or not durable; or what keeps the journal from that is not mended.
+    /// A fact is not recorded, or not durable; or the cause of that could not be mended.
     pub(in crate::supervisor) fn not_recorded(&mut self, error: &JournalError) {
         self.last = Some(error.to_string());
     }
 
-    /// It is not in its place, and cannot be written again; or the disk refuses the one that was.
+    /// The journal is not in its place and cannot be written again, or the disk refuses the one that was.
     pub(in crate::supervisor) fn journal_not_in_place(&mut self, error: &JournalError) {
         self.last = Some(format!("{error}."));
     }
 
-    /// It was taken away and is written again, in the middle of an operation or not.
+    /// The journal was removed and is written again, perhaps in the middle of an operation.
     pub(in crate::supervisor) fn journal_written_again(&mut self, found: &str, is_under_way: bool) {
         self.last = Some(format!("{found}."));
         if is_under_way {
@@ -114,22 +115,22 @@ impl Problems {
         }
     }
 
-    /// It was damaged, and was set aside; or could not be. Sentences.
+    /// The journal was damaged, and was set aside or could not be. Sentences.
     pub(in crate::supervisor) fn journal_set_aside(&mut self, told: String) {
         self.last = Some(told);
     }
 
-    /// It could not be made shorter. That it takes no records is worse.
+    /// The journal could not be made shorter. If it takes no records, that is worse, and is reported instead.
     pub(in crate::supervisor) fn journal_stays_long(&mut self, latched: Option<&str>) {
         self.last = latched.map(str::to_owned).or(self.last.take());
     }
 
-    /// It takes records again.
+    /// The journal takes records again.
     pub(in crate::supervisor) fn journal_mended(&mut self) {
         self.last = None;
     }
 
-    /// To mend it was tried at rest, in vain: what was told `before` says more.
+    /// Mending the journal at rest has failed: the earlier problem, `before`, says more.
     pub(in crate::supervisor) fn journal_still_refused(&mut self, before: Option<String>) {
         self.last = before;
     }
@@ -137,22 +138,22 @@ impl Problems {
 
 /// The listeners.
 impl Problems {
-    /// New connections cannot be steered, or a slot not be retired; or what the keeper holds cannot be used.
+    /// New connections cannot be steered, a slot cannot be retired, or what the keeper holds cannot be used.
     pub(in crate::supervisor) fn slots_unusable(&mut self, error: &SlotError) {
         self.last = Some(error.to_string());
     }
 
-    /// The program has ended a listener, which cannot be replaced.
+    /// The program has ended a listener that cannot be replaced.
     pub(in crate::supervisor) fn listener_not_renewed(&mut self, error: &SlotError) {
         self.last = Some(format!("{error}."));
     }
 
-    /// The listeners of a process that was taken over are not known.
+    /// The listeners of a process that was taken over are unknown.
     pub(in crate::supervisor) fn listeners_unknown(&mut self, error: &SlotError) {
         self.last = Some(format!("The listeners of the process are not known: {error}."));
     }
 
-    /// The path of a unix socket is gone for good.
+    /// The path of a unix socket cannot be restored.
     pub(in crate::supervisor) fn path_lost(&mut self, address: &ListenAddress, error: &str) {
         self.last = Some(format!("The path of {address} is gone and cannot be put back: {error}."));
     }
@@ -160,7 +161,7 @@ impl Problems {
 
 /// Versions.
 impl Problems {
-    /// Something about a watched path.
+    /// A message about a watched path.
     pub(in crate::supervisor) fn at_watched_path(&mut self, path: &Path, what: &str) {
         self.last = Some(format!("What is at {}: {what}.", path.display()));
     }
@@ -170,45 +171,45 @@ impl Problems {
         self.last = Some(error.to_string());
     }
 
-    /// The version that runs was taken away. It may be back.
+    /// The running version was removed from the store. It may be back.
     pub(in crate::supervisor) fn version_taken_away(&mut self, told: &str) {
         self.last = Some(told.to_owned());
     }
 
-    /// An upgrade has ended, but not the command that follows it.
+    /// The command that follows an upgrade has failed.
     pub(in crate::supervisor) fn hook_failed(&mut self, error: &HookError) {
         self.last = Some(format!("The upgrade has ended, but its hook failed: {error}; {}.", error.hint()));
     }
 
-    /// A start is tried again and again. Whether that was not told before.
+    /// A start waits for its next attempt. Returns whether this was not reported before.
     pub(in crate::supervisor) fn start_waits(&mut self, told: String) -> bool {
         let is_new = self.last.as_ref() != Some(&told);
         self.last = Some(told);
         is_new
     }
 
-    /// A start was refused before there was a process; `file` is what the service file said.
+    /// A start was refused before a process existed. `file` is the text of the service file.
     pub(in crate::supervisor) fn start_refused(&mut self, error: &Error, file: &str) {
         let told = format!("The last start was refused: {error}");
         self.refused_start = Some(RefusedStart { told, file: file.to_owned() });
     }
 
-    /// The next one is tried, or a process serves.
+    /// The next start is tried, or a process serves.
     pub(in crate::supervisor) fn start_refused_no_longer(&mut self) {
         self.refused_start = None;
     }
 
-    /// The service file was read; nothing if what it says is wrong. Another one may have mended what was in the way.
+    /// The service file was read; `None` if it is wrong. Another file may have removed the obstacle.
     pub(in crate::supervisor) fn file_was_read(&mut self, read: Option<&str>) {
         self.refused_start.take_if(|refused| read.is_none_or(|text| text != refused.file));
     }
 
-    /// It waits no longer: it is made, or called off.
+    /// The start waits no longer: it is made, or called off.
     pub(in crate::supervisor) fn start_waits_no_longer(&mut self) {
         self.last = None;
     }
 
-    /// What is wrong with the service file by now, if anything is.
+    /// Sets what is wrong with the service file now, if anything.
     pub(in crate::supervisor) fn file_is(&mut self, mistake: Option<String>) {
         self.file = mistake;
     }
@@ -216,17 +217,17 @@ impl Problems {
 
 /// The processes.
 impl Problems {
-    /// A process that was to run has ended: a sentence without its end.
+    /// A process that was to run has ended. `how` is a sentence without its full stop.
     pub(in crate::supervisor) fn died(&mut self, how: String) {
         self.processes.died(how);
     }
 
-    /// The process that serves can be told nothing any more: a sentence without its end.
+    /// The serving process cannot be reached any more. `why` is a sentence without its full stop.
     pub(in crate::supervisor) fn mute(&mut self, why: String) {
         self.processes.mute(why);
     }
 
-    /// A handoff has failed: a clause.
+    /// A handoff has failed. `why` is a clause.
     pub(in crate::supervisor) fn failed(&mut self, why: String) {
         self.processes.failed(why);
     }
@@ -241,12 +242,12 @@ impl Problems {
         self.processes.failure()
     }
 
-    /// A process had not ended in its time.
+    /// A process did not end in time.
     pub(in crate::supervisor) fn was_killed(&mut self, killed: Killed) {
         self.killed.push(killed);
     }
 
-    /// What was killed in the operation under way, or the last one.
+    /// The processes killed in the operation in progress, or in the last one.
     pub(in crate::supervisor) fn killed(&self) -> Vec<Killed> {
         self.killed.clone()
     }
@@ -256,19 +257,19 @@ impl Problems {
         self.lock = None;
     }
 
-    /// Another process keeps it from that: a clause. Whether that was not known before.
+    /// Another process keeps it from the lock. `by` is a clause. Returns whether this was not known before.
     pub(in crate::supervisor) fn lock_is_held(&mut self, by: String) -> bool {
         let is_new = self.lock.as_ref() != Some(&by);
         self.lock = Some(by);
         is_new
     }
 
-    /// Who keeps it from that.
+    /// The process that keeps it from the lock.
     pub(in crate::supervisor) fn lock(&self) -> Option<&str> {
         self.lock.as_deref()
     }
 
-    /// A reason for the end of an attempt, with what kept the process from its data. That is said once.
+    /// Adds what kept the process from its data to the reason for the end of an attempt. That is reported once.
     pub(in crate::supervisor) fn with_lock(&mut self, reason: String) -> String {
         match self.lock.take() {
             Some(trouble) => format!("{reason}; {trouble}"),

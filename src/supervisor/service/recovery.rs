@@ -1,7 +1,7 @@
-//! Taking over what an earlier daemon has left running.
+//! Takes over what an earlier daemon has left running.
 //!
-//! Nothing is bound and nothing is started before it is known who lives: pids are believed only with their start time and
-//! boot id, listeners come back from the keeper, else from the processes themselves, and every process is asked what it
+//! Nothing is bound or started before it is known which processes run. A pid only counts with its start time and boot
+//! id. Listeners come back from the keeper, or else from the processes themselves, and every process is asked what it
 //! is doing. The table of [`handoff_protocol::recovery`] decides the rest.
 
 use std::collections::VecDeque;
@@ -47,7 +47,7 @@ impl From<&Current> for Named {
         Self {
             handoff: current.handoff,
             binary: current.binary.clone(),
-            // A process that ended is never looked for.
+            // A process that has ended is never looked for.
             process: current.process.clone().unwrap_or(NOBODY),
             started_unix_ms: current.started_unix_ms,
         }
@@ -67,10 +67,10 @@ impl From<&Attempt> for Named {
 
 const NOBODY: Identity = Identity { pid: 0, start_ticks: 0, boot_id: [0; 16] };
 
-/// A process that is still there.
+/// A process that still runs.
 type Remaining = (Named, OwnedFd);
 
-/// The process, if it runs.
+/// Opens the process, if it runs.
 fn open(process: &Identity) -> io::Result<Option<OwnedFd>> {
     let &Identity { pid, start_ticks, boot_id } = process;
     if pid == 0 {
@@ -81,7 +81,7 @@ fn open(process: &Identity) -> io::Result<Option<OwnedFd>> {
     Ok(matches!(life(&pidfd)?, Life::Runs).then_some(pidfd))
 }
 
-/// Whether the socket of a process that runs is gone.
+/// Whether the socket of a running process is gone.
 pub(in crate::supervisor) fn lacks_way_in(dirs: &Dirs, standing: &Standing) -> bool {
     let generations = [&standing.current, &standing.previous, &standing.leaving].into_iter().flatten();
     let named = generations.map(Named::from).chain(standing.attempt.iter().map(Named::from));
@@ -93,9 +93,9 @@ pub(in crate::supervisor) fn lacks_way_in(dirs: &Dirs, standing: &Standing) -> b
 }
 
 impl Service {
-    /// Takes over what an earlier daemon has left of a service that becomes known, or of which the journal becomes readable, while
-    /// this daemon is at work. What runs goes on as the journal says. What has ended is recorded, and started only if it is
-    /// `wanted`. `false` if nothing is to be done any more.
+    /// Takes over what an earlier daemon has left of a service, when the service becomes known, or its journal
+    /// readable, while this daemon already works. What runs goes on as the journal says. What has ended is recorded,
+    /// and only started if it is `wanted`. Returns `false` if there is nothing left to do.
     pub(in crate::supervisor) fn take_over_late(&mut self, wanted: bool) -> bool {
         let lives = self.recall_unrecorded() || {
             let standing = self.journal.standing();
@@ -111,7 +111,7 @@ impl Service {
         }
     }
 
-    /// Nothing of it runs, and nothing is to be started by this.
+    /// Records what has ended: nothing of the service runs, and this call must not start anything.
     fn note_ends(&mut self) {
         let standing = self.journal.standing().clone();
         self.note_end_of_current();
@@ -123,8 +123,8 @@ impl Service {
         self.recall_attempts(None);
     }
 
-    /// Takes over the processes that an earlier daemon has left, and ends what it had begun. `false` if it has left
-    /// nothing: then nothing was done.
+    /// Takes over the processes that an earlier daemon has left, and ends what it had begun. Returns `false` if it
+    /// has left nothing: then nothing was done.
     pub(in crate::supervisor) fn take_over_left(&mut self, wanted: bool) -> bool {
         let wanted = self.recall_unrecorded() || wanted;
         let standing = self.journal.standing().clone();
@@ -139,7 +139,7 @@ impl Service {
         if !roles.is_empty() {
             self.go_by_running();
         } else if !self.is_as_running() {
-            // They are known by name, and the same name is another address by now.
+            // Listeners are known by name, and the same name now means another address.
             self.drop_held();
         }
         let left = self.reach_all(&standing, roles, wanted);
@@ -168,7 +168,7 @@ impl Service {
         true
     }
 
-    /// Which of the processes that the journal names are still there.
+    /// Finds the processes of the journal that still run.
     fn look_around(&self, standing: &Standing) -> Living<Remaining> {
         let generation =
             |it: &Option<Current>| it.as_ref().and_then(|current| self.look_for(&current.into()));
@@ -180,7 +180,7 @@ impl Service {
         }
     }
 
-    /// Takes back the listeners, and connects to whoever is there.
+    /// Restores the listeners, and connects to the processes that run.
     fn reach_all(&mut self, standing: &Standing, roles: Roles<Remaining>, wanted: bool) -> Legacy {
         let attempt = standing.attempt.as_ref();
         self.versions.upgrades_to(attempt.map(|attempt| attempt.binary.path.clone().into()));
@@ -215,11 +215,11 @@ impl Service {
     fn open(&self, process: &Identity) -> Option<OwnedFd> {
         match open(process) {
             Ok(found) => found,
-            // To take it for dead would be to start another one beside it.
+            // Taking it for dead would start another process beside it.
             Err(error) if is_shortage(&error) => {
                 self.leave_for_next(process.pid, "it cannot be found out whether it lives", &error)
             }
-            // The pid is that of something that is no process by now.
+            // The pid now belongs to something that is not a process.
             Err(error) => {
                 tracing::warn!(service = %self.name, pid = process.pid, %error, "this is no process");
                 None
@@ -227,13 +227,15 @@ impl Service {
         }
     }
 
-    /// The kernel gives this daemon nothing more: a next one may have what it takes. The services run on.
+    /// Ends the daemon, because the kernel gives it nothing more. The next one may get what it needs. The services
+    /// run on.
     fn leave_for_next(&self, pid: u32, what: &str, error: &io::Error) -> ! {
         tracing::error!(service = %self.name, pid, %error, "{what}; the daemon ends, and the services run on");
         std::process::exit(1)
     }
 
-    /// Whether the process of the current generation ended while no daemon was there.
+    /// Records the end of the process of the current generation, which ended while no daemon ran. Returns whether
+    /// there was one.
     fn note_end_of_current(&mut self) -> bool {
         let Some(current) = self.journal.standing().current.clone() else { return false };
         let Some(process) = current.process else { return false };
@@ -249,7 +251,7 @@ impl Service {
         true
     }
 
-    /// Whether it is still the same process.
+    /// Whether this process still runs.
     pub(in crate::supervisor) fn lives(&self, process: Option<&Identity>) -> bool {
         process.is_some_and(|process| self.open(process).is_some())
     }
@@ -298,7 +300,7 @@ impl Service {
         }
     }
 
-    /// The log pipe of a process, which the keeper is asked to read: it may be another one than before.
+    /// The log pipe of a process. The keeper is asked to read it, since it may be another keeper than before.
     fn log_of(&self, pid: u32) -> LogGuard {
         match log_pipe_of(pid) {
             Ok(Some(pipe)) => self.shared.keeper.log(&self.name, &self.config.log, &pipe),
@@ -310,7 +312,8 @@ impl Service {
         }
     }
 
-    /// A process has answered. Gives what it said to the machine only if it can be talked to.
+    /// Handles the answer of a process. An error says why the daemon cannot talk to the process: then the machine
+    /// does not get the answer.
     pub(in crate::supervisor) fn adopted(
         &mut self,
         serial: Serial,
@@ -334,8 +337,8 @@ impl Service {
     }
 
     fn slot_of(&mut self, mut fds: Vec<OwnedFd>, adopted: &Adopted, serial: Serial) -> Option<u64> {
-        // On a stream it cannot send them. What is known already is found in the list of its sockets, which always may be
-        // read; the rest takes a privilege that the kernel may not give.
+        // On a stream it cannot send them. A known slot is found in the list of the process's sockets, which may
+        // always be read. Anything else takes a privilege that the kernel may not give.
         if fds.is_empty() && !adopted.listeners.is_empty() {
             let sockets = sockets_of(adopted.pid).into_iter().flatten().map(|held| held.inode).collect();
             let known = self.listening.as_ref().and_then(|listening| listening.slot_among(&sockets));
@@ -378,7 +381,7 @@ impl Service {
         }
     }
 
-    /// It is decided what becomes of what was left.
+    /// Handles the decision about what was left.
     pub(in crate::supervisor) fn recovered(&mut self, decision: Decision) {
         crash_point!("supervisor/recovery/decided.{}", name(&decision));
         let told = match decision {
@@ -389,8 +392,8 @@ impl Service {
             Decision::Forward => "the new process serves and was committed",
             Decision::Back => "the old process serves: the upgrade that was under way is rolled back",
             Decision::Revert => "the old process serves again: the upgrade is undone",
-            Decision::Start => "nobody is left: the service is started",
-            Decision::Rest => "nobody is left, and nobody is to run",
+            Decision::Start => "no process is left: the service is started",
+            Decision::Rest => "no process is left, and none is to run",
             Decision::Wait | Decision::KillSuccessor | Decision::KillIncumbent => return,
         };
         tracing::info!(service = %self.name, ?decision, "recovered: {told}");
@@ -401,7 +404,7 @@ impl Service {
     }
 }
 
-/// Whether the kernel, or the limits of this process, have no room for what was asked.
+/// Whether the kernel, or a limit of this process, leaves no room for the request.
 fn is_shortage(error: &io::Error) -> bool {
     let known = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM];
     errno_of(error).is_some_and(|error| known.contains(&error))

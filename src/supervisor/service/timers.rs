@@ -1,4 +1,4 @@
-//! The deadlines of a service, on a clock that stands still while this process does.
+//! The deadlines of a service, on a clock that stops while this process does.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use crate::supervisor::input::Input;
 use crate::supervisor::process::Serial;
 use crate::sys::process::is_busy;
 
-/// A deadline is waited for in so many parts.
+/// The number of parts in which a deadline is waited for.
 const PARTS: u32 = 8;
-/// A part whose end is noticed no later than this has passed, however short it is.
+/// A part counts if its end is noticed within this time, even if the part is shorter.
 const PUNCTUAL: Duration = Duration::from_millis(50);
 
 impl Service {
@@ -24,7 +24,7 @@ impl Service {
         let (serial, inputs) = (self.next_serial(), self.inputs.clone());
         let task = spawn_local(async move {
             pass(Duration::from_millis(ms)).await;
-            // After a stall of this process a message may be there that was not read yet, and it comes first.
+            // After a stall of this process, a message may have arrived that was not read yet. It comes first.
             for _ in 0..3 {
                 yield_now().await;
             }
@@ -36,7 +36,7 @@ impl Service {
         }
     }
 
-    /// One that was disarmed or armed anew meanwhile is not over.
+    /// Handles the end of a deadline, unless it was disarmed or armed again meanwhile.
     pub(in crate::supervisor) fn deadline_over(&mut self, deadline: Deadline, serial: Serial) {
         if self.timers.armed.get(&deadline).is_none_or(|timer| timer.serial != serial) {
             return;
@@ -67,7 +67,7 @@ impl Service {
     }
 }
 
-/// The deadlines that are waited for.
+/// The deadlines that are armed.
 #[derive(Debug, Default)]
 pub(in crate::supervisor) struct Timers {
     armed: HashMap<Deadline, Timer>,
@@ -79,9 +79,9 @@ struct Timer {
     task: AbortHandle,
 }
 
-/// Completes when so much time has passed in which this process could run. When it could not, because the machine or the
-/// container was paused, or the processors or the disk were overloaded, most likely the process that is waited for could
-/// not either: that it was silent meanwhile says nothing about it.
+/// Completes when this process was able to run for `time`. If it was not, because the machine or the container was
+/// paused, or the processors or the disk were overloaded, most likely the process that is waited for was not able to
+/// run either: its silence says nothing about it.
 async fn pass(time: Duration) {
     let part = time / PARTS;
     let mut passed = 0;

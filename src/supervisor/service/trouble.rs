@@ -1,5 +1,5 @@
-//! What went wrong with the processes of a service: how the last one ended that was to run, and why it could not be started.
-//! It is put into words when somebody asks, in the words that fit what the service is doing by then.
+//! What went wrong with the processes of a service: how the last process that was to run ended, and why it could not
+//! be started. The message is composed on request, to fit what the service is doing then.
 
 /// What the service is doing, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,14 +12,14 @@ pub(in crate::supervisor) enum Doing {
     Rests,
 }
 
-/// What went wrong since somebody last asked for something that went well.
+/// What went wrong since the last request that went well.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::supervisor) struct Trouble {
-    /// A sentence without its end.
+    /// A sentence without its full stop.
     death: Option<String>,
     /// A clause.
     failure: Option<String>,
-    /// Why the process that serves can be told nothing: a sentence without its end.
+    /// Why the serving process cannot be reached: a sentence without its full stop.
     mute: Option<String>,
 }
 
@@ -29,7 +29,7 @@ impl Trouble {
         *self = Self { death: Some(how), ..Self::default() };
     }
 
-    /// The process that serves can be told nothing any more.
+    /// The serving process cannot be reached any more.
     pub(in crate::supervisor) fn mute(&mut self, why: String) {
         self.mute = Some(why);
     }
@@ -49,7 +49,7 @@ impl Trouble {
         self.failure.as_deref()
     }
 
-    /// A sentence or two for people.
+    /// One or two sentences for users.
     pub(in crate::supervisor) fn told(&self, doing: Doing) -> Option<String> {
         let mute = self.mute.as_ref().filter(|_| doing == Doing::Serves).map(|why| format!("{why}."));
         let told = [mute, self.told_of_ends(doing)].into_iter().flatten().collect::<Vec<_>>().join(" ");

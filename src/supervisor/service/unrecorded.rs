@@ -1,5 +1,5 @@
-//! Processes that run although no journal says so: the disk took nothing when they were started, or the journal was damaged or
-//! taken away since. The keeper alone knows of them.
+//! Processes that run although no journal says so: the disk took no records when they were started, or the journal
+//! was damaged or removed since. Only the keeper knows of them.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,24 +17,25 @@ use crate::supervisor::rollout::Hashes;
 use crate::supervisor::state::open_journal;
 use crate::sys::exit::{Life, life, pid_of};
 
-/// A program that cannot be read within this time goes without its hash.
+/// If a program cannot be read within this time, its hash stays unknown.
 const HASHED_WITHIN: Duration = Duration::from_secs(5);
 
-/// What the kernel puts behind the path of a file that was removed (proc_pid_exe(5)).
+/// The suffix that the kernel adds to the path of a removed file (proc_pid_exe(5)).
 const DELETED: &str = " (deleted)";
 
 impl Service {
-    /// Records what runs and is not recorded, so that it is asked like any other: one of them may be the one that serves. With
-    /// several, the last one is taken for an attempt; what they say decides. `false` if there is none.
+    /// Records processes that run and are not recorded, so that they are asked like any other: one of them may be the
+    /// one that serves. The last of several counts as an attempt; their answers decide. Returns `false` if there is
+    /// none.
     pub(in crate::supervisor) fn recall_unrecorded(&mut self) -> bool {
         let mut found = self.unrecorded();
         if found.is_empty() {
             return false;
         }
-        // One that could not be read may be whole, and is opened again as it is.
+        // A journal that could not be read may be intact, and is opened again as it is.
         if self.journal.is_damaged() {
             self.set_journal_aside();
-            // The new one knows what the damaged one says up to its damage.
+            // The new journal has what the damaged one says up to its damage.
             found = self.unrecorded();
         }
         let last = found.len().saturating_sub(1);
@@ -53,7 +54,7 @@ impl Service {
         true
     }
 
-    /// The oldest first.
+    /// Oldest first.
     fn unrecorded(&self) -> Vec<(HandoffId, Identity, Binary)> {
         let standing = self.journal.standing();
         let generations = [&standing.current, &standing.previous, &standing.leaving].into_iter().flatten();
@@ -69,12 +70,12 @@ impl Service {
             Some((handoff, process, binary))
         });
         let mut found: Vec<_> = examined.collect();
-        // By the clock of the machine, which nobody sets.
+        // Start times count from the boot, on a clock that cannot be set.
         found.sort_by_key(|(_, process, _)| process.start_ticks);
         found
     }
 
-    /// It is known what runs, so nothing that a damaged journal says is needed to go on.
+    /// Sets a damaged journal aside. What runs is known, so the daemon can go on without it.
     fn set_journal_aside(&mut self) {
         let damage = self.journal.damage().unwrap_or_default().to_owned();
         let begun = self.wait_for_journal(|dirs, name, lane| {
@@ -110,13 +111,13 @@ impl Service {
         self.problems.journal_set_aside(told);
     }
 
-    /// As far as the journal and the store remember.
+    /// The last generation, as far as the journal and the store have it.
     fn last_generation(&self) -> Generation {
         let ran = self.versions.store().versions().first().and_then(|version| version.used.last_generation());
         self.journal.last_generation().max(Generation(ran.unwrap_or(0)))
     }
 
-    /// Which process it is, and what it runs. `None` if it has ended.
+    /// The identity and the binary of a process. `None` if it has ended.
     fn examine(&self, pidfd: &OwnedFd) -> Option<(Identity, Binary)> {
         let pid = pid_of(pidfd.as_fd())?;
         let process = identity(pid);
@@ -128,13 +129,13 @@ impl Service {
             hashed.ok()?.ok()
         });
         let path = program.to_string_lossy().into_owned();
-        // If it runs now, then it had the pid all the while.
+        // If it runs now, it had the pid all the time.
         let runs = matches!(life(pidfd), Ok(Life::Runs));
         runs.then(|| (process, binary.unwrap_or(Binary { path, sha256: [0; 32] })))
     }
 
-    /// The file that a process of this service was started from. A shim has it in its plan. Of a script, the interpreter is
-    /// executed, and the script is among its first arguments.
+    /// The file that a process of this service was started from. A shim has it in its plan. For a script, the
+    /// interpreter is executed, and the script is among its first arguments.
     fn program_of(&self, pid: u32) -> Option<PathBuf> {
         if self.config.adapter.is_foreign() {
             return plan_of(pid).map(|plan| plan.binary);
@@ -161,7 +162,7 @@ fn plan_of(pid: u32) -> Option<plan::Plan> {
     serde_json::from_slice(text).ok()
 }
 
-/// A journal that cannot be begun anew keeps its name.
+/// A damaged journal that cannot be replaced keeps its name.
 fn put_back(aside: Option<&Path>, path: &Path) {
     let _ = aside.map(|aside| fs::rename(aside, path));
 }

@@ -1,4 +1,4 @@
-//! What somebody takes away under a running daemon is noticed, told, and put back.
+//! Notices, reports and restores what is removed while the daemon runs.
 
 use std::fs::File;
 use std::io;
@@ -19,9 +19,9 @@ use crate::supervisor::lane::Lane;
 use crate::supervisor::state::{PATIENCE, open_journal};
 
 impl Service {
-    /// Looks whether the journal is in its place. At rest nothing is recorded, so it is looked at when somebody asks.
+    /// Checks whether the journal is in its place. At rest nothing is recorded, so this happens on requests.
     pub(in crate::supervisor) fn look_after_journal(&mut self) {
-        // A damaged journal that is moved away, as its problem advises, is begun anew without a word.
+        // If a damaged journal was moved away, as its problem advises, a new one is begun without a message.
         if self.journal.refused().is_some() {
             let path = self.shared.dirs.journal(&self.name);
             let what = path.display().to_string();
@@ -36,7 +36,7 @@ impl Service {
         self.tell_of_restored_journal();
     }
 
-    /// After a disk was full: takes records again, and says how things stand now.
+    /// Makes the journal take records again, for example after the disk was full, and records the current state.
     pub(in crate::supervisor) fn mend_journal(&mut self) {
         let was_refused = self.journal.refused().is_some();
         let mended = match self.journal.refused() {
@@ -69,7 +69,7 @@ impl Service {
         else {
             return;
         };
-        // The one that started it, by which it is reached: there may have been others since.
+        // The handoff that started it, by which it is reached: there may have been others since.
         let handoff = process.handoff;
         let facts = [
             Fact::Intent { handoff, generation, binary: process.binary.clone() },
@@ -81,8 +81,8 @@ impl Service {
         }
     }
 
-    /// Likewise of a service that is not known to run: its journal may say by now that it does, or did. `wanted`: what has ended is
-    /// started again.
+    /// Does the same for a service that is not known to be running: its journal may now say that it runs, or did.
+    /// `wanted`: starts what has ended again.
     pub(in crate::supervisor) fn mend_journal_at_rest(&mut self, wanted: bool) {
         let was_refused = self.journal.refused().is_some();
         let problem = self.problems.last().map(str::to_owned);
@@ -95,7 +95,7 @@ impl Service {
         }
     }
 
-    /// Whether it is to run, as a journal says that can be read by now.
+    /// Whether the service is to run. After a crash of the daemon, its journal decides, which is readable now.
     pub(in crate::supervisor) fn is_known_to_be_wanted(&self) -> bool {
         !self.shared.was_lost || self.journal.standing().wanted
     }
@@ -105,7 +105,7 @@ impl Service {
         self.wait_for_journal(|dirs, name, lane| open_journal(&dirs, &name, &lane))?
     }
 
-    /// Does something with the file of the journal, in its lane. Waits a moment at the most.
+    /// Works on the file of the journal, in its lane. Blocks only for a moment.
     pub(in crate::supervisor) fn wait_for_journal<T: Send + 'static>(
         &self,
         work: impl FnOnce(Dirs, ServiceName, Lane) -> T + Send + 'static,
@@ -117,7 +117,7 @@ impl Service {
         done.map_err(|source| JournalError::Storage { path, what: "open it", source })
     }
 
-    /// The journal was written again, if it was: tells it, and waits for the disk on another thread.
+    /// Reports that the journal was written again, if it was. Another thread waits for the disk.
     pub(in crate::supervisor) fn tell_of_restored_journal(&mut self) {
         let Some(found) = self.journal.take_news() else { return };
         tracing::error!(service = %self.name, "{found}");
@@ -130,7 +130,7 @@ impl Service {
         });
     }
 
-    /// The disk has the journal that was written again, or has refused it.
+    /// Handles the answer of the disk about a journal that was written again.
     pub(in crate::supervisor) fn journal_restored(&mut self, synced: io::Result<()>) {
         if let Err(error) = self.journal.restored(synced) {
             tracing::error!(service = %self.name, %error, "not durable");
@@ -138,7 +138,7 @@ impl Service {
         }
     }
 
-    /// What puts back versions that were taken away.
+    /// The means to restore versions that were removed.
     pub(in crate::supervisor) fn restorer(&self) -> Restorer {
         let pid = self.processes.incumbent().map(|process| process.pid());
         let pid = pid.filter(|_| !self.config.adapter.is_foreign());
@@ -146,7 +146,8 @@ impl Service {
     }
 }
 
-/// The version that is current is not in the store any more: puts it back while its content can be had. Gives a sentence about it.
+/// Restores the current version, which is not in the store any more, while its content is still available. Returns a
+/// sentence about it.
 pub(in crate::supervisor) async fn put_back(handle: &Handle) -> String {
     let version = handle.read(|service| {
         let path = service.current_binary().map(|binary| binary.path.clone())?;
@@ -165,7 +166,7 @@ pub(in crate::supervisor) async fn put_back(handle: &Handle) -> String {
     told
 }
 
-/// Puts versions back into a store. The process that serves may run one of them.
+/// Restores versions in a store. The serving process may run one of them.
 pub(in crate::supervisor) struct Restorer {
     store: Arc<Store>,
     lane: Lane,

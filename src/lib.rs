@@ -1,5 +1,5 @@
-//! Upgrades the binary of a running server with no refused, reset or cut connection, no lost write, never two writers,
-//! and a rollback by itself when the new version is bad.
+//! Upgrades the binary of a running server with no refused, reset or cut connection, no lost write, never two
+//! writers, and an automatic rollback when the new version is bad.
 //!
 //! # Where to start
 //!
@@ -18,12 +18,12 @@
 //! - `keeper`: the process that holds the listeners and writes the logs when the daemon is gone.
 //! - `slots`: the listeners, and the steering of connections between them.
 //! - `shim`: the process in front of an unmodified program.
-//! - `journal`, `history`, `store`, `spool`: what lasts.
+//! - `journal`, `history`, `store`, `spool`: the persistent state.
 //! - `config`, `control`, `cli`: service files, the control socket, and the commands.
 //! - `doctor`, `hooks`, `probe`, `watch`: trials, commands of the operator, health, and watched paths.
 //!
-//! Only `control` is an interface for other programs. The other modules are public for the tests of this repository, and change without
-//! notice.
+//! Only `control` is an interface for other programs. The other modules are public for the tests of this repository,
+//! and change without notice.
 
 use handoff_crash_points as crash_points;
 use handoff_service as service;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // First, so that these small processes never touch what the command line needs.
+    // First, so that these small processes never load what the command line needs.
     match std::env::args_os().nth(1) {
         Some(verb) if verb == handoff::keeper::VERB => handoff::keeper::main(),
         Some(verb) if verb == handoff::shim::VERB => handoff::shim::main(),

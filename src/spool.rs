@@ -1,13 +1,13 @@
-//! What is installed for the next start of a service, below its state directory.
+//! Versions that are installed for the next start of a service, below its state directory.
 //!
 //! ```text
-//! staged            names the version, and is on the disk before anybody is told
-//! spool/<number>/   what was brought while there was no daemon: versions/ as in the store, and `request`
-//!      /.new-<pid>/ the same, on its way
+//! staged            names the version; on the disk before the answer
+//! spool/<number>/   a version that was installed without a daemon: versions/ as in the store, and `request`
+//!      /.new-<pid>/ the same, incomplete
 //! ```
 //!
-//! A daemon takes in what is in the spool when it starts: each version moves to the store by a rename, and then `staged` names the
-//! newest. Whatever ends a process in the middle of that, the next one goes on with it. Everything here blocks.
+//! When a daemon starts, it takes in the spool: it renames each version into the store, and then `staged` names the
+//! newest. If a process ends in the middle of that, the next one continues. Everything here blocks.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
@@ -30,25 +30,25 @@ const NEW: &str = ".new-";
 /// A version that waits for the next start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Staged {
-    /// What is started.
+    /// The program to start.
     pub binary: PathBuf,
     /// The path that was given.
     pub given: PathBuf,
-    /// Its version, if it is known.
+    /// Its version, if known.
     pub version: Option<String>,
     /// Whether it has passed the preflight.
     pub is_checked: bool,
 }
 
-/// What was brought while there was no daemon.
+/// A version that was installed without a daemon.
 #[derive(Debug, Serialize, Deserialize)]
 struct Request {
-    /// The hash that names it in `versions`; nothing if it runs where it lies.
+    /// The hash that names it in `versions`, or none if it runs where it is.
     id: Option<String>,
     staged: Staged,
 }
 
-/// Takes in what was brought without a daemon, and gives what is staged.
+/// Takes in the versions that were installed without a daemon. Returns the staged version.
 pub fn recall(state: &Path, store: &Store) -> Result<Option<Staged>, Error> {
     match take_in(state, store)? {
         Some(staged) => Ok(Some(staged)),
@@ -56,13 +56,13 @@ pub fn recall(state: &Path, store: &Store) -> Result<Option<Staged>, Error> {
     }
 }
 
-/// What is staged. Reads a file.
+/// Reads the staged version.
 fn staged(state: &Path) -> Result<Option<Staged>, Error> {
     let path = state.join(STAGED);
     read(&path).map_err(Error::io("read it", &path))
 }
 
-/// Stages a version. On the disk when this returns.
+/// Stages a version. It is on the disk when this returns.
 pub fn stage(state: &Path, staged: &Staged) -> io::Result<()> {
     let (path, beside) = (state.join(STAGED), state.join("staged.new"));
     let _ = fs::remove_file(&beside);
@@ -71,7 +71,7 @@ pub fn stage(state: &Path, staged: &Staged) -> io::Result<()> {
     sync(state)
 }
 
-/// Nothing is staged any more.
+/// Removes the staged version, if there is one.
 pub fn unstage(state: &Path) -> io::Result<()> {
     match fs::remove_file(state.join(STAGED)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -79,8 +79,8 @@ pub fn unstage(state: &Path) -> io::Result<()> {
     }
 }
 
-/// Brings a version without a daemon: verified as a daemon would, and copied unless it runs `in_place`. Gives where it is kept until a
-/// daemon takes it in; it is on the disk then.
+/// Installs a version without a daemon: verifies it as a daemon does, and copies it unless it runs `in_place`.
+/// Returns where it is kept until a daemon takes it in. It is on the disk then.
 pub fn bring(state: &Path, import: &Import, in_place: Option<PathBuf>) -> Result<PathBuf, Error> {
     let spool = state.join(SPOOL);
     let failed = |what| Error::io(what, &spool);
@@ -98,7 +98,7 @@ pub fn bring(state: &Path, import: &Import, in_place: Option<PathBuf>) -> Result
             let store = Store::open(&fresh.0.join(VERSIONS)).map_err(Error::io("list it", &fresh.0))?;
             let imported = store.import(import, &mut |_| {})?;
             let made = imported.version.made;
-            // Its path is known when it is in the store.
+            // Its final path is known when it is in the store.
             let staged = Staged { binary: made.entry, given, version: made.version, is_checked: false };
             Request { id: Some(made.id.to_string()), staged }
         }
@@ -110,12 +110,12 @@ pub fn bring(state: &Path, import: &Import, in_place: Option<PathBuf>) -> Result
     Ok(place)
 }
 
-/// Forgets what was brought, for a daemon has it. Gives whether it was there still.
+/// Removes a version from the spool, because a daemon has it. Returns whether it was still there.
 pub fn withdraw(place: &Path) -> bool {
     fs::remove_dir_all(place).is_ok()
 }
 
-/// Moves everything that was brought to the store, and stages the newest. Gives that.
+/// Moves all versions from the spool to the store, and stages the newest. Returns that one.
 fn take_in(state: &Path, store: &Store) -> Result<Option<Staged>, Error> {
     let spool = state.join(SPOOL);
     let entries = match fs::read_dir(&spool) {
@@ -153,7 +153,7 @@ fn take_in(state: &Path, store: &Store) -> Result<Option<Staged>, Error> {
     Ok(newest)
 }
 
-/// A directory that is no request yet. Removed when this is dropped.
+/// A directory that is not a request yet. Drop removes it.
 struct Fresh(PathBuf);
 
 impl Drop for Fresh {
@@ -162,7 +162,7 @@ impl Drop for Fresh {
     }
 }
 
-/// Gives what is whole the next number. Two that do so at once get one each.
+/// Gives a complete request the next number. Two concurrent callers get different numbers.
 fn settle(spool: &Path, fresh: &Path) -> io::Result<PathBuf> {
     let numbers = || fs::read_dir(spool).into_iter().flatten().flatten();
     let numbers = || numbers().filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());

@@ -1,14 +1,15 @@
-//! Points at which a crash test may end, stop or fail this process.
+//! Points at which a crash test can end, stop or fail this process.
 //!
-//! `crash_point!("library/successor/{}", what)` names a point. Without the feature `active` that is nothing. With it, and with
-//! [`VARIABLE`] in the environment, the process tells the harness at that socket where it is, and waits for the answer. So
-//! the harness alone decides, sees the true order of things in all processes, and can kill or stop any of them while this
-//! one stands still at a known place. If the harness is gone, the process continues.
+//! `crash_point!("library/successor/{}", what)` names a point. Without the feature `active` it does nothing. With it,
+//! and with [`VARIABLE`] in the environment, the process reports the point to the harness at that socket and waits
+//! for the answer. So the harness alone decides, sees the true order of events in all processes, and can kill or stop
+//! any of them while this one stands still at a known place. If the harness is gone, the process continues.
 //!
-//! One packet each way, text: `<name>\n<incumbent> <successor> <retiree>` with the pids that the supervisor knows (0 if
-//! none), answered by `go`, `exit <code>`, `panic` or `wait <ms>`.
+//! One text packet each way: `<name>\n<incumbent> <successor> <outgoing>`, with the pids of the processes of the
+//! service as the supervisor has them (0 if there is none). The answer is `go`, `exit <code>`, `panic` or
+//! `wait <ms>`.
 
-/// A point of the crash tests. Takes what `format!` takes; the text names the point.
+/// A point of the crash tests. Takes the arguments of `format!`; the text names the point.
 #[cfg(feature = "active")]
 #[macro_export]
 macro_rules! crash_point {
@@ -17,7 +18,7 @@ macro_rules! crash_point {
     };
 }
 
-/// A point of the crash tests, which is nothing here. Takes what `format!` takes.
+/// A point of the crash tests, which does nothing in this build. Takes the arguments of `format!`.
 #[cfg(not(feature = "active"))]
 #[macro_export]
 macro_rules! crash_point {
@@ -46,16 +47,16 @@ mod harness {
     use handoff_sys::channel::Channel;
     use handoff_sys::socket::{AddressFamily, SockFlag, SockType, connect_path, socket};
 
-    /// What the harness lets happen at a point.
+    /// What the harness orders at a point.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub enum Answer {
-        /// Nothing.
+        /// Continue.
         Go,
         /// The process exits with this code.
         Exit(i32),
         /// The thread panics.
         Panic,
-        /// The thread waits so long, in milliseconds.
+        /// The thread waits this many milliseconds.
         Wait(u64),
     }
 
@@ -86,14 +87,14 @@ mod harness {
     static HARNESS: OnceLock<Option<Mutex<Channel>>> = OnceLock::new();
     static PARTIES: [AtomicU32; 3] = [const { AtomicU32::new(0) }; 3];
 
-    /// What the supervisor knows of the processes of the service: the pids of incumbent, successor and outgoing process.
+    /// Sets the pids that go with each point: incumbent, successor and outgoing process.
     pub fn parties(pids: [Option<u32>; 3]) {
         for (known, pid) in PARTIES.iter().zip(pids) {
             known.store(pid.unwrap_or(0), Ordering::Relaxed);
         }
     }
 
-    /// Stands at a point until the harness lets this thread go on.
+    /// Reports a point, and waits until the harness lets this thread continue.
     pub fn reach(name: impl FnOnce() -> String) {
         let Some(harness) = HARNESS.get_or_init(find) else { return };
         let name = name();
@@ -119,11 +120,11 @@ mod harness {
     }
 
     fn ask(harness: &Mutex<Channel>, name: &str) -> Answer {
-        let [incumbent, successor, retiree] = [0, 1, 2].map(|at: usize| PARTIES[at].load(Ordering::Relaxed));
+        let [incumbent, successor, outgoing] = [0, 1, 2].map(|at: usize| PARTIES[at].load(Ordering::Relaxed));
         let channel = harness.lock().unwrap_or_else(PoisonError::into_inner);
         let mut answer = Vec::new();
         let asked = channel
-            .send(format!("{name}\n{incumbent} {successor} {retiree}").as_bytes(), &[])
+            .send(format!("{name}\n{incumbent} {successor} {outgoing}").as_bytes(), &[])
             .and_then(|()| channel.recv(&mut answer));
         match asked {
             Ok(Some(packet)) => {
@@ -135,7 +136,7 @@ mod harness {
     }
 }
 
-/// What a child of this process must have in its environment to reach the harness too.
+/// The environment variable that a child of this process needs to reach the harness too.
 pub fn passed_on() -> Option<(std::ffi::OsString, std::ffi::OsString)> {
     #[cfg(feature = "active")]
     return Some((VARIABLE.into(), std::env::var_os(VARIABLE)?));
@@ -143,7 +144,7 @@ pub fn passed_on() -> Option<(std::ffi::OsString, std::ffi::OsString)> {
     None
 }
 
-/// The name of a value of an enum, and of the value in it: `ToIncumbent(HandoffId(…), Seal(Seal { … }))` is
+/// The name of an enum value, and of the value in it: `ToIncumbent(HandoffId(…), Seal(Seal { … }))` is
 /// `ToIncumbent.Seal`.
 pub fn name(value: &impl std::fmt::Debug) -> String {
     let text = format!("{value:?}");

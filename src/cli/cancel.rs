@@ -12,11 +12,11 @@ const EXAMPLES: &str = "\
 Examples:
   handoff cancel s3
 
-The exit code is 0 when the old version serves on, or when a start was called off and the service is
-stopped. Whoever asked for the upgrade is told that it was rolled back, with exit code 4. As long as
-the new version is on probation, this takes the old one back. After that: handoff rollback s3";
+The exit code is 0 if the old version still serves, or if a start was called off and the service is
+stopped. The command that asked for the upgrade reports a rollback, with exit code 4. While the new
+version is on probation, this brings back the old one. After that: handoff rollback s3";
 
-/// Call off the upgrade or start that is under way
+/// Call off the current upgrade or start
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -31,7 +31,7 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     operation::tell(&outcome, out);
     Ok(match outcome.outcome {
         Ending::RolledBack | Ending::Stopped => Exit::Done,
-        // The old process has died meanwhile, so that the upgrade went forward.
+        // The old process died in the meantime, so the upgrade was completed.
         Ending::Committed | Ending::Started | Ending::Unchanged | Ending::Staged | Ending::Failed => {
             Exit::Failed
         }

@@ -11,10 +11,10 @@ use crate::control;
 
 const EXAMPLES: &str = "\
 Examples:
-  handoff check       check every service file
+  handoff check       check all service files
   handoff check s3    check one
 
-Mistakes are printed as file:line:column: key: cause; remedy. The exit code is 3 if there is any.";
+Mistakes are printed as file:line:column: key: cause; remedy. The exit code is 3 if there are any.";
 
 /// Check the service files, without a daemon
 #[derive(clap::Args)]
@@ -53,8 +53,8 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     Ok(if errors.is_empty() { Exit::Done } else { Exit::ConfigInvalid })
 }
 
-/// What only shows when the program is copied, as the daemon does: the member of an archive, libraries beside it, a place where
-/// nothing can be executed.
+/// Mistakes that appear only when the program is copied, as the daemon does: the member of an archive, libraries next
+/// to it, a place where nothing can be executed.
 fn check_copy(service: &Service, dirs: &Dirs) -> Option<config::Error> {
     let (cause, hint) = crate::doctor::check_copy(service, &dirs.versions(&service.name)).err()?;
     let (file, key) = (service.file.clone(), Some("binary".to_owned()));

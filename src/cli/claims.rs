@@ -1,4 +1,4 @@
-//! What `upgrade` and `installed` say of a new binary.
+//! The options of `upgrade` and `installed` that describe a new binary.
 
 use std::path::{Path, PathBuf};
 
@@ -6,23 +6,23 @@ use super::exit::Failure;
 use crate::control::api::Claims;
 use crate::store::{Evidence, Id};
 
-/// How a new binary is verified, and what of it is meant.
+/// How to verify a new binary, and which part of it is the program.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Verification")]
 pub(super) struct Claimed {
     /// The SHA-256 that the file must have
     #[arg(long, value_name = "HEX")]
     sha256: Option<Id>,
-    /// A list of checksums, as `sha256sum` writes it, that must name the file
+    /// A list of checksums, as written by `sha256sum`, that must name the file
     #[arg(long, value_name = "FILE")]
     sha256sums: Option<PathBuf>,
-    /// A signature of the file by minisign, with a key of the service file
+    /// A minisign signature of the file, by a key of the service file
     #[arg(long, value_name = "FILE")]
     minisig: Option<PathBuf>,
-    /// Which member of an archive, or which file of a directory, is the program
+    /// The member of an archive, or the file of a directory, that is the program
     #[arg(long, value_name = "NAME")]
     member: Option<String>,
-    /// Take an archive as a whole, not the member alone
+    /// Take the whole archive, not only the member
     #[arg(long, requires = "member")]
     tree: bool,
 }
@@ -36,7 +36,7 @@ impl Claimed {
     }
 }
 
-/// The daemon has a working directory of its own.
+/// The daemon has another working directory.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|error| {
         let message = format!("The path {} cannot be made absolute: {error}.", path.display());

@@ -13,14 +13,14 @@ Examples:
   handoff crash-test ./s3.toml --soak 20m --seed 7 --load ./s3-load
   handoff crash-test ./s3.toml --only upgrade:journal/synced:supervisor:kill --load ./s3-load
 
-Needs a handoff, and better a service too, that was built with the feature `crash-points`. Each run
-has a directory of its own; {dir} in the service file and in the load command stands for it, and
-{listen.NAME} in the service file for the address of a listener, which is a free one. The load finds
-each address in HANDOFF_LISTEN_<NAME>, works until SIGTERM, and ends with one line of JSON, such as
+Needs a handoff, and preferably a service too, that is built with the feature `crash-points`. Each run
+has its own directory: {dir} in the service file and in the load command stands for it. {listen.NAME}
+in the service file stands for the address of a listener, a free one. The load finds each address in
+HANDOFF_LISTEN_<NAME>, works until SIGTERM, and ends with one line of JSON, such as
 {\"ok\": true, \"acknowledged\": 120, \"lost\": 0, \"wrong\": 0, \"refused\": 0, \"reset\": 0, \"cut\": 0,
-\"longest_gap_ms\": 12.5}. The exit code is 0 if everything held, 1 if something did not.";
+\"longest_gap_ms\": 12.5}. The exit code is 0 if every check passed, 1 if one failed.";
 
-/// Kill and stop every party at every point, under load
+/// Kill and stop every process at every point, under load
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -30,13 +30,13 @@ pub(super) struct Arguments {
     #[cfg(feature = "crash-points")]
     #[command(flatten)]
     choice: crate::crash_test::Choice,
-    /// What is upgraded to [default: the binary of the service file]
+    /// The version to upgrade to [default: the binary of the service file]
     #[arg(long, value_name = "PATH")]
     next: Option<PathBuf>,
-    /// A release that never serves, to be rolled back
+    /// A release that never serves, and must be rolled back
     #[arg(long, value_name = "PATH")]
     bad: Option<PathBuf>,
-    /// The load: a program and its arguments, to the end of the line
+    /// The load: a program and its arguments, up to the end of the line
     #[arg(long, value_name = "COMMAND", required = true, num_args = 1.., allow_hyphen_values = true)]
     load: Vec<OsString>,
 }

@@ -17,7 +17,8 @@ Examples:
 
 The daemon stays in the foreground and logs to standard error. SIGTERM or Ctrl-C stops the services
 in order, then the daemon; a second one leaves the services running. If the daemon is killed, the
-services run on, and the next daemon takes them over. SIGQUIT ends it likewise: for a new version of handoff.";
+services continue, and the next daemon takes them over. SIGQUIT ends it in the same way, to install a
+new version of handoff.";
 
 /// Run the supervisor in the foreground
 #[derive(clap::Args)]
@@ -28,7 +29,7 @@ pub(super) fn run(_: &Arguments, dirs: Dirs) -> Result<Exit, Failure> {
     let wanted = variable("HANDOFF_LOG").map(|value| value.to_string_lossy().into_owned());
     let wanted = wanted.unwrap_or_else(|| "info".to_owned());
     let filter = EnvFilter::try_new(&wanted).map_err(|error| {
-        let message = format!("HANDOFF_LOG is {wanted:?}, which is no filter: {error}.");
+        let message = format!("HANDOFF_LOG is {wanted:?}, which is not a filter: {error}.");
         Failure::usage(message, "Write error, warn, info, debug or trace.")
     })?;
     let colours = std::io::stderr().is_terminal() && variable("NO_COLOR").is_none();
@@ -36,7 +37,7 @@ pub(super) fn run(_: &Arguments, dirs: Dirs) -> Result<Exit, Failure> {
         .with_env_filter(filter)
         .with_writer(StandardError::default())
         .with_ansi(colours)
-        // It would tell of a full disk, or of a pipe that nobody reads, on the standard error: and panic.
+        // Otherwise it reports a full disk, or a pipe without a reader, on standard error, and panics.
         .log_internal_errors(false)
         .init();
     supervisor::run(dirs)

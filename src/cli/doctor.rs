@@ -17,19 +17,19 @@ use crate::doctor::{Choice, Diagnosis, Finding, Verdict, examine};
 const EXAMPLES: &str = "\
 Examples:
   handoff doctor mcp                        which adapter can it use, and why?
-  handoff doctor mcp --binary ./mcp-2.2     the same of another version
-  handoff doctor mcp --timeout 1m           of a program that takes long to start
-  handoff doctor mcp --request 'PING\r\n'    what becomes of this request at the stop signal?
+  handoff doctor mcp --binary ./mcp-2.2     the same for another version
+  handoff doctor mcp --timeout 1m           for a program that starts slowly
+  handoff doctor mcp --request 'PING\\r\\n'   what happens to this request at the stop signal?
   handoff doctor mcp --json | jq -r .advised
 
-The program is started three times, once for each adapter, in a network of its own where that is
-permitted, with the arguments, the environment and the working directory of the service, and ended
-with all that it starts. What is started is a copy beside the versions of the service, as the
-daemon would make it (not with store = false). It is told to end while it has a request, to see
-whether it finishes it. It touches its data as ever: in exclusive mode it is started only while the
-service does not run. The exit code is 0 if the adapter of the service file works.";
+It starts the program three times, once for each adapter, with the arguments, the environment and the
+working directory of the service, in its own network where that is permitted. Then it ends the program
+and all its descendants. It runs a copy next to the versions of the service, as the daemon would make it
+(not with store = false). It sends the stop signal during a request, to see whether the program finishes
+it. The program uses its data as usual: in exclusive mode it is started only while the service does not
+run. The exit code is 0 if the adapter of the service file works.";
 
-/// Find out which adapter a program can use, by trying it out beside the service
+/// Find out which adapter a program can use, by trying it out next to the service
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -38,13 +38,14 @@ pub(super) struct Arguments {
     /// The program to try [default: the binary of the service file]
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
-    /// How long each trial may take
+    /// Time limit of each trial
     #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms, default_value = "10s")]
     timeout: u64,
-    /// In exclusive mode, run the program although the service may be running on the same data
+    /// In exclusive mode, run the program even if the service may be running on the same data
     #[arg(long)]
     yes_run_it: bool,
-    /// What to send to see a request under way at the stop signal; \r, \n and \\ are understood [default: GET / over HTTP]
+    /// What to send, to see a request under way at the stop signal; \r, \n and \\ are understood [default: GET / over
+    /// HTTP]
     #[arg(long, value_name = "TEXT")]
     request: Option<String>,
     #[command(flatten)]
@@ -84,12 +85,12 @@ fn load(name: &ServiceName, dirs: &Dirs) -> Result<Service, Failure> {
     }
     config::load_service(&dirs.config, name).map_err(|errors| {
         let told = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        let hint = format!("Correct the service file; `handoff check {name}` looks at it again.");
+        let hint = format!("Correct the service file; `handoff check {name}` checks it again.");
         Failure::Own { kind: "config_invalid", message: told, hint, exit: Exit::ConfigInvalid }
     })
 }
 
-/// A text in which bytes that are hard to type are written as in C.
+/// The bytes of a text in which characters that are hard to type are written as in C.
 fn bytes_of(text: &str) -> Vec<u8> {
     let (mut bytes, mut rest) = (Vec::new(), text.chars());
     while let Some(character) = rest.next() {
@@ -107,7 +108,7 @@ fn bytes_of(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Whether the service runs, or may be started at any time, if there is a daemon to ask.
+/// Whether the service runs, or may be started at any time. `None` if no daemon answers.
 fn ask_daemon(service: &Service, dirs: &Dirs) -> Option<bool> {
     match ask(dirs, &Request::Status(service.name.clone())) {
         Ok(Response::Status(status)) => Some(!matches!(status.state, State::Stopped | State::Failed)),

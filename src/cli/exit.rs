@@ -11,9 +11,9 @@ use crate::control::{self, ClientError};
 /// The exit codes. They are part of the interface: scripts depend on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exit {
-    /// Done.
+    /// The command succeeded.
     Done = 0,
-    /// Failed.
+    /// The command failed.
     Failed = 1,
     /// The daemon cannot be reached.
     Unreachable = 2,
@@ -27,7 +27,7 @@ pub(super) enum Exit {
     Rejected = 6,
     /// The command line is wrong (the number that sysexits.h gives to this).
     Usage = 64,
-    /// Ended by Ctrl-C, as shells tell it: 128 and the number of the signal. The daemon goes on.
+    /// Ended by Ctrl-C. As in shells: 128 plus the number of the signal. The daemon continues.
     Interrupted = 130,
 }
 
@@ -40,11 +40,11 @@ impl From<Exit> for ExitCode {
 /// Why a command failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The daemon could not be asked, or said no.
+    /// The daemon could not be asked, or refused.
     Client(ClientError),
     /// The directories are unusable.
     Dirs(DirsError),
-    /// Anything that the command found out by itself.
+    /// An error that the command found itself.
     Own {
         /// A word for programs.
         kind: &'static str,
@@ -58,7 +58,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// Something did not work: one sentence, and what to do.
+    /// A failure: one sentence, and what to do.
     pub(super) fn failed(message: String, hint: impl Into<String>) -> Failure {
         Failure::Own { kind: "failed", message, hint: hint.into(), exit: Exit::Failed }
     }
@@ -73,7 +73,6 @@ impl Failure {
         Failure::Own { kind: "usage", message, hint: hint.into(), exit: Exit::Usage }
     }
 
-    /// The exit code of the command.
     pub(super) fn exit(&self) -> Exit {
         match self {
             Failure::Client(ClientError::Unreachable { .. }) => Exit::Unreachable,
@@ -89,7 +88,7 @@ impl Failure {
         }
     }
 
-    /// The same for programs.
+    /// The same, for programs.
     pub(super) fn to_json(&self) -> Value {
         let (kind, message, hint) = match self {
             Failure::Client(ClientError::Refused(control::Error { kind, message, hint })) => {
@@ -138,12 +137,12 @@ impl From<DirsError> for Failure {
     }
 }
 
-/// The services that have a file.
+/// The names of the service files.
 pub(super) fn services_with_files(dirs: &config::Dirs) -> Vec<String> {
     names_in(&[dirs.config.join("services")])
 }
 
-/// The service names that the configuration and the state know of, to suggest from.
+/// The service names in the configuration and the state, for suggestions.
 pub(super) fn known_services(dirs: &config::Dirs) -> Vec<String> {
     names_in(&[dirs.config.join("services"), dirs.state.join("services")])
 }

@@ -1,9 +1,9 @@
 //! Follows a log through its rotation.
 //!
-//! A log directory holds `current`, to which is written, and `1` (newest), `2` and so on. Rotation renames the
-//! oldest first, then `current` to `1`, and then creates a new `current`; so a file only ever moves to the next
-//! higher number. The follower holds the file it reads open, which keeps its inode number from being used again, and
-//! finds it by that number: what bears the next lower number comes next.
+//! A log directory holds `current`, the file that is written, and `1` (newest), `2` and so on. Rotation renames the
+//! oldest first, then `current` to `1`, and then creates a new `current`. So a file only ever moves to the next
+//! higher number. The follower keeps the file that it reads open, so that its inode number is not reused, and finds
+//! it by that number. The file with the next lower number comes next.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -23,18 +23,18 @@ pub(super) struct LogFile {
     identity: Identity,
 }
 
-/// More files than any service file can ask for; a higher number is not a file of the log.
+/// More files than any service file can configure. A higher number is not a file of the log.
 const HIGHEST_NUMBER: u32 = 1000;
 
-/// How often a file is looked for that keeps moving. Each failure takes two rotations within microseconds, so that
-/// in truth the file was moved elsewhere.
+/// Maximum number of searches for a file that keeps moving. Each failure takes two rotations within microseconds, so
+/// after this many the file was moved elsewhere.
 const ATTEMPTS: usize = 100;
 
 /// Device and inode.
 type Identity = (u64, u64);
 
-/// Opens all files of a log, newest first, each once although the log may be rotated meanwhile. An empty log is no
-/// error; a missing directory is.
+/// Opens all files of a log, newest first, each once even if the log is rotated in the meantime. An empty log is not
+/// an error; a missing directory is.
 pub(super) fn open_all(directory: &Path) -> io::Result<Vec<LogFile>> {
     let mut files: Vec<LogFile> = Vec::new();
     for path in paths(directory)? {
@@ -55,7 +55,7 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    /// Begins to watch: whatever happens to the log from now on ends a wait.
+    /// Starts to watch: any change of the log from now on ends a wait.
     pub(super) fn watch(directory: &Path) -> io::Result<Follower> {
         let inotify = Inotify::new()?;
         let changes = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
@@ -63,8 +63,8 @@ impl Follower {
         Ok(Follower { directory: directory.to_owned(), inotify })
     }
 
-    /// Calls `copy` whenever there may be something to read, first with `current`, until it gives false or the reader
-    /// of standard output is gone. Blocks in between without waking up.
+    /// Calls `copy` whenever there may be something to read, first with `current`, until it returns false or the
+    /// reader of standard output is gone. In between it blocks without waking up.
     pub(super) fn run(
         &self,
         mut current: Option<LogFile>,
@@ -72,7 +72,7 @@ impl Follower {
     ) -> io::Result<()> {
         loop {
             let next = self.next_after(current.as_ref())?;
-            // Only after the look for a successor: a file that has one gets no more lines.
+            // Only after the search for the next file: a file that has a newer one gets no more lines.
             if let Some(reading) = &mut current
                 && !copy(&mut reading.file)?
             {
@@ -86,7 +86,7 @@ impl Follower {
         }
     }
 
-    /// The file that comes after `reading`, if the log was rotated.
+    /// The file after `reading`, if the log was rotated.
     fn next_after(&self, reading: Option<&LogFile>) -> io::Result<Option<LogFile>> {
         let Some(reading) = reading else { return Ok(open_all(&self.directory)?.pop()) };
         for _ in 0..ATTEMPTS {
@@ -96,16 +96,16 @@ impl Follower {
                 if reading.file.metadata()?.nlink() == 0 {
                     break;
                 }
-                // It was moved on twice while it was looked for.
+                // It moved on twice during the search.
                 continue;
             };
             let Some(newer) = place.checked_sub(1) else { return Ok(None) };
             let next = match open(&paths[newer]) {
-                // Rotation is under way; the new file's creation ends the wait.
+                // A rotation is in progress. The creation of the new file ends the wait.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 other => other?,
             };
-            // If ours has not moved meanwhile, then neither had the one before it when it was opened.
+            // If this file has not moved, the newer one had not moved either when it was opened.
             if identity_at(&paths[place]) == Some(reading.identity) {
                 return Ok(Some(next));
             }
@@ -114,7 +114,7 @@ impl Follower {
         Ok(open_all(&self.directory)?.pop())
     }
 
-    /// Waits for a change; false once the reader of standard output is gone.
+    /// Waits for a change. Returns false once the reader of standard output is gone.
     fn wait(&self) -> io::Result<bool> {
         let stdout = io::stdout();
         let mut fds = [
@@ -136,13 +136,13 @@ impl Follower {
     }
 }
 
-/// Where the files of a log may be, newest first, without a gap: a listing that is made during a rotation may miss
-/// a file that is there, so that only its highest number is used.
+/// The possible paths of the files of a log, newest first, without a gap. A listing during a rotation may miss a
+/// file, so only its highest number is used.
 fn paths(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let numbers = std::fs::read_dir(directory)?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
         .filter(|&number| number <= HIGHEST_NUMBER);
-    // One more than there are: the oldest may be renamed before it is looked at.
+    // One more than the listing has: the oldest may be renamed before it is opened.
     let last = numbers.max().unwrap_or(0) + 1;
     let rotated = (1..=last).map(|number| directory.join(number.to_string()));
     Ok(std::iter::once(directory.join("current")).chain(rotated).collect())
@@ -193,7 +193,7 @@ mod tests {
             std::fs::rename(at("current"), at("1")).unwrap();
         }
 
-        /// What a follower sees that begins with `reading` and ends when the log has no more.
+        /// The text that a follower sees if it starts with `reading` and ends at the end of the log.
         fn follow(&self, mut reading: Option<LogFile>) -> String {
             let follower = Follower::watch(self.dir.path()).unwrap();
             let mut seen = String::new();
@@ -219,7 +219,7 @@ mod tests {
         log.rotate(4);
         log.append("c\n");
         log.rotate(4);
-        // Here a rotation was interrupted: `current` is missing, which is no end and no error.
+        // An interrupted rotation: `current` is missing, which is neither the end nor an error.
         assert_eq!(log.follow(None), "a\nb\nc\n");
         log.append("d\n");
         assert_eq!(log.follow(reading.pop()), "a\nb\nc\nd\n");

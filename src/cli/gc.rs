@@ -11,13 +11,13 @@ use crate::control::api::Request;
 
 const EXAMPLES: &str = "\
 Examples:
-  handoff gc        of every service
+  handoff gc        for all services
   handoff gc s3
 
-What runs, what ran before it, what is pinned, and the last versions that ran (`keep` in [update] of the
-service file) stay. It is done after each upgrade anyway.";
+It keeps what runs, what ran before it, what is pinned, and the last versions that ran (`keep` in [update]
+of the service file). The daemon does the same after each upgrade.";
 
-/// Remove versions that need not be kept
+/// Remove versions that are no longer needed
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {

@@ -12,34 +12,34 @@ use crate::history::{Ending, Entry, Version};
 
 const EXAMPLES: &str = "\
 Examples:
-  handoff history                     every service
+  handoff history                     all services
   handoff history s3 --limit 5        the last five attempts
   handoff history s3 --last           the phases of the last one, as a picture
-  handoff history --id 9df9c07e       of another one: any part of its id that is its own
+  handoff history --id 9df9c07e       of another one; a unique part of its id is enough
   handoff history s3 --json | jq -c 'select(.outcome == \"rolled_back\")'";
 
-/// Show what was attempted, by whom, and how it ended
+/// Show past attempts: what was done, who asked for it, and how it ended
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// Only this service
     service: Option<ServiceName>,
-    /// One attempt: its id, or a part of it
+    /// One attempt: its id, or a unique part of it
     #[arg(long, value_name = "ID", conflicts_with = "last")]
     id: Option<String>,
-    /// The last attempt
+    /// Only the last attempt, with its phases as a picture
     #[arg(long)]
     last: bool,
-    /// How many attempts at the most, the newest
+    /// Show the last N attempts
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["id", "last"])]
     limit: u64,
     #[command(flatten)]
     pub(super) json: Json,
 }
 
-/// Columns of who asked, on a terminal.
+/// Maximum width of the column `BY` on a terminal.
 const BY_MAX: usize = 14;
-/// Of a picture where there is no terminal.
+/// Width of a picture without a terminal.
 const PICTURE_WIDTH: usize = 100;
 
 pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
@@ -67,7 +67,7 @@ fn entries(service: Option<ServiceName>, limit: Option<u64>, dirs: &Dirs) -> Res
     }
 }
 
-/// The attempt whose id has this part.
+/// The only attempt whose id contains this part.
 fn the_one(entries: Vec<Entry>, part: &str) -> Result<Entry, Failure> {
     let wanted = part.to_ascii_lowercase();
     let mut found =
@@ -80,7 +80,7 @@ fn the_one(entries: Vec<Entry>, part: &str) -> Result<Entry, Failure> {
         }
         (None, _) => {
             let message = format!("There is no attempt with {part:?} in its id.");
-            Err(Failure::failed(message, "`handoff history` names them; old ones are not kept."))
+            Err(Failure::failed(message, "`handoff history` lists them; old ones are not kept."))
         }
     }
 }
@@ -103,7 +103,7 @@ fn table(entries: &[Entry]) -> String {
     table::table(["AGO", "SERVICE", "WHAT", "OUTCOME", "TO", "TOOK", "GAP", "BY", "ID"], rows)
 }
 
-/// How it ended, and whether something had to be killed for that.
+/// How it ended, whether something was killed, and how much was lost.
 fn outcome(entry: &Entry) -> String {
     let killed = if entry.killed.is_empty() { "" } else { ", killed" };
     let lost =
@@ -111,7 +111,7 @@ fn outcome(entry: &Entry) -> String {
     format!("{}{killed}{lost}", entry.outcome.words())
 }
 
-/// One attempt with all that is known, and its picture.
+/// One attempt with all known details, and its picture.
 fn describe(entry: &Entry, style: Style, width: usize) -> String {
     let ending = picture::ending(entry);
     let ending = match entry.outcome {
@@ -153,7 +153,7 @@ fn describe(entry: &Entry, style: Style, width: usize) -> String {
     lines.join("\n")
 }
 
-/// Of who asked, as much as leaves room for the rest on a terminal.
+/// The caller, shortened to leave room for the rest on a terminal.
 fn shortened(by: &str) -> String {
     if terminal_width().is_none() || by.chars().count() <= BY_MAX {
         return by.to_owned();
@@ -169,7 +169,7 @@ fn by(entry: &Entry) -> String {
     }
 }
 
-/// What a version calls itself, else the name of its file.
+/// The version's own name, else the name of its file.
 fn short(version: &Version) -> String {
     let name = || version.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     version.version.clone().unwrap_or_else(name)
@@ -182,7 +182,7 @@ fn long(version: &Version) -> String {
     format!("{named}{}{hash}", version.path.display())
 }
 
-/// The end of an id is what differs: it begins with the time.
+/// The last part of an id. Ids begin with the time, so they differ at the end.
 fn tail(id: &str) -> String {
     id.get(id.len().saturating_sub(8)..).unwrap_or(id).to_owned()
 }

@@ -1,8 +1,8 @@
-//! Times the way people read them.
+//! Times and sizes in readable form.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A span with about three significant digits: `850 µs`, `2.1 ms`, `1.25 s`, `2 min 5 s`, `3 h 2 min`, `4 d 1 h`.
+/// A duration with about three significant digits: `850 µs`, `2.1 ms`, `1.25 s`, `2 min 5 s`, `3 h 2 min`, `4 d 1 h`.
 pub(super) fn span(us: u64) -> String {
     match us {
         0..1_000 => format!("{us} µs"),
@@ -13,14 +13,14 @@ pub(super) fn span(us: u64) -> String {
     }
 }
 
-/// How long ago `at_ms` (since 1970) was.
+/// The time since `at_ms` (milliseconds since 1970).
 pub(super) fn since(at_ms: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let ago = now.saturating_sub(Duration::from_millis(at_ms));
     long_span(ago.as_secs())
 }
 
-/// How long from now until `at_ms` (since 1970).
+/// The time from now until `at_ms` (milliseconds since 1970).
 pub(super) fn until(at_ms: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     match Duration::from_millis(at_ms).checked_sub(now) {

@@ -22,15 +22,15 @@ Examples:
   handoff installed s3 /opt/s3/s3                       after a program was put there
   handoff installed s3 s3.tar.gz --member s3            a program in an archive
   handoff installed s3 s3.zip --sha256sums SHA256SUMS   verified before anything of it runs
-  handoff installed s3 ./s3 --version 1.2.3 --no-wait   go on as soon as the daemon is at work
+  handoff installed s3 ./s3 --version 1.2.3 --no-wait   return as soon as the daemon is at work
 
-Call it as often as you like, from as many tools as you like: one upgrade at a time, and none if the same
-content runs already. If the service is stopped, or no daemon runs, the version is verified and kept for the
-next start. Exit codes: 0 it runs, or is kept for the next start; 2 no daemon runs, and it could not be kept;
-4 it was rolled back; 6 it was refused before it ran. With --no-wait only the request counts; `handoff
-history` tells how it ended.";
+You can call it repeatedly, and from several tools: the daemon runs one upgrade at a time, and none if the
+same content runs already. If the service is stopped, or no daemon runs, the version is verified and kept for
+the next start. Exit codes: 0 it runs, or is kept for the next start; 2 no daemon runs, and it could not be
+kept; 4 it was rolled back; 6 it was refused before it ran. With --no-wait the exit code covers only the
+request; `handoff history` shows how it ended.";
 
-/// Upgrade to what was just put at a path, unless it runs already
+/// Upgrade to the version that was just put at a path, unless it runs already
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -38,7 +38,7 @@ pub(super) struct Arguments {
     service: ServiceName,
     /// A program, an archive (.tar.gz, .tar.xz, .zip), or a directory
     path: PathBuf,
-    /// Its version; it is not asked for it then
+    /// Its version; `version_command` does not run then
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
     /// Wait until the upgrade has ended (the default)
@@ -60,7 +60,7 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
         claims: arguments.claims.to_claims()?,
         version: arguments.version.clone(),
     });
-    // A daemon that breaks off later was at work on it: `handoff history` tells how far it came.
+    // If a daemon breaks off later, it was at work: `handoff history` shows how far it got.
     match Client::connect(&dirs.control_socket()) {
         Err(unreachable) => without_daemon(arguments, &request, unreachable, dirs, out),
         Ok(_) => ask(arguments, &request, dirs, out),
@@ -80,7 +80,7 @@ fn ask(arguments: &Arguments, request: &Request, dirs: &Dirs, out: &mut Output) 
     Ok(Exit::Done)
 }
 
-/// Brings the version to where the next daemon finds it.
+/// Puts the version where the next daemon finds it.
 fn without_daemon(
     arguments: &Arguments,
     request: &Request,
@@ -112,7 +112,8 @@ fn without_daemon(
     let brought = spool::bring(&dirs.service_state(service), &import, in_place);
     let place = brought.map_err(|error| control::Error::rejected(service, &error, error.hint()))?;
     if Client::connect(&dirs.control_socket()).is_ok() {
-        // A daemon has come meanwhile. If it has not taken it, nobody will before its next start.
+        // A daemon has started in the meantime. If it has not taken the version, no daemon does before its next
+        // start.
         spool::withdraw(&place);
         return ask(arguments, request, dirs, out);
     }
@@ -127,7 +128,7 @@ fn without_daemon(
     Ok(Exit::Done)
 }
 
-/// What is put there must be the daemon's.
+/// The state directory must belong to the user of the daemon.
 fn check_state(dirs: &Dirs, unreachable: &ClientError) -> Result<(), Failure> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dirs.state);
@@ -141,6 +142,6 @@ fn check_state(dirs: &Dirs, unreachable: &ClientError) -> Result<(), Failure> {
         "{unreachable} Nor can the version be kept for the next start in {}: {cause}.",
         dirs.state.display()
     );
-    let hint = "Ask again as the user of the daemon, or when it runs.".to_owned();
+    let hint = "Run it again as the user of the daemon, or when the daemon runs.".to_owned();
     Err(Failure::Own { kind: "unreachable", message, hint, exit: Exit::Unreachable })
 }

@@ -1,4 +1,5 @@
-//! Ctrl-C while the daemon is at work: the command ends, the work goes on, and the user learns how to watch it and how to call it off.
+//! Ctrl-C while the daemon is at work: the command ends, the work continues, and a text says how to watch it and call
+//! it off.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use crate::sys::poll::{PollFlags, poll_one};
 use crate::sys::process::{Signal, dies_of};
 use crate::sys::signal_fd::signal_fd;
 
-/// What goes on in the daemon, and what to do about it.
+/// The work that continues in the daemon, and what the user can do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct GoesOn {
     message: String,
@@ -22,7 +23,7 @@ pub(super) struct GoesOn {
 }
 
 impl GoesOn {
-    /// Of a request that has an outcome.
+    /// For a request that has an outcome.
     pub(super) fn of(request: &Request) -> GoesOn {
         let (what, service) = match request {
             Request::Start(service) => ("start", service),
@@ -42,7 +43,7 @@ impl GoesOn {
         GoesOn { message: format!("The {what} of {service} goes on in the daemon."), hint }
     }
 
-    /// Of several upgrades at once.
+    /// For several upgrades at once.
     pub(super) fn all<'a>(under_way: impl IntoIterator<Item = &'a ServiceName>) -> GoesOn {
         let names: Vec<&str> = under_way.into_iter().map(ServiceName::as_str).collect();
         let message = match &names[..] {
@@ -57,22 +58,22 @@ impl GoesOn {
     }
 }
 
-/// SIGINT does not end this process by itself any more.
+/// While this is held, SIGINT does not end the process by itself.
 #[derive(Debug)]
 pub(super) struct Interrupt(Option<OwnedFd>);
 
-/// While this exists, an interrupt prints how to go on.
+/// While this exists, an interrupt prints how to continue.
 #[derive(Debug)]
 pub(super) struct Watch(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// For a process of one thread. Where SIGINT is ignored, as below nohup, it stays so.
+    /// Call it while the process has one thread. If SIGINT is ignored, as below nohup, it stays ignored.
     pub(super) fn hold() -> Interrupt {
         let is_deadly = dies_of(std::process::id(), Signal::SIGINT);
         Interrupt(is_deadly.then(|| signal_fd(Signal::SIGINT).ok()).flatten())
     }
 
-    /// From now on it ends the process with this sentence, after the moving line is cleared.
+    /// From now on an interrupt clears the progress line, prints this text and ends the process.
     pub(super) fn tell(
         self,
         json: bool,

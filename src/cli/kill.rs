@@ -15,7 +15,7 @@ Examples:
   handoff kill --reload s3       send the reload_signal of its service file
 
 The signal goes to the process that serves, not to the shim that runs it, and not to a wrapper.
-A program that ends by it is started again; to stop a service: handoff stop s3";
+A program that ends because of it is started again; to stop a service: handoff stop s3";
 
 /// Send a signal to the program of a service
 #[derive(clap::Args)]
@@ -27,7 +27,7 @@ pub(super) struct Arguments {
     #[arg(short, long, value_name = "SIGNAL", value_parser = offered)]
     #[arg(required_unless_present = "reload", conflicts_with = "reload")]
     signal: Option<String>,
-    /// The signal that the service file names as `reload_signal`
+    /// Send the `reload_signal` of the service file
     #[arg(long)]
     reload: bool,
     #[command(flatten)]

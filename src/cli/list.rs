@@ -13,7 +13,7 @@ use super::{Json, ask, human};
 use crate::config::{self, Dirs};
 use crate::control::api::{Request, Response, ServiceStatus, Skew};
 
-/// So long the directory of the service files is waited for.
+/// Time limit for the directory of the service files.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// List the services
@@ -45,8 +45,8 @@ pub(super) fn run(_: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, 
     Ok(Exit::Done)
 }
 
-/// Files whose names are no service names, which no daemon reads, or why the directory cannot be listed. Waits at most
-/// a moment.
+/// The files in the directory of the service files that the daemon does not read, because their names are not service
+/// names; or why the directory cannot be listed. Waits at most [`PATIENCE`].
 pub(super) fn misnamed(dirs: &Dirs) -> Vec<config::Error> {
     let (config_dir, (tell, told)) = (dirs.config.clone(), channel());
     std::thread::spawn(move || {
@@ -67,14 +67,14 @@ pub(super) fn misnamed(dirs: &Dirs) -> Vec<config::Error> {
     })
 }
 
-/// Below what is told of the services.
+/// Prints the mistakes below the services.
 pub(super) fn tell(misnamed: &[config::Error], out: &mut Output) {
     for error in misnamed {
         out.line(wrapped(&error.to_string(), 2));
     }
 }
 
-/// All services, as the daemon sees them.
+/// All services, as the daemon reports them.
 pub(super) fn services(dirs: &Dirs) -> Result<Vec<ServiceStatus>, Failure> {
     match ask(dirs, &Request::List)? {
         Response::List(services) => Ok(services),
@@ -98,7 +98,7 @@ fn table(services: &[ServiceStatus]) -> String {
     table::table(["SERVICE", "STATE", "GENERATION", "PID", "UP", "LISTENS", "BINARY"], rows)
 }
 
-/// What a path does not tell.
+/// The state of the file at the path.
 fn skew(skew: Option<Skew>) -> &'static str {
     match skew {
         None => "",

@@ -16,28 +16,28 @@ use crate::control;
 
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// How many old lines `-f` shows unless it is told.
+/// Default number of old lines with `-f`.
 const FOLLOW_TAIL_LINES: u64 = 10;
 
 const EXAMPLES: &str = "\
 Examples:
   handoff logs s3              everything that is kept
   handoff logs s3 --tail 100   the last hundred lines
-  handoff logs s3 -f           the last ten lines and what comes, through rotation
+  handoff logs s3 -f           the last ten lines and all new ones, through rotation
   handoff logs s3 --json | jq -r .line
 
-The files are read directly, so that this works without a daemon.";
+It reads the files directly, so it works without a daemon.";
 
-/// Print what a service wrote to its standard output and standard error
+/// Print what a service wrote to standard output and standard error
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// The service
     service: ServiceName,
-    /// Go on with what comes, until interrupted
+    /// Continue with new lines, until interrupted
     #[arg(short, long)]
     follow: bool,
-    /// Begin with the last N lines [default: all, with --follow 10]
+    /// Start with the last N lines [default: all, with --follow 10]
     #[arg(long, value_name = "N")]
     tail: Option<u64>,
     #[command(flatten)]
@@ -59,7 +59,7 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
 }
 
 fn print(follow: bool, tail: Option<u64>, directory: &Path, printer: &mut Printer) -> io::Result<()> {
-    // Before the first read, so that nothing falls between reading and following.
+    // Before the first read, so that no line is lost between reading and following.
     let follower = follow.then(|| Follower::watch(directory)).transpose()?;
     let mut files = match open_all(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -82,10 +82,11 @@ fn print(follow: bool, tail: Option<u64>, directory: &Path, printer: &mut Printe
     Ok(())
 }
 
-/// Sets the files (newest first) to where their last `lines` lines begin; gives how many files have part in them.
+/// Sets the files (newest first) to the start of their last `lines` lines. Returns how many files contain some of
+/// them.
 fn keep_tail(files: &mut [LogFile], mut lines: u64) -> io::Result<usize> {
     for (index, LogFile { file, .. }) in files.iter_mut().enumerate() {
-        // The newest file counts even if nothing of it is wanted: it is the one to follow.
+        // The newest file counts even if none of its lines are wanted: it is the one to follow.
         let (start, missing) = tail_start(file, lines)?;
         file.seek(SeekFrom::Start(start))?;
         if missing == 0 {
@@ -96,7 +97,7 @@ fn keep_tail(files: &mut [LogFile], mut lines: u64) -> io::Result<usize> {
     Ok(files.len())
 }
 
-/// Where the last `lines` lines of a file begin, and how many lines there are too few.
+/// The start of the last `lines` lines of a file, and how many lines are missing.
 fn tail_start(file: &mut File, lines: u64) -> io::Result<(u64, u64)> {
     let end = file.seek(SeekFrom::End(0))?;
     if lines == 0 {
@@ -113,7 +114,7 @@ fn tail_start(file: &mut File, lines: u64) -> io::Result<(u64, u64)> {
         file.read_exact(chunk)?;
         for (index, _) in chunk.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
             let after = position + index as u64 + 1;
-            // The newline at the very end closes the last line; each other one begins a line that is wanted.
+            // The newline at the very end closes the last line. Each other newline is the start of a wanted line.
             if after == end {
                 continue;
             }
@@ -127,7 +128,7 @@ fn tail_start(file: &mut File, lines: u64) -> io::Result<(u64, u64)> {
     Ok((0, if end > 0 { missing - 1 } else { missing }))
 }
 
-/// Copies from where the file stands to its present end.
+/// Copies from the current position of the file to its current end.
 fn copy(file: &mut File, printer: &mut Printer) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK_BYTES];
     while !printer.out.is_closed() {
@@ -139,10 +140,10 @@ fn copy(file: &mut File, printer: &mut Printer) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a log for people, as it is, or for programs, an object a line.
+/// Writes a log: for people as it is, for programs one object per line.
 struct Printer<'a> {
     service: &'a ServiceName,
-    /// The beginning of a line whose end has not come yet; only for programs.
+    /// The start of a line whose end has not come yet. Only for programs.
     partial: Vec<u8>,
     out: &'a mut Output,
 }
@@ -163,7 +164,7 @@ impl Printer<'_> {
         }
     }
 
-    /// No more will come.
+    /// Ends the log: an incomplete line becomes an object.
     fn end(&mut self) {
         if !self.partial.is_empty() {
             self.object();

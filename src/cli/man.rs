@@ -19,7 +19,7 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// The page of this verb [default: the page of the whole command]
+    /// The verb whose page to print [default: the page of the whole command]
     verb: Option<String>,
 }
 
@@ -47,7 +47,7 @@ fn render(command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
     if command.has_subcommands() {
         man.render_subcommands_section(page)?;
     }
-    // The generator would fill the lines of the examples up like prose.
+    // The generator would join the lines of the examples like prose.
     let notes = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     let notes = notes.replace('\\', "\\e").replace('-', "\\-");
     let lines: String = notes.lines().map(|line| format!("\\&{line}\n")).collect();

@@ -1,4 +1,4 @@
-//! The command line: one file per verb, and what they share.
+//! The command line: one file per verb, and what the verbs share.
 
 mod cancel;
 mod check;
@@ -74,7 +74,7 @@ Examples:
   handoff rollback s3                  back to the version that ran before
   handoff status s3                    what runs, and how the last upgrade ended";
 
-/// Replaces the binary of a running server with nothing dropped.
+/// Replaces the binary of a running server without dropping a connection.
 #[derive(Parser)]
 #[command(name = "handoff", version, after_help = EXIT_CODES, max_term_width = 100)]
 #[command(arg_required_else_help = true, disable_help_subcommand = true)]
@@ -99,10 +99,10 @@ struct Places {
     runtime_dir: Option<PathBuf>,
 }
 
-/// For the verbs that can answer a program.
+/// An option of the verbs that have output for programs.
 #[derive(Args)]
 struct Json {
-    /// Write JSON, one object a line
+    /// Write JSON, one object per line
     #[arg(long)]
     json: bool,
 }
@@ -132,13 +132,13 @@ enum Verb {
     Man(man::Arguments),
 }
 
-/// Runs the command line of this process and says how the process should exit. Blocks until the verb is done.
+/// Runs the command line of this process and returns the exit code. Blocks until the verb is done.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => return misused(&error).into(),
         Err(help) => {
-            // A reader that is gone does not miss the help.
+            // If the reader is gone, no one needs the help.
             let _ = help.print();
             return Exit::Done.into();
         }
@@ -151,7 +151,7 @@ pub fn main() -> ExitCode {
     out.finish(exit).into()
 }
 
-/// Says what is wrong with the command line, in the form that it asks for.
+/// Reports a mistake in the command line, in the requested form.
 fn misused(error: &clap::Error) -> Exit {
     let asks_for_json = std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json");
     if !asks_for_json {
@@ -167,7 +167,7 @@ fn misused(error: &clap::Error) -> Exit {
 }
 
 fn perform(cli: Cli, out: &mut Output) -> Result<Exit, Failure> {
-    // Found only for the verbs that need them: the others must work anywhere, as when a package is built.
+    // Resolved only for the verbs that need them: the others must work anywhere, also in the build of a package.
     let dirs = || Dirs::resolve(cli.places.into());
     match cli.verb {
         Verb::Check(arguments) => check::run(&arguments, &dirs()?, out),
@@ -231,12 +231,12 @@ impl From<Places> for DirOverrides {
     }
 }
 
-/// A variable of the environment. An empty one counts as one that is not set, as the XDG specification has it.
+/// An environment variable. An empty one counts as unset, as in the XDG specification.
 fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// Asks one question that needs no progress.
+/// Sends one request that has no progress.
 fn ask(dirs: &Dirs, request: &Request) -> Result<Response, ClientError> {
     Client::connect(&dirs.control_socket())?.call(request, &mut |_| {})
 }

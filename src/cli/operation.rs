@@ -1,4 +1,5 @@
-//! What `start`, `stop`, `restart`, `upgrade` and `cancel` share: the request, its progress, and the end.
+//! The shared code of `start`, `stop`, `restart`, `upgrade`, `installed`, `rollback` and `cancel`: the request, its
+//! progress, and the end.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::config::Dirs;
 use crate::control::Client;
 use crate::control::api::{Ending, Outcome, Progress, Request, Response};
 
-/// Performs an operation, shows it, and says how the command ends.
+/// Performs an operation, shows it, and returns the exit code.
 pub(super) fn run(request: &Request, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
     let outcome = perform(request, dirs, out)?;
     tell(&outcome, out);
@@ -27,11 +28,11 @@ pub(super) fn run(request: &Request, dirs: &Dirs, out: &mut Output) -> Result<Ex
     })
 }
 
-/// Performs an operation and shows its phases. The operation belongs to the daemon: interrupting this command does not
-/// stop it, and says so.
+/// Performs an operation and shows its phases. The operation belongs to the daemon: an interrupt of this command does
+/// not stop it, and prints that.
 pub(super) fn perform(request: &Request, dirs: &Dirs, out: &mut Output) -> Result<Outcome, Failure> {
     let mut client = Client::connect(&dirs.control_socket())?;
-    // An operation may take its time, so that a daemon that is frozen would go unnoticed.
+    // An operation may take long, so a frozen daemon would go unnoticed.
     client.call(&Request::Ping, &mut |_| {})?;
     let interrupt = Interrupt::hold();
     let mut display = Display::new(out.is_json());
@@ -46,7 +47,7 @@ pub(super) fn perform(request: &Request, dirs: &Dirs, out: &mut Output) -> Resul
     }
 }
 
-/// Shows how an operation ended.
+/// Prints how an operation ended.
 pub(super) fn tell(outcome: &Outcome, out: &mut Output) {
     let mark = match outcome.outcome {
         Ending::RolledBack => Style::yellow as fn(Style, &str) -> String,
@@ -68,7 +69,7 @@ enum Display {
     Objects,
     /// As lines on standard error.
     Lines,
-    /// As lines on a terminal, above a line that moves.
+    /// As lines on a terminal, above a progress line.
     Spinner(ProgressBar),
 }
 

@@ -1,7 +1,7 @@
-//! Where a command writes: standard output for results, standard error for progress and complaints.
+//! The output of a command: standard output for results, standard error for progress and errors.
 //!
-//! Writing never fails in the middle of a command: an upgrade goes on, and ends with its own exit code, although
-//! the reader of a pipe has left. Any other trouble, such as a full disk, is told at the end.
+//! Writing never fails in the middle of a command. An upgrade continues and ends with its own exit code even if the
+//! reader of a pipe is gone. Any other error, such as a full disk, is reported at the end.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -17,7 +17,7 @@ use crate::sys::terminal;
 pub(super) struct Output {
     /// Whether results are for a program.
     json: bool,
-    /// What went wrong with standard output first.
+    /// The first error of standard output.
     trouble: Option<io::Error>,
 }
 
@@ -26,17 +26,16 @@ impl Output {
         Output { json, trouble: None }
     }
 
-    /// Whether results are for a program.
     pub(super) fn is_json(&self) -> bool {
         self.json
     }
 
-    /// Whether there is any use in writing more.
+    /// Whether standard output has failed, so that more output is useless.
     pub(super) fn is_closed(&self) -> bool {
         self.trouble.is_some()
     }
 
-    /// Writes bytes as they are, and lets them out at once.
+    /// Writes bytes as they are, and flushes.
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
         if self.trouble.is_none() {
             let mut stdout = io::stdout().lock();
@@ -52,7 +51,7 @@ impl Output {
     /// Writes a line for programs.
     pub(super) fn object(&mut self, value: &impl Serialize) {
         match serde_json::to_string(value) {
-            // JSON escapes what is below the space, and a terminal acts on more.
+            // JSON escapes the characters below the space. A terminal also acts on others.
             Ok(text) => {
                 self.bytes(format!("{}\n", escaped(&text, |c| format!("\\u{:04x}", u32::from(c)))).as_bytes())
             }
@@ -60,7 +59,7 @@ impl Output {
         }
     }
 
-    /// Says why the command failed.
+    /// Reports why the command failed.
     pub(super) fn failure(&mut self, failure: &Failure) {
         if self.json {
             self.object(&failure.to_json());
@@ -69,7 +68,7 @@ impl Output {
         }
     }
 
-    /// The exit code in the light of what happened to the output.
+    /// The exit code, changed if the output failed.
     pub(super) fn finish(self, exit: Exit) -> Exit {
         match self.trouble {
             Some(error) if error.kind() != io::ErrorKind::BrokenPipe && exit == Exit::Done => {
@@ -86,11 +85,11 @@ pub(super) fn note(text: impl Display) {
     let _ = io::stderr().lock().write_all(format!("{}\n", harmless(&text.to_string())).as_bytes());
 }
 
-/// The colours of this command, which may stay.
+/// The colours of this command. They stay.
 const OWN: [&str; 5] = ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"];
 
-/// A text that a terminal only shows. Much of what is told comes from a program: its status, its version, its errors, its
-/// paths. What would move the cursor, change the title or the like is written as `\x1b`.
+/// A text that cannot control a terminal. Much of the output comes from a program: its status, version, errors and
+/// paths. Characters that would move the cursor, change the title or the like are written as `\x1b`.
 pub(super) fn harmless(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
@@ -118,14 +117,14 @@ fn escaped(text: &str, escape: fn(char) -> String) -> String {
     shown
 }
 
-/// How many columns standard output has: of the terminal, else as `COLUMNS` says.
+/// The width of standard output in columns: of the terminal, else from `COLUMNS`.
 pub(super) fn terminal_width() -> Option<usize> {
     let shown = terminal::width(io::stdout()).map(usize::from);
     let told = || std::env::var("COLUMNS").ok()?.parse().ok();
     shown.filter(|columns| *columns > 0).or_else(told)
 }
 
-/// Colours, where they are wanted.
+/// Colours, if wanted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Style {
     coloured: bool,
@@ -161,7 +160,7 @@ impl Style {
     }
 }
 
-/// <https://no-color.org>: any value but the empty one.
+/// <https://no-color.org>: any non-empty value turns colours off.
 fn colours_wanted() -> bool {
     variable("NO_COLOR").is_none() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }

@@ -5,28 +5,28 @@ use crate::control::api::PhaseTime;
 use crate::history::{Ending, Entry, Operation};
 use handoff_protocol::message::Mode;
 
-/// The names of the rows stand before the plot.
+/// Width of the row names before the plot.
 const MARGIN: usize = 12;
-/// Behind the plot is room for the time of its end.
+/// Width after the plot, for the time of its end.
 const END: usize = 10;
-/// A phase is at least so wide.
+/// Minimum width of a phase.
 const LEAST: usize = 3;
 
-/// What one party does in one phase.
+/// What one process does in one phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Activity {
-    /// It is not there.
+    /// The process does not exist.
     Absent,
-    /// It accepts connections, and does something else beside that perhaps.
+    /// It accepts connections, and may do something else too.
     Serves(&'static str),
-    /// It works on the operation, and accepts nothing.
+    /// It works on the operation, and accepts no connections.
     Works(&'static str),
     /// It waits for the others.
     Waits,
 }
 use Activity::{Absent, Serves, Waits, Works};
 
-/// The lines of the picture, `width` columns wide at the most, if that is enough for anything.
+/// The lines of the picture, at most `width` columns wide if that is wide enough for a picture.
 pub(super) fn draw(entry: &Entry, width: usize) -> Vec<String> {
     let phases = shown(entry);
     if phases.is_empty() {
@@ -52,16 +52,16 @@ pub(super) fn draw(entry: &Entry, width: usize) -> Vec<String> {
     ]
 }
 
-/// What the signs mean.
+/// The meaning of the signs.
 pub(super) const LEGEND: &str = "█ accepts connections   ▒ at work   · waits";
 
-/// The phases of which there is something to show: not the rest afterwards.
+/// The phases to show. The idle phases after the operation are left out.
 pub(super) fn shown(entry: &Entry) -> Vec<&PhaseTime> {
     let rests = ["serving", "stopped", "backoff"];
     entry.phases.iter().filter(|phase| !rests.contains(&phase.phase.as_str())).collect()
 }
 
-/// Who does what in each phase: supervisor, incumbent, successor.
+/// The activities in each phase: supervisor, incumbent, successor.
 fn activities(entry: &Entry, phases: &[&PhaseTime]) -> Vec<[Activity; 3]> {
     let is_cold = entry.from.is_none() && entry.operation != Operation::Stop;
     let mut now = [Waits, if is_cold { Absent } else { Serves("") }, Absent];
@@ -119,7 +119,8 @@ fn supervisor(phase: &str) -> Activity {
     }
 }
 
-/// How wide each phase is drawn: in proportion, but never too narrow to be seen; its name is in it if all names fit.
+/// The width of each phase: in proportion to its time, but always wide enough to be seen. If all names fit, each
+/// phase is wide enough for its own.
 fn widths(phases: &[&PhaseTime], room: usize) -> Vec<usize> {
     let named: Vec<usize> = phases.iter().map(|phase| phase.phase.chars().count() + 1).collect();
     let least = if named.iter().sum::<usize>() <= room { named } else { vec![LEAST; phases.len()] };
@@ -129,12 +130,12 @@ fn widths(phases: &[&PhaseTime], room: usize) -> Vec<usize> {
     least.iter().zip(phases).map(|(least, phase)| least + share(phase.took_us)).collect()
 }
 
-/// Its name, or its number in the table below if there is no room.
+/// The name of a phase, or its number in the table below if there is no room.
 fn label(index: usize, phase: &str, width: usize) -> String {
     if phase.chars().count() < width { phase.to_owned() } else { (index + 1).to_string() }
 }
 
-/// When each phase begins, as far as there is room before the next.
+/// The start times of the phases, each if there is room before the next.
 fn ticks(phases: &[&PhaseTime], widths: &[usize]) -> Vec<String> {
     let mut line = String::new();
     let mut at = 0;
@@ -158,7 +159,7 @@ fn ticks(phases: &[&PhaseTime], widths: &[usize]) -> Vec<String> {
     vec![line]
 }
 
-/// Neighbours in which a party does the same are one.
+/// Merges neighbouring phases in which a process does the same.
 fn merged(activities: impl Iterator<Item = Activity>, widths: &[usize]) -> Vec<(Activity, usize)> {
     let mut cells: Vec<(Activity, usize)> = Vec::new();
     for (activity, width) in activities.zip(widths) {
@@ -170,7 +171,7 @@ fn merged(activities: impl Iterator<Item = Activity>, widths: &[usize]) -> Vec<(
     cells
 }
 
-/// A bar with its word, if that fits.
+/// A bar with its word, if the word fits.
 fn cell(activity: Activity, width: usize) -> String {
     let (sign, word) = match activity {
         Absent => (' ', ""),
@@ -192,7 +193,7 @@ fn fit(text: &str, width: usize) -> String {
     format!("{cut:<width$}")
 }
 
-/// In one sentence how it ended.
+/// One sentence that says how it ended.
 pub(super) fn ending(entry: &Entry) -> String {
     let took = human::span(entry.took_us);
     let gap =

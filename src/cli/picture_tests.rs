@@ -1,4 +1,4 @@
-//! Pictures as they are drawn.
+//! Tests of the pictures.
 
 use handoff_protocol::ids::{Generation, HandoffId};
 

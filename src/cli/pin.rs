@@ -11,11 +11,11 @@ use crate::control::api::{Pin, Request};
 
 const EXAMPLES: &str = "\
 Examples:
-  handoff pin s3 1.2.3            by what it says its version is
+  handoff pin s3 1.2.3            by its version
   handoff pin s3 9df9c07e         by the beginning of its hash
   handoff pin s3 9df9c07e --off";
 
-/// Keep a version of a service until it is released
+/// Keep a version of a service until you release it
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -23,7 +23,7 @@ pub(super) struct Arguments {
     service: ServiceName,
     /// The version, or the beginning of its hash (4 digits or more)
     version: String,
-    /// Release it
+    /// Release the version
     #[arg(long)]
     off: bool,
     #[command(flatten)]
@@ -38,7 +38,7 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
             continue;
         }
         let name = found.version.as_deref().unwrap_or("a version without a name");
-        let what = if found.pinned { "is kept" } else { "is kept no longer than the others" };
+        let what = if found.pinned { "is kept" } else { "is no longer pinned" };
         out.line(format!("{}: {name} ({}) {what}.", found.service, human::short(&found.sha256)));
     }
     Ok(Exit::Done)

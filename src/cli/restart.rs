@@ -12,10 +12,10 @@ const EXAMPLES: &str = "\
 Examples:
   handoff restart s3
 
-This is an upgrade to the same binary: it rolls back if the new process fails. A stopped service
-is started. Interrupting the command does not stop the restart.";
+It upgrades to the same binary, and rolls back if the new process fails. A stopped service is started.
+Interrupting the command does not stop the restart.";
 
-/// Start a service anew with the same binary, with nothing dropped
+/// Restart a service with the same binary, without dropping a connection
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {

@@ -13,17 +13,17 @@ Examples:
   handoff rollback s3      to the version that ran before
   handoff rollback s3 7    to the version of generation 7
 
-It is an upgrade to an older version: nothing is dropped, and if the older version fails, the current one
-serves on, with exit code 4. `handoff versions` shows which generations are kept; of another one the
+It upgrades to an older version: nothing is dropped, and if the older version fails, the current one still
+serves, and the exit code is 4. `handoff versions` shows which generations are kept; for any other the
 exit code is 6.";
 
-/// Go back to a version that ran before, by an upgrade with nothing dropped
+/// Go back to a version that ran before, without dropping a connection
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// The service
     service: ServiceName,
-    /// The generation as which it ran [default: the last one of another version]
+    /// The generation of that version [default: the last one of another version]
     generation: Option<u64>,
     #[command(flatten)]
     pub(super) json: Json,

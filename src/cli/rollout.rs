@@ -1,13 +1,13 @@
-//! In which order several services are upgraded, how many at once, and when no more is begun.
+//! The order in which several services are upgraded, the number of concurrent upgrades, and when no more start.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use handoff_protocol::ids::ServiceName;
 
-/// What is still to be done. Pure: it is told what has ended, and says what may begin.
+/// The remaining upgrades. Pure: the caller reports each end, and this says which upgrades may start.
 #[derive(Debug)]
 pub(super) struct Rollout {
-    /// Those that have not begun, and what each waits for.
+    /// The upgrades that have not started, and the services that each waits for.
     waiting: BTreeMap<ServiceName, BTreeSet<ServiceName>>,
     running: usize,
     parallel_max: usize,
@@ -15,7 +15,8 @@ pub(super) struct Rollout {
 }
 
 impl Rollout {
-    /// Upgrades those in `order`, each after the ones that it names. Names that are not in it are not waited for.
+    /// Upgrades the services in `order`, each after the ones that it names. Names outside of `order` do not delay
+    /// anything.
     pub(super) fn new(order: BTreeMap<ServiceName, BTreeSet<ServiceName>>, parallel_max: usize) -> Self {
         let all: BTreeSet<ServiceName> = order.keys().cloned().collect();
         let waiting =
@@ -23,7 +24,7 @@ impl Rollout {
         Self { waiting: waiting.collect(), running: 0, parallel_max, is_stopped: false }
     }
 
-    /// Takes out those that may begin now.
+    /// Removes and returns the upgrades that may start now.
     pub(super) fn begin(&mut self) -> Vec<ServiceName> {
         if self.is_stopped {
             return Vec::new();
@@ -36,7 +37,7 @@ impl Rollout {
         next
     }
 
-    /// One has ended. If it is not at its new version, nothing more begins.
+    /// Records the end of an upgrade. If the service does not run its new version, no more upgrades start.
     pub(super) fn ended(&mut self, name: &ServiceName, is_good: bool) {
         self.running = self.running.saturating_sub(1);
         self.is_stopped |= !is_good;
@@ -45,12 +46,12 @@ impl Rollout {
         }
     }
 
-    /// Whether nothing is waited for any more.
+    /// Whether no upgrade runs and no more start.
     pub(super) fn is_over(&self) -> bool {
         self.running == 0 && (self.is_stopped || self.waiting.is_empty())
     }
 
-    /// Those that have not begun.
+    /// The services whose upgrades have not started.
     pub(super) fn left(&self) -> Vec<ServiceName> {
         self.waiting.keys().cloned().collect()
     }

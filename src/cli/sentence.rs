@@ -1,14 +1,14 @@
-//! The one sentence at the end of an operation.
+//! The sentence at the end of an operation.
 
 use super::human::span;
 use crate::control::api::{Connections, Ending, Killed, Outcome};
 
-/// What runs now, how long it took and how long the accept gap was; or why it was rolled back and what still runs.
+/// The version that runs now, the duration and the accept gap; or the reason of a rollback and what still runs.
 pub(super) fn of(outcome: &Outcome) -> String {
     [ending(outcome), lost(outcome.lost_datagrams), killed(&outcome.killed)].concat()
 }
 
-/// How many datagrams were lost, as a further sentence.
+/// The number of lost datagrams, as an additional sentence.
 pub(super) fn lost(datagrams: u64) -> String {
     match datagrams {
         0 => String::new(),
@@ -17,7 +17,7 @@ pub(super) fn lost(datagrams: u64) -> String {
     }
 }
 
-/// What had to be killed, as further sentences.
+/// The killed processes, as additional sentences.
 pub(super) fn killed(killed: &[Killed]) -> String {
     let one = |it: &Killed| {
         let after = span(it.after_ms.saturating_mul(1_000));
@@ -78,11 +78,11 @@ fn ending(outcome: &Outcome) -> String {
     }
 }
 
-/// What the old process had when it was told to end, if it had anything.
+/// The connections of the old process at the stop signal, if there were any.
 fn left(connections: Option<Connections>) -> String {
     match connections {
         Some(Connections { open: open @ 1.., unread, unanswered }) => format!(
-            " The old process had {open} connections when it was told to end: {unread} with a request that it had not read, \
+            " The old process had {open} connections when it got its stop signal: {unread} with a request that it had not read, \
              {unanswered} with one under way."
         ),
         Some(Connections { open: 0, .. }) | None => String::new(),
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(
             of(&outcome),
             "s3 was rolled back after 2.1 ms: the new process exited with status 1; /srv/s3 (generation 3, pid 42) \
-             was ended and serves again. The old process had 8 connections when it was told to end: 2 with a request that it \
+             was ended and serves again. The old process had 8 connections when it got its stop signal: 2 with a request that it \
              had not read, 1 with one under way."
         );
         (outcome.restarted, outcome.connections) = (false, None);

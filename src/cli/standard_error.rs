@@ -1,6 +1,7 @@
-//! The log of the daemon on its standard error, which waits for no reader.
+//! The log of the daemon on its standard error, which never waits for a reader.
 //!
-//! A line for which there is no room is lost, and counted; the next line for which there is room says how many are missing.
+//! If there is no room for a line, it is dropped and counted. The next line that fits is preceded by the number of
+//! missing lines.
 
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
@@ -13,9 +14,9 @@ use crate::sys::errno::Errno;
 use crate::sys::poll::{PollFlags, poll_one};
 use crate::sys::socket::{MsgFlags, send};
 
-/// A reader that is only slow is given so long, once.
+/// Time limit for a slow reader, once.
 const MOMENT: Duration = Duration::from_millis(20);
-/// A pipe that is ready takes so much without blocking: `PIPE_BUF`, pipe(7).
+/// A ready pipe accepts this many bytes without blocking: `PIPE_BUF`, pipe(7).
 const PIECE_BYTES: usize = 4096;
 
 /// The standard error of this process.
@@ -37,7 +38,7 @@ impl<'a> MakeWriter<'a> for StandardError {
     }
 }
 
-/// For one line, which comes with one write.
+/// The writer of one line, which comes in one write.
 pub(super) struct Line<'a>(&'a Mutex<State>);
 
 impl Write for Line<'_> {
@@ -69,7 +70,7 @@ impl Write for Line<'_> {
     }
 }
 
-/// Writes as much as there is room for. Says how much that was.
+/// Writes as much as there is room for. Returns the number of bytes.
 fn put(bytes: &[u8], patience: Duration) -> usize {
     let mut stored = 0;
     for piece in bytes.chunks(PIECE_BYTES) {

@@ -13,11 +13,11 @@ use crate::control::api::{Named, NamedIs, Request, Response, ServiceStatus, Skew
 
 const EXAMPLES: &str = "\
 Examples:
-  handoff status               every service
-  handoff status s3            one
+  handoff status               all services
+  handoff status s3            one service
   handoff status s3 --json | jq -r .state";
 
-/// Show what a service is doing and how its last upgrade ended
+/// Show what a service does, and how its last upgrade ended
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {

@@ -6,11 +6,11 @@ use textwrap::{Options, WordSplitter, WrapAlgorithm};
 
 use super::output::terminal_width;
 
-/// The columns that are wrapped. What is in the others is copied, or read at a glance.
+/// The columns that are wrapped. The cells of the others are copied, or read at a glance.
 const LONG: [&str; 5] = ["BINARY", "FROM", "LISTENS", "TO", "WHY"];
 
-/// A table without lines, one row per line. On a terminal it is no wider than that: long cells are wrapped. Elsewhere each row is one
-/// line, so that tools can read it.
+/// A table without lines, one row per line. On a terminal it is as wide as the terminal at most: long cells are
+/// wrapped. Elsewhere each row is one line, so that tools can read it.
 pub(super) fn table<const COLUMNS: usize>(
     header: [&str; COLUMNS],
     rows: impl IntoIterator<Item = [String; COLUMNS]>,
@@ -41,14 +41,14 @@ fn drawn<const COLUMNS: usize>(
     table.trim_fmt()
 }
 
-/// A line for people. On a terminal it is wrapped; the lines after the first begin with `indent` spaces.
+/// A line for people. On a terminal it is wrapped, and the lines after the first begin with `indent` spaces.
 pub(super) fn wrapped(text: &str, indent: usize) -> String {
     terminal_width().map_or_else(|| text.to_owned(), |width| wrapped_to(text, indent, width))
 }
 
 fn wrapped_to(text: &str, indent: usize, width: usize) -> String {
     let spaces = " ".repeat(indent);
-    // Paths are copied: they are not hyphenated, and broken only if they are longer than a line.
+    // Users copy paths, so they are not hyphenated, and broken only if longer than a line.
     let options = Options::new(width)
         .subsequent_indent(&spaces)
         .word_splitter(WordSplitter::NoHyphenation)

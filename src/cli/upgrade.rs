@@ -16,32 +16,32 @@ Examples:
   handoff upgrade s3                                    the binary that the service file names
   handoff upgrade s3 --binary ./s3-v2                   another binary
   handoff upgrade s3 --deadline 1m --drain-grace 10s    other limits, this once
-  handoff upgrade --all --max-parallel 2                every service, in the order of `after`
+  handoff upgrade --all --max-parallel 2                all running services, in the order of `after`
 
-If the new version fails, the old one serves on, and the exit code is 4. Ctrl-C ends the command with
-exit code 130 and does not stop the upgrade: `handoff status` shows how it goes on, `handoff cancel`
-calls it off.";
+If the new version fails, the old one still serves, and the exit code is 4. Ctrl-C ends the command with
+exit code 130 and does not stop the upgrade: `handoff status` shows its progress, `handoff cancel` calls
+it off.";
 
-/// Replace the binary of a running service, with nothing dropped
+/// Replace the binary of a running service, without dropping a connection
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// The service
     #[arg(required_unless_present = "all")]
     service: Option<ServiceName>,
-    /// Every service that runs, each after those that its file names in `after`; stops at the first rollback
+    /// Upgrade all running services, each after those that its file names in `after`; stops at the first rollback
     #[arg(long, conflicts_with_all = ["service", "binary"])]
     all: bool,
-    /// With --all: so many at once [default: 1]
+    /// With --all: the number of upgrades at once [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
     max_parallel: Option<u8>,
     /// The new binary [default: what the service file names]
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
-    /// Limit of the whole upgrade, such as 5m [default: the service file's]
+    /// Limit of the whole upgrade, such as 5m [default: from the service file]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
     deadline: Option<u64>,
-    /// Time that the old process has to finish what it accepted [default: the service file's]
+    /// Time for the old process to finish what it has accepted [default: from the service file]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
     drain_grace: Option<u64>,
     #[command(flatten)]

@@ -16,13 +16,13 @@ use crate::config::{self, Dirs};
 use crate::control::api::{Claims, Ending, Outcome, Progress, Request, Response, State, Upgrade};
 use crate::control::{Client, ClientError, Kind};
 
-/// What one of the upgrades says.
+/// A message of one of the upgrades.
 enum News {
     Progress(Progress),
     Ended(ServiceName, Box<Result<Outcome, ClientError>>),
 }
 
-/// How the upgrades ended.
+/// The results of the upgrades.
 #[derive(Default)]
 struct Sum {
     committed: Vec<ServiceName>,
@@ -32,15 +32,15 @@ struct Sum {
     exit: Option<Exit>,
 }
 
-/// The limits that count for each of them.
+/// The limits of each upgrade.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
     pub(super) deadline_ms: Option<u64>,
     pub(super) drain_grace_ms: Option<u64>,
 }
 
-/// Upgrades every service that runs, in the order of `after`, at most `parallel_max` at once. The first that is not at its
-/// new version in the end stops it: what runs is waited for, and nothing new begins.
+/// Upgrades all running services, in the order of `after`, at most `parallel_max` at once. The first one that does
+/// not run its new version in the end stops the rest: the running upgrades are waited for, and no more start.
 pub(super) fn run(
     limits: Limits,
     parallel_max: usize,
@@ -58,7 +58,7 @@ pub(super) fn run(
             lock(&under_way).insert(service.clone());
             begin(service, limits, dirs, tell.clone());
         }
-        // Every upgrade that was begun ends with news; `tell` is still here, so there is no other end.
+        // Each upgrade that has started sends an end. `tell` still exists, so `recv` does not fail.
         let Ok(next) = news.recv() else { break };
         match next {
             News::Progress(progress) => show(&progress, out),
@@ -73,12 +73,12 @@ pub(super) fn run(
     Ok(sum.tell(&rollout.left(), out))
 }
 
-/// A thread that panics leaves no name half inserted.
+/// A thread that panics leaves no name half inserted, so a poisoned lock is usable.
 fn lock(names: &Mutex<BTreeSet<ServiceName>>) -> MutexGuard<'_, BTreeSet<ServiceName>> {
     names.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The services that run, each with those that it comes after.
+/// The running services, each with the ones to upgrade before it.
 fn order(
     dirs: &Dirs,
     sum: &mut Sum,
@@ -88,7 +88,7 @@ fn order(
     let loaded = config::load(&dirs.config);
     if let Some(error) = loaded.errors.first() {
         let message = format!("There are mistakes in the service files: {error}.");
-        return Err(Failure::invalid(message, "All of them are told by: handoff check"));
+        return Err(Failure::invalid(message, "To see all of them: handoff check"));
     }
     let (stopped, running): (Vec<_>, Vec<_>) =
         running.into_iter().partition(|status| matches!(status.state, State::Stopped | State::Failed));
@@ -101,7 +101,7 @@ fn order(
     Ok(running.iter().map(after).collect())
 }
 
-/// The running services that one comes after, also by way of such that do not run.
+/// The running services to upgrade before this one, also through services that do not run.
 fn waits_for(
     name: &ServiceName,
     services: &BTreeMap<ServiceName, config::Service>,
@@ -128,7 +128,7 @@ fn passed_over(service: &ServiceName, state: &str, out: &mut Output) {
     }
 }
 
-/// Upgrades one of them on a thread of its own, which tells how it goes.
+/// Upgrades one service on its own thread, which reports the progress.
 fn begin(
     service: ServiceName,
     Limits { deadline_ms, drain_grace_ms }: Limits,
@@ -160,7 +160,7 @@ fn show(progress: &Progress, out: &mut Output) {
 }
 
 impl Sum {
-    /// Takes in how one has ended, and tells it. Whether it is at its new version.
+    /// Records and prints the end of one upgrade. Returns whether the service runs its new version.
     fn add(&mut self, service: &ServiceName, result: Result<Outcome, ClientError>, out: &mut Output) -> bool {
         match result {
             Ok(outcome) => {
@@ -173,7 +173,7 @@ impl Sum {
                 }
                 is_good
             }
-            // It is at a newer version than its file names, and so it is to stay.
+            // The service runs a newer version than its file names, and keeps it.
             Err(ClientError::Refused(error)) if error.kind == Kind::StepBack => {
                 if out.is_json() {
                     out.object(&json!({ "passed_over": { "service": service, "state": "serving", "because": error.kind } }));
@@ -183,7 +183,7 @@ impl Sum {
                 self.passed_over.push(service.clone());
                 true
             }
-            // It waits for an address before its start, or was stopped meanwhile.
+            // It waits for an address before its start, or was stopped in the meantime.
             Err(ClientError::Refused(error)) if error.kind == Kind::NotRunning => {
                 passed_over(service, "stopped", out);
                 self.passed_over.push(service.clone());

@@ -15,7 +15,7 @@ Examples:
   handoff versions s3
   handoff versions s3 --json | jq -r '.versions[] | select(.current) | .stored'";
 
-/// Show the versions of a service that are kept
+/// Show the stored versions of a service
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     Ok(Exit::Done)
 }
 
-/// What the daemon answers to a question about versions.
+/// The answer of the daemon to a request about versions.
 pub(super) fn asked(request: &Request, dirs: &Dirs) -> Result<Vec<VersionStatus>, Failure> {
     match ask(dirs, request)? {
         Response::Versions(versions) => Ok(versions),
@@ -45,7 +45,7 @@ pub(super) fn asked(request: &Request, dirs: &Dirs) -> Result<Vec<VersionStatus>
     }
 }
 
-/// As people read them, one a line.
+/// For people, one version per line.
 pub(super) fn table(versions: &[VersionStatus]) -> String {
     let rows = versions.iter().map(|it| {
         let generations: Vec<String> = it.generations.iter().map(ToString::to_string).collect();

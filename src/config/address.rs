@@ -1,4 +1,4 @@
-//! Where a service listens.
+//! The addresses on which a service listens.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -6,15 +6,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// `sockaddr_un` has room for 108 bytes, of which one is the closing zero.
+/// `sockaddr_un` has room for 108 bytes, including the final zero byte.
 pub const UNIX_PATH_MAX_BYTES: usize = 107;
 
-/// One address to listen on. A port is never 0: a supervisor binds addresses that clients know beforehand.
+/// One address to listen on. The port is never 0: clients must know the address before the supervisor binds it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ListenAddress {
     /// `127.0.0.1:9000`, `[::1]:9000`, `0.0.0.0:9000` (v4 only), `[::]:9000` (v6 only).
     Tcp(SocketAddr),
-    /// `*:9000`: one v6 socket that takes v4 as well.
+    /// `*:9000`: one v6 socket that also accepts v4.
     DualStack {
         /// The port.
         port: u16,
@@ -23,14 +23,14 @@ pub enum ListenAddress {
     Unix(PathBuf),
     /// `udp:127.0.0.1:4433`, `udp:[::1]:4433`: datagrams.
     Udp(SocketAddr),
-    /// `udp:*:4433`: datagrams, over one v6 socket that takes v4 as well.
+    /// `udp:*:4433`: datagrams, over one v6 socket that also accepts v4.
     UdpDualStack {
         /// The port.
         port: u16,
     },
-    /// `quic:127.0.0.1:4433`, `quic:[::1]:4433`: the same, of which those of QUIC connections go by their connection id.
+    /// `quic:127.0.0.1:4433`, `quic:[::1]:4433`: datagrams. Those of QUIC connections are steered by connection id.
     Quic(SocketAddr),
-    /// `quic:*:4433`: the same over one v6 socket that takes v4 as well.
+    /// `quic:*:4433`: the same over one v6 socket that also accepts v4.
     QuicDualStack {
         /// The port.
         port: u16,
@@ -38,18 +38,19 @@ pub enum ListenAddress {
 }
 
 impl ListenAddress {
-    /// Whether the two cannot be bound at the same time by different listeners. A wildcard takes every address of its port.
+    /// Whether two listeners cannot have these addresses at the same time. A wildcard takes every address of its
+    /// port.
     pub fn conflicts_with(&self, other: &ListenAddress) -> bool {
         match (self.ip(), other.ip()) {
-            // TCP and UDP have ports of their own.
+            // TCP and UDP ports are separate.
             _ if self.is_datagram() != other.is_datagram() => false,
             (Some(ours), Some(theirs)) => overlap(ours, theirs),
             _ => self == other,
         }
     }
 
-    /// What its socket is bound to, and whether that takes one family alone: `[::]` with `false` takes v4 as well. `None` for
-    /// a unix socket.
+    /// The address of the socket, and whether it accepts only one family: `[::]` with `false` also accepts v4. `None`
+    /// for a unix socket.
     pub fn ip(&self) -> Option<(SocketAddr, bool)> {
         match self {
             ListenAddress::Tcp(local) | ListenAddress::Udp(local) | ListenAddress::Quic(local) => {
@@ -64,18 +65,18 @@ impl ListenAddress {
         }
     }
 
-    /// Whether it takes datagrams, and no connections.
+    /// Whether it receives datagrams, not connections.
     pub fn is_datagram(&self) -> bool {
         matches!(self, ListenAddress::Udp(_) | ListenAddress::UdpDualStack { .. }) || self.is_quic()
     }
 
-    /// Whether the connection ids of its datagrams tell whose they are.
+    /// Whether datagrams are assigned to processes by QUIC connection id.
     pub fn is_quic(&self) -> bool {
         matches!(self, ListenAddress::Quic(_) | ListenAddress::QuicDualStack { .. })
     }
 }
 
-/// Of sockets that take one family alone, or both.
+/// Whether two sockets overlap. The flags say whether each accepts only one family.
 fn overlap((ours, ours_alone): (SocketAddr, bool), (theirs, theirs_alone): (SocketAddr, bool)) -> bool {
     let is_any = |address: SocketAddr| address.ip().is_unspecified();
     let takes_both = |address: SocketAddr, alone: bool| is_any(address) && !alone;
@@ -101,7 +102,7 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// Why a text is no listen address. `Display` is one clause without a full stop.
+/// Why a text is not a listen address. `Display` is one clause without a full stop.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// Not one of the known forms.
@@ -110,22 +111,22 @@ pub enum AddressError {
     /// An IP address or `*` without a port.
     #[error("{0:?} has no port")]
     NoPort(String),
-    /// Port 0 means "any", which no client can know.
+    /// Port 0 means "any", which no client can know in advance.
     #[error("{0:?} asks for port 0, which is a different one at each start")]
     PortZero(String),
-    /// A name instead of a number: it may resolve differently tomorrow.
+    /// A name instead of a number: it may resolve to another address tomorrow.
     #[error("{0:?} names a host; a listen address needs the IP address itself")]
     HostName(String),
-    /// A v4 address in v6 clothes.
+    /// A v4 address in v6 notation.
     #[error("{0:?} is a v4 address written as v6; write it as v4")]
     Mapped(String),
-    /// Every slot would get a copy of each datagram: the kernel steers none of them.
+    /// Every slot would get a copy of each datagram: the kernel does not steer them.
     #[error("{0:?} is a multicast address, whose datagrams go to every process that listens there")]
     Multicast(String),
     /// The path of a unix socket is not absolute or does not name a file.
     #[error("the unix socket path {0:?} is not the absolute path of a file")]
     NotAbsolute(PathBuf),
-    /// The path of a unix socket does not fit into the kernel's structure.
+    /// The path of a unix socket does not fit into the structure of the kernel.
     #[error(
         "the unix socket path {path:?} has {length} bytes; the kernel takes at most {UNIX_PATH_MAX_BYTES}"
     )]
@@ -169,7 +170,7 @@ fn is_shared(address: SocketAddr) -> bool {
     address.ip().is_multicast() || address.ip() == IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
-/// Reads an address with a port. `text` is what stands in the file.
+/// Reads an address with a port. `text` is the whole value in the file.
 fn parse_ip(address: &str, text: &str) -> Result<ListenAddress, AddressError> {
     if let Some(rest) = address.strip_prefix('*') {
         let port = rest.strip_prefix(':').ok_or_else(|| AddressError::NoPort(text.to_owned()))?;
@@ -189,7 +190,7 @@ fn checked(address: ListenAddress, port: u16, text: &str) -> Result<ListenAddres
     if port == 0 { Err(AddressError::PortZero(text.to_owned())) } else { Ok(address) }
 }
 
-/// Digits only: `u16::from_str` would take a plus sign too.
+/// Digits only: `u16::from_str` also accepts a plus sign.
 fn parse_port(text: &str) -> Option<u16> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
@@ -208,7 +209,7 @@ fn parse_unix(path: &Path) -> Result<ListenAddress, AddressError> {
     Ok(ListenAddress::Unix(path.to_owned()))
 }
 
-/// Finds the most useful reason why `address`, a part of `text`, is no socket address.
+/// Finds the most useful reason why `address`, a part of `text`, is not a socket address.
 fn explain(address: &str, text: &str) -> AddressError {
     let bare = address.trim_start_matches('[').trim_end_matches(']');
     if bare.parse::<Ipv4Addr>().is_ok() || bare.parse::<Ipv6Addr>().is_ok() {

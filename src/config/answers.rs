@@ -1,4 +1,4 @@
-//! How long answers to datagrams may take.
+//! The time limit of answers to datagrams.
 
 use handoff_protocol::message::Mode;
 
@@ -10,10 +10,10 @@ use super::units::format_duration_ms;
 
 const KEY: &str = "answer_grace";
 
-/// Who waits as long for an answer has asked again.
+/// A client that waits this long for an answer has already asked again.
 const MAX_MS: u64 = 60_000;
 
-/// Reads `answer_grace`. It is refused where nothing would use it.
+/// Reads `answer_grace`. Refuses it where it would have no effect.
 pub(super) fn read(
     report: &mut Report,
     root: &Section,

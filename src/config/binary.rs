@@ -1,12 +1,12 @@
-//! Whether a path can be executed, and if not, why not.
+//! Whether a path can be executed, and why not.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::sys::path::is_executable;
 
-/// Why a binary cannot be started. `Display` names the path and the cause in one clause; [`BinaryError::hint`]
-/// says what to do.
+/// Why a binary cannot be started. `Display` names the path and the cause in one clause; [`BinaryError::hint`] says
+/// what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum BinaryError {
     /// Nothing is at the path.
@@ -18,7 +18,7 @@ pub enum BinaryError {
     /// A regular file that this user may not execute.
     #[error("{0:?} is not executable for this user")]
     NotExecutable(PathBuf),
-    /// The path could not be looked at.
+    /// The path cannot be examined.
     #[error("{0:?} cannot be examined: {1}")]
     Unreadable(PathBuf, io::Error),
 }
@@ -35,7 +35,7 @@ impl BinaryError {
     }
 }
 
-/// Checks that `path` leads to a regular file that this process may execute. Says nothing about what is in it.
+/// Checks that `path` leads to a regular file that this process may execute. Does not check its contents.
 pub fn check_binary(path: &Path) -> Result<(), BinaryError> {
     let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => BinaryError::Missing(path.to_owned()),
@@ -50,13 +50,14 @@ pub fn check_binary(path: &Path) -> Result<(), BinaryError> {
     if is_executable(path) { Ok(()) } else { Err(BinaryError::NotExecutable(path.to_owned())) }
 }
 
-/// The programs of the system. Some of them are many programs, told apart by the name that they are called by.
+/// The directories of system programs. Some of these are several programs in one, which use the name of the call to
+/// tell which.
 const SYSTEM: [&str; 8] =
     ["/bin", "/sbin", "/lib", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/libexec", "/nix/store"];
 
-/// The path that stays the same when a link on the way is changed: `/srv/s3/releases/7/s3` for `/srv/s3/current/s3`. Of a link to a
-/// program of the system, and of the python of a virtual environment, the last name stays, for such a program finds out by it what it is to
-/// do. What is not there stays as it is. Looks at the file system.
+/// Returns a path that does not change when a link in it does: `/srv/s3/releases/7/s3` for `/srv/s3/current/s3`. The
+/// last component stays if it is a link to a system program, or the python of a virtual environment, because such a
+/// program uses its name to find out what to do. A missing path stays as it is. Reads the file system.
 pub fn resolve(path: &Path) -> PathBuf {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return path.to_owned() };
     let Ok(directory) = directory.canonicalize() else { return path.to_owned() };

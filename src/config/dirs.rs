@@ -1,4 +1,4 @@
-//! Where configuration, state and runtime files live.
+//! The directories of configuration, state and runtime files.
 
 use std::ffi::OsString;
 use std::io;
@@ -16,12 +16,12 @@ pub struct Dirs {
     pub config: PathBuf,
     /// What survives a reboot: journals and logs.
     pub state: PathBuf,
-    /// What does not: the control socket.
+    /// What does not survive a reboot: the control socket.
     pub runtime: PathBuf,
 }
 
-/// Directories that the user named on the command line or in `HANDOFF_CONFIG_DIR`, `HANDOFF_STATE_DIR` and
-/// `HANDOFF_RUNTIME_DIR`. Relative ones mean the working directory.
+/// Directories from the command line or from `HANDOFF_CONFIG_DIR`, `HANDOFF_STATE_DIR` and `HANDOFF_RUNTIME_DIR`.
+/// Relative ones are relative to the working directory.
 #[derive(Clone, Debug, Default)]
 pub struct DirOverrides {
     /// Instead of the default configuration directory.
@@ -35,28 +35,28 @@ pub struct DirOverrides {
 /// Why the directories cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DirsError {
-    /// Neither the variable nor `HOME` says where.
+    /// Neither the variable nor `HOME` is an absolute path.
     #[error(
         "the {0} directory is unknown: neither {1} nor HOME is an absolute path; set HOME or use --{0}-dir"
     )]
     Unknown(&'static str, &'static str),
-    /// The working directory is gone, so that a relative path means nothing.
+    /// The working directory is gone, so a relative path has no meaning.
     #[error("{path:?} is relative and the working directory cannot be found: {error}")]
     NoWorkingDir {
         /// The relative path.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         error: io::Error,
     },
-    /// A directory could not be made.
+    /// A directory could not be created.
     #[error("the directory {path:?} cannot be created: {error}; check the permissions above it")]
     Create {
         /// The directory.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         error: io::Error,
     },
-    /// Another user could put a socket of their own there.
+    /// Another user could create a socket there.
     #[error(
         "{path:?} is not safe to use as or above the runtime directory: {cause}; use another --runtime-dir"
     )]
@@ -69,8 +69,8 @@ pub enum DirsError {
 }
 
 impl Dirs {
-    /// Finds the directories for this process: overrides first, then the system's places for root, then the XDG
-    /// ones of the user. Creates nothing, but refuses a runtime directory in which another user could answer.
+    /// Finds the directories for this process: overrides first, then the system directories for root, then the XDG
+    /// directories of the user. Creates nothing, but refuses a runtime directory in which another user could answer.
     pub fn resolve(overrides: DirOverrides) -> Result<Dirs, DirsError> {
         let uid = effective_user();
         let dirs = Dirs::choose(overrides, uid, &|name| std::env::var_os(name))?;
@@ -78,9 +78,9 @@ impl Dirs {
         Ok(dirs)
     }
 
-    /// Creates the state and runtime directories, for the owner alone, where they are missing. Programs of root may give their
-    /// privileges up, and must still reach the socket over which they say that they are ready: others may pass through
-    /// root's runtime directory, and see nothing.
+    /// Creates the state and runtime directories where missing, for the owner alone. Programs of root may drop their
+    /// privileges, and must still reach the socket at which they report that they are ready. So other users may pass
+    /// through the runtime directory of root, but not list it.
     pub fn create(&self) -> Result<(), DirsError> {
         for path in [&self.state, &self.runtime, &self.adopt_dir(), &self.commands_dir()] {
             std::fs::DirBuilder::new()
@@ -89,7 +89,7 @@ impl Dirs {
                 .create(path)
                 .map_err(|error| DirsError::Create { path: path.clone(), error })?;
         }
-        // Again: another process may have been faster.
+        // Check again: another process may have created it first.
         let uid = effective_user();
         check_runtime(&self.runtime, uid)?;
         if uid == 0 {
@@ -104,27 +104,27 @@ impl Dirs {
         self.runtime.join("control.sock")
     }
 
-    /// Where each command that runs has a file: see [`crate::hooks`].
+    /// The directory with a file for each running command: see [`crate::hooks`].
     pub fn commands_dir(&self) -> PathBuf {
         self.runtime.join("commands")
     }
 
-    /// The directory of the sockets at which the processes of services wait for another daemon.
+    /// The directory of the sockets at which service processes wait for another daemon.
     pub fn adopt_dir(&self) -> PathBuf {
         self.runtime.join("adopt")
     }
 
-    /// The socket at which the process that was started in this handoff waits for another daemon.
+    /// The socket at which the process that this handoff started waits for another daemon.
     pub fn adopt_socket(&self, handoff: HandoffId) -> PathBuf {
         self.adopt_dir().join(handoff.to_string())
     }
 
-    /// The file that the one daemon of this state directory locks.
+    /// The file that the only daemon of this state directory locks.
     pub fn lock(&self) -> PathBuf {
         self.state.join("lock")
     }
 
-    /// The file of a service.
+    /// The service file of a service.
     pub fn service_file(&self, service: &ServiceName) -> PathBuf {
         self.config.join("services").join(format!("{service}.toml"))
     }
@@ -134,7 +134,7 @@ impl Dirs {
         self.state.join("services")
     }
 
-    /// The directory of a service's state.
+    /// The state directory of a service.
     pub fn service_state(&self, service: &ServiceName) -> PathBuf {
         self.services_state().join(service.as_str())
     }
@@ -144,7 +144,7 @@ impl Dirs {
         self.service_state(service).join("journal")
     }
 
-    /// The store of its versions.
+    /// The store of a service's versions.
     pub fn versions(&self, name: &ServiceName) -> PathBuf {
         self.service_state(name).join("versions")
     }
@@ -187,7 +187,7 @@ impl Dirs {
     }
 }
 
-/// Lets others go through a directory of root to what is below it.
+/// Lets other users pass through a directory of root.
 fn let_pass(path: &Path) -> io::Result<()> {
     const PASS: u32 = 0o011;
     let found = std::fs::metadata(path)?;
@@ -197,7 +197,7 @@ fn let_pass(path: &Path) -> io::Result<()> {
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(found.mode() & 0o7777 | PASS))
 }
 
-/// The XDG specification says that relative paths in its variables are to be ignored.
+/// The XDG specification requires that relative paths in its variables are ignored.
 fn absolute_var(var: &dyn Fn(&'static str) -> Option<OsString>, name: &'static str) -> Option<PathBuf> {
     var(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }
@@ -206,12 +206,12 @@ fn shared_fallback(uid: u32) -> PathBuf {
     PathBuf::from(format!("/tmp/handoff-{uid}"))
 }
 
-/// Refuses a runtime directory in which another user than root could put a socket: each directory on the way belongs to root
-/// or to this user, and nobody else may write to it. A shared one with the sticky bit, such as `/tmp`, may be passed
-/// through. What is missing is fine: nobody has made it.
+/// Refuses a runtime directory in which a user other than root could create a socket: each directory of the path must
+/// belong to root or to this user, and no one else may write to it. A shared one with the sticky bit, such as `/tmp`,
+/// may be part of the path. A missing directory is fine: no one else has created it.
 fn check_runtime(runtime: &Path, uid: u32) -> Result<(), DirsError> {
     let unsafe_because = |path: &Path, cause: String| Err(DirsError::Unsafe { path: path.to_owned(), cause });
-    // By names and by links: both ways lead there.
+    // Check the path as written and the resolved path.
     let real = runtime.ancestors().find_map(|path| path.canonicalize().ok()).unwrap_or_default();
     let by_name: Vec<&Path> = runtime.ancestors().collect();
     for path in by_name.into_iter().rev().chain(real.ancestors()) {

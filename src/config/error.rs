@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-/// A place in a text file. Both numbers count from 1; a column is a character, not a byte.
+/// A place in a text file. Both numbers start at 1; a column is a character, not a byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Position {
     /// Line, from 1.
@@ -15,15 +15,15 @@ pub struct Position {
     pub column: u32,
 }
 
-/// One mistake. `Display` gives `file:line:column: key: cause; hint`, the form that editors can jump to.
+/// A mistake. `Display` writes `file:line:column: key: cause; hint`, the form that editors can jump to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize)]
 pub struct Error {
     /// The file (or, if it could not be listed, the directory).
     pub file: PathBuf,
-    /// Where in the file; nothing if the file could not be read at all.
+    /// The place in the file; `None` if the file could not be read.
     #[serde(flatten)]
     pub at: Option<Position>,
-    /// The dotted key, where one is to blame.
+    /// The dotted key, if the mistake belongs to one.
     pub key: Option<String>,
     /// What is wrong.
     pub cause: String,
@@ -44,7 +44,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// Collects every mistake of one file while it is read.
+/// Collects all mistakes of one file while it is read.
 pub(super) struct Report<'t> {
     file: &'t Path,
     text: &'t str,
@@ -56,12 +56,12 @@ impl<'t> Report<'t> {
         Report { file, text, errors: Vec::new() }
     }
 
-    /// The position of a byte offset; past the end means the end.
+    /// The position of a byte offset. An offset past the end counts as the end.
     pub(super) fn position(&self, offset: usize) -> Position {
         position(self.text.as_bytes(), offset)
     }
 
-    /// Notes a mistake at the start of `span`.
+    /// Adds a mistake at the start of `span`.
     pub(super) fn add(
         &mut self,
         span: Range<usize>,
@@ -89,7 +89,7 @@ impl<'t> Report<'t> {
     }
 }
 
-/// The position of byte `offset` in `text`, which need not be UTF-8: only bytes that begin a character count.
+/// The position of byte `offset` in `text`, which need not be UTF-8: only bytes that start a character count.
 pub(super) fn position(text: &[u8], offset: usize) -> Position {
     let before = &text[..offset.min(text.len())];
     let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);

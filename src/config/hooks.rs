@@ -1,4 +1,4 @@
-//! The commands that are run around an upgrade.
+//! The commands that run around an upgrade.
 
 use super::error::{Position, Report};
 use super::table::Section;
@@ -9,25 +9,25 @@ const KEYS: &[&str] = &["pre_upgrade", "post_commit", "post_rollback", "limit"];
 const LIMIT_MS: u64 = 30_000;
 const HINT: &str = "write [\"/absolute/path/of/command\", \"argument\"]";
 
-/// The commands of a service file, each if there is one.
+/// The commands of a service file, if any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hooks {
-    /// Tells whether the new binary is fit, before anything else is done with it.
+    /// Checks the new binary before anything else is done with it.
     pub preflight: Option<Command>,
-    /// Runs before the old process is disturbed; if it fails there is no upgrade.
+    /// Runs before the old process is disturbed. If it fails, there is no upgrade.
     pub pre_upgrade: Option<Command>,
-    /// Runs when the new version has been committed.
+    /// Runs when the new version is committed.
     pub post_commit: Option<Command>,
-    /// Runs when an upgrade was rolled back.
+    /// Runs after an upgrade was rolled back.
     pub post_rollback: Option<Command>,
-    /// Runs when the old process begins to drain, and when it is to go on after all.
+    /// Runs when the old process starts to drain, and when it is to continue after all.
     pub drain: Option<Command>,
-    /// Where each of them stands, by its key.
+    /// The place of each command in the file, by its key.
     pub(super) places: Vec<(&'static str, Position)>,
 }
 
 impl Hooks {
-    /// All that there are, with their keys and places.
+    /// All commands, with their keys and places.
     pub(super) fn commands(&self) -> impl Iterator<Item = (&'static str, Position, &Command)> {
         self.places.iter().filter_map(|(key, at)| {
             let command = match *key {
@@ -66,7 +66,7 @@ fn limit(report: &mut Report, section: &Section, key: &'static str) -> u64 {
     section.duration_ms(report, key, 1).map_or(LIMIT_MS, |found| found.value)
 }
 
-/// A command, whose place is put down under its dotted name.
+/// Reads a command, and records its place under its dotted name.
 fn command(
     report: &mut Report,
     section: &Section,

@@ -25,15 +25,15 @@ pub struct Listener {
     pub name: ListenerName,
     /// What it is bound to.
     pub address: ListenAddress,
-    /// The permission bits of a unix socket, if the file says.
+    /// The permission bits of a unix socket, if configured.
     pub mode: Option<u32>,
-    /// Who owns a unix socket.
+    /// The owner of a unix socket.
     pub owner: Owner,
-    /// Where the file says so.
+    /// Its place in the file.
     pub at: Position,
 }
 
-/// The user and the group of a unix socket, by name or number, if the file says.
+/// The user and the group of a unix socket, by name or number, if configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owner {
     /// The key `user`.
@@ -42,23 +42,23 @@ pub struct Owner {
     pub group: Option<String>,
 }
 
-/// Why there is no id for a name. `Display` is a clause without a full stop.
+/// Why a name has no id. `Display` is a clause without a full stop.
 #[derive(Debug, thiserror::Error)]
 pub enum NoId {
-    /// The file of accounts does not have it.
+    /// The account file does not contain it.
     #[error("{file} has no {what} {name:?}")]
     Unknown {
-        /// Which file.
+        /// The account file.
         file: &'static str,
-        /// User or group.
+        /// `user` or `group`.
         what: &'static str,
         /// The name.
         name: String,
     },
-    /// The file of accounts cannot be read.
+    /// The account file cannot be read.
     #[error("cannot read {file}: {error}")]
     File {
-        /// Which file.
+        /// The account file.
         file: &'static str,
         /// Cause.
         error: io::Error,
@@ -66,14 +66,14 @@ pub enum NoId {
 }
 
 impl NoId {
-    /// What to do.
+    /// What the user can do about it.
     pub fn hint(&self) -> &'static str {
-        "correct the name, or write the number, which accounts from elsewhere (LDAP) need"
+        "correct the name, or write the number; accounts from elsewhere (LDAP) need the number"
     }
 }
 
 impl Owner {
-    /// The numbers of user and group. Reads `/etc/passwd` and `/etc/group` for names.
+    /// The ids of user and group. Reads `/etc/passwd` and `/etc/group` for names.
     pub fn ids(&self) -> Result<(Option<u32>, Option<u32>), NoId> {
         let user = self.user.as_deref().map(|name| id_of(name, "/etc/passwd", "user"));
         let group = self.group.as_deref().map(|name| id_of(name, "/etc/group", "group"));
@@ -97,7 +97,7 @@ fn find_id(text: &str, name: &str) -> Option<u32> {
     })
 }
 
-/// Reads the table: each listener is an address, or a table with an address and more.
+/// Reads the table. Each listener is an address, or a table with an address and other keys.
 pub(super) fn read(report: &mut Report, root: &Section) -> Vec<Listener> {
     let Some(section) = root.section(report, "listen", "listen.") else { return Vec::new() };
     let mut listeners: Vec<Listener> = Vec::new();
@@ -176,7 +176,8 @@ fn mode(report: &mut Report, table: &Section) -> Option<u32> {
     }
 }
 
-/// All listeners of a process travel in one message, beside two files of a shim; both slots of each, where a shim has a pair.
+/// All listeners of a process travel in one message, together with the order and two files of a shim. If a shim has
+/// pairs of slots, both slots of each listener do.
 pub(super) fn check_number(report: &mut Report, root: &Section, number: usize, of: (Adapter, Mode)) {
     let most = match of {
         (Adapter::Handoff, _) => FDS_MAX,

@@ -1,4 +1,4 @@
-//! Whether a process that serves is watched, and when it is given up.
+//! Whether a serving process is watched, and when it is given up.
 
 use super::error::Report;
 use super::table::Section;
@@ -9,10 +9,10 @@ const FAILURES: u32 = 3;
 /// The shortest pause: more frequent checks would use a processor.
 const LEAST_INTERVAL_MS: u64 = 10;
 
-/// How a process that serves is watched.
+/// How a serving process is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Liveness {
-    /// The pause between two looks.
+    /// Pause between two checks.
     pub interval_ms: u64,
     /// Consecutive failed checks after which the process is killed and started again.
     pub failures: u32,
@@ -24,7 +24,7 @@ impl Default for Liveness {
     }
 }
 
-/// Reads `liveness`, as the pause or as a table. Without the key there are no checks.
+/// Reads `liveness`, as an interval or as a table. Without the key there are no checks.
 pub(super) fn read(report: &mut Report, root: &Section) -> Option<Liveness> {
     if !root.has("liveness") {
         return None;

@@ -14,26 +14,26 @@ use super::service::Service;
 use crate::sys::exposed::{Exposed, Use, check_exposure};
 use crate::sys::regular;
 
-/// No sensible service file comes near this; a wrong file in the directory must not fill the memory.
+/// No reasonable service file is this large, and a wrong file in the directory must not fill the memory.
 const LARGEST_FILE_BYTES: u64 = 1 << 20;
 
-/// Everything a configuration directory holds: what is right, and what is wrong.
+/// The contents of a configuration directory: services and mistakes.
 #[derive(Debug, Default)]
 pub struct Loaded {
-    /// The services whose files are free of mistakes.
+    /// The services whose files have no mistakes.
     pub services: BTreeMap<ServiceName, Service>,
     /// The mistakes of all other files, by file and position.
     pub errors: Vec<Error>,
 }
 
-/// What can be seen of a service file that has mistakes.
+/// What is readable in a service file that has mistakes.
 #[derive(Debug)]
 pub struct Glimpse {
     /// The program.
     pub binary: Option<PathBuf>,
     /// Whether two generations may run side by side.
     pub mode: Mode,
-    /// Where it is to listen.
+    /// Where it should listen.
     pub listeners: Vec<Listener>,
 }
 
@@ -50,10 +50,9 @@ impl From<&Service> for Glimpse {
     }
 }
 
-/// Reads every `<config>/services/*.toml`. A bad file never hides the others. Of two services that want the same
-/// address, the one whose name sorts later is refused; so is one that is to be upgraded after a service that does not
-/// exist, or after itself. A missing directory holds no services. Reads files, so
-/// it blocks on the file system.
+/// Reads all `<config>/services/*.toml`. A bad file does not hide the others. If two services have the same address,
+/// the one whose name sorts later is refused. So is a service that is to be upgraded after itself, or after a service
+/// that does not exist. A missing directory has no services. Blocks on the file system.
 pub fn load(config_dir: &Path) -> Loaded {
     let files = match service_files(config_dir) {
         Ok(files) => files,
@@ -63,7 +62,7 @@ pub fn load(config_dir: &Path) -> Loaded {
     judge(files.iter().map(|file| read_file(file)), |name| named.contains(name))
 }
 
-/// Judges service files together that were read one by one. `exists` knows of services that are not among them.
+/// Checks service files together that were read one by one. `exists` reports services that are not among them.
 pub fn judge(
     read: impl IntoIterator<Item = Result<Service, Vec<Error>>>,
     exists: impl Fn(&ServiceName) -> bool,
@@ -82,7 +81,7 @@ pub fn judge(
     loaded
 }
 
-/// The service files of a configuration directory, in their order. One that is missing has none. Blocks on the file system.
+/// The service files of a configuration directory, sorted. A missing directory has none. Blocks on the file system.
 pub fn service_files(config_dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let directory = config_dir.join("services");
     match list(&directory) {
@@ -91,12 +90,12 @@ pub fn service_files(config_dir: &Path) -> Result<Vec<PathBuf>, Error> {
     }
 }
 
-/// Reads the file of one service, and looks at no other. Blocks on the file system.
+/// Reads the file of one service, without the others. Blocks on the file system.
 pub fn load_service(config_dir: &Path, name: &ServiceName) -> Result<Service, Vec<Error>> {
     read_file(&config_dir.join("services").join(format!("{name}.toml")))
 }
 
-/// Reads one service file: a service, or its mistakes and what can be seen of it all the same. Blocks on the file system.
+/// Reads one service file: a service, or its mistakes and what is readable despite them. Blocks on the file system.
 pub fn read_service(file: &Path) -> Result<Box<Service>, (Vec<Error>, Glimpse)> {
     read_file(file).map(Box::new).map_err(|errors| {
         let bytes = read_bytes(file).unwrap_or_default();
@@ -116,7 +115,7 @@ impl Loaded {
     }
 }
 
-/// The service files of a directory, sorted. Hidden files are editors' business.
+/// The service files of a directory, sorted. Hidden files belong to editors.
 fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory)? {
@@ -142,27 +141,27 @@ fn read_file(file: &Path) -> Result<Service, Vec<Error>> {
     Service::parse(name, file, text)
 }
 
-/// The name of the service whose file this is.
+/// The name of the service that a file belongs to.
 pub fn name_of(file: &Path) -> Result<ServiceName, Error> {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     stem.parse().map_err(|error| {
         let cause = format!("{stem:?} is no service name: {error}");
-        whole_file(file, cause, "rename the file; a service is called after it".into())
+        whole_file(file, cause, "rename the file; its name is the name of the service".into())
     })
 }
 
-/// A user who can write a service file decides what runs.
+/// A user who can write a service file controls what runs.
 fn check_writers(file: &Path) -> Result<(), Error> {
     let Ok(path) = std::path::absolute(file) else { return Ok(()) };
     match check_exposure(&path, Use::Named) {
-        // Reading it tells why.
+        // The read that follows reports the cause.
         Ok(_) | Err(Exposed::Unreadable(..)) => Ok(()),
         Err(exposed) => Err(whole_file(file, exposed.to_string(), exposed.hint())),
     }
 }
 
 fn read_bytes(file: &Path) -> io::Result<Vec<u8>> {
-    // A fifo called x.toml would block for ever.
+    // A fifo called x.toml would block forever.
     if !std::fs::metadata(file)?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }

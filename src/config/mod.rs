@@ -1,7 +1,7 @@
-//! Service files and directories: what the user wrote, turned into types that cannot hold nonsense.
+//! Service files and directories: what the user wrote, parsed into types that cannot hold invalid values.
 //!
-//! One TOML file per service, `<config>/services/<name>.toml`. Every mistake is reported, not only the first
-//! one, and each names file, line, column, key, cause and remedy.
+//! There is one TOML file per service, `<config>/services/<name>.toml`. All mistakes are reported, not only the first
+//! one, each with file, line, column, key, cause and remedy.
 
 mod address;
 mod answers;

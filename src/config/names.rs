@@ -1,8 +1,8 @@
-//! "Did you mean": the nearest known word to one that is not known.
+//! "Did you mean": the known word that is nearest to an unknown one.
 
-/// The candidate nearest to `word`, unless all are too far off for a slip of the fingers.
+/// The candidate nearest to `word`, unless all are too different for a typing error.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // One slip in a short word, about one in three characters of a longer one.
+    // One error in a short word, or about one in three characters of a longer one.
     let tolerance = (word.chars().count() / 3).max(1);
     candidates
         .into_iter()
@@ -12,7 +12,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
-/// `grace` for `drain_grace`, or `s3` for `s3-server`: the beginning or end of the right word.
+/// Whether `word` is the beginning or end of the right word: `grace` for `drain_grace`, or `s3` for `s3-server`.
 fn is_stem(word: &str, candidate: &str) -> bool {
     word.len() >= 2 && (candidate.starts_with(word) || candidate.ends_with(word))
 }

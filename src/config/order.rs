@@ -1,4 +1,4 @@
-//! Which service is upgraded after which: what the keys `after` of all files say together.
+//! The order of upgrades, from the keys `after` of all service files.
 
 use std::collections::BTreeMap;
 
@@ -29,8 +29,8 @@ pub(super) fn read(report: &mut Report, root: &Section) -> Vec<ServiceName> {
     after
 }
 
-/// What is wrong with the order as a whole: names that no service has, and services that wait for themselves. `exists` knows
-/// of services that are not among these.
+/// Finds mistakes in the order as a whole: names without a service, and services that would wait for themselves.
+/// `exists` reports services that are not in `services`.
 pub(super) fn check(
     services: &BTreeMap<ServiceName, Service>,
     exists: impl Fn(&ServiceName) -> bool,
@@ -60,7 +60,7 @@ fn mistake(service: &Service, cause: String, hint: String) -> Error {
     Error { file: service.file.clone(), at: service.after_at, key: Some("after".to_owned()), cause, hint }
 }
 
-/// The shortest way from a service over those that it waits for back to itself.
+/// The shortest path from a service, through the services that it waits for, back to itself.
 fn way_back<'s>(
     services: &'s BTreeMap<ServiceName, Service>,
     from: &'s Service,

@@ -1,5 +1,5 @@
-//! What a new version has to go through before it is trusted: a share of the connections first, and a time after the commit
-//! in which the version before stands by.
+//! The requirements for a new version before it is trusted: first a share of the connections, then a time after the
+//! commit in which the previous version stands by.
 
 use handoff_protocol::deadline::CanaryStep;
 use handoff_protocol::message::Mode;
@@ -20,12 +20,12 @@ const FAILURES: u32 = 3;
 /// Maximum number of canary steps.
 const STEPS_MAX: usize = 16;
 
-/// What a new version has to go through. Without any of it, it is trusted when it is ready.
+/// The requirements for a new version. Without any, it is trusted when it is ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trial {
     /// The shares of the new connections that it gets before the commit.
     pub canary: Vec<CanaryStep>,
-    /// How long after the commit the previous version stands by, in milliseconds; 0 for not at all.
+    /// How long the previous version stands by after the commit, in milliseconds; 0 for not at all.
     pub probation_ms: u64,
     /// Pause between two checks, in milliseconds.
     pub interval_ms: u64,
@@ -118,7 +118,7 @@ fn canary(
     }
 }
 
-/// Steps such as `5% 30s`, each with a greater share than the one before. The error is one clause.
+/// Steps such as `5% 30s`, each with a larger share than the one before. The error is one clause.
 fn steps(texts: &[String]) -> Result<Vec<CanaryStep>, String> {
     if texts.len() > STEPS_MAX {
         return Err(format!("has {} steps; at most {STEPS_MAX} are allowed", texts.len()));

@@ -1,4 +1,4 @@
-//! How it is found out from outside whether a new process serves.
+//! How the supervisor checks from outside whether a new process serves.
 
 use handoff_protocol::ids::ListenerName;
 use serde::{Deserialize, Serialize};
@@ -13,58 +13,58 @@ const KEYS: &[&str] = &[
     "http", "tcp", "exec", "listener", "method", "status", "header", "body", "timeout", "interval", "limit",
 ];
 
-/// A readiness probe. It is repeated until it passes or its limit is over.
+/// A readiness probe. It is repeated until it passes or its limit ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
-    /// What is asked.
+    /// The check.
     pub check: Check,
-    /// How long one try may take.
+    /// Time limit of one try.
     pub timeout_ms: u64,
-    /// The pause between two tries.
+    /// Pause between two tries.
     pub interval_ms: u64,
-    /// How long all tries together may take.
+    /// Time limit of all tries together.
     pub limit_ms: u64,
 }
 
-/// What a probe asks.
+/// The check of a probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Check {
-    /// A request over HTTP/1.1, and what the answer must be.
+    /// A request over HTTP/1.1, and the expected answer.
     Http(Http),
-    /// The process must accept a connection. That it is established is no sign: the kernel does that.
+    /// The process must accept a connection. An established connection is not enough: the kernel does that alone.
     Tcp {
-        /// At which listener.
+        /// The listener.
         listener: ListenerName,
     },
     /// A command that must exit with 0: an absolute path and its arguments.
     Exec(Vec<String>),
 }
 
-/// A request, and what the answer must be.
+/// A request, and the expected answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Http {
-    /// At which listener.
+    /// The listener.
     pub listener: ListenerName,
     /// `GET`, `HEAD`, …
     pub method: String,
     /// Path and query.
     pub path: String,
-    /// The status that the answer must have.
+    /// The expected status.
     pub status: u16,
-    /// A header that it must have, and its value if that matters.
+    /// A header that the answer must have, and its value if that matters.
     pub header: Option<(String, Option<String>)>,
-    /// A text that its body must contain.
+    /// A text that the body must contain.
     pub body: Option<String>,
 }
 
-/// What to do where there are only datagrams.
+/// The hint for a service with only datagram listeners.
 const DATAGRAMS: &str = "ask it by a command: exec = [\"/path/of/command\"]";
 
 const TIMEOUT_MS: u64 = 2_000;
 const INTERVAL_MS: u64 = 50;
 const LIMIT_MS: u64 = 30_000;
 
-/// Reads the table `[probe]`. Without it a program that cannot say that it is ready must accept a connection.
+/// Reads the table `[probe]`. Without it, a program that cannot report that it is ready must accept a connection.
 pub(super) fn read(
     report: &mut Report,
     root: &Section,
@@ -73,7 +73,7 @@ pub(super) fn read(
     listeners: &[Listener],
 ) -> Option<Probe> {
     if !root.has("probe") {
-        // What binds its sockets itself is seen to do so.
+        // If the program binds its sockets itself, the shim sees that.
         let is_seen = adapter != Adapter::ListenFds || says_ready;
         if !is_seen && !listeners.is_empty() && listeners.iter().all(|it| it.address.is_datagram()) {
             let hint = "write notify = true, or a [probe] with exec = [\"/path/of/command\"]";
@@ -156,7 +156,7 @@ fn http(report: &mut Report, section: &Section, listeners: &[Listener]) -> Optio
     if let Some(method) = &method
         && (method.value.is_empty() || !method.value.bytes().all(|byte| byte.is_ascii_uppercase()))
     {
-        let cause = format!("{:?} is no method of HTTP", method.value);
+        let cause = format!("{:?} is not an HTTP method", method.value);
         section.wrong::<()>(report, "method", method.span.clone(), &cause, "write method = \"GET\"");
     }
     let header = section.string(report, "header", "write header = \"x-name: value\"").map(|header| {
@@ -177,7 +177,7 @@ fn http(report: &mut Report, section: &Section, listeners: &[Listener]) -> Optio
     })
 }
 
-/// The listener that is named, else the only one, else the first. One that takes datagrams has no connections.
+/// The named listener, else the first one with connections. Datagram listeners do not count.
 fn listener(report: &mut Report, section: &Section, listeners: &[Listener]) -> Option<ListenerName> {
     let streams = || listeners.iter().filter(|listener| !listener.address.is_datagram());
     let known: Vec<&str> = streams().map(|listener| listener.name.as_str()).collect();

@@ -1,4 +1,4 @@
-//! How a program is treated that does not speak the protocol.
+//! The handling of a program that does not speak the protocol.
 
 use handoff_protocol::message::Mode;
 use serde::{Deserialize, Serialize};
@@ -21,33 +21,33 @@ const KEYS: [&str; 9] = [
     "warm",
 ];
 
-/// The search for the moment at which nothing is under way has an end, which a longer pause would not reach.
+/// The search for a moment without requests has a time limit, which a longer pause would exceed.
 const ANSWER_PAUSE_MAX_MS: u64 = 2_000;
 
-/// What the service file says about the program, for adapters other than `handoff`.
+/// The settings of the program, for adapters other than `handoff`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
-    /// What asks it to end.
+    /// The signal that asks it to end.
     pub stop_signal: StopSignal,
-    /// Which of its processes gets that.
+    /// The processes that get the stop signal.
     pub stop_mode: StopMode,
-    /// What tells it to read its configuration again, if anything does.
+    /// The signal that makes it read its configuration again, if there is one.
     pub reload_signal: Option<StopSignal>,
-    /// Whether it says `READY=1` (sd_notify(3)), which is then waited for, and over which socket.
+    /// Whether it sends `READY=1` (sd_notify(3)), and over which socket. If so, the shim waits for it.
     pub notify: Option<NotifySocket>,
-    /// What is waited for before it is asked to end.
+    /// What to wait for before it is asked to end.
     pub drain: DrainFor,
-    /// How long an answer may pause that it writes in parts, in milliseconds, if the file says it.
+    /// How long it may pause within an answer that it writes in parts, in milliseconds, if configured.
     #[serde(default)]
     pub answer_pause_ms: Option<u64>,
-    /// What tells it that it drains: it goes on serving, and lets its clients move on.
+    /// The signal that announces the drain: the program continues to serve, and makes its clients move on.
     #[serde(default)]
     pub drain_signal: Option<StopSignal>,
-    /// Whether it may be started beside the incumbent, up to its first bind: adapter `inject`, exclusive mode.
+    /// Whether it may start next to the incumbent, up to its first bind: adapter `inject`, exclusive mode.
     pub warm: bool,
 }
 
-/// The signals that a program may take for the request to end in order.
+/// The signals that can ask a program to end in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 #[allow(missing_docs)]
@@ -72,7 +72,7 @@ impl StopSignal {
         ("SIGWINCH", Self::SigWinch),
     ];
 
-    /// The signal itself.
+    /// The signal.
     pub fn signal(self) -> Signal {
         match self {
             Self::SigTerm => Signal::SIGTERM,
@@ -86,43 +86,45 @@ impl StopSignal {
     }
 }
 
-/// Which processes of a program get its stop signal. What is left when its time is over is killed in any case.
+/// Which processes of a program get its stop signal. Processes that remain at the time limit are killed in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StopMode {
-    /// The one that serves, and the others when that one has ended.
+    /// The one that serves. The others get it when that one has ended.
     Mixed,
-    /// The main process: the one that was started, or that the program has named (`MAINPID`); the others when that one has ended.
+    /// The main process: the one that was started, or the one that the program has named (`MAINPID`). The others get
+    /// it when that one has ended.
     Main,
     /// All.
     Group,
 }
 
-/// What kind of socket `NOTIFY_SOCKET` names.
+/// The kind of socket that `NOTIFY_SOCKET` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NotifySocket {
-    /// One at a path that every user reaches: a program may have given its privileges up. Who sends is told by the kernel.
+    /// One at a path that every user can reach, because a program may have dropped its privileges. The kernel reports
+    /// the sender.
     Path,
     /// One in the abstract namespace (unix(7)), for a program that has another root directory, or other mounts.
     Abstract,
 }
 
-/// What is waited for before a program is asked to end.
+/// What to wait for before a program is asked to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DrainFor {
-    /// Every connection that it has is closed.
+    /// All its connections are closed.
     Connections,
-    /// Every request that it has is answered, as far as the traffic of its connections tells.
+    /// All its requests are answered, as far as the traffic of its connections shows.
     Requests,
-    /// Every request that takes long is answered, while it still accepts; it finishes the others when it is asked to end.
+    /// All its long requests are answered, while it still accepts. It finishes the others when it is asked to end.
     LongRequests,
-    /// Nothing: it finishes what it has when it is asked to end.
+    /// Nothing: it finishes its requests when it is asked to end.
     Nothing,
 }
 
-/// Reads the keys of a program. They are refused for a service that speaks the protocol: nothing would use them.
+/// Reads the keys of a program. Refuses them for a service that speaks the protocol, where they would have no effect.
 pub(super) fn read(report: &mut Report, root: &Section, adapter: Adapter, mode: Mode) -> Program {
     let drains = [
         ("connections", DrainFor::Connections),

@@ -69,66 +69,66 @@ const LOG_KEYS: &[&str] = &["max_size", "files"];
 const MODES: [(&str, Mode); 2] = [("exclusive", Mode::Exclusive), ("overlap", Mode::Overlap)];
 const BINARY_EXAMPLE: &str = "write binary = \"/absolute/path/of/the/server\"";
 
-/// A log file holds at least a page, or rotation would cost more than the lines.
+/// A log file holds at least a page, so that rotation does not cost more than the lines.
 const LEAST_LOG_BYTES: u64 = 4096;
 
-/// What a service file says, with the defaults filled in. Whether the binary can be executed is a question of
-/// the moment and not of the file: see [`Service::check_files`].
+/// A parsed service file, with the defaults filled in. Whether the binary can be executed depends on the moment, not
+/// on the file: see [`Service::check_files`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// The stem of the file's name.
     pub name: ServiceName,
     /// The file it came from.
     pub file: PathBuf,
-    /// What the file says.
+    /// The text of the file.
     pub text: String,
     /// Absolute path of the program.
     pub binary: PathBuf,
-    /// Where the file names the program.
+    /// The place of `binary` in the file.
     pub binary_at: Position,
     /// Arguments after the program's name.
     pub args: Vec<String>,
     /// How the supervisor talks to the service.
     pub adapter: Adapter,
-    /// How frames travel between the two.
+    /// How frames travel between the supervisor and the service.
     pub channel: Transport,
-    /// How a program is treated that does not speak the protocol.
+    /// The handling of a program that does not speak the protocol.
     pub program: Program,
-    /// How it is found out from outside whether a new process serves.
+    /// How the supervisor checks from outside whether a new process serves.
     pub probe: Option<Probe>,
-    /// The commands that are run around an upgrade.
+    /// The commands that run around an upgrade.
     pub hooks: Hooks,
-    /// The path at which new versions appear by themselves.
+    /// The path that is watched for new versions.
     pub watch: Option<Watch>,
-    /// The services that are upgraded before this one, when all are.
+    /// The services that are upgraded before this one when all services are upgraded.
     pub after: Vec<ServiceName>,
-    /// Where the file names them, if it does.
+    /// The place of `after` in the file, if it is there.
     pub after_at: Option<Position>,
-    /// What a new version has to go through before it is trusted.
+    /// The requirements for a new version before it is trusted.
     pub trial: Trial,
-    /// How a process that serves is watched; `None`: not at all.
+    /// How a serving process is watched; `None` if it is not.
     pub liveness: Option<Liveness>,
     /// How new versions come in.
     pub update: Update,
     /// Whether two generations may run side by side.
     pub mode: Mode,
-    /// Absolute path of the directory the program starts in.
+    /// Absolute path of the directory in which the program starts.
     pub working_dir: PathBuf,
-    /// Where the file names that directory, if it does.
+    /// The place of `working_dir` in the file, if it is there.
     pub working_dir_at: Option<Position>,
     /// Limit of a whole upgrade.
     pub deadline_ms: u64,
-    /// How long the incumbent may take to finish what it accepted; at most `deadline_ms`.
+    /// How long the incumbent may take to finish what it has accepted; at most `deadline_ms`.
     pub drain_grace_ms: u64,
     /// What happens to an upgrade whose incumbent does not finish in time.
     pub stragglers: Stragglers,
     /// Time without a message after which a process acts on its own.
     pub lease_ms: u64,
-    /// How long the service may take to finish its requests when it is stopped; then they are cut.
+    /// How long the service may take to finish its requests when it is stopped. Then they are cut.
     pub stop_grace_ms: u64,
     /// How long an incumbent may take to serve again after a rollback.
     pub resume_limit_ms: u64,
-    /// How long a process has for its answers to datagrams after the last one came to it, if the service file says it.
+    /// How long a process has for its answers after its last datagram, if configured.
     pub answer_grace_ms: Option<u64>,
     /// Whether the daemon starts the service when it starts itself.
     pub autostart: bool,
@@ -146,9 +146,9 @@ pub struct Service {
 pub enum Adapter {
     /// The service embeds the library of this project, or speaks its protocol.
     Handoff,
-    /// It takes its listeners as under systemd's socket activation (sd_listen_fds(3)).
+    /// It receives its listeners as in systemd's socket activation (sd_listen_fds(3)).
     ListenFds,
-    /// An unmodified program that binds its listeners itself: they are swapped for those of the supervisor.
+    /// An unmodified program that binds its listeners itself. They are swapped for those of the supervisor.
     Inject,
 }
 
@@ -158,7 +158,7 @@ impl Adapter {
         matches!(self, Self::ListenFds | Self::Inject)
     }
 
-    /// As a service file spells it.
+    /// The spelling in a service file.
     pub fn spelling(self) -> &'static str {
         match self {
             Self::Handoff => "handoff",
@@ -168,13 +168,13 @@ impl Adapter {
     }
 }
 
-/// What happens when the incumbent has not finished its requests within the drain grace.
+/// What happens if the incumbent has not finished its requests within the drain grace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stragglers {
-    /// The upgrade is called off and the incumbent goes on.
+    /// The upgrade is called off, and the incumbent continues.
     Abort,
-    /// The rest is cut.
+    /// The remaining requests are cut.
     Cut,
 }
 
@@ -183,13 +183,13 @@ pub enum Stragglers {
 pub struct LogLimits {
     /// Size at which a file is rotated.
     pub max_size_bytes: u64,
-    /// How many files are kept, the current one included; at least 2.
+    /// The number of files that are kept, including the current one; at least 2.
     pub files: u32,
 }
 
 impl Service {
-    /// Parses the text of a service file; `file` is only for messages. On failure gives every mistake found, in
-    /// the order of the file.
+    /// Parses the text of a service file; `file` is only for messages. On failure it returns all mistakes, in the
+    /// order of the file.
     pub fn parse(name: ServiceName, file: &Path, text: &str) -> Result<Service, Vec<Error>> {
         let mut report = Report::new(file, text);
         let (document, syntax_errors) = DeTable::parse_recoverable(text);
@@ -197,7 +197,7 @@ impl Service {
             let span = error.span().unwrap_or(text.len()..text.len());
             report.add(span, None, error.message(), "correct the TOML syntax here");
         }
-        // A file with broken syntax would only give misleading errors about missing keys.
+        // After a syntax error, errors about missing keys would be misleading.
         let service = match report.is_clean() {
             true => read(&mut report, name, &Section::root(document.get_ref(), 0..0)),
             false => None,
@@ -208,7 +208,7 @@ impl Service {
         }
     }
 
-    /// What can be seen of a text with mistakes.
+    /// What is readable in a text that has mistakes.
     pub(super) fn glimpse(file: &Path, text: &str) -> Glimpse {
         let mut report = Report::new(file, text);
         let (document, _) = DeTable::parse_recoverable(text);
@@ -218,9 +218,8 @@ impl Service {
         Glimpse { binary, mode, listeners: listen::read(&mut report, &root) }
     }
 
-    /// Looks at the files that the service needs as they are at this moment: the binary, the working directory,
-    /// and the programs of its commands.
-    /// Blocks on the file system.
+    /// Checks the files that the service needs, as they are at this moment: the binary, the working directory, and
+    /// the programs of its commands. Blocks on the file system.
     pub fn check_files(&self) -> Vec<Error> {
         let mistake = |at, key: &str, cause, hint| {
             let (file, key) = (self.file.clone(), Some(key.to_owned()));
@@ -266,7 +265,7 @@ impl Service {
     }
 }
 
-/// Reads all keys; `None` only together with at least one report.
+/// Reads all keys. `None` only if at least one mistake was reported.
 fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Service> {
     root.refuse_unknown(report, KEYS);
     let binary = binary(report, root);
@@ -358,7 +357,7 @@ fn deadline_and_grace(report: &mut Report, root: &Section) -> (u64, u64) {
             format_duration_ms(deadline_ms)
         );
         let hint = "the drain is one part of the upgrade: shorten drain_grace or raise deadline";
-        // One of the two stands in the file, for the defaults agree with each other.
+        // At least one of the two is in the file, because the defaults agree with each other.
         let span = grace.or(deadline).map_or(0..0, |found| found.span);
         root.wrong::<()>(report, "drain_grace", span, &cause, hint);
     }

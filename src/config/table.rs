@@ -1,4 +1,4 @@
-//! Reads typed values out of a TOML table and reports what does not fit, with its position.
+//! Reads typed values from a TOML table, and reports values that do not fit, with their position.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -9,8 +9,8 @@ use super::error::{Position, Report};
 use super::names::nearest;
 use super::units::{parse_duration_ms, parse_size_bytes};
 
-/// One table of a service file. A getter gives `None` both for a key that is absent and for one whose value is
-/// wrong; the latter is in the report, so a caller may go on with a default and learn of all mistakes.
+/// One table of a service file. A getter returns `None` for a missing key and for a wrong value. The latter is in the
+/// report, so a caller can continue with a default and find all mistakes.
 pub(super) struct Section<'t> {
     /// Dotted prefix of the keys: empty, or `log.`.
     prefix: Cow<'static, str>,
@@ -18,7 +18,7 @@ pub(super) struct Section<'t> {
     span: Range<usize>,
 }
 
-/// A value that was read, and where it stands.
+/// A value, and its place in the text.
 pub(super) struct Found<T> {
     pub value: T,
     pub span: Range<usize>,
@@ -35,7 +35,7 @@ impl<'t> Section<'t> {
         Section { prefix: "".into(), table, span }
     }
 
-    /// The table under `key`, whose own keys are reported with `prefix`.
+    /// The table under `key`, whose keys are reported with `prefix`.
     pub(super) fn section(
         &self,
         report: &mut Report,
@@ -51,7 +51,7 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// Reports every key that is not in `known`, with the nearest one that is.
+    /// Reports each key that is not in `known`, with the nearest known one.
     pub(super) fn refuse_unknown(&self, report: &mut Report, known: &[&'static str]) {
         for key in self.table.keys() {
             let name: &str = key.get_ref();
@@ -66,7 +66,7 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// Reports a key that must be there and is not.
+    /// Reports a required key that is missing.
     pub(super) fn missing(&self, report: &mut Report, key: &'static str, example: &str) {
         report.add(
             self.span.start..self.span.start,
@@ -130,7 +130,7 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// An array of strings without zero bytes, which no program could be given.
+    /// An array of strings without zero bytes, which cannot be arguments of a program.
     pub(super) fn strings(&self, report: &mut Report, key: &'static str) -> Option<Vec<String>> {
         let example = "write [\"one\", \"two\"]";
         let found = self.get(key)?;
@@ -145,7 +145,7 @@ impl<'t> Section<'t> {
         Some(strings)
     }
 
-    /// Every key of this table with its string value; for tables whose keys the user chooses.
+    /// All keys of this table with their string values, for tables whose keys the user chooses.
     pub(super) fn entries(&self, report: &mut Report) -> Vec<(Found<&'t str>, Found<String>)> {
         let mut entries = Vec::with_capacity(self.table.len());
         for (key, value) in self.table {
@@ -160,7 +160,7 @@ impl<'t> Section<'t> {
         entries
     }
 
-    /// Every key of this table with its value, which is a string or a table.
+    /// All keys of this table with their values, which are strings or tables.
     pub(super) fn fields(&self, report: &mut Report) -> Vec<(Found<&'t str>, Field<'t>)> {
         let mut fields = Vec::with_capacity(self.table.len());
         for (key, value) in self.table {
@@ -179,7 +179,7 @@ impl<'t> Section<'t> {
         fields
     }
 
-    /// A duration of at least `least_ms`, with where it stands.
+    /// A duration of at least `least_ms`, with its place.
     pub(super) fn duration_ms(
         &self,
         report: &mut Report,
@@ -249,7 +249,7 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// Reports a value that has the right type but is not acceptable.
+    /// Reports a value of the right type that is not acceptable.
     pub(super) fn wrong<T>(
         &self,
         report: &mut Report,
@@ -262,14 +262,14 @@ impl<'t> Section<'t> {
         None
     }
 
-    /// Reports a key that must not be there, if it is.
+    /// Reports a key that must not be there, if it exists.
     pub(super) fn refuse(&self, report: &mut Report, key: &str, cause: &str, hint: &str) {
         if let Some(found) = self.get(key) {
             self.wrong::<()>(report, key, found.span, cause, hint);
         }
     }
 
-    /// Where the value of a key begins, if the key is there.
+    /// The start of the value of a key, if the key exists.
     pub(super) fn at(&self, report: &Report, key: &str) -> Option<Position> {
         self.get(key).map(|found| report.position(found.span.start))
     }
@@ -313,7 +313,7 @@ impl<'t> Section<'t> {
 }
 
 impl<T> Found<T> {
-    /// Where the value begins.
+    /// The start of the value.
     pub(super) fn at(&self, report: &Report) -> Position {
         report.position(self.span.start)
     }

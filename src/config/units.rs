@@ -1,16 +1,16 @@
-//! Durations ("5m") and sizes ("10MiB") as people write them.
+//! Durations ("5m") and sizes ("10MiB") in readable form.
 
 use std::time::Duration;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// No phase of an upgrade sensibly lasts longer, and every clock can count this far without overflow.
+/// No phase of an upgrade reasonably lasts longer, and every clock counts this far without overflow.
 const LONGEST_MS: u64 = 30 * DAY_MS;
 
 const SIZE_UNITS: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
-/// Milliseconds of a duration such as `250ms`, `30s`, `5m` or `1h 30m`. The error is one clause without a full
-/// stop: what is wrong with `text`.
+/// Milliseconds of a duration such as `250ms`, `30s`, `5m` or `1h 30m`. The error is one clause without a full stop
+/// that says what is wrong with `text`.
 pub fn parse_duration_ms(text: &str) -> Result<u64, String> {
     let duration =
         humantime::parse_duration(text).map_err(|error| format!("{text:?} is no duration: {error}"))?;
@@ -23,7 +23,7 @@ pub fn parse_duration_ms(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("{text:?} is longer than 30 days"))
 }
 
-/// A duration the way it is written in a service file: `5m`, `1h 30m`, `250ms`.
+/// A duration as written in a service file: `5m`, `1h 30m`, `250ms`.
 pub fn format_duration_ms(ms: u64) -> String {
     humantime::format_duration(Duration::from_millis(ms)).to_string()
 }

@@ -1,4 +1,4 @@
-//! How new versions come in: what is kept, and what is demanded of them.
+//! How new versions come in: what is kept, and what is required of them.
 
 use super::error::{Position, Report};
 use super::table::Section;
@@ -12,24 +12,24 @@ const WATCH_KEYS: &[&str] = &["watch", "settle"];
 const KEEP: u32 = 5;
 const MAX_SIZE_BYTES: u64 = 4 << 30;
 
-/// What the service file says about new versions.
+/// The settings of a service file about new versions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Update {
-    /// Whether what runs is a copy in the store of the daemon.
+    /// Whether the program that runs is a copy in the store of the daemon.
     pub store: bool,
-    /// How many versions that ran are kept.
+    /// The number of versions to keep, of those that ran.
     pub keep: usize,
-    /// Which member of an archive, or which file of a tree, is the program.
+    /// The member of an archive, or the file of a tree, that is the program.
     pub member: Option<String>,
     /// Whether an archive is taken as a whole.
     pub tree: bool,
-    /// The command that tells the version of a program; none runs if it is empty.
+    /// The command that prints the version of a program. If empty, none runs.
     pub version_command: Vec<String>,
-    /// Where it stands.
+    /// The place of `version_command` in the file.
     pub(super) version_command_at: Option<Position>,
     /// Maximum size to copy or unpack.
     pub max_size_bytes: u64,
-    /// What must be there before a new version may run, and whose signatures count.
+    /// What is required before a new version may run, and the keys of valid signatures.
     pub trust: Trust,
 }
 
@@ -59,7 +59,7 @@ pub(super) fn read(report: &mut Report, root: &Section) -> Update {
     update.member = member(report, &section);
     update.tree = section.boolean(report, "tree").unwrap_or(false);
     if update.tree && update.member.is_none() {
-        section.refuse(report, "tree", "it is not said what is started", "write member = \"bin/server\" too");
+        section.refuse(report, "tree", "the program is not named", "write member = \"bin/server\" too");
     }
     update.version_command = version_command(report, &section);
     update.version_command_at = section.at(report, "version_command");
@@ -89,7 +89,7 @@ fn member(report: &mut Report, section: &Section) -> Option<String> {
     let found = section.string(report, "member", example)?;
     let is_below = !found.value.starts_with('/') && !found.value.split('/').any(|part| part == "..");
     if found.value.is_empty() || !is_below {
-        let cause = format!("{:?} is no path below the top of an archive or directory", found.value);
+        let cause = format!("{:?} is not a path below the top of an archive or directory", found.value);
         return section.wrong(report, "member", found.span, &cause, example);
     }
     Some(found.value.to_owned())
@@ -100,7 +100,7 @@ fn trust(report: &mut Report, section: &Section) -> Trust {
     let require = section.choice(report, "require", &words).unwrap_or_default();
     let keys = section.strings(report, "minisign_keys").unwrap_or_default();
     if let Some(wrong) = keys.iter().find(|key| !is_public_key(key)) {
-        let cause = format!("{wrong:?} is no public key of minisign");
+        let cause = format!("{wrong:?} is not a public key of minisign");
         section.refuse(report, "minisign_keys", &cause, "write the second line of the file minisign.pub");
     }
     if require == Require::Signature && keys.is_empty() {

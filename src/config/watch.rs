@@ -1,16 +1,16 @@
-//! The path at which new versions appear by themselves.
+//! The path that is watched for new versions.
 
 use std::path::{Path, PathBuf};
 
 use super::error::Report;
 use super::table::Section;
 
-/// A path that is watched.
+/// A watched path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watch {
     /// Absolute path of the file.
     pub path: PathBuf,
-    /// How long the file must have been left alone.
+    /// How long the file must be unchanged.
     pub settle_ms: u64,
 }
 
@@ -27,7 +27,7 @@ pub(super) fn read(report: &mut Report, root: &Section) -> Option<Watch> {
     }
     let found = section.string(report, "watch", HINT)?;
     let path = Path::new(found.value);
-    // The path is taken apart, and so must mean what it says.
+    // The path is split into its parts, so it must be unambiguous.
     let is_plain = path.is_absolute() && path.file_name().is_some() && !path.iter().any(|part| part == "..");
     if !is_plain || found.value.contains('\0') || found.value.ends_with('/') {
         let cause = format!("{path:?} is not the absolute path of a file, without \"..\"");

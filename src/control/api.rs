@@ -1,4 +1,4 @@
-//! What can be asked and what is answered: the types shared by the daemon and its clients.
+//! The requests and answers of the control socket: the types shared by the daemon and its clients.
 //!
 //! Units are in the names: `_us` microseconds, `_ms` milliseconds, `_at` milliseconds since 1970.
 
@@ -27,53 +27,53 @@ const METHODS: [&str; 15] = [
 pub enum Request {
     /// Asks whether the daemon answers: [`Response::Pong`].
     Ping,
-    /// All services. Answered by [`Response::List`].
+    /// Lists all services. Answered by [`Response::List`].
     List,
-    /// One service. Answered by [`Response::Status`].
+    /// Returns the status of one service. Answered by [`Response::Status`].
     Status(ServiceName),
-    /// Start a stopped service. This and the following are answered by [`Response::Outcome`].
+    /// Starts a stopped service. This and the following are answered by [`Response::Outcome`].
     Start(ServiceName),
-    /// Stop a service and close its listeners.
+    /// Stops a service and closes its listeners.
     Stop(ServiceName),
-    /// Upgrade a service to the same binary; start it if it is stopped.
+    /// Upgrades a service to the same binary, or starts it if it is stopped.
     Restart(ServiceName),
-    /// Upgrade a service.
+    /// Upgrades a service.
     Upgrade(Upgrade),
-    /// Upgrade to what was put at a path, unless it runs already.
+    /// Upgrades to the version that was put at a path, unless it runs already.
     Install(Install),
-    /// Upgrade to a version that ran before.
+    /// Upgrades to a version that ran before.
     Rollback(Rollback),
-    /// Call off the upgrade or start in progress. Answered when that has ended, like the request for it.
+    /// Calls off the upgrade or start in progress. Answered when that has ended, like the request for it.
     Cancel(ServiceName),
-    /// Send a signal to the program of a service. Answered by [`Response::Status`].
+    /// Sends a signal to the program of a service. Answered by [`Response::Status`].
     Kill(Kill),
-    /// The versions that are kept. This and the following two are answered by [`Response::Versions`].
+    /// Lists the stored versions. This and the following two are answered by [`Response::Versions`].
     Versions(ServiceName),
-    /// Keep a version, or no longer. Answered with that version.
+    /// Pins or unpins a version. Answered with that version.
     Pin(Pin),
-    /// Remove versions that need not be kept: of one service, or of all. Answered with what was removed.
+    /// Removes versions that are no longer needed: of one service, or of all. Answered with the removed versions.
     Gc(Option<ServiceName>),
-    /// What was attempted. Answered by [`Response::History`].
+    /// Lists past attempts. Answered by [`Response::History`].
     History(History),
 }
 
 /// A signal for a program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Kill {
-    /// Of which service.
+    /// The service.
     pub service: ServiceName,
     /// Its name, such as `HUP` or `SIGHUP`; without it, the `reload_signal` of the service file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<String>,
 }
 
-/// Which attempts are wanted.
+/// The attempts to list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct History {
-    /// Of which service; without it, of all.
+    /// The service; without it, all services.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceName>,
-    /// Maximum number of attempts, the newest; without it, all that are kept.
+    /// Maximum number of attempts, starting with the newest; without it, all that are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
 }
@@ -81,18 +81,18 @@ pub struct History {
 /// The parameters of an upgrade.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Upgrade {
-    /// Which service.
+    /// The service.
     pub service: ServiceName,
-    /// Absolute path of the new binary; without it, what the service file names.
+    /// Absolute path of the new binary; without it, the one that the service file names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub binary: Option<PathBuf>,
-    /// Limit of the whole upgrade instead of the service file's.
+    /// Limit of the whole upgrade, in place of that in the service file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
-    /// Limit of the drain instead of the service file's; never more than the deadline.
+    /// Limit of the drain, in place of that in the service file; never more than the deadline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_grace_ms: Option<u64>,
-    /// What is said of the binary.
+    /// How to verify the binary, and which part of it is the program.
     #[serde(flatten)]
     pub claims: Claims,
 }
@@ -115,7 +115,7 @@ pub enum Response {
     History(Vec<Entry>),
 }
 
-/// Who answers.
+/// The daemon that answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pong {
     /// The daemon's version.
@@ -124,25 +124,25 @@ pub struct Pong {
     pub pid: u32,
 }
 
-/// What a service is doing.
+/// What a service does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Not running, and its listeners are closed.
+    /// It does not run, and its listeners are closed.
     Stopped,
-    /// A new daemon finds out what it is doing.
+    /// A new daemon is finding out what its processes do.
     Recovering,
-    /// Its first process is on the way up.
+    /// Its first process is starting.
     Starting,
     /// It serves.
     Serving,
-    /// It serves, and a successor is on the way.
+    /// It serves, and a successor is starting.
     Upgrading,
-    /// Its last process is on the way down.
+    /// Its last process is ending.
     Stopping,
     /// It died, and is started again after a pause.
     Backoff,
-    /// It died too often, or could not be started; a person has to look.
+    /// It died too often, or could not be started. The user must act.
     Failed,
 }
 
@@ -162,58 +162,58 @@ impl State {
     }
 }
 
-/// Everything about a service at one moment.
+/// The status of a service at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceStatus {
     /// The service.
     pub service: ServiceName,
-    /// What it is doing.
+    /// What it does.
     pub state: State,
-    /// The phase within that, where there is one.
+    /// The phase of that, if there is one.
     pub phase: Option<String>,
-    /// What that is about, where there is more to say: one clause.
+    /// More about the phase, if there is more to say: one clause.
     #[serde(default)]
     pub detail: Option<String>,
-    /// The committed generation, 0 before the first.
+    /// The committed generation; 0 before the first.
     pub generation: Generation,
     /// The process that serves: that of the program, never its shim.
     pub pid: Option<u32>,
-    /// The shim that runs the program, where there is one.
+    /// The shim that runs the program, if there is one.
     #[serde(default)]
     pub shim: Option<u32>,
     /// The path from which the binary of that process came, or the configured one.
     pub binary: PathBuf,
-    /// The file in the store that is started, if it is there.
+    /// The file in the store that is started, if there is one.
     #[serde(default)]
     pub stored: Option<PathBuf>,
-    /// What it says its version is.
+    /// Its version.
     #[serde(default)]
     pub version: Option<String>,
-    /// Whether another file is at that path by now, or none.
+    /// Whether the file at that path has changed or is gone.
     #[serde(default)]
     pub skew: Option<Skew>,
-    /// What the service file names, where what runs came from elsewhere.
+    /// The binary in the service file, if the running one came from elsewhere.
     #[serde(default)]
     pub named: Option<Named>,
     /// The version that waits for the next start.
     #[serde(default)]
     pub staged: Option<StagedStatus>,
-    /// SHA-256 of that binary in hex, where it is known.
+    /// SHA-256 of that binary in hex, if known.
     pub sha256: Option<String>,
     /// When that process was started, in milliseconds since 1970.
     pub started_at: Option<u64>,
-    /// How often the service had to be started again: its process died, or a start failed.
+    /// How often the service had to be started again, because its process died or a start failed.
     pub restarts: u64,
-    /// When a start that has failed is tried again, in milliseconds since 1970.
+    /// When a failed start is tried again, in milliseconds since 1970.
     #[serde(default)]
     pub next_try_at: Option<u64>,
     /// Whether generations may overlap.
     pub mode: Mode,
-    /// Where it listens.
+    /// Its listeners.
     pub listeners: Vec<ListenerStatus>,
     /// How the last operation ended.
     pub last_handoff: Option<Outcome>,
-    /// What a person should know: one sentence.
+    /// A problem that the user should know about: one sentence.
     pub problem: Option<String>,
 }
 
@@ -234,15 +234,15 @@ pub enum Ending {
     Committed,
     /// The old version serves.
     RolledBack,
-    /// The service serves after it was stopped.
+    /// The service serves again after a stop.
     Started,
     /// The service is stopped.
     Stopped,
-    /// What was to be installed runs already.
+    /// The version to install runs already.
     Unchanged,
-    /// It did not work, and the service may be down.
+    /// It failed, and the service may be down.
     Failed,
-    /// The service is stopped, and what was to be installed is what it is started from next.
+    /// The service is stopped, and its next start uses the version to install.
     Staged,
 }
 
@@ -251,70 +251,71 @@ pub enum Ending {
 pub struct Outcome {
     /// The service.
     pub service: ServiceName,
-    /// The handoff; nothing if it did not come to one.
+    /// The handoff; `None` if there was none.
     pub handoff: Option<HandoffId>,
     /// How it ended.
     pub outcome: Ending,
-    /// Why it was rolled back or failed, or who completed it if that was another daemon than the one that began it. One
-    /// clause; nothing otherwise.
+    /// Why it was rolled back or failed, or which daemon completed it, if not the one that started it. One clause, or
+    /// `None`.
     pub reason: Option<String>,
     /// The generation.
     pub generation: Generation,
     /// The process: that of the program, never its shim.
     pub pid: Option<u32>,
-    /// The shim that runs the program, where there is one.
+    /// The shim that runs the program, if there is one.
     #[serde(default)]
     pub shim: Option<u32>,
     /// The path from which the binary came.
     pub binary: PathBuf,
-    /// The file in the store that is started, if it is there.
+    /// The file in the store that is started, if there is one.
     #[serde(default)]
     pub stored: Option<PathBuf>,
-    /// What it says its version is.
+    /// Its version.
     #[serde(default)]
     pub version: Option<String>,
     /// SHA-256 of the binary in hex.
     pub sha256: Option<String>,
-    /// From the request to the end.
+    /// Time from the request to the end.
     pub took_us: u64,
-    /// How long no process accepted, while connects waited. `null` if there was no such time.
+    /// How long no process accepted while connects waited. `null` if there was no such time.
     pub accept_gap_us: Option<u64>,
-    /// Whether the old process was stopped and started again: so after its stop signal, if the new one then failed.
+    /// Whether the old process was ended and started again. This happens if the new one fails after the old one's
+    /// stop signal.
     #[serde(default)]
     pub restarted: bool,
     /// The connections of the old process at its stop signal; `null` if it got none, or they were not counted.
     #[serde(default)]
     pub connections: Option<Connections>,
-    /// Datagrams that were sent to the service and that no program has read.
+    /// Datagrams for the service that no program has read.
     #[serde(default)]
     pub lost_datagrams: u64,
-    /// The phases in their order.
+    /// The phases, in order.
     pub phases: Vec<PhaseTime>,
-    /// What was killed since it had not ended in its time: it may have lost what it had not saved.
+    /// The processes that were killed because they had not ended in time. They may have lost unsaved data.
     #[serde(default)]
     pub killed: Vec<Killed>,
 }
 
-/// A process that was killed since it had not ended in its time.
+/// A process that was killed because it had not ended in time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Killed {
     /// The process.
     pub pid: u32,
-    /// Its name, as the kernel tells it.
+    /// Its name, as reported by the kernel.
     pub name: String,
-    /// For how long it had been asked to end.
+    /// How long before the kill it was asked to end.
     pub after_ms: u64,
 }
 
-/// The connections of a program at the moment of its stop signal, as far as their traffic tells.
+/// The connections of a program at its stop signal, as far as their traffic shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connections {
-    /// All of them.
+    /// All connections.
     pub open: u64,
-    /// Those with a request that the program had not read. Unless it goes on reading, the client gets the end of the
-    /// connection in place of an answer, and nothing was done.
+    /// Connections with a request that the program had not read. Unless the program continues to read, the client
+    /// gets the end of the connection in place of an answer, and nothing was done.
     pub unread: u64,
-    /// Those with a request under way. It is answered if the program finishes what it has, and cut if it does not.
+    /// Connections with a request under way. It is answered if the program finishes its requests, and cut if not.
     pub unanswered: u64,
 }
 
@@ -323,29 +324,29 @@ pub struct Connections {
 pub struct PhaseTime {
     /// Its name.
     pub phase: String,
-    /// When it began, since the operation's start.
+    /// When it started, since the start of the operation.
     pub started_us: u64,
     /// How long it lasted.
     pub took_us: u64,
 }
 
-/// Something happened in an operation that is under way.
+/// An event of an operation under way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// The service.
     pub service: ServiceName,
-    /// The handoff; nothing before there is one.
+    /// The handoff; `None` before there is one.
     pub handoff: Option<HandoffId>,
-    /// The phase that begins.
+    /// The phase that starts.
     pub phase: String,
-    /// When, since the operation's start.
+    /// The time, since the start of the operation.
     pub at_us: u64,
-    /// One clause for people.
+    /// Details for people: one clause.
     pub detail: Option<String>,
 }
 
 impl Request {
-    /// The method's name on the wire.
+    /// The name of the method on the wire.
     pub fn method(&self) -> &'static str {
         match self {
             Request::Ping => "ping",
@@ -366,7 +367,7 @@ impl Request {
         }
     }
 
-    /// The method's parameters on the wire.
+    /// The parameters of the method on the wire.
     pub fn params(&self) -> Value {
         match self {
             Request::Ping | Request::List | Request::Gc(None) => json!({}),
@@ -386,8 +387,8 @@ impl Request {
         }
     }
 
-    /// Reads a method and its parameters. The error is [`Kind::UnknownMethod`] or [`Kind::InvalidParams`], and the
-    /// latter names the parameter.
+    /// Reads a method and its parameters. The error is [`Kind::UnknownMethod`] or [`Kind::InvalidParams`]. The latter
+    /// names the parameter.
     pub fn parse(method: &str, params: Option<Value>) -> Result<Request, Error> {
         let mut params = Params::new(params)?;
         let request = match method {

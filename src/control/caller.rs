@@ -1,4 +1,4 @@
-//! Who asks over the control socket.
+//! The callers of the control socket.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,14 +10,14 @@ use crate::sys::user::effective_user;
 /// Maximum length of a command line that is kept.
 const COMMAND_MAX_BYTES: u64 = 200;
 
-/// A process that asked for something, as it was when it connected: `SO_PEERCRED` of unix(7), and its command line.
+/// A process that sent a request, as it was when it connected: `SO_PEERCRED` of unix(7), and its command line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
     /// Its user.
     pub uid: u32,
-    /// Its process; 0 if the kernel did not tell, as for a process of another pid namespace.
+    /// Its process; 0 if the kernel does not report it, as for a process of another pid namespace.
     pub pid: u32,
-    /// The beginning of its command line, in one line; empty if it was gone too soon.
+    /// The beginning of its command line, in one line; empty if the process was already gone.
     pub command: String,
 }
 
@@ -27,13 +27,13 @@ impl Caller {
         Caller { uid, pid, command: command_of(pid).unwrap_or_default() }
     }
 
-    /// This process itself, for a purpose.
+    /// This process, for a purpose.
     pub fn own(purpose: impl Into<String>) -> Caller {
         Caller { uid: effective_user(), pid: std::process::id(), command: purpose.into() }
     }
 }
 
-/// A process may write what it likes into its command line.
+/// A process may write anything into its command line, so control characters are replaced.
 fn command_of(pid: u32) -> Option<String> {
     let mut bytes = Vec::new();
     let file = File::open(format!("/proc/{pid}/cmdline")).ok()?;

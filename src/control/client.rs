@@ -1,4 +1,4 @@
-//! A client's end of the control socket. Blocking: a command line has nothing else to do.
+//! The client end of the control socket. It blocks: a command line has nothing else to do.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -11,7 +11,7 @@ use super::rpc::{Outgoing, parse_answer, request_line};
 use crate::sys::errno::{Errno, retry};
 use crate::sys::socket::{AddressFamily, SockFlag, SockType, connect_path, set_send_timeout, socket};
 
-/// A daemon that takes longer over a question that needs no work is frozen.
+/// A daemon that needs longer for a request without work is frozen.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One connection to the daemon.
@@ -22,7 +22,7 @@ pub struct Client {
     last_id: u64,
 }
 
-/// Why a request has no answer, or not the wanted one.
+/// Why a request has no answer, or not the expected one.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No daemon answers.
@@ -30,33 +30,33 @@ pub enum ClientError {
     Unreachable {
         /// The control socket.
         path: PathBuf,
-        /// Why, one clause.
+        /// The cause, one clause.
         cause: String,
-        /// What to do.
+        /// What the user can do.
         hint: &'static str,
     },
     /// The peer does not speak this protocol.
-    #[error("What answers at {path:?} is no handoff daemon, or one of another version: {cause}.")]
+    #[error("The process at {path:?} is not a handoff daemon, or has another version: {cause}.")]
     Strange {
         /// The control socket.
         path: PathBuf,
-        /// What does not fit.
+        /// The mismatch.
         cause: String,
     },
-    /// The daemon said no.
+    /// The daemon refused.
     #[error(transparent)]
     Refused(#[from] Error),
 }
 
 impl Client {
-    /// Connects. Blocks while the daemon's queue of connections is full, at most 10 s.
+    /// Connects. Blocks while the connection queue of the daemon is full, at most 10 s.
     pub fn connect(path: &Path) -> Result<Client, ClientError> {
         let stream = connect_within(path).map_err(|error| unreachable(path, &error))?;
         Ok(Client { path: path.to_owned(), stream: BufReader::new(stream), last_id: 0 })
     }
 
-    /// Asks and waits for the answer, handing over progress meanwhile. `ping`, `list`, `status` and `history` are given up
-    /// after 10 s of silence. The others last as long as they last, if the daemon answers others meanwhile.
+    /// Sends a request, passes progress on, and waits for the answer. `ping`, `list`, `status` and `history` time out
+    /// after 10 s of silence. The others have no limit as long as the daemon answers other requests.
     pub fn call(
         &mut self,
         request: &Request,
@@ -70,12 +70,13 @@ impl Client {
         response.ok_or_else(|| self.strange("it broke off in the middle".to_owned()))
     }
 
-    /// Asks, and waits no longer than until the daemon is at work: nothing then. The operation goes on when this is dropped.
+    /// Sends a request, and waits only until the daemon is at work: returns `None` then. The operation continues when
+    /// this is dropped.
     pub fn begin(&mut self, request: &Request) -> Result<Option<Response>, ClientError> {
         self.converse(request, &mut |_| false)
     }
 
-    /// Asks and waits for the answer, as long as `go_on` says so.
+    /// Sends a request, and waits for the answer as long as `go_on` returns true.
     fn converse(
         &mut self,
         request: &Request,
@@ -108,7 +109,7 @@ impl Client {
 
     fn send(&mut self, request: &Request) -> io::Result<()> {
         match self.stream.get_mut().write_all(&request_line(self.last_id, request)) {
-            // It hung up at once; why, stands in what it sent before.
+            // The daemon closed the connection at once. Its earlier message has the reason.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             other => other,
         }
@@ -120,7 +121,7 @@ impl Client {
             match self.stream.read_until(b'\n', &mut line) {
                 Ok(_) if line.ends_with(b"\n") => return Ok(line),
                 Ok(_) => return Err(unreachable(&self.path, &io::ErrorKind::UnexpectedEof.into())),
-                // It may be at work: then it answers somebody who asks for no work.
+                // The daemon may be at work. Then it still answers a request that needs no work.
                 Err(error) if !quick && is_timeout(&error) => {
                     Client::connect(&self.path)?.call(&Request::Ping, &mut |_| {})?;
                 }
@@ -138,12 +139,12 @@ fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// On a blocking socket a call that has waited for so long fails with EAGAIN.
+/// On a blocking socket, a call that has waited this long fails with EAGAIN.
 fn connect_within(path: &Path) -> io::Result<UnixStream> {
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty())?;
     set_send_timeout(&socket, PATIENCE)?;
     match retry(|| connect_path(&socket, path)) {
-        // It cannot be at a path that is too long.
+        // A path that is too long cannot have a socket.
         Err(Errno::ENAMETOOLONG) => return Err(io::ErrorKind::InvalidInput.into()),
         connected => connected?,
     }
@@ -166,7 +167,7 @@ fn unreachable(path: &Path, error: &io::Error) -> ClientError {
         }
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => (
             format!("it has not answered for {} s", PATIENCE.as_secs()),
-            "It may be stopped or overloaded; the services run on without it.",
+            "It may be stopped or overloaded; the services continue without it.",
         ),
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => (
             "it closed the connection without an answer".to_owned(),

@@ -1,4 +1,4 @@
-//! Errors that the daemon answers, and what each means as a JSON-RPC code and as an exit code.
+//! The error answers of the daemon, and the JSON-RPC code and exit code of each.
 
 use std::fmt;
 use std::path::Path;
@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 use crate::config;
 
-/// An answer that says no. `Display` is the message and the hint.
+/// An error answer. `Display` writes the message and the hint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Error {
-    /// Which kind of no.
+    /// The kind of error.
     pub kind: Kind,
-    /// A full sentence that names the thing and the cause.
+    /// A full sentence that names the object and the cause.
     pub message: String,
-    /// What to do about it.
+    /// What the user can do.
     pub hint: String,
 }
 
@@ -32,7 +32,7 @@ impl fmt::Display for Error {
 pub enum Kind {
     /// A line is not JSON.
     ParseError,
-    /// A line is JSON, but no request.
+    /// A line is JSON, but not a request.
     InvalidRequest,
     /// There is no such method.
     UnknownMethod,
@@ -44,15 +44,15 @@ pub enum Kind {
     TooManyClients,
     /// No service file has this name.
     UnknownService,
-    /// Another operation works on the service.
+    /// Another operation of the service is in progress.
     Busy,
-    /// The operation needs a service that runs.
+    /// The operation needs a running service.
     NotRunning,
     /// The service runs already.
     AlreadyRunning,
     /// The service's file has mistakes.
     ConfigInvalid,
-    /// The program could not be started, or did not get ready.
+    /// The program could not be started, or did not become ready.
     SpawnFailed,
     /// A listen address could not be bound.
     BindFailed,
@@ -60,13 +60,13 @@ pub enum Kind {
     StorageFailed,
     /// The service does not serve, and could not be brought back.
     ServiceDown,
-    /// No upgrade or start is under way that could be called off.
+    /// There is no upgrade or start to call off.
     NothingToCancel,
-    /// A new version was refused before it ran; nothing was changed.
+    /// A new version was refused before it ran. Nothing has changed.
     Rejected,
-    /// What runs came after what the service file names, so that the upgrade would go back.
+    /// The running version is newer than the one in the service file, so the upgrade would go back.
     StepBack,
-    /// A mistake of the daemon itself.
+    /// A bug in the daemon.
     Internal,
 }
 
@@ -104,7 +104,7 @@ impl Kind {
         self.codes().1
     }
 
-    /// The one table of codes: (JSON-RPC, exit).
+    /// The table of codes: (JSON-RPC, exit).
     fn codes(self) -> (i64, u8) {
         match self {
             Kind::ParseError => (-32700, 1),
@@ -131,7 +131,7 @@ impl Kind {
 }
 
 impl Error {
-    /// An error with its sentence and what to do, which becomes a sentence if it is a clause.
+    /// An error with its sentence and its hint. A hint that is a clause becomes a sentence.
     pub fn new(kind: Kind, message: impl Into<String>, hint: impl Into<String>) -> Error {
         let mut hint: String = hint.into();
         if let Some(first) = hint.get_mut(..1) {
@@ -140,7 +140,7 @@ impl Error {
         Error { kind, message: message.into(), hint }
     }
 
-    /// Nobody has heard of `service`; `known` are the names to suggest from.
+    /// There is no service of this name. `known` are the names for suggestions.
     pub fn unknown_service<'a>(service: &ServiceName, known: impl IntoIterator<Item = &'a str>) -> Error {
         let known = known.into_iter().filter(|known| *known != service.as_str());
         let hint = match config::nearest(service.as_str(), known) {
@@ -150,7 +150,7 @@ impl Error {
         Error::new(Kind::UnknownService, format!("There is no service {:?}.", service.as_str()), hint)
     }
 
-    /// There is no file of `service`; `known` are the services that have one.
+    /// The service has no file. `known` are the services that have one.
     pub fn no_service_file(service: &ServiceName, file: &Path, known: &[String]) -> Error {
         let error = Error::unknown_service(service, known.iter().map(String::as_str));
         let message =
@@ -158,7 +158,7 @@ impl Error {
         Error { message, ..error }
     }
 
-    /// `service` is in the middle of something; `phase` says of what.
+    /// The service is busy. `phase` says with what.
     pub fn busy(service: &ServiceName, phase: &str) -> Error {
         let message = format!("Service {:?} is busy: {phase}.", service.as_str());
         Error::new(Kind::Busy, message, "Wait until it is done; `handoff status` shows how far it is.")
@@ -173,10 +173,10 @@ impl Error {
     /// The service runs already, as process `pid`.
     pub fn already_running(service: &ServiceName, pid: u32) -> Error {
         let message = format!("Service {:?} runs already, as pid {pid}.", service.as_str());
-        Error::new(Kind::AlreadyRunning, message, format!("To start it anew: handoff restart {service}"))
+        Error::new(Kind::AlreadyRunning, message, format!("To restart it: handoff restart {service}"))
     }
 
-    /// The service's file has mistakes: every one of `errors` is told.
+    /// The service file has mistakes. The message lists all `errors`.
     pub fn config_invalid(service: &ServiceName, errors: &[config::Error]) -> Error {
         let list: Vec<String> = errors.iter().map(ToString::to_string).collect();
         let message =
@@ -184,15 +184,15 @@ impl Error {
         Error::new(Kind::ConfigInvalid, message, format!("Correct it, then: handoff check {service}"))
     }
 
-    /// A new version of `service` may not run. Nothing was changed.
+    /// A new version may not run. Nothing has changed.
     pub fn rejected(service: &ServiceName, cause: impl fmt::Display, hint: impl Into<String>) -> Error {
         let message = format!("The new version of service {:?} was refused: {cause}.", service.as_str());
         Error::new(Kind::Rejected, message, hint)
     }
 
-    /// The daemon caught itself in a mistake.
+    /// The daemon detected a bug of its own.
     pub fn internal(cause: impl fmt::Display) -> Error {
-        let message = format!("The daemon failed inside: {cause}.");
+        let message = format!("The daemon had an internal error: {cause}.");
         Error::new(Kind::Internal, message, "Please report this with the daemon's log.")
     }
 
@@ -205,7 +205,7 @@ impl Error {
         })
     }
 
-    /// Reads a JSON-RPC error object; a kind that a newer daemon invented counts as internal.
+    /// Reads a JSON-RPC error object. A kind that only a newer daemon has counts as internal.
     pub(super) fn from_json(object: &Value) -> Error {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let data = &object["data"];

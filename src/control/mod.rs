@@ -1,15 +1,15 @@
-//! The control socket: how the command line, or anything else, talks to the daemon.
+//! The control socket, through which the command line and other programs talk to the daemon.
 //!
-//! JSON-RPC 2.0 over a unix socket, one object a line in both directions. A connection carries one request at a
-//! time and answers in order; while a request works, the daemon sends `progress` notifications before the
-//! answer. The operations belong to the daemon: a client that hangs up stops nothing.
+//! JSON-RPC 2.0 over a unix socket, one object per line in both directions. A connection carries one request at a
+//! time, and answers come in order. During a request the daemon sends `progress` notifications before the answer.
+//! Operations belong to the daemon: a client that hangs up does not stop them.
 
 pub mod api;
 mod caller;
 mod client;
 mod error;
 mod params;
-// The fuzz targets read lines as the daemon and its clients do.
+// The fuzz targets read lines like the daemon and its clients.
 #[doc(hidden)]
 pub mod rpc;
 mod server;

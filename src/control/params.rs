@@ -14,7 +14,7 @@ use crate::store::Evidence;
 const PATH_HINT: &str = "It is an absolute path, a string.";
 const SERVICE_HINT: &str = "It is the name of a service, a string.";
 
-/// Parameters by name. Each is taken out as it is read, so that what is left is unknown.
+/// Parameters by name. Each is removed when it is read, so the rest is unknown.
 pub(super) struct Params(Map<String, Value>);
 
 impl Params {

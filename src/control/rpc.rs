@@ -1,20 +1,20 @@
-//! JSON-RPC 2.0 envelopes, one a line.
+//! JSON-RPC 2.0 envelopes, one per line.
 
 use serde_json::{Map, Value, json};
 
 use super::api::{Progress, Request, Response};
 use super::error::{Error, Kind};
 
-/// The longest request line that the daemon reads, the newline included. Answers have no limit.
+/// Maximum length of a request line for the daemon, including the newline. Answers have no limit.
 pub const LINE_MAX_BYTES: usize = 64 << 10;
 
-/// A request with the id under which it is answered; the id is null where none could be read.
+/// A request, and the id for its answer. The id is null if none could be read.
 pub struct Incoming {
     pub id: Value,
     pub request: Result<Request, Error>,
 }
 
-/// Reads one line. Never fails: what is wrong is itself the thing to answer.
+/// Reads one line. Never fails: an error is part of the answer.
 pub fn parse_request(line: &[u8]) -> Incoming {
     let nobody = |error| Incoming { id: Value::Null, request: Err(error) };
     let value: Value = match serde_json::from_slice(line) {
@@ -52,12 +52,12 @@ fn invalid(message: &str, hint: &str) -> Error {
     Error::new(Kind::InvalidRequest, message, hint)
 }
 
-/// The line that carries a request.
+/// The line of a request.
 pub fn request_line(id: u64, request: &Request) -> Vec<u8> {
     line(json!({"jsonrpc": "2.0", "id": id, "method": request.method(), "params": request.params()}))
 }
 
-/// The line that answers the request `id`.
+/// The line of the answer to request `id`.
 pub fn response_line(id: &Value, answer: &Result<Response, Error>) -> Vec<u8> {
     line(match answer {
         Ok(response) => json!({"jsonrpc": "2.0", "id": id, "result": response}),
@@ -65,7 +65,7 @@ pub fn response_line(id: &Value, answer: &Result<Response, Error>) -> Vec<u8> {
     })
 }
 
-/// The line that tells of progress.
+/// The line of a progress notification.
 pub fn progress_line(progress: &Progress) -> Vec<u8> {
     line(json!({"jsonrpc": "2.0", "method": "progress", "params": progress}))
 }
@@ -76,18 +76,18 @@ fn line(value: Value) -> Vec<u8> {
     line
 }
 
-/// What a client reads.
+/// A line from the daemon.
 #[derive(Debug)]
 pub enum Outgoing {
-    /// A notification that this client does not know; newer daemons may send some.
+    /// An unknown notification. Newer daemons may send some.
     Ignored,
     /// Progress of the request under way.
     Progress(Progress),
-    /// The answer: the result, not yet looked into, or the error.
+    /// The answer: the result, not parsed yet, or the error.
     Answer(Result<Value, Error>),
 }
 
-/// Reads one line of the daemon's. The error says what does not fit.
+/// Reads one line from the daemon. The error says what does not fit.
 pub fn parse_answer(line: &[u8], id: u64) -> Result<Outgoing, String> {
     let mut envelope: Map<String, Value> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     if let Some(method) = envelope.get("method") {
@@ -98,7 +98,7 @@ pub fn parse_answer(line: &[u8], id: u64) -> Result<Outgoing, String> {
         return serde_json::from_value(params).map(Outgoing::Progress).map_err(|error| error.to_string());
     }
     if let Some(error) = envelope.get("error") {
-        // Also one without an id: it was said before our request could be read.
+        // An error without an id counts too: the daemon sent it before it could read the request.
         return Ok(Outgoing::Answer(Err(Error::from_json(error))));
     }
     match (envelope.get("id").and_then(Value::as_u64), envelope.remove("result")) {

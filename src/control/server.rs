@@ -1,10 +1,10 @@
-//! The daemon's end of the control socket.
+//! The daemon end of the control socket.
 //!
-//! Runs on a `current_thread` runtime within a `LocalSet`. A connection is one task that sleeps in a read: a client
-//! that says nothing costs a file descriptor and no time. When all places are taken, the oldest silent client, or the
-//! oldest that does not read its answers, has to leave, so that no client can lock others out by connecting. A client that
-//! does not read for a while loses its connection in any case. Each request runs in a task of its own, which
-//! no hang-up cancels.
+//! It runs on a `current_thread` runtime within a `LocalSet`. A connection is one task that sleeps in a read: a
+//! silent client costs a file descriptor and no time. When all places are taken, the oldest silent client is
+//! disconnected, or else the oldest one that does not read its answers. So no client can lock others out by
+//! connecting. A client that does not read for a while loses its connection in any case. Each request runs in its own
+//! task, which continues if the client hangs up.
 
 use std::borrow::Borrow;
 use std::cell::RefCell;
@@ -36,28 +36,28 @@ use crate::sys::user::effective_user;
 /// Maximum number of connected clients, if there are descriptors for them.
 pub const CONNECTIONS_MAX: usize = 128;
 
-/// Clients get one in this many descriptors of the daemon. The others are for its services.
+/// Clients get one in this many descriptors of the daemon. The others are for the services.
 const SHARE: u64 = 8;
 
-/// A client that has not read for so long is not waited for any more.
+/// Time limit for a client that does not read.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
-/// Answers requests.
+/// Performs requests.
 pub trait Handler {
-    /// Performs one request of `by`. Runs to its end even if the client hangs up meanwhile. What is sent to `progress`
-    /// reaches the client before the answer does.
+    /// Performs one request of `by`. Runs to its end even if the client hangs up. Everything sent to `progress`
+    /// reaches the client before the answer.
     #[allow(async_fn_in_trait)] // Everything stays on one thread, so no Send bound is needed.
     async fn call(&self, request: Request, by: Caller, progress: ProgressSink) -> Result<Response, Error>;
 }
 
-/// Where a handler reports progress. Never blocks and never fails, also if the client is gone.
+/// The progress channel of a handler. Never blocks and never fails, even if the client is gone.
 #[derive(Clone, Debug)]
 pub struct ProgressSink(mpsc::UnboundedSender<Progress>);
 
 impl ProgressSink {
-    /// Tells the client.
+    /// Sends progress to the client.
     pub fn send(&self, progress: Progress) {
-        // A client that hung up is no reason to stop.
+        // A client that hung up does not stop the operation.
         let _ = self.0.send(progress);
     }
 }
@@ -65,7 +65,7 @@ impl ProgressSink {
 /// Why the control socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// The path does not fit into the kernel's structure.
+    /// The path does not fit into the structure of the kernel.
     #[error(
         "the control socket path {path:?} has {length} bytes and the kernel takes at most \
          {UNIX_PATH_MAX_BYTES}; choose a shorter one with --runtime-dir"
@@ -87,12 +87,12 @@ pub enum BindError {
     Io {
         /// The path.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         error: io::Error,
     },
 }
 
-/// The bound control socket. Dropping it removes the path, if it still is this socket's.
+/// The bound control socket. Drop removes the path, if it still belongs to this socket.
 #[derive(Debug)]
 pub struct Listener {
     socket: StdListener,
@@ -102,8 +102,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds the socket with mode 0600. A socket that a dead daemon left is replaced, one on which a daemon answers
-    /// is not. Needs no runtime; does not block.
+    /// Binds the socket with mode 0600. Replaces the socket of a dead daemon, but not one on which a daemon answers.
+    /// Needs no runtime, and does not block.
     pub fn bind(path: &Path) -> Result<Listener, BindError> {
         let length = path.as_os_str().len();
         if length > UNIX_PATH_MAX_BYTES {
@@ -111,7 +111,7 @@ impl Listener {
         }
         remove_stale(path)?;
         bind_private(path).map_err(|error| match error.kind() {
-            // Another daemon was faster.
+            // Another daemon bound it first.
             io::ErrorKind::AddrInUse => BindError::InUse(path.to_owned()),
             _ => BindError::Io { path: path.to_owned(), error },
         })
@@ -119,7 +119,7 @@ impl Listener {
 }
 
 impl Listener {
-    /// Whether clients find it at its path.
+    /// Whether clients can reach this socket at its path.
     pub fn is_there(&self) -> bool {
         identity(&self.path).is_ok_and(|found| found == self.identity)
     }
@@ -133,8 +133,8 @@ impl Drop for Listener {
     }
 }
 
-/// Serves clients for ever; to stop, drop the future. Must run within a `LocalSet`. Fails only if the socket
-/// cannot be given to the runtime.
+/// Serves clients until the future is dropped. Must run within a `LocalSet`. Fails only if the runtime does not
+/// accept the socket.
 pub async fn serve(
     listener: impl Borrow<Listener>,
     handler: Rc<impl Handler + 'static>,
@@ -146,7 +146,7 @@ pub async fn serve(
             Ok((stream, _)) => admit(stream, &handler, &guests),
             Err(error) => {
                 tracing::warn!(%error, "a control connection could not be accepted");
-                // Out of descriptors: the connection stays in the queue, and asking at once again would spin.
+                // Out of descriptors: the connection stays in the queue, and an immediate retry would spin.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -186,7 +186,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     std::fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// Who is connected, by order of arrival.
+/// The connected clients, in order of arrival.
 #[derive(Clone)]
 struct Guests {
     connected: Rc<RefCell<BTreeMap<u64, Guest>>>,
@@ -198,25 +198,25 @@ struct Guest {
     doing: Doing,
 }
 
-/// What is going on with a client.
+/// What a client does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Doing {
-    /// It says nothing.
+    /// It is silent.
     Nothing,
-    /// What it has asked for.
+    /// It waits for the work it asked for.
     Work,
-    /// A message waits for room in its socket.
+    /// A message to it waits for room in its socket.
     Reading,
 }
 
 impl Guests {
-    /// No client yet, in a process that may have `limit` descriptors.
+    /// No clients yet, in a process that may have `limit` descriptors.
     fn for_descriptors(limit: u64) -> Self {
         let share = usize::try_from(limit / SHARE).unwrap_or(CONNECTIONS_MAX);
         Self { connected: Rc::default(), max: share.clamp(1, CONNECTIONS_MAX) }
     }
 
-    /// Makes room for one more; false if all are at work.
+    /// Makes room for one more. Returns false if all are at work.
     fn make_room(&self) -> bool {
         let mut guests = self.connected.borrow_mut();
         if guests.len() < self.max {
@@ -261,7 +261,7 @@ fn admit(stream: UnixStream, handler: &Rc<impl Handler + 'static>, guests: &Gues
         Ok(_) => None,
     };
     if let Some(error) = refusal {
-        // A new socket's buffer is empty, so that this short line fits.
+        // The buffer of a new socket is empty, so this short line fits.
         let _ = stream.try_write(&response_line(&serde_json::Value::Null, &Err(error)));
         return;
     }
@@ -270,7 +270,7 @@ fn admit(stream: UnixStream, handler: &Rc<impl Handler + 'static>, guests: &Gues
     let number = guests.next_number();
     let (handler, host) = (Rc::clone(handler), guests.clone());
     let task = spawn_local(async move {
-        // An error means that the client is gone, so no answer is needed.
+        // An error means that the client is gone, so it needs no answer.
         let _ = converse(stream, by, handler, |doing| host.set(number, doing)).await;
         host.connected.borrow_mut().remove(&number);
     });
@@ -312,14 +312,14 @@ async fn converse(
     Ok(())
 }
 
-/// To a client, which need not read.
+/// The way to a client, which may not read.
 struct Writer<F> {
     stream: OwnedWriteHalf,
     set: F,
 }
 
 impl<F: Fn(Doing)> Writer<F> {
-    /// Waits for room, but not for ever.
+    /// Waits for room, with a limit.
     async fn write(&mut self, line: &[u8]) -> io::Result<()> {
         (self.set)(Doing::Reading);
         let written = tokio::time::timeout(READ_WITHIN, self.stream.write_all(line)).await;
@@ -328,7 +328,7 @@ impl<F: Fn(Doing)> Writer<F> {
     }
 }
 
-/// One line without regard to its content; longer than [`LINE_MAX_BYTES`] means there was no end within that.
+/// Reads one line of any content. A line longer than [`LINE_MAX_BYTES`] has no end within that.
 async fn read_line(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     let limit = LINE_MAX_BYTES as u64 + 1;
@@ -336,8 +336,8 @@ async fn read_line(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<V
     Ok((length > 0).then_some(line))
 }
 
-/// Runs the handler in a task of its own and passes its progress on. An error means that the client is gone; the
-/// task goes on without it.
+/// Runs the handler in its own task and passes its progress on. An error means that the client is gone; the task
+/// continues without it.
 async fn perform(
     request: Request,
     by: Caller,
@@ -354,7 +354,7 @@ async fn perform(
             ended = &mut task => break ended,
         }
     };
-    // What was said in the same breath as the answer.
+    // The progress that arrived together with the answer.
     while let Ok(step) = progress.try_recv() {
         writer.write(&progress_line(&step)).await?;
     }

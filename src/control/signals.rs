@@ -1,9 +1,9 @@
-//! The signals that a person may send to the program of a service.
+//! The signals that a user can send to the program of a service.
 
 use crate::sys::process::Signal;
 
-/// Such that programs give a meaning to, and those that end them. The shim of a program passes each of them on; the others, as SIGSEGV,
-/// are for the process itself that gets them.
+/// Signals to which programs give a meaning, and signals that end them. The shim of a program passes each of these
+/// on. Others, such as SIGSEGV, are for the process that gets them.
 const SIGNALS: [(&str, Signal); 8] = [
     ("HUP", Signal::SIGHUP),
     ("INT", Signal::SIGINT),
@@ -15,7 +15,7 @@ const SIGNALS: [(&str, Signal); 8] = [
     ("KILL", Signal::SIGKILL),
 ];
 
-/// One of them, with or without `SIG`, in any case, or by its number.
+/// Reads a signal: its name with or without `SIG`, in upper or lower case, or its number.
 pub(crate) fn signal_of(text: &str) -> Option<Signal> {
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
@@ -23,7 +23,7 @@ pub(crate) fn signal_of(text: &str) -> Option<Signal> {
     found.map(|(_, signal)| *signal)
 }
 
-/// Their names, to be told.
+/// The names, for messages.
 pub(crate) fn signal_names() -> String {
     SIGNALS.map(|(name, _)| name).join(", ")
 }

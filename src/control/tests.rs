@@ -1,4 +1,4 @@
-//! Server and client over real sockets.
+//! Tests of server and client over real sockets.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -16,13 +16,13 @@ use super::api::{Ending, Outcome, Pong, Progress, Request, Response};
 use super::*;
 use crate::sys::user::{become_on_this_thread, effective_user};
 
-/// Waits are for a condition; this bounds them.
+/// Limit of all waits. Each one waits for a condition.
 const BOUND: Duration = Duration::from_secs(20);
 
-/// A daemon on a thread of its own, in a directory of its own.
+/// A daemon on its own thread, in its own directory.
 struct Daemon {
     socket: PathBuf,
-    /// The fake lets an operation end only when it is told to.
+    /// Lets the operations of the fake end.
     go_on: tokio::sync::watch::Sender<bool>,
     /// The operations that have ended.
     ended: mpsc::Receiver<String>,
@@ -213,7 +213,7 @@ fn garbage_is_answered_and_the_connection_goes_on() {
 fn a_line_without_end_closes_the_connection() {
     let daemon = Daemon::start();
     let mut stream = daemon.raw();
-    // The daemon hangs up when it has read enough, perhaps while this is still being written.
+    // The daemon hangs up when it has read enough, maybe during this write.
     let _ = stream.get_mut().write_all(&vec![b'x'; LINE_MAX_BYTES + 1]);
     let refused = hear(&mut stream);
     assert!(refused["error"]["message"].as_str().unwrap().contains("longer than 65536"), "{refused}");
@@ -277,7 +277,7 @@ fn one_more_than_all_busy_is_told_so() {
 #[test]
 fn another_user_is_refused() {
     if effective_user() != 0 {
-        return; // Only root can become somebody else.
+        return; // Only root can become another user.
     }
     let daemon = Daemon::start();
     let open = |path: &Path| std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).unwrap();
@@ -308,13 +308,13 @@ fn the_socket_is_private_and_replaces_only_a_dead_one() {
     drop(listener);
     assert!(!path.exists());
 
-    // What a killed daemon leaves behind.
+    // The leftover of a killed daemon.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let listener = Listener::bind(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     let successor = Listener::bind(&path).unwrap();
     drop(listener);
-    assert!(path.exists(), "the path belongs to somebody else by now");
+    assert!(path.exists(), "the path belongs to another listener now");
     drop(successor);
 
     std::fs::write(&path, "precious").unwrap();

@@ -1,4 +1,4 @@
-//! What is asked and answered about the versions of a service.
+//! The requests and answers about the versions of a service.
 
 use std::path::PathBuf;
 
@@ -7,119 +7,119 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::{Evidence, Kind};
 
-/// What is said of a new binary: how it can be verified, and what of it is meant.
+/// The claims about a new binary: how to verify it, and which part of it is the program.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Claims {
-    /// How it can be verified.
+    /// How to verify it.
     #[serde(flatten)]
     pub evidence: Evidence,
-    /// Which member of an archive, or which file of a directory; without it, what the service file says.
+    /// The member of an archive, or the file of a directory; without it, as in the service file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub member: Option<String>,
-    /// Whether an archive is taken as a whole; without it, what the service file says.
+    /// Whether to take the whole archive; without it, as in the service file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tree: Option<bool>,
 }
 
-/// A new version was put at a path.
+/// A new version at a path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Install {
-    /// Of which service.
+    /// The service.
     pub service: ServiceName,
     /// Absolute path of a program, an archive or a directory.
     pub path: PathBuf,
-    /// What is said of it.
+    /// How to verify it, and which part of it is the program.
     #[serde(flatten)]
     pub claims: Claims,
-    /// Its version; it is not asked for it then.
+    /// Its version. With it, `version_command` does not run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 }
 
-/// Go back to a version that ran before.
+/// A request to go back to a version that ran before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rollback {
-    /// Which service.
+    /// The service.
     pub service: ServiceName,
-    /// The generation as which it ran; without it, the last one of another version than the current.
+    /// The generation of that version; without it, the last one that differs from the current version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
 }
 
-/// Keep a version, or no longer.
+/// A request to keep a version, or to release it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Pin {
-    /// Of which service.
+    /// The service.
     pub service: ServiceName,
-    /// The beginning of its hash, or what it says its version is.
+    /// The beginning of its hash, or its version.
     pub version: String,
-    /// Whether it is kept whatever comes.
+    /// Whether to keep it until it is released.
     pub pinned: bool,
 }
 
-/// A version that is kept, or was until now.
+/// A version that is stored, or was until now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionStatus {
-    /// Of which service.
+    /// The service.
     pub service: ServiceName,
     /// SHA-256 of its content in hex.
     pub sha256: String,
-    /// What it says its version is.
+    /// Its version.
     pub version: Option<String>,
-    /// Whether it is a file or a tree.
+    /// A file or a tree.
     pub kind: Kind,
-    /// Where it came from last.
+    /// The path that it came from last.
     pub binary: Option<PathBuf>,
     /// The file in the store that is started.
     pub stored: PathBuf,
-    /// All of it.
+    /// Size of its whole content.
     pub size_bytes: u64,
-    /// When it came, in milliseconds since 1970.
+    /// When it was stored, in milliseconds since 1970.
     pub added_at: u64,
-    /// The generations that it ran as, the newest last.
+    /// The generations with this version, the newest last.
     pub generations: Vec<u64>,
-    /// Whether it is the current one.
+    /// Whether it is the current version.
     pub current: bool,
-    /// Whether it is kept whatever comes.
+    /// Whether it is kept until it is released.
     pub pinned: bool,
 }
 
-/// What the service file names, where what runs came from elsewhere.
+/// The binary in the service file, if the running one came from elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Named {
     /// The path in the file.
     pub binary: PathBuf,
-    /// Which of the two is newer.
+    /// Whether it is newer or older.
     pub is: NamedIs,
 }
 
-/// How what the service file names stands to what runs.
+/// The age of the binary in the service file, relative to the running version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NamedIs {
-    /// The file was edited, or what it names was written, after what runs was brought in.
+    /// The file was edited, or its binary written, after the running version came in.
     Newer,
-    /// What runs was brought in later, by another way than the file.
+    /// The running version came in later, and not through the file.
     Older,
 }
 
 /// A version that waits for the next start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StagedStatus {
-    /// The path that was given.
+    /// The path from the request.
     pub binary: PathBuf,
-    /// What it says its version is.
+    /// Its version.
     pub version: Option<String>,
 }
 
-/// How the file at the path that was given differs from what runs.
+/// How the file at the path of the running version differs from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Skew {
     /// Another file is there.
     Changed,
-    /// Nothing is there; what runs is in the store.
+    /// The file is gone. The running version is in the store.
     Gone,
-    /// Nothing is there, and what runs is kept nowhere: it cannot be started again.
+    /// The file is gone, and the running version is not stored: it cannot be started again.
     Deleted,
 }

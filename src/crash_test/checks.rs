@@ -1,4 +1,5 @@
-//! What is looked at when everything is at rest again: who is there, what it holds, and what lies around.
+//! The checks after a run, when everything is at rest again: processes, their descriptors and locks, and leftover
+//! files.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -6,12 +7,12 @@ use std::time::{Duration, Instant};
 use super::observe::{Kind, Process};
 use super::place::Place;
 
-/// Connections of the load, and the process that was replaced, may be on their way out for so long.
+/// Time for connections of the load, and for the replaced process, to end.
 const SETTLE: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(20);
 const CALM: Duration = Duration::from_millis(500);
 
-/// What a run without faults leaves, for the others to be compared with.
+/// The state after a run without faults, for comparison.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Baseline {
     fds: BTreeMap<Kind, usize>,
@@ -19,10 +20,10 @@ pub(super) struct Baseline {
     runtime: Vec<String>,
 }
 
-/// Gives what is not as it should be, and what there is, for other runs to be compared with.
+/// Returns what is wrong, and the state for comparison with other runs.
 pub(super) fn look_around(place: &Place, clean: Option<&Baseline>) -> (Vec<String>, Baseline) {
     if clean.is_none() {
-        // What others are compared with must not be a moment at which something was about to be opened.
+        // The reference must not be taken while something is just opened.
         std::thread::sleep(CALM);
     }
     let until = Instant::now() + SETTLE;

@@ -1,7 +1,8 @@
-//! The harness's end of the points: every process of a run stands at each of its points until this lets it go on.
+//! The harness end of the crash points: each process of a run waits at each of its points for an answer of the
+//! director.
 //!
-//! One thread answers, so that what happens at two points happens one after the other, also in different processes. While a
-//! process waits, its victim (itself or another one) is killed or stopped, and that is seen to have happened before the answer.
+//! One thread answers, so events at two points are ordered, even in different processes. While a process waits, its
+//! victim (itself or another one) is killed or stopped, and that has taken effect before the answer.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,29 +22,29 @@ use crate::sys::process::{Signal, kill, pidfd_open};
 use crate::sys::readable::is_readable_by;
 use crate::sys::socket::{self, AddressFamily, SockFlag, SockType, bind_path, listen};
 
-/// A signal that has not worked after so long never will.
+/// A signal that has no effect after this long never has one.
 const SIGNAL_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long the faults last.
+/// Durations of the faults.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lengths {
-    /// Of [`Fault::Stop`].
+    /// Duration of [`Fault::Stop`].
     pub(super) freeze: Duration,
-    /// Of [`Fault::Stall`] and [`Fault::Hold`].
+    /// Duration of [`Fault::Stall`] and [`Fault::Hold`].
     pub(super) stall: Duration,
 }
 
-/// A point that was reached.
+/// A point that a process has reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) point: String,
-    /// Whoever lived then and could be hit there.
+    /// The processes that were alive then and could be hit there.
     pub(super) present: Vec<Party>,
-    /// How many faults had happened before.
+    /// Number of faults before that.
     pub(super) hits: usize,
 }
 
-/// A fault that happened.
+/// A fault that has happened.
 #[derive(Debug, Clone)]
 pub(super) struct Hit {
     pub(super) at: Instant,
@@ -64,16 +65,16 @@ struct State {
     steps: VecDeque<Injection>,
     seen: Vec<Seen>,
     hits: Vec<Hit>,
-    /// Pids by [`Party`]; 0 if there is none.
+    /// Pids by [`Party`]; 0 if there is no such process.
     known: [u32; 4],
     frozen: Vec<(Instant, OwnedFd)>,
-    /// A victim was gone before it was its turn.
+    /// Whether a victim was gone before its fault.
     absent: bool,
     trouble: Option<String>,
 }
 
 impl Director {
-    /// Listens at `socket` and lets everybody go on.
+    /// Listens at `socket` and lets all processes continue.
     pub(super) fn start(socket: &Path, lengths: Lengths) -> io::Result<Self> {
         let listener = socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_NONBLOCK)?;
         bind_path(&listener, socket)?;
@@ -99,14 +100,14 @@ impl Director {
         Ok(Self { state, wake, thread: Some(thread) })
     }
 
-    /// From now on points are recorded, and these faults happen, one after the other.
+    /// From now on it records points, and these faults happen, one after the other.
     pub(super) fn arm(&self, steps: impl IntoIterator<Item = Injection>) {
         let mut state = lock(&self.state);
         state.recording = true;
         state.steps = steps.into_iter().collect();
     }
 
-    /// Lets the next fault happen now, if it is one of a moment at which nobody stands at a point.
+    /// Performs the next fault now, if it is one for a moment without a process at a point.
     pub(super) fn strike_at_rest(&self) {
         let mut state = lock(&self.state);
         if let Some(step) = state.take_step(|step| step.point == super::fault::AT_REST) {
@@ -116,8 +117,8 @@ impl Director {
         self.wake();
     }
 
-    /// Lets a fault happen now, wherever everybody stands, if `is_ours` says that the pid of the victim is one of the run. Says
-    /// whether it has happened.
+    /// Performs a fault now, regardless of the points, if `is_ours` says that the pid of the victim belongs to the
+    /// run. Returns whether it has happened.
     pub(super) fn strike_now(&self, victim: Party, fault: Fault, is_ours: impl Fn(u32) -> bool) -> bool {
         let mut state = lock(&self.state);
         let hits = state.hits.len();
@@ -130,19 +131,18 @@ impl Director {
         has_happened
     }
 
-    /// No more faults, and no more points are recorded.
+    /// Ends the faults and the recording of points.
     pub(super) fn disarm(&self) {
         let mut state = lock(&self.state);
         state.recording = false;
         state.steps.clear();
     }
 
-    /// The faults that have not happened yet.
     pub(super) fn pending(&self) -> usize {
         lock(&self.state).steps.len()
     }
 
-    /// Whether a fault could not happen, as its victim was gone.
+    /// Whether a fault could not happen because its victim was gone.
     pub(super) fn is_absent(&self) -> bool {
         lock(&self.state).absent
     }
@@ -155,12 +155,12 @@ impl Director {
         lock(&self.state).seen.clone()
     }
 
-    /// Whether a process is stopped that will be let go on.
+    /// Whether a process is stopped and will be continued.
     pub(super) fn is_freezing(&self) -> bool {
         !lock(&self.state).frozen.is_empty()
     }
 
-    /// What went wrong with the harness itself.
+    /// The first error of the harness itself.
     pub(super) fn trouble(&self) -> Option<String> {
         lock(&self.state).trouble.clone()
     }
@@ -225,7 +225,7 @@ fn direct(listener: &OwnedFd, woken: &OwnedFd, state: &Mutex<State>) {
     }
 }
 
-/// Answers one process that stands at a point. Says whether the connection is of more use.
+/// Answers one process at a point. Returns whether the connection is still usable.
 fn answer(connection: &Connection, state: &Mutex<State>) -> bool {
     let mut buffer = Vec::new();
     let Ok(Some(packet)) = connection.channel.recv(&mut buffer) else { return false };
@@ -255,7 +255,7 @@ impl State {
         }
     }
 
-    /// The next fault, if its turn has come.
+    /// The next fault, if it is due.
     fn take_step(&mut self, is_due: impl Fn(&Injection) -> bool) -> Option<Injection> {
         if self.steps.front().is_some_and(is_due) { self.steps.pop_front() } else { None }
     }
@@ -270,8 +270,8 @@ impl State {
         }
     }
 
-    /// Whom a fault at a point of `party` can hit. The supervisor stands between all others; whatever happens to
-    /// those at a point of another is the same as at a point of the supervisor or of their own.
+    /// The possible victims of a fault at a point of `party`. The supervisor is in contact with all others: a fault
+    /// of another process has the same effect at a point of the supervisor, or at one of its own.
     fn present(&self, party: Party) -> Vec<Party> {
         match party {
             Party::Supervisor => {
@@ -320,18 +320,18 @@ impl State {
         Ok(())
     }
 
-    /// Lets those go on whose time is over. Gives the time of the next one.
+    /// Continues the stopped processes whose time is over. Returns the time of the next one.
     fn thaw(&mut self) -> Option<Instant> {
         let now = Instant::now();
         for (_, pidfd) in self.frozen.extract_if(.., |(until, _)| *until <= now) {
-            // One that is gone was killed meanwhile.
+            // A process that is gone was killed in the meantime.
             let _ = kill(&pidfd, Signal::SIGCONT);
         }
         self.frozen.iter().map(|(until, _)| *until).min()
     }
 }
 
-/// A process that has ended and is not waited for yet is not alive.
+/// A zombie is not alive.
 fn is_alive(pid: u32) -> bool {
     state_of(pid).is_ok_and(|state| state != 'Z')
 }

@@ -1,11 +1,11 @@
-//! What is done to whom, and where.
+//! The faults: which one, at which process, at which point.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::Serialize;
 
-/// A process of the play.
+/// A process of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Party {
@@ -13,9 +13,9 @@ pub enum Party {
     Supervisor,
     /// Its keeper.
     Keeper,
-    /// The process that serves.
+    /// The serving process.
     Incumbent,
-    /// The process that is to take over.
+    /// The process that takes over.
     Successor,
 }
 
@@ -27,15 +27,15 @@ pub enum Fault {
     Kill,
     /// SIGSTOP, and SIGCONT when the lease has been over for a while.
     Stop,
-    /// SIGSTOP for ever.
+    /// SIGSTOP without an end.
     Hang,
     /// The process exits by itself, with code 70.
     Exit,
     /// The code of the service panics.
     Panic,
-    /// The thread stands still for longer than the drain grace.
+    /// The thread sleeps for longer than the drain grace.
     Stall,
-    /// The thread stands still as long, and no harm is done: what is under way is only kept from going on.
+    /// The thread sleeps as long, without harm: it only delays the work in progress.
     Hold,
     /// SIGTERM.
     Terminate,
@@ -44,22 +44,22 @@ pub enum Fault {
 /// One fault at one point.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Injection {
-    /// The name of the point, or the beginning of it and `*`, or `at-rest`.
+    /// The name of the point, or its beginning followed by `*`, or `at-rest`.
     pub point: String,
-    /// Who is hit.
+    /// The process to hit.
     pub victim: Party,
-    /// By what.
+    /// The fault.
     pub fault: Fault,
 }
 
-/// Not a point: nothing is under way.
+/// Not a point: no operation is in progress.
 pub const AT_REST: &str = "at-rest";
 
 impl Party {
-    /// All of them.
+    /// All kinds of processes.
     pub const ALL: [Self; 4] = [Self::Supervisor, Self::Keeper, Self::Incumbent, Self::Successor];
 
-    /// The party that stands at a point of this name.
+    /// The process that has a point of this name.
     pub fn at(point: &str) -> Option<Self> {
         let mut parts = point.split('/');
         match (parts.next(), parts.next()) {
@@ -71,7 +71,7 @@ impl Party {
         }
     }
 
-    /// Whether clients talk to it.
+    /// Whether clients are connected to it.
     pub fn is_service(self) -> bool {
         matches!(self, Self::Incumbent | Self::Successor)
     }
@@ -87,7 +87,7 @@ impl Party {
 }
 
 impl Fault {
-    /// Those that the matrix tries.
+    /// The faults of the matrix.
     pub const ALL: [Self; 4] = [Self::Kill, Self::Stop, Self::Exit, Self::Panic];
 
     fn word(self) -> &'static str {
@@ -103,14 +103,14 @@ impl Fault {
         }
     }
 
-    /// Whether only the process that stands at the point can be hit so.
+    /// Whether it can only hit the process at the point.
     pub fn is_own(self) -> bool {
         matches!(self, Self::Exit | Self::Panic | Self::Stall | Self::Hold)
     }
 }
 
 impl Injection {
-    /// Whether it is to happen at the point of this name.
+    /// Whether it happens at the point of this name.
     pub fn is_at(&self, point: &str) -> bool {
         match self.point.strip_suffix('*') {
             Some(beginning) => point.starts_with(beginning),
@@ -142,7 +142,7 @@ impl FromStr for Party {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|party| party.word() == text);
-        found.ok_or_else(|| format!("{text:?} is no party: write supervisor, keeper, incumbent or successor"))
+        found.ok_or_else(|| format!("no process {text:?}: write supervisor, keeper, incumbent or successor"))
     }
 }
 
@@ -162,7 +162,7 @@ impl FromStr for Fault {
         ];
         let found = all.into_iter().find(|fault| fault.word() == text);
         found.ok_or_else(|| {
-            format!("{text:?} is no fault: write kill, stop, hang, exit, panic, stall, hold or terminate")
+            format!("{text:?} is not a fault: write kill, stop, hang, exit, panic, stall, hold or terminate")
         })
     }
 }

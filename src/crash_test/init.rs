@@ -1,4 +1,4 @@
-//! Starts the daemon, and starts it again whenever it ends, as an init system does.
+//! Starts the daemon, and restarts it after each end, like an init system.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -14,11 +14,11 @@ use crate::sys::errno::retry;
 use crate::sys::poll::{PollFlags, poll_one};
 use crate::sys::process::{Signal, kill, pidfd_open};
 
-/// As systemd's RestartSec.
+/// Like systemd's RestartSec.
 const PAUSE: Duration = Duration::from_millis(100);
-/// A daemon that ends so often within [`STAYS`] of its start never will stay.
+/// A daemon that ends this many times in a row within [`STAYS`] of its start will never stay.
 const SHORT_LIVES_MAX: u32 = 30;
-/// A daemon that has lived for so long has stayed.
+/// A daemon that has lived this long has stayed.
 const STAYS: Duration = Duration::from_secs(5);
 
 /// The init system of one run.
@@ -61,7 +61,7 @@ impl Recipe {
         for (variable, dir) in &self.dirs {
             command.env(variable, dir);
         }
-        // In a group of its own, so that Ctrl-C is for the harness, which then ends the rest.
+        // In its own group, so that Ctrl-C reaches only the harness, which then ends the rest.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         command.spawn().map_err(|error| format!("cannot start {}: {error}", self.program.display()).into())
@@ -69,7 +69,6 @@ impl Recipe {
 }
 
 impl Init {
-    /// Starts the daemon.
     pub(super) fn start(place: &Place, program: PathBuf) -> Result<Self, Error> {
         let recipe = Recipe {
             program,
@@ -91,29 +90,30 @@ impl Init {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// The daemon, while it lives.
+    /// The pid of the daemon, while it lives.
     pub(super) fn pid(&self) -> Option<u32> {
         self.shared.lock().pid
     }
 
-    /// How often it was started.
+    /// Number of starts.
     pub(super) fn starts(&self) -> u32 {
         self.shared.lock().starts
     }
 
-    /// Why it is not started any more.
+    /// Why the daemon is not started any more.
     pub(super) fn trouble(&self) -> Option<String> {
         self.shared.lock().trouble.clone()
     }
 
-    /// Asks the daemon to end, with SIGTERM, or alone, with SIGQUIT. It is started again, as after any other end.
+    /// Asks the daemon to end: with its services by SIGTERM, or alone by SIGQUIT. It is started again, as after any
+    /// other end.
     pub(super) fn end(&self, by: Signal) {
         if let Some(pid) = self.pid() {
             signal(pid, by);
         }
     }
 
-    /// Asks the daemon to end for good, and waits for that.
+    /// Asks the daemon to end, does not restart it, and waits for the end.
     pub(super) fn stop(mut self, limit: Duration) -> Result<(), Error> {
         self.shared.lock().stopping = true;
         self.shared.changed.notify_all();
@@ -153,7 +153,7 @@ fn run(recipe: &Recipe, mut child: Child, shared: &Shared) {
     let mut short_lives = 0;
     loop {
         let started = Instant::now();
-        // Its pid stays its own until it is waited for, and that happens under the lock.
+        // The pid stays reserved until the wait, which happens under the lock.
         await_end(&child);
         let mut state = shared.lock();
         let _ = child.wait();

@@ -1,4 +1,4 @@
-//! The report in the form of JUnit, which build servers read.
+//! The report in JUnit format, for build servers.
 
 use std::fmt::Write;
 
@@ -33,7 +33,7 @@ fn case(text: &mut String, entry: &Entry) {
     };
 }
 
-/// XML has no place for most control characters, however they are written.
+/// XML has no form for most control characters, not even an escaped one.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

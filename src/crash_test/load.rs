@@ -1,4 +1,4 @@
-//! The load that the author of a service brings.
+//! The load, which the author of a service provides.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -13,19 +13,19 @@ use super::Error;
 use super::place::Place;
 use crate::sys::process::{Signal, kill, pidfd_open};
 
-/// How long a load may take to read back what it wrote.
+/// Time limit for the load to read back its writes.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The last line that a load prints. It exits with 0 if all is well: nothing refused, lost or wrong. What was reset or cut,
-/// or failed, is for the harness to judge, which knows whether the process that had it was killed.
+/// The last line that a load prints. It exits with 0 if all is well: nothing refused, lost or wrong. The harness
+/// judges reset or cut connections and error answers, because only it can tell whether their process was killed.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Result {
-    /// Whether all is well, apart from what was reset or cut, or failed.
+    /// Whether all is well, except for reset or cut connections and error answers.
     pub(super) ok: bool,
     /// Number of writes that were acknowledged.
     pub(super) acknowledged: u64,
-    /// Of these, how many are not there any more.
+    /// Number of acknowledged writes that are gone.
     pub(super) lost: u64,
     /// Answers that contradict what was written.
     pub(super) wrong: u64,
@@ -35,17 +35,17 @@ pub(super) struct Result {
     pub(super) reset: u64,
     /// Connections that ended before the answer did.
     pub(super) cut: u64,
-    /// Requests that the service answered by saying that it failed.
+    /// Answers that report an error of the service.
     pub(super) errors: u64,
-    /// The longest time without an answer to anybody, in milliseconds.
+    /// The longest time without an answer to any client, in milliseconds.
     pub(super) longest_gap_ms: Option<f64>,
-    /// For people: what went wrong first.
+    /// For people: the first failure.
     pub(super) first: Option<String>,
 }
 
 impl Result {
-    /// What is wrong with it, in one sentence. What was reset or cut, or failed, is excused if a process that had connections was
-    /// killed.
+    /// The problems, in one sentence. Reset or cut connections and error answers are excused if a process with
+    /// connections was killed.
     pub(super) fn problem(&self, excused: bool) -> Option<String> {
         let counts = [
             ("lost", self.lost, false),
@@ -91,14 +91,14 @@ impl Load {
         let mut stdout = child.stdout.take().ok_or("the load has no output")?;
         let output = std::thread::spawn(move || {
             let mut text = Vec::new();
-            // What came before an error counts.
+            // The text before an error counts.
             let _ = stdout.read_to_end(&mut text);
             String::from_utf8_lossy(&text).into_owned()
         });
         Ok(Self { child, output: Some(output) })
     }
 
-    /// Lets the load end, and gives what it found.
+    /// Ends the load, and returns its result.
     pub(super) fn finish(mut self) -> std::result::Result<Result, Error> {
         if let Ok(pidfd) = pidfd_open(self.child.id()) {
             let _ = kill(&pidfd, Signal::SIGTERM);

@@ -1,4 +1,4 @@
-//! Which runs there are: what was found in a run without faults, times victims and faults.
+//! The list of runs: the points of a run without faults, times victims and faults.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,9 +12,9 @@ use super::scenario::Scenario;
 /// One run.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Job {
-    /// What is under way.
+    /// The operation in progress.
     pub scenario: Scenario,
-    /// The faults beyond the one of the scenario itself, one after the other.
+    /// The faults in addition to that of the scenario, one after the other.
     pub chain: Vec<Injection>,
 }
 
@@ -24,7 +24,7 @@ impl Job {
         Self { scenario, chain: Vec::new() }
     }
 
-    /// All faults in their order.
+    /// All faults, in order.
     pub(super) fn steps(&self) -> impl Iterator<Item = Injection> {
         self.scenario.given().into_iter().chain(self.chain.clone())
     }
@@ -35,7 +35,7 @@ impl Job {
         Self { scenario: self.scenario, chain }
     }
 
-    /// Everything that can be done to anybody in what was seen after the faults of this run.
+    /// All possible faults at the points that were seen after the faults of this run.
     pub(super) fn extended_by(&self, seen: &[Seen]) -> Vec<Job> {
         if self.scenario == Scenario::Serve {
             let at_rest = Seen {
@@ -67,7 +67,7 @@ impl Job {
         jobs
     }
 
-    /// The same run with the supervisor killed in each phase that was seen.
+    /// The same run, with the supervisor killed in each phase that was seen.
     pub(super) fn killed_in_each_phase(&self, seen: &[Seen]) -> Vec<Job> {
         let mut phases: Vec<&str> = Vec::new();
         let mut jobs = Vec::new();
@@ -89,7 +89,7 @@ impl Job {
     }
 }
 
-/// What of all this is to be run.
+/// Selects the runs.
 pub(super) fn choose(jobs: Vec<Job>, choice: &Choice) -> Vec<Job> {
     let wanted = |job: &Job| {
         job.last().is_none_or(|last| {
@@ -110,7 +110,7 @@ pub(super) fn choose(jobs: Vec<Job>, choice: &Choice) -> Vec<Job> {
     jobs
 }
 
-/// A run for each victim in each scenario; in those where most happens, for each fault too.
+/// One run for each victim in each scenario. In the scenarios with the most activity, one for each fault too.
 fn thin_out(jobs: Vec<Job>, seed: u64) -> Vec<Job> {
     let kind = |job: &Job| {
         let in_full = matches!(job.scenario, Scenario::Serve | Scenario::Upgrade | Scenario::Recovery);
@@ -149,7 +149,7 @@ impl FromStr for Job {
             };
             let at = point.trim_end_matches('*');
             if point != AT_REST && Party::at(at).is_none() {
-                return Err(format!("{point:?} is no point"));
+                return Err(format!("{point:?} is not a point"));
             }
             chain.push(Injection { point: point.to_owned(), victim: victim.parse()?, fault: fault.parse()? });
         }

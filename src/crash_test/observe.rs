@@ -1,4 +1,4 @@
-//! What the kernel says about the processes of a run.
+//! The processes of a run, as the kernel reports them.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -23,14 +23,14 @@ pub(super) struct Process {
 pub(super) enum Kind {
     Daemon,
     Keeper,
-    /// What the daemon started: the service, or the shim that runs it.
+    /// The process that the daemon started: the service, or the shim that runs it.
     Service,
-    /// What a shim started.
+    /// The process that a shim started.
     Program,
 }
 
-/// Every process that has this socket of a harness in its environment. One that has ended, and is not waited for yet, has
-/// no environment. With a `shim`, only that is the service for the daemon.
+/// All processes with this harness socket in their environment. A zombie has no environment. With a `shim`, only the
+/// shim counts as the service.
 pub(super) fn processes(points: &Path, shim: bool) -> Vec<Process> {
     let mut mark = VARIABLE.as_bytes().to_vec();
     mark.push(b'=');

@@ -1,4 +1,4 @@
-//! What an operator asks the daemon of a run, and how long one waits for it. Every wait has a limit.
+//! The requests of an operator to the daemon of a run, and their time limits. Each wait has a limit.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -11,9 +11,9 @@ use super::place::Place;
 use crate::control::api::{Claims, Ending, Outcome, Request, Response, ServiceStatus, State, Upgrade};
 use crate::control::{Client, ClientError, Kind as Refused};
 
-/// How often is looked whether something has happened that tells nobody.
+/// Interval of checks for events that nothing reports.
 pub(super) const TICK: Duration = Duration::from_millis(15);
-/// What a machine with much else to do may add to any time.
+/// What a busy machine may add to any time.
 const SLACK: Duration = Duration::from_secs(20);
 
 /// The operator of one daemon.
@@ -24,12 +24,12 @@ pub(super) struct Operator<'a> {
 }
 
 impl Operator<'_> {
-    /// How long anything may take.
+    /// Time limit of any step.
     pub(super) fn limit(&self) -> Duration {
         3 * self.lease + SLACK
     }
 
-    /// Asks once, and waits for the answer: a daemon that hangs for good must not hold up the run.
+    /// Asks once, and waits for the answer with a limit: a daemon that hangs must not hold up the run.
     pub(super) fn ask(&self, request: Request) -> Result<Response, Error> {
         let (socket, limit) = (self.place.control(), self.limit());
         let (sender, receiver) = mpsc::channel();
@@ -58,7 +58,7 @@ impl Operator<'_> {
         }
     }
 
-    /// Waits until the status fits. `what` names that in the error.
+    /// Waits until the status fits. `what` describes that in the error.
     pub(super) fn await_status(
         &self,
         init: &Init,
@@ -83,7 +83,7 @@ impl Operator<'_> {
         Err(format!("waited longer than {:?} for {what}: {last}", self.limit()).into())
     }
 
-    /// One upgrade that must commit. It is asked for until the daemon is there and does nothing else.
+    /// An upgrade that must commit. Asks until the daemon is reachable and does nothing else.
     pub(super) fn upgrade_for_sure(&self, init: &Init, next: Option<PathBuf>) -> Result<(), Error> {
         let until = Instant::now() + self.limit();
         let mut last = String::new();
@@ -104,11 +104,11 @@ impl Operator<'_> {
     }
 }
 
-/// Whether the daemon says that the service serves, and exactly that process is there.
+/// Whether the daemon reports that the service serves, and exactly that process exists.
 pub(super) fn is_at_rest(place: &Place, status: &ServiceStatus) -> bool {
     let process = status.shim.or(status.pid);
     let (State::Serving, None, Some(pid)) = (status.state, &status.phase, process) else { return false };
-    // Not before: to look at all processes takes as much as some requests of the load.
+    // Last, because listing all processes costs as much as several requests of the load.
     let services = place.processes().into_iter().filter(|process| process.kind == Kind::Service);
     services.map(|process| process.pid).eq([pid])
 }

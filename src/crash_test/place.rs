@@ -1,4 +1,4 @@
-//! The directory of one run: service file, state, sockets and logs of its own.
+//! The directory of one run, with its own service file, state, sockets and logs.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -16,13 +16,13 @@ use super::ports::Port;
 use super::{Error, Subject};
 use crate::config::{ListenAddress, Service};
 
-/// What stands for the directory of the run.
+/// The placeholder for the directory of the run.
 const DIR: &str = "{dir}";
 
 pub(super) struct Place {
     dir: TempDir,
     pub(super) service: Service,
-    /// What each listener is bound to, by the name of a variable.
+    /// The address of each listener, by the name of its variable.
     pub(super) addresses: BTreeMap<String, String>,
     _ports: Vec<Port>,
 }
@@ -57,7 +57,7 @@ impl Place {
         self.dir.path().join(name)
     }
 
-    /// Where the harness listens. Everything that belongs to this run has it in its environment.
+    /// The socket of the harness. All processes of this run have it in their environment.
     pub(super) fn points(&self) -> PathBuf {
         self.path("points.sock")
     }
@@ -70,12 +70,12 @@ impl Place {
         &self.service.name
     }
 
-    /// How long the code of the service may stall before the drain is given up.
+    /// How long the code of the service stalls, so that the drain is given up.
     pub(super) fn stall(&self) -> Duration {
         Duration::from_millis(self.service.drain_grace_ms + 500)
     }
 
-    /// A text with the directory of this run in it.
+    /// Replaces the placeholder in a text by the directory of this run.
     pub(super) fn fill_in(&self, text: &OsStr) -> OsString {
         let (dir, mark) = (self.dir.path().as_os_str().as_bytes(), DIR.as_bytes());
         let mut rest = text.as_bytes();
@@ -89,7 +89,7 @@ impl Place {
         OsString::from_vec(filled)
     }
 
-    /// What lies in the runtime directory.
+    /// The contents of the runtime directory.
     pub(super) fn runtime_files(&self) -> Vec<String> {
         let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
         let describe = |entry: std::fs::DirEntry| {
@@ -105,12 +105,12 @@ impl Place {
         names
     }
 
-    /// Every process of this run.
+    /// All processes of this run.
     pub(super) fn processes(&self) -> Vec<Process> {
         observe::processes(&self.points(), self.service.adapter.is_foreign())
     }
 
-    /// The last lines of a file in this directory.
+    /// The last lines of a file in the directory of this run.
     pub(super) fn tail(&self, name: &str, lines: usize) -> String {
         let text = std::fs::read(self.path(name)).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -118,19 +118,19 @@ impl Place {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
-    /// Leaves the directory where it is.
+    /// Keeps the directory.
     pub(super) fn keep(self) -> PathBuf {
         self.dir.keep()
     }
 }
 
-/// The name of the service that a service file is of.
+/// The name of the service that a service file belongs to.
 pub(super) fn name_of(file: &Path) -> Result<ServiceName, Error> {
     let stem = file.file_stem().and_then(OsStr::to_str).unwrap_or_default();
     stem.parse().map_err(|error| format!("{}: {error}", file.display()).into())
 }
 
-/// What stands for the address of each listener. A program that binds by itself has to be told.
+/// The placeholder and the address of each listener, for programs that bind by themselves.
 fn listeners_of(table: &Table) -> Vec<(String, String)> {
     let listeners = table.get("listen").and_then(Value::as_table).into_iter().flatten();
     let addresses = listeners.filter_map(|(name, address)| Some((name, address.as_str()?)));

@@ -1,4 +1,4 @@
-//! Ports that no other run has, in this process or in another one.
+//! Ports that are unique to a run, among all runs of this process and of others.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -8,7 +8,7 @@ use super::Error;
 use crate::sys::errno::Errno;
 use crate::sys::socket::{AddressFamily, SockFlag, SockType, bind_name, socket};
 
-/// A port that is kept for one run until this is dropped.
+/// A port that is reserved for one run. Drop releases it.
 #[derive(Debug)]
 pub(super) struct Port {
     pub(super) address: SocketAddr,
@@ -16,7 +16,8 @@ pub(super) struct Port {
 }
 
 impl Port {
-    /// A port that nobody listens on, for TCP or UDP, below those that the kernel gives to clients, so that none of them takes it meanwhile.
+    /// Reserves a port that is free for TCP and UDP. It is below the ports that the kernel gives to clients, so that
+    /// none of them takes it in the meantime.
     pub(super) fn reserve(ip: IpAddr) -> Result<Self, Error> {
         const RANGE: std::ops::Range<u16> = 16_000..32_000;
         static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -33,7 +34,8 @@ impl Port {
     }
 }
 
-/// A name in the abstract namespace of unix sockets is everybody's, has one owner, and goes with it.
+/// A name in the abstract namespace of unix sockets is visible to all processes, has one owner, and is released with
+/// its socket.
 fn hold(port: u16) -> Result<Option<OwnedFd>, Error> {
     let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::empty())?;
     match bind_name(&socket, format!("handoff-crash-test-port-{port}").as_bytes()) {

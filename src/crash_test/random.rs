@@ -1,6 +1,6 @@
-//! Numbers that look random and can be repeated.
+//! Pseudo-random numbers that can be repeated.
 
-/// SplitMix64: the same numbers for the same seed, on every machine.
+/// SplitMix64: the same numbers for the same seed on every machine.
 #[derive(Debug, Clone)]
 pub(super) struct Random(u64);
 
@@ -9,7 +9,7 @@ impl Random {
         Self(seed)
     }
 
-    /// A number from 0 up to, and without, the limit; 0 if the limit is 0.
+    /// A number from 0 to the limit, excluding it; 0 if the limit is 0.
     pub(super) fn below(&mut self, limit: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -19,7 +19,7 @@ impl Random {
         usize::try_from(mixed % limit.max(1) as u64).unwrap_or_default()
     }
 
-    /// One of these, each as likely as its weight.
+    /// One of the choices, in proportion to their weights.
     pub(super) fn weighted<T: Copy>(&mut self, choices: &[(usize, T)]) -> T {
         let mut left = self.below(choices.iter().map(|(weight, _)| weight).sum());
         for (weight, choice) in choices {

@@ -1,4 +1,4 @@
-//! What came of all runs, for people and for programs.
+//! The results of all runs, for people and for programs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,11 +15,11 @@ use super::scenario::Scenario;
 /// Quantiles of a set of times, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Spread {
-    /// How many times there were.
+    /// The number of times.
     pub count: usize,
-    /// Half of them were at most this.
+    /// Half of the times are at most this.
     pub p50_ms: f64,
-    /// 99 of 100 were at most this.
+    /// 99 % of the times are at most this.
     pub p99_ms: f64,
     /// The longest.
     pub max_ms: f64,
@@ -40,10 +40,10 @@ impl Spread {
 /// One run of the report.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Entry {
-    /// As `--only` takes it.
+    /// The run, in the form of `--only`.
     pub(super) run: String,
     pub(super) scenario: Scenario,
-    /// Who was hit last, and by what; nobody in a run without faults.
+    /// The last victim and its fault; none in a run without faults.
     pub(super) hit: Option<(Party, Fault)>,
     pub(super) verdict: Verdict,
     pub(super) gap_ms: Option<f64>,
@@ -66,26 +66,26 @@ impl Entry {
     }
 }
 
-/// What came of all runs.
+/// The results of all runs.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
-    /// How many points were found.
+    /// Number of points found.
     pub points: usize,
-    /// How many runs there were, those without faults included.
+    /// Number of runs, including those without faults.
     pub runs: usize,
-    /// In how many everything was kept.
+    /// Number of runs in which all checks passed.
     pub held: usize,
-    /// In how many the point was not reached.
+    /// Number of runs that did not reach their point.
     pub missed: usize,
-    /// In how many something was not kept.
+    /// Number of runs in which a check failed.
     pub failed: usize,
-    /// How long all of it took.
+    /// Duration of all runs.
     pub took_ms: u64,
-    /// Whether it was ended before all runs were done.
+    /// Whether it was interrupted before all runs were done.
     pub interrupted: bool,
-    /// The time without an answer to any client, in runs that held, by who was hit and how.
+    /// The time without an answer to any client, in runs that held, by victim and fault.
     pub without_service: BTreeMap<String, Spread>,
-    /// Each run.
+    /// All runs.
     pub(super) entries: Vec<Entry>,
 }
 
@@ -124,12 +124,12 @@ impl Report {
         }
     }
 
-    /// Whether all was run, nothing failed and something was shown.
+    /// Whether all runs were done, none failed, and at least one held.
     pub fn is_good(&self) -> bool {
         self.failed == 0 && self.held > 0 && !self.interrupted
     }
 
-    /// How many of the runs of each scenario held, by who was hit and how.
+    /// The number of runs that held, by scenario, victim and fault.
     fn counts(&self) -> Table {
         let hits: BTreeSet<(Party, Fault)> = self.entries.iter().filter_map(|entry| entry.hit).collect();
         let scenarios: BTreeSet<Scenario> = self.entries.iter().map(|entry| entry.scenario).collect();

@@ -1,4 +1,4 @@
-//! One run: from an empty directory to an empty directory.
+//! One run, from an empty directory to an empty directory.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -19,40 +19,40 @@ use super::{Error, Subject};
 use crate::control::api::{Ending, Request, Response, State};
 use crate::sys::process::{Signal, kill, pidfd_open};
 
-/// How long the load works before something happens.
+/// How long the load works before the first event.
 pub(super) const WARM_UP: Duration = Duration::from_millis(250);
-/// A service that has rested for so long rests.
+/// A service that has rested this long is at rest.
 const AT_REST: Duration = Duration::from_millis(300);
 
-/// How a run ended.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Everything that was promised was kept.
+    /// All checks passed.
     Held,
-    /// The point was not reached, so nothing was shown.
+    /// The point was not reached, so the run shows nothing.
     Missed,
-    /// These promises were not kept.
+    /// The failed checks.
     Failed(Vec<String>),
 }
 
-/// What came of a run.
+/// The findings of a run.
 #[derive(Debug)]
 pub(super) struct Finding {
     pub(super) verdict: Verdict,
     pub(super) seen: Vec<Seen>,
     pub(super) baseline: Baseline,
-    /// The longest time without an answer that the load saw, in milliseconds.
+    /// The longest time without an answer for the load, in milliseconds.
     pub(super) gap_ms: Option<f64>,
-    /// From the last fault until the service was at rest again, in milliseconds.
+    /// Time from the last fault until the service was at rest again, in milliseconds.
     pub(super) recovered_ms: Option<f64>,
-    /// Where the directory is, if it was kept.
+    /// The path of the directory, if it was kept.
     pub(super) kept: Option<PathBuf>,
-    /// The end of the daemon's log, if something failed.
+    /// The end of the daemon's log, if a check failed.
     pub(super) log: String,
 }
 
-/// Plays a run. An error is one of the harness, not of what is tested. Blocks for some seconds.
+/// Performs a run. An error is one of the harness, not of the service under test. Blocks for some seconds.
 pub(super) fn play(
     subject: &Subject,
     lease_ms: u64,
@@ -109,7 +109,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// An error ends the run: what should come next makes no sense.
+    /// An error ends the run, because the next steps would make no sense.
     fn act(&mut self, baseline: Option<&Baseline>) -> Result<(), Error> {
         let scenario = self.job.scenario;
         if scenario == Scenario::Start {
@@ -143,7 +143,8 @@ impl Run<'_> {
         Ok(load)
     }
 
-    /// What the operator asks for. How it ends is not judged here: the daemon may have been killed meanwhile.
+    /// Sends the request of the operator. Its result is not checked here: the daemon may have been killed in the
+    /// meantime.
     fn operate(&mut self) {
         let name = self.place.name().clone();
         let request = match self.job.scenario {
@@ -169,11 +170,11 @@ impl Run<'_> {
         }
     }
 
-    /// Asks, and calls it off when it is held. Gives the answers to both.
+    /// Sends the request, and cancels it when it is held. Returns both answers.
     fn ask_and_cancel(&self, request: Request) -> Vec<Result<Response, Error>> {
         std::thread::scope(|scope| {
             let asked = scope.spawn(|| self.operator.ask(request));
-            // It ends before it is held if a fault came earlier, and is bounded.
+            // The request ends before that if a fault came earlier. It has a limit.
             while self.director.hits().is_empty() && !asked.is_finished() {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -183,13 +184,13 @@ impl Run<'_> {
         })
     }
 
-    /// Without further faults each scenario has one right end.
+    /// Without further faults, each scenario has one correct result.
     fn check_clean(&mut self, answer: Result<Response, Error>) {
         let expected = match self.job.scenario {
             Scenario::Serve | Scenario::Start | Scenario::Recovery | Scenario::Shutdown => return,
             Scenario::Stop => &[Ending::Stopped][..],
             Scenario::Upgrade | Scenario::IncumbentDies => &[Ending::Committed],
-            // There the old process drains and seals when the new one serves already.
+            // In overlap mode, the old process drains and seals when the new one already serves.
             Scenario::DrainFails | Scenario::GraceEnds | Scenario::SealFails
                 if self.place.service.mode == Mode::Overlap =>
             {
@@ -214,7 +215,7 @@ impl Run<'_> {
         self.operator.await_status(init, "the service to come up", |status| status.state == State::Serving)
     }
 
-    /// Waits until the faults have happened and one process serves again, as far as anybody can see without help.
+    /// Waits until the faults have happened and exactly one process serves again without help.
     fn recover(&mut self, init: &Init) -> Result<(), Error> {
         let mut resting: Option<Instant> = None;
         let (operator, director, scenario) = (self.operator, self.director, self.job.scenario);
@@ -225,7 +226,7 @@ impl Run<'_> {
                 && matches!(scenario, Scenario::Stop | Scenario::Shutdown)
                 && !director.is_freezing()
             {
-                // Whoever stopped it wants it back now.
+                // A stop was requested, so only the operator can start the service again.
                 let _ = operator.ask(Request::Start(place.name().clone()));
             }
             let at_rest = is_at_rest(place, status) && !director.is_freezing();
@@ -259,7 +260,7 @@ impl Run<'_> {
         }
     }
 
-    /// Nothing may be left.
+    /// Stops the service and the daemon. No process may be left.
     fn stop(&mut self, init: Init) {
         if let Err(error) = self.operator.ask(Request::Stop(self.place.name().clone())) {
             self.problems.push(format!("the service cannot be stopped: {error}"));
@@ -281,7 +282,7 @@ impl Run<'_> {
     }
 }
 
-/// Ends whatever a failed run has left.
+/// Kills the processes that a failed run has left.
 pub(super) fn end_all(place: &Place) {
     for process in place.processes() {
         if let Ok(pidfd) = pidfd_open(process.pid) {

@@ -1,4 +1,4 @@
-//! What is under way when a fault comes.
+//! The operation in progress when a fault happens.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::fault::{Fault, Injection, Party};
 
-/// What the operator does, and what goes wrong with it in any case.
+/// What the operator does, and the failure that is part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scenario {
@@ -19,7 +19,7 @@ pub enum Scenario {
     Stop,
     /// An upgrade that commits.
     Upgrade,
-    /// The successor dies at the moment at which it is told to begin.
+    /// The successor dies at the moment of its `Begin`.
     SuccessorDies,
     /// The successor hangs at that moment.
     SuccessorHangs,
@@ -33,16 +33,16 @@ pub enum Scenario {
     SealFails,
     /// The incumbent dies while it seals.
     IncumbentDies,
-    /// An upgrade is called off after the successor was told to begin.
+    /// An upgrade is called off after the successor got its `Begin`.
     Cancel,
-    /// The daemon is told to end while an upgrade is under way.
+    /// The daemon gets SIGTERM during an upgrade.
     Shutdown,
-    /// The daemon was killed and comes back.
+    /// The daemon was killed and starts again.
     Recovery,
 }
 
 impl Scenario {
-    /// All of them.
+    /// All scenarios.
     pub const ALL: [Self; 14] = [
         Self::Serve,
         Self::Start,
@@ -60,7 +60,7 @@ impl Scenario {
         Self::Recovery,
     ];
 
-    /// The fault that belongs to it.
+    /// The fault that is part of the scenario.
     pub fn given(self) -> Option<Injection> {
         let (point, victim, fault) = match self {
             Self::Serve | Self::Start | Self::Stop | Self::Upgrade | Self::BadRelease => return None,
@@ -81,7 +81,7 @@ impl Scenario {
         Some(Injection { point: point.to_owned(), victim, fault })
     }
 
-    /// Whether clients may be refused meanwhile, because nobody is to serve.
+    /// Whether clients may be refused, because no process is supposed to serve for a while.
     pub fn is_dark(self) -> bool {
         matches!(self, Self::Start | Self::Stop | Self::Shutdown)
     }
@@ -118,7 +118,7 @@ impl FromStr for Scenario {
     fn from_str(text: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|scenario| scenario.word() == text).ok_or_else(|| {
             let known: Vec<_> = Self::ALL.iter().map(|scenario| scenario.word()).collect();
-            format!("{text:?} is no scenario; there are {}", known.join(", "))
+            format!("{text:?} is not a scenario; there are {}", known.join(", "))
         })
     }
 }

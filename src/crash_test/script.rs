@@ -1,8 +1,10 @@
-//! What a soak does, made up from a seed: stretches of rounds, each an operation and the faults that hit it.
+//! The script of a soak, generated from a seed: stretches of rounds. A round is an operation and the faults that hit
+//! it.
 //!
-//! The same seed gives the same script; when a fault hits what the service does at that moment is up to the machine. In a *calm*
-//! stretch only the daemon and the keeper are hit, so clients may notice nothing at all. In a *rough* one the processes of the service are
-//! hit too: their connections may break, and nothing else may. Between stretches no client is there, and the service may be stopped.
+//! The same seed gives the same script. What the service does when a fault hits depends on the machine. In a *calm*
+//! stretch the faults hit only the daemon and the keeper, so clients must not notice anything. In a *rough* one they
+//! also hit the processes of the service, whose connections may break, but nothing else. Between stretches there are
+//! no clients, and the service may be stopped.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,9 +12,9 @@ use std::time::Duration;
 use super::fault::{Fault, Party};
 use super::random::Random;
 
-/// How many rounds a stretch has.
+/// Number of rounds in a stretch.
 const ROUNDS: usize = 8;
-/// Faults come within this time after the operation was asked for.
+/// Maximum time from the request of the operation, or from the last fault, to the next fault.
 const WITHIN_MS: usize = 120;
 
 /// What the operator does in a round.
@@ -28,31 +30,31 @@ pub(super) enum Operation {
     Cancel(u16),
     /// The same binary, in a new process.
     Restart,
-    /// SIGQUIT to the daemon: the next one takes over.
+    /// SIGQUIT to the daemon. The next one takes over.
     ReplaceDaemon,
-    /// Stop and start. Not while there are clients.
+    /// Stop and start, only without clients.
     StopAndStart,
-    /// SIGTERM to the daemon: it stops the service, and the next one starts it. Not while there are clients.
+    /// SIGTERM to the daemon: it stops the service, and the next daemon starts it. Only without clients.
     EndDaemon,
 }
 
 /// One fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Strike {
-    /// How long after the operation was asked for, or after the strike before.
+    /// Time after the request of the operation, or after the previous strike.
     pub(super) after: Duration,
     pub(super) victim: Party,
     pub(super) fault: Fault,
 }
 
-/// An operation, and what hits it.
+/// An operation, and the faults that hit it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Round {
     pub(super) operation: Operation,
     pub(super) strikes: Vec<Strike>,
 }
 
-/// Rounds under one load, and one without clients behind them.
+/// Rounds under one load, followed by one without clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stretch {
     pub(super) rough: bool,
@@ -74,7 +76,6 @@ impl Script {
         Self { random: Random::new(seed), bad, stretches: 0 }
     }
 
-    /// The next stretch.
     pub(super) fn stretch(&mut self) -> Stretch {
         self.stretches += 1;
         let rough = self.stretches.is_multiple_of(2);
@@ -115,7 +116,7 @@ impl Script {
 }
 
 impl Round {
-    /// Whether a process of the service is hit.
+    /// Whether a fault hits a process of the service.
     pub(super) fn harms_the_service(&self) -> bool {
         self.strikes.iter().any(|strike| strike.victim.is_service())
     }

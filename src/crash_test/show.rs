@@ -1,4 +1,4 @@
-//! All runs of a choice, with progress, and the report.
+//! Performs the selected runs, with progress and a report.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
@@ -18,11 +18,11 @@ use super::run::{Finding, Verdict, play};
 use super::scenario::Scenario;
 use super::{Choice, Error, Subject};
 
-/// Runs what was chosen and shows each failure when it happens, on standard error. Blocks for minutes to hours.
+/// Performs the selected runs, and prints each failure at once on standard error. Blocks for minutes to hours.
 ///
 /// # Errors
 ///
-/// The harness cannot do its work: the service file or the load cannot be used, or a file cannot be written.
+/// The harness cannot work: the service file or the load is unusable, or a file cannot be written.
 pub fn execute(subject: &Subject, choice: &Choice) -> Result<Report, Error> {
     let began = Instant::now();
     let interrupt = Interrupt::new()?;
@@ -94,7 +94,7 @@ impl Everything<'_> {
         all.filter(|scenario| chosen.is_empty() || chosen.contains(scenario)).collect()
     }
 
-    /// Runs the jobs side by side. Results come in the order in which they end.
+    /// Performs runs concurrently. Results come in the order of their ends.
     fn run_all(&mut self, what: &str, jobs: Vec<Job>) -> Result<Vec<(Job, Finding)>, Error> {
         let workers = self
             .choice
@@ -152,11 +152,11 @@ impl Everything<'_> {
     }
 }
 
-/// Whether Ctrl-C or SIGTERM has come. A harness that just died would leave its daemons behind. (A signal that is blocked to be
-/// read would stay blocked in the loads.)
+/// Whether Ctrl-C or SIGTERM has come. A harness that simply died would leave its daemons behind. (A signal that is
+/// blocked for reading would stay blocked in the loads.)
 pub(super) struct Interrupt(Arc<AtomicBool>);
 
-/// How often is looked for an interruption while nothing else happens.
+/// Interval of checks for an interrupt.
 const LOOK: Duration = Duration::from_millis(100);
 
 impl Interrupt {
@@ -184,7 +184,7 @@ impl Interrupt {
     }
 }
 
-/// What is shown while runs are under way.
+/// The progress of runs.
 struct Progress {
     bar: Option<ProgressBar>,
     what: String,
@@ -194,7 +194,7 @@ struct Progress {
     told: Instant,
 }
 
-/// Without a terminal a line comes as often as this.
+/// Interval of progress lines without a terminal.
 const TELL: Duration = Duration::from_secs(10);
 
 impl Progress {
@@ -242,7 +242,7 @@ impl Progress {
     }
 }
 
-/// A reader that is gone does not miss it.
+/// Writes a line to standard error. If its reader is gone, no one needs the line.
 pub(super) fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }

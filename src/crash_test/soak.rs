@@ -1,8 +1,10 @@
-//! A soak: one daemon, one service and one directory for a long time, with random operations and faults at random moments.
+//! A soak: one daemon, one service and one directory for a long time, with random operations and faults at random
+//! moments.
 //!
-//! The matrix hits every point once, each time in an empty directory. A soak hits what nobody thought of: faults in the middle of
-//! the recovery from others, and what adds up over hundreds of upgrades. After each round the service must come to rest by
-//! itself; after each stretch of rounds the clients are asked what they saw, and what is left is looked at from outside.
+//! The matrix hits each point once, each time in an empty directory. A soak finds what was not planned: faults during
+//! the recovery from other faults, and effects that add up over hundreds of upgrades. After each round the service
+//! must come to rest without help. After each stretch of rounds the observations of the clients are evaluated, and
+//! the leftovers are checked from outside.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,45 +28,45 @@ use super::{Choice, Error, Subject};
 use crate::control::api::{Ending, Request, Response, State};
 use crate::sys::process::Signal;
 
-/// A service that has rested for so long rests.
+/// A service that has rested this long is at rest.
 const AT_REST: Duration = Duration::from_millis(100);
-/// How many lines of the daemon's log a failure shows.
+/// Number of lines of the daemon's log in a report of a failure.
 const LOG_LINES: usize = 40;
 
-/// What came of a soak.
+/// The results of a soak.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct SoakReport {
-    /// What the script was made from.
+    /// The seed of the script.
     pub seed: u64,
-    /// How long it took.
+    /// Duration of the soak.
     pub took_ms: u64,
-    /// How many rounds there were, by operation.
+    /// Number of rounds, by operation.
     pub rounds: BTreeMap<String, u64>,
-    /// How many faults happened, by victim and fault.
+    /// Number of faults, by victim and fault.
     pub faults: BTreeMap<String, u64>,
-    /// How often the daemon was started.
+    /// Number of starts of the daemon.
     pub daemons: u32,
-    /// How many writes were acknowledged to clients, all of which were read back.
+    /// Number of acknowledged writes. All of them were read back.
     pub acknowledged: u64,
     /// The longest time without an answer to any client, in milliseconds.
     pub longest_gap_ms: f64,
-    /// What was not kept, with the round in which it was found. A soak ends with the first.
+    /// The failed checks, each with its round. A soak ends at the first one.
     pub problems: Vec<String>,
-    /// The end of the daemon's log, if something was not kept.
+    /// The end of the daemon's log, if a check failed.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub log: String,
-    /// Where the directory is, if it was kept.
+    /// The path of the directory, if it was kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept: Option<PathBuf>,
-    /// Whether it was ended before its time was over.
+    /// Whether it was interrupted before its time was over.
     pub interrupted: bool,
 }
 
-/// Soaks the service for at least this long, until something is not kept. Blocks for that long.
+/// Soaks the service for at least this long, or until a check fails. Blocks for that long.
 ///
 /// # Errors
 ///
-/// The harness cannot do its work: the service file or the load cannot be used.
+/// The harness cannot work: the service file or the load is unusable.
 pub fn soak(subject: &Subject, choice: &Choice, length: Duration) -> Result<SoakReport, Error> {
     let place = Place::new(subject, choice.lease)?;
     let lease = Duration::from_millis(choice.lease);
@@ -98,7 +100,7 @@ struct Soak<'a> {
     director: &'a Director,
     operator: Operator<'a>,
     interrupt: Interrupt,
-    /// What there is before anything has happened.
+    /// The state before any operation.
     baseline: Option<Baseline>,
     report: SoakReport,
 }
@@ -176,7 +178,7 @@ impl Soak<'_> {
         if undisturbed { judge(round.operation, answer) } else { Ok(()) }
     }
 
-    /// What the operator does. The answer is worth something only if nobody was hit.
+    /// Performs an operation. Its answer counts only if no fault has hit.
     fn operate(&self, init: &Init, operation: Operation) -> Result<Option<Response>, Error> {
         let name = self.operator.place.name().clone();
         let request = match operation {
@@ -194,7 +196,7 @@ impl Soak<'_> {
                 return std::thread::scope(|scope| {
                     let asked = scope.spawn(move || operator.ask(upgrade));
                     std::thread::sleep(Duration::from_millis(after_ms.into()));
-                    // It has ended already, or is called off: both are right.
+                    // It has already ended, or is called off. Both are correct.
                     let _ = operator.ask(Request::Cancel(name));
                     asked.join().map_err(|_| Error::from("the request panicked"))?.map(Some)
                 });
@@ -208,7 +210,7 @@ impl Soak<'_> {
         self.operator.ask(request).map(Some)
     }
 
-    /// Waits until the service serves, as far as anybody can see without help. One that a fault has left stopped is started.
+    /// Waits until the service serves without help. If a fault has left it stopped, starts it.
     fn come_to_rest(&self, init: &Init, what: &str) -> Result<(), Error> {
         let mut resting: Option<Instant> = None;
         let Operator { place, .. } = self.operator;
@@ -225,7 +227,7 @@ impl Soak<'_> {
     }
 }
 
-/// Without a fault each operation has one right end; a cancel may come too late.
+/// Without a fault, each operation has one correct result. A cancel may come too late.
 fn judge(operation: Operation, answer: Result<Option<Response>, Error>) -> Result<(), Error> {
     let expected: &[Ending] = match operation {
         Operation::Nothing | Operation::ReplaceDaemon | Operation::EndDaemon => return Ok(()),
@@ -246,7 +248,7 @@ fn fail(problems: impl IntoIterator<Item = String>) -> Result<(), Error> {
 }
 
 impl SoakReport {
-    /// Whether it went on for its time and everything was kept.
+    /// Whether it lasted its whole time and all checks passed.
     pub fn is_good(&self) -> bool {
         self.problems.is_empty() && !self.interrupted
     }

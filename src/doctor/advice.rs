@@ -1,4 +1,4 @@
-//! What to do with what was found. A table and some words, without effects.
+//! The advice for a diagnosis. It has no side effects.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::{Choice, Diagnosis, Finding, Looks, Verdict};
 use crate::config::{Adapter, DrainFor, Mode, Service, StopMode};
 use crate::shim::trial::{Fate, Stopped, Tried, Wrapper};
 
-/// Puts it all together.
+/// Builds the diagnosis.
 pub(super) fn diagnosis(
     service: &Service,
     choice: &Choice,
@@ -32,7 +32,7 @@ pub(super) fn diagnosis(
     }
 }
 
-/// The one of the service file if that works; else the first that does.
+/// The adapter of the service file if it works, else the first one that works.
 fn advised(configured: Adapter, adapters: &[Finding]) -> Option<Adapter> {
     let works = |it: &&Finding| it.verdict == Verdict::Works;
     let own = adapters.iter().filter(works).find(|it| it.adapter == configured);
@@ -48,7 +48,7 @@ fn sentence(service: &Service, advised: Option<Adapter>, adapters: &[Finding]) -
     let Some(adapter) = advised else {
         let open = adapters.iter().any(|it| it.verdict == Verdict::NotTried);
         return match open {
-            true => "Nothing is known yet of an adapter that works: make the trial possible.".to_owned(),
+            true => "No working adapter is known yet: make the trial possible.".to_owned(),
             false => {
                 "No adapter works for this program as the service file starts it: see why, and try again."
                     .to_owned()
@@ -62,7 +62,7 @@ fn sentence(service: &Service, advised: Option<Adapter>, adapters: &[Finding]) -
         sentence.push_str(&format!(" in {file}, which says {:?}", service.adapter.spelling()));
     }
     if tried(adapters, adapter).is_some_and(|tried| tried.says_ready) && service.program.notify.is_none() {
-        sentence.push_str("; put notify = true there too, for the program says when it is ready");
+        sentence.push_str("; add notify = true there, because the program reports when it is ready");
     }
     let better = adapters.iter().find(|it| it.verdict == Verdict::Works && it.adapter != adapter);
     if let Some(better) =
@@ -74,7 +74,7 @@ fn sentence(service: &Service, advised: Option<Adapter>, adapters: &[Finding]) -
     sentence + "."
 }
 
-/// What speaks against it, or is to be known.
+/// Problems of the program, and other remarks.
 fn of_program(service: &Service, tried: &Tried) -> Vec<String> {
     let mut remarks: Vec<String> = tried
         .others
@@ -82,14 +82,14 @@ fn of_program(service: &Service, tried: &Tried) -> Vec<String> {
         .map(|other| format!("{other}; the kernel carries that out, so two generations may collide there"))
         .collect();
     if service.program.notify.is_some() && !tried.says_ready {
-        remarks.push("the service file has the key notify, but it did not say READY=1".to_owned());
+        remarks.push("the service file has the key notify, but the program did not send READY=1".to_owned());
     }
     let Some(stopped) = &tried.stopped else { return remarks };
     remarks.extend(of_end(service, stopped));
     remarks.extend(of_wrapper(service.program.stop_mode, stopped));
     remarks.extend(of_drain(service, stopped));
     remarks.extend(stopped.deadly.iter().map(|key| {
-        format!("the signal of {key} would end it: it neither catches nor ignores it; remove {key}, or write the one that it knows")
+        format!("the signal of {key} would end it: it neither catches nor ignores it; remove {key}, or name a signal that it handles")
     }));
     remarks
 }
@@ -109,7 +109,7 @@ fn of_end(service: &Service, stopped: &Stopped) -> Option<String> {
         (None, Some(0)) => String::new(),
         (None, code) => format!("; it exits with code {}", code.unwrap_or_default()),
     };
-    // Both leave requests to the end of the program.
+    // Both rely on the program to finish its requests.
     let careful = match service.program.drain {
         DrainFor::Nothing => {
             "do not set drain = \"nothing\", as the service file does, nor \"long-requests\""
@@ -140,7 +140,7 @@ fn of_end(service: &Service, stopped: &Stopped) -> Option<String> {
     })
 }
 
-/// Who stands between the stop signal and the server.
+/// The processes between the stop signal and the server.
 fn of_wrapper(mode: StopMode, stopped: &Stopped) -> Option<String> {
     let Wrapper { servers, swallows } = stopped.wrapper.as_ref()?;
     let (first, servers) = (&stopped.first, servers.join(" and "));
@@ -164,7 +164,7 @@ fn of_wrapper(mode: StopMode, stopped: &Stopped) -> Option<String> {
     })
 }
 
-/// What is waited for before the stop signal, and what tells the clients.
+/// The wait before the stop signal, and the signal or command that informs the clients.
 fn of_drain(service: &Service, stopped: &Stopped) -> Option<String> {
     let Service { program, hooks, mode, .. } = service;
     let is_told = program.drain_signal.is_some() || hooks.drain.is_some();
@@ -182,7 +182,7 @@ fn of_drain(service: &Service, stopped: &Stopped) -> Option<String> {
     }
 }
 
-/// Who did not hear it.
+/// The processes that did not end at the stop signal.
 fn of_no_end(stopped: &Stopped, name: &str, after: Duration) -> String {
     let (first, left) = (&stopped.first, stopped.left.join(", "));
     match (stopped.first_left, left.is_empty()) {

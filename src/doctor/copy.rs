@@ -1,7 +1,8 @@
-//! What the daemon would start: a copy in its store, where no file beside the original is, and none of its privileges.
+//! The program as the daemon would start it: a copy in its store, without the files next to the original and without
+//! its privileges.
 //!
-//! The trial is of such a copy, made by the same code at a place of the same kind: a store of its own in a directory that the
-//! next daemon sweeps should this process be killed.
+//! The trial uses such a copy, made by the same code at a similar place: its own store in a directory that the next
+//! daemon removes if this process is killed.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -13,19 +14,19 @@ use crate::config::Service;
 use crate::store::{self, INCOMING, Import, Store, check_tree, remove_tree};
 use crate::sys::file_system::is_for_programs;
 
-/// The file that is tried, and what it is.
+/// The program of a trial.
 pub(super) struct Subject {
-    /// What is started.
+    /// The path to start.
     pub(super) path: PathBuf,
-    /// Whether that is a copy of what the service file names.
+    /// Whether it is a copy of the file that the service file names.
     pub(super) is_copy: bool,
-    /// What to know about the copy; sentences without a full stop.
+    /// Remarks about the copy; sentences without a full stop.
     pub(super) remarks: Vec<String>,
     _place: Option<Place>,
 }
 
 impl Subject {
-    /// With `store = false` the file itself; else a copy of it. The error says why the daemon would refuse it.
+    /// With `store = false` the file itself, else a copy of it. The error says why the daemon would refuse it.
     pub(super) fn of(service: &Service, given: &Path, versions: &Path) -> Result<Subject, String> {
         if !service.update.store {
             return Ok(Subject { path: given.to_owned(), is_copy: false, remarks: Vec::new(), _place: None });
@@ -48,7 +49,8 @@ impl Subject {
     }
 }
 
-/// As the daemon takes it in, but for its version, for which it would be run, and for what must be proven of a new version.
+/// As the daemon imports it, but without its version, which would require running it, and without the proof required
+/// of new versions.
 fn import_of(service: &Service, given: &Path) -> Import {
     Import {
         path: given.to_owned(),
@@ -60,9 +62,8 @@ fn import_of(service: &Service, given: &Path) -> Import {
     }
 }
 
-/// Copies the program of a service as the daemon would, into a directory for temporary files, and forgets the copy. A directory is
-/// looked through and not copied. Starts nothing.
-/// The error is the cause, and what to do.
+/// Copies the program of a service as the daemon would, into a temporary directory, and removes the copy. A directory
+/// is checked without a copy. Starts nothing. The error is the cause and the hint.
 pub fn check_copy(service: &Service, versions: &Path) -> Result<(), (String, String)> {
     if !service.update.store {
         return Ok(());
@@ -74,7 +75,7 @@ pub fn check_copy(service: &Service, versions: &Path) -> Result<(), (String, Str
     let import = import_of(service, &service.binary);
     let refused = |error: store::Error| (error.to_string(), error.hint());
     if service.binary.is_dir() {
-        // To copy all of it takes its time.
+        // A copy of all its files would take too long.
         return check_tree(&import).map_err(refused);
     }
     let told = |error: io::Error| {
@@ -85,17 +86,17 @@ pub fn check_copy(service: &Service, versions: &Path) -> Result<(), (String, Str
     store.import(&import, &mut |_| {}).map(drop).map_err(refused)
 }
 
-/// An empty `TMPDIR` counts as one that is not set.
+/// An empty `TMPDIR` counts as unset.
 pub(super) fn temporary_directory() -> PathBuf {
     Some(std::env::temp_dir()).filter(|path| path.is_absolute()).unwrap_or_else(|| "/tmp".into())
 }
 
-/// A name that no other process uses.
+/// A unique name.
 fn temporary() -> PathBuf {
     temporary_directory().join(format!("{INCOMING}doctor-{}", std::process::id()))
 }
 
-/// Why nothing can be executed from the file system of `path`, or of the first directory above it that is there.
+/// Why nothing can be executed from the file system of `path`, or of its first existing ancestor.
 fn executes_nothing(path: &Path) -> Option<String> {
     let there = path.ancestors().find(|path| path.exists())?;
     (!is_for_programs(there).ok()?).then(|| {
@@ -106,14 +107,14 @@ fn executes_nothing(path: &Path) -> Option<String> {
     })
 }
 
-/// A directory that is removed when this is dropped, with those above it that had to be made.
+/// A directory, and those above it that had to be created. Drop removes them.
 struct Place {
     directory: PathBuf,
     made: Vec<PathBuf>,
 }
 
 impl Place {
-    /// Beside the versions of the service. Who may not write there has to do with a directory for temporary files.
+    /// Creates it next to the versions of the service. A user who may not write there gets a temporary directory.
     fn make(versions: &Path) -> Result<(Place, Vec<String>), String> {
         if let Some(why) = executes_nothing(versions) {
             return Err(why);
@@ -140,7 +141,7 @@ impl Place {
         let made = directory
             .parent()
             .map_or(Ok(()), |parent| DirBuilder::new().recursive(true).mode(0o700).create(parent));
-        // The program may run as another user than this one.
+        // The program may run as another user.
         if let Err(error) = made.and_then(|()| DirBuilder::new().mode(0o755).create(directory)) {
             place.directory = PathBuf::new();
             return Err(error);
@@ -155,7 +156,7 @@ impl Drop for Place {
             remove_tree(&self.directory);
         }
         for directory in &self.made {
-            // Another process may have put something there.
+            // Another process may have put a file there.
             let _ = fs::remove_dir(directory);
         }
     }

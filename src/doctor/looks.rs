@@ -1,4 +1,4 @@
-//! What can be said of a program without starting it.
+//! The examination of a program without starting it.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -13,40 +13,40 @@ use crate::sys::own_process::is_administrator;
 use crate::sys::process::{Signal, kill, reap_blocking};
 use crate::sys::seccomp::Calls;
 
-/// Where the kernel says which answers a seccomp filter can give.
+/// The kernel's list of the answers that a seccomp filter can give.
 const ACTIONS: &str = "/proc/sys/kernel/seccomp/actions_avail";
-/// A script names its interpreter within as many bytes.
+/// Maximum length of the line in which a script names its interpreter.
 const FIRST_LINE_MAX: usize = 256;
 
-/// What was found.
+/// The findings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Looks {
-    /// What the program is.
+    /// The kind of program.
     pub kind: String,
-    /// Why it cannot be started at all; each a clause without a full stop.
+    /// Why it cannot be started; each a clause without a full stop.
     pub faults: Vec<String>,
     /// Why `inject` cannot work.
     pub no_inject: Option<String>,
-    /// What to know about it besides.
+    /// Other remarks.
     pub remarks: Vec<String>,
     /// Whether it gains privilege when it is executed.
     pub gains_privilege: bool,
 }
 
-/// Looks at the program of a service. Starts nothing of it.
+/// Examines the program of a service without starting it.
 pub fn look(service: &Service, binary: &Path) -> Looks {
     let mut looks = Looks::default();
     if let Err(error) = check_binary(binary) {
         looks.faults.push(format!("{error}; {}", error.hint()));
     }
     if !service.working_dir.is_dir() {
-        looks.faults.push(format!("its working directory {:?} is no directory", service.working_dir));
+        looks.faults.push(format!("its working directory {:?} is not a directory", service.working_dir));
     }
     match Kind::of(binary) {
         Ok(kind) => judge(&mut looks, &kind, service),
         Err(_) if !looks.faults.is_empty() => {}
-        // Who may execute a file need not be allowed to read it.
-        Err(error) => looks.remarks.push(format!("it cannot be read ({error}), so what it is is not known")),
+        // A user who may execute a file may not be allowed to read it.
+        Err(error) => looks.remarks.push(format!("it cannot be read ({error}), so its kind is unknown")),
     }
     look_for_privilege(&mut looks, binary);
     if let Err(why) = can_inject() {
@@ -86,12 +86,11 @@ fn judge(looks: &mut Looks, kind: &Kind, service: &Service) {
 fn judge_elf(looks: &mut Looks, bits: u8, machine: u16) {
     match (bits, MACHINES.iter().find(|(number, _)| *number == machine)) {
         (32, _) => {
-            looks.no_inject = Some(
-                "it is a 32-bit program, whose system calls the filter passes without a look".to_owned(),
-            );
+            looks.no_inject =
+                Some("it is a 32-bit program, whose system calls the filter does not check".to_owned());
         }
         (_, Some((_, name))) if *name == std::env::consts::ARCH => {}
-        // It may be carried out by an emulator, which is none of ours.
+        // An emulator that is not part of this project may execute it.
         (_, known) => looks.remarks.push(format!(
             "it is made for {}, and this machine is {}",
             known.map_or("another machine", |(_, name)| *name),
@@ -100,7 +99,7 @@ fn judge_elf(looks: &mut Looks, bits: u8, machine: u16) {
     }
 }
 
-/// What gives a file more rights than its user has when it is executed.
+/// The attributes that give a file more rights than its user has when it is executed.
 pub(super) fn privileges(binary: &Path) -> Vec<&'static str> {
     let mode = fs::metadata(binary).map_or(0, |found| found.permissions().mode());
     let mut what = Vec::new();
@@ -138,7 +137,7 @@ fn has_admin() -> bool {
     is_administrator()
 }
 
-/// Whether a filter can be put on a process of this one. Tried with a program that does nothing: this one.
+/// Whether this process can put a filter on another one. Tried with a program that does nothing: this one.
 fn can_inject() -> Result<(), String> {
     if fs::read_to_string(ACTIONS)
         .is_ok_and(|actions| !actions.split_whitespace().any(|it| it == "user_notif"))
@@ -173,7 +172,7 @@ fn is_in_path(name: &str, service: &Service) -> bool {
         .any(|directory| check_binary(&directory.join(name)).is_ok())
 }
 
-/// What the kernel takes a file for.
+/// The kind of a file, as the kernel sees it.
 #[derive(Debug, PartialEq, Eq)]
 enum Kind {
     Elf { bits: u8, machine: u16, loader: Option<PathBuf> },
@@ -181,7 +180,7 @@ enum Kind {
     Other,
 }
 
-/// Values of `e_machine`, with the names that Rust gives them.
+/// Values of `e_machine`, with their names in Rust.
 const MACHINES: [(u16, &str); 7] = [
     (3, "x86"),
     (40, "arm"),
@@ -195,7 +194,7 @@ const MACHINES: [(u16, &str); 7] = [
 impl Kind {
     fn of(path: &Path) -> io::Result<Kind> {
         let mut head = Vec::new();
-        // The program headers follow right behind the header, in what linkers make.
+        // Linkers put the program headers directly after the header.
         File::open(path)?.take(8192).read_to_end(&mut head)?;
         Ok(Kind::read(&head))
     }
@@ -223,7 +222,7 @@ impl Kind {
     }
 }
 
-/// `PT_INTERP` of an ELF file of 64 bits.
+/// `PT_INTERP` of a 64-bit ELF file.
 fn loader(head: &[u8], number: &dyn Fn(usize, usize) -> Option<u64>) -> Option<PathBuf> {
     const PT_INTERP: u64 = 3;
     let (first, size, count) = (number(32, 8)? as usize, number(54, 2)? as usize, number(56, 2)? as usize);
@@ -270,7 +269,7 @@ mod tests {
         elf.extend([3, 0]);
         assert_eq!(Kind::read(&elf), Kind::Elf { bits: 32, machine: 3, loader: None });
         for len in 0..elf.len() {
-            // Nothing of it is taken for granted.
+            // A truncated header must not panic.
             let _ = Kind::read(&elf[..len]);
         }
     }

@@ -1,4 +1,5 @@
-//! Which adapter a program can use: found out by looking at it, and by trying it out where it cannot disturb the service.
+//! Finds out which adapter a program can use: by examining it, and by trying it out where it cannot disturb the
+//! service.
 
 mod advice;
 mod copy;
@@ -18,56 +19,57 @@ pub use copy::check_copy;
 pub use looks::{Looks, look};
 use trial::{Bench, Network, Outcome};
 
-/// How to examine.
+/// The settings of an examination.
 #[derive(Debug, Clone)]
 pub struct Choice {
-    /// The program, if it is not the one of the service file.
+    /// The program to examine.
     pub binary: PathBuf,
-    /// The store of the versions of the service. What is tried is a copy beside them, unless the service file says `store = false`.
+    /// The store of the versions of the service. The trial uses a copy next to them, unless the service file has
+    /// `store = false`.
     pub versions: PathBuf,
-    /// A request to the program, to see what becomes of it at the stop signal; without one, the request of the probe or `GET /`.
+    /// A request to the program, to see its fate at the stop signal; without it, the request of the probe or `GET /`.
     pub request: Option<Vec<u8>>,
-    /// How long each trial may take.
+    /// Time limit of each trial.
     pub limit: Duration,
-    /// Run the program although it may be a second one on the same data.
+    /// Run the program even if it may be a second one on the same data.
     pub run_anyway: bool,
-    /// Whether the daemon says that the service runs, or may be started by it at any time, if there is a daemon.
+    /// Whether the service runs, or may be started at any time, according to the daemon; `None` without a daemon.
     pub daemon_says: Option<bool>,
 }
 
-/// What the program can use, and why.
+/// The adapters that a program can use, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnosis {
     /// The name of the service.
     pub service: String,
     /// The program.
     pub binary: PathBuf,
-    /// What it is.
+    /// The kind of program.
     pub kind: String,
     /// The adapter of the service file.
     pub configured: Adapter,
     /// One finding for each adapter.
     pub adapters: Vec<Finding>,
-    /// Whether the trials were in a network of their own; not said if nothing was tried.
+    /// Whether the trials were in their own network; `None` if nothing was tried.
     pub own_network: Option<bool>,
-    /// What to know besides; sentences without a full stop.
+    /// Other remarks; sentences without a full stop.
     pub remarks: Vec<String>,
-    /// The adapter to use.
+    /// The recommended adapter.
     pub advised: Option<Adapter>,
-    /// A sentence that says it, and what to put into the service file.
+    /// A sentence with the recommendation, and what to put into the service file.
     pub advice: String,
 }
 
-/// What is known of one adapter.
+/// The findings about one adapter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Which.
+    /// The adapter.
     pub adapter: Adapter,
     /// Whether it works.
     pub verdict: Verdict,
-    /// What shows that; a clause without a full stop.
+    /// The reason; a clause without a full stop.
     pub why: String,
-    /// What was seen, if it was tried.
+    /// The observations, if it was tried.
     #[serde(skip)]
     pub tried: Option<Tried>,
 }
@@ -76,22 +78,23 @@ pub struct Finding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// It does.
+    /// It works.
     Works,
-    /// It does not.
+    /// It does not work.
     DoesNot,
-    /// That is not known.
+    /// Unknown.
     NotTried,
 }
 
 impl Diagnosis {
-    /// Whether the adapter that the service file names works.
+    /// Whether the adapter of the service file works.
     pub fn is_good(&self) -> bool {
         self.adapters.iter().any(|it| it.adapter == self.configured && it.verdict == Verdict::Works)
     }
 }
 
-/// Examines the program of a service. Blocks for some seconds. Writes nothing that outlives it; the program may.
+/// Examines the program of a service. Blocks for some seconds. Removes all files that it writes; the program may
+/// leave some.
 pub fn examine(service: &Service, choice: &Choice) -> Diagnosis {
     let subject = Subject::of(service, &choice.binary, &choice.versions);
     let mut looks = match &subject {
@@ -108,14 +111,14 @@ pub fn examine(service: &Service, choice: &Choice) -> Diagnosis {
     advice::diagnosis(service, choice, looks, outcomes, own_network)
 }
 
-/// In the order in which they are to be preferred.
+/// In order of preference.
 const ADAPTERS: [Adapter; 3] = [Adapter::Handoff, Adapter::ListenFds, Adapter::Inject];
 
 fn finding(adapter: Adapter, verdict: Verdict, why: String) -> Finding {
     Finding { adapter, verdict, why, tried: None }
 }
 
-/// Why nothing is to be tried.
+/// Why no trial is possible.
 fn obstacle(service: &Service, choice: &Choice, looks: &Looks) -> Option<(Verdict, String)> {
     if !looks.faults.is_empty() {
         return Some((Verdict::DoesNot, looks.faults.join("; ")));
@@ -123,7 +126,7 @@ fn obstacle(service: &Service, choice: &Choice, looks: &Looks) -> Option<(Verdic
     let running = running(service, choice.daemon_says);
     if service.mode == Mode::Exclusive && !choice.run_anyway {
         let danger = "in exclusive mode a second program on the same data is a danger";
-        let remedy = "stop the service, or say --yes-run-it if the program does no harm beside it";
+        let remedy = "stop the service, or use --yes-run-it if the program does no harm next to it";
         match running {
             Running::No => {}
             Running::Yes(why) => return Some((Verdict::NotTried, format!("{why}, and {danger}; {remedy}"))),
@@ -134,17 +137,17 @@ fn obstacle(service: &Service, choice: &Choice, looks: &Looks) -> Option<(Verdic
             }
         }
     }
-    // A path is the same in every network, and a trial would take it from the service.
+    // A unix socket path is the same in every network, and a trial would take it from the service.
     let paths =
         service.listeners.iter().filter(|listener| matches!(listener.address, ListenAddress::Unix(_)));
     let taken = paths.filter_map(|listener| check_free(&listener.address).err()).next()?;
     Some((
         Verdict::NotTried,
-        format!("{taken}; a path cannot be had twice, so the service must be stopped for a trial"),
+        format!("{taken}; only one process can have a path, so the service must be stopped for a trial"),
     ))
 }
 
-/// In a network of its own a trial may have ports that the daemon may not.
+/// In its own network, a trial may use ports that the daemon may not use.
 fn unreachable_ports(service: &Service) -> Vec<String> {
     let errors = service.listeners.iter().filter_map(|listener| check_free(&listener.address).err());
     let privileged = errors.filter(|error| matches!(error, SlotError::Privileged { .. }));
@@ -157,7 +160,7 @@ enum Running {
     Unknown,
 }
 
-/// Its keeper holds the listeners of a service that runs, also when there is no daemon.
+/// The keeper of a running service holds its listeners, even without a daemon.
 fn running(service: &Service, daemon_says: Option<bool>) -> Running {
     let taken = service.listeners.iter().find_map(|listener| check_free(&listener.address).err());
     // An address that this machine does not have is not in use.
@@ -203,7 +206,7 @@ fn try_all(
     (findings, network)
 }
 
-/// Whether it is the copy that does not work, as what it needs lies beside the original.
+/// Tests whether only the copy fails, because it needs files next to the original.
 fn original_works(service: &Service, choice: &Choice, bench: &Bench<'_>) -> Option<String> {
     if !choice.binary.is_file() {
         return None;

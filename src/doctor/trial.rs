@@ -1,4 +1,4 @@
-//! Starts a process for each trial, and hears what came of it.
+//! Starts a process for each trial, and receives its result.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -22,27 +22,27 @@ use crate::sys::process::{Signal, kill, reap_blocking};
 use crate::sys::readable::is_readable_by;
 use crate::sys::spawn::{SpawnSpec, spawn};
 
-/// What a trial needs beyond the time of the program: to start, to stop it, to clean up.
+/// Time of a trial in addition to that of the program: to start, to stop it, to clean up.
 const BESIDES: Duration = Duration::from_secs(20);
-/// How much of a failed program's output is shown.
+/// Maximum number of bytes of a failed program's output to search for its last line.
 const LAST_WORDS_MAX: u64 = 2048;
 
-/// Where a trial takes place.
+/// The network of a trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Network {
-    /// In a namespace of its own, where the addresses are free.
+    /// Its own namespace, where the addresses are free.
     Own,
-    /// In that of this process.
+    /// The network of this process.
     Host,
 }
 
-/// What came of a trial.
+/// The result of a trial.
 pub(super) enum Outcome {
     NotTried(String),
     Tried(Tried, Network),
 }
 
-/// What the trials of a service share. With it goes what they left.
+/// The shared data of the trials of a service. Drop removes their files.
 pub(super) struct Bench<'a> {
     service: &'a Service,
     choice: &'a Choice,
@@ -53,7 +53,8 @@ pub(super) struct Bench<'a> {
 impl<'a> Bench<'a> {
     pub(super) fn new(service: &'a Service, choice: &'a Choice, looks: &Looks) -> Result<Self, String> {
         let directory = temporary_directory().join(format!("handoff-doctor-{}", std::process::id()));
-        // Another user may have made it. Others may pass: a program may drop its privileges before it says that it is ready.
+        // Fails if another user has created it. Others may pass: a program may drop its privileges before it reports
+        // that it is ready.
         DirBuilder::new()
             .mode(0o711)
             .create(&directory)
@@ -64,7 +65,7 @@ impl<'a> Bench<'a> {
         Ok(Self { service, choice, watches, directory })
     }
 
-    /// In a network of its own if that is permitted; else here, if the addresses are free.
+    /// In its own network if that is permitted, else in that of this process if the addresses are free.
     pub(super) fn attempt(&self, adapter: Adapter, binary: &Path) -> Outcome {
         let why_not = match self.is_for_own_network() {
             Ok(()) => match self.attempt_in(Network::Own, adapter, binary) {
@@ -84,7 +85,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// Only the addresses of the loopback device are there.
+    /// Its own network has only the addresses of the loopback device.
     fn is_for_own_network(&self) -> Result<(), String> {
         let elsewhere = self.service.listeners.iter().find(|listener| {
             let ip = listener.address.ip().map(|(local, _)| local.ip());
@@ -98,8 +99,8 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// A program may end because it cannot do what it is offered (`NOTIFY_SOCKET`): unless the service file wants that, it is tried
-    /// without it too.
+    /// A program may end because it cannot use the offered `NOTIFY_SOCKET`. Unless the service file has `notify`, it
+    /// is tried without the socket too.
     fn attempt_in(&self, network: Network, adapter: Adapter, binary: &Path) -> io::Result<Answer> {
         let answer = self.attempt_with(network, adapter, binary, true)?;
         match &answer {
@@ -122,7 +123,7 @@ impl<'a> Bench<'a> {
         offers_notify: bool,
     ) -> io::Result<Answer> {
         let written = self.directory.join("output");
-        // Each trial begins with an empty one.
+        // Each trial starts with an empty file.
         let output = File::options().write(true).create(true).truncate(true).mode(0o600).open(&written)?;
         let output = OwnedFd::from(output);
         let (channel, theirs) = Channel::pair()?;
@@ -172,7 +173,7 @@ impl<'a> Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// What is asked to see a request under way, and at which listener.
+    /// The request to have under way at the stop signal, and its listener.
     fn request(&self) -> Option<(String, Vec<u8>)> {
         let probed = match self.service.probe.as_ref().map(|probe| &probe.check) {
             Some(Check::Http(http)) => Some(http),
@@ -220,7 +221,7 @@ fn ends_within(pidfd: &OwnedFd, limit: Duration) -> bool {
     is_readable_by(pidfd, Instant::now() + limit).unwrap_or(false)
 }
 
-/// The last line that a program wrote.
+/// The last line of a program's output.
 fn last_words(path: &Path) -> Option<String> {
     use std::io::{Read, Seek, SeekFrom};
     let mut file = File::open(path).ok()?;

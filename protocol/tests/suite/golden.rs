@@ -1,5 +1,5 @@
-//! Each version of the wire, and the journal, pinned byte by byte: these files never change, or old and new processes no
-//! longer understand each other.
+//! All versions of the wire, and the journal, byte by byte. These files never change: otherwise old and new processes
+//! could not understand each other.
 
 use std::fmt::Write;
 
@@ -42,7 +42,7 @@ fn the_header_of_the_journal_is_pinned() {
     crate::common::assert_golden("v1/journal_header.hex", &hex(&first_header()));
 }
 
-/// As the first version of this project wrote it.
+/// The header as written by the first version of this project.
 fn first_header() -> Vec<u8> {
     let mut header = log_image::header().to_vec();
     header[log_image::FORMAT_AT..log_image::PROVEN_AT].copy_from_slice(&1_u32.to_le_bytes());
@@ -105,7 +105,7 @@ fn the_ledger_has_a_line_for_each_version() {
     }
 }
 
-/// A frame of the kind and the bytes of a version that does not have it.
+/// A frame with a kind, in the bytes of a version that does not have that kind.
 #[test]
 fn a_kind_is_unknown_in_a_version_before_it() {
     for message in samples::from_service().iter().filter(|message| message.since() > MINIMUM) {
@@ -118,7 +118,7 @@ fn a_kind_is_unknown_in_a_version_before_it() {
     }
 }
 
-/// What lies beside the message cannot travel on a stream, and what lies in it can.
+/// A state in a file cannot travel on a stream, but a state in the message can.
 #[test]
 fn a_state_in_a_file_does_not_travel_on_a_stream() {
     for message in samples::to_service().iter().filter(|message| message.name() == "State") {
@@ -153,12 +153,12 @@ fn pin<M: Message + PartialEq + std::fmt::Debug>(message: &M, name: &str) {
     }
 }
 
-/// The message as it is read back from its body alone.
+/// The message as read back from its body.
 fn clone<M: Message>(frame: &[u8], message: &M) -> M {
     M::decode_body(message.kind(), &frame[frame::HEADER_LEN..]).expect("a body")
 }
 
-/// 16 bytes a line.
+/// 16 bytes per line.
 fn hex(bytes: &[u8]) -> String {
     let mut text = String::new();
     for line in bytes.chunks(16) {

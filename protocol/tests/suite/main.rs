@@ -1,5 +1,5 @@
-//! The machines, the wire and the journal: by tables, by all states that can be reached, by bytes and by properties. All are in one
-//! program, which is linked once.
+//! Tests of the machines, the wire and the journal: by tables, by all reachable states, by bytes and by properties.
+//! They are one program, so that it is linked once.
 
 mod common;
 mod explore;

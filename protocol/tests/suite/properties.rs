@@ -1,4 +1,4 @@
-//! Whatever goes in: what was written is read back, what was damaged is refused, and nothing panics.
+//! For any input: what was written is read back, damaged data is refused, and nothing panics.
 
 use handoff_protocol::frame::{self, FrameError, Message};
 use handoff_protocol::ids::{Generation, HandoffId, ListenerName, ServiceName};
@@ -19,7 +19,7 @@ use crate::common::samples;
 const VERSION: u16 = 4;
 
 proptest! {
-    // A case that fails becomes a test of its own, not a file.
+    // A failing case becomes a test of its own, not a file.
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
@@ -40,7 +40,7 @@ proptest! {
         let _ = log_image::parse(&[&log_image::header()[..], &bytes].concat());
     }
 
-    /// Behind a correct checksum too.
+    /// Even with a correct checksum.
     #[test]
     fn an_arbitrary_body_is_no_panic(kind: u8, body in vec(any::<u8>(), 0..300)) {
         let _ = FromService::decode_body(kind, &body);
@@ -91,7 +91,7 @@ proptest! {
         }
     }
 
-    /// The wall clock may be wrong, and jump: times are for people.
+    /// The wall clock may be wrong, and may jump. Times are only for people.
     #[test]
     fn no_standing_depends_on_a_time(facts in vec((fact_of_one_thing(), any::<u64>(), any::<u64>()), 0..40)) {
         let fold_at = |time: fn((u64, u64)) -> u64| {
@@ -161,7 +161,7 @@ fn refuses_damage<M: Message + PartialEq + std::fmt::Debug>(message: &M) {
     }
 }
 
-/// A checksum that fits does not make a header good.
+/// A correct checksum does not make a header valid.
 #[test]
 fn every_field_of_the_header_is_checked() {
     let message = FromService::Sealed(Done {});
@@ -206,7 +206,7 @@ fn survives<M: Message + PartialEq + std::fmt::Debug>(
     Ok(())
 }
 
-/// A journal, its records, and where each of them begins; last, where the next would.
+/// A journal, its records, and the start of each record; at the end, the start of the next one.
 fn image(facts: Vec<Fact>) -> (Vec<u8>, Vec<Record>, Vec<usize>) {
     let mut bytes = log_image::header().to_vec();
     let mut starts = vec![bytes.len()];
@@ -263,7 +263,7 @@ fn to_service() -> impl Strategy<Value = ToService> {
     ]
 }
 
-/// Around the length from which on it lies beside the message.
+/// Lengths around the limit above which a state travels outside of the message.
 fn state() -> impl Strategy<Value = State> {
     let length = prop_oneof![0..100usize, INLINE_MAX - 2..INLINE_MAX + 3];
     (any::<(u32, u8)>(), length)
@@ -298,7 +298,7 @@ fn fact() -> impl Strategy<Value = Fact> {
     prop_oneof![9 => fact_of_one_thing(), 1 => snapshot]
 }
 
-/// Few different handoffs and generations, so that facts meet.
+/// Few different handoffs and generations, so that facts collide.
 fn fact_of_one_thing() -> impl Strategy<Value = Fact> {
     let handoff = (0u8..3).prop_map(|number| HandoffId::from_bytes([number; 16]));
     let generation = (0u64..4).prop_map(Generation);

@@ -1,4 +1,4 @@
-//! The recovery table: every combination of facts hits exactly one row, and what the rows promise holds.
+//! The recovery table: each combination of facts hits exactly one row, and the decisions of the rows are safe.
 
 use handoff_protocol::deadline::{Deadline, LEASES_OF_STARVED, Policy};
 use handoff_protocol::ids::{Generation, HandoffId};
@@ -64,7 +64,7 @@ fn who_serves_is_neither_killed_nor_replaced_by_a_start() {
     }
 }
 
-/// Whatever the journal says, a successor that serves is not given up, and one that is at work is waited for.
+/// Regardless of the journal: a successor that serves is not given up, and one that is at work is waited for.
 #[test]
 fn what_has_the_data_decides_before_what_was_intended() {
     for facts in all() {
@@ -80,7 +80,7 @@ fn what_has_the_data_decides_before_what_was_intended() {
     }
 }
 
-/// To wait is right only while somebody is there whose next word or end is bounded.
+/// Waiting is correct only while there is a process whose next message or end has a limit.
 #[test]
 fn nobody_waits_for_nobody() {
     use Found::{Asked, Leaving, Waiting, Working};
@@ -90,7 +90,8 @@ fn nobody_waits_for_nobody() {
     }
 }
 
-/// What is left of the deadline is the successor's, and what comes after it the incumbent's, which waits for the data lock.
+/// The rest of the deadline belongs to the successor. The time after it belongs to the incumbent, which waits for the
+/// data lock.
 #[test]
 fn a_deadline_that_passes_ends_the_successor_and_not_the_incumbent() {
     let at = Moment { now: 50, next_id: HandoffId::from_uuid(Uuid::from_u128(1)) };
@@ -108,7 +109,7 @@ fn a_deadline_that_passes_ends_the_successor_and_not_the_incumbent() {
     let (mut machine, actions) = Supervisor::recover(Mode::Exclusive, policy.clone(), at, left);
     assert!(actions.contains(&Action::Arm(Deadline::Recover, 3_000)), "{actions:?}");
     machine.step(at, Event::FromIncumbent(at.next_id, answer(Stage::Waiting)));
-    // One that has not answered yet may serve.
+    // A process that has not answered yet may serve.
     let mut asked = machine.clone();
     let actions = asked.step(at, Event::Deadline(Deadline::Recover));
     assert!(actions.contains(&Action::Arm(Deadline::Recover, 7)), "{actions:?}");
@@ -134,13 +135,13 @@ fn a_deadline_that_passes_ends_the_successor_and_not_the_incumbent() {
         assert_eq!(machine.phase(), Phase::Serving);
         assert!(actions.contains(&Action::Report(Outcome::RolledBack(Reason::NotReady))), "{actions:?}");
     }
-    // Nobody has told what is left, as in a journal of an earlier version.
+    // The remaining time is unknown, as in a journal of an earlier version.
     let (_, actions) =
         Supervisor::recover(Mode::Exclusive, policy.clone(), at, Legacy { left_ms: None, ..left });
     assert!(actions.contains(&Action::Arm(Deadline::Recover, policy.deadline_ms)), "{actions:?}");
 }
 
-/// Only who owes a sign of life can be silent: not one that is gone, or that owes its end.
+/// Only a process that owes a sign of life can be silent: not one that is gone, or that owes its end.
 #[test]
 fn a_deadline_knows_whose_silence_it_is_about() {
     let at = Moment { now: 0, next_id: HandoffId::from_uuid(Uuid::from_u128(1)) };
@@ -161,14 +162,15 @@ fn a_deadline_knows_whose_silence_it_is_about() {
     assert_eq!(both.silent_at(Deadline::AnswerIncumbent), Some(Role::Incumbent));
     assert_eq!(both.silent_at(Deadline::AnswerSuccessor), Some(Role::Successor));
     assert_eq!(both.silent_at(Deadline::Recover), None);
-    assert_eq!(both.silent_at(Deadline::Silence), None, "nobody works for this supervisor yet");
+    assert_eq!(both.silent_at(Deadline::Silence), None, "no process works for this supervisor yet");
     let killed = machine(Found::Asked, Found::Unreachable);
     assert_eq!(killed.facts().map(|facts| facts.successor), Some(Found::Leaving));
     assert_eq!(killed.silent_at(Deadline::AnswerSuccessor), None);
     assert_eq!(killed.silent_at(Deadline::AnswerIncumbent), Some(Role::Incumbent));
 }
 
-/// A process that leaves as it was told may run something that takes its time to end: that is asked for, and waited for.
+/// A process that leaves in order may run a program that takes long to end. It gets the stop signal, and time after
+/// it.
 #[test]
 fn who_leaves_in_order_gets_its_stop_signal_and_the_time_after_it() {
     let at = Moment { now: 50, next_id: HandoffId::from_uuid(Uuid::from_u128(1)) };
@@ -205,7 +207,7 @@ fn who_leaves_in_order_gets_its_stop_signal_and_the_time_after_it() {
     };
     let leaves = Some(Stage::Leaving);
     let rows = [
-        // Until it is known what to do: each party. And when the successor is only waited for, or the incumbent.
+        // For each process, before the decision. Also when only the successor, or only the incumbent, is waited for.
         (
             Written::Uncommitted,
             leaves,
@@ -260,7 +262,7 @@ fn answer(stage: Stage) -> FromService {
     FromService::Adopted(Adopted { version: 1, pid: 1, service, generation, stage, listeners })
 }
 
-/// It is taken for frozen at last: what is starved for so long does no work either.
+/// In the end it counts as frozen: a process that is starved for this long does no work either.
 #[test]
 fn a_starved_process_is_given_some_leases_and_each_answer_gives_it_as_many_again() {
     let at = Moment { now: 0, next_id: HandoffId::from_uuid(Uuid::from_u128(1)) };

@@ -1,5 +1,5 @@
-//! The whole table of each machine, state by state and event by event, as text under `tests/golden/`. A change of
-//! behaviour shows there as a change of a line.
+//! The complete table of each machine, by state and event, as text under `tests/golden/`. A change of behaviour shows
+//! there as a changed line.
 
 use std::fmt::Debug;
 
@@ -44,8 +44,8 @@ fn the_supervisor_behaves_as_written() {
     }
 }
 
-/// How a supervisor begins with each thing that an earlier one can have left, and what each event does until it is known
-/// what to do about it.
+/// The start of a supervisor with each possible leftover of an earlier one, and the effect of each event until it has
+/// decided what to do.
 #[test]
 fn another_supervisor_begins_as_written() {
     for (mode, name) in [(Mode::Exclusive, "recovery_exclusive.txt"), (Mode::Overlap, "recovery_overlap.txt")]
@@ -76,7 +76,7 @@ fn another_supervisor_begins_as_written() {
     }
 }
 
-/// An outgoing process changes nothing for the others, and neither does the wish that the service runs until they are known.
+/// An outgoing process does not affect the others. Neither does the wish that the service runs, until they are known.
 fn all_left() -> Vec<Legacy> {
     let found = [Found::Gone, Found::Asked, Found::Unreachable];
     let nobody = Legacy {
@@ -103,7 +103,8 @@ fn all_left() -> Vec<Legacy> {
     all
 }
 
-/// What follows when it is known is in the other tables. Of what nobody says to another supervisor one example is enough.
+/// The events after the decision are in the other tables. For messages that no process sends to another supervisor,
+/// one example is enough.
 fn recovery_events(machine: &Supervisor) -> Vec<(&'static str, Event)> {
     const LIKE_OTHERS: [&str; 8] = [
         "stop",
@@ -155,8 +156,8 @@ fn to_service(own: HandoffId) -> Vec<(&'static str, HandoffId, ToService)> {
     ]
 }
 
-/// A channel that is there can only be closed; one that is closed can only be replaced, and carries nothing until then. A
-/// process that is gone does nothing more.
+/// An open channel can only be closed. A closed one can only be replaced, and carries nothing until then. A process
+/// that is gone does nothing.
 fn process_events(machine: &Process) -> Vec<(&'static str, process::Event)> {
     use process::Event;
     if machine.state() == process::State::Gone {
@@ -190,12 +191,12 @@ fn process_events(machine: &Process) -> Vec<(&'static str, process::Event)> {
     events
 }
 
-/// Actions without the ids: which handoff is meant follows from the table.
+/// Actions without ids. The table shows which handoff is meant.
 fn all_named(actions: &[impl Debug]) -> String {
     actions.iter().map(named).collect::<Vec<_>>().join(" ")
 }
 
-/// An action without the ids: which handoff is meant follows from the table.
+/// An action without ids. The table shows which handoff is meant.
 fn named(action: &impl Debug) -> String {
     let text = format!("{action:?}");
     [(id(1), "id"), (id(2), "id")]

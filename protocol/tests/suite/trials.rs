@@ -1,5 +1,5 @@
-//! What a new process has to go through where the service file asks for it: a probe, a canary, a probation. Tables as those
-//! of `transitions`.
+//! The trials of a new process, if the service file configures them: a probe, a canary, a probation. The tables are
+//! like those of `transitions`.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ use crate::common::brief::{did, seen};
 use crate::common::events::{supervisor_events, upgrade};
 use crate::common::table::{id, other, table};
 
-/// The table of a supervisor, with the states that `seen` tells apart.
+/// The table of a supervisor, by the states that `seen` distinguishes.
 fn written(mode: Mode, policy: &Policy, seen: impl Fn(&Supervisor) -> String) -> String {
     table(
         Supervisor::new(mode, policy.clone()),
@@ -24,7 +24,7 @@ fn written(mode: Mode, policy: &Policy, seen: impl Fn(&Supervisor) -> String) ->
     )
 }
 
-/// With a probe: what is different, which is the state in which it is awaited.
+/// With a probe: the difference, which is the state that waits for it.
 #[test]
 fn a_probe_is_awaited_as_written() {
     let policy = Policy { probes: true, ..Policy::default() };
@@ -39,7 +39,7 @@ fn a_probe_is_awaited_as_written() {
     crate::common::assert_golden("supervisor_probing.txt", &text);
 }
 
-/// With a canary and a probation: the states that there are besides.
+/// With a canary and a probation: the additional states.
 #[test]
 fn a_canary_and_a_probation_are_gone_through_as_written() {
     let canary = [50, 500].map(|permille| CanaryStep { permille, time_ms: 1_000 }).to_vec();
@@ -61,7 +61,7 @@ fn a_canary_and_a_probation_are_gone_through_as_written() {
     crate::common::assert_golden("supervisor_on_trial.txt", &text);
 }
 
-/// With a watch over who serves: what a verdict leads to, in each state in which there can be one.
+/// With liveness checks: the effect of a verdict in each state in which there can be one.
 #[test]
 fn whoever_serves_and_is_condemned_is_killed_as_written() {
     let policy = Policy { liveness: true, ..Policy::default() };
@@ -79,7 +79,8 @@ fn whoever_serves_and_is_condemned_is_killed_as_written() {
     crate::common::assert_golden("supervisor_watched.txt", &text);
 }
 
-/// Until the probe, the canary and the probation are over, in the middle of an upgrade in overlap mode.
+/// A supervisor in the middle of an upgrade in overlap mode, with the probe passed, before the end of the canary and
+/// the probation.
 fn on_trial(probes: bool, steps: usize) -> Supervisor {
     let canary = [50, 500].map(|permille| CanaryStep { permille, time_ms: 1_000 })[..steps].to_vec();
     let policy = Policy { probes, canary, probation_ms: 30_000, ..Policy::default() };
@@ -160,7 +161,7 @@ fn the_limit_of_a_probe_is_cut_to_what_is_left_of_the_upgrade() {
     }
 }
 
-/// A supervisor whose incumbent is told to seal at 0, with a deadline of the upgrade after 60 s.
+/// A supervisor whose incumbent gets `Seal` at 0. The deadline of the upgrade comes from the policy.
 fn sealing(policy: Policy) -> (Supervisor, HandoffId, Vec<Action>) {
     let mut machine = Supervisor::new(Mode::Exclusive, policy);
     let mut fresh = 0;
@@ -193,7 +194,7 @@ fn armed(actions: &[Action], deadline: Deadline) -> Option<u64> {
     })
 }
 
-/// What was ended for the new process is not started again because somebody is impatient.
+/// A program that was ended for the new process is not started again because of a cancel.
 #[test]
 fn a_seal_that_ends_the_program_is_not_called_off() {
     let policy = |seal_ends| Policy {
@@ -211,7 +212,7 @@ fn a_seal_that_ends_the_program_is_not_called_off() {
     let begins = machine.step(at(25_000), Event::FromIncumbent(id, FromService::Sealed(Done {})));
     assert_eq!((machine.phase(), armed(&begins, Deadline::Begin)), (Phase::Beginning, Some(30_000)));
 
-    // One that only stops accepting loses nothing by a way back.
+    // A seal that only stops accepting loses nothing by a way back.
     let (mut machine, id, actions) = sealing(policy(false));
     assert_eq!(armed(&actions, Deadline::Seal), Some(15_000));
     let cancelled = machine.step(at(1), Event::Request(Request::Cancel));

@@ -9,14 +9,21 @@ use super::pages::{BANNED, has_phrase, without_code};
 use super::root;
 
 /// The folders whose comments and texts are held to the words of the pages. Add a folder once it is rewritten.
-const FOLDERS: [&str; 18] = [
+const FOLDERS: [&str; 25] = [
     "bench",
     "clients",
+    "crash-points",
     "crash-tests",
     "demo",
     "examples",
     "protocol/src",
+    "protocol/tests",
     "service",
+    "src/cli",
+    "src/config",
+    "src/control",
+    "src/crash_test",
+    "src/doctor",
     "src/history",
     "src/hooks",
     "src/journal",

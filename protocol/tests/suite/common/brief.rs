@@ -1,11 +1,14 @@
-//! States and actions of a supervisor in few words, so that each row of a table is a line that one reads.
+//! States and actions of a supervisor in a short form, so that each row of a table is a readable line.
 //!
 //! | form | means |
 //! |---|---|
 //! | `Draining Touched/Parked/-` | phase, and what is known of incumbent, successor and outgoing |
 //! | `I:`, `S:`, `O:` | a message to incumbent, successor, outgoing |
-//! | `kill:S`, `term:O`, `steer:I`, `restore:O` | SIGKILL, SIGTERM, new connections, for the same; the process that is replaced retires |
-//! | `+Greet:30s`, `-Greet` | a deadline is armed, disarmed; `+ExitO` is one of an outgoing process, `-Retire*` are all of them, `-Recover*` all of a recovery |
+//! | `kill:S`, `term:O`, `steer:I` | SIGKILL, SIGTERM, new connections, for the same |
+//! | `restore:O` | the outgoing process is restored, and the one that is replaced retires |
+//! | `+Greet:30s`, `-Greet` | a deadline is armed, disarmed |
+//! | `+ExitO`, `-Retire*` | one deadline of an outgoing process, all of them |
+//! | `-Recover*` | all deadlines of a recovery |
 
 use std::fmt::Debug;
 
@@ -50,7 +53,7 @@ fn flags(value: &impl Debug) -> String {
     }
 }
 
-/// What a supervisor does.
+/// The actions of a supervisor.
 pub fn did(actions: &[Action]) -> String {
     let parts: Vec<String> = actions.iter().map(brief).collect();
     let text = parts.join(" ");
@@ -119,7 +122,7 @@ fn ended(outcome: &Outcome) -> String {
     }
 }
 
-/// Without the words, which follow from the event.
+/// Without the text, which follows from the event.
 fn why(reason: &Reason) -> String {
     match reason {
         Reason::Broke { role, .. } => format!("Broke({role:?})"),

@@ -1,4 +1,4 @@
-//! What can happen to a supervisor, one of each.
+//! The events of a supervisor, one of each.
 
 use handoff_protocol::deadline::Deadline;
 use handoff_protocol::ids::{Generation, HandoffId};
@@ -12,8 +12,8 @@ use handoff_protocol::version::VersionRange;
 
 use super::table::other;
 
-/// Only a process that exists does anything. A process that leaves while another handoff is under way changes little:
-/// that is shown where nothing else is under way.
+/// Only an existing process causes events. A process that leaves during another handoff changes little: this is shown
+/// where nothing else is under way.
 pub fn supervisor_events(machine: &Supervisor) -> Vec<(&'static str, Event)> {
     let busy = !matches!(machine.phase(), Phase::Serving | Phase::Backoff | Phase::Stopped | Phase::Stopping);
     if busy && machine.outgoing().is_some() {

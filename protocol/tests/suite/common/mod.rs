@@ -1,4 +1,4 @@
-//! Golden files: what a test made is compared with what was committed.
+//! Golden files: compares the output of a test with the committed one.
 
 pub mod brief;
 pub mod events;

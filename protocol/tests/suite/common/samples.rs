@@ -1,4 +1,4 @@
-//! One of each message and of each fact.
+//! One sample of each message and of each fact.
 
 use handoff_protocol::ids::{Generation, HandoffId};
 use handoff_protocol::message::{
@@ -78,13 +78,13 @@ pub fn facts() -> Vec<(&'static str, Fact)> {
     ]
 }
 
-/// Those that are only in journals of format 2.
+/// The facts that only journals of format 2 have.
 pub fn newer_facts() -> Vec<(&'static str, Fact)> {
     let ends = MonotonicTime { boot_id: [0xb0; 16], ms: 3_600_000 };
     vec![("deadline", Fact::Deadline { handoff: id(), ends }), ("order", Fact::Order { reverted: true })]
 }
 
-/// Everything that a standing can have in a snapshot.
+/// A standing with all parts that a snapshot can have.
 fn standing() -> Standing {
     let binary = |n: u8| Binary { path: format!("/srv/s3-{n}"), sha256: [n; 32] };
     let process = |pid| Process { pid, start_ticks: 123_456, boot_id: [0xb0; 16] };

@@ -1,11 +1,12 @@
-//! The table of a machine as text: every state that it can reach, and what each event does there.
+//! The table of a machine as text: all reachable states, and the effect of each event there.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt::Debug;
 
 use handoff_protocol::ids::HandoffId;
 
-/// Every state that `key` tells apart, in the order in which it is first reached, and what each event does there.
+/// All states that `key` distinguishes, in the order in which they are first reached, and the effect of each event
+/// there.
 pub fn table<M: Clone, E: Clone + Debug, A>(
     start: M,
     key: impl Fn(&M) -> String,
@@ -16,7 +17,7 @@ pub fn table<M: Clone, E: Clone + Debug, A>(
     table_from(vec![start], key, events, step, did)
 }
 
-/// Likewise, from several states.
+/// The same, from several states.
 pub fn table_from<M: Clone, E: Clone + Debug, A>(
     starts: Vec<M>,
     key: impl Fn(&M) -> String,
@@ -71,16 +72,16 @@ fn short(event: &str) -> String {
         .unwrap_or_else(|| event.to_owned())
 }
 
-/// A line that can be reviewed side by side with another one.
+/// Maximum width at which two lines can be compared side by side.
 const WIDTH: usize = 160;
 
-/// A row is one line.
+/// One row, as one line.
 pub fn row(text: &str) -> String {
     assert!(text.chars().count() <= WIDTH, "longer than {WIDTH} characters: {text}");
     format!("{text}\n")
 }
 
-/// The events that do nothing, in as many lines as it takes.
+/// The events without effect, in as many lines as needed.
 fn nothing_for(events: &[String]) -> String {
     let mut lines = String::new();
     let mut line = String::new();

@@ -1,4 +1,4 @@
-//! What each step does to the world.
+//! The effect of each step on the world.
 
 use handoff_protocol::deadline::Deadline;
 use handoff_protocol::message::{FromService, Progress};
@@ -11,7 +11,7 @@ use super::process::{Life, Part};
 use super::steps::{Ask, Context, Step};
 use super::world::World;
 
-/// What the world is after a step.
+/// Applies a step to the world.
 pub fn apply(world: &mut World, cx: &mut Context) {
     match cx.step {
         Step::Ask(ask) => {
@@ -93,7 +93,7 @@ pub fn apply(world: &mut World, cx: &mut Context) {
     }
 }
 
-/// If it is for ever, what it knew does not matter any more.
+/// If it is frozen forever, its knowledge no longer matters.
 fn freezes(world: &mut World, at: usize) {
     let for_ever = world.budget.thaws == 0;
     let process = world.process_mut(at);
@@ -125,7 +125,7 @@ fn hung_up(world: &mut World, at: usize, cx: &mut Context) {
     }
 }
 
-/// The supervisor hears something from a process that is not a message, or not one that fits.
+/// The supervisor receives data from a process that is not a message, or not a suitable one.
 fn babbles(world: &mut World, at: usize, cx: &mut Context) {
     world.babbled = true;
     world.process_mut(at).babbled = true;
@@ -138,13 +138,13 @@ fn babbles(world: &mut World, at: usize, cx: &mut Context) {
     world.tell(Event::Garbage(role, String::new()), cx);
 }
 
-/// The outgoing process can be told nothing any more.
+/// The outgoing process can no longer be reached.
 fn unheard(world: &mut World, cx: &mut Context) {
     world.standby = None;
     world.tell(Event::OutgoingUnheard, cx);
 }
 
-/// The process that is watched is found not to be well.
+/// A check finds that the watched process is not well.
 fn condemns(world: &mut World, cx: &mut Context) {
     let Some((id, _)) = world.machine.watched() else { return };
     world.condemned = world.watched().map(|process| process.born_in);
@@ -153,7 +153,7 @@ fn condemns(world: &mut World, cx: &mut Context) {
     }
 }
 
-/// The supervisor learns of a death. What is left of the channel is closed with it.
+/// The supervisor learns of a death. The rest of the channel is closed with it.
 fn waited_for(world: &mut World, at: usize, cx: &mut Context) {
     let place = place(world, at);
     if world.process(at).born_in == world.journal.current() && !world.disk_failed {

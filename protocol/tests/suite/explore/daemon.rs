@@ -1,4 +1,4 @@
-//! What the supervisor's actions do to the world.
+//! The effect of the supervisor's actions on the world.
 
 use handoff_protocol::deadline::Deadline;
 use handoff_protocol::ids::HandoffId;
@@ -14,7 +14,7 @@ use super::steps::Context;
 use super::world::{Chair, World};
 
 impl World {
-    /// The supervisor takes one event and does what follows, unless it ends in the middle of it.
+    /// The supervisor takes one event and performs the actions, unless it ends in the middle.
     pub fn tell(&mut self, event: Event, cx: &mut Context) {
         if cx.model.has(Defect::KillSuccessorWithIncumbent) && matches!(event, Event::IncumbentGone(_)) {
             cx.check(invariants::may_kill_successor(self, cx));
@@ -25,7 +25,7 @@ impl World {
         self.carry_out(next_id, actions, cx);
     }
 
-    /// Does what the supervisor has decided.
+    /// Performs the decisions of the supervisor.
     pub fn carry_out(&mut self, next_id: HandoffId, actions: Vec<Action>, cx: &mut Context) {
         let retires = self.machine.outgoing().is_some_and(|outgoing| outgoing.handoff == next_id);
         if self.machine.handoff() == next_id || retires {
@@ -59,7 +59,7 @@ impl World {
         self.end_attempt(cx);
     }
 
-    /// Whether the supervisor goes at this point, which is between two things that it does.
+    /// Whether the supervisor ends or freezes at this point, between two of its actions.
     fn goes_now(&mut self, cx: &mut Context) -> bool {
         if let Some((after, chair)) = cx.ends_after
             && after == cx.done
@@ -71,7 +71,7 @@ impl World {
         false
     }
 
-    /// Within one action. To freeze there is the same as to freeze after it.
+    /// The same within one action. A freeze there has the same effect as a freeze after it.
     fn dies_now(&mut self, cx: &mut Context) -> bool {
         let freezes = cx.ends_after == Some((cx.done, Chair::Frozen));
         if freezes {
@@ -80,7 +80,7 @@ impl World {
         !freezes && self.goes_now(cx)
     }
 
-    /// The journal must not keep an attempt that is over.
+    /// The journal must not keep an attempt that has ended.
     fn end_attempt(&mut self, cx: &mut Context) {
         let over = matches!(self.machine.phase(), Phase::Serving | Phase::Stopped | Phase::Backoff);
         if over && self.journal.standing.attempt.is_some() && !self.disk_failed {
@@ -89,7 +89,7 @@ impl World {
     }
 
     pub fn ask(&mut self, request: Request, cx: &mut Context) {
-        // Who cancels waits for the report too.
+        // A cancel waits for the report too.
         self.waiting += 1;
         cx.asking = true;
         self.tell(Event::Request(request), cx);
@@ -172,9 +172,9 @@ impl World {
                     self.tell(Event::Probed(id, Ok(())), cx);
                 }
             }
-            // That it is quiet is a step of its own.
+            // That it becomes quiet is a separate step.
             Action::AwaitQuiet(_) => {}
-            // What is watched shows in the steps that can happen.
+            // The possible steps show which process is watched.
             Action::SteerShare(_) => {
                 cx.check(invariants::may_steer(self, cx.model));
                 self.share = self.roles.successor.map(|at| self.process(at).slot);
@@ -273,11 +273,11 @@ impl World {
         let taken = |slot| self.existing().any(|(_, process)| process.slot == slot);
         let slot = match (cx.model.mode, self.roles.incumbent) {
             (Mode::Exclusive, _) => 0,
-            // A slot of its own, beside that of the process that serves.
+            // Its own slot, next to that of the serving process.
             (Mode::Overlap, Some(_)) => {
                 (0..).find(|slot| *slot != self.steering && !taken(*slot)).unwrap_or(0)
             }
-            // The slot where connections wait.
+            // The slot in which connections wait.
             (Mode::Overlap, None) => self.steering,
         };
         self.listening = true;
@@ -293,7 +293,7 @@ impl World {
         self.record(|journal| journal.spawned(id), cx);
     }
 
-    /// Adds to the journal, unless the supervisor dies before that. Whether it does.
+    /// Adds to the journal, unless the supervisor dies before that. Returns whether it dies.
     fn record(&mut self, fact: impl FnOnce(&mut Journal), cx: &mut Context) -> bool {
         if self.disk_failed {
             return false;

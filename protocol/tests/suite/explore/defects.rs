@@ -1,68 +1,68 @@
-//! Mistakes that are known from other designs, each put into the model: the walk must find every one of them.
+//! Defects that are known from other designs, each put into the model. The walk must find all of them.
 
-/// One mistake.
+/// One defect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Defect {
     /// The lock is released while the seal code still runs.
     ReleaseBeforeSealed,
-    /// `Sealed` is said, and then the lock is released.
+    /// `Sealed` is sent, and then the lock is released.
     ReleaseAfterSealed,
-    /// The death of the incumbent takes the successor with it.
+    /// The death of the incumbent also kills the successor.
     KillSuccessorWithIncumbent,
-    /// Who waits for the lock gives up after a while.
+    /// A process that waits for the lock gives up after a while.
     GiveUpLock,
     /// The commit counts before it is on the disk.
     CommitBeforeDurable,
-    /// A disk that does not answer is waited for without end.
+    /// The supervisor waits without limit for a disk that does not answer.
     WaitForDisk,
     /// `Begin` follows `Seal` at once.
     BeginEarly,
-    /// The probe is not waited for.
+    /// The supervisor does not wait for the probe.
     ForgetProbe,
-    /// The answer to a probe of an earlier handoff counts for the present one.
+    /// The answer to a probe of an earlier handoff counts for the current one.
     TrustLateProbe,
-    /// A supervisor asks nothing more of a new process that an earlier one has left, and that serves.
+    /// A supervisor requires nothing more of a new process that an earlier one has left, if it serves.
     TrustLeft,
-    /// What the incumbent hands over is kept back.
+    /// The state that the incumbent hands over is not passed on.
     KeepStates,
     /// The incumbent opens its data again without the lock.
     ResumeWithoutLock,
-    /// The incumbent does not care that its channel is closed.
+    /// The incumbent ignores that its channel is closed.
     IgnoreClosed,
     /// The incumbent has no lease.
     IgnoreLease,
-    /// A successor that was told to begin leaves when the supervisor dies.
+    /// A successor that has received `Begin` leaves when the supervisor dies.
     LeaveAfterBegin,
-    /// A successor that was killed counts as gone at once.
+    /// A killed successor counts as gone at once.
     NoReap,
-    /// Who was asked to resume is taken to have resumed.
+    /// A process that was asked to resume counts as having resumed.
     TrustResume,
-    /// Who waits for the lock takes it from a process that is frozen.
+    /// A process that waits for the lock takes it from a frozen process.
     BreakLock,
-    /// What is left by another supervisor is taken to serve, without asking.
+    /// A process that another supervisor has left counts as serving, without being asked.
     AdoptUnasked,
-    /// A successor that is left by another supervisor is killed instead of asked.
+    /// A successor that another supervisor has left is killed instead of asked.
     KillUnasked,
-    /// A process that is adopted keeps to the handoff that it knows.
+    /// An adopted process keeps its old handoff.
     KeepOldHandoff,
-    /// A process that is adopted does not act upon the end of the channel that it had.
+    /// An adopted process ignores the end of its old channel.
     AdoptBeforeClosed,
-    /// Who made itself the incumbent is told that it is committed, and takes it for the order to leave.
+    /// A process that made itself the incumbent gets `Commit`, and takes it for the order to leave.
     CommitSelfMade,
-    /// That the old version serves although the new one was committed is not written down.
+    /// The journal does not record that the old version serves although the new one was committed.
     ForgetRevert,
-    /// Who was killed for being left by another supervisor counts as gone at once.
+    /// A process that was killed because another supervisor had left it counts as gone at once.
     StartBeforeGone,
-    /// The journal does not know who was replaced before the last generation.
+    /// The journal does not record which process was replaced before the last generation.
     ForgetLeaving,
-    /// A supervisor that was frozen looks at its clock before it looks at its messages.
+    /// A supervisor that was frozen looks at its clock before its messages.
     ClockFirst,
-    /// Who is to stand by is told to leave.
+    /// The process that must stand by is sent away.
     DropStandby,
-    /// Connections are steered, and a share of them stays where it went before.
+    /// Connections are steered, but a share of them stays at its old slot.
     KeepShare,
-    /// That a process is not well is not acted upon.
+    /// The supervisor ignores that a process is not well.
     ForgetVerdict,
-    /// A process that serves is stopped, and nobody looks.
+    /// A serving process is stopped, and no check notices it.
     ForgetFrozen,
 }

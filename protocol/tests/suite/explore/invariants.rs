@@ -1,4 +1,4 @@
-//! What must hold. Each function is one promise, checked at the moment at which it could be broken.
+//! The invariants. Each function is one promise, checked when it could be broken.
 
 use handoff_protocol::deadline::Deadline;
 use handoff_protocol::ids::HandoffId;
@@ -17,26 +17,26 @@ fn hold(holds: bool, invariant: &'static str) -> Checked {
     if holds { Ok(()) } else { Err(invariant) }
 }
 
-/// In every state.
+/// In all states.
 pub fn always(world: &World, model: &Model) -> Checked {
     for (at, process) in world.existing() {
         let locked = model.mode == Mode::Overlap || world.lock == Some(at);
         hold(!process.data_open || locked, "who has the data open holds the lock: never two writers")?;
         hold(
             !process.accepts || process.life == Life::Dead || process.data_open,
-            "who accepts has the data open",
+            "a process that accepts has the data open",
         )?;
     }
-    // Until it is known who serves, nobody can know where connections are to go.
+    // Until it is known which process serves, the destination of connections is undecided.
     let informed = world.chair == Chair::Runs && world.machine.phase() != Phase::Recovering;
     if informed && model.mode == Mode::Overlap {
-        // A process that died and was not waited for still counts: nobody knows better yet.
+        // A dead process that was not reaped still counts: the supervisor cannot know better yet.
         let serves = world.roles.incumbent.is_some_and(|at| world.process(at).serves());
         let there = world.existing().any(|(_, process)| process.slot == world.steering);
         hold(!serves || there, "steering never points at a slot whose process is gone while another serves")?;
         let retires = world.roles.outgoing.is_some_and(|at| world.process(at).slot == world.steering);
-        hold(!serves || !retires, "new connections do not go to who leaves while another serves")?;
-        // One that died, or was killed, and was not waited for still counts.
+        hold(!serves || !retires, "new connections do not go to a leaving process while another serves")?;
+        // A process that died or was killed, and was not reaped, still counts.
         let shares = |process: &Process| process.accepts || !process.runs();
         let shared = |slot| world.existing().any(|(_, process)| process.slot == slot && shares(process));
         hold(
@@ -47,7 +47,7 @@ pub fn always(world: &World, model: &Model) -> Checked {
     Ok(())
 }
 
-/// When nothing can happen any more but more bad luck.
+/// When nothing more can happen without another failure.
 pub fn at_rest(world: &World, model: &Model) -> Checked {
     match world.chair {
         Chair::Runs => at_rest_under_supervisor(world, model),
@@ -56,7 +56,7 @@ pub fn at_rest(world: &World, model: &Model) -> Checked {
     }
 }
 
-/// When nothing but the end of leases can happen any more: a closed channel alone must be enough.
+/// When only the ends of leases can still happen: a closed channel alone must be enough.
 pub fn before_leases(world: &World, model: &Model) -> Checked {
     match world.chair {
         Chair::Dead => {
@@ -80,29 +80,29 @@ fn at_rest_under_supervisor(world: &World, model: &Model) -> Checked {
     hold(world.count() == 1, "exactly one process is left")?;
     let at = world.roles.incumbent.ok_or("the process that is left is the incumbent")?;
     let process = world.process(at);
-    // Whoever is idle is not asked for signs of life: nobody finds out unless somebody is to look.
+    // An idle process is not asked for signs of life: without liveness checks, no one notices its freeze.
     if process.life == Life::Frozen && !model.liveness {
         return Ok(());
     }
     hold(process.serves(), "exactly one process serves")?;
     hold(
         model.mode == Mode::Exclusive || world.steering == process.slot && world.share.is_none(),
-        "new connections go to who serves",
+        "new connections go to the process that serves",
     )?;
     hold(
         model.returns() || world.condemned != Some(process.born_in),
         "who is found not to be well does not serve on",
     )?;
-    // With a broken disk the only one that serves goes on serving.
+    // With a broken disk, the only serving process continues to serve.
     hold(
         world.disk_failed || world.journal.current() == process.born_in,
         "who serves is the current generation",
     )
 }
 
-/// One death, or one everlasting freeze, of the supervisor alone. More than that, or a process that cannot resume
-/// besides, leaves nobody who could start another one: then only safety is promised. The same holds if nobody served
-/// and nobody was told to begin when the supervisor went (a cold start): its successor recovers that.
+/// One death, or one endless freeze, of the supervisor alone. If more fails, or a process cannot resume, there may be
+/// no process that could start another one: then only safety is promised. The same holds if no process served and
+/// none had received `Begin` when the supervisor went (a cold start): the next supervisor recovers that.
 fn orphans_serve(world: &World, model: &Model, promise: &'static str) -> Checked {
     let alone = model.budget.deaths - world.budget.deaths == 1;
     if !alone || !world.orphans || world.lost_another {
@@ -111,7 +111,7 @@ fn orphans_serve(world: &World, model: &Model, promise: &'static str) -> Checked
     let serving = world.existing().filter(|(_, process)| process.serves()).count();
     match model.mode {
         Mode::Exclusive => hold(serving == 1, promise),
-        // Stateless processes may serve side by side until a supervisor is back; connections must reach one of them.
+        // Stateless processes may serve side by side until a supervisor is back. Connections must reach one of them.
         Mode::Overlap => {
             let reached =
                 |slot| world.existing().any(|(_, process)| process.serves() && process.slot == slot);
@@ -120,8 +120,8 @@ fn orphans_serve(world: &World, model: &Model, promise: &'static str) -> Checked
     }
 }
 
-/// With a disk that fails a service that is down is started all the same. The next supervisor cannot know of that process:
-/// from then on there are no two writers, and no more is promised.
+/// With a failing disk, a service that is down is started all the same. The next supervisor cannot know of that
+/// process. From then on, only the absence of two writers is promised.
 pub fn may_lose_track(world: &World) -> Checked {
     hold(world.unknown || !world.lost_track, "another supervisor knows every process")
 }
@@ -147,12 +147,12 @@ pub fn may_write(world: &World, mode: Mode, to: Option<usize>, id: HandoffId, le
     }
 }
 
-/// A limit passed although the process lives: the supervisor cannot know better from now on.
+/// A limit passed although the process lives: from now on, the supervisor cannot know better.
 pub fn note_silent(world: &mut World, deadline: Deadline, cx: &Context) {
     let suspects = match deadline {
         Deadline::AnswerIncumbent => [world.roles.incumbent, None],
         Deadline::AnswerSuccessor => [world.roles.successor, None],
-        // The incumbent has its time after that of the successor.
+        // The time of the incumbent follows that of the successor.
         Deadline::Recover => [world.roles.successor, world.roles.incumbent.filter(|_| world.late)],
         _ => return,
     };
@@ -191,8 +191,8 @@ pub fn may_hand_over(world: &World, at: usize, id: HandoffId) -> Checked {
     hold(world.process(at).said_sealed != Some(id), "nothing is handed over after Sealed")
 }
 
-/// The end of a service that is being stopped is no commit. Where nobody else serves, a broken disk must not end the
-/// one that does: that one is told, nobody is sent away for it.
+/// The end of a service that is stopped is not a commit. If no other process serves, a broken disk must not end the
+/// one that does: it gets `Commit`, and no process is sent away for it.
 fn may_commit(world: &World, to: Option<usize>, id: HandoffId) -> Checked {
     let takes_itself = to.filter(|_| to == world.roles.incumbent).is_some_and(|at| {
         let Process { part, calls, channel, .. } = world.process(at);
@@ -201,7 +201,7 @@ fn may_commit(world: &World, to: Option<usize>, id: HandoffId) -> Checked {
     hold(!takes_itself, "who takes itself for the incumbent is not told that it is committed")?;
     let stops = !world.machine.is_wanted();
     let alone = world.disk_failed && to == world.roles.incumbent;
-    // One that is taken back leaves, whatever becomes of the record of that.
+    // A process that is taken back leaves, regardless of the record of that.
     let leaving = to == world.roles.outgoing
         && to
             .map(|at| world.process(at).born_in)
@@ -219,18 +219,17 @@ fn may_resume(world: &World) -> Checked {
     });
     hold(
         !begun && !lingers,
-        "a successor that was told to begin is gone before the incumbent is asked to resume",
+        "a successor that has received Begin is gone before the incumbent is asked to resume",
     )
 }
 
-/// While it is being found out what an earlier supervisor has left, only who is silent or cannot be asked is killed, or who
-/// does not go.
+/// During a recovery, only a process that is silent, cannot be asked, or does not go is killed.
 fn may_kill_left(world: &World, cx: &Context, at: usize) -> Checked {
     let left = world.machine.phase() == Phase::Recovering;
     let serves = world.process(at).serves() && world.process(at).is_healthy();
     hold(
         !left || !serves || is_late(world, cx),
-        "whoever serves is not killed for being left by another supervisor",
+        "a process that serves is not killed for being left by another supervisor",
     )
 }
 
@@ -242,12 +241,12 @@ pub fn may_kill_incumbent(world: &World, cx: &Context) -> Checked {
     hold(condemned || is_late(world, cx) || !process.is_healthy(), "a healthy incumbent is not killed")
 }
 
-/// A successor that began is killed also to let the incumbent back in; but not if there is no incumbent.
+/// A successor that has begun may also be killed to let the incumbent back in, but not without an incumbent.
 pub fn may_kill_successor(world: &World, cx: &Context) -> Checked {
     let Some(at) = world.roles.successor else { return Ok(()) };
     may_kill_left(world, cx, at)?;
     let broke = cx.step == Step::SupervisorHears(at as u8) && world.process(at).is_healthy();
-    hold(!broke, "nobody breaks the protocol")?;
+    hold(!broke, "no process breaks the protocol")?;
     let asked = matches!(cx.step, Step::Ask(_));
     let replaceable = world.roles.incumbent.is_some() && !matches!(cx.step, Step::DeadlinePasses(_));
     hold(
@@ -256,7 +255,7 @@ pub fn may_kill_successor(world: &World, cx: &Context) -> Checked {
     )
 }
 
-/// A process that leaves as it was told may have something to end, for which it has its time from its stop signal on.
+/// A process that leaves in order may have a program to end. Its time for that starts with its stop signal.
 pub fn had_its_time(world: &World, at: Option<usize>) -> Checked {
     let Some(process) = at.map(|at| world.process(at)) else { return Ok(()) };
     let leaves = match &process.part {
@@ -276,13 +275,13 @@ pub fn may_force_outgoing(world: &World, cx: &Context) -> Checked {
     hold(is_late(world, cx) || !world.process(at).is_healthy(), "a healthy process that leaves is not forced")
 }
 
-/// A deadline passed although something could still happen: somebody is too slow. If somebody is frozen, time passes
-/// for the others too.
+/// A deadline passed although something could still happen, because a process is too slow. If a process is frozen,
+/// time passes for the others too.
 fn is_late(world: &World, cx: &Context) -> bool {
     let frozen = world.existing().any(|(_, process)| process.life == Life::Frozen);
     match cx.step {
         Step::DeadlinePasses(_) => !(cx.quiet || cx.rash) || frozen,
-        // What it does was decided before it froze.
+        // Its actions were decided before it froze.
         Step::SupervisorThaws => true,
         _ => false,
     }
@@ -290,7 +289,7 @@ fn is_late(world: &World, cx: &Context) -> bool {
 
 pub fn may_hang_up(world: &World, at: usize) -> Checked {
     let process = world.process(at);
-    hold(process.babbled || !process.line().up, "nobody breaks the protocol")
+    hold(process.babbled || !process.line().up, "no process breaks the protocol")
 }
 
 pub fn may_record(world: &World, model: &Model, lasting: DurableFact) -> Checked {
@@ -302,7 +301,7 @@ pub fn may_record(world: &World, model: &Model, lasting: DurableFact) -> Checked
     )?;
     let steps = model.policy().canary.len();
     let shared = world.roles.successor.is_none_or(|at| usize::from(world.process(at).shares) >= steps);
-    // Without an incumbent nobody could have the other share.
+    // Without an incumbent, no process could have the other share.
     let alone = !matches!(world.machine.incumbent(), Incumbent::Active | Incumbent::Unreachable);
     hold(
         lasting == DurableFact::Revert || shared || alone,
@@ -310,7 +309,7 @@ pub fn may_record(world: &World, model: &Model, lasting: DurableFact) -> Checked
     )
 }
 
-/// Whoever comes while nobody else serves waits for the successor.
+/// New clients wait for the successor if no other process serves.
 pub fn may_steer(world: &World, model: &Model) -> Checked {
     let passed = world.roles.successor.is_none_or(|at| world.process(at).probed);
     hold(
@@ -323,10 +322,10 @@ pub fn may_spawn(world: &World) -> Checked {
     let lingers = |(at, process): (usize, &Process)| {
         process.life == Life::Killed && !world.roles.contain(at) && !world.unknown
     };
-    hold(!world.existing().any(lingers), "nobody is started before whoever was killed is gone")?;
+    hold(!world.existing().any(lingers), "no process is started before a killed one is gone")?;
     hold(
         world.standby.is_none_or(|at| !world.process(at).is_healthy()),
-        "nobody is started while another one stands by",
+        "no process is started while another one stands by",
     )?;
     hold(world.roles.successor.is_none(), "a successor is started only when there is none")
 }
@@ -343,7 +342,8 @@ pub fn may_retire(world: &World) -> Checked {
     )
 }
 
-/// One that is lost, leaves already or cannot be talked to is no standby; and for one that cannot be talked to nobody stands by.
+/// A process that is lost, leaves already or cannot be reached is no standby. And no process stands by for one that
+/// cannot be reached.
 pub fn must_stand_by(world: &World, model: &Model, replaced: Option<usize>) -> Checked {
     let healthy = |at: usize| world.process(at).is_healthy() && world.process(at).is_entitled();
     let reached = world.roles.incumbent.is_some_and(|at| {
@@ -351,10 +351,10 @@ pub fn must_stand_by(world: &World, model: &Model, replaced: Option<usize>) -> C
         process.line().up && !process.mute && !process.babbled
     });
     let expected = model.trial.has_probation() && replaced.is_some_and(healthy) && reached;
-    hold(!expected || world.machine.is_on_probation(), "with a probation whoever is replaced stands by")
+    hold(!expected || world.machine.is_on_probation(), "with a probation a replaced process stands by")
 }
 
-/// Told anything, or ended.
+/// Whether a process may get a message, or may be ended.
 pub fn may_dismiss(world: &World, whom: Option<usize>) -> Checked {
     hold(whom.is_none() || whom != world.standby, "who stands by is kept until the probation is over")
 }
@@ -362,7 +362,7 @@ pub fn may_dismiss(world: &World, whom: Option<usize>) -> Checked {
 pub fn may_reinstate(world: &World) -> Checked {
     hold(
         world.roles.outgoing.is_some() && world.roles.successor.is_none(),
-        "only who stands by is taken back",
+        "only a process that stands by is taken back",
     )
 }
 
@@ -377,11 +377,11 @@ pub fn may_close(world: &World) -> Checked {
 pub fn may_report(world: &World, outcome: &Outcome) -> Checked {
     hold(world.waiting > 0, "a request is reported at most once")?;
     if let Outcome::RolledBack(Reason::Broke { .. }) | Outcome::Failed(Reason::Broke { .. }) = outcome {
-        hold(world.babbled, "nobody breaks the protocol")?;
+        hold(world.babbled, "no process breaks the protocol")?;
     }
     match outcome {
-        // A process that died and was not waited for still counts, and one that cannot be asked: nobody can know better
-        // at that moment.
+        // A dead process that was not reaped still counts, and so does one that cannot be asked: the supervisor
+        // cannot know better at that moment.
         Outcome::Started | Outcome::Committed | Outcome::RolledBack(_) => {
             let serves = world.roles.incumbent.is_some_and(|at| {
                 let process = world.process(at);

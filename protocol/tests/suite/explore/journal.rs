@@ -1,4 +1,4 @@
-//! What a supervisor writes down for the next one, folded as the daemon does it.
+//! The journal that a supervisor writes for the next one, folded like the daemon does.
 
 use handoff_protocol::ids::{Generation, HandoffId};
 use handoff_protocol::reason::Exit;
@@ -7,16 +7,16 @@ use handoff_protocol::supervisor::{DurableFact, Target};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Journal {
-    /// What the journal says.
+    /// The standing of the journal.
     pub standing: Standing,
-    /// A durable record that was written, but nobody knows whether the disk has it.
+    /// A durable record that was written, but may not be on the disk.
     pub doubt: Option<(HandoffId, DurableFact)>,
 }
 
 impl Journal {
     fn note(&mut self, fact: Fact) {
         self.standing.fold(&Record { at_unix_ms: 0, fact });
-        // What is counted for people would make a state of its own of every number.
+        // A counter for people would make each of its values a separate state.
         self.standing.restarts = 0;
     }
 
@@ -44,14 +44,14 @@ impl Journal {
         self.note(Fact::Spawned { handoff, process });
     }
 
-    /// The attempt under way is over, unless it was committed.
+    /// The current attempt has ended, unless it was committed.
     pub fn ends_attempt(&mut self) {
         if let Some(handoff) = self.standing.attempt.as_ref().map(|attempt| attempt.handoff) {
             self.note(Fact::RolledBack { handoff, reason: String::new() });
         }
     }
 
-    /// Adds what lasts.
+    /// Adds a durable record.
     pub fn lasts(&mut self, handoff: HandoffId, lasting: DurableFact) {
         self.note(match lasting {
             DurableFact::Commit => Fact::Committed { handoff },
@@ -65,12 +65,12 @@ impl Journal {
     }
 }
 
-/// The path decides nothing.
+/// The path has no effect.
 fn binary(content: u8) -> Binary {
     Binary { path: String::new(), sha256: [content; 32] }
 }
 
-/// A number that follows from the id, so that the same processes are the same state, whatever went before.
+/// A number derived from the id, so that equal processes are equal states, regardless of their history.
 fn generation_of(handoff: HandoffId) -> Generation {
     Generation(handoff.to_bytes()[15].into())
 }

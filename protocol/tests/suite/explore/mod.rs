@@ -1,6 +1,6 @@
-//! Walks over **all** reachable states of the three machines together, in both modes, from each kind of request:
-//! every order of deliveries, every deadline, the death or freeze of every party at any point, closed channels, code
-//! of the service that fails, a disk that fails. Checks the promises of `invariants` in each of them.
+//! Walks over **all** reachable states of the three machines together, in both modes, from each kind of request: all
+//! orders of deliveries, all deadlines, the death or freeze of each process at any point, closed channels, failing
+//! code of the service, a failing disk. Checks `invariants` in each state.
 
 mod apply;
 mod daemon;
@@ -26,11 +26,11 @@ use self::steps::{Ask, Move, Step};
 use self::walk::{Seen, context, settle, walk};
 use self::world::{Budget, Model, Trial, World};
 
-/// No bad luck at all.
+/// No failures at all.
 const LUCK: Budget =
     Budget { deaths: 0, faults: 0, slow: 0, asks: 0, chatter: 0, states: 0, thaws: 0, returns: 0 };
 
-/// The world in which `ask` was just asked of a service that is stopped (for a start) or serves.
+/// The world in which `ask` was just requested from a service that is stopped (for a start) or serves.
 fn asked(model: &Model, ask: Ask) -> World {
     let sound = Model { defect: None, ..model.clone() };
     let mut world = World::stopped(&sound);
@@ -63,7 +63,7 @@ fn explore(name: &str, model: &Model, ask: Ask) -> Seen {
     seen
 }
 
-/// What is asked for, and whether a new process is probed.
+/// The requests, and whether a new process is probed.
 const ASKED: [(Ask, bool); 5] = [
     (Ask::Start, false),
     (Ask::Start, true),
@@ -72,7 +72,7 @@ const ASKED: [(Ask, bool); 5] = [
     (Ask::Upgrade, true),
 ];
 
-/// The walks of which a run takes a sample, unless all of it is asked for: each has more than 100,000 states.
+/// The walks that only run as a sample, unless all are requested. Each has more than 100,000 states.
 const LARGE: [&str; 11] = [
     "two_slow_and_cut",
     "a_freeze_that_ends_and_a_fault",
@@ -87,7 +87,7 @@ const LARGE: [&str; 11] = [
     "supervisors_come_and_go",
 ];
 
-/// Those with more than a million, and the mode of their sample.
+/// The walks with more than a million states, and the mode of their sample.
 const HUGE: [(&str, Mode); 4] = [
     ("a_death_two_faults_and_a_slow_party", Mode::Exclusive),
     ("another_supervisor_a_death_and_a_fault", Mode::Overlap),
@@ -95,7 +95,7 @@ const HUGE: [(&str, Mode); 4] = [
     ("something_of_each", Mode::Overlap),
 ];
 
-/// With this variable in the environment every walk is complete.
+/// With this variable in the environment, all walks are complete.
 const ALL: &str = "TEST_ALL";
 
 fn is_sample() -> bool {
@@ -117,7 +117,7 @@ fn holds(name: &str, stragglers: Stragglers, budget: Budget) {
     }
 }
 
-/// What differs with a canary and with a probation is what follows an upgrade. The first three have everything.
+/// Only the states after an upgrade differ with a canary or a probation. The first three rows cover everything.
 const TRIALS: [(Mode, Trial, bool); 6] = [
     (Mode::Exclusive, Trial::Probation, true),
     (Mode::Overlap, Trial::Canary, true),
@@ -135,7 +135,7 @@ fn holds_on_some_trials(name: &str, stragglers: Stragglers, budget: Budget) {
     hold_trials(name, &TRIALS[..3], stragglers, budget);
 }
 
-/// A process that serves is watched, whoever it is and whatever it had to go through.
+/// A serving process is watched, whichever it is and whatever its trial was.
 fn holds_watched(name: &str, stragglers: Stragglers, budget: Budget) {
     let trials = [
         (Mode::Exclusive, Trial::None, Ask::Start),
@@ -243,17 +243,17 @@ found! {
     leave_after_begin: LeaveAfterBegin, Exclusive, Start, DEATH,
         "a closed channel is acted upon at once, not by the lease";
     no_reap: NoReap, Exclusive, Upgrade, DEATH,
-        "a successor that was told to begin is gone before the incumbent is asked to resume";
+        "a successor that has received Begin is gone before the incumbent is asked to resume";
     trust_resume: TrustResume, Exclusive, Upgrade, DEATH,
-        "nobody breaks the protocol";
+        "no process breaks the protocol";
     break_the_lock: BreakLock, Exclusive, Upgrade, TWO_DEATHS,
         "who has the data open holds the lock: never two writers";
     adopt_unasked: AdoptUnasked, Exclusive, Upgrade, RETURN,
         "an end is reported as good only when a process serves";
     kill_unasked: KillUnasked, Exclusive, Upgrade, RETURN,
-        "whoever serves is not killed for being left by another supervisor";
+        "a process that serves is not killed for being left by another supervisor";
     keep_the_old_handoff: KeepOldHandoff, Exclusive, Stop, RETURN,
-        "nobody breaks the protocol";
+        "no process breaks the protocol";
     adopt_before_closed: AdoptBeforeClosed, Exclusive, Upgrade, RETURN,
         "a healthy process is never killed to make room for a dead one";
     commit_self_made: CommitSelfMade, Exclusive, Upgrade, RETURN,
@@ -261,7 +261,7 @@ found! {
     forget_the_revert: ForgetRevert, Exclusive, Upgrade, TWO_DEATHS,
         "who serves is the current generation";
     start_before_gone: StartBeforeGone, Exclusive, Upgrade, TWO_DEATHS,
-        "nobody is started before whoever was killed is gone";
+        "no process is started before a killed one is gone";
     forget_who_leaves: ForgetLeaving, Exclusive, Upgrade, TWO_DEATHS,
         "another supervisor knows every process";
     clock_first: ClockFirst, Exclusive, Upgrade, Budget { thaws: 1, ..DEATH },
@@ -291,9 +291,9 @@ found! {
 found! {
     Probation;
     trust_who_was_left_on_probation: TrustLeft, Exclusive, Upgrade, RETURN,
-        "with a probation whoever is replaced stands by";
+        "with a probation a replaced process stands by";
     trust_who_was_left_on_probation_and_steer: TrustLeft, Overlap, Upgrade, RETURN,
-        "with a probation whoever is replaced stands by";
+        "with a probation a replaced process stands by";
 }
 
 walks! {

@@ -1,4 +1,4 @@
-//! A process of the service: what it is, what it talks through, and what it holds.
+//! A process of the service: its machine, its channels, and what it holds.
 
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{FromService, ToService};
@@ -8,9 +8,9 @@ use handoff_protocol::process::{Process as Machine, Role, State};
 pub enum Life {
     Runs,
     Frozen,
-    /// SIGKILL was sent. It does nothing any more, but is not gone.
+    /// SIGKILL was sent. It does nothing more, but is not gone.
     Killed,
-    /// Gone; the supervisor does not know it yet.
+    /// Gone. The supervisor does not know it yet.
     Dead,
 }
 
@@ -52,7 +52,7 @@ pub enum Letter {
     Message(ToService),
 }
 
-/// What a process and a supervisor talk through.
+/// The connection between a process and a supervisor.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Channel {
     pub inbox: Vec<(HandoffId, Letter)>,
@@ -61,7 +61,7 @@ pub struct Channel {
     pub up: bool,
     /// The end of the supervisor is open.
     pub down: bool,
-    /// It was closed by a process that had not read everything: the supervisor sees that before what is in the outbox.
+    /// It was closed by a process with unread messages: the supervisor sees that before the messages in the outbox.
     pub reset: bool,
     pub closed_seen: bool,
     pub eof_seen: bool,
@@ -106,17 +106,17 @@ impl Channel {
 pub struct Process {
     pub part: Part,
     pub life: Life,
-    /// The handoff that it was started in.
+    /// The handoff that started it.
     pub born_in: HandoffId,
     pub slot: u8,
     pub channel: Channel,
-    /// Those of other supervisors, which it has not looked at yet. The oldest first.
+    /// The channels of other supervisors that it has not examined yet, the oldest first.
     pub calls: Vec<Channel>,
     pub lease: bool,
     /// The lease ended while the process was frozen.
     pub overdue: bool,
     pub waits: bool,
-    /// It was given the lock while it was frozen.
+    /// It got the lock while it was frozen.
     pub granted: bool,
     pub code: Option<Code>,
     pub next: Option<Code>,
@@ -127,21 +127,21 @@ pub struct Process {
     pub sealed: bool,
     /// The handoff in which it said `Sealed`.
     pub said_sealed: Option<HandoffId>,
-    /// The last state that it handed over, and in which handoff.
+    /// The last state that it handed over, and the handoff.
     pub handed: Option<(HandoffId, u32)>,
-    /// The last state that was handed to it.
+    /// The last state that was handed to it, and the handoff.
     pub given: Option<(HandoffId, u32)>,
-    /// It was told to begin.
+    /// It received `Begin`.
     pub begun: bool,
-    /// It has passed the probe that it was last given.
+    /// It has passed its last probe.
     pub probed: bool,
-    /// So many shares of the connections it was given by the present supervisor.
+    /// The number of shares of the connections that it got from the current supervisor.
     pub shares: u8,
-    /// It said that it cannot go on.
+    /// It reported that it cannot continue.
     pub unfit: bool,
     /// It sent something that is not a message.
     pub babbled: bool,
-    /// The present supervisor cannot talk to it, or found it silent.
+    /// The current supervisor cannot reach it, or found it silent.
     pub mute: bool,
     /// SIGTERM was sent.
     pub terminated: bool,
@@ -178,7 +178,7 @@ impl Process {
         }
     }
 
-    /// The channel of the present supervisor.
+    /// The channel of the current supervisor.
     pub fn line(&self) -> &Channel {
         self.calls.last().unwrap_or(&self.channel)
     }
@@ -207,12 +207,12 @@ impl Process {
         self.runs() && self.accepts
     }
 
-    /// Nothing is wrong with it.
+    /// It has no problem.
     pub fn is_healthy(&self) -> bool {
         self.runs() && self.line().is_open() && !self.unfit && !self.babbled && !self.mute
     }
 
-    /// It serves, or will without being told anything more.
+    /// It serves, or will serve without another message.
     pub fn is_entitled(&self) -> bool {
         let sent_away =
             |letter: &(HandoffId, Letter)| matches!(letter.1, Letter::Message(ToService::Abort(_)));

@@ -1,5 +1,5 @@
-//! The supervisor goes, comes to itself again, or is followed by another one, which knows only what is left: the journal,
-//! the listeners, and the processes.
+//! The supervisor ends, continues after a freeze, or is followed by another one, which has only the leftovers: the
+//! journal, the listeners, and the processes.
 
 use handoff_protocol::deadline::Deadline;
 use handoff_protocol::ids::HandoffId;
@@ -14,10 +14,10 @@ use super::steps::Context;
 use super::world::{Chair, DEADLINES, Model, Roles, World};
 
 impl World {
-    /// The supervisor takes no more part, for now or for ever.
+    /// The supervisor does nothing more, for now or forever.
     pub fn lose_supervisor(&mut self, model: &Model, chair: Chair) {
         if self.chair == Chair::Runs {
-            // One that was told to end was not to serve any more.
+            // A process that got a stop signal was not supposed to serve any more.
             let serves = |process: &Process| process.runs() && process.is_entitled() && !process.terminated;
             let entitled = self.existing().any(|(_, process)| serves(process));
             self.orphans = self.machine.is_wanted() && entitled;
@@ -28,7 +28,7 @@ impl World {
         }
     }
 
-    /// What the supervisor knew does not matter any more.
+    /// The knowledge of the supervisor no longer matters.
     fn forget_supervisor(&mut self, model: &Model) {
         self.machine = Self::supervisor(model);
         self.late = false;
@@ -46,13 +46,13 @@ impl World {
             if self.chair == Chair::Dead {
                 process.channel.orphan();
                 process.calls.iter_mut().for_each(Channel::orphan);
-                // Whoever calls and says nothing does not count.
+                // A channel without a message does not count.
                 process.calls.retain(|call| !call.inbox.is_empty());
             }
         }
     }
 
-    /// A supervisor that was frozen goes on where it was. What it would have heard has arrived, and its timers are over.
+    /// A frozen supervisor continues where it was. Its pending messages have arrived, and its timers are over.
     pub fn thaw_supervisor(&mut self, cx: &mut Context) {
         self.chair = Chair::Runs;
         self.overdue = 0;
@@ -72,13 +72,13 @@ impl World {
         watched.into_iter().flatten().any(|at| self.process(at).is_at_work())
     }
 
-    /// Another supervisor comes, which reaches everybody but `mute`.
+    /// Another supervisor starts, and reaches all processes except `mute`.
     pub fn come(&mut self, mute: Option<usize>, lasts: bool, cx: &mut Context) {
         self.read_journal(lasts);
         self.chair = Chair::Runs;
         let (left, roles) = self.left(mute, cx.model);
         self.roles = roles;
-        // It steers all connections to one slot before it asks anybody.
+        // It steers all connections to one slot before it asks any process.
         (self.share, self.standby, self.late) = (None, None, false);
         let nameless = self.existing().any(|(at, _)| !roles.contain(at));
         self.lost_track |= self.count() > roles.all().count() || self.unknown && nameless;
@@ -108,7 +108,7 @@ impl World {
         self.disk_failed = false;
     }
 
-    /// What there is, and who is who.
+    /// The leftovers, and the role of each process.
     fn left(&mut self, mute: Option<usize>, model: &Model) -> (Legacy, Roles) {
         let Standing { wanted, current, previous, leaving, attempt, .. } = &self.journal.standing;
         let of = |id: HandoffId| self.existing().find(|(_, process)| process.born_in == id).map(|(at, _)| at);

@@ -1,4 +1,4 @@
-//! What the actions of the processes of the service do to the world, and what their code does.
+//! The effect of the processes' actions on the world, and what their code does.
 
 use handoff_protocol::ids::{Generation, HandoffId};
 use handoff_protocol::message::{Adopted, FromService, Hello, Stage, ToService};
@@ -19,7 +19,7 @@ impl World {
         self.say(at, id, FromService::Hello(Hello { versions: VersionRange::OURS, pid: 1 }));
     }
 
-    /// A process takes the next message out of its channel.
+    /// A process takes the next message from its channel.
     pub fn hear(&mut self, at: usize, cx: &mut Context) {
         let (id, letter) = self.process_mut(at).channel.inbox.remove(0);
         match (&self.process(at).part, letter) {
@@ -28,12 +28,12 @@ impl World {
                 process.part = Part::Welcomed(Process::new(cx.model.mode, id));
                 process.code = Some(Code::Start);
             }
-            // It was sent away before it was welcomed.
+            // It was sent away before its `Welcome`.
             (Part::Stranger { .. }, Letter::Message(ToService::Abort(_))) => self.end(at),
             (Part::Welcomed(_), Letter::Message(message)) => {
                 self.happens(at, Event::Message(id, message), cx)
             }
-            (Part::Stranger { .. } | Part::Welcomed(_), _) => cx.check(Err("nobody breaks the protocol")),
+            (Part::Stranger { .. } | Part::Welcomed(_), _) => cx.check(Err("no process breaks the protocol")),
         }
     }
 
@@ -53,7 +53,7 @@ impl World {
         }
     }
 
-    /// A process looks who else calls.
+    /// A process accepts the channel of another supervisor.
     pub fn adopts(&mut self, at: usize, cx: &mut Context) {
         let process = self.process_mut(at);
         process.channel = process.calls.remove(0);
@@ -64,7 +64,7 @@ impl World {
         {
             id = machine.handoff();
         }
-        // A stranger waits for the answer to its Hello, and for nothing else.
+        // A stranger waits only for the answer to its `Hello`.
         self.happens(at, Event::Adopt(id), cx);
     }
 
@@ -82,7 +82,7 @@ impl World {
         process.waits = false;
         match process.runs() {
             true => self.locked(at, cx),
-            // A frozen process is given the lock, but does not know it.
+            // A frozen process gets the lock without knowing it.
             false => process.granted = true,
         }
     }
@@ -93,7 +93,7 @@ impl World {
         self.happens(at, Event::Locked, cx);
     }
 
-    /// The code of the service that runs returns.
+    /// The running code of the service returns.
     pub fn code_returns(&mut self, at: usize, ok: bool, cx: &mut Context) {
         let result = if ok { Ok(()) } else { Err(String::new()) };
         let process = self.process_mut(at);
@@ -119,8 +119,8 @@ impl World {
         self.happens(at, event, cx);
     }
 
-    /// A standby that cannot resume is lost, and without a supervisor nobody starts another process when the last one
-    /// that could serve cannot.
+    /// A standby that cannot resume is lost. Without a supervisor, no new process is started when the last one that
+    /// could serve fails.
     fn note_failure(&mut self, at: usize, code: Code, ok: bool) {
         let others =
             self.existing().any(|(other, process)| other != at && process.runs() && process.is_entitled());
@@ -131,19 +131,19 @@ impl World {
         };
     }
 
-    /// Each state has a number of its own.
+    /// Each state has its own number.
     pub fn hands_over(&mut self, at: usize, cx: &mut Context) {
         let number = u32::from(cx.model.budget.states - self.budget.states);
         self.happens(at, Event::HandOver(state::State::new(number, &[]).expect("a state")), cx);
     }
 
-    /// A successor finds out that it is not fit before it was told to begin.
+    /// A successor finds out that it is unfit before its `Begin`.
     pub fn unfit(&mut self, at: usize, cx: &mut Context) {
         self.process_mut(at).unfit = true;
         self.happens(at, Event::Opened(Err(String::new())), cx);
     }
 
-    /// Code runs at once, or after the code that runs now. Code is asked for twice only if it runs already.
+    /// Code runs at once, or after the code that runs now. Code is requested twice only if it already runs.
     fn run(&mut self, at: usize, code: Code) {
         let process = self.process_mut(at);
         match process.code {
@@ -199,7 +199,7 @@ impl World {
                 self.say(at, id, message)
             }
             Action::Adopted(id, stage) => self.say(at, id, adopted(stage)),
-            // It returns when it likes; that is in the model anyway.
+            // The code returns at any time; the model covers that anyway.
             Action::CancelDrain => {}
             Action::KeepState(_) | Action::TakeOver(_) => {}
             Action::HangUp => self.hang_up(at, cx),
@@ -241,7 +241,7 @@ impl World {
     }
 
     fn hang_up(&mut self, at: usize, cx: &mut Context) {
-        cx.check(Err("nobody breaks the protocol"));
+        cx.check(Err("no process breaks the protocol"));
         let channel = &mut self.process_mut(at).channel;
         (channel.up, channel.closed_seen) = (false, true);
     }

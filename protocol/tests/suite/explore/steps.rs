@@ -1,4 +1,4 @@
-//! Everything that can happen next.
+//! All possible next steps.
 
 use core::fmt;
 
@@ -18,7 +18,7 @@ pub enum Ask {
     Cancel,
 }
 
-/// One thing that happens. Numbers are processes.
+/// One event. The numbers are processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     Ask(Ask),
@@ -26,15 +26,15 @@ pub enum Step {
     SupervisorSeesEof(u8),
     SupervisorWaitsFor(u8),
     DeadlinePasses(Deadline),
-    /// Likewise, and the process that is silent wants a processor.
+    /// The same, and the silent process is waiting for a processor.
     FindsStarved(Deadline),
     DiskAnswers(bool),
-    /// Nothing is on its way to the retiree any more.
+    /// Nothing more is on its way to the outgoing process.
     OutgoingIsQuiet,
     DiskHangs,
     /// The oldest probe is answered.
     ProbeAnswers(bool),
-    /// Whoever is watched is found not to be well.
+    /// A check finds that the watched process is not well.
     Condemns,
     SpawnFails(u8),
     SaysHello(u8),
@@ -57,28 +57,28 @@ pub enum Step {
     Babbles(u8),
     SupervisorGoes(Chair),
     SupervisorThaws,
-    /// Another supervisor comes. It cannot reach this process; it finds a record that was in doubt on the disk.
+    /// Another supervisor starts. It cannot reach the process `mute`. `lasts`: a doubtful record is on the disk.
     SupervisorComes {
         mute: Option<u8>,
         lasts: bool,
     },
 }
 
-/// A step, and whether the supervisor goes in the middle of it, after so many of its actions.
+/// A step, and whether the supervisor ends or freezes in the middle of it, after this number of its actions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Move {
     pub step: Step,
     pub ends_after: Option<(u8, Chair)>,
 }
 
-/// What a step takes from the budget.
+/// The cost of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cost {
-    /// Nothing: it will happen unless something else does.
+    /// Nothing: it happens unless something else does.
     Free,
     /// A timer: nothing if nothing else can happen.
     Time,
-    /// A timer although another one comes first.
+    /// A timer that fires although another one comes first.
     Slow,
     Death,
     Fault,
@@ -88,17 +88,17 @@ pub enum Cost {
     Thaw,
     /// Nothing if everything else is at rest.
     Return,
-    /// Likewise, and a fault.
+    /// The same, and a fault.
     FaultyReturn,
 }
 
-/// What the effects of one step need to know, and what they leave behind.
+/// The input for the effects of one step, and their output.
 pub struct Context<'a> {
     pub model: &'a Model,
     pub step: Step,
-    /// The step is a timer that fired although nothing was slow: nothing else could happen.
+    /// The step is a timer that fired without anything slow: nothing else could happen.
     pub quiet: bool,
-    /// It is one that passed while the supervisor was frozen, and something has come meanwhile.
+    /// The step is a timer that passed while the supervisor was frozen, and a message has arrived in the meantime.
     pub rash: bool,
     pub ends_after: Option<(u8, Chair)>,
     /// Actions of the supervisor so far.
@@ -126,7 +126,7 @@ impl Context<'_> {
 const OUTGOING: [Deadline; 4] =
     [Deadline::RetireDrain, Deadline::RetireQuiet, Deadline::RetireSeal, Deadline::RetireExit];
 
-/// All steps that can happen in a world, and what they cost.
+/// All possible steps in a world, and their costs.
 pub fn steps(world: &World, model: &Model) -> Vec<(Step, Cost)> {
     let mut all = Vec::new();
     for (at, process) in world.existing() {
@@ -200,13 +200,13 @@ fn of_frozen_supervisor(world: &World, model: &Model, all: &mut Vec<(Step, Cost)
     }
 }
 
-/// Another supervisor reaches everybody, or all but one.
+/// Another supervisor reaches all processes, or all but one.
 fn returns(world: &World, all: &mut Vec<(Step, Cost)>) {
     let doubts: &[bool] = if world.journal.doubt.is_some() { &[false, true] } else { &[false] };
     for lasts in doubts.iter().copied() {
         all.push((Step::SupervisorComes { mute: None, lasts }, Cost::Return));
         for (at, process) in world.existing() {
-            // Before it says Hello it cannot be reached yet.
+            // Before its `Hello`, it cannot be reached yet.
             let early = process.part == (Part::Stranger { greeted: false });
             let cost = if early { Cost::Return } else { Cost::FaultyReturn };
             all.push((Step::SupervisorComes { mute: Some(at as u8), lasts }, cost));
@@ -236,7 +236,7 @@ fn seen_by_supervisor(world: &World, at: u8, process: &Process, all: &mut Vec<(S
     }
 }
 
-/// Its own code runs, or has returned a moment ago and left something that hands over.
+/// Its own code runs, or has just returned and left a task that hands over.
 fn drains_or_seals(process: &Process) -> bool {
     matches!(
         process.part.state(),
@@ -262,7 +262,7 @@ fn of_supervisor(world: &World, model: &Model, all: &mut Vec<(Step, Cost)>) {
     }
     probe_answers(world, all);
     if let Some(process) = world.watched() {
-        // That a process is stopped is seen without a probe; with one, who does not serve does not pass.
+        // A stopped process is seen without a probe. With one, a process that does not serve fails it.
         let stopped = process.life == Life::Frozen && !model.has(Defect::ForgetFrozen);
         let fails = stopped || model.probes && !process.serves();
         all.push((Step::Condemns, if fails { Cost::Free } else { Cost::Fault }));
@@ -271,7 +271,7 @@ fn of_supervisor(world: &World, model: &Model, all: &mut Vec<(Step, Cost)>) {
     let first_heard = !model.has(Defect::ClockFirst) && world.is_something_to_hear();
     for deadline in DEADLINES.into_iter().filter(|deadline| world.is_armed(*deadline)) {
         let cost = match world.is_overdue(deadline) {
-            // What came while the supervisor was frozen is heard first.
+            // Messages that arrived while the supervisor was frozen are read first.
             true if !first_heard => Cost::Free,
             true => Cost::Slow,
             false if first.contains(&deadline) => Cost::Time,
@@ -290,7 +290,7 @@ fn of_supervisor(world: &World, model: &Model, all: &mut Vec<(Step, Cost)>) {
     }
 }
 
-/// A probe that comes too late is answered by whoever serves by then, and may say anything.
+/// A late probe is answered by the process that serves by then, with any result.
 fn probe_answers(world: &World, all: &mut Vec<(Step, Cost)>) {
     let Some(id) = world.probes.first() else { return };
     match world.probed(*id) {
@@ -298,16 +298,16 @@ fn probe_answers(world: &World, all: &mut Vec<(Step, Cost)>) {
             all.push((Step::ProbeAnswers(true), Cost::Free));
             all.push((Step::ProbeAnswers(false), Cost::Fault));
         }
-        // Nobody answers; its end or the limit of the probe tells.
+        // There is no answer: the end of the process, or the limit of the probe, decides.
         Some(_) => {}
         None => all.push((Step::ProbeAnswers(true), Cost::Free)),
     }
 }
 
-/// The deadlines of which one is the next to pass if nothing else happens. The limits of a process that leaves are
-/// shorter than those of one that waits for its lock, and whoever is at work gives signs of life.
+/// The deadlines of which one passes next if nothing else happens. The limits of a leaving process are shorter than
+/// those of one that waits for its lock, and a working process gives signs of life.
 fn first_deadlines(world: &World) -> Vec<Deadline> {
-    // It would try to start another one for ever.
+    // The supervisor would try to start another process forever.
     let armed =
         |deadline: &Deadline| !world.lost_track && world.is_armed(*deadline) && !world.is_put_off(*deadline);
     for first in [&OUTGOING[..], &[Deadline::AnswerIncumbent, Deadline::AnswerSuccessor]] {
@@ -318,16 +318,16 @@ fn first_deadlines(world: &World) -> Vec<Deadline> {
     DEADLINES.into_iter().filter(armed).collect()
 }
 
-/// What can happen without bad luck.
+/// What can happen without failures.
 #[derive(Clone, Copy, Debug)]
 pub struct Calm {
-    /// Nothing but timers.
+    /// Only timers.
     pub still: bool,
-    /// Not even those.
+    /// Not even timers.
     pub rests: bool,
 }
 
-/// Takes a step out of the budget, if that allows it.
+/// Takes the cost of a step from the budget, if that allows it.
 pub fn pay(world: &mut World, cost: Cost, calm: Calm) -> bool {
     let budget = &mut world.budget;
     let account = match cost {

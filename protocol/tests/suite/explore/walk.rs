@@ -1,5 +1,5 @@
-//! The walk: breadth-first over all reachable states, each visited once. So the first broken promise that it meets is
-//! also the one with the fewest steps.
+//! The walk: breadth-first over all reachable states, each visited once. So the first broken promise that it finds
+//! also has the fewest steps.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write;
@@ -10,11 +10,11 @@ use super::invariants;
 use super::steps::{Calm, Context, Cost, Move, Step, pay, steps};
 use super::world::{Chair, Model, World};
 
-/// What a walk saw.
+/// The results of a walk.
 pub struct Seen {
     pub states: usize,
     pub transitions: usize,
-    /// States in which nothing can happen but bad luck.
+    /// States in which only failures can happen.
     pub at_rest: usize,
     pub counterexample: Option<Counterexample>,
 }
@@ -28,13 +28,13 @@ pub struct Counterexample {
 struct Walk<'a> {
     model: &'a Model,
     start: &'a World,
-    /// State by fingerprint. 128 bits: that two of a million states share one is not to be expected in the age of the
-    /// universe, and the states themselves need not be kept.
+    /// Each state, by its fingerprint of 128 bits. A collision between two of a million states is not expected in the
+    /// age of the universe, so the states need not be kept.
     known: HashMap<u128, u32, BuildHasherDefault<Ready>>,
-    /// For each state, where it was first reached from, and how.
+    /// The origin of each state: the state before it, and the move.
     origins: Vec<(u32, Move)>,
     todo: VecDeque<(u32, World)>,
-    /// Transitions that need no bad luck.
+    /// Transitions without failures.
     progress: Vec<(u32, u32)>,
     rest: Vec<u32>,
     transitions: usize,
@@ -42,7 +42,7 @@ struct Walk<'a> {
 
 const START: Move = Move { step: Step::SupervisorGoes(Chair::Runs), ends_after: None };
 
-/// Walks over everything that can follow from `start`.
+/// Walks over all states that can follow from `start`.
 pub fn walk(model: &Model, start: &World) -> Seen {
     let mut walk = Walk {
         model,
@@ -75,7 +75,7 @@ pub fn walk(model: &Model, start: &World) -> Seen {
     }
 }
 
-/// Lets happen what happens without bad luck, always the first thing that can, until nothing can.
+/// Performs the steps that happen without failures, always the first possible one, until none is left.
 pub fn settle(model: &Model, mut world: World) -> World {
     loop {
         let all = steps(&world, model);
@@ -137,7 +137,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Takes one step, if the budget allows it, and tells how many actions of the supervisor it had.
+    /// Takes one step, if the budget allows it. Returns the number of its supervisor actions.
     fn take(&mut self, id: u32, world: &World, moved: Move, cost: Cost, calm: Calm) -> Result<u8, Broken> {
         let mut next = world.clone();
         if !pay(&mut next, cost, calm) {
@@ -161,7 +161,7 @@ impl Walk<'_> {
         Ok(actions)
     }
 
-    /// A state from which no state of rest can be reached without bad luck.
+    /// A state from which no state of rest can be reached without failures.
     fn never_rests(&self) -> Option<u32> {
         let mut edges = self.progress.clone();
         edges.sort_unstable_by_key(|(_, to)| *to);
@@ -203,7 +203,7 @@ impl Walk<'_> {
     }
 }
 
-/// Two independent 64-bit hashes of the same input. Not against anybody: fast.
+/// Two independent 64-bit hashes of the same input. Fast, but not secure.
 struct Fingerprint(u64, u64);
 
 impl Default for Fingerprint {
@@ -254,7 +254,7 @@ impl Hasher for Fingerprint {
     }
 }
 
-/// A fingerprint is a hash already.
+/// A fingerprint is already a hash.
 #[derive(Default)]
 struct Ready(u64);
 

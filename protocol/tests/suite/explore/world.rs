@@ -1,7 +1,7 @@
-//! One state of everything that takes part: the supervisor, the processes, their channels, the data lock, the disk.
+//! One state of the whole model: the supervisor, the processes, their channels, the data lock, the disk.
 //!
-//! There is no clock. A timer that is armed may fire whenever nothing else can happen, and, at the cost of one unit of
-//! the budget, also before that: whoever it waits for was slow.
+//! There is no clock. An armed timer may fire when nothing else can happen. At the cost of one unit of the budget it
+//! may fire earlier: then the process that it waits for was slow.
 
 use handoff_protocol::deadline::{CanaryStep, Deadline, Policy, Stragglers};
 use handoff_protocol::ids::HandoffId;
@@ -13,10 +13,10 @@ use super::defects::Defect;
 use super::journal::Journal;
 use super::process::{Life, Part, Process};
 
-/// At most these many processes of the service exist at a time.
+/// Maximum number of simultaneous processes of the service.
 pub const PROCESSES: usize = 4;
 
-/// What is the same in all states of one walk.
+/// The constants of one walk.
 #[derive(Clone)]
 pub struct Model {
     pub mode: Mode,
@@ -51,7 +51,7 @@ impl Model {
         }
     }
 
-    /// By which a supervisor goes on with what an earlier one has left.
+    /// The policy for the leftovers of an earlier supervisor.
     pub fn policy_for_left(&self) -> Policy {
         let policy = self.policy();
         match self.has(Defect::TrustLeft) {
@@ -60,13 +60,13 @@ impl Model {
         }
     }
 
-    /// A supervisor that is lost is followed by another one.
+    /// Whether a lost supervisor is followed by another one.
     pub fn returns(&self) -> bool {
         self.budget.returns > 0
     }
 }
 
-/// What a new process has to go through besides.
+/// The trials of a new process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trial {
     None,
@@ -83,24 +83,24 @@ impl Trial {
     }
 }
 
-/// What may still go wrong.
+/// The remaining failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Budget {
-    /// Deaths and everlasting freezes of any role.
+    /// Deaths and endless freezes of any role.
     pub deaths: u8,
-    /// Code of the service that fails, a channel that breaks, a disk that fails.
+    /// Failing code of the service, a breaking channel, a failing disk.
     pub faults: u8,
-    /// Timers that fire although somebody is at work.
+    /// Timers that fire although a process is at work.
     pub slow: u8,
-    /// Requests that come while another is under way.
+    /// Requests during another one.
     pub asks: u8,
     /// Signs of life.
     pub chatter: u8,
     /// Freezes that end.
     pub thaws: u8,
-    /// States that are handed over.
+    /// States to hand over.
     pub states: u8,
-    /// New supervisors that come before everything else is at rest.
+    /// New supervisors that start before everything else is at rest.
     pub returns: u8,
 }
 
@@ -111,7 +111,7 @@ pub enum Chair {
     Dead,
 }
 
-/// Which process plays which part for the supervisor.
+/// The process of each role, for the supervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Roles {
     pub incumbent: Option<usize>,
@@ -136,52 +136,52 @@ pub struct World {
     pub roles: Roles,
     /// A bit per armed deadline.
     pub timers: u32,
-    /// Those that passed while the supervisor was frozen.
+    /// The deadlines that passed while the supervisor was frozen.
     pub overdue: u32,
-    /// What is left to do for a supervisor that is frozen.
+    /// The remaining actions of a frozen supervisor.
     pub pending: Vec<Action>,
     pub writing: Option<(HandoffId, DurableFact)>,
     /// Probes that have not been answered.
     pub probes: Vec<HandoffId>,
-    /// What is being written is never answered.
+    /// The current write is never answered.
     pub disk_hangs: bool,
-    /// The journal takes no more.
+    /// The journal accepts nothing more.
     pub disk_failed: bool,
     pub journal: Journal,
     /// The slot that new connections go to.
     pub steering: u8,
     /// The slot that gets a share of them.
     pub share: Option<u8>,
-    /// Who stands by, as long as it has to.
+    /// The process that stands by, as long as it must.
     pub standby: Option<usize>,
-    /// Who was taken back after its commit.
+    /// The handoff of the process that was taken back after its commit.
     pub sent_back: Option<HandoffId>,
-    /// Whose process was found not to be well.
+    /// The handoff of the process that was found not to be well.
     pub condemned: Option<HandoffId>,
     pub listening: bool,
     pub processes: [Option<Process>; PROCESSES],
     pub lock: Option<usize>,
-    /// How many handoff ids were used.
+    /// Number of used handoff ids.
     pub ids: u8,
-    /// How many requests wait for their report.
+    /// Number of requests that wait for their report.
     pub waiting: u8,
-    /// When the supervisor went, somebody was there who has to serve.
+    /// Whether a process that must serve existed when the supervisor went.
     pub orphans: bool,
-    /// Besides whoever died, a process was lost that could have served.
+    /// Whether, in addition to the deaths, a process was lost that could have served.
     pub lost_another: bool,
-    /// Some process sent something that is not a message.
+    /// Whether a process sent something that is not a message.
     pub babbled: bool,
-    /// A process was started that the journal does not know of, since the disk failed.
+    /// Whether a process was started without a journal entry, because the disk failed.
     pub unknown: bool,
-    /// The time of the upgrade has passed since another supervisor came, and it is not known yet what to do.
+    /// Whether the time of the upgrade has passed since another supervisor started, before its decision.
     pub late: bool,
-    /// It is still there, and another supervisor came, which does not know of it.
+    /// Whether a process as in `unknown` still exists, and another supervisor has started, which does not know of it.
     pub lost_track: bool,
     pub budget: Budget,
 }
 
 impl World {
-    /// Nothing runs, and nothing was asked for.
+    /// Nothing runs, and there was no request.
     pub fn stopped(model: &Model) -> Self {
         Self {
             chair: Chair::Runs,
@@ -219,7 +219,7 @@ impl World {
         Supervisor::new(model.mode, model.policy())
     }
 
-    /// An id that was never used.
+    /// An unused id.
     pub fn next_id(&self) -> HandoffId {
         let mut bytes = [0; 16];
         bytes[15] = self.ids + 1;
@@ -234,13 +234,13 @@ impl World {
         self.processes[at].as_mut().expect("the process exists")
     }
 
-    /// All processes that were not waited for.
+    /// All processes that were not reaped.
     pub fn existing(&self) -> impl Iterator<Item = (usize, &Process)> {
         self.processes.iter().enumerate().filter_map(|(at, process)| Some((at, process.as_ref()?)))
     }
 
-    /// How many processes there are, without those that nobody knows of: their supervisor died while it started them. They
-    /// have no data and no listener, and go as soon as they see that it is gone.
+    /// The number of processes, without those that the supervisor does not know of, because it died while it started
+    /// them. They have no data and no listener, and end when they see that it is gone.
     pub fn count(&self) -> usize {
         let began = |process: &Process| !matches!(process.part, Part::Stranger { .. });
         self.existing().filter(|(at, process)| self.roles.contain(*at) || began(process)).count()
@@ -260,7 +260,7 @@ impl World {
         self.overdue & (1 << deadline as u32) != 0
     }
 
-    /// Signs of life, which are not in the model for their own sake, keep this deadline from passing.
+    /// Whether signs of life, which the model does not contain as such, keep this deadline from passing.
     pub fn is_put_off(&self, deadline: Deadline) -> bool {
         let at_work = |at: Option<usize>| at.is_some_and(|at| self.process(at).is_at_work());
         match deadline {
@@ -272,7 +272,7 @@ impl World {
         }
     }
 
-    /// A process could go on if it got a processor.
+    /// Whether a process could continue if it got a processor.
     pub fn is_busy(&self, role: Role) -> bool {
         let at = match role {
             Role::Incumbent => self.roles.incumbent,
@@ -281,7 +281,7 @@ impl World {
         at.is_some_and(|at| self.process(at).runs())
     }
 
-    /// Something has come that the supervisor has not looked at.
+    /// Whether there is a message or an end that the supervisor has not seen.
     pub fn is_something_to_hear(&self) -> bool {
         self.existing().any(|(_, process)| {
             let line = process.line();
@@ -289,13 +289,13 @@ impl World {
         })
     }
 
-    /// Whoever the probe of this handoff is for, if somebody still waits for its answer.
+    /// The process that the probe of this handoff is for, if its answer still matters.
     pub fn probed(&self, id: HandoffId) -> Option<&Process> {
         let waits = self.machine.phase() == Phase::Probing && self.machine.handoff() == id;
         waits.then(|| self.roles.successor.map(|at| self.process(at))).flatten()
     }
 
-    /// Whoever is watched.
+    /// The process that is watched.
     pub fn watched(&self) -> Option<&Process> {
         let at = match self.machine.watched()?.1 {
             Watch::Share(_) => self.roles.successor,
@@ -304,7 +304,7 @@ impl World {
         at.map(|at| self.process(at))
     }
 
-    /// The supervisor is there, or will be again.
+    /// Whether the supervisor exists, or will continue.
     pub fn is_supervised(&self) -> bool {
         match self.chair {
             Chair::Runs => true,
@@ -328,7 +328,7 @@ impl World {
         (process.lease, process.overdue) = (false, false);
         (process.waits, process.granted, process.terminated) = (false, false, false);
         (process.code, process.next) = (None, None);
-        // Nobody is left who would notice.
+        // No supervisor is left to notice.
         if !self.is_supervised() {
             self.processes[at] = None;
         }

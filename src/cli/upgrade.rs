@@ -9,7 +9,7 @@ use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::{Json, operation, upgrade_all};
 use crate::config::{Dirs, format_duration_ms, parse_duration_ms};
-use crate::control::api::{Request, Upgrade};
+use crate::control::api::{Claims, Request, Upgrade};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -67,12 +67,18 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
             "Name no service, and add --all.",
         ));
     }
+    let claims = arguments.claims.to_claims()?;
     let Some(service) = arguments.service.clone() else {
+        if claims != Claims::default() {
+            return Err(Failure::usage(
+                "--all upgrades each service to the binary of its own file: evidence and member are those of one.".to_owned(),
+                "Name one service instead of --all.",
+            ));
+        }
         let limits = upgrade_all::Limits { deadline_ms, drain_grace_ms };
         return upgrade_all::run(limits, arguments.max_parallel.unwrap_or(1).into(), dirs, out);
     };
     let binary = arguments.binary.as_deref().map(absolute).transpose()?;
-    let claims = arguments.claims.to_claims()?;
     let upgrade = Upgrade { service, binary, deadline_ms, drain_grace_ms, claims };
     operation::run(&Request::Upgrade(upgrade), dirs, out)
 }

@@ -18,7 +18,7 @@ use super::liveness::{self, Liveness};
 use super::load::Glimpse;
 use super::order;
 use super::probation::{self, Trial};
-use super::probe::{self, Probe};
+use super::probe::{self, Check, Probe};
 use super::program::{self, Program};
 use super::table::{Found, Section};
 use super::units::format_duration_ms;
@@ -116,6 +116,10 @@ pub struct Service {
     pub working_dir: PathBuf,
     /// The place of `working_dir` in the file, if it is there.
     pub working_dir_at: Option<Position>,
+    /// Where the probe stands, if the file has one.
+    pub(super) probe_at: Option<Position>,
+    /// Where the probation stands, if the file has one.
+    pub(super) probation_at: Option<Position>,
     /// Limit of a whole upgrade.
     pub deadline_ms: u64,
     /// How long the incumbent may take to finish what it has accepted; at most `deadline_ms`.
@@ -255,11 +259,20 @@ impl Service {
                 errors.push(mistake(Some(at), key, error.to_string(), error.hint()));
             }
         }
-        if let Some(program) = self.update.version_command.first().filter(|program| *program != BINARY)
-            && let Err(error) = check_program(program)
-        {
-            let at = self.update.version_command_at;
-            errors.push(mistake(at, "update.version_command", error.to_string(), error.hint()));
+        let version_command = self.update.version_command.first().filter(|program| *program != BINARY);
+        let probe = self.probe.as_ref().and_then(|probe| match &probe.check {
+            Check::Exec(argv) => argv.first(),
+            Check::Http(_) | Check::Tcp { .. } => None,
+        });
+        let counter = self.trial.errors.as_ref().and_then(|errors| errors.command.first());
+        for (key, at, program) in [
+            ("update.version_command", self.update.version_command_at, version_command),
+            ("probe.exec", self.probe_at, probe),
+            ("probation.errors", self.probation_at, counter),
+        ] {
+            if let Some(Err(error)) = program.map(|program| check_program(program)) {
+                errors.push(mistake(at, key, error.to_string(), error.hint()));
+            }
         }
         errors
     }
@@ -302,6 +315,8 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
         liveness: liveness::read(report, root),
         update: update::read(report, root),
         mode,
+        probe_at: root.at(report, "probe"),
+        probation_at: root.at(report, "probation"),
         working_dir_at: working_dir.as_ref().map(|found| found.at(report)),
         working_dir: working_dir.map_or_else(|| PathBuf::from("/"), |found| found.value),
         deadline_ms,

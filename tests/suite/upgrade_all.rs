@@ -90,7 +90,10 @@ fn with_mistakes_in_a_file_nothing_begins() {
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     assert!(String::from_utf8(output.stderr).unwrap().contains("there is no service \"b\""));
     assert_eq!(version(address), "1-a");
-    for wrong in [&["upgrade"][..], &["upgrade", "a", "--all"], &["upgrade", "a", "--max-parallel", "2"]] {
+    let member = ["upgrade", "--all", "--member", "server"];
+    for wrong in
+        [&["upgrade"][..], &["upgrade", "a", "--all"], &["upgrade", "a", "--max-parallel", "2"], &member]
+    {
         assert_eq!(rig.run(wrong).status.code(), Some(64), "{wrong:?}");
     }
 }

@@ -114,3 +114,20 @@ fn check_looks_through_a_directory_as_the_start_does() {
     written(&member("bin/server"));
     assert_eq!(say(&rig, &["check"]).code, Some(0));
 }
+
+#[test]
+fn check_names_a_check_or_counter_that_cannot_run() {
+    let rig = Rig::new();
+    let (binary, address, missing) = (rig.release("1", ""), free_address(), rig.path("no/such/program"));
+    for (key, table) in [
+        ("probe.exec", format!("[probe]\nexec = [{missing:?}]\n")),
+        ("probation.errors", format!("[probation]\ntime = \"1s\"\nerrors = [{missing:?}]\n")),
+    ] {
+        let text = format!("binary = {binary:?}\nautostart = false\n{table}[listen]\nmain = \"{address}\"\n");
+        fs::write(rig.path("config/services/s.toml"), text).unwrap();
+        let said = say(&rig, &["check"]);
+        assert_eq!(said.code, Some(3), "{said:?}");
+        let place = format!("s.toml:3:1: {key}: ");
+        assert!(said.stdout.contains(&place) && said.stdout.contains("no/such/program"), "{said:?}");
+    }
+}

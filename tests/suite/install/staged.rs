@@ -126,8 +126,11 @@ fn what_was_installed_while_the_daemon_was_lost_is_upgraded_to_by_the_next_one()
     assert_eq!(version(stored.address), "1", "nothing is disturbed");
     stored.rig.start_daemon();
     wait_for("version 2", || (version(stored.address) == "2").then_some(()));
-    let status = stored.rig.settled("s");
-    assert_eq!((status.generation.0, status.staged), (2, None));
+    // It stays staged until all of the upgrade is over.
+    let status = wait_for("the staged version to be taken in", || {
+        Some(stored.rig.settled("s")).filter(|status| status.staged.is_none())
+    });
+    assert_eq!(status.generation.0, 2);
     assert_eq!(status.last_handoff.unwrap().outcome, Ending::Committed);
     assert_eq!(processes_of(&stored.rig.path("state/services/s/versions")).len(), 1);
 }

@@ -22,27 +22,50 @@
 //! - `config`, `control`, `cli`: service files, the control socket, and the commands.
 //! - `doctor`, `hooks`, `probe`, `watch`: trials, commands of the operator, health, and watched paths.
 //!
-//! Only `control` is an interface for other programs. The other modules are public for the tests of this repository,
-//! and change without notice.
+//! Only `control` is an interface for other programs. The other modules are hidden: the tests of this repository
+//! use them, and they change without notice.
 
 use handoff_crash_points as crash_points;
 use handoff_service as service;
+#[doc(hidden)]
 pub use handoff_sys as sys;
 
-pub mod cli;
+mod cli;
+#[doc(hidden)]
 pub mod config;
 pub mod control;
 #[cfg(feature = "crash-points")]
+#[doc(hidden)]
 pub mod crash_test;
-pub mod doctor;
+mod doctor;
+#[doc(hidden)]
 pub mod history;
+#[doc(hidden)]
 pub mod hooks;
+#[doc(hidden)]
 pub mod journal;
+#[doc(hidden)]
 pub mod keeper;
 mod probe;
+#[doc(hidden)]
 pub mod shim;
+#[doc(hidden)]
 pub mod slots;
-pub mod spool;
+mod spool;
+#[doc(hidden)]
 pub mod store;
-pub mod supervisor;
-pub mod watch;
+mod supervisor;
+mod watch;
+
+/// The command `handoff`: runs the verb of the command line, and returns its exit code.
+#[doc(hidden)]
+pub fn main() -> std::process::ExitCode {
+    // First, so that these small processes never load what the command line needs.
+    match std::env::args_os().nth(1) {
+        Some(verb) if verb == keeper::VERB => keeper::main(),
+        Some(verb) if verb == shim::VERB => shim::main(),
+        Some(verb) if verb == shim::exec::VERB => shim::exec::main(),
+        Some(verb) if verb == shim::trial::VERB => shim::trial::main(),
+        _ => cli::main(),
+    }
+}

@@ -75,12 +75,10 @@ enum Load {
 
 fn main() -> ExitCode {
     // The harness starts this program as a daemon, and the daemon starts it as a keeper or shim. The last is for tests.
-    match std::env::args_os().nth(1) {
-        Some(verb) if verb == handoff::keeper::VERB => return handoff::keeper::main(),
-        Some(verb) if verb == handoff::shim::VERB => return handoff::shim::main(),
-        Some(verb) if verb == handoff::shim::exec::VERB => return handoff::shim::exec::main(),
-        Some(verb) if verb == "daemon" || verb == "crash-test" => return handoff::cli::main(),
-        _ => {}
+    let verbs =
+        [handoff::keeper::VERB, handoff::shim::VERB, handoff::shim::exec::VERB, "daemon", "crash-test"];
+    if std::env::args_os().nth(1).is_some_and(|verb| verbs.iter().any(|own| verb == *own)) {
+        return handoff::main();
     }
     let args = Args::parse();
     let ended = match &args.load {

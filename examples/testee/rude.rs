@@ -1,7 +1,11 @@
 //! Processes that break the protocol, each in a different way. They implement it by hand.
 
+use std::time::Duration;
+
 use handoff::sys::channel::Channel;
 use handoff::sys::inherit::take_channel;
+use handoff::sys::process::{Signal, is_stopped, parent_of};
+use handoff::sys::signals::send_plain;
 use handoff::sys::wire::{recv_message, send_message};
 use handoff_protocol::frame::FRAME_MAX;
 use handoff_protocol::ids::HandoffId;
@@ -32,11 +36,18 @@ fn hello(channel: &Channel, id: HandoffId, versions: VersionRange) -> Result<(),
     Ok(send_message(channel, UNAGREED, id, &hello, &[])?)
 }
 
-/// Sends `Ready` twice.
+/// Sends `Ready` twice. The supervisor is stopped meanwhile, so that it finds both: on a busy machine the first could be
+/// committed before the second is sent.
 fn twice(channel: &Channel, id: HandoffId) -> Result<(), BoxError> {
     let version = parked(channel, id)?;
-    ready(channel, version, id)?;
-    ready(channel, version, id)
+    let supervisor = parent_of(std::process::id()).ok_or("no parent")?;
+    send_plain(supervisor, Signal::SIGSTOP);
+    while !is_stopped(supervisor) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let sent = ready(channel, version, id).and_then(|()| ready(channel, version, id));
+    send_plain(supervisor, Signal::SIGCONT);
+    sent
 }
 
 /// Becomes the incumbent, and then stops reading.

@@ -15,7 +15,8 @@ pub use super::versions::{
     Claims, Install, Named, NamedIs, Pin, Rollback, Skew, StagedStatus, VersionStatus,
 };
 use crate::config::nearest;
-use crate::history::Entry;
+#[doc(inline)]
+pub use crate::history::{Ending as HistoryEnding, Entry, Operation, Version};
 
 const METHODS: [&str; 15] = [
     "ping", "list", "status", "start", "stop", "restart", "upgrade", "install", "rollback", "cancel",

@@ -20,6 +20,8 @@ pub use caller::Caller;
 pub use client::{Client, ClientError};
 pub use error::{Error, Kind};
 pub use rpc::LINE_MAX_BYTES;
+// The side of the daemon, for its tests.
+#[doc(hidden)]
 pub use server::{BindError, CONNECTIONS_MAX, Handler, Listener, ProgressSink, serve};
 
 pub(crate) use signals::{signal_names, signal_of};

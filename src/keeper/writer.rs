@@ -217,18 +217,28 @@ mod tests {
     fn lines_are_in_the_file_at_once_and_the_thread_ends() {
         let root = tempfile::tempdir().unwrap();
         let writer = Writer::new(root.path().join("log"), LIMITS);
+        let mut longest = Duration::ZERO;
         for number in 0..1_000 {
+            let began = Instant::now();
             writer.write(format!("{number}\n").as_bytes());
+            longest = longest.max(began.elapsed());
         }
-        assert_eq!(text(&writer).lines().count(), 1_000);
-        assert_eq!(writer.take_tally().lost_lines, 0);
+        // After a slow write, as on a busy machine, the next ones are not waited for.
+        if longest < QUICK {
+            assert_eq!(text(&writer).lines().count(), 1_000);
+        }
         let until = Instant::now() + Duration::from_secs(20);
         while writer.shared.lock().has_thread {
             assert!(Instant::now() < until, "the thread stays");
             std::thread::sleep(Duration::from_millis(10));
         }
+        assert_eq!(text(&writer).lines().count(), 1_000);
+        assert_eq!(writer.take_tally().lost_lines, 0);
+        let began = Instant::now();
         writer.write(b"last\n");
-        assert!(text(&writer).ends_with("999\nlast\n"));
+        if began.elapsed() < QUICK {
+            assert!(text(&writer).ends_with("999\nlast\n"));
+        }
     }
 
     /// A log that its thread never returns stands for a file system that does not answer.

@@ -196,12 +196,22 @@ mod tests {
     use super::*;
     use crate::sys::process::session_of;
     use std::process::{Command, Stdio};
-    use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+    use std::sync::mpsc;
 
-    /// Until its exec, a child of one test has the open files of the other.
-    fn alone() -> MutexGuard<'static, ()> {
-        static ALONE: Mutex<()> = Mutex::new(());
-        ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether this process runs `test` alone. If not, another process has done that when this returns: until its exec, a child of another
+    /// test has the open files of this one, and would be ended too.
+    fn is_alone(test: &str) -> bool {
+        const VARIABLE: &str = "HANDOFF_TEST_FILES_ALONE";
+        if std::env::var_os(VARIABLE).is_some() {
+            return true;
+        }
+        let (_, module) = module_path!().split_once("::").unwrap();
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", &format!("{module}::{test}"), "--nocapture"]).env(VARIABLE, "1");
+        let output = again.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{output:?}");
+        false
     }
 
     fn take_within(path: &Path, limit: Duration) -> io::Result<ProgramLock> {
@@ -215,7 +225,9 @@ mod tests {
 
     #[test]
     fn whoever_has_the_file_open_is_ended_and_nobody_else() {
-        let _alone = alone();
+        if !is_alone("whoever_has_the_file_open_is_ended_and_nobody_else") {
+            return;
+        }
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("program.lock");
         let lock = take(&path).unwrap();
@@ -237,7 +249,9 @@ mod tests {
     /// It is held in its first bind.
     #[test]
     fn a_program_that_was_started_before_the_lock_was_taken_holds_it_as_well() {
-        let _alone = alone();
+        if !is_alone("a_program_that_was_started_before_the_lock_was_taken_holds_it_as_well") {
+            return;
+        }
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("program.lock");
         let cat = |lock: &ProgramLock| {
@@ -264,7 +278,9 @@ mod tests {
     /// A process that has the lock through its own open file stands for an invisible one.
     #[test]
     fn a_holder_that_cannot_be_found_is_told_and_one_that_was_put_down_is_ended() {
-        let _alone = alone();
+        if !is_alone("a_holder_that_cannot_be_found_is_told_and_one_that_was_put_down_is_ended") {
+            return;
+        }
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("program.lock");
         // Held by this process, which is never killed, so the holder appears invisible.
@@ -272,7 +288,7 @@ mod tests {
         let begun = Instant::now();
         let error = take_within(&path, Duration::from_millis(300)).map(drop).unwrap_err().to_string();
         assert!(error.contains("program.lock is held by a process whose files"), "{error}");
-        assert!(begun.elapsed() < Duration::from_secs(3));
+        assert!(begun.elapsed() < ENDED_WITHIN);
         // A session leader with a recorded pid.
         let mut noted = Command::new("setsid").args(["/bin/cat"]).stdin(Stdio::piped()).spawn().unwrap();
         let until = Instant::now() + Duration::from_secs(10);
@@ -290,7 +306,9 @@ mod tests {
 
     #[test]
     fn nobody_is_ended_whose_file_got_the_number_of_one_that_was_removed() {
-        let _alone = alone();
+        if !is_alone("nobody_is_ended_whose_file_got_the_number_of_one_that_was_removed") {
+            return;
+        }
         let dir = tempfile::tempdir().unwrap();
         for n in 0..200 {
             let path = dir.path().join(format!("trace-{n}"));

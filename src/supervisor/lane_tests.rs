@@ -29,14 +29,20 @@ async fn work_is_done_in_its_order_and_the_thread_ends() {
 async fn what_does_not_answer_is_given_up_and_what_waits_behind_it_is_not_begun() {
     let lane = Lane::new("test");
     let (release, blocked) = mpsc::channel::<()>();
-    let stuck = lane.run_within(Duration::from_millis(1_200), "/mnt".into(), move || blocked.recv());
+    let (begun, begins) = mpsc::channel();
+    let stuck = lane.run_within(Duration::from_millis(1_200), "/mnt".into(), move || {
+        begun.send(()).unwrap();
+        blocked.recv()
+    });
+    // From then on its time counts.
+    begins.recv_timeout(LIMIT).unwrap();
     let (sender, receiver) = mpsc::channel();
     let behind = lane.run_within(Duration::from_millis(10), "/mnt".into(), move || sender.send(()));
     assert_eq!(behind.await.unwrap_err().kind(), io::ErrorKind::TimedOut);
     let error = stuck.await.unwrap_err().to_string();
     assert_eq!(error, "/mnt has not answered for 1 s");
     let error = lane.run(|| ()).await.unwrap_err().to_string();
-    assert!(error.contains("an earlier access has not ended for 1 s"), "{error}");
+    assert!(error.contains("an earlier access has not ended for "), "{error}");
     release.send(()).unwrap();
     let until = Instant::now() + LIMIT;
     while lane.run(|| ()).await.is_err() {
@@ -49,14 +55,19 @@ async fn what_does_not_answer_is_given_up_and_what_waits_behind_it_is_not_begun(
 async fn who_would_wait_here_is_refused_behind_work_that_hangs_and_was_not_given_up() {
     let lane = Lane::new("test");
     let (release, blocked) = mpsc::channel::<()>();
-    let hangs = lane.run(move || blocked.recv());
+    let (begun, begins) = mpsc::channel();
+    let hangs = lane.run(move || {
+        begun.send(()).unwrap();
+        blocked.recv()
+    });
+    begins.recv_timeout(LIMIT).unwrap();
     let began = Instant::now();
     let error = lane.wait(STUCK + Duration::from_millis(200), "/mnt", || ()).unwrap_err().to_string();
     assert_eq!(error, "/mnt has not answered for 1 s");
     assert!(began.elapsed() >= STUCK);
     for _ in 0..20 {
         let error = lane.wait(LIMIT, "/mnt", || ()).unwrap_err().to_string();
-        assert!(error.contains("an earlier access has not ended for 1 s"), "{error}");
+        assert!(error.contains("an earlier access has not ended for "), "{error}");
     }
     assert!(began.elapsed() < LIMIT, "each was waited for: {:?}", began.elapsed());
     // A caller that does not block here is not refused: the work may be long, and still end.

@@ -147,7 +147,7 @@ mod tests {
                               child = os.fork()\nif child: print(child, flush=True); os._exit(0)\nsys.stdin.read()\n";
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(LOCK_FILE);
-        drop(DataLock::try_take(directory.path()).unwrap().unwrap());
+        DataLock::try_take(directory.path()).unwrap().unwrap().release().unwrap();
         assert_eq!(LockUsers::of(&path), LockUsers::default());
         let mut parent = Command::new("/usr/bin/python3")
             .args(["-I", "-c", PYTHON])

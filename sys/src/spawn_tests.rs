@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::net::TcpListener;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// A spec for `binary` whose output goes to the returned pipe.
@@ -112,18 +112,24 @@ fn environment_directory_session_and_signals_are_what_is_meant() {
     assert_eq!((signals("SigBlk:"), signals("SigIgn:") & !(3 << 31)), (0, 0));
 }
 
+/// Another process writes it: a child of another test may hold for a moment what is open for writing in this one, and such a file
+/// cannot be executed.
+fn write_executable(path: &Path, text: &str) {
+    let script = "printf %s \"$2\" > \"$1\" && chmod 755 \"$1\"";
+    let mut command = std::process::Command::new("/bin/sh");
+    command.args(["-c", script, "sh"]).arg(path).arg(text);
+    assert!(command.status().unwrap().success());
+}
+
 #[test]
 fn what_cannot_be_started_is_told_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let plain = dir.path().join("plain");
     fs::write(&plain, "no program").unwrap();
     let script = dir.path().join("script");
-    fs::write(&script, "#!/nonexistent/interpreter\n").unwrap();
+    write_executable(&script, "#!/nonexistent/interpreter\n");
     let garbage = dir.path().join("garbage");
-    fs::write(&garbage, "neither script nor program").unwrap();
-    for executable in [&script, &garbage] {
-        fs::set_permissions(executable, fs::Permissions::from_mode(0o755)).unwrap();
-    }
+    write_executable(&garbage, "neither script nor program");
     let busy = dir.path().join("busy");
     let _writer = OpenOptions::new().write(true).create_new(true).mode(0o755).open(&busy).unwrap();
 

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::at_end::AtEnd;
-use crate::support::{Rig, ask, signal, version, wait_for};
+use crate::support::{Rig, ask, ask_meanwhile, signal, version, wait_for};
 use handoff::control::api::{Ending, State};
 use handoff::sys::process::Signal;
 
-const LEASE: &str = "lease = \"500ms\"\nresume_limit = \"1s\"";
-const OVERLAP: &str = "mode = \"overlap\"\nlease = \"500ms\"\nresume_limit = \"1s\"";
+const LEASE: &str = "lease = \"2s\"\nresume_limit = \"5s\"";
+const OVERLAP: &str = "mode = \"overlap\"\nlease = \"2s\"\nresume_limit = \"5s\"";
 
 fn kill_daemon(rig: &mut Rig) {
     let mut daemon = rig.daemon.take().unwrap();
@@ -21,10 +21,11 @@ fn kill_daemon(rig: &mut Rig) {
 
 fn keeper(rig: &Rig) -> u32 {
     let line = format!("{}\0", rig.path("run/keeper.sock").display());
-    let found = crate::support::processes_of(rig.root.path()).into_iter().find(|pid| {
-        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|found| found.ends_with(line.as_bytes()))
-    });
-    found.expect("a keeper")
+    wait_for("a keeper", || {
+        crate::support::processes_of(rig.root.path()).into_iter().find(|pid| {
+            std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|found| found.ends_with(line.as_bytes()))
+        })
+    })
 }
 
 fn upgrades(rig: &Rig, address: SocketAddr, to: &str) {
@@ -77,7 +78,7 @@ fn what_runs_goes_on_and_can_be_upgraded() {
                     (before.pid, before.generation, before.restarts, before.started_at, &before.binary),
                     "{mode}, {victims} killed, round {round}"
                 );
-                assert_eq!(after.problem, None);
+                assert_eq!(rig.looked_at("s").problem, None);
             }
             upgrades(&rig, address, "3");
             upgrades(&rig, address, "4");
@@ -119,17 +120,16 @@ fn knows_exits(release: &str) -> bool {
 fn an_upgrade_that_was_under_way_is_ended_and_told_of() {
     let cases = [
         ("draining", "", "", Ending::RolledBack),
-        ("sealing", "slow-seal-1000", "", Ending::RolledBack),
+        ("sealing", "slow-seal-4000", "", Ending::RolledBack),
         ("warming", "", "hang-while-warming", Ending::RolledBack),
-        ("beginning", "", "slow-begin-1500", Ending::Committed),
+        ("beginning", "", "slow-begin-6000", Ending::Committed),
     ];
     for (mode, cases) in [(LEASE, &cases[..]), (OVERLAP, &cases[2..])] {
         for (phase, old_fault, new_fault, ending) in cases {
             let mut rig = Rig::new();
             let address = rig.serve("s", "1", old_fault, mode);
             let binary = rig.release("2", new_fault);
-            let slow = (*phase == "draining").then(|| std::thread::spawn(move || ask(address, "slow 1500")));
-            wait_for("it to be accepted", || (version(address) == "1").then_some(()));
+            let slow = (*phase == "draining").then(|| ask_meanwhile(address, "slow 8000"));
             std::thread::scope(|scope| {
                 let upgrade = scope.spawn(|| rig.upgrade("s", &binary));
                 wait_for(phase, || (rig.status("s").phase.as_deref() == Some(phase)).then_some(()));
@@ -219,7 +219,7 @@ fn an_upgrade_has_one_deadline_whichever_daemon_is_there() {
     let binary = rig.release("2", "hang-after-begin");
     let began = Instant::now();
     std::thread::scope(|scope| {
-        let upgrade = scope.spawn(|| rig.upgrade_with("s", &binary, Some(3_000), Some(500)));
+        let upgrade = scope.spawn(|| rig.upgrade_with("s", &binary, Some(12_000), Some(10_000)));
         wait_for("it to hold the lock", || {
             let log = rig.run(&["logs", "s"]).stdout;
             String::from_utf8_lossy(&log).contains("testee 2 begins").then_some(())
@@ -228,7 +228,7 @@ fn an_upgrade_has_one_deadline_whichever_daemon_is_there() {
         upgrade.join().unwrap().unwrap_err();
     });
     rig.daemon.take().unwrap().wait().unwrap();
-    for next in [1_000, 1_800] {
+    for next in [4_000, 7_000] {
         rig.start_daemon();
         let until = began + Duration::from_millis(next);
         std::thread::sleep(until.saturating_duration_since(Instant::now()));
@@ -237,8 +237,8 @@ fn an_upgrade_has_one_deadline_whichever_daemon_is_there() {
     rig.start_daemon();
     assert_eq!(version(address), "1");
     // The service file grants five minutes.
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
-    assert!(began.elapsed() >= Duration::from_secs(3), "the new process had all of its time");
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_secs(12), "the new process had all of its time");
     let status = rig.settled("s");
     assert_eq!((status.pid, status.restarts, status.generation.0), (old, 0, 1));
     let last = status.last_handoff.unwrap();
@@ -264,7 +264,7 @@ fn a_process_that_is_frozen_is_replaced_when_it_does_not_answer() {
 #[test]
 fn a_stop_that_was_under_way_is_completed_and_what_is_stopped_stays_so() {
     let mut rig = Rig::new();
-    let address = rig.serve("s", "1", "slow-seal-1500", LEASE);
+    let address = rig.serve("s", "1", "slow-seal-5000", LEASE);
     std::thread::scope(|scope| {
         let stop =
             scope.spawn(|| rig.call(handoff::control::api::Request::Stop(crate::support::service("s"))));

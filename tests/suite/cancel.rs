@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Output, Stdio};
 
-use crate::support::{Rig, ask, service, version, wait_for};
+use crate::support::{Rig, ask, ask_meanwhile, service, version, wait_for};
 use handoff::control::api::{Ending, Outcome, Request, Response, State};
 use handoff::control::{ClientError, Kind};
 use handoff::sys::process::ProcessId;
@@ -35,8 +35,9 @@ fn called_off(phase: &str, old_fault: &str, new_fault: &str, more: &str, meanwhi
     let rig = Rig::new();
     let address = rig.serve("s", "1", old_fault, more);
     let old = rig.status("s").pid;
+    let binary = rig.release("2", new_fault);
     meanwhile(address);
-    let upgrade = begin(&rig, &["upgrade", "s", "--binary", rig.release("2", new_fault).to_str().unwrap()]);
+    let upgrade = begin(&rig, &["upgrade", "s", "--binary", binary.to_str().unwrap()]);
     wait_for("the phase", || is_in(&rig, phase));
     let outcome = cancel(&rig).unwrap();
     assert_eq!((outcome.outcome, outcome.pid, outcome.generation.0), (Ending::RolledBack, old, 1));
@@ -67,15 +68,14 @@ fn in_warming() {
 fn in_draining() {
     let mut slow = None;
     called_off("draining", "", "", "", |address| {
-        slow = Some(std::thread::spawn(move || ask(address, "slow 6000").unwrap()));
-        wait_for("the slow request to be accepted", || (version(address) == "1").then_some(()));
+        slow = Some(ask_meanwhile(address, "slow 10000"));
     });
-    assert_eq!(slow.unwrap().join().unwrap(), "1 slow 6000", "its request was finished");
+    assert_eq!(slow.unwrap().join().unwrap().unwrap(), "1 slow 10000", "its request was finished");
 }
 
 #[test]
 fn in_sealing() {
-    called_off("sealing", "slow-seal-2500", "", "", |_| {});
+    called_off("sealing", "slow-seal-5000", "", "", |_| {});
 }
 
 #[test]

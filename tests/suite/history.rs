@@ -106,11 +106,10 @@ fn lost_in_the_middle(fault: &str, phase: &str) -> (Rig, std::net::SocketAddr) {
     let mut upgrade = rig.handoff(&["upgrade", "s", "--binary"]);
     let mut upgrade = upgrade.arg(rig.release("2", fault)).spawn().unwrap();
     wait_for(phase, || (rig.status("s").phase.as_deref() == Some(phase)).then_some(()));
-    // One that was told to begin has the data lock by then: else the old process may take it back first.
-    let since = std::time::Instant::now();
-    wait_for("what was told to be done", || {
-        (since.elapsed() > std::time::Duration::from_millis(300)).then_some(())
-    });
+    // One that was told to begin says so when it has the data lock: else the old process may take that back first.
+    let log = rig.path("state/services/s/log/current");
+    let has_begun = || std::fs::read_to_string(&log).is_ok_and(|text| text.contains("testee 2 begins"));
+    wait_for("the data lock", || (phase != "beginning" || has_begun()).then_some(()));
     let mut daemon = rig.daemon.take().unwrap();
     signal(daemon.id(), handoff::sys::process::Signal::SIGKILL);
     daemon.wait().unwrap();
@@ -133,7 +132,7 @@ fn an_upgrade_whose_daemon_was_lost_is_told_with_who_asked() {
 
 #[test]
 fn an_upgrade_that_another_daemon_completes_is_told_as_committed() {
-    let (rig, address) = lost_in_the_middle("slow-begin-4000", "beginning");
+    let (rig, address) = lost_in_the_middle("slow-begin-6000", "beginning");
     let last = history(&rig, Some("s"), None).pop().unwrap();
     assert_eq!(version(address), "2", "{last:?}");
     assert_eq!((last.operation, last.outcome), (Operation::Upgrade, Ending::Committed), "{last:?}");
@@ -193,7 +192,10 @@ fn the_verb_shows_a_table_a_picture_and_objects() {
     assert_eq!(table.status.code(), Some(0));
     let table = String::from_utf8(table.stdout).unwrap();
     let row = table.lines().find(|line| line.contains("upgrade")).unwrap();
-    assert!(row.contains("committed") && row.contains("testee-2") && row.contains("ms"), "{table}");
+    assert!(row.contains("committed") && row.contains("testee-2"), "{table}");
+    // On a busy machine it takes seconds.
+    let took = table.lines().next().and_then(|head| row.get(head.find("TOOK")?..)).unwrap();
+    assert!(["ms", "s"].map(Some).contains(&took.split_whitespace().nth(1)), "{table}");
     assert_eq!(table.lines().count(), 3, "{table}");
 
     let (_, picture, _) = run(&["history", "s", "--last"]);
@@ -252,7 +254,7 @@ fn a_first_start_that_fails_is_told_with_its_cause_and_the_next_try() {
         outcome => Some(outcome.unwrap()),
     });
     assert_eq!((good.outcome, good.reason), (api::Ending::Committed, None));
-    let status = rig.status("s");
+    let status = rig.looked_at("s");
     assert_eq!((status.problem, status.next_try_at), (None, None));
     assert_eq!(version(address), "2");
 }
@@ -274,8 +276,10 @@ fn a_restart_that_cannot_start_says_why_until_it_can() {
     assert!(!problem.contains("it was started again"), "{problem}");
     // The next try is the next start: nothing was there to be replaced. It is asked for in a long pause between two tries.
     wait_for("a long pause", || {
+        let next = waits(&rig).next_try_at;
+        // By now: a status may take a second.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
-        waits(&rig).next_try_at.filter(|at| *at > now + 1_500)
+        next.filter(|at| *at > now + 2_500)
     });
     std::fs::rename(rig.path("good"), &at).unwrap();
     rig.call(Request::Restart(service("s"))).unwrap();
@@ -304,7 +308,8 @@ fn the_reason_of_one_attempt_is_not_that_of_the_next() {
     assert!(second.contains("not healthy") && !second.contains("exited"), "{second}");
     assert_eq!(rig.status("s").problem, None, "the outcome tells it");
     assert_eq!(reason("4", ""), None);
-    assert_eq!((rig.status("s").problem, rig.status("s").restarts), (None, 0));
+    let status = rig.looked_at("s");
+    assert_eq!((status.problem, status.restarts), (None, 0));
 }
 
 #[test]

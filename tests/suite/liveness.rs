@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::support::{Rig, ask, signal, stop, version, wait_for};
+use crate::support::{Rig, ask_meanwhile, signal, stop, version, wait_for};
 use handoff::control::api::{Ending, Request, ServiceStatus, State};
 use handoff::sys::process::Signal;
 
@@ -133,16 +133,13 @@ fn a_process_that_finishes_a_request_in_an_upgrade_is_not_watched() {
     let address = rig.serve("s", "1", "", &format!("liveness = \"20ms\"\n{probe}"));
     // On a busy machine the copy takes its time.
     let binary = rig.release("2", "");
-    let slow = std::thread::spawn(move || ask(address, "slow 3000"));
-    wait_for("it to be accepted", || (version(address) == "1").then_some(()));
-    std::thread::scope(|scope| {
-        let upgrade = scope.spawn(|| rig.upgrade("s", &binary));
-        wait_for("the drain", || (rig.status("s").phase.as_deref() == Some("draining")).then_some(()));
+    let slow = ask_meanwhile(address, "slow 5000");
+    let outcome = rig.upgrade_and("s", &binary, "draining", || {
         std::fs::remove_file(&well).unwrap();
         assert!(slow.join().unwrap().unwrap().starts_with('1'), "the request was answered");
         std::fs::write(&well, "").unwrap();
-        assert_eq!(upgrade.join().unwrap().unwrap().outcome, Ending::Committed);
     });
+    assert_eq!(outcome.unwrap().outcome, Ending::Committed);
 }
 
 /// It answers and closes before anyone can look, closes at once, or resets.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::support::{Rig, ask, pause, version};
+use crate::support::{Rig, ask, ask_meanwhile, pause, version};
 use handoff::control::api::Ending;
 
 const OVERLAP: &str = "mode = \"overlap\"";
@@ -59,17 +59,16 @@ fn a_bad_version_is_never_noticed() {
 fn a_long_request_is_finished_by_the_old_process_while_the_new_one_serves() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", OVERLAP);
-    let slow = std::thread::spawn(move || ask(address, "slow 1500").unwrap());
-    crate::support::wait_for("the slow request to be accepted", || (version(address) == "1").then_some(()));
+    let binary = rig.release("2", "");
+    // Longer than a busy machine needs for the upgrade.
+    let slow = ask_meanwhile(address, "slow 8000");
     std::thread::scope(|scope| {
-        let binary = rig.release("2", "");
-        let rig = &rig;
-        let upgrade = scope.spawn(move || rig.upgrade("s", &binary).unwrap());
+        let upgrade = scope.spawn(|| rig.upgrade("s", &binary).unwrap());
         crate::support::wait_for("the new version", || (version(address) == "2").then_some(()));
         assert!(!slow.is_finished(), "the new one serves while the old one is busy");
         assert_eq!(upgrade.join().unwrap().outcome, Ending::Committed);
     });
-    assert_eq!(slow.join().unwrap(), "1 slow 1500");
+    assert_eq!(slow.join().unwrap().unwrap(), "1 slow 8000");
 }
 
 #[test]
@@ -97,22 +96,21 @@ fn clients_that_come_after_the_death_of_the_old_process_wait_for_the_new_one_and
     let before = listeners();
     for n in 2..5 {
         let old = rig.status("s").pid.unwrap();
-        let binary = rig.release(&n.to_string(), "slow-begin-500");
+        let binary = rig.release(&n.to_string(), "slow-begin-2000");
         std::thread::scope(|scope| {
-            let upgrade = scope.spawn(|| rig.upgrade("s", &binary));
-            crate::support::wait_for("it to begin", || {
-                (rig.status("s").phase.as_deref() == Some("beginning")).then_some(())
+            let mut early = None;
+            let outcome = rig.upgrade_and("s", &binary, "beginning", || {
+                crate::support::signal(old, handoff::sys::process::Signal::SIGSTOP);
+                early = Some(scope.spawn(move || ask(address, "x")));
+                crate::support::signal(old, handoff::sys::process::Signal::SIGKILL);
+                crate::support::wait_for("its end to be known", || {
+                    (rig.status("s").pid != Some(old)).then_some(())
+                });
+                assert_eq!(version(address), n.to_string());
             });
-            crate::support::signal(old, handoff::sys::process::Signal::SIGSTOP);
-            let early = scope.spawn(move || ask(address, "x"));
-            crate::support::signal(old, handoff::sys::process::Signal::SIGKILL);
-            crate::support::wait_for("its end to be known", || {
-                (rig.status("s").pid != Some(old)).then_some(())
-            });
-            assert_eq!(version(address), n.to_string());
-            assert_eq!(upgrade.join().unwrap().unwrap().outcome, Ending::Committed);
+            assert_eq!(outcome.unwrap().outcome, Ending::Committed);
             // It was in the queue of the dead, or came later: it is answered or told, and never left hanging.
-            match early.join().unwrap() {
+            match early.unwrap().join().unwrap() {
                 Ok(_) => {}
                 Err(error) => assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}"),
             }

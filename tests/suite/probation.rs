@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::support::at_end::AtEnd;
-use crate::support::{LIMIT, Rig, ask, executable, service, signal, version, wait_for};
+use crate::support::{LIMIT, Rig, ask, executable, pause, service, signal, version, wait_for};
 use handoff::control::ClientError;
 use handoff::control::api::{Ending, Outcome, Request, Response, State};
 use handoff::sys::process::Signal;
@@ -17,13 +17,7 @@ const LONG: &str = "probation = \"10m\"";
 
 /// Upgrades to version 2, does something as soon as it is on probation, and gives the end of the upgrade.
 fn on_probation(rig: &Rig, meanwhile: impl FnOnce()) -> Result<Outcome, ClientError> {
-    let binary = rig.release("2", "");
-    std::thread::scope(|scope| {
-        let upgrade = scope.spawn(|| rig.upgrade("s", &binary));
-        wait_for("the probation", || (rig.status("s").phase.as_deref() == Some("probation")).then_some(()));
-        meanwhile();
-        upgrade.join().unwrap()
-    })
+    rig.upgrade_and("s", &rig.release("2", ""), "probation", meanwhile)
 }
 
 /// Connects all the time. That a process dies with a connection is seen by its client; that nobody listens never is.
@@ -35,6 +29,7 @@ fn never_refused<T>(address: SocketAddr, work: impl FnOnce() -> T) -> T {
             while !stop.load(Ordering::Relaxed) || answered == 0 {
                 TcpStream::connect(address).unwrap_or_else(|error| panic!("after {answered}: {error}"));
                 answered += u64::from(ask(address, "x").is_ok());
+                pause();
             }
         });
         let at_end = AtEnd(&stop);
@@ -189,7 +184,7 @@ fn kill_daemon(rig: &mut Rig) {
 /// Whose end nobody sees: the daemon that was asked is killed.
 fn left_on_probation(mode: &str) -> (Rig, SocketAddr, u32) {
     let mut rig = Rig::new();
-    let address = rig.serve("s", "1", "", &format!("{mode}\n{LONG}\nlease = \"500ms\""));
+    let address = rig.serve("s", "1", "", &format!("{mode}\n{LONG}\nlease = \"2s\""));
     let old = rig.status("s").pid.unwrap();
     let binary = rig.release("2", "");
     let mut upgrade = rig.handoff(&["upgrade", "s", "--binary", binary.to_str().unwrap()]);
@@ -216,7 +211,8 @@ fn with_another_daemon_the_probation_begins_again() {
             assert!(text.contains(from));
             std::fs::write(path, text.replace(from, to)).unwrap();
         };
-        edit("10m", "1s");
+        // Long enough for a busy machine to see the phase.
+        edit("10m", "10s");
         never_refused(address, || {
             rig.start_daemon();
             wait_for("the probation", || {

@@ -1,6 +1,6 @@
 //! The daemon under a service manager: what it tells, what it has kept, and what a daemon takes that is started with it.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex};
 use crate::support::{Rig, processes_of, signal, wait_for};
 use handoff::control::api::Request;
 use handoff::keeper::Client;
-use handoff::sys::descriptor::{duplicate_from, set_close_on_exec};
 use handoff::sys::message::receive;
 use handoff::sys::process::Signal;
 
@@ -42,26 +41,26 @@ impl Manager {
 
     /// Starts the daemon with what is stored, from number 3 on.
     fn start_daemon(&self, rig: &mut Rig) {
-        // No other thread of this program starts a process, so they go to nobody else.
+        // As its standard streams, which a shell moves: what is inheritable here would go to the processes of other tests as well.
+        const MOVES: [&str; 3] = ["3<&0", "4<&1", "5<&2"];
         let unit = self.unit.lock().unwrap();
-        let given: Vec<_> = unit.store.iter().map(|(_, fd)| duplicate_from(fd, 100).unwrap()).collect();
-        let moves = given.iter().enumerate().map(|(at, fd)| {
-            set_close_on_exec(fd, false).unwrap();
-            format!("{}<&{fd} {fd}<&-", at + 3, fd = fd.as_raw_fd())
-        });
-        let moves = moves.collect::<Vec<_>>().join(" ");
-        let script = format!(r#"exec {moves}; LISTEN_PID=$$ exec "$@""#);
+        let given: Vec<OwnedFd> = unit.store.iter().map(|(_, fd)| fd.try_clone().unwrap()).collect();
+        let moves = MOVES[..given.len()].join(" ");
+        let script =
+            format!(r#"exec {moves} </dev/null >>"$1" 2>&1; shift; export LISTEN_PID=$$; exec "$@""#);
         let daemon = rig.handoff(&["daemon"]);
         let names: Vec<_> = unit.store.iter().map(|(name, _)| name.as_str()).collect();
         let mut command = Command::new("/bin/bash");
-        command.args(["-c", &script, "bash"]).arg(daemon.get_program()).args(daemon.get_args());
+        command.args(["-c", &script, "bash"]).arg(rig.path("daemon.log"));
+        command.arg(daemon.get_program()).args(daemon.get_args());
         command.envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
         if !given.is_empty() {
             command.env("LISTEN_FDS", given.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
         }
         command.env("NOTIFY_SOCKET", rig.path("notify.sock"));
-        let log = std::fs::File::options().create(true).append(true).open(rig.path("daemon.log")).unwrap();
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let mut streams = given.into_iter().map(Stdio::from);
+        let mut stream = || streams.next().unwrap_or_else(Stdio::null);
+        command.stdin(stream()).stdout(stream()).stderr(stream());
         rig.daemon = Some(command.spawn().unwrap());
         drop(unit);
         wait_for("the daemon to answer", || {
@@ -106,7 +105,6 @@ fn held(rig: &Rig) -> Vec<String> {
     Client::connect(&rig.path("run/keeper.sock")).unwrap().list().unwrap()
 }
 
-/// One test, since the descriptors that it makes inheritable would go to the processes of another.
 #[test]
 fn systemd_knows_how_it_stands_and_gives_back_what_it_was_given() {
     let mut rig = Rig::new();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::support::{Rig, ask, pause, service, version};
+use crate::support::{Rig, ask, ask_meanwhile, pause, service, version};
 use handoff::control::api::{Ending, Request, State};
 
 #[test]
@@ -64,11 +64,11 @@ fn no_request_fails_and_no_write_is_lost_over_twenty_upgrades() {
 fn a_request_that_began_before_an_upgrade_is_finished_by_the_old_process() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", "");
-    let slow = std::thread::spawn(move || ask(address, "slow 1000").unwrap());
-    crate::support::wait_for("the slow request to be accepted", || (version(address) == "1").then_some(()));
-    rig.upgrade("s", &rig.release("2", "")).unwrap();
+    let binary = rig.release("2", "");
+    let slow = ask_meanwhile(address, "slow 4000");
+    rig.upgrade("s", &binary).unwrap();
     assert_eq!(version(address), "2");
-    assert_eq!(slow.join().unwrap(), "1 slow 1000");
+    assert_eq!(slow.join().unwrap().unwrap(), "1 slow 4000");
 }
 
 #[test]

@@ -73,7 +73,7 @@ fn the_first_rollback_stops_it() {
 fn what_runs_beside_a_rollback_is_waited_for() {
     let rig = Rig::new();
     serve(&rig, "a", "exit-after-begin", "");
-    let slow = serve(&rig, "b", "slow-start-1500", "");
+    let slow = serve(&rig, "b", "slow-start-3000", "");
     serve(&rig, "c", "", "");
     let (code, objects) = run(&rig, &["upgrade", "--all", "--max-parallel", "2", "--json"]);
     assert_eq!(code, Some(4));

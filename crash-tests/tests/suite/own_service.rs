@@ -40,8 +40,9 @@ fn crash_test(file: &Path, said: &str, exit: i32) -> Output {
     let load = format!(
         r#"trap 'echo "$SAID"; exit {exit}' TERM; test -n "$HANDOFF_LISTEN_MAIN" || exit 9; while :; do sleep 0.05; done"#
     );
+    // The lease that a busy machine needs, as in `quick`.
     Command::new(env!("CARGO_BIN_EXE_crash-tests"))
-        .args(["crash-test", "--only", "upgrade", "--junit"])
+        .args(["crash-test", "--only", "upgrade", "--lease", "2s", "--junit"])
         .arg(file.with_file_name("report.xml"))
         .arg(file)
         .args(["--load", "sh", "-c", &load])

@@ -102,8 +102,19 @@ fn read_all(stream: &mut TcpStream) -> String {
     text
 }
 
+/// A drain closes a connection that was idle for a moment. On a busy machine the request may come after that: then it is tried again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kept_connection_ends_with_its_next_answer_and_an_idle_one_by_itself() {
+    for _ in 0..10 {
+        if is_answered_in_a_drain().await {
+            return;
+        }
+    }
+    panic!("a kept connection ends before it can send a request");
+}
+
+/// Whether a request on a kept connection was answered after a drain had begun. The answer must end the connection.
+async fn is_answered_in_a_drain() -> bool {
     let mut rig = Rig::new();
     let (mut idle, mut asks) = (rig.connect(), rig.connect());
     let (mut idle, asks) = spawn_blocking(move || {
@@ -115,20 +126,25 @@ async fn a_kept_connection_ends_with_its_next_answer_and_an_idle_one_by_itself()
     })
     .await
     .unwrap();
+    let gate = rig.server.gate.subscribe();
     let clients = spawn_blocking(move || {
-        let mut asks = asks;
-        ask(&mut asks, "/");
-        let mut answer = read_all(&mut asks);
-        while !answer.contains("connection: close") {
-            // The drain had not begun; ask again.
-            ask(&mut asks, "/");
-            answer = read_all(&mut asks);
+        let begun = Instant::now();
+        while *gate.borrow() == Gate::Open {
+            assert!(begun.elapsed() < LIMIT, "the drain has not begun");
+            std::thread::sleep(Duration::from_millis(1));
         }
+        let mut asks = asks;
+        let mut answer = String::new();
+        let asked = write!(asks, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let is_answered = asked.and_then(|()| asks.read_to_string(&mut answer)).is_ok() && !answer.is_empty();
+        assert!(!is_answered || answer.contains("connection: close"), "{answer}");
         assert_eq!(read_all(&mut idle), "");
+        is_answered
     });
     rig.drain().await;
-    clients.await.unwrap();
+    let is_answered = clients.await.unwrap();
     rig.seal(Mode::Exclusive, false).await.unwrap();
+    is_answered
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -56,7 +56,7 @@ fn a_program_at_another_port_is_told_at_once_with_the_line_to_write() {
     std::fs::write(&file, service_file(&[&first, &second, "0"], &second)).unwrap();
     rig.call(Request::Start(service("s"))).unwrap();
     assert_eq!(ask(second.parse().unwrap(), "x").unwrap(), "here");
-    assert_eq!(rig.status("s").problem, None);
+    assert_eq!(rig.looked_at("s").problem, None);
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn a_program_that_comes_to_its_port_later_is_waited_for() {
     std::fs::write(rig.path("config/services/s.toml"), text).unwrap();
     rig.call(Request::Start(service("s"))).unwrap();
     assert_eq!(ask(wanted.parse().unwrap(), "x").unwrap(), "here");
-    assert_eq!(rig.status("s").problem, None);
+    assert_eq!(rig.looked_at("s").problem, None);
     assert_eq!(rig.status("s").last_handoff.unwrap().outcome, Ending::Started);
 }
 
@@ -103,12 +103,12 @@ fn a_worker_that_names_a_process_of_somebody_else_gets_it_no_signal() {
     let (address, named) = (free_address(), stranger.id());
     let text = format!(
         "binary = \"/usr/bin/python3\"\nargs = [\"-c\", {WORKER:?}, \"{address}\", \"{named}\"]\nautostart = false\nstore = false\n\
-         adapter = \"inject\"\nmode = \"exclusive\"\nnotify = true\nstop_grace = \"1s\"\ndrain_grace = \"1s\"\n[listen]\nmain = \"{address}\"\n"
+         adapter = \"inject\"\nmode = \"exclusive\"\nnotify = true\nstop_grace = \"1s\"\ndrain_grace = \"10s\"\n[listen]\nmain = \"{address}\"\n"
     );
     std::fs::write(rig.path("config/services/s.toml"), text).unwrap();
     rig.call(Request::Start(service("s"))).unwrap();
     let server: u32 = ask(address, "x").unwrap().parse().unwrap();
-    let problem = wait_for("the refusal to be told", || rig.status("s").problem);
+    let problem = wait_for("the refusal to be told", || rig.looked_at("s").problem);
     let told = format!("MAINPID={named} of process");
     assert!(problem.contains(&told) && problem.contains("(sleep) is not part of the program"), "{problem}");
     assert_eq!(rig.status("s").pid, Some(server));

@@ -10,8 +10,8 @@ use handoff::slots::census::Census;
 
 use crate::support::{Rig, ask, ask_over, executable, free_address, service};
 
-/// Answers each line with its pid, `slow` after three seconds. At SIGTERM it saves for as many seconds as its second argument says, once; `-1`:
-/// it pays no heed to it. Other signals are written down. What follows is what it does at its start.
+/// Answers each line with its pid, `slow` not before there is a file `said.answer`. At SIGTERM it saves for as many seconds as its second
+/// argument says, once; `-1`: it pays no heed to it. Other signals are written down. What follows is what it does at its start.
 const SERVER: &str = r#"#!/usr/bin/python3
 import os, signal, socket, sys, threading
 (host, port), (saves, out), does = sys.argv[1].rsplit(":", 1), sys.argv[2:4], sys.argv[4:]
@@ -33,8 +33,8 @@ for other in signal.SIGHUP, signal.SIGUSR1:
 def serve(client):
     with client, client.makefile("rw") as lines:
         for line in lines:
-            if line == "slow\n":
-                threading.Event().wait(3)
+            while line == "slow\n" and not os.path.exists(out + ".answer"):
+                threading.Event().wait(0.05)
             lines.write(f"{os.getpid()}\n")
             lines.flush()
 listener = socket.socket()
@@ -97,7 +97,7 @@ impl Slow {
         ask(self.address, "x").unwrap().parse().unwrap()
     }
 
-    /// A request that takes three seconds, which the program has begun so long ago that it counts as a long one.
+    /// A request that lasts until [`Slow::answered`], which the program has begun so long ago that it counts as a long one.
     pub(crate) fn ask_slowly(&self) -> std::thread::JoinHandle<std::io::Result<String>> {
         let connection = std::net::TcpStream::connect(self.address).unwrap();
         let (client, address) = (connection.local_addr().unwrap(), self.address);
@@ -108,6 +108,15 @@ impl Slow {
             std::thread::sleep(Duration::from_millis(20));
         }
         asked
+    }
+
+    /// Lets the program answer such a request. Gives the answer.
+    pub(crate) fn answered(&self, asked: std::thread::JoinHandle<std::io::Result<String>>) -> String {
+        let file = self.rig.path("data/said.answer");
+        std::fs::write(&file, "").unwrap();
+        let answer = asked.join().unwrap().unwrap();
+        std::fs::remove_file(file).unwrap();
+        answer
     }
 
     pub(crate) fn outcome(&self, request: Request) -> Outcome {
@@ -137,7 +146,7 @@ impl Slow {
 /// Longer than any limit that there was before.
 #[test]
 fn a_program_that_saves_for_long_is_let_do_so() {
-    const GRANTS: &str = "stop_grace = \"20s\"\ndrain_grace = \"1s\"\n";
+    const GRANTS: &str = "stop_grace = \"20s\"\ndrain_grace = \"3s\"\n";
     fn restarts(mode: &str) {
         let slow = Slow::serve(mode, "6", GRANTS);
         let first = slow.pid();
@@ -177,26 +186,23 @@ fn a_program_that_saves_for_long_is_let_do_so() {
 
 #[test]
 fn what_is_killed_is_told_by_everybody() {
-    let slow = Slow::serve(
-        "exclusive",
-        "-1",
-        "drain = \"nothing\"\nstop_grace = \"600ms\"\ndrain_grace = \"400ms\"\n",
-    );
+    let slow =
+        Slow::serve("exclusive", "-1", "drain = \"nothing\"\nstop_grace = \"600ms\"\ndrain_grace = \"2s\"\n");
     let first = slow.pid();
     let begun = Instant::now();
     let outcome = slow.restart();
     let took = begun.elapsed();
-    // What is left of the time of the drain, and the time to end.
+    // What is left of the time of the drain, and the time to end, which would be 30 s without the service file.
     let killed_in_time = |killed: &[Killed], pid: u32, least: u64| match killed {
         [killed] => {
-            killed.pid == pid && killed.name == "server" && (least..least + 3_000).contains(&killed.after_ms)
+            killed.pid == pid && killed.name == "server" && (least..least + 8_000).contains(&killed.after_ms)
         }
         _ => false,
     };
     assert_eq!(outcome.outcome, Ending::Committed);
     // The drain may have begun long before it was asked to end, the time to end not.
     assert!(killed_in_time(&outcome.killed, first, 600), "{outcome:?}");
-    assert!(took >= Duration::from_millis(900), "{took:?}");
+    assert!(took >= Duration::from_millis(2_500), "{took:?}");
     assert_eq!(slow.last_entry().killed, outcome.killed);
     assert_eq!(slow.rig.status("s").last_handoff.unwrap().killed, outcome.killed);
     let status = String::from_utf8(slow.rig.run(&["status", "s"]).stdout).unwrap();
@@ -348,7 +354,7 @@ fn a_daemon_survives_an_upgrade_that_is_called_off_or_rolled_back() {
     let request = slow.ask_slowly();
     let outcome = slow.restart();
     assert_eq!((outcome.outcome, outcome.restarted), (Ending::RolledBack, false), "{outcome:?}");
-    assert_eq!(request.join().unwrap().unwrap(), first.to_string(), "its request is answered");
+    assert_eq!(slow.answered(request), first.to_string(), "its request is answered");
     assert_eq!((slow.pid(), slow.rig.status("s").pid), (first, Some(first)));
 
     let file = slow.rig.path("config/services/s.toml");
@@ -364,7 +370,7 @@ fn a_daemon_survives_an_upgrade_that_is_called_off_or_rolled_back() {
         restart.join().unwrap()
     });
     assert_eq!((outcome.outcome, outcome.restarted), (Ending::RolledBack, false), "{outcome:?}");
-    assert_eq!(request.join().unwrap().unwrap(), first.to_string());
+    assert_eq!(slow.answered(request), first.to_string());
     assert_eq!((slow.pid(), slow.rig.status("s").restarts, slow.said().as_str()), (first, 0, ""));
 }
 
@@ -372,8 +378,8 @@ fn a_daemon_survives_an_upgrade_that_is_called_off_or_rolled_back() {
 #[test]
 fn a_program_that_was_told_to_end_is_followed_by_the_new_one_whatever_comes() {
     // The deadline passes while it saves.
-    let grants = "stop_grace = \"20s\"\ndrain_grace = \"100ms\"\ndeadline = \"1500ms\"\n";
-    let slow = Slow::serve("exclusive", "3", grants);
+    let grants = "stop_grace = \"20s\"\ndrain_grace = \"6s\"\ndeadline = \"6s\"\n";
+    let slow = Slow::serve("exclusive", "8", grants);
     let first = slow.pid();
     let outcome = slow.restart();
     assert_eq!((outcome.outcome, outcome.killed), (Ending::Committed, vec![]));
@@ -382,7 +388,7 @@ fn a_program_that_was_told_to_end_is_followed_by_the_new_one_whatever_comes() {
     assert_ne!(second, first);
 
     // Somebody calls it off.
-    let slow = Slow::serve("exclusive", "2", "stop_grace = \"20s\"\ndrain_grace = \"100ms\"\n");
+    let slow = Slow::serve("exclusive", "6", "stop_grace = \"20s\"\ndrain_grace = \"10s\"\n");
     let first = slow.pid();
     let outcome = std::thread::scope(|scope| {
         let restart = scope.spawn(|| slow.restart());

@@ -109,14 +109,16 @@ fn a_line_that_is_cut_by_the_end_of_a_program_stands_alone() {
         rig.settled("s");
         expected.push(format!("half of {program}"));
     }
+    let is_end = |line: &&str| *line == "handoff: the program was ended by signal 9";
     let log = wait_for("all lines", || {
         let log = std::fs::read_to_string(rig.path("state/services/s/log/current")).ok()?;
-        expected.iter().all(|line| log.contains(line.as_str())).then_some(log)
+        let has_all = expected.iter().all(|line| log.contains(line.as_str()));
+        (has_all && log.lines().filter(is_end).count() >= 2).then_some(log)
     });
     for line in &expected {
         assert!(log.lines().any(|found| found == line), "{line:?} is not a line of its own in {log:?}");
     }
-    let ends = log.lines().filter(|line| *line == "handoff: the program was ended by signal 9").count();
+    let ends = log.lines().filter(is_end).count();
     assert_eq!((ends, log.lines().filter(|line| line.is_empty()).count()), (2, 0), "{log:?}");
 }
 

@@ -207,7 +207,7 @@ fn serves_on(kind: &'static str, acts: &[&str], adapters: &[&str]) {
                     let answer = waiting.join().unwrap();
                     assert_eq!(answer.as_deref().ok(), Some("1"), "{}: {answer:?}", server.what);
                 });
-                assert_eq!(server.rig.status("s").problem, None, "{}", server.what);
+                assert_eq!(server.rig.looked_at("s").problem, None, "{}", server.what);
             }
         }
     }

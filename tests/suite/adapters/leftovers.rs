@@ -51,7 +51,7 @@ impl Launched {
         let address = free_address();
         let text = format!(
             "binary = {binary:?}\nargs = [\"{address}\", {out:?}]\nstore = false\nautostart = false\nadapter = \"inject\"\n\
-             mode = \"{mode}\"\nstop_grace = \"2s\"\n{keys}[listen]\nmain = \"{address}\"\n[probe]\ntcp = true\ntimeout = \"500ms\"\n"
+             mode = \"{mode}\"\nstop_grace = \"2s\"\n{keys}[listen]\nmain = \"{address}\"\n[probe]\ntcp = true\ntimeout = \"1s\"\n"
         );
         std::fs::write(rig.path("config/services/s.toml"), text).unwrap();
         let launched = Self { rig, address, out };

@@ -51,16 +51,18 @@ fn no_request_fails_while_a_program_that_dies_at_once_is_upgraded() {
 #[test]
 fn a_bad_version_rolls_back_and_no_request_fails() {
     for (adapter, mode) in ALL {
-        let plain =
-            Plain::serve(adapter, mode, "[probe]\ntcp = true\nlimit = \"300ms\"\ntimeout = \"200ms\"\n");
+        let plain = Plain::serve(adapter, mode, "");
+        // Only for versions that never pass it: on a busy machine a good one may take longer.
+        plain.add("[probe]\ntcp = true\nlimit = \"300ms\"\ntimeout = \"200ms\"\n");
         let load = Load::start(plain.address, 2);
         for fault in ["exit-at-once", "exit-slowly", "never-accepts"] {
             let outcome = plain.upgrade("bad", fault);
             assert_eq!(outcome.outcome, Ending::RolledBack, "{adapter} {mode} {fault}: {outcome:?}");
-            // One that accepts nothing has nothing to finish.
-            assert!(outcome.took_us < 8_000_000, "{adapter} {mode} {fault}: {outcome:?}");
+            // One that accepts nothing has nothing to finish: a drain of it would take 30 s.
+            assert!(outcome.took_us < 20_000_000, "{adapter} {mode} {fault}: {outcome:?}");
             assert_eq!(version(plain.address), "0", "{adapter} {mode} {fault}");
         }
+        plain.add("[probe]\ntcp = true\n");
         let outcome = plain.upgrade("1", "");
         assert_eq!(outcome.outcome, Ending::Committed, "{adapter} {mode}: {outcome:?}");
         load.finish();
@@ -131,10 +133,10 @@ fn a_warm_program_is_held_where_it_binds() {
     let plain = Plain::serve("inject", "exclusive", "");
     plain.set("warm = true\nargs = [\"-\", \"ADDRESS\"]\n");
     let load = Load::start(plain.address, 2);
-    let outcome = plain.upgrade("1", "slow-start-400");
+    let outcome = plain.upgrade("1", "slow-start-6000");
     assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
-    assert!(outcome.took_us >= 400_000, "{outcome:?}");
-    assert!(outcome.accept_gap_us.unwrap() < 300_000, "the start is outside of the gap: {outcome:?}");
+    assert!(outcome.took_us >= 6_000_000, "{outcome:?}");
+    assert!(outcome.accept_gap_us.unwrap() < 5_000_000, "the start is outside of the gap: {outcome:?}");
     load.finish();
     assert_eq!(version(plain.address), "1");
 }
@@ -166,13 +168,14 @@ fn a_warm_program_whose_bind_is_refused_is_not_waited_for() {
 fn an_idle_connection_is_no_request() {
     for adapter in ["inject", "listen-fds"] {
         let plain = Plain::serve(adapter, "exclusive", "");
+        plain.set("drain_grace = \"20s\"\n");
         let idle = TcpStream::connect(plain.address).unwrap();
         idle.set_read_timeout(Some(crate::support::LIMIT)).unwrap();
         let client = idle.local_addr().unwrap();
         wait_for("it to be accepted", || Census::is_accepted(client, plain.address).unwrap().then_some(()));
         let outcome = plain.upgrade("1", "");
         assert_eq!(outcome.outcome, Ending::Committed, "{adapter}: {outcome:?}");
-        assert!(outcome.took_us < 5_000_000, "{adapter}: {outcome:?}");
+        assert!(outcome.took_us < 15_000_000, "{adapter}: {outcome:?}");
         drop(idle);
     }
 }

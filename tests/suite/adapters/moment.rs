@@ -112,17 +112,21 @@ fn connect(address: SocketAddr) -> BufReader<TcpStream> {
     BufReader::new(connection)
 }
 
-/// Upgrades again and again; each must go forward, and end the old program within a time that no vain search leaves.
+/// Upgrades several times. Each must go forward, and the quickest must end the old program sooner than any search in vain does.
 fn upgrade_times(plain: &Plain, count: usize, fault: &str) -> Vec<Outcome> {
     let upgrade = |n: usize| {
         let outcome = plain.upgrade(&n.to_string(), fault);
         assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
         assert_eq!(version(plain.address), n.to_string());
-        let sealing = outcome.phases.iter().find(|phase| phase.phase == "sealing").unwrap();
-        assert!(sealing.took_us < 2_500_000, "the moment was looked for in vain: {outcome:?}");
         outcome
     };
-    (1..=count).map(upgrade).collect()
+    let outcomes: Vec<Outcome> = (1..=count).map(upgrade).collect();
+    // A search in vain takes 3 s. A busy machine may make one of them as slow, but not all.
+    let sealing =
+        |outcome: &Outcome| outcome.phases.iter().find(|phase| phase.phase == "sealing").unwrap().took_us;
+    let quickest = outcomes.iter().map(sealing).min().unwrap();
+    assert!(quickest < 2_500_000, "the moment was looked for in vain: {outcomes:?}");
+    outcomes
 }
 
 /// The reads of the test program block. To hold back what its clients send takes privilege.
@@ -172,8 +176,13 @@ fn clients_that_ask_for_what_takes_long_let_it_end_between_two_requests() {
     }
     let run = |adapter: &str, mode: &str, count: usize, answer_ms: u64| {
         let plain = Plain::serve(adapter, mode, "");
-        plain.set("drain_grace = \"2s\"\n");
-        let ((), saw) = with_clients(&plain, &[(count, answer_ms, 5)], || {
+        // The drain of exclusive mode needs a look at which no request is older than 100 ms, and rolls back without one: clients that
+        // pause differently come to ask at the same time every few seconds. In overlap mode the drain only ends with its grace.
+        let grace = if mode == "exclusive" { "40s" } else { "2s" };
+        plain.set(&format!("drain_grace = \"{grace}\"\n"));
+        let clients: Vec<(usize, u64, u64)> =
+            [5, 20].into_iter().take(count).map(|pause_ms| (1, answer_ms, pause_ms)).collect();
+        let ((), saw) = with_clients(&plain, &clients, || {
             for n in 1..=2 {
                 let outcome = plain.upgrade(&n.to_string(), "");
                 let what = format!("{adapter} {mode} {answer_ms} ms: {outcome:?}");
@@ -256,8 +265,8 @@ fn stragglers_that_may_be_cut_keep_no_upgrade_from_its_commit() {
 #[test]
 fn long_requests_are_waited_for_while_the_program_still_accepts() {
     let plain = Plain::serve("inject", "exclusive", "");
-    plain.set("drain = \"long-requests\"\n");
-    let slow = ask_slowly(&plain, 4000);
+    plain.set("drain = \"long-requests\"\ndrain_grace = \"30s\"\n");
+    let slow = ask_slowly(&plain, 10_000);
     let newcomers = Load::start(plain.address, 1);
     let outcome = plain.upgrade("1", "");
     assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
@@ -269,7 +278,7 @@ fn long_requests_are_waited_for_while_the_program_still_accepts() {
 
 #[test]
 fn it_is_told_when_the_old_program_had_to_be_started_again() {
-    let probe = "[probe]\ntcp = true\nlimit = \"300ms\"\ntimeout = \"200ms\"\n";
+    let probe = "[probe]\ntcp = true\n";
     let plain = Plain::serve("inject", "exclusive", probe);
     let before = (plain.shim(), plain.program());
     let outcome = plain.upgrade("1", "exit-at-once");
@@ -285,11 +294,15 @@ fn a_program_is_told_that_it_drains_before_it_is_told_to_end() {
     let plain = Plain::serve("inject", "exclusive", "");
     let told = plain.rig.path("told");
     let command = format!("echo $HANDOFF_SERVICE $HANDOFF_DRAIN $HANDOFF_PID >> {}", told.display());
-    plain.set(&format!(
-        "drain_grace = \"300ms\"\ndrain_signal = \"SIGUSR1\"\ndrain_command = [\"/bin/sh\", \"-c\", {command:?}]\n"
-    ));
+    let set = |grace: &str| {
+        let tells =
+            format!("drain_signal = \"SIGUSR1\"\ndrain_command = [\"/bin/sh\", \"-c\", {command:?}]\n");
+        plain.set(&format!("drain_grace = \"{grace}\"\n{tells}"));
+    };
+    set("20s");
     let first = plain.program();
     assert_eq!(plain.upgrade("1", "in-order").outcome, Ending::Committed);
+    set("300ms");
     let second = plain.program();
     let slow = ask_slowly(&plain, 6000);
     let outcome = plain.upgrade("2", "in-order");
@@ -318,8 +331,19 @@ fn the_rest_of_a_request_that_was_begun_is_let_in() {
     if !is_privileged() {
         return;
     }
+    // The search for the moment ends after a second, and on a busy machine the rest may come too late for it.
+    let mut late = Vec::new();
+    while let Err(what) = lets_the_rest_in() {
+        late.push(what);
+        assert!(late.len() < 5, "{late:#?}");
+    }
+}
+
+/// The error says what was seen of a request whose rest was not let in.
+fn lets_the_rest_in() -> Result<(), String> {
     let plain = Plain::serve("inject", "exclusive", "");
     plain.set("drain_grace = \"300ms\"\nstragglers = \"cut\"\n");
+    let binary = plain.rig.release_of("plain", "1", "");
     let mut connection = connect(plain.address);
     let begun = plain.rig.path("begun");
     let whole = format!("after 0 {} whole\n", begun.display());
@@ -336,8 +360,11 @@ fn the_rest_of_a_request_that_was_begun_is_let_in() {
     connection.get_mut().write_all(part.as_bytes()).unwrap();
     wait_for("the part to be read", || Census::has_read(client, server).unwrap().then_some(()));
     let (outcome, answer) = std::thread::scope(|scope| {
-        let upgrade = scope.spawn(|| plain.upgrade("1", ""));
-        wait_for("the seal", || (plain.rig.status("s").phase.as_deref() == Some("sealing")).then_some(()));
+        let upgrade = scope.spawn(|| plain.rig.upgrade("s", &binary).unwrap());
+        wait_for("the seal", || {
+            let is_sealing = plain.rig.status("s").phase.as_deref() == Some("sealing");
+            (is_sealing || upgrade.is_finished()).then_some(())
+        });
         // By then what clients send is held back, and for long it is not let in by the limit.
         let since = Instant::now();
         while since.elapsed() < Duration::from_millis(50) {
@@ -345,17 +372,20 @@ fn the_rest_of_a_request_that_was_begun_is_let_in() {
         }
         // In parts, as the kernel sends what was dropped again when a later part has arrived, and else only after up to 600 ms.
         let sent = Instant::now();
-        for (at, byte) in (1..).zip(rest.as_bytes()) {
-            connection.get_mut().write_all(&[*byte]).unwrap();
+        let mut answer = String::new();
+        let mut send = |at: u32, byte: u8| {
+            let written = connection.get_mut().write_all(&[byte]);
             while sent.elapsed() < at * Duration::from_millis(5) {
                 std::thread::sleep(Duration::from_millis(1));
             }
-        }
-        let mut answer = String::new();
-        let read = connection.read_line(&mut answer).map(|_| answer);
+            written
+        };
+        let written = (1..).zip(rest.bytes()).try_for_each(|(at, byte)| send(at, byte));
+        let read = written.and_then(|()| connection.read_line(&mut answer)).map(|_| answer);
         (upgrade.join().unwrap(), read)
     });
     assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
-    assert!(answer.as_ref().is_ok_and(|answer| answer.starts_with("0 ")), "{answer:?} {outcome:?}");
-    assert_eq!(outcome.connections.as_ref().unwrap().unanswered, 0, "{outcome:?}");
+    let unanswered = outcome.connections.as_ref().map(|left| left.unanswered);
+    let is_answered = answer.as_ref().is_ok_and(|answer| answer.starts_with("0 "));
+    if is_answered && unanswered == Some(0) { Ok(()) } else { Err(format!("{answer:?} {outcome:?}")) }
 }

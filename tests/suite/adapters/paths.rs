@@ -242,6 +242,10 @@ fn the_file_the_program_or_a_person_says_who_may_connect() {
         }
         let mode = if habits.is_empty() { "exclusive" } else { "overlap" };
         let served = Service::serve(adapter, mode, habits, said);
+        if !habits.is_empty() {
+            // Its answer shows that the program has changed the mode, which it does after its bind.
+            assert_eq!(served.ask().unwrap().trim(), "0");
+        }
         assert_eq!(served.access(), Some(expected), "{served} {said:?}");
         fs::set_permissions(served.path(), PermissionsExt::from_mode(0o640)).unwrap();
         let after = if habits.is_empty() { 0o640 } else { 0o600 };

@@ -63,7 +63,7 @@ fn nothing_is_cut(mode: &str, args: &str) {
     executable(&server);
     let text = format!(
         "binary = {server:?}\nargs = [\"{address}\", {begun:?}{args}]\nstore = false\nautostart = false\nadapter = \"inject\"\nmode = \"{mode}\"\n\
-         drain_grace = \"300ms\"\nanswer_pause = \"500ms\"\n[listen]\nmain = \"{address}\"\n"
+         drain_grace = \"20s\"\nanswer_pause = \"500ms\"\n[listen]\nmain = \"{address}\"\n"
     );
     std::fs::write(rig.path("config/services/s.toml"), text).unwrap();
     rig.call(Request::Start(service("s"))).unwrap();

@@ -111,7 +111,7 @@ fn restarts(waits: &str) {
     executable(&server);
     let text = format!(
         "binary = {server:?}\nargs = [\"{address}\", {saved:?}]\nstore = false\nautostart = false\nadapter = \"inject\"\n\
-         mode = \"exclusive\"\nstop_grace = \"2s\"\ndrain_grace = \"1s\"\n[listen]\nmain = \"{address}\"\n"
+         mode = \"exclusive\"\nstop_grace = \"15s\"\ndrain_grace = \"10s\"\n[listen]\nmain = \"{address}\"\n"
     );
     std::fs::write(rig.path("config/services/s.toml"), text).unwrap();
     rig.call(Request::Start(service("s"))).unwrap();

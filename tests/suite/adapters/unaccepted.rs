@@ -33,7 +33,7 @@ fn a_connection_that_only_waits_at_a_unix_socket_does_not_pass() {
         let socket = rig.path("s.sock");
         let text = format!(
             "binary = {:?}\nargs = [{socket:?}]\nadapter = \"inject\"\nmode = {mode:?}\nautostart = false\nstore = false\n\
-             drain = \"nothing\"\n[listen]\nmain = \"unix:{}\"\n[probe]\ntcp = true\ntimeout = \"300ms\"\nlimit = \"2s\"\n",
+             drain = \"nothing\"\n[listen]\nmain = \"unix:{}\"\n[probe]\ntcp = true\ntimeout = \"300ms\"\nlimit = \"4s\"\n",
             release("0", "0"),
             socket.display(),
         );

@@ -149,7 +149,7 @@ fn the_standby_and_the_new_process_are_both_adopted() {
     let rig = rig();
     let (old, to_old) = Process::serve(&rig, Mode::Exclusive);
     let listener = old.listener.try_clone().unwrap();
-    let (new, to_new) = Process::start_at(&rig, "2", "slow-begin-300", Mode::Exclusive, listener);
+    let (new, to_new) = Process::start_at(&rig, "2", "slow-begin-5000", Mode::Exclusive, listener);
     to_old.seal();
     to_new.say(ToService::Begin(Begin {}));
     wait_for("the new process to have the lock", || {

@@ -59,6 +59,8 @@ fn the_service_whose_program_has_an_address_is_named_and_not_the_daemon() {
     executable(&script);
     write(&rig, "a", &script, &given.to_string(), "adapter = \"listen-fds\"");
     rig.call(Request::Start(service("a"))).unwrap();
+    // The end of this connection, without an answer, shows that the program has bound its own address.
+    crate::support::ask(given, "x").unwrap_err();
     write(&rig, "b", &rig.release("2", ""), &own.to_string(), "");
     let said = say(&rig, &["start", "b"]);
     assert_eq!(said.code, Some(1), "{said:?}");

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use handoff::control::api::{Request, State};
 
 use super::{say, write};
-use crate::support::{Rig, free_address, service, version};
+use crate::support::{Rig, close, free_address, service, version};
 
 #[test]
 fn status_says_why_a_start_was_refused_until_one_succeeds() {
@@ -28,12 +28,12 @@ fn status_says_why_a_start_was_refused_until_one_succeeds() {
     let expected = format!("is in use by pid {}", std::process::id());
     assert!(problem.contains(&expected) && !problem.contains("does not exist"), "the last one: {problem}");
 
-    drop(taken);
+    close(taken);
     assert_eq!(say(&rig, &["start", "s"]).code, Some(0));
-    let status = rig.status("s");
+    let status = rig.looked_at("s");
     assert_eq!((status.state, status.problem), (State::Serving, None));
     rig.call(Request::Stop(service("s"))).unwrap();
-    let status = rig.status("s");
+    let status = rig.looked_at("s");
     assert_eq!((status.state, status.problem), (State::Stopped, None));
 }
 
@@ -45,7 +45,7 @@ fn another_service_file_ends_it() {
     assert!(rig.status("s").problem.is_some());
     assert!(rig.status("s").problem.is_some(), "the same file changes nothing");
     rig.write_service("s", &rig.release("2", ""), "");
-    let status = rig.status("s");
+    let status = rig.looked_at("s");
     assert_eq!((status.state, status.problem), (State::Stopped, None));
 
     rig.write_service("s", &rig.path("testee-3"), "");
@@ -83,7 +83,7 @@ fn a_known_service_whose_file_takes_an_address_of_another_one_is_told() {
         assert!(problem.contains("an address of \"a\" too") && problem.contains("b.toml:7:8"), "{problem}");
         assert_eq!(say(&rig, &["start", "b"]).code, Some(3));
     }
-    assert_eq!((rig.status("a").problem, version(address).as_str()), (None, "1"));
+    assert_eq!((rig.looked_at("a").problem, version(address).as_str()), (None, "1"));
     write(&rig, "b", &binary, &own.to_string(), "");
-    assert_eq!(rig.status("b").problem, None);
+    assert_eq!(rig.looked_at("b").problem, None);
 }

@@ -118,9 +118,19 @@ pub struct Seen {
 
 /// One request; the answer is the version and the pid.
 pub fn get(address: SocketAddr, path: &str) -> io::Result<(String, u32)> {
+    answer_to(begin(address, path)?)
+}
+
+/// A request over a connection of its own.
+pub fn begin(address: SocketAddr, path: &str) -> io::Result<TcpStream> {
     let mut connection = TcpStream::connect(address)?;
     connection.set_read_timeout(Some(LIMIT))?;
     write!(connection, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    Ok(connection)
+}
+
+/// The answer to such a request.
+pub fn answer_to(mut connection: TcpStream) -> io::Result<(String, u32)> {
     let mut answer = String::new();
     connection.read_to_string(&mut answer)?;
     let cut = || io::Error::new(ErrorKind::UnexpectedEof, format!("cut: {answer:?}"));

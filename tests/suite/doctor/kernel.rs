@@ -96,7 +96,7 @@ fn without_networks(whole: &Command) -> Option<Command> {
 #[test]
 fn without_a_network_of_its_own_the_addresses_must_be_free() {
     let rig = rig();
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = TcpListener::bind(free_address()).unwrap();
     let address = taken.local_addr().unwrap();
     write_plain(&rig, "", "inject", address, address);
     let Some(unlucky) = without_networks(&command(&rig, "5s", &[])) else { return };

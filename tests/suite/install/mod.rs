@@ -120,11 +120,11 @@ fn what_happens_to_the_path_that_was_given_changes_nothing() {
     let first = stored.rig.path("testee-1");
     stored.write("other", "#!/bin/sh\nexit 1\n", 0o755);
     std::fs::rename(stored.rig.path("other"), &first).unwrap();
-    assert_eq!(stored.rig.status("s").skew, Some(Skew::Changed));
+    assert_eq!(stored.rig.looked_at("s").skew, Some(Skew::Changed));
     let said = stored.run(&["status", "s"]).said;
     assert!(said.contains("another file is there now"), "{said}");
     std::fs::remove_file(&first).unwrap();
-    assert_eq!(stored.rig.status("s").skew, Some(Skew::Gone));
+    assert_eq!(stored.rig.looked_at("s").skew, Some(Skew::Gone));
     assert!(stored.run(&["list"]).said.contains("(gone)"));
 
     let pid = stored.rig.status("s").pid.unwrap();
@@ -198,9 +198,9 @@ fn without_the_store_a_service_runs_in_place_and_says_when_its_file_is_gone() {
     assert!(stored.installed(&second, &[]).said.contains("already"));
     assert_eq!(version(address), "2");
     std::fs::rename(stored.rig.path("testee-1"), &second).unwrap();
-    assert_eq!(stored.rig.status("s").skew, Some(Skew::Changed));
+    assert_eq!(stored.rig.looked_at("s").skew, Some(Skew::Changed));
     std::fs::remove_file(&second).unwrap();
-    assert_eq!(stored.rig.status("s").skew, Some(Skew::Deleted));
+    assert_eq!(stored.rig.looked_at("s").skew, Some(Skew::Deleted));
     assert_eq!(stored.versions(), []);
 }
 
@@ -219,9 +219,9 @@ fn of_a_script_the_content_counts() {
     write("one");
     rig.write_service("s", &script, "store = false\n");
     rig.call(Request::Start(service("s"))).unwrap();
-    assert_eq!(rig.status("s").skew, None);
+    assert_eq!(rig.looked_at("s").skew, None);
     write("two");
-    assert_eq!(rig.status("s").skew, Some(Skew::Changed));
+    assert_eq!(rig.looked_at("s").skew, Some(Skew::Changed));
     write("one");
-    assert_eq!(rig.status("s").skew, None, "another file with the same content");
+    assert_eq!(rig.looked_at("s").skew, None, "another file with the same content");
 }

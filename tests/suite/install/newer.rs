@@ -28,9 +28,10 @@ fn an_upgrade_to_what_the_file_names_is_never_a_silent_step_back() {
         let stored = Stored::serve_with(table);
         let second = stored.rig.release("2", "");
         assert_eq!(stored.installed(&second, &[]).code, Some(0));
-        let status = stored.rig.status("s");
+        let status = stored.rig.looked_at("s");
         assert_eq!(status.named.as_ref().map(|named| named.is), Some(NamedIs::Older));
-        let said = stored.run(&["status", "s"]).said;
+        let is_seen = |said: &String| !said.contains("It cannot be seen whether");
+        let said = wait_for("the look", || Some(stored.run(&["status", "s"]).said).filter(is_seen));
         assert!(said.contains("older than what runs"), "{said}");
         assert!(!said.contains("to run it: handoff upgrade s"), "{said}");
 
@@ -45,7 +46,7 @@ fn an_upgrade_to_what_the_file_names_is_never_a_silent_step_back() {
         // Whoever says which one he means has it.
         let first = stored.rig.path("testee-1");
         assert_eq!(stored.run(&["upgrade", "s", "--binary", first.to_str().unwrap()]).code, Some(0));
-        assert_eq!((version(stored.address).as_str(), stored.rig.status("s").named), ("1", None));
+        assert_eq!((version(stored.address).as_str(), stored.rig.looked_at("s").named), ("1", None));
     }
 }
 
@@ -60,7 +61,7 @@ fn what_is_done_to_the_file_or_to_what_it_names_makes_it_newer() {
     assert_eq!(stored.upgrade_to_named().code, Some(6));
     let third = stored.rig.release("3", "");
     fs::rename(&third, stored.rig.path("testee-1")).unwrap();
-    assert_eq!(stored.rig.status("s").named.map(|named| named.is), Some(NamedIs::Newer));
+    assert_eq!(stored.rig.looked_at("s").named.map(|named| named.is), Some(NamedIs::Newer));
     assert_eq!(stored.upgrade_to_named().code, Some(0));
     assert_eq!(version(stored.address), "3");
 
@@ -109,10 +110,10 @@ fn a_release_behind_a_link_is_another_version_and_a_refused_one_never_runs() {
     assert!(stored.rig.status("s").binary.ends_with("releases/1/run"));
 
     lead_to(&stored.rig, "2");
-    assert_eq!(stored.rig.status("s").skew, Some(Skew::Changed));
+    assert_eq!(stored.rig.looked_at("s").skew, Some(Skew::Changed));
     let ran = stored.installed(&run, &[]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    assert_eq!((version(address).as_str(), stored.rig.status("s").skew), ("2", None));
+    assert_eq!((version(address).as_str(), stored.rig.looked_at("s").skew), ("2", None));
     assert!(stored.installed(&run, &[]).said.contains("already"));
 
     lead_to(&stored.rig, "3");
@@ -144,7 +145,7 @@ fn a_release_behind_a_link_is_another_version_and_a_refused_one_never_runs() {
     stored.kill_and_wait();
     assert_eq!(version(address), "1");
     assert!(stored.rig.status("s").binary.ends_with("releases/1/run"));
-    assert_eq!(stored.rig.status("s").skew, None);
+    assert_eq!(stored.rig.looked_at("s").skew, None);
 }
 
 #[test]
@@ -235,11 +236,11 @@ fn of_a_directory_each_file_counts_and_its_permissions_do_not() {
     let address = rig.write_service("s", &top, "store = true\n[update]\nmember = \"program\"\n");
     rig.call(Request::Start(service("s"))).unwrap();
     let stored = Stored { rig, address };
-    assert_eq!(stored.rig.status("s").skew, None);
+    assert_eq!(stored.rig.looked_at("s").skew, None);
     fs::set_permissions(top.join("run"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    assert_eq!(stored.rig.status("s").skew, None, "chmod changes nothing");
+    assert_eq!(stored.rig.looked_at("s").skew, None, "chmod changes nothing");
     fs::write(top.join("part"), "new").unwrap();
-    assert_eq!(stored.rig.status("s").skew, Some(Skew::Changed));
+    assert_eq!(stored.rig.looked_at("s").skew, Some(Skew::Changed));
     fs::remove_file(top.join("part")).unwrap();
-    assert_eq!(stored.rig.status("s").skew, None);
+    assert_eq!(stored.rig.looked_at("s").skew, None);
 }

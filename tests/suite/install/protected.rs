@@ -225,7 +225,7 @@ fn a_version_that_is_taken_away_is_put_back() {
     // From the process that runs it, whatever became of the file that was given.
     fs::remove_file(&second).unwrap();
     fs::remove_dir_all(&versions).unwrap();
-    let problem = stored.rig.status("s").problem.unwrap_or_default();
+    let problem = stored.rig.looked_at("s").problem.unwrap_or_default();
     assert!(problem.contains("taken away") && problem.contains("the process that runs it"), "{problem}");
     let kept = stored.rig.status("s").stored.unwrap();
     assert!(kept.exists());

@@ -2,7 +2,7 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use handoff::control::api::Request;
 use handoff::keeper::Client;
@@ -42,6 +42,18 @@ fn wait_for_another_keeper(rig: &Rig, old: u32) -> u32 {
     })
 }
 
+/// How many descriptors a process has, when that has not changed for a second: a busy daemon may have something to open or close yet.
+fn open_fds_at_rest(pid: u32) -> usize {
+    let mut seen = (open_fds(pid), Instant::now());
+    wait_for("the descriptors to stay the same", || {
+        let found = open_fds(pid);
+        if found != seen.0 {
+            seen = (found, Instant::now());
+        }
+        (seen.1.elapsed() > Duration::from_secs(1)).then_some(found)
+    })
+}
+
 #[test]
 fn a_killed_keeper_is_replaced_and_the_new_one_has_everything() {
     let mut rig = daemon_with_service();
@@ -57,7 +69,7 @@ fn a_killed_keeper_is_replaced_and_the_new_one_has_everything() {
     wait_for("the listeners to be stored again", || (client.list().unwrap() == held).then_some(()));
     wait_for("the log pipe to be read again", || (client.stats().unwrap().pipes == 1).then_some(()));
     let daemon = rig.daemon.as_ref().unwrap().id();
-    let before = open_fds(daemon);
+    let before = open_fds_at_rest(daemon);
     // Comes out of the pipe that three keepers have had before.
     rig.upgrade("svc", &rig.release("2", "none")).unwrap();
     wait_for_line(&rig, "testee 2 starts");

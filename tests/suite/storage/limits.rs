@@ -71,14 +71,9 @@ fn threads(rig: &Rig) -> usize {
 fn a_commit_needs_no_thread_that_is_not_there_when_the_upgrade_begins() {
     let Some(rig) = rig() else { return };
     let address = rig.serve("s", "1", "", "");
-    let next = rig.release("2", "slow-begin-600");
-    std::thread::scope(|scope| {
-        let upgrade = scope.spawn(|| rig.upgrade("s", &next));
-        wait_for("it to begin", || (rig.status("s").phase.as_deref() == Some("beginning")).then_some(()));
-        limit_threads(&rig, true);
-        let outcome = upgrade.join().unwrap().unwrap();
-        assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
-    });
+    let next = rig.release("2", "slow-begin-3000");
+    let outcome = rig.upgrade_and("s", &next, "beginning", || limit_threads(&rig, true)).unwrap();
+    assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
     assert_eq!(version(address), "2");
     assert_eq!(rig.settled("s").generation.0, 2);
 }
@@ -115,7 +110,7 @@ fn without_threads_an_upgrade_is_refused_and_everything_else_goes_on() {
 #[test]
 fn a_daemon_that_begins_without_threads_takes_everything_over_when_there_are_some() {
     let Some(mut rig) = rig() else { return };
-    let address = rig.serve("s", "1", "", "lease = \"500ms\"");
+    let address = rig.serve("s", "1", "", "lease = \"2s\"");
     let down = rig.serve("down", "d1", "", "mode = \"overlap\"");
     let pid = rig.status("s").pid.unwrap();
     signal(rig.daemon.as_ref().unwrap().id(), handoff::sys::process::Signal::SIGKILL);
@@ -139,8 +134,8 @@ fn a_daemon_that_begins_without_threads_takes_everything_over_when_there_are_som
         });
         (states == [Some(State::Serving); 2]).then_some(())
     });
-    let status = rig.settled("s");
-    assert_eq!((status.pid, status.problem), (Some(pid), None));
+    assert_eq!(rig.settled("s").pid, Some(pid));
+    assert_eq!(rig.looked_at("s").problem, None);
     assert_eq!(version(down), "d1");
     assert!(!rig.path("state/services/s/journal.aside-1").exists(), "the journal was whole");
     assert_eq!(rig.upgrade("s", &rig.release("2", "")).unwrap().outcome, Ending::Committed);

@@ -273,13 +273,9 @@ fn a_journal_that_is_taken_away_is_written_again() {
 fn a_journal_that_is_taken_away_in_the_middle_of_a_commit_has_the_commit() {
     let kept = Kept::serve("lease = \"10s\"\n");
     let slow = kept.rig.release("3", "slow-begin-2000");
-    std::thread::scope(|scope| {
-        let upgrade = scope.spawn(|| kept.rig.upgrade("s", &slow).unwrap());
-        wait_for("the upgrade to be under way", || kept.rig.status("s").phase);
-        fs::remove_file(kept.journal()).unwrap();
-        let outcome = upgrade.join().unwrap();
-        assert_eq!((outcome.outcome, outcome.generation.0), (Ending::Committed, 3));
-    });
+    let remove = || fs::remove_file(kept.journal()).unwrap();
+    let outcome = kept.rig.upgrade_and("s", &slow, "beginning", remove).unwrap();
+    assert_eq!((outcome.outcome, outcome.generation.0), (Ending::Committed, 3));
     assert_eq!(kept.standing().generation().0, 3);
 }
 

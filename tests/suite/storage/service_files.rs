@@ -50,6 +50,7 @@ fn a_broken_file_hides_no_service_from_a_new_daemon_and_keeps_its_address() {
         fs::write(file(&rig, name), text).unwrap();
     }
     rig.start_daemon();
+    rig.settled("runs");
     let all = list(&rig);
     let of = |name: &str| {
         all.iter().find(|it| it.service == service(name)).unwrap_or_else(|| panic!("{name}: {all:?}"))

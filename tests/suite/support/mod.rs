@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use handoff::control::api::{Claims, Outcome, Request, Response, ServiceStatus, State, Upgrade};
+use handoff::control::api::{Claims, Outcome, Progress, Request, Response, ServiceStatus, State, Upgrade};
 use handoff::control::{Client, ClientError};
 use handoff_protocol::ids::ServiceName;
 use programs::image_of;
@@ -179,11 +179,50 @@ impl Rig {
         }
     }
 
+    /// Upgrades, and does something as soon as the daemon tells of this phase. Polls of the status can miss a phase: on a busy machine
+    /// each may take a second.
+    pub fn upgrade_and(
+        &self,
+        name: &str,
+        binary: &Path,
+        phase: &str,
+        meanwhile: impl FnOnce(),
+    ) -> Result<Outcome, ClientError> {
+        let upgrade = Upgrade {
+            service: service(name),
+            binary: Some(binary.to_owned()),
+            deadline_ms: None,
+            drain_grace_ms: None,
+            claims: Claims::default(),
+        };
+        let mut left = Some(meanwhile);
+        let mut on_progress = |progress: Progress| {
+            if let Some(meanwhile) = left.take_if(|_| progress.phase == phase) {
+                meanwhile();
+            }
+        };
+        let mut client = Client::connect(&self.path("run/control.sock"))?;
+        let ended = client.call(&Request::Upgrade(upgrade), &mut on_progress);
+        assert!(left.is_none(), "it was never in the phase {phase}: {ended:?}");
+        match ended? {
+            Response::Outcome(outcome) => Ok(*outcome),
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub fn status(&self, name: &str) -> ServiceStatus {
         match self.call(Request::Status(service(name))).unwrap() {
             Response::Status(status) => *status,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// The status with what the look at the files of the service found. A status waits a second for that, which a busy machine may exceed.
+    pub fn looked_at(&self, name: &str) -> ServiceStatus {
+        let is_seen = |problem: &String| !problem.starts_with("It cannot be seen whether");
+        wait_for("the look at its files", || {
+            Some(self.status(name)).filter(|status| status.problem.as_ref().is_none_or(is_seen))
+        })
     }
 
     /// Until the service serves and nothing is under way. What a daemon that has just come still finds out has no phase.
@@ -284,10 +323,19 @@ pub fn ask_over(mut connection: TcpStream, line: &str) -> std::io::Result<String
     Ok(answer.trim_end().to_owned())
 }
 
-/// Whether a request is accepted by the kernel and answered by nobody for a while.
+/// A request that is under way: the server has accepted it when this returns. Its answer comes with the end of the thread.
+pub fn ask_meanwhile(address: SocketAddr, line: &str) -> std::thread::JoinHandle<std::io::Result<String>> {
+    let (connection, line) = (TcpStream::connect(address).unwrap(), line.to_owned());
+    let asked = std::thread::spawn(move || ask_over(connection, &line));
+    // Connections are accepted in their order.
+    version(address);
+    asked
+}
+
+/// Whether the kernel accepts a request and no process answers it for 1.5 s. On a busy machine, too, an answer takes less.
 pub fn is_dark(address: SocketAddr) -> bool {
     let mut connection = TcpStream::connect(address).unwrap();
-    connection.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    connection.set_read_timeout(Some(Duration::from_millis(1500))).unwrap();
     connection.write_all(b"x\n").unwrap();
     let answer = std::io::Read::read(&mut connection, &mut [0; 64]);
     answer.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)

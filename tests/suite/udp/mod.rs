@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::at_end::AtEnd;
-use crate::support::{LIMIT, Rig, free_address, pause, service, signal, version, wait_for};
+use crate::support::{LIMIT, Rig, free_address, kill, pause, service, signal, version, wait_for};
 use handoff::control::api::{Ending, Request};
 use handoff::sys::process::Signal;
 
@@ -52,7 +52,7 @@ impl Service {
         let tcp = tcp.map(|tcp| format!("web = \"{tcp}\"\n")).unwrap_or_default();
         let text = format!(
             "binary = {:?}\nargs = {args:?}\nadapter = {adapter:?}\nmode = {mode:?}\nautostart = false\nstore = false\n\
-             lease = \"1s\"\n{notify}[env]\nTESTEE_UDP = \"1\"\n[listen]\nmain = \"udp:{address}\"\n{tcp}",
+             lease = \"3s\"\n{notify}[env]\nTESTEE_UDP = \"1\"\n[listen]\nmain = \"udp:{address}\"\n{tcp}",
             rig.release_of(program, "0", ""),
         );
         std::fs::write(rig.path("config/services/s.toml"), text).unwrap();
@@ -169,7 +169,8 @@ fn a_program_that_is_busy_is_given_time_for_its_answer() {
         let service = Service::serve(adapter, "exclusive");
         assert_eq!(service.version(), "0");
         std::thread::scope(|scope| {
-            let answer = scope.spawn(|| Client::new(service.address, LIMIT).ask("busy 600"));
+            // Longer than a program has that is not busy, and much shorter than one that is.
+            let answer = scope.spawn(|| Client::new(service.address, LIMIT).ask("busy 300"));
             // Whether it comes before the question or after it: nothing is lost.
             service.upgrade("1");
             assert!(answer.join().unwrap().is_some(), "{adapter}");
@@ -235,7 +236,8 @@ fn datagrams_wait_for_the_next_process_after_a_crash() {
                 answer.split(' ').nth(1).unwrap().parse().unwrap()
             }
         };
-        signal(victim, Signal::SIGKILL);
+        // Until its last thread has run once more, it may take the datagram with it.
+        kill(victim);
         assert!(Client::new(service.address, LIMIT).ask("x").is_some(), "{adapter} {mode}");
     }
 }

@@ -23,7 +23,7 @@ def fault(point):
     if FAULT == f"hang-{point}":
         threading.Event().wait()
     if FAULT == f"slow-{point}":
-        time.sleep(1.5)
+        time.sleep(3)
 
 
 def handed(point):
@@ -110,6 +110,7 @@ class Server(Handlers):
                 self.changed.wait(0.05)
 
     def seal(self, cut):
+        print(f"{VERSION} seals", flush=True)
         fault("seal")
         os.write(self.waker, b"x")
         self.accepting.join()

@@ -21,7 +21,7 @@ async def fault(point):
     if FAULT == f"hang-{point}":
         await asyncio.Event().wait()
     if FAULT == f"slow-{point}":
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(3)
 
 
 def handed(point):
@@ -93,6 +93,7 @@ class Server(aio.Handlers):
             await asyncio.wait(self.running)
 
     async def seal(self, cut):
+        print(f"{VERSION} seals", flush=True)
         await fault("seal")
         self.accepting.cancel()
         await asyncio.gather(self.accepting, return_exceptions=True)

@@ -13,7 +13,7 @@ async function fault(point) {
   if (FAULT === `fail-${point}`) throw new Error(`this release fails in ${point}`);
   if (FAULT === `hang-${point}`) await new Promise(() => {});
   if (FAULT === `busy-${point}`) for (const end = Date.now() + 1500; Date.now() < end; );
-  if (FAULT === `slow-${point}`) await new Promise((resolve) => setTimeout(resolve, 1500));
+  if (FAULT === `slow-${point}`) await new Promise((resolve) => setTimeout(resolve, 3000));
 }
 
 /** What this release hands over at a point. */
@@ -38,6 +38,7 @@ class Handlers extends HttpHandlers {
   }
 
   async seal(how) {
+    console.log(`${VERSION} seals`);
     await fault("seal");
     await super.seal(how);
     handOver("seal");

@@ -28,6 +28,6 @@ mod state_lock;
 mod systemd;
 mod way_in;
 
-pub use daemon::{Error, run};
+pub(crate) use daemon::run;
 pub(crate) use process::{environment_of, inherited_environment};
 pub(crate) use rollout::{check_claims, import_of};

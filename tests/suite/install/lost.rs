@@ -38,6 +38,11 @@ fn what_the_daemon_was_at_when_it_ended_is_in_the_history() {
         let mut upgrade = stored.rig.handoff(&["upgrade", "s", "--binary"]);
         let mut upgrade = upgrade.arg(&next).stderr(Stdio::null()).spawn().unwrap();
         wait_for(doing, || begun.exists().then_some(()));
+        // The daemon writes this beside its work, which waits for no disk.
+        let prepared = stored.rig.path("state/services/s/history.preparing");
+        wait_for("the entry for the next daemon", || {
+            std::fs::read_to_string(&prepared).ok()?.contains(doing).then_some(())
+        });
         let mut daemon = stored.rig.daemon.take().unwrap();
         support::kill(daemon.id());
         daemon.wait().unwrap();

@@ -3,6 +3,7 @@
 //! | form | means |
 //! |---|---|
 //! | `Draining Touched/Parked/-` | phase, and what is known of incumbent, successor and outgoing |
+//! | `Quiesced(late)` | the incumbent was late to resume, and got SIGTERM |
 //! | `I:`, `S:`, `O:` | a message to incumbent, successor, outgoing |
 //! | `kill:S`, `term:O`, `steer:I`, `restore:O` | SIGKILL, SIGTERM, new connections, for the same; the process that is replaced retires |
 //! | `+Greet:30s`, `-Greet` | a deadline is armed, disarmed; `+ExitO` is one of an outgoing process, `-Retire*` are all of them, `-Recover*` all of a recovery |
@@ -28,6 +29,7 @@ fn state(machine: &Supervisor) -> String {
     }
     let incumbent = match machine.incumbent() {
         Incumbent::Absent => "-".into(),
+        incumbent if machine.resume_is_over() => format!("{incumbent:?}(late)"),
         incumbent => format!("{incumbent:?}"),
     };
     let successor = match machine.successor() {

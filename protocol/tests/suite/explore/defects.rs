@@ -65,4 +65,6 @@ pub enum Defect {
     ForgetVerdict,
     /// A process that serves is stopped, and nobody looks.
     ForgetFrozen,
+    /// Who is to get the stop signal is killed in its place.
+    KillUnwarned,
 }

@@ -256,8 +256,9 @@ pub fn may_kill_successor(world: &World, cx: &Context) -> Checked {
     )
 }
 
-/// A process that leaves as it was told may have something to end, for which it has its time from its stop signal on.
-pub fn had_its_time(world: &World, at: Option<usize>) -> Checked {
+/// A process that leaves as it was told, or has its data open, may have something to end, for which it has its time from
+/// its stop signal on. Unless it is taken for frozen: it is silent, or the watch over who serves finds it not to be well.
+pub fn had_its_time(world: &World, cx: &Context, at: Option<usize>) -> Checked {
     let Some(process) = at.map(|at| world.process(at)) else { return Ok(()) };
     let leaves = match &process.part {
         Part::Stranger { .. } => false,
@@ -265,9 +266,16 @@ pub fn had_its_time(world: &World, at: Option<usize>) -> Checked {
             matches!(machine.state(), process::State::Leaving | process::State::Dismissed)
         }
     };
+    let frozen = match cx.step {
+        Step::DeadlinePasses(deadline) => deadline == Deadline::Silence,
+        Step::Condemns => at == world.roles.incumbent,
+        Step::SupervisorThaws => true,
+        _ => false,
+    };
+    let works = process.data_open && !frozen;
     hold(
-        !leaves || process.terminated || !process.is_healthy(),
-        "a process that leaves in order is killed only when the time after its stop signal is over",
+        !leaves && !works || process.terminated || !process.is_healthy(),
+        "a process that leaves in order, or has its data open, is killed only when the time after its stop signal is over",
     )
 }
 

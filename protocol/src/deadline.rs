@@ -21,7 +21,8 @@ pub enum Deadline {
     Greet,
     /// The successor must be `Prepared`: the rest of the upgrade's deadline.
     Prepare,
-    /// The incumbent must be `Drained`: [`Policy::drain_grace_ms`].
+    /// The incumbent must be `Drained`: [`Policy::drain_grace_ms`]. If requests may be cut then, some of the upgrade's
+    /// deadline stays for what follows: [`Policy::seal_limit_ms`], but at most half.
     Drain,
     /// The incumbent must be `Sealed`: [`Policy::seal_limit_ms`], plus its grant.
     Seal,
@@ -39,7 +40,9 @@ pub enum Deadline {
     Silence,
     /// A dismissed successor must exit: [`Policy::exit_limit_ms`]; after SIGTERM, that plus [`Policy::stop_grace_ms`].
     Leave,
-    /// The incumbent must have `Resumed`: [`Policy::resume_limit_ms`], plus the seal's limit if that has not ended.
+    /// The incumbent must have `Resumed`: [`Policy::resume_limit_ms`], or [`Policy::deadline_ms`] if that is longer and
+    /// the program has to be started; plus the seal's limit if that has not ended. After SIGTERM, it must exit: as
+    /// [`Deadline::Leave`].
     Resume,
     /// Pause before the restart of a failing service.
     Backoff,
@@ -57,8 +60,8 @@ pub enum Deadline {
     AnswerIncumbent,
     /// Like [`Deadline::AnswerIncumbent`], for a successor.
     AnswerSuccessor,
-    /// A successor that another supervisor left behind must serve: the rest of the upgrade's deadline. After that, an
-    /// incumbent must serve or be gone: [`Policy::resume_limit_ms`].
+    /// A successor that another supervisor left behind must serve: the rest of the upgrade's deadline. Once it has ended
+    /// after that, an incumbent must serve or be gone: as [`Deadline::Resume`].
     Recover,
 }
 
@@ -92,7 +95,7 @@ pub struct Policy {
     pub seal_ends: bool,
     /// In overlap mode: maximum time from the end of the old process's drain to its `Seal`.
     pub quiet_limit_ms: u64,
-    /// From `Resume` to `Resumed`.
+    /// From `Resume` to `Resumed`, for a process that goes on with what it has.
     pub resume_limit_ms: u64,
     /// From the record of a commit or revert until the disk confirms it.
     pub record_limit_ms: u64,

@@ -111,3 +111,20 @@ fn ending_the_daemon_ends_its_services_and_leaves_no_process() {
         crate::support::processes_of(&root).is_empty().then_some(())
     });
 }
+
+/// The drain leaves the rest of the upgrade its time, whatever the limits are.
+#[test]
+fn a_request_that_may_be_cut_does_not_use_up_the_deadline() {
+    const CUT: &str = "stragglers = \"cut\"";
+    for (more, deadline_ms) in [("\ndeadline = \"6s\"\ndrain_grace = \"6s\"", None), ("", Some(6_000))] {
+        let rig = Rig::new();
+        let address = rig.serve("s", "1", "", &format!("{CUT}{more}"));
+        let slow = std::thread::spawn(move || ask(address, "slow 60000"));
+        wait_for("the slow request to be accepted", || (version(address) == "1").then_some(()));
+        let outcome = rig.upgrade_with("s", &rig.release("2", ""), deadline_ms, None).unwrap();
+        assert_eq!(outcome.outcome, Ending::Committed, "{more}: {outcome:?}");
+        assert!(outcome.took_us >= 2_000_000, "it has most of the time that it was granted: {outcome:?}");
+        assert!(slow.join().unwrap().is_err(), "it was cut");
+        assert_eq!(version(address), "2");
+    }
+}

@@ -15,6 +15,8 @@ use crate::reason::{Exit, Reason, Role};
 impl Supervisor {
     /// Rolls back the current handoff. The first reason counts.
     pub(super) fn fail(&mut self, at: Moment, reason: Reason, out: &mut Vec<Action>) {
+        // It ends by itself after this message, and may first have to end its program. It is not needed anymore.
+        let leaves = matches!(reason, Reason::Unhealthy(_));
         let trusted = !matches!(
             reason,
             Reason::Unhealthy(_)
@@ -26,6 +28,8 @@ impl Supervisor {
         // A successor that has sent `Ready` serves, and its clients must not be cut. But two processes may serve only
         // until one of them has ended.
         let patient = trusted && reason != Reason::LeaseEnded;
+        // It may have opened the data. One that broke the protocol during the record of its commit was killed for that.
+        let works = trusted && self.phase != Phase::Committing;
         self.blame(reason, out);
         self.end_shares(out);
         match self.successor {
@@ -34,7 +38,12 @@ impl Supervisor {
             Successor::Parked if trusted && self.incumbent == Incumbent::Quiesced => self.resume(at, out),
             Successor::Starting | Successor::Parked if trusted => self.dismiss(at, out),
             Successor::Ready if patient => self.dismiss(at, out),
-            // It may hold the lock and work on the data, or not read its channel at all.
+            Successor::Begun | Successor::Ready if works => self.terminate(at, out),
+            Successor::Starting | Successor::Parked | Successor::Begun | Successor::Ready if leaves => {
+                self.dismiss(at, out)
+            }
+            // A process that is frozen or has closed its channel acts on no signal, or is ending already, and one that
+            // breaks the protocol may do anything. It may hold the lock that the incumbent needs.
             Successor::Starting
             | Successor::Parked
             | Successor::Begun
@@ -44,6 +53,17 @@ impl Supervisor {
         }
     }
 
+    /// An incumbent that does not serve in time may be in the middle of its start: like a successor that is late, it gets
+    /// the stop signal and the time to end. One that is frozen is found by its silence.
+    pub(super) fn resume_late(&mut self, out: &mut Vec<Action>) {
+        if self.handoff.resume_is_over {
+            return out.push(Action::KillIncumbent);
+        }
+        self.handoff.resume_is_over = true;
+        out.push(Action::TerminateIncumbent);
+        out.push(Action::Arm(Deadline::Resume, self.exit_limit_ms(true)));
+    }
+
     /// Records a reason for the failure of the current handoff. The first one becomes the answer; each is reported.
     pub(super) fn blame(&mut self, reason: Reason, out: &mut Vec<Action>) {
         out.push(Action::Failed(reason.clone()));
@@ -51,6 +71,7 @@ impl Supervisor {
     }
 
     fn resume(&mut self, at: Moment, out: &mut Vec<Action>) {
+        self.handoff.resume_is_over = false;
         self.enter(at, Phase::Resuming, Deadline::Resume, out);
         out.push(Action::ToIncumbent(self.handoff.id, ToService::Resume(Resume {})));
     }
@@ -69,6 +90,13 @@ impl Supervisor {
         self.successor = Successor::Terminating;
         out.push(Action::TerminateSuccessor);
         self.arm(at, Deadline::Leave, out);
+    }
+
+    /// Sends the stop signal to a process that may have data to save. It is killed only when its time for that is over.
+    pub(super) fn terminate(&mut self, at: Moment, out: &mut Vec<Action>) {
+        self.successor = Successor::Terminating;
+        self.enter(at, Phase::Reaping, Deadline::Leave, out);
+        out.push(Action::TerminateSuccessor);
     }
 
     pub(super) fn reap(&mut self, at: Moment, out: &mut Vec<Action>) {

@@ -5,8 +5,10 @@
 //! - a commit is announced only after it is durable (a disk failure does not end the only serving process);
 //! - a successor receives `Begin` (exclusive mode) only when the incumbent is sealed or gone;
 //! - a parked successor is kept until the incumbent is known to serve again: if it cannot, the successor goes forward;
-//! - a successor that received `Begin` is killed and reaped before the incumbent is asked to resume;
+//! - a successor that received `Begin` is ended and reaped before the incumbent is asked to resume;
 //! - an incumbent is killed only when it is silent, mute, condemned, or failed to resume;
+//! - a process that may have opened the data and is neither silent nor mute gets SIGTERM and its time before SIGKILL,
+//!   unless only the supervisor could detect that it stopped serving (liveness);
 //! - a process that was asked to end is killed only after the time that the service file grants for that;
 //! - with a probe, a commit is recorded, and connections are steered away from an incumbent, only after the probe
 //!   passes;
@@ -96,7 +98,7 @@ pub enum Successor {
     Ready,
     /// It was dismissed.
     Dismissed,
-    /// It was dismissed, its time has passed, and SIGTERM was sent.
+    /// SIGTERM was sent: it was dismissed and its time has passed, or it may have opened the data.
     Terminating,
 }
 
@@ -187,6 +189,8 @@ struct Handoff {
     shares: u8,
     /// How long the replaced process stands by.
     probation_ms: Millis,
+    /// The incumbent was late to resume, and SIGTERM was sent.
+    resume_is_over: bool,
     lost_commit: LostCommit,
 }
 
@@ -252,6 +256,7 @@ impl Handoff {
             skips_commit: false,
             shares: 0,
             probation_ms: policy.probation_ms,
+            resume_is_over: false,
             lost_commit: LostCommit::None,
         }
     }
@@ -298,6 +303,11 @@ impl Supervisor {
     /// The outgoing process.
     pub fn outgoing(&self) -> Option<Outgoing> {
         self.outgoing
+    }
+
+    /// Whether the incumbent was late to resume and received SIGTERM.
+    pub fn resume_is_over(&self) -> bool {
+        self.phase == Phase::Resuming && self.handoff.resume_is_over
     }
 
     /// Whether the service is to run.

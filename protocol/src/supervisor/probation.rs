@@ -4,9 +4,7 @@
 
 use alloc::vec::Vec;
 
-use super::{
-    Action, Incumbent, Leaving, Moment, Outcome, Outgoing, Phase, Successor, Supervisor, Target, Verdict,
-};
+use super::{Action, Incumbent, Leaving, Moment, Outcome, Outgoing, Phase, Supervisor, Target, Verdict};
 use crate::deadline::Deadline;
 use crate::message::Mode;
 use crate::reason::Reason;
@@ -83,8 +81,8 @@ impl Supervisor {
         }
     }
 
-    /// The old process takes over again. In exclusive mode the new process is killed first if it lives, because it
-    /// holds the lock. After a cancellation, which is not its fault, it may finish what it has accepted.
+    /// The old process takes over again. In exclusive mode the new process ends first, because it holds the lock. It has
+    /// acknowledged writes of its clients, so it gets the time to save them, whatever it is blamed for.
     pub(super) fn take_back(&mut self, at: Moment, why: Reason, out: &mut Vec<Action>) {
         let (Some(serves), Some(standby)) = (self.standby(), self.outgoing) else { return };
         let replaced = self.incumbent;
@@ -101,8 +99,14 @@ impl Supervisor {
         match (self.mode, replaced) {
             (Mode::Exclusive, Incumbent::Absent) => self.reaped(at, out),
             (Mode::Exclusive, Incumbent::Active | Incumbent::Quiesced | Incumbent::Unreachable) => {
-                self.successor = Successor::Ready;
-                if is_fault { self.reap(at, out) } else { self.dismiss(at, out) }
+                // A shim that gets SIGTERM ends its program in order, and does not drain: what the program serves, it
+                // serves badly. A server that embeds the library saves its data in its seal, for which it gets `Abort`.
+                // After a cancellation, which is not its fault, either may finish what it has accepted.
+                match replaced {
+                    Incumbent::Unreachable => self.terminate(at, out),
+                    _ if is_fault && self.policy.seal_ends => self.terminate(at, out),
+                    _ => self.dismiss(at, out),
+                }
             }
             (Mode::Overlap, replaced) => {
                 out.push(Action::SteerToIncumbent);

@@ -220,8 +220,8 @@ impl Supervisor {
             Deadline::AnswerIncumbent => self.silent(at, Role::Incumbent, out),
             Deadline::AnswerSuccessor => self.silent(at, Role::Successor, out),
             Deadline::Recover if self.is_late() => {
-                self.silent(at, Role::Successor, out);
-                self.silent(at, Role::Incumbent, out);
+                self.end_late(at, Role::Successor, out);
+                self.end_late(at, Role::Incumbent, out);
             }
             Deadline::Recover => self.end_of_time(at, out),
             deadline => self.retire_late(at, deadline, out),
@@ -232,13 +232,14 @@ impl Supervisor {
         self.recovery.is_some_and(|recovery| recovery.is_late)
     }
 
-    /// The time of the upgrade is over. A successor that does not serve gives way, and the incumbent has the usual time
-    /// of a rollback to serve again. Processes that have not answered are still waited for: their answers have their
-    /// own limit.
+    /// The time of the upgrade is over. A successor that does not serve gives way, and once it has ended, the incumbent
+    /// has the usual time of a rollback to serve again. Processes that have not answered are still waited for: their
+    /// answers have their own limit.
     fn end_of_time(&mut self, at: Moment, out: &mut Vec<Action>) {
         let Some(recovery) = &mut self.recovery else { return };
         recovery.is_late = true;
-        out.push(Action::Arm(Deadline::Recover, self.policy.resume_limit_ms));
+        let limit_ms = self.resume_limit_ms().saturating_add(self.exit_limit_ms(true));
+        out.push(Action::Arm(Deadline::Recover, limit_ms));
         let found = self.found(Role::Successor);
         if is_too_late(found) {
             self.learn(at, Role::Successor, found, out);
@@ -254,17 +255,16 @@ impl Supervisor {
     }
 
     fn learn(&mut self, at: Moment, role: Role, found: Found, out: &mut Vec<Action>) {
-        let is_late = self.is_late() && role == Role::Successor && is_too_late(found);
-        if is_late {
+        if self.is_late() && role == Role::Successor && is_too_late(found) {
             self.blame(Reason::NotReady, out);
+            return self.terminate_left(at, role, out);
         }
-        let found = if is_late { Found::Frozen } else { found };
         let Some(recovery) = &mut self.recovery else { return };
         *recovery.of(role) = found;
-        let is_killed = *recovery.urged(role) == Urged::Killed;
+        let is_urged = *recovery.urged(role) != Urged::No;
         match found {
             Found::Asked | Found::Working | Found::Waiting => self.arm(at, answer_of(role), out),
-            Found::Leaving => out.push(Action::Arm(answer_of(role), self.exit_limit_ms(is_killed))),
+            Found::Leaving => out.push(Action::Arm(answer_of(role), self.exit_limit_ms(is_urged))),
             Found::Gone | Found::Serving | Found::Frozen | Found::Unreachable => {
                 out.push(Action::Disarm(answer_of(role)))
             }

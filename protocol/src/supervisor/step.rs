@@ -244,7 +244,7 @@ impl Supervisor {
                 self.handoff.owes.drained = true;
                 self.drain_began = at.now;
                 self.enter(at, Phase::Draining, Deadline::Drain, out);
-                let grace_ms = self.handoff.drain_grace_ms.min(self.left(at));
+                let grace_ms = self.drain_limit_ms(at);
                 let lease_ms = grace_ms.saturating_add(self.policy.lease_ms);
                 let prepare = ToService::Prepare(Prepare { grace_ms, lease_ms });
                 out.push(Action::ToIncumbent(self.handoff.id, prepare));

@@ -52,7 +52,8 @@ impl Supervisor {
             (Deadline::Greet, Phase::Greeting) => self.fail(at, Reason::NoHello, out),
             (Deadline::Prepare, Phase::Warming) => self.fail(at, Reason::NotPrepared, out),
             (Deadline::Drain, Phase::Draining) => match self.policy.stragglers {
-                Stragglers::Cut if self.left(at) > 0 => self.seal(at, true, out),
+                // A seal that ends the program goes forward in any case.
+                Stragglers::Cut if self.left(at) > 0 || self.policy.seal_ends => self.seal(at, true, out),
                 Stragglers::Cut | Stragglers::Abort => self.fail(at, Reason::DrainGrace, out),
             },
             (Deadline::Seal, Phase::Sealing) => self.fail(at, Reason::NotSealed, out),
@@ -70,8 +71,10 @@ impl Supervisor {
                 self.fail(at, Reason::Silent(Role::Successor), out)
             }
             // A frozen process serves no client: it counts as dead, and the successor goes forward.
-            (Deadline::Silence, Phase::Draining | Phase::Sealing | Phase::Resuming)
-            | (Deadline::Resume, Phase::Resuming) => out.push(Action::KillIncumbent),
+            (Deadline::Silence, Phase::Draining | Phase::Sealing | Phase::Resuming) => {
+                out.push(Action::KillIncumbent)
+            }
+            (Deadline::Resume, Phase::Resuming) => self.resume_late(out),
             (Deadline::Leave, Phase::Reaping) => self.leave_late(at, out),
             (Deadline::Backoff, Phase::Backoff) => self.spawn(at, Target::Committed, out),
             (
@@ -145,6 +148,26 @@ impl Supervisor {
         self.policy.seal_limit_ms.saturating_add(self.grant_ms(at.now))
     }
 
+    /// Time from `Prepare` to `Drained` in an upgrade. Milliseconds. Requests that may be cut must not use up the time
+    /// that the upgrade needs after them: it would cut nothing and fail.
+    pub(super) fn drain_limit_ms(&self, at: Moment) -> Millis {
+        let left = self.left(at);
+        let rest = match self.policy.stragglers {
+            Stragglers::Cut => self.policy.seal_limit_ms.min(left / 2),
+            Stragglers::Abort => 0,
+        };
+        self.handoff.drain_grace_ms.min(left.saturating_sub(rest))
+    }
+
+    /// Time to serve again. Milliseconds. A process that ended its program to seal has to start it again, which may take
+    /// as long as any start; if it is frozen, its silence shows that.
+    pub(super) fn resume_limit_ms(&self) -> Millis {
+        match self.policy.seal_ends {
+            true => self.policy.resume_limit_ms.max(self.policy.deadline_ms),
+            false => self.policy.resume_limit_ms,
+        }
+    }
+
     /// Time from `Commit` to SIGTERM, and from there to SIGKILL. `ends`: the process may first have to end its program.
     /// Milliseconds.
     pub(super) fn exit_limit_ms(&self, ends: bool) -> Millis {
@@ -167,7 +190,7 @@ impl Supervisor {
         let ms = match deadline {
             Deadline::Greet => self.policy.greet_limit_ms.min(left),
             Deadline::Prepare | Deadline::Begin => left,
-            Deadline::Drain => self.handoff.drain_grace_ms.min(left),
+            Deadline::Drain => self.drain_limit_ms(at),
             Deadline::Seal if self.policy.seal_ends => self.seal_limit_ms(at),
             Deadline::Seal => self.seal_limit_ms(at).min(left),
             // The probe has its own limit, with a better reason: this one is for a probe that hangs.
@@ -184,9 +207,9 @@ impl Supervisor {
             Deadline::Leave => self.policy.exit_limit_ms,
             // It ends its program before it starts it again.
             Deadline::Resume if self.handoff.owes.sealed => {
-                self.policy.resume_limit_ms.saturating_add(self.seal_limit_ms(at))
+                self.resume_limit_ms().saturating_add(self.seal_limit_ms(at))
             }
-            Deadline::Resume => self.policy.resume_limit_ms,
+            Deadline::Resume => self.resume_limit_ms(),
             Deadline::Backoff => backoff_ms(self.attempts),
             Deadline::RetireDrain => self.policy.stop_grace_ms,
             Deadline::RetireQuiet => self.policy.quiet_limit_ms,

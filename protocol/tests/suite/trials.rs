@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use handoff_protocol::deadline::{CanaryStep, Deadline, Policy};
+use handoff_protocol::deadline::{CanaryStep, Deadline, Policy, Stragglers};
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{Done, FromService, Hello, Mode, Ready, ToService};
 use handoff_protocol::supervisor::{Action, Event, Moment, Phase, Refusal, Request, Supervisor};
@@ -163,6 +163,15 @@ fn the_limit_of_a_probe_is_cut_to_what_is_left_of_the_upgrade() {
 
 /// A supervisor whose incumbent gets `Seal` at 0. The deadline of the upgrade comes from the policy.
 fn sealing(policy: Policy) -> (Supervisor, HandoffId, Vec<Action>) {
+    let (mut machine, id, _) = draining(policy);
+    let drained = Event::FromIncumbent(id, FromService::Drained(Done {}));
+    let actions = machine.step(Moment { now: 0, next_id: HandoffId::from_bytes([8; 16]) }, drained);
+    assert_eq!(machine.phase(), Phase::Sealing);
+    (machine, id, actions)
+}
+
+/// A supervisor whose incumbent is told to drain at 0, when the upgrade begins.
+fn draining(policy: Policy) -> (Supervisor, HandoffId, Vec<Action>) {
     let mut machine = Supervisor::new(Mode::Exclusive, policy);
     let mut fresh = 0;
     let mut step = |machine: &mut Supervisor, event| {
@@ -171,19 +180,19 @@ fn sealing(policy: Policy) -> (Supervisor, HandoffId, Vec<Action>) {
     };
     let hello = || FromService::Hello(Hello { versions: VersionRange::OURS, pid: 1 });
     let ready = || FromService::Ready(Ready { healthy: true, reason: String::new() });
+    let mut actions = Vec::new();
     for request in [Request::Start, upgrade()] {
         step(&mut machine, Event::Request(request));
         let id = machine.handoff();
         step(&mut machine, Event::FromSuccessor(id, hello()));
-        step(&mut machine, Event::FromSuccessor(id, FromService::Prepared(Done {})));
+        actions = step(&mut machine, Event::FromSuccessor(id, FromService::Prepared(Done {})));
         if machine.phase() == Phase::Beginning {
             step(&mut machine, Event::FromSuccessor(id, ready()));
             step(&mut machine, Event::Durable);
         }
     }
+    assert_eq!(machine.phase(), Phase::Draining);
     let id = machine.handoff();
-    let actions = step(&mut machine, Event::FromIncumbent(id, FromService::Drained(Done {})));
-    assert_eq!(machine.phase(), Phase::Sealing);
     (machine, id, actions)
 }
 
@@ -220,4 +229,87 @@ fn a_seal_that_ends_the_program_is_not_called_off() {
     assert!(
         cancelled.iter().any(|it| matches!(it, Action::ToIncumbent(to, ToService::Resume(_)) if *to == id))
     );
+}
+
+/// Otherwise they would be cut for nothing.
+#[test]
+fn requests_that_may_be_cut_leave_the_upgrade_some_of_its_deadline() {
+    use Stragglers::{Abort, Cut};
+    for (stragglers, deadline_ms, drain_grace_ms, limit_ms) in [
+        (Cut, 300_000, 30_000, 30_000),
+        (Cut, 30_000, 30_000, 20_000),
+        (Cut, 10_000, 30_000, 5_000),
+        (Abort, 30_000, 30_000, 30_000),
+    ] {
+        let policy = Policy { stragglers, deadline_ms, drain_grace_ms, ..Policy::default() };
+        let (mut machine, id, actions) = draining(policy);
+        assert_eq!(armed(&actions, Deadline::Drain), Some(limit_ms), "{stragglers:?} {deadline_ms}");
+        let is_told = |action: &Action| matches!(action, Action::ToIncumbent(to, ToService::Prepare(it)) if *to == id && it.grace_ms == limit_ms);
+        assert!(actions.iter().any(is_told), "{actions:?}");
+        let at = Moment { now: limit_ms, next_id: HandoffId::from_bytes([9; 16]) };
+        machine.step(at, Event::Deadline(Deadline::Drain));
+        let phase = if stragglers == Cut { Phase::Sealing } else { Phase::Resuming };
+        assert_eq!(machine.phase(), phase, "{stragglers:?} {deadline_ms}");
+    }
+}
+
+/// A program that was ended for the upgrade is started again, and is not killed in the middle of that.
+#[test]
+fn an_incumbent_has_the_time_that_it_needs_to_resume() {
+    for (seal_ends, limit_ms) in [(true, 300_000), (false, 30_000)] {
+        let (mut machine, id, _) = sealing(Policy { seal_ends, ..Policy::default() });
+        let at = |now| Moment { now, next_id: HandoffId::from_bytes([9; 16]) };
+        machine.step(at(0), Event::FromIncumbent(id, FromService::Sealed(Done {})));
+        let ended = Event::SuccessorGone(handoff_protocol::reason::Exit::Code(1));
+        let resumes = machine.step(at(0), ended);
+        assert_eq!(machine.phase(), Phase::Resuming);
+        assert_eq!(armed(&resumes, Deadline::Resume), Some(limit_ms));
+        let late = machine.step(at(limit_ms), Event::Deadline(Deadline::Resume));
+        assert_eq!(late, [Action::TerminateIncumbent, Action::Arm(Deadline::Resume, 40_000)]);
+        let later = machine.step(at(limit_ms + 40_000), Event::Deadline(Deadline::Resume));
+        assert_eq!(later, [Action::KillIncumbent]);
+        let silent = machine.step(at(limit_ms), Event::Deadline(Deadline::Silence));
+        assert_eq!(silent, [Action::KillIncumbent], "a frozen one is found by its silence");
+    }
+}
+
+/// What it has acknowledged may not be saved.
+#[test]
+fn who_may_have_opened_the_data_is_told_to_end_before_it_is_killed() {
+    let at = |now| Moment { now, next_id: HandoffId::from_bytes([9; 16]) };
+    let begun = || {
+        let (mut machine, id, _) = sealing(Policy::default());
+        machine.step(at(0), Event::FromIncumbent(id, FromService::Sealed(Done {})));
+        assert_eq!(machine.phase(), Phase::Beginning);
+        (machine, id)
+    };
+    for event in [Event::Request(Request::Cancel), Event::Deadline(Deadline::Begin)] {
+        let (mut machine, _) = begun();
+        let actions = machine.step(at(1), event);
+        assert_eq!(armed(&actions, Deadline::Leave), Some(40_000));
+        assert!(actions.contains(&Action::TerminateSuccessor), "{actions:?}");
+        assert!(!actions.contains(&Action::KillSuccessor), "{actions:?}");
+        assert_eq!(machine.step(at(40_001), Event::Deadline(Deadline::Leave)), [Action::KillSuccessor]);
+    }
+    let (mut machine, id) = begun();
+    let unhealthy = FromService::Ready(Ready { healthy: false, reason: String::new() });
+    let actions = machine.step(at(1), Event::FromSuccessor(id, unhealthy));
+    assert!(!actions.contains(&Action::KillSuccessor), "it ends by itself: {actions:?}");
+
+    let (mut machine, _) = begun();
+    let actions = machine.step(at(1), Event::Deadline(Deadline::Silence));
+    assert!(actions.contains(&Action::KillSuccessor), "a frozen one acts on no signal: {actions:?}");
+
+    for seal_ends in [true, false] {
+        let policy = Policy { seal_ends, probation_ms: 60_000, ..Policy::default() };
+        let (mut machine, id, _) = sealing(policy);
+        machine.step(at(0), Event::FromIncumbent(id, FromService::Sealed(Done {})));
+        let ready = FromService::Ready(Ready { healthy: true, reason: String::new() });
+        machine.step(at(0), Event::FromSuccessor(id, ready));
+        machine.step(at(0), Event::Durable);
+        assert!(machine.is_on_probation());
+        let actions = machine.step(at(0), Event::Condemned(id, String::new()));
+        assert!(!actions.contains(&Action::KillSuccessor), "{actions:?}");
+        assert_eq!(actions.contains(&Action::TerminateSuccessor), seal_ends, "{actions:?}");
+    }
 }

@@ -10,8 +10,9 @@ use handoff::slots::census::Census;
 
 use crate::support::{Rig, ask, ask_over, executable, free_address, service};
 
-/// Answers each line with its pid, `slow` not before there is a file `said.answer`. At SIGTERM it saves for as many seconds as its second
-/// argument says, once; `-1`: it pays no heed to it. Other signals are written down. What follows is what it does at its start.
+/// Answers each line with its pid, `slow` not before there is a file `said.answer`, `slow 30` after 30 seconds. At SIGTERM it saves for as
+/// many seconds as its second argument says, once; `-1`: it ignores it. Other signals are written down. What follows is what it does at
+/// its start.
 const SERVER: &str = r#"#!/usr/bin/python3
 import os, signal, socket, sys, threading
 (host, port), (saves, out), does = sys.argv[1].rsplit(":", 1), sys.argv[2:4], sys.argv[4:]
@@ -35,6 +36,8 @@ def serve(client):
         for line in lines:
             while line == "slow\n" and not os.path.exists(out + ".answer"):
                 threading.Event().wait(0.05)
+            if line.startswith("slow "):
+                threading.Event().wait(float(line[5:]))
             lines.write(f"{os.getpid()}\n")
             lines.flush()
 listener = socket.socket()
@@ -57,7 +60,7 @@ while True:
 /// The service `s` of that program.
 pub(crate) struct Slow {
     pub(crate) rig: Rig,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Slow {
@@ -97,11 +100,11 @@ impl Slow {
         ask(self.address, "x").unwrap().parse().unwrap()
     }
 
-    /// A request that lasts until [`Slow::answered`], which the program has begun so long ago that it counts as a long one.
-    pub(crate) fn ask_slowly(&self) -> std::thread::JoinHandle<std::io::Result<String>> {
+    /// A request that takes its time, as `line` says, and which the program has begun so long ago that it counts as a long one.
+    pub(crate) fn ask_slowly(&self, line: &'static str) -> std::thread::JoinHandle<std::io::Result<String>> {
         let connection = std::net::TcpStream::connect(self.address).unwrap();
         let (client, address) = (connection.local_addr().unwrap(), self.address);
-        let asked = std::thread::spawn(move || ask_over(connection, "slow"));
+        let asked = std::thread::spawn(move || ask_over(connection, line));
         super::wait_for("it to be read", || Census::has_read(client, address).unwrap().then_some(()));
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_millis(300) {
@@ -351,7 +354,7 @@ fn a_daemon_survives_an_upgrade_that_is_called_off_or_rolled_back() {
     let slow =
         Slow::wrapped("exclusive", "0", "stop_grace = \"10s\"\ndrain_grace = \"300ms\"\n", &["fork"], "");
     let first = slow.pid();
-    let request = slow.ask_slowly();
+    let request = slow.ask_slowly("slow");
     let outcome = slow.restart();
     assert_eq!((outcome.outcome, outcome.restarted), (Ending::RolledBack, false), "{outcome:?}");
     assert_eq!(slow.answered(request), first.to_string(), "its request is answered");
@@ -360,7 +363,7 @@ fn a_daemon_survives_an_upgrade_that_is_called_off_or_rolled_back() {
     let file = slow.rig.path("config/services/s.toml");
     let text = std::fs::read_to_string(&file).unwrap().replace("\"300ms\"", "\"20s\"");
     std::fs::write(&file, text).unwrap();
-    let request = slow.ask_slowly();
+    let request = slow.ask_slowly("slow");
     let outcome = std::thread::scope(|scope| {
         let restart = scope.spawn(|| slow.restart());
         super::wait_for("the drain", || {

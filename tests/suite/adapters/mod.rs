@@ -1,6 +1,7 @@
 //! Programs that do not speak the protocol, upgraded by the real daemon: by socket activation, and by swapping their sockets.
 
 mod busy;
+mod called_off;
 mod death;
 mod elsewhere;
 mod ending;

@@ -37,6 +37,27 @@ impl Supervisor {
         }
     }
 
+    /// A process whose time is over before it serves. If it works, it may have opened the data: it gets the stop signal
+    /// and the time to end. A leaving process has its own limit.
+    pub(super) fn end_late(&mut self, at: Moment, role: Role, out: &mut Vec<Action>) {
+        match self.found(role) {
+            Found::Working => self.terminate_left(at, role, out),
+            Found::Asked | Found::Waiting => self.learn(at, role, Found::Frozen, out),
+            Found::Gone | Found::Serving | Found::Leaving | Found::Frozen | Found::Unreachable => {}
+        }
+    }
+
+    pub(super) fn terminate_left(&mut self, at: Moment, role: Role, out: &mut Vec<Action>) {
+        out.push(match role {
+            Role::Incumbent => Action::TerminateIncumbent,
+            Role::Successor => Action::TerminateSuccessor,
+        });
+        if let Some(recovery) = &mut self.recovery {
+            *recovery.urged(role) = Urged::Terminated;
+        }
+        self.learn(at, role, Found::Leaving, out);
+    }
+
     pub(super) fn kill_left(&mut self, at: Moment, role: Role, out: &mut Vec<Action>) {
         out.push(match role {
             Role::Incumbent => Action::KillIncumbent,

@@ -3,6 +3,7 @@
 //! | form | means |
 //! |---|---|
 //! | `Draining Touched/Parked/-` | phase, and what is known of incumbent, successor and outgoing |
+//! | `Quiesced(late)` | the incumbent was late to resume, and got SIGTERM |
 //! | `I:`, `S:`, `O:` | a message to incumbent, successor, outgoing |
 //! | `kill:S`, `term:O`, `steer:I` | SIGKILL, SIGTERM, new connections, for the same |
 //! | `restore:O` | the outgoing process is restored, and the one that is replaced retires |
@@ -31,6 +32,7 @@ fn state(machine: &Supervisor) -> String {
     }
     let incumbent = match machine.incumbent() {
         Incumbent::Absent => "-".into(),
+        incumbent if machine.resume_is_over() => format!("{incumbent:?}(late)"),
         incumbent => format!("{incumbent:?}"),
     };
     let successor = match machine.successor() {

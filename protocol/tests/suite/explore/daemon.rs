@@ -109,6 +109,9 @@ impl World {
             Action::ToOutgoing(id, message) => {
                 self.write(self.roles.outgoing, id, Letter::Message(message), cx)
             }
+            Action::TerminateSuccessor if cx.model.has(Defect::KillUnwarned) => {
+                self.perform(Action::KillSuccessor, cx)
+            }
             Action::TerminateSuccessor => {
                 cx.check(invariants::may_kill_successor(self, cx));
                 if let Some(at) = self.roles.successor {
@@ -118,7 +121,7 @@ impl World {
             }
             Action::KillSuccessor => {
                 cx.check(invariants::may_kill_successor(self, cx));
-                cx.check(invariants::had_its_time(self, self.roles.successor));
+                cx.check(invariants::had_its_time(self, cx, self.roles.successor));
                 self.kill(self.roles.successor, cx);
                 let early = cx.model.has(Defect::NoReap) || self.starts_early(cx);
                 if early && self.roles.successor.is_some() {
@@ -135,7 +138,7 @@ impl World {
             }
             Action::KillIncumbent => {
                 cx.check(invariants::may_kill_incumbent(self, cx));
-                cx.check(invariants::had_its_time(self, self.roles.incumbent));
+                cx.check(invariants::had_its_time(self, cx, self.roles.incumbent));
                 self.lost_another = true;
                 self.kill(self.roles.incumbent, cx);
                 if self.starts_early(cx) && self.roles.incumbent.is_some() {
@@ -153,7 +156,7 @@ impl World {
             }
             Action::KillOutgoing => {
                 cx.check(invariants::may_force_outgoing(self, cx));
-                cx.check(invariants::had_its_time(self, self.roles.outgoing));
+                cx.check(invariants::had_its_time(self, cx, self.roles.outgoing));
                 cx.check(invariants::may_dismiss(self, self.roles.outgoing));
                 self.kill(self.roles.outgoing, cx);
             }

@@ -65,4 +65,6 @@ pub enum Defect {
     ForgetVerdict,
     /// A serving process is stopped, and no check notices it.
     ForgetFrozen,
+    /// Who is to get the stop signal is killed in its place.
+    KillUnwarned,
 }

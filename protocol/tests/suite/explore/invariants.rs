@@ -255,8 +255,9 @@ pub fn may_kill_successor(world: &World, cx: &Context) -> Checked {
     )
 }
 
-/// A process that leaves in order may have a program to end. Its time for that starts with its stop signal.
-pub fn had_its_time(world: &World, at: Option<usize>) -> Checked {
+/// A process that leaves in order, or has its data open, may have something to end. Its time for that starts with its stop
+/// signal. Exempt is one that is taken for frozen: it is silent, or the watch over the serving process finds it unwell.
+pub fn had_its_time(world: &World, cx: &Context, at: Option<usize>) -> Checked {
     let Some(process) = at.map(|at| world.process(at)) else { return Ok(()) };
     let leaves = match &process.part {
         Part::Stranger { .. } => false,
@@ -264,9 +265,16 @@ pub fn had_its_time(world: &World, at: Option<usize>) -> Checked {
             matches!(machine.state(), process::State::Leaving | process::State::Dismissed)
         }
     };
+    let frozen = match cx.step {
+        Step::DeadlinePasses(deadline) => deadline == Deadline::Silence,
+        Step::Condemns => at == world.roles.incumbent,
+        Step::SupervisorThaws => true,
+        _ => false,
+    };
+    let works = process.data_open && !frozen;
     hold(
-        !leaves || process.terminated || !process.is_healthy(),
-        "a process that leaves in order is killed only when the time after its stop signal is over",
+        !leaves && !works || process.terminated || !process.is_healthy(),
+        "a process that leaves in order, or has its data open, is killed only when the time after its stop signal is over",
     )
 }
 

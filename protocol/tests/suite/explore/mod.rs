@@ -251,7 +251,7 @@ found! {
     adopt_unasked: AdoptUnasked, Exclusive, Upgrade, RETURN,
         "an end is reported as good only when a process serves";
     kill_unasked: KillUnasked, Exclusive, Upgrade, RETURN,
-        "a process that serves is not killed for being left by another supervisor";
+        "a process that leaves in order, or has its data open, is killed only when the time after its stop signal is over";
     keep_the_old_handoff: KeepOldHandoff, Exclusive, Stop, RETURN,
         "no process breaks the protocol";
     adopt_before_closed: AdoptBeforeClosed, Exclusive, Upgrade, RETURN,
@@ -266,6 +266,8 @@ found! {
         "another supervisor knows every process";
     clock_first: ClockFirst, Exclusive, Upgrade, Budget { thaws: 1, ..DEATH },
         "a healthy process is never killed to make room for a dead one";
+    kill_who_works: KillUnwarned, Exclusive, Upgrade, Budget { asks: 1, ..LUCK },
+        "a process that leaves in order, or has its data open, is killed only when the time after its stop signal is over";
     forget_who_is_frozen: ForgetFrozen, Exclusive, Start, DEATH,
         "exactly one process serves";
 }

@@ -122,8 +122,10 @@ impl World {
     /// A standby that cannot resume is lost. Without a supervisor, no new process is started when the last one that
     /// could serve fails.
     fn note_failure(&mut self, at: usize, code: Code, ok: bool) {
-        let others =
-            self.existing().any(|(other, process)| other != at && process.runs() && process.is_entitled());
+        let others = self.existing().any(|(other, process)| {
+            // One that was told to end is not to serve any more.
+            other != at && process.runs() && process.is_entitled() && !process.terminated
+        });
         self.lost_another |= match (self.chair, code) {
             (Chair::Runs, Code::Resume) => !ok,
             (Chair::Frozen | Chair::Dead, Code::Open | Code::Resume) => !ok && !others,

@@ -47,6 +47,8 @@ impl Model {
             canary: canary[..steps].to_vec(),
             probation_ms,
             liveness: self.liveness,
+            // One of the models is that of a shim.
+            seal_ends: self.trial == Trial::Probation && !self.probes,
             ..Policy::default()
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::support::{Rig, ask, ask_meanwhile, pause, service, version};
+use crate::support::{Rig, ask, ask_meanwhile, pause, service, version, wait_for};
 use handoff::control::api::{Ending, Request, State};
 
 #[test]

@@ -29,6 +29,7 @@ macro_rules! say {
     ($($told:tt)*) => { $crate::shim::own::say(format_args!($($told)*)) };
 }
 
+mod bounded;
 mod elsewhere;
 pub mod exec;
 mod files;

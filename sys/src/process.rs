@@ -153,6 +153,11 @@ pub fn is_busy(pid: u32) -> bool {
     states_of(pid).any(|state| matches!(state, 'R' | 'D'))
 }
 
+/// Whether a thread of a process waits for a disk, or for another answer that it cannot give up waiting for.
+pub fn is_waiting_for_disk(pid: u32) -> bool {
+    states_of(pid).any(|state| state == 'D')
+}
+
 /// The name of a process: that of its program, or one that it has set.
 pub fn name_of(pid: u32) -> Option<String> {
     let name = read_at_once(&format!("/proc/{pid}/comm")).ok()?;

@@ -57,6 +57,8 @@ pub(super) struct Known {
     has_failed: bool,
     /// This shim has requested the end.
     is_unwanted: bool,
+    /// It is held in its first bind, or will be.
+    pub(super) is_held: bool,
     /// When its end was requested, and when it may be killed.
     asked: Option<(Instant, Instant)>,
     /// Processes that got the stop signal.
@@ -93,6 +95,8 @@ pub(super) struct Start {
     pub(super) env: Vec<(OsString, OsString)>,
     /// Whether to intercept its system calls `bind` and `listen`.
     pub(super) seccomp: bool,
+    /// Whether it is to be held in its first bind.
+    pub(super) is_held: bool,
     /// The inodes of the listeners that it must serve.
     pub(super) sockets: BTreeSet<u32>,
 }
@@ -137,7 +141,7 @@ impl Program {
         };
         let started = exec::start(spec)?;
         let first = self.note_first(started.pid);
-        *known = Known { listeners: start.sockets, first, ..Known::default() };
+        *known = Known { listeners: start.sockets, is_held: start.is_held, first, ..Known::default() };
         known.life.step(Event::Started(started.pid));
         self.note_pid(started.pid);
         // Remove the message about an earlier program.

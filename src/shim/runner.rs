@@ -61,8 +61,6 @@ const BESIDE: Limits = Limits {
     connections: Duration::ZERO,
     ..IN_GAP
 };
-/// A program that has not bound its listeners by then never will.
-const BIND_WITHIN: Duration = Duration::from_secs(60);
 
 /// Maximum pause within a response, unless the service file sets it: shorter in exclusive mode, where clients wait.
 fn answer_pause(mode: Mode) -> Duration {
@@ -173,7 +171,7 @@ impl Runner {
             inherited.push(lock.duplicate().map_err(error)?);
         }
         let sockets = self.listeners.inodes();
-        let start = Start { listeners, inherited, env, seccomp: injects, sockets };
+        let start = Start { listeners, inherited, env, seccomp: injects, is_held: park, sockets };
         crash_point!("shim/{}/start", self.role);
         let notify = self.program.start(start).map_err(error)?;
         crash_point!("shim/{}/started", self.role);
@@ -204,6 +202,7 @@ impl Runner {
 
     /// Releases a held program.
     pub(super) fn release(&self) {
+        self.program.learn(|known| known.is_held = false);
         if let Some(swap) = &self.swap {
             swap.release();
         }

@@ -67,20 +67,24 @@ impl Service {
         Ok(())
     }
 
-    /// What the shim of this handoff says that it has killed, and how many datagrams it has seen lost.
-    pub(in crate::supervisor) fn collect_killed(&mut self, handoff: HandoffId) {
+    /// What the shim of this handoff says that it has killed, and how many datagrams it has seen lost. Returns the former.
+    pub(in crate::supervisor) fn collect_killed(&mut self, handoff: HandoffId) -> Vec<Killed> {
         let own = self.shared.dirs.adopt_socket(handoff);
-        self.note_killed(killed::take(&own));
+        let killed = killed::take(&own);
+        self.note_killed(killed.clone());
         if self.config.adapter.is_foreign() {
             self.operations.timeline_mut().note_lost(shim::lost::take(&own));
         }
+        killed
     }
 
     /// Likewise, of each process that lives: one that serves again may have ended its program meanwhile.
     pub(in crate::supervisor) fn collect_all_killed(&mut self) {
         let processes = self.processes.all();
         let handoffs: Vec<HandoffId> = processes.map(|process| process.handoff).collect();
-        handoffs.into_iter().for_each(|handoff| self.collect_killed(handoff));
+        for handoff in handoffs {
+            self.collect_killed(handoff);
+        }
         if let Some(listening) = &self.listening {
             self.operations
                 .timeline_mut()

@@ -15,6 +15,7 @@ mod plain;
 mod privileges;
 mod receivers;
 mod runtimes;
+mod saving;
 mod shut;
 mod threads;
 mod unaccepted;

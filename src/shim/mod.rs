@@ -30,6 +30,7 @@ macro_rules! say {
 }
 
 mod bounded;
+mod drain;
 mod elsewhere;
 pub mod exec;
 mod files;
@@ -99,6 +100,8 @@ const LEFT: &str = "left";
 const WAITS: &str = "waits";
 /// Extension of the file with the last ignored `MAINPID`.
 const REFUSED: &str = "refused";
+/// Extension of the file with the requests for which a drain waits.
+const DRAINS: &str = "drains";
 /// Maximum number of bytes to read of these.
 const TOLD_MAX_BYTES: u64 = 4096;
 
@@ -110,6 +113,11 @@ pub(crate) fn waits_for(own_path: &Path) -> Option<String> {
 /// The last ignored `MAINPID` for a shim's program, a clause.
 pub(crate) fn refused_by(own_path: &Path) -> Option<String> {
     told_in(&own_path.with_extension(REFUSED))
+}
+
+/// The requests for which the last drain of a shim's program waits, or has waited, a clause.
+pub(crate) fn drains_for(own_path: &Path) -> Option<String> {
+    told_in(&own_path.with_extension(DRAINS))
 }
 
 fn told_in(path: &Path) -> Option<String> {

@@ -312,9 +312,8 @@ impl Program {
             let _ = fs::remove_file(notify_path(&self.plan.own_path));
             let trace = self.trace_path();
             First::forget(&self.plan.lock_path().with_extension(FIRST), &trace);
-            for extension in
-                [FIRST, super::PID, super::LEFT, super::SIDE, super::WAITS, super::REFUSED, super::TRACE]
-            {
+            use super::{DRAINS, LEFT, PID, REFUSED, SIDE, TRACE, WAITS};
+            for extension in [FIRST, PID, LEFT, SIDE, WAITS, REFUSED, DRAINS, TRACE] {
                 let _ = fs::remove_file(self.plan.own_path.with_extension(extension));
             }
         }

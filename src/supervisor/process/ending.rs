@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{Grant, ToService};
+use handoff_protocol::reason::Reason;
 use handoff_protocol::supervisor::Phase;
 
 use super::{Place, Process};
@@ -152,13 +153,32 @@ impl Service {
         Error::new(Kind::NothingToCancel, message, hint)
     }
 
-    /// What keeps the program that is started from its listeners, as its shim says.
+    /// What keeps the program that is started from its listeners, or the old one from its end, as its shim says.
     pub(in crate::supervisor) fn shown_wait(&self) -> Option<String> {
+        if self.machine.phase() == Phase::Draining {
+            return self
+                .drain_waits()
+                .map(|told| format!("The upgrade waits for requests that take long: {told}."));
+        }
         let matters = matches!(self.machine.phase(), Phase::Warming | Phase::Beginning | Phase::Resuming);
         let process = self.processes.successor().or(self.processes.incumbent());
         let process = process.filter(|_| matters && self.config.adapter.is_foreign())?;
         let waits = shim::waits_for(&self.shared.dirs.adopt_socket(process.handoff))?;
         Some(format!("The service waits for its program: {waits}."))
+    }
+
+    /// The requests for which the drain of the program that serves waits, or has waited, as its shim says. A clause.
+    fn drain_waits(&self) -> Option<String> {
+        let process = self.processes.incumbent().filter(|_| self.config.adapter.is_foreign())?;
+        shim::drains_for(&self.shared.dirs.adopt_socket(process.handoff))
+    }
+
+    /// A reason for the end of an attempt, with the requests that have outlasted the drain.
+    pub(in crate::supervisor) fn with_requests(&self, reason: &Reason) -> String {
+        match self.drain_waits().filter(|_| *reason == Reason::DrainGrace) {
+            Some(told) => format!("{reason}; {told}"),
+            None => reason.to_string(),
+        }
     }
 
     /// Who was not believed that spoke for the program that serves.

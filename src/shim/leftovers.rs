@@ -8,7 +8,7 @@
 //! - Descendants of these processes count too, while their parent exists.
 //!
 //! A process without any of these is not found. The environment is read only for processes that are no older than the
-//! first one: the read waits for the memory of the process, which can be slow.
+//! first one. A process that does not answer is left out (see `bounded.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::bounded::look_at;
 use crate::sys::path::hold;
 use crate::sys::process::{Place, ProcessId, Signal, has_ended, kill, pidfd_open, place_of};
 use crate::sys::regular;
@@ -29,6 +30,7 @@ use crate::sys::regular;
 pub(crate) const VARIABLE: &str = "HANDOFF_TRACE";
 /// The extension of the file in which a shim records the first process of its program.
 pub(super) const FIRST: &str = "first";
+
 /// Larger than any environment that the kernel allows with the usual limits.
 const ENVIRONMENT_MAX_BYTES: u64 = 8 << 20;
 
@@ -116,17 +118,18 @@ impl Marks {
         let this = std::process::id();
         let pids =
             fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let all = pids.filter(|pid| *pid != this).filter_map(|pid| Some((pid, place_of(pid)?)));
-        let all: BTreeMap<u32, Place> = all.filter(|(pid, _)| !has_ended(*pid)).collect();
-        let wanted = self.open.as_deref().and_then(|path| Wanted::at(path).ok());
-        let session = self.first.as_ref().filter(|first| !first.is_reused()).map(|first| first.process.pid);
-        let since = self.first.as_ref().map_or(0, |first| first.process.start_ticks);
-        let is_one = |pid: u32, place: &Place| {
-            wanted.as_ref().is_some_and(|wanted| wanted.is_open_in(pid))
-                || place.start_ticks >= since && (Some(place.session) == session || self.is_named_by(pid))
+        let search = Search {
+            wanted: self.open.as_deref().and_then(|path| Wanted::at(path).ok()),
+            named: self.named.clone(),
+            session: self.first.as_ref().filter(|first| !first.is_reused()).map(|first| first.process.pid),
+            since: self.first.as_ref().map_or(0, |first| first.process.start_ticks),
         };
+        let all = look_at(pids.filter(|pid| *pid != this).collect(), move |pid| search.look(pid))?;
+        let all = all.into_iter().filter_map(|(pid, look)| Some((pid, look?)));
+        let all: BTreeMap<u32, (Place, bool)> = all.collect();
         let mut found: BTreeSet<u32> =
-            all.iter().filter(|(pid, place)| is_one(**pid, place)).map(|(pid, _)| *pid).collect();
+            all.iter().filter(|(_, (_, is_one))| *is_one).map(|(pid, _)| *pid).collect();
+        let all: BTreeMap<u32, Place> = all.into_iter().map(|(pid, (place, _))| (pid, place)).collect();
         loop {
             let children =
                 all.iter().filter(|(pid, place)| !found.contains(pid) && found.contains(&place.parent));
@@ -141,6 +144,26 @@ impl Marks {
             found.retain(|pid| !own.contains(pid));
         }
         Ok(all.into_iter().filter(|(pid, _)| found.contains(pid)).collect())
+    }
+}
+
+/// What is looked for.
+struct Search {
+    wanted: Option<Wanted>,
+    named: Option<OsString>,
+    session: Option<u32>,
+    /// No process of the program is older.
+    since: u64,
+}
+
+impl Search {
+    /// Where a process is, and whether it has a mark. `None` if it has ended.
+    fn look(&self, pid: u32) -> Option<(Place, bool)> {
+        let place = place_of(pid).filter(|_| !has_ended(pid))?;
+        let is_young = place.start_ticks >= self.since;
+        let is_one = self.wanted.as_ref().is_some_and(|wanted| wanted.is_open_in(pid))
+            || is_young && (Some(place.session) == self.session || self.is_named_by(pid));
+        Some((place, is_one))
     }
 
     fn is_named_by(&self, pid: u32) -> bool {

@@ -29,6 +29,8 @@ macro_rules! say {
     ($($told:tt)*) => { $crate::shim::own::say(format_args!($($told)*)) };
 }
 
+mod bounded;
+mod drain;
 mod elsewhere;
 pub mod exec;
 mod files;
@@ -44,6 +46,7 @@ mod own;
 pub mod plan;
 mod program;
 mod receivers;
+mod rest;
 mod runner;
 mod swap;
 pub mod trial;
@@ -97,6 +100,8 @@ const LEFT: &str = "left";
 const WAITS: &str = "waits";
 /// Extension of the file with the last ignored `MAINPID`.
 const REFUSED: &str = "refused";
+/// Extension of the file with the requests for which a drain waits.
+const DRAINS: &str = "drains";
 /// Maximum number of bytes to read of these.
 const TOLD_MAX_BYTES: u64 = 4096;
 
@@ -110,11 +115,18 @@ pub(crate) fn refused_by(own_path: &Path) -> Option<String> {
     told_in(&own_path.with_extension(REFUSED))
 }
 
+/// The requests for which the last drain of a shim's program waits, or has waited, a clause.
+pub(crate) fn drains_for(own_path: &Path) -> Option<String> {
+    told_in(&own_path.with_extension(DRAINS))
+}
+
 fn told_in(path: &Path) -> Option<String> {
     let is_short =
         std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() <= TOLD_MAX_BYTES);
     let told = is_short.then(|| std::fs::read_to_string(path).ok()).flatten()?;
-    Some(told.chars().filter(|it| !it.is_control()).collect())
+    let told: String = told.chars().filter(|it| !it.is_control()).collect();
+    // It may be about to be written.
+    Some(told).filter(|told| !told.is_empty())
 }
 
 /// The connections of a shim's program when it received its stop signal; `own_path` is that of its plan.
@@ -182,7 +194,7 @@ fn serve(starting: service::Starting, mut runner: Runner, mode: Mode, plan: &Pla
         Mode::Exclusive => Ok(()),
     };
     if let Err(error) = prepared {
-        return Err(starting.unhealthy(&error).to_string());
+        return Err(starting.unhealthy(&end_unfit(runner.program(), error)).to_string());
     }
     let data: Option<&Path> = (mode == Mode::Exclusive).then_some(&plan.shared_dir);
     let waits = Arc::new(AtomicBool::new(warm));
@@ -197,8 +209,17 @@ fn serve(starting: service::Starting, mut runner: Runner, mode: Mode, plan: &Pla
     };
     match ready {
         Ok(()) => begun.ready().map_err(told)?.run(runner).map(drop).map_err(told),
-        Err(error) => Err(begun.unhealthy(&error).to_string()),
+        Err(error) => Err(begun.unhealthy(&end_unfit(runner.program(), error)).to_string()),
     }
+}
+
+/// Ends a program that cannot serve, before the daemon learns of it: then the daemon kills this process, and with it the
+/// program. Returns the error.
+fn end_unfit(program: &Program, error: String) -> String {
+    if let Err(left) = program.end_or_kill() {
+        say!("{left}");
+    }
+    error
 }
 
 fn begin(runner: &mut Runner, warm: bool) -> Result<(), String> {

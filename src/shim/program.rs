@@ -57,6 +57,8 @@ pub(super) struct Known {
     has_failed: bool,
     /// This shim has requested the end.
     is_unwanted: bool,
+    /// It is held in its first bind, or will be.
+    pub(super) is_held: bool,
     /// When its end was requested, and when it may be killed.
     asked: Option<(Instant, Instant)>,
     /// Processes that got the stop signal.
@@ -93,6 +95,8 @@ pub(super) struct Start {
     pub(super) env: Vec<(OsString, OsString)>,
     /// Whether to intercept its system calls `bind` and `listen`.
     pub(super) seccomp: bool,
+    /// Whether it is to be held in its first bind.
+    pub(super) is_held: bool,
     /// The inodes of the listeners that it must serve.
     pub(super) sockets: BTreeSet<u32>,
 }
@@ -137,7 +141,7 @@ impl Program {
         };
         let started = exec::start(spec)?;
         let first = self.note_first(started.pid);
-        *known = Known { listeners: start.sockets, first, ..Known::default() };
+        *known = Known { listeners: start.sockets, is_held: start.is_held, first, ..Known::default() };
         known.life.step(Event::Started(started.pid));
         self.note_pid(started.pid);
         // Remove the message about an earlier program.
@@ -308,9 +312,8 @@ impl Program {
             let _ = fs::remove_file(notify_path(&self.plan.own_path));
             let trace = self.trace_path();
             First::forget(&self.plan.lock_path().with_extension(FIRST), &trace);
-            for extension in
-                [FIRST, super::PID, super::LEFT, super::SIDE, super::WAITS, super::REFUSED, super::TRACE]
-            {
+            use super::{DRAINS, LEFT, PID, REFUSED, SIDE, TRACE, WAITS};
+            for extension in [FIRST, PID, LEFT, SIDE, WAITS, REFUSED, DRAINS, TRACE] {
                 let _ = fs::remove_file(self.plan.own_path.with_extension(extension));
             }
         }

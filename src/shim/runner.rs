@@ -5,6 +5,7 @@
 //! program starts there, whichever version it is.
 
 mod binding;
+mod draining;
 mod search;
 
 use std::io;
@@ -33,10 +34,6 @@ use crate::slots::peers::has_connected;
 const TICK: Duration = Duration::from_millis(5);
 /// Polling interval before the gap: a survey of all connections takes milliseconds of kernel time on a large machine.
 const DRAIN_TICK: Duration = Duration::from_millis(50);
-/// A request this old counts as long, and is waited for before the gap.
-const LONG_REQUEST_MS: u64 = 100;
-/// How long a drain surveys the connections if the kernel does not report which are idle, while waiting costs nothing.
-const FAMILIAR_AFTER: Duration = Duration::from_millis(400);
 /// A queue that was not empty and did not shrink for this long has no acceptor.
 const ACCEPTS_WITHIN: Duration = Duration::from_millis(200);
 /// The same for a program with connections: it may be serving one, and accept the next one afterwards.
@@ -61,8 +58,6 @@ const BESIDE: Limits = Limits {
     connections: Duration::ZERO,
     ..IN_GAP
 };
-/// A program that has not bound its listeners by then never will.
-const BIND_WITHIN: Duration = Duration::from_secs(60);
 
 /// Maximum pause within a response, unless the service file sets it: shorter in exclusive mode, where clients wait.
 fn answer_pause(mode: Mode) -> Duration {
@@ -84,6 +79,8 @@ pub(super) struct Runner {
     refused: bool,
     /// Whether a seal has failed. A second seal then ends the program in any case.
     has_failed: bool,
+    /// How often it could not be stopped in this drain.
+    vain: u8,
     /// The role of this process, for crash points.
     role: &'static str,
 }
@@ -103,7 +100,8 @@ impl Runner {
         let pause = plan.program.answer_pause_ms.map_or(answer_pause(mode), Duration::from_millis);
         let census = Census::new(&plan.addresses()?)
             .map_err(|error| format!("cannot ask for sockets: {error}"))?
-            .with_pauses(pause);
+            .with_pauses(pause)
+            .asking();
         let trace_path = program.trace_path();
         let trace = Trace::leave(&trace_path).map_err(|error| own::trouble(&trace_path, "made", &error))?;
         let listeners = Arc::new(listeners);
@@ -121,6 +119,7 @@ impl Runner {
             lock,
             refused,
             has_failed,
+            vain: 0,
             role,
         })
     }
@@ -173,7 +172,7 @@ impl Runner {
             inherited.push(lock.duplicate().map_err(error)?);
         }
         let sockets = self.listeners.inodes();
-        let start = Start { listeners, inherited, env, seccomp: injects, sockets };
+        let start = Start { listeners, inherited, env, seccomp: injects, is_held: park, sockets };
         crash_point!("shim/{}/start", self.role);
         let notify = self.program.start(start).map_err(error)?;
         crash_point!("shim/{}/started", self.role);
@@ -204,6 +203,7 @@ impl Runner {
 
     /// Releases a held program.
     pub(super) fn release(&self) {
+        self.program.learn(|known| known.is_held = false);
         if let Some(swap) = &self.swap {
             swap.release();
         }
@@ -229,13 +229,6 @@ impl Runner {
         self.listeners.tell_of_lost();
         self.program.serves();
         Ok(())
-    }
-
-    /// Whether a long request is in progress, or this is still unknown.
-    fn has_long_request(&mut self, looked_for: Duration) -> Result<bool, BoxError> {
-        let survey = self.census.survey(|| self.program.tree())?;
-        let is_unknown = survey.unsure > 0 && !self.census.may_ask() && looked_for < FAMILIAR_AFTER;
-        Ok(is_unknown || survey.longest_ms.is_some_and(|ms| ms >= LONG_REQUEST_MS))
     }
 
     fn has_connections(&mut self) -> Result<bool, BoxError> {
@@ -338,6 +331,8 @@ impl Server for Runner {
         self.listeners.look();
         self.refused = drain.is_refused();
         self.program.tell_of_drain();
+        self.forget_waits();
+        self.vain = 0;
         let began = Instant::now();
         loop {
             let finished = match (self.mode, self.plan.program.drain) {
@@ -349,12 +344,15 @@ impl Server for Runner {
                 (Mode::Overlap, DrainFor::Requests | DrainFor::LongRequests) => {
                     self.listeners.left_waiting()? == 0 && !self.has_long_request(began.elapsed())?
                 }
-                // It still gets new connections, so some are always young.
-                (Mode::Exclusive, _) => !self.has_long_request(began.elapsed())?,
+                (Mode::Exclusive, _) => self.has_waited_enough(began.elapsed())?,
             };
             // The supervisor ends the drain of a committed process. For a dismissed one it may be gone.
             let is_over = self.refused && began.elapsed() >= drain.grace();
-            if finished || is_over || drain.wait(DRAIN_TICK) {
+            if finished || is_over {
+                return Ok(());
+            }
+            if drain.wait(DRAIN_TICK) {
+                self.tell_of_end();
                 return Ok(());
             }
         }

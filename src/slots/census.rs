@@ -41,6 +41,8 @@ pub struct Census {
     spared: HashMap<Cookie, (u8, Instant)>,
     /// Whether the kernel reports the last segment of a connection.
     may_ask: bool,
+    /// Whether unsure states are left to [`Census::survey_of_stopped`], if that can ask.
+    asks: bool,
     /// Maximum pause within a response.
     pause: Duration,
     /// Whether a connection's client is a process of the tree.
@@ -81,8 +83,21 @@ pub struct Survey {
     pub still: Duration,
     /// Age of the oldest request in progress, in milliseconds.
     pub longest_ms: Option<u64>,
-    /// The same, including requests that are unread or about to arrive.
+    /// The same without those of which the timestamps leave open whether they are answered.
+    pub longest_sure_ms: Option<u64>,
+    /// The first, including requests that are unread or about to arrive.
     pub oldest_ms: Option<u64>,
+}
+
+/// A request in progress, as far as can be determined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LongRequest {
+    /// Its client; `None` at a unix socket.
+    pub client: Option<SocketAddr>,
+    /// How long ago it began, at most.
+    pub age: Duration,
+    /// How long no data has been read or written on its connection.
+    pub still: Duration,
 }
 
 /// A connection in a survey.
@@ -116,6 +131,7 @@ impl Census {
             held_back,
             spared: HashMap::new(),
             may_ask: may_ask(),
+            asks: false,
             pause: Duration::ZERO,
             inner: HashMap::new(),
         })
@@ -124,6 +140,11 @@ impl Census {
     /// Sets how long a response that is written in parts may pause.
     pub fn with_pauses(self, pause: Duration) -> Census {
         Census { pause, ..self }
+    }
+
+    /// Leaves unsure states to [`Census::survey_of_stopped`], if that can ask.
+    pub fn asking(self) -> Census {
+        Census { asks: true, ..self }
     }
 
     /// Whether no process of the tree has a connection to one of the addresses. For a tree that gets no new
@@ -153,12 +174,12 @@ impl Census {
     pub fn survey(&mut self, tree: impl Fn() -> Vec<u32>) -> io::Result<Survey> {
         let found = held_by(self.look(true)?, &tree())?;
         let found = self.outer(found, &tree)?;
-        let now = Instant::now();
+        let (now, asks) = (Instant::now(), self.asks && self.may_ask);
         let mut before = std::mem::take(&mut self.accounts);
         for (found, holder) in found {
             let cookie = found.key.cookie();
             let known = before.remove(&cookie).map(|known| known.account);
-            let account = Account::next(known.as_ref(), &found, now);
+            let account = Account::next(known.as_ref(), &found, asks, now);
             self.accounts.insert(cookie, Known { key: found.key, holder, account });
         }
         // One pass can miss a socket while others disappear.
@@ -167,7 +188,7 @@ impl Census {
             if let Some(found) =
                 found.filter(|found| found.inode == known.holder.inode && found.is_connection())
             {
-                let account = Account::next(Some(&known.account), &found, now);
+                let account = Account::next(Some(&known.account), &found, asks, now);
                 self.accounts.insert(cookie, Known { account, ..known });
             }
         }
@@ -231,6 +252,24 @@ impl Census {
         Ok(is_all)
     }
 
+    /// Whether [`Census::hold_back`] could hold back the connections of the last survey.
+    pub fn may_hold_back(&self) -> bool {
+        let mut tcp = self.accounts.values().filter(|known| matches!(known.key, Key::Tcp { .. }));
+        tcp.all(|known| Gate::may_be_closed(&known.holder, self.may_ask))
+    }
+
+    /// The requests in progress at the last survey that are at least this old.
+    pub fn long_requests(&self, at_least: Duration) -> Vec<LongRequest> {
+        let now = Instant::now();
+        let begun = self.accounts.values().filter(|known| known.account.is_begun());
+        let all = begun.map(|Known { key, account, .. }| LongRequest {
+            client: key.peer(),
+            age: account.age(now),
+            still: now.saturating_duration_since(account.moved),
+        });
+        all.filter(|request| request.age >= at_least).collect()
+    }
+
     /// Releases everything that is held back.
     pub fn let_in(&mut self) {
         for (cookie, gate) in std::mem::take(&mut self.held_back) {
@@ -267,6 +306,9 @@ impl Census {
             let age_ms = account.age(now).as_millis() as u64;
             if account.is_begun() {
                 survey.longest_ms = survey.longest_ms.max(Some(age_ms));
+            }
+            if account.is_begun() && !account.is_open_question() {
+                survey.longest_sure_ms = survey.longest_sure_ms.max(Some(age_ms));
             }
             if account.is_work() || account.waits() {
                 survey.oldest_ms = survey.oldest_ms.max(Some(age_ms));

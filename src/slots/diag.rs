@@ -120,12 +120,7 @@ impl Found {
 
     /// The peer's address of a TCP or datagram socket.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
-        match &self.key {
-            Key::Tcp { id, .. } => {
-                Some(SocketAddr::new(id.destination_address.to_canonical(), id.destination_port))
-            }
-            Key::Unix { .. } => None,
-        }
+        self.key.peer()
     }
 
     /// The local address exactly as bound: an IPv4-mapped IPv6 address stays one.
@@ -159,6 +154,16 @@ impl Key {
             cookie: ANY_COOKIE,
         };
         Key::Tcp { family: family_of(source), id }
+    }
+
+    /// The peer's address of a TCP or datagram socket.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Key::Tcp { id, .. } => {
+                Some(SocketAddr::new(id.destination_address.to_canonical(), id.destination_port))
+            }
+            Key::Unix { .. } => None,
+        }
     }
 
     /// The cookie of the socket.

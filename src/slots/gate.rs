@@ -36,6 +36,15 @@ impl Gate {
         }))
     }
 
+    /// Whether a gate could be closed there, also if the process blocks in a read: that takes privilege.
+    pub(super) fn may_be_closed(holder: &HeldSocket, is_privileged: bool) -> bool {
+        match holder.duplicate() {
+            Ok(Some(socket)) => is_privileged || is_blocking(&socket).is_ok_and(|blocks| !blocks),
+            Ok(None) => true,
+            Err(_) => false,
+        }
+    }
+
     pub(super) fn open(&self, holder: &HeldSocket) -> io::Result<()> {
         let Some(socket) = holder.duplicate()? else { return Ok(()) };
         match self {

@@ -28,6 +28,8 @@ const TIE: Duration = Duration::from_millis(50);
 /// The same if a request was, or may have been, in progress before: the rest of a request and its response are as
 /// likely as a response and the next request.
 const LONG_TIE: Duration = Duration::from_millis(300);
+/// The same if the kernel can be asked. A connection at rest for longer is not asked about: there may be thousands.
+const ASKED_TIE: Duration = Duration::from_secs(10);
 /// How long a connection without any data counts as about to have some.
 const YOUNG: Duration = Duration::from_secs(1);
 /// Output this long after the last request is a stream: it may never end, and is not waited for.
@@ -160,13 +162,14 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// The state after an observation at `now`, with the previous state if there is one.
-    pub(super) fn next(before: Option<&Account>, found: &Found, now: Instant) -> Account {
+    /// The state after an observation at `now`, with the previous state if there is one. `asks`: who observes will ask the
+    /// kernel about an unsure state.
+    pub(super) fn next(before: Option<&Account>, found: &Found, asks: bool, now: Instant) -> Account {
         // The kernel counts the end of the client's data as one byte.
         let end = u32::from(found.is_half_closed());
         let unread = found.unread.saturating_sub(end);
         match found.history {
-            Some(history) => Account::of_tcp(before, history, unread, found.unsent, end, now),
+            Some(history) => Account::of_tcp(before, history, [unread, found.unsent, end], asks, now),
             None => Account::of_unix(before, unread > 0 || found.unsent > 0, now),
         }
     }
@@ -194,9 +197,8 @@ impl Account {
     fn of_tcp(
         before: Option<&Account>,
         history: History,
-        unread: u32,
-        unsent: u32,
-        end: u32,
+        [unread, unsent, end]: [u32; 3],
+        asks: bool,
         now: Instant,
     ) -> Account {
         let ago = |ms: u32| now.checked_sub(Duration::from_millis(ms.into())).unwrap_or(now);
@@ -211,6 +213,8 @@ impl Account {
         };
         let doing_before = before.map_or(Doing::Rest, |before| before.doing);
         let patience = match before.map(|before| before.doing) {
+            // With unread data there is nothing to ask.
+            _ if asks && unread == 0 => ASKED_TIE,
             None | Some(Doing::Unsure { was_asked: true }) => LONG_TIE,
             Some(_) => TIE,
         };

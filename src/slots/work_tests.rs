@@ -168,7 +168,7 @@ fn an_answer_may_go_on_for_as_long_as_it_may_pause() {
             segments_received: 9,
             ..History::default()
         };
-        let account = Account::of_tcp(None, history, unread, 0, 0, now);
+        let account = Account::of_tcp(None, history, [unread, 0, 0], false, now);
         let pause = Duration::from_millis(100);
         (account.answers(now, pause), account.streams(now, pause))
     };
@@ -177,6 +177,27 @@ fn an_answer_may_go_on_for_as_long_as_it_may_pause() {
     assert_eq!(wrote(20, 3_020, 0), (false, true), "no request for a long time");
     assert_eq!(wrote(20, 10, 40), (false, false), "its client has asked again");
     let never = History { segments_sent: 0, last_sent_ms: 20, last_received_ms: 20, ..History::default() };
-    let account = Account::of_tcp(None, never, 0, 0, 0, now);
+    let account = Account::of_tcp(None, never, [0; 3], false, now);
     assert!(!account.answers(now, Duration::from_secs(1)), "nothing was written");
+}
+
+/// Its client has asked again within the tick of its answer, and the answer takes long.
+#[test]
+fn an_open_question_stays_open_for_who_can_ask() {
+    let now = Instant::now();
+    let tie = |ms| History {
+        last_sent_ms: ms,
+        last_received_ms: ms,
+        last_ack_ms: ms,
+        bytes_received: 100,
+        segments_sent: 3,
+        segments_received: 9,
+        ..History::default()
+    };
+    let is_open = |ms, unread, asks| {
+        Account::of_tcp(None, tie(ms), [unread, 0, 0], asks, now).doing == Doing::Unsure { was_asked: true }
+    };
+    assert_eq!([100, 400, 9_000, 10_000].map(|ms| is_open(ms, 0, true)), [true, true, true, false]);
+    assert_eq!([100, 400, 9_000, 10_000].map(|ms| is_open(ms, 0, false)), [true, false, false, false]);
+    assert!(!is_open(400, 7, true), "what is unread waits");
 }

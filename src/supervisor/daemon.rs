@@ -162,7 +162,7 @@ async fn main(
     tokio::task::spawn_local(bring_in_all(Rc::clone(&daemon), arrived));
     tokio::task::spawn_local(reap_orphans());
     crash_point!("supervisor/start/keeper");
-    sweep(&dirs.adopt_dir());
+    sweep_aside(dirs.adopt_dir()).await;
     hooks::keep_traces_in(dirs.commands_dir(), COMMANDS_ENDED_WITHIN);
     daemon.load_all(lock.was_lost()).await;
     lock.has_started();
@@ -196,6 +196,14 @@ async fn main(
     daemon.flush().await;
     lock.give_up();
     Ok(())
+}
+
+/// Before any program is started, since what is left of an earlier one may still write. On another thread, which may wait
+/// for other processes.
+async fn sweep_aside(directory: PathBuf) {
+    if let Err(error) = Lane::for_files("leftovers").run_anyway(move || sweep(&directory)).await {
+        tracing::error!(%error, "what shims have left is not ended");
+    }
 }
 
 async fn ignore(signal: &mut Signal) -> Infallible {

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,9 @@ pub use nix::sys::signal::Signal;
 
 use super::errno::{Errno, errno_of, retry};
 use super::pidfd;
+
+/// The unit of times in `/proc`, which the kernel keeps for programs whatever its own clock does (`USER_HZ`).
+const TICKS_PER_SECOND: u64 = 100;
 
 /// Identifies a process among all that ever had its pid, across reboots.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -151,6 +155,26 @@ pub fn is_frozen(pid: u32) -> bool {
 /// Whether a thread of a process is running, runnable, or waiting for a disk.
 pub fn is_busy(pid: u32) -> bool {
     states_of(pid).any(|state| matches!(state, 'R' | 'D'))
+}
+
+/// Whether a thread of a process waits for a disk, or for another answer that it cannot give up waiting for.
+pub fn is_waiting_for_disk(pid: u32) -> bool {
+    states_of(pid).any(|state| state == 'D')
+}
+
+/// The processor time of a process so far, with that of its children that it has reaped.
+pub fn cpu_time_of(pid: u32) -> Option<Duration> {
+    let stat = read_at_once(&format!("/proc/{pid}/stat")).ok()?;
+    let ticks: Option<Vec<u64>> = (14..=17).map(|number| stat_field(&stat, number)).collect();
+    Some(Duration::from_millis(ticks?.into_iter().sum::<u64>() * 1_000 / TICKS_PER_SECOND))
+}
+
+/// How much a process has read from disks and written to them so far. `None` if this user may not see it.
+pub fn disk_bytes_of(pid: u32) -> Option<u64> {
+    let io = read_at_once(&format!("/proc/{pid}/io")).ok()?;
+    let fields = io.lines().filter_map(|line| line.split_once(": "));
+    let fields = fields.filter(|(name, _)| matches!(*name, "read_bytes" | "write_bytes"));
+    Some(fields.filter_map(|(_, bytes)| bytes.parse::<u64>().ok()).sum())
 }
 
 /// The name of a process: that of its program, or one that it has set.

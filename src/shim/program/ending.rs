@@ -15,8 +15,8 @@ const KILLED_WITHIN: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
 /// After this time, processes that outlive the server get the stop signal as well.
 const LINGERS: Duration = Duration::from_millis(300);
-/// Time to end what the main process has left behind. No process serves in the meantime.
-const REST_WITHIN: Duration = Duration::from_secs(2);
+/// What the main process has left behind is mentioned in the log after this time.
+const REST_TOLD: Duration = Duration::from_secs(1);
 /// The exit status is unknown.
 const UNKNOWN: Exit = Exit { code: None, signal: None };
 
@@ -93,11 +93,11 @@ impl Program {
         Ok(killed)
     }
 
-    /// Ends a dismissed program. One that has served has data and clients, and gets its stop signal; one that is held
-    /// in its first bind, or was never ready, is killed.
+    /// Ends a dismissed program. It may have data to save even if it was never ready, and gets its stop signal. One
+    /// that is held in its first bind has no data yet, and cannot handle a signal: it is killed.
     pub(in crate::shim) fn end_or_kill(&self) -> Result<(), String> {
-        let serves = self.known().life.serves();
-        if serves { self.end(self.plan.stop_grace).map(drop) } else { self.kill() }
+        let is_held = self.known().is_held;
+        if is_held { self.kill() } else { self.end(self.plan.stop_grace).map(drop) }
     }
 
     /// Kills it and all its descendants.
@@ -132,21 +132,49 @@ impl Program {
         looked.flatten()
     }
 
-    /// Waits until the program has failed: it served, its end was not requested, and nothing of it is left. Asks what
-    /// the main process has left to end, with a short time limit, because no process serves in the meantime. Returns
-    /// the exit status.
+    /// Waits until the program has failed: it served, its end was not requested, and nothing of it is left. Returns the
+    /// exit status.
     pub(in crate::shim) fn await_failure(&self) -> Exit {
         loop {
-            let is_failing =
-                |known: &Known| matches!(known.life.state(), State::Leaving { wanted: false, .. });
             let fails = |known: &Known| (known.has_failed || is_failing(known)).then_some(known.has_failed);
             if self.wait(None, fails).unwrap_or_default() {
                 return self.known().life.exit().unwrap_or(UNKNOWN);
             }
-            if self.wait(Some(REST_WITHIN), |known| (!is_failing(known)).then_some(())).is_none() {
-                self.feed(Event::Late);
-                let _ = self.await_killed();
+            if let Err(error) = self.await_rest(self.plan.stop_grace) {
+                say!("{error}");
             }
         }
     }
+
+    /// Waits for what the main process has left behind, which has its stop signal. No process serves in the meantime, but
+    /// one may save data. Kills what is left after `grace`.
+    fn await_rest(&self, grace: Duration) -> Result<(), String> {
+        let (since, mut is_told) = (Instant::now(), false);
+        // A stopped process cannot handle the signal.
+        self.let_go();
+        while is_failing(&self.known()) {
+            let Some(left) = grace.checked_sub(since.elapsed()).filter(|left| !left.is_zero()) else {
+                return self.kill_late(since.elapsed()).map(drop);
+            };
+            // Also those that were started in the meantime.
+            self.ask(self.tree());
+            if !is_told && since.elapsed() > REST_TOLD {
+                say!("its main process has ended, and {} runs on; it has {left:.0?} to end", self.named());
+                is_told = true;
+            }
+            self.wait(Some(left.min(LOOK)), |known| (!is_failing(known)).then_some(()));
+        }
+        Ok(())
+    }
+
+    /// Its processes, for people.
+    fn named(&self) -> String {
+        let name = |pid: u32| format!("process {pid} ({})", name_of(pid).unwrap_or_default());
+        self.running().into_iter().map(name).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Whether its main process has ended by itself, and others have not yet.
+fn is_failing(known: &Known) -> bool {
+    matches!(known.life.state(), State::Leaving { wanted: false, .. })
 }

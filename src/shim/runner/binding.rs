@@ -3,17 +3,23 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use super::{BIND_WITHIN, Runner, early_end};
+use super::{Runner, early_end};
 use crate::config::ListenAddress;
 use crate::shim::WAITS;
 use crate::shim::elsewhere::Mismatch;
 use crate::shim::program::Known;
+use crate::shim::rest::{RESTS_FOR, Rest, Usage};
 
 /// Polling interval.
 const LOOK: Duration = Duration::from_millis(100);
+/// Interval of the looks whether the program works.
+const REST_LOOK: Duration = Duration::from_secs(1);
+/// A start that takes longer than this is mentioned.
+const TOLD_AFTER: Duration = Duration::from_secs(10);
 
 impl Runner {
-    /// Waits until the program has bound `count` of its listeners, or is found not to bind them.
+    /// Waits until the program has bound `count` of its listeners, or is found not to bind them. There is no time limit
+    /// while it works: the daemon has the deadline.
     pub(super) fn await_binds(&self, count: usize) -> Result<(), String> {
         let found = self.await_binds_here(count);
         let _ = fs::remove_file(self.plan.own_path.with_extension(WAITS));
@@ -28,9 +34,10 @@ impl Runner {
         let settled =
             |known: &Known| bound(known).map(|bound| bound.map_err(|error| (error, Duration::ZERO)));
         let refused = |known: &Known| known.failed.clone().map(Err);
-        let (until, mut told) = (Instant::now() + BIND_WITHIN, None);
+        let (began, mut told) = (Instant::now(), None);
         // When it became idle, and how much it had bound by then.
-        let mut idle = (Instant::now(), 0);
+        let mut idle = (began, 0);
+        let (mut rest, mut rests, mut next_look) = (Rest::begin(began), Duration::ZERO, began);
         loop {
             match self.program.wait(Some(LOOK), |known| settled(known).or_else(|| refused(known))) {
                 // It may try another address.
@@ -41,17 +48,23 @@ impl Runner {
                 None => {}
             }
             let (mismatch, binds) = self.mismatch();
-            if mismatch != told {
-                self.tell_of_mismatch(mismatch.as_ref());
-                told = mismatch.clone();
+            let tells = mismatch.as_ref().map(ToString::to_string).or_else(|| self.slow(began.elapsed()));
+            if tells != told {
+                self.tell_of_wait(tells.as_deref());
+                told = tells;
             }
             if mismatch.is_none() || binds != idle.1 || self.program.is_busy() {
                 idle = (Instant::now(), binds);
             }
-            if let Some(mismatch) = mismatch.filter(|mismatch| mismatch.is_for_good(idle.0.elapsed())) {
+            if Instant::now() >= next_look {
+                next_look = Instant::now() + REST_LOOK;
+                rests = rest.look(Instant::now(), Usage::of(self.program.tree()));
+            }
+            let idle_for = idle.0.elapsed().min(rests);
+            if let Some(mismatch) = mismatch.filter(|mismatch| mismatch.is_for_good(idle_for)) {
                 return Err(mismatch.to_string());
             }
-            if Instant::now() > until {
+            if rests >= RESTS_FOR {
                 return Err(self.never_bound());
             }
         }
@@ -70,13 +83,18 @@ impl Runner {
         self.program.wait(Some(Duration::ZERO), look).unwrap_or_default()
     }
 
+    /// What to report of a start that takes long.
+    fn slow(&self, after: Duration) -> Option<String> {
+        (after >= TOLD_AFTER).then(|| format!("the program has not bound {} yet", self.missing()))
+    }
+
     /// Reports to the service's log, and to the daemon, which shows it during the wait.
-    fn tell_of_mismatch(&self, mismatch: Option<&Mismatch>) {
+    fn tell_of_wait(&self, what: Option<&str>) {
         let path = self.plan.own_path.with_extension(WAITS);
-        let told = match mismatch {
-            Some(mismatch) => {
-                say!("{mismatch}");
-                fs::write(&path, mismatch.to_string())
+        let told = match what {
+            Some(what) => {
+                say!("{what}");
+                fs::write(&path, what)
             }
             None => fs::remove_file(&path),
         };
@@ -86,19 +104,21 @@ impl Runner {
     }
 
     fn never_bound(&self) -> String {
-        let missing = |known: &Known| {
-            let listen = self.plan.listen.iter().filter(|(name, _)| !known.bound.contains(&name.to_string()));
-            Some((
-                listen.map(|(name, address)| format!("{name} = {address}")).collect::<Vec<_>>(),
-                known.status.clone(),
-            ))
-        };
-        let (missing, seen) = self.program.wait(None, missing).unwrap_or_default();
+        let seen = self.program.wait(None, |known| Some(known.status.clone())).unwrap_or_default();
         let seen = if seen.is_empty() { "it was not seen to bind anything".to_owned() } else { seen };
         format!(
-            "the program has not bound {} within {BIND_WITHIN:?}: {seen}; does it listen elsewhere, over io_uring, or is it a 32-bit \
-             program? `handoff doctor` tries it out",
-            missing.join(", ")
+            "the program has not bound {} and has done nothing for {RESTS_FOR:?}: {seen}; does it listen elsewhere, over \
+             io_uring, or is it a 32-bit program? `handoff doctor` tries it out",
+            self.missing()
         )
+    }
+
+    /// The listeners that it has not bound.
+    fn missing(&self) -> String {
+        let missing = |known: &Known| {
+            let listen = self.plan.listen.iter().filter(|(name, _)| !known.bound.contains(&name.to_string()));
+            Some(listen.map(|(name, address)| format!("{name} = {address}")).collect::<Vec<_>>())
+        };
+        self.program.wait(None, missing).unwrap_or_default().join(", ")
     }
 }

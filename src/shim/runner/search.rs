@@ -62,8 +62,13 @@ impl Runner {
     /// connections with a possible request in progress. If requests are not waited for, a pausing response counts as
     /// complete.
     fn tell_of_left(&self, survey: Survey) -> u64 {
-        let pauses = if self.finishes() { survey.paused + survey.streams } else { 0 };
-        let unanswered = (survey.work + pauses) as u64;
+        let unanswered = match self.finishes() {
+            true => survey.work + survey.paused + survey.streams,
+            // The kernel was not asked about the others.
+            false if self.census.may_ask() => survey.work - survey.unsure,
+            false => survey.work,
+        };
+        let unanswered = unanswered as u64;
         let left = Connections { open: survey.open as u64, unread: survey.waiting as u64, unanswered };
         let path = self.plan.own_path.with_extension(LEFT);
         let written =

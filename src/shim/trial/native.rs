@@ -58,7 +58,14 @@ fn start(order: &Order, listeners: Vec<(String, OwnedFd)>, theirs: OwnedFd) -> S
     if order.stream {
         env.push((KIND_VARIABLE.into(), STREAM.into()));
     }
-    Start { listeners, inherited: vec![theirs], env, seccomp: false, sockets: BTreeSet::new() }
+    Start {
+        listeners,
+        inherited: vec![theirs],
+        env,
+        seccomp: false,
+        is_held: false,
+        sockets: BTreeSet::new(),
+    }
 }
 
 /// Returns the versions that it supports.

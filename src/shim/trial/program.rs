@@ -46,6 +46,7 @@ pub(super) fn attempt(order: &Order, stage: &Stage) -> Result<Tried, String> {
         inherited: Vec::new(),
         env: if order.offers_notify { vec![notify.variable()] } else { Vec::new() },
         seccomp: injects || order.watches,
+        is_held: false,
         sockets: listeners.inodes(),
     };
     let trial = Trial { order, program, listeners, watch, started_at: Instant::now() };

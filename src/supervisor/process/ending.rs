@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{Grant, ToService};
+use handoff_protocol::reason::Reason;
 use handoff_protocol::supervisor::Phase;
 
 use super::{Place, Process};
@@ -70,20 +71,24 @@ impl Service {
     }
 
     /// Collects what the shim of this handoff has recorded: the processes that it has killed, and the datagrams that
-    /// it has seen lost.
-    pub(in crate::supervisor) fn collect_killed(&mut self, handoff: HandoffId) {
+    /// it has seen lost. Returns the processes.
+    pub(in crate::supervisor) fn collect_killed(&mut self, handoff: HandoffId) -> Vec<Killed> {
         let own = self.shared.dirs.adopt_socket(handoff);
-        self.note_killed(killed::take(&own));
+        let killed = killed::take(&own);
+        self.note_killed(killed.clone());
         if self.config.adapter.is_foreign() {
             self.operations.timeline_mut().note_lost(shim::lost::take(&own));
         }
+        killed
     }
 
     /// The same for each running process: one that serves again may have ended its program meanwhile.
     pub(in crate::supervisor) fn collect_all_killed(&mut self) {
         let processes = self.processes.all();
         let handoffs: Vec<HandoffId> = processes.map(|process| process.handoff).collect();
-        handoffs.into_iter().for_each(|handoff| self.collect_killed(handoff));
+        for handoff in handoffs {
+            self.collect_killed(handoff);
+        }
         if let Some(listening) = &self.listening {
             self.operations
                 .timeline_mut()
@@ -152,13 +157,32 @@ impl Service {
         Error::new(Kind::NothingToCancel, message, hint)
     }
 
-    /// What keeps a starting program from its listeners, as its shim reports.
+    /// What keeps a starting program from its listeners, or the old one from its end, as its shim reports.
     pub(in crate::supervisor) fn shown_wait(&self) -> Option<String> {
+        if self.machine.phase() == Phase::Draining {
+            return self
+                .drain_waits()
+                .map(|requests| format!("The upgrade waits for requests that take long: {requests}."));
+        }
         let matters = matches!(self.machine.phase(), Phase::Warming | Phase::Beginning | Phase::Resuming);
         let process = self.processes.successor().or(self.processes.incumbent());
         let process = process.filter(|_| matters && self.config.adapter.is_foreign())?;
         let waits = shim::waits_for(&self.shared.dirs.adopt_socket(process.handoff))?;
         Some(format!("The service waits for its program: {waits}."))
+    }
+
+    /// The requests for which the drain of the serving program waits, or has waited, as its shim reports. A clause.
+    fn drain_waits(&self) -> Option<String> {
+        let process = self.processes.incumbent().filter(|_| self.config.adapter.is_foreign())?;
+        shim::drains_for(&self.shared.dirs.adopt_socket(process.handoff))
+    }
+
+    /// A reason for the end of an attempt, with the requests that have outlasted the drain.
+    pub(in crate::supervisor) fn with_requests(&self, reason: &Reason) -> String {
+        match self.drain_waits().filter(|_| *reason == Reason::DrainGrace) {
+            Some(requests) => format!("{reason}; {requests}"),
+            None => reason.to_string(),
+        }
     }
 
     /// The last message for the serving program that its shim did not accept.

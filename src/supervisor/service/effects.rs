@@ -109,7 +109,7 @@ impl Service {
             Action::Failed(reason) => {
                 let reason = self.as_told(reason);
                 tracing::warn!(service = %self.name, handoff = %self.machine.handoff(), "{reason}");
-                self.problems.failed(reason.to_string());
+                self.problems.failed(self.with_requests(&reason));
             }
             Action::Report(outcome) => self.report(outcome),
             Action::Refuse(refusal) => self.refuse(&refusal),
@@ -225,7 +225,7 @@ impl Service {
         let (took_us, phases) = self.operations.times();
         let outcome = api::Outcome {
             handoff: self.handoff(),
-            reason: reason.map(|reason| self.problems.with_lock(reason.to_string())).or(completed),
+            reason: reason.map(|reason| self.problems.with_lock(self.with_requests(&reason))).or(completed),
             accept_gap_us: self.operations.timeline().gap_us(),
             restarted: ending == api::Ending::RolledBack && self.was_restarted(),
             connections: self.operations.timeline().connections(),

@@ -1,11 +1,14 @@
 //! What a process says, and what becomes of it, on its way to the machine.
 
+use std::time::Duration;
+
 use handoff_protocol::message::FromService;
 use handoff_protocol::reason::{Exit, Role};
 use handoff_protocol::record::Fact;
 use handoff_protocol::supervisor::{Event, Incumbent};
 
 use super::Service;
+use crate::control::api::Killed;
 use crate::supervisor::process::{Place, Process, ProcessEvent, Serial};
 
 impl Service {
@@ -21,9 +24,10 @@ impl Service {
             }
             event => event,
         };
-        if matches!(said, ProcessEvent::Gone(_)) {
-            self.forget_process(serial);
-        }
+        let killed = match said {
+            ProcessEvent::Gone(_) => self.forget_process(serial),
+            _ => Vec::new(),
+        };
         if let ProcessEvent::Said(id, FromService::Release(release), _) = &said {
             self.learn_version(serial, *id, &release.version);
         }
@@ -40,7 +44,7 @@ impl Service {
             (Place::Incumbent, ProcessEvent::Garbage(what)) => Event::Garbage(Role::Incumbent, what),
             (Place::Incumbent, ProcessEvent::HungUp) => Event::HungUp(Role::Incumbent),
             (Place::Incumbent, ProcessEvent::Gone(exit)) => {
-                self.note_death(exit);
+                self.note_death(exit, &killed);
                 Event::IncumbentGone(exit)
             }
             (Place::Successor, ProcessEvent::Said(id, message, _)) => Event::FromSuccessor(id, message),
@@ -102,16 +106,18 @@ impl Service {
         }
     }
 
-    /// Forgets a process: no later daemon has to ask how it ended, or what it is doing.
-    fn forget_process(&mut self, serial: Serial) {
-        if let Some(handoff) = self.processes.find(serial).map(|process| process.handoff) {
-            self.collect_killed(handoff);
-            self.shared.keeper.forget_process(&self.name, handoff);
-            let _ = std::fs::remove_file(self.shared.dirs.adopt_socket(handoff));
-        }
+    /// Forgets a process: no later daemon has to ask how it ended, or what it is doing. Returns what its shim killed.
+    fn forget_process(&mut self, serial: Serial) -> Vec<Killed> {
+        let Some(handoff) = self.processes.find(serial).map(|process| process.handoff) else {
+            return Vec::new();
+        };
+        let killed = self.collect_killed(handoff);
+        self.shared.keeper.forget_process(&self.name, handoff);
+        let _ = std::fs::remove_file(self.shared.dirs.adopt_socket(handoff));
+        killed
     }
 
-    fn note_death(&mut self, exit: Exit) {
+    fn note_death(&mut self, exit: Exit, killed: &[Killed]) {
         let Some(process) = self.processes.lose_incumbent() else { return };
         self.operations.timeline_mut().gap_begins();
         // The pid that users know.
@@ -123,9 +129,18 @@ impl Service {
         if !self.machine.is_on_probation() {
             self.problems.died(match self.monitor.take_kill_reason() {
                 Some(why) => format!("The process {pid} did not serve: {why}, so it was killed"),
-                None => format!("The process {pid} {exit}"),
+                None => format!("The process {pid} {exit}{}", left(killed)),
             });
         }
         self.note(Fact::Exited { generation, exit });
     }
+}
+
+/// What the main process of a program had left behind and did not end in its time, as a part of a sentence.
+fn left(killed: &[Killed]) -> String {
+    let one = |Killed { pid, name, after_ms }: &Killed| {
+        let after = Duration::from_millis(*after_ms).as_secs_f64();
+        format!(", and process {pid} ({name}) was killed {after:.1} s later")
+    };
+    killed.iter().map(one).collect()
 }

@@ -12,9 +12,9 @@ use crate::support::{Rig, ask, ask_over, executable, free_address, service};
 
 /// Answers each line with its pid, `slow` not before there is a file `said.answer`, `slow 30` after 30 seconds. At SIGTERM it saves for as
 /// many seconds as its second argument says, once; `-1`: it ignores it. Other signals are written down. What follows is what it does at
-/// its start.
+/// its start. While there is a file `<out>.opens`, it opens its data, and binds nothing.
 const SERVER: &str = r#"#!/usr/bin/python3
-import os, signal, socket, sys, threading
+import os, signal, socket, sys, threading, time
 (host, port), (saves, out), does = sys.argv[1].rsplit(":", 1), sys.argv[2:4], sys.argv[4:]
 def note(text):
     with open(out, "a") as file:
@@ -31,6 +31,18 @@ def end(number, frame):
 signal.signal(signal.SIGTERM, end)
 for other in signal.SIGHUP, signal.SIGUSR1:
     signal.signal(other, lambda number, frame: note(signal.Signals(number).name))
+while os.path.exists(out + ".opens"):
+    threading.Event().wait(0.02)
+for seconds in (float(text[6:]) for text in does if text.startswith("works-")):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        sum(range(300000))
+        threading.Event().wait(0.2)
+if "rests" in does:
+    while True:
+        signal.pause()
+if "elsewhere" in does:
+    host = "127.0.0.2"
 def serve(client):
     with client, client.makefile("rw") as lines:
         for line in lines:
@@ -74,6 +86,13 @@ impl Slow {
     }
 
     fn start(mode: &str, saves: &str, keys: &str, does: &[&str], script: &str) -> Self {
+        let slow = Self::write(mode, saves, keys, does, script);
+        slow.rig.call(Request::Start(service("s"))).unwrap();
+        slow
+    }
+
+    /// Its file is written, and it is not started.
+    pub(crate) fn write(mode: &str, saves: &str, keys: &str, does: &[&str], script: &str) -> Self {
         let rig = Rig::new();
         let (address, mut server) = (free_address(), rig.path("server"));
         std::fs::write(&server, SERVER).unwrap();
@@ -92,7 +111,6 @@ impl Slow {
             rig.path("data/said")
         );
         std::fs::write(rig.path("config/services/s.toml"), text).unwrap();
-        rig.call(Request::Start(service("s"))).unwrap();
         Self { rig, address }
     }
 

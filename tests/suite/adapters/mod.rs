@@ -16,6 +16,7 @@ mod plain;
 mod privileges;
 mod receivers;
 mod runtimes;
+mod saving;
 mod shut;
 mod threads;
 mod unaccepted;

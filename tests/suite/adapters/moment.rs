@@ -205,6 +205,65 @@ fn clients_that_ask_for_what_takes_long_let_it_end_between_two_requests() {
     });
 }
 
+/// At each moment some request is older than a short one.
+#[test]
+fn many_clients_that_ask_for_what_takes_long_let_it_end() {
+    if !is_privileged() {
+        return;
+    }
+    let plain = Plain::serve("inject", "exclusive", "");
+    // Of different lengths, so that they spread.
+    let clients: Vec<_> = (0..8).map(|n| (1, 400 + 15 * n, 0)).collect();
+    let ((), saw) = with_clients(&plain, &clients, || {
+        for n in 1..=3 {
+            let since = Instant::now();
+            wait_for("them to spread", || (since.elapsed() > Duration::from_secs(4)).then_some(()));
+            let outcome = plain.upgrade(&n.to_string(), "");
+            assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
+            assert_eq!(outcome.connections.map(|left| left.unanswered), Some(0), "{outcome:?}");
+        }
+    });
+    assert!(saw.answered > 8, "{}", saw.answered);
+}
+
+/// It is read, and never answered: as from a client of MQTT, syslog or a WebSocket.
+#[test]
+fn a_client_that_speaks_last_is_told_with_what_to_set() {
+    let plain = Plain::serve("inject", "exclusive", "");
+    let says = |plain: &Plain| {
+        let mut connection = connect(plain.address);
+        connection.get_mut().write_all(b"GET /bad\n").unwrap();
+        let (client, server) = (connection.get_ref().local_addr().unwrap(), plain.address);
+        wait_for("it to be read", || Census::has_read(client, server).unwrap().then_some(()));
+        let since = Instant::now();
+        wait_for("it to be long ago", || (since.elapsed() > Duration::from_millis(400)).then_some(()));
+        (connection, client)
+    };
+    let (_connection, client) = says(&plain);
+    let (outcome, told) = std::thread::scope(|scope| {
+        let upgrade = scope.spawn(|| plain.upgrade("1", ""));
+        let told = wait_for("the wait to be told", || {
+            plain.rig.status("s").problem.filter(|problem| problem.contains("requests that take long"))
+        });
+        (upgrade.join().unwrap(), told)
+    });
+    assert_eq!(outcome.outcome, Ending::RolledBack, "{outcome:?}");
+    let reason = outcome.reason.unwrap();
+    for told in [&told, &reason] {
+        assert!(told.contains(&format!("the request is one of {client}, which began ")), "{told}");
+        assert!(told.contains("drain = \"nothing\""), "{told}");
+    }
+    let log = std::fs::read_to_string(plain.rig.path("state/services/s/log/current")).unwrap();
+    assert!(log.contains(&client.to_string()), "{log}");
+    // The key counts from the next start on.
+    plain.set("drain = \"nothing\"\nstragglers = \"cut\"\ndrain_grace = \"1s\"\n");
+    assert_eq!(plain.upgrade("1", "").outcome, Ending::Committed);
+    let _second = says(&plain);
+    plain.set("drain = \"nothing\"\n");
+    let outcome = plain.upgrade("2", "");
+    assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
+}
+
 #[test]
 fn a_program_that_ends_in_order_is_told_soon_whatever_its_clients_do() {
     if !is_privileged() {

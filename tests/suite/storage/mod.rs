@@ -10,6 +10,7 @@ mod lost;
 mod own;
 mod room;
 mod service_files;
+mod stranger;
 
 use std::fs::{self, File};
 use std::process::Stdio;

@@ -1,0 +1,117 @@
+//! How long a program has rested: one that rests and has not bound its listeners will hardly bind them any more. Some binds
+//! are not seen, as those over io_uring.
+//!
+//! A program that works is never at rest, however long its start takes: it uses processor time, reads or writes a disk, or
+//! starts and ends processes. Each process uses a little processor time even if it only waits, so a little does not count.
+
+use std::time::{Duration, Instant};
+
+use crate::sys::process::{cpu_time_of, disk_bytes_of, is_waiting_for_disk};
+
+/// Processor time that a resting program may use within [`RESTS_FOR`].
+const CPU_AT_REST: Duration = Duration::from_millis(60);
+/// A program that has rested for this long waits for clients, or for something that does not come.
+pub(super) const RESTS_FOR: Duration = Duration::from_secs(60);
+
+/// What a program has used so far.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Usage {
+    /// Its processes.
+    pids: Vec<u32>,
+    /// Processor time.
+    cpu: Duration,
+    /// Bytes from and to disks, as far as they are visible.
+    disk: u64,
+    /// A process waits for a disk.
+    waits: bool,
+}
+
+impl Usage {
+    /// Of these processes.
+    pub(super) fn of(mut pids: Vec<u32>) -> Self {
+        pids.sort_unstable();
+        let cpu = pids.iter().filter_map(|pid| cpu_time_of(*pid)).sum();
+        let disk = pids.iter().filter_map(|pid| disk_bytes_of(*pid)).sum();
+        let waits = pids.iter().any(|pid| is_waiting_for_disk(*pid));
+        Self { pids, cpu, disk, waits }
+    }
+
+    fn has_worked_since(&self, before: &Self) -> bool {
+        self.waits
+            || self.pids != before.pids
+            || self.disk != before.disk
+            || self.cpu.saturating_sub(before.cpu) > CPU_AT_REST
+    }
+}
+
+/// The start of the present rest.
+#[derive(Debug)]
+pub(super) struct Rest {
+    since: Instant,
+    used: Usage,
+}
+
+impl Rest {
+    /// It begins now.
+    pub(super) fn begin(now: Instant) -> Self {
+        Self { since: now, used: Usage::default() }
+    }
+
+    /// Returns how long the program rests after this look. Work between two looks counts.
+    pub(super) fn look(&mut self, now: Instant, used: Usage) -> Duration {
+        if used.has_worked_since(&self.used) {
+            *self = Self { since: now, used };
+        }
+        now.saturating_duration_since(self.since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_rests_only_while_it_does_nothing() {
+        let ms = Duration::from_millis;
+        let idle = Usage { pids: vec![7], cpu: ms(1_000), disk: 4096, waits: false };
+        for (what, later, is_rest) in [
+            ("nothing", idle.clone(), true),
+            ("what a process uses that only waits", Usage { cpu: ms(1_060), ..idle.clone() }, true),
+            ("processor time", Usage { cpu: ms(1_070), ..idle.clone() }, false),
+            ("a disk", Usage { disk: 8192, ..idle.clone() }, false),
+            ("a disk that does not answer", Usage { waits: true, ..idle.clone() }, false),
+            ("another process", Usage { pids: vec![7, 8], ..idle.clone() }, false),
+            ("the end of a process", Usage { pids: vec![], cpu: ms(0), ..idle.clone() }, false),
+        ] {
+            let now = Instant::now();
+            let mut rest = Rest::begin(now);
+            assert_eq!(rest.look(now + ms(500), idle.clone()), Duration::ZERO, "it has begun");
+            let rests = rest.look(now + ms(20_500), later.clone());
+            assert_eq!(rests, if is_rest { ms(20_000) } else { Duration::ZERO }, "{what}");
+            let rests = rest.look(now + ms(60_500), Usage { waits: false, ..later });
+            let wanted = if is_rest { ms(60_000) } else { ms(40_000) };
+            assert_eq!(rests, wanted, "{what}");
+        }
+    }
+
+    /// Little by little it is much.
+    #[test]
+    fn slow_work_is_work() {
+        let (now, mut rest) = (Instant::now(), Rest::begin(Instant::now()));
+        for second in 1..=600_u64 {
+            let cpu = Duration::from_millis(5 * second);
+            let used = Usage { pids: vec![7], cpu, ..Usage::default() };
+            let rests = rest.look(now + Duration::from_secs(second), used);
+            assert!(rests < Duration::from_secs(20), "{rests:?} after {second} s");
+        }
+    }
+
+    #[test]
+    fn this_process_uses_the_processor() {
+        let own = || Usage::of(vec![std::process::id()]);
+        let (before, until) = (own(), Instant::now() + Duration::from_secs(30));
+        while !own().has_worked_since(&before) {
+            assert!(Instant::now() < until, "{before:?} {:?}", own());
+        }
+    }
+}

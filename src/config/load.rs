@@ -14,8 +14,9 @@ use super::service::Service;
 use crate::sys::exposed::{Exposed, Use, check_exposure};
 use crate::sys::regular;
 
-/// No reasonable service file is this large, and a wrong file in the directory must not fill the memory.
-const LARGEST_FILE_BYTES: u64 = 1 << 20;
+/// No reasonable service file is this large. A wrong file in the directory must neither fill the memory nor take seconds to
+/// parse, for which all services would wait.
+const LARGEST_FILE_BYTES: u64 = 64 << 10;
 
 /// The contents of a configuration directory: services and mistakes.
 #[derive(Debug, Default)]

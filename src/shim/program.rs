@@ -44,6 +44,8 @@ pub(super) struct Program {
     files_limit: u64,
     known: Mutex<Known>,
     changed: Condvar,
+    /// Held from a kill until it is on record, so that no other thread ends the shim in between.
+    killing: Mutex<()>,
 }
 
 /// The known state of the program.
@@ -112,6 +114,7 @@ impl Program {
             this: Weak::clone(this),
             files_limit,
             known: Mutex::default(),
+            killing: Mutex::default(),
             changed: Condvar::new(),
         });
         let reaper = Arc::clone(&program);

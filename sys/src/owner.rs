@@ -6,6 +6,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::thread::Builder;
+use std::time::Duration;
 
 use super::errno::Errno;
 use super::socket::{AddressFamily, SockFlag, SockType, connect_path, peer_of, socket};
@@ -154,7 +158,45 @@ fn stands_in_the_way(found: SocketAddr, wanted: SocketAddr) -> bool {
     found.port() == wanted.port() && (a == b || a.is_unspecified() || b.is_unspecified())
 }
 
+/// A look at all processes takes milliseconds, and on a busy machine longer.
+const LOOK_WITHIN: Duration = Duration::from_secs(1);
+
+/// Whether a look still waits for a process.
+static IS_STUCK: AtomicBool = AtomicBool::new(false);
+
+/// Looks on another thread, and gives up after `limit`: what the kernel reports of a process may have to wait for the end of
+/// its exec(2), and so for a file system that does not answer. While a look is stuck, none begins.
+fn within<T: Send + 'static>(
+    limit: Duration,
+    is_stuck: &'static AtomicBool,
+    look: impl FnOnce() -> Option<T> + Send + 'static,
+) -> Option<T> {
+    if is_stuck.load(Ordering::SeqCst) {
+        return None;
+    }
+    let (tell, found) = sync_channel(1);
+    let looker = move || {
+        // The receiver may be gone.
+        let _ = tell.send(look());
+        is_stuck.store(false, Ordering::SeqCst);
+    };
+    Builder::new().name("handoff-owner".to_owned()).spawn(looker).ok()?;
+    if let Ok(found) = found.recv_timeout(limit) {
+        return found;
+    }
+    is_stuck.store(true, Ordering::SeqCst);
+    // The answer may have come just before: then nothing takes the mark away again.
+    let late = found.try_recv().ok()?;
+    is_stuck.store(false, Ordering::SeqCst);
+    late
+}
+
 fn holder_of_socket(inode: u64) -> Option<Owner> {
+    within(LOOK_WITHIN, &IS_STUCK, move || holder_of_socket_now(inode))
+}
+
+/// Blocks while a process does not answer.
+fn holder_of_socket_now(inode: u64) -> Option<Owner> {
     let wanted = format!("socket:[{inode}]");
     let mut pids: Vec<u32> = fs::read_dir("/proc")
         .ok()?
@@ -175,6 +217,21 @@ mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::os::unix::net::UnixListener;
+    use std::time::Instant;
+
+    #[test]
+    fn a_look_that_is_stuck_is_given_up_and_no_other_begins() {
+        static STUCK: AtomicBool = AtomicBool::new(false);
+        let (release, held) = sync_channel::<()>(0);
+        let short = Duration::from_millis(20);
+        assert_eq!(within(short, &STUCK, move || held.recv().ok().map(|()| 1)), None);
+        assert_eq!(within(LOOK_WITHIN, &STUCK, || -> Option<i32> { panic!("it must not look") }), None);
+        release.send(()).unwrap();
+        let since = Instant::now();
+        while within(LOOK_WITHIN, &STUCK, || Some(2)) != Some(2) {
+            assert!(since.elapsed() < Duration::from_secs(30));
+        }
+    }
 
     #[test]
     #[cfg(target_endian = "little")]

@@ -345,7 +345,7 @@ fn a_bad_file_hides_no_other() {
     write(".good.toml.swp", b"");
     write(".hidden.toml", b"");
     write("notes.txt", b"");
-    write("huge.toml", &[b'#'; (1 << 20) + 1]);
+    write("huge.toml", &[b'#'; (64 << 10) + 1]);
     std::fs::create_dir(services.join("dir.toml")).unwrap();
 
     let files = config::service_files(dir.path()).unwrap();

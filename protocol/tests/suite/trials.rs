@@ -170,7 +170,7 @@ fn sealing(policy: Policy) -> (Supervisor, HandoffId, Vec<Action>) {
     (machine, id, actions)
 }
 
-/// A supervisor whose incumbent is told to drain at 0, when the upgrade begins.
+/// A supervisor whose incumbent gets `Prepare` at 0, when the upgrade begins.
 fn draining(policy: Policy) -> (Supervisor, HandoffId, Vec<Action>) {
     let mut machine = Supervisor::new(Mode::Exclusive, policy);
     let mut fresh = 0;

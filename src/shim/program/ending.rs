@@ -1,5 +1,6 @@
 //! Ends a program, and handles its end by itself.
 
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::{Known, Program};
@@ -45,13 +46,13 @@ impl Program {
         self.let_go();
         let (mut lingers_since, mut meanwhile) = (None, Some(meanwhile));
         loop {
-            let Some((since, until)) = self.known().asked else { return Ok(Vec::new()) };
+            let Some((since, until)) = self.known().asked else { return Ok(self.none_killed()) };
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return self.kill_late(since.elapsed());
             }
             if self.wait(Some(left.min(LOOK)), |known| (!known.lives()).then_some(())).is_some() {
-                return Ok(Vec::new());
+                return Ok(self.none_killed());
             }
             if let Some(meanwhile) = meanwhile.take() {
                 meanwhile();
@@ -70,8 +71,15 @@ impl Program {
         self.tree().into_iter().filter(|pid| !is_zombie(*pid)).collect()
     }
 
+    /// This call has killed nothing. Waits until what another thread has killed is on record.
+    fn none_killed(&self) -> Vec<Killed> {
+        drop(self.killing.lock().unwrap_or_else(PoisonError::into_inner));
+        Vec::new()
+    }
+
     /// Kills what has not ended within its time.
     fn kill_late(&self, after: Duration) -> Result<Vec<Killed>, String> {
+        let _killing = self.killing.lock().unwrap_or_else(PoisonError::into_inner);
         let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         let killed = self.running().into_iter().map(|pid| Killed {
             pid,

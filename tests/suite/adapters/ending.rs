@@ -10,9 +10,8 @@ use handoff::slots::census::Census;
 
 use crate::support::{Rig, ask, ask_over, executable, free_address, service};
 
-/// Answers each line with its pid, `slow` not before there is a file `said.answer`, `slow 30` after 30 seconds. At SIGTERM it saves for as
-/// many seconds as its second argument says, once; `-1`: it ignores it. Other signals are written down. What follows is what it does at
-/// its start. While there is a file `<out>.opens`, it opens its data, and binds nothing.
+/// Answers each line with its pid, `slow` not before there is a file `<out>.answer`, `slow 30` after 30 s. At SIGTERM it saves once for the
+/// seconds of its second argument; `-1`: it ignores it. It writes other signals down. While there is a file `<out>.opens`, it binds nothing.
 const SERVER: &str = r#"#!/usr/bin/python3
 import os, signal, socket, sys, threading, time
 (host, port), (saves, out), does = sys.argv[1].rsplit(":", 1), sys.argv[2:4], sys.argv[4:]
@@ -116,6 +115,14 @@ impl Slow {
 
     pub(crate) fn pid(&self) -> u32 {
         ask(self.address, "x").unwrap().parse().unwrap()
+    }
+
+    /// Waits until the shim has found this server, by its listener where its parent has ended. It still serves.
+    fn found(&self, server: u32) {
+        super::wait_for("the server to be found", || {
+            (self.rig.status("s").pid == Some(server)).then_some(())
+        });
+        assert_eq!(self.pid(), server);
     }
 
     /// A request that takes its time, as `line` says, and which the program has begun so long ago that it counts as a long one.
@@ -279,22 +286,6 @@ fn the_process_that_serves_gets_the_signal_and_not_its_wrapper() {
 }
 
 #[test]
-fn a_service_whose_named_main_process_dies_is_started_again() {
-    let does = ["READY=1\nMAINPID=SELF"];
-    let slow =
-        Slow::wrapped("exclusive", "0", "notify = true\nstop_grace = \"5s\"\n", &does, "SERVER\nsleep 1000");
-    let first = slow.pid();
-    crate::support::signal(first, handoff::sys::process::Signal::SIGKILL);
-    super::wait_for("another one to serve", || {
-        let status = slow.rig.status("s");
-        (status.restarts == 1 && status.pid.is_some_and(|pid| pid != first)).then_some(())
-    });
-    assert_ne!(slow.pid(), first);
-    let problem = slow.rig.status("s").problem.unwrap_or_default();
-    assert!(problem.contains("signal 9"), "{problem}");
-}
-
-#[test]
 fn a_process_that_is_none_of_the_program_is_never_named() {
     let mut stranger = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
     let named = format!("MAINPID={}", stranger.id());
@@ -320,9 +311,7 @@ fn a_process_that_is_none_of_the_program_is_never_named() {
 fn a_daemon_without_a_main_process_is_found_and_ends_in_order() {
     let slow = Slow::wrapped("exclusive", "0", "stop_grace = \"10s\"\n", &["fork"], "");
     let first = slow.pid();
-    super::wait_for("a daemon to be found by its listener", || {
-        (slow.rig.status("s").pid == Some(first)).then_some(())
-    });
+    slow.found(first);
     let outcome = slow.outcome(Request::Stop(service("s")));
     assert_eq!((outcome.outcome, outcome.killed), (Ending::Stopped, vec![]));
     assert_eq!(slow.said(), format!("{first} asked\n{first} saved\n"));
@@ -332,7 +321,7 @@ fn a_daemon_without_a_main_process_is_found_and_ends_in_order() {
 fn a_signal_for_the_service_reaches_the_program() {
     let slow = Slow::wrapped("exclusive", "0", "reload_signal = \"SIGUSR1\"\n", &[], "SERVER\nexit $?");
     let first = slow.pid();
-    super::wait_for("the server to be found", || (slow.rig.status("s").pid == Some(first)).then_some(()));
+    slow.found(first);
     let says = |text: &str| {
         super::wait_for(text, || {
             slow.said().lines().any(|line| line == format!("{first} {text}")).then_some(())
@@ -376,7 +365,7 @@ fn a_daemon_survives_an_upgrade_that_is_called_off_or_rolled_back() {
     let outcome = slow.restart();
     assert_eq!((outcome.outcome, outcome.restarted), (Ending::RolledBack, false), "{outcome:?}");
     assert_eq!(slow.answered(request), first.to_string(), "its request is answered");
-    assert_eq!((slow.pid(), slow.rig.status("s").pid), (first, Some(first)));
+    slow.found(first);
 
     let file = slow.rig.path("config/services/s.toml");
     let text = std::fs::read_to_string(&file).unwrap().replace("\"300ms\"", "\"20s\"");

@@ -96,3 +96,19 @@ fn a_program_that_works_is_waited_for_and_one_that_rests_is_told() {
         });
     });
 }
+
+#[test]
+fn a_service_whose_named_main_process_dies_is_started_again() {
+    let does = ["READY=1\nMAINPID=SELF"];
+    let slow =
+        Slow::wrapped("exclusive", "0", "notify = true\nstop_grace = \"5s\"\n", &does, "SERVER\nsleep 1000");
+    let first = slow.pid();
+    signal(first, Signal::SIGKILL);
+    wait_for("another one to serve", || {
+        let status = slow.rig.status("s");
+        (status.restarts == 1 && status.pid.is_some_and(|pid| pid != first)).then_some(())
+    });
+    assert_ne!(slow.pid(), first);
+    let problem = slow.rig.status("s").problem.unwrap_or_default();
+    assert!(problem.contains("signal 9"), "{problem}");
+}

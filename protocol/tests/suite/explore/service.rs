@@ -123,7 +123,7 @@ impl World {
     /// could serve fails.
     fn note_failure(&mut self, at: usize, code: Code, ok: bool) {
         let others = self.existing().any(|(other, process)| {
-            // One that was told to end is not to serve any more.
+            // A process that got its stop signal need not serve any more.
             other != at && process.runs() && process.is_entitled() && !process.terminated
         });
         self.lost_another |= match (self.chair, code) {

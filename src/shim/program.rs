@@ -46,6 +46,8 @@ pub(super) struct Program {
     changed: Condvar,
     /// Held from a kill until it is on record, so that no other thread ends the shim in between.
     killing: Mutex<()>,
+    /// How many searches for the serving process have begun. Held while the last one records what it has found.
+    searches: Mutex<u64>,
 }
 
 /// The known state of the program.
@@ -115,6 +117,7 @@ impl Program {
             files_limit,
             known: Mutex::default(),
             killing: Mutex::default(),
+            searches: Mutex::default(),
             changed: Condvar::new(),
         });
         let reaper = Arc::clone(&program);

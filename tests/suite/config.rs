@@ -365,7 +365,7 @@ fn a_bad_file_hides_no_other() {
     };
     assert!(about("latin.toml").contains("latin.toml:1:6: this is not UTF-8; save"));
     assert!(about("Bad Name.toml").contains("'B' is not allowed in a name"));
-    assert!(about("huge.toml").contains("larger than 1048576 bytes"));
+    assert!(about("huge.toml").contains("larger than 65536 bytes"));
     assert!(about("dir.toml").contains("not a regular file"));
     about("broken.toml");
     let conflict = about("later.toml");

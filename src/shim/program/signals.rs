@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::Program;
@@ -68,13 +69,21 @@ impl Program {
     /// Records the serving process for people and the daemon. A listener that was just swapped appears a moment later.
     pub(super) fn note_server(&self) {
         let Some(this) = self.this.upgrade() else { return };
+        let search = {
+            let mut latest = self.searches.lock().unwrap_or_else(PoisonError::into_inner);
+            *latest += 1;
+            *latest
+        };
         let looker = std::thread::Builder::new().name("handoff-server".to_owned()).spawn(move || {
             let until = Instant::now() + FOUND_WITHIN;
             while !this.look().iter().any(|process| process.has_listener) && Instant::now() < until {
                 std::thread::sleep(TICK);
             }
-            if let Some(pid) = this.receivers().first() {
-                this.note_pid(*pid);
+            let server = this.receivers().first().copied();
+            // An earlier search may have found a process that has daemonized and ended since.
+            let latest = this.searches.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(pid) = server.filter(|_| *latest == search) {
+                this.note_pid(pid);
             }
         });
         if let Err(error) = looker {

@@ -1,7 +1,7 @@
 //! Tests whether a program works with an adapter: starts it as a shim would, with listeners of its own, observes it for
 //! some seconds, and ends it with all its descendants.
 //!
-//! A trial is a separate process, started by [`doctor`](crate::doctor), because it may enter another network namespace,
+//! A trial is a separate process, started by `doctor`, because it may enter another network namespace,
 //! must be a child subreaper, and gives the program its own environment. If its requester ends, the trial and the
 //! program end too.
 

@@ -394,7 +394,9 @@ impl Server for Runner {
             }
         }
         self.start(false)?;
-        Ok(self.await_ready()?)
+        // The daemon counts this process as silent once it has said that it cannot resume.
+        self.await_ready().map_err(|error| super::end_unfit(&self.program, error))?;
+        Ok(())
     }
 }
 

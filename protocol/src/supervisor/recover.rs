@@ -173,6 +173,10 @@ impl Supervisor {
         out: &mut Vec<Action>,
     ) {
         let known = self.found(role);
+        // Its own limit runs: nothing that it says extends it.
+        if known == Found::Leaving {
+            return;
+        }
         let found = match (known, message) {
             _ if id != self.handoff.id => Found::Unreachable,
             (Found::Asked, FromService::Adopted(adopted)) => adopted.stage.into(),

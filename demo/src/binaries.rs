@@ -41,6 +41,21 @@ struct Target {
     name: String,
 }
 
+/// The same profile and packages as this program was built with: the features of all dependencies are then the same, and
+/// nothing is compiled twice. Without optimisation this program comes from a build of the whole workspace.
+const SELECTION: &[&str] = match cfg!(debug_assertions) {
+    true => &["--workspace"],
+    false => &[
+        "--release",
+        "--package",
+        "handoff-supervisor",
+        "--package",
+        "handoff-example-s3",
+        "--package",
+        "handoff-demo",
+    ],
+};
+
 /// Builds the programs with the cargo that runs this one. Blocks during the build; cargo shows its progress.
 ///
 /// # Errors
@@ -49,11 +64,8 @@ struct Target {
 pub fn build() -> Result<Binaries, Error> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(&cargo)
-        .args(["build", "--release", "--quiet", "--message-format=json-render-diagnostics"])
-        .args(["--package", "handoff-supervisor", "--package", "handoff-example-s3"])
-        // Already built. It makes the features of all dependencies the same as for this program, so that nothing is
-        // compiled twice.
-        .args(["--package", "handoff-demo", "--bins"])
+        .args(["build", "--bins", "--quiet", "--message-format=json-render-diagnostics"])
+        .args(SELECTION)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(Stdio::inherit())
         .output()

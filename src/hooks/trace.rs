@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use crate::shim::end_what_is_left;
+use crate::shim::{end_what_is_left, named};
 use crate::sys::traced::{out_of_the_way, trace};
 
 /// The directory of the files. A process that is not a daemon creates none.
@@ -30,7 +30,7 @@ pub(crate) fn keep_traces_in(directory: PathBuf, limit: Duration) {
         tracing::warn!(path = %path.display(), "ending a command that an earlier daemon has left behind");
         let (ended, end) = mpsc::channel();
         let end_it = move || {
-            end_what_is_left(&path);
+            end_all_of(&path);
             let _ = ended.send(());
         };
         // Without a thread its file stays for the next daemon.
@@ -40,6 +40,17 @@ pub(crate) fn keep_traces_in(directory: PathBuf, limit: Duration) {
     let _ = DIRECTORY.set(directory);
     for end in ends {
         let _ = end.recv_timeout(until.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// Ends all processes of a command. Blocks until they are gone.
+fn end_all_of(trace: &Path) {
+    match end_what_is_left(trace) {
+        Ok(left) if left.is_empty() => {}
+        Ok(left) => tracing::error!("a command does not end: process {}", named(&left)),
+        Err(error) => {
+            tracing::error!("cannot look for the processes of a command ({}): {error}", trace.display())
+        }
     }
 }
 
@@ -81,7 +92,7 @@ impl Trace {
     /// Ends all descendants of the command, including those outside of its process group. Blocks until they are gone.
     pub(crate) fn end_all(mut self) {
         if let Some(path) = self.0.take() {
-            end_what_is_left(&path);
+            end_all_of(&path);
         }
     }
 }

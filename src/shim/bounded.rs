@@ -37,9 +37,13 @@ fn look_within<T: Send + 'static>(
         if stuck().len() >= STUCK_MAX {
             return Err(io::Error::other(format!("{STUCK_MAX} processes do not answer")));
         }
-        let (asked, look, (answer, answers)) = (left.clone(), Arc::clone(&look), channel());
-        let looker = move || look_all(&asked, &*look, &answer);
-        std::thread::Builder::new().name("handoff-look".to_owned()).spawn(looker)?;
+        let (asked, looking, (answer, answers)) = (left.clone(), Arc::clone(&look), channel());
+        let looker = move || look_all(&asked, &*looking, &answer);
+        // Without a thread there is no limit, and the processes are still looked at.
+        if std::thread::Builder::new().name("handoff-look".to_owned()).spawn(looker).is_err() {
+            found.extend(left.iter().map(|pid| (*pid, look(*pid))));
+            return Ok(found);
+        }
         let answered = collect(&answers, limit, &left, &mut found);
         if let Some(pid) = left.get(answered) {
             tracing::warn!(pid, "this process does not answer: it is left out");

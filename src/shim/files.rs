@@ -161,16 +161,17 @@ const PAUSE_MAX: Duration = Duration::from_millis(200);
 const UNSEEN_MAX: usize = 5;
 
 /// Kills the remains of a shim that is gone, and removes its files. Blocks until nothing is left. Returns the processes
-/// that did not end; then the files stay for the next attempt.
-pub(crate) fn end_what_is_left(trace: &Path) -> BTreeSet<u32> {
+/// that did not end, or an error if the processes cannot be examined. In both cases the files stay for the next attempt.
+pub(crate) fn end_what_is_left(trace: &Path) -> io::Result<BTreeSet<u32>> {
     let (until, marks) = (Instant::now() + ENDED_WITHIN, Marks::of_trace(trace));
     let mut pause = TICK;
-    // A process that cannot be examined at all is not of this user.
-    while let Ok(left) = marks.end(Vec::new)
-        && !left.is_empty()
-    {
+    loop {
+        let left = marks.end(Vec::new)?;
+        if left.is_empty() {
+            break;
+        }
         if Instant::now() > until {
-            return left;
+            return Ok(left);
         }
         std::thread::sleep(pause);
         pause = (2 * pause).min(PAUSE_MAX);
@@ -180,7 +181,7 @@ pub(crate) fn end_what_is_left(trace: &Path) -> BTreeSet<u32> {
         let _ = fs::remove_file(trace.with_extension(extension));
     }
     let _ = fs::remove_file(trace);
-    BTreeSet::new()
+    Ok(BTreeSet::new())
 }
 
 /// The socket for readiness messages of a program whose shim has its files at this path. It is in another directory: a

@@ -162,7 +162,7 @@ fn run() -> Result<(), String> {
     let mut starting = service::start().map_err(told)?;
     let program = Program::new(plan.clone()).map_err(system)?;
     watch_for_the_end(&program).map_err(system)?;
-    end_when_told(terminate, &program, plan.stop_grace).map_err(system)?;
+    end_when_told(terminate, &program).map_err(system)?;
     pass_signals_on(others, &program).map_err(system)?;
     let leaving = Arc::clone(&program);
     starting.before_exit(move || {
@@ -269,16 +269,12 @@ fn end_like(exit: Exit) -> ! {
     std::process::exit(exit.code.unwrap_or(1))
 }
 
-/// SIGTERM is for the program: it ends cleanly, and the shim with it.
-fn end_when_told(
-    terminate: std::os::fd::OwnedFd,
-    program: &Arc<Program>,
-    grace: Duration,
-) -> std::io::Result<()> {
+/// SIGTERM is for the program: it ends in order, and the shim with it. A program that is held in its first bind is killed.
+fn end_when_told(terminate: std::os::fd::OwnedFd, program: &Arc<Program>) -> std::io::Result<()> {
     let program = Arc::clone(program);
     std::thread::Builder::new().name("handoff-term".to_owned()).spawn(move || {
         while poll_one(&terminate, PollFlags::POLLIN, None).is_err() {}
-        let ended = program.end(grace);
+        let ended = program.end_or_kill();
         program.forget();
         // Reports the exit status of the program, as if the signal had gone to it.
         match (ended, program.wait(Some(Duration::ZERO), Known::ended)) {

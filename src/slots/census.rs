@@ -252,10 +252,11 @@ impl Census {
         Ok(is_all)
     }
 
-    /// Whether [`Census::hold_back`] could hold back the connections of the last survey.
+    /// Whether [`Census::hold_back`] could hold back the connections of the last survey: those of a unix socket cannot be.
     pub fn may_hold_back(&self) -> bool {
-        let mut tcp = self.accounts.values().filter(|known| matches!(known.key, Key::Tcp { .. }));
-        tcp.all(|known| Gate::may_be_closed(&known.holder, self.may_ask))
+        self.accounts.values().all(|known| {
+            matches!(known.key, Key::Tcp { .. }) && Gate::may_be_closed(&known.holder, self.may_ask)
+        })
     }
 
     /// The requests in progress at the last survey that are at least this old.

@@ -49,12 +49,16 @@ pub(super) fn sweep(directory: &Path) {
         match path.extension() {
             None if is_refused(&path) => drop(std::fs::remove_file(&path)),
             Some(extension) if extension == shim::TRACE && is_refused(&path.with_extension("")) => {
-                let left = shim::end_what_is_left(&path);
-                if !left.is_empty() {
-                    tracing::error!(
+                match shim::end_what_is_left(&path) {
+                    Ok(left) if left.is_empty() => {}
+                    Ok(left) => tracing::error!(
                         "the program of a shim that is gone does not end: process {}",
                         shim::named(&left)
-                    );
+                    ),
+                    Err(error) => tracing::error!(
+                        "cannot look for what a shim has left behind ({}): {error}",
+                        path.display()
+                    ),
                 }
             }
             _ => {}

@@ -148,6 +148,20 @@ impl Supervisor {
         self.policy.seal_limit_ms.saturating_add(self.grant_ms(at.now))
     }
 
+    /// How long the successor may wait for `Begin`. Milliseconds. A program that ends at the seal may save for longer than
+    /// the deadline, and the upgrade still goes forward.
+    pub(super) fn parked_lease_ms(&self, at: Moment) -> Millis {
+        let lease_ms = self.left(at).saturating_add(self.policy.lease_ms);
+        if !self.policy.seal_ends {
+            return lease_ms;
+        }
+        let end_ms = self.policy.seal_limit_ms.saturating_add(self.policy.stop_grace_ms);
+        lease_ms
+            .saturating_add(self.handoff.drain_grace_ms)
+            .saturating_add(end_ms)
+            .saturating_add(self.policy.resume_limit_ms)
+    }
+
     /// Time from `Prepare` to `Drained` in an upgrade. Milliseconds. Requests that may be cut must not use up the time
     /// that the upgrade needs after them: it would cut nothing and fail.
     pub(super) fn drain_limit_ms(&self, at: Moment) -> Millis {

@@ -298,7 +298,7 @@ impl Watched {
         loop {
             let at = trace.to_owned();
             // Only the end of this work counts: the next shim looks for leftovers before it starts a program.
-            let error = match self.lane.run(move || shim::end_what_is_left(&at)).await {
+            let error = match self.lane.run(move || shim::end_what_is_left(&at)).await.flatten() {
                 Ok(left) if left.is_empty() => return,
                 Ok(left) => {
                     let left = shim::named(&left);

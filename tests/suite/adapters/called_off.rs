@@ -181,3 +181,15 @@ fn a_request_that_may_be_cut_does_not_outlast_the_upgrade() {
     assert!(request.join().unwrap().is_err(), "it was cut");
     assert_ne!(slow.pid(), first);
 }
+
+/// Longer than its deadline and a lease together. The successor waits for as long.
+#[test]
+fn an_upgrade_goes_forward_however_long_the_old_program_saves() {
+    let limits = "deadline = \"6s\"\nlease = \"2s\"\nstop_grace = \"40s\"\ndrain_grace = \"1s\"\n";
+    let slow = Slow::serve("exclusive", "12", limits);
+    let first = slow.pid();
+    let outcome = slow.restart();
+    assert_eq!((outcome.outcome, &outcome.killed), (Ending::Committed, &vec![]), "{outcome:?}");
+    has_saved(&slow, first);
+    assert_ne!(slow.pid(), first);
+}

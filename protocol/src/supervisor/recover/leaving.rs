@@ -23,15 +23,8 @@ impl Supervisor {
     pub(super) fn leaves_late(&mut self, role: Role, out: &mut Vec<Action>) {
         let limit_ms = self.exit_limit_ms(true);
         let Some(recovery) = &mut self.recovery else { return };
-        let urged = recovery.urged(role);
-        let is_patient = *urged == Urged::No;
-        *urged = if is_patient { Urged::Terminated } else { Urged::Killed };
-        out.push(match (role, is_patient) {
-            (Role::Incumbent, true) => Action::TerminateIncumbent,
-            (Role::Incumbent, false) => Action::KillIncumbent,
-            (Role::Successor, true) => Action::TerminateSuccessor,
-            (Role::Successor, false) => Action::KillSuccessor,
-        });
+        let is_patient = *recovery.urged(role) == Urged::No;
+        self.urge(role, if is_patient { Urged::Terminated } else { Urged::Killed }, out);
         if is_patient {
             out.push(Action::Arm(answer_of(role), limit_ms));
         }
@@ -48,24 +41,24 @@ impl Supervisor {
     }
 
     pub(super) fn terminate_left(&mut self, at: Moment, role: Role, out: &mut Vec<Action>) {
-        out.push(match role {
-            Role::Incumbent => Action::TerminateIncumbent,
-            Role::Successor => Action::TerminateSuccessor,
-        });
-        if let Some(recovery) = &mut self.recovery {
-            *recovery.urged(role) = Urged::Terminated;
-        }
+        self.urge(role, Urged::Terminated, out);
         self.learn(at, role, Found::Leaving, out);
     }
 
     pub(super) fn kill_left(&mut self, at: Moment, role: Role, out: &mut Vec<Action>) {
-        out.push(match role {
-            Role::Incumbent => Action::KillIncumbent,
-            Role::Successor => Action::KillSuccessor,
+        self.urge(role, Urged::Killed, out);
+        self.learn(at, role, Found::Leaving, out);
+    }
+
+    fn urge(&mut self, role: Role, urged: Urged, out: &mut Vec<Action>) {
+        out.push(match (role, urged == Urged::Killed) {
+            (Role::Incumbent, false) => Action::TerminateIncumbent,
+            (Role::Incumbent, true) => Action::KillIncumbent,
+            (Role::Successor, false) => Action::TerminateSuccessor,
+            (Role::Successor, true) => Action::KillSuccessor,
         });
         if let Some(recovery) = &mut self.recovery {
-            *recovery.urged(role) = Urged::Killed;
+            *recovery.urged(role) = urged;
         }
-        self.learn(at, role, Found::Leaving, out);
     }
 }

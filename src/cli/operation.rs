@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::interrupt::{GoesOn, Interrupt};
-use super::output::{Output, Style, harmless, note};
+use super::output::{Output, Style, note};
 use super::{human, sentence};
 use crate::config::Dirs;
 use crate::control::Client;
@@ -94,7 +94,7 @@ impl Display {
             Display::Objects => out.object(&json!({ "progress": progress })),
             Display::Lines => note(line(progress)),
             Display::Spinner(bar) => {
-                bar.println(harmless(&line(progress)));
+                bar.println(Style::of_stderr().harmless(&line(progress)));
                 bar.set_message(format!("{}: {}", progress.service, progress.phase));
             }
         }

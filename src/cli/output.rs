@@ -45,7 +45,7 @@ impl Output {
 
     /// Writes a line for people.
     pub(super) fn line(&mut self, text: impl Display) {
-        self.bytes(format!("{}\n", harmless(&text.to_string())).as_bytes());
+        self.bytes(format!("{}\n", Style::of_stdout().harmless(&text.to_string())).as_bytes());
     }
 
     /// Writes a line for programs.
@@ -82,25 +82,12 @@ impl Output {
 
 /// Writes a line to standard error, if it is open.
 pub(super) fn note(text: impl Display) {
-    let _ = io::stderr().lock().write_all(format!("{}\n", harmless(&text.to_string())).as_bytes());
+    let text = Style::of_stderr().harmless(&text.to_string());
+    let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
 
-/// The colours of this command. They stay.
+/// The colours of this command.
 const OWN: [&str; 5] = ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"];
-
-/// A text that cannot control a terminal. Much of the output comes from a program: its status, version, errors and
-/// paths. Characters that would move the cursor, change the title or the like are written as `\x1b`.
-pub(super) fn harmless(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('\x1b') {
-        shown += &escaped(&rest[..at], hexadecimal);
-        let own = OWN.iter().find(|own| rest[at..].starts_with(**own));
-        shown += own.copied().unwrap_or("\\x1b");
-        rest = &rest[at + own.map_or(1, |own| own.len())..];
-    }
-    shown + &escaped(rest, hexadecimal)
-}
 
 fn hexadecimal(character: char) -> String {
     format!("\\x{:02x}", u32::from(character))
@@ -155,6 +142,21 @@ impl Style {
         self.paint("1", text)
     }
 
+    /// A text that cannot control a terminal. Much of the output comes from a program: its status, version, errors and
+    /// paths. Characters that would move the cursor, change the title or the like are written as `\x1b`. Colours of this
+    /// command stay where colours are wanted: at worst, a program changes the colour of its own text.
+    pub(super) fn harmless(self, text: &str) -> String {
+        let mut shown = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(at) = rest.find('\x1b') {
+            shown += &escaped(&rest[..at], hexadecimal);
+            let own = OWN.iter().find(|own| self.coloured && rest[at..].starts_with(**own));
+            shown += own.copied().unwrap_or("\\x1b");
+            rest = &rest[at + own.map_or(1, |own| own.len())..];
+        }
+        shown + &escaped(rest, hexadecimal)
+    }
+
     fn paint(self, code: &str, text: &str) -> String {
         if self.coloured { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
@@ -179,7 +181,9 @@ mod tests {
             ("\u{9b}2J\x7f\r", "\\x9b2J\\x7f\\x0d"),
         ];
         for (text, shown) in table {
-            assert_eq!(harmless(text), shown);
+            assert_eq!(Style { coloured: true }.harmless(text), shown);
         }
+        let plain = Style { coloured: false };
+        assert_eq!(plain.harmless("\x1b[31mred\x1b[0m"), "\\x1b[31mred\\x1b[0m");
     }
 }

@@ -243,6 +243,11 @@ impl Journal {
         &self.standing
     }
 
+    /// Whether nothing was ever recorded in the file. False for a journal in memory.
+    pub fn is_new(&self) -> bool {
+        self.refused().is_none() && self.end == log_image::header().len() as u64
+    }
+
     /// The storage, to wait for the disk.
     pub fn storage(&self) -> Arc<dyn Storage> {
         Arc::clone(&self.storage)

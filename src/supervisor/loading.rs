@@ -229,7 +229,9 @@ impl Daemon {
                 let is_unknown = journal.refused().is_some() && *journal.standing() == Standing::default();
                 journal.standing().wanted || is_unknown
             };
-            let wanted = if was_lost { ran(&service.journal) } else { autostart };
+            // A service that is new has never been stopped.
+            let decides = was_lost && !service.journal.is_new();
+            let wanted = if decides { ran(&service.journal) } else { autostart };
             let taken_over = service.take_over_left(wanted);
             // A damaged journal does not say which binary is to run.
             if !taken_over && has_file && wanted && !service.journal.is_damaged() {

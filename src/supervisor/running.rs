@@ -36,6 +36,11 @@ pub(super) fn read(dirs: &Dirs, name: &ServiceName) -> Option<config::Service> {
     config::Service::parse(name.clone(), &dirs.service_file(name), &text).ok()
 }
 
+/// Whether the listeners of the service were ever bound. Blocks on the file system.
+pub(super) fn has_run(dirs: &Dirs, name: &ServiceName) -> bool {
+    [FILE, LAST].iter().any(|file| dirs.service_state(name).join(file).exists())
+}
+
 /// Marks a stopped service as removed: its file is gone. Blocks on the file system.
 pub(super) fn mark_removed(dirs: &Dirs, name: &ServiceName, text: &str) {
     let path = dirs.service_state(name).join(REMOVED);

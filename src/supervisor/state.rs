@@ -35,6 +35,8 @@ pub(super) struct Opened {
     /// What waits for the next start.
     pub(super) staged: Option<Staged>,
     pub(super) problem: Option<String>,
+    /// What became of its journal, if that began again.
+    pub(super) began_again: Option<String>,
 }
 
 /// Opens and reads everything, and creates the directory if it is missing. `text` is the service file, if it exists.
@@ -59,7 +61,14 @@ pub(super) fn open(dirs: &Dirs, name: &ServiceName, text: Option<&str>, lane: &L
         .err()
         .map(|error| format!("What was installed for the next start cannot be taken in: {error}."));
     let staged = staged.unwrap_or_default();
-    Opened { journal, store, origins, staged, problem: refused.or(problem).or(unstaged) }
+    let began_again = (journal.is_new() && running::has_run(dirs, name)).then(|| {
+        format!(
+            "{} was missing or empty, although the service ran before: it goes by its service file, and its \
+             generations count from 1 again.",
+            path.display()
+        )
+    });
+    Opened { journal, store, origins, staged, problem: refused.or(problem).or(unstaged), began_again }
 }
 
 /// The state of a service that cannot be reached. Touches nothing.
@@ -67,7 +76,7 @@ pub(super) fn without(dirs: &Dirs, name: &ServiceName, source: io::Error) -> Ope
     let error = JournalError::Storage { path: dirs.journal(name), what: "open it", source };
     let journal = Journal::unreached(&dirs.journal(name), &error);
     let (store, problem) = (Store::empty(&dirs.versions(name)), Some(format!("{error}.")));
-    Opened { journal, store, origins: Vec::new(), staged: None, problem }
+    Opened { journal, store, origins: Vec::new(), staged: None, problem, began_again: None }
 }
 
 /// Blocks on the file system, in the lane of the journal.

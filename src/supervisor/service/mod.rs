@@ -99,7 +99,7 @@ impl Service {
         shared: Rc<Shared>,
         ways: (Weak<RefCell<Self>>, Inputs),
     ) -> Self {
-        let Opened { journal, store, origins, staged, problem } = opened;
+        let Opened { journal, store, origins, staged, problem, began_again } = opened;
         let recorder = Recorder::new(shared.dirs.service_state(&config.name), lanes.history.clone());
         let (this, inputs) = ways;
         Self {
@@ -113,7 +113,7 @@ impl Service {
             lanes,
             versions: Versions::new(store, staged, origins),
             upkeep: Upkeep::default(),
-            problems: Problems::at_opening(problem),
+            problems: Problems::at_opening(problem, began_again),
             file_look: None,
             next_start: NextStart::default(),
             shared,

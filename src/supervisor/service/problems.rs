@@ -48,9 +48,10 @@ pub(in crate::supervisor) struct Earlier {
 }
 
 impl Problems {
-    /// `problem` is what is wrong with the state of the service, if anything.
-    pub(in crate::supervisor) fn at_opening(problem: Option<String>) -> Self {
-        Self { last: problem, ..Self::default() }
+    /// `problem` is what is wrong with the state of the service, if anything. `began_again`: its journal was lost, which
+    /// remains to be told when the service has started.
+    pub(in crate::supervisor) fn at_opening(problem: Option<String>, began_again: Option<String>) -> Self {
+        Self { last: problem.or_else(|| began_again.clone()), meanwhile: began_again, ..Self::default() }
     }
 
     /// The last finding, if it still counts.

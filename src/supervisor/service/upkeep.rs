@@ -97,7 +97,7 @@ impl Service {
 
     /// Whether the service is to run. After a crash of the daemon, its journal decides, which is readable now.
     pub(in crate::supervisor) fn is_known_to_be_wanted(&self) -> bool {
-        !self.shared.was_lost || self.journal.standing().wanted
+        !self.shared.was_lost || self.journal.is_new() || self.journal.standing().wanted
     }
 
     /// The journal, opened again in its lane.

@@ -122,6 +122,45 @@ fn a_service_that_is_down_is_known_with_its_damaged_journal_and_the_remedy_works
 }
 
 #[test]
+fn a_service_whose_journal_is_gone_begins_again_and_that_is_told() {
+    for is_removed in [true, false] {
+        let mut kept = Kept::serve("");
+        kept.rig.call(Request::Stop(service("s"))).unwrap();
+        kept.kill_daemon();
+        match is_removed {
+            true => fs::remove_file(kept.journal()).unwrap(),
+            false => fs::write(kept.journal(), "").unwrap(),
+        }
+        kept.rig.start_daemon();
+        let told = |kept: &Kept| {
+            let problem = kept.rig.status("s").problem.unwrap_or_default();
+            problem.contains("was missing or empty") && problem.contains(kept.journal().to_str().unwrap())
+        };
+        assert!(told(&kept), "{:?}", kept.rig.status("s"));
+        kept.rig.call(Request::Start(service("s"))).unwrap();
+        assert_eq!((version(kept.address).as_str(), kept.rig.settled("s").generation.0), ("1", 1));
+        assert!(told(&kept), "{:?}", kept.rig.status("s"));
+    }
+}
+
+/// It was never stopped.
+#[test]
+fn a_service_file_that_is_new_after_a_lost_daemon_is_started() {
+    let mut kept = Kept::serve("");
+    kept.rig.call(Request::Stop(service("s"))).unwrap();
+    kept.kill_daemon();
+    let address = kept.rig.write_service("t", &kept.rig.release("5", ""), "");
+    let file = kept.rig.path("config/services/t.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains("autostart = false"));
+    fs::write(&file, text.replace("autostart = false", "autostart = true")).unwrap();
+    kept.rig.start_daemon();
+    assert_eq!(kept.rig.settled("t").state, State::Serving);
+    assert_eq!((version(address).as_str(), kept.rig.status("t").problem), ("5", None));
+    assert_eq!(kept.rig.status("s").state, State::Stopped);
+}
+
+#[test]
 fn a_service_that_becomes_known_late_is_taken_over_with_what_runs() {
     let mut kept = Kept::serve("");
     let pid = kept.rig.status("s").pid.unwrap();

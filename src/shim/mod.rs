@@ -82,6 +82,8 @@ use runner::Runner;
 pub const VERB: &str = "shim";
 /// Extension of the file with the program's pid.
 pub(crate) const PID: &str = "pid";
+/// Extension of that file while it is written.
+const NEXT_PID: &str = "pid-new";
 /// Extension of the file that all descendants of a shim have open.
 pub(crate) const TRACE: &str = "tree";
 

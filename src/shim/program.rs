@@ -177,7 +177,10 @@ impl Program {
     /// Records the pid for the daemon, and for the next shim of this service.
     fn note_pid(&self, pid: u32) {
         let path = self.plan.own_path.with_extension(super::PID);
-        if let Err(error) = fs::write(&path, format!("{pid}\n")) {
+        let beside = path.with_extension(super::NEXT_PID);
+        // The daemon may read it at any time.
+        let written = fs::write(&beside, format!("{pid}\n")).and_then(|()| fs::rename(&beside, &path));
+        if let Err(error) = written {
             say!("cannot write {}: {error}", path.display());
         }
     }

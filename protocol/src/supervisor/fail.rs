@@ -268,8 +268,11 @@ impl Supervisor {
         }
     }
 
-    /// The incumbent serves again, on request or after its lease.
+    /// The incumbent serves again, on request or after its lease. One that has its stop signal by now does not stay.
     pub(super) fn resumed(&mut self, at: Moment, out: &mut Vec<Action>) {
+        if self.resume_is_over() {
+            return;
+        }
         self.incumbent = Incumbent::Active;
         match (self.phase, self.successor) {
             (Phase::Resuming, Successor::Absent) => self.reaped(at, out),

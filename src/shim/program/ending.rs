@@ -88,17 +88,17 @@ impl Program {
         });
         let killed: Vec<Killed> = killed.collect();
         let is_killed = self.feed(Event::Late).contains(&Action::Kill);
-        self.await_killed()?;
+        let gone = self.await_killed();
         // It has ended by itself, or was killed already.
         if !is_killed || killed.is_empty() {
-            return Ok(Vec::new());
+            return gone.map(|()| Vec::new());
         }
         let told: Vec<String> = killed.iter().map(|it| format!("{} ({})", it.pid, it.name)).collect();
         say!("killed what had not ended {after:.1?} after its stop signal: {}", told.join(", "));
         if let Err(error) = killed::note(&self.plan.own_path, &killed) {
             say!("cannot report this to the daemon: {error}");
         }
-        Ok(killed)
+        gone.map(|()| killed)
     }
 
     /// Ends a dismissed program. It may have data to save even if it was never ready, and gets its stop signal. One

@@ -160,7 +160,7 @@ impl Service {
                 self.upkeep.slots = Some(SlotWatch { serial, of, sockets, news, task });
             }
             Err(error) => {
-                tracing::error!(service = %self.name, %error, "it will not be noticed if its program ends a listener");
+                tracing::error!(%error, "it will not be noticed if its program ends a listener");
             }
         }
     }
@@ -197,14 +197,14 @@ impl Service {
                 listening.store(&self.shared.keeper, self.name.as_str(), slot);
                 for at in &renewed {
                     let address = listening.groups[*at].address();
-                    tracing::warn!(service = %self.name, %address, "the program has ended its listener and runs on; clients wait at another one");
+                    tracing::warn!(%address, "the program has ended its listener and runs on; clients wait at another one");
                 }
                 self.upkeep.left.renewed.extend(renewed);
                 self.adjust_slot_watch();
                 self.adjust_socket_paths();
             }
             Err(error) => {
-                tracing::error!(service = %self.name, %error, "a listener that the program has ended cannot be replaced");
+                tracing::error!(%error, "a listener that the program has ended cannot be replaced");
                 self.problems.listener_not_renewed(&error);
             }
         }
@@ -308,7 +308,7 @@ impl Service {
         self.upkeep.left.taken.extend((0..count).filter(|at| !left.contains(at)));
         // The program must have had these too, or it could not have ended them.
         self.upkeep.left.taken.extend(self.upkeep.left.renewed.iter().copied());
-        tracing::debug!(service = %self.name, taken = ?self.upkeep.left.taken, "the program has had its listeners");
+        tracing::debug!(taken = ?self.upkeep.left.taken, "the program has had its listeners");
     }
 
     /// Restarts the service, as `handoff restart` does, if clients wait at a listener that the program had and has
@@ -325,7 +325,7 @@ impl Service {
         if is_early || !self.is_open_to_upgrades() || !self.config.listeners.iter().any(was_taken) {
             return;
         }
-        tracing::warn!(service = %self.name, %address, "clients wait where the program has left its listener; it is restarted");
+        tracing::warn!(%address, "clients wait where the program has left its listener; it is restarted");
         self.upkeep.left.replaced_at = Some(Instant::now());
         let why = format!("clients wait at {address}, where the program does not listen any more");
         // The status and the history show this reason.

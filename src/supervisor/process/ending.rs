@@ -65,7 +65,7 @@ impl Service {
         let reload = || config.unwrap_or(&self.config).program.reload_signal.map(StopSignal::signal);
         let found = kill.signal.as_deref().map_or_else(reload, signal_of);
         let Some(signal) = found else { return Err(no_signal(kill)) };
-        tracing::info!(service = %self.name, pid = process.pid(), signal = signal as i32, "signal for the program");
+        tracing::info!(pid = process.pid(), signal = signal as i32, "signal for the program");
         process.signal(signal);
         Ok(())
     }
@@ -99,7 +99,7 @@ impl Service {
     fn note_killed(&mut self, killed: impl IntoIterator<Item = Killed>) {
         for killed in killed {
             let Killed { pid, name, after_ms } = &killed;
-            tracing::warn!(service = %self.name, pid, name, after_ms, "killed: it had not ended in its time");
+            tracing::warn!(pid, name, after_ms, "killed: it had not ended in its time");
             self.problems.was_killed(killed);
         }
     }

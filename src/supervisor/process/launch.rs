@@ -201,7 +201,7 @@ impl Service {
         let process = identity(spawned.pid);
         self.shared.keeper.keep_process(&self.name, id, spawned.pidfd.as_fd());
         self.note(Fact::Spawned { handoff: id, process: process.clone() });
-        tracing::info!(service = %self.name, handoff = %id, pid = spawned.pid, binary = binary.path, "started");
+        tracing::info!(handoff = %id, pid = spawned.pid, binary = binary.path, "started");
         let parts = Parts {
             serial,
             handoff: id,

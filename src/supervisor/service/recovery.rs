@@ -149,7 +149,6 @@ impl Service {
         };
         self.recall_attempts(handoff.filter(|_| left.under_way));
         tracing::info!(
-            service = %self.name,
             handoff = %left.handoff,
             wanted,
             upgrade_under_way = left.under_way,
@@ -221,7 +220,7 @@ impl Service {
             }
             // The pid now belongs to something that is not a process.
             Err(error) => {
-                tracing::warn!(service = %self.name, pid = process.pid, %error, "this is no process");
+                tracing::warn!(pid = process.pid, %error, "this is no process");
                 None
             }
         }
@@ -230,7 +229,7 @@ impl Service {
     /// Ends the daemon, because the kernel gives it nothing more. The next one may get what it needs. The services
     /// run on.
     fn leave_for_next(&self, pid: u32, what: &str, error: &io::Error) -> ! {
-        tracing::error!(service = %self.name, pid, %error, "{what}; the daemon ends, and the services run on");
+        tracing::error!(pid, %error, "{what}; the daemon ends, and the services run on");
         std::process::exit(1)
     }
 
@@ -242,7 +241,7 @@ impl Service {
         let exit = self.exit_of(current.handoff);
         self.collect_killed(current.handoff);
         if self.journal.standing().wanted {
-            tracing::warn!(service = %self.name, pid = process.pid, "while no daemon was there, the process {exit}");
+            tracing::warn!(pid = process.pid, "while no daemon was there, the process {exit}");
             let pid = process.pid;
             self.problems.died(format!("While no daemon was there, the process {pid} {exit}"));
         }
@@ -274,7 +273,7 @@ impl Service {
         });
         crash_point!("supervisor/recovery/reached");
         if let Err(error) = &channel {
-            tracing::error!(service = %self.name, pid, %error, "the process lives and cannot be reached");
+            tracing::error!(pid, %error, "the process lives and cannot be reached");
             let what = "it serves on, but can only be stopped";
             self.problems
                 .mute(format!("The process {pid} cannot be reached by this daemon ({error}): {what}"));
@@ -306,7 +305,7 @@ impl Service {
             Ok(Some(pipe)) => self.shared.keeper.log(&self.name, &self.config.log, &pipe),
             Ok(None) => LogGuard::default(),
             Err(error) => {
-                tracing::warn!(service = %self.name, pid, %error, "another keeper would not read its log");
+                tracing::warn!(pid, %error, "another keeper would not read its log");
                 LogGuard::default()
             }
         }
@@ -331,7 +330,7 @@ impl Service {
             process.agree(adopted.version);
             process.slot = slot.unwrap_or(process.slot);
             let (pid, stage) = (process.pid(), adopted.stage);
-            tracing::info!(service = %self.name, pid, ?stage, "adopted");
+            tracing::info!(pid, ?stage, "adopted");
         }
         Ok(())
     }
@@ -346,9 +345,7 @@ impl Service {
                 return known;
             }
             fds = inherited_listeners(adopted.pid, adopted.listeners.len())
-                .inspect_err(
-                    |error| tracing::warn!(service = %self.name, %error, "its listeners cannot be had"),
-                )
+                .inspect_err(|error| tracing::warn!(%error, "its listeners cannot be had"))
                 .unwrap_or_default();
         }
         let oldest = self.processes.incumbent().is_some_and(|process| process.serial == serial);
@@ -360,7 +357,7 @@ impl Service {
                     Some(slot)
                 }
                 Err(error) => {
-                    tracing::error!(service = %self.name, %error, "its listeners cannot be used");
+                    tracing::error!(%error, "its listeners cannot be used");
                     None
                 }
             };
@@ -374,7 +371,7 @@ impl Service {
                 Some(slot)
             }
             Err(error) => {
-                tracing::error!(service = %self.name, %error, "its listeners are not known");
+                tracing::error!(%error, "its listeners are not known");
                 self.problems.listeners_unknown(&error);
                 None
             }
@@ -396,7 +393,7 @@ impl Service {
             Decision::Rest => "no process is left, and none is to run",
             Decision::Wait | Decision::KillSuccessor | Decision::KillIncumbent => return,
         };
-        tracing::info!(service = %self.name, ?decision, "recovered: {told}");
+        tracing::info!(?decision, "recovered: {told}");
         self.operations.recovered(decision == Decision::Advance);
         self.retire_unused_slots();
         let processes = self.processes.all();

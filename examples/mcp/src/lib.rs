@@ -17,8 +17,8 @@
 //!
 //! The crate `rmcp` implements the protocol. This crate adds what an upgradable server needs:
 //!
-//! - [`server`]: the server and its handoff callbacks: drain, seal, serve again, take over;
-//! - `connection`: one client connection, which can end on request without cutting a response;
+//! - [`server`]: the server and its handoff callbacks: drain, seal, serve again, take over. The HTTP helper of the
+//!   library treats the connections;
 //! - [`sessions`]: the table of sessions, which is handed over to the next process;
 //! - [`tools`]: the tools `echo`, `slow` (which reports progress) and `version`.
 //!
@@ -36,7 +36,6 @@
 //!
 //! `src/main.rs` combines the parts. Copy from there.
 
-mod connection;
 pub mod server;
 pub mod sessions;
 pub mod tools;

@@ -7,6 +7,8 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use crate::restart::Restart;
+
 /// Milliseconds on the caller's monotonic clock.
 pub type Millis = u64;
 
@@ -44,7 +46,7 @@ pub enum Deadline {
     /// the program has to be started; plus the seal's limit if that has not ended. After SIGTERM, it must exit: as
     /// [`Deadline::Leave`].
     Resume,
-    /// Pause before the restart of a failing service.
+    /// Pause before the restart of a failing service: see [`Restart`].
     Backoff,
     /// The old process must be `Drained`: [`Policy::drain_grace_ms`], or [`Policy::stop_grace_ms`] for a stop.
     RetireDrain,
@@ -119,6 +121,8 @@ pub struct Policy {
     pub probation_ms: u64,
     /// Whether a serving process is watched, and restarted if its check fails.
     pub liveness: bool,
+    /// Whether the service starts again after its process has ended, and when.
+    pub restart: Restart,
 }
 
 /// A canary step: a share of the new connections, and how long the successor must serve it.
@@ -152,34 +156,10 @@ impl Default for Policy {
             canary: Vec::new(),
             probation_ms: 0,
             liveness: false,
+            restart: Restart::default(),
         }
     }
 }
 
 /// Time limit for the disk while no process serves: its answer decides which version starts.
 pub const UNSERVED_RECORD_MS: Millis = 1_000;
-
-/// A service that has served this long is not in a crash loop: its next restart is immediate.
-pub const STABLE_MS: Millis = 10_000;
-
-/// Pause before the `attempt`-th restart in a row, in milliseconds: none before the first, then 100 ms, doubling up to
-/// 30 s.
-pub fn backoff_ms(attempt: u8) -> Millis {
-    match attempt {
-        0 => 0,
-        n => (100 << u32::from(n - 1).min(9)).min(30_000),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn backoff_begins_at_once_doubles_and_is_capped() {
-        let pauses: [Millis; 6] = core::array::from_fn(|n| backoff_ms(n as u8));
-        assert_eq!(pauses, [0, 100, 200, 400, 800, 1600]);
-        assert_eq!(backoff_ms(10), 30_000);
-        assert_eq!(backoff_ms(u8::MAX), 30_000);
-    }
-}

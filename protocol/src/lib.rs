@@ -43,6 +43,7 @@ pub mod process;
 pub mod reason;
 pub mod record;
 pub mod recovery;
+pub mod restart;
 pub mod state;
 pub mod supervisor;
 pub mod version;

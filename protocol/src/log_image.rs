@@ -39,7 +39,7 @@ use crate::record::Record;
 /// Magic bytes of a journal.
 pub const MAGIC: [u8; 8] = *b"handoffJ";
 /// The format that this crate writes.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 /// The oldest format that this crate reads. Appended records need the present format, so the header is rewritten first.
 pub const OLDEST: u32 = 1;
 /// Size of the header of the file, in bytes.

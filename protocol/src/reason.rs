@@ -51,6 +51,9 @@ impl fmt::Display for Exit {
 /// Why a handoff was rolled back or a start failed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 pub enum Reason {
+    /// It ended after its commit, and is not started again after that.
+    #[error("the new process {0} after it was committed, and is not started again")]
+    Ended(Exit),
     /// The binary could not be started.
     #[error("the new process could not be started: {0}")]
     Spawn(String),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Generation, HandoffId};
 use crate::reason::Exit;
+use crate::restart::Rest;
 
 /// A file that a generation is started from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -100,6 +101,13 @@ pub enum Fact {
         /// Whether the process of the previous generation was started later.
         reverted: bool,
     },
+    /// The service has no process any more and is not started again: it is not to run.
+    Rest {
+        /// Why.
+        rest: Rest,
+        /// How its last process ended; `None` if no start has led to a process that served.
+        exit: Option<Exit>,
+    },
 }
 
 /// A moment on the machine's monotonic clock (`CLOCK_MONOTONIC`), which all processes of one boot share.
@@ -184,6 +192,10 @@ pub struct Standing {
     /// snapshot: see [`Standing::beside_snapshot`].
     #[serde(skip)]
     pub reverted: bool,
+    /// Why the service is not to run, if no person has stopped it, and how its last process ended. Not in a snapshot:
+    /// see [`Standing::beside_snapshot`].
+    #[serde(skip)]
+    pub rest: Option<(Rest, Option<Exit>)>,
 }
 
 impl Standing {
@@ -197,13 +209,14 @@ impl Standing {
         let attempt = self.attempt.as_ref();
         let deadline = attempt.and_then(|it| Some(Fact::Deadline { handoff: it.handoff, ends: it.ends? }));
         let order = self.reverted.then_some(Fact::Order { reverted: true });
-        deadline.into_iter().chain(order)
+        let rest = self.rest.map(|(rest, exit)| Fact::Rest { rest, exit });
+        deadline.into_iter().chain(order).chain(rest)
     }
 
     /// Applies one fact. A fact about a handoff that is not in progress has no effect.
     pub fn fold(&mut self, record: &Record) {
         match &record.fact {
-            Fact::Wanted { up } => self.wanted = *up,
+            Fact::Wanted { up } => (self.wanted, self.rest) = (*up, None),
             Fact::Intent { handoff, generation, binary } => {
                 self.end_attempt();
                 self.attempt = Some(Attempt {
@@ -256,6 +269,7 @@ impl Standing {
                 }
             }
             Fact::Order { reverted } => self.reverted = *reverted,
+            Fact::Rest { rest, exit } => (self.wanted, self.rest) = (false, Some((*rest, *exit))),
         }
     }
 

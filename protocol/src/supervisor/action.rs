@@ -6,8 +6,9 @@ use super::{Phase, Target};
 use crate::deadline::{Deadline, Millis};
 use crate::ids::HandoffId;
 use crate::message::ToService;
-use crate::reason::Reason;
+use crate::reason::{Exit, Reason};
 use crate::recovery::Decision;
+use crate::restart::Rest;
 
 /// A fact that must be durable before anything depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,6 +66,8 @@ pub enum Refusal {
 /// Actions of the supervisor, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Action {
+    /// The service is not started again, and is not to run any more. Its last process ended like this, if one served.
+    Rest(Rest, Option<Exit>),
     /// Record the intent, then start a successor.
     Spawn(HandoffId, Target),
     /// Answer `Hello` with the agreed version, and send the listeners.

@@ -11,6 +11,7 @@ use super::{
 use crate::deadline::Deadline;
 use crate::message::{Abort, Mode, Resume, Stage, ToService};
 use crate::reason::{Exit, Reason, Role};
+use crate::restart::{Failures, Next};
 
 impl Supervisor {
     /// Rolls back the current handoff. The first reason counts.
@@ -124,7 +125,7 @@ impl Supervisor {
                 }
                 LostCommit::None => {
                     self.disarm_phase(out);
-                    self.nobody_serves(at, out);
+                    self.nobody_serves(at, None, out);
                 }
             },
         }
@@ -143,8 +144,8 @@ impl Supervisor {
         }
     }
 
-    /// Neither an incumbent nor a successor is left.
-    pub(super) fn nobody_serves(&mut self, at: Moment, out: &mut Vec<Action>) {
+    /// Neither an incumbent nor a successor is left. `died`: how a process that served has ended, if that is the cause.
+    pub(super) fn nobody_serves(&mut self, at: Moment, died: Option<Exit>, out: &mut Vec<Action>) {
         if !self.wanted {
             return self.ended(out);
         }
@@ -155,14 +156,32 @@ impl Supervisor {
                 if let Some(reason) = reason {
                     self.report(Outcome::Failed(reason), out);
                 }
+                self.start_again(at, died, out);
+            }
+        }
+    }
+
+    fn start_again(&mut self, at: Moment, died: Option<Exit>, out: &mut Vec<Action>) {
+        match self.failures.next(&self.policy.restart, at.now, died) {
+            Next::Now => {
                 self.phase = Phase::Backoff;
-                if self.attempts == 0 {
-                    self.attempts = 1;
-                    self.spawn(at, Target::Committed, out);
-                } else {
-                    self.arm(at, Deadline::Backoff, out);
-                    self.attempts = self.attempts.saturating_add(1).min(10);
+                self.spawn(at, Target::Committed, out);
+            }
+            Next::Later(pause_ms) => {
+                self.phase = Phase::Backoff;
+                self.pause_ms = pause_ms;
+                self.arm(at, Deadline::Backoff, out);
+            }
+            Next::Never(rest) => {
+                self.wanted = false;
+                self.failures = Failures::default();
+                out.push(Action::Rest(rest, died));
+                // An upgrade that is committed may still wait for the end of its old process.
+                self.answer.is_awaited |= self.outgoing.is_some_and(|outgoing| outgoing.reports);
+                if let Some(exit) = died {
+                    self.report(Outcome::Failed(Reason::Ended(exit)), out);
                 }
+                self.ended(out);
             }
         }
     }
@@ -245,9 +264,9 @@ impl Supervisor {
                 self.take_back(at, Reason::Probation(format!("it {exit}")), out)
             }
             Phase::Serving => {
-                self.note_crash(at);
+                self.note_death(at);
                 self.handoff.target = Target::Committed;
-                self.nobody_serves(at, out);
+                self.nobody_serves(at, Some(exit), out);
             }
             // The successor goes forward; no other process is left to wait for.
             Phase::Draining | Phase::Sealing => {

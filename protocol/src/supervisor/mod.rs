@@ -38,6 +38,7 @@ use crate::deadline::{Millis, Policy};
 use crate::ids::HandoffId;
 use crate::message::Mode;
 use crate::reason::Reason;
+use crate::restart::Failures;
 
 mod action;
 mod canary;
@@ -168,8 +169,10 @@ pub struct Supervisor {
     recovery: Option<Recovery>,
     /// Leases in a row in which each process was silent and starved.
     starved: Starved,
-    /// Failed starts in a row.
-    attempts: u8,
+    /// Failed starts and deaths that still count.
+    failures: Failures,
+    /// Pause before the next restart. Milliseconds.
+    pause_ms: Millis,
     serving_since: Millis,
 }
 
@@ -280,7 +283,8 @@ impl Supervisor {
             drain_began: 0,
             recovery: None,
             starved: Starved::default(),
-            attempts: 0,
+            failures: Failures::default(),
+            pause_ms: 0,
             serving_since: 0,
         }
     }

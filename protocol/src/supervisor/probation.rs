@@ -133,7 +133,7 @@ impl Supervisor {
         self.handoff.lost_commit = LostCommit::None;
         self.handoff.target = Target::Committed;
         self.answer.verdict = Verdict::Stands;
-        self.nobody_serves(at, out);
+        self.nobody_serves(at, None, out);
     }
 
     /// Ends an upgrade whose old process is gone.

@@ -7,10 +7,11 @@ use super::{
     Action, DurableFact, Event, Handoff, Incumbent, Leaving, LostCommit, Moment, Outcome, Outgoing, Owes,
     Phase, Refusal, Request, Successor, Supervisor, Target, Verdict,
 };
-use crate::deadline::{Deadline, Millis, STABLE_MS, Stragglers};
+use crate::deadline::{Deadline, Millis, Stragglers};
 use crate::ids::HandoffId;
 use crate::message::{Begin, Commit, FromService, Hello, Mode, Prepare, Ready, Seal, ToService};
 use crate::reason::{Reason, Role};
+use crate::restart::Failures;
 use crate::version::{VersionRange, negotiate};
 
 impl Supervisor {
@@ -56,7 +57,7 @@ impl Supervisor {
             Phase::Stopped | Phase::Backoff if self.outgoing.is_none() => {
                 self.wanted = true;
                 self.answer.is_awaited = true;
-                self.attempts = 0;
+                self.failures = Failures::default();
                 self.spawn(at, Target::Committed, out);
             }
             Phase::Stopped | Phase::Backoff => out.push(Action::Refuse(Refusal::Retiring)),
@@ -423,10 +424,10 @@ impl Supervisor {
         }
     }
 
-    /// Resets the restart pause if the crashed process had served long enough.
-    pub(super) fn note_crash(&mut self, at: Moment) {
-        if at.now.saturating_sub(self.serving_since) >= STABLE_MS {
-            self.attempts = 0;
+    /// Earlier failures count no more if the dead process had served long enough.
+    pub(super) fn note_death(&mut self, at: Moment) {
+        if at.now.saturating_sub(self.serving_since) >= self.policy.restart.healthy_ms {
+            self.failures = Failures::default();
         }
     }
 }

@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::{Action, Event, Incumbent, Moment, Phase, Successor, Supervisor, Target};
-use crate::deadline::{Deadline, LEASES_OF_STARVED, Millis, Stragglers, UNSERVED_RECORD_MS, backoff_ms};
+use crate::deadline::{Deadline, LEASES_OF_STARVED, Millis, Stragglers, UNSERVED_RECORD_MS};
 use crate::reason::{Reason, Role};
 use crate::recovery::Found;
 
@@ -224,7 +224,7 @@ impl Supervisor {
                 self.resume_limit_ms().saturating_add(self.seal_limit_ms(at))
             }
             Deadline::Resume => self.resume_limit_ms(),
-            Deadline::Backoff => backoff_ms(self.attempts),
+            Deadline::Backoff => self.pause_ms,
             Deadline::RetireDrain => self.policy.stop_grace_ms,
             Deadline::RetireQuiet => self.policy.quiet_limit_ms,
             Deadline::RetireSeal => self.seal_limit_ms(at),

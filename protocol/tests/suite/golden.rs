@@ -27,7 +27,8 @@ fn messages_to_a_service_are_pinned() {
 
 #[test]
 fn records_are_pinned() {
-    for (format, facts) in [(1, samples::facts()), (2, samples::newer_facts())] {
+    for (format, facts) in [(1, samples::facts()), (2, samples::newer_facts()), (3, samples::newest_facts())]
+    {
         for (name, fact) in facts {
             let record = Record { at_unix_ms: 1_700_000_000_000, fact };
             let bytes = log_image::encode(1, &record).expect("a record");
@@ -38,7 +39,7 @@ fn records_are_pinned() {
 
 #[test]
 fn the_header_of_the_journal_is_pinned() {
-    crate::common::assert_golden("v2/journal_header.hex", &hex(&log_image::header()));
+    crate::common::assert_golden("v3/journal_header.hex", &hex(&log_image::header()));
     crate::common::assert_golden("v1/journal_header.hex", &hex(&first_header()));
 }
 
@@ -60,7 +61,7 @@ fn a_journal_of_the_first_format_is_read() {
     let image = log_image::parse(&bytes).expect("a journal");
     assert_eq!((image.format, image.end), (1, bytes.len()));
     assert_eq!(image.records.into_iter().map(|record| record.fact).collect::<Vec<_>>(), facts);
-    bytes[log_image::FORMAT_AT] = 3;
+    bytes[log_image::FORMAT_AT] = 4;
     assert!(log_image::parse(&bytes).is_err());
 }
 

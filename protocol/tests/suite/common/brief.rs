@@ -72,6 +72,7 @@ pub fn did(actions: &[Action]) -> String {
 fn brief(action: &Action) -> String {
     match action {
         Action::Spawn(_, target) => format!("spawn:{target:?}"),
+        Action::Rest(rest, _) => format!("rest:{rest:?}"),
         Action::Welcome(_, version) => format!("S:Welcome(v{version})"),
         Action::ToSuccessor(_, message) => format!("S:{}", told(message)),
         Action::ToIncumbent(_, message) => format!("I:{}", told(message)),

@@ -7,6 +7,7 @@ use handoff_protocol::message::{
 };
 use handoff_protocol::reason::Exit;
 use handoff_protocol::record::{Attempt, Binary, Current, Fact, MonotonicTime, Process, Standing};
+use handoff_protocol::restart::Rest;
 use handoff_protocol::state::State;
 use handoff_protocol::version::VersionRange;
 
@@ -84,6 +85,12 @@ pub fn newer_facts() -> Vec<(&'static str, Fact)> {
     vec![("deadline", Fact::Deadline { handoff: id(), ends }), ("order", Fact::Order { reverted: true })]
 }
 
+/// The facts that only journals of format 3 have.
+pub fn newest_facts() -> Vec<(&'static str, Fact)> {
+    let exited = Fact::Rest { rest: Rest::Exited, exit: Some(Exit::Code(3)) };
+    vec![("exited_for_good", exited), ("failed_for_good", Fact::Rest { rest: Rest::Failed, exit: None })]
+}
+
 /// A standing with all parts that a snapshot can have.
 fn standing() -> Standing {
     let binary = |n: u8| Binary { path: format!("/srv/s3-{n}"), sha256: [n; 32] };
@@ -113,5 +120,6 @@ fn standing() -> Standing {
         attempt: Some(attempt),
         restarts: 3,
         reverted: false,
+        rest: None,
     }
 }

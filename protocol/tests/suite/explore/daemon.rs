@@ -98,6 +98,7 @@ impl World {
 
     fn perform(&mut self, action: Action, cx: &mut Context) {
         match action {
+            Action::Rest(..) => cx.check(invariants::may_rest(self, cx.model)),
             Action::Spawn(id, target) => self.spawn(id, target, cx),
             Action::Welcome(id, _) => self.write(self.roles.successor, id, Letter::Welcome, cx),
             Action::ToSuccessor(id, message) => {

@@ -378,6 +378,12 @@ fn none_is_left(world: &World) -> bool {
     world.lost_track || world.count() == 0
 }
 
+pub fn may_rest(world: &World, model: &Model) -> Checked {
+    hold(model.rests, "a service stays down only if its policy says so")?;
+    let leaves = world.roles.outgoing.map_or(0, |_| 1);
+    hold(world.lost_track || world.count() <= leaves, "a service that stays down has no process")
+}
+
 pub fn may_close(world: &World) -> Checked {
     hold(none_is_left(world) && !world.machine.is_wanted(), "listeners close only when all is stopped")
 }

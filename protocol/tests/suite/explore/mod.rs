@@ -111,7 +111,16 @@ fn holds(name: &str, stragglers: Stragglers, budget: Budget) {
     {
         for (ask, probes) in asked.iter().copied() {
             let trial = Trial::None;
-            let model = Model { mode, stragglers, probes, trial, liveness: false, budget, defect: None };
+            let model = Model {
+                mode,
+                stragglers,
+                probes,
+                trial,
+                liveness: false,
+                rests: false,
+                budget,
+                defect: None,
+            };
             hold(name, &model, ask);
         }
     }
@@ -126,6 +135,23 @@ const TRIALS: [(Mode, Trial, bool); 6] = [
     (Mode::Overlap, Trial::Probation, true),
     (Mode::Overlap, Trial::Canary, false),
 ];
+
+/// A service that does not start again for ever.
+fn holds_with_rest(name: &str, stragglers: Stragglers, budget: Budget) {
+    for mode in [Mode::Exclusive, Mode::Overlap] {
+        for (ask, trial) in [
+            (Ask::Start, Trial::None),
+            (Ask::Stop, Trial::None),
+            (Ask::Upgrade, Trial::None),
+            (Ask::Upgrade, Trial::Probation),
+        ] {
+            let probes = false;
+            let model =
+                Model { mode, stragglers, probes, trial, liveness: false, rests: true, budget, defect: None };
+            hold(name, &model, ask);
+        }
+    }
+}
 
 fn holds_on_trial(name: &str, stragglers: Stragglers, budget: Budget) {
     hold_trials(name, &TRIALS, stragglers, budget);
@@ -148,14 +174,19 @@ fn holds_watched(name: &str, stragglers: Stragglers, budget: Budget) {
     let [skipped, step] = if is_sample() { [1, 3] } else { [0, 1] };
     for (mode, trial, ask) in trials.into_iter().skip(skipped).step_by(step) {
         let probes = trial != Trial::None;
-        hold(name, &Model { mode, stragglers, probes, trial, liveness: true, budget, defect: None }, ask);
+        hold(
+            name,
+            &Model { mode, stragglers, probes, trial, liveness: true, rests: false, budget, defect: None },
+            ask,
+        );
     }
 }
 
 fn hold_trials(name: &str, trials: &[(Mode, Trial, bool)], stragglers: Stragglers, budget: Budget) {
     let step = if is_sample() { 2 } else { 1 };
     for (mode, trial, probes) in trials.iter().copied().step_by(step) {
-        let model = Model { mode, stragglers, probes, trial, liveness: false, budget, defect: None };
+        let model =
+            Model { mode, stragglers, probes, trial, liveness: false, rests: false, budget, defect: None };
         hold(name, &model, Ask::Upgrade);
     }
 }
@@ -193,7 +224,7 @@ macro_rules! found {
                 _ => false,
             };
             let liveness = defect == Some(Defect::ForgetFrozen);
-            let model = Model { mode, stragglers, probes, trial, liveness, budget: $budget, defect };
+            let model = Model { mode, stragglers, probes, trial, liveness, rests: false, budget: $budget, defect };
             let found = explore(stringify!($name), &model, Ask::$ask).counterexample;
             let found = found.unwrap_or_else(|| panic!("{:?} is not found", defect));
             println!("found after {} steps, {}", found.steps, found.trace);
@@ -367,4 +398,13 @@ walks! {
     watched_a_fault_and_a_slow_party: Cut, Budget { faults: 1, slow: 2, ..LUCK };
     watched_two_freezes_that_end: Abort, Budget { deaths: 2, thaws: 2, ..LUCK };
     watched_another_supervisor: Abort, Budget { deaths: 2, returns: 1, ..LUCK };
+}
+
+walks! {
+    holds_with_rest;
+    with_rest_nothing_goes_wrong: Abort, LUCK;
+    with_rest_two_deaths: Abort, Budget { deaths: 2, ..LUCK };
+    with_rest_a_death_and_two_faults: Abort, Budget { deaths: 1, faults: 2, ..LUCK };
+    with_rest_requests: Abort, Budget { deaths: 1, asks: 2, ..LUCK };
+    with_rest_another_supervisor: Abort, Budget { deaths: 2, returns: 1, ..LUCK };
 }

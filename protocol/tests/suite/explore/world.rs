@@ -7,6 +7,7 @@ use handoff_protocol::deadline::{CanaryStep, Deadline, Policy, Stragglers};
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::Mode;
 use handoff_protocol::reason::Role;
+use handoff_protocol::restart::{Restart, When};
 use handoff_protocol::supervisor::{Action, DurableFact, Phase, Supervisor, Watch};
 
 use super::defects::Defect;
@@ -24,6 +25,8 @@ pub struct Model {
     pub probes: bool,
     pub trial: Trial,
     pub liveness: bool,
+    /// Whether a service that has died, or has failed to start twice, stays down.
+    pub rests: bool,
     pub budget: Budget,
     pub defect: Option<Defect>,
 }
@@ -49,6 +52,10 @@ impl Model {
             liveness: self.liveness,
             // One of the models is that of a shim.
             seal_ends: self.trial == Trial::Probation && !self.probes,
+            restart: match self.rests {
+                true => Restart { when: When::Never, budget: 2, ..Restart::default() },
+                false => Restart { budget: 0, ..Restart::default() },
+            },
             ..Policy::default()
         }
     }

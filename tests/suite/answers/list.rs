@@ -1,4 +1,4 @@
-//! What `list` and `status` tell besides the services.
+//! What `list` and `status` report in addition to the services.
 
 use std::fs;
 

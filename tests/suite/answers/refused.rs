@@ -1,4 +1,4 @@
-//! A start that was refused: `status` says why the service does not run.
+//! After a refused start, `status` says why the service does not run.
 
 use std::fs;
 use std::net::TcpListener;

@@ -39,7 +39,7 @@ def content(length):
 
 
 def in_words(state):
-    """What a client is told of what was handed over."""
+    """A description of the received state, for clients."""
     if state is None:
         return "none"
     soundness = "sound" if state.content in (b"early", content(len(state.content))) else "damaged"

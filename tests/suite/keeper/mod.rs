@@ -199,8 +199,8 @@ fn it_outlives_its_supervisor_and_gives_the_next_one_what_it_holds() {
     assert_eq!(next.pid(), keeper.client.pid());
     let first = std::mem::replace(&mut keeper.client, next);
     drop(first);
-    writeln!(writer, "nobody is there").unwrap();
-    keeper.wait_for_end("nobody is there\n");
+    writeln!(writer, "no client is there").unwrap();
+    keeper.wait_for_end("no client is there\n");
 
     assert_eq!(keeper.client.list().unwrap(), keys[..299]);
     let fetched = TcpListener::from(keeper.client.fetch("s3/main/123").unwrap());

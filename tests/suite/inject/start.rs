@@ -67,7 +67,7 @@ fn only_what_is_meant_is_open() {
     let (listeners, _) = listeners(2);
     let inherited = vec![writer.into()];
     let text = output(Spec { listeners, inherited, ..two }, reader);
-    // The descriptor that marks the processes of a program has a high number.
+    // An inherited descriptor marks the processes of a program. Its high number avoids conflicts.
     assert_eq!(text, "[0, 1, 2, 3, 4, 200]\n");
 }
 

@@ -1,4 +1,4 @@
-//! What a keeper is given: nobody waits for it, nothing is given twice, and another keeper can get it again.
+//! Descriptors for a keeper: the sender does not wait, nothing is stored twice, and the next keeper can get them again.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -20,7 +20,7 @@ fn what_is_refused_is_told_by_the_next_call_which_is_carried_out() {
     let listener = listener();
     let long = "k".repeat(handoff::keeper::KEY_MAX_BYTES + 1);
     keeper.client.store([(long.as_str(), listener.as_fd())]).unwrap();
-    // Who waits for an answer of his own gets that.
+    // A call that waits for its own answer gets that answer.
     assert_eq!(keeper.client.stats().unwrap().held, 0);
     let error = keeper.client.store([("short", listener.as_fd())]).unwrap_err();
     assert!(matches!(&error, Error::Refused(reason) if reason.contains("512 bytes")), "{error}");
@@ -77,7 +77,7 @@ fn what_a_supervisor_asked_for_before_it_died_is_done() {
     }
     keeper.client.drop_key("key 7").unwrap();
     let mut next = Client::reach(&keeper.socket()).unwrap();
-    // It is there and has asked before the keeper sees any of it.
+    // The next client connects and sends a request before the keeper reads anything.
     next.ask_for_sign().unwrap();
     let first = std::mem::replace(&mut keeper.client, next);
     drop(first);
@@ -123,7 +123,7 @@ fn no_line_is_lost_or_doubled_when_supervisor_and_keeper_die() {
     let (reader, writer) = log_pipe().unwrap();
     let spec = keeper.spec(1 << 20, 5);
     keeper.client.log(&spec, reader.as_fd()).unwrap();
-    // Says each line, then tells that it did.
+    // Prints each line, and then confirms it.
     let script = r#"while read line; do echo "$line"; echo >&2; done"#;
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script]).stdin(Stdio::piped()).stdout(writer).stderr(Stdio::piped());

@@ -1,4 +1,5 @@
-//! The daemon under a service manager: what it tells, what it has kept, and what a daemon takes that is started with it.
+//! The daemon under a service manager: its notifications, its stored descriptors, and the descriptors that it receives
+//! at its start.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
@@ -11,7 +12,7 @@ use handoff::keeper::Client;
 use handoff::sys::message::receive;
 use handoff::sys::process::Signal;
 
-/// What a service manager does with the messages of one unit.
+/// A service manager that handles the messages of one unit.
 struct Manager {
     unit: Arc<Mutex<Unit>>,
 }
@@ -39,9 +40,10 @@ impl Manager {
         self.unit.lock().unwrap().keys()
     }
 
-    /// Starts the daemon with what is stored, from number 3 on.
+    /// Starts the daemon with the stored descriptors, numbered from 3.
     fn start_daemon(&self, rig: &mut Rig) {
-        // As its standard streams, which a shell moves: what is inheritable here would go to the processes of other tests as well.
+        // Passed as standard streams, which a shell moves: an inheritable descriptor of this process would reach
+        // processes of other tests.
         const MOVES: [&str; 3] = ["3<&0", "4<&1", "5<&2"];
         let unit = self.unit.lock().unwrap();
         let given: Vec<OwnedFd> = unit.store.iter().map(|(_, fd)| fd.try_clone().unwrap()).collect();
@@ -127,7 +129,7 @@ fn systemd_knows_how_it_stands_and_gives_back_what_it_was_given() {
     let environment = String::from_utf8_lossy(&environment);
     assert!(!environment.contains("LISTEN_") && !environment.contains("NOTIFY_"), "{environment}");
 
-    // All at once, as when the machine runs out of memory.
+    // All processes at once, as when the machine runs out of memory.
     let mut daemon = rig.daemon.take().unwrap();
     daemon.kill().unwrap();
     for pid in processes_of(rig.root.path()) {
@@ -138,7 +140,7 @@ fn systemd_knows_how_it_stands_and_gives_back_what_it_was_given() {
     let early = std::thread::spawn(move || crate::support::version(address));
     manager.start_daemon(&mut rig);
     manager.wait_to_be_told("READY=1");
-    assert_eq!(early.join().unwrap(), "2", "who came while nobody was there is served");
+    assert_eq!(early.join().unwrap(), "2", "a client that came without a running process is served");
     manager.wait_to_be_told("STATUS=1 of 1 services serve");
     wait_for("the new keeper to hold the same", || (held(&rig) == manager.keys()).then_some(()));
     assert_eq!(manager.keys()[1], listener);

@@ -90,7 +90,7 @@ fn what_runs_goes_on_and_can_be_upgraded() {
 }
 
 #[test]
-fn a_process_that_ended_meanwhile_is_told_of_and_replaced_on_the_same_listener() {
+fn a_process_that_ended_meanwhile_is_reported_and_replaced_on_the_same_listener() {
     let mut rig = Rig::new();
     let address = rig.serve("s", "1", "", LEASE);
     let pid = rig.status("s").pid.unwrap();
@@ -117,7 +117,7 @@ fn knows_exits(release: &str) -> bool {
 }
 
 #[test]
-fn an_upgrade_that_was_under_way_is_ended_and_told_of() {
+fn an_upgrade_that_was_under_way_is_ended_and_reported() {
     let cases = [
         ("draining", "", "", Ending::RolledBack),
         ("sealing", "slow-seal-4000", "", Ending::RolledBack),
@@ -284,7 +284,7 @@ fn a_stop_that_was_under_way_is_completed_and_what_is_stopped_stays_so() {
 }
 
 #[test]
-fn a_daemon_that_is_killed_again_and_again_disturbs_nobody() {
+fn a_daemon_that_is_killed_repeatedly_disturbs_no_client() {
     let mut rig = Rig::new();
     let address = rig.serve("s", "1", "", LEASE);
     let pid = rig.status("s").pid;
@@ -313,7 +313,7 @@ fn a_daemon_that_is_killed_again_and_again_disturbs_nobody() {
 }
 
 #[test]
-fn a_new_version_of_the_daemon_takes_over_from_one_that_was_told_to_leave() {
+fn a_new_version_of_the_daemon_takes_over_after_the_old_one_has_left() {
     let mut rig = Rig::new();
     let address = rig.serve("s", "1", "", LEASE);
     let pid = rig.status("s").pid;

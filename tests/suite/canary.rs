@@ -144,7 +144,7 @@ fn lose_the_daemon_in_the_canary(rig: &mut Rig) {
 }
 
 #[test]
-fn a_new_daemon_begins_the_canary_anew() {
+fn a_new_daemon_begins_the_canary_again() {
     let mut rig = Rig::new();
     let address = rig.serve("s", "1", "", "mode = \"overlap\"\ncanary = [\"50% 6s\"]");
     lose_the_daemon_in_the_canary(&mut rig);

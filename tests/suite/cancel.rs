@@ -89,7 +89,7 @@ fn in_beginning_beside_the_old_process() {
 }
 
 #[test]
-fn the_exit_codes_are_0_for_who_cancels_and_4_for_who_upgrades() {
+fn the_exit_codes_are_0_for_the_cancel_and_4_for_the_upgrade() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", "");
     let bad = rig.release("2", "hang-while-warming");

@@ -324,7 +324,7 @@ fn binary_must_be_named_by_an_absolute_path() {
 }
 
 #[test]
-fn all_mistakes_of_a_file_are_told_in_its_order() {
+fn all_mistakes_of_a_file_are_reported_in_its_order() {
     let text = "mode = 1\nbinary = \"b\"\nlease = \"x\"\n[log]\nfile = 3\n";
     let lines: Vec<u32> = parse(text).unwrap_err().iter().map(|error| error.at.unwrap().line).collect();
     assert_eq!(lines, [1, 2, 3, 5]);

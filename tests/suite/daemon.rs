@@ -134,7 +134,7 @@ fn without_a_daemon_each_verb_says_so() {
 }
 
 #[test]
-fn a_client_that_sends_garbage_or_nothing_disturbs_nobody() {
+fn a_client_that_sends_garbage_or_nothing_disturbs_no_other_client() {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
     let rig = Rig::new();
@@ -333,7 +333,7 @@ fn a_runtime_directory_of_another_user_is_not_asked() {
 }
 
 #[test]
-fn clients_that_never_read_lock_nobody_out() {
+fn clients_that_never_read_lock_no_other_client_out() {
     use std::io::Write;
     use std::os::unix::net::UnixStream;
     let rig = Rig::new();

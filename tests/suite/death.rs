@@ -110,7 +110,7 @@ fn the_old_process_goes_on_when_the_daemon_dies_before_begin() {
 }
 
 #[test]
-fn a_frozen_daemon_leaves_nobody_dark_for_longer_than_the_lease_and_agrees_afterwards() {
+fn a_frozen_daemon_causes_no_outage_longer_than_the_lease_and_agrees_afterwards() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "slow-seal-4000", "lease = \"4s\"\nresume_limit = \"5s\"");
     let binary = rig.release("2", "");
@@ -160,7 +160,7 @@ fn a_daemon_that_is_frozen_for_long_at_any_phase_agrees_with_what_happened() {
 /// This happens when a container or the machine is paused. The process that continues first must not treat the silence
 /// as a failure of the others.
 #[test]
-fn a_pause_of_everybody_in_an_upgrade_kills_nobody() {
+fn a_pause_of_all_processes_in_an_upgrade_kills_none() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", LEASE);
     let binary = rig.release("2", "");
@@ -205,7 +205,7 @@ impl Drop for Stranger {
 }
 
 #[test]
-fn who_holds_the_lock_of_the_data_is_named() {
+fn the_holder_of_the_lock_of_the_data_is_named() {
     let rig = Rig::new();
     let address = rig.write_service("s", &rig.release("1", ""), "");
     let stranger = Stranger::new(&rig);

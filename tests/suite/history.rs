@@ -21,7 +21,7 @@ fn told(rig: &Rig) -> Vec<(Operation, Ending)> {
 }
 
 #[test]
-fn every_operation_is_told_with_who_asked_and_how_it_ended() {
+fn every_operation_is_reported_with_its_caller_and_its_outcome() {
     let rig = Rig::new();
     rig.serve("s", "1", "", "");
     let (second, bad) = (rig.release("2", ""), rig.release("3", "exit-after-begin"));
@@ -121,7 +121,7 @@ fn lost_in_the_middle(fault: &str, phase: &str) -> (Rig, std::net::SocketAddr) {
 }
 
 #[test]
-fn an_upgrade_whose_daemon_was_lost_is_told_with_who_asked() {
+fn an_upgrade_whose_daemon_was_lost_is_reported_with_its_caller() {
     let (rig, address) = lost_in_the_middle("slow-start-5000", "warming");
     assert_eq!(version(address), "1");
     let last = history(&rig, Some("s"), None).pop().unwrap();
@@ -132,7 +132,7 @@ fn an_upgrade_whose_daemon_was_lost_is_told_with_who_asked() {
 }
 
 #[test]
-fn an_upgrade_that_another_daemon_completes_is_told_as_committed() {
+fn an_upgrade_that_another_daemon_completes_is_reported_as_committed() {
     let (rig, address) = lost_in_the_middle("slow-begin-6000", "beginning");
     let last = history(&rig, Some("s"), None).pop().unwrap();
     assert_eq!(version(address), "2", "{last:?}");
@@ -143,7 +143,7 @@ fn an_upgrade_that_another_daemon_completes_is_told_as_committed() {
 }
 
 #[test]
-fn an_attempt_under_way_is_told_as_such() {
+fn an_attempt_under_way_is_reported_as_such() {
     let rig = Rig::new();
     rig.serve("s", "1", "", "");
     let mut upgrade = rig.handoff(&["upgrade", "s", "--binary"]);
@@ -227,7 +227,7 @@ fn waits(rig: &Rig) -> ServiceStatus {
 }
 
 #[test]
-fn a_first_start_that_fails_is_told_with_its_cause_and_the_next_try() {
+fn a_first_start_that_fails_is_reported_with_its_cause_and_the_next_try() {
     let rig = Rig::new();
     let bad = rig.release("1", "exit-at-once");
     let address = rig.write_service("s", &bad, "");
@@ -307,7 +307,7 @@ fn the_reason_of_one_attempt_is_not_that_of_the_next() {
     assert!(reason("2", "exit-at-once").unwrap().contains("exited with code 1"));
     let second = reason("3", "unhealthy").unwrap();
     assert!(second.contains("not healthy") && !second.contains("exited"), "{second}");
-    assert_eq!(rig.status("s").problem, None, "the outcome tells it");
+    assert_eq!(rig.status("s").problem, None, "the outcome reports it");
     assert_eq!(reason("4", ""), None);
     let status = rig.looked_at("s");
     assert_eq!((status.problem, status.restarts), (None, 0));
@@ -405,7 +405,7 @@ fn a_service_whose_file_is_broken_is_shown_with_the_place_and_keeps_its_address(
 }
 
 #[test]
-fn a_removed_service_is_forgotten_and_its_name_begins_anew() {
+fn a_removed_service_is_forgotten_and_its_name_can_be_used_again() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", "");
     rig.upgrade("s", &rig.release("2", "")).unwrap();

@@ -186,7 +186,7 @@ fn a_server_says_its_version_itself_and_the_store_remembers_it() {
 
 /// For a version that runs in place, no stored name exists.
 #[test]
-fn the_next_daemon_is_told_the_version_as_well() {
+fn the_next_daemon_learns_the_version_as_well() {
     let mut rig = Rig::new();
     let address = rig.serve("s", "1", "says-1.0.7", "");
     assert_eq!(rig.status("s").version.as_deref(), Some("1.0.7"));
@@ -201,7 +201,7 @@ fn the_next_daemon_is_told_the_version_as_well() {
 }
 
 #[test]
-fn a_version_that_never_serves_is_told_by_its_own_name() {
+fn a_version_that_never_serves_is_reported_by_its_own_name() {
     let rig = Rig::new();
     rig.serve("s", "1", "seal-error", "store = true");
     let outcome = rig.upgrade("s", &rig.release("2", "says-2.0.1")).unwrap();

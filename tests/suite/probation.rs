@@ -78,7 +78,7 @@ fn the_death_of_the_new_version_takes_the_old_one_back() {
 }
 
 #[test]
-fn who_passes_the_probation_stays_and_the_old_version_leaves() {
+fn a_version_that_passes_the_probation_stays_and_the_old_version_leaves() {
     for mode in MODES {
         let rig = Rig::new();
         let address = rig.serve("s", "1", "", &format!("{mode}\nprobation = \"3s\""));

@@ -68,7 +68,7 @@ fn one_that_says_ready_twice_is_taken_back() {
 }
 
 #[test]
-fn one_that_hangs_up_later_is_told_of_before_anybody_asks_for_an_upgrade() {
+fn one_that_hangs_up_later_is_reported_before_an_upgrade_is_requested() {
     let rig = Rig::new();
     rig.serve("s", "1", "rude-deaf", "");
     let status = wait_for("the problem", || Some(rig.status("s")).filter(|status| status.problem.is_some()));
@@ -211,7 +211,7 @@ fn a_program_with_no_interpreter_is_rolled_back() {
 }
 
 #[test]
-fn a_second_upgrade_while_one_runs_is_told_the_phase() {
+fn a_second_upgrade_while_one_runs_gets_the_phase() {
     let rig = Rig::new();
     rig.serve("s", "1", "", "");
     let hanging = rig.release("2", "hang-while-warming");

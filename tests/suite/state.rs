@@ -51,7 +51,7 @@ fn in_overlap_mode_the_new_process_gets_it_while_it_serves() {
 }
 
 #[test]
-fn who_cannot_take_it_over_is_rolled_back_or_serves_without() {
+fn a_process_that_cannot_take_it_over_is_rolled_back_or_serves_without() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "hands-over-5242880", "");
     let old = rig.status("s").pid;
@@ -84,7 +84,7 @@ fn what_was_handed_over_before_a_death_is_there_all_the_same() {
 }
 
 #[test]
-fn at_a_stop_it_is_for_nobody_and_harms_nobody() {
+fn at_a_stop_it_has_no_receiver_and_does_no_harm() {
     for mode in ["", OVERLAP] {
         let rig = Rig::new();
         rig.serve("s", "1", "hands-over-5242880", mode);

@@ -32,7 +32,7 @@ impl Manager {
         Self { unit }
     }
 
-    fn wait_to_be_told(&self, line: &str) {
+    fn wait_for_message(&self, line: &str) {
         wait_for(line, || self.unit.lock().unwrap().told.iter().any(|told| told == line).then_some(()));
     }
 
@@ -113,10 +113,10 @@ fn systemd_knows_how_it_stands_and_gives_back_what_it_was_given() {
     rig.stop_daemon();
     let manager = Manager::new(&rig);
     manager.start_daemon(&mut rig);
-    manager.wait_to_be_told("READY=1");
-    manager.wait_to_be_told("STATUS=0 of 0 services serve");
+    manager.wait_for_message("READY=1");
+    manager.wait_for_message("STATUS=0 of 0 services serve");
     let address = rig.serve("svc", "1", "none", "mode = \"overlap\"");
-    manager.wait_to_be_told("STATUS=1 of 1 services serve");
+    manager.wait_for_message("STATUS=1 of 1 services serve");
     rig.upgrade("svc", &rig.release("2", "none")).unwrap();
     wait_for("the same to be stored and held", || {
         let keys = manager.keys();
@@ -139,13 +139,13 @@ fn systemd_knows_how_it_stands_and_gives_back_what_it_was_given() {
     manager.unit.lock().unwrap().told.clear();
     let early = std::thread::spawn(move || crate::support::version(address));
     manager.start_daemon(&mut rig);
-    manager.wait_to_be_told("READY=1");
+    manager.wait_for_message("READY=1");
     assert_eq!(early.join().unwrap(), "2", "a client that came without a running process is served");
-    manager.wait_to_be_told("STATUS=1 of 1 services serve");
+    manager.wait_for_message("STATUS=1 of 1 services serve");
     wait_for("the new keeper to hold the same", || (held(&rig) == manager.keys()).then_some(()));
     assert_eq!(manager.keys()[1], listener);
 
     rig.stop_daemon();
-    manager.wait_to_be_told("STOPPING=1");
+    manager.wait_for_message("STOPPING=1");
     wait_for("nothing to be stored", || manager.keys().is_empty().then_some(()));
 }

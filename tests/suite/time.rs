@@ -67,7 +67,7 @@ fn a_clock_that_was_wrong_changes_nothing() {
 
 /// The id of the process that started later sorts before the id of the other one.
 #[test]
-fn a_clock_that_was_set_back_does_not_change_who_was_started_later() {
+fn a_clock_that_was_set_back_does_not_change_the_order_of_starts() {
     let mut rig = Rig::new();
     let address = rig.serve("s", "1", "", "mode = \"overlap\"\nlease = \"20s\"");
     let leaving = rig.status("s").pid.unwrap();

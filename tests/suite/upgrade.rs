@@ -88,7 +88,7 @@ fn stop_start_and_restart_do_what_they_say() {
 }
 
 #[test]
-fn a_service_that_dies_is_started_again_and_nobody_is_refused() {
+fn a_service_that_dies_is_started_again_and_no_client_is_refused() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", "");
     for _ in 0..3 {

@@ -98,7 +98,7 @@ fn a_start_that_is_late_ends_in_order() {
 }
 
 #[test]
-fn what_is_called_off_and_does_not_end_is_told() {
+fn what_is_called_off_and_does_not_end_is_reported() {
     let keys = "notify = true\nstop_grace = \"600ms\"\ndrain_grace = \"1s\"\n";
     let slow = Slow::wrapped("exclusive", "-1", keys, &READY, MUTE);
     let _socket = UnixDatagram::bind(slow.rig.path("mute")).unwrap();
@@ -145,7 +145,7 @@ fn a_new_version_that_fails_its_probation_saves_before_the_old_one_is_started() 
 }
 
 #[test]
-fn a_new_version_that_fails_its_probation_and_does_not_end_is_killed_and_told() {
+fn a_new_version_that_fails_its_probation_and_does_not_end_is_killed_and_reported() {
     let slow = Slow::serve("exclusive", "-1", "stop_grace = \"600ms\"\ndrain_grace = \"1s\"\n");
     let (outcome, second) = fails_probation(&slow);
     assert_eq!(outcome.outcome, Ending::RolledBack, "{outcome:?}");

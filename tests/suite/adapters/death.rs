@@ -20,7 +20,7 @@ fn replace_daemon(plain: &mut Plain) {
 }
 
 #[test]
-fn a_new_daemon_takes_over_and_nobody_notices() {
+fn a_new_daemon_takes_over_and_no_client_notices() {
     for (adapter, mode) in ALL {
         let mut plain = Plain::serve(adapter, mode, "");
         plain.upgrade("1", "");

@@ -32,7 +32,7 @@ fn service_file(args: &[&str], listen: &str) -> String {
 }
 
 #[test]
-fn a_program_at_another_port_is_told_at_once_with_the_line_to_write() {
+fn a_program_at_another_port_is_reported_at_once_with_the_line_to_write() {
     let rig = Rig::new();
     let [wanted, first, second] = [(); 3].map(|()| free_address().to_string());
     let file = rig.path("config/services/s.toml");
@@ -96,7 +96,7 @@ while True:
 "#;
 
 #[test]
-fn a_worker_that_names_a_process_of_somebody_else_gets_it_no_signal() {
+fn a_worker_that_names_an_unrelated_process_gets_it_no_signal() {
     let rig = Rig::new();
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(rig.root.path(), PermissionsExt::from_mode(0o711)).unwrap();

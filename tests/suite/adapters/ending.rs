@@ -198,7 +198,7 @@ fn a_program_that_saves_for_long_is_let_do_so() {
         assert!(slow.rig.stop_daemon().unwrap().success());
         assert_eq!(slow.said(), format!("{first} asked\n{first} saved\n"));
     }
-    fn shim_is_told() {
+    fn signals_the_shim() {
         let slow = Slow::serve("exclusive", "6", GRANTS);
         let first = slow.pid();
         crate::support::signal(slow.rig.status("s").shim.unwrap(), handoff::sys::process::Signal::SIGTERM);
@@ -207,14 +207,14 @@ fn a_program_that_saves_for_long_is_let_do_so() {
     }
     std::thread::scope(|scope| {
         let cases: [fn(); 5] =
-            [|| restarts("exclusive"), || restarts("overlap"), stops, daemon_ends, shim_is_told];
+            [|| restarts("exclusive"), || restarts("overlap"), stops, daemon_ends, signals_the_shim];
         let running: Vec<_> = cases.into_iter().map(|case| scope.spawn(case)).collect();
         running.into_iter().for_each(|case| case.join().unwrap());
     });
 }
 
 #[test]
-fn what_is_killed_is_told_by_everybody() {
+fn a_kill_is_in_every_report() {
     let slow =
         Slow::serve("exclusive", "-1", "drain = \"nothing\"\nstop_grace = \"600ms\"\ndrain_grace = \"2s\"\n");
     let first = slow.pid();
@@ -387,7 +387,7 @@ fn a_daemon_survives_an_upgrade_that_is_called_off_or_rolled_back() {
 
 /// The old program is not started again if a new one is ready to replace it.
 #[test]
-fn a_program_that_was_told_to_end_is_followed_by_the_new_one_whatever_comes() {
+fn a_program_with_its_stop_signal_is_followed_by_the_new_one_whatever_comes() {
     // The deadline passes while it saves.
     let grants = "stop_grace = \"20s\"\ndrain_grace = \"6s\"\ndeadline = \"6s\"\n";
     let slow = Slow::serve("exclusive", "8", grants);

@@ -53,7 +53,7 @@ fn ended(adapter_of: &str, code: &str, to: To, by: Signal) -> (u32, String) {
 }
 
 #[test]
-fn the_end_that_is_told_is_that_of_the_program() {
+fn the_reported_end_is_that_of_the_program() {
     let cases = [
         (To::Program, "-", Signal::SIGTERM, "was killed by signal 15"),
         (To::Program, "-", Signal::SIGHUP, "was killed by signal 1"),

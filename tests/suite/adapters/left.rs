@@ -239,7 +239,7 @@ fn a_service_whose_program_closes_its_listener_and_runs_on_serves_on() {
 }
 
 #[test]
-fn a_datagram_socket_that_its_program_connects_is_replaced_when_somebody_looks() {
+fn a_datagram_socket_that_its_program_connects_is_reported_and_replaced() {
     for mode in ["overlap", "exclusive"] {
         let server = Server::serve("udp", "connect", "inject", mode, "");
         server.act();

@@ -1,4 +1,5 @@
-//! Programs that do not speak the protocol, upgraded by the real daemon: by socket activation, and by swapping their sockets.
+//! Programs that do not speak the protocol, upgraded by the real daemon: by socket activation, and by swapping their
+//! sockets.
 
 mod busy;
 mod called_off;

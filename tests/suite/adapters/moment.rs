@@ -228,7 +228,7 @@ fn many_clients_that_ask_for_what_takes_long_let_it_end() {
 
 /// The program reads the last message and never answers it, as in MQTT, syslog and WebSocket.
 #[test]
-fn a_client_that_speaks_last_is_told_with_what_to_set() {
+fn a_client_that_speaks_last_is_reported_with_the_key_to_set() {
     let plain = Plain::serve("inject", "exclusive", "");
     let says = |plain: &Plain| {
         let mut connection = connect(plain.address);
@@ -236,7 +236,7 @@ fn a_client_that_speaks_last_is_told_with_what_to_set() {
         let (client, server) = (connection.get_ref().local_addr().unwrap(), plain.address);
         wait_for("it to be read", || Census::has_read(client, server).unwrap().then_some(()));
         let since = Instant::now();
-        wait_for("the request to become old", || (since.elapsed() > Duration::from_millis(400)).then_some(()));
+        wait_for("the request to age", || (since.elapsed() > Duration::from_millis(400)).then_some(()));
         (connection, client)
     };
     let (_connection, client) = says(&plain);
@@ -265,7 +265,7 @@ fn a_client_that_speaks_last_is_told_with_what_to_set() {
 }
 
 #[test]
-fn a_program_that_ends_in_order_is_told_soon_whatever_its_clients_do() {
+fn a_program_that_ends_in_order_gets_its_signal_soon_whatever_its_clients_do() {
     if !is_privileged() {
         return;
     }
@@ -336,7 +336,7 @@ fn long_requests_are_waited_for_while_the_program_still_accepts() {
 }
 
 #[test]
-fn it_is_told_when_the_old_program_had_to_be_started_again() {
+fn a_restart_of_the_old_program_is_reported() {
     let probe = "[probe]\ntcp = true\n";
     let plain = Plain::serve("inject", "exclusive", probe);
     let before = (plain.shim(), plain.program());
@@ -349,7 +349,7 @@ fn it_is_told_when_the_old_program_had_to_be_started_again() {
 }
 
 #[test]
-fn a_program_is_told_that_it_drains_before_it_is_told_to_end() {
+fn a_program_gets_the_drain_signal_before_the_stop_signal() {
     let plain = Plain::serve("inject", "exclusive", "");
     let told = plain.rig.path("told");
     let command = format!("echo $HANDOFF_SERVICE $HANDOFF_DRAIN $HANDOFF_PID >> {}", told.display());

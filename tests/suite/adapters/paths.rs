@@ -207,7 +207,7 @@ fn a_path_leads_to_the_service_whatever_its_programs_remove() {
 }
 
 #[test]
-fn a_path_that_somebody_removes_comes_back() {
+fn a_path_that_is_removed_comes_back() {
     for (adapter, mode) in [("inject", "exclusive"), ("listen-fds", "overlap")] {
         let served = Service::serve(adapter, mode, "", "");
         for version in ["0", "1"] {
@@ -227,7 +227,7 @@ fn a_path_that_somebody_removes_comes_back() {
 }
 
 #[test]
-fn the_file_the_program_or_a_person_says_who_may_connect() {
+fn the_file_the_program_or_a_person_decides_about_access() {
     // The mode in the service file, what the program does, and the resulting mode.
     let rows = [
         ("inject", "", "", 0o750),

@@ -18,7 +18,7 @@ fn a_signal_reaches_the_server_of_a_warm_program_as_well() {
 
 /// The program is already gone when its time limit in the shim ends.
 #[test]
-fn nothing_is_told_of_a_kill_that_was_none() {
+fn no_kill_is_reported_that_did_not_happen() {
     // With a grace of 0 s the drain may end before the shim has answered. That must not end the upgrade.
     let keys = "drain = \"nothing\"\ndrain_grace = \"0s\"\nstragglers = \"cut\"\nstop_grace = \"0s\"\n";
     let slow = Slow::serve("exclusive", "-1", keys);

@@ -35,7 +35,7 @@ fn what_outlives_its_main_process_has_its_time_to_save() {
 }
 
 #[test]
-fn what_outlives_its_main_process_and_its_time_is_killed_and_told() {
+fn what_outlives_its_main_process_and_its_time_is_killed_and_reported() {
     let slow = Slow::wrapped("exclusive", "-1", "stop_grace = \"3s\"\n", &[], "SERVER\nexit $?");
     let first = slow.pid();
     let begun = Instant::now();
@@ -82,7 +82,7 @@ fn a_program_that_has_not_bound_yet_has_its_time_to_end() {
 
 /// The time exceeds the limit for an idle program that has not bound its listeners.
 #[test]
-fn a_program_that_works_is_waited_for_and_one_that_rests_is_told() {
+fn a_program_that_works_is_waited_for_and_an_idle_one_is_reported() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let slow = Slow::write("exclusive", "0", "", &["works-66"], "");

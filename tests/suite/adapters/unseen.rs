@@ -162,7 +162,7 @@ fn a_program_that_cannot_be_looked_at_is_ended_when_its_shim_is_gone() {
 /// The holder has left the session in which the shim would search for it, and holds the lock that the next shim waits
 /// for.
 #[test]
-fn a_holder_of_the_lock_that_cannot_be_ended_is_told_and_costs_nothing() {
+fn a_holder_of_the_lock_that_cannot_be_ended_is_reported_and_costs_nothing() {
     let Some(unseen) = Unseen::serve("daemon") else { return };
     let first: u32 = ask(unseen.address, "x").unwrap().parse().unwrap();
     assert!(is_unseen(first), "the test has no effect");

@@ -111,7 +111,7 @@ fn it_is_handed_over_before_drained_and_before_sealed() {
 }
 
 #[test]
-fn a_supervisor_of_version_1_is_told_of_no_state() {
+fn a_supervisor_of_version_1_gets_no_state() {
     let rig = rig();
     let (process, first) = Process::start(&rig, "1", "hands-over-40000", Mode::Exclusive);
     first.say(ToService::Begin(Begin {}));

@@ -23,7 +23,7 @@ use played::{Process, SILENCE_MS, Supervisor, adopt, rig};
 const LEFT: Exit = Exit { code: Some(0), signal: None };
 
 #[test]
-fn who_serves_is_adopted_with_its_listeners_and_can_be_sent_away() {
+fn a_serving_process_is_adopted_with_its_listeners_and_can_be_sent_away() {
     for mode in [Mode::Exclusive, Mode::Overlap] {
         let rig = rig();
         let (process, first) = Process::serve(&rig, mode);
@@ -96,7 +96,7 @@ fn a_sealed_incumbent_waits_for_the_lock_and_resumes_for_the_new_supervisor() {
 }
 
 #[test]
-fn a_successor_that_was_told_to_begin_gets_ready_for_the_new_supervisor() {
+fn a_successor_that_got_begin_gets_ready_for_the_new_supervisor() {
     let rig = rig();
     let held = DataLock::try_take(&rig.path("data")).unwrap().expect("a free lock");
     let (process, first) = Process::start(&rig, "1", "", Mode::Exclusive);
@@ -130,7 +130,7 @@ fn a_successor_that_is_not_wanted_by_the_new_supervisor_leaves() {
 }
 
 #[test]
-fn a_process_that_was_not_told_to_begin_is_never_adopted() {
+fn a_process_without_begin_is_never_adopted() {
     for closes in [true, false] {
         let rig = rig();
         let (process, first) = Process::start(&rig, "1", "", Mode::Exclusive);
@@ -228,7 +228,7 @@ fn a_process_without_descriptors_to_spare_is_adopted_when_it_has_some() {
 }
 
 #[test]
-fn a_path_that_is_taken_is_told_and_left_alone() {
+fn a_path_that_is_taken_is_reported_and_left_alone() {
     let rig = rig();
     std::fs::write(rig.path("adopt-1"), "mine").unwrap();
     let (process, supervisor) = Process::serve(&rig, Mode::Exclusive);

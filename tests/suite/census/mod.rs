@@ -242,7 +242,11 @@ fn a_request_is_busy_until_it_is_answered_and_gets_older() {
     let (mut puppet, address, mut census) = serve();
     let mut client = TcpStream::connect(address).unwrap();
     puppet.does("accept");
-    assert_eq!(census.survey(puppet.tree()).unwrap().oldest_ms, Some(0), "it is young, so a request is expected");
+    assert_eq!(
+        census.survey(puppet.tree()).unwrap().oldest_ms,
+        Some(0),
+        "it is young, so a request is expected"
+    );
     comes_to_rest(&mut census, &puppet);
     for round in 0..2 {
         let asked = Instant::now();
@@ -293,7 +297,7 @@ fn an_answer_that_the_client_does_not_take_is_work() {
 }
 
 #[test]
-fn the_oldest_request_is_the_one_that_is_told() {
+fn the_oldest_request_is_the_reported_one() {
     let (mut puppet, address, mut census) = serve();
     let mut first = TcpStream::connect(address).unwrap();
     let mut second = TcpStream::connect(address).unwrap();
@@ -385,11 +389,11 @@ fn unix_connection_is_found(listener: impl Into<OwnedFd>, path: PathBuf) {
 }
 
 #[test]
-fn thousands_of_connections_are_told_apart_at_little_cost() {
+fn thousands_of_connections_are_distinguished_at_little_cost() {
     const INNER: &str = "HANDOFF_TEST_MANY_FILES";
     if std::env::var_os(INNER).is_none() {
         // In a separate process: the limit of open files would apply to all other tests of this process, too.
-        let test = thousands_of_connections_are_told_apart_at_little_cost;
+        let test = thousands_of_connections_are_distinguished_at_little_cost;
         assert!(again(test, INNER, "1").status().unwrap().success());
         return;
     }

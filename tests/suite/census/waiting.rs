@@ -10,7 +10,7 @@ use super::{Puppet, serve};
 use crate::support::wait_for;
 
 #[test]
-fn a_request_that_nobody_has_read_waits_and_one_that_was_read_is_work() {
+fn an_unread_request_waits_and_a_read_one_is_work() {
     let (mut puppet, address, mut census) = serve();
     let mut client = TcpStream::connect(address).unwrap();
     client.set_nodelay(true).unwrap();
@@ -91,7 +91,7 @@ fn what_is_held_back_waits_until_it_is_let_in() {
 }
 
 #[test]
-fn what_takes_long_is_told_from_what_misses_its_rest() {
+fn a_long_request_differs_from_one_that_misses_its_rest() {
     for polls in [true, false] {
         let (mut puppet, mut census, mut client) = used(polls);
         client.write_all(b"request").unwrap();
@@ -113,7 +113,9 @@ fn what_takes_long_is_told_from_what_misses_its_rest() {
         // More often than once, as if several requests came in parts.
         for _ in 0..2 {
             client.write_all(b"rest").unwrap();
-            wait_for("the rest to be missed", || (census.survey(puppet.tree()).unwrap().stuck == 1).then_some(()));
+            wait_for("the rest to be missed", || {
+                (census.survey(puppet.tree()).unwrap().stuck == 1).then_some(())
+            });
             assert!(!census.hold_back(true).unwrap(), "it is let in");
             puppet.does("read 0 4");
             wait_for("it to be held back again", || {

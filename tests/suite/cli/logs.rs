@@ -158,7 +158,7 @@ fn following_begins_before_the_first_line() {
 }
 
 #[test]
-fn following_ends_when_nobody_reads() {
+fn following_ends_when_no_process_reads() {
     let world = world();
     log(&world, "current", "1\n");
     let mut command = world.command(&["logs", "s3", "-f"]);

@@ -194,7 +194,7 @@ fn on_a_terminal_of_80_columns_nothing_is_wider() {
 }
 
 #[test]
-fn a_wrong_log_filter_is_told_before_the_daemon_starts() {
+fn a_wrong_log_filter_is_reported_before_the_daemon_starts() {
     let world = World::new();
     let ran = Ran::of(world.command(&["daemon"]).env("HANDOFF_LOG", "handoff=loud").output().unwrap());
     assert_eq!(ran.code, Some(64));
@@ -291,7 +291,7 @@ fn a_reader_that_leaves_changes_neither_the_upgrade_nor_its_exit_code() {
 }
 
 #[test]
-fn a_full_disk_is_told() {
+fn a_full_disk_is_reported() {
     let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
     let world = ending(Ending::Committed, None);
     let ran = Ran::of(world.command(&["upgrade", "s3"]).stdout(full()).output().unwrap());

@@ -118,7 +118,7 @@ fn a_process_that_is_busy_is_not_taken_for_frozen() {
 
 /// The runtimes call listen(2) on inherited listeners, with a backlog of 100 or 511.
 #[test]
-fn the_queue_is_as_long_as_before_when_nobody_accepts() {
+fn the_queue_is_as_long_as_before_when_no_process_accepts() {
     let longest = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
     let clients = longest.trim().parse::<usize>().unwrap().min(700);
     for kind in ALL {

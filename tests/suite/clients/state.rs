@@ -61,7 +61,7 @@ fn the_node_server_hands_over_what_a_stream_carries() {
 }
 
 #[test]
-fn who_cannot_take_it_over_is_rolled_back_or_serves_without() {
+fn a_process_that_cannot_take_it_over_is_rolled_back_or_serves_without() {
     for kind in ALL {
         let rig = Rig::new();
         let address = kind.serve(&rig, "1", "hands-100", SETTINGS);

@@ -76,7 +76,11 @@ fn the_transcript_is_what_both_sides_understand() {
         match (&asked, came.get("result"), came.get("error")) {
             (Some(request), Some(result), None) => {
                 let response = request.parse_response(result.clone()).expect("an answer to this request");
-                assert_eq!(&serde_json::to_value(response).expect("JSON"), result, "a member is missing or unknown");
+                assert_eq!(
+                    &serde_json::to_value(response).expect("JSON"),
+                    result,
+                    "a member is missing or unknown"
+                );
                 answers += 1;
             }
             (_, None, Some(error)) => {

@@ -56,7 +56,7 @@ fn a_script_that_needs_what_lies_beside_it_works_where_it_is_and_not_as_a_copy()
 }
 
 #[test]
-fn a_member_of_an_archive_is_tried_and_one_that_is_not_there_is_told() {
+fn a_member_of_an_archive_is_tried_and_a_missing_one_is_reported() {
     let rig = rig();
     write_script(&rig);
     let archive = rig.path("app.tar.gz");
@@ -80,7 +80,7 @@ fn a_member_of_an_archive_is_tried_and_one_that_is_not_there_is_told() {
 
 /// In a mount namespace, with or without root.
 #[test]
-fn a_state_directory_in_which_nothing_can_be_executed_is_told() {
+fn a_state_directory_in_which_nothing_can_be_executed_is_reported() {
     let rig = rig();
     write_file(&rig, &rig.release_of("plain", "1", ""), "", "");
     let state = rig.path("state");

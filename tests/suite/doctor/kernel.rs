@@ -50,7 +50,7 @@ fn unprivileged(rig: &Rig, whole: &Command) -> Command {
 }
 
 #[test]
-fn file_capabilities_that_the_copy_has_or_would_lose_are_told() {
+fn file_capabilities_that_the_copy_has_or_would_lose_are_reported() {
     // cap_net_bind_service+ep, in the format of setcap(8).
     const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let rig = rig();

@@ -133,7 +133,7 @@ fn a_server_in_python_can_be_injected_only() {
 }
 
 #[test]
-fn a_program_that_binds_nothing_or_something_else_is_told_so() {
+fn a_program_that_binds_nothing_or_something_else_is_reported() {
     let rig = rig();
     let (address, elsewhere) = (free_address(), free_address());
     write_plain(&rig, "never-binds", "inject", address, address);
@@ -206,7 +206,7 @@ fn the_running_service_is_not_touched() {
 }
 
 #[test]
-fn in_exclusive_mode_there_is_no_second_writer_unless_somebody_says_so() {
+fn in_exclusive_mode_there_is_no_second_writer_without_an_explicit_option() {
     let mut rig = rig();
     rig.start_daemon();
     let address = free_address();
@@ -235,7 +235,7 @@ fn in_exclusive_mode_there_is_no_second_writer_unless_somebody_says_so() {
 }
 
 #[test]
-fn an_address_that_cannot_be_had_a_second_time_is_told() {
+fn an_address_that_cannot_be_had_a_second_time_is_reported() {
     let rig = rig();
     let path = rig.path("data/s.sock");
     let _taken = UnixListener::bind(&path).unwrap();
@@ -256,7 +256,7 @@ fn an_address_that_cannot_be_had_a_second_time_is_told() {
 }
 
 #[test]
-fn a_unix_socket_that_nobody_has_is_tried_and_removed() {
+fn a_unix_socket_without_a_process_is_tried_and_removed() {
     let rig = rig();
     let path = rig.path("data/s.sock");
     let listen = format!("unix:{}", path.display());
@@ -268,7 +268,7 @@ fn a_unix_socket_that_nobody_has_is_tried_and_removed() {
 }
 
 #[test]
-fn a_program_does_not_outlive_whoever_asked() {
+fn a_program_does_not_outlive_the_doctor() {
     let rig = rig();
     let address = free_address();
     let path = rig.path("data/s.sock");

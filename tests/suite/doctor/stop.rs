@@ -53,10 +53,7 @@ fn whether_a_request_is_finished_is_seen_and_not_guessed_from_the_exit_code() {
                 assert_eq!(of(&said, "inject").0, "works", "{does}: {said:#}");
                 let remarks = said["remarks"].to_string();
                 assert!(remarks.contains(told), "{does}: {remarks}");
-                assert!(
-                    !remarks.contains("collide"),
-                    "the kernel chooses another port each time: {remarks}"
-                );
+                assert!(!remarks.contains("collide"), "the kernel chooses another port each time: {remarks}");
             });
         }
     });

@@ -148,7 +148,7 @@ fn a_socket_that_was_watched_before_it_was_bound_still_wakes_the_program() {
 }
 
 #[test]
-fn two_listeners_are_told_apart() {
+fn two_listeners_are_distinguished() {
     let (first, second) = (free_address(), free_address());
     let script = format!(
         "import socket\ndef up(port):\n s = socket.socket(); s.bind(('127.0.0.1', port)); s.listen(); return s\n\

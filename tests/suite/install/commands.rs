@@ -46,7 +46,7 @@ fn a_preflight_that_fails_or_hangs_refuses_the_version() {
 }
 
 #[test]
-fn the_hooks_are_told_what_they_are_for() {
+fn the_hooks_get_the_details_of_the_upgrade() {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let told = place.path().join("told");
     let tell = script(
@@ -156,7 +156,7 @@ fn no_code_of_a_version_runs_before_its_turn() {
         assert_eq!(upgraded.0, Some(0), "{mode}: {upgraded:?}");
         assert_eq!((version(address).as_str(), ran().as_str()), ("2", "1\n2\n"), "{mode}");
         let status = run(&["status", "s"]).1;
-        assert!(status.contains("server 2"), "its name tells the version: {status}");
+        assert!(status.contains("server 2"), "the version comes from its name: {status}");
     }
 }
 

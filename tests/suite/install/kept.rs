@@ -29,7 +29,7 @@ fn a_rollback_is_an_upgrade_to_what_ran_before() {
 }
 
 #[test]
-fn what_is_not_kept_is_told_with_what_is() {
+fn a_version_that_is_not_kept_is_reported_with_the_kept_ones() {
     let stored = Stored::serve("[update]\nkeep = 1\n");
     for n in ["2", "3", "4"] {
         assert_eq!(stored.installed(&stored.rig.release(n, ""), &[]).code, Some(0));

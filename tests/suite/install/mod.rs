@@ -172,7 +172,7 @@ fn two_callers_at_once_both_have_their_way_one_after_the_other() {
 }
 
 #[test]
-fn who_does_not_wait_finds_it_done_later() {
+fn a_caller_that_does_not_wait_finds_it_done_later() {
     let stored = Stored::serve("");
     let ran = stored.installed(&stored.rig.release("2", ""), &["--no-wait", "--version", "2.0 by name"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");

@@ -217,7 +217,7 @@ impl Stored {
 }
 
 #[test]
-fn a_program_that_does_not_speak_the_protocol_is_told_of_the_key() {
+fn a_program_that_does_not_speak_the_protocol_gets_a_hint_about_the_key() {
     let rig = Rig::new();
     let plain = rig.path("plain");
     fs::write(&plain, "#!/bin/sh\necho address already in use >&2\nexit 1\n").unwrap();

@@ -183,7 +183,7 @@ fn a_service_file_that_another_user_can_write_does_not_count() {
 }
 
 #[test]
-fn nothing_of_another_user_tells_a_version() {
+fn no_file_of_another_user_reports_a_version() {
     let stored = Stored::serve("");
     let teller = stored.write("teller", "#!/bin/sh\necho s3 9.9\n", 0o755);
     if chown(&teller, Some(12_345), None).is_err() {

@@ -15,7 +15,7 @@ use super::{Fixture, listener, open_fds, program};
 use crate::support::{signal, wait_for};
 
 #[test]
-fn what_is_refused_is_told_by_the_next_call_which_is_carried_out() {
+fn a_refusal_is_reported_by_the_next_call_which_is_carried_out() {
     let mut keeper = Fixture::new();
     let listener = listener();
     let long = "k".repeat(handoff::keeper::KEY_MAX_BYTES + 1);
@@ -29,7 +29,7 @@ fn what_is_refused_is_told_by_the_next_call_which_is_carried_out() {
 }
 
 #[test]
-fn nobody_waits_for_a_frozen_keeper_that_is_given_something() {
+fn no_client_waits_for_a_frozen_keeper() {
     let mut keeper = Fixture::new();
     let listener = listener();
     signal(keeper.client.pid(), Signal::SIGSTOP);
@@ -86,7 +86,7 @@ fn what_a_supervisor_asked_for_before_it_died_is_done() {
 }
 
 #[test]
-fn very_many_requests_are_answered_although_nobody_waits() {
+fn very_many_requests_are_answered_although_no_client_waits() {
     let mut keeper = Fixture::new();
     let listener = listener();
     for number in 0..3000 {

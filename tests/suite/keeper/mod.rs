@@ -219,7 +219,7 @@ fn it_outlives_its_supervisor_and_gives_the_next_one_what_it_holds() {
 }
 
 #[test]
-fn what_it_cannot_write_is_counted_and_told_of_and_nobody_waits_for_it() {
+fn what_it_cannot_write_is_counted_and_reported_and_delays_no_writer() {
     let mut keeper = Fixture::new();
     let mut writer = keeper.log(1 << 20, 2);
     writeln!(writer, "begin").unwrap();
@@ -362,7 +362,7 @@ fn a_new_keeper_replaces_the_socket_of_an_old_one() {
 }
 
 #[test]
-fn what_keeps_it_from_starting_is_told() {
+fn what_keeps_it_from_starting_is_reported() {
     let root = tempfile::tempdir().unwrap();
     let nowhere = root.path().join("missing/keeper.sock");
     let error = Client::start(program(), &nowhere).unwrap_err().to_string();

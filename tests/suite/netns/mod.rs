@@ -166,7 +166,8 @@ fn spread(mut times: Vec<Duration>) -> [Duration; 3] {
     [times.len() / 2, times.len() * 99 / 100, times.len() - 1].map(|at| times[at])
 }
 
-/// The loopback of a new namespace is down. An `RTM_NEWLINK` of rtnetlink(7), protocol 0, for the interface with index 1.
+/// The loopback of a new namespace is down. An `RTM_NEWLINK` of rtnetlink(7), protocol 0, for the interface with index
+/// 1.
 fn bring_up_loopback() -> io::Result<()> {
     const LENGTH: u32 = 32;
     const NEW_LINK: u16 = 16;

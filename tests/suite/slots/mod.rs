@@ -222,7 +222,7 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
 }
 
 #[test]
-fn the_slot_in_use_cannot_be_retired_and_unknown_ones_are_told() {
+fn the_slot_in_use_cannot_be_retired_and_unknown_ones_are_reported() {
     let (mut group, _) = open_loopback();
     let only = group.steered();
     assert!(matches!(group.retire(only), Err(SlotError::Steered { .. })));

@@ -174,7 +174,7 @@ fn both_sides_can_come_back() {
 }
 
 #[test]
-fn nobody_comes_to_the_side_that_is_reset() {
+fn no_client_comes_to_the_side_that_is_reset() {
     let (held, address) = tcp_pair();
     let mut pair = Pair::new(copy(&held), PairState::new(1)).unwrap();
     let stop = AtomicBool::new(false);

@@ -51,7 +51,7 @@ fn forms() -> [Form; 5] {
 }
 
 #[test]
-fn a_probe_comes_to_its_slot_and_nobody_else_does() {
+fn a_probe_comes_to_its_slot_and_no_other_client_does() {
     for Form { listen, clients } in forms() {
         let (mut group, port) = open_on_free_port(|port| format!("{listen}:{port}").parse().unwrap());
         let (first, second) = (group.steered(), group.add_slot().unwrap());

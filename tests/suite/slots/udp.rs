@@ -237,7 +237,7 @@ fn a_share_keeps_each_client_at_one_slot() {
 }
 
 #[test]
-fn a_full_buffer_is_told() {
+fn a_full_buffer_is_reported() {
     let (group, port) = open("127.0.0.1");
     let (client, chunk) = (client(loopback(port)), [0; 32_768]);
     let mut sent = 0_u32;
@@ -288,7 +288,7 @@ fn a_pair_switches_and_a_reset_drops_what_waits() {
 }
 
 #[test]
-fn a_side_that_a_program_has_connected_is_told() {
+fn a_side_that_a_program_has_connected_is_reported() {
     let (mut pair, held, port) = pair("127.0.0.1");
     let theirs = UdpSocket::from(held[1].try_clone().unwrap());
     theirs.connect(loopback(1)).unwrap();

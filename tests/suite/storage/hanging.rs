@@ -112,7 +112,7 @@ fn a_working_directory_that_does_not_answer_is_named_and_the_service_comes_back(
 }
 
 #[test]
-fn many_who_ask_for_the_status_of_one_hold_up_nobody() {
+fn many_status_requests_for_one_service_delay_no_other() {
     let Some((rig, disk)) = rig("mnt") else { return };
     let binary = rig.path("mnt/program");
     copy_program(rig.release("1", ""), rig.path("backing/program"));
@@ -169,7 +169,7 @@ fn a_log_that_does_not_answer_holds_up_no_other_log() {
 
 /// A reader waits for a writer, and a writer for a reader.
 #[test]
-fn a_fifo_in_the_place_of_a_file_of_the_state_holds_up_nobody() {
+fn a_fifo_in_the_place_of_a_file_of_the_state_delays_no_service() {
     let mut rig = Rig::new();
     let names = ["history", "history.new", "running.toml", "running.new", "watched", "watched.new", "pair"];
     let watched = rig.path("watched-program");

@@ -54,7 +54,7 @@ fn a_program_that_stops_answering_while_it_is_copied_delays_no_start_of_another_
 }
 
 #[test]
-fn a_service_file_that_does_not_answer_is_told_and_holds_up_nobody() {
+fn a_service_file_that_does_not_answer_is_reported_and_delays_no_other_service() {
     let Some((rig, disk)) = rig("mnt") else { return };
     let (linked, other) = (
         write(&rig, "linked", &rig.release("1", ""), ""),

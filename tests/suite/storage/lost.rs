@@ -122,7 +122,7 @@ fn a_service_that_is_down_is_known_with_its_damaged_journal_and_the_remedy_works
 }
 
 #[test]
-fn a_service_whose_journal_is_gone_begins_again_and_that_is_told() {
+fn a_service_whose_journal_is_gone_begins_again_and_that_is_reported() {
     for is_removed in [true, false] {
         let mut kept = Kept::serve("");
         kept.rig.call(Request::Stop(service("s"))).unwrap();

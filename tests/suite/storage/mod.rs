@@ -196,7 +196,7 @@ fn a_process_is_recorded_by_its_own_handoff_when_the_disk_has_room_again() {
 }
 
 #[test]
-fn a_start_that_is_not_recorded_is_told() {
+fn a_start_that_is_not_recorded_is_reported() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", "");
     rig.call(Request::Stop(service("s"))).unwrap();

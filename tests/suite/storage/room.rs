@@ -125,7 +125,7 @@ fn a_start_for_a_binary_that_is_not_there_is_called_off_by_a_stop() {
 }
 
 #[test]
-fn a_lock_that_could_not_be_written_says_who_has_it_when_there_is_room() {
+fn a_lock_that_could_not_be_written_names_its_owner_when_there_is_room() {
     let Some((mut rig, disk)) = rig() else { return };
     rig.stop_daemon();
     let lock = rig.path("state/lock");

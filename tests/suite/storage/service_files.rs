@@ -141,7 +141,7 @@ fn a_removed_service_is_remembered_by_the_next_daemon() {
 }
 
 #[test]
-fn a_link_that_leads_nowhere_is_told_and_no_file_that_was_removed() {
+fn a_link_that_leads_nowhere_is_reported_and_not_taken_for_a_removed_file() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", "");
     let (place, pid) = (rig.path("s.toml"), rig.status("s").pid);

@@ -54,7 +54,7 @@ impl Served {
     }
 
     /// Checks that the answer, the status and the history report the same.
-    fn is_told(&self, outcome: &Outcome) {
+    fn is_reported(&self, outcome: &Outcome) {
         let lost = outcome.lost_datagrams;
         assert_eq!(self.rig.status("s").last_handoff.unwrap().lost_datagrams, lost);
         let printed = |args: &[&str]| {
@@ -69,21 +69,21 @@ impl Served {
 }
 
 #[test]
-fn what_an_old_process_has_not_read_is_told() {
+fn what_an_old_process_has_not_read_is_reported() {
     let served = Served::start("overlap", "deaf");
     for _ in 0..7 {
         served.client.send(b"x").unwrap();
     }
     let outcome = served.rig.upgrade("s", &served.release("1")).unwrap();
     assert_eq!((outcome.outcome, outcome.lost_datagrams), (Ending::Committed, 7), "{outcome:?}");
-    served.is_told(&outcome);
+    served.is_reported(&outcome);
     let outcome = served.rig.upgrade("s", &served.release("2")).unwrap();
     assert_eq!((outcome.outcome, outcome.lost_datagrams), (Ending::Committed, 0), "{outcome:?}");
 }
 
 /// The client sends more than the receive buffer holds, while no process reads.
 #[test]
-fn what_finds_no_room_while_nobody_reads_is_told() {
+fn what_finds_no_room_while_no_process_reads_is_reported() {
     const SENT: u64 = 3_000;
     let served = Served::start("exclusive", "0");
     let late = served.release("late");
@@ -99,5 +99,5 @@ fn what_finds_no_room_while_nobody_reads_is_told() {
     });
     assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
     assert!((1..SENT).contains(&outcome.lost_datagrams), "{outcome:?}");
-    served.is_told(&outcome);
+    served.is_reported(&outcome);
 }

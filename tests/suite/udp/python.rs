@@ -152,7 +152,10 @@ fn a_client_with_a_socket_of_its_own_stays_with_the_old_process_until_it_ends() 
         let ended_at = Instant::now();
         client.send(b"end").unwrap();
         upgrade.join().unwrap();
-        assert!(ended_at.elapsed() < Duration::from_secs(15), "the upgrade does not wait for the whole grace");
+        assert!(
+            ended_at.elapsed() < Duration::from_secs(15),
+            "the upgrade does not wait for the whole grace"
+        );
     });
     let left = std::path::Path::new(&format!("/proc/{old}")).exists();
     assert!(!left, "the old process has left");

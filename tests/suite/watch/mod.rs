@@ -72,13 +72,17 @@ fn what_is_moved_in_runs_and_the_same_content_does_so_once() {
     put(&rig, "3", "");
     becomes(address, "3");
     put(&rig, "2", "");
-    wait_for("the second log line", || (rig.daemon_log().matches("was seen before").count() == 2).then_some(()));
+    wait_for("the second log line", || {
+        (rig.daemon_log().matches("was seen before").count() == 2).then_some(())
+    });
     assert_eq!(version(address), "3");
     // The next daemon checks the file immediately, and knows it.
     rig.stop_daemon().unwrap();
     rig.start_daemon();
     rig.call(Request::Start(service("s"))).unwrap();
-    wait_for("the third log line", || (rig.daemon_log().matches("was seen before").count() == 3).then_some(()));
+    wait_for("the third log line", || {
+        (rig.daemon_log().matches("was seen before").count() == 3).then_some(())
+    });
     assert_eq!(history(&rig).iter().filter(|entry| entry.outcome == Ending::Committed).count(), 2);
 }
 
@@ -107,7 +111,9 @@ fn one_that_was_rolled_back_is_not_tried_again() {
     rig.stop_daemon().unwrap();
     rig.start_daemon();
     rig.call(Request::Start(service("s"))).unwrap();
-    wait_for("the second log line", || (rig.daemon_log().matches("was seen before").count() == 2).then_some(()));
+    wait_for("the second log line", || {
+        (rig.daemon_log().matches("was seen before").count() == 2).then_some(())
+    });
     assert_eq!(history(&rig).iter().filter(|entry| entry.outcome == Ending::RolledBack).count(), 1);
     assert_eq!(version(address), "1");
     put(&rig, "3", "");
@@ -152,7 +158,7 @@ fn what_a_stranger_could_have_put_there_is_refused() {
 }
 
 #[test]
-fn what_cannot_be_run_is_refused_and_told() {
+fn what_cannot_be_run_is_refused_and_reported() {
     let (rig, address) = watching();
     let beside = rig.path("incoming/.part");
     fs::write(&beside, "this is a text").unwrap();

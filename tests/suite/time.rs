@@ -80,7 +80,7 @@ fn a_clock_that_was_set_back_does_not_change_the_order_of_starts() {
     let daemon = rig.daemon.as_ref().unwrap().id();
     rig.upgrade_and("s", &binary, "retiring", || signal(daemon, Signal::SIGKILL)).unwrap_err();
     rig.daemon.take().unwrap().wait().unwrap();
-    // The old process is unknown until its lease ends. Until then it gets no connection.
+    // The state of the old process is unknown until its lease ends. Until then it gets no connection.
     crate::support::stop(leaving);
     start_daemon_with(&mut rig, &clock);
     for _ in 0..20 {

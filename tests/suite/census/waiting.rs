@@ -110,7 +110,7 @@ fn a_long_request_differs_from_one_that_misses_its_rest() {
             assert!(census.hold_back(true).unwrap());
             std::thread::sleep(Duration::from_millis(10));
         }
-        // More often than once, as if several requests came in parts.
+        // Twice: a second rest that is missed is let in as well.
         for _ in 0..2 {
             client.write_all(b"rest").unwrap();
             wait_for("the rest to be missed", || {

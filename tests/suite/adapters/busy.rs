@@ -1,4 +1,4 @@
-//! A program whose queue is never empty: it accepts one connection at a time, and its clients come faster.
+//! A program whose queue is never empty: it accepts one connection at a time, and its clients connect faster.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};

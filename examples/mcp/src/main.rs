@@ -51,13 +51,13 @@ async fn run(args: Args, release: Stamp) -> Result<(), BoxError> {
     log!("mcp-server {} serves on {}", release.version, server.local_addr()?);
     rehearsal::after_ready(release.fault);
 
-    serving.run_until(Upgradable(server), stop_signal()).await?;
+    serving.run_until(Upgradable(server), told_to_stop()).await?;
     log!("mcp-server {} has handed over", release.version);
     Ok(())
 }
 
 /// Completes at Ctrl-C or SIGTERM.
-async fn stop_signal() {
+async fn told_to_stop() {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))

@@ -1,4 +1,4 @@
-//! Upgrades of a service whose generations may overlap: the new one is steered to, the old one serves out its queue.
+//! Upgrades in overlap mode: new connections go to the new process, and the old one serves its queue.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +30,7 @@ fn there_is_no_gap_and_no_failed_request() {
     for n in 1..=10 {
         let outcome = rig.upgrade("s", &rig.release(&n.to_string(), "slow-begin-50")).unwrap();
         assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
-        assert_eq!(outcome.accept_gap_us, None, "somebody accepts at all times");
+        assert_eq!(outcome.accept_gap_us, None, "a process accepts at all times");
         assert_eq!(version(address), n.to_string());
     }
     stop.store(true, Ordering::Relaxed);
@@ -60,12 +60,12 @@ fn a_long_request_is_finished_by_the_old_process_while_the_new_one_serves() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", OVERLAP);
     let binary = rig.release("2", "");
-    // Longer than a busy machine needs for the upgrade.
+    // Longer than an upgrade takes on a busy machine.
     let slow = ask_meanwhile(address, "slow 8000");
     std::thread::scope(|scope| {
         let upgrade = scope.spawn(|| rig.upgrade("s", &binary).unwrap());
         crate::support::wait_for("the new version", || (version(address) == "2").then_some(()));
-        assert!(!slow.is_finished(), "the new one serves while the old one is busy");
+        assert!(!slow.is_finished(), "the new process serves while the old one is busy");
         assert_eq!(upgrade.join().unwrap().outcome, Ending::Committed);
     });
     assert_eq!(slow.join().unwrap().unwrap(), "1 slow 8000");
@@ -103,13 +103,14 @@ fn clients_that_come_after_the_death_of_the_old_process_wait_for_the_new_one_and
                 crate::support::signal(old, handoff::sys::process::Signal::SIGSTOP);
                 early = Some(scope.spawn(move || ask(address, "x")));
                 crate::support::signal(old, handoff::sys::process::Signal::SIGKILL);
-                crate::support::wait_for("its end to be known", || {
+                crate::support::wait_for("the end to be noticed", || {
                     (rig.status("s").pid != Some(old)).then_some(())
                 });
                 assert_eq!(version(address), n.to_string());
             });
             assert_eq!(outcome.unwrap().outcome, Ending::Committed);
-            // It was in the queue of the dead, or came later: it is answered or told, and never left hanging.
+            // The client was in the queue of the dead process, or came later. It gets an answer or an error, and never
+            // hangs.
             match early.unwrap().join().unwrap() {
                 Ok(_) => {}
                 Err(error) => assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}"),

@@ -1,11 +1,11 @@
-//! Whatever ends a program or its shim, what is told is how the program ended.
+//! Whatever ends a program or its shim, the report says how the program ended.
 
 use handoff::sys::process::Signal;
 
 use crate::support::{Rig, ask, free_address, service, signal, wait_for};
 use handoff::control::api::Request;
 
-/// Ends at SIGTERM with the code that it is given, or as the kernel ends it.
+/// At SIGTERM it exits with the given code, or dies by a signal.
 const PYTHON: &str = r#"
 import os, signal, socket, sys
 host, port = sys.argv[1].split(":")
@@ -19,7 +19,7 @@ while True:
     connection.close()
 "#;
 
-/// Who gets a signal.
+/// The receiver of a signal.
 #[derive(Debug, Clone, Copy)]
 enum To {
     Shim,
@@ -45,7 +45,7 @@ fn ended(adapter_of: &str, code: &str, to: To, by: Signal) -> (u32, String) {
         },
         by,
     );
-    let problem = wait_for("the end to be told", || {
+    let problem = wait_for("the end to be reported", || {
         let status = rig.status("s");
         status.problem.filter(|_| status.restarts == 1)
     });
@@ -53,7 +53,7 @@ fn ended(adapter_of: &str, code: &str, to: To, by: Signal) -> (u32, String) {
 }
 
 #[test]
-fn the_end_that_is_told_is_that_of_the_program() {
+fn the_reported_end_is_that_of_the_program() {
     let cases = [
         (To::Program, "-", Signal::SIGTERM, "was killed by signal 15"),
         (To::Program, "-", Signal::SIGHUP, "was killed by signal 1"),
@@ -76,7 +76,7 @@ fn the_end_that_is_told_is_that_of_the_program() {
     }
 }
 
-/// Writes half a line when it has been asked, and waits for the end.
+/// Writes half a line after a request, and waits for its end.
 const HALF_A_LINE: &str = r#"
 import os, socket, sys
 host, port = sys.argv[1].split(":")
@@ -105,7 +105,7 @@ fn a_line_that_is_cut_by_the_end_of_a_program_stands_alone() {
         let program: u32 = ask(address, "x").unwrap().parse().unwrap();
         let status = rig.status("s");
         signal(if matches!(to, To::Shim) { status.shim.unwrap() } else { program }, Signal::SIGKILL);
-        wait_for("another one", || (rig.status("s").restarts > status.restarts).then_some(()));
+        wait_for("another process", || (rig.status("s").restarts > status.restarts).then_some(()));
         rig.settled("s");
         expected.push(format!("half of {program}"));
     }
@@ -122,7 +122,7 @@ fn a_line_that_is_cut_by_the_end_of_a_program_stands_alone() {
     assert_eq!((ends, log.lines().filter(|line| line.is_empty()).count()), (2, 0), "{log:?}");
 }
 
-/// It has left an orphan, which is a child of its shim from then on.
+/// Leaves an orphan, which becomes a child of the shim.
 const LEAVES_AN_ORPHAN: &str = r#"
 import os, signal, socket, sys
 host, port = sys.argv[1].split(":")
@@ -140,7 +140,7 @@ while True:
     connection.close()
 "#;
 
-/// On a full disk its file stays empty, and who cleans up removes it.
+/// On a full disk the pid file stays empty, and a cleanup may remove it.
 #[test]
 fn a_program_whose_pid_is_not_written_down_is_known_to_the_next_daemon() {
     for removed in [false, true] {

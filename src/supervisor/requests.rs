@@ -357,8 +357,10 @@ impl Service {
             (Phase::Stopped, _) if self.problems.keeps_it_down() => api::State::Failed,
             (Phase::Stopped, _) => api::State::Stopped,
             (Phase::Backoff, _) => api::State::Backoff,
-            // Its process ended a moment ago.
-            (Phase::Serving, _) if !self.is_served_by(pid) => api::State::Starting,
+            // Its process ended a moment ago, or its main process did.
+            (Phase::Serving, _) if !self.is_served_by(pid) || self.incumbent_over().is_some() => {
+                api::State::Starting
+            }
             (Phase::Serving, _) => api::State::Serving,
             (Phase::Stopping, _) => api::State::Stopping,
             (_, Incumbent::Absent) => api::State::Starting,
@@ -409,7 +411,8 @@ impl Service {
     /// What the user should know now.
     fn shown_problem(&self) -> Option<String> {
         let usual = self
-            .shown_lock_trouble()
+            .shown_over()
+            .or_else(|| self.shown_lock_trouble())
             .or_else(|| self.shown_wait())
             .or_else(|| self.told_problem())
             .or_else(|| self.strangers())

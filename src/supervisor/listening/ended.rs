@@ -237,8 +237,10 @@ impl Service {
 
     /// A sentence for the user about listeners that the program has left.
     pub(in crate::supervisor) fn told_left(&self) -> Option<String> {
-        let left =
-            if self.machine.phase() == Phase::Serving { self.left_listeners() } else { BTreeSet::new() };
+        let left = match self.machine.phase() == Phase::Serving && self.incumbent_over().is_none() {
+            true => self.left_listeners(),
+            false => BTreeSet::new(),
+        };
         let at = left.first()?;
         let listener = self.config.listeners.get(*at)?;
         let pid =
@@ -321,13 +323,17 @@ impl Service {
             let at = self.config.listeners.iter().position(|known| known.name == listener.name);
             waiting.contains(&listener.address) && at.is_some_and(|at| left.taken.contains(&at))
         };
-        let is_early = left.replaced_at.is_some_and(|at| at.elapsed() < AGAIN_AFTER);
+        let over = self.incumbent_over();
+        let is_early = over.is_none() && left.replaced_at.is_some_and(|at| at.elapsed() < AGAIN_AFTER);
         if is_early || !self.is_open_to_upgrades() || !self.config.listeners.iter().any(was_taken) {
             return;
         }
         tracing::warn!(%address, "clients wait where the program has left its listener; it is restarted");
         self.upkeep.left.replaced_at = Some(Instant::now());
-        let why = format!("clients wait at {address}, where the program does not listen any more");
+        let why = match over {
+            Some(how) => format!("clients wait at {address}, and the main {how}"),
+            None => format!("clients wait at {address}, where the program does not listen any more"),
+        };
         // The status and the history show this reason.
         let (operation, _) = operation(Operation::Restart, &why);
         self.restart(operation);

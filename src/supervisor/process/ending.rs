@@ -9,7 +9,7 @@ use handoff_protocol::reason::Reason;
 use handoff_protocol::supervisor::Phase;
 
 use super::{Place, Process};
-use crate::config::{self, StopSignal};
+use crate::config::{self, StopSignal, format_duration_ms};
 use crate::control::api::{Kill, Killed};
 use crate::control::{Error, Kind, signal_names, signal_of};
 use crate::shim::{self, killed};
@@ -133,11 +133,38 @@ impl Service {
         if !self.config.adapter.is_foreign() {
             return None;
         }
+        if self.over(process).is_some() {
+            return None;
+        }
         let path = self.file_of_shim(process.handoff, shim::PID);
         let said = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
         let found = said.or_else(|| write_pid_again(process, &path));
         process.program.set(found.or(process.program.get()));
         found
+    }
+
+    /// How the main process of a program has ended whose other processes are still ending. A clause.
+    fn over(&self, process: &Process) -> Option<String> {
+        let is_shim = self.config.adapter.is_foreign();
+        is_shim.then(|| shim::is_over(&self.shared.dirs.adopt_socket(process.handoff))).flatten()
+    }
+
+    /// The same, of the serving program.
+    pub(in crate::supervisor) fn incumbent_over(&self) -> Option<String> {
+        self.processes.incumbent().and_then(|process| self.over(process))
+    }
+
+    /// The same, as sentences.
+    pub(in crate::supervisor) fn shown_over(&self) -> Option<String> {
+        let process = self.processes.incumbent()?;
+        let how = self.over(process)?;
+        let left = tree_of(process.pid()).into_iter().filter(|pid| *pid != process.pid()).collect();
+        Some(format!(
+            "The main {how}. What is left of the program has its stop signal, and up to {} to end; then the service is started \
+             again: process {}.",
+            format_duration_ms(self.config.stop_grace_ms),
+            shim::named(&left)
+        ))
     }
 
     /// The error if it is too late to cancel, or there is nothing to cancel.

@@ -3,7 +3,7 @@
 use handoff::sys::process::Signal;
 
 use crate::support::{Rig, ask, free_address, service, signal, wait_for};
-use handoff::control::api::Request;
+use handoff::control::api::{Request, State};
 
 /// At SIGTERM it exits with the given code, or dies by a signal.
 const PYTHON: &str = r#"
@@ -163,4 +163,49 @@ fn a_program_whose_pid_is_not_written_down_is_known_to_the_next_daemon() {
         assert_eq!(rig.settled("s").pid, Some(program), "removed: {removed}");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("{program}\n"));
     }
+}
+
+/// Its child, which has closed the listener, ends when there is a file, and not at SIGTERM.
+const PARENT: &str = r#"
+import os, signal, socket, sys, threading
+host, port = sys.argv[1].split(":")
+listener = socket.create_server((host, int(port)))
+if os.fork() == 0:
+    listener.close()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while not os.path.exists(sys.argv[2]):
+        threading.Event().wait(0.05)
+    os._exit(0)
+while True:
+    connection, _ = listener.accept()
+    if connection.recv(100):
+        connection.sendall(b"%d\n" % os.getpid())
+    connection.close()
+"#;
+
+#[test]
+fn while_the_rest_of_a_program_ends_the_end_of_its_main_process_is_reported() {
+    let rig = Rig::new();
+    let (address, file) = (free_address(), rig.path("ends"));
+    let text = format!(
+        "binary = \"/usr/bin/python3\"\nargs = [\"-c\", {PARENT:?}, \"{address}\", {file:?}]\nautostart = false\nstore = false\n\
+         adapter = \"inject\"\nmode = \"exclusive\"\nstop_grace = \"50s\"\n[listen]\nmain = \"{address}\"\n"
+    );
+    std::fs::write(rig.path("config/services/s.toml"), text).unwrap();
+    rig.call(Request::Start(service("s"))).unwrap();
+    let program: u32 = ask(address, "x").unwrap().parse().unwrap();
+    signal(program, Signal::SIGKILL);
+    let status = wait_for("the end to be reported", || {
+        Some(rig.status("s")).filter(|status| status.problem.is_some())
+    });
+    let problem = status.problem.unwrap();
+    assert!(problem.contains(&format!("The main process {program} was ended by signal 9.")), "{problem}");
+    assert!(problem.contains("up to 50s to end") && problem.contains("(python3)"), "{problem}");
+    assert_eq!((status.state, status.pid, status.restarts), (State::Starting, None, 0));
+    std::fs::write(&file, "").unwrap();
+    let status = rig.settled("s");
+    assert_eq!(status.restarts, 1);
+    let problem = status.problem.unwrap();
+    assert!(problem.contains(&format!("The process {program} was killed by signal 9;")), "{problem}");
+    assert_ne!(ask(address, "x").unwrap().parse::<u32>().unwrap(), program);
 }

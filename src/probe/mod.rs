@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use crate::config::{Check, Http};
 use crate::hooks::{self, Command, HookError};
 use crate::slots::census::Stage;
+use crate::sys::clock::as_ms;
 use crate::sys::errno::{Errno, errno_of};
 
 /// A connection to the process.
@@ -107,7 +108,7 @@ pub(crate) async fn attempt(check: &Check, limit: Duration, way: &mut impl Way) 
             .await
             .unwrap_or_else(|_| Err(late(format!("a connection to {listener} was not accepted")))),
         Check::Exec(argv) => {
-            let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+            let limit_ms = as_ms(limit);
             let command = Command { argv: argv.clone(), limit_ms };
             let Surroundings { variables, working_dir } = way.surroundings().await;
             let ended = hooks::run(&command, None, &variables, &working_dir).await;

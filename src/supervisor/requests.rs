@@ -384,7 +384,7 @@ impl Service {
             named: None,
             staged: self.staged_status(),
             sha256: self.current_binary().map(|binary| hex(&binary.sha256)),
-            started_at: self.processes.incumbent().map(|process| process.started_at_unix_ms),
+            started_at: self.serves_since(pid),
             restarts: self.journal.standing().restarts,
             mode: self.config.mode,
             listeners: self.config.listeners.iter().map(listener_status).collect(),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use nix::sys::signal::Signal;
 
+use super::clock::since_boot;
 use super::errno::{Errno, errno_of, retry};
 use super::pidfd;
 use super::seccomp::read_memory;
@@ -176,6 +177,12 @@ pub fn disk_bytes_of(pid: u32) -> Option<u64> {
     let fields = io.lines().filter_map(|line| line.split_once(": "));
     let fields = fields.filter(|(name, _)| matches!(*name, "read_bytes" | "write_bytes"));
     Some(fields.filter_map(|(_, bytes)| bytes.parse::<u64>().ok()).sum())
+}
+
+/// How long ago a process was started, to a hundredth of a second, rounded up. `None` if it is gone.
+pub fn age_of(pid: u32) -> Option<Duration> {
+    let started = Duration::from_millis(place_of(pid)?.start_ticks * 1_000 / TICKS_PER_SECOND);
+    Some(since_boot().saturating_sub(started))
 }
 
 /// The name of a process: that of its program, or one that it has set.

@@ -38,7 +38,7 @@ pub(in crate::supervisor) struct Asked {
     pub(in crate::supervisor) version: Option<String>,
     /// The phases before the machine was asked, counted from the request.
     pub(in crate::supervisor) before: Vec<api::PhaseTime>,
-    at_unix_ms: u64,
+    pub(in crate::supervisor) at_unix_ms: u64,
     since: Instant,
     /// Its first handoff. A start that fails is tried again, in further handoffs.
     id: Option<HandoffId>,

@@ -14,6 +14,7 @@ use crate::control::api::{Kill, Killed};
 use crate::control::{Error, Kind, signal_names, signal_of};
 use crate::shim::{self, killed};
 use crate::supervisor::service::{Service, phase_of};
+use crate::sys::clock::as_ms;
 use crate::sys::process::{Signal, has_ended, name_of, parent_of, place_of, tree_of};
 
 impl Service {
@@ -47,7 +48,7 @@ impl Service {
         let Some(process) = self.processes.at(place) else { return };
         let killed = process.asked_for().map(|after| {
             let pid = self.program_run_by(process).unwrap_or(process.pid());
-            let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+            let after_ms = as_ms(after);
             Killed { pid, name: name_of(pid).unwrap_or_default(), after_ms }
         });
         process.signal(Signal::SIGKILL);
@@ -111,6 +112,15 @@ impl Service {
             true => self.pid_of_program(),
             false => self.processes.incumbent().map(|process| process.pid()),
         }
+    }
+
+    /// When the serving process was started: as [`Self::pid`], the program, which its shim may start more than once.
+    /// Milliseconds since 1970-01-01 UTC. `pid`: the result of [`Self::pid`].
+    pub(in crate::supervisor) fn serves_since(&self, pid: Option<u32>) -> Option<u64> {
+        let process = self.processes.incumbent()?;
+        let program = pid.filter(|_| self.config.adapter.is_foreign());
+        let started_at = program.and_then(|pid| process.program_started_at(pid));
+        Some(started_at.unwrap_or(process.started_at_unix_ms))
     }
 
     /// Whether the serving process still exists; the daemon only learns of its end a moment later. `pid`: the result

@@ -50,6 +50,7 @@ use crate::supervisor::process::{Processes, Serial};
 use crate::supervisor::rollout::Versions;
 use crate::supervisor::service_files::FileLook;
 use crate::supervisor::state::Opened;
+use crate::sys::clock::as_ms;
 use awaiting::NextStart;
 use durable::Disk;
 use policy::policy;
@@ -162,7 +163,7 @@ impl Service {
 
     /// The time on the clock of the machine.
     pub(in crate::supervisor) fn now(&self) -> Millis {
-        u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX)
+        as_ms(self.clock.elapsed())
     }
 
     /// Carries out the actions of one step.

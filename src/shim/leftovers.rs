@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bounded::look_at;
 use crate::sys::path::hold;
-use crate::sys::process::{Place, ProcessId, Signal, has_ended, kill, pidfd_open, place_of};
+use crate::sys::process::{ProcessId, ProcessPosition, Signal, has_ended, kill, pidfd_open, place_of};
 use crate::sys::regular;
 
 /// The variable in each process of a program: the path of the file that it has open.
@@ -114,7 +114,7 @@ impl Marks {
         Ok(found.into_keys().collect())
     }
 
-    fn find(&self, own: impl Fn() -> Vec<u32>) -> io::Result<BTreeMap<u32, Place>> {
+    fn find(&self, own: impl Fn() -> Vec<u32>) -> io::Result<BTreeMap<u32, ProcessPosition>> {
         let this = std::process::id();
         let pids =
             fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -126,10 +126,11 @@ impl Marks {
         };
         let all = look_at(pids.filter(|pid| *pid != this).collect(), move |pid| search.look(pid))?;
         let all = all.into_iter().filter_map(|(pid, look)| Some((pid, look?)));
-        let all: BTreeMap<u32, (Place, bool)> = all.collect();
+        let all: BTreeMap<u32, (ProcessPosition, bool)> = all.collect();
         let mut found: BTreeSet<u32> =
             all.iter().filter(|(_, (_, is_one))| *is_one).map(|(pid, _)| *pid).collect();
-        let all: BTreeMap<u32, Place> = all.into_iter().map(|(pid, (place, _))| (pid, place)).collect();
+        let all: BTreeMap<u32, ProcessPosition> =
+            all.into_iter().map(|(pid, (place, _))| (pid, place)).collect();
         loop {
             let children =
                 all.iter().filter(|(pid, place)| !found.contains(pid) && found.contains(&place.parent));
@@ -158,7 +159,7 @@ struct Search {
 
 impl Search {
     /// Where a process is, and whether it has a mark. `None` if it has ended.
-    fn look(&self, pid: u32) -> Option<(Place, bool)> {
+    fn look(&self, pid: u32) -> Option<(ProcessPosition, bool)> {
         let place = place_of(pid).filter(|_| !has_ended(pid))?;
         let is_young = place.start_ticks >= self.since;
         let is_one = self.wanted.as_ref().is_some_and(|wanted| wanted.is_open_in(pid))

@@ -11,7 +11,7 @@ use std::rc::Weak;
 
 use handoff_protocol::deadline::Deadline;
 use handoff_protocol::ids::HandoffId;
-use handoff_protocol::supervisor::Watch;
+use handoff_protocol::supervisor::WatchReason;
 use tokio::sync::{mpsc, oneshot};
 
 use super::monitor::{Measured, Step};
@@ -72,7 +72,7 @@ pub(super) enum Input {
     /// Asks what can be seen of the watched process.
     Look(Reply<Result<(), Failure>>),
     /// The watched process is unwell.
-    Condemned(HandoffId, Watch, String),
+    Condemned(HandoffId, WatchReason, String),
     /// Asks for the process that takes its lock now.
     Beginner(HandoffId, Reply<Option<u32>>),
     /// Another process keeps that one from its lock.

@@ -112,12 +112,12 @@ impl Watch {
 
     fn take_in(&mut self, happened: &[Event]) {
         let ours = |it: &&Event| it.watch == self.nearest.0 && it.name.as_ref() == Some(&self.nearest.1);
-        let is_lost = happened.iter().any(|it| it.what.intersects(LOST));
+        let is_lost = happened.iter().any(|it| it.mask.intersects(LOST));
         if is_lost || !self.is_there && happened.iter().any(|it| ours(&it)) {
             self.is_lost = true;
             return;
         }
-        self.news.extend(happened.iter().filter(ours).filter_map(|it| news(it.what, &self.path)));
+        self.news.extend(happened.iter().filter(ours).filter_map(|it| news(it.mask, &self.path)));
     }
 }
 

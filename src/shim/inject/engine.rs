@@ -15,7 +15,7 @@ use crate::config::ListenAddress;
 use crate::slots::Access;
 use crate::sys::descriptor::inode;
 use crate::sys::errno::{Errno, errno_of};
-use crate::sys::seccomp::{Answer, Call, Notify, What};
+use crate::sys::seccomp::{Answer, Call, Notify, SystemCall};
 use crate::sys::socket::cookie_of;
 
 /// Answers the calls of one program and all its descendants, as long as any of them lives.
@@ -54,9 +54,11 @@ impl Injector {
         while let Some(call) = self.notify.next()? {
             // A call that no longer waits needs no answer.
             let _: Result<(), Gone> = match call.what {
-                What::Bind => self.bind(&call),
-                What::Listen => self.listen(&call),
-                What::Unlink | What::UnlinkAt | What::Rename | What::RenameAt => self.path(&call),
+                SystemCall::Bind => self.bind(&call),
+                SystemCall::Listen => self.listen(&call),
+                SystemCall::Unlink | SystemCall::UnlinkAt | SystemCall::Rename | SystemCall::RenameAt => {
+                    self.path(&call)
+                }
             };
         }
         Ok(())

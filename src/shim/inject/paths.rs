@@ -16,7 +16,7 @@ use super::Slots;
 use super::target::Target;
 use crate::config::ListenAddress;
 use crate::slots::Place;
-use crate::sys::seccomp::{Call, What};
+use crate::sys::seccomp::{Call, SystemCall};
 
 /// `AT_FDCWD` and `AT_REMOVEDIR` of fcntl.h.
 const CURRENT_DIRECTORY: i32 = -100;
@@ -36,12 +36,12 @@ pub(super) fn meant(target: &Target, call: &Call, slots: &Arc<dyn Slots>) -> io:
     let [a, b, c, d] = call.args;
     let current = CURRENT_DIRECTORY as u64;
     let (from, over) = match call.what {
-        What::UnlinkAt if c & REMOVES_DIRECTORY != 0 => return Ok(None),
-        What::Unlink => ((current, a), None),
-        What::UnlinkAt => ((a, b), None),
-        What::Rename => ((current, a), Some((current, b))),
-        What::RenameAt => ((a, b), Some((c, d))),
-        What::Bind | What::Listen => return Ok(None),
+        SystemCall::UnlinkAt if c & REMOVES_DIRECTORY != 0 => return Ok(None),
+        SystemCall::Unlink => ((current, a), None),
+        SystemCall::UnlinkAt => ((a, b), None),
+        SystemCall::Rename => ((current, a), Some((current, b))),
+        SystemCall::RenameAt => ((a, b), Some((c, d))),
+        SystemCall::Bind | SystemCall::Listen => return Ok(None),
     };
     let ours: Vec<ListenAddress> = slots.configured().into_iter().map(|(_, address)| address).collect();
     let is_ours = |(directory, path): (u64, u64)| -> io::Result<bool> {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use handoff_protocol::ids::{HandoffId, ServiceName};
-use handoff_protocol::supervisor::{Event, Phase, Watch};
+use handoff_protocol::supervisor::{Event, Phase, WatchReason};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::sleep;
 
@@ -20,7 +20,7 @@ use crate::sys::process::{children_of, is_frozen};
 /// The watch over a process. It ends when this is dropped.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Watchdog {
-    over: (HandoffId, Watch),
+    over: (HandoffId, WatchReason),
     task: AbortHandle,
 }
 
@@ -33,7 +33,7 @@ impl Drop for Watchdog {
 /// What to check, and how often.
 struct Look {
     service: ServiceName,
-    watch: Watch,
+    watch: WatchReason,
     probe: Option<Probe>,
     errors: Option<ErrorCount>,
     since_unix_s: u64,
@@ -55,11 +55,13 @@ impl Service {
         });
     }
 
-    fn look(&self, watch: Watch) -> Look {
+    fn look(&self, watch: WatchReason) -> Look {
         let trial = &self.config.trial;
         let (interval_ms, failures, errors) = match watch {
-            Watch::Share(_) | Watch::Probation => (trial.interval_ms, trial.failures, trial.errors.clone()),
-            Watch::Liveness => {
+            WatchReason::Share(_) | WatchReason::Probation => {
+                (trial.interval_ms, trial.failures, trial.errors.clone())
+            }
+            WatchReason::Liveness => {
                 let Liveness { interval_ms, failures } = self.config.liveness.unwrap_or_default();
                 (interval_ms, failures, None)
             }
@@ -97,11 +99,11 @@ impl Service {
     }
 
     /// Condemns an unwell process, unless another one is watched by now.
-    pub(in crate::supervisor) fn condemn(&mut self, id: HandoffId, watch: Watch, why: String) {
+    pub(in crate::supervisor) fn condemn(&mut self, id: HandoffId, watch: WatchReason, why: String) {
         if self.monitor.watchdog.as_ref().is_none_or(|watchdog| watchdog.over != (id, watch)) {
             return;
         }
-        if watch == Watch::Liveness
+        if watch == WatchReason::Liveness
             && let Some(process) = self.processes.incumbent()
         {
             let pid = process.pid();
@@ -123,7 +125,7 @@ async fn watch_over(inputs: Inputs, id: HandoffId, look: Look) {
                 continue;
             }
             Ok(Some(too_many)) => break too_many,
-            Err(Failure::Untried(found)) if look.watch == Watch::Liveness => {
+            Err(Failure::Untried(found)) if look.watch == WatchReason::Liveness => {
                 tracing::warn!(service = %look.service, found, "it cannot be looked whether the process serves");
                 continue;
             }

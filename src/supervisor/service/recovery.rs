@@ -12,7 +12,7 @@ use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::Adopted;
 use handoff_protocol::reason::Exit;
 use handoff_protocol::record::{Attempt, Binary, Current, Fact, Process as Identity, Standing};
-use handoff_protocol::recovery::{Decision, Found, Living, Roles, Written, roles};
+use handoff_protocol::recovery::{Decision, LastHandoff, LivingProcesses, Observation, Roles, roles};
 use handoff_protocol::supervisor::{Legacy, Supervisor};
 use handoff_protocol::version::VersionRange;
 use uuid::Uuid;
@@ -144,8 +144,8 @@ impl Service {
         }
         let left = self.reach_all(&standing, roles, wanted);
         let handoff = match left.written {
-            Written::Uncommitted => standing.attempt.as_ref().map(|attempt| attempt.handoff),
-            Written::Committed => standing.current.as_ref().map(|current| current.handoff),
+            LastHandoff::Uncommitted => standing.attempt.as_ref().map(|attempt| attempt.handoff),
+            LastHandoff::Committed => standing.current.as_ref().map(|current| current.handoff),
         };
         self.recall_attempts(handoff.filter(|_| left.under_way));
         tracing::info!(
@@ -169,10 +169,10 @@ impl Service {
     }
 
     /// Finds the processes of the journal that still run.
-    fn look_around(&self, standing: &Standing) -> Living<Remaining> {
+    fn look_around(&self, standing: &Standing) -> LivingProcesses<Remaining> {
         let generation =
             |it: &Option<Current>| it.as_ref().and_then(|current| self.look_for(&current.into()));
-        Living {
+        LivingProcesses {
             current: generation(&standing.current),
             previous: generation(&standing.previous),
             leaving: generation(&standing.leaving),
@@ -263,8 +263,8 @@ impl Service {
         exit.map_or(Exit::Unknown, told)
     }
 
-    fn reach(&mut self, found: Option<Remaining>, slot: u64) -> (Option<Process>, Found) {
-        let Some((named, pidfd)) = found else { return (None, Found::Gone) };
+    fn reach(&mut self, found: Option<Remaining>, slot: u64) -> (Option<Process>, Observation) {
+        let Some((named, pidfd)) = found else { return (None, Observation::Gone) };
         let Named { handoff, binary, process, started_unix_ms } = named;
         let pid = process.pid;
         crash_point!("supervisor/recovery/before-reach");
@@ -280,7 +280,7 @@ impl Service {
                 .mute(format!("The process {pid} cannot be reached by this daemon ({error}): {what}"));
         }
         let log = self.log_of(pid);
-        let found = if channel.is_ok() { Found::Asked } else { Found::Unreachable };
+        let found = if channel.is_ok() { Observation::Asked } else { Observation::Unreachable };
         let parts = Parts {
             serial: self.next_serial(),
             identity: process,

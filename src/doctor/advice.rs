@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::{Choice, Diagnosis, Finding, Looks, Verdict};
-use crate::config::{Adapter, DrainFor, Mode, Service, StopMode};
+use super::{Compatibility, Diagnosis, Finding, Inspection, Settings};
+use crate::config::{Adapter, DrainCondition, Mode, Service, StopMode};
 use crate::shim::trial::{Fate, Stopped, Tried, Wrapper};
 
 /// Builds the diagnosis.
 pub(super) fn diagnosis(
     service: &Service,
-    choice: &Choice,
-    looks: Looks,
+    choice: &Settings,
+    looks: Inspection,
     adapters: [Finding; 3],
     own_network: Option<bool>,
 ) -> Diagnosis {
@@ -34,7 +34,7 @@ pub(super) fn diagnosis(
 
 /// The adapter of the service file if it works, else the first one that works.
 fn advised(configured: Adapter, adapters: &[Finding]) -> Option<Adapter> {
-    let works = |it: &&Finding| it.verdict == Verdict::Works;
+    let works = |it: &&Finding| it.verdict == Compatibility::Works;
     let own = adapters.iter().filter(works).find(|it| it.adapter == configured);
     own.or_else(|| adapters.iter().find(works)).map(|it| it.adapter)
 }
@@ -46,7 +46,7 @@ fn tried(adapters: &[Finding], adapter: Adapter) -> Option<&Tried> {
 fn sentence(service: &Service, advised: Option<Adapter>, adapters: &[Finding]) -> String {
     let file = service.file.display();
     let Some(adapter) = advised else {
-        let open = adapters.iter().any(|it| it.verdict == Verdict::NotTried);
+        let open = adapters.iter().any(|it| it.verdict == Compatibility::NotTried);
         return match open {
             true => "No working adapter is known yet: make the trial possible.".to_owned(),
             false => {
@@ -64,7 +64,7 @@ fn sentence(service: &Service, advised: Option<Adapter>, adapters: &[Finding]) -
     if tried(adapters, adapter).is_some_and(|tried| tried.says_ready) && service.program.notify.is_none() {
         sentence.push_str("; add notify = true there, because the program reports when it is ready");
     }
-    let better = adapters.iter().find(|it| it.verdict == Verdict::Works && it.adapter != adapter);
+    let better = adapters.iter().find(|it| it.verdict == Compatibility::Works && it.adapter != adapter);
     if let Some(better) =
         better.filter(|better| adapter == Adapter::Inject && better.adapter == Adapter::ListenFds)
     {
@@ -111,13 +111,15 @@ fn of_end(service: &Service, stopped: &Stopped) -> Option<String> {
     };
     // Both rely on the program to finish its requests.
     let careful = match service.program.drain {
-        DrainFor::Nothing => {
+        DrainCondition::Nothing => {
             "do not set drain = \"nothing\", as the service file does, nor \"long-requests\""
         }
-        DrainFor::LongRequests => {
+        DrainCondition::LongRequests => {
             "do not set drain = \"long-requests\", as the service file does, nor \"nothing\""
         }
-        DrainFor::Connections | DrainFor::Requests => "do not set drain = \"nothing\" or \"long-requests\"",
+        DrainCondition::Connections | DrainCondition::Requests => {
+            "do not set drain = \"nothing\" or \"long-requests\""
+        }
     };
     Some(match (stopped.request, stopped.catches) {
         (Fate::Answered, _) => {
@@ -169,13 +171,14 @@ fn of_drain(service: &Service, stopped: &Stopped) -> Option<String> {
     let Service { program, hooks, mode, .. } = service;
     let is_told = program.drain_signal.is_some() || hooks.drain.is_some();
     match (stopped.request, program.drain) {
-        (_, DrainFor::Nothing) if is_told => Some(
+        (_, DrainCondition::Nothing) if is_told => Some(
             "drain_signal and drain_command have no time to work with drain = \"nothing\": write drain = \"long-requests\"".to_owned(),
         ),
-        (Fate::Answered, DrainFor::Requests) => Some(
+        (Fate::Answered, DrainCondition::Requests) => Some(
             "as it finishes its requests, drain = \"long-requests\" makes upgrades quicker under clients that ask without a pause".to_owned(),
         ),
-        (Fate::Cut, DrainFor::Requests | DrainFor::Connections) if !is_told && *mode == Mode::Overlap => Some(
+        (Fate::Cut, DrainCondition::Requests | DrainCondition::Connections)
+            if !is_told && *mode == Mode::Overlap => Some(
             "if it can tell its clients to move on, write what makes it do so: drain_signal or drain_command".to_owned(),
         ),
         _ => None,

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use handoff_protocol::frame::Transport;
 
-use super::Choice;
+use super::Settings;
 use super::copy::temporary_directory;
-use super::looks::Looks;
+use super::inspection::Inspection;
 use crate::config::{Adapter, Check, Listener, Service};
 use crate::shim::plan::Plan;
 use crate::shim::trial::{Answer, Order, Tried, VERB};
@@ -43,15 +43,19 @@ pub(super) enum Outcome {
 }
 
 /// The shared data of the trials of a service. Drop removes their files.
-pub(super) struct Bench<'a> {
+pub(super) struct TrialContext<'a> {
     service: &'a Service,
-    choice: &'a Choice,
+    choice: &'a Settings,
     watches: bool,
     directory: PathBuf,
 }
 
-impl<'a> Bench<'a> {
-    pub(super) fn new(service: &'a Service, choice: &'a Choice, looks: &Looks) -> Result<Self, String> {
+impl<'a> TrialContext<'a> {
+    pub(super) fn new(
+        service: &'a Service,
+        choice: &'a Settings,
+        looks: &Inspection,
+    ) -> Result<Self, String> {
         let directory = temporary_directory().join(format!("handoff-doctor-{}", std::process::id()));
         // Fails if another user has created it. Others may pass: a program may drop its privileges before it reports
         // that it is ready.
@@ -172,7 +176,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-impl Bench<'_> {
+impl TrialContext<'_> {
     /// The request to have under way at the stop signal, and its listener.
     fn request(&self) -> Option<(String, Vec<u8>)> {
         let probed = match self.service.probe.as_ref().map(|probe| &probe.check) {
@@ -193,7 +197,7 @@ impl Bench<'_> {
     }
 }
 
-impl Drop for Bench<'_> {
+impl Drop for TrialContext<'_> {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.directory);
     }

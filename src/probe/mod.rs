@@ -25,7 +25,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection for T {}
 
 /// The environment of a command that tests a process.
 #[derive(Debug)]
-pub(crate) struct Surroundings {
+pub(crate) struct CommandEnvironment {
     /// Environment variables that describe the attempt.
     pub(crate) variables: Vec<(String, String)>,
     /// The working directory.
@@ -33,7 +33,7 @@ pub(crate) struct Surroundings {
 }
 
 /// Gives an attempt access to the process.
-pub(crate) trait Way {
+pub(crate) trait ProcessAccess {
     /// Connects to this listener of the process under test, and never to that of another process.
     async fn connect(&mut self, listener: &str) -> Result<Box<dyn Connection>, Failure>;
 
@@ -47,7 +47,7 @@ pub(crate) trait Way {
     async fn listens(&mut self, listener: &str) -> bool;
 
     /// The environment for a command.
-    async fn surroundings(&self) -> Surroundings;
+    async fn surroundings(&self) -> CommandEnvironment;
 }
 
 /// A lack of descriptors, memory or ports, or of the path to a process's socket.
@@ -97,7 +97,11 @@ impl Failure {
 }
 
 /// Makes one attempt.
-pub(crate) async fn attempt(check: &Check, limit: Duration, way: &mut impl Way) -> Result<(), Failure> {
+pub(crate) async fn attempt(
+    check: &Check,
+    limit: Duration,
+    way: &mut impl ProcessAccess,
+) -> Result<(), Failure> {
     let late = |what: String| Failure::Unwell(format!("{what} within {limit:?}"));
     match check {
         Check::Http(http) => timeout(limit, ask(http, way))
@@ -109,7 +113,7 @@ pub(crate) async fn attempt(check: &Check, limit: Duration, way: &mut impl Way) 
         Check::Exec(argv) => {
             let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
             let command = Command { argv: argv.clone(), limit_ms };
-            let Surroundings { variables, working_dir } = way.surroundings().await;
+            let CommandEnvironment { variables, working_dir } = way.surroundings().await;
             let ended = hooks::run(&command, None, &variables, &working_dir).await;
             ended.map(drop).map_err(|error| match error {
                 HookError::Failed { .. } | HookError::TooLong { .. } => Failure::Unwell(error.to_string()),
@@ -138,7 +142,7 @@ pub(crate) async fn measure(
     number.ok_or_else(|| format!("{} printed {printed:?}, which is not a number", command.argv[0]))
 }
 
-async fn ask(http: &Http, way: &mut impl Way) -> Result<(), Failure> {
+async fn ask(http: &Http, way: &mut impl ProcessAccess) -> Result<(), Failure> {
     let connection = way.connect(http.listener.as_str()).await?;
     http::ask(http, connection).await.map_err(Failure::Unwell)
 }

@@ -21,7 +21,7 @@
 
 use std::time::Duration;
 
-use crate::config::DrainFor;
+use crate::config::DrainCondition;
 
 /// No movement for this long counts as still.
 const STILL: Duration = Duration::from_millis(5);
@@ -108,7 +108,7 @@ pub(super) enum Held {
 /// The table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Moment {
-    pub(super) drain: DrainFor,
+    pub(super) drain: DrainCondition,
     pub(super) limits: Limits,
     pub(super) held_back: HeldBack,
     /// Number of failed attempts to stop the program.
@@ -124,9 +124,9 @@ impl Moment {
             (_, Seen { settled: false, .. }) if after < self.limits.settle => Step::Wait,
             (_, Seen { settled: false, .. }) => Step::End,
             _ if after >= self.limit() => Step::End,
-            (DrainFor::Nothing | DrainFor::LongRequests, _) => Step::End,
-            (DrainFor::Connections | DrainFor::Requests, Seen { open: false, .. }) => Step::End,
-            (DrainFor::Connections, _) if after < self.limits.connections => Step::Wait,
+            (DrainCondition::Nothing | DrainCondition::LongRequests, _) => Step::End,
+            (DrainCondition::Connections | DrainCondition::Requests, Seen { open: false, .. }) => Step::End,
+            (DrainCondition::Connections, _) if after < self.limits.connections => Step::Wait,
             // Unread data is known only while the program is stopped.
             (_, _) if clean_is_over && (self.can_hold_back() || seen.stuck) => Step::Hold,
             (_, Seen { work: true, unsure: true, still: true, .. }) => Step::Hold,
@@ -173,8 +173,8 @@ impl Moment {
             HeldBack::Nothing | HeldBack::Some | HeldBack::All => self.limits.held_back,
         };
         match self.drain {
-            DrainFor::Connections => self.limits.connections + limit,
-            DrainFor::Nothing | DrainFor::LongRequests | DrainFor::Requests => limit,
+            DrainCondition::Connections => self.limits.connections + limit,
+            DrainCondition::Nothing | DrainCondition::LongRequests | DrainCondition::Requests => limit,
         }
     }
 }
@@ -201,9 +201,13 @@ mod tests {
         connections: ms(2000),
     };
     const REQUESTS: Moment =
-        Moment { drain: DrainFor::Requests, limits: LIMITS, held_back: HeldBack::Nothing, vain: 0 };
-    const DRAINS: [DrainFor; 4] =
-        [DrainFor::Nothing, DrainFor::LongRequests, DrainFor::Requests, DrainFor::Connections];
+        Moment { drain: DrainCondition::Requests, limits: LIMITS, held_back: HeldBack::Nothing, vain: 0 };
+    const DRAINS: [DrainCondition; 4] = [
+        DrainCondition::Nothing,
+        DrainCondition::LongRequests,
+        DrainCondition::Requests,
+        DrainCondition::Connections,
+    ];
     const HELD_BACK: [HeldBack; 4] = [HeldBack::Nothing, HeldBack::Some, HeldBack::All, HeldBack::Refused];
 
     fn all() -> impl Iterator<Item = (Moment, Duration, Seen)> {
@@ -230,7 +234,7 @@ mod tests {
                 assert_eq!(step, Step::End, "the search is bounded: {what}");
             } else if !seen.settled {
                 assert_eq!(step, Step::Wait, "a client is in transit: {what}");
-            } else if matches!(moment.drain, DrainFor::Nothing | DrainFor::LongRequests) {
+            } else if matches!(moment.drain, DrainCondition::Nothing | DrainCondition::LongRequests) {
                 assert_eq!(step, Step::End, "it finishes the rest itself: {what}");
             } else if step == Step::End {
                 let is_over = after >= moment.limit();

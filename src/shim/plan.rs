@@ -6,7 +6,7 @@ use std::time::Duration;
 use handoff_protocol::ids::ListenerName;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Adapter, ListenAddress, Program, Service};
+use crate::config::{Adapter, ListenAddress, ProgramSettings, Service};
 use crate::sys::seccomp::Calls;
 
 /// The environment variable with the plan, as JSON.
@@ -18,7 +18,7 @@ pub struct Plan {
     /// How the program gets its listeners.
     pub adapter: Adapter,
     /// The settings for the program.
-    pub program: Program,
+    pub program: ProgramSettings,
     /// Absolute path of the program.
     pub binary: PathBuf,
     /// Its arguments.

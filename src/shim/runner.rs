@@ -24,7 +24,7 @@ use super::own;
 use super::plan::Plan;
 use super::program::{Known, Program, Start};
 use super::swap::{Swap, Watched};
-use crate::config::{Adapter, DrainFor};
+use crate::config::{Adapter, DrainCondition};
 use crate::crash_points::crash_point;
 use crate::service::{BoxError, Drain, Seal, Server};
 use crate::slots::census::Census;
@@ -336,12 +336,12 @@ impl Server for Runner {
         let began = Instant::now();
         loop {
             let finished = match (self.mode, self.plan.program.drain) {
-                (_, DrainFor::Nothing) => true,
+                (_, DrainCondition::Nothing) => true,
                 (Mode::Overlap, _) if self.refused && self.accepts_nothing()? => true,
-                (Mode::Overlap, DrainFor::Connections) => {
+                (Mode::Overlap, DrainCondition::Connections) => {
                     self.listeners.left_waiting()? == 0 && !self.has_connections()?
                 }
-                (Mode::Overlap, DrainFor::Requests | DrainFor::LongRequests) => {
+                (Mode::Overlap, DrainCondition::Requests | DrainCondition::LongRequests) => {
                     self.listeners.left_waiting()? == 0 && !self.has_long_request(began.elapsed())?
                 }
                 (Mode::Exclusive, _) => self.has_waited_enough(began.elapsed())?,

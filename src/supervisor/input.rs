@@ -20,7 +20,7 @@ use super::process::{Found, ProcessEvent, Serial, Unclaimed};
 use super::rollout::{Brought, CallOff, CalledOff, Origin, PathNews};
 use super::service::Service;
 use crate::journal::Compaction;
-use crate::probe::{Failure, Surroundings};
+use crate::probe::{CommandEnvironment, Failure};
 use crate::slots::ProbeRoute;
 
 /// Takes the answer to a question.
@@ -66,7 +66,7 @@ pub(super) enum Input {
     /// Asks whether the listener of the probed process still listens.
     Listens(String, Reply<bool>),
     /// Asks for the environment of a command that probes a process.
-    Surroundings(Reply<Surroundings>),
+    Surroundings(Reply<CommandEnvironment>),
     /// Asks whether the result of this probe is still needed.
     IsProbing(HandoffId, Reply<bool>),
     /// Asks what can be seen of the watched process.

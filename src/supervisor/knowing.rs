@@ -13,7 +13,7 @@ use super::requests::listener_status;
 use super::running::mark_removed;
 use super::service::{Handle, Service};
 use super::service_files::{FileLook, Files, Found, Looks, silent};
-use crate::config::{self, Glimpse, judge};
+use crate::config::{self, PartialService, judge};
 use crate::control::{Error, Kind, api};
 
 /// A service whose file is wrong keeps what was read before.
@@ -24,7 +24,7 @@ const UNTIL_RIGHT: &str = "Until it is right, what was read before counts.";
 pub(super) struct Broken {
     /// What is wrong, and where.
     pub(super) cause: String,
-    seen: Glimpse,
+    seen: PartialService,
     /// Whether its addresses are reserved for it. Not if one of them is the mistake.
     keeps_addresses: bool,
 }
@@ -48,7 +48,7 @@ impl Newcomers {
     ) -> Self {
         let Files { found, errors, .. } = files;
         let names: Vec<ServiceName> = found.keys().cloned().collect();
-        let mut seen: BTreeMap<ServiceName, Glimpse> = BTreeMap::new();
+        let mut seen: BTreeMap<ServiceName, PartialService> = BTreeMap::new();
         let (mut read, mut right) = (Vec::new(), BTreeSet::new());
         let (before, new): (Vec<_>, Vec<_>) = found.into_iter().partition(|(name, _)| was_known(name));
         for (name, found) in before.into_iter().chain(new) {
@@ -58,7 +58,7 @@ impl Newcomers {
                 Found::Silent(cause) => read.push(Err(vec![silent(&dirs.service_file(&name), cause)])),
                 Found::File(_, Ok(service)) => {
                     right.insert(name.clone());
-                    seen.insert(name, Glimpse::from(&*service));
+                    seen.insert(name, PartialService::from(&*service));
                     read.push(Ok(*service));
                 }
                 Found::File(_, Err((errors, glimpse))) => {
@@ -114,7 +114,8 @@ impl Daemon {
     }
 
     pub(super) fn refuse_newcomer(&self, config: &config::Service, cause: &Error) {
-        let broken = Broken { cause: cause.to_string(), seen: Glimpse::from(config), keeps_addresses: false };
+        let broken =
+            Broken { cause: cause.to_string(), seen: PartialService::from(config), keeps_addresses: false };
         self.broken.borrow_mut().insert(config.name.clone(), broken);
     }
 

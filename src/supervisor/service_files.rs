@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::daemon::Daemon;
 use super::state::PATIENCE;
-use crate::config::{self, Glimpse, name_of, read_service, service_files};
+use crate::config::{self, PartialService, name_of, read_service, service_files};
 
 /// Tells one content of a file from another, without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub(super) enum Found {
     /// The same file as before.
     Same,
     /// A service, or the mistakes of its file with what can be read anyway.
-    File(FileLook, Result<Box<config::Service>, (Vec<config::Error>, Glimpse)>),
+    File(FileLook, Result<Box<config::Service>, (Vec<config::Error>, PartialService)>),
     /// It cannot be read now, for this reason: usually its file system does not answer.
     Silent(String),
 }

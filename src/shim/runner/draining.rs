@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use super::Runner;
-use crate::config::DrainFor;
+use crate::config::DrainCondition;
 use crate::service::BoxError;
 use crate::shim::DRAINS;
 use crate::shim::drain::{LONG, is_over, told};
@@ -28,7 +28,7 @@ impl Runner {
     /// In exclusive mode: whether the wait for long requests is over. Reports what it is for.
     pub(super) fn has_waited_enough(&mut self, waited: Duration) -> Result<bool, BoxError> {
         // With `long-requests` the program finishes the others itself.
-        let finishes = self.plan.program.drain == DrainFor::LongRequests;
+        let finishes = self.plan.program.drain == DrainCondition::LongRequests;
         let is_over = |census: &Census, age_ms: Option<u64>| {
             is_over(waited, duration(age_ms), || finishes || census.may_hold_back())
         };

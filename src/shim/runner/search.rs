@@ -5,7 +5,7 @@ use std::io;
 use std::time::Instant;
 
 use super::{Runner, TICK};
-use crate::config::DrainFor;
+use crate::config::DrainCondition;
 use crate::control::api::Connections;
 use crate::shim::LEFT;
 use crate::shim::moment::{Held, HeldBack, Limits, Moment, Seen, Step, is_still};
@@ -55,7 +55,7 @@ impl Runner {
 
     /// Whether requests are waited for.
     fn finishes(&self) -> bool {
-        matches!(self.plan.program.drain, DrainFor::Requests | DrainFor::Connections)
+        matches!(self.plan.program.drain, DrainCondition::Requests | DrainCondition::Connections)
     }
 
     /// Records the connections for the daemon, which reports them at the end of the upgrade. Returns the number of
@@ -110,7 +110,7 @@ impl Runner {
 
     /// Whether the program has datagram sockets connected to clients, if connections are waited for.
     fn is_connected(&self) -> bool {
-        let is_waited_for = self.plan.program.drain == DrainFor::Connections;
+        let is_waited_for = self.plan.program.drain == DrainCondition::Connections;
         is_waited_for && has_connected(&self.listeners.addresses, || self.program.tree()).unwrap_or(false)
     }
 

@@ -12,7 +12,7 @@ use super::probing::WayIn;
 use crate::config::{ErrorCount, ListenAddress, Liveness, Probe};
 use crate::hooks::Command;
 use crate::journal::unix_ms;
-use crate::probe::{Failure, Surroundings, Way, attempt, measure};
+use crate::probe::{CommandEnvironment, Failure, ProcessAccess, attempt, measure};
 use crate::supervisor::input::{Input, Inputs};
 use crate::supervisor::service::Service;
 use crate::sys::process::{children_of, is_frozen};
@@ -150,7 +150,7 @@ async fn look_once(inputs: &Inputs, look: &Look, way: &mut WayIn<'_>) -> Result<
             .map_err(|failure| failure.map(|found| format!("the probe failed: {found}")))?;
     }
     let Some(ErrorCount { command, max }) = &look.errors else { return Ok(None) };
-    let Surroundings { mut variables, working_dir } = way.surroundings().await;
+    let CommandEnvironment { mut variables, working_dir } = way.surroundings().await;
     variables.push(("HANDOFF_SINCE".to_owned(), look.since_unix_s.to_string()));
     let command = Command { argv: command.clone(), limit_ms: look.interval_ms.max(ERRORS_WITHIN_MS) };
     let number = measure(&command, &variables, &working_dir)

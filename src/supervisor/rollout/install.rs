@@ -24,7 +24,7 @@ use super::versions::{collect, unfinished};
 use crate::config;
 use crate::control::{Caller, Error, Kind, ProgressSink, api};
 use crate::history::{self, Operation};
-use crate::store::{self, Import, Imported, Step, Version};
+use crate::store::{self, Import, ImportStep, Imported, Version};
 use crate::supervisor::daemon::Daemon;
 use crate::supervisor::monitor::check_queue;
 use crate::supervisor::operations::{Asked, Limits, Order};
@@ -369,9 +369,9 @@ pub(in crate::supervisor) async fn import_into(
     let imported = lane.run(move || {
         store.import(&import, &mut |step| {
             phases.enter(match step {
-                Step::Copying => "importing",
-                Step::Verifying => "verifying",
-                Step::Storing => "storing",
+                ImportStep::Copying => "importing",
+                ImportStep::Verifying => "verifying",
+                ImportStep::Storing => "storing",
             });
         })
     });

@@ -24,14 +24,14 @@ use crate::supervisor::input::{Input, Inputs, Reply};
 use crate::supervisor::lane::{Lane, Lanes};
 use crate::supervisor::operations::Asked;
 use crate::supervisor::service::Service;
-use crate::watch::memory::Memory;
+use crate::watch::memory::SeenContents;
 use crate::watch::trust::{Untrusted, open_trusted};
-use crate::watch::{Finding, Nearest, News, Watch};
+use crate::watch::{PathAnchor, PathEvent, PathLookup, PathWatcher};
 
 /// The path watch of a service. It ends when this is dropped.
 #[derive(Debug)]
 pub(in crate::supervisor) struct PathWatch {
-    config: config::Watch,
+    config: config::WatchSettings,
     task: AbortHandle,
 }
 
@@ -142,7 +142,7 @@ pub(in crate::supervisor) enum PathNews {
 
 /// The state of the task that watches a path.
 struct Watcher {
-    config: config::Watch,
+    config: config::WatchSettings,
     service: ServiceName,
     /// The state directory of the service.
     directory: PathBuf,
@@ -166,11 +166,11 @@ impl Watcher {
 
     async fn follow(&self) -> io::Result<()> {
         let lane = self.lanes.watch.clone();
-        let find = move |path: PathBuf| -> Finding {
-            let found = lane.run(move || Nearest::find(&path));
+        let find = move |path: PathBuf| -> PathLookup {
+            let found = lane.run(move || PathAnchor::find(&path));
             Box::pin(async move { found.await? })
         };
-        let mut watch = Watch::by(&self.config.path, find).await?;
+        let mut watch = PathWatcher::by(&self.config.path, find).await?;
         let settle = Duration::from_millis(self.config.settle_ms);
         let mut due: Option<Instant> = None;
         loop {
@@ -178,8 +178,8 @@ impl Watcher {
                 // What has already happened comes before what is due.
                 biased;
                 news = watch.next() => due = match news? {
-                    News::Whole | News::Look => Some(Instant::now() + settle),
-                    News::Written | News::Gone => None,
+                    PathEvent::Whole | PathEvent::Look => Some(Instant::now() + settle),
+                    PathEvent::Written | PathEvent::Gone => None,
                 },
                 () = until(due) => due = self.look().await.then(|| Instant::now() + settle.max(AGAIN)),
             }
@@ -230,7 +230,12 @@ impl Watcher {
     }
 
     /// Reports the result. Returns `true` if the version should be tried again.
-    async fn after(&self, result: Result<api::Outcome, Error>, mut memory: Memory, sha256: String) -> bool {
+    async fn after(
+        &self,
+        result: Result<api::Outcome, Error>,
+        mut memory: SeenContents,
+        sha256: String,
+    ) -> bool {
         let told = match result {
             Ok(outcome) if outcome.outcome == api::Ending::RolledBack => {
                 let reason = outcome.reason.unwrap_or_default();
@@ -277,10 +282,10 @@ struct Found {
     /// The path without links.
     path: PathBuf,
     sha256: String,
-    memory: Memory,
+    memory: SeenContents,
 }
 
-async fn remember(lane: &Lane, mut memory: Memory, sha256: &str) -> io::Result<Memory> {
+async fn remember(lane: &Lane, mut memory: SeenContents, sha256: &str) -> io::Result<SeenContents> {
     let sha256 = sha256.to_owned();
     lane.run(move || memory.add(&sha256).map(|()| memory)).await?
 }
@@ -295,5 +300,5 @@ fn examine(watched: &Path, directory: &Path) -> Result<Option<Found>, Untrusted>
     }
     let (path, file) = open_trusted(watched)?;
     let sha256 = Id::of(&file).map_err(|error| Untrusted::Unreadable(path.clone(), error))?.to_string();
-    Ok(Some(Found { path, sha256, memory: Memory::open(directory) }))
+    Ok(Some(Found { path, sha256, memory: SeenContents::open(directory) }))
 }

@@ -17,7 +17,7 @@ use super::origin::Comparison;
 use crate::config;
 use crate::control::{Error, Kind, api};
 use crate::history;
-use crate::store::{self, Id, Same, Store, Version};
+use crate::store::{self, ContentMatch, Id, Store, Version};
 use crate::supervisor::daemon::Daemon;
 use crate::supervisor::process::{Process, Serial};
 use crate::supervisor::service::{Handle, Service, put_back};
@@ -207,7 +207,7 @@ impl Service {
         let named = self.comparison(&self.config.binary);
         match self.versions.store.version_at(Path::new(&binary.path)) {
             Some(version) => {
-                let stored = version.used.source.as_ref().map(store::Question::from);
+                let stored = version.used.source.as_ref().map(store::PathRecord::from);
                 Look {
                     named,
                     stored,
@@ -263,7 +263,7 @@ fn note(store: &Store, id: &Id, generation: u64) {
 struct Look {
     named: Option<Comparison>,
     /// What was at the path that was given, if the running version is in the store.
-    stored: Option<store::Question>,
+    stored: Option<store::PathRecord>,
     /// The running version, and the store that has it.
     kept: Option<(Arc<Store>, Version)>,
     in_place: Option<InPlace>,
@@ -290,9 +290,9 @@ impl Look {
     /// Blocks on the file system.
     fn see(&self) -> Seen {
         let stored = self.stored.as_ref().and_then(|question| match question.answer() {
-            Same::Other => Some(api::Skew::Changed),
-            Same::Gone => Some(api::Skew::Gone),
-            Same::Same | Same::Unknown => None,
+            ContentMatch::Other => Some(api::Skew::Changed),
+            ContentMatch::Gone => Some(api::Skew::Gone),
+            ContentMatch::Same | ContentMatch::Unknown => None,
         });
         Seen {
             skew: stored.or_else(|| self.in_place.as_ref()?.skew()),

@@ -9,7 +9,7 @@ use handoff_protocol::supervisor::{DurableFact, Event};
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::Service;
-use crate::journal::Pending;
+use crate::journal::PendingRecord;
 use crate::supervisor::input::Input;
 use crate::supervisor::lane::Hold;
 use crate::supervisor::process::Serial;
@@ -121,6 +121,6 @@ impl Disk {
 struct Recording {
     serial: Serial,
     lasting: DurableFact,
-    pending: Pending,
+    pending: PendingRecord,
     task: AbortHandle,
 }

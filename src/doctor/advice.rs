@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Compatibility, Diagnosis, Finding, Inspection, Settings};
 use crate::config::{Adapter, DrainCondition, Mode, Service, StopMode};
-use crate::shim::trial::{Fate, Stopped, Tried, Wrapper};
+use crate::shim::trial::{RequestFate, StopReport, TrialReport, Wrapper};
 
 /// Builds the diagnosis.
 pub(super) fn diagnosis(
@@ -39,7 +39,7 @@ fn advised(configured: Adapter, adapters: &[Finding]) -> Option<Adapter> {
     own.or_else(|| adapters.iter().find(works)).map(|it| it.adapter)
 }
 
-fn tried(adapters: &[Finding], adapter: Adapter) -> Option<&Tried> {
+fn tried(adapters: &[Finding], adapter: Adapter) -> Option<&TrialReport> {
     adapters.iter().find(|it| it.adapter == adapter)?.tried.as_ref()
 }
 
@@ -75,7 +75,7 @@ fn sentence(service: &Service, advised: Option<Adapter>, adapters: &[Finding]) -
 }
 
 /// Problems of the program, and other remarks.
-fn of_program(service: &Service, tried: &Tried) -> Vec<String> {
+fn of_program(service: &Service, tried: &TrialReport) -> Vec<String> {
     let mut remarks: Vec<String> = tried
         .others
         .iter()
@@ -94,7 +94,7 @@ fn of_program(service: &Service, tried: &Tried) -> Vec<String> {
     remarks
 }
 
-fn of_end(service: &Service, stopped: &Stopped) -> Option<String> {
+fn of_end(service: &Service, stopped: &StopReport) -> Option<String> {
     let signal = service.program.stop_signal;
     let name = serde_json::to_value(signal).ok()?.as_str()?.to_owned();
     let exit = stopped.exit?;
@@ -122,20 +122,20 @@ fn of_end(service: &Service, stopped: &Stopped) -> Option<String> {
         }
     };
     Some(match (stopped.request, stopped.catches) {
-        (Fate::Answered, _) => {
+        (RequestFate::Answered, _) => {
             format!(
                 "{name} ends it in order, within {after:?}: a request that was under way was answered{then}"
             )
         }
-        (Fate::Cut, true) => {
+        (RequestFate::Cut, true) => {
             format!(
                 "{name} ends it within {after:?}, and a request that was under way was cut: {careful}{then}"
             )
         }
-        (Fate::Cut | Fate::NotSeen, false) => {
+        (RequestFate::Cut | RequestFate::NotSeen, false) => {
             format!("{name} ends it at once, whatever it is doing: {careful}{then}")
         }
-        (Fate::NotSeen, true) => format!(
+        (RequestFate::NotSeen, true) => format!(
             "{name} ends it within {after:?}; what becomes of a request then could not be seen: give one that takes a \
              while by --request{then}"
         ),
@@ -143,7 +143,7 @@ fn of_end(service: &Service, stopped: &Stopped) -> Option<String> {
 }
 
 /// The processes between the stop signal and the server.
-fn of_wrapper(mode: StopMode, stopped: &Stopped) -> Option<String> {
+fn of_wrapper(mode: StopMode, stopped: &StopReport) -> Option<String> {
     let Wrapper { servers, swallows } = stopped.wrapper.as_ref()?;
     let (first, servers) = (&stopped.first, servers.join(" and "));
     let told =
@@ -167,17 +167,17 @@ fn of_wrapper(mode: StopMode, stopped: &Stopped) -> Option<String> {
 }
 
 /// The wait before the stop signal, and the signal or command that informs the clients.
-fn of_drain(service: &Service, stopped: &Stopped) -> Option<String> {
+fn of_drain(service: &Service, stopped: &StopReport) -> Option<String> {
     let Service { program, hooks, mode, .. } = service;
     let is_told = program.drain_signal.is_some() || hooks.drain.is_some();
     match (stopped.request, program.drain) {
         (_, DrainCondition::Nothing) if is_told => Some(
             "drain_signal and drain_command have no time to work with drain = \"nothing\": write drain = \"long-requests\"".to_owned(),
         ),
-        (Fate::Answered, DrainCondition::Requests) => Some(
+        (RequestFate::Answered, DrainCondition::Requests) => Some(
             "as it finishes its requests, drain = \"long-requests\" makes upgrades quicker under clients that ask without a pause".to_owned(),
         ),
-        (Fate::Cut, DrainCondition::Requests | DrainCondition::Connections)
+        (RequestFate::Cut, DrainCondition::Requests | DrainCondition::Connections)
             if !is_told && *mode == Mode::Overlap => Some(
             "if it can tell its clients to move on, write what makes it do so: drain_signal or drain_command".to_owned(),
         ),
@@ -186,7 +186,7 @@ fn of_drain(service: &Service, stopped: &Stopped) -> Option<String> {
 }
 
 /// The processes that did not end at the stop signal.
-fn of_no_end(stopped: &Stopped, name: &str, after: Duration) -> String {
+fn of_no_end(stopped: &StopReport, name: &str, after: Duration) -> String {
     let (first, left) = (&stopped.first, stopped.left.join(", "));
     match (stopped.first_left, left.is_empty()) {
         (false, false) => format!(

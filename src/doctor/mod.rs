@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::config::{Adapter, ListenAddress, Mode, Service};
-use crate::shim::trial::Tried;
+use crate::shim::trial::TrialReport;
 use crate::slots::{SlotError, check_free};
 use copy::TrialProgram;
 pub use copy::check_copy;
@@ -71,7 +71,7 @@ pub struct Finding {
     pub why: String,
     /// The observations, if it was tried.
     #[serde(skip)]
-    pub tried: Option<Tried>,
+    pub tried: Option<TrialReport>,
 }
 
 /// Whether an adapter works.

@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 use super::{Connection, Failure, ProcessAccess};
-use crate::slots::census::Stage;
+use crate::slots::census::AcceptStage;
 
 /// How long to wait for input between two checks of the server's end.
 const TICK: Duration = Duration::from_millis(2);
@@ -52,15 +52,15 @@ enum AcceptDecision {
 }
 
 /// The table above. `listens` counts only after a reset.
-fn judge(seen: ConnectionStatus, stage: Stage, listens: bool) -> AcceptDecision {
+fn judge(seen: ConnectionStatus, stage: AcceptStage, listens: bool) -> AcceptDecision {
     match (seen, stage) {
         (ConnectionStatus::Data | ConnectionStatus::End, _)
-        | (ConnectionStatus::Nothing, Stage::Accepted) => AcceptDecision::Accepted,
+        | (ConnectionStatus::Nothing, AcceptStage::Accepted) => AcceptDecision::Accepted,
         (ConnectionStatus::Reset, _) if listens => AcceptDecision::Accepted,
         (ConnectionStatus::Reset, _) => AcceptDecision::Refused,
-        (ConnectionStatus::Nothing, Stage::Handshake) => AcceptDecision::End,
+        (ConnectionStatus::Nothing, AcceptStage::Handshake) => AcceptDecision::End,
         // Gone: the server's data is in transit.
-        (ConnectionStatus::Nothing, Stage::Queued | Stage::Gone) => AcceptDecision::Wait,
+        (ConnectionStatus::Nothing, AcceptStage::Queued | AcceptStage::Gone) => AcceptDecision::Wait,
     }
 }
 

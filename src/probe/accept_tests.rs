@@ -108,7 +108,7 @@ impl ProcessAccess for Direct {
         &mut self.waiting
     }
 
-    fn stage(&mut self) -> io::Result<Stage> {
+    fn stage(&mut self) -> io::Result<AcceptStage> {
         Census::stage(self.last.unwrap(), self.address)
     }
 

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::config::{Check, Http};
 use crate::hooks::{self, Command, HookError};
-use crate::slots::census::Stage;
+use crate::slots::census::AcceptStage;
 use crate::sys::errno::{Errno, errno_of};
 
 /// A connection to the process.
@@ -41,7 +41,7 @@ pub(crate) trait ProcessAccess {
     fn waiting(&mut self) -> &mut Option<Box<dyn Connection>>;
 
     /// How far the server has taken the last connection.
-    fn stage(&mut self) -> io::Result<Stage>;
+    fn stage(&mut self) -> io::Result<AcceptStage>;
 
     /// Whether the process's listener still listens.
     async fn listens(&mut self, listener: &str) -> bool;

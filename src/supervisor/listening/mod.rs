@@ -18,7 +18,7 @@ pub(super) use upkeep::Upkeep;
 
 use super::keeper::Keeping;
 use crate::config::{self, ListenAddress};
-use crate::slots::program::WHOLE;
+use crate::slots::steering_program::WHOLE;
 use crate::slots::{
     Access, Group, Handshakes, ProbeRoute, SlotError, SlotId, lengthen_queue, slot_by_name, stop_listening,
 };

@@ -10,7 +10,7 @@ use super::ended::{Left, SlotWatch};
 use super::paths::SocketPaths;
 use super::{Listening, PAIR};
 use crate::config::ListenAddress;
-use crate::slots::{Other, Side, SlotError};
+use crate::slots::{ForeignSocket, Side, SlotError};
 use crate::supervisor::input::Input;
 use crate::supervisor::service::Service;
 
@@ -89,7 +89,7 @@ impl Listening {
     }
 
     /// The sockets of other programs at the addresses. If the kernel cannot be asked, there are none.
-    pub(in crate::supervisor) fn others(&self) -> Vec<(ListenAddress, Other)> {
+    pub(in crate::supervisor) fn others(&self) -> Vec<(ListenAddress, ForeignSocket)> {
         let of = |group: &crate::slots::Group| {
             let others = group.others().unwrap_or_default();
             others.into_iter().map(|other| (group.address().clone(), other)).collect::<Vec<_>>()
@@ -102,7 +102,7 @@ impl Service {
     /// A sentence for the user about other processes that listen at the addresses of the service.
     pub(in crate::supervisor) fn strangers(&self) -> Option<String> {
         let others = self.listening.as_ref()?.others();
-        let (address, Other { local, owner }) = others.first()?;
+        let (address, ForeignSocket { local, owner }) = others.first()?;
         let who = owner.as_ref().map_or("A process that cannot be seen from here".to_owned(), |owner| {
             format!("Process {} ({})", owner.pid, owner.name)
         });

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::config::Probe;
 use crate::probe::{CommandEnvironment, Connection, Failure, ProcessAccess, attempt};
-use crate::slots::census::{Census, Stage};
+use crate::slots::census::{AcceptStage, Census};
 use crate::slots::{ProbeRoute, ProbeTarget};
 use crate::supervisor::input::{Input, Inputs};
 use crate::supervisor::process::Process;
@@ -121,11 +121,11 @@ impl ProcessAccess for WayIn<'_> {
         &mut self.waiting
     }
 
-    fn stage(&mut self) -> io::Result<Stage> {
+    fn stage(&mut self) -> io::Result<AcceptStage> {
         match self.last {
             Some(Last::Tcp(own, server)) => Census::stage(own, server),
             Some(Last::Unix(inode)) => Census::stage_of_unix(inode),
-            None => Ok(Stage::Gone),
+            None => Ok(AcceptStage::Gone),
         }
     }
 

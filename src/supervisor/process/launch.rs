@@ -17,7 +17,7 @@ use super::{Parts, Process, Serial};
 use crate::config::{self, check_binary};
 use crate::crash_points::{crash_point, passed_on};
 use crate::journal::unix_ms;
-use crate::shim::{self, plan, plan::Plan};
+use crate::shim::{self, shim_config, shim_config::ShimConfig};
 use crate::supervisor::input::Input;
 use crate::supervisor::keeper::LogGuard;
 use crate::supervisor::listening::Listening;
@@ -236,11 +236,11 @@ impl Service {
             return Ok((path, self.config.args.iter().map(OsString::from).collect(), env));
         }
         let state = self.shared.dirs.service_state(&self.name);
-        let mut plan = Plan::new(&self.config, path, state, self.shared.dirs.adopt_socket(id));
+        let mut shim_config = ShimConfig::new(&self.config, path, state, self.shared.dirs.adopt_socket(id));
         let listening = self.listening.as_ref();
-        plan.first_binds =
+        shim_config.first_binds =
             listening.map(|listening| listening.first_binds(&self.config.listeners)).unwrap_or_default();
-        env.push((plan::VARIABLE.into(), plan.to_text()?.into()));
+        env.push((shim_config::VARIABLE.into(), shim_config.to_text()?.into()));
         Ok((PathBuf::from("/proc/self/exe"), vec![shim::VERB.into(), self.name.as_str().into()], env))
     }
 

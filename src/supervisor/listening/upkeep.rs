@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::{AbortHandle, spawn_local};
 
-use super::ended::{Left, SlotWatch};
+use super::ended::{EndedListeners, SlotWatch};
 use super::paths::SocketPaths;
 use super::{Listening, PAIR};
 use crate::config::ListenAddress;
@@ -19,9 +19,9 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// The task that checks the slots. It ends when this is dropped.
 #[derive(Debug)]
-struct Repairs(AbortHandle);
+struct RepairTask(AbortHandle);
 
-impl Drop for Repairs {
+impl Drop for RepairTask {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -33,10 +33,10 @@ pub(in crate::supervisor) struct Upkeep {
     /// Over the paths of unix sockets.
     pub(super) paths: Option<SocketPaths>,
     /// Over slots that have strangers between them.
-    repairs: Option<Repairs>,
+    repairs: Option<RepairTask>,
     /// Over the listeners of the serving process.
     pub(super) slots: Option<SlotWatch>,
-    pub(super) left: Left,
+    pub(super) left: EndedListeners,
     /// When the directories of the unix sockets last answered.
     pub(super) paths_answered: Cell<Option<Instant>>,
 }
@@ -134,7 +134,7 @@ impl Service {
                 }
             }
         });
-        self.upkeep.repairs = Some(Repairs(task.abort_handle()));
+        self.upkeep.repairs = Some(RepairTask(task.abort_handle()));
     }
 
     /// Checks whether the strangers have left.

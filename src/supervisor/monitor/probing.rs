@@ -86,12 +86,12 @@ pub(in crate::supervisor) struct WayIn<'a> {
     inputs: &'a Inputs,
     id: HandoffId,
     /// The last connection.
-    last: Option<Last>,
+    last: Option<ConnectionIdentity>,
     waiting: Option<Box<dyn Connection>>,
 }
 
 /// The identity of a connection.
-enum Last {
+enum ConnectionIdentity {
     /// Both ends, the own one first.
     Tcp(SocketAddr, SocketAddr),
     /// The inode of the own end.
@@ -123,8 +123,8 @@ impl ProcessAccess for WayIn<'_> {
 
     fn stage(&mut self) -> io::Result<AcceptStage> {
         match self.last {
-            Some(Last::Tcp(own, server)) => Census::stage(own, server),
-            Some(Last::Unix(inode)) => Census::stage_of_unix(inode),
+            Some(ConnectionIdentity::Tcp(own, server)) => Census::stage(own, server),
+            Some(ConnectionIdentity::Unix(inode)) => Census::stage_of_unix(inode),
             None => Ok(AcceptStage::Gone),
         }
     }
@@ -145,13 +145,13 @@ impl WayIn<'_> {
             ProbeTarget::Ip(server) => {
                 let socket = TcpSocket::from_std_stream(route.into_socket().into());
                 let stream = socket.connect(server).await?;
-                self.last = Some(Last::Tcp(stream.local_addr()?, server));
+                self.last = Some(ConnectionIdentity::Tcp(stream.local_addr()?, server));
                 Ok(Box::new(stream))
             }
             ProbeTarget::Unix(path) => {
                 let stream = UnixStream::connect(path).await?;
                 let inode = u32::try_from(inode(&stream)?).map_err(io::Error::other)?;
-                self.last = Some(Last::Unix(inode));
+                self.last = Some(ConnectionIdentity::Unix(inode));
                 Ok(Box::new(stream))
             }
         }

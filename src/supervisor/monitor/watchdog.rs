@@ -31,7 +31,7 @@ impl Drop for Watchdog {
 }
 
 /// What to check, and how often.
-struct Look {
+struct WatchdogSettings {
     service: ServiceName,
     watch: WatchReason,
     probe: Option<Probe>,
@@ -55,7 +55,7 @@ impl Service {
         });
     }
 
-    fn look(&self, watch: WatchReason) -> Look {
+    fn look(&self, watch: WatchReason) -> WatchdogSettings {
         let trial = &self.config.trial;
         let (interval_ms, failures, errors) = match watch {
             WatchReason::Share(_) | WatchReason::Probation => {
@@ -67,7 +67,15 @@ impl Service {
             }
         };
         let (service, probe) = (self.name.clone(), self.config.probe.clone());
-        Look { service, watch, probe, errors, since_unix_s: unix_ms() / 1_000, interval_ms, failures }
+        WatchdogSettings {
+            service,
+            watch,
+            probe,
+            errors,
+            since_unix_s: unix_ms() / 1_000,
+            interval_ms,
+            failures,
+        }
     }
 
     /// The process that is stopped: the watched one, or the program behind it if that is a shim.
@@ -114,7 +122,7 @@ impl Service {
     }
 }
 
-async fn watch_over(inputs: Inputs, id: HandoffId, look: Look) {
+async fn watch_over(inputs: Inputs, id: HandoffId, look: WatchdogSettings) {
     let mut failures = 0;
     let mut way = WayIn::new(&inputs, id);
     let why = loop {
@@ -142,7 +150,11 @@ async fn watch_over(inputs: Inputs, id: HandoffId, look: Look) {
 
 /// Checks the process once. An error says why it is unwell; `Some` says that there were too many errors, which
 /// condemns it at once.
-async fn look_once(inputs: &Inputs, look: &Look, way: &mut WayIn<'_>) -> Result<Option<String>, Failure> {
+async fn look_once(
+    inputs: &Inputs,
+    look: &WatchdogSettings,
+    way: &mut WayIn<'_>,
+) -> Result<Option<String>, Failure> {
     inputs.ask(Input::Look).await.unwrap_or(Ok(()))?;
     if let Some(probe) = &look.probe {
         attempt(&probe.check, Duration::from_millis(probe.timeout_ms), way)

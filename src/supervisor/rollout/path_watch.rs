@@ -22,7 +22,7 @@ use crate::store::Id;
 use crate::supervisor::daemon::Daemon;
 use crate::supervisor::input::{Input, Inputs, Reply};
 use crate::supervisor::lane::{Lane, Lanes};
-use crate::supervisor::operations::Asked;
+use crate::supervisor::operations::RequestedOperation;
 use crate::supervisor::service::Service;
 use crate::watch::memory::SeenContents;
 use crate::watch::trust::{Untrusted, open_trusted};
@@ -92,18 +92,18 @@ impl Service {
     }
 
     /// Handles news of the watched path. Another path may be watched by now.
-    pub(in crate::supervisor) fn path_news(&mut self, news: PathNews) {
+    pub(in crate::supervisor) fn path_news(&mut self, news: PathUpdate) {
         let is_watched =
             |path: &Path| self.versions.path_watch.as_ref().is_some_and(|it| it.config.path == path);
         match news {
-            PathNews::IsOpen(reply) => drop(reply.send(self.is_open_to_upgrades())),
-            PathNews::Runs(sha256, reply) => {
+            PathUpdate::IsOpen(reply) => drop(reply.send(self.is_open_to_upgrades())),
+            PathUpdate::Runs(sha256, reply) => {
                 let runs = self.current_binary().is_some_and(|binary| hex(&binary.sha256) == sha256);
                 let _ = reply.send(runs);
             }
-            PathNews::Refused(path, cause) if is_watched(&path) => self.refuse_watched(&path, &cause),
-            PathNews::Told(path, what) if is_watched(&path) => self.tell_of_watch(&path, &what),
-            PathNews::Refused(..) | PathNews::Told(..) => {}
+            PathUpdate::Refused(path, cause) if is_watched(&path) => self.refuse_watched(&path, &cause),
+            PathUpdate::Told(path, what) if is_watched(&path) => self.tell_of_watch(&path, &what),
+            PathUpdate::Refused(..) | PathUpdate::Told(..) => {}
         }
     }
 
@@ -114,7 +114,8 @@ impl Service {
 
     /// The history records this as well.
     fn refuse_watched(&mut self, path: &Path, cause: &Untrusted) {
-        let asked = Asked::new(Operation::Install, Caller::own(format!("watch {}", path.display())));
+        let asked =
+            RequestedOperation::new(Operation::Install, Caller::own(format!("watch {}", path.display())));
         let mut entry = self.entry(&asked, Ending::Rejected, Some(&cause.to_string()));
         entry.id = HandoffId::from_uuid(Uuid::now_v7());
         entry.to = Some(crate::history::Version { path: path.to_owned(), sha256: None, version: None });
@@ -129,7 +130,7 @@ impl Service {
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// News of a watched path, and questions about it.
-pub(in crate::supervisor) enum PathNews {
+pub(in crate::supervisor) enum PathUpdate {
     /// Whether the service could be upgraded now.
     IsOpen(Reply<bool>),
     /// Whether the current version has this content.
@@ -161,7 +162,7 @@ impl Watcher {
     }
 
     fn tell(&self, what: String) {
-        self.inputs.send(Input::Path(PathNews::Told(self.config.path.clone(), what)));
+        self.inputs.send(Input::Path(PathUpdate::Told(self.config.path.clone(), what)));
     }
 
     async fn follow(&self) -> io::Result<()> {
@@ -196,11 +197,11 @@ impl Watcher {
             Ok(Ok(Some(found))) => found,
             Ok(Ok(None)) | Err(_) => return false,
             Ok(Err(cause)) => {
-                self.inputs.send(Input::Path(PathNews::Refused(self.config.path.clone(), cause)));
+                self.inputs.send(Input::Path(PathUpdate::Refused(self.config.path.clone(), cause)));
                 return false;
             }
         };
-        let (service, Found { path, sha256, memory }) = (&self.service, found);
+        let (service, SettledFile { path, sha256, memory }) = (&self.service, found);
         if memory.has(&sha256) {
             tracing::info!(%service, path = %path.display(), sha256, "was seen before: it is not brought in again");
             return false;
@@ -213,7 +214,7 @@ impl Watcher {
                 return false;
             }
         };
-        let runs = self.inputs.ask(|reply| Input::Path(PathNews::Runs(sha256.clone(), reply))).await;
+        let runs = self.inputs.ask(|reply| Input::Path(PathUpdate::Runs(sha256.clone(), reply))).await;
         if runs.unwrap_or(false) {
             tracing::info!(%service, path = %path.display(), sha256, "runs already");
             return false;
@@ -261,7 +262,7 @@ impl Watcher {
     async fn until_open(&self) -> bool {
         loop {
             let waiting = self.settled.notified();
-            match self.inputs.ask(|reply| Input::Path(PathNews::IsOpen(reply))).await {
+            match self.inputs.ask(|reply| Input::Path(PathUpdate::IsOpen(reply))).await {
                 Some(true) => return true,
                 Some(false) => waiting.await,
                 None => return false,
@@ -278,7 +279,7 @@ async fn until(due: Option<Instant>) {
 }
 
 /// A file at the path that has been left alone.
-struct Found {
+struct SettledFile {
     /// The path without links.
     path: PathBuf,
     sha256: String,
@@ -291,7 +292,7 @@ async fn remember(lane: &Lane, mut memory: SeenContents, sha256: &str) -> io::Re
 }
 
 /// The file at the path; `None` if it is gone. Blocks on the file system.
-fn examine(watched: &Path, directory: &Path) -> Result<Option<Found>, Untrusted> {
+fn examine(watched: &Path, directory: &Path) -> Result<Option<SettledFile>, Untrusted> {
     match watched.symlink_metadata() {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);
@@ -300,5 +301,5 @@ fn examine(watched: &Path, directory: &Path) -> Result<Option<Found>, Untrusted>
     }
     let (path, file) = open_trusted(watched)?;
     let sha256 = Id::of(&file).map_err(|error| Untrusted::Unreadable(path.clone(), error))?.to_string();
-    Ok(Some(Found { path, sha256, memory: SeenContents::open(directory) }))
+    Ok(Some(SettledFile { path, sha256, memory: SeenContents::open(directory) }))
 }

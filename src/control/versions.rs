@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use handoff_protocol::ids::ServiceName;
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Evidence, Kind};
+use crate::store::{Evidence, VersionKind};
 
 /// The claims about a new binary: how to verify it, and which part of it is the program.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -67,7 +67,7 @@ pub struct VersionStatus {
     /// Its version.
     pub version: Option<String>,
     /// A file or a tree.
-    pub kind: Kind,
+    pub kind: VersionKind,
     /// The path that it came from last.
     pub binary: Option<PathBuf>,
     /// The file in the store that is started.

@@ -8,7 +8,7 @@ use handoff_protocol::supervisor::{Incumbent, Phase, Target};
 use tokio::task::spawn_local;
 
 use super::daemon::Daemon;
-use super::operations::{Asked, Limits, Order, merged};
+use super::operations::{OperationRequest, RequestedOperation, UpgradeLimits, merged};
 use super::rollout::{
     CallOff, Pipeline, Wanted, bring_first, check_running, check_staged, hex, recall_staged, statuses,
     unfinished,
@@ -26,7 +26,7 @@ impl Handler for Daemon {
         by: Caller,
         progress: ProgressSink,
     ) -> Result<api::Response, Error> {
-        let asked = |what| Asked::new(what, by.clone());
+        let asked = |what| RequestedOperation::new(what, by.clone());
         match request {
             api::Request::Ping => Ok(api::Response::Pong(api::Pong {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -56,7 +56,7 @@ impl Handler for Daemon {
                     preparation.ended().await;
                     return Ok(answer(outcome));
                 }
-                match handle.order(Order::Stop, Some(asked.clone()), Some(progress)).await {
+                match handle.order(OperationRequest::Stop, Some(asked.clone()), Some(progress)).await {
                     // The service waited for its start, and was called off: that is the outcome.
                     Err(error) if called_off.waiting_start && error.kind == Kind::NotRunning => {
                         Ok(answer(handle.read(|service| service.stopped_before_start(&asked))))
@@ -74,7 +74,7 @@ impl Handler for Daemon {
                     preparation.ended().await;
                     return Ok(answer(outcome));
                 }
-                handle.order(Order::Cancel, None, Some(progress)).await.map(answer)
+                handle.order(OperationRequest::Cancel, None, Some(progress)).await.map(answer)
             }
             api::Request::Kill(kill) => {
                 let handle = self.find(&kill.service).await?;
@@ -135,20 +135,20 @@ impl Daemon {
     async fn start(
         &self,
         name: &ServiceName,
-        asked: Asked,
+        asked: RequestedOperation,
         progress: ProgressSink,
     ) -> Result<api::Response, Error> {
         let (handle, config) = self.find_fresh(name).await?;
         let file = config.text.clone();
         let prepared = prepare_start(&handle, config).await;
         prepared.inspect_err(|error| handle.with(|service| service.note_refused_start(error, &file)))?;
-        handle.order(Order::Start, Some(asked), Some(progress)).await.map(answer)
+        handle.order(OperationRequest::Start, Some(asked), Some(progress)).await.map(answer)
     }
 
     async fn restart(
         &self,
         name: &ServiceName,
-        asked: Asked,
+        asked: RequestedOperation,
         progress: ProgressSink,
     ) -> Result<api::Response, Error> {
         let (handle, config) = self.find_fresh(name).await?;
@@ -159,14 +159,14 @@ impl Daemon {
             _ => {}
         }
         check_running(&handle, &config).await?;
-        let order = Order::Restart(Box::new(config));
+        let order = OperationRequest::Restart(Box::new(config));
         handle.order(order, Some(asked), Some(progress)).await.map(answer)
     }
 
     async fn upgrade(
         &self,
         wanted: api::Upgrade,
-        asked: Asked,
+        asked: RequestedOperation,
         progress: ProgressSink,
     ) -> Result<api::Response, Error> {
         let (handle, config) = self.find_fresh(&wanted.service).await?;
@@ -179,8 +179,8 @@ impl Daemon {
         }
         handle.compacted().await;
         let api::Upgrade { binary, deadline_ms, drain_grace_ms, claims, .. } = wanted;
-        let limits = Limits { deadline_ms, drain_grace_ms };
-        let refusal = Order::Refusal(limits);
+        let limits = UpgradeLimits { deadline_ms, drain_grace_ms };
+        let refusal = OperationRequest::Refusal(limits);
         if let Some(refused) = handle.try_order(refusal, Some(asked.clone()), Some(progress.clone())).await {
             return refused.map(answer);
         }

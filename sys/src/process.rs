@@ -236,7 +236,7 @@ pub fn has_ended(pid: u32) -> bool {
 
 /// The position of a process in the process tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct ProcessPosition {
     /// Its parent; 0 if that is in another namespace.
     pub parent: u32,
     /// Its session: the pid of the session leader, which may be gone.
@@ -246,10 +246,10 @@ pub struct Place {
 }
 
 /// Reads the position of a process at once; `None` if there is no such process.
-pub fn place_of(pid: u32) -> Option<Place> {
+pub fn place_of(pid: u32) -> Option<ProcessPosition> {
     let stat = read_at_once(&format!("/proc/{pid}/stat")).ok()?;
     let [parent, session] = [4, 6].map(|number| stat_field(&stat, number));
-    Some(Place { parent: parent?, session: session?, start_ticks: start_ticks(&stat)? })
+    Some(ProcessPosition { parent: parent?, session: session?, start_ticks: start_ticks(&stat)? })
 }
 
 /// The state letter of each thread: proc_pid_stat(5).

@@ -1,11 +1,11 @@
 //! The operations of a service: the clients that wait for them, their progress, and their entries in the history.
 
-mod order;
 mod recording;
+mod request;
 mod timeline;
 
-pub(in crate::supervisor) use order::{Limits, Order};
-pub(in crate::supervisor) use recording::{Asked, LOST_BEFORE, Recorder, merged};
+pub(in crate::supervisor) use recording::{LOST_BEFORE, Recorder, RequestedOperation, merged};
+pub(in crate::supervisor) use request::{OperationRequest, UpgradeLimits};
 pub(in crate::supervisor) use timeline::{Operation, Timeline, progress};
 
 use crate::control::{Error, api};
@@ -126,11 +126,11 @@ impl Operations {
     }
 
     /// What the history records of them.
-    pub(in crate::supervisor) fn asked(&self) -> impl Iterator<Item = &Asked> {
+    pub(in crate::supervisor) fn asked(&self) -> impl Iterator<Item = &RequestedOperation> {
         self.all().filter_map(|operation| operation.asked.as_ref())
     }
 
-    pub(in crate::supervisor) fn asked_mut(&mut self) -> impl Iterator<Item = &mut Asked> {
+    pub(in crate::supervisor) fn asked_mut(&mut self) -> impl Iterator<Item = &mut RequestedOperation> {
         let all = self.under_way.iter_mut().chain(&mut self.incoming);
         all.filter_map(|operation| operation.asked.as_mut())
     }

@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is known of an operation when it is requested. The history reports it when the operation has ended.
 #[derive(Debug, Clone)]
-pub(in crate::supervisor) struct Asked {
+pub(in crate::supervisor) struct RequestedOperation {
     pub(in crate::supervisor) what: history::Operation,
     pub(in crate::supervisor) by: Caller,
     /// The version that the new binary reports.
@@ -46,7 +46,7 @@ pub(in crate::supervisor) struct Asked {
     to: Option<Version>,
 }
 
-impl Asked {
+impl RequestedOperation {
     /// A request that is made now.
     pub(in crate::supervisor) fn new(what: history::Operation, by: Caller) -> Self {
         Self {
@@ -238,7 +238,12 @@ impl Service {
     }
 
     /// The history entry of an operation, as of now.
-    pub(in crate::supervisor) fn entry(&self, asked: &Asked, outcome: Ending, reason: Option<&str>) -> Entry {
+    pub(in crate::supervisor) fn entry(
+        &self,
+        asked: &RequestedOperation,
+        outcome: Ending,
+        reason: Option<&str>,
+    ) -> Entry {
         let (took_us, phases) = asked.times(self.operations.timeline());
         // Of a version that was not started, only the path is known.
         let candidate = || {
@@ -350,7 +355,7 @@ pub(in crate::supervisor) const LOST_BEFORE: &str = "the daemon was lost in the 
 fn resumed(entry: Entry) -> Operation {
     let ago = Duration::from_millis(unix_ms().saturating_sub(entry.at));
     let (reply, _) = oneshot::channel();
-    let asked = Asked {
+    let asked = RequestedOperation {
         what: entry.operation,
         by: entry.by,
         version: entry.to.as_ref().and_then(|to| to.version.clone()),

@@ -8,7 +8,7 @@ use handoff_protocol::message::{Grant, ToService};
 use handoff_protocol::reason::Reason;
 use handoff_protocol::supervisor::Phase;
 
-use super::{Place, Process};
+use super::{Process, ProcessRole};
 use crate::config::{self, StopSignal, format_duration_ms};
 use crate::control::api::{Kill, Killed};
 use crate::control::{Error, Kind, signal_names, signal_of};
@@ -44,7 +44,7 @@ impl Service {
     }
 
     /// Sends SIGKILL. A process that was asked to end before may have lost unsaved data, so this is reported.
-    pub(in crate::supervisor) fn kill(&mut self, place: Place) {
+    pub(in crate::supervisor) fn kill(&mut self, place: ProcessRole) {
         let Some(process) = self.processes.at(place) else { return };
         let killed = process.asked_for().map(|after| {
             let pid = self.program_run_by(process).unwrap_or(process.pid());

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::binary::hex;
 use crate::control::{Error, api};
 use crate::history::{Ending, Entry};
-use crate::supervisor::operations::Asked;
+use crate::supervisor::operations::RequestedOperation;
 use crate::supervisor::service::{Handle, Service};
 use crate::sys::clock::as_ms;
 
@@ -193,7 +193,7 @@ impl Service {
     }
 
     /// Records that a start was stopped while it waited.
-    pub(in crate::supervisor) fn stopped_before_start(&self, asked: &Asked) -> api::Outcome {
+    pub(in crate::supervisor) fn stopped_before_start(&self, asked: &RequestedOperation) -> api::Outcome {
         let entry = self.entry(asked, Ending::Stopped, None);
         let took_us = asked.elapsed_us();
         self.operations.recorder().append(Entry {

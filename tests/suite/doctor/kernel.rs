@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use handoff::config::ListenAddress;
 use handoff::shim::exec::{Spec, start_by};
-use handoff::shim::inject::{Event, Injector, Slots, Watcher};
+use handoff::shim::inject::{EventSink, InjectEvent, Injector, ListenerProvider};
 use handoff::slots::Access;
 use handoff::sys::attribute;
 use handoff::sys::process::reap_blocking;
@@ -126,7 +126,7 @@ fn a_program_that_gains_privilege_is_noticed() {
 /// Slots and a watcher that do nothing.
 struct Nothing;
 
-impl Slots for Nothing {
+impl ListenerProvider for Nothing {
     fn configured(&self) -> Vec<(String, ListenAddress)> {
         Vec::new()
     }
@@ -140,8 +140,8 @@ impl Slots for Nothing {
     fn path_removed(&self, _: &str, _: &Path) {}
 }
 
-impl Watcher for Nothing {
-    fn tell(&self, _: Event) {}
+impl EventSink for Nothing {
+    fn record(&self, _: InjectEvent) {}
 }
 
 #[test]

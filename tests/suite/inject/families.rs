@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 
-use handoff::shim::inject::Event;
+use handoff::shim::inject::InjectEvent;
 
 use super::Run;
 use crate::support::{LIMIT, free_address};
@@ -76,7 +76,7 @@ fn what_is_given_answers_and_what_could_not_is_refused() {
             let run = Run::python(&[&address], false, &script);
             let what = format!("{kind}, {family} {host} with {address}");
             if kind == "udp" && n >= 7 {
-                let events = run.events(1, |event| matches!(event, Event::Failed { .. }));
+                let events = run.events(1, |event| matches!(event, InjectEvent::Failed { .. }));
                 let text = events[0].to_string();
                 assert!(text.contains("could not answer; "), "{what}: {text}");
             } else {

@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use handoff::config::ListenAddress;
 use handoff::shim::exec::{Spec, Started, start_by};
-use handoff::shim::inject::{Event, Injector, Slots, Watcher};
+use handoff::shim::inject::{EventSink, InjectEvent, Injector, ListenerProvider};
 use handoff::slots::{Access, Group};
 use handoff::sys::process::Signal;
 use handoff::sys::process::{Exit, kill, reap_blocking};
@@ -80,7 +80,7 @@ impl TestSlots {
     }
 }
 
-impl Slots for TestSlots {
+impl ListenerProvider for TestSlots {
     fn configured(&self) -> Vec<(String, ListenAddress)> {
         self.0.iter().map(|(name, group)| (name.clone(), group.address().clone())).collect()
     }
@@ -99,12 +99,12 @@ impl Slots for TestSlots {
 
 #[derive(Default)]
 struct Heard {
-    events: Mutex<Vec<Event>>,
+    events: Mutex<Vec<InjectEvent>>,
     more: Condvar,
 }
 
-impl Watcher for Heard {
-    fn tell(&self, event: Event) {
+impl EventSink for Heard {
+    fn record(&self, event: InjectEvent) {
         self.events.lock().unwrap().push(event);
         self.more.notify_all();
     }
@@ -171,7 +171,7 @@ impl Run {
     }
 
     /// Waits for `count` events that match `is`. Returns all events in order.
-    fn events(&self, count: usize, is: impl Fn(&Event) -> bool) -> Vec<Event> {
+    fn events(&self, count: usize, is: impl Fn(&InjectEvent) -> bool) -> Vec<InjectEvent> {
         let until = Instant::now() + LIMIT;
         let mut events = self.heard.events.lock().unwrap();
         while events.iter().filter(|event| is(event)).count() < count {
@@ -183,8 +183,8 @@ impl Run {
     }
 
     /// Waits until the program has got `count` listeners.
-    fn bound(&self, count: usize) -> Vec<Event> {
-        self.events(count, |event| matches!(event, Event::Bound { .. }))
+    fn bound(&self, count: usize) -> Vec<InjectEvent> {
+        self.events(count, |event| matches!(event, InjectEvent::Bound { .. }))
     }
 
     /// Waits until the program has got a listener, and sends a request there.

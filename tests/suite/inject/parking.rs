@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use handoff::shim::inject::Event;
+use handoff::shim::inject::InjectEvent;
 use handoff::sys::descriptor::unread;
 use handoff::sys::process::Signal;
 use handoff::sys::process::kill;
@@ -10,8 +10,8 @@ use handoff::sys::process::kill;
 use super::{Run, answer};
 use crate::support::{again, free_address, signal, wait_for};
 
-fn is_parked(event: &Event) -> bool {
-    matches!(event, Event::Parked { .. })
+fn is_parked(event: &InjectEvent) -> bool {
+    matches!(event, InjectEvent::Parked { .. })
 }
 
 /// Whether the program has written nothing so far.
@@ -29,11 +29,11 @@ fn a_bind_waits_until_it_is_released() {
     );
     let mut run = Run::python(&[&address.to_string()], true, &script);
     let pid = run.started.pid;
-    assert_eq!(run.events(1, is_parked), [Event::Parked { name: "a".into(), pid }]);
+    assert_eq!(run.events(1, is_parked), [InjectEvent::Parked { name: "a".into(), pid }]);
     assert!(is_silent(&run));
     run.injector.release();
     // The bind returns after the release.
-    assert!(matches!(run.bound(1)[1], Event::Bound { pid: by, .. } if by == pid));
+    assert!(matches!(run.bound(1)[1], InjectEvent::Bound { pid: by, .. } if by == pid));
     assert_eq!(run.line(), "bound");
     assert_eq!(answer(address), "served");
 }
@@ -57,7 +57,7 @@ fn binds_of_several_threads_and_processes_are_released_at_once() {
     let mut pids: Vec<u32> = events
         .iter()
         .map(|event| match event {
-            Event::Parked { pid, .. } => *pid,
+            InjectEvent::Parked { pid, .. } => *pid,
             other => panic!("{other}"),
         })
         .collect();
@@ -136,7 +136,12 @@ fn nothing_is_left_of_a_program_that_is_killed_while_it_waits() {
     first.events(1, is_parked);
     assert_eq!(first.end().signal, Some(9));
     first.injector.release();
-    assert!(!first.bound(0).iter().any(|event| matches!(event, Event::Bound { .. } | Event::Failed { .. })));
+    assert!(
+        !first
+            .bound(0)
+            .iter()
+            .any(|event| matches!(event, InjectEvent::Bound { .. } | InjectEvent::Failed { .. }))
+    );
     // The output ends, so no process has its descriptors.
     first.output.read_to_string(&mut String::new()).unwrap();
 }

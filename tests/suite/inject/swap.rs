@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use handoff::shim::inject::{Event, Why};
+use handoff::shim::inject::{InjectEvent, MismatchReason};
 
 use super::{Run, answer, spec};
 use crate::support::free_address;
@@ -36,8 +36,11 @@ fn a_stock_server_serves_what_waited_before_it_started() {
     assert!(page.contains("200 OK") && page.ends_with("Linux\n"), "{page}");
     let pid = run.started.pid;
     let name = || "a".to_owned();
-    let events = run.events(1, |event| matches!(event, Event::Listening { .. }));
-    assert_eq!(events, [Event::Bound { name: name(), pid }, Event::Listening { name: name(), pid }]);
+    let events = run.events(1, |event| matches!(event, InjectEvent::Listening { .. }));
+    assert_eq!(
+        events,
+        [InjectEvent::Bound { name: name(), pid }, InjectEvent::Listening { name: name(), pid }]
+    );
     assert_eq!(run.end().signal, Some(9));
     // The slot outlives the program.
     std::net::TcpStream::connect(address).unwrap();
@@ -82,22 +85,22 @@ fn what_is_none_of_the_service_is_left_to_the_kernel() {
     assert_eq!(run.line(), "True");
     assert_eq!(run.line(), port_of(elsewhere).to_string());
     assert_eq!(run.line(), "Invalid argument");
-    let events = run.events(6, |event| matches!(event, Event::Passed { .. }));
-    let whys: Vec<Why> = events
+    let events = run.events(6, |event| matches!(event, InjectEvent::Passed { .. }));
+    let whys: Vec<MismatchReason> = events
         .into_iter()
         .map(|event| match event {
-            Event::Passed { why, .. } => why,
+            InjectEvent::Passed { why, .. } => why,
             other => panic!("{other}"),
         })
         .collect();
     let said = address.to_string().parse().unwrap();
     let expected = [
-        Why::Anything,
-        Why::Datagrams(address),
-        Why::Unknown,
-        Why::Unknown,
-        Why::Elsewhere(said),
-        Why::Anything,
+        MismatchReason::Anything,
+        MismatchReason::Datagrams(address),
+        MismatchReason::Unknown,
+        MismatchReason::Unknown,
+        MismatchReason::Elsewhere(said),
+        MismatchReason::Anything,
     ];
     assert_eq!(whys, expected);
 }
@@ -160,7 +163,7 @@ fn two_listeners_are_distinguished() {
     let run = Run::python(&[&first.to_string(), &second.to_string()], false, &script);
     let events = run.bound(2);
     let names = events.iter().filter_map(|event| match event {
-        Event::Bound { name, .. } => Some(name.as_str()),
+        InjectEvent::Bound { name, .. } => Some(name.as_str()),
         _ => None,
     });
     assert_eq!(names.collect::<Vec<_>>(), ["b", "a"]);

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use handoff::shim::inject::Event;
+use handoff::shim::inject::InjectEvent;
 use handoff::sys::user::effective_user;
 
 use super::{Run, answer};
@@ -22,7 +22,9 @@ fn workers_that_each_bind_share_the_listener() {
     let mut run = Run::python(&[&address.to_string()], false, &script);
     let events = run.bound(3);
     let bound = |pid: &str| {
-        events.iter().any(|event| matches!(event, Event::Bound { pid: by, .. } if by.to_string() == pid))
+        events
+            .iter()
+            .any(|event| matches!(event, InjectEvent::Bound { pid: by, .. } if by.to_string() == pid))
     };
     // Each process serves one connection and ends.
     let mut served: Vec<String> = (0..3).map(|_| answer(address)).collect();

@@ -8,7 +8,9 @@ use std::time::Duration;
 use crate::support::{Rig, ask_meanwhile, service, signal, version, wait_for};
 use handoff::control::ClientError;
 use handoff::control::api::{Ending, Outcome, Request, State};
+use handoff::sys::errno::Errno;
 use handoff::sys::process::Signal;
+use handoff::sys::socket::{AddressFamily, SockFlag, SockType, connect_path, socket};
 use handoff::sys::user::effective_user;
 
 /// Long enough for a busy machine, on which a process may be silent for a second.
@@ -294,6 +296,36 @@ fn a_socket_at_which_another_user_listens_is_not_that_of_the_process() {
     let problem = status.problem.unwrap();
     assert!(problem.contains("cannot be reached") && problem.contains("of user 65534"), "{problem}");
     assert_eq!((status.pid, version(address)), (pid, "1".to_owned()));
+}
+
+/// As after many daemons that came and went meanwhile: their connections stay in its queue.
+#[test]
+fn a_frozen_process_that_lets_no_further_daemon_in_is_replaced() {
+    let mut rig = Rig::new();
+    let address = rig.serve("s", "1", "", LEASE);
+    let pid = rig.status("s").pid.unwrap();
+    signal(pid, Signal::SIGSTOP);
+    let mut lost = rig.daemon.take().unwrap();
+    lost.kill().unwrap();
+    lost.wait().unwrap();
+    let sockets = std::fs::read_dir(rig.path("run/adopt")).unwrap().map(|entry| entry.unwrap().path());
+    let path = sockets.into_iter().find(|path| path.extension().is_none()).unwrap();
+    let connect = || {
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_NONBLOCK)?;
+        connect_path(&socket, &path).map(|()| socket)
+    };
+    let mut others = Vec::new();
+    let error = loop {
+        match connect() {
+            Ok(socket) if others.len() < 1000 => others.push(socket),
+            full => break full.err(),
+        }
+    };
+    assert_eq!(error, Some(Errno::EAGAIN));
+    rig.start_daemon();
+    let status = rig.settled("s");
+    assert_ne!(status.pid, Some(pid));
+    assert_eq!(version(address), "1");
 }
 
 #[test]

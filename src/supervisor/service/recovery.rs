@@ -273,14 +273,17 @@ impl Service {
             Ok(channel)
         });
         crash_point!("supervisor/recovery/reached");
-        if let Err(error) = &channel {
+        // Others have connected, and it has let none of them in: it is silent, as one that does not answer.
+        let is_full = channel.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        if let Some(error) = channel.as_ref().err().filter(|_| !is_full) {
             tracing::error!(pid, %error, "the process lives and cannot be reached");
             let what = "it serves on, but can only be stopped";
             self.problems
                 .mute(format!("The process {pid} cannot be reached by this daemon ({error}): {what}"));
         }
         let log = self.log_of(pid);
-        let found = if channel.is_ok() { Observation::Asked } else { Observation::Unreachable };
+        let is_asked = channel.is_ok() || is_full;
+        let found = if is_asked { Observation::Asked } else { Observation::Unreachable };
         let parts = ProcessParts {
             serial: self.next_token(),
             identity: process,

@@ -3,8 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::support::{Rig, ask, ask_meanwhile, pause, version};
-use handoff::control::api::Ending;
+use std::net::SocketAddr;
+
+use crate::support::{Rig, ask, ask_meanwhile, pause, service, signal, version, wait_for};
+use handoff::control::api::{Ending, History, Request, Response};
+use handoff::history::{self, Entry, Operation};
+use handoff::sys::process::Signal;
 
 const OVERLAP: &str = "mode = \"overlap\"";
 
@@ -118,4 +122,58 @@ fn clients_that_come_after_the_death_of_the_old_process_wait_for_the_new_one_and
         });
     }
     crate::support::wait_for("as many sockets as before", || (listeners() == before).then_some(()));
+}
+
+/// Upgrades while a request keeps the old process, and loses the daemon when the new one serves. `is_last` is called
+/// while the daemon is stopped, with the pid of the new process.
+fn lost_while_the_old_one_leaves(
+    meanwhile: impl FnOnce(&Rig, u32),
+    is_last: bool,
+) -> (Rig, SocketAddr, Entry) {
+    let mut rig = Rig::new();
+    let address = rig.serve("s", "1", "", "mode = \"overlap\"\nlease = \"2s\"\ndrain_grace = \"30s\"");
+    let old = rig.status("s").pid.unwrap();
+    let slow = ask_meanwhile(address, "slow 25000");
+    let daemon = rig.daemon.as_ref().unwrap().id();
+    let lost = rig.upgrade_and("s", &rig.release("2", ""), "retiring", || {
+        let new = rig.status("s").pid.unwrap();
+        assert_ne!(new, old);
+        if is_last {
+            signal(daemon, Signal::SIGSTOP);
+        }
+        meanwhile(&rig, new);
+        signal(daemon, Signal::SIGKILL);
+    });
+    lost.unwrap_err();
+    rig.daemon.take().unwrap().wait().unwrap();
+    rig.start_daemon();
+    rig.settled("s");
+    slow.join().unwrap().unwrap();
+    let asked = History { service: Some(service("s")), limit: None };
+    let entry =
+        wait_for("the end of the upgrade", || match rig.call(Request::History(asked.clone())).unwrap() {
+            Response::History(entries) => entries.into_iter().rfind(|entry| {
+                entry.operation == Operation::Upgrade && entry.outcome != history::Ending::UnderWay
+            }),
+            other => panic!("{other:?}"),
+        });
+    (rig, address, entry)
+}
+
+#[test]
+fn a_commit_whose_process_died_before_the_daemon_is_reported_as_one() {
+    let die = |rig: &Rig, new| {
+        signal(new, Signal::SIGKILL);
+        wait_for("another process", || rig.status("s").pid.filter(|pid| *pid != new));
+    };
+    let (_rig, address, entry) = lost_while_the_old_one_leaves(die, false);
+    assert_eq!((version(address).as_str(), entry.outcome), ("2", history::Ending::Committed), "{entry:?}");
+}
+
+#[test]
+fn a_commit_that_a_new_daemon_undoes_is_reported_as_rolled_back() {
+    let die = |_: &Rig, new| signal(new, Signal::SIGKILL);
+    let (_rig, address, entry) = lost_while_the_old_one_leaves(die, true);
+    assert_eq!((version(address).as_str(), entry.outcome), ("1", history::Ending::RolledBack), "{entry:?}");
+    assert!(entry.reason.unwrap().contains("the old one served"));
 }

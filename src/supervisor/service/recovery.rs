@@ -399,6 +399,9 @@ impl Service {
         };
         tracing::info!(?decision, "recovered: {told}");
         self.operations.recovered(decision == Decision::Advance);
+        if decision == Decision::Revert {
+            self.record_undone();
+        }
         self.retire_unused_slots();
         let processes = self.processes.all();
         self.shared.keeper.keep_only(&self.name, processes.map(|process| process.handoff));

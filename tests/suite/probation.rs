@@ -270,3 +270,27 @@ fn the_old_version_serves_if_the_new_one_dies_with_the_daemon() {
         assert_eq!(version(address), "1", "{mode}");
     }
 }
+
+#[test]
+fn a_rollback_does_not_go_back_to_a_version_that_was_taken_back() {
+    let rig = Rig::new();
+    let address = rig.serve("s", "0", "", "store = true");
+    rig.upgrade("s", &rig.release("1", "")).unwrap();
+    let file = rig.path("config/services/s.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{LONG}\n{text}")).unwrap();
+    let old = rig.settled("s").pid;
+    let die = || signal(rig.status("s").pid.filter(|pid| Some(*pid) != old).unwrap(), Signal::SIGKILL);
+    let outcome = on_probation(&rig, die).unwrap();
+    assert_eq!((outcome.outcome, version(address).as_str()), (Ending::RolledBack, "1"), "{outcome:?}");
+    std::fs::write(&file, text).unwrap();
+    let versions = || String::from_utf8(rig.run(&["versions", "s"]).stdout).unwrap();
+    wait_for("it to be marked", || versions().contains("taken back").then_some(()));
+    let back = rig.run(&["rollback", "s"]);
+    assert!(back.status.success(), "{}", String::from_utf8_lossy(&back.stderr));
+    assert_eq!(version(address), "0");
+    // The same by name, which a person chooses.
+    let undone = rig.run(&["rollback", "s", "3"]);
+    assert!(undone.status.success(), "{}", String::from_utf8_lossy(&undone.stderr));
+    assert_eq!(version(address), "2");
+}

@@ -57,9 +57,10 @@ impl Service {
         }
         match self.journal.settle(recording.pending, synced) {
             Ok(()) => {
-                if recording.lasting == DurableFact::Commit {
-                    self.note_generation();
+                if recording.lasting == DurableFact::Revert {
+                    self.note_undone();
                 }
+                self.note_generation();
                 self.feed(Event::Durable);
             }
             Err(error) => {

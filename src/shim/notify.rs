@@ -21,6 +21,7 @@ use crate::config::NotifySocket;
 use crate::sys::descriptor::is_duplicate;
 use crate::sys::message::{Received, receive};
 use crate::sys::socket::{AddressFamily, SockFlag, SockType, bind_name, bind_path, pass_credentials, socket};
+use crate::sys::user::real_user;
 
 /// Maximum number of descriptors that a program may store with its shim.
 const STORE_MAX: usize = 64;
@@ -45,6 +46,9 @@ impl Notify {
             |at: &OsStr, error: io::Error| format!("cannot receive READY=1 at {}: {error}", at.display());
         let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::empty())
             .map_err(|errno| error(path.as_os_str(), errno.into()))?;
+        // A program of root may give up its privileges first, and must reach the socket then.
+        let is_shut_off = real_user() == 0 && !path.ancestors().skip(2).all(is_passable);
+        let kind = if is_shut_off { NotifySocket::Abstract } else { kind };
         let (variable, path) = match kind {
             NotifySocket::Path => {
                 bind_for_all(&socket, path).map_err(|source| own::trouble(path, "made", &source))?;
@@ -93,6 +97,11 @@ impl Drop for Notify {
             let _ = fs::remove_file(path);
         }
     }
+}
+
+/// Whether every user may pass this directory.
+fn is_passable(directory: &Path) -> bool {
+    fs::metadata(directory).is_ok_and(|found| found.permissions().mode() & 0o001 != 0)
 }
 
 /// Binds a path that every user can reach: a program may have dropped its privileges before it is ready. The kernel

@@ -85,7 +85,7 @@ pub fn bring(state: &Path, import: &Import, in_place: Option<PathBuf>) -> Result
     let spool = state.join(SPOOL);
     let failed = |what| Error::io(what, &spool);
     DirBuilder::new().recursive(true).mode(0o700).create(&spool).map_err(failed("make the directory"))?;
-    let fresh = Fresh(spool.join(format!("{NEW}{}", std::process::id())));
+    let fresh = UnfinishedRequest(spool.join(format!("{NEW}{}", std::process::id())));
     remove(&fresh.0);
     DirBuilder::new().mode(0o700).create(&fresh.0).map_err(Error::io("make the directory", &fresh.0))?;
     let given = import.path.clone();
@@ -154,9 +154,9 @@ fn take_in(state: &Path, store: &Store) -> Result<Option<Staged>, Error> {
 }
 
 /// A directory that is not a request yet. Drop removes it.
-struct Fresh(PathBuf);
+struct UnfinishedRequest(PathBuf);
 
-impl Drop for Fresh {
+impl Drop for UnfinishedRequest {
     fn drop(&mut self) {
         remove(&self.0);
     }

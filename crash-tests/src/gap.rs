@@ -7,7 +7,7 @@ use serde::Serialize;
 
 /// The line with which a load ends.
 #[derive(Debug, Default, Serialize)]
-pub struct Found {
+pub struct LoadResult {
     pub ok: bool,
     pub acknowledged: u64,
     pub lost: u64,

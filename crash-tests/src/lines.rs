@@ -11,7 +11,7 @@ use std::time::Duration;
 use handoff::crash_test::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::gap::{Found, Gap};
+use crate::gap::{Gap, LoadResult};
 
 const CLIENTS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(2);
@@ -22,7 +22,7 @@ struct Shared {
     address: SocketAddr,
     over: AtomicBool,
     gap: Gap,
-    found: Mutex<Found>,
+    found: Mutex<LoadResult>,
     acknowledged: Mutex<BTreeSet<String>>,
 }
 
@@ -88,7 +88,7 @@ impl Shared {
         found.first.get_or_insert(error.to_string());
     }
 
-    fn conclude(self, file: &Path) -> Result<Found, Error> {
+    fn conclude(self, file: &Path) -> Result<LoadResult, Error> {
         let mut found = self.found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         let text = std::fs::read_to_string(file)?;
         let written: BTreeSet<&str> = text.lines().collect();

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use handoff::crash_test::{Choice, Error, Subject, execute, soak};
+use handoff::crash_test::{Error, Selection, Subject, execute, soak};
 use services::Services;
 
 /// Kill and stop every process of an upgrade at every point, with real services under load.
@@ -28,7 +28,7 @@ struct Args {
     #[arg(long, value_name = "DIR", hide = true)]
     built: Option<PathBuf>,
     #[command(flatten)]
-    choice: Choice,
+    choice: Selection,
     #[command(subcommand)]
     load: Option<Load>,
 }
@@ -114,7 +114,7 @@ fn run(args: &Args) -> Result<bool, Error> {
     Ok(good)
 }
 
-fn run_one(which: Which, services: &Services, choice: &Choice) -> Result<bool, Error> {
+fn run_one(which: Which, services: &Services, choice: &Selection) -> Result<bool, Error> {
     let name = which.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
     let program = services.program.clone();
     let (prepared, load) = match which {

@@ -9,10 +9,10 @@ use handoff::crash_test::Error;
 use handoff_demo::load::failure::Kind;
 use handoff_demo::load::meter::Meter;
 use handoff_demo::load::s3::S3;
-use handoff_demo::load::{Load, Plan};
+use handoff_demo::load::{Load, LoadConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::gap::{Found, Gap};
+use crate::gap::{Gap, LoadResult};
 use crate::services::{ACCESS_KEY, SECRET_KEY};
 
 /// Without one that uploads slowly: a drain would wait for it.
@@ -22,14 +22,14 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub fn load() -> Result<bool, Error> {
     let endpoint: SocketAddr = std::env::var("HANDOFF_LISTEN_S3")?.parse()?;
     let (access_key, secret_key) = (ACCESS_KEY.to_owned(), SECRET_KEY.to_owned());
-    let plan = Plan { endpoint, access_key, secret_key, clients: CLIENTS, seed: 1 };
+    let plan = LoadConfig { endpoint, access_key, secret_key, clients: CLIENTS, seed: 1 };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let found = runtime.block_on(work(&plan))?;
     println!("{}", serde_json::to_string(&found)?);
     Ok(found.ok)
 }
 
-async fn work(plan: &Plan) -> Result<Found, Error> {
+async fn work(plan: &LoadConfig) -> Result<LoadResult, Error> {
     let mut terminate = signal(SignalKind::terminate())?;
     let load = Load::start(plan).await?;
     let gap = Gap::begin();
@@ -52,9 +52,9 @@ async fn measure(probe: &mut S3, gap: &Gap) -> std::convert::Infallible {
     }
 }
 
-fn found(meter: &Meter, gap: &Gap) -> Found {
+fn found(meter: &Meter, gap: &Gap) -> LoadResult {
     let harmless = [Kind::Reset, Kind::Cut, Kind::Status];
-    Found {
+    LoadResult {
         ok: Kind::ALL.into_iter().all(|kind| harmless.contains(&kind) || meter.count(kind) == 0),
         acknowledged: meter.acknowledged(),
         lost: meter.count(Kind::Lost),

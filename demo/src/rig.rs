@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use crate::Error;
 use crate::binaries::Binaries;
-use crate::load::Plan;
+use crate::load::LoadConfig;
 
 /// The name of the service.
 pub const SERVICE: &str = "s3";
@@ -55,9 +55,9 @@ impl Rig {
     }
 
     /// The load for the service.
-    pub fn plan(&self, clients: usize) -> Plan {
+    pub fn plan(&self, clients: usize) -> LoadConfig {
         let (access_key, secret_key) = ("demo-access-key".to_owned(), "demo-secret-key".to_owned());
-        Plan { endpoint: self.endpoint, access_key, secret_key, clients, seed: 1 }
+        LoadConfig { endpoint: self.endpoint, access_key, secret_key, clients, seed: 1 }
     }
 
     /// Starts the supervisor with the service at `binary`, and waits until it serves. Blocks.

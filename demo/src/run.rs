@@ -56,9 +56,9 @@ async fn upgrade_all(
     load: &Load,
     progress: &Progress,
     length: Duration,
-) -> Result<Tally, Error> {
+) -> Result<UpgradeCounts, Error> {
     let (began, upgrades) = (Instant::now(), releases.len().saturating_sub(1));
-    let mut tally = Tally::default();
+    let mut tally = UpgradeCounts::default();
     for (number, release) in releases.iter().enumerate().skip(1) {
         let at = length.mul_f64(number as f64 / (upgrades + 1) as f64);
         sleep_until((began + at).max(Instant::now() + REST)).await;
@@ -87,7 +87,7 @@ async fn upgrade(socket: PathBuf, release: &Release) -> Result<Outcome, Error> {
 }
 
 /// The upgrades so far.
-struct Tally {
+struct UpgradeCounts {
     committed: usize,
     rolled_back: usize,
     surprises: Vec<String>,
@@ -96,14 +96,14 @@ struct Tally {
     times: Histogram<u64>,
 }
 
-impl Default for Tally {
+impl Default for UpgradeCounts {
     fn default() -> Self {
         let (gaps, gaps_rolled_back, times) = (histogram(), histogram(), histogram());
         Self { committed: 0, rolled_back: 0, surprises: Vec::new(), gaps, gaps_rolled_back, times }
     }
 }
 
-impl Tally {
+impl UpgradeCounts {
     /// Adds an upgrade, and describes its result.
     fn add(&mut self, release: &Release, outcome: &Outcome) -> String {
         let good = release.fault.is_none();

@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use handoff_demo::load::failure::Kind;
 use handoff_demo::load::meter::{Meter, Spread, histogram, record};
-use handoff_demo::load::{Load, Plan};
+use handoff_demo::load::{Load, LoadConfig};
 use handoff_example_s3::server::{Config, S3Server};
 use tokio::time::{sleep, timeout};
 
 const KEYS: (&str, &str) = ("access", "secret");
 
-fn plan(endpoint: SocketAddr) -> Plan {
+fn plan(endpoint: SocketAddr) -> LoadConfig {
     let (access_key, secret_key) = (KEYS.0.to_owned(), KEYS.1.to_owned());
-    Plan { endpoint, access_key, secret_key, clients: 8, seed: 7 }
+    LoadConfig { endpoint, access_key, secret_key, clients: 8, seed: 7 }
 }
 
 fn open(data_dir: &Path, listener: TcpListener) -> S3Server {

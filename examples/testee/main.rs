@@ -18,7 +18,7 @@ use handoff::sys::poll::{PollFlags, poll_one};
 use handoff_service::{self as service, BoxError, Drain, Seal, Server, State};
 
 mod handing;
-mod rude;
+mod misbehavior;
 mod stamp;
 
 use handing::Inherited;
@@ -43,7 +43,7 @@ fn run() -> Result<(), BoxError> {
     }
     println!("testee {} starts", stamp.version);
     if stamp.fault.starts_with("rude-") {
-        return rude::run(&stamp.fault);
+        return misbehavior::run(&stamp.fault);
     }
     match stamp.fault.as_str() {
         "exit-at-once" => return Err("told to exit at once".into()),

@@ -7,39 +7,39 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use super::state::{self, Heir};
+use super::state::{self, SuccessorLink};
 
 /// A drain in progress.
 #[derive(Debug, Clone)]
 pub struct Drain {
     grace: Duration,
-    state: Arc<State>,
-    heir: Heir,
+    state: Arc<DrainState>,
+    successor: SuccessorLink,
     refused: bool,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    inner: Mutex<Inner>,
+struct DrainState {
+    inner: Mutex<DrainFlags>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct DrainFlags {
     cancelled: bool,
     wakers: Vec<Waker>,
 }
 
-impl State {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+impl DrainState {
+    fn lock(&self) -> MutexGuard<'_, DrainFlags> {
         // Nothing panics while it holds this lock.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drain {
-    pub(super) fn new(grace: Duration, heir: Heir, refused: bool) -> Self {
-        Self { grace, state: Arc::default(), heir, refused }
+    pub(super) fn new(grace: Duration, heir: SuccessorLink, refused: bool) -> Self {
+        Self { grace, state: Arc::default(), successor: heir, refused }
     }
 
     /// Whether this process is dismissed before it was committed. Then it has had no clients, except as a canary.
@@ -64,7 +64,7 @@ impl Drain {
 
     /// Like [`super::Seal::hand_over`]. In overlap mode the successor already serves, and receives the state at once.
     pub fn hand_over(&self, state: &state::State) -> io::Result<()> {
-        self.heir.hand_over(state)
+        self.successor.hand_over(state)
     }
 
     /// Whether the drain must end now, even with work in progress.
@@ -94,7 +94,7 @@ impl Drain {
     }
 }
 
-struct Cancelled(Arc<State>);
+struct Cancelled(Arc<DrainState>);
 
 impl Future for Cancelled {
     type Output = ();
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn waiting_ends_with_the_time_or_with_the_cancellation() {
-        let drain = Drain::new(Duration::from_secs(1), Heir::default(), false);
+        let drain = Drain::new(Duration::from_secs(1), SuccessorLink::default(), false);
         assert!(!drain.wait(Duration::from_millis(1)));
         let other = drain.clone();
         let waiter = std::thread::spawn(move || other.wait(Duration::from_secs(60)));

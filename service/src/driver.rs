@@ -29,7 +29,7 @@ mod perform;
 
 /// A request of the driver to the server.
 #[derive(Debug)]
-pub(super) enum Order {
+pub(super) enum DriverRequest {
     /// Open the data and accept, with the state of the predecessor.
     Open(Option<State>),
     /// Process the state of the predecessor.
@@ -84,7 +84,7 @@ pub(super) struct Driver {
     version: u16,
     machine: Process,
     inbox: Arc<Inbox>,
-    orders: Box<dyn Fn(Order) + Send>,
+    orders: Box<dyn Fn(DriverRequest) + Send>,
     pub(super) before_exit: BeforeExit,
     drain: Option<Drain>,
     /// The grant to pass to the next seal.
@@ -128,7 +128,7 @@ impl Driver {
         welcome: &Welcome,
         adoption: Option<Adoption>,
         inbox: Arc<Inbox>,
-        orders: Box<dyn Fn(Order) + Send>,
+        orders: Box<dyn Fn(DriverRequest) + Send>,
     ) -> Self {
         Self {
             channel: Some(channel),

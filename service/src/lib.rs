@@ -98,9 +98,9 @@ pub mod tokio;
 mod work;
 
 pub use cancel::Drain;
-use driver::Order;
+use driver::DriverRequest;
 use start::Link;
-use state::Heir;
+use state::SuccessorLink;
 pub use state::{State, StateError};
 
 /// The first byte of every QUIC connection id that the server chooses, if the service file gives it the socket as
@@ -149,7 +149,7 @@ pub struct Seal {
     mode: Mode,
     cut: bool,
     grant: Option<Duration>,
-    heir: Heir,
+    successor: SuccessorLink,
 }
 
 impl Seal {
@@ -177,7 +177,7 @@ impl Seal {
     ///
     /// An error means that there is not enough memory.
     pub fn hand_over(&self, state: &State) -> io::Result<()> {
-        self.heir.hand_over(state)
+        self.successor.hand_over(state)
     }
 }
 
@@ -301,7 +301,7 @@ pub fn start() -> Result<Starting, Error> {
 #[derive(Debug)]
 pub struct Starting {
     link: Link,
-    orders: mpsc::Receiver<Order>,
+    orders: mpsc::Receiver<DriverRequest>,
 }
 
 impl Starting {
@@ -376,7 +376,7 @@ impl Starting {
 #[derive(Debug)]
 pub struct Begun {
     link: Link,
-    orders: mpsc::Receiver<Order>,
+    orders: mpsc::Receiver<DriverRequest>,
     state: Option<State>,
 }
 
@@ -402,7 +402,7 @@ impl Begun {
 }
 
 /// Reports that the process cannot serve, and blocks until the supervisor has received the report.
-fn unhealthy(link: &Link, orders: &mpsc::Receiver<Order>, reason: &str) -> Error {
+fn unhealthy(link: &Link, orders: &mpsc::Receiver<DriverRequest>, reason: &str) -> Error {
     link.opened(Err(reason.to_owned()));
     match link.origin() {
         Origin::Standalone => Error::Unhealthy(reason.to_owned()),
@@ -414,7 +414,7 @@ fn unhealthy(link: &Link, orders: &mpsc::Receiver<Order>, reason: &str) -> Error
 #[derive(Debug)]
 pub struct Serving {
     link: Link,
-    orders: mpsc::Receiver<Order>,
+    orders: mpsc::Receiver<DriverRequest>,
 }
 
 impl Serving {
@@ -423,14 +423,14 @@ impl Serving {
     pub fn run(self, mut server: impl Server) -> Result<Ended, Error> {
         for order in &self.orders {
             match order {
-                Order::Open(_) => {}
-                Order::TakeOver(state) => {
+                DriverRequest::Open(_) => {}
+                DriverRequest::TakeOver(state) => {
                     tell(work::run("take_over", || server.take_over(state)));
                 }
-                Order::Drain(drain) => self.link.drained(work::run("drain", || server.drain(drain))),
-                Order::Seal(seal) => self.link.sealed(work::run("seal", || server.seal(seal))),
-                Order::Resume => self.link.resumed(work::run("resume", || server.resume())),
-                Order::End(end) => return end,
+                DriverRequest::Drain(drain) => self.link.drained(work::run("drain", || server.drain(drain))),
+                DriverRequest::Seal(seal) => self.link.sealed(work::run("seal", || server.seal(seal))),
+                DriverRequest::Resume => self.link.resumed(work::run("resume", || server.resume())),
+                DriverRequest::End(end) => return end,
             }
         }
         standalone::wait_for_the_end()

@@ -12,7 +12,7 @@ use handoff_protocol::message::{FromService, Hello, Mode, Ready, ToService, Welc
 use handoff_protocol::version::{UNAGREED, VersionRange};
 
 use super::adoption::Entrance;
-use super::driver::{self, BeforeExit, Driver, Order};
+use super::driver::{self, BeforeExit, Driver, DriverRequest};
 use super::inbox::{Inbox, Input};
 use super::listeners::Listeners;
 use super::state::State;
@@ -36,7 +36,7 @@ pub(super) enum Link {
 }
 
 /// Connects to the supervisor, if there is one. The driver's thread calls `orders`.
-pub(super) fn link(orders: impl Fn(Order) + Send + 'static) -> Result<Link, Error> {
+pub(super) fn link(orders: impl Fn(DriverRequest) + Send + 'static) -> Result<Link, Error> {
     let Some(channel) = inherit::take_channel()? else {
         // The driver's end stays open: a receiver would take its close for the end of the service.
         std::mem::forget(orders);
@@ -104,9 +104,9 @@ fn wire_error(error: WireError) -> Error {
 }
 
 /// Waits until the supervisor has received the report that the process is not healthy.
-pub(super) fn told(orders: impl IntoIterator<Item = Order>) -> Error {
+pub(super) fn told(orders: impl IntoIterator<Item = DriverRequest>) -> Error {
     for order in orders {
-        if let Order::End(Err(error)) = order {
+        if let DriverRequest::End(Err(error)) = order {
             return error;
         }
     }
@@ -114,12 +114,15 @@ pub(super) fn told(orders: impl IntoIterator<Item = Order>) -> Error {
 }
 
 /// Waits for the order to open the data. Returns the predecessor's state.
-pub(super) fn await_open(orders: impl IntoIterator<Item = Order>) -> Result<Option<State>, Error> {
+pub(super) fn await_open(orders: impl IntoIterator<Item = DriverRequest>) -> Result<Option<State>, Error> {
     for order in orders {
         match order {
-            Order::Open(state) => return Ok(state),
-            Order::End(end) => return end.map(|_| None),
-            Order::TakeOver(_) | Order::Drain(_) | Order::Seal(_) | Order::Resume => {}
+            DriverRequest::Open(state) => return Ok(state),
+            DriverRequest::End(end) => return end.map(|_| None),
+            DriverRequest::TakeOver(_)
+            | DriverRequest::Drain(_)
+            | DriverRequest::Seal(_)
+            | DriverRequest::Resume => {}
         }
     }
     Err(Error::Closed)

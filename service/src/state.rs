@@ -87,9 +87,9 @@ pub(super) fn unpack(message: state::State, file: Option<OwnedFd>) -> Result<Sta
 
 /// The path to the successor; `None` without a supervisor.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Heir(Option<Arc<Inbox>>);
+pub(super) struct SuccessorLink(Option<Arc<Inbox>>);
 
-impl Heir {
+impl SuccessorLink {
     pub(super) fn new(inbox: Arc<Inbox>) -> Self {
         Self(Some(inbox))
     }

@@ -12,9 +12,9 @@ use std::time::Duration;
 use handoff_protocol::message::Mode;
 use tokio::sync::mpsc;
 
-use super::driver::Order;
+use super::driver::DriverRequest;
 use super::start::{self, Link};
-use super::state::Heir;
+use super::state::SuccessorLink;
 use super::work::{self, Done};
 pub use super::{BoxError, Drain, Ended, Error, Origin, Seal, State, StateError};
 use super::{tell, untaken};
@@ -46,7 +46,7 @@ pub async fn start() -> Result<Starting, Error> {
 #[derive(Debug)]
 pub struct Starting {
     link: Link,
-    orders: mpsc::UnboundedReceiver<Order>,
+    orders: mpsc::UnboundedReceiver<DriverRequest>,
 }
 
 impl Starting {
@@ -102,7 +102,7 @@ impl Starting {
 #[derive(Debug)]
 pub struct Begun {
     link: Link,
-    orders: mpsc::UnboundedReceiver<Order>,
+    orders: mpsc::UnboundedReceiver<DriverRequest>,
     state: Option<State>,
 }
 
@@ -128,7 +128,7 @@ impl Begun {
 #[derive(Debug)]
 pub struct Serving {
     link: Link,
-    orders: mpsc::UnboundedReceiver<Order>,
+    orders: mpsc::UnboundedReceiver<DriverRequest>,
 }
 
 impl Serving {
@@ -153,12 +153,14 @@ impl Serving {
             };
             let Some(order) = order else { std::future::pending().await };
             match order {
-                Order::Open(_) => {}
-                Order::TakeOver(state) => tell(guard("take_over", || server.take_over(state)).await),
-                Order::Drain(drain) => self.link.drained(guard("drain", || server.drain(drain)).await),
-                Order::Seal(seal) => self.link.sealed(guard("seal", || server.seal(seal)).await),
-                Order::Resume => self.link.resumed(guard("resume", || server.resume()).await),
-                Order::End(end) => return end,
+                DriverRequest::Open(_) => {}
+                DriverRequest::TakeOver(state) => tell(guard("take_over", || server.take_over(state)).await),
+                DriverRequest::Drain(drain) => {
+                    self.link.drained(guard("drain", || server.drain(drain)).await)
+                }
+                DriverRequest::Seal(seal) => self.link.sealed(guard("seal", || server.seal(seal)).await),
+                DriverRequest::Resume => self.link.resumed(guard("resume", || server.resume()).await),
+                DriverRequest::End(end) => return end,
             }
         }
     }
@@ -168,19 +170,19 @@ impl Serving {
 pub const STOP_GRACE: Duration = Duration::from_secs(30);
 
 async fn leave(mut server: impl Server, mode: Mode) -> Result<Ended, Error> {
-    let drain = Drain::new(STOP_GRACE, Heir::default(), false);
+    let drain = Drain::new(STOP_GRACE, SuccessorLink::default(), false);
     // Seals even if the drain fails or times out: the process must end.
     if tokio::time::timeout(STOP_GRACE, guard("drain", || server.drain(drain.clone()))).await.is_err() {
         drain.cancel();
     }
-    guard("seal", || server.seal(Seal { mode, cut: true, grant: None, heir: Heir::default() }))
+    guard("seal", || server.seal(Seal { mode, cut: true, grant: None, successor: SuccessorLink::default() }))
         .await
         .map_err(Error::SealFailed)?;
     Ok(Ended::Released)
 }
 
 /// Reports that the process cannot serve, and waits until the supervisor has received the report.
-async fn unhealthy(link: &Link, mut orders: mpsc::UnboundedReceiver<Order>, reason: &str) -> Error {
+async fn unhealthy(link: &Link, mut orders: mpsc::UnboundedReceiver<DriverRequest>, reason: &str) -> Error {
     link.opened(Err(reason.to_owned()));
     match link.origin() {
         Origin::Standalone => Error::Unhealthy(reason.to_owned()),
@@ -188,10 +190,10 @@ async fn unhealthy(link: &Link, mut orders: mpsc::UnboundedReceiver<Order>, reas
     }
 }
 
-async fn told(orders: &mut mpsc::UnboundedReceiver<Order>) -> Error {
+async fn told(orders: &mut mpsc::UnboundedReceiver<DriverRequest>) -> Error {
     loop {
         match orders.recv().await {
-            Some(Order::End(Err(error))) => return error,
+            Some(DriverRequest::End(Err(error))) => return error,
             Some(_) => {}
             None => return Error::Closed,
         }

@@ -9,7 +9,7 @@ use crate::store::{Evidence, Id};
 /// How to verify a new binary, and which part of it is the program.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Verification")]
-pub(super) struct Claimed {
+pub(super) struct ClaimOptions {
     /// The SHA-256 that the file must have
     #[arg(long, value_name = "HEX")]
     sha256: Option<Id>,
@@ -27,7 +27,7 @@ pub(super) struct Claimed {
     tree: bool,
 }
 
-impl Claimed {
+impl ClaimOptions {
     pub(super) fn to_claims(&self) -> Result<Claims, Failure> {
         let path = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
         let (sha256sums, minisig) = (path(&self.sha256sums)?, path(&self.minisig)?);

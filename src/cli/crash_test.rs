@@ -29,7 +29,7 @@ pub(super) struct Arguments {
     service_file: PathBuf,
     #[cfg(feature = "crash-points")]
     #[command(flatten)]
-    choice: crate::crash_test::Choice,
+    choice: crate::crash_test::Selection,
     /// The version to upgrade to [default: the binary of the service file]
     #[arg(long, value_name = "PATH")]
     next: Option<PathBuf>,

@@ -12,7 +12,7 @@ use super::{Json, ask};
 use crate::config::{self, Dirs, Mode, Service, parse_duration_ms};
 use crate::control;
 use crate::control::api::{Request, Response, State};
-use crate::doctor::{Choice, Diagnosis, Finding, Verdict, examine};
+use crate::doctor::{Compatibility, Diagnosis, Finding, Settings, examine};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -62,7 +62,7 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     if service.mode == Mode::Exclusive && arguments.yes_run_it {
         note("The program is run as it is: if the service runs too, both are on the same data.");
     }
-    let choice = Choice {
+    let choice = Settings {
         binary: binary.unwrap_or_else(|| service.binary.clone()),
         limit: Duration::from_millis(arguments.timeout),
         versions: dirs.versions(&service.name),
@@ -139,9 +139,9 @@ fn report(diagnosis: &Diagnosis, out: &mut Output) {
 fn table(findings: &[Finding]) -> String {
     let rows = findings.iter().map(|finding| {
         let verdict = match finding.verdict {
-            Verdict::Works => "works",
-            Verdict::DoesNot => "does not",
-            Verdict::NotTried => "not tried",
+            Compatibility::Works => "works",
+            Compatibility::DoesNot => "does not",
+            Compatibility::NotTried => "not tried",
         };
         [finding.adapter.spelling().to_owned(), verdict.to_owned(), finding.why.clone()]
     });

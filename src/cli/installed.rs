@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use handoff_protocol::ids::ServiceName;
 use serde_json::json;
 
-use super::claims::{Claimed, absolute};
+use super::claims::{ClaimOptions, absolute};
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::{Json, operation};
@@ -48,7 +48,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
-    claims: Claimed,
+    claims: ClaimOptions,
     #[command(flatten)]
     pub(super) json: Json,
 }

@@ -17,14 +17,14 @@ use crate::sys::signal_fd::signal_fd;
 
 /// The work that continues in the daemon, and what the user can do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct GoesOn {
+pub(super) struct ContinuationHint {
     message: String,
     hint: String,
 }
 
-impl GoesOn {
+impl ContinuationHint {
     /// For a request that has an outcome.
-    pub(super) fn of(request: &Request) -> GoesOn {
+    pub(super) fn of(request: &Request) -> ContinuationHint {
         let (what, service) = match request {
             Request::Start(service) => ("start", service),
             Request::Stop(service) => ("stop", service),
@@ -40,11 +40,11 @@ impl GoesOn {
             Request::Stop(_) | Request::Cancel(_) => watch,
             _ => format!("{watch}; call it off: handoff cancel {service}"),
         };
-        GoesOn { message: format!("The {what} of {service} goes on in the daemon."), hint }
+        ContinuationHint { message: format!("The {what} of {service} goes on in the daemon."), hint }
     }
 
     /// For several upgrades at once.
-    pub(super) fn all<'a>(under_way: impl IntoIterator<Item = &'a ServiceName>) -> GoesOn {
+    pub(super) fn all<'a>(under_way: impl IntoIterator<Item = &'a ServiceName>) -> ContinuationHint {
         let names: Vec<&str> = under_way.into_iter().map(ServiceName::as_str).collect();
         let message = match &names[..] {
             [] => "No upgrade is under way, and no other begins.".to_owned(),
@@ -54,7 +54,7 @@ impl GoesOn {
             [] => "See the versions: handoff list",
             _ => "Watch one: handoff status NAME; call it off: handoff cancel NAME",
         };
-        GoesOn { message, hint: hint.to_owned() }
+        ContinuationHint { message, hint: hint.to_owned() }
     }
 }
 
@@ -64,7 +64,7 @@ pub(super) struct Interrupt(Option<OwnedFd>);
 
 /// While this exists, an interrupt prints how to continue.
 #[derive(Debug)]
-pub(super) struct Watch(Arc<AtomicBool>);
+pub(super) struct InterruptGuard(Arc<AtomicBool>);
 
 impl Interrupt {
     /// Call it while the process has one thread. If SIGINT is ignored, as below nohup, it stays ignored.
@@ -78,10 +78,10 @@ impl Interrupt {
         self,
         json: bool,
         bar: Option<ProgressBar>,
-        goes_on: impl FnOnce() -> GoesOn + Send + 'static,
-    ) -> Watch {
+        goes_on: impl FnOnce() -> ContinuationHint + Send + 'static,
+    ) -> InterruptGuard {
         let is_over = Arc::new(AtomicBool::new(false));
-        let watch = Watch(Arc::clone(&is_over));
+        let watch = InterruptGuard(Arc::clone(&is_over));
         let Some(interrupts) = self.0 else { return watch };
         std::thread::spawn(move || {
             while !poll_one(&interrupts, PollFlags::POLLIN, None).is_ok_and(|found| !found.is_empty()) {}
@@ -95,13 +95,13 @@ impl Interrupt {
     }
 }
 
-impl Drop for Watch {
+impl Drop for InterruptGuard {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Release);
     }
 }
 
-fn say(GoesOn { message, hint }: &GoesOn, json: bool) {
+fn say(ContinuationHint { message, hint }: &ContinuationHint, json: bool) {
     if !json {
         return note(format!("{message} {hint}"));
     }

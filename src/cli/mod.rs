@@ -80,14 +80,14 @@ Examples:
 #[command(arg_required_else_help = true, disable_help_subcommand = true)]
 struct Cli {
     #[command(flatten)]
-    places: Places,
+    places: DirectoryOptions,
     #[command(subcommand)]
     verb: Verb,
 }
 
 #[derive(Args)]
 #[command(next_help_heading = "Directories")]
-struct Places {
+struct DirectoryOptions {
     /// Directory of the configuration; the service files are in its subdirectory `services`
     #[arg(long, value_name = "DIR", global = true)]
     config_dir: Option<PathBuf>,
@@ -220,8 +220,8 @@ impl Verb {
     }
 }
 
-impl From<Places> for DirOverrides {
-    fn from(places: Places) -> DirOverrides {
+impl From<DirectoryOptions> for DirOverrides {
+    fn from(places: DirectoryOptions) -> DirOverrides {
         let or = |given: Option<PathBuf>, name| given.or_else(|| variable(name).map(PathBuf::from));
         DirOverrides {
             config: or(places.config_dir, "HANDOFF_CONFIG_DIR"),

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
-use super::interrupt::{GoesOn, Interrupt};
+use super::interrupt::{ContinuationHint, Interrupt};
 use super::output::{Output, Style, note};
 use super::{human, sentence};
 use crate::config::Dirs;
@@ -36,7 +36,7 @@ pub(super) fn perform(request: &Request, dirs: &Dirs, out: &mut Output) -> Resul
     client.call(&Request::Ping, &mut |_| {})?;
     let interrupt = Interrupt::hold();
     let mut display = Display::new(out.is_json());
-    let goes_on = GoesOn::of(request);
+    let goes_on = ContinuationHint::of(request);
     let watch = interrupt.tell(out.is_json(), display.bar(), || goes_on);
     let answer = client.call(request, &mut |progress| display.show(&progress, out));
     drop(watch);

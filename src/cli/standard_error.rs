@@ -21,10 +21,10 @@ const PIECE_BYTES: usize = 4096;
 
 /// The standard error of this process.
 #[derive(Debug, Default)]
-pub(super) struct StandardError(Mutex<State>);
+pub(super) struct StandardError(Mutex<WriterState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct WriterState {
     lost_lines: u64,
     /// Whether the last line was cut.
     is_torn: bool,
@@ -39,7 +39,7 @@ impl<'a> MakeWriter<'a> for StandardError {
 }
 
 /// The writer of one line, which comes in one write.
-pub(super) struct Line<'a>(&'a Mutex<State>);
+pub(super) struct Line<'a>(&'a Mutex<WriterState>);
 
 impl Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
@@ -52,7 +52,7 @@ impl Write for Line<'_> {
                 state.lost_lines
             );
             if put(note.as_bytes(), patience) == note.len() {
-                *state = State::default();
+                *state = WriterState::default();
             }
         }
         if state.lost_lines == 0 {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use handoff_protocol::ids::ServiceName;
 
-use super::claims::{Claimed, absolute};
+use super::claims::{ClaimOptions, absolute};
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::{Json, operation, upgrade_all};
@@ -45,7 +45,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
     drain_grace: Option<u64>,
     #[command(flatten)]
-    claims: Claimed,
+    claims: ClaimOptions,
     #[command(flatten)]
     pub(super) json: Json,
 }

@@ -8,7 +8,7 @@ use handoff_protocol::ids::ServiceName;
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
-use super::interrupt::{GoesOn, Interrupt};
+use super::interrupt::{ContinuationHint, Interrupt};
 use super::output::{Output, note};
 use super::rollout::Rollout;
 use super::{list, operation};
@@ -17,14 +17,14 @@ use crate::control::api::{Claims, Ending, Outcome, Progress, Request, Response, 
 use crate::control::{Client, ClientError, Kind};
 
 /// A message of one of the upgrades.
-enum News {
+enum UpgradeUpdate {
     Progress(Progress),
     Ended(ServiceName, Box<Result<Outcome, ClientError>>),
 }
 
 /// The results of the upgrades.
 #[derive(Default)]
-struct Sum {
+struct UpgradeSummary {
     committed: Vec<ServiceName>,
     rolled_back: Vec<ServiceName>,
     failed: Vec<ServiceName>,
@@ -47,12 +47,12 @@ pub(super) fn run(
     dirs: &Dirs,
     out: &mut Output,
 ) -> Result<Exit, Failure> {
-    let mut sum = Sum::default();
+    let mut sum = UpgradeSummary::default();
     let mut rollout = Rollout::new(order(dirs, &mut sum, out)?, parallel_max);
     let (tell, news) = channel();
     let under_way = Arc::new(Mutex::new(BTreeSet::new()));
     let shown = Arc::clone(&under_way);
-    let watch = Interrupt::hold().tell(out.is_json(), None, move || GoesOn::all(&*lock(&shown)));
+    let watch = Interrupt::hold().tell(out.is_json(), None, move || ContinuationHint::all(&*lock(&shown)));
     while !rollout.is_over() {
         for service in rollout.begin() {
             lock(&under_way).insert(service.clone());
@@ -61,8 +61,8 @@ pub(super) fn run(
         // Each upgrade that has started sends an end. `tell` still exists, so `recv` does not fail.
         let Ok(next) = news.recv() else { break };
         match next {
-            News::Progress(progress) => show(&progress, out),
-            News::Ended(service, result) => {
+            UpgradeUpdate::Progress(progress) => show(&progress, out),
+            UpgradeUpdate::Ended(service, result) => {
                 lock(&under_way).remove(&service);
                 let is_good = sum.add(&service, *result, out);
                 rollout.ended(&service, is_good);
@@ -81,7 +81,7 @@ fn lock(names: &Mutex<BTreeSet<ServiceName>>) -> MutexGuard<'_, BTreeSet<Service
 /// The running services, each with the ones to upgrade before it.
 fn order(
     dirs: &Dirs,
-    sum: &mut Sum,
+    sum: &mut UpgradeSummary,
     out: &mut Output,
 ) -> Result<BTreeMap<ServiceName, BTreeSet<ServiceName>>, Failure> {
     let running = list::services(dirs)?;
@@ -133,21 +133,21 @@ fn begin(
     service: ServiceName,
     Limits { deadline_ms, drain_grace_ms }: Limits,
     dirs: &Dirs,
-    tell: Sender<News>,
+    tell: Sender<UpgradeUpdate>,
 ) {
     let socket = dirs.control_socket();
     std::thread::spawn(move || {
         let (name, claims) = (service.clone(), Claims::default());
         let upgrade = Upgrade { service: name, binary: None, deadline_ms, drain_grace_ms, claims };
         // If the receiver is gone, the command has ended already.
-        let mut on_progress = |progress| drop(tell.send(News::Progress(progress)));
+        let mut on_progress = |progress| drop(tell.send(UpgradeUpdate::Progress(progress)));
         let answer = Client::connect(&socket)
             .and_then(|mut client| client.call(&Request::Upgrade(upgrade), &mut on_progress));
         let result = answer.map(|response| match response {
             Response::Outcome(outcome) => *outcome,
             other => unreachable!("the client reads only an outcome as the answer to an upgrade: {other:?}"),
         });
-        let _ = tell.send(News::Ended(service, Box::new(result)));
+        let _ = tell.send(UpgradeUpdate::Ended(service, Box::new(result)));
     });
 }
 
@@ -159,7 +159,7 @@ fn show(progress: &Progress, out: &mut Output) {
     }
 }
 
-impl Sum {
+impl UpgradeSummary {
     /// Records and prints the end of one upgrade. Returns whether the service runs its new version.
     fn add(&mut self, service: &ServiceName, result: Result<Outcome, ClientError>, out: &mut Output) -> bool {
         match result {
@@ -203,7 +203,7 @@ impl Sum {
     }
 
     fn tell(self, left: &[ServiceName], out: &mut Output) -> Exit {
-        let Sum { committed, rolled_back, failed, passed_over, exit } = self;
+        let UpgradeSummary { committed, rolled_back, failed, passed_over, exit } = self;
         if out.is_json() {
             out.object(&json!({ "summary": {
                 "committed": committed, "rolled_back": rolled_back, "failed": failed,

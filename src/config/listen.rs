@@ -44,7 +44,7 @@ pub struct Owner {
 
 /// Why a name has no id. `Display` is a clause without a full stop.
 #[derive(Debug, thiserror::Error)]
-pub enum NoId {
+pub enum IdLookupError {
     /// The account file does not contain it.
     #[error("{file} has no {what} {name:?}")]
     Unknown {
@@ -65,7 +65,7 @@ pub enum NoId {
     },
 }
 
-impl NoId {
+impl IdLookupError {
     /// What the user can do about it.
     pub fn hint(&self) -> &'static str {
         "correct the name, or write the number; accounts from elsewhere (LDAP) need the number"
@@ -74,19 +74,19 @@ impl NoId {
 
 impl Owner {
     /// The ids of user and group. Reads `/etc/passwd` and `/etc/group` for names.
-    pub fn ids(&self) -> Result<(Option<u32>, Option<u32>), NoId> {
+    pub fn ids(&self) -> Result<(Option<u32>, Option<u32>), IdLookupError> {
         let user = self.user.as_deref().map(|name| id_of(name, "/etc/passwd", "user"));
         let group = self.group.as_deref().map(|name| id_of(name, "/etc/group", "group"));
         Ok((user.transpose()?, group.transpose()?))
     }
 }
 
-fn id_of(name: &str, file: &'static str, what: &'static str) -> Result<u32, NoId> {
+fn id_of(name: &str, file: &'static str, what: &'static str) -> Result<u32, IdLookupError> {
     if let Ok(id) = name.parse() {
         return Ok(id);
     }
-    let text = fs::read_to_string(file).map_err(|error| NoId::File { file, error })?;
-    find_id(&text, name).ok_or_else(|| NoId::Unknown { file, what, name: name.to_owned() })
+    let text = fs::read_to_string(file).map_err(|error| IdLookupError::File { file, error })?;
+    find_id(&text, name).ok_or_else(|| IdLookupError::Unknown { file, what, name: name.to_owned() })
 }
 
 /// passwd(5) and group(5) both have the name first and the number third.
@@ -113,7 +113,7 @@ pub(super) fn read(report: &mut Report, root: &Section) -> Vec<Listener> {
             }
             Field::Table(span, table) => (span, detailed(report, &table)),
         };
-        let (Ok(name), Some(Said { address, mode, owner, at })) = (name, read) else { continue };
+        let (Ok(name), Some(UnnamedListener { address, mode, owner, at })) = (name, read) else { continue };
         if let Some(other) = listeners.iter().find(|other| other.address.conflicts_with(&address)) {
             let cause = format!("{address} is already taken by listen.{} ({})", other.name, other.address);
             let hint = "give each listener its own address";
@@ -126,7 +126,7 @@ pub(super) fn read(report: &mut Report, root: &Section) -> Vec<Listener> {
 }
 
 /// A listener without its name.
-struct Said {
+struct UnnamedListener {
     address: ListenAddress,
     mode: Option<u32>,
     owner: Owner,
@@ -139,15 +139,15 @@ fn address(
     key: &str,
     text: &str,
     span: Range<usize>,
-) -> Option<Said> {
+) -> Option<UnnamedListener> {
     let at = report.position(span.start);
     match text.parse::<ListenAddress>() {
-        Ok(address) => Some(Said { address, mode: None, owner: Owner::default(), at }),
+        Ok(address) => Some(UnnamedListener { address, mode: None, owner: Owner::default(), at }),
         Err(error) => section.wrong(report, key, span, &error.to_string(), ADDRESS_HINT),
     }
 }
 
-fn detailed(report: &mut Report, table: &Section) -> Option<Said> {
+fn detailed(report: &mut Report, table: &Section) -> Option<UnnamedListener> {
     table.refuse_unknown(report, KEYS);
     if !table.has("address") {
         table.missing(report, "address", ADDRESS_HINT);
@@ -165,7 +165,7 @@ fn detailed(report: &mut Report, table: &Section) -> Option<Said> {
             table.refuse(report, key, "is for unix sockets alone", "remove it");
         }
     }
-    Some(Said { mode, owner, ..said })
+    Some(UnnamedListener { mode, owner, ..said })
 }
 
 fn mode(report: &mut Report, table: &Section) -> Option<u32> {

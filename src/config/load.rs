@@ -29,7 +29,7 @@ pub struct Loaded {
 
 /// What is readable in a service file that has mistakes.
 #[derive(Debug)]
-pub struct Glimpse {
+pub struct PartialService {
     /// The program.
     pub binary: Option<PathBuf>,
     /// Whether two generations may run side by side.
@@ -38,13 +38,13 @@ pub struct Glimpse {
     pub listeners: Vec<Listener>,
 }
 
-impl Default for Glimpse {
+impl Default for PartialService {
     fn default() -> Self {
         Self { binary: None, mode: Mode::Exclusive, listeners: Vec::new() }
     }
 }
 
-impl From<&Service> for Glimpse {
+impl From<&Service> for PartialService {
     fn from(service: &Service) -> Self {
         let Service { binary, mode, listeners, .. } = service;
         Self { binary: Some(binary.clone()), mode: *mode, listeners: listeners.clone() }
@@ -97,7 +97,7 @@ pub fn load_service(config_dir: &Path, name: &ServiceName) -> Result<Service, Ve
 }
 
 /// Reads one service file: a service, or its mistakes and what is readable despite them. Blocks on the file system.
-pub fn read_service(file: &Path) -> Result<Box<Service>, (Vec<Error>, Glimpse)> {
+pub fn read_service(file: &Path) -> Result<Box<Service>, (Vec<Error>, PartialService)> {
     read_file(file).map(Box::new).map_err(|errors| {
         let bytes = read_bytes(file).unwrap_or_default();
         (errors, Service::glimpse(file, &String::from_utf8_lossy(&bytes)))

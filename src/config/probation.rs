@@ -22,7 +22,7 @@ const STEPS_MAX: usize = 16;
 
 /// The requirements for a new version. Without any, it is trusted when it is ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trial {
+pub struct TrialSettings {
     /// The shares of the new connections that it gets before the commit.
     pub canary: Vec<CanaryStep>,
     /// How long the previous version stands by after the commit, in milliseconds; 0 for not at all.
@@ -44,7 +44,7 @@ pub struct ErrorCount {
     pub max: u32,
 }
 
-impl Default for Trial {
+impl Default for TrialSettings {
     fn default() -> Self {
         Self {
             canary: Vec::new(),
@@ -57,14 +57,14 @@ impl Default for Trial {
 }
 
 /// Reads `canary`, and `probation` as a time or as a table.
-pub(super) fn read(report: &mut Report, root: &Section, mode: Mode, listeners: &[Listener]) -> Trial {
+pub(super) fn read(report: &mut Report, root: &Section, mode: Mode, listeners: &[Listener]) -> TrialSettings {
     let canary = canary(report, root, mode, listeners).unwrap_or_default();
     if !root.is_table("probation") {
         let time = root.duration_ms(report, "probation", 1).map_or(0, |found| found.value);
-        return Trial { canary, probation_ms: time, ..Trial::default() };
+        return TrialSettings { canary, probation_ms: time, ..TrialSettings::default() };
     }
     let Some(section) = root.section(report, "probation", "probation.") else {
-        return Trial { canary, ..Trial::default() };
+        return TrialSettings { canary, ..TrialSettings::default() };
     };
     section.refuse_unknown(report, KEYS);
     if !section.has("time") {
@@ -74,7 +74,7 @@ pub(super) fn read(report: &mut Report, root: &Section, mode: Mode, listeners: &
         |key, default| section.duration_ms(report, key, 1).map_or(default, |found| found.value);
     let (probation_ms, interval_ms) = (duration("time", 0), duration("interval", INTERVAL_MS));
     let failures = section.count(report, "failures", 1..=1_000).unwrap_or(FAILURES);
-    Trial { canary, probation_ms, interval_ms, failures, errors: errors(report, &section) }
+    TrialSettings { canary, probation_ms, interval_ms, failures, errors: errors(report, &section) }
 }
 
 fn errors(report: &mut Report, section: &Section) -> Option<ErrorCount> {

@@ -26,7 +26,7 @@ const ANSWER_PAUSE_MAX_MS: u64 = 2_000;
 
 /// The settings of the program, for adapters other than `handoff`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Program {
+pub struct ProgramSettings {
     /// The signal that asks it to end.
     pub stop_signal: StopSignal,
     /// The processes that get the stop signal.
@@ -36,7 +36,7 @@ pub struct Program {
     /// Whether it sends `READY=1` (sd_notify(3)), and over which socket. If so, the shim waits for it.
     pub notify: Option<NotifySocket>,
     /// What to wait for before it is asked to end.
-    pub drain: DrainFor,
+    pub drain: DrainCondition,
     /// How long it may pause within an answer that it writes in parts, in milliseconds, if configured.
     #[serde(default)]
     pub answer_pause_ms: Option<u64>,
@@ -113,7 +113,7 @@ pub enum NotifySocket {
 /// What to wait for before a program is asked to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum DrainFor {
+pub enum DrainCondition {
     /// All its connections are closed.
     Connections,
     /// All its requests are answered, as far as the traffic of its connections shows.
@@ -125,17 +125,17 @@ pub enum DrainFor {
 }
 
 /// Reads the keys of a program. Refuses them for a service that speaks the protocol, where they would have no effect.
-pub(super) fn read(report: &mut Report, root: &Section, adapter: Adapter, mode: Mode) -> Program {
+pub(super) fn read(report: &mut Report, root: &Section, adapter: Adapter, mode: Mode) -> ProgramSettings {
     let drains = [
-        ("connections", DrainFor::Connections),
-        ("requests", DrainFor::Requests),
-        ("long-requests", DrainFor::LongRequests),
-        ("nothing", DrainFor::Nothing),
+        ("connections", DrainCondition::Connections),
+        ("requests", DrainCondition::Requests),
+        ("long-requests", DrainCondition::LongRequests),
+        ("nothing", DrainCondition::Nothing),
     ];
     let modes = [("mixed", StopMode::Mixed), ("main", StopMode::Main), ("group", StopMode::Group)];
     let usual = match mode {
-        Mode::Overlap => DrainFor::Connections,
-        Mode::Exclusive => DrainFor::Requests,
+        Mode::Overlap => DrainCondition::Connections,
+        Mode::Exclusive => DrainCondition::Requests,
     };
     if adapter.is_foreign() {
         let hint = "remove it, or set adapter = \"handoff\"";
@@ -146,7 +146,7 @@ pub(super) fn read(report: &mut Report, root: &Section, adapter: Adapter, mode: 
             root.refuse(report, key, "is for programs that do not speak the protocol", hint);
         }
     }
-    let program = Program {
+    let program = ProgramSettings {
         stop_signal: root.choice(report, "stop_signal", &StopSignal::ALL).unwrap_or(StopSignal::SigTerm),
         stop_mode: root.choice(report, "stop_mode", &modes).unwrap_or(StopMode::Mixed),
         reload_signal: root.choice(report, "reload_signal", &StopSignal::ALL),
@@ -169,7 +169,7 @@ pub(super) fn read(report: &mut Report, root: &Section, adapter: Adapter, mode: 
         root.refuse(report, "answer_pause", &cause, "write answer_pause = \"500ms\"");
     }
     if program.answer_pause_ms.is_some()
-        && matches!(program.drain, DrainFor::Nothing | DrainFor::LongRequests)
+        && matches!(program.drain, DrainCondition::Nothing | DrainCondition::LongRequests)
     {
         let hint = "remove it, or set drain = \"requests\"";
         root.refuse(report, "answer_pause", "is for programs whose requests are waited for", hint);

@@ -15,15 +15,15 @@ use super::error::{Error, Position, Report};
 use super::hooks::{self, Hooks};
 use super::listen::{self, Listener};
 use super::liveness::{self, Liveness};
-use super::load::Glimpse;
+use super::load::PartialService;
 use super::order;
-use super::probation::{self, Trial};
+use super::probation::{self, TrialSettings};
 use super::probe::{self, Check, Probe};
-use super::program::{self, Program};
-use super::table::{Found, Section};
+use super::program::{self, ProgramSettings};
+use super::table::{Section, Spanned};
 use super::units::format_duration_ms;
 use super::update::{self, Update};
-use super::watch::{self, Watch};
+use super::watch::{self, WatchSettings};
 use crate::hooks::{BINARY, check_program};
 use crate::store::{check_named, check_source};
 
@@ -93,19 +93,19 @@ pub struct Service {
     /// How frames travel between the supervisor and the service.
     pub channel: Transport,
     /// The handling of a program that does not speak the protocol.
-    pub program: Program,
+    pub program: ProgramSettings,
     /// How the supervisor checks from outside whether a new process serves.
     pub probe: Option<Probe>,
     /// The commands that run around an upgrade.
     pub hooks: Hooks,
     /// The path that is watched for new versions.
-    pub watch: Option<Watch>,
+    pub watch: Option<WatchSettings>,
     /// The services that are upgraded before this one when all services are upgraded.
     pub after: Vec<ServiceName>,
     /// The place of `after` in the file, if it is there.
     pub after_at: Option<Position>,
     /// The requirements for a new version before it is trusted.
-    pub trial: Trial,
+    pub trial: TrialSettings,
     /// How a serving process is watched; `None` if it is not.
     pub liveness: Option<Liveness>,
     /// How new versions come in.
@@ -213,13 +213,13 @@ impl Service {
     }
 
     /// What is readable in a text that has mistakes.
-    pub(super) fn glimpse(file: &Path, text: &str) -> Glimpse {
+    pub(super) fn glimpse(file: &Path, text: &str) -> PartialService {
         let mut report = Report::new(file, text);
         let (document, _) = DeTable::parse_recoverable(text);
         let root = Section::root(document.get_ref(), 0..0);
         let binary = root.string(&mut report, "binary", BINARY_EXAMPLE).map(|found| found.value.into());
         let mode = root.choice(&mut report, "mode", &MODES).unwrap_or(Mode::Exclusive);
-        Glimpse { binary, mode, listeners: listen::read(&mut report, &root) }
+        PartialService { binary, mode, listeners: listen::read(&mut report, &root) }
     }
 
     /// Checks the files that the service needs, as they are at this moment: the binary, the working directory, and
@@ -336,7 +336,7 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
     Some(service)
 }
 
-fn binary(report: &mut Report, root: &Section) -> Option<Found<PathBuf>> {
+fn binary(report: &mut Report, root: &Section) -> Option<Spanned<PathBuf>> {
     if !root.has("binary") {
         root.missing(report, "binary", BINARY_EXAMPLE);
     }
@@ -348,7 +348,7 @@ fn absolute_path(
     root: &Section,
     key: &'static str,
     example: &str,
-) -> Option<Found<PathBuf>> {
+) -> Option<Spanned<PathBuf>> {
     let found = root.string(report, key, example)?;
     let path = Path::new(found.value);
     if found.value.contains('\0') {
@@ -357,7 +357,7 @@ fn absolute_path(
     if !path.is_absolute() {
         return root.wrong(report, key, found.span, &format!("{path:?} is not an absolute path"), example);
     }
-    Some(Found { value: path.to_owned(), span: found.span })
+    Some(Spanned { value: path.to_owned(), span: found.span })
 }
 
 fn deadline_and_grace(report: &mut Report, root: &Section) -> (u64, u64) {

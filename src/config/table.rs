@@ -19,14 +19,14 @@ pub(super) struct Section<'t> {
 }
 
 /// A value, and its place in the text.
-pub(super) struct Found<T> {
+pub(super) struct Spanned<T> {
     pub value: T,
     pub span: Range<usize>,
 }
 
 /// A value that is a string or a table.
 pub(super) enum Field<'t> {
-    Text(Found<String>),
+    Text(Spanned<String>),
     Table(Range<usize>, Section<'t>),
 }
 
@@ -90,10 +90,10 @@ impl<'t> Section<'t> {
         report: &mut Report,
         key: &'static str,
         example: &str,
-    ) -> Option<Found<&'t str>> {
+    ) -> Option<Spanned<&'t str>> {
         let found = self.get(key)?;
         match found.value {
-            DeValue::String(text) => Some(Found { value: text, span: found.span }),
+            DeValue::String(text) => Some(Spanned { value: text, span: found.span }),
             other => self.wrong_type(report, key, found.span, "a string", other, example),
         }
     }
@@ -146,14 +146,14 @@ impl<'t> Section<'t> {
     }
 
     /// All keys of this table with their string values, for tables whose keys the user chooses.
-    pub(super) fn entries(&self, report: &mut Report) -> Vec<(Found<&'t str>, Found<String>)> {
+    pub(super) fn entries(&self, report: &mut Report) -> Vec<(Spanned<&'t str>, Spanned<String>)> {
         let mut entries = Vec::with_capacity(self.table.len());
         for (key, value) in self.table {
             let name: &str = key.get_ref();
             if let Some(text) = self.plain_string(report, name, value.span(), value.get_ref()) {
                 entries.push((
-                    Found { value: name, span: key.span() },
-                    Found { value: text, span: value.span() },
+                    Spanned { value: name, span: key.span() },
+                    Spanned { value: text, span: value.span() },
                 ));
             }
         }
@@ -161,7 +161,7 @@ impl<'t> Section<'t> {
     }
 
     /// All keys of this table with their values, which are strings or tables.
-    pub(super) fn fields(&self, report: &mut Report) -> Vec<(Found<&'t str>, Field<'t>)> {
+    pub(super) fn fields(&self, report: &mut Report) -> Vec<(Spanned<&'t str>, Field<'t>)> {
         let mut fields = Vec::with_capacity(self.table.len());
         for (key, value) in self.table {
             let name: &str = key.get_ref();
@@ -172,9 +172,9 @@ impl<'t> Section<'t> {
                 }
                 other => self
                     .plain_string(report, name, value.span(), other)
-                    .map(|text| Field::Text(Found { value: text, span: value.span() })),
+                    .map(|text| Field::Text(Spanned { value: text, span: value.span() })),
             };
-            fields.extend(field.map(|field| (Found { value: name, span: key.span() }, field)));
+            fields.extend(field.map(|field| (Spanned { value: name, span: key.span() }, field)));
         }
         fields
     }
@@ -185,11 +185,11 @@ impl<'t> Section<'t> {
         report: &mut Report,
         key: &'static str,
         least_ms: u64,
-    ) -> Option<Found<u64>> {
+    ) -> Option<Spanned<u64>> {
         let hint = "write a duration such as \"500ms\", \"30s\" or \"5m\"";
         let found = self.string(report, key, hint)?;
         match parse_duration_ms(found.value) {
-            Ok(ms) if ms >= least_ms => Some(Found { value: ms, span: found.span }),
+            Ok(ms) if ms >= least_ms => Some(Spanned { value: ms, span: found.span }),
             Ok(_) => self.wrong(report, key, found.span, "must be longer than nothing", hint),
             Err(cause) => self.wrong(report, key, found.span, &cause, hint),
         }
@@ -274,9 +274,9 @@ impl<'t> Section<'t> {
         self.get(key).map(|found| report.position(found.span.start))
     }
 
-    fn get(&self, key: &str) -> Option<Found<&'t DeValue<'t>>> {
+    fn get(&self, key: &str) -> Option<Spanned<&'t DeValue<'t>>> {
         let value = self.table.get(key)?;
-        Some(Found { value: value.get_ref(), span: value.span() })
+        Some(Spanned { value: value.get_ref(), span: value.span() })
     }
 
     fn plain_string(
@@ -312,7 +312,7 @@ impl<'t> Section<'t> {
     }
 }
 
-impl<T> Found<T> {
+impl<T> Spanned<T> {
     /// The start of the value.
     pub(super) fn at(&self, report: &Report) -> Position {
         report.position(self.span.start)

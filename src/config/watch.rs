@@ -7,7 +7,7 @@ use super::table::Section;
 
 /// A watched path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Watch {
+pub struct WatchSettings {
     /// Absolute path of the file.
     pub path: PathBuf,
     /// How long the file must be unchanged.
@@ -18,7 +18,7 @@ const SETTLE_MS: u64 = 2_000;
 const HINT: &str = "write watch = \"/incoming/server\"";
 
 /// Reads `watch` and `settle` of the table `[update]`.
-pub(super) fn read(report: &mut Report, root: &Section) -> Option<Watch> {
+pub(super) fn read(report: &mut Report, root: &Section) -> Option<WatchSettings> {
     let section = root.section(report, "update", "update.")?;
     let settle_ms = section.duration_ms(report, "settle", 0).map_or(SETTLE_MS, |found| found.value);
     if !section.has("watch") {
@@ -33,5 +33,5 @@ pub(super) fn read(report: &mut Report, root: &Section) -> Option<Watch> {
         let cause = format!("{path:?} is not the absolute path of a file, without \"..\"");
         return section.wrong(report, "watch", found.span, &cause, HINT);
     }
-    Some(Watch { path: path.to_owned(), settle_ms })
+    Some(WatchSettings { path: path.to_owned(), settle_ms })
 }

@@ -140,7 +140,7 @@ pub async fn serve(
     handler: Rc<impl Handler + 'static>,
 ) -> io::Result<Infallible> {
     let socket = UnixListener::from_std(listener.borrow().socket.try_clone()?)?;
-    let guests = Guests::for_descriptors(files_limit());
+    let guests = ConnectedClients::for_descriptors(files_limit());
     loop {
         match socket.accept().await {
             Ok((stream, _)) => admit(stream, &handler, &guests),
@@ -188,19 +188,19 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 /// The connected clients, in order of arrival.
 #[derive(Clone)]
-struct Guests {
-    connected: Rc<RefCell<BTreeMap<u64, Guest>>>,
+struct ConnectedClients {
+    connected: Rc<RefCell<BTreeMap<u64, ConnectedClient>>>,
     max: usize,
 }
 
-struct Guest {
+struct ConnectedClient {
     task: AbortHandle,
-    doing: Doing,
+    doing: ClientActivity,
 }
 
 /// What a client does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Doing {
+enum ClientActivity {
     /// It is silent.
     Nothing,
     /// It waits for the work it asked for.
@@ -209,7 +209,7 @@ enum Doing {
     Reading,
 }
 
-impl Guests {
+impl ConnectedClients {
     /// No clients yet, in a process that may have `limit` descriptors.
     fn for_descriptors(limit: u64) -> Self {
         let share = usize::try_from(limit / SHARE).unwrap_or(CONNECTIONS_MAX);
@@ -223,7 +223,7 @@ impl Guests {
             return true;
         }
         let idle = |doing| guests.iter().find(|(_, guest)| guest.doing == doing).map(|(&number, _)| number);
-        let leaves = idle(Doing::Nothing).or_else(|| idle(Doing::Reading));
+        let leaves = idle(ClientActivity::Nothing).or_else(|| idle(ClientActivity::Reading));
         match leaves.and_then(|number| guests.remove(&number)) {
             Some(guest) => {
                 guest.task.abort();
@@ -237,14 +237,14 @@ impl Guests {
         RefCell::borrow(&self.connected).last_key_value().map_or(0, |(number, _)| number + 1)
     }
 
-    fn set(&self, number: u64, doing: Doing) {
+    fn set(&self, number: u64, doing: ClientActivity) {
         if let Some(guest) = self.connected.borrow_mut().get_mut(&number) {
             guest.doing = doing;
         }
     }
 }
 
-fn admit(stream: UnixStream, handler: &Rc<impl Handler + 'static>, guests: &Guests) {
+fn admit(stream: UnixStream, handler: &Rc<impl Handler + 'static>, guests: &ConnectedClients) {
     let peer = stream.peer_cred();
     let refusal = match &peer {
         Ok(peer) if !may_control(peer.uid()) => Some(Error::new(
@@ -274,7 +274,10 @@ fn admit(stream: UnixStream, handler: &Rc<impl Handler + 'static>, guests: &Gues
         let _ = converse(stream, by, handler, |doing| host.set(number, doing)).await;
         host.connected.borrow_mut().remove(&number);
     });
-    guests.connected.borrow_mut().insert(number, Guest { task: task.abort_handle(), doing: Doing::Nothing });
+    guests
+        .connected
+        .borrow_mut()
+        .insert(number, ConnectedClient { task: task.abort_handle(), doing: ClientActivity::Nothing });
 }
 
 fn may_control(uid: u32) -> bool {
@@ -285,7 +288,7 @@ async fn converse(
     stream: UnixStream,
     by: Caller,
     handler: Rc<impl Handler + 'static>,
-    set: impl Fn(Doing),
+    set: impl Fn(ClientActivity),
 ) -> io::Result<()> {
     let (reader, writer) = stream.into_split();
     let mut writer = Writer { stream: writer, set };
@@ -300,14 +303,14 @@ async fn converse(
         if line.trim_ascii().is_empty() {
             continue;
         }
-        (writer.set)(Doing::Work);
+        (writer.set)(ClientActivity::Work);
         let incoming = parse_request(&line);
         let answer = match incoming.request {
             Ok(request) => perform(request, by.clone(), &handler, &mut writer).await?,
             Err(error) => Err(error),
         };
         writer.write(&response_line(&incoming.id, &answer)).await?;
-        (writer.set)(Doing::Nothing);
+        (writer.set)(ClientActivity::Nothing);
     }
     Ok(())
 }
@@ -318,12 +321,12 @@ struct Writer<F> {
     set: F,
 }
 
-impl<F: Fn(Doing)> Writer<F> {
+impl<F: Fn(ClientActivity)> Writer<F> {
     /// Waits for room, with a limit.
     async fn write(&mut self, line: &[u8]) -> io::Result<()> {
-        (self.set)(Doing::Reading);
+        (self.set)(ClientActivity::Reading);
         let written = tokio::time::timeout(READ_WITHIN, self.stream.write_all(line)).await;
-        (self.set)(Doing::Work);
+        (self.set)(ClientActivity::Work);
         written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -342,7 +345,7 @@ async fn perform(
     request: Request,
     by: Caller,
     handler: &Rc<impl Handler + 'static>,
-    writer: &mut Writer<impl Fn(Doing)>,
+    writer: &mut Writer<impl Fn(ClientActivity)>,
 ) -> io::Result<Result<Response, Error>> {
     let (sink, mut progress) = mpsc::unbounded_channel();
     let handler = Rc::clone(handler);

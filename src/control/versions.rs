@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use handoff_protocol::ids::ServiceName;
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Evidence, Kind};
+use crate::store::{Evidence, VersionKind};
 
 /// The claims about a new binary: how to verify it, and which part of it is the program.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -67,7 +67,7 @@ pub struct VersionStatus {
     /// Its version.
     pub version: Option<String>,
     /// A file or a tree.
-    pub kind: Kind,
+    pub kind: VersionKind,
     /// The path that it came from last.
     pub binary: Option<PathBuf>,
     /// The file in the store that is started.
@@ -78,6 +78,9 @@ pub struct VersionStatus {
     pub added_at: u64,
     /// The generations with this version, the newest last.
     pub generations: Vec<u64>,
+    /// Whether its last commit was undone: it was taken back, or did not pass its probation.
+    #[serde(default)]
+    pub undone: bool,
     /// Whether it is the current version.
     pub current: bool,
     /// Whether it is kept until it is released.

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::observe::{Kind, Process};
-use super::place::Place;
+use super::observe::{Process, ProcessKind};
+use super::workspace::Workspace;
 
 /// Time for connections of the load, and for the replaced process, to end.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -15,13 +15,13 @@ const CALM: Duration = Duration::from_millis(500);
 /// The state after a run without faults, for comparison.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Baseline {
-    fds: BTreeMap<Kind, usize>,
+    fds: BTreeMap<ProcessKind, usize>,
     locks: bool,
     runtime: Vec<String>,
 }
 
 /// Returns what is wrong, and the state for comparison with other runs.
-pub(super) fn look_around(place: &Place, clean: Option<&Baseline>) -> (Vec<String>, Baseline) {
+pub(super) fn look_around(place: &Workspace, clean: Option<&Baseline>) -> (Vec<String>, Baseline) {
     if clean.is_none() {
         // The reference must not be taken while something is just opened.
         std::thread::sleep(CALM);
@@ -38,10 +38,15 @@ pub(super) fn look_around(place: &Place, clean: Option<&Baseline>) -> (Vec<Strin
     }
 }
 
-fn wrong_with(place: &Place, processes: &[Process], now: &Baseline, clean: Option<&Baseline>) -> Vec<String> {
+fn wrong_with(
+    place: &Workspace,
+    processes: &[Process],
+    now: &Baseline,
+    clean: Option<&Baseline>,
+) -> Vec<String> {
     let mut found = Vec::new();
-    let of_shim = place.service.adapter.is_foreign().then_some(Kind::Program);
-    for kind in [Kind::Daemon, Kind::Keeper, Kind::Service].into_iter().chain(of_shim) {
+    let of_shim = place.service.adapter.is_foreign().then_some(ProcessKind::Program);
+    for kind in [ProcessKind::Daemon, ProcessKind::Keeper, ProcessKind::Service].into_iter().chain(of_shim) {
         let pids: Vec<u32> =
             processes.iter().filter(|process| process.kind == kind).map(|process| process.pid).collect();
         if pids.len() != 1 {

@@ -13,9 +13,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Error;
-use super::fault::{Fault, Injection, Party};
+use super::fault::{Fault, Injection, ProcessRole};
 use crate::crash_points::Answer;
 use crate::sys::channel::Channel;
+use crate::sys::clock::as_ms;
 use crate::sys::event_fd::{event_fd, sleep, wake};
 use crate::sys::poll::{PollFd, PollFlags, found, poll};
 use crate::sys::process::{Signal, kill, pidfd_open};
@@ -36,36 +37,36 @@ pub(super) struct Lengths {
 
 /// A point that a process has reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct ReachedPoint {
     pub(super) point: String,
     /// The processes that were alive then and could be hit there.
-    pub(super) present: Vec<Party>,
+    pub(super) present: Vec<ProcessRole>,
     /// Number of faults before that.
     pub(super) hits: usize,
 }
 
 /// A fault that has happened.
 #[derive(Debug, Clone)]
-pub(super) struct Hit {
+pub(super) struct InjectedFault {
     pub(super) at: Instant,
-    pub(super) victim: Party,
+    pub(super) victim: ProcessRole,
     pub(super) fault: Fault,
 }
 
 pub(super) struct Director {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<DirectorState>>,
     wake: OwnedFd,
     thread: Option<JoinHandle<()>>,
 }
 
-struct State {
+struct DirectorState {
     lengths: Lengths,
     recording: bool,
     ended: bool,
     steps: VecDeque<Injection>,
-    seen: Vec<Seen>,
-    hits: Vec<Hit>,
-    /// Pids by [`Party`]; 0 if there is no such process.
+    seen: Vec<ReachedPoint>,
+    hits: Vec<InjectedFault>,
+    /// Pids by [`ProcessRole`]; 0 if there is no such process.
     known: [u32; 4],
     frozen: Vec<(Instant, OwnedFd)>,
     /// Whether a victim was gone before its fault.
@@ -81,7 +82,7 @@ impl Director {
         listen(&listener, 128)?;
         let wake = event_fd(false)?;
         let woken = wake.try_clone()?;
-        let state = Arc::new(Mutex::new(State {
+        let state = Arc::new(Mutex::new(DirectorState {
             lengths,
             recording: false,
             ended: false,
@@ -119,7 +120,12 @@ impl Director {
 
     /// Performs a fault now, regardless of the points, if `is_ours` says that the pid of the victim belongs to the
     /// run. Returns whether it has happened.
-    pub(super) fn strike_now(&self, victim: Party, fault: Fault, is_ours: impl Fn(u32) -> bool) -> bool {
+    pub(super) fn strike_now(
+        &self,
+        victim: ProcessRole,
+        fault: Fault,
+        is_ours: impl Fn(u32) -> bool,
+    ) -> bool {
         let mut state = lock(&self.state);
         let hits = state.hits.len();
         if is_ours(state.known[victim as usize]) {
@@ -147,11 +153,11 @@ impl Director {
         lock(&self.state).absent
     }
 
-    pub(super) fn hits(&self) -> Vec<Hit> {
+    pub(super) fn hits(&self) -> Vec<InjectedFault> {
         lock(&self.state).hits.clone()
     }
 
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(super) fn seen(&self) -> Vec<ReachedPoint> {
         lock(&self.state).seen.clone()
     }
 
@@ -180,7 +186,7 @@ impl Drop for Director {
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock(state: &Mutex<DirectorState>) -> MutexGuard<'_, DirectorState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -189,7 +195,7 @@ struct Connection {
     pid: u32,
 }
 
-fn direct(listener: &OwnedFd, woken: &OwnedFd, state: &Mutex<State>) {
+fn direct(listener: &OwnedFd, woken: &OwnedFd, state: &Mutex<DirectorState>) {
     let mut connections: Vec<Connection> = Vec::new();
     loop {
         let until = {
@@ -226,7 +232,7 @@ fn direct(listener: &OwnedFd, woken: &OwnedFd, state: &Mutex<State>) {
 }
 
 /// Answers one process at a point. Returns whether the connection is still usable.
-fn answer(connection: &Connection, state: &Mutex<State>) -> bool {
+fn answer(connection: &Connection, state: &Mutex<DirectorState>) -> bool {
     let mut buffer = Vec::new();
     let Ok(Some(packet)) = connection.channel.recv(&mut buffer) else { return false };
     let text = String::from_utf8_lossy(&buffer[..packet.len]).into_owned();
@@ -234,10 +240,10 @@ fn answer(connection: &Connection, state: &Mutex<State>) -> bool {
     connection.channel.send(answer.to_string().as_bytes(), &[]).is_ok()
 }
 
-impl State {
+impl DirectorState {
     fn reached(&mut self, text: &str, pid: u32) -> Answer {
         let (point, pids) = text.split_once('\n').unwrap_or((text, ""));
-        let Some(party) = Party::at(point) else { return Answer::Go };
+        let Some(party) = ProcessRole::at(point) else { return Answer::Go };
         self.learn(party, pid, pids);
         if !self.recording {
             return Answer::Go;
@@ -246,7 +252,7 @@ impl State {
         let is_new = !self.seen.iter().any(|seen| seen.hits == hits && seen.point == point);
         if is_new {
             let present = self.present(party);
-            self.seen.push(Seen { point: point.to_owned(), present, hits });
+            self.seen.push(ReachedPoint { point: point.to_owned(), present, hits });
         }
         match self.take_step(|step| step.is_at(point)) {
             Some(step) if step.fault.is_own() && step.victim != party => Answer::Go,
@@ -260,11 +266,11 @@ impl State {
         if self.steps.front().is_some_and(is_due) { self.steps.pop_front() } else { None }
     }
 
-    fn learn(&mut self, party: Party, pid: u32, pids: &str) {
+    fn learn(&mut self, party: ProcessRole, pid: u32, pids: &str) {
         self.known[party as usize] = pid;
-        if party == Party::Supervisor {
+        if party == ProcessRole::Supervisor {
             let mut told = pids.split(' ').filter_map(|pid| pid.parse().ok());
-            for role in [Party::Incumbent, Party::Successor] {
+            for role in [ProcessRole::Incumbent, ProcessRole::Successor] {
                 self.known[role as usize] = told.next().unwrap_or(0);
             }
         }
@@ -272,10 +278,10 @@ impl State {
 
     /// The possible victims of a fault at a point of `party`. The supervisor is in contact with all others: a fault
     /// of another process has the same effect at a point of the supervisor, or at one of its own.
-    fn present(&self, party: Party) -> Vec<Party> {
+    fn present(&self, party: ProcessRole) -> Vec<ProcessRole> {
         match party {
-            Party::Supervisor => {
-                Party::ALL.into_iter().filter(|party| is_alive(self.known[*party as usize])).collect()
+            ProcessRole::Supervisor => {
+                ProcessRole::ALL.into_iter().filter(|party| is_alive(self.known[*party as usize])).collect()
             }
             other => vec![other],
         }
@@ -286,9 +292,7 @@ impl State {
         let answer = match step.fault {
             Fault::Exit => Answer::Exit(70),
             Fault::Panic => Answer::Panic,
-            Fault::Stall | Fault::Hold => {
-                Answer::Wait(u64::try_from(self.lengths.stall.as_millis()).unwrap_or(u64::MAX))
-            }
+            Fault::Stall | Fault::Hold => Answer::Wait(as_ms(self.lengths.stall)),
             Fault::Kill | Fault::Stop | Fault::Hang | Fault::Terminate => {
                 let Ok(pidfd) = pidfd_open(pid) else {
                     self.absent = true;
@@ -300,7 +304,7 @@ impl State {
                 Answer::Go
             }
         };
-        self.hits.push(Hit { at: Instant::now(), victim: step.victim, fault: step.fault });
+        self.hits.push(InjectedFault { at: Instant::now(), victim: step.victim, fault: step.fault });
         answer
     }
 

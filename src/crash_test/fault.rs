@@ -8,7 +8,7 @@ use serde::Serialize;
 /// A process of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Party {
+pub enum ProcessRole {
     /// The daemon.
     Supervisor,
     /// Its keeper.
@@ -47,7 +47,7 @@ pub struct Injection {
     /// The name of the point, or its beginning followed by `*`, or `at-rest`.
     pub point: String,
     /// The process to hit.
-    pub victim: Party,
+    pub victim: ProcessRole,
     /// The fault.
     pub fault: Fault,
 }
@@ -55,7 +55,7 @@ pub struct Injection {
 /// Not a point: no operation is in progress.
 pub const AT_REST: &str = "at-rest";
 
-impl Party {
+impl ProcessRole {
     /// All kinds of processes.
     pub const ALL: [Self; 4] = [Self::Supervisor, Self::Keeper, Self::Incumbent, Self::Successor];
 
@@ -119,7 +119,7 @@ impl Injection {
     }
 }
 
-impl fmt::Display for Party {
+impl fmt::Display for ProcessRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())
     }
@@ -137,7 +137,7 @@ impl fmt::Display for Injection {
     }
 }
 
-impl FromStr for Party {
+impl FromStr for ProcessRole {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {

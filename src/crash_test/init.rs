@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Error;
-use super::place::Place;
+use super::workspace::Workspace;
 use crate::crash_points::VARIABLE;
 use crate::sys::errno::retry;
 use crate::sys::poll::{PollFlags, poll_one};
@@ -28,11 +28,11 @@ pub(super) struct Init {
 }
 
 struct Shared {
-    state: Mutex<State>,
+    state: Mutex<InitState>,
     changed: Condvar,
 }
 
-struct State {
+struct InitState {
     pid: Option<u32>,
     starts: u32,
     stopping: bool,
@@ -41,19 +41,19 @@ struct State {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, InitState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-struct Recipe {
+struct DaemonCommand {
     program: PathBuf,
     dirs: [(&'static str, PathBuf); 3],
     points: PathBuf,
     log: PathBuf,
 }
 
-impl Recipe {
+impl DaemonCommand {
     fn start(&self) -> Result<Child, Error> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(&self.program);
@@ -69,8 +69,8 @@ impl Recipe {
 }
 
 impl Init {
-    pub(super) fn start(place: &Place, program: PathBuf) -> Result<Self, Error> {
-        let recipe = Recipe {
+    pub(super) fn start(place: &Workspace, program: PathBuf) -> Result<Self, Error> {
+        let recipe = DaemonCommand {
             program,
             dirs: [
                 ("HANDOFF_CONFIG_DIR", place.path("config")),
@@ -81,7 +81,8 @@ impl Init {
             log: place.path("daemon.log"),
         };
         let child = recipe.start()?;
-        let state = State { pid: Some(child.id()), starts: 1, stopping: false, over: false, trouble: None };
+        let state =
+            InitState { pid: Some(child.id()), starts: 1, stopping: false, over: false, trouble: None };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -149,7 +150,7 @@ impl Drop for Init {
     }
 }
 
-fn run(recipe: &Recipe, mut child: Child, shared: &Shared) {
+fn run(recipe: &DaemonCommand, mut child: Child, shared: &Shared) {
     let mut short_lives = 0;
     loop {
         let started = Instant::now();

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::report::{Entry, Report};
-use super::run::Verdict;
+use super::run::RunResult;
 
 pub(super) fn junit(report: &Report) -> String {
     let Report { runs, failed, missed, took_ms, .. } = report;
@@ -24,9 +24,9 @@ fn case(text: &mut String, entry: &Entry) {
     // Writing to a string does not fail.
     let _ = write!(text, "  <testcase classname=\"{class}\" name=\"{name}\"");
     let _ = match &entry.verdict {
-        Verdict::Held => writeln!(text, "/>"),
-        Verdict::Missed => writeln!(text, "><skipped message=\"the point was not reached\"/></testcase>"),
-        Verdict::Failed(problems) => {
+        RunResult::Held => writeln!(text, "/>"),
+        RunResult::Missed => writeln!(text, "><skipped message=\"the point was not reached\"/></testcase>"),
+        RunResult::Failed(problems) => {
             let (message, log) = (escape(&problems.join("; ")), escape(&entry.log));
             writeln!(text, "><failure message=\"{message}\">{log}</failure></testcase>")
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::Error;
-use super::place::Place;
+use super::workspace::Workspace;
 use crate::sys::process::{Signal, kill, pidfd_open};
 
 /// Time limit for the load to read back its writes.
@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// judges reset or cut connections and error answers, because only it can tell whether their process was killed.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Result {
+pub(super) struct LoadResult {
     /// Whether all is well, except for reset or cut connections and error answers.
     pub(super) ok: bool,
     /// Number of writes that were acknowledged.
@@ -43,7 +43,7 @@ pub(super) struct Result {
     pub(super) first: Option<String>,
 }
 
-impl Result {
+impl LoadResult {
     /// The problems, in one sentence. Reset or cut connections and error answers are excused if a process with
     /// connections was killed.
     pub(super) fn problem(&self, excused: bool) -> Option<String> {
@@ -75,7 +75,7 @@ pub(super) struct Load {
 }
 
 impl Load {
-    pub(super) fn start(place: &Place, command: &[OsString]) -> std::result::Result<Self, Error> {
+    pub(super) fn start(place: &Workspace, command: &[OsString]) -> std::result::Result<Self, Error> {
         let mut words = command.iter().map(|word| place.fill_in(word));
         let program = words.next().ok_or("the load command is empty")?;
         let errors = std::fs::File::options().create(true).append(true).open(place.path("load.log"))?;
@@ -99,7 +99,7 @@ impl Load {
     }
 
     /// Ends the load, and returns its result.
-    pub(super) fn finish(mut self) -> std::result::Result<Result, Error> {
+    pub(super) fn finish(mut self) -> std::result::Result<LoadResult, Error> {
         if let Ok(pidfd) = pidfd_open(self.child.id()) {
             let _ = kill(&pidfd, Signal::SIGTERM);
         }
@@ -107,7 +107,7 @@ impl Load {
         let text = self.output.take().and_then(|output| output.join().ok()).unwrap_or_default();
         let line = text.lines().rfind(|line| !line.trim().is_empty());
         let line = line.ok_or_else(|| format!("the load ended with {status} and printed nothing"))?;
-        let mut result: Result = serde_json::from_str(line)
+        let mut result: LoadResult = serde_json::from_str(line)
             .map_err(|error| format!("the load printed {line:?}, which is no result: {error}"))?;
         result.ok &= status.success();
         Ok(result)

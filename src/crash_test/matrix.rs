@@ -3,9 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::Choice;
-use super::director::Seen;
-use super::fault::{AT_REST, Fault, Injection, Party};
+use super::Selection;
+use super::director::ReachedPoint;
+use super::fault::{AT_REST, Fault, Injection, ProcessRole};
 use super::random::Random;
 use super::scenario::Scenario;
 
@@ -29,29 +29,29 @@ impl Job {
         self.scenario.given().into_iter().chain(self.chain.clone())
     }
 
-    fn with(&self, point: &str, victim: Party, fault: Fault) -> Self {
+    fn with(&self, point: &str, victim: ProcessRole, fault: Fault) -> Self {
         let mut chain = self.chain.clone();
         chain.push(Injection { point: point.to_owned(), victim, fault });
         Self { scenario: self.scenario, chain }
     }
 
     /// All possible faults at the points that were seen after the faults of this run.
-    pub(super) fn extended_by(&self, seen: &[Seen]) -> Vec<Job> {
+    pub(super) fn extended_by(&self, seen: &[ReachedPoint]) -> Vec<Job> {
         if self.scenario == Scenario::Serve {
-            let at_rest = Seen {
+            let at_rest = ReachedPoint {
                 point: AT_REST.to_owned(),
-                present: vec![Party::Supervisor, Party::Keeper, Party::Incumbent],
+                present: vec![ProcessRole::Supervisor, ProcessRole::Keeper, ProcessRole::Incumbent],
                 hits: 0,
             };
             return self.all_at(&at_rest);
         }
         let before = self.steps().count();
-        let after: Vec<&Seen> = seen.iter().filter(|seen| seen.hits >= before).collect();
+        let after: Vec<&ReachedPoint> = seen.iter().filter(|seen| seen.hits >= before).collect();
         after.into_iter().flat_map(|seen| self.all_at(seen)).collect()
     }
 
-    fn all_at(&self, seen: &Seen) -> Vec<Job> {
-        let own = Party::at(&seen.point);
+    fn all_at(&self, seen: &ReachedPoint) -> Vec<Job> {
+        let own = ProcessRole::at(&seen.point);
         let mut jobs = Vec::new();
         for victim in &seen.present {
             for fault in Fault::ALL {
@@ -68,7 +68,7 @@ impl Job {
     }
 
     /// The same run, with the supervisor killed in each phase that was seen.
-    pub(super) fn killed_in_each_phase(&self, seen: &[Seen]) -> Vec<Job> {
+    pub(super) fn killed_in_each_phase(&self, seen: &[ReachedPoint]) -> Vec<Job> {
         let mut phases: Vec<&str> = Vec::new();
         let mut jobs = Vec::new();
         for point in seen.iter().map(|seen| seen.point.as_str()) {
@@ -78,7 +78,7 @@ impl Job {
                 && !phases.contains(&phase)
             {
                 phases.push(phase);
-                jobs.push(self.with(point, Party::Supervisor, Fault::Kill));
+                jobs.push(self.with(point, ProcessRole::Supervisor, Fault::Kill));
             }
         }
         jobs
@@ -90,7 +90,7 @@ impl Job {
 }
 
 /// Selects the runs.
-pub(super) fn choose(jobs: Vec<Job>, choice: &Choice) -> Vec<Job> {
+pub(super) fn choose(jobs: Vec<Job>, choice: &Selection) -> Vec<Job> {
     let wanted = |job: &Job| {
         job.last().is_none_or(|last| {
             (choice.victims.is_empty() || choice.victims.contains(&last.victim))
@@ -148,7 +148,7 @@ impl FromStr for Job {
                 return Err(format!("{text:?} ends in the middle: write SCENARIO:POINT:VICTIM:FAULT"));
             };
             let at = point.trim_end_matches('*');
-            if point != AT_REST && Party::at(at).is_none() {
+            if point != AT_REST && ProcessRole::at(at).is_none() {
                 return Err(format!("{point:?} is not a point"));
             }
             chain.push(Injection { point: point.to_owned(), victim: victim.parse()?, fault: fault.parse()? });
@@ -161,8 +161,8 @@ impl FromStr for Job {
 mod tests {
     use super::*;
 
-    fn seen(point: &str, present: &[Party]) -> Seen {
-        Seen { point: point.to_owned(), present: present.to_vec(), hits: 0 }
+    fn seen(point: &str, present: &[ProcessRole]) -> ReachedPoint {
+        ReachedPoint { point: point.to_owned(), present: present.to_vec(), hits: 0 }
     }
 
     #[test]
@@ -183,24 +183,24 @@ mod tests {
     #[test]
     fn others_are_hit_at_points_of_the_supervisor_and_code_alone_panics() {
         let job = Job::clean(Scenario::Upgrade);
-        let all = |point, present: &[Party]| {
+        let all = |point, present: &[ProcessRole]| {
             let jobs = job.extended_by(&[seen(point, present)]);
             jobs.iter().map(|job| job.last().unwrap().to_string()).collect::<Vec<_>>()
         };
-        let both = [Party::Supervisor, Party::Incumbent];
+        let both = [ProcessRole::Supervisor, ProcessRole::Incumbent];
         let expected =
             ["supervisor:kill", "supervisor:stop", "supervisor:exit", "incumbent:kill", "incumbent:stop"];
         assert_eq!(all("supervisor/x", &both), expected.map(|end| format!("supervisor/x:{end}")));
         let code = "library/incumbent/code.seal.begins";
         let expected = ["kill", "stop", "exit", "panic"].map(|fault| format!("{code}:incumbent:{fault}"));
-        assert_eq!(all(code, &[Party::Incumbent]), expected);
+        assert_eq!(all(code, &[ProcessRole::Incumbent]), expected);
     }
 
     #[test]
     fn only_what_comes_after_the_faults_is_hit() {
         let given = Job::clean(Scenario::SealFails);
-        let before = seen("supervisor/x", &[Party::Supervisor]);
-        let after = Seen { hits: 1, ..seen("supervisor/y", &[Party::Supervisor]) };
+        let before = seen("supervisor/x", &[ProcessRole::Supervisor]);
+        let after = ReachedPoint { hits: 1, ..seen("supervisor/y", &[ProcessRole::Supervisor]) };
         let jobs = given.extended_by(&[before, after]);
         assert!(!jobs.is_empty());
         assert!(jobs.iter().all(|job| job.last().unwrap().point == "supervisor/y"));
@@ -210,7 +210,7 @@ mod tests {
     fn a_phase_has_one_kill() {
         let points =
             ["supervisor/a/event.X", "supervisor/a/after.X", "supervisor/a/after.Y", "supervisor/b/after.Z"];
-        let seen: Vec<Seen> = points.iter().map(|point| seen(point, &[])).collect();
+        let seen: Vec<ReachedPoint> = points.iter().map(|point| seen(point, &[])).collect();
         let jobs = Job::clean(Scenario::Upgrade).killed_in_each_phase(&seen);
         let found: Vec<String> = jobs.iter().map(ToString::to_string).collect();
         assert_eq!(

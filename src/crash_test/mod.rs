@@ -1,8 +1,8 @@
 //! Crash tests of a service under the real daemon: each process is killed or stopped at each of its points, and the
 //! others must recover without help.
 //!
-//! Each run has a new directory with its own daemon (`place`, `init`), the service, and a load from the author of the
-//! service (`load`). Each process stops at each of its points and asks the harness (`director`), which kills, stops
+//! Each run has a new directory with its own daemon (`workspace`, `init`), the service, and a load from the author of
+//! the service (`load`). Each process stops at each of its points and asks the harness (`director`), which kills, stops
 //! or fails the victim (`fault`) and lets the others continue. Afterwards the service must serve again without help,
 //! perform one more upgrade, and stop. The observations of the clients and the leftovers are checked from outside
 //! (`observe`, `run`). The points are not listed anywhere: a run without faults finds them (`matrix`).
@@ -16,7 +16,6 @@ mod load;
 mod matrix;
 mod observe;
 mod operator;
-mod place;
 mod ports;
 mod random;
 mod report;
@@ -25,14 +24,15 @@ mod scenario;
 mod script;
 mod show;
 mod soak;
+mod workspace;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-pub use fault::{Fault, Injection, Party};
+pub use fault::{Fault, Injection, ProcessRole};
 pub use matrix::Job;
 pub use report::{Report, Spread};
-pub use run::Verdict;
+pub use run::RunResult;
 pub use scenario::Scenario;
 pub use show::execute;
 pub use soak::{SoakReport, soak};
@@ -59,7 +59,7 @@ pub struct Subject {
 
 /// The selection of runs, and their settings.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Choice {
+pub struct Selection {
     /// One run of each kind: minutes instead of an hour
     #[arg(long)]
     pub quick: bool,
@@ -71,7 +71,7 @@ pub struct Choice {
     pub scenarios: Vec<Scenario>,
     /// Only these victims
     #[arg(long = "victim", value_name = "PROCESS", value_delimiter = ',')]
-    pub victims: Vec<Party>,
+    pub victims: Vec<ProcessRole>,
     /// Only these faults
     #[arg(long = "fault", value_name = "FAULT", value_delimiter = ',')]
     pub faults: Vec<Fault>,

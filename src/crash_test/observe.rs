@@ -12,7 +12,7 @@ use crate::sys::lock::LOCK_FILE;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Process {
     pub(super) pid: u32,
-    pub(super) kind: Kind,
+    pub(super) kind: ProcessKind,
     /// Number of open descriptors.
     pub(super) fds: usize,
     /// Whether it holds the lock of a data directory.
@@ -20,7 +20,7 @@ pub(super) struct Process {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(super) enum ProcessKind {
     Daemon,
     Keeper,
     /// The process that the daemon started: the service, or the shim that runs it.
@@ -47,10 +47,10 @@ pub(super) fn processes(points: &Path, shim: bool) -> Vec<Process> {
 fn look(pid: u32, shim: bool) -> Process {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let kind = match line.split(|byte| *byte == 0).nth(1) {
-        Some(b"daemon") => Kind::Daemon,
-        Some(b"keeper") => Kind::Keeper,
-        first if shim && first != Some(shim::VERB.as_bytes()) => Kind::Program,
-        _ => Kind::Service,
+        Some(b"daemon") => ProcessKind::Daemon,
+        Some(b"keeper") => ProcessKind::Keeper,
+        first if shim && first != Some(shim::VERB.as_bytes()) => ProcessKind::Program,
+        _ => ProcessKind::Service,
     };
     let fds: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().collect();
     let locks = fds.iter().any(|fd| {

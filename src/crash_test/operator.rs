@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::Error;
 use super::init::Init;
-use super::observe::Kind;
-use super::place::Place;
+use super::observe::ProcessKind;
+use super::workspace::Workspace;
 use crate::control::api::{Claims, Ending, Outcome, Request, Response, ServiceStatus, State, Upgrade};
 use crate::control::{Client, ClientError, Kind as Refused};
 
@@ -19,7 +19,7 @@ const SLACK: Duration = Duration::from_secs(20);
 /// The operator of one daemon.
 #[derive(Clone, Copy)]
 pub(super) struct Operator<'a> {
-    pub(super) place: &'a Place,
+    pub(super) place: &'a Workspace,
     pub(super) lease: Duration,
 }
 
@@ -105,11 +105,11 @@ impl Operator<'_> {
 }
 
 /// Whether the daemon reports that the service serves, and exactly that process exists.
-pub(super) fn is_at_rest(place: &Place, status: &ServiceStatus) -> bool {
+pub(super) fn is_at_rest(place: &Workspace, status: &ServiceStatus) -> bool {
     let process = status.shim.or(status.pid);
     let (State::Serving, None, Some(pid)) = (status.state, &status.phase, process) else { return false };
     // Last, because listing all processes costs as much as several requests of the load.
-    let services = place.processes().into_iter().filter(|process| process.kind == Kind::Service);
+    let services = place.processes().into_iter().filter(|process| process.kind == ProcessKind::Service);
     services.map(|process| process.pid).eq([pid])
 }
 

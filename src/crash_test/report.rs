@@ -7,10 +7,11 @@ use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 use serde::Serialize;
 
-use super::fault::{Fault, Party};
+use super::fault::{Fault, ProcessRole};
 use super::matrix::Job;
-use super::run::{Finding, Verdict};
+use super::run::{RunReport, RunResult};
 use super::scenario::Scenario;
+use crate::sys::clock::as_ms;
 
 /// Quantiles of a set of times, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -44,8 +45,8 @@ pub(super) struct Entry {
     pub(super) run: String,
     pub(super) scenario: Scenario,
     /// The last victim and its fault; none in a run without faults.
-    pub(super) hit: Option<(Party, Fault)>,
-    pub(super) verdict: Verdict,
+    pub(super) hit: Option<(ProcessRole, Fault)>,
+    pub(super) verdict: RunResult,
     pub(super) gap_ms: Option<f64>,
     pub(super) recovered_ms: Option<f64>,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -53,7 +54,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(job: &Job, finding: &Finding) -> Self {
+    pub(super) fn new(job: &Job, finding: &RunReport) -> Self {
         Self {
             run: job.to_string(),
             scenario: job.scenario,
@@ -97,9 +98,9 @@ impl Report {
         interrupted: bool,
     ) -> Self {
         let count =
-            |verdict: fn(&Verdict) -> bool| entries.iter().filter(|entry| verdict(&entry.verdict)).count();
+            |verdict: fn(&RunResult) -> bool| entries.iter().filter(|entry| verdict(&entry.verdict)).count();
         let mut gaps: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-        for entry in entries.iter().filter(|entry| entry.verdict == Verdict::Held) {
+        for entry in entries.iter().filter(|entry| entry.verdict == RunResult::Held) {
             let during = match entry.scenario {
                 Scenario::Serve => " at rest",
                 Scenario::Upgrade => " in an upgrade",
@@ -114,10 +115,10 @@ impl Report {
         Self {
             points: points.len(),
             runs: entries.len(),
-            held: count(|verdict| *verdict == Verdict::Held),
-            missed: count(|verdict| *verdict == Verdict::Missed),
-            failed: count(|verdict| matches!(verdict, Verdict::Failed(_))),
-            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            held: count(|verdict| *verdict == RunResult::Held),
+            missed: count(|verdict| *verdict == RunResult::Missed),
+            failed: count(|verdict| matches!(verdict, RunResult::Failed(_))),
+            took_ms: as_ms(took),
             interrupted,
             without_service: gaps.into_iter().map(|(class, times)| (class, Spread::of(times))).collect(),
             entries,
@@ -131,7 +132,8 @@ impl Report {
 
     /// The number of runs that held, by scenario, victim and fault.
     fn counts(&self) -> Table {
-        let hits: BTreeSet<(Party, Fault)> = self.entries.iter().filter_map(|entry| entry.hit).collect();
+        let hits: BTreeSet<(ProcessRole, Fault)> =
+            self.entries.iter().filter_map(|entry| entry.hit).collect();
         let scenarios: BTreeSet<Scenario> = self.entries.iter().map(|entry| entry.scenario).collect();
         let mut table = Table::new();
         table.load_style(ASCII_MARKDOWN);
@@ -142,8 +144,8 @@ impl Report {
             let points: BTreeSet<&str> = of.iter().filter_map(|entry| entry.run.rsplit(':').nth(2)).collect();
             let cells = hits.iter().map(|hit| {
                 let all: Vec<_> = of.iter().filter(|entry| entry.hit == Some(*hit)).collect();
-                let shown = all.iter().filter(|entry| entry.verdict != Verdict::Missed).count();
-                let held = all.iter().filter(|entry| entry.verdict == Verdict::Held).count();
+                let shown = all.iter().filter(|entry| entry.verdict != RunResult::Missed).count();
+                let held = all.iter().filter(|entry| entry.verdict == RunResult::Held).count();
                 if all.is_empty() { "-".to_owned() } else { format!("{held}/{shown}") }
             });
             table.add_row([scenario.to_string(), points.len().to_string()].into_iter().chain(cells));

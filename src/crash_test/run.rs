@@ -7,14 +7,14 @@ use handoff_protocol::message::Mode;
 use serde::Serialize;
 
 use super::checks::{self, Baseline};
-use super::director::{Director, Hit, Lengths, Seen};
+use super::director::{Director, InjectedFault, Lengths, ReachedPoint};
 use super::fault::Fault;
 use super::init::Init;
 use super::load::{self, Load};
 use super::matrix::Job;
 use super::operator::{Operator, TICK, is_at_rest};
-use super::place::Place;
 use super::scenario::Scenario;
+use super::workspace::Workspace;
 use super::{Error, Subject};
 use crate::control::api::{Ending, Request, Response, State};
 use crate::sys::process::{Signal, kill, pidfd_open};
@@ -27,7 +27,7 @@ const AT_REST: Duration = Duration::from_millis(300);
 /// The result of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum RunResult {
     /// All checks passed.
     Held,
     /// The point was not reached, so the run shows nothing.
@@ -38,9 +38,9 @@ pub enum Verdict {
 
 /// The findings of a run.
 #[derive(Debug)]
-pub(super) struct Finding {
-    pub(super) verdict: Verdict,
-    pub(super) seen: Vec<Seen>,
+pub(super) struct RunReport {
+    pub(super) verdict: RunResult,
+    pub(super) seen: Vec<ReachedPoint>,
     pub(super) baseline: Baseline,
     /// The longest time without an answer for the load, in milliseconds.
     pub(super) gap_ms: Option<f64>,
@@ -59,8 +59,8 @@ pub(super) fn play(
     keep: bool,
     job: &Job,
     baseline: Option<&Baseline>,
-) -> Result<Finding, Error> {
-    let place = Place::new(subject, lease_ms)?;
+) -> Result<RunReport, Error> {
+    let place = Workspace::new(subject, lease_ms)?;
     let freeze = Duration::from_millis(lease_ms + lease_ms / 4 + 50);
     let director = Director::start(&place.points(), Lengths { freeze, stall: place.stall() })?;
     let mut run = Run {
@@ -83,23 +83,23 @@ pub(super) fn play(
     run.problems.extend(director.trouble());
     let Run { problems, missed, gap_ms, recovered_ms, baseline, .. } = run;
     let verdict = match problems.is_empty() {
-        false => Verdict::Failed(problems),
-        true if missed => Verdict::Missed,
-        true => Verdict::Held,
+        false => RunResult::Failed(problems),
+        true if missed => RunResult::Missed,
+        true => RunResult::Held,
     };
-    let failed = matches!(verdict, Verdict::Failed(_));
+    let failed = matches!(verdict, RunResult::Failed(_));
     let log = if failed { place.tail("daemon.log", 30) } else { String::new() };
     let seen = director.seen();
     drop(director);
     let kept = (failed && keep).then(|| place.keep());
-    Ok(Finding { verdict, seen, baseline, gap_ms, recovered_ms, kept, log })
+    Ok(RunReport { verdict, seen, baseline, gap_ms, recovered_ms, kept, log })
 }
 
 struct Run<'a> {
     subject: &'a Subject,
     job: &'a Job,
     operator: Operator<'a>,
-    place: &'a Place,
+    place: &'a Workspace,
     director: &'a Director,
     problems: Vec<String>,
     missed: bool,
@@ -244,9 +244,9 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn judge(&mut self, result: &load::Result) {
+    fn judge(&mut self, result: &load::LoadResult) {
         self.gap_ms = result.longest_gap_ms;
-        let harmed = |hit: &Hit| hit.victim.is_service() && hit.fault != Fault::Hold;
+        let harmed = |hit: &InjectedFault| hit.victim.is_service() && hit.fault != Fault::Hold;
         let excused = self.director.hits().iter().any(harmed);
         self.problems.extend(result.problem(excused));
     }
@@ -283,7 +283,7 @@ impl Run<'_> {
 }
 
 /// Kills the processes that a failed run has left.
-pub(super) fn end_all(place: &Place) {
+pub(super) fn end_all(place: &Workspace) {
     for process in place.processes() {
         if let Ok(pidfd) = pidfd_open(process.pid) {
             let _ = kill(&pidfd, Signal::SIGKILL);

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use super::fault::{Fault, Injection, Party};
+use super::fault::{Fault, Injection, ProcessRole};
 
 /// What the operator does, and the failure that is part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -64,19 +64,21 @@ impl Scenario {
     pub fn given(self) -> Option<Injection> {
         let (point, victim, fault) = match self {
             Self::Serve | Self::Start | Self::Stop | Self::Upgrade | Self::BadRelease => return None,
-            Self::Shutdown => ("supervisor/beginning/after.*", Party::Supervisor, Fault::Terminate),
+            Self::Shutdown => ("supervisor/beginning/after.*", ProcessRole::Supervisor, Fault::Terminate),
             Self::SuccessorDies => {
-                ("supervisor/beginning/before.ToSuccessor.Begin", Party::Successor, Fault::Kill)
+                ("supervisor/beginning/before.ToSuccessor.Begin", ProcessRole::Successor, Fault::Kill)
             }
             Self::SuccessorHangs => {
-                ("supervisor/beginning/before.ToSuccessor.Begin", Party::Successor, Fault::Hang)
+                ("supervisor/beginning/before.ToSuccessor.Begin", ProcessRole::Successor, Fault::Hang)
             }
-            Self::DrainFails => ("library/incumbent/code.drain.begins", Party::Incumbent, Fault::Panic),
-            Self::GraceEnds => ("library/incumbent/code.drain.begins", Party::Incumbent, Fault::Stall),
-            Self::SealFails => ("library/incumbent/code.seal.begins", Party::Incumbent, Fault::Panic),
-            Self::IncumbentDies => ("library/incumbent/code.seal.begins", Party::Incumbent, Fault::Kill),
-            Self::Cancel => ("library/successor/got.Begin", Party::Successor, Fault::Hold),
-            Self::Recovery => (super::fault::AT_REST, Party::Supervisor, Fault::Kill),
+            Self::DrainFails => ("library/incumbent/code.drain.begins", ProcessRole::Incumbent, Fault::Panic),
+            Self::GraceEnds => ("library/incumbent/code.drain.begins", ProcessRole::Incumbent, Fault::Stall),
+            Self::SealFails => ("library/incumbent/code.seal.begins", ProcessRole::Incumbent, Fault::Panic),
+            Self::IncumbentDies => {
+                ("library/incumbent/code.seal.begins", ProcessRole::Incumbent, Fault::Kill)
+            }
+            Self::Cancel => ("library/successor/got.Begin", ProcessRole::Successor, Fault::Hold),
+            Self::Recovery => (super::fault::AT_REST, ProcessRole::Supervisor, Fault::Kill),
         };
         Some(Injection { point: point.to_owned(), victim, fault })
     }

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::fault::{Fault, Party};
+use super::fault::{Fault, ProcessRole};
 use super::random::Random;
 
 /// Number of rounds in a stretch.
@@ -40,10 +40,10 @@ pub(super) enum Operation {
 
 /// One fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Strike {
+pub(super) struct ScheduledFault {
     /// Time after the request of the operation, or after the previous strike.
     pub(super) after: Duration,
-    pub(super) victim: Party,
+    pub(super) victim: ProcessRole,
     pub(super) fault: Fault,
 }
 
@@ -51,12 +51,12 @@ pub(super) struct Strike {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Round {
     pub(super) operation: Operation,
-    pub(super) strikes: Vec<Strike>,
+    pub(super) strikes: Vec<ScheduledFault>,
 }
 
 /// Rounds under one load, followed by one without clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stretch {
+pub(super) struct LoadPeriod {
     pub(super) rough: bool,
     pub(super) rounds: Vec<Round>,
     pub(super) without_clients: Round,
@@ -76,13 +76,13 @@ impl Script {
         Self { random: Random::new(seed), bad, stretches: 0 }
     }
 
-    pub(super) fn stretch(&mut self) -> Stretch {
+    pub(super) fn stretch(&mut self) -> LoadPeriod {
         self.stretches += 1;
         let rough = self.stretches.is_multiple_of(2);
         let rounds = (0..ROUNDS).map(|_| self.round(rough)).collect();
         let dark = self.random.weighted(&[(2, Operation::StopAndStart), (1, Operation::EndDaemon)]);
         let without_clients = Round { operation: dark, strikes: self.strikes(true) };
-        Stretch { rough, rounds, without_clients }
+        LoadPeriod { rough, rounds, without_clients }
     }
 
     fn round(&mut self, rough: bool) -> Round {
@@ -98,16 +98,16 @@ impl Script {
         Round { operation, strikes: self.strikes(rough) }
     }
 
-    fn strikes(&mut self, rough: bool) -> Vec<Strike> {
+    fn strikes(&mut self, rough: bool) -> Vec<ScheduledFault> {
         let service = if rough { 3 } else { 0 };
         let count = self.random.weighted(&[(3, 0), (5, 1), (2, 2), (1, 3)]);
-        let strike = |_| Strike {
+        let strike = |_| ScheduledFault {
             after: Duration::from_millis(self.random.below(WITHIN_MS) as u64),
             victim: self.random.weighted(&[
-                (3, Party::Supervisor),
-                (1, Party::Keeper),
-                (service, Party::Incumbent),
-                (service, Party::Successor),
+                (3, ProcessRole::Supervisor),
+                (1, ProcessRole::Keeper),
+                (service, ProcessRole::Incumbent),
+                (service, ProcessRole::Successor),
             ]),
             fault: self.random.weighted(&[(2, Fault::Kill), (1, Fault::Stop)]),
         };
@@ -143,7 +143,7 @@ impl fmt::Display for Round {
         if let Operation::Cancel(after_ms) = self.operation {
             write!(f, " after {after_ms} ms")?;
         }
-        for Strike { after, victim, fault } in &self.strikes {
+        for ScheduledFault { after, victim, fault } in &self.strikes {
             write!(f, ", {} ms later {victim} {fault}", after.as_millis())?;
         }
         Ok(())
@@ -154,7 +154,7 @@ impl fmt::Display for Round {
 mod tests {
     use super::*;
 
-    fn stretches(seed: u64, bad: bool) -> Vec<Stretch> {
+    fn stretches(seed: u64, bad: bool) -> Vec<LoadPeriod> {
         let mut script = Script::new(seed, bad);
         (0..100).map(|_| script.stretch()).collect()
     }
@@ -172,9 +172,9 @@ mod tests {
         for stretch in all.iter().filter(|stretch| !stretch.rough) {
             assert!(!stretch.rounds.iter().any(Round::harms_the_service), "{stretch:?}");
         }
-        for victim in Party::ALL {
+        for victim in ProcessRole::ALL {
             for fault in [Fault::Kill, Fault::Stop] {
-                let hit = |strike: &Strike| strike.victim == victim && strike.fault == fault;
+                let hit = |strike: &ScheduledFault| strike.victim == victim && strike.fault == fault;
                 assert!(rounds.iter().any(|round| round.strikes.iter().any(hit)), "{victim} {fault}");
             }
         }

@@ -14,19 +14,19 @@ use super::checks::Baseline;
 use super::junit::junit;
 use super::matrix::{Job, choose};
 use super::report::{Entry, Report};
-use super::run::{Finding, Verdict, play};
+use super::run::{RunReport, RunResult, play};
 use super::scenario::Scenario;
-use super::{Choice, Error, Subject};
+use super::{Error, Selection, Subject};
 
 /// Performs the selected runs, and prints each failure at once on standard error. Blocks for minutes to hours.
 ///
 /// # Errors
 ///
 /// The harness cannot work: the service file or the load is unusable, or a file cannot be written.
-pub fn execute(subject: &Subject, choice: &Choice) -> Result<Report, Error> {
+pub fn execute(subject: &Subject, choice: &Selection) -> Result<Report, Error> {
     let began = Instant::now();
     let interrupt = Interrupt::new()?;
-    let mut all = Everything {
+    let mut all = TestSession {
         subject,
         choice,
         baselines: BTreeMap::new(),
@@ -47,9 +47,9 @@ pub fn execute(subject: &Subject, choice: &Choice) -> Result<Report, Error> {
     Ok(report)
 }
 
-struct Everything<'a> {
+struct TestSession<'a> {
     subject: &'a Subject,
-    choice: &'a Choice,
+    choice: &'a Selection,
     baselines: BTreeMap<Scenario, Baseline>,
     points: BTreeSet<String>,
     interrupt: Interrupt,
@@ -57,7 +57,7 @@ struct Everything<'a> {
     entries: Vec<Entry>,
 }
 
-impl Everything<'_> {
+impl TestSession<'_> {
     fn only(&mut self, job: &Job) -> Result<(), Error> {
         if !job.chain.is_empty() {
             self.run_all("without faults", vec![Job::clean(job.scenario)])?;
@@ -71,7 +71,7 @@ impl Everything<'_> {
         let recorded = self.run_all("without faults", clean)?;
         let mut jobs: Vec<Job> = Vec::new();
         let mut killed: Vec<Job> = Vec::new();
-        for (job, finding) in recorded.iter().filter(|(_, finding)| finding.verdict == Verdict::Held) {
+        for (job, finding) in recorded.iter().filter(|(_, finding)| finding.verdict == RunResult::Held) {
             jobs.extend(job.extended_by(&finding.seen));
             if self.choice.twice && job.scenario == Scenario::Upgrade {
                 killed = job.killed_in_each_phase(&finding.seen);
@@ -95,7 +95,7 @@ impl Everything<'_> {
     }
 
     /// Performs runs concurrently. Results come in the order of their ends.
-    fn run_all(&mut self, what: &str, jobs: Vec<Job>) -> Result<Vec<(Job, Finding)>, Error> {
+    fn run_all(&mut self, what: &str, jobs: Vec<Job>) -> Result<Vec<(Job, RunReport)>, Error> {
         let workers = self
             .choice
             .jobs
@@ -122,7 +122,7 @@ impl Everything<'_> {
             loop {
                 match receiver.recv_timeout(LOOK) {
                     Ok((job, finding)) => {
-                        let finding: Finding = finding?;
+                        let finding: RunReport = finding?;
                         progress.ended(&job, &finding);
                         results.push((job, finding));
                     }
@@ -141,7 +141,7 @@ impl Everything<'_> {
         Ok(results)
     }
 
-    fn take_in(&mut self, results: &[(Job, Finding)]) {
+    fn take_in(&mut self, results: &[(Job, RunReport)]) {
         for (job, finding) in results {
             if job.chain.is_empty() {
                 self.baselines.insert(job.scenario, finding.baseline.clone());
@@ -209,9 +209,9 @@ impl Progress {
         Self { bar, what: what.to_owned(), total, ended: 0, failed: 0, told: Instant::now() }
     }
 
-    fn ended(&mut self, job: &Job, finding: &Finding) {
+    fn ended(&mut self, job: &Job, finding: &RunReport) {
         self.ended += 1;
-        if let Verdict::Failed(problems) = &finding.verdict {
+        if let RunResult::Failed(problems) = &finding.verdict {
             self.failed += 1;
             let kept = finding.kept.as_ref().map(|path| format!("\n    kept in {}", path.display()));
             let problems = problems.join("\n    ");

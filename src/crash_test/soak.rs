@@ -20,12 +20,13 @@ use super::director::{Director, Lengths};
 use super::init::Init;
 use super::load::Load;
 use super::operator::{Operator, is_at_rest};
-use super::place::Place;
 use super::run::{WARM_UP, end_all};
-use super::script::{Operation, Round, Script, Stretch};
+use super::script::{LoadPeriod, Operation, Round, Script};
 use super::show::{Interrupt, note};
-use super::{Choice, Error, Subject};
+use super::workspace::Workspace;
+use super::{Error, Selection, Subject};
 use crate::control::api::{Ending, Request, Response, State};
+use crate::sys::clock::as_ms;
 use crate::sys::process::Signal;
 
 /// A service that has rested this long is at rest.
@@ -67,8 +68,8 @@ pub struct SoakReport {
 /// # Errors
 ///
 /// The harness cannot work: the service file or the load is unusable.
-pub fn soak(subject: &Subject, choice: &Choice, length: Duration) -> Result<SoakReport, Error> {
-    let place = Place::new(subject, choice.lease)?;
+pub fn soak(subject: &Subject, choice: &Selection, length: Duration) -> Result<SoakReport, Error> {
+    let place = Workspace::new(subject, choice.lease)?;
     let lease = Duration::from_millis(choice.lease);
     let freeze = lease + lease / 4 + Duration::from_millis(50);
     let director = Director::start(&place.points(), Lengths { freeze, stall: place.stall() })?;
@@ -86,7 +87,7 @@ pub fn soak(subject: &Subject, choice: &Choice, length: Duration) -> Result<Soak
     let mut report = soak.report;
     report.problems.extend(ended.err().map(|error| error.to_string()));
     report.problems.extend(director.trouble());
-    report.took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    report.took_ms = as_ms(began.elapsed());
     if !report.problems.is_empty() {
         report.log = place.tail("daemon.log", LOG_LINES);
         drop(director);
@@ -128,7 +129,7 @@ impl Soak<'_> {
         fail((!left.is_empty()).then(|| format!("left behind: {left:?}")))
     }
 
-    fn stretch(&mut self, init: &Init, number: usize, stretch: &Stretch) -> Result<(), Error> {
+    fn stretch(&mut self, init: &Init, number: usize, stretch: &LoadPeriod) -> Result<(), Error> {
         let load = Load::start(self.operator.place, &self.subject.load)?;
         std::thread::sleep(WARM_UP);
         let mut harmed = false;

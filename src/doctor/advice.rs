@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::{Choice, Diagnosis, Finding, Looks, Verdict};
-use crate::config::{Adapter, DrainFor, Mode, Service, StopMode};
-use crate::shim::trial::{Fate, Stopped, Tried, Wrapper};
+use super::{Compatibility, Diagnosis, Finding, Inspection, Settings};
+use crate::config::{Adapter, DrainCondition, Mode, Service, StopMode};
+use crate::shim::trial::{RequestFate, StopReport, TrialReport, Wrapper};
 
 /// Builds the diagnosis.
 pub(super) fn diagnosis(
     service: &Service,
-    choice: &Choice,
-    looks: Looks,
+    choice: &Settings,
+    looks: Inspection,
     adapters: [Finding; 3],
     own_network: Option<bool>,
 ) -> Diagnosis {
@@ -34,19 +34,19 @@ pub(super) fn diagnosis(
 
 /// The adapter of the service file if it works, else the first one that works.
 fn advised(configured: Adapter, adapters: &[Finding]) -> Option<Adapter> {
-    let works = |it: &&Finding| it.verdict == Verdict::Works;
+    let works = |it: &&Finding| it.verdict == Compatibility::Works;
     let own = adapters.iter().filter(works).find(|it| it.adapter == configured);
     own.or_else(|| adapters.iter().find(works)).map(|it| it.adapter)
 }
 
-fn tried(adapters: &[Finding], adapter: Adapter) -> Option<&Tried> {
+fn tried(adapters: &[Finding], adapter: Adapter) -> Option<&TrialReport> {
     adapters.iter().find(|it| it.adapter == adapter)?.tried.as_ref()
 }
 
 fn sentence(service: &Service, advised: Option<Adapter>, adapters: &[Finding]) -> String {
     let file = service.file.display();
     let Some(adapter) = advised else {
-        let open = adapters.iter().any(|it| it.verdict == Verdict::NotTried);
+        let open = adapters.iter().any(|it| it.verdict == Compatibility::NotTried);
         return match open {
             true => "No working adapter is known yet: make the trial possible.".to_owned(),
             false => {
@@ -64,7 +64,7 @@ fn sentence(service: &Service, advised: Option<Adapter>, adapters: &[Finding]) -
     if tried(adapters, adapter).is_some_and(|tried| tried.says_ready) && service.program.notify.is_none() {
         sentence.push_str("; add notify = true there, because the program reports when it is ready");
     }
-    let better = adapters.iter().find(|it| it.verdict == Verdict::Works && it.adapter != adapter);
+    let better = adapters.iter().find(|it| it.verdict == Compatibility::Works && it.adapter != adapter);
     if let Some(better) =
         better.filter(|better| adapter == Adapter::Inject && better.adapter == Adapter::ListenFds)
     {
@@ -75,7 +75,7 @@ fn sentence(service: &Service, advised: Option<Adapter>, adapters: &[Finding]) -
 }
 
 /// Problems of the program, and other remarks.
-fn of_program(service: &Service, tried: &Tried) -> Vec<String> {
+fn of_program(service: &Service, tried: &TrialReport) -> Vec<String> {
     let mut remarks: Vec<String> = tried
         .others
         .iter()
@@ -94,7 +94,7 @@ fn of_program(service: &Service, tried: &Tried) -> Vec<String> {
     remarks
 }
 
-fn of_end(service: &Service, stopped: &Stopped) -> Option<String> {
+fn of_end(service: &Service, stopped: &StopReport) -> Option<String> {
     let signal = service.program.stop_signal;
     let name = serde_json::to_value(signal).ok()?.as_str()?.to_owned();
     let exit = stopped.exit?;
@@ -111,29 +111,31 @@ fn of_end(service: &Service, stopped: &Stopped) -> Option<String> {
     };
     // Both rely on the program to finish its requests.
     let careful = match service.program.drain {
-        DrainFor::Nothing => {
+        DrainCondition::Nothing => {
             "do not set drain = \"nothing\", as the service file does, nor \"long-requests\""
         }
-        DrainFor::LongRequests => {
+        DrainCondition::LongRequests => {
             "do not set drain = \"long-requests\", as the service file does, nor \"nothing\""
         }
-        DrainFor::Connections | DrainFor::Requests => "do not set drain = \"nothing\" or \"long-requests\"",
+        DrainCondition::Connections | DrainCondition::Requests => {
+            "do not set drain = \"nothing\" or \"long-requests\""
+        }
     };
     Some(match (stopped.request, stopped.catches) {
-        (Fate::Answered, _) => {
+        (RequestFate::Answered, _) => {
             format!(
                 "{name} ends it in order, within {after:?}: a request that was under way was answered{then}"
             )
         }
-        (Fate::Cut, true) => {
+        (RequestFate::Cut, true) => {
             format!(
                 "{name} ends it within {after:?}, and a request that was under way was cut: {careful}{then}"
             )
         }
-        (Fate::Cut | Fate::NotSeen, false) => {
+        (RequestFate::Cut | RequestFate::NotSeen, false) => {
             format!("{name} ends it at once, whatever it is doing: {careful}{then}")
         }
-        (Fate::NotSeen, true) => format!(
+        (RequestFate::NotSeen, true) => format!(
             "{name} ends it within {after:?}; what becomes of a request then could not be seen: give one that takes a \
              while by --request{then}"
         ),
@@ -141,7 +143,7 @@ fn of_end(service: &Service, stopped: &Stopped) -> Option<String> {
 }
 
 /// The processes between the stop signal and the server.
-fn of_wrapper(mode: StopMode, stopped: &Stopped) -> Option<String> {
+fn of_wrapper(mode: StopMode, stopped: &StopReport) -> Option<String> {
     let Wrapper { servers, swallows } = stopped.wrapper.as_ref()?;
     let (first, servers) = (&stopped.first, servers.join(" and "));
     let told =
@@ -165,17 +167,18 @@ fn of_wrapper(mode: StopMode, stopped: &Stopped) -> Option<String> {
 }
 
 /// The wait before the stop signal, and the signal or command that informs the clients.
-fn of_drain(service: &Service, stopped: &Stopped) -> Option<String> {
+fn of_drain(service: &Service, stopped: &StopReport) -> Option<String> {
     let Service { program, hooks, mode, .. } = service;
     let is_told = program.drain_signal.is_some() || hooks.drain.is_some();
     match (stopped.request, program.drain) {
-        (_, DrainFor::Nothing) if is_told => Some(
+        (_, DrainCondition::Nothing) if is_told => Some(
             "drain_signal and drain_command have no time to work with drain = \"nothing\": write drain = \"long-requests\"".to_owned(),
         ),
-        (Fate::Answered, DrainFor::Requests) => Some(
+        (RequestFate::Answered, DrainCondition::Requests) => Some(
             "as it finishes its requests, drain = \"long-requests\" makes upgrades quicker under clients that ask without a pause".to_owned(),
         ),
-        (Fate::Cut, DrainFor::Requests | DrainFor::Connections) if !is_told && *mode == Mode::Overlap => Some(
+        (RequestFate::Cut, DrainCondition::Requests | DrainCondition::Connections)
+            if !is_told && *mode == Mode::Overlap => Some(
             "if it can tell its clients to move on, write what makes it do so: drain_signal or drain_command".to_owned(),
         ),
         _ => None,
@@ -183,7 +186,7 @@ fn of_drain(service: &Service, stopped: &Stopped) -> Option<String> {
 }
 
 /// The processes that did not end at the stop signal.
-fn of_no_end(stopped: &Stopped, name: &str, after: Duration) -> String {
+fn of_no_end(stopped: &StopReport, name: &str, after: Duration) -> String {
     let (first, left) = (&stopped.first, stopped.left.join(", "));
     match (stopped.first_left, left.is_empty()) {
         (false, false) => format!(

@@ -9,29 +9,34 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::looks::privileges;
+use super::inspection::privileges;
 use crate::config::Service;
 use crate::store::{self, INCOMING, Import, Store, check_tree, remove_tree};
 use crate::sys::file_system::is_for_programs;
 
 /// The program of a trial.
-pub(super) struct Subject {
+pub(super) struct TrialProgram {
     /// The path to start.
     pub(super) path: PathBuf,
     /// Whether it is a copy of the file that the service file names.
     pub(super) is_copy: bool,
     /// Remarks about the copy; sentences without a full stop.
     pub(super) remarks: Vec<String>,
-    _place: Option<Place>,
+    _place: Option<TrialDirectory>,
 }
 
-impl Subject {
+impl TrialProgram {
     /// With `store = false` the file itself, else a copy of it. The error says why the daemon would refuse it.
-    pub(super) fn of(service: &Service, given: &Path, versions: &Path) -> Result<Subject, String> {
+    pub(super) fn of(service: &Service, given: &Path, versions: &Path) -> Result<TrialProgram, String> {
         if !service.update.store {
-            return Ok(Subject { path: given.to_owned(), is_copy: false, remarks: Vec::new(), _place: None });
+            return Ok(TrialProgram {
+                path: given.to_owned(),
+                is_copy: false,
+                remarks: Vec::new(),
+                _place: None,
+            });
         }
-        let (place, mut remarks) = Place::make(versions)?;
+        let (place, mut remarks) = TrialDirectory::make(versions)?;
         let store = Store::open(&place.directory).map_err(|error| error.to_string())?;
         let imported = store.import(&import_of(service, given), &mut |_| {});
         let imported = imported.map_err(|error| format!("{error}; {}", error.hint()))?;
@@ -45,7 +50,7 @@ impl Subject {
                 lost.join(" and ")
             ));
         }
-        Ok(Subject { path: imported.path, is_copy: true, remarks, _place: Some(place) })
+        Ok(TrialProgram { path: imported.path, is_copy: true, remarks, _place: Some(place) })
     }
 }
 
@@ -81,7 +86,7 @@ pub fn check_copy(service: &Service, versions: &Path) -> Result<(), (String, Str
     let told = |error: io::Error| {
         (format!("cannot be copied to {:?}: {error}", temporary_directory()), "see why".to_owned())
     };
-    let place = Place::make_at(&temporary()).map_err(told)?;
+    let place = TrialDirectory::make_at(&temporary()).map_err(told)?;
     let store = Store::open(&place.directory).map_err(told)?;
     store.import(&import, &mut |_| {}).map(drop).map_err(refused)
 }
@@ -108,14 +113,14 @@ fn executes_nothing(path: &Path) -> Option<String> {
 }
 
 /// A directory, and those above it that had to be created. Drop removes them.
-struct Place {
+struct TrialDirectory {
     directory: PathBuf,
     made: Vec<PathBuf>,
 }
 
-impl Place {
+impl TrialDirectory {
     /// Creates it next to the versions of the service. A user who may not write there gets a temporary directory.
-    fn make(versions: &Path) -> Result<(Place, Vec<String>), String> {
+    fn make(versions: &Path) -> Result<(TrialDirectory, Vec<String>), String> {
         if let Some(why) = executes_nothing(versions) {
             return Err(why);
         }
@@ -134,10 +139,10 @@ impl Place {
         }
     }
 
-    fn make_at(directory: &Path) -> io::Result<Place> {
+    fn make_at(directory: &Path) -> io::Result<TrialDirectory> {
         let missing = directory.ancestors().skip(1).take_while(|path| !path.exists());
         let mut place =
-            Place { directory: directory.to_owned(), made: missing.map(Path::to_owned).collect() };
+            TrialDirectory { directory: directory.to_owned(), made: missing.map(Path::to_owned).collect() };
         let made = directory
             .parent()
             .map_or(Ok(()), |parent| DirBuilder::new().recursive(true).mode(0o700).create(parent));
@@ -150,7 +155,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for TrialDirectory {
     fn drop(&mut self) {
         if !self.directory.as_os_str().is_empty() {
             remove_tree(&self.directory);

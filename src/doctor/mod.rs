@@ -3,7 +3,7 @@
 
 mod advice;
 mod copy;
-mod looks;
+mod inspection;
 mod trial;
 
 use std::path::PathBuf;
@@ -12,16 +12,16 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::config::{Adapter, ListenAddress, Mode, Service};
-use crate::shim::trial::Tried;
+use crate::shim::trial::TrialReport;
 use crate::slots::{SlotError, check_free};
-use copy::Subject;
+use copy::TrialProgram;
 pub use copy::check_copy;
-pub use looks::{Looks, look};
-use trial::{Bench, Network, Outcome};
+pub use inspection::{Inspection, look};
+use trial::{Network, Outcome, TrialContext};
 
 /// The settings of an examination.
 #[derive(Debug, Clone)]
-pub struct Choice {
+pub struct Settings {
     /// The program to examine.
     pub binary: PathBuf,
     /// The store of the versions of the service. The trial uses a copy next to them, unless the service file has
@@ -66,18 +66,18 @@ pub struct Finding {
     /// The adapter.
     pub adapter: Adapter,
     /// Whether it works.
-    pub verdict: Verdict,
+    pub verdict: Compatibility,
     /// The reason; a clause without a full stop.
     pub why: String,
     /// The observations, if it was tried.
     #[serde(skip)]
-    pub tried: Option<Tried>,
+    pub tried: Option<TrialReport>,
 }
 
 /// Whether an adapter works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
+pub enum Compatibility {
     /// It works.
     Works,
     /// It does not work.
@@ -89,24 +89,26 @@ pub enum Verdict {
 impl Diagnosis {
     /// Whether the adapter of the service file works.
     pub fn is_good(&self) -> bool {
-        self.adapters.iter().any(|it| it.adapter == self.configured && it.verdict == Verdict::Works)
+        self.adapters.iter().any(|it| it.adapter == self.configured && it.verdict == Compatibility::Works)
     }
 }
 
 /// Examines the program of a service. Blocks for some seconds. Removes all files that it writes; the program may
 /// leave some.
-pub fn examine(service: &Service, choice: &Choice) -> Diagnosis {
-    let subject = Subject::of(service, &choice.binary, &choice.versions);
+pub fn examine(service: &Service, choice: &Settings) -> Diagnosis {
+    let subject = TrialProgram::of(service, &choice.binary, &choice.versions);
     let mut looks = match &subject {
         Ok(subject) => look(service, &subject.path),
-        Err(why) => Looks { faults: vec![why.clone()], ..Looks::default() },
+        Err(why) => Inspection { faults: vec![why.clone()], ..Inspection::default() },
     };
     looks.remarks.extend(subject.iter().flat_map(|subject| subject.remarks.clone()));
     looks.remarks.extend(unreachable_ports(service));
     let (outcomes, own_network) = match (obstacle(service, choice, &looks), &subject) {
         (Some((verdict, why)), _) => (ADAPTERS.map(|adapter| finding(adapter, verdict, why.clone())), None),
         (None, Ok(subject)) => try_all(service, choice, &mut looks, subject),
-        (None, Err(why)) => (ADAPTERS.map(|adapter| finding(adapter, Verdict::DoesNot, why.clone())), None),
+        (None, Err(why)) => {
+            (ADAPTERS.map(|adapter| finding(adapter, Compatibility::DoesNot, why.clone())), None)
+        }
     };
     advice::diagnosis(service, choice, looks, outcomes, own_network)
 }
@@ -114,26 +116,28 @@ pub fn examine(service: &Service, choice: &Choice) -> Diagnosis {
 /// In order of preference.
 const ADAPTERS: [Adapter; 3] = [Adapter::Handoff, Adapter::ListenFds, Adapter::Inject];
 
-fn finding(adapter: Adapter, verdict: Verdict, why: String) -> Finding {
+fn finding(adapter: Adapter, verdict: Compatibility, why: String) -> Finding {
     Finding { adapter, verdict, why, tried: None }
 }
 
 /// Why no trial is possible.
-fn obstacle(service: &Service, choice: &Choice, looks: &Looks) -> Option<(Verdict, String)> {
+fn obstacle(service: &Service, choice: &Settings, looks: &Inspection) -> Option<(Compatibility, String)> {
     if !looks.faults.is_empty() {
-        return Some((Verdict::DoesNot, looks.faults.join("; ")));
+        return Some((Compatibility::DoesNot, looks.faults.join("; ")));
     }
     let running = running(service, choice.daemon_says);
     if service.mode == Mode::Exclusive && !choice.run_anyway {
         let danger = "in exclusive mode a second program on the same data is a danger";
         let remedy = "stop the service, or use --yes-run-it if the program does no harm next to it";
         match running {
-            Running::No => {}
-            Running::Yes(why) => return Some((Verdict::NotTried, format!("{why}, and {danger}; {remedy}"))),
-            Running::Unknown => {
+            RunningState::No => {}
+            RunningState::Yes(why) => {
+                return Some((Compatibility::NotTried, format!("{why}, and {danger}; {remedy}")));
+            }
+            RunningState::Unknown => {
                 let why =
                     "without a daemon and without a listener it cannot be known whether the service runs";
-                return Some((Verdict::NotTried, format!("{why}, and {danger}; {remedy}")));
+                return Some((Compatibility::NotTried, format!("{why}, and {danger}; {remedy}")));
             }
         }
     }
@@ -142,7 +146,7 @@ fn obstacle(service: &Service, choice: &Choice, looks: &Looks) -> Option<(Verdic
         service.listeners.iter().filter(|listener| matches!(listener.address, ListenAddress::Unix(_)));
     let taken = paths.filter_map(|listener| check_free(&listener.address).err()).next()?;
     Some((
-        Verdict::NotTried,
+        Compatibility::NotTried,
         format!("{taken}; only one process can have a path, so the service must be stopped for a trial"),
     ))
 }
@@ -154,60 +158,62 @@ fn unreachable_ports(service: &Service) -> Vec<String> {
     privileged.map(|error| format!("a daemon of this user cannot open a listener: {error}")).collect()
 }
 
-enum Running {
+enum RunningState {
     Yes(String),
     No,
     Unknown,
 }
 
 /// The keeper of a running service holds its listeners, even without a daemon.
-fn running(service: &Service, daemon_says: Option<bool>) -> Running {
+fn running(service: &Service, daemon_says: Option<bool>) -> RunningState {
     let taken = service.listeners.iter().find_map(|listener| check_free(&listener.address).err());
     // An address that this machine does not have is not in use.
     let taken = taken.filter(|error| matches!(error, SlotError::InUse { .. }));
     match (daemon_says, taken) {
-        (Some(true), _) => Running::Yes("the service runs".to_owned()),
-        (_, Some(taken)) => Running::Yes(format!("something runs already: {taken}")),
-        (Some(false), None) => Running::No,
-        (None, None) if service.listeners.is_empty() => Running::Unknown,
-        (None, None) => Running::No,
+        (Some(true), _) => RunningState::Yes("the service runs".to_owned()),
+        (_, Some(taken)) => RunningState::Yes(format!("something runs already: {taken}")),
+        (Some(false), None) => RunningState::No,
+        (None, None) if service.listeners.is_empty() => RunningState::Unknown,
+        (None, None) => RunningState::No,
     }
 }
 
 fn try_all(
     service: &Service,
-    choice: &Choice,
-    looks: &mut Looks,
-    subject: &Subject,
+    choice: &Settings,
+    looks: &mut Inspection,
+    subject: &TrialProgram,
 ) -> ([Finding; 3], Option<bool>) {
-    let bench = match Bench::new(service, choice, looks) {
+    let bench = match TrialContext::new(service, choice, looks) {
         Ok(bench) => bench,
-        Err(why) => return (ADAPTERS.map(|adapter| finding(adapter, Verdict::NotTried, why.clone())), None),
+        Err(why) => {
+            return (ADAPTERS.map(|adapter| finding(adapter, Compatibility::NotTried, why.clone())), None);
+        }
     };
     let mut network = None;
     let findings = ADAPTERS.map(|adapter| {
         if adapter == Adapter::Inject
             && let Some(why) = &looks.no_inject
         {
-            return finding(adapter, Verdict::DoesNot, why.clone());
+            return finding(adapter, Compatibility::DoesNot, why.clone());
         }
         match bench.attempt(adapter, &subject.path) {
-            Outcome::NotTried(why) => finding(adapter, Verdict::NotTried, why),
+            Outcome::NotTried(why) => finding(adapter, Compatibility::NotTried, why),
             Outcome::Tried(tried, used) => {
                 network = Some(used == Network::Own);
-                let verdict = if tried.works { Verdict::Works } else { Verdict::DoesNot };
+                let verdict = if tried.works { Compatibility::Works } else { Compatibility::DoesNot };
                 Finding { tried: Some(tried.clone()), ..finding(adapter, verdict, tried.why) }
             }
         }
     });
-    if subject.is_copy && network.is_some() && findings.iter().all(|it| it.verdict != Verdict::Works) {
+    if subject.is_copy && network.is_some() && findings.iter().all(|it| it.verdict != Compatibility::Works) {
         looks.remarks.extend(original_works(service, choice, &bench));
     }
     (findings, network)
 }
 
 /// Tests whether only the copy fails, because it needs files next to the original.
-fn original_works(service: &Service, choice: &Choice, bench: &Bench<'_>) -> Option<String> {
+fn original_works(service: &Service, choice: &Settings, bench: &TrialContext<'_>) -> Option<String> {
     if !choice.binary.is_file() {
         return None;
     }

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use handoff_protocol::frame::Transport;
 
-use super::Choice;
+use super::Settings;
 use super::copy::temporary_directory;
-use super::looks::Looks;
+use super::inspection::Inspection;
 use crate::config::{Adapter, Check, Listener, Service};
-use crate::shim::plan::Plan;
-use crate::shim::trial::{Answer, Order, Tried, VERB};
+use crate::shim::shim_config::ShimConfig;
+use crate::shim::trial::{TrialReply, TrialReport, TrialRequest, VERB};
 use crate::slots::check_free;
 use crate::supervisor::environment_of;
 use crate::sys::channel::Channel;
@@ -39,19 +39,23 @@ pub(super) enum Network {
 /// The result of a trial.
 pub(super) enum Outcome {
     NotTried(String),
-    Tried(Tried, Network),
+    Tried(TrialReport, Network),
 }
 
 /// The shared data of the trials of a service. Drop removes their files.
-pub(super) struct Bench<'a> {
+pub(super) struct TrialContext<'a> {
     service: &'a Service,
-    choice: &'a Choice,
+    choice: &'a Settings,
     watches: bool,
     directory: PathBuf,
 }
 
-impl<'a> Bench<'a> {
-    pub(super) fn new(service: &'a Service, choice: &'a Choice, looks: &Looks) -> Result<Self, String> {
+impl<'a> TrialContext<'a> {
+    pub(super) fn new(
+        service: &'a Service,
+        choice: &'a Settings,
+        looks: &Inspection,
+    ) -> Result<Self, String> {
         let directory = temporary_directory().join(format!("handoff-doctor-{}", std::process::id()));
         // Fails if another user has created it. Others may pass: a program may drop its privileges before it reports
         // that it is ready.
@@ -69,7 +73,7 @@ impl<'a> Bench<'a> {
     pub(super) fn attempt(&self, adapter: Adapter, binary: &Path) -> Outcome {
         let why_not = match self.is_for_own_network() {
             Ok(()) => match self.attempt_in(Network::Own, adapter, binary) {
-                Ok(Answer::NoNetwork(error)) => format!(
+                Ok(TrialReply::NoNetwork(error)) => format!(
                     "it is not permitted to make a network for the trial ({error}): be root, or permit user namespaces"
                 ),
                 other => return outcome(other, Network::Own),
@@ -101,14 +105,14 @@ impl<'a> Bench<'a> {
 
     /// A program may end because it cannot use the offered `NOTIFY_SOCKET`. Unless the service file has `notify`, it
     /// is tried without the socket too.
-    fn attempt_in(&self, network: Network, adapter: Adapter, binary: &Path) -> io::Result<Answer> {
+    fn attempt_in(&self, network: Network, adapter: Adapter, binary: &Path) -> io::Result<TrialReply> {
         let answer = self.attempt_with(network, adapter, binary, true)?;
         match &answer {
-            Answer::Tried(tried)
+            TrialReply::Tried(tried)
                 if tried.ended && adapter != Adapter::Handoff && self.service.program.notify.is_none() =>
             {
                 let again = self.attempt_with(network, adapter, binary, false)?;
-                let works = matches!(&again, Answer::Tried(tried) if tried.works);
+                let works = matches!(&again, TrialReply::Tried(tried) if tried.works);
                 Ok(if works { again } else { answer })
             }
             _ => Ok(answer),
@@ -121,7 +125,7 @@ impl<'a> Bench<'a> {
         adapter: Adapter,
         binary: &Path,
         offers_notify: bool,
-    ) -> io::Result<Answer> {
+    ) -> io::Result<TrialReply> {
         let written = self.directory.join("output");
         // Each trial starts with an empty file.
         let output = File::options().write(true).create(true).truncate(true).mode(0o600).open(&written)?;
@@ -147,7 +151,7 @@ impl<'a> Bench<'a> {
         }
         reap_blocking(spawned.pidfd.as_fd())?;
         let mut answer = answer?;
-        if let Answer::Tried(tried) = &mut answer
+        if let TrialReply::Tried(tried) = &mut answer
             && tried.ended
             && let Some(words) = last_words(&written)
         {
@@ -156,10 +160,10 @@ impl<'a> Bench<'a> {
         Ok(answer)
     }
 
-    fn order(&self, network: Network, adapter: Adapter, binary: &Path, offers_notify: bool) -> Order {
+    fn order(&self, network: Network, adapter: Adapter, binary: &Path, offers_notify: bool) -> TrialRequest {
         let (shared, own) = (self.directory.clone(), self.directory.join("own/trial"));
-        let plan = Plan { adapter, ..Plan::new(self.service, binary.to_owned(), shared, own) };
-        Order {
+        let plan = ShimConfig { adapter, ..ShimConfig::new(self.service, binary.to_owned(), shared, own) };
+        TrialRequest {
             parent: std::process::id(),
             plan,
             own_network: network == Network::Own,
@@ -172,7 +176,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-impl Bench<'_> {
+impl TrialContext<'_> {
     /// The request to have under way at the stop signal, and its listener.
     fn request(&self) -> Option<(String, Vec<u8>)> {
         let probed = match self.service.probe.as_ref().map(|probe| &probe.check) {
@@ -193,21 +197,21 @@ impl Bench<'_> {
     }
 }
 
-impl Drop for Bench<'_> {
+impl Drop for TrialContext<'_> {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
-fn outcome(answer: io::Result<Answer>, network: Network) -> Outcome {
+fn outcome(answer: io::Result<TrialReply>, network: Network) -> Outcome {
     match answer {
-        Ok(Answer::Tried(tried)) => Outcome::Tried(tried, network),
-        Ok(Answer::NotTried(why) | Answer::NoNetwork(why)) => Outcome::NotTried(why),
+        Ok(TrialReply::Tried(tried)) => Outcome::Tried(tried, network),
+        Ok(TrialReply::NotTried(why) | TrialReply::NoNetwork(why)) => Outcome::NotTried(why),
         Err(error) => Outcome::NotTried(format!("the trial itself failed: {error}")),
     }
 }
 
-fn hear(channel: &Channel, limit: Duration) -> io::Result<Answer> {
+fn hear(channel: &Channel, limit: Duration) -> io::Result<TrialReply> {
     if !is_readable_by(channel, Instant::now() + limit)? {
         return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}")));
     }

@@ -23,7 +23,7 @@ use crate::sys::spawn::{SpawnSpec, Spawned, spawn_traced};
 const KILLED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A running command. Drop kills the whole group and all other descendants of the command.
-pub(super) struct Group {
+pub(super) struct ProcessGroup {
     leader: u32,
     /// Its number may belong to another group by now.
     is_reaped: bool,
@@ -32,31 +32,31 @@ pub(super) struct Group {
 }
 
 /// A running command, with the file that records it for the next daemon.
-pub(super) struct Started {
+pub(super) struct RunningCommand {
     spawned: Spawned,
     trace: Trace,
 }
 
 /// The program and the working directory of a command.
-type Place = (PathBuf, PathBuf);
+type CommandLocation = (PathBuf, PathBuf);
 
 /// Commands that were given up while they started: a file system does not answer to their threads. Each one holds a thread
 /// and pipes until it does, so no other command of the same place starts meanwhile.
-static STUCK: Mutex<BTreeSet<Place>> = Mutex::new(BTreeSet::new());
+static STUCK: Mutex<BTreeSet<CommandLocation>> = Mutex::new(BTreeSet::new());
 
-fn stuck() -> MutexGuard<'static, BTreeSet<Place>> {
+fn stuck() -> MutexGuard<'static, BTreeSet<CommandLocation>> {
     STUCK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A command that starts. Drop gives it up, also if it has started and nothing has taken it yet.
-pub(super) struct Starting {
-    result: oneshot::Receiver<Result<Started, HookError>>,
-    place: Place,
+pub(super) struct PendingCommand {
+    result: oneshot::Receiver<Result<RunningCommand, HookError>>,
+    place: CommandLocation,
 }
 
-impl Starting {
+impl PendingCommand {
     /// Completes when the command has started, or cannot start. `None` if its thread ended without a word.
-    pub(super) async fn started(&mut self) -> Option<Result<Started, HookError>> {
+    pub(super) async fn started(&mut self) -> Option<Result<RunningCommand, HookError>> {
         (&mut self.result).await.ok()
     }
 
@@ -64,14 +64,14 @@ impl Starting {
     pub(super) async fn give_up(mut self) {
         let started = timeout(KILLED_WITHIN, self.started()).await;
         if let Ok(Some(Ok(started))) = started
-            && let Ok(mut group) = Group::of(started)
+            && let Ok(mut group) = ProcessGroup::of(started)
         {
             group.end_all().await;
         }
     }
 }
 
-impl Drop for Starting {
+impl Drop for PendingCommand {
     fn drop(&mut self) {
         // The thread sends with the same lock.
         let mut stuck = stuck();
@@ -81,7 +81,7 @@ impl Drop for Starting {
         match found {
             Ok(started) => {
                 drop(stuck);
-                let _ = started.map(Group::of);
+                let _ = started.map(ProcessGroup::of);
             }
             Err(TryRecvError::Empty) => _ = stuck.insert(self.place.clone()),
             // It was received, or its thread is gone.
@@ -92,7 +92,7 @@ impl Drop for Starting {
 
 /// Starts a command in its own thread: its program or working directory may be on a file system that does not answer.
 /// [`io::ErrorKind::TimedOut`] if an earlier start of this place was given up and still has no answer.
-pub(super) fn start(spec: SpawnSpec) -> io::Result<Starting> {
+pub(super) fn start(spec: SpawnSpec) -> io::Result<PendingCommand> {
     let place = (spec.binary.clone(), spec.working_dir.clone());
     if stuck().contains(&place) {
         return Err(io::ErrorKind::TimedOut.into());
@@ -107,22 +107,22 @@ pub(super) fn start(spec: SpawnSpec) -> io::Result<Starting> {
             stuck.remove(&own);
         }
         drop(stuck);
-        if let Err(Ok(Started { spawned, trace })) = unwanted {
+        if let Err(Ok(RunningCommand { spawned, trace })) = unwanted {
             kill_group(spawned.pid);
             let _ = reap_blocking(spawned.pidfd.as_fd());
             trace.end_all();
         }
     })?;
-    Ok(Starting { result, place })
+    Ok(PendingCommand { result, place })
 }
 
-fn start_here(spec: SpawnSpec) -> Result<Started, HookError> {
+fn start_here(spec: SpawnSpec) -> Result<RunningCommand, HookError> {
     let program = spec.binary.to_string_lossy().into_owned();
     check_program(&program)?;
     let unable = |cause| HookError::Spawn { command: program.clone(), cause };
     let (trace, file) = Trace::make().map_err(unable)?;
     let spawned = spawn_traced(spec, file.as_ref().map(AsFd::as_fd)).map_err(unable)?;
-    Ok(Started { spawned, trace })
+    Ok(RunningCommand { spawned, trace })
 }
 
 fn kill_group(leader: u32) {
@@ -130,9 +130,9 @@ fn kill_group(leader: u32) {
     send_to_group(leader, Signal::SIGKILL);
 }
 
-impl Group {
+impl ProcessGroup {
     /// Wraps a process that was just started: the leader of its own session, and so of a group.
-    pub(super) fn of(Started { spawned, trace }: Started) -> io::Result<Self> {
+    pub(super) fn of(RunningCommand { spawned, trace }: RunningCommand) -> io::Result<Self> {
         let leader = spawned.pid;
         match readable(spawned.pidfd) {
             Ok(pidfd) => Ok(Self { leader, is_reaped: false, pidfd, trace: Some(trace) }),
@@ -185,7 +185,7 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         if !self.is_reaped {
             kill_group(self.leader);

@@ -21,7 +21,7 @@ use crate::config::format_duration_ms;
 use crate::supervisor::inherited_environment;
 use crate::sys::exposed::{Exposed, Use, check_exposure};
 use crate::sys::spawn::SpawnSpec;
-use group::Group;
+use group::ProcessGroup;
 use tail::Tail;
 pub(crate) use trace::{Trace, keep_traces_in};
 
@@ -181,27 +181,29 @@ pub async fn run_until(
         Ok(None) => return Err(unable(io::ErrorKind::BrokenPipe.into())),
         Err(_) => return Err(not_started()),
     };
-    let mut group = Group::of(started).map_err(unable)?;
+    let mut group = ProcessGroup::of(started).map_err(unable)?;
 
     let end = tokio::select! {
-        ended = group.ended() => End::ByItself(ended),
-        () = sleep_until(until) => End::TooLate,
-        () = &mut called_off => End::CalledOff,
+        ended = group.ended() => WaitResult::ByItself(ended),
+        () = sleep_until(until) => WaitResult::TooLate,
+        () = &mut called_off => WaitResult::CalledOff,
         never = stdout.fill() => match never {},
         never = stderr.fill() => match never {},
     };
     let exit = match &end {
-        End::ByItself(_) => group.end().await,
-        End::TooLate | End::CalledOff => group.end_all().await,
+        WaitResult::ByItself(_) => group.end().await,
+        WaitResult::TooLate | WaitResult::CalledOff => group.end_all().await,
     };
     let output = Output { stdout: stdout.finish(), stderr: stderr.finish() };
     let told = told(&output);
     match (end, exit) {
-        (End::TooLate, _) => Err(HookError::TooLong { command: shown, limit_ms: command.limit_ms, told }),
-        (End::CalledOff, _) => Err(HookError::CalledOff(shown)),
-        (End::ByItself(Err(cause)), _) => Err(unable(cause)),
-        (End::ByItself(Ok(())), Exit::Code(0)) => Ok(output),
-        (End::ByItself(Ok(())), exit) => Err(HookError::Failed { command: shown, exit, told }),
+        (WaitResult::TooLate, _) => {
+            Err(HookError::TooLong { command: shown, limit_ms: command.limit_ms, told })
+        }
+        (WaitResult::CalledOff, _) => Err(HookError::CalledOff(shown)),
+        (WaitResult::ByItself(Err(cause)), _) => Err(unable(cause)),
+        (WaitResult::ByItself(Ok(())), Exit::Code(0)) => Ok(output),
+        (WaitResult::ByItself(Ok(())), exit) => Err(HookError::Failed { command: shown, exit, told }),
     }
 }
 
@@ -213,7 +215,7 @@ fn environment(env: &[(String, String)]) -> Vec<(OsString, OsString)> {
 }
 
 /// Why the wait for a command ended.
-enum End {
+enum WaitResult {
     ByItself(io::Result<()>),
     TooLate,
     CalledOff,

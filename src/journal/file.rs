@@ -19,12 +19,12 @@ pub struct FileStorage {
     path: PathBuf,
     file: Mutex<Arc<File>>,
     staged: Mutex<Option<File>>,
-    name: Mutex<Name>,
+    name: Mutex<FileName>,
 }
 
 /// Whether the file's name is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Name {
+enum FileName {
     Durable,
     /// Renamed recently, perhaps by an earlier daemon.
     Unsure,
@@ -44,7 +44,7 @@ impl FileStorage {
         // An earlier daemon may have been killed before it removed the file.
         let _ = remove(&beside(path));
         let _ = remove(&unnamed(path));
-        let name = if is_new { Name::Durable } else { Name::Unsure };
+        let name = if is_new { FileName::Durable } else { FileName::Unsure };
         Ok(Self {
             path: path.to_owned(),
             file: Mutex::new(Arc::new(file)),
@@ -89,14 +89,14 @@ impl Storage for FileStorage {
         crash_point!("journal/synced");
         let mut name = lock(&self.name);
         match *name {
-            Name::Durable => return Ok(()),
-            Name::Unsure => {}
-            Name::Lost => {
+            FileName::Durable => return Ok(()),
+            FileName::Unsure => {}
+            FileName::Lost => {
                 return Err(io::Error::other("its directory could not be written to the disk before"));
             }
         }
         let synced = sync_directory(&self.path);
-        *name = if synced.is_ok() { Name::Durable } else { Name::Lost };
+        *name = if synced.is_ok() { FileName::Durable } else { FileName::Lost };
         synced
     }
 
@@ -120,7 +120,7 @@ impl Storage for FileStorage {
         crash_point!("journal/before-swap");
         fs::rename(beside(&self.path), &self.path)?;
         crash_point!("journal/swapped");
-        *lock(&self.name) = Name::Unsure;
+        *lock(&self.name) = FileName::Unsure;
         *lock(&self.file) = Arc::new(staged);
         Ok(())
     }
@@ -154,7 +154,7 @@ impl Storage for FileStorage {
         let aside = set_aside(&self.path)?;
         fs::rename(&fresh, &self.path)?;
         crash_point!("journal/restored");
-        *lock(&self.name) = Name::Unsure;
+        *lock(&self.name) = FileName::Unsure;
         *lock(&self.file) = Arc::new(file);
         Ok(aside)
     }

@@ -13,7 +13,7 @@ use std::io;
 use handoff_protocol::log_image;
 use handoff_protocol::record::Record;
 
-use super::{Behind, Journal, JournalError, Pending, Remedy};
+use super::{Journal, JournalError, PendingRecord, Remedy, UnfoldedFacts};
 
 impl Journal {
     /// Rewrites the journal if its file is not at its path. Does not wait for the disk. No effect on a journal that
@@ -31,7 +31,7 @@ impl Journal {
             Some(next_sequence - 1)
         };
         let mut sequence = 0;
-        if let Some(Behind { durable, later, .. }) = &self.behind {
+        if let Some(UnfoldedFacts { durable, later, .. }) = &self.behind {
             sequence = add(&mut bytes, durable).ok_or_else(too_large)?;
             for record in later {
                 add(&mut bytes, record).ok_or_else(too_large)?;
@@ -68,7 +68,7 @@ impl Journal {
     }
 
     /// Whether a fact needs another wait: the journal was rewritten since, so the wait was for an old file.
-    pub fn waits_again(&self, pending: &mut Pending) -> bool {
+    pub fn waits_again(&self, pending: &mut PendingRecord) -> bool {
         std::mem::replace(&mut pending.file, self.file) != self.file
     }
 }

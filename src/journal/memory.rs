@@ -11,14 +11,14 @@ use handoff_protocol::ids::Generation;
 use handoff_protocol::log_image;
 use handoff_protocol::record::{Fact, Standing, fold};
 
-use super::{Journal, JournalError, Latched, Remedy, Storage};
+use super::{Journal, JournalError, LatchedError, Remedy, Storage};
 use crate::sys::regular;
 
 /// Storage without a file.
 #[derive(Debug)]
-struct Nowhere;
+struct NullStorage;
 
-impl Storage for Nowhere {
+impl Storage for NullStorage {
     fn read_all(&self) -> io::Result<Vec<u8>> {
         Ok(Vec::new())
     }
@@ -60,11 +60,11 @@ impl Journal {
         };
         Self {
             path: path.to_owned(),
-            storage: Arc::new(Nowhere),
+            storage: Arc::new(NullStorage),
             standing: Standing::default(),
             end: 0,
             next_sequence: 1,
-            latched: Some(Latched { first: cause.to_string(), remedy: Remedy::Open, damage }),
+            latched: Some(LatchedError { first: cause.to_string(), remedy: Remedy::Open, damage }),
             behind: None,
             file: 0,
             news: None,

@@ -22,6 +22,7 @@ use handoff_protocol::log_image::{self, ImageError};
 use handoff_protocol::record::{Fact, Record, Standing, fold};
 
 use crate::crash_points::{crash_point, name};
+use crate::sys::clock::as_ms;
 
 mod compaction;
 mod file;
@@ -101,7 +102,7 @@ pub enum JournalError {
 
 /// The error that stopped a journal.
 #[derive(Debug)]
-struct Latched {
+struct LatchedError {
     first: String,
     remedy: Remedy,
     /// What is wrong with the content, if it is corrupt.
@@ -122,14 +123,14 @@ enum Remedy {
 /// A durable fact that waits for the disk.
 #[derive(Debug)]
 #[must_use = "it counts only when it is settled"]
-pub struct Pending {
+pub struct PendingRecord {
     /// The number of the file that it waits for: see [`Journal::waits_again`].
     file: u64,
 }
 
 /// Facts that are not folded yet.
 #[derive(Debug)]
-struct Behind {
+struct UnfoldedFacts {
     /// The durable fact that waits for the disk.
     durable: Record,
     sequence: u64,
@@ -146,8 +147,8 @@ pub struct Journal {
     standing: Standing,
     end: u64,
     next_sequence: u64,
-    latched: Option<Latched>,
-    behind: Option<Behind>,
+    latched: Option<LatchedError>,
+    behind: Option<UnfoldedFacts>,
     /// Increased whenever the journal moves to a new file.
     file: u64,
     /// Why that happened last, for people.
@@ -271,19 +272,19 @@ impl Journal {
 
     /// Appends one fact to the page cache. [`Journal::settle`] folds it once [`Storage::sync`] has returned. Only one
     /// at a time.
-    pub fn prepare(&mut self, fact: Fact) -> Result<Pending, JournalError> {
+    pub fn prepare(&mut self, fact: Fact) -> Result<PendingRecord, JournalError> {
         self.may_write()?;
         self.keep_in_place()?;
         let (sequence, offset) = (self.next_sequence, self.end);
         let durable = self.write(fact)?;
-        self.behind = Some(Behind { durable, sequence, offset, later: Vec::new() });
-        Ok(Pending { file: self.file })
+        self.behind = Some(UnfoldedFacts { durable, sequence, offset, later: Vec::new() });
+        Ok(PendingRecord { file: self.file })
     }
 
     fn may_write(&self) -> Result<(), JournalError> {
         match &self.latched {
             None => Ok(()),
-            Some(Latched { first, .. }) => {
+            Some(LatchedError { first, .. }) => {
                 Err(JournalError::Latched { path: self.path.clone(), first: first.clone() })
             }
         }
@@ -305,8 +306,10 @@ impl Journal {
 
     /// Folds a durable fact that is on disk. If it may not be on disk, truncates it and everything after it, and
     /// accepts no more records.
-    pub fn settle(&mut self, _pending: Pending, synced: io::Result<()>) -> Result<(), JournalError> {
-        let Some(Behind { durable, sequence, offset, later }) = self.behind.take() else { return Ok(()) };
+    pub fn settle(&mut self, _pending: PendingRecord, synced: io::Result<()>) -> Result<(), JournalError> {
+        let Some(UnfoldedFacts { durable, sequence, offset, later }) = self.behind.take() else {
+            return Ok(());
+        };
         if synced.is_ok() {
             crash_point!("journal/durable.{}", name(&durable.fact));
             self.standing.fold(&durable);
@@ -326,7 +329,7 @@ impl Journal {
     /// Stops waiting for a disk that does not answer: the pending durable fact counts as not durable, and no more
     /// records are accepted. Returns the error, and the truncation to perform when the disk answers; that blocks.
     pub fn give_up(&mut self) -> Option<(JournalError, impl FnOnce() + Send + use<>)> {
-        let Behind { offset, later, .. } = self.behind.take()?;
+        let UnfoldedFacts { offset, later, .. } = self.behind.take()?;
         for record in &later {
             self.standing.fold(record);
         }
@@ -345,7 +348,7 @@ impl Journal {
             Some(latched) if latched.remedy == Remedy::Cut => latched.remedy = remedy,
             Some(_) => {}
             None => {
-                self.latched = Some(Latched { first: error.to_string(), remedy, damage: None });
+                self.latched = Some(LatchedError { first: error.to_string(), remedy, damage: None });
             }
         }
         error
@@ -378,7 +381,7 @@ fn storage_error(path: &Path, what: &'static str, source: io::Error) -> JournalE
 /// Milliseconds since 1970-01-01 UTC.
 pub(crate) fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    as_ms(since)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::sys::regular;
 
 /// When to rotate files, and how many to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Limits {
+pub(super) struct RotationLimits {
     /// Size at which a file is rotated, in bytes.
     pub(super) max_size_bytes: u64,
     /// Number of files to keep, including the current one; at least 2.
@@ -25,25 +25,25 @@ pub(super) struct Limits {
 #[derive(Debug)]
 pub(super) struct Log {
     dir: PathBuf,
-    limits: Limits,
+    limits: RotationLimits,
     file: Option<File>,
     /// Missing lines that the file does not report yet, and the cause.
     untold_lines: u64,
     cause: String,
-    tally: Tally,
+    tally: LogTotals,
 }
 
 /// Totals of a log.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Tally {
+pub(super) struct LogTotals {
     pub(super) written_bytes: u64,
     pub(super) lost_lines: u64,
     /// The last error.
     pub(super) trouble: String,
 }
 
-impl Tally {
-    pub(super) fn add(&mut self, other: Tally) {
+impl LogTotals {
+    pub(super) fn add(&mut self, other: LogTotals) {
         self.written_bytes += other.written_bytes;
         self.lost_lines += other.lost_lines;
         if !other.trouble.is_empty() {
@@ -53,16 +53,16 @@ impl Tally {
 }
 
 impl Log {
-    pub(super) fn new(dir: PathBuf, limits: Limits) -> Self {
-        Self { dir, limits, file: None, untold_lines: 0, cause: String::new(), tally: Tally::default() }
+    pub(super) fn new(dir: PathBuf, limits: RotationLimits) -> Self {
+        Self { dir, limits, file: None, untold_lines: 0, cause: String::new(), tally: LogTotals::default() }
     }
 
-    pub(super) fn set_limits(&mut self, limits: Limits) {
+    pub(super) fn set_limits(&mut self, limits: RotationLimits) {
         self.limits = limits;
     }
 
     /// Returns the totals since the last call, and resets them.
-    pub(super) fn take_tally(&mut self) -> Tally {
+    pub(super) fn take_tally(&mut self) -> LogTotals {
         std::mem::take(&mut self.tally)
     }
 

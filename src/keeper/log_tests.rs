@@ -9,7 +9,7 @@ struct Fixture {
 impl Fixture {
     fn new(max_size_bytes: u64, files: u32) -> Fixture {
         let root = tempfile::tempdir().unwrap();
-        let log = Log::new(root.path().join("log"), Limits { max_size_bytes, files });
+        let log = Log::new(root.path().join("log"), RotationLimits { max_size_bytes, files });
         Fixture { root, log }
     }
 
@@ -69,7 +69,7 @@ fn a_smaller_number_of_files_removes_the_rest() {
     let mut fixture = Fixture::new(4, 5);
     fixture.log.write(b"1\n\n2\n\n3\n\n4\n\n5\n\n");
     assert_eq!(fixture.names(), ["1", "2", "3", "4", "current"]);
-    fixture.log.set_limits(Limits { max_size_bytes: 4, files: 2 });
+    fixture.log.set_limits(RotationLimits { max_size_bytes: 4, files: 2 });
     fixture.log.write(b"6\n\n");
     assert_eq!(fixture.names(), ["1", "current"]);
 }

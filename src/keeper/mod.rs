@@ -11,11 +11,11 @@
 //! - while idle it makes no system call.
 
 mod client;
-mod door;
 mod log;
 mod message;
 mod pipe;
 mod server;
+mod watched_socket;
 mod writer;
 
 use std::ffi::OsStr;
@@ -43,8 +43,8 @@ use crate::sys::signal_fd::signal_fd;
 use crate::sys::signals::ignore;
 use crate::sys::wire::{recv_message, send_message};
 
-use door::Door;
 use server::Keeper;
+use watched_socket::WatchedSocket;
 
 /// The first argument of the process; the second is the path of its socket.
 pub const VERB: &str = "keeper";
@@ -74,7 +74,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn prepare(path: &OsStr) -> io::Result<(Door, OwnedFd)> {
+fn prepare(path: &OsStr) -> io::Result<(WatchedSocket, OwnedFd)> {
     // A full disk or a file limit is an error to report, not a reason to exit; a hang-up is irrelevant.
     for signal in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGPIPE, Signal::SIGXFSZ] {
         ignore(signal)?;
@@ -84,10 +84,10 @@ fn prepare(path: &OsStr) -> io::Result<(Door, OwnedFd)> {
     raise_files_limit()?;
     // Started as /proc/self/exe, its name would be "exe".
     set_name(c"handoff-keeper")?;
-    Ok((Door::open(Path::new(path))?, terminate))
+    Ok((WatchedSocket::open(Path::new(path))?, terminate))
 }
 
-fn serve(supervisor: Channel, door: Door, terminate: OwnedFd) -> ExitCode {
+fn serve(supervisor: Channel, door: WatchedSocket, terminate: OwnedFd) -> ExitCode {
     crash_point!("keeper/bound");
     // Saving memory is optional.
     let _ = release_start_up_pages();

@@ -31,7 +31,7 @@ pub(super) struct Pipe {
 
 /// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum PipeRead {
     /// Number of bytes.
     Bytes(usize),
     /// No data at the moment.
@@ -66,22 +66,22 @@ impl Pipe {
     }
 
     /// Reads once, and passes complete lines to the log.
-    pub(super) fn read(&mut self, buffer: &mut Buffer) -> Found {
+    pub(super) fn read(&mut self, buffer: &mut Buffer) -> PipeRead {
         let begun = self.begun.len();
         let room = &mut buffer.0[begun..begun + READ_BYTES];
         let count = match retry(|| read(&self.fd, &mut *room)) {
             Ok(count) if count > 0 => count,
-            Err(Errno::EAGAIN) => return Found::Nothing,
+            Err(Errno::EAGAIN) => return PipeRead::Nothing,
             Ok(_) | Err(_) => {
                 self.end();
-                return Found::End;
+                return PipeRead::End;
             }
         };
         let bytes = &mut buffer.0[..begun + count];
         bytes[..begun].copy_from_slice(&self.begun);
         let length = without_gaps(bytes);
         self.take(&bytes[..length]);
-        Found::Bytes(count)
+        PipeRead::Bytes(count)
     }
 
     /// Passes on a partial line as a line.
@@ -141,14 +141,14 @@ impl AsFd for Pipe {
 
 #[cfg(test)]
 mod tests {
-    use super::super::log::Limits;
+    use super::super::log::RotationLimits;
     use super::*;
     use std::io::{PipeWriter, Write};
     use std::path::Path;
 
     fn pipe(dir: &Path) -> (Pipe, PipeWriter) {
         let (reader, writer) = std::io::pipe().unwrap();
-        let log = Writer::new(dir.to_owned(), Limits { max_size_bytes: 10 << 20, files: 2 });
+        let log = Writer::new(dir.to_owned(), RotationLimits { max_size_bytes: 10 << 20, files: 2 });
         (Pipe::new(reader.into(), Rc::new(log)).unwrap(), writer)
     }
 
@@ -161,15 +161,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut pipe, mut writer) = pipe(dir.path());
         let mut buffer = Buffer::new();
-        assert_eq!(pipe.read(&mut buffer), Found::Nothing);
+        assert_eq!(pipe.read(&mut buffer), PipeRead::Nothing);
         writer.write_all(b"one\ntw").unwrap();
-        assert_eq!(pipe.read(&mut buffer), Found::Bytes(6));
+        assert_eq!(pipe.read(&mut buffer), PipeRead::Bytes(6));
         assert_eq!(current(dir.path()), b"one\n");
         writer.write_all(b"o\n\nthr").unwrap();
-        assert_eq!(pipe.read(&mut buffer), Found::Bytes(6));
+        assert_eq!(pipe.read(&mut buffer), PipeRead::Bytes(6));
         assert_eq!(current(dir.path()), b"one\ntwo\n\n");
         drop(writer);
-        assert_eq!(pipe.read(&mut buffer), Found::End);
+        assert_eq!(pipe.read(&mut buffer), PipeRead::End);
         assert_eq!(current(dir.path()), b"one\ntwo\n\nthr\n");
     }
 
@@ -215,13 +215,13 @@ mod tests {
         let text: Vec<u8> = (0..5 * LINE_MAX_BYTES).map(|at| b'a' + (at % 26) as u8).collect();
         for piece in text.chunks(40_000) {
             writer.write_all(piece).unwrap();
-            while pipe.read(&mut buffer) != Found::Nothing {}
+            while pipe.read(&mut buffer) != PipeRead::Nothing {}
             assert!(pipe.begun.len() < LINE_MAX_BYTES);
         }
         drop(writer);
         // A process started by another test has the other end too, until its exec.
         let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while pipe.read(&mut buffer) != Found::End {
+        while pipe.read(&mut buffer) != PipeRead::End {
             assert!(std::time::Instant::now() < until, "it has no end");
             std::thread::yield_now();
         }

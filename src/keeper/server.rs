@@ -14,13 +14,13 @@ use std::time::Duration;
 use handoff_protocol::frame::FrameError;
 use handoff_protocol::ids::HandoffId;
 
-use super::door::{self, Door};
-use super::log::Limits;
+use super::log::RotationLimits;
 use super::message::{
     Empty, Entries, FETCH_MAX, Failed, KEY_MAX_BYTES, KeeperReply, KeeperRequest, Keys, List,
     Log as LogRequest, Stats, VERSION,
 };
-use super::pipe::{Buffer, Found, Pipe};
+use super::pipe::{Buffer, Pipe, PipeRead};
+use super::watched_socket::{self, WatchedSocket};
 use super::writer::Writer;
 use crate::crash_points::{crash_point, name};
 use crate::sys::channel::Channel;
@@ -49,7 +49,7 @@ const DOOR_AGAIN: Duration = Duration::from_secs(1);
 
 /// The state of a keeper.
 pub(super) struct Keeper {
-    door: Door,
+    door: WatchedSocket,
     terminate: OwnedFd,
     /// Exit when the last pipe is closed.
     terminating: bool,
@@ -70,7 +70,7 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Creates a keeper that serves `supervisor` and processes of the same user that connect to `door`. `terminate`
     /// becomes readable on a request to end.
-    pub(super) fn new(supervisor: Channel, door: Door, terminate: OwnedFd) -> io::Result<Self> {
+    pub(super) fn new(supervisor: Channel, door: WatchedSocket, terminate: OwnedFd) -> io::Result<Self> {
         supervisor.set_nonblocking(true)?;
         Ok(Self {
             door,
@@ -110,7 +110,7 @@ impl Keeper {
 
     fn is_done(&self) -> bool {
         // Another keeper has taken its place, so no process can connect here.
-        if self.connections.is_empty() && self.door.find() == door::Found::Other {
+        if self.connections.is_empty() && self.door.find() == watched_socket::PathStatus::Other {
             return true;
         }
         let idle = self.held.is_empty() && self.connections.is_empty();
@@ -118,7 +118,7 @@ impl Keeper {
     }
 
     /// Waits for the next event.
-    fn wait(&self) -> io::Result<Ready> {
+    fn wait(&self) -> io::Result<ReadyDescriptors> {
         // Without a watch, uses the same descriptor twice.
         let watch = self.door.watch().unwrap_or(self.terminate.as_fd());
         let mut fds: Vec<PollFd<'_>> = [self.terminate.as_fd(), self.door.listener(), watch]
@@ -140,7 +140,7 @@ impl Keeper {
         let limit = self.is_shut.then_some(DOOR_AGAIN);
         retry(|| poll(&mut fds, limit))?;
         let mut ready = fds.iter().map(|fd| !found(fd).is_empty());
-        Ok(Ready {
+        Ok(ReadyDescriptors {
             terminate: ready.next().unwrap_or_default(),
             listener: ready.next().unwrap_or_default(),
             watch: ready.next().unwrap_or_default() && self.door.watch().is_some(),
@@ -153,7 +153,7 @@ impl Keeper {
         let mut ready = ready.iter();
         let Self { pipes, stats, buffer, .. } = self;
         pipes.retain_mut(|pipe| {
-            let open = !ready.next().is_some_and(|ready| *ready) || pipe.read(buffer) != Found::End;
+            let open = !ready.next().is_some_and(|ready| *ready) || pipe.read(buffer) != PipeRead::End;
             count(stats, pipe);
             open
         });
@@ -258,7 +258,7 @@ impl Keeper {
 
     fn open_log(&mut self, request: LogRequest, fds: Vec<OwnedFd>) -> KeeperReply {
         let dir = PathBuf::from(OsString::from_vec(request.dir));
-        let limits = Limits { max_size_bytes: request.max_size_bytes, files: request.files };
+        let limits = RotationLimits { max_size_bytes: request.max_size_bytes, files: request.files };
         let same = self.pipes.iter().map(Pipe::log).find(|log| log.dir() == dir);
         let log = same.cloned().unwrap_or_else(|| Rc::new(Writer::new(dir, limits)));
         log.set_limits(limits);
@@ -280,7 +280,7 @@ impl Keeper {
     fn drain(&mut self) {
         for mut pipe in std::mem::take(&mut self.pipes) {
             let mut left = LAST_BYTES;
-            while let Found::Bytes(count) = pipe.read(&mut self.buffer)
+            while let PipeRead::Bytes(count) = pipe.read(&mut self.buffer)
                 && left > 0
             {
                 left = left.saturating_sub(count);
@@ -312,7 +312,7 @@ impl Keeper {
 }
 
 /// The ready descriptors.
-struct Ready {
+struct ReadyDescriptors {
     terminate: bool,
     listener: bool,
     watch: bool,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-use super::log::{Limits, Log, Tally};
+use super::log::{Log, LogTotals, RotationLimits};
 
 /// How long the caller waits for a write.
 const MOMENT: Duration = Duration::from_millis(250);
@@ -32,7 +32,7 @@ pub(super) struct Writer {
 
 #[derive(Debug)]
 struct Shared {
-    state: Mutex<State>,
+    state: Mutex<WriterState>,
     /// Signalled when there is something to write.
     begun: Condvar,
     /// Signalled when everything is written.
@@ -40,7 +40,7 @@ struct Shared {
 }
 
 #[derive(Debug)]
-struct State {
+struct WriterState {
     /// `None` while the thread writes.
     log: Option<Log>,
     /// Complete lines.
@@ -49,22 +49,22 @@ struct State {
     lost_lines: u64,
     /// Whether the missing lines should be reported now.
     is_told: bool,
-    limits: Limits,
-    tally: Tally,
+    limits: RotationLimits,
+    tally: LogTotals,
     has_thread: bool,
     /// Whether the last write was slow.
     is_slow: bool,
 }
 
 impl Writer {
-    pub(super) fn new(dir: PathBuf, limits: Limits) -> Self {
-        let state = State {
+    pub(super) fn new(dir: PathBuf, limits: RotationLimits) -> Self {
+        let state = WriterState {
             log: Some(Log::new(dir.clone(), limits)),
             waiting: Vec::new(),
             lost_lines: 0,
             is_told: true,
             limits,
-            tally: Tally::default(),
+            tally: LogTotals::default(),
             has_thread: false,
             is_slow: false,
         };
@@ -76,12 +76,12 @@ impl Writer {
         &self.dir
     }
 
-    pub(super) fn set_limits(&self, limits: Limits) {
+    pub(super) fn set_limits(&self, limits: RotationLimits) {
         self.shared.lock().limits = limits;
     }
 
     /// Returns the totals since the last call, and resets them.
-    pub(super) fn take_tally(&self) -> Tally {
+    pub(super) fn take_tally(&self) -> LogTotals {
         std::mem::take(&mut self.shared.lock().tally)
     }
 
@@ -104,7 +104,7 @@ impl Writer {
     }
 
     /// Starts the thread if necessary, and waits for a moment.
-    fn wait(&self, mut state: MutexGuard<'_, State>) {
+    fn wait(&self, mut state: MutexGuard<'_, WriterState>) {
         if let Err(error) = self.shared.have_thread(&mut state) {
             // Without a thread no other code has the log.
             state.tally.trouble = format!("{}: no thread can be started for it: {error}", self.dir.display());
@@ -130,7 +130,7 @@ impl Writer {
     }
 }
 
-impl State {
+impl WriterState {
     fn is_done(&self) -> bool {
         self.log.is_some() && !self.has_work()
     }
@@ -141,11 +141,11 @@ impl State {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, WriterState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn have_thread(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
+    fn have_thread(self: &Arc<Self>, state: &mut WriterState) -> io::Result<()> {
         if !state.has_thread {
             let shared = Arc::clone(self);
             Builder::new().name("log".into()).stack_size(STACK_BYTES).spawn(move || shared.work())?;
@@ -176,7 +176,7 @@ impl Shared {
     }
 
     /// Writes the queue without the lock. Calls `ended` with the lock held when everything is written.
-    fn write_all<'a>(&'a self, mut state: MutexGuard<'a, State>, ended: impl Fn(&Self)) {
+    fn write_all<'a>(&'a self, mut state: MutexGuard<'a, WriterState>, ended: impl Fn(&Self)) {
         while state.has_work() {
             let Some(mut log) = state.log.take() else { return };
             let (lines, lost_lines) =
@@ -207,7 +207,7 @@ impl Shared {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { max_size_bytes: 10 << 20, files: 2 };
+    const LIMITS: RotationLimits = RotationLimits { max_size_bytes: 10 << 20, files: 2 };
 
     fn text(writer: &Writer) -> String {
         std::fs::read_to_string(writer.dir().join("current")).unwrap_or_default()

@@ -21,8 +21,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
-use super::{Connection, Failure, Way};
-use crate::slots::census::Stage;
+use super::{Connection, Failure, ProcessAccess};
+use crate::slots::census::AcceptStage;
 
 /// How long to wait for input between two checks of the server's end.
 const TICK: Duration = Duration::from_millis(2);
@@ -32,7 +32,7 @@ const HANDSHAKE: Duration = Duration::from_millis(50);
 
 /// What the client sees of its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
+enum ConnectionStatus {
     Nothing,
     Data,
     End,
@@ -41,7 +41,7 @@ enum Seen {
 
 /// The conclusion from one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Judgement {
+enum AcceptDecision {
     Accepted,
     /// Check again.
     Wait,
@@ -52,21 +52,22 @@ enum Judgement {
 }
 
 /// The table above. `listens` counts only after a reset.
-fn judge(seen: Seen, stage: Stage, listens: bool) -> Judgement {
+fn judge(seen: ConnectionStatus, stage: AcceptStage, listens: bool) -> AcceptDecision {
     match (seen, stage) {
-        (Seen::Data | Seen::End, _) | (Seen::Nothing, Stage::Accepted) => Judgement::Accepted,
-        (Seen::Reset, _) if listens => Judgement::Accepted,
-        (Seen::Reset, _) => Judgement::Refused,
-        (Seen::Nothing, Stage::Handshake) => Judgement::End,
+        (ConnectionStatus::Data | ConnectionStatus::End, _)
+        | (ConnectionStatus::Nothing, AcceptStage::Accepted) => AcceptDecision::Accepted,
+        (ConnectionStatus::Reset, _) if listens => AcceptDecision::Accepted,
+        (ConnectionStatus::Reset, _) => AcceptDecision::Refused,
+        (ConnectionStatus::Nothing, AcceptStage::Handshake) => AcceptDecision::End,
         // Gone: the server's data is in transit.
-        (Seen::Nothing, Stage::Queued | Stage::Gone) => Judgement::Wait,
+        (ConnectionStatus::Nothing, AcceptStage::Queued | AcceptStage::Gone) => AcceptDecision::Wait,
     }
 }
 
 /// Waits without limit until the server has accepted a connection. If this is dropped while the connection waits, `way`
 /// keeps it, and the next attempt continues with it: a slow server does not get a new connection for each attempt, and
 /// this one keeps its place in the queue.
-pub(super) async fn is_accepted(listener: &str, way: &mut impl Way) -> Result<(), Failure> {
+pub(super) async fn is_accepted(listener: &str, way: &mut impl ProcessAccess) -> Result<(), Failure> {
     if way.waiting().is_none() {
         match way.connect(listener).await {
             Ok(connection) => *way.waiting() = Some(connection),
@@ -84,36 +85,36 @@ pub(super) async fn is_accepted(listener: &str, way: &mut impl Way) -> Result<()
         let stage = way.stage().map_err(|error| {
             Failure::Untried(format!("cannot look at the connection to {listener}: {error}"))
         })?;
-        let listens = seen == Seen::Reset && way.listens(listener).await;
+        let listens = seen == ConnectionStatus::Reset && way.listens(listener).await;
         match judge(seen, stage, listens) {
-            Judgement::Accepted => {
+            AcceptDecision::Accepted => {
                 *way.waiting() = None;
                 return Ok(());
             }
-            Judgement::Refused => {
+            AcceptDecision::Refused => {
                 *way.waiting() = None;
                 let found = format!("a connection to {listener} was reset, and its listener is closed");
                 return Err(Failure::Unwell(found));
             }
-            Judgement::End if connected_at.elapsed() >= HANDSHAKE => {
+            AcceptDecision::End if connected_at.elapsed() >= HANDSHAKE => {
                 if let Some(connection) = way.waiting() {
                     // On failure the next check shows the reason.
                     let _ = connection.shutdown().await;
                 }
             }
-            Judgement::End | Judgement::Wait => {}
+            AcceptDecision::End | AcceptDecision::Wait => {}
         }
     }
 }
 
 /// Waits briefly for input.
-async fn see(connection: &mut Box<dyn Connection>) -> Seen {
+async fn see(connection: &mut Box<dyn Connection>) -> ConnectionStatus {
     match timeout(TICK, connection.read(&mut [0; 64])).await {
-        Err(_) => Seen::Nothing,
-        Ok(Ok(0)) => Seen::End,
-        Ok(Ok(_)) => Seen::Data,
-        Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => Seen::Nothing,
-        Ok(Err(_)) => Seen::Reset,
+        Err(_) => ConnectionStatus::Nothing,
+        Ok(Ok(0)) => ConnectionStatus::End,
+        Ok(Ok(_)) => ConnectionStatus::Data,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => ConnectionStatus::Nothing,
+        Ok(Err(_)) => ConnectionStatus::Reset,
     }
 }
 

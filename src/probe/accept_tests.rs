@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::config::Check;
-use crate::probe::{Surroundings, attempt};
+use crate::probe::{CommandEnvironment, attempt};
 use crate::slots::census::Census;
 
 /// One program for all servers. Each line of its table is one behavior.
@@ -96,7 +96,7 @@ impl Direct {
     }
 }
 
-impl Way for Direct {
+impl ProcessAccess for Direct {
     async fn connect(&mut self, listener: &str) -> Result<Box<dyn Connection>, Failure> {
         let stream =
             TcpStream::connect(self.address).await.map_err(|error| Failure::to_connect(listener, &error))?;
@@ -108,7 +108,7 @@ impl Way for Direct {
         &mut self.waiting
     }
 
-    fn stage(&mut self) -> io::Result<Stage> {
+    fn stage(&mut self) -> io::Result<AcceptStage> {
         Census::stage(self.last.unwrap(), self.address)
     }
 
@@ -116,8 +116,8 @@ impl Way for Direct {
         Blocking::connect(self.address).is_ok()
     }
 
-    async fn surroundings(&self) -> Surroundings {
-        Surroundings { variables: Vec::new(), working_dir: "/".into() }
+    async fn surroundings(&self) -> CommandEnvironment {
+        CommandEnvironment { variables: Vec::new(), working_dir: "/".into() }
     }
 }
 

@@ -15,7 +15,8 @@ use tokio::time::timeout;
 
 use crate::config::{Check, Http};
 use crate::hooks::{self, Command, HookError};
-use crate::slots::census::Stage;
+use crate::slots::census::AcceptStage;
+use crate::sys::clock::as_ms;
 use crate::sys::errno::{Errno, errno_of};
 
 /// A connection to the process.
@@ -25,7 +26,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection for T {}
 
 /// The environment of a command that tests a process.
 #[derive(Debug)]
-pub(crate) struct Surroundings {
+pub(crate) struct CommandEnvironment {
     /// Environment variables that describe the attempt.
     pub(crate) variables: Vec<(String, String)>,
     /// The working directory.
@@ -33,7 +34,7 @@ pub(crate) struct Surroundings {
 }
 
 /// Gives an attempt access to the process.
-pub(crate) trait Way {
+pub(crate) trait ProcessAccess {
     /// Connects to this listener of the process under test, and never to that of another process.
     async fn connect(&mut self, listener: &str) -> Result<Box<dyn Connection>, Failure>;
 
@@ -41,13 +42,13 @@ pub(crate) trait Way {
     fn waiting(&mut self) -> &mut Option<Box<dyn Connection>>;
 
     /// How far the server has taken the last connection.
-    fn stage(&mut self) -> io::Result<Stage>;
+    fn stage(&mut self) -> io::Result<AcceptStage>;
 
     /// Whether the process's listener still listens.
     async fn listens(&mut self, listener: &str) -> bool;
 
     /// The environment for a command.
-    async fn surroundings(&self) -> Surroundings;
+    async fn surroundings(&self) -> CommandEnvironment;
 }
 
 /// A lack of descriptors, memory or ports, or of the path to a process's socket.
@@ -97,7 +98,11 @@ impl Failure {
 }
 
 /// Makes one attempt.
-pub(crate) async fn attempt(check: &Check, limit: Duration, way: &mut impl Way) -> Result<(), Failure> {
+pub(crate) async fn attempt(
+    check: &Check,
+    limit: Duration,
+    way: &mut impl ProcessAccess,
+) -> Result<(), Failure> {
     let late = |what: String| Failure::Unwell(format!("{what} within {limit:?}"));
     match check {
         Check::Http(http) => timeout(limit, ask(http, way))
@@ -107,9 +112,9 @@ pub(crate) async fn attempt(check: &Check, limit: Duration, way: &mut impl Way) 
             .await
             .unwrap_or_else(|_| Err(late(format!("a connection to {listener} was not accepted")))),
         Check::Exec(argv) => {
-            let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+            let limit_ms = as_ms(limit);
             let command = Command { argv: argv.clone(), limit_ms };
-            let Surroundings { variables, working_dir } = way.surroundings().await;
+            let CommandEnvironment { variables, working_dir } = way.surroundings().await;
             let ended = hooks::run(&command, None, &variables, &working_dir).await;
             ended.map(drop).map_err(|error| match error {
                 HookError::Failed { .. } | HookError::TooLong { .. } => Failure::Unwell(error.to_string()),
@@ -138,7 +143,7 @@ pub(crate) async fn measure(
     number.ok_or_else(|| format!("{} printed {printed:?}, which is not a number", command.argv[0]))
 }
 
-async fn ask(http: &Http, way: &mut impl Way) -> Result<(), Failure> {
+async fn ask(http: &Http, way: &mut impl ProcessAccess) -> Result<(), Failure> {
     let connection = way.connect(http.listener.as_str()).await?;
     http::ask(http, connection).await.map_err(Failure::Unwell)
 }

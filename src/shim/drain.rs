@@ -3,8 +3,8 @@
 //! The program still accepts, so some requests are always young. The wait is over when none is long. Requests that follow
 //! each other without a pause would make some of them look long at every moment. So what counts as long grows with the
 //! time waited, and after a while only these are waited for: requests that were in progress when the wait began, and those
-//! that take longer than [`LONGEST`]. The rest is answered while new requests are held back (see `moment.rs`). Where
-//! nothing can be held back, the limit stays: to end the program would cut requests.
+//! that take longer than [`LONGEST`]. The rest is answered while new requests are held back (see `quiescence.rs`).
+//! Where nothing can be held back, the limit stays: to end the program would cut requests.
 
 use std::time::Duration;
 

@@ -86,7 +86,7 @@ pub fn start(spec: Spec) -> io::Result<Started> {
 pub fn start_by(handoff: &Path, spec: Spec) -> io::Result<Started> {
     check(&spec)?;
     let (channel, theirs) = Channel::pair()?;
-    let (order, named) = Order::split(&spec);
+    let (order, named) = ExecRequest::split(&spec);
     let order = order.write()?;
     let fds = std::iter::once(order.as_fd()).chain(named).chain(spec.inherited.iter().map(AsFd::as_fd));
     // The channel accepts the message before the reader exists.
@@ -131,8 +131,8 @@ fn wait_for_exec(channel: &Channel, seccomp: bool) -> io::Result<Option<OwnedFd>
             return Err(io::Error::other("the notify descriptor was lost: too many files are open"));
         }
         match serde_json::from_slice(&buffer[..packet.len]).map_err(io::Error::other)? {
-            Answer::Executing => about_to = Some(packet.fds.into_iter().next()),
-            Answer::Failed(failed) => return Err(failed.into()),
+            ExecReply::Executing => about_to = Some(packet.fds.into_iter().next()),
+            ExecReply::Failed(failed) => return Err(failed.into()),
         }
     }
     match about_to {
@@ -153,7 +153,7 @@ const ORDER: u8 = b'o';
 /// The order for the trampoline, in an anonymous file. The descriptors follow that file in the same packet, the named
 /// ones first.
 #[derive(Serialize, Deserialize)]
-struct Order {
+struct ExecRequest {
     parent: u32,
     binary: OsString,
     args: Vec<OsString>,
@@ -165,7 +165,7 @@ struct Order {
 }
 
 #[derive(Serialize, Deserialize)]
-enum Answer {
+enum ExecReply {
     /// With the notify descriptor, if requested.
     Executing,
     Failed(Failed),
@@ -177,10 +177,10 @@ struct Failed {
     text: String,
 }
 
-impl Order {
+impl ExecRequest {
     /// Returns the order and its descriptors.
-    fn split(spec: &Spec) -> (Order, Vec<BorrowedFd<'_>>) {
-        let order = Order {
+    fn split(spec: &Spec) -> (ExecRequest, Vec<BorrowedFd<'_>>) {
+        let order = ExecRequest {
             parent: std::process::id(),
             binary: spec.binary.clone().into(),
             args: spec.args.clone(),
@@ -200,7 +200,7 @@ impl Order {
         Ok(file)
     }
 
-    fn read(mut file: File) -> io::Result<Order> {
+    fn read(mut file: File) -> io::Result<ExecRequest> {
         let mut text = Vec::new();
         file.read_to_end(&mut text)?;
         Ok(serde_json::from_slice(&text)?)
@@ -234,7 +234,7 @@ pub fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let Err(error) = become_program(&mut channel);
-    if let Ok(text) = serde_json::to_vec(&Answer::Failed(error.into())) {
+    if let Ok(text) = serde_json::to_vec(&ExecReply::Failed(error.into())) {
         // If the shim is gone, the error has no reader.
         let _ = channel.send(&text, &[]);
     }
@@ -257,11 +257,11 @@ fn become_program(channel: &mut Channel) -> io::Result<Infallible> {
     }
     let notify = order.seccomp.map(seccomp::install).transpose()?;
     let notify_fd: Vec<_> = notify.iter().map(AsFd::as_fd).collect();
-    channel.send(&serde_json::to_vec(&Answer::Executing)?, &notify_fd)?;
+    channel.send(&serde_json::to_vec(&ExecReply::Executing)?, &notify_fd)?;
     Err(explain(binary, working_dir, execute(&path, &args, &env)))
 }
 
-fn receive(channel: &Channel) -> io::Result<(Order, Vec<OwnedFd>)> {
+fn receive(channel: &Channel) -> io::Result<(ExecRequest, Vec<OwnedFd>)> {
     let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
     let mut buffer = Vec::new();
     let packet = channel.recv(&mut buffer)?.ok_or_else(gone)?;
@@ -270,7 +270,7 @@ fn receive(channel: &Channel) -> io::Result<(Order, Vec<OwnedFd>)> {
         return Err(io::Error::other(text));
     }
     let mut fds = packet.fds.into_iter();
-    let order = Order::read(File::from(fds.next().ok_or_else(gone)?))?;
+    let order = ExecRequest::read(File::from(fds.next().ok_or_else(gone)?))?;
     Ok((order, fds.collect()))
 }
 
@@ -301,7 +301,7 @@ fn lay_out(channel: &mut Channel, mut fds: Vec<OwnedFd>, listeners: usize) -> io
     Ok(kept)
 }
 
-fn environment(order: &Order) -> io::Result<Vec<CString>> {
+fn environment(order: &ExecRequest) -> io::Result<Vec<CString>> {
     let known = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
     let values = [std::process::id().to_string(), order.names.len().to_string(), order.names.join(":")];
     let own = known.iter().zip(values).filter(|_| !order.names.is_empty());

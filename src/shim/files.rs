@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::leftovers::{FIRST, First, Marks};
+use super::leftovers::{FIRST, FirstProcess, ProcessMarks};
 use crate::sys::errno::Errno;
 use crate::sys::file_lock::{FlockArg, flock};
 use crate::sys::process::{ProcessId, name_of};
@@ -43,7 +43,7 @@ impl ProgramLock {
         let (until, mut pause) = (Instant::now() + limit, TICK);
         let noted = self.path.with_extension(FIRST);
         // A program that ended completely has removed the note.
-        let earlier = First::read(&noted).map(Marks::of_first);
+        let earlier = FirstProcess::read(&noted).map(ProcessMarks::of_first);
         loop {
             let is_free = match flock(&self.file, FlockArg::LockExclusiveNonblock) {
                 Ok(()) => true,
@@ -61,7 +61,7 @@ impl ProgramLock {
                 return Ok(());
             }
             if !is_free {
-                left.extend(Marks::of_file(&self.path).end(&own)?);
+                left.extend(ProcessMarks::of_file(&self.path).end(&own)?);
             }
             if Instant::now() > until {
                 return Err(io::Error::other(held(&self.path, &left)));
@@ -77,12 +77,12 @@ impl ProgramLock {
         if !self.is_taken {
             return Ok(());
         }
-        First { process, trace: trace.to_owned() }.note(&self.path.with_extension(FIRST))
+        FirstProcess { process, trace: trace.to_owned() }.note(&self.path.with_extension(FIRST))
     }
 
     /// Removes the record: the program with `trace` is completely gone.
     pub(super) fn forget(&self, trace: &Path) {
-        First::forget(&self.path.with_extension(FIRST), trace);
+        FirstProcess::forget(&self.path.with_extension(FIRST), trace);
     }
 
     /// A duplicate for the program. All duplicates share the lock.
@@ -163,7 +163,7 @@ const UNSEEN_MAX: usize = 5;
 /// Kills the remains of a shim that is gone, and removes its files. Blocks until nothing is left. Returns the processes
 /// that did not end, or an error if the processes cannot be examined. In both cases the files stay for the next attempt.
 pub(crate) fn end_what_is_left(trace: &Path) -> io::Result<BTreeSet<u32>> {
-    let (until, marks) = (Instant::now() + ENDED_WITHIN, Marks::of_trace(trace));
+    let (until, marks) = (Instant::now() + ENDED_WITHIN, ProcessMarks::of_trace(trace));
     let mut pause = TICK;
     loop {
         let left = marks.end(Vec::new)?;
@@ -177,9 +177,16 @@ pub(crate) fn end_what_is_left(trace: &Path) -> io::Result<BTreeSet<u32>> {
         pause = (2 * pause).min(PAUSE_MAX);
     }
     let _ = fs::remove_file(notify_path(trace));
-    for extension in
-        [super::PID, super::NEXT_PID, super::WAITS, super::REFUSED, super::DRAINS, super::SIDE, FIRST]
-    {
+    for extension in [
+        super::PID,
+        super::NEXT_PID,
+        super::WAITS,
+        super::REFUSED,
+        super::DRAINS,
+        super::OVER,
+        super::SIDE,
+        FIRST,
+    ] {
         let _ = fs::remove_file(trace.with_extension(extension));
     }
     let _ = fs::remove_file(trace);
@@ -245,7 +252,7 @@ mod tests {
         assert!(other.wait().unwrap().success());
         drop(again);
         for path in [path, dir.path().join("missing")] {
-            assert!(Marks::of_file(&path).end(Vec::new).unwrap().is_empty());
+            assert!(ProcessMarks::of_file(&path).end(Vec::new).unwrap().is_empty());
         }
     }
 
@@ -320,7 +327,7 @@ mod tests {
             std::thread::scope(|scope| {
                 let looking = scope.spawn(|| {
                     begins.send(()).unwrap();
-                    Marks::of_file(&path).end(Vec::new)
+                    ProcessMarks::of_file(&path).end(Vec::new)
                 });
                 // At any time during the search.
                 begun.recv().unwrap();

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bounded::look_at;
 use crate::sys::path::hold;
-use crate::sys::process::{Place, ProcessId, Signal, has_ended, kill, pidfd_open, place_of};
+use crate::sys::process::{ProcessId, ProcessPosition, Signal, has_ended, kill, pidfd_open, place_of};
 use crate::sys::regular;
 
 /// The variable in each process of a program: the path of the file that it has open.
@@ -36,13 +36,13 @@ const ENVIRONMENT_MAX_BYTES: u64 = 8 << 20;
 
 /// The recorded first process of a program. No process of the program has this record open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct First {
+pub(super) struct FirstProcess {
     pub(super) process: ProcessId,
     /// The file that the program has open.
     pub(super) trace: PathBuf,
 }
 
-impl First {
+impl FirstProcess {
     /// Writes the record atomically.
     pub(super) fn note(&self, path: &Path) -> io::Result<()> {
         let beside = path.with_extension(format!("{FIRST}-{}", std::process::id()));
@@ -74,23 +74,23 @@ impl First {
 
 /// The marks of a program's processes.
 #[derive(Default)]
-pub(super) struct Marks {
+pub(super) struct ProcessMarks {
     /// A file that they have open. Its path is never reused for another file.
     open: Option<PathBuf>,
     /// The environment entry.
     named: Option<OsString>,
-    first: Option<First>,
+    first: Option<FirstProcess>,
 }
 
-impl Marks {
+impl ProcessMarks {
     /// The marks of a program that has `trace` open.
     pub(super) fn of_trace(trace: &Path) -> Self {
         let named = Some([VARIABLE.as_ref(), trace.as_os_str()].join("=".as_ref()));
-        Self { open: Some(trace.to_owned()), named, first: First::read(&trace.with_extension(FIRST)) }
+        Self { open: Some(trace.to_owned()), named, first: FirstProcess::read(&trace.with_extension(FIRST)) }
     }
 
     /// The marks of a program with this record.
-    pub(super) fn of_first(first: First) -> Self {
+    pub(super) fn of_first(first: FirstProcess) -> Self {
         Self { first: Some(first.clone()), ..Self::of_trace(&first.trace) }
     }
 
@@ -114,22 +114,23 @@ impl Marks {
         Ok(found.into_keys().collect())
     }
 
-    fn find(&self, own: impl Fn() -> Vec<u32>) -> io::Result<BTreeMap<u32, Place>> {
+    fn find(&self, own: impl Fn() -> Vec<u32>) -> io::Result<BTreeMap<u32, ProcessPosition>> {
         let this = std::process::id();
         let pids =
             fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let search = Search {
-            wanted: self.open.as_deref().and_then(|path| Wanted::at(path).ok()),
+            wanted: self.open.as_deref().and_then(|path| OpenFile::at(path).ok()),
             named: self.named.clone(),
             session: self.first.as_ref().filter(|first| !first.is_reused()).map(|first| first.process.pid),
             since: self.first.as_ref().map_or(0, |first| first.process.start_ticks),
         };
         let all = look_at(pids.filter(|pid| *pid != this).collect(), move |pid| search.look(pid))?;
         let all = all.into_iter().filter_map(|(pid, look)| Some((pid, look?)));
-        let all: BTreeMap<u32, (Place, bool)> = all.collect();
+        let all: BTreeMap<u32, (ProcessPosition, bool)> = all.collect();
         let mut found: BTreeSet<u32> =
             all.iter().filter(|(_, (_, is_one))| *is_one).map(|(pid, _)| *pid).collect();
-        let all: BTreeMap<u32, Place> = all.into_iter().map(|(pid, (place, _))| (pid, place)).collect();
+        let all: BTreeMap<u32, ProcessPosition> =
+            all.into_iter().map(|(pid, (place, _))| (pid, place)).collect();
         loop {
             let children =
                 all.iter().filter(|(pid, place)| !found.contains(pid) && found.contains(&place.parent));
@@ -149,7 +150,7 @@ impl Marks {
 
 /// What is looked for.
 struct Search {
-    wanted: Option<Wanted>,
+    wanted: Option<OpenFile>,
     named: Option<OsString>,
     session: Option<u32>,
     /// No process of the program is older.
@@ -158,7 +159,7 @@ struct Search {
 
 impl Search {
     /// Where a process is, and whether it has a mark. `None` if it has ended.
-    fn look(&self, pid: u32) -> Option<(Place, bool)> {
+    fn look(&self, pid: u32) -> Option<(ProcessPosition, bool)> {
         let place = place_of(pid).filter(|_| !has_ended(pid))?;
         let is_young = place.start_ticks >= self.since;
         let is_one = self.wanted.as_ref().is_some_and(|wanted| wanted.is_open_in(pid))
@@ -176,14 +177,14 @@ impl Search {
 }
 
 /// A file that processes may have open.
-struct Wanted {
+struct OpenFile {
     path: PathBuf,
     file: fs::Metadata,
     /// Its name in `/proc`.
     name: PathBuf,
 }
 
-impl Wanted {
+impl OpenFile {
     fn at(path: &Path) -> io::Result<Self> {
         let open = hold(path)?;
         let name = fs::read_link(format!("/proc/thread-self/fd/{}", open.as_raw_fd()))?;
@@ -217,7 +218,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     /// Starts `script` in its own session. Returns when it has run up to its `echo`.
-    fn session(script: &str, variable: Option<&Path>) -> (Child, First) {
+    fn session(script: &str, variable: Option<&Path>) -> (Child, FirstProcess) {
         let mut command = Command::new("setsid");
         command.args(["/bin/sh", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
         variable.map(|path| command.env(VARIABLE, path));
@@ -225,10 +226,10 @@ mod tests {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
         assert_eq!(session_of(child.id()), Some(child.id()));
         let process = ProcessId::of(child.id()).unwrap();
-        (child, First { process, trace: variable.unwrap_or(Path::new("/nonexistent")).to_owned() })
+        (child, FirstProcess { process, trace: variable.unwrap_or(Path::new("/nonexistent")).to_owned() })
     }
 
-    fn end_all(marks: &Marks) {
+    fn end_all(marks: &ProcessMarks) {
         let until = Instant::now() + Duration::from_secs(10);
         while !marks.end(Vec::new).unwrap().is_empty() {
             assert!(Instant::now() < until, "they do not end");
@@ -275,16 +276,16 @@ mod tests {
             child.wait().unwrap();
             assert_eq!(running(&seconds), [left], "{what}");
             let mut other = Command::new("/bin/cat").stdin(Stdio::piped()).spawn().unwrap();
-            let another = First { trace: dir.path().join("another.tree"), ..first.clone() };
-            let stranger = First {
+            let another = FirstProcess { trace: dir.path().join("another.tree"), ..first.clone() };
+            let stranger = FirstProcess {
                 process: ProcessId {
                     start_ticks: first.process.start_ticks + 1_000_000,
                     ..first.process.clone()
                 },
                 ..another
             };
-            assert!(Marks::of_first(stranger).end(Vec::new).unwrap().is_empty(), "{what}");
-            end_all(&Marks::of_first(first));
+            assert!(ProcessMarks::of_first(stranger).end(Vec::new).unwrap().is_empty(), "{what}");
+            end_all(&ProcessMarks::of_first(first));
             assert_eq!(running(&seconds), [0_u32; 0], "{what}");
             assert!(other.try_wait().unwrap().is_none());
             drop(other.stdin.take());
@@ -296,18 +297,18 @@ mod tests {
     fn what_is_put_down_is_read_in_this_boot_and_forgotten_by_its_own_program() {
         let dir = tempfile::tempdir().unwrap();
         let (path, trace) = (dir.path().join("program.first"), dir.path().join("id.tree"));
-        let first = First { process: ProcessId::own().unwrap(), trace: trace.clone() };
-        assert_eq!(First::read(&path), None);
+        let first = FirstProcess { process: ProcessId::own().unwrap(), trace: trace.clone() };
+        assert_eq!(FirstProcess::read(&path), None);
         first.note(&path).unwrap();
-        assert_eq!(First::read(&path), Some(first.clone()));
-        First::forget(&path, &dir.path().join("another.tree"));
-        assert_eq!(First::read(&path), Some(first.clone()));
-        First::forget(&path, &trace);
+        assert_eq!(FirstProcess::read(&path), Some(first.clone()));
+        FirstProcess::forget(&path, &dir.path().join("another.tree"));
+        assert_eq!(FirstProcess::read(&path), Some(first.clone()));
+        FirstProcess::forget(&path, &trace);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         let process = ProcessId { boot_id: "another".to_owned(), ..first.process };
-        First { process, trace }.note(&path).unwrap();
-        assert_eq!(First::read(&path), None);
+        FirstProcess { process, trace }.note(&path).unwrap();
+        assert_eq!(FirstProcess::read(&path), None);
         fs::write(&path, "rubbish").unwrap();
-        assert_eq!(First::read(&path), None);
+        assert_eq!(FirstProcess::read(&path), None);
     }
 }

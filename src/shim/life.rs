@@ -22,7 +22,7 @@ use crate::sys::process::Exit;
 
 /// The state of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum State {
+pub(super) enum LifeState {
     /// It was not started.
     Absent,
     /// The first process runs and is the main process. Nothing relies on the program yet.
@@ -50,7 +50,7 @@ pub(super) enum State {
     /// It is ending.
     Leaving {
         /// How far it was pushed.
-        step: Step,
+        step: EndStep,
         /// Whether the end was requested; otherwise the main process ended by itself.
         wanted: bool,
         /// Whether the service relied on the program.
@@ -62,7 +62,7 @@ pub(super) enum State {
 
 /// How a program was asked to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Step {
+pub(super) enum EndStep {
     /// The serving process got the stop signal.
     Server,
     /// All other processes got it as well.
@@ -73,7 +73,7 @@ pub(super) enum Step {
 
 /// An event of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Event {
+pub(super) enum LifeEvent {
     /// The program was started, as this process.
     Started(u32),
     /// It is ready: from now on the service relies on it.
@@ -105,7 +105,7 @@ pub(super) enum Event {
 
 /// Actions, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Action {
+pub(super) enum LifeAction {
     /// Publish this process as the main process, and watch it.
     Watch(u32),
     /// Report that a `MAINPID` was ignored, and why.
@@ -132,7 +132,7 @@ pub(super) enum Outsider {
 /// The machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Life {
-    state: State,
+    state: LifeState,
     /// The main process, whose end is the program's end; kept while the program is ending. For a daemon, the last
     /// process that ends.
     counts: Option<u32>,
@@ -143,21 +143,26 @@ pub(super) struct Life {
 impl Default for Life {
     /// A program that was not started.
     fn default() -> Self {
-        Self { state: State::Absent, counts: None, exit: None }
+        Self { state: LifeState::Absent, counts: None, exit: None }
     }
 }
 
 impl Life {
     /// The current state.
-    pub(super) fn state(self) -> State {
+    pub(super) fn state(self) -> LifeState {
         self.state
     }
 
     /// The main process.
     pub(super) fn main(self) -> Option<u32> {
         match self.state {
-            State::Spawned { main } | State::Known { main } | State::Adopted { main, .. } => Some(main),
-            State::Absent | State::Daemonised { .. } | State::Leaving { .. } | State::Ended => None,
+            LifeState::Spawned { main } | LifeState::Known { main } | LifeState::Adopted { main, .. } => {
+                Some(main)
+            }
+            LifeState::Absent
+            | LifeState::Daemonised { .. }
+            | LifeState::Leaving { .. }
+            | LifeState::Ended => None,
         }
     }
 
@@ -168,91 +173,94 @@ impl Life {
 
     /// Whether any part of the program exists.
     pub(super) fn lives(self) -> bool {
-        !matches!(self.state, State::Absent | State::Ended)
+        !matches!(self.state, LifeState::Absent | LifeState::Ended)
     }
 
     /// Whether it runs without a request to end.
     pub(super) fn is_whole(self) -> bool {
         match self.state {
-            State::Spawned { .. }
-            | State::Known { .. }
-            | State::Adopted { .. }
-            | State::Daemonised { .. } => true,
-            State::Absent | State::Leaving { .. } | State::Ended => false,
+            LifeState::Spawned { .. }
+            | LifeState::Known { .. }
+            | LifeState::Adopted { .. }
+            | LifeState::Daemonised { .. } => true,
+            LifeState::Absent | LifeState::Leaving { .. } | LifeState::Ended => false,
         }
     }
 
     /// Whether the service relies on it.
     pub(super) fn serves(self) -> bool {
         match self.state {
-            State::Known { .. } => true,
-            State::Adopted { serves, .. } | State::Daemonised { serves } | State::Leaving { serves, .. } => {
-                serves
-            }
-            State::Absent | State::Spawned { .. } | State::Ended => false,
+            LifeState::Known { .. } => true,
+            LifeState::Adopted { serves, .. }
+            | LifeState::Daemonised { serves }
+            | LifeState::Leaving { serves, .. } => serves,
+            LifeState::Absent | LifeState::Spawned { .. } | LifeState::Ended => false,
         }
     }
 
     /// Processes one event. Returns the actions to perform.
-    pub(super) fn step(&mut self, event: Event) -> Vec<Action> {
+    pub(super) fn step(&mut self, event: LifeEvent) -> Vec<LifeAction> {
         match event {
-            Event::Started(main) => self.started(main),
-            Event::Serves => self.serve(),
-            Event::MainPid { pid, is_ours, sender_is_ours } => match (sender_is_ours, is_ours) {
-                (false, _) => vec![Action::Refuse(Outsider::Sender)],
-                (true, false) => vec![Action::Refuse(Outsider::Named)],
+            LifeEvent::Started(main) => self.started(main),
+            LifeEvent::Serves => self.serve(),
+            LifeEvent::MainPid { pid, is_ours, sender_is_ours } => match (sender_is_ours, is_ours) {
+                (false, _) => vec![LifeAction::Refuse(Outsider::Sender)],
+                (true, false) => vec![LifeAction::Refuse(Outsider::Named)],
                 (true, true) => self.adopt(pid),
             },
-            Event::Exited(pid, exit) => self.exited(pid, exit),
-            Event::Unserved(exit) => self.unserved(exit),
-            Event::Empty => self.empty(),
-            Event::Stop => self.stop(Step::Server, Action::AskServer),
-            Event::Kill => self.stop(Step::Killed, Action::Kill),
-            Event::Lingers => self.further(Step::Rest, Action::AskRest),
-            Event::Late => self.further(Step::Killed, Action::Kill),
+            LifeEvent::Exited(pid, exit) => self.exited(pid, exit),
+            LifeEvent::Unserved(exit) => self.unserved(exit),
+            LifeEvent::Empty => self.empty(),
+            LifeEvent::Stop => self.stop(EndStep::Server, LifeAction::AskServer),
+            LifeEvent::Kill => self.stop(EndStep::Killed, LifeAction::Kill),
+            LifeEvent::Lingers => self.further(EndStep::Rest, LifeAction::AskRest),
+            LifeEvent::Late => self.further(EndStep::Killed, LifeAction::Kill),
         }
     }
 
-    fn started(&mut self, main: u32) -> Vec<Action> {
+    fn started(&mut self, main: u32) -> Vec<LifeAction> {
         match self.state {
-            State::Absent | State::Ended => {
-                *self = Self { state: State::Spawned { main }, counts: Some(main), exit: None };
-                vec![Action::Watch(main)]
+            LifeState::Absent | LifeState::Ended => {
+                *self = Self { state: LifeState::Spawned { main }, counts: Some(main), exit: None };
+                vec![LifeAction::Watch(main)]
             }
-            State::Spawned { .. }
-            | State::Known { .. }
-            | State::Adopted { .. }
-            | State::Daemonised { .. }
-            | State::Leaving { .. } => Vec::new(),
+            LifeState::Spawned { .. }
+            | LifeState::Known { .. }
+            | LifeState::Adopted { .. }
+            | LifeState::Daemonised { .. }
+            | LifeState::Leaving { .. } => Vec::new(),
         }
     }
 
-    fn serve(&mut self) -> Vec<Action> {
+    fn serve(&mut self) -> Vec<LifeAction> {
         self.state = match self.state {
-            State::Spawned { main } => State::Known { main },
-            State::Adopted { main, .. } => State::Adopted { main, serves: true },
-            State::Daemonised { .. } => State::Daemonised { serves: true },
-            state @ (State::Absent | State::Known { .. } | State::Leaving { .. } | State::Ended) => state,
+            LifeState::Spawned { main } => LifeState::Known { main },
+            LifeState::Adopted { main, .. } => LifeState::Adopted { main, serves: true },
+            LifeState::Daemonised { .. } => LifeState::Daemonised { serves: true },
+            state @ (LifeState::Absent
+            | LifeState::Known { .. }
+            | LifeState::Leaving { .. }
+            | LifeState::Ended) => state,
         };
         Vec::new()
     }
 
-    fn adopt(&mut self, pid: u32) -> Vec<Action> {
+    fn adopt(&mut self, pid: u32) -> Vec<LifeAction> {
         match self.state {
             _ if self.main() == Some(pid) => Vec::new(),
-            State::Spawned { .. }
-            | State::Known { .. }
-            | State::Adopted { .. }
-            | State::Daemonised { .. } => {
-                let state = State::Adopted { main: pid, serves: self.serves() };
+            LifeState::Spawned { .. }
+            | LifeState::Known { .. }
+            | LifeState::Adopted { .. }
+            | LifeState::Daemonised { .. } => {
+                let state = LifeState::Adopted { main: pid, serves: self.serves() };
                 *self = Self { state, counts: Some(pid), exit: None };
-                vec![Action::Watch(pid)]
+                vec![LifeAction::Watch(pid)]
             }
-            State::Absent | State::Leaving { .. } | State::Ended => Vec::new(),
+            LifeState::Absent | LifeState::Leaving { .. } | LifeState::Ended => Vec::new(),
         }
     }
 
-    fn exited(&mut self, pid: u32, exit: Option<Exit>) -> Vec<Action> {
+    fn exited(&mut self, pid: u32, exit: Option<Exit>) -> Vec<LifeAction> {
         // If its exit status is known already, it ended before the request.
         let is_last_word = self.counts.is_none_or(|counts| counts == pid && self.exit.is_none());
         if is_last_word && self.lives() {
@@ -263,84 +271,86 @@ impl Life {
         }
         let serves = self.serves();
         match self.state {
-            State::Spawned { .. } | State::Known { .. } if exit.is_some_and(|exit| exit.code == Some(0)) => {
-                (self.state, self.counts) = (State::Daemonised { serves }, None);
+            LifeState::Spawned { .. } | LifeState::Known { .. }
+                if exit.is_some_and(|exit| exit.code == Some(0)) =>
+            {
+                (self.state, self.counts) = (LifeState::Daemonised { serves }, None);
                 Vec::new()
             }
             _ => {
-                self.state = State::Leaving { step: Step::Rest, wanted: false, serves };
-                vec![Action::AskRest]
+                self.state = LifeState::Leaving { step: EndStep::Rest, wanted: false, serves };
+                vec![LifeAction::AskRest]
             }
         }
     }
 
     /// A daemon has no main process: its listeners decide.
-    fn unserved(&mut self, exit: Option<Exit>) -> Vec<Action> {
+    fn unserved(&mut self, exit: Option<Exit>) -> Vec<LifeAction> {
         match self.state {
-            State::Daemonised { serves: true } => {
-                self.state = State::Leaving { step: Step::Rest, wanted: false, serves: true };
+            LifeState::Daemonised { serves: true } => {
+                self.state = LifeState::Leaving { step: EndStep::Rest, wanted: false, serves: true };
                 self.exit = exit;
-                vec![Action::AskRest]
+                vec![LifeAction::AskRest]
             }
-            State::Absent
-            | State::Spawned { .. }
-            | State::Known { .. }
-            | State::Adopted { .. }
-            | State::Daemonised { serves: false }
-            | State::Leaving { .. }
-            | State::Ended => Vec::new(),
+            LifeState::Absent
+            | LifeState::Spawned { .. }
+            | LifeState::Known { .. }
+            | LifeState::Adopted { .. }
+            | LifeState::Daemonised { serves: false }
+            | LifeState::Leaving { .. }
+            | LifeState::Ended => Vec::new(),
         }
     }
 
-    fn empty(&mut self) -> Vec<Action> {
+    fn empty(&mut self) -> Vec<LifeAction> {
         let failed = match self.state {
-            State::Absent | State::Ended => return Vec::new(),
-            State::Leaving { wanted, serves, .. } => serves && !wanted,
-            State::Spawned { .. }
-            | State::Known { .. }
-            | State::Adopted { .. }
-            | State::Daemonised { .. } => self.serves(),
+            LifeState::Absent | LifeState::Ended => return Vec::new(),
+            LifeState::Leaving { wanted, serves, .. } => serves && !wanted,
+            LifeState::Spawned { .. }
+            | LifeState::Known { .. }
+            | LifeState::Adopted { .. }
+            | LifeState::Daemonised { .. } => self.serves(),
         };
-        self.state = State::Ended;
-        if failed { vec![Action::Fail] } else { Vec::new() }
+        self.state = LifeState::Ended;
+        if failed { vec![LifeAction::Fail] } else { Vec::new() }
     }
 
-    fn stop(&mut self, step: Step, action: Action) -> Vec<Action> {
+    fn stop(&mut self, step: EndStep, action: LifeAction) -> Vec<LifeAction> {
         match self.state {
-            State::Absent | State::Ended => Vec::new(),
-            State::Spawned { .. }
-            | State::Known { .. }
-            | State::Adopted { .. }
-            | State::Daemonised { .. } => {
-                self.state = State::Leaving { step, wanted: true, serves: self.serves() };
+            LifeState::Absent | LifeState::Ended => Vec::new(),
+            LifeState::Spawned { .. }
+            | LifeState::Known { .. }
+            | LifeState::Adopted { .. }
+            | LifeState::Daemonised { .. } => {
+                self.state = LifeState::Leaving { step, wanted: true, serves: self.serves() };
                 vec![action]
             }
-            State::Leaving { step: before, serves, .. } => {
-                self.state = State::Leaving { step: before, wanted: true, serves };
+            LifeState::Leaving { step: before, serves, .. } => {
+                self.state = LifeState::Leaving { step: before, wanted: true, serves };
                 self.further(step, action)
             }
         }
     }
 
     /// Advances to a later step, never back.
-    fn further(&mut self, step: Step, action: Action) -> Vec<Action> {
+    fn further(&mut self, step: EndStep, action: LifeAction) -> Vec<LifeAction> {
         match self.state {
-            State::Leaving { step: before, wanted, serves } if before.is_before(step) => {
-                self.state = State::Leaving { step, wanted, serves };
+            LifeState::Leaving { step: before, wanted, serves } if before.is_before(step) => {
+                self.state = LifeState::Leaving { step, wanted, serves };
                 vec![action]
             }
-            State::Absent
-            | State::Spawned { .. }
-            | State::Known { .. }
-            | State::Adopted { .. }
-            | State::Daemonised { .. }
-            | State::Leaving { .. }
-            | State::Ended => Vec::new(),
+            LifeState::Absent
+            | LifeState::Spawned { .. }
+            | LifeState::Known { .. }
+            | LifeState::Adopted { .. }
+            | LifeState::Daemonised { .. }
+            | LifeState::Leaving { .. }
+            | LifeState::Ended => Vec::new(),
         }
     }
 }
 
-impl Step {
+impl EndStep {
     fn is_before(self, other: Self) -> bool {
         (self as u8) < other as u8
     }

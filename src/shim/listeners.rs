@@ -21,11 +21,11 @@ pub(crate) use sides::{active_side, forget_sides, note_joined};
 use super::inject::copy_told;
 use super::lost;
 use super::own;
-use super::plan::Plan;
+use super::shim_config::ShimConfig;
 use crate::config::ListenAddress;
 use crate::slots::{
-    Access, Handshakes, ListenerPair, Pair, PairState, Place, Side, SlotError, drop_unread, is_alive,
-    lengthen_queue, mend_names, set_access, unread_bytes, waiting_at,
+    Access, Handshakes, ListenerPair, Pair, PairState, Side, SlotError, UnixPathTarget, drop_unread,
+    is_alive, lengthen_queue, mend_names, set_access, unread_bytes, waiting_at,
 };
 use crate::sys::descriptor::inode;
 
@@ -42,7 +42,7 @@ const BUSY_ANSWER: Duration = Duration::from_secs(1);
 pub(super) struct Listeners {
     names: Vec<ListenerName>,
     pub(super) addresses: Vec<ListenAddress>,
-    slots: Slots,
+    slots: ListenerSlots,
     /// Listeners whose first bind sets the access rights.
     first_binds: Mutex<Vec<ListenerName>>,
     answer_grace: Option<Duration>,
@@ -50,14 +50,14 @@ pub(super) struct Listeners {
     own_path: PathBuf,
 }
 
-enum Slots {
+enum ListenerSlots {
     /// The slot of this process, steered by the daemon. With the targets of unix paths at the program's start.
-    Own(Vec<OwnedFd>, Mutex<Vec<Option<Place>>>),
+    Own(Vec<OwnedFd>, Mutex<Vec<Option<UnixPathTarget>>>),
     /// The shared slots, steered by the shim whose program is at work.
-    Shared(Mutex<Shared>),
+    Shared(Mutex<SharedSlots>),
 }
 
-struct Shared {
+struct SharedSlots {
     /// `None` until this process holds the data lock.
     pair: Option<Pair>,
     /// The listeners for the pair, until then.
@@ -75,9 +75,13 @@ struct Shared {
 
 impl Listeners {
     /// Builds the listeners from `Welcome`: in exclusive mode the first slots of all addresses, then the second ones.
-    pub(super) fn new(plan: &Plan, mode: Mode, given: Vec<(ListenerName, OwnedFd)>) -> Result<Self, String> {
-        let addresses = plan.addresses()?;
-        let names: Vec<ListenerName> = plan.listen.iter().map(|(name, _)| name.clone()).collect();
+    pub(super) fn new(
+        config: &ShimConfig,
+        mode: Mode,
+        given: Vec<(ListenerName, OwnedFd)>,
+    ) -> Result<Self, String> {
+        let addresses = config.addresses()?;
+        let names: Vec<ListenerName> = config.listen.iter().map(|(name, _)| name.clone()).collect();
         let expected = if mode == Mode::Exclusive { 2 } else { 1 } * names.len();
         if given.len() != expected
             || given.iter().zip(names.iter().cycle()).any(|((given, _), name)| given != name)
@@ -90,29 +94,29 @@ impl Listeners {
         }
         let mut fds: Vec<OwnedFd> = given.into_iter().map(|(_, fd)| fd).collect();
         let slots = match mode {
-            Mode::Overlap => Slots::Own(fds, Mutex::default()),
+            Mode::Overlap => ListenerSlots::Own(fds, Mutex::default()),
             Mode::Exclusive => {
                 let second = fds.split_off(names.len());
                 let both = fds.into_iter().zip(second).zip(&addresses);
                 let parts =
                     both.map(|((a, b), address)| ListenerPair { address: address.clone(), a, b }).collect();
-                let file = plan.shared_dir.join(STATE);
+                let file = config.shared_dir.join(STATE);
                 let (addresses, used) = (names.len(), Side::A);
                 let shared =
-                    Shared { pair: None, parts, addresses, file, used, switched: None, lost_before: 0 };
-                Slots::Shared(Mutex::new(shared))
+                    SharedSlots { pair: None, parts, addresses, file, used, switched: None, lost_before: 0 };
+                ListenerSlots::Shared(Mutex::new(shared))
             }
         };
-        let first_binds = Mutex::new(plan.first_binds.clone());
-        let answer_grace = plan.answer_grace_ms.map(Duration::from_millis);
-        let own_path = plan.own_path.clone();
+        let first_binds = Mutex::new(config.first_binds.clone());
+        let answer_grace = config.answer_grace_ms.map(Duration::from_millis);
+        let own_path = config.own_path.clone();
         Ok(Self { names, addresses, slots, first_binds, answer_grace, own_path })
     }
 
     /// For the holder of the data lock: steers new connections by the recorded state, and starts the program there from
     /// now on. Resets connections where no program will accept.
     pub(super) fn take_over(&self) -> Result<(), String> {
-        let Slots::Shared(shared) = &self.slots else { return Ok(()) };
+        let ListenerSlots::Shared(shared) = &self.slots else { return Ok(()) };
         let mut shared = lock(shared);
         shared.take_over()?;
         let path = self.own_path.with_extension(super::SIDE);
@@ -145,8 +149,8 @@ impl Listeners {
         let at =
             at.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no listener {name:?}")))?;
         match &self.slots {
-            Slots::Own(fds, _) => fds[at].try_clone(),
-            Slots::Shared(shared) => {
+            ListenerSlots::Own(fds, _) => fds[at].try_clone(),
+            ListenerSlots::Shared(shared) => {
                 let shared = lock(shared);
                 let used = shared.pair.as_ref().and_then(|pair| pair.listeners(shared.used).nth(at));
                 used.ok_or_else(|| io::Error::other("the slot is not known yet"))?.try_clone()
@@ -180,8 +184,8 @@ impl Listeners {
                 say!("{error}");
             }
         }
-        if let Slots::Own(_, places) = &self.slots {
-            *lock(places) = self.addresses.iter().map(Place::of).collect();
+        if let ListenerSlots::Own(_, places) = &self.slots {
+            *lock(places) = self.addresses.iter().map(UnixPathTarget::of).collect();
         }
     }
 
@@ -190,12 +194,12 @@ impl Listeners {
     pub(super) fn put_back(&self, name: &str) -> Result<(), String> {
         let told = |error: SlotError| error.to_string();
         match &self.slots {
-            Slots::Own(_, places) => {
+            ListenerSlots::Own(_, places) => {
                 let at = self.names.iter().position(|known| known.as_str() == name);
                 let place = at.and_then(|at| Some((*lock(places).get(at)?)?.put_back(&self.addresses[at])));
                 place.unwrap_or(Ok(())).map_err(told)
             }
-            Slots::Shared(shared) => {
+            ListenerSlots::Shared(shared) => {
                 let shared = lock(shared);
                 let Some(pair) = &shared.pair else { return Ok(()) };
                 pair.put_back().map_err(told)
@@ -205,7 +209,7 @@ impl Listeners {
 
     /// Checks for foreign sockets at the start of an upgrade, before any client waits for it.
     pub(super) fn look(&self) {
-        if let Slots::Shared(shared) = &self.slots
+        if let ListenerSlots::Shared(shared) = &self.slots
             && let Some(pair) = &mut lock(shared).pair
         {
             pair.look();
@@ -214,7 +218,7 @@ impl Listeners {
 
     /// Lets new connections wait at the other slot from now on.
     pub(super) fn switch(&self) -> Result<(), String> {
-        let Slots::Shared(shared) = &self.slots else { return Ok(()) };
+        let ListenerSlots::Shared(shared) = &self.slots else { return Ok(()) };
         let mut shared = lock(shared);
         let Some(state) = shared.pair.as_ref().map(|pair| pair.state().clone()) else { return Ok(()) };
         // If the program has shut down a unix socket, it gets no new connections there. The connections at its
@@ -234,7 +238,7 @@ impl Listeners {
     pub(super) fn left_waiting(&self) -> Result<u32, String> {
         let told = |error: SlotError| error.to_string();
         match &self.slots {
-            Slots::Own(fds, _) => self
+            ListenerSlots::Own(fds, _) => self
                 .addresses
                 .iter()
                 .zip(fds)
@@ -242,7 +246,7 @@ impl Listeners {
                 .map(|(address, fd)| waiting_at(address, fd))
                 .sum::<Result<_, _>>()
                 .map_err(told),
-            Slots::Shared(shared) => {
+            ListenerSlots::Shared(shared) => {
                 let shared = lock(shared);
                 shared.pair.as_ref().map_or(Ok(0), |pair| pair.left_waiting(shared.used)).map_err(told)
             }
@@ -257,10 +261,10 @@ impl Listeners {
             false => waiting_at(address, fd).map_err(io::Error::other),
         };
         let waiting: io::Result<Vec<u32>> = match &self.slots {
-            Slots::Own(fds, _) => {
+            ListenerSlots::Own(fds, _) => {
                 self.addresses.iter().zip(fds).map(|(address, fd)| load_at(address, fd)).collect()
             }
-            Slots::Shared(shared) => {
+            ListenerSlots::Shared(shared) => {
                 let shared = lock(shared);
                 let fds = shared.pair.iter().flat_map(|pair| pair.listeners(shared.used));
                 self.addresses.iter().zip(fds).map(|(address, fd)| load_at(address, fd)).collect()
@@ -271,7 +275,7 @@ impl Listeners {
 
     /// Whether no client is in transit to the old slot, and datagrams that the program has read are answered.
     pub(super) fn has_settled(&self, is_busy: impl Fn() -> bool) -> bool {
-        let Slots::Shared(shared) = &self.slots else { return true };
+        let ListenerSlots::Shared(shared) = &self.slots else { return true };
         let Some(handshakes) = &mut lock(shared).switched else { return true };
         let answers = || match self.answer_grace {
             Some(grace) => handshakes.age() < grace,
@@ -285,7 +289,7 @@ impl Listeners {
 
     /// Reports datagrams lost since the switch because no program read them.
     pub(super) fn tell_of_lost(&self) {
-        let Slots::Shared(shared) = &self.slots else { return };
+        let ListenerSlots::Shared(shared) = &self.slots else { return };
         let mut shared = lock(shared);
         match shared.lost() {
             Ok(lost) if lost > shared.lost_before => {
@@ -303,11 +307,11 @@ impl Listeners {
 
     /// Resets the connections that still wait for the ended program.
     pub(super) fn dismiss_left(&self) -> Result<(), String> {
-        let Slots::Shared(shared) = &self.slots else { return Ok(()) };
+        let ListenerSlots::Shared(shared) = &self.slots else { return Ok(()) };
         self.reset_resting(&mut lock(shared))
     }
 
-    fn reset_resting(&self, shared: &mut Shared) -> Result<(), String> {
+    fn reset_resting(&self, shared: &mut SharedSlots) -> Result<(), String> {
         let unread = shared.drop_unread().map_err(|error| error.to_string())?;
         if unread > 0 {
             self.note_lost(unread);
@@ -329,7 +333,7 @@ impl Listeners {
 
     /// Keeps the program where it is: undoes an unfinished change.
     pub(super) fn steer_again(&self) {
-        if let Slots::Shared(shared) = &self.slots
+        if let ListenerSlots::Shared(shared) = &self.slots
             && let Some(Err(error)) = lock(shared).pair.as_ref().map(Pair::steer_again)
         {
             say!("{error}");
@@ -339,8 +343,8 @@ impl Listeners {
     /// Whether new connections go to the started program.
     pub(super) fn is_where_connections_are(&self) -> bool {
         match &self.slots {
-            Slots::Own(..) => true,
-            Slots::Shared(shared) => {
+            ListenerSlots::Own(..) => true,
+            ListenerSlots::Shared(shared) => {
                 let shared = lock(shared);
                 shared.pair.as_ref().is_none_or(|pair| pair.state().active() == shared.used)
             }
@@ -348,7 +352,7 @@ impl Listeners {
     }
 }
 
-impl Shared {
+impl SharedSlots {
     fn take_over(&mut self) -> Result<(), String> {
         let there = read_state(&self.file).map_err(|error| own::trouble(&self.file, "read", &error))?;
         let mut state = there.unwrap_or_else(|| PairState::new(self.addresses));

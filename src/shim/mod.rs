@@ -30,26 +30,26 @@ macro_rules! say {
 }
 
 mod bounded;
+mod current_listeners;
 mod drain;
-mod elsewhere;
 pub mod exec;
 mod files;
+mod idle_period;
 pub mod inject;
 pub(crate) mod killed;
 mod leftovers;
 mod life;
 mod listeners;
 pub(crate) mod lost;
-mod moment;
 mod notify;
 mod own;
-pub mod plan;
 mod program;
+mod quiescence;
 mod receivers;
-mod rest;
 mod runner;
-mod swap;
+pub mod shim_config;
 pub mod trial;
+mod unmatched;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -74,9 +74,9 @@ pub(crate) use files::{end_what_is_left, named};
 use listeners::Listeners;
 pub(crate) use listeners::{active_side, forget_sides, note_joined};
 pub(crate) use own::is_own_trouble;
-use plan::Plan;
-use program::{Known, Program};
+use program::{Program, ProgramState};
 use runner::Runner;
+use shim_config::ShimConfig;
 
 /// The first argument of the process. The second, for people, is the service name.
 pub const VERB: &str = "shim";
@@ -90,7 +90,7 @@ pub(crate) const TRACE: &str = "tree";
 /// Extension of the file with the side on which a program was started.
 const SIDE: &str = "side";
 
-/// The side recorded by a shim; `own_path` is that of its plan. The directory is not writable for services.
+/// The side recorded by a shim; `own_path` is that of its configuration. The directory is not writable for services.
 pub(crate) fn used_side(own_path: &Path) -> Option<Side> {
     serde_json::from_slice(&std::fs::read(own_path.with_extension(SIDE)).ok()?).ok()
 }
@@ -104,10 +104,12 @@ const WAITS: &str = "waits";
 const REFUSED: &str = "refused";
 /// Extension of the file with the requests for which a drain waits.
 const DRAINS: &str = "drains";
+/// Extension of the file that says how the main process has ended, while others of the program are still ending.
+const OVER: &str = "over";
 /// Maximum number of bytes to read of these.
 const TOLD_MAX_BYTES: u64 = 4096;
 
-/// Why a shim's program has not bound its listeners, a clause; `own_path` is that of its plan.
+/// Why a shim's program has not bound its listeners, a clause; `own_path` is that of its configuration.
 pub(crate) fn waits_for(own_path: &Path) -> Option<String> {
     told_in(&own_path.with_extension(WAITS))
 }
@@ -122,6 +124,11 @@ pub(crate) fn drains_for(own_path: &Path) -> Option<String> {
     told_in(&own_path.with_extension(DRAINS))
 }
 
+/// How the main process of a shim's program has ended, if others of it are still ending, a clause.
+pub(crate) fn is_over(own_path: &Path) -> Option<String> {
+    told_in(&own_path.with_extension(OVER))
+}
+
 fn told_in(path: &Path) -> Option<String> {
     let is_short =
         std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() <= TOLD_MAX_BYTES);
@@ -131,7 +138,7 @@ fn told_in(path: &Path) -> Option<String> {
     Some(told).filter(|told| !told.is_empty())
 }
 
-/// The connections of a shim's program when it received its stop signal; `own_path` is that of its plan.
+/// The connections of a shim's program when it received its stop signal; `own_path` is that of its configuration.
 pub(crate) fn connections_left(own_path: &Path) -> Option<Connections> {
     serde_json::from_slice(&std::fs::read(own_path.with_extension(LEFT)).ok()?).ok()
 }
@@ -152,7 +159,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), String> {
-    let plan = Plan::of_this_process()?;
+    let config = ShimConfig::of_this_process()?;
     let told = |error: service::Error| error.to_string();
     let system = |error: std::io::Error| error.to_string();
     // Started as /proc/self/exe, its name would be "exe".
@@ -162,7 +169,7 @@ fn run() -> Result<(), String> {
     let others = PASSED_ON.map(|signal| signal_fd(signal).map(|fd| (signal, fd)));
     let others = others.into_iter().collect::<Result<Vec<_>, _>>().map_err(system)?;
     let mut starting = service::start().map_err(told)?;
-    let program = Program::new(plan.clone()).map_err(system)?;
+    let program = Program::new(config.clone()).map_err(system)?;
     watch_for_the_end(&program).map_err(system)?;
     end_when_told(terminate, &program).map_err(system)?;
     pass_signals_on(others, &program).map_err(system)?;
@@ -173,10 +180,10 @@ fn run() -> Result<(), String> {
     });
 
     let mode = starting.mode();
-    let ended = Listeners::new(&plan, mode, starting.all_listeners())
-        .and_then(|listeners| Runner::new(plan.clone(), mode, Arc::clone(&program), listeners));
+    let ended = Listeners::new(&config, mode, starting.all_listeners())
+        .and_then(|listeners| Runner::new(config.clone(), mode, Arc::clone(&program), listeners));
     let ended = match ended {
-        Ok(runner) => serve(starting, runner, mode, &plan),
+        Ok(runner) => serve(starting, runner, mode, &config),
         Err(error) => Err(starting.unhealthy(&error).to_string()),
     };
     crash_point!("shim/successor/{}", if ended.is_ok() { "ended" } else { "failed" });
@@ -187,9 +194,14 @@ fn run() -> Result<(), String> {
 }
 
 /// From the start to the end of the program.
-fn serve(starting: service::Starting, mut runner: Runner, mode: Mode, plan: &Plan) -> Result<(), String> {
+fn serve(
+    starting: service::Starting,
+    mut runner: Runner,
+    mode: Mode,
+    config: &ShimConfig,
+) -> Result<(), String> {
     let told = |error: service::Error| error.to_string();
-    let warm = plan.program.warm && mode == Mode::Exclusive;
+    let warm = config.program.warm && mode == Mode::Exclusive;
     let prepared = match mode {
         Mode::Overlap => runner.start(false).and_then(|()| runner.await_ready()),
         Mode::Exclusive if warm => runner.start(true).and_then(|()| runner.await_parked()),
@@ -198,7 +210,7 @@ fn serve(starting: service::Starting, mut runner: Runner, mode: Mode, plan: &Pla
     if let Err(error) = prepared {
         return Err(starting.unhealthy(&end_unfit(runner.program(), error)).to_string());
     }
-    let data: Option<&Path> = (mode == Mode::Exclusive).then_some(&plan.shared_dir);
+    let data: Option<&Path> = (mode == Mode::Exclusive).then_some(&config.shared_dir);
     let waits = Arc::new(AtomicBool::new(warm));
     if warm {
         watch_parked(runner.program(), Arc::clone(&waits)).map_err(|error| error.to_string())?;
@@ -279,7 +291,7 @@ fn end_when_told(terminate: std::os::fd::OwnedFd, program: &Arc<Program>) -> std
         let ended = program.end_or_kill();
         program.forget();
         // Reports the exit status of the program, as if the signal had gone to it.
-        match (ended, program.wait(Some(Duration::ZERO), Known::ended)) {
+        match (ended, program.wait(Some(Duration::ZERO), ProgramState::ended)) {
             (Ok(_), Some(exit)) => end_like(exit),
             (Ok(_), None) => std::process::exit(0),
             (Err(error), _) => {

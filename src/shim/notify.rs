@@ -16,11 +16,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::own;
-use super::program::{Known, Program};
+use super::program::{Program, ProgramState};
 use crate::config::NotifySocket;
 use crate::sys::descriptor::is_duplicate;
 use crate::sys::message::{Received, receive};
 use crate::sys::socket::{AddressFamily, SockFlag, SockType, bind_name, bind_path, pass_credentials, socket};
+use crate::sys::user::real_user;
 
 /// Maximum number of descriptors that a program may store with its shim.
 const STORE_MAX: usize = 64;
@@ -45,6 +46,9 @@ impl Notify {
             |at: &OsStr, error: io::Error| format!("cannot receive READY=1 at {}: {error}", at.display());
         let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::empty())
             .map_err(|errno| error(path.as_os_str(), errno.into()))?;
+        // A program of root may give up its privileges first, and must reach the socket then.
+        let is_shut_off = real_user() == 0 && !path.ancestors().skip(2).all(is_passable);
+        let kind = if is_shut_off { NotifySocket::Abstract } else { kind };
         let (variable, path) = match kind {
             NotifySocket::Path => {
                 bind_for_all(&socket, path).map_err(|source| own::trouble(path, "made", &source))?;
@@ -95,6 +99,11 @@ impl Drop for Notify {
     }
 }
 
+/// Whether every user may pass this directory.
+fn is_passable(directory: &Path) -> bool {
+    fs::metadata(directory).is_ok_and(|found| found.permissions().mode() & 0o001 != 0)
+}
+
 /// Binds a path that every user can reach: a program may have dropped its privileges before it is ready. The kernel
 /// reports the sender, and others are ignored.
 fn bind_for_all(socket: &OwnedFd, path: &Path) -> io::Result<()> {
@@ -111,13 +120,13 @@ fn bind_for_all(socket: &OwnedFd, path: &Path) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(0o666))
 }
 
-type Store = Arc<Mutex<Vec<(String, OwnedFd)>>>;
+type DescriptorStore = Arc<Mutex<Vec<(String, OwnedFd)>>>;
 
-fn take_one(socket: &OwnedFd, program: &Program, store: &Store) -> io::Result<()> {
+fn take_one(socket: &OwnedFd, program: &Program, store: &DescriptorStore) -> io::Result<()> {
     let mut text = [0_u8; DATAGRAM_MAX];
     let Received { bytes, mut fds, sender, .. } = receive(socket, &mut text, STORE_MAX)?;
     let text = String::from_utf8_lossy(&text[..bytes]);
-    let said = Said::parse(&text);
+    let said = Notification::parse(&text);
     // A forking daemon names its main process.
     if let Some((pid, sender)) = said.main_pid.zip(sender) {
         program.name_main(pid, sender);
@@ -134,7 +143,7 @@ fn take_one(socket: &OwnedFd, program: &Program, store: &Store) -> io::Result<()
     Ok(())
 }
 
-fn keep(said: &Said<'_>, fds: Vec<OwnedFd>, store: &Store) {
+fn keep(said: &Notification<'_>, fds: Vec<OwnedFd>, store: &DescriptorStore) {
     let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
     let name = said.fd_name.unwrap_or(UNNAMED);
     if said.store_remove {
@@ -150,7 +159,7 @@ fn keep(said: &Said<'_>, fds: Vec<OwnedFd>, store: &Store) {
 
 /// One datagram.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Said<'t> {
+struct Notification<'t> {
     ready: bool,
     reloading: bool,
     stopping: bool,
@@ -162,7 +171,7 @@ struct Said<'t> {
     barrier: bool,
 }
 
-impl<'t> Said<'t> {
+impl<'t> Notification<'t> {
     /// Ignores unknown fields, as the man page requires.
     fn parse(text: &'t str) -> Self {
         let mut said = Self::default();
@@ -183,7 +192,7 @@ impl<'t> Said<'t> {
         said
     }
 
-    fn apply(&self, known: &mut Known) {
+    fn apply(&self, known: &mut ProgramState) {
         if self.reloading {
             known.ready = false;
         }
@@ -205,21 +214,25 @@ mod tests {
 
     #[test]
     fn fields_are_read_and_unknown_ones_passed_over() {
-        let said = Said::parse("READY=1\nSTATUS=Loading 1/2\nMAINPID=42\nWATCHDOG=1\nX_OTHER=a=b\n\ngarbage");
+        let said = Notification::parse(
+            "READY=1\nSTATUS=Loading 1/2\nMAINPID=42\nWATCHDOG=1\nX_OTHER=a=b\n\ngarbage",
+        );
         assert!(said.ready && !said.stopping && !said.store);
         assert_eq!((said.status, said.main_pid), (Some("Loading 1/2"), Some(42)));
-        assert_eq!(Said::parse("READY=0\nMAINPID=x"), Said::default());
-        let said = Said::parse("FDSTORE=1\nFDNAME=web");
+        assert_eq!(Notification::parse("READY=0\nMAINPID=x"), Notification::default());
+        let said = Notification::parse("FDSTORE=1\nFDNAME=web");
         assert!(said.store);
         assert_eq!(said.fd_name, Some("web"));
-        assert_eq!(Said::parse("FDNAME=a:b").fd_name, None);
-        assert!(Said::parse("BARRIER=1").barrier && Said::parse("FDSTOREREMOVE=1").store_remove);
+        assert_eq!(Notification::parse("FDNAME=a:b").fd_name, None);
+        assert!(
+            Notification::parse("BARRIER=1").barrier && Notification::parse("FDSTOREREMOVE=1").store_remove
+        );
     }
 
     #[test]
     fn what_is_stored_again_is_stored_once() {
-        let store = Store::default();
-        let said = Said::parse("FDSTORE=1\nFDNAME=web");
+        let store = DescriptorStore::default();
+        let said = Notification::parse("FDSTORE=1\nFDNAME=web");
         let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
         let (reads, writes) = std::io::pipe().unwrap();
         let fds: [OwnedFd; 4] = [one.into(), other.into(), reads.into(), writes.into()];
@@ -231,12 +244,12 @@ mod tests {
 
     #[test]
     fn a_reload_takes_the_readiness_back_until_it_is_over() {
-        let mut known = Known::default();
+        let mut known = ProgramState::default();
         known.ready = true;
-        Said::parse("RELOADING=1\nSTATUS=reading").apply(&mut known);
+        Notification::parse("RELOADING=1\nSTATUS=reading").apply(&mut known);
         assert!(!known.ready);
         assert_eq!(known.status, "reading");
-        Said::parse("READY=1\nMAINPID=7").apply(&mut known);
+        Notification::parse("READY=1\nMAINPID=7").apply(&mut known);
         assert!(known.ready);
     }
 }

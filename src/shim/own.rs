@@ -27,7 +27,7 @@ pub(super) fn trouble(path: &Path, what: &str, error: &io::Error) -> String {
         _ => return told(path, what, error),
     };
     let directory = path.parent().unwrap_or(path);
-    let disk = Disk::of(directory).map_or_else(String::new, |disk| format!(" is on {disk}"));
+    let disk = Mount::of(directory).map_or_else(String::new, |disk| format!(" is on {disk}"));
     format!("{}; {}{disk}: {remedy}", told(path, what, error), directory.display())
 }
 
@@ -42,13 +42,13 @@ pub(crate) fn is_own_trouble(told: &str) -> bool {
 
 /// A file system, its device, and its mount point.
 #[derive(Debug, PartialEq, Eq)]
-struct Disk {
+struct Mount {
     kind: String,
     source: String,
     at: PathBuf,
 }
 
-impl Disk {
+impl Mount {
     fn of(directory: &Path) -> Option<Self> {
         let device = std::fs::metadata(directory).ok()?.dev();
         let device = format!("{}:{}", major(device), minor(device));
@@ -68,7 +68,7 @@ impl Disk {
     }
 }
 
-impl Display for Disk {
+impl Display for Mount {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "the file system {} ({}) at {}", self.source, self.kind, self.at.display())
     }
@@ -95,13 +95,13 @@ mod tests {
     #[test]
     fn the_nearest_mount_of_the_disk_is_named() {
         let told = |device, path: &str| {
-            Disk::among(MOUNTS, device, Path::new(path)).map(|disk| disk.to_string()).unwrap_or_default()
+            Mount::among(MOUNTS, device, Path::new(path)).map(|disk| disk.to_string()).unwrap_or_default()
         };
         assert_eq!(told("0:26", "/run/handoff/adopt"), "the file system tmpfs (tmpfs) at /run");
         assert_eq!(told("254:0", "/run/x/y"), "the file system /dev/vda (ext4) at /run/x");
         assert_eq!(told("254:0", "/var"), "the file system /dev/vda (ext4) at /");
         assert_eq!(told("0:99", "/var"), "");
-        assert!(Disk::of(&std::env::temp_dir()).is_some());
+        assert!(Mount::of(&std::env::temp_dir()).is_some());
     }
 
     #[test]

@@ -12,12 +12,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::elsewhere::Elsewhere;
 use super::exec::{self, Spec};
 use super::files::notify_path;
-use super::leftovers::{self, FIRST, First};
-use super::life::{Action, Event, Life, State};
-use super::plan::{Plan, VARIABLE};
+use super::leftovers::{self, FIRST, FirstProcess};
+use super::life::{Life, LifeAction, LifeEvent, LifeState};
+use super::shim_config::{ShimConfig, VARIABLE};
+use super::unmatched::UnmatchedBind;
 use handoff_protocol::ids::ID_VARIABLE;
 
 use crate::sys::descriptor::duplicate_from;
@@ -37,12 +37,12 @@ const HELD_WITHIN: Duration = Duration::from_millis(100);
 
 /// The program and its known state.
 pub(super) struct Program {
-    plan: Plan,
+    config: ShimConfig,
     /// For threads that outlive the call that starts them.
     this: Weak<Self>,
     /// The program's limit of open files.
     files_limit: u64,
-    known: Mutex<Known>,
+    known: Mutex<ProgramState>,
     changed: Condvar,
     /// Held from a kill until it is on record, so that no other thread ends the shim in between.
     killing: Mutex<()>,
@@ -52,7 +52,7 @@ pub(super) struct Program {
 
 /// The known state of the program.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct ProgramState {
     /// The state of its life.
     pub(super) life: Life,
     /// A process whose end matters however it comes, and its exit status.
@@ -86,11 +86,11 @@ pub(super) struct Known {
     /// The listeners that it was seen to bind, or in whose bind it is held.
     pub(super) bound: Vec<String>,
     /// Bound addresses that are not listeners of the service.
-    pub(super) elsewhere: Vec<Elsewhere>,
+    pub(super) elsewhere: Vec<UnmatchedBind>,
 }
 
-/// What a start needs besides the plan.
-pub(super) struct Start {
+/// What a start needs besides the configuration.
+pub(super) struct StartOptions {
     /// Descriptors for the program from number 3 on.
     pub(super) listeners: Vec<(String, OwnedFd)>,
     /// Descriptors that stay open in it unknowingly.
@@ -107,12 +107,12 @@ pub(super) struct Start {
 
 impl Program {
     /// Starts the reaper thread, but no program yet.
-    pub(super) fn new(plan: Plan) -> io::Result<Arc<Self>> {
+    pub(super) fn new(config: ShimConfig) -> io::Result<Arc<Self>> {
         adopt_orphans()?;
         // This process holds the program's descriptors and its own.
         let files_limit = raise_files_limit()?;
         let program = Arc::new_cyclic(|this| Self {
-            plan,
+            config,
             this: Weak::clone(this),
             files_limit,
             known: Mutex::default(),
@@ -127,31 +127,38 @@ impl Program {
 
     /// Starts the program. Returns the notify descriptor, if requested. Call it from a thread that lives as long as the
     /// process: when the thread ends, the kernel kills the program.
-    pub(super) fn start(&self, start: Start) -> io::Result<Option<OwnedFd>> {
+    pub(super) fn start(&self, start: StartOptions) -> io::Result<Option<OwnedFd>> {
         // Held until the pid is known, so that its end is not reported earlier.
         let mut known = self.known();
         let spec = Spec {
-            binary: self.plan.binary.clone(),
-            args: self.plan.args.iter().map(OsString::from).collect(),
+            binary: self.config.binary.clone(),
+            args: self.config.args.iter().map(OsString::from).collect(),
             env: environment()
                 .chain([(leftovers::VARIABLE.into(), self.trace_path().into())])
                 .chain(start.env)
                 .collect(),
-            working_dir: self.plan.working_dir.clone(),
+            working_dir: self.config.working_dir.clone(),
             stdout: duplicate(io::stdout())?,
             stderr: duplicate(io::stderr())?,
             listeners: start.listeners,
             inherited: start.inherited,
-            seccomp: start.seccomp.then(|| self.plan.calls()),
+            seccomp: start.seccomp.then(|| self.config.calls()),
             files_limit: Some(self.files_limit),
         };
         let started = exec::start(spec)?;
         let first = self.note_first(started.pid);
-        *known = Known { listeners: start.sockets, is_held: start.is_held, first, ..Known::default() };
-        known.life.step(Event::Started(started.pid));
+        *known = ProgramState {
+            listeners: start.sockets,
+            is_held: start.is_held,
+            first,
+            ..ProgramState::default()
+        };
+        known.life.step(LifeEvent::Started(started.pid));
         self.note_pid(started.pid);
         // Remove the message about an earlier program.
-        let _ = fs::remove_file(self.plan.own_path.with_extension(super::REFUSED));
+        for extension in [super::REFUSED, super::OVER] {
+            let _ = fs::remove_file(self.config.own_path.with_extension(extension));
+        }
         self.changed.notify_all();
         Ok(started.notify)
     }
@@ -161,8 +168,8 @@ impl Program {
     fn note_first(&self, pid: u32) -> Option<ProcessId> {
         let process =
             ProcessId::of(pid).or_else(|_| ProcessId::own().map(|own| ProcessId { pid, ..own })).ok()?;
-        let first = First { process: process.clone(), trace: self.trace_path() };
-        let path = self.plan.own_path.with_extension(FIRST);
+        let first = FirstProcess { process: process.clone(), trace: self.trace_path() };
+        let path = self.config.own_path.with_extension(FIRST);
         if let Err(error) = first.note(&path) {
             say!("cannot write {}: {error}", path.display());
         }
@@ -171,12 +178,12 @@ impl Program {
 
     /// The file that all of its processes have open.
     pub(super) fn trace_path(&self) -> PathBuf {
-        self.plan.own_path.with_extension(super::TRACE)
+        self.config.own_path.with_extension(super::TRACE)
     }
 
     /// Records the pid for the daemon, and for the next shim of this service.
     fn note_pid(&self, pid: u32) {
-        let path = self.plan.own_path.with_extension(super::PID);
+        let path = self.config.own_path.with_extension(super::PID);
         let beside = path.with_extension(super::NEXT_PID);
         // The daemon may read it at any time.
         let written = fs::write(&beside, format!("{pid}\n")).and_then(|()| fs::rename(&beside, &path));
@@ -189,7 +196,7 @@ impl Program {
     pub(super) fn wait<T>(
         &self,
         limit: Option<Duration>,
-        mut look: impl FnMut(&Known) -> Option<T>,
+        mut look: impl FnMut(&ProgramState) -> Option<T>,
     ) -> Option<T> {
         let until = limit.and_then(|limit| Instant::now().checked_add(limit));
         let mut known = self.known();
@@ -211,7 +218,7 @@ impl Program {
     }
 
     /// Records a change, and wakes all waiting threads.
-    pub(super) fn learn(&self, what: impl FnOnce(&mut Known)) {
+    pub(super) fn learn(&self, what: impl FnOnce(&mut ProgramState)) {
         what(&mut self.known());
         self.changed.notify_all();
     }
@@ -239,7 +246,7 @@ impl Program {
 
     /// Notifies it of the drain, if it is configured for that.
     pub(super) fn tell_of_drain(&self) {
-        if let Some(told) = self.plan.program.drain_signal {
+        if let Some(told) = self.config.program.drain_signal {
             self.receivers().into_iter().for_each(|pid| send(pid, told.signal()));
         }
     }
@@ -278,57 +285,71 @@ impl Program {
 
     /// From now on the service relies on it.
     pub(super) fn serves(&self) {
-        self.feed(Event::Serves);
+        self.feed(LifeEvent::Serves);
         self.note_server();
     }
 
     /// Processes one event, and performs the actions. Returns them.
-    fn feed(&self, event: Event) -> Vec<Action> {
-        let (mut before, mut after, mut actions) = (Life::default(), State::Absent, Vec::new());
+    fn feed(&self, event: LifeEvent) -> Vec<LifeAction> {
+        let (mut before, mut after, mut actions) = (Life::default(), LifeState::Absent, Vec::new());
         self.learn(|known| {
             // Not read before: the first process may end in the meantime, and then another one must be asked.
             before = known.life;
-            if let (Event::Exited(pid, exit), Some((watched, ended))) = (event, &mut known.watched)
+            if let (LifeEvent::Exited(pid, exit), Some((watched, ended))) = (event, &mut known.watched)
                 && pid == *watched
             {
                 *ended = exit;
             }
             actions = known.life.step(event);
-            known.has_failed |= actions.contains(&Action::Fail);
+            known.has_failed |= actions.contains(&LifeAction::Fail);
             after = known.life.state();
         });
         // The process that was recorded as the server has daemonized and left it behind.
-        if after != before.state() && matches!(after, State::Daemonised { .. }) {
+        if after != before.state() && matches!(after, LifeState::Daemonised { .. }) {
             self.note_server();
         }
-        if let (Event::Exited(_, exit), State::Daemonised { serves: true }) = (event, after) {
+        if let (LifeEvent::Exited(pid, exit), LifeState::Leaving { wanted: false, .. }) = (event, after)
+            && before.main() == Some(pid)
+        {
+            self.note_over(pid, exit);
+        }
+        if let (LifeEvent::Exited(_, exit), LifeState::Daemonised { serves: true }) = (event, after) {
             self.look_whether_served(exit);
         }
         for action in &actions {
             match action {
-                Action::AskServer => self.ask(self.find_receivers(self.plan.program.stop_mode, before)),
-                Action::AskRest => self.ask(self.tree()),
-                Action::Kill => self.signal_all(Signal::SIGKILL),
-                Action::Watch(_) | Action::Refuse(_) | Action::Fail => {}
+                LifeAction::AskServer => self.ask(self.find_receivers(self.config.program.stop_mode, before)),
+                LifeAction::AskRest => self.ask(self.tree()),
+                LifeAction::Kill => self.signal_all(Signal::SIGKILL),
+                LifeAction::Watch(_) | LifeAction::Refuse(_) | LifeAction::Fail => {}
             }
         }
         actions
     }
 
+    /// Reports the end of the main process: the rest of the program may take its time to end.
+    fn note_over(&self, pid: u32, exit: Option<Exit>) {
+        let how = exit.map_or_else(|| "has ended".to_owned(), |exit| exit.to_string());
+        let path = self.config.own_path.with_extension(super::OVER);
+        if let Err(error) = fs::write(&path, format!("process {pid} {how}")) {
+            say!("cannot write {}: {error}", path.display());
+        }
+    }
+
     /// Removes its files: nothing of it is left.
     pub(super) fn forget(&self) {
         if !self.lives() {
-            let _ = fs::remove_file(notify_path(&self.plan.own_path));
+            let _ = fs::remove_file(notify_path(&self.config.own_path));
             let trace = self.trace_path();
-            First::forget(&self.plan.lock_path().with_extension(FIRST), &trace);
-            use super::{DRAINS, LEFT, PID, REFUSED, SIDE, TRACE, WAITS};
-            for extension in [FIRST, PID, LEFT, SIDE, WAITS, REFUSED, DRAINS, TRACE] {
-                let _ = fs::remove_file(self.plan.own_path.with_extension(extension));
+            FirstProcess::forget(&self.config.lock_path().with_extension(FIRST), &trace);
+            use super::{DRAINS, LEFT, OVER, PID, REFUSED, SIDE, TRACE, WAITS};
+            for extension in [FIRST, PID, LEFT, SIDE, WAITS, REFUSED, DRAINS, OVER, TRACE] {
+                let _ = fs::remove_file(self.config.own_path.with_extension(extension));
             }
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, ProgramState> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -336,7 +357,7 @@ impl Program {
     fn reap(&self) {
         loop {
             match reap_any(true) {
-                Ok(Some((pid, exit))) => drop(self.feed(Event::Exited(pid, Some(exit)))),
+                Ok(Some((pid, exit))) => drop(self.feed(LifeEvent::Exited(pid, Some(exit)))),
                 Ok(None) | Err(Errno::EINTR) => {}
                 Err(_) => self.await_next(),
             }
@@ -349,12 +370,12 @@ impl Program {
         match reap_any(false) {
             Ok(Some((pid, exit))) => {
                 drop(known);
-                return drop(self.feed(Event::Exited(pid, Some(exit))));
+                return drop(self.feed(LifeEvent::Exited(pid, Some(exit))));
             }
             Ok(None) | Err(Errno::EINTR) => return,
             Err(_) => {}
         }
-        known.has_failed |= known.life.step(Event::Empty).contains(&Action::Fail);
+        known.has_failed |= known.life.step(LifeEvent::Empty).contains(&LifeAction::Fail);
         self.changed.notify_all();
         while !known.lives() {
             known = self.changed.wait(known).unwrap_or_else(PoisonError::into_inner);
@@ -362,7 +383,7 @@ impl Program {
     }
 }
 
-impl Known {
+impl ProgramState {
     /// Whether any process of it exists.
     pub(super) fn lives(&self) -> bool {
         self.life.lives()

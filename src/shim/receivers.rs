@@ -8,7 +8,7 @@ use crate::config::StopMode;
 
 /// A process of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Process {
+pub(super) struct ReceiverProcess {
     /// The process.
     pub(super) pid: u32,
     /// Its parent; for the topmost processes that is outside of the program.
@@ -20,21 +20,26 @@ pub(super) struct Process {
 }
 
 /// The receivers among `all`. `main` is the main process, if there is one; `is_named`: the program has named it itself.
-pub(super) fn receivers(mode: StopMode, main: Option<u32>, is_named: bool, all: &[Process]) -> Vec<u32> {
+pub(super) fn receivers(
+    mode: StopMode,
+    main: Option<u32>,
+    is_named: bool,
+    all: &[ReceiverProcess],
+) -> Vec<u32> {
     let find = |pid: u32| all.iter().find(|process| process.pid == pid);
     let main = main.and_then(find);
-    let first: Vec<&Process> = match main {
+    let first: Vec<&ReceiverProcess> = match main {
         Some(main) => vec![main],
         // A daemon: all processes without a parent in the program.
         None => all.iter().filter(|process| find(process.parent).is_none()).collect(),
     };
-    let pids = |found: Vec<&Process>| found.into_iter().map(|process| process.pid).collect();
+    let pids = |found: Vec<&ReceiverProcess>| found.into_iter().map(|process| process.pid).collect();
     match mode {
         StopMode::Group => all.iter().map(|process| process.pid).collect(),
         StopMode::Main => pids(first),
         StopMode::Mixed if is_named && main.is_some() => pids(first),
         StopMode::Mixed => {
-            let servers: Vec<&Process> =
+            let servers: Vec<&ReceiverProcess> =
                 first.iter().flat_map(|process| servers_below(process, all)).collect();
             pids(if servers.is_empty() { first } else { servers })
         }
@@ -42,7 +47,7 @@ pub(super) fn receivers(mode: StopMode, main: Option<u32>, is_named: bool, all: 
 }
 
 /// The topmost processes with a listener, from this one on. A server with workers passes the signal on itself.
-fn servers_below<'a>(process: &'a Process, all: &'a [Process]) -> Vec<&'a Process> {
+fn servers_below<'a>(process: &'a ReceiverProcess, all: &'a [ReceiverProcess]) -> Vec<&'a ReceiverProcess> {
     let children = || all.iter().filter(|child| child.parent == process.pid && child.pid != process.pid);
     if !process.has_listener {
         return children().flat_map(|child| servers_below(child, all)).collect();
@@ -55,7 +60,7 @@ fn servers_below<'a>(process: &'a Process, all: &'a [Process]) -> Vec<&'a Proces
     }
 }
 
-fn differ(one: &Process, other: &Process) -> bool {
+fn differ(one: &ReceiverProcess, other: &ReceiverProcess) -> bool {
     matches!((one.program, other.program), (Some(one), Some(other)) if one != other)
 }
 
@@ -64,8 +69,8 @@ mod tests {
     use super::*;
 
     /// pid, parent, program, has a listener.
-    fn tree(processes: &[(u32, u32, u64, bool)]) -> Vec<Process> {
-        let one = |&(pid, parent, program, has_listener): &(u32, u32, u64, bool)| Process {
+    fn tree(processes: &[(u32, u32, u64, bool)]) -> Vec<ReceiverProcess> {
+        let one = |&(pid, parent, program, has_listener): &(u32, u32, u64, bool)| ReceiverProcess {
             pid,
             parent,
             program: (program > 0).then_some((1, program)),

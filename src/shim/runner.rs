@@ -15,16 +15,16 @@ use std::time::{Duration, Instant};
 use handoff_protocol::message::Mode;
 
 use super::LEFT;
+use super::current_listeners::{CurrentListeners, ProgramRecorder};
 use super::files::{ProgramLock, Trace, notify_path};
 use super::inject::Injector;
 use super::listeners::Listeners;
-use super::moment::Limits;
 use super::notify::Notify;
 use super::own;
-use super::plan::Plan;
-use super::program::{Known, Program, Start};
-use super::swap::{Swap, Watched};
-use crate::config::{Adapter, DrainFor};
+use super::program::{Program, ProgramState, StartOptions};
+use super::quiescence::QuiescenceLimits;
+use super::shim_config::ShimConfig;
+use crate::config::{Adapter, DrainCondition};
 use crate::crash_points::crash_point;
 use crate::service::{BoxError, Drain, Seal, Server};
 use crate::slots::census::Census;
@@ -39,7 +39,7 @@ const ACCEPTS_WITHIN: Duration = Duration::from_millis(200);
 /// The same for a program with connections: it may be serving one, and accept the next one afterwards.
 const BUSY_ACCEPTS_WITHIN: Duration = Duration::from_secs(1);
 /// Time limits before the program ends while new connections wait.
-const IN_GAP: Limits = Limits {
+const IN_GAP: QuiescenceLimits = QuiescenceLimits {
     // The queue is accepted one connection after the other, and each may take a while.
     settle: Duration::from_secs(3),
     clean: Duration::from_millis(30),
@@ -49,9 +49,9 @@ const IN_GAP: Limits = Limits {
     connections: Duration::from_secs(1),
 };
 /// The same if requests may be cut: clients wait in the meantime.
-const CUT_IN_GAP: Limits = Limits { held_back: Duration::from_secs(1), ..IN_GAP };
+const CUT_IN_GAP: QuiescenceLimits = QuiescenceLimits { held_back: Duration::from_secs(1), ..IN_GAP };
 /// The same while another program already serves, so no client waits.
-const BESIDE: Limits = Limits {
+const BESIDE: QuiescenceLimits = QuiescenceLimits {
     clean: Duration::from_millis(300),
     some: Duration::from_millis(600),
     loose: Duration::from_millis(1500),
@@ -66,7 +66,7 @@ fn answer_pause(mode: Mode) -> Duration {
 
 /// The program of a shim, and everything needed to run it.
 pub(super) struct Runner {
-    plan: Plan,
+    config: ShimConfig,
     mode: Mode,
     program: Arc<Program>,
     listeners: Arc<Listeners>,
@@ -88,17 +88,17 @@ pub(super) struct Runner {
 impl Runner {
     /// Creates the runner; starts nothing.
     pub(super) fn new(
-        plan: Plan,
+        config: ShimConfig,
         mode: Mode,
         program: Arc<Program>,
         listeners: Listeners,
     ) -> Result<Self, String> {
-        let notify = match plan.program.notify {
-            Some(kind) => Some(Notify::listen(&notify_path(&plan.own_path), kind, Arc::clone(&program))?),
+        let notify = match config.program.notify {
+            Some(kind) => Some(Notify::listen(&notify_path(&config.own_path), kind, Arc::clone(&program))?),
             None => None,
         };
-        let pause = plan.program.answer_pause_ms.map_or(answer_pause(mode), Duration::from_millis);
-        let census = Census::new(&plan.addresses()?)
+        let pause = config.program.answer_pause_ms.map_or(answer_pause(mode), Duration::from_millis);
+        let census = Census::new(&config.addresses()?)
             .map_err(|error| format!("cannot ask for sockets: {error}"))?
             .with_pauses(pause)
             .asking();
@@ -108,7 +108,7 @@ impl Runner {
         let (swap, lock, role) = (None, None, "successor");
         let (refused, has_failed) = (false, false);
         Ok(Self {
-            plan,
+            config,
             mode,
             program,
             listeners,
@@ -145,7 +145,7 @@ impl Runner {
 
     /// The program that was started before must share it, so this is the same open file.
     fn opened_lock(&mut self) -> Result<ProgramLock, String> {
-        let path = self.plan.lock_path();
+        let path = self.config.lock_path();
         let opened = self.lock.take().map_or_else(|| ProgramLock::open(path.clone()), Ok);
         opened.map_err(|error| own::trouble(&path, "opened", &error))
     }
@@ -153,7 +153,7 @@ impl Runner {
     /// Starts the program. With `park` it is held in its first bind until [`Runner::release`].
     pub(super) fn start(&mut self, park: bool) -> Result<(), String> {
         self.listeners.prepare_places();
-        let injects = self.plan.adapter == Adapter::Inject;
+        let injects = self.config.adapter == Adapter::Inject;
         let error = |error: io::Error| error.to_string();
         let mut listeners = match injects {
             true => Vec::new(),
@@ -172,14 +172,15 @@ impl Runner {
             inherited.push(lock.duplicate().map_err(error)?);
         }
         let sockets = self.listeners.inodes();
-        let start = Start { listeners, inherited, env, seccomp: injects, is_held: park, sockets };
+        let start = StartOptions { listeners, inherited, env, seccomp: injects, is_held: park, sockets };
         crash_point!("shim/{}/start", self.role);
         let notify = self.program.start(start).map_err(error)?;
         crash_point!("shim/{}/started", self.role);
         self.note_program();
         if let Some(notify) = notify {
-            let seen = Arc::new(Watched(Arc::clone(&self.program)));
-            let slots = Arc::new(Swap { listeners: Arc::clone(&self.listeners), role: self.role });
+            let seen = Arc::new(ProgramRecorder(Arc::clone(&self.program)));
+            let slots =
+                Arc::new(CurrentListeners { listeners: Arc::clone(&self.listeners), role: self.role });
             let injector = Arc::new(Injector::new(notify, slots, seen, park));
             let running = Arc::clone(&injector);
             std::thread::Builder::new()
@@ -216,9 +217,9 @@ impl Runner {
 
     /// Waits until the program is ready, as far as it reports that.
     pub(super) fn await_ready(&self) -> Result<(), String> {
-        let binds = if self.plan.adapter == Adapter::Inject { self.plan.listen.len() } else { 0 };
+        let binds = if self.config.adapter == Adapter::Inject { self.config.listen.len() } else { 0 };
         self.await_binds(binds)?;
-        let says = self.plan.program.notify.is_some();
+        let says = self.config.program.notify.is_some();
         let ready = self.program.wait(None, |known| match known.life.is_whole() {
             false => Some(Err(early_end(known))),
             true => (!says || known.ready).then_some(Ok(())),
@@ -319,8 +320,8 @@ impl Runner {
             crash_point!("shim/incumbent/switched");
         }
         let limits = if cut { CUT_IN_GAP } else { IN_GAP };
-        let grace = Duration::from_millis(self.plan.answer_grace_ms.unwrap_or(0));
-        self.await_the_moment(Limits { settle: limits.settle + grace, ..limits }, !switches);
+        let grace = Duration::from_millis(self.config.answer_grace_ms.unwrap_or(0));
+        self.await_the_moment(QuiescenceLimits { settle: limits.settle + grace, ..limits }, !switches);
         Ok(())
     }
 }
@@ -335,13 +336,13 @@ impl Server for Runner {
         self.vain = 0;
         let began = Instant::now();
         loop {
-            let finished = match (self.mode, self.plan.program.drain) {
-                (_, DrainFor::Nothing) => true,
+            let finished = match (self.mode, self.config.program.drain) {
+                (_, DrainCondition::Nothing) => true,
                 (Mode::Overlap, _) if self.refused && self.accepts_nothing()? => true,
-                (Mode::Overlap, DrainFor::Connections) => {
+                (Mode::Overlap, DrainCondition::Connections) => {
                     self.listeners.left_waiting()? == 0 && !self.has_connections()?
                 }
-                (Mode::Overlap, DrainFor::Requests | DrainFor::LongRequests) => {
+                (Mode::Overlap, DrainCondition::Requests | DrainCondition::LongRequests) => {
                     self.listeners.left_waiting()? == 0 && !self.has_long_request(began.elapsed())?
                 }
                 (Mode::Exclusive, _) => self.has_waited_enough(began.elapsed())?,
@@ -361,7 +362,7 @@ impl Server for Runner {
     fn seal(&mut self, seal: Seal) -> Result<(), BoxError> {
         self.role = "incumbent";
         // Reported again below.
-        let _ = std::fs::remove_file(self.plan.own_path.with_extension(LEFT));
+        let _ = std::fs::remove_file(self.config.own_path.with_extension(LEFT));
         match self.finish(seal.may_cut()) {
             Err(error) if self.has_failed => {
                 say!("ending the program although {error}");
@@ -371,7 +372,7 @@ impl Server for Runner {
                 finished?;
             }
         }
-        self.end(seal.grant().unwrap_or(self.plan.stop_grace))?;
+        self.end(seal.grant().unwrap_or(self.config.stop_grace))?;
         // Late arrivals would wait forever.
         self.listeners.dismiss_left()?;
         self.listeners.tell_of_lost();
@@ -383,13 +384,13 @@ impl Server for Runner {
         self.has_failed = false;
         match self.mode {
             Mode::Overlap if self.program.is_whole() => return Ok(()),
-            Mode::Overlap => self.end(self.plan.stop_grace)?,
+            Mode::Overlap => self.end(self.config.stop_grace)?,
             Mode::Exclusive if self.listeners.is_where_connections_are() && self.program.is_whole() => {
                 self.listeners.steer_again();
                 return Ok(());
             }
             Mode::Exclusive => {
-                self.end(self.plan.stop_grace)?;
+                self.end(self.config.stop_grace)?;
                 self.take_over()?;
             }
         }
@@ -400,7 +401,7 @@ impl Server for Runner {
     }
 }
 
-pub(super) fn early_end(known: &Known) -> String {
+pub(super) fn early_end(known: &ProgramState) -> String {
     let ended = known.ended().map_or_else(|| "ended".to_owned(), |exit| exit.to_string());
     match known.status.as_str() {
         "" => format!("the program {ended} before it was ready"),

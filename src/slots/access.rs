@@ -28,16 +28,16 @@ pub(super) fn set(name: &Path, access: &Access) -> io::Result<()> {
 }
 
 /// Mode, user and group of a file.
-pub(super) type Found = (u32, u32, u32);
+pub(super) type FileAccess = (u32, u32, u32);
 
 /// Reads them from a file.
-pub(super) fn of(name: &Path) -> Option<Found> {
+pub(super) fn of(name: &Path) -> Option<FileAccess> {
     fs::symlink_metadata(name).map(|found| (found.mode() & 0o7777, found.uid(), found.gid())).ok()
 }
 
 /// Copies one file's mode and owner to another. Returns what it has read. Ignores failures: the file may belong to a
 /// user who has changed it, and connections must still go somewhere.
-pub(super) fn copy(from: &Path, to: &Path) -> Option<Found> {
+pub(super) fn copy(from: &Path, to: &Path) -> Option<FileAccess> {
     let (wanted, found) = (of(from)?, of(to)?);
     let (mode, user, group) = wanted;
     if (user, group) != (found.1, found.2) {

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 pub(super) use address::{family_and_port, is_at};
 
-use super::diag::{ANY_COOKIE, Cookie, Diag, Found, Key};
-use super::gate::{Gate, STARVED};
-use super::work::Account;
+use super::diag::{ANY_COOKIE, Cookie, Diag, Key, SocketInfo};
+use super::gate::{InputGate, STARVED};
+use super::work::ConnectionWork;
 use crate::config::ListenAddress;
 use crate::sys::held::{HeldSocket, sockets_of};
 use crate::sys::tcp::{ends_with_acknowledgment, may_ask};
@@ -32,11 +32,11 @@ pub struct Census {
     addresses: Vec<ListenAddress>,
     diag: Diag,
     /// The connection that made the last [`Census::is_empty`] return `false`.
-    last: Option<Held>,
+    last: Option<HeldConnection>,
     /// The connections of the last survey.
-    accounts: HashMap<Cookie, Known>,
+    accounts: HashMap<Cookie, TrackedConnection>,
     /// The connections whose further input is held back.
-    held_back: HashMap<Cookie, Gate>,
+    held_back: HashMap<Cookie, InputGate>,
     /// Connections that were released because the held-back data was the rest of a request: how often, and when last.
     spared: HashMap<Cookie, (u8, Instant)>,
     /// Whether the kernel reports the last segment of a connection.
@@ -51,7 +51,7 @@ pub struct Census {
 
 /// How far the server has taken a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum AcceptStage {
     /// For the server the handshake is incomplete. With `TCP_DEFER_ACCEPT` it completes when data arrives.
     Handshake,
     /// It is in the listener's accept queue.
@@ -102,10 +102,10 @@ pub struct LongRequest {
 
 /// A connection in a survey.
 #[derive(Debug)]
-struct Known {
+struct TrackedConnection {
     key: Key,
     holder: HeldSocket,
-    account: Account,
+    account: ConnectionWork,
 }
 
 /// A connection used within this time counts as in use.
@@ -116,7 +116,7 @@ const IN_USE: Duration = Duration::from_millis(30);
 const SPARED: u8 = 3;
 
 /// A connection and its holder.
-type Held = (Key, HeldSocket);
+type HeldConnection = (Key, HeldSocket);
 
 impl Census {
     /// Creates a census for the local addresses of these listeners.
@@ -179,8 +179,8 @@ impl Census {
         for (found, holder) in found {
             let cookie = found.key.cookie();
             let known = before.remove(&cookie).map(|known| known.account);
-            let account = Account::next(known.as_ref(), &found, asks, now);
-            self.accounts.insert(cookie, Known { key: found.key, holder, account });
+            let account = ConnectionWork::next(known.as_ref(), &found, asks, now);
+            self.accounts.insert(cookie, TrackedConnection { key: found.key, holder, account });
         }
         // One pass can miss a socket while others disappear.
         for (cookie, known) in before.into_iter().filter(|(_, known)| known.holder.is_held()) {
@@ -188,8 +188,8 @@ impl Census {
             if let Some(found) =
                 found.filter(|found| found.inode == known.holder.inode && found.is_connection())
             {
-                let account = Account::next(Some(&known.account), &found, asks, now);
-                self.accounts.insert(cookie, Known { account, ..known });
+                let account = ConnectionWork::next(Some(&known.account), &found, asks, now);
+                self.accounts.insert(cookie, TrackedConnection { account, ..known });
             }
         }
         Ok(self.summary(now))
@@ -224,11 +224,11 @@ impl Census {
     /// is stopped, and repeat it until it returns that everything is held back.
     pub fn hold_back(&mut self, all: bool) -> io::Result<bool> {
         let now = Instant::now();
-        let is_used = |account: &Account| {
+        let is_used = |account: &ConnectionWork| {
             account.is_work() || account.waits() || now.saturating_duration_since(account.moved) < IN_USE
         };
         let mut is_all = all;
-        for (cookie, Known { holder, account, .. }) in
+        for (cookie, TrackedConnection { holder, account, .. }) in
             self.accounts.iter().filter(|(_, known)| matches!(known.key, Key::Tcp { .. }))
         {
             match self.held_back.get(cookie) {
@@ -244,7 +244,7 @@ impl Census {
                 None if account.is_begun() && !self.has_come(cookie, account, now) => is_all = false,
                 None if !all && !is_used(account) => {}
                 None if account.may_be_held_back() => {
-                    self.held_back.extend(Gate::close(holder, account)?.map(|gate| (*cookie, gate)));
+                    self.held_back.extend(InputGate::close(holder, account)?.map(|gate| (*cookie, gate)));
                 }
                 None => is_all = false,
             }
@@ -255,7 +255,7 @@ impl Census {
     /// Whether [`Census::hold_back`] could hold back the connections of the last survey: those of a unix socket cannot be.
     pub fn may_hold_back(&self) -> bool {
         self.accounts.values().all(|known| {
-            matches!(known.key, Key::Tcp { .. }) && Gate::may_be_closed(&known.holder, self.may_ask)
+            matches!(known.key, Key::Tcp { .. }) && InputGate::may_be_closed(&known.holder, self.may_ask)
         })
     }
 
@@ -263,7 +263,7 @@ impl Census {
     pub fn long_requests(&self, at_least: Duration) -> Vec<LongRequest> {
         let now = Instant::now();
         let begun = self.accounts.values().filter(|known| known.account.is_begun());
-        let all = begun.map(|Known { key, account, .. }| LongRequest {
+        let all = begun.map(|TrackedConnection { key, account, .. }| LongRequest {
             client: key.peer(),
             age: account.age(now),
             still: now.saturating_duration_since(account.moved),
@@ -286,7 +286,7 @@ impl Census {
     }
 
     /// Whether the rest of a released request has arrived, as far as can be determined.
-    fn has_come(&self, cookie: &Cookie, account: &Account, now: Instant) -> bool {
+    fn has_come(&self, cookie: &Cookie, account: &ConnectionWork, now: Instant) -> bool {
         let has_come =
             |(_, since): &(u8, Instant)| account.moved > *since && account.is_begun_for(STARVED, now);
         self.spared.get(cookie).is_none_or(has_come)
@@ -294,7 +294,7 @@ impl Census {
 
     fn summary(&self, now: Instant) -> Survey {
         let mut survey = Survey { still: Duration::MAX, ..Survey::default() };
-        for (cookie, Known { account, .. }) in &self.accounts {
+        for (cookie, TrackedConnection { account, .. }) in &self.accounts {
             let gate = self.held_back.get(cookie).filter(|_| self.may_be_spared(cookie));
             survey.stuck += usize::from(gate.is_some_and(|gate| gate.is_in_the_way(account, now)));
             survey.open += 1;
@@ -320,29 +320,29 @@ impl Census {
 
     /// Whether a process has accepted the connection of a client with this local address and still holds it.
     pub fn is_accepted(client_local: SocketAddr, server: SocketAddr) -> io::Result<bool> {
-        Ok(Self::stage(client_local, server)? == Stage::Accepted)
+        Ok(Self::stage(client_local, server)? == AcceptStage::Accepted)
     }
 
     /// How far the server has taken the connection of a client with this local address.
-    pub fn stage(client_local: SocketAddr, server: SocketAddr) -> io::Result<Stage> {
+    pub fn stage(client_local: SocketAddr, server: SocketAddr) -> io::Result<AcceptStage> {
         let found = Diag::open()?.look_up(&Key::tcp(server, client_local), false)?;
         // If there is no such connection, the kernel returns the listener.
         Ok(match found.filter(|found| !found.listens()) {
-            None => Stage::Gone,
-            Some(found) if found.inode != 0 => Stage::Accepted,
-            Some(found) if found.is_handshake() => Stage::Handshake,
-            Some(found) if found.is_connection() => Stage::Queued,
-            Some(_) => Stage::Gone,
+            None => AcceptStage::Gone,
+            Some(found) if found.inode != 0 => AcceptStage::Accepted,
+            Some(found) if found.is_handshake() => AcceptStage::Handshake,
+            Some(found) if found.is_connection() => AcceptStage::Queued,
+            Some(_) => AcceptStage::Gone,
         })
     }
 
     /// The same for a unix socket, by the inode of the client's end.
-    pub fn stage_of_unix(client: u32) -> io::Result<Stage> {
+    pub fn stage_of_unix(client: u32) -> io::Result<AcceptStage> {
         let own = Diag::open()?.look_up(&Key::Unix { inode: client, cookie: ANY_COOKIE }, false)?;
         Ok(match own.and_then(|own| own.other_inode) {
-            None => Stage::Gone,
-            Some(0) => Stage::Queued,
-            Some(_) => Stage::Accepted,
+            None => AcceptStage::Gone,
+            Some(0) => AcceptStage::Queued,
+            Some(_) => AcceptStage::Accepted,
         })
     }
 
@@ -353,7 +353,7 @@ impl Census {
     }
 
     /// All accepted connections at the addresses, whichever process holds them.
-    pub(super) fn look(&mut self, with_history: bool) -> io::Result<Vec<Found>> {
+    pub(super) fn look(&mut self, with_history: bool) -> io::Result<Vec<SocketInfo>> {
         let mut all = Vec::new();
         self.each(with_history, |found| {
             all.push(found);
@@ -363,14 +363,14 @@ impl Census {
     }
 
     /// The connection of the last `false`, if it is still held.
-    fn still_there(&mut self) -> io::Result<Option<Found>> {
+    fn still_there(&mut self) -> io::Result<Option<SocketInfo>> {
         let Some((key, holder)) = &self.last else { return Ok(None) };
         let found = if holder.is_held() { self.diag.look_up(key, false)? } else { None };
         Ok(found.filter(|found| found.inode == holder.inode && found.is_connection()))
     }
 
     /// Finds one connection that a process of the tree holds.
-    fn find(&mut self, tree: &[u32]) -> io::Result<Option<Held>> {
+    fn find(&mut self, tree: &[u32]) -> io::Result<Option<HeldConnection>> {
         let mut descriptors = descriptors_of(tree);
         let (mut sockets, mut holders) = (HashMap::new(), HashMap::new());
         let mut met = None;
@@ -403,15 +403,15 @@ impl Census {
     }
 
     /// Passes each accepted connection at the addresses to `each`, until it breaks.
-    fn each(&mut self, with_history: bool, mut each: impl FnMut(Found) -> ControlFlow<()>) -> io::Result<()> {
+    fn each(&mut self, history: bool, mut each: impl FnMut(SocketInfo) -> ControlFlow<()>) -> io::Result<()> {
         let addresses = &self.addresses;
-        let mut each = |found: Found| {
+        let mut each = |found: SocketInfo| {
             let is_wanted = found.inode != 0 && addresses.iter().any(|address| is_at(&found, address));
             if is_wanted { each(found) } else { ControlFlow::Continue(()) }
         };
         let ports: BTreeSet<(u8, u16)> = addresses.iter().filter_map(family_and_port).collect();
         for (family, port) in ports {
-            let asked = self.diag.tcp(family, port, with_history, &mut each);
+            let asked = self.diag.tcp(family, port, history, &mut each);
             if asked.map_err(|error| cannot("TCP", error))?.is_break() {
                 return Ok(());
             }
@@ -424,7 +424,7 @@ impl Census {
 }
 
 /// The sockets that a process of the tree holds, each with one holder.
-pub(super) fn held_by(found: Vec<Found>, tree: &[u32]) -> io::Result<Vec<(Found, HeldSocket)>> {
+pub(super) fn held_by(found: Vec<SocketInfo>, tree: &[u32]) -> io::Result<Vec<(SocketInfo, HeldSocket)>> {
     if found.is_empty() {
         return Ok(Vec::new());
     }

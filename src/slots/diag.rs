@@ -50,7 +50,7 @@ pub(super) enum Key {
 
 /// A socket as reported by the kernel.
 #[derive(Debug, Clone)]
-pub(super) struct Found {
+pub(super) struct SocketInfo {
     /// For another query.
     pub(super) key: Key,
     /// The inode in `socket:[...]` of the descriptor; 0 while it waits in an accept queue and after its close.
@@ -70,12 +70,12 @@ pub(super) struct Found {
     /// The inode of the other end of a unix socket; 0 while that waits in an accept queue.
     pub(super) other_inode: Option<u32>,
     /// For TCP, if requested.
-    pub(super) history: Option<History>,
+    pub(super) history: Option<TrafficHistory>,
 }
 
 /// Times and counters of a TCP connection, from `struct tcp_info`. The kernel's clock for them ticks every 1 to 10 ms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct History {
+pub(super) struct TrafficHistory {
     /// Since the last data was sent, or the handshake if there was none.
     pub(super) last_sent_ms: u32,
     /// Since the last data was received, or the handshake if there was none.
@@ -96,7 +96,7 @@ pub(super) struct History {
     pub(super) dropped: u32,
 }
 
-impl Found {
+impl SocketInfo {
     /// Whether it is one end of a connection that can still send responses: the client may have closed its sending
     /// side.
     pub(super) fn is_connection(&self) -> bool {
@@ -193,7 +193,7 @@ impl Diag {
         family: u8,
         port: u16,
         with_history: bool,
-        each: impl FnMut(Found) -> ControlFlow<()>,
+        each: impl FnMut(SocketInfo) -> ControlFlow<()>,
     ) -> io::Result<ControlFlow<()>> {
         let states = inet::StateFlags::ESTABLISHED | inet::StateFlags::CLOSE_WAIT;
         let request = tcp_request(family, at_port(family, port), states, with_history);
@@ -205,7 +205,7 @@ impl Diag {
         &mut self,
         family: u8,
         port: u16,
-        each: impl FnMut(Found) -> ControlFlow<()>,
+        each: impl FnMut(SocketInfo) -> ControlFlow<()>,
     ) -> io::Result<ControlFlow<()>> {
         let request = tcp_request(family, at_port(family, port), inet::StateFlags::SYN_RECV, false);
         self.ask(SockDiagMessage::InetRequest(request), true, each)
@@ -216,7 +216,7 @@ impl Diag {
         &mut self,
         family: u8,
         port: u16,
-        each: impl FnMut(Found) -> ControlFlow<()>,
+        each: impl FnMut(SocketInfo) -> ControlFlow<()>,
     ) -> io::Result<ControlFlow<()>> {
         let request = tcp_request(family, at_port(family, port), inet::StateFlags::ESTABLISHED, false);
         let request = InetRequest { protocol: IPPROTO_UDP, ..request };
@@ -229,7 +229,7 @@ impl Diag {
         datagrams: bool,
         family: u8,
         port: u16,
-        each: impl FnMut(Found) -> ControlFlow<()>,
+        each: impl FnMut(SocketInfo) -> ControlFlow<()>,
     ) -> io::Result<ControlFlow<()>> {
         let request = match datagrams {
             false => tcp_request(family, at_port(family, port), inet::StateFlags::LISTEN, false),
@@ -242,12 +242,15 @@ impl Diag {
     }
 
     /// The same for connected unix sockets.
-    pub(super) fn unix(&mut self, each: impl FnMut(Found) -> ControlFlow<()>) -> io::Result<ControlFlow<()>> {
+    pub(super) fn unix(
+        &mut self,
+        each: impl FnMut(SocketInfo) -> ControlFlow<()>,
+    ) -> io::Result<ControlFlow<()>> {
         self.ask(SockDiagMessage::UnixRequest(unix_request(0, ANY_COOKIE)), true, each)
     }
 
     /// Looks up one socket; `None` if it is gone.
-    pub(super) fn look_up(&mut self, key: &Key, with_history: bool) -> io::Result<Option<Found>> {
+    pub(super) fn look_up(&mut self, key: &Key, with_history: bool) -> io::Result<Option<SocketInfo>> {
         let request = match key {
             Key::Tcp { family, id } => {
                 let request = tcp_request(*family, id.clone(), inet::StateFlags::all(), with_history);
@@ -272,7 +275,7 @@ impl Diag {
         &mut self,
         request: SockDiagMessage,
         dump: bool,
-        each: impl FnMut(Found) -> ControlFlow<()>,
+        each: impl FnMut(SocketInfo) -> ControlFlow<()>,
     ) -> io::Result<ControlFlow<()>> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
@@ -285,7 +288,7 @@ impl Diag {
         retry(|| send(&self.socket, &bytes, MsgFlags::empty()))?;
 
         let mut answer =
-            Answer { dump, each, flow: ControlFlow::Continue(()), ended: None, unreadable: None };
+            DumpReader { dump, each, flow: ControlFlow::Continue(()), ended: None, unreadable: None };
         loop {
             let length = retry(|| recv(&self.socket, &mut self.buffer, MsgFlags::MSG_TRUNC))?;
             let datagram = self.buffer.get(..length).ok_or_else(|| bad("a datagram is too long"))?;
@@ -306,7 +309,7 @@ fn open_socket() -> io::Result<OwnedFd> {
     Ok(netlink(SockProtocol::NetlinkSockDiag)?)
 }
 
-struct Answer<E> {
+struct DumpReader<E> {
     dump: bool,
     each: E,
     flow: ControlFlow<()>,
@@ -314,7 +317,7 @@ struct Answer<E> {
     unreadable: Option<io::Error>,
 }
 
-impl<E: FnMut(Found) -> ControlFlow<()>> Answer<E> {
+impl<E: FnMut(SocketInfo) -> ControlFlow<()>> DumpReader<E> {
     /// Parses the messages of a datagram. After an error the rest of the datagram is unreadable.
     fn take(&mut self, mut datagram: &[u8], sequence: u32) -> io::Result<()> {
         const HEADER: usize = 16;
@@ -365,18 +368,18 @@ impl<E: FnMut(Found) -> ControlFlow<()>> Answer<E> {
 }
 
 /// `None` if the kernel's `struct tcp_info` lacks required fields, which came with Linux 4.6.
-fn tcp_found(response: InetResponse) -> Option<Found> {
+fn tcp_found(response: InetResponse) -> Option<SocketInfo> {
     let (mut history, mut is_v6_only, mut dropped) = (None, false, 0);
     for nla in &response.nlas {
         match nla {
-            inet::nlas::Nla::TcpInfo(info) => history = Some(History::read(info)?),
+            inet::nlas::Nla::TcpInfo(info) => history = Some(TrafficHistory::read(info)?),
             inet::nlas::Nla::MemInfo(memory) => dropped = memory.drops,
             inet::nlas::Nla::SkV6Only(only) => is_v6_only = *only,
             _ => {}
         }
     }
     let header = response.header;
-    Some(Found {
+    Some(SocketInfo {
         key: Key::Tcp { family: header.family, id: header.socket_id },
         inode: header.inode,
         state: header.state,
@@ -386,11 +389,11 @@ fn tcp_found(response: InetResponse) -> Option<Found> {
         is_v6_only,
         name: None,
         other_inode: None,
-        history: history.map(|history| History { dropped, ..history }),
+        history: history.map(|history| TrafficHistory { dropped, ..history }),
     })
 }
 
-fn unix_found(response: UnixResponse) -> Found {
+fn unix_found(response: UnixResponse) -> SocketInfo {
     let (mut name, mut queues, mut other_inode) = (None, (0, 0), None);
     for nla in response.nlas {
         match nla {
@@ -401,7 +404,7 @@ fn unix_found(response: UnixResponse) -> Found {
         }
     }
     let header = response.header;
-    Found {
+    SocketInfo {
         key: Key::Unix { inode: header.inode, cookie: header.cookie },
         inode: header.inode,
         state: header.state,
@@ -415,11 +418,11 @@ fn unix_found(response: UnixResponse) -> Found {
     }
 }
 
-impl History {
-    fn read(info: &[u8]) -> Option<History> {
+impl TrafficHistory {
+    fn read(info: &[u8]) -> Option<TrafficHistory> {
         let word = |at: usize| Some(u32::from_ne_bytes(info.get(at..at + 4)?.try_into().ok()?));
         let long = |at: usize| Some(u64::from_ne_bytes(info.get(at..at + 8)?.try_into().ok()?));
-        Some(History {
+        Some(TrafficHistory {
             last_sent_ms: word(44)?,
             last_received_ms: word(52)?,
             last_ack_ms: word(56)?,

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::work::Account;
+use super::work::ConnectionWork;
 use crate::sys::held::HeldSocket;
 use crate::sys::tcp::{drop_data, is_blocking, set_low_water, take_data};
 
@@ -12,7 +12,7 @@ const LOW_WATER: i32 = 1 << 20;
 
 /// A closed gate in front of a connection.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Gate {
+pub(super) enum InputGate {
     /// Data stays unread below the low-water mark. The value is the previous mark.
     LowWater(i32),
     /// Incoming data is dropped. For processes that block in a read: such a read takes the data and only returns later.
@@ -23,15 +23,15 @@ pub(super) enum Gate {
 /// A request without progress for this long may lack its rest, or is complete.
 pub(super) const STARVED: Duration = Duration::from_millis(100);
 
-impl Gate {
+impl InputGate {
     /// Closes the gate. `None` if the connection is gone.
-    pub(super) fn close(holder: &HeldSocket, account: &Account) -> io::Result<Option<Gate>> {
+    pub(super) fn close(holder: &HeldSocket, account: &ConnectionWork) -> io::Result<Option<InputGate>> {
         let Some(socket) = holder.duplicate()? else { return Ok(None) };
         Ok(Some(match is_blocking(&socket)? {
-            false => Gate::LowWater(set_low_water(&socket, LOW_WATER)?),
+            false => InputGate::LowWater(set_low_water(&socket, LOW_WATER)?),
             true => {
                 drop_data(&socket)?;
-                Gate::Drops(account.dropped)
+                InputGate::Drops(account.dropped)
             }
         }))
     }
@@ -48,17 +48,17 @@ impl Gate {
     pub(super) fn open(&self, holder: &HeldSocket) -> io::Result<()> {
         let Some(socket) = holder.duplicate()? else { return Ok(()) };
         match self {
-            Gate::LowWater(before) => set_low_water(socket, *before).map(drop),
-            Gate::Drops(_) => take_data(socket),
+            InputGate::LowWater(before) => set_low_water(socket, *before).map(drop),
+            InputGate::Drops(_) => take_data(socket),
         }
     }
 
     /// Whether the process may be waiting for the rest of a request. For drops, only the count is known: while a
     /// request is in progress, a client sends nothing but its rest.
-    pub(super) fn is_in_the_way(&self, account: &Account, now: Instant) -> bool {
+    pub(super) fn is_in_the_way(&self, account: &ConnectionWork, now: Instant) -> bool {
         match self {
-            Gate::LowWater(_) => account.misses_something(),
-            Gate::Drops(before) => account.dropped != *before && account.is_begun_for(STARVED, now),
+            InputGate::LowWater(_) => account.misses_something(),
+            InputGate::Drops(before) => account.dropped != *before && account.is_begun_for(STARVED, now),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::census::{family_and_port, is_at};
-use super::diag::{Cookie, Diag, Found};
+use super::diag::{Cookie, Diag, SocketInfo};
 use crate::config::ListenAddress;
 
 /// Handshakes that may have begun before a switch.
@@ -55,7 +55,7 @@ fn under_way(addresses: &[ListenAddress]) -> io::Result<HashSet<Cookie>> {
     }
     let mut diag = Diag::open()?;
     for (family, port) in at_ports {
-        let _ = diag.handshakes(family, port, |handshake: Found| {
+        let _ = diag.handshakes(family, port, |handshake: SocketInfo| {
             if addresses.iter().any(|address| is_at(&handshake, address)) {
                 found.insert(handshake.key.cookie());
             }

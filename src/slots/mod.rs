@@ -13,18 +13,18 @@
 
 mod access;
 pub mod census;
+pub mod connection_counter;
 mod diag;
 mod error;
+mod foreign;
 mod gate;
 mod handshakes;
-mod order;
-mod others;
+mod member_order;
 mod pair;
 pub mod peers;
 mod probe;
-pub mod program;
 mod socket;
-pub mod tally;
+pub mod steering_program;
 mod tcp;
 mod udp;
 mod unix;
@@ -41,17 +41,17 @@ use serde::{Deserialize, Serialize};
 
 pub use access::Access;
 pub use error::SlotError;
+pub use foreign::ForeignSocket;
 pub use handshakes::Handshakes;
-use order::Order;
-pub use others::Other;
+use member_order::MemberOrder;
 pub use pair::{ListenerPair, Pair, PairState, Side};
 pub use probe::{ProbeRoute, ProbeTarget};
-use program::{Kept, Lot, Probe, Program, Share};
 use socket::open;
 pub use socket::{
-    Place, check_free, drop_unread, dropped_at, is_alive, lengthen_queue, mend_names, set_access,
+    UnixPathTarget, check_free, drop_unread, dropped_at, is_alive, lengthen_queue, mend_names, set_access,
     slot_by_name, stop_listening, unread_bytes, waiting_at, watched_name,
 };
+use steering_program::{ProbeRule, QuicAffinity, ShareRule, ShareSelection, SteeringProgram};
 
 use crate::config::ListenAddress;
 use crate::sys::{
@@ -78,7 +78,7 @@ pub struct Group {
     address: ListenAddress,
     access: Access,
     slots: BTreeMap<SlotId, OwnedFd>,
-    order: Order,
+    order: MemberOrder,
     steered: SlotId,
     share: Option<(SlotId, u32)>,
     probe: Option<(SlotId, SocketAddr)>,
@@ -100,7 +100,7 @@ impl Group {
             address: address.clone(),
             access,
             slots: BTreeMap::new(),
-            order: Order::default(),
+            order: MemberOrder::default(),
             steered: first,
             share: None,
             probe: None,
@@ -131,7 +131,7 @@ impl Group {
     /// Like [`Group::restore`], for slots that another process steers: checks and changes nothing. A member may be
     /// temporarily not listening.
     pub fn hold(address: &ListenAddress, members: Vec<(SlotId, OwnedFd)>, steered: SlotId) -> Group {
-        let mut order = Order::default();
+        let mut order = MemberOrder::default();
         let mut slots = BTreeMap::new();
         for (slot, fd) in members {
             order.push(slot);
@@ -179,7 +179,7 @@ impl Group {
         let mut listener = self.open_slot(slot)?;
         for _ in 0..TRIES {
             let ours = self.slots.values().chain([&listener]);
-            let now = others::in_group(&self.address, ours).unwrap_or_default();
+            let now = foreign::in_group(&self.address, ours).unwrap_or_default();
             let known: Vec<_> = self.order.foreign().collect();
             if now.iter().all(|socket| known.contains(socket)) {
                 break;
@@ -291,24 +291,25 @@ impl Group {
     }
 
     /// `None` if its program has ended the slot that receives new connections: there is nothing to steer.
-    fn program(&self) -> Option<Program> {
-        let mut program = Program::constant(self.order.index_of(self.steered)?);
+    fn program(&self) -> Option<SteeringProgram> {
+        let mut program = SteeringProgram::constant(self.order.index_of(self.steered)?);
         let index_of = |slot| self.order.index_of(slot);
         program.share = self
             .share
-            .and_then(|(slot, parts)| Some(Share { index: index_of(slot)?, parts, by: self.lot() }));
+            .and_then(|(slot, parts)| Some(ShareRule { index: index_of(slot)?, parts, by: self.lot() }));
         if self.address.is_quic() {
             let others = self.marks().filter(|(slot, _)| *slot != self.steered);
-            let kept = |(slot, mark)| Some(Kept { mark, index: index_of(slot)? });
+            let kept = |(slot, mark)| Some(QuicAffinity { mark, index: index_of(slot)? });
             program.kept = others.filter_map(kept).collect();
         }
-        program.probe = self.probe.and_then(|(slot, client)| Some(Probe { client, index: index_of(slot)? }));
+        program.probe =
+            self.probe.and_then(|(slot, client)| Some(ProbeRule { client, index: index_of(slot)? }));
         Some(program)
     }
 
     /// A connection is drawn once; all datagrams of a flow need the same draw.
-    fn lot(&self) -> Lot {
-        if self.address.is_datagram() { Lot::Flow } else { Lot::Random }
+    fn lot(&self) -> ShareSelection {
+        if self.address.is_datagram() { ShareSelection::Flow } else { ShareSelection::Random }
     }
 
     fn known(&self, slot: SlotId) -> Result<&OwnedFd, SlotError> {

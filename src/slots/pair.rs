@@ -9,7 +9,7 @@
 //!
 //! Invariant: the order of each address gives the index of a side in its group. It changes only when a side that its
 //! program has shut down leaves or rejoins, and is recorded before that ([`Pair::foresee`]). A reset changes no index.
-//! Foreign sockets in the group (`others.rs`) follow both sides. One that existed when a side left may now be between
+//! Foreign sockets in the group (`foreign.rs`) follow both sides. One that existed when a side left may now be between
 //! them: then the next change checks again. The idle side follows the active one, so the active side never takes the
 //! index of a foreign socket that leaves.
 
@@ -18,9 +18,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
-use super::order::Order;
-use super::program::Program;
-use super::{SlotError, SlotId, dropped_at, others, socket, udp, unix, waiting_at};
+use super::member_order::MemberOrder;
+use super::steering_program::SteeringProgram;
+use super::{SlotError, SlotId, dropped_at, foreign, socket, udp, unix, waiting_at};
 use crate::config::ListenAddress;
 use crate::sys::socket::{LONGEST_BACKLOG, listen};
 use crate::sys::steer;
@@ -56,8 +56,8 @@ impl Side {
 }
 
 /// Both sides, starting with `first`.
-fn order_from(first: Side) -> Order {
-    let mut order = Order::default();
+fn order_from(first: Side) -> MemberOrder {
+    let mut order = MemberOrder::default();
     [first, first.other()].into_iter().for_each(|side| order.push(side.slot()));
     order
 }
@@ -76,7 +76,7 @@ impl fmt::Display for Side {
 pub struct PairState {
     active: Side,
     reset: Option<Side>,
-    order: Vec<Order>,
+    order: Vec<MemberOrder>,
 }
 
 impl PairState {
@@ -105,11 +105,11 @@ impl PairState {
     }
 
     /// Unknown addresses were opened as A before B.
-    fn order_of(&self, at: usize) -> Order {
+    fn order_of(&self, at: usize) -> MemberOrder {
         self.order.get(at).cloned().unwrap_or_else(|| order_from(Side::A))
     }
 
-    fn with_order(mut self, at: usize, order: Order) -> PairState {
+    fn with_order(mut self, at: usize, order: MemberOrder) -> PairState {
         let length = self.order.len().max(at + 1);
         self.order.resize(length, order_from(Side::A));
         self.order[at] = order;
@@ -168,7 +168,7 @@ impl Pair {
     /// Checks for foreign sockets, which matter when a side leaves. Call it while no client waits.
     pub fn look(&mut self) {
         for (at, pair) in self.addresses.iter().enumerate().filter(|(_, pair)| pair.is_tcp()) {
-            if let Ok(others) = others::in_group(&pair.address, [&pair.a, &pair.b].into_iter()) {
+            if let Ok(others) = foreign::in_group(&pair.address, [&pair.a, &pair.b].into_iter()) {
                 let mut order = self.state.order_of(at);
                 order.observe(&others);
                 self.state = self.state.clone().with_order(at, order);
@@ -265,7 +265,7 @@ impl Pair {
     /// Makes the paths of unix sockets point to the active side again.
     pub fn put_back(&self) -> Result<(), SlotError> {
         let unix = self.addresses.iter().filter(|pair| matches!(pair.address, ListenAddress::Unix(_)));
-        unix.into_iter().try_for_each(|pair| pair.steer(self.state.active, &Order::default()))
+        unix.into_iter().try_for_each(|pair| pair.steer(self.state.active, &MemberOrder::default()))
     }
 
     /// The datagram sockets: of this side, and of the other side, where the next datagrams will wait.
@@ -317,11 +317,11 @@ impl ListenerPair {
 
     /// The order of the group after a reset and a repair of the active side. Queries the kernel only if something has
     /// changed, because this runs in the gap between two programs.
-    fn order_after(&self, active: Side, reset: Option<Side>, mut order: Order) -> Order {
+    fn order_after(&self, active: Side, reset: Option<Side>, mut order: MemberOrder) -> MemberOrder {
         let dead: Vec<Side> = [Side::A, Side::B].into_iter().filter(|side| !self.is_alive(*side)).collect();
         dead.iter().for_each(|side| order.remove(side.slot()));
         if self.is_tcp() && (!dead.is_empty() || order.is_displaced()) {
-            let others = others::in_group(&self.address, [&self.a, &self.b].into_iter());
+            let others = foreign::in_group(&self.address, [&self.a, &self.b].into_iter());
             order.observe(&others.unwrap_or_default());
         }
         // A side that joins follows the other side, and so does its replacement.
@@ -341,7 +341,7 @@ impl ListenerPair {
         Ok(())
     }
 
-    fn steer(&self, active: Side, order: &Order) -> Result<(), SlotError> {
+    fn steer(&self, active: Side, order: &MemberOrder) -> Result<(), SlotError> {
         if let ListenAddress::Unix(path) = &self.address {
             // By its name, which a replacement socket may have by now.
             let named = unix::slot_by_name(self.side(active).as_fd());
@@ -361,10 +361,11 @@ impl ListenerPair {
 
     /// Whether another socket has replaced one that a program has ended.
     fn is_replaced(&self) -> bool {
-        others::in_group(&self.address, [&self.a, &self.b].into_iter()).is_ok_and(|others| !others.is_empty())
+        foreign::in_group(&self.address, [&self.a, &self.b].into_iter())
+            .is_ok_and(|others| !others.is_empty())
     }
 
-    fn reset(&self, side: Side, active: Side, order: &Order) -> Result<(), SlotError> {
+    fn reset(&self, side: Side, active: Side, order: &MemberOrder) -> Result<(), SlotError> {
         let listener = self.side(side);
         if self.address.is_datagram() {
             return udp::empty(listener).map(drop).map_err(|error| self.failed("reset", error));
@@ -385,7 +386,7 @@ impl ListenerPair {
     }
 
     fn attach(&self, member: Side, index: u32) -> Result<(), SlotError> {
-        steer::attach(self.side(member), &Program::constant(index).instructions())
+        steer::attach(self.side(member), &SteeringProgram::constant(index).instructions())
             .map_err(|error| self.failed("steer", error))
     }
 

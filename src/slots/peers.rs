@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::ops::ControlFlow;
 
 use super::census::held_by;
-use super::diag::{Diag, Found, family_of};
+use super::diag::{Diag, SocketInfo, family_of};
 use crate::config::ListenAddress;
 
 /// Whether a process of the tree has such a socket at one of the addresses. `false` if the kernel cannot list datagram
@@ -22,7 +22,7 @@ pub fn has_connected(addresses: &[ListenAddress], tree: impl Fn() -> Vec<u32>) -
     let mut diag = Diag::open()?;
     let mut found = Vec::new();
     for (family, ip, port) in places {
-        let asked = diag.udp(family, port, |socket: Found| {
+        let asked = diag.udp(family, port, |socket: SocketInfo| {
             let is_at = socket.local().is_some_and(|local| ip.is_unspecified() || ip == local.ip());
             // A socket that has left its group is connected to itself.
             if is_at && socket.inode != 0 && socket.is_connection() && socket.peer() != socket.local() {

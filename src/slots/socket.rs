@@ -14,9 +14,9 @@ use crate::sys::steer;
 
 /// The slot that the path of a unix socket points to, to restore it after a removal. Other addresses have none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place(SlotId);
+pub struct UnixPathTarget(SlotId);
 
-impl Place {
+impl UnixPathTarget {
     /// A path that points to this slot.
     pub(crate) fn at(slot: SlotId) -> Self {
         Self(slot)
@@ -42,37 +42,37 @@ impl Place {
 /// An error if another socket uses the address. Changes nothing.
 pub fn check_free(address: &ListenAddress) -> Result<(), SlotError> {
     match kind(address) {
-        Kind::Unix(path) => unix::check_free(path),
-        Kind::Tcp(local, v6_only) => tcp::check_free(address, local, v6_only),
-        Kind::Udp(local, v6_only) => udp::check_free(address, local, v6_only),
+        BoundSocket::Unix(path) => unix::check_free(path),
+        BoundSocket::Tcp(local, v6_only) => tcp::check_free(address, local, v6_only),
+        BoundSocket::Udp(local, v6_only) => udp::check_free(address, local, v6_only),
     }
 }
 
 /// Opens one more socket of an address. `access` applies to unix sockets.
 pub(super) fn open(address: &ListenAddress, slot: SlotId, access: &Access) -> Result<OwnedFd, SlotError> {
     match kind(address) {
-        Kind::Unix(path) => unix::listen(path, slot, access),
-        Kind::Tcp(local, v6_only) => tcp::listen(address, local, v6_only),
-        Kind::Udp(local, v6_only) => udp::listen(address, local, v6_only),
+        BoundSocket::Unix(path) => unix::listen(path, slot, access),
+        BoundSocket::Tcp(local, v6_only) => tcp::listen(address, local, v6_only),
+        BoundSocket::Udp(local, v6_only) => udp::listen(address, local, v6_only),
     }
 }
 
 /// The bound socket behind an address.
-enum Kind<'a> {
+enum BoundSocket<'a> {
     Unix(&'a Path),
     Tcp(SocketAddr, bool),
     Udp(SocketAddr, bool),
 }
 
-fn kind(address: &ListenAddress) -> Kind<'_> {
+fn kind(address: &ListenAddress) -> BoundSocket<'_> {
     let any = |port: u16| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     match address {
-        ListenAddress::Unix(path) => Kind::Unix(path),
-        ListenAddress::Tcp(local) => Kind::Tcp(*local, true),
-        ListenAddress::DualStack { port } => Kind::Tcp(any(*port), false),
-        ListenAddress::Udp(local) | ListenAddress::Quic(local) => Kind::Udp(*local, true),
+        ListenAddress::Unix(path) => BoundSocket::Unix(path),
+        ListenAddress::Tcp(local) => BoundSocket::Tcp(*local, true),
+        ListenAddress::DualStack { port } => BoundSocket::Tcp(any(*port), false),
+        ListenAddress::Udp(local) | ListenAddress::Quic(local) => BoundSocket::Udp(*local, true),
         ListenAddress::UdpDualStack { port } | ListenAddress::QuicDualStack { port } => {
-            Kind::Udp(any(*port), false)
+            BoundSocket::Udp(any(*port), false)
         }
     }
 }

@@ -3,8 +3,8 @@
 
 use std::io;
 
-use super::program::Program;
-use super::{Group, Other, SlotError, SlotId, is_alive, others, stop_listening, unix};
+use super::steering_program::SteeringProgram;
+use super::{ForeignSocket, Group, SlotError, SlotId, foreign, is_alive, stop_listening, unix};
 use crate::config::ListenAddress;
 use crate::sys::socket::{LONGEST_BACKLOG, listen};
 use crate::sys::{listens::listens, steer};
@@ -21,7 +21,7 @@ impl Group {
                 self.order.remove(*slot);
             }
         }
-        if let Ok(foreign) = others::in_group(&self.address, self.slots.values()) {
+        if let Ok(foreign) = foreign::in_group(&self.address, self.slots.values()) {
             self.order.observe(&foreign);
         }
     }
@@ -40,8 +40,8 @@ impl Group {
     }
 
     /// The foreign sockets that receive, or could receive, traffic for this address. Queries the kernel.
-    pub fn others(&self) -> io::Result<Vec<Other>> {
-        others::beside(&self.address, self.slots.values())
+    pub fn others(&self) -> io::Result<Vec<ForeignSocket>> {
+        foreign::beside(&self.address, self.slots.values())
     }
 
     /// Whether a slot can still receive traffic. Its program may have shut it down, or connected it to one client.
@@ -93,7 +93,7 @@ impl Group {
         if let [other] = self.order.slots()[..]
             && let (Some(index), Some(listener)) = (self.order.index_of(other), self.slots.get(&other))
         {
-            steer::attach(listener, &Program::constant(index).instructions())
+            steer::attach(listener, &SteeringProgram::constant(index).instructions())
                 .map_err(|error| SlotError::new(&self.address, "steer", error))?;
         }
         let listener = self.open_last(slot)?;

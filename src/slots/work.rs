@@ -15,13 +15,13 @@
 //! - A connection younger than a second without data is about to have some: clients connect in order to send requests.
 //!   One with few segments may be in its first request, of which no part may stay unread until the process is gone.
 //! - A response sent in parts looks complete during the pauses. So recent output that no request follows may continue:
-//!   see [`Account::answers`]. A client that sends only the first part of a request looks busy.
+//!   see [`ConnectionWork::answers`]. A client that sends only the first part of a request looks busy.
 //! - Processing that takes [`LONG`] is a request, not a step of a handshake.
 //! - For unix connections only the unread bytes are known: a request that has been read is invisible.
 
 use std::time::{Duration, Instant};
 
-use super::diag::{Found, History};
+use super::diag::{SocketInfo, TrafficHistory};
 
 /// How long without movement until an unknown order counts as idle.
 const TIE: Duration = Duration::from_millis(50);
@@ -41,7 +41,7 @@ const LONG: Duration = Duration::from_millis(500);
 
 /// The state of a connection at the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Doing {
+pub(super) enum WorkState {
     /// Idle. A completely sent response counts as idle: the kernel delivers it even if the process ends.
     Rest,
     /// A request has arrived, and the process has read none of it.
@@ -61,21 +61,21 @@ pub(super) enum Doing {
 
 /// What has grown since the previous observation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Moved {
+pub(super) enum Movement {
     /// There is no previous observation.
     Unknown,
     Nothing,
     Read,
     Written,
     /// Whether everything that arrived can be one request.
-    Both {
+    ReadAndWritten {
         one_request: bool,
     },
 }
 
 /// What came last, by timestamps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Last {
+pub(super) enum LastTransfer {
     Request,
     Answer,
     Unknown,
@@ -83,9 +83,9 @@ pub(super) enum Last {
 
 /// One observation, without numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Signs {
-    moved: Moved,
-    last: Last,
+struct Sample {
+    moved: Movement,
+    last: LastTransfer,
     /// The process has unread data.
     unread: bool,
     /// Written data was not sent for the first time yet.
@@ -97,48 +97,49 @@ struct Signs {
 }
 
 /// The transition table: previous state and observation to the new state.
-fn judge(before: Doing, signs: Signs) -> Doing {
-    let Signs { moved, last, unread, not_sent, is_young, is_still } = signs;
-    let rest = if unread { Doing::Waits } else { Doing::Rest };
+fn judge(before: WorkState, signs: Sample) -> WorkState {
+    let Sample { moved, last, unread, not_sent, is_young, is_still } = signs;
+    let rest = if unread { WorkState::Waits } else { WorkState::Rest };
     let by_times = |unknown| match last {
-        Last::Request => Doing::Asked,
-        Last::Answer => Doing::Rest,
-        Last::Unknown => unknown,
+        LastTransfer::Request => WorkState::Asked,
+        LastTransfer::Answer => WorkState::Rest,
+        LastTransfer::Unknown => unknown,
     };
-    let unsure = |was_asked| if is_still { rest } else { Doing::Unsure { was_asked } };
+    let unsure = |was_asked| if is_still { rest } else { WorkState::Unsure { was_asked } };
     match (moved, before) {
-        _ if not_sent => Doing::Sends,
-        _ if is_young => Doing::Young,
-        (Moved::Read, _) => Doing::Asked,
-        (Moved::Written, _) => rest,
+        _ if not_sent => WorkState::Sends,
+        _ if is_young => WorkState::Young,
+        (Movement::Read, _) => WorkState::Asked,
+        (Movement::Written, _) => rest,
         // Unread data says nothing about what was read before.
-        (Moved::Unknown, _) if unread => unsure(true),
-        (Moved::Unknown, _) => by_times(unsure(true)),
-        (Moved::Nothing, Doing::Asked) => Doing::Asked,
-        (Moved::Nothing, Doing::Rest | Doing::Waits | Doing::Young) => rest,
-        (Moved::Nothing, Doing::Unsure { was_asked }) if unread => unsure(was_asked),
-        (Moved::Nothing, Doing::Unsure { was_asked }) => by_times(unsure(was_asked)),
-        (Moved::Nothing, Doing::Sends) => {
+        (Movement::Unknown, _) if unread => unsure(true),
+        (Movement::Unknown, _) => by_times(unsure(true)),
+        (Movement::Nothing, WorkState::Asked) => WorkState::Asked,
+        (Movement::Nothing, WorkState::Rest | WorkState::Waits | WorkState::Young) => rest,
+        (Movement::Nothing, WorkState::Unsure { was_asked }) if unread => unsure(was_asked),
+        (Movement::Nothing, WorkState::Unsure { was_asked }) => by_times(unsure(was_asked)),
+        (Movement::Nothing, WorkState::Sends) => {
             if unread {
                 rest
             } else {
                 by_times(rest)
             }
         }
-        (Moved::Both { .. }, Doing::Asked | Doing::Sends) if unread => unsure(true),
-        (Moved::Both { .. }, _) if unread => unsure(false),
-        (Moved::Both { .. }, Doing::Asked | Doing::Sends) => by_times(unsure(true)),
-        (Moved::Both { one_request: true }, Doing::Rest | Doing::Waits | Doing::Young) => {
-            by_times(Doing::Rest)
-        }
-        (Moved::Both { .. }, _) => by_times(unsure(false)),
+        (Movement::ReadAndWritten { .. }, WorkState::Asked | WorkState::Sends) if unread => unsure(true),
+        (Movement::ReadAndWritten { .. }, _) if unread => unsure(false),
+        (Movement::ReadAndWritten { .. }, WorkState::Asked | WorkState::Sends) => by_times(unsure(true)),
+        (
+            Movement::ReadAndWritten { one_request: true },
+            WorkState::Rest | WorkState::Waits | WorkState::Young,
+        ) => by_times(WorkState::Rest),
+        (Movement::ReadAndWritten { .. }, _) => by_times(unsure(false)),
     }
 }
 
 /// The known state of a connection after an observation.
 #[derive(Debug, Clone)]
-pub(super) struct Account {
-    pub(super) doing: Doing,
+pub(super) struct ConnectionWork {
+    pub(super) doing: WorkState,
     read: u64,
     written: u64,
     segments: u32,
@@ -161,24 +162,29 @@ pub(super) struct Account {
     pub(super) dropped: u32,
 }
 
-impl Account {
+impl ConnectionWork {
     /// The state after an observation at `now`, with the previous state if there is one. `asks`: who observes will ask the
     /// kernel about an unsure state.
-    pub(super) fn next(before: Option<&Account>, found: &Found, asks: bool, now: Instant) -> Account {
+    pub(super) fn next(
+        before: Option<&ConnectionWork>,
+        found: &SocketInfo,
+        asks: bool,
+        now: Instant,
+    ) -> ConnectionWork {
         // The kernel counts the end of the client's data as one byte.
         let end = u32::from(found.is_half_closed());
         let unread = found.unread.saturating_sub(end);
         match found.history {
-            Some(history) => Account::of_tcp(before, history, [unread, found.unsent, end], asks, now),
-            None => Account::of_unix(before, unread > 0 || found.unsent > 0, now),
+            Some(history) => ConnectionWork::of_tcp(before, history, [unread, found.unsent, end], asks, now),
+            None => ConnectionWork::of_unix(before, unread > 0 || found.unsent > 0, now),
         }
     }
 
-    fn of_unix(before: Option<&Account>, is_busy: bool, now: Instant) -> Account {
-        let doing = if is_busy { Doing::Asked } else { Doing::Rest };
+    fn of_unix(before: Option<&ConnectionWork>, is_busy: bool, now: Instant) -> ConnectionWork {
+        let doing = if is_busy { WorkState::Asked } else { WorkState::Rest };
         let since = before.filter(|before| before.doing == doing).map_or(now, |before| before.since);
         let (read, written, segments, at_most) = (0, 0, 0, None);
-        Account {
+        ConnectionWork {
             doing,
             read,
             written,
@@ -195,32 +201,32 @@ impl Account {
     }
 
     fn of_tcp(
-        before: Option<&Account>,
-        history: History,
+        before: Option<&ConnectionWork>,
+        history: TrafficHistory,
         [unread, unsent, end]: [u32; 3],
         asks: bool,
         now: Instant,
-    ) -> Account {
+    ) -> ConnectionWork {
         let ago = |ms: u32| now.checked_sub(Duration::from_millis(ms.into())).unwrap_or(now);
         let received = history.bytes_received.saturating_sub(end.into());
         let (read, written) =
             (received.saturating_sub(unread.into()), history.bytes_acked + u64::from(unsent));
         let moved = moved(before, read, written, history.segments_received);
         let moved_at = match (moved, before) {
-            (Moved::Nothing, Some(before)) => before.moved,
-            (Moved::Unknown, _) | (_, None) => ago(history.last_sent_ms.min(history.last_received_ms)),
-            (Moved::Read | Moved::Written | Moved::Both { .. }, Some(_)) => now,
+            (Movement::Nothing, Some(before)) => before.moved,
+            (Movement::Unknown, _) | (_, None) => ago(history.last_sent_ms.min(history.last_received_ms)),
+            (Movement::Read | Movement::Written | Movement::ReadAndWritten { .. }, Some(_)) => now,
         };
-        let doing_before = before.map_or(Doing::Rest, |before| before.doing);
+        let doing_before = before.map_or(WorkState::Rest, |before| before.doing);
         let patience = match before.map(|before| before.doing) {
             // With unread data there is nothing to ask.
             _ if asks && unread == 0 => ASKED_TIE,
-            None | Some(Doing::Unsure { was_asked: true }) => LONG_TIE,
+            None | Some(WorkState::Unsure { was_asked: true }) => LONG_TIE,
             Some(_) => TIE,
         };
         let doing = judge(
             doing_before,
-            Signs {
+            Sample {
                 moved,
                 last: last(history, received, unsent),
                 unread: unread > 0,
@@ -232,15 +238,15 @@ impl Account {
                 is_still: now - moved_at >= patience,
             },
         );
-        let goes_on = !matches!(moved, Moved::Both { .. } | Moved::Unknown);
+        let goes_on = !matches!(moved, Movement::ReadAndWritten { .. } | Movement::Unknown);
         let since = match before {
             Some(before) if goes_on && before.is_begun() => before.since,
             _ => ago(history.last_received_ms),
         };
         let at_most = match doing {
-            Doing::Young => Some(Duration::ZERO),
-            Doing::Sends => None,
-            Doing::Rest | Doing::Waits | Doing::Asked | Doing::Unsure { .. } => {
+            WorkState::Young => Some(Duration::ZERO),
+            WorkState::Sends => None,
+            WorkState::Rest | WorkState::Waits | WorkState::Asked | WorkState::Unsure { .. } => {
                 Some(Duration::from_millis(history.last_sent_ms.into()))
             }
         };
@@ -249,7 +255,7 @@ impl Account {
         let segments = history.segments_received;
         let had_one = before.is_some_and(|before| !before.is_new || before.is_long(now));
         let is_new = !had_one && (history.segments_sent == 0 || segments <= NEW_SEGMENTS);
-        Account {
+        ConnectionWork {
             doing,
             read,
             written,
@@ -269,30 +275,30 @@ impl Account {
     /// retry it; the first request of a client must not be lost.
     pub(super) fn is_work(&self) -> bool {
         match self.doing {
-            Doing::Asked | Doing::Sends | Doing::Young | Doing::Unsure { .. } => true,
-            Doing::Waits => self.is_new,
-            Doing::Rest => false,
+            WorkState::Asked | WorkState::Sends | WorkState::Young | WorkState::Unsure { .. } => true,
+            WorkState::Waits => self.is_new,
+            WorkState::Rest => false,
         }
     }
 
     /// Whether a request waits that no process has begun.
     pub(super) fn waits(&self) -> bool {
-        self.doing == Doing::Waits && !self.is_new
+        self.doing == WorkState::Waits && !self.is_new
     }
 
     /// Whether a request has been, or may have been, read.
     pub(super) fn is_begun(&self) -> bool {
-        matches!(self.doing, Doing::Asked | Doing::Sends | Doing::Unsure { .. })
+        matches!(self.doing, WorkState::Asked | WorkState::Sends | WorkState::Unsure { .. })
     }
 
     /// Whether further input may be held back: not the first request, and not the rest of one in progress.
     pub(super) fn may_be_held_back(&self) -> bool {
-        !self.is_new && self.doing != Doing::Young && !(self.is_begun() && self.unread)
+        !self.is_new && self.doing != WorkState::Young && !(self.is_begun() && self.unread)
     }
 
     /// Whether a request has been read that takes longer than any step of a handshake.
     fn is_long(&self, now: Instant) -> bool {
-        self.doing == Doing::Asked && now.saturating_duration_since(self.moved) >= LONG
+        self.doing == WorkState::Asked && now.saturating_duration_since(self.moved) >= LONG
     }
 
     /// Whether a request has been read, and nothing has moved for `time`.
@@ -302,7 +308,7 @@ impl Account {
 
     /// Whether the process may wait for held-back data: the rest of a request.
     pub(super) fn misses_something(&self) -> bool {
-        self.doing == Doing::Asked && self.unread
+        self.doing == WorkState::Asked && self.unread
     }
 
     /// Whether a response may continue although it is idle now: the process wrote within `pause`.
@@ -321,12 +327,12 @@ impl Account {
 
     /// Resolves an unsure state without unread data by the kernel's answer.
     pub(super) fn settle(&mut self, is_answered: bool) {
-        self.doing = if is_answered { Doing::Rest } else { Doing::Asked };
+        self.doing = if is_answered { WorkState::Rest } else { WorkState::Asked };
     }
 
     /// Whether the kernel's answer could resolve the state.
     pub(super) fn is_open_question(&self) -> bool {
-        matches!(self.doing, Doing::Unsure { .. }) && !self.unread
+        matches!(self.doing, WorkState::Unsure { .. }) && !self.unread
     }
 
     /// How long the state has lasted.
@@ -335,27 +341,27 @@ impl Account {
     }
 }
 
-fn moved(before: Option<&Account>, read: u64, written: u64, segments: u32) -> Moved {
-    let Some(before) = before else { return Moved::Unknown };
+fn moved(before: Option<&ConnectionWork>, read: u64, written: u64, segments: u32) -> Movement {
+    let Some(before) = before else { return Movement::Unknown };
     // A waiting request arrived before.
     let requests = segments.wrapping_sub(before.segments).saturating_add(u32::from(before.unread));
     match (read != before.read, written != before.written) {
-        (false, false) => Moved::Nothing,
-        (true, false) => Moved::Read,
-        (false, true) => Moved::Written,
-        (true, true) => Moved::Both { one_request: requests <= 1 },
+        (false, false) => Movement::Nothing,
+        (true, false) => Movement::Read,
+        (false, true) => Movement::Written,
+        (true, true) => Movement::ReadAndWritten { one_request: requests <= 1 },
     }
 }
 
-fn last(history: History, received: u64, unsent: u32) -> Last {
-    let History { last_sent_ms, last_received_ms, last_ack_ms, segments_sent, .. } = history;
+fn last(history: TrafficHistory, received: u64, unsent: u32) -> LastTransfer {
+    let TrafficHistory { last_sent_ms, last_received_ms, last_ack_ms, segments_sent, .. } = history;
     match last_received_ms.cmp(&last_sent_ms) {
-        _ if received == 0 => Last::Answer,
-        _ if segments_sent == 0 => Last::Request,
-        std::cmp::Ordering::Less => Last::Request,
-        std::cmp::Ordering::Greater => Last::Answer,
-        std::cmp::Ordering::Equal if unsent > 0 || last_ack_ms < last_received_ms => Last::Answer,
-        std::cmp::Ordering::Equal => Last::Unknown,
+        _ if received == 0 => LastTransfer::Answer,
+        _ if segments_sent == 0 => LastTransfer::Request,
+        std::cmp::Ordering::Less => LastTransfer::Request,
+        std::cmp::Ordering::Greater => LastTransfer::Answer,
+        std::cmp::Ordering::Equal if unsent > 0 || last_ack_ms < last_received_ms => LastTransfer::Answer,
+        std::cmp::Ordering::Equal => LastTransfer::Unknown,
     }
 }
 

@@ -20,20 +20,20 @@ use zip::unstable::read::ZipIterable;
 
 use super::copy::Budget;
 use super::error::Error;
-use super::source::Format;
+use super::source::ArchiveFormat;
 
 /// A member of an archive.
 #[derive(Debug)]
 pub(super) struct Member {
     /// The path below the target directory.
     pub(super) path: PathBuf,
-    pub(super) what: What,
+    pub(super) what: MemberKind,
     /// Its permissions, if the archive has them.
     pub(super) mode: Option<u32>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum What {
+pub(super) enum MemberKind {
     /// The size in bytes, and whether it has an execute bit, if the archive records that.
     File {
         size: u64,
@@ -47,7 +47,7 @@ pub(super) enum What {
 }
 
 /// Processes a member and its content.
-pub(super) type Visit<'a> = dyn FnMut(&Member, &mut dyn Read) -> Result<(), Error> + 'a;
+pub(super) type MemberVisitor<'a> = dyn FnMut(&Member, &mut dyn Read) -> Result<(), Error> + 'a;
 
 /// Maximum number of members.
 const MEMBERS_MAX: usize = 200_000;
@@ -61,22 +61,22 @@ const LINK_MAX_BYTES: u64 = 4096;
 
 /// Passes every member of an archive to `visit`. `given` is for messages. Blocks.
 pub(super) fn each(
-    format: Format,
+    format: ArchiveFormat,
     file: File,
     given: &Path,
     budget: &mut Budget,
-    visit: &mut Visit,
+    visit: &mut MemberVisitor,
 ) -> Result<(), Error> {
     let buffered = |file| BufReader::with_capacity(256 * 1024, file);
     match format {
-        Format::TarGz => each_of_tar(MultiGzDecoder::new(buffered(file)), given, budget, visit),
-        Format::TarXz => each_of_tar(
+        ArchiveFormat::TarGz => each_of_tar(MultiGzDecoder::new(buffered(file)), given, budget, visit),
+        ArchiveFormat::TarXz => each_of_tar(
             XzReader::new_mem_limit(buffered(file), true, XZ_MEMORY_MAX_KIB),
             given,
             budget,
             visit,
         ),
-        Format::Zip => each_of_zip(&file, given, budget, visit),
+        ArchiveFormat::Zip => each_of_zip(&file, given, budget, visit),
     }
 }
 
@@ -93,10 +93,10 @@ fn each_of_tar(
     unpacked: impl Read,
     given: &Path,
     budget: &mut Budget,
-    visit: &mut Visit,
+    visit: &mut MemberVisitor,
 ) -> Result<(), Error> {
-    let place = Rc::new(Place::default());
-    let mut archive = tar::Archive::new(Counted { inner: unpacked, place: Rc::clone(&place) });
+    let place = Rc::new(StreamPosition::default());
+    let mut archive = tar::Archive::new(LimitedReader { inner: unpacked, place: Rc::clone(&place) });
     let broken = |error: io::Error| damaged(given, &error);
     place.allow(0);
     for (number, entry) in archive.entries().map_err(broken)?.enumerate() {
@@ -110,13 +110,13 @@ fn each_of_tar(
         let executable = Some(mode & 0o111 != 0);
         let target = entry.link_name_bytes().map(|name| name.into_owned()).unwrap_or_default();
         let what = if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
-            What::File { size, executable }
+            MemberKind::File { size, executable }
         } else if kind.is_dir() {
-            What::Directory
+            MemberKind::Directory
         } else if kind.is_symlink() {
-            What::Link(OsStr::from_bytes(&target).into())
+            MemberKind::Link(OsStr::from_bytes(&target).into())
         } else if kind.is_hard_link() {
-            What::HardLink(inside(&target, given)?.unwrap_or_default())
+            MemberKind::HardLink(inside(&target, given)?.unwrap_or_default())
         } else if kind.is_pax_global_extensions() {
             continue;
         } else {
@@ -131,7 +131,12 @@ fn each_of_tar(
 }
 
 /// Reads the directory of the archive one member at a time: its declared length is not trusted either.
-fn each_of_zip(file: &File, given: &Path, budget: &mut Budget, visit: &mut Visit) -> Result<(), Error> {
+fn each_of_zip(
+    file: &File,
+    given: &Path,
+    budget: &mut Budget,
+    visit: &mut MemberVisitor,
+) -> Result<(), Error> {
     let broken = |error: ZipError| damaged(given, &error.into());
     // Both seek before they read, so they can share one file position.
     let (directory, content) = (BufReader::new(file), BufReader::with_capacity(256 * 1024, file));
@@ -144,14 +149,14 @@ fn each_of_zip(file: &File, given: &Path, budget: &mut Budget, visit: &mut Visit
         budget.take(size, given)?;
         let Some(path) = inside(entry.name_raw(), given)? else { continue };
         let what = if entry.is_dir() {
-            What::Directory
+            MemberKind::Directory
         } else if entry.is_symlink() {
             let mut target = Vec::new();
             let read = (&mut entry).take(LINK_MAX_BYTES).read_to_end(&mut target);
             read.map_err(|error| damaged(given, &error))?;
-            What::Link(OsStr::from_bytes(&target).into())
+            MemberKind::Link(OsStr::from_bytes(&target).into())
         } else {
-            What::File { size, executable: entry.unix_mode().map(|mode| mode & 0o111 != 0) }
+            MemberKind::File { size, executable: entry.unix_mode().map(|mode| mode & 0o111 != 0) }
         };
         let mode = entry.unix_mode();
         // One byte more than declared, so that the reader reaches the end, where it compares the checksum.
@@ -196,12 +201,12 @@ pub(super) fn bad_member(given: &Path, member: &Path, why: &str) -> Error {
 
 /// The position in a stream, and its current limit.
 #[derive(Debug, Default)]
-struct Place {
+struct StreamPosition {
     read: Cell<u64>,
     allowed: Cell<u64>,
 }
 
-impl Place {
+impl StreamPosition {
     /// Allows `bytes` more, plus the data between two members.
     fn allow(&self, bytes: u64) {
         self.allowed.set(self.read.get().saturating_add(bytes).saturating_add(BETWEEN_MAX_BYTES));
@@ -209,12 +214,12 @@ impl Place {
 }
 
 /// A stream that enforces a limit.
-struct Counted<R> {
+struct LimitedReader<R> {
     inner: R,
-    place: Rc<Place>,
+    place: Rc<StreamPosition>,
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: Read> Read for LimitedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
         let read = self.place.read.get() + n as u64;

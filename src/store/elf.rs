@@ -29,7 +29,7 @@ const FIRST_LINE_MAX: u64 = 256;
 
 /// External needs of a program.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Needs {
+pub(super) struct ProgramDependencies {
     /// Where it searches libraries relative to itself: `DT_RUNPATH` or `DT_RPATH` with `$ORIGIN`.
     pub(super) origin: Option<String>,
     /// Whether it is an ELF program rather than a script.
@@ -38,13 +38,17 @@ pub(super) struct Needs {
 
 /// Refuses a file that this machine's kernel would not execute: wrong architecture, truncated, no interpreter, plain
 /// text. `given` is the path for messages; `search` is where `env` looks for a script's interpreter. Blocks.
-pub(super) fn check(file: &Path, given: &Path, search: Option<&std::ffi::OsStr>) -> Result<Needs, Error> {
+pub(super) fn check(
+    file: &Path,
+    given: &Path,
+    search: Option<&std::ffi::OsStr>,
+) -> Result<ProgramDependencies, Error> {
     let opened = File::open(file).map_err(Error::io("open it", file))?;
     let mut start = Vec::new();
     (&opened).take(FIRST_LINE_MAX).read_to_end(&mut start).map_err(Error::io("read it", file))?;
     if start.starts_with(b"#!") {
         check_script(&start, given, search)?;
-        return Ok(Needs::default());
+        return Ok(ProgramDependencies::default());
     }
     if !start.starts_with(b"\x7fELF") {
         let cause = match start.is_empty() {
@@ -58,7 +62,7 @@ pub(super) fn check(file: &Path, given: &Path, search: Option<&std::ffi::OsStr>)
     check_elf(&opened, given)
 }
 
-fn check_elf(file: &File, given: &Path) -> Result<Needs, Error> {
+fn check_elf(file: &File, given: &Path) -> Result<ProgramDependencies, Error> {
     let size = file.metadata().map_err(Error::io("examine it", given))?.len();
     let cache = ReadCache::new(file);
     let cut_off = || Error::refused(given, "it is a damaged ELF file, or cut off", "fetch it again");
@@ -104,7 +108,7 @@ fn check_elf(file: &File, given: &Path) -> Result<Needs, Error> {
             })?;
         }
     }
-    Ok(Needs { origin: origin(headers, endian, &cache), is_elf: true })
+    Ok(ProgramDependencies { origin: origin(headers, endian, &cache), is_elf: true })
 }
 
 /// The JSON text of the package note in a program (systemd's package metadata for ELF files).
@@ -170,7 +174,7 @@ fn check_script(start: &[u8], given: &Path, search: Option<&std::ffi::OsStr>) ->
 mod tests {
     use super::*;
 
-    fn told(content: &[u8]) -> Result<Needs, String> {
+    fn told(content: &[u8]) -> Result<ProgramDependencies, String> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("program");
         std::fs::write(&path, content).unwrap();
@@ -183,7 +187,7 @@ mod tests {
 
     #[test]
     fn this_program_can_be_started() {
-        assert_eq!(told(&own()), Ok(Needs { origin: None, is_elf: true }));
+        assert_eq!(told(&own()), Ok(ProgramDependencies { origin: None, is_elf: true }));
     }
 
     #[test]
@@ -213,8 +217,8 @@ mod tests {
             content[at + 1] = b'n';
             assert!(told(&content).unwrap_err().contains("its interpreter cannot be used"));
         }
-        assert_eq!(told(b"#!/bin/sh\n"), Ok(Needs::default()));
-        assert_eq!(told(b"#! /usr/bin/env sh\n"), Ok(Needs::default()));
+        assert_eq!(told(b"#!/bin/sh\n"), Ok(ProgramDependencies::default()));
+        assert_eq!(told(b"#! /usr/bin/env sh\n"), Ok(ProgramDependencies::default()));
         assert!(told(b"#!/bin/nosuch -x\n").unwrap_err().contains("/bin/nosuch"));
         assert!(told(b"#!/usr/bin/env nosuch-interpreter\n").unwrap_err().contains("not in the PATH"));
         assert!(told(b"#!").unwrap_err().contains("interpreter of its first line"));

@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::copy::{Budget, copy};
 use super::error::Error;
-use super::meta::{self, Id, Kind, Made, Source, Used, Version};
-use super::source::{Form, Given};
+use super::meta::{self, Id, Source, UsageRecord, Version, VersionKind, VersionMetadata};
+use super::source::{SourceFile, SourceForm};
 use super::unpack::Unpack;
 use super::verify::{Evidence, Require, Trust};
 use super::{FILES, INCOMING, MADE, Store, USED, elf, entry, privileges, readable, tree, version};
@@ -50,7 +50,7 @@ pub struct Import {
 
 /// The steps of an import, in order; an archive repeats the first two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum ImportStep {
     /// Copying and unpacking.
     Copying,
     /// Hashing, comparing with published data, and checking whether it can start and what its version is.
@@ -80,14 +80,14 @@ impl Store {
     /// Imports a version, and reports the begin of each step. If the store has the same content, it copies nothing
     /// where that is known in advance, and does not sync. On an error it leaves nothing behind, and has run only
     /// verified content. Blocks: on the file system, and up to 5 s on a command that does not print the version.
-    pub fn import(&self, import: &Import, step: &mut dyn FnMut(Step)) -> Result<Imported, Error> {
-        step(Step::Copying);
-        let given = Given::open(&import.path)?;
+    pub fn import(&self, import: &Import, step: &mut dyn FnMut(ImportStep)) -> Result<Imported, Error> {
+        step(ImportStep::Copying);
+        let given = SourceFile::open(&import.path)?;
         if let Some(there) = self.find_same(import, &given, step)? {
             return self.reused(&there, import, &given);
         }
         self.create()?;
-        let incoming = Incoming::new(&self.directory)?;
+        let incoming = UnfinishedVersion::new(&self.directory)?;
         crash_point!("supervisor/import/begun");
         let mut budget = import.budget();
         let taken = incoming.take_in(import, &given, &mut budget, step)?;
@@ -104,15 +104,15 @@ impl Store {
             }
             None => incoming.ask(&taken.entry, import)?,
         };
-        step(Step::Storing);
+        step(ImportStep::Storing);
         budget.go_on(&given.path)?;
         let files = incoming.files();
         let size_bytes = tree::protect(&files).map_err(Error::io("protect it", &files))?;
-        let Taken { kind, entry, source, .. } = taken;
-        let made = Made { id, kind, entry, size_bytes, version, added_unix_ms: unix_ms() };
+        let CopyResult { kind, entry, source, .. } = taken;
+        let made = VersionMetadata { id, kind, entry, size_bytes, version, added_unix_ms: unix_ms() };
         // Its files may be lost while its metadata is still known.
         let known = self.get(&id).map(|known| known.used).unwrap_or_default();
-        let used = Used { source: Some(origin(import, &given, source)), ..known };
+        let used = UsageRecord { source: Some(origin(import, &given, source)), ..known };
         incoming.write(&made, &used)?;
         crash_point!("supervisor/import/written");
         incoming.sync(&made)?;
@@ -128,22 +128,23 @@ impl Store {
     fn find_same(
         &self,
         import: &Import,
-        given: &Given,
-        step: &mut dyn FnMut(Step),
+        given: &SourceFile,
+        step: &mut dyn FnMut(ImportStep),
     ) -> Result<Option<(Id, Id)>, Error> {
         let versions = self.versions();
         let looks_same = |source: &Source| {
-            given.form != Form::Tree
+            given.form != SourceForm::Tree
                 && source.look == given.look
                 && source.tree == import.tree
                 && source.member == import.member
         };
         let mut sources = versions.iter().filter_map(|it| Some((it.made.id, it.used.source.as_ref()?)));
         let known = sources.find(|(_, source)| looks_same(source)).map(|(id, source)| (id, source.sha256));
-        let has_size = |it: &&Version| it.made.kind == Kind::File && it.made.size_bytes == given.look.size;
+        let has_size =
+            |it: &&Version| it.made.kind == VersionKind::File && it.made.size_bytes == given.look.size;
         let found = match known {
             Some(known) => Some(known),
-            None if given.form == Form::Program && versions.iter().any(|it| has_size(&it)) => {
+            None if given.form == SourceForm::Program && versions.iter().any(|it| has_size(&it)) => {
                 (&given.file).rewind().map_err(Error::io("read it", &given.path))?;
                 let id = Id::of(&given.file).map_err(Error::io("read it", &given.path))?;
                 self.get(&id).map(|_| (id, id))
@@ -152,11 +153,11 @@ impl Store {
         };
         let there = found.and_then(|(id, source)| Some((self.get(&id)?, source)));
         let Some((there, source)) = there.filter(|(there, _)| self.is_whole(there)) else { return Ok(None) };
-        step(Step::Verifying);
+        step(ImportStep::Verifying);
         let evidence = import.evidence.completed(&given.path, &import.trust);
         evidence.check(&given.path, &source, Some(&given.file), &import.trust)?;
         given.is_unchanged()?;
-        if given.form == Form::Program {
+        if given.form == SourceForm::Program {
             let at = self.path_of(&there);
             let stored = File::open(&at).map_err(Error::io("open it", &at))?;
             privileges::carry(&given.file, &stored, &given.path)?;
@@ -166,11 +167,11 @@ impl Store {
     }
 
     /// Removes permissions from a stored version that the newly given same content does not have.
-    fn narrow_to(&self, there: &Version, files: &Path, taken: &Taken) -> Result<(), Error> {
+    fn narrow_to(&self, there: &Version, files: &Path, taken: &CopyResult) -> Result<(), Error> {
         let at = self.path_of(there);
         let narrowed = match taken.kind {
-            Kind::Tree => tree::narrow(&self.files_of(&there.made.id), files),
-            Kind::File => {
+            VersionKind::Tree => tree::narrow(&self.files_of(&there.made.id), files),
+            VersionKind::File => {
                 File::open(&at).and_then(|stored| narrow(&stored, &File::open(files.join(&taken.entry))?))
             }
         };
@@ -178,7 +179,12 @@ impl Store {
     }
 
     /// Records another source of a stored version.
-    fn reused(&self, (id, source): &(Id, Id), import: &Import, given: &Given) -> Result<Imported, Error> {
+    fn reused(
+        &self,
+        (id, source): &(Id, Id),
+        import: &Import,
+        given: &SourceFile,
+    ) -> Result<Imported, Error> {
         let origin = origin(import, given, *source);
         let version = self.change(id, |used| {
             let is_news = used.source.as_ref() != Some(&origin);
@@ -189,9 +195,9 @@ impl Store {
     }
 }
 
-fn origin(import: &Import, given: &Given, sha256: Id) -> Source {
+fn origin(import: &Import, given: &SourceFile, sha256: Id) -> Source {
     let (path, member, tree) = (import.path.clone(), import.member.clone(), import.tree);
-    let digest = (given.form == Form::Tree).then(|| tree::digest(&given.path)).flatten();
+    let digest = (given.form == SourceForm::Tree).then(|| tree::digest(&given.path)).flatten();
     Source { path, look: given.look, digest, sha256, member, tree }
 }
 
@@ -206,9 +212,9 @@ fn narrow(file: &File, other: &File) -> std::io::Result<()> {
 }
 
 /// The result of a copy.
-struct Taken {
+struct CopyResult {
     id: Id,
-    kind: Kind,
+    kind: VersionKind,
     entry: PathBuf,
     /// The hash of the given file.
     source: Id,
@@ -216,12 +222,12 @@ struct Taken {
 
 /// A directory that is not a version yet. Drop removes it with its content.
 #[derive(Debug)]
-pub(super) struct Incoming(PathBuf);
+pub(super) struct UnfinishedVersion(PathBuf);
 
 /// Makes the directory names of one process unique.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-impl Incoming {
+impl UnfinishedVersion {
     pub(super) fn new(store: &Path) -> Result<Self, Error> {
         let name = format!("{INCOMING}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let incoming = Self(store.join(name));
@@ -244,11 +250,11 @@ impl Incoming {
     fn take_in(
         &self,
         import: &Import,
-        given: &Given,
+        given: &SourceFile,
         budget: &mut Budget,
-        step: &mut dyn FnMut(Step),
-    ) -> Result<Taken, Error> {
-        if given.form == Form::Tree {
+        step: &mut dyn FnMut(ImportStep),
+    ) -> Result<CopyResult, Error> {
+        if given.form == SourceForm::Tree {
             return self.take_in_tree(import, given, budget, step);
         }
         budget.take(given.look.size, &given.path)?;
@@ -258,13 +264,13 @@ impl Incoming {
         let copy_of = copy_of.map_err(Error::io("make the file", &copied))?;
         copy(&given.file, &copy_of, budget).map_err(Error::io("copy it", &copied))?;
         given.is_unchanged()?;
-        step(Step::Verifying);
+        step(ImportStep::Verifying);
         budget.go_on(&given.path)?;
         let source = File::open(&copied).and_then(Id::of).map_err(Error::io("read it", &copied))?;
         let evidence = import.evidence.completed(&given.path, &import.trust);
         evidence.check(&given.path, &source, Some(&copy_of), &import.trust)?;
         match given.form {
-            Form::Archive(format) => {
+            SourceForm::Archive(format) => {
                 let files = self.files();
                 let unpack =
                     Unpack { format, given: &given.path, into: &files, called_off: &import.called_off };
@@ -275,13 +281,13 @@ impl Incoming {
                 fs::remove_file(&copied).map_err(Error::io("remove it", &copied))?;
                 Ok(taken)
             }
-            Form::Program | Form::Tree => {
+            SourceForm::Program | SourceForm::Tree => {
                 let to = self.files().join(given.name());
                 self.take_mode(&given.file, &copy_of).map_err(Error::io("protect it", &copied))?;
                 privileges::carry(&given.file, &copy_of, &given.path)?;
                 fs::rename(&copied, &to).map_err(Error::io("rename it", &copied))?;
                 self.check_alone(import, given, given.name())?;
-                Ok(Taken { id: source, kind: Kind::File, entry: given.name().into(), source })
+                Ok(CopyResult { id: source, kind: VersionKind::File, entry: given.name().into(), source })
             }
         }
     }
@@ -295,49 +301,49 @@ impl Incoming {
     fn take_out(
         &self,
         import: &Import,
-        given: &Given,
+        given: &SourceFile,
         unpack: &Unpack,
         (archive, source): (File, Id),
         budget: &mut Budget,
-        step: &mut dyn FnMut(Step),
-    ) -> Result<Taken, Error> {
-        step(Step::Copying);
+        step: &mut dyn FnMut(ImportStep),
+    ) -> Result<CopyResult, Error> {
+        step(ImportStep::Copying);
         if !import.tree {
             let entry = unpack.one(archive, import.member.as_deref(), budget)?;
-            step(Step::Verifying);
+            step(ImportStep::Verifying);
             self.check_alone(import, given, entry.as_os_str())?;
             let at = self.files().join(&entry);
             let id = File::open(&at).and_then(Id::of).map_err(Error::io("read it", &at))?;
-            return Ok(Taken { id, kind: Kind::File, entry, source });
+            return Ok(CopyResult { id, kind: VersionKind::File, entry, source });
         }
         unpack.all(archive, budget)?;
-        step(Step::Verifying);
+        step(ImportStep::Verifying);
         let entry = entry::check(&self.files(), &given.path, import)?;
-        Ok(Taken { id: tree::hash(&self.files())?, kind: Kind::Tree, entry, source })
+        Ok(CopyResult { id: tree::hash(&self.files())?, kind: VersionKind::Tree, entry, source })
     }
 
     fn take_in_tree(
         &self,
         import: &Import,
-        given: &Given,
+        given: &SourceFile,
         budget: &mut Budget,
-        step: &mut dyn FnMut(Step),
-    ) -> Result<Taken, Error> {
+        step: &mut dyn FnMut(ImportStep),
+    ) -> Result<CopyResult, Error> {
         entry::check_named(&given.path, import.member.as_deref())?;
         tree::copy_all(&given.path, &self.files(), budget)?;
         given.is_unchanged()?;
-        step(Step::Verifying);
+        step(ImportStep::Verifying);
         let id = tree::hash(&self.files())?;
         let required = import.trust.require != Require::Nothing;
         if required || import.evidence != Evidence::default() {
             import.evidence.check(&given.path, &id, None, &import.trust)?;
         }
         let entry = entry::check(&self.files(), &given.path, import)?;
-        Ok(Taken { id, kind: Kind::Tree, entry, source: id })
+        Ok(CopyResult { id, kind: VersionKind::Tree, entry, source: id })
     }
 
     /// A single file must not need files next to it.
-    fn check_alone(&self, import: &Import, given: &Given, name: &OsStr) -> Result<(), Error> {
+    fn check_alone(&self, import: &Import, given: &SourceFile, name: &OsStr) -> Result<(), Error> {
         let needs = elf::check(&self.files().join(name), &given.path, import.search.as_deref())?;
         let hint =
             "give the whole directory and the file of it that is started (member), or set store = false";
@@ -370,7 +376,7 @@ impl Incoming {
         Ok(version)
     }
 
-    pub(super) fn write(&self, made: &Made, used: &Used) -> Result<(), Error> {
+    pub(super) fn write(&self, made: &VersionMetadata, used: &UsageRecord) -> Result<(), Error> {
         let (made_at, used_at) = (self.0.join(MADE), self.0.join(USED));
         meta::write(&made_at, made).map_err(Error::io("write it", &made_at))?;
         meta::write(&used_at, used).map_err(Error::io("write it", &used_at))?;
@@ -378,25 +384,25 @@ impl Incoming {
     }
 
     /// Syncs everything. Blocks.
-    pub(super) fn sync(&self, made: &Made) -> Result<(), Error> {
+    pub(super) fn sync(&self, made: &VersionMetadata) -> Result<(), Error> {
         let sync = |path: &Path| {
             File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("write it to the disk", path))
         };
         let files = self.files();
         match made.kind {
             // Syncing thousands of files one by one takes longer than syncing the whole file system.
-            Kind::Tree => {
+            VersionKind::Tree => {
                 let opened = File::open(&files).map_err(Error::io("open it", &files))?;
                 let synced = file_system::sync(&opened).map_err(std::io::Error::from);
                 synced.map_err(Error::io("write it to the disk", &files))?;
             }
-            Kind::File => sync(&files.join(&made.entry))?,
+            VersionKind::File => sync(&files.join(&made.entry))?,
         }
         [files, self.0.join(MADE), self.0.join(USED), self.0.clone()].iter().try_for_each(|path| sync(path))
     }
 }
 
-impl Drop for Incoming {
+impl Drop for UnfinishedVersion {
     fn drop(&mut self) {
         super::remove_tree(&self.0);
     }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::copy::{Budget, copy};
 use super::error::Error;
-use super::import::{Import, Incoming};
-use super::meta::{self, Id, Kind, Made, Used, Version};
+use super::import::{Import, UnfinishedVersion};
+use super::meta::{self, Id, UsageRecord, Version, VersionKind, VersionMetadata};
 use super::{MADE, Store, USED, tree};
 
 impl Store {
@@ -14,7 +14,7 @@ impl Store {
     /// Returns where the content was found; an error if it is nowhere. Blocks.
     pub fn put_back(&self, version: &Version, running: Option<File>) -> Result<String, Error> {
         let source = version.used.source.as_ref();
-        if version.made.kind == Kind::File {
+        if version.made.kind == VersionKind::File {
             let at = source.map(|source| source.path.clone());
             let original =
                 at.as_ref().and_then(|path| Some((path.display().to_string(), File::open(path).ok()?)));
@@ -53,8 +53,8 @@ impl Store {
     pub fn adopt(&self, from: &Path, id: &Id) -> Result<PathBuf, Error> {
         let at = from.join(id.to_string());
         let there = self.get(id).filter(|there| self.is_whole(there));
-        let brought = meta::read::<Made>(&at.join(MADE)).ok().filter(|made| made.id == *id);
-        let used: Used = meta::read(&at.join(USED)).unwrap_or_default();
+        let brought = meta::read::<VersionMetadata>(&at.join(MADE)).ok().filter(|made| made.id == *id);
+        let used: UsageRecord = meta::read(&at.join(USED)).unwrap_or_default();
         match (there, brought) {
             (Some(_), _) => {
                 let version = self.change(id, |known| {
@@ -80,7 +80,7 @@ impl Store {
             return Ok(false);
         }
         self.create()?;
-        let incoming = Incoming::new(&self.directory)?;
+        let incoming = UnfinishedVersion::new(&self.directory)?;
         let at = incoming.files().join(&version.made.entry);
         let copied = File::options().read(true).write(true).create_new(true).open(&at);
         let copied = copied.map_err(Error::io("make the file", &at))?;

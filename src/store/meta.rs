@@ -74,7 +74,7 @@ impl<'de> Deserialize<'de> for Id {
 
 /// File metadata that changes when a file is written or replaced. Programs cannot set `changed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Look {
+pub struct FileStamp {
     /// The device number.
     pub device: u64,
     /// The inode number.
@@ -87,7 +87,7 @@ pub struct Look {
     pub changed: (i64, i64),
 }
 
-impl Look {
+impl FileStamp {
     /// From stat(2).
     pub fn of(found: &std::fs::Metadata) -> Self {
         Self {
@@ -103,7 +103,7 @@ impl Look {
 /// The kind of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum VersionKind {
     /// One file.
     File,
     /// A directory with all its content, one file of which is started.
@@ -112,11 +112,11 @@ pub enum Kind {
 
 /// Immutable metadata. On disk before the version exists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Made {
+pub struct VersionMetadata {
     /// The hash of its content, which names it.
     pub id: Id,
     /// Its kind.
-    pub kind: Kind,
+    pub kind: VersionKind,
     /// The file to start, relative to the directory of its files.
     pub entry: PathBuf,
     /// Total size of its files.
@@ -133,8 +133,8 @@ pub struct Source {
     /// The given path.
     pub path: PathBuf,
     /// The metadata of the file there, or of the directory itself.
-    pub look: Look,
-    /// The digest of a directory's content, as [`super::Question`] compares it.
+    pub look: FileStamp,
+    /// The digest of a directory's content, as [`super::PathRecord`] compares it.
     #[serde(default)]
     pub digest: Option<Id>,
     /// The hash of the file there; for an archive, of the archive.
@@ -147,11 +147,14 @@ pub struct Source {
 
 /// Mutable metadata. Losing it in a power failure costs no version.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Used {
+pub struct UsageRecord {
     /// The last source.
     pub source: Option<Source>,
     /// The generations that it ran as, the newest last.
     pub generations: Vec<u64>,
+    /// Those of them whose commit was undone, as after a probation that was not passed.
+    #[serde(default)]
+    pub undone: Vec<u64>,
     /// Whether it is kept until it is unpinned.
     pub pinned: bool,
     /// The version text reported by a process of it.
@@ -163,9 +166,9 @@ pub struct Used {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
     /// The immutable part.
-    pub made: Made,
+    pub made: VersionMetadata,
     /// The mutable part.
-    pub used: Used,
+    pub used: UsageRecord,
 }
 
 impl Version {
@@ -178,7 +181,7 @@ impl Version {
 /// Maximum number of generations to remember.
 const GENERATIONS_MAX: usize = 64;
 
-impl Used {
+impl UsageRecord {
     /// Records a commit as this generation. Returns whether that is new.
     pub(super) fn note(&mut self, generation: u64) -> bool {
         if self.generations.contains(&generation) {
@@ -189,6 +192,23 @@ impl Used {
         let surplus = self.generations.len().saturating_sub(GENERATIONS_MAX);
         self.generations.drain(..surplus);
         true
+    }
+
+    /// Records that the commit of this generation was undone. Returns whether that is new.
+    pub(super) fn note_undone(&mut self, generation: u64) -> bool {
+        self.note(generation);
+        let generations = &self.generations;
+        self.undone.retain(|undone| generations.contains(undone));
+        if self.undone.contains(&generation) {
+            return false;
+        }
+        self.undone.push(generation);
+        true
+    }
+
+    /// Whether the commit of the last generation that it ran as was undone.
+    pub fn is_undone(&self) -> bool {
+        self.last_generation().is_some_and(|last| self.undone.contains(&last))
     }
 
     /// The last generation that it ran as.
@@ -227,7 +247,7 @@ mod tests {
 
     #[test]
     fn generations_are_noted_once_and_the_oldest_are_forgotten() {
-        let mut used = Used::default();
+        let mut used = UsageRecord::default();
         assert!(used.note(3) && !used.note(3) && used.note(1));
         assert_eq!((used.generations.as_slice(), used.last_generation()), (&[1, 3][..], Some(3)));
         (4..200).for_each(|generation| assert!(used.note(generation)));

@@ -12,6 +12,7 @@
 //! ends. Everything here blocks; each directory has at most one [`Store`] at a time.
 
 mod archive;
+mod content_match;
 mod copy;
 mod elf;
 mod entry;
@@ -21,7 +22,6 @@ mod lost;
 mod meta;
 mod privileges;
 mod readable;
-mod same;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -37,11 +37,11 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub use content_match::{ContentMatch, PathRecord};
 pub use entry::check_tree;
 pub use error::Error;
-pub use import::{Import, Imported, Step};
-pub use meta::{Id, Kind, Look, Made, Source, Used, Version};
-pub use same::{Question, Same};
+pub use import::{Import, ImportStep, Imported};
+pub use meta::{FileStamp, Id, Source, UsageRecord, Version, VersionKind, VersionMetadata};
 pub use source::{check_named, check_source};
 pub use verify::{Evidence, Require, Trust, is_public_key};
 
@@ -79,7 +79,8 @@ impl Store {
             if name.starts_with(INCOMING) {
                 leftovers.push(path);
             } else if let Ok(id) = name.parse::<Id>()
-                && let Some(made) = meta::read::<Made>(&path.join(MADE)).ok().filter(|made| made.id == id)
+                && let Some(made) =
+                    meta::read::<VersionMetadata>(&path.join(MADE)).ok().filter(|made| made.id == id)
             {
                 let used = meta::read(&path.join(USED)).unwrap_or_default();
                 known.insert(id, Version { made, used });
@@ -180,9 +181,14 @@ impl Store {
         self.change(id, |used| used.note(generation)).map(|_| ())
     }
 
+    /// Records that the commit as this generation was undone. Blocks, but does not sync.
+    pub fn note_undone(&self, id: &Id, generation: u64) -> Result<(), Error> {
+        self.change(id, |used| used.note_undone(generation)).map(|_| ())
+    }
+
     /// Records the version text reported by a process. Blocks, but does not sync.
     pub fn note_told(&self, id: &Id, version: &str) -> Result<(), Error> {
-        let told = |used: &mut Used| used.told.replace(version.to_owned()).as_deref() != Some(version);
+        let told = |used: &mut UsageRecord| used.told.replace(version.to_owned()).as_deref() != Some(version);
         self.change(id, told).map(|_| ())
     }
 
@@ -235,7 +241,7 @@ impl Store {
     }
 
     /// Changes the mutable metadata; writes it if the change returns `true`. Does not sync.
-    fn change(&self, id: &Id, change: impl FnOnce(&mut Used) -> bool) -> Result<Version, Error> {
+    fn change(&self, id: &Id, change: impl FnOnce(&mut UsageRecord) -> bool) -> Result<Version, Error> {
         // Serializes writers. Readers do not wait for the file system.
         let _turn = lock(&self.writing);
         let unknown = || Error::Unknown { cause: format!("no version {id} is kept") };

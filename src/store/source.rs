@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
-use super::meta::Look;
+use super::meta::FileStamp;
 use super::privileges;
 use crate::config::check_binary;
 use crate::sys::exposed::{Exposed, Use, check_exposure, check_found};
@@ -15,41 +15,44 @@ use crate::sys::path::NONBLOCK;
 
 /// The given file.
 #[derive(Debug)]
-pub(super) struct Given {
+pub(super) struct SourceFile {
     pub(super) path: PathBuf,
-    pub(super) form: Form,
+    pub(super) form: SourceForm,
     /// The file; for a tree, its directory.
     pub(super) file: File,
-    pub(super) look: Look,
+    pub(super) look: FileStamp,
 }
 
 /// How it is imported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum SourceForm {
     /// Started as it is.
     Program,
     /// Unpacked.
-    Archive(Format),
+    Archive(ArchiveFormat),
     /// Copied with all its content.
     Tree,
 }
 
 /// The format of an archive, determined by its first bytes and not its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
+pub(super) enum ArchiveFormat {
     TarGz,
     TarXz,
     Zip,
 }
 
 /// RFC 1952; the format of .xz, 2.1.1.1; APPNOTE.TXT, 4.3.7.
-const MAGICS: [(&[u8], Format); 3] =
-    [(b"\x1f\x8b", Format::TarGz), (b"\xfd7zXZ\0", Format::TarXz), (b"PK\x03\x04", Format::Zip)];
+const MAGICS: [(&[u8], ArchiveFormat); 3] = [
+    (b"\x1f\x8b", ArchiveFormat::TarGz),
+    (b"\xfd7zXZ\0", ArchiveFormat::TarXz),
+    (b"PK\x03\x04", ArchiveFormat::Zip),
+];
 
 /// The kernel's limit of links to follow (path_resolution(7)).
 const LINKS_MAX: usize = 40;
 
-impl Given {
+impl SourceFile {
     /// Opens `path`. Refuses what other users can write, and what is neither executable nor an archive.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         match check_exposure(path, Use::Copied) {
@@ -64,8 +67,8 @@ impl Given {
             .open(path)
             .map_err(|error| missing(path, error))?;
         let found = file.metadata().map_err(Error::io("examine it", path))?;
-        let look = Look::of(&found);
-        let form = if found.is_dir() { Form::Tree } else { form_of_file(path, &file, &found)? };
+        let look = FileStamp::of(&found);
+        let form = if found.is_dir() { SourceForm::Tree } else { form_of_file(path, &file, &found)? };
         check_found(path, &found).map_err(|cause| exposed(path, cause))?;
         Ok(Self { path: path.to_owned(), form, file, look })
     }
@@ -74,10 +77,10 @@ impl Given {
     pub(super) fn is_unchanged(&self) -> Result<(), Error> {
         let now = self.file.metadata().map_err(Error::io("examine it", &self.path))?;
         let there = std::fs::metadata(&self.path).map(|found| (found.dev(), found.ino())).ok();
-        let same = if self.form == Form::Tree {
+        let same = if self.form == SourceForm::Tree {
             (now.dev(), now.ino()) == (self.look.device, self.look.inode)
         } else {
-            Look::of(&now) == self.look
+            FileStamp::of(&now) == self.look
         };
         match same && there == Some((self.look.device, self.look.inode)) {
             true => Ok(()),
@@ -101,7 +104,7 @@ impl Given {
 /// directory that other users cannot replace. Accesses the file system.
 pub fn check_source(path: &Path) -> Result<(), Error> {
     check_named(path)?;
-    let given = Given::open(path)?;
+    let given = SourceFile::open(path)?;
     privileges::check(&given.file, path)
 }
 
@@ -131,16 +134,16 @@ fn missing(path: &Path, error: std::io::Error) -> Error {
     }
 }
 
-fn form_of_file(path: &Path, file: &File, found: &Metadata) -> Result<Form, Error> {
+fn form_of_file(path: &Path, file: &File, found: &Metadata) -> Result<SourceForm, Error> {
     let mut start = Vec::new();
     if found.is_file() {
         file.take(8).read_to_end(&mut start).map_err(Error::io("read it", path))?;
     }
     match MAGICS.iter().find(|(magic, _)| start.starts_with(magic)) {
-        Some((_, format)) => Ok(Form::Archive(*format)),
+        Some((_, format)) => Ok(SourceForm::Archive(*format)),
         None => {
             check_binary(path)?;
-            Ok(Form::Program)
+            Ok(SourceForm::Program)
         }
     }
 }
@@ -174,7 +177,7 @@ mod tests {
     }
 
     fn told(path: &Path) -> String {
-        Given::open(path).unwrap_err().to_string()
+        SourceFile::open(path).unwrap_err().to_string()
     }
 
     #[test]
@@ -185,7 +188,7 @@ mod tests {
         let file = inner.join("server");
         program(&file);
         symlink("inner/server", &link).unwrap();
-        assert_eq!(Given::open(&link).unwrap().form, Form::Program);
+        assert_eq!(SourceFile::open(&link).unwrap().form, SourceForm::Program);
 
         mode(&file, 0o757);
         assert!(told(&file).contains("server\" is world-writable"), "{}", told(&file));
@@ -195,7 +198,7 @@ mod tests {
             assert!(told(path).contains("inner\" is world-writable"), "{}", told(path));
         }
         mode(&inner, 0o1777);
-        assert!(Given::open(&file).is_ok(), "in a directory with the sticky bit others cannot");
+        assert!(SourceFile::open(&file).is_ok(), "in a directory with the sticky bit others cannot");
     }
 
     #[test]
@@ -213,9 +216,13 @@ mod tests {
         assert!(told(&fifo).contains("a special file"));
         for (magic, format) in MAGICS {
             write(&file, magic).unwrap();
-            assert_eq!(Given::open(&file).unwrap().form, Form::Archive(format), "needs no execute bit");
+            assert_eq!(
+                SourceFile::open(&file).unwrap().form,
+                SourceForm::Archive(format),
+                "needs no execute bit"
+            );
         }
-        assert_eq!(Given::open(directory.path()).unwrap().form, Form::Tree);
+        assert_eq!(SourceFile::open(directory.path()).unwrap().form, SourceForm::Tree);
     }
 
     #[test]
@@ -224,11 +231,11 @@ mod tests {
         let (file, other) = (directory.path().join("server"), directory.path().join("other"));
         program(&file);
         program(&other);
-        let given = Given::open(&file).unwrap();
+        let given = SourceFile::open(&file).unwrap();
         assert!(given.is_unchanged().is_ok());
         std::fs::rename(&other, &file).unwrap();
         assert!(given.is_unchanged().unwrap_err().to_string().contains("replaced"));
-        let given = Given::open(&file).unwrap();
+        let given = SourceFile::open(&file).unwrap();
         write(&file, "#!/bin/sh\n: other").unwrap();
         assert!(given.is_unchanged().is_err());
     }
@@ -239,7 +246,7 @@ mod tests {
         let bin = directory.path().join("bin");
         create_dir(&bin).unwrap();
         program(&bin.join("python"));
-        let found = || Given::open(&bin.join("python")).unwrap().virtual_environment();
+        let found = || SourceFile::open(&bin.join("python")).unwrap().virtual_environment();
         assert_eq!(found(), None);
         write(directory.path().join("pyvenv.cfg"), "").unwrap();
         assert_eq!(found().as_deref(), Some(directory.path()));

@@ -12,12 +12,12 @@ use zip::write::SimpleFileOptions;
 use super::*;
 
 /// A store, and a directory for given files.
-struct Place {
+struct StoreFixture {
     root: tempfile::TempDir,
     store: Store,
 }
 
-impl Place {
+impl StoreFixture {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         let store = Store::open(&root.path().join("state/versions")).unwrap();
@@ -129,14 +129,14 @@ fn archives(members: &[Member]) -> [(&'static str, Vec<u8>); 3] {
 
 #[test]
 fn what_is_called_off_leaves_nothing() {
-    let place = Place::new();
+    let place = StoreFixture::new();
     let files = archives(&[("bin/s3", 0o755, SCRIPT)]);
     let archives = files.iter().map(|(name, content)| (place.write(name, content, 0o644), true));
     let program = place.write("s3", SCRIPT, 0o755);
     let tree = place.write("tree/bin/s3", SCRIPT, 0o755).ancestors().nth(2).unwrap().to_owned();
     for (path, tree) in archives.chain([(program, false), (tree, true)]) {
         let import = Import { member: tree.then(|| "bin/s3".to_owned()), tree, ..asked(&path) };
-        for at in [Step::Copying, Step::Verifying, Step::Storing] {
+        for at in [ImportStep::Copying, ImportStep::Verifying, ImportStep::Storing] {
             import.called_off.store(false, Ordering::Relaxed);
             let step = &mut |step| _ = import.called_off.fetch_or(step == at, Ordering::Relaxed);
             let error = place.store.import(&import, step).unwrap_err().to_string();
@@ -148,7 +148,7 @@ fn what_is_called_off_leaves_nothing() {
 
 #[test]
 fn a_program_comes_in_once_whatever_its_path() {
-    let place = Place::new();
+    let place = StoreFixture::new();
     let path = place.write("s3", SCRIPT, 0o755);
     let first = place
         .import_as(&Import { version_command: vec!["{binary}".into(), "1.2".into()], ..asked(&path) })
@@ -174,7 +174,7 @@ fn a_program_comes_in_once_whatever_its_path() {
 
 #[test]
 fn a_member_is_found_in_each_form_of_archive() {
-    let place = Place::new();
+    let place = StoreFixture::new();
     let members = [("s3-1.0/README", 0o644, "text"), ("s3-1.0/bin/s3", 0o755, SCRIPT)];
     for (name, content) in archives(&members) {
         let path = place.write(name, &content, 0o644);
@@ -195,14 +195,14 @@ fn a_member_is_found_in_each_form_of_archive() {
 
 #[test]
 fn a_whole_archive_is_the_same_tree_in_each_form_and_as_a_directory() {
-    let place = Place::new();
+    let place = StoreFixture::new();
     let members = [("bin/s3", 0o755, SCRIPT), ("lib/data", 0o644, "data"), ("s3", 0, "bin/s3")];
     let mut ids = BTreeSet::new();
     for (name, content) in archives(&members) {
         let path = place.write(name, &content, 0o644);
         let import = Import { member: Some("bin/s3".into()), tree: true, ..asked(&path) };
         let imported = place.import_as(&import).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!(imported.version.made.kind, Kind::Tree);
+        assert_eq!(imported.version.made.kind, VersionKind::Tree);
         assert_eq!(fs::read_to_string(imported.path.with_file_name("../lib/data")).unwrap(), "data");
         ids.insert(imported.version.made.id);
     }
@@ -221,7 +221,7 @@ fn a_whole_archive_is_the_same_tree_in_each_form_and_as_a_directory() {
 
 #[test]
 fn no_member_leaves_the_place_where_it_is_unpacked() {
-    let place = Place::new();
+    let place = StoreFixture::new();
     let cases = [
         (("/etc/evil", 0o644, "x"), "has an absolute path"),
         (("a/../../evil", 0o644, "x"), "has .. in its path"),
@@ -247,7 +247,7 @@ fn no_member_leaves_the_place_where_it_is_unpacked() {
 
 #[test]
 fn an_archive_that_is_not_whole_is_told() {
-    let place = Place::new();
+    let place = StoreFixture::new();
     let members = [("s3", 0o755, SCRIPT), ("more", 0o644, &"more ".repeat(1000)[..])];
     for (name, content) in archives(&members) {
         for cut in [10, content.len() / 2, content.len() - 4] {
@@ -272,7 +272,7 @@ fn an_archive_that_is_not_whole_is_told() {
 
 #[test]
 fn the_size_limit_counts_what_is_unpacked() {
-    let place = Place::new();
+    let place = StoreFixture::new();
     let zeros = "\0".repeat(3 << 20);
     for (name, content) in archives(&[("s3", 0o755, SCRIPT), ("zeros", 0o644, &zeros)]) {
         assert!(content.len() < 100_000);
@@ -295,7 +295,7 @@ fn the_size_limit_counts_what_is_unpacked() {
 
 #[test]
 fn what_cannot_be_started_alone_is_refused() {
-    let place = Place::new();
+    let place = StoreFixture::new();
     let told =
         |name: &str, content: &[u8], mode| place.import(&place.write(name, content, mode)).unwrap_err();
     assert!(told("text", b"Not Found\n", 0o755).contains("it is not a program"));
@@ -314,7 +314,7 @@ fn what_cannot_be_started_alone_is_refused() {
 
 #[test]
 fn nothing_that_was_not_verified_is_asked_for_its_version() {
-    let place = Place::new();
+    let place = StoreFixture::new();
     let mark = place.path("mark");
     let path = place.write("s3", format!("#!/bin/sh\ntouch {}\n", mark.display()), 0o755);
     let evidence = Evidence { sha256: Some(Id([7; 32])), ..Evidence::default() };
@@ -329,7 +329,7 @@ fn nothing_that_was_not_verified_is_asked_for_its_version() {
 
 #[test]
 fn what_is_kept_is_what_ran_last_what_is_used_and_what_is_pinned() {
-    let place = Place::new();
+    let place = StoreFixture::new();
     let ids: Vec<Id> = (1..=6)
         .map(|n| {
             let path = place.write(&format!("s3-{n}"), format!("{SCRIPT}: {n}\n"), 0o755);
@@ -361,7 +361,7 @@ fn what_is_kept_is_what_ran_last_what_is_used_and_what_is_pinned() {
 
 #[test]
 fn what_a_dead_process_left_is_no_version_and_is_swept() {
-    let place = Place::new();
+    let place = StoreFixture::new();
     let path = place.write("s3", SCRIPT, 0o755);
     let imported = place.import(&path).unwrap();
     let versions = place.path("state/versions");
@@ -372,7 +372,7 @@ fn what_a_dead_process_left_is_no_version_and_is_swept() {
     fs::write(imported.path.parent().unwrap().with_file_name(USED), "").unwrap();
     let store = Store::open(&versions).unwrap();
     assert_eq!(store.versions().iter().map(|it| it.made.id).collect::<Vec<_>>(), [imported.version.made.id]);
-    assert_eq!(store.versions()[0].used, Used::default());
+    assert_eq!(store.versions()[0].used, UsageRecord::default());
     store.sweep();
     assert_eq!(place.leftovers(), 0);
     assert!(store.import(&asked(&path), &mut |_| ()).unwrap().was_there);
@@ -380,7 +380,7 @@ fn what_a_dead_process_left_is_no_version_and_is_swept() {
 
 #[test]
 fn a_file_that_is_exchanged_meanwhile_comes_in_whole_or_not_at_all() {
-    let place = Place::new();
+    let place = StoreFixture::new();
     let content = |letter: char| format!("#!/bin/sh\n: {}", String::from(letter).repeat(500_000));
     let files = ['a', 'b'].map(|letter| place.write(&letter.to_string(), content(letter), 0o755));
     let path = place.path("s3");
@@ -415,7 +415,7 @@ fn a_file_that_is_exchanged_meanwhile_comes_in_whole_or_not_at_all() {
 /// The end of the archive contains the number of members and the length of their list, which must not be trusted.
 #[test]
 fn a_zip_that_claims_more_members_than_it_has_costs_no_memory() {
-    let place = Place::new();
+    let place = StoreFixture::new();
     let mut zip = zip_of(&[("bin/s3", 0o755, SCRIPT)]);
     let end = zip.len() - 22;
     assert_eq!(&zip[end..end + 4], b"PK\x05\x06");

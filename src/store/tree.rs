@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::copy::{Budget, copy};
 use super::error::Error;
-use super::meta::{Id, Look};
+use super::meta::{FileStamp, Id};
 use super::privileges;
 use super::source::{changed, exposed};
 use super::unpack::stays_inside;
@@ -21,14 +21,14 @@ use crate::sys::path::{NOFOLLOW, NONBLOCK};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Node {
     pub(super) path: PathBuf,
-    pub(super) what: What,
+    pub(super) what: NodeKind,
     /// Its permissions.
     pub(super) mode: u32,
-    look: Look,
+    look: FileStamp,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum What {
+pub(super) enum NodeKind {
     File { executable: bool },
     Directory,
     Link(PathBuf),
@@ -46,15 +46,15 @@ pub(super) fn copy_all(top: &Path, into: &Path, budget: &mut Budget) -> Result<(
     for node in &before {
         let (from, to) = (top.join(&node.path), into.join(&node.path));
         match &node.what {
-            What::Directory => {
+            NodeKind::Directory => {
                 fs::create_dir(&to).map_err(Error::io("make the directory", &to))?;
                 set_mode(&to, node.mode & 0o755 | 0o700).map_err(Error::io("protect it", &to))?;
             }
-            What::Link(target) if stays_inside(&node.path, target) => {
+            NodeKind::Link(target) if stays_inside(&node.path, target) => {
                 symlink(target, &to).map_err(Error::io("make the link", &to))?;
             }
-            What::Link(target) => return Err(leads_outside(&from, target)),
-            What::File { .. } => copy_one(node, &from, &to, budget, top)?,
+            NodeKind::Link(target) => return Err(leads_outside(&from, target)),
+            NodeKind::File { .. } => copy_one(node, &from, &to, budget, top)?,
         }
     }
     match walk(top)? == before {
@@ -67,10 +67,10 @@ pub(super) fn copy_all(top: &Path, into: &Path, budget: &mut Budget) -> Result<(
 pub(super) fn check_all(top: &Path, budget: &mut Budget) -> Result<(), Error> {
     for node in walk(top)? {
         match &node.what {
-            What::Directory => {}
-            What::Link(target) if stays_inside(&node.path, target) => {}
-            What::Link(target) => return Err(leads_outside(&top.join(&node.path), target)),
-            What::File { .. } => budget.take(node.look.size, top)?,
+            NodeKind::Directory => {}
+            NodeKind::Link(target) if stays_inside(&node.path, target) => {}
+            NodeKind::Link(target) => return Err(leads_outside(&top.join(&node.path), target)),
+            NodeKind::File { .. } => budget.take(node.look.size, top)?,
         }
     }
     Ok(())
@@ -86,7 +86,7 @@ fn copy_one(node: &Node, from: &Path, to: &Path, budget: &mut Budget, top: &Path
     let source =
         File::options().read(true).custom_flags(flags).open(from).map_err(Error::io("open it", from))?;
     let found = source.metadata().map_err(Error::io("examine it", from))?;
-    if Look::of(&found) != node.look {
+    if FileStamp::of(&found) != node.look {
         return Err(changed(top));
     }
     budget.take(found.len(), top)?;
@@ -108,7 +108,7 @@ pub(super) fn walk(top: &Path) -> Result<Vec<Node>, Error> {
         for entry in fs::read_dir(&at).map_err(Error::io("list it", &at))? {
             let path = folder.join(entry.map_err(Error::io("list it", &at))?.file_name());
             let node = look_at(top, path)?;
-            if node.what == What::Directory {
+            if node.what == NodeKind::Directory {
                 folders.push(node.path.clone());
             }
             nodes.push(node);
@@ -127,16 +127,16 @@ fn look_at(top: &Path, path: PathBuf) -> Result<Node, Error> {
     let found = fs::symlink_metadata(&at).map_err(Error::io("examine it", &at))?;
     check_found(&at, &found).map_err(|cause| exposed(&at, cause))?;
     let what = if found.is_dir() {
-        What::Directory
+        NodeKind::Directory
     } else if found.is_symlink() {
-        What::Link(fs::read_link(&at).map_err(Error::io("read the link", &at))?)
+        NodeKind::Link(fs::read_link(&at).map_err(Error::io("read the link", &at))?)
     } else if found.is_file() {
-        What::File { executable: found.permissions().mode() & 0o111 != 0 }
+        NodeKind::File { executable: found.permissions().mode() & 0o111 != 0 }
     } else {
         let cause = "it is neither a file nor a directory nor a link";
         return Err(Error::refused(&at, cause, "take it out of the tree"));
     };
-    Ok(Node { path, what, mode: found.permissions().mode() & 0o7777, look: Look::of(&found) })
+    Ok(Node { path, what, mode: found.permissions().mode() & 0o7777, look: FileStamp::of(&found) })
 }
 
 /// The hash of a tree: SHA-256 of one line per object, in byte order of the paths. A line is a letter (`f` file, `x`
@@ -148,9 +148,9 @@ pub(super) fn hash(top: &Path) -> Result<Id, Error> {
         let at = top.join(&node.path);
         let of = |content: &[u8]| Id::of(content).map_err(Error::io("read it", &at));
         let (letter, content) = match &node.what {
-            What::Directory => ('d', of(b"")?),
-            What::Link(target) => ('l', of(target.as_os_str().as_bytes())?),
-            What::File { executable } => {
+            NodeKind::Directory => ('d', of(b"")?),
+            NodeKind::Link(target) => ('l', of(target.as_os_str().as_bytes())?),
+            NodeKind::File { executable } => {
                 let content = File::open(&at).and_then(Id::of).map_err(Error::io("read it", &at))?;
                 (if *executable { 'x' } else { 'f' }, content)
             }
@@ -166,7 +166,7 @@ pub(super) fn hash(top: &Path) -> Result<Id, Error> {
 pub(super) fn protect(top: &Path) -> io::Result<u64> {
     let mut size = 0;
     for node in walk(top).map_err(io::Error::other)? {
-        if let What::File { .. } = node.what {
+        if let NodeKind::File { .. } = node.what {
             set_mode(&top.join(&node.path), node.mode & 0o555 | 0o400)?;
             size += node.look.size;
         }
@@ -194,8 +194,8 @@ pub(super) fn digest(top: &Path) -> Option<Id> {
     let mut hasher = Sha256::new();
     for node in nodes {
         hasher.update(node.path.as_os_str().as_bytes());
-        let Look { size, modified, .. } = node.look;
-        let times = if node.what == What::Directory { (0, (0, 0)) } else { (size, modified) };
+        let FileStamp { size, modified, .. } = node.look;
+        let times = if node.what == NodeKind::Directory { (0, (0, 0)) } else { (size, modified) };
         hasher.update(format!("\0{:?} {times:?}\n", node.what));
     }
     Some(Id(hasher.finalize().into()))
@@ -204,7 +204,13 @@ pub(super) fn digest(top: &Path) -> Option<Id> {
 /// Total size of all files below `top`, in bytes. Blocks.
 pub(super) fn size_bytes(top: &Path) -> Option<u64> {
     let nodes = walk(top).ok().filter(|nodes| nodes.len() <= LOOKED_AT_MAX)?;
-    Some(nodes.iter().filter(|node| matches!(node.what, What::File { .. })).map(|node| node.look.size).sum())
+    Some(
+        nodes
+            .iter()
+            .filter(|node| matches!(node.what, NodeKind::File { .. }))
+            .map(|node| node.look.size)
+            .sum(),
+    )
 }
 
 fn set_mode(path: &Path, mode: u32) -> io::Result<()> {

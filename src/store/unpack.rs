@@ -8,15 +8,15 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::archive::{Member, What, bad_member, damaged, each};
+use super::archive::{Member, MemberKind, bad_member, damaged, each};
 use super::copy::{Budget, PourError, pour};
 use super::error::Error;
-use super::source::Format;
+use super::source::ArchiveFormat;
 
 /// An archive and its target.
 #[derive(Debug)]
 pub(super) struct Unpack<'a> {
-    pub(super) format: Format,
+    pub(super) format: ArchiveFormat,
     /// The given path, for messages.
     pub(super) given: &'a Path,
     /// An empty directory.
@@ -37,10 +37,10 @@ impl Unpack<'_> {
         wanted: Option<&str>,
         budget: &mut Budget,
     ) -> Result<PathBuf, Error> {
-        let mut found = Found::default();
+        let mut found = MemberMatches::default();
         each(self.format, file, self.given, budget, &mut |member, content| {
-            let What::File { size, executable } = member.what else {
-                if let What::Link(_) | What::HardLink(_) = member.what {
+            let MemberKind::File { size, executable } = member.what else {
+                if let MemberKind::Link(_) | MemberKind::HardLink(_) = member.what {
                     found.links.extend(fits(&member.path, wanted).is_some().then(|| member.path.clone()));
                 }
                 return Ok(());
@@ -50,10 +50,10 @@ impl Unpack<'_> {
                 found.programs.insert(member.path.clone());
             }
             let Some(fit) = fit else { return Ok(()) };
-            if fit == Fit::End && found.exact {
+            if fit == PathMatch::End && found.exact {
                 return Ok(());
             }
-            if fit == Fit::Whole && !found.exact {
+            if fit == PathMatch::Whole && !found.exact {
                 found.exact = true;
                 found.fitting.clear();
             }
@@ -76,12 +76,12 @@ impl Unpack<'_> {
         each(self.format, file, self.given, budget, &mut |member, content| {
             let at = self.into.join(&member.path);
             match &member.what {
-                What::Directory => self.make_directory(&at),
-                What::File { size, executable } => {
+                MemberKind::Directory => self.make_directory(&at),
+                MemberKind::File { size, executable } => {
                     self.make_place(&at)?;
                     self.write(member, &at, *size, *executable == Some(true), content)
                 }
-                What::HardLink(target) => {
+                MemberKind::HardLink(target) => {
                     self.make_place(&at)?;
                     let target = self.into.join(target);
                     match target.is_file() {
@@ -89,7 +89,7 @@ impl Unpack<'_> {
                         false => Err(self.bad(member, "is another name of a missing member")),
                     }
                 }
-                What::Link(target) => {
+                MemberKind::Link(target) => {
                     if !stays_inside(&member.path, target) {
                         return Err(self.bad(member, "is a link that leads outside"));
                     }
@@ -109,7 +109,7 @@ impl Unpack<'_> {
         Ok(())
     }
 
-    fn judge(&self, found: Found, wanted: Option<&str>) -> Result<PathBuf, Error> {
+    fn judge(&self, found: MemberMatches, wanted: Option<&str>) -> Result<PathBuf, Error> {
         let hint = "name one by --member, or by member in [update] of the service file";
         let refused = |cause: String, hint: &str| Err(Error::refused(self.given, cause, hint));
         match (found.fitting.len(), wanted) {
@@ -194,7 +194,7 @@ impl Unpack<'_> {
 
 /// The matches for the wanted member.
 #[derive(Debug, Default)]
-struct Found {
+struct MemberMatches {
     /// Whether it matches completely: then partial matches no longer count.
     exact: bool,
     fitting: BTreeSet<PathBuf>,
@@ -204,19 +204,19 @@ struct Found {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fit {
+enum PathMatch {
     Whole,
     End,
 }
 
 /// How a path matches the wanted member.
-fn fits(path: &Path, wanted: Option<&str>) -> Option<Fit> {
+fn fits(path: &Path, wanted: Option<&str>) -> Option<PathMatch> {
     let Some(wanted) = wanted.map(|wanted| Path::new(wanted.trim_start_matches("./"))) else {
-        return Some(Fit::End);
+        return Some(PathMatch::End);
     };
     match path {
-        _ if path == wanted => Some(Fit::Whole),
-        _ if path.ends_with(wanted) => Some(Fit::End),
+        _ if path == wanted => Some(PathMatch::Whole),
+        _ if path.ends_with(wanted) => Some(PathMatch::End),
         _ => None,
     }
 }
@@ -260,10 +260,10 @@ mod tests {
     #[test]
     fn a_member_fits_in_whole_or_at_its_end() {
         let fit = |path: &str, wanted| fits(Path::new(path), wanted);
-        assert_eq!(fit("dist/s3", Some("dist/s3")), Some(Fit::Whole));
-        assert_eq!(fit("dist/s3", Some("./dist/s3")), Some(Fit::Whole));
-        assert_eq!(fit("dist/s3", Some("s3")), Some(Fit::End));
+        assert_eq!(fit("dist/s3", Some("dist/s3")), Some(PathMatch::Whole));
+        assert_eq!(fit("dist/s3", Some("./dist/s3")), Some(PathMatch::Whole));
+        assert_eq!(fit("dist/s3", Some("s3")), Some(PathMatch::End));
         assert_eq!(fit("dist/s3", Some("3")), None);
-        assert_eq!(fit("dist/s3", None), Some(Fit::End));
+        assert_eq!(fit("dist/s3", None), Some(PathMatch::End));
     }
 }

@@ -208,13 +208,13 @@ mod tests {
     /// FIPS 180-2, appendix B.1.
     const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
-    struct Place {
+    struct VerifyFixture {
         directory: tempfile::TempDir,
         file: File,
         key: KeyPair,
     }
 
-    impl Place {
+    impl VerifyFixture {
         fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             std::fs::write(directory.path().join("s3"), "abc").unwrap();
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_list_is_read_in_each_of_its_forms() {
-        let place = Place::new();
+        let place = VerifyFixture::new();
         let check = |text: &str| {
             let sha256sums = Some(place.write("SHA256SUMS", text));
             place.check(&Evidence { sha256sums, ..Evidence::default() }, Require::Checksum)
@@ -265,14 +265,14 @@ mod tests {
 
     #[test]
     fn a_signature_counts_only_of_this_content_and_by_a_known_key() {
-        let place = Place::new();
+        let place = VerifyFixture::new();
         let check = |text: &str| {
             let minisig = Some(place.write("signature", text));
             place.check(&Evidence { minisig, ..Evidence::default() }, Require::Signature)
         };
         assert_eq!(check(&place.sign("abc")), Ok(()));
         assert!(check(&place.sign("abd")).unwrap_err().contains("is not its signature"));
-        assert!(check(&Place::new().sign("abc")).unwrap_err().contains("none of the minisign_keys"));
+        assert!(check(&VerifyFixture::new().sign("abc")).unwrap_err().contains("none of the minisign_keys"));
         assert!(check("text").unwrap_err().contains("not a minisign signature"));
         let tampered = place.sign("abc").replace("trusted comment: ", "trusted comment: x");
         assert!(check(&tampered).is_err());
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn what_is_required_must_be_there_if_only_beside_the_file() {
-        let place = Place::new();
+        let place = VerifyFixture::new();
         let nothing = Evidence::default();
         assert_eq!(place.check(&nothing, Require::Nothing), Ok(()));
         assert!(place.check(&nothing, Require::Checksum).unwrap_err().contains("requires a checksum"));

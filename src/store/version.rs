@@ -48,7 +48,7 @@ pub(super) fn ask(
     let mut child = command.spawn().ok()?;
     // This closes this process's ends of the pipe.
     drop(command);
-    let mut said = Said { output: OwnedFd::from(output).into(), bytes: Vec::new() };
+    let mut said = ProgramOutput { output: OwnedFd::from(output).into(), bytes: Vec::new() };
     let ended = pidfd_open(child.id()).is_ok_and(|pidfd| said.until_end_of(&pidfd, called_off));
     let status = if ended { child.try_wait().ok().flatten() } else { None };
     send_to_group(child.id(), Signal::SIGKILL);
@@ -69,12 +69,12 @@ pub(super) fn check(command: &[String], given: &Path) -> Result<(), Error> {
 }
 
 /// The output of a program so far.
-struct Said {
+struct ProgramOutput {
     output: File,
     bytes: Vec<u8>,
 }
 
-impl Said {
+impl ProgramOutput {
     /// Reads until the program has ended, even if other processes have its output open. `false` if it did not end in
     /// time.
     fn until_end_of(&mut self, pidfd: &OwnedFd, called_off: &AtomicBool) -> bool {

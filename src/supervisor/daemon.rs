@@ -15,18 +15,18 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
-use super::door::serve_always;
-use super::keeper::Keeping;
-use super::knowing::Broken;
-use super::lane::{Hold, Lane, Lanes};
-use super::operations::{Asked, Operation, Order, Recorder};
+use super::adoption_socket::sweep;
+use super::control_socket::serve_always;
+use super::keeper::KeeperHandle;
+use super::lane::{Lane, Lanes, ThreadHold};
+use super::operations::{Operation, OperationRequest, Recorder, RequestedOperation};
 use super::orphans::reap_orphans;
 use super::panic;
+use super::registry::BrokenService;
 use super::rollout::{Arrival, Hashes, bring_in_all};
 use super::service::{Handle, Service};
 use super::state_lock::StateLock;
 use super::systemd::{Systemd, take_stored};
-use super::way_in::sweep;
 use crate::config::{Dirs, DirsError};
 use crate::control::{BindError, Caller, Listener};
 use crate::crash_points::crash_point;
@@ -75,7 +75,7 @@ pub enum Error {
 pub(super) struct Shared {
     pub(super) dirs: Dirs,
     pub(super) hashes: Hashes,
-    pub(super) keeper: Keeping,
+    pub(super) keeper: KeeperHandle,
     pub(super) systemd: Rc<Systemd>,
     /// Takes versions that have appeared at watched paths.
     pub(super) arrivals: mpsc::UnboundedSender<Arrival>,
@@ -93,14 +93,14 @@ pub(super) struct Daemon {
     pub(super) shared: Rc<Shared>,
     pub(super) services: RefCell<BTreeMap<ServiceName, Handle>>,
     /// Services whose files cannot be used, and that were never known.
-    pub(super) broken: RefCell<BTreeMap<ServiceName, Broken>>,
+    pub(super) broken: RefCell<BTreeMap<ServiceName, BrokenService>>,
     /// The texts of the service files that were removed.
     pub(super) removed: RefCell<BTreeMap<ServiceName, String>>,
     pub(super) lanes: RefCell<BTreeMap<ServiceName, Lanes>>,
     /// For service files and the names of states, which belong to no single service. Once its thread exists, it
     /// stays: whatever the limits of this process become, files can be read.
     pub(super) directory: Lane,
-    pub(super) directory_thread: RefCell<Option<Hold>>,
+    pub(super) directory_thread: RefCell<Option<ThreadHold>>,
     /// The services that are not taken in yet, and why.
     pub(super) late: RefCell<BTreeMap<ServiceName, String>>,
 }
@@ -138,7 +138,7 @@ async fn main(
     let control = Listener::bind(&dirs.control_socket())?;
     crash_point!("supervisor/start/control");
     let systemd = Rc::new(Systemd::new()?);
-    let keeper = Keeping::start(&dirs, Rc::clone(&systemd), stored).map_err(Error::Keeper)?;
+    let keeper = KeeperHandle::start(&dirs, Rc::clone(&systemd), stored).map_err(Error::Keeper)?;
     let (arrivals, arrived) = mpsc::unbounded_channel();
     let daemon = Rc::new(Daemon {
         shared: Rc::new(Shared {
@@ -293,8 +293,8 @@ async fn stop(handle: Handle) {
         if handle.phase() == Phase::Stopped {
             return;
         }
-        let asked = Asked::new(history::Operation::Stop, Caller::own("the daemon ends"));
-        for (order, asked) in [(Order::Stop, Some(asked)), (Order::Cancel, None)] {
+        let asked = RequestedOperation::new(history::Operation::Stop, Caller::own("the daemon ends"));
+        for (order, asked) in [(OperationRequest::Stop, Some(asked)), (OperationRequest::Cancel, None)] {
             if handle.order(order, asked, None).await.is_ok() && handle.phase() == Phase::Stopped {
                 return;
             }
@@ -309,5 +309,8 @@ pub(super) fn operation(
     why: &str,
 ) -> (Operation, oneshot::Receiver<Result<crate::control::api::Outcome, crate::control::Error>>) {
     let (reply, answer) = oneshot::channel();
-    (Operation { reply, progress: None, asked: Some(Asked::new(what, Caller::own(why))) }, answer)
+    (
+        Operation { reply, progress: None, asked: Some(RequestedOperation::new(what, Caller::own(why))) },
+        answer,
+    )
 }

@@ -2,7 +2,7 @@
 //! found.
 //!
 //! A task has a sender, and nothing else of the service. An input may be out of date when it is taken, because
-//! another one came first. So a timer, a wait and a process have a number ([`Serial`]), by which a late input of one
+//! another one came first. So a timer, a wait and a process have a number ([`Token`]), by which a late input of one
 //! that is over is recognized.
 
 use std::cell::RefCell;
@@ -11,16 +11,16 @@ use std::rc::Weak;
 
 use handoff_protocol::deadline::Deadline;
 use handoff_protocol::ids::HandoffId;
-use handoff_protocol::supervisor::Watch;
+use handoff_protocol::supervisor::WatchReason;
 use tokio::sync::{mpsc, oneshot};
 
 use super::monitor::{Measured, Step};
-use super::operations::{Operation, Order};
-use super::process::{Found, ProcessEvent, Serial, Unclaimed};
-use super::rollout::{Brought, CallOff, CalledOff, Origin, PathNews};
+use super::operations::{Operation, OperationRequest};
+use super::process::{LocatedProgram, ProcessEvent, Token, Unclaimed};
+use super::rollout::{CallOff, CalledOff, ImportResult, Origin, PathUpdate};
 use super::service::Service;
 use crate::journal::Compaction;
-use crate::probe::{Failure, Surroundings};
+use crate::probe::{CommandEnvironment, Failure};
 use crate::slots::ProbeRoute;
 
 /// Takes the answer to a question.
@@ -29,22 +29,22 @@ pub(super) type Reply<T> = oneshot::Sender<T>;
 /// An event, or a question of a task.
 pub(super) enum Input {
     /// A client, or the daemon itself, asks for an operation.
-    Order(Order, Operation),
+    Order(OperationRequest, Operation),
     /// A stop or a cancellation begins: calls off the work before a start or an upgrade, after the orders that came
     /// first.
     CallOff(CallOff, Reply<CalledOff>),
     /// An event of a process.
-    Process(Serial, ProcessEvent),
+    Process(Token, ProcessEvent),
     /// The result of the search for the program of a process.
-    Found(Found),
+    Found(LocatedProgram),
     /// Where that program came from.
     Origin(Origin),
     /// A process was started, or could not be.
-    Spawned(Serial, io::Result<Unclaimed>),
+    Spawned(Token, io::Result<Unclaimed>),
     /// A deadline is over.
-    Deadline(Deadline, Serial),
+    Deadline(Deadline, Token),
     /// The disk has a durable fact, or has refused it.
-    Synced(Serial, io::Result<()>),
+    Synced(Token, io::Result<()>),
     /// A shorter journal is beside the one in use, or could not be written.
     CompactionStaged(io::Result<Compaction>),
     /// The disk has the shorter journal in place of the other one, or has refused it.
@@ -52,9 +52,9 @@ pub(super) enum Input {
     /// The disk has a journal that was written again, or has refused it.
     Restored(io::Result<()>),
     /// It is time to try a start without a client again.
-    TryAgain(Serial),
+    TryAgain(Token),
     /// The version for such a start was brought in, or could not be.
-    Brought(Serial, Brought),
+    Brought(Token, ImportResult),
     /// It is time to check whether the slot of the outgoing process is quiet.
     QuietDue(HandoffId),
     /// A probe has passed, or has failed until its limit.
@@ -66,13 +66,13 @@ pub(super) enum Input {
     /// Asks whether the listener of the probed process still listens.
     Listens(String, Reply<bool>),
     /// Asks for the environment of a command that probes a process.
-    Surroundings(Reply<Surroundings>),
+    Surroundings(Reply<CommandEnvironment>),
     /// Asks whether the result of this probe is still needed.
     IsProbing(HandoffId, Reply<bool>),
     /// Asks what can be seen of the watched process.
     Look(Reply<Result<(), Failure>>),
     /// The watched process is unwell.
-    Condemned(HandoffId, Watch, String),
+    Condemned(HandoffId, WatchReason, String),
     /// Asks for the process that takes its lock now.
     Beginner(HandoffId, Reply<Option<u32>>),
     /// Another process keeps that one from its lock.
@@ -82,15 +82,15 @@ pub(super) enum Input {
     /// How many connections each of them got.
     Measured(Step, Measured),
     /// News of a watched path.
-    Path(PathNews),
+    Path(PathUpdate),
     /// A path of a unix socket has changed.
     PathsChanged,
     /// Strangers may have left the slots.
     RepairDue,
     /// The kernel reports something about a listener of the serving process.
-    ListenersHeard(Serial),
+    ListenersHeard(Token),
     /// It is time to check the listeners of the serving process.
-    ListenersDue(Serial, IsFirst),
+    ListenersDue(Token, IsFirst),
 }
 
 /// Whether it is the first check.

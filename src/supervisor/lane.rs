@@ -76,18 +76,18 @@ impl Lanes {
 
 /// Runs work in order, on a thread of its own.
 #[derive(Debug, Clone)]
-pub(super) struct Lane(Arc<Shared>);
+pub(super) struct Lane(Arc<LaneShared>);
 
 #[derive(Debug)]
-struct Shared {
+struct LaneShared {
     name: &'static str,
     is_for_files: bool,
-    state: Mutex<State>,
+    state: Mutex<LaneState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct LaneState {
     jobs: VecDeque<Job>,
     has_thread: bool,
     thread: Option<ThreadId>,
@@ -98,13 +98,13 @@ struct State {
 }
 
 struct Job {
-    work: Box<dyn FnOnce() -> Told + Send>,
+    work: Box<dyn FnOnce() -> Completion + Send>,
     given_up: Arc<AtomicBool>,
 }
 
 /// Delivers the result of some work. The thread has finished the work by then, so the receiver may ask for more at
 /// once.
-type Told = Box<dyn FnOnce()>;
+type Completion = Box<dyn FnOnce()>;
 
 impl Lane {
     fn new(name: &'static str) -> Self {
@@ -117,7 +117,7 @@ impl Lane {
     }
 
     fn with(name: &'static str, is_for_files: bool) -> Self {
-        Self(Arc::new(Shared { name, is_for_files, state: Mutex::default(), changed: Condvar::new() }))
+        Self(Arc::new(LaneShared { name, is_for_files, state: Mutex::default(), changed: Condvar::new() }))
     }
 
     /// Runs `work` and returns its result. The work is in the lane when this returns. Drop of the future gives the
@@ -127,9 +127,9 @@ impl Lane {
         work: W,
     ) -> impl Future<Output = io::Result<T>> + use<T, W> {
         let (done, result) = oneshot::channel();
-        let waiting = GivesUp(Arc::default());
+        let waiting = AbandonGuard(Arc::default());
         let given_up = Arc::clone(&waiting.0);
-        let work = move || -> Told {
+        let work = move || -> Completion {
             let result = work();
             Box::new(move || drop(done.send(result)))
         };
@@ -187,12 +187,12 @@ impl Lane {
             return Ok(work());
         }
         let (done, result) = std::sync::mpsc::sync_channel(1);
-        let waiting = GivesUp(Arc::default());
+        let waiting = AbandonGuard(Arc::default());
         let given_up = Arc::clone(&waiting.0);
         if let Some(since) = self.0.lock().stuck_since(true) {
             return Err(refused(since));
         }
-        let work = move || -> Told {
+        let work = move || -> Completion {
             let result = work();
             Box::new(move || drop(done.send(result)))
         };
@@ -205,7 +205,7 @@ impl Lane {
 
     /// Runs `work` at some time. Its result is dropped, but a failure to run it is logged.
     pub(super) fn post(&self, work: impl FnOnce() + Send + 'static) {
-        let work = move || -> Told {
+        let work = move || -> Completion {
             work();
             Box::new(|| ())
         };
@@ -216,13 +216,13 @@ impl Lane {
     }
 
     /// Keeps the thread, whatever the limits of this process become, until the result is dropped.
-    pub(super) fn hold(&self) -> io::Result<Hold> {
+    pub(super) fn hold(&self) -> io::Result<ThreadHold> {
         let mut state = self.0.lock();
         self.0.have_thread(&mut state)?;
         state.holds += 1;
         // Room for the work of an upgrade, so that it needs no memory either.
         state.jobs.reserve(16);
-        Ok(Hold(Arc::clone(&self.0)))
+        Ok(ThreadHold(Arc::clone(&self.0)))
     }
 
     fn push(&self, job: Job) -> io::Result<()> {
@@ -251,9 +251,9 @@ fn refused(since: Instant) -> io::Error {
 }
 
 /// A caller that waits. Drop gives its work up.
-struct GivesUp(Arc<AtomicBool>);
+struct AbandonGuard(Arc<AtomicBool>);
 
-impl Drop for GivesUp {
+impl Drop for AbandonGuard {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -261,16 +261,16 @@ impl Drop for GivesUp {
 
 /// Keeps a thread.
 #[derive(Debug)]
-pub(super) struct Hold(Arc<Shared>);
+pub(super) struct ThreadHold(Arc<LaneShared>);
 
-impl Drop for Hold {
+impl Drop for ThreadHold {
     fn drop(&mut self) {
         self.0.lock().holds -= 1;
         self.0.changed.notify_one();
     }
 }
 
-impl State {
+impl LaneState {
     /// Since when the thread has been busy for too long: with work that was given up, or with `any` work.
     fn stuck_since(&self, any: bool) -> Option<Instant> {
         let (since, given_up) = self.current.as_ref()?;
@@ -278,12 +278,12 @@ impl State {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl LaneShared {
+    fn lock(&self) -> MutexGuard<'_, LaneState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn have_thread(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
+    fn have_thread(self: &Arc<Self>, state: &mut LaneState) -> io::Result<()> {
         if state.has_thread {
             return Ok(());
         }
@@ -331,7 +331,7 @@ impl Shared {
     }
 }
 
-impl std::fmt::Debug for State {
+impl std::fmt::Debug for LaneState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("State")
             .field("jobs", &self.jobs.len())

@@ -84,7 +84,7 @@ async fn work_that_was_long_and_has_ended_is_in_the_way_of_none() {
     let looks = lane.clone();
     // Checked when the thread delivers the result: it is not at the work any more.
     let (sender, told) = mpsc::channel();
-    let work = move || -> Told {
+    let work = move || -> Completion {
         std::thread::sleep(STUCK + Duration::from_millis(100));
         Box::new(move || sender.send(looks.0.lock().stuck_since(true)).unwrap())
     };

@@ -11,13 +11,13 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::daemon::Daemon;
-use super::knowing::{Newcomers, set_aside};
 use super::lane::Lanes;
+use super::registry::{NewServices, set_aside};
 use super::rollout::bring_in_staged;
 use super::running;
-use super::service::{Handle, lacks_way_in};
-use super::service_files::Looks;
-use super::state::{self, Opened, PATIENCE};
+use super::service::{Handle, lacks_adoption_socket};
+use super::service_files::ServiceFileStamps;
+use super::state::{self, OpenedState, PATIENCE};
 use crate::config;
 use crate::control::{Error, Kind};
 use crate::journal::Journal;
@@ -34,16 +34,16 @@ const WAY_IN_WITHIN: Duration = Duration::from_millis(1_500);
 const WAY_IN_TICK: Duration = Duration::from_millis(20);
 
 /// A service whose state is being opened.
-struct Opening {
+struct OpeningService {
     name: ServiceName,
-    file: File,
+    file: ServiceFile,
     /// Its service file, and what its state says; `None` if nothing of it can run.
-    opened: JoinHandle<Option<(config::Service, Opened)>>,
+    opened: JoinHandle<Option<(config::Service, OpenedState)>>,
 }
 
 /// The service file of a service that an earlier daemon has left.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum File {
+enum ServiceFile {
     Right,
     Wrong,
     Missing,
@@ -51,7 +51,7 @@ enum File {
 
 /// What an earlier daemon has left.
 #[derive(Default)]
-struct Left {
+struct PreviousServices {
     /// All services that have a state.
     names: BTreeSet<ServiceName>,
     /// Those that were bound, with the service file of that time.
@@ -64,19 +64,20 @@ impl Daemon {
     /// Takes over what runs, and starts what is to run: after the loss of a daemon what ran then, otherwise what
     /// starts by itself. What runs comes first: it has its addresses, whatever the files say now.
     pub(super) async fn load_all(self: &Rc<Self>, was_lost: bool) {
-        let files = self.read_files(Looks::new(), true).await;
+        let files = self.read_files(ServiceFileStamps::new(), true).await;
         let is_listed: BTreeSet<ServiceName> = files.found.keys().cloned().collect();
-        let Left { names, bound, silent } = self.left().await;
-        let judged = Newcomers::judge(&self.shared.dirs, files, |_| false, |name| names.contains(name));
-        let Newcomers { services, broken, errors } = judged;
+        let PreviousServices { names, bound, silent } = self.left().await;
+        let judged = NewServices::judge(&self.shared.dirs, files, |_| false, |name| names.contains(name));
+        let NewServices { services, broken, errors } = judged;
         for error in &errors {
             tracing::error!("{error}");
         }
         self.broken.replace(broken);
         let mut services: BTreeMap<ServiceName, config::Service> =
             services.into_iter().map(|config| (config.name.clone(), config)).collect();
-        let unusable =
-            |name: &ServiceName| if is_listed.contains(name) { File::Wrong } else { File::Missing };
+        let unusable = |name: &ServiceName| {
+            if is_listed.contains(name) { ServiceFile::Wrong } else { ServiceFile::Missing }
+        };
         let mut first = Vec::new();
         for (name, running) in bound {
             first.push(match services.remove(&name) {
@@ -109,12 +110,12 @@ impl Daemon {
     }
 
     /// Waits only a moment: what does not answer is taken in later.
-    async fn left(&self) -> Left {
+    async fn left(&self) -> PreviousServices {
         let until = Instant::now() + PATIENCE;
         let dirs = self.shared.dirs.clone();
         let names = timeout_at(until, self.directory.run_anyway(move || running::names(&dirs))).await;
         let names = names.ok().and_then(Result::ok).unwrap_or_default();
-        let mut left = Left { names: names.into_iter().collect(), ..Left::default() };
+        let mut left = PreviousServices { names: names.into_iter().collect(), ..PreviousServices::default() };
         let reads: Vec<_> = left.names.iter().map(|name| (name.clone(), self.read_running(name))).collect();
         for (name, read) in reads {
             match timeout_at(until, read).await {
@@ -135,9 +136,9 @@ impl Daemon {
         self.lanes_of(name).history.run(move || running::read(&dirs, &of))
     }
 
-    fn begin(self: &Rc<Self>, config: config::Service) -> Opening {
+    fn begin(self: &Rc<Self>, config: config::Service) -> OpeningService {
         let (name, opened) = (config.name.clone(), self.open(&config.name, Some(config.text.clone())));
-        self.opening(name, File::Right, async move { Some((config, opened.await)) })
+        self.opening(name, ServiceFile::Right, async move { Some((config, opened.await)) })
     }
 
     /// Opens a service whose file is missing or wrong: it uses the file that it was started with, if anything of it
@@ -145,9 +146,9 @@ impl Daemon {
     fn begin_without_file(
         self: &Rc<Self>,
         name: &ServiceName,
-        file: File,
+        file: ServiceFile,
         running: Option<config::Service>,
-    ) -> Opening {
+    ) -> OpeningService {
         let (this, of) = (Rc::clone(self), name.clone());
         self.opening(name.clone(), file, async move {
             let running = match running {
@@ -164,22 +165,22 @@ impl Daemon {
     fn opening(
         &self,
         name: ServiceName,
-        file: File,
-        opened: impl Future<Output = Option<(config::Service, Opened)>> + 'static,
-    ) -> Opening {
+        file: ServiceFile,
+        opened: impl Future<Output = Option<(config::Service, OpenedState)>> + 'static,
+    ) -> OpeningService {
         let cause = format!("{} does not answer", self.shared.dirs.service_state(&name).display());
         self.late.borrow_mut().insert(name.clone(), cause);
-        Opening { name, file, opened: spawn_local(opened) }
+        OpeningService { name, file, opened: spawn_local(opened) }
     }
 
     /// Loads all at the same time: one that does not answer holds up no other.
-    async fn load_these(self: &Rc<Self>, openings: Vec<Opening>, was_lost: bool) {
+    async fn load_these(self: &Rc<Self>, openings: Vec<OpeningService>, was_lost: bool) {
         let until = Instant::now() + OPENED_WITHIN;
         for mut opening in openings {
             match timeout_at(until, &mut opening.opened).await {
                 Ok(opened) => {
                     self.late.borrow_mut().remove(&opening.name);
-                    self.load_one(opened.ok().flatten(), was_lost, opening.file == File::Right);
+                    self.load_one(opened.ok().flatten(), was_lost, opening.file == ServiceFile::Right);
                 }
                 Err(_) => self.load_later(opening, was_lost),
             }
@@ -199,23 +200,23 @@ impl Daemon {
     }
 
     /// Takes in one service once its state answers.
-    fn load_later(self: &Rc<Self>, opening: Opening, was_lost: bool) {
-        let Opening { name, file, opened } = opening;
+    fn load_later(self: &Rc<Self>, opening: OpeningService, was_lost: bool) {
+        let OpeningService { name, file, opened } = opening;
         let cause = self.late.borrow().get(&name).cloned().unwrap_or_default();
         tracing::error!(service = %name, "its state cannot be used yet: {cause}; it is taken in when it can");
         let this = Rc::clone(self);
         spawn_local(async move {
             let opened = opened.await.ok().flatten();
             this.late.borrow_mut().remove(&name);
-            this.load_one(opened, was_lost, file == File::Right);
-            if file == File::Missing {
+            this.load_one(opened, was_lost, file == ServiceFile::Right);
+            if file == ServiceFile::Missing {
                 this.find_removed(&name);
             }
         });
     }
 
     /// Takes in one service: with its file, or, if something of it runs, without one.
-    fn load_one(&self, found: Option<(config::Service, Opened)>, was_lost: bool, has_file: bool) {
+    fn load_one(&self, found: Option<(config::Service, OpenedState)>, was_lost: bool, has_file: bool) {
         let Some((config, opened)) = found else { return };
         if self.shared.is_leaving.get() {
             // The next daemon takes it in.
@@ -279,7 +280,7 @@ impl Daemon {
         self: &Rc<Self>,
         name: &ServiceName,
         text: Option<String>,
-    ) -> impl Future<Output = Opened> + use<> {
+    ) -> impl Future<Output = OpenedState> + use<> {
         let (lane, dirs, of) = (self.lanes_of(name).journal, self.shared.dirs.clone(), name.clone());
         let (this, name) = (Rc::clone(self), name.clone());
         let open = move || {
@@ -289,7 +290,9 @@ impl Daemon {
         async move {
             let opened = this.insist(&name, open).await;
             let until = Instant::now() + WAY_IN_WITHIN;
-            while lacks_way_in(&this.shared.dirs, opened.journal.standing()) && Instant::now() < until {
+            while lacks_adoption_socket(&this.shared.dirs, opened.journal.standing())
+                && Instant::now() < until
+            {
                 sleep(WAY_IN_TICK).await;
             }
             opened
@@ -325,7 +328,7 @@ impl Daemon {
 
     /// Makes a service known, with what its journal says. If its journal or store cannot be used, that is its
     /// problem.
-    fn know(&self, config: config::Service, opened: Opened) -> Handle {
+    fn know(&self, config: config::Service, opened: OpenedState) -> Handle {
         let name = config.name.clone();
         let handle = Handle::new(config, opened, self.lanes_of(&name), Rc::clone(&self.shared));
         handle.with(|service| {

@@ -5,11 +5,11 @@
 //! Waits for files are in the lanes of each service, on threads of their own (`lane`). Nothing is polled: a daemon
 //! whose services are at rest makes no system call, unless it has to watch one of them.
 
+mod adoption_socket;
+mod control_socket;
 mod daemon;
-mod door;
 mod input;
 mod keeper;
-mod knowing;
 mod lane;
 mod listening;
 mod loading;
@@ -18,6 +18,7 @@ mod operations;
 mod orphans;
 mod panic;
 mod process;
+mod registry;
 mod requests;
 mod rollout;
 mod running;
@@ -26,7 +27,6 @@ mod service_files;
 mod state;
 mod state_lock;
 mod systemd;
-mod way_in;
 
 pub(crate) use daemon::run;
 pub(crate) use process::{environment_of, inherited_environment};

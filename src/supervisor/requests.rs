@@ -8,7 +8,7 @@ use handoff_protocol::supervisor::{Incumbent, Phase, Target};
 use tokio::task::spawn_local;
 
 use super::daemon::Daemon;
-use super::operations::{Asked, Limits, Order, merged};
+use super::operations::{OperationRequest, RequestedOperation, UpgradeLimits, merged};
 use super::rollout::{
     CallOff, Pipeline, Wanted, bring_first, check_running, check_staged, hex, recall_staged, statuses,
     unfinished,
@@ -26,7 +26,7 @@ impl Handler for Daemon {
         by: Caller,
         progress: ProgressSink,
     ) -> Result<api::Response, Error> {
-        let asked = |what| Asked::new(what, by.clone());
+        let asked = |what| RequestedOperation::new(what, by.clone());
         match request {
             api::Request::Ping => Ok(api::Response::Pong(api::Pong {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -56,7 +56,7 @@ impl Handler for Daemon {
                     preparation.ended().await;
                     return Ok(answer(outcome));
                 }
-                match handle.order(Order::Stop, Some(asked.clone()), Some(progress)).await {
+                match handle.order(OperationRequest::Stop, Some(asked.clone()), Some(progress)).await {
                     // The service waited for its start, and was called off: that is the outcome.
                     Err(error) if called_off.waiting_start && error.kind == Kind::NotRunning => {
                         Ok(answer(handle.read(|service| service.stopped_before_start(&asked))))
@@ -74,7 +74,7 @@ impl Handler for Daemon {
                     preparation.ended().await;
                     return Ok(answer(outcome));
                 }
-                handle.order(Order::Cancel, None, Some(progress)).await.map(answer)
+                handle.order(OperationRequest::Cancel, None, Some(progress)).await.map(answer)
             }
             api::Request::Kill(kill) => {
                 let handle = self.find(&kill.service).await?;
@@ -135,20 +135,20 @@ impl Daemon {
     async fn start(
         &self,
         name: &ServiceName,
-        asked: Asked,
+        asked: RequestedOperation,
         progress: ProgressSink,
     ) -> Result<api::Response, Error> {
         let (handle, config) = self.find_fresh(name).await?;
         let file = config.text.clone();
         let prepared = prepare_start(&handle, config).await;
         prepared.inspect_err(|error| handle.with(|service| service.note_refused_start(error, &file)))?;
-        handle.order(Order::Start, Some(asked), Some(progress)).await.map(answer)
+        handle.order(OperationRequest::Start, Some(asked), Some(progress)).await.map(answer)
     }
 
     async fn restart(
         &self,
         name: &ServiceName,
-        asked: Asked,
+        asked: RequestedOperation,
         progress: ProgressSink,
     ) -> Result<api::Response, Error> {
         let (handle, config) = self.find_fresh(name).await?;
@@ -159,14 +159,14 @@ impl Daemon {
             _ => {}
         }
         check_running(&handle, &config).await?;
-        let order = Order::Restart(Box::new(config));
+        let order = OperationRequest::Restart(Box::new(config));
         handle.order(order, Some(asked), Some(progress)).await.map(answer)
     }
 
     async fn upgrade(
         &self,
         wanted: api::Upgrade,
-        asked: Asked,
+        asked: RequestedOperation,
         progress: ProgressSink,
     ) -> Result<api::Response, Error> {
         let (handle, config) = self.find_fresh(&wanted.service).await?;
@@ -179,8 +179,8 @@ impl Daemon {
         }
         handle.compacted().await;
         let api::Upgrade { binary, deadline_ms, drain_grace_ms, claims, .. } = wanted;
-        let limits = Limits { deadline_ms, drain_grace_ms };
-        let refusal = Order::Refusal(limits);
+        let limits = UpgradeLimits { deadline_ms, drain_grace_ms };
+        let refusal = OperationRequest::Refusal(limits);
         if let Some(refused) = handle.try_order(refusal, Some(asked.clone()), Some(progress.clone())).await {
             return refused.map(answer);
         }
@@ -314,7 +314,17 @@ impl Service {
         self.may_take_over(&config)?;
         self.reconfigure(config);
         self.mend_journal();
-        Ok(())
+        // Nothing could be committed, and what a rollback would start again is not known for sure.
+        match self.journal.refused() {
+            Some(cause) => Err(self.not_recordable(cause)),
+            None => Ok(()),
+        }
+    }
+
+    fn not_recordable(&self, cause: &str) -> Error {
+        let name = self.name.as_str();
+        let message = format!("The state of service {name:?} cannot be used: {cause}. It serves on.");
+        Error::new(Kind::StorageFailed, message, "Nothing was begun. Mend that, then try again.")
     }
 
     /// Checks that a changed service file needs no stop.
@@ -357,8 +367,10 @@ impl Service {
             (Phase::Stopped, _) if self.problems.keeps_it_down() => api::State::Failed,
             (Phase::Stopped, _) => api::State::Stopped,
             (Phase::Backoff, _) => api::State::Backoff,
-            // Its process ended a moment ago.
-            (Phase::Serving, _) if !self.is_served_by(pid) => api::State::Starting,
+            // Its process ended a moment ago, or its main process did.
+            (Phase::Serving, _) if !self.is_served_by(pid) || self.incumbent_over().is_some() => {
+                api::State::Starting
+            }
             (Phase::Serving, _) => api::State::Serving,
             (Phase::Stopping, _) => api::State::Stopping,
             (_, Incumbent::Absent) => api::State::Starting,
@@ -382,7 +394,7 @@ impl Service {
             named: None,
             staged: self.staged_status(),
             sha256: self.current_binary().map(|binary| hex(&binary.sha256)),
-            started_at: self.processes.incumbent().map(|process| process.started_at_unix_ms),
+            started_at: self.serves_since(pid),
             restarts: self.journal.standing().restarts,
             mode: self.config.mode,
             listeners: self.config.listeners.iter().map(listener_status).collect(),
@@ -409,7 +421,8 @@ impl Service {
     /// What the user should know now.
     fn shown_problem(&self) -> Option<String> {
         let usual = self
-            .shown_lock_trouble()
+            .shown_over()
+            .or_else(|| self.shown_lock_trouble())
             .or_else(|| self.shown_wait())
             .or_else(|| self.told_problem())
             .or_else(|| self.strangers())

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use handoff_protocol::ids::ServiceName;
 
-use super::knowing::set_aside;
+use super::registry::set_aside;
 use super::service::Service;
 use super::state::PATIENCE;
 use crate::config::{self, Dirs, Listener};

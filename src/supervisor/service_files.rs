@@ -16,17 +16,17 @@ use tokio::time::{Instant, timeout_at};
 
 use super::daemon::Daemon;
 use super::state::PATIENCE;
-use crate::config::{self, Glimpse, name_of, read_service, service_files};
+use crate::config::{self, PartialService, name_of, read_service, service_files};
 
 /// Tells one content of a file from another, without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FileLook {
+pub(super) struct ServiceFileStamp {
     inode: u64,
     size: u64,
     changed: (i64, i64),
 }
 
-impl FileLook {
+impl ServiceFileStamp {
     fn at(file: &Path) -> io::Result<Self> {
         let found = metadata(file)?;
         Ok(Self { inode: found.ino(), size: found.size(), changed: (found.ctime(), found.ctime_nsec()) })
@@ -35,36 +35,36 @@ impl FileLook {
 
 /// What is at the path of a service file.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum ServiceFileContent {
     /// Nothing.
     Absent,
     /// The same file as before.
     Same,
     /// A service, or the mistakes of its file with what can be read anyway.
-    File(FileLook, Result<Box<config::Service>, (Vec<config::Error>, Glimpse)>),
+    File(ServiceFileStamp, Result<Box<config::Service>, (Vec<config::Error>, PartialService)>),
     /// It cannot be read now, for this reason: usually its file system does not answer.
     Silent(String),
 }
 
 /// The state of each service file when it was last read; `None` if it was not read yet.
-pub(super) type Looks = BTreeMap<ServiceName, Option<FileLook>>;
+pub(super) type ServiceFileStamps = BTreeMap<ServiceName, Option<ServiceFileStamp>>;
 
 /// The service files at one moment.
 #[derive(Debug, Default)]
 pub(super) struct Files {
-    pub(super) found: BTreeMap<ServiceName, Found>,
+    pub(super) found: BTreeMap<ServiceName, ServiceFileContent>,
     /// Other mistakes: of the directory, and of file names that no service can have.
     pub(super) errors: Vec<config::Error>,
     /// Whether a directory of service files exists.
     pub(super) is_there: bool,
     /// Those that have to be read elsewhere.
-    links: Vec<(ServiceName, Option<FileLook>)>,
+    links: Vec<(ServiceName, Option<ServiceFileStamp>)>,
 }
 
 impl Daemon {
     /// Reads the files of these services, as far as they have changed. With `lists`, also reads those of all other
     /// services. Waits only a moment.
-    pub(super) async fn read_files(&self, known: Looks, lists: bool) -> Files {
+    pub(super) async fn read_files(&self, known: ServiceFileStamps, lists: bool) -> Files {
         let config_dir = self.shared.dirs.config.clone();
         let names: Vec<ServiceName> = known.keys().cloned().collect();
         self.keep_directory_thread();
@@ -74,7 +74,8 @@ impl Daemon {
             Err(cause) => {
                 let directory = self.shared.dirs.config.join("services");
                 let errors = if lists { vec![silent(&directory, cause.clone())] } else { Vec::new() };
-                let found = names.into_iter().map(|name| (name, Found::Silent(cause.clone()))).collect();
+                let found =
+                    names.into_iter().map(|name| (name, ServiceFileContent::Silent(cause.clone()))).collect();
                 return Files { found, errors, is_there: false, links: Vec::new() };
             }
         };
@@ -89,7 +90,7 @@ impl Daemon {
             .collect();
         for (name, seen) in links {
             let seen = within(until, seen).await;
-            files.found.insert(name, seen.unwrap_or_else(Found::Silent));
+            files.found.insert(name, seen.unwrap_or_else(ServiceFileContent::Silent));
         }
         files
     }
@@ -117,7 +118,7 @@ pub(super) fn silent(file: &Path, cause: String) -> config::Error {
 }
 
 /// Blocks on the file system of the directory, and follows no link out of it.
-fn in_directory(config_dir: &Path, mut known: Looks, lists: bool) -> Files {
+fn in_directory(config_dir: &Path, mut known: ServiceFileStamps, lists: bool) -> Files {
     let directory = config_dir.join("services");
     let mut files = Files { is_there: directory.is_dir(), ..Files::default() };
     let listed: Vec<PathBuf> = match lists {
@@ -144,15 +145,17 @@ fn in_directory(config_dir: &Path, mut known: Looks, lists: bool) -> Files {
     files
 }
 
-fn look(file: &Path, known: Option<FileLook>) -> Found {
-    match FileLook::at(file) {
-        Ok(found) if Some(found) == known => Found::Same,
-        Ok(found) => Found::File(found, read_service(file)),
+fn look(file: &Path, known: Option<ServiceFileStamp>) -> ServiceFileContent {
+    match ServiceFileStamp::at(file) {
+        Ok(found) if Some(found) == known => ServiceFileContent::Same,
+        Ok(found) => ServiceFileContent::File(found, read_service(file)),
         // A link that leads nowhere is not a removed file: its target may be about to be replaced.
         Err(error) => match symlink_metadata(file) {
-            Ok(link) if link.is_symlink() => Found::Silent(format!("its link leads nowhere: {error}")),
-            Ok(_) => Found::Silent(error.to_string()),
-            Err(_) => Found::Absent,
+            Ok(link) if link.is_symlink() => {
+                ServiceFileContent::Silent(format!("its link leads nowhere: {error}"))
+            }
+            Ok(_) => ServiceFileContent::Silent(error.to_string()),
+            Err(_) => ServiceFileContent::Absent,
         },
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use handoff_protocol::ids::ServiceName;
 
-use super::lane::{Hold, Lane};
+use super::lane::{Lane, ThreadHold};
 use super::rollout::{Origin, read_origins};
 use super::running;
 use crate::config::Dirs;
@@ -27,7 +27,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The journal and the versions of a service. If one of them cannot be used, it is empty, and `problem` says why.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct OpenedState {
     pub(super) journal: Journal,
     pub(super) store: Store,
     /// Where its versions came from.
@@ -41,7 +41,7 @@ pub(super) struct Opened {
 
 /// Opens and reads everything, and creates the directory if it is missing. `text` is the service file, if it exists.
 /// Blocks on the file system, in the lane of the journal.
-pub(super) fn open(dirs: &Dirs, name: &ServiceName, text: Option<&str>, lane: &Lane) -> Opened {
+pub(super) fn open(dirs: &Dirs, name: &ServiceName, text: Option<&str>, lane: &Lane) -> OpenedState {
     if let Some(text) = text {
         running::settle_removed(dirs, name, text);
     }
@@ -68,15 +68,15 @@ pub(super) fn open(dirs: &Dirs, name: &ServiceName, text: Option<&str>, lane: &L
             path.display()
         )
     });
-    Opened { journal, store, origins, staged, problem: refused.or(problem).or(unstaged), began_again }
+    OpenedState { journal, store, origins, staged, problem: refused.or(problem).or(unstaged), began_again }
 }
 
 /// The state of a service that cannot be reached. Touches nothing.
-pub(super) fn without(dirs: &Dirs, name: &ServiceName, source: io::Error) -> Opened {
+pub(super) fn without(dirs: &Dirs, name: &ServiceName, source: io::Error) -> OpenedState {
     let error = JournalError::Storage { path: dirs.journal(name), what: "open it", source };
     let journal = Journal::unreached(&dirs.journal(name), &error);
     let (store, problem) = (Store::empty(&dirs.versions(name)), Some(format!("{error}.")));
-    Opened { journal, store, origins: Vec::new(), staged: None, problem, began_again: None }
+    OpenedState { journal, store, origins: Vec::new(), staged: None, problem, began_again: None }
 }
 
 /// Blocks on the file system, in the lane of the journal.
@@ -101,7 +101,7 @@ fn open_storage(path: &Path, lane: &Lane) -> io::Result<Arc<dyn Storage>> {
             return Ok(Arc::new(file));
         }
     }
-    Ok(Arc::new(Distant::open(path, lane)?))
+    Ok(Arc::new(RemoteJournal::open(path, lane)?))
 }
 
 /// Creates a directory and those above it. Their entries are on disk when this returns.
@@ -126,16 +126,16 @@ thread_local! {
 /// A journal on a file system that may stop answering: if it does not answer in time, it counts as failed. Only the
 /// thread of its lane has its file open, and that thread stays as long as this exists.
 #[derive(Debug)]
-struct Distant {
+struct RemoteJournal {
     id: u64,
     what: String,
     lane: Lane,
     /// Whether it is unknown which file is the journal, because its replacement was given up.
     is_lost: AtomicBool,
-    _thread: Hold,
+    _thread: ThreadHold,
 }
 
-impl Distant {
+impl RemoteJournal {
     /// Blocks on the file system, in the lane.
     fn open(path: &Path, lane: &Lane) -> io::Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -162,14 +162,14 @@ impl Distant {
     }
 }
 
-impl Drop for Distant {
+impl Drop for RemoteJournal {
     fn drop(&mut self) {
         let id = self.id;
         self.lane.post(move || drop(OPEN.with_borrow_mut(|open| open.remove(&id))));
     }
 }
 
-impl Storage for Distant {
+impl Storage for RemoteJournal {
     fn read_all(&self) -> io::Result<Vec<u8>> {
         self.ask(FileStorage::read_all)
     }

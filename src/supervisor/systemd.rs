@@ -27,7 +27,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// The service manager, if there is one that listens.
 #[derive(Debug)]
 pub(super) struct Systemd {
-    teller: Option<Teller>,
+    teller: Option<ManagerThread>,
     /// The services that are to serve, and whether they do.
     serving: RefCell<BTreeMap<ServiceName, bool>>,
 }
@@ -35,18 +35,18 @@ pub(super) struct Systemd {
 impl Systemd {
     /// The service manager that has started this process.
     pub(super) fn new() -> io::Result<Self> {
-        let teller = std::env::var_os("NOTIFY_SOCKET").map(|_| Teller::start()).transpose()?;
+        let teller = std::env::var_os("NOTIFY_SOCKET").map(|_| ManagerThread::start()).transpose()?;
         Ok(Self { teller, serving: RefCell::default() })
     }
 
     /// The daemon takes requests, and has begun to start its services.
     pub(super) fn ready(&self) {
-        self.tell(|| Word::Ready(status(&self.serving.borrow())));
+        self.tell(|| ManagerMessage::Ready(status(&self.serving.borrow())));
     }
 
     /// The daemon is about to end.
     pub(super) fn stopping(&self) {
-        self.tell(|| Word::Stopping);
+        self.tell(|| ManagerMessage::Stopping);
     }
 
     /// Shows the state of a service: whether it is to serve, and whether it does.
@@ -61,7 +61,7 @@ impl Systemd {
             serving.remove(service).map(|_| true)
         };
         if before != Some(serves) {
-            self.tell(|| Word::Status(status(&serving)));
+            self.tell(|| ManagerMessage::Status(status(&serving)));
         }
     }
 
@@ -72,7 +72,7 @@ impl Systemd {
         }
         match fd.try_clone_to_owned() {
             Ok(_) if !is_name(key) => tracing::error!(key, "systemd does not take this name"),
-            Ok(copy) => self.tell(|| Word::Store(key.to_owned(), copy)),
+            Ok(copy) => self.tell(|| ManagerMessage::Store(key.to_owned(), copy)),
             Err(error) => tracing::error!(key, "systemd cannot keep it: {error}"),
         }
     }
@@ -80,11 +80,11 @@ impl Systemd {
     /// Closes what is kept under this key.
     pub(super) fn remove(&self, key: &str) {
         if is_name(key) {
-            self.tell(|| Word::Remove(key.to_owned()));
+            self.tell(|| ManagerMessage::Remove(key.to_owned()));
         }
     }
 
-    fn tell(&self, word: impl FnOnce() -> Word) {
+    fn tell(&self, word: impl FnOnce() -> ManagerMessage) {
         if let Some(queue) = self.teller.as_ref().and_then(|teller| teller.queue.as_ref())
             && queue.try_send(word()).is_err()
         {
@@ -96,15 +96,15 @@ impl Systemd {
 /// A thread that sends messages: nothing limits how long the service manager takes to read, and nothing else must
 /// wait for it.
 #[derive(Debug)]
-struct Teller {
-    queue: Option<SyncSender<Word>>,
+struct ManagerThread {
+    queue: Option<SyncSender<ManagerMessage>>,
     /// Hangs up when all messages are sent.
     told: Receiver<()>,
 }
 
-impl Teller {
+impl ManagerThread {
     fn start() -> io::Result<Self> {
-        let (queue, words) = sync_channel::<Word>(QUEUE_MAX);
+        let (queue, words) = sync_channel::<ManagerMessage>(QUEUE_MAX);
         let (telling, told) = sync_channel(0);
         std::thread::Builder::new().name("systemd".into()).spawn(move || {
             for word in words {
@@ -118,7 +118,7 @@ impl Teller {
     }
 }
 
-impl Drop for Teller {
+impl Drop for ManagerThread {
     fn drop(&mut self) {
         drop(self.queue.take());
         let _ = self.told.recv_timeout(GOODBYE);
@@ -126,7 +126,7 @@ impl Drop for Teller {
 }
 
 /// One message to the service manager.
-enum Word {
+enum ManagerMessage {
     Ready(String),
     Status(String),
     Stopping,
@@ -134,19 +134,19 @@ enum Word {
     Remove(String),
 }
 
-impl Word {
+impl ManagerMessage {
     fn tell(&self) -> io::Result<()> {
         match self {
-            Word::Ready(status) => notify(&[NotifyState::Ready, NotifyState::Status(status)]),
-            Word::Status(status) => notify(&[NotifyState::Status(status)]),
-            Word::Stopping => notify(&[NotifyState::Stopping]),
-            Word::Store(key, fd) => {
+            ManagerMessage::Ready(status) => notify(&[NotifyState::Ready, NotifyState::Status(status)]),
+            ManagerMessage::Status(status) => notify(&[NotifyState::Status(status)]),
+            ManagerMessage::Stopping => notify(&[NotifyState::Stopping]),
+            ManagerMessage::Store(key, fd) => {
                 // A pidfd hangs up when its process is reaped. It must stay: only then does it have anything to
                 // report.
                 let stay = NotifyState::Custom("FDPOLL=0");
                 notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(key), stay], &[fd.as_fd()])
             }
-            Word::Remove(key) => notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(key)]),
+            ManagerMessage::Remove(key) => notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(key)]),
         }
     }
 }

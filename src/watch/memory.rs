@@ -12,19 +12,19 @@ const REMEMBERED_MAX: usize = 200;
 
 /// The contents that were seen, as SHA-256 in hex, the newest last, in a file. Blocks on the file system.
 #[derive(Debug)]
-pub struct Memory {
+pub struct SeenContents {
     path: PathBuf,
     seen: Vec<String>,
 }
 
-impl Memory {
+impl SeenContents {
     /// What is remembered in the state directory of a service. A file that is not there or damaged says nothing.
-    pub fn open(directory: &Path) -> Memory {
+    pub fn open(directory: &Path) -> SeenContents {
         let path = directory.join(FILE);
         let text = regular::read_to_string(&path).unwrap_or_default();
         let is_hash = |line: &&str| line.len() == 64 && line.bytes().all(|byte| byte.is_ascii_hexdigit());
         let seen = text.lines().filter(is_hash).map(str::to_owned).collect();
-        Memory { path, seen }
+        SeenContents { path, seen }
     }
 
     /// Whether this content was seen.
@@ -63,15 +63,15 @@ mod tests {
     fn it_outlives_whoever_wrote_it_and_stays_short() {
         let root = tempfile::tempdir().unwrap();
         let hash = |number: usize| format!("{number:064x}");
-        let mut memory = Memory::open(root.path());
+        let mut memory = SeenContents::open(root.path());
         for number in 0..300 {
             memory.add(&hash(number)).unwrap();
         }
         memory.remove(&hash(299)).unwrap();
-        let memory = Memory::open(root.path());
+        let memory = SeenContents::open(root.path());
         assert_eq!(memory.seen.len(), 199);
         assert!(memory.has(&hash(298)) && !memory.has(&hash(299)) && !memory.has(&hash(0)));
         fs::write(root.path().join(FILE), b"\xff\n").unwrap();
-        assert!(!Memory::open(root.path()).has(&hash(298)));
+        assert!(!SeenContents::open(root.path()).has(&hash(298)));
     }
 }

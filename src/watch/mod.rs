@@ -21,7 +21,7 @@ use crate::sys::readable::readable;
 
 /// What happened at the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
+pub enum PathEvent {
     /// A file appeared there, or its writer has closed it.
     Whole,
     /// A process writes into it.
@@ -33,12 +33,12 @@ pub enum News {
 }
 
 /// Finding the way to a path.
-pub type Finding = Pin<Box<dyn Future<Output = io::Result<Nearest>>>>;
+pub type PathLookup = Pin<Box<dyn Future<Output = io::Result<PathAnchor>>>>;
 
 /// A path that is watched.
-pub struct Watch {
+pub struct PathWatcher {
     path: PathBuf,
-    find: Box<dyn Fn(PathBuf) -> Finding>,
+    find: Box<dyn Fn(PathBuf) -> PathLookup>,
     /// Whether the way has to be found again.
     is_lost: bool,
     inotify: AsyncFd<Inotify>,
@@ -46,7 +46,7 @@ pub struct Watch {
     nearest: (i32, OsString),
     /// Whether that is the directory of the file.
     is_there: bool,
-    news: VecDeque<News>,
+    news: VecDeque<PathEvent>,
 }
 
 /// A directory on the way: whether it stays where it is.
@@ -69,28 +69,33 @@ const LOST: AddWatchFlags = AddWatchFlags::IN_Q_OVERFLOW
 /// Directories that come and go all the time are not followed for ever.
 const ATTEMPTS_MAX: usize = 100;
 
-impl Watch {
-    /// Watches an absolute path. Its first news is [`News::Look`]. Blocks on the file system, here and in [`Watch::next`].
-    pub fn new(path: &Path) -> io::Result<Watch> {
-        let find = |path: PathBuf| -> Finding { Box::pin(std::future::ready(Nearest::find(&path))) };
-        Self::at(path, Nearest::find(path)?, Box::new(find))
+impl PathWatcher {
+    /// Watches an absolute path. Its first news is [`PathEvent::Look`]. Blocks on the file system, here and in
+    /// [`PathWatcher::next`].
+    pub fn new(path: &Path) -> io::Result<PathWatcher> {
+        let find = |path: PathBuf| -> PathLookup { Box::pin(std::future::ready(PathAnchor::find(&path))) };
+        Self::at(path, PathAnchor::find(path)?, Box::new(find))
     }
 
-    /// Likewise. `find` is [`Nearest::find`], wherever that may block.
-    pub async fn by(path: &Path, find: impl Fn(PathBuf) -> Finding + 'static) -> io::Result<Watch> {
+    /// Likewise. `find` is [`PathAnchor::find`], wherever that may block.
+    pub async fn by(path: &Path, find: impl Fn(PathBuf) -> PathLookup + 'static) -> io::Result<PathWatcher> {
         let nearest = find(path.to_owned()).await?;
         Self::at(path, nearest, Box::new(find))
     }
 
-    fn at(path: &Path, nearest: Nearest, find: Box<dyn Fn(PathBuf) -> Finding>) -> io::Result<Watch> {
-        let Nearest { inotify, watch, name, is_there } = nearest;
+    fn at(
+        path: &Path,
+        nearest: PathAnchor,
+        find: Box<dyn Fn(PathBuf) -> PathLookup>,
+    ) -> io::Result<PathWatcher> {
+        let PathAnchor { inotify, watch, name, is_there } = nearest;
         let (inotify, nearest) = (readable(inotify)?, (watch, name));
-        let news = VecDeque::from([News::Look]);
-        Ok(Watch { path: path.to_owned(), find, is_lost: false, inotify, nearest, is_there, news })
+        let news = VecDeque::from([PathEvent::Look]);
+        Ok(PathWatcher { path: path.to_owned(), find, is_lost: false, inotify, nearest, is_there, news })
     }
 
     /// The next thing that happens. May be dropped at any time without losing any.
-    pub async fn next(&mut self) -> io::Result<News> {
+    pub async fn next(&mut self) -> io::Result<PathEvent> {
         loop {
             if let Some(news) = self.news.pop_front() {
                 return Ok(news);
@@ -100,7 +105,7 @@ impl Watch {
                 self.inotify = readable(found.inotify)?;
                 (self.nearest, self.is_there) = ((found.watch, found.name), found.is_there);
                 self.is_lost = false;
-                self.news.push_back(News::Look);
+                self.news.push_back(PathEvent::Look);
                 continue;
             }
             let mut ready = self.inotify.readable().await?;
@@ -112,33 +117,37 @@ impl Watch {
 
     fn take_in(&mut self, happened: &[Event]) {
         let ours = |it: &&Event| it.watch == self.nearest.0 && it.name.as_ref() == Some(&self.nearest.1);
-        let is_lost = happened.iter().any(|it| it.what.intersects(LOST));
+        let is_lost = happened.iter().any(|it| it.mask.intersects(LOST));
         if is_lost || !self.is_there && happened.iter().any(|it| ours(&it)) {
             self.is_lost = true;
             return;
         }
-        self.news.extend(happened.iter().filter(ours).filter_map(|it| news(it.what, &self.path)));
+        self.news.extend(happened.iter().filter(ours).filter_map(|it| news(it.mask, &self.path)));
     }
 }
 
 /// What an event about the file means.
-fn news(what: AddWatchFlags, path: &Path) -> Option<News> {
+fn news(what: AddWatchFlags, path: &Path) -> Option<PathEvent> {
     // A link is whole when it is there; so is another name of a file.
     let is_link = || path.symlink_metadata().is_ok_and(|found| found.is_symlink() || found.nlink() > 1);
     match () {
         () if what.intersects(AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO) => {
-            Some(News::Whole)
+            Some(PathEvent::Whole)
         }
-        () if what.intersects(AddWatchFlags::IN_CREATE) && is_link() => Some(News::Whole),
-        () if what.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MODIFY) => Some(News::Written),
-        () if what.intersects(AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM) => Some(News::Gone),
+        () if what.intersects(AddWatchFlags::IN_CREATE) && is_link() => Some(PathEvent::Whole),
+        () if what.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MODIFY) => {
+            Some(PathEvent::Written)
+        }
+        () if what.intersects(AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM) => {
+            Some(PathEvent::Gone)
+        }
         () => None,
     }
 }
 
 /// The way to a path, watched as far as it is there.
 #[derive(Debug)]
-pub struct Nearest {
+pub struct PathAnchor {
     inotify: Inotify,
     /// The watch of the last directory that is there.
     watch: i32,
@@ -148,7 +157,7 @@ pub struct Nearest {
     is_there: bool,
 }
 
-impl Nearest {
+impl PathAnchor {
     /// Watches the way. Blocks on the file system.
     pub fn find(path: &Path) -> io::Result<Self> {
         let directory = path.parent().ok_or_else(|| io::Error::other("it is no path of a file"))?;

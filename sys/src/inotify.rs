@@ -20,7 +20,7 @@ pub struct Event {
     /// The number of the watch that reported it.
     pub watch: i32,
     /// The kind of event.
-    pub what: AddWatchFlags,
+    pub mask: AddWatchFlags,
     /// The name of the entry, for a watched directory.
     pub name: Option<OsString>,
 }
@@ -40,7 +40,7 @@ impl Inotify {
     pub fn read(&self) -> Result<Vec<Event>, Errno> {
         let event = |event: inotify::InotifyEvent| {
             let watch = event.wd.as_raw();
-            Event { watch, what: event.mask, name: event.name }
+            Event { watch, mask: event.mask, name: event.name }
         };
         Ok(self.0.read_events()?.into_iter().map(event).collect())
     }
@@ -74,7 +74,7 @@ mod tests {
         let watch = inotify.add(directory.path(), AddWatchFlags::IN_CREATE).unwrap();
         assert_eq!(inotify.read(), Err(Errno::EAGAIN));
         std::fs::write(directory.path().join("one"), "").unwrap();
-        let event = Event { watch, what: AddWatchFlags::IN_CREATE, name: Some("one".into()) };
+        let event = Event { watch, mask: AddWatchFlags::IN_CREATE, name: Some("one".into()) };
         assert_eq!(inotify.read(), Ok(vec![event]));
         std::fs::write(directory.path().join("two"), "").unwrap();
         inotify.drain();

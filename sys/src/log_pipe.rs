@@ -78,9 +78,9 @@ mod tests {
     use std::io::Read;
 
     /// A shell with these streams. It prints "ready" on its standard error when it has run `script`.
-    struct Shell(Spawned);
+    struct TestShell(Spawned);
 
-    impl Shell {
+    impl TestShell {
         fn start(script: &str, stdout: &OwnedFd, stderr: &OwnedFd) -> Self {
             let spec = SpawnSpec {
                 binary: "/bin/sh".into(),
@@ -96,7 +96,7 @@ mod tests {
         }
     }
 
-    impl Drop for Shell {
+    impl Drop for TestShell {
         fn drop(&mut self) {
             let _ = kill(&self.0.pidfd, Signal::SIGKILL);
             let _ = reap_blocking(self.0.pidfd.as_fd());
@@ -107,7 +107,7 @@ mod tests {
     fn what_is_written_while_nobody_reads_waits_and_then_comes_the_end() {
         let (reader, writer) = log_pipe().unwrap();
         drop(reader);
-        let shell = Shell::start("trap '' PIPE; echo one; echo two; exec sleep 1000", &writer, &writer);
+        let shell = TestShell::start("trap '' PIPE; echo one; echo two; exec sleep 1000", &writer, &writer);
         let again = log_pipe_of(shell.0.pid).unwrap().unwrap();
         assert_eq!(identity(&again).unwrap(), identity(&writer).unwrap());
         drop(writer);
@@ -133,14 +133,14 @@ mod tests {
             (&null, &null, false),
             (&one_way, &one_way, false),
         ] {
-            let shell = Shell::start(sleeper, stdout, stderr);
+            let shell = TestShell::start(sleeper, stdout, stderr);
             let pipe = log_pipe_of(shell.0.pid).unwrap();
             assert_eq!(pipe.is_some(), found);
             assert!(pipe.is_none_or(|pipe| identity(pipe).unwrap() == identity(&writer).unwrap()));
         }
         let (told, telling) = std::io::pipe().unwrap();
         let telling = OwnedFd::from(telling);
-        let closed = Shell::start("exec >&-; echo >&2; exec sleep 1000", &writer, &telling);
+        let closed = TestShell::start("exec >&-; echo >&2; exec sleep 1000", &writer, &telling);
         (&told).read_exact(&mut [0]).unwrap();
         assert!(log_pipe_of(closed.0.pid).unwrap().is_none());
         assert_eq!(log_pipe_of(u32::MAX).unwrap_err().kind(), io::ErrorKind::NotFound);

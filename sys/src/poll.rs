@@ -30,7 +30,7 @@ pub fn found(fd: &PollFd<'_>) -> PollFlags {
 
 /// The state of a socket, read without blocking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ends {
+pub struct SocketStatus {
     /// It has data, or is at its end.
     pub is_readable: bool,
     /// The peer sends no more data (`POLLRDHUP`).
@@ -40,14 +40,18 @@ pub struct Ends {
 }
 
 /// Reads the state of a socket. Does not block.
-pub fn ends_of(socket: impl AsFd) -> Result<Ends, Errno> {
+pub fn ends_of(socket: impl AsFd) -> Result<SocketStatus, Errno> {
     // nix has no name for POLLRDHUP, and its result hides unknown flags.
     let events = libc::POLLIN | libc::POLLRDHUP;
     let mut asked = libc::pollfd { fd: socket.as_fd().as_raw_fd(), events, revents: 0 };
     // SAFETY: the kernel writes the one structure, which lives until the call returns.
     retry(|| Errno::result(unsafe { libc::poll(&mut asked, 1, 0) }))?;
     let has = |flag| asked.revents & flag != 0;
-    Ok(Ends { is_readable: has(libc::POLLIN), is_shut: has(libc::POLLRDHUP), is_hung_up: has(libc::POLLHUP) })
+    Ok(SocketStatus {
+        is_readable: has(libc::POLLIN),
+        is_shut: has(libc::POLLRDHUP),
+        is_hung_up: has(libc::POLLHUP),
+    })
 }
 
 pub(super) fn time_spec(time: Duration) -> TimeSpec {

@@ -95,7 +95,7 @@ pub struct Call {
     /// The **thread** that waits, in this process's pid namespace; 0 if it is not visible there.
     pub tid: u32,
     /// The system call.
-    pub what: What,
+    pub what: SystemCall,
     /// Its first four arguments.
     pub args: [u64; 4],
 }
@@ -111,7 +111,7 @@ pub enum Calls {
 
 /// A kind of system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub enum SystemCall {
     /// bind(2): descriptor, address, length.
     Bind,
     /// listen(2): descriptor, backlog.

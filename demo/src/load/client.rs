@@ -18,7 +18,7 @@ const FULL_PART: usize = 5 * 1024 * 1024;
 
 /// The behavior of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Habit {
+pub enum ClientBehavior {
     /// Short operations on one connection, while the server keeps it open.
     KeepAlive,
     /// Short operations, each on a new connection.
@@ -27,7 +27,7 @@ pub enum Habit {
     Slow,
 }
 
-impl Habit {
+impl ClientBehavior {
     /// The habit of the client with this number.
     pub fn of(number: usize) -> Self {
         match number % 4 {
@@ -46,14 +46,14 @@ impl Habit {
 /// A client with its bucket and its model.
 pub struct Client {
     s3: S3,
-    habit: Habit,
+    habit: ClientBehavior,
     model: Model,
     rng: Rng,
 }
 
 impl Client {
     /// Creates a client of an empty bucket.
-    pub fn new(s3: S3, habit: Habit, seed: u64) -> Self {
+    pub fn new(s3: S3, habit: ClientBehavior, seed: u64) -> Self {
         Self { s3, habit, model: Model::default(), rng: Rng::new(seed) }
     }
 
@@ -61,8 +61,8 @@ impl Client {
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Self {
         while !*stop.borrow() {
             let (result, pause_ms) = match self.habit {
-                Habit::Slow => (self.slow_operation().await, 1500..3500),
-                Habit::KeepAlive | Habit::Fresh => (self.operation().await, 5..35),
+                ClientBehavior::Slow => (self.slow_operation().await, 1500..3500),
+                ClientBehavior::KeepAlive | ClientBehavior::Fresh => (self.operation().await, 5..35),
             };
             self.count(result);
             let pause = Duration::from_millis(self.rng.within(pause_ms));

@@ -23,14 +23,14 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use client::{Client, Habit};
+use client::{Client, ClientBehavior};
 use failure::Failure;
 use meter::Meter;
 use s3::S3;
 
 /// The server to load, and the size of the load.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct LoadConfig {
     /// The address of the server.
     pub endpoint: SocketAddr,
     /// The access key for signed requests.
@@ -57,12 +57,12 @@ impl Load {
     /// # Errors
     ///
     /// A bucket cannot be created.
-    pub async fn start(plan: &Plan) -> Result<Self, Failure> {
+    pub async fn start(plan: &LoadConfig) -> Result<Self, Failure> {
         let meter = Arc::new(Meter::default());
         let stop = watch::Sender::new(false);
         let mut ready = Vec::new();
         for number in 0..plan.clients {
-            let habit = Habit::of(number);
+            let habit = ClientBehavior::of(number);
             let mut s3 = S3::new(plan, &format!("client-{number:02}"), habit.keeps_alive(), meter.clone());
             s3.create_bucket().await?;
             ready.push(Client::new(s3, habit, plan.seed.wrapping_add(number as u64)));

@@ -9,7 +9,7 @@ use http::{Request, StatusCode};
 use rusty_s3::actions::{CompleteMultipartUpload, CreateMultipartUpload, ListObjectsV2, S3Action};
 use rusty_s3::{Bucket, Credentials, UrlStyle};
 
-use super::Plan;
+use super::LoadConfig;
 use super::failure::{Failure, Kind};
 use super::http::{Answer, Http, Upload};
 use super::meter::Meter;
@@ -27,7 +27,7 @@ pub struct S3 {
 
 impl S3 {
     /// Access to the bucket `name`, which need not exist yet.
-    pub fn new(plan: &Plan, name: &str, keep_alive: bool, meter: Arc<Meter>) -> Self {
+    pub fn new(plan: &LoadConfig, name: &str, keep_alive: bool, meter: Arc<Meter>) -> Self {
         let url = format!("http://{}", plan.endpoint).parse().expect("an address makes a URL");
         let bucket = Bucket::new(url, UrlStyle::Path, name.to_owned(), "us-east-1")
             .expect("an HTTP URL makes a bucket");

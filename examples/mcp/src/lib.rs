@@ -25,8 +25,8 @@
 //! An upgrade as a client sees it:
 //!
 //! - The process that received a running call answers it, with all its progress notifications.
-//! - The next call uses a new connection to the new process, with the same session. A new process holds a request with an
-//!   unknown session for up to 2 s, until the old process has handed the sessions over.
+//! - The next call uses a new connection to the new process, with the same session. A new process holds a request with
+//!   an unknown session for up to 2 s, until the old process has handed the sessions over.
 //! - An event stream (GET) ends cleanly. The client reconnects after the time that the server has sent, with the header
 //!   `Last-Event-ID`, and reaches the new process.
 //! - Protocol versions without sessions need none of this.

@@ -26,6 +26,7 @@
 //! ```
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use crate::ids::HandoffId;
 use crate::message::{FromService, Mode, Stage, ToService};
@@ -40,7 +41,7 @@ pub const LEAVE_GRACE_MS: u64 = 30_000;
 
 /// The state of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum State {
+pub enum ProcessState {
     /// The service starts up. It sends `Prepared` once start-up is done and `Prepare` has arrived.
     Starting {
         /// Whether `Prepare` has arrived.
@@ -171,7 +172,7 @@ pub enum Action {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Process {
     mode: Mode,
-    state: State,
+    state: ProcessState,
     role: Role,
     /// The current handoff, or the last one.
     handoff: HandoffId,
@@ -183,12 +184,12 @@ pub struct Process {
 impl Process {
     /// Creates the machine of a process that received `Welcome` in `handoff`.
     pub fn new(mode: Mode, handoff: HandoffId) -> Self {
-        let state = State::Starting { asked: false, done: false };
+        let state = ProcessState::Starting { asked: false, done: false };
         Self { mode, state, role: Role::Successor, handoff, seal_lease_ms: 0, connected: true }
     }
 
     /// The current state.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> ProcessState {
         self.state
     }
 
@@ -205,21 +206,21 @@ impl Process {
     /// Whether it works for the supervisor, which then expects signs of life.
     pub fn is_working(&self) -> bool {
         match self.state {
-            State::Starting { asked, .. } => asked,
-            State::Draining { drained } => !drained,
-            State::Locking
-            | State::Opening
-            | State::Sealing { .. }
-            | State::Waiting
-            | State::Reopening { .. }
-            | State::Leaving => true,
-            State::Parked
-            | State::Ready
-            | State::Dismissed
-            | State::Serving
-            | State::Sealed
-            | State::Failed
-            | State::Gone => false,
+            ProcessState::Starting { asked, .. } => asked,
+            ProcessState::Draining { drained } => !drained,
+            ProcessState::Locking
+            | ProcessState::Opening
+            | ProcessState::Sealing { .. }
+            | ProcessState::Waiting
+            | ProcessState::Reopening { .. }
+            | ProcessState::Leaving => true,
+            ProcessState::Parked
+            | ProcessState::Ready
+            | ProcessState::Dismissed
+            | ProcessState::Serving
+            | ProcessState::Sealed
+            | ProcessState::Failed
+            | ProcessState::Gone => false,
         }
     }
 
@@ -231,5 +232,38 @@ impl Process {
     /// Whether the channel to the supervisor is open.
     pub fn is_connected(&self) -> bool {
         self.connected
+    }
+    /// Forwards state only while a successor waits for it; at other times it has no recipient.
+    fn hand_over(&self, state: state::State, out: &mut Vec<Action>) {
+        match self.state {
+            ProcessState::Draining { .. } | ProcessState::Sealing { resume: false, leave: false } => {
+                self.say(FromService::State(state), out)
+            }
+            ProcessState::Starting { .. }
+            | ProcessState::Parked
+            | ProcessState::Locking
+            | ProcessState::Opening
+            | ProcessState::Ready
+            | ProcessState::Dismissed
+            | ProcessState::Serving
+            | ProcessState::Sealing { .. }
+            | ProcessState::Sealed
+            | ProcessState::Failed
+            | ProcessState::Waiting
+            | ProcessState::Reopening { .. }
+            | ProcessState::Leaving
+            | ProcessState::Gone => {}
+        }
+    }
+
+    fn say(&self, message: FromService, out: &mut Vec<Action>) {
+        if self.connected {
+            out.push(Action::Send(self.handoff, message));
+        }
+    }
+
+    fn exit(&mut self, code: i32, out: &mut Vec<Action>) {
+        self.state = ProcessState::Gone;
+        out.push(Action::Exit { code });
     }
 }

@@ -3,10 +3,9 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::{Action, Event, LEAVE_GRACE_MS, Process, Role, State};
+use super::{Action, Event, LEAVE_GRACE_MS, Process, ProcessState, Role};
 use crate::ids::HandoffId;
 use crate::message::{Done, Failed, FromService, Mode, Ready, Stage, ToService};
-use crate::state;
 
 impl Process {
     /// Processes one event. Returns the actions to perform, in order.
@@ -32,15 +31,15 @@ impl Process {
     fn message(&mut self, id: HandoffId, message: ToService, out: &mut Vec<Action>) {
         match (self.state, message) {
             // The only message that begins another handoff.
-            (State::Serving, ToService::Prepare(prepare)) => {
+            (ProcessState::Serving, ToService::Prepare(prepare)) => {
                 self.handoff = id;
-                self.state = State::Draining { drained: false };
+                self.state = ProcessState::Draining { drained: false };
                 out.push(Action::ArmLease { lease_ms: prepare.lease_ms });
                 out.push(Action::Drain { grace_ms: prepare.grace_ms, refused: false });
             }
             (_, _) if id != self.handoff => self.refuse(out),
             // The driver stores the grant; it affects no decision.
-            (_, ToService::Grant(_)) | (State::Dismissed | State::Gone, _) => {}
+            (_, ToService::Grant(_)) | (ProcessState::Dismissed | ProcessState::Gone, _) => {}
             (_, message) => match self.role {
                 Role::Successor => self.message_before_commit(message, out),
                 Role::Incumbent => self.message_after_commit(message, out),
@@ -50,36 +49,39 @@ impl Process {
 
     fn message_before_commit(&mut self, message: ToService, out: &mut Vec<Action>) {
         match (self.state, message) {
-            (State::Starting { asked: false, done }, ToService::Prepare(prepare)) => {
-                self.state = State::Starting { asked: true, done };
+            (ProcessState::Starting { asked: false, done }, ToService::Prepare(prepare)) => {
+                self.state = ProcessState::Starting { asked: true, done };
                 out.push(Action::ArmLease { lease_ms: prepare.lease_ms });
                 self.park(out);
             }
-            (State::Parked, ToService::State(state)) if self.mode == Mode::Exclusive => {
+            (ProcessState::Parked, ToService::State(state)) if self.mode == Mode::Exclusive => {
                 out.push(Action::KeepState(state));
             }
-            (State::Parked, ToService::Begin(_)) => {
+            (ProcessState::Parked, ToService::Begin(_)) => {
                 out.push(Action::DisarmLease);
                 match self.mode {
                     Mode::Exclusive => {
-                        self.state = State::Locking;
+                        self.state = ProcessState::Locking;
                         out.push(Action::TakeLock);
                     }
                     Mode::Overlap => {
-                        self.state = State::Opening;
+                        self.state = ProcessState::Opening;
                         out.push(Action::Open);
                     }
                 }
             }
-            (State::Ready, ToService::Commit(_)) => self.become_incumbent(),
-            (State::Ready, ToService::Abort(_)) => {
-                self.state = State::Dismissed;
+            (ProcessState::Ready, ToService::Commit(_)) => self.become_incumbent(),
+            (ProcessState::Ready, ToService::Abort(_)) => {
+                self.state = ProcessState::Dismissed;
                 out.push(Action::ArmLease { lease_ms: LEAVE_GRACE_MS });
                 out.push(Action::Drain { grace_ms: LEAVE_GRACE_MS, refused: true });
                 out.push(Action::Seal { cut: true });
             }
             (
-                State::Starting { .. } | State::Parked | State::Locking | State::Opening,
+                ProcessState::Starting { .. }
+                | ProcessState::Parked
+                | ProcessState::Locking
+                | ProcessState::Opening,
                 ToService::Abort(_),
             ) => {
                 self.exit(0, out);
@@ -90,12 +92,12 @@ impl Process {
 
     fn message_after_commit(&mut self, message: ToService, out: &mut Vec<Action>) {
         match (self.state, message) {
-            (State::Draining { drained }, ToService::Seal(seal)) => {
+            (ProcessState::Draining { drained }, ToService::Seal(seal)) => {
                 if !drained {
                     out.push(Action::CancelDrain);
                 }
                 self.seal_lease_ms = seal.lease_ms;
-                self.state = State::Sealing { resume: false, leave: false };
+                self.state = ProcessState::Sealing { resume: false, leave: false };
                 out.push(Action::DisarmLease);
                 out.push(Action::Seal { cut: seal.cut });
             }
@@ -103,12 +105,15 @@ impl Process {
             // A process that began to serve without a supervisor may also receive `Abort`.
             (_, ToService::Commit(_) | ToService::Abort(_)) => self.leave(out),
             // The predecessor drains while this process already serves.
-            (State::Serving, ToService::State(state)) if self.mode == Mode::Overlap => {
+            (ProcessState::Serving, ToService::State(state)) if self.mode == Mode::Overlap => {
                 out.push(Action::TakeOver(state));
             }
             // The message was in transit when the lease ended or the drain failed.
             (
-                State::Serving | State::Failed | State::Waiting | State::Reopening { .. },
+                ProcessState::Serving
+                | ProcessState::Failed
+                | ProcessState::Waiting
+                | ProcessState::Reopening { .. },
                 ToService::Seal(_),
             ) => {}
             (_, _) => self.refuse(out),
@@ -124,19 +129,19 @@ impl Process {
     fn closed(&mut self, out: &mut Vec<Action>) {
         self.connected = false;
         match self.state {
-            State::Starting { .. } | State::Parked => self.exit(0, out),
+            ProcessState::Starting { .. } | ProcessState::Parked => self.exit(0, out),
             // No supervisor is left to send `Commit`, so the serving process is the incumbent.
-            State::Ready => self.become_incumbent(),
-            State::Locking | State::Opening | State::Dismissed => {}
-            State::Serving
-            | State::Draining { .. }
-            | State::Sealing { .. }
-            | State::Sealed
-            | State::Failed
-            | State::Waiting
-            | State::Reopening { .. }
-            | State::Leaving
-            | State::Gone => self.take_back(out),
+            ProcessState::Ready => self.become_incumbent(),
+            ProcessState::Locking | ProcessState::Opening | ProcessState::Dismissed => {}
+            ProcessState::Serving
+            | ProcessState::Draining { .. }
+            | ProcessState::Sealing { .. }
+            | ProcessState::Sealed
+            | ProcessState::Failed
+            | ProcessState::Waiting
+            | ProcessState::Reopening { .. }
+            | ProcessState::Leaving
+            | ProcessState::Gone => self.take_back(out),
         }
     }
 
@@ -144,20 +149,20 @@ impl Process {
     /// back or on its way back.
     fn adopt(&mut self, id: HandoffId, out: &mut Vec<Action>) {
         let stage = match self.state {
-            State::Ready | State::Serving => Stage::Serving,
-            State::Locking | State::Sealed | State::Waiting => Stage::Waiting,
-            State::Opening
-            | State::Draining { .. }
-            | State::Failed
-            | State::Sealing { leave: false, .. }
-            | State::Reopening { leave: false } => Stage::Working,
-            State::Starting { .. }
-            | State::Parked
-            | State::Dismissed
-            | State::Sealing { leave: true, .. }
-            | State::Reopening { leave: true }
-            | State::Leaving
-            | State::Gone => Stage::Leaving,
+            ProcessState::Ready | ProcessState::Serving => Stage::Serving,
+            ProcessState::Locking | ProcessState::Sealed | ProcessState::Waiting => Stage::Waiting,
+            ProcessState::Opening
+            | ProcessState::Draining { .. }
+            | ProcessState::Failed
+            | ProcessState::Sealing { leave: false, .. }
+            | ProcessState::Reopening { leave: false } => Stage::Working,
+            ProcessState::Starting { .. }
+            | ProcessState::Parked
+            | ProcessState::Dismissed
+            | ProcessState::Sealing { leave: true, .. }
+            | ProcessState::Reopening { leave: true }
+            | ProcessState::Leaving
+            | ProcessState::Gone => Stage::Leaving,
         };
         self.handoff = id;
         self.connected = true;
@@ -166,153 +171,161 @@ impl Process {
 
     fn lease(&mut self, out: &mut Vec<Action>) {
         match self.state {
-            State::Starting { .. } | State::Parked => self.exit(0, out),
-            State::Draining { .. } | State::Sealed | State::Failed => self.take_back(out),
+            ProcessState::Starting { .. } | ProcessState::Parked => self.exit(0, out),
+            ProcessState::Draining { .. } | ProcessState::Sealed | ProcessState::Failed => {
+                self.take_back(out)
+            }
             // Its clients had their time.
-            State::Dismissed | State::Leaving => out.push(Action::CancelDrain),
-            State::Locking
-            | State::Opening
-            | State::Ready
-            | State::Serving
-            | State::Sealing { .. }
-            | State::Waiting
-            | State::Reopening { .. }
-            | State::Gone => {}
+            ProcessState::Dismissed | ProcessState::Leaving => out.push(Action::CancelDrain),
+            ProcessState::Locking
+            | ProcessState::Opening
+            | ProcessState::Ready
+            | ProcessState::Serving
+            | ProcessState::Sealing { .. }
+            | ProcessState::Waiting
+            | ProcessState::Reopening { .. }
+            | ProcessState::Gone => {}
         }
     }
 
     fn started(&mut self, out: &mut Vec<Action>) {
-        if let State::Starting { asked, done: false } = self.state {
-            self.state = State::Starting { asked, done: true };
+        if let ProcessState::Starting { asked, done: false } = self.state {
+            self.state = ProcessState::Starting { asked, done: true };
             self.park(out);
         }
     }
 
     fn park(&mut self, out: &mut Vec<Action>) {
-        if self.state == (State::Starting { asked: true, done: true }) {
-            self.state = State::Parked;
+        if self.state == (ProcessState::Starting { asked: true, done: true }) {
+            self.state = ProcessState::Parked;
             out.push(Action::Send(self.handoff, FromService::Prepared(Done {})));
         }
     }
 
     fn locked(&mut self, out: &mut Vec<Action>) {
         match self.state {
-            State::Locking => {
-                self.state = State::Opening;
+            ProcessState::Locking => {
+                self.state = ProcessState::Opening;
                 out.push(Action::Open);
             }
-            State::Waiting => self.reopen(out),
-            State::Starting { .. }
-            | State::Parked
-            | State::Opening
-            | State::Ready
-            | State::Dismissed
-            | State::Serving
-            | State::Draining { .. }
-            | State::Sealing { .. }
-            | State::Sealed
-            | State::Failed
-            | State::Reopening { .. }
-            | State::Leaving
-            | State::Gone => {}
+            ProcessState::Waiting => self.reopen(out),
+            ProcessState::Starting { .. }
+            | ProcessState::Parked
+            | ProcessState::Opening
+            | ProcessState::Ready
+            | ProcessState::Dismissed
+            | ProcessState::Serving
+            | ProcessState::Draining { .. }
+            | ProcessState::Sealing { .. }
+            | ProcessState::Sealed
+            | ProcessState::Failed
+            | ProcessState::Reopening { .. }
+            | ProcessState::Leaving
+            | ProcessState::Gone => {}
         }
     }
 
     /// Without its lock the process can never write.
     fn lock_failed(&mut self, reason: String, out: &mut Vec<Action>) {
         match self.state {
-            State::Locking => self.opened(Err(reason), out),
-            State::Waiting => self.exit(1, out),
-            State::Starting { .. }
-            | State::Parked
-            | State::Opening
-            | State::Ready
-            | State::Dismissed
-            | State::Serving
-            | State::Draining { .. }
-            | State::Sealing { .. }
-            | State::Sealed
-            | State::Failed
-            | State::Reopening { .. }
-            | State::Leaving
-            | State::Gone => {}
+            ProcessState::Locking => self.opened(Err(reason), out),
+            ProcessState::Waiting => self.exit(1, out),
+            ProcessState::Starting { .. }
+            | ProcessState::Parked
+            | ProcessState::Opening
+            | ProcessState::Ready
+            | ProcessState::Dismissed
+            | ProcessState::Serving
+            | ProcessState::Draining { .. }
+            | ProcessState::Sealing { .. }
+            | ProcessState::Sealed
+            | ProcessState::Failed
+            | ProcessState::Reopening { .. }
+            | ProcessState::Leaving
+            | ProcessState::Gone => {}
         }
     }
 
     fn opened(&mut self, result: Result<(), String>, out: &mut Vec<Action>) {
         match (self.state, result) {
-            (State::Opening, Ok(())) => {
-                self.state = State::Ready;
+            (ProcessState::Opening, Ok(())) => {
+                self.state = ProcessState::Ready;
                 self.say(FromService::Ready(Ready { healthy: true, reason: String::new() }), out);
                 if !self.connected {
                     self.become_incumbent();
                 }
             }
-            (State::Starting { .. } | State::Parked | State::Locking | State::Opening, Err(reason)) => {
+            (
+                ProcessState::Starting { .. }
+                | ProcessState::Parked
+                | ProcessState::Locking
+                | ProcessState::Opening,
+                Err(reason),
+            ) => {
                 self.say(FromService::Ready(Ready { healthy: false, reason }), out);
                 self.exit(1, out);
             }
             (
-                State::Starting { .. }
-                | State::Parked
-                | State::Locking
-                | State::Ready
-                | State::Dismissed
-                | State::Serving
-                | State::Draining { .. }
-                | State::Sealing { .. }
-                | State::Sealed
-                | State::Failed
-                | State::Waiting
-                | State::Reopening { .. }
-                | State::Leaving
-                | State::Gone,
+                ProcessState::Starting { .. }
+                | ProcessState::Parked
+                | ProcessState::Locking
+                | ProcessState::Ready
+                | ProcessState::Dismissed
+                | ProcessState::Serving
+                | ProcessState::Draining { .. }
+                | ProcessState::Sealing { .. }
+                | ProcessState::Sealed
+                | ProcessState::Failed
+                | ProcessState::Waiting
+                | ProcessState::Reopening { .. }
+                | ProcessState::Leaving
+                | ProcessState::Gone,
                 _,
             ) => {}
         }
     }
 
     fn become_incumbent(&mut self) {
-        self.state = State::Serving;
+        self.state = ProcessState::Serving;
         self.role = Role::Incumbent;
     }
 
     /// Serve again with everything that was taken away.
     fn take_back(&mut self, out: &mut Vec<Action>) {
         match self.state {
-            State::Draining { drained } => {
+            ProcessState::Draining { drained } => {
                 if !drained {
                     out.push(Action::CancelDrain);
                 }
                 self.reopen(out);
             }
-            State::Sealing { leave, .. } => self.state = State::Sealing { resume: true, leave },
-            State::Failed => self.reopen(out),
-            State::Sealed => match self.mode {
+            ProcessState::Sealing { leave, .. } => self.state = ProcessState::Sealing { resume: true, leave },
+            ProcessState::Failed => self.reopen(out),
+            ProcessState::Sealed => match self.mode {
                 Mode::Exclusive => {
-                    self.state = State::Waiting;
+                    self.state = ProcessState::Waiting;
                     out.push(Action::DisarmLease);
                     out.push(Action::TakeLock);
                 }
                 Mode::Overlap => self.reopen(out),
             },
             // Nothing was taken from an uncommitted process.
-            State::Starting { .. }
-            | State::Parked
-            | State::Locking
-            | State::Opening
-            | State::Ready
-            | State::Dismissed
-            | State::Serving
-            | State::Waiting
-            | State::Reopening { .. }
-            | State::Leaving
-            | State::Gone => {}
+            ProcessState::Starting { .. }
+            | ProcessState::Parked
+            | ProcessState::Locking
+            | ProcessState::Opening
+            | ProcessState::Ready
+            | ProcessState::Dismissed
+            | ProcessState::Serving
+            | ProcessState::Waiting
+            | ProcessState::Reopening { .. }
+            | ProcessState::Leaving
+            | ProcessState::Gone => {}
         }
     }
 
     fn reopen(&mut self, out: &mut Vec<Action>) {
-        self.state = State::Reopening { leave: false };
+        self.state = ProcessState::Reopening { leave: false };
         out.push(Action::DisarmLease);
         out.push(Action::Resume);
     }
@@ -320,62 +333,41 @@ impl Process {
     /// Another process is committed, or the service stops.
     fn leave(&mut self, out: &mut Vec<Action>) {
         match self.state {
-            State::Serving | State::Draining { .. } | State::Failed => {
-                self.state = State::Leaving;
+            ProcessState::Serving | ProcessState::Draining { .. } | ProcessState::Failed => {
+                self.state = ProcessState::Leaving;
                 out.push(Action::ArmLease { lease_ms: LEAVE_GRACE_MS });
                 out.push(Action::Drain { grace_ms: LEAVE_GRACE_MS, refused: false });
                 out.push(Action::Seal { cut: true });
             }
-            State::Sealing { resume, .. } => self.state = State::Sealing { resume, leave: true },
-            State::Reopening { .. } => self.state = State::Reopening { leave: true },
-            State::Sealed | State::Waiting => self.exit(0, out),
-            // `message_before_commit` dismisses an uncommitted process.
-            State::Starting { .. }
-            | State::Parked
-            | State::Locking
-            | State::Opening
-            | State::Ready
-            | State::Dismissed
-            | State::Leaving
-            | State::Gone => {}
-        }
-    }
-
-    /// Forwards state only while a successor waits for it; at other times it has no recipient.
-    fn hand_over(&self, state: state::State, out: &mut Vec<Action>) {
-        match self.state {
-            State::Draining { .. } | State::Sealing { resume: false, leave: false } => {
-                self.say(FromService::State(state), out)
+            ProcessState::Sealing { resume, .. } => {
+                self.state = ProcessState::Sealing { resume, leave: true }
             }
-            State::Starting { .. }
-            | State::Parked
-            | State::Locking
-            | State::Opening
-            | State::Ready
-            | State::Dismissed
-            | State::Serving
-            | State::Sealing { .. }
-            | State::Sealed
-            | State::Failed
-            | State::Waiting
-            | State::Reopening { .. }
-            | State::Leaving
-            | State::Gone => {}
+            ProcessState::Reopening { .. } => self.state = ProcessState::Reopening { leave: true },
+            ProcessState::Sealed | ProcessState::Waiting => self.exit(0, out),
+            // `message_before_commit` dismisses an uncommitted process.
+            ProcessState::Starting { .. }
+            | ProcessState::Parked
+            | ProcessState::Locking
+            | ProcessState::Opening
+            | ProcessState::Ready
+            | ProcessState::Dismissed
+            | ProcessState::Leaving
+            | ProcessState::Gone => {}
         }
     }
 
     fn drain_done(&mut self, result: Result<(), String>, out: &mut Vec<Action>) {
         // A cancelled drain changes nothing: the next step is already decided.
-        if self.state != (State::Draining { drained: false }) {
+        if self.state != (ProcessState::Draining { drained: false }) {
             return;
         }
         match result {
             Ok(()) => {
-                self.state = State::Draining { drained: true };
+                self.state = ProcessState::Draining { drained: true };
                 self.say(FromService::Drained(Done {}), out);
             }
             Err(reason) => {
-                self.state = State::Failed;
+                self.state = ProcessState::Failed;
                 self.say(FromService::SealFailed(Failed { reason }), out);
             }
         }
@@ -383,44 +375,46 @@ impl Process {
 
     fn seal_done(&mut self, result: Result<(), String>, out: &mut Vec<Action>) {
         match self.state {
-            State::Sealing { leave: true, .. } | State::Leaving | State::Dismissed => self.exit(0, out),
-            State::Sealing { resume: true, leave: false } => self.reopen(out),
-            State::Sealing { resume: false, leave: false } => {
+            ProcessState::Sealing { leave: true, .. } | ProcessState::Leaving | ProcessState::Dismissed => {
+                self.exit(0, out)
+            }
+            ProcessState::Sealing { resume: true, leave: false } => self.reopen(out),
+            ProcessState::Sealing { resume: false, leave: false } => {
                 out.push(Action::ArmLease { lease_ms: self.seal_lease_ms });
                 match result {
                     Ok(()) => {
-                        self.state = State::Sealed;
+                        self.state = ProcessState::Sealed;
                         if self.mode == Mode::Exclusive {
                             out.push(Action::ReleaseLock);
                         }
                         self.say(FromService::Sealed(Done {}), out);
                     }
                     Err(reason) => {
-                        self.state = State::Failed;
+                        self.state = ProcessState::Failed;
                         self.say(FromService::SealFailed(Failed { reason }), out);
                     }
                 }
             }
-            State::Starting { .. }
-            | State::Parked
-            | State::Locking
-            | State::Opening
-            | State::Ready
-            | State::Serving
-            | State::Draining { .. }
-            | State::Sealed
-            | State::Failed
-            | State::Waiting
-            | State::Reopening { .. }
-            | State::Gone => {}
+            ProcessState::Starting { .. }
+            | ProcessState::Parked
+            | ProcessState::Locking
+            | ProcessState::Opening
+            | ProcessState::Ready
+            | ProcessState::Serving
+            | ProcessState::Draining { .. }
+            | ProcessState::Sealed
+            | ProcessState::Failed
+            | ProcessState::Waiting
+            | ProcessState::Reopening { .. }
+            | ProcessState::Gone => {}
         }
     }
 
     fn resume_done(&mut self, result: Result<(), String>, out: &mut Vec<Action>) {
-        let State::Reopening { leave } = self.state else { return };
+        let ProcessState::Reopening { leave } = self.state else { return };
         match result {
             Ok(()) => {
-                self.state = State::Serving;
+                self.state = ProcessState::Serving;
                 self.say(FromService::Resumed(Done {}), out);
                 if leave {
                     self.leave(out);
@@ -432,16 +426,5 @@ impl Process {
                 self.exit(1, out);
             }
         }
-    }
-
-    fn say(&self, message: FromService, out: &mut Vec<Action>) {
-        if self.connected {
-            out.push(Action::Send(self.handoff, message));
-        }
-    }
-
-    fn exit(&mut self, code: i32, out: &mut Vec<Action>) {
-        self.state = State::Gone;
-        out.push(Action::Exit { code });
     }
 }

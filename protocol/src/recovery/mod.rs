@@ -24,11 +24,11 @@ use crate::message::Stage;
 
 mod roles;
 
-pub use roles::{Living, Roles, Slots, roles};
+pub use roles::{LivingProcesses, Roles, Slots, roles};
 
 /// What the journal says about the last handoff.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Written {
+pub enum LastHandoff {
     /// It was not committed, or there was none: the current generation's process is the incumbent.
     Uncommitted,
     /// It was committed: the current generation's process is the successor.
@@ -37,7 +37,7 @@ pub enum Written {
 
 /// What is known of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Found {
+pub enum Observation {
     /// It does not exist, or has ended.
     Gone,
     /// `Adopt` was sent; no answer yet.
@@ -56,7 +56,7 @@ pub enum Found {
     Unreachable,
 }
 
-impl From<Stage> for Found {
+impl From<Stage> for Observation {
     fn from(stage: Stage) -> Self {
         match stage {
             Stage::Serving => Self::Serving,
@@ -73,11 +73,11 @@ pub struct Facts {
     /// Whether the service is to run.
     pub wanted: bool,
     /// What the journal says about the last handoff.
-    pub written: Written,
+    pub written: LastHandoff,
     /// What is known of the incumbent.
-    pub incumbent: Found,
+    pub incumbent: Observation,
     /// What is known of the successor.
-    pub successor: Found,
+    pub successor: Observation,
 }
 
 /// The decision.
@@ -113,11 +113,11 @@ pub struct Row {
     /// Whether the service is to run; `None` matches both.
     pub wanted: Option<bool>,
     /// What the journal says; `None` matches both.
-    pub written: Option<Written>,
+    pub written: Option<LastHandoff>,
     /// The matching states of the incumbent.
-    pub incumbent: &'static [Found],
+    pub incumbent: &'static [Observation],
     /// The matching states of the successor.
-    pub successor: &'static [Found],
+    pub successor: &'static [Observation],
     /// The decision.
     pub decision: Decision,
     /// The reason.
@@ -134,20 +134,20 @@ impl Row {
     }
 }
 
-use Found::{Asked, Frozen, Gone, Leaving, Serving, Unreachable, Waiting, Working};
+use Observation::{Asked, Frozen, Gone, Leaving, Serving, Unreachable, Waiting, Working};
 
 /// All states of a process.
-pub const FOUND: [Found; 8] = [Gone, Asked, Serving, Working, Waiting, Leaving, Frozen, Unreachable];
+pub const FOUND: [Observation; 8] = [Gone, Asked, Serving, Working, Waiting, Leaving, Frozen, Unreachable];
 
 /// The states in which it is known whether the process serves.
-const SETTLED: [Found; 6] = [Gone, Serving, Waiting, Leaving, Frozen, Unreachable];
+const SETTLED: [Observation; 6] = [Gone, Serving, Waiting, Leaving, Frozen, Unreachable];
 
 /// The table. Exactly one row applies to any facts.
 pub static TABLE: &[Row] = &[
     Row {
         label: "go forward",
         wanted: None,
-        written: Some(Written::Uncommitted),
+        written: Some(LastHandoff::Uncommitted),
         incumbent: &SETTLED,
         successor: &[Serving],
         decision: Decision::Advance,
@@ -158,7 +158,7 @@ pub static TABLE: &[Row] = &[
     Row {
         label: "finish",
         wanted: None,
-        written: Some(Written::Committed),
+        written: Some(LastHandoff::Committed),
         incumbent: &SETTLED,
         successor: &[Serving, Unreachable],
         decision: Decision::Forward,
@@ -178,7 +178,7 @@ pub static TABLE: &[Row] = &[
     Row {
         label: "ask before the end",
         wanted: None,
-        written: Some(Written::Committed),
+        written: Some(LastHandoff::Committed),
         incumbent: &[Asked, Working],
         successor: &[Unreachable],
         decision: Decision::Wait,
@@ -187,7 +187,7 @@ pub static TABLE: &[Row] = &[
     Row {
         label: "distrust",
         wanted: None,
-        written: Some(Written::Uncommitted),
+        written: Some(LastHandoff::Uncommitted),
         incumbent: &FOUND,
         successor: &[Unreachable],
         decision: Decision::KillSuccessor,
@@ -217,7 +217,7 @@ pub static TABLE: &[Row] = &[
     Row {
         label: "go on",
         wanted: None,
-        written: Some(Written::Uncommitted),
+        written: Some(LastHandoff::Uncommitted),
         incumbent: &[Serving, Unreachable],
         successor: &[Gone],
         decision: Decision::Adopt,
@@ -227,7 +227,7 @@ pub static TABLE: &[Row] = &[
     Row {
         label: "roll back",
         wanted: None,
-        written: Some(Written::Uncommitted),
+        written: Some(LastHandoff::Uncommitted),
         incumbent: &[Serving, Unreachable],
         successor: &[Waiting, Leaving],
         decision: Decision::Back,
@@ -237,7 +237,7 @@ pub static TABLE: &[Row] = &[
     Row {
         label: "undo the commit",
         wanted: None,
-        written: Some(Written::Committed),
+        written: Some(LastHandoff::Committed),
         incumbent: &[Serving, Unreachable],
         successor: &[Gone, Waiting, Leaving],
         decision: Decision::Revert,
@@ -298,7 +298,7 @@ pub fn decide(facts: Facts) -> &'static Row {
     TABLE.iter().find(|row| row.holds(facts)).unwrap_or(&TABLE[TABLE.len() - 1])
 }
 
-impl fmt::Display for Found {
+impl fmt::Display for Observation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Gone => "gone",

@@ -1,12 +1,12 @@
 //! Roles after a restart: assigns a role and a slot to each process in the journal, before any of them is asked.
 
-use super::Written;
+use super::LastHandoff;
 use crate::message::Mode;
 use crate::record::{Current, Process, Standing};
 
 /// The processes in the journal that still exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Living<T> {
+pub struct LivingProcesses<T> {
     /// The process of [`Standing::current`].
     pub current: Option<T>,
     /// The process of [`Standing::previous`].
@@ -21,7 +21,7 @@ pub struct Living<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Roles<T> {
     /// What the journal says about the last handoff.
-    pub written: Written,
+    pub written: LastHandoff,
     /// The process that served before the last handoff.
     pub incumbent: Option<T>,
     /// The successor of that handoff.
@@ -37,8 +37,8 @@ pub struct Roles<T> {
 }
 
 /// Assigns the roles.
-pub fn roles<T>(standing: &Standing, living: Living<T>) -> Roles<T> {
-    let Living { current, previous, leaving, attempt } = living;
+pub fn roles<T>(standing: &Standing, living: LivingProcesses<T>) -> Roles<T> {
+    let LivingProcesses { current, previous, leaving, attempt } = living;
     // One process has one role: it must not be asked twice or replaced by itself.
     let serving =
         current.as_ref().and(standing.current.as_ref()).and_then(|current| current.process.as_ref());
@@ -55,8 +55,8 @@ pub fn roles<T>(standing: &Standing, living: Living<T>) -> Roles<T> {
         .zip(standing.current.as_ref())
         .is_some_and(|(attempt, current)| current.process.is_some() || attempt.binary != current.binary);
     let (written, incumbent, successor, outgoing) = match (&standing.attempt, previous) {
-        (None, Some(previous)) => (Written::Committed, Some(previous), current, leaving),
-        (_, previous) => (Written::Uncommitted, current, attempt, previous.or(leaving)),
+        (None, Some(previous)) => (LastHandoff::Committed, Some(previous), current, leaving),
+        (_, previous) => (LastHandoff::Uncommitted, current, attempt, previous.or(leaving)),
     };
     Roles {
         written,
@@ -93,7 +93,7 @@ impl<T> Roles<T> {
     /// Whether an upgrade was in progress that a user may ask about: one not yet committed, or on probation.
     pub fn is_under_way(&self, has_probation: bool) -> bool {
         let stands_by =
-            self.written == Written::Committed && self.incumbent.is_some() && self.successor.is_some();
+            self.written == LastHandoff::Committed && self.incumbent.is_some() && self.successor.is_some();
         self.is_upgrade || stands_by && has_probation
     }
 
@@ -102,7 +102,7 @@ impl<T> Roles<T> {
     /// its answer.
     pub fn newest_slot_serves(&self) -> bool {
         !self.is_reverted
-            && (self.written == Written::Committed || self.incumbent.is_none() || !self.is_attempt)
+            && (self.written == LastHandoff::Committed || self.incumbent.is_none() || !self.is_attempt)
     }
 
     /// Assigns the slots, which are ordered from oldest to newest.
@@ -115,8 +115,8 @@ impl<T> Roles<T> {
         };
         let (outgoing, older, newer) = (take(&self.outgoing), take(&self.incumbent), take(&self.successor));
         let (incumbent, successor) = match self.written {
-            Written::Committed if self.is_reverted => (newer, older),
-            Written::Committed | Written::Uncommitted => (older, newer),
+            LastHandoff::Committed if self.is_reverted => (newer, older),
+            LastHandoff::Committed | LastHandoff::Uncommitted => (older, newer),
         };
         Slots { incumbent, successor, outgoing }
     }
@@ -127,8 +127,8 @@ impl<T> Roles<T> {
         match (self.written, self.is_attempt) {
             // The reverted process has the newest slot.
             _ if self.is_reverted => 0,
-            (Written::Uncommitted, false) => slots.saturating_sub(self.count()),
-            (Written::Uncommitted, true) | (Written::Committed, _) => 0,
+            (LastHandoff::Uncommitted, false) => slots.saturating_sub(self.count()),
+            (LastHandoff::Uncommitted, true) | (LastHandoff::Committed, _) => 0,
         }
     }
 }
@@ -164,7 +164,7 @@ mod tests {
         let lives = |process: Option<&Process>| {
             process.map(|process| process.pid as u8).filter(|number| living.contains(number))
         };
-        let living = Living {
+        let living = LivingProcesses {
             current: standing.current.as_ref().and_then(|it| lives(it.process.as_ref())),
             previous: standing.previous.as_ref().and_then(|it| lives(it.process.as_ref())),
             leaving: standing.leaving.as_ref().and_then(|it| lives(it.process.as_ref())),
@@ -173,7 +173,7 @@ mod tests {
         roles(&standing, living)
     }
 
-    fn parts(roles: &Roles<u8>) -> (Written, [Option<u8>; 3]) {
+    fn parts(roles: &Roles<u8>) -> (LastHandoff, [Option<u8>; 3]) {
         (roles.written, [roles.incumbent, roles.successor, roles.outgoing])
     }
 
@@ -181,18 +181,18 @@ mod tests {
     fn a_handoff_that_is_not_committed_leaves_its_process_the_successor() {
         let facts = || committed(1, 1).into_iter().chain(committed(2, 2)).chain(started(3, 3));
         let all = left(facts(), &[1, 2, 3]);
-        assert_eq!(parts(&all), (Written::Uncommitted, [Some(2), Some(3), Some(1)]));
+        assert_eq!(parts(&all), (LastHandoff::Uncommitted, [Some(2), Some(3), Some(1)]));
         assert!(all.is_under_way(false));
-        assert_eq!(parts(&left(facts(), &[3])), (Written::Uncommitted, [None, Some(3), None]));
+        assert_eq!(parts(&left(facts(), &[3])), (LastHandoff::Uncommitted, [None, Some(3), None]));
     }
 
     #[test]
     fn a_handoff_that_is_committed_makes_the_process_before_it_the_incumbent() {
         let facts = || (1..4).flat_map(|number| committed(number, number));
         let all = left(facts(), &[1, 2, 3]);
-        assert_eq!(parts(&all), (Written::Committed, [Some(2), Some(3), Some(1)]));
-        assert_eq!(parts(&left(facts(), &[2])), (Written::Committed, [Some(2), None, None]));
-        assert_eq!(parts(&left(facts(), &[1, 3])), (Written::Uncommitted, [Some(3), None, Some(1)]));
+        assert_eq!(parts(&all), (LastHandoff::Committed, [Some(2), Some(3), Some(1)]));
+        assert_eq!(parts(&left(facts(), &[2])), (LastHandoff::Committed, [Some(2), None, None]));
+        assert_eq!(parts(&left(facts(), &[1, 3])), (LastHandoff::Uncommitted, [Some(3), None, Some(1)]));
     }
 
     #[test]
@@ -241,7 +241,7 @@ mod tests {
         let undone = [Fact::Reverted { handoff: id(2) }];
         let facts = || committed(1, 1).into_iter().chain(committed(2, 2)).chain(undone.clone());
         let both = left(facts(), &[1, 2]);
-        assert_eq!(parts(&both), (Written::Committed, [Some(2), Some(1), None]));
+        assert_eq!(parts(&both), (LastHandoff::Committed, [Some(2), Some(1), None]));
         assert!(!both.newest_slot_serves());
         let Slots { incumbent, successor, .. } = slots_of(both, &[4, 5]);
         assert_eq!((incumbent, successor), (5, 4));

@@ -5,8 +5,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::{
-    Action, DurableFact, Incumbent, LostCommit, Moment, Outcome, Phase, Successor, Supervisor, Target,
-    Verdict,
+    Action, DurableFact, Incumbent, LostCommit, Moment, Outcome, Phase, ProvisionalOutcome, Successor,
+    Supervisor, Target,
 };
 use crate::deadline::Deadline;
 use crate::message::{Abort, Mode, Resume, Stage, ToService};
@@ -68,7 +68,7 @@ impl Supervisor {
     /// Records a reason for the failure of the current handoff. The first one becomes the answer; each is reported.
     pub(super) fn blame(&mut self, reason: Reason, out: &mut Vec<Action>) {
         out.push(Action::Failed(reason.clone()));
-        self.answer.fails(reason);
+        self.answer.fail(reason);
     }
 
     fn resume(&mut self, at: Moment, out: &mut Vec<Action>) {
@@ -121,7 +121,7 @@ impl Supervisor {
                 LostCommit::Revert => self.revert(at, out),
                 LostCommit::RevertIfServed => {
                     self.disarm_phase(out);
-                    self.stand(at, out);
+                    self.uphold_commit(at, out);
                 }
                 LostCommit::None => {
                     self.disarm_phase(out);
@@ -274,7 +274,7 @@ impl Supervisor {
                 self.begin(at, out)
             }
             Phase::Resuming if self.successor == Successor::Parked => {
-                self.answer.verdict = Verdict::Open;
+                self.answer.outcome = ProvisionalOutcome::Open;
                 self.handoff.ends_at = at.now.saturating_add(self.policy.deadline_ms);
                 self.begin(at, out);
             }
@@ -434,7 +434,7 @@ impl Supervisor {
             }
             (Phase::Reverting, Incumbent::Absent) => {
                 self.disarm_phase(out);
-                self.stand(at, out)
+                self.uphold_commit(at, out)
             }
             (Phase::Reverting, _) => self.durable(at, out),
             (_, _) => {}

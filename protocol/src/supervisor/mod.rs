@@ -59,8 +59,8 @@ pub use phase::Phase;
 use probation::LostCommit;
 pub use recover::Legacy;
 use recover::Recovery;
-use timers::Starved;
-pub use watch::Watch;
+use timers::StarvedLeases;
+pub use watch::WatchReason;
 
 /// The binary that a successor is started from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -162,13 +162,13 @@ pub struct Supervisor {
     successor: Successor,
     outgoing: Option<Outgoing>,
     handoff: Handoff,
-    answer: Answer,
+    answer: PendingAnswer,
     /// When the process that must end was asked to drain.
     drain_began: Millis,
     /// The state of an earlier supervisor's processes, until recovery has decided.
     recovery: Option<Recovery>,
     /// Leases in a row in which each process was silent and starved.
-    starved: Starved,
+    starved: StarvedLeases,
     /// Failed starts and deaths that still count.
     failures: Failures,
     /// Pause before the next restart. Milliseconds.
@@ -185,7 +185,7 @@ struct Handoff {
     ends_at: Millis,
     drain_grace_ms: Millis,
     /// Answers that the incumbent still owes to withdrawn requests.
-    owes: Owes,
+    awaited_replies: AwaitedReplies,
     /// The successor served without a `Commit`, and considers itself the incumbent.
     skips_commit: bool,
     /// Number of canary steps so far.
@@ -199,51 +199,51 @@ struct Handoff {
 
 /// The answer to the request or crash behind the current handoff.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-struct Answer {
+struct PendingAnswer {
     /// Whether a request waits for it.
     is_awaited: bool,
-    verdict: Verdict,
+    outcome: ProvisionalOutcome,
 }
 
 /// What is known of the answer before the end.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-enum Verdict {
+enum ProvisionalOutcome {
     /// The outcome decides.
     #[default]
     Open,
     /// The commit stands although its process has died; another one is started from the same binary.
-    Stands,
+    CommitUpheld,
     /// The handoff is being rolled back for this reason.
-    Fails(Reason),
+    RollingBack(Reason),
 }
 
-impl Answer {
+impl PendingAnswer {
     /// The first reason counts.
-    fn fails(&mut self, reason: Reason) {
+    fn fail(&mut self, reason: Reason) {
         if self.reason().is_none() {
-            self.verdict = Verdict::Fails(reason);
+            self.outcome = ProvisionalOutcome::RollingBack(reason);
         }
     }
 
     /// Has no effect after a failure.
-    fn stands(&mut self) {
+    fn uphold_commit(&mut self) {
         if self.reason().is_none() {
-            self.verdict = Verdict::Stands;
+            self.outcome = ProvisionalOutcome::CommitUpheld;
         }
     }
 
     /// Why the handoff is being rolled back.
     fn reason(&self) -> Option<&Reason> {
-        match &self.verdict {
-            Verdict::Fails(reason) => Some(reason),
-            Verdict::Open | Verdict::Stands => None,
+        match &self.outcome {
+            ProvisionalOutcome::RollingBack(reason) => Some(reason),
+            ProvisionalOutcome::Open | ProvisionalOutcome::CommitUpheld => None,
         }
     }
 }
 
 /// Answers that the incumbent still owes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-struct Owes {
+struct AwaitedReplies {
     drained: bool,
     sealed: bool,
 }
@@ -255,7 +255,7 @@ impl Handoff {
             target,
             ends_at: now.saturating_add(policy.deadline_ms),
             drain_grace_ms: policy.drain_grace_ms,
-            owes: Owes::default(),
+            awaited_replies: AwaitedReplies::default(),
             skips_commit: false,
             shares: 0,
             probation_ms: policy.probation_ms,
@@ -279,10 +279,10 @@ impl Supervisor {
             successor: Successor::Absent,
             outgoing: None,
             handoff,
-            answer: Answer::default(),
+            answer: PendingAnswer::default(),
             drain_began: 0,
             recovery: None,
-            starved: Starved::default(),
+            starved: StarvedLeases::default(),
             failures: Failures::default(),
             pause_ms: 0,
             serving_since: 0,

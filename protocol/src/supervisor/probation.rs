@@ -4,7 +4,9 @@
 
 use alloc::vec::Vec;
 
-use super::{Action, Incumbent, Leaving, Moment, Outcome, Outgoing, Phase, Supervisor, Target, Verdict};
+use super::{
+    Action, Incumbent, Leaving, Moment, Outcome, Outgoing, Phase, ProvisionalOutcome, Supervisor, Target,
+};
 use crate::deadline::Deadline;
 use crate::message::Mode;
 use crate::reason::Reason;
@@ -93,7 +95,7 @@ impl Supervisor {
         self.outgoing = None;
         self.incumbent = if serves { Incumbent::Active } else { Incumbent::Quiesced };
         let is_fault = why != Reason::Cancelled;
-        self.answer.verdict = Verdict::Open;
+        self.answer.outcome = ProvisionalOutcome::Open;
         self.blame(why, out);
         out.push(Action::Reinstate { retires: self.mode == Mode::Overlap });
         match (self.mode, replaced) {
@@ -129,10 +131,10 @@ impl Supervisor {
     }
 
     /// The commit could not be undone, and no process serves: its binary is started.
-    pub(super) fn stand(&mut self, at: Moment, out: &mut Vec<Action>) {
+    pub(super) fn uphold_commit(&mut self, at: Moment, out: &mut Vec<Action>) {
         self.handoff.lost_commit = LostCommit::None;
         self.handoff.target = Target::Committed;
-        self.answer.verdict = Verdict::Stands;
+        self.answer.outcome = ProvisionalOutcome::CommitUpheld;
         self.nobody_serves(at, None, out);
     }
 
@@ -144,7 +146,7 @@ impl Supervisor {
                 self.report(Outcome::Committed, out)
             }
             // The new process has died in the meantime; the request is answered when another one serves.
-            (_, _) => self.answer.stands(),
+            (_, _) => self.answer.uphold_commit(),
         }
     }
 }

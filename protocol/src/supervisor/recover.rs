@@ -17,18 +17,18 @@ use crate::deadline::{Deadline, Millis, Policy};
 use crate::ids::HandoffId;
 use crate::message::{Adopt, FromService, Mode, Ready, ToService};
 use crate::reason::{Reason, Role};
-use crate::recovery::{Decision, Facts, Found, Written, decide};
+use crate::recovery::{Decision, Facts, LastHandoff, Observation, decide};
 use crate::version::VersionRange;
-use leaving::Urged;
+use leaving::EndingStage;
 
-/// What exists when a supervisor starts. Each process is [`Found::Gone`], can be [`Found::Asked`], or is
-/// [`Found::Unreachable`].
+/// What exists when a supervisor starts. Each process is [`Observation::Gone`], can be [`Observation::Asked`], or is
+/// [`Observation::Unreachable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Legacy {
     /// Whether the service is to run.
     pub wanted: bool,
     /// What the journal says about the last handoff.
-    pub written: Written,
+    pub written: LastHandoff,
     /// The handoff in progress, or an unused id. All processes belong to it from now on.
     pub handoff: HandoffId,
     /// Whether its end must be reported because a user requested it.
@@ -36,34 +36,34 @@ pub struct Legacy {
     /// The rest of its time, if known. Milliseconds.
     pub left_ms: Option<Millis>,
     /// The process that served before it.
-    pub incumbent: Found,
+    pub incumbent: Observation,
     /// The successor of that handoff.
-    pub successor: Found,
+    pub successor: Observation,
     /// A process that was replaced earlier.
-    pub outgoing: Found,
+    pub outgoing: Observation,
 }
 
 /// The state so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Recovery {
-    written: Written,
-    incumbent: Found,
-    successor: Found,
+    written: LastHandoff,
+    incumbent: Observation,
+    successor: Observation,
     /// The time of the upgrade is over: a successor that does not serve yet gets no more time.
     is_late: bool,
     /// What was done to an incumbent and a successor that leave.
-    urged: [Urged; 2],
+    urged: [EndingStage; 2],
 }
 
 impl Recovery {
-    fn of(&mut self, role: Role) -> &mut Found {
+    fn of(&mut self, role: Role) -> &mut Observation {
         match role {
             Role::Incumbent => &mut self.incumbent,
             Role::Successor => &mut self.successor,
         }
     }
 
-    fn urged(&mut self, role: Role) -> &mut Urged {
+    fn urged(&mut self, role: Role) -> &mut EndingStage {
         match role {
             Role::Incumbent => &mut self.urged[0],
             Role::Successor => &mut self.urged[1],
@@ -79,7 +79,13 @@ impl Supervisor {
         let mut machine = Self {
             phase: Phase::Recovering,
             wanted,
-            recovery: Some(Recovery { written, incumbent, successor, is_late: false, urged: [Urged::No; 2] }),
+            recovery: Some(Recovery {
+                written,
+                incumbent,
+                successor,
+                is_late: false,
+                urged: [EndingStage::No; 2],
+            }),
             serving_since: at.now,
             ..Self::new(mode, policy)
         };
@@ -109,7 +115,7 @@ impl Supervisor {
     }
 
     fn ask(&mut self, at: Moment, role: Role, out: &mut Vec<Action>) {
-        if self.found(role) == Found::Asked {
+        if self.found(role) == Observation::Asked {
             let adopt = self.adopt();
             out.push(match role {
                 Role::Incumbent => Action::ToIncumbent(self.handoff.id, adopt),
@@ -119,23 +125,23 @@ impl Supervisor {
         }
     }
 
-    fn send_away(&mut self, at: Moment, outgoing: Found, out: &mut Vec<Action>) {
+    fn send_away(&mut self, at: Moment, outgoing: Observation, out: &mut Vec<Action>) {
         let step = match outgoing {
-            Found::Gone => return,
-            Found::Asked => Leaving::Asked,
-            Found::Serving
-            | Found::Working
-            | Found::Waiting
-            | Found::Leaving
-            | Found::Frozen
-            | Found::Unreachable => Leaving::Terminating { ends: true },
+            Observation::Gone => return,
+            Observation::Asked => Leaving::Asked,
+            Observation::Serving
+            | Observation::Working
+            | Observation::Waiting
+            | Observation::Leaving
+            | Observation::Frozen
+            | Observation::Unreachable => Leaving::Terminating { ends: true },
         };
         self.outgoing = Some(Outgoing { step, handoff: self.handoff.id, reports: false });
         self.tell_outgoing(at, self.policy.stop_grace_ms, out);
     }
 
-    fn found(&self, role: Role) -> Found {
-        self.recovery.map_or(Found::Gone, |mut recovery| *recovery.of(role))
+    fn found(&self, role: Role) -> Observation {
+        self.recovery.map_or(Observation::Gone, |mut recovery| *recovery.of(role))
     }
 
     /// Processes one event before the decision.
@@ -149,8 +155,8 @@ impl Supervisor {
             Event::FromSuccessor(id, message) => self.answered(at, Role::Successor, id, &message, out),
             Event::FromOutgoing(id, message) => self.on_outgoing(at, id, &message, out),
             Event::HungUp(role) | Event::Garbage(role, _) => self.unheard(at, role, out),
-            Event::IncumbentGone(_) => self.learn(at, Role::Incumbent, Found::Gone, out),
-            Event::SuccessorGone(_) => self.learn(at, Role::Successor, Found::Gone, out),
+            Event::IncumbentGone(_) => self.learn(at, Role::Incumbent, Observation::Gone, out),
+            Event::SuccessorGone(_) => self.learn(at, Role::Successor, Observation::Gone, out),
             Event::OutgoingGone => self.outgoing_gone(out),
             Event::OutgoingQuiet(id) => self.outgoing_quiet(at, id, out),
             Event::Deadline(deadline) => self.late(at, deadline, out),
@@ -174,47 +180,53 @@ impl Supervisor {
     ) {
         let known = self.found(role);
         // Its own limit runs: nothing that it says extends it.
-        if known == Found::Leaving {
+        if known == Observation::Leaving {
             return;
         }
         let found = match (known, message) {
-            _ if id != self.handoff.id => Found::Unreachable,
-            (Found::Asked, FromService::Adopted(adopted)) => adopted.stage.into(),
-            (Found::Working | Found::Waiting, FromService::Resumed(_)) => Found::Serving,
-            (_, FromService::ResumeFailed(_)) => Found::Leaving,
-            (Found::Working | Found::Waiting, FromService::Ready(ready)) if role == Role::Successor => {
+            _ if id != self.handoff.id => Observation::Unreachable,
+            (Observation::Asked, FromService::Adopted(adopted)) => adopted.stage.into(),
+            (Observation::Working | Observation::Waiting, FromService::Resumed(_)) => Observation::Serving,
+            (_, FromService::ResumeFailed(_)) => Observation::Leaving,
+            (Observation::Working | Observation::Waiting, FromService::Ready(ready))
+                if role == Role::Successor =>
+            {
                 self.ready_or_not(ready)
             }
             (_, FromService::Progress(_) | FromService::Release(_)) => known,
-            (_, _) => Found::Unreachable,
+            (_, _) => Observation::Unreachable,
         };
         // A successor that still needs `Commit` sends `Ready`.
-        let serves_now = found == Found::Serving && known != found;
+        let serves_now = found == Observation::Serving && known != found;
         self.handoff.skips_commit |=
             role == Role::Successor && serves_now && !matches!(message, FromService::Ready(_));
         match found {
-            Found::Unreachable => self.unheard(at, role, out),
+            Observation::Unreachable => self.unheard(at, role, out),
             found => self.learn(at, role, found, out),
         }
     }
 
-    fn ready_or_not(&mut self, ready: &Ready) -> Found {
+    fn ready_or_not(&mut self, ready: &Ready) -> Observation {
         if ready.healthy {
-            return Found::Serving;
+            return Observation::Serving;
         }
-        self.answer.fails(Reason::Unhealthy(ready.reason.clone()));
-        Found::Leaving
+        self.answer.fail(Reason::Unhealthy(ready.reason.clone()));
+        Observation::Leaving
     }
 
     /// Marks a process as unreachable. A frozen one stays frozen.
     fn unheard(&mut self, at: Moment, role: Role, out: &mut Vec<Action>) {
         match self.found(role) {
-            Found::Gone | Found::Leaving | Found::Frozen => {}
-            Found::Asked | Found::Serving | Found::Working | Found::Waiting | Found::Unreachable => {
+            Observation::Gone | Observation::Leaving | Observation::Frozen => {}
+            Observation::Asked
+            | Observation::Serving
+            | Observation::Working
+            | Observation::Waiting
+            | Observation::Unreachable => {
                 if role == Role::Incumbent {
                     out.push(Action::HangUpIncumbent);
                 }
-                self.learn(at, role, Found::Unreachable, out);
+                self.learn(at, role, Observation::Unreachable, out);
             }
         }
     }
@@ -252,24 +264,28 @@ impl Supervisor {
 
     fn silent(&mut self, at: Moment, role: Role, out: &mut Vec<Action>) {
         match self.found(role) {
-            Found::Asked | Found::Working | Found::Waiting => self.learn(at, role, Found::Frozen, out),
-            Found::Leaving => self.leaves_late(role, out),
-            Found::Gone | Found::Serving | Found::Frozen | Found::Unreachable => {}
+            Observation::Asked | Observation::Working | Observation::Waiting => {
+                self.learn(at, role, Observation::Frozen, out)
+            }
+            Observation::Leaving => self.leaves_late(role, out),
+            Observation::Gone | Observation::Serving | Observation::Frozen | Observation::Unreachable => {}
         }
     }
 
-    fn learn(&mut self, at: Moment, role: Role, found: Found, out: &mut Vec<Action>) {
+    fn learn(&mut self, at: Moment, role: Role, found: Observation, out: &mut Vec<Action>) {
         if self.is_late() && role == Role::Successor && is_too_late(found) {
             self.blame(Reason::NotReady, out);
             return self.terminate_left(at, role, out);
         }
         let Some(recovery) = &mut self.recovery else { return };
         *recovery.of(role) = found;
-        let is_urged = *recovery.urged(role) != Urged::No;
+        let is_urged = *recovery.urged(role) != EndingStage::No;
         match found {
-            Found::Asked | Found::Working | Found::Waiting => self.arm(at, answer_of(role), out),
-            Found::Leaving => out.push(Action::Arm(answer_of(role), self.exit_limit_ms(is_urged))),
-            Found::Gone | Found::Serving | Found::Frozen | Found::Unreachable => {
+            Observation::Asked | Observation::Working | Observation::Waiting => {
+                self.arm(at, answer_of(role), out)
+            }
+            Observation::Leaving => out.push(Action::Arm(answer_of(role), self.exit_limit_ms(is_urged))),
+            Observation::Gone | Observation::Serving | Observation::Frozen | Observation::Unreachable => {
                 out.push(Action::Disarm(answer_of(role)))
             }
         }
@@ -294,7 +310,8 @@ impl Supervisor {
             | Decision::Rest => {}
         }
         self.disarm_phase(out);
-        let urged = self.recovery.take().map_or(Urged::No, |mut recovery| *recovery.urged(Role::Successor));
+        let urged =
+            self.recovery.take().map_or(EndingStage::No, |mut recovery| *recovery.urged(Role::Successor));
         self.incumbent = incumbent_as(incumbent);
         out.push(Action::Recovered(decision));
         match decision {
@@ -312,11 +329,11 @@ impl Supervisor {
     }
 
     /// The result of the interrupted request: a rollback, unless it was committed and only its process is lost.
-    fn explain_left(&mut self, written: Written, decision: Decision, out: &mut Vec<Action>) {
+    fn explain_left(&mut self, written: LastHandoff, decision: Decision, out: &mut Vec<Action>) {
         match written {
             _ if !self.answer.is_awaited => {}
-            Written::Committed if decision != Decision::Revert => self.answer.stands(),
-            Written::Committed | Written::Uncommitted => {
+            LastHandoff::Committed if decision != Decision::Revert => self.answer.uphold_commit(),
+            LastHandoff::Committed | LastHandoff::Uncommitted => {
                 self.handoff.target = Target::Candidate;
                 if self.answer.reason().is_none() {
                     self.blame(Reason::SupervisorLost, out);
@@ -348,16 +365,16 @@ impl Supervisor {
         if self.answer.is_awaited {
             self.handoff.target = Target::Candidate;
         }
-        if matches!(left.incumbent, Found::Serving | Found::Waiting) {
+        if matches!(left.incumbent, Observation::Serving | Observation::Waiting) {
             self.handoff.probation_ms = self.policy.probation_ms;
         }
         self.steer_forward(out);
         self.committed(at, out);
-        if let (Found::Leaving, Some(outgoing)) = (left.incumbent, &mut self.outgoing) {
+        if let (Observation::Leaving, Some(outgoing)) = (left.incumbent, &mut self.outgoing) {
             outgoing.step = Leaving::Exiting { serves: true };
             out.push(Action::Arm(Deadline::RetireExit, self.exit_limit_ms(true)));
         }
-        if left.successor == Found::Unreachable {
+        if left.successor == Observation::Unreachable {
             self.unheard_left(at, out);
         }
     }
@@ -375,28 +392,28 @@ impl Supervisor {
     }
 
     /// The incumbent serves, or no process does.
-    fn go_back(&mut self, at: Moment, successor: Found, urged: Urged, out: &mut Vec<Action>) {
+    fn go_back(&mut self, at: Moment, successor: Observation, urged: EndingStage, out: &mut Vec<Action>) {
         self.handoff.skips_commit = false;
         if self.incumbent != Incumbent::Absent && self.mode == Mode::Overlap {
             out.push(Action::SteerToIncumbent);
         }
         match successor {
-            Found::Gone => self.reaped(at, out),
-            Found::Waiting => {
+            Observation::Gone => self.reaped(at, out),
+            Observation::Waiting => {
                 self.successor = Successor::Begun;
                 self.dismiss(at, out);
             }
             // It is already leaving.
-            Found::Asked
-            | Found::Serving
-            | Found::Working
-            | Found::Leaving
-            | Found::Frozen
-            | Found::Unreachable => {
+            Observation::Asked
+            | Observation::Serving
+            | Observation::Working
+            | Observation::Leaving
+            | Observation::Frozen
+            | Observation::Unreachable => {
                 self.successor = match urged {
-                    Urged::No => Successor::Dismissed,
-                    Urged::Terminated => Successor::Terminating,
-                    Urged::Killed => Successor::Begun,
+                    EndingStage::No => Successor::Dismissed,
+                    EndingStage::Terminated => Successor::Terminating,
+                    EndingStage::Killed => Successor::Begun,
                 };
                 self.enter(at, Phase::Reaping, Deadline::Leave, out);
             }
@@ -405,18 +422,20 @@ impl Supervisor {
 }
 
 /// Whether a successor in this state has used up its time without serving.
-fn is_too_late(found: Found) -> bool {
-    matches!(found, Found::Working | Found::Waiting)
+fn is_too_late(found: Observation) -> bool {
+    matches!(found, Observation::Working | Observation::Waiting)
 }
 
-fn incumbent_as(found: Found) -> Incumbent {
+fn incumbent_as(found: Observation) -> Incumbent {
     match found {
-        Found::Gone => Incumbent::Absent,
-        Found::Serving => Incumbent::Active,
-        Found::Unreachable => Incumbent::Unreachable,
-        Found::Asked | Found::Working | Found::Waiting | Found::Leaving | Found::Frozen => {
-            Incumbent::Quiesced
-        }
+        Observation::Gone => Incumbent::Absent,
+        Observation::Serving => Incumbent::Active,
+        Observation::Unreachable => Incumbent::Unreachable,
+        Observation::Asked
+        | Observation::Working
+        | Observation::Waiting
+        | Observation::Leaving
+        | Observation::Frozen => Incumbent::Quiesced,
     }
 }
 

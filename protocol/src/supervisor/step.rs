@@ -4,8 +4,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::{
-    Action, DurableFact, Event, Handoff, Incumbent, Leaving, LostCommit, Moment, Outcome, Outgoing, Owes,
-    Phase, Refusal, Request, Successor, Supervisor, Target, Verdict,
+    Action, AwaitedReplies, DurableFact, Event, Handoff, Incumbent, Leaving, LostCommit, Moment, Outcome,
+    Outgoing, Phase, ProvisionalOutcome, Refusal, Request, Successor, Supervisor, Target,
 };
 use crate::deadline::{Deadline, Millis, Stragglers};
 use crate::ids::HandoffId;
@@ -61,6 +61,8 @@ impl Supervisor {
                 self.spawn(at, Target::Committed, out);
             }
             Phase::Stopped | Phase::Backoff => out.push(Action::Refuse(Refusal::Retiring)),
+            // A stop waits for the replaced process.
+            Phase::Serving if !self.wanted => out.push(Action::Refuse(Refusal::Retiring)),
             Phase::Serving => out.push(Action::Refuse(Refusal::AlreadyRunning)),
             phase => out.push(Action::Refuse(Refusal::Busy(phase))),
         }
@@ -101,7 +103,12 @@ impl Supervisor {
                     outgoing.reports = false;
                 }
             }
-            Phase::Serving if self.outgoing.is_some() => out.push(Action::Refuse(Refusal::Retiring)),
+            // The replaced process leaves first; the request that waits for it gets the result of the stop.
+            Phase::Serving if self.outgoing.is_some() => {
+                self.wanted = false;
+                self.answer.is_awaited = true;
+                self.hurry_outgoing(at, out);
+            }
             Phase::Serving => {
                 self.wanted = false;
                 self.answer.is_awaited = true;
@@ -140,7 +147,7 @@ impl Supervisor {
         match self.phase {
             // A start that a user requested. A restart after a death or failure continues: only a stop ends that.
             Phase::Greeting | Phase::Warming | Phase::Beginning | Phase::Probing if self.is_cold_start() => {
-                if !self.answer.is_awaited || self.answer.verdict != Verdict::Open {
+                if !self.answer.is_awaited || self.answer.outcome != ProvisionalOutcome::Open {
                     return out.push(Action::Refuse(Refusal::NothingToCancel));
                 }
                 self.wanted = false;
@@ -241,7 +248,7 @@ impl Supervisor {
         match (self.mode, self.incumbent) {
             (Mode::Exclusive, Incumbent::Active) => {
                 self.incumbent = Incumbent::Quiesced;
-                self.handoff.owes.drained = true;
+                self.handoff.awaited_replies.drained = true;
                 self.drain_began = at.now;
                 self.enter(at, Phase::Draining, Deadline::Drain, out);
                 let grace_ms = self.drain_limit_ms(at);
@@ -257,7 +264,7 @@ impl Supervisor {
     }
 
     pub(super) fn seal(&mut self, at: Moment, cut: bool, out: &mut Vec<Action>) {
-        self.handoff.owes.sealed = true;
+        self.handoff.awaited_replies.sealed = true;
         self.enter(at, Phase::Sealing, Deadline::Seal, out);
         let seal = ToService::Seal(Seal { lease_ms: self.policy.lease_ms, cut });
         out.push(Action::ToIncumbent(self.handoff.id, seal));
@@ -337,10 +344,12 @@ impl Supervisor {
     }
 
     fn cold_outcome(&mut self) -> Outcome {
-        match (core::mem::take(&mut self.answer.verdict), self.handoff.target) {
-            (Verdict::Fails(reason), Target::Committed) => Outcome::RolledBack(reason),
-            (_, Target::Candidate) | (Verdict::Stands, Target::Committed) => Outcome::Committed,
-            (Verdict::Open, Target::Committed) => Outcome::Started,
+        match (core::mem::take(&mut self.answer.outcome), self.handoff.target) {
+            (ProvisionalOutcome::RollingBack(reason), Target::Committed) => Outcome::RolledBack(reason),
+            (_, Target::Candidate) | (ProvisionalOutcome::CommitUpheld, Target::Committed) => {
+                Outcome::Committed
+            }
+            (ProvisionalOutcome::Open, Target::Committed) => Outcome::Started,
         }
     }
 
@@ -356,12 +365,12 @@ impl Supervisor {
         }
         match (self.phase, message) {
             (Phase::Draining, FromService::Drained(_)) => {
-                self.handoff.owes.drained = false;
+                self.handoff.awaited_replies.drained = false;
                 // Requests that begin after the drain may be cut as well as those that outlast it.
                 self.seal(at, self.policy.stragglers == Stragglers::Cut, out);
             }
             (Phase::Sealing, FromService::Sealed(_)) => {
-                self.handoff.owes.sealed = false;
+                self.handoff.awaited_replies.sealed = false;
                 self.grant_a_begin(at);
                 self.begin(at, out);
             }
@@ -372,7 +381,7 @@ impl Supervisor {
             (Phase::Resuming | Phase::Reaping, FromService::State(_))
                 if self.incumbent == Incumbent::Quiesced => {}
             (Phase::Draining | Phase::Sealing, FromService::SealFailed(failed)) => {
-                self.handoff.owes = Owes::default();
+                self.handoff.awaited_replies = AwaitedReplies::default();
                 self.fail(at, Reason::SealFailed(failed.reason), out);
             }
             (Phase::Draining | Phase::Sealing | Phase::Resuming, FromService::Progress(_)) => self.alive(out),
@@ -395,17 +404,19 @@ impl Supervisor {
                 FromService::Adopted(adopted),
             ) if self.incumbent == Incumbent::Quiesced => self.adopted_late(at, adopted.stage, out),
             (Phase::Sealing | Phase::Resuming | Phase::Reaping, FromService::Drained(_))
-                if self.handoff.owes.drained =>
+                if self.handoff.awaited_replies.drained =>
             {
-                self.handoff.owes.drained = false;
+                self.handoff.awaited_replies.drained = false;
             }
-            (Phase::Resuming | Phase::Reaping, FromService::Sealed(_)) if self.handoff.owes.sealed => {
-                self.handoff.owes.sealed = false;
+            (Phase::Resuming | Phase::Reaping, FromService::Sealed(_))
+                if self.handoff.awaited_replies.sealed =>
+            {
+                self.handoff.awaited_replies.sealed = false;
             }
             (Phase::Resuming | Phase::Reaping, FromService::SealFailed(_))
-                if self.handoff.owes.sealed || self.handoff.owes.drained =>
+                if self.handoff.awaited_replies.sealed || self.handoff.awaited_replies.drained =>
             {
-                self.handoff.owes = Owes::default();
+                self.handoff.awaited_replies = AwaitedReplies::default();
             }
             // It exits by itself, and its end is awaited.
             (_, FromService::ResumeFailed(_)) if self.incumbent == Incumbent::Quiesced => {}

@@ -6,17 +6,17 @@ use alloc::vec::Vec;
 use super::{Action, Event, Incumbent, Moment, Phase, Successor, Supervisor, Target};
 use crate::deadline::{Deadline, LEASES_OF_STARVED, Millis, Stragglers, UNSERVED_RECORD_MS};
 use crate::reason::{Reason, Role};
-use crate::recovery::Found;
+use crate::recovery::Observation;
 
 /// Leases in a row in which a process was silent and starved, by the deadline of its silence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub(super) struct Starved {
+pub(super) struct StarvedLeases {
     silence: u8,
     answer_incumbent: u8,
     answer_successor: u8,
 }
 
-impl Starved {
+impl StarvedLeases {
     fn leases(&mut self, deadline: Deadline) -> Option<&mut u8> {
         match deadline {
             Deadline::Silence => Some(&mut self.silence),
@@ -107,7 +107,9 @@ impl Supervisor {
     /// The process whose silence a deadline limits; `None` for other deadlines. A leaving process owes its end, not a
     /// sign of life.
     pub fn silent_at(&self, deadline: Deadline) -> Option<Role> {
-        let asked = |found: Found| matches!(found, Found::Asked | Found::Working | Found::Waiting);
+        let asked = |found: Observation| {
+            matches!(found, Observation::Asked | Observation::Working | Observation::Waiting)
+        };
         match (deadline, self.phase) {
             (Deadline::Silence, Phase::Warming | Phase::Beginning) => Some(Role::Successor),
             (Deadline::Silence, Phase::Draining | Phase::Sealing | Phase::Resuming) => Some(Role::Incumbent),
@@ -220,7 +222,7 @@ impl Supervisor {
             Deadline::Leave if self.successor == Successor::Terminating => self.exit_limit_ms(true),
             Deadline::Leave => self.policy.exit_limit_ms,
             // It ends its program before it starts it again.
-            Deadline::Resume if self.handoff.owes.sealed => {
+            Deadline::Resume if self.handoff.awaited_replies.sealed => {
                 self.resume_limit_ms().saturating_add(self.seal_limit_ms(at))
             }
             Deadline::Resume => self.resume_limit_ms(),

@@ -9,7 +9,7 @@ use crate::reason::Reason;
 
 /// Why a process is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Watch {
+pub enum WatchReason {
     /// It is a successor with a share of the new connections, in this canary step, counted from 1.
     Share(u8),
     /// It is committed, and the previous version stands by.
@@ -21,11 +21,11 @@ pub enum Watch {
 impl Supervisor {
     /// The process to watch, by its handoff, while this returns it. Report a failure as
     /// [`Event::Condemned`](super::Event::Condemned).
-    pub fn watched(&self) -> Option<(HandoffId, Watch)> {
+    pub fn watched(&self) -> Option<(HandoffId, WatchReason)> {
         let watch = match self.phase {
-            Phase::Canary => Watch::Share(self.handoff.shares),
-            Phase::Serving if self.is_on_probation() => Watch::Probation,
-            Phase::Serving if self.policy.liveness => Watch::Liveness,
+            Phase::Canary => WatchReason::Share(self.handoff.shares),
+            Phase::Serving if self.is_on_probation() => WatchReason::Probation,
+            Phase::Serving if self.policy.liveness => WatchReason::Liveness,
             Phase::Serving
             | Phase::Recovering
             | Phase::Stopped
@@ -49,10 +49,10 @@ impl Supervisor {
     pub(super) fn condemned(&mut self, at: Moment, id: HandoffId, why: String, out: &mut Vec<Action>) {
         let Some((_, watch)) = self.watched().filter(|(watched, _)| *watched == id) else { return };
         match watch {
-            Watch::Share(_) => self.fail(at, Reason::Canary(why), out),
-            Watch::Probation => self.take_back(at, Reason::Probation(why), out),
+            WatchReason::Share(_) => self.fail(at, Reason::Canary(why), out),
+            WatchReason::Probation => self.take_back(at, Reason::Probation(why), out),
             // Its end is handled like any other.
-            Watch::Liveness => out.push(Action::KillIncumbent),
+            WatchReason::Liveness => out.push(Action::KillIncumbent),
         }
     }
 }

@@ -4,13 +4,13 @@ use handoff_protocol::deadline::{Deadline, LEASES_OF_STARVED, Policy};
 use handoff_protocol::ids::{Generation, HandoffId};
 use handoff_protocol::message::{Adopted, Done, FromService, Mode, Stage};
 use handoff_protocol::reason::{Exit, Reason, Role};
-use handoff_protocol::recovery::{Decision, FOUND, Facts, Found, TABLE, Written, decide};
+use handoff_protocol::recovery::{Decision, FOUND, Facts, LastHandoff, Observation, TABLE, decide};
 use handoff_protocol::supervisor::{Action, Event, Legacy, Moment, Outcome, Phase, Supervisor};
 use uuid::Uuid;
 
 fn all() -> impl Iterator<Item = Facts> {
     [true, false].into_iter().flat_map(|wanted| {
-        [Written::Uncommitted, Written::Committed].into_iter().flat_map(move |written| {
+        [LastHandoff::Uncommitted, LastHandoff::Committed].into_iter().flat_map(move |written| {
             FOUND.into_iter().flat_map(move |incumbent| {
                 FOUND.into_iter().map(move |successor| Facts { wanted, written, incumbent, successor })
             })
@@ -48,17 +48,27 @@ fn who_serves_is_neither_killed_nor_replaced_by_a_start() {
         let decision = decide(facts).decision;
         match decision {
             Decision::Start | Decision::Rest => {
-                assert_eq!((facts.incumbent, facts.successor), (Found::Gone, Found::Gone), "{facts:?}")
+                assert_eq!(
+                    (facts.incumbent, facts.successor),
+                    (Observation::Gone, Observation::Gone),
+                    "{facts:?}"
+                )
             }
-            Decision::KillIncumbent => assert_eq!(facts.incumbent, Found::Frozen, "{facts:?}"),
+            Decision::KillIncumbent => assert_eq!(facts.incumbent, Observation::Frozen, "{facts:?}"),
             Decision::KillSuccessor => {
-                assert!(matches!(facts.successor, Found::Frozen | Found::Unreachable), "{facts:?}")
+                assert!(
+                    matches!(facts.successor, Observation::Frozen | Observation::Unreachable),
+                    "{facts:?}"
+                )
             }
             Decision::Back | Decision::Revert => {
-                assert_ne!(facts.successor, Found::Serving, "{facts:?}");
-                assert!(matches!(facts.incumbent, Found::Serving | Found::Unreachable), "{facts:?}");
+                assert_ne!(facts.successor, Observation::Serving, "{facts:?}");
+                assert!(
+                    matches!(facts.incumbent, Observation::Serving | Observation::Unreachable),
+                    "{facts:?}"
+                );
             }
-            Decision::Advance => assert_eq!(facts.successor, Found::Serving, "{facts:?}"),
+            Decision::Advance => assert_eq!(facts.successor, Observation::Serving, "{facts:?}"),
             Decision::Wait | Decision::Adopt | Decision::Forward => {}
         }
     }
@@ -70,11 +80,13 @@ fn what_has_the_data_decides_before_what_was_intended() {
     for facts in all() {
         let decision = decide(facts).decision;
         match facts.successor {
-            Found::Serving if matches!(facts.incumbent, Found::Asked | Found::Working) => {
+            Observation::Serving if matches!(facts.incumbent, Observation::Asked | Observation::Working) => {
                 assert_eq!(decision, Decision::Wait, "{facts:?}")
             }
-            Found::Serving => assert!(matches!(decision, Decision::Advance | Decision::Forward), "{facts:?}"),
-            Found::Working => assert_eq!(decision, Decision::Wait, "{facts:?}"),
+            Observation::Serving => {
+                assert!(matches!(decision, Decision::Advance | Decision::Forward), "{facts:?}")
+            }
+            Observation::Working => assert_eq!(decision, Decision::Wait, "{facts:?}"),
             _ => {}
         }
     }
@@ -83,7 +95,7 @@ fn what_has_the_data_decides_before_what_was_intended() {
 /// Waiting is correct only while there is a process whose next message or end has a limit.
 #[test]
 fn nobody_waits_for_nobody() {
-    use Found::{Asked, Leaving, Waiting, Working};
+    use Observation::{Asked, Leaving, Waiting, Working};
     for facts in all().filter(|facts| decide(*facts).decision == Decision::Wait) {
         let moves = |found| matches!(found, Asked | Working | Waiting | Leaving);
         assert!(moves(facts.incumbent) || moves(facts.successor), "{facts:?}");
@@ -97,13 +109,13 @@ fn a_deadline_that_passes_ends_the_successor_and_not_the_incumbent() {
     let at = Moment { now: 50, next_id: HandoffId::from_uuid(Uuid::from_u128(1)) };
     let left = Legacy {
         wanted: true,
-        written: Written::Uncommitted,
+        written: LastHandoff::Uncommitted,
         handoff: at.next_id,
         under_way: true,
         left_ms: Some(3_000),
-        incumbent: Found::Asked,
-        successor: Found::Asked,
-        outgoing: Found::Gone,
+        incumbent: Observation::Asked,
+        successor: Observation::Asked,
+        outgoing: Observation::Gone,
     };
     let policy = Policy { resume_limit_ms: 7, ..Policy::default() };
     let (mut machine, actions) = Supervisor::recover(Mode::Exclusive, policy.clone(), at, left);
@@ -151,24 +163,24 @@ fn a_deadline_knows_whose_silence_it_is_about() {
     let at = Moment { now: 0, next_id: HandoffId::from_uuid(Uuid::from_u128(1)) };
     let left = |incumbent, successor| Legacy {
         wanted: true,
-        written: Written::Uncommitted,
+        written: LastHandoff::Uncommitted,
         handoff: at.next_id,
         under_way: true,
         left_ms: None,
         incumbent,
         successor,
-        outgoing: Found::Gone,
+        outgoing: Observation::Gone,
     };
     let machine = |incumbent, successor| {
         Supervisor::recover(Mode::Exclusive, Policy::default(), at, left(incumbent, successor)).0
     };
-    let both = machine(Found::Asked, Found::Asked);
+    let both = machine(Observation::Asked, Observation::Asked);
     assert_eq!(both.silent_at(Deadline::AnswerIncumbent), Some(Role::Incumbent));
     assert_eq!(both.silent_at(Deadline::AnswerSuccessor), Some(Role::Successor));
     assert_eq!(both.silent_at(Deadline::Recover), None);
     assert_eq!(both.silent_at(Deadline::Silence), None, "no process works for this supervisor yet");
-    let killed = machine(Found::Asked, Found::Unreachable);
-    assert_eq!(killed.facts().map(|facts| facts.successor), Some(Found::Leaving));
+    let killed = machine(Observation::Asked, Observation::Unreachable);
+    assert_eq!(killed.facts().map(|facts| facts.successor), Some(Observation::Leaving));
     assert_eq!(killed.silent_at(Deadline::AnswerSuccessor), None);
     assert_eq!(killed.silent_at(Deadline::AnswerIncumbent), Some(Role::Incumbent));
 }
@@ -186,7 +198,7 @@ fn who_leaves_in_order_gets_its_stop_signal_and_the_time_after_it() {
     let (exit_limit_ms, stop_grace_ms) = (7, 100);
     let policy = Policy { exit_limit_ms, stop_grace_ms, ..Policy::default() };
     let machine = |written, incumbent, successor| {
-        let found = |stage: Option<Stage>| stage.map_or(Found::Gone, |_| Found::Asked);
+        let found = |stage: Option<Stage>| stage.map_or(Observation::Gone, |_| Observation::Asked);
         let left = Legacy {
             wanted: true,
             written,
@@ -195,7 +207,7 @@ fn who_leaves_in_order_gets_its_stop_signal_and_the_time_after_it() {
             left_ms: None,
             incumbent: found(incumbent),
             successor: found(successor),
-            outgoing: Found::Gone,
+            outgoing: Observation::Gone,
         };
         let (mut machine, _) = Supervisor::recover(Mode::Exclusive, policy.clone(), at, left);
         let mut actions = Vec::new();
@@ -213,7 +225,7 @@ fn who_leaves_in_order_gets_its_stop_signal_and_the_time_after_it() {
     let rows = [
         // For each process, before the decision. Also when only the successor, or only the incumbent, is waited for.
         (
-            Written::Uncommitted,
+            LastHandoff::Uncommitted,
             leaves,
             None,
             Deadline::AnswerIncumbent,
@@ -221,7 +233,7 @@ fn who_leaves_in_order_gets_its_stop_signal_and_the_time_after_it() {
             Action::KillIncumbent,
         ),
         (
-            Written::Uncommitted,
+            LastHandoff::Uncommitted,
             None,
             leaves,
             Deadline::AnswerSuccessor,
@@ -229,7 +241,7 @@ fn who_leaves_in_order_gets_its_stop_signal_and_the_time_after_it() {
             Action::KillSuccessor,
         ),
         (
-            Written::Uncommitted,
+            LastHandoff::Uncommitted,
             Some(Stage::Serving),
             leaves,
             Deadline::Leave,
@@ -237,7 +249,7 @@ fn who_leaves_in_order_gets_its_stop_signal_and_the_time_after_it() {
             Action::KillSuccessor,
         ),
         (
-            Written::Committed,
+            LastHandoff::Committed,
             leaves,
             Some(Stage::Serving),
             Deadline::RetireExit,
@@ -272,13 +284,13 @@ fn a_starved_process_is_given_some_leases_and_each_answer_gives_it_as_many_again
     let at = Moment { now: 0, next_id: HandoffId::from_uuid(Uuid::from_u128(1)) };
     let left = Legacy {
         wanted: true,
-        written: Written::Uncommitted,
+        written: LastHandoff::Uncommitted,
         handoff: at.next_id,
         under_way: false,
         left_ms: None,
-        incumbent: Found::Asked,
-        successor: Found::Gone,
-        outgoing: Found::Gone,
+        incumbent: Observation::Asked,
+        successor: Observation::Gone,
+        outgoing: Observation::Gone,
     };
     let (mut machine, _) = Supervisor::recover(Mode::Exclusive, Policy::default(), at, left);
     let starved = || Event::Starved(Deadline::AnswerIncumbent);

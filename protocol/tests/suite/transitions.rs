@@ -7,7 +7,7 @@ use handoff_protocol::deadline::Policy;
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{Abort, Begin, Commit, Grant, Mode, Prepare, Resume, Seal, ToService};
 use handoff_protocol::process::{self, Process};
-use handoff_protocol::recovery::{Found, Written};
+use handoff_protocol::recovery::{LastHandoff, Observation};
 use handoff_protocol::supervisor::{Event, Legacy, Moment, Supervisor};
 
 use crate::common::brief::{did, seen};
@@ -78,28 +78,28 @@ fn another_supervisor_begins_as_written() {
 
 /// An outgoing process does not affect the others. Neither does the wish that the service runs, until they are known.
 fn all_left() -> Vec<Legacy> {
-    let found = [Found::Gone, Found::Asked, Found::Unreachable];
+    let found = [Observation::Gone, Observation::Asked, Observation::Unreachable];
     let nobody = Legacy {
         wanted: true,
-        written: Written::Uncommitted,
+        written: LastHandoff::Uncommitted,
         handoff: id(1),
         under_way: false,
         left_ms: None,
-        incumbent: Found::Gone,
-        successor: Found::Gone,
-        outgoing: Found::Gone,
+        incumbent: Observation::Gone,
+        successor: Observation::Gone,
+        outgoing: Observation::Gone,
     };
     let mut all = Vec::new();
     for incumbent in found {
         for successor in found {
             all.push(Legacy { under_way: true, incumbent, successor, ..nobody });
-            all.push(Legacy { written: Written::Committed, incumbent, successor, ..nobody });
+            all.push(Legacy { written: LastHandoff::Committed, incumbent, successor, ..nobody });
         }
         all.push(Legacy { incumbent, ..nobody });
         all.push(Legacy { wanted: false, incumbent, ..nobody });
         all.push(Legacy { outgoing: incumbent, ..nobody });
     }
-    all.push(Legacy { incumbent: Found::Asked, outgoing: Found::Asked, ..nobody });
+    all.push(Legacy { incumbent: Observation::Asked, outgoing: Observation::Asked, ..nobody });
     all
 }
 
@@ -127,8 +127,8 @@ fn recovery_events(machine: &Supervisor) -> Vec<(&'static str, Event)> {
         .filter(|(name, _)| match *name {
             name if LIKE_OTHERS.contains(&name) => false,
             name if leaving || is_of_outgoing(name) => leaving && is_of_outgoing(name),
-            name if name.starts_with("successor") => facts.successor != Found::Gone,
-            name if name.starts_with("incumbent") => facts.incumbent != Found::Gone,
+            name if name.starts_with("successor") => facts.successor != Observation::Gone,
+            name if name.starts_with("incumbent") => facts.incumbent != Observation::Gone,
             _ => true,
         })
         .collect()
@@ -160,7 +160,7 @@ fn to_service(own: HandoffId) -> Vec<(&'static str, HandoffId, ToService)> {
 /// that is gone does nothing.
 fn process_events(machine: &Process) -> Vec<(&'static str, process::Event)> {
     use process::Event;
-    if machine.state() == process::State::Gone {
+    if machine.state() == process::ProcessState::Gone {
         return Vec::new();
     }
     let own = machine.handoff();

@@ -11,9 +11,9 @@ use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{Failed, FromService, Ready, Release, Stage};
 use handoff_protocol::process::{Action, Event, Role};
 
-use super::{Driver, Order, say};
+use super::{Driver, DriverRequest, say};
 use crate::inbox::Input;
-use crate::state::{Heir, unpack};
+use crate::state::{SuccessorLink, unpack};
 use crate::{Drain, Ended, Error, Seal};
 use handoff_crash_points::{crash_point, name};
 use handoff_sys::lock::DataLock;
@@ -37,7 +37,7 @@ impl Driver {
             Action::Adopted(id, stage) => self.adopted(id, stage),
             Action::KeepState(state) => self.keep_state(state),
             Action::TakeOver(state) => match unpack(state, self.file.take()) {
-                Ok(state) => (self.orders)(Order::TakeOver(state)),
+                Ok(state) => (self.orders)(DriverRequest::TakeOver(state)),
                 Err(error) => say(&error),
             },
             Action::HangUp => self.close_channel(),
@@ -50,7 +50,7 @@ impl Driver {
             }
             Action::Open => {
                 let state = self.state.take();
-                (self.orders)(Order::Open(state));
+                (self.orders)(DriverRequest::Open(state));
             }
             Action::Drain { grace_ms, refused } => self.order_drain(grace_ms, refused),
             Action::CancelDrain => {
@@ -59,7 +59,7 @@ impl Driver {
                 }
             }
             Action::Seal { cut } => self.order_seal(cut),
-            Action::Resume => (self.orders)(Order::Resume),
+            Action::Resume => (self.orders)(DriverRequest::Resume),
             Action::ArmLease { lease_ms } => self.arm_lease(lease_ms),
             Action::DisarmLease => self.lease = None,
             Action::Exit { code } => self.exit(code),
@@ -112,14 +112,20 @@ impl Driver {
     }
 
     fn order_drain(&mut self, grace_ms: u64, refused: bool) {
-        let drain = Drain::new(Duration::from_millis(grace_ms), Heir::new(Arc::clone(&self.inbox)), refused);
+        let drain =
+            Drain::new(Duration::from_millis(grace_ms), SuccessorLink::new(Arc::clone(&self.inbox)), refused);
         self.drain = Some(drain.clone());
-        (self.orders)(Order::Drain(drain));
+        (self.orders)(DriverRequest::Drain(drain));
     }
 
     fn order_seal(&mut self, cut: bool) {
-        let heir = Heir::new(Arc::clone(&self.inbox));
-        (self.orders)(Order::Seal(Seal { mode: self.machine.mode(), cut, grant: self.granted.take(), heir }));
+        let heir = SuccessorLink::new(Arc::clone(&self.inbox));
+        (self.orders)(DriverRequest::Seal(Seal {
+            mode: self.machine.mode(),
+            cut,
+            grant: self.granted.take(),
+            successor: heir,
+        }));
     }
 
     /// A process that cannot read its predecessor's state cannot take over.
@@ -177,7 +183,7 @@ impl Driver {
             let _ = self.outbox.flush_by(channel, Instant::now() + LAST_WORDS_WITHIN);
         }
         self.adoption = None;
-        (self.orders)(Order::End(end));
+        (self.orders)(DriverRequest::End(end));
         self.ended = true;
     }
 

@@ -12,7 +12,7 @@ use hyper::{Method, Request, Response};
 use tokio::sync::watch;
 
 use super::traffic::{ConnectionEntry, RequestEntry};
-use super::{Asked, Gate, Manner};
+use super::{Gate, HttpRequest, RequestPolicy};
 use crate::BoxError;
 
 /// Bytes. The client may take long to receive a longer body.
@@ -44,17 +44,17 @@ where
 /// Answers the requests of one connection.
 pub(super) struct Handler<S> {
     pub(super) service: S,
-    pub(super) manner: Manner,
+    pub(super) manner: RequestPolicy,
     pub(super) entry: Arc<ConnectionEntry>,
     pub(super) gate: watch::Receiver<Gate>,
 }
 
-impl<S: HttpService> Service<Asked> for Handler<S> {
+impl<S: HttpService> Service<HttpRequest> for Handler<S> {
     type Response = Response<Answer<S::Body>>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
-    fn call(&self, request: Asked) -> Self::Future {
+    fn call(&self, request: HttpRequest) -> Self::Future {
         let (version, is_get) = (request.version(), request.method() == Method::GET);
         let (parts, body) = request.into_parts();
         let is_coming =

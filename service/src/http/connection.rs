@@ -16,7 +16,7 @@ use tokio::sync::{oneshot, watch};
 use super::answer::{Handler, HttpService};
 use super::listener::Stream;
 use super::traffic::{ConnectionEntry, Traffic};
-use super::{Gate, Manner};
+use super::{Gate, RequestPolicy};
 
 /// Idle time after which a drain closes a connection: its client may be about to send a request.
 const DRAIN_IDLE: Duration = Duration::from_millis(500);
@@ -29,7 +29,7 @@ pub(super) struct Clients<S> {
     pub(super) service: S,
     pub(super) gate: watch::Sender<Gate>,
     pub(super) traffic: Traffic,
-    pub(super) manner: Manner,
+    pub(super) manner: RequestPolicy,
 }
 
 impl<S: HttpService> Clients<S> {
@@ -44,7 +44,7 @@ impl<S: HttpService> Clients<S> {
 async fn serve<S: HttpService>(
     stream: Stream,
     service: S,
-    manner: Manner,
+    manner: RequestPolicy,
     entry: ConnectionEntry,
     mut gate: watch::Receiver<Gate>,
 ) {
@@ -70,7 +70,7 @@ async fn serve<S: HttpService>(
 async fn converse<S: HttpService>(
     watched: Watched,
     service: S,
-    manner: Manner,
+    manner: RequestPolicy,
     gate: &mut watch::Receiver<Gate>,
 ) {
     let (stream, entry) = (watched.stream.clone(), watched.entry.clone());

@@ -89,13 +89,13 @@ pub struct Server<S> {
     service: S,
     gate: watch::Sender<Gate>,
     traffic: Traffic,
-    manner: Manner,
+    manner: RequestPolicy,
     acceptor: Option<Acceptor>,
 }
 
 /// How the server treats requests.
 #[derive(Debug, Clone, Copy)]
-struct Manner {
+struct RequestPolicy {
     /// Whether a request may take long after it has been received completely.
     is_long: fn(&Parts) -> bool,
     /// Whether a request is processed to its end if its client leaves.
@@ -121,7 +121,7 @@ impl<S: HttpService> Server<S> {
             service,
             gate: watch::Sender::new(Gate::Open),
             traffic: Traffic::default(),
-            manner: Manner { is_long: |_| false, finishes: false },
+            manner: RequestPolicy { is_long: |_| false, finishes: false },
             acceptor: None,
         }
     }
@@ -245,4 +245,4 @@ pub fn terminated() -> impl Future<Output = ()> {
 }
 
 /// The request type that hyper passes to a service.
-type Asked = Request<Incoming>;
+type HttpRequest = Request<Incoming>;

@@ -20,16 +20,16 @@ pub(super) struct Traffic(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    book: Mutex<Book>,
+    book: Mutex<Registry>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Book {
+struct Registry {
     next_id: u64,
     connections: HashMap<u64, Connection>,
     /// Requests whose handler or response still exists, including those of closed connections.
-    requests: HashMap<u64, Work>,
+    requests: HashMap<u64, RequestWork>,
 }
 
 #[derive(Debug)]
@@ -37,13 +37,13 @@ struct Connection {
     accepted: Instant,
     /// Since when no request is in progress.
     idle_since: Instant,
-    state: State,
+    state: InputState,
     /// Requests without a complete response.
     requests: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum InputState {
     /// No byte has arrived.
     Silent,
     /// A part of a request has arrived.
@@ -56,7 +56,7 @@ enum State {
 
 /// The progress of a request.
 #[derive(Debug, Clone, Copy)]
-enum Work {
+enum RequestWork {
     /// Its body is arriving; the client decides how long that takes.
     Asking,
     /// It is being processed or answered; `long` if that may take long.
@@ -67,7 +67,8 @@ impl Traffic {
     /// Adds an accepted connection.
     pub(super) fn connection(&self) -> ConnectionEntry {
         let now = Instant::now();
-        let connection = Connection { accepted: now, idle_since: now, state: State::Silent, requests: 0 };
+        let connection =
+            Connection { accepted: now, idle_since: now, state: InputState::Silent, requests: 0 };
         let mut book = self.book();
         let id = book.fresh();
         book.connections.insert(id, connection);
@@ -89,13 +90,13 @@ impl Traffic {
         }
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
+    fn book(&self) -> MutexGuard<'_, Registry> {
         self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the data and wakes the one task that waits for a change. `notify_one` stores a permit, so the task can
     /// check first and then wait without a lost wakeup.
-    fn update<T>(&self, change: impl FnOnce(&mut Book) -> T) -> T {
+    fn update<T>(&self, change: impl FnOnce(&mut Registry) -> T) -> T {
         let result = change(&mut self.book());
         self.0.changed.notify_one();
         result
@@ -114,20 +115,20 @@ impl fmt::Display for Traffic {
     }
 }
 
-impl Book {
+impl Registry {
     fn fresh(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
     }
 
     fn is_quiet(&self, drain_began: Instant) -> bool {
-        let is_short = |work: &Work| match *work {
-            Work::Asking => false,
-            Work::Busy { since, long } => !long && since.elapsed() < SHORT,
+        let is_short = |work: &RequestWork| match *work {
+            RequestWork::Asking => false,
+            RequestWork::Busy { since, long } => !long && since.elapsed() < SHORT,
         };
         let is_new = |connection: &Connection| {
             connection.accepted >= drain_began
-                && matches!(connection.state, State::Whole | State::Multiplexed)
+                && matches!(connection.state, InputState::Whole | InputState::Multiplexed)
                 // A client that does not read the end of its response does not reconnect.
                 && (connection.requests > 0 || connection.idle_since.elapsed() < SHORT)
         };
@@ -151,14 +152,14 @@ impl ConnectionEntry {
     pub(super) fn idle_for(&self) -> Option<Duration> {
         let book = self.traffic.book();
         let connection = book.connections.get(&self.id)?;
-        let is_idle = connection.requests == 0 && connection.state != State::Partial;
+        let is_idle = connection.requests == 0 && connection.state != InputState::Partial;
         is_idle.then(|| connection.idle_since.elapsed())
     }
 
     /// Whether it is HTTP/2.
     pub(super) fn is_multiplexed(&self) -> bool {
         let book = self.traffic.book();
-        book.connections.get(&self.id).is_some_and(|connection| connection.state == State::Multiplexed)
+        book.connections.get(&self.id).is_some_and(|connection| connection.state == InputState::Multiplexed)
     }
 
     /// Records bytes from the client.
@@ -166,23 +167,24 @@ impl ConnectionEntry {
         self.with(|connection| {
             connection.state = match connection.state {
                 // The connection preface: RFC 9113, section 3.4.
-                State::Silent if bytes.starts_with(b"PRI ") => State::Multiplexed,
-                State::Multiplexed => State::Multiplexed,
+                InputState::Silent if bytes.starts_with(b"PRI ") => InputState::Multiplexed,
+                InputState::Multiplexed => InputState::Multiplexed,
                 // The body of the request in progress.
                 known if connection.requests > 0 => known,
-                State::Silent | State::Whole | State::Partial => State::Partial,
+                InputState::Silent | InputState::Whole | InputState::Partial => InputState::Partial,
             };
         });
     }
 
     /// Records a new request. `coming`: its body is still arriving, and the client decides how long that takes.
     pub(super) fn request(&self, coming: bool, long: bool) -> RequestEntry {
-        let work = if coming { Work::Asking } else { Work::Busy { since: Instant::now(), long } };
+        let work =
+            if coming { RequestWork::Asking } else { RequestWork::Busy { since: Instant::now(), long } };
         let id = self.traffic.update(|book| {
             if let Some(connection) = book.connections.get_mut(&self.id) {
                 connection.requests += 1;
-                if connection.state != State::Multiplexed {
-                    connection.state = State::Whole;
+                if connection.state != InputState::Multiplexed {
+                    connection.state = InputState::Whole;
                 }
             }
             let id = book.fresh();
@@ -214,7 +216,7 @@ pub(super) struct RequestEntry {
 impl RequestEntry {
     /// Records that the response has begun; `long` if it may take long.
     pub(super) fn answered(&self, long: bool) {
-        let work = Work::Busy { since: Instant::now(), long };
+        let work = RequestWork::Busy { since: Instant::now(), long };
         self.traffic.update(|book| book.requests.insert(self.id, work));
     }
 }

@@ -6,16 +6,16 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::matching::{Why, choose};
-use super::paths::{self, Meant};
+use super::bind_request::{BindAddress, BindRequest};
+use super::matching::{MismatchReason, choose};
+use super::paths::{self, PathEffect};
 use super::target::{Target, wanted};
-use super::wanted::{Address, Wanted};
-use super::{Event, Slots, Watcher, epoll, options};
+use super::{EventSink, InjectEvent, ListenerProvider, epoll, options};
 use crate::config::ListenAddress;
 use crate::slots::Access;
 use crate::sys::descriptor::inode;
 use crate::sys::errno::{Errno, errno_of};
-use crate::sys::seccomp::{Answer, Call, Notify, What};
+use crate::sys::seccomp::{Answer, Call, Notify, SystemCall};
 use crate::sys::socket::cookie_of;
 
 /// Answers the calls of one program and all its descendants, as long as any of them lives.
@@ -23,13 +23,13 @@ use crate::sys::socket::cookie_of;
 /// After it is dropped, further bind and listen calls of the program fail with ENOSYS.
 pub struct Injector {
     notify: Notify,
-    slots: Arc<dyn Slots>,
-    watcher: Arc<dyn Watcher>,
-    state: Mutex<State>,
+    slots: Arc<dyn ListenerProvider>,
+    watcher: Arc<dyn EventSink>,
+    state: Mutex<InjectorState>,
 }
 
 #[derive(Default)]
-struct State {
+struct InjectorState {
     parks: bool,
     /// Held binds, with their listeners.
     parked: Vec<(Call, String)>,
@@ -38,13 +38,18 @@ struct State {
 }
 
 /// The call no longer waits: its thread was killed, or interrupted and will repeat the call.
-struct Gone;
+struct CallAborted;
 
 impl Injector {
     /// Wraps the notify descriptor of a program that has just been started. If `parks` is set, binds of listeners are
     /// held until [`Injector::release`].
-    pub fn new(notify: OwnedFd, slots: Arc<dyn Slots>, watcher: Arc<dyn Watcher>, parks: bool) -> Self {
-        let state = Mutex::new(State { parks, ..State::default() });
+    pub fn new(
+        notify: OwnedFd,
+        slots: Arc<dyn ListenerProvider>,
+        watcher: Arc<dyn EventSink>,
+        parks: bool,
+    ) -> Self {
+        let state = Mutex::new(InjectorState { parks, ..InjectorState::default() });
         Self { notify: Notify::new(notify), slots, watcher, state }
     }
 
@@ -53,10 +58,12 @@ impl Injector {
     pub fn run(&self) -> io::Result<()> {
         while let Some(call) = self.notify.next()? {
             // A call that no longer waits needs no answer.
-            let _: Result<(), Gone> = match call.what {
-                What::Bind => self.bind(&call),
-                What::Listen => self.listen(&call),
-                What::Unlink | What::UnlinkAt | What::Rename | What::RenameAt => self.path(&call),
+            let _: Result<(), CallAborted> = match call.what {
+                SystemCall::Bind => self.bind(&call),
+                SystemCall::Listen => self.listen(&call),
+                SystemCall::Unlink | SystemCall::UnlinkAt | SystemCall::Rename | SystemCall::RenameAt => {
+                    self.path(&call)
+                }
             };
         }
         Ok(())
@@ -70,11 +77,11 @@ impl Injector {
             std::mem::take(&mut state.parked)
         };
         for (call, name) in parked {
-            let _: Result<(), Gone> = self.give(&call, &name);
+            let _: Result<(), CallAborted> = self.give(&call, &name);
         }
     }
 
-    fn bind(&self, call: &Call) -> Result<(), Gone> {
+    fn bind(&self, call: &Call) -> Result<(), CallAborted> {
         let read = self.read(call);
         // Only now it is certain that the data came from the waiting thread.
         self.check(call)?;
@@ -86,7 +93,7 @@ impl Injector {
                 Err(why) => self.pass(call, (wanted.address.to_string(), wanted.as_listener()), pid, why),
             },
             Err(error) => {
-                let why = Why::Unreadable(error.to_string());
+                let why = MismatchReason::Unreadable(error.to_string());
                 self.pass(call, ("something".to_owned(), None), call.tid, why)
             }
         }
@@ -94,10 +101,10 @@ impl Injector {
 
     /// What is being bound, and by which process. `None` if it can be no listener of the service, or if the kernel will
     /// refuse it.
-    fn read(&self, call: &Call) -> io::Result<Option<(Wanted, u32)>> {
+    fn read(&self, call: &Call) -> io::Result<Option<(BindRequest, u32)>> {
         let target = Target::open(call.tid)?;
         let address = match target.address(call)? {
-            None | Some(Address::Other(_)) => return Ok(None),
+            None | Some(BindAddress::Other(_)) => return Ok(None),
             Some(address) => address,
         };
         match target.take(descriptor(call)) {
@@ -107,24 +114,26 @@ impl Injector {
         }
     }
 
-    fn choose(&self, wanted: &Wanted) -> Result<String, Why> {
+    fn choose(&self, wanted: &BindRequest) -> Result<String, MismatchReason> {
         let configured = self.slots.configured();
         let normal: Vec<_> = configured.into_iter().map(|(name, address)| (name, normal(address))).collect();
         let wanted = match &wanted.address {
-            Address::Unix(path) => &Wanted { address: Address::Unix(normal_path(path)), ..wanted.clone() },
+            BindAddress::Unix(path) => {
+                &BindRequest { address: BindAddress::Unix(normal_path(path)), ..wanted.clone() }
+            }
             _ => wanted,
         };
         choose(wanted, &normal).map(|at| normal[at].0.clone())
     }
 
-    fn found(&self, call: &Call, name: &str, wanted: &Wanted, pid: u32) -> Result<(), Gone> {
-        if let Address::Unix(path) = &wanted.address
+    fn found(&self, call: &Call, name: &str, wanted: &BindRequest, pid: u32) -> Result<(), CallAborted> {
+        if let BindAddress::Unix(path) = &wanted.address
             && std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
         {
             self.slots.path_removed(name, path);
         }
         if self.state().parks {
-            self.watcher.tell(Event::Parked { name: name.to_owned(), pid });
+            self.watcher.record(InjectEvent::Parked { name: name.to_owned(), pid });
             let mut state = self.state();
             // The release may have happened in between.
             if state.parks {
@@ -137,7 +146,7 @@ impl Injector {
     }
 
     /// Swaps the socket, and lets the bind succeed.
-    fn give(&self, call: &Call, name: &str) -> Result<(), Gone> {
+    fn give(&self, call: &Call, name: &str) -> Result<(), CallAborted> {
         let target = Target::open(call.tid);
         self.check(call)?;
         let pid = target.as_ref().map_or(call.tid, |target| target.pid);
@@ -148,13 +157,13 @@ impl Injector {
                     self.slots.path_bound(name, access);
                 }
                 // Reported first, so that it precedes the listen that follows.
-                self.watcher.tell(Event::Bound { name: name.to_owned(), pid });
+                self.watcher.record(InjectEvent::Bound { name: name.to_owned(), pid });
                 self.answer(call, Answer::Success)
             }
-            Err(error) if is(&error, Errno::ENOENT) && self.check(call).is_err() => Err(Gone),
+            Err(error) if is(&error, Errno::ENOENT) && self.check(call).is_err() => Err(CallAborted),
             Err(error) => {
-                let told = Event::Failed { name: name.to_owned(), pid, error: error.to_string() };
-                self.watcher.tell(told);
+                let told = InjectEvent::Failed { name: name.to_owned(), pid, error: error.to_string() };
+                self.watcher.record(told);
                 self.answer(call, Answer::Error(Errno::EADDRNOTAVAIL))
             }
         }
@@ -188,13 +197,13 @@ impl Injector {
     }
 
     /// The listeners already listen with the longest backlog. The kernel executes listen calls on other sockets.
-    fn listen(&self, call: &Call) -> Result<(), Gone> {
+    fn listen(&self, call: &Call) -> Result<(), CallAborted> {
         let found = self.given_socket(call);
         self.check(call)?;
         match found {
             Some((name, pid)) => {
                 self.answer(call, Answer::Success)?;
-                self.watcher.tell(Event::Listening { name, pid });
+                self.watcher.record(InjectEvent::Listening { name, pid });
                 Ok(())
             }
             None => self.answer(call, Answer::Continue),
@@ -202,14 +211,14 @@ impl Injector {
     }
 
     /// The path of a service's unix socket stays unchanged, whatever the program asks for.
-    fn path(&self, call: &Call) -> Result<(), Gone> {
+    fn path(&self, call: &Call) -> Result<(), CallAborted> {
         let meant = Target::open(call.tid).and_then(|target| paths::meant(&target, call, &self.slots));
         self.check(call)?;
         self.answer(
             call,
             match meant {
-                Ok(Some(Meant::Away)) => Answer::Success,
-                Ok(Some(Meant::Over)) => Answer::Error(Errno::EBUSY),
+                Ok(Some(PathEffect::Away)) => Answer::Success,
+                Ok(Some(PathEffect::Over)) => Answer::Error(Errno::EBUSY),
                 Ok(None) | Err(_) => Answer::Continue,
             },
         )
@@ -225,12 +234,18 @@ impl Injector {
     }
 
     /// Refuses a bind whose listener the program could not use.
-    fn refuse(&self, call: &Call, wanted: &Wanted, pid: u32, why: &Why) -> Result<(), Gone> {
+    fn refuse(
+        &self,
+        call: &Call,
+        wanted: &BindRequest,
+        pid: u32,
+        why: &MismatchReason,
+    ) -> Result<(), CallAborted> {
         self.answer(call, Answer::Error(Errno::EADDRNOTAVAIL))?;
         let meant = |(_, address): &(String, ListenAddress)| why.refused() == Some(&normal(address.clone()));
         let name = self.slots.configured().into_iter().find(meant).map(|(name, _)| name).unwrap_or_default();
         let error = format!("it binds {}: {why}", wanted.address);
-        self.watcher.tell(Event::Failed { name, pid, error });
+        self.watcher.record(InjectEvent::Failed { name, pid, error });
         Ok(())
     }
 
@@ -239,22 +254,22 @@ impl Injector {
         call: &Call,
         (address, instead): (String, Option<ListenAddress>),
         pid: u32,
-        why: Why,
-    ) -> Result<(), Gone> {
+        why: MismatchReason,
+    ) -> Result<(), CallAborted> {
         self.answer(call, Answer::Continue)?;
-        self.watcher.tell(Event::Passed { address, instead, pid, why });
+        self.watcher.record(InjectEvent::Passed { address, instead, pid, why });
         Ok(())
     }
 
-    fn check(&self, call: &Call) -> Result<(), Gone> {
-        if self.notify.is_valid(call.id) { Ok(()) } else { Err(Gone) }
+    fn check(&self, call: &Call) -> Result<(), CallAborted> {
+        if self.notify.is_valid(call.id) { Ok(()) } else { Err(CallAborted) }
     }
 
-    fn answer(&self, call: &Call, answer: Answer) -> Result<(), Gone> {
-        self.notify.answer(call.id, answer).map_err(|_| Gone)
+    fn answer(&self, call: &Call, answer: Answer) -> Result<(), CallAborted> {
+        self.notify.answer(call.id, answer).map_err(|_| CallAborted)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, InjectorState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

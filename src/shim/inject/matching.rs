@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use super::wanted::{Address, Carries, Wanted};
+use super::bind_request::{BindAddress, BindRequest, SocketKind};
 use crate::config::ListenAddress;
 
 /// Why a bind matches no listener of the service. `Display` is a clause without a full stop.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Why {
+pub enum MismatchReason {
     /// A type of socket that no listener has.
     #[error("it is neither a stream socket nor a UDP socket")]
     OtherType,
@@ -42,16 +42,16 @@ pub enum Why {
     Unreadable(String),
 }
 
-impl Why {
+impl MismatchReason {
     /// Whether the service file has a listener with this port but another address.
     pub fn is_near(&self) -> bool {
-        matches!(self, Why::Elsewhere(_) | Why::Several(_))
+        matches!(self, MismatchReason::Elsewhere(_) | MismatchReason::Several(_))
     }
 
     /// The intended listener if the program could not use it: then its bind is refused.
     pub fn refused(&self) -> Option<&ListenAddress> {
         match self {
-            Why::Family { listener, .. } => Some(listener),
+            MismatchReason::Family { listener, .. } => Some(listener),
             _ => None,
         }
     }
@@ -75,30 +75,30 @@ fn list(addresses: &[ListenAddress]) -> String {
 /// | the path of a unix socket in the service file | that listener |
 /// | datagrams at one of these addresses | the same, of the UDP listeners, if they have the family of its socket; streams get one of the others |
 /// | anything else | none |
-pub fn choose(wanted: &Wanted, configured: &[(String, ListenAddress)]) -> Result<usize, Why> {
+pub fn choose(wanted: &BindRequest, configured: &[(String, ListenAddress)]) -> Result<usize, MismatchReason> {
     match (wanted.carries, wanted.address.clone().unmapped()) {
-        (Carries::Other, _) => Err(Why::OtherType),
-        (_, Address::Inet(address)) if address.port() == 0 => Err(Why::Anything),
-        (_, Address::Inet(address)) => {
+        (SocketKind::Other, _) => Err(MismatchReason::OtherType),
+        (_, BindAddress::Inet(address)) if address.port() == 0 => Err(MismatchReason::Anything),
+        (_, BindAddress::Inet(address)) => {
             let chosen = choose_ip(address, wanted, configured)?;
             check_family(address, wanted, &configured[chosen].1).map(|()| chosen)
         }
-        (Carries::Datagrams, _) => Err(Why::OtherType),
-        (Carries::Streams, Address::Unix(path)) => {
+        (SocketKind::Datagrams, _) => Err(MismatchReason::OtherType),
+        (SocketKind::Streams, BindAddress::Unix(path)) => {
             let same = |(_, address): &(_, ListenAddress)| *address == ListenAddress::Unix(path.clone());
-            configured.iter().position(same).ok_or(Why::Unknown)
+            configured.iter().position(same).ok_or(MismatchReason::Unknown)
         }
-        (_, Address::Unnamed) => Err(Why::Anything),
-        (_, Address::Abstract(_) | Address::Other(_)) => Err(Why::Unknown),
+        (_, BindAddress::Unnamed) => Err(MismatchReason::Anything),
+        (_, BindAddress::Abstract(_) | BindAddress::Other(_)) => Err(MismatchReason::Unknown),
     }
 }
 
 fn choose_ip(
     address: SocketAddr,
-    wanted: &Wanted,
+    wanted: &BindRequest,
     configured: &[(String, ListenAddress)],
-) -> Result<usize, Why> {
-    let datagrams = wanted.carries == Carries::Datagrams;
+) -> Result<usize, MismatchReason> {
+    let datagrams = wanted.carries == SocketKind::Datagrams;
     let of_this_kind = |at: &usize| configured[*at].1.is_datagram() == datagrams;
     let mut places = (0..configured.len()).filter(of_this_kind);
     if let Some(exact) = places.clone().find(|at| is_exactly(address, wanted.v6_only, &configured[*at].1)) {
@@ -107,19 +107,27 @@ fn choose_ip(
     let has_port = |said: &ListenAddress| said.ip().is_some_and(|(said, _)| said.port() == address.port());
     let with_port: Vec<usize> = places.by_ref().filter(|at| has_port(&configured[*at].1)).collect();
     match with_port[..] {
-        [] if datagrams && configured.iter().any(|(_, said)| has_port(said)) => Err(Why::Datagrams(address)),
-        [] => Err(Why::Unknown),
+        [] if datagrams && configured.iter().any(|(_, said)| has_port(said)) => {
+            Err(MismatchReason::Datagrams(address))
+        }
+        [] => Err(MismatchReason::Unknown),
         [only] if address.ip().is_unspecified() => Ok(only),
-        [first, ..] if !address.ip().is_unspecified() => Err(Why::Elsewhere(configured[first].1.clone())),
-        _ => Err(Why::Several(with_port.iter().map(|at| configured[*at].1.clone()).collect())),
+        [first, ..] if !address.ip().is_unspecified() => {
+            Err(MismatchReason::Elsewhere(configured[first].1.clone()))
+        }
+        _ => Err(MismatchReason::Several(with_port.iter().map(|at| configured[*at].1.clone()).collect())),
     }
 }
 
 /// Streams can use the other family: the kernel reports the family of each connection. With datagrams, an IPv6 program
 /// sees IPv4 addresses in their own form and cannot send to IPv6 ones; an IPv4 program sees IPv6 addresses.
-fn check_family(address: SocketAddr, wanted: &Wanted, listener: &ListenAddress) -> Result<(), Why> {
+fn check_family(
+    address: SocketAddr,
+    wanted: &BindRequest,
+    listener: &ListenAddress,
+) -> Result<(), MismatchReason> {
     let is_v6 = listener.ip().is_some_and(|(said, _)| said.is_ipv6());
-    if wanted.carries != Carries::Datagrams || is_v6 == wanted.v6 {
+    if wanted.carries != SocketKind::Datagrams || is_v6 == wanted.v6 {
         return Ok(());
     }
     let (kind, port) = (if listener.is_quic() { "quic" } else { "udp" }, address.port());
@@ -136,7 +144,7 @@ fn check_family(address: SocketAddr, wanted: &Wanted, listener: &ListenAddress) 
         (false, true) => format!("write {kind}:0.0.0.0:{port}{both}"),
         (false, false) => format!("write {kind}:{address}"),
     };
-    Err(Why::Family { listener: listener.clone(), v6: wanted.v6, remedy })
+    Err(MismatchReason::Family { listener: listener.clone(), v6: wanted.v6, remedy })
 }
 
 /// `[::]` on a dual-stack socket is `*` in the service file.
@@ -160,25 +168,25 @@ mod tests {
 
     /// `address`, then properties: `both` (IPv4 and IPv6), `datagram`; otherwise a stream. The address gives the
     /// family.
-    fn wanted(text: &str) -> Wanted {
+    fn wanted(text: &str) -> BindRequest {
         let mut words = text.split(' ');
         let address = words.next().unwrap();
         let address = match address.strip_prefix("unix:") {
-            Some("") => Address::Unnamed,
-            Some(path) if path.starts_with('@') => Address::Abstract(path.into()),
-            Some(path) => Address::Unix(path.into()),
-            None => Address::Inet(address.parse().unwrap()),
+            Some("") => BindAddress::Unnamed,
+            Some(path) if path.starts_with('@') => BindAddress::Abstract(path.into()),
+            Some(path) => BindAddress::Unix(path.into()),
+            None => BindAddress::Inet(address.parse().unwrap()),
         };
         let more: Vec<&str> = words.collect();
         let carries = match more.contains(&"datagram") {
-            true => Carries::Datagrams,
-            false => Carries::Streams,
+            true => SocketKind::Datagrams,
+            false => SocketKind::Streams,
         };
-        let v6 = matches!(&address, Address::Inet(address) if address.is_ipv6());
-        Wanted { address, carries, v6, v6_only: v6 && !more.contains(&"both") }
+        let v6 = matches!(&address, BindAddress::Inet(address) if address.is_ipv6());
+        BindRequest { address, carries, v6, v6_only: v6 && !more.contains(&"both") }
     }
 
-    fn chosen(what: &str, configured: &[&str]) -> Result<String, Why> {
+    fn chosen(what: &str, configured: &[&str]) -> Result<String, MismatchReason> {
         let configured: Vec<_> =
             configured.iter().map(|text| (String::new(), text.parse().unwrap())).collect();
         choose(&wanted(what), &configured).map(|at| configured[at].1.to_string())
@@ -254,10 +262,10 @@ mod tests {
         let why = |what, configured: &[&str]| chosen(what, configured).unwrap_err().to_string();
         assert!(why("127.0.0.1:80", &["*:80"]).contains("says *:80, which is another address"));
         assert!(why("[::]:80 both", &["0.0.0.0:80", "[::]:80"]).contains("0.0.0.0:80, [::]:80; write one"));
-        assert_eq!(chosen("127.0.0.1:0", &["*:80"]), Err(Why::Anything));
-        assert_eq!(chosen("unix:", &[]), Err(Why::Anything));
-        assert_eq!(chosen("[::1]:80", &["[::1]:81"]), Err(Why::Unknown));
-        assert_eq!(chosen("unix:/run/a datagram", &["unix:/run/a"]), Err(Why::OtherType));
+        assert_eq!(chosen("127.0.0.1:0", &["*:80"]), Err(MismatchReason::Anything));
+        assert_eq!(chosen("unix:", &[]), Err(MismatchReason::Anything));
+        assert_eq!(chosen("[::1]:80", &["[::1]:81"]), Err(MismatchReason::Unknown));
+        assert_eq!(chosen("unix:/run/a datagram", &["unix:/run/a"]), Err(MismatchReason::OtherType));
         let remedy =
             |what, configured: &[&str]| why(what, configured).rsplit("; ").next().unwrap().to_owned();
         assert_eq!(remedy("[::]:80 both datagram", &["udp:0.0.0.0:80"]), "write udp:*:80");
@@ -269,6 +277,6 @@ mod tests {
         let mapped = "[::ffff:127.0.0.1]:80 both datagram";
         assert!(remedy(mapped, &["udp:127.0.0.1:80"]).contains("preferIPv4Stack"));
         assert!(why("[::1]:80 datagram", &["[::1]:80"]).contains("add udp:[::1]:80"));
-        assert_eq!(chosen("127.0.0.1:0 datagram", &["127.0.0.1:80"]), Err(Why::Anything));
+        assert_eq!(chosen("127.0.0.1:0 datagram", &["127.0.0.1:80"]), Err(MismatchReason::Anything));
     }
 }

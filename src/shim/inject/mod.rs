@@ -14,29 +14,29 @@
 //! The program sees the listener: getsockname(2) returns its address, which may be spelled differently, and close(2)
 //! closes a duplicate. A shutdown(2) would end it for every holder.
 
+mod bind_request;
 mod engine;
 mod epoll;
 mod matching;
 mod options;
 mod paths;
 mod target;
-mod wanted;
 
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+pub use bind_request::{BindAddress, BindRequest, SocketKind};
 pub use engine::Injector;
-pub use matching::{Why, choose};
+pub use matching::{MismatchReason, choose};
 pub(super) use options::copy_told;
-pub use wanted::{Address, Carries, Wanted};
 
 use crate::config::ListenAddress;
 use crate::slots::Access;
 
 /// Provides the listeners for a program. Called from the threads that call [`Injector::run`] and [`Injector::release`].
-pub trait Slots: Send + Sync {
+pub trait ListenerProvider: Send + Sync {
     /// The listeners of the service, with their names from the service file.
     fn configured(&self) -> Vec<(String, ListenAddress)>;
 
@@ -51,15 +51,15 @@ pub trait Slots: Send + Sync {
     fn path_bound(&self, name: &str, access: Access);
 }
 
-/// Receives the events of a program. Called like [`Slots`], without locks held.
-pub trait Watcher: Send + Sync {
+/// Receives the events of a program. Called like [`ListenerProvider`], without locks held.
+pub trait EventSink: Send + Sync {
     /// An event occurred.
-    fn tell(&self, event: Event);
+    fn record(&self, event: InjectEvent);
 }
 
 /// An event of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum InjectEvent {
     /// It is held in the bind of a listener until the release.
     Parked {
         /// The listener.
@@ -91,7 +91,7 @@ pub enum Event {
         /// Its process.
         pid: u32,
         /// Why there is no match.
-        why: Why,
+        why: MismatchReason,
     },
     /// It should have received a listener, but an error occurred.
     Failed {
@@ -104,14 +104,16 @@ pub enum Event {
     },
 }
 
-impl fmt::Display for Event {
+impl fmt::Display for InjectEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Event::Parked { name, pid } => write!(f, "process {pid} is held in the bind of {name}"),
-            Event::Bound { name, pid } => write!(f, "process {pid} received the listener {name}"),
-            Event::Listening { name, pid } => write!(f, "process {pid} listens at {name}"),
-            Event::Passed { address, pid, why, .. } => write!(f, "process {pid} binds {address}: {why}"),
-            Event::Failed { name, pid, error } => {
+            InjectEvent::Parked { name, pid } => write!(f, "process {pid} is held in the bind of {name}"),
+            InjectEvent::Bound { name, pid } => write!(f, "process {pid} received the listener {name}"),
+            InjectEvent::Listening { name, pid } => write!(f, "process {pid} listens at {name}"),
+            InjectEvent::Passed { address, pid, why, .. } => {
+                write!(f, "process {pid} binds {address}: {why}")
+            }
+            InjectEvent::Failed { name, pid, error } => {
                 write!(f, "process {pid} cannot get the listener {name}: {error}")
             }
         }

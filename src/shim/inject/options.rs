@@ -50,13 +50,13 @@ pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, again: bool) -> io:
 }
 
 struct Setting {
-    of: Of,
+    of: SocketClass,
     level: i32,
     option: i32,
-    take: Take,
+    take: CopyRule,
 }
 
-enum Of {
+enum SocketClass {
     Any,
     /// TCP and UDP.
     Ip,
@@ -69,7 +69,7 @@ enum Of {
     Unix,
 }
 
-enum Take {
+enum CopyRule {
     /// Always copied, even if unset: an earlier program may have set another value on the listener.
     Same,
     /// Copied if set; otherwise the listener keeps its own value.
@@ -79,8 +79,8 @@ enum Take {
     Told,
 }
 
-use Of::{Any, Ip, Tcp, Udp, Udp6, Unix, V6};
-use Take::{IfSet, Same, Told};
+use CopyRule::{IfSet, Same, Told};
+use SocketClass::{Any, Ip, Tcp, Udp, Udp6, Unix, V6};
 
 const SOL_SOCKET: i32 = 1;
 const IPPROTO_IP: i32 = 0;
@@ -88,7 +88,7 @@ const IPPROTO_TCP: i32 = 6;
 const IPPROTO_UDP: i32 = 17;
 const IPPROTO_IPV6: i32 = 41;
 
-const fn setting(of: Of, level: i32, option: i32, take: Take) -> Setting {
+const fn setting(of: SocketClass, level: i32, option: i32, take: CopyRule) -> Setting {
     Setting { of, level, option, take }
 }
 

@@ -12,11 +12,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Slots;
+use super::ListenerProvider;
 use super::target::Target;
 use crate::config::ListenAddress;
-use crate::slots::Place;
-use crate::sys::seccomp::{Call, What};
+use crate::slots::UnixPathTarget;
+use crate::sys::seccomp::{Call, SystemCall};
 
 /// `AT_FDCWD` and `AT_REMOVEDIR` of fcntl.h.
 const CURRENT_DIRECTORY: i32 = -100;
@@ -24,7 +24,7 @@ const REMOVES_DIRECTORY: u64 = 0x200;
 
 /// The effect of a call on the path of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Meant {
+pub(super) enum PathEffect {
     /// It removes or renames the path.
     Away,
     /// It replaces the path.
@@ -32,16 +32,20 @@ pub(super) enum Meant {
 }
 
 /// `None` if the call does not affect a listener.
-pub(super) fn meant(target: &Target, call: &Call, slots: &Arc<dyn Slots>) -> io::Result<Option<Meant>> {
+pub(super) fn meant(
+    target: &Target,
+    call: &Call,
+    slots: &Arc<dyn ListenerProvider>,
+) -> io::Result<Option<PathEffect>> {
     let [a, b, c, d] = call.args;
     let current = CURRENT_DIRECTORY as u64;
     let (from, over) = match call.what {
-        What::UnlinkAt if c & REMOVES_DIRECTORY != 0 => return Ok(None),
-        What::Unlink => ((current, a), None),
-        What::UnlinkAt => ((a, b), None),
-        What::Rename => ((current, a), Some((current, b))),
-        What::RenameAt => ((a, b), Some((c, d))),
-        What::Bind | What::Listen => return Ok(None),
+        SystemCall::UnlinkAt if c & REMOVES_DIRECTORY != 0 => return Ok(None),
+        SystemCall::Unlink => ((current, a), None),
+        SystemCall::UnlinkAt => ((a, b), None),
+        SystemCall::Rename => ((current, a), Some((current, b))),
+        SystemCall::RenameAt => ((a, b), Some((c, d))),
+        SystemCall::Bind | SystemCall::Listen => return Ok(None),
     };
     let ours: Vec<ListenAddress> = slots.configured().into_iter().map(|(_, address)| address).collect();
     let is_ours = |(directory, path): (u64, u64)| -> io::Result<bool> {
@@ -49,10 +53,10 @@ pub(super) fn meant(target: &Target, call: &Call, slots: &Arc<dyn Slots>) -> io:
         Ok(ours.iter().any(|address| is_meant(address, &path, || target.below(directory as i32, &path))))
     };
     if is_ours(from)? {
-        return Ok(Some(Meant::Away));
+        return Ok(Some(PathEffect::Away));
     }
     match over {
-        Some(over) if is_ours(over)? => Ok(Some(Meant::Over)),
+        Some(over) if is_ours(over)? => Ok(Some(PathEffect::Over)),
         _ => Ok(None),
     }
 }
@@ -65,5 +69,7 @@ fn is_meant(address: &ListenAddress, path: &Path, whole: impl Fn() -> PathBuf) -
         let theirs = identity(whole().parent()?).ok()?;
         Some(theirs == identity(ours.parent()?).ok()?)
     };
-    path.file_name() == ours.file_name() && same_directory() == Some(true) && Place::of(address).is_some()
+    path.file_name() == ours.file_name()
+        && same_directory() == Some(true)
+        && UnixPathTarget::of(address).is_some()
 }

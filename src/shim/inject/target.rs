@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::wanted::{ADDRESS_MAX_BYTES, Address, Carries, Wanted};
+use super::bind_request::{ADDRESS_MAX_BYTES, BindAddress, BindRequest, SocketKind};
 use crate::slots::Access;
 use crate::sys::descriptor::closes_on_exec;
 use crate::sys::errno::Errno;
@@ -98,7 +98,7 @@ impl Target {
     }
 
     /// The address argument of a bind. `None` if the kernel will refuse it.
-    pub(super) fn address(&self, call: &Call) -> io::Result<Option<Address>> {
+    pub(super) fn address(&self, call: &Call) -> io::Result<Option<BindAddress>> {
         let mut buffer = [0; ADDRESS_MAX_BYTES];
         // The kernel reads the lower half of the register.
         let Some(bytes) = usize::try_from(call.args[2] as u32).ok().and_then(|len| buffer.get_mut(..len))
@@ -106,8 +106,8 @@ impl Target {
             return Ok(None);
         };
         read_memory(self.tid, call.args[1], bytes)?;
-        let address = Address::read(bytes);
-        let is_relative = matches!(&address, Some(Address::Unix(path)) if path.is_relative());
+        let address = BindAddress::read(bytes);
+        let is_relative = matches!(&address, Some(BindAddress::Unix(path)) if path.is_relative());
         Ok(match address {
             Some(address) if is_relative => Some(address.below(&fs::read_link(self.proc("cwd"))?)),
             address => address,
@@ -116,15 +116,15 @@ impl Target {
 }
 
 /// The address for `socket`, with the properties of the socket.
-pub(super) fn wanted(address: Address, socket: impl AsFd) -> io::Result<Wanted> {
+pub(super) fn wanted(address: BindAddress, socket: impl AsFd) -> io::Result<BindRequest> {
     let v6 = family_of(&socket)? == Some(AddressFamily::Inet6);
     let v6_only = v6 && is_v6_only(&socket)?;
     let carries = match kind_of(&socket)? {
-        Some(SockType::Stream) => Carries::Streams,
-        Some(SockType::Datagram) => Carries::Datagrams,
-        _ => Carries::Other,
+        Some(SockType::Stream) => SocketKind::Streams,
+        Some(SockType::Datagram) => SocketKind::Datagrams,
+        _ => SocketKind::Other,
     };
-    Ok(Wanted { address, carries, v6, v6_only })
+    Ok(BindRequest { address, carries, v6, v6_only })
 }
 
 #[cfg(test)]
@@ -166,12 +166,12 @@ mod tests {
         let call = |pointer: u64, len: u64| Call {
             id: 1,
             tid: std::process::id(),
-            what: crate::sys::seccomp::What::Bind,
+            what: crate::sys::seccomp::SystemCall::Bind,
             args: [0, pointer, len, 0],
         };
         let expected = std::env::current_dir().unwrap().join("a.sock");
         let read = target.address(&call(bytes.as_ptr() as u64, bytes.len() as u64)).unwrap();
-        assert_eq!(read, Some(Address::Unix(expected)));
+        assert_eq!(read, Some(BindAddress::Unix(expected)));
         assert_eq!(target.address(&call(bytes.as_ptr() as u64, 129)).unwrap(), None);
         assert!(target.address(&call(8, 16)).is_err());
     }

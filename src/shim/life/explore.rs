@@ -50,7 +50,7 @@ impl World {
         let mut processes = [unborn; PROCESSES];
         processes[0] = Process { runs: true, unborn: false, ..unborn };
         let mut life = Life::default();
-        assert_eq!(life.step(Event::Started(0)), [Action::Watch(0)]);
+        assert_eq!(life.step(LifeEvent::Started(0)), [LifeAction::Watch(0)]);
         Self {
             life,
             processes,
@@ -69,34 +69,34 @@ impl World {
     }
 
     /// Passes an event to the machine, and performs its actions. The error is the broken promise.
-    fn feed(&mut self, event: Event, defect: Defect) -> Result<(), &'static str> {
+    fn feed(&mut self, event: LifeEvent, defect: Defect) -> Result<(), &'static str> {
         let before = self.life.main();
         for action in self.life.step(event) {
             match action {
-                Action::Watch(pid) if pid == OUTSIDER => return Err("only a process of the tree counts"),
-                Action::Watch(_) | Action::Refuse(_) => {}
+                LifeAction::Watch(pid) if pid == OUTSIDER => return Err("only a process of the tree counts"),
+                LifeAction::Watch(_) | LifeAction::Refuse(_) => {}
                 // The effects choose the process: here the main process, or else the first that runs.
-                Action::AskServer => {
+                LifeAction::AskServer => {
                     let server = before.and_then(|main| usize::try_from(main).ok());
                     let server = server.filter(|at| *at < PROCESSES && self.processes[*at].runs);
                     if let Some(at) = server.or_else(|| self.running().next()) {
                         self.processes[at].asked += 1;
                     }
                 }
-                Action::AskRest => {
+                LifeAction::AskRest => {
                     for process in self.processes.iter_mut().filter(|process| process.runs) {
                         if process.asked == 0 || defect == Defect::DoNotWaitForTheServer {
                             process.asked += 1;
                         }
                     }
                 }
-                Action::Kill => {
+                LifeAction::Kill => {
                     if !(self.time_over || self.unwanted) {
                         return Err("nothing is killed before its time is over");
                     }
                     self.processes.iter_mut().filter(|process| process.runs).for_each(|it| it.killed = true);
                 }
-                Action::Fail => {
+                LifeAction::Fail => {
                     if self.stopped || self.unwanted {
                         return Err("an end that is wanted is no failure");
                     }
@@ -112,7 +112,7 @@ impl World {
 
     fn ends(&mut self, at: usize, exit: Option<Exit>, defect: Defect) {
         self.processes[at].runs = false;
-        let is_adopted = matches!(self.life.state(), State::Adopted { main, .. } if main as usize == at);
+        let is_adopted = matches!(self.life.state(), LifeState::Adopted { main, .. } if main as usize == at);
         if !(is_adopted && defect == Defect::MissTheEndOfTheMain) {
             self.unheard.push((at as u32, exit));
         }
@@ -129,49 +129,49 @@ impl World {
         if let Some((pid, exit)) = self.unheard.first().copied() {
             add(format!("hears of the end of {pid}"), &|world| {
                 world.unheard.remove(0);
-                world.feed(Event::Exited(pid, exit), defect)
+                world.feed(LifeEvent::Exited(pid, exit), defect)
             });
         }
         let is_empty = self.running().next().is_none() && self.unheard.is_empty();
         if is_empty && !self.empty_heard {
             add("hears that nothing is left".into(), &|world| {
                 world.empty_heard = true;
-                world.feed(Event::Empty, defect)
+                world.feed(LifeEvent::Empty, defect)
             });
         }
         for at in self.running() {
             self.what_it_does(at, defect, &mut add);
         }
-        for (what, asked) in [(Event::Stop, self.stopped), (Event::Kill, self.unwanted)] {
+        for (what, asked) in [(LifeEvent::Stop, self.stopped), (LifeEvent::Kill, self.unwanted)] {
             if !asked {
                 add(format!("{what:?}"), &|world| {
-                    world.stopped |= what == Event::Stop;
-                    world.unwanted |= what == Event::Kill;
+                    world.stopped |= what == LifeEvent::Stop;
+                    world.unwanted |= what == LifeEvent::Kill;
                     world.feed(what, defect)?;
-                    if what == Event::Stop && defect == Defect::KillAtOnce {
-                        return world.feed(Event::Late, defect);
+                    if what == LifeEvent::Stop && defect == Defect::KillAtOnce {
+                        return world.feed(LifeEvent::Late, defect);
                     }
                     Ok(())
                 });
             }
         }
-        if matches!(self.life.state(), State::Leaving { .. }) {
+        if matches!(self.life.state(), LifeState::Leaving { .. }) {
             let is_server_gone = self.running().all(|at| self.processes[at].asked == 0);
             if is_server_gone || defect == Defect::DoNotWaitForTheServer {
-                add("lingers".into(), &|world| world.feed(Event::Lingers, defect));
+                add("lingers".into(), &|world| world.feed(LifeEvent::Lingers, defect));
             }
             if !self.time_over {
                 add("late".into(), &|world| {
                     world.time_over = true;
-                    world.feed(Event::Late, defect)
+                    world.feed(LifeEvent::Late, defect)
                 });
             }
         }
-        if matches!(self.life.state(), State::Daemonised { serves: true }) {
-            add("no process serves".into(), &|world| world.feed(Event::Unserved(None), defect));
+        if matches!(self.life.state(), LifeState::Daemonised { serves: true }) {
+            add("no process serves".into(), &|world| world.feed(LifeEvent::Unserved(None), defect));
         }
         if self.life.is_whole() && !self.life.serves() {
-            add("serves".into(), &|world| world.feed(Event::Serves, defect));
+            add("serves".into(), &|world| world.feed(LifeEvent::Serves, defect));
         }
         all
     }
@@ -212,7 +212,7 @@ impl World {
                     world.names += 1;
                     let believes = defect == Defect::BelieveOutsiders;
                     let (is_ours, sender_is_ours) = (lives || believes, sender_is_ours || believes);
-                    world.feed(Event::MainPid { pid, is_ours, sender_is_ours }, defect)
+                    world.feed(LifeEvent::MainPid { pid, is_ours, sender_is_ours }, defect)
                 });
             }
         }
@@ -221,7 +221,7 @@ impl World {
     /// The promises for each state.
     fn check(&self) -> Result<(), &'static str> {
         let settled = self.unheard.is_empty();
-        if let (true, State::Adopted { main, .. }) = (settled, self.life.state())
+        if let (true, LifeState::Adopted { main, .. }) = (settled, self.life.state())
             && !self.processes.get(main as usize).is_some_and(|process| process.runs)
         {
             return Err("a program whose main process has ended does not serve");
@@ -229,7 +229,7 @@ impl World {
         if settled && self.empty_heard && self.life.lives() {
             return Err("an end is known");
         }
-        if self.life.state() == State::Ended && self.running().next().is_some() {
+        if self.life.state() == LifeState::Ended && self.running().next().is_some() {
             return Err("what runs has not ended");
         }
         // The next pass over the tree kills a process that was born after the end was reported.
@@ -239,10 +239,10 @@ impl World {
     /// After the request and the end of its time, everything that runs is killed, and then the end is known.
     fn check_end(&self) -> Result<(), &'static str> {
         let mut world = World { stopped: true, time_over: true, ..self.clone() };
-        world.feed(Event::Stop, Defect::None)?;
-        world.feed(Event::Late, Defect::None)?;
+        world.feed(LifeEvent::Stop, Defect::None)?;
+        world.feed(LifeEvent::Late, Defect::None)?;
         let all_killed = world.running().all(|at| world.processes[at].killed);
-        world.feed(Event::Empty, Defect::None)?;
+        world.feed(LifeEvent::Empty, Defect::None)?;
         match all_killed && !world.life.lives() {
             true => Ok(()),
             false => Err("a program that is asked to end ends, or is killed"),

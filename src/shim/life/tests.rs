@@ -14,24 +14,24 @@ fn exit(code: i32) -> Exit {
     Exit { code: Some(code), signal: None }
 }
 
-fn events() -> Vec<(&'static str, Event)> {
-    let named = |pid, is_ours, sender_is_ours| Event::MainPid { pid, is_ours, sender_is_ours };
+fn events() -> Vec<(&'static str, LifeEvent)> {
+    let named = |pid, is_ours, sender_is_ours| LifeEvent::MainPid { pid, is_ours, sender_is_ours };
     vec![
-        ("started", Event::Started(FIRST)),
-        ("serves", Event::Serves),
+        ("started", LifeEvent::Started(FIRST)),
+        ("serves", LifeEvent::Serves),
         ("names itself", named(FIRST, true, true)),
         ("names another", named(OTHER, true, true)),
         ("names a stranger", named(9, false, true)),
         ("a stranger names one", named(OTHER, true, false)),
-        ("first ends with 0", Event::Exited(FIRST, Some(exit(0)))),
-        ("first ends with 1", Event::Exited(FIRST, Some(exit(1)))),
-        ("other ends", Event::Exited(OTHER, None)),
-        ("none serves", Event::Unserved(Some(exit(1)))),
-        ("nothing is left", Event::Empty),
-        ("stop", Event::Stop),
-        ("lingers", Event::Lingers),
-        ("late", Event::Late),
-        ("kill", Event::Kill),
+        ("first ends with 0", LifeEvent::Exited(FIRST, Some(exit(0)))),
+        ("first ends with 1", LifeEvent::Exited(FIRST, Some(exit(1)))),
+        ("other ends", LifeEvent::Exited(OTHER, None)),
+        ("none serves", LifeEvent::Unserved(Some(exit(1)))),
+        ("nothing is left", LifeEvent::Empty),
+        ("stop", LifeEvent::Stop),
+        ("lingers", LifeEvent::Lingers),
+        ("late", LifeEvent::Late),
+        ("kill", LifeEvent::Kill),
     ]
 }
 
@@ -72,14 +72,14 @@ fn a_program_lives_as_written() {
 #[test]
 fn how_it_ended_is_what_the_process_says_that_counts() {
     let mut life = Life::default();
-    life.step(Event::Started(FIRST));
-    life.step(Event::MainPid { pid: OTHER, is_ours: true, sender_is_ours: true });
-    life.step(Event::Serves);
-    life.step(Event::Exited(FIRST, Some(exit(0))));
+    life.step(LifeEvent::Started(FIRST));
+    life.step(LifeEvent::MainPid { pid: OTHER, is_ours: true, sender_is_ours: true });
+    life.step(LifeEvent::Serves);
+    life.step(LifeEvent::Exited(FIRST, Some(exit(0))));
     assert_eq!((life.exit(), life.main()), (None, Some(OTHER)));
-    assert_eq!(life.step(Event::Exited(OTHER, Some(exit(3)))), [Action::AskRest]);
+    assert_eq!(life.step(LifeEvent::Exited(OTHER, Some(exit(3)))), [LifeAction::AskRest]);
     assert_eq!(life.exit(), Some(exit(3)));
-    assert_eq!(life.step(Event::Empty), [Action::Fail]);
+    assert_eq!(life.step(LifeEvent::Empty), [LifeAction::Fail]);
 }
 
 /// The exit status is known whether or not the end was requested.
@@ -87,28 +87,28 @@ fn how_it_ended_is_what_the_process_says_that_counts() {
 fn the_end_of_the_process_that_counts_is_known_also_when_it_was_wanted() {
     let began = || {
         let mut life = Life::default();
-        life.step(Event::Started(FIRST));
-        life.step(Event::Serves);
+        life.step(LifeEvent::Started(FIRST));
+        life.step(LifeEvent::Serves);
         life
     };
     let mut life = began();
-    life.step(Event::Stop);
-    life.step(Event::Exited(OTHER, Some(exit(7))));
+    life.step(LifeEvent::Stop);
+    life.step(LifeEvent::Exited(OTHER, Some(exit(7))));
     assert_eq!(life.exit(), None, "another one");
-    life.step(Event::Exited(FIRST, Some(exit(3))));
-    life.step(Event::Exited(OTHER, Some(exit(8))));
-    life.step(Event::Empty);
-    assert_eq!((life.state(), life.exit()), (State::Ended, Some(exit(3))));
+    life.step(LifeEvent::Exited(FIRST, Some(exit(3))));
+    life.step(LifeEvent::Exited(OTHER, Some(exit(8))));
+    life.step(LifeEvent::Empty);
+    assert_eq!((life.state(), life.exit()), (LifeState::Ended, Some(exit(3))));
 
     // A daemon has no such process: the last one that ends counts, requested or not.
     for stops in [true, false] {
         let mut life = began();
-        life.step(Event::Exited(FIRST, Some(exit(0))));
+        life.step(LifeEvent::Exited(FIRST, Some(exit(0))));
         if stops {
-            life.step(Event::Stop);
+            life.step(LifeEvent::Stop);
         }
-        life.step(Event::Exited(OTHER, Some(exit(5))));
-        let last = life.step(Event::Empty);
-        assert_eq!((last.contains(&Action::Fail), life.exit()), (!stops, Some(exit(5))));
+        life.step(LifeEvent::Exited(OTHER, Some(exit(5))));
+        let last = life.step(LifeEvent::Empty);
+        assert_eq!((last.contains(&LifeAction::Fail), life.exit()), (!stops, Some(exit(5))));
     }
 }

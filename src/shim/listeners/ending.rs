@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use super::{Listeners, Shared, Slots, lock};
+use super::{ListenerSlots, Listeners, SharedSlots, lock};
 use crate::sys::listens::listens;
 use crate::sys::poll::{PollFd, PollFlags, poll};
 
@@ -16,7 +16,7 @@ impl Listeners {
     /// its index, and steering must be repeated, or the foreign socket gets the new connections. Blocks while `lives`
     /// returns `true`.
     pub(in crate::shim) fn steer_as_it_ends(&self, lives: impl Fn() -> bool) -> Result<(), String> {
-        let Slots::Shared(shared) = &self.slots else { return Ok(()) };
+        let ListenerSlots::Shared(shared) = &self.slots else { return Ok(()) };
         let mut watched: Vec<OwnedFd> = {
             let mut shared = lock(shared);
             let used = shared.used;
@@ -40,7 +40,7 @@ impl Listeners {
     }
 }
 
-impl Shared {
+impl SharedSlots {
     /// Applies the state again after a listener has left its group: until then, the foreign socket gets new
     /// connections. Writes the state only afterwards, because the disk can be slow, and a reader of the earlier state
     /// checks which listeners are alive.

@@ -3,12 +3,13 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use super::{Known, Program};
+use super::{Program, ProgramState};
 use crate::control::api::Killed;
 use crate::shim::killed;
-use crate::shim::life::{Action, Event, State};
+use crate::shim::life::{LifeAction, LifeEvent, LifeState};
 use crate::shim::runner::early_end;
-use crate::sys::process::{Exit, Signal, is_zombie, name_of};
+use crate::sys::clock::as_ms;
+use crate::sys::process::{Exit, Signal, age_of, is_zombie, name_of};
 
 /// After SIGKILL a process is gone unless the kernel holds it.
 const KILLED_WITHIN: Duration = Duration::from_secs(5);
@@ -41,7 +42,7 @@ impl Program {
             known.asked = Some((since, until.unwrap_or(before).max(before)));
             known.is_unwanted = true;
         });
-        self.feed(Event::Stop);
+        self.feed(LifeEvent::Stop);
         // A stopped process cannot handle the signal.
         self.let_go();
         let (mut lingers_since, mut meanwhile) = (None, Some(meanwhile));
@@ -61,7 +62,7 @@ impl Program {
             let lingers = self.running().iter().all(|pid| !self.known().told.contains(pid));
             lingers_since = lingers.then(|| lingers_since.unwrap_or_else(Instant::now));
             if lingers_since.is_some_and(|since: Instant| since.elapsed() >= LINGERS) {
-                self.feed(Event::Lingers);
+                self.feed(LifeEvent::Lingers);
             }
         }
     }
@@ -80,14 +81,14 @@ impl Program {
     /// Kills what has not ended within its time.
     fn kill_late(&self, after: Duration) -> Result<Vec<Killed>, String> {
         let _killing = self.killing.lock().unwrap_or_else(PoisonError::into_inner);
-        let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         let killed = self.running().into_iter().map(|pid| Killed {
             pid,
             name: name_of(pid).unwrap_or_default(),
-            after_ms,
+            // It may have been started since.
+            after_ms: as_ms(age_of(pid).map_or(after, |age| age.min(after))),
         });
         let killed: Vec<Killed> = killed.collect();
-        let is_killed = self.feed(Event::Late).contains(&Action::Kill);
+        let is_killed = self.feed(LifeEvent::Late).contains(&LifeAction::Kill);
         let gone = self.await_killed();
         // It has ended by itself, or was killed already.
         if !is_killed || killed.is_empty() {
@@ -95,7 +96,7 @@ impl Program {
         }
         let told: Vec<String> = killed.iter().map(|it| format!("{} ({})", it.pid, it.name)).collect();
         say!("killed what had not ended {after:.1?} after its stop signal: {}", told.join(", "));
-        if let Err(error) = killed::note(&self.plan.own_path, &killed) {
+        if let Err(error) = killed::note(&self.config.own_path, &killed) {
             say!("cannot report this to the daemon: {error}");
         }
         gone.map(|()| killed)
@@ -105,13 +106,13 @@ impl Program {
     /// that is held in its first bind has no data yet, and cannot handle a signal: it is killed.
     pub(in crate::shim) fn end_or_kill(&self) -> Result<(), String> {
         let is_held = self.known().is_held;
-        if is_held { self.kill() } else { self.end(self.plan.stop_grace).map(drop) }
+        if is_held { self.kill() } else { self.end(self.config.stop_grace).map(drop) }
     }
 
     /// Kills it and all its descendants.
     pub(in crate::shim) fn kill(&self) -> Result<(), String> {
         self.learn(|known| known.is_unwanted = true);
-        self.feed(Event::Kill);
+        self.feed(LifeEvent::Kill);
         self.await_killed()
     }
 
@@ -144,11 +145,12 @@ impl Program {
     /// exit status.
     pub(in crate::shim) fn await_failure(&self) -> Exit {
         loop {
-            let fails = |known: &Known| (known.has_failed || is_failing(known)).then_some(known.has_failed);
+            let fails =
+                |known: &ProgramState| (known.has_failed || is_failing(known)).then_some(known.has_failed);
             if self.wait(None, fails).unwrap_or_default() {
                 return self.known().life.exit().unwrap_or(UNKNOWN);
             }
-            if let Err(error) = self.await_rest(self.plan.stop_grace) {
+            if let Err(error) = self.await_rest(self.config.stop_grace) {
                 say!("{error}");
             }
         }
@@ -183,6 +185,6 @@ impl Program {
 }
 
 /// Whether its main process has ended by itself, and others have not yet.
-fn is_failing(known: &Known) -> bool {
-    matches!(known.life.state(), State::Leaving { wanted: false, .. })
+fn is_failing(known: &ProgramState) -> bool {
+    matches!(known.life.state(), LifeState::Leaving { wanted: false, .. })
 }

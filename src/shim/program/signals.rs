@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::Program;
 use crate::config::StopMode;
-use crate::shim::life::{Action, Event, Life, Outsider, State};
-use crate::shim::receivers::{Process, receivers};
+use crate::shim::life::{Life, LifeAction, LifeEvent, LifeState, Outsider};
+use crate::shim::receivers::{ReceiverProcess, receivers};
 use crate::sys::exit::{exit_of_reaped, exit_of_zombie};
 use crate::sys::held::sockets_of;
 use crate::sys::poll::{PollFlags, poll_one};
@@ -31,19 +31,19 @@ impl Program {
         let tree = self.tree();
         let ours = |pid: u32| tree.contains(&pid);
         let event =
-            Event::MainPid { pid, is_ours: pidfd.is_some() && ours(pid), sender_is_ours: ours(sender) };
+            LifeEvent::MainPid { pid, is_ours: pidfd.is_some() && ours(pid), sender_is_ours: ours(sender) };
         for action in self.feed(event) {
             match (action, &pidfd) {
-                (Action::Refuse(Outsider::Sender), _) => self.tell_of_refusal(&format!(
+                (LifeAction::Refuse(Outsider::Sender), _) => self.tell_of_refusal(&format!(
                     "MAINPID={pid} is ignored: its sender, process {sender} ({}), is not part of the program",
                     name_of(sender).unwrap_or_default()
                 )),
-                (Action::Refuse(Outsider::Named), _) => self.tell_of_refusal(&format!(
+                (LifeAction::Refuse(Outsider::Named), _) => self.tell_of_refusal(&format!(
                     "MAINPID={pid} of process {sender} ({}) is ignored: process {pid} ({}) is not part of the program",
                     name_of(sender).unwrap_or_default(),
                     name_of(pid).unwrap_or_default()
                 )),
-                (Action::Watch(pid), Some(pidfd)) => self.watch(pid, pidfd),
+                (LifeAction::Watch(pid), Some(pidfd)) => self.watch(pid, pidfd),
                 (_, _) => {}
             }
         }
@@ -60,7 +60,7 @@ impl Program {
             return;
         }
         say!("{what}");
-        let path = self.plan.own_path.with_extension(crate::shim::REFUSED);
+        let path = self.config.own_path.with_extension(crate::shim::REFUSED);
         if let Err(error) = fs::write(&path, what) {
             say!("cannot report this to the daemon: {}: {error}", path.display());
         }
@@ -107,7 +107,7 @@ impl Program {
             let is_seen = this.tree().into_iter().all(|pid| sockets_of(pid).is_ok());
             let was_served = this.known().was_served;
             if is_seen && was_served {
-                this.feed(Event::Unserved(exit));
+                this.feed(LifeEvent::Unserved(exit));
             }
         });
         if let Err(error) = looker {
@@ -115,9 +115,9 @@ impl Program {
         }
     }
 
-    fn look(&self) -> Vec<Process> {
+    fn look(&self) -> Vec<ReceiverProcess> {
         let sockets = self.known().listeners.clone();
-        let all: Vec<Process> = self.tree().into_iter().map(|pid| look_at(pid, &sockets)).collect();
+        let all: Vec<ReceiverProcess> = self.tree().into_iter().map(|pid| look_at(pid, &sockets)).collect();
         self.known().was_served |= all.iter().any(|process| process.has_listener);
         all
     }
@@ -135,7 +135,7 @@ impl Program {
             let exit = exit_of_reaped(&pidfd).or_else(|| exit_of_zombie(&pidfd));
             let exit = exit.or_else(|| exit_of_reaped(&pidfd));
             this.known().watched_by_name.remove(&pid);
-            this.feed(Event::Exited(pid, exit));
+            this.feed(LifeEvent::Exited(pid, exit));
         });
         if let Err(error) = watcher {
             self.known().watched_by_name.remove(&pid);
@@ -145,7 +145,7 @@ impl Program {
 
     /// The processes that receive forwarded signals.
     pub(in crate::shim) fn receivers(&self) -> Vec<u32> {
-        let mode = match self.plan.program.stop_mode {
+        let mode = match self.config.program.stop_mode {
             // A signal other than the stop signal goes to the server only, which passes it on.
             StopMode::Group => StopMode::Mixed,
             mode => mode,
@@ -173,14 +173,14 @@ impl Program {
     }
 
     pub(super) fn find_receivers(&self, mode: StopMode, life: Life) -> Vec<u32> {
-        let is_named = matches!(life.state(), State::Adopted { .. });
+        let is_named = matches!(life.state(), LifeState::Adopted { .. });
         receivers(mode, life.main(), is_named, &self.look())
     }
 
     pub(super) fn ask(&self, pids: impl IntoIterator<Item = u32>) {
         for pid in pids {
             if self.known().told.insert(pid) {
-                send(pid, self.plan.program.stop_signal.signal());
+                send(pid, self.config.program.stop_signal.signal());
             }
         }
     }
@@ -191,10 +191,10 @@ impl Program {
 }
 
 /// The current state of a process of the program. Invisible parts count as missing.
-fn look_at(pid: u32, listeners: &BTreeSet<u32>) -> Process {
+fn look_at(pid: u32, listeners: &BTreeSet<u32>) -> ReceiverProcess {
     let sockets = sockets_of(pid).into_iter().flatten();
     let program = fs::metadata(format!("/proc/{pid}/exe")).ok().map(|found| (found.dev(), found.ino()));
-    Process {
+    ReceiverProcess {
         pid,
         parent: parent_of(pid).unwrap_or(0),
         program,

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use super::{Runner, early_end};
 use crate::config::ListenAddress;
 use crate::shim::WAITS;
-use crate::shim::elsewhere::Mismatch;
-use crate::shim::program::Known;
-use crate::shim::rest::{RESTS_FOR, Rest, Usage};
+use crate::shim::idle_period::{IdlePeriod, RESTS_FOR, ResourceUsage};
+use crate::shim::program::ProgramState;
+use crate::shim::unmatched::Mismatch;
 
 /// Polling interval.
 const LOOK: Duration = Duration::from_millis(100);
@@ -22,22 +22,22 @@ impl Runner {
     /// while it works: the daemon has the deadline.
     pub(super) fn await_binds(&self, count: usize) -> Result<(), String> {
         let found = self.await_binds_here(count);
-        let _ = fs::remove_file(self.plan.own_path.with_extension(WAITS));
+        let _ = fs::remove_file(self.config.own_path.with_extension(WAITS));
         found
     }
 
     fn await_binds_here(&self, count: usize) -> Result<(), String> {
-        let bound = |known: &Known| match known.life.is_whole() {
+        let bound = |known: &ProgramState| match known.life.is_whole() {
             false => Some(Err(early_end(known))),
             true => (known.bound.len() >= count).then_some(Ok(())),
         };
         let settled =
-            |known: &Known| bound(known).map(|bound| bound.map_err(|error| (error, Duration::ZERO)));
-        let refused = |known: &Known| known.failed.clone().map(Err);
+            |known: &ProgramState| bound(known).map(|bound| bound.map_err(|error| (error, Duration::ZERO)));
+        let refused = |known: &ProgramState| known.failed.clone().map(Err);
         let (began, mut told) = (Instant::now(), None);
         // When it became idle, and how much it had bound by then.
         let mut idle = (began, 0);
-        let (mut rest, mut rests, mut next_look) = (Rest::begin(began), Duration::ZERO, began);
+        let (mut rest, mut rests, mut next_look) = (IdlePeriod::begin(began), Duration::ZERO, began);
         loop {
             match self.program.wait(Some(LOOK), |known| settled(known).or_else(|| refused(known))) {
                 // It may try another address.
@@ -58,7 +58,7 @@ impl Runner {
             }
             if Instant::now() >= next_look {
                 next_look = Instant::now() + REST_LOOK;
-                rests = rest.look(Instant::now(), Usage::of(self.program.tree()));
+                rests = rest.look(Instant::now(), ResourceUsage::of(self.program.tree()));
             }
             let idle_for = idle.0.elapsed().min(rests);
             if let Some(mismatch) = mismatch.filter(|mismatch| mismatch.is_for_good(idle_for)) {
@@ -72,8 +72,9 @@ impl Runner {
 
     /// What the program has bound in place of a listener, and the number of such bound addresses.
     fn mismatch(&self) -> (Option<Mismatch>, usize) {
-        let look = |known: &Known| {
-            let listen = self.plan.listen.iter().filter(|(name, _)| !known.bound.contains(&name.to_string()));
+        let look = |known: &ProgramState| {
+            let listen =
+                self.config.listen.iter().filter(|(name, _)| !known.bound.contains(&name.to_string()));
             let parse = |(name, text): &(_, String)| -> Option<(String, ListenAddress)> {
                 Some((ToString::to_string(name), text.parse().ok()?))
             };
@@ -90,7 +91,7 @@ impl Runner {
 
     /// Reports to the service's log, and to the daemon, which shows it during the wait.
     fn tell_of_wait(&self, what: Option<&str>) {
-        let path = self.plan.own_path.with_extension(WAITS);
+        let path = self.config.own_path.with_extension(WAITS);
         let told = match what {
             Some(what) => {
                 say!("{what}");
@@ -115,8 +116,9 @@ impl Runner {
 
     /// The listeners that it has not bound.
     fn missing(&self) -> String {
-        let missing = |known: &Known| {
-            let listen = self.plan.listen.iter().filter(|(name, _)| !known.bound.contains(&name.to_string()));
+        let missing = |known: &ProgramState| {
+            let listen =
+                self.config.listen.iter().filter(|(name, _)| !known.bound.contains(&name.to_string()));
             Some(listen.map(|(name, address)| format!("{name} = {address}")).collect::<Vec<_>>())
         };
         self.program.wait(None, missing).unwrap_or_default().join(", ")

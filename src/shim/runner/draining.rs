@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use super::Runner;
-use crate::config::DrainFor;
+use crate::config::DrainCondition;
 use crate::service::BoxError;
 use crate::shim::DRAINS;
 use crate::shim::drain::{LONG, is_over, told};
@@ -28,7 +28,7 @@ impl Runner {
     /// In exclusive mode: whether the wait for long requests is over. Reports what it is for.
     pub(super) fn has_waited_enough(&mut self, waited: Duration) -> Result<bool, BoxError> {
         // With `long-requests` the program finishes the others itself.
-        let finishes = self.plan.program.drain == DrainFor::LongRequests;
+        let finishes = self.config.program.drain == DrainCondition::LongRequests;
         let is_over = |census: &Census, age_ms: Option<u64>| {
             is_over(waited, duration(age_ms), || finishes || census.may_hold_back())
         };
@@ -62,7 +62,7 @@ impl Runner {
 
     /// For the daemon, which tells it if the upgrade fails for it.
     fn note_waits(&self) {
-        let path = self.plan.own_path.with_extension(DRAINS);
+        let path = self.config.own_path.with_extension(DRAINS);
         let Some(told) = told(&self.census.long_requests(LONG)) else { return };
         // It may be read at any time.
         let beside = path.with_extension(format!("{DRAINS}-new"));
@@ -74,7 +74,7 @@ impl Runner {
 
     /// A drain begins.
     pub(super) fn forget_waits(&self) {
-        let _ = fs::remove_file(self.plan.own_path.with_extension(DRAINS));
+        let _ = fs::remove_file(self.config.own_path.with_extension(DRAINS));
     }
 
     /// The drain is ended from outside: its time is over, or the upgrade is called off.

@@ -1,24 +1,26 @@
-//! Searches for the moment to end the program. `moment.rs` decides the next step after each survey.
+//! Searches for the moment to end the program. `quiescence.rs` decides the next step after each survey.
 
 use std::fs;
 use std::io;
 use std::time::Instant;
 
 use super::{Runner, TICK};
-use crate::config::DrainFor;
+use crate::config::DrainCondition;
 use crate::control::api::Connections;
 use crate::shim::LEFT;
-use crate::shim::moment::{Held, HeldBack, Limits, Moment, Seen, Step, is_still};
+use crate::shim::quiescence::{
+    HeldBack, Quiescence, QuiescenceLimits, RunningStep, StoppedStep, SurveySummary, is_still,
+};
 use crate::slots::census::{Census, Survey};
 use crate::slots::peers::has_connected;
 
 impl Runner {
-    /// Returns when the program must end, which happens in any case: see `moment.rs`. The program stays stopped if no
-    /// request was in progress at that moment. `stays`: waiting connections are for the next program as well, so this
-    /// one need not accept them.
-    pub(super) fn await_the_moment(&mut self, limits: Limits, stays: bool) {
-        let drain = self.plan.program.drain;
-        let mut moment = Moment { drain, limits, held_back: HeldBack::Nothing, vain: 0 };
+    /// Returns when the program must end, which happens in any case: see `quiescence.rs`. The program stays stopped if
+    /// no request was in progress at that moment. `stays`: waiting connections are for the next program as well, so
+    /// this one need not accept them.
+    pub(super) fn await_the_moment(&mut self, limits: QuiescenceLimits, stays: bool) {
+        let drain = self.config.program.drain;
+        let mut moment = Quiescence { drain, limits, held_back: HeldBack::Nothing, vain: 0 };
         let (began, mut settled) = (Instant::now(), None);
         loop {
             // Before the survey, which then includes the last accepted connections.
@@ -32,13 +34,13 @@ impl Runner {
                 settled.get_or_insert_with(Instant::now);
             }
             match moment.running(settled.unwrap_or(began).elapsed(), seen) {
-                Step::Wait => {}
-                Step::Hold => {
+                RunningStep::Wait => {}
+                RunningStep::Hold => {
                     if self.hold_and_look(&mut moment, settled.unwrap_or(began)) {
                         return;
                     }
                 }
-                Step::End => {
+                RunningStep::End => {
                     let left = self.tell_of_left(survey);
                     if left > 0 && self.finishes() {
                         say!(
@@ -55,7 +57,7 @@ impl Runner {
 
     /// Whether requests are waited for.
     fn finishes(&self) -> bool {
-        matches!(self.plan.program.drain, DrainFor::Requests | DrainFor::Connections)
+        matches!(self.config.program.drain, DrainCondition::Requests | DrainCondition::Connections)
     }
 
     /// Records the connections for the daemon, which reports them at the end of the upgrade. Returns the number of
@@ -63,14 +65,14 @@ impl Runner {
     /// complete.
     fn tell_of_left(&self, survey: Survey) -> u64 {
         let unanswered = match self.finishes() {
-            true => survey.work + survey.paused + survey.streams,
+            true => survey.work + survey.paused,
             // The kernel was not asked about the others.
             false if self.census.may_ask() => survey.work - survey.unsure,
             false => survey.work,
         };
-        let unanswered = unanswered as u64;
+        let unanswered = (unanswered + survey.streams) as u64;
         let left = Connections { open: survey.open as u64, unread: survey.waiting as u64, unanswered };
-        let path = self.plan.own_path.with_extension(LEFT);
+        let path = self.config.own_path.with_extension(LEFT);
         let written =
             serde_json::to_vec(&left).map_err(io::Error::other).and_then(|text| fs::write(&path, text));
         if let Err(error) = written {
@@ -80,7 +82,7 @@ impl Runner {
     }
 
     /// Stops the program and surveys it. Returns whether this is the moment; then the program stays stopped.
-    fn hold_and_look(&mut self, moment: &mut Moment, since: Instant) -> bool {
+    fn hold_and_look(&mut self, moment: &mut Quiescence, since: Instant) -> bool {
         let found = match self.program.hold() {
             true => self.census.survey_of_stopped(|| self.program.tree()),
             false => Err(io::Error::other("it cannot be stopped")),
@@ -88,29 +90,29 @@ impl Runner {
         let next = match found {
             Ok(survey) => {
                 let next = moment.held(since.elapsed(), self.seen(survey, true));
-                if next == Held::End {
+                if next == StoppedStep::End {
                     self.tell_of_left(survey);
                 }
                 next
             }
             Err(_) => moment.not_held(),
         };
-        if let Held::HoldBack { all } = next {
+        if let StoppedStep::HoldBack { all } = next {
             moment.held_back = match self.census.hold_back(all) {
                 Ok(true) => HeldBack::All,
                 Ok(false) => HeldBack::Some,
                 Err(_) => HeldBack::Refused,
             };
         }
-        if next != Held::End {
+        if next != StoppedStep::End {
             self.program.let_go();
         }
-        next == Held::End
+        next == StoppedStep::End
     }
 
     /// Whether the program has datagram sockets connected to clients, if connections are waited for.
     fn is_connected(&self) -> bool {
-        let is_waited_for = self.plan.program.drain == DrainFor::Connections;
+        let is_waited_for = self.config.program.drain == DrainCondition::Connections;
         is_waited_for && has_connected(&self.listeners.addresses, || self.program.tree()).unwrap_or(false)
     }
 
@@ -121,11 +123,11 @@ impl Runner {
         nobody_waits && self.listeners.has_settled(|| self.program.is_busy())
     }
 
-    fn seen(&mut self, survey: Survey, settled: bool) -> Seen {
+    fn seen(&mut self, survey: Survey, settled: bool) -> SurveySummary {
         // During an accept, one survey may find a connection neither in the queue nor in a process.
         let has_any = |census: &mut Census| !census.is_empty(|| self.program.tree()).unwrap_or(true);
         let is_hidden = settled && self.finishes() && survey.open == 0 && has_any(&mut self.census);
-        Seen {
+        SurveySummary {
             settled,
             open: survey.open > 0 || is_hidden || self.is_connected(),
             work: survey.work > 0,

@@ -9,10 +9,10 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::super::inject::Slots;
-use super::super::plan::Plan;
+use super::super::inject::ListenerProvider;
+use super::super::shim_config::ShimConfig;
 use crate::config::ListenAddress;
-use crate::slots::{Access, Group, Place, waiting_at};
+use crate::slots::{Access, Group, UnixPathTarget, waiting_at};
 use crate::sys::descriptor::inode;
 
 /// A local connection is established at once, or never.
@@ -20,12 +20,12 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 
 /// All listeners. The addresses are free again after [`Listeners::close`].
 pub(super) struct Listeners {
-    open: Vec<Open>,
+    open: Vec<OpenListener>,
     /// Whether the program's binds get them. Otherwise each bind of one fails and is reported.
     gives: bool,
 }
 
-struct Open {
+struct OpenListener {
     name: String,
     address: ListenAddress,
     listener: OwnedFd,
@@ -34,13 +34,13 @@ struct Open {
 }
 
 impl Listeners {
-    pub(super) fn open(plan: &Plan, gives: bool) -> Result<Self, String> {
+    pub(super) fn open(config: &ShimConfig, gives: bool) -> Result<Self, String> {
         let mut listeners = Self { open: Vec::new(), gives };
-        for ((name, _), address) in plan.listen.iter().zip(plan.addresses()?) {
+        for ((name, _), address) in config.listen.iter().zip(config.addresses()?) {
             let group = Group::open(&address).map_err(|error| error.to_string())?;
             let listener = group.fd(group.steered()).ok_or("a listener is lost")?;
             let listener = listener.try_clone_to_owned().map_err(|error| error.to_string())?;
-            listeners.open.push(Open {
+            listeners.open.push(OpenListener {
                 name: name.to_string(),
                 address,
                 listener,
@@ -68,7 +68,7 @@ impl Listeners {
 
     /// Connects to each, or sends a datagram. They wait until the program accepts or reads them.
     pub(super) fn connect(&self) -> Result<Vec<OwnedFd>, String> {
-        let connect = |open: &Open| {
+        let connect = |open: &OpenListener| {
             let connected = match (&open.address, open.address.ip()) {
                 (ListenAddress::Unix(path), _) => UnixStream::connect(path).map(OwnedFd::from),
                 (address, Some((local, _))) if address.is_datagram() => udp(local),
@@ -125,7 +125,7 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-impl Slots for Listeners {
+impl ListenerProvider for Listeners {
     fn configured(&self) -> Vec<(String, ListenAddress)> {
         self.open.iter().map(|open| (open.name.clone(), open.address.clone())).collect()
     }
@@ -142,7 +142,7 @@ impl Slots for Listeners {
         // Locked, so that no path is restored after the close.
         if let Some(group) = &*lock(&open.group) {
             // If this fails, the connection attempt fails, and that is reported.
-            let _ = Place::at(group.steered()).put_back(&open.address);
+            let _ = UnixPathTarget::at(group.steered()).put_back(&open.address);
         }
     }
 }

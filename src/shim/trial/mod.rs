@@ -5,11 +5,11 @@
 //! must be a child subreaper, and gives the program its own environment. If its requester ends, the trial and the
 //! program end too.
 
+mod bind_recorder;
 mod listeners;
 mod native;
 mod program;
 mod request;
-mod watch;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::process::parent_id;
@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::Plan;
 use super::program::Program;
+use super::shim_config::ShimConfig;
 use crate::config::Adapter;
 use crate::sys::channel::Channel;
 use crate::sys::inherit::take_channel;
@@ -30,18 +30,18 @@ use crate::sys::poll::{PollFlags, poll_one};
 use crate::sys::process::{Exit, Signal};
 use crate::sys::signal_fd::signal_fd;
 use listeners::Listeners;
-pub use request::Fate;
+pub use request::RequestFate;
 
-/// The first argument of the process; the second is the [`Order`], as JSON.
+/// The first argument of the process; the second is the [`TrialRequest`], as JSON.
 pub const VERB: &str = "doctor-trial";
 
 /// A trial to run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Order {
+pub struct TrialRequest {
     /// The process that requests it.
     pub parent: u32,
     /// The program, and the adapter.
-    pub plan: Plan,
+    pub plan: ShimConfig,
     /// Whether to enter a private network namespace first.
     pub own_network: bool,
     /// Whether to record, with `listen-fds`, what the program binds itself.
@@ -58,18 +58,18 @@ pub struct Order {
 
 /// The result of the trial.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Answer {
+pub enum TrialReply {
     /// This process may not create a network namespace.
     NoNetwork(String),
     /// The trial failed.
     NotTried(String),
     /// The trial is complete.
-    Tried(Tried),
+    Tried(TrialReport),
 }
 
 /// What was observed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tried {
+pub struct TrialReport {
     /// Whether the adapter works for this program.
     pub works: bool,
     /// The evidence; a clause without a full stop.
@@ -81,12 +81,12 @@ pub struct Tried {
     /// Whether it sent `READY=1`.
     pub says_ready: bool,
     /// How it ended on request. Only if the adapter works, and is not `handoff`.
-    pub stopped: Option<Stopped>,
+    pub stopped: Option<StopReport>,
 }
 
 /// How the program ended after the stop signal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stopped {
+pub struct StopReport {
     /// Its exit status; killed if it did not end in time.
     pub exit: Option<Exit>,
     /// Whether it had to be killed.
@@ -94,7 +94,7 @@ pub struct Stopped {
     /// Time from the signal to the end.
     pub after: Duration,
     /// The fate of a request that was in progress.
-    pub request: Fate,
+    pub request: RequestFate,
     /// Whether any of its processes caught the signal, or waited for it. If none does, the kernel ends it regardless of
     /// its work.
     pub catches: bool,
@@ -121,23 +121,23 @@ pub struct Wrapper {
 
 /// Runs the trial process. Blocks until the program is gone.
 pub fn main() -> ExitCode {
-    let order = std::env::args().nth(2).and_then(|text| serde_json::from_str::<Order>(&text).ok());
+    let order = std::env::args().nth(2).and_then(|text| serde_json::from_str::<TrialRequest>(&text).ok());
     let (Some(order), Ok(Some(channel))) = (order, take_channel()) else {
         eprintln!("handoff {VERB} is an internal command of handoff doctor.");
         return ExitCode::from(2);
     };
-    let answer = run(&order).unwrap_or_else(Answer::NotTried);
+    let answer = run(&order).unwrap_or_else(TrialReply::NotTried);
     match serde_json::to_vec(&answer).map(|text| channel.send(&text, &[])) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
 }
 
-fn run(order: &Order) -> Result<Answer, String> {
+fn run(order: &TrialRequest) -> Result<TrialReply, String> {
     if order.own_network
         && let Err(error) = enter_own_network()
     {
-        return Ok(Answer::NoNetwork(error.to_string()));
+        return Ok(TrialReply::NoNetwork(error.to_string()));
     }
     let system = |error: std::io::Error| error.to_string();
     // Before there are threads, which inherit the mask.
@@ -147,27 +147,27 @@ fn run(order: &Order) -> Result<Answer, String> {
         return Err("the requester has ended".to_owned());
     }
     let program = Program::new(order.plan.clone()).map_err(system)?;
-    let stage = Arc::new(Stage { program: Arc::clone(&program), listeners: Mutex::default() });
+    let stage = Arc::new(TrialResources { program: Arc::clone(&program), listeners: Mutex::default() });
     end_when_told(terminate, &stage).map_err(system)?;
     let tried = match order.plan.adapter {
         Adapter::Handoff => native::attempt(order, &stage),
         Adapter::ListenFds | Adapter::Inject => program::attempt(order, &stage),
     };
     stage.clear()?;
-    tried.map(Answer::Tried)
+    tried.map(TrialReply::Tried)
 }
 
 /// The resources of a trial.
-struct Stage {
+struct TrialResources {
     program: Arc<Program>,
     /// Set once they are open.
     listeners: Mutex<Option<Arc<Listeners>>>,
 }
 
-impl Stage {
-    fn open(&self, plan: &Plan, gives: bool) -> Result<Arc<Listeners>, String> {
+impl TrialResources {
+    fn open(&self, config: &ShimConfig, gives: bool) -> Result<Arc<Listeners>, String> {
         let mut slot = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        let listeners = Arc::new(Listeners::open(plan, gives)?);
+        let listeners = Arc::new(Listeners::open(config, gives)?);
         *slot = Some(Arc::clone(&listeners));
         Ok(listeners)
     }
@@ -186,7 +186,7 @@ impl Stage {
 }
 
 /// SIGTERM comes from the requester, or from its end.
-fn end_when_told(terminate: OwnedFd, stage: &Arc<Stage>) -> std::io::Result<()> {
+fn end_when_told(terminate: OwnedFd, stage: &Arc<TrialResources>) -> std::io::Result<()> {
     let stage = Arc::clone(stage);
     std::thread::Builder::new().name("handoff-term".to_owned()).spawn(move || {
         while poll_one(&terminate, PollFlags::POLLIN, None).is_err() {}

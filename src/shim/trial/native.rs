@@ -8,9 +8,9 @@ use handoff_protocol::ids::ID_VARIABLE;
 use handoff_protocol::message::FromService;
 use handoff_protocol::version::UNAGREED;
 
-use super::super::program::{Known, Program, Start};
+use super::super::program::{Program, ProgramState, StartOptions};
 use super::super::runner::early_end;
-use super::{Order, Stage, Tried, channel_pair};
+use super::{TrialReport, TrialRequest, TrialResources, channel_pair};
 use crate::sys::channel::Channel;
 use crate::sys::inherit::{CHANNEL_VARIABLE, KIND_VARIABLE, STREAM};
 use crate::sys::readable::is_readable_by;
@@ -21,7 +21,7 @@ use crate::sys::wire::recv_message;
 const END_WITHIN: Duration = Duration::from_millis(500);
 
 /// The error says why the trial failed.
-pub(super) fn attempt(order: &Order, stage: &Stage) -> Result<Tried, String> {
+pub(super) fn attempt(order: &TrialRequest, stage: &TrialResources) -> Result<TrialReport, String> {
     let program = &stage.program;
     let system = |error: std::io::Error| error.to_string();
     // A stream carries no descriptors, so they are inherited.
@@ -45,11 +45,11 @@ pub(super) fn attempt(order: &Order, stage: &Stage) -> Result<Tried, String> {
         }
         Err(why) => (false, why),
     };
-    let ended = !works && program.wait(Some(Duration::ZERO), Known::ended).is_some();
-    Ok(Tried { works, why, ended, ..Tried::default() })
+    let ended = !works && program.wait(Some(Duration::ZERO), ProgramState::ended).is_some();
+    Ok(TrialReport { works, why, ended, ..TrialReport::default() })
 }
 
-fn start(order: &Order, listeners: Vec<(String, OwnedFd)>, theirs: OwnedFd) -> Start {
+fn start(order: &TrialRequest, listeners: Vec<(String, OwnedFd)>, theirs: OwnedFd) -> StartOptions {
     let id = uuid::Uuid::now_v7();
     let mut env = vec![
         (CHANNEL_VARIABLE.into(), OUT_OF_THE_WAY.to_string().into()),
@@ -58,7 +58,7 @@ fn start(order: &Order, listeners: Vec<(String, OwnedFd)>, theirs: OwnedFd) -> S
     if order.stream {
         env.push((KIND_VARIABLE.into(), STREAM.into()));
     }
-    Start {
+    StartOptions {
         listeners,
         inherited: vec![theirs],
         env,

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use super::super::files::notify_path;
 use super::super::inject::Injector;
 use super::super::notify::Notify;
-use super::super::program::{Known, Program, Start};
+use super::super::program::{Program, ProgramState, StartOptions};
 use super::super::runner::early_end;
+use super::bind_recorder::BindRecorder;
 use super::listeners::Listeners;
-use super::request::{self, UnderWay};
-use super::watch::Watch;
-use super::{Fate, Order, Stage, Stopped, Tried, Wrapper};
+use super::request::{self, OpenRequest};
+use super::{RequestFate, StopReport, TrialReport, TrialRequest, TrialResources, Wrapper};
 use crate::config::{Adapter, NotifySocket, StopSignal};
 use crate::sys::process::{dies_of, name_of};
 
@@ -24,24 +24,24 @@ const SETTLES_WITHIN: Duration = Duration::from_millis(100);
 
 /// A program in a trial.
 struct Trial<'a> {
-    order: &'a Order,
+    order: &'a TrialRequest,
     program: &'a Arc<Program>,
     listeners: Arc<Listeners>,
-    watch: Arc<Watch>,
+    watch: Arc<BindRecorder>,
     started_at: Instant,
 }
 
 /// The error says why the trial failed.
-pub(super) fn attempt(order: &Order, stage: &Stage) -> Result<Tried, String> {
+pub(super) fn attempt(order: &TrialRequest, stage: &TrialResources) -> Result<TrialReport, String> {
     let program = &stage.program;
     let injects = order.plan.adapter == Adapter::Inject;
     let listeners = stage.open(&order.plan, injects)?;
     let kind = order.plan.program.notify.unwrap_or(NotifySocket::Path);
     let notify = Notify::listen(&notify_path(&order.plan.own_path), kind, Arc::clone(program))?;
-    let watch = Watch::new(program);
+    let watch = BindRecorder::new(program);
     let given =
         if injects { Vec::new() } else { listeners.duplicates().map_err(|error| error.to_string())? };
-    let start = Start {
+    let start = StartOptions {
         listeners: given,
         inherited: Vec::new(),
         env: if order.offers_notify { vec![notify.variable()] } else { Vec::new() },
@@ -57,19 +57,19 @@ pub(super) fn attempt(order: &Order, stage: &Stage) -> Result<Tried, String> {
         Err(why) => (false, why),
     };
     // A program sends `READY=1` right before or after it accepts.
-    let ready = |known: &Known| (known.ready || !known.lives()).then_some(known.ready);
+    let ready = |known: &ProgramState| (known.ready || !known.lives()).then_some(known.ready);
     let patience = if works { READY_WITHIN } else { Duration::ZERO };
     let says_ready = program.wait(Some(patience), ready).unwrap_or(false);
-    let ended = !works && program.wait(Some(Duration::ZERO), Known::ended).is_some();
+    let ended = !works && program.wait(Some(Duration::ZERO), ProgramState::ended).is_some();
     let stopped = if works { Some(trial.stop()?) } else { None };
-    Ok(Tried { works, why, ended, others, says_ready, stopped })
+    Ok(TrialReport { works, why, ended, others, says_ready, stopped })
 }
 
 /// A program that accepts sends `READY=1` by then, if ever.
 const READY_WITHIN: Duration = Duration::from_millis(300);
 
 impl Trial<'_> {
-    fn start(&self, start: Start) -> Result<(), String> {
+    fn start(&self, start: StartOptions) -> Result<(), String> {
         let notify = self.program.start(start).map_err(|error| error.to_string())?;
         let Some(notify) = notify else { return Ok(()) };
         let (slots, watch) = (Arc::clone(&self.listeners), Arc::clone(&self.watch));
@@ -172,7 +172,7 @@ impl Trial<'_> {
     }
 
     /// Asks it to end, with a request in progress if one can be caught.
-    fn stop(&self) -> Result<Stopped, String> {
+    fn stop(&self) -> Result<StopReport, String> {
         // Checked while it runs: a program stopped for its request may have signals blocked for a moment.
         let signal = self.order.plan.program.stop_signal.signal();
         let catches = self.program.tree().into_iter().any(|pid| !dies_of(pid, signal));
@@ -187,12 +187,12 @@ impl Trial<'_> {
         let killed = self.program.end(STOP_WITHIN)?;
         let after = asked_at.elapsed();
         let exit = self.program.wait(Some(Duration::ZERO), |known| known.watched?.1);
-        let request = under_way.map_or(Fate::NotSeen, UnderWay::fate);
+        let request = under_way.map_or(RequestFate::NotSeen, OpenRequest::fate);
         let first_left = killed.iter().any(|killed| Some(killed.pid) == main);
         let left = killed.iter().filter(|killed| Some(killed.pid) != main).map(|killed| killed.name.clone());
         let left = left.collect();
         let killed = !killed.is_empty();
-        Ok(Stopped { exit, killed, after, request, catches, first, first_left, left, wrapper, deadly })
+        Ok(StopReport { exit, killed, after, request, catches, first, first_left, left, wrapper, deadly })
     }
 
     /// The wrapper, if the first process does not serve.
@@ -242,6 +242,6 @@ impl Trial<'_> {
     }
 }
 
-fn early_end_if_gone(known: &Known) -> Option<String> {
+fn early_end_if_gone(known: &ProgramState) -> Option<String> {
     (!known.lives()).then(|| early_end(known))
 }

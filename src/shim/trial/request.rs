@@ -16,7 +16,7 @@ use crate::slots::census::Census;
 
 /// The fate of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Fate {
+pub enum RequestFate {
     /// It was answered as usual.
     Answered,
     /// It was answered partly, or not at all.
@@ -38,13 +38,13 @@ const SLACK: usize = 64;
 const HEAD: usize = 12;
 
 /// The program is stopped and has read this request.
-pub(super) struct UnderWay {
+pub(super) struct OpenRequest {
     connection: TcpStream,
     usual: Vec<u8>,
 }
 
 /// Catches a request in the middle. On failure the program keeps running.
-pub(super) fn catch(address: SocketAddr, request: &[u8], program: &Program) -> Option<UnderWay> {
+pub(super) fn catch(address: SocketAddr, request: &[u8], program: &Program) -> Option<OpenRequest> {
     // The first request of a program may take longer.
     ask(address, request)?;
     let (usual, latency) = ask(address, request)?;
@@ -55,7 +55,7 @@ pub(super) fn catch(address: SocketAddr, request: &[u8], program: &Program) -> O
         let connection = send(address, request).ok()?;
         wait_for(latency.mul_f64(part));
         if program.hold() && has_it(&connection) {
-            return Some(UnderWay { connection, usual });
+            return Some(OpenRequest { connection, usual });
         }
         program.let_go();
         if Instant::now() > until {
@@ -66,14 +66,14 @@ pub(super) fn catch(address: SocketAddr, request: &[u8], program: &Program) -> O
     None
 }
 
-impl UnderWay {
+impl OpenRequest {
     /// Determines the fate once the program is gone.
-    pub(super) fn fate(self) -> Fate {
+    pub(super) fn fate(self) -> RequestFate {
         let answer = receive(self.connection);
         let head = |answer: &[u8]| answer[..answer.len().min(HEAD)].to_vec();
         match head(&answer) == head(&self.usual) && answer.len() + SLACK >= self.usual.len() {
-            true => Fate::Answered,
-            false => Fate::Cut,
+            true => RequestFate::Answered,
+            false => RequestFate::Cut,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use std::path::Path;
 
 use crate::config::{ListenAddress, UNIX_PATH_MAX_BYTES};
-use crate::slots::diag::{Found, family_of};
+use crate::slots::diag::{SocketInfo, family_of};
 
 pub(in crate::slots) fn family_and_port(address: &ListenAddress) -> Option<(u8, u16)> {
     match address {
@@ -16,7 +16,7 @@ pub(in crate::slots) fn family_and_port(address: &ListenAddress) -> Option<(u8, 
     }
 }
 
-pub(in crate::slots) fn is_at(found: &Found, address: &ListenAddress) -> bool {
+pub(in crate::slots) fn is_at(found: &SocketInfo, address: &ListenAddress) -> bool {
     match (address, found.local(), &found.name) {
         (ListenAddress::Tcp(wanted), Some(local), _) => {
             let any = wanted.ip().is_unspecified() && wanted.is_ipv4() == local.is_ipv4();

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io;
 
 use super::{Census, descriptors_of};
-use crate::slots::diag::{Found, Key};
+use crate::slots::diag::{Key, SocketInfo};
 use crate::sys::held::HeldSocket;
 
 impl Census {
@@ -12,9 +12,9 @@ impl Census {
     /// client's request: holding it back would hold back the client's response.
     pub(super) fn outer(
         &mut self,
-        held: Vec<(Found, HeldSocket)>,
+        held: Vec<(SocketInfo, HeldSocket)>,
         tree: impl Fn() -> Vec<u32>,
-    ) -> io::Result<Vec<(Found, HeldSocket)>> {
+    ) -> io::Result<Vec<(SocketInfo, HeldSocket)>> {
         let mut before = std::mem::take(&mut self.inner);
         let mut sockets: Option<HashSet<u32>> = None;
         let mut outer = Vec::new();
@@ -44,7 +44,7 @@ impl Census {
 
     /// The client's socket of a connection from this machine. It is in the same network namespace, so its address is
     /// the listener's or a loopback address.
-    fn client_end(&mut self, found: &Found) -> io::Result<Option<u32>> {
+    fn client_end(&mut self, found: &SocketInfo) -> io::Result<Option<u32>> {
         let Some((local, peer)) = found.local().zip(found.peer()) else { return Ok(None) };
         if peer.ip() != local.ip() && !peer.ip().is_loopback() {
             return Ok(None);

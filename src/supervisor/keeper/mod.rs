@@ -28,8 +28,8 @@ const PROGRAM: &str = "/proc/self/exe";
 
 /// The current keeper process, whichever it is.
 #[derive(Debug)]
-pub(super) struct Keeping {
-    inner: Rc<Inner>,
+pub(super) struct KeeperHandle {
+    inner: Rc<KeeperConnection>,
     watch: AbortHandle,
 }
 
@@ -40,16 +40,16 @@ pub(super) struct LogGuard {
 }
 
 #[derive(Debug)]
-struct Inner {
+struct KeeperConnection {
     dirs: Dirs,
     systemd: Rc<Systemd>,
-    state: RefCell<State>,
+    state: RefCell<KeeperState>,
     /// Whether a task is about to read the answers.
     hearing: Cell<bool>,
 }
 
 #[derive(Debug)]
-struct State {
+struct KeeperState {
     client: Client,
     held: BTreeMap<String, OwnedFd>,
     /// The log pipes that still have a writer, or that have not been read to the end.
@@ -58,7 +58,7 @@ struct State {
     next: u64,
 }
 
-impl Keeping {
+impl KeeperHandle {
     /// Takes over the keeper that an earlier daemon left behind, with everything it holds, or starts one. `stored` is
     /// what systemd kept; it counts only where the keeper has nothing. Must be called within a `LocalSet`. Blocks for
     /// some milliseconds, or for seconds if there is a keeper that does not answer.
@@ -67,18 +67,21 @@ impl Keeping {
         systemd: Rc<Systemd>,
         stored: BTreeMap<String, OwnedFd>,
     ) -> io::Result<Self> {
-        let Found { client, held } = match take_over(&dirs.keeper_socket()).map_err(io::Error::other)? {
+        let KeeperContents { client, held } = match take_over(&dirs.keeper_socket())
+            .map_err(io::Error::other)?
+        {
             Some(found) => found,
-            None => Found { client: start(dirs).map_err(io::Error::other)?, held: BTreeMap::new() },
+            None => KeeperContents { client: start(dirs).map_err(io::Error::other)?, held: BTreeMap::new() },
         };
         tracing::debug!(pid = client.pid(), held = held.len(), stored = stored.len(), "the keeper answers");
         for (key, fd) in held.iter().filter(|(key, _)| !stored.contains_key(*key)) {
             systemd.store(key, fd.as_fd());
         }
         let missing: Vec<_> = stored.into_iter().filter(|(key, _)| !held.contains_key(key)).collect();
-        let state = State { client, held, logs: BTreeMap::new(), next: 0 };
+        let state = KeeperState { client, held, logs: BTreeMap::new(), next: 0 };
         let hearing = Cell::default();
-        let inner = Rc::new(Inner { dirs: dirs.clone(), systemd, state: RefCell::new(state), hearing });
+        let inner =
+            Rc::new(KeeperConnection { dirs: dirs.clone(), systemd, state: RefCell::new(state), hearing });
         let watch = spawn_local(watch::keeper(Rc::downgrade(&inner))).abort_handle();
         let keeping = Self { inner, watch };
         for (key, fd) in missing {
@@ -116,7 +119,7 @@ impl Keeping {
     /// Has the keeper and systemd hold a duplicate of a descriptor, in place of the one that they held under this
     /// key.
     pub(super) fn store(&self, key: &str, fd: BorrowedFd<'_>) {
-        let Inner { state, systemd, .. } = &*self.inner;
+        let KeeperConnection { state, systemd, .. } = &*self.inner;
         match fd.try_clone_to_owned() {
             Ok(copy) => {
                 if state.borrow_mut().held.insert(key.to_owned(), copy).is_some() {
@@ -227,13 +230,13 @@ impl Keeping {
     }
 }
 
-impl Drop for Keeping {
+impl Drop for KeeperHandle {
     fn drop(&mut self) {
         self.watch.abort();
     }
 }
 
-impl Inner {
+impl KeeperConnection {
     /// Sends the keeper a request that is on record. If the keeper cannot be reached any more, it is killed, and the
     /// next one gets the request from the record. Returns whether the keeper still runs.
     fn tell(&self, ask: impl FnOnce(&mut Client) -> Result<(), Error>) -> bool {
@@ -260,7 +263,7 @@ impl Inner {
     }
 }
 
-impl State {
+impl KeeperState {
     fn with_prefix(&self, prefix: &str) -> impl Iterator<Item = (&String, &OwnedFd)> {
         self.held.range(prefix.to_owned()..).take_while(move |(key, _)| key.starts_with(prefix))
     }
@@ -304,14 +307,14 @@ fn start(dirs: &Dirs) -> Result<Client, Error> {
 }
 
 /// A keeper and what it holds.
-struct Found {
+struct KeeperContents {
     client: Client,
     held: BTreeMap<String, OwnedFd>,
 }
 
 /// The keeper of an earlier daemon, if it exists and answers. An error means that it exists, but this process cannot
 /// take what it holds.
-fn take_over(socket: &Path) -> Result<Option<Found>, Error> {
+fn take_over(socket: &Path) -> Result<Option<KeeperContents>, Error> {
     let mut client = match Client::reach(socket) {
         Ok(client) => client,
         Err(Error::Unreachable { source, .. })
@@ -329,7 +332,7 @@ fn take_over(socket: &Path) -> Result<Option<Found>, Error> {
     let _ = kill(client.pidfd(), Signal::SIGCONT);
     let taken = client.ping().and_then(|()| client.list()).and_then(|keys| client.fetch_all(&keys));
     match taken {
-        Ok(held) => Ok(Some(Found { client, held: held.into_iter().collect() })),
+        Ok(held) => Ok(Some(KeeperContents { client, held: held.into_iter().collect() })),
         Err(error @ Error::NoRoom { .. }) => Err(error),
         Err(error @ Error::Silent { .. }) => {
             // Its duplicates of the listeners would take connections that no process accepts.

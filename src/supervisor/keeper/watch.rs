@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::{Inner, leaves_it_usable};
+use super::{KeeperConnection, leaves_it_usable};
 use crate::keeper::TIMEOUT;
 use crate::sys::errno::retry;
 use crate::sys::poll::{PollFlags, poll_one};
@@ -26,7 +26,7 @@ const MOMENT: Duration = Duration::from_millis(100);
 const NEXT_TRY: Duration = Duration::from_secs(10);
 
 /// Replaces the keeper whenever it ends.
-pub(super) async fn keeper(inner: Weak<Inner>) {
+pub(super) async fn keeper(inner: Weak<KeeperConnection>) {
     let mut started = Instant::now();
     loop {
         let Some(pidfd) =
@@ -62,7 +62,7 @@ pub(super) async fn keeper(inner: Weak<Inner>) {
 
 /// Suspects the keeper if a pipe is not read. Removes the pipe from the record when it has no writer any more and was
 /// read to the end. That is later than the end of the process that it was made for, which may have left children.
-pub(super) async fn pipe(inner: Weak<Inner>, number: u64, pipe: Rc<OwnedFd>) {
+pub(super) async fn pipe(inner: Weak<KeeperConnection>, number: u64, pipe: Rc<OwnedFd>) {
     loop {
         // Registered for one event at a time; otherwise every line of the service would wake this process.
         match pipe.try_clone().and_then(readable) {
@@ -75,9 +75,9 @@ pub(super) async fn pipe(inner: Weak<Inner>, number: u64, pipe: Rc<OwnedFd>) {
         sleep(PATIENCE).await;
         let Some(inner) = inner.upgrade() else { return };
         match contents(&pipe) {
-            Contents::Nothing => {}
-            Contents::Some => inner.check().await,
-            Contents::End => {
+            PipeContents::Nothing => {}
+            PipeContents::Some => inner.check().await,
+            PipeContents::End => {
                 inner.state.borrow_mut().logs.remove(&number);
                 return;
             }
@@ -86,7 +86,7 @@ pub(super) async fn pipe(inner: Weak<Inner>, number: u64, pipe: Rc<OwnedFd>) {
 }
 
 /// Logs the answers to requests that did not wait for one, and suspects the keeper if an answer is missing.
-pub(super) async fn answers(inner: Weak<Inner>) {
+pub(super) async fn answers(inner: Weak<KeeperConnection>) {
     sleep(PATIENCE).await;
     let Some(inner) = inner.upgrade() else { return };
     inner.hearing.set(false);
@@ -95,7 +95,7 @@ pub(super) async fn answers(inner: Weak<Inner>) {
     }
 }
 
-impl Inner {
+impl KeeperConnection {
     /// Reads the answers that have arrived. Returns whether those were all.
     fn has_answered(&self) -> bool {
         let client = &mut self.state.borrow_mut().client;
@@ -152,16 +152,16 @@ impl Inner {
     }
 }
 
-enum Contents {
+enum PipeContents {
     Nothing,
     Some,
     End,
 }
 
-fn contents(pipe: &OwnedFd) -> Contents {
+fn contents(pipe: &OwnedFd) -> PipeContents {
     match retry(|| poll_one(pipe, PollFlags::POLLIN, Some(Duration::ZERO))) {
-        Ok(events) if events.contains(PollFlags::POLLIN) => Contents::Some,
-        Ok(events) if events.is_empty() => Contents::Nothing,
-        Ok(_) | Err(_) => Contents::End,
+        Ok(events) if events.contains(PollFlags::POLLIN) => PipeContents::Some,
+        Ok(events) if events.is_empty() => PipeContents::Nothing,
+        Ok(_) | Err(_) => PipeContents::End,
     }
 }

@@ -30,7 +30,7 @@ use crate::shim;
 use crate::slots::{Side, SlotError, SlotId};
 use crate::supervisor::daemon::operation;
 use crate::supervisor::input::{Input, Inputs, IsFirst};
-use crate::supervisor::process::Serial;
+use crate::supervisor::process::Token;
 use crate::supervisor::service::Service;
 use crate::sys::descriptor::inode;
 use crate::sys::epoll::{Epoll, EpollFlags};
@@ -53,9 +53,9 @@ const NEWS: EpollFlags = EpollFlags::EPOLLIN.union(ENDS);
 
 /// What is known of the listeners of the serving process, by their positions in the service file.
 #[derive(Debug, Default)]
-pub(in crate::supervisor) struct Left {
+pub(in crate::supervisor) struct EndedListeners {
     /// The process that this is about.
-    of: Option<Serial>,
+    of: Option<Token>,
     /// The process has ended these, and other sockets have taken their places.
     renewed: BTreeSet<usize>,
     /// The process has had these.
@@ -67,8 +67,8 @@ pub(in crate::supervisor) struct Left {
 /// The watch over the listeners of the serving process. It ends when this is dropped.
 #[derive(Debug)]
 pub(in crate::supervisor) struct SlotWatch {
-    serial: Serial,
-    of: Serial,
+    serial: Token,
+    of: Token,
     sockets: Vec<u64>,
     news: Rc<AsyncFd<Epoll>>,
     task: AbortHandle,
@@ -140,7 +140,7 @@ impl Service {
         let serial = serial.filter(|_| self.machine.phase() == Phase::Serving && self.listening.is_some());
         if serial != self.upkeep.left.of && serial.is_some() {
             let replaced_at = self.upkeep.left.replaced_at;
-            self.upkeep.left = Left { of: serial, replaced_at, ..Left::default() };
+            self.upkeep.left = EndedListeners { of: serial, replaced_at, ..EndedListeners::default() };
         }
         let receiving = if serial.is_some() { self.receiving() } else { Vec::new() };
         let Some(of) = serial.filter(|_| !receiving.is_empty()) else {
@@ -154,7 +154,7 @@ impl Service {
         let watch = watch(&receiving);
         match watch {
             Ok(news) => {
-                let (news, serial) = (Rc::new(news), self.next_serial());
+                let (news, serial) = (Rc::new(news), self.next_token());
                 let task = spawn_local(tend_always(self.inputs.clone(), serial, Rc::clone(&news)));
                 let task = task.abort_handle();
                 self.upkeep.slots = Some(SlotWatch { serial, of, sockets, news, task });
@@ -237,8 +237,10 @@ impl Service {
 
     /// A sentence for the user about listeners that the program has left.
     pub(in crate::supervisor) fn told_left(&self) -> Option<String> {
-        let left =
-            if self.machine.phase() == Phase::Serving { self.left_listeners() } else { BTreeSet::new() };
+        let left = match self.machine.phase() == Phase::Serving && self.incumbent_over().is_none() {
+            true => self.left_listeners(),
+            false => BTreeSet::new(),
+        };
         let at = left.first()?;
         let listener = self.config.listeners.get(*at)?;
         let pid =
@@ -277,13 +279,13 @@ impl Service {
     }
 
     /// The events of this watch, unless another watch has replaced it.
-    fn heard_by(&self, serial: Serial) -> Option<Rc<AsyncFd<Epoll>>> {
+    fn heard_by(&self, serial: Token) -> Option<Rc<AsyncFd<Epoll>>> {
         let watch = self.upkeep.slots.as_ref().filter(|watch| watch.serial == serial)?;
         Some(Rc::clone(&watch.news))
     }
 
     /// Handles an event of the kernel. Until the next check, new clients wake nothing.
-    pub(in crate::supervisor) fn listeners_heard(&mut self, serial: Serial) {
+    pub(in crate::supervisor) fn listeners_heard(&mut self, serial: Token) {
         let Some(news) = self.heard_by(serial) else { return };
         watch_for(ENDS, &news, &self.receiving());
         self.renew_ended();
@@ -291,7 +293,7 @@ impl Service {
 
     /// Checks the listeners a moment after an event. The first check also records which listeners a process that has
     /// just begun to serve has taken.
-    pub(in crate::supervisor) fn listeners_due(&mut self, serial: Serial, is_first: IsFirst) {
+    pub(in crate::supervisor) fn listeners_due(&mut self, serial: Token, is_first: IsFirst) {
         let Some(news) = self.heard_by(serial) else { return };
         if is_first {
             self.note_taken();
@@ -321,13 +323,17 @@ impl Service {
             let at = self.config.listeners.iter().position(|known| known.name == listener.name);
             waiting.contains(&listener.address) && at.is_some_and(|at| left.taken.contains(&at))
         };
-        let is_early = left.replaced_at.is_some_and(|at| at.elapsed() < AGAIN_AFTER);
+        let over = self.incumbent_over();
+        let is_early = over.is_none() && left.replaced_at.is_some_and(|at| at.elapsed() < AGAIN_AFTER);
         if is_early || !self.is_open_to_upgrades() || !self.config.listeners.iter().any(was_taken) {
             return;
         }
         tracing::warn!(%address, "clients wait where the program has left its listener; it is restarted");
         self.upkeep.left.replaced_at = Some(Instant::now());
-        let why = format!("clients wait at {address}, where the program does not listen any more");
+        let why = match over {
+            Some(how) => format!("clients wait at {address}, and the main {how}"),
+            None => format!("clients wait at {address}, where the program does not listen any more"),
+        };
         // The status and the history show this reason.
         let (operation, _) = operation(Operation::Restart, &why);
         self.restart(operation);
@@ -350,7 +356,7 @@ fn watch_for(what: EpollFlags, news: &AsyncFd<Epoll>, receiving: &[(usize, SlotI
     }
 }
 
-async fn tend_always(inputs: Inputs, serial: Serial, news: Rc<AsyncFd<Epoll>>) {
+async fn tend_always(inputs: Inputs, serial: Token, news: Rc<AsyncFd<Epoll>>) {
     // A process that has just begun to serve takes its listeners now, or has them already.
     let taken_by = Instant::now() + PAUSE;
     let mut is_noted = false;

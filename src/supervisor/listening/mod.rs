@@ -16,9 +16,9 @@ use handoff_protocol::ids::ListenerName;
 
 pub(super) use upkeep::Upkeep;
 
-use super::keeper::Keeping;
+use super::keeper::KeeperHandle;
 use crate::config::{self, ListenAddress};
-use crate::slots::program::WHOLE;
+use crate::slots::steering_program::WHOLE;
 use crate::slots::{
     Access, Group, Handshakes, ProbeRoute, SlotError, SlotId, lengthen_queue, slot_by_name, stop_listening,
 };
@@ -49,7 +49,7 @@ pub(super) struct Listening {
 
 /// The result of [`Listening::admit`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Admitted {
+pub(super) enum Admission {
     /// The listeners belong to this slot.
     Known(u64),
     /// They form a slot that was no longer known.
@@ -219,18 +219,18 @@ impl Listening {
 
     /// The slot to which the listeners of a process belong. If the slot is unknown, because the processes that knew
     /// it are gone, it is added: in front of the others if its process is the oldest.
-    pub(super) fn admit(&mut self, fds: Vec<OwnedFd>, oldest: bool) -> Result<Admitted, SlotError> {
+    pub(super) fn admit(&mut self, fds: Vec<OwnedFd>, oldest: bool) -> Result<Admission, SlotError> {
         let Some(cookie) = fds.first().and_then(|fd| cookie_of(fd).ok()) else {
-            return Ok(Admitted::Known(self.steered));
+            return Ok(Admission::Known(self.steered));
         };
         let known = self.slots.keys().copied().find(|slot| {
             self.fds(*slot).first().is_some_and(|fd| cookie_of(fd).is_ok_and(|other| other == cookie))
         });
         if let Some(slot) = known {
-            return Ok(Admitted::Known(slot));
+            return Ok(Admission::Known(slot));
         }
         if fds.len() != self.groups.len() || !fds.iter().all(|fd| listens(fd) == Ok(true)) {
-            return Ok(Admitted::Known(NO_SLOT));
+            return Ok(Admission::Known(NO_SLOT));
         }
         let slot = match (fds.iter().find_map(slot_by_name), self.slots.first_key_value()) {
             (Some(slot), _) => slot,
@@ -242,7 +242,7 @@ impl Listening {
         }
         self.slots.insert(number(slot), vec![slot; self.groups.len()]);
         self.next = self.next.max(number(slot) + 1);
-        Ok(Admitted::New(number(slot)))
+        Ok(Admission::New(number(slot)))
     }
 
     /// The slot whose first listener is among these sockets.
@@ -407,7 +407,7 @@ impl Listening {
     }
 
     /// Has the keeper hold a slot.
-    pub(super) fn store(&self, keeper: &Keeping, service: &str, slot: u64) {
+    pub(super) fn store(&self, keeper: &KeeperHandle, service: &str, slot: u64) {
         let slots = if self.is_paired { self.slots() } else { vec![slot] };
         for slot in slots {
             for (key, fd) in self.keys(service, slot).iter().zip(self.fds(slot)) {
@@ -416,7 +416,7 @@ impl Listening {
         }
     }
 
-    fn forget(&self, keeper: &Keeping, service: &str, slot: u64) {
+    fn forget(&self, keeper: &KeeperHandle, service: &str, slot: u64) {
         for key in self.keys(service, slot) {
             keeper.drop_key(&key);
         }

@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use super::{FIRST, Listening, PAIR};
 use crate::config::ListenAddress;
 use crate::shim;
-use crate::slots::{Place, Side, SlotId, watched_name};
+use crate::slots::{Side, SlotId, UnixPathTarget, watched_name};
 use crate::supervisor::input::{Input, Inputs};
 use crate::supervisor::service::Service;
 use crate::supervisor::state::PATIENCE;
@@ -67,8 +67,9 @@ impl Listening {
         let mut mended = Vec::new();
         for group in self.groups.iter().filter(|group| matches!(group.address(), ListenAddress::Unix(_))) {
             let slot = if self.is_paired { active } else { group.steered() };
-            let was_there = Place::of(group.address()).is_some_and(|place| place == Place::at(slot));
-            let done = Place::at(slot).put_back(group.address()).map_err(|error| error.to_string());
+            let was_there =
+                UnixPathTarget::of(group.address()).is_some_and(|place| place == UnixPathTarget::at(slot));
+            let done = UnixPathTarget::at(slot).put_back(group.address()).map_err(|error| error.to_string());
             if !was_there || done.is_err() {
                 mended.push((group.address().clone(), done));
             }

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use tokio::task::{AbortHandle, spawn_local};
 
-use super::ended::{Left, SlotWatch};
+use super::ended::{EndedListeners, SlotWatch};
 use super::paths::SocketPaths;
 use super::{Listening, PAIR};
 use crate::config::ListenAddress;
-use crate::slots::{Other, Side, SlotError};
+use crate::slots::{ForeignSocket, Side, SlotError};
 use crate::supervisor::input::Input;
 use crate::supervisor::service::Service;
 
@@ -19,9 +19,9 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// The task that checks the slots. It ends when this is dropped.
 #[derive(Debug)]
-struct Repairs(AbortHandle);
+struct RepairTask(AbortHandle);
 
-impl Drop for Repairs {
+impl Drop for RepairTask {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -33,10 +33,10 @@ pub(in crate::supervisor) struct Upkeep {
     /// Over the paths of unix sockets.
     pub(super) paths: Option<SocketPaths>,
     /// Over slots that have strangers between them.
-    repairs: Option<Repairs>,
+    repairs: Option<RepairTask>,
     /// Over the listeners of the serving process.
     pub(super) slots: Option<SlotWatch>,
-    pub(super) left: Left,
+    pub(super) left: EndedListeners,
     /// When the directories of the unix sockets last answered.
     pub(super) paths_answered: Cell<Option<Instant>>,
 }
@@ -89,7 +89,7 @@ impl Listening {
     }
 
     /// The sockets of other programs at the addresses. If the kernel cannot be asked, there are none.
-    pub(in crate::supervisor) fn others(&self) -> Vec<(ListenAddress, Other)> {
+    pub(in crate::supervisor) fn others(&self) -> Vec<(ListenAddress, ForeignSocket)> {
         let of = |group: &crate::slots::Group| {
             let others = group.others().unwrap_or_default();
             others.into_iter().map(|other| (group.address().clone(), other)).collect::<Vec<_>>()
@@ -102,7 +102,7 @@ impl Service {
     /// A sentence for the user about other processes that listen at the addresses of the service.
     pub(in crate::supervisor) fn strangers(&self) -> Option<String> {
         let others = self.listening.as_ref()?.others();
-        let (address, Other { local, owner }) = others.first()?;
+        let (address, ForeignSocket { local, owner }) = others.first()?;
         let who = owner.as_ref().map_or("A process that cannot be seen from here".to_owned(), |owner| {
             format!("Process {} ({})", owner.pid, owner.name)
         });
@@ -134,7 +134,7 @@ impl Service {
                 }
             }
         });
-        self.upkeep.repairs = Some(Repairs(task.abort_handle()));
+        self.upkeep.repairs = Some(RepairTask(task.abort_handle()));
     }
 
     /// Checks whether the strangers have left.

@@ -8,7 +8,7 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use crate::config::{ListenAddress, format_duration_ms};
-use crate::slots::tally::Tally;
+use crate::slots::connection_counter::ConnectionCounter;
 use crate::supervisor::input::{Input, Inputs};
 use crate::supervisor::lane::Lane;
 use crate::supervisor::service::Service;
@@ -97,7 +97,7 @@ impl Service {
 /// Counts until the step is over. If the connections cannot be counted, nothing is reported: the step does not depend
 /// on it.
 async fn count(inputs: Inputs, lane: Lane, addresses: Vec<ListenAddress>, step: Step) {
-    let Ok(Ok(mut tally)) = lane.run(move || Tally::begin(&addresses)).await else { return };
+    let Ok(Ok(mut tally)) = lane.run(move || ConnectionCounter::begin(&addresses)).await else { return };
     loop {
         sleep(LOOK_EVERY).await;
         let Some(roots) = inputs.ask(|reply| Input::Sharing(step, reply)).await.flatten() else { return };

@@ -12,8 +12,8 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
 use crate::config::Probe;
-use crate::probe::{Connection, Failure, Surroundings, Way, attempt};
-use crate::slots::census::{Census, Stage};
+use crate::probe::{CommandEnvironment, Connection, Failure, ProcessAccess, attempt};
+use crate::slots::census::{AcceptStage, Census};
 use crate::slots::{ProbeRoute, ProbeTarget};
 use crate::supervisor::input::{Input, Inputs};
 use crate::supervisor::process::Process;
@@ -86,12 +86,12 @@ pub(in crate::supervisor) struct WayIn<'a> {
     inputs: &'a Inputs,
     id: HandoffId,
     /// The last connection.
-    last: Option<Last>,
+    last: Option<ConnectionIdentity>,
     waiting: Option<Box<dyn Connection>>,
 }
 
 /// The identity of a connection.
-enum Last {
+enum ConnectionIdentity {
     /// Both ends, the own one first.
     Tcp(SocketAddr, SocketAddr),
     /// The inode of the own end.
@@ -104,7 +104,7 @@ impl<'a> WayIn<'a> {
     }
 }
 
-impl Way for WayIn<'_> {
+impl ProcessAccess for WayIn<'_> {
     async fn connect(&mut self, listener: &str) -> Result<Box<dyn Connection>, Failure> {
         let no_way = |error| Failure::Untried(format!("there is no way to {listener}: {error}"));
         let nobody = || Failure::Untried("no process is probed any more".into());
@@ -121,11 +121,11 @@ impl Way for WayIn<'_> {
         &mut self.waiting
     }
 
-    fn stage(&mut self) -> io::Result<Stage> {
+    fn stage(&mut self) -> io::Result<AcceptStage> {
         match self.last {
-            Some(Last::Tcp(own, server)) => Census::stage(own, server),
-            Some(Last::Unix(inode)) => Census::stage_of_unix(inode),
-            None => Ok(Stage::Gone),
+            Some(ConnectionIdentity::Tcp(own, server)) => Census::stage(own, server),
+            Some(ConnectionIdentity::Unix(inode)) => Census::stage_of_unix(inode),
+            None => Ok(AcceptStage::Gone),
         }
     }
 
@@ -133,9 +133,9 @@ impl Way for WayIn<'_> {
         self.inputs.ask(|reply| Input::Listens(listener.to_owned(), reply)).await.unwrap_or(false)
     }
 
-    async fn surroundings(&self) -> Surroundings {
+    async fn surroundings(&self) -> CommandEnvironment {
         let asked = self.inputs.ask(Input::Surroundings).await;
-        asked.unwrap_or_else(|| Surroundings { variables: Vec::new(), working_dir: "/".into() })
+        asked.unwrap_or_else(|| CommandEnvironment { variables: Vec::new(), working_dir: "/".into() })
     }
 }
 
@@ -145,13 +145,13 @@ impl WayIn<'_> {
             ProbeTarget::Ip(server) => {
                 let socket = TcpSocket::from_std_stream(route.into_socket().into());
                 let stream = socket.connect(server).await?;
-                self.last = Some(Last::Tcp(stream.local_addr()?, server));
+                self.last = Some(ConnectionIdentity::Tcp(stream.local_addr()?, server));
                 Ok(Box::new(stream))
             }
             ProbeTarget::Unix(path) => {
                 let stream = UnixStream::connect(path).await?;
                 let inode = u32::try_from(inode(&stream)?).map_err(io::Error::other)?;
-                self.last = Some(Last::Unix(inode));
+                self.last = Some(ConnectionIdentity::Unix(inode));
                 Ok(Box::new(stream))
             }
         }
@@ -160,7 +160,7 @@ impl WayIn<'_> {
 
 impl Service {
     /// The environment of a command that probes the process.
-    pub(in crate::supervisor) fn surroundings(&self) -> Surroundings {
+    pub(in crate::supervisor) fn surroundings(&self) -> CommandEnvironment {
         let pid = self.tried().map_or(0, |process| process.pid());
         let fixed = [("HANDOFF_SERVICE", self.name.to_string()), ("HANDOFF_PID", pid.to_string())];
         let listeners = self.config.listeners.iter().map(|listener| {
@@ -168,7 +168,7 @@ impl Service {
             (format!("HANDOFF_LISTEN_{name}"), listener.address.to_string())
         });
         let variables = fixed.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(listeners);
-        Surroundings { variables: variables.collect(), working_dir: self.config.working_dir.clone() }
+        CommandEnvironment { variables: variables.collect(), working_dir: self.config.working_dir.clone() }
     }
 
     fn is_tried(&self, id: HandoffId) -> bool {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use handoff_protocol::ids::{HandoffId, ServiceName};
-use handoff_protocol::supervisor::{Event, Phase, Watch};
+use handoff_protocol::supervisor::{Event, Phase, WatchReason};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::sleep;
 
@@ -12,7 +12,7 @@ use super::probing::WayIn;
 use crate::config::{ErrorCount, ListenAddress, Liveness, Probe};
 use crate::hooks::Command;
 use crate::journal::unix_ms;
-use crate::probe::{Failure, Surroundings, Way, attempt, measure};
+use crate::probe::{CommandEnvironment, Failure, ProcessAccess, attempt, measure};
 use crate::supervisor::input::{Input, Inputs};
 use crate::supervisor::service::Service;
 use crate::sys::process::{children_of, is_frozen};
@@ -20,7 +20,7 @@ use crate::sys::process::{children_of, is_frozen};
 /// The watch over a process. It ends when this is dropped.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Watchdog {
-    over: (HandoffId, Watch),
+    over: (HandoffId, WatchReason),
     task: AbortHandle,
 }
 
@@ -31,9 +31,9 @@ impl Drop for Watchdog {
 }
 
 /// What to check, and how often.
-struct Look {
+struct WatchdogSettings {
     service: ServiceName,
-    watch: Watch,
+    watch: WatchReason,
     probe: Option<Probe>,
     errors: Option<ErrorCount>,
     since_unix_s: u64,
@@ -55,17 +55,27 @@ impl Service {
         });
     }
 
-    fn look(&self, watch: Watch) -> Look {
+    fn look(&self, watch: WatchReason) -> WatchdogSettings {
         let trial = &self.config.trial;
         let (interval_ms, failures, errors) = match watch {
-            Watch::Share(_) | Watch::Probation => (trial.interval_ms, trial.failures, trial.errors.clone()),
-            Watch::Liveness => {
+            WatchReason::Share(_) | WatchReason::Probation => {
+                (trial.interval_ms, trial.failures, trial.errors.clone())
+            }
+            WatchReason::Liveness => {
                 let Liveness { interval_ms, failures } = self.config.liveness.unwrap_or_default();
                 (interval_ms, failures, None)
             }
         };
         let (service, probe) = (self.name.clone(), self.config.probe.clone());
-        Look { service, watch, probe, errors, since_unix_s: unix_ms() / 1_000, interval_ms, failures }
+        WatchdogSettings {
+            service,
+            watch,
+            probe,
+            errors,
+            since_unix_s: unix_ms() / 1_000,
+            interval_ms,
+            failures,
+        }
     }
 
     /// The process that is stopped: the watched one, or the program behind it if that is a shim.
@@ -97,11 +107,11 @@ impl Service {
     }
 
     /// Condemns an unwell process, unless another one is watched by now.
-    pub(in crate::supervisor) fn condemn(&mut self, id: HandoffId, watch: Watch, why: String) {
+    pub(in crate::supervisor) fn condemn(&mut self, id: HandoffId, watch: WatchReason, why: String) {
         if self.monitor.watchdog.as_ref().is_none_or(|watchdog| watchdog.over != (id, watch)) {
             return;
         }
-        if watch == Watch::Liveness
+        if watch == WatchReason::Liveness
             && let Some(process) = self.processes.incumbent()
         {
             let pid = process.pid();
@@ -112,7 +122,7 @@ impl Service {
     }
 }
 
-async fn watch_over(inputs: Inputs, id: HandoffId, look: Look) {
+async fn watch_over(inputs: Inputs, id: HandoffId, look: WatchdogSettings) {
     let mut failures = 0;
     let mut way = WayIn::new(&inputs, id);
     let why = loop {
@@ -123,7 +133,7 @@ async fn watch_over(inputs: Inputs, id: HandoffId, look: Look) {
                 continue;
             }
             Ok(Some(too_many)) => break too_many,
-            Err(Failure::Untried(found)) if look.watch == Watch::Liveness => {
+            Err(Failure::Untried(found)) if look.watch == WatchReason::Liveness => {
                 tracing::warn!(service = %look.service, found, "it cannot be looked whether the process serves");
                 continue;
             }
@@ -140,7 +150,11 @@ async fn watch_over(inputs: Inputs, id: HandoffId, look: Look) {
 
 /// Checks the process once. An error says why it is unwell; `Some` says that there were too many errors, which
 /// condemns it at once.
-async fn look_once(inputs: &Inputs, look: &Look, way: &mut WayIn<'_>) -> Result<Option<String>, Failure> {
+async fn look_once(
+    inputs: &Inputs,
+    look: &WatchdogSettings,
+    way: &mut WayIn<'_>,
+) -> Result<Option<String>, Failure> {
     inputs.ask(Input::Look).await.unwrap_or(Ok(()))?;
     if let Some(probe) = &look.probe {
         attempt(&probe.check, Duration::from_millis(probe.timeout_ms), way)
@@ -148,7 +162,7 @@ async fn look_once(inputs: &Inputs, look: &Look, way: &mut WayIn<'_>) -> Result<
             .map_err(|failure| failure.map(|found| format!("the probe failed: {found}")))?;
     }
     let Some(ErrorCount { command, max }) = &look.errors else { return Ok(None) };
-    let Surroundings { mut variables, working_dir } = way.surroundings().await;
+    let CommandEnvironment { mut variables, working_dir } = way.surroundings().await;
     variables.push(("HANDOFF_SINCE".to_owned(), look.since_unix_s.to_string()));
     let command = Command { argv: command.clone(), limit_ms: look.interval_ms.max(ERRORS_WITHIN_MS) };
     let number = measure(&command, &variables, &working_dir)

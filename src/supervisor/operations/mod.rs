@@ -1,14 +1,15 @@
 //! The operations of a service: the clients that wait for them, their progress, and their entries in the history.
 
-mod order;
 mod recording;
+mod request;
 mod timeline;
 
-pub(in crate::supervisor) use order::{Limits, Order};
-pub(in crate::supervisor) use recording::{Asked, LOST_BEFORE, Recorder, merged};
+pub(in crate::supervisor) use recording::{LOST_BEFORE, Recorder, RequestedOperation, merged};
+pub(in crate::supervisor) use request::{OperationRequest, UpgradeLimits};
 pub(in crate::supervisor) use timeline::{Operation, Timeline, progress};
 
 use crate::control::{Error, api};
+use crate::history::Entry;
 
 /// The operations of a service: those in progress, and the outcome of the last one.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(in crate::supervisor) struct Operations {
     completes: bool,
     last: Option<api::Outcome>,
     recorder: Recorder,
+    /// An operation that an earlier daemon had committed and not completed. The recovery may undo it.
+    committed_before: Option<Entry>,
 }
 
 /// What a request has replaced. It is restored if the machine refuses the request.
@@ -46,6 +49,7 @@ impl Operations {
             completes: false,
             last: None,
             recorder,
+            committed_before: None,
         }
     }
 
@@ -97,6 +101,16 @@ impl Operations {
         self.completes = completes;
     }
 
+    /// Records an operation that an earlier daemon had committed, and that may be undone.
+    pub(in crate::supervisor) fn was_committed_before(&mut self, entry: Entry) {
+        self.committed_before = Some(entry);
+    }
+
+    /// That operation, once.
+    pub(in crate::supervisor) fn take_committed_before(&mut self) -> Option<Entry> {
+        self.committed_before.take()
+    }
+
     /// Whether an earlier daemon began the operation that has just ended.
     pub(in crate::supervisor) fn take_completes(&mut self) -> bool {
         std::mem::take(&mut self.completes)
@@ -126,11 +140,11 @@ impl Operations {
     }
 
     /// What the history records of them.
-    pub(in crate::supervisor) fn asked(&self) -> impl Iterator<Item = &Asked> {
+    pub(in crate::supervisor) fn asked(&self) -> impl Iterator<Item = &RequestedOperation> {
         self.all().filter_map(|operation| operation.asked.as_ref())
     }
 
-    pub(in crate::supervisor) fn asked_mut(&mut self) -> impl Iterator<Item = &mut Asked> {
+    pub(in crate::supervisor) fn asked_mut(&mut self) -> impl Iterator<Item = &mut RequestedOperation> {
         let all = self.under_way.iter_mut().chain(&mut self.incoming);
         all.filter_map(|operation| operation.asked.as_mut())
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use handoff_protocol::ids::HandoffId;
 use tokio::sync::oneshot;
 
-use super::recording::Asked;
+use super::recording::RequestedOperation;
 use crate::control::{Error, ProgressSink, api};
 
 /// An operation that a client waits for.
@@ -15,7 +15,7 @@ pub(in crate::supervisor) struct Operation {
     pub(in crate::supervisor) reply: oneshot::Sender<Result<api::Outcome, Error>>,
     pub(in crate::supervisor) progress: Option<ProgressSink>,
     /// What the history records of it. `None` if it only calls off another operation.
-    pub(in crate::supervisor) asked: Option<Asked>,
+    pub(in crate::supervisor) asked: Option<RequestedOperation>,
 }
 
 /// The clock of the operation in progress.

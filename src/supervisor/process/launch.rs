@@ -13,11 +13,11 @@ use handoff_protocol::record::{Binary, Fact, Process as Identity};
 use handoff_protocol::supervisor::{Event, Phase, Target};
 use tokio::task::{AbortHandle, spawn_local};
 
-use super::{Parts, Process, Serial};
+use super::{Process, ProcessParts, Token};
 use crate::config::{self, check_binary};
 use crate::crash_points::{crash_point, passed_on};
 use crate::journal::unix_ms;
-use crate::shim::{self, plan, plan::Plan};
+use crate::shim::{self, shim_config, shim_config::ShimConfig};
 use crate::supervisor::input::Input;
 use crate::supervisor::keeper::LogGuard;
 use crate::supervisor::listening::Listening;
@@ -71,12 +71,15 @@ impl Service {
             {
                 inputs.send(Input::Origin(origin));
             }
-            inputs.send(Input::Found(Found { id, target, path, binary }));
+            inputs.send(Input::Found(LocatedProgram { id, target, path, binary }));
         });
     }
 
     /// Starts a process from the program that was found.
-    pub(in crate::supervisor) fn found(&mut self, Found { id, target, path, binary }: Found) {
+    pub(in crate::supervisor) fn found(
+        &mut self,
+        LocatedProgram { id, target, path, binary }: LocatedProgram,
+    ) {
         if self.machine.handoff() != id || self.machine.phase() != Phase::Greeting {
             return;
         }
@@ -174,18 +177,18 @@ impl Service {
         let what = format!("{} or its working directory {}", binary.path, self.config.working_dir.display());
         let spawned =
             self.lanes.processes.run_within(START_LIMIT, what, move || start(checked, spec, &copies));
-        let (serial, inputs) = (self.next_serial(), self.inputs.clone());
+        let (serial, inputs) = (self.next_token(), self.inputs.clone());
         let task = spawn_local(async move {
             inputs.send(Input::Spawned(serial, spawned.await.and_then(|spawned| spawned)));
         });
-        let made = Made { serial, id, slot, binary: binary.clone(), log, channel };
-        self.processes.begin_start(Starting { made, task: task.abort_handle() });
+        let made = PreparedProcess { serial, id, slot, binary: binary.clone(), log, channel };
+        self.processes.begin_start(StartingProcess { made, task: task.abort_handle() });
         Ok(())
     }
 
     /// Handles the end of a start. A process whose start was given up ends here.
-    pub(in crate::supervisor) fn spawned(&mut self, serial: Serial, spawned: io::Result<Unclaimed>) {
-        let Some(Starting { made, .. }) = self.processes.end_start(serial) else { return };
+    pub(in crate::supervisor) fn spawned(&mut self, serial: Token, spawned: io::Result<Unclaimed>) {
+        let Some(StartingProcess { made, .. }) = self.processes.end_start(serial) else { return };
         let slot = made.slot;
         if let Err(error) = spawned.and_then(|spawned| self.started(made, spawned)) {
             self.retire_slot(slot);
@@ -194,15 +197,15 @@ impl Service {
     }
 
     /// Takes over a started process. If it cannot be watched, it is ended: it would serve beside the next one.
-    fn started(&mut self, made: Made, unclaimed: Unclaimed) -> io::Result<()> {
-        let Made { serial, id, slot, binary, log, channel } = made;
+    fn started(&mut self, made: PreparedProcess, unclaimed: Unclaimed) -> io::Result<()> {
+        let PreparedProcess { serial, id, slot, binary, log, channel } = made;
         crash_point!("supervisor/launch/spawned");
         let spawned = unclaimed.copy()?;
         let process = identity(spawned.pid);
         self.shared.keeper.keep_process(&self.name, id, spawned.pidfd.as_fd());
         self.note(Fact::Spawned { handoff: id, process: process.clone() });
         tracing::info!(handoff = %id, pid = spawned.pid, binary = binary.path, "started");
-        let parts = Parts {
+        let parts = ProcessParts {
             serial,
             handoff: id,
             identity: process,
@@ -236,11 +239,11 @@ impl Service {
             return Ok((path, self.config.args.iter().map(OsString::from).collect(), env));
         }
         let state = self.shared.dirs.service_state(&self.name);
-        let mut plan = Plan::new(&self.config, path, state, self.shared.dirs.adopt_socket(id));
+        let mut shim_config = ShimConfig::new(&self.config, path, state, self.shared.dirs.adopt_socket(id));
         let listening = self.listening.as_ref();
-        plan.first_binds =
+        shim_config.first_binds =
             listening.map(|listening| listening.first_binds(&self.config.listeners)).unwrap_or_default();
-        env.push((plan::VARIABLE.into(), plan.to_text()?.into()));
+        env.push((shim_config::VARIABLE.into(), shim_config.to_text()?.into()));
         Ok((PathBuf::from("/proc/self/exe"), vec![shim::VERB.into(), self.name.as_str().into()], env))
     }
 
@@ -271,8 +274,12 @@ impl Service {
 
     /// Whether the old version was started again, and serves after an attempt that was rolled back.
     pub(in crate::supervisor) fn was_restarted(&self) -> bool {
-        let pid = self.processes.incumbent().map(|process| process.pid());
-        pid.is_some_and(|pid| self.operations.timeline().is_another(pid, self.pid_of_program()))
+        let (program, process) = (self.pid_of_program(), self.processes.incumbent());
+        let is_another =
+            process.is_some_and(|process| self.operations.timeline().is_another(process.pid(), program));
+        // An attempt that began under an earlier daemon: that one saw the process before.
+        let started_at = program.and_then(|_| self.serves_since(program));
+        is_another || self.operations.asked().any(|asked| started_at.is_some_and(|at| at > asked.at_unix_ms))
     }
 
     /// The descriptors that a start needs: pipes, channel and pidfd, each of them also on record, the listeners of
@@ -305,13 +312,13 @@ impl Service {
 
 /// A process that is being started.
 #[derive(Debug)]
-pub(in crate::supervisor) struct Starting {
-    made: Made,
+pub(in crate::supervisor) struct StartingProcess {
+    made: PreparedProcess,
     task: AbortHandle,
 }
 
-impl Starting {
-    pub(in crate::supervisor) fn serial(&self) -> Serial {
+impl StartingProcess {
+    pub(in crate::supervisor) fn serial(&self) -> Token {
         self.made.serial
     }
 
@@ -322,7 +329,7 @@ impl Starting {
 }
 
 /// The result of the search for the program of a process.
-pub(in crate::supervisor) struct Found {
+pub(in crate::supervisor) struct LocatedProgram {
     id: HandoffId,
     target: Target,
     path: PathBuf,
@@ -331,8 +338,8 @@ pub(in crate::supervisor) struct Found {
 
 /// What a process gets, and what is known of it before it exists.
 #[derive(Debug)]
-struct Made {
-    serial: Serial,
+struct PreparedProcess {
+    serial: Token,
     id: HandoffId,
     slot: u64,
     binary: Binary,

@@ -6,9 +6,9 @@ mod quiet;
 mod roles;
 
 pub(in crate::supervisor) use ending::terminate;
-pub(in crate::supervisor) use launch::{Found, Unclaimed, identity};
+pub(in crate::supervisor) use launch::{LocatedProgram, Unclaimed, identity};
 pub(crate) use launch::{environment_of, inherited_environment};
-pub(in crate::supervisor) use roles::{Place, Processes};
+pub(in crate::supervisor) use roles::{ProcessRole, Processes};
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -26,14 +26,16 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::journal::unix_ms;
 use crate::shim;
 use crate::supervisor::input::{Input, Inputs};
 use crate::supervisor::keeper::LogGuard;
 use crate::supervisor::lane::Lane;
 use crate::sys::channel::Channel;
+use crate::sys::clock::as_ms;
 use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life};
 use crate::sys::outbox::Outbox;
-use crate::sys::process::{self, Signal, kill, reap};
+use crate::sys::process::{self, Signal, age_of, kill, reap};
 use crate::sys::readable::readable;
 use crate::sys::stream_end::cut;
 use crate::sys::wire::{WireError, recv_message};
@@ -70,11 +72,11 @@ pub(in crate::supervisor) enum ProcessEvent {
 
 /// Identifies a process, whatever its role becomes. Timers, waits and watches have one as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::supervisor) struct Serial(pub(in crate::supervisor) u64);
+pub(in crate::supervisor) struct Token(pub(in crate::supervisor) u64);
 
 #[derive(Debug)]
 pub(in crate::supervisor) struct Process {
-    pub(in crate::supervisor) serial: Serial,
+    pub(in crate::supervisor) serial: Token,
     /// The handoff that started it.
     pub(in crate::supervisor) handoff: HandoffId,
     pub(in crate::supervisor) identity: Identity,
@@ -87,20 +89,22 @@ pub(in crate::supervisor) struct Process {
     pub(in crate::supervisor) release: Option<String>,
     /// The program that it runs, if it is a shim, as last reported.
     pub(in crate::supervisor) program: Cell<Option<u32>>,
+    /// That program, and when it was started. Milliseconds since 1970-01-01 UTC.
+    program_started: Cell<Option<(u32, u64)>>,
     /// When it was asked to end.
     asked_at: Cell<Option<Instant>>,
     /// Its log pipe, for the next keeper.
     _log: LogGuard,
     version: Rc<Cell<u16>>,
     channel: Option<Rc<AsyncFd<Channel>>>,
-    unsent: Rc<Unsent>,
+    unsent: Rc<UnsentMessages>,
     pidfd: Rc<AsyncFd<OwnedFd>>,
     watch: AbortHandle,
 }
 
 /// What its channel has no room for yet.
 #[derive(Debug)]
-struct Unsent {
+struct UnsentMessages {
     outbox: RefCell<Outbox>,
     /// Whether a task waits for room.
     is_watched: Cell<bool>,
@@ -108,8 +112,8 @@ struct Unsent {
 
 /// What a [`Process`] is made of.
 #[derive(Debug)]
-pub(in crate::supervisor) struct Parts {
-    pub(in crate::supervisor) serial: Serial,
+pub(in crate::supervisor) struct ProcessParts {
+    pub(in crate::supervisor) serial: Token,
     /// The handoff that started it.
     pub(in crate::supervisor) handoff: HandoffId,
     pub(in crate::supervisor) identity: Identity,
@@ -130,7 +134,7 @@ pub(in crate::supervisor) struct Parts {
 
 impl Process {
     /// Starts to watch the process. Only the watching task sends events to `inputs`, never this function.
-    pub(in crate::supervisor) fn new(parts: Parts, inputs: Inputs) -> io::Result<Self> {
+    pub(in crate::supervisor) fn new(parts: ProcessParts, inputs: Inputs) -> io::Result<Self> {
         let channel = parts.channel.map(|channel| {
             channel.set_nonblocking(true)?;
             readable(channel).map(Rc::new)
@@ -139,7 +143,7 @@ impl Process {
         let pidfd = Rc::new(readable(parts.pidfd)?);
         let version = Rc::new(Cell::new(UNAGREED));
         let serial = parts.serial;
-        let watched = Watched {
+        let watched = WatchTask {
             channel: channel.clone(),
             pidfd: Rc::clone(&pidfd),
             trace: parts.trace,
@@ -159,11 +163,12 @@ impl Process {
             slot: parts.slot,
             release: None,
             program: Cell::default(),
+            program_started: Cell::default(),
             asked_at: Cell::default(),
             _log: parts.log,
             version,
             channel,
-            unsent: Rc::new(Unsent {
+            unsent: Rc::new(UnsentMessages {
                 outbox: RefCell::new(Outbox::new(UNSENT_FDS_MAX)),
                 is_watched: Cell::default(),
             }),
@@ -174,6 +179,18 @@ impl Process {
 
     pub(in crate::supervisor) fn pid(&self) -> u32 {
         self.identity.pid
+    }
+
+    /// When `program`, which it runs, was started. Milliseconds since 1970-01-01 UTC. Found out once, since the clock
+    /// may be set. `None` if the program is gone.
+    pub(in crate::supervisor) fn program_started_at(&self, program: u32) -> Option<u64> {
+        let known = self.program_started.get().filter(|(pid, _)| *pid == program);
+        let find = || {
+            let age_ms = as_ms(age_of(program)?);
+            Some((program, unix_ms().saturating_sub(age_ms)))
+        };
+        self.program_started.set(known.or_else(find));
+        self.program_started.get().map(|(_, at)| at)
     }
 
     /// Records that it is asked to end now, unless it was asked before.
@@ -249,20 +266,20 @@ impl Drop for Process {
 const UNTAKEN_MAX: usize = 32;
 
 /// The state of the task that watches a process.
-struct Watched {
+struct WatchTask {
     channel: Option<Rc<AsyncFd<Channel>>>,
     pidfd: Rc<AsyncFd<OwnedFd>>,
     trace: Option<PathBuf>,
     lane: Lane,
     /// How it ended: the exit status can be collected only once.
     exit: Cell<Option<Exit>>,
-    serial: Serial,
+    serial: Token,
     inputs: Inputs,
     /// The number of messages sent since the last one that was waited for.
     untaken: Cell<usize>,
 }
 
-impl Watched {
+impl WatchTask {
     /// Delivers an event. Until a version is agreed, waits for each one: the answer of the service decides how the
     /// next message is read. After that, the messages of a process enter the inbox together, so that no later result
     /// overtakes some of them. At most [`UNTAKEN_MAX`] do, since a process may send without end.
@@ -318,7 +335,7 @@ impl Watched {
 }
 
 /// Sends until nothing is left or the process is gone.
-async fn send_later(unsent: Weak<Unsent>, channel: Weak<AsyncFd<Channel>>) {
+async fn send_later(unsent: Weak<UnsentMessages>, channel: Weak<AsyncFd<Channel>>) {
     loop {
         sleep(ROOM_TICK).await;
         let (Some(unsent), Some(channel)) = (unsent.upgrade(), channel.upgrade()) else { return };
@@ -330,7 +347,7 @@ async fn send_later(unsent: Weak<Unsent>, channel: Weak<AsyncFd<Channel>>) {
     }
 }
 
-async fn watch(watched: Watched, version: Rc<Cell<u16>>) {
+async fn watch(watched: WatchTask, version: Rc<Cell<u16>>) {
     let tell = async |event| watched.tell(event, &version).await;
     let Some(channel) = &watched.channel else {
         return tell(ProcessEvent::Gone(watched.gone().await)).await;

@@ -2,8 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
-use super::launch::Starting;
-use super::{Process, Serial};
+use super::launch::StartingProcess;
+use super::{Process, Token};
 
 /// The processes of a service.
 #[derive(Debug, Default)]
@@ -12,14 +12,14 @@ pub(in crate::supervisor) struct Processes {
     successor: Option<Process>,
     outgoing: Option<Process>,
     /// The successor, while its process is being started.
-    starting: Option<Starting>,
+    starting: Option<StartingProcess>,
     /// The descriptors of the current message.
     fds: Vec<OwnedFd>,
 }
 
 /// The role of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::supervisor) enum Place {
+pub(in crate::supervisor) enum ProcessRole {
     Incumbent,
     Successor,
     Outgoing,
@@ -41,11 +41,11 @@ impl Processes {
         self.outgoing.as_ref()
     }
 
-    pub(in crate::supervisor) fn at(&self, place: Place) -> Option<&Process> {
+    pub(in crate::supervisor) fn at(&self, place: ProcessRole) -> Option<&Process> {
         match place {
-            Place::Incumbent => self.incumbent(),
-            Place::Successor => self.successor(),
-            Place::Outgoing => self.outgoing(),
+            ProcessRole::Incumbent => self.incumbent(),
+            ProcessRole::Successor => self.successor(),
+            ProcessRole::Outgoing => self.outgoing(),
         }
     }
 
@@ -53,24 +53,24 @@ impl Processes {
         [&self.incumbent, &self.successor, &self.outgoing].into_iter().flatten()
     }
 
-    pub(in crate::supervisor) fn find(&self, serial: Serial) -> Option<&Process> {
+    pub(in crate::supervisor) fn find(&self, serial: Token) -> Option<&Process> {
         self.all().find(|process| process.serial == serial)
     }
 
-    pub(in crate::supervisor) fn find_mut(&mut self, serial: Serial) -> Option<&mut Process> {
+    pub(in crate::supervisor) fn find_mut(&mut self, serial: Token) -> Option<&mut Process> {
         let all = [&mut self.incumbent, &mut self.successor, &mut self.outgoing];
         all.into_iter().flatten().find(|process| process.serial == serial)
     }
 
     /// The current role of this process. `None` if it was let go.
-    pub(in crate::supervisor) fn place_of(&self, serial: Serial) -> Option<Place> {
-        let is_at = |place: &Place| self.at(*place).is_some_and(|process| process.serial == serial);
-        [Place::Incumbent, Place::Successor, Place::Outgoing].into_iter().find(is_at)
+    pub(in crate::supervisor) fn role_of(&self, serial: Token) -> Option<ProcessRole> {
+        let is_at = |place: &ProcessRole| self.at(*place).is_some_and(|process| process.serial == serial);
+        [ProcessRole::Incumbent, ProcessRole::Successor, ProcessRole::Outgoing].into_iter().find(is_at)
     }
 
     /// The slots of all processes, including one that is being started.
     pub(in crate::supervisor) fn slots(&self) -> Vec<u64> {
-        let starting = self.starting.iter().map(Starting::slot);
+        let starting = self.starting.iter().map(StartingProcess::slot);
         self.all().map(|process| process.slot).chain(starting).collect()
     }
 
@@ -84,17 +84,17 @@ impl Processes {
         (self.incumbent, self.successor, self.outgoing) = (incumbent, successor, outgoing);
     }
 
-    pub(in crate::supervisor) fn begin_start(&mut self, starting: Starting) {
+    pub(in crate::supervisor) fn begin_start(&mut self, starting: StartingProcess) {
         self.starting = Some(starting);
     }
 
     /// Takes the start with this serial, unless another one is in progress: it has ended.
-    pub(in crate::supervisor) fn end_start(&mut self, serial: Serial) -> Option<Starting> {
+    pub(in crate::supervisor) fn end_start(&mut self, serial: Token) -> Option<StartingProcess> {
         self.starting.take_if(|starting| starting.serial() == serial)
     }
 
     /// Takes the process that is being started: nothing waits for it any more.
-    pub(in crate::supervisor) fn give_up_start(&mut self) -> Option<Starting> {
+    pub(in crate::supervisor) fn give_up_start(&mut self) -> Option<StartingProcess> {
         self.starting.take()
     }
 

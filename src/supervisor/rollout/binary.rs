@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use handoff_protocol::record::Binary;
 
-use crate::store::{Id, Look};
+use crate::store::{FileStamp, Id};
 use crate::sys::regular;
 
 /// The cached hashes.
 #[derive(Debug, Clone, Default)]
-pub(in crate::supervisor) struct Hashes(Arc<Mutex<HashMap<Look, [u8; 32]>>>);
+pub(in crate::supervisor) struct Hashes(Arc<Mutex<HashMap<FileStamp, [u8; 32]>>>);
 
 /// Maximum number of cached hashes.
 const REMEMBERED: usize = 256;
@@ -48,13 +48,13 @@ impl Hashes {
         Ok(Binary { path: path.to_string_lossy().into_owned(), sha256 })
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<Look, [u8; 32]>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<FileStamp, [u8; 32]>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn look(file: &File) -> io::Result<Look> {
-    Ok(Look::of(&file.metadata()?))
+fn look(file: &File) -> io::Result<FileStamp> {
+    Ok(FileStamp::of(&file.metadata()?))
 }
 
 /// Lower-case hexadecimal, as `sha256sum` prints it.

@@ -9,7 +9,7 @@ use handoff_protocol::record::{Binary, Current, Fact};
 use handoff_protocol::supervisor::{Phase, Request, Target};
 use tokio::task::spawn_local;
 
-use super::First;
+use super::FirstProgram;
 use super::binary::{Hashes, hex};
 use super::install::{import_into, import_of, rejected};
 use super::origin::Origin;
@@ -24,7 +24,7 @@ use crate::store::{self, Import, Imported};
 use crate::supervisor::daemon::operation;
 use crate::supervisor::input::Input;
 use crate::supervisor::lane::Lane;
-use crate::supervisor::process::Serial;
+use crate::supervisor::process::Token;
 use crate::supervisor::requests::unusable;
 use crate::supervisor::service::{Handle, START_LIMIT, Service};
 
@@ -61,7 +61,8 @@ pub(in crate::supervisor) async fn bring_first(
             Err(Error::rejected(&config.name, format!("{}: {cause}", config.binary.display()), hint))
         }
         _ => {
-            service.versions.first = Some(First { named: config.binary.clone(), is_stored: true, path });
+            service.versions.first =
+                Some(FirstProgram { named: config.binary.clone(), is_stored: true, path });
             Ok(())
         }
     })
@@ -93,7 +94,7 @@ async fn bring_in_place(handle: &Handle, config: &config::Service) -> Result<(),
             tracing::warn!(service = %service.name, "{gone} is gone; {instead} is started instead");
             service.versions.trying = Some(path.clone());
         }
-        service.versions.first = Some(First { named: config.binary.clone(), is_stored: false, path });
+        service.versions.first = Some(FirstProgram { named: config.binary.clone(), is_stored: false, path });
     });
     Ok(())
 }
@@ -120,7 +121,7 @@ pub(in crate::supervisor) fn find(
 
 /// A program that runs in place, before another start of it.
 #[derive(Debug, Clone)]
-pub(in crate::supervisor) struct InPlace {
+pub(in crate::supervisor) struct RunningInPlace {
     path: PathBuf,
     /// The path that the service file names.
     named: PathBuf,
@@ -128,7 +129,7 @@ pub(in crate::supervisor) struct InPlace {
     is_from_file: bool,
 }
 
-impl InPlace {
+impl RunningInPlace {
     /// Checks that only permitted users could have changed the program, if a service file names it: no caller has
     /// chosen it then. Blocks on the file system.
     pub(in crate::supervisor) fn check(&self) -> Result<(), store::Error> {
@@ -225,7 +226,7 @@ pub(in crate::supervisor) async fn origin_of(
 }
 
 /// The result of bringing in the first version of a service that no client waits for.
-pub(in crate::supervisor) struct Brought {
+pub(in crate::supervisor) struct ImportResult {
     first: Result<(), Error>,
     /// Why the staged version is not started.
     refused: Option<Error>,
@@ -233,10 +234,10 @@ pub(in crate::supervisor) struct Brought {
 
 impl Service {
     /// The program at `path`, unless it is in the store.
-    pub(in crate::supervisor) fn in_place(&self, path: &Path, named: &Path) -> Option<InPlace> {
+    pub(in crate::supervisor) fn in_place(&self, path: &Path, named: &Path) -> Option<RunningInPlace> {
         let origin = self.versions.origins.iter().rev().find(|origin| origin.binary == path);
         let is_from_file = origin.is_some_and(|origin| origin.given.as_deref() == Some(named));
-        self.stored_binary(path).is_none().then(|| InPlace {
+        self.stored_binary(path).is_none().then(|| RunningInPlace {
             path: path.to_owned(),
             named: named.to_owned(),
             is_from_file,
@@ -287,7 +288,7 @@ impl Service {
         spawn_local(async move {
             let refused = check_staged(&handle, &config).await.err();
             let first = bring_first(&handle, &config).await;
-            inputs.deliver(Input::Brought(serial, Brought { first, refused })).await;
+            inputs.deliver(Input::Brought(serial, ImportResult { first, refused })).await;
             // Held until here, so that the service counts as in use.
             drop(handle);
         });
@@ -296,8 +297,8 @@ impl Service {
     /// Handles the result of bringing in the program of a start that no client waits for.
     pub(in crate::supervisor) fn first_brought(
         &mut self,
-        serial: Serial,
-        Brought { first, refused }: Brought,
+        serial: Token,
+        ImportResult { first, refused }: ImportResult,
     ) {
         if !self.awaits(serial) || self.machine.phase() != Phase::Stopped {
             return;

@@ -15,12 +15,12 @@ use crate::supervisor::service::{Handle, Service};
 
 /// Environment variables for the commands of one upgrade.
 #[derive(Debug, Clone)]
-pub(in crate::supervisor) struct Told(Vec<(String, String)>);
+pub(in crate::supervisor) struct HookVariables(Vec<(String, String)>);
 
 impl Service {
     /// The variables of an upgrade to the binary at `path` that is about to begin.
-    pub(in crate::supervisor) fn told(&self, path: &Path, reason: &str) -> Told {
-        let mut told = Told(vec![
+    pub(in crate::supervisor) fn told(&self, path: &Path, reason: &str) -> HookVariables {
+        let mut told = HookVariables(vec![
             ("HANDOFF_SERVICE".to_owned(), self.name.to_string()),
             ("HANDOFF_REASON".to_owned(), reason.to_owned()),
             ("HANDOFF_GENERATION".to_owned(), self.journal.standing().generation().to_string()),
@@ -54,7 +54,7 @@ impl Service {
             Drains::Begins => "begin",
             Drains::GoesOn => "cancel",
         };
-        let told = Told(Vec::new())
+        let told = HookVariables(Vec::new())
             .and("HANDOFF_SERVICE", &self.name)
             .and("HANDOFF_PID", pid)
             .and("HANDOFF_DRAIN", drain);
@@ -67,7 +67,7 @@ impl Service {
     }
 }
 
-impl Told {
+impl HookVariables {
     /// Adds the path of a binary, and its hash and version if they are known.
     fn add(&mut self, side: &str, service: &Service, path: &Path, sha256: Option<String>) {
         let version =
@@ -95,7 +95,7 @@ impl Told {
 /// Runs the preflight, or the hook before an upgrade. The error says that the new version was refused.
 pub(in crate::supervisor) async fn must_pass(
     command: &Command,
-    told: &Told,
+    told: &HookVariables,
     path: &Path,
     config: &config::Service,
     called_off: impl Future<Output = ()>,
@@ -108,7 +108,7 @@ pub(in crate::supervisor) async fn must_pass(
 pub(in crate::supervisor) async fn afterwards(
     handle: &Handle,
     config: &config::Service,
-    told: Told,
+    told: HookVariables,
     outcome: &api::Outcome,
     path: &Path,
 ) {

@@ -16,7 +16,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::binary::hex;
 use super::first::{check_claims, check_owner, remember};
-use super::hooks::{Told, afterwards, must_pass};
+use super::hooks::{HookVariables, afterwards, must_pass};
 use super::phases::Phases;
 use super::preparation::Preparation;
 use super::staging;
@@ -24,10 +24,10 @@ use super::versions::{collect, unfinished};
 use crate::config;
 use crate::control::{Caller, Error, Kind, ProgressSink, api};
 use crate::history::{self, Operation};
-use crate::store::{self, Import, Imported, Step, Version};
+use crate::store::{self, Import, ImportStep, Imported, Version};
 use crate::supervisor::daemon::Daemon;
 use crate::supervisor::monitor::check_queue;
-use crate::supervisor::operations::{Asked, Limits, Order};
+use crate::supervisor::operations::{OperationRequest, RequestedOperation, UpgradeLimits};
 use crate::supervisor::requests::check;
 use crate::supervisor::service::{Handle, Service};
 
@@ -56,7 +56,7 @@ pub(in crate::supervisor) struct Pipeline {
     pub(super) id: HandoffId,
     pub(super) handle: Handle,
     config: config::Service,
-    pub(super) asked: Asked,
+    pub(super) asked: RequestedOperation,
     pub(super) phases: Phases,
     progress: Option<ProgressSink>,
     _turn: OwnedMutexGuard<()>,
@@ -71,7 +71,7 @@ impl Daemon {
         by: Caller,
         progress: Option<ProgressSink>,
     ) -> Result<api::Outcome, Error> {
-        let asked = Asked::new(Operation::Install, by);
+        let asked = RequestedOperation::new(Operation::Install, by);
         let (handle, _) = self.find_fresh(&wanted.service).await?;
         let phases = Phases::new(&wanted.service, &progress);
         phases.enter("waiting");
@@ -82,21 +82,21 @@ impl Daemon {
         handle.compacted().await;
         let pipeline = Pipeline { phases, ..Pipeline::begin(handle, config, asked, progress, turn) };
         let api::Install { path, claims, version, .. } = wanted;
-        pipeline.run(Wanted::Path(path, claims, version), true, Limits::default()).await
+        pipeline.run(Wanted::Path(path, claims, version), true, UpgradeLimits::default()).await
     }
 
     /// Upgrades to a version that ran before.
     pub(in crate::supervisor) async fn rollback(
         &self,
         wanted: api::Rollback,
-        asked: Asked,
+        asked: RequestedOperation,
         progress: Option<ProgressSink>,
     ) -> Result<api::Outcome, Error> {
         let (handle, config) = self.find_fresh(&wanted.service).await?;
         handle.compacted().await;
         let version = handle.read(|service| service.to_go_back_to(wanted.generation))?;
         let pipeline = Pipeline::now(handle, config, asked, progress)?;
-        pipeline.run(Wanted::Kept(Box::new(version)), false, Limits::default()).await
+        pipeline.run(Wanted::Kept(Box::new(version)), false, UpgradeLimits::default()).await
     }
 }
 
@@ -105,7 +105,7 @@ impl Pipeline {
     pub(in crate::supervisor) fn now(
         handle: Handle,
         config: config::Service,
-        asked: Asked,
+        asked: RequestedOperation,
         progress: Option<ProgressSink>,
     ) -> Result<Self, Error> {
         let turn = handle.turn().try_lock_owned();
@@ -118,7 +118,7 @@ impl Pipeline {
     pub(in crate::supervisor) fn begin(
         handle: Handle,
         config: config::Service,
-        asked: Asked,
+        asked: RequestedOperation,
         progress: Option<ProgressSink>,
         turn: OwnedMutexGuard<()>,
     ) -> Self {
@@ -132,7 +132,7 @@ impl Pipeline {
         mut self,
         wanted: Wanted,
         once: bool,
-        limits: Limits,
+        limits: UpgradeLimits,
     ) -> Result<api::Outcome, Error> {
         let limit_ms = limits.deadline_ms.unwrap_or(self.config.deadline_ms);
         let preparation = Preparation::begin(Some(Duration::from_millis(limit_ms)));
@@ -144,7 +144,7 @@ impl Pipeline {
             Ok(Some((path, told, binary))) => match binary.filter(|_| self.may_stage()) {
                 Some(binary) => self.stage(&binary, &wanted).await,
                 None => {
-                    let limits = Limits { deadline_ms: preparation.left_ms(), ..limits };
+                    let limits = UpgradeLimits { deadline_ms: preparation.left_ms(), ..limits };
                     self.upgrade(&path, told, limits).await
                 }
             },
@@ -173,7 +173,7 @@ impl Pipeline {
         wanted: &Wanted,
         once: bool,
         preparation: &Preparation,
-    ) -> Result<Option<(PathBuf, Told, Option<Binary>)>, Error> {
+    ) -> Result<Option<(PathBuf, HookVariables, Option<Binary>)>, Error> {
         let Some((path, told)) = self.prepare(wanted, once, preparation).await? else { return Ok(None) };
         let binary = self.identify(&path).await;
         if let Some(binary) = binary.clone() {
@@ -187,7 +187,7 @@ impl Pipeline {
         wanted: &Wanted,
         once: bool,
         preparation: &Preparation,
-    ) -> Result<Option<(PathBuf, Told)>, Error> {
+    ) -> Result<Option<(PathBuf, HookVariables)>, Error> {
         self.handle.read(|service| {
             match service.machine.phase() {
                 // The version is kept for the next start.
@@ -314,11 +314,16 @@ impl Pipeline {
         })
     }
 
-    async fn upgrade(&self, path: &Path, told: Told, limits: Limits) -> Result<api::Outcome, Error> {
+    async fn upgrade(
+        &self,
+        path: &Path,
+        told: HookVariables,
+        limits: UpgradeLimits,
+    ) -> Result<api::Outcome, Error> {
         if self.asked.what == Operation::Install {
             self.handle.settled().await;
         }
-        let order = Order::Upgrade(path.to_owned(), Box::new(self.config.clone()), limits);
+        let order = OperationRequest::Upgrade(path.to_owned(), Box::new(self.config.clone()), limits);
         let outcome = self.handle.order(order, Some(self.asked.clone()), self.progress.clone()).await?;
         if outcome.outcome == api::Ending::Committed {
             // The version just committed is newer than a staged one.
@@ -369,9 +374,9 @@ pub(in crate::supervisor) async fn import_into(
     let imported = lane.run(move || {
         store.import(&import, &mut |step| {
             phases.enter(match step {
-                Step::Copying => "importing",
-                Step::Verifying => "verifying",
-                Step::Storing => "storing",
+                ImportStep::Copying => "importing",
+                ImportStep::Verifying => "verifying",
+                ImportStep::Storing => "storing",
             });
         })
     });

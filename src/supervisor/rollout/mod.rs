@@ -14,12 +14,12 @@ mod versions;
 
 pub(in crate::supervisor) use binary::{Hashes, hex};
 pub(crate) use first::check_claims;
-pub(in crate::supervisor) use first::{Brought, bring_first, check_running, find, origin_of};
+pub(in crate::supervisor) use first::{ImportResult, bring_first, check_running, find, origin_of};
 pub(in crate::supervisor) use hooks::Drains;
 pub(crate) use install::import_of;
 pub(in crate::supervisor) use install::{Pipeline, Wanted};
 pub(in crate::supervisor) use origin::{Origin, read_origins};
-pub(in crate::supervisor) use path_watch::{Arrival, PathNews, bring_in_all};
+pub(in crate::supervisor) use path_watch::{Arrival, PathUpdate, bring_in_all};
 pub(in crate::supervisor) use preparation::{CallOff, CalledOff, was_called_off};
 pub(in crate::supervisor) use staging::{bring_in_staged, check_staged, recall_staged};
 pub(in crate::supervisor) use versions::{statuses, unfinished};
@@ -44,7 +44,7 @@ pub(in crate::supervisor) struct Versions {
     /// The version that is being brought in.
     preparation: Option<Rc<Preparation>>,
     /// What a service without a current version is started from.
-    first: Option<First>,
+    first: Option<FirstProgram>,
     /// What the start in progress tries in place of the current version.
     trying: Option<PathBuf>,
     /// The version that waits for the next start.
@@ -59,7 +59,7 @@ pub(in crate::supervisor) struct Versions {
 
 /// The copy of what a service file names, or the original itself, without links.
 #[derive(Debug)]
-struct First {
+struct FirstProgram {
     /// The path that the service file names.
     named: PathBuf,
     /// Whether it is a copy.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Dirs;
 use crate::control::api::NamedIs;
-use crate::store::{Id, Question, Same};
+use crate::store::{ContentMatch, Id, PathRecord};
 use crate::supervisor::service::Service;
 use crate::sys::regular;
 use handoff_protocol::ids::ServiceName;
@@ -32,7 +32,7 @@ pub(in crate::supervisor) struct Origin {
     /// The path that was given; `None` for a version from the store.
     pub(in crate::supervisor) given: Option<PathBuf>,
     /// What the service file named.
-    named: Question,
+    named: PathRecord,
 }
 
 /// The comparison of a version with what a service file names.
@@ -49,7 +49,7 @@ impl Origin {
             binary: PathBuf::from(&binary.path),
             sha256: Id(binary.sha256),
             given,
-            named: Question::of(named),
+            named: PathRecord::of(named),
         }
     }
 }
@@ -59,7 +59,7 @@ impl Comparison {
     /// system.
     pub(in crate::supervisor) fn answer(&self) -> Option<NamedIs> {
         let is_given = self.origin.given.as_ref() == Some(&self.named);
-        if is_given || Question::of(self.named.clone()).sha256 == Some(self.origin.sha256) {
+        if is_given || PathRecord::of(self.named.clone()).sha256 == Some(self.origin.sha256) {
             return None;
         }
         Some(judge(&self.origin.named, &self.named, self.origin.named.answer()))
@@ -68,14 +68,14 @@ impl Comparison {
 
 /// `then` is what the file named when the running version was brought in, and `now` what it names now. `same` is the
 /// state of the former.
-fn judge(then: &Question, now: &Path, same: Same) -> NamedIs {
-    let appeared = then.look.is_none() && same != Same::Gone;
+fn judge(then: &PathRecord, now: &Path, same: ContentMatch) -> NamedIs {
+    let appeared = then.look.is_none() && same != ContentMatch::Gone;
     match same {
         // The file was edited.
         _ if then.path != now => NamedIs::Newer,
-        Same::Other => NamedIs::Newer,
+        ContentMatch::Other => NamedIs::Newer,
         _ if appeared => NamedIs::Newer,
-        Same::Same | Same::Gone | Same::Unknown => NamedIs::Older,
+        ContentMatch::Same | ContentMatch::Gone | ContentMatch::Unknown => NamedIs::Older,
     }
 }
 
@@ -126,23 +126,23 @@ mod tests {
         use NamedIs::{Newer, Older};
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("named");
-        let absent = Question::of(path.clone());
+        let absent = PathRecord::of(path.clone());
         std::fs::write(&path, "one").unwrap();
-        let present = Question::of(path.clone());
+        let present = PathRecord::of(path.clone());
         let edited = Path::new("/edited");
         let table = [
-            (&present, path.as_path(), Same::Same, Older),
-            (&present, &path, Same::Gone, Older),
-            (&present, &path, Same::Unknown, Older),
-            (&present, &path, Same::Other, Newer),
-            (&present, edited, Same::Same, Newer),
-            (&present, edited, Same::Gone, Newer),
-            (&present, edited, Same::Unknown, Newer),
-            (&present, edited, Same::Other, Newer),
-            (&absent, &path, Same::Gone, Older),
-            (&absent, &path, Same::Unknown, Newer),
-            (&absent, &path, Same::Same, Newer),
-            (&absent, &path, Same::Other, Newer),
+            (&present, path.as_path(), ContentMatch::Same, Older),
+            (&present, &path, ContentMatch::Gone, Older),
+            (&present, &path, ContentMatch::Unknown, Older),
+            (&present, &path, ContentMatch::Other, Newer),
+            (&present, edited, ContentMatch::Same, Newer),
+            (&present, edited, ContentMatch::Gone, Newer),
+            (&present, edited, ContentMatch::Unknown, Newer),
+            (&present, edited, ContentMatch::Other, Newer),
+            (&absent, &path, ContentMatch::Gone, Older),
+            (&absent, &path, ContentMatch::Unknown, Newer),
+            (&absent, &path, ContentMatch::Same, Newer),
+            (&absent, &path, ContentMatch::Other, Newer),
         ];
         for (then, now, same, expected) in table {
             assert_eq!(judge(then, now, same), expected, "{then:?} {now:?} {same:?}");

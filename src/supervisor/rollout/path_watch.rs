@@ -22,16 +22,16 @@ use crate::store::Id;
 use crate::supervisor::daemon::Daemon;
 use crate::supervisor::input::{Input, Inputs, Reply};
 use crate::supervisor::lane::{Lane, Lanes};
-use crate::supervisor::operations::Asked;
+use crate::supervisor::operations::RequestedOperation;
 use crate::supervisor::service::Service;
-use crate::watch::memory::Memory;
+use crate::watch::memory::SeenContents;
 use crate::watch::trust::{Untrusted, open_trusted};
-use crate::watch::{Finding, Nearest, News, Watch};
+use crate::watch::{PathAnchor, PathEvent, PathLookup, PathWatcher};
 
 /// The path watch of a service. It ends when this is dropped.
 #[derive(Debug)]
 pub(in crate::supervisor) struct PathWatch {
-    config: config::Watch,
+    config: config::WatchSettings,
     task: AbortHandle,
 }
 
@@ -92,18 +92,18 @@ impl Service {
     }
 
     /// Handles news of the watched path. Another path may be watched by now.
-    pub(in crate::supervisor) fn path_news(&mut self, news: PathNews) {
+    pub(in crate::supervisor) fn path_news(&mut self, news: PathUpdate) {
         let is_watched =
             |path: &Path| self.versions.path_watch.as_ref().is_some_and(|it| it.config.path == path);
         match news {
-            PathNews::IsOpen(reply) => drop(reply.send(self.is_open_to_upgrades())),
-            PathNews::Runs(sha256, reply) => {
+            PathUpdate::IsOpen(reply) => drop(reply.send(self.is_open_to_upgrades())),
+            PathUpdate::Runs(sha256, reply) => {
                 let runs = self.current_binary().is_some_and(|binary| hex(&binary.sha256) == sha256);
                 let _ = reply.send(runs);
             }
-            PathNews::Refused(path, cause) if is_watched(&path) => self.refuse_watched(&path, &cause),
-            PathNews::Told(path, what) if is_watched(&path) => self.tell_of_watch(&path, &what),
-            PathNews::Refused(..) | PathNews::Told(..) => {}
+            PathUpdate::Refused(path, cause) if is_watched(&path) => self.refuse_watched(&path, &cause),
+            PathUpdate::Told(path, what) if is_watched(&path) => self.tell_of_watch(&path, &what),
+            PathUpdate::Refused(..) | PathUpdate::Told(..) => {}
         }
     }
 
@@ -114,7 +114,8 @@ impl Service {
 
     /// The history records this as well.
     fn refuse_watched(&mut self, path: &Path, cause: &Untrusted) {
-        let asked = Asked::new(Operation::Install, Caller::own(format!("watch {}", path.display())));
+        let asked =
+            RequestedOperation::new(Operation::Install, Caller::own(format!("watch {}", path.display())));
         let mut entry = self.entry(&asked, Ending::Rejected, Some(&cause.to_string()));
         entry.id = HandoffId::from_uuid(Uuid::now_v7());
         entry.to = Some(crate::history::Version { path: path.to_owned(), sha256: None, version: None });
@@ -129,7 +130,7 @@ impl Service {
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// News of a watched path, and questions about it.
-pub(in crate::supervisor) enum PathNews {
+pub(in crate::supervisor) enum PathUpdate {
     /// Whether the service could be upgraded now.
     IsOpen(Reply<bool>),
     /// Whether the current version has this content.
@@ -142,7 +143,7 @@ pub(in crate::supervisor) enum PathNews {
 
 /// The state of the task that watches a path.
 struct Watcher {
-    config: config::Watch,
+    config: config::WatchSettings,
     service: ServiceName,
     /// The state directory of the service.
     directory: PathBuf,
@@ -161,16 +162,16 @@ impl Watcher {
     }
 
     fn tell(&self, what: String) {
-        self.inputs.send(Input::Path(PathNews::Told(self.config.path.clone(), what)));
+        self.inputs.send(Input::Path(PathUpdate::Told(self.config.path.clone(), what)));
     }
 
     async fn follow(&self) -> io::Result<()> {
         let lane = self.lanes.watch.clone();
-        let find = move |path: PathBuf| -> Finding {
-            let found = lane.run(move || Nearest::find(&path));
+        let find = move |path: PathBuf| -> PathLookup {
+            let found = lane.run(move || PathAnchor::find(&path));
             Box::pin(async move { found.await? })
         };
-        let mut watch = Watch::by(&self.config.path, find).await?;
+        let mut watch = PathWatcher::by(&self.config.path, find).await?;
         let settle = Duration::from_millis(self.config.settle_ms);
         let mut due: Option<Instant> = None;
         loop {
@@ -178,8 +179,8 @@ impl Watcher {
                 // What has already happened comes before what is due.
                 biased;
                 news = watch.next() => due = match news? {
-                    News::Whole | News::Look => Some(Instant::now() + settle),
-                    News::Written | News::Gone => None,
+                    PathEvent::Whole | PathEvent::Look => Some(Instant::now() + settle),
+                    PathEvent::Written | PathEvent::Gone => None,
                 },
                 () = until(due) => due = self.look().await.then(|| Instant::now() + settle.max(AGAIN)),
             }
@@ -196,11 +197,11 @@ impl Watcher {
             Ok(Ok(Some(found))) => found,
             Ok(Ok(None)) | Err(_) => return false,
             Ok(Err(cause)) => {
-                self.inputs.send(Input::Path(PathNews::Refused(self.config.path.clone(), cause)));
+                self.inputs.send(Input::Path(PathUpdate::Refused(self.config.path.clone(), cause)));
                 return false;
             }
         };
-        let (service, Found { path, sha256, memory }) = (&self.service, found);
+        let (service, SettledFile { path, sha256, memory }) = (&self.service, found);
         if memory.has(&sha256) {
             tracing::info!(%service, path = %path.display(), sha256, "was seen before: it is not brought in again");
             return false;
@@ -213,7 +214,7 @@ impl Watcher {
                 return false;
             }
         };
-        let runs = self.inputs.ask(|reply| Input::Path(PathNews::Runs(sha256.clone(), reply))).await;
+        let runs = self.inputs.ask(|reply| Input::Path(PathUpdate::Runs(sha256.clone(), reply))).await;
         if runs.unwrap_or(false) {
             tracing::info!(%service, path = %path.display(), sha256, "runs already");
             return false;
@@ -230,7 +231,12 @@ impl Watcher {
     }
 
     /// Reports the result. Returns `true` if the version should be tried again.
-    async fn after(&self, result: Result<api::Outcome, Error>, mut memory: Memory, sha256: String) -> bool {
+    async fn after(
+        &self,
+        result: Result<api::Outcome, Error>,
+        mut memory: SeenContents,
+        sha256: String,
+    ) -> bool {
         let told = match result {
             Ok(outcome) if outcome.outcome == api::Ending::RolledBack => {
                 let reason = outcome.reason.unwrap_or_default();
@@ -256,7 +262,7 @@ impl Watcher {
     async fn until_open(&self) -> bool {
         loop {
             let waiting = self.settled.notified();
-            match self.inputs.ask(|reply| Input::Path(PathNews::IsOpen(reply))).await {
+            match self.inputs.ask(|reply| Input::Path(PathUpdate::IsOpen(reply))).await {
                 Some(true) => return true,
                 Some(false) => waiting.await,
                 None => return false,
@@ -273,20 +279,20 @@ async fn until(due: Option<Instant>) {
 }
 
 /// A file at the path that has been left alone.
-struct Found {
+struct SettledFile {
     /// The path without links.
     path: PathBuf,
     sha256: String,
-    memory: Memory,
+    memory: SeenContents,
 }
 
-async fn remember(lane: &Lane, mut memory: Memory, sha256: &str) -> io::Result<Memory> {
+async fn remember(lane: &Lane, mut memory: SeenContents, sha256: &str) -> io::Result<SeenContents> {
     let sha256 = sha256.to_owned();
     lane.run(move || memory.add(&sha256).map(|()| memory)).await?
 }
 
 /// The file at the path; `None` if it is gone. Blocks on the file system.
-fn examine(watched: &Path, directory: &Path) -> Result<Option<Found>, Untrusted> {
+fn examine(watched: &Path, directory: &Path) -> Result<Option<SettledFile>, Untrusted> {
     match watched.symlink_metadata() {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);
@@ -295,5 +301,5 @@ fn examine(watched: &Path, directory: &Path) -> Result<Option<Found>, Untrusted>
     }
     let (path, file) = open_trusted(watched)?;
     let sha256 = Id::of(&file).map_err(|error| Untrusted::Unreadable(path.clone(), error))?.to_string();
-    Ok(Some(Found { path, sha256, memory: Memory::open(directory) }))
+    Ok(Some(SettledFile { path, sha256, memory: SeenContents::open(directory) }))
 }

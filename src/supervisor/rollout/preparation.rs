@@ -17,8 +17,9 @@ use uuid::Uuid;
 use super::binary::hex;
 use crate::control::{Error, api};
 use crate::history::{Ending, Entry};
-use crate::supervisor::operations::Asked;
+use crate::supervisor::operations::RequestedOperation;
 use crate::supervisor::service::{Handle, Service};
+use crate::sys::clock::as_ms;
 
 const CANCELLED: &str = "it was cancelled before the new version was started";
 
@@ -54,7 +55,7 @@ impl Preparation {
     /// What is left of that time, in milliseconds.
     pub(in crate::supervisor) fn left_ms(&self) -> Option<u64> {
         let left = self.until?.saturating_duration_since(Instant::now());
-        Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+        Some(as_ms(left))
     }
 
     /// Whether this is for the first start of a service, and not for an upgrade.
@@ -192,7 +193,7 @@ impl Service {
     }
 
     /// Records that a start was stopped while it waited.
-    pub(in crate::supervisor) fn stopped_before_start(&self, asked: &Asked) -> api::Outcome {
+    pub(in crate::supervisor) fn stopped_before_start(&self, asked: &RequestedOperation) -> api::Outcome {
         let entry = self.entry(asked, Ending::Stopped, None);
         let took_us = asked.elapsed_us();
         self.operations.recorder().append(Entry {

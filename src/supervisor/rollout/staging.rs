@@ -21,7 +21,7 @@ use crate::config;
 use crate::control::{Caller, Error, Kind, api};
 use crate::history::Operation;
 use crate::spool::{self, Staged};
-use crate::supervisor::operations::{Asked, Limits};
+use crate::supervisor::operations::{RequestedOperation, UpgradeLimits};
 use crate::supervisor::service::{Handle, START_LIMIT, Service};
 
 /// The pause before another attempt to bring in what is staged.
@@ -136,13 +136,16 @@ async fn bring_in(handle: &Handle) -> Result<(), Error> {
             (service.versions.staged.clone(), service.machine.phase(), service.config.clone())
         });
         let Some(staged) = staged.filter(|_| phase != Phase::Stopped) else { return Ok(()) };
-        let asked = Asked::new(Operation::Install, Caller::own("it was installed while there was no daemon"));
+        let asked = RequestedOperation::new(
+            Operation::Install,
+            Caller::own("it was installed while there was no daemon"),
+        );
         let wanted = match handle.read(|service| service.versions.store.version_at(&staged.binary)) {
             Some(version) => Wanted::Kept(Box::new(version)),
             None => Wanted::Path(staged.given.clone(), api::Claims::default(), staged.version.clone()),
         };
         let pipeline = Pipeline::begin(handle.clone(), config, asked, None, turn);
-        match pipeline.run(wanted, true, Limits::default()).await {
+        match pipeline.run(wanted, true, UpgradeLimits::default()).await {
             // Nothing reports when the obstacle is gone.
             Err(error) if error.kind == Kind::Busy => sleep(AGAIN).await,
             ended => {

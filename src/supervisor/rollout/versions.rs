@@ -17,9 +17,9 @@ use super::origin::Comparison;
 use crate::config;
 use crate::control::{Error, Kind, api};
 use crate::history;
-use crate::store::{self, Id, Same, Store, Version};
+use crate::store::{self, ContentMatch, Id, Store, Version};
 use crate::supervisor::daemon::Daemon;
-use crate::supervisor::process::{Process, Serial};
+use crate::supervisor::process::{Process, Token};
 use crate::supervisor::service::{Handle, Service, put_back};
 use crate::sys::regular;
 
@@ -33,7 +33,7 @@ const NAME_MAX: usize = 128;
 const COLLECT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A binary as users know it.
-pub(in crate::supervisor) struct Shown {
+pub(in crate::supervisor) struct ShownVersions {
     /// The path that was given.
     pub(in crate::supervisor) path: PathBuf,
     /// The file in the store.
@@ -65,9 +65,10 @@ impl Service {
         Some(first.path.clone())
     }
 
-    /// The binary of the current generation.
+    /// The binary of the current generation. While the journal cannot be read, that of the process that serves.
     pub(in crate::supervisor) fn current_binary(&self) -> Option<&Binary> {
-        self.journal.standing().current.as_ref().map(|current| &current.binary)
+        let current = self.journal.standing().current.as_ref().map(|current| &current.binary);
+        current.or_else(|| self.processes.incumbent().map(|process| &process.binary))
     }
 
     /// The binary at a path in the store. Its hash is its name.
@@ -77,16 +78,16 @@ impl Service {
     }
 
     /// The current version, for users.
-    pub(in crate::supervisor) fn shown(&self) -> Shown {
+    pub(in crate::supervisor) fn shown(&self) -> ShownVersions {
         let path = self.path_of(Target::Committed);
         let current = self.current_binary().filter(|binary| Path::new(&binary.path) == path);
         let version = self.name_of(&path, current.map(|binary| &binary.sha256));
         match self.versions.store.version_at(&path) {
             Some(Version { used, .. }) => {
                 let source = used.source.map(|source| source.path);
-                Shown { path: source.unwrap_or_else(|| path.clone()), stored: Some(path), version }
+                ShownVersions { path: source.unwrap_or_else(|| path.clone()), stored: Some(path), version }
             }
-            None => Shown { path, stored: None, version },
+            None => ShownVersions { path, stored: None, version },
         }
     }
 
@@ -102,7 +103,7 @@ impl Service {
     }
 
     /// Records the version that a process reports. It overrides what was read before, and the store keeps it.
-    pub(in crate::supervisor) fn learn_version(&mut self, serial: Serial, id: HandoffId, said: &str) {
+    pub(in crate::supervisor) fn learn_version(&mut self, serial: Token, id: HandoffId, said: &str) {
         let version: String = said.chars().filter(|it| !it.is_control()).take(NAME_MAX).collect();
         let version = version.trim();
         let process = self.processes.find_mut(serial);
@@ -147,6 +148,19 @@ impl Service {
             let store = Arc::clone(&self.versions.store);
             self.lanes.history.post(move || note(&store, &id, generation));
         }
+    }
+
+    /// Notes in the store that the version that ran last was taken back. Does not wait for that.
+    pub(in crate::supervisor) fn note_undone(&self) {
+        let Some(undone) = &self.journal.standing().previous else { return };
+        let Some(version) = self.versions.store.version_at(Path::new(&undone.binary.path)) else { return };
+        let (store, id, generation) =
+            (Arc::clone(&self.versions.store), version.made.id, undone.generation.0);
+        self.lanes.history.post(move || {
+            if let Err(error) = store.note_undone(&id, generation) {
+                tracing::warn!(%error, generation, "the store does not know that this generation was undone");
+            }
+        });
     }
 
     fn generation_in_store(&self) -> Option<(Id, u64)> {
@@ -197,18 +211,19 @@ impl Service {
             size_bytes: version.made.size_bytes,
             added_at: version.made.added_unix_ms,
             generations: version.used.generations.clone(),
+            undone: version.used.is_undone(),
             current,
             pinned: version.used.pinned,
         }
     }
 
-    fn question(&self) -> Look {
-        let Some(binary) = self.current_binary() else { return Look::default() };
+    fn question(&self) -> VersionQuery {
+        let Some(binary) = self.current_binary() else { return VersionQuery::default() };
         let named = self.comparison(&self.config.binary);
         match self.versions.store.version_at(Path::new(&binary.path)) {
             Some(version) => {
-                let stored = version.used.source.as_ref().map(store::Question::from);
-                Look {
+                let stored = version.used.source.as_ref().map(store::PathRecord::from);
+                VersionQuery {
                     named,
                     stored,
                     kept: Some((Arc::clone(&self.versions.store), version)),
@@ -220,7 +235,11 @@ impl Service {
                 let pid = pid.filter(|_| !self.config.adapter.is_foreign());
                 let given = self.origin().and_then(|origin| origin.given.clone());
                 let (path, sha256) = (PathBuf::from(&binary.path), Id(binary.sha256));
-                Look { named, in_place: Some(InPlace { given, path, sha256, pid }), ..Look::default() }
+                VersionQuery {
+                    named,
+                    in_place: Some(UnstoredProgram { given, path, sha256, pid }),
+                    ..VersionQuery::default()
+                }
             }
         }
     }
@@ -234,7 +253,8 @@ impl Service {
         let ran = || versions.iter().filter(|it| it.used.last_generation().is_some());
         let found = match generation {
             Some(generation) => ran().find(|it| it.used.generations.contains(&generation)),
-            None => ran().find(|it| Some(it.made.id.0) != current),
+            // One that was taken back would fail again.
+            None => ran().find(|it| Some(it.made.id.0) != current && !it.used.is_undone()),
         };
         found.cloned().ok_or_else(|| {
             let mut kept: Vec<u64> = ran().flat_map(|it| it.used.generations.iter().copied()).collect();
@@ -242,6 +262,9 @@ impl Service {
             let kept: Vec<String> = kept.iter().map(u64::to_string).collect();
             let cause = match generation {
                 Some(generation) => format!("the version of generation {generation} is not kept"),
+                None if ran().any(|it| it.used.is_undone()) => {
+                    "no other version is kept that ran and was not taken back; name a generation to go back to such a version".to_owned()
+                }
                 None => "no other version that ran is kept".to_owned(),
             };
             let kept = if kept.is_empty() { "none".to_owned() } else { kept.join(", ") };
@@ -260,17 +283,17 @@ fn note(store: &Store, id: &Id, generation: u64) {
 
 /// What to find out about the files that a service came from.
 #[derive(Default)]
-struct Look {
+struct VersionQuery {
     named: Option<Comparison>,
     /// What was at the path that was given, if the running version is in the store.
-    stored: Option<store::Question>,
+    stored: Option<store::PathRecord>,
     /// The running version, and the store that has it.
     kept: Option<(Arc<Store>, Version)>,
-    in_place: Option<InPlace>,
+    in_place: Option<UnstoredProgram>,
 }
 
 /// A running program that is not in the store.
-struct InPlace {
+struct UnstoredProgram {
     /// The path that was given, perhaps through links.
     given: Option<PathBuf>,
     path: PathBuf,
@@ -280,21 +303,21 @@ struct InPlace {
 
 /// The findings.
 #[derive(Default)]
-struct Seen {
+struct VersionFindings {
     skew: Option<api::Skew>,
     named: Option<api::NamedIs>,
     is_lost: bool,
 }
 
-impl Look {
+impl VersionQuery {
     /// Blocks on the file system.
-    fn see(&self) -> Seen {
+    fn see(&self) -> VersionFindings {
         let stored = self.stored.as_ref().and_then(|question| match question.answer() {
-            Same::Other => Some(api::Skew::Changed),
-            Same::Gone => Some(api::Skew::Gone),
-            Same::Same | Same::Unknown => None,
+            ContentMatch::Other => Some(api::Skew::Changed),
+            ContentMatch::Gone => Some(api::Skew::Gone),
+            ContentMatch::Same | ContentMatch::Unknown => None,
         });
-        Seen {
+        VersionFindings {
             skew: stored.or_else(|| self.in_place.as_ref()?.skew()),
             named: self.named.as_ref().and_then(Comparison::answer),
             is_lost: self.kept.as_ref().is_some_and(|(store, version)| !store.is_whole(version)),
@@ -302,7 +325,7 @@ impl Look {
     }
 }
 
-impl InPlace {
+impl UnstoredProgram {
     /// Blocks on the file system.
     fn skew(&self) -> Option<api::Skew> {
         let found = match metadata(&self.path) {
@@ -343,7 +366,7 @@ pub(in crate::supervisor) async fn statuses(handles: Vec<Handle>) -> Vec<api::Se
     let mut statuses = Vec::with_capacity(looks.len());
     for (handle, (mut status, seen)) in handles.iter().zip(looks) {
         match timeout_at(until, seen).await {
-            Ok(Ok(Seen { skew, named, is_lost })) => {
+            Ok(Ok(VersionFindings { skew, named, is_lost })) => {
                 status.skew = skew;
                 let named_by_file = || handle.read(|service| service.config.binary.clone());
                 status.named = named.map(|is| api::Named { binary: named_by_file(), is });

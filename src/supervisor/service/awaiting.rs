@@ -11,7 +11,7 @@ use super::Service;
 use crate::control::Error;
 use crate::journal::unix_ms;
 use crate::supervisor::input::Input;
-use crate::supervisor::process::Serial;
+use crate::supervisor::process::Token;
 
 /// The pause before an address is tried again.
 const ADDRESS_AGAIN: Duration = Duration::from_secs(1);
@@ -42,17 +42,17 @@ impl Service {
             tracing::error!("{problem}");
         }
         self.next_start.is_in(pause.as_millis() as u64);
-        let (serial, inputs) = (self.next_serial(), self.inputs.clone());
+        let (serial, inputs) = (self.next_token(), self.inputs.clone());
         let task = spawn_local(async move {
             sleep(pause).await;
             inputs.send(Input::TryAgain(serial));
         });
         self.next_start.awaited =
-            Some(Awaited { serial, timer: Some(task.abort_handle()), pause: Some(pause) });
+            Some(AwaitedStart { serial, timer: Some(task.abort_handle()), pause: Some(pause) });
     }
 
     /// Tries a start again after its pause.
-    pub(in crate::supervisor) fn start_again(&mut self, serial: Serial) {
+    pub(in crate::supervisor) fn start_again(&mut self, serial: Token) {
         if !self.awaits(serial) {
             return;
         }
@@ -64,15 +64,15 @@ impl Service {
     }
 
     /// Begins to bring in what the service is started from. Returns the serial of this start for [`Service::awaits`].
-    pub(in crate::supervisor) fn begin_awaited(&mut self) -> Serial {
+    pub(in crate::supervisor) fn begin_awaited(&mut self) -> Token {
         let pause = self.next_start.awaited.as_ref().and_then(|awaited| awaited.pause);
-        let serial = self.next_serial();
-        self.next_start.awaited = Some(Awaited { serial, timer: None, pause });
+        let serial = self.next_token();
+        self.next_start.awaited = Some(AwaitedStart { serial, timer: None, pause });
         serial
     }
 
     /// Whether this start is still waited for: it was neither called off nor replaced by another one.
-    pub(in crate::supervisor) fn awaits(&self, serial: Serial) -> bool {
+    pub(in crate::supervisor) fn awaits(&self, serial: Token) -> bool {
         self.next_start.awaited.as_ref().is_some_and(|awaited| awaited.serial == serial)
     }
 
@@ -98,7 +98,7 @@ pub(in crate::supervisor) struct NextStart {
     /// When it is made, in milliseconds since 1970.
     at_unix_ms: Option<u64>,
     /// A start that no client waits for.
-    awaited: Option<Awaited>,
+    awaited: Option<AwaitedStart>,
 }
 
 impl NextStart {
@@ -120,15 +120,15 @@ impl NextStart {
 
 /// A start that no client waits for. Drop calls it off.
 #[derive(Debug)]
-struct Awaited {
-    serial: Serial,
+struct AwaitedStart {
+    serial: Token,
     /// The timer of the next attempt. `None` during an attempt.
     timer: Option<AbortHandle>,
     /// The last pause.
     pause: Option<Duration>,
 }
 
-impl Drop for Awaited {
+impl Drop for AwaitedStart {
     fn drop(&mut self) {
         if let Some(timer) = &self.timer {
             timer.abort();

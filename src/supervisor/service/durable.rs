@@ -9,10 +9,10 @@ use handoff_protocol::supervisor::{DurableFact, Event};
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::Service;
-use crate::journal::Pending;
+use crate::journal::PendingRecord;
 use crate::supervisor::input::Input;
-use crate::supervisor::lane::Hold;
-use crate::supervisor::process::Serial;
+use crate::supervisor::lane::ThreadHold;
+use crate::supervisor::process::Token;
 
 impl Service {
     pub(in crate::supervisor) fn record_durably(
@@ -33,12 +33,12 @@ impl Service {
             Ok(pending) => pending,
             Err(error) => return events.push_back(Event::NotDurable(error.to_string())),
         };
-        let serial = self.next_serial();
+        let serial = self.next_token();
         let task = self.wait_for_disk(serial);
         self.disk.recording = Some(Recording { serial, lasting, pending, task });
     }
 
-    fn wait_for_disk(&self, serial: Serial) -> AbortHandle {
+    fn wait_for_disk(&self, serial: Token) -> AbortHandle {
         let (storage, inputs) = (self.journal.storage(), self.inputs.clone());
         let synced = self.lanes.journal.run(move || storage.sync());
         let task = spawn_local(async move {
@@ -48,7 +48,7 @@ impl Service {
     }
 
     /// Handles the answer of the disk.
-    pub(in crate::supervisor) fn synced(&mut self, serial: Serial, synced: io::Result<()>) {
+    pub(in crate::supervisor) fn synced(&mut self, serial: Token, synced: io::Result<()>) {
         let Some(mut recording) = self.disk.recording.take_if(|it| it.serial == serial) else { return };
         if self.journal.waits_again(&mut recording.pending) {
             recording.task = self.wait_for_disk(serial);
@@ -57,9 +57,10 @@ impl Service {
         }
         match self.journal.settle(recording.pending, synced) {
             Ok(()) => {
-                if recording.lasting == DurableFact::Commit {
-                    self.note_generation();
+                if recording.lasting == DurableFact::Revert {
+                    self.note_undone();
                 }
+                self.note_generation();
                 self.feed(Event::Durable);
             }
             Err(error) => {
@@ -85,18 +86,18 @@ impl Service {
 
 /// What is on its way to the disk.
 #[derive(Debug, Default)]
-pub(in crate::supervisor) struct Disk {
+pub(in crate::supervisor) struct PendingWrites {
     /// The durable fact of a commit.
     recording: Option<Recording>,
     /// Whether a shorter journal is on its way.
     is_compacting: bool,
     /// What a commit needs, reserved while an attempt is in progress.
-    means: Option<Hold>,
+    means: Option<ThreadHold>,
 }
 
-impl Disk {
+impl PendingWrites {
     /// Reserves what the commit of an attempt needs.
-    pub(in crate::supervisor) fn reserve(&mut self, means: Hold) {
+    pub(in crate::supervisor) fn reserve(&mut self, means: ThreadHold) {
         self.means = Some(means);
     }
 
@@ -119,8 +120,8 @@ impl Disk {
 /// A durable fact on its way to the disk.
 #[derive(Debug)]
 struct Recording {
-    serial: Serial,
+    serial: Token,
     lasting: DurableFact,
-    pending: Pending,
+    pending: PendingRecord,
     task: AbortHandle,
 }

@@ -13,9 +13,10 @@ use handoff_protocol::state::State;
 use handoff_protocol::supervisor::{Action, Event, Incumbent, Outcome, Phase, Refusal};
 
 use super::Service;
+use crate::config::format_duration_ms;
 use crate::control::{Error, Kind, api};
 use crate::shim;
-use crate::supervisor::process::{Place, terminate};
+use crate::supervisor::process::{ProcessRole, terminate};
 use crate::supervisor::rollout::Drains;
 
 /// The reason of an upgrade that another daemon had begun.
@@ -34,8 +35,12 @@ impl Service {
                 self.spawn(id, target);
             }
             Action::Welcome(id, version) => self.welcome(id, version),
-            Action::ToSuccessor(id, ToService::State(state)) => self.hand_on(Place::Successor, id, state),
-            Action::ToIncumbent(id, ToService::State(state)) => self.hand_on(Place::Incumbent, id, state),
+            Action::ToSuccessor(id, ToService::State(state)) => {
+                self.hand_on(ProcessRole::Successor, id, state)
+            }
+            Action::ToIncumbent(id, ToService::State(state)) => {
+                self.hand_on(ProcessRole::Incumbent, id, state)
+            }
             Action::ToSuccessor(id, message) => self.tell_successor(id, &message, events),
             Action::ToIncumbent(id, message) => {
                 match &message {
@@ -57,10 +62,10 @@ impl Service {
             }
             Action::TerminateSuccessor => terminate(self.processes.successor()),
             Action::TerminateIncumbent => terminate(self.processes.incumbent()),
-            Action::KillSuccessor => self.kill(Place::Successor),
-            Action::KillIncumbent => self.kill(Place::Incumbent),
+            Action::KillSuccessor => self.kill(ProcessRole::Successor),
+            Action::KillIncumbent => self.kill(ProcessRole::Incumbent),
             Action::TerminateOutgoing => terminate(self.processes.outgoing()),
-            Action::KillOutgoing => self.kill(Place::Outgoing),
+            Action::KillOutgoing => self.kill(ProcessRole::Outgoing),
             Action::HangUpIncumbent => self.processes.hang_up_incumbent(),
             Action::Probe(id, limit_ms) => self.probe(id, limit_ms, events),
             Action::SteerShare(permille) => self.steer_share(permille),
@@ -131,7 +136,7 @@ impl Service {
     }
 
     /// Hands state on, with the descriptor that came with it.
-    fn hand_on(&self, place: Place, id: HandoffId, state: State) {
+    fn hand_on(&self, place: ProcessRole, id: HandoffId, state: State) {
         let Some(process) = self.processes.at(place) else { return };
         let fds: Vec<_> = self.processes.fds().iter().map(AsFd::as_fd).collect();
         let length = state.length();
@@ -270,11 +275,21 @@ impl Service {
         Error::new(kind, message, hint)
     }
 
+    fn still_leaving(&self) -> Error {
+        let what = "the process that was replaced is still leaving";
+        let hint = format!(
+            "It finishes its requests, for up to {}; `handoff stop {}` stops the service before that.",
+            format_duration_ms(self.config.drain_grace_ms),
+            self.name
+        );
+        Error { hint, ..Error::busy(&self.name, what) }
+    }
+
     fn refuse(&mut self, refusal: &Refusal) {
         let Some(operation) = self.operations.refuse() else { return };
         let error = match refusal {
             Refusal::Busy(phase) => Error::busy(&self.name, phase_of(*phase, self.machine.incumbent())),
-            Refusal::Retiring => Error::busy(&self.name, "the process that was replaced is still leaving"),
+            Refusal::Retiring => self.still_leaving(),
             Refusal::NotRunning => self.not_running(),
             Refusal::AlreadyRunning => {
                 Error::already_running(&self.name, self.pid().or(self.pid_of_shim()).unwrap_or(0))

@@ -9,12 +9,12 @@ use handoff_protocol::supervisor::{Event, Incumbent};
 
 use super::Service;
 use crate::control::api::Killed;
-use crate::supervisor::process::{Place, Process, ProcessEvent, Serial};
+use crate::supervisor::process::{Process, ProcessEvent, ProcessRole, Token};
 
 impl Service {
     /// Handles an event of a process. If the process was let go meanwhile, the event is dropped.
-    pub(in crate::supervisor) fn process_event(&mut self, serial: Serial, event: ProcessEvent) {
-        let Some(place) = self.processes.place_of(serial) else { return };
+    pub(in crate::supervisor) fn process_event(&mut self, serial: Token, event: ProcessEvent) {
+        let Some(place) = self.processes.role_of(serial) else { return };
         let said = match event {
             ProcessEvent::Said(id, FromService::Adopted(adopted), fds) => {
                 match self.adopted(serial, &adopted, fds) {
@@ -32,7 +32,7 @@ impl Service {
             self.learn_version(serial, *id, &release.version);
         }
         let event = match (place, said) {
-            (Place::Incumbent, ProcessEvent::Said(id, message, fds)) => {
+            (ProcessRole::Incumbent, ProcessEvent::Said(id, message, fds)) => {
                 self.processes.hold_fds(fds);
                 if matches!(message, FromService::Resumed(_)) {
                     self.operations.timeline_mut().gap_ends();
@@ -41,29 +41,31 @@ impl Service {
                 self.look_at_what_is_left(serial, &message);
                 Event::FromIncumbent(id, message)
             }
-            (Place::Incumbent, ProcessEvent::Garbage(what)) => Event::Garbage(Role::Incumbent, what),
-            (Place::Incumbent, ProcessEvent::HungUp) => Event::HungUp(Role::Incumbent),
-            (Place::Incumbent, ProcessEvent::Gone(exit)) => {
+            (ProcessRole::Incumbent, ProcessEvent::Garbage(what)) => Event::Garbage(Role::Incumbent, what),
+            (ProcessRole::Incumbent, ProcessEvent::HungUp) => Event::HungUp(Role::Incumbent),
+            (ProcessRole::Incumbent, ProcessEvent::Gone(exit)) => {
                 self.note_death(exit, &killed);
                 Event::IncumbentGone(exit)
             }
-            (Place::Successor, ProcessEvent::Said(id, message, _)) => Event::FromSuccessor(id, message),
-            (Place::Successor, ProcessEvent::Garbage(what)) => Event::Garbage(Role::Successor, what),
-            (Place::Successor, ProcessEvent::HungUp) => Event::HungUp(Role::Successor),
-            (Place::Successor, ProcessEvent::Gone(exit)) => {
+            (ProcessRole::Successor, ProcessEvent::Said(id, message, _)) => Event::FromSuccessor(id, message),
+            (ProcessRole::Successor, ProcessEvent::Garbage(what)) => Event::Garbage(Role::Successor, what),
+            (ProcessRole::Successor, ProcessEvent::HungUp) => Event::HungUp(Role::Successor),
+            (ProcessRole::Successor, ProcessEvent::Gone(exit)) => {
                 self.forget_successor();
                 Event::SuccessorGone(exit)
             }
-            (Place::Outgoing, ProcessEvent::Said(id, message, fds)) => {
+            (ProcessRole::Outgoing, ProcessEvent::Said(id, message, fds)) => {
                 self.processes.hold_fds(fds);
                 self.look_at_what_is_left(serial, &message);
                 Event::FromOutgoing(id, message)
             }
-            (Place::Outgoing, ProcessEvent::Gone(exit)) => {
+            (ProcessRole::Outgoing, ProcessEvent::Gone(exit)) => {
                 self.note_end_of_outgoing(exit);
                 Event::OutgoingGone
             }
-            (Place::Outgoing, ProcessEvent::Garbage(_) | ProcessEvent::HungUp) => Event::OutgoingUnheard,
+            (ProcessRole::Outgoing, ProcessEvent::Garbage(_) | ProcessEvent::HungUp) => {
+                Event::OutgoingUnheard
+            }
         };
         let unheard = match &event {
             Event::HungUp(Role::Incumbent) => Some("it closed its channel".to_owned()),
@@ -78,7 +80,7 @@ impl Service {
     }
 
     /// Records what a process has left behind, if it has sealed: its program is gone.
-    fn look_at_what_is_left(&mut self, serial: Serial, message: &FromService) {
+    fn look_at_what_is_left(&mut self, serial: Token, message: &FromService) {
         let handoff = self.processes.find(serial).map(|process| process.handoff);
         if let (FromService::Sealed(_), Some(handoff)) = (message, handoff) {
             self.note_connections(handoff);
@@ -107,7 +109,7 @@ impl Service {
     }
 
     /// Forgets a process: no later daemon has to ask how it ended, or what it is doing. Returns what its shim killed.
-    fn forget_process(&mut self, serial: Serial) -> Vec<Killed> {
+    fn forget_process(&mut self, serial: Token) -> Vec<Killed> {
         let Some(handoff) = self.processes.find(serial).map(|process| process.handoff) else {
             return Vec::new();
         };

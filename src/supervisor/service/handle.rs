@@ -17,9 +17,9 @@ use crate::store::Store;
 use crate::supervisor::daemon::Shared;
 use crate::supervisor::input::{Input, Inputs, inbox};
 use crate::supervisor::lane::Lanes;
-use crate::supervisor::operations::{Asked, Operation, Order, Recorder};
+use crate::supervisor::operations::{Operation, OperationRequest, Recorder, RequestedOperation};
 use crate::supervisor::rollout::{CallOff, CalledOff};
-use crate::supervisor::state::Opened;
+use crate::supervisor::state::OpenedState;
 
 /// A service, and the way to its inbox.
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ impl Handle {
     /// Starts to process the inbox. That ends with the last handle.
     pub(in crate::supervisor) fn new(
         config: config::Service,
-        opened: Opened,
+        opened: OpenedState,
         lanes: Lanes,
         shared: Rc<Shared>,
     ) -> Self {
@@ -51,8 +51,8 @@ impl Handle {
     /// Sends an order, and waits for its end.
     pub(in crate::supervisor) async fn order(
         &self,
-        order: Order,
-        asked: Option<Asked>,
+        order: OperationRequest,
+        asked: Option<RequestedOperation>,
         progress: Option<ProgressSink>,
     ) -> Result<api::Outcome, Error> {
         let ended = self.try_order(order, asked, progress).await;
@@ -62,8 +62,8 @@ impl Handle {
     /// The same. `None` if the order gets no answer.
     pub(in crate::supervisor) async fn try_order(
         &self,
-        order: Order,
-        asked: Option<Asked>,
+        order: OperationRequest,
+        asked: Option<RequestedOperation>,
         progress: Option<ProgressSink>,
     ) -> Option<Result<api::Outcome, Error>> {
         let (reply, answer) = oneshot::channel();

@@ -21,7 +21,7 @@ mod upkeep;
 pub(in crate::supervisor) use deadline::in_ms;
 pub(in crate::supervisor) use effects::{START_LIMIT, phase_of};
 pub(in crate::supervisor) use handle::Handle;
-pub(in crate::supervisor) use recovery::lacks_way_in;
+pub(in crate::supervisor) use recovery::lacks_adoption_socket;
 pub(in crate::supervisor) use upkeep::put_back;
 
 use std::cell::RefCell;
@@ -46,16 +46,17 @@ use crate::supervisor::lane::Lanes;
 use crate::supervisor::listening::{Listening, Upkeep};
 use crate::supervisor::monitor::Monitor;
 use crate::supervisor::operations::{Operation, Operations, Recorder, progress};
-use crate::supervisor::process::{Processes, Serial};
+use crate::supervisor::process::{Processes, Token};
 use crate::supervisor::rollout::Versions;
-use crate::supervisor::service_files::FileLook;
-use crate::supervisor::state::Opened;
+use crate::supervisor::service_files::ServiceFileStamp;
+use crate::supervisor::state::OpenedState;
+use crate::sys::clock::as_ms;
 use awaiting::NextStart;
-use durable::Disk;
+use durable::PendingWrites;
 use policy::policy;
 use problems::Problems;
 use timers::Timers;
-use trouble::Doing;
+use trouble::ServiceActivity;
 
 #[derive(Debug)]
 pub(in crate::supervisor) struct Service {
@@ -75,7 +76,7 @@ pub(in crate::supervisor) struct Service {
     /// What the user should know.
     pub(in crate::supervisor) problems: Problems,
     /// The state of the service file when it was last read.
-    pub(in crate::supervisor) file_look: Option<FileLook>,
+    pub(in crate::supervisor) file_look: Option<ServiceFileStamp>,
     /// The next attempt of a start.
     pub(in crate::supervisor) next_start: NextStart,
     pub(in crate::supervisor) shared: Rc<Shared>,
@@ -83,12 +84,12 @@ pub(in crate::supervisor) struct Service {
     /// The inbox, to which tasks report their findings.
     pub(in crate::supervisor) inputs: Inputs,
     /// What is on its way to the disk.
-    pub(in crate::supervisor) disk: Disk,
+    pub(in crate::supervisor) disk: PendingWrites,
     /// Notified when the service comes to rest, and when its journal is short again.
     pub(in crate::supervisor) settled: Rc<Notify>,
     pub(in crate::supervisor) timers: Timers,
     pub(in crate::supervisor) monitor: Monitor,
-    serials: u64,
+    tokens: u64,
     clock: Instant,
 }
 
@@ -96,12 +97,12 @@ impl Service {
     /// `ways` lead to the service itself, and to its inbox.
     fn new(
         config: config::Service,
-        opened: Opened,
+        opened: OpenedState,
         lanes: Lanes,
         shared: Rc<Shared>,
         ways: (Weak<RefCell<Self>>, Inputs),
     ) -> Self {
-        let Opened { journal, store, origins, staged, problem, began_again } = opened;
+        let OpenedState { journal, store, origins, staged, problem, began_again } = opened;
         let recorder = Recorder::new(shared.dirs.service_state(&config.name), lanes.history.clone());
         let (this, inputs) = ways;
         Self {
@@ -123,11 +124,11 @@ impl Service {
             shared,
             this,
             inputs,
-            disk: Disk::default(),
+            disk: PendingWrites::default(),
             settled: Rc::default(),
             timers: Timers::default(),
             monitor: Monitor::default(),
-            serials: 0,
+            tokens: 0,
             clock: Instant::now(),
         }
     }
@@ -162,7 +163,7 @@ impl Service {
 
     /// The time on the clock of the machine.
     pub(in crate::supervisor) fn now(&self) -> Millis {
-        u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX)
+        as_ms(self.clock.elapsed())
     }
 
     /// Carries out the actions of one step.
@@ -226,10 +227,10 @@ impl Service {
     /// What the user should know.
     pub(in crate::supervisor) fn told_problem(&self) -> Option<String> {
         let doing = match self.machine.phase() {
-            Phase::Stopped | Phase::Stopping => Doing::Rests,
-            _ if !self.machine.is_wanted() => Doing::Rests,
-            _ if self.processes.incumbent().is_none() => Doing::Starts,
-            _ => Doing::Serves,
+            Phase::Stopped | Phase::Stopping => ServiceActivity::Rests,
+            _ if !self.machine.is_wanted() => ServiceActivity::Rests,
+            _ if self.processes.incumbent().is_none() => ServiceActivity::Starts,
+            _ => ServiceActivity::Serves,
         };
         self.problems.told(doing)
     }
@@ -302,9 +303,9 @@ impl Service {
         }
     }
 
-    pub(in crate::supervisor) fn next_serial(&mut self) -> Serial {
-        self.serials += 1;
-        Serial(self.serials)
+    pub(in crate::supervisor) fn next_token(&mut self) -> Token {
+        self.tokens += 1;
+        Token(self.tokens)
     }
 
     /// A handle on this service, unless it is being dropped.

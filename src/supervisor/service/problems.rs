@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::trouble::{Doing, Trouble};
+use super::trouble::{ServiceActivity, Trouble};
 use crate::config::ListenAddress;
 use crate::control::Error;
 use crate::control::api::Killed;
@@ -65,7 +65,7 @@ impl Problems {
     }
 
     /// What the user should know. Sentences.
-    pub(in crate::supervisor) fn told(&self, doing: Doing) -> Option<String> {
+    pub(in crate::supervisor) fn told(&self, doing: ServiceActivity) -> Option<String> {
         let refused = self.refused_start.as_ref().map(|refused| refused.told.clone());
         let told = [self.file.clone(), self.last.clone(), refused, self.processes.told(doing)];
         let told: Vec<String> = told.into_iter().flatten().collect();

@@ -12,7 +12,7 @@ use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::Adopted;
 use handoff_protocol::reason::Exit;
 use handoff_protocol::record::{Attempt, Binary, Current, Fact, Process as Identity, Standing};
-use handoff_protocol::recovery::{Decision, Found, Living, Roles, Written, roles};
+use handoff_protocol::recovery::{Decision, LastHandoff, LivingProcesses, Observation, Roles, roles};
 use handoff_protocol::supervisor::{Legacy, Supervisor};
 use handoff_protocol::version::VersionRange;
 use uuid::Uuid;
@@ -22,11 +22,11 @@ use super::deadline;
 use super::policy::policy;
 use crate::config::Dirs;
 use crate::crash_points::{crash_point, name};
+use crate::supervisor::adoption_socket::{check_peer, connect_to};
 use crate::supervisor::keeper::LogGuard;
-use crate::supervisor::listening::{Admitted, Listening};
+use crate::supervisor::listening::{Admission, Listening};
 use crate::supervisor::operations::LOST_BEFORE;
-use crate::supervisor::process::{Parts, Process, Serial, told};
-use crate::supervisor::way_in::{check_peer, connect_to};
+use crate::supervisor::process::{Process, ProcessParts, Token, told};
 use crate::sys::errno::{Errno, errno_of};
 use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life};
 use crate::sys::held::{inherited_listeners, sockets_of};
@@ -35,14 +35,14 @@ use crate::sys::process::ProcessId;
 
 /// A process that the journal names.
 #[derive(Debug, Clone)]
-struct Named {
+struct RecordedProcess {
     handoff: HandoffId,
     binary: Binary,
     process: Identity,
     started_unix_ms: u64,
 }
 
-impl From<&Current> for Named {
+impl From<&Current> for RecordedProcess {
     fn from(current: &Current) -> Self {
         Self {
             handoff: current.handoff,
@@ -54,7 +54,7 @@ impl From<&Current> for Named {
     }
 }
 
-impl From<&Attempt> for Named {
+impl From<&Attempt> for RecordedProcess {
     fn from(attempt: &Attempt) -> Self {
         Self {
             handoff: attempt.handoff,
@@ -68,7 +68,7 @@ impl From<&Attempt> for Named {
 const NOBODY: Identity = Identity { pid: 0, start_ticks: 0, boot_id: [0; 16] };
 
 /// A process that still runs.
-type Remaining = (Named, OwnedFd);
+type SurvivingProcess = (RecordedProcess, OwnedFd);
 
 /// Opens the process, if it runs.
 fn open(process: &Identity) -> io::Result<Option<OwnedFd>> {
@@ -82,10 +82,11 @@ fn open(process: &Identity) -> io::Result<Option<OwnedFd>> {
 }
 
 /// Whether the socket of a running process is gone.
-pub(in crate::supervisor) fn lacks_way_in(dirs: &Dirs, standing: &Standing) -> bool {
+pub(in crate::supervisor) fn lacks_adoption_socket(dirs: &Dirs, standing: &Standing) -> bool {
     let generations = [&standing.current, &standing.previous, &standing.leaving].into_iter().flatten();
-    let named = generations.map(Named::from).chain(standing.attempt.iter().map(Named::from));
-    let is_gone = |named: &Named| {
+    let named =
+        generations.map(RecordedProcess::from).chain(standing.attempt.iter().map(RecordedProcess::from));
+    let is_gone = |named: &RecordedProcess| {
         let found = std::fs::symlink_metadata(dirs.adopt_socket(named.handoff));
         found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     };
@@ -144,8 +145,8 @@ impl Service {
         }
         let left = self.reach_all(&standing, roles, wanted);
         let handoff = match left.written {
-            Written::Uncommitted => standing.attempt.as_ref().map(|attempt| attempt.handoff),
-            Written::Committed => standing.current.as_ref().map(|current| current.handoff),
+            LastHandoff::Uncommitted => standing.attempt.as_ref().map(|attempt| attempt.handoff),
+            LastHandoff::Committed => standing.current.as_ref().map(|current| current.handoff),
         };
         self.recall_attempts(handoff.filter(|_| left.under_way));
         tracing::info!(
@@ -168,10 +169,10 @@ impl Service {
     }
 
     /// Finds the processes of the journal that still run.
-    fn look_around(&self, standing: &Standing) -> Living<Remaining> {
+    fn look_around(&self, standing: &Standing) -> LivingProcesses<SurvivingProcess> {
         let generation =
             |it: &Option<Current>| it.as_ref().and_then(|current| self.look_for(&current.into()));
-        Living {
+        LivingProcesses {
             current: generation(&standing.current),
             previous: generation(&standing.previous),
             leaving: generation(&standing.leaving),
@@ -180,7 +181,7 @@ impl Service {
     }
 
     /// Restores the listeners, and connects to the processes that run.
-    fn reach_all(&mut self, standing: &Standing, roles: Roles<Remaining>, wanted: bool) -> Legacy {
+    fn reach_all(&mut self, standing: &Standing, roles: Roles<SurvivingProcess>, wanted: bool) -> Legacy {
         let attempt = standing.attempt.as_ref();
         self.versions.upgrades_to(attempt.map(|attempt| attempt.binary.path.clone().into()));
         self.restore_listeners(roles.newest_slot_serves());
@@ -207,7 +208,7 @@ impl Service {
     }
 
     /// The process, if it is still the same one.
-    fn look_for(&self, named: &Named) -> Option<Remaining> {
+    fn look_for(&self, named: &RecordedProcess) -> Option<SurvivingProcess> {
         Some((named.clone(), self.open(&named.process)?))
     }
 
@@ -262,9 +263,9 @@ impl Service {
         exit.map_or(Exit::Unknown, told)
     }
 
-    fn reach(&mut self, found: Option<Remaining>, slot: u64) -> (Option<Process>, Found) {
-        let Some((named, pidfd)) = found else { return (None, Found::Gone) };
-        let Named { handoff, binary, process, started_unix_ms } = named;
+    fn reach(&mut self, found: Option<SurvivingProcess>, slot: u64) -> (Option<Process>, Observation) {
+        let Some((named, pidfd)) = found else { return (None, Observation::Gone) };
+        let RecordedProcess { handoff, binary, process, started_unix_ms } = named;
         let pid = process.pid;
         crash_point!("supervisor/recovery/before-reach");
         let channel = connect_to(&self.shared.dirs.adopt_socket(handoff)).and_then(|channel| {
@@ -272,16 +273,19 @@ impl Service {
             Ok(channel)
         });
         crash_point!("supervisor/recovery/reached");
-        if let Err(error) = &channel {
+        // Others have connected, and it has let none of them in: it is silent, as one that does not answer.
+        let is_full = channel.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        if let Some(error) = channel.as_ref().err().filter(|_| !is_full) {
             tracing::error!(pid, %error, "the process lives and cannot be reached");
             let what = "it serves on, but can only be stopped";
             self.problems
                 .mute(format!("The process {pid} cannot be reached by this daemon ({error}): {what}"));
         }
         let log = self.log_of(pid);
-        let found = if channel.is_ok() { Found::Asked } else { Found::Unreachable };
-        let parts = Parts {
-            serial: self.next_serial(),
+        let is_asked = channel.is_ok() || is_full;
+        let found = if is_asked { Observation::Asked } else { Observation::Unreachable };
+        let parts = ProcessParts {
+            serial: self.next_token(),
             identity: process,
             handoff,
             binary,
@@ -315,7 +319,7 @@ impl Service {
     /// does not get the answer.
     pub(in crate::supervisor) fn adopted(
         &mut self,
-        serial: Serial,
+        serial: Token,
         adopted: &Adopted,
         fds: Vec<OwnedFd>,
     ) -> Result<(), String> {
@@ -335,7 +339,7 @@ impl Service {
         Ok(())
     }
 
-    fn slot_of(&mut self, mut fds: Vec<OwnedFd>, adopted: &Adopted, serial: Serial) -> Option<u64> {
+    fn slot_of(&mut self, mut fds: Vec<OwnedFd>, adopted: &Adopted, serial: Token) -> Option<u64> {
         // On a stream it cannot send them. A known slot is found in the list of the process's sockets, which may
         // always be read. Anything else takes a privilege that the kernel may not give.
         if fds.is_empty() && !adopted.listeners.is_empty() {
@@ -351,8 +355,8 @@ impl Service {
         let oldest = self.processes.incumbent().is_some_and(|process| process.serial == serial);
         if let Some(listening) = &mut self.listening {
             return match listening.admit(fds, oldest) {
-                Ok(Admitted::Known(slot)) => Some(slot),
-                Ok(Admitted::New(slot)) => {
+                Ok(Admission::Known(slot)) => Some(slot),
+                Ok(Admission::New(slot)) => {
                     listening.store(&self.shared.keeper, self.name.as_str(), slot);
                     Some(slot)
                 }
@@ -395,6 +399,9 @@ impl Service {
         };
         tracing::info!(?decision, "recovered: {told}");
         self.operations.recovered(decision == Decision::Advance);
+        if decision == Decision::Revert {
+            self.record_undone();
+        }
         self.retire_unused_slots();
         let processes = self.processes.all();
         self.shared.keeper.keep_only(&self.name, processes.map(|process| process.handoff));

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Service;
 use crate::supervisor::input::Input;
-use crate::supervisor::process::Serial;
+use crate::supervisor::process::Token;
 use crate::sys::process::is_busy;
 
 /// The number of parts in which a deadline is waited for.
@@ -21,7 +21,7 @@ const PUNCTUAL: Duration = Duration::from_millis(50);
 
 impl Service {
     pub(in crate::supervisor) fn arm(&mut self, deadline: Deadline, ms: u64) {
-        let (serial, inputs) = (self.next_serial(), self.inputs.clone());
+        let (serial, inputs) = (self.next_token(), self.inputs.clone());
         let task = spawn_local(async move {
             pass(Duration::from_millis(ms)).await;
             // After a stall of this process, a message may have arrived that was not read yet. It comes first.
@@ -37,7 +37,7 @@ impl Service {
     }
 
     /// Handles the end of a deadline, unless it was disarmed or armed again meanwhile.
-    pub(in crate::supervisor) fn deadline_over(&mut self, deadline: Deadline, serial: Serial) {
+    pub(in crate::supervisor) fn deadline_over(&mut self, deadline: Deadline, serial: Token) {
         if self.timers.armed.get(&deadline).is_none_or(|timer| timer.serial != serial) {
             return;
         }
@@ -75,7 +75,7 @@ pub(in crate::supervisor) struct Timers {
 
 #[derive(Debug)]
 struct Timer {
-    serial: Serial,
+    serial: Token,
     task: AbortHandle,
 }
 

@@ -3,7 +3,7 @@
 
 /// What the service is doing, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::supervisor) enum Doing {
+pub(in crate::supervisor) enum ServiceActivity {
     /// It serves.
     Serves,
     /// It does not serve, and is started, now or after a pause.
@@ -50,26 +50,27 @@ impl Trouble {
     }
 
     /// One or two sentences for users.
-    pub(in crate::supervisor) fn told(&self, doing: Doing) -> Option<String> {
-        let mute = self.mute.as_ref().filter(|_| doing == Doing::Serves).map(|why| format!("{why}."));
+    pub(in crate::supervisor) fn told(&self, doing: ServiceActivity) -> Option<String> {
+        let mute =
+            self.mute.as_ref().filter(|_| doing == ServiceActivity::Serves).map(|why| format!("{why}."));
         let told = [mute, self.told_of_ends(doing)].into_iter().flatten().collect::<Vec<_>>().join(" ");
         (!told.is_empty()).then_some(told)
     }
 
-    fn told_of_ends(&self, doing: Doing) -> Option<String> {
+    fn told_of_ends(&self, doing: ServiceActivity) -> Option<String> {
         match (doing, &self.death, &self.failure) {
-            (_, None, None) | (Doing::Serves, None, Some(_)) => None,
-            (Doing::Serves, Some(death), _) => Some(format!("{death}; it was started again.")),
-            (Doing::Starts, Some(death), None) => Some(format!("{death}; it is started again.")),
-            (Doing::Starts, None, Some(why)) => {
+            (_, None, None) | (ServiceActivity::Serves, None, Some(_)) => None,
+            (ServiceActivity::Serves, Some(death), _) => Some(format!("{death}; it was started again.")),
+            (ServiceActivity::Starts, Some(death), None) => Some(format!("{death}; it is started again.")),
+            (ServiceActivity::Starts, None, Some(why)) => {
                 Some(format!("It could not be started: {why}; it is tried again."))
             }
-            (Doing::Starts, Some(death), Some(why)) => {
+            (ServiceActivity::Starts, Some(death), Some(why)) => {
                 Some(format!("{death}. It could not be started again: {why}; it is tried again."))
             }
-            (Doing::Rests, Some(death), None) => Some(format!("{death}.")),
-            (Doing::Rests, None, Some(why)) => Some(format!("It could not be started: {why}.")),
-            (Doing::Rests, Some(death), Some(why)) => {
+            (ServiceActivity::Rests, Some(death), None) => Some(format!("{death}.")),
+            (ServiceActivity::Rests, None, Some(why)) => Some(format!("It could not be started: {why}.")),
+            (ServiceActivity::Rests, Some(death), Some(why)) => {
                 Some(format!("{death}. It could not be started again: {why}."))
             }
         }
@@ -79,7 +80,7 @@ impl Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Doing::{Rests, Serves, Starts};
+    use ServiceActivity::{Rests, Serves, Starts};
 
     #[test]
     fn the_words_fit_what_the_service_is_doing() {

@@ -11,7 +11,7 @@ use handoff_protocol::record::{Binary, Fact, Process as Identity};
 
 use super::Service;
 use crate::journal::{JournalError, set_aside};
-use crate::shim::plan;
+use crate::shim::shim_config;
 use crate::supervisor::process::identity;
 use crate::supervisor::rollout::Hashes;
 use crate::supervisor::state::open_journal;
@@ -134,11 +134,11 @@ impl Service {
         runs.then(|| (process, binary.unwrap_or(Binary { path, sha256: [0; 32] })))
     }
 
-    /// The file that a process of this service was started from. A shim has it in its plan. For a script, the
+    /// The file that a process of this service was started from. A shim has it in its configuration. For a script, the
     /// interpreter is executed, and the script is among its first arguments.
     fn program_of(&self, pid: u32) -> Option<PathBuf> {
         if self.config.adapter.is_foreign() {
-            return plan_of(pid).map(|plan| plan.binary);
+            return plan_of(pid).map(|config| config.binary);
         }
         let executed = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
         let executed = match executed.to_str().and_then(|path| path.strip_suffix(DELETED)) {
@@ -154,9 +154,9 @@ impl Service {
     }
 }
 
-fn plan_of(pid: u32) -> Option<plan::Plan> {
+fn plan_of(pid: u32) -> Option<shim_config::ShimConfig> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
-    let prefix = format!("{}=", plan::VARIABLE);
+    let prefix = format!("{}=", shim_config::VARIABLE);
     let text =
         environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(prefix.as_bytes()))?;
     serde_json::from_slice(text).ok()

@@ -10,32 +10,32 @@ use libc::{
 };
 use libc::{seccomp_data, sock_filter as Instruction};
 
-use super::{Calls, What};
+use super::{Calls, SystemCall};
 
 /// An architecture of system calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Arch {
     /// `AUDIT_ARCH_*` of linux/audit.h.
     audit: u32,
-    sockets: &'static [(u32, What)],
-    paths: &'static [(u32, What)],
+    sockets: &'static [(u32, SystemCall)],
+    paths: &'static [(u32, SystemCall)],
 }
 
 const X86_64: Arch = Arch {
     audit: 0xc000_003e,
-    sockets: &[(49, What::Bind), (50, What::Listen)],
+    sockets: &[(49, SystemCall::Bind), (50, SystemCall::Listen)],
     paths: &[
-        (87, What::Unlink),
-        (263, What::UnlinkAt),
-        (82, What::Rename),
-        (264, What::RenameAt),
-        (316, What::RenameAt),
+        (87, SystemCall::Unlink),
+        (263, SystemCall::UnlinkAt),
+        (82, SystemCall::Rename),
+        (264, SystemCall::RenameAt),
+        (316, SystemCall::RenameAt),
     ],
 };
 const AARCH64: Arch = Arch {
     audit: 0xc000_00b7,
-    sockets: &[(200, What::Bind), (201, What::Listen)],
-    paths: &[(35, What::UnlinkAt), (38, What::RenameAt), (276, What::RenameAt)],
+    sockets: &[(200, SystemCall::Bind), (201, SystemCall::Listen)],
+    paths: &[(35, SystemCall::UnlinkAt), (38, SystemCall::RenameAt), (276, SystemCall::RenameAt)],
 };
 
 /// The architecture of this program, if supported.
@@ -49,11 +49,11 @@ pub(super) const NATIVE: Option<Arch> = if cfg!(all(target_arch = "x86_64", targ
 
 impl Arch {
     /// The call with this number.
-    pub(super) fn name(self, number: u32) -> Option<What> {
+    pub(super) fn name(self, number: u32) -> Option<SystemCall> {
         self.calls(Calls::SocketsAndPaths).find(|(known, _)| *known == number).map(|(_, what)| what)
     }
 
-    fn calls(self, which: Calls) -> impl Iterator<Item = (u32, What)> {
+    fn calls(self, which: Calls) -> impl Iterator<Item = (u32, SystemCall)> {
         let paths = if which == Calls::SocketsAndPaths { self.paths } else { &[] };
         self.sockets.iter().chain(paths).copied()
     }
@@ -125,7 +125,7 @@ mod tests {
                     assert!(told || interpret(&program, arch.audit, number) == SECCOMP_RET_ALLOW);
                 }
             }
-            assert_eq!(arch.name(arch.sockets[0].0), Some(What::Bind));
+            assert_eq!(arch.name(arch.sockets[0].0), Some(SystemCall::Bind));
             assert_eq!(arch.name(arch.paths[0].0), Some(arch.paths[0].1));
         }
         assert_eq!(X86_64.calls(Calls::SocketsAndPaths).count(), 7);

@@ -1,5 +1,6 @@
-//! Programs below a launcher that closes what it does not know, as `npm start` and the `subprocess` of Python do: none of the files of
-//! the shim is open in the server. When the shim is killed the server outlives it, and has to be found by something else.
+//! Programs below a launcher that closes unknown descriptors, as `npm start` and the `subprocess` module of Python do.
+//! The server has none of the shim's files open. When the shim is killed, the server outlives it, and the next shim
+//! must find it by other means.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use handoff::sys::process::Signal;
 
 use crate::support::{Rig, ask, executable, free_address, kill, service, signal, stop, wait_for};
 
-/// Answers each line with its pid, and writes that down over and over.
+/// Answers each line with its pid, and writes the pid to a file continuously.
 const SERVER: &str = r#"#!/usr/bin/python3
 import os, socket, sys, threading
 (host, port), out = sys.argv[1].rsplit(":", 1), sys.argv[2]
@@ -67,7 +68,8 @@ impl Launched {
         self.rig.status("s").shim.unwrap()
     }
 
-    /// What is told when a shim was killed once, and another one serves. What is told before is right at each moment.
+    /// The status after one kill of a shim, when another one serves. The status before that is correct at each moment,
+    /// too.
     fn restarted(&self) -> ServiceStatus {
         wait_for("the restart", || {
             let status = self.rig.status("s");
@@ -76,14 +78,14 @@ impl Launched {
         })
     }
 
-    /// The pids that were written down, in their order.
+    /// The recorded pids, in order.
     fn written(&self) -> Vec<u32> {
         let text = std::fs::read_to_string(&self.out).unwrap();
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
     fn another_writes_alone(&self, old: u32, what: &str) {
-        let new = wait_for("another server", || {
+        let new = wait_for("another server to answer", || {
             let answer = ask(self.address, "pid").ok()?.trim().parse::<u32>().ok()?;
             (answer != old).then_some(answer)
         });
@@ -95,7 +97,7 @@ impl Launched {
         let is_old = |pid: &&u32| **pid == old;
         let beside = lines.iter().skip(first).filter(is_old).count();
         let lives = is_there(old);
-        // One that is left must not outlive the test.
+        // A leftover must not outlive the test.
         if lives {
             kill(old);
         }
@@ -129,7 +131,7 @@ fn no_program_is_started_beside_what_a_killed_shim_has_left() {
         assert!(problem.contains("signal 9; it was started again"), "{problem}");
         assert!(!problem.contains("can only stop it"), "of the process that is gone: {problem}");
         launched.another_writes_alone(old, &format!("{mode} {launcher}"));
-        // Also what was started in the place of another one is found.
+        // A server that replaced another one is found as well.
         let second = launched.pid();
         signal(launched.shim(), Signal::SIGKILL);
         launched.another_writes_alone(second, &format!("{mode} {launcher}, once more"));

@@ -1,4 +1,4 @@
-//! Programs that give their privileges up after they have bound their ports.
+//! Programs that drop their privileges after binding their ports.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::{Rig, ask, copy_program, free_address, service};
 
-/// It binds, becomes `nobody`, says that it is ready, and ends if it cannot say so. It answers with its user.
+/// Binds, becomes the user `nobody`, reports readiness, and exits if the report fails. It answers with its user id.
 const PYTHON: &str = r#"
 import os, socket, sys
 host, port = sys.argv[1].split(":")
@@ -18,6 +18,7 @@ os.setgid(65534)
 os.setuid(65534)
 name = os.environ.get("NOTIFY_SOCKET")
 if name:
+    name = name.replace("@", "\0", 1)
     socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", name)
 while True:
     connection, _ = listener.accept()
@@ -26,14 +27,22 @@ while True:
     connection.close()
 "#;
 
-/// Only root has privileges to give up.
+/// Only root has privileges to drop.
 #[test]
 fn a_program_that_gives_its_privileges_up_says_that_it_is_ready() {
     if effective_user() != 0 {
         return;
     }
+    // No other user reaches a path below a directory that others cannot pass.
+    for (mode, sockets) in [(0o711, 1), (0o700, 0)] {
+        reports(mode, sockets);
+    }
+}
+
+/// The directory of the daemon has this mode. As many sockets have a path.
+fn reports(mode: u32, sockets: usize) {
     let rig = Rig::new();
-    std::fs::set_permissions(rig.root.path(), PermissionsExt::from_mode(0o711)).unwrap();
+    std::fs::set_permissions(rig.root.path(), PermissionsExt::from_mode(mode)).unwrap();
     let address = free_address();
     let text = |version: u32| {
         format!(
@@ -46,13 +55,13 @@ fn a_program_that_gives_its_privileges_up_says_that_it_is_ready() {
     rig.call(Request::Start(service("s"))).unwrap();
     assert_eq!(ask(address, "who").unwrap(), "65534");
     std::fs::write(&file, text(2)).unwrap();
-    // A copy is another file, so it is not taken for what runs.
+    // A copy is a different file, so it differs from the running program.
     let copy = rig.path("python3");
     copy_program("/usr/bin/python3", &copy);
     let outcome = rig.upgrade("s", &copy).unwrap();
     assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
 
-    // With the key, and without it: then it is tried without the socket, too.
+    // With the key and without it: without it, the doctor also tries the program without the socket.
     for keys in ["notify = true", "notify = false"] {
         std::fs::write(&file, text(2).replace("notify = true", keys)).unwrap();
         std::fs::create_dir_all(rig.path("tmp")).unwrap();
@@ -61,6 +70,6 @@ fn a_program_that_gives_its_privileges_up_says_that_it_is_ready() {
         let said: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(0), "{keys}: {said:#}");
     }
-    let left: Vec<_> = std::fs::read_dir(rig.path("run/notify")).unwrap().flatten().collect();
-    assert_eq!(left.len(), 1, "one program runs: {left:?}");
+    let left: Vec<_> = std::fs::read_dir(rig.path("run/notify")).into_iter().flatten().flatten().collect();
+    assert_eq!(left.len(), sockets, "one program runs: {left:?}");
 }

@@ -1,4 +1,4 @@
-//! Variables that are set to nothing.
+//! Environment variables with an empty value.
 
 use super::Said;
 use crate::support::Rig;
@@ -34,7 +34,7 @@ fn a_daemon_with_an_empty_log_filter_logs_as_without_one() {
     let mut command = rig.handoff(&["daemon"]);
     command.env("HANDOFF_LOG", "").stderr(std::fs::File::create(&log).unwrap());
     rig.daemon = Some(command.spawn().unwrap());
-    crate::support::wait_for("the line that it is ready", || {
+    crate::support::wait_for("the line about readiness", || {
         std::fs::read_to_string(&log).unwrap().contains(" INFO ").then_some(())
     });
 }

@@ -11,7 +11,7 @@ use handoff::control::api::{Claims, Ending, Request, Response, Upgrade};
 use handoff::control::{Error, Kind, ProgressSink};
 use support::{Ran, World, name, outcome, progress, status};
 
-/// A daemon whose every operation ends like this.
+/// A daemon whose every operation has this outcome.
 fn ending(ending: Ending, reason: Option<&'static str>) -> World {
     World::with_daemon(move |_, sink: &ProgressSink| {
         sink.send(progress("spawn", 0, None));
@@ -162,7 +162,7 @@ fn a_wrong_command_line_exits_with_64() {
         let ran = world.run(arguments);
         assert_eq!(ran.code, Some(64), "{arguments:?}");
         assert!(ran.stderr.contains(expected), "{arguments:?}: {ran:?}");
-        // A program gets it in the form that it asks for.
+        // With `--json` the error is JSON.
         if let [verb @ ("reboot" | "upgrade" | "kill"), rest @ ..] = arguments {
             let ran = world.run(&[&[*verb, "--json"], rest].concat());
             assert_eq!(ran.code, Some(64), "{arguments:?}");
@@ -194,7 +194,7 @@ fn on_a_terminal_of_80_columns_nothing_is_wider() {
 }
 
 #[test]
-fn a_wrong_log_filter_is_told_before_the_daemon_starts() {
+fn a_wrong_log_filter_is_reported_before_the_daemon_starts() {
     let world = World::new();
     let ran = Ran::of(world.command(&["daemon"]).env("HANDOFF_LOG", "handoff=loud").output().unwrap());
     assert_eq!(ran.code, Some(64));
@@ -265,7 +265,7 @@ fn check_finds_mistakes_without_a_daemon() {
     assert!(lines[2].starts_with(&format!("{}:2:15: working_dir: \"/nor/this\" is not a", bad.display())));
     assert_eq!(lines[3], format!("{}:2:1: leas: unknown key; did you mean \"lease\"?", typo.display()));
 
-    assert_eq!(world.run(&["check", "s3"]).code, Some(0), "the others are not its business");
+    assert_eq!(world.run(&["check", "s3"]).code, Some(0), "other files do not matter");
     let unknown = world.run(&["check", "s33"]);
     assert_eq!(unknown.code, Some(1));
     assert!(unknown.stderr.contains("Did you mean \"s3\"?"), "{unknown:?}");
@@ -291,7 +291,7 @@ fn a_reader_that_leaves_changes_neither_the_upgrade_nor_its_exit_code() {
 }
 
 #[test]
-fn a_full_disk_is_told() {
+fn a_full_disk_is_reported() {
     let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
     let world = ending(Ending::Committed, None);
     let ran = Ran::of(world.command(&["upgrade", "s3"]).stdout(full()).output().unwrap());

@@ -1,4 +1,4 @@
-//! A fake daemon, and the real command run against it.
+//! A fake daemon, and the real command, which connects to it.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use handoff_protocol::message::Mode;
 
 type Answer = Box<dyn Fn(Request, &ProgressSink) -> Result<Response, Error> + Send>;
 
-/// Directories of its own, and on demand a daemon behind their control socket.
+/// A set of directories, and on demand a fake daemon behind their control socket.
 pub struct World {
     pub dir: tempfile::TempDir,
     daemon: Option<Daemon>,
@@ -43,7 +43,7 @@ impl Handler for Fake {
 }
 
 impl World {
-    /// Without a daemon.
+    /// Creates directories without a daemon.
     pub fn new() -> World {
         let dir = tempfile::tempdir().unwrap();
         for name in ["etc/services", "var", "run"] {
@@ -52,7 +52,7 @@ impl World {
         World { dir, daemon: None }
     }
 
-    /// With a daemon that answers everything but pings by `answer`.
+    /// Starts a daemon that answers pings itself, and everything else by `answer`.
     pub fn with_daemon(
         answer: impl Fn(Request, &ProgressSink) -> Result<Response, Error> + Send + 'static,
     ) -> World {
@@ -86,7 +86,7 @@ impl World {
         path
     }
 
-    /// The next request that the daemon got.
+    /// The next request that the daemon received.
     pub fn seen(&self) -> Request {
         self.daemon.as_ref().unwrap().seen.try_recv().expect("the daemon was asked")
     }
@@ -118,7 +118,7 @@ impl Drop for World {
     }
 }
 
-/// A command that has ended.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Ran {
     pub code: Option<i32>,
@@ -132,7 +132,7 @@ impl Ran {
         Ran { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
-    /// Standard output as one JSON value a line.
+    /// Standard output, with one JSON value per line.
     pub fn objects(&self) -> Vec<serde_json::Value> {
         let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line:?}"));
         self.stdout.lines().map(parse).collect()

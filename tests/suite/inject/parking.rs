@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use handoff::shim::inject::Event;
+use handoff::shim::inject::InjectEvent;
 use handoff::sys::descriptor::unread;
 use handoff::sys::process::Signal;
 use handoff::sys::process::kill;
@@ -10,8 +10,8 @@ use handoff::sys::process::kill;
 use super::{Run, answer};
 use crate::support::{again, free_address, signal, wait_for};
 
-fn is_parked(event: &Event) -> bool {
-    matches!(event, Event::Parked { .. })
+fn is_parked(event: &InjectEvent) -> bool {
+    matches!(event, InjectEvent::Parked { .. })
 }
 
 /// Whether the program has written nothing so far.
@@ -29,11 +29,11 @@ fn a_bind_waits_until_it_is_released() {
     );
     let mut run = Run::python(&[&address.to_string()], true, &script);
     let pid = run.started.pid;
-    assert_eq!(run.events(1, is_parked), [Event::Parked { name: "a".into(), pid }]);
+    assert_eq!(run.events(1, is_parked), [InjectEvent::Parked { name: "a".into(), pid }]);
     assert!(is_silent(&run));
     run.injector.release();
-    // It is answered when the release returns.
-    assert!(matches!(run.bound(1)[1], Event::Bound { pid: by, .. } if by == pid));
+    // The bind returns after the release.
+    assert!(matches!(run.bound(1)[1], InjectEvent::Bound { pid: by, .. } if by == pid));
     assert_eq!(run.line(), "bound");
     assert_eq!(answer(address), "served");
 }
@@ -41,7 +41,7 @@ fn a_bind_waits_until_it_is_released() {
 #[test]
 fn binds_of_several_threads_and_processes_are_released_at_once() {
     let (first, second) = (free_address(), free_address());
-    // Each keeps its listener until the process ends.
+    // Each thread keeps its listener until the process ends.
     let script = format!(
         "import os, socket, threading\nkept = []\ndef up(port):\n s = socket.socket()\n \
          s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\n s.bind(('127.0.0.1', port))\n s.listen()\n \
@@ -57,7 +57,7 @@ fn binds_of_several_threads_and_processes_are_released_at_once() {
     let mut pids: Vec<u32> = events
         .iter()
         .map(|event| match event {
-            Event::Parked { pid, .. } => *pid,
+            InjectEvent::Parked { pid, .. } => *pid,
             other => panic!("{other}"),
         })
         .collect();
@@ -136,8 +136,13 @@ fn nothing_is_left_of_a_program_that_is_killed_while_it_waits() {
     first.events(1, is_parked);
     assert_eq!(first.end().signal, Some(9));
     first.injector.release();
-    assert!(!first.bound(0).iter().any(|event| matches!(event, Event::Bound { .. } | Event::Failed { .. })));
-    // The output ends: nobody has its descriptors.
+    assert!(
+        !first
+            .bound(0)
+            .iter()
+            .any(|event| matches!(event, InjectEvent::Bound { .. } | InjectEvent::Failed { .. }))
+    );
+    // The output ends, so no process has its descriptors.
     first.output.read_to_string(&mut String::new()).unwrap();
 }
 
@@ -145,7 +150,7 @@ fn nothing_is_left_of_a_program_that_is_killed_while_it_waits() {
 fn descriptors_of_the_answering_process_do_not_grow() {
     const INNER: &str = "HANDOFF_TEST_DESCRIPTORS";
     if std::env::var_os(INNER).is_none() {
-        // In a process where no other test opens any.
+        // In a separate process, where no other test opens descriptors.
         let output = again(descriptors_of_the_answering_process_do_not_grow, INNER, "1").output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         return;
@@ -162,7 +167,7 @@ fn descriptors_of_the_answering_process_do_not_grow() {
     let mut run = Run::python(&[&address.to_string()], false, &script);
     run.bound(1);
     assert_eq!(run.line(), "done");
-    // One call may just be on its way out.
+    // One call may still be about to end.
     wait_for("the last descriptors to be closed", || {
         let before = open();
         (before < 40).then_some(before)

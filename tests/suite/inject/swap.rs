@@ -1,16 +1,16 @@
-//! What a program binds, and what it gets.
+//! Which listener a program gets for its bind.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use handoff::shim::inject::{Event, Why};
+use handoff::shim::inject::{InjectEvent, MismatchReason};
 
 use super::{Run, answer, spec};
 use crate::support::free_address;
 
-/// Serves `s`, which is to be bound: whoever sends a byte gets the end of `text`.
+/// Binds and serves `s`. A client that sends a byte gets the text `served`.
 fn serve(bind: &str) -> String {
     format!(
         "import socket, os, sys\n{bind}\ns.listen(5)\nprint('listens', flush=True)\n\
@@ -28,7 +28,7 @@ fn a_stock_server_serves_what_waited_before_it_started() {
     let (port, text) = (port_of(address).to_string(), address.to_string());
     let args = ["-m", "http.server", port.as_str(), "--bind", "127.0.0.1", "--directory", "/proc/sys/kernel"];
     let mut run = Run::start(&[&text], false, spec("/usr/bin/python3", &args));
-    // Perhaps before it binds: the slot listens already.
+    // The client may connect before the program binds: the slot already listens.
     let mut client = std::net::TcpStream::connect(address).unwrap();
     client.write_all(b"GET /ostype HTTP/1.0\r\n\r\n").unwrap();
     let mut page = String::new();
@@ -36,10 +36,13 @@ fn a_stock_server_serves_what_waited_before_it_started() {
     assert!(page.contains("200 OK") && page.ends_with("Linux\n"), "{page}");
     let pid = run.started.pid;
     let name = || "a".to_owned();
-    let events = run.events(1, |event| matches!(event, Event::Listening { .. }));
-    assert_eq!(events, [Event::Bound { name: name(), pid }, Event::Listening { name: name(), pid }]);
+    let events = run.events(1, |event| matches!(event, InjectEvent::Listening { .. }));
+    assert_eq!(
+        events,
+        [InjectEvent::Bound { name: name(), pid }, InjectEvent::Listening { name: name(), pid }]
+    );
     assert_eq!(run.end().signal, Some(9));
-    // The slot outlives it.
+    // The slot outlives the program.
     std::net::TcpStream::connect(address).unwrap();
 }
 
@@ -82,22 +85,22 @@ fn what_is_none_of_the_service_is_left_to_the_kernel() {
     assert_eq!(run.line(), "True");
     assert_eq!(run.line(), port_of(elsewhere).to_string());
     assert_eq!(run.line(), "Invalid argument");
-    let events = run.events(6, |event| matches!(event, Event::Passed { .. }));
-    let whys: Vec<Why> = events
+    let events = run.events(6, |event| matches!(event, InjectEvent::Passed { .. }));
+    let whys: Vec<MismatchReason> = events
         .into_iter()
         .map(|event| match event {
-            Event::Passed { why, .. } => why,
+            InjectEvent::Passed { why, .. } => why,
             other => panic!("{other}"),
         })
         .collect();
     let said = address.to_string().parse().unwrap();
     let expected = [
-        Why::Anything,
-        Why::Datagrams(address),
-        Why::Unknown,
-        Why::Unknown,
-        Why::Elsewhere(said),
-        Why::Anything,
+        MismatchReason::Anything,
+        MismatchReason::Datagrams(address),
+        MismatchReason::Unknown,
+        MismatchReason::Unknown,
+        MismatchReason::Elsewhere(said),
+        MismatchReason::Anything,
     ];
     assert_eq!(whys, expected);
 }
@@ -126,7 +129,7 @@ fn a_socket_keeps_its_number_and_its_settings() {
 
 #[test]
 fn a_socket_that_was_watched_before_it_was_bound_still_wakes_the_program() {
-    // Of two with the last one, the kernel wakes one or both.
+    // Of two watchers with EPOLLEXCLUSIVE, the kernel wakes one or both.
     for (bits, watchers) in
         [("0", "(e, other)"), ("select.EPOLLET", "(e, other)"), ("select.EPOLLEXCLUSIVE", "(e,)")]
     {
@@ -148,7 +151,7 @@ fn a_socket_that_was_watched_before_it_was_bound_still_wakes_the_program() {
 }
 
 #[test]
-fn two_listeners_are_told_apart() {
+fn two_listeners_are_distinguished() {
     let (first, second) = (free_address(), free_address());
     let script = format!(
         "import socket\ndef up(port):\n s = socket.socket(); s.bind(('127.0.0.1', port)); s.listen(); return s\n\
@@ -160,7 +163,7 @@ fn two_listeners_are_told_apart() {
     let run = Run::python(&[&first.to_string(), &second.to_string()], false, &script);
     let events = run.bound(2);
     let names = events.iter().filter_map(|event| match event {
-        Event::Bound { name, .. } => Some(name.as_str()),
+        InjectEvent::Bound { name, .. } => Some(name.as_str()),
         _ => None,
     });
     assert_eq!(names.collect::<Vec<_>>(), ["b", "a"]);
@@ -212,7 +215,7 @@ fn the_next_program_finds_nothing_of_the_last_one() {
     let mut first = Run::python(&[&text], false, &idle);
     assert_eq!(first.line(), "bound");
     first.end();
-    // The same slot: its blocking mode was the other program's.
+    // The slot is the same, and the other program has set its blocking mode.
     let mut second = first.again(&serve(&bind("")));
     assert_eq!(second.answer(address), "served");
 }

@@ -1,4 +1,4 @@
-//! The commands of the service file, around what is installed.
+//! The commands of the service file around an installation.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use handoff::sys::process::Signal;
 use super::Stored;
 use crate::support::{self, Rig, service, version};
 
-/// A script that is a command.
+/// Writes an executable script. Returns its path.
 fn script(directory: &std::path::Path, name: &str, text: &str) -> String {
     let path = directory.join(name);
     fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
@@ -46,7 +46,7 @@ fn a_preflight_that_fails_or_hangs_refuses_the_version() {
 }
 
 #[test]
-fn the_hooks_are_told_what_they_are_for() {
+fn the_hooks_get_the_details_of_the_upgrade() {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let told = place.path().join("told");
     let tell = script(
@@ -101,7 +101,7 @@ fn what_comes_before_the_new_process_counts_against_the_deadline() {
     assert_eq!(version(stored.address), "1");
 }
 
-/// A server that ignores its arguments, as most do: when it runs, it says so in a file.
+/// A server that ignores its arguments, as most servers do. At its start it writes its version to a file.
 fn server(stored: &Rig, version: &str) -> PathBuf {
     let path = stored.path(&format!("server-{version}"));
     let ran = stored.path("ran");
@@ -156,11 +156,11 @@ fn no_code_of_a_version_runs_before_its_turn() {
         assert_eq!(upgraded.0, Some(0), "{mode}: {upgraded:?}");
         assert_eq!((version(address).as_str(), ran().as_str()), ("2", "1\n2\n"), "{mode}");
         let status = run(&["status", "s"]).1;
-        assert!(status.contains("server 2"), "its name tells the version: {status}");
+        assert!(status.contains("server 2"), "the version comes from its name: {status}");
     }
 }
 
-/// How a command that hangs, and what it has started in a session of its own, come to their end.
+/// How a hanging command and its child in another session are ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
     Cancelled,
@@ -214,7 +214,7 @@ fn nothing_that_was_started_beside_a_service_is_left() {
                     stored.rig.status("s");
                 }
             }
-            // What was killed needs a moment to end.
+            // A killed process takes a moment to end.
             support::wait_for(&format!("{key} {end:?}: the end of {began}"), || (!lives()).then_some(()));
             assert!(asked.elapsed() < Duration::from_secs(20), "{key} {end:?}: {:?}", asked.elapsed());
             install.wait().unwrap();
@@ -229,7 +229,8 @@ fn nothing_that_was_started_beside_a_service_is_left() {
     }
 }
 
-/// A command that opens files of its own must not lose by that what tells of it, nor find a descriptor where it puts its own.
+/// A command that opens files must not lose the descriptors that mark it, and must not see the supervisor's
+/// descriptors.
 #[test]
 fn a_hook_that_is_left_behind_is_ended_whatever_it_opens() {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -261,14 +262,14 @@ fn a_hook_that_is_left_behind_is_ended_whatever_it_opens() {
         install.wait().unwrap();
         stored.rig.start_daemon();
         stored.rig.settled("s");
-        // What was killed needs a moment to end.
+        // A killed process takes a moment to end.
         support::wait_for(&format!("{hook}: the end of {began}"), || (!lives()).then_some(()));
         assert_eq!(version(stored.address), serves, "{hook}");
     }
     assert_eq!(fs::read_to_string(&open).unwrap_or_default(), "", "descriptors that the hook did not open");
 }
 
-/// The thread that starts it takes no signal.
+/// The thread that starts the command blocks all signals.
 #[test]
 fn a_version_command_begins_with_no_signal_blocked() {
     let command = ["/bin/sed", "-n", "s/^SigBlk:.//p", "/proc/self/status"];

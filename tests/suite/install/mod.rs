@@ -1,5 +1,5 @@
-//! From a file to the running version, over the real daemon: what comes in, what may not, and that the old version serves
-//! on whatever happens.
+//! From a file to the running version, with the real daemon: what is accepted, what is refused, and that the old
+//! version serves on in any case.
 
 mod broken;
 mod commands;
@@ -17,13 +17,13 @@ use std::path::{Path, PathBuf};
 use crate::support::{Rig, executable, service, version, wait_for};
 use handoff::control::api::{Request, Response, Skew, VersionStatus};
 
-/// A service whose versions are in the store.
+/// A service with its versions in the store.
 struct Stored {
     rig: Rig,
     address: SocketAddr,
 }
 
-/// How a command ended.
+/// The result of a command.
 #[derive(Debug)]
 struct Ran {
     code: Option<i32>,
@@ -31,14 +31,14 @@ struct Ran {
 }
 
 impl Stored {
-    /// It serves version 1. `tables` stand before `[listen]`.
+    /// Starts a service that serves version 1. `tables` come before `[listen]`.
     fn serve(tables: &str) -> Self {
         let rig = Rig::new();
         let address = rig.serve("s", "1", "", &format!("store = true\n{tables}"));
         Self { rig, address }
     }
 
-    /// Likewise, and it may run where it lies.
+    /// The same, optionally without the store.
     fn serve_with(store: &str) -> Self {
         let rig = Rig::new();
         let store = if store.is_empty() { "store = true\n" } else { store };
@@ -70,14 +70,14 @@ impl Stored {
         path
     }
 
-    /// What is in the store that is no version.
+    /// Entries in the store that are not versions.
     fn leftovers(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.rig.path("state/services/s/versions")).into_iter().flatten();
         let paths = entries.flatten().map(|entry| entry.path());
         paths.filter(|path| path.to_string_lossy().contains("incoming-")).collect()
     }
 
-    /// Version 1 serves as if nothing had been asked, and nothing is left of it.
+    /// Checks that version 1 serves as before, and that nothing is left of the attempt.
     #[track_caller]
     fn is_untouched(&self) {
         let status = self.rig.status("s");
@@ -172,7 +172,7 @@ fn two_callers_at_once_both_have_their_way_one_after_the_other() {
 }
 
 #[test]
-fn who_does_not_wait_finds_it_done_later() {
+fn a_caller_that_does_not_wait_finds_it_done_later() {
     let stored = Stored::serve("");
     let ran = stored.installed(&stored.rig.release("2", ""), &["--no-wait", "--version", "2.0 by name"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
@@ -204,7 +204,7 @@ fn without_the_store_a_service_runs_in_place_and_says_when_its_file_is_gone() {
     assert_eq!(stored.versions(), []);
 }
 
-/// What is executed is another file than the one that was given, and has no need to be the same.
+/// The executed file is not the script itself, so only the content of the script counts.
 #[test]
 fn of_a_script_the_content_counts() {
     let rig = Rig::new();

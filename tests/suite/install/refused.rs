@@ -1,4 +1,5 @@
-//! What may not run is refused before it does: exit code 6, a cause, a place in the history, and version 1 serves on.
+//! A version that may not run is refused before it runs: exit code 6, a cause, an entry in the history, and version 1
+//! serves on.
 
 use std::fs;
 use std::io::{Cursor, Write};
@@ -46,7 +47,7 @@ fn what_cannot_run_is_refused_with_its_cause() {
     stored.refuses(write("open", &second, 0o777), &[], "is world-writable");
     stored.refuses(write("cut", &second[..second.len() / 2], 0o755), &[], "cut off");
     stored.refuses(write("bits", &changed(4, 1), 0o755), &[], "32 bits");
-    // e_machine of elf(5): EM_SPARCV9 is none of ours.
+    // e_machine of elf(5): EM_SPARCV9 is not a supported machine.
     stored.refuses(write("sparc", &changed(18, 43), 0o755), &[], "made for another machine");
     stored.refuses(write("script", b"#!/no/such/interpreter\n", 0o755), &[], "/no/such/interpreter");
     stored.refuses(stored.rig.path("nothing"), &[], "does not exist");
@@ -100,7 +101,7 @@ fn where_a_signature_is_required_nothing_runs_without_one() {
     );
     let address = rig.write_service("s", &first, &tables);
     let stored = Stored { rig, address };
-    // A first start is no exception; the signature may lie beside the file.
+    // A first start is no exception. The signature may be next to the file.
     let refused = stored.run(&["start", "s"]);
     assert_eq!(refused.code, Some(6), "{refused:?}");
     assert!(refused.said.contains("requires a signature"), "{refused:?}");

@@ -1,4 +1,4 @@
-//! What is installed while the service is stopped, or while no daemon runs, is what it is started from next.
+//! A version that is installed while the service is stopped, or while no daemon runs, is used for the next start.
 
 use std::fs;
 use std::path::Path;
@@ -28,7 +28,7 @@ fn what_is_installed_while_the_service_is_stopped_is_started_next() {
         let ran = stored.installed(&second, &[]);
         assert_eq!(ran.code, Some(0), "{ran:?}");
         assert!(ran.said.contains("its next start is one of"), "{ran:?}");
-        // What was given may be gone, unless it runs where it lies.
+        // The installed file may be deleted, unless it runs in place.
         if table.is_empty() {
             fs::remove_file(&second).unwrap();
         }
@@ -58,7 +58,7 @@ fn what_is_staged_outlives_the_daemon_and_the_last_one_counts() {
     assert_eq!(stored.start().code, Some(0));
     assert_eq!(version(stored.address), "3");
     stored.run(&["stop", "s"]);
-    // The current one is installed once more: what was staged in between is not wanted any more.
+    // The current version is installed again, which discards the staged one.
     stored.installed(&stored.rig.release("4", ""), &[]);
     let again = stored.installed(&stored.rig.path("testee-3"), &[]);
     assert!(again.said.contains("started from") && again.said.contains("already"), "{again:?}");
@@ -126,7 +126,7 @@ fn what_was_installed_while_the_daemon_was_lost_is_upgraded_to_by_the_next_one()
     assert_eq!(version(stored.address), "1", "nothing is disturbed");
     stored.rig.start_daemon();
     wait_for("version 2", || (version(stored.address) == "2").then_some(()));
-    // It stays staged until all of the upgrade is over.
+    // The version stays staged until the whole upgrade is over.
     let status = wait_for("the staged version to be taken in", || {
         Some(stored.rig.settled("s")).filter(|status| status.staged.is_none())
     });
@@ -135,7 +135,7 @@ fn what_was_installed_while_the_daemon_was_lost_is_upgraded_to_by_the_next_one()
     assert_eq!(processes_of(&stored.rig.path("state/services/s/versions")).len(), 1);
 }
 
-/// The example that people copy.
+/// The documented example script.
 #[test]
 fn a_tool_that_updates_itself_loses_nothing() {
     let mut stored = Stored::serve("");
@@ -153,7 +153,7 @@ fn a_tool_that_updates_itself_loses_nothing() {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/hooks/self-update.sh");
         let bin = stored.rig.path("bin");
         fs::create_dir_all(&bin).unwrap();
-        // What the script needs of unzip(1), which not every machine has.
+        // A replacement for unzip(1), which is not installed on every machine.
         fs::write(bin.join("unzip"), "#!/bin/sh\nexec python3 -c 'import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read(sys.argv[2]))' \"$2\" \"$3\"\n").unwrap();
         fs::write(bin.join("handoff"), format!("#!/bin/sh\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_handoff")))
             .unwrap();

@@ -1,4 +1,4 @@
-//! What is taken away under a running daemon is put back, and what is damaged leaves no process unmanaged.
+//! The daemon restores files that are removed while it runs. After damage no process stays unmanaged.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -31,7 +31,7 @@ impl Kept {
         self.rig.path("state/services/s/journal")
     }
 
-    /// What the file says.
+    /// The state in the journal file.
     fn standing(&self) -> Standing {
         fold(&log_image::parse(&fs::read(self.journal()).unwrap()).unwrap().records)
     }
@@ -41,7 +41,7 @@ impl Kept {
         self.rig.daemon.take().unwrap().wait().unwrap();
     }
 
-    /// In the first record of those that the disk has confirmed.
+    /// Damages the first record, which the disk has confirmed.
     fn damage_journal(&self) {
         let mut bytes = fs::read(self.journal()).unwrap();
         bytes[40] ^= 1;
@@ -54,7 +54,7 @@ impl Kept {
         (output.status.code(), String::from_utf8_lossy(&said).into_owned())
     }
 
-    /// The process that served before still does, is the only one, and can be upgraded and stopped.
+    /// Checks that the earlier process still serves, that it is the only one, and that an upgrade and a stop work.
     #[track_caller]
     fn is_managed(&self, pid: u32) {
         assert_eq!(self.rig.settled("s").pid, Some(pid));
@@ -79,7 +79,7 @@ fn a_service_that_runs_is_taken_over_although_its_journal_is_damaged() {
         kept.damage_journal();
         kept.rig.start_daemon();
         let status = kept.rig.settled("s");
-        let problem = status.problem.expect("it is told");
+        let problem = status.problem.expect("it is reported");
         let aside = kept.rig.path("state/services/s/journal.aside-1");
         assert!(problem.contains("damaged") && problem.contains(aside.to_str().unwrap()), "{problem}");
         assert!(problem.contains("You need not do anything") && !problem.contains("restore"), "{problem}");
@@ -117,12 +117,12 @@ fn a_service_that_is_down_is_known_with_its_damaged_journal_and_the_remedy_works
     fs::rename(kept.journal(), kept.rig.path("moved")).unwrap();
     let (code, said) = kept.said(&["start", "s"]);
     assert_eq!(code, Some(0), "{said}");
-    // As its service file names it.
+    // The version in the service file.
     assert_eq!((version(kept.address).as_str(), kept.rig.status("s").generation.0), ("1", 1));
 }
 
 #[test]
-fn a_service_whose_journal_is_gone_begins_again_and_that_is_told() {
+fn a_service_whose_journal_is_gone_begins_again_and_that_is_reported() {
     for is_removed in [true, false] {
         let mut kept = Kept::serve("");
         kept.rig.call(Request::Stop(service("s"))).unwrap();
@@ -143,7 +143,7 @@ fn a_service_whose_journal_is_gone_begins_again_and_that_is_told() {
     }
 }
 
-/// It was never stopped.
+/// The new service was never stopped, so autostart applies.
 #[test]
 fn a_service_file_that_is_new_after_a_lost_daemon_is_started() {
     let mut kept = Kept::serve("");
@@ -170,7 +170,7 @@ fn a_service_that_becomes_known_late_is_taken_over_with_what_runs() {
     fs::write(&file, "binary =").unwrap();
     fs::remove_file(kept.rig.path("state/services/s/running.toml")).unwrap();
     kept.rig.start_daemon();
-    // It answers when it has read all files.
+    // The daemon answers after it has read all files.
     assert!(!kept.said(&["list"]).1.contains("testee"));
     fs::write(&file, text).unwrap();
     let (code, said) = kept.said(&["start", "s"]);
@@ -178,7 +178,8 @@ fn a_service_that_becomes_known_late_is_taken_over_with_what_runs() {
     kept.is_managed(pid);
 }
 
-/// Kills the daemon and everything of the service, and starts a daemon that cannot read the journal. Gives where that is kept.
+/// Kills the daemon and all processes of the service, and starts a daemon that cannot read the journal. Returns the new
+/// path of the journal.
 fn unreadable_after(kept: &mut Kept, running: &[u32]) -> PathBuf {
     kept.kill_daemon();
     running.iter().for_each(|pid| support::kill(*pid));
@@ -196,7 +197,7 @@ fn make_readable(kept: &Kept, away: &Path) {
     fs::rename(away, kept.journal()).unwrap();
 }
 
-/// Of the facts behind the last commit, those that tell how it ended, or how what followed did.
+/// The intents, and the facts about ends and rollbacks.
 fn ends(kept: &Kept) -> Vec<String> {
     let records = log_image::parse(&fs::read(kept.journal()).unwrap()).unwrap().records;
     let facts = records.into_iter().map(|record| record.fact);
@@ -207,6 +208,26 @@ fn ends(kept: &Kept) -> Vec<String> {
         _ => None,
     });
     ends.collect()
+}
+
+#[test]
+fn a_service_that_runs_is_shown_as_it_is_and_left_alone_while_its_journal_cannot_be_read() {
+    let mut kept = Kept::serve("");
+    let pid = kept.rig.status("s").pid.unwrap();
+    let away = unreadable_after(&mut kept, &[]);
+    let status = kept.rig.status("s");
+    assert!(status.binary.ends_with("testee-2") && status.pid == Some(pid), "{status:?}");
+    let next = kept.rig.release("3", "");
+    for args in [&["upgrade", "s", "--binary", next.to_str().unwrap()][..], &["restart", "s"]] {
+        let (code, said) = kept.said(args);
+        assert!(code == Some(1) && said.contains("journal") && said.contains("Nothing was begun"), "{said}");
+        assert_eq!((version(kept.address).as_str(), kept.rig.status("s").pid), ("2", Some(pid)), "{args:?}");
+    }
+    make_readable(&kept, &away);
+    // The service file names the first version.
+    let (code, said) = kept.said(&["upgrade", "s"]);
+    assert!(code == Some(6) && said.contains("To go back"), "{said}");
+    kept.is_managed(pid);
 }
 
 #[test]
@@ -229,7 +250,7 @@ fn what_ended_is_recorded_when_a_journal_can_be_read_again() {
         assert_eq!(version(kept.address), "2", "{status:?}");
         let told = ends(&kept);
         assert_eq!(told, ["intent 1", "intent 2", "exited 2", "intent 3"], "autostart: {autostart}");
-        // What somebody has started is well, and tells of nothing before.
+        // A manual start clears earlier problems.
         let problem = status.problem.unwrap_or_default();
         let told = format!("While no daemon was there, the process {pid}");
         assert_eq!(problem.contains(&told), autostart, "{problem}");
@@ -262,7 +283,7 @@ fn a_dead_attempt_is_rolled_back_when_a_journal_can_be_read_again() {
         kept.rig.settled("s");
         assert_eq!(version(kept.address), "2");
         let told = ends(&kept);
-        // A start that recovery decides on takes the place of the attempt, as at a start of the daemon.
+        // An automatic start replaces the attempt, as at a start of the daemon.
         let ended: &[&str] = if autostart { &["exited 2"] } else { &["exited 2", "rolled back"] };
         let expected = [&["intent 1", "intent 2", "intent 3"], ended, &["intent 3"]].concat();
         assert_eq!(told, expected, "autostart: {autostart}");
@@ -271,7 +292,7 @@ fn a_dead_attempt_is_rolled_back_when_a_journal_can_be_read_again() {
     }
 }
 
-/// What somebody does to the journal of a running daemon.
+/// A change to the journal of a running daemon.
 type Deed = fn(&Kept);
 
 const DEEDS: [(&str, Deed); 4] = [
@@ -298,7 +319,7 @@ fn a_journal_that_is_taken_away_is_written_again() {
         let problem = kept.rig.settled("s").problem.unwrap_or_default();
         assert!(problem.contains("written again from memory"), "{what}: {problem}");
         assert_eq!(kept.standing().generation().0, 3, "{what}");
-        // At rest nothing is recorded; whoever asks finds it.
+        // Without an operation nothing is recorded. The next status detects the loss.
         deed(&kept);
         let problem = kept.rig.status("s").problem.unwrap_or_default();
         assert!(problem.contains("written again from memory"), "{what}: {problem}");
@@ -339,7 +360,7 @@ fn an_attempt_that_was_lost_has_an_end_when_a_read_only_disk_can_be_written_agai
     let (serves, daemon) = (rig.status("s").pid.unwrap(), rig.daemon.as_ref().unwrap().id());
     let warming = support::processes_of(&rig.path("data")).into_iter().find(|pid| *pid != serves).unwrap();
     let others = children_of(daemon).into_iter().filter(|child| ![serves, warming].contains(child));
-    // The keeper has the log open, and nothing may be open to write.
+    // The keeper has the log open. A read-only remount fails while a file is open for writing.
     let keeper: Vec<u32> = others.collect();
     support::kill(daemon);
     rig.daemon.take().unwrap().wait().unwrap();

@@ -1,8 +1,8 @@
-//! For threads that go on until they are told.
+//! A stop flag for threads.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Tells them when it is dropped: also if the test fails, which would wait for them for ever otherwise.
+/// Sets the flag when it is dropped, even if the test panics: otherwise the test would wait for the threads forever.
 pub struct AtEnd<'a>(pub &'a AtomicBool);
 
 impl Drop for AtEnd<'_> {

@@ -7,23 +7,23 @@ use handoff_protocol::supervisor::{Event, Request, Target};
 
 use super::defects::Defect;
 use super::invariants;
-use super::process::{Life, Part};
-use super::steps::{Ask, Context, Step};
+use super::process::{Life, Membership};
+use super::steps::{Context, Step, UserRequest};
 use super::world::World;
 
 /// Applies a step to the world.
 pub fn apply(world: &mut World, cx: &mut Context) {
     match cx.step {
         Step::Ask(ask) => {
-            if ask == Ask::Stop {
+            if ask == UserRequest::Stop {
                 world.standby = None;
             }
             world.ask(
                 match ask {
-                    Ask::Start => Request::Start,
-                    Ask::Stop => Request::Stop,
-                    Ask::Cancel => Request::Cancel,
-                    Ask::Upgrade => Request::Upgrade {
+                    UserRequest::Start => Request::Start,
+                    UserRequest::Stop => Request::Stop,
+                    UserRequest::Cancel => Request::Cancel,
+                    UserRequest::Upgrade => Request::Upgrade {
                         target: Target::Candidate,
                         deadline_ms: None,
                         drain_grace_ms: None,
@@ -87,7 +87,7 @@ pub fn apply(world: &mut World, cx: &mut Context) {
             channel.inbox.clear();
         }
         Step::Babbles(at) => babbles(world, at.into(), cx),
-        Step::SupervisorGoes(chair) => world.lose_supervisor(cx.model, chair),
+        Step::SupervisorGoes(status) => world.lose_supervisor(cx.model, status),
         Step::SupervisorThaws => world.thaw_supervisor(cx),
         Step::SupervisorComes { mute, lasts } => world.come(mute.map(usize::from), lasts, cx),
     }
@@ -105,10 +105,10 @@ fn freezes(world: &mut World, at: usize) {
 fn heard(world: &mut World, at: usize, cx: &mut Context) {
     let (id, message) = world.process_mut(at).line_mut().outbox.remove(0);
     let event = match place(world, at) {
-        Place::Incumbent => Event::FromIncumbent(id, message),
-        Place::Successor => Event::FromSuccessor(id, message),
-        Place::Outgoing => Event::FromOutgoing(id, message),
-        Place::None => return,
+        ProcessRole::Incumbent => Event::FromIncumbent(id, message),
+        ProcessRole::Successor => Event::FromSuccessor(id, message),
+        ProcessRole::Outgoing => Event::FromOutgoing(id, message),
+        ProcessRole::None => return,
     };
     world.tell(event, cx);
 }
@@ -118,10 +118,10 @@ fn hung_up(world: &mut World, at: usize, cx: &mut Context) {
     line.eof_seen = true;
     line.outbox.clear();
     match place(world, at) {
-        Place::Incumbent => world.tell(Event::HungUp(Role::Incumbent), cx),
-        Place::Successor => world.tell(Event::HungUp(Role::Successor), cx),
-        Place::Outgoing => unheard(world, cx),
-        Place::None => {}
+        ProcessRole::Incumbent => world.tell(Event::HungUp(Role::Incumbent), cx),
+        ProcessRole::Successor => world.tell(Event::HungUp(Role::Successor), cx),
+        ProcessRole::Outgoing => unheard(world, cx),
+        ProcessRole::None => {}
     }
 }
 
@@ -130,10 +130,10 @@ fn babbles(world: &mut World, at: usize, cx: &mut Context) {
     world.babbled = true;
     world.process_mut(at).babbled = true;
     let role = match place(world, at) {
-        Place::Incumbent => Role::Incumbent,
-        Place::Successor => Role::Successor,
-        Place::Outgoing => return unheard(world, cx),
-        Place::None => return,
+        ProcessRole::Incumbent => Role::Incumbent,
+        ProcessRole::Successor => Role::Successor,
+        ProcessRole::Outgoing => return unheard(world, cx),
+        ProcessRole::None => return,
     };
     world.tell(Event::Garbage(role, String::new()), cx);
 }
@@ -162,19 +162,19 @@ fn waited_for(world: &mut World, at: usize, cx: &mut Context) {
     world.processes[at] = None;
     world.standby = world.standby.filter(|standby| *standby != at);
     match place {
-        Place::Incumbent => {
+        ProcessRole::Incumbent => {
             world.roles.incumbent = None;
             world.tell(Event::IncumbentGone(Exit::Unknown), cx);
         }
-        Place::Successor => {
+        ProcessRole::Successor => {
             world.roles.successor = None;
             world.tell(Event::SuccessorGone(Exit::Unknown), cx);
         }
-        Place::Outgoing => {
+        ProcessRole::Outgoing => {
             world.roles.outgoing = None;
             world.tell(Event::OutgoingGone, cx);
         }
-        Place::None => {}
+        ProcessRole::None => {}
     }
 }
 
@@ -206,26 +206,26 @@ fn probe_answers(world: &mut World, ok: bool, cx: &mut Context) {
 }
 
 fn progress(world: &mut World, at: usize) {
-    let id = match &world.process(at).part {
-        Part::Stranger { .. } => return,
-        Part::Welcomed(machine) => machine.handoff(),
+    let id = match &world.process(at).membership {
+        Membership::Stranger { .. } => return,
+        Membership::Welcomed(machine) => machine.handoff(),
     };
     world.say(at, id, FromService::Progress(Progress { note: String::new() }));
 }
 
 #[derive(Clone, Copy)]
-enum Place {
+enum ProcessRole {
     Incumbent,
     Successor,
     Outgoing,
     None,
 }
 
-fn place(world: &World, at: usize) -> Place {
+fn place(world: &World, at: usize) -> ProcessRole {
     match Some(at) {
-        it if it == world.roles.incumbent => Place::Incumbent,
-        it if it == world.roles.successor => Place::Successor,
-        it if it == world.roles.outgoing => Place::Outgoing,
-        _ => Place::None,
+        it if it == world.roles.incumbent => ProcessRole::Incumbent,
+        it if it == world.roles.successor => ProcessRole::Successor,
+        it if it == world.roles.outgoing => ProcessRole::Outgoing,
+        _ => ProcessRole::None,
     }
 }

@@ -9,9 +9,9 @@ use handoff_protocol::supervisor::{Action, DurableFact, Event, Moment, Phase, Re
 use super::defects::Defect;
 use super::invariants;
 use super::journal::Journal;
-use super::process::{Letter, Life, Process};
+use super::process::{Delivery, Life, Process};
 use super::steps::Context;
-use super::world::{Chair, World};
+use super::world::{SupervisorStatus, World};
 
 impl World {
     /// The supervisor takes one event and performs the actions, unless it ends in the middle.
@@ -49,7 +49,7 @@ impl World {
             }
             cx.log(|| format!("supervisor: {action:?}"));
             self.perform(action, cx);
-            if self.chair != Chair::Runs {
+            if self.supervisor != SupervisorStatus::Runs {
                 if self.is_supervised() {
                     self.pending.extend(actions);
                 }
@@ -61,10 +61,10 @@ impl World {
 
     /// Whether the supervisor ends or freezes at this point, between two of its actions.
     fn goes_now(&mut self, cx: &mut Context) -> bool {
-        if let Some((after, chair)) = cx.ends_after
+        if let Some((after, status)) = cx.ends_after
             && after == cx.done
         {
-            self.lose_supervisor(cx.model, chair);
+            self.lose_supervisor(cx.model, status);
             return true;
         }
         cx.done += 1;
@@ -73,7 +73,7 @@ impl World {
 
     /// The same within one action. A freeze there has the same effect as a freeze after it.
     fn dies_now(&mut self, cx: &mut Context) -> bool {
-        let freezes = cx.ends_after == Some((cx.done, Chair::Frozen));
+        let freezes = cx.ends_after == Some((cx.done, SupervisorStatus::Frozen));
         if freezes {
             cx.done += 1;
         }
@@ -100,15 +100,15 @@ impl World {
         match action {
             Action::Rest(..) => cx.check(invariants::may_rest(self, cx.model)),
             Action::Spawn(id, target) => self.spawn(id, target, cx),
-            Action::Welcome(id, _) => self.write(self.roles.successor, id, Letter::Welcome, cx),
+            Action::Welcome(id, _) => self.write(self.roles.successor, id, Delivery::Welcome, cx),
             Action::ToSuccessor(id, message) => {
-                self.write(self.roles.successor, id, Letter::Message(message), cx)
+                self.write(self.roles.successor, id, Delivery::Message(message), cx)
             }
             Action::ToIncumbent(id, message) => {
-                self.write(self.roles.incumbent, id, Letter::Message(message), cx)
+                self.write(self.roles.incumbent, id, Delivery::Message(message), cx)
             }
             Action::ToOutgoing(id, message) => {
-                self.write(self.roles.outgoing, id, Letter::Message(message), cx)
+                self.write(self.roles.outgoing, id, Delivery::Message(message), cx)
             }
             Action::TerminateSuccessor if cx.model.has(Defect::KillUnwarned) => {
                 self.perform(Action::KillSuccessor, cx)
@@ -252,7 +252,7 @@ impl World {
         if self.machine.is_on_probation() {
             self.standby = self.roles.outgoing;
             if cx.model.has(Defect::DropStandby) {
-                let letter = Letter::Message(ToService::Commit(Commit {}));
+                let letter = Delivery::Message(ToService::Commit(Commit {}));
                 self.write(self.roles.outgoing, self.machine.handoff(), letter, cx);
             }
         }
@@ -260,8 +260,8 @@ impl World {
 
     fn commit_self_made(&mut self, cx: &mut Context) {
         let Some(at) = self.roles.incumbent else { return };
-        if cx.model.has(Defect::CommitSelfMade) && self.process(at).part.is_incumbent() {
-            let letter = Letter::Message(ToService::Commit(Commit {}));
+        if cx.model.has(Defect::CommitSelfMade) && self.process(at).membership.is_incumbent() {
+            let letter = Delivery::Message(ToService::Commit(Commit {}));
             self.write(Some(at), self.machine.handoff(), letter, cx);
         }
     }
@@ -309,20 +309,20 @@ impl World {
         dies
     }
 
-    fn write(&mut self, to: Option<usize>, id: HandoffId, letter: Letter, cx: &mut Context) {
+    fn write(&mut self, to: Option<usize>, id: HandoffId, letter: Delivery, cx: &mut Context) {
         cx.check(invariants::may_write(self, cx.model.mode, to, id, &letter));
         cx.check(invariants::may_dismiss(self, to));
-        if let (Letter::Message(ToService::State(state)), Some(at)) = (&letter, to) {
+        if let (Delivery::Message(ToService::State(state)), Some(at)) = (&letter, to) {
             if cx.model.has(Defect::KeepStates) {
                 return;
             }
             self.process_mut(at).given = Some((id, state.format()));
         }
         let Some(at) = to.filter(|at| self.process(*at).life != Life::Dead) else { return };
-        let seal = matches!(letter, Letter::Message(ToService::Seal(_)));
-        let resume = matches!(letter, Letter::Message(ToService::Resume(_)));
+        let seal = matches!(letter, Delivery::Message(ToService::Seal(_)));
+        let resume = matches!(letter, Delivery::Message(ToService::Resume(_)));
         let process = self.process_mut(at);
-        process.begun |= matches!(letter, Letter::Message(ToService::Begin(_)));
+        process.begun |= matches!(letter, Delivery::Message(ToService::Begin(_)));
         let line = process.line_mut();
         if line.is_open() {
             line.inbox.push((id, letter));

@@ -7,9 +7,9 @@ use handoff_protocol::process;
 use handoff_protocol::reason::Reason;
 use handoff_protocol::supervisor::{DurableFact, Incumbent, Outcome, Phase};
 
-use super::process::{Letter, Life, Part, Process};
+use super::process::{Delivery, Life, Membership, Process};
 use super::steps::{Context, Step};
-use super::world::{Chair, Model, World};
+use super::world::{Model, SupervisorStatus, World};
 
 pub type Checked = Result<(), &'static str>;
 
@@ -28,7 +28,7 @@ pub fn always(world: &World, model: &Model) -> Checked {
         )?;
     }
     // Until it is known which process serves, the destination of connections is undecided.
-    let informed = world.chair == Chair::Runs && world.machine.phase() != Phase::Recovering;
+    let informed = world.supervisor == SupervisorStatus::Runs && world.machine.phase() != Phase::Recovering;
     if informed && model.mode == Mode::Overlap {
         // A dead process that was not reaped still counts: the supervisor cannot know better yet.
         let serves = world.roles.incumbent.is_some_and(|at| world.process(at).serves());
@@ -49,20 +49,24 @@ pub fn always(world: &World, model: &Model) -> Checked {
 
 /// When nothing more can happen without another failure.
 pub fn at_rest(world: &World, model: &Model) -> Checked {
-    match world.chair {
-        Chair::Runs => at_rest_under_supervisor(world, model),
-        Chair::Frozen => orphans_serve(world, model, "without a supervisor one process serves by itself"),
-        Chair::Dead => orphans_serve(world, model, "without a supervisor one process serves by itself"),
+    match world.supervisor {
+        SupervisorStatus::Runs => at_rest_under_supervisor(world, model),
+        SupervisorStatus::Frozen => {
+            orphans_serve(world, model, "without a supervisor one process serves by itself")
+        }
+        SupervisorStatus::Dead => {
+            orphans_serve(world, model, "without a supervisor one process serves by itself")
+        }
     }
 }
 
 /// When only the ends of leases can still happen: a closed channel alone must be enough.
 pub fn before_leases(world: &World, model: &Model) -> Checked {
-    match world.chair {
-        Chair::Dead => {
+    match world.supervisor {
+        SupervisorStatus::Dead => {
             orphans_serve(world, model, "a closed channel is acted upon at once, not by the lease")
         }
-        Chair::Runs | Chair::Frozen => Ok(()),
+        SupervisorStatus::Runs | SupervisorStatus::Frozen => Ok(()),
     }
 }
 
@@ -134,8 +138,8 @@ pub fn may_say_sealed(world: &World, at: usize) -> Checked {
     hold(world.lock != Some(at), "Sealed is said only after the lock was released")
 }
 
-pub fn may_write(world: &World, mode: Mode, to: Option<usize>, id: HandoffId, letter: &Letter) -> Checked {
-    let Letter::Message(message) = letter else {
+pub fn may_write(world: &World, mode: Mode, to: Option<usize>, id: HandoffId, letter: &Delivery) -> Checked {
+    let Delivery::Message(message) = letter else {
         return hold(to.is_some(), "a message goes to a process that exists");
     };
     match message {
@@ -195,7 +199,7 @@ pub fn may_hand_over(world: &World, at: usize, id: HandoffId) -> Checked {
 /// one that does: it gets `Commit`, and no process is sent away for it.
 fn may_commit(world: &World, to: Option<usize>, id: HandoffId) -> Checked {
     let takes_itself = to.filter(|_| to == world.roles.incumbent).is_some_and(|at| {
-        let Process { part, calls, channel, .. } = world.process(at);
+        let Process { membership: part, calls, channel, .. } = world.process(at);
         part.is_incumbent() && calls.is_empty() && channel.is_open()
     });
     hold(!takes_itself, "who takes itself for the incumbent is not told that it is committed")?;
@@ -259,10 +263,10 @@ pub fn may_kill_successor(world: &World, cx: &Context) -> Checked {
 /// signal. Exempt is one that is taken for frozen: it is silent, or the watch over the serving process finds it unwell.
 pub fn had_its_time(world: &World, cx: &Context, at: Option<usize>) -> Checked {
     let Some(process) = at.map(|at| world.process(at)) else { return Ok(()) };
-    let leaves = match &process.part {
-        Part::Stranger { .. } => false,
-        Part::Welcomed(machine) => {
-            matches!(machine.state(), process::State::Leaving | process::State::Dismissed)
+    let leaves = match &process.membership {
+        Membership::Stranger { .. } => false,
+        Membership::Welcomed(machine) => {
+            matches!(machine.state(), process::ProcessState::Leaving | process::ProcessState::Dismissed)
         }
     };
     let frozen = match cx.step {
@@ -400,7 +404,7 @@ pub fn may_report(world: &World, outcome: &Outcome) -> Checked {
             let serves = world.roles.incumbent.is_some_and(|at| {
                 let process = world.process(at);
                 let asked = process.line().up && !process.mute && !process.babbled;
-                (process.accepts || !asked) && matches!(process.part, Part::Welcomed(_))
+                (process.accepts || !asked) && matches!(process.membership, Membership::Welcomed(_))
             });
             hold(serves, "an end is reported as good only when a process serves")
         }

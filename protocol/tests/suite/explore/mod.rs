@@ -22,7 +22,7 @@ use handoff_protocol::message::Mode;
 
 use self::apply::apply;
 use self::defects::Defect;
-use self::steps::{Ask, Move, Step};
+use self::steps::{Move, Step, UserRequest};
 use self::walk::{Seen, context, settle, walk};
 use self::world::{Budget, Model, Trial, World};
 
@@ -31,23 +31,23 @@ const LUCK: Budget =
     Budget { deaths: 0, faults: 0, slow: 0, asks: 0, chatter: 0, states: 0, thaws: 0, returns: 0 };
 
 /// The world in which `ask` was just requested from a service that is stopped (for a start) or serves.
-fn asked(model: &Model, ask: Ask) -> World {
+fn asked(model: &Model, ask: UserRequest) -> World {
     let sound = Model { defect: None, ..model.clone() };
     let mut world = World::stopped(&sound);
-    if ask != Ask::Start {
-        world = settle(&sound, after(&sound, world, Ask::Start));
+    if ask != UserRequest::Start {
+        world = settle(&sound, after(&sound, world, UserRequest::Start));
     }
     world = after(model, world, ask);
     world.budget = model.budget;
     world
 }
 
-fn after(model: &Model, mut world: World, ask: Ask) -> World {
+fn after(model: &Model, mut world: World, ask: UserRequest) -> World {
     apply(&mut world, &mut context(model, Move { step: Step::Ask(ask), ends_after: None }, false));
     world
 }
 
-fn explore(name: &str, model: &Model, ask: Ask) -> Seen {
+fn explore(name: &str, model: &Model, ask: UserRequest) -> Seen {
     let began = Instant::now();
     let seen = walk(model, &asked(model, ask));
     println!(
@@ -64,12 +64,12 @@ fn explore(name: &str, model: &Model, ask: Ask) -> Seen {
 }
 
 /// The requests, and whether a new process is probed.
-const ASKED: [(Ask, bool); 5] = [
-    (Ask::Start, false),
-    (Ask::Start, true),
-    (Ask::Stop, false),
-    (Ask::Upgrade, false),
-    (Ask::Upgrade, true),
+const ASKED: [(UserRequest, bool); 5] = [
+    (UserRequest::Start, false),
+    (UserRequest::Start, true),
+    (UserRequest::Stop, false),
+    (UserRequest::Upgrade, false),
+    (UserRequest::Upgrade, true),
 ];
 
 /// The walks that only run as a sample, unless all are requested. Each has more than 100,000 states.
@@ -130,7 +130,7 @@ fn holds(name: &str, stragglers: Stragglers, budget: Budget) {
 const TRIALS: [(Mode, Trial, bool); 6] = [
     (Mode::Exclusive, Trial::Probation, true),
     (Mode::Overlap, Trial::Canary, true),
-    (Mode::Overlap, Trial::Both, true),
+    (Mode::Overlap, Trial::CanaryAndProbation, true),
     (Mode::Exclusive, Trial::Probation, false),
     (Mode::Overlap, Trial::Probation, true),
     (Mode::Overlap, Trial::Canary, false),
@@ -140,10 +140,10 @@ const TRIALS: [(Mode, Trial, bool); 6] = [
 fn holds_with_rest(name: &str, stragglers: Stragglers, budget: Budget) {
     for mode in [Mode::Exclusive, Mode::Overlap] {
         for (ask, trial) in [
-            (Ask::Start, Trial::None),
-            (Ask::Stop, Trial::None),
-            (Ask::Upgrade, Trial::None),
-            (Ask::Upgrade, Trial::Probation),
+            (UserRequest::Start, Trial::None),
+            (UserRequest::Stop, Trial::None),
+            (UserRequest::Upgrade, Trial::None),
+            (UserRequest::Upgrade, Trial::Probation),
         ] {
             let probes = false;
             let model =
@@ -164,11 +164,11 @@ fn holds_on_some_trials(name: &str, stragglers: Stragglers, budget: Budget) {
 /// A serving process is watched, whichever it is and whatever its trial was.
 fn holds_watched(name: &str, stragglers: Stragglers, budget: Budget) {
     let trials = [
-        (Mode::Exclusive, Trial::None, Ask::Start),
-        (Mode::Exclusive, Trial::None, Ask::Upgrade),
-        (Mode::Overlap, Trial::None, Ask::Upgrade),
-        (Mode::Exclusive, Trial::Probation, Ask::Upgrade),
-        (Mode::Overlap, Trial::Both, Ask::Upgrade),
+        (Mode::Exclusive, Trial::None, UserRequest::Start),
+        (Mode::Exclusive, Trial::None, UserRequest::Upgrade),
+        (Mode::Overlap, Trial::None, UserRequest::Upgrade),
+        (Mode::Exclusive, Trial::Probation, UserRequest::Upgrade),
+        (Mode::Overlap, Trial::CanaryAndProbation, UserRequest::Upgrade),
     ];
     // One in each mode, the first without a trial.
     let [skipped, step] = if is_sample() { [1, 3] } else { [0, 1] };
@@ -187,11 +187,11 @@ fn hold_trials(name: &str, trials: &[(Mode, Trial, bool)], stragglers: Straggler
     for (mode, trial, probes) in trials.iter().copied().step_by(step) {
         let model =
             Model { mode, stragglers, probes, trial, liveness: false, rests: false, budget, defect: None };
-        hold(name, &model, Ask::Upgrade);
+        hold(name, &model, UserRequest::Upgrade);
     }
 }
 
-fn hold(name: &str, model: &Model, ask: Ask) {
+fn hold(name: &str, model: &Model, ask: UserRequest) {
     if let Some(found) = explore(name, model, ask).counterexample {
         let Model { mode, probes, trial, .. } = model;
         panic!(
@@ -225,7 +225,7 @@ macro_rules! found {
             };
             let liveness = defect == Some(Defect::ForgetFrozen);
             let model = Model { mode, stragglers, probes, trial, liveness, rests: false, budget: $budget, defect };
-            let found = explore(stringify!($name), &model, Ask::$ask).counterexample;
+            let found = explore(stringify!($name), &model, UserRequest::$ask).counterexample;
             let found = found.unwrap_or_else(|| panic!("{:?} is not found", defect));
             println!("found after {} steps, {}", found.steps, found.trace);
             assert_eq!(found.invariant, $invariant);
@@ -304,7 +304,7 @@ found! {
 }
 
 found! {
-    Both;
+    CanaryAndProbation;
     drop_the_standby: DropStandby, Exclusive, Upgrade, LUCK,
         "who stands by is kept until the probation is over";
     keep_the_share: KeepShare, Overlap, Upgrade, Budget { faults: 1, ..LUCK },

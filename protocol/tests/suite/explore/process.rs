@@ -2,7 +2,7 @@
 
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{FromService, ToService};
-use handoff_protocol::process::{Process as Machine, Role, State};
+use handoff_protocol::process::{Process as Machine, ProcessState, Role};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Life {
@@ -25,7 +25,7 @@ pub enum Code {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub enum Part {
+pub enum Membership {
     /// Not welcomed yet.
     Stranger {
         greeted: bool,
@@ -33,8 +33,8 @@ pub enum Part {
     Welcomed(Machine),
 }
 
-impl Part {
-    pub fn state(&self) -> Option<State> {
+impl Membership {
+    pub fn state(&self) -> Option<ProcessState> {
         match self {
             Self::Stranger { .. } => None,
             Self::Welcomed(machine) => Some(machine.state()),
@@ -47,7 +47,7 @@ impl Part {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub enum Letter {
+pub enum Delivery {
     Welcome,
     Message(ToService),
 }
@@ -55,7 +55,7 @@ pub enum Letter {
 /// The connection between a process and a supervisor.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Channel {
-    pub inbox: Vec<(HandoffId, Letter)>,
+    pub inbox: Vec<(HandoffId, Delivery)>,
     pub outbox: Vec<(HandoffId, FromService)>,
     /// The end of the process is open.
     pub up: bool,
@@ -104,7 +104,7 @@ impl Channel {
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Process {
-    pub part: Part,
+    pub membership: Membership,
     pub life: Life,
     /// The handoff that started it.
     pub born_in: HandoffId,
@@ -150,7 +150,7 @@ pub struct Process {
 impl Process {
     pub fn new(born_in: HandoffId, slot: u8) -> Self {
         Self {
-            part: Part::Stranger { greeted: false },
+            membership: Membership::Stranger { greeted: false },
             life: Life::Runs,
             born_in,
             slot,
@@ -192,9 +192,9 @@ impl Process {
         self.runs()
             && self.calls.is_empty()
             && self.channel.is_open()
-            && match &self.part {
-                Part::Stranger { .. } => false,
-                Part::Welcomed(machine) => machine.is_working(),
+            && match &self.membership {
+                Membership::Stranger { .. } => false,
+                Membership::Welcomed(machine) => machine.is_working(),
             }
     }
 
@@ -215,25 +215,29 @@ impl Process {
     /// It serves, or will serve without another message.
     pub fn is_entitled(&self) -> bool {
         let sent_away =
-            |letter: &(HandoffId, Letter)| matches!(letter.1, Letter::Message(ToService::Abort(_)));
+            |letter: &(HandoffId, Delivery)| matches!(letter.1, Delivery::Message(ToService::Abort(_)));
         if self.channel.inbox.iter().any(sent_away) {
             return false;
         }
-        match self.part.state() {
+        match self.membership.state() {
             None => false,
-            Some(State::Sealing { leave, .. } | State::Reopening { leave }) => !leave,
+            Some(ProcessState::Sealing { leave, .. } | ProcessState::Reopening { leave }) => !leave,
             Some(
-                State::Locking
-                | State::Opening
-                | State::Ready
-                | State::Serving
-                | State::Draining { .. }
-                | State::Sealed
-                | State::Failed
-                | State::Waiting,
+                ProcessState::Locking
+                | ProcessState::Opening
+                | ProcessState::Ready
+                | ProcessState::Serving
+                | ProcessState::Draining { .. }
+                | ProcessState::Sealed
+                | ProcessState::Failed
+                | ProcessState::Waiting,
             ) => true,
             Some(
-                State::Starting { .. } | State::Parked | State::Dismissed | State::Leaving | State::Gone,
+                ProcessState::Starting { .. }
+                | ProcessState::Parked
+                | ProcessState::Dismissed
+                | ProcessState::Leaving
+                | ProcessState::Gone,
             ) => false,
         }
     }

@@ -4,25 +4,25 @@
 use handoff_protocol::deadline::Deadline;
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::record::{Current, Standing};
-use handoff_protocol::recovery::{self, Found, Living, roles};
+use handoff_protocol::recovery::{self, LivingProcesses, Observation, roles};
 use handoff_protocol::supervisor::{Legacy, Moment, Supervisor};
 
 use super::defects::Defect;
 use super::invariants;
 use super::process::{Channel, Life, Process};
 use super::steps::Context;
-use super::world::{Chair, DEADLINES, Model, Roles, World};
+use super::world::{DEADLINES, Model, Roles, SupervisorStatus, World};
 
 impl World {
     /// The supervisor does nothing more, for now or forever.
-    pub fn lose_supervisor(&mut self, model: &Model, chair: Chair) {
-        if self.chair == Chair::Runs {
+    pub fn lose_supervisor(&mut self, model: &Model, status: SupervisorStatus) {
+        if self.supervisor == SupervisorStatus::Runs {
             // A process that got a stop signal was not supposed to serve any more.
             let serves = |process: &Process| process.runs() && process.is_entitled() && !process.terminated;
             let entitled = self.existing().any(|(_, process)| serves(process));
             self.orphans = self.machine.is_wanted() && entitled;
         }
-        self.chair = chair;
+        self.supervisor = status;
         if !self.is_supervised() {
             self.forget_supervisor(model);
         }
@@ -43,7 +43,7 @@ impl World {
             let Some(process) = slot else { continue };
             process.channel.outbox.clear();
             process.mute = false;
-            if self.chair == Chair::Dead {
+            if self.supervisor == SupervisorStatus::Dead {
                 process.channel.orphan();
                 process.calls.iter_mut().for_each(Channel::orphan);
                 // A channel without a message does not count.
@@ -54,7 +54,7 @@ impl World {
 
     /// A frozen supervisor continues where it was. Its pending messages have arrived, and its timers are over.
     pub fn thaw_supervisor(&mut self, cx: &mut Context) {
-        self.chair = Chair::Runs;
+        self.supervisor = SupervisorStatus::Runs;
         self.overdue = 0;
         for deadline in DEADLINES {
             // Signs of life have arrived too.
@@ -75,7 +75,7 @@ impl World {
     /// Another supervisor starts, and reaches all processes except `mute`.
     pub fn come(&mut self, mute: Option<usize>, lasts: bool, cx: &mut Context) {
         self.read_journal(lasts);
-        self.chair = Chair::Runs;
+        self.supervisor = SupervisorStatus::Runs;
         let (left, roles) = self.left(mute, cx.model);
         self.roles = roles;
         // It steers all connections to one slot before it asks any process.
@@ -116,7 +116,7 @@ impl World {
             it.as_ref().filter(|it| it.process.is_some()).and_then(|it| of(it.handoff))
         };
         let started = attempt.as_ref().filter(|attempt| attempt.process.is_some());
-        let living = Living {
+        let living = LivingProcesses {
             current: alive(current),
             previous: alive(previous),
             leaving: alive(leaving).filter(|_| !model.has(Defect::ForgetLeaving)),
@@ -125,11 +125,11 @@ impl World {
         let left = roles(&self.journal.standing, living);
         let recovery::Roles { written, incumbent, successor, outgoing, .. } = left;
         let found = |at: Option<usize>| match at {
-            None => Found::Gone,
-            it if it == mute => Found::Unreachable,
-            Some(_) if model.has(Defect::AdoptUnasked) => Found::Serving,
-            it if it == successor && model.has(Defect::KillUnasked) => Found::Unreachable,
-            Some(_) => Found::Asked,
+            None => Observation::Gone,
+            it if it == mute => Observation::Unreachable,
+            Some(_) if model.has(Defect::AdoptUnasked) => Observation::Serving,
+            it if it == successor && model.has(Defect::KillUnasked) => Observation::Unreachable,
+            Some(_) => Observation::Asked,
         };
         let left = Legacy {
             wanted: *wanted,

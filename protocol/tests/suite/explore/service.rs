@@ -2,19 +2,19 @@
 
 use handoff_protocol::ids::{Generation, HandoffId};
 use handoff_protocol::message::{Adopted, FromService, Hello, Stage, ToService};
-use handoff_protocol::process::{Action, Event, Process, State};
+use handoff_protocol::process::{Action, Event, Process, ProcessState};
 use handoff_protocol::state;
 use handoff_protocol::version::VersionRange;
 
 use super::defects::Defect;
 use super::invariants;
-use super::process::{Code, Letter, Part};
+use super::process::{Code, Delivery, Membership};
 use super::steps::Context;
-use super::world::{Chair, World};
+use super::world::{SupervisorStatus, World};
 
 impl World {
     pub fn greet(&mut self, at: usize) {
-        self.process_mut(at).part = Part::Stranger { greeted: true };
+        self.process_mut(at).membership = Membership::Stranger { greeted: true };
         let id = self.process(at).born_in;
         self.say(at, id, FromService::Hello(Hello { versions: VersionRange::OURS, pid: 1 }));
     }
@@ -22,18 +22,20 @@ impl World {
     /// A process takes the next message from its channel.
     pub fn hear(&mut self, at: usize, cx: &mut Context) {
         let (id, letter) = self.process_mut(at).channel.inbox.remove(0);
-        match (&self.process(at).part, letter) {
-            (Part::Stranger { .. }, Letter::Welcome) => {
+        match (&self.process(at).membership, letter) {
+            (Membership::Stranger { .. }, Delivery::Welcome) => {
                 let process = self.process_mut(at);
-                process.part = Part::Welcomed(Process::new(cx.model.mode, id));
+                process.membership = Membership::Welcomed(Process::new(cx.model.mode, id));
                 process.code = Some(Code::Start);
             }
             // It was sent away before its `Welcome`.
-            (Part::Stranger { .. }, Letter::Message(ToService::Abort(_))) => self.end(at),
-            (Part::Welcomed(_), Letter::Message(message)) => {
+            (Membership::Stranger { .. }, Delivery::Message(ToService::Abort(_))) => self.end(at),
+            (Membership::Welcomed(_), Delivery::Message(message)) => {
                 self.happens(at, Event::Message(id, message), cx)
             }
-            (Part::Stranger { .. } | Part::Welcomed(_), _) => cx.check(Err("no process breaks the protocol")),
+            (Membership::Stranger { .. } | Membership::Welcomed(_), _) => {
+                cx.check(Err("no process breaks the protocol"))
+            }
         }
     }
 
@@ -43,13 +45,13 @@ impl World {
         process.channel.closed_seen = true;
         process.channel.inbox.clear();
         let leaves = cx.model.has(Defect::LeaveAfterBegin)
-            && matches!(process.part.state(), Some(State::Locking | State::Opening));
-        let ignores = cx.model.has(Defect::IgnoreClosed) && process.part.is_incumbent();
-        match &process.part {
-            Part::Stranger { .. } => self.end(at),
-            Part::Welcomed(_) if leaves => self.end(at),
-            Part::Welcomed(_) if ignores => {}
-            Part::Welcomed(_) => self.happens(at, Event::Closed, cx),
+            && matches!(process.membership.state(), Some(ProcessState::Locking | ProcessState::Opening));
+        let ignores = cx.model.has(Defect::IgnoreClosed) && process.membership.is_incumbent();
+        match &process.membership {
+            Membership::Stranger { .. } => self.end(at),
+            Membership::Welcomed(_) if leaves => self.end(at),
+            Membership::Welcomed(_) if ignores => {}
+            Membership::Welcomed(_) => self.happens(at, Event::Closed, cx),
         }
     }
 
@@ -58,8 +60,8 @@ impl World {
         let process = self.process_mut(at);
         process.channel = process.calls.remove(0);
         let (mut id, _) = process.channel.inbox.remove(0);
-        if let Part::Welcomed(machine) = &process.part
-            && process.part.is_incumbent()
+        if let Membership::Welcomed(machine) = &process.membership
+            && process.membership.is_incumbent()
             && cx.model.has(Defect::KeepOldHandoff)
         {
             id = machine.handoff();
@@ -71,7 +73,7 @@ impl World {
     pub fn lease_ends(&mut self, at: usize, cx: &mut Context) {
         let process = self.process_mut(at);
         (process.lease, process.overdue) = (false, false);
-        if !(cx.model.has(Defect::IgnoreLease) && process.part.is_incumbent()) {
+        if !(cx.model.has(Defect::IgnoreLease) && process.membership.is_incumbent()) {
             self.happens(at, Event::Lease, cx);
         }
     }
@@ -126,9 +128,9 @@ impl World {
             // A process that got its stop signal need not serve any more.
             other != at && process.runs() && process.is_entitled() && !process.terminated
         });
-        self.lost_another |= match (self.chair, code) {
-            (Chair::Runs, Code::Resume) => !ok,
-            (Chair::Frozen | Chair::Dead, Code::Open | Code::Resume) => !ok && !others,
+        self.lost_another |= match (self.supervisor, code) {
+            (SupervisorStatus::Runs, Code::Resume) => !ok,
+            (SupervisorStatus::Frozen | SupervisorStatus::Dead, Code::Open | Code::Resume) => !ok && !others,
             (_, _) => false,
         };
     }
@@ -171,7 +173,7 @@ impl World {
     }
 
     fn happens(&mut self, at: usize, event: Event, cx: &mut Context) {
-        let Part::Welcomed(machine) = &mut self.process_mut(at).part else { return };
+        let Membership::Welcomed(machine) = &mut self.process_mut(at).membership else { return };
         let mut actions = machine.step(event);
         if cx.model.has(Defect::ReleaseAfterSealed)
             && let Some(release) = actions.iter().position(|action| *action == Action::ReleaseLock)
@@ -226,7 +228,7 @@ impl World {
     }
 
     fn is_incumbent(&self, at: usize) -> bool {
-        self.process(at).part.is_incumbent()
+        self.process(at).membership.is_incumbent()
     }
 
     fn lease(&mut self, at: usize, runs: bool) {

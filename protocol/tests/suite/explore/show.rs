@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::process::Part;
+use super::process::Membership;
 use super::world::World;
 
 pub struct Shown<'a>(pub &'a World);
@@ -14,7 +14,7 @@ impl fmt::Display for Shown<'_> {
             f,
             "then: supervisor {:?}, phase {}, {:?}, incumbent {:?}, successor {:?}, wanted {}, unreported {}, lock {:?}, \
              steering {}, share {:?}, outgoing {:?}, writing {:?}, {:?}",
-            world.chair,
+            world.supervisor,
             world.machine.phase(),
             world.roles,
             world.machine.incumbent(),
@@ -29,9 +29,9 @@ impl fmt::Display for Shown<'_> {
             world.journal,
         )?;
         for (at, process) in world.existing() {
-            let state = match &process.part {
-                Part::Stranger { greeted } => format!("Stranger {{ greeted: {greeted} }}"),
-                Part::Welcomed(machine) => format!("{:?}", machine.state()),
+            let state = match &process.membership {
+                Membership::Stranger { greeted } => format!("Stranger {{ greeted: {greeted} }}"),
+                Membership::Welcomed(machine) => format!("{:?}", machine.state()),
             };
             writeln!(
                 f,

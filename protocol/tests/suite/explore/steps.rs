@@ -3,15 +3,15 @@
 use core::fmt;
 
 use handoff_protocol::deadline::Deadline;
-use handoff_protocol::process::State;
+use handoff_protocol::process::ProcessState;
 use handoff_protocol::supervisor::{Leaving, Outgoing};
 
 use super::defects::Defect;
-use super::process::{Life, Part, Process};
-use super::world::{Chair, DEADLINES, Model, World};
+use super::process::{Life, Membership, Process};
+use super::world::{DEADLINES, Model, SupervisorStatus, World};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
+pub enum UserRequest {
     Start,
     Stop,
     Upgrade,
@@ -21,7 +21,7 @@ pub enum Ask {
 /// One event. The numbers are processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    Ask(Ask),
+    Ask(UserRequest),
     SupervisorHears(u8),
     SupervisorSeesEof(u8),
     SupervisorWaitsFor(u8),
@@ -55,7 +55,7 @@ pub enum Step {
     Thaws(u8),
     LosesChannel(u8),
     Babbles(u8),
-    SupervisorGoes(Chair),
+    SupervisorGoes(SupervisorStatus),
     SupervisorThaws,
     /// Another supervisor starts. It cannot reach the process `mute`. `lasts`: a doubtful record is on the disk.
     SupervisorComes {
@@ -68,7 +68,7 @@ pub enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Move {
     pub step: Step,
-    pub ends_after: Option<(u8, Chair)>,
+    pub ends_after: Option<(u8, SupervisorStatus)>,
 }
 
 /// The cost of a step.
@@ -100,7 +100,7 @@ pub struct Context<'a> {
     pub quiet: bool,
     /// The step is a timer that passed while the supervisor was frozen, and a message has arrived in the meantime.
     pub rash: bool,
-    pub ends_after: Option<(u8, Chair)>,
+    pub ends_after: Option<(u8, SupervisorStatus)>,
     /// Actions of the supervisor so far.
     pub done: u8,
     /// A request is being made.
@@ -132,17 +132,17 @@ pub fn steps(world: &World, model: &Model) -> Vec<(Step, Cost)> {
     for (at, process) in world.existing() {
         of_process(world, model, at as u8, process, &mut all);
     }
-    match world.chair {
-        Chair::Runs => of_supervisor(world, model, &mut all),
-        Chair::Frozen => of_frozen_supervisor(world, model, &mut all),
-        Chair::Dead if model.returns() => returns(world, &mut all),
-        Chair::Dead => {}
+    match world.supervisor {
+        SupervisorStatus::Runs => of_supervisor(world, model, &mut all),
+        SupervisorStatus::Frozen => of_frozen_supervisor(world, model, &mut all),
+        SupervisorStatus::Dead if model.returns() => returns(world, &mut all),
+        SupervisorStatus::Dead => {}
     }
     all
 }
 
 fn of_process(world: &World, model: &Model, at: u8, process: &Process, all: &mut Vec<(Step, Cost)>) {
-    if world.chair == Chair::Runs {
+    if world.supervisor == SupervisorStatus::Runs {
         seen_by_supervisor(world, at, process, all);
     }
     match process.life {
@@ -157,11 +157,11 @@ fn of_process(world: &World, model: &Model, at: u8, process: &Process, all: &mut
         }
     };
     let Process { channel, .. } = process;
-    add(process.part == (Part::Stranger { greeted: false }), Step::SaysHello(at), Cost::Free);
+    add(process.membership == (Membership::Stranger { greeted: false }), Step::SaysHello(at), Cost::Free);
     add(!channel.inbox.is_empty(), Step::Hears(at), Cost::Free);
     add(!channel.closed_seen && !channel.is_open(), Step::SeesClosed(at), Cost::Free);
     let called = process.calls.first().is_some_and(|call| !call.inbox.is_empty());
-    let greeted = !matches!(process.part, Part::Stranger { .. });
+    let greeted = !matches!(process.membership, Membership::Stranger { .. });
     let closed = channel.closed_seen || model.has(Defect::AdoptBeforeClosed) && greeted;
     add(closed && called, Step::Adopts(at), Cost::Free);
     add(process.granted, Step::LearnsOfLock(at), Cost::Free);
@@ -196,7 +196,7 @@ fn of_frozen_supervisor(world: &World, model: &Model, all: &mut Vec<(Step, Cost)
         all.push((Step::SupervisorThaws, Cost::Thaw));
     }
     if model.returns() {
-        all.push((Step::SupervisorGoes(Chair::Dead), Cost::Death));
+        all.push((Step::SupervisorGoes(SupervisorStatus::Dead), Cost::Death));
     }
 }
 
@@ -207,7 +207,7 @@ fn returns(world: &World, all: &mut Vec<(Step, Cost)>) {
         all.push((Step::SupervisorComes { mute: None, lasts }, Cost::Return));
         for (at, process) in world.existing() {
             // Before its `Hello`, it cannot be reached yet.
-            let early = process.part == (Part::Stranger { greeted: false });
+            let early = process.membership == (Membership::Stranger { greeted: false });
             let cost = if early { Cost::Return } else { Cost::FaultyReturn };
             all.push((Step::SupervisorComes { mute: Some(at as u8), lasts }, cost));
         }
@@ -230,7 +230,7 @@ fn seen_by_supervisor(world: &World, at: u8, process: &Process, all: &mut Vec<(S
     if heard && !process.babbled && counts {
         all.push((Step::Babbles(at), Cost::Fault));
     }
-    let starts = process.channel.is_open() && process.part == (Part::Stranger { greeted: false });
+    let starts = process.channel.is_open() && process.membership == (Membership::Stranger { greeted: false });
     if world.roles.successor == Some(at.into()) && starts {
         all.push((Step::SpawnFails(at), Cost::Fault));
     }
@@ -239,13 +239,18 @@ fn seen_by_supervisor(world: &World, at: u8, process: &Process, all: &mut Vec<(S
 /// Its own code runs, or has just returned and left a task that hands over.
 fn drains_or_seals(process: &Process) -> bool {
     matches!(
-        process.part.state(),
-        Some(State::Draining { .. } | State::Sealing { .. } | State::Sealed | State::Serving)
+        process.membership.state(),
+        Some(
+            ProcessState::Draining { .. }
+                | ProcessState::Sealing { .. }
+                | ProcessState::Sealed
+                | ProcessState::Serving
+        )
     )
 }
 
 fn is_parked(process: &Process) -> bool {
-    process.part.state() == Some(State::Parked)
+    process.membership.state() == Some(ProcessState::Parked)
 }
 
 fn of_supervisor(world: &World, model: &Model, all: &mut Vec<(Step, Cost)>) {
@@ -282,11 +287,11 @@ fn of_supervisor(world: &World, model: &Model, all: &mut Vec<(Step, Cost)>) {
             all.push((Step::FindsStarved(deadline), Cost::Chatter));
         }
     }
-    for ask in [Ask::Start, Ask::Stop, Ask::Upgrade, Ask::Cancel] {
+    for ask in [UserRequest::Start, UserRequest::Stop, UserRequest::Upgrade, UserRequest::Cancel] {
         all.push((Step::Ask(ask), Cost::Ask));
     }
-    for chair in [Chair::Dead, Chair::Frozen] {
-        all.push((Step::SupervisorGoes(chair), Cost::Death));
+    for status in [SupervisorStatus::Dead, SupervisorStatus::Frozen] {
+        all.push((Step::SupervisorGoes(status), Cost::Death));
     }
 }
 
@@ -320,7 +325,7 @@ fn first_deadlines(world: &World) -> Vec<Deadline> {
 
 /// What can happen without failures.
 #[derive(Clone, Copy, Debug)]
-pub struct Calm {
+pub struct Quiescence {
     /// Only timers.
     pub still: bool,
     /// Not even timers.
@@ -328,16 +333,16 @@ pub struct Calm {
 }
 
 /// Takes the cost of a step from the budget, if that allows it.
-pub fn pay(world: &mut World, cost: Cost, calm: Calm) -> bool {
+pub fn pay(world: &mut World, cost: Cost, quiescence: Quiescence) -> bool {
     let budget = &mut world.budget;
     let account = match cost {
         Cost::Free => return true,
-        Cost::Time if calm.still => return true,
+        Cost::Time if quiescence.still => return true,
         Cost::Time | Cost::Slow => &mut budget.slow,
-        Cost::Return if calm.rests => return true,
+        Cost::Return if quiescence.rests => return true,
         Cost::Return => &mut budget.returns,
         Cost::FaultyReturn => {
-            return pay(world, Cost::Return, calm) && pay(world, Cost::Fault, calm);
+            return pay(world, Cost::Return, quiescence) && pay(world, Cost::Fault, quiescence);
         }
         Cost::Thaw => &mut budget.thaws,
         Cost::Death => &mut budget.deaths,
@@ -355,8 +360,8 @@ impl fmt::Display for Move {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.ends_after {
             None => write!(f, "{:?}", self.step),
-            Some((after, chair)) => {
-                write!(f, "{:?}; after {after} actions the supervisor is {chair:?}", self.step)
+            Some((after, status)) => {
+                write!(f, "{:?}; after {after} actions the supervisor is {status:?}", self.step)
             }
         }
     }

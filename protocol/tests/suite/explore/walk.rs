@@ -7,8 +7,8 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use super::apply::apply;
 use super::invariants;
-use super::steps::{Calm, Context, Cost, Move, Step, pay, steps};
-use super::world::{Chair, Model, World};
+use super::steps::{Context, Cost, Move, Quiescence, Step, pay, steps};
+use super::world::{Model, SupervisorStatus, World};
 
 /// The results of a walk.
 pub struct Seen {
@@ -40,7 +40,7 @@ struct Walk<'a> {
     transitions: usize,
 }
 
-const START: Move = Move { step: Step::SupervisorGoes(Chair::Runs), ends_after: None };
+const START: Move = Move { step: Step::SupervisorGoes(SupervisorStatus::Runs), ends_after: None };
 
 /// Walks over all states that can follow from `start`.
 pub fn walk(model: &Model, start: &World) -> Seen {
@@ -93,7 +93,7 @@ pub fn context(model: &Model, moved: Move, quiet: bool) -> Context<'_> {
     Context { model, step, quiet, rash: false, ends_after, done: 0, asking: false, broken: None, trace: None }
 }
 
-type Broken = (&'static str, Option<Move>);
+type Violation = (&'static str, Option<Move>);
 
 impl Walk<'_> {
     fn visit(&mut self, world: World, from: u32, moved: Move) -> u32 {
@@ -108,7 +108,7 @@ impl Walk<'_> {
         id
     }
 
-    fn expand(&mut self, id: u32, world: &World) -> Result<(), Broken> {
+    fn expand(&mut self, id: u32, world: &World) -> Result<(), Violation> {
         let all = steps(world, self.model);
         let still = all.iter().all(|(_, cost)| *cost != Cost::Free);
         let rests = still && all.iter().all(|(_, cost)| *cost != Cost::Time);
@@ -121,16 +121,16 @@ impl Walk<'_> {
         if rests && all.iter().all(|(_, cost)| *cost != Cost::Return) {
             self.rest.push(id);
         }
-        let calm = Calm { still, rests };
+        let quiescence = Quiescence { still, rests };
         for (step, cost) in all {
-            let actions = self.take(id, world, Move { step, ends_after: None }, cost, calm)?;
+            let actions = self.take(id, world, Move { step, ends_after: None }, cost, quiescence)?;
             if world.budget.deaths == 0 {
                 continue;
             }
             for after in 1..actions {
-                for chair in [Chair::Dead, Chair::Frozen] {
-                    let moved = Move { step, ends_after: Some((after, chair)) };
-                    self.take(id, world, moved, cost, calm)?;
+                for status in [SupervisorStatus::Dead, SupervisorStatus::Frozen] {
+                    let moved = Move { step, ends_after: Some((after, status)) };
+                    self.take(id, world, moved, cost, quiescence)?;
                 }
             }
         }
@@ -138,14 +138,21 @@ impl Walk<'_> {
     }
 
     /// Takes one step, if the budget allows it. Returns the number of its supervisor actions.
-    fn take(&mut self, id: u32, world: &World, moved: Move, cost: Cost, calm: Calm) -> Result<u8, Broken> {
+    fn take(
+        &mut self,
+        id: u32,
+        world: &World,
+        moved: Move,
+        cost: Cost,
+        quiescence: Quiescence,
+    ) -> Result<u8, Violation> {
         let mut next = world.clone();
-        if !pay(&mut next, cost, calm) {
+        if !pay(&mut next, cost, quiescence) {
             return Ok(0);
         }
         next.budget.deaths -= u8::from(moved.ends_after.is_some());
-        let quiet = calm.still && cost == Cost::Time;
-        let expected = cost == Cost::Free || quiet || calm.rests && cost == Cost::Return;
+        let quiet = quiescence.still && cost == Cost::Time;
+        let expected = cost == Cost::Free || quiet || quiescence.rests && cost == Cost::Return;
         let mut cx = context(self.model, moved, quiet);
         apply(&mut next, &mut cx);
         self.transitions += 1;

@@ -8,11 +8,11 @@ use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::Mode;
 use handoff_protocol::reason::Role;
 use handoff_protocol::restart::{Restart, When};
-use handoff_protocol::supervisor::{Action, DurableFact, Phase, Supervisor, Watch};
+use handoff_protocol::supervisor::{Action, DurableFact, Phase, Supervisor, WatchReason};
 
 use super::defects::Defect;
 use super::journal::Journal;
-use super::process::{Life, Part, Process};
+use super::process::{Life, Membership, Process};
 
 /// Maximum number of simultaneous processes of the service.
 pub const PROCESSES: usize = 4;
@@ -42,7 +42,7 @@ impl Model {
             Trial::None => (0, 0),
             Trial::Canary => (2, 0),
             Trial::Probation => (0, 1),
-            Trial::Both => (1, 1),
+            Trial::CanaryAndProbation => (1, 1),
         };
         Policy {
             stragglers: self.stragglers,
@@ -83,12 +83,12 @@ pub enum Trial {
     Canary,
     Probation,
     /// One step of a canary, and a probation.
-    Both,
+    CanaryAndProbation,
 }
 
 impl Trial {
     pub fn has_probation(self) -> bool {
-        matches!(self, Self::Probation | Self::Both)
+        matches!(self, Self::Probation | Self::CanaryAndProbation)
     }
 }
 
@@ -114,7 +114,7 @@ pub struct Budget {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Chair {
+pub enum SupervisorStatus {
     Runs,
     Frozen,
     Dead,
@@ -140,7 +140,7 @@ impl Roles {
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct World {
-    pub chair: Chair,
+    pub supervisor: SupervisorStatus,
     pub machine: Supervisor,
     pub roles: Roles,
     /// A bit per armed deadline.
@@ -193,7 +193,7 @@ impl World {
     /// Nothing runs, and there was no request.
     pub fn stopped(model: &Model) -> Self {
         Self {
-            chair: Chair::Runs,
+            supervisor: SupervisorStatus::Runs,
             machine: Self::supervisor(model),
             roles: Roles::default(),
             timers: 0,
@@ -251,7 +251,7 @@ impl World {
     /// The number of processes, without those that the supervisor does not know of, because it died while it started
     /// them. They have no data and no listener, and end when they see that it is gone.
     pub fn count(&self) -> usize {
-        let began = |process: &Process| !matches!(process.part, Part::Stranger { .. });
+        let began = |process: &Process| !matches!(process.membership, Membership::Stranger { .. });
         self.existing().filter(|(at, process)| self.roles.contain(*at) || began(process)).count()
     }
 
@@ -307,18 +307,18 @@ impl World {
     /// The process that is watched.
     pub fn watched(&self) -> Option<&Process> {
         let at = match self.machine.watched()?.1 {
-            Watch::Share(_) => self.roles.successor,
-            Watch::Probation | Watch::Liveness => self.roles.incumbent,
+            WatchReason::Share(_) => self.roles.successor,
+            WatchReason::Probation | WatchReason::Liveness => self.roles.incumbent,
         };
         at.map(|at| self.process(at))
     }
 
     /// Whether the supervisor exists, or will continue.
     pub fn is_supervised(&self) -> bool {
-        match self.chair {
-            Chair::Runs => true,
-            Chair::Frozen => self.budget.thaws > 0,
-            Chair::Dead => false,
+        match self.supervisor {
+            SupervisorStatus::Runs => true,
+            SupervisorStatus::Frozen => self.budget.thaws > 0,
+            SupervisorStatus::Dead => false,
         }
     }
 

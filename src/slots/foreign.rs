@@ -3,14 +3,14 @@
 //! A process of the same user can join a `SO_REUSEPORT` group (it only has to set the option) and leave it. While the
 //! slots do not change, this has no effect: the foreign socket is the last member, and the program chooses a slot. But
 //! a slot added later comes after it, and when a slot leaves, the foreign socket may take its index. So every change of
-//! the slots first counts the foreign sockets (see `order.rs`). Without changes there is nothing to check.
+//! the slots first counts the foreign sockets (see `member_order.rs`). Without changes there is nothing to check.
 
 use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 
-use super::diag::{AF_INET, AF_INET6, Diag, Found, family_of};
+use super::diag::{AF_INET, AF_INET6, Diag, SocketInfo, family_of};
 use crate::config::ListenAddress;
 use crate::sys::descriptor::inode;
 use crate::sys::owner::Owner;
@@ -21,7 +21,7 @@ pub(super) type Inode = u32;
 
 /// A foreign socket that receives, or may receive, traffic for this service's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Other {
+pub struct ForeignSocket {
     /// Its bound address.
     pub local: SocketAddr,
     /// Its process, if known.
@@ -49,11 +49,12 @@ pub(super) fn in_group<'a>(
 pub(super) fn beside<'a>(
     address: &ListenAddress,
     ours: impl Iterator<Item = &'a OwnedFd>,
-) -> io::Result<Vec<Other>> {
+) -> io::Result<Vec<ForeignSocket>> {
     let others =
         others(address, ours, &[AF_INET, AF_INET6])?.into_iter().filter(|found| overlaps(found, address));
-    let other =
-        |found: Found| Some(Other { local: found.bound_to()?, owner: Owner::of_socket(found.inode.into()) });
+    let other = |found: SocketInfo| {
+        Some(ForeignSocket { local: found.bound_to()?, owner: Owner::of_socket(found.inode.into()) })
+    };
     Ok(others.filter_map(other).collect())
 }
 
@@ -61,12 +62,12 @@ fn others<'a>(
     address: &ListenAddress,
     ours: impl Iterator<Item = &'a OwnedFd>,
     families: &[u8],
-) -> io::Result<Vec<Found>> {
+) -> io::Result<Vec<SocketInfo>> {
     let Some((local, _)) = address.ip() else { return Ok(Vec::new()) };
     let ours = ours.map(|fd| Ok(inode(fd)?)).collect::<io::Result<Vec<_>>>()?;
     let (mut diag, mut found) = (Diag::open()?, Vec::new());
     for family in families.iter().copied() {
-        let _ = diag.open_to_all(address.is_datagram(), family, local.port(), |socket: Found| {
+        let _ = diag.open_to_all(address.is_datagram(), family, local.port(), |socket: SocketInfo| {
             if socket.inode != 0 && !ours.contains(&socket.inode.into()) {
                 found.push(socket);
             }
@@ -77,13 +78,13 @@ fn others<'a>(
 }
 
 /// The kernel groups sockets of one user with the same bound address.
-fn is_in_group(found: &Found, address: &ListenAddress) -> bool {
+fn is_in_group(found: &SocketInfo, address: &ListenAddress) -> bool {
     let Some((local, v6_only)) = address.ip() else { return false };
     let same = found.bound_to().is_some_and(|bound| bound.ip() == local.ip() && bound.port() == local.port());
     same && found.user == effective_user() && (local.is_ipv4() || found.is_v6_only == v6_only)
 }
 
-fn overlaps(found: &Found, address: &ListenAddress) -> bool {
+fn overlaps(found: &SocketInfo, address: &ListenAddress) -> bool {
     let (Some(bound), Some((local, v6_only))) = (found.bound_to(), address.ip()) else { return false };
     let (theirs, ours) = (bound.ip().to_canonical(), local.ip());
     match (theirs.is_ipv4(), ours.is_ipv4()) {

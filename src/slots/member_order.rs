@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::SlotId;
-use super::others::Inode;
+use super::foreign::Inode;
 
 /// A member of the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,9 +20,9 @@ enum Member {
 /// Foreign sockets come and go unnoticed. New ones since the last check follow all earlier members only if no slot has
 /// joined or left in between. So check before every change of a slot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Order(Vec<Member>);
+pub(super) struct MemberOrder(Vec<Member>);
 
-impl Order {
+impl MemberOrder {
     /// Records a slot that begins to listen.
     pub(super) fn push(&mut self, slot: SlotId) {
         self.0.push(Member::Slot(slot));
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn the_last_takes_the_place_of_the_one_that_leaves() {
-        let mut order = Order::default();
+        let mut order = MemberOrder::default();
         (1..=4).map(SlotId).for_each(|slot| order.push(slot));
         order.remove(SlotId(2));
         assert_eq!(order.slots(), [1, 4, 3].map(SlotId));
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn foreign_sockets_are_counted_in_order_of_arrival() {
-        let mut order = Order::default();
+        let mut order = MemberOrder::default();
         order.push(SlotId(1));
         order.observe(&[70]);
         assert!(!order.is_displaced(), "it is behind");
@@ -144,7 +144,7 @@ mod tests {
     proptest! {
         #[test]
         fn indices_are_those_of_the_model(steps in proptest::collection::vec((0..3, 0_u64..12), 0..60)) {
-            let (mut order, mut model) = (Order::default(), Model::default());
+            let (mut order, mut model) = (MemberOrder::default(), Model::default());
             for (next, (kind, pick)) in steps.into_iter().enumerate() {
                 if kind == 0 {
                     order.push(SlotId(next as u64));

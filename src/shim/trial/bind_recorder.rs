@@ -2,22 +2,22 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::super::inject::{Event, Watcher};
+use super::super::inject::{EventSink, InjectEvent};
 use super::super::program::Program;
 
 /// Records what the program binds, and wakes the threads that wait for its events.
-pub(super) struct Watch {
+pub(super) struct BindRecorder {
     program: Arc<Program>,
-    events: Mutex<Vec<Event>>,
+    events: Mutex<Vec<InjectEvent>>,
 }
 
-impl Watch {
+impl BindRecorder {
     pub(super) fn new(program: &Arc<Program>) -> Arc<Self> {
         Arc::new(Self { program: Arc::clone(program), events: Mutex::default() })
     }
 
     /// All recorded events for which `look` returns a value.
-    pub(super) fn find<T>(&self, look: impl FnMut(&Event) -> Option<T>) -> Vec<T> {
+    pub(super) fn find<T>(&self, look: impl FnMut(&InjectEvent) -> Option<T>) -> Vec<T> {
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         events.iter().filter_map(look).collect()
     }
@@ -25,7 +25,7 @@ impl Watch {
     /// The listeners that it received.
     pub(super) fn bound(&self) -> Vec<String> {
         self.find(|event| match event {
-            Event::Bound { name, .. } => Some(name.clone()),
+            InjectEvent::Bound { name, .. } => Some(name.clone()),
             _ => None,
         })
     }
@@ -33,7 +33,7 @@ impl Watch {
     /// The listeners that it requested but did not receive, each with the reason.
     pub(super) fn refused(&self) -> Vec<(String, String)> {
         self.find(|event| match event {
-            Event::Failed { name, error, .. } => Some((name.clone(), error.clone())),
+            InjectEvent::Failed { name, error, .. } => Some((name.clone(), error.clone())),
             _ => None,
         })
     }
@@ -42,8 +42,8 @@ impl Watch {
     pub(super) fn others(&self) -> Vec<String> {
         let mut others = self.find(|event| match event {
             // The kernel gives each process another port.
-            Event::Passed { address, .. } if address.ends_with(":0") => None,
-            Event::Passed { address, why, .. } => Some(format!("it binds {address}: {why}")),
+            InjectEvent::Passed { address, .. } if address.ends_with(":0") => None,
+            InjectEvent::Passed { address, why, .. } => Some(format!("it binds {address}: {why}")),
             _ => None,
         });
         let mut seen = std::collections::BTreeSet::new();
@@ -52,8 +52,8 @@ impl Watch {
     }
 }
 
-impl Watcher for Watch {
-    fn tell(&self, event: Event) {
+impl EventSink for BindRecorder {
+    fn record(&self, event: InjectEvent) {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
         self.program.learn(|_| {});
     }

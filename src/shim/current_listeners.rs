@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::elsewhere::Elsewhere;
-use super::inject::{Event, Slots, Watcher, Why};
+use super::inject::{EventSink, InjectEvent, ListenerProvider, MismatchReason};
 use super::listeners::Listeners;
 use super::program::Program;
+use super::unmatched::UnmatchedBind;
 use crate::config::ListenAddress;
 use crate::crash_points::crash_point;
 use crate::slots::Access;
@@ -18,13 +18,13 @@ use crate::slots::Access;
 const ELSEWHERE_MAX: usize = 256;
 
 /// The listeners for the program's binds: those of the slot that is current at that moment.
-pub(super) struct Swap {
+pub(super) struct CurrentListeners {
     pub(super) listeners: Arc<Listeners>,
     /// The role of this process, for crash points.
     pub(super) role: &'static str,
 }
 
-impl Slots for Swap {
+impl ListenerProvider for CurrentListeners {
     fn configured(&self) -> Vec<(String, ListenAddress)> {
         self.listeners.configured()
     }
@@ -54,33 +54,35 @@ const AFTER_REFUSAL: Duration = Duration::from_secs(1);
 const AFTER_NEAR: Duration = Duration::from_secs(10);
 
 /// Records the program's actions in its known state.
-pub(super) struct Watched(pub(super) Arc<Program>);
+pub(super) struct ProgramRecorder(pub(super) Arc<Program>);
 
-impl Watcher for Watched {
-    fn tell(&self, event: Event) {
+impl EventSink for ProgramRecorder {
+    fn record(&self, event: InjectEvent) {
         self.0.learn(|known| match &event {
-            Event::Parked { name, .. } | Event::Bound { name, .. } | Event::Listening { name, .. } => {
+            InjectEvent::Parked { name, .. }
+            | InjectEvent::Bound { name, .. }
+            | InjectEvent::Listening { name, .. } => {
                 if !known.bound.contains(name) {
                     known.bound.push(name.clone());
                 }
             }
-            Event::Passed { instead, why, .. } => {
+            InjectEvent::Passed { instead, why, .. } => {
                 known.status = event.to_string();
-                let same_port = matches!(why, Why::Elsewhere(_) | Why::Several(_));
-                let found = instead.clone().map(|address| Elsewhere { address, same_port });
+                let same_port = matches!(why, MismatchReason::Elsewhere(_) | MismatchReason::Several(_));
+                let found = instead.clone().map(|address| UnmatchedBind { address, same_port });
                 // Workers that bind it again add nothing new.
                 let found = found.filter(|found| !known.elsewhere.contains(found));
                 known.elsewhere.extend(found.filter(|_| known.elsewhere.len() < ELSEWHERE_MAX));
             }
-            Event::Failed { .. } => known.status = event.to_string(),
+            InjectEvent::Failed { .. } => known.status = event.to_string(),
         });
         match &event {
-            Event::Failed { .. } => {
+            InjectEvent::Failed { .. } => {
                 say!("{event}");
                 self.0.learn(|known| known.failed = Some((event.to_string(), AFTER_REFUSAL)));
             }
             // It might be intended as a listener of the service.
-            Event::Passed { why, .. } if why.is_near() => {
+            InjectEvent::Passed { why, .. } if why.is_near() => {
                 self.0.learn(|known| {
                     known.failed.get_or_insert((event.to_string(), AFTER_NEAR));
                 });

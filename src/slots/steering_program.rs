@@ -8,20 +8,20 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::sys::steer::Instruction;
 
-/// The denominator of a [`Share`].
+/// The denominator of a [`ShareRule`].
 pub const WHOLE: u32 = 10_000;
 
-/// Where new connections go. Indices are the kernel's: see `order.rs`.
+/// Where new connections go. Indices are the kernel's: see `member_order.rs`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Program {
+pub struct SteeringProgram {
     /// The index for everything else.
     pub default: u32,
     /// One client with its own index.
-    pub probe: Option<Probe>,
+    pub probe: Option<ProbeRule>,
     /// QUIC connections that keep their index.
-    pub kept: Vec<Kept>,
+    pub kept: Vec<QuicAffinity>,
     /// A share of the rest with its own index.
-    pub share: Option<Share>,
+    pub share: Option<ShareRule>,
 }
 
 /// Exactly one client of this machine: the socket bound to `client` that connects to its own IP address.
@@ -29,7 +29,7 @@ pub struct Program {
 /// No outside client can match. If a packet from outside claims an address of this machine, the kernel drops it (IPv4)
 /// or sends the answer to this machine (IPv6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Probe {
+pub struct ProbeRule {
     /// The client's bound address.
     pub client: SocketAddr,
     /// Its index.
@@ -40,7 +40,7 @@ pub struct Probe {
 /// are in packets with a short header and in handshake packets. The client may have chosen the id of an initial
 /// packet.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Kept {
+pub struct QuicAffinity {
     /// The first byte of the ids.
     pub mark: u8,
     /// Their index.
@@ -49,18 +49,18 @@ pub struct Kept {
 
 /// A share of the new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Share {
+pub struct ShareRule {
     /// Its index.
     pub index: u32,
     /// Size in parts of [`WHOLE`]; larger values mean everything.
     pub parts: u32,
     /// How packets are selected.
-    pub by: Lot,
+    pub by: ShareSelection,
 }
 
-/// How packets are selected for a [`Share`].
+/// How packets are selected for a [`ShareRule`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lot {
+pub enum ShareSelection {
     /// By a random number of the kernel. For TCP, where the program runs once per connection. Better than the hash of
     /// the flow, which is 0 on interfaces that do not compute it.
     Random,
@@ -69,10 +69,10 @@ pub enum Lot {
     Flow,
 }
 
-impl Program {
+impl SteeringProgram {
     /// Sends everything to one member.
-    pub fn constant(index: u32) -> Program {
-        Program { default: index, probe: None, kept: Vec::new(), share: None }
+    pub fn constant(index: u32) -> SteeringProgram {
+        SteeringProgram { default: index, probe: None, kept: Vec::new(), share: None }
     }
 
     /// The BPF instructions.
@@ -94,7 +94,7 @@ impl Program {
 
 /// Returns `index` for the probe's packets; all others continue after this code. IP options or extension headers before
 /// the ports prevent a match.
-fn probe_code(probe: Probe) -> Vec<Instruction> {
+fn probe_code(probe: ProbeRule) -> Vec<Instruction> {
     let checks = match probe.client.ip() {
         IpAddr::V4(ip) => {
             let (first_byte, address) = (vec![load_u8(0)], ip.to_bits());
@@ -125,7 +125,7 @@ fn probe_code(probe: Probe) -> Vec<Instruction> {
 
 /// Loads the first byte of a server-chosen connection id and compares it with each mark. All other packets continue
 /// after this code.
-fn kept_code(kept: &[Kept]) -> Vec<Instruction> {
+fn kept_code(kept: &[QuicAffinity]) -> Vec<Instruction> {
     const LONG_HEADER: u32 = 0x80;
     const KIND: u32 = 0x30;
     const HANDSHAKE: u32 = 0x20;
@@ -150,14 +150,14 @@ fn kept_code(kept: &[Kept]) -> Vec<Instruction> {
     code
 }
 
-fn share_code(share: Share) -> Vec<Instruction> {
+fn share_code(share: ShareRule) -> Vec<Instruction> {
     if share.parts >= WHOLE {
         return vec![give(share.index)];
     }
     let threshold = (u64::from(share.parts) << 32) / u64::from(WHOLE);
     let mut code = match share.by {
-        Lot::Random => vec![load_random()],
-        Lot::Flow => flow_code(),
+        ShareSelection::Random => vec![load_random()],
+        ShareSelection::Flow => flow_code(),
     };
     code.push(Instruction { code: JUMP_IF_AT_LEAST, jt: 1, jf: 0, k: threshold as u32 });
     code.push(give(share.index));

@@ -5,12 +5,12 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use super::*;
 
 /// Interprets the instructions used here like the kernel. A load beyond the packet returns 0.
-fn run(program: &Program, packet: &[u8], random: u32) -> u32 {
+fn run(program: &SteeringProgram, packet: &[u8], random: u32) -> u32 {
     run_with(program, packet, &[], random)
 }
 
 /// The same with data after the transport header.
-fn run_with(program: &Program, packet: &[u8], data: &[u8], random: u32) -> u32 {
+fn run_with(program: &SteeringProgram, packet: &[u8], data: &[u8], random: u32) -> u32 {
     let code = program.instructions();
     let (mut a, mut x, mut at) = (0_u32, 0_u32, 0);
     loop {
@@ -68,15 +68,15 @@ fn packet(source: &str, destination: &str) -> Vec<u8> {
     bytes
 }
 
-fn with_probe(client: &str) -> Program {
-    let probe = Probe { client: client.parse().unwrap(), index: 7 };
-    Program { probe: Some(probe), ..Program::constant(3) }
+fn with_probe(client: &str) -> SteeringProgram {
+    let probe = ProbeRule { client: client.parse().unwrap(), index: 7 };
+    SteeringProgram { probe: Some(probe), ..SteeringProgram::constant(3) }
 }
 
 #[test]
 fn a_constant_is_one_instruction() {
-    assert_eq!(Program::constant(5).instructions(), [op(RETURN, 5)]);
-    assert_eq!(run(&Program::constant(5), &[], 0), 5);
+    assert_eq!(SteeringProgram::constant(5).instructions(), [op(RETURN, 5)]);
+    assert_eq!(run(&SteeringProgram::constant(5), &[], 0), 5);
 }
 
 #[test]
@@ -118,8 +118,8 @@ fn a_packet_that_is_too_short_ends_the_program_with_0() {
     assert_eq!(run(&with_probe("127.0.0.1:40000"), short, 0), 0);
 }
 
-fn with_share(parts: u32, by: Lot) -> Program {
-    Program { share: Some(Share { index: 7, parts, by }), ..Program::constant(3) }
+fn with_share(parts: u32, by: ShareSelection) -> SteeringProgram {
+    SteeringProgram { share: Some(ShareRule { index: 7, parts, by }), ..SteeringProgram::constant(3) }
 }
 
 #[test]
@@ -139,14 +139,22 @@ fn a_share_is_as_large_as_is_said() {
         (WHOLE + 1, LAST, 7),
     ];
     for (parts, random, index) in cases {
-        assert_eq!(run(&with_share(parts, Lot::Random), &[], random), index, "{parts} at {random}");
+        assert_eq!(
+            run(&with_share(parts, ShareSelection::Random), &[], random),
+            index,
+            "{parts} at {random}"
+        );
     }
 }
 
 #[test]
 fn a_probe_comes_before_a_share() {
-    let program = Program { share: with_share(5000, Lot::Random).share, ..with_probe("127.0.0.1:40000") };
-    let program = Program { probe: program.probe.map(|probe| Probe { index: 9, ..probe }), ..program };
+    let program = SteeringProgram {
+        share: with_share(5000, ShareSelection::Random).share,
+        ..with_probe("127.0.0.1:40000")
+    };
+    let program =
+        SteeringProgram { probe: program.probe.map(|probe| ProbeRule { index: 9, ..probe }), ..program };
     let (probe, other) =
         (packet("127.0.0.1:40000", "127.0.0.1:80"), packet("127.0.0.1:40001", "127.0.0.1:80"));
     assert_eq!([0, u32::MAX].map(|random| run(&program, &probe, random)), [9, 9]);
@@ -155,7 +163,7 @@ fn a_probe_comes_before_a_share() {
 
 #[test]
 fn a_flow_has_one_lot_and_flows_are_spread() {
-    let program = with_share(1000, Lot::Flow);
+    let program = with_share(1000, ShareSelection::Flow);
     for (name, flows) in [("neighbouring ports", ports()), ("v4 addresses", v4()), ("v6 addresses", v6())] {
         let count = flows.len();
         let elsewhere = flows.iter().filter(|packet| run(&program, packet, 0) == 7).count();
@@ -181,10 +189,10 @@ fn v6() -> Vec<Vec<u8>> {
 
 #[test]
 fn packets_of_known_connections_go_by_their_mark() {
-    let kept = vec![Kept { mark: 0x11, index: 5 }, Kept { mark: 0x22, index: 6 }];
-    let share = Some(Share { index: 9, parts: WHOLE, by: Lot::Flow });
-    let plain = Program { kept: kept.clone(), ..Program::constant(3) };
-    let shared = Program { kept, share, ..Program::constant(3) };
+    let kept = vec![QuicAffinity { mark: 0x11, index: 5 }, QuicAffinity { mark: 0x22, index: 6 }];
+    let share = Some(ShareRule { index: 9, parts: WHOLE, by: ShareSelection::Flow });
+    let plain = SteeringProgram { kept: kept.clone(), ..SteeringProgram::constant(3) };
+    let shared = SteeringProgram { kept, share, ..SteeringProgram::constant(3) };
     let long = |kind: u8, id: u8| vec![0xc0 | kind, 0, 0, 0, 1, 8, id, 1, 2, 3, 4, 5, 6, 7];
     let short = |id: u8| vec![0x40, id, 1, 2, 3, 4, 5, 6, 7, 8];
     let headers = packet("127.0.0.1:40000", "127.0.0.1:443");

@@ -14,7 +14,7 @@ const LIKELY_WRONG: Duration = Duration::from_secs(10);
 
 /// A bound address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Elsewhere {
+pub(super) struct UnmatchedBind {
     /// In the notation of the service file.
     pub(super) address: ListenAddress,
     /// Whether the service file has another address with this port.
@@ -26,14 +26,14 @@ pub(super) struct Elsewhere {
 pub(super) struct Mismatch {
     name: String,
     wanted: ListenAddress,
-    found: Elsewhere,
+    found: UnmatchedBind,
 }
 
 impl Mismatch {
     /// The first missing listener that has a bound address of its kind, with the last such address.
-    pub(super) fn find(missing: &[(String, ListenAddress)], elsewhere: &[Elsewhere]) -> Option<Mismatch> {
+    pub(super) fn find(missing: &[(String, ListenAddress)], elsewhere: &[UnmatchedBind]) -> Option<Mismatch> {
         missing.iter().find_map(|(name, wanted)| {
-            let fits = |found: &&Elsewhere| {
+            let fits = |found: &&UnmatchedBind| {
                 let is_unix = |address: &ListenAddress| matches!(address, ListenAddress::Unix(_));
                 found.address.is_datagram() == wanted.is_datagram()
                     && is_unix(&found.address) == is_unix(wanted)
@@ -52,7 +52,7 @@ impl Mismatch {
 /// A clause with the line to write.
 impl std::fmt::Display for Mismatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { name, wanted, found: Elsewhere { address, .. } } = self;
+        let Self { name, wanted, found: UnmatchedBind { address, .. } } = self;
         write!(
             f,
             "the program binds {address}, and the service file says {name} = \"{wanted}\"; write {name} = \"{address}\" in \
@@ -69,8 +69,8 @@ mod tests {
         addresses.iter().map(|text| ("main".to_owned(), text.parse().unwrap())).collect()
     }
 
-    fn bound(addresses: &[&str]) -> Vec<Elsewhere> {
-        let elsewhere = |text: &&str| Elsewhere { address: text.parse().unwrap(), same_port: false };
+    fn bound(addresses: &[&str]) -> Vec<UnmatchedBind> {
+        let elsewhere = |text: &&str| UnmatchedBind { address: text.parse().unwrap(), same_port: false };
         addresses.iter().map(elsewhere).collect()
     }
 

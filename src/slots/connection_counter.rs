@@ -13,18 +13,18 @@ use crate::config::ListenAddress;
 
 /// Counts from its creation on.
 #[derive(Debug)]
-pub struct Tally {
+pub struct ConnectionCounter {
     census: Census,
     known: HashSet<Cookie>,
     counts: [u64; 2],
 }
 
-impl Tally {
+impl ConnectionCounter {
     /// Starts counting; existing connections do not count. Blocks on the kernel.
-    pub fn begin(addresses: &[ListenAddress]) -> io::Result<Tally> {
+    pub fn begin(addresses: &[ListenAddress]) -> io::Result<ConnectionCounter> {
         let mut census = Census::new(addresses)?;
         let known = census.look(false)?.iter().map(|found| found.key.cookie()).collect();
-        Ok(Tally { census, known, counts: [0, 0] })
+        Ok(ConnectionCounter { census, known, counts: [0, 0] })
     }
 
     /// Polls the connections of two process trees. Returns the number of new connections of each so far. Blocks on the
@@ -55,7 +55,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let connect = || (TcpStream::connect(address).unwrap(), listener.accept().unwrap());
         let _before = connect();
-        let mut tally = Tally::begin(&[ListenAddress::Tcp(address)]).unwrap();
+        let mut tally = ConnectionCounter::begin(&[ListenAddress::Tcp(address)]).unwrap();
         let own = [std::process::id()];
         assert_eq!(tally.look([&[], &own]).unwrap(), [0, 0]);
         let connections = [connect(), connect()];

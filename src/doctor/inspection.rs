@@ -20,7 +20,7 @@ const FIRST_LINE_MAX: usize = 256;
 
 /// The findings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Looks {
+pub struct Inspection {
     /// The kind of program.
     pub kind: String,
     /// Why it cannot be started; each a clause without a full stop.
@@ -34,15 +34,15 @@ pub struct Looks {
 }
 
 /// Examines the program of a service without starting it.
-pub fn look(service: &Service, binary: &Path) -> Looks {
-    let mut looks = Looks::default();
+pub fn look(service: &Service, binary: &Path) -> Inspection {
+    let mut looks = Inspection::default();
     if let Err(error) = check_binary(binary) {
         looks.faults.push(format!("{error}; {}", error.hint()));
     }
     if !service.working_dir.is_dir() {
         looks.faults.push(format!("its working directory {:?} is not a directory", service.working_dir));
     }
-    match Kind::of(binary) {
+    match ProgramKind::of(binary) {
         Ok(kind) => judge(&mut looks, &kind, service),
         Err(_) if !looks.faults.is_empty() => {}
         // A user who may execute a file may not be allowed to read it.
@@ -55,19 +55,19 @@ pub fn look(service: &Service, binary: &Path) -> Looks {
     looks
 }
 
-fn judge(looks: &mut Looks, kind: &Kind, service: &Service) {
+fn judge(looks: &mut Inspection, kind: &ProgramKind, service: &Service) {
     looks.kind = kind.to_string();
     match kind {
-        Kind::Elf { bits, machine, loader } => {
+        ProgramKind::Elf { bits, machine, loader } => {
             judge_elf(looks, *bits, *machine);
             if let Some(loader) = loader.as_ref().filter(|loader| !loader.exists()) {
                 looks.faults.push(format!("its loader {loader:?} does not exist; was it built for another system?"));
             }
         }
-        Kind::Script { interpreter, argument } => {
+        ProgramKind::Script { interpreter, argument } => {
             if let Err(error) = check_binary(interpreter) {
                 looks.faults.push(format!("the interpreter of its first line cannot be used: {error}"));
-            } else if let Ok(Kind::Elf { bits, machine, .. }) = Kind::of(interpreter) {
+            } else if let Ok(ProgramKind::Elf { bits, machine, .. }) = ProgramKind::of(interpreter) {
                 judge_elf(looks, bits, machine);
             }
             if let Some(name) = argument.as_ref().filter(|_| interpreter.ends_with("env"))
@@ -77,13 +77,13 @@ fn judge(looks: &mut Looks, kind: &Kind, service: &Service) {
                 looks.faults.push(format!("its first line asks env for {name:?}, which is not in the PATH of the service"));
             }
         }
-        Kind::Other => looks.faults.push(
+        ProgramKind::Other => looks.faults.push(
             "it is neither an ELF file nor a script with #! in its first line, so the kernel does not execute it".to_owned(),
         ),
     }
 }
 
-fn judge_elf(looks: &mut Looks, bits: u8, machine: u16) {
+fn judge_elf(looks: &mut Inspection, bits: u8, machine: u16) {
     match (bits, MACHINES.iter().find(|(number, _)| *number == machine)) {
         (32, _) => {
             looks.no_inject =
@@ -115,7 +115,7 @@ pub(super) fn privileges(binary: &Path) -> Vec<&'static str> {
     what
 }
 
-fn look_for_privilege(looks: &mut Looks, binary: &Path) {
+fn look_for_privilege(looks: &mut Inspection, binary: &Path) {
     let what = privileges(binary);
     if what.is_empty() {
         return;
@@ -174,7 +174,7 @@ fn is_in_path(name: &str, service: &Service) -> bool {
 
 /// The kind of a file, as the kernel sees it.
 #[derive(Debug, PartialEq, Eq)]
-enum Kind {
+enum ProgramKind {
     Elf { bits: u8, machine: u16, loader: Option<PathBuf> },
     Script { interpreter: PathBuf, argument: Option<String> },
     Other,
@@ -191,23 +191,23 @@ const MACHINES: [(u16, &str); 7] = [
     (22, "s390x"),
 ];
 
-impl Kind {
-    fn of(path: &Path) -> io::Result<Kind> {
+impl ProgramKind {
+    fn of(path: &Path) -> io::Result<ProgramKind> {
         let mut head = Vec::new();
         // Linkers put the program headers directly after the header.
         File::open(path)?.take(8192).read_to_end(&mut head)?;
-        Ok(Kind::read(&head))
+        Ok(ProgramKind::read(&head))
     }
 
-    fn read(head: &[u8]) -> Kind {
+    fn read(head: &[u8]) -> ProgramKind {
         if let Some(line) = head.strip_prefix(b"#!") {
             let line = &line[..line.len().min(FIRST_LINE_MAX)];
             let line = String::from_utf8_lossy(line.split(|byte| *byte == b'\n').next().unwrap_or_default());
             let mut words = line.split_whitespace();
             let interpreter = PathBuf::from(words.next().unwrap_or_default());
-            return Kind::Script { interpreter, argument: words.next().map(str::to_owned) };
+            return ProgramKind::Script { interpreter, argument: words.next().map(str::to_owned) };
         }
-        let Some(rest) = head.strip_prefix(b"\x7fELF") else { return Kind::Other };
+        let Some(rest) = head.strip_prefix(b"\x7fELF") else { return ProgramKind::Other };
         let bits = if rest.first() == Some(&1) { 32 } else { 64 };
         let little = rest.get(1) != Some(&2);
         let number = |at: usize, len: usize| {
@@ -218,7 +218,7 @@ impl Kind {
         };
         let machine = number(18, 2).unwrap_or(0) as u16;
         let loader = if bits == 64 { loader(head, &number) } else { None };
-        Kind::Elf { bits, machine, loader }
+        ProgramKind::Elf { bits, machine, loader }
     }
 }
 
@@ -233,20 +233,20 @@ fn loader(head: &[u8], number: &dyn Fn(usize, usize) -> Option<u64>) -> Option<P
     Some(PathBuf::from(String::from_utf8_lossy(text).into_owned()))
 }
 
-impl std::fmt::Display for Kind {
+impl std::fmt::Display for ProgramKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Kind::Elf { bits, machine, loader } => {
+            ProgramKind::Elf { bits, machine, loader } => {
                 let name = MACHINES.iter().find(|(number, _)| number == machine);
                 let name = name.map_or_else(|| format!("machine {machine}"), |(_, name)| (*name).to_owned());
                 let linked = if loader.is_some() { "dynamic" } else { "without a loader" };
                 write!(f, "an ELF program of {bits} bits for {name}, {linked}")
             }
-            Kind::Script { interpreter, argument } => {
+            ProgramKind::Script { interpreter, argument } => {
                 write!(f, "a script for {}", interpreter.display())?;
                 argument.as_ref().map_or(Ok(()), |argument| write!(f, " {argument}"))
             }
-            Kind::Other => f.write_str("a file of an unknown kind"),
+            ProgramKind::Other => f.write_str("a file of an unknown kind"),
         }
     }
 }
@@ -257,34 +257,34 @@ mod tests {
 
     #[test]
     fn kinds() {
-        let script = |interpreter: &str, argument: Option<&str>| Kind::Script {
+        let script = |interpreter: &str, argument: Option<&str>| ProgramKind::Script {
             interpreter: interpreter.into(),
             argument: argument.map(str::to_owned),
         };
-        assert_eq!(Kind::read(b"#!/bin/sh\nexit"), script("/bin/sh", None));
-        assert_eq!(Kind::read(b"#! /usr/bin/env python3 \n"), script("/usr/bin/env", Some("python3")));
-        assert_eq!(Kind::read(b"echo"), Kind::Other);
+        assert_eq!(ProgramKind::read(b"#!/bin/sh\nexit"), script("/bin/sh", None));
+        assert_eq!(ProgramKind::read(b"#! /usr/bin/env python3 \n"), script("/usr/bin/env", Some("python3")));
+        assert_eq!(ProgramKind::read(b"echo"), ProgramKind::Other);
         let mut elf = b"\x7fELF\x01\x01".to_vec();
         elf.resize(18, 0);
         elf.extend([3, 0]);
-        assert_eq!(Kind::read(&elf), Kind::Elf { bits: 32, machine: 3, loader: None });
+        assert_eq!(ProgramKind::read(&elf), ProgramKind::Elf { bits: 32, machine: 3, loader: None });
         for len in 0..elf.len() {
             // A truncated header must not panic.
-            let _ = Kind::read(&elf[..len]);
+            let _ = ProgramKind::read(&elf[..len]);
         }
     }
 
     #[test]
     fn this_program_is_one_for_this_machine() {
-        let kind = Kind::of(&std::env::current_exe().unwrap()).unwrap();
-        let Kind::Elf { bits: 64, machine, loader } = kind else { panic!("{kind:?}") };
+        let kind = ProgramKind::of(&std::env::current_exe().unwrap()).unwrap();
+        let ProgramKind::Elf { bits: 64, machine, loader } = kind else { panic!("{kind:?}") };
         assert!(MACHINES.contains(&(machine, std::env::consts::ARCH)));
         assert!(loader.is_none_or(|loader| loader.exists()));
     }
 
     #[test]
     fn a_32_bit_program_cannot_be_seen_by_inject() {
-        let mut looks = Looks::default();
+        let mut looks = Inspection::default();
         judge_elf(&mut looks, 32, 3);
         assert!(looks.no_inject.unwrap().contains("32-bit"));
     }

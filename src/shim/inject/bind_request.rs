@@ -17,7 +17,7 @@ const AF_INET6: u16 = 10;
 
 /// An address passed to bind(2).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
+pub enum BindAddress {
     /// IPv4 or IPv6.
     Inet(SocketAddr),
     /// A unix socket with a path, which may be relative.
@@ -32,11 +32,11 @@ pub enum Address {
 
 /// What a program wants to bind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct BindRequest {
     /// The address.
-    pub address: Address,
+    pub address: BindAddress,
     /// What the socket carries.
-    pub carries: Carries,
+    pub carries: SocketKind,
     /// Whether it is an IPv6 socket.
     pub v6: bool,
     /// Whether it is an IPv6-only socket (`IPV6_V6ONLY`).
@@ -45,7 +45,7 @@ pub struct Wanted {
 
 /// The kind of traffic of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Carries {
+pub enum SocketKind {
     /// `SOCK_STREAM`.
     Streams,
     /// `SOCK_DGRAM`.
@@ -54,21 +54,23 @@ pub enum Carries {
     Other,
 }
 
-impl Wanted {
+impl BindRequest {
     /// The matching listener in the notation of a service file.
     pub(super) fn as_listener(&self) -> Option<ListenAddress> {
         let both =
-            self.address == Address::Inet((Ipv6Addr::UNSPECIFIED, self.port()?).into()) && !self.v6_only;
+            self.address == BindAddress::Inet((Ipv6Addr::UNSPECIFIED, self.port()?).into()) && !self.v6_only;
         match (self.carries, self.address.clone().unmapped()) {
-            (Carries::Streams, Address::Inet(address)) if both => {
+            (SocketKind::Streams, BindAddress::Inet(address)) if both => {
                 Some(ListenAddress::DualStack { port: address.port() })
             }
-            (Carries::Streams, Address::Inet(address)) => Some(ListenAddress::Tcp(address)),
-            (Carries::Datagrams, Address::Inet(address)) if both => {
+            (SocketKind::Streams, BindAddress::Inet(address)) => Some(ListenAddress::Tcp(address)),
+            (SocketKind::Datagrams, BindAddress::Inet(address)) if both => {
                 Some(ListenAddress::UdpDualStack { port: address.port() })
             }
-            (Carries::Datagrams, Address::Inet(address)) => Some(ListenAddress::Udp(address)),
-            (Carries::Streams, Address::Unix(path)) if path.is_absolute() => Some(ListenAddress::Unix(path)),
+            (SocketKind::Datagrams, BindAddress::Inet(address)) => Some(ListenAddress::Udp(address)),
+            (SocketKind::Streams, BindAddress::Unix(path)) if path.is_absolute() => {
+                Some(ListenAddress::Unix(path))
+            }
             (_, _) => None,
         }
     }
@@ -76,52 +78,52 @@ impl Wanted {
     /// `None` for port 0, which the kernel chooses; 1 for addresses without ports.
     fn port(&self) -> Option<u16> {
         match &self.address {
-            Address::Inet(address) => Some(address.port()).filter(|port| *port > 0),
+            BindAddress::Inet(address) => Some(address.port()).filter(|port| *port > 0),
             _ => Some(1),
         }
     }
 }
 
-impl Address {
+impl BindAddress {
     /// Parses a socket address. `None` if the kernel will refuse it.
-    pub fn read(bytes: &[u8]) -> Option<Address> {
+    pub fn read(bytes: &[u8]) -> Option<BindAddress> {
         let (family, rest) = bytes.split_first_chunk()?;
         match u16::from_ne_bytes(*family) {
-            AF_INET => v4(rest).map(|address| Address::Inet(address.into())),
-            AF_INET6 => v6(rest).map(|address| Address::Inet(address.into())),
+            AF_INET => v4(rest).map(|address| BindAddress::Inet(address.into())),
+            AF_INET6 => v6(rest).map(|address| BindAddress::Inet(address.into())),
             AF_UNIX => Some(unix(rest)),
-            family => Some(Address::Other(family)),
+            family => Some(BindAddress::Other(family)),
         }
     }
 
     /// Converts an IPv4-mapped IPv6 address to IPv4.
-    pub(super) fn unmapped(self) -> Address {
+    pub(super) fn unmapped(self) -> BindAddress {
         match self {
-            Address::Inet(SocketAddr::V6(v6)) => match v6.ip().to_ipv4_mapped() {
-                Some(v4) => Address::Inet(SocketAddr::new(v4.into(), v6.port())),
-                None => Address::Inet(v6.into()),
+            BindAddress::Inet(SocketAddr::V6(v6)) => match v6.ip().to_ipv4_mapped() {
+                Some(v4) => BindAddress::Inet(SocketAddr::new(v4.into(), v6.port())),
+                None => BindAddress::Inet(v6.into()),
             },
             other => other,
         }
     }
 
     /// Makes a relative path absolute.
-    pub(super) fn below(self, directory: &Path) -> Address {
+    pub(super) fn below(self, directory: &Path) -> BindAddress {
         match self {
-            Address::Unix(path) => Address::Unix(directory.join(path)),
+            BindAddress::Unix(path) => BindAddress::Unix(directory.join(path)),
             other => other,
         }
     }
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for BindAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Address::Inet(address) => write!(f, "{address}"),
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
-            Address::Abstract(name) => write!(f, "unix:@{}", name.escape_ascii()),
-            Address::Unnamed => f.write_str("a unix socket without a name"),
-            Address::Other(family) => write!(f, "an address of family {family}"),
+            BindAddress::Inet(address) => write!(f, "{address}"),
+            BindAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+            BindAddress::Abstract(name) => write!(f, "unix:@{}", name.escape_ascii()),
+            BindAddress::Unnamed => f.write_str("a unix socket without a name"),
+            BindAddress::Other(family) => write!(f, "an address of family {family}"),
         }
     }
 }
@@ -144,13 +146,13 @@ fn v6(bytes: &[u8]) -> Option<SocketAddrV6> {
 }
 
 /// `sun_path`: ends at the first zero or at the given length.
-fn unix(path: &[u8]) -> Address {
+fn unix(path: &[u8]) -> BindAddress {
     match path {
-        [] => Address::Unnamed,
-        [0, name @ ..] => Address::Abstract(name.to_vec()),
+        [] => BindAddress::Unnamed,
+        [0, name @ ..] => BindAddress::Abstract(name.to_vec()),
         _ => {
             let path = path.split(|byte| *byte == 0).next().unwrap_or_default();
-            Address::Unix(PathBuf::from(OsStr::from_bytes(path)))
+            BindAddress::Unix(PathBuf::from(OsStr::from_bytes(path)))
         }
     }
 }
@@ -166,7 +168,7 @@ mod tests {
     #[test]
     fn every_family_is_read() {
         let v4 = [&[0x23, 0x28, 127, 0, 0, 1][..], &[0; 8]].concat();
-        let told = |family, rest: &[u8]| Address::read(&bytes(family, rest)).unwrap().to_string();
+        let told = |family, rest: &[u8]| BindAddress::read(&bytes(family, rest)).unwrap().to_string();
         assert_eq!(told(AF_INET, &v4), "127.0.0.1:9000");
         let mut v6 = [0; 26];
         v6[..2].copy_from_slice(&[0x23, 0x28]);
@@ -178,24 +180,24 @@ mod tests {
         assert_eq!(told(AF_UNIX, b"/run/a.sock\0garbage"), "unix:/run/a.sock");
         assert_eq!(told(AF_UNIX, b"a.sock"), "unix:a.sock");
         assert_eq!(told(AF_UNIX, b"\0name\x01"), "unix:@name\\x01");
-        assert_eq!(Address::read(&bytes(AF_UNIX, b"")), Some(Address::Unnamed));
-        assert_eq!(Address::read(&bytes(16, b"")), Some(Address::Other(16)));
+        assert_eq!(BindAddress::read(&bytes(AF_UNIX, b"")), Some(BindAddress::Unnamed));
+        assert_eq!(BindAddress::read(&bytes(16, b"")), Some(BindAddress::Other(16)));
     }
 
     #[test]
     fn what_the_kernel_refuses_is_none() {
         for bad in [&b""[..], b"\x02", &bytes(AF_INET, &[0; 13]), &bytes(AF_INET6, &[0; 21])] {
-            assert_eq!(Address::read(bad), None, "{bad:?}");
+            assert_eq!(BindAddress::read(bad), None, "{bad:?}");
         }
     }
 
     #[test]
     fn a_mapped_address_is_v4_and_a_relative_path_is_completed() {
-        let mapped = Address::Inet("[::ffff:127.0.0.1]:9000".parse().unwrap());
+        let mapped = BindAddress::Inet("[::ffff:127.0.0.1]:9000".parse().unwrap());
         assert_eq!(mapped.unmapped().to_string(), "127.0.0.1:9000");
-        let v6 = Address::Inet("[::1]:9000".parse().unwrap());
+        let v6 = BindAddress::Inet("[::1]:9000".parse().unwrap());
         assert_eq!(v6.clone().unmapped(), v6);
-        assert_eq!(Address::Unix("a".into()).below(Path::new("/run")).to_string(), "unix:/run/a");
-        assert_eq!(Address::Unix("/a".into()).below(Path::new("/run")).to_string(), "unix:/a");
+        assert_eq!(BindAddress::Unix("a".into()).below(Path::new("/run")).to_string(), "unix:/run/a");
+        assert_eq!(BindAddress::Unix("/a".into()).below(Path::new("/run")).to_string(), "unix:/a");
     }
 }

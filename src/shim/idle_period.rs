@@ -1,8 +1,9 @@
-//! How long a program has rested: one that rests and has not bound its listeners will hardly bind them any more. Some binds
-//! are not seen, as those over io_uring.
+//! How long a program has rested: one that rests and has not bound its listeners will hardly bind them any more. Some
+//! binds are not seen, as those over io_uring.
 //!
-//! A program that works is never at rest, however long its start takes: it uses processor time, reads or writes a disk, or
-//! starts and ends processes. Each process uses a little processor time even if it only waits, so a little does not count.
+//! A program that works is never at rest, however long its start takes: it uses processor time, reads or writes a disk,
+//! or starts and ends processes. Each process uses a little processor time even if it only waits, so a little does not
+//! count.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ pub(super) const RESTS_FOR: Duration = Duration::from_secs(60);
 
 /// What a program has used so far.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Usage {
+pub(super) struct ResourceUsage {
     /// Its processes.
     pids: Vec<u32>,
     /// Processor time.
@@ -26,7 +27,7 @@ pub(super) struct Usage {
     waits: bool,
 }
 
-impl Usage {
+impl ResourceUsage {
     /// Of these processes.
     pub(super) fn of(mut pids: Vec<u32>) -> Self {
         pids.sort_unstable();
@@ -46,19 +47,19 @@ impl Usage {
 
 /// The start of the present rest.
 #[derive(Debug)]
-pub(super) struct Rest {
+pub(super) struct IdlePeriod {
     since: Instant,
-    used: Usage,
+    used: ResourceUsage,
 }
 
-impl Rest {
+impl IdlePeriod {
     /// It begins now.
     pub(super) fn begin(now: Instant) -> Self {
-        Self { since: now, used: Usage::default() }
+        Self { since: now, used: ResourceUsage::default() }
     }
 
     /// Returns how long the program rests after this look. Work between two looks counts.
-    pub(super) fn look(&mut self, now: Instant, used: Usage) -> Duration {
+    pub(super) fn look(&mut self, now: Instant, used: ResourceUsage) -> Duration {
         if used.has_worked_since(&self.used) {
             *self = Self { since: now, used };
         }
@@ -73,22 +74,22 @@ mod tests {
     #[test]
     fn a_program_rests_only_while_it_does_nothing() {
         let ms = Duration::from_millis;
-        let idle = Usage { pids: vec![7], cpu: ms(1_000), disk: 4096, waits: false };
+        let idle = ResourceUsage { pids: vec![7], cpu: ms(1_000), disk: 4096, waits: false };
         for (what, later, is_rest) in [
             ("nothing", idle.clone(), true),
-            ("what a process uses that only waits", Usage { cpu: ms(1_060), ..idle.clone() }, true),
-            ("processor time", Usage { cpu: ms(1_070), ..idle.clone() }, false),
-            ("a disk", Usage { disk: 8192, ..idle.clone() }, false),
-            ("a disk that does not answer", Usage { waits: true, ..idle.clone() }, false),
-            ("another process", Usage { pids: vec![7, 8], ..idle.clone() }, false),
-            ("the end of a process", Usage { pids: vec![], cpu: ms(0), ..idle.clone() }, false),
+            ("what a process uses that only waits", ResourceUsage { cpu: ms(1_060), ..idle.clone() }, true),
+            ("processor time", ResourceUsage { cpu: ms(1_070), ..idle.clone() }, false),
+            ("a disk", ResourceUsage { disk: 8192, ..idle.clone() }, false),
+            ("a disk that does not answer", ResourceUsage { waits: true, ..idle.clone() }, false),
+            ("another process", ResourceUsage { pids: vec![7, 8], ..idle.clone() }, false),
+            ("the end of a process", ResourceUsage { pids: vec![], cpu: ms(0), ..idle.clone() }, false),
         ] {
             let now = Instant::now();
-            let mut rest = Rest::begin(now);
+            let mut rest = IdlePeriod::begin(now);
             assert_eq!(rest.look(now + ms(500), idle.clone()), Duration::ZERO, "it has begun");
             let rests = rest.look(now + ms(20_500), later.clone());
             assert_eq!(rests, if is_rest { ms(20_000) } else { Duration::ZERO }, "{what}");
-            let rests = rest.look(now + ms(60_500), Usage { waits: false, ..later });
+            let rests = rest.look(now + ms(60_500), ResourceUsage { waits: false, ..later });
             let wanted = if is_rest { ms(60_000) } else { ms(40_000) };
             assert_eq!(rests, wanted, "{what}");
         }
@@ -97,10 +98,10 @@ mod tests {
     /// Little by little it is much.
     #[test]
     fn slow_work_is_work() {
-        let (now, mut rest) = (Instant::now(), Rest::begin(Instant::now()));
+        let (now, mut rest) = (Instant::now(), IdlePeriod::begin(Instant::now()));
         for second in 1..=600_u64 {
             let cpu = Duration::from_millis(5 * second);
-            let used = Usage { pids: vec![7], cpu, ..Usage::default() };
+            let used = ResourceUsage { pids: vec![7], cpu, ..ResourceUsage::default() };
             let rests = rest.look(now + Duration::from_secs(second), used);
             assert!(rests < Duration::from_secs(20), "{rests:?} after {second} s");
         }
@@ -108,7 +109,7 @@ mod tests {
 
     #[test]
     fn this_process_uses_the_processor() {
-        let own = || Usage::of(vec![std::process::id()]);
+        let own = || ResourceUsage::of(vec![std::process::id()]);
         let (before, until) = (own(), Instant::now() + Duration::from_secs(30));
         while !own().has_worked_since(&before) {
             assert!(Instant::now() < until, "{before:?} {:?}", own());

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::meta::{Id, Look};
+use super::meta::{FileStamp, Id};
 use super::{Source, tree};
 
 /// Maximum size of a file to read for the comparison; trees are not read.
@@ -13,11 +13,11 @@ const READ_MAX_BYTES: u64 = 16 << 20;
 
 /// The recorded state of a path, to compare with the present one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Question {
+pub struct PathRecord {
     /// The path.
     pub path: PathBuf,
     /// Its metadata, if known.
-    pub look: Option<Look>,
+    pub look: Option<FileStamp>,
     /// The digest of its content, if it was a directory.
     pub digest: Option<Id>,
     /// The hash of its content, if known.
@@ -26,7 +26,7 @@ pub struct Question {
 
 /// The result of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Same {
+pub enum ContentMatch {
     /// The same content.
     Same,
     /// Another content.
@@ -37,65 +37,65 @@ pub enum Same {
     Unknown,
 }
 
-impl From<&Source> for Question {
+impl From<&Source> for PathRecord {
     fn from(source: &Source) -> Self {
         let Source { path, look, digest, sha256, .. } = source;
         Self { path: path.clone(), look: Some(*look), digest: *digest, sha256: Some(*sha256) }
     }
 }
 
-impl Question {
+impl PathRecord {
     /// Records the present state of a path. Reads the content if it is small. Blocks.
     pub fn of(path: PathBuf) -> Self {
         let found = metadata(&path).ok();
         let is_tree = found.as_ref().is_some_and(std::fs::Metadata::is_dir);
         let digest = is_tree.then(|| tree::digest(&path)).flatten();
-        let mut question = Self { path, look: found.as_ref().map(Look::of), digest, sha256: None };
+        let mut question = Self { path, look: found.as_ref().map(FileStamp::of), digest, sha256: None };
         question.sha256 = question.content();
         question
     }
 
     /// Compares. Blocks on the file system.
-    pub fn answer(&self) -> Same {
+    pub fn answer(&self) -> ContentMatch {
         let found = match metadata(&self.path) {
             Ok(found) => found,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Same::Gone,
-            Err(_) => return Same::Unknown,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return ContentMatch::Gone,
+            Err(_) => return ContentMatch::Unknown,
         };
         if found.is_dir() {
             return self.answer_of_tree();
         }
         if !found.is_file() {
-            return Same::Other;
+            return ContentMatch::Other;
         }
-        let now = Look::of(&found);
+        let now = FileStamp::of(&found);
         match self.look {
-            Some(look) if look == now => return Same::Same,
-            Some(look) if look.size != now.size => return Same::Other,
+            Some(look) if look == now => return ContentMatch::Same,
+            Some(look) if look.size != now.size => return ContentMatch::Other,
             _ => {}
         }
         // Another file may have the same content, and a change of permissions does not matter.
         match (self.sha256, self.content()) {
-            (Some(was), Some(is)) if was == is => Same::Same,
-            (Some(_), Some(_)) => Same::Other,
-            _ => self.look.map_or(Same::Unknown, |look| {
+            (Some(was), Some(is)) if was == is => ContentMatch::Same,
+            (Some(_), Some(_)) => ContentMatch::Other,
+            _ => self.look.map_or(ContentMatch::Unknown, |look| {
                 let same = (look.device, look.inode, look.modified) == (now.device, now.inode, now.modified);
-                if same { Same::Same } else { Same::Other }
+                if same { ContentMatch::Same } else { ContentMatch::Other }
             }),
         }
     }
 
     /// For a directory, all its content counts.
-    fn answer_of_tree(&self) -> Same {
+    fn answer_of_tree(&self) -> ContentMatch {
         let now = tree::digest(&self.path);
         if now.is_some() && now == self.digest {
-            return Same::Same;
+            return ContentMatch::Same;
         }
         match (self.sha256, self.content()) {
-            (Some(was), Some(is)) if was == is => Same::Same,
-            (Some(_), Some(_)) => Same::Other,
-            _ if now.is_some() && self.digest.is_some() => Same::Other,
-            _ => Same::Unknown,
+            (Some(was), Some(is)) if was == is => ContentMatch::Same,
+            (Some(_), Some(_)) => ContentMatch::Other,
+            _ if now.is_some() && self.digest.is_some() => ContentMatch::Other,
+            _ => ContentMatch::Unknown,
         }
     }
 
@@ -131,25 +131,27 @@ mod tests {
             fs::write(top.join(name), text).unwrap();
         }
         mode(&top.join("run"), 0o755);
-        for question in [Question::of(top.clone()), Question { digest: None, ..Question::of(top.clone()) }] {
-            assert_eq!(question.answer(), Same::Same);
+        for question in
+            [PathRecord::of(top.clone()), PathRecord { digest: None, ..PathRecord::of(top.clone()) }]
+        {
+            assert_eq!(question.answer(), ContentMatch::Same);
             mode(&top.join("run"), 0o700);
             mode(&top, 0o700);
-            assert_eq!(question.answer(), Same::Same, "chmod changes nothing");
+            assert_eq!(question.answer(), ContentMatch::Same, "chmod changes nothing");
             fs::write(top.join("lib/part"), "two").unwrap();
-            assert_eq!(question.answer(), Same::Other, "a file in it");
+            assert_eq!(question.answer(), ContentMatch::Other, "a file in it");
             fs::write(top.join("lib/part"), "one").unwrap();
-            assert_eq!(question.answer(), Same::Same, "another file with the same content");
+            assert_eq!(question.answer(), ContentMatch::Same, "another file with the same content");
             fs::write(top.join("more"), "").unwrap();
-            assert_eq!(question.answer(), Same::Other, "one more");
+            assert_eq!(question.answer(), ContentMatch::Other, "one more");
             fs::remove_file(top.join("more")).unwrap();
             mode(&top.join("run"), 0o644);
-            assert_eq!(question.answer(), Same::Other, "the execute bit is a part of the program");
+            assert_eq!(question.answer(), ContentMatch::Other, "the execute bit is a part of the program");
             mode(&top.join("run"), 0o755);
         }
-        let question = Question::of(top.clone());
+        let question = PathRecord::of(top.clone());
         fs::remove_dir_all(&top).unwrap();
-        assert_eq!(question.answer(), Same::Gone);
+        assert_eq!(question.answer(), ContentMatch::Gone);
     }
 
     #[test]
@@ -157,18 +159,18 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         fs::write(&path, "one").unwrap();
-        let question = Question::of(path.clone());
+        let question = PathRecord::of(path.clone());
         mode(&path, 0o600);
-        assert_eq!(question.answer(), Same::Same);
+        assert_eq!(question.answer(), ContentMatch::Same);
         fs::write(&path, "two").unwrap();
-        assert_eq!(question.answer(), Same::Other);
+        assert_eq!(question.answer(), ContentMatch::Other);
         let large = File::create(&path).unwrap();
         large.set_len(READ_MAX_BYTES + 1).unwrap();
-        let question = Question::of(path.clone());
+        let question = PathRecord::of(path.clone());
         assert_eq!(question.sha256, None);
         mode(&path, 0o644);
-        assert_eq!(question.answer(), Same::Same, "not even of a large one");
+        assert_eq!(question.answer(), ContentMatch::Same, "not even of a large one");
         large.set_len(READ_MAX_BYTES + 2).unwrap();
-        assert_eq!(question.answer(), Same::Other);
+        assert_eq!(question.answer(), ContentMatch::Other);
     }
 }

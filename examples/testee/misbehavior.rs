@@ -36,8 +36,8 @@ fn hello(channel: &Channel, id: HandoffId, versions: VersionRange) -> Result<(),
     Ok(send_message(channel, UNAGREED, id, &hello, &[])?)
 }
 
-/// Sends `Ready` twice. The supervisor is stopped meanwhile, so that it finds both: on a busy machine the first could be
-/// committed before the second is sent.
+/// Sends `Ready` twice. The supervisor is stopped meanwhile, so that it finds both: on a busy machine the first could
+/// be committed before the second is sent.
 fn twice(channel: &Channel, id: HandoffId) -> Result<(), BoxError> {
     let version = parked(channel, id)?;
     let supervisor = parent_of(std::process::id()).ok_or("no parent")?;

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::daemon::Daemon;
 use crate::config::Dirs;
 use crate::control::{Listener, serve};
-use crate::watch::Watch;
+use crate::watch::PathWatcher;
 
 /// A program that removes a directory does so step by step, and gets this time to finish.
 const AFTER: Duration = Duration::from_millis(100);
@@ -20,7 +20,7 @@ const NEXT_TRY: Duration = Duration::from_secs(5);
 /// Serves clients forever. A socket that is removed comes back, with the directories above it.
 pub(super) async fn serve_always(mut control: Listener, daemon: Rc<Daemon>) -> io::Result<Infallible> {
     let dirs = daemon.shared.dirs.clone();
-    let mut watch = Watch::new(&dirs.control_socket())
+    let mut watch = PathWatcher::new(&dirs.control_socket())
         .inspect_err(|error| tracing::warn!(%error, "a control socket that is removed would not come back"))
         .ok();
     loop {
@@ -33,7 +33,7 @@ pub(super) async fn serve_always(mut control: Listener, daemon: Rc<Daemon>) -> i
 }
 
 /// Completes when clients cannot find the socket any more.
-async fn lost(control: &Listener, watch: &mut Option<Watch>) {
+async fn lost(control: &Listener, watch: &mut Option<PathWatcher>) {
     while let Some(watch) = watch {
         if watch.next().await.is_err() {
             break;

@@ -12,8 +12,8 @@ use super::daemon::Daemon;
 use super::requests::listener_status;
 use super::running::mark_removed;
 use super::service::{Handle, Service};
-use super::service_files::{FileLook, Files, Found, Looks, silent};
-use crate::config::{self, Glimpse, judge};
+use super::service_files::{Files, ServiceFileContent, ServiceFileStamp, ServiceFileStamps, silent};
+use crate::config::{self, PartialService, judge};
 use crate::control::{Error, Kind, api};
 
 /// A service whose file is wrong keeps what was read before.
@@ -21,23 +21,23 @@ const UNTIL_RIGHT: &str = "Until it is right, what was read before counts.";
 
 /// A service file that cannot be used, of a service that was never known.
 #[derive(Debug)]
-pub(super) struct Broken {
+pub(super) struct BrokenService {
     /// What is wrong, and where.
     pub(super) cause: String,
-    seen: Glimpse,
+    seen: PartialService,
     /// Whether its addresses are reserved for it. Not if one of them is the mistake.
     keeps_addresses: bool,
 }
 
 /// The new service files: the services that they describe, and what is wrong with the others.
 #[derive(Debug, Default)]
-pub(super) struct Newcomers {
+pub(super) struct NewServices {
     pub(super) services: Vec<config::Service>,
-    pub(super) broken: BTreeMap<ServiceName, Broken>,
+    pub(super) broken: BTreeMap<ServiceName, BrokenService>,
     pub(super) errors: Vec<config::Error>,
 }
 
-impl Newcomers {
+impl NewServices {
     /// `is_known` is true for services that exist already, `was_known` for those that an earlier daemon knew. If two
     /// services want the same address, one of the latter gets it.
     pub(super) fn judge(
@@ -48,20 +48,22 @@ impl Newcomers {
     ) -> Self {
         let Files { found, errors, .. } = files;
         let names: Vec<ServiceName> = found.keys().cloned().collect();
-        let mut seen: BTreeMap<ServiceName, Glimpse> = BTreeMap::new();
+        let mut seen: BTreeMap<ServiceName, PartialService> = BTreeMap::new();
         let (mut read, mut right) = (Vec::new(), BTreeSet::new());
         let (before, new): (Vec<_>, Vec<_>) = found.into_iter().partition(|(name, _)| was_known(name));
         for (name, found) in before.into_iter().chain(new) {
             match found {
                 _ if is_known(&name) => {}
-                Found::Absent | Found::Same => {}
-                Found::Silent(cause) => read.push(Err(vec![silent(&dirs.service_file(&name), cause)])),
-                Found::File(_, Ok(service)) => {
+                ServiceFileContent::Absent | ServiceFileContent::Same => {}
+                ServiceFileContent::Silent(cause) => {
+                    read.push(Err(vec![silent(&dirs.service_file(&name), cause)]))
+                }
+                ServiceFileContent::File(_, Ok(service)) => {
                     right.insert(name.clone());
-                    seen.insert(name, Glimpse::from(&*service));
+                    seen.insert(name, PartialService::from(&*service));
                     read.push(Ok(*service));
                 }
-                Found::File(_, Err((errors, glimpse))) => {
+                ServiceFileContent::File(_, Err((errors, glimpse))) => {
                     seen.insert(name, glimpse);
                     read.push(Err(errors));
                 }
@@ -70,7 +72,7 @@ impl Newcomers {
         let loaded = judge(read, |name| names.contains(name) || is_known(name));
         let broken = told(&loaded.errors).into_iter().map(|(name, cause)| {
             let (seen, keeps_addresses) = (seen.remove(&name).unwrap_or_default(), !right.contains(&name));
-            (name, Broken { cause, seen, keeps_addresses })
+            (name, BrokenService { cause, seen, keeps_addresses })
         });
         let broken = broken.collect();
         let errors = errors.into_iter().chain(loaded.errors).collect();
@@ -96,8 +98,8 @@ impl Daemon {
         // A service whose file is right now has kept its addresses while the file was wrong.
         let before = self.broken.take();
         let kept = |name: &ServiceName| before.get(name).is_some_and(|broken| broken.keeps_addresses);
-        let Newcomers { services, broken, .. } =
-            Newcomers::judge(&self.shared.dirs, newcomers, is_known, kept);
+        let NewServices { services, broken, .. } =
+            NewServices::judge(&self.shared.dirs, newcomers, is_known, kept);
         self.broken.replace(broken);
         for config in services {
             self.take_in(config);
@@ -114,15 +116,19 @@ impl Daemon {
     }
 
     pub(super) fn refuse_newcomer(&self, config: &config::Service, cause: &Error) {
-        let broken = Broken { cause: cause.to_string(), seen: Glimpse::from(config), keeps_addresses: false };
+        let broken = BrokenService {
+            cause: cause.to_string(),
+            seen: PartialService::from(config),
+            keeps_addresses: false,
+        };
         self.broken.borrow_mut().insert(config.name.clone(), broken);
     }
 
     /// Handles what is at the path of a known service's file. If the file is gone and the service is stopped, the
     /// service is removed.
-    fn learn(&self, name: &ServiceName, found: Found, is_there: bool) {
+    fn learn(&self, name: &ServiceName, found: ServiceFileContent, is_there: bool) {
         let Some(handle) = self.services.borrow().get(name).cloned() else { return };
-        if matches!(found, Found::Absent) && is_there && handle.is_idle() {
+        if matches!(found, ServiceFileContent::Absent) && is_there && handle.is_idle() {
             tracing::info!(service = %name, "its service file is gone: it is forgotten");
             let (text, lane) =
                 handle.read(|service| (service.config.text.clone(), service.lanes.history.clone()));
@@ -133,7 +139,7 @@ impl Daemon {
             return;
         }
         let conflict = match &found {
-            Found::File(_, Ok(config)) => self.refuse_conflicts(config).err(),
+            ServiceFileContent::File(_, Ok(config)) => self.refuse_conflicts(config).err(),
             _ => None,
         };
         handle.with(|service| service.learn_file(found, conflict));
@@ -148,7 +154,7 @@ impl Daemon {
         self.check_answered(name)?;
         let look = self.services.borrow().get(name).map(Handle::look);
         if let Some(look) = look {
-            let mut files = self.read_files(Looks::from([(name.clone(), look)]), false).await;
+            let mut files = self.read_files(ServiceFileStamps::from([(name.clone(), look)]), false).await;
             if let Some(found) = files.found.remove(name) {
                 self.learn(name, found, files.is_there);
             }
@@ -177,17 +183,19 @@ impl Daemon {
     /// The service with its current file. A file that is new since the daemon started is taken in.
     pub(super) async fn find_fresh(&self, name: &ServiceName) -> Result<(Handle, config::Service), Error> {
         self.check_answered(name)?;
-        let mut files = self.read_files(Looks::from([(name.clone(), None)]), false).await;
+        let mut files = self.read_files(ServiceFileStamps::from([(name.clone(), None)]), false).await;
         let config = match files.found.remove(name) {
-            Some(Found::File(_, Ok(config))) => *config,
-            Some(Found::File(_, Err((errors, _)))) => return Err(Error::config_invalid(name, &errors)),
-            Some(Found::Silent(cause)) => {
+            Some(ServiceFileContent::File(_, Ok(config))) => *config,
+            Some(ServiceFileContent::File(_, Err((errors, _)))) => {
+                return Err(Error::config_invalid(name, &errors));
+            }
+            Some(ServiceFileContent::Silent(cause)) => {
                 return Err(Error::config_invalid(
                     name,
                     &[silent(&self.shared.dirs.service_file(name), cause)],
                 ));
             }
-            Some(Found::Absent | Found::Same) | None => {
+            Some(ServiceFileContent::Absent | ServiceFileContent::Same) | None => {
                 let handle = self.find(name).await?;
                 let config = handle.config();
                 return Ok((handle, config));
@@ -212,7 +220,7 @@ impl Daemon {
     }
 }
 
-impl Broken {
+impl BrokenService {
     /// The listeners whose addresses no later service gets, as far as they can be read.
     pub(super) fn kept_listeners(&self) -> &[config::Listener] {
         if self.keeps_addresses { &self.seen.listeners } else { &[] }
@@ -247,24 +255,24 @@ impl Broken {
 
 impl Service {
     /// Handles what is at the path of its file now.
-    fn learn_file(&mut self, found: Found, conflict: Option<Error>) {
+    fn learn_file(&mut self, found: ServiceFileContent, conflict: Option<Error>) {
         let file = self.shared.dirs.service_file(&self.name);
         match &found {
-            Found::File(_, Ok(config)) => self.compare_refused_start(Some(config)),
-            Found::File(_, Err(_)) => self.compare_refused_start(None),
-            Found::Same | Found::Absent | Found::Silent(_) => {}
+            ServiceFileContent::File(_, Ok(config)) => self.compare_refused_start(Some(config)),
+            ServiceFileContent::File(_, Err(_)) => self.compare_refused_start(None),
+            ServiceFileContent::Same | ServiceFileContent::Absent | ServiceFileContent::Silent(_) => {}
         }
         let (look, mistake) = match found {
-            Found::Same => return,
-            Found::File(look, Ok(_)) => {
+            ServiceFileContent::Same => return,
+            ServiceFileContent::File(look, Ok(_)) => {
                 let told = |error| format!("Its service file is wrong: {error} {UNTIL_RIGHT}");
                 (Some(look), conflict.map(told))
             }
-            Found::File(look, Err((errors, _))) => {
+            ServiceFileContent::File(look, Err((errors, _))) => {
                 let cause = told(&errors).into_iter().next().map(|(_, cause)| cause).unwrap_or_default();
                 (Some(look), Some(format!("Its service file is wrong: {cause} {UNTIL_RIGHT}")))
             }
-            Found::Absent => {
+            ServiceFileContent::Absent => {
                 let told = format!(
                     "Its service file {} is gone: the service runs until you stop it, and is then forgotten. Put the file back to \
                      keep the service.",
@@ -272,7 +280,7 @@ impl Service {
                 );
                 (None, Some(told))
             }
-            Found::Silent(cause) => {
+            ServiceFileContent::Silent(cause) => {
                 let told = format!(
                     "Its service file {} cannot be read: {cause}. Until it can, what was read before counts.",
                     file.display()
@@ -288,7 +296,7 @@ impl Service {
 
 impl Handle {
     /// The state of its file when it was last read.
-    fn look(&self) -> Option<FileLook> {
+    fn look(&self) -> Option<ServiceFileStamp> {
         self.read(|service| service.file_look)
     }
 

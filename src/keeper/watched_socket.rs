@@ -16,7 +16,7 @@ const GOES: AddWatchFlags =
 const MOVES: AddWatchFlags = AddWatchFlags::IN_MOVE_SELF.union(AddWatchFlags::IN_ONLYDIR);
 
 /// The socket, and a watch on its path. Drop removes the path, unless another keeper has taken it over.
-pub(super) struct Door {
+pub(super) struct WatchedSocket {
     path: PathBuf,
     listener: OwnedFd,
     /// Device and inode of the path.
@@ -27,7 +27,7 @@ pub(super) struct Door {
 
 /// What exists at the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum PathStatus {
     /// This keeper's socket.
     Own,
     /// Nothing.
@@ -36,7 +36,7 @@ pub(super) enum Found {
     Other,
 }
 
-impl Door {
+impl WatchedSocket {
     /// Binds it for this user only, and replaces an existing socket: the supervisor starts one keeper at a time.
     ///
     /// The replacement is atomic: an old keeper restores its path when it is gone, and would otherwise be faster.
@@ -72,11 +72,11 @@ impl Door {
         self.watch.as_ref().map(AsFd::as_fd)
     }
 
-    pub(super) fn find(&self) -> Found {
+    pub(super) fn find(&self) -> PathStatus {
         match identity(&self.path) {
-            Ok(found) if found == self.identity => Found::Own,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Found::Nothing,
-            Ok(_) | Err(_) => Found::Other,
+            Ok(found) if found == self.identity => PathStatus::Own,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => PathStatus::Nothing,
+            Ok(_) | Err(_) => PathStatus::Other,
         }
     }
 
@@ -86,7 +86,7 @@ impl Door {
         if let Some(watch) = &self.watch {
             watch.drain();
         }
-        if self.find() == Found::Nothing {
+        if self.find() == PathStatus::Nothing {
             let directory = self.path.parent().unwrap_or(Path::new("/"));
             let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
             match made.and_then(|()| Self::bind(&self.path)) {
@@ -98,9 +98,9 @@ impl Door {
     }
 }
 
-impl Drop for Door {
+impl Drop for WatchedSocket {
     fn drop(&mut self) {
-        if self.find() == Found::Own {
+        if self.find() == PathStatus::Own {
             let _ = std::fs::remove_file(&self.path);
         }
     }

@@ -19,7 +19,7 @@ use crate::config::{ListenAddress, Service};
 /// The placeholder for the directory of the run.
 const DIR: &str = "{dir}";
 
-pub(super) struct Place {
+pub(super) struct Workspace {
     dir: TempDir,
     pub(super) service: Service,
     /// The address of each listener, by the name of its variable.
@@ -27,7 +27,7 @@ pub(super) struct Place {
     _ports: Vec<Port>,
 }
 
-impl Place {
+impl Workspace {
     pub(super) fn new(subject: &Subject, lease_ms: u64) -> Result<Self, Error> {
         let dir = tempfile::Builder::new().prefix("handoff-crash-").tempdir()?;
         for name in ["config/services", "state", "run", "data"] {

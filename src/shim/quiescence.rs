@@ -11,8 +11,8 @@
 //! ```
 //!
 //! - At first it waits for a moment at which no client waits at all. Clients that send requests back to back leave
-//!   none, so after [`Limits::clean`] their further input is held back, and the program finishes what it has begun.
-//!   Until [`Limits::some`] it does not hold back occasional clients.
+//!   none, so after [`QuiescenceLimits::clean`] their further input is held back, and the program finishes what it has
+//!   begun. Until [`QuiescenceLimits::some`] it does not hold back occasional clients.
 //! - A response written in parts looks complete in between. So nothing must have been written for the length of such a
 //!   pause, unless the client has sent another request since. Clients that were idle longer do not delay the moment.
 //! - An unread request has not begun. Its client sees the connection end, and can retry.
@@ -21,7 +21,7 @@
 
 use std::time::Duration;
 
-use crate::config::DrainFor;
+use crate::config::DrainCondition;
 
 /// No movement for this long counts as still.
 const STILL: Duration = Duration::from_millis(5);
@@ -31,7 +31,7 @@ const HOLDS: u8 = 3;
 
 /// Time limits of the steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Limits {
+pub(super) struct QuiescenceLimits {
     /// Until no client is in transit to the program. The other times start then.
     pub(super) settle: Duration,
     /// Until no client waits.
@@ -61,7 +61,7 @@ pub(super) enum HeldBack {
 
 /// The result of a survey.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Seen {
+pub(super) struct SurveySummary {
     /// No client is in transit to the program.
     pub(super) settled: bool,
     /// It has connections.
@@ -82,7 +82,7 @@ pub(super) struct Seen {
 
 /// The next step after a survey of the running program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Step {
+pub(super) enum RunningStep {
     /// Survey again soon.
     Wait,
     /// Stop the program, and survey at once.
@@ -93,7 +93,7 @@ pub(super) enum Step {
 
 /// The next step after a survey of the stopped program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Held {
+pub(super) enum StoppedStep {
     /// End the program.
     End,
     /// Hold back client input, then continue the program.
@@ -107,57 +107,64 @@ pub(super) enum Held {
 
 /// The table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Moment {
-    pub(super) drain: DrainFor,
-    pub(super) limits: Limits,
+pub(super) struct Quiescence {
+    pub(super) drain: DrainCondition,
+    pub(super) limits: QuiescenceLimits,
     pub(super) held_back: HeldBack,
     /// Number of failed attempts to stop the program.
     pub(super) vain: u8,
 }
 
-impl Moment {
+impl Quiescence {
     /// After a survey of the running program. `after` counts from the time when no client was in transit, or before
     /// that from the first survey.
-    pub(super) fn running(&self, after: Duration, seen: Seen) -> Step {
+    pub(super) fn running(&self, after: Duration, seen: SurveySummary) -> RunningStep {
         let clean_is_over = after >= self.limits.clean;
         match (self.drain, seen) {
-            (_, Seen { settled: false, .. }) if after < self.limits.settle => Step::Wait,
-            (_, Seen { settled: false, .. }) => Step::End,
-            _ if after >= self.limit() => Step::End,
-            (DrainFor::Nothing | DrainFor::LongRequests, _) => Step::End,
-            (DrainFor::Connections | DrainFor::Requests, Seen { open: false, .. }) => Step::End,
-            (DrainFor::Connections, _) if after < self.limits.connections => Step::Wait,
-            // Unread data is known only while the program is stopped.
-            (_, _) if clean_is_over && (self.can_hold_back() || seen.stuck) => Step::Hold,
-            (_, Seen { work: true, unsure: true, still: true, .. }) => Step::Hold,
-            (_, Seen { work: true, .. } | Seen { still: false, .. } | Seen { paused: true, .. }) => {
-                Step::Wait
+            (_, SurveySummary { settled: false, .. }) if after < self.limits.settle => RunningStep::Wait,
+            (_, SurveySummary { settled: false, .. }) => RunningStep::End,
+            _ if after >= self.limit() => RunningStep::End,
+            (DrainCondition::Nothing | DrainCondition::LongRequests, _) => RunningStep::End,
+            (DrainCondition::Connections | DrainCondition::Requests, SurveySummary { open: false, .. }) => {
+                RunningStep::End
             }
-            (_, Seen { waiting: true, .. }) if !clean_is_over => Step::Wait,
-            (_, _) => Step::Hold,
+            (DrainCondition::Connections, _) if after < self.limits.connections => RunningStep::Wait,
+            // Unread data is known only while the program is stopped.
+            (_, _) if clean_is_over && (self.can_hold_back() || seen.stuck) => RunningStep::Hold,
+            (_, SurveySummary { work: true, unsure: true, still: true, .. }) => RunningStep::Hold,
+            (
+                _,
+                SurveySummary { work: true, .. }
+                | SurveySummary { still: false, .. }
+                | SurveySummary { paused: true, .. },
+            ) => RunningStep::Wait,
+            (_, SurveySummary { waiting: true, .. }) if !clean_is_over => RunningStep::Wait,
+            (_, _) => RunningStep::Hold,
         }
     }
 
     /// After a survey of the stopped program.
-    pub(super) fn held(&self, after: Duration, seen: Seen) -> Held {
+    pub(super) fn held(&self, after: Duration, seen: SurveySummary) -> StoppedStep {
         let clean_is_over = after >= self.limits.clean;
         match seen {
-            Seen { work: false, still: true, paused: false, waiting: false, .. } => Held::End,
-            Seen { work: false, still: true, paused: false, waiting: true, .. } if clean_is_over => Held::End,
-            _ if clean_is_over && (self.can_hold_back() || seen.stuck) => {
-                Held::HoldBack { all: after >= self.limits.some }
+            SurveySummary { work: false, still: true, paused: false, waiting: false, .. } => StoppedStep::End,
+            SurveySummary { work: false, still: true, paused: false, waiting: true, .. } if clean_is_over => {
+                StoppedStep::End
             }
-            _ => Held::LetGo,
+            _ if clean_is_over && (self.can_hold_back() || seen.stuck) => {
+                StoppedStep::HoldBack { all: after >= self.limits.some }
+            }
+            _ => StoppedStep::LetGo,
         }
     }
 
     /// A part of the program did not stop. Attempts are limited: otherwise the rest would be stopped most of the time.
-    pub(super) fn not_held(&mut self) -> Held {
+    pub(super) fn not_held(&mut self) -> StoppedStep {
         self.vain += 1;
         if self.vain >= HOLDS {
             self.held_back = HeldBack::Refused;
         }
-        Held::LetGo
+        StoppedStep::LetGo
     }
 
     fn can_hold_back(&self) -> bool {
@@ -173,8 +180,8 @@ impl Moment {
             HeldBack::Nothing | HeldBack::Some | HeldBack::All => self.limits.held_back,
         };
         match self.drain {
-            DrainFor::Connections => self.limits.connections + limit,
-            DrainFor::Nothing | DrainFor::LongRequests | DrainFor::Requests => limit,
+            DrainCondition::Connections => self.limits.connections + limit,
+            DrainCondition::Nothing | DrainCondition::LongRequests | DrainCondition::Requests => limit,
         }
     }
 }
@@ -192,7 +199,7 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: QuiescenceLimits = QuiescenceLimits {
         settle: ms(4000),
         clean: ms(30),
         some: ms(150),
@@ -200,23 +207,27 @@ mod tests {
         held_back: ms(1000),
         connections: ms(2000),
     };
-    const REQUESTS: Moment =
-        Moment { drain: DrainFor::Requests, limits: LIMITS, held_back: HeldBack::Nothing, vain: 0 };
-    const DRAINS: [DrainFor; 4] =
-        [DrainFor::Nothing, DrainFor::LongRequests, DrainFor::Requests, DrainFor::Connections];
+    const REQUESTS: Quiescence =
+        Quiescence { drain: DrainCondition::Requests, limits: LIMITS, held_back: HeldBack::Nothing, vain: 0 };
+    const DRAINS: [DrainCondition; 4] = [
+        DrainCondition::Nothing,
+        DrainCondition::LongRequests,
+        DrainCondition::Requests,
+        DrainCondition::Connections,
+    ];
     const HELD_BACK: [HeldBack; 4] = [HeldBack::Nothing, HeldBack::Some, HeldBack::All, HeldBack::Refused];
 
-    fn all() -> impl Iterator<Item = (Moment, Duration, Seen)> {
+    fn all() -> impl Iterator<Item = (Quiescence, Duration, SurveySummary)> {
         let times = [0, 29, 30, 149, 150, 499, 500, 999, 1000, 1999, 2000, 2500, 3000, 3999, 4000, 60_000];
         let moments = DRAINS.into_iter().flat_map(|drain| {
-            HELD_BACK.map(|held_back| Moment { drain, limits: LIMITS, held_back, vain: 0 })
+            HELD_BACK.map(|held_back| Quiescence { drain, limits: LIMITS, held_back, vain: 0 })
         });
         let looks = moments.flat_map(move |moment| times.map(|time| (moment, ms(time))));
         looks.flat_map(|(moment, time)| {
             (0..=255_u8).map(move |bits| {
                 let [settled, open, work, waiting, still, unsure, stuck, paused] =
                     [1, 2, 4, 8, 16, 32, 64, 128].map(|bit| bits & bit != 0);
-                (moment, time, Seen { settled, open, work, unsure, waiting, stuck, still, paused })
+                (moment, time, SurveySummary { settled, open, work, unsure, waiting, stuck, still, paused })
             })
         })
     }
@@ -227,15 +238,15 @@ mod tests {
             let step = moment.running(after, seen);
             let what = format!("{moment:?} {after:?} {seen:?}: {step:?}");
             if after >= ms(4000) {
-                assert_eq!(step, Step::End, "the search is bounded: {what}");
+                assert_eq!(step, RunningStep::End, "the search is bounded: {what}");
             } else if !seen.settled {
-                assert_eq!(step, Step::Wait, "a client is in transit: {what}");
-            } else if matches!(moment.drain, DrainFor::Nothing | DrainFor::LongRequests) {
-                assert_eq!(step, Step::End, "it finishes the rest itself: {what}");
-            } else if step == Step::End {
+                assert_eq!(step, RunningStep::Wait, "a client is in transit: {what}");
+            } else if matches!(moment.drain, DrainCondition::Nothing | DrainCondition::LongRequests) {
+                assert_eq!(step, RunningStep::End, "it finishes the rest itself: {what}");
+            } else if step == RunningStep::End {
                 let is_over = after >= moment.limit();
                 assert!(is_over || !seen.open, "only a stopped program ends before the limit: {what}");
-            } else if step == Step::Hold && (seen.work || seen.paused) {
+            } else if step == RunningStep::Hold && (seen.work || seen.paused) {
                 assert!(
                     moment.can_hold_back() || seen.work && seen.unsure || seen.stuck,
                     "to hold it for nothing stops its clients: {what}"
@@ -251,15 +262,15 @@ mod tests {
             let what = format!("{moment:?} {after:?} {seen:?}: {held:?}");
             let is_clean = after < LIMITS.clean;
             match held {
-                Held::End => {
+                StoppedStep::End => {
                     assert!(!seen.work && seen.still && !seen.paused, "{what}");
                     assert!(!seen.waiting || !is_clean, "{what}");
                 }
-                Held::HoldBack { all } => {
+                StoppedStep::HoldBack { all } => {
                     assert!(!is_clean && (moment.can_hold_back() || seen.stuck), "{what}");
                     assert_eq!(all, after >= LIMITS.some, "{what}");
                 }
-                Held::LetGo => assert!(
+                StoppedStep::LetGo => assert!(
                     seen.work || !seen.still || seen.paused || seen.waiting && is_clean,
                     "such a moment may not come again: {what}"
                 ),
@@ -272,22 +283,23 @@ mod tests {
     fn a_program_that_cannot_be_held_is_told_soon() {
         let mut moment = REQUESTS;
         let [work, stuck, unsure, waiting, still] = [true, false, false, false, false];
-        let busy = Seen { settled: true, open: true, work, unsure, waiting, stuck, still, paused: false };
+        let busy =
+            SurveySummary { settled: true, open: true, work, unsure, waiting, stuck, still, paused: false };
         for after in [30, 135, 240] {
-            assert_eq!(moment.running(ms(after), busy), Step::Hold, "{after}");
-            assert_eq!(moment.not_held(), Held::LetGo);
+            assert_eq!(moment.running(ms(after), busy), RunningStep::Hold, "{after}");
+            assert_eq!(moment.not_held(), StoppedStep::LetGo);
         }
         for after in [345, 499] {
-            assert_eq!(moment.running(ms(after), busy), Step::Wait, "{after}");
+            assert_eq!(moment.running(ms(after), busy), RunningStep::Wait, "{after}");
         }
-        assert_eq!(moment.running(ms(500), busy), Step::End);
+        assert_eq!(moment.running(ms(500), busy), RunningStep::End);
     }
 
     /// Clients send requests back to back: each survey finds work until their input is held back.
     #[test]
     fn what_is_held_back_brings_the_moment() {
         let mut moment = REQUESTS;
-        let busy = Seen {
+        let busy = SurveySummary {
             settled: true,
             open: true,
             work: true,
@@ -297,21 +309,21 @@ mod tests {
             still: false,
             paused: false,
         };
-        assert_eq!(moment.running(ms(10), busy), Step::Wait);
-        assert_eq!(moment.running(ms(30), busy), Step::Hold);
-        assert_eq!(moment.held(ms(30), busy), Held::HoldBack { all: false });
+        assert_eq!(moment.running(ms(10), busy), RunningStep::Wait);
+        assert_eq!(moment.running(ms(30), busy), RunningStep::Hold);
+        assert_eq!(moment.held(ms(30), busy), StoppedStep::HoldBack { all: false });
         moment.held_back = HeldBack::Some;
-        assert_eq!(moment.running(ms(35), busy), Step::Hold, "one more connection can be held back");
-        assert_eq!(moment.held(ms(150), busy), Held::HoldBack { all: true });
+        assert_eq!(moment.running(ms(35), busy), RunningStep::Hold, "one more connection can be held back");
+        assert_eq!(moment.held(ms(150), busy), StoppedStep::HoldBack { all: true });
         moment.held_back = HeldBack::All;
-        assert_eq!(moment.running(ms(155), busy), Step::Wait);
+        assert_eq!(moment.running(ms(155), busy), RunningStep::Wait);
         // The head of a response, and its body later.
-        let paused = Seen { work: false, still: true, paused: true, ..busy };
-        assert_eq!(moment.running(ms(157), paused), Step::Wait);
-        assert_eq!(moment.held(ms(157), paused), Held::LetGo);
-        assert_eq!(moment.running(ms(1000), paused), Step::End, "the search is bounded");
-        let rest = Seen { work: false, still: true, ..busy };
-        assert_eq!(moment.running(ms(160), rest), Step::Hold);
-        assert_eq!(moment.held(ms(160), rest), Held::End);
+        let paused = SurveySummary { work: false, still: true, paused: true, ..busy };
+        assert_eq!(moment.running(ms(157), paused), RunningStep::Wait);
+        assert_eq!(moment.held(ms(157), paused), StoppedStep::LetGo);
+        assert_eq!(moment.running(ms(1000), paused), RunningStep::End, "the search is bounded");
+        let rest = SurveySummary { work: false, still: true, ..busy };
+        assert_eq!(moment.running(ms(160), rest), RunningStep::Hold);
+        assert_eq!(moment.held(ms(160), rest), StoppedStep::End);
     }
 }

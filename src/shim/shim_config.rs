@@ -6,19 +6,19 @@ use std::time::Duration;
 use handoff_protocol::ids::ListenerName;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Adapter, ListenAddress, Program, Service};
+use crate::config::{Adapter, ListenAddress, ProgramSettings, Service};
 use crate::sys::seccomp::Calls;
 
-/// The environment variable with the plan, as JSON.
+/// The environment variable with the configuration, as JSON.
 pub const VARIABLE: &str = "HANDOFF_SHIM";
 
 /// What to run, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plan {
+pub struct ShimConfig {
     /// How the program gets its listeners.
     pub adapter: Adapter,
     /// The settings for the program.
-    pub program: Program,
+    pub program: ProgramSettings,
     /// Absolute path of the program.
     pub binary: PathBuf,
     /// Its arguments.
@@ -40,8 +40,8 @@ pub struct Plan {
     pub own_path: PathBuf,
 }
 
-impl Plan {
-    /// A plan for a process of this service that runs `binary`.
+impl ShimConfig {
+    /// A configuration for a process of this service that runs `binary`.
     pub fn new(config: &Service, binary: PathBuf, shared_dir: PathBuf, own_path: PathBuf) -> Self {
         let listen = config.listeners.iter();
         Self {
@@ -64,7 +64,7 @@ impl Plan {
         self.shared_dir.join("program.lock")
     }
 
-    /// Reads the plan of this process.
+    /// Reads the configuration of this process.
     pub fn of_this_process() -> Result<Self, String> {
         let text = std::env::var(VARIABLE)
             .map_err(|_| "handoff shim is an internal command of handoff daemon".to_owned())?;

@@ -21,7 +21,7 @@ impl Inherited {
         Ok(())
     }
 
-    pub fn told(&self) -> String {
+    pub fn description(&self) -> String {
         self.0.lock().unwrap().0.clone().unwrap_or_else(|| "none".to_owned())
     }
 

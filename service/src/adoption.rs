@@ -16,7 +16,7 @@ use handoff_protocol::ids::{Generation, HandoffId, ListenerName, ServiceName};
 use handoff_protocol::message::{Adopt, Adopted, FromService, Stage, ToService, Welcome};
 use handoff_protocol::version::UNAGREED;
 
-use super::driver::say;
+use super::driver::print_error;
 use handoff_sys::channel::Channel;
 use handoff_sys::errno::Errno;
 use handoff_sys::inherit::ADOPT_VARIABLE;
@@ -96,7 +96,7 @@ impl Entrance {
 }
 
 fn not_adoptable(why: &dyn std::fmt::Display) {
-    say(&format_args!("{why}. If its supervisor ends, no other supervisor can adopt this process"));
+    print_error(&format_args!("{why}. If its supervisor ends, no other supervisor can adopt this process"));
 }
 
 /// A supervisor that asks to adopt this process.
@@ -154,7 +154,7 @@ impl Adoption {
             self.entrance.open_again();
             self.look_at = Instant::now().checked_add(REST);
         }
-        self.let_in();
+        self.accept_callers();
         let callers = std::mem::take(&mut self.callers);
         let mut callers = callers.into_iter();
         while let Some(channel) = callers.next() {
@@ -183,7 +183,7 @@ impl Adoption {
         (FromService::Adopted(adopted), self.fds.iter().map(AsFd::as_fd).collect())
     }
 
-    fn let_in(&mut self) {
+    fn accept_callers(&mut self) {
         if self.rested.is_some_and(|rested| Instant::now() < rested) {
             return;
         }

@@ -115,7 +115,7 @@ pub(super) fn spawn(driver: Driver) -> io::Result<()> {
     let mut driver = ManuallyDrop::new(driver);
     std::thread::Builder::new().name("handoff".to_owned()).spawn(move || {
         if catch_unwind(AssertUnwindSafe(|| driver.run())).is_err() {
-            driver.fall_silent();
+            driver.close_after_panic();
         }
     })?;
     Ok(())
@@ -187,10 +187,10 @@ impl Driver {
 
     /// Handles a panic of this thread. The server continues to serve and keeps its lock. The closed channel shows the
     /// supervisor that it can no longer control this process; the next supervisor cannot connect.
-    fn fall_silent(&mut self) {
+    fn close_after_panic(&mut self) {
         self.close_channel();
         self.adoption = None;
-        say(
+        print_error(
             &"the thread that listens to the supervisor has panicked; this process keeps serving, but can only be stopped",
         );
     }
@@ -285,7 +285,9 @@ impl Driver {
     fn adopt(&mut self, adopter: Adopter) {
         let version = match negotiate(VersionRange::OURS, adopter.adopt.versions) {
             Ok(version) => version,
-            Err(error) => return say(&format_args!("cannot be adopted by another supervisor: {error}")),
+            Err(error) => {
+                return print_error(&format_args!("cannot be adopted by another supervisor: {error}"));
+            }
         };
         self.receive();
         if !self.ended {
@@ -352,7 +354,7 @@ fn heartbeat(lease_ms: u64) -> Duration {
 }
 
 /// Unlike `eprintln!`, it does not panic when standard error has no reader.
-pub(super) fn say(text: &dyn std::fmt::Display) {
+pub(super) fn print_error(text: &dyn std::fmt::Display) {
     let _ = writeln!(io::stderr(), "handoff: {text}");
 }
 

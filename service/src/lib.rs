@@ -283,9 +283,9 @@ pub enum Error {
     ResumeFailed(String),
 }
 
-fn tell(taken: work::Done) {
+fn log_result(taken: work::Done) {
     if let Err(error) = taken {
-        driver::say(&error);
+        driver::print_error(&error);
     }
 }
 
@@ -406,7 +406,7 @@ fn unhealthy(link: &Link, orders: &mpsc::Receiver<DriverRequest>, reason: &str) 
     link.opened(Err(reason.to_owned()));
     match link.origin() {
         Origin::Standalone => Error::Unhealthy(reason.to_owned()),
-        Origin::Supervised => start::told(orders.iter()),
+        Origin::Supervised => start::await_report(orders.iter()),
     }
 }
 
@@ -425,7 +425,7 @@ impl Serving {
             match order {
                 DriverRequest::Open(_) => {}
                 DriverRequest::TakeOver(state) => {
-                    tell(work::run("take_over", || server.take_over(state)));
+                    log_result(work::run("take_over", || server.take_over(state)));
                 }
                 DriverRequest::Drain(drain) => self.link.drained(work::run("drain", || server.drain(drain))),
                 DriverRequest::Seal(seal) => self.link.sealed(work::run("seal", || server.seal(seal))),

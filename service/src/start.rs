@@ -104,7 +104,7 @@ fn wire_error(error: WireError) -> Error {
 }
 
 /// Waits until the supervisor has received the report that the process is not healthy.
-pub(super) fn told(orders: impl IntoIterator<Item = DriverRequest>) -> Error {
+pub(super) fn await_report(orders: impl IntoIterator<Item = DriverRequest>) -> Error {
     for order in orders {
         if let DriverRequest::End(Err(error)) = order {
             return error;
@@ -178,7 +178,7 @@ impl Link {
     }
 
     pub(super) fn version(&self, version: &str) {
-        self.tell(Input::Version(version.chars().take(VERSION_MAX).collect()));
+        self.send(Input::Version(version.chars().take(VERSION_MAX).collect()));
     }
 
     pub(super) fn started(&self, data: Option<&Path>) -> Result<(), Error> {
@@ -193,22 +193,22 @@ impl Link {
     }
 
     pub(super) fn opened(&self, result: Done) {
-        self.tell(Input::Opened(result));
+        self.send(Input::Opened(result));
     }
 
     pub(super) fn drained(&self, result: Done) {
-        self.tell(Input::Drained(result));
+        self.send(Input::Drained(result));
     }
 
     pub(super) fn sealed(&self, result: Done) {
-        self.tell(Input::Sealed(result));
+        self.send(Input::Sealed(result));
     }
 
     pub(super) fn resumed(&self, result: Done) {
-        self.tell(Input::Resumed(result));
+        self.send(Input::Resumed(result));
     }
 
-    fn tell(&self, input: Input) {
+    fn send(&self, input: Input) {
         if let Self::Supervised { inbox, .. } = self {
             inbox.push(input);
         }

@@ -17,7 +17,7 @@ use super::start::{self, Link};
 use super::state::SuccessorLink;
 use super::work::{self, Done};
 pub use super::{BoxError, Drain, Ended, Error, Origin, Seal, State, StateError};
-use super::{tell, untaken};
+use super::{log_result, untaken};
 use handoff_crash_points::crash_point;
 
 /// The callbacks of a server; see [`crate::Server`]. The task that called [`Serving::run`] makes all calls, one at a
@@ -154,7 +154,9 @@ impl Serving {
             let Some(order) = order else { std::future::pending().await };
             match order {
                 DriverRequest::Open(_) => {}
-                DriverRequest::TakeOver(state) => tell(guard("take_over", || server.take_over(state)).await),
+                DriverRequest::TakeOver(state) => {
+                    log_result(guard("take_over", || server.take_over(state)).await)
+                }
                 DriverRequest::Drain(drain) => {
                     self.link.drained(guard("drain", || server.drain(drain)).await)
                 }
@@ -186,11 +188,11 @@ async fn unhealthy(link: &Link, mut orders: mpsc::UnboundedReceiver<DriverReques
     link.opened(Err(reason.to_owned()));
     match link.origin() {
         Origin::Standalone => Error::Unhealthy(reason.to_owned()),
-        Origin::Supervised => told(&mut orders).await,
+        Origin::Supervised => await_report(&mut orders).await,
     }
 }
 
-async fn told(orders: &mut mpsc::UnboundedReceiver<DriverRequest>) -> Error {
+async fn await_report(orders: &mut mpsc::UnboundedReceiver<DriverRequest>) -> Error {
     loop {
         match orders.recv().await {
             Some(DriverRequest::End(Err(error))) => return error,

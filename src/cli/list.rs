@@ -41,7 +41,7 @@ pub(super) fn run(_: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, 
             out.line(wrapped(&format!("{}: {problem}", status.service), 2));
         }
     }
-    tell(&misnamed, out);
+    print_mistakes(&misnamed, out);
     Ok(Exit::Done)
 }
 
@@ -68,7 +68,7 @@ pub(super) fn misnamed(dirs: &Dirs) -> Vec<config::Error> {
 }
 
 /// Prints the mistakes below the services.
-pub(super) fn tell(misnamed: &[config::Error], out: &mut Output) {
+pub(super) fn print_mistakes(misnamed: &[config::Error], out: &mut Output) {
     for error in misnamed {
         out.line(wrapped(&error.to_string(), 2));
     }

@@ -18,7 +18,7 @@ use crate::control::api::{Ending, Outcome, Progress, Request, Response};
 /// Performs an operation, shows it, and returns the exit code.
 pub(super) fn run(request: &Request, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
     let outcome = perform(request, dirs, out)?;
-    tell(&outcome, out);
+    print_outcome(&outcome, out);
     Ok(match outcome.outcome {
         Ending::RolledBack => Exit::RolledBack,
         Ending::Failed => Exit::Failed,
@@ -37,7 +37,7 @@ pub(super) fn perform(request: &Request, dirs: &Dirs, out: &mut Output) -> Resul
     let interrupt = Interrupt::hold();
     let mut display = Display::new(out.is_json());
     let goes_on = ContinuationHint::of(request);
-    let watch = interrupt.tell(out.is_json(), display.bar(), || goes_on);
+    let watch = interrupt.print_on_interrupt(out.is_json(), display.bar(), || goes_on);
     let answer = client.call(request, &mut |progress| display.show(&progress, out));
     drop(watch);
     display.clear();
@@ -48,7 +48,7 @@ pub(super) fn perform(request: &Request, dirs: &Dirs, out: &mut Output) -> Resul
 }
 
 /// Prints how an operation ended.
-pub(super) fn tell(outcome: &Outcome, out: &mut Output) {
+pub(super) fn print_outcome(outcome: &Outcome, out: &mut Output) {
     let mark = match outcome.outcome {
         Ending::RolledBack => Style::yellow as fn(Style, &str) -> String,
         Ending::Failed => Style::red as _,
@@ -94,7 +94,7 @@ impl Display {
             Display::Objects => out.object(&json!({ "progress": progress })),
             Display::Lines => note(line(progress)),
             Display::Spinner(bar) => {
-                bar.println(Style::of_stderr().harmless(&line(progress)));
+                bar.println(Style::of_stderr().escape_controls(&line(progress)));
                 bar.set_message(format!("{}: {}", progress.service, progress.phase));
             }
         }

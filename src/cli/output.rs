@@ -45,7 +45,7 @@ impl Output {
 
     /// Writes a line for people.
     pub(super) fn line(&mut self, text: impl Display) {
-        self.bytes(format!("{}\n", Style::of_stdout().harmless(&text.to_string())).as_bytes());
+        self.bytes(format!("{}\n", Style::of_stdout().escape_controls(&text.to_string())).as_bytes());
     }
 
     /// Writes a line for programs.
@@ -82,7 +82,7 @@ impl Output {
 
 /// Writes a line to standard error, if it is open.
 pub(super) fn note(text: impl Display) {
-    let text = Style::of_stderr().harmless(&text.to_string());
+    let text = Style::of_stderr().escape_controls(&text.to_string());
     let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
 
@@ -145,7 +145,7 @@ impl Style {
     /// A text that cannot control a terminal. Much of the output comes from a program: its status, version, errors and
     /// paths. Characters that would move the cursor, change the title or the like are written as `\x1b`. Colours of this
     /// command stay where colours are wanted: at worst, a program changes the colour of its own text.
-    pub(super) fn harmless(self, text: &str) -> String {
+    pub(super) fn escape_controls(self, text: &str) -> String {
         let mut shown = String::with_capacity(text.len());
         let mut rest = text;
         while let Some(at) = rest.find('\x1b') {
@@ -181,9 +181,9 @@ mod tests {
             ("\u{9b}2J\x7f\r", "\\x9b2J\\x7f\\x0d"),
         ];
         for (text, shown) in table {
-            assert_eq!(Style { coloured: true }.harmless(text), shown);
+            assert_eq!(Style { coloured: true }.escape_controls(text), shown);
         }
         let plain = Style { coloured: false };
-        assert_eq!(plain.harmless("\x1b[31mred\x1b[0m"), "\\x1b[31mred\\x1b[0m");
+        assert_eq!(plain.escape_controls("\x1b[31mred\x1b[0m"), "\\x1b[31mred\\x1b[0m");
     }
 }

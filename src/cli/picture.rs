@@ -200,8 +200,8 @@ pub(super) fn ending(entry: &Entry) -> String {
         entry.accept_gap_us.map_or_else(String::new, |gap| format!(", accept gap {}", human::span(gap)));
     let reason = entry.reason.as_deref().map_or_else(String::new, |reason| format!(": {reason}"));
     match entry.outcome {
-        Ending::UnderWay => format!("{} for {took}", entry.outcome.words()),
-        outcome => format!("{} after {took}{gap}{reason}", outcome.words()),
+        Ending::UnderWay => format!("{} for {took}", entry.outcome.description()),
+        outcome => format!("{} after {took}{gap}{reason}", outcome.description()),
     }
 }
 

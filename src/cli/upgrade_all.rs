@@ -52,7 +52,8 @@ pub(super) fn run(
     let (tell, news) = channel();
     let under_way = Arc::new(Mutex::new(BTreeSet::new()));
     let shown = Arc::clone(&under_way);
-    let watch = Interrupt::hold().tell(out.is_json(), None, move || ContinuationHint::all(&*lock(&shown)));
+    let watch = Interrupt::hold()
+        .print_on_interrupt(out.is_json(), None, move || ContinuationHint::all(&*lock(&shown)));
     while !rollout.is_over() {
         for service in rollout.begin() {
             lock(&under_way).insert(service.clone());
@@ -70,7 +71,7 @@ pub(super) fn run(
         }
     }
     drop(watch);
-    Ok(sum.tell(&rollout.left(), out))
+    Ok(sum.print(&rollout.not_started(), out))
 }
 
 /// A thread that panics leaves no name half inserted, so a poisoned lock is usable.
@@ -164,7 +165,7 @@ impl UpgradeSummary {
     fn add(&mut self, service: &ServiceName, result: Result<Outcome, ClientError>, out: &mut Output) -> bool {
         match result {
             Ok(outcome) => {
-                operation::tell(&outcome, out);
+                operation::print_outcome(&outcome, out);
                 let is_good = !matches!(outcome.outcome, Ending::RolledBack | Ending::Failed);
                 let list = if is_good { &mut self.committed } else { &mut self.rolled_back };
                 list.push(service.clone());
@@ -202,7 +203,7 @@ impl UpgradeSummary {
         }
     }
 
-    fn tell(self, left: &[ServiceName], out: &mut Output) -> Exit {
+    fn print(self, left: &[ServiceName], out: &mut Output) -> Exit {
         let UpgradeSummary { committed, rolled_back, failed, passed_over, exit } = self;
         if out.is_json() {
             out.object(&json!({ "summary": {

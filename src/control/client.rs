@@ -67,7 +67,7 @@ impl Client {
             true
         };
         let response = self.converse(request, &mut go_on)?;
-        response.ok_or_else(|| self.strange("it broke off in the middle".to_owned()))
+        response.ok_or_else(|| self.invalid_answer("it broke off in the middle".to_owned()))
     }
 
     /// Sends a request, and waits only until the daemon is at work: returns `None` then. The operation continues when
@@ -91,7 +91,9 @@ impl Client {
             .and_then(|()| self.send(request))
             .map_err(|error| unreachable(&self.path, &error))?;
         loop {
-            match parse_answer(&self.read_line(quick)?, self.last_id).map_err(|cause| self.strange(cause))? {
+            match parse_answer(&self.read_line(quick)?, self.last_id)
+                .map_err(|cause| self.invalid_answer(cause))?
+            {
                 Outgoing::Ignored => {}
                 Outgoing::Progress(progress) => {
                     if !go_on(progress) {
@@ -101,7 +103,7 @@ impl Client {
                 Outgoing::Answer(Err(error)) => return Err(ClientError::Refused(error)),
                 Outgoing::Answer(Ok(result)) => {
                     let response = request.parse_response(result);
-                    return response.map(Some).map_err(|error| self.strange(error.to_string()));
+                    return response.map(Some).map_err(|error| self.invalid_answer(error.to_string()));
                 }
             }
         }
@@ -130,7 +132,7 @@ impl Client {
         }
     }
 
-    fn strange(&self, cause: String) -> ClientError {
+    fn invalid_answer(&self, cause: String) -> ClientError {
         ClientError::Strange { path: self.path.clone(), cause }
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Baseline {
 }
 
 /// Returns what is wrong, and the state for comparison with other runs.
-pub(super) fn look_around(place: &Workspace, clean: Option<&Baseline>) -> (Vec<String>, Baseline) {
+pub(super) fn inspect(place: &Workspace, clean: Option<&Baseline>) -> (Vec<String>, Baseline) {
     if clean.is_none() {
         // The reference must not be taken while something is just opened.
         std::thread::sleep(CALM);

@@ -132,7 +132,7 @@ impl Run<'_> {
         self.operator.upgrade_for_sure(&init, self.subject.next.clone())?;
         let result = load.finish()?;
         self.judge(&result);
-        self.look_around(&init, baseline);
+        self.inspect(&init, baseline);
         self.stop(init);
         Ok(())
     }
@@ -251,8 +251,8 @@ impl Run<'_> {
         self.problems.extend(result.problem(excused));
     }
 
-    fn look_around(&mut self, init: &Init, baseline: Option<&Baseline>) {
-        let (found, baseline) = checks::look_around(self.place, baseline);
+    fn inspect(&mut self, init: &Init, baseline: Option<&Baseline>) {
+        let (found, baseline) = checks::inspect(self.place, baseline);
         self.problems.extend(found);
         self.baseline = baseline;
         if self.job.steps().next().is_none() && init.starts() != 1 {

@@ -129,7 +129,7 @@ impl TestSession<'_> {
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return Ok::<(), Error>(()),
                 }
-                if !self.interrupted && self.interrupt.has_come() {
+                if !self.interrupted && self.interrupt.is_interrupted() {
                     self.interrupted = true;
                     progress.line("interrupted: the runs that are under way end first");
                     next.store(jobs.len(), Ordering::Relaxed);
@@ -137,11 +137,11 @@ impl TestSession<'_> {
             }
         })?;
         progress.finish();
-        self.take_in(&results);
+        self.add_results(&results);
         Ok(results)
     }
 
-    fn take_in(&mut self, results: &[(Job, RunReport)]) {
+    fn add_results(&mut self, results: &[(Job, RunReport)]) {
         for (job, finding) in results {
             if job.chain.is_empty() {
                 self.baselines.insert(job.scenario, finding.baseline.clone());
@@ -179,7 +179,7 @@ impl Interrupt {
         Ok(Self(came))
     }
 
-    pub(super) fn has_come(&self) -> bool {
+    pub(super) fn is_interrupted(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }

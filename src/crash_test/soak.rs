@@ -108,13 +108,13 @@ struct Soak<'a> {
 impl Soak<'_> {
     fn act(&mut self, until: Instant) -> Result<(), Error> {
         let init = Init::start(self.operator.place, self.subject.program.clone())?;
-        self.come_to_rest(&init, "the service to come up")?;
-        let (found, baseline) = checks::look_around(self.operator.place, None);
+        self.await_rest(&init, "the service to come up")?;
+        let (found, baseline) = checks::inspect(self.operator.place, None);
         self.baseline = Some(baseline);
         fail(found)?;
         let mut script = Script::new(self.report.seed, self.subject.bad.is_some());
         let mut number = 0;
-        while Instant::now() < until && !self.interrupt.has_come() {
+        while Instant::now() < until && !self.interrupt.is_interrupted() {
             number += 1;
             self.stretch(&init, number, &script.stretch())?;
             self.report.daemons = init.starts();
@@ -147,7 +147,7 @@ impl Soak<'_> {
             format!("stretch {number} ({}): {problem}", rounds.join("; "))
         };
         fail(result.problem(harmed).map(of_stretch))?;
-        let (found, _) = checks::look_around(self.operator.place, self.baseline.as_ref());
+        let (found, _) = checks::inspect(self.operator.place, self.baseline.as_ref());
         fail(found.into_iter().map(of_stretch))?;
         let dark = &stretch.without_clients;
         self.round(init, dark)
@@ -174,7 +174,7 @@ impl Soak<'_> {
         for hit in hits {
             *self.report.faults.entry(hit).or_default() += 1;
         }
-        self.come_to_rest(init, "the service to recover")?;
+        self.await_rest(init, "the service to recover")?;
         if undisturbed { judge(round.operation, answer) } else { Ok(()) }
     }
 
@@ -211,7 +211,7 @@ impl Soak<'_> {
     }
 
     /// Waits until the service serves without help. If a fault has left it stopped, starts it.
-    fn come_to_rest(&self, init: &Init, what: &str) -> Result<(), Error> {
+    fn await_rest(&self, init: &Init, what: &str) -> Result<(), Error> {
         let mut resting: Option<Instant> = None;
         let Operator { place, .. } = self.operator;
         self.operator.await_status(init, what, |status| {

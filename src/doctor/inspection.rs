@@ -34,7 +34,7 @@ pub struct Inspection {
 }
 
 /// Examines the program of a service without starting it.
-pub fn look(service: &Service, binary: &Path) -> Inspection {
+pub fn inspect(service: &Service, binary: &Path) -> Inspection {
     let mut looks = Inspection::default();
     if let Err(error) = check_binary(binary) {
         looks.faults.push(format!("{error}; {}", error.hint()));
@@ -43,23 +43,23 @@ pub fn look(service: &Service, binary: &Path) -> Inspection {
         looks.faults.push(format!("its working directory {:?} is not a directory", service.working_dir));
     }
     match ProgramKind::of(binary) {
-        Ok(kind) => judge(&mut looks, &kind, service),
+        Ok(kind) => inspect_kind(&mut looks, &kind, service),
         Err(_) if !looks.faults.is_empty() => {}
         // A user who may execute a file may not be allowed to read it.
         Err(error) => looks.remarks.push(format!("it cannot be read ({error}), so its kind is unknown")),
     }
-    look_for_privilege(&mut looks, binary);
+    inspect_privilege(&mut looks, binary);
     if let Err(why) = can_inject() {
         looks.no_inject.get_or_insert(why);
     }
     looks
 }
 
-fn judge(looks: &mut Inspection, kind: &ProgramKind, service: &Service) {
+fn inspect_kind(looks: &mut Inspection, kind: &ProgramKind, service: &Service) {
     looks.kind = kind.to_string();
     match kind {
         ProgramKind::Elf { bits, machine, loader } => {
-            judge_elf(looks, *bits, *machine);
+            inspect_elf(looks, *bits, *machine);
             if let Some(loader) = loader.as_ref().filter(|loader| !loader.exists()) {
                 looks.faults.push(format!("its loader {loader:?} does not exist; was it built for another system?"));
             }
@@ -68,7 +68,7 @@ fn judge(looks: &mut Inspection, kind: &ProgramKind, service: &Service) {
             if let Err(error) = check_binary(interpreter) {
                 looks.faults.push(format!("the interpreter of its first line cannot be used: {error}"));
             } else if let Ok(ProgramKind::Elf { bits, machine, .. }) = ProgramKind::of(interpreter) {
-                judge_elf(looks, bits, machine);
+                inspect_elf(looks, bits, machine);
             }
             if let Some(name) = argument.as_ref().filter(|_| interpreter.ends_with("env"))
                 && !name.starts_with('-')
@@ -83,7 +83,7 @@ fn judge(looks: &mut Inspection, kind: &ProgramKind, service: &Service) {
     }
 }
 
-fn judge_elf(looks: &mut Inspection, bits: u8, machine: u16) {
+fn inspect_elf(looks: &mut Inspection, bits: u8, machine: u16) {
     match (bits, MACHINES.iter().find(|(number, _)| *number == machine)) {
         (32, _) => {
             looks.no_inject =
@@ -115,7 +115,7 @@ pub(super) fn privileges(binary: &Path) -> Vec<&'static str> {
     what
 }
 
-fn look_for_privilege(looks: &mut Inspection, binary: &Path) {
+fn inspect_privilege(looks: &mut Inspection, binary: &Path) {
     let what = privileges(binary);
     if what.is_empty() {
         return;
@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn a_32_bit_program_cannot_be_seen_by_inject() {
         let mut looks = Inspection::default();
-        judge_elf(&mut looks, 32, 3);
+        inspect_elf(&mut looks, 32, 3);
         assert!(looks.no_inject.unwrap().contains("32-bit"));
     }
 }

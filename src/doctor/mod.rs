@@ -16,7 +16,7 @@ use crate::shim::trial::TrialReport;
 use crate::slots::{SlotError, check_free};
 use copy::TrialProgram;
 pub use copy::check_copy;
-pub use inspection::{Inspection, look};
+pub use inspection::{Inspection, inspect};
 use trial::{Network, Outcome, TrialContext};
 
 /// The settings of an examination.
@@ -98,7 +98,7 @@ impl Diagnosis {
 pub fn examine(service: &Service, choice: &Settings) -> Diagnosis {
     let subject = TrialProgram::of(service, &choice.binary, &choice.versions);
     let mut looks = match &subject {
-        Ok(subject) => look(service, &subject.path),
+        Ok(subject) => inspect(service, &subject.path),
         Err(why) => Inspection { faults: vec![why.clone()], ..Inspection::default() },
     };
     looks.remarks.extend(subject.iter().flat_map(|subject| subject.remarks.clone()));

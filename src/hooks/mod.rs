@@ -73,7 +73,7 @@ pub enum HookError {
         cause: std::io::Error,
     },
     /// Its exit status is not 0.
-    #[error("{command} {exit}{}", said(.told))]
+    #[error("{command} {exit}{}", as_clause(.told))]
     Failed {
         /// The program and its arguments.
         command: String,
@@ -83,7 +83,7 @@ pub enum HookError {
         told: String,
     },
     /// It exceeded its time limit and was killed with its process group.
-    #[error("{command} did not end within {} and was killed{}", format_duration_ms(*limit_ms), said(.told))]
+    #[error("{command} did not end within {} and was killed{}", format_duration_ms(*limit_ms), as_clause(.told))]
     TooLong {
         /// The program and its arguments.
         command: String,
@@ -195,7 +195,7 @@ pub async fn run_until(
         WaitResult::TooLate | WaitResult::CalledOff => group.end_all().await,
     };
     let output = Output { stdout: stdout.finish(), stderr: stderr.finish() };
-    let told = told(&output);
+    let told = last_output_lines(&output);
     match (end, exit) {
         (WaitResult::TooLate, _) => {
             Err(HookError::TooLong { command: shown, limit_ms: command.limit_ms, told })
@@ -245,7 +245,7 @@ fn fill_in(argv: &[String], binary: Option<&Path>) -> Result<Vec<String>, HookEr
 }
 
 /// The last lines of standard error, or of standard output if that is empty, as one line.
-fn told(output: &Output) -> String {
+fn last_output_lines(output: &Output) -> String {
     let text = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
     let start = text.ceil_char_boundary(text.len().saturating_sub(TOLD_MAX_BYTES));
     let lines: Vec<&str> = text[start..].lines().map(str::trim).filter(|line| !line.is_empty()).collect();
@@ -253,7 +253,7 @@ fn told(output: &Output) -> String {
     last.join("; ").chars().filter(|character| !character.is_control()).collect()
 }
 
-fn said(told: &str) -> String {
+fn as_clause(told: &str) -> String {
     if told.is_empty() { String::new() } else { format!(": {told}") }
 }
 

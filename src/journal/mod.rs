@@ -2,7 +2,7 @@
 //!
 //! Only a durable fact waits for the disk, and the caller does the waiting: [`Journal::append`] returns when the record
 //! is in the page cache, [`Storage::sync`] when it is on disk. The first storage error latches: no more records are
-//! accepted. A failed write (a full disk) leaves at most a torn tail, so [`Journal::mend`] can continue after the last
+//! accepted. A failed write (a full disk) leaves at most a torn tail, so [`Journal::repair`] can continue after the last
 //! complete record. After a failed `fdatasync` the content of the disk is unknown: only a restart of the daemon reopens
 //! the file.
 //!
@@ -361,7 +361,7 @@ impl Journal {
     /// After a failed write: truncates the torn tail and accepts records again. For a journal in memory see
     /// [`Journal::take_file`]. Returns whether it did; then facts since the error are missing, and the caller must
     /// record the present state.
-    pub fn mend(&mut self) -> Result<bool, JournalError> {
+    pub fn repair(&mut self) -> Result<bool, JournalError> {
         match &self.latched {
             Some(latched) if latched.remedy == Remedy::Cut && self.behind.is_none() => {}
             Some(_) | None => return Ok(false),

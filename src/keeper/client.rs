@@ -273,13 +273,13 @@ impl Client {
     /// Waits for all outstanding answers.
     pub fn settle(&mut self) -> Result<(), Error> {
         self.wait_for_answers()?;
-        self.told()
+        self.receive_done()
     }
 
     /// Like [`Client::settle`], without waiting. Returns whether all answers have arrived.
     pub fn hear(&mut self) -> Result<bool, Error> {
         let lacks = self.lacks(self.asked)?;
-        self.told()?;
+        self.receive_done()?;
         Ok(!lacks)
     }
 
@@ -349,7 +349,7 @@ impl Client {
             self.receive_unasked()?;
         }
         self.send(request, fds)?;
-        self.told()
+        self.receive_done()
     }
 
     fn wait_for_answers(&mut self) -> Result<(), Error> {
@@ -364,7 +364,7 @@ impl Client {
         self.answered < self.asked && !self.failed
     }
 
-    fn told(&mut self) -> Result<(), Error> {
+    fn receive_done(&mut self) -> Result<(), Error> {
         self.refusal.take().map_or(Ok(()), |reason| Err(Error::Refused(reason)))
     }
 

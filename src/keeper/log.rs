@@ -73,7 +73,7 @@ impl Log {
         while !lines.is_empty() {
             match self.write_into_one_file(lines) {
                 Ok(stored) => lines = &lines[stored..],
-                Err(error) => return self.lose(lines, &error),
+                Err(error) => return self.count_lost(lines, &error),
             }
         }
     }
@@ -92,21 +92,21 @@ impl Log {
     }
 
     /// Counts lines that were dropped because nothing could be written.
-    pub(super) fn miss(&mut self, lines: u64) {
+    pub(super) fn count_missing(&mut self, lines: u64) {
         self.untold_lines += lines;
         self.tally.lost_lines += lines;
         "the file system did not answer".clone_into(&mut self.cause);
     }
 
-    fn lose(&mut self, lines: &[u8], error: &io::Error) {
+    fn count_lost(&mut self, lines: &[u8], error: &io::Error) {
         let count = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
         self.untold_lines += count;
         self.tally.lost_lines += count;
         self.cause = error.to_string();
-        self.complain(error);
+        self.record_error(error);
     }
 
-    fn complain(&mut self, error: &io::Error) {
+    fn record_error(&mut self, error: &io::Error) {
         self.tally.trouble = format!("{}: {error}", self.dir.display());
     }
 
@@ -121,7 +121,7 @@ impl Log {
                 Ok(()) => size = self.size()?,
                 // A file that is too long is better than a lost line.
                 Err(error) => {
-                    self.complain(&error);
+                    self.record_error(&error);
                     limit = u64::MAX;
                 }
             }

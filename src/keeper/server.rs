@@ -95,7 +95,7 @@ impl Keeper {
             self.read_pipes(&ready.pipes);
             self.answer(&ready.connections);
             if ready.watch || self.is_shut {
-                self.is_shut = !self.door.look();
+                self.is_shut = !self.door.handle_event();
             }
             self.terminating |= ready.terminate;
             if ready.listener || std::mem::take(&mut self.is_full) {

@@ -82,7 +82,7 @@ impl WatchedSocket {
 
     /// Handles such an event: restores the path, and its directory, if they are gone. Returns `false` if that must be
     /// retried.
-    pub(super) fn look(&mut self) -> bool {
+    pub(super) fn handle_event(&mut self) -> bool {
         if let Some(watch) = &self.watch {
             watch.drain();
         }

@@ -191,7 +191,7 @@ impl Shared {
                 log.write(&lines);
             }
             if lost_lines > 0 {
-                log.miss(lost_lines);
+                log.count_missing(lost_lines);
                 log.tell_of_lost_lines();
             }
             state = self.lock();

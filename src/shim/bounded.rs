@@ -19,7 +19,7 @@ const STUCK_MAX: usize = 16;
 static STUCK: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
 /// What `look` finds at each process, as far as they answer. An error if too many do not.
-pub(super) fn look_at<T: Send + 'static>(
+pub(super) fn inspect_all<T: Send + 'static>(
     pids: Vec<u32>,
     look: impl Fn(u32) -> T + Send + Sync + 'static,
 ) -> io::Result<Vec<(u32, T)>> {

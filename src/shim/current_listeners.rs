@@ -36,13 +36,13 @@ impl ListenerProvider for CurrentListeners {
 
     fn path_bound(&self, name: &str, access: Access) {
         if let Err(error) = self.listeners.set_first_access(name, access) {
-            say!("{error}");
+            log_line!("{error}");
         }
     }
 
     fn path_removed(&self, name: &str, path: &Path) {
         if let Err(error) = self.listeners.put_back(name) {
-            say!("cannot restore {}, which the program has removed: {error}", path.display());
+            log_line!("cannot restore {}, which the program has removed: {error}", path.display());
         }
     }
 }
@@ -78,7 +78,7 @@ impl EventSink for ProgramRecorder {
         });
         match &event {
             InjectEvent::Failed { .. } => {
-                say!("{event}");
+                log_line!("{event}");
                 self.0.learn(|known| known.failed = Some((event.to_string(), AFTER_REFUSAL)));
             }
             // It might be intended as a listener of the service.

@@ -59,7 +59,7 @@ impl IdlePeriod {
     }
 
     /// Returns how long the program rests after this look. Work between two looks counts.
-    pub(super) fn look(&mut self, now: Instant, used: ResourceUsage) -> Duration {
+    pub(super) fn update(&mut self, now: Instant, used: ResourceUsage) -> Duration {
         if used.has_worked_since(&self.used) {
             *self = Self { since: now, used };
         }
@@ -86,10 +86,10 @@ mod tests {
         ] {
             let now = Instant::now();
             let mut rest = IdlePeriod::begin(now);
-            assert_eq!(rest.look(now + ms(500), idle.clone()), Duration::ZERO, "it has begun");
-            let rests = rest.look(now + ms(20_500), later.clone());
+            assert_eq!(rest.update(now + ms(500), idle.clone()), Duration::ZERO, "it has begun");
+            let rests = rest.update(now + ms(20_500), later.clone());
             assert_eq!(rests, if is_rest { ms(20_000) } else { Duration::ZERO }, "{what}");
-            let rests = rest.look(now + ms(60_500), ResourceUsage { waits: false, ..later });
+            let rests = rest.update(now + ms(60_500), ResourceUsage { waits: false, ..later });
             let wanted = if is_rest { ms(60_000) } else { ms(40_000) };
             assert_eq!(rests, wanted, "{what}");
         }
@@ -102,7 +102,7 @@ mod tests {
         for second in 1..=600_u64 {
             let cpu = Duration::from_millis(5 * second);
             let used = ResourceUsage { pids: vec![7], cpu, ..ResourceUsage::default() };
-            let rests = rest.look(now + Duration::from_secs(second), used);
+            let rests = rest.update(now + Duration::from_secs(second), used);
             assert!(rests < Duration::from_secs(20), "{rests:?} after {second} s");
         }
     }

@@ -122,7 +122,7 @@ impl Listeners {
         let path = self.own_path.with_extension(super::SIDE);
         let noted = serde_json::to_vec(&shared.used).map_err(io::Error::from);
         if let Err(error) = noted.and_then(|side| fs::write(&path, side)) {
-            say!("cannot report to the daemon where the program listens: {}: {error}", path.display());
+            log_line!("cannot report to the daemon where the program listens: {}: {error}", path.display());
         }
         self.reset_resting(&mut shared)
     }
@@ -181,7 +181,7 @@ impl Listeners {
     pub(super) fn prepare_places(&self) {
         for ((_, listener), address) in self.current().into_iter().flatten().zip(&self.addresses) {
             if let Err(error) = mend_names(address, &listener) {
-                say!("{error}");
+                log_line!("{error}");
             }
         }
         if let ListenerSlots::Own(_, places) = &self.slots {
@@ -196,23 +196,23 @@ impl Listeners {
         match &self.slots {
             ListenerSlots::Own(_, places) => {
                 let at = self.names.iter().position(|known| known.as_str() == name);
-                let place = at.and_then(|at| Some((*lock(places).get(at)?)?.put_back(&self.addresses[at])));
+                let place = at.and_then(|at| Some((*lock(places).get(at)?)?.restore(&self.addresses[at])));
                 place.unwrap_or(Ok(())).map_err(told)
             }
             ListenerSlots::Shared(shared) => {
                 let shared = lock(shared);
                 let Some(pair) = &shared.pair else { return Ok(()) };
-                pair.put_back().map_err(told)
+                pair.restore_paths().map_err(told)
             }
         }
     }
 
     /// Checks for foreign sockets at the start of an upgrade, before any client waits for it.
-    pub(super) fn look(&self) {
+    pub(super) fn update_order(&self) {
         if let ListenerSlots::Shared(shared) = &self.slots
             && let Some(pair) = &mut lock(shared).pair
         {
-            pair.look();
+            pair.update_order();
         }
     }
 
@@ -295,13 +295,13 @@ impl Listeners {
             Ok(lost) if lost > shared.lost_before => {
                 let count = lost - shared.lost_before;
                 self.note_lost(count);
-                say!(
+                log_line!(
                     "{count} datagrams were lost while no program read them; a larger net.core.rmem_max lets more of them wait"
                 );
                 shared.lost_before = lost;
             }
             Ok(_) => {}
-            Err(error) => say!("cannot find out how many datagrams were lost: {error}"),
+            Err(error) => log_line!("cannot find out how many datagrams were lost: {error}"),
         }
     }
 
@@ -315,11 +315,11 @@ impl Listeners {
         let unread = shared.drop_unread().map_err(|error| error.to_string())?;
         if unread > 0 {
             self.note_lost(unread);
-            say!("{unread} datagrams were lost: the program that has ended had not read them");
+            log_line!("{unread} datagrams were lost: the program that has ended had not read them");
         }
         let resting = shared.pair.as_ref().map(|pair| pair.queue_len(pair.state().active().other()));
         if let Some(Ok(waiting @ 1..)) = resting {
-            say!("{waiting} connections are reset: the program that has ended had not accepted them");
+            log_line!("{waiting} connections are reset: the program that has ended had not accepted them");
         }
         shared.reset_resting()
     }
@@ -327,7 +327,7 @@ impl Listeners {
     /// Records lost datagrams for the daemon.
     fn note_lost(&self, count: u32) {
         if let Err(error) = lost::note(&self.own_path, count) {
-            say!("cannot report to the daemon that {count} datagrams were lost: {error}");
+            log_line!("cannot report to the daemon that {count} datagrams were lost: {error}");
         }
     }
 
@@ -336,7 +336,7 @@ impl Listeners {
         if let ListenerSlots::Shared(shared) = &self.slots
             && let Some(Err(error)) = lock(shared).pair.as_ref().map(Pair::steer_again)
         {
-            say!("{error}");
+            log_line!("{error}");
         }
     }
 
@@ -402,7 +402,7 @@ impl SharedSlots {
     fn prepare_resting(&self) {
         for (used, resting) in self.pair.iter().flat_map(|pair| pair.datagram_sockets(self.used)) {
             if let Err(error) = copy_told(used, resting) {
-                say!("cannot prepare the socket for the datagrams that wait: {error}");
+                log_line!("cannot prepare the socket for the datagrams that wait: {error}");
             }
         }
     }
@@ -434,7 +434,7 @@ impl SharedSlots {
             Err(error) => own::trouble(&self.file, "written", &error),
         };
         if there.unwrap_or_else(|| PairState::new(self.addresses)).steers_like(state) {
-            say!("{error}");
+            log_line!("{error}");
             return Ok(());
         }
         Err(error)

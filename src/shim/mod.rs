@@ -25,8 +25,8 @@
 //! if it were the program.
 
 /// Writes a message to the log of the service, on its own line.
-macro_rules! say {
-    ($($told:tt)*) => { $crate::shim::own::say(format_args!($($told)*)) };
+macro_rules! log_line {
+    ($($told:tt)*) => { $crate::shim::own::log_line(format_args!($($told)*)) };
 }
 
 mod bounded;
@@ -109,20 +109,20 @@ const TOLD_MAX_BYTES: u64 = 4096;
 
 /// Why a shim's program has not bound its listeners, a clause; `own_path` is that of its configuration.
 pub(crate) fn waits_for(own_path: &Path) -> Option<String> {
-    told_in(&own_path.with_extension(WAITS))
+    read_text(&own_path.with_extension(WAITS))
 }
 
 /// The last ignored `MAINPID` for a shim's program, a clause.
 pub(crate) fn refused_by(own_path: &Path) -> Option<String> {
-    told_in(&own_path.with_extension(REFUSED))
+    read_text(&own_path.with_extension(REFUSED))
 }
 
 /// The requests for which the last drain of a shim's program waits, or has waited, a clause.
 pub(crate) fn drains_for(own_path: &Path) -> Option<String> {
-    told_in(&own_path.with_extension(DRAINS))
+    read_text(&own_path.with_extension(DRAINS))
 }
 
-fn told_in(path: &Path) -> Option<String> {
+fn read_text(path: &Path) -> Option<String> {
     let is_short =
         std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() <= TOLD_MAX_BYTES);
     let told = is_short.then(|| std::fs::read_to_string(path).ok()).flatten()?;
@@ -145,7 +145,7 @@ pub fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say!("{error}");
+            log_line!("{error}");
             ExitCode::FAILURE
         }
     }
@@ -224,7 +224,7 @@ fn serve(
 /// program. Returns the error.
 fn end_unfit(program: &Program, error: String) -> String {
     if let Err(left) = program.end_or_kill() {
-        say!("{left}");
+        log_line!("{left}");
     }
     error
 }
@@ -246,7 +246,7 @@ fn watch_for_the_end(program: &Arc<Program>) -> std::io::Result<()> {
     std::thread::Builder::new().name("handoff-end".to_owned()).spawn(move || {
         let exit = program.await_failure();
         program.forget();
-        say!("the program {exit}");
+        log_line!("the program {exit}");
         end_like(exit);
     })?;
     Ok(())
@@ -258,7 +258,7 @@ fn watch_parked(program: &Arc<Program>, waits: Arc<AtomicBool>) -> std::io::Resu
     let program = Arc::clone(program);
     std::thread::Builder::new().name("handoff-parked".to_owned()).spawn(move || {
         let Some(ended) = program.await_early_end(|| !waits.load(Ordering::SeqCst)) else { return };
-        say!("{ended}");
+        log_line!("{ended}");
         let _ = program.kill();
         program.forget();
         std::process::exit(1);
@@ -288,7 +288,7 @@ fn end_when_told(terminate: std::os::fd::OwnedFd, program: &Arc<Program>) -> std
             (Ok(_), Some(exit)) => end_like(exit),
             (Ok(_), None) => std::process::exit(0),
             (Err(error), _) => {
-                say!("{error}");
+                log_line!("{error}");
                 std::process::exit(1)
             }
         }

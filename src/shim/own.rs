@@ -10,7 +10,7 @@ use crate::keeper::SAYS;
 
 /// Writes a message to the log. The program may have ended within a line, so a line break comes first, in one write with
 /// the message. If the program had completed its line, the keeper removes the empty line.
-pub(super) fn say(told: std::fmt::Arguments<'_>) {
+pub(super) fn log_line(told: std::fmt::Arguments<'_>) {
     // The log may have no reader any more.
     let _ = io::stderr().write_all(format!("\n{SAYS}{told}\n").as_bytes());
 }
@@ -24,14 +24,14 @@ pub(super) fn trouble(path: &Path, what: &str, error: &io::Error) -> String {
     let remedy = match error.kind() {
         StorageFull | QuotaExceeded => "make room there",
         ReadOnlyFilesystem => "make it writable",
-        _ => return told(path, what, error),
+        _ => return describe_error(path, what, error),
     };
     let directory = path.parent().unwrap_or(path);
     let disk = Mount::of(directory).map_or_else(String::new, |disk| format!(" is on {disk}"));
-    format!("{}; {}{disk}: {remedy}", told(path, what, error), directory.display())
+    format!("{}; {}{disk}: {remedy}", describe_error(path, what, error), directory.display())
 }
 
-fn told(path: &Path, what: &str, error: &dyn Display) -> String {
+fn describe_error(path: &Path, what: &str, error: &dyn Display) -> String {
     format!("{BEGIN}{} cannot be {what}: {error}", path.display())
 }
 

@@ -169,7 +169,7 @@ impl Program {
         let first = FirstProcess { process: process.clone(), trace: self.trace_path() };
         let path = self.config.own_path.with_extension(FIRST);
         if let Err(error) = first.note(&path) {
-            say!("cannot write {}: {error}", path.display());
+            log_line!("cannot write {}: {error}", path.display());
         }
         Some(process)
     }
@@ -186,7 +186,7 @@ impl Program {
         // The daemon may read it at any time.
         let written = fs::write(&beside, format!("{pid}\n")).and_then(|()| fs::rename(&beside, &path));
         if let Err(error) = written {
-            say!("cannot write {}: {error}", path.display());
+            log_line!("cannot write {}: {error}", path.display());
         }
     }
 

@@ -198,7 +198,7 @@ impl Runner {
         if let Some((lock, first)) = self.lock.as_ref().zip(first)
             && let Err(error) = lock.note(first, &self.program.trace_path())
         {
-            say!("cannot record the program for the next shim: {error}");
+            log_line!("cannot record the program for the next shim: {error}");
         }
     }
 
@@ -277,16 +277,16 @@ impl Runner {
         let (program, census, listeners) = (&self.program, &mut self.census, &self.listeners);
         let steer = || {
             if let Err(error) = listeners.steer_as_it_ends(|| program.lives()) {
-                say!("a foreign socket may get new connections until the program has ended: {error}");
+                log_line!("a foreign socket may get new connections until the program has ended: {error}");
             }
         };
         std::thread::scope(|scope| {
             if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, steer) {
-                say!("a foreign socket may get new connections until the program has ended: {error}");
+                log_line!("a foreign socket may get new connections until the program has ended: {error}");
             }
             // A program that handles the signal answers what it still reads; one that ends at once must not begin
             // anything.
-            program.end_meanwhile(grant, || census.let_in())
+            program.end_meanwhile(grant, || census.release_held_back())
         })?;
         crash_point!("shim/incumbent/ended");
         self.swap = None;
@@ -329,7 +329,7 @@ impl Runner {
 impl Server for Runner {
     fn drain(&mut self, drain: Drain) -> Result<(), BoxError> {
         self.role = "incumbent";
-        self.listeners.look();
+        self.listeners.update_order();
         self.refused = drain.is_refused();
         self.program.tell_of_drain();
         self.forget_waits();
@@ -365,7 +365,7 @@ impl Server for Runner {
         let _ = std::fs::remove_file(self.config.own_path.with_extension(LEFT));
         match self.finish(seal.may_cut()) {
             Err(error) if self.has_failed => {
-                say!("ending the program although {error}");
+                log_line!("ending the program although {error}");
             }
             finished => {
                 self.has_failed = finished.is_err();

@@ -165,14 +165,14 @@ impl Census {
 
     /// The current connections of the tree. Compare two results to find new ones.
     pub(crate) fn accepted(&mut self, tree: impl Fn() -> Vec<u32>) -> io::Result<HashSet<Cookie>> {
-        let held = held_by(self.look(false)?, &tree())?;
+        let held = held_by(self.list(false)?, &tree())?;
         Ok(held.into_iter().map(|(found, _)| found.key.cookie()).collect())
     }
 
     /// Examines all connections of the tree. Repeated surveys at short intervals yield more than a single one: see
     /// `work.rs`.
     pub fn survey(&mut self, tree: impl Fn() -> Vec<u32>) -> io::Result<Survey> {
-        let found = held_by(self.look(true)?, &tree())?;
+        let found = held_by(self.list(true)?, &tree())?;
         let found = self.outer(found, &tree)?;
         let (now, asks) = (Instant::now(), self.asks && self.may_ask);
         let mut before = std::mem::take(&mut self.accounts);
@@ -272,7 +272,7 @@ impl Census {
     }
 
     /// Releases everything that is held back.
-    pub fn let_in(&mut self) {
+    pub fn release_held_back(&mut self) {
         for (cookie, gate) in std::mem::take(&mut self.held_back) {
             if let Some(known) = self.accounts.get(&cookie) {
                 // Failure means that the connection or its process is gone.
@@ -353,7 +353,7 @@ impl Census {
     }
 
     /// All accepted connections at the addresses, whichever process holds them.
-    pub(super) fn look(&mut self, with_history: bool) -> io::Result<Vec<SocketInfo>> {
+    pub(super) fn list(&mut self, with_history: bool) -> io::Result<Vec<SocketInfo>> {
         let mut all = Vec::new();
         self.each(with_history, |found| {
             all.push(found);

@@ -175,7 +175,7 @@ impl Group {
     /// Opens a slot that is certainly the last in the group: retries if a foreign socket has joined in the meantime.
     fn open_last(&mut self, slot: SlotId) -> Result<OwnedFd, SlotError> {
         const TRIES: usize = 8;
-        self.look();
+        self.update_order();
         let mut listener = self.open_slot(slot)?;
         for _ in 0..TRIES {
             let ours = self.slots.values().chain([&listener]);
@@ -186,7 +186,7 @@ impl Group {
             }
             stop_listening(&listener);
             drop(listener);
-            self.look();
+            self.update_order();
             listener = self.open_slot(slot)?;
         }
         Ok(listener)
@@ -274,7 +274,7 @@ impl Group {
 
     /// Makes the kernel match this group's state.
     fn apply(&mut self) -> Result<(), SlotError> {
-        self.look();
+        self.update_order();
         self.attach()
     }
 
@@ -330,7 +330,7 @@ impl Group {
             return Err(SlotError::Unknown { address: self.address.clone(), slot });
         };
         // The last member, possibly a foreign socket, takes its index.
-        self.look();
+        self.update_order();
         // After a plain close, a duplicate in another process would stay in the group and shift the indices.
         stop_listening(&listener);
         drop(listener);

@@ -123,7 +123,7 @@ fn mend_names(path: &Path, slot: SlotId) -> io::Result<PathBuf> {
 }
 
 /// Restores the names of a slot that a program is about to receive, so that it can remove them.
-pub(super) fn mend(path: &Path, slot: SlotId) -> Result<(), SlotError> {
+pub(super) fn restore_names(path: &Path, slot: SlotId) -> Result<(), SlotError> {
     mend_names(path, slot).map(drop).map_err(|error| failed(path, "mend the names of", error))
 }
 

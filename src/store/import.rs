@@ -90,11 +90,11 @@ impl Store {
         let incoming = UnfinishedVersion::new(&self.directory)?;
         crash_point!("supervisor/import/begun");
         let mut budget = import.budget();
-        let taken = incoming.take_in(import, &given, &mut budget, step)?;
+        let taken = incoming.copy_and_verify(import, &given, &mut budget, step)?;
         crash_point!("supervisor/import/copied");
         let id = taken.id;
         if let Some(there) = self.get(&id).filter(|there| self.is_whole(there)) {
-            self.narrow_to(&there, &incoming.files(), &taken)?;
+            self.narrow_permissions(&there, &incoming.files(), &taken)?;
             return self.reused(&(id, taken.source), import, &given);
         }
         let version = match &import.version {
@@ -105,7 +105,7 @@ impl Store {
             None => incoming.ask(&taken.entry, import)?,
         };
         step(ImportStep::Storing);
-        budget.go_on(&given.path)?;
+        budget.check_called_off(&given.path)?;
         let files = incoming.files();
         let size_bytes = tree::protect(&files).map_err(Error::io("protect it", &files))?;
         let CopyResult { kind, entry, source, .. } = taken;
@@ -167,7 +167,7 @@ impl Store {
     }
 
     /// Removes permissions from a stored version that the newly given same content does not have.
-    fn narrow_to(&self, there: &Version, files: &Path, taken: &CopyResult) -> Result<(), Error> {
+    fn narrow_permissions(&self, there: &Version, files: &Path, taken: &CopyResult) -> Result<(), Error> {
         let at = self.path_of(there);
         let narrowed = match taken.kind {
             VersionKind::Tree => tree::narrow(&self.files_of(&there.made.id), files),
@@ -247,7 +247,7 @@ impl UnfinishedVersion {
     }
 
     /// Copies the given file, verifies the copy, and unpacks it. From here on the given path does not matter.
-    fn take_in(
+    fn copy_and_verify(
         &self,
         import: &Import,
         given: &SourceFile,
@@ -265,7 +265,7 @@ impl UnfinishedVersion {
         copy(&given.file, &copy_of, budget).map_err(Error::io("copy it", &copied))?;
         given.is_unchanged()?;
         step(ImportStep::Verifying);
-        budget.go_on(&given.path)?;
+        budget.check_called_off(&given.path)?;
         let source = File::open(&copied).and_then(Id::of).map_err(Error::io("read it", &copied))?;
         let evidence = import.evidence.completed(&given.path, &import.trust);
         evidence.check(&given.path, &source, Some(&copy_of), &import.trust)?;

@@ -12,7 +12,7 @@ use super::{MADE, Store, USED, tree};
 impl Store {
     /// Restores a known version whose files are missing. `running` is the open program of a process that runs it.
     /// Returns where the content was found; an error if it is nowhere. Blocks.
-    pub fn put_back(&self, version: &Version, running: Option<File>) -> Result<String, Error> {
+    pub fn restore(&self, version: &Version, running: Option<File>) -> Result<String, Error> {
         let source = version.used.source.as_ref();
         if version.made.kind == VersionKind::File {
             let at = source.map(|source| source.path.clone());
@@ -20,7 +20,7 @@ impl Store {
                 at.as_ref().and_then(|path| Some((path.display().to_string(), File::open(path).ok()?)));
             let running = running.map(|file| ("the process that runs it".to_owned(), file));
             for (from, file) in running.into_iter().chain(original) {
-                if self.put_back_file(version, &file)? {
+                if self.restore_from_file(version, &file)? {
                     return Ok(from);
                 }
             }
@@ -75,7 +75,7 @@ impl Store {
     }
 
     /// Restores the version from the file, if the content is the same. Returns whether it is.
-    fn put_back_file(&self, version: &Version, file: &File) -> Result<bool, Error> {
+    fn restore_from_file(&self, version: &Version, file: &File) -> Result<bool, Error> {
         if !file.metadata().is_ok_and(|found| found.is_file()) {
             return Ok(false);
         }

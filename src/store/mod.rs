@@ -155,7 +155,7 @@ impl Store {
     }
 
     /// Finds the one version that matches a prefix of its hash, or its version text.
-    pub fn meant_by(&self, word: &str) -> Result<Version, Error> {
+    pub fn find_by_word(&self, word: &str) -> Result<Version, Error> {
         let versions = self.versions();
         let is_hash = word.len() >= 4;
         let fits = |it: &&Version| {

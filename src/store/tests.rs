@@ -350,10 +350,10 @@ fn what_is_kept_is_what_ran_last_what_is_used_and_what_is_pinned() {
     assert_eq!(place.leftovers(), 0);
     assert_eq!(Store::open(&place.path("state/versions")).unwrap().versions(), place.store.versions());
 
-    assert_eq!(place.store.meant_by("1.5").unwrap().made.id, ids[4]);
-    assert_eq!(place.store.meant_by(&ids[4].to_string()[..8]).unwrap().made.id, ids[4]);
+    assert_eq!(place.store.find_by_word("1.5").unwrap().made.id, ids[4]);
+    assert_eq!(place.store.find_by_word(&ids[4].to_string()[..8]).unwrap().made.id, ids[4]);
     for word in ["1.6", "", "no"] {
-        assert!(place.store.meant_by(word).is_err(), "{word}");
+        assert!(place.store.find_by_word(word).is_err(), "{word}");
     }
     place.store.pin(&ids[1], false).unwrap();
     assert_eq!(place.store.gc(2, &BTreeSet::new()).unwrap().len(), 2);

@@ -107,7 +107,7 @@ pub(super) fn walk(top: &Path) -> Result<Vec<Node>, Error> {
         let at = top.join(&folder);
         for entry in fs::read_dir(&at).map_err(Error::io("list it", &at))? {
             let path = folder.join(entry.map_err(Error::io("list it", &at))?.file_name());
-            let node = look_at(top, path)?;
+            let node = read_node(top, path)?;
             if node.what == NodeKind::Directory {
                 folders.push(node.path.clone());
             }
@@ -122,7 +122,7 @@ pub(super) fn walk(top: &Path) -> Result<Vec<Node>, Error> {
     Ok(nodes)
 }
 
-fn look_at(top: &Path, path: PathBuf) -> Result<Node, Error> {
+fn read_node(top: &Path, path: PathBuf) -> Result<Node, Error> {
     let at = top.join(&path);
     let found = fs::symlink_metadata(&at).map_err(Error::io("examine it", &at))?;
     check_found(&at, &found).map_err(|cause| exposed(&at, cause))?;

@@ -23,7 +23,7 @@ use super::operations::{Operation, OperationRequest, Recorder, RequestedOperatio
 use super::orphans::reap_orphans;
 use super::panic;
 use super::registry::BrokenService;
-use super::rollout::{Arrival, Hashes, bring_in_all};
+use super::rollout::{Arrival, Hashes, install_arrivals};
 use super::service::{Handle, Service};
 use super::state_lock::StateLock;
 use super::systemd::{Systemd, take_stored};
@@ -159,7 +159,7 @@ async fn main(
         directory_thread: RefCell::default(),
         late: RefCell::default(),
     });
-    tokio::task::spawn_local(bring_in_all(Rc::clone(&daemon), arrived));
+    tokio::task::spawn_local(install_arrivals(Rc::clone(&daemon), arrived));
     tokio::task::spawn_local(reap_orphans());
     crash_point!("supervisor/start/keeper");
     sweep_aside(dirs.adopt_dir()).await;

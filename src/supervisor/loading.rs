@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::daemon::Daemon;
 use super::lane::Lanes;
 use super::registry::{NewServices, set_aside};
-use super::rollout::bring_in_staged;
+use super::rollout::import_all_staged;
 use super::running;
 use super::service::{Handle, lacks_adoption_socket};
 use super::service_files::ServiceFileStamps;
@@ -66,7 +66,7 @@ impl Daemon {
     pub(super) async fn load_all(self: &Rc<Self>, was_lost: bool) {
         let files = self.read_files(ServiceFileStamps::new(), true).await;
         let is_listed: BTreeSet<ServiceName> = files.found.keys().cloned().collect();
-        let PreviousServices { names, bound, silent } = self.left().await;
+        let PreviousServices { names, bound, silent } = self.previous_services().await;
         let judged = NewServices::judge(&self.shared.dirs, files, |_| false, |name| names.contains(name));
         let NewServices { services, broken, errors } = judged;
         for error in &errors {
@@ -110,7 +110,7 @@ impl Daemon {
     }
 
     /// Waits only a moment: what does not answer is taken in later.
-    async fn left(&self) -> PreviousServices {
+    async fn previous_services(&self) -> PreviousServices {
         let until = Instant::now() + PATIENCE;
         let dirs = self.shared.dirs.clone();
         let names = timeout_at(until, self.directory.run_anyway(move || running::names(&dirs))).await;
@@ -153,7 +153,7 @@ impl Daemon {
         self.opening(name.clone(), file, async move {
             let running = match running {
                 Some(config) => Some(config),
-                None => this.insist(&of, || this.read_running(&of)).await,
+                None => this.retry_until_result(&of, || this.read_running(&of)).await,
             };
             let config = running?;
             tracing::warn!(service = %of, "its service file is missing or wrong; it goes by what it was started with");
@@ -223,7 +223,7 @@ impl Daemon {
             return;
         }
         let (name, autostart) = (config.name.clone(), config.autostart);
-        let handle = self.know(config, opened);
+        let handle = self.register(config, opened);
         let taken_over = handle.with(|service| {
             // A state that cannot be read yet may say that it is to run.
             let ran = |journal: &Journal| {
@@ -243,7 +243,7 @@ impl Daemon {
         if !taken_over && !has_file {
             self.services.borrow_mut().remove(&name);
         } else {
-            bring_in_staged(handle);
+            import_all_staged(handle);
         }
     }
 
@@ -270,7 +270,7 @@ impl Daemon {
             state::open(&dirs, &of, Some(&text), &opens)
         });
         let opened = opened.unwrap_or_else(|error| state::without(&self.shared.dirs, &name, error));
-        let handle = self.know(config, opened);
+        let handle = self.register(config, opened);
         handle.with(|service| service.take_over_late(false));
         handle
     }
@@ -288,7 +288,7 @@ impl Daemon {
             lane.run(move || state::open(&dirs, &of, text.as_deref(), &opens))
         };
         async move {
-            let opened = this.insist(&name, open).await;
+            let opened = this.retry_until_result(&name, open).await;
             let until = Instant::now() + WAY_IN_WITHIN;
             while lacks_adoption_socket(&this.shared.dirs, opened.journal.standing())
                 && Instant::now() < until
@@ -300,7 +300,7 @@ impl Daemon {
     }
 
     /// Tries until there is a result: that no thread can be started says nothing about what exists.
-    async fn insist<T, F: Future<Output = io::Result<T>>>(
+    async fn retry_until_result<T, F: Future<Output = io::Result<T>>>(
         &self,
         name: &ServiceName,
         look: impl Fn() -> F,
@@ -328,7 +328,7 @@ impl Daemon {
 
     /// Makes a service known, with what its journal says. If its journal or store cannot be used, that is its
     /// problem.
-    fn know(&self, config: config::Service, opened: OpenedState) -> Handle {
+    fn register(&self, config: config::Service, opened: OpenedState) -> Handle {
         let name = config.name.clone();
         let handle = Handle::new(config, opened, self.lanes_of(&name), Rc::clone(&self.shared));
         handle.with(|service| {

@@ -70,7 +70,7 @@ impl NewServices {
             }
         }
         let loaded = judge(read, |name| names.contains(name) || is_known(name));
-        let broken = told(&loaded.errors).into_iter().map(|(name, cause)| {
+        let broken = first_mistakes(&loaded.errors).into_iter().map(|(name, cause)| {
             let (seen, keeps_addresses) = (seen.remove(&name).unwrap_or_default(), !right.contains(&name));
             (name, BrokenService { cause, seen, keeps_addresses })
         });
@@ -84,7 +84,7 @@ impl Daemon {
     /// Takes in the services whose files are new since the daemon started, and forgets those whose files are gone.
     async fn discover(&self) {
         let looks =
-            self.services.borrow().iter().map(|(name, handle)| (name.clone(), handle.look())).collect();
+            self.services.borrow().iter().map(|(name, handle)| (name.clone(), handle.stamp())).collect();
         let files = self.read_files(looks, true).await;
         let known: Vec<ServiceName> = self.services.borrow().keys().cloned().collect();
         let mut newcomers = files;
@@ -102,12 +102,12 @@ impl Daemon {
             NewServices::judge(&self.shared.dirs, newcomers, is_known, kept);
         self.broken.replace(broken);
         for config in services {
-            self.take_in(config);
+            self.add_service(config);
         }
     }
 
     /// Adds a new service, unless another service has its address.
-    fn take_in(&self, config: config::Service) {
+    fn add_service(&self, config: config::Service) {
         if let Err(error) = self.refuse_conflicts(&config) {
             self.refuse_newcomer(&config, &error);
         } else {
@@ -152,7 +152,7 @@ impl Daemon {
 
     pub(super) async fn find(&self, name: &ServiceName) -> Result<Handle, Error> {
         self.check_answered(name)?;
-        let look = self.services.borrow().get(name).map(Handle::look);
+        let look = self.services.borrow().get(name).map(Handle::stamp);
         if let Some(look) = look {
             let mut files = self.read_files(ServiceFileStamps::from([(name.clone(), look)]), false).await;
             if let Some(found) = files.found.remove(name) {
@@ -269,7 +269,8 @@ impl Service {
                 (Some(look), conflict.map(told))
             }
             ServiceFileContent::File(look, Err((errors, _))) => {
-                let cause = told(&errors).into_iter().next().map(|(_, cause)| cause).unwrap_or_default();
+                let cause =
+                    first_mistakes(&errors).into_iter().next().map(|(_, cause)| cause).unwrap_or_default();
                 (Some(look), Some(format!("Its service file is wrong: {cause} {UNTIL_RIGHT}")))
             }
             ServiceFileContent::Absent => {
@@ -296,7 +297,7 @@ impl Service {
 
 impl Handle {
     /// The state of its file when it was last read.
-    fn look(&self) -> Option<ServiceFileStamp> {
+    fn stamp(&self) -> Option<ServiceFileStamp> {
         self.read(|service| service.file_look)
     }
 
@@ -313,7 +314,7 @@ impl Handle {
 }
 
 /// The first mistake of each file, and how many more there are.
-fn told(errors: &[config::Error]) -> Vec<(ServiceName, String)> {
+fn first_mistakes(errors: &[config::Error]) -> Vec<(ServiceName, String)> {
     let mut told: BTreeMap<ServiceName, (String, usize)> = BTreeMap::new();
     for error in errors {
         let Some(name) = error.file.file_stem().and_then(|stem| stem.to_str()?.parse().ok()) else {

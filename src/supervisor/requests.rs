@@ -10,7 +10,7 @@ use tokio::task::spawn_local;
 use super::daemon::Daemon;
 use super::operations::{OperationRequest, RequestedOperation, UpgradeLimits, merged};
 use super::rollout::{
-    CallOff, Pipeline, Wanted, bring_first, check_running, check_staged, hex, recall_staged, statuses,
+    CallOff, Pipeline, Wanted, check_running, check_staged, hex, import_first, recall_staged, statuses,
     unfinished,
 };
 use super::running::bound;
@@ -201,9 +201,9 @@ impl Daemon {
 async fn prepare_start(handle: &Handle, config: config::Service) -> Result<(), Error> {
     let phase = handle.with(|service| {
         service.problems.start_refused_no_longer();
-        service.look_after_journal();
+        service.maintain_journal();
         // The start is up to this request.
-        service.mend_journal_at_rest(false);
+        service.repair_journal_at_rest(false);
         service.machine.phase()
     });
     if phase == Phase::Recovering {
@@ -217,7 +217,7 @@ async fn prepare_start(handle: &Handle, config: config::Service) -> Result<(), E
     if phase == Phase::Stopped {
         recall_staged(handle).await;
         check_staged(handle, &config).await?;
-        bring_first(handle, &config).await?;
+        import_first(handle, &config).await?;
         // The committed version runs, whatever the service file names now.
         let path = handle.with(|service| {
             service.reconfigure(config);
@@ -243,7 +243,7 @@ async fn bring_first_again(handle: &Handle, config: config::Service) -> Result<(
     if handle.read(|service| service.current_binary().is_some()) {
         return Ok(());
     }
-    bring_first(handle, &config).await?;
+    import_first(handle, &config).await?;
     handle.with(|service| service.take_over(config))
 }
 
@@ -313,7 +313,7 @@ impl Service {
     pub(super) fn take_over(&mut self, config: config::Service) -> Result<(), Error> {
         self.may_take_over(&config)?;
         self.reconfigure(config);
-        self.mend_journal();
+        self.repair_journal();
         Ok(())
     }
 
@@ -411,10 +411,10 @@ impl Service {
         let usual = self
             .shown_lock_trouble()
             .or_else(|| self.shown_wait())
-            .or_else(|| self.told_problem())
+            .or_else(|| self.problem_text())
             .or_else(|| self.strangers())
             .or_else(|| self.shown_refusal());
-        let told: Vec<String> = usual.into_iter().chain(self.told_left()).collect();
+        let told: Vec<String> = usual.into_iter().chain(self.left_listeners_sentence()).collect();
         (!told.is_empty()).then(|| told.join(" "))
     }
 }

@@ -84,7 +84,7 @@ impl Daemon {
             .into_iter()
             .map(|(name, known)| {
                 let file = self.shared.dirs.service_file(&name);
-                let seen = self.lanes_of(&name).file.run_anyway(move || look(&file, known));
+                let seen = self.lanes_of(&name).file.run_anyway(move || read_content(&file, known));
                 (name, seen)
             })
             .collect();
@@ -139,13 +139,13 @@ fn in_directory(config_dir: &Path, mut known: ServiceFileStamps, lists: bool) ->
         if symlink_metadata(&file).is_ok_and(|found| found.is_symlink()) {
             files.links.push((name, known));
         } else {
-            files.found.insert(name, look(&file, known));
+            files.found.insert(name, read_content(&file, known));
         }
     }
     files
 }
 
-fn look(file: &Path, known: Option<ServiceFileStamp>) -> ServiceFileContent {
+fn read_content(file: &Path, known: Option<ServiceFileStamp>) -> ServiceFileContent {
     match ServiceFileStamp::at(file) {
         Ok(found) if Some(found) == known => ServiceFileContent::Same,
         Ok(found) => ServiceFileContent::File(found, read_service(file)),

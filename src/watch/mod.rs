@@ -111,11 +111,11 @@ impl PathWatcher {
             let mut ready = self.inotify.readable().await?;
             let Ok(happened) = ready.try_io(|inotify| Ok(inotify.get_ref().read()?)) else { continue };
             drop(ready);
-            self.take_in(&happened?);
+            self.add_events(&happened?);
         }
     }
 
-    fn take_in(&mut self, happened: &[Event]) {
+    fn add_events(&mut self, happened: &[Event]) {
         let ours = |it: &&Event| it.watch == self.nearest.0 && it.name.as_ref() == Some(&self.nearest.1);
         let is_lost = happened.iter().any(|it| it.mask.intersects(LOST));
         if is_lost || !self.is_there && happened.iter().any(|it| ours(&it)) {

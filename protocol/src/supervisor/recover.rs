@@ -63,7 +63,7 @@ impl Recovery {
         }
     }
 
-    fn urged(&mut self, role: Role) -> &mut EndingStage {
+    fn ending(&mut self, role: Role) -> &mut EndingStage {
         match role {
             Role::Incumbent => &mut self.urged[0],
             Role::Successor => &mut self.urged[1],
@@ -97,7 +97,7 @@ impl Supervisor {
         for role in [Role::Incumbent, Role::Successor] {
             machine.ask(at, role, &mut out);
         }
-        machine.send_away(at, left.outgoing, &mut out);
+        machine.retire_outgoing(at, left.outgoing, &mut out);
         machine.conclude(at, &mut out);
         machine.end_unwanted(at, &mut out);
         machine.check();
@@ -125,7 +125,7 @@ impl Supervisor {
         }
     }
 
-    fn send_away(&mut self, at: Moment, outgoing: Observation, out: &mut Vec<Action>) {
+    fn retire_outgoing(&mut self, at: Moment, outgoing: Observation, out: &mut Vec<Action>) {
         let step = match outgoing {
             Observation::Gone => return,
             Observation::Asked => Leaving::Asked,
@@ -191,7 +191,7 @@ impl Supervisor {
             (Observation::Working | Observation::Waiting, FromService::Ready(ready))
                 if role == Role::Successor =>
             {
-                self.ready_or_not(ready)
+                self.observation_after_ready(ready)
             }
             (_, FromService::Progress(_) | FromService::Release(_)) => known,
             (_, _) => Observation::Unreachable,
@@ -206,7 +206,7 @@ impl Supervisor {
         }
     }
 
-    fn ready_or_not(&mut self, ready: &Ready) -> Observation {
+    fn observation_after_ready(&mut self, ready: &Ready) -> Observation {
         if ready.healthy {
             return Observation::Serving;
         }
@@ -279,7 +279,7 @@ impl Supervisor {
         }
         let Some(recovery) = &mut self.recovery else { return };
         *recovery.of(role) = found;
-        let is_urged = *recovery.urged(role) != EndingStage::No;
+        let is_urged = *recovery.ending(role) != EndingStage::No;
         match found {
             Observation::Asked | Observation::Working | Observation::Waiting => {
                 self.arm(at, answer_of(role), out)
@@ -311,7 +311,7 @@ impl Supervisor {
         }
         self.disarm_phase(out);
         let urged =
-            self.recovery.take().map_or(EndingStage::No, |mut recovery| *recovery.urged(Role::Successor));
+            self.recovery.take().map_or(EndingStage::No, |mut recovery| *recovery.ending(Role::Successor));
         self.incumbent = incumbent_as(incumbent);
         out.push(Action::Recovered(decision));
         match decision {
@@ -322,7 +322,7 @@ impl Supervisor {
                 if decision == Decision::Revert {
                     self.handoff.lost_commit = LostCommit::RevertIfServed;
                 }
-                self.go_back(at, successor, urged, out);
+                self.roll_back(at, successor, urged, out);
             }
             Decision::Wait | Decision::KillSuccessor | Decision::KillIncumbent => {}
         }
@@ -392,7 +392,7 @@ impl Supervisor {
     }
 
     /// The incumbent serves, or no process does.
-    fn go_back(&mut self, at: Moment, successor: Observation, urged: EndingStage, out: &mut Vec<Action>) {
+    fn roll_back(&mut self, at: Moment, successor: Observation, urged: EndingStage, out: &mut Vec<Action>) {
         self.handoff.skips_commit = false;
         if self.incumbent != Incumbent::Absent && self.mode == Mode::Overlap {
             out.push(Action::SteerToIncumbent);

@@ -11,7 +11,7 @@ use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{Failed, FromService, Ready, Release, Stage};
 use handoff_protocol::process::{Action, Event, Role};
 
-use super::{Driver, DriverRequest, say};
+use super::{Driver, DriverRequest, print_error};
 use crate::inbox::Input;
 use crate::state::{SuccessorLink, unpack};
 use crate::{Drain, Ended, Error, Seal};
@@ -38,14 +38,14 @@ impl Driver {
             Action::KeepState(state) => self.keep_state(state),
             Action::TakeOver(state) => match unpack(state, self.file.take()) {
                 Ok(state) => (self.orders)(DriverRequest::TakeOver(state)),
-                Err(error) => say(&error),
+                Err(error) => print_error(&error),
             },
             Action::HangUp => self.close_channel(),
             Action::TakeLock => self.take_lock(),
             Action::ReleaseLock => {
                 // Closing unlocks too, unless a child forked without exec keeps a duplicate.
                 if let Some(Err(error)) = self.lock.take().map(DataLock::release) {
-                    say(&error);
+                    print_error(&error);
                 }
             }
             Action::Open => {
@@ -96,7 +96,9 @@ impl Driver {
         let file = self.file.take();
         let fds: Vec<_> = file.iter().map(AsFd::as_fd).collect();
         match self.outbox.send(channel, self.version, id, message, &fds) {
-            Err(WireError::Frame(error)) => say(&format_args!("{} is not sent: {error}", message.name())),
+            Err(WireError::Frame(error)) => {
+                print_error(&format_args!("{} is not sent: {error}", message.name()))
+            }
             Err(error) if error.would_block() => self.lost = true,
             Ok(()) | Err(_) => {}
         }
@@ -203,7 +205,7 @@ impl Driver {
     /// A dismissed successor has touched nothing that needs cleanup.
     fn exit_at_once(&mut self) {
         self.adoption = None;
-        say(&"the supervisor has dismissed this process; it exits");
+        print_error(&"the supervisor has dismissed this process; it exits");
         self.before_exit.act();
         std::process::exit(0);
     }

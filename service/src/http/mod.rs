@@ -180,7 +180,7 @@ impl<S: HttpService> Server<S> {
         self.gate.send_replace(Gate::Draining);
         let traffic = self.traffic.clone();
         ::tokio::select! {
-            () = lull(traffic, Instant::now()) => {}
+            () = wait_for_quiescence(traffic, Instant::now()) => {}
             () = cancelled => {}
         }
     }
@@ -209,7 +209,7 @@ impl<S: HttpService> Server<S> {
 }
 
 /// Waits for a good moment to seal: when only short requests are in progress, or shortly afterwards none.
-async fn lull(traffic: Traffic, drain_began: Instant) {
+async fn wait_for_quiescence(traffic: Traffic, drain_began: Instant) {
     traffic.quiet(drain_began).await;
     if timeout(LULL, traffic.empty()).await.is_err() {
         traffic.quiet(drain_began).await;

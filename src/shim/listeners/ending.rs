@@ -21,7 +21,7 @@ impl Listeners {
             let mut shared = lock(shared);
             let used = shared.used;
             let Some(pair) = &mut shared.pair else { return Ok(()) };
-            pair.look();
+            pair.update_order();
             if !pair.has_foreign_sockets() {
                 return Ok(());
             }

@@ -94,9 +94,9 @@ impl Program {
             return gone.map(|()| Vec::new());
         }
         let told: Vec<String> = killed.iter().map(|it| format!("{} ({})", it.pid, it.name)).collect();
-        say!("killed what had not ended {after:.1?} after its stop signal: {}", told.join(", "));
+        log_line!("killed what had not ended {after:.1?} after its stop signal: {}", told.join(", "));
         if let Err(error) = killed::note(&self.config.own_path, &killed) {
-            say!("cannot report this to the daemon: {error}");
+            log_line!("cannot report this to the daemon: {error}");
         }
         gone.map(|()| killed)
     }
@@ -150,7 +150,7 @@ impl Program {
                 return self.known().life.exit().unwrap_or(UNKNOWN);
             }
             if let Err(error) = self.await_rest(self.config.stop_grace) {
-                say!("{error}");
+                log_line!("{error}");
             }
         }
     }
@@ -168,7 +168,10 @@ impl Program {
             // Also those that were started in the meantime.
             self.ask(self.tree());
             if !is_told && since.elapsed() > REST_TOLD {
-                say!("its main process has ended, and {} runs on; it has {left:.0?} to end", self.named());
+                log_line!(
+                    "its main process has ended, and {} runs on; it has {left:.0?} to end",
+                    self.named()
+                );
                 is_told = true;
             }
             self.wait(Some(left.min(LOOK)), |known| (!is_failing(known)).then_some(()));

@@ -59,10 +59,10 @@ impl Program {
         if is_over {
             return;
         }
-        say!("{what}");
+        log_line!("{what}");
         let path = self.config.own_path.with_extension(crate::shim::REFUSED);
         if let Err(error) = fs::write(&path, what) {
-            say!("cannot report this to the daemon: {}: {error}", path.display());
+            log_line!("cannot report this to the daemon: {}: {error}", path.display());
         }
     }
 
@@ -76,7 +76,7 @@ impl Program {
         };
         let looker = std::thread::Builder::new().name("handoff-server".to_owned()).spawn(move || {
             let until = Instant::now() + FOUND_WITHIN;
-            while !this.look().iter().any(|process| process.has_listener) && Instant::now() < until {
+            while !this.survey().iter().any(|process| process.has_listener) && Instant::now() < until {
                 std::thread::sleep(TICK);
             }
             let server = this.receivers().first().copied();
@@ -87,7 +87,7 @@ impl Program {
             }
         });
         if let Err(error) = looker {
-            say!("cannot determine which process serves: {error}");
+            log_line!("cannot determine which process serves: {error}");
         }
     }
 
@@ -98,7 +98,7 @@ impl Program {
         let looker = std::thread::Builder::new().name("handoff-server".to_owned()).spawn(move || {
             let until = Instant::now() + FOUND_WITHIN;
             while Instant::now() < until {
-                if this.look().iter().any(|process| process.has_listener) {
+                if this.survey().iter().any(|process| process.has_listener) {
                     return;
                 }
                 std::thread::sleep(TICK);
@@ -111,13 +111,13 @@ impl Program {
             }
         });
         if let Err(error) = looker {
-            say!("cannot determine whether a process still serves: {error}");
+            log_line!("cannot determine whether a process still serves: {error}");
         }
     }
 
-    fn look(&self) -> Vec<ReceiverProcess> {
+    fn survey(&self) -> Vec<ReceiverProcess> {
         let sockets = self.known().listeners.clone();
-        let all: Vec<ReceiverProcess> = self.tree().into_iter().map(|pid| look_at(pid, &sockets)).collect();
+        let all: Vec<ReceiverProcess> = self.tree().into_iter().map(|pid| inspect(pid, &sockets)).collect();
         self.known().was_served |= all.iter().any(|process| process.has_listener);
         all
     }
@@ -139,7 +139,7 @@ impl Program {
         });
         if let Err(error) = watcher {
             self.known().watched_by_name.remove(&pid);
-            say!("cannot watch process {pid}: {error}");
+            log_line!("cannot watch process {pid}: {error}");
         }
     }
 
@@ -163,7 +163,7 @@ impl Program {
     /// Forwards a signal to the program.
     pub(in crate::shim) fn pass_on(&self, what: Signal) {
         for pid in self.receivers() {
-            say!(
+            log_line!(
                 "forwarding signal {} to process {pid} ({}) of the program",
                 what as i32,
                 name_of(pid).unwrap_or_default()
@@ -174,7 +174,7 @@ impl Program {
 
     pub(super) fn find_receivers(&self, mode: StopMode, life: Life) -> Vec<u32> {
         let is_named = matches!(life.state(), LifeState::Adopted { .. });
-        receivers(mode, life.main(), is_named, &self.look())
+        receivers(mode, life.main(), is_named, &self.survey())
     }
 
     pub(super) fn ask(&self, pids: impl IntoIterator<Item = u32>) {
@@ -191,7 +191,7 @@ impl Program {
 }
 
 /// The current state of a process of the program. Invisible parts count as missing.
-fn look_at(pid: u32, listeners: &BTreeSet<u32>) -> ReceiverProcess {
+fn inspect(pid: u32, listeners: &BTreeSet<u32>) -> ReceiverProcess {
     let sockets = sockets_of(pid).into_iter().flatten();
     let program = fs::metadata(format!("/proc/{pid}/exe")).ok().map(|found| (found.dev(), found.ino()));
     ReceiverProcess {

@@ -58,7 +58,7 @@ impl Runner {
             }
             if Instant::now() >= next_look {
                 next_look = Instant::now() + REST_LOOK;
-                rests = rest.look(Instant::now(), ResourceUsage::of(self.program.tree()));
+                rests = rest.update(Instant::now(), ResourceUsage::of(self.program.tree()));
             }
             let idle_for = idle.0.elapsed().min(rests);
             if let Some(mismatch) = mismatch.filter(|mismatch| mismatch.is_for_good(idle_for)) {
@@ -94,13 +94,13 @@ impl Runner {
         let path = self.config.own_path.with_extension(WAITS);
         let told = match what {
             Some(what) => {
-                say!("{what}");
+                log_line!("{what}");
                 fs::write(&path, what)
             }
             None => fs::remove_file(&path),
         };
         if let Err(error) = told {
-            say!("cannot report this to the daemon: {}: {error}", path.display());
+            log_line!("cannot report this to the daemon: {}: {error}", path.display());
         }
     }
 

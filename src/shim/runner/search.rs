@@ -27,7 +27,7 @@ impl Runner {
             let is_settled = stays || self.is_settled();
             let survey = match self.census.survey(|| self.program.tree()) {
                 Ok(survey) => survey,
-                Err(error) => return say!("ending the program although {error}"),
+                Err(error) => return log_line!("ending the program although {error}"),
             };
             let seen = self.seen(survey, is_settled);
             if seen.settled {
@@ -43,7 +43,7 @@ impl Runner {
                 RunningStep::End => {
                     let left = self.tell_of_left(survey);
                     if left > 0 && self.finishes() {
-                        say!(
+                        log_line!(
                             "after {:?} requests were still in progress on {left} connections; the program may cut them",
                             began.elapsed()
                         );
@@ -76,7 +76,7 @@ impl Runner {
         let written =
             serde_json::to_vec(&left).map_err(io::Error::other).and_then(|text| fs::write(&path, text));
         if let Err(error) = written {
-            say!("cannot write {}: {error}", path.display());
+            log_line!("cannot write {}: {error}", path.display());
         }
         unanswered
     }

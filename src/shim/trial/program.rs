@@ -90,7 +90,7 @@ impl Trial<'_> {
             let bound = self.watch.bound();
             wanted.iter().filter(|name| !bound.contains(name)).cloned().collect::<Vec<_>>()
         };
-        let arrived = self.program.wait(Some(self.left()), |known| {
+        let arrived = self.program.wait(Some(self.time_left()), |known| {
             if missing().is_empty() {
                 return Some(Ok(()));
             }
@@ -158,7 +158,7 @@ impl Trial<'_> {
             if let Some(ended) = self.program.wait(Some(TICK), ended) {
                 return Err(self.with_others(ended));
             }
-            if self.left().is_zero() {
+            if self.time_left().is_zero() {
                 let waiting = self.listeners.names(|name| waiting.iter().any(|waiting| waiting == name));
                 let what =
                     format!("it has not accepted a connection at {waiting} within {:?}", self.order.limit);
@@ -201,12 +201,12 @@ impl Trial<'_> {
         let is_wrapped = !servers.is_empty() && !servers.contains(&main);
         is_wrapped.then(|| Wrapper {
             servers: servers.iter().filter_map(|pid| name_of(*pid)).collect(),
-            swallows: self.swallows(main),
+            swallows: self.dies_of_stop_signal(main),
         })
     }
 
     /// A shell briefly blocks all signals when it handles its children, so one check is not enough.
-    fn swallows(&self, main: u32) -> bool {
+    fn dies_of_stop_signal(&self, main: u32) -> bool {
         let signal = self.order.plan.program.stop_signal.signal();
         let until = Instant::now() + SETTLES_WITHIN;
         loop {
@@ -232,7 +232,7 @@ impl Trial<'_> {
             .collect()
     }
 
-    fn left(&self) -> Duration {
+    fn time_left(&self) -> Duration {
         self.order.limit.saturating_sub(self.started_at.elapsed())
     }
 

@@ -213,9 +213,9 @@ impl KeeperHandle {
     pub(super) fn quit(&self) {
         self.watch.abort();
         // A keeper that hangs cannot write the contents of the pipes, but another one can.
-        if !self.inner.tell(Client::quit) {
+        if !self.inner.send_recorded(Client::quit) {
             match self.inner.replace() {
-                Ok(()) => drop(self.inner.tell(Client::quit)),
+                Ok(()) => drop(self.inner.send_recorded(Client::quit)),
                 Err(error) => tracing::error!("{error}"),
             }
         }
@@ -223,7 +223,7 @@ impl KeeperHandle {
 
     /// Sends a request whose answer is read later.
     fn post(&self, ask: impl FnOnce(&mut Client) -> Result<(), Error>) {
-        self.inner.tell(ask);
+        self.inner.send_recorded(ask);
         if !self.inner.hearing.replace(true) {
             spawn_local(watch::answers(Rc::downgrade(&self.inner)));
         }
@@ -239,7 +239,7 @@ impl Drop for KeeperHandle {
 impl KeeperConnection {
     /// Sends the keeper a request that is on record. If the keeper cannot be reached any more, it is killed, and the
     /// next one gets the request from the record. Returns whether the keeper still runs.
-    fn tell(&self, ask: impl FnOnce(&mut Client) -> Result<(), Error>) -> bool {
+    fn send_recorded(&self, ask: impl FnOnce(&mut Client) -> Result<(), Error>) -> bool {
         let mut state = self.state.borrow_mut();
         let Err(error) = ask(&mut state.client) else { return true };
         tracing::error!("{error}");

@@ -236,7 +236,7 @@ impl Service {
     }
 
     /// A sentence for the user about listeners that the program has left.
-    pub(in crate::supervisor) fn told_left(&self) -> Option<String> {
+    pub(in crate::supervisor) fn left_listeners_sentence(&self) -> Option<String> {
         let left =
             if self.machine.phase() == Phase::Serving { self.left_listeners() } else { BTreeSet::new() };
         let at = left.first()?;

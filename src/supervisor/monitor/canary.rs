@@ -80,7 +80,7 @@ impl Service {
     }
 
     /// The pids of the incumbent and of the successor, as long as the step lasts.
-    pub(in crate::supervisor) fn sharing(&self, step: Step) -> Option<[Option<u32>; 2]> {
+    pub(in crate::supervisor) fn sharing_pids(&self, step: Step) -> Option<[Option<u32>; 2]> {
         let pids = [self.processes.incumbent(), self.processes.successor()]
             .map(|process| process.map(|process| process.pid()));
         self.is_in_step(step).then_some(pids)
@@ -103,7 +103,7 @@ async fn count(inputs: Inputs, lane: Lane, addresses: Vec<ListenAddress>, step: 
         let Some(roots) = inputs.ask(|reply| Input::Sharing(step, reply)).await.flatten() else { return };
         let counted = lane.run(move || {
             let trees = roots.map(|root| root.map(tree_of).unwrap_or_default());
-            let counts = tally.look([&trees[0], &trees[1]]);
+            let counts = tally.poll([&trees[0], &trees[1]]);
             (tally, counts)
         });
         let Ok((same, Ok(counts))) = counted.await else { return };

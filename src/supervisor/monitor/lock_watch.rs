@@ -35,14 +35,14 @@ impl Service {
     }
 
     /// The process that is taking its lock, if it begins in this handoff.
-    pub(in crate::supervisor) fn beginner(&self, id: HandoffId) -> Option<u32> {
+    pub(in crate::supervisor) fn lock_taker(&self, id: HandoffId) -> Option<u32> {
         let begins = self.machine.phase() == Phase::Beginning && self.machine.handoff() == id;
         self.processes.successor().filter(|_| begins).map(|process| process.pid())
     }
 
     /// Records that another process keeps this one from its lock.
     pub(in crate::supervisor) fn note_lock_trouble(&mut self, id: HandoffId, pid: u32, trouble: String) {
-        if self.beginner(id) == Some(pid) && self.problems.lock_is_held(trouble.clone()) {
+        if self.lock_taker(id) == Some(pid) && self.problems.lock_is_held(trouble.clone()) {
             tracing::warn!(service = %self.name, pid, trouble, "the new process waits");
         }
     }
@@ -67,7 +67,7 @@ pub(in crate::supervisor) async fn check_queue(handle: &Handle) -> Result<(), Er
             .map(|process| (service.name.clone(), process.pid()))
     });
     let Some((name, pid)) = found else { return Ok(()) };
-    let Some(stranger) = look(move || queued(pid)).await else { return Ok(()) };
+    let Some(stranger) = run_in_thread(move || queued(pid)).await else { return Ok(()) };
     let message = format!(
         "{stranger} waits for the lock of the data of {:?}: it would get it in an upgrade, in the place of the new process.",
         name.as_str()
@@ -83,14 +83,14 @@ async fn watch(inputs: Inputs, id: HandoffId) {
     loop {
         sleep(PATIENCE).await;
         let Some(pid) = inputs.ask(|reply| Input::Beginner(id, reply)).await.flatten() else { return };
-        if let Some(trouble) = look(move || trouble(pid)).await {
+        if let Some(trouble) = run_in_thread(move || trouble(pid)).await {
             inputs.send(Input::LockTrouble(id, pid, trouble));
         }
     }
 }
 
 /// Runs `look` in a thread of its own: if a file system hangs, only that thread does.
-async fn look<T: Send + 'static>(look: impl FnOnce() -> Option<T> + Send + 'static) -> Option<T> {
+async fn run_in_thread<T: Send + 'static>(look: impl FnOnce() -> Option<T> + Send + 'static) -> Option<T> {
     let (sender, receiver) = oneshot::channel();
     let thread =
         std::thread::Builder::new().name("handoff-lock".to_owned()).spawn(move || sender.send(look()));

@@ -28,7 +28,7 @@ pub(in crate::supervisor) struct Monitor {
 
 impl Monitor {
     /// Forgets why a process was to be killed: another one serves now.
-    pub(in crate::supervisor) fn spare(&mut self) {
+    pub(in crate::supervisor) fn clear_kill_reason(&mut self) {
         self.kill_reason = None;
     }
 

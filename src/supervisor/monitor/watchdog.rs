@@ -50,12 +50,12 @@ impl Service {
             return;
         }
         self.monitor.watchdog = wanted.map(|over @ (id, watch)| {
-            let task = spawn_local(watch_over(self.inputs.clone(), id, self.look(watch)));
+            let task = spawn_local(watch_over(self.inputs.clone(), id, self.settings_for(watch)));
             Watchdog { over, task: task.abort_handle() }
         });
     }
 
-    fn look(&self, watch: WatchReason) -> WatchdogSettings {
+    fn settings_for(&self, watch: WatchReason) -> WatchdogSettings {
         let trial = &self.config.trial;
         let (interval_ms, failures, errors) = match watch {
             WatchReason::Share(_) | WatchReason::Probation => {
@@ -95,7 +95,7 @@ impl Service {
     }
 
     /// Checks what can be seen of the watched process. An error says why it is unwell.
-    pub(in crate::supervisor) fn look_at_watched(&mut self) -> Result<(), Failure> {
+    pub(in crate::supervisor) fn check_watched(&mut self) -> Result<(), Failure> {
         if let Some(pid) = self.stopped() {
             return Err(Failure::Unwell(format!("the process {pid} is stopped, by a signal or a debugger")));
         }
@@ -127,7 +127,7 @@ async fn watch_over(inputs: Inputs, id: HandoffId, look: WatchdogSettings) {
     let mut way = WayIn::new(&inputs, id);
     let why = loop {
         sleep(Duration::from_millis(look.interval_ms)).await;
-        let found = match look_once(&inputs, &look, &mut way).await {
+        let found = match check_once(&inputs, &look, &mut way).await {
             Ok(None) => {
                 failures = 0;
                 continue;
@@ -150,7 +150,7 @@ async fn watch_over(inputs: Inputs, id: HandoffId, look: WatchdogSettings) {
 
 /// Checks the process once. An error says why it is unwell; `Some` says that there were too many errors, which
 /// condemns it at once.
-async fn look_once(
+async fn check_once(
     inputs: &Inputs,
     look: &WatchdogSettings,
     way: &mut WayIn<'_>,

@@ -126,11 +126,11 @@ impl Operations {
     }
 
     /// What the history records of them.
-    pub(in crate::supervisor) fn asked(&self) -> impl Iterator<Item = &RequestedOperation> {
+    pub(in crate::supervisor) fn requested(&self) -> impl Iterator<Item = &RequestedOperation> {
         self.all().filter_map(|operation| operation.asked.as_ref())
     }
 
-    pub(in crate::supervisor) fn asked_mut(&mut self) -> impl Iterator<Item = &mut RequestedOperation> {
+    pub(in crate::supervisor) fn requested_mut(&mut self) -> impl Iterator<Item = &mut RequestedOperation> {
         let all = self.under_way.iter_mut().chain(&mut self.incoming);
         all.filter_map(|operation| operation.asked.as_mut())
     }
@@ -150,7 +150,7 @@ impl Operations {
     /// How long the operation in progress has taken so far, and its phases: since the first client asked for it, or
     /// since it began without a client.
     pub(in crate::supervisor) fn times(&self) -> (u64, Vec<api::PhaseTime>) {
-        let times = self.asked().next().map(|asked| asked.times(&self.timeline));
+        let times = self.requested().next().map(|asked| asked.times(&self.timeline));
         times.unwrap_or_else(|| (self.timeline.took_us(), self.timeline.phases()))
     }
 

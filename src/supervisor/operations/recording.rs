@@ -201,7 +201,7 @@ impl Recorder {
 impl Service {
     /// The version that was last committed.
     pub(in crate::supervisor) fn current_version(&self) -> Option<Version> {
-        self.current_binary().map(|binary| self.told_version(binary))
+        self.current_binary().map(|binary| self.history_version(binary))
     }
 
     /// Records what runs now as the version that the operation starts from.
@@ -216,8 +216,8 @@ impl Service {
     /// Records that the operations in progress are about to start a process of this binary.
     pub(in crate::supervisor) fn record_launch(&mut self, id: HandoffId, binary: &Binary) {
         let mut begun = Vec::new();
-        let to = self.told_version(binary);
-        for asked in self.operations.asked_mut() {
+        let to = self.history_version(binary);
+        for asked in self.operations.requested_mut() {
             if asked.id.is_some() {
                 continue;
             }
@@ -232,7 +232,7 @@ impl Service {
 
     /// Records the end of the operations in progress.
     pub(in crate::supervisor) fn record_end(&self, ending: Ending, reason: Option<&str>) {
-        for asked in self.operations.asked() {
+        for asked in self.operations.requested() {
             self.operations.recorder().append(self.entry(asked, ending, reason));
         }
     }
@@ -292,7 +292,7 @@ impl Service {
         let entries = self.wait_for_history(read).unwrap_or_default();
         let current = self.journal.standing().current.as_ref().map(|current| current.handoff);
         for entry in entries.iter().filter(|entry| entry.outcome == Ending::UnderWay).cloned() {
-            if self.is_told_of(entry.id) {
+            if self.is_recorded_here(entry.id) {
                 continue;
             }
             if under_way == Some(entry.id) {
@@ -318,9 +318,9 @@ impl Service {
     }
 
     /// Whether this daemon records the attempt itself, so it is not left over from an earlier one.
-    fn is_told_of(&self, id: HandoffId) -> bool {
+    fn is_recorded_here(&self, id: HandoffId) -> bool {
         let waits = |recorder: &Recorder| recorder.queue.entries.borrow().iter().any(|entry| entry.id == id);
-        self.operations.asked().any(|asked| asked.id == Some(id)) || waits(self.operations.recorder())
+        self.operations.requested().any(|asked| asked.id == Some(id)) || waits(self.operations.recorder())
     }
 
     /// Records an attempt that an earlier daemon was about to begin, if none of the entries covers it. If the journal

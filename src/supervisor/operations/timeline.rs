@@ -133,7 +133,7 @@ impl Timeline {
     }
 
     /// Records that the end is reported: the last phase lasts until now.
-    pub(in crate::supervisor) fn told(&mut self) {
+    pub(in crate::supervisor) fn reported(&mut self) {
         self.told_us = Some(self.age_us());
     }
 

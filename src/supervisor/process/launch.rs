@@ -61,7 +61,7 @@ impl Service {
         spawn_local(async move {
             let found = found.await.and_then(|found| found);
             if let (Ok((false, _)), Some((_, version))) = (&found, &stored) {
-                let put_back = restorer.put_back(version.clone()).await;
+                let put_back = restorer.restore_version(version.clone()).await;
                 tracing::error!("{}", put_back.unwrap_or_else(|error| error));
             }
             let binary = found.map(|(_, found)| found.or(stored.map(|(binary, _)| binary)));

@@ -266,7 +266,7 @@ impl WatchTask {
     /// Delivers an event. Until a version is agreed, waits for each one: the answer of the service decides how the
     /// next message is read. After that, the messages of a process enter the inbox together, so that no later result
     /// overtakes some of them. At most [`UNTAKEN_MAX`] do, since a process may send without end.
-    async fn tell(&self, event: ProcessEvent, version: &Cell<u16>) {
+    async fn deliver(&self, event: ProcessEvent, version: &Cell<u16>) {
         let input = Input::Process(self.serial, event);
         let untaken = self.untaken.get() + 1;
         if version.get() == UNAGREED || untaken >= UNTAKEN_MAX {
@@ -331,7 +331,7 @@ async fn send_later(unsent: Weak<UnsentMessages>, channel: Weak<AsyncFd<Channel>
 }
 
 async fn watch(watched: WatchTask, version: Rc<Cell<u16>>) {
-    let tell = async |event| watched.tell(event, &version).await;
+    let tell = async |event| watched.deliver(event, &version).await;
     let Some(channel) = &watched.channel else {
         return tell(ProcessEvent::Gone(watched.gone().await)).await;
     };
@@ -392,7 +392,7 @@ async fn gone(pidfd: &AsyncFd<OwnedFd>) -> Exit {
     loop {
         let Ok(mut guard) = pidfd.readable().await else { return Exit::Unknown };
         match reap(pidfd.get_ref().as_fd()) {
-            Ok(Some(exit)) => return told(exit),
+            Ok(Some(exit)) => return to_protocol_exit(exit),
             // It is not a child of this process. The error also comes while it still runs.
             Err(_) if !matches!(life(pidfd.get_ref()), Ok(Life::Runs)) => return gone_elsewhere(pidfd).await,
             Ok(None) | Err(_) => guard.clear_ready(),
@@ -406,18 +406,18 @@ async fn gone_elsewhere(pidfd: &AsyncFd<OwnedFd>) -> Exit {
     loop {
         let found = exit_of_reaped(pidfd.get_ref()).or_else(|| exit_of_zombie(pidfd.get_ref()));
         if let Some(exit) = found {
-            return told(exit);
+            return to_protocol_exit(exit);
         }
         // The kernel may know once the parent has reaped it.
         match timeout_at(until, pidfd.readable()).await {
             Ok(Ok(mut guard)) if matches!(life(pidfd.get_ref()), Ok(Life::Zombie)) => guard.clear_ready(),
-            _ => return exit_of_reaped(pidfd.get_ref()).map_or(Exit::Unknown, told),
+            _ => return exit_of_reaped(pidfd.get_ref()).map_or(Exit::Unknown, to_protocol_exit),
         }
     }
 }
 
 /// Converts to the type of the protocol.
-pub(in crate::supervisor) fn told(exit: process::Exit) -> Exit {
+pub(in crate::supervisor) fn to_protocol_exit(exit: process::Exit) -> Exit {
     match (exit.code, exit.signal) {
         (Some(code), _) => Exit::Code(code),
         (None, Some(signal)) => Exit::Signal(signal),

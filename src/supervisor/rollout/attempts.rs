@@ -11,14 +11,15 @@ impl Pipeline {
     pub(super) fn record_step(&self, wanted: &Wanted, doing: &str) {
         let reason = format!("the daemon ended while {doing}");
         self.handle.read(|service| {
-            let entry = self.entry(service, Ending::Rejected, Some(&reason), self.aim(service, wanted));
+            let entry =
+                self.entry(service, Ending::Rejected, Some(&reason), self.wanted_version(service, wanted));
             service.operations.recorder().prepare(Entry { phases: self.phases.ended(), ..entry });
         });
     }
 
     pub(super) fn record_refusal(&self, wanted: &Wanted, error: &Error) {
         self.handle.read(|service| {
-            let aim = self.aim(service, wanted);
+            let aim = self.wanted_version(service, wanted);
             service.operations.recorder().append(self.entry(
                 service,
                 Ending::Rejected,
@@ -33,7 +34,7 @@ impl Pipeline {
         self.handle.read(|service| service.operations.recorder().forget(self.id));
     }
 
-    fn aim(&self, service: &Service, wanted: &Wanted) -> history::Version {
+    fn wanted_version(&self, service: &Service, wanted: &Wanted) -> history::Version {
         match wanted {
             Wanted::Path(path, _, version) => {
                 history::Version { path: path.clone(), sha256: None, version: version.clone() }

@@ -19,7 +19,7 @@ pub(in crate::supervisor) struct HookVariables(Vec<(String, String)>);
 
 impl Service {
     /// The variables of an upgrade to the binary at `path` that is about to begin.
-    pub(in crate::supervisor) fn told(&self, path: &Path, reason: &str) -> HookVariables {
+    pub(in crate::supervisor) fn variables(&self, path: &Path, reason: &str) -> HookVariables {
         let mut told = HookVariables(vec![
             ("HANDOFF_SERVICE".to_owned(), self.name.to_string()),
             ("HANDOFF_REASON".to_owned(), reason.to_owned()),

@@ -75,7 +75,7 @@ impl Daemon {
         let (handle, _) = self.find_fresh(&wanted.service).await?;
         let phases = Phases::new(&wanted.service, &progress);
         phases.enter("waiting");
-        let turn = handle.turn().lock_owned().await;
+        let turn = handle.import_lock().lock_owned().await;
         handle.settled().await;
         // The service file may have changed meanwhile.
         let (handle, config) = self.find_fresh(&wanted.service).await?;
@@ -108,7 +108,7 @@ impl Pipeline {
         asked: RequestedOperation,
         progress: Option<ProgressSink>,
     ) -> Result<Self, Error> {
-        let turn = handle.turn().try_lock_owned();
+        let turn = handle.import_lock().try_lock_owned();
         let busy = |_| Error::busy(&config.name, "another version is brought in");
         let turn = turn.map_err(busy)?;
         Ok(Self::begin(handle, config, asked, progress, turn))
@@ -206,13 +206,13 @@ impl Pipeline {
             Wanted::Kept(version) => self.handle.read(|service| service.versions.store.path_of(version)),
             Wanted::Path(path, claims, version) => {
                 self.record_step(wanted, "it took in the new version");
-                self.bring_in(path, claims, version.as_deref(), preparation.flag()).await?
+                self.import_claimed(path, claims, version.as_deref(), preparation.flag()).await?
             }
         };
         if once && self.runs(&path).await {
             return Ok(None);
         }
-        let told = self.handle.read(|service| service.told(&path, self.asked.what.as_str()));
+        let told = self.handle.read(|service| service.variables(&path, self.asked.what.as_str()));
         if let Some(command) = &self.config.hooks.preflight {
             self.phases.enter("preflight");
             self.record_step(wanted, "the preflight ran");
@@ -227,7 +227,7 @@ impl Pipeline {
         Ok(Some((path, told)))
     }
 
-    async fn bring_in(
+    async fn import_claimed(
         &mut self,
         path: &Path,
         claims: &api::Claims,
@@ -302,7 +302,7 @@ impl Pipeline {
             let entry = self.entry(service, history::Ending::Staged, None, to);
             let took_us = entry.took_us;
             service.operations.recorder().append(entry);
-            service.as_it_is(api::Ending::Staged, took_us)
+            service.current_outcome(api::Ending::Staged, took_us)
         });
         Ok(api::Outcome {
             binary: given,
@@ -335,7 +335,7 @@ impl Pipeline {
 
     fn unchanged(&self) -> api::Outcome {
         let took_us = self.asked.elapsed_us();
-        let outcome = self.handle.read(|service| service.as_it_is(api::Ending::Unchanged, took_us));
+        let outcome = self.handle.read(|service| service.current_outcome(api::Ending::Unchanged, took_us));
         api::Outcome { phases: self.asked.before.clone(), ..outcome }
     }
 }

@@ -14,14 +14,14 @@ mod versions;
 
 pub(in crate::supervisor) use binary::{Hashes, hex};
 pub(crate) use first::check_claims;
-pub(in crate::supervisor) use first::{ImportResult, bring_first, check_running, find, origin_of};
+pub(in crate::supervisor) use first::{ImportResult, check_running, find, import_first, origin_of};
 pub(in crate::supervisor) use hooks::Drains;
 pub(crate) use install::import_of;
 pub(in crate::supervisor) use install::{Pipeline, Wanted};
 pub(in crate::supervisor) use origin::{Origin, read_origins};
-pub(in crate::supervisor) use path_watch::{Arrival, PathUpdate, bring_in_all};
+pub(in crate::supervisor) use path_watch::{Arrival, PathUpdate, install_arrivals};
 pub(in crate::supervisor) use preparation::{CallOff, CalledOff, was_called_off};
-pub(in crate::supervisor) use staging::{bring_in_staged, check_staged, recall_staged};
+pub(in crate::supervisor) use staging::{check_staged, import_all_staged, recall_staged};
 pub(in crate::supervisor) use versions::{statuses, unfinished};
 
 use std::path::PathBuf;
@@ -92,7 +92,7 @@ impl Versions {
         self.preparation.is_some()
     }
 
-    pub(in crate::supervisor) fn turn(&self) -> Arc<Mutex<()>> {
+    pub(in crate::supervisor) fn import_lock(&self) -> Arc<Mutex<()>> {
         Arc::clone(&self.turn)
     }
 

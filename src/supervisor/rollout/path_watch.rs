@@ -51,7 +51,7 @@ pub(in crate::supervisor) struct Arrival {
 }
 
 /// Brings in everything that arrives, forever. Work in progress outlives the watch that found the version.
-pub(in crate::supervisor) async fn bring_in_all(
+pub(in crate::supervisor) async fn install_arrivals(
     daemon: Rc<Daemon>,
     mut arrivals: mpsc::UnboundedReceiver<Arrival>,
 ) {
@@ -59,13 +59,18 @@ pub(in crate::supervisor) async fn bring_in_all(
         let daemon = Rc::clone(&daemon);
         spawn_local(async move {
             let by = Caller::own(format!("watch {}", watched.display()));
-            let _ = done.send(daemon.bring_in(service, path, by).await);
+            let _ = done.send(daemon.install_arrival(service, path, by).await);
         });
     }
 }
 
 impl Daemon {
-    async fn bring_in(&self, service: ServiceName, path: PathBuf, by: Caller) -> Result<api::Outcome, Error> {
+    async fn install_arrival(
+        &self,
+        service: ServiceName,
+        path: PathBuf,
+        by: Caller,
+    ) -> Result<api::Outcome, Error> {
         let wanted = api::Install { service, path, claims: api::Claims::default(), version: None };
         self.install(wanted, by, None).await
     }
@@ -92,7 +97,7 @@ impl Service {
     }
 
     /// Handles news of the watched path. Another path may be watched by now.
-    pub(in crate::supervisor) fn path_news(&mut self, news: PathUpdate) {
+    pub(in crate::supervisor) fn path_updated(&mut self, news: PathUpdate) {
         let is_watched =
             |path: &Path| self.versions.path_watch.as_ref().is_some_and(|it| it.config.path == path);
         match news {
@@ -157,11 +162,11 @@ struct Watcher {
 impl Watcher {
     async fn watch(self) {
         if let Err(error) = self.follow().await {
-            self.tell(format!("it is not watched until the next start of the daemon: {error}"));
+            self.warn(format!("it is not watched until the next start of the daemon: {error}"));
         }
     }
 
-    fn tell(&self, what: String) {
+    fn warn(&self, what: String) {
         self.inputs.send(Input::Path(PathUpdate::Told(self.config.path.clone(), what)));
     }
 
@@ -182,13 +187,13 @@ impl Watcher {
                     PathEvent::Whole | PathEvent::Look => Some(Instant::now() + settle),
                     PathEvent::Written | PathEvent::Gone => None,
                 },
-                () = until(due) => due = self.look().await.then(|| Instant::now() + settle.max(AGAIN)),
+                () = until(due) => due = self.check_path().await.then(|| Instant::now() + settle.max(AGAIN)),
             }
         }
     }
 
     /// Checks the path, and brings in a new version. Returns `true` if it should check again.
-    async fn look(&self) -> bool {
+    async fn check_path(&self) -> bool {
         if !self.until_open().await {
             return false;
         }
@@ -210,7 +215,7 @@ impl Watcher {
         let memory = match remember(&self.lanes.imports, memory, &sha256).await {
             Ok(memory) => memory,
             Err(error) => {
-                self.tell(format!("it is not installed, since it could not be remembered: {error}"));
+                self.warn(format!("it is not installed, since it could not be remembered: {error}"));
                 return false;
             }
         };
@@ -253,7 +258,7 @@ impl Watcher {
                 format!("it is not installed, and not tried again: {}", error.message.trim_end_matches('.'))
             }
         };
-        self.tell(told);
+        self.warn(told);
         false
     }
 

@@ -171,7 +171,7 @@ impl Service {
             Phase::Stopped => api::Ending::Stopped,
             _ => api::Ending::RolledBack,
         };
-        let outcome = self.as_it_is(ending, u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        let outcome = self.current_outcome(ending, u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         Some((api::Outcome { reason: Some(CANCELLED.to_owned()), ..outcome }, preparation))
     }
 
@@ -202,11 +202,11 @@ impl Service {
             accept_gap_us: None,
             ..entry
         });
-        self.as_it_is(api::Ending::Stopped, took_us)
+        self.current_outcome(api::Ending::Stopped, took_us)
     }
 
     /// The current state, as the outcome of an operation that has no handoff.
-    pub(in crate::supervisor) fn as_it_is(&self, outcome: api::Ending, took_us: u64) -> api::Outcome {
+    pub(in crate::supervisor) fn current_outcome(&self, outcome: api::Ending, took_us: u64) -> api::Outcome {
         let shown = self.shown();
         api::Outcome {
             service: self.name.clone(),

@@ -92,7 +92,7 @@ pub(in crate::supervisor) async fn check_staged(
 ) -> Result<(), Error> {
     let Some(staged) = handle.read(|service| service.versions.staged.clone()) else { return Ok(()) };
     let Some(command) = config.hooks.preflight.as_ref().filter(|_| !staged.is_checked) else { return Ok(()) };
-    let told = handle.read(|service| service.told(&staged.binary, Operation::Install.as_str()));
+    let told = handle.read(|service| service.variables(&staged.binary, Operation::Install.as_str()));
     let passed = must_pass(command, &told, &staged.binary, config, std::future::pending()).await;
     if passed.is_err() {
         handle.with(Service::unstage);
@@ -115,22 +115,22 @@ pub(in crate::supervisor) async fn stage(handle: &Handle, staged: Staged) -> Res
 }
 
 /// Upgrades to a version that was staged while no daemon ran, if its service runs.
-pub(in crate::supervisor) fn bring_in_staged(handle: Handle) {
+pub(in crate::supervisor) fn import_all_staged(handle: Handle) {
     if !handle.read(|service| service.versions.staged.is_some() && service.machine.phase() != Phase::Stopped)
     {
         return;
     }
     spawn_local(async move {
-        if let Err(error) = bring_in(&handle).await {
+        if let Err(error) = import_staged(&handle).await {
             tracing::error!("{error}");
             handle.with(|service| service.problems.staged_refused(&error));
         }
     });
 }
 
-async fn bring_in(handle: &Handle) -> Result<(), Error> {
+async fn import_staged(handle: &Handle) -> Result<(), Error> {
     loop {
-        let turn = handle.turn().lock_owned().await;
+        let turn = handle.import_lock().lock_owned().await;
         handle.settled().await;
         let (staged, phase, config) = handle.read(|service| {
             (service.versions.staged.clone(), service.machine.phase(), service.config.clone())

@@ -20,7 +20,7 @@ use crate::history;
 use crate::store::{self, ContentMatch, Id, Store, Version};
 use crate::supervisor::daemon::Daemon;
 use crate::supervisor::process::{Process, Token};
-use crate::supervisor::service::{Handle, Service, put_back};
+use crate::supervisor::service::{Handle, Service, restore_current_version};
 use crate::sys::regular;
 
 /// Maximum size of a file that is read for a comparison.
@@ -112,7 +112,7 @@ impl Service {
         };
         process.release = Some(version.to_owned());
         let (handoff, path) = (process.handoff, PathBuf::from(&process.binary.path));
-        for asked in self.operations.asked_mut() {
+        for asked in self.operations.requested_mut() {
             asked.learn_version(handoff, version);
         }
         if let Some(stored) = self.versions.store.version_at(&path) {
@@ -126,7 +126,7 @@ impl Service {
     }
 
     /// A binary, as the history records it.
-    pub(in crate::supervisor) fn told_version(&self, binary: &Binary) -> history::Version {
+    pub(in crate::supervisor) fn history_version(&self, binary: &Binary) -> history::Version {
         let sha256 = (binary.sha256 != [0; 32]).then(|| hex(&binary.sha256));
         let path = PathBuf::from(&binary.path);
         let version = self.name_of(&path, Some(&binary.sha256));
@@ -337,7 +337,7 @@ pub(in crate::supervisor) async fn statuses(handles: Vec<Handle>) -> Vec<api::Se
     // All checks run at the same time, each in a lane of its own.
     let look = |handle: &Handle| {
         handle.with(|service| {
-            service.look_after_journal();
+            service.maintain_journal();
             service.renew_ended();
             let question = service.question();
             (service.status(), service.lanes.looks.run(move || question.see()))
@@ -352,7 +352,7 @@ pub(in crate::supervisor) async fn statuses(handles: Vec<Handle>) -> Vec<api::Se
                 let named_by_file = || handle.read(|service| service.config.binary.clone());
                 status.named = named.map(|is| api::Named { binary: named_by_file(), is });
                 if is_lost {
-                    status.problem = Some(put_back(handle).await);
+                    status.problem = Some(restore_current_version(handle).await);
                 }
             }
             Ok(Err(_)) | Err(_) => {
@@ -410,7 +410,7 @@ impl Daemon {
         asked: api::Pin,
     ) -> Result<Vec<api::VersionStatus>, Error> {
         let (store, lane) = (handle.store(), handle.lanes().imports);
-        let version = store.meant_by(&asked.version).map_err(|error| {
+        let version = store.find_by_word(&asked.version).map_err(|error| {
             let message = format!("Nothing of service {:?} is pinned: {error}.", asked.service.as_str());
             Error::new(Kind::Rejected, message, error.hint())
         })?;
@@ -431,7 +431,7 @@ impl Daemon {
         let mut removed = Vec::new();
         let is_one = handles.len() == 1;
         for handle in handles {
-            let (name, turn) = (handle.name(), handle.turn());
+            let (name, turn) = (handle.name(), handle.import_lock());
             // An upgrade holds the turn until its probation is over, and removes versions itself.
             match turn.try_lock() {
                 Ok(_turn) => removed.extend(collect(&handle).await?),

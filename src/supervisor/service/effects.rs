@@ -83,7 +83,7 @@ impl Service {
             Action::GiveUpRecord => self.give_up_record(),
             Action::Promote => {
                 self.processes.promote();
-                self.monitor.spare();
+                self.monitor.clear_kill_reason();
                 if let (Some(listening), Some(process)) = (&mut self.listening, self.processes.incumbent()) {
                     listening.lengthen_queues(process.slot);
                     listening.serve();
@@ -111,7 +111,7 @@ impl Service {
                 self.disarm(deadline)
             }
             Action::Failed(reason) => {
-                let reason = self.as_told(reason);
+                let reason = self.without_own_trouble(reason);
                 tracing::warn!(service = %self.name, handoff = %self.machine.handoff(), "{reason}");
                 self.problems.failed(self.with_requests(&reason));
             }
@@ -200,7 +200,7 @@ impl Service {
 
     fn report(&mut self, outcome: Outcome) {
         self.operations.timeline_mut().decided();
-        self.operations.timeline_mut().told();
+        self.operations.timeline_mut().reported();
         self.collect_all_killed();
         let (ending, reason) = match outcome {
             Outcome::Started => (api::Ending::Started, None),
@@ -209,7 +209,7 @@ impl Service {
             Outcome::RolledBack(reason) => (api::Ending::RolledBack, Some(reason)),
             Outcome::Failed(reason) => (api::Ending::Failed, Some(reason)),
         };
-        let reason = reason.map(|reason| self.as_told(reason));
+        let reason = reason.map(|reason| self.without_own_trouble(reason));
         tracing::info!(service = %self.name, ?ending, reason = reason.as_ref().map(ToString::to_string));
         let is_well = matches!(ending, api::Ending::Committed | api::Ending::Started);
         if is_well {
@@ -236,7 +236,7 @@ impl Service {
             lost_datagrams: self.operations.timeline().lost(),
             phases,
             killed: self.problems.killed(),
-            ..self.as_it_is(ending, took_us)
+            ..self.current_outcome(ending, took_us)
         };
         self.operations.ended(outcome.clone());
         self.record_end(ending.into(), outcome.reason.as_deref());
@@ -244,7 +244,7 @@ impl Service {
     }
 
     /// If a shim cannot write a file of handoff, that says nothing about the health of its program.
-    fn as_told(&self, reason: Reason) -> Reason {
+    fn without_own_trouble(&self, reason: Reason) -> Reason {
         match reason {
             Reason::Unhealthy(why) if self.config.adapter.is_foreign() && shim::is_own_trouble(&why) => {
                 Reason::Spawn(why)

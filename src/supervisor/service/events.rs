@@ -131,7 +131,7 @@ impl Service {
         if !self.machine.is_on_probation() {
             self.problems.died(match self.monitor.take_kill_reason() {
                 Some(why) => format!("The process {pid} did not serve: {why}, so it was killed"),
-                None => format!("The process {pid} {exit}{}", left(killed)),
+                None => format!("The process {pid} {exit}{}", left_behind_clause(killed)),
             });
         }
         self.note(Fact::Exited { generation, exit });
@@ -139,7 +139,7 @@ impl Service {
 }
 
 /// What the main process of a program had left behind and did not end in its time, as a part of a sentence.
-fn left(killed: &[Killed]) -> String {
+fn left_behind_clause(killed: &[Killed]) -> String {
     let one = |Killed { pid, name, after_ms }: &Killed| {
         let after = Duration::from_millis(*after_ms).as_secs_f64();
         format!(", and process {pid} ({name}) was killed {after:.1} s later")

@@ -138,8 +138,8 @@ impl Handle {
     }
 
     /// Held while a version is brought in, or versions are removed.
-    pub(in crate::supervisor) fn turn(&self) -> Arc<Mutex<()>> {
-        self.read(|service| service.versions.turn())
+    pub(in crate::supervisor) fn import_lock(&self) -> Arc<Mutex<()>> {
+        self.read(|service| service.versions.import_lock())
     }
 
     /// The history.

@@ -22,7 +22,7 @@ pub(in crate::supervisor) use deadline::in_ms;
 pub(in crate::supervisor) use effects::{START_LIMIT, phase_of};
 pub(in crate::supervisor) use handle::Handle;
 pub(in crate::supervisor) use recovery::lacks_adoption_socket;
-pub(in crate::supervisor) use upkeep::put_back;
+pub(in crate::supervisor) use upkeep::restore_current_version;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -220,14 +220,14 @@ impl Service {
     }
 
     /// What the user should know.
-    pub(in crate::supervisor) fn told_problem(&self) -> Option<String> {
+    pub(in crate::supervisor) fn problem_text(&self) -> Option<String> {
         let doing = match self.machine.phase() {
             Phase::Stopped | Phase::Stopping => ServiceActivity::Rests,
             _ if !self.machine.is_wanted() => ServiceActivity::Rests,
             _ if self.processes.incumbent().is_none() => ServiceActivity::Starts,
             _ => ServiceActivity::Serves,
         };
-        self.problems.told(doing)
+        self.problems.text(doing)
     }
 
     /// The handoff in progress, or the last one, if there was one.

@@ -65,9 +65,9 @@ impl Problems {
     }
 
     /// What the user should know. Sentences.
-    pub(in crate::supervisor) fn told(&self, doing: ServiceActivity) -> Option<String> {
+    pub(in crate::supervisor) fn text(&self, doing: ServiceActivity) -> Option<String> {
         let refused = self.refused_start.as_ref().map(|refused| refused.told.clone());
-        let told = [self.file.clone(), self.last.clone(), refused, self.processes.told(doing)];
+        let told = [self.file.clone(), self.last.clone(), refused, self.processes.text(doing)];
         let told: Vec<String> = told.into_iter().flatten().collect();
         (!told.is_empty()).then(|| told.join(" "))
     }
@@ -127,7 +127,7 @@ impl Problems {
     }
 
     /// The journal takes records again.
-    pub(in crate::supervisor) fn journal_mended(&mut self) {
+    pub(in crate::supervisor) fn journal_repaired(&mut self) {
         self.last = None;
     }
 

@@ -26,7 +26,7 @@ use crate::supervisor::adoption_socket::{check_peer, connect_to};
 use crate::supervisor::keeper::LogGuard;
 use crate::supervisor::listening::{Admission, Listening};
 use crate::supervisor::operations::LOST_BEFORE;
-use crate::supervisor::process::{Process, ProcessParts, Token, told};
+use crate::supervisor::process::{Process, ProcessParts, Token, to_protocol_exit};
 use crate::sys::errno::{Errno, errno_of};
 use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life};
 use crate::sys::held::{inherited_listeners, sockets_of};
@@ -100,7 +100,7 @@ impl Service {
     pub(in crate::supervisor) fn take_over_late(&mut self, wanted: bool) -> bool {
         let lives = self.recall_unrecorded() || {
             let standing = self.journal.standing();
-            !roles(standing, self.look_around(standing)).is_empty()
+            !roles(standing, self.surviving_processes(standing)).is_empty()
         };
         match (lives, wanted) {
             (true, _) => self.take_over_left(self.journal.standing().wanted),
@@ -129,7 +129,7 @@ impl Service {
     pub(in crate::supervisor) fn take_over_left(&mut self, wanted: bool) -> bool {
         let wanted = self.recall_unrecorded() || wanted;
         let standing = self.journal.standing().clone();
-        let living = self.look_around(&standing);
+        let living = self.surviving_processes(&standing);
         let ended = standing.current.is_some() && living.current.is_none() && self.note_end_of_current();
         let roles = roles(&standing, living);
         if roles.is_empty() && standing.attempt.is_none() && !(ended && wanted) {
@@ -170,14 +170,14 @@ impl Service {
     }
 
     /// Finds the processes of the journal that still run.
-    fn look_around(&self, standing: &Standing) -> LivingProcesses<SurvivingProcess> {
+    fn surviving_processes(&self, standing: &Standing) -> LivingProcesses<SurvivingProcess> {
         let generation =
-            |it: &Option<Current>| it.as_ref().and_then(|current| self.look_for(&current.into()));
+            |it: &Option<Current>| it.as_ref().and_then(|current| self.open_if_running(&current.into()));
         LivingProcesses {
             current: generation(&standing.current),
             previous: generation(&standing.previous),
             leaving: generation(&standing.leaving),
-            attempt: standing.attempt.as_ref().and_then(|attempt| self.look_for(&attempt.into())),
+            attempt: standing.attempt.as_ref().and_then(|attempt| self.open_if_running(&attempt.into())),
         }
     }
 
@@ -209,7 +209,7 @@ impl Service {
     }
 
     /// The process, if it is still the same one.
-    fn look_for(&self, named: &RecordedProcess) -> Option<SurvivingProcess> {
+    fn open_if_running(&self, named: &RecordedProcess) -> Option<SurvivingProcess> {
         Some((named.clone(), self.open(&named.process)?))
     }
 
@@ -261,7 +261,7 @@ impl Service {
     fn exit_of(&self, handoff: HandoffId) -> Exit {
         let pidfd = self.shared.keeper.process(&self.name, handoff).ok().flatten();
         let exit = pidfd.and_then(|pidfd| exit_of_reaped(&pidfd).or_else(|| exit_of_zombie(&pidfd)));
-        exit.map_or(Exit::Unknown, told)
+        exit.map_or(Exit::Unknown, to_protocol_exit)
     }
 
     fn reach(&mut self, found: Option<SurvivingProcess>, slot: u64) -> (Option<Process>, Observation) {

@@ -50,14 +50,14 @@ impl Trouble {
     }
 
     /// One or two sentences for users.
-    pub(in crate::supervisor) fn told(&self, doing: ServiceActivity) -> Option<String> {
+    pub(in crate::supervisor) fn text(&self, doing: ServiceActivity) -> Option<String> {
         let mute =
             self.mute.as_ref().filter(|_| doing == ServiceActivity::Serves).map(|why| format!("{why}."));
-        let told = [mute, self.told_of_ends(doing)].into_iter().flatten().collect::<Vec<_>>().join(" ");
+        let told = [mute, self.ends_text(doing)].into_iter().flatten().collect::<Vec<_>>().join(" ");
         (!told.is_empty()).then_some(told)
     }
 
-    fn told_of_ends(&self, doing: ServiceActivity) -> Option<String> {
+    fn ends_text(&self, doing: ServiceActivity) -> Option<String> {
         match (doing, &self.death, &self.failure) {
             (_, None, None) | (ServiceActivity::Serves, None, Some(_)) => None,
             (ServiceActivity::Serves, Some(death), _) => Some(format!("{death}; it was started again.")),
@@ -86,16 +86,16 @@ mod tests {
     fn the_words_fit_what_the_service_is_doing() {
         let mut trouble = Trouble::default();
         for doing in [Serves, Starts, Rests] {
-            assert_eq!(trouble.told(doing), None);
+            assert_eq!(trouble.text(doing), None);
         }
         trouble.failed("no such file".into());
         assert_eq!(
-            trouble.told(Starts).unwrap(),
+            trouble.text(Starts).unwrap(),
             "It could not be started: no such file; it is tried again."
         );
-        assert_eq!(trouble.told(Serves), None, "beside a process that serves it is the outcome that tells");
+        assert_eq!(trouble.text(Serves), None, "beside a process that serves it is the outcome that tells");
         trouble.died("The process 7 was killed by signal 9".into());
-        let told = |trouble: &Trouble, doing| trouble.told(doing).unwrap();
+        let told = |trouble: &Trouble, doing| trouble.text(doing).unwrap();
         assert_eq!(told(&trouble, Starts), "The process 7 was killed by signal 9; it is started again.");
         trouble.failed("no such file".into());
         let both = "The process 7 was killed by signal 9. It could not be started again: no such file";

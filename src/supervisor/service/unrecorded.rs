@@ -84,14 +84,15 @@ impl Service {
             let aside = set_aside(&path).map_err(failed)?;
             let fresh = open_journal(&dirs, &name, &lane);
             if fresh.is_err() {
-                put_back(aside.as_deref(), &path);
+                restore_name(aside.as_deref(), &path);
             }
             Ok((aside, fresh?))
         });
         let begun = begun.and_then(|begun| begun).and_then(|(aside, fresh)| {
             if let Err(error) = self.journal.begin_anew(fresh) {
-                let _ = self
-                    .wait_for_journal(move |dirs, name, _| put_back(aside.as_deref(), &dirs.journal(&name)));
+                let _ = self.wait_for_journal(move |dirs, name, _| {
+                    restore_name(aside.as_deref(), &dirs.journal(&name))
+                });
                 return Err(error);
             }
             Ok(aside)
@@ -163,6 +164,6 @@ fn plan_of(pid: u32) -> Option<shim_config::ShimConfig> {
 }
 
 /// A damaged journal that cannot be replaced keeps its name.
-fn put_back(aside: Option<&Path>, path: &Path) {
+fn restore_name(aside: Option<&Path>, path: &Path) {
     let _ = aside.map(|aside| fs::rename(aside, path));
 }

@@ -20,13 +20,13 @@ use crate::supervisor::state::{PATIENCE, open_journal};
 
 impl Service {
     /// Checks whether the journal is in its place. At rest nothing is recorded, so this happens on requests.
-    pub(in crate::supervisor) fn look_after_journal(&mut self) {
+    pub(in crate::supervisor) fn maintain_journal(&mut self) {
         // If a damaged journal was moved away, as its problem advises, a new one is begun without a message.
         if self.journal.refused().is_some() {
             let path = self.shared.dirs.journal(&self.name);
             let what = path.display().to_string();
             if self.lanes.journal.wait(PATIENCE, &what, move || !path.exists()).unwrap_or(false) {
-                self.mend_journal_at_rest(false);
+                self.repair_journal_at_rest(false);
             }
         }
         if let Err(error) = self.journal.keep_in_place() {
@@ -37,13 +37,13 @@ impl Service {
     }
 
     /// Makes the journal take records again, for example after the disk was full, and records the current state.
-    pub(in crate::supervisor) fn mend_journal(&mut self) {
+    pub(in crate::supervisor) fn repair_journal(&mut self) {
         let was_refused = self.journal.refused().is_some();
         let mended = match self.journal.refused() {
             Some(_) => {
                 self.reopened_journal().and_then(|opened| self.journal.take_file(opened)).map(|()| true)
             }
-            None => self.journal.mend(),
+            None => self.journal.repair(),
         };
         match mended {
             Ok(false) => return,
@@ -54,7 +54,7 @@ impl Service {
             }
         }
         tracing::info!(service = %self.name, "the journal takes records again");
-        self.problems.journal_mended();
+        self.problems.journal_repaired();
         // A machine that has not begun anything knows less than a journal that was not read before.
         if self.handoff().is_some() {
             self.note(Fact::Wanted { up: self.machine.is_wanted() });
@@ -83,10 +83,10 @@ impl Service {
 
     /// Does the same for a service that is not known to be running: its journal may now say that it runs, or did.
     /// `wanted`: starts what has ended again.
-    pub(in crate::supervisor) fn mend_journal_at_rest(&mut self, wanted: bool) {
+    pub(in crate::supervisor) fn repair_journal_at_rest(&mut self, wanted: bool) {
         let was_refused = self.journal.refused().is_some();
         let problem = self.problems.last().map(str::to_owned);
-        self.mend_journal();
+        self.repair_journal();
         if self.journal.refused().is_some() {
             self.problems.journal_still_refused(problem);
         }
@@ -148,14 +148,14 @@ impl Service {
 
 /// Restores the current version, which is not in the store any more, while its content is still available. Returns a
 /// sentence about it.
-pub(in crate::supervisor) async fn put_back(handle: &Handle) -> String {
+pub(in crate::supervisor) async fn restore_current_version(handle: &Handle) -> String {
     let version = handle.read(|service| {
         let path = service.current_binary().map(|binary| binary.path.clone())?;
         service.versions.store().version_at(Path::new(&path))
     });
     let Some(version) = version else { return String::new() };
     let restorer = handle.read(|service| service.restorer());
-    let told = match restorer.put_back(version).await {
+    let told = match restorer.restore_version(version).await {
         Ok(told) => told,
         Err(error) => format!("{error}; it runs, and could not be started again."),
     };
@@ -175,14 +175,14 @@ pub(in crate::supervisor) struct Restorer {
 
 impl Restorer {
     /// The error is a clause.
-    pub(in crate::supervisor) async fn put_back(&self, version: Version) -> Result<String, String> {
+    pub(in crate::supervisor) async fn restore_version(&self, version: Version) -> Result<String, String> {
         let (store, pid, at) = (Arc::clone(&self.store), self.pid, self.store.path_of(&version));
         let done = self.lane.run(move || {
             if store.is_whole(&version) {
                 return Ok("another who was faster".to_owned());
             }
             let running = pid.and_then(|pid| File::open(format!("/proc/{pid}/exe")).ok());
-            store.put_back(&version, running)
+            store.restore(&version, running)
         });
         let done = done.await.map_err(|error| error.to_string())?;
         let from = done.map_err(|error| format!("{error}; {}", error.hint()))?;

@@ -98,7 +98,7 @@ fn life(disk: &Arc<Disk>, journal: &mut Journal, mut after_each: impl FnMut(&mut
         after_each(journal);
         if failed {
             // A disk that cannot be mended yet is tried again at the next step.
-            let _ = journal.mend();
+            let _ = journal.repair();
         }
     }
 }

@@ -97,7 +97,7 @@ pub fn install(state: &Path, import: &Import, in_place: Option<PathBuf>) -> Resu
         None => {
             let store = Store::open(&fresh.0.join(VERSIONS)).map_err(Error::io("list it", &fresh.0))?;
             let imported = store.import(import, &mut |_| {})?;
-            let made = imported.version.made;
+            let made = imported.version.metadata;
             // Its final path is known when it is in the store.
             let staged = Staged { binary: made.entry, given, version: made.version, is_checked: false };
             Request { id: Some(made.id.to_string()), staged }

@@ -32,13 +32,13 @@ const REST: Duration = Duration::from_secs(1);
 
 /// The listening socket, before the process has its `Welcome`.
 #[derive(Debug)]
-pub(super) struct Entrance {
+pub(super) struct AdoptionSocket {
     /// Removed on drop. Dropped before the socket: while that is open, no other file gets its inode.
     file: SocketFile,
     socket: OwnedFd,
 }
 
-impl Entrance {
+impl AdoptionSocket {
     /// Opens the socket at the path from the supervisor. On failure the process can serve but cannot be adopted.
     pub(super) fn of_this_process() -> Option<Self> {
         let path = PathBuf::from(std::env::var_os(ADOPT_VARIABLE)?);
@@ -78,7 +78,7 @@ impl Entrance {
     pub(super) fn keep(self, welcome: &Welcome, fds: &[OwnedFd]) -> Option<Adoption> {
         match fds.iter().map(OwnedFd::try_clone).collect() {
             Ok(fds) => Some(Adoption {
-                entrance: self,
+                socket: self,
                 callers: VecDeque::new(),
                 rested: None,
                 look_at: None,
@@ -110,7 +110,7 @@ pub(super) struct Adopter {
 /// The socket, its connections, and the facts for `Adopted`.
 #[derive(Debug)]
 pub(super) struct Adoption {
-    entrance: Entrance,
+    socket: AdoptionSocket,
     /// Connected, but silent so far; the newest last.
     callers: VecDeque<Channel>,
     /// When to accept again after a failure.
@@ -127,7 +127,7 @@ pub(super) struct Adoption {
 impl Adoption {
     /// The descriptors to poll for reading.
     pub(super) fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let socket = self.rested.is_none().then(|| self.entrance.socket.as_fd());
+        let socket = self.rested.is_none().then(|| self.socket.socket.as_fd());
         socket.into_iter().chain(self.callers.iter().map(AsFd::as_fd))
     }
 
@@ -140,7 +140,7 @@ impl Adoption {
     pub(super) fn is_alone(&mut self, alone: bool) {
         match (alone, self.look_at) {
             (true, None) => {
-                self.entrance.open_again();
+                self.socket.open_again();
                 self.look_at = Instant::now().checked_add(REST);
             }
             (true, Some(_)) | (false, None) => {}
@@ -151,7 +151,7 @@ impl Adoption {
     /// The next supervisor that has sent `Adopt`. Does not block.
     pub(super) fn next(&mut self) -> Option<Adopter> {
         if self.look_at.is_some_and(|at| at <= Instant::now()) {
-            self.entrance.open_again();
+            self.socket.open_again();
             self.look_at = Instant::now().checked_add(REST);
         }
         self.accept_callers();
@@ -188,7 +188,7 @@ impl Adoption {
             return;
         }
         self.rested = None;
-        let accepted = iter::from_fn(|| accept(&self.entrance.socket).transpose()).take(PENDING_MAX);
+        let accepted = iter::from_fn(|| accept(&self.socket.socket).transpose()).take(PENDING_MAX);
         for caller in accepted.collect::<Vec<_>>() {
             match caller {
                 Ok(caller) if may_adopt(&caller) => self.callers.push_back(caller),
@@ -250,7 +250,7 @@ mod tests {
     fn the_socket_is_private_and_its_name_is_gone_with_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("adopt");
-        let entrance = Entrance::open(&path).unwrap();
+        let entrance = AdoptionSocket::open(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(handoff_sys::descriptor::is_close_on_exec(&entrance.socket).unwrap());
         drop(entrance);
@@ -261,10 +261,10 @@ mod tests {
     fn what_is_there_already_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("adopt");
-        let first = Entrance::open(&path).unwrap();
-        assert_eq!(Entrance::open(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let first = AdoptionSocket::open(&path).unwrap();
+        assert_eq!(AdoptionSocket::open(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         fs::remove_file(&path).unwrap();
-        let second = Entrance::open(&path).unwrap();
+        let second = AdoptionSocket::open(&path).unwrap();
         drop(first);
         assert!(path.exists(), "it belongs to another process");
         drop(second);
@@ -274,7 +274,7 @@ mod tests {
     fn a_path_that_cannot_be_bound_is_an_error() {
         let long = Path::new("/tmp").join("x".repeat(200));
         for path in [Path::new("adopt"), Path::new(""), &long, Path::new("/nonexistent/adopt")] {
-            assert!(Entrance::open(path).is_err(), "{path:?}");
+            assert!(AdoptionSocket::open(path).is_err(), "{path:?}");
         }
     }
 }

@@ -11,7 +11,7 @@ use handoff_protocol::ids::{HandoffId, ID_VARIABLE, ListenerName};
 use handoff_protocol::message::{FromService, Hello, Mode, Ready, ToService, Welcome};
 use handoff_protocol::version::{UNAGREED, VersionRange};
 
-use super::adoption::Entrance;
+use super::adoption::AdoptionSocket;
 use super::driver::{self, BeforeExit, Driver, DriverRequest};
 use super::inbox::{Inbox, Input};
 use super::listeners::Listeners;
@@ -44,7 +44,7 @@ pub(super) fn link(orders: impl Fn(DriverRequest) + Send + 'static) -> Result<Li
     };
     let id = handoff_id()?;
     // Opened before any supervisor can try to connect.
-    let entrance = Entrance::of_this_process();
+    let entrance = AdoptionSocket::of_this_process();
     let (welcome, fds) = greet(&channel, id)?;
     let adoption = entrance.and_then(|entrance| entrance.keep(&welcome, &fds));
     let listeners = Listeners::new(welcome.listeners.clone(), fds);

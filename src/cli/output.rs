@@ -18,12 +18,12 @@ pub(super) struct Output {
     /// Whether results are for a program.
     json: bool,
     /// The first error of standard output.
-    trouble: Option<io::Error>,
+    first_error: Option<io::Error>,
 }
 
 impl Output {
     pub(super) fn new(json: bool) -> Output {
-        Output { json, trouble: None }
+        Output { json, first_error: None }
     }
 
     pub(super) fn is_json(&self) -> bool {
@@ -32,14 +32,14 @@ impl Output {
 
     /// Whether standard output has failed, so that more output is useless.
     pub(super) fn is_closed(&self) -> bool {
-        self.trouble.is_some()
+        self.first_error.is_some()
     }
 
     /// Writes bytes as they are, and flushes.
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
-        if self.trouble.is_none() {
+        if self.first_error.is_none() {
             let mut stdout = io::stdout().lock();
-            self.trouble = stdout.write_all(bytes).and_then(|()| stdout.flush()).err();
+            self.first_error = stdout.write_all(bytes).and_then(|()| stdout.flush()).err();
         }
     }
 
@@ -55,7 +55,7 @@ impl Output {
             Ok(text) => {
                 self.bytes(format!("{}\n", escaped(&text, |c| format!("\\u{:04x}", u32::from(c)))).as_bytes())
             }
-            Err(error) => self.trouble = self.trouble.take().or_else(|| Some(error.into())),
+            Err(error) => self.first_error = self.first_error.take().or_else(|| Some(error.into())),
         }
     }
 
@@ -70,7 +70,7 @@ impl Output {
 
     /// The exit code, changed if the output failed.
     pub(super) fn finish(self, exit: Exit) -> Exit {
-        match self.trouble {
+        match self.first_error {
             Some(error) if error.kind() != io::ErrorKind::BrokenPipe && exit == Exit::Done => {
                 note(format!("error: Standard output cannot be written: {error}."));
                 Exit::Failed

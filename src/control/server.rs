@@ -195,7 +195,7 @@ struct ConnectedClients {
 
 struct ConnectedClient {
     task: AbortHandle,
-    doing: ClientActivity,
+    activity: ClientActivity,
 }
 
 /// What a client does.
@@ -222,7 +222,8 @@ impl ConnectedClients {
         if guests.len() < self.max {
             return true;
         }
-        let idle = |doing| guests.iter().find(|(_, guest)| guest.doing == doing).map(|(&number, _)| number);
+        let idle =
+            |doing| guests.iter().find(|(_, guest)| guest.activity == doing).map(|(&number, _)| number);
         let leaves = idle(ClientActivity::Nothing).or_else(|| idle(ClientActivity::Reading));
         match leaves.and_then(|number| guests.remove(&number)) {
             Some(guest) => {
@@ -239,7 +240,7 @@ impl ConnectedClients {
 
     fn set(&self, number: u64, doing: ClientActivity) {
         if let Some(guest) = self.connected.borrow_mut().get_mut(&number) {
-            guest.doing = doing;
+            guest.activity = doing;
         }
     }
 }
@@ -277,7 +278,7 @@ fn admit(stream: UnixStream, handler: &Rc<impl Handler + 'static>, guests: &Conn
     guests
         .connected
         .borrow_mut()
-        .insert(number, ConnectedClient { task: task.abort_handle(), doing: ClientActivity::Nothing });
+        .insert(number, ConnectedClient { task: task.abort_handle(), activity: ClientActivity::Nothing });
 }
 
 fn may_control(uid: u32) -> bool {

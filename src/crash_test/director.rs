@@ -41,7 +41,7 @@ pub(super) struct ReachedPoint {
     /// The processes that were alive then and could be hit there.
     pub(super) present: Vec<ProcessRole>,
     /// Number of faults before that.
-    pub(super) hits: usize,
+    pub(super) faults: usize,
 }
 
 /// A fault that has happened.
@@ -63,10 +63,10 @@ struct DirectorState {
     recording: bool,
     ended: bool,
     steps: VecDeque<Injection>,
-    seen: Vec<ReachedPoint>,
-    hits: Vec<InjectedFault>,
+    reached: Vec<ReachedPoint>,
+    faults: Vec<InjectedFault>,
     /// Pids by [`ProcessRole`]; 0 if there is no such process.
-    known: [u32; 4],
+    pids: [u32; 4],
     frozen: Vec<(Instant, OwnedFd)>,
     /// Whether a victim was gone before its fault.
     absent: bool,
@@ -86,9 +86,9 @@ impl Director {
             recording: false,
             ended: false,
             steps: VecDeque::new(),
-            seen: Vec::new(),
-            hits: Vec::new(),
-            known: [0; 4],
+            reached: Vec::new(),
+            faults: Vec::new(),
+            pids: [0; 4],
             frozen: Vec::new(),
             absent: false,
             trouble: None,
@@ -126,11 +126,11 @@ impl Director {
         is_ours: impl Fn(u32) -> bool,
     ) -> bool {
         let mut state = lock(&self.state);
-        let hits = state.hits.len();
-        if is_ours(state.known[victim as usize]) {
+        let hits = state.faults.len();
+        if is_ours(state.pids[victim as usize]) {
             state.strike(&Injection { point: super::fault::AT_REST.to_owned(), victim, fault });
         }
-        let has_happened = state.hits.len() > hits;
+        let has_happened = state.faults.len() > hits;
         drop(state);
         self.wake();
         has_happened
@@ -153,11 +153,11 @@ impl Director {
     }
 
     pub(super) fn hits(&self) -> Vec<InjectedFault> {
-        lock(&self.state).hits.clone()
+        lock(&self.state).faults.clone()
     }
 
     pub(super) fn seen(&self) -> Vec<ReachedPoint> {
-        lock(&self.state).seen.clone()
+        lock(&self.state).reached.clone()
     }
 
     /// Whether a process is stopped and will be continued.
@@ -247,11 +247,11 @@ impl DirectorState {
         if !self.recording {
             return Answer::Go;
         }
-        let hits = self.hits.len();
-        let is_new = !self.seen.iter().any(|seen| seen.hits == hits && seen.point == point);
+        let hits = self.faults.len();
+        let is_new = !self.reached.iter().any(|seen| seen.faults == hits && seen.point == point);
         if is_new {
             let present = self.present(party);
-            self.seen.push(ReachedPoint { point: point.to_owned(), present, hits });
+            self.reached.push(ReachedPoint { point: point.to_owned(), present, faults: hits });
         }
         match self.take_step(|step| step.is_at(point)) {
             Some(step) if step.fault.is_own() && step.victim != party => Answer::Go,
@@ -266,11 +266,11 @@ impl DirectorState {
     }
 
     fn learn(&mut self, party: ProcessRole, pid: u32, pids: &str) {
-        self.known[party as usize] = pid;
+        self.pids[party as usize] = pid;
         if party == ProcessRole::Supervisor {
             let mut told = pids.split(' ').filter_map(|pid| pid.parse().ok());
             for role in [ProcessRole::Incumbent, ProcessRole::Successor] {
-                self.known[role as usize] = told.next().unwrap_or(0);
+                self.pids[role as usize] = told.next().unwrap_or(0);
             }
         }
     }
@@ -280,14 +280,14 @@ impl DirectorState {
     fn present(&self, party: ProcessRole) -> Vec<ProcessRole> {
         match party {
             ProcessRole::Supervisor => {
-                ProcessRole::ALL.into_iter().filter(|party| is_alive(self.known[*party as usize])).collect()
+                ProcessRole::ALL.into_iter().filter(|party| is_alive(self.pids[*party as usize])).collect()
             }
             other => vec![other],
         }
     }
 
     fn strike(&mut self, step: &Injection) -> Answer {
-        let pid = self.known[step.victim as usize];
+        let pid = self.pids[step.victim as usize];
         let answer = match step.fault {
             Fault::Exit => Answer::Exit(70),
             Fault::Panic => Answer::Panic,
@@ -305,7 +305,7 @@ impl DirectorState {
                 Answer::Go
             }
         };
-        self.hits.push(InjectedFault { at: Instant::now(), victim: step.victim, fault: step.fault });
+        self.faults.push(InjectedFault { at: Instant::now(), victim: step.victim, fault: step.fault });
         answer
     }
 

@@ -41,12 +41,12 @@ impl Job {
             let at_rest = ReachedPoint {
                 point: AT_REST.to_owned(),
                 present: vec![ProcessRole::Supervisor, ProcessRole::Keeper, ProcessRole::Incumbent],
-                hits: 0,
+                faults: 0,
             };
             return self.all_at(&at_rest);
         }
         let before = self.steps().count();
-        let after: Vec<&ReachedPoint> = seen.iter().filter(|seen| seen.hits >= before).collect();
+        let after: Vec<&ReachedPoint> = seen.iter().filter(|seen| seen.faults >= before).collect();
         after.into_iter().flat_map(|seen| self.all_at(seen)).collect()
     }
 
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     fn seen(point: &str, present: &[ProcessRole]) -> ReachedPoint {
-        ReachedPoint { point: point.to_owned(), present: present.to_vec(), hits: 0 }
+        ReachedPoint { point: point.to_owned(), present: present.to_vec(), faults: 0 }
     }
 
     #[test]
@@ -200,7 +200,7 @@ mod tests {
     fn only_what_comes_after_the_faults_is_hit() {
         let given = Job::clean(Scenario::SealFails);
         let before = seen("supervisor/x", &[ProcessRole::Supervisor]);
-        let after = ReachedPoint { hits: 1, ..seen("supervisor/y", &[ProcessRole::Supervisor]) };
+        let after = ReachedPoint { faults: 1, ..seen("supervisor/y", &[ProcessRole::Supervisor]) };
         let jobs = given.extended_by(&[before, after]);
         assert!(!jobs.is_empty());
         assert!(jobs.iter().all(|job| job.last().unwrap().point == "supervisor/y"));

@@ -58,7 +58,7 @@ impl Entry {
             run: job.to_string(),
             scenario: job.scenario,
             hit: job.chain.last().map(|last| (last.victim, last.fault)),
-            verdict: finding.verdict.clone(),
+            verdict: finding.result.clone(),
             gap_ms: finding.gap_ms,
             recovered_ms: finding.recovered_ms,
             log: finding.log.clone(),

@@ -39,8 +39,8 @@ pub enum RunResult {
 /// The findings of a run.
 #[derive(Debug)]
 pub(super) struct RunReport {
-    pub(super) verdict: RunResult,
-    pub(super) seen: Vec<ReachedPoint>,
+    pub(super) result: RunResult,
+    pub(super) reached: Vec<ReachedPoint>,
     pub(super) baseline: Baseline,
     /// The longest time without an answer for the load, in milliseconds.
     pub(super) gap_ms: Option<f64>,
@@ -66,8 +66,8 @@ pub(super) fn play(
     let mut run = Run {
         subject,
         job,
-        operator: Operator { place: &place, lease: Duration::from_millis(lease_ms) },
-        place: &place,
+        operator: Operator { workspace: &place, lease: Duration::from_millis(lease_ms) },
+        workspace: &place,
         director: &director,
         problems: Vec::new(),
         missed: false,
@@ -92,14 +92,14 @@ pub(super) fn play(
     let seen = director.seen();
     drop(director);
     let kept = (failed && keep).then(|| place.keep());
-    Ok(RunReport { verdict, seen, baseline, gap_ms, recovered_ms, kept, log })
+    Ok(RunReport { result: verdict, reached: seen, baseline, gap_ms, recovered_ms, kept, log })
 }
 
 struct Run<'a> {
     subject: &'a Subject,
     job: &'a Job,
     operator: Operator<'a>,
-    place: &'a Workspace,
+    workspace: &'a Workspace,
     director: &'a Director,
     problems: Vec<String>,
     missed: bool,
@@ -115,7 +115,7 @@ impl Run<'_> {
         if scenario == Scenario::Start {
             self.director.arm(self.job.steps());
         }
-        let init = Init::start(self.place, self.subject.program.clone())?;
+        let init = Init::start(self.workspace, self.subject.program.clone())?;
         let mut load = None;
         if scenario != Scenario::Start {
             self.await_service(&init)?;
@@ -138,7 +138,7 @@ impl Run<'_> {
     }
 
     fn start_load(&self) -> Result<Load, Error> {
-        let load = Load::start(self.place, &self.subject.load)?;
+        let load = Load::start(self.workspace, &self.subject.load)?;
         std::thread::sleep(WARM_UP);
         Ok(load)
     }
@@ -146,7 +146,7 @@ impl Run<'_> {
     /// Sends the request of the operator. Its result is not checked here: the daemon may have been killed in the
     /// meantime.
     fn operate(&mut self) {
-        let name = self.place.name().clone();
+        let name = self.workspace.name().clone();
         let request = match self.job.scenario {
             Scenario::Serve | Scenario::Start | Scenario::Recovery => return,
             Scenario::Stop => Request::Stop(name),
@@ -178,7 +178,7 @@ impl Run<'_> {
             while self.director.hits().is_empty() && !asked.is_finished() {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            let cancelled = self.operator.ask(Request::Cancel(self.place.name().clone()));
+            let cancelled = self.operator.ask(Request::Cancel(self.workspace.name().clone()));
             let asked = asked.join().unwrap_or_else(|_| Err("the request panicked".into()));
             vec![asked, cancelled]
         })
@@ -192,7 +192,7 @@ impl Run<'_> {
             Scenario::Upgrade | Scenario::IncumbentDies => &[Ending::Committed],
             // In overlap mode, the old process drains and seals when the new one already serves.
             Scenario::DrainFails | Scenario::GraceEnds | Scenario::SealFails
-                if self.place.service.mode == Mode::Overlap =>
+                if self.workspace.service.mode == Mode::Overlap =>
             {
                 &[Ending::Committed]
             }
@@ -219,7 +219,7 @@ impl Run<'_> {
     fn recover(&mut self, init: &Init) -> Result<(), Error> {
         let mut resting: Option<Instant> = None;
         let (operator, director, scenario) = (self.operator, self.director, self.job.scenario);
-        let place = operator.place;
+        let place = operator.workspace;
         self.operator.await_status(init, "the service to recover", |status| {
             let is_stopped = status.state == State::Stopped && status.phase.is_none();
             if is_stopped
@@ -252,7 +252,7 @@ impl Run<'_> {
     }
 
     fn inspect(&mut self, init: &Init, baseline: Option<&Baseline>) {
-        let (found, baseline) = checks::inspect(self.place, baseline);
+        let (found, baseline) = checks::inspect(self.workspace, baseline);
         self.problems.extend(found);
         self.baseline = baseline;
         if self.job.steps().next().is_none() && init.starts() != 1 {
@@ -262,7 +262,7 @@ impl Run<'_> {
 
     /// Stops the service and the daemon. No process may be left.
     fn stop(&mut self, init: Init) {
-        if let Err(error) = self.operator.ask(Request::Stop(self.place.name().clone())) {
+        if let Err(error) = self.operator.ask(Request::Stop(self.workspace.name().clone())) {
             self.problems.push(format!("the service cannot be stopped: {error}"));
         }
         if let Err(error) = init.stop(self.operator.limit()) {
@@ -270,7 +270,7 @@ impl Run<'_> {
         }
         let until = Instant::now() + Duration::from_secs(5);
         loop {
-            let left = self.place.processes();
+            let left = self.workspace.processes();
             if left.is_empty() {
                 return;
             }

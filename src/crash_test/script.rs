@@ -51,7 +51,7 @@ pub(super) struct ScheduledFault {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Round {
     pub(super) operation: Operation,
-    pub(super) strikes: Vec<ScheduledFault>,
+    pub(super) faults: Vec<ScheduledFault>,
 }
 
 /// Rounds under one load, followed by one without clients.
@@ -81,7 +81,7 @@ impl Script {
         let rough = self.stretches.is_multiple_of(2);
         let rounds = (0..ROUNDS).map(|_| self.round(rough)).collect();
         let dark = self.random.weighted(&[(2, Operation::StopAndStart), (1, Operation::EndDaemon)]);
-        let without_clients = Round { operation: dark, strikes: self.strikes(true) };
+        let without_clients = Round { operation: dark, faults: self.strikes(true) };
         LoadPeriod { rough, rounds, without_clients }
     }
 
@@ -95,7 +95,7 @@ impl Script {
             (2, Operation::Restart),
             (1, Operation::ReplaceDaemon),
         ]);
-        Round { operation, strikes: self.strikes(rough) }
+        Round { operation, faults: self.strikes(rough) }
     }
 
     fn strikes(&mut self, rough: bool) -> Vec<ScheduledFault> {
@@ -118,7 +118,7 @@ impl Script {
 impl Round {
     /// Whether a fault hits a process of the service.
     pub(super) fn harms_the_service(&self) -> bool {
-        self.strikes.iter().any(|strike| strike.victim.is_service())
+        self.faults.iter().any(|strike| strike.victim.is_service())
     }
 }
 
@@ -143,7 +143,7 @@ impl fmt::Display for Round {
         if let Operation::Cancel(after_ms) = self.operation {
             write!(f, " after {after_ms} ms")?;
         }
-        for ScheduledFault { after, victim, fault } in &self.strikes {
+        for ScheduledFault { after, victim, fault } in &self.faults {
             write!(f, ", {} ms later {victim} {fault}", after.as_millis())?;
         }
         Ok(())
@@ -175,7 +175,7 @@ mod tests {
         for victim in ProcessRole::ALL {
             for fault in [Fault::Kill, Fault::Stop] {
                 let hit = |strike: &ScheduledFault| strike.victim == victim && strike.fault == fault;
-                assert!(rounds.iter().any(|round| round.strikes.iter().any(hit)), "{victim} {fault}");
+                assert!(rounds.iter().any(|round| round.faults.iter().any(hit)), "{victim} {fault}");
             }
         }
         let happens = |word: &str| rounds.iter().any(|round| round.operation.to_string() == word);

@@ -71,15 +71,15 @@ impl TestSession<'_> {
         let recorded = self.run_all("without faults", clean)?;
         let mut jobs: Vec<Job> = Vec::new();
         let mut killed: Vec<Job> = Vec::new();
-        for (job, finding) in recorded.iter().filter(|(_, finding)| finding.verdict == RunResult::Held) {
-            jobs.extend(job.extended_by(&finding.seen));
+        for (job, finding) in recorded.iter().filter(|(_, finding)| finding.result == RunResult::Held) {
+            jobs.extend(job.extended_by(&finding.reached));
             if self.choice.twice && job.scenario == Scenario::Upgrade {
-                killed = job.killed_in_each_phase(&finding.seen);
+                killed = job.killed_in_each_phase(&finding.reached);
             }
         }
         if !killed.is_empty() {
             for (job, finding) in self.run_all("with the supervisor killed", killed)? {
-                let second = job.extended_by(&finding.seen).into_iter();
+                let second = job.extended_by(&finding.reached).into_iter();
                 jobs.extend(second.filter(|job| job.chain.iter().all(|it| it.fault == super::Fault::Kill)));
             }
         }
@@ -145,7 +145,7 @@ impl TestSession<'_> {
         for (job, finding) in results {
             if job.chain.is_empty() {
                 self.baselines.insert(job.scenario, finding.baseline.clone());
-                self.points.extend(finding.seen.iter().map(|seen| seen.point.clone()));
+                self.points.extend(finding.reached.iter().map(|seen| seen.point.clone()));
             }
             self.entries.push(Entry::new(job, finding));
         }
@@ -187,11 +187,11 @@ impl Interrupt {
 /// The progress of runs.
 struct Progress {
     bar: Option<ProgressBar>,
-    what: String,
+    label: String,
     total: usize,
     ended: usize,
     failed: usize,
-    told: Instant,
+    shown_at: Instant,
 }
 
 /// Interval of progress lines without a terminal.
@@ -206,12 +206,12 @@ impl Progress {
             bar.set_message(what.to_owned());
             bar
         });
-        Self { bar, what: what.to_owned(), total, ended: 0, failed: 0, told: Instant::now() }
+        Self { bar, label: what.to_owned(), total, ended: 0, failed: 0, shown_at: Instant::now() }
     }
 
     fn ended(&mut self, job: &Job, finding: &RunReport) {
         self.ended += 1;
-        if let RunResult::Failed(problems) = &finding.verdict {
+        if let RunResult::Failed(problems) = &finding.result {
             self.failed += 1;
             let kept = finding.kept.as_ref().map(|path| format!("\n    kept in {}", path.display()));
             let problems = problems.join("\n    ");
@@ -219,9 +219,9 @@ impl Progress {
         }
         match &self.bar {
             Some(bar) => bar.inc(1),
-            None if self.told.elapsed() >= TELL || self.ended == self.total => {
-                self.told = Instant::now();
-                let Self { what, total, ended, failed, .. } = self;
+            None if self.shown_at.elapsed() >= TELL || self.ended == self.total => {
+                self.shown_at = Instant::now();
+                let Self { label: what, total, ended, failed, .. } = self;
                 note(&format!("{what}: {ended} of {total} runs, {failed} failed"));
             }
             None => {}

@@ -76,7 +76,7 @@ pub fn soak(subject: &Subject, choice: &Selection, length: Duration) -> Result<S
     let mut soak = Soak {
         subject,
         director: &director,
-        operator: Operator { place: &place, lease },
+        operator: Operator { workspace: &place, lease },
         interrupt: Interrupt::new()?,
         baseline: None,
         report: SoakReport { seed: choice.seed, ..SoakReport::default() },
@@ -107,9 +107,9 @@ struct Soak<'a> {
 
 impl Soak<'_> {
     fn act(&mut self, until: Instant) -> Result<(), Error> {
-        let init = Init::start(self.operator.place, self.subject.program.clone())?;
+        let init = Init::start(self.operator.workspace, self.subject.program.clone())?;
         self.await_rest(&init, "the service to come up")?;
-        let (found, baseline) = checks::inspect(self.operator.place, None);
+        let (found, baseline) = checks::inspect(self.operator.workspace, None);
         self.baseline = Some(baseline);
         fail(found)?;
         let mut script = Script::new(self.report.seed, self.subject.bad.is_some());
@@ -122,14 +122,14 @@ impl Soak<'_> {
             note(&format!("soak, stretch {number}: held, {left} s left"));
         }
         self.report.interrupted = Instant::now() < until;
-        let _ = self.operator.ask(Request::Stop(self.operator.place.name().clone()))?;
+        let _ = self.operator.ask(Request::Stop(self.operator.workspace.name().clone()))?;
         init.stop(self.operator.limit())?;
-        let left = self.operator.place.processes();
+        let left = self.operator.workspace.processes();
         fail((!left.is_empty()).then(|| format!("left behind: {left:?}")))
     }
 
     fn stretch(&mut self, init: &Init, number: usize, stretch: &LoadPeriod) -> Result<(), Error> {
-        let load = Load::start(self.operator.place, &self.subject.load)?;
+        let load = Load::start(self.operator.workspace, &self.subject.load)?;
         std::thread::sleep(WARM_UP);
         let mut harmed = false;
         for (at, round) in stretch.rounds.iter().enumerate() {
@@ -147,7 +147,7 @@ impl Soak<'_> {
             format!("stretch {number} ({}): {problem}", rounds.join("; "))
         };
         fail(result.problem(harmed).map(of_stretch))?;
-        let (found, _) = checks::inspect(self.operator.place, self.baseline.as_ref());
+        let (found, _) = checks::inspect(self.operator.workspace, self.baseline.as_ref());
         fail(found.into_iter().map(of_stretch))?;
         let dark = &stretch.without_clients;
         self.round(init, dark)
@@ -160,9 +160,9 @@ impl Soak<'_> {
         let answer = std::thread::scope(|scope| {
             let asked = scope.spawn(|| self.operate(init, round.operation));
             let mut hits = Vec::new();
-            for strike in &round.strikes {
+            for strike in &round.faults {
                 std::thread::sleep(strike.after);
-                let pids: Vec<u32> = operator.place.processes().iter().map(|it| it.pid).collect();
+                let pids: Vec<u32> = operator.workspace.processes().iter().map(|it| it.pid).collect();
                 if self.director.strike_now(strike.victim, strike.fault, |pid| pids.contains(&pid)) {
                     hits.push(format!("{} {}", strike.victim, strike.fault));
                 }
@@ -180,7 +180,7 @@ impl Soak<'_> {
 
     /// Performs an operation. Its answer counts only if no fault has hit.
     fn operate(&self, init: &Init, operation: Operation) -> Result<Option<Response>, Error> {
-        let name = self.operator.place.name().clone();
+        let name = self.operator.workspace.name().clone();
         let request = match operation {
             Operation::Nothing => return Ok(None),
             Operation::Upgrade => self.operator.upgrade_to(self.subject.next.clone()),
@@ -213,7 +213,7 @@ impl Soak<'_> {
     /// Waits until the service serves without help. If a fault has left it stopped, starts it.
     fn await_rest(&self, init: &Init, what: &str) -> Result<(), Error> {
         let mut resting: Option<Instant> = None;
-        let Operator { place, .. } = self.operator;
+        let Operator { workspace: place, .. } = self.operator;
         self.operator.await_status(init, what, |status| {
             if status.state == State::Stopped && status.phase.is_none() && !self.director.is_freezing() {
                 let _ = self.operator.ask(Request::Start(place.name().clone()));

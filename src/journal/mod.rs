@@ -147,11 +147,11 @@ pub struct Journal {
     end: u64,
     next_sequence: u64,
     latched: Option<LatchedError>,
-    behind: Option<UnfoldedFacts>,
+    unfolded: Option<UnfoldedFacts>,
     /// Increased whenever the journal moves to a new file.
     file: u64,
     /// Why that happened last, for people.
-    news: Option<String>,
+    restoration: Option<String>,
     /// The standing in a rejected file up to its damage.
     salvaged: Standing,
 }
@@ -188,9 +188,9 @@ impl Journal {
             end: bytes.len() as u64,
             next_sequence: image.next_sequence,
             latched: None,
-            behind: None,
+            unfolded: None,
             file: 0,
-            news: None,
+            restoration: None,
             salvaged: Standing::default(),
         };
         let is_old = image.format != log_image::FORMAT;
@@ -262,7 +262,7 @@ impl Journal {
         self.may_write()?;
         self.keep_in_place()?;
         let record = self.write(fact)?;
-        match &mut self.behind {
+        match &mut self.unfolded {
             Some(behind) => behind.later.push(record),
             None => self.standing.fold(&record),
         }
@@ -276,7 +276,7 @@ impl Journal {
         self.keep_in_place()?;
         let (sequence, offset) = (self.next_sequence, self.end);
         let durable = self.write(fact)?;
-        self.behind = Some(UnfoldedFacts { durable, sequence, offset, later: Vec::new() });
+        self.unfolded = Some(UnfoldedFacts { durable, sequence, offset, later: Vec::new() });
         Ok(PendingRecord { file: self.file })
     }
 
@@ -306,7 +306,7 @@ impl Journal {
     /// Folds a durable fact that is on disk. If it may not be on disk, truncates it and everything after it, and
     /// accepts no more records.
     pub fn settle(&mut self, _pending: PendingRecord, synced: io::Result<()>) -> Result<(), JournalError> {
-        let Some(UnfoldedFacts { durable, sequence, offset, later }) = self.behind.take() else {
+        let Some(UnfoldedFacts { durable, sequence, offset, later }) = self.unfolded.take() else {
             return Ok(());
         };
         if synced.is_ok() {
@@ -328,7 +328,7 @@ impl Journal {
     /// Stops waiting for a disk that does not answer: the pending durable fact counts as not durable, and no more
     /// records are accepted. Returns the error, and the truncation to perform when the disk answers; that blocks.
     pub fn give_up(&mut self) -> Option<(JournalError, impl FnOnce() + Send + use<>)> {
-        let UnfoldedFacts { offset, later, .. } = self.behind.take()?;
+        let UnfoldedFacts { offset, later, .. } = self.unfolded.take()?;
         for record in &later {
             self.standing.fold(record);
         }
@@ -363,7 +363,7 @@ impl Journal {
     /// record the present state.
     pub fn repair(&mut self) -> Result<bool, JournalError> {
         match &self.latched {
-            Some(latched) if latched.remedy == Remedy::Cut && self.behind.is_none() => {}
+            Some(latched) if latched.remedy == Remedy::Cut && self.unfolded.is_none() => {}
             Some(_) | None => return Ok(false),
         }
         let failed = |source| storage_error(&self.path, "cut off its torn tail", source);

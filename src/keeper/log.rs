@@ -28,9 +28,9 @@ pub(super) struct Log {
     limits: RotationLimits,
     file: Option<File>,
     /// Missing lines that the file does not report yet, and the cause.
-    untold_lines: u64,
+    unreported_lines: u64,
     cause: String,
-    tally: LogTotals,
+    totals: LogTotals,
 }
 
 /// Totals of a log.
@@ -54,7 +54,14 @@ impl LogTotals {
 
 impl Log {
     pub(super) fn new(dir: PathBuf, limits: RotationLimits) -> Self {
-        Self { dir, limits, file: None, untold_lines: 0, cause: String::new(), tally: LogTotals::default() }
+        Self {
+            dir,
+            limits,
+            file: None,
+            unreported_lines: 0,
+            cause: String::new(),
+            totals: LogTotals::default(),
+        }
     }
 
     pub(super) fn set_limits(&mut self, limits: RotationLimits) {
@@ -62,8 +69,8 @@ impl Log {
     }
 
     /// Returns the totals since the last call, and resets them.
-    pub(super) fn take_tally(&mut self) -> LogTotals {
-        std::mem::take(&mut self.tally)
+    pub(super) fn take_totals(&mut self) -> LogTotals {
+        std::mem::take(&mut self.totals)
     }
 
     /// Appends complete lines, or counts them as lost. `lines` ends with a newline.
@@ -80,34 +87,34 @@ impl Log {
 
     /// Writes the number of missing lines, if there are any and the file is writable.
     pub(super) fn tell_of_lost_lines(&mut self) {
-        if self.untold_lines == 0 {
+        if self.unreported_lines == 0 {
             return;
         }
-        let (count, cause) = (self.untold_lines, &self.cause);
+        let (count, cause) = (self.unreported_lines, &self.cause);
         let note =
             format!("handoff: {count} lines are missing here, because they could not be written: {cause}\n");
         if self.write_into_one_file(note.as_bytes()).is_ok() {
-            self.untold_lines = 0;
+            self.unreported_lines = 0;
         }
     }
 
     /// Counts lines that were dropped because nothing could be written.
     pub(super) fn count_missing(&mut self, lines: u64) {
-        self.untold_lines += lines;
-        self.tally.lost_lines += lines;
+        self.unreported_lines += lines;
+        self.totals.lost_lines += lines;
         "the file system did not answer".clone_into(&mut self.cause);
     }
 
     fn count_lost(&mut self, lines: &[u8], error: &io::Error) {
         let count = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
-        self.untold_lines += count;
-        self.tally.lost_lines += count;
+        self.unreported_lines += count;
+        self.totals.lost_lines += count;
         self.cause = error.to_string();
         self.record_error(error);
     }
 
     fn record_error(&mut self, error: &io::Error) {
-        self.tally.trouble = format!("{}: {error}", self.dir.display());
+        self.totals.trouble = format!("{}: {error}", self.dir.display());
     }
 
     /// Writes at least the first line, and at most what belongs into the same file. Returns the number of bytes. On
@@ -148,7 +155,7 @@ impl Log {
                     if whole < stored && file.set_len(size + whole as u64).is_err() {
                         self.file = None;
                     }
-                    self.tally.written_bytes += whole as u64;
+                    self.totals.written_bytes += whole as u64;
                     return match failed {
                         _ if whole > 0 => Ok(whole),
                         Err(error) => Err(error),
@@ -157,7 +164,7 @@ impl Log {
                 }
             }
         }
-        self.tally.written_bytes += stored as u64;
+        self.totals.written_bytes += stored as u64;
         Ok(stored)
     }
 

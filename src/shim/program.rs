@@ -42,7 +42,7 @@ pub(super) struct Program {
     this: Weak<Self>,
     /// The program's limit of open files.
     files_limit: u64,
-    known: Mutex<ProgramState>,
+    state: Mutex<ProgramState>,
     changed: Condvar,
     /// Held from a kill until it is on record, so that no other thread ends the shim in between.
     killing: Mutex<()>,
@@ -64,9 +64,9 @@ pub(super) struct ProgramState {
     /// It is held in its first bind, or will be.
     pub(super) is_held: bool,
     /// When its end was requested, and when it may be killed.
-    asked: Option<(Instant, Instant)>,
+    ending_since: Option<(Instant, Instant)>,
     /// Processes that got the stop signal.
-    told: BTreeSet<u32>,
+    signalled: BTreeSet<u32>,
     /// Whether any process was seen with a listener.
     was_served: bool,
     /// Processes that a thread watches.
@@ -115,7 +115,7 @@ impl Program {
             config,
             this: Weak::clone(this),
             files_limit,
-            known: Mutex::default(),
+            state: Mutex::default(),
             killing: Mutex::default(),
             searches: Mutex::default(),
             changed: Condvar::new(),
@@ -334,7 +334,7 @@ impl Program {
     }
 
     fn known(&self) -> MutexGuard<'_, ProgramState> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reaps forever: the program, and its orphans.

@@ -69,7 +69,7 @@ pub(super) struct SurveySummary {
     /// A request is in progress.
     pub(super) work: bool,
     /// All requests in progress are uncertain, and the kernel can be asked about them.
-    pub(super) unsure: bool,
+    pub(super) uncertain: bool,
     /// An unread request waits.
     pub(super) waiting: bool,
     /// The held-back input may be the rest of a request in progress.
@@ -112,7 +112,7 @@ pub(super) struct Quiescence {
     pub(super) limits: QuiescenceLimits,
     pub(super) held_back: HeldBack,
     /// Number of failed attempts to stop the program.
-    pub(super) vain: u8,
+    pub(super) failed_stops: u8,
 }
 
 impl Quiescence {
@@ -131,7 +131,7 @@ impl Quiescence {
             (DrainCondition::Connections, _) if after < self.limits.connections => RunningStep::Wait,
             // Unread data is known only while the program is stopped.
             (_, _) if clean_is_over && (self.can_hold_back() || seen.stuck) => RunningStep::Hold,
-            (_, SurveySummary { work: true, unsure: true, still: true, .. }) => RunningStep::Hold,
+            (_, SurveySummary { work: true, uncertain: true, still: true, .. }) => RunningStep::Hold,
             (
                 _,
                 SurveySummary { work: true, .. }
@@ -160,8 +160,8 @@ impl Quiescence {
 
     /// A part of the program did not stop. Attempts are limited: otherwise the rest would be stopped most of the time.
     pub(super) fn not_held(&mut self) -> StoppedStep {
-        self.vain += 1;
-        if self.vain >= HOLDS {
+        self.failed_stops += 1;
+        if self.failed_stops >= HOLDS {
             self.held_back = HeldBack::Refused;
         }
         StoppedStep::LetGo
@@ -207,8 +207,12 @@ mod tests {
         held_back: ms(1000),
         connections: ms(2000),
     };
-    const REQUESTS: Quiescence =
-        Quiescence { drain: DrainCondition::Requests, limits: LIMITS, held_back: HeldBack::Nothing, vain: 0 };
+    const REQUESTS: Quiescence = Quiescence {
+        drain: DrainCondition::Requests,
+        limits: LIMITS,
+        held_back: HeldBack::Nothing,
+        failed_stops: 0,
+    };
     const DRAINS: [DrainCondition; 4] = [
         DrainCondition::Nothing,
         DrainCondition::LongRequests,
@@ -220,14 +224,18 @@ mod tests {
     fn all() -> impl Iterator<Item = (Quiescence, Duration, SurveySummary)> {
         let times = [0, 29, 30, 149, 150, 499, 500, 999, 1000, 1999, 2000, 2500, 3000, 3999, 4000, 60_000];
         let moments = DRAINS.into_iter().flat_map(|drain| {
-            HELD_BACK.map(|held_back| Quiescence { drain, limits: LIMITS, held_back, vain: 0 })
+            HELD_BACK.map(|held_back| Quiescence { drain, limits: LIMITS, held_back, failed_stops: 0 })
         });
         let looks = moments.flat_map(move |moment| times.map(|time| (moment, ms(time))));
         looks.flat_map(|(moment, time)| {
             (0..=255_u8).map(move |bits| {
                 let [settled, open, work, waiting, still, unsure, stuck, paused] =
                     [1, 2, 4, 8, 16, 32, 64, 128].map(|bit| bits & bit != 0);
-                (moment, time, SurveySummary { settled, open, work, unsure, waiting, stuck, still, paused })
+                (
+                    moment,
+                    time,
+                    SurveySummary { settled, open, work, uncertain: unsure, waiting, stuck, still, paused },
+                )
             })
         })
     }
@@ -248,7 +256,7 @@ mod tests {
                 assert!(is_over || !seen.open, "only a stopped program ends before the limit: {what}");
             } else if step == RunningStep::Hold && (seen.work || seen.paused) {
                 assert!(
-                    moment.can_hold_back() || seen.work && seen.unsure || seen.stuck,
+                    moment.can_hold_back() || seen.work && seen.uncertain || seen.stuck,
                     "to hold it for nothing stops its clients: {what}"
                 );
             }
@@ -283,8 +291,16 @@ mod tests {
     fn a_program_that_cannot_be_held_is_told_soon() {
         let mut moment = REQUESTS;
         let [work, stuck, unsure, waiting, still] = [true, false, false, false, false];
-        let busy =
-            SurveySummary { settled: true, open: true, work, unsure, waiting, stuck, still, paused: false };
+        let busy = SurveySummary {
+            settled: true,
+            open: true,
+            work,
+            uncertain: unsure,
+            waiting,
+            stuck,
+            still,
+            paused: false,
+        };
         for after in [30, 135, 240] {
             assert_eq!(moment.running(ms(after), busy), RunningStep::Hold, "{after}");
             assert_eq!(moment.not_held(), StoppedStep::LetGo);
@@ -303,7 +319,7 @@ mod tests {
             settled: true,
             open: true,
             work: true,
-            unsure: false,
+            uncertain: false,
             stuck: false,
             waiting: true,
             still: false,

@@ -80,7 +80,7 @@ pub(super) struct Runner {
     /// Whether a seal has failed. A second seal then ends the program in any case.
     has_failed: bool,
     /// How often it could not be stopped in this drain.
-    vain: u8,
+    failed_stops: u8,
     /// The role of this process, for crash points.
     role: &'static str,
 }
@@ -119,7 +119,7 @@ impl Runner {
             lock,
             refused,
             has_failed,
-            vain: 0,
+            failed_stops: 0,
             role,
         })
     }
@@ -333,7 +333,7 @@ impl Server for Runner {
         self.refused = drain.is_refused();
         self.program.tell_of_drain();
         self.forget_waits();
-        self.vain = 0;
+        self.failed_stops = 0;
         let began = Instant::now();
         loop {
             let finished = match (self.mode, self.config.program.drain) {

@@ -70,7 +70,7 @@ pub struct Survey {
     /// Connections with a request in progress or about to arrive, as far as can be determined.
     pub work: usize,
     /// Those of them whose timestamps leave this open, while the kernel may know.
-    pub unsure: usize,
+    pub uncertain: usize,
     /// Connections with a request that no process has begun to read.
     pub waiting: usize,
     /// Connections where the rest of a request may be held back: see [`Census::hold_back`].
@@ -225,7 +225,7 @@ impl Census {
     pub fn hold_back(&mut self, all: bool) -> io::Result<bool> {
         let now = Instant::now();
         let is_used = |account: &ConnectionWork| {
-            account.is_work() || account.waits() || now.saturating_duration_since(account.moved) < IN_USE
+            account.is_work() || account.waits() || now.saturating_duration_since(account.moved_at) < IN_USE
         };
         let mut is_all = all;
         for (cookie, TrackedConnection { holder, account, .. }) in
@@ -266,7 +266,7 @@ impl Census {
         let all = begun.map(|TrackedConnection { key, account, .. }| LongRequest {
             client: key.peer(),
             age: account.age(now),
-            still: now.saturating_duration_since(account.moved),
+            still: now.saturating_duration_since(account.moved_at),
         });
         all.filter(|request| request.age >= at_least).collect()
     }
@@ -288,7 +288,7 @@ impl Census {
     /// Whether the rest of a released request has arrived, as far as can be determined.
     fn has_come(&self, cookie: &Cookie, account: &ConnectionWork, now: Instant) -> bool {
         let has_come =
-            |(_, since): &(u8, Instant)| account.moved > *since && account.is_begun_for(STARVED, now);
+            |(_, since): &(u8, Instant)| account.moved_at > *since && account.is_begun_for(STARVED, now);
         self.spared.get(cookie).is_none_or(has_come)
     }
 
@@ -299,11 +299,11 @@ impl Census {
             survey.stuck += usize::from(gate.is_some_and(|gate| gate.is_in_the_way(account, now)));
             survey.open += 1;
             survey.work += usize::from(account.is_work());
-            survey.unsure += usize::from(account.is_open_question());
+            survey.uncertain += usize::from(account.is_open_question());
             survey.waiting += usize::from(account.waits());
             survey.paused += usize::from(account.answers(now, self.pause));
             survey.streams += usize::from(account.streams(now, self.pause));
-            survey.still = survey.still.min(now.saturating_duration_since(account.moved));
+            survey.still = survey.still.min(now.saturating_duration_since(account.moved_at));
             let age_ms = account.age(now).as_millis() as u64;
             if account.is_begun() {
                 survey.longest_ms = survey.longest_ms.max(Some(age_ms));

@@ -294,13 +294,13 @@ impl Group {
     fn program(&self) -> Option<SteeringProgram> {
         let mut program = SteeringProgram::constant(self.order.index_of(self.steered)?);
         let index_of = |slot| self.order.index_of(slot);
-        program.share = self
-            .share
-            .and_then(|(slot, parts)| Some(ShareRule { index: index_of(slot)?, parts, by: self.lot() }));
+        program.share = self.share.and_then(|(slot, parts)| {
+            Some(ShareRule { index: index_of(slot)?, parts, selection: self.lot() })
+        });
         if self.address.is_quic() {
             let others = self.marks().filter(|(slot, _)| *slot != self.steered);
             let kept = |(slot, mark)| Some(QuicAffinity { mark, index: index_of(slot)? });
-            program.kept = others.filter_map(kept).collect();
+            program.affinities = others.filter_map(kept).collect();
         }
         program.probe =
             self.probe.and_then(|(slot, client)| Some(ProbeRule { client, index: index_of(slot)? }));

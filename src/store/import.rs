@@ -111,13 +111,13 @@ impl Store {
         let CopyResult { kind, entry, source, .. } = taken;
         let made = VersionMetadata { id, kind, entry, size_bytes, version, added_unix_ms: unix_ms() };
         // Its files may be lost while its metadata is still known.
-        let known = self.get(&id).map(|known| known.used).unwrap_or_default();
+        let known = self.get(&id).map(|known| known.usage).unwrap_or_default();
         let used = UsageRecord { source: Some(origin(import, &given, source)), ..known };
         incoming.write(&made, &used)?;
         crash_point!("supervisor/import/written");
         incoming.sync(&made)?;
         crash_point!("supervisor/import/synced");
-        let version = Version { made, used };
+        let version = Version { metadata: made, usage: used };
         self.put(incoming.directory(), &version)?;
         crash_point!("supervisor/import/stored");
         Ok(Imported { path: self.path_of(&version), version, was_there: false })
@@ -134,14 +134,15 @@ impl Store {
         let versions = self.versions();
         let looks_same = |source: &Source| {
             given.form != SourceForm::Tree
-                && source.look == given.look
+                && source.look == given.stamp
                 && source.tree == import.tree
                 && source.member == import.member
         };
-        let mut sources = versions.iter().filter_map(|it| Some((it.made.id, it.used.source.as_ref()?)));
+        let mut sources = versions.iter().filter_map(|it| Some((it.metadata.id, it.usage.source.as_ref()?)));
         let known = sources.find(|(_, source)| looks_same(source)).map(|(id, source)| (id, source.sha256));
-        let has_size =
-            |it: &&Version| it.made.kind == VersionKind::File && it.made.size_bytes == given.look.size;
+        let has_size = |it: &&Version| {
+            it.metadata.kind == VersionKind::File && it.metadata.size_bytes == given.stamp.size
+        };
         let found = match known {
             Some(known) => Some(known),
             None if given.form == SourceForm::Program && versions.iter().any(|it| has_size(&it)) => {
@@ -163,14 +164,14 @@ impl Store {
             privileges::carry(&given.file, &stored, &given.path)?;
             narrow(&stored, &given.file).map_err(Error::io("protect it", &at))?;
         }
-        Ok(Some((there.made.id, source)))
+        Ok(Some((there.metadata.id, source)))
     }
 
     /// Removes permissions from a stored version that the newly given same content does not have.
     fn narrow_permissions(&self, there: &Version, files: &Path, taken: &CopyResult) -> Result<(), Error> {
         let at = self.path_of(there);
         let narrowed = match taken.kind {
-            VersionKind::Tree => tree::narrow(&self.files_of(&there.made.id), files),
+            VersionKind::Tree => tree::narrow(&self.files_of(&there.metadata.id), files),
             VersionKind::File => {
                 File::open(&at).and_then(|stored| narrow(&stored, &File::open(files.join(&taken.entry))?))
             }
@@ -198,7 +199,7 @@ impl Store {
 fn origin(import: &Import, given: &SourceFile, sha256: Id) -> Source {
     let (path, member, tree) = (import.path.clone(), import.member.clone(), import.tree);
     let digest = (given.form == SourceForm::Tree).then(|| tree::digest(&given.path)).flatten();
-    Source { path, look: given.look, digest, sha256, member, tree }
+    Source { path, look: given.stamp, digest, sha256, member, tree }
 }
 
 /// Removes the permissions from a file that another one does not have.
@@ -257,7 +258,7 @@ impl UnfinishedVersion {
         if given.form == SourceForm::Tree {
             return self.take_in_tree(import, given, budget, step);
         }
-        budget.take(given.look.size, &given.path)?;
+        budget.take(given.stamp.size, &given.path)?;
         let copied = self.0.join("copy");
         let mut options = File::options();
         let copy_of = options.read(true).write(true).create_new(true).mode(0o600).open(&copied);

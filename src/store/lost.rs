@@ -13,8 +13,8 @@ impl Store {
     /// Restores a known version whose files are missing. `running` is the open program of a process that runs it.
     /// Returns where the content was found; an error if it is nowhere. Blocks.
     pub fn restore(&self, version: &Version, running: Option<File>) -> Result<String, Error> {
-        let source = version.used.source.as_ref();
-        if version.made.kind == VersionKind::File {
+        let source = version.usage.source.as_ref();
+        if version.metadata.kind == VersionKind::File {
             let at = source.map(|source| source.path.clone());
             let original =
                 at.as_ref().and_then(|path| Some((path.display().to_string(), File::open(path).ok()?)));
@@ -31,16 +31,16 @@ impl Store {
             member: source.member.clone(),
             tree: source.tree,
             max_size_bytes: u64::MAX,
-            version: version.made.version.clone(),
+            version: version.metadata.version.clone(),
             ..Import::default()
         };
         match self.import(&import, &mut |_| {}) {
-            Ok(imported) if imported.version.made.id == version.made.id => {
+            Ok(imported) if imported.version.metadata.id == version.metadata.id => {
                 Ok(source.path.display().to_string())
             }
             Ok(imported) => {
                 if !imported.was_there {
-                    self.remove(&imported.version.made.id)?;
+                    self.remove(&imported.version.metadata.id)?;
                 }
                 Err(self.nowhere(version, Some(source.path.clone())))
             }
@@ -65,7 +65,7 @@ impl Store {
                 Ok(self.path_of(&version))
             }
             (None, Some(made)) => {
-                let version = Version { made, used };
+                let version = Version { metadata: made, usage: used };
                 self.create()?;
                 self.put(&at, &version)?;
                 Ok(self.path_of(&version))
@@ -81,19 +81,19 @@ impl Store {
         }
         self.create()?;
         let incoming = UnfinishedVersion::new(&self.directory)?;
-        let at = incoming.files().join(&version.made.entry);
+        let at = incoming.files().join(&version.metadata.entry);
         let copied = File::options().read(true).write(true).create_new(true).open(&at);
         let copied = copied.map_err(Error::io("make the file", &at))?;
         copy(file, &copied, &Budget::new(u64::MAX, std::sync::Arc::default()))
             .map_err(Error::io("copy it", &at))?;
         let id = File::open(&at).and_then(Id::of).map_err(Error::io("read it", &at))?;
-        if id != version.made.id {
+        if id != version.metadata.id {
             return Ok(false);
         }
         incoming.take_mode(file, &copied).map_err(Error::io("protect it", &at))?;
         tree::protect(&incoming.files()).map_err(Error::io("protect it", &at))?;
-        incoming.write(&version.made, &version.used)?;
-        incoming.sync(&version.made)?;
+        incoming.write(&version.metadata, &version.usage)?;
+        incoming.sync(&version.metadata)?;
         self.put(incoming.directory(), version)?;
         Ok(true)
     }

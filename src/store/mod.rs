@@ -83,7 +83,7 @@ impl Store {
                     meta::read::<VersionMetadata>(&path.join(MADE)).ok().filter(|made| made.id == id)
             {
                 let used = meta::read(&path.join(USED)).unwrap_or_default();
-                known.insert(id, Version { made, used });
+                known.insert(id, Version { metadata: made, usage: used });
             }
         }
         let directory = directory.to_owned();
@@ -121,7 +121,7 @@ impl Store {
     pub fn versions(&self) -> Vec<Version> {
         let mut versions: Vec<Version> = lock(&self.known).values().cloned().collect();
         versions.sort_by_key(|it| {
-            std::cmp::Reverse((it.used.last_generation(), it.made.added_unix_ms, it.made.id))
+            std::cmp::Reverse((it.usage.last_generation(), it.metadata.added_unix_ms, it.metadata.id))
         });
         versions
     }
@@ -151,7 +151,7 @@ impl Store {
 
     /// The file of a version to start.
     pub fn path_of(&self, version: &Version) -> PathBuf {
-        self.files_of(&version.made.id).join(&version.made.entry)
+        self.files_of(&version.metadata.id).join(&version.metadata.entry)
     }
 
     /// Finds the one version that matches a prefix of its hash, or its version text.
@@ -159,16 +159,16 @@ impl Store {
         let versions = self.versions();
         let is_hash = word.len() >= 4;
         let fits = |it: &&Version| {
-            (is_hash && it.made.id.to_string().starts_with(&word.to_ascii_lowercase()))
-                || it.used.told.as_deref() == Some(word)
-                || it.made.version.as_deref() == Some(word)
+            (is_hash && it.metadata.id.to_string().starts_with(&word.to_ascii_lowercase()))
+                || it.usage.told.as_deref() == Some(word)
+                || it.metadata.version.as_deref() == Some(word)
         };
         let fitting: Vec<&Version> = versions.iter().filter(fits).collect();
         match fitting[..] {
             [version] => Ok(version.clone()),
             [] => Err(Error::Unknown { cause: format!("no version {word:?} is kept") }),
             [..] => {
-                let ids: Vec<String> = fitting.iter().map(|it| it.made.id.to_string()).collect();
+                let ids: Vec<String> = fitting.iter().map(|it| it.metadata.id.to_string()).collect();
                 Err(Error::Unknown {
                     cause: format!("{word:?} is more than one version: {}", ids.join(", ")),
                 })
@@ -200,12 +200,14 @@ impl Store {
     /// Keeps the ones in `used` and the pinned ones. Blocks. Returns the removed versions.
     pub fn gc(&self, keep: usize, used: &BTreeSet<Id>) -> Result<Vec<Version>, Error> {
         let versions = self.versions();
-        let ran = versions.iter().filter(|it| it.used.last_generation().is_some());
-        let kept: BTreeSet<Id> = ran.take(keep).map(|it| it.made.id).collect();
-        let stays = |it: &Version| it.used.pinned || used.contains(&it.made.id) || kept.contains(&it.made.id);
+        let ran = versions.iter().filter(|it| it.usage.last_generation().is_some());
+        let kept: BTreeSet<Id> = ran.take(keep).map(|it| it.metadata.id).collect();
+        let stays = |it: &Version| {
+            it.usage.pinned || used.contains(&it.metadata.id) || kept.contains(&it.metadata.id)
+        };
         let surplus: Vec<Version> = versions.into_iter().filter(|it| !stays(it)).collect();
         for version in &surplus {
-            self.remove(&version.made.id)?;
+            self.remove(&version.metadata.id)?;
         }
         Ok(surplus)
     }
@@ -225,7 +227,7 @@ impl Store {
 
     /// Renames a complete directory to its final name.
     fn put(&self, from: &Path, version: &Version) -> Result<(), Error> {
-        let id = version.made.id;
+        let id = version.metadata.id;
         let at = self.directory.join(id.to_string());
         // A directory without metadata is not a version.
         remove_tree(&at);
@@ -241,14 +243,14 @@ impl Store {
         let _turn = lock(&self.writing);
         let unknown = || Error::Unknown { cause: format!("no version {id} is kept") };
         let mut version = self.get(id).ok_or_else(unknown)?;
-        let mut used = version.used.clone();
+        let mut used = version.usage.clone();
         if change(&mut used) {
             let at = self.directory.join(id.to_string()).join(USED);
             let beside = at.with_extension("new");
             let _ = fs::remove_file(&beside);
             let written = meta::write(&beside, &used).and_then(|_| fs::rename(&beside, &at));
             written.map_err(Error::io("write it", &at))?;
-            version.used = used;
+            version.usage = used;
             if let Some(known) = lock(&self.known).get_mut(id) {
                 *known = version.clone();
             }

@@ -20,7 +20,7 @@ pub(super) struct SourceFile {
     pub(super) form: SourceForm,
     /// The file; for a tree, its directory.
     pub(super) file: File,
-    pub(super) look: FileStamp,
+    pub(super) stamp: FileStamp,
 }
 
 /// How it is imported.
@@ -70,7 +70,7 @@ impl SourceFile {
         let look = FileStamp::of(&found);
         let form = if found.is_dir() { SourceForm::Tree } else { form_of_file(path, &file, &found)? };
         check_found(path, &found).map_err(|cause| exposed(path, cause))?;
-        Ok(Self { path: path.to_owned(), form, file, look })
+        Ok(Self { path: path.to_owned(), form, file, stamp: look })
     }
 
     /// Whether the file is still the opened one, neither written nor replaced.
@@ -78,11 +78,11 @@ impl SourceFile {
         let now = self.file.metadata().map_err(Error::io("examine it", &self.path))?;
         let there = std::fs::metadata(&self.path).map(|found| (found.dev(), found.ino())).ok();
         let same = if self.form == SourceForm::Tree {
-            (now.dev(), now.ino()) == (self.look.device, self.look.inode)
+            (now.dev(), now.ino()) == (self.stamp.device, self.stamp.inode)
         } else {
-            FileStamp::of(&now) == self.look
+            FileStamp::of(&now) == self.stamp
         };
-        match same && there == Some((self.look.device, self.look.inode)) {
+        match same && there == Some((self.stamp.device, self.stamp.inode)) {
             true => Ok(()),
             false => Err(changed(&self.path)),
         }

@@ -39,8 +39,8 @@ impl Unpack<'_> {
     ) -> Result<PathBuf, Error> {
         let mut found = MemberMatches::default();
         each(self.format, file, self.given, budget, &mut |member, content| {
-            let MemberKind::File { size, executable } = member.what else {
-                if let MemberKind::Link(_) | MemberKind::HardLink(_) = member.what {
+            let MemberKind::File { size, executable } = member.kind else {
+                if let MemberKind::Link(_) | MemberKind::HardLink(_) = member.kind {
                     found.links.extend(fits(&member.path, wanted).is_some().then(|| member.path.clone()));
                 }
                 return Ok(());
@@ -75,7 +75,7 @@ impl Unpack<'_> {
         let mut links: Vec<(PathBuf, PathBuf)> = Vec::new();
         each(self.format, file, self.given, budget, &mut |member, content| {
             let at = self.into.join(&member.path);
-            match &member.what {
+            match &member.kind {
                 MemberKind::Directory => self.make_directory(&at),
                 MemberKind::File { size, executable } => {
                     self.make_place(&at)?;

@@ -102,7 +102,7 @@ pub(super) struct Daemon {
     pub(super) directory: Lane,
     pub(super) directory_thread: RefCell<Option<ThreadHold>>,
     /// The services that are not taken in yet, and why.
-    pub(super) late: RefCell<BTreeMap<ServiceName, String>>,
+    pub(super) not_taken_in: RefCell<BTreeMap<ServiceName, String>>,
 }
 
 /// Runs the daemon until SIGTERM or SIGINT, then stops the services in order and returns. After a second signal, at
@@ -157,7 +157,7 @@ async fn main(
         lanes: RefCell::default(),
         directory: Lane::for_files("directory"),
         directory_thread: RefCell::default(),
-        late: RefCell::default(),
+        not_taken_in: RefCell::default(),
     });
     tokio::task::spawn_local(install_arrivals(Rc::clone(&daemon), arrived));
     tokio::task::spawn_local(reap_orphans());
@@ -310,7 +310,7 @@ pub(super) fn operation(
 ) -> (Operation, oneshot::Receiver<Result<crate::control::api::Outcome, crate::control::Error>>) {
     let (reply, answer) = oneshot::channel();
     (
-        Operation { reply, progress: None, asked: Some(RequestedOperation::new(what, Caller::own(why))) },
+        Operation { reply, progress: None, requested: Some(RequestedOperation::new(what, Caller::own(why))) },
         answer,
     )
 }

@@ -54,7 +54,7 @@ pub(super) enum Input {
     /// It is time to try a start without a client again.
     TryAgain(Token),
     /// The version for such a start was brought in, or could not be.
-    Brought(Token, ImportResult),
+    FirstImported(Token, ImportResult),
     /// It is time to check whether the slot of the outgoing process is quiet.
     QuietDue(HandoffId),
     /// A probe has passed, or has failed until its limit.
@@ -170,7 +170,7 @@ impl Service {
             Input::CompactionSynced(synced) => self.compaction_synced(synced),
             Input::Restored(synced) => self.journal_restored(synced),
             Input::TryAgain(serial) => self.start_again(serial),
-            Input::Brought(serial, brought) => self.first_imported(serial, brought),
+            Input::FirstImported(serial, brought) => self.first_imported(serial, brought),
             Input::QuietDue(id) => self.check_quiet(id),
             Input::Probed(id, result) => self.probed(id, result),
             Input::Route(id, listener, reply) => {

@@ -57,7 +57,7 @@ struct PreviousServices {
     /// Those that were bound, with the service file of that time.
     bound: BTreeMap<ServiceName, config::Service>,
     /// Those for which this is not known yet.
-    silent: BTreeSet<ServiceName>,
+    unknown: BTreeSet<ServiceName>,
 }
 
 impl Daemon {
@@ -66,7 +66,7 @@ impl Daemon {
     pub(super) async fn load_all(self: &Rc<Self>, was_lost: bool) {
         let files = self.read_files(ServiceFileStamps::new(), true).await;
         let is_listed: BTreeSet<ServiceName> = files.found.keys().cloned().collect();
-        let PreviousServices { names, bound, silent } = self.previous_services().await;
+        let PreviousServices { names, bound, unknown: silent } = self.previous_services().await;
         let judged = NewServices::judge(&self.shared.dirs, files, |_| false, |name| names.contains(name));
         let NewServices { services, broken, errors } = judged;
         for error in &errors {
@@ -121,7 +121,7 @@ impl Daemon {
             match timeout_at(until, read).await {
                 Ok(Ok(Some(config))) => _ = left.bound.insert(name, config),
                 Ok(Ok(None)) => {}
-                Ok(Err(_)) | Err(_) => _ = left.silent.insert(name),
+                Ok(Err(_)) | Err(_) => _ = left.unknown.insert(name),
             }
         }
         left
@@ -169,7 +169,7 @@ impl Daemon {
         opened: impl Future<Output = Option<(config::Service, OpenedState)>> + 'static,
     ) -> OpeningService {
         let cause = format!("{} does not answer", self.shared.dirs.service_state(&name).display());
-        self.late.borrow_mut().insert(name.clone(), cause);
+        self.not_taken_in.borrow_mut().insert(name.clone(), cause);
         OpeningService { name, file, opened: spawn_local(opened) }
     }
 
@@ -179,7 +179,7 @@ impl Daemon {
         for mut opening in openings {
             match timeout_at(until, &mut opening.opened).await {
                 Ok(opened) => {
-                    self.late.borrow_mut().remove(&opening.name);
+                    self.not_taken_in.borrow_mut().remove(&opening.name);
                     self.load_one(opened.ok().flatten(), was_lost, opening.file == ServiceFile::Right);
                 }
                 Err(_) => self.load_later(opening, was_lost),
@@ -188,7 +188,7 @@ impl Daemon {
     }
 
     pub(super) fn is_known(&self, name: &ServiceName) -> bool {
-        self.services.borrow().contains_key(name) || self.late.borrow().contains_key(name)
+        self.services.borrow().contains_key(name) || self.not_taken_in.borrow().contains_key(name)
     }
 
     /// Marks a service as removed if nothing of it runs: it has no file.
@@ -202,12 +202,12 @@ impl Daemon {
     /// Takes in one service once its state answers.
     fn load_later(self: &Rc<Self>, opening: OpeningService, was_lost: bool) {
         let OpeningService { name, file, opened } = opening;
-        let cause = self.late.borrow().get(&name).cloned().unwrap_or_default();
+        let cause = self.not_taken_in.borrow().get(&name).cloned().unwrap_or_default();
         tracing::error!(service = %name, "its state cannot be used yet: {cause}; it is taken in when it can");
         let this = Rc::clone(self);
         spawn_local(async move {
             let opened = opened.await.ok().flatten();
-            this.late.borrow_mut().remove(&name);
+            this.not_taken_in.borrow_mut().remove(&name);
             this.load_one(opened, was_lost, file == ServiceFile::Right);
             if file == ServiceFile::Missing {
                 this.find_removed(&name);
@@ -249,7 +249,7 @@ impl Daemon {
 
     /// Refuses a service whose state was requested at the start, and has not answered yet.
     pub(super) fn check_answered(&self, name: &ServiceName) -> Result<(), Error> {
-        let Some(cause) = self.late.borrow().get(name).cloned() else { return Ok(()) };
+        let Some(cause) = self.not_taken_in.borrow().get(name).cloned() else { return Ok(()) };
         let message = format!("The state of service {:?} cannot be used: {cause}.", name.as_str());
         Err(Error::new(Kind::StorageFailed, message, "It is taken in as soon as that is over."))
     }
@@ -317,7 +317,7 @@ impl Daemon {
     /// Notes what keeps a service from being taken in.
     fn tell_of_late(&self, name: &ServiceName, error: &io::Error) {
         tracing::debug!(service = %name, %error, "its state cannot be looked at; trying again in {AGAIN:?}");
-        if let Some(cause) = self.late.borrow_mut().get_mut(name) {
+        if let Some(cause) = self.not_taken_in.borrow_mut().get_mut(name) {
             *cause = error.to_string();
         }
     }

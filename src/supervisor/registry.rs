@@ -24,7 +24,7 @@ const UNTIL_RIGHT: &str = "Until it is right, what was read before counts.";
 pub(super) struct BrokenService {
     /// What is wrong, and where.
     pub(super) cause: String,
-    seen: PartialService,
+    readable: PartialService,
     /// Whether its addresses are reserved for it. Not if one of them is the mistake.
     keeps_addresses: bool,
 }
@@ -72,7 +72,7 @@ impl NewServices {
         let loaded = judge(read, |name| names.contains(name) || is_known(name));
         let broken = first_mistakes(&loaded.errors).into_iter().map(|(name, cause)| {
             let (seen, keeps_addresses) = (seen.remove(&name).unwrap_or_default(), !right.contains(&name));
-            (name, BrokenService { cause, seen, keeps_addresses })
+            (name, BrokenService { cause, readable: seen, keeps_addresses })
         });
         let broken = broken.collect();
         let errors = errors.into_iter().chain(loaded.errors).collect();
@@ -118,7 +118,7 @@ impl Daemon {
     pub(super) fn refuse_newcomer(&self, config: &config::Service, cause: &Error) {
         let broken = BrokenService {
             cause: cause.to_string(),
-            seen: PartialService::from(config),
+            readable: PartialService::from(config),
             keeps_addresses: false,
         };
         self.broken.borrow_mut().insert(config.name.clone(), broken);
@@ -223,7 +223,7 @@ impl Daemon {
 impl BrokenService {
     /// The listeners whose addresses no later service gets, as far as they can be read.
     pub(super) fn kept_listeners(&self) -> &[config::Listener] {
-        if self.keeps_addresses { &self.seen.listeners } else { &[] }
+        if self.keeps_addresses { &self.readable.listeners } else { &[] }
     }
 
     pub(super) fn status(&self, name: &ServiceName) -> api::ServiceStatus {
@@ -235,7 +235,7 @@ impl BrokenService {
             generation: Generation(0),
             pid: None,
             shim: None,
-            binary: self.seen.binary.clone().unwrap_or_default(),
+            binary: self.readable.binary.clone().unwrap_or_default(),
             stored: None,
             version: None,
             skew: None,
@@ -245,8 +245,8 @@ impl BrokenService {
             started_at: None,
             restarts: 0,
             next_try_at: None,
-            mode: self.seen.mode,
-            listeners: self.seen.listeners.iter().map(listener_status).collect(),
+            mode: self.readable.mode,
+            listeners: self.readable.listeners.iter().map(listener_status).collect(),
             last_handoff: None,
             problem: Some(format!("Its service file cannot be used: {}", self.cause)),
         }

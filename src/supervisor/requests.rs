@@ -250,7 +250,7 @@ async fn bring_first_again(handle: &Handle, config: config::Service) -> Result<(
 /// Refuses an upgrade to what the file names if the running version was brought in later.
 async fn refuse_step_back(handle: &Handle, config: &config::Service) -> Result<(), Error> {
     let Some(comparison) = handle.read(|service| service.comparison(&config.binary)) else { return Ok(()) };
-    let lane = handle.lanes().looks;
+    let lane = handle.lanes().comparisons;
     let named =
         lane.run_within(START_LIMIT, config.binary.display().to_string(), move || comparison.answer());
     let named = named.await.map_err(|error| unfinished(&config.name, &config.binary, &error))?;

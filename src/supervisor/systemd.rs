@@ -99,7 +99,7 @@ impl Systemd {
 struct ManagerThread {
     queue: Option<SyncSender<ManagerMessage>>,
     /// Hangs up when all messages are sent.
-    told: Receiver<()>,
+    done: Receiver<()>,
 }
 
 impl ManagerThread {
@@ -114,14 +114,14 @@ impl ManagerThread {
             }
             drop(telling);
         })?;
-        Ok(Self { queue: Some(queue), told })
+        Ok(Self { queue: Some(queue), done: told })
     }
 }
 
 impl Drop for ManagerThread {
     fn drop(&mut self) {
         drop(self.queue.take());
-        let _ = self.told.recv_timeout(GOODBYE);
+        let _ = self.done.recv_timeout(GOODBYE);
     }
 }
 

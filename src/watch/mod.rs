@@ -46,7 +46,7 @@ pub struct PathWatcher {
     nearest: (i32, OsString),
     /// Whether that is the directory of the file.
     is_there: bool,
-    news: VecDeque<PathEvent>,
+    events: VecDeque<PathEvent>,
 }
 
 /// A directory on the way: whether it stays where it is.
@@ -91,13 +91,21 @@ impl PathWatcher {
         let PathAnchor { inotify, watch, name, is_there } = nearest;
         let (inotify, nearest) = (readable(inotify)?, (watch, name));
         let news = VecDeque::from([PathEvent::Look]);
-        Ok(PathWatcher { path: path.to_owned(), find, is_lost: false, inotify, nearest, is_there, news })
+        Ok(PathWatcher {
+            path: path.to_owned(),
+            find,
+            is_lost: false,
+            inotify,
+            nearest,
+            is_there,
+            events: news,
+        })
     }
 
     /// The next thing that happens. May be dropped at any time without losing any.
     pub async fn next(&mut self) -> io::Result<PathEvent> {
         loop {
-            if let Some(news) = self.news.pop_front() {
+            if let Some(news) = self.events.pop_front() {
                 return Ok(news);
             }
             if self.is_lost {
@@ -105,7 +113,7 @@ impl PathWatcher {
                 self.inotify = readable(found.inotify)?;
                 (self.nearest, self.is_there) = ((found.watch, found.name), found.is_there);
                 self.is_lost = false;
-                self.news.push_back(PathEvent::Look);
+                self.events.push_back(PathEvent::Look);
                 continue;
             }
             let mut ready = self.inotify.readable().await?;
@@ -122,7 +130,7 @@ impl PathWatcher {
             self.is_lost = true;
             return;
         }
-        self.news.extend(happened.iter().filter(ours).filter_map(|it| news(it.mask, &self.path)));
+        self.events.extend(happened.iter().filter(ours).filter_map(|it| news(it.mask, &self.path)));
     }
 }
 

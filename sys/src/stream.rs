@@ -22,7 +22,7 @@ struct Partial {
 pub(super) struct Stream {
     partial: Mutex<Partial>,
     /// The unsent rest of a frame that the peer's queue accepted in part.
-    rest: Mutex<Vec<u8>>,
+    unsent: Mutex<Vec<u8>>,
 }
 
 /// What the received bytes of a frame say about the rest.
@@ -55,7 +55,7 @@ impl Stream {
     /// See [`super::channel::Channel::send`]. Keeps what a nonblocking stream does not accept of a frame and sends it
     /// before the next frame; otherwise the peer would lose the frame boundaries.
     pub(super) fn send(&self, socket: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
-        let mut rest = locked(&self.rest);
+        let mut rest = locked(&self.unsent);
         send_rest(socket, &mut rest)?;
         let sent = send_some(socket, bytes)?;
         if sent == 0 && !bytes.is_empty() {
@@ -67,7 +67,7 @@ impl Stream {
 
     /// See [`super::channel::Channel::flush`].
     pub(super) fn flush(&self, socket: &OwnedFd) -> io::Result<()> {
-        send_rest(socket, &mut locked(&self.rest))
+        send_rest(socket, &mut locked(&self.unsent))
     }
 
     /// See [`super::channel::Channel::recv`]. Never reads beyond the frame: the socket stays readable if data is left.

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::failure::{Failure, Kind};
-use super::kept::{Kept, Socket};
+use super::kept::{KeptConnection, Socket};
 
 /// Time limit of a complete response.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -54,7 +54,7 @@ pub struct Http {
 struct Open {
     sender: SendRequest<Upload>,
     driver: JoinHandle<hyper::Result<()>>,
-    kept: Arc<Kept>,
+    kept: Arc<KeptConnection>,
     /// When the client began to connect.
     since: Instant,
 }
@@ -112,7 +112,7 @@ impl Http {
 
     async fn connect(&self) -> Result<Open, Failure> {
         // The server may have accepted it long before this client runs again.
-        let (since, kept) = (Instant::now(), Arc::new(Kept::default()));
+        let (since, kept) = (Instant::now(), Arc::new(KeptConnection::default()));
         let stream = TcpStream::connect(self.endpoint).await?;
         stream.set_nodelay(true)?;
         let socket = Socket::new(stream, Arc::clone(&kept));

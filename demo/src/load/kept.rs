@@ -12,13 +12,13 @@ use tokio::net::TcpStream;
 
 /// State that the client and its connection share.
 #[derive(Debug, Default)]
-pub struct Kept {
+pub struct KeptConnection {
     /// No byte of the next request was written yet.
     is_unused: AtomicBool,
     had_ended: AtomicBool,
 }
 
-impl Kept {
+impl KeptConnection {
     /// Marks the next written byte as the first byte of a new request.
     pub fn expect_use(&self) {
         self.is_unused.store(true, Ordering::SeqCst);
@@ -40,11 +40,11 @@ impl Kept {
 /// cut request.
 pub struct Socket {
     stream: TcpStream,
-    kept: Arc<Kept>,
+    kept: Arc<KeptConnection>,
 }
 
 impl Socket {
-    pub fn new(stream: TcpStream, kept: Arc<Kept>) -> Self {
+    pub fn new(stream: TcpStream, kept: Arc<KeptConnection>) -> Self {
         Self { stream, kept }
     }
 

@@ -20,7 +20,7 @@ pub(super) struct Traffic(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    book: Mutex<Registry>,
+    registry: Mutex<Registry>,
     changed: Notify,
 }
 
@@ -91,7 +91,7 @@ impl Traffic {
     }
 
     fn book(&self) -> MutexGuard<'_, Registry> {
-        self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the data and wakes the one task that waits for a change. `notify_one` stores a permit, so the task can

@@ -58,7 +58,7 @@ impl Injector {
     pub fn run(&self) -> io::Result<()> {
         while let Some(call) = self.notify.next()? {
             // A call that no longer waits needs no answer.
-            let _: Result<(), CallAborted> = match call.what {
+            let _: Result<(), CallAborted> = match call.system_call {
                 SystemCall::Bind => self.bind(&call),
                 SystemCall::Listen => self.listen(&call),
                 SystemCall::Unlink | SystemCall::UnlinkAt | SystemCall::Rename | SystemCall::RenameAt => {

@@ -50,7 +50,7 @@ pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, again: bool) -> io:
 }
 
 struct Setting {
-    of: SocketClass,
+    class: SocketClass,
     level: i32,
     option: i32,
     take: CopyRule,
@@ -89,7 +89,7 @@ const IPPROTO_UDP: i32 = 17;
 const IPPROTO_IPV6: i32 = 41;
 
 const fn setting(of: SocketClass, level: i32, option: i32, take: CopyRule) -> Setting {
-    Setting { of, level, option, take }
+    Setting { class: of, level, option, take }
 }
 
 const SETTINGS: [Setting; 44] = [
@@ -142,7 +142,7 @@ const SETTINGS: [Setting; 44] = [
 impl Setting {
     fn applies(&self, family: Option<AddressFamily>, datagrams: bool) -> bool {
         let (unix, v6) = (family == Some(AddressFamily::Unix), family == Some(AddressFamily::Inet6));
-        match self.of {
+        match self.class {
             Any => true,
             Ip => !unix,
             Tcp => !unix && !datagrams,

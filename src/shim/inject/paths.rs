@@ -39,7 +39,7 @@ pub(super) fn meant(
 ) -> io::Result<Option<PathEffect>> {
     let [a, b, c, d] = call.args;
     let current = CURRENT_DIRECTORY as u64;
-    let (from, over) = match call.what {
+    let (from, over) = match call.system_call {
         SystemCall::UnlinkAt if c & REMOVES_DIRECTORY != 0 => return Ok(None),
         SystemCall::Unlink => ((current, a), None),
         SystemCall::UnlinkAt => ((a, b), None),

@@ -166,7 +166,7 @@ mod tests {
         let call = |pointer: u64, len: u64| Call {
             id: 1,
             tid: std::process::id(),
-            what: crate::sys::seccomp::SystemCall::Bind,
+            system_call: crate::sys::seccomp::SystemCall::Bind,
             args: [0, pointer, len, 0],
         };
         let expected = std::env::current_dir().unwrap().join("a.sock");

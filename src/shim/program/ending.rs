@@ -37,8 +37,8 @@ impl Program {
         let now = Instant::now();
         let until = now.checked_add(limit);
         self.learn(|known| {
-            let (since, before) = known.asked.unwrap_or((now, now));
-            known.asked = Some((since, until.unwrap_or(before).max(before)));
+            let (since, before) = known.ending_since.unwrap_or((now, now));
+            known.ending_since = Some((since, until.unwrap_or(before).max(before)));
             known.is_unwanted = true;
         });
         self.feed(LifeEvent::Stop);
@@ -46,7 +46,7 @@ impl Program {
         self.let_go();
         let (mut lingers_since, mut meanwhile) = (None, Some(meanwhile));
         loop {
-            let Some((since, until)) = self.known().asked else { return Ok(self.none_killed()) };
+            let Some((since, until)) = self.known().ending_since else { return Ok(self.none_killed()) };
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return self.kill_late(since.elapsed());
@@ -58,7 +58,7 @@ impl Program {
                 meanwhile();
             }
             // The processes that got the signal are gone, but the rest does not end by itself.
-            let lingers = self.running().iter().all(|pid| !self.known().told.contains(pid));
+            let lingers = self.running().iter().all(|pid| !self.known().signalled.contains(pid));
             lingers_since = lingers.then(|| lingers_since.unwrap_or_else(Instant::now));
             if lingers_since.is_some_and(|since: Instant| since.elapsed() >= LINGERS) {
                 self.feed(LifeEvent::Lingers);

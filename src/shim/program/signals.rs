@@ -179,7 +179,7 @@ impl Program {
 
     pub(super) fn ask(&self, pids: impl IntoIterator<Item = u32>) {
         for pid in pids {
-            if self.known().told.insert(pid) {
+            if self.known().signalled.insert(pid) {
                 send(pid, self.config.program.stop_signal.signal());
             }
         }

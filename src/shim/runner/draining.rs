@@ -44,7 +44,7 @@ impl Runner {
     /// Where the timestamps leave open whether a request is answered, asks the kernel: that takes a stop of the program.
     /// The answer counts until data moves again.
     fn ask(&mut self, survey: Survey) -> Survey {
-        if survey.unsure == 0 || !self.census.may_ask() || self.vain >= HOLDS {
+        if survey.uncertain == 0 || !self.census.may_ask() || self.failed_stops >= HOLDS {
             return survey;
         }
         let asked = match self.program.hold() {
@@ -52,12 +52,12 @@ impl Runner {
             false => None,
         };
         self.program.let_go();
-        self.vain += u8::from(asked.is_none());
+        self.failed_stops += u8::from(asked.is_none());
         asked.unwrap_or(survey)
     }
 
     fn is_unknown(&self, survey: Survey, waited: Duration) -> bool {
-        survey.unsure > 0 && !self.census.may_ask() && waited < FAMILIAR_AFTER
+        survey.uncertain > 0 && !self.census.may_ask() && waited < FAMILIAR_AFTER
     }
 
     /// For the daemon, which tells it if the upgrade fails for it.

@@ -20,7 +20,7 @@ impl Runner {
     /// this one need not accept them.
     pub(super) fn await_the_moment(&mut self, limits: QuiescenceLimits, stays: bool) {
         let drain = self.config.program.drain;
-        let mut moment = Quiescence { drain, limits, held_back: HeldBack::Nothing, vain: 0 };
+        let mut moment = Quiescence { drain, limits, held_back: HeldBack::Nothing, failed_stops: 0 };
         let (began, mut settled) = (Instant::now(), None);
         loop {
             // Before the survey, which then includes the last accepted connections.
@@ -67,7 +67,7 @@ impl Runner {
         let unanswered = match self.finishes() {
             true => survey.work + survey.paused + survey.streams,
             // The kernel was not asked about the others.
-            false if self.census.may_ask() => survey.work - survey.unsure,
+            false if self.census.may_ask() => survey.work - survey.uncertain,
             false => survey.work,
         };
         let unanswered = unanswered as u64;
@@ -131,7 +131,7 @@ impl Runner {
             settled,
             open: survey.open > 0 || is_hidden || self.is_connected(),
             work: survey.work > 0,
-            unsure: survey.work == survey.unsure && self.census.may_ask(),
+            uncertain: survey.work == survey.uncertain && self.census.may_ask(),
             waiting: survey.waiting > 0,
             stuck: survey.stuck > 0,
             still: is_still(survey.still),

@@ -24,7 +24,7 @@ const SETTLES_WITHIN: Duration = Duration::from_millis(100);
 
 /// A program in a trial.
 struct Trial<'a> {
-    order: &'a TrialRequest,
+    request: &'a TrialRequest,
     program: &'a Arc<Program>,
     listeners: Arc<Listeners>,
     watch: Arc<BindRecorder>,
@@ -49,7 +49,7 @@ pub(super) fn attempt(order: &TrialRequest, stage: &TrialResources) -> Result<Tr
         is_held: false,
         sockets: listeners.inodes(),
     };
-    let trial = Trial { order, program, listeners, watch, started_at: Instant::now() };
+    let trial = Trial { request: order, program, listeners, watch, started_at: Instant::now() };
     let works = trial.start(start).and_then(|()| if injects { trial.inject() } else { trial.listen_fds() });
     let others = trial.watch.others();
     let (works, why) = match works {
@@ -80,7 +80,7 @@ impl Trial<'_> {
 
     /// The error says why it does not work.
     fn inject(&self) -> Result<String, String> {
-        let wanted: Vec<String> = self.order.plan.listen.iter().map(|(name, _)| name.to_string()).collect();
+        let wanted: Vec<String> = self.request.plan.listen.iter().map(|(name, _)| name.to_string()).collect();
         if wanted.is_empty() {
             return Err(
                 "the service file has no [listen] table, so there is nothing to put in its place".to_owned()
@@ -99,7 +99,7 @@ impl Trial<'_> {
         let (missing, others) = (missing(), self.watch.others());
         let never = || {
             let missing = self.listeners.names(|name| missing.iter().any(|missing| missing == name));
-            let limit = self.order.limit;
+            let limit = self.request.limit;
             match (self.watch.refused().first(), others.is_empty()) {
                 (Some((name, error)), _) => format!("it cannot get {name}: {error}"),
                 (None, true) => {
@@ -129,7 +129,7 @@ impl Trial<'_> {
     }
 
     fn listen_fds(&self) -> Result<String, String> {
-        if self.order.plan.listen.is_empty() {
+        if self.request.plan.listen.is_empty() {
             return Err("the service file has no [listen] table, so there is nothing to give".to_owned());
         }
         self.accepts()?;
@@ -142,7 +142,7 @@ impl Trial<'_> {
 
     /// Waits until it has accepted a connection at each listener.
     fn accepts(&self) -> Result<(), String> {
-        let gives = self.order.plan.adapter == Adapter::Inject;
+        let gives = self.request.plan.adapter == Adapter::Inject;
         let _connections = self.listeners.connect()?;
         loop {
             let waiting = self.listeners.waiting()?;
@@ -161,7 +161,7 @@ impl Trial<'_> {
             if self.time_left().is_zero() {
                 let waiting = self.listeners.names(|name| waiting.iter().any(|waiting| waiting == name));
                 let what =
-                    format!("it has not accepted a connection at {waiting} within {:?}", self.order.limit);
+                    format!("it has not accepted a connection at {waiting} within {:?}", self.request.limit);
                 return Err(self.with_others(what));
             }
         }
@@ -174,12 +174,12 @@ impl Trial<'_> {
     /// Asks it to end, with a request in progress if one can be caught.
     fn stop(&self) -> Result<StopReport, String> {
         // Checked while it runs: a program stopped for its request may have signals blocked for a moment.
-        let signal = self.order.plan.program.stop_signal.signal();
+        let signal = self.request.plan.program.stop_signal.signal();
         let catches = self.program.tree().into_iter().any(|pid| !dies_of(pid, signal));
         let main = self.program.wait(Some(Duration::ZERO), |known| known.life.main());
         let first = main.and_then(name_of).unwrap_or_default();
         let (wrapper, deadly) = (self.wrapper(main), self.deadly());
-        let request = self.order.request.as_ref();
+        let request = self.request.request.as_ref();
         let target = request.and_then(|(name, text)| Some((self.listeners.tcp_address(name)?, text)));
         let under_way = target.and_then(|(address, text)| request::catch(address, text, self.program));
         self.program.learn(|known| known.watched = main.map(|pid| (pid, None)));
@@ -207,7 +207,7 @@ impl Trial<'_> {
 
     /// A shell briefly blocks all signals when it handles its children, so one check is not enough.
     fn dies_of_stop_signal(&self, main: u32) -> bool {
-        let signal = self.order.plan.program.stop_signal.signal();
+        let signal = self.request.plan.program.stop_signal.signal();
         let until = Instant::now() + SETTLES_WITHIN;
         loop {
             if dies_of(main, signal) {
@@ -222,7 +222,7 @@ impl Trial<'_> {
 
     /// The keys with a non-stop signal that would end the program.
     fn deadly(&self) -> Vec<String> {
-        let program = &self.order.plan.program;
+        let program = &self.request.plan.program;
         let keys = [("drain_signal", program.drain_signal), ("reload_signal", program.reload_signal)];
         let getters = self.program.receivers();
         let ends = |signal: StopSignal| getters.iter().any(|pid| dies_of(*pid, signal.signal()));
@@ -233,7 +233,7 @@ impl Trial<'_> {
     }
 
     fn time_left(&self) -> Duration {
-        self.order.limit.saturating_sub(self.started_at.elapsed())
+        self.request.limit.saturating_sub(self.started_at.elapsed())
     }
 
     /// Rounded for people.

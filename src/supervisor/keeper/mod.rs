@@ -55,7 +55,7 @@ struct KeeperState {
     /// The log pipes that still have a writer, or that have not been read to the end.
     logs: BTreeMap<u64, (LogSpec, Rc<OwnedFd>)>,
     /// The number of the next log pipe.
-    next: u64,
+    next_log: u64,
 }
 
 impl KeeperHandle {
@@ -78,7 +78,7 @@ impl KeeperHandle {
             systemd.store(key, fd.as_fd());
         }
         let missing: Vec<_> = stored.into_iter().filter(|(key, _)| !held.contains_key(key)).collect();
-        let state = KeeperState { client, held, logs: BTreeMap::new(), next: 0 };
+        let state = KeeperState { client, held, logs: BTreeMap::new(), next_log: 0 };
         let hearing = Cell::default();
         let inner =
             Rc::new(KeeperConnection { dirs: dirs.clone(), systemd, state: RefCell::new(state), hearing });
@@ -109,8 +109,8 @@ impl KeeperHandle {
             }
         };
         let mut state = self.inner.state.borrow_mut();
-        let number = state.next;
-        state.next += 1;
+        let number = state.next_log;
+        state.next_log += 1;
         state.logs.insert(number, (spec, Rc::clone(&pipe)));
         spawn_local(watch::pipe(Rc::downgrade(&self.inner), number, Rc::clone(&pipe)));
         LogGuard { _pipe: Some(pipe) }

@@ -55,11 +55,11 @@ const NEWS: EpollFlags = EpollFlags::EPOLLIN.union(ENDS);
 #[derive(Debug, Default)]
 pub(in crate::supervisor) struct EndedListeners {
     /// The process that this is about.
-    of: Option<Token>,
+    process: Option<Token>,
     /// The process has ended these, and other sockets have taken their places.
     renewed: BTreeSet<usize>,
     /// The process has had these.
-    taken: BTreeSet<usize>,
+    received: BTreeSet<usize>,
     /// When a process was last started to serve clients that waited at such a listener.
     replaced_at: Option<Instant>,
 }
@@ -67,10 +67,10 @@ pub(in crate::supervisor) struct EndedListeners {
 /// The watch over the listeners of the serving process. It ends when this is dropped.
 #[derive(Debug)]
 pub(in crate::supervisor) struct SlotWatch {
-    serial: Token,
-    of: Token,
+    token: Token,
+    process: Token,
     sockets: Vec<u64>,
-    news: Rc<AsyncFd<Epoll>>,
+    epoll: Rc<AsyncFd<Epoll>>,
     task: AbortHandle,
 }
 
@@ -136,11 +136,12 @@ impl Listening {
 impl Service {
     /// Watches the listeners of the serving process, and no others.
     pub(in crate::supervisor) fn adjust_slot_watch(&mut self) {
-        let serial = self.processes.incumbent().map(|process| process.serial);
+        let serial = self.processes.incumbent().map(|process| process.token);
         let serial = serial.filter(|_| self.machine.phase() == Phase::Serving && self.listening.is_some());
-        if serial != self.upkeep.left.of && serial.is_some() {
-            let replaced_at = self.upkeep.left.replaced_at;
-            self.upkeep.left = EndedListeners { of: serial, replaced_at, ..EndedListeners::default() };
+        if serial != self.upkeep.ended_listeners.process && serial.is_some() {
+            let replaced_at = self.upkeep.ended_listeners.replaced_at;
+            self.upkeep.ended_listeners =
+                EndedListeners { process: serial, replaced_at, ..EndedListeners::default() };
         }
         let receiving = if serial.is_some() { self.receiving() } else { Vec::new() };
         let Some(of) = serial.filter(|_| !receiving.is_empty()) else {
@@ -148,7 +149,7 @@ impl Service {
             return;
         };
         let sockets: Vec<u64> = receiving.iter().filter_map(|(_, _, fd)| inode(fd).ok()).collect();
-        if self.upkeep.slots.as_ref().is_some_and(|watch| watch.of == of && watch.sockets == sockets) {
+        if self.upkeep.slots.as_ref().is_some_and(|watch| watch.process == of && watch.sockets == sockets) {
             return;
         }
         let watch = watch(&receiving);
@@ -157,7 +158,8 @@ impl Service {
                 let (news, serial) = (Rc::new(news), self.next_token());
                 let task = spawn_local(tend_always(self.inputs.clone(), serial, Rc::clone(&news)));
                 let task = task.abort_handle();
-                self.upkeep.slots = Some(SlotWatch { serial, of, sockets, news, task });
+                self.upkeep.slots =
+                    Some(SlotWatch { token: serial, process: of, sockets, epoll: news, task });
             }
             Err(error) => {
                 tracing::error!(service = %self.name, %error, "it will not be noticed if its program ends a listener");
@@ -199,7 +201,7 @@ impl Service {
                     let address = listening.groups[*at].address();
                     tracing::warn!(service = %self.name, %address, "the program has ended its listener and runs on; clients wait at another one");
                 }
-                self.upkeep.left.renewed.extend(renewed);
+                self.upkeep.ended_listeners.renewed.extend(renewed);
                 self.adjust_slot_watch();
                 self.adjust_socket_paths();
             }
@@ -214,10 +216,10 @@ impl Service {
     /// them. If the daemon may not inspect the program, its listeners count as taken.
     pub(in crate::supervisor) fn left_listeners(&self) -> BTreeSet<usize> {
         let Some(process) = self.processes.incumbent() else { return BTreeSet::new() };
-        if self.upkeep.left.of != Some(process.serial) {
+        if self.upkeep.ended_listeners.process != Some(process.token) {
             return BTreeSet::new();
         }
-        let mut left = self.upkeep.left.renewed.clone();
+        let mut left = self.upkeep.ended_listeners.renewed.clone();
         if !self.config.adapter.is_foreign() {
             // The library has a duplicate of each listener.
             return left;
@@ -278,8 +280,8 @@ impl Service {
 
     /// The events of this watch, unless another watch has replaced it.
     fn heard_by(&self, serial: Token) -> Option<Rc<AsyncFd<Epoll>>> {
-        let watch = self.upkeep.slots.as_ref().filter(|watch| watch.serial == serial)?;
-        Some(Rc::clone(&watch.news))
+        let watch = self.upkeep.slots.as_ref().filter(|watch| watch.token == serial)?;
+        Some(Rc::clone(&watch.epoll))
     }
 
     /// Handles an event of the kernel. Until the next check, new clients wake nothing.
@@ -305,10 +307,10 @@ impl Service {
     fn note_taken(&mut self) {
         let left = self.left_listeners();
         let count = self.config.listeners.len();
-        self.upkeep.left.taken.extend((0..count).filter(|at| !left.contains(at)));
+        self.upkeep.ended_listeners.received.extend((0..count).filter(|at| !left.contains(at)));
         // The program must have had these too, or it could not have ended them.
-        self.upkeep.left.taken.extend(self.upkeep.left.renewed.iter().copied());
-        tracing::debug!(service = %self.name, taken = ?self.upkeep.left.taken, "the program has had its listeners");
+        self.upkeep.ended_listeners.received.extend(self.upkeep.ended_listeners.renewed.iter().copied());
+        tracing::debug!(service = %self.name, taken = ?self.upkeep.ended_listeners.received, "the program has had its listeners");
     }
 
     /// Restarts the service, as `handoff restart` does, if clients wait at a listener that the program had and has
@@ -316,17 +318,17 @@ impl Service {
     fn replace_for_waiting(&mut self) {
         let waiting = self.left_listeners_with_clients();
         let Some(address) = waiting.first() else { return };
-        let left = &self.upkeep.left;
+        let left = &self.upkeep.ended_listeners;
         let was_taken = |listener: &crate::config::Listener| {
             let at = self.config.listeners.iter().position(|known| known.name == listener.name);
-            waiting.contains(&listener.address) && at.is_some_and(|at| left.taken.contains(&at))
+            waiting.contains(&listener.address) && at.is_some_and(|at| left.received.contains(&at))
         };
         let is_early = left.replaced_at.is_some_and(|at| at.elapsed() < AGAIN_AFTER);
         if is_early || !self.is_open_to_upgrades() || !self.config.listeners.iter().any(was_taken) {
             return;
         }
         tracing::warn!(service = %self.name, %address, "clients wait where the program has left its listener; it is restarted");
-        self.upkeep.left.replaced_at = Some(Instant::now());
+        self.upkeep.ended_listeners.replaced_at = Some(Instant::now());
         let why = format!("clients wait at {address}, where the program does not listen any more");
         // The status and the history show this reason.
         let (operation, _) = operation(Operation::Restart, &why);

@@ -36,7 +36,7 @@ pub(in crate::supervisor) struct Upkeep {
     repairs: Option<RepairTask>,
     /// Over the listeners of the serving process.
     pub(super) slots: Option<SlotWatch>,
-    pub(super) left: EndedListeners,
+    pub(super) ended_listeners: EndedListeners,
     /// When the directories of the unix sockets last answered.
     pub(super) paths_answered: Cell<Option<Instant>>,
 }

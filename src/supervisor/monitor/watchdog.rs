@@ -8,7 +8,7 @@ use handoff_protocol::supervisor::{Event, Phase, WatchReason};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::sleep;
 
-use super::probing::WayIn;
+use super::probing::ProbeConnector;
 use crate::config::{ErrorCount, ListenAddress, Liveness, Probe};
 use crate::hooks::Command;
 use crate::journal::unix_ms;
@@ -20,7 +20,7 @@ use crate::sys::process::{children_of, is_frozen};
 /// The watch over a process. It ends when this is dropped.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Watchdog {
-    over: (HandoffId, WatchReason),
+    watched: (HandoffId, WatchReason),
     task: AbortHandle,
 }
 
@@ -46,12 +46,12 @@ impl Service {
     /// Watches the process that the machine names now, and no other. Findings arrive as events.
     pub(in crate::supervisor) fn adjust_watchdog(&mut self) {
         let wanted = self.machine.watched();
-        if self.monitor.watchdog.as_ref().map(|watchdog| watchdog.over) == wanted {
+        if self.monitor.watchdog.as_ref().map(|watchdog| watchdog.watched) == wanted {
             return;
         }
         self.monitor.watchdog = wanted.map(|over @ (id, watch)| {
             let task = spawn_local(watch_over(self.inputs.clone(), id, self.settings_for(watch)));
-            Watchdog { over, task: task.abort_handle() }
+            Watchdog { watched: over, task: task.abort_handle() }
         });
     }
 
@@ -108,7 +108,7 @@ impl Service {
 
     /// Condemns an unwell process, unless another one is watched by now.
     pub(in crate::supervisor) fn condemn(&mut self, id: HandoffId, watch: WatchReason, why: String) {
-        if self.monitor.watchdog.as_ref().is_none_or(|watchdog| watchdog.over != (id, watch)) {
+        if self.monitor.watchdog.as_ref().is_none_or(|watchdog| watchdog.watched != (id, watch)) {
             return;
         }
         if watch == WatchReason::Liveness
@@ -124,7 +124,7 @@ impl Service {
 
 async fn watch_over(inputs: Inputs, id: HandoffId, look: WatchdogSettings) {
     let mut failures = 0;
-    let mut way = WayIn::new(&inputs, id);
+    let mut way = ProbeConnector::new(&inputs, id);
     let why = loop {
         sleep(Duration::from_millis(look.interval_ms)).await;
         let found = match check_once(&inputs, &look, &mut way).await {
@@ -153,7 +153,7 @@ async fn watch_over(inputs: Inputs, id: HandoffId, look: WatchdogSettings) {
 async fn check_once(
     inputs: &Inputs,
     look: &WatchdogSettings,
-    way: &mut WayIn<'_>,
+    way: &mut ProbeConnector<'_>,
 ) -> Result<Option<String>, Failure> {
     inputs.ask(Input::Look).await.unwrap_or(Ok(()))?;
     if let Some(probe) = &look.probe {

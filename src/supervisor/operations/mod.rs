@@ -127,19 +127,19 @@ impl Operations {
 
     /// What the history records of them.
     pub(in crate::supervisor) fn requested(&self) -> impl Iterator<Item = &RequestedOperation> {
-        self.all().filter_map(|operation| operation.asked.as_ref())
+        self.all().filter_map(|operation| operation.requested.as_ref())
     }
 
     pub(in crate::supervisor) fn requested_mut(&mut self) -> impl Iterator<Item = &mut RequestedOperation> {
         let all = self.under_way.iter_mut().chain(&mut self.incoming);
-        all.filter_map(|operation| operation.asked.as_mut())
+        all.filter_map(|operation| operation.requested.as_mut())
     }
 
     /// Answers all operations in progress, which have ended.
     pub(in crate::supervisor) fn answer_all(&mut self, answer: &Result<api::Outcome, Error>) {
         for operation in self.under_way.drain(..).chain(self.incoming.take()) {
             let mut answer = answer.clone();
-            if let (Ok(outcome), Some(asked)) = (&mut answer, &operation.asked) {
+            if let (Ok(outcome), Some(asked)) = (&mut answer, &operation.requested) {
                 (outcome.took_us, outcome.phases) = asked.times(&self.timeline);
             }
             // The client may have hung up.

@@ -32,8 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What is known of an operation when it is requested. The history reports it when the operation has ended.
 #[derive(Debug, Clone)]
 pub(in crate::supervisor) struct RequestedOperation {
-    pub(in crate::supervisor) what: history::Operation,
-    pub(in crate::supervisor) by: Caller,
+    pub(in crate::supervisor) operation: history::Operation,
+    pub(in crate::supervisor) requester: Caller,
     /// The version that the new binary reports.
     pub(in crate::supervisor) version: Option<String>,
     /// The phases before the machine was asked, counted from the request.
@@ -50,8 +50,8 @@ impl RequestedOperation {
     /// A request that is made now.
     pub(in crate::supervisor) fn new(what: history::Operation, by: Caller) -> Self {
         Self {
-            what,
-            by,
+            operation: what,
+            requester: by,
             version: None,
             before: Vec::new(),
             at_unix_ms: unix_ms(),
@@ -206,8 +206,8 @@ impl Service {
 
     /// Records what runs now as the version that the operation starts from.
     pub(in crate::supervisor) fn record_request(&self, operation: &mut Operation) {
-        if let Some(asked) = &mut operation.asked
-            && asked.what != history::Operation::Start
+        if let Some(asked) = &mut operation.requested
+            && asked.operation != history::Operation::Start
         {
             asked.from = self.current_version();
         }
@@ -253,11 +253,11 @@ impl Service {
         Entry {
             id: asked.id.unwrap_or_else(|| self.machine.handoff()),
             service: self.name.clone(),
-            operation: asked.what,
+            operation: asked.operation,
             mode: self.config.mode,
             from: asked.from.clone(),
-            to: asked.to.clone().or_else(|| (asked.what != history::Operation::Stop).then(candidate)),
-            by: asked.by.clone(),
+            to: asked.to.clone().or_else(|| (asked.operation != history::Operation::Stop).then(candidate)),
+            by: asked.requester.clone(),
             at: asked.at_unix_ms,
             took_us,
             phases,
@@ -356,8 +356,8 @@ fn resumed(entry: Entry) -> Operation {
     let ago = Duration::from_millis(unix_ms().saturating_sub(entry.at));
     let (reply, _) = oneshot::channel();
     let asked = RequestedOperation {
-        what: entry.operation,
-        by: entry.by,
+        operation: entry.operation,
+        requester: entry.by,
         version: entry.to.as_ref().and_then(|to| to.version.clone()),
         before: entry.phases,
         at_unix_ms: entry.at,
@@ -366,7 +366,7 @@ fn resumed(entry: Entry) -> Operation {
         from: entry.from,
         to: entry.to,
     };
-    Operation { reply, progress: None, asked: Some(asked) }
+    Operation { reply, progress: None, requested: Some(asked) }
 }
 
 /// The entries of several services ordered by time, newest last. Those of a single service keep the order in which

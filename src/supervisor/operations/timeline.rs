@@ -15,7 +15,7 @@ pub(in crate::supervisor) struct Operation {
     pub(in crate::supervisor) reply: oneshot::Sender<Result<api::Outcome, Error>>,
     pub(in crate::supervisor) progress: Option<ProgressSink>,
     /// What the history records of it. `None` if it only calls off another operation.
-    pub(in crate::supervisor) asked: Option<RequestedOperation>,
+    pub(in crate::supervisor) requested: Option<RequestedOperation>,
 }
 
 /// The clock of the operation in progress.

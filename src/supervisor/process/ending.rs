@@ -34,7 +34,7 @@ impl Service {
             ToService::Abort(_) => process.asked_to_end(),
             // The serving process learns from this that it stays.
             ToService::Commit(_)
-                if !self.processes.incumbent().is_some_and(|one| one.serial == process.serial) =>
+                if !self.processes.incumbent().is_some_and(|one| one.token == process.token) =>
             {
                 process.asked_to_end();
             }

@@ -46,7 +46,7 @@ impl Service {
         let (hashes, store) = (self.shared.hashes.clone(), Arc::clone(self.versions.store()));
         let version = stored.as_ref().map(|(_, version)| version.clone());
         let (instead, named_by_file) = (self.instead(target), self.config.binary.clone());
-        let (named, looks) = (instead.clone(), self.lanes.looks.clone());
+        let (named, looks) = (instead.clone(), self.lanes.comparisons.clone());
         // A candidate was checked when it was requested.
         let is_known = target == Target::Committed;
         let in_place = is_known.then(|| self.in_place(&path, &self.config.binary)).flatten();
@@ -144,7 +144,7 @@ impl Service {
     pub(in crate::supervisor) fn give_up_start(&mut self) {
         if let Some(starting) = self.processes.give_up_start() {
             starting.task.abort();
-            self.retire_slot(starting.made.slot);
+            self.retire_slot(starting.prepared.slot);
         }
     }
 
@@ -181,14 +181,14 @@ impl Service {
         let task = spawn_local(async move {
             inputs.send(Input::Spawned(serial, spawned.await.and_then(|spawned| spawned)));
         });
-        let made = PreparedProcess { serial, id, slot, binary: binary.clone(), log, channel };
-        self.processes.begin_start(StartingProcess { made, task: task.abort_handle() });
+        let made = PreparedProcess { token: serial, id, slot, binary: binary.clone(), log, channel };
+        self.processes.begin_start(StartingProcess { prepared: made, task: task.abort_handle() });
         Ok(())
     }
 
     /// Handles the end of a start. A process whose start was given up ends here.
     pub(in crate::supervisor) fn spawned(&mut self, serial: Token, spawned: io::Result<Unclaimed>) {
-        let Some(StartingProcess { made, .. }) = self.processes.end_start(serial) else { return };
+        let Some(StartingProcess { prepared: made, .. }) = self.processes.end_start(serial) else { return };
         let slot = made.slot;
         if let Err(error) = spawned.and_then(|spawned| self.started(made, spawned)) {
             self.retire_slot(slot);
@@ -198,7 +198,7 @@ impl Service {
 
     /// Takes over a started process. If it cannot be watched, it is ended: it would serve beside the next one.
     fn started(&mut self, made: PreparedProcess, unclaimed: Unclaimed) -> io::Result<()> {
-        let PreparedProcess { serial, id, slot, binary, log, channel } = made;
+        let PreparedProcess { token: serial, id, slot, binary, log, channel } = made;
         crash_point!("supervisor/launch/spawned");
         let spawned = unclaimed.copy()?;
         let process = identity(spawned.pid);
@@ -206,7 +206,7 @@ impl Service {
         self.note(Fact::Spawned { handoff: id, process: process.clone() });
         tracing::info!(service = %self.name, handoff = %id, pid = spawned.pid, binary = binary.path, "started");
         let parts = ProcessParts {
-            serial,
+            token: serial,
             handoff: id,
             identity: process,
             binary,
@@ -309,18 +309,18 @@ impl Service {
 /// A process that is being started.
 #[derive(Debug)]
 pub(in crate::supervisor) struct StartingProcess {
-    made: PreparedProcess,
+    prepared: PreparedProcess,
     task: AbortHandle,
 }
 
 impl StartingProcess {
-    pub(in crate::supervisor) fn serial(&self) -> Token {
-        self.made.serial
+    pub(in crate::supervisor) fn token(&self) -> Token {
+        self.prepared.token
     }
 
     /// Its slot. No process accepts there yet, and it must not be retired.
     pub(in crate::supervisor) fn slot(&self) -> u64 {
-        self.made.slot
+        self.prepared.slot
     }
 }
 
@@ -335,7 +335,7 @@ pub(in crate::supervisor) struct LocatedProgram {
 /// What a process gets, and what is known of it before it exists.
 #[derive(Debug)]
 struct PreparedProcess {
-    serial: Token,
+    token: Token,
     id: HandoffId,
     slot: u64,
     binary: Binary,

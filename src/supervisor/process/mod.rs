@@ -59,7 +59,7 @@ const UNSENT_FDS_MAX: usize = 64;
 #[derive(Debug)]
 pub(in crate::supervisor) enum ProcessEvent {
     /// It sent a message, with any descriptors.
-    Said(HandoffId, FromService, Vec<OwnedFd>),
+    Message(HandoffId, FromService, Vec<OwnedFd>),
     /// It sent something that is not a message.
     Garbage(String),
     /// It closed its channel, and still runs.
@@ -74,7 +74,7 @@ pub(in crate::supervisor) struct Token(pub(in crate::supervisor) u64);
 
 #[derive(Debug)]
 pub(in crate::supervisor) struct Process {
-    pub(in crate::supervisor) serial: Token,
+    pub(in crate::supervisor) token: Token,
     /// The handoff that started it.
     pub(in crate::supervisor) handoff: HandoffId,
     pub(in crate::supervisor) identity: Identity,
@@ -109,7 +109,7 @@ struct UnsentMessages {
 /// What a [`Process`] is made of.
 #[derive(Debug)]
 pub(in crate::supervisor) struct ProcessParts {
-    pub(in crate::supervisor) serial: Token,
+    pub(in crate::supervisor) token: Token,
     /// The handoff that started it.
     pub(in crate::supervisor) handoff: HandoffId,
     pub(in crate::supervisor) identity: Identity,
@@ -138,20 +138,20 @@ impl Process {
         let channel = channel.transpose()?;
         let pidfd = Rc::new(readable(parts.pidfd)?);
         let version = Rc::new(Cell::new(UNAGREED));
-        let serial = parts.serial;
+        let serial = parts.token;
         let watched = WatchTask {
             channel: channel.clone(),
             pidfd: Rc::clone(&pidfd),
             trace: parts.trace,
             lane: parts.lane,
             exit: Cell::default(),
-            serial,
+            token: serial,
             inputs,
             untaken: Cell::default(),
         };
         let watch = spawn_local(watch(watched, Rc::clone(&version)));
         Ok(Self {
-            serial,
+            token: serial,
             handoff: parts.handoff,
             identity: parts.identity,
             binary: parts.binary,
@@ -256,7 +256,7 @@ struct WatchTask {
     lane: Lane,
     /// How it ended: the exit status can be collected only once.
     exit: Cell<Option<Exit>>,
-    serial: Token,
+    token: Token,
     inputs: Inputs,
     /// The number of messages sent since the last one that was waited for.
     untaken: Cell<usize>,
@@ -267,7 +267,7 @@ impl WatchTask {
     /// next message is read. After that, the messages of a process enter the inbox together, so that no later result
     /// overtakes some of them. At most [`UNTAKEN_MAX`] do, since a process may send without end.
     async fn deliver(&self, event: ProcessEvent, version: &Cell<u16>) {
-        let input = Input::Process(self.serial, event);
+        let input = Input::Process(self.token, event);
         let untaken = self.untaken.get() + 1;
         if version.get() == UNAGREED || untaken >= UNTAKEN_MAX {
             self.untaken.set(0);
@@ -380,7 +380,7 @@ fn receive_now(channel: &AsyncFd<Channel>, version: &Cell<u16>) -> Option<Result
         received => received,
     };
     match received {
-        Ok(Some((id, message, fds))) => Some(Ok(ProcessEvent::Said(id, message, fds))),
+        Ok(Some((id, message, fds))) => Some(Ok(ProcessEvent::Message(id, message, fds))),
         Ok(None) => None,
         Err(error) if error.would_block() => Some(Err(())),
         Err(WireError::Frame(error)) => Some(Ok(ProcessEvent::Garbage(error.to_string()))),

@@ -54,17 +54,17 @@ impl Processes {
     }
 
     pub(in crate::supervisor) fn find(&self, serial: Token) -> Option<&Process> {
-        self.all().find(|process| process.serial == serial)
+        self.all().find(|process| process.token == serial)
     }
 
     pub(in crate::supervisor) fn find_mut(&mut self, serial: Token) -> Option<&mut Process> {
         let all = [&mut self.incumbent, &mut self.successor, &mut self.outgoing];
-        all.into_iter().flatten().find(|process| process.serial == serial)
+        all.into_iter().flatten().find(|process| process.token == serial)
     }
 
     /// The current role of this process. `None` if it was let go.
     pub(in crate::supervisor) fn role_of(&self, serial: Token) -> Option<ProcessRole> {
-        let is_at = |place: &ProcessRole| self.at(*place).is_some_and(|process| process.serial == serial);
+        let is_at = |place: &ProcessRole| self.at(*place).is_some_and(|process| process.token == serial);
         [ProcessRole::Incumbent, ProcessRole::Successor, ProcessRole::Outgoing].into_iter().find(is_at)
     }
 
@@ -90,7 +90,7 @@ impl Processes {
 
     /// Takes the start with this serial, unless another one is in progress: it has ended.
     pub(in crate::supervisor) fn end_start(&mut self, serial: Token) -> Option<StartingProcess> {
-        self.starting.take_if(|starting| starting.serial() == serial)
+        self.starting.take_if(|starting| starting.token() == serial)
     }
 
     /// Takes the process that is being started: nothing waits for it any more.

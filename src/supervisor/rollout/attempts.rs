@@ -41,7 +41,7 @@ impl Pipeline {
             }
             Wanted::Kept(version) => history::Version {
                 path: service.versions.store.path_of(version),
-                sha256: Some(version.made.id.to_string()),
+                sha256: Some(version.metadata.id.to_string()),
                 version: version.name().map(str::to_owned),
             },
         }
@@ -59,10 +59,10 @@ impl Pipeline {
             id: self.id,
             from: service.current_version(),
             to: Some(to),
-            took_us: self.asked.elapsed_us(),
-            phases: self.asked.before.clone(),
+            took_us: self.requested.elapsed_us(),
+            phases: self.requested.before.clone(),
             accept_gap_us: None,
-            ..service.entry(&self.asked, ending, reason)
+            ..service.entry(&self.requested, ending, reason)
         }
     }
 }

@@ -49,10 +49,10 @@ pub(in crate::supervisor) async fn import_first(
     let import = Import { called_off: preparation.flag(), ..import };
     let bring = import_into(handle, import, Phases::new(&config.name, &None));
     let Imported { version, path, .. } = preparation.guard(handle, bring).await?;
-    let binary = Binary { path: path.to_string_lossy().into_owned(), sha256: version.made.id.0 };
+    let binary = Binary { path: path.to_string_lossy().into_owned(), sha256: version.metadata.id.0 };
     remember(handle, binary, Some(config.binary.clone()), config).await;
     handle.with(|service| match &service.journal.standing().current {
-        Some(Current { binary, .. }) if binary.sha256 != version.made.id.0 => {
+        Some(Current { binary, .. }) if binary.sha256 != version.metadata.id.0 => {
             let cause = format!(
                 "the version that ran last ({}) is not kept any more, and this is another",
                 hex(&binary.sha256)
@@ -207,7 +207,7 @@ pub(in crate::supervisor) async fn remember(
     given: Option<PathBuf>,
     config: &config::Service,
 ) {
-    let (lane, named) = (handle.lanes().looks, config.binary.clone());
+    let (lane, named) = (handle.lanes().comparisons, config.binary.clone());
     if let Some(origin) = origin_of(lane, binary, given, named).await {
         handle.with(|service| service.remember_origin(origin));
     }
@@ -288,7 +288,7 @@ impl Service {
         spawn_local(async move {
             let refused = check_staged(&handle, &config).await.err();
             let first = import_first(&handle, &config).await;
-            inputs.deliver(Input::Brought(serial, ImportResult { first, refused })).await;
+            inputs.deliver(Input::FirstImported(serial, ImportResult { first, refused })).await;
             // Held until here, so that the service counts as in use.
             drop(handle);
         });

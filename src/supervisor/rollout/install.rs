@@ -56,7 +56,7 @@ pub(in crate::supervisor) struct Pipeline {
     pub(super) id: HandoffId,
     pub(super) handle: Handle,
     config: config::Service,
-    pub(super) asked: RequestedOperation,
+    pub(super) requested: RequestedOperation,
     pub(super) phases: Phases,
     progress: Option<ProgressSink>,
     _turn: OwnedMutexGuard<()>,
@@ -123,7 +123,7 @@ impl Pipeline {
         turn: OwnedMutexGuard<()>,
     ) -> Self {
         let (id, phases) = (HandoffId::from_uuid(uuid::Uuid::now_v7()), Phases::new(&config.name, &progress));
-        Self { id, handle, config, asked, phases, progress, _turn: turn }
+        Self { id, handle, config, requested: asked, phases, progress, _turn: turn }
     }
 
     /// Runs the whole upgrade. `once`: unless the version already runs. The limits are those of the machine: deadline
@@ -138,7 +138,7 @@ impl Pipeline {
         let preparation = Preparation::begin(Some(Duration::from_millis(limit_ms)));
         let handle = self.handle.clone();
         let prepared = preparation.guard(&handle, self.prepare_all(&wanted, once, &preparation)).await;
-        self.asked.before = self.phases.ended();
+        self.requested.before = self.phases.ended();
         let outcome = match prepared {
             // If the service was stopped meanwhile, the machine refuses the upgrade.
             Ok(Some((path, told, binary))) => match binary.filter(|_| self.may_stage()) {
@@ -191,7 +191,7 @@ impl Pipeline {
         self.handle.read(|service| {
             match service.machine.phase() {
                 // The version is kept for the next start.
-                Phase::Stopped if self.asked.what == Operation::Install => Ok(()),
+                Phase::Stopped if self.requested.operation == Operation::Install => Ok(()),
                 Phase::Stopped => Err(service.not_running()),
                 _ => service.may_take_over(&self.config),
             }
@@ -199,7 +199,10 @@ impl Pipeline {
         // This is checked again at the end. Turning back here is cheaper if commands would run, and for an install,
         // which may be repeated.
         let hooks = &self.config.hooks;
-        if self.asked.what == Operation::Install || hooks.preflight.is_some() || hooks.pre_upgrade.is_some() {
+        if self.requested.operation == Operation::Install
+            || hooks.preflight.is_some()
+            || hooks.pre_upgrade.is_some()
+        {
             check_queue(&self.handle).await?;
         }
         let path = match wanted {
@@ -212,7 +215,7 @@ impl Pipeline {
         if once && self.runs(&path).await {
             return Ok(None);
         }
-        let told = self.handle.read(|service| service.variables(&path, self.asked.what.as_str()));
+        let told = self.handle.read(|service| service.variables(&path, self.requested.operation.as_str()));
         if let Some(command) = &self.config.hooks.preflight {
             self.phases.enter("preflight");
             self.record_step(wanted, "the preflight ran");
@@ -248,7 +251,7 @@ impl Pipeline {
         }
         let import = Import { called_off, ..import_of(&self.config, path, claims, version) };
         let imported = import_into(&self.handle, import, self.phases.clone()).await?;
-        self.asked.version = imported.version.name().map(str::to_owned);
+        self.requested.version = imported.version.name().map(str::to_owned);
         Ok(imported.path)
     }
 
@@ -280,7 +283,7 @@ impl Pipeline {
     }
 
     fn may_stage(&self) -> bool {
-        self.asked.what == Operation::Install && self.is_stopped()
+        self.requested.operation == Operation::Install && self.is_stopped()
     }
 
     fn is_stopped(&self) -> bool {
@@ -291,13 +294,13 @@ impl Pipeline {
     async fn stage(&self, binary: &Binary, wanted: &Wanted) -> Result<api::Outcome, Error> {
         let path = PathBuf::from(&binary.path);
         let given = wanted.given().unwrap_or_else(|| path.clone());
-        let staged = staging::staged(binary, &given, self.asked.version.clone());
+        let staged = staging::staged(binary, &given, self.requested.version.clone());
         staging::stage(&self.handle, staged).await?;
         let outcome = self.handle.read(|service| {
             let to = history::Version {
                 path: given.clone(),
                 sha256: Some(hex(&binary.sha256)),
-                version: self.asked.version.clone(),
+                version: self.requested.version.clone(),
             };
             let entry = self.entry(service, history::Ending::Staged, None, to);
             let took_us = entry.took_us;
@@ -307,9 +310,9 @@ impl Pipeline {
         Ok(api::Outcome {
             binary: given,
             stored: self.config.update.store.then_some(path),
-            version: self.asked.version.clone(),
+            version: self.requested.version.clone(),
             sha256: Some(hex(&binary.sha256)),
-            phases: self.asked.before.clone(),
+            phases: self.requested.before.clone(),
             ..outcome
         })
     }
@@ -320,11 +323,11 @@ impl Pipeline {
         told: HookVariables,
         limits: UpgradeLimits,
     ) -> Result<api::Outcome, Error> {
-        if self.asked.what == Operation::Install {
+        if self.requested.operation == Operation::Install {
             self.handle.settled().await;
         }
         let order = OperationRequest::Upgrade(path.to_owned(), Box::new(self.config.clone()), limits);
-        let outcome = self.handle.order(order, Some(self.asked.clone()), self.progress.clone()).await?;
+        let outcome = self.handle.order(order, Some(self.requested.clone()), self.progress.clone()).await?;
         if outcome.outcome == api::Ending::Committed {
             // The version just committed is newer than a staged one.
             self.handle.with(Service::unstage);
@@ -334,9 +337,9 @@ impl Pipeline {
     }
 
     fn unchanged(&self) -> api::Outcome {
-        let took_us = self.asked.elapsed_us();
+        let took_us = self.requested.elapsed_us();
         let outcome = self.handle.read(|service| service.current_outcome(api::Ending::Unchanged, took_us));
-        api::Outcome { phases: self.asked.before.clone(), ..outcome }
+        api::Outcome { phases: self.requested.before.clone(), ..outcome }
     }
 }
 

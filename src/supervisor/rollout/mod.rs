@@ -40,7 +40,7 @@ use crate::store::Store;
 pub(in crate::supervisor) struct Versions {
     store: Arc<Store>,
     /// Held while a version is brought in, or versions are removed.
-    turn: Arc<Mutex<()>>,
+    import_lock: Arc<Mutex<()>>,
     /// The version that is being brought in.
     preparation: Option<Rc<Preparation>>,
     /// What a service without a current version is started from.
@@ -72,7 +72,7 @@ impl Versions {
     pub(in crate::supervisor) fn new(store: Store, staged: Option<Staged>, origins: Vec<Origin>) -> Self {
         Self {
             store: Arc::new(store),
-            turn: Arc::default(),
+            import_lock: Arc::default(),
             preparation: None,
             first: None,
             trying: None,
@@ -93,7 +93,7 @@ impl Versions {
     }
 
     pub(in crate::supervisor) fn import_lock(&self) -> Arc<Mutex<()>> {
-        Arc::clone(&self.turn)
+        Arc::clone(&self.import_lock)
     }
 
     /// Sets the target of a request to the machine, if it has one. Returns the previous target, which is restored if

@@ -73,7 +73,7 @@ impl Service {
     /// The binary at a path in the store. Its hash is its name.
     pub(in crate::supervisor) fn stored_binary(&self, path: &Path) -> Option<Binary> {
         let version = self.versions.store.version_at(path)?;
-        Some(Binary { path: path.to_string_lossy().into_owned(), sha256: version.made.id.0 })
+        Some(Binary { path: path.to_string_lossy().into_owned(), sha256: version.metadata.id.0 })
     }
 
     /// The current version, for users.
@@ -82,7 +82,7 @@ impl Service {
         let current = self.current_binary().filter(|binary| Path::new(&binary.path) == path);
         let version = self.name_of(&path, current.map(|binary| &binary.sha256));
         match self.versions.store.version_at(&path) {
-            Some(Version { used, .. }) => {
+            Some(Version { usage: used, .. }) => {
                 let source = used.source.map(|source| source.path);
                 ShownVersions { path: source.unwrap_or_else(|| path.clone()), stored: Some(path), version }
             }
@@ -118,7 +118,7 @@ impl Service {
         if let Some(stored) = self.versions.store.version_at(&path) {
             let (store, version) = (Arc::clone(&self.versions.store), version.to_owned());
             self.lanes.history.post(move || {
-                if let Err(error) = store.note_told(&stored.made.id, &version) {
+                if let Err(error) = store.note_told(&stored.metadata.id, &version) {
                     tracing::warn!(%error, version, "the store does not learn what this version says it is");
                 }
             });
@@ -130,7 +130,7 @@ impl Service {
         let sha256 = (binary.sha256 != [0; 32]).then(|| hex(&binary.sha256));
         let path = PathBuf::from(&binary.path);
         let version = self.name_of(&path, Some(&binary.sha256));
-        let source = self.versions.store.version_at(&path).and_then(|version| version.used.source);
+        let source = self.versions.store.version_at(&path).and_then(|version| version.usage.source);
         history::Version { path: source.map_or(path, |source| source.path), sha256, version }
     }
 
@@ -152,7 +152,7 @@ impl Service {
     fn generation_in_store(&self) -> Option<(Id, u64)> {
         let current = self.journal.standing().current.as_ref()?;
         let version = self.versions.store.version_at(Path::new(&current.binary.path))?;
-        Some((version.made.id, current.generation.0))
+        Some((version.metadata.id, current.generation.0))
     }
 
     /// Removes what an earlier daemon has left in the middle of an import. Does not wait for that.
@@ -181,24 +181,24 @@ impl Service {
         let paths = journal.chain(attempt).chain(processes).map(PathBuf::from).chain(first).chain(staged);
         paths
             .filter_map(|path| self.versions.store.version_at(&path))
-            .map(|version| version.made.id)
+            .map(|version| version.metadata.id)
             .collect()
     }
 
     fn version_status(&self, version: &Version) -> api::VersionStatus {
-        let current = self.generation_in_store().is_some_and(|(id, _)| id == version.made.id);
+        let current = self.generation_in_store().is_some_and(|(id, _)| id == version.metadata.id);
         api::VersionStatus {
             service: self.name.clone(),
-            sha256: version.made.id.to_string(),
+            sha256: version.metadata.id.to_string(),
             version: version.name().map(str::to_owned),
-            kind: version.made.kind,
-            binary: version.used.source.as_ref().map(|source| source.path.clone()),
+            kind: version.metadata.kind,
+            binary: version.usage.source.as_ref().map(|source| source.path.clone()),
             stored: self.versions.store.path_of(version),
-            size_bytes: version.made.size_bytes,
-            added_at: version.made.added_unix_ms,
-            generations: version.used.generations.clone(),
+            size_bytes: version.metadata.size_bytes,
+            added_at: version.metadata.added_unix_ms,
+            generations: version.usage.generations.clone(),
             current,
-            pinned: version.used.pinned,
+            pinned: version.usage.pinned,
         }
     }
 
@@ -207,11 +207,11 @@ impl Service {
         let named = self.comparison(&self.config.binary);
         match self.versions.store.version_at(Path::new(&binary.path)) {
             Some(version) => {
-                let stored = version.used.source.as_ref().map(store::PathRecord::from);
+                let stored = version.usage.source.as_ref().map(store::PathRecord::from);
                 VersionQuery {
                     named,
                     stored,
-                    kept: Some((Arc::clone(&self.versions.store), version)),
+                    in_store: Some((Arc::clone(&self.versions.store), version)),
                     in_place: None,
                 }
             }
@@ -235,13 +235,13 @@ impl Service {
     pub(super) fn to_go_back_to(&self, generation: Option<u64>) -> Result<Version, Error> {
         let current = self.current_binary().map(|binary| binary.sha256);
         let versions = self.versions.store.versions();
-        let ran = || versions.iter().filter(|it| it.used.last_generation().is_some());
+        let ran = || versions.iter().filter(|it| it.usage.last_generation().is_some());
         let found = match generation {
-            Some(generation) => ran().find(|it| it.used.generations.contains(&generation)),
-            None => ran().find(|it| Some(it.made.id.0) != current),
+            Some(generation) => ran().find(|it| it.usage.generations.contains(&generation)),
+            None => ran().find(|it| Some(it.metadata.id.0) != current),
         };
         found.cloned().ok_or_else(|| {
-            let mut kept: Vec<u64> = ran().flat_map(|it| it.used.generations.iter().copied()).collect();
+            let mut kept: Vec<u64> = ran().flat_map(|it| it.usage.generations.iter().copied()).collect();
             kept.sort_unstable();
             let kept: Vec<String> = kept.iter().map(u64::to_string).collect();
             let cause = match generation {
@@ -269,7 +269,7 @@ struct VersionQuery {
     /// What was at the path that was given, if the running version is in the store.
     stored: Option<store::PathRecord>,
     /// The running version, and the store that has it.
-    kept: Option<(Arc<Store>, Version)>,
+    in_store: Option<(Arc<Store>, Version)>,
     in_place: Option<UnstoredProgram>,
 }
 
@@ -301,7 +301,7 @@ impl VersionQuery {
         VersionFindings {
             skew: stored.or_else(|| self.in_place.as_ref()?.skew()),
             named: self.named.as_ref().and_then(Comparison::answer),
-            is_lost: self.kept.as_ref().is_some_and(|(store, version)| !store.is_whole(version)),
+            is_lost: self.in_store.as_ref().is_some_and(|(store, version)| !store.is_whole(version)),
         }
     }
 }
@@ -340,7 +340,7 @@ pub(in crate::supervisor) async fn statuses(handles: Vec<Handle>) -> Vec<api::Se
             service.maintain_journal();
             service.renew_ended();
             let question = service.question();
-            (service.status(), service.lanes.looks.run(move || question.see()))
+            (service.status(), service.lanes.comparisons.run(move || question.see()))
         })
     };
     let looks: Vec<_> = handles.iter().map(look).collect();
@@ -415,7 +415,7 @@ impl Daemon {
             Error::new(Kind::Rejected, message, error.hint())
         })?;
         let at = store.path_of(&version);
-        let pinned = lane.run(move || store.pin(&version.made.id, asked.pinned)).await;
+        let pinned = lane.run(move || store.pin(&version.metadata.id, asked.pinned)).await;
         let pinned = pinned.map_err(|error| unfinished(&asked.service, &at, &error))?.map_err(|error| {
             let message =
                 format!("The version of service {:?} is not pinned: {error}.", asked.service.as_str());

@@ -48,7 +48,7 @@ impl Service {
             inputs.send(Input::TryAgain(serial));
         });
         self.next_start.awaited =
-            Some(AwaitedStart { serial, timer: Some(task.abort_handle()), pause: Some(pause) });
+            Some(AwaitedStart { token: serial, timer: Some(task.abort_handle()), pause: Some(pause) });
     }
 
     /// Tries a start again after its pause.
@@ -67,13 +67,13 @@ impl Service {
     pub(in crate::supervisor) fn begin_awaited(&mut self) -> Token {
         let pause = self.next_start.awaited.as_ref().and_then(|awaited| awaited.pause);
         let serial = self.next_token();
-        self.next_start.awaited = Some(AwaitedStart { serial, timer: None, pause });
+        self.next_start.awaited = Some(AwaitedStart { token: serial, timer: None, pause });
         serial
     }
 
     /// Whether this start is still waited for: it was neither called off nor replaced by another one.
     pub(in crate::supervisor) fn awaits(&self, serial: Token) -> bool {
-        self.next_start.awaited.as_ref().is_some_and(|awaited| awaited.serial == serial)
+        self.next_start.awaited.as_ref().is_some_and(|awaited| awaited.token == serial)
     }
 
     /// Whether a start waits for its next attempt.
@@ -121,7 +121,7 @@ impl NextStart {
 /// A start that no client waits for. Drop calls it off.
 #[derive(Debug)]
 struct AwaitedStart {
-    serial: Token,
+    token: Token,
     /// The timer of the next attempt. `None` during an attempt.
     timer: Option<AbortHandle>,
     /// The last pause.

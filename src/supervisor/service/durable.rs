@@ -35,7 +35,7 @@ impl Service {
         };
         let serial = self.next_token();
         let task = self.wait_for_disk(serial);
-        self.disk.recording = Some(Recording { serial, lasting, pending, task });
+        self.disk.recording = Some(Recording { token: serial, fact: lasting, pending, task });
     }
 
     fn wait_for_disk(&self, serial: Token) -> AbortHandle {
@@ -49,7 +49,7 @@ impl Service {
 
     /// Handles the answer of the disk.
     pub(in crate::supervisor) fn synced(&mut self, serial: Token, synced: io::Result<()>) {
-        let Some(mut recording) = self.disk.recording.take_if(|it| it.serial == serial) else { return };
+        let Some(mut recording) = self.disk.recording.take_if(|it| it.token == serial) else { return };
         if self.journal.waits_again(&mut recording.pending) {
             recording.task = self.wait_for_disk(serial);
             self.disk.recording = Some(recording);
@@ -57,7 +57,7 @@ impl Service {
         }
         match self.journal.settle(recording.pending, synced) {
             Ok(()) => {
-                if recording.lasting == DurableFact::Commit {
+                if recording.fact == DurableFact::Commit {
                     self.note_generation();
                 }
                 self.feed(Event::Durable);
@@ -91,18 +91,18 @@ pub(in crate::supervisor) struct PendingWrites {
     /// Whether a shorter journal is on its way.
     is_compacting: bool,
     /// What a commit needs, reserved while an attempt is in progress.
-    means: Option<ThreadHold>,
+    reserved: Option<ThreadHold>,
 }
 
 impl PendingWrites {
     /// Reserves what the commit of an attempt needs.
     pub(in crate::supervisor) fn reserve(&mut self, means: ThreadHold) {
-        self.means = Some(means);
+        self.reserved = Some(means);
     }
 
     /// Releases what was reserved: no attempt is in progress.
     pub(in crate::supervisor) fn release(&mut self) {
-        self.means = None;
+        self.reserved = None;
     }
 
     /// Whether a shorter journal is on its way.
@@ -119,8 +119,8 @@ impl PendingWrites {
 /// A durable fact on its way to the disk.
 #[derive(Debug)]
 struct Recording {
-    serial: Token,
-    lasting: DurableFact,
+    token: Token,
+    fact: DurableFact,
     pending: PendingRecord,
     task: AbortHandle,
 }

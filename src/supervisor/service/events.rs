@@ -16,9 +16,9 @@ impl Service {
     pub(in crate::supervisor) fn process_event(&mut self, serial: Token, event: ProcessEvent) {
         let Some(place) = self.processes.role_of(serial) else { return };
         let said = match event {
-            ProcessEvent::Said(id, FromService::Adopted(adopted), fds) => {
+            ProcessEvent::Message(id, FromService::Adopted(adopted), fds) => {
                 match self.adopted(serial, &adopted, fds) {
-                    Ok(()) => ProcessEvent::Said(id, FromService::Adopted(adopted), Vec::new()),
+                    Ok(()) => ProcessEvent::Message(id, FromService::Adopted(adopted), Vec::new()),
                     Err(what) => ProcessEvent::Garbage(what),
                 }
             }
@@ -28,11 +28,11 @@ impl Service {
             ProcessEvent::Gone(_) => self.forget_process(serial),
             _ => Vec::new(),
         };
-        if let ProcessEvent::Said(id, FromService::Release(release), _) = &said {
+        if let ProcessEvent::Message(id, FromService::Release(release), _) = &said {
             self.learn_version(serial, *id, &release.version);
         }
         let event = match (place, said) {
-            (ProcessRole::Incumbent, ProcessEvent::Said(id, message, fds)) => {
+            (ProcessRole::Incumbent, ProcessEvent::Message(id, message, fds)) => {
                 self.processes.hold_fds(fds);
                 if matches!(message, FromService::Resumed(_)) {
                     self.operations.timeline_mut().gap_ends();
@@ -47,14 +47,16 @@ impl Service {
                 self.note_death(exit, &killed);
                 Event::IncumbentGone(exit)
             }
-            (ProcessRole::Successor, ProcessEvent::Said(id, message, _)) => Event::FromSuccessor(id, message),
+            (ProcessRole::Successor, ProcessEvent::Message(id, message, _)) => {
+                Event::FromSuccessor(id, message)
+            }
             (ProcessRole::Successor, ProcessEvent::Garbage(what)) => Event::Garbage(Role::Successor, what),
             (ProcessRole::Successor, ProcessEvent::HungUp) => Event::HungUp(Role::Successor),
             (ProcessRole::Successor, ProcessEvent::Gone(exit)) => {
                 self.forget_successor();
                 Event::SuccessorGone(exit)
             }
-            (ProcessRole::Outgoing, ProcessEvent::Said(id, message, fds)) => {
+            (ProcessRole::Outgoing, ProcessEvent::Message(id, message, fds)) => {
                 self.processes.hold_fds(fds);
                 self.look_at_what_is_left(serial, &message);
                 Event::FromOutgoing(id, message)

@@ -67,7 +67,7 @@ impl Handle {
         progress: Option<ProgressSink>,
     ) -> Option<Result<api::Outcome, Error>> {
         let (reply, answer) = oneshot::channel();
-        self.inputs.send(Input::Order(order, Operation { reply, progress, asked }));
+        self.inputs.send(Input::Order(order, Operation { reply, progress, requested: asked }));
         answer.await.ok()
     }
 

@@ -256,7 +256,7 @@ impl Service {
         let (handoff, timeline) = (self.handoff(), self.operations.timeline());
         for operation in self.operations.all() {
             // The time before the machine was asked counts as well.
-            let waited_us = operation.asked.as_ref().map_or(0, |asked| asked.waited_us(timeline));
+            let waited_us = operation.requested.as_ref().map_or(0, |asked| asked.waited_us(timeline));
             let at_us = waited_us.saturating_add(at_us);
             if let Some(sink) = &operation.progress {
                 sink.send(progress(&self.name, handoff, phase, at_us, detail.clone()));

@@ -35,7 +35,7 @@ pub(in crate::supervisor) struct Problems {
 #[derive(Debug)]
 struct RefusedStart {
     /// Sentences.
-    told: String,
+    text: String,
     /// The text of the service file.
     file: String,
 }
@@ -66,7 +66,7 @@ impl Problems {
 
     /// What the user should know. Sentences.
     pub(in crate::supervisor) fn text(&self, doing: ServiceActivity) -> Option<String> {
-        let refused = self.refused_start.as_ref().map(|refused| refused.told.clone());
+        let refused = self.refused_start.as_ref().map(|refused| refused.text.clone());
         let told = [self.file.clone(), self.last.clone(), refused, self.processes.text(doing)];
         let told: Vec<String> = told.into_iter().flatten().collect();
         (!told.is_empty()).then(|| told.join(" "))
@@ -192,7 +192,7 @@ impl Problems {
     /// A start was refused before a process existed. `file` is the text of the service file.
     pub(in crate::supervisor) fn start_refused(&mut self, error: &Error, file: &str) {
         let told = format!("The last start was refused: {error}");
-        self.refused_start = Some(RefusedStart { told, file: file.to_owned() });
+        self.refused_start = Some(RefusedStart { text: told, file: file.to_owned() });
     }
 
     /// The next start is tried, or a process serves.

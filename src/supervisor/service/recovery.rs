@@ -283,7 +283,7 @@ impl Service {
         let log = self.log_of(pid);
         let found = if channel.is_ok() { Observation::Asked } else { Observation::Unreachable };
         let parts = ProcessParts {
-            serial: self.next_token(),
+            token: self.next_token(),
             identity: process,
             handoff,
             binary,
@@ -352,7 +352,7 @@ impl Service {
                 )
                 .unwrap_or_default();
         }
-        let oldest = self.processes.incumbent().is_some_and(|process| process.serial == serial);
+        let oldest = self.processes.incumbent().is_some_and(|process| process.token == serial);
         if let Some(listening) = &mut self.listening {
             return match listening.admit(fds, oldest) {
                 Ok(Admission::Known(slot)) => Some(slot),

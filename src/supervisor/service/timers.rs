@@ -30,7 +30,7 @@ impl Service {
             }
             inputs.send(Input::Deadline(deadline, serial));
         });
-        let timer = Timer { serial, task: task.abort_handle() };
+        let timer = Timer { token: serial, task: task.abort_handle() };
         if let Some(before) = self.timers.armed.insert(deadline, timer) {
             before.task.abort();
         }
@@ -38,7 +38,7 @@ impl Service {
 
     /// Handles the end of a deadline, unless it was disarmed or armed again meanwhile.
     pub(in crate::supervisor) fn deadline_over(&mut self, deadline: Deadline, serial: Token) {
-        if self.timers.armed.get(&deadline).is_none_or(|timer| timer.serial != serial) {
+        if self.timers.armed.get(&deadline).is_none_or(|timer| timer.token != serial) {
             return;
         }
         self.timers.armed.remove(&deadline);
@@ -75,7 +75,7 @@ pub(in crate::supervisor) struct Timers {
 
 #[derive(Debug)]
 struct Timer {
-    serial: Token,
+    token: Token,
     task: AbortHandle,
 }
 

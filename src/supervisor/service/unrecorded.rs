@@ -114,7 +114,8 @@ impl Service {
 
     /// The last generation, as far as the journal and the store have it.
     fn last_generation(&self) -> Generation {
-        let ran = self.versions.store().versions().first().and_then(|version| version.used.last_generation());
+        let ran =
+            self.versions.store().versions().first().and_then(|version| version.usage.last_generation());
         self.journal.last_generation().max(Generation(ran.unwrap_or(0)))
     }
 

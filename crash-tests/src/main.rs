@@ -28,7 +28,7 @@ struct Args {
     #[arg(long, value_name = "DIR", hide = true)]
     built: Option<PathBuf>,
     #[command(flatten)]
-    choice: Selection,
+    selection: Selection,
     #[command(subcommand)]
     load: Option<Load>,
 }
@@ -108,13 +108,13 @@ fn run(args: &Args) -> Result<bool, Error> {
     let mut good = true;
     for which in Which::value_variants() {
         if *which != Which::All && [*which, Which::All].contains(&args.service) {
-            good &= run_one(*which, &services, &args.choice)?;
+            good &= run_one(*which, &services, &args.selection)?;
         }
     }
     Ok(good)
 }
 
-fn run_one(which: Which, services: &Services, choice: &Selection) -> Result<bool, Error> {
+fn run_one(which: Which, services: &Services, selection: &Selection) -> Result<bool, Error> {
     let name = which.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
     let program = services.program.clone();
     let (prepared, load) = match which {
@@ -133,16 +133,16 @@ fn run_one(which: Which, services: &Services, choice: &Selection) -> Result<bool
         bad: Some(prepared.bad),
     };
     eprintln!("== {name}");
-    if let Some(length_ms) = choice.soak {
-        let report = soak(&subject, choice, Duration::from_millis(length_ms))?;
-        match choice.json {
+    if let Some(length_ms) = selection.soak {
+        let report = soak(&subject, selection, Duration::from_millis(length_ms))?;
+        match selection.json {
             true => println!("{}", serde_json::to_string(&report)?),
             false => println!("\n{name}\n\n{report}\n"),
         }
         return Ok(report.is_good());
     }
-    let report = execute(&subject, choice)?;
-    match choice.json {
+    let report = execute(&subject, selection)?;
+    match selection.json {
         true => println!("{}", serde_json::to_string(&report)?),
         false => println!("\n{name}\n\n{report}\n"),
     }

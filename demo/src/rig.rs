@@ -55,7 +55,7 @@ impl Rig {
     }
 
     /// The load for the service.
-    pub fn plan(&self, clients: usize) -> LoadConfig {
+    pub fn config(&self, clients: usize) -> LoadConfig {
         let (access_key, secret_key) = ("demo-access-key".to_owned(), "demo-secret-key".to_owned());
         LoadConfig { endpoint: self.endpoint, access_key, secret_key, clients, seed: 1 }
     }
@@ -105,8 +105,8 @@ impl Rig {
     }
 
     fn write_service_file(&self, binary: &Path) -> Result<(), Error> {
-        let plan = self.plan(0);
-        let (access, secret) = (plan.access_key, plan.secret_key);
+        let config = self.config(0);
+        let (access, secret) = (config.access_key, config.secret_key);
         let data = self.path().join("data");
         let text = format!(
             "binary = {binary:?}\n\

@@ -28,7 +28,7 @@ const REST: Duration = Duration::from_millis(300);
 /// The load cannot be started, or the supervisor does not answer. Failures that clients notice are not errors; they
 /// are in the report.
 pub async fn run(rig: &Rig, releases: &[Release], clients: usize, length: Duration) -> Result<Report, Error> {
-    let load = Load::start(&rig.plan(clients)).await?;
+    let load = Load::start(&rig.config(clients)).await?;
     let meter = load.meter().clone();
     let progress = Progress::new(length);
     let began = Instant::now();
@@ -40,14 +40,14 @@ pub async fn run(rig: &Rig, releases: &[Release], clients: usize, length: Durati
         }
     };
     let upgrading = upgrade_all(rig.socket(), releases, &load, &progress, length);
-    let tally = tokio::select! {
-        tally = upgrading => tally?,
+    let counts = tokio::select! {
+        counts = upgrading => counts?,
         () = ticking => unreachable!("it ticks forever"),
     };
     progress.event("reading back everything that was written");
     let meter = load.finish().await;
     drop(progress);
-    Ok(Report::new(&meter, tally.into_upgrades()))
+    Ok(Report::new(&meter, counts.into_upgrades()))
 }
 
 async fn upgrade_all(
@@ -58,17 +58,17 @@ async fn upgrade_all(
     length: Duration,
 ) -> Result<UpgradeCounts, Error> {
     let (began, upgrades) = (Instant::now(), releases.len().saturating_sub(1));
-    let mut tally = UpgradeCounts::default();
+    let mut counts = UpgradeCounts::default();
     for (number, release) in releases.iter().enumerate().skip(1) {
         let at = length.mul_f64(number as f64 / (upgrades + 1) as f64);
         sleep_until((began + at).max(Instant::now() + REST)).await;
         load.meter().set_upgrading(true);
         let outcome = upgrade(socket.clone(), release).await?;
         load.meter().set_upgrading(false);
-        progress.event(&format!("upgrade {number} of {upgrades}, {}", tally.add(release, &outcome)));
+        progress.event(&format!("upgrade {number} of {upgrades}, {}", counts.add(release, &outcome)));
     }
     sleep_until((began + length).max(Instant::now() + REST)).await;
-    Ok(tally)
+    Ok(counts)
 }
 
 async fn upgrade(socket: PathBuf, release: &Release) -> Result<Outcome, Error> {

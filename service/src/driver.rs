@@ -84,7 +84,7 @@ pub(super) struct Driver {
     version: u16,
     machine: Process,
     inbox: Arc<Inbox>,
-    orders: Box<dyn Fn(DriverRequest) + Send>,
+    requests: Box<dyn Fn(DriverRequest) + Send>,
     pub(super) before_exit: BeforeExit,
     drain: Option<Drain>,
     /// The grant to pass to the next seal.
@@ -128,7 +128,7 @@ impl Driver {
         welcome: &Welcome,
         adoption: Option<Adoption>,
         inbox: Arc<Inbox>,
-        orders: Box<dyn Fn(DriverRequest) + Send>,
+        requests: Box<dyn Fn(DriverRequest) + Send>,
     ) -> Self {
         Self {
             channel: Some(channel),
@@ -137,7 +137,7 @@ impl Driver {
             version: welcome.version,
             machine: Process::new(welcome.mode, id),
             inbox,
-            orders,
+            requests,
             before_exit: BeforeExit::default(),
             drain: None,
             granted: None,
@@ -382,8 +382,8 @@ mod tests {
         };
         let inbox = Arc::new(Inbox::new().unwrap());
         // It holds the lock by the time the server receives the order to open its data.
-        let orders = Box::new(|order| panic!("a panic for the test: {order:?}"));
-        spawn(Driver::new(channel, id, &welcome, None, Arc::clone(&inbox), orders)).unwrap();
+        let requests = Box::new(|request| panic!("a panic for the test: {request:?}"));
+        spawn(Driver::new(channel, id, &welcome, None, Arc::clone(&inbox), requests)).unwrap();
         inbox.push(Input::Started(Some(data.path().to_owned())));
         let prepare = ToService::Prepare(Prepare { grace_ms: 10_000, lease_ms: 10_000 });
         for message in [prepare, ToService::Begin(Begin {})] {

@@ -35,11 +35,11 @@ pub(super) enum Link {
     Supervised { inbox: Arc<Inbox>, listeners: Listeners, mode: Mode, before_exit: BeforeExit },
 }
 
-/// Connects to the supervisor, if there is one. The driver's thread calls `orders`.
-pub(super) fn link(orders: impl Fn(DriverRequest) + Send + 'static) -> Result<Link, Error> {
+/// Connects to the supervisor, if there is one. The driver's thread calls `requests`.
+pub(super) fn link(requests: impl Fn(DriverRequest) + Send + 'static) -> Result<Link, Error> {
     let Some(channel) = inherit::take_channel()? else {
         // The driver's end stays open: a receiver would take its close for the end of the service.
-        std::mem::forget(orders);
+        std::mem::forget(requests);
         return Ok(Link::Standalone { lock: Mutex::new(None) });
     };
     let id = handoff_id()?;
@@ -51,7 +51,7 @@ pub(super) fn link(orders: impl Fn(DriverRequest) + Send + 'static) -> Result<Li
     let inbox = Arc::new(Inbox::new().map_err(Error::Channel)?);
     channel.set_nonblocking(true).map_err(Error::Channel)?;
     let before_exit = BeforeExit::default();
-    let mut driver = Driver::new(channel, id, &welcome, adoption, Arc::clone(&inbox), Box::new(orders));
+    let mut driver = Driver::new(channel, id, &welcome, adoption, Arc::clone(&inbox), Box::new(requests));
     driver.before_exit = before_exit.clone();
     crash_point!("library/successor/start.welcomed");
     driver::spawn(driver).map_err(Error::Thread)?;
@@ -104,9 +104,9 @@ fn wire_error(error: WireError) -> Error {
 }
 
 /// Waits until the supervisor has received the report that the process is not healthy.
-pub(super) fn await_report(orders: impl IntoIterator<Item = DriverRequest>) -> Error {
-    for order in orders {
-        if let DriverRequest::End(Err(error)) = order {
+pub(super) fn await_report(requests: impl IntoIterator<Item = DriverRequest>) -> Error {
+    for request in requests {
+        if let DriverRequest::End(Err(error)) = request {
             return error;
         }
     }
@@ -114,9 +114,9 @@ pub(super) fn await_report(orders: impl IntoIterator<Item = DriverRequest>) -> E
 }
 
 /// Waits for the order to open the data. Returns the predecessor's state.
-pub(super) fn await_open(orders: impl IntoIterator<Item = DriverRequest>) -> Result<Option<State>, Error> {
-    for order in orders {
-        match order {
+pub(super) fn await_open(requests: impl IntoIterator<Item = DriverRequest>) -> Result<Option<State>, Error> {
+    for request in requests {
+        match request {
             DriverRequest::Open(state) => return Ok(state),
             DriverRequest::End(end) => return end.map(|_| None),
             DriverRequest::TakeOver(_)

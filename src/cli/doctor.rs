@@ -62,7 +62,7 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     if service.mode == Mode::Exclusive && arguments.yes_run_it {
         note("The program is run as it is: if the service runs too, both are on the same data.");
     }
-    let choice = Settings {
+    let settings = Settings {
         binary: binary.unwrap_or_else(|| service.binary.clone()),
         limit: Duration::from_millis(arguments.timeout),
         versions: dirs.versions(&service.name),
@@ -70,7 +70,7 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
         run_anyway: arguments.yes_run_it,
         daemon_says: ask_daemon(&service, dirs),
     };
-    let diagnosis = examine(&service, &choice);
+    let diagnosis = examine(&service, &settings);
     match out.is_json() {
         true => out.object(&diagnosis),
         false => report(&diagnosis, out),

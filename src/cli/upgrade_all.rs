@@ -49,7 +49,7 @@ pub(super) fn run(
 ) -> Result<Exit, Failure> {
     let mut sum = UpgradeSummary::default();
     let mut rollout = Rollout::new(order(dirs, &mut sum, out)?, parallel_max);
-    let (tell, news) = channel();
+    let (tell, updates) = channel();
     let under_way = Arc::new(Mutex::new(BTreeSet::new()));
     let shown = Arc::clone(&under_way);
     let watch = Interrupt::hold()
@@ -60,7 +60,7 @@ pub(super) fn run(
             begin(service, limits, dirs, tell.clone());
         }
         // Each upgrade that has started sends an end. `tell` still exists, so `recv` does not fail.
-        let Ok(next) = news.recv() else { break };
+        let Ok(next) = updates.recv() else { break };
         match next {
             UpgradeUpdate::Progress(progress) => show(&progress, out),
             UpgradeUpdate::Ended(service, result) => {

@@ -108,10 +108,10 @@ impl Director {
     }
 
     /// Performs the next fault now, if it is one for a moment without a process at a point.
-    pub(super) fn strike_at_rest(&self) {
+    pub(super) fn inject_at_rest(&self) {
         let mut state = lock(&self.state);
         if let Some(step) = state.take_step(|step| step.point == super::fault::AT_REST) {
-            state.strike(&step);
+            state.inject(&step);
         }
         drop(state);
         self.wake();
@@ -119,7 +119,7 @@ impl Director {
 
     /// Performs a fault now, regardless of the points, if `is_ours` says that the pid of the victim belongs to the
     /// run. Returns whether it has happened.
-    pub(super) fn strike_now(
+    pub(super) fn inject_now(
         &self,
         victim: ProcessRole,
         fault: Fault,
@@ -128,7 +128,7 @@ impl Director {
         let mut state = lock(&self.state);
         let hits = state.faults.len();
         if is_ours(state.pids[victim as usize]) {
-            state.strike(&Injection { point: super::fault::AT_REST.to_owned(), victim, fault });
+            state.inject(&Injection { point: super::fault::AT_REST.to_owned(), victim, fault });
         }
         let has_happened = state.faults.len() > hits;
         drop(state);
@@ -242,20 +242,20 @@ fn answer(connection: &Connection, state: &Mutex<DirectorState>) -> bool {
 impl DirectorState {
     fn reached(&mut self, text: &str, pid: u32) -> Answer {
         let (point, pids) = text.split_once('\n').unwrap_or((text, ""));
-        let Some(party) = ProcessRole::at(point) else { return Answer::Go };
-        self.learn(party, pid, pids);
+        let Some(role) = ProcessRole::at(point) else { return Answer::Go };
+        self.learn(role, pid, pids);
         if !self.recording {
             return Answer::Go;
         }
         let hits = self.faults.len();
         let is_new = !self.reached.iter().any(|seen| seen.faults == hits && seen.point == point);
         if is_new {
-            let present = self.present(party);
+            let present = self.present(role);
             self.reached.push(ReachedPoint { point: point.to_owned(), present, faults: hits });
         }
         match self.take_step(|step| step.is_at(point)) {
-            Some(step) if step.fault.is_own() && step.victim != party => Answer::Go,
-            Some(step) => self.strike(&step),
+            Some(step) if step.fault.is_own() && step.victim != role => Answer::Go,
+            Some(step) => self.inject(&step),
             None => Answer::Go,
         }
     }
@@ -265,9 +265,9 @@ impl DirectorState {
         if self.steps.front().is_some_and(is_due) { self.steps.pop_front() } else { None }
     }
 
-    fn learn(&mut self, party: ProcessRole, pid: u32, pids: &str) {
-        self.pids[party as usize] = pid;
-        if party == ProcessRole::Supervisor {
+    fn learn(&mut self, role: ProcessRole, pid: u32, pids: &str) {
+        self.pids[role as usize] = pid;
+        if role == ProcessRole::Supervisor {
             let mut told = pids.split(' ').filter_map(|pid| pid.parse().ok());
             for role in [ProcessRole::Incumbent, ProcessRole::Successor] {
                 self.pids[role as usize] = told.next().unwrap_or(0);
@@ -275,18 +275,18 @@ impl DirectorState {
         }
     }
 
-    /// The possible victims of a fault at a point of `party`. The supervisor is in contact with all others: a fault
+    /// The possible victims of a fault at a point of `role`. The supervisor is in contact with all others: a fault
     /// of another process has the same effect at a point of the supervisor, or at one of its own.
-    fn present(&self, party: ProcessRole) -> Vec<ProcessRole> {
-        match party {
+    fn present(&self, role: ProcessRole) -> Vec<ProcessRole> {
+        match role {
             ProcessRole::Supervisor => {
-                ProcessRole::ALL.into_iter().filter(|party| is_alive(self.pids[*party as usize])).collect()
+                ProcessRole::ALL.into_iter().filter(|role| is_alive(self.pids[*role as usize])).collect()
             }
             other => vec![other],
         }
     }
 
-    fn strike(&mut self, step: &Injection) -> Answer {
+    fn inject(&mut self, step: &Injection) -> Answer {
         let pid = self.pids[step.victim as usize];
         let answer = match step.fault {
             Fault::Exit => Answer::Exit(70),

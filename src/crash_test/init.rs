@@ -69,25 +69,25 @@ impl DaemonCommand {
 }
 
 impl Init {
-    pub(super) fn start(place: &Workspace, program: PathBuf) -> Result<Self, Error> {
-        let recipe = DaemonCommand {
+    pub(super) fn start(workspace: &Workspace, program: PathBuf) -> Result<Self, Error> {
+        let daemon = DaemonCommand {
             program,
             dirs: [
-                ("HANDOFF_CONFIG_DIR", place.path("config")),
-                ("HANDOFF_STATE_DIR", place.path("state")),
-                ("HANDOFF_RUNTIME_DIR", place.path("run")),
+                ("HANDOFF_CONFIG_DIR", workspace.path("config")),
+                ("HANDOFF_STATE_DIR", workspace.path("state")),
+                ("HANDOFF_RUNTIME_DIR", workspace.path("run")),
             ],
-            points: place.points(),
-            log: place.path("daemon.log"),
+            points: workspace.points(),
+            log: workspace.path("daemon.log"),
         };
-        let child = recipe.start()?;
+        let child = daemon.start()?;
         let state =
             InitState { pid: Some(child.id()), starts: 1, stopping: false, over: false, trouble: None };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("init".to_owned())
-            .spawn(move || run(&recipe, child, &theirs))?;
+            .spawn(move || run(&daemon, child, &theirs))?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
@@ -150,7 +150,7 @@ impl Drop for Init {
     }
 }
 
-fn run(recipe: &DaemonCommand, mut child: Child, shared: &Shared) {
+fn run(daemon: &DaemonCommand, mut child: Child, shared: &Shared) {
     let mut short_lives = 0;
     loop {
         let started = Instant::now();
@@ -170,7 +170,7 @@ fn run(recipe: &DaemonCommand, mut child: Child, shared: &Shared) {
             }
             break;
         }
-        match recipe.start() {
+        match daemon.start() {
             Ok(started) => child = started,
             Err(error) => {
                 state.trouble = Some(error.to_string());

@@ -105,11 +105,11 @@ impl Operator<'_> {
 }
 
 /// Whether the daemon reports that the service serves, and exactly that process exists.
-pub(super) fn is_at_rest(place: &Workspace, status: &ServiceStatus) -> bool {
+pub(super) fn is_at_rest(workspace: &Workspace, status: &ServiceStatus) -> bool {
     let process = status.shim.or(status.pid);
     let (State::Serving, None, Some(pid)) = (status.state, &status.phase, process) else { return false };
     // Last, because listing all processes costs as much as several requests of the load.
-    let services = place.processes().into_iter().filter(|process| process.kind == ProcessKind::Service);
+    let services = workspace.processes().into_iter().filter(|process| process.kind == ProcessKind::Service);
     services.map(|process| process.pid).eq([pid])
 }
 

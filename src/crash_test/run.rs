@@ -60,14 +60,14 @@ pub(super) fn play(
     job: &Job,
     baseline: Option<&Baseline>,
 ) -> Result<RunReport, Error> {
-    let place = Workspace::new(subject, lease_ms)?;
+    let workspace = Workspace::new(subject, lease_ms)?;
     let freeze = Duration::from_millis(lease_ms + lease_ms / 4 + 50);
-    let director = Director::start(&place.points(), Lengths { freeze, stall: place.stall() })?;
+    let director = Director::start(&workspace.points(), Lengths { freeze, stall: workspace.stall() })?;
     let mut run = Run {
         subject,
         job,
-        operator: Operator { workspace: &place, lease: Duration::from_millis(lease_ms) },
-        workspace: &place,
+        operator: Operator { workspace: &workspace, lease: Duration::from_millis(lease_ms) },
+        workspace: &workspace,
         director: &director,
         problems: Vec::new(),
         missed: false,
@@ -76,7 +76,7 @@ pub(super) fn play(
         baseline: Baseline::default(),
     };
     let ended = run.act(baseline);
-    end_all(&place);
+    end_all(&workspace);
     if let Err(error) = ended {
         run.problems.push(error.to_string());
     }
@@ -88,10 +88,10 @@ pub(super) fn play(
         true => RunResult::Held,
     };
     let failed = matches!(verdict, RunResult::Failed(_));
-    let log = if failed { place.tail("daemon.log", 30) } else { String::new() };
+    let log = if failed { workspace.tail("daemon.log", 30) } else { String::new() };
     let seen = director.seen();
     drop(director);
-    let kept = (failed && keep).then(|| place.keep());
+    let kept = (failed && keep).then(|| workspace.keep());
     Ok(RunReport { result: verdict, reached: seen, baseline, gap_ms, recovered_ms, kept, log })
 }
 
@@ -123,7 +123,7 @@ impl Run<'_> {
                 load = Some(self.start_load()?);
             }
             self.director.arm(self.job.steps());
-            self.director.strike_at_rest();
+            self.director.inject_at_rest();
             self.operate();
         }
         self.recover(&init)?;
@@ -219,7 +219,7 @@ impl Run<'_> {
     fn recover(&mut self, init: &Init) -> Result<(), Error> {
         let mut resting: Option<Instant> = None;
         let (operator, director, scenario) = (self.operator, self.director, self.job.scenario);
-        let place = operator.workspace;
+        let workspace = operator.workspace;
         self.operator.await_status(init, "the service to recover", |status| {
             let is_stopped = status.state == State::Stopped && status.phase.is_none();
             if is_stopped
@@ -227,9 +227,9 @@ impl Run<'_> {
                 && !director.is_freezing()
             {
                 // A stop was requested, so only the operator can start the service again.
-                let _ = operator.ask(Request::Start(place.name().clone()));
+                let _ = operator.ask(Request::Start(workspace.name().clone()));
             }
-            let at_rest = is_at_rest(place, status) && !director.is_freezing();
+            let at_rest = is_at_rest(workspace, status) && !director.is_freezing();
             if !at_rest {
                 resting = None;
                 return false;
@@ -283,8 +283,8 @@ impl Run<'_> {
 }
 
 /// Kills the processes that a failed run has left.
-pub(super) fn end_all(place: &Workspace) {
-    for process in place.processes() {
+pub(super) fn end_all(workspace: &Workspace) {
+    for process in workspace.processes() {
         if let Ok(pidfd) = pidfd_open(process.pid) {
             let _ = kill(&pidfd, Signal::SIGKILL);
         }

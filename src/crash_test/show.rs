@@ -23,25 +23,25 @@ use super::{Error, Selection, Subject};
 /// # Errors
 ///
 /// The harness cannot work: the service file or the load is unusable, or a file cannot be written.
-pub fn execute(subject: &Subject, choice: &Selection) -> Result<Report, Error> {
+pub fn execute(subject: &Subject, selection: &Selection) -> Result<Report, Error> {
     let began = Instant::now();
     let interrupt = Interrupt::new()?;
     let mut all = TestSession {
         subject,
-        choice,
+        selection,
         baselines: BTreeMap::new(),
         points: BTreeSet::new(),
         interrupt,
         interrupted: false,
         entries: Vec::new(),
     };
-    match &choice.only {
+    match &selection.only {
         Some(job) => all.only(job)?,
         None => all.matrix()?,
     }
     all.entries.sort_by(|a, b| (a.scenario, &a.run).cmp(&(b.scenario, &b.run)));
     let report = Report::new(&all.points, all.entries, began.elapsed(), all.interrupted);
-    if let Some(path) = &choice.junit {
+    if let Some(path) = &selection.junit {
         std::fs::write(path, junit(&report)).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(report)
@@ -49,7 +49,7 @@ pub fn execute(subject: &Subject, choice: &Selection) -> Result<Report, Error> {
 
 struct TestSession<'a> {
     subject: &'a Subject,
-    choice: &'a Selection,
+    selection: &'a Selection,
     baselines: BTreeMap<Scenario, Baseline>,
     points: BTreeSet<String>,
     interrupt: Interrupt,
@@ -73,7 +73,7 @@ impl TestSession<'_> {
         let mut killed: Vec<Job> = Vec::new();
         for (job, finding) in recorded.iter().filter(|(_, finding)| finding.result == RunResult::Held) {
             jobs.extend(job.extended_by(&finding.reached));
-            if self.choice.twice && job.scenario == Scenario::Upgrade {
+            if self.selection.twice && job.scenario == Scenario::Upgrade {
                 killed = job.killed_in_each_phase(&finding.reached);
             }
         }
@@ -83,12 +83,12 @@ impl TestSession<'_> {
                 jobs.extend(second.filter(|job| job.chain.iter().all(|it| it.fault == super::Fault::Kill)));
             }
         }
-        self.run_all("with faults", choose(jobs, self.choice))?;
+        self.run_all("with faults", choose(jobs, self.selection))?;
         Ok(())
     }
 
     fn scenarios(&self) -> Vec<Scenario> {
-        let chosen = &self.choice.scenarios;
+        let chosen = &self.selection.scenarios;
         let possible = |scenario: &Scenario| *scenario != Scenario::BadRelease || self.subject.bad.is_some();
         let all = Scenario::ALL.into_iter().filter(possible);
         all.filter(|scenario| chosen.is_empty() || chosen.contains(scenario)).collect()
@@ -97,21 +97,21 @@ impl TestSession<'_> {
     /// Performs runs concurrently. Results come in the order of their ends.
     fn run_all(&mut self, what: &str, jobs: Vec<Job>) -> Result<Vec<(Job, RunReport)>, Error> {
         let workers = self
-            .choice
+            .selection
             .jobs
             .unwrap_or_else(|| 2 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
         let mut progress = Progress::new(what, jobs.len());
         let next = AtomicUsize::new(if self.interrupted { jobs.len() } else { 0 });
         let (sender, receiver) = mpsc::channel();
         let mut results = Vec::with_capacity(jobs.len());
-        let (subject, choice, baselines) = (self.subject, self.choice, &self.baselines);
+        let (subject, selection, baselines) = (self.subject, self.selection, &self.baselines);
         std::thread::scope(|scope| {
             for _ in 0..workers.min(jobs.len()) {
                 let (sender, next, jobs) = (sender.clone(), &next, &jobs);
                 scope.spawn(move || {
                     while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let baseline = baselines.get(&job.scenario);
-                        let finding = play(subject, choice.lease, choice.keep, job, baseline);
+                        let finding = play(subject, selection.lease, selection.keep, job, baseline);
                         if sender.send((job.clone(), finding)).is_err() {
                             return;
                         }

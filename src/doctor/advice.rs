@@ -9,20 +9,20 @@ use crate::shim::trial::{RequestFate, StopReport, TrialReport, Wrapper};
 /// Builds the diagnosis.
 pub(super) fn diagnosis(
     service: &Service,
-    choice: &Settings,
-    looks: Inspection,
+    settings: &Settings,
+    inspection: Inspection,
     adapters: [Finding; 3],
     own_network: Option<bool>,
 ) -> Diagnosis {
     let advised = advised(service.adapter, &adapters);
-    let mut remarks = looks.remarks;
+    let mut remarks = inspection.remarks;
     if let Some(tried) = advised.and_then(|adapter| tried(&adapters, adapter)) {
         remarks.extend(of_program(service, tried));
     }
     Diagnosis {
         service: service.name.to_string(),
-        binary: choice.binary.clone(),
-        kind: looks.kind,
+        binary: settings.binary.clone(),
+        kind: inspection.kind,
         configured: service.adapter,
         advice: sentence(service, advised, &adapters),
         adapters: adapters.into(),

@@ -95,22 +95,22 @@ impl Diagnosis {
 
 /// Examines the program of a service. Blocks for some seconds. Removes all files that it writes; the program may
 /// leave some.
-pub fn examine(service: &Service, choice: &Settings) -> Diagnosis {
-    let subject = TrialProgram::of(service, &choice.binary, &choice.versions);
+pub fn examine(service: &Service, settings: &Settings) -> Diagnosis {
+    let subject = TrialProgram::of(service, &settings.binary, &settings.versions);
     let mut looks = match &subject {
         Ok(subject) => inspect(service, &subject.path),
         Err(why) => Inspection { faults: vec![why.clone()], ..Inspection::default() },
     };
     looks.remarks.extend(subject.iter().flat_map(|subject| subject.remarks.clone()));
     looks.remarks.extend(unreachable_ports(service));
-    let (outcomes, own_network) = match (obstacle(service, choice, &looks), &subject) {
+    let (outcomes, own_network) = match (obstacle(service, settings, &looks), &subject) {
         (Some((verdict, why)), _) => (ADAPTERS.map(|adapter| finding(adapter, verdict, why.clone())), None),
-        (None, Ok(subject)) => try_all(service, choice, &mut looks, subject),
+        (None, Ok(subject)) => try_all(service, settings, &mut looks, subject),
         (None, Err(why)) => {
             (ADAPTERS.map(|adapter| finding(adapter, Compatibility::DoesNot, why.clone())), None)
         }
     };
-    advice::diagnosis(service, choice, looks, outcomes, own_network)
+    advice::diagnosis(service, settings, looks, outcomes, own_network)
 }
 
 /// In order of preference.
@@ -121,12 +121,12 @@ fn finding(adapter: Adapter, verdict: Compatibility, why: String) -> Finding {
 }
 
 /// Why no trial is possible.
-fn obstacle(service: &Service, choice: &Settings, looks: &Inspection) -> Option<(Compatibility, String)> {
+fn obstacle(service: &Service, settings: &Settings, looks: &Inspection) -> Option<(Compatibility, String)> {
     if !looks.faults.is_empty() {
         return Some((Compatibility::DoesNot, looks.faults.join("; ")));
     }
-    let running = running(service, choice.daemon_says);
-    if service.mode == Mode::Exclusive && !choice.run_anyway {
+    let running = running(service, settings.daemon_says);
+    if service.mode == Mode::Exclusive && !settings.run_anyway {
         let danger = "in exclusive mode a second program on the same data is a danger";
         let remedy = "stop the service, or use --yes-run-it if the program does no harm next to it";
         match running {
@@ -180,11 +180,11 @@ fn running(service: &Service, daemon_says: Option<bool>) -> RunningState {
 
 fn try_all(
     service: &Service,
-    choice: &Settings,
+    settings: &Settings,
     looks: &mut Inspection,
     subject: &TrialProgram,
 ) -> ([Finding; 3], Option<bool>) {
-    let bench = match TrialContext::new(service, choice, looks) {
+    let bench = match TrialContext::new(service, settings, looks) {
         Ok(bench) => bench,
         Err(why) => {
             return (ADAPTERS.map(|adapter| finding(adapter, Compatibility::NotTried, why.clone())), None);
@@ -207,21 +207,21 @@ fn try_all(
         }
     });
     if subject.is_copy && network.is_some() && findings.iter().all(|it| it.verdict != Compatibility::Works) {
-        looks.remarks.extend(original_works(service, choice, &bench));
+        looks.remarks.extend(original_works(service, settings, &bench));
     }
     (findings, network)
 }
 
 /// Tests whether only the copy fails, because it needs files next to the original.
-fn original_works(service: &Service, choice: &Settings, bench: &TrialContext<'_>) -> Option<String> {
-    if !choice.binary.is_file() {
+fn original_works(service: &Service, settings: &Settings, bench: &TrialContext<'_>) -> Option<String> {
+    if !settings.binary.is_file() {
         return None;
     }
-    match bench.attempt(service.adapter, &choice.binary) {
+    match bench.attempt(service.adapter, &settings.binary) {
         Outcome::Tried(tried, _) if tried.works => Some(format!(
             "{:?} works where it is, with adapter = {:?}, but a copy of it alone does not, and a copy is what runs: name the whole \
              directory as binary and the file by member in [update], or write store = false",
-            choice.binary,
+            settings.binary,
             service.adapter.spelling()
         )),
         _ => None,

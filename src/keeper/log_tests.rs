@@ -87,9 +87,9 @@ fn a_rotation_that_fails_keeps_the_lines_and_the_older_files() {
     fixture.log.write(b"a\nb\n");
     fixture.log.write(b"c\n");
     assert_eq!((fixture.text("current"), fixture.text("2")), ("new\na\nb\nc\n".into(), "old\n".into()));
-    let tally = fixture.log.take_totals();
-    assert_eq!(tally.lost_lines, 0);
-    assert!(tally.trouble.contains("log: "), "{}", tally.trouble);
+    let totals = fixture.log.take_totals();
+    assert_eq!(totals.lost_lines, 0);
+    assert!(totals.trouble.contains("log: "), "{}", totals.trouble);
 
     std::fs::remove_dir_all(fixture.path("3")).unwrap();
     fixture.log.write(b"d\n");
@@ -126,9 +126,9 @@ fn lost_lines_are_counted_and_told_of_once() {
     std::fs::write(fixture.root.path().join("log"), "").unwrap();
     fixture.log.write(b"a\nb\n");
     fixture.log.write(b"c\n");
-    let tally = fixture.log.take_totals();
-    assert_eq!((tally.lost_lines, tally.written_bytes), (3, 0));
-    assert!(!tally.trouble.is_empty());
+    let totals = fixture.log.take_totals();
+    assert_eq!((totals.lost_lines, totals.written_bytes), (3, 0));
+    assert!(!totals.trouble.is_empty());
 
     std::fs::remove_file(fixture.root.path().join("log")).unwrap();
     fixture.log.write(b"d\n");

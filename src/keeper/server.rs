@@ -68,12 +68,12 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Creates a keeper that serves `supervisor` and processes of the same user that connect to `door`. `terminate`
+    /// Creates a keeper that serves `supervisor` and processes of the same user that connect to `socket`. `terminate`
     /// becomes readable on a request to end.
-    pub(super) fn new(supervisor: Channel, door: WatchedSocket, terminate: OwnedFd) -> io::Result<Self> {
+    pub(super) fn new(supervisor: Channel, socket: WatchedSocket, terminate: OwnedFd) -> io::Result<Self> {
         supervisor.set_nonblocking(true)?;
         Ok(Self {
-            socket: door,
+            socket,
             terminate,
             terminating: false,
             quitting: false,
@@ -321,11 +321,11 @@ struct ReadyDescriptors {
 }
 
 fn count(stats: &mut Stats, pipe: &Pipe) {
-    let tally = pipe.log().take_totals();
-    stats.written_bytes += tally.written_bytes;
-    stats.lost_lines += tally.lost_lines;
-    if !tally.trouble.is_empty() {
-        stats.trouble = tally.trouble;
+    let totals = pipe.log().take_totals();
+    stats.written_bytes += totals.written_bytes;
+    stats.lost_lines += totals.lost_lines;
+    if !totals.trouble.is_empty() {
+        stats.trouble = totals.trouble;
     }
 }
 

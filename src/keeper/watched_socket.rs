@@ -47,10 +47,10 @@ impl WatchedSocket {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut door = Self::bind(&new)?;
+        let mut watched = Self::bind(&new)?;
         std::fs::rename(&new, path)?;
-        path.clone_into(&mut door.path);
-        Ok(door)
+        path.clone_into(&mut watched.path);
+        Ok(watched)
     }
 
     fn bind(path: &Path) -> io::Result<Self> {

@@ -86,9 +86,9 @@ pub fn start(spec: Spec) -> io::Result<Started> {
 pub fn start_by(handoff: &Path, spec: Spec) -> io::Result<Started> {
     check(&spec)?;
     let (channel, theirs) = Channel::pair()?;
-    let (order, named) = ExecRequest::split(&spec);
-    let order = order.write()?;
-    let fds = std::iter::once(order.as_fd()).chain(named).chain(spec.inherited.iter().map(AsFd::as_fd));
+    let (request, named) = ExecRequest::split(&spec);
+    let request = request.write()?;
+    let fds = std::iter::once(request.as_fd()).chain(named).chain(spec.inherited.iter().map(AsFd::as_fd));
     // The channel accepts the message before the reader exists.
     channel.send(&[ORDER], &fds.collect::<Vec<_>>())?;
     let spawned = spawn(SpawnSpec {
@@ -180,7 +180,7 @@ struct Failed {
 impl ExecRequest {
     /// Returns the order and its descriptors.
     fn split(spec: &Spec) -> (ExecRequest, Vec<BorrowedFd<'_>>) {
-        let order = ExecRequest {
+        let request = ExecRequest {
             parent: std::process::id(),
             binary: spec.binary.clone().into(),
             args: spec.args.clone(),
@@ -190,7 +190,7 @@ impl ExecRequest {
             seccomp: spec.seccomp,
             files_limit: spec.files_limit,
         };
-        (order, spec.listeners.iter().map(|(_, fd)| fd.as_fd()).collect())
+        (request, spec.listeners.iter().map(|(_, fd)| fd.as_fd()).collect())
     }
 
     fn write(&self) -> io::Result<File> {
@@ -242,20 +242,20 @@ pub fn main() -> ExitCode {
 }
 
 fn become_program(channel: &mut Channel) -> io::Result<Infallible> {
-    let (order, fds) = receive(channel)?;
-    die_with(order.parent)?;
-    let (binary, working_dir) = (Path::new(&order.binary), Path::new(&order.working_dir));
+    let (request, fds) = receive(channel)?;
+    die_with(request.parent)?;
+    let (binary, working_dir) = (Path::new(&request.binary), Path::new(&request.working_dir));
     set_current_dir(working_dir).map_err(|error| explain(binary, working_dir, error))?;
-    let path = c_string(order.binary.clone())?;
-    let args = std::iter::once(Ok(path.clone())).chain(order.args.iter().cloned().map(c_string));
+    let path = c_string(request.binary.clone())?;
+    let args = std::iter::once(Ok(path.clone())).chain(request.args.iter().cloned().map(c_string));
     let args = args.collect::<io::Result<Vec<_>>>()?;
-    let env = environment(&order)?;
+    let env = environment(&request)?;
 
-    let _above = lay_out(channel, fds, order.names.len())?;
-    if let Some(current) = order.files_limit {
+    let _above = lay_out(channel, fds, request.names.len())?;
+    if let Some(current) = request.files_limit {
         set_files_limit(current)?;
     }
-    let notify = order.seccomp.map(seccomp::install).transpose()?;
+    let notify = request.seccomp.map(seccomp::install).transpose()?;
     let notify_fd: Vec<_> = notify.iter().map(AsFd::as_fd).collect();
     channel.send(&serde_json::to_vec(&ExecReply::Executing)?, &notify_fd)?;
     Err(explain(binary, working_dir, execute(&path, &args, &env)))
@@ -270,8 +270,8 @@ fn receive(channel: &Channel) -> io::Result<(ExecRequest, Vec<OwnedFd>)> {
         return Err(io::Error::other(text));
     }
     let mut fds = packet.fds.into_iter();
-    let order = ExecRequest::read(File::from(fds.next().ok_or_else(gone)?))?;
-    Ok((order, fds.collect()))
+    let request = ExecRequest::read(File::from(fds.next().ok_or_else(gone)?))?;
+    Ok((request, fds.collect()))
 }
 
 /// If the parent ended before the kernel registered the signal, nothing is started.
@@ -301,12 +301,12 @@ fn lay_out(channel: &mut Channel, mut fds: Vec<OwnedFd>, listeners: usize) -> io
     Ok(kept)
 }
 
-fn environment(order: &ExecRequest) -> io::Result<Vec<CString>> {
+fn environment(request: &ExecRequest) -> io::Result<Vec<CString>> {
     let known = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
-    let values = [std::process::id().to_string(), order.names.len().to_string(), order.names.join(":")];
-    let own = known.iter().zip(values).filter(|_| !order.names.is_empty());
+    let values = [std::process::id().to_string(), request.names.len().to_string(), request.names.join(":")];
+    let own = known.iter().zip(values).filter(|_| !request.names.is_empty());
     let own = own.map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    let given = order.env.iter().filter(|(name, _)| known.iter().all(|known| name != known)).cloned();
+    let given = request.env.iter().filter(|(name, _)| known.iter().all(|known| name != known)).cloned();
     given
         .chain(own)
         .map(|(mut variable, value)| {

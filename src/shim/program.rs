@@ -190,16 +190,16 @@ impl Program {
         }
     }
 
-    /// Waits until `look` returns a value, or until the limit. Calls it again after every change.
+    /// Waits until `inspect` returns a value, or until the limit. Calls it again after every change.
     pub(super) fn wait<T>(
         &self,
         limit: Option<Duration>,
-        mut look: impl FnMut(&ProgramState) -> Option<T>,
+        mut inspect: impl FnMut(&ProgramState) -> Option<T>,
     ) -> Option<T> {
         let until = limit.and_then(|limit| Instant::now().checked_add(limit));
         let mut known = self.known();
         loop {
-            if let Some(found) = look(&known) {
+            if let Some(found) = inspect(&known) {
                 return Some(found);
             }
             known = match until {

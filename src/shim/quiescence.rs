@@ -118,9 +118,9 @@ pub(super) struct Quiescence {
 impl Quiescence {
     /// After a survey of the running program. `after` counts from the time when no client was in transit, or before
     /// that from the first survey.
-    pub(super) fn running(&self, after: Duration, seen: SurveySummary) -> RunningStep {
+    pub(super) fn running(&self, after: Duration, summary: SurveySummary) -> RunningStep {
         let clean_is_over = after >= self.limits.clean;
-        match (self.drain, seen) {
+        match (self.drain, summary) {
             (_, SurveySummary { settled: false, .. }) if after < self.limits.settle => RunningStep::Wait,
             (_, SurveySummary { settled: false, .. }) => RunningStep::End,
             _ if after >= self.limit() => RunningStep::End,
@@ -130,7 +130,7 @@ impl Quiescence {
             }
             (DrainCondition::Connections, _) if after < self.limits.connections => RunningStep::Wait,
             // Unread data is known only while the program is stopped.
-            (_, _) if clean_is_over && (self.can_hold_back() || seen.stuck) => RunningStep::Hold,
+            (_, _) if clean_is_over && (self.can_hold_back() || summary.stuck) => RunningStep::Hold,
             (_, SurveySummary { work: true, uncertain: true, still: true, .. }) => RunningStep::Hold,
             (
                 _,
@@ -144,14 +144,14 @@ impl Quiescence {
     }
 
     /// After a survey of the stopped program.
-    pub(super) fn held(&self, after: Duration, seen: SurveySummary) -> StoppedStep {
+    pub(super) fn held(&self, after: Duration, summary: SurveySummary) -> StoppedStep {
         let clean_is_over = after >= self.limits.clean;
-        match seen {
+        match summary {
             SurveySummary { work: false, still: true, paused: false, waiting: false, .. } => StoppedStep::End,
             SurveySummary { work: false, still: true, paused: false, waiting: true, .. } if clean_is_over => {
                 StoppedStep::End
             }
-            _ if clean_is_over && (self.can_hold_back() || seen.stuck) => {
+            _ if clean_is_over && (self.can_hold_back() || summary.stuck) => {
                 StoppedStep::HoldBack { all: after >= self.limits.some }
             }
             _ => StoppedStep::LetGo,
@@ -242,21 +242,21 @@ mod tests {
 
     #[test]
     fn each_look_has_one_next_step() {
-        for (moment, after, seen) in all() {
-            let step = moment.running(after, seen);
-            let what = format!("{moment:?} {after:?} {seen:?}: {step:?}");
+        for (moment, after, summary) in all() {
+            let step = moment.running(after, summary);
+            let what = format!("{moment:?} {after:?} {summary:?}: {step:?}");
             if after >= ms(4000) {
                 assert_eq!(step, RunningStep::End, "the search is bounded: {what}");
-            } else if !seen.settled {
+            } else if !summary.settled {
                 assert_eq!(step, RunningStep::Wait, "a client is in transit: {what}");
             } else if matches!(moment.drain, DrainCondition::Nothing | DrainCondition::LongRequests) {
                 assert_eq!(step, RunningStep::End, "it finishes the rest itself: {what}");
             } else if step == RunningStep::End {
                 let is_over = after >= moment.limit();
-                assert!(is_over || !seen.open, "only a stopped program ends before the limit: {what}");
-            } else if step == RunningStep::Hold && (seen.work || seen.paused) {
+                assert!(is_over || !summary.open, "only a stopped program ends before the limit: {what}");
+            } else if step == RunningStep::Hold && (summary.work || summary.paused) {
                 assert!(
-                    moment.can_hold_back() || seen.work && seen.uncertain || seen.stuck,
+                    moment.can_hold_back() || summary.work && summary.uncertain || summary.stuck,
                     "to hold it for nothing stops its clients: {what}"
                 );
             }
@@ -265,21 +265,21 @@ mod tests {
 
     #[test]
     fn a_held_program_is_told_if_nothing_is_under_way() {
-        for (moment, after, seen) in all() {
-            let held = moment.held(after, seen);
-            let what = format!("{moment:?} {after:?} {seen:?}: {held:?}");
+        for (moment, after, summary) in all() {
+            let held = moment.held(after, summary);
+            let what = format!("{moment:?} {after:?} {summary:?}: {held:?}");
             let is_clean = after < LIMITS.clean;
             match held {
                 StoppedStep::End => {
-                    assert!(!seen.work && seen.still && !seen.paused, "{what}");
-                    assert!(!seen.waiting || !is_clean, "{what}");
+                    assert!(!summary.work && summary.still && !summary.paused, "{what}");
+                    assert!(!summary.waiting || !is_clean, "{what}");
                 }
                 StoppedStep::HoldBack { all } => {
-                    assert!(!is_clean && (moment.can_hold_back() || seen.stuck), "{what}");
+                    assert!(!is_clean && (moment.can_hold_back() || summary.stuck), "{what}");
                     assert_eq!(all, after >= LIMITS.some, "{what}");
                 }
                 StoppedStep::LetGo => assert!(
-                    seen.work || !seen.still || seen.paused || seen.waiting && is_clean,
+                    summary.work || !summary.still || summary.paused || summary.waiting && is_clean,
                     "such a moment may not come again: {what}"
                 ),
             }

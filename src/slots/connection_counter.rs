@@ -55,16 +55,16 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let connect = || (TcpStream::connect(address).unwrap(), listener.accept().unwrap());
         let _before = connect();
-        let mut tally = ConnectionCounter::begin(&[ListenAddress::Tcp(address)]).unwrap();
+        let mut counter = ConnectionCounter::begin(&[ListenAddress::Tcp(address)]).unwrap();
         let own = [std::process::id()];
-        assert_eq!(tally.poll([&[], &own]).unwrap(), [0, 0]);
+        assert_eq!(counter.poll([&[], &own]).unwrap(), [0, 0]);
         let connections = [connect(), connect()];
-        assert_eq!(tally.poll([&[], &own]).unwrap(), [0, 2]);
-        assert_eq!(tally.poll([&own, &[]]).unwrap(), [0, 2], "they are known");
+        assert_eq!(counter.poll([&[], &own]).unwrap(), [0, 2]);
+        assert_eq!(counter.poll([&own, &[]]).unwrap(), [0, 2], "they are known");
         drop(connections);
         let _waiting = TcpStream::connect(address).unwrap();
-        assert_eq!(tally.poll([&own, &[]]).unwrap(), [0, 2], "it was not accepted yet");
+        assert_eq!(counter.poll([&own, &[]]).unwrap(), [0, 2], "it was not accepted yet");
         let _accepted = listener.accept().unwrap();
-        assert_eq!(tally.poll([&own, &[]]).unwrap(), [1, 2]);
+        assert_eq!(counter.poll([&own, &[]]).unwrap(), [1, 2]);
     }
 }

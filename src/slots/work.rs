@@ -185,11 +185,11 @@ impl ConnectionWork {
     }
 
     fn of_unix(before: Option<&ConnectionWork>, is_busy: bool, now: Instant) -> ConnectionWork {
-        let doing = if is_busy { WorkState::Unanswered } else { WorkState::Idle };
-        let since = before.filter(|before| before.state == doing).map_or(now, |before| before.since);
+        let state = if is_busy { WorkState::Unanswered } else { WorkState::Idle };
+        let since = before.filter(|before| before.state == state).map_or(now, |before| before.since);
         let (read, written, segments, at_most) = (0, 0, 0, None);
         ConnectionWork {
-            state: doing,
+            state,
             read,
             written,
             segments,
@@ -228,7 +228,7 @@ impl ConnectionWork {
             None | Some(WorkState::Uncertain { was_asked: true }) => LONG_TIE,
             Some(_) => TIE,
         };
-        let doing = judge(
+        let state = judge(
             doing_before,
             Sample {
                 movement: moved,
@@ -247,7 +247,7 @@ impl ConnectionWork {
             Some(before) if goes_on && before.is_begun() => before.since,
             _ => ago(history.last_received_ms),
         };
-        let at_most = match doing {
+        let at_most = match state {
             WorkState::New => Some(Duration::ZERO),
             WorkState::Sending => None,
             WorkState::Idle | WorkState::Unread | WorkState::Unanswered | WorkState::Uncertain { .. } => {
@@ -260,7 +260,7 @@ impl ConnectionWork {
         let had_one = before.is_some_and(|before| !before.is_new || before.is_long(now));
         let is_new = !had_one && (history.segments_sent == 0 || segments <= NEW_SEGMENTS);
         ConnectionWork {
-            state: doing,
+            state,
             read,
             written,
             segments,

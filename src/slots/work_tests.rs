@@ -45,45 +45,45 @@ fn all_signs() -> impl Iterator<Item = (WorkState, Sample)> {
 fn every_look_keeps_the_rules() {
     let mut count = 0;
     for (before, signs) in all_signs() {
-        let doing = judge(before, signs);
-        let what = format!("{before:?}, {signs:?}: {doing:?}");
+        let state = judge(before, signs);
+        let what = format!("{before:?}, {signs:?}: {state:?}");
         count += 1;
         if signs.not_sent {
-            assert_eq!(doing, WorkState::Sending, "{what}");
+            assert_eq!(state, WorkState::Sending, "{what}");
             continue;
         }
         if signs.is_young {
-            assert_eq!(doing, WorkState::New, "{what}");
+            assert_eq!(state, WorkState::New, "{what}");
             continue;
         }
-        assert_ne!(doing, WorkState::New, "{what}");
+        assert_ne!(state, WorkState::New, "{what}");
         // An unread request waits, and a waiting request is unread.
-        assert!(doing != WorkState::Unread || signs.unread, "{what}");
-        assert!(doing != WorkState::Idle || !signs.unread, "{what}");
+        assert!(state != WorkState::Unread || signs.unread, "{what}");
+        assert!(state != WorkState::Idle || !signs.unread, "{what}");
         match signs.movement {
-            Movement::Read => assert_eq!(doing, WorkState::Unanswered, "{what}"),
-            Movement::Written => assert!(matches!(doing, WorkState::Idle | WorkState::Unread), "{what}"),
+            Movement::Read => assert_eq!(state, WorkState::Unanswered, "{what}"),
+            Movement::Written => assert!(matches!(state, WorkState::Idle | WorkState::Unread), "{what}"),
             Movement::Nothing if before == WorkState::Unanswered => {
-                assert_eq!(doing, WorkState::Unanswered, "{what}")
+                assert_eq!(state, WorkState::Unanswered, "{what}")
             }
             Movement::Nothing if matches!(before, WorkState::Idle | WorkState::Unread) => {
-                assert!(matches!(doing, WorkState::Idle | WorkState::Unread), "{what}")
+                assert!(matches!(state, WorkState::Idle | WorkState::Unread), "{what}")
             }
             Movement::Unknown | Movement::Nothing | Movement::ReadAndWritten { .. } if !signs.unread => {
                 match signs.last_transfer {
                     LastTransfer::Request => assert!(
-                        doing == WorkState::Unanswered
+                        state == WorkState::Unanswered
                             || before == WorkState::New && signs.movement == Movement::Nothing,
                         "{what}"
                     ),
-                    LastTransfer::Answer => assert_eq!(doing, WorkState::Idle, "{what}"),
+                    LastTransfer::Answer => assert_eq!(state, WorkState::Idle, "{what}"),
                     LastTransfer::Unknown => {}
                 }
             }
             Movement::Unknown | Movement::Nothing | Movement::ReadAndWritten { .. } => {}
         }
         // Nothing stays unsure while nothing moves.
-        assert!(!signs.is_still || !matches!(doing, WorkState::Uncertain { .. }), "{what}");
+        assert!(!signs.is_still || !matches!(state, WorkState::Uncertain { .. }), "{what}");
     }
     assert_eq!(count, 7 * 6 * 3 * 16);
 }

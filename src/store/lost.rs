@@ -53,19 +53,20 @@ impl Store {
     pub fn adopt(&self, from: &Path, id: &Id) -> Result<PathBuf, Error> {
         let at = from.join(id.to_string());
         let there = self.get(id).filter(|there| self.is_whole(there));
-        let brought = meta::read::<VersionMetadata>(&at.join(MADE)).ok().filter(|made| made.id == *id);
-        let used: UsageRecord = meta::read(&at.join(USED)).unwrap_or_default();
+        let brought =
+            meta::read::<VersionMetadata>(&at.join(MADE)).ok().filter(|metadata| metadata.id == *id);
+        let usage: UsageRecord = meta::read(&at.join(USED)).unwrap_or_default();
         match (there, brought) {
             (Some(_), _) => {
                 let version = self.change(id, |known| {
-                    let is_news = used.source.is_some() && known.source != used.source;
-                    known.source = used.source.or(known.source.take());
-                    is_news
+                    let is_changed = usage.source.is_some() && known.source != usage.source;
+                    known.source = usage.source.or(known.source.take());
+                    is_changed
                 })?;
                 Ok(self.path_of(&version))
             }
-            (None, Some(made)) => {
-                let version = Version { metadata: made, usage: used };
+            (None, Some(metadata)) => {
+                let version = Version { metadata, usage };
                 self.create()?;
                 self.put(&at, &version)?;
                 Ok(self.path_of(&version))

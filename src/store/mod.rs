@@ -79,11 +79,11 @@ impl Store {
             if name.starts_with(INCOMING) {
                 leftovers.push(path);
             } else if let Ok(id) = name.parse::<Id>()
-                && let Some(made) =
-                    meta::read::<VersionMetadata>(&path.join(MADE)).ok().filter(|made| made.id == id)
+                && let Some(metadata) =
+                    meta::read::<VersionMetadata>(&path.join(MADE)).ok().filter(|metadata| metadata.id == id)
             {
-                let used = meta::read(&path.join(USED)).unwrap_or_default();
-                known.insert(id, Version { metadata: made, usage: used });
+                let usage = meta::read(&path.join(USED)).unwrap_or_default();
+                known.insert(id, Version { metadata, usage });
             }
         }
         let directory = directory.to_owned();
@@ -178,18 +178,19 @@ impl Store {
 
     /// Records a commit as this generation. Blocks, but does not sync.
     pub fn note_committed(&self, id: &Id, generation: u64) -> Result<(), Error> {
-        self.change(id, |used| used.note(generation)).map(|_| ())
+        self.change(id, |usage| usage.note(generation)).map(|_| ())
     }
 
     /// Records the version text reported by a process. Blocks, but does not sync.
     pub fn note_told(&self, id: &Id, version: &str) -> Result<(), Error> {
-        let told = |used: &mut UsageRecord| used.told.replace(version.to_owned()).as_deref() != Some(version);
+        let told =
+            |usage: &mut UsageRecord| usage.told.replace(version.to_owned()).as_deref() != Some(version);
         self.change(id, told).map(|_| ())
     }
 
     /// Pins a version, or unpins it. Durable when this returns. Blocks.
     pub fn pin(&self, id: &Id, pinned: bool) -> Result<Version, Error> {
-        let version = self.change(id, |used| std::mem::replace(&mut used.pinned, pinned) != pinned)?;
+        let version = self.change(id, |usage| std::mem::replace(&mut usage.pinned, pinned) != pinned)?;
         let at = self.directory.join(id.to_string());
         let synced = File::open(at.join(USED)).and_then(|file| file.sync_all());
         synced.and_then(|()| File::open(&at)?.sync_all()).map_err(Error::io("write it to the disk", &at))?;
@@ -263,9 +264,9 @@ impl Store {
         if self.directory.is_dir() {
             return Ok(());
         }
-        let made = DirBuilder::new().recursive(true).mode(0o755).create(&self.directory);
+        let created = DirBuilder::new().recursive(true).mode(0o755).create(&self.directory);
         let parent = self.directory.parent().unwrap_or(Path::new("/"));
-        let synced = made.and_then(|()| File::open(parent)?.sync_all());
+        let synced = created.and_then(|()| File::open(parent)?.sync_all());
         synced.map_err(Error::io("make the directory", &self.directory))
     }
 }

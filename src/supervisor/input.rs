@@ -160,17 +160,17 @@ impl Service {
         match input {
             Input::Order(order, operation) => self.order(order, operation),
             Input::CallOff(what, reply) => answer(reply, self.call_off_before(what)),
-            Input::Process(serial, event) => self.process_event(serial, event),
+            Input::Process(token, event) => self.process_event(token, event),
             Input::Found(found) => self.found(found),
             Input::Origin(origin) => self.remember_origin(origin),
-            Input::Spawned(serial, spawned) => self.spawned(serial, spawned),
-            Input::Deadline(deadline, serial) => self.deadline_over(deadline, serial),
-            Input::Synced(serial, synced) => self.synced(serial, synced),
+            Input::Spawned(token, spawned) => self.spawned(token, spawned),
+            Input::Deadline(deadline, token) => self.deadline_over(deadline, token),
+            Input::Synced(token, synced) => self.synced(token, synced),
             Input::CompactionStaged(staged) => self.compaction_staged(staged),
             Input::CompactionSynced(synced) => self.compaction_synced(synced),
             Input::Restored(synced) => self.journal_restored(synced),
-            Input::TryAgain(serial) => self.start_again(serial),
-            Input::FirstImported(serial, brought) => self.first_imported(serial, brought),
+            Input::TryAgain(token) => self.start_again(token),
+            Input::FirstImported(token, brought) => self.first_imported(token, brought),
             Input::QuietDue(id) => self.check_quiet(id),
             Input::Probed(id, result) => self.probed(id, result),
             Input::Route(id, listener, reply) => {
@@ -189,11 +189,11 @@ impl Service {
             Input::LockTrouble(id, pid, trouble) => self.note_lock_trouble(id, pid, trouble),
             Input::Sharing(step, reply) => answer(reply, self.sharing_pids(step)),
             Input::Measured(step, measured) => self.note_measured(step, measured),
-            Input::Path(news) => self.path_updated(news),
+            Input::Path(update) => self.path_updated(update),
             Input::PathsChanged => self.restore_paths(),
             Input::RepairDue => self.repair_slots(),
-            Input::ListenersHeard(serial) => self.listeners_heard(serial),
-            Input::ListenersDue(serial, is_first) => self.listeners_due(serial, is_first),
+            Input::ListenersHeard(token) => self.listeners_heard(token),
+            Input::ListenersDue(token, is_first) => self.listeners_due(token, is_first),
         }
     }
 }

@@ -70,7 +70,7 @@ const LOST: AddWatchFlags = AddWatchFlags::IN_Q_OVERFLOW
 const ATTEMPTS_MAX: usize = 100;
 
 impl PathWatcher {
-    /// Watches an absolute path. Its first news is [`PathEvent::Look`]. Blocks on the file system, here and in
+    /// Watches an absolute path. Its first event is [`PathEvent::Look`]. Blocks on the file system, here and in
     /// [`PathWatcher::next`].
     pub fn new(path: &Path) -> io::Result<PathWatcher> {
         let find = |path: PathBuf| -> PathLookup { Box::pin(std::future::ready(PathAnchor::find(&path))) };
@@ -90,23 +90,15 @@ impl PathWatcher {
     ) -> io::Result<PathWatcher> {
         let PathAnchor { inotify, watch, name, is_there } = nearest;
         let (inotify, nearest) = (readable(inotify)?, (watch, name));
-        let news = VecDeque::from([PathEvent::Look]);
-        Ok(PathWatcher {
-            path: path.to_owned(),
-            find,
-            is_lost: false,
-            inotify,
-            nearest,
-            is_there,
-            events: news,
-        })
+        let events = VecDeque::from([PathEvent::Look]);
+        Ok(PathWatcher { path: path.to_owned(), find, is_lost: false, inotify, nearest, is_there, events })
     }
 
     /// The next thing that happens. May be dropped at any time without losing any.
     pub async fn next(&mut self) -> io::Result<PathEvent> {
         loop {
-            if let Some(news) = self.events.pop_front() {
-                return Ok(news);
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
             }
             if self.is_lost {
                 let found = (self.find)(self.path.clone()).await?;
@@ -130,12 +122,12 @@ impl PathWatcher {
             self.is_lost = true;
             return;
         }
-        self.events.extend(happened.iter().filter(ours).filter_map(|it| news(it.mask, &self.path)));
+        self.events.extend(happened.iter().filter(ours).filter_map(|it| event_of(it.mask, &self.path)));
     }
 }
 
 /// What an event about the file means.
-fn news(what: AddWatchFlags, path: &Path) -> Option<PathEvent> {
+fn event_of(what: AddWatchFlags, path: &Path) -> Option<PathEvent> {
     // A link is whole when it is there; so is another name of a file.
     let is_link = || path.symlink_metadata().is_ok_and(|found| found.is_symlink() || found.nlink() > 1);
     match () {

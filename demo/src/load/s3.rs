@@ -27,12 +27,12 @@ pub struct S3 {
 
 impl S3 {
     /// Access to the bucket `name`, which need not exist yet.
-    pub fn new(plan: &LoadConfig, name: &str, keep_alive: bool, meter: Arc<Meter>) -> Self {
-        let url = format!("http://{}", plan.endpoint).parse().expect("an address makes a URL");
+    pub fn new(config: &LoadConfig, name: &str, keep_alive: bool, meter: Arc<Meter>) -> Self {
+        let url = format!("http://{}", config.endpoint).parse().expect("an address makes a URL");
         let bucket = Bucket::new(url, UrlStyle::Path, name.to_owned(), "us-east-1")
             .expect("an HTTP URL makes a bucket");
-        let credentials = Credentials::new(plan.access_key.clone(), plan.secret_key.clone());
-        Self { http: Http::new(plan.endpoint, keep_alive), bucket, credentials, meter }
+        let credentials = Credentials::new(config.access_key.clone(), config.secret_key.clone());
+        Self { http: Http::new(config.endpoint, keep_alive), bucket, credentials, meter }
     }
 
     /// The counts of this client.

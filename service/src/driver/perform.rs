@@ -37,7 +37,7 @@ impl Driver {
             Action::Adopted(id, stage) => self.adopted(id, stage),
             Action::KeepState(state) => self.keep_state(state),
             Action::TakeOver(state) => match unpack(state, self.file.take()) {
-                Ok(state) => (self.orders)(DriverRequest::TakeOver(state)),
+                Ok(state) => (self.requests)(DriverRequest::TakeOver(state)),
                 Err(error) => print_error(&error),
             },
             Action::HangUp => self.close_channel(),
@@ -50,7 +50,7 @@ impl Driver {
             }
             Action::Open => {
                 let state = self.state.take();
-                (self.orders)(DriverRequest::Open(state));
+                (self.requests)(DriverRequest::Open(state));
             }
             Action::Drain { grace_ms, refused } => self.order_drain(grace_ms, refused),
             Action::CancelDrain => {
@@ -59,7 +59,7 @@ impl Driver {
                 }
             }
             Action::Seal { cut } => self.order_seal(cut),
-            Action::Resume => (self.orders)(DriverRequest::Resume),
+            Action::Resume => (self.requests)(DriverRequest::Resume),
             Action::ArmLease { lease_ms } => self.arm_lease(lease_ms),
             Action::DisarmLease => self.lease = None,
             Action::Exit { code } => self.exit(code),
@@ -117,16 +117,16 @@ impl Driver {
         let drain =
             Drain::new(Duration::from_millis(grace_ms), SuccessorLink::new(Arc::clone(&self.inbox)), refused);
         self.drain = Some(drain.clone());
-        (self.orders)(DriverRequest::Drain(drain));
+        (self.requests)(DriverRequest::Drain(drain));
     }
 
     fn order_seal(&mut self, cut: bool) {
-        let heir = SuccessorLink::new(Arc::clone(&self.inbox));
-        (self.orders)(DriverRequest::Seal(Seal {
+        let successor = SuccessorLink::new(Arc::clone(&self.inbox));
+        (self.requests)(DriverRequest::Seal(Seal {
             mode: self.machine.mode(),
             cut,
             grant: self.granted.take(),
-            successor: heir,
+            successor,
         }));
     }
 
@@ -185,7 +185,7 @@ impl Driver {
             let _ = self.outbox.flush_by(channel, Instant::now() + LAST_WORDS_WITHIN);
         }
         self.adoption = None;
-        (self.orders)(DriverRequest::End(end));
+        (self.requests)(DriverRequest::End(end));
         self.ended = true;
     }
 

@@ -29,11 +29,11 @@ impl Runner {
                 Ok(survey) => survey,
                 Err(error) => return log_line!("ending the program although {error}"),
             };
-            let seen = self.seen(survey, is_settled);
-            if seen.settled {
+            let summary = self.summary(survey, is_settled);
+            if summary.settled {
                 settled.get_or_insert_with(Instant::now);
             }
-            match moment.running(settled.unwrap_or(began).elapsed(), seen) {
+            match moment.running(settled.unwrap_or(began).elapsed(), summary) {
                 RunningStep::Wait => {}
                 RunningStep::Hold => {
                     if self.hold_and_look(&mut moment, settled.unwrap_or(began)) {
@@ -89,7 +89,7 @@ impl Runner {
         };
         let next = match found {
             Ok(survey) => {
-                let next = moment.held(since.elapsed(), self.seen(survey, true));
+                let next = moment.held(since.elapsed(), self.summary(survey, true));
                 if next == StoppedStep::End {
                     self.tell_of_left(survey);
                 }
@@ -123,7 +123,7 @@ impl Runner {
         nobody_waits && self.listeners.has_settled(|| self.program.is_busy())
     }
 
-    fn seen(&mut self, survey: Survey, settled: bool) -> SurveySummary {
+    fn summary(&mut self, survey: Survey, settled: bool) -> SurveySummary {
         // During an accept, one survey may find a connection neither in the queue nor in a process.
         let has_any = |census: &mut Census| !census.is_empty(|| self.program.tree()).unwrap_or(true);
         let is_hidden = settled && self.finishes() && survey.open == 0 && has_any(&mut self.census);

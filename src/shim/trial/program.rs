@@ -32,24 +32,24 @@ struct Trial<'a> {
 }
 
 /// The error says why the trial failed.
-pub(super) fn attempt(order: &TrialRequest, stage: &TrialResources) -> Result<TrialReport, String> {
+pub(super) fn attempt(request: &TrialRequest, stage: &TrialResources) -> Result<TrialReport, String> {
     let program = &stage.program;
-    let injects = order.plan.adapter == Adapter::Inject;
-    let listeners = stage.open(&order.plan, injects)?;
-    let kind = order.plan.program.notify.unwrap_or(NotifySocket::Path);
-    let notify = Notify::listen(&notify_path(&order.plan.own_path), kind, Arc::clone(program))?;
+    let injects = request.plan.adapter == Adapter::Inject;
+    let listeners = stage.open(&request.plan, injects)?;
+    let kind = request.plan.program.notify.unwrap_or(NotifySocket::Path);
+    let notify = Notify::listen(&notify_path(&request.plan.own_path), kind, Arc::clone(program))?;
     let watch = BindRecorder::new(program);
     let given =
         if injects { Vec::new() } else { listeners.duplicates().map_err(|error| error.to_string())? };
     let start = StartOptions {
         listeners: given,
         inherited: Vec::new(),
-        env: if order.offers_notify { vec![notify.variable()] } else { Vec::new() },
-        seccomp: injects || order.watches,
+        env: if request.offers_notify { vec![notify.variable()] } else { Vec::new() },
+        seccomp: injects || request.watches,
         is_held: false,
         sockets: listeners.inodes(),
     };
-    let trial = Trial { request: order, program, listeners, watch, started_at: Instant::now() };
+    let trial = Trial { request, program, listeners, watch, started_at: Instant::now() };
     let works = trial.start(start).and_then(|()| if injects { trial.inject() } else { trial.listen_fds() });
     let others = trial.watch.others();
     let (works, why) = match works {

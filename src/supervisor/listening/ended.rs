@@ -136,15 +136,15 @@ impl Listening {
 impl Service {
     /// Watches the listeners of the serving process, and no others.
     pub(in crate::supervisor) fn adjust_slot_watch(&mut self) {
-        let serial = self.processes.incumbent().map(|process| process.token);
-        let serial = serial.filter(|_| self.machine.phase() == Phase::Serving && self.listening.is_some());
-        if serial != self.upkeep.ended_listeners.process && serial.is_some() {
+        let token = self.processes.incumbent().map(|process| process.token);
+        let token = token.filter(|_| self.machine.phase() == Phase::Serving && self.listening.is_some());
+        if token != self.upkeep.ended_listeners.process && token.is_some() {
             let replaced_at = self.upkeep.ended_listeners.replaced_at;
             self.upkeep.ended_listeners =
-                EndedListeners { process: serial, replaced_at, ..EndedListeners::default() };
+                EndedListeners { process: token, replaced_at, ..EndedListeners::default() };
         }
-        let receiving = if serial.is_some() { self.receiving() } else { Vec::new() };
-        let Some(of) = serial.filter(|_| !receiving.is_empty()) else {
+        let receiving = if token.is_some() { self.receiving() } else { Vec::new() };
+        let Some(of) = token.filter(|_| !receiving.is_empty()) else {
             self.upkeep.slots = None;
             return;
         };
@@ -154,12 +154,11 @@ impl Service {
         }
         let watch = watch(&receiving);
         match watch {
-            Ok(news) => {
-                let (news, serial) = (Rc::new(news), self.next_token());
-                let task = spawn_local(tend_always(self.inputs.clone(), serial, Rc::clone(&news)));
+            Ok(epoll) => {
+                let (epoll, token) = (Rc::new(epoll), self.next_token());
+                let task = spawn_local(tend_always(self.inputs.clone(), token, Rc::clone(&epoll)));
                 let task = task.abort_handle();
-                self.upkeep.slots =
-                    Some(SlotWatch { token: serial, process: of, sockets, epoll: news, task });
+                self.upkeep.slots = Some(SlotWatch { token, process: of, sockets, epoll, task });
             }
             Err(error) => {
                 tracing::error!(service = %self.name, %error, "it will not be noticed if its program ends a listener");
@@ -279,28 +278,28 @@ impl Service {
     }
 
     /// The events of this watch, unless another watch has replaced it.
-    fn heard_by(&self, serial: Token) -> Option<Rc<AsyncFd<Epoll>>> {
-        let watch = self.upkeep.slots.as_ref().filter(|watch| watch.token == serial)?;
+    fn heard_by(&self, token: Token) -> Option<Rc<AsyncFd<Epoll>>> {
+        let watch = self.upkeep.slots.as_ref().filter(|watch| watch.token == token)?;
         Some(Rc::clone(&watch.epoll))
     }
 
     /// Handles an event of the kernel. Until the next check, new clients wake nothing.
-    pub(in crate::supervisor) fn listeners_heard(&mut self, serial: Token) {
-        let Some(news) = self.heard_by(serial) else { return };
-        watch_for(ENDS, &news, &self.receiving());
+    pub(in crate::supervisor) fn listeners_heard(&mut self, token: Token) {
+        let Some(epoll) = self.heard_by(token) else { return };
+        watch_for(ENDS, &epoll, &self.receiving());
         self.renew_ended();
     }
 
     /// Checks the listeners a moment after an event. The first check also records which listeners a process that has
     /// just begun to serve has taken.
-    pub(in crate::supervisor) fn listeners_due(&mut self, serial: Token, is_first: IsFirst) {
-        let Some(news) = self.heard_by(serial) else { return };
+    pub(in crate::supervisor) fn listeners_due(&mut self, token: Token, is_first: IsFirst) {
+        let Some(epoll) = self.heard_by(token) else { return };
         if is_first {
             self.note_taken();
         }
         self.renew_ended();
         self.replace_for_waiting();
-        watch_for(NEWS, &news, &self.receiving());
+        watch_for(NEWS, &epoll, &self.receiving());
     }
 
     /// Records that the program has had the listeners that it has now.
@@ -337,37 +336,37 @@ impl Service {
 }
 
 fn watch(receiving: &[(usize, SlotId, BorrowedFd<'_>)]) -> io::Result<AsyncFd<Epoll>> {
-    let news = Epoll::new()?;
+    let epoll = Epoll::new()?;
     for (at, _, socket) in receiving {
-        news.add(socket, NEWS, *at as u64)?;
+        epoll.add(socket, NEWS, *at as u64)?;
     }
-    readable(news)
+    readable(epoll)
 }
 
 /// Changes the events that the watch reports.
-fn watch_for(what: EpollFlags, news: &AsyncFd<Epoll>, receiving: &[(usize, SlotId, BorrowedFd<'_>)]) {
+fn watch_for(what: EpollFlags, epoll: &AsyncFd<Epoll>, receiving: &[(usize, SlotId, BorrowedFd<'_>)]) {
     for (at, _, socket) in receiving {
         // A socket that is missing was replaced, and the new one has a watch of its own.
-        let _ = news.get_ref().modify(socket, what, *at as u64);
+        let _ = epoll.get_ref().modify(socket, what, *at as u64);
     }
 }
 
-async fn tend_always(inputs: Inputs, serial: Token, news: Rc<AsyncFd<Epoll>>) {
+async fn tend_always(inputs: Inputs, token: Token, epoll: Rc<AsyncFd<Epoll>>) {
     // A process that has just begun to serve takes its listeners now, or has them already.
     let taken_by = Instant::now() + PAUSE;
     let mut is_noted = false;
     loop {
         let heard = match taken_by.checked_duration_since(Instant::now()).filter(|_| !is_noted) {
-            Some(left) => timeout(left, news.readable()).await.ok(),
-            None if is_noted => Some(news.readable().await),
+            Some(left) => timeout(left, epoll.readable()).await.ok(),
+            None if is_noted => Some(epoll.readable().await),
             None => None,
         };
         match heard {
             Some(Ok(mut ready)) => {
                 // The check finds what has happened.
-                news.get_ref().drain();
+                epoll.get_ref().drain();
                 ready.clear_ready();
-                if !inputs.deliver(Input::ListenersHeard(serial)).await {
+                if !inputs.deliver(Input::ListenersHeard(token)).await {
                     return;
                 }
                 sleep(PAUSE).await;
@@ -375,7 +374,7 @@ async fn tend_always(inputs: Inputs, serial: Token, news: Rc<AsyncFd<Epoll>>) {
             Some(Err(_)) => return,
             None => {}
         }
-        if !inputs.deliver(Input::ListenersDue(serial, !is_noted)).await {
+        if !inputs.deliver(Input::ListenersDue(token, !is_noted)).await {
             return;
         }
         is_noted = true;

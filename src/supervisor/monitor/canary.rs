@@ -97,17 +97,17 @@ impl Service {
 /// Counts until the step is over. If the connections cannot be counted, nothing is reported: the step does not depend
 /// on it.
 async fn count(inputs: Inputs, lane: Lane, addresses: Vec<ListenAddress>, step: Step) {
-    let Ok(Ok(mut tally)) = lane.run(move || ConnectionCounter::begin(&addresses)).await else { return };
+    let Ok(Ok(mut counter)) = lane.run(move || ConnectionCounter::begin(&addresses)).await else { return };
     loop {
         sleep(LOOK_EVERY).await;
         let Some(roots) = inputs.ask(|reply| Input::Sharing(step, reply)).await.flatten() else { return };
         let counted = lane.run(move || {
             let trees = roots.map(|root| root.map(tree_of).unwrap_or_default());
-            let counts = tally.poll([&trees[0], &trees[1]]);
-            (tally, counts)
+            let counts = counter.poll([&trees[0], &trees[1]]);
+            (counter, counts)
         });
         let Ok((same, Ok(counts))) = counted.await else { return };
-        tally = same;
+        counter = same;
         inputs.send(Input::Measured(step, Measured { counts }));
     }
 }

@@ -89,11 +89,11 @@ async fn watch(inputs: Inputs, id: HandoffId) {
     }
 }
 
-/// Runs `look` in a thread of its own: if a file system hangs, only that thread does.
-async fn run_in_thread<T: Send + 'static>(look: impl FnOnce() -> Option<T> + Send + 'static) -> Option<T> {
+/// Runs `inspect` in a thread of its own: if a file system hangs, only that thread does.
+async fn run_in_thread<T: Send + 'static>(inspect: impl FnOnce() -> Option<T> + Send + 'static) -> Option<T> {
     let (sender, receiver) = oneshot::channel();
     let thread =
-        std::thread::Builder::new().name("handoff-lock".to_owned()).spawn(move || sender.send(look()));
+        std::thread::Builder::new().name("handoff-lock".to_owned()).spawn(move || sender.send(inspect()));
     thread.ok()?;
     timeout(LOOK_WITHIN, receiver).await.ok()?.ok()?
 }

@@ -66,9 +66,9 @@ async fn until_it_passes(
     inputs: &Inputs,
     id: HandoffId,
 ) -> Result<(), String> {
-    let mut way = ProbeConnector::new(inputs, id);
+    let mut access = ProbeConnector::new(inputs, id);
     loop {
-        let found = match attempt(&probe.check, Duration::from_millis(probe.timeout_ms), &mut way).await {
+        let found = match attempt(&probe.check, Duration::from_millis(probe.timeout_ms), &mut access).await {
             Ok(()) => return Ok(()),
             Err(failure) => failure.to_string(),
         };

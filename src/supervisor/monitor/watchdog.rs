@@ -122,49 +122,49 @@ impl Service {
     }
 }
 
-async fn watch_over(inputs: Inputs, id: HandoffId, look: WatchdogSettings) {
+async fn watch_over(inputs: Inputs, id: HandoffId, settings: WatchdogSettings) {
     let mut failures = 0;
-    let mut way = ProbeConnector::new(&inputs, id);
+    let mut access = ProbeConnector::new(&inputs, id);
     let why = loop {
-        sleep(Duration::from_millis(look.interval_ms)).await;
-        let found = match check_once(&inputs, &look, &mut way).await {
+        sleep(Duration::from_millis(settings.interval_ms)).await;
+        let found = match check_once(&inputs, &settings, &mut access).await {
             Ok(None) => {
                 failures = 0;
                 continue;
             }
             Ok(Some(too_many)) => break too_many,
-            Err(Failure::Untried(found)) if look.watch == WatchReason::Liveness => {
-                tracing::warn!(service = %look.service, found, "it cannot be looked whether the process serves");
+            Err(Failure::Untried(found)) if settings.watch == WatchReason::Liveness => {
+                tracing::warn!(service = %settings.service, found, "it cannot be looked whether the process serves");
                 continue;
             }
             Err(Failure::Untried(found) | Failure::Unwell(found) | Failure::Reset(found)) => found,
         };
         failures += 1;
-        tracing::warn!(service = %look.service, failures, found, "the process that is watched is not well");
-        if failures >= look.failures {
+        tracing::warn!(service = %settings.service, failures, found, "the process that is watched is not well");
+        if failures >= settings.failures {
             break format!("{found} ({failures} in a row)");
         }
     };
-    inputs.send(Input::Condemned(id, look.watch, why));
+    inputs.send(Input::Condemned(id, settings.watch, why));
 }
 
 /// Checks the process once. An error says why it is unwell; `Some` says that there were too many errors, which
 /// condemns it at once.
 async fn check_once(
     inputs: &Inputs,
-    look: &WatchdogSettings,
-    way: &mut ProbeConnector<'_>,
+    settings: &WatchdogSettings,
+    access: &mut ProbeConnector<'_>,
 ) -> Result<Option<String>, Failure> {
     inputs.ask(Input::Look).await.unwrap_or(Ok(()))?;
-    if let Some(probe) = &look.probe {
-        attempt(&probe.check, Duration::from_millis(probe.timeout_ms), way)
+    if let Some(probe) = &settings.probe {
+        attempt(&probe.check, Duration::from_millis(probe.timeout_ms), access)
             .await
             .map_err(|failure| failure.map(|found| format!("the probe failed: {found}")))?;
     }
-    let Some(ErrorCount { command, max }) = &look.errors else { return Ok(None) };
-    let CommandEnvironment { mut variables, working_dir } = way.surroundings().await;
-    variables.push(("HANDOFF_SINCE".to_owned(), look.since_unix_s.to_string()));
-    let command = Command { argv: command.clone(), limit_ms: look.interval_ms.max(ERRORS_WITHIN_MS) };
+    let Some(ErrorCount { command, max }) = &settings.errors else { return Ok(None) };
+    let CommandEnvironment { mut variables, working_dir } = access.surroundings().await;
+    variables.push(("HANDOFF_SINCE".to_owned(), settings.since_unix_s.to_string()));
+    let command = Command { argv: command.clone(), limit_ms: settings.interval_ms.max(ERRORS_WITHIN_MS) };
     let number = measure(&command, &variables, &working_dir)
         .await
         .map_err(|why| Failure::Untried(format!("its errors cannot be counted: {why}")))?;

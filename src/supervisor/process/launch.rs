@@ -177,28 +177,28 @@ impl Service {
         let what = format!("{} or its working directory {}", binary.path, self.config.working_dir.display());
         let spawned =
             self.lanes.processes.run_within(START_LIMIT, what, move || start(checked, spec, &copies));
-        let (serial, inputs) = (self.next_token(), self.inputs.clone());
+        let (token, inputs) = (self.next_token(), self.inputs.clone());
         let task = spawn_local(async move {
-            inputs.send(Input::Spawned(serial, spawned.await.and_then(|spawned| spawned)));
+            inputs.send(Input::Spawned(token, spawned.await.and_then(|spawned| spawned)));
         });
-        let made = PreparedProcess { token: serial, id, slot, binary: binary.clone(), log, channel };
-        self.processes.begin_start(StartingProcess { prepared: made, task: task.abort_handle() });
+        let prepared = PreparedProcess { token, id, slot, binary: binary.clone(), log, channel };
+        self.processes.begin_start(StartingProcess { prepared, task: task.abort_handle() });
         Ok(())
     }
 
     /// Handles the end of a start. A process whose start was given up ends here.
-    pub(in crate::supervisor) fn spawned(&mut self, serial: Token, spawned: io::Result<Unclaimed>) {
-        let Some(StartingProcess { prepared: made, .. }) = self.processes.end_start(serial) else { return };
-        let slot = made.slot;
-        if let Err(error) = spawned.and_then(|spawned| self.started(made, spawned)) {
+    pub(in crate::supervisor) fn spawned(&mut self, token: Token, spawned: io::Result<Unclaimed>) {
+        let Some(StartingProcess { prepared, .. }) = self.processes.end_start(token) else { return };
+        let slot = prepared.slot;
+        if let Err(error) = spawned.and_then(|spawned| self.started(prepared, spawned)) {
             self.retire_slot(slot);
             self.feed(Event::SpawnFailed(error.to_string()));
         }
     }
 
     /// Takes over a started process. If it cannot be watched, it is ended: it would serve beside the next one.
-    fn started(&mut self, made: PreparedProcess, unclaimed: Unclaimed) -> io::Result<()> {
-        let PreparedProcess { token: serial, id, slot, binary, log, channel } = made;
+    fn started(&mut self, prepared: PreparedProcess, unclaimed: Unclaimed) -> io::Result<()> {
+        let PreparedProcess { token, id, slot, binary, log, channel } = prepared;
         crash_point!("supervisor/launch/spawned");
         let spawned = unclaimed.copy()?;
         let process = identity(spawned.pid);
@@ -206,7 +206,7 @@ impl Service {
         self.note(Fact::Spawned { handoff: id, process: process.clone() });
         tracing::info!(service = %self.name, handoff = %id, pid = spawned.pid, binary = binary.path, "started");
         let parts = ProcessParts {
-            token: serial,
+            token,
             handoff: id,
             identity: process,
             binary,

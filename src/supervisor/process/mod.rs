@@ -138,20 +138,20 @@ impl Process {
         let channel = channel.transpose()?;
         let pidfd = Rc::new(readable(parts.pidfd)?);
         let version = Rc::new(Cell::new(UNAGREED));
-        let serial = parts.token;
+        let token = parts.token;
         let watched = WatchTask {
             channel: channel.clone(),
             pidfd: Rc::clone(&pidfd),
             trace: parts.trace,
             lane: parts.lane,
             exit: Cell::default(),
-            token: serial,
+            token,
             inputs,
             untaken: Cell::default(),
         };
         let watch = spawn_local(watch(watched, Rc::clone(&version)));
         Ok(Self {
-            token: serial,
+            token,
             handoff: parts.handoff,
             identity: parts.identity,
             binary: parts.binary,

@@ -284,11 +284,11 @@ impl Service {
         self.note(Fact::Wanted { up: true });
         let Some(handle) = self.handle() else { return };
         let config = self.config.clone();
-        let (serial, inputs) = (self.begin_awaited(), self.inputs.clone());
+        let (token, inputs) = (self.begin_awaited(), self.inputs.clone());
         spawn_local(async move {
             let refused = check_staged(&handle, &config).await.err();
             let first = import_first(&handle, &config).await;
-            inputs.deliver(Input::FirstImported(serial, ImportResult { first, refused })).await;
+            inputs.deliver(Input::FirstImported(token, ImportResult { first, refused })).await;
             // Held until here, so that the service counts as in use.
             drop(handle);
         });
@@ -297,10 +297,10 @@ impl Service {
     /// Handles the result of bringing in the program of a start that no client waits for.
     pub(in crate::supervisor) fn first_imported(
         &mut self,
-        serial: Token,
+        token: Token,
         ImportResult { first, refused }: ImportResult,
     ) {
-        if !self.awaits(serial) || self.machine.phase() != Phase::Stopped {
+        if !self.awaits(token) || self.machine.phase() != Phase::Stopped {
             return;
         }
         match first {

@@ -97,10 +97,10 @@ impl Service {
     }
 
     /// Handles news of the watched path. Another path may be watched by now.
-    pub(in crate::supervisor) fn path_updated(&mut self, news: PathUpdate) {
+    pub(in crate::supervisor) fn path_updated(&mut self, update: PathUpdate) {
         let is_watched =
             |path: &Path| self.versions.path_watch.as_ref().is_some_and(|it| it.config.path == path);
-        match news {
+        match update {
             PathUpdate::IsOpen(reply) => drop(reply.send(self.is_open_to_upgrades())),
             PathUpdate::Runs(sha256, reply) => {
                 let runs = self.current_binary().is_some_and(|binary| hex(&binary.sha256) == sha256);
@@ -183,7 +183,7 @@ impl Watcher {
             tokio::select! {
                 // What has already happened comes before what is due.
                 biased;
-                news = watch.next() => due = match news? {
+                update = watch.next() => due = match update? {
                     PathEvent::Whole | PathEvent::Look => Some(Instant::now() + settle),
                     PathEvent::Written | PathEvent::Gone => None,
                 },

@@ -102,10 +102,10 @@ impl Service {
     }
 
     /// Records the version that a process reports. It overrides what was read before, and the store keeps it.
-    pub(in crate::supervisor) fn learn_version(&mut self, serial: Token, id: HandoffId, said: &str) {
+    pub(in crate::supervisor) fn learn_version(&mut self, token: Token, id: HandoffId, said: &str) {
         let version: String = said.chars().filter(|it| !it.is_control()).take(NAME_MAX).collect();
         let version = version.trim();
-        let process = self.processes.find_mut(serial);
+        let process = self.processes.find_mut(token);
         // Another id violates the protocol.
         let Some(process) = process.filter(|_| id == self.machine.handoff() && !version.is_empty()) else {
             return;

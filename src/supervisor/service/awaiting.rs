@@ -42,18 +42,18 @@ impl Service {
             tracing::error!(service = %self.name, "{problem}");
         }
         self.next_start.is_in(pause.as_millis() as u64);
-        let (serial, inputs) = (self.next_token(), self.inputs.clone());
+        let (token, inputs) = (self.next_token(), self.inputs.clone());
         let task = spawn_local(async move {
             sleep(pause).await;
-            inputs.send(Input::TryAgain(serial));
+            inputs.send(Input::TryAgain(token));
         });
         self.next_start.awaited =
-            Some(AwaitedStart { token: serial, timer: Some(task.abort_handle()), pause: Some(pause) });
+            Some(AwaitedStart { token, timer: Some(task.abort_handle()), pause: Some(pause) });
     }
 
     /// Tries a start again after its pause.
-    pub(in crate::supervisor) fn start_again(&mut self, serial: Token) {
-        if !self.awaits(serial) {
+    pub(in crate::supervisor) fn start_again(&mut self, token: Token) {
+        if !self.awaits(token) {
             return;
         }
         match self.machine.phase() {
@@ -63,17 +63,17 @@ impl Service {
         }
     }
 
-    /// Begins to bring in what the service is started from. Returns the serial of this start for [`Service::awaits`].
+    /// Begins to bring in what the service is started from. Returns the token of this start for [`Service::awaits`].
     pub(in crate::supervisor) fn begin_awaited(&mut self) -> Token {
         let pause = self.next_start.awaited.as_ref().and_then(|awaited| awaited.pause);
-        let serial = self.next_token();
-        self.next_start.awaited = Some(AwaitedStart { token: serial, timer: None, pause });
-        serial
+        let token = self.next_token();
+        self.next_start.awaited = Some(AwaitedStart { token, timer: None, pause });
+        token
     }
 
     /// Whether this start is still waited for: it was neither called off nor replaced by another one.
-    pub(in crate::supervisor) fn awaits(&self, serial: Token) -> bool {
-        self.next_start.awaited.as_ref().is_some_and(|awaited| awaited.token == serial)
+    pub(in crate::supervisor) fn awaits(&self, token: Token) -> bool {
+        self.next_start.awaited.as_ref().is_some_and(|awaited| awaited.token == token)
     }
 
     /// Whether a start waits for its next attempt.

@@ -79,7 +79,7 @@ impl Service {
                 self.operations.timeline_mut().gap_ends();
                 self.retire_unused_slots();
             }
-            Action::RecordDurably(id, lasting) => self.record_durably(id, lasting, events),
+            Action::RecordDurably(id, fact) => self.record_durably(id, fact, events),
             Action::GiveUpRecord => self.give_up_record(),
             Action::Promote => {
                 self.processes.promote();

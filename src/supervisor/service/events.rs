@@ -13,11 +13,11 @@ use crate::supervisor::process::{Process, ProcessEvent, ProcessRole, Token};
 
 impl Service {
     /// Handles an event of a process. If the process was let go meanwhile, the event is dropped.
-    pub(in crate::supervisor) fn process_event(&mut self, serial: Token, event: ProcessEvent) {
-        let Some(place) = self.processes.role_of(serial) else { return };
+    pub(in crate::supervisor) fn process_event(&mut self, token: Token, event: ProcessEvent) {
+        let Some(place) = self.processes.role_of(token) else { return };
         let said = match event {
             ProcessEvent::Message(id, FromService::Adopted(adopted), fds) => {
-                match self.adopted(serial, &adopted, fds) {
+                match self.adopted(token, &adopted, fds) {
                     Ok(()) => ProcessEvent::Message(id, FromService::Adopted(adopted), Vec::new()),
                     Err(what) => ProcessEvent::Garbage(what),
                 }
@@ -25,11 +25,11 @@ impl Service {
             event => event,
         };
         let killed = match said {
-            ProcessEvent::Gone(_) => self.forget_process(serial),
+            ProcessEvent::Gone(_) => self.forget_process(token),
             _ => Vec::new(),
         };
         if let ProcessEvent::Message(id, FromService::Release(release), _) = &said {
-            self.learn_version(serial, *id, &release.version);
+            self.learn_version(token, *id, &release.version);
         }
         let event = match (place, said) {
             (ProcessRole::Incumbent, ProcessEvent::Message(id, message, fds)) => {
@@ -38,7 +38,7 @@ impl Service {
                     self.operations.timeline_mut().gap_ends();
                     self.processes.incumbent().into_iter().for_each(Process::not_asked_to_end);
                 }
-                self.look_at_what_is_left(serial, &message);
+                self.look_at_what_is_left(token, &message);
                 Event::FromIncumbent(id, message)
             }
             (ProcessRole::Incumbent, ProcessEvent::Garbage(what)) => Event::Garbage(Role::Incumbent, what),
@@ -58,7 +58,7 @@ impl Service {
             }
             (ProcessRole::Outgoing, ProcessEvent::Message(id, message, fds)) => {
                 self.processes.hold_fds(fds);
-                self.look_at_what_is_left(serial, &message);
+                self.look_at_what_is_left(token, &message);
                 Event::FromOutgoing(id, message)
             }
             (ProcessRole::Outgoing, ProcessEvent::Gone(exit)) => {
@@ -82,8 +82,8 @@ impl Service {
     }
 
     /// Records what a process has left behind, if it has sealed: its program is gone.
-    fn look_at_what_is_left(&mut self, serial: Token, message: &FromService) {
-        let handoff = self.processes.find(serial).map(|process| process.handoff);
+    fn look_at_what_is_left(&mut self, token: Token, message: &FromService) {
+        let handoff = self.processes.find(token).map(|process| process.handoff);
         if let (FromService::Sealed(_), Some(handoff)) = (message, handoff) {
             self.note_connections(handoff);
         }
@@ -111,8 +111,8 @@ impl Service {
     }
 
     /// Forgets a process: no later daemon has to ask how it ended, or what it is doing. Returns what its shim killed.
-    fn forget_process(&mut self, serial: Token) -> Vec<Killed> {
-        let Some(handoff) = self.processes.find(serial).map(|process| process.handoff) else {
+    fn forget_process(&mut self, token: Token) -> Vec<Killed> {
+        let Some(handoff) = self.processes.find(token).map(|process| process.handoff) else {
             return Vec::new();
         };
         let killed = self.collect_killed(handoff);

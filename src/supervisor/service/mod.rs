@@ -221,13 +221,13 @@ impl Service {
 
     /// What the user should know.
     pub(in crate::supervisor) fn problem_text(&self) -> Option<String> {
-        let doing = match self.machine.phase() {
+        let activity = match self.machine.phase() {
             Phase::Stopped | Phase::Stopping => ServiceActivity::Rests,
             _ if !self.machine.is_wanted() => ServiceActivity::Rests,
             _ if self.processes.incumbent().is_none() => ServiceActivity::Starts,
             _ => ServiceActivity::Serves,
         };
-        self.problems.text(doing)
+        self.problems.text(activity)
     }
 
     /// The handoff in progress, or the last one, if there was one.

@@ -65,9 +65,9 @@ impl Problems {
     }
 
     /// What the user should know. Sentences.
-    pub(in crate::supervisor) fn text(&self, doing: ServiceActivity) -> Option<String> {
+    pub(in crate::supervisor) fn text(&self, activity: ServiceActivity) -> Option<String> {
         let refused = self.refused_start.as_ref().map(|refused| refused.text.clone());
-        let told = [self.file.clone(), self.last.clone(), refused, self.processes.text(doing)];
+        let told = [self.file.clone(), self.last.clone(), refused, self.processes.text(activity)];
         let told: Vec<String> = told.into_iter().flatten().collect();
         (!told.is_empty()).then(|| told.join(" "))
     }

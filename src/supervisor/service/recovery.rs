@@ -317,7 +317,7 @@ impl Service {
     /// does not get the answer.
     pub(in crate::supervisor) fn adopted(
         &mut self,
-        serial: Token,
+        token: Token,
         adopted: &Adopted,
         fds: Vec<OwnedFd>,
     ) -> Result<(), String> {
@@ -327,8 +327,8 @@ impl Service {
         if adopted.service != self.name {
             return Err(format!("it belongs to service {:?}", adopted.service.as_str()));
         }
-        let slot = self.slot_of(fds, adopted, serial);
-        if let Some(process) = self.processes.find_mut(serial) {
+        let slot = self.slot_of(fds, adopted, token);
+        if let Some(process) = self.processes.find_mut(token) {
             process.agree(adopted.version);
             process.slot = slot.unwrap_or(process.slot);
             let (pid, stage) = (process.pid(), adopted.stage);
@@ -337,7 +337,7 @@ impl Service {
         Ok(())
     }
 
-    fn slot_of(&mut self, mut fds: Vec<OwnedFd>, adopted: &Adopted, serial: Token) -> Option<u64> {
+    fn slot_of(&mut self, mut fds: Vec<OwnedFd>, adopted: &Adopted, token: Token) -> Option<u64> {
         // On a stream it cannot send them. A known slot is found in the list of the process's sockets, which may
         // always be read. Anything else takes a privilege that the kernel may not give.
         if fds.is_empty() && !adopted.listeners.is_empty() {
@@ -352,7 +352,7 @@ impl Service {
                 )
                 .unwrap_or_default();
         }
-        let oldest = self.processes.incumbent().is_some_and(|process| process.token == serial);
+        let oldest = self.processes.incumbent().is_some_and(|process| process.token == token);
         if let Some(listening) = &mut self.listening {
             return match listening.admit(fds, oldest) {
                 Ok(Admission::Known(slot)) => Some(slot),

@@ -50,15 +50,15 @@ impl Trouble {
     }
 
     /// One or two sentences for users.
-    pub(in crate::supervisor) fn text(&self, doing: ServiceActivity) -> Option<String> {
+    pub(in crate::supervisor) fn text(&self, activity: ServiceActivity) -> Option<String> {
         let mute =
-            self.mute.as_ref().filter(|_| doing == ServiceActivity::Serves).map(|why| format!("{why}."));
-        let told = [mute, self.ends_text(doing)].into_iter().flatten().collect::<Vec<_>>().join(" ");
+            self.mute.as_ref().filter(|_| activity == ServiceActivity::Serves).map(|why| format!("{why}."));
+        let told = [mute, self.ends_text(activity)].into_iter().flatten().collect::<Vec<_>>().join(" ");
         (!told.is_empty()).then_some(told)
     }
 
-    fn ends_text(&self, doing: ServiceActivity) -> Option<String> {
-        match (doing, &self.death, &self.failure) {
+    fn ends_text(&self, activity: ServiceActivity) -> Option<String> {
+        match (activity, &self.death, &self.failure) {
             (_, None, None) | (ServiceActivity::Serves, None, Some(_)) => None,
             (ServiceActivity::Serves, Some(death), _) => Some(format!("{death}; it was started again.")),
             (ServiceActivity::Starts, Some(death), None) => Some(format!("{death}; it is started again.")),
@@ -85,8 +85,8 @@ mod tests {
     #[test]
     fn the_words_fit_what_the_service_is_doing() {
         let mut trouble = Trouble::default();
-        for doing in [Serves, Starts, Rests] {
-            assert_eq!(trouble.text(doing), None);
+        for activity in [Serves, Starts, Rests] {
+            assert_eq!(trouble.text(activity), None);
         }
         trouble.failed("no such file".into());
         assert_eq!(
@@ -95,7 +95,7 @@ mod tests {
         );
         assert_eq!(trouble.text(Serves), None, "beside a process that serves it is the outcome that tells");
         trouble.died("The process 7 was killed by signal 9".into());
-        let told = |trouble: &Trouble, doing| trouble.text(doing).unwrap();
+        let told = |trouble: &Trouble, activity| trouble.text(activity).unwrap();
         assert_eq!(told(&trouble, Starts), "The process 7 was killed by signal 9; it is started again.");
         trouble.failed("no such file".into());
         let both = "The process 7 was killed by signal 9. It could not be started again: no such file";

@@ -179,15 +179,15 @@ fn waited_for(world: &mut World, at: usize, cx: &mut Context) {
 }
 
 fn disk_answers(world: &mut World, ok: bool, cx: &mut Context) {
-    let Some((id, lasting)) = world.writing.take() else { return };
+    let Some((id, fact)) = world.writing.take() else { return };
     match ok {
         true => {
-            world.journal.lasts(id, lasting);
+            world.journal.lasts(id, fact);
             world.tell(Event::Durable, cx)
         }
         false => {
             world.disk_failed = true;
-            world.journal.doubt = Some((id, lasting));
+            world.journal.doubt = Some((id, fact));
             world.tell(Event::NotDurable(String::new()), cx)
         }
     }

@@ -138,8 +138,14 @@ pub fn may_say_sealed(world: &World, at: usize) -> Checked {
     hold(world.lock != Some(at), "Sealed is said only after the lock was released")
 }
 
-pub fn may_write(world: &World, mode: Mode, to: Option<usize>, id: HandoffId, letter: &Delivery) -> Checked {
-    let Delivery::Message(message) = letter else {
+pub fn may_write(
+    world: &World,
+    mode: Mode,
+    to: Option<usize>,
+    id: HandoffId,
+    delivery: &Delivery,
+) -> Checked {
+    let Delivery::Message(message) = delivery else {
         return hold(to.is_some(), "a message goes to a process that exists");
     };
     match message {
@@ -304,11 +310,11 @@ pub fn may_hang_up(world: &World, at: usize) -> Checked {
     hold(process.babbled || !process.line().up, "no process breaks the protocol")
 }
 
-pub fn may_record(world: &World, model: &Model, lasting: DurableFact) -> Checked {
+pub fn may_record(world: &World, model: &Model, fact: DurableFact) -> Checked {
     hold(world.writing.is_none(), "one record is written at a time")?;
     let passed = world.roles.successor.is_none_or(|at| world.process(at).probed);
     hold(
-        !model.probes || lasting == DurableFact::Revert || passed,
+        !model.probes || fact == DurableFact::Revert || passed,
         "with a probe, a commit is recorded only after the probe has passed",
     )?;
     let steps = model.policy().canary.len();
@@ -316,7 +322,7 @@ pub fn may_record(world: &World, model: &Model, lasting: DurableFact) -> Checked
     // Without an incumbent, no process could have the other share.
     let alone = !matches!(world.machine.incumbent(), Incumbent::Active | Incumbent::Unreachable);
     hold(
-        lasting == DurableFact::Revert || shared || alone,
+        fact == DurableFact::Revert || shared || alone,
         "with a canary, a commit is recorded only after its last step",
     )
 }

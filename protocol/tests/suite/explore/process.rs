@@ -215,7 +215,7 @@ impl Process {
     /// It serves, or will serve without another message.
     pub fn is_entitled(&self) -> bool {
         let sent_away =
-            |letter: &(HandoffId, Delivery)| matches!(letter.1, Delivery::Message(ToService::Abort(_)));
+            |delivery: &(HandoffId, Delivery)| matches!(delivery.1, Delivery::Message(ToService::Abort(_)));
         if self.channel.inbox.iter().any(sent_away) {
             return false;
         }

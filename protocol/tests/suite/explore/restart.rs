@@ -100,10 +100,10 @@ impl World {
     }
 
     fn read_journal(&mut self, lasts: bool) {
-        if let Some((id, lasting)) = self.journal.doubt.take()
+        if let Some((id, fact)) = self.journal.doubt.take()
             && lasts
         {
-            self.journal.lasts(id, lasting);
+            self.journal.lasts(id, fact);
         }
         self.disk_failed = false;
     }

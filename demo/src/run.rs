@@ -11,7 +11,7 @@ use tokio::time::{Instant, interval, sleep_until};
 use crate::Error;
 use crate::binaries::Release;
 use crate::load::Load;
-use crate::load::meter::{Spread, histogram};
+use crate::load::meter::{Quantiles, histogram};
 use crate::progress::Progress;
 use crate::report::{Report, Upgrades, duration};
 use crate::rig::{Rig, SERVICE};
@@ -142,9 +142,9 @@ impl UpgradeCounts {
             committed: self.committed,
             rolled_back: self.rolled_back,
             surprises: self.surprises,
-            accept_gap: Spread::of(&self.gaps),
-            accept_gap_rolled_back: Spread::of(&self.gaps_rolled_back),
-            upgrade_time: Spread::of(&self.times),
+            accept_gap: Quantiles::of(&self.gaps),
+            accept_gap_rolled_back: Quantiles::of(&self.gaps_rolled_back),
+            upgrade_time: Quantiles::of(&self.times),
         }
     }
 }

@@ -34,7 +34,7 @@ struct UpgradeSummary {
 
 /// The limits of each upgrade.
 #[derive(Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct UpgradeLimits {
     pub(super) deadline_ms: Option<u64>,
     pub(super) drain_grace_ms: Option<u64>,
 }
@@ -42,7 +42,7 @@ pub(super) struct Limits {
 /// Upgrades all running services, in the order of `after`, at most `parallel_max` at once. The first one that does
 /// not run its new version in the end stops the rest: the running upgrades are waited for, and no more start.
 pub(super) fn run(
-    limits: Limits,
+    limits: UpgradeLimits,
     parallel_max: usize,
     dirs: &Dirs,
     out: &mut Output,
@@ -132,7 +132,7 @@ fn passed_over(service: &ServiceName, state: &str, out: &mut Output) {
 /// Upgrades one service on its own thread, which reports the progress.
 fn begin(
     service: ServiceName,
-    Limits { deadline_ms, drain_grace_ms }: Limits,
+    UpgradeLimits { deadline_ms, drain_grace_ms }: UpgradeLimits,
     dirs: &Dirs,
     tell: Sender<UpgradeUpdate>,
 ) {

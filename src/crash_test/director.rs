@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::Error;
 use super::fault::{Fault, Injection, ProcessRole};
-use crate::crash_points::Answer;
+use crate::crash_points::Instruction;
 use crate::sys::channel::Channel;
 use crate::sys::event_fd::{event_fd, sleep, wake};
 use crate::sys::poll::{PollFd, PollFlags, found, poll};
@@ -240,12 +240,12 @@ fn answer(connection: &Connection, state: &Mutex<DirectorState>) -> bool {
 }
 
 impl DirectorState {
-    fn reached(&mut self, text: &str, pid: u32) -> Answer {
+    fn reached(&mut self, text: &str, pid: u32) -> Instruction {
         let (point, pids) = text.split_once('\n').unwrap_or((text, ""));
-        let Some(role) = ProcessRole::at(point) else { return Answer::Go };
+        let Some(role) = ProcessRole::at(point) else { return Instruction::Go };
         self.learn(role, pid, pids);
         if !self.recording {
-            return Answer::Go;
+            return Instruction::Go;
         }
         let hits = self.faults.len();
         let is_new = !self.reached.iter().any(|seen| seen.faults == hits && seen.point == point);
@@ -254,9 +254,9 @@ impl DirectorState {
             self.reached.push(ReachedPoint { point: point.to_owned(), present, faults: hits });
         }
         match self.take_step(|step| step.is_at(point)) {
-            Some(step) if step.fault.is_own() && step.victim != role => Answer::Go,
+            Some(step) if step.fault.is_own() && step.victim != role => Instruction::Go,
             Some(step) => self.inject(&step),
-            None => Answer::Go,
+            None => Instruction::Go,
         }
     }
 
@@ -286,23 +286,23 @@ impl DirectorState {
         }
     }
 
-    fn inject(&mut self, step: &Injection) -> Answer {
+    fn inject(&mut self, step: &Injection) -> Instruction {
         let pid = self.pids[step.victim as usize];
         let answer = match step.fault {
-            Fault::Exit => Answer::Exit(70),
-            Fault::Panic => Answer::Panic,
+            Fault::Exit => Instruction::Exit(70),
+            Fault::Panic => Instruction::Panic,
             Fault::Stall | Fault::Hold => {
-                Answer::Wait(u64::try_from(self.lengths.stall.as_millis()).unwrap_or(u64::MAX))
+                Instruction::Wait(u64::try_from(self.lengths.stall.as_millis()).unwrap_or(u64::MAX))
             }
             Fault::Kill | Fault::Stop | Fault::Hang | Fault::Terminate => {
                 let Ok(pidfd) = pidfd_open(pid) else {
                     self.absent = true;
-                    return Answer::Go;
+                    return Instruction::Go;
                 };
                 if let Err(error) = self.signal(step.fault, pid, pidfd) {
                     self.trouble.get_or_insert(format!("{step}: process {pid}: {error}"));
                 }
-                Answer::Go
+                Instruction::Go
             }
         };
         self.faults.push(InjectedFault { at: Instant::now(), victim: step.victim, fault: step.fault });

@@ -14,7 +14,7 @@ use super::scenario::Scenario;
 
 /// Quantiles of a set of times, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Spread {
+pub struct Quantiles {
     /// The number of times.
     pub count: usize,
     /// Half of the times are at most this.
@@ -25,7 +25,7 @@ pub struct Spread {
     pub max_ms: f64,
 }
 
-impl Spread {
+impl Quantiles {
     /// The spread of these times.
     pub fn of(mut times: Vec<f64>) -> Self {
         times.sort_by(f64::total_cmp);
@@ -84,7 +84,7 @@ pub struct Report {
     /// Whether it was interrupted before all runs were done.
     pub interrupted: bool,
     /// The time without an answer to any client, in runs that held, by victim and fault.
-    pub without_service: BTreeMap<String, Spread>,
+    pub without_service: BTreeMap<String, Quantiles>,
     /// All runs.
     pub(super) entries: Vec<Entry>,
 }
@@ -119,7 +119,7 @@ impl Report {
             failed: count(|verdict| matches!(verdict, RunResult::Failed(_))),
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             interrupted,
-            without_service: gaps.into_iter().map(|(class, times)| (class, Spread::of(times))).collect(),
+            without_service: gaps.into_iter().map(|(class, times)| (class, Quantiles::of(times))).collect(),
             entries,
         }
     }
@@ -188,9 +188,9 @@ mod tests {
 
     #[test]
     fn quantiles_are_times_that_happened() {
-        let spread = Spread::of((1..=200).rev().map(f64::from).collect());
-        assert_eq!(spread, Spread { count: 200, p50_ms: 100.0, p99_ms: 198.0, max_ms: 200.0 });
-        assert_eq!(Spread::of(vec![7.0]), Spread { count: 1, p50_ms: 7.0, p99_ms: 7.0, max_ms: 7.0 });
-        assert_eq!(Spread::of(Vec::new()), Spread::default());
+        let spread = Quantiles::of((1..=200).rev().map(f64::from).collect());
+        assert_eq!(spread, Quantiles { count: 200, p50_ms: 100.0, p99_ms: 198.0, max_ms: 200.0 });
+        assert_eq!(Quantiles::of(vec![7.0]), Quantiles { count: 1, p50_ms: 7.0, p99_ms: 7.0, max_ms: 7.0 });
+        assert_eq!(Quantiles::of(Vec::new()), Quantiles::default());
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::config::format_duration_ms;
 use crate::supervisor::inherited_environment;
-use crate::sys::exposed::{Exposed, Use, check_exposure};
+use crate::sys::exposed::{Exposed, FileUse, check_exposure};
 use crate::sys::spawn::SpawnSpec;
 use group::ProcessGroup;
 use tail::Tail;
@@ -228,7 +228,7 @@ pub fn check_program(program: &str) -> Result<&Path, HookError> {
     if !path.is_absolute() {
         return Err(HookError::NotAbsolute(program.to_owned()));
     }
-    match check_exposure(path, Use::InPlace) {
+    match check_exposure(path, FileUse::InPlace) {
         Ok(_) => Ok(path),
         Err(Exposed::Unreadable(_, cause)) => Err(HookError::Spawn { command: program.to_owned(), cause }),
         Err(cause) => Err(HookError::Unsafe { program: path.to_owned(), cause }),

@@ -2,9 +2,9 @@
 //!
 //! Only a durable fact waits for the disk, and the caller does the waiting: [`Journal::append`] returns when the record
 //! is in the page cache, [`Storage::sync`] when it is on disk. The first storage error latches: no more records are
-//! accepted. A failed write (a full disk) leaves at most a torn tail, so [`Journal::repair`] can continue after the last
-//! complete record. After a failed `fdatasync` the content of the disk is unknown: only a restart of the daemon reopens
-//! the file.
+//! accepted. A failed write (a full disk) leaves at most a torn tail, so [`Journal::repair`] can continue after the
+//! last complete record. After a failed `fdatasync` the content of the disk is unknown: only a restart of the daemon
+//! reopens the file.
 //!
 //! An earlier daemon may have ended before its records were on disk, or after a failed `fdatasync`, which leaves the
 //! page cache looking intact. So opening a journal rewrites everything that is not known to be on disk, and waits for

@@ -64,9 +64,9 @@ fn judge(seen: ConnectionStatus, stage: AcceptStage, listens: bool) -> AcceptDec
     }
 }
 
-/// Waits without limit until the server has accepted a connection. If this is dropped while the connection waits, `access`
-/// keeps it, and the next attempt continues with it: a slow server does not get a new connection for each attempt, and
-/// this one keeps its place in the queue.
+/// Waits without limit until the server has accepted a connection. If this is dropped while the connection waits,
+/// `access` keeps it, and the next attempt continues with it: a slow server does not get a new connection for each
+/// attempt, and this one keeps its place in the queue.
 pub(super) async fn is_accepted(listener: &str, access: &mut impl ProcessAccess) -> Result<(), Failure> {
     if access.waiting().is_none() {
         match access.connect(listener).await {

@@ -56,7 +56,7 @@ pub struct Spec {
     pub listeners: Vec<(String, OwnedFd)>,
     /// Descriptors that stay open in the program, at high numbers, without a variable that names them.
     pub inherited: Vec<OwnedFd>,
-    /// The system calls to intercept: see [`Started::notify`].
+    /// The system calls to intercept: see [`StartedProgram::notify`].
     pub seccomp: Option<Calls>,
     /// The limit of open files (the soft `RLIMIT_NOFILE`), if different from this process's. At most the hard limit.
     pub files_limit: Option<u64>,
@@ -64,7 +64,7 @@ pub struct Spec {
 
 /// A started program: a child of this process, leader of its own session, with default signal handling.
 #[derive(Debug)]
-pub struct Started {
+pub struct StartedProgram {
     /// Its pid, valid until it is reaped.
     pub pid: u32,
     /// Its pidfd, close-on-exec.
@@ -78,12 +78,12 @@ pub struct Started {
 ///
 /// The kernel kills the program (SIGKILL) when the calling **thread** ends, and so also when this process does: call it
 /// from a thread that lives as long as the process.
-pub fn start(spec: Spec) -> io::Result<Started> {
+pub fn start(spec: Spec) -> io::Result<StartedProgram> {
     start_by(Path::new("/proc/self/exe"), spec)
 }
 
 /// Like [`start`], for a process that is not `handoff`. `handoff` is the path of that program.
-pub fn start_by(handoff: &Path, spec: Spec) -> io::Result<Started> {
+pub fn start_by(handoff: &Path, spec: Spec) -> io::Result<StartedProgram> {
     check(&spec)?;
     let (channel, theirs) = Channel::pair()?;
     let (request, named) = ExecRequest::split(&spec);
@@ -102,7 +102,7 @@ pub fn start_by(handoff: &Path, spec: Spec) -> io::Result<Started> {
         files_limit: None,
     })?;
     match wait_for_exec(&channel, spec.seccomp.is_some()) {
-        Ok(notify) => Ok(Started { pid: spawned.pid, pidfd: spawned.pidfd, notify }),
+        Ok(notify) => Ok(StartedProgram { pid: spawned.pid, pidfd: spawned.pidfd, notify }),
         Err(error) => {
             end(&spawned);
             Err(error)
@@ -168,11 +168,11 @@ struct ExecRequest {
 enum ExecReply {
     /// With the notify descriptor, if requested.
     Executing,
-    Failed(Failed),
+    Failed(ExecFailure),
 }
 
 #[derive(Serialize, Deserialize)]
-struct Failed {
+struct ExecFailure {
     code: Option<i32>,
     text: String,
 }
@@ -207,7 +207,7 @@ impl ExecRequest {
     }
 }
 
-impl From<io::Error> for Failed {
+impl From<io::Error> for ExecFailure {
     fn from(error: io::Error) -> Self {
         // Custom errors have no errno, but a kind that was derived from one.
         let code = match error.kind() {
@@ -220,8 +220,8 @@ impl From<io::Error> for Failed {
     }
 }
 
-impl From<Failed> for io::Error {
-    fn from(failed: Failed) -> io::Error {
+impl From<ExecFailure> for io::Error {
+    fn from(failed: ExecFailure) -> io::Error {
         let kind = failed.code.map_or(io::ErrorKind::Other, |code| io::Error::from_raw_os_error(code).kind());
         io::Error::new(kind, failed.text)
     }

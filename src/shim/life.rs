@@ -131,7 +131,7 @@ pub(super) enum Outsider {
 
 /// The machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Life {
+pub(super) struct Lifecycle {
     state: LifeState,
     /// The main process, whose end is the program's end; kept while the program is ending. For a daemon, the last
     /// process that ends.
@@ -140,14 +140,14 @@ pub(super) struct Life {
     exit: Option<Exit>,
 }
 
-impl Default for Life {
+impl Default for Lifecycle {
     /// A program that was not started.
     fn default() -> Self {
         Self { state: LifeState::Absent, decisive: None, exit: None }
     }
 }
 
-impl Life {
+impl Lifecycle {
     /// The current state.
     pub(super) fn state(self) -> LifeState {
         self.state

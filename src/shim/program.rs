@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::exec::{self, Spec};
 use super::files::notify_path;
 use super::leftovers::{self, FIRST, FirstProcess};
-use super::life::{Life, LifeAction, LifeEvent, LifeState};
+use super::life::{LifeAction, LifeEvent, LifeState, Lifecycle};
 use super::shim_config::{ShimConfig, VARIABLE};
 use super::unmatched::UnmatchedBind;
 use handoff_protocol::ids::ID_VARIABLE;
@@ -54,7 +54,7 @@ pub(super) struct Program {
 #[derive(Debug, Default)]
 pub(super) struct ProgramState {
     /// The state of its life.
-    pub(super) life: Life,
+    pub(super) life: Lifecycle,
     /// A process whose end matters however it comes, and its exit status.
     pub(super) watched: Option<(u32, Option<Exit>)>,
     /// The program has failed, and so has the shim.
@@ -289,7 +289,7 @@ impl Program {
 
     /// Processes one event, and performs the actions. Returns them.
     fn feed(&self, event: LifeEvent) -> Vec<LifeAction> {
-        let (mut before, mut after, mut actions) = (Life::default(), LifeState::Absent, Vec::new());
+        let (mut before, mut after, mut actions) = (Lifecycle::default(), LifeState::Absent, Vec::new());
         self.learn(|known| {
             // Not read before: the first process may end in the meantime, and then another one must be asked.
             before = known.life;

@@ -10,7 +10,7 @@ use super::error::Error;
 use super::meta::FileStamp;
 use super::privileges;
 use crate::config::check_binary;
-use crate::sys::exposed::{Exposed, Use, check_exposure, check_found};
+use crate::sys::exposed::{Exposed, FileUse, check_exposure, check_found};
 use crate::sys::path::NONBLOCK;
 
 /// The given file.
@@ -55,7 +55,7 @@ const LINKS_MAX: usize = 40;
 impl SourceFile {
     /// Opens `path`. Refuses what other users can write, and what is neither executable nor an archive.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        match check_exposure(path, Use::Copied) {
+        match check_exposure(path, FileUse::Copied) {
             // The file itself is checked after the open, once it is known to be a regular file.
             Ok(_) | Err(Exposed::File(_)) => {}
             Err(cause) => return Err(exposed(path, cause)),
@@ -110,7 +110,7 @@ pub fn check_source(path: &Path) -> Result<(), Error> {
 
 /// Whether only trusted users can change what a service file names. Accesses the file system.
 pub fn check_named(path: &Path) -> Result<(), Error> {
-    check_exposure(path, Use::Named).map(|_| ()).map_err(|cause| exposed(path, cause))
+    check_exposure(path, FileUse::Named).map(|_| ()).map_err(|cause| exposed(path, cause))
 }
 
 /// It changed during the import.

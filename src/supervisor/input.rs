@@ -14,10 +14,10 @@ use handoff_protocol::ids::HandoffId;
 use handoff_protocol::supervisor::WatchReason;
 use tokio::sync::{mpsc, oneshot};
 
-use super::monitor::{Measured, Step};
+use super::monitor::{ShareMeasurement, ShareStep};
 use super::operations::{Operation, OperationRequest};
-use super::process::{LocatedProgram, ProcessEvent, Token, Unclaimed};
-use super::rollout::{CallOff, CalledOff, ImportResult, Origin, PathUpdate};
+use super::process::{LocatedProgram, ProcessEvent, Token, UnclaimedProcess};
+use super::rollout::{CancelCause, CancelledWork, ImportResult, Origin, PathUpdate};
 use super::service::Service;
 use crate::journal::Compaction;
 use crate::probe::{CommandEnvironment, Failure};
@@ -32,7 +32,7 @@ pub(super) enum Input {
     Order(OperationRequest, Operation),
     /// A stop or a cancellation begins: calls off the work before a start or an upgrade, after the orders that came
     /// first.
-    CallOff(CallOff, Reply<CalledOff>),
+    CallOff(CancelCause, Reply<CancelledWork>),
     /// An event of a process.
     Process(Token, ProcessEvent),
     /// The result of the search for the program of a process.
@@ -40,7 +40,7 @@ pub(super) enum Input {
     /// Where that program came from.
     Origin(Origin),
     /// A process was started, or could not be.
-    Spawned(Token, io::Result<Unclaimed>),
+    Spawned(Token, io::Result<UnclaimedProcess>),
     /// A deadline is over.
     Deadline(Deadline, Token),
     /// The disk has a durable fact, or has refused it.
@@ -78,9 +78,9 @@ pub(super) enum Input {
     /// Another process keeps that one from its lock.
     LockTrouble(HandoffId, u32, String),
     /// Asks for the processes that share new connections, as long as the step lasts.
-    Sharing(Step, Reply<Option<[Option<u32>; 2]>>),
+    Sharing(ShareStep, Reply<Option<[Option<u32>; 2]>>),
     /// How many connections each of them got.
-    Measured(Step, Measured),
+    Measured(ShareStep, ShareMeasurement),
     /// News of a watched path.
     Path(PathUpdate),
     /// A path of a unix socket has changed.

@@ -10,8 +10,8 @@ use tokio::task::spawn_local;
 use super::daemon::Daemon;
 use super::operations::{OperationRequest, RequestedOperation, UpgradeLimits, merged};
 use super::rollout::{
-    CallOff, Pipeline, Wanted, check_running, check_staged, hex, import_first, recall_staged, statuses,
-    unfinished,
+    CancelCause, Pipeline, RequestedVersion, check_running, check_staged, hex, import_first, recall_staged,
+    statuses, unfinished,
 };
 use super::running::bound;
 use super::service::{Handle, START_LIMIT, Service};
@@ -51,7 +51,7 @@ impl Handler for Daemon {
             api::Request::Stop(name) => {
                 let handle = self.find(&name).await?;
                 let asked = asked(Operation::Stop);
-                let called_off = handle.call_off(CallOff::Stop).await;
+                let called_off = handle.call_off(CancelCause::Stop).await;
                 if let Some((outcome, preparation)) = called_off.preparation {
                     preparation.ended().await;
                     return Ok(answer(outcome));
@@ -70,7 +70,7 @@ impl Handler for Daemon {
             }
             api::Request::Cancel(name) => {
                 let handle = self.find(&name).await?;
-                if let Some((outcome, preparation)) = handle.call_off(CallOff::Cancel).await.preparation {
+                if let Some((outcome, preparation)) = handle.call_off(CancelCause::Cancel).await.preparation {
                     preparation.ended().await;
                     return Ok(answer(outcome));
                 }
@@ -192,7 +192,7 @@ impl Daemon {
             }
         };
         let pipeline = Pipeline::now(handle, config, asked, Some(progress))?;
-        let wanted = Wanted::Path(binary, claims, None);
+        let wanted = RequestedVersion::Path(binary, claims, None);
         pipeline.run(wanted, false, limits).await.map(answer)
     }
 }

@@ -16,7 +16,7 @@ use std::pin::Pin;
 use tokio::io::unix::AsyncFd;
 
 use crate::sys::errno::Errno;
-use crate::sys::inotify::{AddWatchFlags, Event, Inotify};
+use crate::sys::inotify::{AddWatchFlags, Inotify, InotifyEvent};
 use crate::sys::readable::readable;
 
 /// What happened at the path.
@@ -115,8 +115,9 @@ impl PathWatcher {
         }
     }
 
-    fn add_events(&mut self, happened: &[Event]) {
-        let ours = |it: &&Event| it.watch == self.nearest.0 && it.name.as_ref() == Some(&self.nearest.1);
+    fn add_events(&mut self, happened: &[InotifyEvent]) {
+        let ours =
+            |it: &&InotifyEvent| it.watch == self.nearest.0 && it.name.as_ref() == Some(&self.nearest.1);
         let is_lost = happened.iter().any(|it| it.mask.intersects(LOST));
         if is_lost || !self.is_there && happened.iter().any(|it| ours(&it)) {
             self.is_lost = true;

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::sys::exposed::{Exposed, Use, check_exposure};
+use crate::sys::exposed::{Exposed, FileUse, check_exposure};
 use crate::sys::path::{NOFOLLOW, NONBLOCK};
 use crate::sys::user::effective_user;
 
@@ -31,7 +31,7 @@ pub enum Untrusted {
 /// path without links, too. Looks at the file system.
 pub fn open_trusted(path: &Path) -> Result<(PathBuf, File), Untrusted> {
     let found = owned_metadata(path)?;
-    let target = check_exposure(path, Use::InPlace)?;
+    let target = check_exposure(path, FileUse::InPlace)?;
     if found.is_symlink() {
         let next = std::fs::read_link(path).map_err(|error| Untrusted::Unreadable(path.to_owned(), error))?;
         let next = path.parent().unwrap_or(Path::new("/")).join(next);

@@ -35,7 +35,7 @@ const LATE: Duration = Duration::from_millis(250);
 
 /// A complete response.
 #[derive(Debug)]
-pub struct Answer {
+pub struct HttpResponse {
     /// Its status.
     pub status: StatusCode,
     /// Its header fields.
@@ -48,10 +48,10 @@ pub struct Answer {
 pub struct Http {
     endpoint: SocketAddr,
     keep_alive: bool,
-    open: Option<Open>,
+    open: Option<OpenConnection>,
 }
 
-struct Open {
+struct OpenConnection {
     sender: SendRequest<Upload>,
     driver: JoinHandle<hyper::Result<()>>,
     kept: Arc<KeptConnection>,
@@ -70,7 +70,7 @@ impl Http {
     /// # Errors
     ///
     /// Any failure before the last byte of the response. The status is not checked.
-    pub async fn exchange(&mut self, mut request: Request<Upload>) -> Result<Answer, Failure> {
+    pub async fn exchange(&mut self, mut request: Request<Upload>) -> Result<HttpResponse, Failure> {
         if !self.keep_alive {
             request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -80,7 +80,7 @@ impl Http {
         }
     }
 
-    async fn attempt(&mut self, mut request: Request<Upload>) -> Result<Answer, Failure> {
+    async fn attempt(&mut self, mut request: Request<Upload>) -> Result<HttpResponse, Failure> {
         loop {
             // Taken, not borrowed: a connection is returned only after a complete response.
             let (mut open, fresh) = match self.open.take() {
@@ -106,11 +106,11 @@ impl Http {
             if self.keep_alive && !close {
                 self.open = Some(open);
             }
-            return Ok(Answer { status: head.status, headers: head.headers, body });
+            return Ok(HttpResponse { status: head.status, headers: head.headers, body });
         }
     }
 
-    async fn connect(&self) -> Result<Open, Failure> {
+    async fn connect(&self) -> Result<OpenConnection, Failure> {
         // The server may have accepted it long before this client runs again.
         let (since, kept) = (Instant::now(), Arc::new(KeptConnection::default()));
         let stream = TcpStream::connect(self.endpoint).await?;
@@ -120,7 +120,7 @@ impl Http {
         let driver = tokio::spawn(connection);
         // If the server has ended it, the first request finds that out.
         let _ = sender.ready().await;
-        Ok(Open { sender, driver, kept, since })
+        Ok(OpenConnection { sender, driver, kept, since })
     }
 }
 

@@ -11,7 +11,7 @@ use rusty_s3::{Bucket, Credentials, UrlStyle};
 
 use super::LoadConfig;
 use super::failure::{Failure, Kind};
-use super::http::{Answer, Http, Upload};
+use super::http::{Http, HttpResponse, Upload};
 use super::meter::Meter;
 
 /// Validity of a signature.
@@ -60,7 +60,7 @@ impl S3 {
     }
 
     /// Reads an object; `None` if there is none.
-    pub async fn get(&mut self, key: &str) -> Result<Option<Answer>, Failure> {
+    pub async fn get(&mut self, key: &str) -> Result<Option<HttpResponse>, Failure> {
         let request = sign(&self.bucket.get_object(Some(&self.credentials), key), Upload::empty());
         self.send(request).await?.found()
     }
@@ -173,7 +173,7 @@ fn sign<'a>(action: &impl S3Action<'a>, body: Upload) -> Request<Upload> {
 /// A response and its request.
 struct Reply {
     what: String,
-    answer: Answer,
+    answer: HttpResponse,
 }
 
 impl Reply {
@@ -185,7 +185,7 @@ impl Reply {
         Err(Failure::new(Kind::Status, format!("{}: {} {body}", self.what, self.answer.status)))
     }
 
-    fn found(self) -> Result<Option<Answer>, Failure> {
+    fn found(self) -> Result<Option<HttpResponse>, Failure> {
         if self.answer.status == StatusCode::NOT_FOUND {
             return Ok(None);
         }
@@ -202,7 +202,7 @@ impl Reply {
     }
 }
 
-impl Answer {
+impl HttpResponse {
     fn header(&self, name: http::HeaderName) -> Result<String, Failure> {
         let value = self.headers.get(&name).and_then(|value| value.to_str().ok());
         value.map(str::to_owned).ok_or_else(|| Failure::other(format!("the answer has no {name}")))

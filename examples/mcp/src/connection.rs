@@ -47,9 +47,9 @@ pub(crate) struct Traffic(watch::Sender<usize>);
 
 impl Traffic {
     /// Counts a new connection.
-    pub(crate) fn enter(&self) -> Entered {
+    pub(crate) fn enter(&self) -> ConnectionGuard {
         self.0.send_modify(|count| *count += 1);
-        Entered(self.clone())
+        ConnectionGuard(self.clone())
     }
 
     /// Waits until there is none.
@@ -65,9 +65,9 @@ impl Traffic {
 }
 
 /// Drop it when the connection is closed.
-pub(crate) struct Entered(Traffic);
+pub(crate) struct ConnectionGuard(Traffic);
 
-impl Drop for Entered {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.0.send_modify(|count| *count -= 1);
     }
@@ -78,16 +78,16 @@ pub(crate) async fn serve(
     stream: TcpStream,
     router: Router,
     mut gate: watch::Receiver<Gate>,
-    _entered: Entered,
+    _entered: ConnectionGuard,
 ) {
     // In this order: the socket closes before the connection is uncounted.
     let stream = Arc::new(stream);
     let activity = Arc::new(Activity::default());
-    let io = TokioIo::new(Watched { stream: stream.clone(), activity: activity.clone() });
+    let io = TokioIo::new(WatchedStream { stream: stream.clone(), activity: activity.clone() });
     let (inner, closing) = (TowerToHyperService::new(router), gate.clone());
     let handler = service_fn(|request: Request<Incoming>| {
         let (answer, closing) = (inner.call(request), closing.clone());
-        let busy = Busy::new(activity.clone());
+        let busy = ActivityGuard::new(activity.clone());
         async move {
             let mut response = answer.await?;
             if *closing.borrow() != Gate::Open {
@@ -146,16 +146,16 @@ impl Activity {
 }
 
 /// A request is in progress until this is dropped.
-struct Busy(Arc<Activity>);
+struct ActivityGuard(Arc<Activity>);
 
-impl Busy {
+impl ActivityGuard {
     fn new(activity: Arc<Activity>) -> Self {
         activity.set(None);
         Self(activity)
     }
 }
 
-impl Drop for Busy {
+impl Drop for ActivityGuard {
     fn drop(&mut self) {
         self.0.set(Some(Instant::now()));
     }
@@ -164,7 +164,7 @@ impl Drop for Busy {
 /// A response body.
 struct Answer {
     body: Body,
-    _busy: Busy,
+    _busy: ActivityGuard,
 }
 
 impl http_body::Body for Answer {
@@ -202,12 +202,12 @@ fn has_nothing_unread(stream: &StdStream) -> bool {
 
 /// The stream of a connection. Shared, so that its owner can query unread bytes from the kernel. Watched, so that a
 /// connection with a partial request does not count as idle.
-struct Watched {
+struct WatchedStream {
     stream: Arc<TcpStream>,
     activity: Arc<Activity>,
 }
 
-impl Watched {
+impl WatchedStream {
     /// Repeats `attempt` while it would block.
     fn poll<T>(
         &self,
@@ -225,7 +225,7 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for WatchedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = |stream: &TcpStream| stream.try_read(buf.initialize_unfilled());
         let count = ready!(self.poll(cx, TcpStream::poll_read_ready, read))?;
@@ -237,7 +237,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for WatchedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.poll(cx, TcpStream::poll_write_ready, |stream| stream.try_write(buf))
     }

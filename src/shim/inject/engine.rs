@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::bind_request::{BindAddress, BindRequest};
 use super::matching::{MismatchReason, choose};
 use super::paths::{self, PathEffect};
-use super::target::{Target, wanted};
+use super::target::{CallingThread, wanted};
 use super::{EventSink, InjectEvent, ListenerProvider, epoll, options};
 use crate::config::ListenAddress;
 use crate::slots::Access;
@@ -102,7 +102,7 @@ impl Injector {
     /// What is being bound, and by which process. `None` if it can be no listener of the service, or if the kernel will
     /// refuse it.
     fn read(&self, call: &Call) -> io::Result<Option<(BindRequest, u32)>> {
-        let target = Target::open(call.tid)?;
+        let target = CallingThread::open(call.tid)?;
         let address = match target.address(call)? {
             None | Some(BindAddress::Other(_)) => return Ok(None),
             Some(address) => address,
@@ -147,7 +147,7 @@ impl Injector {
 
     /// Swaps the socket, and lets the bind succeed.
     fn give(&self, call: &Call, name: &str) -> Result<(), CallAborted> {
-        let target = Target::open(call.tid);
+        let target = CallingThread::open(call.tid);
         self.check(call)?;
         let pid = target.as_ref().map_or(call.tid, |target| target.pid);
         let swapped = target.and_then(|target| self.swap(call, name, &target));
@@ -170,7 +170,7 @@ impl Injector {
     }
 
     /// Replaces the socket. Returns the access rights of a unix socket that the program binds.
-    fn swap(&self, call: &Call, name: &str, target: &Target) -> io::Result<Option<Access>> {
+    fn swap(&self, call: &Call, name: &str, target: &CallingThread) -> io::Result<Option<Access>> {
         let number = descriptor(call);
         let listener = self.slots.current(name)?;
         let socket = target.take(number)?;
@@ -212,7 +212,7 @@ impl Injector {
 
     /// The path of a service's unix socket stays unchanged, whatever the program asks for.
     fn path(&self, call: &Call) -> Result<(), CallAborted> {
-        let meant = Target::open(call.tid).and_then(|target| paths::meant(&target, call, &self.slots));
+        let meant = CallingThread::open(call.tid).and_then(|target| paths::meant(&target, call, &self.slots));
         self.check(call)?;
         self.answer(
             call,
@@ -228,7 +228,7 @@ impl Injector {
         if self.state().given.is_empty() {
             return None;
         }
-        let target = Target::open(call.tid).ok()?;
+        let target = CallingThread::open(call.tid).ok()?;
         let cookie = cookie_of(target.take(descriptor(call)).ok()?).ok()?;
         Some((self.state().given.get(&cookie)?.clone(), target.pid))
     }

@@ -24,7 +24,7 @@ use crate::sys::socket::{AddressFamily, SockType, family_of, kind_of};
 pub(crate) fn copy_told(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
     let (from, to) = (from.as_fd(), to.as_fd());
     let family = family_of(to)?;
-    let is_told = |setting: &&Setting| matches!(setting.take, Told) && setting.applies(family, true);
+    let is_told = |setting: &&SocketOption| matches!(setting.take, Told) && setting.applies(family, true);
     for setting in SETTINGS.iter().filter(is_told) {
         let _ = setting.copy(from, to, true);
     }
@@ -49,7 +49,7 @@ pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, again: bool) -> io:
     Ok(())
 }
 
-struct Setting {
+struct SocketOption {
     class: SocketClass,
     level: i32,
     option: i32,
@@ -88,11 +88,11 @@ const IPPROTO_TCP: i32 = 6;
 const IPPROTO_UDP: i32 = 17;
 const IPPROTO_IPV6: i32 = 41;
 
-const fn setting(of: SocketClass, level: i32, option: i32, take: CopyRule) -> Setting {
-    Setting { class: of, level, option, take }
+const fn setting(of: SocketClass, level: i32, option: i32, take: CopyRule) -> SocketOption {
+    SocketOption { class: of, level, option, take }
 }
 
-const SETTINGS: [Setting; 44] = [
+const SETTINGS: [SocketOption; 44] = [
     setting(Tcp, SOL_SOCKET, 9, Same),     // SO_KEEPALIVE
     setting(Tcp, SOL_SOCKET, 10, Same),    // SO_OOBINLINE
     setting(Ip, SOL_SOCKET, 12, Same),     // SO_PRIORITY
@@ -139,7 +139,7 @@ const SETTINGS: [Setting; 44] = [
     setting(Udp, IPPROTO_UDP, 104, Told),  // UDP_GRO
 ];
 
-impl Setting {
+impl SocketOption {
     fn applies(&self, family: Option<AddressFamily>, datagrams: bool) -> bool {
         let (unix, v6) = (family == Some(AddressFamily::Unix), family == Some(AddressFamily::Inet6));
         match self.class {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::ListenerProvider;
-use super::target::Target;
+use super::target::CallingThread;
 use crate::config::ListenAddress;
 use crate::slots::UnixPathTarget;
 use crate::sys::seccomp::{Call, SystemCall};
@@ -33,7 +33,7 @@ pub(super) enum PathEffect {
 
 /// `None` if the call does not affect a listener.
 pub(super) fn meant(
-    target: &Target,
+    target: &CallingThread,
     call: &Call,
     slots: &Arc<dyn ListenerProvider>,
 ) -> io::Result<Option<PathEffect>> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::Program;
 use crate::config::StopMode;
-use crate::shim::life::{Life, LifeAction, LifeEvent, LifeState, Outsider};
+use crate::shim::life::{LifeAction, LifeEvent, LifeState, Lifecycle, Outsider};
 use crate::shim::receivers::{ReceiverProcess, receivers};
 use crate::sys::exit::{exit_of_reaped, exit_of_zombie};
 use crate::sys::held::sockets_of;
@@ -172,7 +172,7 @@ impl Program {
         }
     }
 
-    pub(super) fn find_receivers(&self, mode: StopMode, life: Life) -> Vec<u32> {
+    pub(super) fn find_receivers(&self, mode: StopMode, life: Lifecycle) -> Vec<u32> {
         let is_named = matches!(life.state(), LifeState::Adopted { .. });
         receivers(mode, life.main(), is_named, &self.survey())
     }

@@ -309,7 +309,8 @@ impl Service {
         self.upkeep.ended_listeners.received.extend((0..count).filter(|at| !left.contains(at)));
         // The program must have had these too, or it could not have ended them.
         self.upkeep.ended_listeners.received.extend(self.upkeep.ended_listeners.renewed.iter().copied());
-        tracing::debug!(service = %self.name, taken = ?self.upkeep.ended_listeners.received, "the program has had its listeners");
+        let taken = &self.upkeep.ended_listeners.received;
+        tracing::debug!(service = %self.name, ?taken, "the program has had its listeners");
     }
 
     /// Restarts the service, as `handoff restart` does, if clients wait at a listener that the program had and has

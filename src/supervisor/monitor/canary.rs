@@ -18,11 +18,11 @@ use crate::sys::process::tree_of;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// A handoff, and the number of its share.
-pub(in crate::supervisor) type Step = (HandoffId, u8);
+pub(in crate::supervisor) type ShareStep = (HandoffId, u8);
 
 /// The measurement of the current step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::supervisor) struct Measured {
+pub(in crate::supervisor) struct ShareMeasurement {
     /// The new connections of the incumbent and of the successor.
     counts: [u64; 2],
 }
@@ -38,7 +38,7 @@ impl Service {
             self.problems.slots_unusable(&error);
         }
         tracing::info!(service = %self.name, permille, "a share of the new connections goes to the new process");
-        self.monitor.measured = Some(Measured::default());
+        self.monitor.measured = Some(ShareMeasurement::default());
         let step = (self.machine.handoff(), self.machine.shares());
         spawn_local(count(self.inputs.clone(), self.lanes.counts.clone(), self.shared_addresses(), step));
     }
@@ -74,20 +74,20 @@ impl Service {
         addresses.filter(|address| !matches!(address, ListenAddress::Unix(_))).collect()
     }
 
-    fn is_in_step(&self, (handoff, shares): Step) -> bool {
+    fn is_in_step(&self, (handoff, shares): ShareStep) -> bool {
         let machine = &self.machine;
         machine.phase() == Phase::Canary && (machine.handoff(), machine.shares()) == (handoff, shares)
     }
 
     /// The pids of the incumbent and of the successor, as long as the step lasts.
-    pub(in crate::supervisor) fn sharing_pids(&self, step: Step) -> Option<[Option<u32>; 2]> {
+    pub(in crate::supervisor) fn sharing_pids(&self, step: ShareStep) -> Option<[Option<u32>; 2]> {
         let pids = [self.processes.incumbent(), self.processes.successor()]
             .map(|process| process.map(|process| process.pid()));
         self.is_in_step(step).then_some(pids)
     }
 
     /// Records how many connections each of them got.
-    pub(in crate::supervisor) fn note_measured(&mut self, step: Step, measured: Measured) {
+    pub(in crate::supervisor) fn note_measured(&mut self, step: ShareStep, measured: ShareMeasurement) {
         if self.is_in_step(step) {
             self.monitor.measured = Some(measured);
         }
@@ -96,7 +96,7 @@ impl Service {
 
 /// Counts until the step is over. If the connections cannot be counted, nothing is reported: the step does not depend
 /// on it.
-async fn count(inputs: Inputs, lane: Lane, addresses: Vec<ListenAddress>, step: Step) {
+async fn count(inputs: Inputs, lane: Lane, addresses: Vec<ListenAddress>, step: ShareStep) {
     let Ok(Ok(mut counter)) = lane.run(move || ConnectionCounter::begin(&addresses)).await else { return };
     loop {
         sleep(LOOK_EVERY).await;
@@ -108,11 +108,11 @@ async fn count(inputs: Inputs, lane: Lane, addresses: Vec<ListenAddress>, step: 
         });
         let Ok((same, Ok(counts))) = counted.await else { return };
         counter = same;
-        inputs.send(Input::Measured(step, Measured { counts }));
+        inputs.send(Input::Measured(step, ShareMeasurement { counts }));
     }
 }
 
-impl std::fmt::Display for Measured {
+impl std::fmt::Display for ShareMeasurement {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [old, new] = self.counts;
         match old + new {
@@ -141,8 +141,8 @@ mod tests {
 
     #[test]
     fn what_was_measured_is_told_in_percent() {
-        assert_eq!(Measured::default().to_string(), "no new connection was seen");
-        let told = Measured { counts: [950, 50] }.to_string();
+        assert_eq!(ShareMeasurement::default().to_string(), "no new connection was seen");
+        let told = ShareMeasurement { counts: [950, 50] }.to_string();
         assert_eq!(told, "50 of 1000 new connections seen went to the new version (5%)");
         assert_eq!(percent(1, 3), "33.3%");
         assert_eq!(percent(1_000, 1_000), "100%");

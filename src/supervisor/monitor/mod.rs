@@ -6,7 +6,7 @@ mod lock_watch;
 mod probing;
 mod watchdog;
 
-pub(in crate::supervisor) use canary::{Measured, Step};
+pub(in crate::supervisor) use canary::{ShareMeasurement, ShareStep};
 pub(in crate::supervisor) use lock_watch::check_queue;
 
 use handoff_protocol::ids::HandoffId;
@@ -21,7 +21,7 @@ pub(in crate::supervisor) struct Monitor {
     /// Why the watchdog kills the serving process.
     kill_reason: Option<String>,
     /// The measured share of the successor.
-    measured: Option<Measured>,
+    measured: Option<ShareMeasurement>,
     /// The handoff whose probe has opened the last route.
     route_owner: Option<HandoffId>,
 }

@@ -29,7 +29,7 @@ pub(in crate::supervisor) struct Operations {
 
 /// What a request has replaced. It is restored if the machine refuses the request.
 #[derive(Debug)]
-pub(in crate::supervisor) struct Before {
+pub(in crate::supervisor) struct EarlierOperation {
     timeline: Timeline,
     shown: (&'static str, u8),
     completes: bool,
@@ -50,10 +50,10 @@ impl Operations {
     }
 
     /// Prepares a request to the machine, and restarts the clock.
-    pub(in crate::supervisor) fn request_begins(&mut self, operation: Operation) -> Before {
+    pub(in crate::supervisor) fn request_begins(&mut self, operation: Operation) -> EarlierOperation {
         self.incoming = Some(operation);
         self.was_refused = false;
-        Before {
+        EarlierOperation {
             timeline: std::mem::replace(&mut self.timeline, Timeline::begin()),
             shown: std::mem::take(&mut self.shown),
             completes: std::mem::take(&mut self.completes),
@@ -62,10 +62,10 @@ impl Operations {
 
     /// Finishes a request to the machine. Returns `false` if it was refused: then the operation in progress
     /// continues, with its clock and its phases.
-    pub(in crate::supervisor) fn request_ended(&mut self, before: Before) -> bool {
+    pub(in crate::supervisor) fn request_ended(&mut self, before: EarlierOperation) -> bool {
         self.under_way.extend(self.incoming.take());
         if self.was_refused {
-            let Before { timeline, shown, completes } = before;
+            let EarlierOperation { timeline, shown, completes } = before;
             (self.timeline, self.shown, self.completes) = (timeline, shown, completes);
         }
         !self.was_refused

@@ -187,7 +187,7 @@ impl Service {
     }
 
     /// Handles the end of a start. A process whose start was given up ends here.
-    pub(in crate::supervisor) fn spawned(&mut self, token: Token, spawned: io::Result<Unclaimed>) {
+    pub(in crate::supervisor) fn spawned(&mut self, token: Token, spawned: io::Result<UnclaimedProcess>) {
         let Some(StartingProcess { prepared, .. }) = self.processes.end_start(token) else { return };
         let slot = prepared.slot;
         if let Err(error) = spawned.and_then(|spawned| self.started(prepared, spawned)) {
@@ -197,7 +197,7 @@ impl Service {
     }
 
     /// Takes over a started process. If it cannot be watched, it is ended: it would serve beside the next one.
-    fn started(&mut self, prepared: PreparedProcess, unclaimed: Unclaimed) -> io::Result<()> {
+    fn started(&mut self, prepared: PreparedProcess, unclaimed: UnclaimedProcess) -> io::Result<()> {
         let PreparedProcess { token, id, slot, binary, log, channel } = prepared;
         crash_point!("supervisor/launch/spawned");
         let spawned = unclaimed.copy()?;
@@ -345,18 +345,18 @@ struct PreparedProcess {
 
 /// Starts a process. Blocks, perhaps forever, on the program and on its working directory. A shim would only report
 /// later that the program at `checked` cannot be executed.
-fn start(checked: Option<PathBuf>, spec: SpawnSpec, listeners: &[OwnedFd]) -> io::Result<Unclaimed> {
+fn start(checked: Option<PathBuf>, spec: SpawnSpec, listeners: &[OwnedFd]) -> io::Result<UnclaimedProcess> {
     if let Some(path) = checked {
         check_binary(&path).map_err(|error| io::Error::other(format!("{error}; {}", error.hint())))?;
     }
     let listeners: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
-    Ok(Unclaimed(Some(spawn_with_listeners(spec, &listeners)?)))
+    Ok(UnclaimedProcess(Some(spawn_with_listeners(spec, &listeners)?)))
 }
 
 /// A process that is ended unless something takes it over.
-pub(in crate::supervisor) struct Unclaimed(Option<Spawned>);
+pub(in crate::supervisor) struct UnclaimedProcess(Option<Spawned>);
 
-impl Unclaimed {
+impl UnclaimedProcess {
     /// Hands the process over: from now on something else ends it.
     fn claim(mut self) {
         self.0 = None;
@@ -368,7 +368,7 @@ impl Unclaimed {
     }
 }
 
-impl Drop for Unclaimed {
+impl Drop for UnclaimedProcess {
     fn drop(&mut self) {
         if let Some(spawned) = &self.0 {
             let _ = kill(&spawned.pidfd, Signal::SIGKILL);

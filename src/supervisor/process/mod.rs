@@ -6,7 +6,7 @@ mod quiet;
 mod roles;
 
 pub(in crate::supervisor) use ending::terminate;
-pub(in crate::supervisor) use launch::{LocatedProgram, Unclaimed, identity};
+pub(in crate::supervisor) use launch::{LocatedProgram, UnclaimedProcess, identity};
 pub(crate) use launch::{environment_of, inherited_environment};
 pub(in crate::supervisor) use roles::{ProcessRole, Processes};
 
@@ -31,7 +31,7 @@ use crate::supervisor::input::{Input, Inputs};
 use crate::supervisor::keeper::LogGuard;
 use crate::supervisor::lane::Lane;
 use crate::sys::channel::Channel;
-use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life};
+use crate::sys::exit::{ProcessStatus, exit_of_reaped, exit_of_zombie, life};
 use crate::sys::outbox::Outbox;
 use crate::sys::process::{self, Signal, kill, reap};
 use crate::sys::readable::readable;
@@ -394,7 +394,9 @@ async fn gone(pidfd: &AsyncFd<OwnedFd>) -> Exit {
         match reap(pidfd.get_ref().as_fd()) {
             Ok(Some(exit)) => return to_protocol_exit(exit),
             // It is not a child of this process. The error also comes while it still runs.
-            Err(_) if !matches!(life(pidfd.get_ref()), Ok(Life::Runs)) => return gone_elsewhere(pidfd).await,
+            Err(_) if !matches!(life(pidfd.get_ref()), Ok(ProcessStatus::Runs)) => {
+                return gone_elsewhere(pidfd).await;
+            }
             Ok(None) | Err(_) => guard.clear_ready(),
         }
     }
@@ -410,7 +412,9 @@ async fn gone_elsewhere(pidfd: &AsyncFd<OwnedFd>) -> Exit {
         }
         // The kernel may know once the parent has reaped it.
         match timeout_at(until, pidfd.readable()).await {
-            Ok(Ok(mut guard)) if matches!(life(pidfd.get_ref()), Ok(Life::Zombie)) => guard.clear_ready(),
+            Ok(Ok(mut guard)) if matches!(life(pidfd.get_ref()), Ok(ProcessStatus::Zombie)) => {
+                guard.clear_ready()
+            }
             _ => return exit_of_reaped(pidfd.get_ref()).map_or(Exit::Unknown, to_protocol_exit),
         }
     }

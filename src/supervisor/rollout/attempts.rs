@@ -1,14 +1,14 @@
 //! What the history records of an upgrade before the machine is asked: that it was refused, or that the daemon ended
 //! meanwhile.
 
-use super::install::{Pipeline, Wanted};
+use super::install::{Pipeline, RequestedVersion};
 use crate::control::Error;
 use crate::history::{self, Ending, Entry};
 use crate::supervisor::service::Service;
 
 impl Pipeline {
     /// Prepares the entry of a step that takes its time. If the daemon ends meanwhile, the next one reports it.
-    pub(super) fn record_step(&self, wanted: &Wanted, doing: &str) {
+    pub(super) fn record_step(&self, wanted: &RequestedVersion, doing: &str) {
         let reason = format!("the daemon ended while {doing}");
         self.handle.read(|service| {
             let entry =
@@ -17,7 +17,7 @@ impl Pipeline {
         });
     }
 
-    pub(super) fn record_refusal(&self, wanted: &Wanted, error: &Error) {
+    pub(super) fn record_refusal(&self, wanted: &RequestedVersion, error: &Error) {
         self.handle.read(|service| {
             let aim = self.wanted_version(service, wanted);
             service.operations.recorder().append(self.entry(
@@ -34,12 +34,12 @@ impl Pipeline {
         self.handle.read(|service| service.operations.recorder().forget(self.id));
     }
 
-    fn wanted_version(&self, service: &Service, wanted: &Wanted) -> history::Version {
+    fn wanted_version(&self, service: &Service, wanted: &RequestedVersion) -> history::Version {
         match wanted {
-            Wanted::Path(path, _, version) => {
+            RequestedVersion::Path(path, _, version) => {
                 history::Version { path: path.clone(), sha256: None, version: version.clone() }
             }
-            Wanted::Kept(version) => history::Version {
+            RequestedVersion::Kept(version) => history::Version {
                 path: service.versions.store.path_of(version),
                 sha256: Some(version.metadata.id.to_string()),
                 version: version.name().map(str::to_owned),

@@ -38,7 +38,7 @@ impl Service {
 
 /// The event that the drain command is run for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::supervisor) enum Drains {
+pub(in crate::supervisor) enum DrainEvent {
     /// The process is about to be ended: its clients should move on.
     Begins,
     /// The process continues to serve after all.
@@ -47,12 +47,12 @@ pub(in crate::supervisor) enum Drains {
 
 impl Service {
     /// Runs the drain command, if there is one. Nothing waits for it.
-    pub(in crate::supervisor) fn tell_of_drain(&self, process: Option<&Process>, drains: Drains) {
+    pub(in crate::supervisor) fn tell_of_drain(&self, process: Option<&Process>, drains: DrainEvent) {
         let (Some(command), Some(process)) = (self.config.hooks.drain.clone(), process) else { return };
         let pid = self.program_run_by(process).unwrap_or(process.pid());
         let drain = match drains {
-            Drains::Begins => "begin",
-            Drains::GoesOn => "cancel",
+            DrainEvent::Begins => "begin",
+            DrainEvent::GoesOn => "cancel",
         };
         let told = HookVariables(Vec::new())
             .and("HANDOFF_SERVICE", &self.name)

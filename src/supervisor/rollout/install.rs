@@ -33,14 +33,14 @@ use crate::supervisor::service::{Handle, Service};
 
 /// The version to upgrade to.
 #[derive(Debug)]
-pub(in crate::supervisor) enum Wanted {
+pub(in crate::supervisor) enum RequestedVersion {
     /// The version at a path, with the claims about it and its name.
     Path(PathBuf, api::Claims, Option<String>),
     /// A version in the store.
     Kept(Box<Version>),
 }
 
-impl Wanted {
+impl RequestedVersion {
     /// The path that was given.
     fn given(&self) -> Option<PathBuf> {
         match self {
@@ -82,7 +82,7 @@ impl Daemon {
         handle.compacted().await;
         let pipeline = Pipeline { phases, ..Pipeline::begin(handle, config, asked, progress, turn) };
         let api::Install { path, claims, version, .. } = wanted;
-        pipeline.run(Wanted::Path(path, claims, version), true, UpgradeLimits::default()).await
+        pipeline.run(RequestedVersion::Path(path, claims, version), true, UpgradeLimits::default()).await
     }
 
     /// Upgrades to a version that ran before.
@@ -96,7 +96,7 @@ impl Daemon {
         handle.compacted().await;
         let version = handle.read(|service| service.to_go_back_to(wanted.generation))?;
         let pipeline = Pipeline::now(handle, config, asked, progress)?;
-        pipeline.run(Wanted::Kept(Box::new(version)), false, UpgradeLimits::default()).await
+        pipeline.run(RequestedVersion::Kept(Box::new(version)), false, UpgradeLimits::default()).await
     }
 }
 
@@ -130,7 +130,7 @@ impl Pipeline {
     /// and drain grace.
     pub(in crate::supervisor) async fn run(
         mut self,
-        wanted: Wanted,
+        wanted: RequestedVersion,
         once: bool,
         limits: UpgradeLimits,
     ) -> Result<api::Outcome, Error> {
@@ -170,7 +170,7 @@ impl Pipeline {
     /// binary; `None` if it already runs.
     async fn prepare_all(
         &mut self,
-        wanted: &Wanted,
+        wanted: &RequestedVersion,
         once: bool,
         preparation: &Preparation,
     ) -> Result<Option<(PathBuf, HookVariables, Option<Binary>)>, Error> {
@@ -184,7 +184,7 @@ impl Pipeline {
 
     async fn prepare(
         &mut self,
-        wanted: &Wanted,
+        wanted: &RequestedVersion,
         once: bool,
         preparation: &Preparation,
     ) -> Result<Option<(PathBuf, HookVariables)>, Error> {
@@ -206,8 +206,10 @@ impl Pipeline {
             check_queue(&self.handle).await?;
         }
         let path = match wanted {
-            Wanted::Kept(version) => self.handle.read(|service| service.versions.store.path_of(version)),
-            Wanted::Path(path, claims, version) => {
+            RequestedVersion::Kept(version) => {
+                self.handle.read(|service| service.versions.store.path_of(version))
+            }
+            RequestedVersion::Path(path, claims, version) => {
                 self.record_step(wanted, "it took in the new version");
                 self.import_claimed(path, claims, version.as_deref(), preparation.flag()).await?
             }
@@ -291,7 +293,7 @@ impl Pipeline {
     }
 
     /// Keeps the new version for the next start.
-    async fn stage(&self, binary: &Binary, wanted: &Wanted) -> Result<api::Outcome, Error> {
+    async fn stage(&self, binary: &Binary, wanted: &RequestedVersion) -> Result<api::Outcome, Error> {
         let path = PathBuf::from(&binary.path);
         let given = wanted.given().unwrap_or_else(|| path.clone());
         let staged = staging::staged(binary, &given, self.requested.version.clone());

@@ -15,12 +15,12 @@ mod versions;
 pub(in crate::supervisor) use binary::{Hashes, hex};
 pub(crate) use first::check_claims;
 pub(in crate::supervisor) use first::{ImportResult, check_running, find, import_first, origin_of};
-pub(in crate::supervisor) use hooks::Drains;
+pub(in crate::supervisor) use hooks::DrainEvent;
 pub(crate) use install::import_of;
-pub(in crate::supervisor) use install::{Pipeline, Wanted};
+pub(in crate::supervisor) use install::{Pipeline, RequestedVersion};
 pub(in crate::supervisor) use origin::{Origin, read_origins};
 pub(in crate::supervisor) use path_watch::{Arrival, PathUpdate, install_arrivals};
-pub(in crate::supervisor) use preparation::{CallOff, CalledOff, was_called_off};
+pub(in crate::supervisor) use preparation::{CancelCause, CancelledWork, was_called_off};
 pub(in crate::supervisor) use staging::{check_staged, import_all_staged, recall_staged};
 pub(in crate::supervisor) use versions::{statuses, unfinished};
 

@@ -132,7 +132,7 @@ pub(in crate::supervisor) fn was_called_off(name: &ServiceName, error: &Error) -
 
 /// What calls off the work before the machine is asked.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::supervisor) enum CallOff {
+pub(in crate::supervisor) enum CancelCause {
     /// A stop, which calls off a first start.
     Stop,
     /// A cancellation, which calls off any work.
@@ -141,7 +141,7 @@ pub(in crate::supervisor) enum CallOff {
 
 /// The work that was called off.
 #[derive(Debug, Default)]
-pub(in crate::supervisor) struct CalledOff {
+pub(in crate::supervisor) struct CancelledWork {
     /// The version that was being brought in: its outcome is decided, and the caller waits until the work has ended.
     pub(in crate::supervisor) preparation: Option<(api::Outcome, Rc<Preparation>)>,
     /// Whether a start was called off that waited for its next attempt.
@@ -150,13 +150,13 @@ pub(in crate::supervisor) struct CalledOff {
 
 impl Service {
     /// Calls off the work before the machine is asked.
-    pub(in crate::supervisor) fn call_off_before(&mut self, by: CallOff) -> CalledOff {
+    pub(in crate::supervisor) fn call_off_before(&mut self, by: CancelCause) -> CancelledWork {
         let preparation = match by {
-            CallOff::Stop => self.call_off_first(),
-            CallOff::Cancel => self.call_off_preparation(),
+            CancelCause::Stop => self.call_off_first(),
+            CancelCause::Cancel => self.call_off_preparation(),
         };
-        let waiting_start = matches!((by, &preparation), (CallOff::Stop, None)) && self.call_off_start();
-        CalledOff { preparation, waiting_start }
+        let waiting_start = matches!((by, &preparation), (CancelCause::Stop, None)) && self.call_off_start();
+        CancelledWork { preparation, waiting_start }
     }
 
     /// Calls off bringing in a version, if that is in progress. Its caller gets an error. The work is over when

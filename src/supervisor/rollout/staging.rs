@@ -16,7 +16,7 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::hooks::must_pass;
-use super::install::{Pipeline, Wanted};
+use super::install::{Pipeline, RequestedVersion};
 use crate::config;
 use crate::control::{Caller, Error, Kind, api};
 use crate::history::Operation;
@@ -141,8 +141,10 @@ async fn import_staged(handle: &Handle) -> Result<(), Error> {
             Caller::own("it was installed while there was no daemon"),
         );
         let wanted = match handle.read(|service| service.versions.store.version_at(&staged.binary)) {
-            Some(version) => Wanted::Kept(Box::new(version)),
-            None => Wanted::Path(staged.given.clone(), api::Claims::default(), staged.version.clone()),
+            Some(version) => RequestedVersion::Kept(Box::new(version)),
+            None => {
+                RequestedVersion::Path(staged.given.clone(), api::Claims::default(), staged.version.clone())
+            }
         };
         let pipeline = Pipeline::begin(handle.clone(), config, asked, None, turn);
         match pipeline.run(wanted, true, UpgradeLimits::default()).await {

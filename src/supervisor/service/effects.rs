@@ -16,7 +16,7 @@ use super::Service;
 use crate::control::{Error, Kind, api};
 use crate::shim;
 use crate::supervisor::process::{ProcessRole, terminate};
-use crate::supervisor::rollout::Drains;
+use crate::supervisor::rollout::DrainEvent;
 
 /// The reason of an upgrade that another daemon had begun.
 const COMPLETED: &str = "the daemon that began this upgrade was lost; the new process served, and the next daemon completed the upgrade";
@@ -44,8 +44,12 @@ impl Service {
             Action::ToIncumbent(id, message) => {
                 match &message {
                     ToService::Seal(_) => self.operations.timeline_mut().gap_begins(),
-                    ToService::Prepare(_) => self.tell_of_drain(self.processes.incumbent(), Drains::Begins),
-                    ToService::Resume(_) => self.tell_of_drain(self.processes.incumbent(), Drains::GoesOn),
+                    ToService::Prepare(_) => {
+                        self.tell_of_drain(self.processes.incumbent(), DrainEvent::Begins)
+                    }
+                    ToService::Resume(_) => {
+                        self.tell_of_drain(self.processes.incumbent(), DrainEvent::GoesOn)
+                    }
                     _ => {}
                 }
                 if let Some(process) = self.processes.incumbent() {
@@ -183,7 +187,7 @@ impl Service {
 
     fn tell_outgoing(&mut self, id: HandoffId, message: &ToService) {
         if matches!(message, ToService::Prepare(_)) {
-            self.tell_of_drain(self.processes.outgoing(), Drains::Begins);
+            self.tell_of_drain(self.processes.outgoing(), DrainEvent::Begins);
         }
         let Some(process) = self.processes.outgoing() else { return };
         self.prepare_end(process, id, message);

@@ -18,7 +18,7 @@ use crate::supervisor::daemon::Shared;
 use crate::supervisor::input::{Input, Inputs, inbox};
 use crate::supervisor::lane::Lanes;
 use crate::supervisor::operations::{Operation, OperationRequest, Recorder, RequestedOperation};
-use crate::supervisor::rollout::{CallOff, CalledOff};
+use crate::supervisor::rollout::{CancelCause, CancelledWork};
 use crate::supervisor::state::OpenedState;
 
 /// A service, and the way to its inbox.
@@ -72,7 +72,7 @@ impl Handle {
     }
 
     /// Calls off the work before the machine is asked, after the orders that came first.
-    pub(in crate::supervisor) async fn call_off(&self, by: CallOff) -> CalledOff {
+    pub(in crate::supervisor) async fn call_off(&self, by: CancelCause) -> CancelledWork {
         self.inputs.ask(|reply| Input::CallOff(by, reply)).await.unwrap_or_default()
     }
 

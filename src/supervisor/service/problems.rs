@@ -42,7 +42,7 @@ struct RefusedStart {
 
 /// What was reported before a request. It is restored if the request is refused.
 #[derive(Debug)]
-pub(in crate::supervisor) struct Earlier {
+pub(in crate::supervisor) struct EarlierProblems {
     last: Option<String>,
     killed: Vec<Killed>,
 }
@@ -74,12 +74,12 @@ impl Problems {
 
     /// Begins a request. Findings about an earlier attempt must not be taken for the end of the next one, unless the
     /// problem `lasts`.
-    pub(in crate::supervisor) fn request_begins(&mut self, lasts: bool) -> Earlier {
-        Earlier { killed: std::mem::take(&mut self.killed), last: self.last.take_if(|_| !lasts) }
+    pub(in crate::supervisor) fn request_begins(&mut self, lasts: bool) -> EarlierProblems {
+        EarlierProblems { killed: std::mem::take(&mut self.killed), last: self.last.take_if(|_| !lasts) }
     }
 
     /// Restores what was reported: the operation in progress continues.
-    pub(in crate::supervisor) fn request_refused(&mut self, earlier: Earlier) {
+    pub(in crate::supervisor) fn request_refused(&mut self, earlier: EarlierProblems) {
         self.killed = earlier.killed;
         self.last = self.last.take().or(earlier.last);
     }

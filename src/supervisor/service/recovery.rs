@@ -28,7 +28,7 @@ use crate::supervisor::listening::{Admission, Listening};
 use crate::supervisor::operations::LOST_BEFORE;
 use crate::supervisor::process::{Process, ProcessParts, Token, to_protocol_exit};
 use crate::sys::errno::{Errno, errno_of};
-use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life};
+use crate::sys::exit::{ProcessStatus, exit_of_reaped, exit_of_zombie, life};
 use crate::sys::held::{inherited_listeners, sockets_of};
 use crate::sys::log_pipe::log_pipe_of;
 use crate::sys::process::ProcessId;
@@ -78,7 +78,7 @@ fn open(process: &Identity) -> io::Result<Option<OwnedFd>> {
     }
     let id = ProcessId { pid, start_ticks, boot_id: Uuid::from_bytes(boot_id).to_string() };
     let Some(pidfd) = id.open()? else { return Ok(None) };
-    Ok(matches!(life(&pidfd)?, Life::Runs).then_some(pidfd))
+    Ok(matches!(life(&pidfd)?, ProcessStatus::Runs).then_some(pidfd))
 }
 
 /// Whether the socket of a running process is gone.

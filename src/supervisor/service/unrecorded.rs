@@ -15,7 +15,7 @@ use crate::shim::shim_config;
 use crate::supervisor::process::identity;
 use crate::supervisor::rollout::Hashes;
 use crate::supervisor::state::open_journal;
-use crate::sys::exit::{Life, life, pid_of};
+use crate::sys::exit::{ProcessStatus, life, pid_of};
 
 /// If a program cannot be read within this time, its hash stays unknown.
 const HASHED_WITHIN: Duration = Duration::from_secs(5);
@@ -132,7 +132,7 @@ impl Service {
         });
         let path = program.to_string_lossy().into_owned();
         // If it runs now, it had the pid all the time.
-        let runs = matches!(life(pidfd), Ok(Life::Runs));
+        let runs = matches!(life(pidfd), Ok(ProcessStatus::Runs));
         runs.then(|| (process, binary.unwrap_or(Binary { path, sha256: [0; 32] })))
     }
 

@@ -9,7 +9,7 @@ use handoff_protocol::supervisor::{Action, DurableFact, Event, Moment, Phase, Re
 use super::defects::Defect;
 use super::invariants;
 use super::journal::Journal;
-use super::process::{Delivery, Life, Process};
+use super::process::{Delivery, Process, ProcessStatus};
 use super::steps::Context;
 use super::world::{SupervisorStatus, World};
 
@@ -116,7 +116,8 @@ impl World {
                 cx.check(invariants::may_kill_successor(self, cx));
                 if let Some(at) = self.roles.successor {
                     let process = self.process_mut(at);
-                    process.terminated = matches!(process.life, Life::Runs | Life::Frozen);
+                    process.terminated =
+                        matches!(process.status, ProcessStatus::Runs | ProcessStatus::Frozen);
                 }
             }
             Action::KillSuccessor => {
@@ -133,7 +134,8 @@ impl World {
                 cx.check(invariants::may_kill_incumbent(self, cx));
                 if let Some(at) = self.roles.incumbent {
                     let process = self.process_mut(at);
-                    process.terminated = matches!(process.life, Life::Runs | Life::Frozen);
+                    process.terminated =
+                        matches!(process.status, ProcessStatus::Runs | ProcessStatus::Frozen);
                 }
             }
             Action::KillIncumbent => {
@@ -151,7 +153,8 @@ impl World {
                 cx.check(invariants::may_dismiss(self, self.roles.outgoing));
                 if let Some(at) = self.roles.outgoing {
                     let process = self.process_mut(at);
-                    process.terminated = matches!(process.life, Life::Runs | Life::Frozen);
+                    process.terminated =
+                        matches!(process.status, ProcessStatus::Runs | ProcessStatus::Frozen);
                 }
             }
             Action::KillOutgoing => {
@@ -317,7 +320,7 @@ impl World {
             }
             self.process_mut(at).given = Some((id, state.format()));
         }
-        let Some(at) = to.filter(|at| self.process(*at).life != Life::Dead) else { return };
+        let Some(at) = to.filter(|at| self.process(*at).status != ProcessStatus::Dead) else { return };
         let seal = matches!(delivery, Delivery::Message(ToService::Seal(_)));
         let resume = matches!(delivery, Delivery::Message(ToService::Resume(_)));
         let process = self.process_mut(at);
@@ -338,8 +341,8 @@ impl World {
     fn kill(&mut self, whom: Option<usize>, _: &mut Context) {
         if let Some(at) = whom {
             let process = self.process_mut(at);
-            if process.life != Life::Dead {
-                process.life = Life::Killed;
+            if process.status != ProcessStatus::Dead {
+                process.status = ProcessStatus::Killed;
                 (process.lease, process.overdue, process.terminated) = (false, false, false);
                 (process.code, process.next, process.waits) = (None, None, false);
             }

@@ -23,7 +23,7 @@ use handoff_protocol::message::Mode;
 use self::apply::apply;
 use self::defects::Defect;
 use self::steps::{Move, Step, UserRequest};
-use self::walk::{Seen, context, settle, walk};
+use self::walk::{WalkResult, context, settle, walk};
 use self::world::{Budget, Model, Trial, World};
 
 /// No failures at all.
@@ -47,7 +47,7 @@ fn after(model: &Model, mut world: World, ask: UserRequest) -> World {
     world
 }
 
-fn explore(name: &str, model: &Model, ask: UserRequest) -> Seen {
+fn explore(name: &str, model: &Model, ask: UserRequest) -> WalkResult {
     let began = Instant::now();
     let seen = walk(model, &asked(model, ask));
     println!(

@@ -9,7 +9,7 @@ use handoff_protocol::supervisor::{Legacy, Moment, Supervisor};
 
 use super::defects::Defect;
 use super::invariants;
-use super::process::{Channel, Life, Process};
+use super::process::{Channel, Process, ProcessStatus};
 use super::steps::Context;
 use super::world::{DEADLINES, Model, Roles, SupervisorStatus, World};
 
@@ -39,7 +39,7 @@ impl World {
         self.disk_hangs = false;
         (self.timers, self.overdue, self.waiting) = (0, 0, 0);
         for slot in &mut self.processes {
-            slot.take_if(|process| process.life == Life::Dead);
+            slot.take_if(|process| process.status == ProcessStatus::Dead);
             let Some(process) = slot else { continue };
             process.channel.outbox.clear();
             process.mute = false;

@@ -23,7 +23,7 @@ use crate::load::LoadConfig;
 /// The name of the service.
 pub const SERVICE: &str = "s3";
 /// Time limit for the supervisor or the service to start or end.
-const PATIENCE: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(15);
 /// Polling interval.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -124,7 +124,7 @@ impl Rig {
     }
 
     fn wait_until_serving(&mut self) -> Result<(), Error> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         loop {
             let problem: Error = match self.status() {
                 Ok(status) if status.state == State::Serving => return Ok(()),
@@ -138,7 +138,7 @@ impl Rig {
                 return Err(format!("the supervisor has ended with {status}").into());
             }
             if Instant::now() > until {
-                return Err(format!("nothing serves after {PATIENCE:?}: {problem}").into());
+                return Err(format!("nothing serves after {TIMEOUT:?}: {problem}").into());
             }
             std::thread::sleep(TICK);
         }

@@ -17,9 +17,9 @@ use crate::report::{Report, Upgrades, duration};
 use crate::rig::{Rig, SERVICE};
 
 /// The deadline of the upgrade to the release that never becomes ready; the upgrade uses all of it.
-const HOPELESS_DEADLINE_MS: u64 = 3_000;
+const BAD_RELEASE_DEADLINE_MS: u64 = 3_000;
 /// Minimum time between two upgrades.
-const REST: Duration = Duration::from_millis(300);
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// Loads the service for about `length`, and upgrades it to each of `releases` after the first, which already runs.
 ///
@@ -61,13 +61,13 @@ async fn upgrade_all(
     let mut counts = UpgradeCounts::default();
     for (number, release) in releases.iter().enumerate().skip(1) {
         let at = length.mul_f64(number as f64 / (upgrades + 1) as f64);
-        sleep_until((began + at).max(Instant::now() + REST)).await;
+        sleep_until((began + at).max(Instant::now() + PAUSE)).await;
         load.meter().set_upgrading(true);
         let outcome = upgrade(socket.clone(), release).await?;
         load.meter().set_upgrading(false);
         progress.event(&format!("upgrade {number} of {upgrades}, {}", counts.add(release, &outcome)));
     }
-    sleep_until((began + length).max(Instant::now() + REST)).await;
+    sleep_until((began + length).max(Instant::now() + PAUSE)).await;
     Ok(counts)
 }
 
@@ -76,8 +76,8 @@ async fn upgrade(socket: PathBuf, release: &Release) -> Result<Outcome, Error> {
     let request = Request::Upgrade(Upgrade {
         service: SERVICE.parse()?,
         binary: Some(release.path.clone()),
-        deadline_ms: hopeless.then_some(HOPELESS_DEADLINE_MS),
-        drain_grace_ms: hopeless.then_some(HOPELESS_DEADLINE_MS),
+        deadline_ms: hopeless.then_some(BAD_RELEASE_DEADLINE_MS),
+        drain_grace_ms: hopeless.then_some(BAD_RELEASE_DEADLINE_MS),
         claims: Claims::default(),
     });
     match tokio::task::spawn_blocking(move || Rig::ask(&socket, &request)).await?? {

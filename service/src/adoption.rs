@@ -28,7 +28,7 @@ use handoff_sys::wire::recv_message;
 const PENDING_MAX: usize = 4;
 
 /// Pause after a failed accept; the usual cause is a lack of descriptors.
-const REST: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The listening socket, before the process has its `Welcome`.
 #[derive(Debug)]
@@ -80,8 +80,8 @@ impl AdoptionSocket {
             Ok(fds) => Some(Adoption {
                 socket: self,
                 callers: VecDeque::new(),
-                rested: None,
-                look_at: None,
+                paused_until: None,
+                next_check: None,
                 service: welcome.service.clone(),
                 generation: welcome.generation,
                 listeners: welcome.listeners.clone(),
@@ -114,9 +114,9 @@ pub(super) struct Adoption {
     /// Connected, but silent so far; the newest last.
     callers: VecDeque<Channel>,
     /// When to accept again after a failure.
-    rested: Option<Instant>,
+    paused_until: Option<Instant>,
     /// Without a supervisor: when to check next that the socket file still exists.
-    look_at: Option<Instant>,
+    next_check: Option<Instant>,
     service: ServiceName,
     generation: Generation,
     listeners: Vec<ListenerName>,
@@ -127,32 +127,32 @@ pub(super) struct Adoption {
 impl Adoption {
     /// The descriptors to poll for reading.
     pub(super) fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let socket = self.rested.is_none().then(|| self.socket.socket.as_fd());
+        let socket = self.paused_until.is_none().then(|| self.socket.socket.as_fd());
         socket.into_iter().chain(self.callers.iter().map(AsFd::as_fd))
     }
 
     /// When to run again even if nothing is readable.
     pub(super) fn rested(&self) -> Option<Instant> {
-        [self.rested, self.look_at].into_iter().flatten().min()
+        [self.paused_until, self.next_check].into_iter().flatten().min()
     }
 
     /// Records whether the process has no supervisor. Without one, its socket's directory may have been removed.
     pub(super) fn is_alone(&mut self, alone: bool) {
-        match (alone, self.look_at) {
+        match (alone, self.next_check) {
             (true, None) => {
                 self.socket.open_again();
-                self.look_at = Instant::now().checked_add(REST);
+                self.next_check = Instant::now().checked_add(PAUSE);
             }
             (true, Some(_)) | (false, None) => {}
-            (false, Some(_)) => self.look_at = None,
+            (false, Some(_)) => self.next_check = None,
         }
     }
 
     /// The next supervisor that has sent `Adopt`. Does not block.
     pub(super) fn next(&mut self) -> Option<Adopter> {
-        if self.look_at.is_some_and(|at| at <= Instant::now()) {
+        if self.next_check.is_some_and(|at| at <= Instant::now()) {
             self.socket.open_again();
-            self.look_at = Instant::now().checked_add(REST);
+            self.next_check = Instant::now().checked_add(PAUSE);
         }
         self.accept_callers();
         let callers = std::mem::take(&mut self.callers);
@@ -184,17 +184,17 @@ impl Adoption {
     }
 
     fn accept_callers(&mut self) {
-        if self.rested.is_some_and(|rested| Instant::now() < rested) {
+        if self.paused_until.is_some_and(|rested| Instant::now() < rested) {
             return;
         }
-        self.rested = None;
+        self.paused_until = None;
         let accepted = iter::from_fn(|| accept(&self.socket.socket).transpose()).take(PENDING_MAX);
         for caller in accepted.collect::<Vec<_>>() {
             match caller {
                 Ok(caller) if may_adopt(&caller) => self.callers.push_back(caller),
                 Ok(_) => {}
                 // The socket stays readable.
-                Err(_) => self.rested = Instant::now().checked_add(REST),
+                Err(_) => self.paused_until = Instant::now().checked_add(PAUSE),
             }
         }
         let too_many = self.callers.len().saturating_sub(PENDING_MAX);

@@ -14,7 +14,7 @@ use crate::config::{self, Dirs};
 use crate::control::api::{Request, Response, ServiceStatus, Skew};
 
 /// Time limit for the directory of the service files.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// List the services
 #[derive(clap::Args)]
@@ -46,7 +46,7 @@ pub(super) fn run(_: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, 
 }
 
 /// The files in the directory of the service files that the daemon does not read, because their names are not service
-/// names; or why the directory cannot be listed. Waits at most [`PATIENCE`].
+/// names; or why the directory cannot be listed. Waits at most [`TIMEOUT`].
 pub(super) fn misnamed(dirs: &Dirs) -> Vec<config::Error> {
     let (config_dir, (tell, told)) = (dirs.config.clone(), channel());
     std::thread::spawn(move || {
@@ -56,12 +56,12 @@ pub(super) fn misnamed(dirs: &Dirs) -> Vec<config::Error> {
         // The receiver is gone if the directory has not answered in time.
         let _ = tell.send(found);
     });
-    told.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+    told.recv_timeout(TIMEOUT).unwrap_or_else(|_| {
         vec![config::Error {
             file: dirs.config.join("services"),
             at: None,
             key: None,
-            cause: format!("has not answered for {} s", PATIENCE.as_secs()),
+            cause: format!("has not answered for {} s", TIMEOUT.as_secs()),
             hint: "check its file system".to_owned(),
         }]
     })

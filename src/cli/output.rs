@@ -87,7 +87,7 @@ pub(super) fn note(text: impl Display) {
 }
 
 /// The colours of this command.
-const OWN: [&str; 5] = ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"];
+const COLOURS: [&str; 5] = ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"];
 
 fn hexadecimal(character: char) -> String {
     format!("\\x{:02x}", u32::from(character))
@@ -150,7 +150,7 @@ impl Style {
         let mut rest = text;
         while let Some(at) = rest.find('\x1b') {
             shown += &escaped(&rest[..at], hexadecimal);
-            let own = OWN.iter().find(|own| self.coloured && rest[at..].starts_with(**own));
+            let own = COLOURS.iter().find(|own| self.coloured && rest[at..].starts_with(**own));
             shown += own.copied().unwrap_or("\\x1b");
             rest = &rest[at + own.map_or(1, |own| own.len())..];
         }

@@ -12,7 +12,7 @@ use crate::sys::errno::{Errno, retry};
 use crate::sys::socket::{AddressFamily, SockFlag, SockType, connect_path, set_send_timeout, socket};
 
 /// A daemon that needs longer for a request without work is frozen.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One connection to the daemon.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Client {
         self.last_id += 1;
         self.stream
             .get_ref()
-            .set_read_timeout(Some(PATIENCE))
+            .set_read_timeout(Some(TIMEOUT))
             .and_then(|()| self.send(request))
             .map_err(|error| unreachable(&self.path, &error))?;
         loop {
@@ -144,7 +144,7 @@ fn is_timeout(error: &io::Error) -> bool {
 /// On a blocking socket, a call that has waited this long fails with EAGAIN.
 fn connect_within(path: &Path) -> io::Result<UnixStream> {
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty())?;
-    set_send_timeout(&socket, PATIENCE)?;
+    set_send_timeout(&socket, TIMEOUT)?;
     match retry(|| connect_path(&socket, path)) {
         // A path that is too long cannot have a socket.
         Err(Errno::ENAMETOOLONG) => return Err(io::ErrorKind::InvalidInput.into()),
@@ -168,7 +168,7 @@ fn unreachable(path: &Path, error: &io::Error) -> ClientError {
             ("the path is too long".to_owned(), "Choose another with --runtime-dir.")
         }
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => (
-            format!("it has not answered for {} s", PATIENCE.as_secs()),
+            format!("it has not answered for {} s", TIMEOUT.as_secs()),
             "It may be stopped or overloaded; the services continue without it.",
         ),
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => (

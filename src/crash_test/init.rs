@@ -36,7 +36,7 @@ struct InitState {
     pid: Option<u32>,
     starts: u32,
     stopping: bool,
-    over: bool,
+    is_over: bool,
     trouble: Option<String>,
 }
 
@@ -82,7 +82,7 @@ impl Init {
         };
         let child = daemon.start()?;
         let state =
-            InitState { pid: Some(child.id()), starts: 1, stopping: false, over: false, trouble: None };
+            InitState { pid: Some(child.id()), starts: 1, stopping: false, is_over: false, trouble: None };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -121,7 +121,7 @@ impl Init {
         self.end(Signal::SIGTERM);
         let until = Instant::now() + limit;
         let mut state = self.shared.lock();
-        while !state.over {
+        while !state.is_over {
             let Some(left) = until.checked_duration_since(Instant::now()) else {
                 return Err(format!("the daemon has not ended {limit:?} after SIGTERM").into());
             };
@@ -180,7 +180,7 @@ fn run(daemon: &DaemonCommand, mut child: Child, shared: &Shared) {
         state.pid = Some(child.id());
         state.starts += 1;
     }
-    shared.lock().over = true;
+    shared.lock().is_over = true;
     shared.changed.notify_all();
 }
 

@@ -68,17 +68,17 @@ pub(super) struct Script {
     random: Random,
     /// Whether there is a release that never serves.
     bad: bool,
-    stretches: usize,
+    periods: usize,
 }
 
 impl Script {
     pub(super) fn new(seed: u64, bad: bool) -> Self {
-        Self { random: Random::new(seed), bad, stretches: 0 }
+        Self { random: Random::new(seed), bad, periods: 0 }
     }
 
-    pub(super) fn period(&mut self) -> LoadPeriod {
-        self.stretches += 1;
-        let rough = self.stretches.is_multiple_of(2);
+    pub(super) fn next_period(&mut self) -> LoadPeriod {
+        self.periods += 1;
+        let rough = self.periods.is_multiple_of(2);
         let rounds = (0..ROUNDS).map(|_| self.round(rough)).collect();
         let dark = self.random.weighted(&[(2, Operation::StopAndStart), (1, Operation::EndDaemon)]);
         let without_clients = Round { operation: dark, faults: self.random_faults(true) };
@@ -156,7 +156,7 @@ mod tests {
 
     fn stretches(seed: u64, bad: bool) -> Vec<LoadPeriod> {
         let mut script = Script::new(seed, bad);
-        (0..100).map(|_| script.period()).collect()
+        (0..100).map(|_| script.next_period()).collect()
     }
 
     #[test]

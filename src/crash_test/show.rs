@@ -120,7 +120,7 @@ impl TestSession<'_> {
             }
             drop(sender);
             loop {
-                match receiver.recv_timeout(LOOK) {
+                match receiver.recv_timeout(CHECK_INTERVAL) {
                     Ok((job, finding)) => {
                         let finding: RunReport = finding?;
                         progress.ended(&job, &finding);
@@ -157,7 +157,7 @@ impl TestSession<'_> {
 pub(super) struct Interrupt(Arc<AtomicBool>);
 
 /// Interval of checks for an interrupt.
-const LOOK: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Interrupt {
     pub(super) fn new() -> Result<Self, Error> {
@@ -195,7 +195,7 @@ struct Progress {
 }
 
 /// Interval of progress lines without a terminal.
-const TELL: Duration = Duration::from_secs(10);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Progress {
     fn new(what: &str, total: usize) -> Self {
@@ -219,7 +219,7 @@ impl Progress {
         }
         match &self.bar {
             Some(bar) => bar.inc(1),
-            None if self.shown_at.elapsed() >= TELL || self.ended == self.total => {
+            None if self.shown_at.elapsed() >= PROGRESS_INTERVAL || self.ended == self.total => {
                 self.shown_at = Instant::now();
                 let Self { label: what, total, ended, failed, .. } = self;
                 note(&format!("{what}: {ended} of {total} runs, {failed} failed"));

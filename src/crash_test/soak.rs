@@ -116,7 +116,7 @@ impl Soak<'_> {
         let mut number = 0;
         while Instant::now() < until && !self.interrupt.is_interrupted() {
             number += 1;
-            self.period(&init, number, &script.period())?;
+            self.period(&init, number, &script.next_period())?;
             self.report.daemons = init.starts();
             let left = until.saturating_duration_since(Instant::now()).as_secs();
             note(&format!("soak, stretch {number}: held, {left} s left"));

@@ -22,7 +22,7 @@ pub(super) struct TrialProgram {
     pub(super) is_copy: bool,
     /// Remarks about the copy; sentences without a full stop.
     pub(super) remarks: Vec<String>,
-    _place: Option<TrialDirectory>,
+    _directory: Option<TrialDirectory>,
 }
 
 impl TrialProgram {
@@ -33,7 +33,7 @@ impl TrialProgram {
                 path: given.to_owned(),
                 is_copy: false,
                 remarks: Vec::new(),
-                _place: None,
+                _directory: None,
             });
         }
         let (place, mut remarks) = TrialDirectory::make(versions)?;
@@ -50,7 +50,7 @@ impl TrialProgram {
                 lost.join(" and ")
             ));
         }
-        Ok(TrialProgram { path: imported.path, is_copy: true, remarks, _place: Some(place) })
+        Ok(TrialProgram { path: imported.path, is_copy: true, remarks, _directory: Some(place) })
     }
 }
 

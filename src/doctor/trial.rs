@@ -23,9 +23,9 @@ use crate::sys::readable::is_readable_by;
 use crate::sys::spawn::{SpawnSpec, spawn};
 
 /// Time of a trial in addition to that of the program: to start, to stop it, to clean up.
-const BESIDES: Duration = Duration::from_secs(20);
+const OVERHEAD: Duration = Duration::from_secs(20);
 /// Maximum number of bytes of a failed program's output to search for its last line.
-const LAST_WORDS_MAX: u64 = 2048;
+const OUTPUT_TAIL_MAX: u64 = 2048;
 
 /// The network of a trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,10 +142,10 @@ impl<'a> TrialContext<'a> {
             channel: Some(theirs),
             files_limit: None,
         })?;
-        let answer = hear(&channel, self.settings.limit * 2 + BESIDES);
+        let answer = hear(&channel, self.settings.limit * 2 + OVERHEAD);
         if answer.is_err() {
             let _ = kill(&spawned.pidfd, Signal::SIGTERM);
-            if !ends_within(&spawned.pidfd, BESIDES) {
+            if !ends_within(&spawned.pidfd, OVERHEAD) {
                 let _ = kill(&spawned.pidfd, Signal::SIGKILL);
             }
         }
@@ -236,9 +236,9 @@ fn last_words(path: &Path) -> Option<String> {
     use std::io::{Read, Seek, SeekFrom};
     let mut file = File::open(path).ok()?;
     let len = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(len.saturating_sub(LAST_WORDS_MAX))).ok()?;
+    file.seek(SeekFrom::Start(len.saturating_sub(OUTPUT_TAIL_MAX))).ok()?;
     let mut bytes = Vec::new();
-    file.take(LAST_WORDS_MAX).read_to_end(&mut bytes).ok()?;
+    file.take(OUTPUT_TAIL_MAX).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let line =
         text.lines().map(str::trim).rfind(|line| !line.is_empty() && !line.starts_with("handoff: "))?;

@@ -28,7 +28,7 @@ pub(crate) use trace::{Trace, keep_traces_in};
 /// The placeholder for the new binary's path in the arguments of a command.
 pub const BINARY: &str = "{binary}";
 /// Maximum number of output bytes in an error.
-const TOLD_MAX_BYTES: usize = 400;
+const OUTPUT_MAX_BYTES: usize = 400;
 
 /// A command of a service file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -247,7 +247,7 @@ fn fill_in(argv: &[String], binary: Option<&Path>) -> Result<Vec<String>, HookEr
 /// The last lines of standard error, or of standard output if that is empty, as one line.
 fn last_output_lines(output: &Output) -> String {
     let text = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
-    let start = text.ceil_char_boundary(text.len().saturating_sub(TOLD_MAX_BYTES));
+    let start = text.ceil_char_boundary(text.len().saturating_sub(OUTPUT_MAX_BYTES));
     let lines: Vec<&str> = text[start..].lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let last = &lines[lines.len().saturating_sub(3)..];
     last.join("; ").chars().filter(|character| !character.is_control()).collect()

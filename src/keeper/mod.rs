@@ -50,7 +50,7 @@ use watched_socket::WatchedSocket;
 pub const VERB: &str = "keeper";
 
 /// Prefix of the lines that handoff itself writes into the log of a service.
-pub(crate) const SAYS: &str = "handoff: ";
+pub(crate) const LOG_PREFIX: &str = "handoff: ";
 
 /// Runs the keeper process, which [`Client::start`] has started. Blocks until its exit.
 pub fn main() -> ExitCode {

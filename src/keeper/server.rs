@@ -45,7 +45,7 @@ const PAGE_KEYS: usize = 100;
 const LAST_BYTES: usize = 1 << 20;
 
 /// Retry interval to recreate a missing socket.
-const DOOR_AGAIN: Duration = Duration::from_secs(1);
+const SOCKET_RETRY: Duration = Duration::from_secs(1);
 
 /// The state of a keeper.
 pub(super) struct Keeper {
@@ -137,7 +137,7 @@ impl Keeper {
         if self.is_full {
             fds[1] = PollFd::new(self.socket.listener(), PollFlags::empty());
         }
-        let limit = self.is_shut.then_some(DOOR_AGAIN);
+        let limit = self.is_shut.then_some(SOCKET_RETRY);
         retry(|| poll(&mut fds, limit))?;
         let mut ready = fds.iter().map(|fd| !found(fd).is_empty());
         Ok(ReadyDescriptors {

@@ -11,9 +11,9 @@ use crate::sys::path::set_umask;
 use crate::sys::socket::{AddressFamily, SockFlag, SockType, bind_path, listen, socket};
 
 /// Events that may remove the path. Other events in the directory are not watched.
-const GOES: AddWatchFlags =
+const REMOVAL_EVENTS: AddWatchFlags =
     AddWatchFlags::IN_DELETE.union(AddWatchFlags::IN_MOVED_FROM).union(AddWatchFlags::IN_DELETE_SELF);
-const MOVES: AddWatchFlags = AddWatchFlags::IN_MOVE_SELF.union(AddWatchFlags::IN_ONLYDIR);
+const MOVE_EVENTS: AddWatchFlags = AddWatchFlags::IN_MOVE_SELF.union(AddWatchFlags::IN_ONLYDIR);
 
 /// The socket, and a watch on its path. Drop removes the path, unless another keeper has taken it over.
 pub(super) struct WatchedSocket {
@@ -109,7 +109,7 @@ impl Drop for WatchedSocket {
 fn watch(path: &Path) -> io::Result<Inotify> {
     let inotify = Inotify::new()?;
     let directory = path.parent().unwrap_or(Path::new("/"));
-    inotify.add(directory, GOES | MOVES)?;
+    inotify.add(directory, REMOVAL_EVENTS | MOVE_EVENTS)?;
     Ok(inotify)
 }
 

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use super::log::{Log, LogTotals, RotationLimits};
 
 /// How long the caller waits for a write.
-const MOMENT: Duration = Duration::from_millis(250);
+const WRITE_TIMEOUT: Duration = Duration::from_millis(250);
 /// A write that takes longer is slow: waiting for each of them would throttle all other logs.
-const QUICK: Duration = Duration::from_millis(100);
+const SLOW_AFTER: Duration = Duration::from_millis(100);
 /// A thread without work for this long exits.
 const IDLE: Duration = Duration::from_secs(1);
 /// Maximum size of the queue, in bytes.
@@ -115,7 +115,7 @@ impl Writer {
         if state.is_slow {
             return;
         }
-        let until = Instant::now() + MOMENT;
+        let until = Instant::now() + WRITE_TIMEOUT;
         while !state.is_done() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -196,7 +196,7 @@ impl Shared {
                 log.tell_of_lost_lines();
             }
             state = self.lock();
-            state.is_slow = began.elapsed() > QUICK;
+            state.is_slow = began.elapsed() > SLOW_AFTER;
             state.totals.add(log.take_totals());
             state.log = Some(log);
         }
@@ -225,7 +225,7 @@ mod tests {
             longest = longest.max(began.elapsed());
         }
         // After a slow write, as on a busy machine, the next ones are not waited for.
-        if longest < QUICK {
+        if longest < SLOW_AFTER {
             assert_eq!(text(&writer).lines().count(), 1_000);
         }
         let until = Instant::now() + Duration::from_secs(20);
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(writer.take_totals().lost_lines, 0);
         let began = Instant::now();
         writer.write(b"last\n");
-        if began.elapsed() < QUICK {
+        if began.elapsed() < SLOW_AFTER {
             assert!(text(&writer).ends_with("999\nlast\n"));
         }
     }
@@ -262,7 +262,7 @@ mod tests {
         for _ in 0..1_100 {
             writer.write(&[&line[..], b"\n"].concat());
         }
-        assert!(began.elapsed() < 20 * MOMENT, "each was waited for: {:?}", began.elapsed());
+        assert!(began.elapsed() < 20 * WRITE_TIMEOUT, "each was waited for: {:?}", began.elapsed());
         assert!(writer.take_totals().trouble.ends_with("it does not answer"));
         writer.shared.lock().log = Some(log);
         writer.write(b"late\n");

@@ -51,7 +51,7 @@ pub(crate) trait ProcessAccess {
 }
 
 /// A lack of descriptors, memory or ports, or of the path to a process's socket.
-const WANTING: [Errno; 7] = [
+const TRANSIENT_ERRORS: [Errno; 7] = [
     Errno::EMFILE,
     Errno::ENFILE,
     Errno::ENOMEM,
@@ -80,7 +80,7 @@ impl Failure {
     pub(crate) fn to_connect(listener: &str, error: &io::Error) -> Self {
         let found = format!("cannot connect to {listener}: {error}");
         match errno_of(error) {
-            Some(errno) if WANTING.contains(&errno) => Self::Untried(found),
+            Some(errno) if TRANSIENT_ERRORS.contains(&errno) => Self::Untried(found),
             Some(Errno::ECONNRESET) => Self::Reset(found),
             _ => Self::Unwell(found),
         }

@@ -71,8 +71,8 @@ impl EventSink for ProgramRecorder {
                 let same_port = matches!(why, MismatchReason::Elsewhere(_) | MismatchReason::Several(_));
                 let found = instead.clone().map(|address| UnmatchedBind { address, same_port });
                 // Workers that bind it again add nothing new.
-                let found = found.filter(|found| !known.elsewhere.contains(found));
-                known.elsewhere.extend(found.filter(|_| known.elsewhere.len() < ELSEWHERE_MAX));
+                let found = found.filter(|found| !known.unmatched.contains(found));
+                known.unmatched.extend(found.filter(|_| known.unmatched.len() < ELSEWHERE_MAX));
             }
             InjectEvent::Failed { .. } => known.status = event.to_string(),
         });

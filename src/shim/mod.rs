@@ -105,7 +105,7 @@ const REFUSED: &str = "refused";
 /// Extension of the file with the requests for which a drain waits.
 const DRAINS: &str = "drains";
 /// Maximum number of bytes to read of these.
-const TOLD_MAX_BYTES: u64 = 4096;
+const TEXT_MAX_BYTES: u64 = 4096;
 
 /// Why a shim's program has not bound its listeners, a clause; `own_path` is that of its configuration.
 pub(crate) fn waits_for(own_path: &Path) -> Option<String> {
@@ -124,7 +124,7 @@ pub(crate) fn drains_for(own_path: &Path) -> Option<String> {
 
 fn read_text(path: &Path) -> Option<String> {
     let is_short =
-        std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() <= TOLD_MAX_BYTES);
+        std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() <= TEXT_MAX_BYTES);
     let told = is_short.then(|| std::fs::read_to_string(path).ok()).flatten()?;
     let told: String = told.chars().filter(|it| !it.is_control()).collect();
     // It may be about to be written.

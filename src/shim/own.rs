@@ -6,13 +6,13 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::keeper::SAYS;
+use crate::keeper::LOG_PREFIX;
 
 /// Writes a message to the log. The program may have ended within a line, so a line break comes first, in one write with
 /// the message. If the program had completed its line, the keeper removes the empty line.
 pub(super) fn log_line(told: std::fmt::Arguments<'_>) {
     // The log may have no reader any more.
-    let _ = io::stderr().write_all(format!("\n{SAYS}{told}\n").as_bytes());
+    let _ = io::stderr().write_all(format!("\n{LOG_PREFIX}{told}\n").as_bytes());
 }
 
 /// Prefix of a clause about such a file.

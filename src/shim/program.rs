@@ -86,7 +86,7 @@ pub(super) struct ProgramState {
     /// The listeners that it was seen to bind, or in whose bind it is held.
     pub(super) bound: Vec<String>,
     /// Bound addresses that are not listeners of the service.
-    pub(super) elsewhere: Vec<UnmatchedBind>,
+    pub(super) unmatched: Vec<UnmatchedBind>,
 }
 
 /// What a start needs besides the configuration.

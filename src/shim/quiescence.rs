@@ -27,7 +27,7 @@ use crate::config::DrainCondition;
 const STILL: Duration = Duration::from_millis(5);
 
 /// Maximum number of failed attempts to stop a program: a busy machine may stop it late.
-const HOLDS: u8 = 3;
+const STOP_ATTEMPTS_MAX: u8 = 3;
 
 /// Time limits of the steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub(super) enum RunningStep {
     /// Survey again soon.
     Wait,
     /// Stop the program, and survey at once.
-    Hold,
+    StopProgram,
     /// End the program.
     End,
 }
@@ -102,7 +102,7 @@ pub(super) enum StoppedStep {
         all: bool,
     },
     /// Continue the program.
-    LetGo,
+    Continue,
 }
 
 /// The table.
@@ -130,8 +130,8 @@ impl Quiescence {
             }
             (DrainCondition::Connections, _) if after < self.limits.connections => RunningStep::Wait,
             // Unread data is known only while the program is stopped.
-            (_, _) if clean_is_over && (self.can_hold_back() || summary.stuck) => RunningStep::Hold,
-            (_, SurveySummary { work: true, uncertain: true, still: true, .. }) => RunningStep::Hold,
+            (_, _) if clean_is_over && (self.can_hold_back() || summary.stuck) => RunningStep::StopProgram,
+            (_, SurveySummary { work: true, uncertain: true, still: true, .. }) => RunningStep::StopProgram,
             (
                 _,
                 SurveySummary { work: true, .. }
@@ -139,7 +139,7 @@ impl Quiescence {
                 | SurveySummary { paused: true, .. },
             ) => RunningStep::Wait,
             (_, SurveySummary { waiting: true, .. }) if !clean_is_over => RunningStep::Wait,
-            (_, _) => RunningStep::Hold,
+            (_, _) => RunningStep::StopProgram,
         }
     }
 
@@ -154,17 +154,17 @@ impl Quiescence {
             _ if clean_is_over && (self.can_hold_back() || summary.stuck) => {
                 StoppedStep::HoldBack { all: after >= self.limits.some }
             }
-            _ => StoppedStep::LetGo,
+            _ => StoppedStep::Continue,
         }
     }
 
     /// A part of the program did not stop. Attempts are limited: otherwise the rest would be stopped most of the time.
     pub(super) fn not_held(&mut self) -> StoppedStep {
         self.failed_stops += 1;
-        if self.failed_stops >= HOLDS {
+        if self.failed_stops >= STOP_ATTEMPTS_MAX {
             self.held_back = HeldBack::Refused;
         }
-        StoppedStep::LetGo
+        StoppedStep::Continue
     }
 
     fn can_hold_back(&self) -> bool {
@@ -254,7 +254,7 @@ mod tests {
             } else if step == RunningStep::End {
                 let is_over = after >= moment.limit();
                 assert!(is_over || !summary.open, "only a stopped program ends before the limit: {what}");
-            } else if step == RunningStep::Hold && (summary.work || summary.paused) {
+            } else if step == RunningStep::StopProgram && (summary.work || summary.paused) {
                 assert!(
                     moment.can_hold_back() || summary.work && summary.uncertain || summary.stuck,
                     "to hold it for nothing stops its clients: {what}"
@@ -278,7 +278,7 @@ mod tests {
                     assert!(!is_clean && (moment.can_hold_back() || summary.stuck), "{what}");
                     assert_eq!(all, after >= LIMITS.some, "{what}");
                 }
-                StoppedStep::LetGo => assert!(
+                StoppedStep::Continue => assert!(
                     summary.work || !summary.still || summary.paused || summary.waiting && is_clean,
                     "such a moment may not come again: {what}"
                 ),
@@ -302,8 +302,8 @@ mod tests {
             paused: false,
         };
         for after in [30, 135, 240] {
-            assert_eq!(moment.running(ms(after), busy), RunningStep::Hold, "{after}");
-            assert_eq!(moment.not_held(), StoppedStep::LetGo);
+            assert_eq!(moment.running(ms(after), busy), RunningStep::StopProgram, "{after}");
+            assert_eq!(moment.not_held(), StoppedStep::Continue);
         }
         for after in [345, 499] {
             assert_eq!(moment.running(ms(after), busy), RunningStep::Wait, "{after}");
@@ -326,20 +326,24 @@ mod tests {
             paused: false,
         };
         assert_eq!(moment.running(ms(10), busy), RunningStep::Wait);
-        assert_eq!(moment.running(ms(30), busy), RunningStep::Hold);
+        assert_eq!(moment.running(ms(30), busy), RunningStep::StopProgram);
         assert_eq!(moment.held(ms(30), busy), StoppedStep::HoldBack { all: false });
         moment.held_back = HeldBack::Some;
-        assert_eq!(moment.running(ms(35), busy), RunningStep::Hold, "one more connection can be held back");
+        assert_eq!(
+            moment.running(ms(35), busy),
+            RunningStep::StopProgram,
+            "one more connection can be held back"
+        );
         assert_eq!(moment.held(ms(150), busy), StoppedStep::HoldBack { all: true });
         moment.held_back = HeldBack::All;
         assert_eq!(moment.running(ms(155), busy), RunningStep::Wait);
         // The head of a response, and its body later.
         let paused = SurveySummary { work: false, still: true, paused: true, ..busy };
         assert_eq!(moment.running(ms(157), paused), RunningStep::Wait);
-        assert_eq!(moment.held(ms(157), paused), StoppedStep::LetGo);
+        assert_eq!(moment.held(ms(157), paused), StoppedStep::Continue);
         assert_eq!(moment.running(ms(1000), paused), RunningStep::End, "the search is bounded");
         let rest = SurveySummary { work: false, still: true, ..busy };
-        assert_eq!(moment.running(ms(160), rest), RunningStep::Hold);
+        assert_eq!(moment.running(ms(160), rest), RunningStep::StopProgram);
         assert_eq!(moment.held(ms(160), rest), StoppedStep::End);
     }
 }

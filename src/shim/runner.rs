@@ -51,7 +51,7 @@ const IN_GAP: QuiescenceLimits = QuiescenceLimits {
 /// The same if requests may be cut: clients wait in the meantime.
 const CUT_IN_GAP: QuiescenceLimits = QuiescenceLimits { held_back: Duration::from_secs(1), ..IN_GAP };
 /// The same while another program already serves, so no client waits.
-const BESIDE: QuiescenceLimits = QuiescenceLimits {
+const LIMITS_WHEN_REPLACED: QuiescenceLimits = QuiescenceLimits {
     clean: Duration::from_millis(300),
     some: Duration::from_millis(600),
     loose: Duration::from_millis(1500),
@@ -72,7 +72,7 @@ pub(super) struct Runner {
     listeners: Arc<Listeners>,
     census: Census,
     notify: Option<Notify>,
-    swap: Option<Arc<Injector>>,
+    current_listeners: Option<Arc<Injector>>,
     trace: Trace,
     lock: Option<ProgramLock>,
     /// Whether this process is dismissed before it was committed.
@@ -114,7 +114,7 @@ impl Runner {
             listeners,
             census,
             notify,
-            swap,
+            current_listeners: swap,
             trace,
             lock,
             refused,
@@ -187,7 +187,7 @@ impl Runner {
                 .name("handoff-inject".to_owned())
                 .spawn(move || running.run())
                 .map_err(error)?;
-            self.swap = Some(injector);
+            self.current_listeners = Some(injector);
         }
         Ok(())
     }
@@ -205,7 +205,7 @@ impl Runner {
     /// Releases a held program.
     pub(super) fn release(&self) {
         self.program.learn(|known| known.is_held = false);
-        if let Some(swap) = &self.swap {
+        if let Some(swap) = &self.current_listeners {
             swap.release();
         }
     }
@@ -289,7 +289,7 @@ impl Runner {
             program.end_meanwhile(grant, || census.release_held_back())
         })?;
         crash_point!("shim/incumbent/ended");
-        self.swap = None;
+        self.current_listeners = None;
         if let Some(lock) = self.lock.take() {
             lock.forget(&self.program.trace_path());
         }
@@ -302,7 +302,7 @@ impl Runner {
         match self.mode {
             Mode::Exclusive => self.finish_alone(cut)?,
             Mode::Overlap if idle => {}
-            Mode::Overlap => self.await_the_moment(BESIDE, false),
+            Mode::Overlap => self.await_the_moment(LIMITS_WHEN_REPLACED, false),
         }
         Ok(())
     }

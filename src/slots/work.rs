@@ -10,8 +10,8 @@
 //!   no request since the response.
 //! - The kernel's clock for timestamps ticks every 1 to 10 ms. Within one tick, a single segment since an idle
 //!   observation can only be a request that was answered. Otherwise the state is *unsure*: a privileged process asks
-//!   the kernel (`sys::tcp`), any other one waits. If nothing moves for [`TIE`], or for [`LONG_TIE`], a response came
-//!   last.
+//!   the kernel (`sys::tcp`), any other one waits. If nothing moves for [`TIE_LIMIT`], or for [`LONG_TIE`], a response
+//!   came last.
 //! - A connection younger than a second without data is about to have some: clients connect in order to send requests.
 //!   One with few segments may be in its first request, of which no part may stay unread until the process is gone.
 //! - A response sent in parts looks complete during the pauses. So recent output that no request follows may continue:
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use super::diag::{SocketInfo, TrafficHistory};
 
 /// How long without movement until an unknown order counts as idle.
-const TIE: Duration = Duration::from_millis(50);
+const TIE_LIMIT: Duration = Duration::from_millis(50);
 /// The same if a request was, or may have been, in progress before: the rest of a request and its response are as
 /// likely as a response and the next request.
 const LONG_TIE: Duration = Duration::from_millis(300);
@@ -97,7 +97,7 @@ struct Sample {
 }
 
 /// The transition table: previous state and observation to the new state.
-fn judge(before: WorkState, signs: Sample) -> WorkState {
+fn state_of(before: WorkState, signs: Sample) -> WorkState {
     let Sample { movement: moved, last_transfer: last, unread, not_sent, is_young, is_still } = signs;
     let rest = if unread { WorkState::Unread } else { WorkState::Idle };
     let by_times = |unknown| match last {
@@ -226,9 +226,9 @@ impl ConnectionWork {
             // With unread data there is nothing to ask.
             _ if asks && unread == 0 => ASKED_TIE,
             None | Some(WorkState::Uncertain { was_asked: true }) => LONG_TIE,
-            Some(_) => TIE,
+            Some(_) => TIE_LIMIT,
         };
-        let state = judge(
+        let state = state_of(
             doing_before,
             Sample {
                 movement: moved,

@@ -45,7 +45,7 @@ fn all_signs() -> impl Iterator<Item = (WorkState, Sample)> {
 fn every_look_keeps_the_rules() {
     let mut count = 0;
     for (before, signs) in all_signs() {
-        let state = judge(before, signs);
+        let state = state_of(before, signs);
         let what = format!("{before:?}, {signs:?}: {state:?}");
         count += 1;
         if signs.not_sent {
@@ -109,7 +109,7 @@ fn a_tie_is_decided_by_what_was_so_before() {
         (WorkState::Idle, Sample { movement: Movement::Unknown, ..tie }, unsure(true)),
         (WorkState::Idle, Sample { movement: Movement::Unknown, is_still: true, ..tie }, WorkState::Idle),
     ] {
-        assert_eq!(judge(before, signs), expected, "{before:?} {signs:?}");
+        assert_eq!(state_of(before, signs), expected, "{before:?} {signs:?}");
     }
 }
 
@@ -130,7 +130,7 @@ fn what_is_unread_was_begun_only_if_it_was_read_of() {
         ),
         (WorkState::Idle, unread(Movement::Unknown), WorkState::Uncertain { was_asked: true }),
     ] {
-        assert_eq!(judge(before, signs), expected, "{before:?} {signs:?}");
+        assert_eq!(state_of(before, signs), expected, "{before:?} {signs:?}");
     }
 }
 

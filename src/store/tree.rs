@@ -37,7 +37,7 @@ pub(super) enum NodeKind {
 /// Maximum number of objects in a tree.
 const NODES_MAX: usize = 200_000;
 /// Maximum number of objects to examine for changes.
-const LOOKED_AT_MAX: usize = 50_000;
+const EXAMINED_MAX: usize = 50_000;
 
 /// Copies everything below `top` into the empty directory `into`. Refuses what other users can write, links that lead
 /// outside, and a tree that changes in the meantime. Blocks.
@@ -190,7 +190,7 @@ pub(super) fn narrow(top: &Path, other: &Path) -> io::Result<()> {
 /// A digest for change detection: SHA-256 of path, kind, execute bit, size and modification time of everything below
 /// `top`. Equal digests mean equal trees, unless the times were set back. `None` if the tree is too large. Blocks.
 pub(super) fn digest(top: &Path) -> Option<Id> {
-    let nodes = walk(top).ok().filter(|nodes| nodes.len() <= LOOKED_AT_MAX)?;
+    let nodes = walk(top).ok().filter(|nodes| nodes.len() <= EXAMINED_MAX)?;
     let mut hasher = Sha256::new();
     for node in nodes {
         hasher.update(node.path.as_os_str().as_bytes());
@@ -203,7 +203,7 @@ pub(super) fn digest(top: &Path) -> Option<Id> {
 
 /// Total size of all files below `top`, in bytes. Blocks.
 pub(super) fn size_bytes(top: &Path) -> Option<u64> {
-    let nodes = walk(top).ok().filter(|nodes| nodes.len() <= LOOKED_AT_MAX)?;
+    let nodes = walk(top).ok().filter(|nodes| nodes.len() <= EXAMINED_MAX)?;
     Some(
         nodes
             .iter()

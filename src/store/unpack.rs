@@ -26,7 +26,7 @@ pub(super) struct Unpack<'a> {
 }
 
 /// Maximum number of names in a message.
-const TOLD_MAX: usize = 10;
+const NAMES_MAX: usize = 10;
 
 impl Unpack<'_> {
     /// Unpacks one file. `wanted` is its path, or the unique end of its path; `None` if the archive has only one
@@ -222,9 +222,10 @@ fn fits(path: &Path, wanted: Option<&str>) -> Option<PathMatch> {
 }
 
 fn describe_paths(paths: &BTreeSet<PathBuf>) -> String {
-    let mut names: Vec<String> = paths.iter().take(TOLD_MAX).map(|path| path.display().to_string()).collect();
-    if paths.len() > TOLD_MAX {
-        names.push(format!("{} more", paths.len() - TOLD_MAX));
+    let mut names: Vec<String> =
+        paths.iter().take(NAMES_MAX).map(|path| path.display().to_string()).collect();
+    if paths.len() > NAMES_MAX {
+        names.push(format!("{} more", paths.len() - NAMES_MAX));
     }
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }

@@ -228,17 +228,17 @@ const COMMANDS_ENDED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A signal that follows another one this soon is the same order: it was sent to a process group, or by a shell and a
 /// service manager.
-const SAME_ORDER: Duration = Duration::from_secs(1);
+const SAME_SIGNAL_WITHIN: Duration = Duration::from_secs(1);
 
 /// Completes at a signal that is a separate order.
 async fn once_more(first: &mut Signal, second: &mut Signal) {
     let ordered = Instant::now();
     loop {
         either(first, second).await;
-        if ordered.elapsed() >= SAME_ORDER {
+        if ordered.elapsed() >= SAME_SIGNAL_WITHIN {
             return;
         }
-        tracing::info!("a second signal within {SAME_ORDER:?} is taken for the same order");
+        tracing::info!("a second signal within {SAME_SIGNAL_WITHIN:?} is taken for the same order");
     }
 }
 
@@ -295,7 +295,8 @@ async fn stop(handle: Handle) {
         }
         let asked = RequestedOperation::new(history::Operation::Stop, Caller::own("the daemon ends"));
         for (order, asked) in [(OperationRequest::Stop, Some(asked)), (OperationRequest::Cancel, None)] {
-            if handle.order(order, asked, None).await.is_ok() && handle.phase() == Phase::Stopped {
+            if handle.request_operation(order, asked, None).await.is_ok() && handle.phase() == Phase::Stopped
+            {
                 return;
             }
         }

@@ -29,14 +29,14 @@ pub(super) type Reply<T> = oneshot::Sender<T>;
 /// An event, or a question of a task.
 pub(super) enum Input {
     /// A client, or the daemon itself, asks for an operation.
-    Order(OperationRequest, Operation),
+    Request(OperationRequest, Operation),
     /// A stop or a cancellation begins: calls off the work before a start or an upgrade, after the orders that came
     /// first.
     CallOff(CancelCause, Reply<CancelledWork>),
     /// An event of a process.
     Process(Token, ProcessEvent),
     /// The result of the search for the program of a process.
-    Found(LocatedProgram),
+    Located(LocatedProgram),
     /// Where that program came from.
     Origin(Origin),
     /// A process was started, or could not be.
@@ -52,7 +52,7 @@ pub(super) enum Input {
     /// The disk has a journal that was written again, or has refused it.
     Restored(io::Result<()>),
     /// It is time to try a start without a client again.
-    TryAgain(Token),
+    RetryDue(Token),
     /// The version for such a start was brought in, or could not be.
     FirstImported(Token, ImportResult),
     /// It is time to check whether the slot of the outgoing process is quiet.
@@ -66,19 +66,19 @@ pub(super) enum Input {
     /// Asks whether the listener of the probed process still listens.
     Listens(String, Reply<bool>),
     /// Asks for the environment of a command that probes a process.
-    Surroundings(Reply<CommandEnvironment>),
+    CommandEnvironment(Reply<CommandEnvironment>),
     /// Asks whether the result of this probe is still needed.
     IsProbing(HandoffId, Reply<bool>),
     /// Asks what can be seen of the watched process.
-    Look(Reply<Result<(), Failure>>),
+    CheckWatched(Reply<Result<(), Failure>>),
     /// The watched process is unwell.
     Condemned(HandoffId, WatchReason, String),
     /// Asks for the process that takes its lock now.
-    Beginner(HandoffId, Reply<Option<u32>>),
+    LockTaker(HandoffId, Reply<Option<u32>>),
     /// Another process keeps that one from its lock.
     LockTrouble(HandoffId, u32, String),
     /// Asks for the processes that share new connections, as long as the step lasts.
-    Sharing(ShareStep, Reply<Option<[Option<u32>; 2]>>),
+    SharingPids(ShareStep, Reply<Option<[Option<u32>; 2]>>),
     /// How many connections each of them got.
     Measured(ShareStep, ShareMeasurement),
     /// News of a watched path.
@@ -88,7 +88,7 @@ pub(super) enum Input {
     /// Strangers may have left the slots.
     RepairDue,
     /// The kernel reports something about a listener of the serving process.
-    ListenersHeard(Token),
+    ListenersReady(Token),
     /// It is time to check the listeners of the serving process.
     ListenersDue(Token, IsFirst),
 }
@@ -158,10 +158,10 @@ fn answer<T>(reply: Reply<T>, answer: T) {
 impl Service {
     fn take(&mut self, input: Input) {
         match input {
-            Input::Order(order, operation) => self.order(order, operation),
+            Input::Request(order, operation) => self.perform_request(order, operation),
             Input::CallOff(what, reply) => answer(reply, self.call_off_before(what)),
             Input::Process(token, event) => self.process_event(token, event),
-            Input::Found(found) => self.found(found),
+            Input::Located(found) => self.found(found),
             Input::Origin(origin) => self.remember_origin(origin),
             Input::Spawned(token, spawned) => self.spawned(token, spawned),
             Input::Deadline(deadline, token) => self.deadline_over(deadline, token),
@@ -169,7 +169,7 @@ impl Service {
             Input::CompactionStaged(staged) => self.compaction_staged(staged),
             Input::CompactionSynced(synced) => self.compaction_synced(synced),
             Input::Restored(synced) => self.journal_restored(synced),
-            Input::TryAgain(token) => self.start_again(token),
+            Input::RetryDue(token) => self.start_again(token),
             Input::FirstImported(token, brought) => self.first_imported(token, brought),
             Input::QuietDue(id) => self.check_quiet(id),
             Input::Probed(id, result) => self.probed(id, result),
@@ -181,18 +181,18 @@ impl Service {
             }
             Input::EndRoute(id, listener, reply) => answer(reply, self.end_route(id, &listener)),
             Input::Listens(listener, reply) => answer(reply, self.listens_for_tried(&listener)),
-            Input::Surroundings(reply) => answer(reply, self.surroundings()),
+            Input::CommandEnvironment(reply) => answer(reply, self.surroundings()),
             Input::IsProbing(id, reply) => answer(reply, self.is_probing(id)),
-            Input::Look(reply) => answer(reply, self.check_watched()),
+            Input::CheckWatched(reply) => answer(reply, self.check_watched()),
             Input::Condemned(id, watch, why) => self.condemn(id, watch, why),
-            Input::Beginner(id, reply) => answer(reply, self.lock_taker(id)),
+            Input::LockTaker(id, reply) => answer(reply, self.lock_taker(id)),
             Input::LockTrouble(id, pid, trouble) => self.note_lock_trouble(id, pid, trouble),
-            Input::Sharing(step, reply) => answer(reply, self.sharing_pids(step)),
+            Input::SharingPids(step, reply) => answer(reply, self.sharing_pids(step)),
             Input::Measured(step, measured) => self.note_measured(step, measured),
             Input::Path(update) => self.path_updated(update),
             Input::PathsChanged => self.restore_paths(),
             Input::RepairDue => self.repair_slots(),
-            Input::ListenersHeard(token) => self.listeners_heard(token),
+            Input::ListenersReady(token) => self.listeners_ready(token),
             Input::ListenersDue(token, is_first) => self.listeners_due(token, is_first),
         }
     }

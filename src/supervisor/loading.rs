@@ -17,7 +17,7 @@ use super::rollout::import_all_staged;
 use super::running;
 use super::service::{Handle, lacks_adoption_socket};
 use super::service_files::ServiceFileStamps;
-use super::state::{self, OpenedState, PATIENCE};
+use super::state::{self, OpenedState, STATE_TIMEOUT};
 use crate::config;
 use crate::control::{Error, Kind};
 use crate::journal::Journal;
@@ -26,12 +26,12 @@ use crate::journal::Journal;
 /// others.
 const OPENED_WITHIN: Duration = Duration::from_secs(2);
 /// The pause before another attempt to reach the state of a service.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the daemon waits for the sockets of processes. A process without a supervisor checks its socket once a
 /// second, and restores it.
-const WAY_IN_WITHIN: Duration = Duration::from_millis(1_500);
-const WAY_IN_TICK: Duration = Duration::from_millis(20);
+const ADOPTION_SOCKET_TIMEOUT: Duration = Duration::from_millis(1_500);
+const ADOPTION_SOCKET_TICK: Duration = Duration::from_millis(20);
 
 /// A service whose state is being opened.
 struct OpeningService {
@@ -111,7 +111,7 @@ impl Daemon {
 
     /// Waits only a moment: what does not answer is taken in later.
     async fn previous_services(&self) -> PreviousServices {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + STATE_TIMEOUT;
         let dirs = self.shared.dirs.clone();
         let names = timeout_at(until, self.directory.run_anyway(move || running::names(&dirs))).await;
         let names = names.ok().and_then(Result::ok).unwrap_or_default();
@@ -263,7 +263,7 @@ impl Daemon {
         let (dirs, opens, of) = (self.shared.dirs.clone(), lane.clone(), name.clone());
         let text = config.text.clone();
         let is_another = self.removed.borrow_mut().remove(&name).is_some_and(|text| text != config.text);
-        let opened = lane.wait(PATIENCE, &what, move || {
+        let opened = lane.wait(STATE_TIMEOUT, &what, move || {
             if is_another {
                 set_aside(&dirs, &of);
             }
@@ -289,11 +289,11 @@ impl Daemon {
         };
         async move {
             let opened = this.retry_until_result(&name, open).await;
-            let until = Instant::now() + WAY_IN_WITHIN;
+            let until = Instant::now() + ADOPTION_SOCKET_TIMEOUT;
             while lacks_adoption_socket(&this.shared.dirs, opened.journal.standing())
                 && Instant::now() < until
             {
-                sleep(WAY_IN_TICK).await;
+                sleep(ADOPTION_SOCKET_TICK).await;
             }
             opened
         }
@@ -310,13 +310,13 @@ impl Daemon {
                 Ok(found) => return found,
                 Err(error) => self.tell_of_late(name, &error),
             }
-            sleep(AGAIN).await;
+            sleep(RETRY_PAUSE).await;
         }
     }
 
     /// Notes what keeps a service from being taken in.
     fn tell_of_late(&self, name: &ServiceName, error: &io::Error) {
-        tracing::debug!(service = %name, %error, "its state cannot be looked at; trying again in {AGAIN:?}");
+        tracing::debug!(service = %name, %error, "its state cannot be looked at; trying again in {RETRY_PAUSE:?}");
         if let Some(cause) = self.not_taken_in.borrow_mut().get_mut(name) {
             *cause = error.to_string();
         }

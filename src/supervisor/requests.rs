@@ -56,7 +56,10 @@ impl Handler for Daemon {
                     preparation.ended().await;
                     return Ok(answer(outcome));
                 }
-                match handle.order(OperationRequest::Stop, Some(asked.clone()), Some(progress)).await {
+                match handle
+                    .request_operation(OperationRequest::Stop, Some(asked.clone()), Some(progress))
+                    .await
+                {
                     // The service waited for its start, and was called off: that is the outcome.
                     Err(error) if called_off.waiting_start && error.kind == Kind::NotRunning => {
                         Ok(answer(handle.read(|service| service.stopped_before_start(&asked))))
@@ -74,7 +77,7 @@ impl Handler for Daemon {
                     preparation.ended().await;
                     return Ok(answer(outcome));
                 }
-                handle.order(OperationRequest::Cancel, None, Some(progress)).await.map(answer)
+                handle.request_operation(OperationRequest::Cancel, None, Some(progress)).await.map(answer)
             }
             api::Request::Kill(kill) => {
                 let handle = self.find(&kill.service).await?;
@@ -142,7 +145,7 @@ impl Daemon {
         let file = config.text.clone();
         let prepared = prepare_start(&handle, config).await;
         prepared.inspect_err(|error| handle.with(|service| service.note_refused_start(error, &file)))?;
-        handle.order(OperationRequest::Start, Some(asked), Some(progress)).await.map(answer)
+        handle.request_operation(OperationRequest::Start, Some(asked), Some(progress)).await.map(answer)
     }
 
     async fn restart(
@@ -160,7 +163,7 @@ impl Daemon {
         }
         check_running(&handle, &config).await?;
         let order = OperationRequest::Restart(Box::new(config));
-        handle.order(order, Some(asked), Some(progress)).await.map(answer)
+        handle.request_operation(order, Some(asked), Some(progress)).await.map(answer)
     }
 
     async fn upgrade(
@@ -181,7 +184,9 @@ impl Daemon {
         let api::Upgrade { binary, deadline_ms, drain_grace_ms, claims, .. } = wanted;
         let limits = UpgradeLimits { deadline_ms, drain_grace_ms };
         let refusal = OperationRequest::Refusal(limits);
-        if let Some(refused) = handle.try_order(refusal, Some(asked.clone()), Some(progress.clone())).await {
+        if let Some(refused) =
+            handle.try_request_operation(refusal, Some(asked.clone()), Some(progress.clone())).await
+        {
             return refused.map(answer);
         }
         let binary = match binary {

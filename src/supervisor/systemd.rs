@@ -22,7 +22,7 @@ const NAME_MAX_BYTES: usize = 255;
 const QUEUE_MAX: usize = 4096;
 
 /// How long the last messages may take.
-const GOODBYE: Duration = Duration::from_secs(1);
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The service manager, if there is one that listens.
 #[derive(Debug)]
@@ -121,7 +121,7 @@ impl ManagerThread {
 impl Drop for ManagerThread {
     fn drop(&mut self) {
         drop(self.queue.take());
-        let _ = self.done.recv_timeout(GOODBYE);
+        let _ = self.done.recv_timeout(SEND_TIMEOUT);
     }
 }
 

@@ -50,18 +50,19 @@ pub struct PathWatcher {
 }
 
 /// A directory on the way: whether it stays where it is.
-const STAYS: AddWatchFlags =
+const OWN_EVENTS: AddWatchFlags =
     AddWatchFlags::IN_DELETE_SELF.union(AddWatchFlags::IN_MOVE_SELF).union(AddWatchFlags::IN_ONLYDIR);
 /// The nearest one: also what comes into it.
-const COMES: AddWatchFlags = STAYS.union(AddWatchFlags::IN_CREATE).union(AddWatchFlags::IN_MOVED_TO);
+const ENTRY_EVENTS: AddWatchFlags =
+    OWN_EVENTS.union(AddWatchFlags::IN_CREATE).union(AddWatchFlags::IN_MOVED_TO);
 /// The directory of the file: also what becomes of the file.
-const BECOMES: AddWatchFlags = COMES
+const FILE_EVENTS: AddWatchFlags = ENTRY_EVENTS
     .union(AddWatchFlags::IN_CLOSE_WRITE)
     .union(AddWatchFlags::IN_MODIFY)
     .union(AddWatchFlags::IN_DELETE)
     .union(AddWatchFlags::IN_MOVED_FROM);
 /// The way is another one than before.
-const LOST: AddWatchFlags = AddWatchFlags::IN_Q_OVERFLOW
+const LOSS_EVENTS: AddWatchFlags = AddWatchFlags::IN_Q_OVERFLOW
     .union(AddWatchFlags::IN_UNMOUNT)
     .union(AddWatchFlags::IN_DELETE_SELF)
     .union(AddWatchFlags::IN_MOVE_SELF)
@@ -118,7 +119,7 @@ impl PathWatcher {
     fn add_events(&mut self, happened: &[InotifyEvent]) {
         let ours =
             |it: &&InotifyEvent| it.watch == self.nearest.0 && it.name.as_ref() == Some(&self.nearest.1);
-        let is_lost = happened.iter().any(|it| it.mask.intersects(LOST));
+        let is_lost = happened.iter().any(|it| it.mask.intersects(LOSS_EVENTS));
         if is_lost || !self.is_there && happened.iter().any(|it| ours(&it)) {
             self.is_lost = true;
             return;
@@ -170,9 +171,9 @@ impl PathAnchor {
                 path.strip_prefix(nearest).ok().and_then(|rest| rest.iter().next()).unwrap_or_default();
             // One that cannot be read cannot be watched; it is not the one that matters.
             for above in nearest.ancestors().skip(1) {
-                let _ = inotify.add(above, STAYS);
+                let _ = inotify.add(above, OWN_EVENTS);
             }
-            let watch = match inotify.add(nearest, if is_there { BECOMES } else { COMES }) {
+            let watch = match inotify.add(nearest, if is_there { FILE_EVENTS } else { ENTRY_EVENTS }) {
                 Ok(watch) => watch,
                 Err(Errno::ENOENT | Errno::ENOTDIR) => continue,
                 Err(error) => return Err(error.into()),

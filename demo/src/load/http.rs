@@ -27,7 +27,7 @@ use super::failure::{Failure, Kind};
 use super::kept::{KeptConnection, Socket};
 
 /// Time limit of a complete response.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Time that a server that seals waits for the first byte of a new connection before it closes the connection cleanly.
 /// A client that a busy machine delays for longer connects again.
@@ -54,7 +54,7 @@ pub struct Http {
 struct OpenConnection {
     sender: SendRequest<Upload>,
     driver: JoinHandle<hyper::Result<()>>,
-    kept: Arc<KeptConnection>,
+    connection: Arc<KeptConnection>,
     /// When the client began to connect.
     since: Instant,
 }
@@ -74,9 +74,9 @@ impl Http {
         if !self.keep_alive {
             request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        match timeout(PATIENCE + request.body().takes(), self.attempt(request)).await {
+        match timeout(TIMEOUT + request.body().takes(), self.attempt(request)).await {
             Ok(result) => result,
-            Err(_) => Err(Failure::new(Kind::Timeout, format!("no answer within {PATIENCE:?}"))),
+            Err(_) => Err(Failure::new(Kind::Timeout, format!("no answer within {TIMEOUT:?}"))),
         }
     }
 
@@ -88,11 +88,11 @@ impl Http {
                 None => (self.connect().await?, true),
             };
             let again = copy_of(&request);
-            open.kept.expect_use();
+            open.connection.expect_use();
             let response = match open.sender.try_send_request(request).await {
                 Ok(response) => response,
-                Err(_) if !open.kept.is_used() && (!fresh || open.since.elapsed() >= LATE) => {
-                    if !open.kept.had_ended() {
+                Err(_) if !open.connection.is_used() && (!fresh || open.since.elapsed() >= LATE) => {
+                    if !open.connection.had_ended() {
                         ended_in_order(open.driver).await?;
                     }
                     request = again;
@@ -120,7 +120,7 @@ impl Http {
         let driver = tokio::spawn(connection);
         // If the server has ended it, the first request finds that out.
         let _ = sender.ready().await;
-        Ok(OpenConnection { sender, driver, kept, since })
+        Ok(OpenConnection { sender, driver, connection: kept, since })
     }
 }
 

@@ -40,25 +40,25 @@ impl KeptConnection {
 /// cut request.
 pub struct Socket {
     stream: TcpStream,
-    kept: Arc<KeptConnection>,
+    connection: Arc<KeptConnection>,
 }
 
 impl Socket {
     pub fn new(stream: TcpStream, kept: Arc<KeptConnection>) -> Self {
-        Self { stream, kept }
+        Self { stream, connection: kept }
     }
 
     fn check(&self) -> io::Result<()> {
-        if self.kept.is_used() {
+        if self.connection.is_used() {
             return Ok(());
         }
         let peeked = recv(&self.stream, &mut [0; 1], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
         if matches!(peeked, Ok(0)) {
-            self.kept.had_ended.store(true, Ordering::SeqCst);
+            self.connection.had_ended.store(true, Ordering::SeqCst);
             // For a new connection this is a cut, like any end before the answer.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.kept.is_unused.store(false, Ordering::SeqCst);
+        self.connection.is_unused.store(false, Ordering::SeqCst);
         Ok(())
     }
 }

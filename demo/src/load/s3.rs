@@ -152,7 +152,7 @@ impl S3 {
         if !paced {
             self.meter.end(span);
         }
-        Ok(Reply { what, answer })
+        Ok(Reply { operation: what, answer })
     }
 }
 
@@ -172,7 +172,7 @@ fn sign<'a>(action: &impl S3Action<'a>, body: Upload) -> Request<Upload> {
 
 /// A response and its request.
 struct Reply {
-    what: String,
+    operation: String,
     answer: HttpResponse,
 }
 
@@ -182,7 +182,7 @@ impl Reply {
             return Ok(self);
         }
         let body = String::from_utf8_lossy(&self.answer.body);
-        Err(Failure::new(Kind::Status, format!("{}: {} {body}", self.what, self.answer.status)))
+        Err(Failure::new(Kind::Status, format!("{}: {} {body}", self.operation, self.answer.status)))
     }
 
     fn found(self) -> Result<Option<HttpResponse>, Failure> {
@@ -193,12 +193,12 @@ impl Reply {
     }
 
     fn header(&self, name: http::HeaderName) -> Result<String, Failure> {
-        self.answer.header(name).map_err(|failure| failure.during(&self.what))
+        self.answer.header(name).map_err(|failure| failure.during(&self.operation))
     }
 
     fn text(self) -> Result<String, Failure> {
         String::from_utf8(self.answer.body.to_vec())
-            .map_err(|error| Failure::other(format!("{}: {error}", self.what)))
+            .map_err(|error| Failure::other(format!("{}: {error}", self.operation)))
     }
 }
 

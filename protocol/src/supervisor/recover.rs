@@ -28,7 +28,7 @@ pub struct Legacy {
     /// Whether the service is to run.
     pub wanted: bool,
     /// What the journal says about the last handoff.
-    pub written: LastHandoff,
+    pub last_handoff: LastHandoff,
     /// The handoff in progress, or an unused id. All processes belong to it from now on.
     pub handoff: HandoffId,
     /// Whether its end must be reported because a user requested it.
@@ -46,13 +46,13 @@ pub struct Legacy {
 /// The state so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Recovery {
-    written: LastHandoff,
+    last_handoff: LastHandoff,
     incumbent: Observation,
     successor: Observation,
     /// The time of the upgrade is over: a successor that does not serve yet gets no more time.
     is_late: bool,
     /// What was done to an incumbent and a successor that leave.
-    urged: [EndingStage; 2],
+    endings: [EndingStage; 2],
 }
 
 impl Recovery {
@@ -65,8 +65,8 @@ impl Recovery {
 
     fn ending(&mut self, role: Role) -> &mut EndingStage {
         match role {
-            Role::Incumbent => &mut self.urged[0],
-            Role::Successor => &mut self.urged[1],
+            Role::Incumbent => &mut self.endings[0],
+            Role::Successor => &mut self.endings[1],
         }
     }
 }
@@ -74,17 +74,17 @@ impl Recovery {
 impl Supervisor {
     /// Creates the machine of a supervisor that takes over from an earlier one. Returns it with its first actions.
     pub fn recover(mode: Mode, policy: Policy, at: Moment, left: Legacy) -> (Self, Vec<Action>) {
-        let Legacy { wanted, written, handoff, incumbent, successor, .. } = left;
+        let Legacy { wanted, last_handoff: written, handoff, incumbent, successor, .. } = left;
         let ends_at = at.now.saturating_add(left.left_ms.unwrap_or(policy.deadline_ms));
         let mut machine = Self {
             phase: Phase::Recovering,
             wanted,
             recovery: Some(Recovery {
-                written,
+                last_handoff: written,
                 incumbent,
                 successor,
                 is_late: false,
-                urged: [EndingStage::No; 2],
+                endings: [EndingStage::No; 2],
             }),
             serving_since: at.now,
             ..Self::new(mode, policy)
@@ -106,8 +106,8 @@ impl Supervisor {
 
     /// The state of an earlier supervisor's processes, until recovery has decided.
     pub fn facts(&self) -> Option<Facts> {
-        let Recovery { written, incumbent, successor, .. } = self.recovery?;
-        Some(Facts { wanted: self.wanted, written, incumbent, successor })
+        let Recovery { last_handoff: written, incumbent, successor, .. } = self.recovery?;
+        Some(Facts { wanted: self.wanted, last_handoff: written, incumbent, successor })
     }
 
     pub(super) fn adopt(&self) -> ToService {
@@ -295,7 +295,7 @@ impl Supervisor {
     /// Performs the decision of the table.
     fn conclude(&mut self, at: Moment, out: &mut Vec<Action>) {
         let Some(facts) = self.facts() else { return };
-        let Facts { written, incumbent, successor, .. } = facts;
+        let Facts { last_handoff: written, incumbent, successor, .. } = facts;
         let decision = decide(facts).decision;
         match decision {
             Decision::Wait => return,

@@ -20,7 +20,7 @@ use handoff_sys::lock::DataLock;
 use handoff_sys::wire::{WireError, send_message};
 
 /// How long to wait for unsent messages before the process exits.
-const LAST_WORDS_WITHIN: Duration = Duration::from_secs(5);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Driver {
     pub(super) fn perform(&mut self, action: Action) {
@@ -182,7 +182,7 @@ impl Driver {
     fn end(&mut self, end: Result<Ended, Error>) {
         // Unsent messages are lost when the process exits.
         if let Some(channel) = &self.channel {
-            let _ = self.outbox.flush_by(channel, Instant::now() + LAST_WORDS_WITHIN);
+            let _ = self.outbox.flush_by(channel, Instant::now() + FLUSH_TIMEOUT);
         }
         self.adoption = None;
         (self.requests)(DriverRequest::End(end));

@@ -26,13 +26,13 @@ const REMOVES_DIRECTORY: u64 = 0x200;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PathEffect {
     /// It removes or renames the path.
-    Away,
+    Removed,
     /// It replaces the path.
-    Over,
+    Replaced,
 }
 
 /// `None` if the call does not affect a listener.
-pub(super) fn meant(
+pub(super) fn effect_on(
     target: &CallingThread,
     call: &Call,
     slots: &Arc<dyn ListenerProvider>,
@@ -53,10 +53,10 @@ pub(super) fn meant(
         Ok(ours.iter().any(|address| is_meant(address, &path, || target.below(directory as i32, &path))))
     };
     if is_ours(from)? {
-        return Ok(Some(PathEffect::Away));
+        return Ok(Some(PathEffect::Removed));
     }
     match over {
-        Some(over) if is_ours(over)? => Ok(Some(PathEffect::Over)),
+        Some(over) if is_ours(over)? => Ok(Some(PathEffect::Replaced)),
         _ => Ok(None),
     }
 }

@@ -124,7 +124,7 @@ pub(super) fn wanted(address: BindAddress, socket: impl AsFd) -> io::Result<Bind
         Some(SockType::Datagram) => SocketKind::Datagrams,
         _ => SocketKind::Other,
     };
-    Ok(BindRequest { address, carries, v6, v6_only })
+    Ok(BindRequest { address, kind: carries, v6, v6_only })
 }
 
 #[cfg(test)]

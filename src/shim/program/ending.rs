@@ -13,11 +13,11 @@ use crate::sys::process::{Exit, Signal, is_zombie, name_of};
 /// After SIGKILL a process is gone unless the kernel holds it.
 const KILLED_WITHIN: Duration = Duration::from_secs(5);
 /// Interval of the check whether the signalled processes are gone.
-const LOOK: Duration = Duration::from_millis(50);
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// After this time, processes that outlive the server get the stop signal as well.
-const LINGERS: Duration = Duration::from_millis(300);
+const LINGER_LIMIT: Duration = Duration::from_millis(300);
 /// What the main process has left behind is mentioned in the log after this time.
-const REST_TOLD: Duration = Duration::from_secs(1);
+const REPORT_AFTER: Duration = Duration::from_secs(1);
 /// The exit status is unknown.
 const UNKNOWN: Exit = Exit { code: None, signal: None };
 
@@ -28,7 +28,7 @@ impl Program {
         self.end_meanwhile(limit, || {})
     }
 
-    /// The same. Calls `meanwhile` once if it has not ended within [`LOOK`]; that must return quickly.
+    /// The same. Calls `meanwhile` once if it has not ended within [`CHECK_INTERVAL`]; that must return quickly.
     pub(in crate::shim) fn end_meanwhile(
         &self,
         limit: Duration,
@@ -51,7 +51,7 @@ impl Program {
             if left.is_zero() {
                 return self.kill_late(since.elapsed());
             }
-            if self.wait(Some(left.min(LOOK)), |known| (!known.lives()).then_some(())).is_some() {
+            if self.wait(Some(left.min(CHECK_INTERVAL)), |known| (!known.lives()).then_some(())).is_some() {
                 return Ok(self.none_killed());
             }
             if let Some(meanwhile) = meanwhile.take() {
@@ -60,7 +60,7 @@ impl Program {
             // The processes that got the signal are gone, but the rest does not end by itself.
             let lingers = self.running().iter().all(|pid| !self.known().signalled.contains(pid));
             lingers_since = lingers.then(|| lingers_since.unwrap_or_else(Instant::now));
-            if lingers_since.is_some_and(|since: Instant| since.elapsed() >= LINGERS) {
+            if lingers_since.is_some_and(|since: Instant| since.elapsed() >= LINGER_LIMIT) {
                 self.feed(LifeEvent::Lingers);
             }
         }
@@ -167,14 +167,14 @@ impl Program {
             };
             // Also those that were started in the meantime.
             self.ask(self.tree());
-            if !is_told && since.elapsed() > REST_TOLD {
+            if !is_told && since.elapsed() > REPORT_AFTER {
                 log_line!(
                     "its main process has ended, and {} runs on; it has {left:.0?} to end",
                     self.named()
                 );
                 is_told = true;
             }
-            self.wait(Some(left.min(LOOK)), |known| (!is_failing(known)).then_some(()));
+            self.wait(Some(left.min(CHECK_INTERVAL)), |known| (!is_failing(known)).then_some(()));
         }
         Ok(())
     }

@@ -11,11 +11,11 @@ use crate::shim::program::ProgramState;
 use crate::shim::unmatched::Mismatch;
 
 /// Polling interval.
-const LOOK: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Interval of the looks whether the program works.
-const REST_LOOK: Duration = Duration::from_secs(1);
+const ACTIVITY_INTERVAL: Duration = Duration::from_secs(1);
 /// A start that takes longer than this is mentioned.
-const TOLD_AFTER: Duration = Duration::from_secs(10);
+const REPORT_AFTER: Duration = Duration::from_secs(10);
 
 impl Runner {
     /// Waits until the program has bound `count` of its listeners, or is found not to bind them. There is no time limit
@@ -39,7 +39,7 @@ impl Runner {
         let mut idle = (began, 0);
         let (mut rest, mut rests, mut next_look) = (IdlePeriod::begin(began), Duration::ZERO, began);
         loop {
-            match self.program.wait(Some(LOOK), |known| settled(known).or_else(|| refused(known))) {
+            match self.program.wait(Some(CHECK_INTERVAL), |known| settled(known).or_else(|| refused(known))) {
                 // It may try another address.
                 Some(Err((error, patience))) if self.program.lives() => {
                     return self.program.wait(Some(patience), bound).unwrap_or(Err(error));
@@ -57,7 +57,7 @@ impl Runner {
                 idle = (Instant::now(), binds);
             }
             if Instant::now() >= next_look {
-                next_look = Instant::now() + REST_LOOK;
+                next_look = Instant::now() + ACTIVITY_INTERVAL;
                 rests = rest.update(Instant::now(), ResourceUsage::of(self.program.tree()));
             }
             let idle_for = idle.0.elapsed().min(rests);
@@ -79,14 +79,14 @@ impl Runner {
                 Some((ToString::to_string(name), text.parse().ok()?))
             };
             let missing: Vec<_> = listen.filter_map(parse).collect();
-            Some((Mismatch::find(&missing, &known.elsewhere), known.elsewhere.len()))
+            Some((Mismatch::find(&missing, &known.unmatched), known.unmatched.len()))
         };
         self.program.wait(Some(Duration::ZERO), look).unwrap_or_default()
     }
 
     /// What to report of a start that takes long.
     fn slow(&self, after: Duration) -> Option<String> {
-        (after >= TOLD_AFTER).then(|| format!("the program has not bound {} yet", self.missing()))
+        (after >= REPORT_AFTER).then(|| format!("the program has not bound {} yet", self.missing()))
     }
 
     /// Reports to the service's log, and to the daemon, which shows it during the wait.

@@ -14,7 +14,7 @@ use crate::slots::census::{Census, Survey};
 const FAMILIAR_AFTER: Duration = Duration::from_millis(400);
 
 /// Maximum number of failed attempts to stop the program.
-const HOLDS: u8 = 3;
+const STOP_ATTEMPTS_MAX: u8 = 3;
 
 impl Runner {
     /// In overlap mode: whether a long request is in progress, or this is still unknown.
@@ -44,7 +44,7 @@ impl Runner {
     /// Where the timestamps leave open whether a request is answered, asks the kernel: that takes a stop of the program.
     /// The answer counts until data moves again.
     fn ask(&mut self, survey: Survey) -> Survey {
-        if survey.uncertain == 0 || !self.census.may_ask() || self.failed_stops >= HOLDS {
+        if survey.uncertain == 0 || !self.census.may_ask() || self.failed_stops >= STOP_ATTEMPTS_MAX {
             return survey;
         }
         let asked = match self.program.hold() {

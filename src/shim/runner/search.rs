@@ -35,7 +35,7 @@ impl Runner {
             }
             match moment.running(settled.unwrap_or(began).elapsed(), summary) {
                 RunningStep::Wait => {}
-                RunningStep::Hold => {
+                RunningStep::StopProgram => {
                     if self.hold_and_look(&mut moment, settled.unwrap_or(began)) {
                         return;
                     }

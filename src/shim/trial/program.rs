@@ -27,7 +27,7 @@ struct Trial<'a> {
     request: &'a TrialRequest,
     program: &'a Arc<Program>,
     listeners: Arc<Listeners>,
-    watch: Arc<BindRecorder>,
+    recorder: Arc<BindRecorder>,
     started_at: Instant,
 }
 
@@ -49,9 +49,9 @@ pub(super) fn attempt(request: &TrialRequest, stage: &TrialResources) -> Result<
         is_held: false,
         sockets: listeners.inodes(),
     };
-    let trial = Trial { request, program, listeners, watch, started_at: Instant::now() };
+    let trial = Trial { request, program, listeners, recorder: watch, started_at: Instant::now() };
     let works = trial.start(start).and_then(|()| if injects { trial.inject() } else { trial.listen_fds() });
-    let others = trial.watch.others();
+    let others = trial.recorder.others();
     let (works, why) = match works {
         Ok(why) => (true, why),
         Err(why) => (false, why),
@@ -72,7 +72,7 @@ impl Trial<'_> {
     fn start(&self, start: StartOptions) -> Result<(), String> {
         let notify = self.program.start(start).map_err(|error| error.to_string())?;
         let Some(notify) = notify else { return Ok(()) };
-        let (slots, watch) = (Arc::clone(&self.listeners), Arc::clone(&self.watch));
+        let (slots, watch) = (Arc::clone(&self.listeners), Arc::clone(&self.recorder));
         let injector = Injector::new(notify, slots, watch, false);
         let thread = std::thread::Builder::new().name("handoff-inject".to_owned());
         thread.spawn(move || injector.run()).map(drop).map_err(|error| error.to_string())
@@ -87,7 +87,7 @@ impl Trial<'_> {
             );
         }
         let missing = || {
-            let bound = self.watch.bound();
+            let bound = self.recorder.bound();
             wanted.iter().filter(|name| !bound.contains(name)).cloned().collect::<Vec<_>>()
         };
         let arrived = self.program.wait(Some(self.time_left()), |known| {
@@ -96,11 +96,11 @@ impl Trial<'_> {
             }
             (!known.lives()).then(|| Err(early_end(known)))
         });
-        let (missing, others) = (missing(), self.watch.others());
+        let (missing, others) = (missing(), self.recorder.others());
         let never = || {
             let missing = self.listeners.names(|name| missing.iter().any(|missing| missing == name));
             let limit = self.request.limit;
-            match (self.watch.refused().first(), others.is_empty()) {
+            match (self.recorder.refused().first(), others.is_empty()) {
                 (Some((name, error)), _) => format!("it cannot get {name}: {error}"),
                 (None, true) => {
                     format!("it was not seen to bind anything, so not {missing}, within {limit:?}")
@@ -111,7 +111,7 @@ impl Trial<'_> {
             }
         };
         // Most programs end after an error of their bind: that is the reason.
-        let refused = self.watch.refused().into_iter().next();
+        let refused = self.recorder.refused().into_iter().next();
         let refused = refused.map(|(name, error)| format!("it cannot get {name}: {error}; "));
         let because = |ended: String| format!("{}{ended}", refused.unwrap_or_default());
         match arrived.map(|arrived| arrived.map_err(because)) {
@@ -149,7 +149,7 @@ impl Trial<'_> {
             if waiting.is_empty() {
                 return Ok(());
             }
-            if let Some((name, _)) = self.watch.refused().first().filter(|_| !gives) {
+            if let Some((name, _)) = self.recorder.refused().first().filter(|_| !gives) {
                 return Err(format!(
                     "it does not take what it is given (LISTEN_FDS): it binds {name} by itself"
                 ));
@@ -168,7 +168,7 @@ impl Trial<'_> {
     }
 
     fn with_others(&self, what: String) -> String {
-        std::iter::once(what).chain(self.watch.others()).collect::<Vec<_>>().join("; ")
+        std::iter::once(what).chain(self.recorder.others()).collect::<Vec<_>>().join("; ")
     }
 
     /// Asks it to end, with a request in progress if one can be caught.

@@ -43,13 +43,13 @@ use crate::sys::readable::readable;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// If the next process does the same, it is not replaced before this time has passed.
-const AGAIN_AFTER: Duration = Duration::from_secs(60);
+const REPLACE_PAUSE: Duration = Duration::from_secs(60);
 
 /// A listener was ended for all its holders.
 const ENDS: EpollFlags = EpollFlags::EPOLLRDHUP.union(EpollFlags::EPOLLET);
 
 /// The same, or a listener got a client.
-const NEWS: EpollFlags = EpollFlags::EPOLLIN.union(ENDS);
+const WATCHED_EVENTS: EpollFlags = EpollFlags::EPOLLIN.union(ENDS);
 
 /// What is known of the listeners of the serving process, by their positions in the service file.
 #[derive(Debug, Default)]
@@ -156,7 +156,7 @@ impl Service {
         match watch {
             Ok(epoll) => {
                 let (epoll, token) = (Rc::new(epoll), self.next_token());
-                let task = spawn_local(tend_always(self.inputs.clone(), token, Rc::clone(&epoll)));
+                let task = spawn_local(watch_always(self.inputs.clone(), token, Rc::clone(&epoll)));
                 let task = task.abort_handle();
                 self.upkeep.slots = Some(SlotWatch { token, process: of, sockets, epoll, task });
             }
@@ -278,14 +278,14 @@ impl Service {
     }
 
     /// The events of this watch, unless another watch has replaced it.
-    fn heard_by(&self, token: Token) -> Option<Rc<AsyncFd<Epoll>>> {
+    fn epoll_of(&self, token: Token) -> Option<Rc<AsyncFd<Epoll>>> {
         let watch = self.upkeep.slots.as_ref().filter(|watch| watch.token == token)?;
         Some(Rc::clone(&watch.epoll))
     }
 
     /// Handles an event of the kernel. Until the next check, new clients wake nothing.
-    pub(in crate::supervisor) fn listeners_heard(&mut self, token: Token) {
-        let Some(epoll) = self.heard_by(token) else { return };
+    pub(in crate::supervisor) fn listeners_ready(&mut self, token: Token) {
+        let Some(epoll) = self.epoll_of(token) else { return };
         watch_for(ENDS, &epoll, &self.receiving());
         self.renew_ended();
     }
@@ -293,13 +293,13 @@ impl Service {
     /// Checks the listeners a moment after an event. The first check also records which listeners a process that has
     /// just begun to serve has taken.
     pub(in crate::supervisor) fn listeners_due(&mut self, token: Token, is_first: IsFirst) {
-        let Some(epoll) = self.heard_by(token) else { return };
+        let Some(epoll) = self.epoll_of(token) else { return };
         if is_first {
             self.note_taken();
         }
         self.renew_ended();
         self.replace_for_waiting();
-        watch_for(NEWS, &epoll, &self.receiving());
+        watch_for(WATCHED_EVENTS, &epoll, &self.receiving());
     }
 
     /// Records that the program has had the listeners that it has now.
@@ -323,7 +323,7 @@ impl Service {
             let at = self.config.listeners.iter().position(|known| known.name == listener.name);
             waiting.contains(&listener.address) && at.is_some_and(|at| left.received.contains(&at))
         };
-        let is_early = left.replaced_at.is_some_and(|at| at.elapsed() < AGAIN_AFTER);
+        let is_early = left.replaced_at.is_some_and(|at| at.elapsed() < REPLACE_PAUSE);
         if is_early || !self.is_open_to_upgrades() || !self.config.listeners.iter().any(was_taken) {
             return;
         }
@@ -339,7 +339,7 @@ impl Service {
 fn watch(receiving: &[(usize, SlotId, BorrowedFd<'_>)]) -> io::Result<AsyncFd<Epoll>> {
     let epoll = Epoll::new()?;
     for (at, _, socket) in receiving {
-        epoll.add(socket, NEWS, *at as u64)?;
+        epoll.add(socket, WATCHED_EVENTS, *at as u64)?;
     }
     readable(epoll)
 }
@@ -352,7 +352,7 @@ fn watch_for(what: EpollFlags, epoll: &AsyncFd<Epoll>, receiving: &[(usize, Slot
     }
 }
 
-async fn tend_always(inputs: Inputs, token: Token, epoll: Rc<AsyncFd<Epoll>>) {
+async fn watch_always(inputs: Inputs, token: Token, epoll: Rc<AsyncFd<Epoll>>) {
     // A process that has just begun to serve takes its listeners now, or has them already.
     let taken_by = Instant::now() + PAUSE;
     let mut is_noted = false;
@@ -367,7 +367,7 @@ async fn tend_always(inputs: Inputs, token: Token, epoll: Rc<AsyncFd<Epoll>>) {
                 // The check finds what has happened.
                 epoll.get_ref().drain();
                 ready.clear_ready();
-                if !inputs.deliver(Input::ListenersHeard(token)).await {
+                if !inputs.deliver(Input::ListenersReady(token)).await {
                     return;
                 }
                 sleep(PAUSE).await;

@@ -17,7 +17,7 @@ use crate::shim;
 use crate::slots::{Side, SlotId, UnixPathTarget, watched_name};
 use crate::supervisor::input::{Input, Inputs};
 use crate::supervisor::service::Service;
-use crate::supervisor::state::PATIENCE;
+use crate::supervisor::state::STATE_TIMEOUT;
 use crate::sys::inotify::{AddWatchFlags, Inotify};
 use crate::sys::readable::readable;
 
@@ -26,7 +26,7 @@ const CHANGES: AddWatchFlags = AddWatchFlags::IN_ATTRIB
     .union(AddWatchFlags::IN_DELETE_SELF)
     .union(AddWatchFlags::IN_DONT_FOLLOW);
 /// The minimum pause before another attempt at a watch that the kernel has refused.
-const AGAIN: Duration = Duration::from_secs(60);
+const RETRY_PAUSE: Duration = Duration::from_secs(60);
 
 /// The watch over the paths of a service. It ends when this is dropped.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Drop for SocketPaths {
 impl SocketPaths {
     /// A watch that the kernel has refused is not requested at every event.
     fn is_good_for_now(&self) -> bool {
-        self.task.is_some() || self.since.elapsed() < AGAIN
+        self.task.is_some() || self.since.elapsed() < RETRY_PAUSE
     }
 }
 
@@ -120,7 +120,8 @@ impl Service {
         let state = self.shared.dirs.service_state(&self.name);
         let what = state.display().to_string();
         // While the active side is unknown, no socket is put at the path.
-        let Ok(active) = self.lanes.history.wait(PATIENCE, &what, move || shim::active_side(&state)) else {
+        let Ok(active) = self.lanes.history.wait(STATE_TIMEOUT, &what, move || shim::active_side(&state))
+        else {
             return;
         };
         let active = if active == Some(Side::B) { PAIR[1] } else { FIRST };

@@ -15,7 +15,7 @@ use crate::supervisor::input::Input;
 use crate::supervisor::service::Service;
 
 /// How often the daemon checks for strangers between the slots: when one leaves, connections go elsewhere.
-const LOOK: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The task that checks the slots. It ends when this is dropped.
 #[derive(Debug)]
@@ -128,7 +128,7 @@ impl Service {
         let inputs = self.inputs.clone();
         let task = spawn_local(async move {
             loop {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(CHECK_INTERVAL).await;
                 if !inputs.deliver(Input::RepairDue).await {
                     return;
                 }

@@ -15,7 +15,7 @@ use crate::supervisor::service::Service;
 use crate::sys::process::tree_of;
 
 /// How often the connections are counted.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const COUNT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A handoff, and the number of its share.
 pub(in crate::supervisor) type ShareStep = (HandoffId, u8);
@@ -99,8 +99,8 @@ impl Service {
 async fn count(inputs: Inputs, lane: Lane, addresses: Vec<ListenAddress>, step: ShareStep) {
     let Ok(Ok(mut counter)) = lane.run(move || ConnectionCounter::begin(&addresses)).await else { return };
     loop {
-        sleep(LOOK_EVERY).await;
-        let Some(roots) = inputs.ask(|reply| Input::Sharing(step, reply)).await.flatten() else { return };
+        sleep(COUNT_INTERVAL).await;
+        let Some(roots) = inputs.ask(|reply| Input::SharingPids(step, reply)).await.flatten() else { return };
         let counted = lane.run(move || {
             let trees = roots.map(|root| root.map(tree_of).unwrap_or_default());
             let counts = counter.poll([&trees[0], &trees[1]]);

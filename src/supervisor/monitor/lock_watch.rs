@@ -21,9 +21,9 @@ use crate::sys::lock_users::{LockUsers, open_file_named};
 use crate::sys::process::tree_of;
 
 /// A process that gets its lock at once has it by then.
-const PATIENCE: Duration = Duration::from_millis(500);
+const GRACE: Duration = Duration::from_millis(500);
 /// A look at files that takes longer is abandoned: their file system hangs.
-const LOOK_WITHIN: Duration = Duration::from_secs(1);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Service {
     /// Watches a process that was asked to begin: in exclusive mode it now takes the lock of its data.
@@ -81,8 +81,8 @@ pub(in crate::supervisor) async fn check_queue(handle: &Handle) -> Result<(), Er
 
 async fn watch(inputs: Inputs, id: HandoffId) {
     loop {
-        sleep(PATIENCE).await;
-        let Some(pid) = inputs.ask(|reply| Input::Beginner(id, reply)).await.flatten() else { return };
+        sleep(GRACE).await;
+        let Some(pid) = inputs.ask(|reply| Input::LockTaker(id, reply)).await.flatten() else { return };
         if let Some(trouble) = run_in_thread(move || trouble(pid)).await {
             inputs.send(Input::LockTrouble(id, pid, trouble));
         }
@@ -95,7 +95,7 @@ async fn run_in_thread<T: Send + 'static>(inspect: impl FnOnce() -> Option<T> + 
     let thread =
         std::thread::Builder::new().name("handoff-lock".to_owned()).spawn(move || sender.send(inspect()));
     thread.ok()?;
-    timeout(LOOK_WITHIN, receiver).await.ok()?.ok()?
+    timeout(CHECK_TIMEOUT, receiver).await.ok()?.ok()?
 }
 
 /// The holder of the lock that this process waits for.

@@ -134,7 +134,7 @@ impl ProcessAccess for ProbeConnector<'_> {
     }
 
     async fn surroundings(&self) -> CommandEnvironment {
-        let asked = self.inputs.ask(Input::Surroundings).await;
+        let asked = self.inputs.ask(Input::CommandEnvironment).await;
         asked.unwrap_or_else(|| CommandEnvironment { variables: Vec::new(), working_dir: "/".into() })
     }
 }

@@ -155,7 +155,7 @@ async fn check_once(
     settings: &WatchdogSettings,
     access: &mut ProbeConnector<'_>,
 ) -> Result<Option<String>, Failure> {
-    inputs.ask(Input::Look).await.unwrap_or(Ok(()))?;
+    inputs.ask(Input::CheckWatched).await.unwrap_or(Ok(()))?;
     if let Some(probe) = &settings.probe {
         attempt(&probe.check, Duration::from_millis(probe.timeout_ms), access)
             .await

@@ -27,7 +27,7 @@ use crate::supervisor::service::Service;
 /// Maximum number of entries that wait for a disk that takes none.
 const WAITING_MAX: usize = 50;
 /// How long a caller waits for a disk that hangs.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What is known of an operation when it is requested. The history reports it when the operation has ended.
 #[derive(Debug, Clone)]
@@ -162,14 +162,14 @@ impl Recorder {
                 written.await;
             }
         };
-        let _ = timeout(PATIENCE, flushed).await;
+        let _ = timeout(TIMEOUT, flushed).await;
     }
 
     /// The last `limit` entries, newest last, including those that could not be written.
     pub(in crate::supervisor) async fn read(&self, limit: usize) -> Vec<Entry> {
         self.flushed().await;
         let directory = self.directory.clone();
-        let found = timeout(PATIENCE, self.lane.run(move || History::read(&directory, limit))).await;
+        let found = timeout(TIMEOUT, self.lane.run(move || History::read(&directory, limit))).await;
         let mut entries = found.ok().and_then(Result::ok).and_then(Result::ok).unwrap_or_default();
         self.queue.entries.borrow().iter().for_each(|entry| history::put(&mut entries, entry.clone()));
         entries.drain(..entries.len().saturating_sub(limit));
@@ -314,7 +314,7 @@ impl Service {
     /// Works on the history files, in their lane. Blocks only for a moment.
     fn wait_for_history<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let what = self.shared.dirs.service_state(&self.name).display().to_string();
-        self.lanes.history.wait(PATIENCE, &what, work).ok()
+        self.lanes.history.wait(TIMEOUT, &what, work).ok()
     }
 
     /// Whether this daemon records the attempt itself, so it is not left over from an earlier one.

@@ -71,7 +71,7 @@ impl Service {
             {
                 inputs.send(Input::Origin(origin));
             }
-            inputs.send(Input::Found(LocatedProgram { id, target, path, binary }));
+            inputs.send(Input::Located(LocatedProgram { id, target, path, binary }));
         });
     }
 

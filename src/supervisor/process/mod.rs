@@ -47,8 +47,8 @@ const EXIT_FOLLOWS: Duration = Duration::from_millis(200);
 const REAPED_WITHIN: Duration = Duration::from_millis(200);
 
 /// The interval and the time limit of attempts to end what a shim has left behind.
-const LEFT_AGAIN: Duration = Duration::from_millis(100);
-const LEFT_WITHIN: Duration = Duration::from_secs(30);
+const CLEANUP_INTERVAL: Duration = Duration::from_millis(100);
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a full channel is checked for room. Its process is busy, or frozen.
 const ROOM_TICK: Duration = Duration::from_millis(2);
 
@@ -294,7 +294,7 @@ impl WatchTask {
 
     /// The next process must not run beside what is left, so this tries again while no thread can be started.
     async fn end_what_is_left(&self, trace: &Path) {
-        let until = Instant::now() + LEFT_WITHIN;
+        let until = Instant::now() + CLEANUP_TIMEOUT;
         loop {
             let at = trace.to_owned();
             // Only the end of this work counts: the next shim looks for leftovers before it starts a program.
@@ -312,7 +312,7 @@ impl WatchTask {
                 let path = trace.display();
                 return tracing::error!(%error, "what a shim has left behind ({path}) is not ended");
             }
-            sleep(LEFT_AGAIN).await;
+            sleep(CLEANUP_INTERVAL).await;
         }
     }
 }

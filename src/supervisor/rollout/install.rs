@@ -59,7 +59,7 @@ pub(in crate::supervisor) struct Pipeline {
     pub(super) requested: RequestedOperation,
     pub(super) phases: Phases,
     progress: Option<ProgressSink>,
-    _turn: OwnedMutexGuard<()>,
+    _import_guard: OwnedMutexGuard<()>,
 }
 
 impl Daemon {
@@ -123,7 +123,7 @@ impl Pipeline {
         turn: OwnedMutexGuard<()>,
     ) -> Self {
         let (id, phases) = (HandoffId::from_uuid(uuid::Uuid::now_v7()), Phases::new(&config.name, &progress));
-        Self { id, handle, config, requested: asked, phases, progress, _turn: turn }
+        Self { id, handle, config, requested: asked, phases, progress, _import_guard: turn }
     }
 
     /// Runs the whole upgrade. `once`: unless the version already runs. The limits are those of the machine: deadline
@@ -329,7 +329,8 @@ impl Pipeline {
             self.handle.settled().await;
         }
         let order = OperationRequest::Upgrade(path.to_owned(), Box::new(self.config.clone()), limits);
-        let outcome = self.handle.order(order, Some(self.requested.clone()), self.progress.clone()).await?;
+        let outcome =
+            self.handle.request_operation(order, Some(self.requested.clone()), self.progress.clone()).await?;
         if outcome.outcome == api::Ending::Committed {
             // The version just committed is newer than a staged one.
             self.handle.with(Service::unstage);

@@ -83,7 +83,7 @@ impl Service {
             return;
         }
         self.versions.path_watch = self.config.watch.clone().map(|config| {
-            let watcher = Watcher {
+            let watcher = ArrivalWatcher {
                 config: config.clone(),
                 service: self.name.clone(),
                 directory: self.shared.dirs.service_state(&self.name),
@@ -107,8 +107,8 @@ impl Service {
                 let _ = reply.send(runs);
             }
             PathUpdate::Refused(path, cause) if is_watched(&path) => self.refuse_watched(&path, &cause),
-            PathUpdate::Told(path, what) if is_watched(&path) => self.tell_of_watch(&path, &what),
-            PathUpdate::Refused(..) | PathUpdate::Told(..) => {}
+            PathUpdate::Warning(path, what) if is_watched(&path) => self.tell_of_watch(&path, &what),
+            PathUpdate::Refused(..) | PathUpdate::Warning(..) => {}
         }
     }
 
@@ -132,7 +132,7 @@ impl Service {
 }
 
 /// The minimum time until a version that came at the wrong moment is tried again.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// News of a watched path, and questions about it.
 pub(in crate::supervisor) enum PathUpdate {
@@ -143,11 +143,11 @@ pub(in crate::supervisor) enum PathUpdate {
     /// What is at the path must not be run.
     Refused(PathBuf, Untrusted),
     /// A message about it for the user.
-    Told(PathBuf, String),
+    Warning(PathBuf, String),
 }
 
 /// The state of the task that watches a path.
-struct Watcher {
+struct ArrivalWatcher {
     config: config::WatchSettings,
     service: ServiceName,
     /// The state directory of the service.
@@ -159,7 +159,7 @@ struct Watcher {
     inputs: Inputs,
 }
 
-impl Watcher {
+impl ArrivalWatcher {
     async fn watch(self) {
         if let Err(error) = self.follow().await {
             self.warn(format!("it is not watched until the next start of the daemon: {error}"));
@@ -167,7 +167,7 @@ impl Watcher {
     }
 
     fn warn(&self, what: String) {
-        self.inputs.send(Input::Path(PathUpdate::Told(self.config.path.clone(), what)));
+        self.inputs.send(Input::Path(PathUpdate::Warning(self.config.path.clone(), what)));
     }
 
     async fn follow(&self) -> io::Result<()> {
@@ -187,7 +187,7 @@ impl Watcher {
                     PathEvent::Whole | PathEvent::Look => Some(Instant::now() + settle),
                     PathEvent::Written | PathEvent::Gone => None,
                 },
-                () = until(due) => due = self.check_path().await.then(|| Instant::now() + settle.max(AGAIN)),
+                () = until(due) => due = self.check_path().await.then(|| Instant::now() + settle.max(RETRY_PAUSE)),
             }
         }
     }

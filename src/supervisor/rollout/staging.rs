@@ -25,7 +25,7 @@ use crate::supervisor::operations::{RequestedOperation, UpgradeLimits};
 use crate::supervisor::service::{Handle, START_LIMIT, Service};
 
 /// The pause before another attempt to bring in what is staged.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 impl Service {
     /// Makes the next start use what is staged.
@@ -149,7 +149,7 @@ async fn import_staged(handle: &Handle) -> Result<(), Error> {
         let pipeline = Pipeline::begin(handle.clone(), config, asked, None, turn);
         match pipeline.run(wanted, true, UpgradeLimits::default()).await {
             // Nothing reports when the obstacle is gone.
-            Err(error) if error.kind == Kind::Busy => sleep(AGAIN).await,
+            Err(error) if error.kind == Kind::Busy => sleep(RETRY_PAUSE).await,
             ended => {
                 handle.with(Service::unstage);
                 return ended.map(|_| ());

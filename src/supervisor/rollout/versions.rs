@@ -26,7 +26,7 @@ use crate::sys::regular;
 /// Maximum size of a file that is read for a comparison.
 const READ_MAX_BYTES: u64 = 16 << 20;
 /// How long a caller waits for a file system that hangs.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum number of characters shown of the version that a process reports.
 const NAME_MAX: usize = 128;
 /// Time limit of the file system for removing versions.
@@ -333,7 +333,7 @@ impl UnstoredProgram {
 
 /// The state of services, and whether the files that they came from are still the same.
 pub(in crate::supervisor) async fn statuses(handles: Vec<Handle>) -> Vec<api::ServiceStatus> {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TIMEOUT;
     // All checks run at the same time, each in a lane of its own.
     let look = |handle: &Handle| {
         handle.with(|service| {

@@ -14,24 +14,24 @@ use crate::supervisor::input::Input;
 use crate::supervisor::process::Token;
 
 /// The pause before an address is tried again.
-const ADDRESS_AGAIN: Duration = Duration::from_secs(1);
+const ADDRESS_RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// The first pause before anything else is tried again, which can be much work. Each pause is twice as long as the
 /// one before.
-const AGAIN: Duration = Duration::from_secs(2);
-const AGAIN_MAX: Duration = Duration::from_secs(60);
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 impl Service {
     /// Waits for an address that is not available now, but may be soon: the network comes late, or another process is
     /// just leaving.
     pub(in crate::supervisor) fn await_address(&mut self, error: &Error) {
-        self.try_again(error, ADDRESS_AGAIN);
+        self.try_again(error, ADDRESS_RETRY_PAUSE);
     }
 
     /// Waits for a version that cannot be brought in now, but may be soon: a disk is full, or a file system is
     /// mounted late.
     pub(in crate::supervisor) fn await_first(&mut self, error: &Error) {
         let before = self.next_start.awaited.as_ref().and_then(|awaited| awaited.pause);
-        let pause = before.map_or(AGAIN, |pause| (2 * pause).clamp(AGAIN, AGAIN_MAX));
+        let pause = before.map_or(RETRY_PAUSE, |pause| (2 * pause).clamp(RETRY_PAUSE, RETRY_PAUSE_MAX));
         self.try_again(error, pause);
     }
 
@@ -45,7 +45,7 @@ impl Service {
         let (token, inputs) = (self.next_token(), self.inputs.clone());
         let task = spawn_local(async move {
             sleep(pause).await;
-            inputs.send(Input::TryAgain(token));
+            inputs.send(Input::RetryDue(token));
         });
         self.next_start.awaited =
             Some(AwaitedStart { token, timer: Some(task.abort_handle()), pause: Some(pause) });

@@ -49,25 +49,25 @@ impl Handle {
     }
 
     /// Sends an order, and waits for its end.
-    pub(in crate::supervisor) async fn order(
+    pub(in crate::supervisor) async fn request_operation(
         &self,
         order: OperationRequest,
         asked: Option<RequestedOperation>,
         progress: Option<ProgressSink>,
     ) -> Result<api::Outcome, Error> {
-        let ended = self.try_order(order, asked, progress).await;
+        let ended = self.try_request_operation(order, asked, progress).await;
         ended.unwrap_or_else(|| Err(Error::internal("an operation was dropped")))
     }
 
     /// The same. `None` if the order gets no answer.
-    pub(in crate::supervisor) async fn try_order(
+    pub(in crate::supervisor) async fn try_request_operation(
         &self,
         order: OperationRequest,
         asked: Option<RequestedOperation>,
         progress: Option<ProgressSink>,
     ) -> Option<Result<api::Outcome, Error>> {
         let (reply, answer) = oneshot::channel();
-        self.inputs.send(Input::Order(order, Operation { reply, progress, requested: asked }));
+        self.inputs.send(Input::Request(order, Operation { reply, progress, requested: asked }));
         answer.await.ok()
     }
 

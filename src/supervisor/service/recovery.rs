@@ -48,7 +48,7 @@ impl From<&Current> for RecordedProcess {
             handoff: current.handoff,
             binary: current.binary.clone(),
             // A process that has ended is never looked for.
-            process: current.process.clone().unwrap_or(NOBODY),
+            process: current.process.clone().unwrap_or(NO_PROCESS),
             started_unix_ms: current.started_unix_ms,
         }
     }
@@ -59,13 +59,13 @@ impl From<&Attempt> for RecordedProcess {
         Self {
             handoff: attempt.handoff,
             binary: attempt.binary.clone(),
-            process: attempt.process.clone().unwrap_or(NOBODY),
+            process: attempt.process.clone().unwrap_or(NO_PROCESS),
             started_unix_ms: attempt.started_unix_ms,
         }
     }
 }
 
-const NOBODY: Identity = Identity { pid: 0, start_ticks: 0, boot_id: [0; 16] };
+const NO_PROCESS: Identity = Identity { pid: 0, start_ticks: 0, boot_id: [0; 16] };
 
 /// A process that still runs.
 type SurvivingProcess = (RecordedProcess, OwnedFd);
@@ -144,7 +144,7 @@ impl Service {
             self.drop_held();
         }
         let left = self.reach_all(&standing, roles, wanted);
-        let handoff = match left.written {
+        let handoff = match left.last_handoff {
             LastHandoff::Uncommitted => standing.attempt.as_ref().map(|attempt| attempt.handoff),
             LastHandoff::Committed => standing.current.as_ref().map(|current| current.handoff),
         };
@@ -190,7 +190,7 @@ impl Service {
         let slots = roles.slots(self.config.mode, &slots);
         crash_point!("supervisor/recovery/listeners");
         let under_way = roles.is_under_way(policy(&self.config).probation_ms > 0);
-        let Roles { written, incumbent, successor, outgoing, .. } = roles;
+        let Roles { last_handoff: written, incumbent, successor, outgoing, .. } = roles;
         let (outgoing, outgoing_found) = self.reach(outgoing, slots.outgoing);
         let (incumbent, incumbent_found) = self.reach(incumbent, slots.incumbent);
         let (successor, successor_found) = self.reach(successor, slots.successor);
@@ -198,7 +198,7 @@ impl Service {
         let fresh = || HandoffId::from_uuid(Uuid::now_v7());
         Legacy {
             wanted,
-            written,
+            last_handoff: written,
             handoff: attempt.map_or_else(fresh, |attempt| attempt.handoff),
             under_way,
             left_ms: attempt.and_then(|attempt| attempt.ends).and_then(deadline::left_ms),

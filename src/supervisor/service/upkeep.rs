@@ -16,7 +16,7 @@ use crate::journal::{Journal, JournalError};
 use crate::store::{Store, Version};
 use crate::supervisor::input::Input;
 use crate::supervisor::lane::Lane;
-use crate::supervisor::state::{PATIENCE, open_journal};
+use crate::supervisor::state::{STATE_TIMEOUT, open_journal};
 
 impl Service {
     /// Checks whether the journal is in its place. At rest nothing is recorded, so this happens on requests.
@@ -25,7 +25,7 @@ impl Service {
         if self.journal.refused().is_some() {
             let path = self.shared.dirs.journal(&self.name);
             let what = path.display().to_string();
-            if self.lanes.journal.wait(PATIENCE, &what, move || !path.exists()).unwrap_or(false) {
+            if self.lanes.journal.wait(STATE_TIMEOUT, &what, move || !path.exists()).unwrap_or(false) {
                 self.repair_journal_at_rest(false);
             }
         }
@@ -112,8 +112,10 @@ impl Service {
     ) -> Result<T, JournalError> {
         let (dirs, name, lane) = (self.shared.dirs.clone(), self.name.clone(), self.lanes.journal.clone());
         let path = dirs.journal(&name);
-        let done =
-            self.lanes.journal.wait(PATIENCE, &path.display().to_string(), move || work(dirs, name, lane));
+        let done = self
+            .lanes
+            .journal
+            .wait(STATE_TIMEOUT, &path.display().to_string(), move || work(dirs, name, lane));
         done.map_err(|source| JournalError::Storage { path, what: "open it", source })
     }
 

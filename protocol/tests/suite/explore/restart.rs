@@ -123,7 +123,7 @@ impl World {
             attempt: started.and_then(|attempt| of(attempt.handoff)),
         };
         let left = roles(&self.journal.standing, living);
-        let recovery::Roles { written, incumbent, successor, outgoing, .. } = left;
+        let recovery::Roles { last_handoff: written, incumbent, successor, outgoing, .. } = left;
         let found = |at: Option<usize>| match at {
             None => Observation::Gone,
             it if it == mute => Observation::Unreachable,
@@ -133,7 +133,7 @@ impl World {
         };
         let left = Legacy {
             wanted: *wanted,
-            written,
+            last_handoff: written,
             handoff: attempt.as_ref().map_or(self.next_id(), |attempt| attempt.handoff),
             under_way: left.is_under_way(model.trial.has_probation()),
             left_ms: None,

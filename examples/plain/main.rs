@@ -198,7 +198,7 @@ impl Server {
 
     /// Starts a thread for it. All later threads inherit the blocked signal.
     fn end_in_order_when_told(self: &Arc<Self>) -> std::io::Result<()> {
-        let told = signal_fd(Signal::SIGTERM)?;
+        let terminated = signal_fd(Signal::SIGTERM)?;
         let drains = signal_fd(Signal::SIGUSR1)?;
         let version = self.stamp.version.clone();
         std::thread::spawn(move || {
@@ -207,7 +207,7 @@ impl Server {
         });
         let server = Arc::clone(self);
         std::thread::spawn(move || {
-            let _ = poll_one(&told, PollFlags::POLLIN, None);
+            let _ = poll_one(&terminated, PollFlags::POLLIN, None);
             *server.leaves.lock().unwrap() = true;
             loop {
                 let connections = server.connections.lock().unwrap();

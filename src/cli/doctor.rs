@@ -84,9 +84,9 @@ fn load(name: &ServiceName, dirs: &Dirs) -> Result<Service, Failure> {
         return Err(control::Error::no_service_file(name, &file, &services_with_files(dirs)).into());
     }
     config::load_service(&dirs.config, name).map_err(|errors| {
-        let told = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        let message = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         let hint = format!("Correct the service file; `handoff check {name}` checks it again.");
-        Failure::Own { kind: "config_invalid", message: told, hint, exit: Exit::ConfigInvalid }
+        Failure::Own { kind: "config_invalid", message, hint, exit: Exit::ConfigInvalid }
     })
 }
 

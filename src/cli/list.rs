@@ -48,15 +48,15 @@ pub(super) fn run(_: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, 
 /// The files in the directory of the service files that the daemon does not read, because their names are not service
 /// names; or why the directory cannot be listed. Waits at most [`TIMEOUT`].
 pub(super) fn misnamed(dirs: &Dirs) -> Vec<config::Error> {
-    let (config_dir, (tell, told)) = (dirs.config.clone(), channel());
+    let (config_dir, (sender, receiver)) = (dirs.config.clone(), channel());
     std::thread::spawn(move || {
         let misnamed =
             |files: Vec<PathBuf>| files.iter().filter_map(|file| config::name_of(file).err()).collect();
         let found = config::service_files(&config_dir).map_or_else(|error| vec![error], misnamed);
         // The receiver is gone if the directory has not answered in time.
-        let _ = tell.send(found);
+        let _ = sender.send(found);
     });
-    told.recv_timeout(TIMEOUT).unwrap_or_else(|_| {
+    receiver.recv_timeout(TIMEOUT).unwrap_or_else(|_| {
         vec![config::Error {
             file: dirs.config.join("services"),
             at: None,

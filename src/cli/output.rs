@@ -107,8 +107,8 @@ fn escaped(text: &str, escape: fn(char) -> String) -> String {
 /// The width of standard output in columns: of the terminal, else from `COLUMNS`.
 pub(super) fn terminal_width() -> Option<usize> {
     let shown = terminal::width(io::stdout()).map(usize::from);
-    let told = || std::env::var("COLUMNS").ok()?.parse().ok();
-    shown.filter(|columns| *columns > 0).or_else(told)
+    let from_environment = || std::env::var("COLUMNS").ok()?.parse().ok();
+    shown.filter(|columns| *columns > 0).or_else(from_environment)
 }
 
 /// Colours, if wanted.

@@ -49,7 +49,7 @@ pub(super) fn run(
 ) -> Result<Exit, Failure> {
     let mut sum = UpgradeSummary::default();
     let mut rollout = Rollout::new(order(dirs, &mut sum, out)?, parallel_max);
-    let (tell, updates) = channel();
+    let (sender, updates) = channel();
     let under_way = Arc::new(Mutex::new(BTreeSet::new()));
     let shown = Arc::clone(&under_way);
     let watch = Interrupt::hold()
@@ -57,9 +57,9 @@ pub(super) fn run(
     while !rollout.is_over() {
         for service in rollout.begin() {
             lock(&under_way).insert(service.clone());
-            begin(service, limits, dirs, tell.clone());
+            begin(service, limits, dirs, sender.clone());
         }
-        // Each upgrade that has started sends an end. `tell` still exists, so `recv` does not fail.
+        // Each upgrade that has started sends an end. `sender` still exists, so `recv` does not fail.
         let Ok(next) = updates.recv() else { break };
         match next {
             UpgradeUpdate::Progress(progress) => show(&progress, out),
@@ -134,21 +134,21 @@ fn begin(
     service: ServiceName,
     UpgradeLimits { deadline_ms, drain_grace_ms }: UpgradeLimits,
     dirs: &Dirs,
-    tell: Sender<UpgradeUpdate>,
+    sender: Sender<UpgradeUpdate>,
 ) {
     let socket = dirs.control_socket();
     std::thread::spawn(move || {
         let (name, claims) = (service.clone(), Claims::default());
         let upgrade = Upgrade { service: name, binary: None, deadline_ms, drain_grace_ms, claims };
         // If the receiver is gone, the command has ended already.
-        let mut on_progress = |progress| drop(tell.send(UpgradeUpdate::Progress(progress)));
+        let mut on_progress = |progress| drop(sender.send(UpgradeUpdate::Progress(progress)));
         let answer = Client::connect(&socket)
             .and_then(|mut client| client.call(&Request::Upgrade(upgrade), &mut on_progress));
         let result = answer.map(|response| match response {
             Response::Outcome(outcome) => *outcome,
             other => unreachable!("the client reads only an outcome as the answer to an upgrade: {other:?}"),
         });
-        let _ = tell.send(UpgradeUpdate::Ended(service, Box::new(result)));
+        let _ = sender.send(UpgradeUpdate::Ended(service, Box::new(result)));
     });
 }
 
@@ -218,15 +218,15 @@ impl UpgradeSummary {
                 ("passed over", &passed_over[..]),
                 ("not begun", left),
             ];
-            let told = lists.iter().filter(|(_, names)| !names.is_empty()).map(|(what, names)| {
+            let parts = lists.iter().filter(|(_, names)| !names.is_empty()).map(|(what, names)| {
                 let names: Vec<&str> = names.iter().map(ServiceName::as_str).collect();
                 format!("{what}: {}", names.join(", "))
             });
-            let told: Vec<String> = told.collect();
-            out.line(if told.is_empty() {
+            let parts: Vec<String> = parts.collect();
+            out.line(if parts.is_empty() {
                 "There are no services.".to_owned()
             } else {
-                told.join("; ") + "."
+                parts.join("; ") + "."
             });
         }
         exit.unwrap_or(Exit::Done)

@@ -70,7 +70,7 @@ struct DirectorState {
     frozen: Vec<(Instant, OwnedFd)>,
     /// Whether a victim was gone before its fault.
     absent: bool,
-    trouble: Option<String>,
+    error: Option<String>,
 }
 
 impl Director {
@@ -91,7 +91,7 @@ impl Director {
             pids: [0; 4],
             frozen: Vec::new(),
             absent: false,
-            trouble: None,
+            error: None,
         }));
         let shared = Arc::clone(&state);
         let thread = std::thread::Builder::new()
@@ -166,8 +166,8 @@ impl Director {
     }
 
     /// The first error of the harness itself.
-    pub(super) fn trouble(&self) -> Option<String> {
-        lock(&self.state).trouble.clone()
+    pub(super) fn error(&self) -> Option<String> {
+        lock(&self.state).error.clone()
     }
 
     fn wake(&self) {
@@ -268,9 +268,9 @@ impl DirectorState {
     fn learn(&mut self, role: ProcessRole, pid: u32, pids: &str) {
         self.pids[role as usize] = pid;
         if role == ProcessRole::Supervisor {
-            let mut told = pids.split(' ').filter_map(|pid| pid.parse().ok());
+            let mut others = pids.split(' ').filter_map(|pid| pid.parse().ok());
             for role in [ProcessRole::Incumbent, ProcessRole::Successor] {
-                self.pids[role as usize] = told.next().unwrap_or(0);
+                self.pids[role as usize] = others.next().unwrap_or(0);
             }
         }
     }
@@ -300,7 +300,7 @@ impl DirectorState {
                     return Instruction::Go;
                 };
                 if let Err(error) = self.signal(step.fault, pid, pidfd) {
-                    self.trouble.get_or_insert(format!("{step}: process {pid}: {error}"));
+                    self.error.get_or_insert(format!("{step}: process {pid}: {error}"));
                 }
                 Instruction::Go
             }

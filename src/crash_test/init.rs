@@ -37,7 +37,7 @@ struct InitState {
     starts: u32,
     stopping: bool,
     is_over: bool,
-    trouble: Option<String>,
+    error: Option<String>,
 }
 
 impl Shared {
@@ -82,7 +82,7 @@ impl Init {
         };
         let child = daemon.start()?;
         let state =
-            InitState { pid: Some(child.id()), starts: 1, stopping: false, is_over: false, trouble: None };
+            InitState { pid: Some(child.id()), starts: 1, stopping: false, is_over: false, error: None };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -102,8 +102,8 @@ impl Init {
     }
 
     /// Why the daemon is not started any more.
-    pub(super) fn trouble(&self) -> Option<String> {
-        self.shared.lock().trouble.clone()
+    pub(super) fn error(&self) -> Option<String> {
+        self.shared.lock().error.clone()
     }
 
     /// Asks the daemon to end: with its services by SIGTERM, or alone by SIGQUIT. It is started again, as after any
@@ -165,7 +165,7 @@ fn run(daemon: &DaemonCommand, mut child: Child, shared: &Shared) {
         }
         if state.stopping || short_lives >= SHORT_LIVES_MAX {
             if !state.stopping {
-                state.trouble =
+                state.error =
                     Some(format!("the daemon ended {SHORT_LIVES_MAX} times in a row within {STAYS:?}"));
             }
             break;
@@ -173,7 +173,7 @@ fn run(daemon: &DaemonCommand, mut child: Child, shared: &Shared) {
         match daemon.start() {
             Ok(started) => child = started,
             Err(error) => {
-                state.trouble = Some(error.to_string());
+                state.error = Some(error.to_string());
                 break;
             }
         }

@@ -75,7 +75,7 @@ impl Operator<'_> {
                 }
                 Err(error) => last = error.to_string(),
             }
-            if let Some(trouble) = init.trouble() {
+            if let Some(trouble) = init.error() {
                 return Err(format!("waited for {what}: {trouble}").into());
             }
             std::thread::sleep(TICK);
@@ -95,7 +95,7 @@ impl Operator<'_> {
                 Err(error @ ClientError::Unreachable { .. }) => last = error.to_string(),
                 Err(error) => return Err(format!("one more upgrade failed: {error}").into()),
             }
-            if let Some(trouble) = init.trouble() {
+            if let Some(trouble) = init.error() {
                 return Err(trouble.into());
             }
             std::thread::sleep(TICK);

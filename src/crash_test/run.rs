@@ -80,7 +80,7 @@ pub(super) fn play(
     if let Err(error) = ended {
         run.problems.push(error.to_string());
     }
-    run.problems.extend(director.trouble());
+    run.problems.extend(director.error());
     let Run { problems, missed, gap_ms, recovered_ms, baseline, .. } = run;
     let verdict = match problems.is_empty() {
         false => RunResult::Failed(problems),

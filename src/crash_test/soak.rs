@@ -85,7 +85,7 @@ pub fn soak(subject: &Subject, selection: &Selection, length: Duration) -> Resul
     end_all(&workspace);
     let mut report = soak.report;
     report.problems.extend(ended.err().map(|error| error.to_string()));
-    report.problems.extend(director.trouble());
+    report.problems.extend(director.error());
     report.took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     if !report.problems.is_empty() {
         report.log = workspace.tail("daemon.log", LOG_LINES);

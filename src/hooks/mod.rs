@@ -73,24 +73,24 @@ pub enum HookError {
         cause: std::io::Error,
     },
     /// Its exit status is not 0.
-    #[error("{command} {exit}{}", as_clause(.told))]
+    #[error("{command} {exit}{}", as_clause(.output_tail))]
     Failed {
         /// The program and its arguments.
         command: String,
         /// The exit status.
         exit: Exit,
         /// The last lines of its output.
-        told: String,
+        output_tail: String,
     },
     /// It exceeded its time limit and was killed with its process group.
-    #[error("{command} did not end within {} and was killed{}", format_duration_ms(*limit_ms), as_clause(.told))]
+    #[error("{command} did not end within {} and was killed{}", format_duration_ms(*limit_ms), as_clause(.output_tail))]
     TooLong {
         /// The program and its arguments.
         command: String,
         /// Its limit.
         limit_ms: u64,
         /// The last lines of its output.
-        told: String,
+        output_tail: String,
     },
     /// It did not start within its time limit: its program or its directory is on a file system that does not answer.
     #[error("{command} did not start within {}: {cause}", format_duration_ms(*limit_ms))]
@@ -195,22 +195,22 @@ pub async fn run_until(
         WaitResult::TooLate | WaitResult::CalledOff => group.end_all().await,
     };
     let output = Output { stdout: stdout.finish(), stderr: stderr.finish() };
-    let told = last_output_lines(&output);
+    let output_tail = last_output_lines(&output);
     match (end, exit) {
         (WaitResult::TooLate, _) => {
-            Err(HookError::TooLong { command: shown, limit_ms: command.limit_ms, told })
+            Err(HookError::TooLong { command: shown, limit_ms: command.limit_ms, output_tail })
         }
         (WaitResult::CalledOff, _) => Err(HookError::CalledOff(shown)),
         (WaitResult::ByItself(Err(cause)), _) => Err(unable(cause)),
         (WaitResult::ByItself(Ok(())), Exit::Code(0)) => Ok(output),
-        (WaitResult::ByItself(Ok(())), exit) => Err(HookError::Failed { command: shown, exit, told }),
+        (WaitResult::ByItself(Ok(())), exit) => Err(HookError::Failed { command: shown, exit, output_tail }),
     }
 }
 
 /// The variables of this command come last.
 fn environment(env: &[(String, String)]) -> Vec<(OsString, OsString)> {
-    let told = |name: &OsString| env.iter().any(|(told, _)| name == told.as_str());
-    let inherited = inherited_environment().filter(|(name, _)| !told(name));
+    let is_set = |name: &OsString| env.iter().any(|(variable, _)| name == variable.as_str());
+    let inherited = inherited_environment().filter(|(name, _)| !is_set(name));
     inherited.chain(env.iter().map(|(name, value)| (name.into(), value.into()))).collect()
 }
 

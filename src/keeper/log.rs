@@ -39,15 +39,15 @@ pub(super) struct LogTotals {
     pub(super) written_bytes: u64,
     pub(super) lost_lines: u64,
     /// The last error.
-    pub(super) trouble: String,
+    pub(super) last_error: String,
 }
 
 impl LogTotals {
     pub(super) fn add(&mut self, other: LogTotals) {
         self.written_bytes += other.written_bytes;
         self.lost_lines += other.lost_lines;
-        if !other.trouble.is_empty() {
-            self.trouble = other.trouble;
+        if !other.last_error.is_empty() {
+            self.last_error = other.last_error;
         }
     }
 }
@@ -114,7 +114,7 @@ impl Log {
     }
 
     fn record_error(&mut self, error: &io::Error) {
-        self.totals.trouble = format!("{}: {error}", self.dir.display());
+        self.totals.last_error = format!("{}: {error}", self.dir.display());
     }
 
     /// Writes at least the first line, and at most what belongs into the same file. Returns the number of bytes. On

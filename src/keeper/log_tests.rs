@@ -89,7 +89,7 @@ fn a_rotation_that_fails_keeps_the_lines_and_the_older_files() {
     assert_eq!((fixture.text("current"), fixture.text("2")), ("new\na\nb\nc\n".into(), "old\n".into()));
     let totals = fixture.log.take_totals();
     assert_eq!(totals.lost_lines, 0);
-    assert!(totals.trouble.contains("log: "), "{}", totals.trouble);
+    assert!(totals.last_error.contains("log: "), "{}", totals.last_error);
 
     std::fs::remove_dir_all(fixture.path("3")).unwrap();
     fixture.log.write(b"d\n");
@@ -128,7 +128,7 @@ fn lost_lines_are_counted_and_told_of_once() {
     fixture.log.write(b"c\n");
     let totals = fixture.log.take_totals();
     assert_eq!((totals.lost_lines, totals.written_bytes), (3, 0));
-    assert!(!totals.trouble.is_empty());
+    assert!(!totals.last_error.is_empty());
 
     std::fs::remove_file(fixture.root.path().join("log")).unwrap();
     fixture.log.write(b"d\n");

@@ -324,8 +324,8 @@ fn count(stats: &mut Stats, pipe: &Pipe) {
     let totals = pipe.log().take_totals();
     stats.written_bytes += totals.written_bytes;
     stats.lost_lines += totals.lost_lines;
-    if !totals.trouble.is_empty() {
-        stats.trouble = totals.trouble;
+    if !totals.last_error.is_empty() {
+        stats.trouble = totals.last_error;
     }
 }
 

@@ -107,7 +107,7 @@ impl Writer {
     fn wait(&self, mut state: MutexGuard<'_, WriterState>) {
         if let Err(error) = self.shared.have_thread(&mut state) {
             // Without a thread no other code has the log.
-            state.totals.trouble =
+            state.totals.last_error =
                 format!("{}: no thread can be started for it: {error}", self.dir.display());
             return self.shared.write_all(state, |_| {});
         }
@@ -119,7 +119,7 @@ impl Writer {
         while !state.is_done() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                state.totals.trouble = format!("{}: it does not answer", self.dir.display());
+                state.totals.last_error = format!("{}: it does not answer", self.dir.display());
                 state.is_slow = true;
                 return;
             }
@@ -263,7 +263,7 @@ mod tests {
             writer.write(&[&line[..], b"\n"].concat());
         }
         assert!(began.elapsed() < 20 * WRITE_TIMEOUT, "each was waited for: {:?}", began.elapsed());
-        assert!(writer.take_totals().trouble.ends_with("it does not answer"));
+        assert!(writer.take_totals().last_error.ends_with("it does not answer"));
         writer.shared.lock().log = Some(log);
         writer.write(b"late\n");
         let until = Instant::now() + Duration::from_secs(20);

@@ -192,17 +192,17 @@ impl Listeners {
     /// Restores the path of a unix socket that the program has removed. It may belong to another process or another
     /// slot.
     pub(super) fn put_back(&self, name: &str) -> Result<(), String> {
-        let told = |error: SlotError| error.to_string();
+        let text = |error: SlotError| error.to_string();
         match &self.slots {
             ListenerSlots::Own(_, places) => {
                 let at = self.names.iter().position(|known| known.as_str() == name);
                 let place = at.and_then(|at| Some((*lock(places).get(at)?)?.restore(&self.addresses[at])));
-                place.unwrap_or(Ok(())).map_err(told)
+                place.unwrap_or(Ok(())).map_err(text)
             }
             ListenerSlots::Shared(shared) => {
                 let shared = lock(shared);
                 let Some(pair) = &shared.pair else { return Ok(()) };
-                pair.restore_paths().map_err(told)
+                pair.restore_paths().map_err(text)
             }
         }
     }
@@ -236,7 +236,7 @@ impl Listeners {
 
     /// Number of connections that still wait for the program after the switch.
     pub(super) fn left_waiting(&self) -> Result<u32, String> {
-        let told = |error: SlotError| error.to_string();
+        let text = |error: SlotError| error.to_string();
         match &self.slots {
             ListenerSlots::Own(fds, _) => self
                 .addresses
@@ -245,10 +245,10 @@ impl Listeners {
                 .filter(|(address, fd)| is_alive(address, fd))
                 .map(|(address, fd)| waiting_at(address, fd))
                 .sum::<Result<_, _>>()
-                .map_err(told),
+                .map_err(text),
             ListenerSlots::Shared(shared) => {
                 let shared = lock(shared);
-                shared.pair.as_ref().map_or(Ok(0), |pair| pair.left_waiting(shared.used)).map_err(told)
+                shared.pair.as_ref().map_or(Ok(0), |pair| pair.left_waiting(shared.used)).map_err(text)
             }
         }
     }
@@ -354,7 +354,7 @@ impl Listeners {
 
 impl SharedSlots {
     fn take_over(&mut self) -> Result<(), String> {
-        let there = read_state(&self.file).map_err(|error| own::trouble(&self.file, "read", &error))?;
+        let there = read_state(&self.file).map_err(|error| own::own_error(&self.file, "read", &error))?;
         let mut state = there.unwrap_or_else(|| PairState::new(self.addresses));
         if self.pair.is_none() {
             self.pair = Some(Pair::hold(std::mem::take(&mut self.parts), state.clone()));
@@ -431,7 +431,7 @@ impl SharedSlots {
         }
         let error = match write_state(&self.file, state) {
             Ok(()) => return Ok(()),
-            Err(error) => own::trouble(&self.file, "written", &error),
+            Err(error) => own::own_error(&self.file, "written", &error),
         };
         if there.unwrap_or_else(|| PairState::new(self.addresses)).steers_like(state) {
             log_line!("{error}");

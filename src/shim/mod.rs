@@ -26,7 +26,7 @@
 
 /// Writes a message to the log of the service, on its own line.
 macro_rules! log_line {
-    ($($told:tt)*) => { $crate::shim::own::log_line(format_args!($($told)*)) };
+    ($($text:tt)*) => { $crate::shim::own::log_line(format_args!($($text)*)) };
 }
 
 mod bounded;
@@ -73,7 +73,7 @@ use crate::sys::signals::die_by;
 pub(crate) use files::{end_what_is_left, named};
 use listeners::Listeners;
 pub(crate) use listeners::{active_side, forget_sides, note_joined};
-pub(crate) use own::is_own_trouble;
+pub(crate) use own::is_own_error;
 use program::{Program, ProgramState};
 use runner::Runner;
 use shim_config::ShimConfig;
@@ -125,10 +125,10 @@ pub(crate) fn drains_for(own_path: &Path) -> Option<String> {
 fn read_text(path: &Path) -> Option<String> {
     let is_short =
         std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() <= TEXT_MAX_BYTES);
-    let told = is_short.then(|| std::fs::read_to_string(path).ok()).flatten()?;
-    let told: String = told.chars().filter(|it| !it.is_control()).collect();
+    let text = is_short.then(|| std::fs::read_to_string(path).ok()).flatten()?;
+    let text: String = text.chars().filter(|it| !it.is_control()).collect();
     // It may be about to be written.
-    Some(told).filter(|told| !told.is_empty())
+    Some(text).filter(|text| !text.is_empty())
 }
 
 /// The connections of a shim's program when it received its stop signal; `own_path` is that of its configuration.
@@ -153,7 +153,7 @@ pub fn main() -> ExitCode {
 
 fn run() -> Result<(), String> {
     let config = ShimConfig::of_this_process()?;
-    let told = |error: service::Error| error.to_string();
+    let text = |error: service::Error| error.to_string();
     let system = |error: std::io::Error| error.to_string();
     // Started as /proc/self/exe, its name would be "exe".
     set_name(c"handoff-shim").map_err(|error| error.to_string())?;
@@ -161,7 +161,7 @@ fn run() -> Result<(), String> {
     let terminate = signal_fd(Signal::SIGTERM).map_err(system)?;
     let others = PASSED_ON.map(|signal| signal_fd(signal).map(|fd| (signal, fd)));
     let others = others.into_iter().collect::<Result<Vec<_>, _>>().map_err(system)?;
-    let mut starting = service::start().map_err(told)?;
+    let mut starting = service::start().map_err(text)?;
     let program = Program::new(config.clone()).map_err(system)?;
     watch_for_the_end(&program).map_err(system)?;
     end_when_told(terminate, &program).map_err(system)?;
@@ -193,7 +193,7 @@ fn serve(
     mode: Mode,
     config: &ShimConfig,
 ) -> Result<(), String> {
-    let told = |error: service::Error| error.to_string();
+    let text = |error: service::Error| error.to_string();
     let warm = config.program.warm && mode == Mode::Exclusive;
     let prepared = match mode {
         Mode::Overlap => runner.start(false).and_then(|()| runner.await_ready()),
@@ -208,14 +208,14 @@ fn serve(
     if warm {
         watch_parked(runner.program(), Arc::clone(&waits)).map_err(|error| error.to_string())?;
     }
-    let begun = starting.begin(data).map_err(told)?;
+    let begun = starting.begin(data).map_err(text)?;
     runner.program().learn(|_| waits.store(false, Ordering::SeqCst));
     let ready = match mode {
         Mode::Overlap => Ok(()),
         Mode::Exclusive => begin(&mut runner, warm),
     };
     match ready {
-        Ok(()) => begun.ready().map_err(told)?.run(runner).map(drop).map_err(told),
+        Ok(()) => begun.ready().map_err(text)?.run(runner).map(drop).map_err(text),
         Err(error) => Err(begun.unhealthy(&end_unfit(runner.program(), error)).to_string()),
     }
 }

@@ -47,7 +47,7 @@ impl Notify {
             .map_err(|errno| error(path.as_os_str(), errno.into()))?;
         let (variable, path) = match kind {
             NotifySocket::Path => {
-                bind_for_all(&socket, path).map_err(|source| own::trouble(path, "made", &source))?;
+                bind_for_all(&socket, path).map_err(|source| own::own_error(path, "made", &source))?;
                 (path.as_os_str().to_owned(), Some(path.to_owned()))
             }
             NotifySocket::Abstract => {

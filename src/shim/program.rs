@@ -244,8 +244,8 @@ impl Program {
 
     /// Notifies it of the drain, if it is configured for that.
     pub(super) fn tell_of_drain(&self) {
-        if let Some(told) = self.config.program.drain_signal {
-            self.receivers().into_iter().for_each(|pid| send(pid, told.signal()));
+        if let Some(signal) = self.config.program.drain_signal {
+            self.receivers().into_iter().for_each(|pid| send(pid, signal.signal()));
         }
     }
 

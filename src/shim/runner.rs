@@ -103,7 +103,7 @@ impl Runner {
             .with_pauses(pause)
             .asking();
         let trace_path = program.trace_path();
-        let trace = Trace::leave(&trace_path).map_err(|error| own::trouble(&trace_path, "made", &error))?;
+        let trace = Trace::leave(&trace_path).map_err(|error| own::own_error(&trace_path, "made", &error))?;
         let listeners = Arc::new(listeners);
         let (swap, lock, role) = (None, None, "successor");
         let (refused, has_failed) = (false, false);
@@ -147,7 +147,7 @@ impl Runner {
     fn opened_lock(&mut self) -> Result<ProgramLock, String> {
         let path = self.config.lock_path();
         let opened = self.lock.take().map_or_else(|| ProgramLock::open(path.clone()), Ok);
-        opened.map_err(|error| own::trouble(&path, "opened", &error))
+        opened.map_err(|error| own::own_error(&path, "opened", &error))
     }
 
     /// Starts the program. With `park` it is held in its first bind until [`Runner::release`].

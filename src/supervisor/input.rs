@@ -76,7 +76,7 @@ pub(super) enum Input {
     /// Asks for the process that takes its lock now.
     LockTaker(HandoffId, Reply<Option<u32>>),
     /// Another process keeps that one from its lock.
-    LockTrouble(HandoffId, u32, String),
+    LockConflict(HandoffId, u32, String),
     /// Asks for the processes that share new connections, as long as the step lasts.
     SharingPids(ShareStep, Reply<Option<[Option<u32>; 2]>>),
     /// How many connections each of them got.
@@ -186,7 +186,7 @@ impl Service {
             Input::CheckWatched(reply) => answer(reply, self.check_watched()),
             Input::Condemned(id, watch, why) => self.condemn(id, watch, why),
             Input::LockTaker(id, reply) => answer(reply, self.lock_taker(id)),
-            Input::LockTrouble(id, pid, trouble) => self.note_lock_trouble(id, pid, trouble),
+            Input::LockConflict(id, pid, trouble) => self.note_lock_conflict(id, pid, trouble),
             Input::SharingPids(step, reply) => answer(reply, self.sharing_pids(step)),
             Input::Measured(step, measured) => self.note_measured(step, measured),
             Input::Path(update) => self.path_updated(update),

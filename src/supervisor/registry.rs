@@ -265,8 +265,8 @@ impl Service {
         let (look, mistake) = match found {
             ServiceFileContent::Same => return,
             ServiceFileContent::File(look, Ok(_)) => {
-                let told = |error| format!("Its service file is wrong: {error} {UNTIL_RIGHT}");
-                (Some(look), conflict.map(told))
+                let text = |error| format!("Its service file is wrong: {error} {UNTIL_RIGHT}");
+                (Some(look), conflict.map(text))
             }
             ServiceFileContent::File(look, Err((errors, _))) => {
                 let cause =
@@ -274,19 +274,19 @@ impl Service {
                 (Some(look), Some(format!("Its service file is wrong: {cause} {UNTIL_RIGHT}")))
             }
             ServiceFileContent::Absent => {
-                let told = format!(
+                let text = format!(
                     "Its service file {} is gone: the service runs until you stop it, and is then forgotten. Put the file back to \
                      keep the service.",
                     file.display()
                 );
-                (None, Some(told))
+                (None, Some(text))
             }
             ServiceFileContent::Silent(cause) => {
-                let told = format!(
+                let text = format!(
                     "Its service file {} cannot be read: {cause}. Until it can, what was read before counts.",
                     file.display()
                 );
-                (None, Some(told))
+                (None, Some(text))
             }
         };
         // The mistake may be in the directories above, so the file is read again even if it looks the same.
@@ -315,18 +315,18 @@ impl Handle {
 
 /// The first mistake of each file, and how many more there are.
 fn first_mistakes(errors: &[config::Error]) -> Vec<(ServiceName, String)> {
-    let mut told: BTreeMap<ServiceName, (String, usize)> = BTreeMap::new();
+    let mut text: BTreeMap<ServiceName, (String, usize)> = BTreeMap::new();
     for error in errors {
         let Some(name) = error.file.file_stem().and_then(|stem| stem.to_str()?.parse().ok()) else {
             continue;
         };
-        told.entry(name).and_modify(|(_, more)| *more += 1).or_insert_with(|| (error.to_string(), 0));
+        text.entry(name).and_modify(|(_, more)| *more += 1).or_insert_with(|| (error.to_string(), 0));
     }
     let in_words = |(cause, more)| match more {
         0 => format!("{cause}."),
         more => format!("{cause} (and {more} more)."),
     };
-    told.into_iter().map(|(name, found)| (name, in_words(found))).collect()
+    text.into_iter().map(|(name, found)| (name, in_words(found))).collect()
 }
 
 /// Sets aside what a removed service has left: it is not for another service of the same name. Blocks on the file

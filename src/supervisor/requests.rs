@@ -414,13 +414,13 @@ impl Service {
     /// What the user should know now.
     fn shown_problem(&self) -> Option<String> {
         let usual = self
-            .shown_lock_trouble()
+            .shown_lock_conflict()
             .or_else(|| self.shown_wait())
             .or_else(|| self.problem_text())
             .or_else(|| self.strangers())
             .or_else(|| self.shown_refusal());
-        let told: Vec<String> = usual.into_iter().chain(self.left_listeners_sentence()).collect();
-        (!told.is_empty()).then(|| told.join(" "))
+        let sentences: Vec<String> = usual.into_iter().chain(self.left_listeners_sentence()).collect();
+        (!sentences.is_empty()).then(|| sentences.join(" "))
     }
 }
 

@@ -105,7 +105,7 @@ struct ManagerThread {
 impl ManagerThread {
     fn start() -> io::Result<Self> {
         let (queue, words) = sync_channel::<ManagerMessage>(QUEUE_MAX);
-        let (telling, told) = sync_channel(0);
+        let (telling, done) = sync_channel(0);
         std::thread::Builder::new().name("systemd".into()).spawn(move || {
             for word in words {
                 if let Err(error) = word.send() {
@@ -114,7 +114,7 @@ impl ManagerThread {
             }
             drop(telling);
         })?;
-        Ok(Self { queue: Some(queue), done: told })
+        Ok(Self { queue: Some(queue), done })
     }
 }
 

@@ -162,8 +162,8 @@ impl Injector {
             }
             Err(error) if is(&error, Errno::ENOENT) && self.check(call).is_err() => Err(CallAborted),
             Err(error) => {
-                let told = InjectEvent::Failed { name: name.to_owned(), pid, error: error.to_string() };
-                self.sink.record(told);
+                let event = InjectEvent::Failed { name: name.to_owned(), pid, error: error.to_string() };
+                self.sink.record(event);
                 self.answer(call, Answer::Error(Errno::EADDRNOTAVAIL))
             }
         }

@@ -93,8 +93,8 @@ impl Program {
         if !is_killed || killed.is_empty() {
             return gone.map(|()| Vec::new());
         }
-        let told: Vec<String> = killed.iter().map(|it| format!("{} ({})", it.pid, it.name)).collect();
-        log_line!("killed what had not ended {after:.1?} after its stop signal: {}", told.join(", "));
+        let text: Vec<String> = killed.iter().map(|it| format!("{} ({})", it.pid, it.name)).collect();
+        log_line!("killed what had not ended {after:.1?} after its stop signal: {}", text.join(", "));
         if let Err(error) = killed::note(&self.config.own_path, &killed) {
             log_line!("cannot report this to the daemon: {error}");
         }

@@ -34,7 +34,7 @@ impl Runner {
         let settled =
             |known: &ProgramState| bound(known).map(|bound| bound.map_err(|error| (error, Duration::ZERO)));
         let refused = |known: &ProgramState| known.failed.clone().map(Err);
-        let (began, mut told) = (Instant::now(), None);
+        let (began, mut text) = (Instant::now(), None);
         // When it became idle, and how much it had bound by then.
         let mut idle = (began, 0);
         let (mut rest, mut rests, mut next_look) = (IdlePeriod::begin(began), Duration::ZERO, began);
@@ -49,9 +49,9 @@ impl Runner {
             }
             let (mismatch, binds) = self.mismatch();
             let tells = mismatch.as_ref().map(ToString::to_string).or_else(|| self.slow(began.elapsed()));
-            if tells != told {
+            if tells != text {
                 self.tell_of_wait(tells.as_deref());
-                told = tells;
+                text = tells;
             }
             if mismatch.is_none() || binds != idle.1 || self.program.is_busy() {
                 idle = (Instant::now(), binds);
@@ -92,14 +92,14 @@ impl Runner {
     /// Reports to the service's log, and to the daemon, which shows it during the wait.
     fn tell_of_wait(&self, what: Option<&str>) {
         let path = self.config.own_path.with_extension(WAITS);
-        let told = match what {
+        let text = match what {
             Some(what) => {
                 log_line!("{what}");
                 fs::write(&path, what)
             }
             None => fs::remove_file(&path),
         };
-        if let Err(error) = told {
+        if let Err(error) = text {
             log_line!("cannot report this to the daemon: {}: {error}", path.display());
         }
     }

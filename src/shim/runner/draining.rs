@@ -63,10 +63,10 @@ impl Runner {
     /// For the daemon, which tells it if the upgrade fails for it.
     fn note_waits(&self) {
         let path = self.config.own_path.with_extension(DRAINS);
-        let Some(told) = description(&self.census.long_requests(LONG)) else { return };
+        let Some(text) = description(&self.census.long_requests(LONG)) else { return };
         // It may be read at any time.
         let beside = path.with_extension(format!("{DRAINS}-new"));
-        let noted = fs::write(&beside, told).and_then(|()| fs::rename(&beside, &path));
+        let noted = fs::write(&beside, text).and_then(|()| fs::rename(&beside, &path));
         if let Err(error) = noted {
             log_line!("cannot report this to the daemon: {}: {error}", path.display());
         }
@@ -79,8 +79,8 @@ impl Runner {
 
     /// The drain is ended from outside: its time is over, or the upgrade is called off.
     pub(super) fn tell_of_end(&self) {
-        if let Some(told) = description(&self.census.long_requests(LONG)) {
-            log_line!("the wait for long requests has ended without success: {told}");
+        if let Some(text) = description(&self.census.long_requests(LONG)) {
+            log_line!("the wait for long requests has ended without success: {text}");
         }
     }
 }

@@ -46,9 +46,9 @@ impl Service {
     /// Reports how many connections the successor got in the current step, if there is one: it is over.
     pub(in crate::supervisor) fn tell_share(&mut self) {
         let Some(measured) = self.monitor.measured.take() else { return };
-        let told = measured.to_string();
-        tracing::info!(service = %self.name, "{told}");
-        self.tell_progress("canary", self.operations.timeline().age_us(), Some(told));
+        let text = measured.to_string();
+        tracing::info!(service = %self.name, "{text}");
+        self.tell_progress("canary", self.operations.timeline().age_us(), Some(text));
     }
 
     /// Describes the current phase for users.
@@ -142,8 +142,8 @@ mod tests {
     #[test]
     fn what_was_measured_is_told_in_percent() {
         assert_eq!(ShareMeasurement::default().to_string(), "no new connection was seen");
-        let told = ShareMeasurement { counts: [950, 50] }.to_string();
-        assert_eq!(told, "50 of 1000 new connections seen went to the new version (5%)");
+        let text = ShareMeasurement { counts: [950, 50] }.to_string();
+        assert_eq!(text, "50 of 1000 new connections seen went to the new version (5%)");
         assert_eq!(percent(1, 3), "33.3%");
         assert_eq!(percent(1_000, 1_000), "100%");
     }

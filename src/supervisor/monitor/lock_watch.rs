@@ -41,14 +41,14 @@ impl Service {
     }
 
     /// Records that another process keeps this one from its lock.
-    pub(in crate::supervisor) fn note_lock_trouble(&mut self, id: HandoffId, pid: u32, trouble: String) {
+    pub(in crate::supervisor) fn note_lock_conflict(&mut self, id: HandoffId, pid: u32, trouble: String) {
         if self.lock_taker(id) == Some(pid) && self.problems.lock_is_held(trouble.clone()) {
             tracing::warn!(service = %self.name, pid, trouble, "the new process waits");
         }
     }
 
     /// What keeps a process from its lock, as long as that matters.
-    pub(in crate::supervisor) fn shown_lock_trouble(&self) -> Option<String> {
+    pub(in crate::supervisor) fn shown_lock_conflict(&self) -> Option<String> {
         let matters = matches!(self.machine.phase(), Phase::Beginning | Phase::Reaping | Phase::Resuming);
         let trouble = self.problems.lock().filter(|_| matters);
         trouble.map(|trouble| format!("The new process waits: {trouble}."))
@@ -83,8 +83,8 @@ async fn watch(inputs: Inputs, id: HandoffId) {
     loop {
         sleep(GRACE).await;
         let Some(pid) = inputs.ask(|reply| Input::LockTaker(id, reply)).await.flatten() else { return };
-        if let Some(trouble) = run_in_thread(move || trouble(pid)).await {
-            inputs.send(Input::LockTrouble(id, pid, trouble));
+        if let Some(trouble) = run_in_thread(move || lock_conflict(pid)).await {
+            inputs.send(Input::LockConflict(id, pid, trouble));
         }
     }
 }
@@ -99,7 +99,7 @@ async fn run_in_thread<T: Send + 'static>(inspect: impl FnOnce() -> Option<T> + 
 }
 
 /// The holder of the lock that this process waits for.
-fn trouble(pid: u32) -> Option<String> {
+fn lock_conflict(pid: u32) -> Option<String> {
     let path = open_file_named(pid, LOCK_FILE)?;
     let (users, own) = (LockUsers::of(&path), tree_of(pid));
     if !users.waiters.iter().any(|user| own.contains(&user.pid)) {

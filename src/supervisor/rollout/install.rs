@@ -141,11 +141,11 @@ impl Pipeline {
         self.requested.before = self.phases.ended();
         let outcome = match prepared {
             // If the service was stopped meanwhile, the machine refuses the upgrade.
-            Ok(Some((path, told, binary))) => match binary.filter(|_| self.may_stage()) {
+            Ok(Some((path, variables, binary))) => match binary.filter(|_| self.may_stage()) {
                 Some(binary) => self.stage(&binary, &wanted).await,
                 None => {
                     let limits = UpgradeLimits { deadline_ms: preparation.left_ms(), ..limits };
-                    self.upgrade(&path, told, limits).await
+                    self.upgrade(&path, variables, limits).await
                 }
             },
             Ok(None) => {
@@ -174,12 +174,12 @@ impl Pipeline {
         once: bool,
         preparation: &Preparation,
     ) -> Result<Option<(PathBuf, HookVariables, Option<Binary>)>, Error> {
-        let Some((path, told)) = self.prepare(wanted, once, preparation).await? else { return Ok(None) };
+        let Some((path, variables)) = self.prepare(wanted, once, preparation).await? else { return Ok(None) };
         let binary = self.identify(&path).await;
         if let Some(binary) = binary.clone() {
             remember(&self.handle, binary, wanted.given(), &self.config).await;
         }
-        Ok(Some((path, told, binary)))
+        Ok(Some((path, variables, binary)))
     }
 
     async fn prepare(
@@ -217,19 +217,20 @@ impl Pipeline {
         if once && self.runs(&path).await {
             return Ok(None);
         }
-        let told = self.handle.read(|service| service.variables(&path, self.requested.operation.as_str()));
+        let variables =
+            self.handle.read(|service| service.variables(&path, self.requested.operation.as_str()));
         if let Some(command) = &self.config.hooks.preflight {
             self.phases.enter("preflight");
             self.record_step(wanted, "the preflight ran");
-            must_pass(command, &told, &path, &self.config, preparation.called_off()).await?;
+            must_pass(command, &variables, &path, &self.config, preparation.called_off()).await?;
         }
         if let Some(command) = self.config.hooks.pre_upgrade.as_ref().filter(|_| !self.is_stopped()) {
             self.phases.enter("hook");
             self.record_step(wanted, "the hook before the upgrade ran");
-            must_pass(command, &told, &path, &self.config, preparation.called_off()).await?;
+            must_pass(command, &variables, &path, &self.config, preparation.called_off()).await?;
         }
         check_queue(&self.handle).await?;
-        Ok(Some((path, told)))
+        Ok(Some((path, variables)))
     }
 
     async fn import_claimed(
@@ -322,7 +323,7 @@ impl Pipeline {
     async fn upgrade(
         &self,
         path: &Path,
-        told: HookVariables,
+        variables: HookVariables,
         limits: UpgradeLimits,
     ) -> Result<api::Outcome, Error> {
         if self.requested.operation == Operation::Install {
@@ -335,7 +336,7 @@ impl Pipeline {
             // The version just committed is newer than a staged one.
             self.handle.with(Service::unstage);
         }
-        afterwards(&self.handle, &self.config, told, &outcome, path).await;
+        afterwards(&self.handle, &self.config, variables, &outcome, path).await;
         Ok(outcome)
     }
 

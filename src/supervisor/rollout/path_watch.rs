@@ -242,7 +242,7 @@ impl ArrivalWatcher {
         mut memory: SeenContents,
         sha256: String,
     ) -> bool {
-        let told = match result {
+        let message = match result {
             Ok(outcome) if outcome.outcome == api::Ending::RolledBack => {
                 let reason = outcome.reason.unwrap_or_default();
                 format!("it was rolled back and is not tried again: {reason}")
@@ -258,7 +258,7 @@ impl ArrivalWatcher {
                 format!("it is not installed, and not tried again: {}", error.message.trim_end_matches('.'))
             }
         };
-        self.warn(told);
+        self.warn(message);
         false
     }
 

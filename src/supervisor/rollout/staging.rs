@@ -92,8 +92,8 @@ pub(in crate::supervisor) async fn check_staged(
 ) -> Result<(), Error> {
     let Some(staged) = handle.read(|service| service.versions.staged.clone()) else { return Ok(()) };
     let Some(command) = config.hooks.preflight.as_ref().filter(|_| !staged.is_checked) else { return Ok(()) };
-    let told = handle.read(|service| service.variables(&staged.binary, Operation::Install.as_str()));
-    let passed = must_pass(command, &told, &staged.binary, config, std::future::pending()).await;
+    let variables = handle.read(|service| service.variables(&staged.binary, Operation::Install.as_str()));
+    let passed = must_pass(command, &variables, &staged.binary, config, std::future::pending()).await;
     if passed.is_err() {
         handle.with(Service::unstage);
     }

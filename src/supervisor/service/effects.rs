@@ -115,7 +115,7 @@ impl Service {
                 self.disarm(deadline)
             }
             Action::Failed(reason) => {
-                let reason = self.without_own_trouble(reason);
+                let reason = self.without_own_error(reason);
                 tracing::warn!(service = %self.name, handoff = %self.machine.handoff(), "{reason}");
                 self.problems.failed(self.with_requests(&reason));
             }
@@ -213,7 +213,7 @@ impl Service {
             Outcome::RolledBack(reason) => (api::Ending::RolledBack, Some(reason)),
             Outcome::Failed(reason) => (api::Ending::Failed, Some(reason)),
         };
-        let reason = reason.map(|reason| self.without_own_trouble(reason));
+        let reason = reason.map(|reason| self.without_own_error(reason));
         tracing::info!(service = %self.name, ?ending, reason = reason.as_ref().map(ToString::to_string));
         let is_well = matches!(ending, api::Ending::Committed | api::Ending::Started);
         if is_well {
@@ -248,9 +248,9 @@ impl Service {
     }
 
     /// If a shim cannot write a file of handoff, that says nothing about the health of its program.
-    fn without_own_trouble(&self, reason: Reason) -> Reason {
+    fn without_own_error(&self, reason: Reason) -> Reason {
         match reason {
-            Reason::Unhealthy(why) if self.config.adapter.is_foreign() && shim::is_own_trouble(&why) => {
+            Reason::Unhealthy(why) if self.config.adapter.is_foreign() && shim::is_own_error(&why) => {
                 Reason::Spawn(why)
             }
             reason => reason,
@@ -264,8 +264,8 @@ impl Service {
             let hint = "After a restart of the machine the old version would be started: mend the disk, then upgrade.";
             return Error::new(Kind::StorageFailed, message, hint);
         }
-        let told = self.problems.with_lock(reason.to_string());
-        let message = format!("Service {:?} could not be started: {told}.", self.name.as_str());
+        let text = self.problems.with_lock(reason.to_string());
+        let message = format!("Service {:?} could not be started: {text}.", self.name.as_str());
         let (message, hint) = match self.end_try(false) {
             Some(tried) => {
                 let what = format!("{message} That was {}, which is given up.", tried.display());

@@ -11,10 +11,10 @@ mod handle;
 mod points;
 mod policy;
 mod problems;
+mod process_failures;
 mod recovery;
 mod refusal;
 mod timers;
-mod trouble;
 mod unrecorded;
 mod upkeep;
 
@@ -54,8 +54,8 @@ use awaiting::NextStart;
 use durable::PendingWrites;
 use policy::policy;
 use problems::Problems;
+use process_failures::ServiceActivity;
 use timers::Timers;
-use trouble::ServiceActivity;
 
 #[derive(Debug)]
 pub(in crate::supervisor) struct Service {
@@ -280,9 +280,9 @@ impl Service {
         self.disk.release();
         if let Some(attempt) = &self.journal.standing().attempt {
             let handoff = attempt.handoff;
-            let told =
+            let text =
                 || self.operations.last().filter(|last| last.handoff == Some(handoff))?.reason.as_deref();
-            let reason = self.problems.failure().or_else(told).unwrap_or_default().to_owned();
+            let reason = self.problems.failure().or_else(text).unwrap_or_default().to_owned();
             self.note(Fact::RolledBack { handoff, reason });
         }
         if self.machine.phase() == Phase::Serving {

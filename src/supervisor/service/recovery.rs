@@ -385,7 +385,7 @@ impl Service {
     /// Handles the decision about what was left.
     pub(in crate::supervisor) fn recovered(&mut self, decision: Decision) {
         crash_point!("supervisor/recovery/decided.{}", name(&decision));
-        let told = match decision {
+        let text = match decision {
             Decision::Adopt => "the process goes on under this daemon",
             Decision::Advance => {
                 "the new process serves: the upgrade that was under way goes on, and what it demands is asked again"
@@ -397,7 +397,7 @@ impl Service {
             Decision::Rest => "no process is left, and none is to run",
             Decision::Wait | Decision::KillSuccessor | Decision::KillIncumbent => return,
         };
-        tracing::info!(service = %self.name, ?decision, "recovered: {told}");
+        tracing::info!(service = %self.name, ?decision, "recovered: {text}");
         self.operations.recovered(decision == Decision::Advance);
         self.retire_unused_slots();
         let processes = self.processes.all();

@@ -98,7 +98,7 @@ impl Service {
             Ok(aside)
         });
         const BEGUN: &str = "began a new one with what runs. You need not do anything; check the disk.";
-        let told = match begun {
+        let text = match begun {
             Ok(Some(aside)) => {
                 format!("{damage}. The daemon has moved that journal to {} and {BEGUN}", aside.display())
             }
@@ -108,8 +108,8 @@ impl Service {
                  upgrade of it is committed. Move the journal away yourself, or restore it; the next upgrade then works."
             ),
         };
-        tracing::error!(service = %self.name, "{told}");
-        self.problems.journal_set_aside(told);
+        tracing::error!(service = %self.name, "{text}");
+        self.problems.journal_set_aside(text);
     }
 
     /// The last generation, as far as the journal and the store have it.

@@ -157,15 +157,15 @@ pub(in crate::supervisor) async fn restore_current_version(handle: &Handle) -> S
     });
     let Some(version) = version else { return String::new() };
     let restorer = handle.read(|service| service.restorer());
-    let told = match restorer.restore_version(version).await {
-        Ok(told) => told,
+    let text = match restorer.restore_version(version).await {
+        Ok(text) => text,
         Err(error) => format!("{error}; it runs, and could not be started again."),
     };
     handle.with(|service| {
-        tracing::error!(service = %service.name, "{told}");
-        service.problems.version_taken_away(&told);
+        tracing::error!(service = %service.name, "{text}");
+        service.problems.version_taken_away(&text);
     });
-    told
+    text
 }
 
 /// Restores versions in a store. The serving process may run one of them.

@@ -262,7 +262,7 @@ impl World {
 
     fn commit_self_made(&mut self, cx: &mut Context) {
         let Some(at) = self.roles.incumbent else { return };
-        if cx.model.has(Defect::CommitSelfMade) && self.process(at).membership.is_incumbent() {
+        if cx.model.has(Defect::CommitUnpromoted) && self.process(at).membership.is_incumbent() {
             let delivery = Delivery::Message(ToService::Commit(Commit {}));
             self.write(Some(at), self.machine.handoff(), delivery, cx);
         }

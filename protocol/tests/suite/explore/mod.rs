@@ -256,7 +256,7 @@ found! {
         "no process breaks the protocol";
     adopt_before_closed: AdoptBeforeClosed, Exclusive, Upgrade, RETURN,
         "a healthy process is never killed to make room for a dead one";
-    commit_self_made: CommitSelfMade, Exclusive, Upgrade, RETURN,
+    commit_self_made: CommitUnpromoted, Exclusive, Upgrade, RETURN,
         "who takes itself for the incumbent is not told that it is committed";
     forget_the_revert: ForgetRevert, Exclusive, Upgrade, TWO_DEATHS,
         "who serves is the current generation";
